@@ -1,0 +1,1 @@
+//! A request to an object and back.

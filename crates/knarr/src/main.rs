@@ -1,0 +1,2 @@
+//! The program `knarr`.
+fn main() {}

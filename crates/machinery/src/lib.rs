@@ -1,0 +1,1 @@
+//! What an API object is: schema, codecs, quantities, selectors, patches, field ownership, defaulting, generic validation.

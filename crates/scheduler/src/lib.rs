@@ -1,0 +1,1 @@
+//! Queue, cache, framework, and one module a plugin.

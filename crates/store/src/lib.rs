@@ -1,0 +1,1 @@
+//! Revisions, transactions, history and watches behind one trait.
