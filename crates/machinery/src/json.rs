@@ -1,0 +1,126 @@
+//! JSON: decoding guided by the schema, in one pass, with upstream's strictness and wording; and encoding.
+//!
+//! Decoding does to a value what Go's decoding into a typed object and encoding it again would do: unknown fields are
+//! dropped (and reported), `null` is absent, zero values that Go leaves out (`omitempty` without a pointer) are left out,
+//! quantities and times are written in canonical form, base64 is checked, and a wrong JSON type is an error that names the
+//! Go type. So two spellings of the same object are equal values afterwards.
+//!
+//! The path of the present value is a chain of stack frames ([`path::Node`]), so that a well-formed body costs no path at all.
+
+mod errors;
+mod path;
+mod scalar;
+mod seed;
+#[cfg(test)]
+mod tests;
+
+use crate::{Map, Value, schema::TypeRef, status::Status};
+use path::Node;
+use seed::{Context, Seed};
+use serde::{Deserialize, de::DeserializeSeed};
+
+/// What happens with unknown and duplicate fields (`fieldValidation`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validation {
+    /// They are an error.
+    Strict,
+    /// They are dropped and reported as warnings.
+    Warn,
+    /// They are dropped.
+    Ignore,
+}
+
+/// A decoded body.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoded {
+    /// The object.
+    pub value: Value,
+    /// With [`Validation::Warn`]: what a strict decoding would refuse, for `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+/// The most strict-decoding problems that are reported; a body may hold many more.
+const PROBLEMS_LIMIT: usize = 100;
+
+/// Decodes a body of a kind, or any JSON if `ty` is `None`. The nesting is limited to 128 levels by the parser.
+///
+/// # Errors
+/// 400 in upstream's wording: bad syntax, a wrong type, or (strict) unknown and duplicate fields.
+pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
+    let cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
+    let mut parser = serde_json::Deserializer::from_slice(bytes);
+    let outcome = match ty {
+        Some(ty) => Seed::root(ty, &Node::ROOT, &cx).deserialize(&mut parser).map(|v| v.unwrap_or_else(|| Value::Object(Map::new()))),
+        None => seed::AnySeed { at: &Node::ROOT, cx: &cx }.deserialize(&mut parser),
+    };
+    let kind = ty.and_then(TypeRef::gvk);
+    let mut value = outcome.and_then(|v| parser.end().map(|()| v)).map_err(|e| match cx.take_failure() {
+        Some(failure) => errors::cannot_be_handled(kind, &failure),
+        None => errors::unrecognized(kind, &errors::syntax(bytes, &e), bytes),
+    })?;
+    fill_kind(ty, &mut value);
+    finish(value, cx.take_problems(), kind, validation)
+}
+
+/// Sets apiVersion and kind where the body left them out and the type has them: the request's path has named them.
+fn fill_kind(ty: Option<TypeRef<'_>>, value: &mut Value) {
+    if let (Some(ty), Value::Object(map)) = (ty, value)
+        && let (Some(gvk), Some(_)) = (ty.gvk(), ty.field("kind"))
+    {
+        map.entry("kind").or_insert_with(|| Value::String(gvk.kind.clone()));
+        map.entry("apiVersion").or_insert_with(|| Value::String(gvk.api_version()));
+    }
+}
+
+/// Applies the validation mode to what was found.
+pub(crate) fn finish(
+    value: Value,
+    problems: Vec<String>,
+    kind: Option<&crate::gvk::Gvk>,
+    validation: Validation,
+) -> Result<Decoded, Status> {
+    match validation {
+        Validation::Strict if !problems.is_empty() => {
+            Err(errors::cannot_be_handled(kind, &format!("strict decoding error: {}", problems.join(", "))))
+        }
+        Validation::Warn => Ok(Decoded { value, warnings: problems }),
+        _ => Ok(Decoded { value, warnings: Vec::new() }),
+    }
+}
+
+/// Runs a parsed tree through the same decoding: for what came as YAML, or out of a patch.
+///
+/// # Errors
+/// As [`decode`].
+pub fn normalize(value: Value, ty: TypeRef<'_>, validation: Validation) -> Result<Decoded, Status> {
+    let cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
+    let outcome: Result<_, serde_json::Error> = Seed::root(ty, &Node::ROOT, &cx).deserialize(value);
+    let kind = ty.gvk();
+    let mut value = outcome
+        .map(|v| v.unwrap_or_else(|| Value::Object(Map::new())))
+        .map_err(|e| errors::cannot_be_handled(kind, &cx.take_failure().unwrap_or_else(|| e.to_string())))?;
+    fill_kind(Some(ty), &mut value);
+    finish(value, cx.take_problems(), kind, validation)
+}
+
+/// The apiVersion and kind of a body, empty where absent, without decoding the rest.
+///
+/// # Errors
+/// 400 if the body is no JSON object.
+pub fn peek(bytes: &[u8]) -> Result<(String, String), Status> {
+    #[derive(Deserialize)]
+    struct Meta {
+        #[serde(rename = "apiVersion", default)]
+        api_version: Option<String>,
+        #[serde(default)]
+        kind: Option<String>,
+    }
+    let meta: Meta = serde_json::from_slice(bytes).map_err(|e| errors::unrecognized(None, &errors::syntax(bytes, &e), bytes))?;
+    Ok((meta.api_version.unwrap_or_default(), meta.kind.unwrap_or_default()))
+}
+
+/// Encodes a value.
+pub fn encode(value: &Value) -> Vec<u8> {
+    // A tree with string keys cannot fail to encode.
+    serde_json::to_vec(value).unwrap_or_default()
+}

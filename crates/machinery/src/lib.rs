@@ -27,4 +27,5 @@ pub mod resources;
 pub mod schema;
 pub mod status;
 pub mod time;
+mod unix;
 pub mod yaml;

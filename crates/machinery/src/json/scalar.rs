@@ -1,0 +1,103 @@
+//! Scalars with a form of their own: quantities, times, bytes. Canonical ones, nearly all of them, are recognised without
+//! being parsed.
+
+use crate::{
+    Map, Value,
+    quantity::Quantity,
+    schema::{Type, TypeRef},
+};
+use base64::{DecodeError, Engine, engine::general_purpose::STANDARD};
+
+/// The canonical spelling of a quantity, as Go keeps it.
+pub(super) fn quantity(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if is_canonical_quantity(text) {
+        return Ok(text.to_owned());
+    }
+    text.parse::<Quantity>().map(|q| q.to_string()).map_err(|e| e.to_string())
+}
+
+/// Up to three digits without a leading zero, and a common suffix: always canonical.
+fn is_canonical_quantity(text: &str) -> bool {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, suffix) = text.split_at(digits);
+    number == "0" && suffix.is_empty()
+        || (1..=3).contains(&digits) && !number.starts_with('0') && matches!(suffix, "" | "m" | "k" | "M" | "G" | "Ki" | "Mi" | "Gi" | "Ti")
+}
+
+/// A time in UTC, in whole seconds or in microseconds.
+pub(super) fn time(text: &str, micro: bool) -> Result<String, String> {
+    if is_canonical_time(text.as_bytes(), micro) {
+        return Ok(text.to_owned());
+    }
+    let canonical = crate::unix::parse(text).and_then(|(s, n)| crate::unix::format(s, micro.then_some(n)));
+    canonical.ok_or_else(|| format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\""))
+}
+
+fn is_canonical_time(text: &[u8], micro: bool) -> bool {
+    const SECONDS: &[u8] = b"0000-00-00T00:00:00Z";
+    const MICROS: &[u8] = b"0000-00-00T00:00:00.000000Z";
+    let form = if micro { MICROS } else { SECONDS };
+    let digits = |a: usize, highest: u8| (text[a] - b'0') * 10 + (text[a + 1] - b'0') <= highest;
+    text.len() == form.len()
+        && form.iter().zip(text).all(|(f, c)| if *f == b'0' { c.is_ascii_digit() } else { f == c })
+        && digits(5, 12)
+        && digits(8, 28)
+        && &text[5..7] != b"00"
+        && &text[8..10] != b"00"
+        && digits(11, 23)
+        && digits(14, 59)
+        && digits(17, 59)
+}
+
+/// Base64 text, checked; line breaks are dropped as Go does.
+pub(super) fn bytes(text: &str) -> Result<String, String> {
+    let plain = if text.contains(['\r', '\n']) { text.replace(['\r', '\n'], "") } else { text.to_owned() };
+    match STANDARD.decode(&plain) {
+        Ok(_) => Ok(plain),
+        Err(error) => {
+            let at = match error {
+                DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+                DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => plain.len(),
+            };
+            Err(format!("illegal base64 data at input byte {at}"))
+        }
+    }
+}
+
+/// What Go makes of a `null` among list elements or map values.
+pub(super) fn zero(ty: TypeRef<'_>) -> Value {
+    if ty.schema.is_lenient() {
+        return Value::Null;
+    }
+    match ty.get() {
+        Type::Object(_) => Value::Object(Map::new()),
+        Type::String | Type::Bytes => Value::String(String::new()),
+        Type::Bool => Value::Bool(false),
+        Type::Int32 | Type::Int64 | Type::Double | Type::IntOrString => 0.into(),
+        Type::Quantity => Value::String("0".into()),
+        _ => Value::Null,
+    }
+}
+
+/// The Go spelling of a type that the facts do not name.
+pub(super) fn go_type(ty: TypeRef<'_>) -> String {
+    match ty.get() {
+        Type::Object(object) => {
+            let mut parts = object.name.rsplit('.');
+            let name = parts.next().unwrap_or_default();
+            format!("{}.{name}", parts.next().unwrap_or_default())
+        }
+        Type::List { elem, .. } => format!("[]{}", go_type(ty.to(*elem))),
+        Type::Map { elem, .. } => format!("map[string]{}", go_type(ty.to(*elem))),
+        Type::Bool => "bool".into(),
+        Type::Int32 => "int32".into(),
+        Type::Int64 => "int64".into(),
+        Type::Double => "float64".into(),
+        Type::Bytes => "[]uint8".into(),
+        Type::Fields => "v1.FieldsV1".into(),
+        Type::RawExtension => "runtime.RawExtension".into(),
+        // Scalars that decode themselves from text.
+        _ => "string".into(),
+    }
+}

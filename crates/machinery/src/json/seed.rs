@@ -1,0 +1,360 @@
+//! The one-pass decoder: a serde seed for a value of a known type, and one for any JSON.
+//!
+//! A typed seed yields `None` for what is absent in the decoded object: `null`, and zero values that Go leaves out.
+
+use super::{path::Node, scalar};
+use crate::{
+    Map, Value,
+    schema::{Object, Type, TypeRef},
+};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+
+/// What one decoding collects.
+pub(super) struct Context {
+    strict: bool,
+    limit: usize,
+    problems: RefCell<Vec<String>>,
+    failure: Cell<Option<String>>,
+}
+
+impl Context {
+    pub(super) fn new(strict: bool, limit: usize) -> Self {
+        Self { strict, limit, problems: RefCell::new(Vec::new()), failure: Cell::new(None) }
+    }
+
+    pub(super) fn take_failure(&self) -> Option<String> {
+        self.failure.take()
+    }
+
+    pub(super) fn take_problems(&self) -> Vec<String> {
+        self.problems.take()
+    }
+
+    fn fail<E: Error>(&self, message: String) -> E {
+        self.failure.set(Some(message));
+        E::custom("")
+    }
+
+    fn problem(&self, what: &str, at: &Node<'_>, name: &str) {
+        if !self.strict {
+            return;
+        }
+        let problem = format!("{what} field {:?}", at.strict(name));
+        let mut problems = self.problems.borrow_mut();
+        if problems.len() < self.limit && !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+}
+
+/// A value of a known type.
+pub(super) struct Seed<'a> {
+    ty: TypeRef<'a>,
+    at: &'a Node<'a>,
+    cx: &'a Context,
+    /// The struct that holds the value and the Go type of the value there; for errors.
+    owner: &'a str,
+    go_type: &'a str,
+}
+
+impl<'a> Seed<'a> {
+    pub(super) fn root(ty: TypeRef<'a>, at: &'a Node<'a>, cx: &'a Context) -> Self {
+        Self { ty, at, cx, owner: "", go_type: "" }
+    }
+
+    /// The error for a JSON value of the wrong type.
+    fn mismatch<E: Error>(&self, found: &str) -> E {
+        let go_type = if self.go_type.is_empty() || self.go_type == "-" { scalar::go_type(self.ty) } else { self.go_type.to_owned() };
+        let place = if self.owner.is_empty() {
+            format!("Go value of type {go_type}")
+        } else {
+            format!("Go struct field {}.{} of type {go_type}", self.owner, self.at.go())
+        };
+        self.cx.fail(format!("json: cannot unmarshal {found} into {place}"))
+    }
+
+    /// A scalar of the wrong JSON type: an error, or left to validation.
+    fn wrong<E: Error>(&self, found: &str, value: Value) -> Result<Option<Value>, E> {
+        if self.ty.schema.is_lenient() { Ok(Some(value)) } else { Err(self.mismatch(found)) }
+    }
+
+    fn number<E: Error>(&self, number: serde_json::Number, shown: &dyn fmt::Display) -> Result<Option<Value>, E> {
+        match self.ty.get() {
+            Type::Int32 if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
+            Type::IntOrString if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
+            Type::Int64 if number.is_i64() => Ok(Some(Value::Number(number))),
+            Type::Double | Type::Any | Type::RawJson | Type::RawExtension => Ok(Some(Value::Number(number))),
+            Type::Quantity => self.text(&shown.to_string()),
+            Type::Int32 | Type::Int64 | Type::IntOrString => self.wrong(&format!("number {shown}"), Value::Number(number)),
+            _ => self.wrong("number", Value::Number(number)),
+        }
+    }
+
+    fn text<E: Error>(&self, text: &str) -> Result<Option<Value>, E> {
+        let value = match self.ty.get() {
+            Type::String | Type::IntOrString | Type::Any | Type::RawJson => Ok(text.to_owned()),
+            Type::Quantity => scalar::quantity(text),
+            Type::Time => scalar::time(text, false),
+            Type::MicroTime => scalar::time(text, true),
+            Type::Bytes => scalar::bytes(text),
+            _ => return self.wrong("string", Value::String(text.to_owned())),
+        };
+        match value {
+            Ok(text) => Ok(Some(Value::String(text))),
+            Err(_) if self.ty.schema.is_lenient() => Ok(Some(Value::String(text.to_owned()))),
+            Err(message) => Err(self.cx.fail(message)),
+        }
+    }
+
+    fn object<'de, A: MapAccess<'de>>(&self, object: &'a Object, mut map: A) -> Result<Option<Value>, A::Error> {
+        let mut out = Map::new();
+        // Bit n: field n was seen. No type has more than 128 fields; beyond that duplicates go unnoticed.
+        let mut seen = 0u128;
+        while let Some(key) = map.next_key_seed(KeySeed(object))? {
+            match key {
+                Key::Field(at) => {
+                    let field = &object.fields[at];
+                    let bit = 1u128.checked_shl(u32::try_from(at).unwrap_or(128)).unwrap_or(0);
+                    if seen & bit != 0 {
+                        self.cx.problem("duplicate", self.at, &field.name);
+                    }
+                    seen |= bit;
+                    let node = self.at.field(&field.name);
+                    let seed =
+                        Seed { ty: self.ty.to(field.ty), at: &node, cx: self.cx, owner: object.go_name(), go_type: &field.go_type };
+                    match map.next_value_seed(seed)?.filter(|v| !self.ty.leaves_out(field, v)) {
+                        Some(value) => drop(out.insert(field.name.clone().into_owned(), value)),
+                        None if field.nullable => drop(out.insert(field.name.clone().into_owned(), Value::Null)),
+                        None => drop(out.remove(field.name.as_ref())),
+                    }
+                }
+                Key::Unknown(name) if object.preserve_unknown => {
+                    let node = self.at.key(&name);
+                    let value = map.next_value_seed(AnySeed { at: &node, cx: self.cx })?;
+                    if out.contains_key(&name) {
+                        self.cx.problem("duplicate", self.at, &name);
+                    }
+                    out.insert(name, value);
+                }
+                Key::Unknown(name) => {
+                    self.cx.problem("unknown", self.at, &name);
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(Some(Value::Object(out)))
+    }
+
+    fn map<'de, A: MapAccess<'de>>(&self, elem: TypeRef<'a>, mut map: A) -> Result<Option<Value>, A::Error> {
+        let mut out = Map::new();
+        let go_type = self.go_type.split_once(']').map_or("", |p| p.1);
+        while let Some(key) = map.next_key::<String>()? {
+            let node = self.at.key(&key);
+            let seed = Seed { ty: elem, at: &node, cx: self.cx, owner: self.owner, go_type };
+            let value = map.next_value_seed(seed)?.unwrap_or_else(|| scalar::zero(elem));
+            if out.contains_key(&key) {
+                self.cx.problem("duplicate", self.at, &key);
+            }
+            out.insert(key, value);
+        }
+        Ok(Some(Value::Object(out)))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Option<Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Option<Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E: Error>(self, b: bool) -> Result<Self::Value, E> {
+        match self.ty.get() {
+            Type::Bool | Type::Any | Type::RawJson | Type::SchemaOrBool(_) => Ok(Some(Value::Bool(b))),
+            _ => self.wrong("bool", Value::Bool(b)),
+        }
+    }
+
+    fn visit_i64<E: Error>(self, n: i64) -> Result<Self::Value, E> {
+        self.number(n.into(), &n)
+    }
+
+    fn visit_u64<E: Error>(self, n: u64) -> Result<Self::Value, E> {
+        self.number(n.into(), &n)
+    }
+
+    fn visit_f64<E: Error>(self, n: f64) -> Result<Self::Value, E> {
+        match serde_json::Number::from_f64(n) {
+            Some(number) => self.number(number, &format_args!("{n:?}")),
+            None => Err(self.mismatch("number")),
+        }
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        self.text(text)
+    }
+
+    fn visit_string<E: Error>(self, text: String) -> Result<Self::Value, E> {
+        match self.ty.get() {
+            Type::String | Type::IntOrString | Type::Any => Ok(Some(Value::String(text))),
+            _ => self.text(&text),
+        }
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        match self.ty.get() {
+            Type::Any | Type::RawJson => Ok(Some(Value::Null)),
+            _ => Ok(None),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let elem = match self.ty.get() {
+            Type::List { elem, .. } => self.ty.to(*elem),
+            Type::SchemaOrArray(schema) => self.ty.to(*schema),
+            Type::SchemaOrStrings(_) | Type::Any | Type::RawJson | Type::RawExtension => {
+                return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some);
+            }
+            _ if self.ty.schema.is_lenient() => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
+            _ => return Err(self.mismatch("array")),
+        };
+        let mut out = Vec::new();
+        let go_type = self.go_type.strip_prefix("[]").unwrap_or("");
+        loop {
+            let node = self.at.index(out.len());
+            let seed = Seed { ty: elem, at: &node, cx: self.cx, owner: self.owner, go_type };
+            match seq.next_element_seed(seed)? {
+                Some(value) => out.push(value.unwrap_or_else(|| scalar::zero(elem))),
+                None => return Ok(Some(Value::Array(out))),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        match self.ty.get() {
+            Type::Object(object) => self.object(object, map),
+            Type::Map { elem, .. } => self.map(self.ty.to(*elem), map),
+            Type::SchemaOrArray(schema) | Type::SchemaOrBool(schema) | Type::SchemaOrStrings(schema) => {
+                Seed { ty: self.ty.to(*schema), ..self }.visit_map(map)
+            }
+            Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => {
+                AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some)
+            }
+            _ if self.ty.schema.is_lenient() => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
+            _ => Err(self.mismatch("object")),
+        }
+    }
+}
+
+enum Key {
+    Field(usize),
+    Unknown(String),
+}
+
+/// Looks a key up in the object without copying it.
+struct KeySeed<'a>(&'a Object);
+
+impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
+    type Value = Key;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Key, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for KeySeed<'_> {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field name")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Key, E> {
+        let found = self.0.fields.binary_search_by(|f| f.name.as_ref().cmp(name));
+        Ok(found.map_or_else(|_| Key::Unknown(name.to_owned()), Key::Field))
+    }
+}
+
+/// Any JSON; duplicate keys are reported, the last one wins.
+pub(super) struct AnySeed<'a> {
+    pub(super) at: &'a Node<'a>,
+    pub(super) cx: &'a Context,
+}
+
+impl<'de> DeserializeSeed<'de> for AnySeed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AnySeed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, b: bool) -> Result<Value, E> {
+        Ok(Value::Bool(b))
+    }
+
+    fn visit_i64<E>(self, n: i64) -> Result<Value, E> {
+        Ok(n.into())
+    }
+
+    fn visit_u64<E>(self, n: u64) -> Result<Value, E> {
+        Ok(n.into())
+    }
+
+    fn visit_f64<E>(self, n: f64) -> Result<Value, E> {
+        Ok(n.into())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::String(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Value, E> {
+        Ok(Value::String(text))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        loop {
+            let node = self.at.index(out.len());
+            match seq.next_element_seed(AnySeed { at: &node, cx: self.cx })? {
+                Some(value) => out.push(value),
+                None => return Ok(Value::Array(out)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let node = self.at.key(&key);
+            let value = map.next_value_seed(AnySeed { at: &node, cx: self.cx })?;
+            if out.contains_key(&key) {
+                self.cx.problem("duplicate", self.at, &key);
+            }
+            out.insert(key, value);
+        }
+        Ok(Value::Object(out))
+    }
+}

@@ -1,0 +1,118 @@
+use super::*;
+use crate::{gvk::Gvk, schema};
+use serde_json::json;
+
+fn kind(group: &str, version: &str, kind: &str) -> TypeRef<'static> {
+    let gvk = Gvk { group: group.into(), version: version.into(), kind: kind.into() };
+    schema::builtin().kind(&gvk).unwrap_or_else(|| panic!("no {kind}"))
+}
+
+fn strict(ty: TypeRef<'_>, text: &str) -> Result<Value, String> {
+    decode(text.as_bytes(), Some(ty), Validation::Strict).map(|d| d.value).map_err(|s| s.message)
+}
+
+#[test]
+fn unknown_and_duplicate_fields_are_named_with_their_paths() {
+    let body = r#"{"spec":{"replicas":1,"replicas":2,"foo":1,"template":{"spec":{"containers":[{"name":"a","imag":"x"}]}}},
+        "metadata":{"labels":{"a":"1","a":"2"}}}"#;
+    let deployment = kind("apps", "v1", "Deployment");
+    assert_eq!(
+        strict(deployment, body).unwrap_err(),
+        "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: duplicate field \"spec.replicas\", \
+         unknown field \"spec.foo\", unknown field \"spec.template.spec.containers[0].imag\", duplicate field \"metadata.labels.a\""
+    );
+    let warned = decode(body.as_bytes(), Some(deployment), Validation::Warn).unwrap();
+    assert_eq!(warned.warnings.len(), 4);
+    assert_eq!(warned.value["spec"]["replicas"], 2);
+    assert!(warned.value["spec"].get("foo").is_none());
+}
+
+#[test]
+fn wrong_types_name_the_go_field() {
+    let deployment = kind("apps", "v1", "Deployment");
+    let head = "Deployment in version \"v1\" cannot be handled as a Deployment: json: cannot unmarshal ";
+    for (body, tail) in [
+        (r#"{"spec":{"replicas":"3"}}"#, "string into Go struct field DeploymentSpec.spec.replicas of type int32"),
+        (r#"{"spec":{"replicas":3.5}}"#, "number 3.5 into Go struct field DeploymentSpec.spec.replicas of type int32"),
+        (r#"{"spec":{"replicas":3000000000}}"#, "number 3000000000 into Go struct field DeploymentSpec.spec.replicas of type int32"),
+        (r#"{"spec":{"paused":"x"}}"#, "string into Go struct field DeploymentSpec.spec.paused of type bool"),
+        (r#"{"metadata":{"labels":[]}}"#, "array into Go struct field ObjectMeta.metadata.labels of type map[string]string"),
+        (r#"{"metadata":{"labels":{"a":1}}}"#, "number into Go struct field ObjectMeta.metadata.labels of type string"),
+        (
+            r#"{"spec":{"template":{"spec":{"containers":{}}}}}"#,
+            "object into Go struct field PodSpec.spec.template.spec.containers of type []v1.Container",
+        ),
+        ("[]", "array into Go value of type v1.Deployment"),
+    ] {
+        assert_eq!(strict(deployment, body).unwrap_err(), format!("{head}{tail}"));
+    }
+}
+
+#[test]
+fn syntax_errors_speak_go() {
+    let pod = kind("", "v1", "Pod");
+    for (body, message) in [
+        ("{\"a\":}", "invalid character '}' looking for beginning of value"),
+        ("{\"metadata\":{} \"b\":1}", "invalid character '\"' after object key:value pair"),
+        ("{\"metadata\":", "unexpected end of JSON input"),
+        ("nonsense", "invalid character"),
+    ] {
+        let error = strict(pod, body).unwrap_err();
+        assert!(error.contains(message), "{error}");
+        assert!(error.contains("(must be of type Pod): couldn't get version/kind; json parse error"), "{error}");
+    }
+    let deep = decode("{\"a\":".repeat(200).as_bytes(), None, Validation::Strict).unwrap_err();
+    assert!(deep.message.contains("exceeded max depth"), "{}", deep.message);
+    let broken = decode(b"{\"metadata\":{\"name\":\"\xff\"}}", Some(pod), Validation::Strict).unwrap_err();
+    assert!(broken.message.contains("invalid UTF-8"), "{}", broken.message);
+}
+
+#[test]
+fn equal_objects_become_equal_values() {
+    let pod = kind("", "v1", "Pod");
+    let body = r#"{"metadata":{"name":"a","namespace":"","labels":null,"annotations":{},"creationTimestamp":null,
+        "deletionGracePeriodSeconds":0},"spec":{"hostNetwork":false,"priority":0,"nodeSelector":{},"containers":[
+        {"name":"c","env":[],"resources":{"limits":{"cpu":"0.5","memory":1048576}},"tty":false}]}}"#;
+    let value = strict(pod, body).unwrap();
+    assert_eq!(value["metadata"], json!({"name": "a", "deletionGracePeriodSeconds": 0}));
+    assert_eq!(value["spec"]["priority"], 0, "a zero behind a pointer is a value");
+    assert!(value["spec"].get("hostNetwork").is_none() && value["spec"].get("nodeSelector").is_none());
+    let container = &value["spec"]["containers"][0];
+    assert!(container.get("env").is_none() && container.get("tty").is_none());
+    assert_eq!(value["kind"], "Pod");
+    assert_eq!(value["apiVersion"], "v1");
+}
+
+#[test]
+fn scalars_are_checked_and_made_canonical() {
+    let secret = kind("", "v1", "Secret");
+    assert!(strict(secret, r#"{"data":{"a":"!"}}"#).unwrap_err().contains("illegal base64 data at input byte 0"));
+    let value = strict(secret, r#"{"data":{"a":null,"b":"eA=="},"metadata":{"creationTimestamp":"2024-01-01T01:00:00+01:00"}}"#).unwrap();
+    assert_eq!(value["data"], json!({"a": "", "b": "eA=="}));
+    assert_eq!(value["metadata"]["creationTimestamp"], "2024-01-01T00:00:00Z");
+    assert!(strict(secret, r#"{"metadata":{"creationTimestamp":"soon"}}"#).unwrap_err().contains("parsing time \"soon\""));
+    let service = kind("", "v1", "Service");
+    let value = strict(service, r#"{"spec":{"ports":[{"port":80,"targetPort":"http"},{"port":81,"targetPort":0}]}}"#).unwrap();
+    assert_eq!(value["spec"]["ports"][0]["targetPort"], "http");
+    assert_eq!(value["spec"]["ports"][1]["targetPort"], 0);
+}
+
+#[test]
+fn json_schemas_keep_their_unions() {
+    let crd = kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {
+        "a": {"type": "array", "items": {"type": "string"}, "default": ["x"], "enum": [null, 1]},
+        "b": {"additionalProperties": false, "x-kubernetes-list-map-keys": ["k"]}, "c": {"additionalProperties": {"type": "string"}}}});
+    let body = json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}});
+    let value = strict(crd, &body.to_string()).unwrap();
+    assert_eq!(value["spec"]["versions"][0]["schema"]["openAPIV3Schema"], schema);
+}
+
+#[test]
+fn samples_of_every_kind_decode_to_themselves() {
+    for (gvk, ty) in schema::builtin().kinds() {
+        let sample = schema::sample::sample(ty, 1, 12);
+        let decoded = decode(&encode(&sample), Some(ty), Validation::Strict).unwrap_or_else(|e| panic!("{gvk:?}: {}", e.message));
+        assert_eq!(decoded.value, sample, "{gvk:?}");
+    }
+}

@@ -1,0 +1,255 @@
+//! Messages to values.
+
+use super::wire::{Malformed, Payload, Reader};
+use crate::{
+    Map, Value,
+    schema::{Field, Object, Type, TypeRef},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+/// Messages nest as types do, and only `JSONSchemaProps` nests in itself; the JSON decoder has the same limit.
+const DEPTH_LIMIT: usize = 128;
+
+/// The value of a message.
+pub(super) fn message(ty: TypeRef<'_>, bytes: &[u8], depth: usize) -> Result<Value, Malformed> {
+    if depth > DEPTH_LIMIT {
+        return Err(Malformed::Depth);
+    }
+    match ty.get() {
+        Type::Object(object) => {
+            let mut map = Map::new();
+            fields(ty, object, bytes, &mut map, depth)?;
+            Ok(Value::Object(map))
+        }
+        _ => special(ty, bytes, depth),
+    }
+}
+
+fn fields(ty: TypeRef<'_>, object: &Object, bytes: &[u8], map: &mut Map<String, Value>, depth: usize) -> Result<(), Malformed> {
+    let mut reader = Reader::new(bytes);
+    let mut repeated = Repeated::default();
+    while let Some((tag, payload)) = reader.next()? {
+        let Some(field) = object.by_tag(tag) else {
+            let embedded = object.embedded.iter().find(|(t, _)| *t == tag).map(|(_, id)| ty.to(*id));
+            if let Some((ty, inner)) = embedded.and_then(|ty| ty.object().map(|o| (ty, o))) {
+                fields(ty, inner, payload.bytes()?, map, depth + 1)?;
+            }
+            continue;
+        };
+        let ty_of_field = ty.to(field.ty);
+        match ty_of_field.get() {
+            Type::List { elem, wrapped: false, .. } => {
+                let list = repeated.list(map, field);
+                elements(ty.to(*elem), payload, list, depth)?;
+            }
+            Type::Map { elem, .. } => {
+                let (key, value) = entry(ty.to(*elem), payload.bytes()?, depth)?;
+                repeated.map(map, field).insert(key, value);
+            }
+            _ => {
+                let value = single(ty_of_field, payload, depth)?;
+                if !value.is_null() && !ty.leaves_out(field, &value) {
+                    map.insert(field.name.clone().into_owned(), value);
+                }
+            }
+        }
+    }
+    repeated.flush(map);
+    Ok(())
+}
+
+/// The list or map being collected: its elements mostly follow each other, so that the object's map is touched once.
+#[derive(Default)]
+struct Repeated<'a> {
+    field: Option<&'a Field>,
+    list: Vec<Value>,
+    map: Map<String, Value>,
+}
+
+impl<'a> Repeated<'a> {
+    fn list(&mut self, out: &mut Map<String, Value>, field: &'a Field) -> &mut Vec<Value> {
+        if self.switch(out, field)
+            && let Some(Value::Array(items)) = out.remove(field.name.as_ref())
+        {
+            self.list = items;
+        }
+        &mut self.list
+    }
+
+    fn map(&mut self, out: &mut Map<String, Value>, field: &'a Field) -> &mut Map<String, Value> {
+        if self.switch(out, field)
+            && let Some(Value::Object(map)) = out.remove(field.name.as_ref())
+        {
+            self.map = map;
+        }
+        &mut self.map
+    }
+
+    /// Turns to another field; true if it was another one.
+    fn switch(&mut self, out: &mut Map<String, Value>, field: &'a Field) -> bool {
+        if self.field.is_some_and(|f| std::ptr::eq(f, field)) {
+            return false;
+        }
+        self.flush(out);
+        self.field = Some(field);
+        true
+    }
+
+    fn flush(&mut self, out: &mut Map<String, Value>) {
+        if let Some(field) = self.field.take() {
+            let value = if self.map.is_empty() {
+                Value::Array(std::mem::take(&mut self.list))
+            } else {
+                Value::Object(std::mem::take(&mut self.map))
+            };
+            out.insert(field.name.clone().into_owned(), value);
+        }
+    }
+}
+
+/// One element, or several packed ones.
+fn elements(ty: TypeRef<'_>, payload: Payload<'_>, list: &mut Vec<Value>, depth: usize) -> Result<(), Malformed> {
+    match (ty.get(), payload) {
+        (Type::Bool | Type::Int32 | Type::Int64, Payload::Bytes(packed)) => {
+            let mut reader = Reader::new(packed);
+            while !reader.is_empty() {
+                list.push(single(ty, Payload::Varint(reader.varint()?), depth)?);
+            }
+        }
+        _ => list.push(single(ty, payload, depth)?),
+    }
+    Ok(())
+}
+
+/// A map's entry; what is absent in it is zero.
+fn entry(ty: TypeRef<'_>, bytes: &[u8], depth: usize) -> Result<(String, Value), Malformed> {
+    let (mut key, mut value) = (String::new(), None);
+    let mut reader = Reader::new(bytes);
+    while let Some((tag, payload)) = reader.next()? {
+        match tag {
+            1 => key = payload.text()?.to_owned(),
+            2 => value = Some(single(ty, payload, depth)?),
+            _ => {}
+        }
+    }
+    let value = match (value, ty.get()) {
+        (Some(value), _) => value,
+        (None, Type::String | Type::Bytes) => Value::String(String::new()),
+        (None, Type::Bool) => Value::Bool(false),
+        (None, Type::Int32 | Type::Int64 | Type::Double) => 0.into(),
+        (None, _) => message(ty, &[], depth + 1)?,
+    };
+    Ok((key, value))
+}
+
+fn single(ty: TypeRef<'_>, payload: Payload<'_>, depth: usize) -> Result<Value, Malformed> {
+    Ok(match ty.get() {
+        Type::String => Value::String(payload.text()?.to_owned()),
+        Type::Bytes => Value::String(STANDARD.encode(payload.bytes()?)),
+        Type::Bool => Value::Bool(payload.varint()? != 0),
+        // The wire keeps negative 32-bit numbers sign-extended; the low half is the number.
+        Type::Int32 => i64::from(payload.varint()? as u32 as i32).into(),
+        Type::Int64 => payload.varint()?.cast_signed().into(),
+        Type::Double => payload.double()?.into(),
+        Type::List { elem, .. } => {
+            let mut items = Vec::new();
+            let mut reader = Reader::new(payload.bytes()?);
+            while let Some((tag, payload)) = reader.next()? {
+                if tag == 1 {
+                    elements(ty.to(*elem), payload, &mut items, depth)?;
+                }
+            }
+            Value::Array(items)
+        }
+        _ => message(ty, payload.bytes()?, depth + 1)?,
+    })
+}
+
+/// The messages of types with an encoding of their own. `Null` stands for an absent value.
+fn special(ty: TypeRef<'_>, bytes: &[u8], depth: usize) -> Result<Value, Malformed> {
+    match ty.get() {
+        Type::IntOrString => int_or_string(bytes),
+        Type::Quantity => {
+            let text = find(bytes, 1)?.map_or(Ok(""), Payload::text)?;
+            Ok(Value::String(if text.is_empty() { "0".into() } else { text.to_owned() }))
+        }
+        Type::Time | Type::MicroTime => time(bytes, matches!(ty.get(), Type::MicroTime)),
+        Type::RawExtension | Type::RawJson | Type::Fields => match find(bytes, 1)? {
+            Some(raw) => embedded(raw.bytes()?, depth),
+            None => Ok(Value::Null),
+        },
+        Type::SchemaOrArray(schema) => match find(bytes, 1)? {
+            Some(one) => message(ty.to(*schema), one.bytes()?, depth + 1),
+            None => {
+                let mut items = Vec::new();
+                let mut reader = Reader::new(bytes);
+                while let Some((tag, payload)) = reader.next()? {
+                    if tag == 2 {
+                        items.push(message(ty.to(*schema), payload.bytes()?, depth + 1)?);
+                    }
+                }
+                Ok(Value::Array(items))
+            }
+        },
+        Type::SchemaOrBool(schema) => match find(bytes, 2)? {
+            Some(one) => message(ty.to(*schema), one.bytes()?, depth + 1),
+            None => Ok(Value::Bool(find(bytes, 1)?.map_or(Ok(0), Payload::varint)? != 0)),
+        },
+        Type::SchemaOrStrings(schema) => match find(bytes, 1)? {
+            Some(one) => message(ty.to(*schema), one.bytes()?, depth + 1),
+            None => {
+                let mut items = Vec::new();
+                let mut reader = Reader::new(bytes);
+                while let Some((tag, payload)) = reader.next()? {
+                    if tag == 2 {
+                        items.push(Value::String(payload.text()?.to_owned()));
+                    }
+                }
+                Ok(Value::Array(items))
+            }
+        },
+        _ => Ok(Value::Null),
+    }
+}
+
+/// The last field with a tag: later ones win.
+fn find(bytes: &[u8], wanted: u32) -> Result<Option<Payload<'_>>, Malformed> {
+    let mut found = None;
+    let mut reader = Reader::new(bytes);
+    while let Some((tag, payload)) = reader.next()? {
+        if tag == wanted {
+            found = Some(payload);
+        }
+    }
+    Ok(found)
+}
+
+fn int_or_string(bytes: &[u8]) -> Result<Value, Malformed> {
+    let is_string = find(bytes, 1)?.map_or(Ok(0), Payload::varint)? == 1;
+    if is_string {
+        return Ok(Value::String(find(bytes, 3)?.map_or(Ok(""), Payload::text)?.to_owned()));
+    }
+    let number = find(bytes, 2)?.map_or(Ok(0), Payload::varint)?;
+    Ok(i64::from(number as u32 as i32).into())
+}
+
+/// An empty message is Go's zero time, which is absent.
+fn time(bytes: &[u8], micro: bool) -> Result<Value, Malformed> {
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    let seconds = find(bytes, 1)?.map_or(Ok(0), Payload::varint)?.cast_signed();
+    let nanos = find(bytes, 2)?.map_or(Ok(0), Payload::varint)? as u32;
+    Ok(crate::unix::format(seconds, micro.then_some(nanos)).map_or(Value::Null, Value::String))
+}
+
+/// A raw extension is JSON, or protobuf with its envelope.
+fn embedded(raw: &[u8], depth: usize) -> Result<Value, Malformed> {
+    if raw.is_empty() {
+        return Ok(Value::Null);
+    }
+    if raw.starts_with(super::MAGIC) {
+        return super::decode_at(raw, depth + 1).map(|(_, value)| value).map_err(|_| Malformed::Embedded);
+    }
+    serde_json::from_slice(raw).map_err(|_| Malformed::Embedded)
+}
