@@ -17,7 +17,7 @@ mod tests;
 use crate::{Map, Value, schema::TypeRef, status::Status};
 use path::Node;
 use seed::{Context, Seed};
-use serde::{Deserialize, de::DeserializeSeed};
+use serde::{Deserialize, Deserializer, de::DeserializeSeed};
 
 /// What happens with unknown and duplicate fields (`fieldValidation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ fn fill_kind(ty: Option<TypeRef<'_>>, value: &mut Value) {
 }
 
 /// Applies the validation mode to what was found.
-pub(crate) fn finish(
+fn finish(
     value: Value,
     problems: Vec<String>,
     kind: Option<&crate::gvk::Gvk>,
@@ -88,18 +88,32 @@ pub(crate) fn finish(
     }
 }
 
-/// Runs a parsed tree through the same decoding: for what came as YAML, or out of a patch.
+/// Runs a parsed tree through the same decoding: for what a patch has made.
 ///
 /// # Errors
 /// As [`decode`].
 pub fn normalize(value: Value, ty: TypeRef<'_>, validation: Validation) -> Result<Decoded, Status> {
+    decode_with(value, Some(ty), validation, |error| errors::cannot_be_handled(ty.gvk(), &error))
+}
+
+/// The same decoding from any format that serde reads; `syntax` words what the format's parser refuses.
+pub(crate) fn decode_with<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    ty: Option<TypeRef<'_>>,
+    validation: Validation,
+    syntax: impl FnOnce(String) -> Status,
+) -> Result<Decoded, Status> {
     let cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
-    let outcome: Result<_, serde_json::Error> = Seed::root(ty, &Node::ROOT, &cx).deserialize(value);
-    let kind = ty.gvk();
-    let mut value = outcome
-        .map(|v| v.unwrap_or_else(|| Value::Object(Map::new())))
-        .map_err(|e| errors::cannot_be_handled(kind, &cx.take_failure().unwrap_or_else(|| e.to_string())))?;
-    fill_kind(Some(ty), &mut value);
+    let outcome = match ty {
+        Some(ty) => Seed::root(ty, &Node::ROOT, &cx).deserialize(deserializer).map(|v| v.unwrap_or_else(|| Value::Object(Map::new()))),
+        None => seed::AnySeed { at: &Node::ROOT, cx: &cx }.deserialize(deserializer),
+    };
+    let kind = ty.and_then(TypeRef::gvk);
+    let mut value = outcome.map_err(|e| match cx.take_failure() {
+        Some(failure) => errors::cannot_be_handled(kind, &failure),
+        None => syntax(e.to_string()),
+    })?;
+    fill_kind(ty, &mut value);
     finish(value, cx.take_problems(), kind, validation)
 }
 

@@ -110,6 +110,8 @@ pub struct Object {
     /// Unknown fields are kept (`x-kubernetes-preserve-unknown-fields`).
     pub preserve_unknown: bool,
     by_tag: Vec<u16>,
+    /// Fields that defaulting may have to add.
+    fill: Vec<u16>,
 }
 
 /// How apply merges a list (`x-kubernetes-list-type`).
@@ -310,6 +312,11 @@ impl Object {
         self.fields.get(usize::from(at))
     }
 
+    /// The fields that defaulting may have to add to a value.
+    pub(crate) fn fillable(&self) -> impl Iterator<Item = &Field> {
+        self.fill.iter().filter_map(|at| self.fields.get(usize::from(*at)))
+    }
+
     /// The Go name of the struct: the last part of the OpenAPI name.
     pub fn go_name(&self) -> &str {
         self.name.rsplit('.').next().unwrap_or(&self.name)
@@ -323,5 +330,8 @@ impl Object {
         for (at, field) in self.fields.iter().enumerate().filter(|(_, f)| f.tag > 0) {
             self.by_tag[field.tag as usize] = u16::try_from(at).unwrap_or(u16::MAX);
         }
+        let may_be_filled = |f: &Field| f.default.is_some() || (!f.go.pointer && !f.go.omit_zero && (!f.go.omit_empty || !builder::is_plain(f.ty)));
+        let filled = self.fields.iter().enumerate().filter(|(_, f)| may_be_filled(f));
+        self.fill = filled.map(|(at, _)| u16::try_from(at).unwrap_or(u16::MAX)).collect();
     }
 }

@@ -23,6 +23,11 @@ const PLAIN: [Type; 15] = [
     Type::List { elem: TypeId(0), list_type: ListType::Atomic, wrapped: false },
 ];
 
+/// Whether the type is a scalar or unstructured one.
+pub(super) fn is_plain(id: TypeId) -> bool {
+    (id.0 as usize) < PLAIN.len()
+}
+
 /// A schema in the making. Object types may be declared before they are defined, since types refer to each other.
 #[derive(Debug)]
 pub struct Builder {
