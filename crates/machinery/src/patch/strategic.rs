@@ -1,0 +1,269 @@
+//! Strategic merge patch: lists are merged by key where the schema says so, and directives in the patch say the rest.
+//!
+//! - `$patch: replace | delete | merge` in a map or a list element;
+//! - `$retainKeys: [..]`: fields of the original that are not named go;
+//! - `$deleteFromPrimitiveList/FIELD: [..]`: values to remove from a list of scalars;
+//! - `$setElementOrder/FIELD: [..]`: the order of the list afterwards; what only the server has keeps its neighbours.
+//!
+//! Source: `apimachinery/pkg/util/strategicpatch` and the design `strategic-merge-patch.md` of the community.
+
+use crate::{
+    Map, Value,
+    schema::{Field, TypeRef},
+    status::Status,
+};
+use std::collections::{HashMap, HashSet};
+
+const PATCH: &str = "$patch";
+const RETAIN_KEYS: &str = "$retainKeys";
+const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
+const SET_ORDER: &str = "$setElementOrder/";
+
+type Object = Map<String, Value>;
+
+/// Applies a strategic merge patch in place.
+///
+/// # Errors
+/// 400 in upstream's wording for directives and lists that make no sense.
+pub fn strategic(ty: TypeRef<'_>, target: &mut Value, patch: &Value) -> Result<(), Status> {
+    let (Value::Object(original), Value::Object(patch)) = (target, patch) else {
+        return Err(Status::bad_request("invalid JSON document"));
+    };
+    merge_map(Some(ty), original, patch.clone()).map_err(|message| Status::bad_request(&message))
+}
+
+fn merge_map(ty: Option<TypeRef<'_>>, original: &mut Object, mut patch: Object) -> Result<(), String> {
+    if let Some(directive) = patch.remove(PATCH) {
+        match directive.as_str() {
+            Some("replace") => *original = patch,
+            Some("delete") => original.clear(),
+            _ => return Err(format!("unknown patch type: {} in map: {}", plain(&directive), Value::Object(patch))),
+        }
+        return Ok(());
+    }
+    retain_keys(original, &mut patch)?;
+    set_orders(ty, original, &mut patch)?;
+    for (key, value) in patch {
+        if let Some(name) = key.strip_prefix(DELETE_FROM) {
+            delete_from(original, name, &value)?;
+            continue;
+        }
+        if value.is_null() {
+            original.remove(&key);
+            continue;
+        }
+        let field = ty.and_then(|t| t.field(&key));
+        let child = ty.and_then(|t| t.child(&key));
+        match (original.get_mut(&key), value) {
+            (Some(Value::Object(old)), Value::Object(new)) if !has_strategy(field, "replace") => merge_map(child, old, new)?,
+            (Some(Value::Array(old)), Value::Array(new)) if has_strategy(field, "merge") => {
+                *old = merge_list(child.and_then(TypeRef::elem), field, std::mem::take(old), new)?;
+            }
+            (Some(Value::Object(_)), value @ Value::Object(_)) | (Some(Value::Array(_)), value @ Value::Array(_)) => {
+                original.insert(key, value);
+            }
+            (_, value) => match without_directives(value) {
+                Some(value) => drop(original.insert(key, value)),
+                None => drop(original.remove(&key)),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn has_strategy(field: Option<&Field>, strategy: &str) -> bool {
+    field.is_some_and(|f| f.patch_strategy.split(',').any(|s| s == strategy))
+}
+
+/// What remains of a value that has nothing to be merged with: no directives, no nulls in maps.
+fn without_directives(value: Value) -> Option<Value> {
+    match value {
+        Value::Object(map) if map.contains_key(PATCH) => None,
+        Value::Object(map) => Some(Value::Object(
+            map.into_iter().filter(|(_, v)| !v.is_null()).filter_map(|(k, v)| without_directives(v).map(|v| (k, v))).collect(),
+        )),
+        Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(without_directives).collect())),
+        other => Some(other),
+    }
+}
+
+fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), String> {
+    let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
+    let bad = || "invalid patch format of retainKeys".to_owned();
+    let keys: HashSet<&str> = keys.as_array().ok_or_else(bad)?.iter().filter_map(Value::as_str).collect();
+    let directive = |name: &str| name.starts_with(DELETE_FROM) || name.starts_with(SET_ORDER);
+    if patch.iter().any(|(name, value)| !value.is_null() && !directive(name) && !keys.contains(name.as_str())) {
+        return Err(bad());
+    }
+    original.retain(|name, _| keys.contains(name.as_str()));
+    Ok(())
+}
+
+fn delete_from(original: &mut Object, name: &str, values: &Value) -> Result<(), String> {
+    let gone = values.as_array().ok_or("invalid patch format of primitive list")?;
+    if let Some(Value::Array(items)) = original.get_mut(name) {
+        let gone: HashSet<String> = gone.iter().map(Value::to_string).collect();
+        items.retain(|item| !gone.contains(&item.to_string()));
+    }
+    Ok(())
+}
+
+/// Handles the `$setElementOrder` directives together with the lists that they order.
+fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object) -> Result<(), String> {
+    let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
+    for directive in directives {
+        let bad = || "invalid patch format of setElementOrder list".to_owned();
+        let Some(Value::Array(order)) = patch.remove(&directive) else { return Err(bad()) };
+        let name = &directive[SET_ORDER.len()..];
+        let field = ty.and_then(|t| t.field(name));
+        let key = field.map_or("", |f| f.patch_merge_key.as_ref());
+        let new = match patch.remove(name) {
+            None => None,
+            Some(Value::Array(items)) => Some(items),
+            Some(_) => return Err(bad()),
+        };
+        if let Some(new) = &new {
+            check_order(new, &order, key)?;
+        }
+        let old = match original.get_mut(name) {
+            None => None,
+            Some(Value::Array(items)) => Some(std::mem::take(items)),
+            Some(_) => return Err(bad()),
+        };
+        let server_order = old.clone().unwrap_or_default();
+        let merged = match (old, new) {
+            (None, None) => continue,
+            (Some(old), None) => old,
+            (None, Some(new)) => new.into_iter().filter_map(without_directives).collect(),
+            (Some(old), Some(new)) if has_strategy(field, "merge") => {
+                merge_list(ty.and_then(|t| t.child(name)).and_then(TypeRef::elem), field, old, new)?
+            }
+            (Some(_), Some(new)) => new,
+        };
+        let ordered = in_order(merged, &order, &server_order, key)?;
+        original.insert(name.to_owned(), Value::Array(ordered));
+    }
+    Ok(())
+}
+
+/// The elements of the patch must come in the order that the directive names.
+fn check_order(new: &[Value], order: &[Value], key: &str) -> Result<(), String> {
+    if order.is_empty() {
+        return Ok(());
+    }
+    let mut wanted = order.iter().map(|o| identity(o, key));
+    for item in new.iter().filter(|i| i.get(PATCH).is_none()) {
+        let own = identity(item, key);
+        if !wanted.any(|w| w == own) {
+            let (new, order) = (Value::from(new.to_vec()), Value::from(order.to_vec()));
+            return Err(format!("The order in patch list:\n{new}\n doesn't match $setElementOrder list:\n{order}\n"));
+        }
+    }
+    Ok(())
+}
+
+fn merge_list(elem: Option<TypeRef<'_>>, field: Option<&Field>, mut old: Vec<Value>, new: Vec<Value>) -> Result<Vec<Value>, String> {
+    if old.is_empty() && new.is_empty() {
+        return Ok(old);
+    }
+    let objects = old.iter().chain(&new).filter(|v| v.is_object()).count();
+    if objects == 0 {
+        let mut seen = HashSet::new();
+        let order = new.clone();
+        let server_order = old.clone();
+        old.extend(new);
+        old.retain(|item| seen.insert(item.to_string()));
+        return in_order(old, &order, &server_order, "");
+    }
+    if objects < old.len() + new.len() {
+        return Err("list element types are not identical".to_owned());
+    }
+    let key = field.map_or("", |f| f.patch_merge_key.as_ref());
+    if key.is_empty() {
+        return Err(format!("cannot merge lists without merge key for {}", field.map_or("", |f| f.name.as_ref())));
+    }
+    let Some(new) = special_elements(&mut old, new, key)? else { return Ok(old) };
+    let (order, server_order) = (new.clone(), old.clone());
+    let mut places: HashMap<String, usize> = old.iter().enumerate().map(|(at, item)| (identity(item, key), at)).collect();
+    for item in new {
+        if item.get(key).is_none() {
+            return Err(no_merge_key(&item, key));
+        }
+        let own = identity(&item, key);
+        match (places.get(&own).and_then(|at| old.get_mut(*at)), item) {
+            (Some(Value::Object(old)), Value::Object(item)) => merge_map(elem, old, item)?,
+            (_, item) => {
+                places.insert(own, old.len());
+                old.push(without_directives(item).unwrap_or_default());
+            }
+        }
+    }
+    in_order(old, &order, &server_order, key)
+}
+
+/// Carries out the elements that are directives. `None` if the patch replaces the list, which is then in `old`.
+fn special_elements(old: &mut Vec<Value>, new: Vec<Value>, key: &str) -> Result<Option<Vec<Value>>, String> {
+    let mut rest = Vec::with_capacity(new.len());
+    let mut replace = false;
+    for item in new {
+        match item.get(PATCH) {
+            None => rest.push(item),
+            Some(directive) => match directive.as_str() {
+                Some("delete") if item.get(key).is_none() => return Err(no_merge_key(&item, key)),
+                Some("delete") => {
+                    let own = identity(&item, key);
+                    old.retain(|o| identity(o, key) != own);
+                }
+                Some("replace") => replace = true,
+                Some("merge") => return Err("merging lists cannot yet be specified in the patch".to_owned()),
+                _ => return Err(format!("unknown patch type: {} in map: {item}", plain(directive))),
+            },
+        }
+    }
+    if replace {
+        *old = rest;
+        return Ok(None);
+    }
+    Ok(Some(rest))
+}
+
+/// Puts the merged list in order: what the patch names in the patch's order, and what only the server has where the
+/// server had it in relation to those.
+fn in_order(merged: Vec<Value>, order: &[Value], server_order: &[Value], key: &str) -> Result<Vec<Value>, String> {
+    let index = |list: &[Value]| -> HashMap<String, usize> {
+        // The first of equal elements counts.
+        list.iter().enumerate().rev().map(|(at, item)| (identity(item, key), at)).collect()
+    };
+    let (wanted, server) = (index(order), index(server_order));
+    let (mut named, mut server_only) = (Vec::new(), Vec::new());
+    for item in merged {
+        if !key.is_empty() && item.get(key).is_none() {
+            return Err(no_merge_key(&item, key));
+        }
+        let own = identity(&item, key);
+        if wanted.contains_key(&own) { named.push((own, item)) } else { server_only.push((own, item)) }
+    }
+    named.sort_by_key(|(own, _)| wanted.get(own).copied().unwrap_or(usize::MAX));
+    server_only.sort_by_key(|(own, _)| server.get(own).copied().unwrap_or(usize::MAX));
+    let (mut named, mut server_only) = (named.into_iter().peekable(), server_only.into_iter().peekable());
+    let mut out = Vec::new();
+    while let (Some((n, _)), Some((s, _))) = (named.peek(), server_only.peek()) {
+        let server_first = matches!((server.get(s), server.get(n)), (Some(s), Some(n)) if s < n);
+        out.extend(if server_first { server_only.next() } else { named.next() }.map(|p| p.1));
+    }
+    out.extend(named.chain(server_only).map(|p| p.1));
+    Ok(out)
+}
+
+/// What tells an element from others: its merge key's value, or itself.
+fn identity(item: &Value, key: &str) -> String {
+    if key.is_empty() { item.to_string() } else { item.get(key).map(Value::to_string).unwrap_or_default() }
+}
+
+fn no_merge_key(item: &Value, key: &str) -> String {
+    format!("map: {item} does not contain declared merge key: {key}")
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
