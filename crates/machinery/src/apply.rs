@@ -1,0 +1,230 @@
+//! Server-side apply and the tracking of who owns which field (KEP-555).
+//!
+//! Every write leaves its mark in `metadata.managedFields`: [`apply`] for `PATCH` with an apply configuration,
+//! [`track_update`] for everything else. The rules are those of `structured-merge-diff`:
+//! - an update owns what it changed; what others owned of it they lose;
+//! - an apply owns what its configuration names; a field that another owns with another value is a conflict, unless forced;
+//!   equal values are owned together; what the manager applied before and does not name any more is removed, unless
+//!   somebody else owns it.
+//!
+//! Sets of fields are kept in the form in which they are stored, so that a plain update costs one walk over the old and the
+//! new object, and nothing more if they are equal.
+
+mod compare;
+mod managers;
+mod merge;
+mod set;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+pub use set::FieldSet;
+
+use crate::{
+    Map, Value,
+    json::{self, Validation},
+    schema::TypeRef,
+    status::Status,
+};
+use compare::{compare, fields_of};
+use managers::{Entry, Managers};
+use std::sync::LazyLock;
+
+/// Owner of everything that an object had when it was first applied to without anybody being recorded.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// Fields that nobody owns: the server's own and the object's identity.
+static UNOWNED: LazyLock<FieldSet> = LazyLock::new(|| {
+    FieldSet::from_paths(&[
+        &["apiVersion"],
+        &["kind"],
+        &["metadata"],
+        &["metadata", "name"],
+        &["metadata", "namespace"],
+        &["metadata", "creationTimestamp"],
+        &["metadata", "selfLink"],
+        &["metadata", "uid"],
+        &["metadata", "clusterName"],
+        &["metadata", "generation"],
+        &["metadata", "managedFields"],
+        &["metadata", "resourceVersion"],
+    ])
+});
+
+/// Who writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Manager<'a> {
+    /// The field manager's name.
+    pub name: &'a str,
+    /// The apiVersion that the request speaks.
+    pub api_version: &'a str,
+    /// The subresource written through; empty for the object itself.
+    pub subresource: &'a str,
+    /// The present time, RFC 3339 in whole seconds.
+    pub now: &'a str,
+    /// Fields that this endpoint does not write (a strategy's reset fields), with all below them.
+    pub exclude: &'a FieldSet,
+}
+
+/// Merges an applied configuration into the live object (`None`: it does not exist yet) and returns the result with its
+/// managedFields. The configuration must have been decoded with [`json::decode_applied`]. Defaulting, validation and
+/// what the strategy resets are the caller's.
+///
+/// # Errors
+/// 409 with a cause for every conflicting field if others own it with other values and `force` is false; 400 for a
+/// configuration that cannot be applied.
+pub fn apply(ty: TypeRef<'_>, live: Option<&Value>, applied: &Value, manager: &Manager<'_>, force: bool) -> Result<Value, Status> {
+    if applied.get("metadata").and_then(|m| m.get("managedFields")).is_some() {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    let mut managers = Managers::of(live);
+    let empty = Value::Object(Map::new());
+    let mut old = live.cloned().unwrap_or_else(|| empty.clone());
+    if let Some(metadata) = old.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    if managers.is_empty() && live.is_some() {
+        let before = Manager { name: BEFORE_FIRST_APPLY, subresource: "", exclude: &FieldSet::new(), ..*manager };
+        update_managers(ty, &empty, &old, &mut managers, &before);
+    }
+    let mut own = Entry::new(manager, true);
+    let former = managers.0.iter().position(|e| e.is_same_owner(&own)).map(|at| managers.0.remove(at));
+    own.set = fields_of(ty, applied);
+    own.set.subtract(&UNOWNED);
+    own.set.subtract_below(manager.exclude);
+
+    let new = merged(ty, &old, applied, &managers, &own, former.as_ref())?;
+    let mut comparison = compare(ty, &old, &new);
+    for set in [&mut comparison.changed, &mut comparison.removed] {
+        set.subtract(&UNOWNED);
+        set.subtract_below(manager.exclude);
+    }
+    take_from_others(&mut managers, &comparison, force)?;
+    let unchanged = comparison.changed.is_empty() && comparison.removed.is_empty();
+    if let Some(former) = former.filter(|f| unchanged && f.set == own.set) {
+        own.time = former.time;
+    }
+    managers.0.push(own);
+    let mut new = new;
+    managers.write(&mut new);
+    Ok(new)
+}
+
+/// The live object with the configuration merged in and what is applied no longer taken out.
+fn merged(
+    ty: TypeRef<'_>,
+    old: &Value,
+    applied: &Value,
+    others: &Managers,
+    own: &Entry,
+    former: Option<&Entry>,
+) -> Result<Value, Status> {
+    let mut new = old.clone();
+    merge::merge(ty, &mut new, applied).map_err(|message| cannot_be_typed(ty, applied, &message))?;
+    if let Some(former) = former {
+        let mut kept = others.union();
+        kept.union(&own.set);
+        let gone = former.set.with_named_fields(Some(ty));
+        merge::remove(ty, &mut new, &gone, &kept.with_named_fields(Some(ty)));
+    }
+    // What Go would leave out of the merged object is no part of it.
+    Ok(json::normalize(new, ty, Validation::Ignore)?.value)
+}
+
+/// The error for a configuration that does not fit the schema's lists.
+fn cannot_be_typed(ty: TypeRef<'_>, applied: &Value, message: &str) -> Status {
+    let metadata = |key: &str| applied.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str).unwrap_or_default();
+    let kind = ty.gvk().map(|g| format!("{}, Kind={}", g.api_version(), g.kind)).unwrap_or_default();
+    Status::bad_request(&format!(
+        "failed to create typed patch object ({}/{}; {kind}): {message}",
+        metadata("namespace"),
+        metadata("name")
+    ))
+}
+
+/// Takes what has changed from those who owned it; without force that is a conflict. What is gone is nobody's.
+fn take_from_others(managers: &mut Managers, comparison: &compare::Comparison, force: bool) -> Result<(), Status> {
+    let conflicts: Vec<FieldSet> = managers.0.iter().map(|e| e.set.intersection(&comparison.changed)).collect();
+    if !force && conflicts.iter().any(|c| !c.is_empty()) {
+        return Err(conflict(managers.0.iter().zip(&conflicts)));
+    }
+    for (entry, conflict) in managers.0.iter_mut().zip(&conflicts) {
+        entry.set.subtract(conflict);
+        entry.set.subtract(&comparison.removed);
+    }
+    managers.0.retain(|e| !e.set.is_empty());
+    Ok(())
+}
+
+/// 409 in upstream's wording.
+fn conflict<'e>(conflicts: impl Iterator<Item = (&'e Entry, &'e FieldSet)>) -> Status {
+    let mut by_manager: Vec<(String, Vec<String>)> = Vec::new();
+    for (entry, set) in conflicts.filter(|(_, set)| !set.is_empty()) {
+        let mut paths = Vec::new();
+        set.for_each(&mut |path| paths.push(path.to_owned()));
+        by_manager.push((entry.display(), paths));
+    }
+    by_manager.sort();
+    let causes: Vec<(String, String)> =
+        by_manager.iter().flat_map(|(who, paths)| paths.iter().map(move |p| (format!("conflict with {who}"), p.clone()))).collect();
+    let message = match causes.as_slice() {
+        [(what, path)] => format!("Apply failed with 1 conflict: {what}: {path}"),
+        _ => {
+            let lines = by_manager.iter().flat_map(|(who, paths)| {
+                std::iter::once(format!("conflicts with {who}:")).chain(paths.iter().map(|path| format!("- {path}")))
+            });
+            format!("Apply failed with {} conflicts: {}", causes.len(), lines.collect::<Vec<_>>().join("\n"))
+        }
+    };
+    Status::apply_conflict(&message, &causes)
+}
+
+/// Records an update (create, replace, any patch but apply) from `old` (`None`: it did not exist) to `new` in the
+/// managedFields of `new`.
+///
+/// A request may bring managedFields of its own; an empty list is taken for a client that does not know them, and a list
+/// of one empty entry deletes them all. Through a subresource they are always those of `old`.
+pub fn track_update(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
+    let reset = new.get("metadata").and_then(|m| m.get("managedFields")).and_then(Value::as_array).is_some_and(|entries| {
+        matches!(entries.as_slice(), [Value::Object(entry)] if entry.is_empty())
+    });
+    let brought = if manager.subresource.is_empty() { Managers::of(Some(new)) } else { Managers::default() };
+    let mut managers = if brought.is_empty() && !reset { Managers::of(old) } else { brought };
+    let brought_fields = new.get_mut("metadata").and_then(Value::as_object_mut).and_then(|m| m.remove("managedFields"));
+    // An object that nobody is recorded for stays so until it is applied to.
+    if managers.is_empty() && old.is_some() {
+        return;
+    }
+    let empty = Value::Object(Map::new());
+    let changed = update_managers(ty, old.unwrap_or(&empty), new, &mut managers, manager);
+    let as_before = old.and_then(|o| o.get("metadata")?.get("managedFields"));
+    match (changed, as_before) {
+        // Nothing has changed, and the client brought what there was: no need to write it anew.
+        (false, Some(fields)) if brought_fields.as_ref().is_none_or(|b| b == fields) => {
+            if let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) {
+                metadata.insert("managedFields".into(), fields.clone());
+            }
+        }
+        _ => managers.write(new),
+    }
+}
+
+/// Gives `manager` what differs between the objects; false if nothing does.
+fn update_managers(ty: TypeRef<'_>, old: &Value, new: &Value, managers: &mut Managers, manager: &Manager<'_>) -> bool {
+    let mut comparison = compare(ty, old, new);
+    for set in [&mut comparison.changed, &mut comparison.removed] {
+        set.subtract(&UNOWNED);
+        set.subtract_below(manager.exclude);
+    }
+    if comparison.changed.is_empty() && comparison.removed.is_empty() {
+        return false;
+    }
+    for entry in &mut managers.0 {
+        entry.set.subtract(&comparison.changed);
+        entry.set.subtract(&comparison.removed);
+    }
+    if !comparison.changed.is_empty() {
+        managers.add(Entry { set: comparison.changed, ..Entry::new(manager, false) });
+    }
+    true
+}

@@ -96,6 +96,29 @@ pub fn normalize(value: Value, ty: TypeRef<'_>, validation: Validation) -> Resul
     decode_with(value, Some(ty), validation, |error| errors::cannot_be_handled(ty.gvk(), &error))
 }
 
+/// Decodes an apply configuration, YAML or JSON. Zeros and nulls stay in it: naming a field is owning it.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_applied(bytes: &[u8], ty: TypeRef<'_>, validation: Validation) -> Result<Decoded, Status> {
+    let cx = || Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT).keeping();
+    let is_json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
+    if is_json {
+        let mut parser = serde_json::Deserializer::from_slice(bytes);
+        let cx = cx();
+        let outcome = Seed::root(ty, &Node::ROOT, &cx).deserialize(&mut parser).and_then(|v| parser.end().map(|()| v));
+        match outcome {
+            // YAML's flow style looks like JSON.
+            Err(error) if error.is_syntax() => {}
+            outcome => return complete(outcome, &cx, Some(ty), validation, |e| errors::cannot_be_handled(ty.gvk(), &e)),
+        }
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| Status::bad_request("error decoding YAML: yaml: invalid UTF-8"))?;
+    let cx = cx();
+    let outcome = Seed::root(ty, &Node::ROOT, &cx).deserialize(serde_yaml_ng::Deserializer::from_str(text));
+    complete(outcome, &cx, Some(ty), validation, |e| Status::bad_request(&format!("error decoding YAML: yaml: {e}")))
+}
+
 /// The same decoding from any format that serde reads; `syntax` words what the format's parser refuses.
 pub(crate) fn decode_with<'de, D: Deserializer<'de>>(
     deserializer: D,
@@ -105,14 +128,26 @@ pub(crate) fn decode_with<'de, D: Deserializer<'de>>(
 ) -> Result<Decoded, Status> {
     let cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
     let outcome = match ty {
-        Some(ty) => Seed::root(ty, &Node::ROOT, &cx).deserialize(deserializer).map(|v| v.unwrap_or_else(|| Value::Object(Map::new()))),
-        None => seed::AnySeed { at: &Node::ROOT, cx: &cx }.deserialize(deserializer),
+        Some(ty) => Seed::root(ty, &Node::ROOT, &cx).deserialize(deserializer),
+        None => seed::AnySeed { at: &Node::ROOT, cx: &cx }.deserialize(deserializer).map(Some),
     };
+    complete(outcome, &cx, ty, validation, syntax)
+}
+
+/// From a seed's outcome to the caller's.
+fn complete<E: std::fmt::Display>(
+    outcome: Result<Option<Value>, E>,
+    cx: &Context,
+    ty: Option<TypeRef<'_>>,
+    validation: Validation,
+    syntax: impl FnOnce(String) -> Status,
+) -> Result<Decoded, Status> {
     let kind = ty.and_then(TypeRef::gvk);
-    let mut value = outcome.map_err(|e| match cx.take_failure() {
+    let value = outcome.map_err(|e| match cx.take_failure() {
         Some(failure) => errors::cannot_be_handled(kind, &failure),
         None => syntax(e.to_string()),
     })?;
+    let mut value = value.unwrap_or_else(|| Value::Object(Map::new()));
     fill_kind(ty, &mut value);
     finish(value, cx.take_problems(), kind, validation)
 }

@@ -14,6 +14,8 @@ use std::fmt;
 /// What one decoding collects.
 pub(super) struct Context {
     strict: bool,
+    /// Zeros and nulls stay: an apply configuration means them.
+    keep: bool,
     limit: usize,
     problems: RefCell<Vec<String>>,
     failure: Cell<Option<String>>,
@@ -21,7 +23,12 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(strict: bool, limit: usize) -> Self {
-        Self { strict, limit, problems: RefCell::new(Vec::new()), failure: Cell::new(None) }
+        Self { strict, keep: false, limit, problems: RefCell::new(Vec::new()), failure: Cell::new(None) }
+    }
+
+    /// See [`super::decode_applied`].
+    pub(super) fn keeping(self) -> Self {
+        Self { keep: true, ..self }
     }
 
     pub(super) fn take_failure(&self) -> Option<String> {
@@ -124,9 +131,9 @@ impl<'a> Seed<'a> {
                     let node = self.at.field(&field.name);
                     let seed =
                         Seed { ty: self.ty.to(field.ty), at: &node, cx: self.cx, owner: object.go_name(), go_type: &field.go_type };
-                    match map.next_value_seed(seed)?.filter(|v| !self.ty.leaves_out(field, v)) {
+                    match map.next_value_seed(seed)?.filter(|v| self.cx.keep || !self.ty.leaves_out(field, v)) {
                         Some(value) => drop(out.insert(field.name.clone().into_owned(), value)),
-                        None if field.nullable => drop(out.insert(field.name.clone().into_owned(), Value::Null)),
+                        None if field.nullable || self.cx.keep => drop(out.insert(field.name.clone().into_owned(), Value::Null)),
                         None => drop(out.remove(field.name.as_ref())),
                     }
                 }

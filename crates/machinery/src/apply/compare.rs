@@ -1,0 +1,215 @@
+//! What differs between two objects, as sets of fields; and the set of all fields of one object.
+
+use super::{
+    set::{FieldSet, node},
+    shape::{Shape, element, field_type, shape},
+};
+use crate::{
+    Map, Value,
+    schema::{Field, Type, TypeRef},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::LazyLock,
+};
+
+/// The difference between an old and a new object.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// Added or modified.
+    pub(super) changed: FieldSet,
+    /// Gone.
+    pub(super) removed: FieldSet,
+}
+
+/// What differs at and below one node.
+#[derive(Default)]
+struct Delta {
+    changed: Map<String, Value>,
+    changed_self: bool,
+    removed: Map<String, Value>,
+    removed_self: bool,
+}
+
+/// Compares two objects of a type.
+pub(super) fn compare(ty: TypeRef<'_>, old: &Value, new: &Value) -> Comparison {
+    let delta = compare_node(Some(ty), false, Some(old), Some(new));
+    Comparison { changed: FieldSet(delta.changed), removed: FieldSet(delta.removed) }
+}
+
+fn compare_node(ty: Option<TypeRef<'_>>, atomic: bool, old: Option<&Value>, new: Option<&Value>) -> Delta {
+    let mut delta = Delta::default();
+    let shape = shape(ty, atomic, [old, new]);
+    let empty = |v: Option<&Value>| match v {
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(Value::Array(items)) => items.is_empty(),
+        Some(Value::Null) | None => true,
+        Some(_) => false,
+    };
+    let leaf = matches!(shape, Shape::Leaf) || empty(old) && empty(new);
+    delta.changed_self = match (old, new) {
+        (None, Some(_)) => true,
+        (Some(old), Some(new)) if leaf => old != new,
+        _ => false,
+    };
+    delta.removed_self = old.is_some() && new.is_none();
+    if leaf {
+        return delta;
+    }
+    match shape {
+        Shape::Struct(..) | Shape::Map(_) => maps(shape, old.and_then(Value::as_object), new.and_then(Value::as_object), &mut delta),
+        _ if old != new => lists(shape, old, new, &mut delta),
+        _ => {}
+    }
+    delta
+}
+
+impl Delta {
+    /// Takes over the difference of a child.
+    fn child(&mut self, name: impl FnOnce() -> String, child: Delta) {
+        let (changed, removed) = (child.changed_self || !child.changed.is_empty(), child.removed_self || !child.removed.is_empty());
+        if !changed && !removed {
+            return;
+        }
+        let name = name();
+        if removed {
+            self.removed.insert(name.clone(), node(child.removed_self, child.removed));
+        }
+        if changed {
+            self.changed.insert(name, node(child.changed_self, child.changed));
+        }
+    }
+}
+
+/// Both maps are sorted, so that one walk pairs their entries.
+fn maps(shape: Shape<'_>, old: Option<&Map<String, Value>>, new: Option<&Map<String, Value>>, delta: &mut Delta) {
+    let old_exists = old.is_some();
+    let (mut old, mut new) = (old.into_iter().flatten().peekable(), new.into_iter().flatten().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (None, None) => return,
+        };
+        let (before, after) = match order {
+            std::cmp::Ordering::Less => (old.next(), None),
+            std::cmp::Ordering::Greater => (None, new.next()),
+            std::cmp::Ordering::Equal => (old.next(), new.next()),
+        };
+        let Some((name, _)) = before.or(after) else { return };
+        let (before, after) = (before.map(|e| e.1), after.map(|e| e.1));
+        let child = match shape {
+            Shape::Struct(ty, object) => {
+                let field = object.field(name);
+                let (child_ty, atomic) = field_type(ty, field);
+                let before = before.or_else(|| field.filter(|_| old_exists).and_then(|f| always_written(ty, f)));
+                compare_node(child_ty, atomic, before, after)
+            }
+            Shape::Map(elem) => compare_node(elem, false, before, after),
+            _ => Delta::default(),
+        };
+        delta.child(|| format!("f:{name}"), child);
+    }
+}
+
+/// What Go's object has in a field before any write: a struct is there and empty, other fields without `omitempty` are
+/// `null`. Setting such a field is no addition of the field itself.
+fn always_written(ty: TypeRef<'_>, field: &Field) -> Option<&'static Value> {
+    static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
+    if field.go.pointer || field.go.omit_zero {
+        return None;
+    }
+    match ty.to(field.ty).get() {
+        Type::Object(_) => Some(&EMPTY),
+        _ if field.go.omit_empty => None,
+        _ => Some(&Value::Null),
+    }
+}
+
+fn lists(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, delta: &mut Delta) {
+    let items = |v: Option<&Value>| -> BTreeMap<String, Vec<usize>> {
+        let mut named = BTreeMap::<String, Vec<usize>>::new();
+        for (at, item) in v.and_then(Value::as_array).into_iter().flatten().enumerate() {
+            named.entry(element(shape, item)).or_default().push(at);
+        }
+        named
+    };
+    let elem = match shape {
+        Shape::Keyed(elem, _) => Some(elem),
+        _ => None,
+    };
+    let (mut before, after) = (items(old), items(new));
+    let at = |v: Option<&'_ Value>, at: &[usize]| -> Option<Value> { v?.get(*at.first()?).cloned() };
+    for (name, places) in after {
+        let earlier = before.remove(&name);
+        let child = match (&earlier, elem) {
+            // Elements of a set are equal if their names are; duplicated keys are compared as a whole.
+            (Some(_), None) => Delta::default(),
+            (Some(earlier), Some(_)) if earlier.len() > 1 || places.len() > 1 => {
+                let all = |v: Option<&Value>, at: &[usize]| -> Vec<Value> { at.iter().filter_map(|at| v?.get(*at).cloned()).collect() };
+                Delta { changed_self: all(old, earlier) != all(new, &places), ..Delta::default() }
+            }
+            (earlier, _) => {
+                let old = earlier.as_ref().and_then(|e| old?.get(*e.first()?));
+                let new = places.first().and_then(|at| new?.get(*at));
+                compare_item(elem, old, new)
+            }
+        };
+        delta.child(|| name, child);
+    }
+    for (name, places) in before {
+        let gone = at(old, &places);
+        delta.child(|| name, compare_item(elem, gone.as_ref(), None));
+    }
+}
+
+fn compare_item(elem: Option<TypeRef<'_>>, old: Option<&Value>, new: Option<&Value>) -> Delta {
+    match elem {
+        Some(elem) => compare_node(Some(elem), false, old, new),
+        None => Delta { changed_self: old.is_none(), removed_self: new.is_none(), ..Delta::default() },
+    }
+}
+
+/// All fields of an object: leaves, empty maps and lists, and every element of a list.
+pub(super) fn fields_of(ty: TypeRef<'_>, value: &Value) -> FieldSet {
+    FieldSet(collect(Some(ty), false, value).unwrap_or_default())
+}
+
+/// The members below a node; `None` if the node itself is the member.
+fn collect(ty: Option<TypeRef<'_>>, atomic: bool, value: &Value) -> Option<Map<String, Value>> {
+    let shape = shape(ty, atomic, [Some(value), None]);
+    let mut out = Map::new();
+    match (shape, value) {
+        (Shape::Struct(ty, object), Value::Object(map)) => {
+            for (name, value) in map {
+                let (child, atomic) = field_type(ty, object.field(name));
+                out.insert(format!("f:{name}"), Value::Object(collect(child, atomic, value).unwrap_or_default()));
+            }
+        }
+        (Shape::Map(elem), Value::Object(map)) => {
+            for (name, value) in map {
+                out.insert(format!("f:{name}"), Value::Object(collect(elem, false, value).unwrap_or_default()));
+            }
+        }
+        (Shape::Set, Value::Array(items)) => {
+            for item in items {
+                out.insert(element(shape, item), Value::Object(Map::new()));
+            }
+        }
+        (Shape::Keyed(elem, _), Value::Array(items)) => {
+            for item in items {
+                let below = collect(Some(elem), false, item).unwrap_or_default();
+                out.insert(element(shape, item), node(true, below));
+            }
+        }
+        _ => return None,
+    }
+    // An empty map or list is a member itself.
+    if out.is_empty() { None } else { Some(out) }
+}
+
+/// The places of list elements by name; the first of duplicates.
+pub(super) fn places(names: &[String]) -> HashMap<&str, usize> {
+    names.iter().enumerate().rev().map(|(at, name)| (name.as_str(), at)).collect()
+}

@@ -1,0 +1,161 @@
+//! managedFields: who owns what, read from an object and written back.
+
+use super::{Manager, set::FieldSet};
+use crate::{Map, Value};
+use std::cmp::Ordering;
+
+/// More update managers than this are folded into one, the oldest first (KEP-555; upstream's `DefaultMaxUpdateManagers`).
+const UPDATE_MANAGERS_LIMIT: usize = 10;
+
+/// The name under which upstream folds them.
+const ANCIENT: &str = "ancient-changes";
+
+/// One owner and what it owns.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    /// By apply rather than by update.
+    pub(super) applies: bool,
+    pub(super) api_version: String,
+    pub(super) subresource: String,
+    /// RFC 3339; empty if unknown.
+    pub(super) time: String,
+    pub(super) set: FieldSet,
+}
+
+impl Entry {
+    pub(super) fn new(manager: &Manager<'_>, applies: bool) -> Self {
+        Self {
+            name: manager.name.to_owned(),
+            applies,
+            api_version: manager.api_version.to_owned(),
+            subresource: manager.subresource.to_owned(),
+            time: manager.now.to_owned(),
+            set: FieldSet::new(),
+        }
+    }
+
+    /// Whether both are the same owner: an applier is one whatever version it uses.
+    pub(super) fn is_same_owner(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.applies == other.applies
+            && self.subresource == other.subresource
+            && (self.applies || self.api_version == other.api_version)
+    }
+
+    /// As conflicts name it: `"kubectl" using apps/v1`.
+    pub(super) fn display(&self) -> String {
+        let mut out = format!("{:?}", self.name);
+        if !self.subresource.is_empty() {
+            out.push_str(&format!(" with subresource {:?}", self.subresource));
+        }
+        if !self.applies {
+            out.push_str(&format!(" using {}", self.api_version));
+        }
+        out
+    }
+}
+
+/// The owners of an object.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Managers(pub(super) Vec<Entry>);
+
+impl Managers {
+    /// Reads `metadata.managedFields`. Entries that make no sense are dropped, as upstream drops all if one cannot be read.
+    pub(super) fn of(object: Option<&Value>) -> Self {
+        let entries = object.and_then(|o| o.get("metadata")?.get("managedFields")?.as_array());
+        let text = |entry: &Value, key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let mut managers = Self::default();
+        for entry in entries.into_iter().flatten() {
+            let applies = match entry.get("operation").and_then(Value::as_str) {
+                Some("Apply") => true,
+                Some("Update") => false,
+                _ => continue,
+            };
+            let entry = Entry {
+                name: text(entry, "manager"),
+                applies,
+                api_version: text(entry, "apiVersion"),
+                subresource: text(entry, "subresource"),
+                time: text(entry, "time"),
+                set: entry.get("fieldsV1").map(FieldSet::from_value).unwrap_or_default(),
+            };
+            managers.add(entry);
+        }
+        managers
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds an owner, or what it owns to what it owned before.
+    pub(super) fn add(&mut self, entry: Entry) {
+        match self.0.iter_mut().find(|e| e.is_same_owner(&entry)) {
+            Some(known) => {
+                known.set.union(&entry.set);
+                known.time = entry.time;
+            }
+            None => self.0.push(entry),
+        }
+    }
+
+    /// All that anybody owns.
+    pub(super) fn union(&self) -> FieldSet {
+        let mut all = FieldSet::new();
+        self.0.iter().for_each(|e| all.union(&e.set));
+        all
+    }
+
+    /// Writes `metadata.managedFields`; removes the field if nobody owns anything.
+    pub(super) fn write(mut self, object: &mut Value) {
+        self.0.retain(|e| !e.set.is_empty());
+        self.fold_oldest();
+        self.0.sort_by(order);
+        let Some(object) = object.as_object_mut() else { return };
+        let Some(metadata) = object.entry("metadata").or_insert_with(|| Value::Object(Map::new())).as_object_mut() else { return };
+        if self.0.is_empty() {
+            metadata.remove("managedFields");
+            return;
+        }
+        let entries = self.0.into_iter().map(|e| {
+            let operation = if e.applies { "Apply" } else { "Update" };
+            let mut out = Map::new();
+            for (key, value) in [("manager", e.name), ("apiVersion", e.api_version), ("time", e.time), ("subresource", e.subresource)] {
+                if !value.is_empty() {
+                    out.insert(key.to_owned(), Value::String(value));
+                }
+            }
+            out.insert("operation".into(), operation.into());
+            out.insert("fieldsType".into(), "FieldsV1".into());
+            out.insert("fieldsV1".into(), e.set.into_value());
+            Value::Object(out)
+        });
+        metadata.insert("managedFields".into(), entries.collect());
+    }
+
+    fn fold_oldest(&mut self) {
+        let updates = self.0.iter().filter(|e| !e.applies).count();
+        if updates <= UPDATE_MANAGERS_LIMIT {
+            return;
+        }
+        self.0.sort_by(order);
+        // One more than the surplus goes, since the fold is an update manager itself.
+        let mut surplus = updates - UPDATE_MANAGERS_LIMIT + 1;
+        let (old, kept): (Vec<Entry>, Vec<Entry>) = std::mem::take(&mut self.0).into_iter().partition(|e| {
+            let folds = !e.applies && surplus > 0;
+            surplus -= usize::from(folds);
+            folds
+        });
+        self.0 = kept;
+        for entry in old {
+            self.add(Entry { name: ANCIENT.into(), subresource: String::new(), ..entry });
+        }
+    }
+}
+
+/// Appliers first, then by age and name, as upstream sorts the entries.
+fn order(a: &Entry, b: &Entry) -> Ordering {
+    let key = |e: &'_ Entry| (!e.applies, e.time.clone(), e.name.clone(), e.api_version.clone(), e.subresource.clone());
+    key(a).cmp(&key(b))
+}

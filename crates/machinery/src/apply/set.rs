@@ -1,0 +1,214 @@
+//! Sets of fields in the form in which managedFields hold them (`fieldsV1`), so that they need not be translated.
+//!
+//! A set is a tree of JSON objects. A key is a path element: `f:NAME` a field or map key, `k:{…}` a list element by its
+//! keys, `v:…` a list element by its value, `i:N` by its place. An empty object is a member; a member that has members
+//! below it carries the key `.`; a node without `.` only leads to members.
+
+use crate::{
+    Map, Value,
+    schema::{Type, TypeRef},
+};
+
+/// The key that makes an inner node a member.
+const SELF: &str = ".";
+
+/// A set of fields.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FieldSet(pub(super) Map<String, Value>);
+
+impl FieldSet {
+    /// The empty set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A set of the fields at these paths, each a list of field names from the top.
+    pub fn from_paths(paths: &[&[&str]]) -> Self {
+        let mut set = Map::new();
+        for path in paths {
+            insert(&mut set, path);
+        }
+        Self(set)
+    }
+
+    /// The set in a `fieldsV1` value.
+    pub fn from_value(value: &Value) -> Self {
+        Self(value.as_object().cloned().unwrap_or_default())
+    }
+
+    /// The set as a `fieldsV1` value.
+    pub fn into_value(self) -> Value {
+        Value::Object(self.0)
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn union(&mut self, other: &Self) {
+        union(&mut self.0, &other.0);
+    }
+
+    /// Takes the members of `other` away; what lies below them stays.
+    pub(super) fn subtract(&mut self, other: &Self) {
+        subtract(&mut self.0, &other.0);
+    }
+
+    /// Takes the members of `other` away with all that lies below them.
+    pub(super) fn subtract_below(&mut self, other: &Self) {
+        subtract_below(&mut self.0, &other.0);
+    }
+
+    pub(super) fn intersection(&self, other: &Self) -> Self {
+        Self(intersect(&self.0, &other.0))
+    }
+
+    /// The set with every struct field that leads to a member as a member, too: what an owner of `a.b` of a struct `a`
+    /// holds on to.
+    pub(super) fn with_named_fields(&self, ty: Option<TypeRef<'_>>) -> Self {
+        Self(name_fields(&self.0, ty))
+    }
+
+    /// Calls `each` with the path of every member, as upstream prints it: `.spec.containers[name="a"].image`.
+    pub(super) fn for_each(&self, each: &mut impl FnMut(&str)) {
+        walk(&self.0, &mut String::new(), each);
+    }
+}
+
+/// A node of a set.
+pub(super) fn node(member: bool, mut children: Map<String, Value>) -> Value {
+    if member && !children.is_empty() {
+        children.insert(SELF.to_owned(), Value::Object(Map::new()));
+    }
+    Value::Object(children)
+}
+
+/// Whether a node is a member itself.
+pub(super) fn is_member(node: &Map<String, Value>) -> bool {
+    node.is_empty() || node.contains_key(SELF)
+}
+
+fn insert(set: &mut Map<String, Value>, path: &[&str]) {
+    let [first, rest @ ..] = path else { return };
+    let known = set.contains_key(&format!("f:{first}"));
+    let Some(child) = set.entry(format!("f:{first}")).or_insert_with(|| Value::Object(Map::new())).as_object_mut() else { return };
+    let was_member = known && is_member(child);
+    insert(child, rest);
+    if (was_member || rest.is_empty()) && !child.is_empty() {
+        child.insert(SELF.to_owned(), Value::Object(Map::new()));
+    }
+}
+
+fn union(into: &mut Map<String, Value>, other: &Map<String, Value>) {
+    for (key, value) in other {
+        let Value::Object(theirs) = value else { continue };
+        match into.get_mut(key) {
+            Some(Value::Object(ours)) => {
+                let member = is_member(ours) || is_member(theirs);
+                union(ours, theirs);
+                if member && !ours.is_empty() {
+                    ours.insert(SELF.to_owned(), Value::Object(Map::new()));
+                }
+            }
+            _ => drop(into.insert(key.clone(), value.clone())),
+        }
+    }
+}
+
+fn subtract(from: &mut Map<String, Value>, other: &Map<String, Value>) {
+    prune(from, other, |ours, theirs| {
+        let member = is_member(ours) && !is_member(theirs);
+        ours.remove(SELF);
+        subtract(ours, theirs);
+        member
+    });
+}
+
+fn subtract_below(from: &mut Map<String, Value>, other: &Map<String, Value>) {
+    prune(from, other, |ours, theirs| {
+        if is_member(theirs) {
+            ours.clear();
+            return false;
+        }
+        let member = is_member(ours);
+        ours.remove(SELF);
+        subtract_below(ours, theirs);
+        member
+    });
+}
+
+/// Lets `cut` take what is in both away from the children of `from`; it answers whether the node stays a member.
+fn prune(
+    from: &mut Map<String, Value>,
+    other: &Map<String, Value>,
+    cut: impl Fn(&mut Map<String, Value>, &Map<String, Value>) -> bool,
+) {
+    for (key, theirs) in other.iter().filter(|(k, _)| *k != SELF) {
+        let (Some(Value::Object(ours)), Value::Object(theirs)) = (from.get_mut(key), theirs) else { continue };
+        let member = cut(ours, theirs);
+        if ours.is_empty() && !member {
+            from.remove(key);
+        } else if member && !ours.is_empty() {
+            ours.insert(SELF.to_owned(), Value::Object(Map::new()));
+        }
+    }
+}
+
+fn intersect(a: &Map<String, Value>, b: &Map<String, Value>) -> Map<String, Value> {
+    let mut out = Map::new();
+    let (small, large) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+    for (key, x) in small.iter().filter(|(k, _)| *k != SELF) {
+        if let (Value::Object(x), Some(Value::Object(y))) = (x, large.get(key)) {
+            let children = intersect(x, y);
+            let member = is_member(x) && is_member(y);
+            if member || !children.is_empty() {
+                out.insert(key.clone(), node(member, children));
+            }
+        }
+    }
+    out
+}
+
+fn name_fields(set: &Map<String, Value>, ty: Option<TypeRef<'_>>) -> Map<String, Value> {
+    let mut out = Map::new();
+    for (key, value) in set.iter().filter(|(k, _)| *k != SELF) {
+        let Value::Object(child) = value else { continue };
+        let name = key.strip_prefix("f:");
+        let below = ty.and_then(|t| name.map_or_else(|| t.elem(), |n| t.child(n)));
+        let named = name.is_some_and(|n| ty.is_some_and(|t| matches!(t.get(), Type::Object(o) if o.field(n).is_some())));
+        out.insert(key.clone(), node(named || is_member(child), name_fields(child, below)));
+    }
+    out
+}
+
+fn walk(set: &Map<String, Value>, path: &mut String, each: &mut impl FnMut(&str)) {
+    for (key, value) in set.iter().filter(|(k, _)| *k != SELF) {
+        let Value::Object(child) = value else { continue };
+        let before = path.len();
+        push_element(path, key);
+        if is_member(child) {
+            each(path);
+        }
+        walk(child, path, each);
+        path.truncate(before);
+    }
+}
+
+/// A path element as upstream prints it.
+fn push_element(path: &mut String, key: &str) {
+    let (kind, rest) = key.split_once(':').unwrap_or(("f", key));
+    match kind {
+        "k" => {
+            let keys: Map<String, Value> = serde_json::from_str(rest).unwrap_or_default();
+            let keys: Vec<String> = keys.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            path.push_str(&format!("[{}]", keys.join(",")));
+        }
+        "v" => path.push_str(&format!("[={rest}]")),
+        "i" => path.push_str(&format!("[{rest}]")),
+        _ => {
+            path.push('.');
+            path.push_str(rest);
+        }
+    }
+}
