@@ -51,29 +51,43 @@ static UNOWNED: LazyLock<FieldSet> = LazyLock::new(|| {
     ])
 });
 
-/// Who writes.
+/// Who writes, through which subresource (empty for the object itself), when (RFC 3339 in whole seconds), and what this
+/// endpoint does not write (a strategy's reset fields, with all below them).
 #[derive(Debug, Clone, Copy)]
-pub struct Manager<'a> {
-    /// The field manager's name.
-    pub name: &'a str,
-    /// The apiVersion that the request speaks.
-    pub api_version: &'a str,
-    /// The subresource written through; empty for the object itself.
-    pub subresource: &'a str,
-    /// The present time, RFC 3339 in whole seconds.
-    pub now: &'a str,
-    /// Fields that this endpoint does not write (a strategy's reset fields), with all below them.
-    pub exclude: &'a FieldSet,
+struct Manager<'a> {
+    name: &'a str,
+    api_version: &'a str,
+    subresource: &'a str,
+    now: &'a str,
+    exclude: &'a FieldSet,
 }
 
 /// Merges an applied configuration into the live object (`None`: it does not exist yet) and returns the result with its
 /// managedFields. The configuration must have been decoded with [`json::decode_applied`]. Defaulting, validation and
 /// what the strategy resets are the caller's.
 ///
+/// `manager` applies through `subresource` (empty for the object itself) in `api_version`, at `now` (RFC 3339, whole
+/// seconds); `exclude` are the fields that this endpoint does not write, with all below them.
+///
 /// # Errors
 /// 409 with a cause for every conflicting field if others own it with other values and `force` is false; 400 for a
 /// configuration that cannot be applied.
-pub fn apply(ty: TypeRef<'_>, live: Option<&Value>, applied: &Value, manager: &Manager<'_>, force: bool) -> Result<Value, Status> {
+#[allow(clippy::too_many_arguments, reason = "the seam: every one is a fact of the request, and there is one caller")]
+pub fn apply(
+    ty: TypeRef<'_>,
+    live: Option<&Value>,
+    applied: &Value,
+    manager: &str,
+    api_version: &str,
+    subresource: &str,
+    force: bool,
+    now: &str,
+    exclude: &FieldSet,
+) -> Result<Value, Status> {
+    apply_as(ty, live, applied, &Manager { name: manager, api_version, subresource, now, exclude }, force)
+}
+
+fn apply_as(ty: TypeRef<'_>, live: Option<&Value>, applied: &Value, manager: &Manager<'_>, force: bool) -> Result<Value, Status> {
     if applied.get("metadata").and_then(|m| m.get("managedFields")).is_some() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
@@ -135,7 +149,7 @@ fn merged(
 fn cannot_be_typed(ty: TypeRef<'_>, applied: &Value, message: &str) -> Status {
     let metadata = |key: &str| applied.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str).unwrap_or_default();
     let kind = ty.gvk().map(|g| format!("{}, Kind={}", g.api_version(), g.kind)).unwrap_or_default();
-    Status::bad_request(&format!(
+    Status::bad_request(format!(
         "failed to create typed patch object ({}/{}; {kind}): {message}",
         metadata("namespace"),
         metadata("name")
@@ -183,8 +197,23 @@ fn conflict<'e>(conflicts: impl Iterator<Item = (&'e Entry, &'e FieldSet)>) -> S
 /// managedFields of `new`.
 ///
 /// A request may bring managedFields of its own; an empty list is taken for a client that does not know them, and a list
-/// of one empty entry deletes them all. Through a subresource they are always those of `old`.
-pub fn track_update(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
+/// of one empty entry deletes them all. Through a subresource they are always those of `old`. The other arguments are as
+/// in [`apply`].
+#[allow(clippy::too_many_arguments, reason = "the seam: every one is a fact of the request, and there is one caller")]
+pub fn track_update(
+    ty: TypeRef<'_>,
+    old: Option<&Value>,
+    new: &mut Value,
+    manager: &str,
+    api_version: &str,
+    subresource: &str,
+    now: &str,
+    exclude: &FieldSet,
+) {
+    track(ty, old, new, &Manager { name: manager, api_version, subresource, now, exclude });
+}
+
+fn track(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
     let reset = new.get("metadata").and_then(|m| m.get("managedFields")).and_then(Value::as_array).is_some_and(|entries| {
         matches!(entries.as_slice(), [Value::Object(entry)] if entry.is_empty())
     });

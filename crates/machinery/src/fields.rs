@@ -1,0 +1,121 @@
+//! Field selectors: `status.phase!=Running,spec.nodeName=a` (`apimachinery/pkg/fields`).
+
+use std::fmt;
+
+/// One term.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requirement {
+    /// The field's path.
+    pub field: String,
+    /// The value.
+    pub value: String,
+    /// Must be equal, or must differ.
+    pub equal: bool,
+}
+
+/// All terms must hold; none selects everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldSelector(Vec<Requirement>);
+
+impl FieldSelector {
+    /// Reads a selector. `\`, `,` and `=` in values are escaped by `\`.
+    ///
+    /// # Errors
+    /// Upstream's wording.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut requirements = Vec::new();
+        for term in terms(text).into_iter().filter(|t| !t.is_empty()) {
+            let bad = || format!("invalid selector: '{text}'; can't understand '{term}'");
+            let at = term.find(['=', '!']).ok_or_else(bad)?;
+            let (field, rest) = term.split_at(at);
+            let operators = ["!=", "==", "="];
+            let operator = operators.into_iter().find(|o| rest.starts_with(o)).ok_or_else(bad)?;
+            let value = unescape(&rest[operator.len()..])?;
+            requirements.push(Requirement { field: field.to_owned(), value, equal: operator != "!=" });
+        }
+        Ok(Self(requirements))
+    }
+
+    /// The terms.
+    pub fn requirements(&self) -> &[Requirement] {
+        &self.0
+    }
+
+    /// The value that a field must have, if the selector says so: for index look-ups.
+    pub fn exact(&self, field: &str) -> Option<&str> {
+        self.0.iter().find(|r| r.equal && r.field == field).map(|r| r.value.as_str())
+    }
+
+    /// Whether an object with these fields is selected; an absent field is empty.
+    pub fn matches<'v>(&self, value_of: impl Fn(&str) -> Option<&'v str>) -> bool {
+        self.0.iter().all(|r| (value_of(&r.field).unwrap_or("") == r.value) == r.equal)
+    }
+}
+
+impl fmt::Display for FieldSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, r) in self.0.iter().enumerate() {
+            let value = r.value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
+            write!(f, "{}{}{}{value}", if at > 0 { "," } else { "" }, r.field, if r.equal { "=" } else { "!=" })?;
+        }
+        Ok(())
+    }
+}
+
+/// Splits at commas that are not escaped.
+fn terms(text: &str) -> Vec<&str> {
+    let (mut out, mut start, mut escaped) = (Vec::new(), 0, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            ',' => {
+                out.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    out.push(&text[start..]);
+    out
+}
+
+fn unescape(text: &str) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some(c @ ('\\' | ',' | '=')) => out.push(c),
+                other => {
+                    let rest = other.map(String::from).unwrap_or_default();
+                    return Err(format!("invalid field selector: invalid escape sequence: \\{rest}"));
+                }
+            },
+            ',' | '=' => return Err(format!("invalid field selector: unescaped character in value: {}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_are_read_and_matched() {
+        let selector = FieldSelector::parse("spec.nodeName=a,status.phase!=Running,metadata.name==x\\,y").unwrap();
+        let pod = |field: &str| match field {
+            "spec.nodeName" => Some("a"),
+            "metadata.name" => Some("x,y"),
+            _ => None,
+        };
+        assert!(selector.matches(pod));
+        assert_eq!(selector.exact("spec.nodeName"), Some("a"));
+        assert_eq!(selector.to_string(), "spec.nodeName=a,status.phase!=Running,metadata.name=x\\,y");
+        assert!(FieldSelector::parse("").unwrap().requirements().is_empty());
+        assert!(FieldSelector::parse("oops").is_err());
+        assert!(FieldSelector::parse("a=b=c").is_err());
+    }
+}

@@ -116,7 +116,7 @@ pub fn decode_applied(bytes: &[u8], ty: TypeRef<'_>, validation: Validation) -> 
     let text = std::str::from_utf8(bytes).map_err(|_| Status::bad_request("error decoding YAML: yaml: invalid UTF-8"))?;
     let cx = cx();
     let outcome = Seed::root(ty, &Node::ROOT, &cx).deserialize(serde_yaml_ng::Deserializer::from_str(text));
-    complete(outcome, &cx, Some(ty), validation, |e| Status::bad_request(&format!("error decoding YAML: yaml: {e}")))
+    complete(outcome, &cx, Some(ty), validation, |e| Status::bad_request(format!("error decoding YAML: yaml: {e}")))
 }
 
 /// The same decoding from any format that serde reads; `syntax` words what the format's parser refuses.

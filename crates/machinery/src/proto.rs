@@ -100,7 +100,7 @@ fn decode_at(bytes: &[u8], depth: usize) -> Result<(Gvk, Value), Status> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
     let gvk = Gvk { group: group.to_owned(), version: version.to_owned(), kind: kind.clone() };
     let Some(ty) = schema::builtin().kind(&gvk) else {
-        return Err(Status::bad_request(&format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"knarr\"")));
+        return Err(Status::bad_request(format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"knarr\"")));
     };
     let mut value = decode::message(ty, raw, depth).map_err(malformed)?;
     if let (Value::Object(map), Some(_)) = (&mut value, ty.field("kind")) {
@@ -167,5 +167,5 @@ fn text(value: &Value, key: &str) -> String {
 }
 
 fn malformed(error: wire::Malformed) -> Status {
-    Status::bad_request(&format!("proto: {error}"))
+    Status::bad_request(format!("proto: {error}"))
 }

@@ -1,0 +1,309 @@
+//! Resource quantities: `100m`, `1.5Gi`, `2e3` (`apimachinery/pkg/api/resource`).
+//!
+//! A quantity is a number of billionths with the notation that it was written in; it is printed with the largest suffix that
+//! leaves no fraction. What is finer than a billionth is rounded up, and what is larger than the range is the end of it, as
+//! upstream does.
+
+use std::{
+    cmp::Ordering,
+    fmt,
+    ops::{Add, AddAssign, Neg, Sub, SubAssign},
+    str::FromStr,
+};
+use thiserror::Error;
+
+/// Billionths in one.
+const NANO: i128 = 1_000_000_000;
+
+/// The most digits that are read before the number is out of range anyhow.
+const DIGITS_LIMIT: usize = 27;
+
+/// How a quantity is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// `k`, `M`, …, and `m`, `u`, `n`: powers of 1000.
+    #[default]
+    Decimal,
+    /// `Ki`, `Mi`, …: powers of 1024.
+    Binary,
+    /// `e3`, `e6`, ….
+    Exponent,
+}
+
+/// A text that is no quantity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ParseError {
+    /// No number with a suffix.
+    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
+    Format,
+    /// An unknown suffix.
+    #[error("unable to parse quantity's suffix")]
+    Suffix,
+    /// A number that is none.
+    #[error("unable to parse numeric part of quantity")]
+    Number,
+}
+
+/// An amount of something.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quantity {
+    nanos: i128,
+    format: Format,
+}
+
+impl Quantity {
+    /// Zero.
+    pub const ZERO: Self = Self { nanos: 0, format: Format::Decimal };
+
+    /// A whole number.
+    pub fn from_value(value: i64, format: Format) -> Self {
+        Self { nanos: i128::from(value) * NANO, format }
+    }
+
+    /// A number of thousandths.
+    pub fn from_milli(milli: i64, format: Format) -> Self {
+        Self { nanos: i128::from(milli) * (NANO / 1000), format }
+    }
+
+    /// The whole number, rounded up; the end of the range if it is out of it.
+    pub fn value(self) -> i64 {
+        self.scaled(NANO)
+    }
+
+    /// The number of thousandths, rounded up.
+    pub fn milli_value(self) -> i64 {
+        self.scaled(NANO / 1000)
+    }
+
+    /// As a float, for ratios.
+    pub fn as_f64(self) -> f64 {
+        self.nanos as f64 / NANO as f64
+    }
+
+    /// Whether it is zero.
+    pub fn is_zero(self) -> bool {
+        self.nanos == 0
+    }
+
+    /// The notation.
+    pub fn format(self) -> Format {
+        self.format
+    }
+
+    fn scaled(self, unit: i128) -> i64 {
+        // Rounded away from zero, as upstream's ScaledValue.
+        let (quotient, rest) = (self.nanos / unit, self.nanos % unit);
+        let rounded = quotient + rest.signum();
+        i64::try_from(rounded).unwrap_or(if rounded > 0 { i64::MAX } else { i64::MIN })
+    }
+}
+
+impl PartialEq for Quantity {
+    fn eq(&self, other: &Self) -> bool {
+        self.nanos == other.nanos
+    }
+}
+
+impl Eq for Quantity {}
+
+impl PartialOrd for Quantity {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Quantity {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.nanos.cmp(&other.nanos)
+    }
+}
+
+impl Add for Quantity {
+    type Output = Self;
+
+    /// The notation is that of the first unless it is zero.
+    fn add(self, other: Self) -> Self {
+        let format = if self.is_zero() { other.format } else { self.format };
+        Self { nanos: self.nanos.saturating_add(other.nanos), format }
+    }
+}
+
+impl Sub for Quantity {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        let format = if self.is_zero() { other.format } else { self.format };
+        Self { nanos: self.nanos.saturating_sub(other.nanos), format }
+    }
+}
+
+impl AddAssign for Quantity {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl SubAssign for Quantity {
+    fn sub_assign(&mut self, other: Self) {
+        *self = *self - other;
+    }
+}
+
+impl Neg for Quantity {
+    type Output = Self;
+
+    fn neg(self) -> Self {
+        Self { nanos: self.nanos.saturating_neg(), ..self }
+    }
+}
+
+impl std::iter::Sum for Quantity {
+    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+        iter.fold(Self::ZERO, |a, b| a + b)
+    }
+}
+
+/// What a suffix multiplies by: billionths for decimal ones, and the notation.
+fn suffix(text: &str) -> Result<(i128, Format), ParseError> {
+    let decimal = |power: u32| Ok((10i128.pow(power), Format::Decimal));
+    let binary = |power: u32| Ok((NANO << (10 * power), Format::Binary));
+    match text {
+        "n" => decimal(0),
+        "u" => decimal(3),
+        "m" => decimal(6),
+        "" => decimal(9),
+        "k" => decimal(12),
+        "M" => decimal(15),
+        "G" => decimal(18),
+        "T" => decimal(21),
+        "P" => decimal(24),
+        "E" => decimal(27),
+        "Ki" => binary(1),
+        "Mi" => binary(2),
+        "Gi" => binary(3),
+        "Ti" => binary(4),
+        "Pi" => binary(5),
+        "Ei" => binary(6),
+        _ => {
+            let exponent = text.strip_prefix(['e', 'E']).ok_or(ParseError::Suffix)?;
+            let exponent: i32 = exponent.parse().map_err(|_| ParseError::Suffix)?;
+            // Finer than a billionth is rounded up to one; larger than 10^18 is out of range.
+            let power = u32::try_from(exponent.saturating_add(9).clamp(0, 28)).unwrap_or(0);
+            Ok((10i128.pow(power), Format::Exponent))
+        }
+    }
+}
+
+impl FromStr for Quantity {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let (negative, unsigned) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix('+').unwrap_or(text)),
+        };
+        let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
+        let (number, unit) = unsigned.split_at(end);
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let shaped = unit.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-'));
+        if number.is_empty() || fraction.contains('.') || !shaped {
+            return Err(ParseError::Format);
+        }
+        if whole.is_empty() && fraction.is_empty() {
+            return Err(ParseError::Number);
+        }
+        let (scale, format) = suffix(unit)?;
+        let whole = whole.trim_start_matches('0');
+        let nanos = if whole.len() > DIGITS_LIMIT {
+            i128::MAX
+        } else {
+            let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| ParseError::Number)? };
+            whole.saturating_mul(scale).saturating_add(fraction_of(fraction, scale))
+        };
+        // 2^63-1 is the largest whole number.
+        let nanos = nanos.min(i128::from(i64::MAX) * NANO);
+        Ok(Self { nanos: if negative { -nanos } else { nanos }, format })
+    }
+}
+
+/// The digits behind the point, times the scale, rounded up.
+fn fraction_of(digits: &str, scale: i128) -> i128 {
+    let (mut out, mut unit, mut more) = (0i128, scale, false);
+    for digit in digits.bytes().map(|b| i128::from(b - b'0')) {
+        // Ten units of this place are one of the place before; what does not divide any more is only rounded up.
+        let value = digit.saturating_mul(unit);
+        out = out.saturating_add(value / 10);
+        more |= value % 10 != 0;
+        more |= unit % 10 != 0 && digit != 0 && unit < 10;
+        unit /= 10;
+    }
+    out.saturating_add(i128::from(more))
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.nanos == 0 {
+            return f.write_str("0");
+        }
+        // Small numbers in binary notation are written in decimal, so as not to be rounded.
+        let small = self.nanos.abs() < 1024 * NANO;
+        let format = if self.format == Format::Binary && small { Format::Decimal } else { self.format };
+        if format == Format::Binary {
+            let (mut number, mut power) = (i128::from(self.value()), 0);
+            while number % 1024 == 0 && power < 6 {
+                number /= 1024;
+                power += 1;
+            }
+            return write!(f, "{number}{}", ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power]);
+        }
+        let (mut number, mut power) = (self.nanos, 0);
+        while number % 1000 == 0 && power < 9 {
+            number /= 1000;
+            power += 1;
+        }
+        match (format, power) {
+            (Format::Exponent, 3) => write!(f, "{number}"),
+            (Format::Exponent, _) => write!(f, "{number}e{}", power as i32 * 3 - 9),
+            _ => write!(f, "{number}{}", ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][power]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(text: &str) -> String {
+        text.parse::<Quantity>().map_or_else(|e| e.to_string(), |q| q.to_string())
+    }
+
+    #[test]
+    fn canonical_forms() {
+        for (text, form) in [
+            ("0", "0"), ("0Gi", "0"), ("100m", "100m"), ("1000m", "1"), ("0.5", "500m"), (".5", "500m"), ("1.", "1"), ("1500", "1500"),
+            ("1000", "1k"), ("1024Mi", "1Gi"), ("1.5Gi", "1536Mi"), ("100Ki", "100Ki"), ("0.5Ki", "512"), ("1e3", "1e3"), ("1000e0", "1e3"),
+            ("9E", "9E"), ("-5", "-5"), ("+5", "5"), ("1n", "1n"), ("0.1n", "1n"), ("1.1Ki", "1126400m"), ("2.5e-1", "250e-3"), ("9999E", "9223372036854775807"),
+        ] {
+            assert_eq!(canonical(text), form, "{text}");
+        }
+    }
+
+    #[test]
+    fn values_are_rounded_up() {
+        let q = |t: &str| t.parse::<Quantity>().unwrap_or_default();
+        assert_eq!((q("1m").value(), q("1500m").value(), q("1500m").milli_value(), q("1n").milli_value()), (1, 2, 1500, 1));
+        assert_eq!(q("1Gi").value(), 1 << 30);
+        assert!(q("1Gi") > q("1G") && q("1000m") == q("1"));
+        assert_eq!((q("1Gi") + q("512Mi")).to_string(), "1536Mi");
+        assert_eq!((q("1") - q("250m")).to_string(), "750m");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["", "a", "1.2.3", "1 Gi", "-", "."] {
+            assert!(text.parse::<Quantity>().is_err(), "{text}");
+        }
+        assert_eq!(canonical("1Xi"), "unable to parse quantity's suffix");
+        assert_eq!(canonical("1ki"), "unable to parse quantity's suffix");
+    }
+}

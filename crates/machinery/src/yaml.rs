@@ -17,7 +17,7 @@ use crate::{
 pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
     let text = std::str::from_utf8(bytes).map_err(|_| Status::bad_request("error converting YAML to JSON: yaml: invalid UTF-8"))?;
     crate::json::decode_with(serde_yaml_ng::Deserializer::from_str(text), ty, validation, |error| {
-        Status::bad_request(&format!("error converting YAML to JSON: yaml: {error}"))
+        Status::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
     })
 }
 

@@ -32,7 +32,7 @@ fn with_kind(mut value: Value) -> Value {
 }
 
 fn applied(live: Option<&Value>, config: Value, name: &str) -> Value {
-    apply(deployment(), live, &with_kind(config), &manager(name), false).unwrap_or_else(|e| panic!("{}", e.message))
+    apply_as(deployment(), live, &with_kind(config), &manager(name), false).unwrap_or_else(|e| panic!("{}", e.message))
 }
 
 #[test]
@@ -63,16 +63,16 @@ fn what_is_not_applied_any_more_goes_unless_somebody_owns_it() {
 #[test]
 fn conflicts_name_the_manager_and_the_field() {
     let mut live = json!({"metadata": {"name": "a"}, "spec": {"replicas": 1, "minReadySeconds": 3}});
-    track_update(deployment(), None, &mut live, &manager("kubectl-client-side-apply"));
+    track(deployment(), None, &mut live, &manager("kubectl-client-side-apply"));
     let config = with_kind(json!({"metadata": {"name": "a"}, "spec": {"replicas": 2, "minReadySeconds": 3}}));
-    let error = apply(deployment(), Some(&live), &config, &manager("me"), false).unwrap_err();
+    let error = apply_as(deployment(), Some(&live), &config, &manager("me"), false).unwrap_err();
     assert_eq!(error.code, 409);
     assert_eq!(error.message, "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using apps/v1: .spec.replicas");
-    let forced = apply(deployment(), Some(&live), &config, &manager("me"), true).unwrap();
+    let forced = apply_as(deployment(), Some(&live), &config, &manager("me"), true).unwrap();
     assert_eq!(forced["spec"]["replicas"], 2);
     assert_eq!(owned(&forced, "kubectl-client-side-apply"), json!({"f:spec": {"f:minReadySeconds": {}}}), "equal values are owned together");
     let config = with_kind(json!({"spec": {"replicas": 2, "minReadySeconds": 4}}));
-    let error = apply(deployment(), Some(&live), &config, &manager("me"), false).unwrap_err();
+    let error = apply_as(deployment(), Some(&live), &config, &manager("me"), false).unwrap_err();
     assert_eq!(
         error.message,
         "Apply failed with 2 conflicts: conflicts with \"kubectl-client-side-apply\" using apps/v1:\n- .spec.minReadySeconds\n- .spec.replicas"
@@ -85,7 +85,7 @@ fn an_update_takes_what_it_changes() {
     let mut new = live.clone();
     new["spec"]["replicas"] = 5.into();
     new["spec"].as_object_mut().unwrap().remove("paused");
-    track_update(deployment(), Some(&live), &mut new, &manager("scaler"));
+    track(deployment(), Some(&live), &mut new, &manager("scaler"));
     assert_eq!(owned(&new, "scaler"), json!({"f:spec": {"f:replicas": {}}}));
     assert_eq!(owned(&new, "me"), Value::Null, "nothing is left of it");
 }
@@ -94,14 +94,14 @@ fn an_update_takes_what_it_changes() {
 fn an_update_without_a_change_leaves_no_mark() {
     let live = applied(None, json!({"spec": {"replicas": 1}}), "me");
     let mut new = live.clone();
-    track_update(deployment(), Some(&live), &mut new, &manager("scaler"));
+    track(deployment(), Some(&live), &mut new, &manager("scaler"));
     assert_eq!(new, live);
     // A client that does not know managedFields sends none.
     new["metadata"]["managedFields"] = json!([]);
-    track_update(deployment(), Some(&live), &mut new, &manager("scaler"));
+    track(deployment(), Some(&live), &mut new, &manager("scaler"));
     assert_eq!(new["metadata"]["managedFields"], live["metadata"]["managedFields"]);
     new["metadata"]["managedFields"] = json!([{}]);
-    track_update(deployment(), Some(&live), &mut new, &manager("scaler"));
+    track(deployment(), Some(&live), &mut new, &manager("scaler"));
     assert!(new["metadata"].get("managedFields").is_none());
 }
 
@@ -109,7 +109,7 @@ fn an_update_without_a_change_leaves_no_mark() {
 fn a_created_pod_is_owned_as_upstream_records_it() {
     let mut new = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "uid": "u", "labels": {"x": "1"}},
         "spec": {"containers": [{"name": "c", "image": "i", "resources": {}}], "restartPolicy": "Always"}, "status": {}});
-    track_update(pod(), None, &mut new, &Manager { api_version: "v1", ..manager("kubectl") });
+    track(pod(), None, &mut new, &Manager { api_version: "v1", ..manager("kubectl") });
     assert_eq!(
         owned(&new, "kubectl"),
         json!({"f:metadata": {"f:labels": {".": {}, "f:x": {}}}, "f:spec": {"f:restartPolicy": {}, "f:containers": {
@@ -120,13 +120,13 @@ fn a_created_pod_is_owned_as_upstream_records_it() {
 #[test]
 fn subresources_are_managers_of_their_own() {
     let mut live = json!({"metadata": {"name": "a"}, "spec": {"replicas": 1}});
-    track_update(deployment(), None, &mut live, &manager("kubectl"));
+    track(deployment(), None, &mut live, &manager("kubectl"));
     let mut new = live.clone();
     new["status"] = json!({"replicas": 1});
     new["spec"]["replicas"] = 9.into();
     let exclude = FieldSet::from_paths(&[&["spec"]]);
     let status = Manager { subresource: "status", exclude: &exclude, now: "2026-11-24T16:00:00Z", ..manager("controller") };
-    track_update(deployment(), Some(&live), &mut new, &status);
+    track(deployment(), Some(&live), &mut new, &status);
     assert_eq!(owned(&new, "controller"), json!({"f:status": {"f:replicas": {}}}));
     assert_eq!(owned(&new, "kubectl"), json!({"f:spec": {"f:replicas": {}}}));
     assert_eq!(new["metadata"]["managedFields"][1]["subresource"], "status");
@@ -147,7 +147,7 @@ fn lists_are_merged_by_element_and_keep_their_order() {
     assert_eq!(names(&second), ["a", "c", "b"]);
     let third = applied(Some(&second), config(&["b"]), "one");
     assert_eq!(names(&third), ["c", "b"], "a was one's alone");
-    let duplicate = apply(deployment(), None, &with_kind(config(&["a", "a"])), &manager("one"), false).unwrap_err();
+    let duplicate = apply_as(deployment(), None, &with_kind(config(&["a", "a"])), &manager("one"), false).unwrap_err();
     assert!(duplicate.message.contains(".spec.template.spec.containers: duplicate entries for key [name=\"a\"]"), "{}", duplicate.message);
 }
 
@@ -156,19 +156,19 @@ fn ports_of_one_number_differ_by_protocol() {
     let port = |name: &str, protocol: &str| json!({"name": name, "port": 53, "protocol": protocol});
     let manager = Manager { api_version: "v1", ..manager("me") };
     let config = json!({"apiVersion": "v1", "kind": "Service", "spec": {"ports": [port("dns", "UDP"), port("dns-tcp", "TCP")]}});
-    let live = apply(service(), None, &config, &manager, false).unwrap();
+    let live = apply_as(service(), None, &config, &manager, false).unwrap();
     assert_eq!(live["spec"]["ports"].as_array().map(Vec::len), Some(2));
     let config = json!({"apiVersion": "v1", "kind": "Service", "spec": {"ports": [port("dns", "UDP")]}});
-    let live = apply(service(), Some(&live), &config, &manager, false).unwrap();
+    let live = apply_as(service(), Some(&live), &config, &manager, false).unwrap();
     assert_eq!(live["spec"]["ports"], json!([port("dns", "UDP")]));
 }
 
 #[test]
 fn zeros_are_applied() {
     let mut live = json!({"metadata": {"name": "a"}, "spec": {"paused": true}});
-    track_update(deployment(), None, &mut live, &manager("kubectl"));
+    track(deployment(), None, &mut live, &manager("kubectl"));
     let config = json::decode_applied(b"{\"spec\": {\"paused\": false}}", deployment(), Validation::Strict).unwrap().value;
-    let object = apply(deployment(), Some(&live), &config, &manager("me"), true).unwrap();
+    let object = apply_as(deployment(), Some(&live), &config, &manager("me"), true).unwrap();
     assert!(object["spec"].get("paused").is_none(), "false is what absence means");
     assert_eq!(owned(&object, "me"), json!({"f:spec": {"f:paused": {}}}));
     assert_eq!(owned(&object, "kubectl"), Value::Null);
@@ -178,11 +178,11 @@ fn zeros_are_applied() {
 fn an_object_from_before_is_owned_by_its_past() {
     let live = json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"replicas": 1, "paused": true}});
     let config = with_kind(json!({"spec": {"replicas": 2}}));
-    let error = apply(deployment(), Some(&live), &config, &manager("me"), false).unwrap_err();
+    let error = apply_as(deployment(), Some(&live), &config, &manager("me"), false).unwrap_err();
     assert!(error.message.contains("conflict with \"before-first-apply\" using apps/v1: .spec.replicas"));
     let mut updated = live.clone();
     updated["spec"]["replicas"] = 3.into();
-    track_update(deployment(), Some(&live), &mut updated, &manager("me"));
+    track(deployment(), Some(&live), &mut updated, &manager("me"));
     assert!(updated["metadata"].get("managedFields").is_none(), "updates of such objects are not tracked");
 }
 
@@ -191,19 +191,19 @@ fn applying_the_same_again_changes_nothing() {
     let config = json!({"metadata": {"name": "a", "labels": {"x": "1"}}, "spec": {"replicas": 1}});
     let live = applied(None, config.clone(), "me");
     let later = Manager { now: "2027-01-01T00:00:00Z", ..manager("me") };
-    let again = apply(deployment(), Some(&live), &with_kind(config), &later, false).unwrap();
+    let again = apply_as(deployment(), Some(&live), &with_kind(config), &later, false).unwrap();
     assert_eq!(again, live);
 }
 
 #[test]
 fn many_update_managers_are_folded() {
     let mut live = json!({"metadata": {"name": "a"}, "spec": {"replicas": 1}});
-    track_update(deployment(), None, &mut live, &manager("first"));
+    track(deployment(), None, &mut live, &manager("first"));
     for n in 0..15 {
         let mut new = live.clone();
         new["metadata"]["annotations"][format!("n{n}")] = "x".into();
         let (name, now) = (format!("m{n}"), format!("2026-11-24T16:00:{n:02}Z"));
-        track_update(deployment(), Some(&live), &mut new, &Manager { now: &now, ..manager(&name) });
+        track(deployment(), Some(&live), &mut new, &Manager { now: &now, ..manager(&name) });
         live = new;
     }
     let entries = live["metadata"]["managedFields"].as_array().unwrap();

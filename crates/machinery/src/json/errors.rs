@@ -10,7 +10,7 @@ const SUMMARY_LIMIT: usize = 30;
 pub(super) fn cannot_be_handled(kind: Option<&Gvk>, message: &str) -> Status {
     match kind {
         Some(Gvk { version, kind, .. }) => {
-            Status::bad_request(&format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {message}"))
+            Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {message}"))
         }
         None => Status::bad_request(message),
     }
@@ -20,7 +20,7 @@ pub(super) fn cannot_be_handled(kind: Option<&Gvk>, message: &str) -> Status {
 pub(super) fn unrecognized(kind: Option<&Gvk>, message: &str, bytes: &[u8]) -> Status {
     let kind = kind.map_or("", |k| k.kind.as_str());
     let summary = summary(bytes);
-    Status::bad_request(&format!(
+    Status::bad_request(format!(
         "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {message} ({summary})"
     ))
 }

@@ -31,7 +31,7 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, Status> {
 
 /// Upstream answers every patch that does not fit with this sentence and 422; the reason for it is added here.
 fn unprocessable(message: &str) -> Status {
-    let mut status = Status::bad_request(&format!("the server rejected our request due to an error in our request: {message}"));
+    let mut status = Status::bad_request(format!("the server rejected our request due to an error in our request: {message}"));
     status.code = 422;
     status.reason = "Invalid".into();
     status
