@@ -1,0 +1,61 @@
+//! The body type of requests and responses, and reading a request's body within its bound.
+
+use bytes::Bytes;
+use http_body::Body as _;
+use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
+use machinery::status::Status;
+
+/// What may go wrong while a body flows.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body, both ways.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Bytes of a request body at most, as upstream's `MaxRequestBodyBytes`.
+pub const REQUEST_BODY_MAX: usize = 3 * 1024 * 1024;
+
+/// No body.
+pub fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body of these bytes.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Reads a whole body; 413 in upstream's words beyond the bound. A body in one frame is not copied.
+pub async fn read(mut body: Body) -> Result<Bytes, Status> {
+    if body.size_hint().lower() > REQUEST_BODY_MAX as u64 {
+        return Err(too_large());
+    }
+    let mut first = Bytes::new();
+    let mut more: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Status::bad_request(&format!("unable to read the body: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + more.len() + data.len() > REQUEST_BODY_MAX {
+            return Err(too_large());
+        }
+        if first.is_empty() {
+            first = data;
+        } else {
+            if more.is_empty() {
+                let expected = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(REQUEST_BODY_MAX);
+                more.reserve(data.len() + expected);
+            }
+            more.extend_from_slice(&data);
+        }
+    }
+    if more.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = Vec::with_capacity(first.len() + more.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&more);
+    Ok(whole.into())
+}
+
+fn too_large() -> Status {
+    Status::too_large(&format!("limit is {REQUEST_BODY_MAX}"))
+}

@@ -1,0 +1,68 @@
+//! What the API server is told at start.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+/// The API server's settings, already checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The addresses of Services: first address and prefix length.
+    pub service_cidr: (IpAddr, u8),
+    /// The ports of Services of type NodePort: first and last.
+    pub node_ports: (u16, u16),
+    /// `--runtime-config`: `group/version`, `group/version/resource`, `api/all`, … to whether it is served.
+    pub runtime_config: Vec<(String, bool)>,
+    /// How long a request may take that is not long-running (upstream: one minute).
+    pub request_timeout: Duration,
+    /// The least time that a watch lives; each lives up to twice as long (upstream: thirty minutes).
+    pub watch_timeout_min: Duration,
+    /// How long an Event lives (upstream: one hour).
+    pub event_ttl: Duration,
+    /// Address by which clients reach this server, for the `kubernetes` Service's endpoints.
+    pub advertise_address: Option<IpAddr>,
+    /// Port by which clients reach this server.
+    pub advertise_port: u16,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            service_cidr: (IpAddr::from([10, 96, 0, 0]), 16),
+            node_ports: (30_000, 32_767),
+            runtime_config: Vec::new(),
+            request_timeout: Duration::from_secs(60),
+            watch_timeout_min: Duration::from_secs(30 * 60),
+            event_ttl: Duration::from_secs(60 * 60),
+            advertise_address: None,
+            advertise_port: 6443,
+        }
+    }
+}
+
+impl Config {
+    /// Whether `runtime_config` or the default serves a resource; the most specific entry counts.
+    pub fn serves(&self, resource: &machinery::resources::Resource) -> bool {
+        let version = if resource.group.is_empty() { "v1".to_owned() } else { resource.api_version() };
+        let own = format!("{version}/{}", resource.resource);
+        let stage = if resource.version.contains("alpha") {
+            "api/alpha"
+        } else if resource.version.contains("beta") {
+            "api/beta"
+        } else {
+            "api/ga"
+        };
+        let told = |key: &str| self.runtime_config.iter().rev().find(|(k, _)| k == key).map(|(_, v)| *v);
+        let keys = [own.as_str(), version.as_str(), stage, "api/all"];
+        keys.into_iter().find_map(told).unwrap_or(resource.served_by_default)
+    }
+}
+
+/// Who is who and who may what.
+#[derive(Clone)]
+pub struct Identity {
+    /// Certificates and tokens to users.
+    pub authenticator: Arc<identity::Authenticator>,
+    /// Users to permissions.
+    pub authorizer: Arc<identity::Authorizer>,
+    /// Service-account tokens.
+    pub tokens: Arc<identity::Tokens>,
+}

@@ -1,0 +1,86 @@
+//! What one request knows about itself, and what one write tells admission.
+//!
+//! Invariants: a [`Context`] exists only for an authenticated and authorised request; nothing in it changes but the
+//! warnings, which every stage may add to and which leave as `Warning` headers.
+
+use crate::{path::RequestInfo, rows::Row};
+use machinery::Value;
+use parking_lot::Mutex;
+use std::{sync::Arc, time::SystemTime};
+
+/// Warnings that one response carries at most (upstream's limit is 4 KiB of headers).
+const WARNINGS_MAX: usize = 32;
+
+/// An authenticated, authorised request.
+#[derive(Debug)]
+pub struct Context {
+    /// Who asks.
+    pub user: Arc<identity::User>,
+    /// What is asked for.
+    pub info: RequestInfo,
+    /// The time at which the request is answered; every stamp of one request is this one.
+    pub now: SystemTime,
+    /// The `User-Agent` header; the default field manager is its first part.
+    pub user_agent: String,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Context {
+    /// A context with no warnings yet.
+    pub fn new(user: Arc<identity::User>, info: RequestInfo, user_agent: String, now: SystemTime) -> Self {
+        Context { user, info, now, user_agent, warnings: Mutex::new(Vec::new()) }
+    }
+
+    /// Adds a warning for the client (`Warning: 299 - "…"`); repeated ones are dropped.
+    pub fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut warnings = self.warnings.lock();
+        if warnings.len() < WARNINGS_MAX && !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    /// Takes the warnings out.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock())
+    }
+
+    /// The context of the kinds crate.
+    pub fn strategy(&self) -> kinds::Context {
+        kinds::Context { now: self.now, user: self.user.name.clone() }
+    }
+}
+
+/// What a write does, as admission names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// A new object, or a subresource that is created (eviction, binding).
+    Create,
+    /// A change.
+    Update,
+    /// A removal.
+    Delete,
+    /// exec, attach, proxy, …
+    Connect,
+}
+
+/// A write on its way through admission (upstream's `admission.Attributes`).
+#[derive(Debug, Clone, Copy)]
+pub struct Write<'a> {
+    /// The request. Its `info` names the request's own resource and subresource.
+    pub cx: &'a Context,
+    /// The row of the resource that is written; differs from the request's only in create-on-update and the like.
+    pub row: &'a Row,
+    /// What is done.
+    pub operation: Operation,
+    /// Subresource, empty for the object itself.
+    pub subresource: &'a str,
+    /// Namespace, empty for cluster-scoped objects.
+    pub namespace: &'a str,
+    /// Name; empty for a create whose name is still to be generated.
+    pub name: &'a str,
+    /// Nothing is stored.
+    pub dry_run: bool,
+    /// The object before the write; absent for a create.
+    pub old: Option<&'a Value>,
+}

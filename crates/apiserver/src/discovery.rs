@@ -1,0 +1,267 @@
+//! What is served, as clients discover it: `/api`, `/apis` and below, plain and aggregated (`apidiscovery.k8s.io`).
+//!
+//! The documents are made once from a table of rows and kept with it. The aggregated ones carry an `ETag`.
+
+use crate::{
+    Body, body,
+    rows::{Row, Rows},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, header};
+use machinery::{Value, resources::Resource, status::Status};
+use serde_json::json;
+use sha2::{Digest, Sha256, Sha512};
+use std::{fmt::Write as _, sync::Arc};
+
+/// The aggregated documents of one table.
+#[derive(Debug)]
+pub(crate) struct Aggregated {
+    core: Document,
+    groups: Document,
+}
+
+#[derive(Debug)]
+struct Document {
+    v2: Bytes,
+    v2beta1: Bytes,
+    etag: String,
+}
+
+/// What a discovery path answers.
+pub(crate) enum Found {
+    /// A plain document, to be encoded as the client likes.
+    Plain(Value),
+    /// A finished answer.
+    Whole(Response<Body>),
+}
+
+/// Answers `/api`, `/api/v1`, `/apis`, `/apis/G`, `/apis/G/V`; `None` if the path is none of them.
+pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap, address: &str) -> Option<Result<Found, Status>> {
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let wanted = aggregated_version(headers);
+    let plain = |value: Option<Value>| Ok(value.map(Found::Plain).unwrap_or_else(|| Found::Whole(not_found())));
+    Some(match (parts.as_slice(), wanted) {
+        (["api"], Some(version)) => Ok(Found::Whole(aggregated(&rows.aggregated().core, version, headers))),
+        (["apis"], Some(version)) => Ok(Found::Whole(aggregated(&rows.aggregated().groups, version, headers))),
+        (["api"], None) => plain(Some(api_versions(address))),
+        (["apis"], None) => plain(Some(group_list(rows))),
+        (["api", version], _) => plain(resource_list(rows, "", version)),
+        (["apis", group], _) => plain(one_group(rows, group)),
+        (["apis", group, version], _) => plain(resource_list(rows, group, version)),
+        _ => return None,
+    })
+}
+
+fn not_found() -> Response<Body> {
+    crate::respond::plain_not_found()
+}
+
+/// The version of aggregated discovery that the client asks for first, if it does.
+fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
+    let accept = headers.get(header::ACCEPT)?.to_str().ok()?;
+    let first = accept.split(',').find(|clause| clause.contains("json") || clause.contains('*'))?;
+    if !first.contains("as=APIGroupDiscoveryList") || !first.contains("g=apidiscovery.k8s.io") {
+        return None;
+    }
+    Some(if first.contains("v=v2beta1") { "v2beta1" } else { "v2" })
+}
+
+fn aggregated(document: &Document, version: &str, headers: &HeaderMap) -> Response<Body> {
+    let matches = headers.get(header::IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == document.etag.as_bytes());
+    let bytes = if version == "v2" { &document.v2 } else { &document.v2beta1 };
+    let mut response = Response::new(if matches { body::empty() } else { body::full(bytes.clone()) });
+    if matches {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    for (name, value) in [(header::CONTENT_TYPE, media), (header::ETAG, document.etag.clone())] {
+        if let Ok(value) = value.parse() {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("Accept"));
+    response
+}
+
+impl Aggregated {
+    /// Makes the documents of a table.
+    pub(crate) fn new(rows: &Rows) -> Self {
+        let document = |core: bool| {
+            let items: Vec<Value> = groups(rows).into_iter().filter(|g| g.is_empty() == core).map(|g| aggregated_group(rows, g)).collect();
+            let list = |version: &str| {
+                json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items})
+            };
+            let v2 = Bytes::from(list("v2").to_string());
+            let mut etag = String::from("\"");
+            for byte in Sha512::digest(&v2) {
+                let _ = write!(etag, "{byte:02X}");
+            }
+            etag.push('"');
+            Document { v2, v2beta1: Bytes::from(list("v2beta1").to_string()), etag }
+        };
+        Aggregated { core: document(true), groups: document(false) }
+    }
+}
+
+fn groups(rows: &Rows) -> Vec<&str> {
+    let mut groups: Vec<&str> = Vec::new();
+    for row in rows.iter() {
+        if !groups.contains(&row.resource.group.as_str()) {
+            groups.push(&row.resource.group);
+        }
+    }
+    groups
+}
+
+fn versions<'a>(rows: &'a Rows, group: &str) -> Vec<&'a str> {
+    let mut versions: Vec<&str> = Vec::new();
+    for row in rows.iter().filter(|r| r.resource.group == group) {
+        if !versions.contains(&row.resource.version.as_str()) {
+            versions.push(&row.resource.version);
+        }
+    }
+    versions
+}
+
+fn of_version<'a>(rows: &'a Rows, group: &str, version: &str) -> Vec<&'a Arc<Row>> {
+    let mut found: Vec<&Arc<Row>> = rows.iter().filter(|r| r.resource.group == group && r.resource.version == version).collect();
+    found.sort_by(|a, b| a.resource.resource.cmp(&b.resource.resource));
+    found
+}
+
+fn aggregated_group(rows: &Rows, group: &str) -> Value {
+    let versions: Vec<Value> = versions(rows, group)
+        .into_iter()
+        .map(|version| {
+            let resources: Vec<Value> = of_version(rows, group, version).into_iter().map(|r| aggregated_resource(&r.resource)).collect();
+            json!({"version": version, "resources": resources, "freshness": "Current"})
+        })
+        .collect();
+    let mut metadata = json!({"creationTimestamp": null});
+    if !group.is_empty() {
+        metadata["name"] = group.into();
+    }
+    json!({"metadata": metadata, "versions": versions})
+}
+
+fn kind_value(kind: &machinery::gvk::Gvk) -> Value {
+    json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
+}
+
+fn aggregated_resource(resource: &Resource) -> Value {
+    let mut value = json!({
+        "resource": resource.resource,
+        "responseKind": kind_value(&resource.kind),
+        "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": resource.singular,
+        "verbs": resource.verbs,
+    });
+    if !resource.short_names.is_empty() {
+        value["shortNames"] = json!(resource.short_names);
+    }
+    if !resource.categories.is_empty() {
+        value["categories"] = json!(resource.categories);
+    }
+    if !resource.subresources.is_empty() {
+        let subresources = resource.subresources.iter();
+        value["subresources"] =
+            subresources.map(|s| json!({"subresource": s.name, "responseKind": kind_value(&s.kind), "verbs": s.verbs})).collect();
+    }
+    value
+}
+
+fn api_versions(address: &str) -> Value {
+    json!({
+        "kind": "APIVersions",
+        "versions": ["v1"],
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
+    })
+}
+
+fn group_value(rows: &Rows, group: &str) -> Value {
+    let versions: Vec<Value> =
+        versions(rows, group).into_iter().map(|v| json!({"groupVersion": format!("{group}/{v}"), "version": v})).collect();
+    json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
+}
+
+fn group_list(rows: &Rows) -> Value {
+    let groups: Vec<Value> = groups(rows).into_iter().filter(|g| !g.is_empty()).map(|g| group_value(rows, g)).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+fn one_group(rows: &Rows, group: &str) -> Option<Value> {
+    if group.is_empty() || !groups(rows).contains(&group) {
+        return None;
+    }
+    let mut value = group_value(rows, group);
+    value["kind"] = "APIGroup".into();
+    value["apiVersion"] = "v1".into();
+    Some(value)
+}
+
+fn resource_list(rows: &Rows, group: &str, version: &str) -> Option<Value> {
+    let found = of_version(rows, group, version);
+    if found.is_empty() {
+        return None;
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let resources: Vec<Value> = found.into_iter().flat_map(|r| api_resources(&r.resource)).collect();
+    Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}))
+}
+
+fn api_resources(resource: &Resource) -> Vec<Value> {
+    let mut own = json!({
+        "name": resource.resource,
+        "singularName": resource.singular,
+        "namespaced": resource.namespaced,
+        "kind": resource.kind.kind,
+        "verbs": resource.verbs,
+    });
+    if !resource.short_names.is_empty() {
+        own["shortNames"] = json!(resource.short_names);
+    }
+    if !resource.categories.is_empty() {
+        own["categories"] = json!(resource.categories);
+    }
+    if resource.has_verb("list") {
+        own["storageVersionHash"] = storage_version_hash(&resource.storage).into();
+    }
+    if resource.kind.group != resource.group || resource.kind.version != resource.version {
+        own["group"] = resource.kind.group.clone().into();
+        own["version"] = resource.kind.version.clone().into();
+    }
+    let mut all = vec![own];
+    for sub in &resource.subresources {
+        let mut value = json!({
+            "name": format!("{}/{}", resource.resource, sub.name),
+            "singularName": "",
+            "namespaced": resource.namespaced,
+            "kind": sub.kind.kind,
+            "verbs": sub.verbs,
+        });
+        if sub.kind.group != resource.group || sub.kind.version != resource.version {
+            value["group"] = sub.kind.group.clone().into();
+            value["version"] = sub.kind.version.clone().into();
+        }
+        all.push(value);
+    }
+    all
+}
+
+/// Upstream's hash of the version in which objects are stored: clients notice by it that the version has changed.
+fn storage_version_hash(kind: &machinery::gvk::Gvk) -> String {
+    let digest = Sha256::digest(format!("{}/{}/{}", kind.group, kind.version, kind.kind));
+    STANDARD.encode(&digest[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_those_of_upstream() {
+        let kind = machinery::gvk::Gvk { group: String::new(), version: "v1".into(), kind: "Pod".into() };
+        assert_eq!(storage_version_hash(&kind), "xPOwRZ+Yhw8=");
+    }
+}

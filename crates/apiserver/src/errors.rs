@@ -1,0 +1,34 @@
+//! Errors of the path, named by rows: one place for how machinery's constructors are called.
+
+use crate::rows::Row;
+use machinery::{field::ErrorList, status::Status};
+
+/// 404 in upstream's words.
+pub(crate) fn not_found(row: &Row, name: &str) -> Status {
+    Status::not_found(&row.resource.group, &row.resource.resource, name)
+}
+
+/// 409 AlreadyExists.
+pub(crate) fn already_exists(row: &Row, name: &str) -> Status {
+    Status::already_exists(&row.resource.group, &row.resource.resource, name)
+}
+
+/// 409 Conflict with a reason of its own.
+pub(crate) fn conflict(row: &Row, name: &str, why: &str) -> Status {
+    Status::conflict(&row.resource.group, &row.resource.resource, name, why)
+}
+
+/// 409 because somebody else has changed the object.
+pub(crate) fn modified(row: &Row, name: &str) -> Status {
+    conflict(row, name, "the object has been modified; please apply your changes to the latest version and try again")
+}
+
+/// 422 with its causes.
+pub(crate) fn invalid(row: &Row, name: &str, errors: ErrorList) -> Status {
+    Status::invalid(&row.resource.group, &row.resource.kind.kind, name, errors)
+}
+
+/// 405.
+pub(crate) fn method_not_supported(row: &Row, verb: &str) -> Status {
+    Status::method_not_supported(&row.resource.group, &row.resource.resource, verb)
+}

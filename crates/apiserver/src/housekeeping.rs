@@ -1,0 +1,52 @@
+//! What the server does by itself as time goes: Events end by age.
+//!
+//! Upstream gives each Event a lease of an hour from its last write; here the last time that an Event tells is the same.
+
+use crate::{ApiServer, storage};
+use machinery::{Value, time};
+use std::time::{Duration, SystemTime};
+use tokio_util::sync::CancellationToken;
+
+/// How often old Events are looked for: a 1/60 of how long they live, so none stays more than a minute too long.
+const EVERY: Duration = Duration::from_secs(60);
+/// Events removed in one round, so that a flood of them does not hold up other writes.
+const ROUND_MAX: usize = 5000;
+
+/// Runs until `shutdown`.
+pub(crate) async fn run(server: ApiServer, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        let removed = end_events(&server, SystemTime::now()).await;
+        if removed > 0 {
+            tracing::debug!(removed, "events have ended by age");
+        }
+    }
+}
+
+/// Removes the Events that are older than the configured age; returns how many.
+pub(crate) async fn end_events(server: &ApiServer, now: SystemTime) -> usize {
+    let Some(row) = server.row("", "v1", "events") else { return 0 };
+    let Some(snapshot) = storage::snapshot(server, &row, None) else { return 0 };
+    let Some(limit) = now.checked_sub(server.config().event_ttl) else { return 0 };
+    let old: Vec<_> = snapshot.range(&row.root_key, "").filter(|e| last_seen(&storage::value(&row, e)).is_some_and(|t| t < limit)).take(ROUND_MAX).cloned().collect();
+    let mut removed = 0;
+    for entry in old {
+        let key = storage::key(&entry).to_owned();
+        match storage::delete(server, &row, &key, &entry).await {
+            Ok(true) => removed += 1,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "an event could not be removed"),
+        }
+    }
+    removed
+}
+
+/// The last time that an Event tells: of its series, its last occurrence, its making.
+fn last_seen(event: &Value) -> Option<SystemTime> {
+    let series = event["series"]["lastObservedTime"].as_str();
+    let times = [series, event["lastTimestamp"].as_str(), event["eventTime"].as_str(), event["metadata"]["creationTimestamp"].as_str()];
+    times.into_iter().flatten().filter_map(|t| time::parse(t).ok()).max()
+}

@@ -1,0 +1,178 @@
+//! Content types: what a request's body is, and what its sender accepts.
+//!
+//! Upstream serves JSON, YAML and protobuf, and on request a Table or the metadata alone instead of the object
+//! (`application/json;as=Table;g=meta.k8s.io;v=v1`). Clauses of `Accept` are tried by quality, then in order; a clause
+//! that asks for what an endpoint has not is passed over; 406 if none is left.
+
+use http::{HeaderMap, header};
+use machinery::status::Status;
+
+/// An encoding of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Encoding {
+    /// `application/json`.
+    #[default]
+    Json,
+    /// `application/yaml`.
+    Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
+}
+
+/// In which form an object is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Form {
+    /// As itself.
+    #[default]
+    Object,
+    /// As a table.
+    Table,
+    /// Its metadata only.
+    Partial,
+}
+
+/// What the sender wants to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Accepted {
+    /// Encoding.
+    pub encoding: Encoding,
+    /// Form.
+    pub form: Form,
+    /// Indented JSON.
+    pub pretty: bool,
+}
+
+/// The media type of JSON.
+pub const JSON: &str = "application/json";
+/// The media type of YAML.
+pub const YAML: &str = "application/yaml";
+/// The media type of Kubernetes' protobuf envelope.
+pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+const ALL: [&str; 3] = [JSON, YAML, PROTOBUF];
+
+impl Encoding {
+    /// The media type of a stream of watch events.
+    pub fn watch_media_type(self) -> &'static str {
+        match self {
+            Encoding::Json | Encoding::Yaml => JSON,
+            Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        }
+    }
+
+    fn of(media: &str) -> Option<Encoding> {
+        match media {
+            "*/*" | "application/*" | JSON => Some(Encoding::Json),
+            YAML | "application/x-yaml" | "text/yaml" => Some(Encoding::Yaml),
+            PROTOBUF => Some(Encoding::Protobuf),
+            _ => None,
+        }
+    }
+}
+
+/// What `Accept` asks for. `forms`: whether tables and partial metadata are to be had here.
+pub fn accepted(headers: &HeaderMap, forms: bool) -> Result<Accepted, Status> {
+    let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Accepted::default()) };
+    let accept = accept.to_str().unwrap_or_default();
+    match accept {
+        "" | JSON | "*/*" => return Ok(Accepted::default()),
+        PROTOBUF => return Ok(Accepted { encoding: Encoding::Protobuf, ..Accepted::default() }),
+        _ => {}
+    }
+    let mut clauses: Vec<(f32, Clause<'_>)> = accept.split(',').map(|c| (0.0, Clause::parse(c))).collect();
+    for (quality, clause) in &mut clauses {
+        *quality = clause.quality;
+    }
+    clauses.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (_, clause) in &clauses {
+        if let Some(found) = clause.resolve(forms) {
+            return Ok(found);
+        }
+    }
+    Err(Status::not_acceptable(&ALL))
+}
+
+/// The encoding of a request's body; JSON if none is named.
+pub fn content(headers: &HeaderMap) -> Result<Encoding, Status> {
+    match media(headers, header::CONTENT_TYPE) {
+        None | Some("") => Ok(Encoding::Json),
+        Some(media) => match media {
+            JSON => Ok(Encoding::Json),
+            YAML => Ok(Encoding::Yaml),
+            PROTOBUF => Ok(Encoding::Protobuf),
+            _ => Err(Status::unsupported_media_type(&ALL)),
+        },
+    }
+}
+
+/// A header's media type without its parameters.
+pub fn media(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    let text = headers.get(name)?.to_str().unwrap_or_default();
+    Some(text.split(';').next().unwrap_or_default().trim())
+}
+
+struct Clause<'a> {
+    media: &'a str,
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
+    pretty: bool,
+    quality: f32,
+}
+
+impl<'a> Clause<'a> {
+    fn parse(text: &'a str) -> Clause<'a> {
+        let mut parts = text.split(';');
+        let media = parts.next().unwrap_or_default().trim();
+        let mut clause = Clause { media, group: "", version: "", kind: "", pretty: false, quality: 1.0 };
+        for part in parts {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            let value = value.trim();
+            match key.trim() {
+                "g" => clause.group = value,
+                "v" => clause.version = value,
+                "as" => clause.kind = value,
+                "pretty" => clause.pretty = value == "1",
+                "q" => clause.quality = value.parse().unwrap_or(0.0),
+                _ => {}
+            }
+        }
+        clause
+    }
+
+    fn resolve(&self, forms: bool) -> Option<Accepted> {
+        let encoding = Encoding::of(self.media)?;
+        let meta = self.group == "meta.k8s.io" && matches!(self.version, "v1" | "v1beta1");
+        let form = match self.kind {
+            "" => Form::Object,
+            "Table" if forms && meta && encoding != Encoding::Protobuf => Form::Table,
+            "PartialObjectMetadata" | "PartialObjectMetadataList" if forms && meta => Form::Partial,
+            _ => return None,
+        };
+        Some(Accepted { encoding, form, pretty: self.pretty })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accept(text: &str) -> Result<Accepted, Status> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, text.parse().unwrap());
+        accepted(&headers, true)
+    }
+
+    #[test]
+    fn kubectl_gets_a_table() {
+        let got = accept("application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json");
+        assert_eq!(got.unwrap().form, Form::Table);
+    }
+
+    #[test]
+    fn clauses_are_tried_by_quality_and_unknown_ones_passed_over() {
+        let got = accept("application/cbor,application/json;q=0.5,application/vnd.kubernetes.protobuf;q=0.8").unwrap();
+        assert_eq!(got.encoding, Encoding::Protobuf);
+        assert_eq!(accept("text/html,*/*;q=0.1").unwrap().encoding, Encoding::Json);
+        assert_eq!(accept("text/html").unwrap_err().code, 406);
+    }
+}

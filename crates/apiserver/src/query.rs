@@ -1,0 +1,124 @@
+//! Query strings: parsed once, without copies where nothing is encoded; and the options that they carry, with upstream's
+//! wording where they are wrong.
+
+use machinery::status::Status;
+use std::borrow::Cow;
+
+/// Parameters that one query may have; the rest is not read.
+const PARAMETERS_MAX: usize = 256;
+
+/// A parsed query.
+#[derive(Debug, Default, Clone)]
+pub struct Query<'a> {
+    pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+impl<'a> Query<'a> {
+    /// Parses the part behind `?`.
+    pub fn parse(text: &'a str) -> Query<'a> {
+        let terms = text.split('&').filter(|t| !t.is_empty()).take(PARAMETERS_MAX);
+        let pairs = terms.map(|term| {
+            let (key, value) = term.split_once('=').unwrap_or((term, ""));
+            (form_decode(key), form_decode(value))
+        });
+        Query { pairs: pairs.collect() }
+    }
+
+    /// The first value of a parameter.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_ref())
+    }
+
+    /// The value of a parameter, empty if absent.
+    pub fn text(&self, key: &str) -> &str {
+        self.get(key).unwrap_or_default()
+    }
+
+    /// Every value of a parameter.
+    pub fn all<'q>(&'q self, key: &'q str) -> impl Iterator<Item = &'q str> {
+        self.pairs.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_ref())
+    }
+
+    /// A boolean by upstream's rule of conversion: present and not `false` or `0`.
+    pub fn flag(&self, key: &str) -> bool {
+        self.get(key).is_some_and(go_bool)
+    }
+
+    /// A boolean that may be absent.
+    pub fn flag_opt(&self, key: &str) -> Option<bool> {
+        self.get(key).map(go_bool)
+    }
+
+    /// A number; 400 in the words of Go's `strconv` otherwise.
+    pub fn int(&self, key: &str) -> Result<Option<i64>, Status> {
+        match self.get(key) {
+            None | Some("") => Ok(None),
+            Some(text) => match text.parse::<i64>() {
+                Ok(n) => Ok(Some(n)),
+                Err(e) if matches!(e.kind(), std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow) => {
+                    Err(Status::bad_request(&format!("strconv.ParseInt: parsing {text:?}: value out of range")))
+                }
+                Err(_) => Err(Status::bad_request(&format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+            },
+        }
+    }
+
+    /// Whether there are no parameters.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+}
+
+/// Upstream's conversion of query values to booleans: everything but `false` and `0` is true.
+pub fn go_bool(text: &str) -> bool {
+    !matches!(text.to_ascii_lowercase().as_str(), "false" | "0")
+}
+
+/// Decodes `%XX`; what is not valid stays as it is. Bytes that are no UTF-8 are replaced.
+pub fn percent_decode(text: &str) -> Cow<'_, str> {
+    if text.contains('%') { decode(text, false) } else { Cow::Borrowed(text) }
+}
+
+fn form_decode(text: &str) -> Cow<'_, str> {
+    if text.contains(['%', '+']) { decode(text, true) } else { Cow::Borrowed(text) }
+}
+
+fn decode(text: &str, plus: bool) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let hex = |i: usize| bytes.get(i).and_then(|b| (*b as char).to_digit(16));
+        match (byte, hex(at + 1), hex(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 3;
+                continue;
+            }
+            (b'+', ..) if plus => out.push(b' '),
+            _ => out.push(byte),
+        }
+        at += 1;
+    }
+    Cow::Owned(String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_decoded() {
+        let q = Query::parse("labelSelector=a%3Db%2Cc+in+%28d%29&limit=5&watch&dryRun=All&x=0");
+        assert_eq!(q.get("labelSelector"), Some("a=b,c in (d)"));
+        assert_eq!(q.int("limit").ok(), Some(Some(5)));
+        assert!(q.flag("watch") && !q.flag("x") && !q.flag("absent"));
+        assert_eq!(percent_decode("a%2"), "a%2");
+    }
+
+    #[test]
+    fn a_bad_number_is_told_as_upstream_does() {
+        let error = Query::parse("limit=abc").int("limit").unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (400, "strconv.ParseInt: parsing \"abc\": invalid syntax"));
+    }
+}

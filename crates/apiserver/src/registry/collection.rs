@@ -1,0 +1,23 @@
+//! Deletecollection: every selected object is deleted as a delete of its own would.
+
+use super::{Call, DeleteOptions, Selectors, delete_named, list, meta};
+use crate::{respond::{Answer, List}, storage};
+use machinery::status::Status;
+
+/// Answers a DELETE of many with the list of what was found.
+pub(crate) async fn delete_collection(call: &Call<'_>, body: crate::Body) -> Result<Answer, Status> {
+    let selectors = Selectors::of(call.query, call.row)?;
+    let options = DeleteOptions::read(call, body).await?;
+    let list: List = list::all(call, &selectors)?;
+    for entry in &list.entries {
+        let value = storage::value(call.row, entry);
+        let (namespace, name) = (meta::text(&value, "namespace"), meta::text(&value, "name"));
+        match delete_named(call, call.row, namespace, name, &options).await {
+            Ok(_) => {}
+            // Somebody else was faster; the aim is reached.
+            Err(status) if status.code == 404 => {}
+            Err(status) => return Err(status),
+        }
+    }
+    Ok(Answer::List(list))
+}

@@ -1,0 +1,165 @@
+//! Create: a body becomes an object with a name, a UID and an owner of its fields, passes admission and validation,
+//! and is stored if its key is free. Also the second half of create-on-update and create-on-apply.
+
+use super::{Call, meta, options::WriteOptions, read_body};
+use crate::{
+    Operation, Write, admission, errors,
+    respond::Answer,
+    rows::Row,
+    services, storage,
+};
+use http::StatusCode;
+use machinery::{
+    Value, apply, defaulting,
+    field::{self, Path},
+    status::Status,
+    time,
+};
+use std::sync::Arc;
+
+/// How often a generated name is tried, as upstream since KEP-4420.
+const NAMES_MAX: usize = 8;
+
+/// Answers a POST.
+pub(crate) async fn create(call: &Call<'_>, body: crate::Body) -> Result<Answer, Status> {
+    if call.row.resource.namespaced && call.namespace().is_empty() {
+        return Err(errors::method_not_supported(call.row, "create"));
+    }
+    let options = WriteOptions::of(call, "CreateOptions")?;
+    let bytes = read_body(body).await?;
+    let mut value = call.decode(&bytes, options.validation)?;
+    check_kind(call.row, &value)?;
+    default(call.row, &mut value);
+    create_value(call, call.row, call.namespace(), &options, value, false).await
+}
+
+/// The apiVersion and kind of a body must be the endpoint's.
+pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
+    let (api_version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
+    if api_version != row.api_version {
+        return Err(Status::bad_request(&format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({})",
+            row.api_version
+        )));
+    }
+    let expected = &row.resource.kind.kind;
+    if kind != expected {
+        return Err(Status::bad_request(&format!("{kind} in version {:?} cannot be handled as a {expected}", row.api_version)));
+    }
+    Ok(())
+}
+
+/// Defaults from the schema, then those of the kind.
+pub(crate) fn default(row: &Row, value: &mut Value) {
+    defaulting::apply(row.ty(), value);
+    row.strategy.default(value);
+}
+
+/// Creates a decoded, defaulted object. `applied`: its managers are already written (server-side apply).
+pub(crate) async fn create_value(
+    call: &Call<'_>,
+    row: &Arc<Row>,
+    namespace: &str,
+    options: &WriteOptions,
+    mut value: Value,
+    applied: bool,
+) -> Result<Answer, Status> {
+    place(row, namespace, &mut value)?;
+    if !meta::text(&value, "resourceVersion").is_empty() && meta::text(&value, "resourceVersion") != "0" {
+        return Err(Status::internal("resourceVersion should not be set on objects to be created"));
+    }
+    let base = meta::text(&value, "generateName").to_owned();
+    if !meta::text(&value, "name").is_empty() || base.is_empty() {
+        return attempt(call, row, namespace, options, value, applied).await;
+    }
+    let mut last = None;
+    for _ in 0..NAMES_MAX {
+        let mut named = value.clone();
+        meta::set(&mut named, "name", meta::generate_name(&base).into());
+        match attempt(call, row, namespace, options, named, applied).await {
+            Err(status) if status.reason == "AlreadyExists" => last = Some(status),
+            other => return other,
+        }
+    }
+    let mut status = last.unwrap_or_else(|| Status::internal("no name was tried"));
+    status.message.push_str(", the server was not able to generate a unique name for the object");
+    Err(status)
+}
+
+/// The namespace of the body must be that of the path; cluster-scoped objects have none.
+pub(crate) fn place(row: &Row, namespace: &str, value: &mut Value) -> Result<(), Status> {
+    if !row.resource.namespaced {
+        meta::set(value, "namespace", Value::Null);
+        return Ok(());
+    }
+    match meta::text(value, "namespace") {
+        own if own == namespace => {}
+        "" => meta::set(value, "namespace", namespace.into()),
+        _ => return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request")),
+    }
+    Ok(())
+}
+
+async fn attempt(
+    call: &Call<'_>,
+    row: &Arc<Row>,
+    namespace: &str,
+    options: &WriteOptions,
+    mut value: Value,
+    applied: bool,
+) -> Result<Answer, Status> {
+    let cx = call.cx;
+    let name = meta::text(&value, "name").to_owned();
+    let write = Write { cx, row, operation: Operation::Create, subresource: "", namespace, name: &name, dry_run: options.dry_run, old: None };
+    stamp(cx.now, &mut value);
+    if !applied {
+        let now = time::rfc3339(cx.now);
+        apply::track_update(row.ty(), None, &mut value, &options.manager(row, "", &now));
+    }
+    admission::mutate(call.server, &write, &mut value).await?;
+    row.strategy.prepare_create(&cx.strategy(), &mut value);
+    validate(row, &name, &value)?;
+    for warning in row.strategy.warnings(&value, None) {
+        cx.warn(warning);
+    }
+    let is_service = storage::is_service(row);
+    let hold = match is_service {
+        true => Some(call.server.services().create(&mut value).map_err(|e| errors::invalid(row, &name, e))?),
+        false => None,
+    };
+    admission::validate(call.server, &write, &value).await?;
+    let key = row.resource.key(namespace, &name);
+    if options.dry_run {
+        if storage::get(call.server, row, &key).is_some() {
+            return Err(errors::already_exists(row, &name));
+        }
+        return Ok(Answer::Object(StatusCode::CREATED, value));
+    }
+    let entry = storage::create(call.server, row, &key, value).await?;
+    let Some(entry) = entry else { return Err(errors::already_exists(row, &name)) };
+    if let Some(hold) = hold {
+        services::settle(call.server, hold, namespace, &name).await;
+    }
+    Ok(Answer::Stored(StatusCode::CREATED, entry))
+}
+
+/// What the server sets on every new object, once; and what no new object has.
+fn stamp(now: std::time::SystemTime, value: &mut Value) {
+    let metadata = meta::of(value);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"] {
+        metadata.remove(field);
+    }
+    metadata.insert("creationTimestamp".into(), time::rfc3339(now).into());
+    metadata.insert("uid".into(), meta::uuid().into());
+}
+
+fn validate(row: &Row, name: &str, value: &Value) -> Result<(), Status> {
+    let mut errors = field::ErrorList::new();
+    if name.is_empty() {
+        errors.push(field::Error::required(&Path::root("metadata").child("name"), "name or generateName is required"));
+    }
+    errors.extend(kinds::validate_meta(value, row.resource.namespaced, row.strategy));
+    errors.extend(row.strategy.validate(value));
+    if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, name, errors)) }
+}
+

@@ -1,0 +1,294 @@
+//! Delete: at once, after a grace period (pods), or after finalizers, by upstream's rules (`rest.BeforeDelete` and the
+//! store's `Delete`).
+//!
+//! An object that may not go yet gets a `deletionTimestamp`; the change that removes its last finalizer, or a delete
+//! with grace 0, removes it.
+
+use super::{ATTEMPTS_MAX, Call, meta, options, read_body};
+use crate::{Operation, Write, admission, errors, respond::Answer, rows::Row, services, storage};
+use http::StatusCode;
+use kinds::Propagation;
+use machinery::{
+    Value,
+    field::{self, ErrorList, Path},
+    status::Status,
+    time,
+};
+use serde_json::json;
+use std::{sync::Arc, time::Duration};
+use store::Entry;
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// Kinds whose deletion answers the object instead of a Status, as upstream's registries do.
+const ANSWERS_OBJECT: [&str; 7] =
+    ["pods", "podtemplates", "persistentvolumes", "persistentvolumeclaims", "resourcequotas", "serviceaccounts", "services"];
+
+/// `DeleteOptions`, from body or query.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DeleteOptions {
+    pub(crate) dry_run: bool,
+    pub(crate) grace_s: Option<i64>,
+    pub(crate) uid: Option<String>,
+    pub(crate) resource_version: Option<String>,
+    pub(crate) orphan_dependents: Option<bool>,
+    pub(crate) propagation: Option<Propagation>,
+}
+
+impl DeleteOptions {
+    /// Reads the body; without one, the query.
+    pub(crate) async fn read(call: &Call<'_>, body: crate::Body) -> Result<DeleteOptions, Status> {
+        let bytes = read_body(body).await?;
+        let value = if bytes.is_empty() { from_query(call)? } else { from_body(call, &bytes)? };
+        DeleteOptions::of(&value)
+    }
+
+    /// Checks `DeleteOptions`; 422 in upstream's words.
+    pub(crate) fn of(value: &Value) -> Result<DeleteOptions, Status> {
+        let mut errors = ErrorList::new();
+        let dry_run = value["dryRun"].as_array().map_or(&[][..], Vec::as_slice).iter().filter_map(Value::as_str);
+        let dry_run = options::dry_run(dry_run, &mut errors);
+        let propagation = match value["propagationPolicy"].as_str() {
+            None => None,
+            Some("Orphan") => Some(Propagation::Orphan),
+            Some("Background") => Some(Propagation::Background),
+            Some("Foreground") => Some(Propagation::Foreground),
+            Some(other) => {
+                let allowed = ["Background", "Foreground", "Orphan", "nil"];
+                errors.push(field::Error::not_supported(&Path::root("propagationPolicy"), json!(other), &allowed));
+                None
+            }
+        };
+        let orphan_dependents = value["orphanDependents"].as_bool();
+        if orphan_dependents.is_some() && propagation.is_some() {
+            let detail = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(field::Error::invalid(&Path::root("propagationPolicy"), value["propagationPolicy"].clone(), detail));
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errors));
+        }
+        let text = |field: &str| value["preconditions"][field].as_str().map(str::to_owned);
+        Ok(DeleteOptions {
+            dry_run,
+            grace_s: value["gracePeriodSeconds"].as_i64(),
+            uid: text("uid"),
+            resource_version: text("resourceVersion"),
+            orphan_dependents,
+            propagation,
+        })
+    }
+}
+
+fn from_body(call: &Call<'_>, bytes: &bytes::Bytes) -> Result<Value, Status> {
+    let gvk = machinery::gvk::Gvk { group: String::new(), version: "v1".into(), kind: "DeleteOptions".into() };
+    let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks DeleteOptions"))?;
+    call.decode_as(bytes, ty, machinery::json::Validation::Ignore)
+}
+
+fn from_query(call: &Call<'_>) -> Result<Value, Status> {
+    let mut value = json!({});
+    let dry_run: Vec<&str> = call.query.all("dryRun").collect();
+    if !dry_run.is_empty() {
+        value["dryRun"] = json!(dry_run);
+    }
+    if let Some(grace) = call.query.int("gracePeriodSeconds")? {
+        value["gracePeriodSeconds"] = grace.into();
+    }
+    if let Some(orphan) = call.query.flag_opt("orphanDependents") {
+        value["orphanDependents"] = orphan.into();
+    }
+    if let Some(policy) = call.query.get("propagationPolicy") {
+        value["propagationPolicy"] = policy.into();
+    }
+    Ok(value)
+}
+
+/// Answers a DELETE of one object.
+pub(crate) async fn delete(call: &Call<'_>, body: crate::Body) -> Result<Answer, Status> {
+    let options = DeleteOptions::read(call, body).await?;
+    delete_named(call, call.row, call.namespace(), call.name(), &options).await
+}
+
+/// Deletes one object.
+pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Answer, Status> {
+    let key = row.resource.key(namespace, name);
+    for _ in 0..ATTEMPTS_MAX {
+        let entry = storage::get(call.server, row, &key).ok_or_else(|| errors::not_found(row, name))?;
+        let old = storage::value(row, &entry);
+        check_preconditions(row, name, options, &old)?;
+        let write = Write {
+            cx: call.cx,
+            row,
+            operation: Operation::Delete,
+            subresource: "",
+            namespace,
+            name,
+            dry_run: options.dry_run,
+            old: Some(&old),
+        };
+        admission::validate(call.server, &write, &Value::Null).await?;
+        let answer = match plan(call, row, options, &old) {
+            Plan::Nothing => Some(Answer::Stored(StatusCode::OK, entry)),
+            Plan::Mark(value) if options.dry_run => Some(Answer::Object(code(options), *value)),
+            Plan::Mark(value) => storage::replace(call.server, row, &key, &entry, *value).await?.map(|e| Answer::Stored(code(options), e)),
+            Plan::Remove if options.dry_run => Some(removed(row, name, &old)),
+            Plan::Remove => remove(call, row, &key, &entry, &old).await?.then(|| removed(row, name, &old)),
+        };
+        if let Some(answer) = answer {
+            return Ok(answer);
+        }
+    }
+    Err(errors::modified(row, name))
+}
+
+/// 202 if the deletion is not over and its dependents are to go as well, as upstream keeps it for old clients.
+fn code(options: &DeleteOptions) -> StatusCode {
+    if options.orphan_dependents == Some(false) { StatusCode::ACCEPTED } else { StatusCode::OK }
+}
+
+fn check_preconditions(row: &Row, name: &str, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
+    let (uid, version) = (meta::text(old, "uid"), meta::text(old, "resourceVersion"));
+    if let Some(wanted) = options.uid.as_deref().filter(|w| *w != uid) {
+        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");
+        return Err(errors::conflict(row, name, &why));
+    }
+    if let Some(wanted) = options.resource_version.as_deref().filter(|w| *w != version) {
+        let why = format!("Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {version}");
+        return Err(errors::conflict(row, name, &why));
+    }
+    Ok(())
+}
+
+/// What a delete does.
+enum Plan {
+    /// The deletion is already going on, and this one asks for nothing sooner.
+    Nothing,
+    /// The object stays with its deletion noted.
+    Mark(Box<Value>),
+    /// The object goes.
+    Remove,
+}
+
+fn plan(call: &Call<'_>, row: &Row, options: &DeleteOptions, old: &Value) -> Plan {
+    let deleting = !meta::text(old, "deletionTimestamp").is_empty();
+    let old_grace_s = meta::int(old, "deletionGracePeriodSeconds");
+    let mut value = old.clone();
+    let mut grace_s = 0;
+    let mut graceful = false;
+    if let (true, Some(old_grace_s)) = (deleting, old_grace_s) {
+        match options.grace_s {
+            // Only a shorter period may be asked for.
+            Some(wanted) if wanted.max(0) < old_grace_s => {
+                graceful = true;
+                grace_s = wanted.max(0);
+                shorten(&mut value, old_grace_s, grace_s);
+            }
+            _ if old_grace_s > 0 => return Plan::Nothing,
+            _ => {}
+        }
+    } else if !deleting {
+        grace_s = row.strategy.grace_period(old, options.grace_s).max(0);
+        if grace_s > 0 {
+            graceful = true;
+            mark(&mut value, call.cx.now + Duration::from_secs(grace_s.unsigned_abs()), grace_s);
+        }
+    }
+    let finalizers = finalizers(row, options, old);
+    let changed = finalizers != meta::finalizers(old);
+    if !finalizers.is_empty() || changed {
+        meta::set(&mut value, "finalizers", if finalizers.is_empty() { Value::Null } else { json!(finalizers) });
+    }
+    let held = has_spec_finalizers(old);
+    if finalizers.is_empty() && !held && (!graceful || grace_s == 0) {
+        return Plan::Remove;
+    }
+    if held {
+        // A namespace ends by its controller, which empties the finalizers of its spec.
+        value["status"]["phase"] = "Terminating".into();
+    }
+    if !graceful && !deleting {
+        mark(&mut value, call.cx.now, 0);
+    }
+    if value == *old { Plan::Nothing } else { Plan::Mark(Box::new(value)) }
+}
+
+/// Notes the deletion. The generation grows, since controllers must look at the object anew.
+fn mark(value: &mut Value, at: std::time::SystemTime, grace_s: i64) {
+    meta::set(value, "deletionTimestamp", time::rfc3339(at).into());
+    meta::set(value, "deletionGracePeriodSeconds", grace_s.into());
+    if let Some(generation) = meta::int(value, "generation").filter(|g| *g > 0) {
+        meta::set(value, "generation", (generation + 1).into());
+    }
+}
+
+fn shorten(value: &mut Value, old_grace_s: i64, grace_s: i64) {
+    if let Ok(end) = time::parse(meta::text(value, "deletionTimestamp")) {
+        let sooner = Duration::from_secs((old_grace_s - grace_s).unsigned_abs());
+        meta::set(value, "deletionTimestamp", time::rfc3339(end.checked_sub(sooner).unwrap_or(end)).into());
+    }
+    meta::set(value, "deletionGracePeriodSeconds", grace_s.into());
+}
+
+/// The finalizers that the wished propagation leaves: one of `orphan` and `foregroundDeletion`, or neither.
+fn finalizers(row: &Row, options: &DeleteOptions, old: &Value) -> Vec<String> {
+    let have = meta::finalizers(old);
+    let wanted = match (options.orphan_dependents, options.propagation) {
+        (Some(true), _) => Some(Propagation::Orphan),
+        (Some(false), _) => Some(Propagation::Background),
+        (None, wanted) => wanted,
+    };
+    let policy = wanted.unwrap_or_else(|| {
+        if have.contains(&ORPHAN) {
+            Propagation::Orphan
+        } else if have.contains(&FOREGROUND) {
+            Propagation::Foreground
+        } else {
+            row.strategy.default_propagation()
+        }
+    });
+    let mut all: Vec<String> = have.iter().filter(|f| !matches!(**f, ORPHAN | FOREGROUND)).map(|f| (*f).to_owned()).collect();
+    match policy {
+        Propagation::Orphan => all.push(ORPHAN.into()),
+        Propagation::Foreground => all.push(FOREGROUND.into()),
+        Propagation::Background => {}
+    }
+    // The order of what was there stays, so that an unchanged list is no change.
+    if all.len() == have.len() && have.iter().all(|f| all.iter().any(|a| a == f)) {
+        return have.iter().map(|f| (*f).to_owned()).collect();
+    }
+    all
+}
+
+/// Whether a change has taken the last reason why a deleted object was still there.
+pub(crate) fn is_finished(value: &Value) -> bool {
+    !meta::text(value, "deletionTimestamp").is_empty()
+        && meta::finalizers(value).is_empty()
+        && meta::int(value, "deletionGracePeriodSeconds").unwrap_or(0) == 0
+        && !has_spec_finalizers(value)
+}
+
+/// A namespace's own finalizers live in its spec.
+fn has_spec_finalizers(value: &Value) -> bool {
+    value["kind"] == "Namespace" && value["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty())
+}
+
+/// Removes an entry if it is still the same; `false` if somebody was faster.
+pub(crate) async fn remove(call: &Call<'_>, row: &Arc<Row>, key: &str, entry: &Arc<Entry>, old: &Value) -> Result<bool, Status> {
+    let removed = storage::delete(call.server, row, key, entry).await?;
+    if removed && storage::is_service(row) {
+        services::gone(call.server, old).await;
+    }
+    Ok(removed)
+}
+
+fn removed(row: &Row, name: &str, old: &Value) -> Answer {
+    if row.resource.group.is_empty() && ANSWERS_OBJECT.contains(&row.resource.resource.as_str()) {
+        return Answer::Object(StatusCode::OK, old.clone());
+    }
+    let mut details = json!({"name": name, "kind": row.resource.resource, "uid": meta::text(old, "uid")});
+    if !row.resource.group.is_empty() {
+        details["group"] = row.resource.group.clone().into();
+    }
+    Answer::Other(StatusCode::OK, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}))
+}

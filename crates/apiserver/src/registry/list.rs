@@ -1,0 +1,156 @@
+//! Get and list. Both answer from memory; a page of a list is a piece of one exact snapshot.
+
+use super::{Call, Selectors, cursor::Cursor};
+use crate::{respond::{Answer, List}, storage};
+use http::StatusCode;
+use machinery::{
+    field::{self, Path},
+    status::Status,
+};
+use serde_json::json;
+
+/// Answers a GET of one object.
+pub(crate) fn get(call: &Call<'_>) -> Result<Answer, Status> {
+    if let Some(version) = revision(call.query.text("resourceVersion"), "GetOptions")? {
+        not_ahead(version, storage::revision(call.server))?;
+    }
+    Ok(Answer::Stored(StatusCode::OK, call.entry()?))
+}
+
+/// The options of a list.
+struct Options {
+    limit: usize,
+    /// The snapshot that is asked for exactly.
+    exact: Option<u64>,
+    after: String,
+}
+
+/// Answers a GET of many.
+pub(crate) fn list(call: &Call<'_>) -> Result<Answer, Status> {
+    let selectors = Selectors::of(call.query, call.row)?;
+    let options = options(call)?;
+    select(call, &selectors, &options).map(Answer::List)
+}
+
+/// Every selected object of the newest snapshot.
+pub(crate) fn all(call: &Call<'_>, selectors: &Selectors) -> Result<List, Status> {
+    select(call, selectors, &Options { limit: 0, exact: None, after: String::new() })
+}
+
+fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Result<List, Status> {
+    let row = call.row;
+    let Some(snapshot) = storage::snapshot(call.server, row, options.exact) else {
+        return Err(too_old(options));
+    };
+    let namespace = call.namespace();
+    let prefix = if namespace.is_empty() { row.root_key.clone() } else { format!("{}{namespace}/", row.root_key) };
+    let start = if options.after.is_empty() { String::new() } else { format!("{}{}", row.root_key, options.after) };
+    let everything = selectors.is_everything();
+    let mut list = List { entries: Vec::new(), revision: snapshot.revision(), next: String::new(), remaining: None };
+    let mut left = 0_u64;
+    for entry in snapshot.range(&prefix, &start) {
+        if options.limit > 0 && list.entries.len() >= options.limit {
+            if !everything {
+                // With a selector the rest is not counted, as upstream: one more match is enough to go on.
+                if selectors.matches(row, entry) {
+                    left = 1;
+                    break;
+                }
+                continue;
+            }
+            left += 1;
+            continue;
+        }
+        if everything || selectors.matches(row, entry) {
+            list.entries.push(entry.clone());
+        }
+    }
+    if left > 0 {
+        let after = list.entries.last().map(|e| storage::key(e).strip_prefix(row.root_key.as_str()).unwrap_or_default().to_owned());
+        list.next = Cursor { revision: Some(list.revision), after: after.unwrap_or_default() }.encode();
+        list.remaining = everything.then_some(left);
+    }
+    Ok(list)
+}
+
+/// 410: a page whose snapshot is gone gets a token to go on without consistency; an exact list gets nothing.
+fn too_old(options: &Options) -> Status {
+    if options.after.is_empty() {
+        return Status::expired(&format!("The resourceVersion for the provided list is too old: {}", options.exact.unwrap_or(0)));
+    }
+    let mut status = Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue \
+         parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token \
+         results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and \
+         now may show up in the list.",
+    );
+    status.continue_token = Some(Cursor { revision: None, after: options.after.clone() }.encode());
+    status
+}
+
+fn options(call: &Call<'_>) -> Result<Options, Status> {
+    let query = call.query;
+    let invalid = |errors| Status::invalid("meta.k8s.io", "ListOptions", "", errors);
+    let version = query.text("resourceVersion");
+    let rule = query.text("resourceVersionMatch");
+    let token = query.text("continue");
+    let path = Path::root("resourceVersionMatch");
+    let forbidden = |detail: &str| invalid(vec![field::Error::forbidden(&path, detail)]);
+    match rule {
+        "" | "Exact" | "NotOlderThan" => {}
+        other => {
+            let error = field::Error::not_supported(&path, json!(other), &["Exact", "NotOlderThan", ""]);
+            return Err(invalid(vec![error]));
+        }
+    }
+    if query.get("sendInitialEvents").is_some() {
+        let error = field::Error::forbidden(&Path::root("sendInitialEvents"), "sendInitialEvents is forbidden for list");
+        return Err(invalid(vec![error]));
+    }
+    if !rule.is_empty() && !token.is_empty() {
+        return Err(forbidden("resourceVersionMatch is forbidden when continue is provided"));
+    }
+    if !rule.is_empty() && version.is_empty() {
+        return Err(forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"));
+    }
+    if rule == "Exact" && version == "0" {
+        return Err(forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+    }
+    let limit = usize::try_from(query.int("limit")?.unwrap_or(0)).unwrap_or(0);
+    if !token.is_empty() {
+        if !matches!(version, "" | "0") {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        let cursor = Cursor::decode(token)?;
+        return Ok(Options { limit, exact: cursor.revision, after: cursor.after });
+    }
+    let wanted = revision(version, "ListOptions")?;
+    let current = storage::revision(call.server);
+    if let Some(wanted) = wanted {
+        not_ahead(wanted, current)?;
+    }
+    // Upstream reads an exact snapshot also where a limit goes with a version and no rule is given.
+    let exact = wanted.filter(|v| *v > 0 && (rule == "Exact" || (rule.is_empty() && limit > 0)));
+    Ok(Options { limit, exact, after: String::new() })
+}
+
+/// Reads a resourceVersion; 422 in Go's words.
+pub(crate) fn revision(text: &str, kind: &str) -> Result<Option<u64>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        let detail = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+        let error = field::Error::invalid(&Path::root("resourceVersion"), json!(text), &detail);
+        Status::invalid("meta.k8s.io", kind, "", vec![error])
+    })
+}
+
+/// A version that this server has not reached is told as upstream does after its wait: every revision that was ever
+/// handed out is in this server's memory, so there is nothing to wait for.
+pub(crate) fn not_ahead(wanted: u64, current: u64) -> Result<(), Status> {
+    if wanted <= current {
+        return Ok(());
+    }
+    Err(Status::too_large_resource_version(wanted, current))
+}

@@ -1,0 +1,89 @@
+//! The options of writes, from the query: `dryRun`, `fieldManager`, `fieldValidation`, `force`.
+
+use super::Call;
+use crate::rows::Row;
+use machinery::{
+    apply::Manager,
+    field::{self, ErrorList, Path},
+    json::Validation,
+    status::Status,
+};
+use serde_json::json;
+
+/// Characters of a field manager's name at most, as upstream's.
+const MANAGER_MAX: usize = 128;
+
+/// The options of a create, update or patch.
+#[derive(Debug, Clone)]
+pub(crate) struct WriteOptions {
+    /// Nothing is stored.
+    pub(crate) dry_run: bool,
+    /// Who owns the fields that are set.
+    pub(crate) manager: String,
+    /// What happens with unknown fields.
+    pub(crate) validation: Validation,
+    /// Apply takes over the fields of others.
+    pub(crate) force: bool,
+    /// `fieldManager` was given.
+    pub(crate) manager_given: bool,
+}
+
+impl WriteOptions {
+    /// Reads the query; 422 in upstream's words for wrong values. `kind` names the options in the error.
+    pub(crate) fn of(call: &Call<'_>, kind: &str) -> Result<WriteOptions, Status> {
+        let mut errors = ErrorList::new();
+        let dry_run = dry_run(call.query.all("dryRun"), &mut errors);
+        let validation = match call.query.text("fieldValidation") {
+            "" | "Warn" => Validation::Warn,
+            "Strict" => Validation::Strict,
+            "Ignore" => Validation::Ignore,
+            other => {
+                errors.push(field::Error::not_supported(&Path::root("fieldValidation"), json!(other), &["", "Ignore", "Strict", "Warn"]));
+                Validation::Warn
+            }
+        };
+        let given = call.query.text("fieldManager");
+        if given.chars().count() > MANAGER_MAX {
+            errors.push(field::Error::too_long(&Path::root("fieldManager"), json!(given), MANAGER_MAX));
+        } else if given.chars().any(char::is_control) {
+            let detail = "should only contain printable characters";
+            errors.push(field::Error::invalid(&Path::root("fieldManager"), json!(given), detail));
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", kind, "", errors));
+        }
+        let manager = if given.is_empty() { default_manager(&call.cx.user_agent) } else { given.to_owned() };
+        Ok(WriteOptions { dry_run, manager, validation, force: call.query.flag("force"), manager_given: !given.is_empty() })
+    }
+}
+
+/// Whether `dryRun` asks for `All`, its only value.
+pub(crate) fn dry_run<'q>(values: impl Iterator<Item = &'q str>, errors: &mut ErrorList) -> bool {
+    let mut wanted = false;
+    for value in values.filter(|v| !v.is_empty()) {
+        if value == "All" {
+            wanted = true;
+        } else {
+            errors.push(field::Error::not_supported(&Path::root("dryRun"), json!([value]), &["All"]));
+        }
+    }
+    wanted
+}
+
+/// The first part of the user agent, as upstream's `prefixFromUserAgent`.
+fn default_manager(user_agent: &str) -> String {
+    let first = user_agent.split('/').next().unwrap_or_default();
+    first.chars().filter(|c| !c.is_control()).take(MANAGER_MAX).collect()
+}
+
+impl WriteOptions {
+    /// Who writes, as the owners of fields are recorded.
+    pub(crate) fn manager<'a>(&'a self, row: &'a Row, subresource: &'a str, now: &'a str) -> Manager<'a> {
+        Manager { name: &self.manager, api_version: &row.api_version, subresource, now, exclude: row.reset_fields(subresource) }
+    }
+
+    /// The options of the server's own writes.
+    pub(crate) fn internal() -> WriteOptions {
+        WriteOptions { dry_run: false, manager: "kube-apiserver".into(), validation: Validation::Ignore, force: false, manager_given: true }
+    }
+}

@@ -1,0 +1,222 @@
+//! Update, and the one loop that every change of a stored object takes: PUT, the four patches, `status`, `scale`,
+//! `binding` and the rest differ only in how the next object is made from the present one.
+
+use super::{ATTEMPTS_MAX, Call, create, delete, meta, options::WriteOptions, read_body};
+use crate::{
+    Operation, Write, admission, errors,
+    respond::Answer,
+    rows::Row,
+    services, storage, subresources,
+};
+use http::StatusCode;
+use machinery::{
+    Value, apply,
+    field::{self, Path},
+    status::Status,
+    time,
+};
+use serde_json::json;
+use std::sync::Arc;
+use store::Entry;
+
+/// What is changed, and how.
+pub(crate) struct Change<'a> {
+    pub(crate) row: &'a Arc<Row>,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    /// Empty for the object itself.
+    pub(crate) subresource: &'a str,
+    pub(crate) options: &'a WriteOptions,
+    /// An absent object is created.
+    pub(crate) may_create: bool,
+    /// The next object's managers are already written (server-side apply).
+    pub(crate) applied: bool,
+    /// The next object stems from the present one, so an absent resourceVersion means the present one's.
+    pub(crate) derived: bool,
+}
+
+/// Answers a PUT.
+pub(crate) async fn update(call: &Call<'_>, subresource: &str, body: crate::Body) -> Result<Answer, Status> {
+    let options = WriteOptions::of(call, "UpdateOptions")?;
+    let bytes = read_body(body).await?;
+    let mut first = Some(body_value(call, &options, &bytes)?);
+    let may_create = subresource.is_empty() && call.row.strategy.allow_create_on_update();
+    let change_of = Change {
+        row: call.row,
+        namespace: call.namespace(),
+        name: call.name(),
+        subresource,
+        options: &options,
+        may_create,
+        applied: false,
+        derived: false,
+    };
+    // Only an unconditional update that lost a race decodes its body again.
+    change(call, &change_of, |_| match first.take() {
+        Some(value) => Ok(value),
+        None => body_value(call, &options, &bytes),
+    })
+    .await
+}
+
+fn body_value(call: &Call<'_>, options: &WriteOptions, bytes: &bytes::Bytes) -> Result<Value, Status> {
+    let mut value = call.decode(bytes, options.validation)?;
+    create::check_kind(call.row, &value)?;
+    create::default(call.row, &mut value);
+    check_name(call, &mut value)?;
+    create::place(call.row, call.namespace(), &mut value)?;
+    Ok(value)
+}
+
+fn check_name(call: &Call<'_>, value: &mut Value) -> Result<(), Status> {
+    let name = meta::text(value, "name");
+    if name == call.name() {
+        return Ok(());
+    }
+    if name.is_empty() {
+        return Err(Status::bad_request("name must be provided"));
+    }
+    Err(Status::bad_request(&format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())))
+}
+
+/// Makes the next object from the present one and commits it, again and again until nobody was faster.
+pub(crate) async fn change<F>(call: &Call<'_>, what: &Change<'_>, mut make: F) -> Result<Answer, Status>
+where
+    F: FnMut(Option<&Value>) -> Result<Value, Status>,
+{
+    let key = what.row.resource.key(what.namespace, what.name);
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(entry) = storage::get(call.server, what.row, &key) else {
+            if !what.may_create {
+                return Err(errors::not_found(what.row, what.name));
+            }
+            let value = make(None)?;
+            if !meta::text(&value, "uid").is_empty() {
+                return Err(errors::conflict(what.row, what.name, &uid_mismatch(meta::text(&value, "uid"), "")));
+            }
+            match create::create_value(call, what.row, what.namespace, what.options, value, what.applied).await {
+                Err(status) if status.reason == "AlreadyExists" => continue,
+                other => return other,
+            }
+        };
+        let old = storage::value(what.row, &entry);
+        let value = make(Some(&old))?;
+        if let Some(answer) = round(call, what, &key, &entry, &old, value).await? {
+            return Ok(answer);
+        }
+    }
+    Err(errors::modified(what.row, what.name))
+}
+
+/// One round; `None` if somebody was faster.
+async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>, old: &Value, mut value: Value) -> Result<Option<Answer>, Status> {
+    let (cx, row, options) = (call.cx, what.row, what.options);
+    check_preconditions(what, &value, old)?;
+    keep_system_fields(&mut value, old);
+    if !what.applied {
+        let now = time::rfc3339(cx.now);
+        apply::track_update(row.ty(), Some(old), &mut value, &options.manager(row, what.subresource, &now));
+    }
+    let write = Write {
+        cx,
+        row,
+        operation: Operation::Update,
+        subresource: what.subresource,
+        namespace: what.namespace,
+        name: what.name,
+        dry_run: options.dry_run,
+        old: Some(old),
+    };
+    admission::mutate(call.server, &write, &mut value).await?;
+    match what.subresource {
+        "" | "scale" => row.strategy.prepare_update(&cx.strategy(), &mut value, old),
+        "binding" => {}
+        "status" => row.strategy.prepare_status(&cx.strategy(), &mut value, old),
+        other => subresources::prepare(other, &mut value, old),
+    }
+    let hold = match storage::is_service(row) && what.subresource.is_empty() {
+        true => Some(call.server.services().update(&mut value, old).map_err(|e| errors::invalid(row, what.name, e))?),
+        false => None,
+    };
+    validate(what, &value, old)?;
+    if what.subresource.is_empty() {
+        for warning in row.strategy.warnings(&value, Some(old)) {
+            cx.warn(warning);
+        }
+    }
+    admission::validate(call.server, &write, &value).await?;
+    if options.dry_run {
+        return Ok(Some(Answer::Object(StatusCode::OK, value)));
+    }
+    if meta::same(&value, old) {
+        return Ok(Some(Answer::Stored(StatusCode::OK, Arc::clone(entry))));
+    }
+    if delete::is_finished(&value) {
+        // The last finalizer is gone: this change is the deletion.
+        return Ok(delete::remove(call, row, key, entry, old).await?.then_some(Answer::Object(StatusCode::OK, value)));
+    }
+    let Some(stored) = storage::replace(call.server, row, key, entry, value).await? else { return Ok(None) };
+    if let Some(hold) = hold {
+        services::settle(call.server, hold, what.namespace, what.name).await;
+    }
+    Ok(Some(Answer::Stored(StatusCode::OK, stored)))
+}
+
+fn uid_mismatch(wanted: &str, found: &str) -> String {
+    format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}")
+}
+
+/// The UID, if given, must be the present object's; so must the resourceVersion, unless the kind allows to go without.
+fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<(), Status> {
+    let (uid, old_uid) = (meta::text(value, "uid"), meta::text(old, "uid"));
+    if !uid.is_empty() && uid != old_uid {
+        return Err(errors::conflict(what.row, what.name, &uid_mismatch(uid, old_uid)));
+    }
+    let version = meta::text(value, "resourceVersion");
+    if matches!(version, "" | "0") {
+        if what.derived || what.row.strategy.allow_unconditional_update() {
+            return Ok(());
+        }
+        let path = Path::root("metadata").child("resourceVersion");
+        let error = field::Error::invalid(&path, json!(0), "must be specified for an update");
+        return Err(errors::invalid(what.row, what.name, vec![error]));
+    }
+    if version.parse::<u64>().is_err() {
+        let path = Path::root("metadata").child("resourceVersion");
+        let detail = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
+        return Err(errors::invalid(what.row, what.name, vec![field::Error::invalid(&path, json!(version), &detail)]));
+    }
+    if version != meta::text(old, "resourceVersion") {
+        return Err(errors::modified(what.row, what.name));
+    }
+    Ok(())
+}
+
+/// What a client may leave out of an update because only the server writes it.
+fn keep_system_fields(value: &mut Value, old: &Value) {
+    let old = &old["metadata"];
+    let metadata = meta::of(value);
+    metadata.remove("selfLink");
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if metadata.get(field).is_none_or(|v| v.is_null() || v == "") && !old[field].is_null() {
+            metadata.insert(field.into(), old[field].clone());
+        }
+    }
+    for field in ["generation", "resourceVersion"] {
+        match &old[field] {
+            Value::Null => metadata.remove(field),
+            value => metadata.insert(field.into(), value.clone()),
+        };
+    }
+}
+
+fn validate(what: &Change<'_>, value: &Value, old: &Value) -> Result<(), Status> {
+    let row = what.row;
+    let mut errors = kinds::validate_meta_update(value, old);
+    errors.extend(match what.subresource {
+        "" | "scale" => row.strategy.validate_update(value, old),
+        "status" => row.strategy.validate_status(value, old),
+        other => subresources::validate(other, value, old),
+    });
+    if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, what.name, errors)) }
+}

@@ -1,0 +1,341 @@
+//! Watch: every change from a revision on, exactly once and in order, as frames of JSON lines or length-delimited
+//! protobuf. A frame is encoded once per encoding, however many watch it.
+//!
+//! A watch without a revision begins with the present state as `ADDED` events. A reader that falls behind what the
+//! store's history holds gets an `ERROR` event with 410 and the end; it is never skipped over.
+
+use super::{Call, Selectors, list};
+use crate::{
+    ApiServer, Body, BoxError,
+    negotiate::{Encoding, Form},
+    respond::{self, Answer},
+    rows::Row,
+    storage::{self, Change},
+    table,
+};
+use bytes::Bytes;
+use futures_util::stream;
+use http::StatusCode;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use machinery::{
+    Value,
+    field::{self, Path},
+    proto,
+    status::Status,
+};
+use serde_json::json;
+use std::{pin::Pin, sync::Arc, time::{Duration, SystemTime}};
+use store::Entry;
+use tokio::time::{Instant, Sleep};
+
+/// How often a watch that allows bookmarks gets one, as upstream.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Initial events are sent in pieces of about this size.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What a watch asks for.
+struct Options {
+    /// Revision after which changes are told; `None` for "now".
+    from: Option<u64>,
+    /// The present state comes first.
+    initial: bool,
+    /// The end of the initial state is marked by a bookmark.
+    mark_initial_end: bool,
+    bookmarks: bool,
+    timeout: Duration,
+}
+
+fn options(call: &Call<'_>) -> Result<Options, Status> {
+    let query = call.query;
+    let invalid = |path: &str, detail: &str| {
+        Status::invalid("meta.k8s.io", "ListOptions", "", vec![field::Error::forbidden(&Path::root(path), detail)])
+    };
+    let rule = query.text("resourceVersionMatch");
+    let send = query.flag_opt("sendInitialEvents");
+    match (send, rule) {
+        (None, "") | (Some(_), "NotOlderThan") => {}
+        (None, _) => return Err(invalid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")),
+        (Some(_), "") => return Err(invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")),
+        (Some(_), other) => {
+            let error = field::Error::not_supported(&Path::root("resourceVersionMatch"), json!(other), &["NotOlderThan"]);
+            return Err(Status::invalid("meta.k8s.io", "ListOptions", "", vec![error]));
+        }
+    }
+    let version = list::revision(query.text("resourceVersion"), "ListOptions")?;
+    if let Some(version) = version {
+        list::not_ahead(version, storage::revision(call.server))?;
+    }
+    let version = version.filter(|v| *v > 0);
+    let initial = send.unwrap_or(version.is_none());
+    let bookmarks = query.flag("allowWatchBookmarks");
+    let timeout = match query.int("timeoutSeconds")? {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
+        // Between once and twice the least, so that the watches of a restart do not all end together again.
+        _ => call.server.config().watch_timeout_min.mul_f64(1.0 + spread(call.cx.now)),
+    };
+    Ok(Options { from: if initial { None } else { version }, initial, mark_initial_end: send == Some(true) && bookmarks, bookmarks, timeout })
+}
+
+/// A number from 0 to 1 from the time's last digits.
+fn spread(now: SystemTime) -> f64 {
+    let nanos = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    f64::from(nanos % 1_000_003) / 1_000_003.0
+}
+
+/// Answers a watch.
+pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, Status> {
+    let selectors = Selectors::of(call.query, call.row)?;
+    let options = options(call)?;
+    let namespace = call.namespace();
+    let row = Arc::clone(call.row);
+    let prefix = if namespace.is_empty() { row.root_key.clone() } else { format!("{}{namespace}/", row.root_key) };
+    let snapshot = storage::snapshot(call.server, &row, None).ok_or_else(|| Status::internal("the newest state is not there"))?;
+    let from = options.from.unwrap_or(snapshot.revision());
+    let name = call.name().to_owned();
+    let wanted = Wanted { row, prefix, name, selectors };
+    let initial: Vec<Arc<Entry>> =
+        if options.initial { snapshot.range(&wanted.prefix, "").filter(|e| wanted.takes(e)).cloned().collect() } else { Vec::new() };
+    let format = Format { encoding: call.accepted.encoding, form: call.accepted.form, include: table::Include::of(call.query)? };
+    let mut stream = Stream {
+        server: call.server.clone(),
+        format,
+        first: true,
+        ended: None,
+        source: None,
+        initial: initial.into_iter(),
+        initial_end: options.mark_initial_end.then_some(from),
+        seen: from,
+        deadline: Box::pin(tokio::time::sleep(options.timeout)),
+        bookmark: options.bookmarks.then(|| Box::pin(tokio::time::sleep(BOOKMARK_EVERY))),
+        wanted,
+    };
+    match storage::watch(call.server, &stream.wanted.row, from) {
+        Ok(source) => stream.source = Some(source),
+        Err(oldest) => stream.ended = Some(Status::expired(&format!("too old resource version: {from} ({oldest})"))),
+    }
+    let media = match format.form {
+        Form::Object => format.encoding.watch_media_type(),
+        _ => Encoding::Json.watch_media_type(),
+    };
+    let mut response = respond::respond(StatusCode::OK, media, Bytes::new());
+    *response.body_mut() = body(stream);
+    Ok(Answer::Whole(response))
+}
+
+fn body(stream: Stream) -> Body {
+    let frames = stream::unfold(stream, |mut stream| async move {
+        let bytes = stream.next().await?;
+        Some((Ok::<_, BoxError>(Frame::data(bytes)), stream))
+    });
+    StreamBody::new(frames).boxed_unsync()
+}
+
+/// Which objects are watched.
+struct Wanted {
+    row: Arc<Row>,
+    prefix: String,
+    /// The one object of a watch on it; empty for all.
+    name: String,
+    selectors: Selectors,
+}
+
+impl Wanted {
+    fn takes(&self, entry: &Entry) -> bool {
+        let key = storage::key(entry);
+        key.starts_with(self.prefix.as_str())
+            && (self.name.is_empty() || key.rsplit('/').next() == Some(self.name.as_str()))
+            && self.selectors.matches(&self.row, entry)
+    }
+}
+
+/// How events are written.
+#[derive(Debug, Clone, Copy)]
+struct Format {
+    encoding: Encoding,
+    form: Form,
+    include: table::Include,
+}
+
+struct Stream {
+    server: ApiServer,
+    wanted: Wanted,
+    format: Format,
+    /// Nothing was sent yet: a table's columns go with the first event.
+    first: bool,
+    /// The error that is still to be sent before the end.
+    ended: Option<Status>,
+    source: Option<storage::Watch>,
+    initial: std::vec::IntoIter<Arc<Entry>>,
+    /// The revision of the initial state, until its end is marked.
+    initial_end: Option<u64>,
+    /// The newest revision that the client knows to be complete.
+    seen: u64,
+    deadline: Pin<Box<Sleep>>,
+    bookmark: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stream {
+    /// The next bytes; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(bytes) = self.initial_piece() {
+            return Some(bytes);
+        }
+        if let Some(revision) = self.initial_end.take() {
+            return Some(self.mark(revision, true));
+        }
+        loop {
+            let Some(source) = self.source.as_mut() else {
+                let status = self.ended.take()?;
+                return Some(self.error(&status));
+            };
+            let tick = async {
+                match self.bookmark.as_mut() {
+                    Some(timer) => timer.as_mut().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.server.ending().cancelled() => return None,
+                event = source.next() => match event {
+                    Ok(event) => {
+                        self.seen = storage::event_revision(&event);
+                        if let Some(bytes) = self.event(&event) {
+                            self.server.metrics().watched(1);
+                            return Some(bytes);
+                        }
+                    }
+                    Err(oldest) => {
+                        self.source = None;
+                        self.ended = Some(Status::expired(&format!("too old resource version: {} ({oldest})", self.seen)));
+                    }
+                },
+                () = &mut self.deadline => return None,
+                () = tick => {
+                    if let Some(timer) = self.bookmark.as_mut() {
+                        timer.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
+                    }
+                    let revision = self.seen.max(storage::passed(source));
+                    return Some(self.mark(revision, false));
+                }
+            }
+        }
+    }
+
+    fn initial_piece(&mut self) -> Option<Bytes> {
+        let mut piece = Vec::new();
+        while piece.len() < PIECE_BYTES {
+            let Some(entry) = self.initial.next() else { break };
+            let frame = self.frame(Change::Added, &entry);
+            if piece.is_empty() && frame.len() >= PIECE_BYTES {
+                return Some(frame);
+            }
+            piece.extend_from_slice(&frame);
+        }
+        (!piece.is_empty()).then(|| piece.into())
+    }
+
+    /// What this client sees of a change: an object that comes into its selection is added, one that leaves is deleted.
+    fn event(&mut self, event: &storage::Event) -> Option<Bytes> {
+        let (new, old) = (storage::event_new(event), storage::event_old(event));
+        let is = new.is_some_and(|e| self.wanted.takes(e));
+        let was = old.is_some_and(|e| self.wanted.takes(e));
+        match (was, is) {
+            (false, false) => None,
+            (false, true) => new.map(|e| self.frame(Change::Added, e)),
+            (true, true) => new.map(|e| self.frame(Change::Modified, e)),
+            (true, false) => Some(self.gone(event)),
+        }
+    }
+
+    /// The last state that this client knew, at the revision of the change.
+    fn gone(&mut self, event: &storage::Event) -> Bytes {
+        if let Some(last) = storage::event_deleted(event) {
+            return self.frame(Change::Deleted, last);
+        }
+        let Some(old) = storage::event_old(event) else { return Bytes::new() };
+        let mut value = (*storage::value(&self.wanted.row, old)).clone();
+        value["metadata"]["resourceVersion"] = storage::event_revision(event).to_string().into();
+        self.encode("DELETED", &value)
+    }
+
+    fn frame(&mut self, change: Change, entry: &Arc<Entry>) -> Bytes {
+        let row = &self.wanted.row;
+        match (self.format.form, self.format.encoding) {
+            (Form::Object, Encoding::Protobuf) => {
+                self.first = false;
+                storage::protobuf_frame(row, change, entry)
+            }
+            (Form::Object, _) => {
+                self.first = false;
+                storage::json_frame(row, change, entry)
+            }
+            _ => {
+                let value = storage::value(row, entry);
+                self.encode(change.name(), &value)
+            }
+        }
+    }
+
+    /// Encodes an event about an object of the row's kind in this watch's form.
+    fn encode(&mut self, kind: &str, value: &Value) -> Bytes {
+        let row = Arc::clone(&self.wanted.row);
+        let first = std::mem::replace(&mut self.first, false);
+        match self.format.form {
+            Form::Object => self.whole(kind, Some(row.ty()), value),
+            Form::Table => {
+                let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
+                let rows = (kind != "BOOKMARK").then_some(value);
+                let table = table::table(&row, rows.into_iter(), metadata, self.format.include, first, SystemTime::now());
+                self.whole(kind, None, &table)
+            }
+            Form::Partial => {
+                let partial = table::partial(value);
+                self.whole(kind, storage::type_of(&partial), &partial)
+            }
+        }
+    }
+
+    fn whole(&self, kind: &str, ty: Option<machinery::schema::TypeRef<'_>>, value: &Value) -> Bytes {
+        match (self.format.encoding, ty) {
+            (Encoding::Protobuf, Some(ty)) => delimited(&proto::watch_event(kind, &proto::encode(ty, value))),
+            _ => json_line(kind, &machinery::json::encode(value)),
+        }
+    }
+
+    /// A bookmark: everything up to a revision has been told.
+    fn mark(&mut self, revision: u64, initial_end: bool) -> Bytes {
+        let row = &self.wanted.row;
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let value = json!({"kind": row.resource.kind.kind, "apiVersion": row.api_version, "metadata": metadata});
+        self.encode("BOOKMARK", &value)
+    }
+
+    fn error(&self, status: &Status) -> Bytes {
+        let value = status.to_value();
+        self.whole("ERROR", storage::type_of(&value), &value)
+    }
+}
+
+/// A frame of protobuf: four bytes of length, most significant first, and the message.
+pub(crate) fn delimited(message: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(message.len() + 4);
+    out.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(message);
+    out.into()
+}
+
+/// A frame of JSON: one line.
+pub(crate) fn json_line(kind: &str, object: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(object.len() + kind.len() + 24);
+    out.extend_from_slice(br#"{"type":""#);
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(br#"","object":"#);
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
+    out.into()
+}

@@ -1,0 +1,195 @@
+//! TLS and HTTP before the path: the accept loop, one task a connection, and the end of both.
+//!
+//! The requests of an HTTP/2 connection are polled by the connection's own task ([`Local`]): most are answered in some
+//! tens of microseconds, less than it costs to wake another thread for each.
+
+use crate::{ApiServer, Body, BoxError};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, rt::Executor, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A TLS handshake may last this long.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Requests in flight on one HTTP/2 connection, as upstream's default.
+const STREAMS_MAX: u32 = 250;
+/// Bytes that a client may send ahead on one stream; upstream's buffers hold one frame of 256 KiB.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// Bytes that a client may send ahead on a connection.
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Bytes that are buffered for a slow reader of one stream.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// Connections that are open at once.
+const CONNECTIONS_MAX: usize = 16_384;
+/// How long requests in flight may go on after the end was asked for.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// The client's certificate, put into a request's extensions by the TLS layer; its user is found once a connection.
+#[derive(Clone)]
+pub struct PeerCertificate(pub(crate) Arc<Peer>);
+
+/// The certificate and, once asked for, whose it is.
+pub(crate) struct Peer {
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) user: OnceLock<Arc<identity::User>>,
+}
+
+impl PeerCertificate {
+    /// A certificate that a handshake has verified.
+    pub fn new(der: CertificateDer<'static>) -> Self {
+        PeerCertificate(Arc::new(Peer { der, user: OnceLock::new() }))
+    }
+}
+
+/// Serves until `shutdown`, then lets requests in flight end.
+pub(crate) async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) {
+    let acceptor = TlsAcceptor::from(with_alpn(tls));
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) if connections.len() < CONNECTIONS_MAX => {
+                let (server, acceptor, shutdown) = (server.clone(), acceptor.clone(), shutdown.clone());
+                connections.spawn(async move {
+                    if let Err(error) = connection(server, acceptor, stream, shutdown).await {
+                        tracing::debug!(%error, "connection ended");
+                    }
+                });
+            }
+            Ok(_) => tracing::warn!(CONNECTIONS_MAX, "too many connections, one is turned away"),
+            Err(error) => {
+                // Out of file descriptors, mostly: a moment's rest lets some be closed.
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    server.end_watches();
+    connections.close();
+    if tokio::time::timeout(DRAIN_MAX, connections.wait()).await.is_err() {
+        tracing::warn!(left = connections.len(), "connections were cut at the end of the drain");
+    }
+}
+
+fn with_alpn(tls: Arc<rustls::ServerConfig>) -> Arc<rustls::ServerConfig> {
+    if !tls.alpn_protocols.is_empty() {
+        return tls;
+    }
+    let mut own = (*tls).clone();
+    own.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(own)
+}
+
+async fn connection(server: ApiServer, acceptor: TlsAcceptor, stream: TcpStream, shutdown: CancellationToken) -> Result<(), BoxError> {
+    stream.set_nodelay(true)?;
+    let stream = tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await??;
+    let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let peer = peer.map(|der| PeerCertificate::new(der.clone().into_owned()));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        let server = server.clone();
+        async move {
+            let request = request.map(|body| body.map_err(|e| Box::new(e) as BoxError).boxed_unsync());
+            let response: Response<Body> = server.handle(request).await;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let local = Local::default();
+    let mut builder = auto::Builder::new(local.clone());
+    builder.http1().timer(TokioTimer::new()).pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(64 * 1024);
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let mut tasks = FuturesUnordered::new();
+    let mut ending = pin!(shutdown.cancelled());
+    let mut told = false;
+    poll_fn(|cx| {
+        if !told && ending.as_mut().poll(cx).is_ready() {
+            told = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        loop {
+            let done = connection.as_mut().poll(cx);
+            local.drain_into(&mut tasks, cx);
+            while let Poll::Ready(Some(())) = tasks.poll_next_unpin(cx) {}
+            match done {
+                Poll::Ready(result) => return Poll::Ready(result),
+                // A task may have made the connection ready, or the connection new tasks.
+                Poll::Pending if local.is_empty() => return Poll::Pending,
+                Poll::Pending => {}
+            }
+        }
+    })
+    .await
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// An executor whose tasks are polled by the one connection that it belongs to.
+#[derive(Clone, Default)]
+struct Local(Arc<Mutex<Queue>>);
+
+#[derive(Default)]
+struct Queue {
+    tasks: Vec<Task>,
+    waker: Option<Waker>,
+}
+
+impl<F> Executor<F> for Local
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        let mut queue = self.0.lock();
+        queue.tasks.push(Box::pin(async move {
+            task.await;
+        }));
+        if let Some(waker) = queue.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Local {
+    fn drain_into(&self, tasks: &mut FuturesUnordered<Task>, cx: &Context<'_>) {
+        let mut queue = self.0.lock();
+        tasks.extend(queue.tasks.drain(..));
+        match &queue.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => queue.waker = Some(cx.waker().clone()),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.lock().tasks.is_empty()
+    }
+}

@@ -1,0 +1,373 @@
+//! The addresses and ports of Services: which are taken, and what a Service is given on its way to the store.
+//!
+//! The state is in memory and comes from the stored Services at start. A write takes what it needs before it commits
+//! and holds it by a [`Hold`]; a hold that is not kept gives everything back, so a failed or dropped write leaks
+//! nothing and two writes never get the same address. Upstream's rules: dynamic addresses come from the upper band
+//! of the range (KEP-3070), so that chosen ones in the lower band seldom collide; one node port may be shared by the
+//! protocols of one Service.
+
+mod fields;
+#[cfg(test)]
+mod tests;
+
+use crate::ApiServer;
+use machinery::{
+    Value,
+    field::{self, Path},
+};
+use parking_lot::Mutex;
+use serde_json::json;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// Who holds an address or a port: `namespace/name` of the Service.
+type Owner = String;
+
+/// What is taken.
+#[derive(Debug, Default)]
+struct Taken {
+    ips: HashMap<IpAddr, Owner>,
+    ports: BTreeMap<u16, (Owner, Vec<String>)>,
+    /// Where the next search starts; the range is walked round.
+    next_ip: u128,
+    next_port: u16,
+}
+
+/// The allocators of one cluster.
+#[derive(Debug)]
+pub(crate) struct Allocators {
+    network: IpAddr,
+    prefix: u8,
+    ports: (u16, u16),
+    taken: Mutex<Taken>,
+}
+
+/// What one write has taken; given back unless [`Hold::keep`] is called.
+#[derive(Debug)]
+pub(crate) struct Hold<'a> {
+    allocators: &'a Allocators,
+    ips: Vec<IpAddr>,
+    ports: Vec<(u16, String)>,
+    /// Freed when the write has committed: what the Service no longer uses.
+    free_ips: Vec<IpAddr>,
+    free_ports: Vec<(u16, String)>,
+    owner: Owner,
+}
+
+impl<'a> Hold<'a> {
+    fn new(allocators: &'a Allocators, owner: Owner) -> Self {
+        Hold { allocators, ips: Vec::new(), ports: Vec::new(), free_ips: Vec::new(), free_ports: Vec::new(), owner }
+    }
+
+    /// The write has committed: what was taken stays taken, what is no longer used becomes free.
+    /// Returns the addresses that are new and those that are gone, for their IPAddress objects.
+    pub(crate) fn keep(mut self) -> (Vec<IpAddr>, Vec<IpAddr>) {
+        let (ips, free_ips) = (std::mem::take(&mut self.ips), std::mem::take(&mut self.free_ips));
+        self.ports.clear();
+        let free_ports = std::mem::take(&mut self.free_ports);
+        self.allocators.free(&self.owner, &free_ips, &free_ports);
+        (ips, free_ips)
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.allocators.free(&self.owner, &self.ips, &self.ports);
+    }
+}
+
+impl Allocators {
+    /// Allocators of a range of addresses and a range of ports, with nothing taken.
+    pub(crate) fn new(network: IpAddr, prefix: u8, ports: (u16, u16)) -> Self {
+        Allocators { network, prefix, ports, taken: Mutex::default() }
+    }
+
+    /// Takes what a stored Service has; used at start.
+    pub(crate) fn adopt(&self, service: &Value) {
+        let owner = owner(service);
+        let mut taken = self.taken.lock();
+        for ip in fields::cluster_ips(service).iter().filter_map(|ip| ip.parse().ok()) {
+            taken.ips.entry(ip).or_insert_with(|| owner.clone());
+        }
+        for (port, protocol) in fields::node_ports(service) {
+            let entry = taken.ports.entry(port).or_insert_with(|| (owner.clone(), Vec::new()));
+            entry.1.push(protocol);
+        }
+    }
+
+    /// Gives a new Service its addresses and ports.
+    pub(crate) fn create(&self, service: &mut Value) -> Result<Hold<'_>, field::ErrorList> {
+        let mut hold = Hold::new(self, owner(service));
+        self.complete(service, None, &mut hold)?;
+        Ok(hold)
+    }
+
+    /// Gives a changed Service what it lacks and notes what it no longer uses.
+    pub(crate) fn update(&self, service: &mut Value, old: &Value) -> Result<Hold<'_>, field::ErrorList> {
+        let mut hold = Hold::new(self, owner(old));
+        fields::carry_over(service, old);
+        self.complete(service, Some(old), &mut hold)?;
+        let (new_ips, new_ports) = (fields::cluster_ips(service), fields::node_ports(service));
+        hold.free_ips = fields::cluster_ips(old).iter().filter(|ip| !new_ips.contains(ip)).filter_map(|ip| ip.parse().ok()).collect();
+        hold.free_ports = fields::node_ports(old).into_iter().filter(|p| !new_ports.contains(p)).collect();
+        Ok(hold)
+    }
+
+    /// Frees all that a removed Service had; returns its addresses.
+    pub(crate) fn removed(&self, service: &Value) -> Vec<IpAddr> {
+        let ips: Vec<IpAddr> = fields::cluster_ips(service).iter().filter_map(|ip| ip.parse().ok()).collect();
+        self.free(&owner(service), &ips, &fields::node_ports(service));
+        ips
+    }
+
+    fn complete(&self, service: &mut Value, old: Option<&Value>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
+        fields::families(service, self.network.is_ipv6())?;
+        if fields::needs_cluster_ip(service) {
+            self.cluster_ips(service, old, hold)?;
+        }
+        if fields::needs_node_ports(service) {
+            self.node_ports(service, old, hold)?;
+        }
+        self.health_check_port(service, old, hold)
+    }
+
+    fn cluster_ips(&self, service: &mut Value, old: Option<&Value>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
+        let wanted = fields::cluster_ips(service);
+        if wanted.first().is_some_and(|ip| ip == "None") {
+            service["spec"]["clusterIP"] = "None".into();
+            service["spec"]["clusterIPs"] = json!(["None"]);
+            return Ok(());
+        }
+        if wanted.is_empty() {
+            let path = Path::root("spec").child("clusterIPs");
+            let ip = self.next_ip(&hold.owner).ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a serviceIP: range is full")])?;
+            hold.ips.push(ip);
+            service["spec"]["clusterIP"] = ip.to_string().into();
+            service["spec"]["clusterIPs"] = json!([ip.to_string()]);
+            return Ok(());
+        }
+        let had = old.map(fields::cluster_ips).unwrap_or_default();
+        for text in wanted.iter().filter(|ip| !had.contains(ip)) {
+            // An address that does not parse is told by validation.
+            if let Ok(ip) = text.parse::<IpAddr>() {
+                self.take_ip(ip, &hold.owner).map_err(|why| {
+                    let detail = format!("failed to allocate IP {ip}: {why}");
+                    vec![field::Error::invalid(&Path::root("spec").child("clusterIPs"), json!(wanted), &detail)]
+                })?;
+                hold.ips.push(ip);
+            }
+        }
+        service["spec"]["clusterIP"] = wanted[0].clone().into();
+        service["spec"]["clusterIPs"] = json!(wanted);
+        Ok(())
+    }
+
+    fn node_ports(&self, service: &mut Value, old: Option<&Value>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
+        let had = old.map(fields::node_ports).unwrap_or_default();
+        let dynamic = fields::allocates_node_ports(service);
+        let mut given: HashMap<i64, Vec<(u16, String)>> = HashMap::new();
+        let Some(ports) = service["spec"]["ports"].as_array_mut() else { return Ok(()) };
+        // Chosen ports first, so that no dynamic one takes their place.
+        for (at, port) in ports.iter().enumerate() {
+            let Some(number) = fields::node_port(port) else { continue };
+            let protocol = fields::protocol(port);
+            if !had.contains(&(number, protocol.clone())) {
+                self.take_port(number, &protocol, &hold.owner).map_err(|why| {
+                    vec![field::Error::invalid(&Path::root("spec").child("ports").index(at).child("nodePort"), json!(number), &why)]
+                })?;
+                hold.ports.push((number, protocol.clone()));
+            }
+            given.entry(port["port"].as_i64().unwrap_or(0)).or_default().push((number, protocol));
+        }
+        for port in ports.iter_mut().filter(|p| dynamic && fields::node_port(p).is_none()) {
+            let (number, protocol) = (port["port"].as_i64().unwrap_or(0), fields::protocol(port));
+            // The same port in another protocol gets the same node port, as upstream does.
+            let twin = given.get(&number).and_then(|g| g.iter().find(|(_, p)| *p != protocol)).map(|(n, _)| *n);
+            let shared = twin.filter(|n| self.take_port(*n, &protocol, &hold.owner).is_ok());
+            let path = Path::root("spec").child("ports");
+            let found = match shared {
+                Some(found) => found,
+                None => self
+                    .next_port(&protocol, &hold.owner)
+                    .ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a nodePort: range is full")])?,
+            };
+            hold.ports.push((found, protocol.clone()));
+            given.entry(number).or_default().push((found, protocol));
+            port["nodePort"] = found.into();
+        }
+        Ok(())
+    }
+
+    fn health_check_port(&self, service: &mut Value, old: Option<&Value>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
+        if !fields::needs_health_check_port(service) {
+            return Ok(());
+        }
+        let path = Path::root("spec").child("healthCheckNodePort");
+        let wanted = fields::health_check_port(service);
+        if wanted.is_some() && wanted == old.and_then(fields::health_check_port) {
+            return Ok(());
+        }
+        let found = match wanted {
+            Some(port) => {
+                let taken = self.take_port(port, "TCP", &hold.owner);
+                taken.map_err(|why| vec![field::Error::invalid(&path, json!(port), &format!("failed to allocate requested HealthCheck NodePort {port}: {why}"))])?;
+                port
+            }
+            None => self.next_port("TCP", &hold.owner).ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a HealthCheck NodePort: range is full")])?,
+        };
+        hold.ports.push((found, "TCP".into()));
+        service["spec"]["healthCheckNodePort"] = found.into();
+        Ok(())
+    }
+
+    fn free(&self, owner: &str, ips: &[IpAddr], ports: &[(u16, String)]) {
+        if ips.is_empty() && ports.is_empty() {
+            return;
+        }
+        let mut taken = self.taken.lock();
+        for ip in ips {
+            if taken.ips.get(ip).is_some_and(|o| o == owner) {
+                taken.ips.remove(ip);
+            }
+        }
+        for (port, protocol) in ports {
+            if let Some((who, protocols)) = taken.ports.get_mut(port)
+                && who == owner
+            {
+                protocols.retain(|p| p != protocol);
+                if protocols.is_empty() {
+                    taken.ports.remove(port);
+                }
+            }
+        }
+    }
+
+    fn size(&self) -> u128 {
+        let bits = if self.network.is_ipv4() { 32 } else { 128 };
+        // Upstream does not go beyond 2^64 addresses either.
+        1u128 << u32::from(bits - self.prefix.min(bits)).min(64)
+    }
+
+    fn at(&self, offset: u128) -> IpAddr {
+        match self.network {
+            IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip).wrapping_add(offset as u32)).into(),
+            IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip).wrapping_add(offset)).into(),
+        }
+    }
+
+    fn offset(&self, ip: IpAddr) -> Option<u128> {
+        let offset = match (self.network, ip) {
+            (IpAddr::V4(network), IpAddr::V4(ip)) => u128::from(u32::from(ip).checked_sub(u32::from(network))?),
+            (IpAddr::V6(network), IpAddr::V6(ip)) => u128::from(ip).checked_sub(u128::from(network))?,
+            _ => return None,
+        };
+        (offset < self.size()).then_some(offset)
+    }
+
+    fn take_ip(&self, ip: IpAddr, owner: &str) -> Result<(), String> {
+        // Neither the network's own address nor, in IPv4, the broadcast address is given.
+        let usable = self.offset(ip).is_some_and(|o| o > 0 && (ip.is_ipv6() || o + 1 < self.size()));
+        if !usable {
+            return Err(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}/{}", self.network, self.prefix));
+        }
+        let mut taken = self.taken.lock();
+        if taken.ips.contains_key(&ip) {
+            return Err("provided IP is already allocated".into());
+        }
+        taken.ips.insert(ip, owner.to_owned());
+        Ok(())
+    }
+
+    fn next_ip(&self, owner: &str) -> Option<IpAddr> {
+        let size = self.size();
+        let last = if self.network.is_ipv4() { size.checked_sub(2)? } else { size - 1 };
+        // The lower band is left to chosen addresses while there are others: min(max(16, size / 16), 256).
+        let band = if size > 32 { (size / 16).clamp(16, 256) } else { 0 };
+        let mut taken = self.taken.lock();
+        let upper = last.saturating_sub(band);
+        let start = taken.next_ip % upper.max(1);
+        // The search is bounded by what is taken: so many misses, and one more is a hit.
+        let bound = (taken.ips.len() as u128 + 1).min(upper);
+        let upper_offsets = (0..bound).map(|i| band + 1 + (start + i) % upper.max(1));
+        let found = upper_offsets.chain(1..=band.min(last)).find(|o| *o <= last && !taken.ips.contains_key(&self.at(*o)))?;
+        taken.next_ip = found.saturating_sub(band);
+        let ip = self.at(found);
+        taken.ips.insert(ip, owner.to_owned());
+        Some(ip)
+    }
+
+    fn take_port(&self, port: u16, protocol: &str, owner: &str) -> Result<(), String> {
+        let (first, last) = self.ports;
+        if !(first..=last).contains(&port) {
+            return Err(format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"));
+        }
+        let mut taken = self.taken.lock();
+        let entry = taken.ports.entry(port).or_insert_with(|| (owner.to_owned(), Vec::new()));
+        if entry.0 != owner || entry.1.iter().any(|p| p == protocol) {
+            return Err("provided port is already allocated".into());
+        }
+        entry.1.push(protocol.to_owned());
+        Ok(())
+    }
+
+    fn next_port(&self, protocol: &str, owner: &str) -> Option<u16> {
+        let (first, last) = self.ports;
+        let mut taken = self.taken.lock();
+        let count = u32::from(last.checked_sub(first)?) + 1;
+        // A stride that shares no factor with the range's size visits every port and does not look sequential.
+        let start = u32::from(taken.next_port);
+        let candidates = (1..=count).map(|i| first + ((start + i * 977) % count) as u16);
+        let found = candidates.into_iter().find(|p| !taken.ports.contains_key(p)).or_else(|| (first..=last).find(|p| !taken.ports.contains_key(p)))?;
+        taken.next_port = found - first;
+        taken.ports.insert(found, (owner.to_owned(), vec![protocol.to_owned()]));
+        Some(found)
+    }
+}
+
+fn owner(service: &Value) -> Owner {
+    let meta = &service["metadata"];
+    format!("{}/{}", meta["namespace"].as_str().unwrap_or_default(), meta["name"].as_str().unwrap_or_default())
+}
+
+/// What a Service's write has changed is kept, and its IPAddress objects follow (KEP-1880).
+pub(crate) async fn settle(server: &ApiServer, hold: Hold<'_>, namespace: &str, name: &str) {
+    let (taken, freed) = hold.keep();
+    for ip in taken {
+        let object = json!({
+            "kind": "IPAddress",
+            "apiVersion": "networking.k8s.io/v1",
+            "metadata": {"name": ip.to_string(), "labels": {
+                "ipaddress.kubernetes.io/ip-family": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
+                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+            }},
+            "spec": {"parentRef": {"group": "", "resource": "services", "namespace": namespace, "name": name}},
+        });
+        if let Err(error) = server.create(&IP_ADDRESSES, "", object).await
+            && error.reason != "AlreadyExists"
+        {
+            tracing::warn!(%ip, %error, "the IPAddress of a Service could not be written");
+        }
+    }
+    forget(server, &freed).await;
+}
+
+/// A Service is gone: so are its addresses.
+pub(crate) async fn gone(server: &ApiServer, service: &Value) {
+    let freed = server.services().removed(service);
+    forget(server, &freed).await;
+}
+
+async fn forget(server: &ApiServer, ips: &[IpAddr]) {
+    for ip in ips {
+        if let Err(error) = server.delete(&IP_ADDRESSES, "", &ip.to_string()).await
+            && error.code != 404
+        {
+            tracing::warn!(%ip, %error, "the IPAddress of a Service could not be removed");
+        }
+    }
+}
+
+/// Group, version and resource of the objects that name the taken addresses.
+const IP_ADDRESSES: (&str, &str, &str) = ("networking.k8s.io", "v1", "ipaddresses");

@@ -1,0 +1,116 @@
+//! `binding`: the scheduler's word where a pod runs. Sets `spec.nodeName` once, with the condition `PodScheduled`.
+
+use crate::{
+    errors,
+    registry::{Call, Change, WriteOptions, change, meta, read_body},
+    respond::Answer,
+    rows::Row,
+};
+use http::StatusCode;
+use machinery::{
+    Value,
+    field::{self, ErrorList, Path},
+    gvk::Gvk,
+    status::Status,
+    time,
+};
+use serde_json::json;
+use std::sync::Arc;
+
+/// Answers a POST to `pods/NAME/binding` (`name` given) or to `bindings`.
+pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: crate::Body) -> Result<Answer, Status> {
+    let options = WriteOptions::of(call, "CreateOptions")?;
+    let bytes = read_body(body).await?;
+    let gvk = Gvk { group: String::new(), version: "v1".into(), kind: "Binding".into() };
+    let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks Binding"))?;
+    let binding = call.decode_as(&bytes, ty, options.validation)?;
+    let name = match call.name() {
+        "" => meta::text(&binding, "name").to_owned(),
+        name => name.to_owned(),
+    };
+    check(&binding, &name)?;
+    let target = Change {
+        row: pods,
+        namespace: &call.cx.info.namespace,
+        name: &name,
+        subresource: "binding",
+        options: &options,
+        may_create: false,
+        applied: false,
+        derived: true,
+    };
+    let now = time::rfc3339(call.cx.now);
+    change(call, &target, |old| {
+        let old = old.ok_or_else(|| errors::not_found(pods, &name))?;
+        bound(pods, &name, old, &binding, &now)
+    })
+    .await?;
+    Ok(Answer::Other(StatusCode::CREATED, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+}
+
+fn check(binding: &Value, name: &str) -> Result<(), Status> {
+    let mut errors = ErrorList::new();
+    let own = meta::text(binding, "name");
+    if !own.is_empty() && own != name {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
+    let target = &binding["target"];
+    let path = Path::root("target");
+    let kind = target["kind"].as_str().unwrap_or_default();
+    if !kind.is_empty() && kind != "Node" {
+        errors.push(field::Error::not_supported(&path.child("kind"), json!(kind), &["Node", "<empty>"]));
+    }
+    if target["name"].as_str().unwrap_or_default().is_empty() {
+        errors.push(field::Error::required(&path.child("name"), ""));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "Binding", name, errors)) }
+}
+
+fn bound(row: &Row, name: &str, old: &Value, binding: &Value, now: &str) -> Result<Value, Status> {
+    let node = binding["target"]["name"].as_str().unwrap_or_default();
+    let uid = meta::text(binding, "uid");
+    if !uid.is_empty() && uid != meta::text(old, "uid") {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::text(old, "uid"));
+        return Err(errors::conflict(row, name, &why));
+    }
+    if !meta::text(old, "deletionTimestamp").is_empty() {
+        return Err(errors::conflict(row, name, &format!("pod {name} is being deleted, cannot be assigned to a host")));
+    }
+    if let Some(present) = old["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
+        return Err(errors::conflict(row, name, &format!("pod {name} is already assigned to node {present:?}")));
+    }
+    if old["spec"]["schedulingGates"].as_array().is_some_and(|g| !g.is_empty()) {
+        return Err(errors::conflict(row, name, &format!("pod {name} has non-empty .spec.schedulingGates")));
+    }
+    let mut value = old.clone();
+    value["spec"]["nodeName"] = node.into();
+    for part in ["annotations", "labels"] {
+        for (key, text) in binding["metadata"][part].as_object().into_iter().flatten() {
+            value["metadata"][part][key.as_str()] = text.clone();
+        }
+    }
+    scheduled(&mut value, now);
+    Ok(value)
+}
+
+/// Notes the condition `PodScheduled`.
+fn scheduled(value: &mut Value, now: &str) {
+    let conditions = &mut value["status"]["conditions"];
+    if !conditions.is_array() {
+        *conditions = json!([]);
+    }
+    let Some(list) = conditions.as_array_mut() else { return };
+    let mut condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+    match list.iter_mut().find(|c| c["type"] == "PodScheduled") {
+        Some(have) => {
+            if have["status"] == "True" {
+                condition["lastTransitionTime"] = have["lastTransitionTime"].clone();
+            }
+            if let Some(generation) = have.get("observedGeneration") {
+                condition["observedGeneration"] = generation.clone();
+            }
+            *have = condition;
+        }
+        None => list.push(condition),
+    }
+}

@@ -1,0 +1,338 @@
+//! The life of ConfigMaps, Pods and Deployments, driven through [`apiserver::ApiServer::handle`] as an in-process caller does.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{Server, names};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+
+fn map(name: &str, value: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"app": name}}, "data": {"k": value}})
+}
+
+fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"containers": [{"name": "c", "image": "nginx"}], "terminationGracePeriodSeconds": 30}})
+}
+
+fn deployment(name: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {
+        "replicas": 2, "selector": {"matchLabels": {"app": name}},
+        "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "nginx"}]}}}})
+}
+
+#[tokio::test]
+async fn a_config_map_is_made_read_changed_and_removed() {
+    let server = Server::start().await;
+    let made = server.post(MAPS, &map("a", "1")).await.expect(201);
+    let meta = &made["metadata"];
+    assert!(meta["uid"].as_str().is_some_and(|u| u.len() == 36));
+    assert!(meta["resourceVersion"].as_str().is_some_and(|v| v.parse::<u64>().is_ok()));
+    assert_eq!(meta["managedFields"][0]["operation"], "Update");
+    assert_eq!(server.get(&format!("{MAPS}/a")).await.expect(200), made);
+
+    let again = server.post(MAPS, &map("a", "1")).await.expect(409);
+    assert_eq!((again["reason"].as_str(), again["message"].as_str()), (Some("AlreadyExists"), Some("configmaps \"a\" already exists")));
+
+    let mut next = made.clone();
+    next["data"]["k"] = "2".into();
+    let changed = server.put(&format!("{MAPS}/a"), &next).await.expect(200);
+    assert_ne!(changed["metadata"]["resourceVersion"], meta["resourceVersion"]);
+    let stale = server.put(&format!("{MAPS}/a"), &next).await.expect(409);
+    assert_eq!(
+        stale["message"],
+        "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again"
+    );
+    let unchanged = server.put(&format!("{MAPS}/a"), &changed).await.expect(200);
+    assert_eq!(unchanged["metadata"]["resourceVersion"], changed["metadata"]["resourceVersion"], "a write that changes nothing is none");
+
+    let gone = server.delete(&format!("{MAPS}/a"), None).await.expect(200);
+    assert_eq!((gone["kind"].as_str(), gone["status"].as_str()), (Some("Status"), Some("Success")));
+    assert_eq!(gone["details"]["uid"], meta["uid"]);
+    let missing = server.get(&format!("{MAPS}/a")).await.expect(404);
+    assert_eq!(missing["message"], "configmaps \"a\" not found");
+}
+
+#[tokio::test]
+async fn pages_of_a_list_are_one_snapshot() {
+    let server = Server::start().await;
+    for name in ["a", "b", "c", "d", "e"] {
+        server.post(MAPS, &map(name, "1")).await.expect(201);
+    }
+    let first = server.get(&format!("{MAPS}?limit=2")).await.expect(200);
+    assert_eq!(names(&first), ["a", "b"]);
+    assert!(first["metadata"]["remainingItemCount"].as_u64().is_some_and(|n| n >= 3));
+    server.delete(&format!("{MAPS}/d"), None).await.expect(200);
+    server.post(MAPS, &map("bb", "1")).await.expect(201);
+    let token = first["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+    let rest = server.get(&format!("{MAPS}?limit=50&continue={token}")).await.expect(200);
+    assert_eq!(names(&rest)[..3], ["c", "d", "e"]);
+    assert_eq!(rest["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let selected = server.get(&format!("{MAPS}?labelSelector=app+in+(a,e)")).await.expect(200);
+    assert_eq!(names(&selected), ["a", "e"]);
+    let by_name = server.get(&format!("{MAPS}?fieldSelector=metadata.name%3Db")).await.expect(200);
+    assert_eq!(names(&by_name), ["b"]);
+    let wrong = server.get(&format!("{MAPS}?fieldSelector=data.k%3Db")).await.expect(400);
+    assert!(wrong["message"].as_str().is_some_and(|m| m.ends_with("field label not supported: data.k")), "{wrong}");
+}
+
+#[tokio::test]
+async fn a_watch_tells_every_change_once_and_in_order() {
+    let server = Server::start().await;
+    let made = server.post(MAPS, &map("a", "1")).await.expect(201);
+    let version = made["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+    let mut all = server.watch(&format!("{MAPS}?watch=1&resourceVersion={version}")).await;
+    let mut labelled = server.watch(&format!("{MAPS}?watch=1&resourceVersion={version}&labelSelector=app%3Db")).await;
+    let merge = json!({"metadata": {"labels": {"app": "b"}}});
+    server.patch(&format!("{MAPS}/a"), "application/merge-patch+json", &merge).await.expect(200);
+    let back = json!({"metadata": {"labels": {"app": "a"}}});
+    server.patch(&format!("{MAPS}/a"), "application/merge-patch+json", &back).await.expect(200);
+    server.delete(&format!("{MAPS}/a"), None).await.expect(200);
+    let kinds: Vec<String> = vec![all.next().await.0, all.next().await.0, all.next().await.0];
+    assert_eq!(kinds, ["MODIFIED", "MODIFIED", "DELETED"]);
+    assert_eq!(labelled.next().await.0, "ADDED");
+    let (kind, object) = labelled.next().await;
+    assert_eq!((kind.as_str(), object["metadata"]["labels"]["app"].as_str()), ("DELETED", Some("b")));
+}
+
+#[tokio::test]
+async fn initial_events_end_with_a_bookmark() {
+    let server = Server::start().await;
+    server.post(MAPS, &map("a", "1")).await.expect(201);
+    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&fieldSelector=metadata.name%3Da";
+    let mut watch = server.watch(&format!("{MAPS}?{query}")).await;
+    assert_eq!(watch.next().await.0, "ADDED");
+    let (kind, object) = watch.next().await;
+    assert_eq!(kind, "BOOKMARK");
+    assert_eq!(object["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+}
+
+#[tokio::test]
+async fn the_four_patches() {
+    let server = Server::start().await;
+    server.post(DEPLOYMENTS, &deployment("d")).await.expect(201);
+    let path = format!("{DEPLOYMENTS}/d");
+    let json = json!([{"op": "replace", "path": "/spec/replicas", "value": 3}]);
+    let got = server.patch(&path, "application/json-patch+json", &json).await.expect(200);
+    assert_eq!((got["spec"]["replicas"].as_i64(), got["metadata"]["generation"].as_i64()), (Some(3), Some(2)));
+    let strategic = json!({"spec": {"template": {"spec": {"containers": [{"name": "side", "image": "busybox"}]}}}});
+    let got = server.patch(&path, "application/strategic-merge-patch+json", &strategic).await.expect(200);
+    assert_eq!(got["spec"]["template"]["spec"]["containers"].as_array().map(Vec::len), Some(2));
+    let merge = json!({"metadata": {"annotations": {"x": "y"}}});
+    let got = server.patch(&path, "application/merge-patch+json", &merge).await.expect(200);
+    assert_eq!((got["metadata"]["annotations"]["x"].as_str(), got["metadata"]["generation"].as_i64()), (Some("y"), Some(3)));
+    let apply = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {"replicas": 7}});
+    let lost = server.patch(&format!("{path}?fieldManager=me"), "application/apply-patch+yaml", &apply).await.expect(409);
+    assert_eq!(lost["reason"], "Conflict");
+    let won = server.patch(&format!("{path}?fieldManager=me&force=true"), "application/apply-patch+yaml", &apply).await.expect(200);
+    assert_eq!(won["spec"]["replicas"], 7);
+    let nobody = server.patch(&path, "application/apply-patch+yaml", &apply).await.expect(422);
+    assert!(nobody["message"].as_str().is_some_and(|m| m.contains("fieldManager: Required value: is required for apply patch")), "{nobody}");
+    let other = server.patch(&path, "text/plain", &apply).await.expect(415);
+    assert_eq!(other["reason"], "UnsupportedMediaType");
+}
+
+#[tokio::test]
+async fn apply_creates_what_is_not_there() {
+    let server = Server::start().await;
+    let path = format!("{MAPS}/new?fieldManager=me");
+    server.patch(&path, "application/apply-patch+yaml", &map("new", "1")).await.expect(201);
+    let got = server.patch(&path, "application/apply-patch+yaml", &map("new", "2")).await.expect(200);
+    assert_eq!((got["data"]["k"].as_str(), got["metadata"]["managedFields"][0]["operation"].as_str()), (Some("2"), Some("Apply")));
+}
+
+#[tokio::test]
+async fn a_dry_run_leaves_nothing() {
+    let server = Server::start().await;
+    server.post(&format!("{MAPS}?dryRun=All"), &map("a", "1")).await.expect(201);
+    server.get(&format!("{MAPS}/a")).await.expect(404);
+    let wrong = server.post(&format!("{MAPS}?dryRun=some"), &map("a", "1")).await.expect(422);
+    assert!(wrong["message"].as_str().is_some_and(|m| m.contains("dryRun")), "{wrong}");
+}
+
+#[tokio::test]
+async fn unknown_fields_are_told_warned_of_or_dropped() {
+    let server = Server::start().await;
+    let mut bad = map("a", "1");
+    bad["spek"] = json!({});
+    let strict = server.post(&format!("{MAPS}?fieldValidation=Strict"), &bad).await.expect(400);
+    assert!(strict["message"].as_str().is_some_and(|m| m.contains("unknown field \"spek\"")), "{strict}");
+    let warned = server.post(&format!("{MAPS}?fieldValidation=Warn"), &bad).await;
+    assert_eq!(warned.warnings, ["299 - \"unknown field \\\"spek\\\"\""]);
+    assert!(warned.expect(201).get("spek").is_none());
+}
+
+#[tokio::test]
+async fn names_are_generated_and_checked() {
+    let server = Server::start().await;
+    let mut one = map("x", "1");
+    one["metadata"] = json!({"generateName": "gen-"});
+    let made = server.post(MAPS, &one).await.expect(201);
+    assert!(made["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("gen-") && n.len() == 9));
+    one["metadata"] = json!({});
+    let unnamed = server.post(MAPS, &one).await.expect(422);
+    assert!(unnamed["message"].as_str().is_some_and(|m| m.contains("name or generateName is required")), "{unnamed}");
+    let wrong = server.post(MAPS, &map("Not_A_Name", "1")).await.expect(422);
+    assert_eq!(wrong["reason"], "Invalid");
+    let mut elsewhere = map("a", "1");
+    elsewhere["metadata"]["namespace"] = "kube-system".into();
+    let misplaced = server.post(MAPS, &elsewhere).await.expect(400);
+    assert_eq!(misplaced["message"], "the namespace of the provided object does not match the namespace sent on the request");
+}
+
+#[tokio::test]
+async fn a_pod_ends_gracefully() {
+    let server = Server::start().await;
+    server.post(PODS, &pod("p")).await.expect(201);
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    server.post(&format!("{PODS}/p/binding"), &binding).await.expect(201);
+    let bound = server.get(&format!("{PODS}/p")).await.expect(200);
+    assert_eq!(bound["spec"]["nodeName"], "n");
+    assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+    let twice = server.post(&format!("{PODS}/p/binding"), &binding).await.expect(409);
+    assert_eq!(twice["reason"], "Conflict");
+
+    let going = server.delete(&format!("{PODS}/p"), None).await.expect(200);
+    assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 30);
+    assert!(going["metadata"]["deletionTimestamp"].is_string());
+    let status = json!({"status": {"phase": "Running"}});
+    let running = server.patch(&format!("{PODS}/p/status"), "application/merge-patch+json", &status).await.expect(200);
+    assert_eq!(running["status"]["phase"], "Running");
+    server.delete(&format!("{PODS}/p"), Some(json!({"gracePeriodSeconds": 0}))).await.expect(200);
+    server.get(&format!("{PODS}/p")).await.expect(404);
+}
+
+#[tokio::test]
+async fn finalizers_hold_an_object_until_the_last_is_gone() {
+    let server = Server::start().await;
+    server.post(DEPLOYMENTS, &deployment("d")).await.expect(201);
+    let path = format!("{DEPLOYMENTS}/d");
+    let going = server.delete(&path, Some(json!({"propagationPolicy": "Foreground"}))).await.expect(200);
+    assert_eq!(going["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    assert!(going["metadata"]["deletionTimestamp"].is_string());
+    let free = json!({"metadata": {"finalizers": null}});
+    server.patch(&path, "application/merge-patch+json", &free).await.expect(200);
+    server.get(&path).await.expect(404);
+    server.post(DEPLOYMENTS, &deployment("d")).await.expect(201);
+    let wrong = json!({"preconditions": {"uid": "other"}});
+    let kept = server.delete(&path, Some(wrong)).await.expect(409);
+    assert!(kept["message"].as_str().is_some_and(|m| m.contains("UID in precondition: other")), "{kept}");
+}
+
+#[tokio::test]
+async fn a_deployment_is_scaled() {
+    let server = Server::start().await;
+    server.post(DEPLOYMENTS, &deployment("d")).await.expect(201);
+    let path = format!("{DEPLOYMENTS}/d/scale");
+    let scale = server.get(&path).await.expect(200);
+    assert_eq!((scale["kind"].as_str(), scale["spec"]["replicas"].as_i64()), (Some("Scale"), Some(2)));
+    assert_eq!(scale["status"]["selector"], "app=d");
+    let mut more = scale.clone();
+    more["spec"]["replicas"] = 5.into();
+    assert_eq!(server.put(&path, &more).await.expect(200)["spec"]["replicas"], 5);
+    let less = json!({"spec": {"replicas": 1}});
+    server.patch(&path, "application/merge-patch+json", &less).await.expect(200);
+    let now = server.get(&format!("{DEPLOYMENTS}/d")).await.expect(200);
+    assert_eq!((now["spec"]["replicas"].as_i64(), now["metadata"]["generation"].as_i64()), (Some(1), Some(3)));
+}
+
+#[tokio::test]
+async fn services_get_addresses_and_ports() {
+    let server = Server::start().await;
+    let path = "/api/v1/namespaces/default/services";
+    let service = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec});
+    let spec = json!({"type": "NodePort", "ports": [{"port": 80}], "selector": {"a": "b"}});
+    let made = server.post(path, &service("s", spec)).await.expect(201);
+    let ip = made["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
+    assert!(ip.starts_with("10.96."), "{made}");
+    assert!(made["spec"]["ports"][0]["nodePort"].as_i64().is_some_and(|p| (30_000..=32_767).contains(&p)));
+    server.get(&format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}")).await.expect(200);
+    let taken = server.post(path, &service("t", json!({"clusterIP": ip, "ports": [{"port": 80}]}))).await.expect(422);
+    assert!(taken["message"].as_str().is_some_and(|m| m.contains("provided IP is already allocated")), "{taken}");
+    server.delete(&format!("{path}/s"), None).await.expect(200);
+    server.get(&format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}")).await.expect(404);
+    server.post(path, &service("t", json!({"clusterIP": ip, "ports": [{"port": 80}]}))).await.expect(201);
+}
+
+#[tokio::test]
+async fn answers_come_as_tables_metadata_yaml_and_protobuf() {
+    let server = Server::start().await;
+    server.post(MAPS, &map("a", "1")).await.expect(201);
+    let table = server.get_as(&format!("{MAPS}/a"), "application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await.expect(200);
+    assert_eq!(table["kind"], "Table");
+    assert_eq!(table["columnDefinitions"][0]["name"], "Name");
+    assert_eq!(table["rows"][0]["cells"][0], "a");
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    let partial = server.get_as(MAPS, "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io").await.expect(200);
+    assert_eq!(partial["kind"], "PartialObjectMetadataList");
+    let yaml = server.raw(http::Method::GET, &format!("{MAPS}/a"), &[("accept", "application/yaml")], "").await;
+    assert!(String::from_utf8_lossy(&yaml.1).contains("kind: ConfigMap"));
+    let proto = server.raw(http::Method::GET, &format!("{MAPS}/a"), &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
+    let (gvk, value) = machinery::proto::decode(&proto.1).expect("a protobuf body");
+    assert_eq!((gvk.kind.as_str(), value["data"]["k"].as_str()), ("ConfigMap", Some("1")));
+    let neither = server.get_as(MAPS, "text/html").await.expect(406);
+    assert_eq!(neither["reason"], "NotAcceptable");
+}
+
+#[tokio::test]
+async fn what_is_not_allowed_is_forbidden_in_upstreams_words() {
+    let server = Server::start().await;
+    let (code, body) = server.raw_as("nobody", http::Method::GET, MAPS, &[], "").await;
+    let status: Value = serde_json::from_slice(&body).unwrap_or_default();
+    assert_eq!(code, 403);
+    let message = status["message"].as_str().unwrap_or_default();
+    let want = "configmaps is forbidden: User \"nobody\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"default\"";
+    assert!(message.starts_with(want), "{message}");
+}
+
+#[tokio::test]
+async fn a_namespace_waits_for_its_finalizer() {
+    let server = Server::start().await;
+    let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "space"}});
+    let made = server.post("/api/v1/namespaces", &space).await.expect(201);
+    assert_eq!((made["status"]["phase"].as_str(), made["spec"]["finalizers"][0].as_str()), (Some("Active"), Some("kubernetes")));
+    let going = server.delete("/api/v1/namespaces/space", None).await.expect(200);
+    assert_eq!(going["status"]["phase"], "Terminating");
+    let mut last = server.get("/api/v1/namespaces/space").await.expect(200);
+    last["spec"]["finalizers"] = json!([]);
+    server.put("/api/v1/namespaces/space/finalize", &last).await.expect(200);
+    server.get("/api/v1/namespaces/space").await.expect(404);
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_by_selector() {
+    let server = Server::start().await;
+    for name in ["a", "b"] {
+        server.post(MAPS, &map(name, "1")).await.expect(201);
+    }
+    server.delete(&format!("{MAPS}?labelSelector=app%3Da"), None).await.expect(200);
+    server.get(&format!("{MAPS}/a")).await.expect(404);
+    server.get(&format!("{MAPS}/b")).await.expect(200);
+}
+
+#[tokio::test]
+async fn bodies_are_bounded() {
+    let server = Server::start().await;
+    let big = map("a", &"x".repeat(4 * 1024 * 1024));
+    let refused = server.post(MAPS, &big).await.expect(413);
+    assert_eq!(refused["message"], "Request entity too large: limit is 3145728");
+}
+
+#[tokio::test]
+async fn what_is_served_can_be_discovered() {
+    let server = Server::start().await;
+    let core = server.get("/api/v1").await.expect(200);
+    assert_eq!(core["kind"], "APIResourceList");
+    assert!(core["resources"].as_array().is_some_and(|r| r.iter().any(|r| r["name"] == "pods/eviction" && r["group"] == "policy")));
+    let groups = server.get("/apis").await.expect(200);
+    assert!(groups["groups"].as_array().is_some_and(|g| g.iter().any(|g| g["name"] == "apps")));
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let all = server.get_as("/apis", accept).await.expect(200);
+    assert_eq!(all["kind"], "APIGroupDiscoveryList");
+    assert_eq!(server.get("/version").await.expect(200)["minor"], "37");
+    let (code, body) = server.raw(http::Method::GET, "/readyz?verbose", &[], "").await;
+    assert!(code == 200 && String::from_utf8_lossy(&body).contains("[+]etcd ok"));
+}

@@ -1,0 +1,134 @@
+//! A server in this process and a small client for it.
+
+use apiserver::{ApiServer, Body, Config, Identity, full};
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use identity::User;
+use serde_json::Value;
+use std::{sync::Arc, time::Duration};
+
+/// How long an awaited event may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Server {
+    api: ApiServer,
+}
+
+pub struct Reply {
+    code: u16,
+    body: Value,
+    pub warnings: Vec<String>,
+    asked: String,
+}
+
+impl Reply {
+    /// The body, if the code is this one.
+    #[track_caller]
+    pub fn expect(self, code: u16) -> Value {
+        assert_eq!(self.code, code, "{}: {:#}", self.asked, self.body);
+        self.body
+    }
+}
+
+pub struct Watch {
+    body: Body,
+    buffer: Vec<u8>,
+}
+
+impl Watch {
+    /// The next event: its kind and its object.
+    pub async fn next(&mut self) -> (String, Value) {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                let mut event: Value = serde_json::from_slice(&line).expect("an event is JSON");
+                return (event["type"].as_str().unwrap_or_default().to_owned(), event["object"].take());
+            }
+            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event in time");
+            let data = frame.expect("the watch goes on").expect("no error").into_data().expect("data");
+            self.buffer.extend_from_slice(&data);
+        }
+    }
+}
+
+impl Server {
+    pub async fn start() -> Server {
+        let identity = Identity {
+            authenticator: Arc::new(identity::Authenticator),
+            authorizer: Arc::new(identity::Authorizer),
+            tokens: Arc::new(identity::Tokens),
+        };
+        let api = ApiServer::new(Config::default(), store::Store::memory(), identity).expect("a server");
+        api.bootstrap().await.expect("bootstrap");
+        Server { api }
+    }
+
+    async fn send(&self, user: &str, method: Method, uri: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> http::Response<Body> {
+        let groups = if user == "admin" { vec!["system:masters".into(), "system:authenticated".into()] } else { vec!["system:authenticated".into()] };
+        let user = User { name: user.into(), uid: String::new(), groups, extra: Default::default() };
+        let mut request = Request::builder().method(method).uri(uri.replace(' ', "%20")).extension(Arc::new(user));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.api.handle(request.body(full(body)).expect("a request")).await
+    }
+
+    async fn reply(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+        let asked = format!("{method} {uri}");
+        let response = self.send("admin", method, uri, headers, body).await;
+        let code = response.status().as_u16();
+        let warnings = response.headers().get_all("warning").iter().filter_map(|w| w.to_str().ok()).map(str::to_owned).collect();
+        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
+        Reply { code, body, warnings, asked }
+    }
+
+    pub async fn get(&self, uri: &str) -> Reply {
+        self.reply(Method::GET, uri, &[], "").await
+    }
+
+    pub async fn get_as(&self, uri: &str, accept: &str) -> Reply {
+        self.reply(Method::GET, uri, &[("accept", accept)], "").await
+    }
+
+    pub async fn post(&self, uri: &str, body: &Value) -> Reply {
+        self.reply(Method::POST, uri, &[("content-type", "application/json")], body.to_string()).await
+    }
+
+    pub async fn put(&self, uri: &str, body: &Value) -> Reply {
+        self.reply(Method::PUT, uri, &[("content-type", "application/json")], body.to_string()).await
+    }
+
+    pub async fn patch(&self, uri: &str, media: &str, body: &Value) -> Reply {
+        self.reply(Method::PATCH, uri, &[("content-type", media)], body.to_string()).await
+    }
+
+    pub async fn delete(&self, uri: &str, options: Option<Value>) -> Reply {
+        let body = options.map(|o| o.to_string()).unwrap_or_default();
+        self.reply(Method::DELETE, uri, &[("content-type", "application/json")], body).await
+    }
+
+    pub async fn watch(&self, uri: &str) -> Watch {
+        let response = self.send("admin", Method::GET, uri, &[], "").await;
+        assert_eq!(response.status(), 200, "{uri}");
+        Watch { body: response.into_body(), buffer: Vec::new() }
+    }
+
+    /// Code and body as they come.
+    pub async fn raw(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: &'static str) -> (u16, Bytes) {
+        self.raw_as("admin", method, uri, headers, body).await
+    }
+
+    /// As [`Server::raw`], by somebody else than the administrator.
+    pub async fn raw_as(&self, user: &str, method: Method, uri: &str, headers: &[(&str, &str)], body: &'static str) -> (u16, Bytes) {
+        let response = self.send(user, method, uri, headers, body).await;
+        let code = response.status().as_u16();
+        (code, response.into_body().collect().await.expect("a body").to_bytes())
+    }
+}
+
+/// The names of a list's items.
+pub fn names(list: &Value) -> Vec<&str> {
+    list["items"].as_array().map_or(&[][..], Vec::as_slice).iter().filter_map(|i| i["metadata"]["name"].as_str()).collect()
+}
