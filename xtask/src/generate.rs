@@ -35,7 +35,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let data = root.join(DATA);
     fs::create_dir_all(&data)?;
     let go = fs::read_to_string(root.join("xtask/data/go_types.txt")).context("xtask/data/go_types.txt")?;
-    let schema = types::schema(&read(&from, "types.json")?, &read(&from, "wire_messages.json")?, &go)?;
+    let types = read(&from, "types.json")?;
+    fs::write(root.join("xtask/descriptions/src/roots.rs"), types::roots(&types)?)?;
+    let schema = types::schema(&types, &read(&from, "wire_messages.json")?, &go)?;
     write(&data, "schema.txt", &schema)?;
     let rows = resources::rows(&read(&from, "resources.json")?, &read(&from, "columns.json")?)?;
     write(&data, "resources.json", &rows)?;

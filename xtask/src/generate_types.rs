@@ -278,3 +278,22 @@ fn lines(out: &mut String, fields: &[Field]) {
         out.push('\n');
     }
 }
+
+/// The kinds as k8s-openapi names them, for `xtask/descriptions`: a Rust file.
+pub(crate) fn roots(types: &Value) -> Result<String> {
+    let mut out = String::from(
+        "//! The kinds to describe. Written by `cargo xtask generate`.\n\nuse super::root;\nuse k8s_openapi as k;\nuse schemars::SchemaGenerator;\n\npub(crate) fn all(g: &mut SchemaGenerator) {\n",
+    );
+    for (name, ty) in types.as_object().context("types.json is an object")? {
+        let is_kind = !ty["gvk"].is_null() && !name.ends_with("List") && !ty["fields"].is_null();
+        let path = name.strip_prefix("io.k8s.").filter(|_| is_kind && !NOT_IN_K8S_OPENAPI.iter().any(|n| name.ends_with(n)));
+        if let Some(path) = path {
+            let _ = writeln!(out, "    root::<k::{}>(g);", path.replace('-', "_").replace('.', "::"));
+        }
+    }
+    out.push_str("}\n");
+    Ok(out)
+}
+
+/// Kinds that k8s-openapi folds into its client types.
+const NOT_IN_K8S_OPENAPI: &[&str] = &[".WatchEvent"];

@@ -12,7 +12,6 @@ pub use serde_json::{Map, Value};
 pub mod apply;
 pub mod convert;
 pub mod defaulting;
-pub mod discovery;
 pub mod field;
 pub mod fields;
 pub mod gvk;
