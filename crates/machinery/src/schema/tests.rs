@@ -49,3 +49,41 @@ fn options_answer_in_every_group() {
     let gvk = Gvk { group: "policy".into(), version: "v1".into(), kind: "DeleteOptions".into() };
     assert!(builtin().kind(&gvk).is_some());
 }
+
+/// A sample of the kind, read and written again by its k8s-openapi type, after a trip over the wire.
+fn typed<T: serde::de::DeserializeOwned + serde::Serialize>(name: &str) {
+    let ty = ty(name);
+    let value = sample::sample(ty, 1, 12);
+    let (_, wire) = crate::proto::decode(&crate::proto::encode(ty, &value)).unwrap_or_else(|e| panic!("{name}: {}", e.message));
+    let object: T = serde_json::from_value(wire.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let again = serde_json::to_value(&object).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert_eq!(crate::json::normalize(again, ty, crate::json::Validation::Strict).unwrap().value, wire, "{name}");
+}
+
+#[test]
+fn the_types_of_k8s_openapi_agree() {
+    use k8s_openapi::api;
+    typed::<api::core::v1::Pod>("io.k8s.api.core.v1.Pod");
+    typed::<api::core::v1::Node>("io.k8s.api.core.v1.Node");
+    typed::<api::core::v1::Service>("io.k8s.api.core.v1.Service");
+    typed::<api::core::v1::Secret>("io.k8s.api.core.v1.Secret");
+    typed::<api::core::v1::ConfigMap>("io.k8s.api.core.v1.ConfigMap");
+    typed::<api::core::v1::Event>("io.k8s.api.core.v1.Event");
+    typed::<api::core::v1::PersistentVolume>("io.k8s.api.core.v1.PersistentVolume");
+    typed::<api::core::v1::PersistentVolumeClaim>("io.k8s.api.core.v1.PersistentVolumeClaim");
+    typed::<api::core::v1::Namespace>("io.k8s.api.core.v1.Namespace");
+    typed::<api::core::v1::ResourceQuota>("io.k8s.api.core.v1.ResourceQuota");
+    typed::<api::apps::v1::Deployment>("io.k8s.api.apps.v1.Deployment");
+    typed::<api::apps::v1::DaemonSet>("io.k8s.api.apps.v1.DaemonSet");
+    typed::<api::batch::v1::CronJob>("io.k8s.api.batch.v1.CronJob");
+    typed::<api::autoscaling::v2::HorizontalPodAutoscaler>("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler");
+    typed::<api::coordination::v1::Lease>("io.k8s.api.coordination.v1.Lease");
+    typed::<api::discovery::v1::EndpointSlice>("io.k8s.api.discovery.v1.EndpointSlice");
+    typed::<api::networking::v1::Ingress>("io.k8s.api.networking.v1.Ingress");
+    typed::<api::rbac::v1::ClusterRole>("io.k8s.api.rbac.v1.ClusterRole");
+    typed::<api::admissionregistration::v1::ValidatingWebhookConfiguration>("io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration");
+    typed::<api::certificates::v1::CertificateSigningRequest>("io.k8s.api.certificates.v1.CertificateSigningRequest");
+    typed::<api::authentication::v1::TokenReview>("io.k8s.api.authentication.v1.TokenReview");
+    typed::<api::flowcontrol::v1::FlowSchema>("io.k8s.api.flowcontrol.v1.FlowSchema");
+    typed::<api::resource::v1::ResourceClaim>("io.k8s.api.resource.v1.ResourceClaim");
+}

@@ -1,0 +1,86 @@
+use super::*;
+use crate::{gvk::Gvk, resources};
+use std::collections::HashSet;
+
+fn everything() -> Vec<Served<'static>> {
+    resources::builtin().iter().map(|resource| Served { resource, schema: None }).collect()
+}
+
+/// Every reference in a document must lead somewhere.
+fn check_references(value: &Value, prefix: &str, known: &HashSet<&str>) {
+    match value {
+        Value::Object(map) => {
+            if let Some(target) = map.get("$ref").and_then(Value::as_str) {
+                let name = target.strip_prefix(prefix).unwrap_or_else(|| panic!("{target}"));
+                assert!(known.contains(name), "{name}");
+            }
+            map.values().for_each(|v| check_references(v, prefix, known));
+        }
+        Value::Array(items) => items.iter().for_each(|v| check_references(v, prefix, known)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_group_version_has_a_document_that_stands_alone() {
+    for (path, served) in v3_groups(&everything()) {
+        let document = v3_document(&served, "v1.37.2");
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        let known = schemas.keys().map(String::as_str).collect();
+        check_references(&document, "#/components/schemas/", &known);
+        assert!(document["paths"].as_object().is_some_and(|p| p.keys().all(|k| k.starts_with(&format!("/{path}")))), "{path}");
+    }
+}
+
+#[test]
+fn kubectl_finds_what_it_looks_for() {
+    let served: Vec<Served<'_>> = everything().into_iter().filter(|s| s.resource.group == "apps").collect();
+    let document = v3_document(&served, "v1.37.2");
+    let item = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
+    let gvk = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
+    assert_eq!(item["patch"]["x-kubernetes-group-version-kind"], gvk);
+    let names: Vec<&str> = item["patch"]["parameters"].as_array().unwrap().iter().filter_map(|p| p["name"].as_str()).collect();
+    assert_eq!(names, ["dryRun", "fieldManager", "fieldValidation", "force"]);
+    assert_eq!(item["patch"]["operationId"], "patchAppsV1NamespacedDeployment");
+    let schema = &document["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"];
+    assert_eq!(schema["x-kubernetes-group-version-kind"], json!([gvk]));
+    assert!(schema["description"].as_str().is_some_and(|d| d.starts_with("Deployment enables declarative updates")));
+    let spec = &document["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentSpec"];
+    assert!(spec["properties"]["replicas"]["description"].as_str().is_some_and(|d| d.starts_with("Number of desired pods")));
+    assert_eq!(spec["properties"]["strategy"]["x-kubernetes-patch-strategy"], "retainKeys");
+    let scale = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"]["get"];
+    assert_eq!(scale["x-kubernetes-group-version-kind"]["kind"], "Scale");
+}
+
+#[test]
+fn version_2_holds_everything_at_once() {
+    let document = v2_document(&everything(), "v1.37.2");
+    let known = document["definitions"].as_object().unwrap().keys().map(String::as_str).collect();
+    check_references(&document, "#/definitions/", &known);
+    assert!(document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}/status"]["put"].is_object());
+    let port = &document["definitions"]["io.k8s.api.core.v1.ServicePort"]["properties"];
+    assert_eq!(port["protocol"]["default"], "TCP");
+    assert_eq!(port["targetPort"]["$ref"], "#/definitions/io.k8s.apimachinery.pkg.util.intstr.IntOrString");
+}
+
+#[test]
+fn custom_kinds_stand_beside_built_in_ones() {
+    let mut resource = resources::find("apps", "v1", "deployments").unwrap().clone();
+    resource.group = "stable.example.com".into();
+    resource.resource = "crontabs".into();
+    resource.kind = Gvk { group: "stable.example.com".into(), version: "v1".into(), kind: "CronTab".into() };
+    resource.subresources.truncate(0);
+    let schema = json!({"type": "object", "description": "a job", "properties": {"spec": {"type": "object", "nullable": true, "properties": {"cron": {"type": "string"}}}}});
+    let served = [Served { resource: &resource, schema: Some(&schema) }];
+    let document = v3_document(&served, "v1.37.2");
+    let own = &document["components"]["schemas"]["com.example.stable.v1.CronTab"];
+    assert_eq!(own["properties"]["spec"]["properties"]["cron"]["type"], "string");
+    assert_eq!(own["properties"]["kind"]["type"], "string");
+    assert_eq!(own["x-kubernetes-group-version-kind"][0]["kind"], "CronTab");
+    let list = &document["components"]["schemas"]["com.example.stable.v1.CronTabList"];
+    assert_eq!(list["properties"]["items"]["items"]["$ref"], "#/components/schemas/com.example.stable.v1.CronTab");
+    let known = document["components"]["schemas"].as_object().unwrap().keys().map(String::as_str).collect();
+    check_references(&document, "#/components/schemas/", &known);
+    let document = v2_document(&served, "v1.37.2");
+    assert!(document["definitions"]["com.example.stable.v1.CronTab"]["properties"]["spec"].get("properties").is_none(), "nullable cannot be said");
+}
