@@ -1,0 +1,144 @@
+//! Checks of `metadata` that are the same for every kind (`apimachinery/pkg/api/validation`).
+
+use crate::{rules, strategy::Strategy, tree};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    names,
+};
+
+/// Most bytes in all annotations of an object together.
+const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+
+/// What is wrong with a new object's metadata. An absent name is left to the caller, who knows the request's.
+pub fn validate_meta(obj: &Value, namespaced: bool, strategy: &dyn Strategy) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (metadata, path) = (&obj["metadata"], Path::root("metadata"));
+    let (name, prefix) = (tree::text(metadata, "name"), tree::text(metadata, "generateName"));
+    let rule = strategy.name_rule();
+    if !prefix.is_empty() {
+        errors.extend(rule.check(prefix, true).into_iter().map(|m| Error::invalid(&path.child("generateName"), prefix, m)));
+    }
+    if !name.is_empty() {
+        errors.extend(rule.check(name, false).into_iter().map(|m| Error::invalid(&path.child("name"), name, m)));
+    }
+    let namespace = tree::text(metadata, "namespace");
+    if namespaced {
+        if namespace.is_empty() {
+            errors.push(Error::required(&path.child("namespace"), ""));
+        } else {
+            errors.extend(names::dns1123_label(namespace).into_iter().map(|m| Error::invalid(&path.child("namespace"), namespace, m)));
+        }
+    } else if !namespace.is_empty() {
+        errors.push(Error::forbidden(&path.child("namespace"), "not allowed on this type"));
+    }
+    common(metadata, &path, &mut errors);
+    errors
+}
+
+/// What is wrong with the metadata of a changed object.
+pub fn validate_meta_update(obj: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (new, old, path) = (&obj["metadata"], &old["metadata"], Path::root("metadata"));
+    if !old["deletionTimestamp"].is_null() {
+        let had: Vec<&str> = tree::list(old, "finalizers").iter().filter_map(Value::as_str).collect();
+        let added: Vec<String> =
+            tree::list(new, "finalizers").iter().filter_map(Value::as_str).filter(|f| !had.contains(f)).map(|f| format!("{f:?}")).collect();
+        if !added.is_empty() {
+            let detail = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                added.join(", ")
+            );
+            errors.push(Error::forbidden(&path.child("finalizers"), detail));
+        }
+    }
+    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if new[field] != old[field] {
+            errors.push(Error::invalid(&path.child(field), new[field].clone(), rules::IMMUTABLE));
+        }
+    }
+    common(new, &path, &mut errors);
+    errors
+}
+
+fn common(metadata: &Value, path: &Path, errors: &mut ErrorList) {
+    labels(&metadata["labels"], &path.child("labels"), errors);
+    annotations(&metadata["annotations"], &path.child("annotations"), errors);
+    owners(metadata, path, errors);
+    for (at, finalizer) in tree::list(metadata, "finalizers").iter().enumerate() {
+        let text = finalizer.as_str().unwrap_or_default();
+        let path = path.child("finalizers").index(at);
+        let problems = names::qualified_name(text);
+        if problems.is_empty() && !text.contains('/') && !matches!(text, "orphan" | "foregroundDeletion" | "kubernetes") {
+            errors.push(Error::invalid(&path, text, "name is neither a standard finalizer name nor is it fully qualified"));
+        }
+        errors.extend(problems.into_iter().map(|m| Error::invalid(&path, text, m)));
+    }
+}
+
+/// Checks labels.
+pub(crate) fn labels(labels: &Value, path: &Path, errors: &mut ErrorList) {
+    for (key, value) in labels.as_object().into_iter().flatten() {
+        errors.extend(names::qualified_name(key).into_iter().map(|m| Error::invalid(path, key.as_str(), m)));
+        let value = value.as_str().unwrap_or_default();
+        errors.extend(names::label_value(value).into_iter().map(|m| Error::invalid(path, value, m)));
+    }
+}
+
+/// Checks annotations.
+pub(crate) fn annotations(annotations: &Value, path: &Path, errors: &mut ErrorList) {
+    let mut bytes = 0;
+    for (key, value) in annotations.as_object().into_iter().flatten() {
+        // Case does not matter in the keys of annotations.
+        let problems = names::qualified_name(&key.to_lowercase());
+        errors.extend(problems.into_iter().map(|m| Error::invalid(path, key.as_str(), m)));
+        bytes += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if bytes > ANNOTATIONS_BYTES_MAX {
+        errors.push(Error::too_long(path, ANNOTATIONS_BYTES_MAX));
+    }
+}
+
+fn owners(metadata: &Value, path: &Path, errors: &mut ErrorList) {
+    let path = path.child("ownerReferences");
+    let mut controller: Option<&Value> = None;
+    for (at, owner) in tree::list(metadata, "ownerReferences").iter().enumerate() {
+        let place = path.index(at);
+        for (field, what) in [("apiVersion", "version"), ("kind", "must not be empty"), ("name", "must not be empty"), ("uid", "must not be empty")] {
+            let value = tree::text(owner, field);
+            if value.is_empty() {
+                let detail = if field == "apiVersion" { format!("{what} must not be empty") } else { what.to_owned() };
+                errors.push(Error::invalid(&place.child(field), value, detail));
+            }
+        }
+        if owner["controller"] == true {
+            if let Some(first) = controller {
+                let detail = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {} and {}",
+                    describe(first),
+                    describe(owner)
+                );
+                errors.push(Error::invalid(&path, metadata["ownerReferences"].clone(), detail));
+                return;
+            }
+            controller = Some(owner);
+        }
+    }
+}
+
+fn describe(owner: &Value) -> String {
+    format!("{}/{}", tree::text(owner, "kind"), tree::text(owner, "name"))
+}
+
+/// All metadata but managed fields and the resource version is the old object's: status updates of custom resources.
+pub(crate) fn keep_all_but_managers(obj: &mut Value, old: &Value) {
+    let Some(new) = tree::at(obj, &["metadata"]) else { return };
+    let Some(old) = old["metadata"].as_object() else { return };
+    let own = |key: &str| matches!(key, "managedFields" | "resourceVersion");
+    new.retain(|key, _| own(key) || old.contains_key(key));
+    for (key, value) in old {
+        if !own(key) && new.get(key) != Some(value) {
+            new.insert(key.clone(), value.clone());
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Checks that many kinds share (`pkg/apis/core/validation`, `apimachinery/pkg/apis/meta/v1/validation`).
+
+use crate::tree;
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    labels::Selector,
+    names,
+    quantity::Quantity,
+};
+use std::collections::BTreeMap;
+
+/// What is said of a field that may not change.
+pub(crate) const IMMUTABLE: &str = "field is immutable";
+/// What is said of a number below zero.
+pub(crate) const NEGATIVE: &str = "must be greater than or equal to 0";
+
+/// A number, if given, is not negative.
+pub(crate) fn not_negative(value: &Value, path: &Path, errors: &mut ErrorList) {
+    if let Some(number) = value.as_i64().filter(|n| *n < 0) {
+        errors.push(Error::invalid(path, number, NEGATIVE));
+    }
+}
+
+/// Several fields of an object, if given, are not negative.
+pub(crate) fn all_not_negative(spec: &Value, path: &Path, fields: &[&str], errors: &mut ErrorList) {
+    for field in fields {
+        if spec[*field].as_i64().is_some_and(|n| n < 0) {
+            not_negative(&spec[*field], &path.child(field), errors);
+        }
+    }
+}
+
+/// A number, if given, is greater than zero.
+pub(crate) fn positive(value: &Value, path: &Path, errors: &mut ErrorList) {
+    if let Some(number) = value.as_i64().filter(|n| *n <= 0) {
+        errors.push(Error::invalid(path, number, "must be greater than 0"));
+    }
+}
+
+/// A text is there.
+pub(crate) fn required(owner: &Value, path: &Path, field: &str, errors: &mut ErrorList) -> bool {
+    let missing = tree::empty(&owner[field]);
+    if missing {
+        errors.push(Error::required(&path.child(field), ""));
+    }
+    !missing
+}
+
+/// A field is what it was.
+pub(crate) fn immutable(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
+    let same = new == old || (tree::empty(new) && tree::empty(old));
+    if !same {
+        errors.push(Error::invalid(path, new.clone(), IMMUTABLE));
+    }
+}
+
+/// A value is one of those allowed; an absent one is required.
+pub(crate) fn one_of(value: &Value, path: &Path, allowed: &[&str], errors: &mut ErrorList) {
+    match value.as_str() {
+        None | Some("") => errors.push(Error::required(path, "")),
+        Some(text) if !allowed.contains(&text) => errors.push(Error::not_supported(path, text, allowed)),
+        Some(_) => {}
+    }
+}
+
+/// Messages about a value become errors.
+pub(crate) fn name(value: &str, path: &Path, problems: Vec<String>, errors: &mut ErrorList) {
+    errors.extend(problems.into_iter().map(|m| Error::invalid(path, value, m)));
+}
+
+/// Checks a `LabelSelector`.
+pub(crate) fn label_selector(selector: &Value, path: &Path, errors: &mut ErrorList) {
+    for (key, value) in tree::entries(selector, "matchLabels") {
+        let path = path.child("matchLabels");
+        name(key, &path, names::qualified_name(key), errors);
+        let value = value.as_str().unwrap_or_default();
+        name(value, &path.key(key), names::label_value(value), errors);
+    }
+    for (at, term) in tree::list(selector, "matchExpressions").iter().enumerate() {
+        let path = path.child("matchExpressions").index(at);
+        let (operator, values) = (tree::text(term, "operator"), tree::list(term, "values"));
+        match operator {
+            "In" | "NotIn" if values.is_empty() => {
+                errors.push(Error::required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'"));
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                errors.push(Error::forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator")),
+        }
+        name(tree::text(term, "key"), &path.child("key"), names::qualified_name(tree::text(term, "key")), errors);
+        for (at, value) in values.iter().enumerate() {
+            let value = value.as_str().unwrap_or_default();
+            name(value, &path.child("values").index(at), names::label_value(value), errors);
+        }
+    }
+}
+
+/// The selector of a workload: there, not empty, and true of its own template's labels.
+pub(crate) fn workload_selector(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let (selector, place) = (&spec["selector"], path.child("selector"));
+    if selector.is_null() {
+        errors.push(Error::required(&place, ""));
+        return;
+    }
+    label_selector(selector, &place, errors);
+    let empty = tree::empty(&selector["matchLabels"]) && tree::empty(&selector["matchExpressions"]);
+    if empty {
+        errors.push(Error::invalid(&place, selector.clone(), "empty selector is invalid for deployment"));
+    }
+    let labels = &spec["template"]["metadata"]["labels"];
+    match Selector::from_label_selector(selector) {
+        Err(_) => errors.push(Error::invalid(&place, selector.clone(), "invalid label selector")),
+        Ok(parsed) if !empty && !parsed.matches(|key| labels.get(key).and_then(Value::as_str)) => {
+            let path = path.child("template").child("metadata").child("labels");
+            errors.push(Error::invalid(&path, labels.clone(), "`selector` does not match template `labels`"));
+        }
+        Ok(_) => {}
+    }
+}
+
+/// A quantity; `None` if it is none.
+pub(crate) fn quantity(value: &Value) -> Option<Quantity> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.to_string().parse().ok(),
+        _ => None,
+    }
+}
+
+/// The quantities of a resource list by name.
+pub(crate) fn quantities(value: &Value) -> BTreeMap<&str, Quantity> {
+    value.as_object().into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), quantity(v)?))).collect()
+}
+
+/// Quantities that may not be negative.
+pub(crate) fn quantity_not_negative(value: &Value, path: &Path, errors: &mut ErrorList) {
+    if let Some(quantity) = quantity(value).filter(|q| *q < Quantity::ZERO) {
+        errors.push(Error::invalid(path, quantity.to_string(), NEGATIVE));
+    }
+}
+
+/// A percentage or a number that is not negative; the percentage is at most 100 if `capped`.
+pub(crate) fn int_or_percent(value: &Value, path: &Path, capped: bool, errors: &mut ErrorList) {
+    match value {
+        Value::String(text) => match text.strip_suffix('%').filter(|d| !d.is_empty()).and_then(|d| d.parse::<u32>().ok()) {
+            None => {
+                let detail = names::regex_error(
+                    "a valid percent string must be a numeric string followed by an ending '%'",
+                    "[0-9]+%",
+                    &["1%", "93%"],
+                );
+                errors.push(Error::invalid(path, text.as_str(), detail));
+            }
+            Some(percent) if capped && percent > 100 => errors.push(Error::invalid(path, text.as_str(), "must not be greater than 100%")),
+            Some(_) => {}
+        },
+        Value::Number(_) => not_negative(value, path, errors),
+        _ => {}
+    }
+}
+
+/// Whether a number or percentage is zero.
+pub(crate) fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.trim_end_matches('%').parse::<i64>() == Ok(0),
+        Value::Number(number) => number.as_i64() == Some(0),
+        _ => false,
+    }
+}
+
+/// An address without a zone; IPv4 octets have no leading zeros.
+pub(crate) fn is_ip(text: &str) -> bool {
+    text.parse::<std::net::IpAddr>().is_ok()
+}
+
+/// What is said of a text that is no address.
+pub(crate) const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+/// What is said of a text that is no range of addresses.
+pub(crate) const BAD_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+
+/// A range of addresses.
+pub(crate) fn is_cidr(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else { return false };
+    match (address.parse::<std::net::IpAddr>(), bits.parse::<u8>()) {
+        (Ok(address), Ok(length)) => length <= if address.is_ipv4() { 32 } else { 128 } && (bits == "0" || !bits.starts_with('0')),
+        _ => false,
+    }
+}

@@ -1,0 +1,199 @@
+//! The trait that every kind's logic implements, with default bodies that do what most kinds want.
+
+use crate::{meta, print, schema, tree};
+use machinery::{
+    Value,
+    field::ErrorList,
+    names,
+};
+use std::time::SystemTime;
+
+/// What a strategy may know of the request.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The time of the request.
+    pub now: SystemTime,
+    /// The name of the user who asks.
+    pub user: String,
+}
+
+/// What happens to the dependents of a deleted object (`DeleteOptions.propagationPolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// They stay, without the owner.
+    Orphan,
+    /// The garbage collector removes them afterwards.
+    Background,
+    /// They go first.
+    Foreground,
+}
+
+/// How objects of a kind may be named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameRule {
+    /// RFC 1123 subdomain: most kinds.
+    Subdomain,
+    /// RFC 1123 label: namespaces, services.
+    Label,
+    /// RFC 1035 label.
+    Label1035,
+    /// Whatever can stand in a URL path: RBAC, API services.
+    PathSegment,
+    /// The kind checks its names itself.
+    Own,
+}
+
+impl NameRule {
+    /// What is wrong with a name; a generated one's prefix (`prefix`) may end in a dash.
+    pub fn check(self, name: &str, prefix: bool) -> Vec<String> {
+        let masked = match name.strip_suffix('-') {
+            Some(stem) if prefix => format!("{stem}a"),
+            _ => name.to_owned(),
+        };
+        match self {
+            Self::Subdomain => names::dns1123_subdomain(&masked),
+            Self::Label => names::dns1123_label(&masked),
+            Self::Label1035 => names::dns1035_label(&masked),
+            Self::PathSegment if prefix => names::path_segment_prefix(name),
+            Self::PathSegment => names::path_segment(name),
+            Self::Own => Vec::new(),
+        }
+    }
+}
+
+/// What a kind adds to the generic path.
+///
+/// A kind usually implements only `default`, `check`, `check_update` and `row`; the rest says how it differs.
+pub trait Strategy: Send + Sync {
+    /// Adds the defaults that are not in the schema. Called for every body that arrives, also for updates.
+    fn default(&self, _obj: &mut Value) {}
+
+    /// Whether the server counts the changes of the desired state in `metadata.generation`.
+    fn has_generation(&self) -> bool {
+        false
+    }
+
+    /// Readies a new object: what only controllers write is dropped, the generation begins at 1.
+    fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
+        tree::reset_status(obj);
+        if self.has_generation() {
+            tree::set_meta(obj, "generation", 1.into());
+        }
+    }
+
+    /// Readies an update of the object itself: the status stays, a change of anything but metadata counts.
+    fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep(obj, old, "status");
+        if self.has_generation() && tree::body_differs(obj, old) {
+            tree::bump_generation(obj, old);
+        }
+    }
+
+    /// Readies an update of the status: everything but status and metadata stays.
+    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but_status(obj, old);
+    }
+
+    /// The kind's own checks of an object as a whole.
+    fn check(&self, _obj: &Value, _errors: &mut ErrorList) {}
+
+    /// The kind's own checks of a change: fields that may not change.
+    fn check_update(&self, _obj: &Value, _old: &Value, _errors: &mut ErrorList) {}
+
+    /// What is wrong with a new object, apart from its metadata.
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        self.check(obj, &mut errors);
+        schema::check_enums(obj, &mut errors);
+        errors
+    }
+
+    /// What is wrong with an update, apart from its metadata.
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(obj);
+        self.check_update(obj, old, &mut errors);
+        errors
+    }
+
+    /// What is wrong with an update of the status.
+    fn validate_status(&self, _obj: &Value, _old: &Value) -> ErrorList {
+        ErrorList::new()
+    }
+
+    /// The fields that field selectors may name, with their values, besides `metadata.name` and `metadata.namespace`. The
+    /// names are the same for every object, `Null` included.
+    fn selectable_fields(&self, _obj: &Value) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// What the client should be told although the object is accepted.
+    fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The table cells, in the order of the resource's columns.
+    fn row(&self, obj: &Value, _now: SystemTime) -> Vec<Value> {
+        vec![print::name(obj), print::created(obj)]
+    }
+
+    /// How objects may be named.
+    fn name_rule(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+
+    /// Whether PUT of an absent object makes it.
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether an update may leave the resourceVersion out.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// What becomes of the dependents if the deleter does not say.
+    fn default_propagation(&self) -> Propagation {
+        Propagation::Background
+    }
+
+    /// How long a deleted object stays, in seconds; 0: it goes at once.
+    fn grace_period(&self, _obj: &Value, _requested: Option<i64>) -> i64 {
+        0
+    }
+
+    /// The fields that writers of an endpoint (`""`, `status`, …) never own, since the server resets them.
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        match subresource {
+            "" => &[&["status"]],
+            "status" => &[&["spec"]],
+            _ => &[],
+        }
+    }
+}
+
+/// The strategy of kinds without logic of their own, custom resources among them.
+#[derive(Debug, Clone, Copy)]
+pub struct Generic;
+
+impl Strategy for Generic {
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but_status(obj, old);
+        meta::keep_all_but_managers(obj, old);
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        match subresource {
+            "" => &[&["status"]],
+            "status" => &[&["spec"], &["metadata", "labels"], &["metadata", "annotations"], &["metadata", "finalizers"], &["metadata", "ownerReferences"]],
+            _ => &[],
+        }
+    }
+}

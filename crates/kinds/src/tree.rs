@@ -1,0 +1,138 @@
+//! Small moves on the value tree. None of them panics: a branch of an unexpected type is left alone.
+
+use machinery::{Map, Value, defaulting, gvk::Gvk, schema};
+
+/// An object's fields.
+pub(crate) type Fields = Map<String, Value>;
+
+/// The text at a key; empty if it is absent.
+pub(crate) fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_default()
+}
+
+/// The elements of a list; none if it is absent.
+pub(crate) fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
+    value[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The entries of a map; none if it is absent.
+pub(crate) fn entries<'v>(value: &'v Value, key: &str) -> impl Iterator<Item = (&'v str, &'v Value)> {
+    value[key].as_object().into_iter().flatten().map(|(k, v)| (k.as_str(), v))
+}
+
+/// Whether a value is absent or null.
+pub(crate) fn absent(value: &Value) -> bool {
+    value.is_null()
+}
+
+/// Whether a value is absent, null, or an empty text, list or map.
+pub(crate) fn empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+/// The fields of a nested object, made if absent.
+pub(crate) fn child<'f>(fields: &'f mut Fields, key: &str) -> Option<&'f mut Fields> {
+    if fields.get(key).is_none_or(Value::is_null) {
+        fields.insert(key.to_owned(), Value::Object(Map::new()));
+    }
+    fields.get_mut(key).and_then(Value::as_object_mut)
+}
+
+/// The fields of a nested object, if it is there.
+pub(crate) fn present<'f>(fields: &'f mut Fields, key: &str) -> Option<&'f mut Fields> {
+    fields.get_mut(key).and_then(Value::as_object_mut)
+}
+
+/// The fields of the object at a path, made where absent.
+pub(crate) fn at<'f>(value: &'f mut Value, path: &[&str]) -> Option<&'f mut Fields> {
+    let mut fields = value.as_object_mut()?;
+    for key in path {
+        fields = child(fields, key)?;
+    }
+    Some(fields)
+}
+
+/// The objects in a list.
+pub(crate) fn each<'f>(fields: &'f mut Fields, key: &str) -> impl Iterator<Item = &'f mut Fields> {
+    fields.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+}
+
+/// Sets what is absent.
+pub(crate) fn fill(fields: &mut Fields, key: &str, value: impl Into<Value>) {
+    if fields.get(key).is_none_or(Value::is_null) {
+        fields.insert(key.to_owned(), value.into());
+    }
+}
+
+/// Sets a text that is absent or empty.
+pub(crate) fn fill_text(fields: &mut Fields, key: &str, value: &str) {
+    if fields.get(key).is_none_or(|v| v.is_null() || v == "") {
+        fields.insert(key.to_owned(), value.into());
+    }
+}
+
+/// Sets a field of the metadata.
+pub(crate) fn set_meta(obj: &mut Value, key: &str, value: Value) {
+    if let Some(metadata) = at(obj, &["metadata"]) {
+        metadata.insert(key.to_owned(), value);
+    }
+}
+
+/// The status of a kind's new object: what Go writes for an empty one.
+pub(crate) fn reset_status(obj: &mut Value) {
+    let gvk = Gvk::parse(text(obj, "apiVersion"), text(obj, "kind"));
+    let ty = schema::builtin().kind(&gvk);
+    let Some(fields) = obj.as_object_mut() else { return };
+    let had = fields.remove("status").is_some();
+    match ty {
+        Some(ty) => {
+            if let Some(status) = ty.child("status").filter(|_| had) {
+                let mut value = Value::Object(Map::new());
+                defaulting::apply(status, &mut value);
+                fields.insert("status".into(), value);
+            }
+        }
+        None => {}
+    }
+}
+
+/// A top-level field is the old object's.
+pub(crate) fn keep(obj: &mut Value, old: &Value, key: &str) {
+    let Some(fields) = obj.as_object_mut() else { return };
+    match old.get(key) {
+        Some(value) => fields.insert(key.to_owned(), value.clone()),
+        None => fields.remove(key),
+    };
+}
+
+/// All top-level fields but metadata, status and the type are the old object's.
+pub(crate) fn keep_all_but_status(obj: &mut Value, old: &Value) {
+    let (Some(fields), Some(old)) = (obj.as_object_mut(), old.as_object()) else { return };
+    let own = |key: &str| matches!(key, "metadata" | "status" | "apiVersion" | "kind");
+    fields.retain(|key, _| own(key) || old.contains_key(key));
+    for (key, value) in old {
+        if !own(key) && fields.get(key) != Some(value) {
+            fields.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+/// Whether anything but type, metadata and status differs.
+pub(crate) fn body_differs(obj: &Value, old: &Value) -> bool {
+    let own = |key: &str| !matches!(key, "metadata" | "status" | "apiVersion" | "kind");
+    let body = |v: &'_ Value| v.as_object().map(|m| m.iter().filter(|(k, v)| own(k) && !v.is_null()).count());
+    let same = |(key, value): (&String, &Value)| !own(key) || value.is_null() || old.get(key) == Some(value);
+    body(obj) != body(old) || !obj.as_object().is_none_or(|m| m.iter().all(same))
+}
+
+/// The generation is one more than the old object's.
+pub(crate) fn bump_generation(obj: &mut Value, old: &Value) {
+    let generation = old["metadata"]["generation"].as_i64().unwrap_or(0).saturating_add(1);
+    set_meta(obj, "generation", generation.into());
+}
