@@ -32,7 +32,7 @@ pub async fn read(mut body: Body) -> Result<Bytes, Status> {
     let mut first = Bytes::new();
     let mut more: Vec<u8> = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Status::bad_request(&format!("unable to read the body: {e}")))?;
+        let frame = frame.map_err(|e| Status::bad_request(format!("unable to read the body: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + more.len() + data.len() > REQUEST_BODY_MAX {
             return Err(too_large());
@@ -57,5 +57,5 @@ pub async fn read(mut body: Body) -> Result<Bytes, Status> {
 }
 
 fn too_large() -> Status {
-    Status::too_large(&format!("limit is {REQUEST_BODY_MAX}"))
+    Status::too_large(format!("limit is {REQUEST_BODY_MAX}"))
 }

@@ -203,7 +203,7 @@ impl ApiServer {
     }
 
     fn own_row(&self, (group, version, resource): &(&str, &str, &str)) -> Result<Arc<Row>, Status> {
-        self.row(group, version, resource).ok_or_else(|| Status::internal(&format!("{resource}.{group}/{version} is not served")))
+        self.row(group, version, resource).ok_or_else(|| Status::internal(format!("{resource}.{group}/{version} is not served")))
     }
 
     fn own_context(&self, row: &Row, verb: &'static str, namespace: &str) -> Context {

@@ -82,9 +82,14 @@ impl Metrics {
         Ongoing { gauge }
     }
 
+    /// Requests that are being answered now, the long-running ones not counted.
+    pub(crate) fn in_flight(&self) -> i64 {
+        self.in_flight_reading.load(Ordering::Relaxed) + self.in_flight_mutating.load(Ordering::Relaxed)
+    }
+
     /// Counts an answer.
-    pub(crate) fn end(&self, row: Option<&Arc<Row>>, info: &RequestInfo, code: u16, took: Duration) {
-        let key = Key { row: row.map_or(0, |r| Arc::as_ptr(r) as usize), verb: info.verb, code, subresource: info.subresource.clone() };
+    pub(crate) fn end(&self, row: Option<&Arc<Row>>, verb: &'static str, subresource: String, code: u16, took: Duration) {
+        let key = Key { row: row.map_or(0, |r| Arc::as_ptr(r) as usize), verb, code, subresource };
         let mut series = self.series.lock();
         if series.len() >= SERIES_MAX && !series.contains_key(&key) {
             return;

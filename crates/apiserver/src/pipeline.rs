@@ -25,6 +25,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+/// Requests that are answered at the same time, watches and streams not counted. Upstream's limits (400 reading, 200
+/// writing) protect its memory; a request here needs a small part of it.
+const IN_FLIGHT_MAX: i64 = 2000;
+/// Groups whose kinds are questions, answered and not stored.
+const REVIEWS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
+/// Subresources that lead to a kubelet or a workload.
+const STREAMS: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
 /// A client may ask for a shorter deadline than the server's, but for at least this much.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
@@ -36,15 +43,16 @@ pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Respon
     let info = RequestInfo::parse(request.method(), uri.path(), &query);
     let _ongoing = server.metrics().begin(&info);
     let row = if info.is_resource { server.row(&info.group, &info.version, &info.resource) } else { None };
+    let (verb, subresource) = (info.verb, info.subresource.clone());
     let mut accepted = Accepted::default();
-    let answered = AssertUnwindSafe(stages(server, request, &query, &info, row.as_ref(), &mut accepted));
+    let answered = AssertUnwindSafe(stages(server, request, &query, info, row.as_ref(), &mut accepted));
     let result = answered.catch_unwind().await.unwrap_or_else(|panic| {
         let why = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
         tracing::error!(path = %uri.path(), why, "a request panicked");
-        Err(Status::internal(&format!("This request caused apiserver to panic. Look in the logs for details: {why}")))
+        Err(Status::internal(format!("This request caused apiserver to panic. Look in the logs for details: {why}")))
     });
     let response = result.unwrap_or_else(|status| respond::status(&status, accepted));
-    server.metrics().end(row.as_ref(), &info, response.status().as_u16(), started.elapsed());
+    server.metrics().end(row.as_ref(), verb, subresource, response.status().as_u16(), started.elapsed());
     response
 }
 
@@ -53,7 +61,7 @@ async fn stages(
     server: &ApiServer,
     request: Request<Body>,
     query: &Query<'_>,
-    info: &RequestInfo,
+    info: RequestInfo,
     row: Option<&Arc<Row>>,
     accepted: &mut Accepted,
 ) -> Result<Response<Body>, Status> {
@@ -62,10 +70,14 @@ async fn stages(
     *accepted = negotiate::accepted(&parts.headers, false).unwrap_or_default();
     let user = authenticate(server, &parts).await?;
     let user = impersonate(server, user, &parts.headers)?;
-    authorize(server, &user, info)?;
-    let cx = Context::new(user, info.clone(), header_text(&parts.headers, header::USER_AGENT).to_owned(), now);
+    authorize(server, &user, &info)?;
+    let lasts = info.is_long_running();
+    if !lasts && server.metrics().in_flight() > IN_FLIGHT_MAX {
+        return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
+    }
+    let cx = Context::new(user, info, header_text(&parts.headers, header::USER_AGENT).to_owned(), now);
     let limit = deadline(server, query)?;
-    if info.is_long_running() {
+    if lasts {
         return dispatch(server, &cx, parts, body, query, row, accepted).await;
     }
     match tokio::time::timeout(limit, dispatch(server, &cx, parts, body, query, row, accepted)).await {
@@ -208,7 +220,7 @@ fn deadline(server: &ApiServer, query: &Query<'_>) -> Result<Duration, Status> {
         text => match go_duration(text) {
             Some(wanted) if wanted.is_zero() => Ok(limit),
             Some(wanted) => Ok(wanted.clamp(TIMEOUT_MIN, limit)),
-            None => Err(Status::bad_request(&format!("invalid timeout specified in the request URL - time: invalid duration {text:?}"))),
+            None => Err(Status::bad_request(format!("invalid timeout specified in the request URL - time: invalid duration {text:?}"))),
         },
     }
 }
@@ -253,7 +265,7 @@ async fn dispatch(
         return other_path(server, cx, &parts.headers, query, *accepted);
     }
     let Some(row) = row else { return Ok(respond::plain_not_found()) };
-    if proxy::takes(&cx.info) {
+    if STREAMS.contains(&cx.info.subresource.as_str()) {
         return proxy::handle(server, cx, Request::from_parts(parts, body)).await;
     }
     let reads = matches!(cx.info.verb, "get" | "list" | "watch") && matches!(cx.info.subresource.as_str(), "" | "status");
@@ -291,7 +303,7 @@ async fn resource(call: &Call<'_>, body: Body) -> Result<Answer, Status> {
         "get" => registry::get(call),
         "list" => registry::list(call),
         "watch" => registry::watch(call),
-        "create" if reviews::takes(call.row) => {
+        "create" if REVIEWS.contains(&info.group.as_str()) => {
             let bytes = registry::read_body(body).await?;
             let value = call.decode(&bytes, machinery::json::Validation::Ignore)?;
             let answer = reviews::create(call.server, call.cx, call.row, value).await?;

@@ -56,9 +56,9 @@ impl<'a> Query<'a> {
             Some(text) => match text.parse::<i64>() {
                 Ok(n) => Ok(Some(n)),
                 Err(e) if matches!(e.kind(), std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow) => {
-                    Err(Status::bad_request(&format!("strconv.ParseInt: parsing {text:?}: value out of range")))
+                    Err(Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: value out of range")))
                 }
-                Err(_) => Err(Status::bad_request(&format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+                Err(_) => Err(Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
             },
         }
     }

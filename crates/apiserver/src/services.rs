@@ -212,7 +212,7 @@ impl Allocators {
         let found = match wanted {
             Some(port) => {
                 let taken = self.take_port(port, "TCP", &hold.owner);
-                taken.map_err(|why| vec![field::Error::invalid(&path, json!(port), &format!("failed to allocate requested HealthCheck NodePort {port}: {why}"))])?;
+                taken.map_err(|why| vec![field::Error::invalid(&path, json!(port), format!("failed to allocate requested HealthCheck NodePort {port}: {why}"))])?;
                 port
             }
             None => self.next_port("TCP", &hold.owner).ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a HealthCheck NodePort: range is full")])?,

@@ -25,7 +25,7 @@ impl Include {
             "" | "Metadata" => Ok(Include::Metadata),
             "None" => Ok(Include::None),
             "Object" => Ok(Include::Object),
-            other => Err(Status::bad_request(&format!("includeObject must be one of 'None', 'Metadata', or 'Object': {other:?}"))),
+            other => Err(Status::bad_request(format!("includeObject must be one of 'None', 'Metadata', or 'Object': {other:?}"))),
         }
     }
 }

@@ -37,14 +37,14 @@ pub(crate) async fn create(call: &Call<'_>, body: crate::Body) -> Result<Answer,
 pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
     let (api_version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
     if api_version != row.api_version {
-        return Err(Status::bad_request(&format!(
+        return Err(Status::bad_request(format!(
             "the API version in the data ({api_version}) does not match the expected API version ({})",
             row.api_version
         )));
     }
     let expected = &row.resource.kind.kind;
     if kind != expected {
-        return Err(Status::bad_request(&format!("{kind} in version {:?} cannot be handled as a {expected}", row.api_version)));
+        return Err(Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {expected}", row.api_version)));
     }
     Ok(())
 }
@@ -114,7 +114,7 @@ async fn attempt(
     stamp(cx.now, &mut value);
     if !applied {
         let now = time::rfc3339(cx.now);
-        apply::track_update(row.ty(), None, &mut value, &options.manager(row, "", &now));
+        apply::track_update(row.ty(), None, &mut value, &options.manager, &row.api_version, "", &now, row.reset_fields(""));
     }
     admission::mutate(call.server, &write, &mut value).await?;
     row.strategy.prepare_create(&cx.strategy(), &mut value);

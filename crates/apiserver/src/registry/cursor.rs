@@ -34,7 +34,7 @@ impl Cursor {
 
     /// Decodes a token; 400 in upstream's words.
     pub(crate) fn decode(text: &str) -> Result<Cursor, Status> {
-        let bad = |why: &str| Status::bad_request(&format!("continue key is not valid: {why}"));
+        let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| bad(&e.to_string()))?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
         if token.v != VERSION {

@@ -29,19 +29,26 @@ struct Options {
 pub(crate) fn list(call: &Call<'_>) -> Result<Answer, Status> {
     let selectors = Selectors::of(call.query, call.row)?;
     let options = options(call)?;
-    select(call, &selectors, &options).map(Answer::List)
+    match select(call, &selectors, &options) {
+        Some(list) => Ok(Answer::List(list)),
+        None if options.after.is_empty() => {
+            let version = options.exact.unwrap_or(0);
+            Err(Status::expired(format!("The provided resource version is too old: {version}")))
+        }
+        None => Ok(page_too_old(&options)),
+    }
 }
 
 /// Every selected object of the newest snapshot.
 pub(crate) fn all(call: &Call<'_>, selectors: &Selectors) -> Result<List, Status> {
     select(call, selectors, &Options { limit: 0, exact: None, after: String::new() })
+        .ok_or_else(|| Status::internal("the newest state is not there"))
 }
 
-fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Result<List, Status> {
+/// The selected objects of a snapshot; `None` if that is no longer known.
+fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Option<List> {
     let row = call.row;
-    let Some(snapshot) = storage::snapshot(call.server, row, options.exact) else {
-        return Err(too_old(options));
-    };
+    let snapshot = storage::snapshot(call.server, row, options.exact)?;
     let namespace = call.namespace();
     let prefix = if namespace.is_empty() { row.root_key.clone() } else { format!("{}{namespace}/", row.root_key) };
     let start = if options.after.is_empty() { String::new() } else { format!("{}{}", row.root_key, options.after) };
@@ -70,22 +77,20 @@ fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Result<L
         list.next = Cursor { revision: Some(list.revision), after: after.unwrap_or_default() }.encode();
         list.remaining = everything.then_some(left);
     }
-    Ok(list)
+    Some(list)
 }
 
-/// 410: a page whose snapshot is gone gets a token to go on without consistency; an exact list gets nothing.
-fn too_old(options: &Options) -> Status {
-    if options.after.is_empty() {
-        return Status::expired(&format!("The resourceVersion for the provided list is too old: {}", options.exact.unwrap_or(0)));
-    }
-    let mut status = Status::expired(
+/// 410: a page whose snapshot is gone gets a token to go on without consistency.
+fn page_too_old(options: &Options) -> Answer {
+    let status = Status::expired(
         "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue \
          parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token \
          results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and \
          now may show up in the list.",
     );
-    status.continue_token = Some(Cursor { revision: None, after: options.after.clone() }.encode());
-    status
+    let mut value = status.to_value();
+    value["metadata"]["continue"] = Cursor { revision: None, after: options.after.clone() }.encode().into();
+    Answer::Other(StatusCode::GONE, value)
 }
 
 fn options(call: &Call<'_>) -> Result<Options, Status> {

@@ -125,7 +125,7 @@ impl Selectors {
                 let field = requirement.field.as_str();
                 let general = field == "metadata.name" || (field == "metadata.namespace" && row.resource.namespaced);
                 if !general && !known.iter().any(|(name, _)| *name == field) {
-                    return Err(Status::bad_request(&format!(
+                    return Err(Status::bad_request(format!(
                         "Unable to find {:?} that match label selector {:?}, field selector {:?}: field label not supported: {field}",
                         gvr_text(row),
                         query.text("labelSelector"),

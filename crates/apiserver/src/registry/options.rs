@@ -1,9 +1,7 @@
 //! The options of writes, from the query: `dryRun`, `fieldManager`, `fieldValidation`, `force`.
 
 use super::Call;
-use crate::rows::Row;
 use machinery::{
-    apply::Manager,
     field::{self, ErrorList, Path},
     json::Validation,
     status::Status,
@@ -44,7 +42,7 @@ impl WriteOptions {
         };
         let given = call.query.text("fieldManager");
         if given.chars().count() > MANAGER_MAX {
-            errors.push(field::Error::too_long(&Path::root("fieldManager"), json!(given), MANAGER_MAX));
+            errors.push(field::Error::too_long(&Path::root("fieldManager"), MANAGER_MAX));
         } else if given.chars().any(char::is_control) {
             let detail = "should only contain printable characters";
             errors.push(field::Error::invalid(&Path::root("fieldManager"), json!(given), detail));
@@ -77,11 +75,6 @@ fn default_manager(user_agent: &str) -> String {
 }
 
 impl WriteOptions {
-    /// Who writes, as the owners of fields are recorded.
-    pub(crate) fn manager<'a>(&'a self, row: &'a Row, subresource: &'a str, now: &'a str) -> Manager<'a> {
-        Manager { name: &self.manager, api_version: &row.api_version, subresource, now, exclude: row.reset_fields(subresource) }
-    }
-
     /// The options of the server's own writes.
     pub(crate) fn internal() -> WriteOptions {
         WriteOptions { dry_run: false, manager: "kube-apiserver".into(), validation: Validation::Ignore, force: false, manager_given: true }

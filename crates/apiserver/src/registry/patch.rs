@@ -89,7 +89,7 @@ pub(crate) fn options(call: &Call<'_>, kind: Kind) -> Result<WriteOptions, Statu
 
 /// Parses a patch as JSON.
 pub(crate) fn parse(bytes: &Bytes) -> Result<Value, Status> {
-    serde_json::from_slice(bytes).map_err(|e| Status::bad_request(&format!("error decoding patch: {e}")))
+    serde_json::from_slice(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
 }
 
 /// The patched object, decoded as a body of its type.
@@ -125,7 +125,7 @@ fn check_identity(call: &Call<'_>, value: &Value) -> Result<(), Status> {
     create::check_kind(call.row, value)?;
     let name = meta::text(value, "name");
     if name != call.name() {
-        return Err(Status::bad_request(&format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
+        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
     }
     if call.row.resource.namespaced && meta::text(value, "namespace") != call.namespace() {
         return Err(Status::bad_request("the namespace of the object does not match the namespace on the request"));
@@ -147,7 +147,7 @@ fn applied(call: &Call<'_>, options: &WriteOptions, bytes: &Bytes) -> Result<Val
     match meta::text(&value, "name") {
         "" => meta::set(&mut value, "name", call.name().into()),
         name if name != call.name() => {
-            return Err(Status::bad_request(&format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
+            return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
         }
         _ => {}
     }
@@ -158,7 +158,9 @@ fn applied(call: &Call<'_>, options: &WriteOptions, bytes: &Bytes) -> Result<Val
 fn apply_to(call: &Call<'_>, options: &WriteOptions, subresource: &str, old: Option<&Value>, applied: &Value) -> Result<Value, Status> {
     let row = call.row;
     let now = time::rfc3339(call.cx.now);
-    let mut value = apply::apply(row.ty(), old, applied, &options.manager(row, subresource, &now), options.force)?;
+    let exclude = row.reset_fields(subresource);
+    let mut value =
+        apply::apply(row.ty(), old, applied, &options.manager, &row.api_version, subresource, options.force, &now, exclude)?;
     if old.is_none() && !meta::text(&value, "uid").is_empty() {
         let uid = meta::text(&value, "uid");
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");

@@ -76,7 +76,7 @@ fn check_name(call: &Call<'_>, value: &mut Value) -> Result<(), Status> {
     if name.is_empty() {
         return Err(Status::bad_request("name must be provided"));
     }
-    Err(Status::bad_request(&format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())))
+    Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())))
 }
 
 /// Makes the next object from the present one and commits it, again and again until nobody was faster.
@@ -115,7 +115,8 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     keep_system_fields(&mut value, old);
     if !what.applied {
         let now = time::rfc3339(cx.now);
-        apply::track_update(row.ty(), Some(old), &mut value, &options.manager(row, what.subresource, &now));
+        let exclude = row.reset_fields(what.subresource);
+        apply::track_update(row.ty(), Some(old), &mut value, &options.manager, &row.api_version, what.subresource, &now, exclude);
     }
     let write = Write {
         cx,

@@ -112,7 +112,7 @@ pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     };
     match storage::watch(call.server, &stream.wanted.row, from) {
         Ok(source) => stream.source = Some(source),
-        Err(oldest) => stream.ended = Some(Status::expired(&format!("too old resource version: {from} ({oldest})"))),
+        Err(oldest) => stream.ended = Some(Status::expired(format!("too old resource version: {from} ({oldest})"))),
     }
     let media = match format.form {
         Form::Object => format.encoding.watch_media_type(),
@@ -208,7 +208,7 @@ impl Stream {
                     }
                     Err(oldest) => {
                         self.source = None;
-                        self.ended = Some(Status::expired(&format!("too old resource version: {} ({oldest})", self.seen)));
+                        self.ended = Some(Status::expired(format!("too old resource version: {} ({oldest})", self.seen)));
                     }
                 },
                 () = &mut self.deadline => return None,

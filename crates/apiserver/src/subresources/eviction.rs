@@ -110,9 +110,8 @@ fn check(call: &Call<'_>, budget: &Value) -> Result<(), Status> {
     let name = meta::text(budget, "name");
     let status = &budget["status"];
     let denied = |cause: String, retry_s: i64| {
-        let mut error = Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", retry_s);
-        error.add_cause("DisruptionBudget", &cause, "");
-        error
+        let error = Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", retry_s);
+        error.cause("DisruptionBudget", cause, "")
     };
     let observed = status["observedGeneration"].as_i64().unwrap_or(0);
     if observed < meta::int(budget, "generation").unwrap_or(0) {

@@ -58,7 +58,7 @@ pub(crate) async fn update(call: &Call<'_>, body: crate::Body) -> Result<Answer,
     let scale = call.decode_as(&bytes, ty()?, options.validation)?;
     if scale["metadata"]["name"].as_str() != Some(call.name()) {
         let name = scale["metadata"]["name"].as_str().unwrap_or_default();
-        return Err(Status::bad_request(&format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
+        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
     }
     set(call, &options, |_| Ok(scale.clone())).await
 }
