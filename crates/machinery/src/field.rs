@@ -163,7 +163,7 @@ impl Error {
 
     /// A text is longer than `max` bytes.
     pub fn too_long(path: &Path, max: usize) -> Self {
-        Self::make(ErrorKind::TooLong, path, Value::Null, format!("may not be more than {max} bytes"))
+        Self::make(ErrorKind::TooLong, path, Value::Null, format!("may not be more than {max} {}", if max == 1 { "byte" } else { "bytes" }))
     }
 
     /// A list or map has more than `max` elements.
@@ -192,7 +192,7 @@ impl Error {
         let mut out = self.kind.to_string();
         let shown = !matches!(
             self.kind,
-            ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal | ErrorKind::TypeInvalid
+            ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal
         );
         if shown {
             out.push_str(&match &self.value {

@@ -25,6 +25,7 @@ pub mod quantity;
 pub mod resources;
 pub mod schema;
 pub mod status;
+pub mod structural;
 pub mod time;
 mod unix;
 pub mod yaml;

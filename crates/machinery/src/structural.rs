@@ -1,0 +1,110 @@
+//! Structural schemas: the `openAPIV3Schema` of a custom resource as a [`Schema`], and validation against it.
+//!
+//! The schema decides what is kept, defaulted, merged and owned; [`validate`] says what is wrong with an object, in the words
+//! of `kube-openapi`. CEL rules (`x-kubernetes-validations`) are not evaluated here.
+//!
+//! Source: `apiextensions-apiserver/pkg/apiserver/{schema,validation}`, the "structural schema" rules of the CRD documentation.
+
+#[cfg(test)]
+mod tests;
+mod validation;
+
+pub use validation::validate;
+
+use crate::{
+    Value,
+    gvk::Gvk,
+    schema::{self, Builder, Field, GoFlags, ListType, Object, Schema, Text, Type, TypeId},
+};
+use serde_json::json;
+
+/// Schemas nest as deep as their JSON, which the decoder bounds; below this nothing is described any more.
+const DEPTH_LIMIT: usize = 128;
+
+/// The schema of a custom kind, without one: everything is kept. apiVersion, kind and metadata are as in every kind.
+pub fn schema(gvk: &Gvk, structural: Option<&Value>) -> Schema {
+    let mut builder = Builder::lenient();
+    let mut root = match structural {
+        Some(structural) => object(&mut builder, structural, 0),
+        None => object(&mut builder, &json!({"x-kubernetes-preserve-unknown-fields": true}), 0),
+    };
+    add_meta(&mut builder, &mut root);
+    root.gvk = Some(gvk.clone());
+    root.name = Text::from(format!("{}.{}.{}", gvk.group, gvk.version, gvk.kind));
+    builder.object(root);
+    builder.build()
+}
+
+/// The fields that every object has, whatever its schema says of them.
+fn add_meta(builder: &mut Builder, object: &mut Object) {
+    object.fields.retain(|f| !matches!(f.name.as_ref(), "apiVersion" | "kind" | "metadata"));
+    let text = builder.plain(&Type::String);
+    object.fields.push(Field::new("apiVersion", text));
+    object.fields.push(Field::new("kind", text));
+    if let Some(meta) = schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") {
+        let mut field = Field::new("metadata", builder.import(meta));
+        field.go = GoFlags { pointer: false, omit_empty: true, omit_zero: false };
+        object.fields.push(field);
+    }
+}
+
+fn flag(structural: &Value, name: &str) -> bool {
+    structural.get(name) == Some(&Value::Bool(true))
+}
+
+/// The object type of a schema with properties.
+fn object(builder: &mut Builder, structural: &Value, depth: usize) -> Object {
+    let mut out = Object::default();
+    out.preserve_unknown = flag(structural, "x-kubernetes-preserve-unknown-fields");
+    out.atomic = structural.get("x-kubernetes-map-type").is_some_and(|t| t == "atomic");
+    for (name, property) in structural.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        let mut field = Field::new(name.clone(), type_of(builder, property, depth + 1));
+        field.default = property.get("default").cloned();
+        field.nullable = flag(property, "nullable");
+        out.fields.push(field);
+    }
+    if flag(structural, "x-kubernetes-embedded-resource") {
+        add_meta(builder, &mut out);
+    }
+    out
+}
+
+fn type_of(builder: &mut Builder, structural: &Value, depth: usize) -> TypeId {
+    if depth > DEPTH_LIMIT {
+        return builder.plain(&Type::Any);
+    }
+    if flag(structural, "x-kubernetes-int-or-string") {
+        return builder.plain(&Type::IntOrString);
+    }
+    match structural.get("type").and_then(Value::as_str).unwrap_or_default() {
+        "object" => match structural.get("additionalProperties") {
+            Some(values) if values.is_object() || *values == Value::Bool(true) => {
+                let elem = type_of(builder, values, depth + 1);
+                builder.map(elem, structural.get("x-kubernetes-map-type").is_some_and(|t| t == "atomic"))
+            }
+            _ => {
+                let object = object(builder, structural, depth);
+                builder.object(object)
+            }
+        },
+        "array" => {
+            let elem = match structural.get("items") {
+                Some(items) => type_of(builder, items, depth + 1),
+                None => builder.plain(&Type::Any),
+            };
+            let keys = structural.get("x-kubernetes-list-map-keys").and_then(Value::as_array).into_iter().flatten();
+            let keys = keys.filter_map(Value::as_str).map(|k| Text::from(k.to_owned())).collect();
+            let list_type = match structural.get("x-kubernetes-list-type").and_then(Value::as_str) {
+                Some("set") => ListType::Set,
+                Some("map") => ListType::Map(keys),
+                _ => ListType::Atomic,
+            };
+            builder.list(elem, list_type, false)
+        }
+        "string" => builder.plain(&Type::String),
+        "boolean" => builder.plain(&Type::Bool),
+        "integer" => builder.plain(&Type::Int64),
+        "number" => builder.plain(&Type::Double),
+        _ => builder.plain(&Type::Any),
+    }
+}

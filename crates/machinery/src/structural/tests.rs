@@ -1,0 +1,87 @@
+use super::*;
+use crate::{
+    defaulting,
+    field::Path,
+    json::{self, Validation},
+};
+use serde_json::json;
+
+fn gvk() -> Gvk {
+    Gvk { group: "stable.example.com".into(), version: "v1".into(), kind: "CronTab".into() }
+}
+
+fn crontab() -> Value {
+    json!({"type": "object", "required": ["spec"], "properties": {"spec": {"type": "object", "required": ["cron"], "properties": {
+        "cron": {"type": "string", "pattern": "^(\\d+|\\*)(/\\d+)?$"},
+        "replicas": {"type": "integer", "minimum": 1, "maximum": 10, "default": 1},
+        "mode": {"type": "string", "enum": ["fast", "slow"]},
+        "port": {"x-kubernetes-int-or-string": true},
+        "note": {"type": "string", "nullable": true},
+        "raw": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+        "limits": {"type": "object", "additionalProperties": {"type": "string"}},
+        "items": {"type": "array", "maxItems": 2, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+            "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "n": {"type": "number"}}}}}}}})
+}
+
+fn decoded(body: &Value) -> json::Decoded {
+    let schema = schema(&gvk(), Some(&crontab()));
+    let ty = schema.kind(&gvk()).unwrap();
+    let mut out = json::decode(body.to_string().as_bytes(), Some(ty), Validation::Warn).unwrap();
+    defaulting::apply(ty, &mut out.value);
+    out
+}
+
+#[test]
+fn unknown_fields_are_pruned_and_defaults_set() {
+    let out = decoded(&json!({"metadata": {"name": "a", "foo": 1}, "extra": 1, "spec": {"cron": "1", "more": 2, "note": null,
+        "raw": {"any": {"thing": [1]}}, "limits": {"a": "b"}, "items": [{"name": "x", "y": 1}]}}));
+    assert_eq!(
+        out.value,
+        json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "a"}, "spec": {"cron": "1", "replicas": 1,
+            "note": null, "raw": {"any": {"thing": [1]}}, "limits": {"a": "b"}, "items": [{"name": "x"}]}})
+    );
+    assert_eq!(
+        out.warnings,
+        ["unknown field \"extra\"", "unknown field \"metadata.foo\"", "unknown field \"spec.items[0].y\"", "unknown field \"spec.more\""]
+    );
+}
+
+#[test]
+fn without_a_schema_everything_is_kept() {
+    let schema = schema(&gvk(), None);
+    let body = json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "a"}, "spec": {"x": [null, {"y": 0}]}});
+    let out = json::decode(body.to_string().as_bytes(), schema.kind(&gvk()), Validation::Strict).unwrap();
+    assert_eq!(out.value, body);
+}
+
+#[test]
+fn errors_speak_as_upstream() {
+    let says = |spec: Value| -> Vec<String> {
+        validate(&crontab(), &json!({"spec": spec}), &Path::empty()).iter().map(ToString::to_string).collect()
+    };
+    for (spec, error) in [
+        (json!({}), "spec.cron: Required value"),
+        (json!({"cron": 1}), "spec.cron: Invalid value: \"integer\": spec.cron in body must be of type string: \"integer\""),
+        (json!({"cron": "x"}), "spec.cron: Invalid value: \"x\": spec.cron in body should match '^(\\d+|\\*)(/\\d+)?$'"),
+        (json!({"cron": "1", "replicas": 11}), "spec.replicas: Invalid value: 11: spec.replicas in body should be less than or equal to 10"),
+        (json!({"cron": "1", "mode": "mad"}), "spec.mode: Unsupported value: \"mad\": supported values: \"fast\", \"slow\""),
+        (json!({"cron": "1", "port": true}), "spec.port: Invalid value: \"boolean\": spec.port in body must be of type integer,string: \"boolean\""),
+        (json!({"cron": "1", "items": [{}]}), "spec.items[0].name: Required value"),
+        (json!({"cron": "1", "items": [{"name": "a"}, {"name": "a"}]}), "spec.items[1]: Duplicate value: {\"name\":\"a\"}"),
+        (json!({"cron": "1", "items": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}), "spec.items: Too many: 3: must have at most 2 items"),
+    ] {
+        assert_eq!(says(spec), [error]);
+    }
+    assert!(says(json!({"cron": "*/5", "replicas": 2, "port": "http", "note": null, "items": [{"name": "a", "n": 1}]})).is_empty());
+}
+
+#[test]
+fn lists_are_merged_and_owned_as_the_schema_says() {
+    let schema = schema(&gvk(), Some(&crontab()));
+    let ty = schema.kind(&gvk()).unwrap();
+    let none = crate::apply::FieldSet::new();
+    let config = |name: &str| json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "a"}, "spec": {"items": [{"name": name}]}});
+    let one = crate::apply::apply(ty, None, &config("x"), "one", "stable.example.com/v1", "", false, "2026-01-01T00:00:00Z", &none).unwrap();
+    let two = crate::apply::apply(ty, Some(&one), &config("y"), "two", "stable.example.com/v1", "", false, "2026-01-01T00:00:00Z", &none).unwrap();
+    assert_eq!(two["spec"]["items"], json!([{"name": "x"}, {"name": "y"}]));
+}
