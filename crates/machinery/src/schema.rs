@@ -300,6 +300,11 @@ impl<'a> TypeRef<'a> {
 }
 
 impl Object {
+    /// An object without fields or a name, for custom resources.
+    pub fn anonymous(preserve_unknown: bool, atomic: bool) -> Self {
+        Self { preserve_unknown, atomic, ..Self::default() }
+    }
+
     /// The field of a JSON name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         let at = self.fields.binary_search_by(|f| f.name.as_ref().cmp(name)).ok()?;

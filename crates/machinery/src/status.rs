@@ -14,7 +14,7 @@ pub struct Status {
     /// A sentence for people.
     pub message: String,
     /// What it is about.
-    pub details: Option<Details>,
+    pub details: Option<Box<Details>>,
 }
 
 /// What a [`Status`] is about.
@@ -57,7 +57,8 @@ impl Status {
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
-        self.details = Some(Details { name: name.into(), group: group.into(), kind: kind.into(), ..self.details.take().unwrap_or_default() });
+        let details = self.details.get_or_insert_default();
+        (details.name, details.group, details.kind) = (name.into(), group.into(), kind.into());
         self
     }
 
@@ -225,14 +226,14 @@ impl Status {
             code: value["code"].as_u64().and_then(|c| u16::try_from(c).ok()).unwrap_or(0),
             reason: text(value, "reason"),
             message: text(value, "message"),
-            details: value["details"].is_object().then(|| Details {
+            details: value["details"].is_object().then(|| Box::new(Details {
                 name: text(&value["details"], "name"),
                 group: text(&value["details"], "group"),
                 kind: text(&value["details"], "kind"),
                 uid: text(&value["details"], "uid"),
                 causes: causes.iter().map(|c| Cause { reason: text(c, "reason"), message: text(c, "message"), field: text(c, "field") }).collect(),
                 retry_after_seconds: value["details"]["retryAfterSeconds"].as_i64().unwrap_or(0),
-            }),
+            })),
         }
     }
 }

@@ -16,7 +16,6 @@ use crate::{
     gvk::Gvk,
     schema::{self, Builder, Field, GoFlags, ListType, Object, Schema, Text, Type, TypeId},
 };
-use serde_json::json;
 
 /// Schemas nest as deep as their JSON, which the decoder bounds; below this nothing is described any more.
 const DEPTH_LIMIT: usize = 128;
@@ -26,7 +25,7 @@ pub fn schema(gvk: &Gvk, structural: Option<&Value>) -> Schema {
     let mut builder = Builder::lenient();
     let mut root = match structural {
         Some(structural) => object(&mut builder, structural, 0),
-        None => object(&mut builder, &json!({"x-kubernetes-preserve-unknown-fields": true}), 0),
+        None => Object::anonymous(true, false),
     };
     add_meta(&mut builder, &mut root);
     root.gvk = Some(gvk.clone());
@@ -54,9 +53,8 @@ fn flag(structural: &Value, name: &str) -> bool {
 
 /// The object type of a schema with properties.
 fn object(builder: &mut Builder, structural: &Value, depth: usize) -> Object {
-    let mut out = Object::default();
-    out.preserve_unknown = flag(structural, "x-kubernetes-preserve-unknown-fields");
-    out.atomic = structural.get("x-kubernetes-map-type").is_some_and(|t| t == "atomic");
+    let atomic = structural.get("x-kubernetes-map-type").is_some_and(|t| t == "atomic");
+    let mut out = Object::anonymous(flag(structural, "x-kubernetes-preserve-unknown-fields"), atomic);
     for (name, property) in structural.get("properties").and_then(Value::as_object).into_iter().flatten() {
         let mut field = Field::new(name.clone(), type_of(builder, property, depth + 1));
         field.default = property.get("default").cloned();

@@ -19,7 +19,7 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, Status> {
     };
     if operations.len() > OPERATIONS_LIMIT {
         let found = operations.len();
-        return Err(Status::too_large(&format!("The allowed maximum operations in a JSON patch is {OPERATIONS_LIMIT}, got {found}")));
+        return Err(Status::too_large(format!("The allowed maximum operations in a JSON patch is {OPERATIONS_LIMIT}, got {found}")));
     }
     let mut doc = doc.clone();
     let mut copied_bytes = 0;
