@@ -1,1 +1,26 @@
-//! Who asks and what they may do: certificates, tokens, RBAC and the node authoriser.
+//! Who asks, and what they may do: certificates, tokens, RBAC and the node authoriser.
+//!
+//! Everything here answers from memory ([`Objects`]: the store's newest state) and a key or two on disk. Nothing waits,
+//! nothing polls, and no decision outlives the objects that it was made from: what is cached is either immutable (a
+//! signature that was verified) or carries the revision that it was compiled at.
+
+mod authn;
+mod authz;
+mod error;
+mod jwt;
+mod node;
+mod objects;
+pub mod pki;
+pub mod rbac;
+mod tokens;
+mod user;
+
+pub use authn::Authenticator;
+pub use authz::Authorizer;
+pub use error::Error;
+pub use objects::Objects;
+pub use tokens::{Bound, Review, TokenSpec, Tokens};
+pub use user::{Attributes, Decision, User, node_of, service_account_of};
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,52 @@
+//! From a certificate or a token to a user.
+
+use crate::{
+    Error, Tokens, User,
+    user::AUTHENTICATED,
+};
+use rustls_pki_types::CertificateDer;
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Knows who somebody is by what they show.
+pub struct Authenticator {
+    tokens: Arc<Tokens>,
+}
+
+impl Authenticator {
+    /// With the tokens of service accounts.
+    pub fn new(tokens: Arc<Tokens>) -> Self {
+        Authenticator { tokens }
+    }
+
+    /// The user of a client certificate that the TLS handshake has verified: the common name, and an organisation for
+    /// each group.
+    ///
+    /// # Errors
+    /// The certificate has no common name.
+    pub fn certificate(&self, der: &CertificateDer<'_>) -> Result<User, Error> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|e| Error::Nameless(e.to_string()))?;
+        let subject = certificate.subject();
+        let name = subject.iter_common_name().find_map(|cn| cn.as_str().ok()).unwrap_or_default();
+        if name.is_empty() {
+            return Err(Error::Nameless("no common name".into()));
+        }
+        let mut groups: Vec<String> = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
+        if !groups.iter().any(|g| g == AUTHENTICATED) {
+            groups.push(AUTHENTICATED.into());
+        }
+        let hash = ring::digest::digest(&ring::digest::SHA256, der);
+        let hex: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        let extra = BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={hex}")])]);
+        Ok(User { name: name.to_owned(), uid: String::new(), groups, extra })
+    }
+
+    /// The user of a bearer token that is meant for the API server.
+    ///
+    /// # Errors
+    /// It is not good, or not for us.
+    #[allow(clippy::unused_async, reason = "token webhooks will wait")]
+    pub async fn bearer(&self, token: &str) -> Result<User, Error> {
+        self.tokens.verify(token, &[], SystemTime::now()).map(|review| review.user)
+    }
+}

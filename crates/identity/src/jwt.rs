@@ -1,0 +1,97 @@
+//! JSON web tokens signed with ES256 (RFC 7515, 7518): one key, made once, kept in the data directory.
+//!
+//! EC and not RSA: making the key and signing cost microseconds, clients only ever see the public half (RFC 7517).
+
+use crate::{
+    Error,
+    pki::{read_or_make, write_secret},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use machinery::Value;
+use ring::{
+    digest,
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey},
+};
+use serde_json::json;
+use std::path::Path;
+
+/// Bytes of a token at most: the bound on what an unauthenticated sender can make us parse.
+const TOKEN_MAX_BYTES: usize = 16 * 1024;
+
+/// The key that signs service-account tokens.
+pub(crate) struct Key {
+    pair: EcdsaKeyPair,
+    id: String,
+    random: SystemRandom,
+}
+
+impl Key {
+    /// Reads the key (PKCS #8), or makes it.
+    pub(crate) fn load_or_create(path: &Path) -> Result<Key, Error> {
+        let random = SystemRandom::new();
+        let pem = read_or_make(path, || {
+            let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+            write_secret(path, pair.serialize_pem().as_bytes())?;
+            Ok(pair.serialize_pem())
+        })?;
+        let bad = |why: String| Error::Key(format!("{}: {why}", path.display()));
+        let der = rcgen::KeyPair::from_pem(&pem).map_err(|e| bad(e.to_string()))?.serialize_der();
+        Key::from_pkcs8(&der, random).map_err(bad)
+    }
+
+    fn from_pkcs8(der: &[u8], random: SystemRandom) -> Result<Key, String> {
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &random).map_err(|e| e.to_string())?;
+        let id = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, pair.public_key().as_ref()));
+        Ok(Key { pair, id, random })
+    }
+
+    /// A key that lives as long as the process.
+    pub(crate) fn ephemeral() -> Result<Key, Error> {
+        let random = SystemRandom::new();
+        let der = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?.serialize_der();
+        Key::from_pkcs8(&der, random).map_err(Error::Key)
+    }
+
+    /// The public key as a JSON web key.
+    pub(crate) fn jwk(&self) -> Value {
+        // An uncompressed point: 4, x, y (SEC 1, 2.3.3).
+        let point = self.pair.public_key().as_ref();
+        let part = |range: std::ops::Range<usize>| URL_SAFE_NO_PAD.encode(point.get(range).unwrap_or_default());
+        json!({"use": "sig", "kty": "EC", "kid": self.id, "crv": "P-256", "alg": "ES256", "x": part(1..33), "y": part(33..65)})
+    }
+
+    /// Signs claims.
+    pub(crate) fn sign(&self, claims: &Value) -> Result<String, Error> {
+        let header = json!({"alg": "ES256", "kid": self.id});
+        let mut token = URL_SAFE_NO_PAD.encode(header.to_string());
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(claims.to_string(), &mut token);
+        let signature = self.pair.sign(&self.random, token.as_bytes()).map_err(|_| Error::Key("signing failed".into()))?;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature.as_ref(), &mut token);
+        Ok(token)
+    }
+
+    /// The claims of a token that this key has signed. Says nothing about their truth today.
+    pub(crate) fn open(&self, token: &str) -> Result<Value, Error> {
+        let bad = |why: &str| Error::Token(why.to_owned());
+        if token.len() > TOKEN_MAX_BYTES {
+            return Err(bad("the token is too long"));
+        }
+        let mut parts = token.split('.');
+        let (Some(header), Some(claims), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+            return Err(bad("the token is no JSON web token"));
+        };
+        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| bad("the token is no JSON web token"));
+        let header: Value = serde_json::from_slice(&decode(header)?).map_err(|_| bad("the token is no JSON web token"))?;
+        if header["alg"] != "ES256" || header["kid"] != self.id.as_str() {
+            return Err(bad("the token was signed by another key"));
+        }
+        let signed = token.get(..token.len() - signature.len() - 1).unwrap_or_default();
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.pair.public_key().as_ref())
+            .verify(signed.as_bytes(), &decode(signature)?)
+            .map_err(|_| bad("the token's signature does not verify"))?;
+        serde_json::from_slice(&decode(claims)?).map_err(|_| bad("the token's claims are no JSON"))
+    }
+}

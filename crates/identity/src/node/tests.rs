@@ -1,0 +1,64 @@
+use super::*;
+use crate::testing::{Memory, ask, user};
+use serde_json::json;
+
+fn world() -> NodeAuthorizer {
+    let pod = json!({
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"nodeName": "n1", "serviceAccountName": "default",
+            "containers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "by-env"}}}], "envFrom": [{"configMapRef": {"name": "settings"}}]}],
+            "volumes": [{"name": "a", "secret": {"secretName": "by-volume"}}, {"name": "b", "persistentVolumeClaim": {"claimName": "data"}},
+                {"name": "c", "projected": {"sources": [{"secret": {"name": "projected"}}]}}]},
+    });
+    let volume = json!({"spec": {"claimRef": {"namespace": "shop", "name": "data"}, "csi": {"nodeStageSecretRef": {"namespace": "storage", "name": "stage"}}}});
+    NodeAuthorizer::new(Memory::of([("/registry/pods/shop/web", pod), ("/registry/persistentvolumes/pv", volume)]))
+}
+
+#[test]
+fn a_node_reads_what_its_pods_need_and_nothing_else() {
+    let world = world();
+    let (mine, other) = (user("system:node:n1", &["system:nodes"]), user("system:node:n2", &["system:nodes"]));
+    let may = |who, resource, namespace, name| world.authorize(&ask(who, "get", "", resource, namespace, name)).0 == Decision::Allow;
+    for (resource, namespace, name) in [
+        ("secrets", "shop", "by-env"),
+        ("secrets", "shop", "by-volume"),
+        ("secrets", "shop", "projected"),
+        ("secrets", "storage", "stage"),
+        ("configmaps", "shop", "settings"),
+        ("persistentvolumeclaims", "shop", "data"),
+        ("persistentvolumes", "", "pv"),
+        ("serviceaccounts", "shop", "default"),
+    ] {
+        assert!(may(&mine, resource, namespace, name), "{resource} {name}");
+        assert!(!may(&other, resource, namespace, name), "{resource} {name} of another node");
+    }
+    assert!(!may(&mine, "secrets", "shop", "else"));
+    assert!(!may(&mine, "secrets", "kube-system", "by-env"));
+    let (_, why) = world.authorize(&ask(&mine, "get", "", "secrets", "shop", "else"));
+    assert_eq!(why, "no relationship found between node 'n1' and this object");
+    let (_, why) = world.authorize(&ask(&mine, "delete", "", "secrets", "shop", "by-env"));
+    assert_eq!(why, "can only read resources of this type");
+}
+
+#[test]
+fn a_node_writes_its_own_objects_only() {
+    let world = world();
+    let mine = user("system:node:n1", &["system:nodes"]);
+    let may = |verb, group, resource, namespace, name| world.authorize(&ask(&mine, verb, group, resource, namespace, name)).0 == Decision::Allow;
+    assert!(may("patch", "", "nodes/status", "", "n1"));
+    assert!(!may("patch", "", "nodes/status", "", "n2"));
+    assert!(may("update", "coordination.k8s.io", "leases", "kube-node-lease", "n1"));
+    assert!(!may("update", "coordination.k8s.io", "leases", "kube-node-lease", "n2"));
+    assert!(!may("update", "coordination.k8s.io", "leases", "default", "n1"));
+    assert!(may("create", "", "serviceaccounts/token", "shop", "default"));
+    assert!(!may("create", "", "serviceaccounts/token", "shop", "admin"));
+    assert!(may("create", "", "events", "shop", ""));
+    assert!(!may("create", "", "secrets", "shop", ""));
+    assert!(!may("list", "", "nodes", "", ""));
+}
+
+#[test]
+fn who_is_no_node_is_not_judged() {
+    let stranger = user("system:node:n1", &["others"]);
+    assert_eq!(world().authorize(&ask(&stranger, "get", "", "nodes", "", "n1")), (Decision::NoOpinion, String::new()));
+}

@@ -1,0 +1,370 @@
+//! The cluster's own certificate authority, the certificates it issues, and kubeconfig files.
+//!
+//! Everything lies in one directory, keys with mode 0600: `ca.crt`, `ca.key`, and `NAME.crt`, `NAME.key` for each
+//! certificate. A certificate is issued anew when what it should say has changed, when its end is near, or when another
+//! authority signed it; otherwise loading costs reading two files.
+
+mod files;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use files::{read_or_make, write_secret};
+
+use crate::Error;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The authority's life; kubeadm's is the same.
+const CA_LIFE: Duration = DAY.saturating_mul(3650);
+/// A certificate's life.
+const LIFE: Duration = DAY.saturating_mul(365);
+/// A certificate that ends within this is issued anew.
+const RENEW_BEFORE: Duration = DAY.saturating_mul(60);
+/// How far behind a reader's clock may be.
+const CLOCK_SLACK: Duration = Duration::from_secs(5 * 60);
+
+/// What a certificate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    /// A server's.
+    Server,
+    /// A client's.
+    Client,
+    /// Both (a kubelet that also calls).
+    Both,
+}
+
+/// A certificate with its key.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    /// The certificate as PEM.
+    pub cert_pem: String,
+    /// The key as PEM (PKCS #8).
+    pub key_pem: String,
+}
+
+impl Credential {
+    /// The certificate.
+    ///
+    /// # Errors
+    /// It is no PEM.
+    pub fn cert(&self) -> Result<CertificateDer<'static>, Error> {
+        CertificateDer::from_pem_slice(self.cert_pem.as_bytes()).map_err(|e| Error::Key(format!("a certificate: {e}")))
+    }
+
+    /// The key.
+    ///
+    /// # Errors
+    /// It is no PEM.
+    pub fn key(&self) -> Result<PrivateKeyDer<'static>, Error> {
+        PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(|e| Error::Key(format!("a key: {e}")))
+    }
+}
+
+/// What a certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// Common name: a client's user.
+    pub common_name: String,
+    /// Organisations: a client's groups; two at most.
+    pub organizations: Vec<String>,
+    /// DNS names of a server.
+    pub names: Vec<String>,
+    /// Addresses of a server.
+    pub ips: Vec<IpAddr>,
+    /// What it is for.
+    pub usage: Usage,
+}
+
+/// A certificate authority.
+pub struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    cert: CertificateDer<'static>,
+    cert_pem: String,
+    directory: PathBuf,
+}
+
+impl Ca {
+    /// Reads the authority of a directory, or makes both.
+    ///
+    /// # Errors
+    /// The files cannot be read, written or understood.
+    pub fn load_or_create(directory: &Path) -> Result<Ca, Error> {
+        Ca::load_or_create_named(directory, "ca", "kubernetes")
+    }
+
+    /// As [`Ca::load_or_create`], for a second authority (`front-proxy-ca`) beside the first.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_or_create_named(directory: &Path, file: &str, common_name: &str) -> Result<Ca, Error> {
+        files::make_directory(directory)?;
+        let (cert_path, key_path) = (directory.join(format!("{file}.crt")), directory.join(format!("{file}.key")));
+        let key_pem = read_or_make(&key_path, || Ok(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem()))?;
+        let key = KeyPair::from_pem(&key_pem)?;
+        let cert_pem = read_or_make(&cert_path, || self_signed(&key, common_name))?;
+        // The key is written last of the two so that a certificate never stands without it.
+        write_if_new(&key_path, &key_pem)?;
+        write_if_new(&cert_path, &cert_pem)?;
+        let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|e| Error::Key(format!("{}: {e}", cert_path.display())))?;
+        let matches = X509Certificate::from_der(&cert).is_ok_and(|(_, c)| c.public_key().subject_public_key.data.as_ref() == key.public_key_raw());
+        if !matches {
+            return Err(Error::Key(format!("{} is not the certificate of {}", cert_path.display(), key_path.display())));
+        }
+        let issuer = Issuer::from_ca_cert_der(&cert, key)?;
+        Ok(Ca { issuer, cert, cert_pem, directory: directory.to_owned() })
+    }
+
+    /// The authority's certificate as PEM: `kube-root-ca.crt`, `certificate-authority-data`.
+    pub fn cert_pem(&self) -> &str {
+        &self.cert_pem
+    }
+
+    /// The authority's certificate.
+    pub fn cert(&self) -> &CertificateDer<'static> {
+        &self.cert
+    }
+
+    /// A server's certificate for names and addresses, kept in the directory under the name of its file.
+    ///
+    /// # Errors
+    /// The files cannot be read or written.
+    pub fn server_cert(&self, file: &str, common_name: &str, names: &[String], ips: &[IpAddr]) -> Result<Credential, Error> {
+        let subject =
+            Subject { common_name: common_name.into(), organizations: Vec::new(), names: names.to_vec(), ips: ips.to_vec(), usage: Usage::Server };
+        self.load_or_issue(file, &subject)
+    }
+
+    /// A client's certificate, kept in the directory under the name of its file.
+    ///
+    /// # Errors
+    /// The files cannot be read or written.
+    pub fn client_cert(&self, file: &str, common_name: &str, organizations: &[&str]) -> Result<Credential, Error> {
+        let organizations = organizations.iter().map(|o| (*o).to_owned()).collect();
+        let subject = Subject { common_name: common_name.into(), organizations, names: Vec::new(), ips: Vec::new(), usage: Usage::Client };
+        self.load_or_issue(file, &subject)
+    }
+
+    /// The certificate of a file if it still says this, has time left and is ours; otherwise a new one in its place.
+    ///
+    /// # Errors
+    /// The files cannot be read or written.
+    pub fn load_or_issue(&self, file: &str, subject: &Subject) -> Result<Credential, Error> {
+        let (cert_path, key_path) = (self.directory.join(format!("{file}.crt")), self.directory.join(format!("{file}.key")));
+        if let (Ok(cert_pem), Ok(key_pem)) = (std::fs::read_to_string(&cert_path), std::fs::read_to_string(&key_path)) {
+            let credential = Credential { cert_pem, key_pem };
+            if self.still_good(&credential, subject, SystemTime::now()) {
+                return Ok(credential);
+            }
+        }
+        let credential = self.issue(subject, SystemTime::now())?;
+        write_secret(&key_path, credential.key_pem.as_bytes())?;
+        write_secret(&cert_path, credential.cert_pem.as_bytes())?;
+        Ok(credential)
+    }
+
+    /// A new certificate with a new key, kept nowhere.
+    ///
+    /// # Errors
+    /// The subject cannot be put into a certificate.
+    pub fn issue(&self, subject: &Subject, now: SystemTime) -> Result<Credential, Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = base_params(now, LIFE)?;
+        params.distinguished_name.push(DnType::CommonName, subject.common_name.as_str());
+        // The library keeps one value for each type; the same type by its number (RFC 4519, 2.19) makes room for another.
+        let places = [DnType::OrganizationName, DnType::CustomDnType(vec![2, 5, 4, 10])];
+        if subject.organizations.len() > places.len() {
+            return Err(Error::Key(format!("a certificate names at most {} organisations", places.len())));
+        }
+        for (place, organization) in places.into_iter().zip(&subject.organizations) {
+            params.distinguished_name.push(place, organization.as_str());
+        }
+        for name in &subject.names {
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+        }
+        params.subject_alt_names.extend(subject.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages = match subject.usage {
+            Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Usage::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        };
+        let cert = params.signed_by(&key, &self.issuer)?;
+        Ok(Credential { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
+    }
+
+    /// Signs a certificate request (PEM, PKCS #10): what the signers of certificates.k8s.io do once it is approved.
+    ///
+    /// # Errors
+    /// The request is no request, or its signature is not its key's.
+    pub fn sign_request(&self, request_pem: &str, usage: Usage, life: Duration, now: SystemTime) -> Result<String, Error> {
+        let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
+        let fresh = base_params(now, life)?;
+        let params = &mut request.params;
+        (params.not_before, params.not_after, params.serial_number) = (fresh.not_before, fresh.not_after, fresh.serial_number);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = match usage {
+            Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Usage::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        };
+        Ok(request.signed_by(&self.issuer)?.pem())
+    }
+
+    fn still_good(&self, credential: &Credential, subject: &Subject, now: SystemTime) -> bool {
+        let Ok(der) = credential.cert() else { return false };
+        let Ok((_, cert)) = X509Certificate::from_der(&der) else { return false };
+        let Ok((_, ca)) = X509Certificate::from_der(&self.cert) else { return false };
+        let Ok(key) = KeyPair::from_pem(&credential.key_pem) else { return false };
+        let end = u64::try_from(cert.validity().not_after.timestamp()).map_or(UNIX_EPOCH, |s| UNIX_EPOCH + Duration::from_secs(s));
+        said_by(&cert, subject)
+            && end > now + RENEW_BEFORE
+            && cert.issuer() == ca.subject()
+            && authority_key(&cert) == subject_key(&ca)
+            && cert.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
+    }
+
+    /// The TLS settings of a server that asks its clients for certificates of this authority, and lets those without
+    /// one pass to show a token.
+    ///
+    /// # Errors
+    /// The credential is not usable.
+    pub fn server_config(&self, own: &Credential) -> Result<Arc<ServerConfig>, Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(self.cert.clone())?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| Error::Key(e.to_string()))?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![own.cert()?], own.key()?)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// The TLS settings of a client that trusts this authority and shows a certificate if it has one.
+    ///
+    /// # Errors
+    /// The credential is not usable.
+    pub fn client_config(&self, own: Option<&Credential>) -> Result<ClientConfig, Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.cert.clone())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_root_certificates(roots);
+        Ok(match own {
+            Some(own) => builder.with_client_auth_cert(vec![own.cert()?], own.key()?)?,
+            None => builder.with_no_client_auth(),
+        })
+    }
+}
+
+/// The key of a PEM file as PKCS #8, for those who sign with it by other means.
+pub fn pkcs8(key: &PrivateKeyDer<'_>) -> Option<PrivatePkcs8KeyDer<'static>> {
+    match key {
+        PrivateKeyDer::Pkcs8(key) => Some(key.clone_key()),
+        _ => None,
+    }
+}
+
+fn write_if_new(path: &Path, text: &str) -> Result<(), Error> {
+    if path.exists() { Ok(()) } else { write_secret(path, text.as_bytes()) }
+}
+
+fn self_signed(key: &KeyPair, common_name: &str) -> Result<String, Error> {
+    let mut params = base_params(SystemTime::now(), CA_LIFE)?;
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = false;
+    Ok(params.self_signed(key)?.pem())
+}
+
+fn base_params(now: SystemTime, life: Duration) -> Result<CertificateParams, Error> {
+    let mut serial = [0_u8; 16];
+    getrandom::fill(&mut serial).map_err(|e| Error::Key(e.to_string()))?;
+    // A serial number is positive (RFC 5280, 4.1.2.2).
+    serial[0] = (serial[0] & 0x7f) | 0x01;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.not_before = now.checked_sub(CLOCK_SLACK).unwrap_or(now).into();
+    params.not_after = (now + life).into();
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+fn said_by(cert: &X509Certificate<'_>, subject: &Subject) -> bool {
+    let own = cert.subject();
+    let common_name = own.iter_common_name().find_map(|c| c.as_str().ok()).unwrap_or_default();
+    let organizations: Vec<&str> = own.iter_organization().filter_map(|o| o.as_str().ok()).collect();
+    let (mut names, mut ips) = (BTreeSet::new(), BTreeSet::new());
+    if let Ok(Some(san)) = cert.subject_alternative_name() {
+        for name in &san.value.general_names {
+            match name {
+                GeneralName::DNSName(name) => {
+                    names.insert((*name).to_owned());
+                }
+                GeneralName::IPAddress(bytes) => {
+                    let ip = <[u8; 4]>::try_from(*bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+                    ips.extend(ip);
+                }
+                _ => {}
+            }
+        }
+    }
+    let usage = cert.extended_key_usage().ok().flatten().is_some_and(|u| {
+        let wanted = (subject.usage != Usage::Client, subject.usage != Usage::Server);
+        (u.value.server_auth, u.value.client_auth) == wanted
+    });
+    common_name == subject.common_name
+        && organizations == subject.organizations
+        && names == subject.names.iter().cloned().collect()
+        && ips == subject.ips.iter().copied().collect()
+        && usage
+}
+
+fn authority_key(cert: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    cert.iter_extensions().find_map(|e| match e.parsed_extension() {
+        x509_parser::extensions::ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|k| k.0.to_vec()),
+        _ => None,
+    })
+}
+
+fn subject_key(cert: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    cert.iter_extensions().find_map(|e| match e.parsed_extension() {
+        x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    })
+}
+
+/// A kubeconfig with one context that holds everything it needs.
+pub fn kubeconfig(name: &str, server: &str, ca_pem: &str, user: &str, own: &Credential) -> String {
+    let data = |pem: &str| STANDARD.encode(pem);
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: {name}\nclusters:\n- name: {name}\n  cluster:\n    server: {server}\n    \
+         certificate-authority-data: {}\ncontexts:\n- name: {name}\n  context:\n    cluster: {name}\n    user: {user}\nusers:\n- name: {user}\n  user:\n    \
+         client-certificate-data: {}\n    client-key-data: {}\n",
+        data(ca_pem),
+        data(&own.cert_pem),
+        data(&own.key_pem)
+    )
+}

@@ -1,0 +1,103 @@
+use super::*;
+use crate::testing::Memory;
+
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+fn world() -> (Arc<Memory>, Tokens) {
+    let memory = Memory::of([
+        ("/registry/serviceaccounts/shop/web", json!({"metadata": {"name": "web", "uid": "sa-1"}})),
+        ("/registry/pods/shop/web-0", json!({"metadata": {"name": "web-0", "uid": "pod-1"}})),
+    ]);
+    let tokens = Tokens::ephemeral(ISSUER, Arc::clone(&memory) as Arc<dyn Objects>).expect("tokens");
+    (memory, tokens)
+}
+
+fn spec() -> TokenSpec {
+    TokenSpec {
+        namespace: "shop".into(),
+        account: "web".into(),
+        account_uid: "sa-1".into(),
+        expiration_seconds: 600,
+        pod: Some(Bound { name: "web-0".into(), uid: "pod-1".into() }),
+        node: Some(Bound { name: "n1".into(), uid: "node-1".into() }),
+        ..TokenSpec::default()
+    }
+}
+
+#[test]
+fn a_token_names_its_account_pod_and_node() {
+    let (_, tokens) = world();
+    let now = SystemTime::now();
+    let (token, end) = tokens.issue(&spec(), now).expect("a token");
+    assert_eq!(end, now + Duration::from_secs(600));
+    let user = tokens.verify(&token, &[], now).expect("a good token").user;
+    assert_eq!(user.name, "system:serviceaccount:shop:web");
+    assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:shop", "system:authenticated"]);
+    assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["web-0"]);
+    assert_eq!(user.extra["authentication.kubernetes.io/node-name"], ["n1"], "a pod's token does not need its node to be there");
+}
+
+#[test]
+fn a_token_dies_with_what_it_is_bound_to() {
+    let (memory, tokens) = world();
+    let now = SystemTime::now();
+    let (token, _) = tokens.issue(&spec(), now).expect("a token");
+    tokens.verify(&token, &[], now).expect("good, and remembered");
+    memory.put("/registry/pods/shop/web-0", json!({"metadata": {"name": "web-0", "uid": "pod-2"}}));
+    tokens.verify(&token, &[], now).expect_err("another pod of the same name");
+    memory.put("/registry/pods/shop/web-0", json!({"metadata": {"uid": "pod-1", "deletionTimestamp": machinery::time::rfc3339(now)}}));
+    tokens.verify(&token, &[], now + Duration::from_secs(30)).expect("a terminating pod may still speak");
+    tokens.verify(&token, &[], now + Duration::from_secs(90)).expect_err("not for ever");
+}
+
+#[test]
+fn a_token_is_good_for_its_time_and_audience_only() {
+    let (_, tokens) = world();
+    let now = SystemTime::now();
+    let vault = TokenSpec { audiences: vec!["vault".into()], ..spec() };
+    let (token, _) = tokens.issue(&vault, now).expect("a token");
+    let error = tokens.verify(&token, &[], now).expect_err("for vault, not for us");
+    assert_eq!(error.to_string(), format!("token audiences [\"vault\"] is invalid for the target audiences [{ISSUER:?}]"));
+    assert_eq!(tokens.verify(&token, &["vault".into(), "x".into()], now).expect("for vault").audiences, ["vault"]);
+    let (token, _) = tokens.issue(&spec(), now).expect("a token");
+    tokens.verify(&token, &[], now + Duration::from_secs(601)).expect_err("expired");
+}
+
+#[test]
+fn a_pod_s_usual_token_lives_a_year_and_says_when_it_should_have_ended() {
+    let (_, tokens) = world();
+    let now = SystemTime::now();
+    let usual = TokenSpec { expiration_seconds: EXTENDABLE_S, may_extend: true, ..spec() };
+    let (token, end) = tokens.issue(&usual, now).expect("a token");
+    assert_eq!(end, now + Duration::from_secs(3607));
+    tokens.verify(&token, &[], now + Duration::from_secs(300 * 24 * 3600)).expect("still good");
+}
+
+#[test]
+fn what_is_changed_or_signed_by_others_is_refused() {
+    let (memory, tokens) = world();
+    let now = SystemTime::now();
+    let (token, _) = tokens.issue(&spec(), now).expect("a token");
+    let mut bytes = token.clone().into_bytes();
+    let middle = token.find('.').expect("a dot") + 5;
+    bytes[middle] = if bytes[middle] == b'A' { b'B' } else { b'A' };
+    tokens.verify(&String::from_utf8(bytes).expect("text"), &[], now).expect_err("changed");
+    let other = Tokens::ephemeral(ISSUER, memory).expect("tokens");
+    other.verify(&token, &[], now).expect_err("another key");
+    for junk in ["", "a.b", "a.b.c", "....", "é.é.é"] {
+        tokens.verify(junk, &[], now).expect_err("junk");
+    }
+}
+
+#[test]
+fn a_secret_s_token_is_good_while_the_secret_holds_it() {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let (memory, tokens) = world();
+    let now = SystemTime::now();
+    let token = tokens.issue_legacy("shop", "web", "sa-1", "web-token").expect("a token");
+    tokens.verify(&token, &[], now).expect_err("no such secret");
+    memory.put("/registry/secrets/shop/web-token", json!({"metadata": {"name": "web-token"}, "data": {"token": STANDARD.encode(&token)}}));
+    assert_eq!(tokens.verify(&token, &[], now).expect("good").user.name, "system:serviceaccount:shop:web");
+    memory.remove("/registry/secrets/shop/web-token");
+    tokens.verify(&token, &[], now).expect_err("revoked");
+}
