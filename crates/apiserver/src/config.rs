@@ -1,6 +1,9 @@
 //! What the API server is told at start.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use crate::storage::StoredObjects;
+use identity::Tokens;
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
+use store::Store;
 
 /// The API server's settings, already checked.
 #[derive(Debug, Clone)]
@@ -65,4 +68,25 @@ pub struct Identity {
     pub authorizer: Arc<identity::Authorizer>,
     /// Service-account tokens.
     pub tokens: Arc<identity::Tokens>,
+}
+
+impl Identity {
+    /// Over the objects of a store, with the keys of service-account tokens in `keys`; without a directory they last as
+    /// long as the process. `issuer` is the URL that tokens name.
+    ///
+    /// # Errors
+    /// The keys cannot be read or made.
+    pub fn new(store: &Store, keys: Option<&Path>, issuer: &str) -> Result<Identity, identity::Error> {
+        let objects: Arc<dyn identity::Objects> = Arc::new(StoredObjects(store.clone()));
+        let tokens = match keys {
+            Some(directory) => Tokens::load_or_create(directory, issuer, Arc::clone(&objects))?,
+            None => Tokens::ephemeral(issuer, Arc::clone(&objects))?,
+        };
+        let tokens = Arc::new(tokens);
+        Ok(Identity {
+            authenticator: Arc::new(identity::Authenticator::new(Arc::clone(&tokens))),
+            authorizer: Arc::new(identity::Authorizer::new(objects)),
+            tokens,
+        })
+    }
 }

@@ -79,6 +79,11 @@ impl Snapshot {
         self.revision
     }
 
+    /// The entry of a key.
+    pub(crate) fn get(&self, key: &str) -> Option<&Arc<Entry>> {
+        self.map.get(key)
+    }
+
     /// The entries whose keys start with `prefix` and come after `after`, in order.
     pub(crate) fn range(&self, prefix: &str, after: &str) -> impl Iterator<Item = &Arc<Entry>> {
         let start = if after > prefix { after } else { prefix };
@@ -196,4 +201,22 @@ pub(crate) fn json_frame(row: &Row, change: Change, entry: &Entry) -> Bytes {
 /// An event as length-delimited protobuf.
 pub(crate) fn protobuf_frame(row: &Row, change: Change, entry: &Entry) -> Bytes {
     delimited(&proto::watch_event(change.name(), &protobuf(row, entry)))
+}
+
+/// The store's newest state as authentication and authorisation read it: objects in their storage versions.
+pub(crate) struct StoredObjects(pub(crate) store::Store);
+
+impl identity::Objects for StoredObjects {
+    fn get(&self, key: &str) -> Option<Arc<Value>> {
+        self.0.get(key).and_then(|e| e.value.get().cloned())
+    }
+
+    fn list(&self, prefix: &str) -> Vec<Arc<Value>> {
+        let Some((revision, map)) = self.0.snapshot(None) else { return Vec::new() };
+        Snapshot { revision, map }.range(prefix, "").filter_map(|e| e.value.get().cloned()).collect()
+    }
+
+    fn version(&self, _prefixes: &[&str]) -> u64 {
+        self.0.revision()
+    }
 }

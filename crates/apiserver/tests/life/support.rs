@@ -54,12 +54,9 @@ impl Watch {
 
 impl Server {
     pub async fn start() -> Server {
-        let identity = Identity {
-            authenticator: Arc::new(identity::Authenticator),
-            authorizer: Arc::new(identity::Authorizer),
-            tokens: Arc::new(identity::Tokens),
-        };
-        let api = ApiServer::new(Config::default(), store::Store::memory(), identity).expect("a server");
+        let store = store::Store::memory();
+        let identity = Identity::new(&store, None, "https://kubernetes.default.svc").expect("keys");
+        let api = ApiServer::new(Config::default(), store, identity).expect("a server");
         api.bootstrap().await.expect("bootstrap");
         Server { api }
     }
