@@ -104,22 +104,21 @@ fn apply_as(ty: TypeRef<'_>, live: Option<&Value>, applied: &Value, manager: &Ma
     let mut own = Entry::new(manager, true);
     let former = managers.0.iter().position(|e| e.is_same_owner(&own)).map(|at| managers.0.remove(at));
     own.set = fields_of(ty, applied);
-    own.set.subtract(&UNOWNED);
     own.set.subtract_below(manager.exclude);
-
     let new = merged(ty, &old, applied, &managers, &own, former.as_ref())?;
+    own.set.subtract(&UNOWNED);
     let mut comparison = compare(ty, &old, &new);
     for set in [&mut comparison.changed, &mut comparison.removed] {
         set.subtract(&UNOWNED);
         set.subtract_below(manager.exclude);
     }
     take_from_others(&mut managers, &comparison, force)?;
-    let unchanged = comparison.changed.is_empty() && comparison.removed.is_empty();
-    if let Some(former) = former.filter(|f| unchanged && f.set == own.set) {
+    // What Go would leave out of the merged object is no part of it.
+    let mut new = json::normalize(new, ty, Validation::Ignore)?.value;
+    if let Some(former) = former.filter(|f| new == old && f.set == own.set) {
         own.time = former.time;
     }
     managers.0.push(own);
-    let mut new = new;
     managers.write(&mut new);
     Ok(new)
 }
@@ -141,8 +140,7 @@ fn merged(
         let gone = former.set.with_named_fields(Some(ty));
         merge::remove(ty, &mut new, &gone, &kept.with_named_fields(Some(ty)));
     }
-    // What Go would leave out of the merged object is no part of it.
-    Ok(json::normalize(new, ty, Validation::Ignore)?.value)
+    Ok(new)
 }
 
 /// The error for a configuration that does not fit the schema's lists.

@@ -157,6 +157,9 @@ fn remove_node(
                     _ => (None, false),
                 };
                 remove_node(child, atomic, value, gone, kept);
+                if is_empty(value) {
+                    *value = Value::Null;
+                }
                 true
             }
         }),
@@ -171,6 +174,15 @@ fn remove_node(
             }
         }),
         _ => {}
+    }
+}
+
+/// A map or list that nothing is left of becomes `null`, as in upstream: who owns it keeps owning it.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
     }
 }
 

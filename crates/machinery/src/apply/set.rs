@@ -182,14 +182,17 @@ fn name_fields(set: &Map<String, Value>, ty: Option<TypeRef<'_>>) -> Map<String,
     out
 }
 
+/// The members of a level come before what lies below them, as upstream lists them.
 fn walk(set: &Map<String, Value>, path: &mut String, each: &mut impl FnMut(&str)) {
-    for (key, value) in set.iter().filter(|(k, _)| *k != SELF) {
-        let Value::Object(child) = value else { continue };
-        let before = path.len();
+    let children = || set.iter().filter(|(k, _)| *k != SELF).filter_map(|(k, v)| v.as_object().map(|v| (k, v)));
+    let before = path.len();
+    for (key, _) in children().filter(|(_, child)| is_member(child)) {
         push_element(path, key);
-        if is_member(child) {
-            each(path);
-        }
+        each(path);
+        path.truncate(before);
+    }
+    for (key, child) in children() {
+        push_element(path, key);
         walk(child, path, each);
         path.truncate(before);
     }

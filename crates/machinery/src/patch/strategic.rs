@@ -80,19 +80,25 @@ fn without_directives(value: Value) -> Option<Value> {
     match value {
         Value::Object(map) if map.contains_key(PATCH) => None,
         Value::Object(map) => Some(Value::Object(
-            map.into_iter().filter(|(_, v)| !v.is_null()).filter_map(|(k, v)| without_directives(v).map(|v| (k, v))).collect(),
+            map.into_iter()
+                .filter(|(k, v)| !v.is_null() && !is_directive(k))
+                .filter_map(|(k, v)| without_directives(v).map(|v| (k, v)))
+                .collect(),
         )),
         Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(without_directives).collect())),
         other => Some(other),
     }
 }
 
+fn is_directive(name: &str) -> bool {
+    name == RETAIN_KEYS || name.starts_with(DELETE_FROM) || name.starts_with(SET_ORDER)
+}
+
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), String> {
     let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let bad = || "invalid patch format of retainKeys".to_owned();
     let keys: HashSet<&str> = keys.as_array().ok_or_else(bad)?.iter().filter_map(Value::as_str).collect();
-    let directive = |name: &str| name.starts_with(DELETE_FROM) || name.starts_with(SET_ORDER);
-    if patch.iter().any(|(name, value)| !value.is_null() && !directive(name) && !keys.contains(name.as_str())) {
+    if patch.iter().any(|(name, value)| !value.is_null() && !is_directive(name) && !keys.contains(name.as_str())) {
         return Err(bad());
     }
     original.retain(|name, _| keys.contains(name.as_str()));
