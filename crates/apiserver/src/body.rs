@@ -57,5 +57,5 @@ pub async fn read(mut body: Body) -> Result<Bytes, Status> {
 }
 
 fn too_large() -> Status {
-    Status::too_large(format!("limit is {REQUEST_BODY_MAX}"))
+    Status::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {REQUEST_BODY_MAX}"))
 }

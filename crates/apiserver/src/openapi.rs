@@ -1,9 +1,124 @@
-//! `/openapi/v2` and `/openapi/v3`: the published documents, made once from the schema and the rows.
+//! `/openapi/v2` and `/openapi/v3`: machinery's documents, made when first asked for and kept packed.
+//!
+//! A document is some megabytes of text, and gzip makes a tenth of it; nearly every client takes gzip, so it is the form
+//! that is kept, and the others get it unpacked. The hash in the index is that of what a document is made from (the
+//! rows), so that the index costs no documents.
 
-use crate::{ApiServer, Body, query::Query};
-use http::{HeaderMap, Response};
+use crate::{
+    ApiServer, Body, body, negotiate,
+    rows::{Row, Rows},
+};
+use bytes::Bytes;
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use machinery::openapi::{self, Served};
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use std::{collections::HashMap, fmt::Write as _, io::Read, sync::Arc};
+
+/// Packed once, read often.
+const GZIP_LEVEL: u32 = 6;
+
+/// The documents of one table of rows, by their path.
+#[derive(Debug, Default)]
+pub(crate) struct Documents(Mutex<HashMap<String, Bytes>>);
 
 /// Answers an OpenAPI path; `None` if it is none.
-pub(crate) fn answer(_server: &ApiServer, _path: &str, _headers: &HeaderMap, _query: &Query<'_>) -> Option<Response<Body>> {
-    None
+pub(crate) fn answer(server: &ApiServer, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+    let rows = server.rows();
+    let path = path.strip_prefix("/openapi/")?;
+    if path == "v3" || path == "v3/" {
+        let paths: Vec<(String, String)> = groups(&rows).into_iter().map(|(path, rows)| (path, hash(&rows))).collect();
+        let index = openapi::v3_index(paths.iter().map(|(path, hash)| (path.as_str(), hash.as_str())));
+        return Some(crate::respond::respond(StatusCode::OK, negotiate::JSON, index.to_string()));
+    }
+    if path == "v2" {
+        let all: Vec<&Arc<Row>> = rows.iter().collect();
+        let packed = rows.openapi().get("v2", || openapi::v2_document(&served(&all), git_version()));
+        return Some(respond(packed, &hash(&all), headers));
+    }
+    let group = path.strip_prefix("v3/")?;
+    let (_, found) = groups(&rows).into_iter().find(|(path, _)| path == group)?;
+    let packed = rows.openapi().get(group, || openapi::v3_document(&served(&found), git_version()));
+    Some(respond(packed, &hash(&found), headers))
+}
+
+impl Documents {
+    /// A document, packed; made if it is not there. Two that ask at once may both make it.
+    fn get(&self, path: &str, make: impl FnOnce() -> machinery::Value) -> Bytes {
+        if let Some(found) = self.0.lock().get(path) {
+            return found.clone();
+        }
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
+        let written = serde_json::to_writer(&mut encoder, &make()).map_err(std::io::Error::from);
+        let packed = Bytes::from(written.and_then(|()| encoder.finish()).unwrap_or_default());
+        self.0.lock().insert(path.to_owned(), packed.clone());
+        packed
+    }
+}
+
+fn git_version() -> &'static str {
+    static VERSION: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| machinery::resources::version()["gitVersion"].as_str().unwrap_or_default().to_owned());
+    &VERSION
+}
+
+fn served<'r>(rows: &[&'r Arc<Row>]) -> Vec<Served<'r>> {
+    rows.iter().map(|row| Served { resource: &row.resource, schema: None }).collect()
+}
+
+/// The rows of each document of version 3, by its path.
+fn groups(rows: &Rows) -> Vec<(String, Vec<&Arc<Row>>)> {
+    let mut groups: Vec<(String, Vec<&Arc<Row>>)> = Vec::new();
+    for row in rows.iter() {
+        let path = format!("{}/{}", if row.resource.group.is_empty() { "api" } else { "apis" }, row.api_version);
+        match groups.iter_mut().find(|(known, _)| *known == path) {
+            Some((_, rows)) => rows.push(row),
+            None => groups.push((path, vec![row])),
+        }
+    }
+    groups
+}
+
+/// A hash of what a document is made from.
+fn hash(rows: &[&Arc<Row>]) -> String {
+    let mut digest = Sha256::new();
+    digest.update(git_version());
+    for row in rows {
+        digest.update(format!("{}/{};", row.api_version, row.resource.resource));
+    }
+    let mut text = String::with_capacity(64);
+    for byte in digest.finalize() {
+        let _ = write!(text, "{byte:02X}");
+    }
+    text
+}
+
+fn respond(packed: Bytes, hash: &str, headers: &HeaderMap) -> Response<Body> {
+    let tag = format!("\"{hash}\"");
+    if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
+        let mut response = Response::new(body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return response;
+    }
+    let gzip = headers.get_all(header::ACCEPT_ENCODING).iter().any(|v| v.to_str().is_ok_and(|v| v.contains("gzip")));
+    let bytes = if gzip { packed } else { unpack(&packed) };
+    let mut response = Response::new(body::full(bytes));
+    let out = response.headers_mut();
+    out.insert(header::CONTENT_TYPE, HeaderValue::from_static(negotiate::JSON));
+    out.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+    if gzip {
+        out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    if let Ok(tag) = tag.parse() {
+        out.insert(header::ETAG, tag);
+    }
+    response
+}
+
+fn unpack(packed: &[u8]) -> Bytes {
+    let mut plain = Vec::with_capacity(packed.len() * 10);
+    // What was packed here unpacks.
+    let _ = GzDecoder::new(packed).read_to_end(&mut plain);
+    plain.into()
 }

@@ -393,7 +393,7 @@ fn other_path(server: &ApiServer, cx: &Context, headers: &HeaderMap, query: &Que
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
             Ok(response)
         }
-        _ => Ok(crate::openapi::answer(server, path, headers, query).unwrap_or_else(respond::plain_not_found)),
+        _ => Ok(crate::openapi::answer(server, path, headers).unwrap_or_else(respond::plain_not_found)),
     }
 }
 

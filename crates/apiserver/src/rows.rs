@@ -105,6 +105,7 @@ pub struct Rows {
     rows: Vec<Arc<Row>>,
     index: HashMap<String, usize>,
     aggregated: OnceLock<Aggregated>,
+    openapi: crate::openapi::Documents,
 }
 
 impl Rows {
@@ -144,6 +145,11 @@ impl Rows {
     /// The aggregated discovery documents, made when first asked for.
     pub(crate) fn aggregated(&self) -> &Aggregated {
         self.aggregated.get_or_init(|| Aggregated::new(self))
+    }
+
+    /// The OpenAPI documents of this table.
+    pub(crate) fn openapi(&self) -> &crate::openapi::Documents {
+        &self.openapi
     }
 
     /// All rows in discovery order.
