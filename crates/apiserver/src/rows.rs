@@ -3,7 +3,7 @@
 //! The table is immutable and replaced as a whole, so that a request sees one state of it and custom resources can
 //! be added at run time.
 
-use crate::discovery::Aggregated;
+use crate::{discovery::Aggregated, storage::Frames};
 use machinery::apply::FieldSet;
 use kinds::Strategy;
 use machinery::{
@@ -36,6 +36,7 @@ pub struct Row {
     pub root_key: String,
     /// The objects lie in the store in another version than this row's.
     pub converts: bool,
+    frames: Frames,
     resets: Vec<(String, FieldSet)>,
     no_resets: FieldSet,
     arena: Arena,
@@ -58,6 +59,7 @@ impl Row {
         let strategy = kinds::strategy(&resource.group, &resource.resource);
         let endpoints = std::iter::once("").chain(resource.subresources.iter().map(|s| s.name.as_str()));
         Some(Row {
+            frames: Frames::default(),
             resets: endpoints.map(|name| (name.to_owned(), FieldSet::from_paths(strategy.reset_fields(name)))).collect(),
             no_resets: FieldSet::new(),
             strategy,
@@ -89,6 +91,11 @@ impl Row {
     /// The fields that a write by this endpoint never owns: those that the strategy resets.
     pub(crate) fn reset_fields(&self, subresource: &str) -> &FieldSet {
         self.resets.iter().find(|(name, _)| name == subresource).map_or(&self.no_resets, |(_, set)| set)
+    }
+
+    /// The encoded events of the row.
+    pub(crate) fn frames(&self) -> &Frames {
+        &self.frames
     }
 
     fn schema(&self) -> &Schema {

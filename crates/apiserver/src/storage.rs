@@ -19,7 +19,8 @@ use machinery::{
     schema::{self, TypeRef},
     status::Status,
 };
-use std::sync::Arc;
+use parking_lot::Mutex;
+use std::sync::{Arc, OnceLock};
 pub(crate) use store::Event;
 use store::Entry;
 
@@ -61,6 +62,11 @@ pub(crate) fn revision(server: &ApiServer) -> u64 {
 /// The key of an entry.
 pub(crate) fn key(entry: &Entry) -> &str {
     &entry.key
+}
+
+/// The revision of an entry.
+fn entry_revision(entry: &Entry) -> u64 {
+    entry.revision
 }
 
 /// The present entry of a key.
@@ -195,12 +201,43 @@ pub(crate) fn event_deleted(event: &Event) -> Option<&Arc<Entry>> {
 
 /// An event as a line of JSON.
 pub(crate) fn json_frame(row: &Row, change: Change, entry: &Entry) -> Bytes {
-    json_line(change.name(), &json(row, entry))
+    row.frames().get(entry_revision(entry), change, false, || json_line(change.name(), &json(row, entry)))
 }
 
 /// An event as length-delimited protobuf.
 pub(crate) fn protobuf_frame(row: &Row, change: Change, entry: &Entry) -> Bytes {
-    delimited(&proto::watch_event(change.name(), &protobuf(row, entry)))
+    row.frames().get(entry_revision(entry), change, true, || delimited(&proto::watch_event(change.name(), &protobuf(row, entry))))
+}
+
+/// Frames that are remembered for each resource: those of the events that watchers are reading now.
+const FRAMES: usize = 128;
+/// Frames beyond this size are not kept: few watch what is so large, and they would hold much memory.
+const FRAME_BYTES_MAX: usize = 64 * 1024;
+
+type Slot = Mutex<Option<((u64, Change, bool), Bytes)>>;
+
+/// The frames of a row's latest events, so that an event is encoded once however many watch it. A slot belongs to the
+/// revisions of its remainder; a newer event takes it over.
+#[derive(Default)]
+pub(crate) struct Frames(OnceLock<Box<[Slot]>>);
+
+impl Frames {
+    fn get(&self, revision: u64, change: Change, protobuf: bool, make: impl FnOnce() -> Bytes) -> Bytes {
+        let slots = self.0.get_or_init(|| (0..FRAMES).map(|_| Slot::default()).collect());
+        let at = (revision.wrapping_mul(2) + u64::from(protobuf)) % FRAMES as u64;
+        let Some(slot) = usize::try_from(at).ok().and_then(|at| slots.get(at)) else { return make() };
+        let mut slot = slot.lock();
+        match &*slot {
+            Some((key, bytes)) if *key == (revision, change, protobuf) => bytes.clone(),
+            _ => {
+                let bytes = make();
+                if bytes.len() <= FRAME_BYTES_MAX {
+                    *slot = Some(((revision, change, protobuf), bytes.clone()));
+                }
+                bytes
+            }
+        }
+    }
 }
 
 /// The store's newest state as authentication and authorisation read it: objects in their storage versions.

@@ -227,7 +227,14 @@ impl Stream {
         let mut piece = Vec::new();
         while piece.len() < PIECE_BYTES {
             let Some(entry) = self.initial.next() else { break };
-            let frame = self.frame(Change::Added, &entry);
+            let row = &self.wanted.row;
+            // Not by way of the remembered frames: those are for what many read at the same time.
+            let frame = match (self.format.form, self.format.encoding) {
+                (Form::Object, Encoding::Protobuf) => delimited(&proto::watch_event("ADDED", &storage::protobuf(row, &entry))),
+                (Form::Object, _) => json_line("ADDED", &storage::json(row, &entry)),
+                _ => self.frame(Change::Added, &entry),
+            };
+            self.first = false;
             if piece.is_empty() && frame.len() >= PIECE_BYTES {
                 return Some(frame);
             }
