@@ -1,5 +1,6 @@
 //! The path of the value being decoded, as a chain of stack frames.
 
+use crate::schema::TypeRef;
 use std::fmt::Write;
 
 /// One step down, or the root.
@@ -12,8 +13,8 @@ pub(super) struct Node<'p> {
 #[derive(Debug)]
 enum Step<'p> {
     Root,
-    /// A field of a struct.
-    Field(&'p str),
+    /// A field of a struct, and the struct.
+    Field(&'p str, TypeRef<'p>),
     /// A key of a map.
     Key(&'p str),
     Index(usize),
@@ -22,8 +23,8 @@ enum Step<'p> {
 impl<'p> Node<'p> {
     pub(super) const ROOT: Node<'static> = Node { parent: None, step: Step::Root };
 
-    pub(super) fn field<'q>(&'q self, name: &'q str) -> Node<'q> {
-        Node { parent: Some(self), step: Step::Field(name) }
+    pub(super) fn field<'q>(&'q self, name: &'q str, owner: TypeRef<'q>) -> Node<'q> {
+        Node { parent: Some(self), step: Step::Field(name, owner) }
     }
 
     pub(super) fn key<'q>(&'q self, name: &'q str) -> Node<'q> {
@@ -40,7 +41,7 @@ impl<'p> Node<'p> {
         for node in self.chain() {
             match node.step {
                 Step::Root => {}
-                Step::Field(name) | Step::Key(name) => {
+                Step::Field(name, _) | Step::Key(name) => {
                     dot(&mut out);
                     out.push_str(name);
                 }
@@ -54,13 +55,15 @@ impl<'p> Node<'p> {
         out
     }
 
-    /// As Go's type errors spell it: the names of the struct fields alone.
+    /// As Go's type errors spell it: the names of the struct fields alone, embedded structs among them.
     pub(super) fn go(&self) -> String {
         let mut out = String::new();
         for node in self.chain() {
-            if let Step::Field(name) = node.step {
-                dot(&mut out);
-                out.push_str(name);
+            if let Step::Field(name, owner) = node.step {
+                for part in embedded(owner, name).into_iter().chain([name]) {
+                    dot(&mut out);
+                    out.push_str(part);
+                }
             }
         }
         out
@@ -70,6 +73,19 @@ impl<'p> Node<'p> {
         let mut nodes: Vec<&Node<'p>> = std::iter::successors(Some(self), |n| n.parent).collect();
         nodes.reverse();
         nodes
+    }
+}
+
+/// The embedded structs in which Go finds a field, outermost first.
+fn embedded<'a>(owner: TypeRef<'a>, name: &str) -> Vec<&'a str> {
+    let Some(object) = owner.object() else { return Vec::new() };
+    if object.gvk.is_some() && matches!(name, "apiVersion" | "kind") {
+        return vec!["TypeMeta"];
+    }
+    let inner = object.embedded.iter().map(|(_, id)| owner.to(*id)).find(|inner| inner.field(name).is_some());
+    match inner.and_then(|inner| inner.object().map(|o| (inner, o))) {
+        Some((inner, object)) => std::iter::once(object.go_name()).chain(embedded(inner, name)).collect(),
+        None => Vec::new(),
     }
 }
 

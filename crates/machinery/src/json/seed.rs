@@ -73,7 +73,10 @@ impl<'a> Seed<'a> {
 
     /// The error for a JSON value of the wrong type.
     fn mismatch<E: Error>(&self, found: &str) -> E {
-        let go_type = if self.go_type.is_empty() || self.go_type == "-" { scalar::go_type(self.ty) } else { self.go_type.to_owned() };
+        if matches!(self.ty.get(), Type::Quantity) {
+            return self.cx.fail(crate::quantity::ParseError::Format.to_string());
+        }
+        let go_type = if matches!(self.go_type, "" | "-" | "v1.Time" | "v1.MicroTime") { scalar::go_type(self.ty) } else { self.go_type.to_owned() };
         let place = if self.owner.is_empty() {
             format!("Go value of type {go_type}")
         } else {
@@ -92,7 +95,7 @@ impl<'a> Seed<'a> {
             Type::Int32 if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
             Type::IntOrString if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
             Type::Int64 if number.is_i64() => Ok(Some(Value::Number(number))),
-            Type::Double | Type::Any | Type::RawJson | Type::RawExtension => Ok(Some(Value::Number(number))),
+            Type::Double | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => Ok(Some(Value::Number(number))),
             Type::Quantity => self.text(&shown.to_string()),
             Type::Int32 | Type::Int64 | Type::IntOrString => self.wrong(&format!("number {shown}"), Value::Number(number)),
             _ => self.wrong("number", Value::Number(number)),
@@ -101,7 +104,7 @@ impl<'a> Seed<'a> {
 
     fn text<E: Error>(&self, text: &str) -> Result<Option<Value>, E> {
         let value = match self.ty.get() {
-            Type::String | Type::IntOrString | Type::Any | Type::RawJson => Ok(text.to_owned()),
+            Type::String | Type::IntOrString | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => Ok(text.to_owned()),
             Type::Quantity => scalar::quantity(text),
             Type::Time => scalar::time(text, false),
             Type::MicroTime => scalar::time(text, true),
@@ -128,7 +131,7 @@ impl<'a> Seed<'a> {
                         self.cx.problem("duplicate", self.at, &field.name);
                     }
                     seen |= bit;
-                    let node = self.at.field(&field.name);
+                    let node = self.at.field(&field.name, self.ty);
                     let seed =
                         Seed { ty: self.ty.to(field.ty), at: &node, cx: self.cx, owner: object.go_name(), go_type: &field.go_type };
                     match map.next_value_seed(seed)?.filter(|v| self.cx.keep || !self.ty.leaves_out(field, v)) {
@@ -187,7 +190,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_bool<E: Error>(self, b: bool) -> Result<Self::Value, E> {
         match self.ty.get() {
-            Type::Bool | Type::Any | Type::RawJson | Type::SchemaOrBool(_) => Ok(Some(Value::Bool(b))),
+            Type::Bool | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields | Type::SchemaOrBool(_) => Ok(Some(Value::Bool(b))),
             _ => self.wrong("bool", Value::Bool(b)),
         }
     }
@@ -229,7 +232,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let elem = match self.ty.get() {
             Type::List { elem, .. } => self.ty.to(*elem),
             Type::SchemaOrArray(schema) => self.ty.to(*schema),
-            Type::SchemaOrStrings(_) | Type::Any | Type::RawJson | Type::RawExtension => {
+            Type::SchemaOrStrings(_) | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => {
                 return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some);
             }
             _ if self.ty.schema.is_lenient() => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
