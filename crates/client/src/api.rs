@@ -1,0 +1,418 @@
+//! The client: requests as paths, objects as types.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt};
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body_util::BodyExt;
+use k8s_openapi::Resource;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use machinery::status::Status;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::http_transport::HttpTransport;
+use crate::kubeconfig::Endpoint;
+use crate::object::{Object, Plural};
+use crate::params::{DeleteParams, ListParams, Patch, PatchParams};
+use crate::transport::{Body, Transport};
+use crate::watch::{self, Event};
+
+/// Bytes of an answer (not a watch) at most: the full list of a large cluster fits, an endless answer does not.
+const ANSWER_MAX: usize = 1 << 30;
+
+/// Who asks, and how a request gets to the server. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    transport: Arc<dyn Transport>,
+    user_agent: HeaderValue,
+    impersonate: Option<HeaderValue>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("user_agent", &self.user_agent).finish_non_exhaustive()
+    }
+}
+
+/// A page of objects.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound = "K: DeserializeOwned")]
+pub struct List<K> {
+    /// Revision, continue token, how many remain.
+    #[serde(default)]
+    pub metadata: ListMeta,
+    /// The objects.
+    #[serde(default)]
+    items: Option<Vec<K>>,
+}
+
+impl<K> List<K> {
+    /// The objects.
+    pub fn into_items(self) -> Vec<K> {
+        self.items.unwrap_or_default()
+    }
+
+    /// The objects.
+    pub fn items(&self) -> &[K] {
+        self.items.as_deref().unwrap_or_default()
+    }
+
+    /// The revision at which the list was taken.
+    pub fn resource_version(&self) -> &str {
+        self.metadata.resource_version.as_deref().unwrap_or_default()
+    }
+}
+
+impl Client {
+    /// A client over this transport.
+    pub fn new(transport: Arc<dyn Transport>) -> Self {
+        Self { transport, user_agent: HeaderValue::from_static("knarr"), impersonate: None }
+    }
+
+    /// A client of the cluster that a kubeconfig's current context names.
+    ///
+    /// # Errors
+    /// The file, or something that it refers to, cannot be read or used.
+    pub fn from_kubeconfig(path: impl AsRef<Path>) -> Result<Self> {
+        let endpoint = Endpoint::from_kubeconfig(path.as_ref())?;
+        Ok(Self::new(Arc::new(HttpTransport::new(endpoint)?)))
+    }
+
+    /// The same under another name; the part before the first `/` becomes the field manager of what it writes.
+    #[must_use]
+    pub fn user_agent(mut self, name: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(name) {
+            self.user_agent = value;
+        }
+        self
+    }
+
+    /// The same, acting as this user (`Impersonate-User`): the credentials must be allowed to.
+    #[must_use]
+    pub fn impersonate(mut self, user: &str) -> Self {
+        self.impersonate = HeaderValue::from_str(user).ok();
+        self
+    }
+
+    /// A kind, cluster-wide: everything of a cluster-wide kind, or a namespaced kind over all namespaces.
+    pub fn all<K: Object + Resource>(&self) -> Api<K> {
+        self.at(format!("{}/{}", K::root(), K::URL_PATH_SEGMENT))
+    }
+
+    /// A kind in one namespace.
+    pub fn namespaced<K: Object + Resource>(&self, namespace: &str) -> Api<K> {
+        self.at(format!("{}/namespaces/{}/{}", K::root(), escape(namespace), K::URL_PATH_SEGMENT))
+    }
+
+    /// A kind in this namespace, or cluster-wide if that is empty.
+    pub fn scoped<K: Object + Resource>(&self, namespace: &str) -> Api<K> {
+        if namespace.is_empty() { self.all() } else { self.namespaced(namespace) }
+    }
+
+    /// The collection at this path (`/apis/GROUP/VERSION/RESOURCE`), whatever the type makes of it.
+    pub fn at<K>(&self, path: String) -> Api<K> {
+        Api { client: self.clone(), path, kind: PhantomData }
+    }
+
+    /// Sends a request as it is, with the client's identity; an answer that is an error becomes one.
+    ///
+    /// # Errors
+    /// The transport's, or the server's `Status`.
+    pub async fn raw(&self, mut request: Request<Bytes>) -> Result<Response<Body>> {
+        let headers = request.headers_mut();
+        headers.entry(header::USER_AGENT).or_insert_with(|| self.user_agent.clone());
+        headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        if let Some(user) = &self.impersonate {
+            headers.insert("impersonate-user", user.clone());
+        }
+        let response = self.transport.send(request).await?;
+        if response.status().is_success() || response.status().is_informational() {
+            return Ok(response);
+        }
+        let code = response.status().as_u16();
+        let bytes = read(response.into_body()).await?;
+        Err(failure(code, &bytes).into())
+    }
+
+    /// Sends and decodes the answer.
+    async fn request<T: DeserializeOwned>(&self, method: Method, uri: &str, content_type: &'static str, body: Vec<u8>) -> Result<T> {
+        let bytes = self.bytes(method, uri, content_type, body).await?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::Decode(format!("{uri}: {e}")))
+    }
+
+    async fn bytes(&self, method: Method, uri: &str, content_type: &'static str, body: Vec<u8>) -> Result<Bytes> {
+        let mut request = Request::builder().method(method).uri(uri);
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        let request = request.body(Bytes::from(body)).map_err(|e| Error::Config(format!("{uri}: {e}")))?;
+        read(self.raw(request).await?.into_body()).await
+    }
+
+    /// GET of any JSON (discovery, `/version`).
+    ///
+    /// # Errors
+    /// The transport's, the server's `Status`, or JSON that is not a `T`.
+    pub async fn get_json<T: DeserializeOwned>(&self, uri: &str) -> Result<T> {
+        self.request(Method::GET, uri, "", Vec::new()).await
+    }
+}
+
+/// One collection of objects of a kind.
+#[derive(Clone, Debug)]
+pub struct Api<K> {
+    client: Client,
+    path: String,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: Object> Api<K> {
+    /// The client beneath.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn named(&self, name: &str, subresource: &str, query: &[(&'static str, String)]) -> String {
+        let slash = if subresource.is_empty() { "" } else { "/" };
+        with_query(&format!("{}/{}{slash}{subresource}", self.path, escape(name)), query)
+    }
+
+    /// One object.
+    ///
+    /// # Errors
+    /// As every request; 404 if it does not exist.
+    pub async fn get(&self, name: &str) -> Result<K> {
+        self.client.request(Method::GET, &self.named(name, "", &[]), "", Vec::new()).await
+    }
+
+    /// One object, or none if it does not exist.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn get_opt(&self, name: &str) -> Result<Option<K>> {
+        match self.get(name).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A page of objects.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn list(&self, params: &ListParams) -> Result<List<K>> {
+        let uri = with_query(&self.path, &params.query());
+        self.client.request(Method::GET, &uri, "", Vec::new()).await
+    }
+
+    /// Creates an object; its answer is the object as stored.
+    ///
+    /// # Errors
+    /// As every request; 409 `AlreadyExists`.
+    pub async fn create(&self, object: &K) -> Result<K> {
+        self.client.request(Method::POST, &self.path, JSON, encode(object)?).await
+    }
+
+    /// Replaces an object; with its resource version set, only if it has not changed since.
+    ///
+    /// # Errors
+    /// As every request; 409 `Conflict`.
+    pub async fn replace(&self, name: &str, object: &K) -> Result<K> {
+        self.replace_subresource(name, "", object).await
+    }
+
+    /// Replaces an object's status.
+    ///
+    /// # Errors
+    /// As [`Self::replace`].
+    pub async fn replace_status(&self, name: &str, object: &K) -> Result<K> {
+        self.replace_subresource(name, "status", object).await
+    }
+
+    /// Replaces what a subresource (`finalize`, `approval`, …) stands for.
+    ///
+    /// # Errors
+    /// As [`Self::replace`].
+    pub async fn replace_subresource(&self, name: &str, subresource: &str, object: &K) -> Result<K> {
+        self.client.request(Method::PUT, &self.named(name, subresource, &[]), JSON, encode(object)?).await
+    }
+
+    /// Patches an object.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn patch(&self, name: &str, patch: &Patch, params: &PatchParams) -> Result<K> {
+        self.patch_subresource(name, "", patch, params).await
+    }
+
+    /// Patches an object's status.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn patch_status(&self, name: &str, patch: &Patch, params: &PatchParams) -> Result<K> {
+        self.patch_subresource(name, "status", patch, params).await
+    }
+
+    /// Patches through a subresource.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn patch_subresource(&self, name: &str, subresource: &str, patch: &Patch, params: &PatchParams) -> Result<K> {
+        let uri = self.named(name, subresource, &params.query());
+        self.client.request(Method::PATCH, &uri, patch.content_type(), encode(patch.document())?).await
+    }
+
+    /// Deletes an object, or marks it for deletion if it has a grace period or finalizers.
+    ///
+    /// # Errors
+    /// As every request; 409 if a precondition does not hold.
+    pub async fn delete(&self, name: &str, params: &DeleteParams) -> Result<()> {
+        let uri = self.named(name, "", &[]);
+        self.client.bytes(Method::DELETE, &uri, JSON, encode(&params.body())?).await.map(drop)
+    }
+
+    /// Deletes every object that is selected.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn delete_collection(&self, params: &DeleteParams, which: &ListParams) -> Result<()> {
+        let uri = with_query(&self.path, &which.query());
+        self.client.bytes(Method::DELETE, &uri, JSON, encode(&params.body())?).await.map(drop)
+    }
+
+    /// Watches from just after a revision (empty: from the present state, told as additions), with bookmarks. The stream
+    /// ends when the server ends the watch, and after the first error.
+    ///
+    /// # Errors
+    /// As every request; 410 if the revision is no longer kept (also within the stream).
+    pub async fn watch(&self, params: &ListParams, resource_version: &str) -> Result<BoxStream<'static, Result<Event<K>>>> {
+        self.watch_as(params, resource_version, "application/json", None).await
+    }
+
+    pub(crate) async fn watch_as(
+        &self,
+        params: &ListParams,
+        resource_version: &str,
+        accept: &'static str,
+        timeout_s: Option<u32>,
+    ) -> Result<BoxStream<'static, Result<Event<K>>>> {
+        let mut query = params.selectors();
+        query.push(("watch", "true".to_owned()));
+        query.push(("allowWatchBookmarks", "true".to_owned()));
+        if !resource_version.is_empty() {
+            query.push(("resourceVersion", resource_version.to_owned()));
+        }
+        if let Some(seconds) = timeout_s {
+            query.push(("timeoutSeconds", seconds.to_string()));
+        }
+        let response = self.client.raw(get(&with_query(&self.path, &query), accept)?).await?;
+        Ok(watch::events(response.into_body()).boxed())
+    }
+
+    pub(crate) async fn list_as(&self, params: &ListParams, accept: &'static str) -> Result<List<K>> {
+        let uri = with_query(&self.path, &params.query());
+        let bytes = read(self.client.raw(get(&uri, accept)?).await?.into_body()).await?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::Decode(format!("{uri}: {e}")))
+    }
+
+    /// Posts to a subresource: `binding`, `eviction`, `token`.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn create_subresource<T: Serialize, R: DeserializeOwned>(&self, name: &str, subresource: &str, body: &T) -> Result<R> {
+        self.client.request(Method::POST, &self.named(name, subresource, &[]), JSON, encode(body)?).await
+    }
+}
+
+const JSON: &str = "application/json";
+
+fn get(uri: &str, accept: &'static str) -> Result<Request<Bytes>> {
+    let request = Request::get(uri).header(header::ACCEPT, accept);
+    request.body(Bytes::new()).map_err(|e| Error::Config(format!("{uri}: {e}")))
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::Decode(e.to_string()))
+}
+
+/// Reads an answer; one that came in one piece is not copied.
+async fn read(mut body: Body) -> Result<Bytes> {
+    let mut first = Bytes::new();
+    let mut more: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Error::Transport(e.to_string()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.is_empty() && more.is_empty() {
+            first = data;
+            continue;
+        }
+        if more.is_empty() {
+            more.extend_from_slice(&first);
+        }
+        more.extend_from_slice(&data);
+        if more.len() > ANSWER_MAX {
+            return Err(Error::Decode(format!("the answer is larger than {ANSWER_MAX} bytes")));
+        }
+    }
+    Ok(if more.is_empty() { first } else { more.into() })
+}
+
+/// The `Status` of a failed request; one made up if the answer holds none (a proxy's page, for example).
+fn failure(code: u16, body: &[u8]) -> Status {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(value) if value["kind"] == "Status" => {
+            let mut status = Status::from_value(&value);
+            if status.code == 0 {
+                status.code = code;
+            }
+            status
+        }
+        _ => {
+            let text: String = String::from_utf8_lossy(body).trim().chars().take(500).collect();
+            let reason = match code {
+                401 => "Unauthorized",
+                403 => "Forbidden",
+                404 => "NotFound",
+                429 => "TooManyRequests",
+                _ => "Unknown",
+            };
+            Status::new(code, reason, if text.is_empty() { format!("the server answered {code}") } else { text })
+        }
+    }
+}
+
+/// A path and its query.
+fn with_query(path: &str, query: &[(&'static str, String)]) -> String {
+    let mut uri = path.to_owned();
+    for (at, (key, value)) in query.iter().enumerate() {
+        uri.push(if at == 0 { '?' } else { '&' });
+        uri.push_str(key);
+        uri.push('=');
+        uri.push_str(&escape(value));
+    }
+    uri
+}
+
+/// Percent-encodes all but RFC 3986's unreserved characters.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            for digit in [byte >> 4, byte & 15] {
+                out.push(char::from(b"0123456789ABCDEF"[usize::from(digit)]));
+            }
+        }
+    }
+    out
+}

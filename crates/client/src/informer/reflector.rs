@@ -1,0 +1,142 @@
+//! Keeps an informer's memory as the server has it: list, then watch from the list's revision for ever.
+//!
+//! A watch that ends is taken up at the last revision seen, objects' or bookmarks'; one that the server no longer can
+//! serve (410) begins anew with a list, of which listeners see only what differs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+
+use super::Shared;
+use crate::api::Api;
+use crate::error::{Error, Result};
+use crate::object::Object;
+use crate::params::ListParams;
+use crate::watch::Event;
+
+/// After the first failure; a server in the same process is back soon.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// As client-go's reflector.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Objects a page, so that no answer is out of bounds however large the cluster; within it one page is enough.
+const PAGE: u32 = 10_000;
+/// Seconds after which a watch is to be ended by the server, so that a dead one is not waited on for ever.
+const WATCH_TIMEOUT_S: u32 = 480;
+/// A server that has not ended the watch by then is not there any more.
+const WATCH_DEADLINE: Duration = Duration::from_secs(WATCH_TIMEOUT_S as u64 + 60);
+
+/// The media types asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Accept {
+    list: &'static str,
+    watch: &'static str,
+}
+
+impl Accept {
+    pub(super) const FULL: Self = Self { list: "application/json", watch: "application/json" };
+    /// Metadata alone, where the server can; the full object has it too.
+    pub(super) const METADATA: Self = Self {
+        list: "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
+        watch: "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
+    };
+}
+
+/// What to do next.
+enum Step {
+    List,
+    Watch(String),
+}
+
+pub(super) struct Reflector<K> {
+    api: Api<K>,
+    params: ListParams,
+    accept: Accept,
+    shared: Arc<Shared<K>>,
+    backoff: Duration,
+}
+
+impl<K: Object> Reflector<K> {
+    pub(super) fn new(api: Api<K>, params: ListParams, accept: Accept, shared: Arc<Shared<K>>) -> Self {
+        Self { api, params, accept, shared, backoff: BACKOFF_MIN }
+    }
+
+    /// Runs until it is dropped.
+    pub(super) async fn run(mut self) {
+        let mut step = Step::List;
+        loop {
+            step = match step {
+                Step::List => match self.list().await {
+                    Ok(version) => Step::Watch(version),
+                    Err(error) => {
+                        self.pause(&error).await;
+                        Step::List
+                    }
+                },
+                Step::Watch(mut version) => match self.watch(&mut version).await {
+                    Ok(()) => Step::Watch(version),
+                    Err(error) if error.is_expired() => Step::List,
+                    Err(error) => {
+                        self.pause(&error).await;
+                        Step::Watch(version)
+                    }
+                },
+            };
+        }
+    }
+
+    async fn pause(&mut self, error: &Error) {
+        tracing::debug!(kind = std::any::type_name::<K>(), %error, "list or watch failed");
+        tokio::time::sleep(self.backoff).await;
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+
+    /// All objects, page by page; the revision at which the first page was taken.
+    async fn list(&mut self) -> Result<String> {
+        let mut params = ListParams { limit: PAGE, ..self.params.clone() };
+        let mut objects = Vec::new();
+        let version = loop {
+            let page = self.api.list_as(&params, self.accept.list).await?;
+            let version = page.resource_version().to_owned();
+            let next = page.metadata.continue_.clone().unwrap_or_default();
+            objects.extend(page.into_items());
+            if next.is_empty() {
+                break version;
+            }
+            params.continue_token = next;
+        };
+        self.shared.cache.write().replace(objects);
+        self.shared.synced.send_replace(true);
+        Ok(version)
+    }
+
+    /// Follows a watch to its end; `version` is where to take up from.
+    async fn watch(&mut self, version: &mut String) -> Result<()> {
+        let mut events = self.api.watch_as(&self.params, version, self.accept.watch, Some(WATCH_TIMEOUT_S)).await?;
+        let deadline = tokio::time::Instant::now() + WATCH_DEADLINE;
+        loop {
+            let Ok(next) = tokio::time::timeout_at(deadline, events.next()).await else { return Ok(()) };
+            let event = match next {
+                Some(event) => event?,
+                None => break,
+            };
+            self.backoff = BACKOFF_MIN;
+            let mut cache = self.shared.cache.write();
+            match event {
+                Event::Added(object) | Event::Modified(object) => {
+                    object.resource_version().clone_into(version);
+                    cache.upsert(object);
+                }
+                Event::Deleted(object) => {
+                    object.resource_version().clone_into(version);
+                    let key = object.key();
+                    cache.remove(&key, Some(object));
+                }
+                Event::Bookmark { resource_version, .. } => *version = resource_version,
+            }
+        }
+        // A server that ends every watch at once must not be asked in a busy loop.
+        tokio::time::sleep(BACKOFF_MIN).await;
+        Ok(())
+    }
+}

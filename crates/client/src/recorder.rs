@@ -1,0 +1,235 @@
+//! Events: what a component tells users about an object.
+//!
+//! Written as `v1` Events in the background, so that recording never blocks and never fails. The same event again is
+//! counted in the one already written (`count`, `lastTimestamp`), as upstream's correlator does; a source that floods
+//! about one object is cut off by the same token bucket.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::api::Client;
+use crate::params::{Patch, PatchParams};
+
+/// Events that wait to be written at most; beyond it they are dropped, as upstream does (its queue has 1000).
+const QUEUE_MAX: usize = 1000;
+/// Events that are remembered for counting (upstream `maxLruCacheEntries`).
+const REMEMBERED_MAX: usize = 4096;
+/// Events about one object that may come at once (upstream `defaultSpamBurst`).
+const BURST: f64 = 25.0;
+/// Seconds until one more may come (upstream `defaultSpamQPS` = 1/300).
+const REFILL_S: f64 = 300.0;
+/// Bytes of a message at most (the API's limit for `note`).
+const MESSAGE_MAX: usize = 1024;
+/// An event that cannot be written is tried this often (upstream `maxTriesPerEvent` is 12).
+const TRIES: u32 = 5;
+
+/// Whether an event is a matter of course.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventType {
+    /// A matter of course.
+    Normal,
+    /// Somebody should look at it.
+    Warning,
+}
+
+impl EventType {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+        }
+    }
+}
+
+/// Records events of one component. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    queue: mpsc::Sender<Note>,
+}
+
+#[derive(Debug)]
+struct Note {
+    about: ObjectReference,
+    kind: EventType,
+    reason: String,
+    message: String,
+    at: Timestamp,
+}
+
+/// What makes two events the same.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Same {
+    uid: String,
+    namespace: String,
+    name: String,
+    field_path: String,
+    kind: EventType,
+    reason: String,
+    message: String,
+}
+
+/// An event that was written.
+struct Written {
+    name: String,
+    count: i32,
+    last: Instant,
+}
+
+/// Events that an object may still have.
+struct Bucket {
+    left: f64,
+    since: Instant,
+}
+
+impl Recorder {
+    /// A recorder of this component (`kubelet`, `deployment-controller`, …) on this host (empty for those without one).
+    #[must_use]
+    pub fn new(client: Client, component: &str, host: &str) -> Self {
+        let (queue, receiver) = mpsc::channel(QUEUE_MAX);
+        let writer = Writer {
+            client,
+            component: component.to_owned(),
+            host: host.to_owned(),
+            written: HashMap::new(),
+            buckets: HashMap::new(),
+        };
+        tokio::spawn(writer.run(receiver));
+        Self { queue }
+    }
+
+    /// Records an event about an object.
+    pub fn event(&self, about: &ObjectReference, kind: EventType, reason: &str, message: impl Into<String>) {
+        let mut message: String = message.into();
+        if message.len() > MESSAGE_MAX {
+            let mut end = MESSAGE_MAX - 3;
+            while !message.is_char_boundary(end) {
+                end -= 1;
+            }
+            message.truncate(end);
+            message.push_str("...");
+        }
+        let note = Note { about: about.clone(), kind, reason: reason.to_owned(), message, at: crate::timestamp() };
+        if self.queue.try_send(note).is_err() {
+            tracing::debug!(reason, "event dropped: too many are waiting");
+        }
+    }
+}
+
+struct Writer {
+    client: Client,
+    component: String,
+    host: String,
+    written: HashMap<Same, Written>,
+    buckets: HashMap<String, Bucket>,
+}
+
+impl Writer {
+    async fn run(mut self, mut queue: mpsc::Receiver<Note>) {
+        while let Some(note) = queue.recv().await {
+            self.write(note).await;
+        }
+    }
+
+    async fn write(&mut self, note: Note) {
+        if !self.allowed(&note) {
+            return;
+        }
+        let same = Same {
+            uid: note.about.uid.clone().unwrap_or_default(),
+            namespace: note.about.namespace.clone().unwrap_or_default(),
+            name: note.about.name.clone().unwrap_or_default(),
+            field_path: note.about.field_path.clone().unwrap_or_default(),
+            kind: note.kind,
+            reason: note.reason.clone(),
+            message: note.message.clone(),
+        };
+        let namespace = if same.namespace.is_empty() { "default".to_owned() } else { same.namespace.clone() };
+        let api = self.client.namespaced::<Event>(&namespace);
+        if let Some(known) = self.written.get_mut(&same) {
+            known.count += 1;
+            known.last = Instant::now();
+            let body = json!({"count": known.count, "lastTimestamp": seconds(note.at)});
+            match api.patch(&known.name, &Patch::Strategic(body), &PatchParams::default()).await {
+                Ok(_) => return,
+                // It lives an hour only; then it is told anew.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return tracing::debug!(%error, "event not counted"),
+            }
+        }
+        let event = self.event(&note, &namespace);
+        for attempt in 0..TRIES {
+            match api.create(&event).await {
+                Ok(_) => break,
+                Err(error) if error.status().is_some_and(|s| s.code != 429 && s.code < 500) => {
+                    return tracing::debug!(%error, "event refused");
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(200) * 2u32.pow(attempt)).await,
+            }
+        }
+        self.remember(same, event.metadata.name.unwrap_or_default());
+    }
+
+    fn remember(&mut self, same: Same, name: String) {
+        if self.written.len() >= REMEMBERED_MAX {
+            // The older half goes.
+            let mut ages: Vec<Instant> = self.written.values().map(|w| w.last).collect();
+            ages.sort_unstable();
+            let middle = ages[ages.len() / 2];
+            self.written.retain(|_, w| w.last > middle);
+        }
+        self.written.insert(same, Written { name, count: 1, last: Instant::now() });
+    }
+
+    /// The object's token bucket (upstream `EventSourceObjectSpamFilter`).
+    fn allowed(&mut self, note: &Note) -> bool {
+        let now = Instant::now();
+        if self.buckets.len() >= REMEMBERED_MAX {
+            self.buckets.retain(|_, b| b.left + (now - b.since).as_secs_f64() / REFILL_S < BURST);
+            if self.buckets.len() >= REMEMBERED_MAX {
+                self.buckets.clear();
+            }
+        }
+        let about = &note.about;
+        let part = |p: &Option<String>| p.clone().unwrap_or_default();
+        let key = format!("{}/{}/{}/{}", part(&about.kind), part(&about.namespace), part(&about.name), part(&about.uid));
+        let bucket = self.buckets.entry(key).or_insert(Bucket { left: BURST, since: now });
+        bucket.left = (bucket.left + (now - bucket.since).as_secs_f64() / REFILL_S).min(BURST);
+        bucket.since = now;
+        if bucket.left < 1.0 {
+            return false;
+        }
+        bucket.left -= 1.0;
+        true
+    }
+
+    fn event(&self, note: &Note, namespace: &str) -> Event {
+        let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(note.at);
+        let name = format!("{}.{:x}", note.about.name.as_deref().unwrap_or_default(), note.at.as_nanosecond());
+        Event {
+            metadata: ObjectMeta { name: Some(name), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() },
+            involved_object: note.about.clone(),
+            reason: Some(note.reason.clone()),
+            message: Some(note.message.clone()),
+            source: Some(EventSource { component: Some(self.component.clone()), host: Some(self.host.clone()).filter(|h| !h.is_empty()) }),
+            first_timestamp: Some(at.clone()),
+            last_timestamp: Some(at),
+            count: Some(1),
+            type_: Some(note.kind.as_str().to_owned()),
+            reporting_component: Some(self.component.clone()),
+            reporting_instance: Some(self.host.clone()),
+            ..Event::default()
+        }
+    }
+}
+
+/// RFC 3339 in whole seconds.
+fn seconds(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

@@ -1,0 +1,150 @@
+//! A watch: a body of newline-delimited frames, each one event. Frames may be split over, or share, the body's chunks.
+
+use bytes::{Buf, BytesMut};
+use futures_util::stream::{self, Stream};
+use http_body_util::BodyExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::WatchEvent;
+use machinery::status::Status;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+use crate::transport::Body;
+
+/// Bytes of a frame at most: an object may have 1.5 MiB in etcd's default, and JSON is wider than protobuf.
+const FRAME_MAX: usize = 16 * 1024 * 1024;
+
+/// What a watch says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event<K> {
+    /// It exists now (or exists at the start of a watch).
+    Added(K),
+    /// It changed.
+    Modified(K),
+    /// It is gone; the last state.
+    Deleted(K),
+    /// Everything up to this revision has been told. `initial_end`: the initial events of a streamed list are complete.
+    Bookmark {
+        /// The revision.
+        resource_version: String,
+        /// Whether the initial events end here.
+        initial_end: bool,
+    },
+}
+
+/// Splits a body into lines.
+struct Frames {
+    body: Body,
+    buffer: BytesMut,
+    /// Bytes of `buffer` known to hold no line end.
+    searched: usize,
+}
+
+impl Frames {
+    async fn next(&mut self) -> Result<Option<BytesMut>> {
+        loop {
+            if let Some(at) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') {
+                let frame = self.buffer.split_to(self.searched + at);
+                self.buffer.advance(1);
+                self.searched = 0;
+                if frame.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                return Ok(Some(frame));
+            }
+            self.searched = self.buffer.len();
+            if self.searched > FRAME_MAX {
+                return Err(Error::Decode(format!("a watch frame is larger than {FRAME_MAX} bytes")));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+                Some(Err(error)) => return Err(Error::Transport(error.to_string())),
+                // A last frame without its line end was cut off: the server always ends its frames.
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// The events of a watch's body. Ends after the first error.
+pub(crate) fn events<K: DeserializeOwned + Send>(body: Body) -> impl Stream<Item = Result<Event<K>>> + Send {
+    let frames = Frames { body, buffer: BytesMut::new(), searched: 0 };
+    stream::unfold(Some(frames), |state| async move {
+        let mut frames = state?;
+        match frames.next().await {
+            Ok(None) => None,
+            Ok(Some(frame)) => {
+                let event = decode(&frame);
+                let next = event.is_ok().then_some(frames);
+                Some((event, next))
+            }
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+}
+
+/// One frame; an `ERROR` event is an error.
+fn decode<K: DeserializeOwned>(frame: &[u8]) -> Result<Event<K>> {
+    let event: WatchEvent<K> = serde_json::from_slice(frame).map_err(|e| Error::Decode(e.to_string()))?;
+    match event {
+        WatchEvent::Added(object) => Ok(Event::Added(object)),
+        WatchEvent::Modified(object) => Ok(Event::Modified(object)),
+        WatchEvent::Deleted(object) => Ok(Event::Deleted(object)),
+        WatchEvent::Bookmark { annotations, resource_version } => Ok(Event::Bookmark {
+            resource_version,
+            initial_end: annotations.get("k8s.io/initial-events-end").is_some_and(|v| v == "true"),
+        }),
+        WatchEvent::ErrorStatus(status) => {
+            let value = serde_json::to_value(&status).map_err(|e| Error::Decode(e.to_string()))?;
+            Err(Status::from_value(&value).into())
+        }
+        WatchEvent::ErrorOther(other) => Err(Error::Decode(format!("a watch error that is not a Status: {}", other.0))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::StreamExt;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+    use crate::object::Meta;
+
+    fn body(chunks: &[&str]) -> Body {
+        let chunks: Vec<_> = chunks.iter().map(|c| Ok(Frame::data(Bytes::from((*c).to_owned())))).collect();
+        StreamBody::new(stream::iter(chunks)).boxed_unsync()
+    }
+
+    #[tokio::test]
+    async fn frames_may_be_split_anywhere_and_share_a_chunk() {
+        let text = concat!(
+            r#"{"type":"ADDED","object":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}}"#, "\n",
+            r#"{"type":"DELETED","object":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"}}}"#, "\n",
+            r#"{"type":"BOOKMARK","object":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"resourceVersion":"7"}}}"#, "\n",
+        );
+        for cut in 1..text.len() {
+            let got: Vec<_> = events::<ConfigMap>(body(&[&text[..cut], &text[cut..]])).collect().await;
+            assert_eq!(got.len(), 3, "cut at {cut}");
+            assert!(matches!(&got[0], Ok(Event::Added(c)) if c.name() == "a"));
+            assert!(matches!(&got[1], Ok(Event::Deleted(c)) if c.name() == "b"));
+            assert!(matches!(&got[2], Ok(Event::Bookmark { resource_version, .. }) if resource_version == "7"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_event_is_a_status_and_ends_the_watch() {
+        let text = concat!(
+            r#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410,"message":"too old"}}"#,
+            "\n{}\n"
+        );
+        let got: Vec<_> = events::<ConfigMap>(body(&[text])).collect().await;
+        assert_eq!(got.len(), 1);
+        assert!(got[0].as_ref().is_err_and(Error::is_expired));
+    }
+}
