@@ -6,20 +6,28 @@
 //!
 //! Invariants: no strategy panics, whatever the tree looks like; `default` is idempotent; nothing here reads a clock, the
 //! time comes with [`Context`] or as an argument. A module holds one kind or a small family, always in the same order:
-//! the strategy, its defaults, its checks, its cells.
+//! the strategy, its defaults, its checks. The tables' cells are in `rows`.
 
+mod deployment;
+mod groups;
 pub mod meta;
+mod pod;
 pub mod print;
+mod replicaset;
+mod rows;
 mod rules;
 mod schema;
 mod strategy;
+mod template;
 mod tree;
+mod volume;
+mod workloads;
 
 pub use meta::{validate_meta, validate_meta_update};
+pub use pod::qos_class;
 pub use strategy::{Context, Generic, NameRule, Propagation, Strategy};
 
 /// The strategy of a resource; [`Generic`] for kinds without one.
 pub fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {
-    let _ = (group, resource);
-    &Generic
+    workloads::strategy(group, resource).or_else(|| groups::strategy(group, resource)).unwrap_or(&Generic)
 }

@@ -1,6 +1,6 @@
 //! The trait that every kind's logic implements, with default bodies that do what most kinds want.
 
-use crate::{meta, print, schema, tree};
+use crate::{meta, rows, schema, tree};
 use machinery::{
     Value,
     field::ErrorList,
@@ -132,8 +132,8 @@ pub trait Strategy: Send + Sync {
     }
 
     /// The table cells, in the order of the resource's columns.
-    fn row(&self, obj: &Value, _now: SystemTime) -> Vec<Value> {
-        vec![print::name(obj), print::created(obj)]
+    fn row(&self, obj: &Value, now: SystemTime) -> Vec<Value> {
+        rows::cells(obj, now)
     }
 
     /// How objects may be named.

@@ -1,0 +1,195 @@
+//! The defaults of pods and pod templates (`pkg/apis/core/v1/defaults.go`).
+
+use super::volumes;
+use crate::{
+    rules,
+    tree::{self, Fields},
+};
+use machinery::{Map, Value, quantity::Quantity};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// The defaults of a pod: those of a template, and what only pods have.
+pub(crate) fn pod(spec: &mut Fields) {
+    pod_spec(spec);
+    tree::fill(spec, "enableServiceLinks", true);
+    for list in ["containers", "initContainers"] {
+        for container in tree::each(spec, list) {
+            requests_from_limits(container);
+        }
+    }
+    pod_level_requests(spec);
+    if spec.get("hostNetwork") == Some(&Value::Bool(true)) {
+        for list in ["containers", "initContainers"] {
+            tree::each(spec, list).for_each(host_ports);
+        }
+    }
+}
+
+/// The defaults of a pod spec, in a pod or a template.
+pub(crate) fn pod_spec(spec: &mut Fields) {
+    alias_service_account(spec);
+    tree::fill_text(spec, "dnsPolicy", "ClusterFirst");
+    tree::fill_text(spec, "restartPolicy", "Always");
+    tree::fill(spec, "securityContext", json!({}));
+    tree::fill(spec, "terminationGracePeriodSeconds", 30);
+    tree::fill_text(spec, "schedulerName", "default-scheduler");
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        tree::each(spec, list).for_each(container);
+    }
+    tree::each(spec, "volumes").for_each(volumes::default);
+}
+
+/// `serviceAccount` is the old name of `serviceAccountName`; both are written.
+pub(crate) fn alias_service_account(spec: &mut Fields) {
+    let get = |spec: &Fields, key: &str| spec.get(key).and_then(Value::as_str).filter(|t| !t.is_empty()).map(str::to_owned);
+    match get(spec, "serviceAccountName").or_else(|| get(spec, "serviceAccount")) {
+        Some(name) => {
+            for key in ["serviceAccountName", "serviceAccount"] {
+                if spec.get(key).and_then(Value::as_str) != Some(&name) {
+                    spec.insert(key.into(), name.clone().into());
+                }
+            }
+        }
+        None => {
+            spec.remove("serviceAccount");
+        }
+    }
+}
+
+fn container(container: &mut Fields) {
+    let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
+    let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
+    tree::fill_text(container, "imagePullPolicy", policy);
+    tree::fill_text(container, "terminationMessagePath", "/dev/termination-log");
+    tree::fill_text(container, "terminationMessagePolicy", "File");
+    for port in tree::each(container, "ports") {
+        tree::fill_text(port, "protocol", "TCP");
+    }
+    for env in tree::each(container, "env") {
+        if let Some(from) = tree::present(env, "valueFrom").and_then(|f| tree::present(f, "fieldRef")) {
+            tree::fill_text(from, "apiVersion", "v1");
+        }
+    }
+    for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(fields) = tree::present(container, key) {
+            probe(fields);
+        }
+    }
+    if let Some(lifecycle) = tree::present(container, "lifecycle") {
+        for key in ["postStart", "preStop"] {
+            if let Some(http) = tree::present(lifecycle, key).and_then(|h| tree::present(h, "httpGet")) {
+                http_get(http);
+            }
+        }
+    }
+}
+
+/// Whether an image reference means the newest image: no digest, and no tag or `latest`.
+pub(crate) fn is_latest(image: &str) -> bool {
+    if image.contains('@') {
+        return false;
+    }
+    let last = image.rsplit('/').next().unwrap_or(image);
+    match last.split_once(':') {
+        None => true,
+        Some((_, tag)) => tag == "latest",
+    }
+}
+
+fn probe(probe: &mut Fields) {
+    for (key, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+        if probe.get(key).is_none_or(|v| v.is_null() || v == 0) {
+            probe.insert(key.into(), value.into());
+        }
+    }
+    if let Some(http) = tree::present(probe, "httpGet") {
+        http_get(http);
+    }
+    if let Some(grpc) = tree::present(probe, "grpc") {
+        tree::fill(grpc, "service", "");
+    }
+}
+
+fn http_get(http: &mut Fields) {
+    tree::fill_text(http, "path", "/");
+    tree::fill_text(http, "scheme", "HTTP");
+}
+
+fn host_ports(container: &mut Fields) {
+    for port in tree::each(container, "ports") {
+        if port.get("hostPort").is_none_or(|v| v.is_null() || v == 0)
+            && let Some(number) = port.get("containerPort").cloned()
+        {
+            port.insert("hostPort".into(), number);
+        }
+    }
+}
+
+/// What is limited and not requested is requested as it is limited.
+fn requests_from_limits(owner: &mut Fields) {
+    let Some(resources) = tree::present(owner, "resources") else { return };
+    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else { return };
+    let Some(requests) = tree::child(resources, "requests") else { return };
+    for (name, limit) in limits {
+        tree::fill(requests, &name, limit);
+    }
+}
+
+/// The requests of the pod as a whole, where it has such: the sum of its containers', else the limits.
+fn pod_level_requests(spec: &mut Fields) {
+    let has_own = spec.get("resources").is_some_and(|r| !tree::empty(&r["limits"]) || !tree::empty(&r["requests"]));
+    if !has_own {
+        return;
+    }
+    let sums = container_requests(spec);
+    let Some(resources) = tree::present(spec, "resources") else { return };
+    let limits = resources.get("limits").and_then(Value::as_object).cloned().unwrap_or_default();
+    let Some(requests) = tree::child(resources, "requests") else { return };
+    for (name, sum) in sums {
+        if is_pod_level(&name) {
+            tree::fill(requests, &name, sum.to_string());
+        }
+    }
+    for (name, limit) in limits {
+        if is_pod_level(&name) {
+            tree::fill(requests, &name, limit);
+        }
+    }
+}
+
+/// What a pod as a whole may request (KEP-2837).
+fn is_pod_level(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
+}
+
+/// What the containers request together: the sum of those that run for good, at least the largest of those that go before.
+fn container_requests(spec: &Fields) -> BTreeMap<String, Quantity> {
+    let requests = |c: &Value| -> Vec<(String, Quantity)> {
+        rules::quantities(&c["resources"]["requests"]).into_iter().map(|(k, q)| (k.to_owned(), q)).collect()
+    };
+    let items = |key: &str| spec.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let mut sums: BTreeMap<String, Quantity> = BTreeMap::new();
+    for (name, quantity) in items("containers").iter().flat_map(requests) {
+        *sums.entry(name).or_default() += quantity;
+    }
+    let (sidecars, inits): (Vec<&Value>, Vec<&Value>) = items("initContainers").iter().partition(|c| c["restartPolicy"] == "Always");
+    for (name, quantity) in sidecars.into_iter().flat_map(requests) {
+        *sums.entry(name).or_default() += quantity;
+    }
+    for (name, quantity) in inits.into_iter().flat_map(requests) {
+        let sum = sums.entry(name).or_default();
+        *sum = quantity.max(*sum);
+    }
+    sums
+}
+
+/// The defaults of a template and its spec, made if absent.
+pub(crate) fn template(owner: &mut Fields) {
+    if let Some(template) = tree::child(owner, "template") {
+        tree::fill(template, "metadata", Value::Object(Map::new()));
+        if let Some(spec) = tree::child(template, "spec") {
+            pod_spec(spec);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Probes and lifecycle hooks.
+
+use crate::{rules, tree};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    names,
+};
+
+const PROBE_NUMBERS: [&str; 5] = ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"];
+const PROBE_HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "grpc"];
+const HOOK_HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "sleep"];
+
+/// Checks the probes of a container.
+pub(super) fn probes(container: &Value, path: &Path, errors: &mut ErrorList) {
+    for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        let probe = &container[key];
+        if !probe.is_object() {
+            continue;
+        }
+        let path = path.child(key);
+        handler(probe, &path, &PROBE_HANDLERS, errors);
+        rules::all_not_negative(probe, &path, &PROBE_NUMBERS, errors);
+        let grace = &probe["terminationGracePeriodSeconds"];
+        rules::positive(grace, &path.child("terminationGracePeriodSeconds"), errors);
+        if key == "readinessProbe" && !grace.is_null() {
+            let detail = "must not be set for readinessProbes";
+            errors.push(Error::invalid(&path.child("terminationGracePeriodSeconds"), grace.clone(), detail));
+        }
+        let successes = probe["successThreshold"].as_i64().unwrap_or(1);
+        if key != "readinessProbe" && successes != 1 {
+            errors.push(Error::invalid(&path.child("successThreshold"), successes, "must be 1"));
+        }
+    }
+}
+
+/// Checks the lifecycle hooks of a container.
+pub(super) fn lifecycle(container: &Value, path: &Path, errors: &mut ErrorList) {
+    for key in ["postStart", "preStop"] {
+        let hook = &container["lifecycle"][key];
+        if hook.is_object() {
+            handler(hook, &path.child("lifecycle").child(key), &HOOK_HANDLERS, errors);
+        }
+    }
+}
+
+fn handler(owner: &Value, path: &Path, allowed: &[&str], errors: &mut ErrorList) {
+    let mut found = 0;
+    for key in allowed.iter().filter(|key| owner[**key].is_object()) {
+        found += 1;
+        let (handler, path) = (&owner[*key], path.child(key));
+        if found > 1 {
+            errors.push(Error::forbidden(&path, "may not specify more than 1 handler type"));
+            continue;
+        }
+        match *key {
+            "exec" => {
+                rules::required(handler, &path, "command", errors);
+            }
+            "httpGet" => http_get(handler, &path, errors),
+            "tcpSocket" => port(&handler["port"], &path.child("port"), errors),
+            "grpc" => {
+                let number = handler["port"].as_i64().unwrap_or(0);
+                errors.extend(names::port_number(number).into_iter().map(|m| Error::invalid(&path.child("port"), number, m)));
+            }
+            _ => sleep(handler, &path, errors),
+        }
+    }
+    if found == 0 {
+        errors.push(Error::required(path, "must specify a handler type"));
+    }
+}
+
+fn sleep(handler: &Value, path: &Path, errors: &mut ErrorList) {
+    let seconds = handler["seconds"].as_i64().unwrap_or(0);
+    if seconds < 0 {
+        errors.push(Error::invalid(path, seconds, "must be greater than or equal to 0 and less than terminationGracePeriodSeconds"));
+    }
+}
+
+fn http_get(handler: &Value, path: &Path, errors: &mut ErrorList) {
+    rules::required(handler, path, "path", errors);
+    port(&handler["port"], &path.child("port"), errors);
+    let scheme = tree::text(handler, "scheme");
+    if !matches!(scheme, "HTTP" | "HTTPS") {
+        errors.push(Error::not_supported(&path.child("scheme"), scheme, &["HTTP", "HTTPS"]));
+    }
+    for header in tree::list(handler, "httpHeaders") {
+        let name = tree::text(header, "name");
+        rules::name(name, &path.child("httpHeaders"), names::http_header_name(name), errors);
+    }
+}
+
+/// A port by number or name.
+pub(super) fn port(value: &Value, path: &Path, errors: &mut ErrorList) {
+    match value {
+        Value::String(name) => rules::name(name, path, names::port_name(name), errors),
+        other => {
+            let number = other.as_i64().unwrap_or(0);
+            errors.extend(names::port_number(number).into_iter().map(|m| Error::invalid(path, number, m)));
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Volumes of a pod: their defaults and checks.
+
+use crate::{
+    rules,
+    tree::{self, Fields},
+};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    names,
+};
+use serde_json::json;
+use std::collections::HashSet;
+
+/// The mode of files from objects: 0644.
+const FILE_MODE: i64 = 0o644;
+/// How long a projected token is good for unless said, in seconds.
+const TOKEN_EXPIRATION_S: i64 = 3600;
+const BAD_MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
+
+pub(super) fn default(volume: &mut Fields) {
+    if volume.iter().all(|(key, value)| key == "name" || value.is_null()) {
+        volume.insert("emptyDir".into(), json!({}));
+        return;
+    }
+    for key in ["secret", "configMap", "downwardAPI", "projected"] {
+        if let Some(source) = tree::present(volume, key) {
+            tree::fill(source, "defaultMode", FILE_MODE);
+        }
+    }
+    if let Some(source) = tree::present(volume, "downwardAPI") {
+        downward(source);
+    }
+    if let Some(source) = tree::present(volume, "projected") {
+        for part in tree::each(source, "sources") {
+            if let Some(token) = tree::present(part, "serviceAccountToken") {
+                tree::fill(token, "expirationSeconds", TOKEN_EXPIRATION_S);
+            }
+            if let Some(downward_part) = tree::present(part, "downwardAPI") {
+                downward(downward_part);
+            }
+        }
+    }
+    if let Some(path) = tree::present(volume, "hostPath") {
+        tree::fill(path, "type", "");
+    }
+    if let Some(image) = tree::present(volume, "image") {
+        let reference = image.get("reference").and_then(Value::as_str).unwrap_or_default();
+        let policy = if super::defaults::is_latest(reference) { "Always" } else { "IfNotPresent" };
+        tree::fill_text(image, "pullPolicy", policy);
+    }
+    if let Some(iscsi) = tree::present(volume, "iscsi") {
+        tree::fill_text(iscsi, "iscsiInterface", "default");
+    }
+    if let Some(disk) = tree::present(volume, "azureDisk") {
+        for (key, value) in [("cachingMode", json!("ReadWrite")), ("kind", json!("Shared")), ("fsType", json!("ext4")), ("readOnly", json!(false))] {
+            tree::fill(disk, key, value);
+        }
+    }
+    if let Some(rbd) = tree::present(volume, "rbd") {
+        for (key, value) in [("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")] {
+            tree::fill_text(rbd, key, value);
+        }
+    }
+    if let Some(claim) = tree::present(volume, "ephemeral").and_then(|e| tree::present(e, "volumeClaimTemplate"))
+        && let Some(spec) = tree::present(claim, "spec")
+    {
+        tree::fill(spec, "volumeMode", "Filesystem");
+    }
+}
+
+fn downward(source: &mut Fields) {
+    for item in tree::each(source, "items") {
+        if let Some(from) = tree::present(item, "fieldRef") {
+            tree::fill_text(from, "apiVersion", "v1");
+        }
+    }
+}
+
+/// Checks the volumes and answers their names.
+pub(super) fn check<'v>(spec: &'v Value, path: &Path, errors: &mut ErrorList) -> HashSet<&'v str> {
+    let path = path.child("volumes");
+    let mut known = HashSet::new();
+    for (at, volume) in tree::list(spec, "volumes").iter().enumerate() {
+        let path = path.index(at);
+        let before = errors.len();
+        sources(volume, &path, errors);
+        let name = tree::text(volume, "name");
+        if name.is_empty() {
+            errors.push(Error::required(&path.child("name"), ""));
+        } else {
+            rules::name(name, &path.child("name"), names::dns1123_label(name), errors);
+        }
+        if known.contains(name) {
+            errors.push(Error::duplicate(&path.child("name"), name));
+        }
+        if errors.len() == before {
+            known.insert(name);
+        }
+    }
+    known
+}
+
+fn sources(volume: &Value, path: &Path, errors: &mut ErrorList) {
+    let mut found = 0;
+    for (key, source) in volume.as_object().into_iter().flatten().filter(|(k, v)| *k != "name" && !v.is_null()) {
+        found += 1;
+        let path = path.child(key);
+        if found > 1 {
+            errors.push(Error::forbidden(&path, "may not specify more than 1 volume type"));
+            continue;
+        }
+        source_of(key, source, &path, errors);
+    }
+    if found == 0 {
+        errors.push(Error::required(path, "must specify a volume type"));
+    }
+}
+
+fn source_of(key: &str, source: &Value, path: &Path, errors: &mut ErrorList) {
+    match key {
+        "emptyDir" => rules::quantity_not_negative(&source["sizeLimit"], &path.child("sizeLimit"), errors),
+        "hostPath" => host_path(source, path, errors),
+        "secret" => {
+            rules::required(source, path, "secretName", errors);
+            files(source, path, errors);
+        }
+        "configMap" => {
+            rules::required(source, path, "name", errors);
+            files(source, path, errors);
+        }
+        "downwardAPI" => {
+            mode(&source["defaultMode"], &path.child("defaultMode"), errors);
+            downward_items(source, path, errors);
+        }
+        "projected" => projected(source, path, errors),
+        "persistentVolumeClaim" => {
+            rules::required(source, path, "claimName", errors);
+        }
+        "nfs" => {
+            rules::required(source, path, "server", errors);
+            if rules::required(source, path, "path", errors) && !tree::text(source, "path").starts_with('/') {
+                errors.push(Error::invalid(&path.child("path"), tree::text(source, "path"), "must be an absolute path"));
+            }
+        }
+        "csi" => {
+            rules::required(source, path, "driver", errors);
+        }
+        "image" => {
+            rules::required(source, path, "reference", errors);
+        }
+        "ephemeral" if source["volumeClaimTemplate"].is_null() => errors.push(Error::required(&path.child("volumeClaimTemplate"), "")),
+        "ephemeral" => {
+            let path = path.child("volumeClaimTemplate").child("spec");
+            crate::volume::check_claim_spec(&source["volumeClaimTemplate"]["spec"], &path, errors);
+        }
+        "gitRepo" => {
+            rules::required(source, path, "repository", errors);
+        }
+        _ => {}
+    }
+}
+
+pub(crate) fn host_path(source: &Value, path: &Path, errors: &mut ErrorList) {
+    let text = tree::text(source, "path");
+    if text.is_empty() {
+        errors.push(Error::required(&path.child("path"), ""));
+    } else if text.split('/').any(|part| part == "..") {
+        errors.push(Error::invalid(&path.child("path"), text, "must not contain '..'"));
+    }
+    let kinds = ["BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+    let kind = tree::text(source, "type");
+    if !kind.is_empty() && !kinds.contains(&kind) {
+        errors.push(Error::not_supported(&path.child("type"), kind, &kinds));
+    }
+}
+
+fn mode(value: &Value, path: &Path, errors: &mut ErrorList) {
+    if let Some(mode) = value.as_i64().filter(|m| !(0..=0o777).contains(m)) {
+        errors.push(Error::invalid(path, mode, BAD_MODE));
+    }
+}
+
+/// The mode and the keys of a volume from an object.
+fn files(source: &Value, path: &Path, errors: &mut ErrorList) {
+    mode(&source["defaultMode"], &path.child("defaultMode"), errors);
+    for (at, item) in tree::list(source, "items").iter().enumerate() {
+        let path = path.child("items").index(at);
+        rules::required(item, &path, "key", errors);
+        if rules::required(item, &path, "path", errors) {
+            below(tree::text(item, "path"), &path.child("path"), errors);
+        }
+        mode(&item["mode"], &path.child("mode"), errors);
+    }
+}
+
+/// A path inside a volume of files that the server writes.
+fn below(text: &str, path: &Path, errors: &mut ErrorList) {
+    relative(text, path, errors);
+    if text.starts_with("..") && !text.starts_with("../") {
+        errors.push(Error::invalid(path, text, "must not start with '..'"));
+    }
+}
+
+/// A path that stays below where it begins.
+pub(super) fn relative(text: &str, path: &Path, errors: &mut ErrorList) {
+    if text.starts_with('/') {
+        errors.push(Error::invalid(path, text, "must be a relative path"));
+    }
+    if text.split('/').any(|part| part == "..") {
+        errors.push(Error::invalid(path, text, "must not contain '..'"));
+    }
+}
+
+const DOWNWARD_FIELDS: [&str; 5] = ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+
+fn downward_items(source: &Value, path: &Path, errors: &mut ErrorList) {
+    for (at, item) in tree::list(source, "items").iter().enumerate() {
+        let path = path.index(at);
+        if rules::required(item, &path, "path", errors) {
+            below(tree::text(item, "path"), &path.child("path"), errors);
+        }
+        match (item["fieldRef"].is_object(), item["resourceFieldRef"].is_object()) {
+            (true, true) => errors.push(Error::invalid(&path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously")),
+            (true, false) => super::containers::field_ref(&item["fieldRef"], &path.child("fieldRef"), &DOWNWARD_FIELDS, errors),
+            (false, true) => super::containers::resource_ref(&item["resourceFieldRef"], &path.child("resourceFieldRef"), true, errors),
+            (false, false) => errors.push(Error::required(&path, "one of fieldRef and resourceFieldRef is required")),
+        }
+        mode(&item["mode"], &path.child("mode"), errors);
+    }
+}
+
+fn projected(source: &Value, path: &Path, errors: &mut ErrorList) {
+    mode(&source["defaultMode"], &path.child("defaultMode"), errors);
+    let mut taken = HashSet::new();
+    for (at, part) in tree::list(source, "sources").iter().enumerate() {
+        let path = path.child("sources").index(at);
+        let mut found = 0;
+        for (key, value) in part.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+            found += 1;
+            let path = path.child(key);
+            if found > 1 {
+                errors.push(Error::forbidden(&path, "may not specify more than 1 volume type"));
+                continue;
+            }
+            match key.as_str() {
+                "secret" | "configMap" => {
+                    rules::required(value, &path, "name", errors);
+                    files(value, &path, errors);
+                }
+                "downwardAPI" => downward_items(value, &path, errors),
+                "serviceAccountToken" => token(value, &path, errors),
+                _ => {}
+            }
+            let own = value["path"].as_str().into_iter();
+            for file in tree::list(value, "items").iter().filter_map(|i| i["path"].as_str()).chain(own) {
+                if !file.is_empty() && !taken.insert(file) {
+                    errors.push(Error::invalid(&path, tree::text(value, "name"), format!("conflicting duplicate paths: {file}")));
+                }
+            }
+        }
+        if found == 0 {
+            errors.push(Error::required(&path, "must specify a volume type"));
+        }
+    }
+}
+
+fn token(value: &Value, path: &Path, errors: &mut ErrorList) {
+    match value["expirationSeconds"].as_i64() {
+        Some(seconds) if seconds < 600 => {
+            errors.push(Error::invalid(&path.child("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes"));
+        }
+        Some(seconds) if seconds > 1 << 32 => {
+            errors.push(Error::invalid(&path.child("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds"));
+        }
+        _ => {}
+    }
+    if rules::required(value, path, "path", errors) {
+        below(tree::text(value, "path"), &path.child("path"), errors);
+    }
+}

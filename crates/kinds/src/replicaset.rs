@@ -1,0 +1,143 @@
+//! ReplicaSets and their forerunner, ReplicationControllers.
+
+use crate::{Propagation, Strategy, deployment, meta, pod, print, rules, template, tree};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+};
+use std::time::SystemTime;
+
+const COUNTS: [&str; 5] = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
+
+/// The strategy of replica sets.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplicaSets;
+
+impl Strategy for ReplicaSets {
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = tree::at(obj, &["spec"]) {
+            pod::defaults::template(spec);
+            tree::fill(spec, "replicas", 1);
+        }
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let (spec, path) = (&obj["spec"], Path::root("spec"));
+        rules::all_not_negative(spec, &path, &["replicas", "minReadySeconds"], errors);
+        rules::workload_selector(spec, &path, errors);
+        template::check(spec, &path, true, "ReplicaSet", errors);
+    }
+
+    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
+        rules::immutable(&obj["spec"]["selector"], &old["spec"]["selector"], &Path::root("spec").child("selector"), errors);
+    }
+
+    fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
+        deployment::status_numbers(&obj["status"], &COUNTS, "fullyLabeledReplicas")
+    }
+
+    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        vec![("status.replicas", obj["status"]["replicas"].as_i64().unwrap_or(0).to_string())]
+    }
+
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        template::warnings(obj, old)
+    }
+
+    fn row(&self, obj: &Value, now: SystemTime) -> Vec<Value> {
+        row(obj, now, print::selector(&obj["spec"]["selector"]))
+    }
+}
+
+fn row(obj: &Value, now: SystemTime, selector: String) -> Vec<Value> {
+    let [names, images] = print::containers(&obj["spec"]["template"]["spec"]);
+    vec![
+        print::name(obj),
+        print::number(&obj["spec"]["replicas"]),
+        print::number(&obj["status"]["replicas"]),
+        print::number(&obj["status"]["readyReplicas"]),
+        print::age(obj, now),
+        names,
+        images,
+        selector.into(),
+    ]
+}
+
+/// The strategy of replication controllers.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplicationControllers;
+
+impl Strategy for ReplicationControllers {
+    fn default(&self, obj: &mut Value) {
+        let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
+        if !tree::empty(&labels) {
+            if let Some(metadata) = tree::at(obj, &["metadata"])
+                && metadata.get("labels").is_none_or(tree::empty)
+            {
+                metadata.insert("labels".into(), labels.clone());
+            }
+            if let Some(spec) = tree::at(obj, &["spec"])
+                && spec.get("selector").is_none_or(tree::empty)
+            {
+                spec.insert("selector".into(), labels);
+            }
+        }
+        if let Some(spec) = tree::at(obj, &["spec"]) {
+            tree::fill(spec, "replicas", 1);
+            if spec.get("template").is_some_and(Value::is_object) {
+                pod::defaults::template(spec);
+            }
+        }
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let (spec, path) = (&obj["spec"], Path::root("spec"));
+        rules::all_not_negative(spec, &path, &["minReadySeconds"], errors);
+        let selector = &spec["selector"];
+        if tree::empty(selector) {
+            errors.push(Error::required(&path.child("selector"), ""));
+        } else {
+            meta::labels(selector, &path.child("selector"), errors);
+        }
+        rules::not_negative(&spec["replicas"], &path.child("replicas"), errors);
+        if spec["template"].is_null() {
+            errors.push(Error::required(&path.child("template"), ""));
+            return;
+        }
+        let labels = &spec["template"]["metadata"]["labels"];
+        if tree::entries(spec, "selector").any(|(key, value)| labels.get(key) != Some(value)) {
+            let place = path.child("template").child("metadata").child("labels");
+            errors.push(Error::invalid(&place, labels.clone(), "`selector` does not match template `labels`"));
+        }
+        template::check(spec, &path, true, "ReplicationController", errors);
+    }
+
+    fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
+        deployment::status_numbers(&obj["status"], &COUNTS, "fullyLabeledReplicas")
+    }
+
+    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        ReplicaSets.selectable_fields(obj)
+    }
+
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        template::warnings(obj, old)
+    }
+
+    fn row(&self, obj: &Value, now: SystemTime) -> Vec<Value> {
+        row(obj, now, print::label_set(&obj["spec"]["selector"]))
+    }
+
+    /// Kept as it was before there was a garbage collector.
+    fn default_propagation(&self) -> Propagation {
+        Propagation::Orphan
+    }
+}
