@@ -5,11 +5,14 @@
 //! `version.json`; how Go holds each field comes from `xtask/data/go_types.txt` (made by `xtask/gotypes`). The output is
 //! text, one fact a line, in a stable order, so that an update of the API is a readable diff:
 //! - `schema.txt`: see [`types`] for its grammar, `machinery::schema::load` for its reader;
-//! - `resources.json`, `bootstrap.json`, `roots.txt`, `version.json`: the rows and documents as they are, compacted.
+//! - `resources.json`, `bootstrap.json`, `roots.txt`, `version.json`: the rows and documents as they are, compacted;
+//! - `bootstrap.txt` in `apiserver`: see [`bootstrap`].
 //!
 //! Descriptions need the `schemars` feature of `k8s-openapi`, which the product must not compile; they have a tool of
 //! their own in `xtask/descriptions`.
 
+#[path = "generate_bootstrap.rs"]
+mod bootstrap;
 #[path = "generate_resources.rs"]
 mod resources;
 #[path = "generate_types.rs"]
@@ -42,6 +45,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let rows = resources::rows(&read(&from, "resources.json")?, &read(&from, "columns.json")?)?;
     write(&data, "resources.json", &rows)?;
     write(&data, "bootstrap.json", &resources::bootstrap(&read(&from, "bootstrap.json")?)?)?;
+    write(&root.join("crates/apiserver/data"), "bootstrap.txt", &bootstrap::sections(&read(&from, "bootstrap.json")?)?)?;
     write(&data, "version.json", &serde_json::to_string(&read(&from, "version.json")?)?)?;
     write(&data, "roots.txt", &fs::read_to_string(from.join("roots.txt"))?)
 }

@@ -1,22 +1,39 @@
 //! From a certificate or a token to a user.
 
-use crate::{
-    Error, Tokens, User,
-    user::AUTHENTICATED,
-};
+use crate::{Error, Tokens, User, pki::Credential, user::AUTHENTICATED};
 use rustls_pki_types::CertificateDer;
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+/// What the API server shows to others, and what it lets others know of those it trusts.
+#[derive(Clone, Default)]
+pub struct Trust {
+    /// The authority of client certificates, as PEM: `extension-apiserver-authentication`, and `ca.crt` of token Secrets.
+    pub client_ca_pem: String,
+    /// The authority of the front proxy, as PEM: `extension-apiserver-authentication`. Empty for none.
+    pub front_proxy_ca_pem: String,
+    /// How kubelets are spoken to: their authority and the server's own client certificate. Without it nothing that
+    /// needs a kubelet works (logs, exec, …).
+    pub kubelet_client: Option<Arc<rustls::ClientConfig>>,
+    /// What is shown to aggregated API servers.
+    pub front_proxy_client: Option<Credential>,
+}
+
 /// Knows who somebody is by what they show.
 pub struct Authenticator {
     tokens: Arc<Tokens>,
+    trust: Trust,
 }
 
 impl Authenticator {
     /// With the tokens of service accounts.
-    pub fn new(tokens: Arc<Tokens>) -> Self {
-        Authenticator { tokens }
+    pub fn new(tokens: Arc<Tokens>, trust: Trust) -> Self {
+        Authenticator { tokens, trust }
+    }
+
+    /// What the server itself shows and trusts.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// The user of a client certificate that the TLS handshake has verified: the common name, and an organisation for

@@ -4,7 +4,7 @@
 
 use crate::{
     Error,
-    pki::{read_or_make, write_secret},
+    pki::{Durability, read_or_make, write_secret},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use machinery::Value;
@@ -32,7 +32,7 @@ impl Key {
         let random = SystemRandom::new();
         let pem = read_or_make(path, || {
             let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-            write_secret(path, pair.serialize_pem().as_bytes())?;
+            write_secret(path, pair.serialize_pem().as_bytes(), Durability::Synced)?;
             Ok(pair.serialize_pem())
         })?;
         let bad = |why: String| Error::Key(format!("{}: {why}", path.display()));

@@ -4,11 +4,13 @@
 //! certificate. A certificate is issued anew when what it should say has changed, when its end is near, or when another
 //! authority signed it; otherwise loading costs reading two files.
 
+mod cluster;
 mod files;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use files::{read_or_make, write_secret};
+pub use cluster::{ClusterNames, ClusterPki, NodePki, SIGNING_LIFE};
+pub(crate) use files::{Durability, read_or_make, write_secret};
 
 use crate::Error;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -25,7 +27,10 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::{
+    certification_request::X509CertificationRequest,
+    prelude::{FromDer, GeneralName, X509Certificate},
+};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The authority's life; kubeadm's is the same.
@@ -116,10 +121,16 @@ impl Ca {
         let (cert_path, key_path) = (directory.join(format!("{file}.crt")), directory.join(format!("{file}.key")));
         let key_pem = read_or_make(&key_path, || Ok(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem()))?;
         let key = KeyPair::from_pem(&key_pem)?;
-        let cert_pem = read_or_make(&cert_path, || self_signed(&key, common_name))?;
-        // The key is written last of the two so that a certificate never stands without it.
+        let mut cert_pem = read_or_make(&cert_path, || self_signed(&key, common_name))?;
+        // The key first, so that a certificate never stands without it.
         write_if_new(&key_path, &key_pem)?;
-        write_if_new(&cert_path, &cert_pem)?;
+        if !cert_path.exists() || pem_ends_soon(&cert_pem, SystemTime::now()) {
+            if cert_path.exists() {
+                // The same key and name: what it has signed stays good.
+                cert_pem = self_signed(&key, common_name)?;
+            }
+            write_secret(&cert_path, cert_pem.as_bytes(), Durability::Synced)?;
+        }
         let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|e| Error::Key(format!("{}: {e}", cert_path.display())))?;
         let matches = X509Certificate::from_der(&cert).is_ok_and(|(_, c)| c.public_key().subject_public_key.data.as_ref() == key.public_key_raw());
         if !matches {
@@ -172,8 +183,9 @@ impl Ca {
             }
         }
         let credential = self.issue(subject, SystemTime::now())?;
-        write_secret(&key_path, credential.key_pem.as_bytes())?;
-        write_secret(&cert_path, credential.cert_pem.as_bytes())?;
+        // What a crash spoils is issued again.
+        write_secret(&key_path, credential.key_pem.as_bytes(), Durability::Lazy)?;
+        write_secret(&cert_path, credential.cert_pem.as_bytes(), Durability::Lazy)?;
         Ok(credential)
     }
 
@@ -232,9 +244,8 @@ impl Ca {
         let Ok((_, cert)) = X509Certificate::from_der(&der) else { return false };
         let Ok((_, ca)) = X509Certificate::from_der(&self.cert) else { return false };
         let Ok(key) = KeyPair::from_pem(&credential.key_pem) else { return false };
-        let end = u64::try_from(cert.validity().not_after.timestamp()).map_or(UNIX_EPOCH, |s| UNIX_EPOCH + Duration::from_secs(s));
         said_by(&cert, subject)
-            && end > now + RENEW_BEFORE
+            && end_of(&cert) > now + RENEW_BEFORE
             && cert.issuer() == ca.subject()
             && authority_key(&cert) == subject_key(&ca)
             && cert.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
@@ -286,7 +297,21 @@ pub fn pkcs8(key: &PrivateKeyDer<'_>) -> Option<PrivatePkcs8KeyDer<'static>> {
 }
 
 fn write_if_new(path: &Path, text: &str) -> Result<(), Error> {
-    if path.exists() { Ok(()) } else { write_secret(path, text.as_bytes()) }
+    if path.exists() { Ok(()) } else { write_secret(path, text.as_bytes(), Durability::Synced) }
+}
+
+fn end_of(cert: &X509Certificate<'_>) -> SystemTime {
+    u64::try_from(cert.validity().not_after.timestamp()).map_or(UNIX_EPOCH, |s| UNIX_EPOCH + Duration::from_secs(s))
+}
+
+fn ends_soon(credential: &Credential, now: SystemTime) -> bool {
+    pem_ends_soon(&credential.cert_pem, now)
+}
+
+/// Whether a certificate should be renewed; not if it cannot be read.
+fn pem_ends_soon(pem: &str, now: SystemTime) -> bool {
+    let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
+    X509Certificate::from_der(&der).is_ok_and(|(_, cert)| end_of(&cert) <= now + RENEW_BEFORE)
 }
 
 fn self_signed(key: &KeyPair, common_name: &str) -> Result<String, Error> {
@@ -354,6 +379,19 @@ fn subject_key(cert: &X509Certificate<'_>) -> Option<Vec<u8>> {
         x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
         _ => None,
     })
+}
+
+/// Common name and organisations that a certificate request (PEM) asks for.
+///
+/// # Errors
+/// It is no certificate request.
+pub fn request_subject(request_pem: &[u8]) -> Result<(String, Vec<String>), Error> {
+    let bad = |why: String| Error::Key(format!("the certificate request: {why}"));
+    let (_, pem) = x509_parser::pem::parse_x509_pem(request_pem).map_err(|e| bad(e.to_string()))?;
+    let (_, request) = X509CertificationRequest::from_der(&pem.contents).map_err(|e| bad(e.to_string()))?;
+    let subject = &request.certification_request_info.subject;
+    let name = subject.iter_common_name().find_map(|c| c.as_str().ok()).unwrap_or_default().to_owned();
+    Ok((name, subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect()))
 }
 
 /// A kubeconfig with one context that holds everything it needs.

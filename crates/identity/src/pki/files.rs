@@ -22,8 +22,18 @@ pub(crate) fn read_or_make(path: &Path, make: impl FnOnce() -> Result<String, Er
     }
 }
 
-/// Writes a file with mode 0600 so that a crash leaves the old one or the new one.
-pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+/// Whether a file must be there after a power failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// It must.
+    Synced,
+    /// It can be made again.
+    Lazy,
+}
+
+/// Writes a file with mode 0600 so that a crash of the process leaves the old one or the new one; of the machine as well
+/// if it is synced.
+pub(crate) fn write_secret(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), Error> {
     if let Some(directory) = path.parent() {
         make_directory(directory)?;
     }
@@ -33,7 +43,9 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(new)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        if durability == Durability::Synced {
+            file.sync_all()?;
+        }
         fs::rename(new, path)
     };
     write().map_err(Error::file(path))

@@ -50,3 +50,87 @@ fn keys_are_their_owner_s_alone() {
     assert_eq!(mode & 0o777, 0o600);
     std::fs::remove_dir_all(path).expect("clean");
 }
+
+fn cluster_names() -> ClusterNames {
+    ClusterNames { domain: "cluster.local".into(), service_ip: [10, 96, 0, 1].into(), ips: vec![[192, 168, 7, 1].into()], names: vec![] }
+}
+
+fn names_of(credential: &Credential) -> (Vec<String>, usize) {
+    let der = credential.cert().expect("a certificate");
+    let (_, cert) = X509Certificate::from_der(&der).expect("a certificate");
+    let san = cert.subject_alternative_name().expect("names").expect("names");
+    let dns = san.value.general_names.iter().filter_map(|n| match n {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    let dns: Vec<String> = dns.collect();
+    let ips = san.value.general_names.len() - dns.len();
+    (dns, ips)
+}
+
+#[test]
+fn a_cluster_s_keys_are_made_once() {
+    use std::os::unix::fs::PermissionsExt;
+    let path = directory("cluster");
+    let first = ClusterPki::load_or_create(&path, &cluster_names()).expect("a cluster's keys");
+    let node = first.node("n1", &[[192, 168, 7, 1].into()]).expect("a node's");
+    let (dns, ips) = names_of(&first.apiserver);
+    for name in ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"] {
+        assert!(dns.iter().any(|d| d == name), "{name}");
+    }
+    assert_eq!(ips, 3, "the service's, the loopback's, the node's");
+    for file in std::fs::read_dir(&path).expect("files") {
+        let file = file.expect("a file");
+        assert_eq!(file.metadata().expect("metadata").permissions().mode() & 0o777, 0o600, "{:?}", file.path());
+    }
+    let again = ClusterPki::load_or_create(&path, &cluster_names()).expect("the same keys");
+    assert_eq!(first.ca.cert_pem(), again.ca.cert_pem());
+    assert_eq!(first.front_proxy_ca.cert_pem(), again.front_proxy_ca.cert_pem());
+    assert_ne!(first.ca.cert_pem(), again.front_proxy_ca.cert_pem());
+    for (one, other) in [(&first.apiserver, &again.apiserver), (&first.admin, &again.admin), (&first.kubelet_client, &again.kubelet_client)] {
+        assert_eq!(one.cert_pem, other.cert_pem);
+    }
+    assert_eq!(node.serving.cert_pem, again.node("n1", &[[192, 168, 7, 1].into()]).expect("a node's").serving.cert_pem);
+    assert_ne!(node.serving.cert_pem, again.node("n1", &[[192, 168, 7, 2].into()]).expect("a node's").serving.cert_pem, "the node has moved");
+    assert!(again.trust().expect("trust").kubelet_client.is_some());
+    assert!(!again.ends_soon(SystemTime::now()) && again.ends_soon(SystemTime::now() + LIFE - DAY));
+    std::fs::remove_dir_all(path).expect("clean");
+}
+
+#[test]
+fn an_authority_near_its_end_keeps_its_key() {
+    let path = directory("renew");
+    let first = ClusterPki::load_or_create(&path, &cluster_names()).expect("a cluster's keys");
+    let key = KeyPair::from_pem(&std::fs::read_to_string(path.join("ca.key")).expect("a key")).expect("a key");
+    let mut params = base_params(SystemTime::now(), DAY).expect("params");
+    params.distinguished_name.push(DnType::CommonName, "kubernetes");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    std::fs::write(path.join("ca.crt"), params.self_signed(&key).expect("a certificate").pem()).expect("written");
+    let again = ClusterPki::load_or_create(&path, &cluster_names()).expect("renewed");
+    assert!(!pem_ends_soon(again.ca.cert_pem(), SystemTime::now()), "renewed");
+    assert_eq!(first.admin.cert_pem, again.admin.cert_pem, "what the key has signed stays good");
+    std::fs::remove_dir_all(path).expect("clean");
+}
+
+#[test]
+fn a_broken_certificate_is_made_anew() {
+    let path = directory("broken");
+    let first = ClusterPki::load_or_create(&path, &cluster_names()).expect("a cluster's keys");
+    std::fs::write(path.join("admin.crt"), "").expect("written");
+    let again = ClusterPki::load_or_create(&path, &cluster_names()).expect("made anew");
+    assert!(again.admin.cert().is_ok());
+    assert_ne!(first.admin.cert_pem, again.admin.cert_pem);
+    std::fs::remove_dir_all(path).expect("clean");
+}
+
+#[test]
+fn a_request_names_who_it_is_for() {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "eve");
+    params.distinguished_name.push(DnType::OrganizationName, "system:masters");
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+    let pem = params.serialize_request(&key).expect("a request").pem().expect("text");
+    assert_eq!(request_subject(pem.as_bytes()).expect("a subject"), ("eve".to_owned(), vec!["system:masters".to_owned()]));
+    assert!(request_subject(b"nonsense").is_err());
+}

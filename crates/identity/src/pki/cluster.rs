@@ -1,0 +1,185 @@
+//! Every key and certificate that a cluster needs before its first request, in one directory.
+//!
+//! Loading costs reading the files; what is absent, says something else than it should, or ends soon is made anew. Only the
+//! authorities must survive a crash right after they were made: everything else can be issued again, so it is not synced.
+
+use super::{Ca, Credential, DAY, Subject, Usage, files, kubeconfig};
+use crate::{Error, Trust};
+use rustls::{ClientConfig, ServerConfig};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+/// How long a certificate is good that a signer of certificates.k8s.io gives (upstream's `--cluster-signing-duration`).
+pub const SIGNING_LIFE: Duration = DAY.saturating_mul(365);
+
+/// What the certificates of a cluster must say.
+#[derive(Debug, Clone)]
+pub struct ClusterNames {
+    /// The cluster's DNS domain (`cluster.local`).
+    pub domain: String,
+    /// The address of the Service `kubernetes`: the first of the range.
+    pub service_ip: IpAddr,
+    /// Further addresses of the API server: those that it listens on, the node's.
+    pub ips: Vec<IpAddr>,
+    /// Further names of the API server.
+    pub names: Vec<String>,
+}
+
+impl ClusterNames {
+    fn dns(&self) -> Vec<String> {
+        let service = "kubernetes.default.svc";
+        let own = ["kubernetes", "kubernetes.default", service, "localhost"].map(str::to_owned);
+        let mut all: Vec<String> = own.into_iter().chain([format!("{service}.{}", self.domain)]).chain(self.names.iter().cloned()).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        let mut all: Vec<IpAddr> = [self.service_ip, IpAddr::from([127, 0, 0, 1])].into_iter().chain(self.ips.iter().copied()).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+/// The keys and certificates of a cluster's control plane, by their usual file names.
+pub struct ClusterPki {
+    /// `ca`: signs every certificate of the cluster but those of the front proxy.
+    pub ca: Ca,
+    /// `front-proxy-ca`: what aggregated API servers trust.
+    pub front_proxy_ca: Ca,
+    /// `apiserver`: the API server's serving certificate.
+    pub apiserver: Credential,
+    /// `apiserver-kubelet-client`: shown to kubelets.
+    pub kubelet_client: Credential,
+    /// `front-proxy-client`: shown to aggregated API servers.
+    pub front_proxy_client: Credential,
+    /// `admin`: the administrator, in `system:masters`.
+    pub admin: Credential,
+    /// `scheduler`.
+    pub scheduler: Credential,
+    /// `controller-manager`.
+    pub controller_manager: Credential,
+    /// `kube-proxy`.
+    pub proxy: Credential,
+    directory: PathBuf,
+}
+
+/// The certificates of one node.
+#[derive(Debug, Clone)]
+pub struct NodePki {
+    /// `node-NAME`: the kubelet as a client, `system:node:NAME`.
+    pub client: Credential,
+    /// `kubelet-NAME`: the kubelet's own API.
+    pub serving: Credential,
+}
+
+impl ClusterPki {
+    /// Reads everything from a directory and makes what is missing there, with mode 0600.
+    ///
+    /// # Errors
+    /// The files cannot be read, written or understood.
+    pub fn load_or_create(directory: &Path, names: &ClusterNames) -> Result<ClusterPki, Error> {
+        // The two authorities wait for the disk at the same time.
+        let (ca, front_proxy_ca) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| Ca::load_or_create_named(directory, "front-proxy-ca", "front-proxy-ca"));
+            let ca = Ca::load_or_create(directory);
+            (ca, other.join().unwrap_or_else(|_| Err(Error::Key("making the front proxy's authority panicked".into()))))
+        });
+        let (ca, front_proxy_ca) = (ca?, front_proxy_ca?);
+        let client = |file, user, groups: &[&str]| ca.client_cert(file, user, groups);
+        Ok(ClusterPki {
+            apiserver: ca.server_cert("apiserver", "kube-apiserver", &names.dns(), &names.addresses())?,
+            kubelet_client: client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?,
+            front_proxy_client: front_proxy_ca.client_cert("front-proxy-client", "front-proxy-client", &[])?,
+            admin: client("admin", "kubernetes-admin", &["system:masters"])?,
+            scheduler: client("scheduler", "system:kube-scheduler", &[])?,
+            controller_manager: client("controller-manager", "system:kube-controller-manager", &[])?,
+            proxy: client("kube-proxy", "system:kube-proxy", &[])?,
+            ca,
+            front_proxy_ca,
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// The directory: also where [`crate::Tokens::load_or_create`] keeps its key (`sa.key`).
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The certificates of a node of this cluster.
+    ///
+    /// # Errors
+    /// As [`ClusterPki::load_or_create`].
+    pub fn node(&self, name: &str, ips: &[IpAddr]) -> Result<NodePki, Error> {
+        let client = self.ca.client_cert(&format!("node-{name}"), &format!("system:node:{name}"), &["system:nodes"])?;
+        let serving = Subject {
+            common_name: format!("system:node:{name}"),
+            organizations: vec!["system:nodes".into()],
+            names: vec![name.to_owned()],
+            ips: ips.to_vec(),
+            usage: Usage::Server,
+        };
+        Ok(NodePki { client, serving: self.ca.load_or_issue(&format!("kubelet-{name}"), &serving)? })
+    }
+
+    /// The TLS settings that the API server serves with.
+    ///
+    /// # Errors
+    /// The certificate is not usable.
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
+        self.ca.server_config(&self.apiserver)
+    }
+
+    /// The TLS settings that a node's kubelet serves its own API with.
+    ///
+    /// # Errors
+    /// The certificate is not usable.
+    pub fn kubelet_server_config(&self, node: &NodePki) -> Result<Arc<ServerConfig>, Error> {
+        self.ca.server_config(&node.serving)
+    }
+
+    /// What the API server shows and trusts.
+    ///
+    /// # Errors
+    /// A certificate is not usable.
+    pub fn trust(&self) -> Result<Trust, Error> {
+        let client = |ca: &Ca, own| -> Result<Arc<ClientConfig>, Error> { Ok(Arc::new(ca.client_config(Some(own))?)) };
+        Ok(Trust {
+            client_ca_pem: self.ca.cert_pem().to_owned(),
+            front_proxy_ca_pem: self.front_proxy_ca.cert_pem().to_owned(),
+            kubelet_client: Some(client(&self.ca, &self.kubelet_client)?),
+            front_proxy_client: Some(self.front_proxy_client.clone()),
+        })
+    }
+
+    /// The administrator's kubeconfig, with one context of this name.
+    pub fn admin_kubeconfig(&self, context: &str, server: &str) -> String {
+        kubeconfig(context, server, self.ca.cert_pem(), &format!("{context}-admin"), &self.admin)
+    }
+
+    /// A kubeconfig for one of the cluster's other parts.
+    pub fn kubeconfig(&self, user: &str, server: &str, own: &Credential) -> String {
+        kubeconfig("kubernetes", server, self.ca.cert_pem(), user, own)
+    }
+
+    /// Writes a kubeconfig with mode 0600.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_kubeconfig(path: &Path, text: &str) -> Result<(), Error> {
+        files::write_secret(path, text.as_bytes(), files::Durability::Synced)
+    }
+
+    /// Whether one of the certificates ends so soon that loading again would renew it: a long-running server's reason to
+    /// do that.
+    pub fn ends_soon(&self, now: SystemTime) -> bool {
+        let all = [&self.apiserver, &self.kubelet_client, &self.front_proxy_client, &self.admin, &self.scheduler, &self.controller_manager, &self.proxy];
+        all.into_iter().any(|credential| super::ends_soon(credential, now))
+    }
+}
