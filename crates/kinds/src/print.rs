@@ -1,7 +1,11 @@
 //! Table cells as kubectl shows them (`pkg/printers/internalversion`).
 
 use crate::tree;
-use machinery::{Value, time};
+use machinery::{
+    Value,
+    labels::{Operator, Requirement, Selector},
+    time,
+};
 use std::time::SystemTime;
 
 /// What stands for nothing.
@@ -103,11 +107,38 @@ pub fn label_set(labels: &Value) -> String {
 
 /// A `LabelSelector` object as kubectl writes it.
 pub fn selector(selector: &Value) -> String {
-    match machinery::labels::Selector::from_label_selector(selector) {
-        _ if selector.is_null() => NONE.to_owned(),
-        Ok(parsed) if parsed.is_everything() => NONE.to_owned(),
-        Ok(parsed) => parsed.to_string(),
+    match Selector::from_label_selector(selector) {
+        Ok(parsed) => match sorted(&parsed) {
+            text if text.is_empty() => NONE.to_owned(),
+            text => text,
+        },
         Err(_) => "<error>".to_owned(),
+    }
+}
+
+/// A `LabelSelector` object as the table of Deployments has it: nothing is said of an empty one.
+pub fn plain_selector(selector: &Value) -> String {
+    Selector::from_label_selector(selector).map_or_else(|_| "<invalid>".to_owned(), |parsed| sorted(&parsed))
+}
+
+/// A selector's terms by key, as upstream sorts them.
+fn sorted(selector: &Selector) -> String {
+    let mut terms: Vec<_> = selector.requirements().iter().collect();
+    terms.sort_by(|a, b| a.key.cmp(&b.key));
+    let texts: Vec<String> = terms.into_iter().map(term).collect();
+    texts.join(",")
+}
+
+/// One term of a `LabelSelector`.
+fn term(term: &Requirement) -> String {
+    let (key, values) = (&term.key, term.values.join(","));
+    match (term.operator, term.values.len()) {
+        (Operator::In, 1) => format!("{key}={values}"),
+        (Operator::In, _) => format!("{key} in ({values})"),
+        (Operator::NotIn, 1) => format!("{key}!={values}"),
+        (Operator::NotIn, _) => format!("{key} notin ({values})"),
+        (Operator::DoesNotExist, _) => format!("!{key}"),
+        _ => key.clone(),
     }
 }
 
