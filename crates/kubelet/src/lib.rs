@@ -1,1 +1,37 @@
 //! Pods on a node: sync, probes, volumes, resources, status, and the kubelet's own API.
+//!
+//! The kubelet watches the pods that are bound to its node and moves each, one step at a time, towards what its spec asks
+//! for. Everything is told by events (a watch, the runtime, a probe): timers exist only where the API defines a time.
+//! Decisions are pure functions ([`pod::plan`], [`pod::status`]) of what the runtime shows and what the worker remembers; what
+//! must outlive a restart is in the runtime's labels and in the pod's directory, so a new process adopts the pods of the old one.
+//!
+//! Arrows: `server` → `pod` → (`volumes`, `env`, `probes`, `images`, …) → (`cri`, `api`). `real` joins the two traits to the
+//! runtime, the network and the client.
+
+pub mod admission;
+pub mod api;
+pub mod cgroups;
+pub mod cri;
+pub mod dns;
+pub mod env;
+pub mod gc;
+pub mod hooks;
+pub mod images;
+pub mod logs;
+pub mod node;
+pub mod pod;
+pub mod probes;
+pub mod resources;
+pub mod security;
+pub mod server;
+pub mod status_writer;
+pub mod util;
+pub mod volumes;
+
+mod config;
+mod run;
+#[cfg(test)]
+mod testing;
+
+pub use config::{Config, Error, Tls};
+pub use run::{PodChange, run_with};

@@ -1,0 +1,103 @@
+//! What the kubelet asks of the API server: one narrow trait, implemented over the client in `real.rs` and by fakes.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use serde_json::Value;
+
+/// Why a request failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ApiError {
+    /// 404.
+    #[error("{0}")]
+    NotFound(String),
+    /// 409.
+    #[error("{0}")]
+    Conflict(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl ApiError {
+    /// Whether the object does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound(_))
+    }
+}
+
+/// An object that pods refer to by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RefKind {
+    /// A ConfigMap.
+    ConfigMap,
+    /// A Secret.
+    Secret,
+}
+
+/// A ConfigMap or a Secret.
+#[derive(Clone, Debug)]
+pub enum RefObject {
+    /// A ConfigMap.
+    ConfigMap(Arc<ConfigMap>),
+    /// A Secret.
+    Secret(Arc<Secret>),
+}
+
+/// Severity of an Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// `Normal`.
+    Normal,
+    /// `Warning`.
+    Warning,
+}
+
+/// The API server, as the kubelet needs it.
+#[async_trait]
+pub trait KubeApi: Send + Sync {
+    /// One object by name, and the revision at which it was read; none if it does not exist.
+    async fn get_ref(&self, kind: RefKind, namespace: &str, name: &str) -> Result<(Option<RefObject>, String), ApiError>;
+    /// Pulses whenever the named object changes after `revision`; ends when the server ends the watch.
+    async fn watch_ref(&self, kind: RefKind, namespace: &str, name: &str, revision: &str) -> Result<BoxStream<'static, ()>, ApiError>;
+    /// The pod as the server has it now.
+    async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError>;
+    /// A strategic merge patch of the pod's status.
+    async fn patch_pod_status(&self, namespace: &str, name: &str, patch: Value) -> Result<Pod, ApiError>;
+    /// Deletes with grace 0 if the UID is still this.
+    async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiError>;
+    /// A token of a service account.
+    async fn create_token(&self, namespace: &str, account: &str, request: TokenRequest) -> Result<TokenRequest, ApiError>;
+    /// A service account.
+    async fn get_service_account(&self, namespace: &str, name: &str) -> Result<ServiceAccount, ApiError>;
+    /// A claim.
+    async fn get_claim(&self, namespace: &str, name: &str) -> Result<PersistentVolumeClaim, ApiError>;
+    /// A volume.
+    async fn get_volume(&self, name: &str) -> Result<PersistentVolume, ApiError>;
+    /// The services of a namespace, from the informer's memory.
+    async fn services(&self, namespace: &str) -> Vec<Arc<Service>>;
+    /// This node's object.
+    async fn get_node(&self, name: &str) -> Result<Option<Node>, ApiError>;
+    /// Registers this node.
+    async fn create_node(&self, node: &Node) -> Result<Node, ApiError>;
+    /// A strategic merge patch of the node; `status` for its status.
+    async fn patch_node(&self, name: &str, patch: Value, status: bool) -> Result<Node, ApiError>;
+    /// Renews (or creates) the node's lease; `duration_s` is how long it stands.
+    async fn renew_lease(&self, node: &Node, duration_s: i32) -> Result<(), ApiError>;
+    /// Who has this token.
+    async fn review_token(&self, review: TokenReview) -> Result<TokenReview, ApiError>;
+    /// Whether somebody may do this.
+    async fn review_access(&self, review: SubjectAccessReview) -> Result<SubjectAccessReview, ApiError>;
+    /// An Event about a pod, or about one container of it (`field_path`, as `spec.containers{name}`). Never blocks.
+    fn pod_event(&self, pod: &Pod, field_path: Option<&str>, severity: Severity, reason: &str, message: &str);
+    /// An Event about the node.
+    fn node_event(&self, severity: Severity, reason: &str, message: &str);
+}
+
+/// Shared handle.
+pub type SharedApi = Arc<dyn KubeApi>;

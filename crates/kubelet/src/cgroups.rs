@@ -1,0 +1,201 @@
+//! Cgroups of QoS classes and pods, version 1 and 2; the runtime makes the containers' below them.
+//!
+//! `ROOT/kubepods[/burstable|/besteffort]/podUID`, as upstream's cgroupfs driver names them. In version 1 the same path is
+//! made under every controller that is mounted.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+
+use crate::cri::CgroupLimits;
+use crate::resources::{self, Qos};
+use crate::util;
+
+/// Controllers of version 1 in which pods have cgroups.
+const V1_CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "cpuset", "hugetlb"];
+
+/// The cgroups of this kubelet.
+pub struct Cgroups {
+    base: PathBuf,
+    root: String,
+    unified: bool,
+    made: Mutex<BTreeSet<String>>,
+}
+
+impl Cgroups {
+    /// Cgroups below `root` (relative to the hierarchy), in the hierarchy at `base`, usually `/sys/fs/cgroup`.
+    #[must_use]
+    pub fn new(base: impl Into<PathBuf>, root: &str) -> Self {
+        let base = base.into();
+        let unified = base.join("cgroup.controllers").exists();
+        Self { base, root: root.trim_matches('/').to_owned(), unified, made: Mutex::default() }
+    }
+
+    /// The path of a pod's cgroup, from the hierarchy's root.
+    #[must_use]
+    pub fn pod_path(&self, pod: &Pod) -> String {
+        let class = match resources::qos(pod) {
+            Qos::Guaranteed => "",
+            Qos::Burstable => "/burstable",
+            Qos::BestEffort => "/besteffort",
+        };
+        let root = if self.root.is_empty() { String::new() } else { format!("/{}", self.root) };
+        format!("{root}/kubepods{class}/pod{}", util::uid(pod))
+    }
+
+    /// Makes the pod's cgroup with its limits, and those above it. Answers its path.
+    pub fn ensure_pod(&self, pod: &Pod) -> io::Result<String> {
+        let path = self.pod_path(pod);
+        if let Some((class, _)) = path.rsplit_once('/')
+            && self.made.lock().insert(class.to_owned())
+        {
+            self.make(class)?;
+            if class.ends_with("besteffort") {
+                self.set(class, &CgroupLimits { cpu_shares: 2, ..CgroupLimits::default() });
+            }
+        }
+        self.make(&path)?;
+        self.set(&path, &resources::pod_limits(pod));
+        Ok(path)
+    }
+
+    fn dirs(&self, path: &str) -> Vec<PathBuf> {
+        let path = path.trim_start_matches('/');
+        if self.unified {
+            return vec![self.base.join(path)];
+        }
+        let mounted = V1_CONTROLLERS.iter().map(|c| self.base.join(c)).filter(|d| d.is_dir());
+        // `cpu` is often a link to `cpu,cpuacct`: one directory is made once.
+        let real: BTreeSet<PathBuf> = mounted.filter_map(|d| d.canonicalize().ok()).collect();
+        real.into_iter().map(|d| d.join(path)).collect()
+    }
+
+    fn make(&self, path: &str) -> io::Result<()> {
+        for dir in self.dirs(path) {
+            if self.unified {
+                self.delegate(path)?;
+            }
+            fs::create_dir_all(&dir)?;
+            if dir.starts_with(self.base.join("cpuset")) {
+                inherit_cpuset(&self.base.join("cpuset"), path.trim_start_matches('/'));
+            }
+        }
+        Ok(())
+    }
+
+    /// Version 2: a controller must be passed down by every cgroup above.
+    fn delegate(&self, path: &str) -> io::Result<()> {
+        let mut at = self.base.clone();
+        for part in path.trim_matches('/').split('/') {
+            fs::create_dir_all(&at)?;
+            for c in ["+cpu", "+memory", "+pids", "+cpuset", "+io"] {
+                let _ = fs::write(at.join("cgroup.subtree_control"), c);
+            }
+            at.push(part);
+        }
+        fs::create_dir_all(&at)?;
+        for c in ["+cpu", "+memory", "+pids", "+cpuset", "+io"] {
+            let _ = fs::write(at.join("cgroup.subtree_control"), c);
+        }
+        Ok(())
+    }
+
+    /// Writes the limits; a controller that is not there is passed over, since the node's status tells what there is.
+    fn set(&self, path: &str, limits: &CgroupLimits) {
+        let rel = path.trim_start_matches('/');
+        let put = |controller: &str, file: &str, value: String| {
+            let dir = if self.unified { self.base.join(rel) } else { self.base.join(controller).join(rel) };
+            if let Err(e) = fs::write(dir.join(file), &value) {
+                tracing::debug!(path, file, value, error = %e, "cgroup value not set");
+            }
+        };
+        if self.unified {
+            if limits.cpu_shares > 0 {
+                put("", "cpu.weight", weight(limits.cpu_shares).to_string());
+            }
+            if limits.cpu_quota_us > 0 {
+                put("", "cpu.max", format!("{} {}", limits.cpu_quota_us, limits.cpu_period_us));
+            }
+            if limits.memory_limit_bytes > 0 {
+                put("", "memory.max", limits.memory_limit_bytes.to_string());
+            }
+        } else {
+            if limits.cpu_shares > 0 {
+                put("cpu", "cpu.shares", limits.cpu_shares.to_string());
+            }
+            if limits.cpu_quota_us > 0 {
+                put("cpu", "cpu.cfs_period_us", limits.cpu_period_us.to_string());
+                put("cpu", "cpu.cfs_quota_us", limits.cpu_quota_us.to_string());
+            }
+            if limits.memory_limit_bytes > 0 {
+                put("memory", "memory.limit_in_bytes", limits.memory_limit_bytes.to_string());
+            }
+        }
+    }
+
+    /// Removes the pod's cgroup and what is below it. Processes in it have ended; the kernel may need a moment to notice.
+    pub fn remove_pod(&self, pod: &Pod) -> io::Result<()> {
+        for dir in self.dirs(&self.pod_path(pod)) {
+            remove(&dir)?;
+        }
+        Ok(())
+    }
+}
+
+/// Version 1's cpuset is unusable until both files are filled: copied from above, level by level.
+fn inherit_cpuset(base: &Path, path: &str) {
+    let mut at = base.to_path_buf();
+    for part in path.split('/') {
+        let above = at.clone();
+        at.push(part);
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if fs::read_to_string(at.join(file)).is_ok_and(|v| v.trim().is_empty())
+                && let Ok(v) = fs::read_to_string(above.join(file))
+            {
+                let _ = fs::write(at.join(file), v.trim());
+            }
+        }
+    }
+}
+
+fn remove(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Ok(e) => e,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Shares of version 1 as weight of version 2 (KEP-2254's formula).
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_become_weights() {
+        assert_eq!((weight(2), weight(1024), weight(262_144)), (1, 39, 10_000));
+    }
+
+    #[test]
+    fn paths_follow_the_class() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"uid": "u"}, "spec": {"containers": [{"name": "c"}]}})).unwrap();
+        assert_eq!(Cgroups::new("/nowhere", "/knarr/").pod_path(&pod), "/knarr/kubepods/besteffort/podu");
+    }
+}

@@ -1,0 +1,119 @@
+//! How a kubelet is set up.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a kubelet needs to know; every value is checked and final.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the Node object.
+    pub node_name: String,
+    /// The node's InternalIP; the address of `hostNetwork` pods.
+    pub node_ip: IpAddr,
+    /// Labels for the Node object besides the well-known ones.
+    pub labels: BTreeMap<String, String>,
+    /// Taints to register with, as `key=value:Effect`.
+    pub taints: Vec<String>,
+    /// Persistent directory: pods, logs. Usually `DATA/kubelet`.
+    pub root_dir: PathBuf,
+    /// Directory of the containers' logs (the original's `/var/log/pods`).
+    pub pod_logs_dir: PathBuf,
+    /// The mark in names on the host; the cgroup root below which `kubepods` lies.
+    pub cgroup_root: String,
+    /// Addresses of the cluster's DNS.
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain of the cluster, `cluster.local`.
+    pub cluster_domain: String,
+    /// The range of pod addresses for the Node's spec, if this kubelet registers it.
+    pub pod_cidr: Option<String>,
+    /// Pods that fit on the node (default 250).
+    pub max_pods: u32,
+    /// Where the kubelet's API listens.
+    pub listen: SocketAddr,
+    /// Its TLS; none: the API is not served.
+    pub tls: Option<Tls>,
+    /// The API server's address as pods see it, for `KUBERNETES_SERVICE_HOST` before the Service exists.
+    pub api_service: Option<SocketAddr>,
+    /// The host's resolver file for `dnsPolicy: Default`.
+    pub resolv_conf: PathBuf,
+    /// Version shown as kubelet version, `v1.37.…`.
+    pub version: String,
+}
+
+/// Certificates of the kubelet's own API.
+#[derive(Clone)]
+pub struct Tls {
+    /// Server configuration: the serving certificate, and client certificates asked for (not required), verified against the
+    /// cluster's CA.
+    pub server: Arc<rustls::ServerConfig>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+impl Config {
+    /// A configuration with the defaults of a single node.
+    #[must_use]
+    pub fn new(node_name: impl Into<String>, node_ip: IpAddr, root_dir: impl Into<PathBuf>) -> Self {
+        let root_dir = root_dir.into();
+        Self {
+            node_name: node_name.into(),
+            node_ip,
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            pod_logs_dir: root_dir.join("logs"),
+            root_dir,
+            cgroup_root: String::new(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            pod_cidr: None,
+            max_pods: 250,
+            listen: SocketAddr::new(node_ip, 10250),
+            tls: None,
+            api_service: None,
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            version: "v1.37.2".into(),
+        }
+    }
+
+    /// The directory of a pod.
+    #[must_use]
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.root_dir.join("pods").join(uid)
+    }
+
+    /// The directory of a pod's logs, named as the original names it.
+    #[must_use]
+    pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.pod_logs_dir.join(format!("{namespace}_{name}_{uid}"))
+    }
+}
+
+/// Why the kubelet stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address of its API is taken or not allowed.
+    #[error("kubelet API cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Its directory cannot be used.
+    #[error("kubelet directory {path}: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The API server refused what the kubelet cannot do without.
+    #[error("API: {0}")]
+    Api(String),
+}

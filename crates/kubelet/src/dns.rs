@@ -1,0 +1,240 @@
+//! `/etc/resolv.conf`, `/etc/hosts` and the host name of a pod.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{HostAlias, Pod};
+
+use crate::config::Config;
+use crate::util;
+
+/// Longest host name the kernel takes (`HOST_NAME_MAX`).
+const MAX_HOSTNAME: usize = 63;
+/// Name servers a resolver reads; more are left out, as upstream does.
+const MAX_NAMESERVERS: usize = 3;
+/// Search domains upstream keeps.
+const MAX_SEARCHES: usize = 32;
+/// Bytes of the search line upstream keeps.
+const MAX_SEARCH_BYTES: usize = 2048;
+/// Heads the hosts file, in upstream's words since tests look for it.
+const HOSTS_HEAD: &str = "# Kubernetes-managed hosts file.\n";
+const HOSTS_HEAD_HOST_NETWORK: &str = "# Kubernetes-managed hosts file (host network).\n";
+
+/// What a resolver file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolver {
+    /// Name servers.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub searches: Vec<String>,
+    /// Options as written.
+    pub options: Vec<String>,
+}
+
+impl Resolver {
+    /// Reads a resolver file; lines that are not understood are left out.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut out = Self::default();
+        for line in text.lines() {
+            let line = line.trim();
+            if line.starts_with(['#', ';']) {
+                continue;
+            }
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("nameserver") => out.servers.extend(words.next().map(str::to_owned)),
+                Some("search") => out.searches = words.filter(|w| *w != ".").map(|w| w.trim_end_matches('.').to_owned()).collect(),
+                Some("options") => out.options = words.map(str::to_owned).collect(),
+                _ => {}
+            }
+        }
+        out
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        if !self.searches.is_empty() {
+            out += &format!("search {}\n", self.searches.join(" "));
+        }
+        for s in &self.servers {
+            out += &format!("nameserver {s}\n");
+        }
+        if !self.options.is_empty() {
+            out += &format!("options {}\n", self.options.join(" "));
+        }
+        out
+    }
+
+    fn bound(&mut self) {
+        self.servers.truncate(MAX_NAMESERVERS);
+        self.searches.truncate(MAX_SEARCHES);
+        while self.searches.iter().map(|s| s.len() + 1).sum::<usize>() > MAX_SEARCH_BYTES + 1 {
+            self.searches.pop();
+        }
+    }
+}
+
+fn push_new(to: &mut Vec<String>, items: impl IntoIterator<Item = String>) {
+    for i in items {
+        if !to.contains(&i) {
+            to.push(i);
+        }
+    }
+}
+
+/// The resolver of a pod by its `dnsPolicy` and `dnsConfig`; `host` is the node's own.
+#[must_use]
+pub fn resolver(pod: &Pod, config: &Config, host: &Resolver) -> Resolver {
+    let Some(spec) = &pod.spec else { return host.clone() };
+    let cluster = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
+        "None" => None,
+        "Default" => Some(false),
+        "ClusterFirstWithHostNet" => Some(true),
+        _ => Some(!util::host_network(pod)),
+    };
+    let mut out = match cluster {
+        None => Resolver::default(),
+        Some(true) if !config.cluster_dns.is_empty() => {
+            let (ns, domain) = (util::namespace(pod), &config.cluster_domain);
+            let mut searches = vec![format!("{ns}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+            push_new(&mut searches, host.searches.iter().cloned());
+            Resolver { servers: config.cluster_dns.iter().map(IpAddr::to_string).collect(), searches, options: vec!["ndots:5".into()] }
+        }
+        Some(_) => host.clone(),
+    };
+    if let Some(extra) = &spec.dns_config {
+        push_new(&mut out.servers, extra.nameservers.iter().flatten().cloned());
+        push_new(&mut out.searches, extra.searches.iter().flatten().map(|s| s.trim_end_matches('.').to_owned()));
+        for option in extra.options.iter().flatten() {
+            let Some(name) = option.name.as_deref() else { continue };
+            out.options.retain(|o| o.split(':').next() != Some(name));
+            out.options.push(match option.value.as_deref().filter(|v| !v.is_empty()) {
+                Some(v) => format!("{name}:{v}"),
+                None => name.to_owned(),
+            });
+        }
+    }
+    out.bound();
+    out
+}
+
+/// Host name and, with a subdomain, the domain of a pod.
+#[must_use]
+pub fn hostname_and_domain(pod: &Pod, cluster_domain: &str) -> (String, String) {
+    let Some(spec) = &pod.spec else { return (String::new(), String::new()) };
+    let host = spec.hostname.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| util::name(pod).to_owned());
+    let mut host = util::truncate(&host, MAX_HOSTNAME).trim_end_matches(['-', '.']).to_owned();
+    if let Some(over) = spec.hostname_override.as_deref().filter(|h| !h.is_empty()) {
+        host = over.to_owned();
+        return (host, String::new());
+    }
+    let domain = match spec.subdomain.as_deref().filter(|s| !s.is_empty()) {
+        Some(sub) => format!("{sub}.{}.svc.{cluster_domain}", util::namespace(pod)),
+        None => String::new(),
+    };
+    (host, domain)
+}
+
+/// The name the kernel gets: the FQDN with `setHostnameAsFQDN`. An FQDN that is too long is an error, as upstream.
+pub fn kernel_hostname(pod: &Pod, cluster_domain: &str) -> Result<String, String> {
+    let (host, domain) = hostname_and_domain(pod, cluster_domain);
+    let as_fqdn = pod.spec.as_ref().and_then(|s| s.set_hostname_as_fqdn).unwrap_or(false);
+    if as_fqdn && !domain.is_empty() {
+        let fqdn = format!("{host}.{domain}");
+        if fqdn.len() > 64 {
+            return Err(format!(
+                "failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long (64 characters is the max, {} characters requested)",
+                fqdn.len()
+            ));
+        }
+        return Ok(fqdn);
+    }
+    Ok(host)
+}
+
+/// The hosts file of a pod. `host_file` is the node's own, used with the host's network.
+#[must_use]
+pub fn hosts_file(pod: &Pod, ips: &[IpAddr], cluster_domain: &str, host_file: Option<&str>) -> String {
+    let mut out = String::new();
+    match host_file {
+        Some(text) => {
+            out += HOSTS_HEAD_HOST_NETWORK;
+            out += text;
+        }
+        None => {
+            out += HOSTS_HEAD;
+            out += "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n";
+            let (host, domain) = hostname_and_domain(pod, cluster_domain);
+            for ip in ips {
+                if domain.is_empty() {
+                    out += &format!("{ip}\t{host}\n");
+                } else {
+                    out += &format!("{ip}\t{host}.{domain}\t{host}\n");
+                }
+            }
+        }
+    }
+    let aliases: &[HostAlias] = pod.spec.as_ref().and_then(|s| s.host_aliases.as_deref()).unwrap_or_default();
+    if !aliases.is_empty() {
+        out += "\n# Entries added by HostAliases.\n";
+        for a in aliases {
+            out += &format!("{}\t{}\n", a.ip, a.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "shop", "uid": "u"}, "spec": spec})).unwrap()
+    }
+
+    fn config() -> Config {
+        let mut c = Config::new("n", "10.0.0.1".parse().unwrap(), "/nowhere");
+        c.cluster_dns = vec!["10.96.0.10".parse().unwrap()];
+        c
+    }
+
+    #[test]
+    fn cluster_first_searches_the_namespace_first() {
+        let host = Resolver::parse("nameserver 1.1.1.1\nsearch example.org.\n");
+        let r = resolver(&pod(json!({"containers": []})), &config(), &host);
+        assert_eq!(
+            r.text(),
+            "search shop.svc.cluster.local svc.cluster.local cluster.local example.org\nnameserver 10.96.0.10\noptions ndots:5\n"
+        );
+    }
+
+    #[test]
+    fn host_network_pods_use_the_hosts_resolver_unless_asked() {
+        let host = Resolver::parse("nameserver 1.1.1.1");
+        let p = pod(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirst"}));
+        assert_eq!(resolver(&p, &config(), &host), host);
+        let p = pod(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}));
+        assert_eq!(resolver(&p, &config(), &host).servers, ["10.96.0.10"]);
+    }
+
+    #[test]
+    fn dns_config_adds_and_overrides() {
+        let p = pod(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {
+            "nameservers": ["1.1.1.1", "1.1.1.1"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}));
+        assert_eq!(resolver(&p, &config(), &Resolver::default()).text(), "search a.b\nnameserver 1.1.1.1\noptions ndots:2 edns0\n");
+        let p = pod(json!({"containers": [], "dnsConfig": {"options": [{"name": "ndots", "value": "2"}]}}));
+        assert_eq!(resolver(&p, &config(), &Resolver::default()).options, ["ndots:2"]);
+    }
+
+    #[test]
+    fn names_of_pods_with_a_subdomain() {
+        let p = pod(json!({"containers": [], "hostname": "h", "subdomain": "sub", "setHostnameAsFQDN": true}));
+        assert_eq!(kernel_hostname(&p, "cluster.local").unwrap(), "h.sub.shop.svc.cluster.local");
+        let hosts = hosts_file(&p, &["10.1.1.1".parse().unwrap()], "cluster.local", None);
+        assert!(hosts.starts_with("# Kubernetes-managed hosts file.\n"));
+        assert!(hosts.contains("10.1.1.1\th.sub.shop.svc.cluster.local\th\n"));
+    }
+}

@@ -1,0 +1,164 @@
+//! The environment of a container: literal values, references, `$(VAR)` expansion and the variables of services.
+
+pub mod downward;
+pub mod expand;
+pub mod services;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, Pod};
+
+use crate::api::{ApiError, RefKind, RefObject, SharedApi};
+use crate::util;
+use downward::Facts;
+
+/// Why the environment cannot be made; shown as `CreateContainerConfigError`.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct EnvError(pub String);
+
+/// An ordered environment in which a later value replaces an earlier one of the same name.
+#[derive(Default, Debug)]
+struct Environment {
+    order: Vec<String>,
+    values: BTreeMap<String, String>,
+}
+
+impl Environment {
+    fn set(&mut self, name: &str, value: String) {
+        if self.values.insert(name.to_owned(), value).is_none() {
+            self.order.push(name.to_owned());
+        }
+    }
+}
+
+/// The whole environment of a container, in order. `services` are the variables of services, weakest of all.
+pub async fn build(api: &SharedApi, facts: &Facts<'_>, c: &Container, services: Vec<(String, String)>, volumes: &Path) -> Result<Vec<(String, String)>, EnvError> {
+    let mut env = Environment::default();
+    let weak: BTreeMap<String, String> = services.into_iter().collect();
+    let ns = util::namespace(facts.pod);
+    for from in c.env_from.iter().flatten() {
+        add_from(&mut env, api, ns, from).await?;
+    }
+    for var in c.env.iter().flatten() {
+        let value = match &var.value_from {
+            None => {
+                let lookup = |name: &str| env.values.get(name).or_else(|| weak.get(name)).cloned();
+                Some(expand::expand(var.value.as_deref().unwrap_or_default(), lookup))
+            }
+            Some(_) => reference(api, facts, c, var, volumes).await?,
+        };
+        if let Some(value) = value {
+            env.set(&var.name, value);
+        }
+    }
+    let mut out: Vec<(String, String)> = weak.iter().filter(|(n, _)| !env.values.contains_key(*n)).map(|(n, v)| (n.clone(), v.clone())).collect();
+    for name in env.order {
+        if let Some(value) = env.values.remove(&name) {
+            out.push((name, value));
+        }
+    }
+    Ok(out)
+}
+
+async fn add_from(env: &mut Environment, api: &SharedApi, ns: &str, from: &EnvFromSource) -> Result<(), EnvError> {
+    let prefix = from.prefix.as_deref().unwrap_or_default();
+    let (kind, name, optional) = match (&from.config_map_ref, &from.secret_ref) {
+        (Some(r), _) => (RefKind::ConfigMap, &r.name, r.optional),
+        (None, Some(r)) => (RefKind::Secret, &r.name, r.optional),
+        (None, None) => return Ok(()),
+    };
+    let Some(object) = fetch(api, kind, ns, name, optional.unwrap_or(false)).await? else { return Ok(()) };
+    match object {
+        RefObject::ConfigMap(m) => {
+            for (k, v) in m.data.iter().flatten() {
+                env.set(&format!("{prefix}{k}"), v.clone());
+            }
+        }
+        RefObject::Secret(s) => {
+            for (k, v) in s.data.iter().flatten() {
+                env.set(&format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A referenced object; none if it is optional and missing.
+async fn fetch(api: &SharedApi, kind: RefKind, ns: &str, name: &str, optional: bool) -> Result<Option<RefObject>, EnvError> {
+    match api.get_ref(kind, ns, name).await {
+        Ok((Some(object), _)) => Ok(Some(object)),
+        Ok((None, _)) | Err(ApiError::NotFound(_)) if optional => Ok(None),
+        Ok((None, _)) | Err(ApiError::NotFound(_)) => {
+            let resource = if kind == RefKind::ConfigMap { "configmap" } else { "secret" };
+            Err(EnvError(format!("{resource} {name:?} not found")))
+        }
+        Err(e) => Err(EnvError(e.to_string())),
+    }
+}
+
+async fn reference(api: &SharedApi, facts: &Facts<'_>, c: &Container, var: &EnvVar, volumes: &Path) -> Result<Option<String>, EnvError> {
+    let ns = util::namespace(facts.pod);
+    let Some(from) = &var.value_from else { return Ok(None) };
+    if let Some(f) = &from.field_ref {
+        return downward::field(facts, &f.field_path).map(Some).map_err(EnvError);
+    }
+    if let Some(r) = &from.resource_field_ref {
+        let target = match r.container_name.as_deref().filter(|n| !n.is_empty()) {
+            Some(name) => downward::container(facts.pod, name).ok_or_else(|| EnvError(format!("container {name} not found")))?,
+            None => c,
+        };
+        return downward::resource(facts, target, &r.resource, r.divisor.as_ref()).map(Some).map_err(EnvError);
+    }
+    if let Some(r) = &from.config_map_key_ref {
+        let optional = r.optional.unwrap_or(false);
+        let Some(RefObject::ConfigMap(m)) = fetch(api, RefKind::ConfigMap, ns, &r.name, optional).await? else { return Ok(None) };
+        let value = m.data.as_ref().and_then(|d| d.get(&r.key)).cloned();
+        return missing_key(value, optional, &r.key, "ConfigMap", ns, &r.name);
+    }
+    if let Some(r) = &from.secret_key_ref {
+        let optional = r.optional.unwrap_or(false);
+        let Some(RefObject::Secret(s)) = fetch(api, RefKind::Secret, ns, &r.name, optional).await? else { return Ok(None) };
+        let value = s.data.as_ref().and_then(|d| d.get(&r.key)).map(|v| String::from_utf8_lossy(&v.0).into_owned());
+        return missing_key(value, optional, &r.key, "Secret", ns, &r.name);
+    }
+    if let Some(r) = &from.file_key_ref {
+        return file_key(facts.pod, &r.volume_name, &r.path, &r.key, r.optional.unwrap_or(false), volumes);
+    }
+    Ok(None)
+}
+
+fn missing_key(value: Option<String>, optional: bool, key: &str, kind: &str, ns: &str, name: &str) -> Result<Option<String>, EnvError> {
+    match value {
+        None if !optional => Err(EnvError(format!("couldn't find key {key} in {kind} {ns}/{name}"))),
+        other => Ok(other),
+    }
+}
+
+/// A value from a `KEY=value` file of an emptyDir volume (KEP-3721).
+fn file_key(pod: &Pod, volume: &str, path: &str, key: &str, optional: bool, volumes: &Path) -> Result<Option<String>, EnvError> {
+    let base = crate::volumes::empty_dir_path(volumes, volume);
+    let read = crate::volumes::subpath::open_beneath(&base, Path::new(path)).and_then(|f| {
+        use std::io::Read;
+        let mut text = String::new();
+        f.take(64 * 1024).read_to_string(&mut text).map(|_| text)
+    });
+    let text = match read {
+        Ok(t) => t,
+        Err(_) if optional => return Ok(None),
+        Err(e) => return Err(EnvError(format!("couldn't read env file {path:?} of volume {volume:?} of pod {:?}: {e}", util::name(pod)))),
+    };
+    let value = text.lines().filter(|l| !l.trim_start().starts_with('#')).find_map(|l| {
+        let (k, v) = l.split_once('=')?;
+        (k.trim() == key).then(|| {
+            let v = v.trim();
+            let bare = v.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')).or_else(|| v.strip_prefix('"').and_then(|v| v.strip_suffix('"')));
+            bare.unwrap_or(v).to_owned()
+        })
+    });
+    match value {
+        None if !optional => Err(EnvError(format!("environment variable key {key:?} not found in file"))),
+        other => Ok(other),
+    }
+}

@@ -1,0 +1,102 @@
+//! Rotation: a log that has grown too long is moved aside and packed; the oldest go.
+//!
+//! Numbers are upstream's defaults (`containerLogMaxSize`, `containerLogMaxFiles`). The newest rotated file stays unpacked, since
+//! whoever follows the log may still be reading it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::cri::SharedRuntime;
+
+/// Bytes at which a log is rotated.
+pub const MAX_BYTES: u64 = 10 << 20;
+/// Files kept of a container, the current one included.
+pub const MAX_FILES: usize = 5;
+
+/// Rotates the logs of all running containers that have grown too long.
+pub async fn rotate_all(runtime: SharedRuntime) {
+    let containers = runtime.containers();
+    for c in containers.iter().filter(|c| c.running()) {
+        if fs::metadata(&c.log_path).is_ok_and(|m| m.len() >= MAX_BYTES)
+            && let Err(e) = rotate(&runtime, c).await
+        {
+            tracing::warn!(container = %c.id, error = %e, "log not rotated");
+        }
+    }
+}
+
+async fn rotate(runtime: &SharedRuntime, c: &crate::cri::Container) -> io::Result<()> {
+    let path = c.log_path.clone();
+    let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let aside = with_suffix(&path, &format!(".{stamp}"));
+    fs::rename(&path, &aside)?;
+    if let Err(e) = runtime.reopen_log(&c.id).await {
+        // The runtime still writes to the moved file: it gets its name back.
+        fs::rename(&aside, &path)?;
+        return Err(io::Error::other(e.to_string()));
+    }
+    let path = Arc::new(path);
+    let packed = Arc::clone(&path);
+    tokio::task::spawn_blocking(move || tidy(&packed)).await.map_err(io::Error::other)?
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// The rotated files of a log, oldest first.
+fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else { return Ok(Vec::new()) };
+    let prefix = format!("{name}.");
+    let mut out: Vec<PathBuf> = fs::read_dir(dir)?
+        .flatten()
+        .filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(&prefix) && !n.ends_with(".tmp")))
+        .map(|e| e.path())
+        .collect();
+    out.sort();
+    Ok(out)
+}
+
+/// Removes the oldest files and packs all but the newest.
+fn tidy(path: &Path) -> io::Result<()> {
+    let mut files = rotated(path)?;
+    while files.len() > MAX_FILES - 1 {
+        fs::remove_file(files.remove(0))?;
+    }
+    files.pop();
+    for f in files.iter().filter(|f| f.extension().is_none_or(|e| e != "gz")) {
+        let tmp = with_suffix(f, ".tmp");
+        let mut out = GzEncoder::new(File::create(&tmp)?, Compression::fast());
+        io::copy(&mut File::open(f)?, &mut out)?;
+        out.finish()?;
+        fs::rename(&tmp, with_suffix(f, ".gz"))?;
+        fs::remove_file(f)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_and_all_but_the_newest_are_packed() {
+        let dir = crate::testing::TempDir::new("rotate");
+        let log = dir.path().join("0.log");
+        fs::write(&log, "now").unwrap();
+        for i in 1..=6 {
+            fs::write(dir.path().join(format!("0.log.{i}")), "x").unwrap();
+        }
+        tidy(&log).unwrap();
+        let names: Vec<String> = rotated(&log).unwrap().iter().map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+        assert_eq!(names, ["0.log.3.gz", "0.log.4.gz", "0.log.5.gz", "0.log.6"]);
+    }
+}

@@ -1,0 +1,317 @@
+//! The Node object: registered once, its status told on change and every five minutes, its lease renewed every ten seconds.
+//!
+//! After a restart the node does not flap: this kubelet only ever writes `Ready` once it can run pods, and until then the
+//! object that a former process wrote stands, with a lease that outlives a short absence.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Severity;
+use crate::config::Config;
+use crate::pod::Context;
+use crate::util::time;
+
+/// How often the lease is renewed, and how long it stands (upstream's defaults).
+const LEASE_RENEW: Duration = Duration::from_secs(10);
+const LEASE_DURATION_S: i32 = 40;
+/// How often the status is written though nothing changed.
+const REPORT: Duration = Duration::from_secs(300);
+/// Images named in the status (upstream's `nodeStatusMaxImages`), and names of each.
+const MAX_IMAGES: usize = 50;
+const MAX_IMAGE_NAMES: usize = 5;
+/// Memory kept for the node itself (upstream's default `memory.available` threshold), in bytes.
+const RESERVED_MEMORY_BYTES: i64 = 100 << 20;
+/// Share of the disk below which there is pressure (upstream's `nodefs.available<10%`), in hundredths.
+const DISK_PRESSURE_PERCENT: u64 = 10;
+/// First and longest wait before registration is tried again.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(7);
+
+/// The architecture as Go names it.
+#[must_use]
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// The labels of the node.
+#[must_use]
+pub fn labels(config: &Config) -> BTreeMap<String, String> {
+    let mut out = config.labels.clone();
+    for (k, v) in [("kubernetes.io/hostname", config.node_name.as_str()), ("kubernetes.io/os", "linux"), ("kubernetes.io/arch", architecture())] {
+        out.insert(k.into(), v.into());
+        if let Some(rest) = k.strip_prefix("kubernetes.io/").filter(|r| *r != "hostname") {
+            out.insert(format!("beta.kubernetes.io/{rest}"), v.into());
+        }
+    }
+    out
+}
+
+/// A value of `/proc/meminfo` in bytes.
+#[must_use]
+pub fn meminfo(key: &str) -> i64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
+    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<i64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Bytes of the file system of `path`: all and free.
+#[must_use]
+pub fn disk(path: &std::path::Path) -> (u64, u64) {
+    nix::sys::statvfs::statvfs(path).map_or((0, 0), |s| (s.blocks() * s.fragment_size(), s.blocks_available() * s.fragment_size()))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default()
+}
+
+fn quantities(items: &[(&str, String)]) -> BTreeMap<String, Quantity> {
+    items.iter().map(|(k, v)| ((*k).to_owned(), Quantity(v.clone()))).collect()
+}
+
+fn system_info(cx: &Context) -> NodeSystemInfo {
+    let uname = nix::sys::utsname::uname().ok();
+    let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let pretty = os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_owned();
+    let machine_id = read("/etc/machine-id");
+    let uuid = read("/sys/class/dmi/id/product_uuid");
+    NodeSystemInfo {
+        architecture: architecture().into(),
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        container_runtime_version: cx.runtime.version(),
+        kernel_version: uname.map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default(),
+        kubelet_version: cx.config.version.clone(),
+        operating_system: "linux".into(),
+        os_image: pretty,
+        system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
+        machine_id,
+        ..NodeSystemInfo::default()
+    }
+}
+
+fn images(cx: &Context) -> Vec<ContainerImage> {
+    let mut all = cx.runtime.images();
+    all.sort_by_key(|i| std::cmp::Reverse(i.size_bytes));
+    all.into_iter()
+        .take(MAX_IMAGES)
+        .map(|i| ContainerImage {
+            names: Some(i.repo_digests.into_iter().chain(i.repo_tags).take(MAX_IMAGE_NAMES).collect()),
+            size_bytes: i64::try_from(i.size_bytes).ok(),
+        })
+        .collect()
+}
+
+fn conditions(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> Vec<NodeCondition> {
+    let (all, free) = disk(&cx.config.root_dir);
+    let full = all > 0 && free.saturating_mul(100) < all.saturating_mul(DISK_PRESSURE_PERCENT);
+    let tight = meminfo("MemAvailable") < RESERVED_MEMORY_BYTES;
+    let one = |type_: &str, status: bool, reason: &str, message: &str| {
+        let status = if status { "True" } else { "False" };
+        let before = old.and_then(|s| s.conditions.iter().flatten().find(|c| c.type_ == type_ && c.status == status));
+        NodeCondition {
+            last_heartbeat_time: Some(time(now)),
+            last_transition_time: before.and_then(|b| b.last_transition_time.clone()).or_else(|| Some(time(now))),
+            message: Some(message.into()),
+            reason: Some(reason.into()),
+            status: status.into(),
+            type_: type_.into(),
+        }
+    };
+    vec![
+        if tight {
+            one("MemoryPressure", true, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available")
+        } else {
+            one("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available")
+        },
+        if full {
+            one("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure")
+        } else {
+            one("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+        },
+        one("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        one("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+    ]
+}
+
+/// The status of the node as it is now.
+#[must_use]
+pub fn status(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> NodeStatus {
+    let c = &cx.config;
+    let (disk_bytes, _) = disk(&c.root_dir);
+    let memory_ki = cx.machine.memory_bytes / 1024;
+    let common = [("cpu", (cx.machine.cpu_milli / 1000).to_string()), ("pods", c.max_pods.to_string()), ("hugepages-1Gi", "0".into()), ("hugepages-2Mi", "0".into())];
+    let with = |memory: String, disk: String| {
+        let mut q = quantities(&common);
+        q.extend(quantities(&[("memory", memory), ("ephemeral-storage", disk)]));
+        q
+    };
+    // What others put there (extended resources) stays.
+    let mut capacity = old.and_then(|s| s.capacity.clone()).unwrap_or_default();
+    let mut allocatable = old.and_then(|s| s.allocatable.clone()).unwrap_or_default();
+    for (k, v) in capacity.iter().filter(|(k, _)| k.contains('/')) {
+        allocatable.insert(k.clone(), v.clone());
+    }
+    capacity.extend(with(format!("{memory_ki}Ki"), format!("{}Ki", disk_bytes / 1024)));
+    allocatable.extend(with(format!("{}Ki", memory_ki - RESERVED_MEMORY_BYTES / 1024), (disk_bytes / 100 * (100 - DISK_PRESSURE_PERCENT)).to_string()));
+    let mut addresses: Vec<NodeAddress> =
+        cx.machine.host_ips.iter().map(|ip| NodeAddress { address: ip.to_string(), type_: "InternalIP".into() }).collect();
+    addresses.push(NodeAddress { address: c.node_name.clone(), type_: "Hostname".into() });
+    NodeStatus {
+        addresses: Some(addresses),
+        allocatable: Some(allocatable),
+        capacity: Some(capacity),
+        conditions: Some(conditions(cx, old, now)),
+        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(c.listen.port()) }) }),
+        images: Some(images(cx)),
+        node_info: Some(system_info(cx)),
+        ..NodeStatus::default()
+    }
+}
+
+fn taints(config: &Config) -> Option<Vec<Taint>> {
+    let parse = |text: &String| -> Option<Taint> {
+        let (rest, effect) = text.rsplit_once(':')?;
+        let (key, value) = rest.split_once('=').map_or((rest, None), |(k, v)| (k, Some(v.to_owned())));
+        Some(Taint { effect: effect.into(), key: key.into(), value, ..Taint::default() })
+    };
+    let list: Vec<Taint> = config.taints.iter().filter_map(parse).collect();
+    (!list.is_empty()).then_some(list)
+}
+
+/// Registers the node, or brings an object that exists up to date. Tries until it succeeds or the kubelet stops.
+async fn register(cx: &Arc<Context>, stop: &CancellationToken) -> Option<Node> {
+    let mut wait = RETRY_MIN;
+    loop {
+        match try_register(cx).await {
+            Ok(node) => return Some(node),
+            Err(e) => tracing::warn!(error = %e, "node not registered; will be tried again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_MAX),
+            () = stop.cancelled() => return None,
+        }
+    }
+}
+
+async fn try_register(cx: &Arc<Context>) -> Result<Node, crate::api::ApiError> {
+    let c = &cx.config;
+    let now = SystemTime::now();
+    let Some(found) = cx.api.get_node(&c.node_name).await? else {
+        let mut node = Node::default();
+        node.metadata.name = Some(c.node_name.clone());
+        node.metadata.labels = Some(labels(c));
+        node.metadata.annotations = Some(BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())]));
+        node.spec = Some(NodeSpec {
+            pod_cidr: c.pod_cidr.clone(),
+            pod_cidrs: c.pod_cidr.clone().map(|p| vec![p]),
+            taints: taints(c),
+            ..NodeSpec::default()
+        });
+        node.status = Some(status(cx, None, now));
+        let created = cx.api.create_node(&node).await?;
+        cx.api.node_event(Severity::Normal, "Starting", "Starting kubelet.");
+        // The API drops a status on creation where it has the kind's rules from upstream: it is written on its own.
+        return write_status(cx, created.status.as_ref(), now).await.or(Ok(created));
+    };
+    let wanted = labels(c);
+    let have = found.metadata.labels.clone().unwrap_or_default();
+    if wanted.iter().any(|(k, v)| have.get(k) != Some(v)) {
+        cx.api.patch_node(&c.node_name, json!({"metadata": {"labels": wanted}}), false).await?;
+    }
+    write_status(cx, found.status.as_ref(), now).await
+}
+
+async fn write_status(cx: &Arc<Context>, old: Option<&NodeStatus>, now: SystemTime) -> Result<Node, crate::api::ApiError> {
+    let new = status(cx, old, now);
+    let mut patch = serde_json::to_value(&new).unwrap_or_default();
+    if let (Value::Object(map), true) = (&mut patch, old.is_some()) {
+        // Addresses merge by type: the whole list replaces the old one.
+        if let Some(Value::Array(list)) = map.get_mut("addresses") {
+            list.push(json!({"$patch": "replace"}));
+        }
+    }
+    cx.api.patch_node(&cx.config.node_name, json!({"status": patch}), true).await
+}
+
+/// What of a status is news: everything but the times of its conditions.
+fn essence(s: &NodeStatus) -> Value {
+    let mut v = serde_json::to_value(s).unwrap_or_default();
+    for c in v.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(c) = c.as_object_mut() {
+            c.remove("lastHeartbeatTime");
+            c.remove("lastTransitionTime");
+        }
+    }
+    v
+}
+
+/// Keeps the node's object and lease. `tick` runs with every renewal, for the housekeeping that needs no timer of its own.
+pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::sync::watch::Sender<bool>, mut tick: impl FnMut()) {
+    let Some(mut node) = register(&cx, &stop).await else { return };
+    let _ = registered.send(true);
+    let mut told = node.status.as_ref().map(essence);
+    let mut reported = Instant::now();
+    let mut ticks = tokio::time::interval(LEASE_RENEW);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(e) = cx.api.renew_lease(&node, LEASE_DURATION_S).await {
+            tracing::warn!(error = %e, "node lease not renewed");
+        }
+        tick();
+        let now = SystemTime::now();
+        let fresh = status(&cx, node.status.as_ref(), now);
+        let news = essence(&fresh);
+        if told.as_ref() == Some(&news) && reported.elapsed() < REPORT {
+            continue;
+        }
+        let old = match cx.api.get_node(&cx.config.node_name).await {
+            Ok(Some(n)) => n,
+            Ok(None) => {
+                // Somebody deleted the object: this node still exists, and says so.
+                match register(&cx, &stop).await {
+                    Some(n) => n,
+                    None => return,
+                }
+            }
+            Err(_) => continue,
+        };
+        match write_status(&cx, old.status.as_ref(), now).await {
+            Ok(n) => {
+                node = n;
+                told = Some(news);
+                reported = Instant::now();
+            }
+            Err(e) => tracing::warn!(error = %e, "node status not written"),
+        }
+    }
+}
+
+/// What the machine has.
+#[must_use]
+pub fn machine(config: &Config) -> crate::pod::Machine {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let resolver = fs::read_to_string(&config.resolv_conf).map(|t| crate::dns::Resolver::parse(&t)).unwrap_or_default();
+    crate::pod::Machine {
+        cpu_milli: i64::try_from(cpus).unwrap_or(1) * 1000,
+        memory_bytes: meminfo("MemTotal"),
+        resolver,
+        host_ips: vec![config.node_ip],
+    }
+}

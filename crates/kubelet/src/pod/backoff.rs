@@ -1,0 +1,102 @@
+//! Waits between restarts that grow: upstream's `flowcontrol.Backoff`, as a pure value.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+/// First wait.
+pub const INITIAL: Duration = Duration::from_secs(10);
+/// Longest wait.
+pub const MAX: Duration = Duration::from_secs(300);
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    delay: Duration,
+    updated: SystemTime,
+}
+
+/// Waits by key (a container's name, an image).
+#[derive(Clone, Debug, Default)]
+pub struct Backoff {
+    entries: HashMap<String, Entry>,
+}
+
+/// A wait that still runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Its whole length.
+    pub delay: Duration,
+    /// When it is over.
+    pub until: SystemTime,
+}
+
+impl Backoff {
+    /// What has not failed for twice the longest wait starts anew.
+    fn expired(entry: &Entry, event: SystemTime) -> bool {
+        event.duration_since(entry.updated).is_ok_and(|d| d > 2 * MAX)
+    }
+
+    /// Whether an event at `event` (a container's end) must still be waited for at `now`.
+    #[must_use]
+    pub fn waiting(&self, key: &str, event: SystemTime, now: SystemTime) -> Option<Wait> {
+        let entry = self.entries.get(key).filter(|e| !Self::expired(e, event))?;
+        let until = event + entry.delay;
+        (now < until).then_some(Wait { delay: entry.delay, until })
+    }
+
+    /// Counts one more restart after `event`: the next wait is twice as long.
+    pub fn next(&mut self, key: &str, event: SystemTime, now: SystemTime) -> Duration {
+        let delay = match self.entries.get(key).filter(|e| !Self::expired(e, event)) {
+            Some(e) => (e.delay * 2).min(MAX),
+            None => INITIAL,
+        };
+        self.entries.insert(key.to_owned(), Entry { delay, updated: now });
+        delay
+    }
+
+    /// Forgets a key: its next failure starts anew.
+    pub fn reset(&mut self, key: &str) {
+        self.entries.remove(key);
+    }
+}
+
+/// A wait as Go prints it: `10s`, `1m20s`, `5m0s`; upstream's message shows it so.
+#[must_use]
+pub fn go_duration(d: Duration) -> String {
+    let s = d.as_secs();
+    match (s / 3600, s / 60 % 60, s % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s}s"),
+        (h, m, s) => format!("{h}h{m}m{s}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_to_five_minutes_and_begin_anew_after_ten() {
+        let at = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
+        let mut b = Backoff::default();
+        assert_eq!(b.waiting("c", at(0), at(0)), None);
+        let mut seen = Vec::new();
+        let mut t = 0;
+        for _ in 0..7 {
+            let d = b.next("c", at(t), at(t));
+            seen.push(d.as_secs());
+            t += d.as_secs();
+        }
+        assert_eq!(seen, [10, 20, 40, 80, 160, 300, 300]);
+        let wait = b.waiting("c", at(t), at(t + 1)).unwrap();
+        assert_eq!((wait.delay, wait.until), (MAX, at(t + 300)));
+        assert_eq!(b.waiting("c", at(t), at(t + 300)), None);
+        assert_eq!(b.waiting("c", at(t + 601), at(t + 601)), None);
+        assert_eq!(b.next("c", at(t + 601), at(t + 601)), INITIAL);
+    }
+
+    #[test]
+    fn durations_print_as_in_go() {
+        let p = |s| go_duration(Duration::from_secs(s));
+        assert_eq!([p(10), p(80), p(300), p(3600)], ["10s", "1m20s", "5m0s", "1h0m0s"]);
+    }
+}

@@ -1,0 +1,147 @@
+//! Stopping containers: Event, preStop hook while the container still serves, its turn, stop signal, SIGKILL.
+//!
+//! The order and the numbers are upstream's `killContainer`: the hook's time counts against the grace period, and however long
+//! the hook was, the container gets at least two seconds between the stop signal and SIGKILL. A grace period that is shortened
+//! while this runs takes effect at once.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container as Spec, Pod};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Context;
+use super::plan::Kind;
+use crate::api::Severity;
+use crate::cri::ContainerId;
+use crate::hooks;
+use crate::resources::is_sidecar;
+use crate::util;
+
+/// What every container gets between its stop signal and SIGKILL, whatever the grace period.
+pub const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+
+/// Who must have ended before whom: sidecars stop after the regular containers, the last first.
+#[derive(Clone, Debug)]
+pub struct Turns {
+    before: BTreeMap<String, BTreeSet<String>>,
+    running: watch::Sender<HashSet<String>>,
+}
+
+impl Turns {
+    /// The order of a pod whose containers `running` run.
+    #[must_use]
+    pub fn new(pod: &Pod, running: HashSet<String>) -> Self {
+        let mut before = BTreeMap::new();
+        if let Some(spec) = &pod.spec {
+            let mut first: BTreeSet<String> = spec.containers.iter().map(|c| c.name.clone()).collect();
+            for c in spec.init_containers.iter().flatten().rev().filter(|c| is_sidecar(c)) {
+                before.insert(c.name.clone(), first.clone());
+                first.insert(c.name.clone());
+            }
+        }
+        Self { before, running: watch::Sender::new(running) }
+    }
+
+    /// A container has ended.
+    pub fn ended(&self, name: &str) {
+        self.running.send_modify(|r| {
+            r.remove(name);
+        });
+    }
+
+    async fn wait(&self, name: &str) {
+        let Some(first) = self.before.get(name) else { return };
+        let mut running = self.running.subscribe();
+        let _ = running.wait_for(|r| r.iter().all(|n| !first.contains(n))).await;
+    }
+}
+
+/// One container to stop.
+pub struct Kill {
+    /// Its pod.
+    pub pod: Arc<Pod>,
+    /// Which list it is in.
+    pub kind: Kind,
+    /// Its spec; none if it is no longer in the pod's.
+    pub spec: Option<Spec>,
+    /// The container.
+    pub id: ContainerId,
+    /// Its name.
+    pub name: String,
+    /// The pod's addresses, for hooks.
+    pub ips: Vec<IpAddr>,
+    /// The Event's message.
+    pub message: String,
+    /// When the grace period is over; may move earlier.
+    pub deadline: watch::Receiver<Instant>,
+    /// The order of stopping, when the whole pod stops.
+    pub turns: Option<Turns>,
+}
+
+async fn over(deadline: &mut watch::Receiver<Instant>) {
+    loop {
+        let at = *deadline.borrow_and_update();
+        tokio::select! {
+            () = tokio::time::sleep_until(at) => return,
+            changed = deadline.changed() => if changed.is_err() {
+                tokio::time::sleep_until(at).await;
+                return;
+            },
+        }
+    }
+}
+
+/// Stops the container; returns when it has ended, or when the runtime gave up.
+pub async fn kill(cx: Arc<Context>, mut k: Kill) -> (ContainerId, Result<(), String>) {
+    cx.api.pod_event(&k.pod, Some(&k.kind.field_path(&k.name)), Severity::Normal, "Killing", &k.message);
+    pre_stop(&cx, &mut k).await;
+    if let Some(turns) = k.turns.clone() {
+        tokio::select! {
+            () = turns.wait(&k.name) => {}
+            () = over(&mut k.deadline) => {}
+        }
+    }
+    let result = stop(&cx, &mut k).await;
+    if let Some(turns) = &k.turns {
+        turns.ended(&k.name);
+    }
+    (k.id, result)
+}
+
+/// Runs the hook until it ends or the grace period does. Its process is not waited for any longer then.
+async fn pre_stop(cx: &Arc<Context>, k: &mut Kill) {
+    let Some(spec) = k.spec.clone() else { return };
+    let Some(handler) = spec.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()) else { return };
+    if *k.deadline.borrow() <= Instant::now() {
+        return;
+    }
+    let ran = tokio::select! {
+        ran = hooks::run(cx, &spec, &k.id, &k.ips, handler) => ran,
+        () = over(&mut k.deadline) => {
+            tracing::info!(pod = %util::describe(&k.pod), container = %k.name, "preStop hook did not end within the grace period");
+            return;
+        }
+    };
+    if let Err(e) = ran {
+        cx.api.pod_event(&k.pod, Some(&k.kind.field_path(&k.name)), Severity::Warning, "FailedPreStopHook", &format!("PreStopHook failed: {e}"));
+    }
+}
+
+async fn stop(cx: &Arc<Context>, k: &mut Kill) -> Result<(), String> {
+    loop {
+        let left = k.deadline.borrow_and_update().saturating_duration_since(Instant::now()).max(MINIMUM_GRACE);
+        tokio::select! {
+            done = cx.runtime.stop_container(&k.id, left) => return match done {
+                Err(crate::cri::CriError::NotFound(_)) => Ok(()),
+                other => other.map_err(|e| e.to_string()),
+            },
+            changed = k.deadline.changed() => if changed.is_err() {
+                return cx.runtime.stop_container(&k.id, left).await.map_err(|e| e.to_string());
+            },
+        }
+    }
+}

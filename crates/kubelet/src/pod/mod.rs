@@ -1,0 +1,198 @@
+//! Pods: one worker each, which plans, acts, and tells the API.
+
+pub mod backoff;
+pub mod kill;
+pub mod manager;
+pub mod messages;
+pub mod ops;
+pub mod plan;
+pub mod setup;
+pub mod status;
+pub mod worker;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use crate::api::SharedApi;
+use crate::cgroups::Cgroups;
+use crate::config::Config;
+use crate::cri::{ContainerId, PodUid, SharedNet, SharedRuntime};
+use crate::dns::Resolver;
+use crate::env::downward::Facts;
+use crate::images::Images;
+use crate::probes::Results;
+use crate::util;
+use crate::volumes::watches::Watches;
+
+/// What all workers share.
+pub struct Context {
+    /// Configuration.
+    pub config: Config,
+    /// The API server.
+    pub api: SharedApi,
+    /// The runtime.
+    pub runtime: SharedRuntime,
+    /// The pod network.
+    pub net: SharedNet,
+    /// Watches on referenced objects.
+    pub watches: Watches,
+    /// Image pulls.
+    pub images: Images,
+    /// Cgroups of pods.
+    pub cgroups: Cgroups,
+    /// What the machine has.
+    pub machine: Machine,
+    /// Scheme of container IDs in statuses (`knarr`).
+    pub scheme: String,
+    /// When this process's kubelet started: what ran before is adopted.
+    pub started: SystemTime,
+}
+
+/// What the machine has.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Thousandths of a CPU.
+    pub cpu_milli: i64,
+    /// Bytes of memory.
+    pub memory_bytes: i64,
+    /// The node's own resolver.
+    pub resolver: Resolver,
+    /// The node's addresses.
+    pub host_ips: Vec<IpAddr>,
+}
+
+impl Context {
+    /// What the downward API tells about a pod.
+    #[must_use]
+    pub fn facts<'a>(&'a self, pod: &'a Pod, pod_ips: &'a [IpAddr]) -> Facts<'a> {
+        Facts {
+            pod,
+            node_name: &self.config.node_name,
+            host_ips: &self.machine.host_ips,
+            pod_ips,
+            node_cpu_milli: self.machine.cpu_milli,
+            node_memory_bytes: self.machine.memory_bytes,
+        }
+    }
+}
+
+/// One pod, as the manager, the probes and the server share it with its worker.
+pub struct Handle {
+    /// The pod's UID.
+    pub uid: PodUid,
+    pod: RwLock<Arc<Pod>>,
+    gone: AtomicBool,
+    stale: AtomicBool,
+    notify: Notify,
+    results: Mutex<HashMap<ContainerId, Results>>,
+    status: Mutex<PodStatus>,
+    ips: Mutex<Vec<IpAddr>>,
+}
+
+impl Handle {
+    /// A handle for a pod just seen.
+    #[must_use]
+    pub fn new(pod: Arc<Pod>) -> Self {
+        Self {
+            uid: PodUid(util::uid(&pod).to_owned()),
+            status: Mutex::new(pod.status.clone().unwrap_or_default()),
+            pod: RwLock::new(pod),
+            gone: AtomicBool::new(false),
+            stale: AtomicBool::new(false),
+            notify: Notify::new(),
+            results: Mutex::default(),
+            ips: Mutex::default(),
+        }
+    }
+
+    /// The pod as the API has it.
+    #[must_use]
+    pub fn pod(&self) -> Arc<Pod> {
+        Arc::clone(&self.pod.read())
+    }
+
+    /// The pod changed in the API.
+    pub fn update(&self, pod: Arc<Pod>) {
+        let before = std::mem::replace(&mut *self.pod.write(), Arc::clone(&pod));
+        // Labels and annotations are shown by downward API volumes.
+        if before.metadata.labels != pod.metadata.labels || before.metadata.annotations != pod.metadata.annotations {
+            self.stale.store(true, Ordering::Release);
+        }
+        self.wake();
+    }
+
+    /// The pod was removed from the API.
+    pub fn remove(&self, last: Option<Arc<Pod>>) {
+        if let Some(p) = last {
+            *self.pod.write() = p;
+        }
+        self.gone.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether it was removed from the API.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Volumes must be refreshed.
+    pub fn mark_stale(&self) {
+        self.stale.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn take_stale(&self) -> bool {
+        self.stale.swap(false, Ordering::AcqRel)
+    }
+
+    /// Something changed; the worker looks.
+    pub fn wake(&self) {
+        self.notify.notify_one();
+    }
+
+    /// The pod with its newest status, which the API may not have yet.
+    #[must_use]
+    pub fn pod_with_status(&self) -> Pod {
+        let mut pod = (*self.pod()).clone();
+        pod.status = Some(self.status.lock().clone());
+        pod
+    }
+
+    /// The pod's addresses.
+    #[must_use]
+    pub fn ips(&self) -> Vec<IpAddr> {
+        self.ips.lock().clone()
+    }
+
+    /// A probe's finding; wakes the worker if it is news.
+    pub fn set_result(&self, id: &ContainerId, change: impl FnOnce(&mut Results)) {
+        let changed = {
+            let mut all = self.results.lock();
+            let slot = all.entry(id.clone()).or_default();
+            let before = *slot;
+            change(slot);
+            before != *slot
+        };
+        if changed {
+            self.wake();
+        }
+    }
+
+    /// Findings of all probes.
+    #[must_use]
+    pub fn results(&self) -> HashMap<ContainerId, Results> {
+        self.results.lock().clone()
+    }
+
+    fn keep_results(&self, keep: impl Fn(&ContainerId) -> bool) {
+        self.results.lock().retain(|id, _| keep(id));
+    }
+}

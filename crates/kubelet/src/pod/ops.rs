@@ -1,0 +1,197 @@
+//! Starting one container: image, environment, security, the runtime's part, and the postStart hook.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Container as Spec, Pod};
+use tokio_util::sync::CancellationToken;
+
+use super::Context;
+use super::plan::{Kind, container_hash};
+use super::setup::{SetUp, hosts_path};
+use crate::api::Severity;
+use crate::cri::{ContainerId, ContainerSpec, CriError, MountSpec, label};
+use crate::env::{self, expand, services};
+use crate::hooks;
+use crate::resources;
+use crate::security;
+use crate::util;
+use crate::volumes::{self, Layout};
+
+/// Why a container could not be started: what its status says while it waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartError {
+    /// Reason.
+    pub reason: String,
+    /// Message.
+    pub message: String,
+}
+
+impl StartError {
+    /// An error with a reason.
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into() }
+    }
+}
+
+/// What to start.
+pub struct Start {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Which list it is in.
+    pub kind: Kind,
+    /// Its spec.
+    pub spec: Spec,
+    /// Restart count.
+    pub attempt: u32,
+    /// What was set up.
+    pub set_up: SetUp,
+    /// The container whose process namespace an ephemeral container joins.
+    pub target: Option<ContainerId>,
+    /// Ends the pull and the hook when the pod is to stop.
+    pub cancel: CancellationToken,
+}
+
+impl Start {
+    fn event(&self, cx: &Context, severity: Severity, reason: &str, message: &str) {
+        cx.api.pod_event(&self.pod, Some(&self.kind.field_path(&self.spec.name)), severity, reason, message);
+    }
+}
+
+/// Starts the container.
+pub async fn start(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
+    let path = s.kind.field_path(&s.spec.name);
+    let image = tokio::select! {
+        got = cx.images.ensure(&cx, &s.pod, &s.spec, &path) => got?,
+        () = s.cancel.cancelled() => return Err(StartError::new("ContainerCreating", "")),
+    };
+    let made = config(&cx, &s, &image).await;
+    let spec = made.map_err(|message| {
+        s.event(&cx, Severity::Warning, "Failed", &format!("Error: {message}"));
+        StartError::new("CreateContainerConfigError", message)
+    })?;
+    if s.cancel.is_cancelled() {
+        return Err(StartError::new("ContainerCreating", ""));
+    }
+    let id = cx.runtime.create_container(&s.set_up.sandbox.id, spec).await.map_err(|e| {
+        s.event(&cx, Severity::Warning, "Failed", &format!("Error: {e}"));
+        StartError::new("CreateContainerError", e.to_string())
+    })?;
+    s.event(&cx, Severity::Normal, "Created", "Container created");
+    cx.runtime.start_container(&id).await.map_err(|e: CriError| {
+        s.event(&cx, Severity::Warning, "Failed", &format!("Error: {e}"));
+        StartError::new("RunContainerError", e.to_string())
+    })?;
+    s.event(&cx, Severity::Normal, "Started", "Container started");
+    post_start(&cx, &s, &id).await
+}
+
+/// Runs the postStart hook; a hook that fails kills the container, as upstream.
+async fn post_start(cx: &Arc<Context>, s: &Start, id: &ContainerId) -> Result<(), StartError> {
+    let Some(handler) = s.spec.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
+    let ran = tokio::select! {
+        ran = hooks::run(cx, &s.spec, id, &s.set_up.ips, handler) => ran,
+        () = s.cancel.cancelled() => return Ok(()),
+    };
+    if let Err(e) = ran {
+        s.event(cx, Severity::Warning, "FailedPostStartHook", &format!("PostStartHook failed: {e}"));
+        s.event(cx, Severity::Normal, "Killing", "FailedPostStartHook");
+        let grace = s.pod.spec.as_ref().and_then(|p| p.termination_grace_period_seconds).unwrap_or(30);
+        let grace = std::time::Duration::from_secs(u64::try_from(grace).unwrap_or(30).max(2));
+        let _ = cx.runtime.stop_container(id, grace).await;
+        return Err(StartError::new("PostStartHookError", e));
+    }
+    Ok(())
+}
+
+async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<ContainerSpec, String> {
+    let (pod, c) = (&*s.pod, &s.spec);
+    let spec = pod.spec.as_ref().ok_or("pod has no spec")?;
+    let layout = Layout::new(&cx.config.root_dir, util::uid(pod));
+    let ips: &[IpAddr] = &s.set_up.ips;
+    let facts = cx.facts(pod, ips);
+    let links = spec.enable_service_links.unwrap_or(true);
+    let ns = util::namespace(pod);
+    let in_default = cx.api.services("default").await;
+    let kubernetes = in_default.iter().find(|s| s.metadata.name.as_deref() == Some("kubernetes"));
+    let own = if links { cx.api.services(ns).await } else { Vec::new() };
+    let vars = services::variables(&own, kubernetes.map(|k| &**k), links, cx.config.api_service);
+    let env = env::build(&cx.api, &facts, c, vars, &layout.pod_dir.join("volumes")).await.map_err(|e| e.to_string())?;
+    let security = security::for_container(pod, c, image)?;
+    let mut mounts = volumes::container_mounts(&layout, &s.set_up.volumes, c, &env)?;
+    let message_path = message_file(s, &layout)?;
+    let taken = |at: &str| c.volume_mounts.iter().flatten().any(|m| m.mount_path.trim_end_matches('/') == at);
+    if !taken("/etc/hosts") {
+        mounts.push(MountSpec { host: hosts_path(&layout.pod_dir), container: PathBuf::from("/etc/hosts"), ..MountSpec::default() });
+    }
+    let inside = c.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+    if !taken(inside) {
+        mounts.push(MountSpec { host: message_path.clone(), container: PathBuf::from(inside), ..MountSpec::default() });
+    }
+    let log = log_path(cx, s)?;
+    Ok(ContainerSpec {
+        name: c.name.clone(),
+        attempt: s.attempt,
+        image: if image.id.is_empty() { c.image.clone().unwrap_or_default() } else { image.id.clone() },
+        command: expand::expand_all(c.command.as_deref().unwrap_or_default(), &env),
+        args: expand::expand_all(c.args.as_deref().unwrap_or_default(), &env),
+        env,
+        working_dir: c.working_dir.clone().unwrap_or_default(),
+        mounts,
+        security,
+        limits: resources::container_limits(pod, c, cx.machine.memory_bytes),
+        stdin: c.stdin.unwrap_or(false),
+        stdin_once: c.stdin_once.unwrap_or(false),
+        tty: c.tty.unwrap_or(false),
+        log_path: log,
+        target: s.target.clone(),
+        stop_signal: c.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()),
+        labels: labels(s, &message_path),
+        annotations: BTreeMap::from([("io.kubernetes.container.image".to_owned(), c.image.clone().unwrap_or_default())]),
+    })
+}
+
+fn message_file(s: &Start, layout: &Layout) -> Result<PathBuf, String> {
+    let dir = layout.pod_dir.join("containers").join(&s.spec.name);
+    let file = dir.join(format!("termination-{}", s.attempt));
+    let make = || -> std::io::Result<()> {
+        fs::create_dir_all(&dir)?;
+        fs::File::create(&file)?;
+        // The container may run as anybody.
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666))
+    };
+    make().map_err(|e| format!("termination message file: {e}"))?;
+    Ok(file)
+}
+
+fn log_path(cx: &Context, s: &Start) -> Result<PathBuf, String> {
+    let pod = &s.pod;
+    let dir = cx.config.pod_log_dir(util::namespace(pod), util::name(pod), util::uid(pod)).join(&s.spec.name);
+    fs::create_dir_all(&dir).map_err(|e| format!("create log directory for container {} failed: {e}", s.spec.name))?;
+    Ok(dir.join(format!("{}.log", s.attempt)))
+}
+
+fn labels(s: &Start, message_path: &std::path::Path) -> BTreeMap<String, String> {
+    let pod = &s.pod;
+    let grace = pod.spec.as_ref().and_then(|p| p.termination_grace_period_seconds).unwrap_or(30);
+    let policy = s.spec.termination_message_policy.clone().unwrap_or_else(|| "File".into());
+    [
+        (label::POD_NAME, util::name(pod).to_owned()),
+        (label::POD_NAMESPACE, util::namespace(pod).to_owned()),
+        (label::POD_UID, util::uid(pod).to_owned()),
+        (label::CONTAINER_NAME, s.spec.name.clone()),
+        (label::CONTAINER_TYPE, s.kind.label().to_owned()),
+        (label::CONTAINER_HASH, container_hash(&s.spec)),
+        (label::RESTART_COUNT, s.attempt.to_string()),
+        (label::POD_GRACE, grace.to_string()),
+        (label::MESSAGE_HOST_PATH, message_path.display().to_string()),
+        (label::MESSAGE_POLICY, policy),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v))
+    .collect()
+}

@@ -1,0 +1,158 @@
+//! What a pod needs before its first container: directories, cgroup, volumes, sandbox, network.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+use crate::api::Severity;
+use crate::cri::{HostPort, Sandbox, SandboxSpec, label};
+use crate::dns;
+use crate::util;
+use crate::volumes::payload::Source;
+use crate::volumes::tokens::Tokens;
+use crate::volumes::{self, Layout, Ready};
+
+/// All that is ready.
+#[derive(Clone, Debug)]
+pub struct SetUp {
+    /// Volumes by name.
+    pub volumes: BTreeMap<String, Ready>,
+    /// The sandbox, up.
+    pub sandbox: Sandbox,
+    /// The pod's addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+/// Why it is not; told by an Event already.
+#[derive(Clone, Debug)]
+pub struct SetUpError(pub String);
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    sandbox: String,
+    ips: Vec<IpAddr>,
+}
+
+fn record_path(pod_dir: &Path) -> PathBuf {
+    pod_dir.join("sandbox.json")
+}
+
+/// The addresses that a former process gave to this sandbox.
+#[must_use]
+pub fn recorded_ips(pod_dir: &Path, sandbox: &Sandbox) -> Option<Vec<IpAddr>> {
+    let record: Record = serde_json::from_slice(&fs::read(record_path(pod_dir)).ok()?).ok()?;
+    (record.sandbox == sandbox.id.0).then_some(record.ips)
+}
+
+/// The hosts file that is mounted into the pod's containers.
+#[must_use]
+pub fn hosts_path(pod_dir: &Path) -> PathBuf {
+    pod_dir.join("etc-hosts")
+}
+
+/// Sets up what is missing. Idempotent: what a former try or process made is used.
+pub async fn set_up(cx: Arc<Context>, pod: Arc<Pod>, tokens: Arc<Tokens>, existing: Option<Sandbox>, attempt: u32) -> Result<SetUp, SetUpError> {
+    let layout = Layout::new(&cx.config.root_dir, util::uid(&pod));
+    let log_dir = cx.config.pod_log_dir(util::namespace(&pod), util::name(&pod), util::uid(&pod));
+    let fail = |reason: &str, message: String| {
+        cx.api.pod_event(&pod, None, Severity::Warning, reason, &message);
+        SetUpError(message)
+    };
+    for dir in [&layout.pod_dir, &log_dir] {
+        fs::create_dir_all(dir).map_err(|e| fail("FailedCreatePodContainer", format!("unable to make pod directory {}: {e}", dir.display())))?;
+    }
+    let cgroup_parent =
+        cx.cgroups.ensure_pod(&pod).map_err(|e| fail("FailedCreatePodContainer", format!("unable to ensure pod container exists: {e}")))?;
+    let facts = cx.facts(&pod, &[]);
+    let source = Source { api: &cx.api, watches: &cx.watches, tokens: &tokens, facts };
+    let ready = volumes::set_up(&source, &layout).await.map_err(|e| fail("FailedMount", e.to_string()))?;
+    let (sandbox, ips) = match existing.filter(|s| s.ready) {
+        Some(s) => {
+            let ips = match recorded_ips(&layout.pod_dir, &s) {
+                Some(ips) => ips,
+                None => join_network(&cx, &pod, &s).await.map_err(|e| fail("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?,
+            };
+            (s, ips)
+        }
+        None => {
+            let s = sandbox(&cx, &pod, attempt, cgroup_parent, log_dir).await.map_err(|e| fail("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
+            match join_network(&cx, &pod, &s).await {
+                Ok(ips) => (s, ips),
+                Err(e) => {
+                    let _ = cx.runtime.stop_sandbox(&s.id).await;
+                    let _ = cx.runtime.remove_sandbox(&s.id).await;
+                    return Err(fail("FailedCreatePodSandBox", format!("Failed to create pod sandbox: failed to set up sandbox network: {e}")));
+                }
+            }
+        }
+    };
+    let write = || -> std::io::Result<()> {
+        let record = Record { sandbox: sandbox.id.0.clone(), ips: ips.clone() };
+        fs::write(record_path(&layout.pod_dir), serde_json::to_vec(&record).unwrap_or_default())?;
+        let host = util::host_network(&pod).then(|| fs::read_to_string("/etc/hosts").unwrap_or_default());
+        fs::write(hosts_path(&layout.pod_dir), dns::hosts_file(&pod, &ips, &cx.config.cluster_domain, host.as_deref()))
+    };
+    write().map_err(|e| fail("FailedCreatePodContainer", format!("unable to write the pod's files: {e}")))?;
+    Ok(SetUp { volumes: ready, sandbox, ips })
+}
+
+async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, log_dir: PathBuf) -> Result<Sandbox, String> {
+    let spec = pod.spec.as_ref().ok_or("pod has no spec")?;
+    let mut labels = pod.metadata.labels.clone().unwrap_or_default();
+    labels.insert(label::POD_NAME.into(), util::name(pod).into());
+    labels.insert(label::POD_NAMESPACE.into(), util::namespace(pod).into());
+    labels.insert(label::POD_UID.into(), util::uid(pod).into());
+    let hostname = if util::host_network(pod) && spec.hostname_override.is_none() {
+        nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default()
+    } else {
+        dns::kernel_hostname(pod, &cx.config.cluster_domain)?
+    };
+    let sysctls = spec.security_context.as_ref().and_then(|s| s.sysctls.as_ref()).into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect();
+    let spec = SandboxSpec {
+        name: util::name(pod).into(),
+        namespace: util::namespace(pod).into(),
+        uid: util::uid(pod).into(),
+        attempt,
+        hostname,
+        resolv_conf: dns::resolver(pod, &cx.config, &cx.machine.resolver).text(),
+        cgroup_parent,
+        host_network: util::host_network(pod),
+        host_pid: spec.host_pid.unwrap_or(false),
+        host_ipc: spec.host_ipc.unwrap_or(false),
+        share_pid: spec.share_process_namespace.unwrap_or(false),
+        sysctls,
+        labels,
+        annotations: BTreeMap::new(),
+        log_dir,
+    };
+    cx.runtime.create_sandbox(spec).await.map_err(|e| e.to_string())
+}
+
+async fn join_network(cx: &Context, pod: &Pod, sandbox: &Sandbox) -> Result<Vec<IpAddr>, String> {
+    if util::host_network(pod) {
+        return Ok(cx.machine.host_ips.clone());
+    }
+    let netns = sandbox.netns.as_ref().ok_or("sandbox has no network namespace")?;
+    cx.net.attach(&sandbox.id, netns, host_ports(pod)).await.map_err(|e| e.to_string())
+}
+
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let ports = spec.containers.iter().chain(spec.init_containers.iter().flatten()).flat_map(|c| c.ports.iter().flatten());
+    ports
+        .filter_map(|p| {
+            Some(HostPort {
+                host_ip: p.host_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "0.0.0.0" && *ip != "::").and_then(|ip| ip.parse().ok()),
+                host_port: u16::try_from(p.host_port?).ok().filter(|n| *n > 0)?,
+                container_port: u16::try_from(p.container_port).ok()?,
+                protocol: p.protocol.clone().unwrap_or_else(|| "TCP".into()),
+            })
+        })
+        .collect()
+}

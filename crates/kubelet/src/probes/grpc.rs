@@ -1,0 +1,114 @@
+//! gRPC health checks (`grpc.health.v1.Health/Check`) over plain HTTP/2, with the two messages coded by hand.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use super::http::authority;
+
+/// Most bytes of an answer; a health answer has seven.
+const MAX_ANSWER: usize = 4096;
+/// gRPC's status code of a method that does not exist.
+const UNIMPLEMENTED: &str = "12";
+
+/// Asks whether `service` (empty: the server) serves.
+pub async fn check(host: &str, port: u16, service: &str, timeout: Duration) -> Result<(), String> {
+    let at = authority(host, port);
+    match tokio::time::timeout(timeout, ask(host, port, &at, service)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(format!("timeout: failed to connect service {at:?} within {}s: context deadline exceeded", timeout.as_secs())),
+    }
+}
+
+async fn ask(host: &str, port: u16, at: &str, service: &str) -> Result<(), String> {
+    let tcp = TcpStream::connect((host, port)).await.map_err(|e| format!("error: failed to connect service at {at:?}: connection error: desc = \"transport: Error while dialing: dial tcp {at}: {}\"", super::http::go_error(&e)))?;
+    let _ = tcp.set_nodelay(true);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(tcp)).await.map_err(|e| e.to_string())?;
+    let driver = tokio::spawn(connection);
+    let request = http::Request::post(format!("http://{at}/grpc.health.v1.Health/Check"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("user-agent", "kube-probe/1.37 grpc-rust")
+        .body(Full::new(encode(service)))
+        .map_err(|e| e.to_string())?;
+    let answer = sender.send_request(request).await.map_err(|e| format!("error: health rpc probe failed: {e}"))?;
+    let (head, body) = answer.into_parts();
+    let collected = Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| format!("error: health rpc probe failed: {e}"))?;
+    let trailers = collected.trailers().cloned().unwrap_or_default();
+    driver.abort();
+    let code = trailers.get("grpc-status").or_else(|| head.headers.get("grpc-status")).and_then(|v| v.to_str().ok()).unwrap_or("0").to_owned();
+    let text = trailers.get("grpc-message").or_else(|| head.headers.get("grpc-message")).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    match code.as_str() {
+        "0" => {}
+        UNIMPLEMENTED => return Err(format!("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {text}")),
+        _ => return Err(format!("error: health rpc probe failed: rpc error: code = {code} desc = {text}")),
+    }
+    match decode(&collected.to_bytes()) {
+        Some(1) => Ok(()),
+        Some(s) => Err(format!("service unhealthy (responded with {:?})", name(s))),
+        None => Err("error: health rpc probe failed: malformed answer".into()),
+    }
+}
+
+fn name(status: u64) -> &'static str {
+    match status {
+        2 => "NOT_SERVING",
+        3 => "SERVICE_UNKNOWN",
+        _ => "UNKNOWN",
+    }
+}
+
+/// A frame (uncompressed, length) with `HealthCheckRequest{service = 1}`.
+fn encode(service: &str) -> Bytes {
+    let mut message = BytesMut::new();
+    if !service.is_empty() {
+        message.put_u8(0x0a);
+        let mut len = service.len();
+        while len >= 0x80 {
+            message.put_u8((len & 0x7f) as u8 | 0x80);
+            len >>= 7;
+        }
+        message.put_u8(len as u8);
+        message.put_slice(service.as_bytes());
+    }
+    let mut frame = BytesMut::with_capacity(5 + message.len());
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    frame.put(message);
+    frame.freeze()
+}
+
+/// The status (field 1, varint) of a `HealthCheckResponse` in a frame; absent means 0.
+fn decode(frame: &[u8]) -> Option<u64> {
+    let (head, rest) = frame.split_at_checked(5)?;
+    let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+    let message = rest.get(..usize::try_from(len).ok()?)?;
+    if head[0] != 0 {
+        return None;
+    }
+    match message {
+        [] => Some(0),
+        [0x08, v, ..] => Some(u64::from(*v)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames() {
+        assert_eq!(&encode("")[..], [0, 0, 0, 0, 0]);
+        assert_eq!(&encode("ab")[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
+        assert_eq!(encode(&"x".repeat(200))[5..8], [0x0a, 0xc8, 0x01]);
+        assert_eq!(decode(&[0, 0, 0, 0, 2, 8, 1]), Some(1));
+        assert_eq!(decode(&[0, 0, 0, 0, 0]), Some(0));
+        assert_eq!(decode(&[0, 0, 0, 0, 9, 8]), None);
+        assert_eq!(decode(&[1, 0, 0, 0, 2, 8, 1]), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! Plain HTTP requests to containers: probes and hooks.
+//!
+//! Certificates are not verified, as the API says of `scheme: HTTPS`: a probe asks whether something answers, not who it is.
+
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::{Container as Spec, HTTPGetAction};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+
+use crate::util;
+
+/// Most bytes read of an answer (upstream's limit).
+const MAX_BODY: usize = 10 * 1024;
+/// Redirects followed on the same host (the Go client's limit).
+const MAX_REDIRECTS: usize = 10;
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// TLS or not.
+    pub tls: bool,
+    /// Host to connect to.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Path with query.
+    pub path: String,
+    /// Headers in order.
+    pub headers: Vec<(String, String)>,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// The beginning of the body.
+    pub body: String,
+    /// Where a redirect leads.
+    pub location: Option<String>,
+}
+
+/// The host an action names, or the pod's address.
+pub fn host(named: Option<&str>, pod_ip: Option<IpAddr>) -> Result<String, String> {
+    match named.filter(|h| !h.is_empty()) {
+        Some(h) => Ok(h.to_owned()),
+        None => pod_ip.map(|ip| ip.to_string()).ok_or_else(|| "pod has no address".to_owned()),
+    }
+}
+
+/// Host and port as in a URL.
+#[must_use]
+pub fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// A connection error in Go's words, which people match on.
+#[must_use]
+pub fn go_error(e: &std::io::Error) -> String {
+    use std::io::ErrorKind as K;
+    match e.kind() {
+        K::ConnectionRefused => "connect: connection refused".into(),
+        K::HostUnreachable => "connect: no route to host".into(),
+        K::NetworkUnreachable => "connect: network is unreachable".into(),
+        K::ConnectionReset => "read: connection reset by peer".into(),
+        K::UnexpectedEof => "EOF".into(),
+        _ => e.to_string(),
+    }
+}
+
+impl Request {
+    /// The request of an `httpGet` action.
+    pub fn from_action(h: &HTTPGetAction, spec: &Spec, pod_ip: Option<IpAddr>) -> Result<Self, String> {
+        let path = h.path.clone().unwrap_or_default();
+        Ok(Self {
+            tls: h.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")),
+            host: host(h.host.as_deref(), pod_ip)?,
+            port: util::port(&h.port, spec)?,
+            path: if path.starts_with('/') { path } else { format!("/{path}") },
+            headers: h.http_headers.iter().flatten().map(|x| (x.name.clone(), x.value.clone())).collect(),
+        })
+    }
+
+    fn url(&self) -> String {
+        format!("{}://{}{}", if self.tls { "https" } else { "http" }, authority(&self.host, self.port), self.path)
+    }
+}
+
+/// One probe: an error is the text of the failure.
+pub async fn probe(request: &Request, timeout: Duration) -> Result<(), String> {
+    let url = request.url();
+    let asked = tokio::time::timeout(timeout, follow(request.clone())).await;
+    let answer = match asked {
+        Err(_) => return Err(format!("Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)")),
+        Ok(Err(e)) => return Err(format!("Get {url:?}: {e}")),
+        Ok(Ok(a)) => a,
+    };
+    if (200..400).contains(&answer.status) {
+        return Ok(());
+    }
+    Err(format!("HTTP probe failed with statuscode: {}", answer.status))
+}
+
+/// Follows redirects on the same host; one to another host is an answer (upstream's `RedirectChecker(false)`).
+async fn follow(mut request: Request) -> Result<Answer, String> {
+    for _ in 0..=MAX_REDIRECTS {
+        let answer = send(&request).await?;
+        let Some(to) = answer.location.as_deref().filter(|_| matches!(answer.status, 301 | 302 | 303 | 307 | 308)) else { return Ok(answer) };
+        let Ok(uri) = to.parse::<::http::Uri>() else { return Ok(answer) };
+        if let Some(h) = uri.host() {
+            if h.trim_matches(['[', ']']) != request.host {
+                return Ok(answer);
+            }
+            request.tls = uri.scheme_str() == Some("https");
+            request.port = uri.port_u16().unwrap_or(if request.tls { 443 } else { 80 });
+        }
+        request.path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+    }
+    Err(format!("stopped after {MAX_REDIRECTS} redirects"))
+}
+
+/// One request, redirects not followed.
+pub async fn get(request: &Request, timeout: Duration) -> Result<Answer, String> {
+    match tokio::time::timeout(timeout, send(request)).await {
+        Ok(answer) => answer.map_err(|e| format!("Get {:?}: {e}", request.url())),
+        Err(_) => Err(format!("Get {:?}: context deadline exceeded", request.url())),
+    }
+}
+
+async fn send(request: &Request) -> Result<Answer, String> {
+    let at = authority(&request.host, request.port);
+    let tcp = TcpStream::connect((request.host.as_str(), request.port)).await.map_err(|e| format!("dial tcp {at}: {}", go_error(&e)))?;
+    let _ = tcp.set_nodelay(true);
+    if request.tls {
+        let name = ServerName::try_from(request.host.clone()).map_err(|e| e.to_string())?;
+        let tls = tokio_rustls::TlsConnector::from(insecure()).connect(name, tcp).await.map_err(|e| e.to_string())?;
+        exchange(request, TokioIo::new(tls)).await
+    } else {
+        exchange(request, TokioIo::new(tcp)).await
+    }
+}
+
+async fn exchange<T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static>(request: &Request, io: T) -> Result<Answer, String> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(io).await.map_err(|e| e.to_string())?;
+    let driver = tokio::spawn(connection);
+    let given = |n: &str| request.headers.iter().any(|(k, _)| k.eq_ignore_ascii_case(n));
+    let mut builder = ::http::Request::get(&request.path);
+    if !given("host") {
+        builder = builder.header("host", authority(&request.host, request.port));
+    }
+    if !given("user-agent") {
+        builder = builder.header("user-agent", "kube-probe/1.37");
+    }
+    if !given("accept") {
+        builder = builder.header("accept", "*/*");
+    }
+    for (k, v) in &request.headers {
+        // An empty value takes a default header away, as in upstream's prober.
+        if !v.is_empty() {
+            builder = builder.header(k, v);
+        }
+    }
+    let asked = builder.header("connection", "close").body(Empty::new()).map_err(|e| e.to_string())?;
+    let answer = sender.send_request(asked).await.map_err(|e| if e.is_incomplete_message() { "EOF".to_owned() } else { e.to_string() })?;
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, MAX_BODY).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    driver.abort();
+    Ok(Answer {
+        status: head.status.as_u16(),
+        body: String::from_utf8_lossy(&body).into_owned(),
+        location: head.headers.get("location").and_then(|l| l.to_str().ok()).map(str::to_owned),
+    })
+}
+
+#[derive(Debug)]
+struct AnyCertificate(rustls::crypto::WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &rustls::DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &rustls::DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+/// TLS without verification, made once.
+fn insecure() -> Arc<rustls::ClientConfig> {
+    static CONFIG: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
+    Arc::clone(CONFIG.get_or_init(|| {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Arc::new(AnyCertificate(provider.signature_verification_algorithms));
+        let builder = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(rustls::ALL_VERSIONS);
+        // The provider's own versions are always fit for it.
+        #[allow(clippy::expect_used)]
+        let builder = builder.expect("the provider supports its own versions");
+        Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn serve(answers: Vec<&'static str>) -> u16 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            for a in answers {
+                let (mut s, _) = listener.accept().await.unwrap();
+                let mut buf = [0; 1024];
+                let _ = s.read(&mut buf).await;
+                s.write_all(a.as_bytes()).await.unwrap();
+            }
+        });
+        port
+    }
+
+    fn request(port: u16) -> Request {
+        Request { tls: false, host: "127.0.0.1".into(), port, path: "/".into(), headers: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn redirects_on_the_same_host_are_followed() {
+        let port = serve(vec![
+            "HTTP/1.1 302 Found\r\nlocation: /ok\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n",
+        ])
+        .await;
+        let e = probe(&request(port), Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(e, "HTTP probe failed with statuscode: 500");
+    }
+
+    #[tokio::test]
+    async fn a_redirect_elsewhere_is_a_success_and_a_closed_port_a_failure() {
+        let port = serve(vec!["HTTP/1.1 302 Found\r\nlocation: http://example.org/\r\ncontent-length: 0\r\n\r\n"]).await;
+        assert_eq!(probe(&request(port), Duration::from_secs(5)).await, Ok(()));
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let e = probe(&request(closed), Duration::from_secs(5)).await.unwrap_err();
+        assert!(e.ends_with("connect: connection refused"), "{e}");
+    }
+}

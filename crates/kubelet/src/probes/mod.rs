@@ -1,0 +1,279 @@
+//! Probes: one task for each probe of each running container, which ends with the container.
+//!
+//! A task sleeps between its probes and tells only news: the pod's worker is woken when readiness changes, when a container
+//! has started, or when one must be killed. The first probe runs at once (after `initialDelaySeconds`, counted from the
+//! container's start), so a pod whose server answers is ready without waiting for a period.
+
+pub mod grpc;
+pub mod http;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::api::core::v1::{Container as Spec, Pod, Probe};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::api::Severity;
+use crate::cri::{Container, ContainerId, CriError};
+use crate::pod::worker::find_spec;
+use crate::pod::{Context, Handle};
+use crate::util;
+use http::Request;
+
+/// Most bytes of a probe's output in an Event (upstream's `maxRespBodyLength`).
+const MAX_OUTPUT: usize = 10 * 1024;
+
+/// What the probes of a container found so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Results {
+    /// The startup probe succeeded, or there is none.
+    pub started: bool,
+    /// The readiness probe succeeded, or there is none.
+    pub ready: bool,
+    /// The startup probe gave up: the container is to be killed.
+    pub startup_failed: bool,
+    /// The liveness probe failed: the container is to be killed.
+    pub liveness_failed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Startup,
+    Liveness,
+    Readiness,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Liveness => "Liveness",
+            Self::Readiness => "Readiness",
+        }
+    }
+}
+
+struct Probed {
+    tasks: Vec<(Kind, AbortHandle)>,
+}
+
+/// The probes of one pod.
+pub struct Probes {
+    cx: Arc<Context>,
+    handle: Arc<Handle>,
+    running: HashMap<ContainerId, Probed>,
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Probes {
+    /// No probes yet.
+    #[must_use]
+    pub fn new(cx: Arc<Context>, handle: Arc<Handle>) -> Self {
+        Self { cx, handle, running: HashMap::new() }
+    }
+
+    /// Starts the probes of containers that run, ends those of containers that do not. While the pod terminates only
+    /// readiness is probed, as upstream.
+    pub fn sync(&mut self, pod: &Arc<Pod>, containers: &[Container], ips: &[IpAddr], terminating: bool) {
+        let alive = |id: &ContainerId| containers.iter().any(|c| c.id == *id && c.running());
+        self.running.retain(|id, p| {
+            let keep = alive(id);
+            p.tasks.retain(|(kind, task)| {
+                let end = !keep || (terminating && *kind != Kind::Readiness);
+                if end {
+                    task.abort();
+                }
+                !end
+            });
+            keep
+        });
+        for c in containers.iter().filter(|c| c.running()) {
+            if self.running.contains_key(&c.id) {
+                continue;
+            }
+            let Some((kind, spec)) = find_spec(pod, &c.name) else { continue };
+            let probed = self.begin(pod, c, &spec, &kind.field_path(&c.name), ips, terminating);
+            self.running.insert(c.id.clone(), probed);
+        }
+    }
+
+    /// Ends all probes.
+    pub fn stop(&mut self) {
+        for (_, p) in self.running.drain() {
+            for (_, task) in p.tasks {
+                task.abort();
+            }
+        }
+    }
+
+    fn begin(&self, pod: &Arc<Pod>, c: &Container, spec: &Spec, path: &str, ips: &[IpAddr], terminating: bool) -> Probed {
+        let (started, ready) = self.known(pod, c);
+        let started = started || spec.startup_probe.is_none();
+        let ready = ready || spec.readiness_probe.is_none();
+        self.handle.set_result(&c.id, |r| *r = Results { started, ready, ..Results::default() });
+        let gate = watch::Sender::new(started);
+        let mut tasks = Vec::new();
+        let probes = [(Kind::Startup, &spec.startup_probe), (Kind::Liveness, &spec.liveness_probe), (Kind::Readiness, &spec.readiness_probe)];
+        for (kind, probe) in probes {
+            let Some(probe) = probe else { continue };
+            if (kind == Kind::Startup && started) || (terminating && kind != Kind::Readiness) {
+                continue;
+            }
+            let worker = Prober {
+                cx: Arc::clone(&self.cx),
+                handle: Arc::clone(&self.handle),
+                pod: Arc::clone(pod),
+                spec: spec.clone(),
+                path: path.to_owned(),
+                id: c.id.clone(),
+                begun: c.started.unwrap_or_else(SystemTime::now),
+                ip: ips.first().copied(),
+                kind,
+                probe: probe.clone(),
+                gate: gate.clone(),
+                ready,
+            };
+            tasks.push((kind, tokio::spawn(worker.run()).abort_handle()));
+        }
+        Probed { tasks }
+    }
+
+    /// What the API says of a container that ran before this process: its readiness stands until a probe says otherwise.
+    fn known(&self, pod: &Pod, c: &Container) -> (bool, bool) {
+        if c.started.is_none_or(|s| s >= self.cx.started) {
+            return (false, false);
+        }
+        let id = format!("{}://{}", self.cx.scheme, c.id);
+        let status = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
+        status.into_iter().find(|s| s.container_id.as_deref() == Some(&id)).map_or((false, false), |s| (s.started == Some(true), s.ready))
+    }
+}
+
+struct Prober {
+    cx: Arc<Context>,
+    handle: Arc<Handle>,
+    pod: Arc<Pod>,
+    spec: Spec,
+    path: String,
+    id: ContainerId,
+    begun: SystemTime,
+    ip: Option<IpAddr>,
+    kind: Kind,
+    probe: Probe,
+    gate: watch::Sender<bool>,
+    ready: bool,
+}
+
+fn positive(value: Option<i32>, default: u32) -> u32 {
+    value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default)
+}
+
+impl Prober {
+    async fn run(self) {
+        let delay = Duration::from_secs(u64::from(positive(self.probe.initial_delay_seconds, 0)));
+        let over = (self.begun + delay).duration_since(SystemTime::now()).unwrap_or_default();
+        tokio::time::sleep(over).await;
+        if self.kind != Kind::Startup && self.gate.subscribe().wait_for(|started| *started).await.is_err() {
+            return;
+        }
+        let period = Duration::from_secs(u64::from(positive(self.probe.period_seconds, 10)));
+        let needed_good = positive(self.probe.success_threshold, 1);
+        let needed_bad = positive(self.probe.failure_threshold, 3);
+        let (mut good, mut bad) = (0_u32, 0_u32);
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tell = self.ready;
+        loop {
+            ticks.tick().await;
+            let found = self.once().await;
+            match &found {
+                Ok(()) => (good, bad) = (good.saturating_add(1), 0),
+                Err(output) => {
+                    (good, bad) = (0, bad.saturating_add(1));
+                    let text = format!("{} probe failed: {}", self.kind.as_str(), util::truncate(output, MAX_OUTPUT));
+                    self.cx.api.pod_event(&self.pod, Some(&self.path), Severity::Warning, "Unhealthy", &text);
+                }
+            }
+            if good >= needed_good && self.succeeded(&mut tell) {
+                return;
+            }
+            if bad >= needed_bad && self.failed(&mut tell) {
+                return;
+            }
+        }
+    }
+
+    /// True if this probe has nothing more to do.
+    fn succeeded(&self, tell: &mut bool) -> bool {
+        match self.kind {
+            Kind::Startup => {
+                self.handle.set_result(&self.id, |r| r.started = true);
+                self.gate.send_replace(true);
+                return true;
+            }
+            Kind::Readiness if !*tell => {
+                *tell = true;
+                self.handle.set_result(&self.id, |r| r.ready = true);
+            }
+            _ => {}
+        }
+        false
+    }
+
+    fn failed(&self, tell: &mut bool) -> bool {
+        match self.kind {
+            Kind::Startup => self.handle.set_result(&self.id, |r| r.startup_failed = true),
+            Kind::Liveness => self.handle.set_result(&self.id, |r| r.liveness_failed = true),
+            Kind::Readiness => {
+                if *tell {
+                    *tell = false;
+                    self.handle.set_result(&self.id, |r| r.ready = false);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn once(&self) -> Result<(), String> {
+        let timeout = Duration::from_secs(u64::from(positive(self.probe.timeout_seconds, 1)));
+        if let Some(e) = &self.probe.exec {
+            let command = e.command.clone().unwrap_or_default();
+            let shown = command.join(" ");
+            return match self.cx.runtime.exec_sync(&self.id, command, Some(timeout)).await {
+                Ok(out) if out.exit_code == 0 => Ok(()),
+                Ok(out) => Err(String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned()),
+                Err(CriError::DeadlineExceeded(_)) => Err(format!("command {shown:?} timed out after {}s", timeout.as_secs())),
+                Err(e) => Err(e.to_string()),
+            };
+        }
+        if let Some(h) = &self.probe.http_get {
+            let request = Request::from_action(h, &self.spec, self.ip)?;
+            return http::probe(&request, timeout).await;
+        }
+        if let Some(t) = &self.probe.tcp_socket {
+            let port = util::port(&t.port, &self.spec)?;
+            let host = http::host(t.host.as_deref(), self.ip)?;
+            let at = http::authority(&host, port);
+            return match tokio::time::timeout(timeout, tokio::net::TcpStream::connect((host.as_str(), port))).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(e)) => Err(format!("dial tcp {at}: {}", http::go_error(&e))),
+                Err(_) => Err(format!("dial tcp {at}: i/o timeout")),
+            };
+        }
+        if let Some(g) = &self.probe.grpc {
+            let port = u16::try_from(g.port).map_err(|_| format!("invalid port number: {}", g.port))?;
+            let host = http::host(None, self.ip)?;
+            return grpc::check(&host, port, g.service.as_deref().unwrap_or_default(), timeout).await;
+        }
+        Err("missing probe handler".into())
+    }
+}

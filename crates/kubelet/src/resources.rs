@@ -1,0 +1,273 @@
+//! Requests and limits: sums over a pod, QoS class, and the cgroup numbers that follow from them.
+//!
+//! The arithmetic is upstream's (`pkg/kubelet/cm/helpers_linux.go`, `pkg/apis/core/v1/helper/qos`).
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
+use machinery::quantity::Quantity;
+
+use crate::cri::CgroupLimits;
+
+/// Shares of a container without a CPU request: the kernel's minimum.
+const MIN_SHARES: u64 = 2;
+/// The kernel's maximum.
+const MAX_SHARES: u64 = 262_144;
+/// Length of a CPU period in microseconds, the kernel's and upstream's default.
+pub const PERIOD_US: u64 = 100_000;
+/// Least CPU quota the kernel takes, in microseconds.
+const MIN_QUOTA_US: i64 = 1_000;
+
+/// Quality of service of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Qos {
+    /// Limits equal requests for CPU and memory in every container.
+    Guaranteed,
+    /// Some request or limit.
+    Burstable,
+    /// None.
+    BestEffort,
+}
+
+impl Qos {
+    /// As the API names it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guaranteed => "Guaranteed",
+            Self::Burstable => "Burstable",
+            Self::BestEffort => "BestEffort",
+        }
+    }
+}
+
+/// Thousandths of a CPU (or of anything), 0 if it cannot be parsed.
+#[must_use]
+pub fn milli(q: &ApiQuantity) -> i64 {
+    q.0.parse::<Quantity>().map_or(0, |q| q.milli_value())
+}
+
+/// Whole units, rounded up; 0 if it cannot be parsed.
+#[must_use]
+pub fn value(q: &ApiQuantity) -> i64 {
+    q.0.parse::<Quantity>().map_or(0, |q| q.value())
+}
+
+fn amount(name: &str, q: &ApiQuantity) -> i64 {
+    if name == "cpu" { milli(q) } else { value(q) }
+}
+
+/// A named limit of a container: thousandths for `cpu`, units for the rest.
+#[must_use]
+pub fn limit(r: Option<&ResourceRequirements>, name: &str) -> Option<i64> {
+    r?.limits.as_ref()?.get(name).map(|q| amount(name, q))
+}
+
+/// A named request; a limit without a request counts as one (the API's defaulting does the same).
+#[must_use]
+pub fn request(r: Option<&ResourceRequirements>, name: &str) -> Option<i64> {
+    r?.requests.as_ref().and_then(|m| m.get(name)).map(|q| amount(name, q)).or_else(|| limit(r, name))
+}
+
+/// Whether an init container is a sidecar.
+#[must_use]
+pub fn is_sidecar(c: &Container) -> bool {
+    c.restart_policy.as_deref() == Some("Always")
+}
+
+/// The QoS class, from CPU and memory of all containers, or of the pod level where that is set.
+#[must_use]
+pub fn qos(pod: &Pod) -> Qos {
+    if let Some(class) = pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
+        match class {
+            "Guaranteed" => return Qos::Guaranteed,
+            "Burstable" => return Qos::Burstable,
+            "BestEffort" => return Qos::BestEffort,
+            _ => {}
+        }
+    }
+    let Some(spec) = &pod.spec else { return Qos::BestEffort };
+    let parts: Vec<Option<&ResourceRequirements>> = if pod_level(spec) {
+        vec![spec.resources.as_ref()]
+    } else {
+        spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| c.resources.as_ref()).collect()
+    };
+    let mut any = false;
+    let mut guaranteed = !parts.is_empty();
+    for r in parts {
+        for name in ["cpu", "memory"] {
+            let (req, lim) = (request(r, name).filter(|v| *v > 0), limit(r, name).filter(|v| *v > 0));
+            any |= req.is_some() || lim.is_some();
+            guaranteed &= lim.is_some() && req == lim;
+        }
+    }
+    match (any, guaranteed) {
+        (true, true) => Qos::Guaranteed,
+        (true, false) => Qos::Burstable,
+        _ => Qos::BestEffort,
+    }
+}
+
+fn pod_level(spec: &PodSpec) -> bool {
+    spec.resources.as_ref().is_some_and(|r| r.requests.as_ref().is_some_and(|m| !m.is_empty()) || r.limits.as_ref().is_some_and(|m| !m.is_empty()))
+}
+
+/// What a pod counts for on the node: the sum of its containers and sidecars, or its largest step of initialising, plus overhead.
+#[must_use]
+pub fn pod_requests(spec: &PodSpec) -> BTreeMap<String, i64> {
+    aggregate(spec, |r| r.requests.as_ref().or(r.limits.as_ref()))
+}
+
+fn aggregate<'a>(spec: &'a PodSpec, pick: impl Fn(&'a ResourceRequirements) -> Option<&'a BTreeMap<String, ApiQuantity>>) -> BTreeMap<String, i64> {
+    let of = |c: &'a Container| -> BTreeMap<String, i64> {
+        c.resources.as_ref().and_then(&pick).into_iter().flatten().map(|(n, q)| (n.clone(), amount(n, q))).collect()
+    };
+    let mut sum = BTreeMap::new();
+    for c in &spec.containers {
+        add(&mut sum, &of(c));
+    }
+    let (mut sidecars, mut peak) = (BTreeMap::new(), BTreeMap::new());
+    for c in spec.init_containers.iter().flatten() {
+        let mut step = of(c);
+        if is_sidecar(c) {
+            add(&mut sum, &step);
+            add(&mut sidecars, &step);
+            step = sidecars.clone();
+        } else {
+            add(&mut step, &sidecars);
+        }
+        max(&mut peak, &step);
+    }
+    max(&mut sum, &peak);
+    if let Some(level) = spec.resources.as_ref().and_then(&pick) {
+        for (n, q) in level {
+            sum.insert(n.clone(), amount(n, q));
+        }
+    }
+    let overhead: BTreeMap<String, i64> = spec.overhead.iter().flatten().map(|(n, q)| (n.clone(), amount(n, q))).collect();
+    add(&mut sum, &overhead);
+    sum
+}
+
+fn add(to: &mut BTreeMap<String, i64>, other: &BTreeMap<String, i64>) {
+    for (n, v) in other {
+        let slot = to.entry(n.clone()).or_default();
+        *slot = slot.saturating_add(*v);
+    }
+}
+
+fn max(to: &mut BTreeMap<String, i64>, other: &BTreeMap<String, i64>) {
+    for (n, v) in other {
+        let slot = to.entry(n.clone()).or_default();
+        *slot = (*slot).max(*v);
+    }
+}
+
+/// CPU shares for thousandths of a CPU.
+#[must_use]
+pub fn shares(milli_cpu: i64) -> u64 {
+    if milli_cpu <= 0 {
+        return MIN_SHARES;
+    }
+    (u64::try_from(milli_cpu).unwrap_or(0).saturating_mul(1024) / 1000).clamp(MIN_SHARES, MAX_SHARES)
+}
+
+/// CPU quota in microseconds per period for thousandths of a CPU; 0: none.
+#[must_use]
+pub fn quota_us(milli_cpu: i64) -> i64 {
+    if milli_cpu <= 0 { 0 } else { (milli_cpu * i64::try_from(PERIOD_US).unwrap_or(100_000) / 1000).max(MIN_QUOTA_US) }
+}
+
+/// `oom_score_adj` of a container (upstream's `GetContainerOOMScoreAdjust`).
+#[must_use]
+pub fn oom_score_adj(pod: &Pod, c: &Container, capacity_bytes: i64) -> i32 {
+    const GUARANTEED: i32 = -997;
+    const BEST_EFFORT: i32 = 1000;
+    if matches!(pod.spec.as_ref().and_then(|s| s.priority_class_name.as_deref()), Some("system-node-critical")) {
+        return GUARANTEED;
+    }
+    match qos(pod) {
+        Qos::Guaranteed => GUARANTEED,
+        Qos::BestEffort => BEST_EFFORT,
+        Qos::Burstable => {
+            let asked = request(c.resources.as_ref(), "memory").unwrap_or(0);
+            let adj = 1000 - 1000_i64.saturating_mul(asked) / capacity_bytes.max(1);
+            let adj = i32::try_from(adj).unwrap_or(3);
+            adj.clamp(1000 + GUARANTEED, BEST_EFFORT - 1)
+        }
+    }
+}
+
+/// The cgroup numbers of one container.
+#[must_use]
+pub fn container_limits(pod: &Pod, c: &Container, capacity_bytes: i64) -> CgroupLimits {
+    let r = c.resources.as_ref();
+    let level = pod.spec.as_ref().and_then(|s| s.resources.as_ref());
+    let cpu_limit = limit(r, "cpu").or_else(|| limit(level, "cpu")).unwrap_or(0);
+    CgroupLimits {
+        cpu_shares: shares(request(r, "cpu").unwrap_or(0)),
+        cpu_quota_us: quota_us(cpu_limit),
+        cpu_period_us: PERIOD_US,
+        memory_limit_bytes: limit(r, "memory").or_else(|| limit(level, "memory")).unwrap_or(0),
+        oom_score_adj: oom_score_adj(pod, c, capacity_bytes),
+    }
+}
+
+/// The cgroup numbers of the pod as a whole: limits only where every container has one.
+#[must_use]
+pub fn pod_limits(pod: &Pod) -> CgroupLimits {
+    let Some(spec) = &pod.spec else { return CgroupLimits::default() };
+    let requests = pod_requests(spec);
+    let limits = aggregate(spec, |r| r.limits.as_ref());
+    let level = spec.resources.as_ref();
+    let all = |name: &str| {
+        limit(level, name).is_some()
+            || spec.containers.iter().chain(spec.init_containers.iter().flatten()).all(|c| limit(c.resources.as_ref(), name).is_some_and(|v| v > 0))
+    };
+    CgroupLimits {
+        cpu_shares: shares(requests.get("cpu").copied().unwrap_or(0)),
+        cpu_quota_us: if all("cpu") { quota_us(limits.get("cpu").copied().unwrap_or(0)) } else { 0 },
+        cpu_period_us: PERIOD_US,
+        memory_limit_bytes: if all("memory") { limits.get("memory").copied().unwrap_or(0) } else { 0 },
+        oom_score_adj: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_and_quota_follow_upstreams_arithmetic() {
+        assert_eq!(shares(0), 2);
+        assert_eq!(shares(1), 2);
+        assert_eq!(shares(250), 256);
+        assert_eq!(shares(1000), 1024);
+        assert_eq!(quota_us(0), 0);
+        assert_eq!(quota_us(5), 1000);
+        assert_eq!(quota_us(500), 50_000);
+    }
+
+    #[test]
+    fn qos_needs_limits_equal_requests_everywhere_to_be_guaranteed() {
+        let pod = |v| -> Pod { serde_json::from_value(serde_json::json!({"spec": {"containers": v}})).unwrap() };
+        let full = serde_json::json!({"name": "a", "resources": {"limits": {"cpu": "100m", "memory": "1Mi"}}});
+        let some = serde_json::json!({"name": "b", "resources": {"requests": {"cpu": "100m"}}});
+        let none = serde_json::json!({"name": "c"});
+        assert_eq!(qos(&pod(serde_json::json!([full.clone()]))), Qos::Guaranteed);
+        assert_eq!(qos(&pod(serde_json::json!([full, some]))), Qos::Burstable);
+        assert_eq!(qos(&pod(serde_json::json!([none]))), Qos::BestEffort);
+    }
+
+    #[test]
+    fn a_pod_counts_for_its_largest_step() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {
+            "initContainers": [
+                {"name": "side", "restartPolicy": "Always", "resources": {"requests": {"cpu": "100m"}}},
+                {"name": "big", "resources": {"requests": {"cpu": "2"}}}],
+            "containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}}]}}))
+        .unwrap();
+        assert_eq!(pod_requests(pod.spec.as_ref().unwrap())["cpu"], 2100);
+    }
+}

@@ -1,0 +1,150 @@
+//! Who asks, and whether they may.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{Answer, text};
+use crate::api::SharedApi;
+
+/// How long answers of the API server are believed (upstream's webhook defaults).
+const TOKEN_TTL: Duration = Duration::from_secs(120);
+const ALLOWED_TTL: Duration = Duration::from_secs(300);
+const DENIED_TTL: Duration = Duration::from_secs(30);
+/// Answers kept; when there are more all are asked for anew.
+const MAX_CACHED: usize = 4096;
+
+/// Who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// User name.
+    pub name: String,
+    /// UID.
+    pub uid: Option<String>,
+    /// Groups.
+    pub groups: Vec<String>,
+}
+
+/// The identity in a client certificate that TLS has verified: common name and organisations.
+#[must_use]
+pub fn from_certificate(der: &CertificateDer<'_>) -> Option<Identity> {
+    let (_, cert) = X509Certificate::from_der(der).ok()?;
+    let subject = cert.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned);
+    Some(Identity { name, uid: None, groups: groups.chain(["system:authenticated".to_owned()]).collect() })
+}
+
+type Cache<K, V> = Mutex<HashMap<K, (Instant, V)>>;
+
+/// Authentication and authorisation by the API server, with memory.
+pub struct Auth {
+    api: SharedApi,
+    node: String,
+    tokens: Cache<String, Option<Identity>>,
+    verdicts: Cache<(Identity, String, String), bool>,
+}
+
+fn cached<K: std::hash::Hash + Eq, V: Clone>(cache: &Cache<K, V>, key: &K) -> Option<V> {
+    cache.lock().get(key).filter(|(until, _)| *until > Instant::now()).map(|(_, v)| v.clone())
+}
+
+fn keep<K: std::hash::Hash + Eq, V>(cache: &Cache<K, V>, key: K, value: V, ttl: Duration) {
+    let mut held = cache.lock();
+    if held.len() >= MAX_CACHED {
+        held.clear();
+    }
+    held.insert(key, (Instant::now() + ttl, value));
+}
+
+impl Auth {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new(api: SharedApi, node: &str) -> Self {
+        Self { api, node: node.to_owned(), tokens: Mutex::default(), verdicts: Mutex::default() }
+    }
+
+    /// Lets a request through, or answers why not. `area` is the path's first element.
+    pub async fn check(&self, request: &Request<Incoming>, peer: Option<&Identity>, area: &str) -> Result<(), Answer> {
+        let who = match peer {
+            Some(p) => p.clone(),
+            None => self.by_token(request).await.ok_or_else(|| text(StatusCode::UNAUTHORIZED, "Unauthorized"))?,
+        };
+        let verb = match *request.method() {
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE => "delete",
+            _ => "get",
+        };
+        // The finer name first, then the one that allows everything (KEP-2862).
+        let fine = match area {
+            "stats" => vec!["stats"],
+            "metrics" => vec!["metrics"],
+            "logs" => vec!["log"],
+            "pods" | "runningpods" => vec!["pods", "proxy"],
+            "configz" => vec!["configz", "proxy"],
+            _ => vec!["proxy"],
+        };
+        for subresource in &fine {
+            match self.allowed(&who, verb, subresource).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(e) => return Err(text(StatusCode::INTERNAL_SERVER_ERROR, format!("Authorization error (user={}): {e}", who.name))),
+            }
+        }
+        let last = fine.last().copied().unwrap_or("proxy");
+        Err(text(StatusCode::FORBIDDEN, format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{last}])\n", who.name)))
+    }
+
+    async fn by_token(&self, request: &Request<Incoming>) -> Option<Identity> {
+        let value = request.headers().get("authorization")?.to_str().ok()?;
+        let token = value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer "))?.trim();
+        let key = crate::util::stable_hash(&token);
+        if let Some(known) = cached(&self.tokens, &key) {
+            return known;
+        }
+        let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
+        let status = self.api.review_token(TokenReview { spec, ..TokenReview::default() }).await.ok()?.status?;
+        let user = status.user.filter(|_| status.authenticated == Some(true)).map(|u| Identity {
+            name: u.username.unwrap_or_default(),
+            uid: u.uid,
+            groups: u.groups.unwrap_or_default(),
+        });
+        keep(&self.tokens, key, user.clone(), TOKEN_TTL);
+        user
+    }
+
+    async fn allowed(&self, who: &Identity, verb: &str, subresource: &str) -> Result<bool, String> {
+        let key = (who.clone(), verb.to_owned(), subresource.to_owned());
+        if let Some(known) = cached(&self.verdicts, &key) {
+            return Ok(known);
+        }
+        let spec = SubjectAccessReviewSpec {
+            user: Some(who.name.clone()),
+            uid: who.uid.clone(),
+            groups: Some(who.groups.clone()),
+            resource_attributes: Some(ResourceAttributes {
+                verb: Some(verb.to_owned()),
+                version: Some("v1".into()),
+                resource: Some("nodes".into()),
+                subresource: Some(subresource.to_owned()),
+                name: Some(self.node.clone()),
+                ..ResourceAttributes::default()
+            }),
+            ..SubjectAccessReviewSpec::default()
+        };
+        let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+        let answer = self.api.review_access(review).await.map_err(|e| e.to_string())?;
+        let allowed = answer.status.is_some_and(|s| s.allowed);
+        keep(&self.verdicts, key, allowed, if allowed { ALLOWED_TTL } else { DENIED_TTL });
+        Ok(allowed)
+    }
+}

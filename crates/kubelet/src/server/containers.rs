@@ -1,0 +1,133 @@
+//! Finding the container a client means, and its logs.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::StatusCode;
+use k8s_openapi::jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::{Answer, Call, Server, streamed, text};
+use crate::cri::{Container, State};
+use crate::logs::read::{self, Options};
+use crate::pod::Handle;
+use crate::pod::worker::find_spec;
+
+/// Blocks of a log under way to a client.
+const LOG_QUEUE: usize = 8;
+
+impl Server {
+    /// The pod a path means; with a UID it must be that pod.
+    pub(super) fn pod(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<Arc<Handle>, Answer> {
+        let found = self.pods.named(namespace, name).filter(|h| uid.is_none_or(|u| h.uid.0 == u));
+        found.ok_or_else(|| text(StatusCode::NOT_FOUND, format!("pod {name:?} not found in namespace {namespace:?}\n")))
+    }
+
+    /// The containers of that name, newest first.
+    pub(super) fn containers(&self, handle: &Handle, name: &str) -> Vec<Container> {
+        let mut all: Vec<Container> = self.cx.runtime.pod_containers(&handle.uid).into_iter().filter(|c| c.name == name).collect();
+        all.sort_by_key(|c| std::cmp::Reverse((c.attempt, c.created)));
+        all
+    }
+
+    /// The running container of that name.
+    pub(super) fn running(&self, handle: &Handle, name: &str) -> Result<Container, Answer> {
+        let pod = handle.pod();
+        let found = self.containers(handle, name).into_iter().find(Container::running);
+        found.ok_or_else(|| text(StatusCode::NOT_FOUND, format!("container not found ({name:?}) in pod {:?}\n", crate::util::describe(&pod))))
+    }
+}
+
+fn options(call: &Call) -> Result<Options, String> {
+    let number = |name: &str| match call.param(name).filter(|v| !v.is_empty()) {
+        None => Ok(None),
+        Some(v) => v.parse::<i64>().map(Some).map_err(|_| format!("unable to decode the request as v1.PodLogOptions: {name}: {v}")),
+    };
+    let tail = number("tailLines")?.map(|n| u64::try_from(n).unwrap_or(0));
+    let limit = number("limitBytes")?.and_then(|n| u64::try_from(n).ok());
+    let mut since = None;
+    if let Some(s) = number("sinceSeconds")? {
+        let now = crate::util::time(SystemTime::now()).0;
+        since = Timestamp::from_second(now.as_second() - s).ok();
+    }
+    if let Some(t) = call.param("sinceTime").filter(|t| !t.is_empty()) {
+        since = Some(t.parse().map_err(|e| format!("sinceTime: {e}"))?);
+    }
+    let stderr = match call.param("stream") {
+        Some("Stdout") => Some(false),
+        Some("Stderr") => Some(true),
+        _ => None,
+    };
+    Ok(Options { follow: call.flag("follow"), tail, since, timestamps: call.flag("timestamps"), limit, stderr })
+}
+
+/// `GET /containerLogs/NAMESPACE/POD/CONTAINER`.
+pub(super) async fn logs(server: &Server, call: Call) -> Answer {
+    let [_, ns, pod, name] = call.parts.as_slice() else { return text(StatusCode::NOT_FOUND, "404 page not found\n") };
+    let handle = match server.pod(ns, pod, None) {
+        Ok(h) => h,
+        Err(answer) => return answer,
+    };
+    if find_spec(&handle.pod(), name).is_none() {
+        return text(StatusCode::NOT_FOUND, format!("container {name:?} not found in pod {pod:?}\n"));
+    }
+    let options = match options(&call) {
+        Ok(o) => o,
+        Err(e) => return text(StatusCode::BAD_REQUEST, format!("{e}\n")),
+    };
+    let mut all = server.containers(&handle, name).into_iter().filter(|c| c.state != State::Created);
+    let container = if call.flag("previous") { all.find(|c| c.state == State::Exited) } else { all.next() };
+    // `previous` is the run before the present one; of an ended container that is the last but one only if it waits to start
+    // again, which the newest run's end itself is then.
+    let container = match (call.flag("previous"), container) {
+        (true, Some(c)) if !restarted(&handle, name) => all_before(server, &handle, name, &c),
+        (_, c) => c,
+    };
+    let Some(container) = container else {
+        let message = if call.flag("previous") {
+            format!("previous terminated container {name:?} in pod {pod:?} not found")
+        } else {
+            format!("container {name:?} in pod {pod:?} is waiting to start: {}", waiting_reason(&handle, name))
+        };
+        return text(StatusCode::BAD_REQUEST, message);
+    };
+    if !container.log_path.exists() {
+        return text(StatusCode::BAD_REQUEST, format!("unable to retrieve container logs for {}://{}", server.cx.scheme, container.id));
+    }
+    let (sender, receiver) = mpsc::channel(LOG_QUEUE);
+    let runtime = Arc::clone(&server.cx.runtime);
+    let (uid, id) = (handle.uid.clone(), container.id.clone());
+    let running = move || runtime.pod_containers(&uid).iter().any(|c| c.id == id && c.running());
+    tokio::spawn(async move {
+        if let Err(e) = read::send(container.log_path, options, running, sender).await {
+            tracing::debug!(error = %e, "log not read to its end");
+        }
+    });
+    streamed(receiver)
+}
+
+/// Whether a newer run than the last ended one exists or is waited for.
+fn restarted(handle: &Handle, name: &str) -> bool {
+    let pod = handle.pod_with_status();
+    let status = pod.status.as_ref();
+    let all = status.into_iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
+    all.into_iter().filter(|s| s.name == name).any(|s| s.state.as_ref().is_some_and(|x| x.running.is_some() || x.waiting.is_some()))
+}
+
+fn all_before(server: &Server, handle: &Handle, name: &str, than: &Container) -> Option<Container> {
+    server.containers(handle, name).into_iter().find(|c| c.state == State::Exited && c.attempt < than.attempt)
+}
+
+fn waiting_reason(handle: &Handle, name: &str) -> String {
+    let pod = handle.pod_with_status();
+    let status = pod.status.as_ref();
+    let all = status.into_iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
+    let waiting = all.into_iter().find(|s| s.name == name).and_then(|s| s.state.as_ref()?.waiting.as_ref());
+    match waiting {
+        Some(w) => match w.reason.as_deref() {
+            Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") => "trying and failing to pull image".to_owned(),
+            r => r.unwrap_or("ContainerCreating").to_owned(),
+        },
+        None => "ContainerCreating".to_owned(),
+    }
+}

@@ -1,0 +1,46 @@
+//! `/logs/`: files below the node's `/var/log`, as upstream serves them to whoever may read `nodes/log`.
+
+use std::fs;
+use std::path::Path;
+
+use http::StatusCode;
+
+use super::{Answer, Call, text};
+use crate::volumes::subpath;
+
+/// Where the node's logs are.
+const ROOT: &str = "/var/log";
+/// Most bytes of a file that are shown.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// A directory as a list of links, or a file.
+pub(super) fn logs(call: &Call) -> Answer {
+    let relative = call.parts[1..].join("/");
+    let Ok(path) = subpath::check(&relative) else { return text(StatusCode::BAD_REQUEST, "invalid path\n") };
+    let at = Path::new(ROOT).join(&path);
+    if at.is_dir() {
+        let mut names: Vec<String> = fs::read_dir(&at)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|e| {
+                let slash = if e.file_type().ok()?.is_dir() { "/" } else { "" };
+                Some(format!("{}{slash}", e.file_name().to_str()?))
+            })
+            .collect();
+        names.sort();
+        let list: String = names.iter().map(|n| format!("<a href=\"{n}\">{n}</a>\n")).collect();
+        let mut answer = text(StatusCode::OK, format!("<pre>\n{list}</pre>\n"));
+        answer.headers_mut().insert("content-type", http::HeaderValue::from_static("text/html; charset=utf-8"));
+        return answer;
+    }
+    let read = subpath::open_beneath(Path::new(ROOT), &path).and_then(|f| {
+        use std::io::Read;
+        let mut bytes = Vec::new();
+        f.take(MAX_BYTES).read_to_end(&mut bytes).map(|_| bytes)
+    });
+    match read {
+        Ok(bytes) => text(StatusCode::OK, bytes),
+        Err(_) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
+}

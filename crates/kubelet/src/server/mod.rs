@@ -1,0 +1,230 @@
+//! The kubelet's own API: logs, exec, attach, port-forward, pods, statistics.
+//!
+//! Every request but `/healthz` is authenticated (a client certificate of the cluster's CA, or a bearer token by TokenReview)
+//! and authorised (SubjectAccessReview on `nodes/…`), as upstream's server does. Streams are served over WebSocket and over
+//! SPDY/3.1, whichever the client asks for.
+
+mod auth;
+mod containers;
+mod files;
+mod port_forward;
+mod remote;
+mod spdy;
+mod spdy_conn;
+mod stats;
+mod websocket;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Error;
+use crate::pod::Context;
+use crate::pod::manager::Pods;
+use auth::{Auth, Identity};
+
+/// Connections at the same time; each costs a few ten kilobytes.
+const MAX_CONNECTIONS: usize = 1024;
+/// A client must finish its TLS handshake in this time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Wait after a failed `accept`, which fails for want of descriptors, or it would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A body of an answer.
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// An answer.
+pub type Answer = Response<Body>;
+
+/// What the handlers share.
+pub struct Server {
+    cx: Arc<Context>,
+    pods: Pods,
+    auth: Auth,
+}
+
+/// A request taken apart.
+pub struct Call {
+    /// Path elements.
+    parts: Vec<String>,
+    /// Query in order.
+    query: Vec<(String, String)>,
+    request: Request<Incoming>,
+}
+
+impl Call {
+    fn param(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        matches!(self.param(name), Some("1" | "true"))
+    }
+
+    fn all(&self, name: &str) -> Vec<String> {
+        self.query.iter().filter(|(n, _)| n == name).map(|(_, v)| v.clone()).collect()
+    }
+}
+
+/// A text.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()).boxed_unsync());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
+
+/// JSON.
+pub fn json(value: &impl serde::Serialize) -> Answer {
+    let mut answer = text(StatusCode::OK, serde_json::to_vec(value).unwrap_or_default());
+    answer.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// A body that comes in parts.
+pub fn streamed(parts: mpsc::Receiver<Bytes>) -> Answer {
+    let stream = futures_util::stream::unfold(parts, |mut rx| async move {
+        let part = rx.recv().await?;
+        Some((Ok::<_, Infallible>(hyper::body::Frame::data(part)), rx))
+    });
+    let mut answer = Response::new(StreamBody::new(stream).boxed_unsync());
+    answer.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
+
+/// Starts serving; none if the configuration has no TLS.
+pub async fn spawn(cx: Arc<Context>, pods: Pods, stop: CancellationToken) -> Result<Option<JoinHandle<()>>, Error> {
+    let Some(tls) = cx.config.tls.clone() else { return Ok(None) };
+    let address = cx.config.listen;
+    let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls.server);
+    let server = Arc::new(Server { auth: Auth::new(Arc::clone(&cx.api), &cx.config.node_name), cx, pods });
+    Ok(Some(tokio::spawn(accept(listener, acceptor, server, stop))))
+}
+
+async fn accept(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, server: Arc<Server>, stop: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let tcp = tokio::select! {
+            got = listener.accept() => match got {
+                Ok((tcp, _)) => tcp,
+                Err(e) => {
+                    tracing::warn!(error = %e, "connection not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+            () = stop.cancelled() => return,
+        };
+        let (acceptor, server, stop) = (acceptor.clone(), Arc::clone(&server), stop.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            let _ = tcp.set_nodelay(true);
+            let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await else { return };
+            let peer = tls.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| auth::from_certificate(c));
+            connection(tls, server, peer.map(Arc::new), stop).await;
+        });
+    }
+}
+
+async fn connection<T>(io: T, server: Arc<Server>, peer: Option<Arc<Identity>>, stop: CancellationToken)
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let service = hyper::service::service_fn(move |request| {
+        let (server, peer) = (Arc::clone(&server), peer.clone());
+        async move { Ok::<_, Infallible>(server.handle(request, peer.as_deref()).await) }
+    });
+    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+    tokio::select! {
+        done = serving => if let Err(e) = done {
+            tracing::debug!(error = %e, "connection ended");
+        },
+        () = stop.cancelled() => {}
+    }
+}
+
+fn percent_decode(text: &str, plus: bool) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let bytes = text.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        match bytes[i] {
+            b'%' => match text.get(i + 1..i + 3).and_then(|h| u8::from_str_radix(h, 16).ok()) {
+                Some(b) => {
+                    out.push(b);
+                    i += 2;
+                }
+                None => out.push(b'%'),
+            },
+            b'+' if plus => out.push(b' '),
+            b => out.push(b),
+        }
+        i += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn take_apart(request: Request<Incoming>) -> Call {
+    let path = request.uri().path();
+    let parts = path.split('/').filter(|p| !p.is_empty()).map(|p| percent_decode(p, false)).collect();
+    let query = request.uri().query().unwrap_or_default();
+    let pair = |p: &str| {
+        let (n, v) = p.split_once('=').unwrap_or((p, ""));
+        (percent_decode(n, true), percent_decode(v, true))
+    };
+    let query = query.split('&').filter(|p| !p.is_empty()).map(pair).collect();
+    Call { parts, query, request }
+}
+
+impl Server {
+    async fn handle(&self, request: Request<Incoming>, peer: Option<&Identity>) -> Answer {
+        let call = take_apart(request);
+        let first = call.parts.first().map(String::as_str).unwrap_or_default().to_owned();
+        if first == "healthz" {
+            return text(StatusCode::OK, "ok");
+        }
+        if let Err(refused) = self.auth.check(&call.request, peer, &first).await {
+            return refused;
+        }
+        let method = call.request.method().clone();
+        let get = method == Method::GET;
+        match first.as_str() {
+            "pods" | "runningpods" if get => self.pod_list(),
+            "containerLogs" if get => containers::logs(self, call).await,
+            "exec" => remote::exec(self, call).await,
+            "attach" => remote::attach(self, call).await,
+            "portForward" => port_forward::serve(self, call).await,
+            "run" if method == Method::POST => remote::run(self, call).await,
+            "logs" if get => files::logs(&call),
+            "stats" if get => stats::summary(&self.cx, &self.pods).await,
+            "metrics" if get => match call.parts.get(1).map(String::as_str) {
+                None => stats::metrics(&self.cx, &self.pods),
+                Some("resource") => stats::resource_metrics(&self.cx, &self.pods).await,
+                Some("cadvisor" | "probes") => text(StatusCode::OK, ""),
+                Some(_) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+            },
+            "configz" if get => json(&serde_json::json!({"kubeletconfig": {
+                "kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
+                "clusterDomain": self.cx.config.cluster_domain, "maxPods": self.cx.config.max_pods, "port": self.cx.config.listen.port(),
+                "clusterDNS": self.cx.config.cluster_dns, "containerLogMaxSize": "10Mi", "containerLogMaxFiles": 5, "cgroupDriver": "cgroupfs"}})),
+            _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        }
+    }
+
+    fn pod_list(&self) -> Answer {
+        let items: Vec<serde_json::Value> = self.pods.all().iter().filter_map(|h| serde_json::to_value(h.pod_with_status()).ok()).collect();
+        json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+    }
+}

@@ -1,0 +1,199 @@
+//! Port-forward: SPDY streams in pairs (`error` and `data`), each pair a connection to a port of the pod.
+//!
+//! Comes as SPDY itself, as SPDY inside the messages of a WebSocket (`SPDY/3.1+portforward.k8s.io`, kubectl's default since
+//! 1.31), and as plain WebSocket channels (`v4.channel.k8s.io`, two channels a port).
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::StatusCode;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::spdy_conn::{self, Stream};
+use super::websocket::{self, Channels};
+use super::{Answer, Call, Server, remote, text};
+use crate::cri::{SandboxId, SharedRuntime};
+
+/// Protocol of the streams.
+const PROTOCOL: &str = "portforward.k8s.io";
+/// SPDY in a WebSocket.
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+/// Plain WebSocket channels.
+const CHANNELS: [&str; 4] = [TUNNEL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io", ""];
+/// Bytes in the pipes.
+const PIPE: usize = 64 << 10;
+/// Halves of pairs whose other half has not come.
+const MAX_HALVES: usize = 256;
+
+/// `/portForward/NAMESPACE/POD[/UID]`.
+pub(super) async fn serve(server: &Server, mut call: Call) -> Answer {
+    let (ns, pod, uid) = match call.parts.as_slice() {
+        [_, ns, pod] => (ns, pod, None),
+        [_, ns, pod, uid] => (ns, pod, Some(uid.as_str())),
+        _ => return text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    };
+    let handle = match server.pod(ns, pod, uid) {
+        Ok(h) => h,
+        Err(answer) => return answer,
+    };
+    let sandbox = server.cx.runtime.pod_sandboxes(&handle.uid).into_iter().filter(|s| s.ready).max_by_key(|s| s.created);
+    let Some(sandbox) = sandbox.map(|s| s.id) else { return text(StatusCode::NOT_FOUND, format!("pod {pod:?} has no running sandbox\n")) };
+    let runtime = server.cx.runtime.clone();
+    if websocket::wanted(&call.request) {
+        let ports: Vec<u16> = call.query.iter().filter(|(n, _)| n == "port" || n == "ports").flat_map(|(_, v)| v.split(',')).filter_map(|p| p.parse().ok()).collect();
+        return match websocket::accept(&mut call.request, &CHANNELS) {
+            Ok((protocol, answer, upgrade)) => {
+                tokio::spawn(async move {
+                    let Some(socket) = websocket::open(upgrade).await else { return };
+                    if protocol == TUNNEL {
+                        pairs(spdy_conn::serve(tunnel(socket)), &runtime, &sandbox).await;
+                    } else {
+                        channels(socket, protocol.contains("base64"), ports, &runtime, &sandbox).await;
+                    }
+                });
+                answer
+            }
+            Err(answer) => answer,
+        };
+    }
+    match remote::spdy_upgrade(&mut call, &[PROTOCOL], "X-Stream-Protocol-Version") {
+        Ok((answer, upgrade)) => {
+            tokio::spawn(async move {
+                if let Ok(upgraded) = upgrade.await {
+                    pairs(spdy_conn::serve(TokioIo::new(upgraded)), &runtime, &sandbox).await;
+                }
+            });
+            answer
+        }
+        Err(answer) => answer,
+    }
+}
+
+/// The bytes inside a WebSocket's binary messages as one pipe.
+fn tunnel(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>) -> DuplexStream {
+    let (ours, theirs) = tokio::io::duplex(PIPE);
+    let (mut read, mut write) = tokio::io::split(ours);
+    let (mut sink, mut source) = socket.split();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = source.next().await {
+            match message {
+                Message::Binary(b) => {
+                    if write.write_all(&b).await.is_err() {
+                        break;
+                    }
+                }
+                Message::Close(_) => break,
+                _ => {}
+            }
+        }
+        let _ = write.shutdown().await;
+    });
+    tokio::spawn(async move {
+        let mut buffer = vec![0; PIPE];
+        while let Ok(n @ 1..) = read.read(&mut buffer).await {
+            if sink.send(Message::Binary(Bytes::copy_from_slice(&buffer[..n]))).await.is_err() {
+                return;
+            }
+        }
+        let _ = sink.send(Message::Close(None)).await;
+    });
+    theirs
+}
+
+/// Joins the halves of pairs by their request and forwards each pair.
+async fn pairs(mut incoming: mpsc::Receiver<Stream>, runtime: &SharedRuntime, sandbox: &SandboxId) {
+    let mut halves: HashMap<String, Stream> = HashMap::new();
+    while let Some(stream) = incoming.recv().await {
+        let port = stream.header("port").unwrap_or_default().to_owned();
+        let kind = stream.header("streamtype").unwrap_or_default().to_owned();
+        // Old clients give no request: the data stream follows the error stream.
+        let request = stream.header("requestid").map_or_else(
+            || if kind == "error" { stream.id.to_string() } else { stream.id.saturating_sub(2).to_string() },
+            str::to_owned,
+        );
+        let Some(other) = halves.remove(&request) else {
+            if halves.len() >= MAX_HALVES {
+                stream.writer.reset().await;
+            } else {
+                halves.insert(request, stream);
+            }
+            continue;
+        };
+        let (error, data) = if kind == "data" { (other, stream) } else { (stream, other) };
+        let (runtime, sandbox) = (runtime.clone(), sandbox.clone());
+        tokio::spawn(async move { forward(error, data, &port, &runtime, &sandbox).await });
+    }
+}
+
+async fn forward(error: Stream, data: Stream, port: &str, runtime: &SharedRuntime, sandbox: &SandboxId) {
+    let connected = match port.parse::<u16>().ok().filter(|p| *p > 0) {
+        Some(p) => runtime.port_forward(sandbox, p).await.map_err(|e| e.to_string()),
+        None => Err(format!("unable to parse {port:?} as a port")),
+    };
+    match connected {
+        Ok(connection) => {
+            let (read, mut write) = tokio::io::split(connection);
+            let Stream { mut reader, writer, .. } = data;
+            let up = async {
+                let _ = tokio::io::copy(&mut reader, &mut write).await;
+                let _ = write.shutdown().await;
+            };
+            let down = writer.clone().pump(read);
+            // When the pod's side has ended there is nobody left to hear the client.
+            tokio::select! {
+                ((), ()) = async { tokio::join!(up, std::future::pending::<()>()) } => {}
+                () = down => {}
+            }
+            error.writer.close().await;
+        }
+        Err(e) => {
+            let _ = error.writer.send(format!("error forwarding port {port} to pod: {e}").into()).await;
+            error.writer.close().await;
+            data.writer.close().await;
+        }
+    }
+}
+
+/// Two channels a port: data and errors. Each begins with the port's number, little-endian.
+async fn channels(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, base64: bool, ports: Vec<u16>, runtime: &SharedRuntime, sandbox: &SandboxId) {
+    /// Ports in one connection; channels are numbered by a byte.
+    const MAX_PORTS: usize = 100;
+    let ports: Vec<u16> = ports.into_iter().take(MAX_PORTS).collect();
+    let (mut inputs, mut pipes) = (Vec::new(), Vec::new());
+    for i in 0..ports.len() {
+        let (ours, theirs) = tokio::io::duplex(PIPE);
+        inputs.push((u8::try_from(2 * i).unwrap_or(u8::MAX), ours));
+        pipes.push(theirs);
+    }
+    let channels = Channels::start(socket, base64, inputs);
+    let mut ends = Vec::new();
+    for (i, (port, mut from_client)) in ports.into_iter().zip(pipes).enumerate() {
+        let data = u8::try_from(2 * i).unwrap_or(u8::MAX);
+        let error = data.saturating_add(1);
+        for c in [data, error] {
+            let _ = channels.send(c, &port.to_le_bytes()).await;
+        }
+        match runtime.port_forward(sandbox, port).await {
+            Ok(connection) => {
+                let (read, mut write) = tokio::io::split(connection);
+                tokio::spawn(async move {
+                    let _ = tokio::io::copy(&mut from_client, &mut write).await;
+                    let _ = write.shutdown().await;
+                });
+                ends.push(channels.pump(data, read));
+            }
+            Err(e) => {
+                let _ = channels.send(error, format!("error forwarding port {port} to pod: {e}").as_bytes()).await;
+            }
+        }
+    }
+    for e in ends {
+        let _ = e.await;
+    }
+    channels.close().await;
+}

@@ -1,0 +1,320 @@
+//! Exec and attach: the streams of a process, over WebSocket channels or SPDY streams; and `run`, which answers at once.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, DuplexStream};
+use tokio::sync::mpsc;
+
+use super::spdy_conn::{self, Stream};
+use super::websocket::{self, Channels};
+use super::{Answer, Call, Server, text};
+use crate::cri::{Container, ContainerId, CriError, SharedRuntime, Streams};
+
+/// Bytes in the pipes between process and connection.
+const PIPE: usize = 64 << 10;
+/// Time in which a client must open the SPDY streams it announced (upstream's default).
+const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
+/// Protocols over WebSocket, and over SPDY, that carry a status object.
+const WEBSOCKET: [&str; 4] = ["v5.channel.k8s.io", "v4.channel.k8s.io", "v5.base64.channel.k8s.io", "v4.base64.channel.k8s.io"];
+const SPDY: [&str; 3] = ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io"];
+/// Longest run of `/run`.
+const RUN_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What is to run.
+#[derive(Clone)]
+enum Job {
+    Exec(Vec<String>),
+    Attach,
+}
+
+#[derive(Clone, Copy)]
+struct Wanted {
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    tty: bool,
+}
+
+fn wanted(call: &Call) -> Result<Wanted, Answer> {
+    let tty = call.flag("tty");
+    let w = Wanted { stdin: call.flag("input") || call.flag("stdin"), stdout: call.flag("output") || call.flag("stdout"), stderr: (call.flag("error") || call.flag("stderr")) && !tty, tty };
+    if w.stdin || w.stdout || w.stderr { Ok(w) } else { Err(text(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr\n")) }
+}
+
+/// The container of `/VERB/NAMESPACE/POD[/UID]/CONTAINER`.
+fn target(server: &Server, call: &Call) -> Result<Container, Answer> {
+    let (ns, pod, uid, name) = match call.parts.as_slice() {
+        [_, ns, pod, name] => (ns, pod, None, name),
+        [_, ns, pod, uid, name] => (ns, pod, Some(uid.as_str()), name),
+        _ => return Err(text(StatusCode::NOT_FOUND, "404 page not found\n")),
+    };
+    let handle = server.pod(ns, pod, uid)?;
+    server.running(&handle, name)
+}
+
+/// `/exec/…`.
+pub(super) async fn exec(server: &Server, call: Call) -> Answer {
+    let command = call.all("command");
+    if command.is_empty() {
+        return text(StatusCode::BAD_REQUEST, "you must specify a command\n");
+    }
+    start(server, call, Job::Exec(command)).await
+}
+
+/// `/attach/…`.
+pub(super) async fn attach(server: &Server, call: Call) -> Answer {
+    start(server, call, Job::Attach).await
+}
+
+/// `POST /run/NAMESPACE/POD[/UID]/CONTAINER?cmd=…`: output and errors in one body.
+pub(super) async fn run(server: &Server, call: Call) -> Answer {
+    let container = match target(server, &call) {
+        Ok(c) => c,
+        Err(answer) => return answer,
+    };
+    let command: Vec<String> = call.param("cmd").unwrap_or_default().split(' ').filter(|p| !p.is_empty()).map(str::to_owned).collect();
+    match server.cx.runtime.exec_sync(&container.id, command, Some(RUN_TIMEOUT)).await {
+        Ok(out) => text(StatusCode::OK, [out.stdout, out.stderr].concat()),
+        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
+    }
+}
+
+async fn start(server: &Server, mut call: Call, job: Job) -> Answer {
+    let (container, wanted) = match target(server, &call).and_then(|c| Ok((c, wanted(&call)?))) {
+        Ok(both) => both,
+        Err(answer) => return answer,
+    };
+    let runtime = server.cx.runtime.clone();
+    let session = Session { runtime, id: container.id, job, wanted };
+    if websocket::wanted(&call.request) {
+        return match websocket::accept(&mut call.request, &WEBSOCKET) {
+            Ok((protocol, answer, upgrade)) => {
+                tokio::spawn(async move {
+                    if let Some(socket) = websocket::open(upgrade).await {
+                        over_websocket(session, socket, protocol.contains("base64")).await;
+                    }
+                });
+                answer
+            }
+            Err(answer) => answer,
+        };
+    }
+    match spdy_upgrade(&mut call, &SPDY, "X-Stream-Protocol-Version") {
+        Ok((answer, upgrade)) => {
+            tokio::spawn(async move {
+                if let Ok(upgraded) = upgrade.await {
+                    over_spdy(session, TokioIo::new(upgraded)).await;
+                }
+            });
+            answer
+        }
+        Err(answer) => answer,
+    }
+}
+
+/// Answers an upgrade to SPDY/3.1 with the first protocol version that both know.
+pub(super) fn spdy_upgrade(call: &mut Call, known: &[&'static str], header: &'static str) -> Result<(Answer, hyper::upgrade::OnUpgrade), Answer> {
+    let request = &mut call.request;
+    let spdy = request.headers().get("upgrade").and_then(|u| u.to_str().ok()).is_some_and(|u| u.eq_ignore_ascii_case("SPDY/3.1"));
+    if !spdy {
+        return Err(text(StatusCode::BAD_REQUEST, "unable to upgrade: missing upgrade headers in request\n"));
+    }
+    let offered: Vec<String> =
+        request.headers().get_all(header).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(|v| v.trim().to_owned()).collect();
+    let chosen = known.iter().find(|k| offered.iter().any(|o| o == *k)).copied();
+    if chosen.is_none() && !offered.is_empty() {
+        return Err(text(StatusCode::FORBIDDEN, format!("unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {known:?}\n")));
+    }
+    let upgrade = hyper::upgrade::on(request);
+    let mut answer = Response::new(Empty::new().boxed_unsync());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    answer.headers_mut().insert("connection", HeaderValue::from_static("Upgrade"));
+    answer.headers_mut().insert("upgrade", HeaderValue::from_static("SPDY/3.1"));
+    if let Some(v) = chosen {
+        answer.headers_mut().insert(header, HeaderValue::from_static(v));
+    }
+    Ok((answer, upgrade))
+}
+
+struct Session {
+    runtime: SharedRuntime,
+    id: ContainerId,
+    job: Job,
+    wanted: Wanted,
+}
+
+impl Session {
+    async fn run(self, streams: Streams) -> Value {
+        let done = match self.job {
+            Job::Exec(command) => self.runtime.exec(&self.id, command, streams).await,
+            Job::Attach => self.runtime.attach(&self.id, streams).await.map(|()| 0),
+        };
+        status(done)
+    }
+}
+
+/// The status object that ends a session, as upstream writes it.
+fn status(done: Result<i32, CriError>) -> Value {
+    match done {
+        Ok(0) => json!({"metadata": {}, "status": "Success"}),
+        Ok(code) => json!({"metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+            "message": format!("command terminated with non-zero exit code: exit status {code}"),
+            "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]}}),
+        Err(e) => json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500,
+            "message": format!("Internal error occurred: error executing command in container: {e}"), "details": {"causes": [{"message": e.to_string()}]}}),
+    }
+}
+
+/// Terminal sizes, each a JSON object `{"Width":80,"Height":24}`.
+fn sizes(from: impl AsyncRead + Unpin + Send + 'static) -> mpsc::Receiver<(u16, u16)> {
+    /// Longest object.
+    const MAX: usize = 4096;
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::spawn(async move {
+        let mut from = from;
+        let mut held = Vec::new();
+        let mut part = [0; 512];
+        while let Ok(n @ 1..) = from.read(&mut part).await {
+            held.extend_from_slice(&part[..n]);
+            let mut objects = serde_json::Deserializer::from_slice(&held).into_iter::<Value>();
+            let mut newest = None;
+            while let Some(Ok(v)) = objects.next() {
+                let get = |k: &str| v.get(k).and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
+                newest = get("Width").zip(get("Height")).or(newest);
+            }
+            let used = objects.byte_offset();
+            held.drain(..used);
+            if held.len() > MAX {
+                return;
+            }
+            if let Some(size) = newest
+                && sender.send(size).await.is_err()
+            {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn pipe() -> (DuplexStream, DuplexStream) {
+    tokio::io::duplex(PIPE)
+}
+
+async fn over_websocket(session: Session, socket: tokio_tungstenite::WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, base64: bool) {
+    let w = session.wanted;
+    let mut inputs = Vec::new();
+    let mut streams = Streams { stdin: None, stdout: None, stderr: None, resize: None, tty: w.tty };
+    if w.stdin {
+        let (ours, theirs) = pipe();
+        inputs.push((websocket::STDIN, ours));
+        streams.stdin = Some(Box::new(theirs));
+    }
+    if w.tty {
+        let (ours, theirs) = pipe();
+        inputs.push((websocket::RESIZE, ours));
+        streams.resize = Some(sizes(theirs));
+    }
+    let channels = Channels::start(socket, base64, inputs);
+    let mut pumps = Vec::new();
+    if w.stdout {
+        // An empty message tells the client that the connection stands.
+        let _ = channels.send(websocket::STDOUT, &[]).await;
+        let (ours, theirs) = pipe();
+        streams.stdout = Some(Box::new(theirs));
+        pumps.push(channels.pump(websocket::STDOUT, ours));
+    }
+    if w.stderr {
+        let (ours, theirs) = pipe();
+        streams.stderr = Some(Box::new(theirs));
+        pumps.push(channels.pump(websocket::STDERR, ours));
+    }
+    let end = session.run(streams).await;
+    for p in pumps {
+        let _ = p.await;
+    }
+    let _ = channels.send(websocket::ERROR, end.to_string().as_bytes()).await;
+    channels.close().await;
+}
+
+async fn over_spdy(session: Session, io: TokioIo<hyper::upgrade::Upgraded>) {
+    let w = session.wanted;
+    let mut incoming = spdy_conn::serve(io);
+    let expected = 1 + usize::from(w.stdin) + usize::from(w.stdout) + usize::from(w.stderr) + usize::from(w.tty);
+    let mut got: Vec<Stream> = Vec::new();
+    let all = async {
+        while got.len() < expected {
+            match incoming.recv().await {
+                Some(s) => got.push(s),
+                None => return,
+            }
+        }
+    };
+    if tokio::time::timeout(STREAMS_TIMEOUT, all).await.is_err() || got.len() < expected {
+        return;
+    }
+    let mut take = |kind: &str| got.iter().position(|s| s.header("streamtype") == Some(kind)).map(|i| got.swap_remove(i));
+    let error = take("error");
+    let mut streams = Streams { stdin: None, stdout: None, stderr: None, resize: None, tty: w.tty };
+    let (mut keep, mut pumps) = (Vec::new(), Vec::new());
+    if let Some(s) = take("stdin").filter(|_| w.stdin) {
+        streams.stdin = Some(Box::new(s.reader));
+        keep.push(s.writer);
+    }
+    if let Some(s) = take("resize").filter(|_| w.tty) {
+        streams.resize = Some(sizes(s.reader));
+        keep.push(s.writer);
+    }
+    for (kind, wanted) in [("stdout", w.stdout), ("stderr", w.stderr)] {
+        if let Some(s) = take(kind).filter(|_| wanted) {
+            let (ours, theirs) = pipe();
+            if kind == "stdout" {
+                streams.stdout = Some(Box::new(theirs));
+            } else {
+                streams.stderr = Some(Box::new(theirs));
+            }
+            pumps.push(tokio::spawn(s.writer.pump(ours)));
+        }
+    }
+    let end = session.run(streams).await;
+    for p in pumps {
+        let _ = p.await;
+    }
+    if let Some(e) = error {
+        let _ = e.writer.send(end.to_string().into()).await;
+        e.writer.close().await;
+    }
+    for writer in keep {
+        writer.close().await;
+    }
+    drop(incoming);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    #[test]
+    fn the_exit_code_is_a_cause() {
+        let v = status(Ok(3));
+        assert_eq!(v["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
+        assert_eq!(v["reason"], "NonZeroExitCode");
+        assert_eq!(status(Ok(0))["status"], "Success");
+    }
+
+    #[tokio::test]
+    async fn sizes_may_come_in_pieces() {
+        let (mut write, read) = tokio::io::duplex(256);
+        let mut sizes = sizes(read);
+        write.write_all(b"{\"Width\":80,\"Hei").await.unwrap();
+        write.write_all(b"ght\":24}\n").await.unwrap();
+        assert_eq!(sizes.recv().await, Some((80, 24)));
+        write.write_all(b"{\"Width\":100,\"Height\":30}").await.unwrap();
+        assert_eq!(sizes.recv().await, Some((100, 30)));
+    }
+}

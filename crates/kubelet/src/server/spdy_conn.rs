@@ -1,0 +1,231 @@
+//! A SPDY connection, served: the peer opens streams, each a pair of pipes here.
+
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use super::spdy::{Decoder, Encoder, Frame, Headers, MAX_DATA};
+
+/// Frames that wait to be sent; a slow peer stops the senders.
+const SEND_QUEUE: usize = 32;
+/// Bytes in the pipe between a stream and its user.
+const PIPE: usize = 64 << 10;
+/// Streams that wait to be taken.
+const ACCEPT_QUEUE: usize = 64;
+/// Streams open at the same time; a port-forward uses two for each connection.
+const MAX_STREAMS: usize = 1024;
+
+/// A stream that the peer opened.
+pub struct Stream {
+    /// Its number.
+    pub id: u32,
+    /// Its headers.
+    pub headers: Headers,
+    /// What the peer sends; ends when it closes its half.
+    pub reader: tokio::io::ReadHalf<tokio::io::DuplexStream>,
+    /// What is sent to the peer.
+    pub writer: StreamWriter,
+}
+
+impl Stream {
+    /// A header by its name in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// Sends data of one stream.
+#[derive(Clone)]
+pub struct StreamWriter {
+    id: u32,
+    frames: mpsc::Sender<Frame>,
+}
+
+impl StreamWriter {
+    /// Sends bytes; an error means that the connection is gone.
+    pub async fn send(&self, bytes: Bytes) -> Result<(), ()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let part = rest.split_to(rest.len().min(MAX_DATA));
+            self.frames.send(Frame::Data { id: self.id, fin: false, bytes: part }).await.map_err(|_| ())?;
+        }
+        Ok(())
+    }
+
+    /// Closes this half of the stream.
+    pub async fn close(&self) {
+        let _ = self.frames.send(Frame::Data { id: self.id, fin: true, bytes: Bytes::new() }).await;
+    }
+
+    /// Ends the stream in both directions.
+    pub async fn reset(&self) {
+        // 5: CANCEL.
+        let _ = self.frames.send(Frame::Reset { id: self.id, status: 5 }).await;
+    }
+
+    /// Sends all that `from` gives, then closes.
+    pub async fn pump(self, mut from: impl AsyncRead + Unpin) {
+        let mut buffer = BytesMut::with_capacity(MAX_DATA);
+        while let Ok(1..) = from.read_buf(&mut buffer).await {
+            if self.send(buffer.split().freeze()).await.is_err() {
+                return;
+            }
+            buffer.reserve(MAX_DATA);
+        }
+        self.close().await;
+    }
+}
+
+/// Serves a connection; streams come out of the receiver, which ends with the connection. The connection ends when the
+/// receiver and all writers are dropped, after what was sent is out.
+pub fn serve<T: AsyncRead + AsyncWrite + Send + 'static>(io: T) -> mpsc::Receiver<Stream> {
+    let (read, write) = tokio::io::split(io);
+    let (frames, queue) = mpsc::channel(SEND_QUEUE);
+    let (streams, incoming) = mpsc::channel(ACCEPT_QUEUE);
+    tokio::spawn(send(write, queue));
+    tokio::spawn(receive(read, frames.downgrade(), frames, streams));
+    incoming
+}
+
+async fn send<W: AsyncWrite>(write: W, mut queue: mpsc::Receiver<Frame>) {
+    tokio::pin!(write);
+    let mut encoder = Encoder::default();
+    let mut out = BytesMut::new();
+    while let Some(frame) = queue.recv().await {
+        encoder.encode(&frame, &mut out);
+        while let Ok(more) = queue.try_recv() {
+            encoder.encode(&more, &mut out);
+        }
+        if write.write_all(&out).await.is_err() || write.flush().await.is_err() {
+            return;
+        }
+        out.clear();
+    }
+    let _ = write.shutdown().await;
+}
+
+async fn receive<R: AsyncRead>(read: R, weak: mpsc::WeakSender<Frame>, frames: mpsc::Sender<Frame>, streams: mpsc::Sender<Stream>) {
+    tokio::pin!(read);
+    let mut decoder = Decoder::default();
+    let mut buffer = BytesMut::with_capacity(MAX_DATA);
+    let mut open: HashMap<u32, tokio::io::WriteHalf<tokio::io::DuplexStream>> = HashMap::new();
+    // The reader must not keep the connection open by itself: it holds a sender only while streams may still come.
+    let mut frames = Some(frames);
+    loop {
+        loop {
+            match decoder.decode(&mut buffer) {
+                Ok(Some(frame)) => {
+                    let Some(sender) = frames.clone().or_else(|| weak.upgrade()) else { return };
+                    if handle(frame, &sender, &streams, &mut open).await.is_err() {
+                        frames = None;
+                    }
+                }
+                Ok(None) => break,
+                Err(e) => {
+                    tracing::debug!(error = %e, "peer does not speak SPDY");
+                    return;
+                }
+            }
+        }
+        if buffer.capacity() - buffer.len() < 4096 {
+            buffer.reserve(MAX_DATA);
+        }
+        tokio::select! {
+            got = read.read_buf(&mut buffer) => if !matches!(got, Ok(1..)) { return },
+            () = streams.closed(), if frames.is_some() => frames = None,
+            () = ended(&weak), if frames.is_none() => return,
+        }
+    }
+}
+
+/// Pends until every sender of frames is gone.
+async fn ended(weak: &mpsc::WeakSender<Frame>) {
+    // A weak handle cannot be awaited; what is asked again is only whether somebody still sends.
+    while weak.upgrade().is_some() {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+async fn handle(
+    frame: Frame,
+    frames: &mpsc::Sender<Frame>,
+    streams: &mpsc::Sender<Stream>,
+    open: &mut HashMap<u32, tokio::io::WriteHalf<tokio::io::DuplexStream>>,
+) -> Result<(), ()> {
+    match frame {
+        Frame::SynStream { id, fin, headers } => {
+            if open.len() >= MAX_STREAMS || streams.is_closed() {
+                // 3: REFUSED_STREAM.
+                return frames.send(Frame::Reset { id, status: 3 }).await.map_err(|_| ());
+            }
+            let _ = frames.send(Frame::SynReply { id, fin: false, headers: Headers::new() }).await;
+            let (ours, theirs) = tokio::io::duplex(PIPE);
+            let (_, feed) = tokio::io::split(ours);
+            let (reader, _) = tokio::io::split(theirs);
+            if !fin {
+                open.insert(id, feed);
+            }
+            let stream = Stream { id, headers, reader, writer: StreamWriter { id, frames: frames.clone() } };
+            streams.send(stream).await.map_err(|_| ())?;
+        }
+        Frame::Data { id, fin, bytes } => {
+            if let Some(feed) = open.get_mut(&id)
+                && !bytes.is_empty()
+                && feed.write_all(&bytes).await.is_err()
+            {
+                open.remove(&id);
+            }
+            if fin {
+                end(open.remove(&id)).await;
+            }
+        }
+        Frame::Headers { id, fin: true } | Frame::Reset { id, .. } => end(open.remove(&id)).await,
+        Frame::Ping { id } => {
+            let _ = frames.send(Frame::Ping { id }).await;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+async fn end(feed: Option<tokio::io::WriteHalf<tokio::io::DuplexStream>>) {
+    if let Some(mut feed) = feed {
+        let _ = feed.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_is_two_pipes() {
+        let (client, server) = tokio::io::duplex(1 << 16);
+        let mut incoming = serve(server);
+        let (mut read, mut write) = tokio::io::split(client);
+        let (mut encoder, mut decoder) = (Encoder::default(), Decoder::default());
+        let mut out = BytesMut::new();
+        encoder.encode(&Frame::SynStream { id: 1, fin: false, headers: vec![("streamtype".into(), "data".into())] }, &mut out);
+        encoder.encode(&Frame::Data { id: 1, fin: true, bytes: Bytes::from_static(b"ping") }, &mut out);
+        write.write_all(&out).await.unwrap();
+        let mut s = incoming.recv().await.unwrap();
+        assert_eq!(s.header("streamtype"), Some("data"));
+        let mut text = String::new();
+        s.reader.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "ping");
+        s.writer.clone().pump(&b"pong"[..]).await;
+        let mut buffer = BytesMut::new();
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            read.read_buf(&mut buffer).await.unwrap();
+            while let Some(f) = decoder.decode(&mut buffer).unwrap() {
+                seen.push(f);
+            }
+        }
+        assert_eq!(seen[1], Frame::Data { id: 1, fin: false, bytes: Bytes::from_static(b"pong") });
+        assert_eq!(seen[2], Frame::Data { id: 1, fin: true, bytes: Bytes::new() });
+    }
+}

@@ -1,0 +1,229 @@
+//! WebSockets: the handshake, and the channels that Kubernetes puts into their messages.
+//!
+//! A message's first byte is a channel: 0 standard input, 1 output, 2 errors, 3 the end's status, 4 terminal sizes. Version 5
+//! adds 255: the peer closes the channel named by the next byte. With `base64.` protocols messages are text: the channel as
+//! a digit, then base64.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::{Answer, text};
+
+/// Channels.
+pub const STDIN: u8 = 0;
+/// Standard output.
+pub const STDOUT: u8 = 1;
+/// Standard error.
+pub const STDERR: u8 = 2;
+/// The end's status.
+pub const ERROR: u8 = 3;
+/// Terminal sizes.
+pub const RESIZE: u8 = 4;
+/// The peer closes a channel (version 5).
+const CLOSE: u8 = 255;
+/// Bytes sent in one message.
+const PART: usize = 32 << 10;
+/// Messages that wait to be sent.
+const QUEUE: usize = 32;
+/// Seconds that a peer gets to answer the close.
+const CLOSE_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Whether a request asks for a WebSocket.
+#[must_use]
+pub fn wanted(request: &Request<Incoming>) -> bool {
+    let has = |name: &str, value: &str| {
+        request.headers().get_all(name).iter().filter_map(|v| v.to_str().ok()).any(|v| v.to_ascii_lowercase().split(',').any(|p| p.trim() == value))
+    };
+    has("upgrade", "websocket") && has("connection", "upgrade")
+}
+
+/// The first of `known` that the client offers; none if it offers others only. A client that offers nothing gets "".
+fn choose(request: &Request<Incoming>, known: &[&'static str]) -> Option<&'static str> {
+    let offered: Vec<&str> = request
+        .headers()
+        .get_all("sec-websocket-protocol")
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+        .filter(|p| !p.is_empty())
+        .collect();
+    if offered.is_empty() {
+        return known.contains(&"").then_some("");
+    }
+    offered.iter().find_map(|o| known.iter().find(|k| *k == o).copied())
+}
+
+/// Answers the handshake: the protocol chosen, the response, and the promise of the connection.
+pub fn accept(request: &mut Request<Incoming>, known: &[&'static str]) -> Result<(&'static str, Answer, OnUpgrade), Answer> {
+    let Some(key) = request.headers().get("sec-websocket-key").map(|k| derive_accept_key(k.as_bytes())) else {
+        return Err(text(StatusCode::BAD_REQUEST, "sec-websocket-key is missing\n"));
+    };
+    let Some(protocol) = choose(request, known) else {
+        return Err(text(StatusCode::BAD_REQUEST, format!("unable to upgrade: protocols offered are not known, known are {known:?}\n")));
+    };
+    let upgrade = hyper::upgrade::on(request);
+    let mut answer = Response::new(Empty::new().boxed_unsync());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = answer.headers_mut();
+    headers.insert("upgrade", HeaderValue::from_static("websocket"));
+    headers.insert("connection", HeaderValue::from_static("Upgrade"));
+    if let Ok(key) = HeaderValue::from_str(&key) {
+        headers.insert("sec-websocket-accept", key);
+    }
+    if !protocol.is_empty() {
+        headers.insert("sec-websocket-protocol", HeaderValue::from_static(protocol));
+    }
+    Ok((protocol, answer, upgrade))
+}
+
+/// The socket, once the upgrade is through.
+pub async fn open(upgrade: OnUpgrade) -> Option<WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>> {
+    let upgraded = upgrade.await.ok()?;
+    Some(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await)
+}
+
+/// Channels over a socket.
+pub struct Channels {
+    out: mpsc::Sender<Message>,
+    base64: bool,
+    sender: tokio::task::JoinHandle<()>,
+}
+
+impl Channels {
+    /// Takes a socket: what comes on a channel is written to its pipe in `inputs`.
+    pub fn start(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, base64: bool, inputs: Vec<(u8, DuplexStream)>) -> Self {
+        let (sink, mut source) = socket.split();
+        let (out, mut queue) = mpsc::channel::<Message>(QUEUE);
+        let pong = out.downgrade();
+        let mut inputs = inputs;
+        let receiver = tokio::spawn(async move {
+            while let Some(Ok(message)) = source.next().await {
+                let data = match message {
+                    Message::Binary(b) => Some(b),
+                    Message::Text(t) if base64 => decode(t.as_str()),
+                    Message::Text(t) => Some(Bytes::from(t)),
+                    Message::Ping(p) => {
+                        if let Some(out) = pong.upgrade() {
+                            let _ = out.send(Message::Pong(p)).await;
+                        }
+                        None
+                    }
+                    Message::Close(_) => return,
+                    _ => None,
+                };
+                if let Some(data) = data {
+                    deliver(&mut inputs, &data).await;
+                }
+            }
+        });
+        let sender = tokio::spawn(async move {
+            let mut sink = sink;
+            while let Some(message) = queue.recv().await {
+                if sink.send(message).await.is_err() {
+                    receiver.abort();
+                    return;
+                }
+            }
+            let _ = sink.send(Message::Close(None)).await;
+            let mut receiver = receiver;
+            if tokio::time::timeout(CLOSE_WAIT, &mut receiver).await.is_err() {
+                receiver.abort();
+            }
+            let _ = sink.close().await;
+        });
+        Self { out, base64, sender }
+    }
+
+    /// Sends bytes on a channel.
+    pub async fn send(&self, channel: u8, data: &[u8]) -> Result<(), ()> {
+        send(&self.out, self.base64, channel, data).await
+    }
+
+    /// Sends all that `from` gives on a channel, in a task of its own.
+    pub fn pump(&self, channel: u8, mut from: impl AsyncRead + Unpin + Send + 'static) -> tokio::task::JoinHandle<()> {
+        let (out, base64) = (self.out.clone(), self.base64);
+        tokio::spawn(async move {
+            let mut buffer = vec![0; PART];
+            while let Ok(n @ 1..) = from.read(&mut buffer).await {
+                if send(&out, base64, channel, &buffer[..n]).await.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Closes the socket after all was sent.
+    pub async fn close(self) {
+        drop(self.out);
+        let _ = self.sender.await;
+    }
+}
+
+async fn send(out: &mpsc::Sender<Message>, base64: bool, channel: u8, data: &[u8]) -> Result<(), ()> {
+    let message = if base64 {
+        Message::Text(format!("{channel}{}", STANDARD.encode(data)).into())
+    } else {
+        let mut bytes = Vec::with_capacity(data.len() + 1);
+        bytes.push(channel);
+        bytes.extend_from_slice(data);
+        Message::Binary(bytes.into())
+    };
+    out.send(message).await.map_err(|_| ())
+}
+
+fn decode(text: &str) -> Option<Bytes> {
+    let channel = text.bytes().next()?.checked_sub(b'0').filter(|c| *c < 10)?;
+    let mut out = vec![channel];
+    out.extend(STANDARD.decode(text.get(1..)?).ok()?);
+    Some(out.into())
+}
+
+async fn deliver(inputs: &mut Vec<(u8, DuplexStream)>, data: &[u8]) {
+    match data {
+        [CLOSE, channel] => {
+            if let Some(i) = inputs.iter().position(|(c, _)| c == channel) {
+                let (_, mut pipe) = inputs.swap_remove(i);
+                let _ = pipe.shutdown().await;
+            }
+        }
+        [channel, rest @ ..] if !rest.is_empty() => {
+            if let Some((_, pipe)) = inputs.iter_mut().find(|(c, _)| c == channel) {
+                let _ = pipe.write_all(rest).await;
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn messages_go_to_their_channel_and_255_closes_one() {
+        let (mut reader, writer) = tokio::io::duplex(64);
+        let mut inputs = vec![(STDIN, writer)];
+        deliver(&mut inputs, &[STDIN, b'h', b'i']).await;
+        deliver(&mut inputs, &[7, b'x']).await;
+        deliver(&mut inputs, &[CLOSE, STDIN]).await;
+        let mut text = String::new();
+        reader.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hi");
+        assert_eq!(decode("1aGk=").unwrap(), Bytes::from_static(b"\x01hi"));
+        assert_eq!(decode("x"), None);
+    }
+}

@@ -1,0 +1,107 @@
+//! Small things that several rooms of the kubelet need.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::jiff::Timestamp;
+
+/// A point in time as the API writes it.
+#[must_use]
+pub fn time(at: SystemTime) -> Time {
+    let ns = at.duration_since(UNIX_EPOCH).map_or(0, |d| i128::try_from(d.as_nanos()).unwrap_or(0));
+    Time(Timestamp::from_nanosecond(ns).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+/// A point in time as the system writes it.
+#[must_use]
+pub fn system_time(at: &Time) -> SystemTime {
+    u64::try_from(at.0.as_millisecond()).map_or(UNIX_EPOCH, |ms| UNIX_EPOCH + std::time::Duration::from_millis(ms))
+}
+
+/// What names a pod for people: `name_namespace(uid)`, the wording of upstream's messages.
+#[must_use]
+pub fn describe(pod: &Pod) -> String {
+    format!("{}_{}({})", name(pod), namespace(pod), uid(pod))
+}
+
+/// The pod's name.
+#[must_use]
+pub fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// The pod's namespace.
+#[must_use]
+pub fn namespace(pod: &Pod) -> &str {
+    pod.metadata.namespace.as_deref().unwrap_or_default()
+}
+
+/// The pod's UID.
+#[must_use]
+pub fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
+}
+
+/// Whether the pod uses the host's network.
+#[must_use]
+pub fn host_network(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false)
+}
+
+/// An ephemeral container seen as a container: the fields are the same.
+#[must_use]
+pub fn ephemeral_as_container(e: &EphemeralContainer) -> Container {
+    Container {
+        args: e.args.clone(),
+        command: e.command.clone(),
+        env: e.env.clone(),
+        env_from: e.env_from.clone(),
+        image: e.image.clone(),
+        image_pull_policy: e.image_pull_policy.clone(),
+        name: e.name.clone(),
+        resources: e.resources.clone(),
+        security_context: e.security_context.clone(),
+        stdin: e.stdin,
+        stdin_once: e.stdin_once,
+        termination_message_path: e.termination_message_path.clone(),
+        termination_message_policy: e.termination_message_policy.clone(),
+        tty: e.tty,
+        volume_mounts: e.volume_mounts.clone(),
+        working_dir: e.working_dir.clone(),
+        ..Container::default()
+    }
+}
+
+/// A port given by number or by the name of one of the container's ports.
+pub fn port(of: &IntOrString, container: &Container) -> Result<u16, String> {
+    let number = match of {
+        IntOrString::Int(n) => *n,
+        IntOrString::String(s) => match container.ports.iter().flatten().find(|p| p.name.as_deref() == Some(s)) {
+            Some(p) => p.container_port,
+            None => s.parse::<i32>().map_err(|_| format!("couldn't find port: {s:?} in container {:?}", container.name))?,
+        },
+    };
+    u16::try_from(number).ok().filter(|n| *n > 0).ok_or_else(|| format!("invalid port number: {number}"))
+}
+
+/// `len` bytes of `text` at most, cut at a character.
+#[must_use]
+pub fn truncate(text: &str, len: usize) -> &str {
+    if text.len() <= len {
+        return text;
+    }
+    let mut end = len;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// Hash of anything that serialises, as hexadecimal, stable over restarts and versions of the program.
+pub fn stable_hash<T: serde::Serialize>(of: &T) -> String {
+    use sha2::{Digest, Sha256};
+    let bytes = serde_json::to_vec(of).unwrap_or_default();
+    Sha256::digest(&bytes)[..8].iter().map(|b| format!("{b:02x}")).collect()
+}

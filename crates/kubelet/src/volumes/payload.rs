@@ -1,0 +1,206 @@
+//! What the volumes made from API objects show: configMap, secret, downwardAPI and projected.
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume};
+
+use super::atomic::{File, Payload};
+use super::tokens::Tokens;
+use super::watches::Watches;
+use crate::api::{ApiError, RefKind, RefObject, SharedApi};
+use crate::cri::PodUid;
+use crate::env::downward::{self, Facts};
+use crate::util;
+
+/// Mode of files where nothing is said.
+const DEFAULT_MODE: i32 = 0o644;
+/// Life of a token where nothing is said, in seconds.
+const TOKEN_LIFE_S: i64 = 3600;
+
+/// Reads what the payloads are made of; one call's worth.
+pub struct Source<'a> {
+    /// The API server.
+    pub api: &'a SharedApi,
+    /// Where objects read are watched from then on.
+    pub watches: &'a Watches,
+    /// The pod's tokens.
+    pub tokens: &'a Tokens,
+    /// What the downward API tells.
+    pub facts: Facts<'a>,
+}
+
+struct Defaults {
+    mode: i32,
+    user: Option<i64>,
+}
+
+fn bits(mode: i32) -> u32 {
+    u32::try_from(mode).unwrap_or(0o644) & 0o777
+}
+
+fn owner(user: Option<i64>) -> Option<u32> {
+    user.and_then(|u| u32::try_from(u).ok())
+}
+
+impl Source<'_> {
+    /// The payload of a volume; none if the volume is of another kind.
+    pub async fn payload(&self, volume: &Volume) -> Option<Result<Payload, String>> {
+        let mut out = Payload::new();
+        let done = if let Some(v) = &volume.config_map {
+            let d = Defaults { mode: v.default_mode.unwrap_or(DEFAULT_MODE), user: v.default_user };
+            self.object(&mut out, RefKind::ConfigMap, &v.name, v.items.as_deref(), v.optional, &d).await
+        } else if let Some(v) = &volume.secret {
+            let d = Defaults { mode: v.default_mode.unwrap_or(DEFAULT_MODE), user: v.default_user };
+            self.object(&mut out, RefKind::Secret, v.secret_name.as_deref().unwrap_or_default(), v.items.as_deref(), v.optional, &d).await
+        } else if let Some(v) = &volume.downward_api {
+            let d = Defaults { mode: v.default_mode.unwrap_or(DEFAULT_MODE), user: v.default_user };
+            self.downward(&mut out, v.items.as_deref(), &d)
+        } else if let Some(v) = &volume.projected {
+            let d = Defaults { mode: v.default_mode.unwrap_or(DEFAULT_MODE), user: v.default_user };
+            self.projected(&mut out, volume, v.sources.as_deref().unwrap_or_default(), &d).await
+        } else {
+            return None;
+        };
+        Some(done.map(|()| out))
+    }
+
+    async fn projected(&self, out: &mut Payload, volume: &Volume, sources: &[k8s_openapi::api::core::v1::VolumeProjection], d: &Defaults) -> Result<(), String> {
+        for s in sources {
+            if let Some(m) = &s.config_map {
+                self.object(out, RefKind::ConfigMap, &m.name, m.items.as_deref(), m.optional, d).await?;
+            } else if let Some(m) = &s.secret {
+                self.object(out, RefKind::Secret, &m.name, m.items.as_deref(), m.optional, d).await?;
+            } else if let Some(m) = &s.downward_api {
+                self.downward(out, m.items.as_deref(), d)?;
+            } else if let Some(t) = &s.service_account_token {
+                self.token(out, &volume.name, t, d).await?;
+            } else if s.cluster_trust_bundle.is_some() {
+                return Err("clusterTrustBundle projections are not supported by this kubelet".into());
+            } else if s.pod_certificate.is_some() {
+                return Err("podCertificate projections are not supported by this kubelet".into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn object(&self, out: &mut Payload, kind: RefKind, name: &str, items: Option<&[KeyToPath]>, optional: Option<bool>, d: &Defaults) -> Result<(), String> {
+        let pod = self.facts.pod;
+        let ns = util::namespace(pod);
+        let optional = optional.unwrap_or(false);
+        let (found, revision) = match self.api.get_ref(kind, ns, name).await {
+            Ok(got) => got,
+            Err(ApiError::NotFound(_)) => (None, String::new()),
+            Err(e) => return Err(e.to_string()),
+        };
+        if !found.as_ref().is_some_and(immutable) {
+            self.watches.watch(PodUid(util::uid(pod).to_owned()), kind, ns, name, &revision);
+        }
+        let Some(object) = found else {
+            if optional {
+                return Ok(());
+            }
+            let what = if kind == RefKind::ConfigMap { "configmap" } else { "secret" };
+            return Err(format!("{what} {name:?} not found"));
+        };
+        let data = bytes(&object);
+        match items.filter(|i| !i.is_empty()) {
+            None => {
+                for (key, value) in data {
+                    out.insert(key, File { data: value, mode: bits(d.mode), user: owner(d.user) });
+                }
+            }
+            Some(items) => {
+                for item in items {
+                    match data.get(&item.key) {
+                        Some(value) => {
+                            let mode = bits(item.mode.unwrap_or(d.mode));
+                            out.insert(item.path.clone(), File { data: value.clone(), mode, user: owner(item.user.or(d.user)) });
+                        }
+                        None if optional => {}
+                        None if kind == RefKind::ConfigMap => return Err(format!("configmap references non-existent config key: {}", item.key)),
+                        None => return Err(format!("references non-existent secret key: {}", item.key)),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn downward(&self, out: &mut Payload, items: Option<&[DownwardAPIVolumeFile]>, d: &Defaults) -> Result<(), String> {
+        for item in items.unwrap_or_default() {
+            let text = if let Some(f) = &item.field_ref {
+                downward::field(&self.facts, &f.field_path)?
+            } else if let Some(r) = &item.resource_field_ref {
+                let name = r.container_name.as_deref().unwrap_or_default();
+                let c = downward::container(self.facts.pod, name).ok_or_else(|| format!("container {name} not found"))?;
+                downward::resource(&self.facts, c, &r.resource, r.divisor.as_ref())?
+            } else {
+                continue;
+            };
+            out.insert(item.path.clone(), File { data: text.into_bytes(), mode: bits(item.mode.unwrap_or(d.mode)), user: owner(item.user.or(d.user)) });
+        }
+        Ok(())
+    }
+
+    async fn token(&self, out: &mut Payload, volume: &str, t: &ServiceAccountTokenProjection, d: &Defaults) -> Result<(), String> {
+        let pod = self.facts.pod;
+        let spec = pod.spec.as_ref().ok_or("pod has no spec")?;
+        let account = spec.service_account_name.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
+        let life = t.expiration_seconds.unwrap_or(TOKEN_LIFE_S);
+        let audience = t.audience.clone().filter(|a| !a.is_empty());
+        let request = TokenRequest {
+            spec: Some(TokenRequestSpec {
+                audiences: audience.map(|a| vec![a]),
+                expiration_seconds: Some(life),
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: Some(util::name(pod).to_owned()),
+                    uid: Some(util::uid(pod).to_owned()),
+                }),
+                ..TokenRequestSpec::default()
+            }),
+            ..TokenRequest::default()
+        };
+        let token = self.tokens.get(self.api, util::namespace(pod), account, volume, &t.path, request).await.map_err(|e| {
+            format!("failed to fetch token: {e}")
+        })?;
+        // Readable for the pod alone where its user or group is known, as upstream's projected plugin decides.
+        let user = common_user(pod);
+        let group = spec.security_context.as_ref().and_then(|s| s.fs_group);
+        let mode = if user.is_some() || group.is_some() { 0o600 } else { bits(d.mode) };
+        out.insert(t.path.clone(), File { data: token.into_bytes(), mode, user: owner(t.user.or(user).or(d.user)) });
+        Ok(())
+    }
+}
+
+fn immutable(object: &RefObject) -> bool {
+    match object {
+        RefObject::ConfigMap(m) => m.immutable,
+        RefObject::Secret(s) => s.immutable,
+    }
+    .unwrap_or(false)
+}
+
+fn bytes(object: &RefObject) -> std::collections::BTreeMap<String, Vec<u8>> {
+    match object {
+        RefObject::ConfigMap(m) => {
+            let text = m.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
+            text.chain(m.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()))).collect()
+        }
+        RefObject::Secret(s) => s.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect(),
+    }
+}
+
+/// The user that all containers run as, if it is one (upstream's `FsUserFrom`).
+fn common_user(pod: &Pod) -> Option<i64> {
+    let spec = pod.spec.as_ref()?;
+    let level = spec.security_context.as_ref().and_then(|s| s.run_as_user);
+    let mut common = None;
+    for c in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        let user = c.security_context.as_ref().and_then(|s| s.run_as_user).or(level)?;
+        if *common.get_or_insert(user) != user {
+            return None;
+        }
+    }
+    common
+}

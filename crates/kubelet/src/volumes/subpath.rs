@@ -1,0 +1,114 @@
+//! Parts of volumes as mounts of their own, safe against symbolic links that a container plants.
+//!
+//! The kernel resolves the path with `RESOLVE_BENEATH`, so no link leads out of the volume, and what it found is bound by its
+//! file descriptor, so nothing can be exchanged between the check and the mount.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, mkdirat};
+
+fn open_dir(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
+    Ok(open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+fn beneath(base: &impl std::os::fd::AsFd, path: &Path, flags: OFlag) -> nix::Result<std::os::fd::OwnedFd> {
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(base, path, how)
+}
+
+/// Opens a file below `base` for reading; a link out of `base` is an error.
+pub fn open_beneath(base: &Path, path: &Path) -> io::Result<File> {
+    let base = open_dir(base)?;
+    Ok(File::from(beneath(&base, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?))
+}
+
+/// A path that is relative and has no `..`.
+pub fn check(sub_path: &str) -> Result<PathBuf, String> {
+    let path = Path::new(sub_path);
+    if path.is_absolute() {
+        return Err(format!("subPath {sub_path:?} must be a relative path"));
+    }
+    if path.components().any(|c| c == Component::ParentDir) {
+        return Err(format!("subPath {sub_path:?} must not contain '..'"));
+    }
+    Ok(path.components().filter(|c| matches!(c, Component::Normal(_))).collect())
+}
+
+/// Binds `volume/sub_path` to `at` and answers `at`. A missing directory is made with the volume's own permissions.
+pub fn bind(volume: &Path, sub_path: &Path, at: &Path) -> io::Result<()> {
+    let base = open_dir(volume)?;
+    let found = match beneath(&base, sub_path, OFlag::O_PATH) {
+        Err(nix::errno::Errno::ENOENT) => {
+            make(&base, volume, sub_path)?;
+            beneath(&base, sub_path, OFlag::O_PATH)?
+        }
+        other => other?,
+    };
+    let source = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    let directory = fs::metadata(&source)?.is_dir();
+    unbind(at);
+    if let Some(parent) = at.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    if directory {
+        fs::create_dir_all(at)?;
+    } else {
+        File::create(at)?;
+    }
+    mount(Some(&source), at, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+    Ok(())
+}
+
+/// Makes the missing directories one by one, each beneath the volume.
+fn make(base: &impl std::os::fd::AsFd, volume: &Path, sub_path: &Path) -> io::Result<()> {
+    let perm = fs::metadata(volume)?.permissions().mode() & 0o7777;
+    let mut so_far = PathBuf::new();
+    for part in sub_path.components() {
+        let parent = if so_far.as_os_str().is_empty() { PathBuf::from(".") } else { so_far.clone() };
+        so_far.push(part);
+        match beneath(base, &so_far, OFlag::O_PATH) {
+            Ok(_) => continue,
+            Err(nix::errno::Errno::ENOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let dir = beneath(base, &parent, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        mkdirat(&dir, Path::new(part.as_os_str()), Mode::from_bits_truncate(0o700))?;
+        let made = beneath(base, &so_far, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        File::from(made).set_permissions(fs::Permissions::from_mode(perm))?;
+    }
+    let _ = AT_FDCWD;
+    Ok(())
+}
+
+/// Takes a binding away; nothing there is no error.
+pub fn unbind(at: &Path) {
+    while umount2(at, MntFlags::MNT_DETACH).is_ok() {}
+    if at.is_dir() {
+        let _ = fs::remove_dir(at);
+    } else {
+        let _ = fs::remove_file(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_out_of_the_volume_is_refused() {
+        let dir = crate::testing::TempDir::new("subpath");
+        std::os::unix::fs::symlink("/etc", dir.path().join("evil")).unwrap();
+        fs::write(dir.path().join("good"), "x").unwrap();
+        assert!(open_beneath(dir.path(), Path::new("good")).is_ok());
+        assert!(open_beneath(dir.path(), Path::new("evil/hostname")).is_err());
+        assert!(check("../x").is_err());
+        assert!(check("/x").is_err());
+        assert_eq!(check("a/./b").unwrap(), PathBuf::from("a/b"));
+    }
+}

@@ -1,0 +1,95 @@
+//! Watches on the ConfigMaps and Secrets that running pods show, each by its name alone.
+//!
+//! One watch per object, however many pods use it, ended with the last of them. A pulse tells the pods that their volumes are
+//! stale; they read the object themselves, so a lost or doubled pulse does no harm.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+
+use crate::api::{RefKind, SharedApi};
+use crate::cri::PodUid;
+
+/// First and longest wait before a broken watch is begun anew.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+type Key = (RefKind, String, String);
+
+/// Told which pod's volumes are stale.
+pub type Stale = Arc<dyn Fn(&PodUid) + Send + Sync>;
+
+struct Watch {
+    users: HashSet<PodUid>,
+    task: tokio::task::AbortHandle,
+}
+
+/// All watches of this kubelet.
+#[derive(Clone)]
+pub struct Watches {
+    api: SharedApi,
+    stale: Stale,
+    open: Arc<Mutex<HashMap<Key, Watch>>>,
+}
+
+impl Watches {
+    /// No watches yet; `stale` is called from the watch's task.
+    #[must_use]
+    pub fn new(api: SharedApi, stale: Stale) -> Self {
+        Self { api, stale, open: Arc::default() }
+    }
+
+    /// Sees to it that `pod` is told of changes of the object after `revision`.
+    pub fn watch(&self, pod: PodUid, kind: RefKind, namespace: &str, name: &str, revision: &str) {
+        let key = (kind, namespace.to_owned(), name.to_owned());
+        let mut open = self.open.lock();
+        if let Some(w) = open.get_mut(&key) {
+            w.users.insert(pod);
+            return;
+        }
+        let task = tokio::spawn(follow(self.clone(), key.clone(), revision.to_owned())).abort_handle();
+        open.insert(key, Watch { users: HashSet::from([pod]), task });
+    }
+
+    /// The pod is gone.
+    pub fn release(&self, pod: &PodUid) {
+        self.open.lock().retain(|_, w| {
+            w.users.remove(pod);
+            if w.users.is_empty() {
+                w.task.abort();
+            }
+            !w.users.is_empty()
+        });
+    }
+
+    fn pulse(&self, key: &Key) {
+        let users: Vec<PodUid> = self.open.lock().get(key).map(|w| w.users.iter().cloned().collect()).unwrap_or_default();
+        for u in users {
+            (self.stale)(&u);
+        }
+    }
+}
+
+async fn follow(all: Watches, key: Key, mut revision: String) {
+    let mut wait = RETRY_MIN;
+    loop {
+        if let Ok(mut pulses) = all.api.watch_ref(key.0, &key.1, &key.2, &revision).await {
+            while pulses.next().await.is_some() {
+                wait = RETRY_MIN;
+                all.pulse(&key);
+            }
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RETRY_MAX);
+        // What happened in between is not known: read on from now, and let the pods look.
+        if let Ok((_, now)) = all.api.get_ref(key.0, &key.1, &key.2).await {
+            if now != revision {
+                all.pulse(&key);
+            }
+            revision = now;
+        }
+    }
+}
