@@ -1,1 +1,173 @@
 //! Revisions, transactions, history and watches behind one trait.
+//!
+//! The state of a resource lives once in memory: a [`Bucket`] is a persistent ordered map from key to [`Entry`] and the
+//! recent changes. Reads and watches answer from there and never touch the disk. A write goes to the backend, which
+//! checks its precondition, gives it the next revision, makes it durable, puts it into memory and only then answers:
+//! what was acknowledged survives a crash, and what a reader sees was durable before.
+//!
+//! ```text
+//!   put/delete ─► Backend (embedded: one thread, one fsync for all that wait) ─► Memory ─► readers, watches
+//! ```
+//!
+//! Invariants:
+//! - a revision is given to one change only, and revisions are published in order;
+//! - when [`Store::revision`] says R, every change up to R is in its bucket;
+//! - a watch delivers every change of its bucket after its start exactly once and in order, or ends.
+
+mod disk;
+mod embedded;
+mod entry;
+mod history;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use disk::OpenError;
+pub use entry::{Attributes, Draft, Entry, Event};
+pub use memory::{Bucket, Snapshot};
+pub use watch::{Expired, Watch};
+
+use memory::Memory;
+use std::{path::Path, sync::Arc, time::Duration};
+use tokio::sync::oneshot;
+
+/// What a write demands of the present state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// The key is free.
+    Absent,
+    /// The present entry was written at this revision.
+    Revision(u64),
+}
+
+/// Why a write was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CommitError {
+    /// The key is taken, or its entry is another than expected, or gone. Nothing was written.
+    #[error("the present state is another than expected")]
+    Conflict,
+    /// The disk refused. Whether the write is there will be known when the disk answers again.
+    #[error("the store cannot write: {0}")]
+    Io(String),
+    /// The store is shutting down.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// One write on its way to a backend.
+pub(crate) struct Pending {
+    bucket: Bucket,
+    key: Arc<str>,
+    expect: Expect,
+    /// The new state; `None` deletes.
+    draft: Option<Box<Draft>>,
+    reply: oneshot::Sender<Result<Arc<Entry>, CommitError>>,
+}
+
+/// Makes writes durable and brings them into memory, in one order for all.
+///
+/// A backend owns the revisions: the embedded one counts, etcd has its own. It answers a write when memory shows it.
+pub(crate) trait Backend: Send + Sync {
+    fn submit(&self, write: Pending);
+}
+
+/// Settings of a store.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// For how long a list at an older revision can be continued (the original compacts after five minutes).
+    pub compaction: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { compaction: Duration::from_secs(5 * 60) }
+    }
+}
+
+/// The store. Cheap to clone; all clones are one. It closes when the last clone is dropped.
+#[derive(Clone)]
+pub struct Store {
+    memory: Arc<Memory>,
+    backend: Arc<dyn Backend>,
+}
+
+impl Store {
+    /// Opens the embedded store in a directory, making it if it is not there.
+    ///
+    /// # Errors
+    /// Another process uses it, the disk refuses, or what lies there is damaged.
+    pub fn open(directory: &Path, options: &Options) -> Result<Store, OpenError> {
+        let memory = Arc::new(Memory::new(options.compaction));
+        let disk = disk::Disk::open(directory, &memory)?;
+        let backend = embedded::Embedded::start(Some(disk), Arc::clone(&memory)).map_err(|e| OpenError::io(directory, e))?;
+        Ok(Store { memory, backend: Arc::new(backend) })
+    }
+
+    /// A store without a disk, for tests and trials: nothing outlives the process.
+    ///
+    /// # Errors
+    /// No thread can be made.
+    pub fn in_memory(options: &Options) -> std::io::Result<Store> {
+        let memory = Arc::new(Memory::new(options.compaction));
+        let backend = embedded::Embedded::start(None, Arc::clone(&memory))?;
+        Ok(Store { memory, backend: Arc::new(backend) })
+    }
+
+    /// The newest published revision.
+    pub fn revision(&self) -> u64 {
+        self.memory.revision()
+    }
+
+    /// The bucket of a resource: all keys under `prefix`, which ends with a slash. No bucket's prefix may contain another's.
+    pub fn bucket(&self, prefix: &str) -> Bucket {
+        self.memory.bucket(prefix)
+    }
+
+    /// The bucket that holds a key or a longer prefix, if there is one.
+    pub fn bucket_of(&self, key: &str) -> Option<Bucket> {
+        self.memory.bucket_of(key)
+    }
+
+    /// The newest state of a bucket, or the one at a revision; `None` if that is older than what is remembered.
+    pub fn snapshot(&self, bucket: &Bucket, at: Option<u64>) -> Option<Snapshot> {
+        match at {
+            Some(at) => self.memory.snapshot_at(bucket, at),
+            None => Some(self.memory.snapshot(bucket)),
+        }
+    }
+
+    /// The changes of a bucket after a revision.
+    ///
+    /// # Errors
+    /// The bucket's history begins later.
+    pub fn watch(&self, bucket: &Bucket, from: u64) -> Result<Watch, Expired> {
+        Watch::new(Arc::clone(&self.memory), bucket.clone(), from)
+    }
+
+    /// Writes an entry and returns it when it is durable and in memory.
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    pub async fn put(&self, bucket: &Bucket, key: &str, expect: Expect, draft: Draft) -> Result<Arc<Entry>, CommitError> {
+        self.submit(bucket, key, expect, Some(Box::new(draft))).await
+    }
+
+    /// Deletes an entry; returns its last state, at the revision of the deletion.
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    pub async fn delete(&self, bucket: &Bucket, key: &str, expect: Expect) -> Result<Arc<Entry>, CommitError> {
+        self.submit(bucket, key, expect, None).await
+    }
+
+    async fn submit(&self, bucket: &Bucket, key: &str, expect: Expect, draft: Option<Box<Draft>>) -> Result<Arc<Entry>, CommitError> {
+        // What cannot succeed any more is told at once, without waiting for the disk.
+        if !bucket.meets(key, expect) {
+            return Err(CommitError::Conflict);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.backend.submit(Pending { bucket: bucket.clone(), key: key.into(), expect, draft, reply });
+        answer.await.unwrap_or(Err(CommitError::Closed))
+    }
+}

@@ -1,0 +1,186 @@
+//! The embedded backend: one thread that takes all writes that wait, makes them durable with one fsync, brings them
+//! into memory and answers. While it waits for the disk the next writes gather: the slower the disk, the larger the batch.
+//!
+//! A batch that the disk refused is in doubt: it may be there after all. The thread then opens the store anew and looks at
+//! the revision on disk before it takes any other write; meanwhile every writer is told the disk's error.
+
+use crate::{
+    Backend, CommitError, Pending,
+    disk::{Change, Disk},
+    entry::{Entry, Event},
+    memory::{Bucket, Memory, meets},
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Instant,
+};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// Writes in one batch at most, so that the first of them does not wait for thousands.
+const BATCH_MAX: usize = 512;
+
+pub(crate) struct Embedded {
+    queue: Mutex<Option<mpsc::Sender<Pending>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Embedded {
+    /// Starts the thread. Without a disk, writes are only in memory.
+    pub(crate) fn start(disk: Option<Disk>, memory: Arc<Memory>) -> std::io::Result<Self> {
+        let (queue, writes) = mpsc::channel();
+        let mut committer = Committer { disk, memory, doubt: None };
+        let run = move || {
+            while let Ok(first) = writes.recv() {
+                let rest = writes.try_iter().take(BATCH_MAX - 1);
+                committer.commit(std::iter::once(first).chain(rest).collect());
+            }
+        };
+        let thread = std::thread::Builder::new().name("store".into()).stack_size(512 << 10).spawn(run)?;
+        Ok(Embedded { queue: Mutex::new(Some(queue)), thread: Some(thread) })
+    }
+}
+
+impl Backend for Embedded {
+    fn submit(&self, write: Pending) {
+        // A dropped write tells its waiter that the store is closed.
+        if let Some(queue) = &*self.queue.lock() {
+            let _ = queue.send(write);
+        }
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.queue.lock().take();
+        // Whoever opens the store next must find it unlocked.
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A write that has its revision.
+struct Step {
+    bucket: Bucket,
+    key: Arc<str>,
+    event: Arc<Event>,
+}
+
+impl Step {
+    /// What the writer is told: the new state, or the last one.
+    fn entry(&self) -> Option<Arc<Entry>> {
+        self.event.new.as_ref().or(self.event.deleted.as_ref()).cloned()
+    }
+}
+
+type Events = Vec<(Arc<str>, Arc<Event>)>;
+type Reply = oneshot::Sender<Result<Arc<Entry>, CommitError>>;
+
+struct Committer {
+    disk: Option<Disk>,
+    memory: Arc<Memory>,
+    /// What the disk refused last, if it may be there nevertheless.
+    doubt: Option<Vec<Step>>,
+}
+
+impl Committer {
+    fn commit(&mut self, writes: Vec<Pending>) {
+        if let Err(error) = self.recover() {
+            for write in writes {
+                let _ = write.reply.send(Err(CommitError::Io(error.clone())));
+            }
+            return;
+        }
+        let (steps, replies, refused) = self.plan(writes);
+        let outcome = self.persist(&steps);
+        let Err(error) = outcome else {
+            let entries: Vec<_> = steps.iter().map(Step::entry).collect();
+            self.publish(steps);
+            for (reply, entry) in replies.into_iter().zip(entries) {
+                let _ = reply.send(entry.ok_or(CommitError::Closed));
+            }
+            // Those that lost are told when what they lost to can be read.
+            for reply in refused {
+                let _ = reply.send(Err(CommitError::Conflict));
+            }
+            return;
+        };
+        self.doubt = Some(steps);
+        for reply in replies.into_iter().chain(refused) {
+            let _ = reply.send(Err(CommitError::Io(error.clone())));
+        }
+    }
+
+    /// Gives revisions to the writes whose preconditions hold. Later ones see the earlier ones of the same batch.
+    fn plan(&self, writes: Vec<Pending>) -> (Vec<Step>, Vec<Reply>, Vec<Reply>) {
+        let mut revision = self.memory.revision();
+        let mut overlay: HashMap<Arc<str>, Option<Arc<Entry>>> = HashMap::new();
+        let (mut steps, mut replies, mut refused) = (Vec::with_capacity(writes.len()), Vec::with_capacity(writes.len()), Vec::new());
+        for Pending { bucket, key, expect, draft, reply } in writes {
+            let present = overlay.get(&key).cloned().unwrap_or_else(|| bucket.get(&key));
+            if !meets(present.as_deref(), expect) || (draft.is_none() && present.is_none()) {
+                refused.push(reply);
+                continue;
+            }
+            revision += 1;
+            let created = present.as_ref().map_or(revision, |e| e.create_revision);
+            let new = draft.map(|d| d.into_entry(Arc::clone(&key), created, revision, &self.memory.decoded));
+            let deleted = match (&new, &present) {
+                (None, Some(present)) => Some(Arc::new(present.at_removal(revision))),
+                _ => None,
+            };
+            overlay.insert(Arc::clone(&key), new.clone());
+            steps.push(Step { bucket, key, event: Arc::new(Event { revision, new, old: present, deleted }) });
+            replies.push(reply);
+        }
+        (steps, replies, refused)
+    }
+
+    fn persist(&mut self, steps: &[Step]) -> Result<(), String> {
+        let (Some(disk), Some(last)) = (self.disk.as_mut(), steps.last()) else { return Ok(()) };
+        let changes: Vec<Change<'_>> = steps.iter().map(|s| Change { key: &s.key, entry: s.event.new.as_deref() }).collect();
+        disk.write(last.event.revision, &changes)
+    }
+
+    /// Brings steps into memory, publishes their last revision, wakes watches.
+    fn publish(&self, steps: Vec<Step>) {
+        let Some(revision) = steps.last().map(|s| s.event.revision) else { return };
+        let now = Instant::now();
+        let mut buckets: Vec<(Bucket, Events)> = Vec::new();
+        for Step { bucket, key, event } in steps {
+            match buckets.iter_mut().find(|(b, _)| b.same(&bucket)) {
+                Some((_, events)) => events.push((key, event)),
+                None => buckets.push((bucket, vec![(key, event)])),
+            }
+        }
+        let mut touched = Vec::with_capacity(buckets.len());
+        for (bucket, events) in buckets {
+            bucket.apply(now, events.into_iter());
+            touched.push(bucket);
+        }
+        self.memory.publish(now, revision);
+        for bucket in touched {
+            bucket.wake();
+        }
+    }
+
+    /// After a refused batch: opens the store again and finds out whether the batch is there.
+    fn recover(&mut self) -> Result<(), String> {
+        let Some(disk) = self.disk.as_mut() else { return Ok(()) };
+        if disk.is_open() && self.doubt.is_none() {
+            return Ok(());
+        }
+        let on_disk = disk.reopen()?;
+        let steps = self.doubt.take().unwrap_or_default();
+        if steps.last().is_some_and(|s| s.event.revision == on_disk) {
+            tracing::info!(revision = on_disk, "the last batch before the disk's error is there");
+            self.publish(steps);
+        }
+        Ok(())
+    }
+}
