@@ -25,7 +25,7 @@ async fn main() -> Result<(), Error> {
     let ca = Ca::load_or_create(&pki)?;
     let own = ca.server_cert("apiserver", "kube-apiserver", &["localhost".into()], &["127.0.0.1".parse()?])?;
     let admin = ca.client_cert("admin", "admin", &["system:masters"])?;
-    let store = store::Store::memory();
+    let store = store::Store::in_memory(&store::Options::default())?;
     let identity = Identity::new(&store, Some(&pki), "https://kubernetes.default.svc.cluster.local")?;
     let config = Config { advertise_port: port, advertise_address: Some("127.0.0.1".parse()?), ..Config::default() };
     let server = ApiServer::new(config, store, identity)?;

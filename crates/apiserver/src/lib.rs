@@ -91,6 +91,10 @@ impl ApiServer {
             store,
             identity,
         }));
+        // Every bucket takes its objects now: authorisation reads them without asking for a row.
+        for row in server.rows().iter() {
+            row.bucket(server.store());
+        }
         server.adopt_services();
         Ok(server)
     }
@@ -265,7 +269,7 @@ impl ApiServer {
     pub(crate) fn render_metrics(&self) -> String {
         let rows = self.rows();
         let objects = rows.iter().filter(|r| r.resource.has_verb("list")).map(|row| {
-            let count = storage::snapshot(self, row, None).map_or(0, |s| s.range(&row.root_key, "").count());
+            let count = storage::count(self, row);
             let name = &row.resource;
             (if name.group.is_empty() { name.resource.clone() } else { format!("{}.{}", name.resource, name.group) }, count)
         });

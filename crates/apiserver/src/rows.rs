@@ -15,6 +15,7 @@ use std::{
     fmt,
     sync::{Arc, OnceLock},
 };
+use store::{Bucket, Store};
 
 /// The arena that a row's type lives in.
 #[derive(Clone)]
@@ -36,6 +37,9 @@ pub struct Row {
     pub root_key: String,
     /// The objects lie in the store in another version than this row's.
     pub converts: bool,
+    /// The logic of the kind that lies in the store: the same but for Events, which two groups serve.
+    pub(crate) storage_strategy: &'static dyn Strategy,
+    bucket: OnceLock<Bucket>,
     frames: Frames,
     resets: Vec<(String, FieldSet)>,
     no_resets: FieldSet,
@@ -59,6 +63,8 @@ impl Row {
         let strategy = kinds::strategy(&resource.group, &resource.resource);
         let endpoints = std::iter::once("").chain(resource.subresources.iter().map(|s| s.name.as_str()));
         Some(Row {
+            storage_strategy: kinds::strategy(&resource.storage.group, &resource.resource),
+            bucket: OnceLock::new(),
             frames: Frames::default(),
             resets: endpoints.map(|name| (name.to_owned(), FieldSet::from_paths(strategy.reset_fields(name)))).collect(),
             no_resets: FieldSet::new(),
@@ -91,6 +97,11 @@ impl Row {
     /// The fields that a write by this endpoint never owns: those that the strategy resets.
     pub(crate) fn reset_fields(&self, subresource: &str) -> &FieldSet {
         self.resets.iter().find(|(name, _)| name == subresource).map_or(&self.no_resets, |(_, set)| set)
+    }
+
+    /// The objects of the row. A row belongs to one server and so to one store.
+    pub(crate) fn bucket(&self, store: &Store) -> &Bucket {
+        self.bucket.get_or_init(|| store.bucket(&self.root_key))
     }
 
     /// The encoded events of the row.

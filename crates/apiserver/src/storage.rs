@@ -9,7 +9,6 @@ use crate::{
     rows::Row,
 };
 use bytes::Bytes;
-use imbl::OrdMap;
 use machinery::{
     Value, convert,
     fields::FieldSelector,
@@ -21,8 +20,8 @@ use machinery::{
 };
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
-pub(crate) use store::Event;
-use store::Entry;
+pub(crate) use store::{Event, Expired, Snapshot, Watch};
+use store::{CommitError, Draft, Entry, Expect};
 
 /// What happened to an object, as watches name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,149 +63,115 @@ pub(crate) fn key(entry: &Entry) -> &str {
     &entry.key
 }
 
-/// The revision of an entry.
-fn entry_revision(entry: &Entry) -> u64 {
-    entry.revision
-}
-
 /// The present entry of a key.
-pub(crate) fn get(server: &ApiServer, _row: &Row, key: &str) -> Option<Arc<Entry>> {
-    server.store().get(key)
+pub(crate) fn get(server: &ApiServer, row: &Row, key: &str) -> Option<Arc<Entry>> {
+    row.bucket(server.store()).get(key)
 }
 
-/// The state at one revision.
-pub(crate) struct Snapshot {
-    revision: u64,
-    map: OrdMap<Arc<str>, Arc<Entry>>,
-}
-
-impl Snapshot {
-    pub(crate) fn revision(&self) -> u64 {
-        self.revision
-    }
-
-    /// The entry of a key.
-    pub(crate) fn get(&self, key: &str) -> Option<&Arc<Entry>> {
-        self.map.get(key)
-    }
-
-    /// The entries whose keys start with `prefix` and come after `after`, in order.
-    pub(crate) fn range(&self, prefix: &str, after: &str) -> impl Iterator<Item = &Arc<Entry>> {
-        let start = if after > prefix { after } else { prefix };
-        let (after, prefix) = (after.to_owned(), prefix.to_owned());
-        self.map
-            .range::<(std::ops::Bound<&str>, std::ops::Bound<&str>), str>((std::ops::Bound::Included(start), std::ops::Bound::Unbounded))
-            .take_while(move |(k, _)| k.starts_with(prefix.as_str()))
-            .filter(move |(k, _)| ***k != *after)
-            .map(|(_, e)| e)
-    }
+/// How many objects a row has.
+pub(crate) fn count(server: &ApiServer, row: &Row) -> usize {
+    row.bucket(server.store()).len()
 }
 
 /// The newest state, or the one at a revision; `None` if that is no longer known.
-pub(crate) fn snapshot(server: &ApiServer, _row: &Row, at: Option<u64>) -> Option<Snapshot> {
-    server.store().snapshot(at).map(|(revision, map)| Snapshot { revision, map })
+pub(crate) fn snapshot(server: &ApiServer, row: &Row, at: Option<u64>) -> Option<Snapshot> {
+    server.store().snapshot(row.bucket(server.store()), at)
 }
 
 /// An entry's object in the row's version.
-pub(crate) fn value(row: &Row, entry: &Entry) -> Arc<Value> {
-    let Some(value) = entry.value.get() else { return Arc::new(Value::Null) };
-    if row.converts { Arc::new(convert::convert((**value).clone(), &row.resource.storage, &row.resource.kind)) } else { Arc::clone(value) }
+pub(crate) fn value(row: &Row, entry: &Arc<Entry>) -> Arc<Value> {
+    let value = entry.value();
+    if row.converts { Arc::new(convert::convert((*value).clone(), &row.resource.storage, &row.resource.kind)) } else { value }
 }
 
 /// An entry's JSON in the row's version.
-pub(crate) fn json(row: &Row, entry: &Entry) -> Bytes {
+pub(crate) fn json(row: &Row, entry: &Arc<Entry>) -> Bytes {
     if row.converts { machinery::json::encode(&value(row, entry)).into() } else { entry.json.clone() }
 }
 
 /// An entry's protobuf with its envelope.
-pub(crate) fn protobuf(row: &Row, entry: &Entry) -> Bytes {
+pub(crate) fn protobuf(row: &Row, entry: &Arc<Entry>) -> Bytes {
     proto::encode(row.ty(), &value(row, entry)).into()
 }
 
 /// An entry's protobuf message alone, as lists hold it.
-pub(crate) fn protobuf_raw(row: &Row, entry: &Entry) -> Bytes {
-    proto::encode_raw(row.ty(), &value(row, entry)).into()
+pub(crate) fn protobuf_raw(row: &Row, entry: &Arc<Entry>) -> Bytes {
+    if row.converts { proto::encode_raw(row.ty(), &value(row, entry)).into() } else { entry.protobuf(|value| proto::encode_raw(row.ty(), value)) }
 }
 
 /// Whether an entry's labels are selected.
-pub(crate) fn matches_labels(entry: &Entry, selector: &Selector) -> bool {
-    selector.matches(|key| entry.labels.get(key).map(String::as_str))
+pub(crate) fn matches_labels(row: &Row, entry: &Entry, selector: &Selector) -> bool {
+    let attributes = entry.attributes(|value| row.storage_strategy.selectable_fields(value));
+    selector.matches(|key| attributes.label(key))
 }
 
 /// Whether an entry's fields are selected.
-pub(crate) fn matches_fields(row: &Row, entry: &Entry, selector: &FieldSelector) -> bool {
-    let value = value(row, entry);
-    let own = row.strategy.selectable_fields(&value);
-    selector.matches(|field| match field.strip_prefix("metadata.") {
-        Some(meta @ ("name" | "namespace")) => Some(value["metadata"][meta].as_str().unwrap_or_default()),
-        _ => own.iter().find(|(name, _)| *name == field).map(|(_, v)| v.as_str()),
+pub(crate) fn matches_fields(row: &Row, entry: &Arc<Entry>, selector: &FieldSelector) -> bool {
+    let attributes = entry.attributes(|value| row.storage_strategy.selectable_fields(value));
+    let converted = if row.converts { row.strategy.selectable_fields(&value(row, entry)) } else { Vec::new() };
+    let path = entry.key.strip_prefix(row.root_key.as_str()).unwrap_or_default();
+    let (namespace, name) = path.split_once('/').unwrap_or(("", path));
+    selector.matches(|field| match field {
+        "metadata.name" => Some(name),
+        "metadata.namespace" => Some(namespace),
+        own if row.converts => converted.iter().find(|(field, _)| *field == own).map(|(_, value)| value.as_str()),
+        own => attributes.field(own),
     })
 }
 
-fn stored(row: &Row, value: Value) -> Value {
-    if row.converts { convert::convert(value, &row.resource.kind, &row.resource.storage) } else { value }
+fn draft(row: &Row, value: Value) -> Draft {
+    let value = if row.converts { convert::convert(value, &row.resource.kind, &row.resource.storage) } else { value };
+    let fields = row.storage_strategy.selectable_fields(&value);
+    Draft::new(value, fields)
+}
+
+fn unavailable(error: &CommitError) -> Status {
+    match error {
+        CommitError::Closed => Status::service_unavailable("the server is shutting down"),
+        other => Status::internal(other.to_string()),
+    }
 }
 
 /// Stores a new object; `None` if its key is taken.
 pub(crate) async fn create(server: &ApiServer, row: &Row, key: &str, value: Value) -> Result<Option<Arc<Entry>>, Status> {
-    Ok(server.store().write(key, Some(stored(row, value)), 0).await)
+    put(server, row, key, Expect::Absent, value).await
 }
 
 /// Stores an object's next state; `None` if the present one is another.
 pub(crate) async fn replace(server: &ApiServer, row: &Row, key: &str, present: &Entry, value: Value) -> Result<Option<Arc<Entry>>, Status> {
-    Ok(server.store().write(key, Some(stored(row, value)), present.revision).await)
+    put(server, row, key, Expect::Revision(present.revision), value).await
+}
+
+async fn put(server: &ApiServer, row: &Row, key: &str, expect: Expect, value: Value) -> Result<Option<Arc<Entry>>, Status> {
+    match server.store().put(row.bucket(server.store()), key, expect, draft(row, value)).await {
+        Ok(entry) => Ok(Some(entry)),
+        Err(CommitError::Conflict) => Ok(None),
+        Err(error) => Err(unavailable(&error)),
+    }
 }
 
 /// Removes an object; `false` if the present one is another.
-pub(crate) async fn delete(server: &ApiServer, _row: &Row, key: &str, present: &Entry) -> Result<bool, Status> {
-    Ok(server.store().write(key, None, present.revision).await.is_some())
-}
-
-/// The changes of one resource.
-pub(crate) struct Watch(store::Watch);
-
-impl Watch {
-    /// The next change; the oldest known revision if this reader has fallen behind it.
-    pub(crate) async fn next(&mut self) -> Result<Arc<Event>, u64> {
-        self.0.next().await
+pub(crate) async fn delete(server: &ApiServer, row: &Row, key: &str, present: &Entry) -> Result<bool, Status> {
+    match server.store().delete(row.bucket(server.store()), key, Expect::Revision(present.revision)).await {
+        Ok(_) => Ok(true),
+        Err(CommitError::Conflict) => Ok(false),
+        Err(error) => Err(unavailable(&error)),
     }
 }
 
 /// The changes after a revision; the oldest known one if that is too old.
-pub(crate) fn watch(server: &ApiServer, _row: &Row, from: u64) -> Result<Watch, u64> {
-    Ok(Watch(server.store().watch(from)))
-}
-
-/// A revision up to which a watch has told everything.
-pub(crate) fn passed(_watch: &Watch) -> u64 {
-    0
-}
-
-pub(crate) fn event_revision(event: &Event) -> u64 {
-    event.revision
-}
-
-pub(crate) fn event_new(event: &Event) -> Option<&Arc<Entry>> {
-    event.new.as_ref()
-}
-
-pub(crate) fn event_old(event: &Event) -> Option<&Arc<Entry>> {
-    event.old.as_ref()
-}
-
-/// The last state of a removed object, at the revision of its removal.
-pub(crate) fn event_deleted(event: &Event) -> Option<&Arc<Entry>> {
-    event.deleted.as_ref()
+pub(crate) fn watch(server: &ApiServer, row: &Row, from: u64) -> Result<Watch, Expired> {
+    server.store().watch(row.bucket(server.store()), from)
 }
 
 /// An event as a line of JSON.
-pub(crate) fn json_frame(row: &Row, change: Change, entry: &Entry) -> Bytes {
-    row.frames().get(entry_revision(entry), change, false, || json_line(change.name(), &json(row, entry)))
+pub(crate) fn json_frame(row: &Row, change: Change, entry: &Arc<Entry>) -> Bytes {
+    row.frames().get(entry.revision, change, false, || json_line(change.name(), &json(row, entry)))
 }
 
 /// An event as length-delimited protobuf.
-pub(crate) fn protobuf_frame(row: &Row, change: Change, entry: &Entry) -> Bytes {
-    row.frames().get(entry_revision(entry), change, true, || delimited(&proto::watch_event(change.name(), &protobuf(row, entry))))
+pub(crate) fn protobuf_frame(row: &Row, change: Change, entry: &Arc<Entry>) -> Bytes {
+    row.frames().get(entry.revision, change, true, || delimited(&proto::watch_event(change.name(), &protobuf(row, entry))))
 }
 
 /// Frames that are remembered for each resource: those of the events that watchers are reading now.
@@ -245,15 +210,15 @@ pub(crate) struct StoredObjects(pub(crate) store::Store);
 
 impl identity::Objects for StoredObjects {
     fn get(&self, key: &str) -> Option<Arc<Value>> {
-        self.0.get(key).and_then(|e| e.value.get().cloned())
+        self.0.bucket_of(key)?.get(key).map(|e| e.value())
     }
 
     fn list(&self, prefix: &str) -> Vec<Arc<Value>> {
-        let Some((revision, map)) = self.0.snapshot(None) else { return Vec::new() };
-        Snapshot { revision, map }.range(prefix, "").filter_map(|e| e.value.get().cloned()).collect()
+        let Some(snapshot) = self.0.bucket_of(prefix).and_then(|bucket| self.0.snapshot(&bucket, None)) else { return Vec::new() };
+        snapshot.range(prefix, "").map(Entry::value).collect()
     }
 
-    fn version(&self, _prefixes: &[&str]) -> u64 {
-        self.0.revision()
+    fn version(&self, prefixes: &[&str]) -> u64 {
+        prefixes.iter().filter_map(|prefix| self.0.bucket_of(prefix)).map(|bucket| bucket.last_revision()).sum()
     }
 }

@@ -47,31 +47,37 @@ impl Requirement {
     /// # Errors
     /// Upstream's wording.
     pub fn new(key: &str, operator: Operator, mut values: Vec<String>) -> Result<Self, String> {
+        let mut errors = Vec::new();
         let problems = names::qualified_name(key);
         if !problems.is_empty() {
-            return Err(format!("key: Invalid value: {key:?}: {}", problems.join("; ")));
+            // Upstream has no path for the key.
+            errors.push(format!("<nil>: Invalid value: {key:?}: {}", problems.join("; ")));
         }
-        let shown = || Value::from(values.clone());
+        let shown = Value::from(values.clone());
+        let mut wrong = |detail: &str| errors.push(format!("values: Invalid value: {shown}: {detail}"));
         match operator {
-            Operator::In | Operator::NotIn if values.is_empty() => {
-                return Err(format!("values: Invalid value: {}: for 'in', 'notin' operators, values set can't be empty", shown()));
-            }
+            Operator::In | Operator::NotIn if values.is_empty() => wrong("for 'in', 'notin' operators, values set can't be empty"),
             Operator::Exists | Operator::DoesNotExist if !values.is_empty() => {
-                return Err(format!("values: Invalid value: {}: values set must be empty for exists and does not exist", shown()));
+                wrong("values set must be empty for exists and does not exist");
             }
             Operator::GreaterThan | Operator::LessThan if values.len() != 1 => {
-                return Err(format!("values: Invalid value: {}: for 'Gt', 'Lt' operators, exactly one value is required", shown()));
+                wrong("for 'Gt', 'Lt' operators, exactly one value is required");
             }
             Operator::GreaterThan | Operator::LessThan if values.iter().any(|v| v.parse::<i64>().is_err()) => {
-                return Err(format!("values[0]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer", shown()[0]));
+                errors.push(format!("values[0]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer", shown[0]));
             }
             _ => {}
         }
         for (at, value) in values.iter().enumerate() {
             let problems = names::label_value(value);
             if !problems.is_empty() {
-                return Err(format!("values[{at}][{key}]: Invalid value: {value:?}: {}", problems.join("; ")));
+                errors.push(format!("values[{at}][{key}]: Invalid value: {value:?}: {}", problems.join("; ")));
             }
+        }
+        match errors.as_slice() {
+            [] => {}
+            [one] => return Err(one.clone()),
+            more => return Err(format!("[{}]", more.join(", "))),
         }
         values.sort();
         values.dedup();
@@ -112,7 +118,7 @@ impl Selector {
     /// # Errors
     /// Upstream's wording.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let requirements = Parser { rest: text }.requirements().map_err(|e| format!("unable to parse requirement: {e}"))?;
+        let requirements = Parser { rest: text }.requirements()?;
         Ok(Self { requirements, nothing: false })
     }
 
@@ -238,7 +244,7 @@ impl<'t> Parser<'t> {
             if token != "!" && !Self::is_word(token) {
                 return Err(format!("found '{token}', expected: !, identifier, or 'end of string'"));
             }
-            out.push(self.requirement()?);
+            out.push(self.requirement().map_err(|e| format!("unable to parse requirement: {e}"))?);
             match self.next() {
                 "" => return Ok(out),
                 "," => {

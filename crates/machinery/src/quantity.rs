@@ -206,7 +206,7 @@ impl FromStr for Quantity {
         let (number, unit) = unsigned.split_at(end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         let shaped = unit.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-'));
-        if number.is_empty() || fraction.contains('.') || !shaped {
+        if number.is_empty() && unit.is_empty() || fraction.contains('.') || !shaped {
             return Err(ParseError::Format);
         }
         if whole.is_empty() && fraction.is_empty() {
@@ -245,9 +245,9 @@ impl fmt::Display for Quantity {
         if self.nanos == 0 {
             return f.write_str("0");
         }
-        // Small numbers in binary notation are written in decimal, so as not to be rounded.
-        let small = self.nanos.abs() < 1024 * NANO;
-        let format = if self.format == Format::Binary && small { Format::Decimal } else { self.format };
+        // Small numbers and fractions in binary notation are written in decimal, so as not to be rounded.
+        let rounded = self.nanos.abs() < 1024 * NANO || self.nanos % NANO != 0;
+        let format = if self.format == Format::Binary && rounded { Format::Decimal } else { self.format };
         if format == Format::Binary {
             let (mut number, mut power) = (i128::from(self.value()), 0);
             while number % 1024 == 0 && power < 6 {
@@ -282,7 +282,7 @@ mod tests {
         for (text, form) in [
             ("0", "0"), ("0Gi", "0"), ("100m", "100m"), ("1000m", "1"), ("0.5", "500m"), (".5", "500m"), ("1.", "1"), ("1500", "1500"),
             ("1000", "1k"), ("1024Mi", "1Gi"), ("1.5Gi", "1536Mi"), ("100Ki", "100Ki"), ("0.5Ki", "512"), ("1e3", "1e3"), ("1000e0", "1e3"),
-            ("9E", "9E"), ("-5", "-5"), ("+5", "5"), ("1n", "1n"), ("0.1n", "1n"), ("1.1Ki", "1127"), ("2.5e-1", "250e-3"), ("9999E", "9223372036854775807"),
+            ("9E", "9E"), ("-5", "-5"), ("+5", "5"), ("1n", "1n"), ("0.1n", "1n"), ("1.1Ki", "1126400m"), ("2.5e-1", "250e-3"), ("9999E", "9223372036854775807"),
         ] {
             assert_eq!(canonical(text), form, "{text}");
         }

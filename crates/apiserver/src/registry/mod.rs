@@ -143,8 +143,8 @@ impl Selectors {
     }
 
     /// Whether an entry is selected.
-    pub(crate) fn matches(&self, row: &Row, entry: &Entry) -> bool {
-        self.labels.as_ref().is_none_or(|s| storage::matches_labels(entry, s))
+    pub(crate) fn matches(&self, row: &Row, entry: &Arc<Entry>) -> bool {
+        self.labels.as_ref().is_none_or(|s| storage::matches_labels(row, entry, s))
             && self.fields.as_ref().is_none_or(|s| storage::matches_fields(row, entry, s))
     }
 }

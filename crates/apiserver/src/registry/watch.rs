@@ -112,7 +112,7 @@ pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     };
     match storage::watch(call.server, &stream.wanted.row, from) {
         Ok(source) => stream.source = Some(source),
-        Err(oldest) => stream.ended = Some(Status::expired(format!("too old resource version: {from} ({oldest})"))),
+        Err(storage::Expired(oldest)) => stream.ended = Some(Status::expired(format!("too old resource version: {from} ({oldest})"))),
     }
     let media = match format.form {
         Form::Object => format.encoding.watch_media_type(),
@@ -141,7 +141,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn takes(&self, entry: &Entry) -> bool {
+    fn takes(&self, entry: &Arc<Entry>) -> bool {
         let key = storage::key(entry);
         key.starts_with(self.prefix.as_str())
             && (self.name.is_empty() || key.rsplit('/').next() == Some(self.name.as_str()))
@@ -200,13 +200,13 @@ impl Stream {
                 () = self.server.ending().cancelled() => return None,
                 event = source.next() => match event {
                     Ok(event) => {
-                        self.seen = storage::event_revision(&event);
+                        self.seen = event.revision;
                         if let Some(bytes) = self.event(&event) {
                             self.server.metrics().watched(1);
                             return Some(bytes);
                         }
                     }
-                    Err(oldest) => {
+                    Err(storage::Expired(oldest)) => {
                         self.source = None;
                         self.ended = Some(Status::expired(format!("too old resource version: {} ({oldest})", self.seen)));
                     }
@@ -216,7 +216,7 @@ impl Stream {
                     if let Some(timer) = self.bookmark.as_mut() {
                         timer.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
                     }
-                    let revision = self.seen.max(storage::passed(source));
+                    let revision = source.passed().map_or(self.seen, |passed| passed.max(self.seen));
                     return Some(self.mark(revision, false));
                 }
             }
@@ -245,7 +245,7 @@ impl Stream {
 
     /// What this client sees of a change: an object that comes into its selection is added, one that leaves is deleted.
     fn event(&mut self, event: &storage::Event) -> Option<Bytes> {
-        let (new, old) = (storage::event_new(event), storage::event_old(event));
+        let (new, old) = (event.new.as_ref(), event.old.as_ref());
         let is = new.is_some_and(|e| self.wanted.takes(e));
         let was = old.is_some_and(|e| self.wanted.takes(e));
         match (was, is) {
@@ -258,12 +258,12 @@ impl Stream {
 
     /// The last state that this client knew, at the revision of the change.
     fn gone(&mut self, event: &storage::Event) -> Bytes {
-        if let Some(last) = storage::event_deleted(event) {
+        if let Some(last) = &event.deleted {
             return self.frame(Change::Deleted, last);
         }
-        let Some(old) = storage::event_old(event) else { return Bytes::new() };
+        let Some(old) = &event.old else { return Bytes::new() };
         let mut value = (*storage::value(&self.wanted.row, old)).clone();
-        value["metadata"]["resourceVersion"] = storage::event_revision(event).to_string().into();
+        value["metadata"]["resourceVersion"] = event.revision.to_string().into();
         self.encode("DELETED", &value)
     }
 

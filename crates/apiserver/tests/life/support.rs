@@ -54,7 +54,7 @@ impl Watch {
 
 impl Server {
     pub async fn start() -> Server {
-        let store = store::Store::memory();
+        let store = store::Store::in_memory(&store::Options::default())?;
         let identity = Identity::new(&store, None, "https://kubernetes.default.svc").expect("keys");
         let api = ApiServer::new(Config::default(), store, identity).expect("a server");
         api.bootstrap().await.expect("bootstrap");

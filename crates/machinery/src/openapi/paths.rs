@@ -41,7 +41,7 @@ const WATCH: &[Parameter] = &[
     ("watch", "boolean", "Answers changes as events instead of a list."),
 ];
 
-/// The media types of patches.
+/// The media types of patches; the last is for built-in kinds alone.
 const PATCHES: [&str; 4] = [
     "application/apply-patch+yaml",
     "application/json-patch+json",
@@ -225,9 +225,10 @@ impl Row<'_> {
         responses.insert("401".into(), json!({"description": "Unauthorized"}));
         out["responses"] = Value::Object(responses);
         let body = body.map(|own| if action == "patch" { patch } else { own.clone() });
+        let patches = if self.custom { &PATCHES[..3] } else { &PATCHES[..] };
         match (self.version, body) {
             (Version::V2, body) => {
-                out["consumes"] = if action == "patch" { json!(PATCHES) } else { json!(["*/*"]) };
+                out["consumes"] = if action == "patch" { json!(patches) } else { json!(["*/*"]) };
                 out["produces"] = json!(media);
                 out["schemes"] = json!(["https"]);
                 if let Some(body) = body {
@@ -235,7 +236,7 @@ impl Row<'_> {
                 }
             }
             (Version::V3, Some(body)) => {
-                let media: &[&str] = if action == "patch" { &PATCHES } else { &["*/*"] };
+                let media: &[&str] = if action == "patch" { patches } else { &["*/*"] };
                 out["requestBody"] = json!({"required": true, "content": by_media(media, &body)});
             }
             (Version::V3, None) => {}

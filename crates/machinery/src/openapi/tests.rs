@@ -77,6 +77,8 @@ fn custom_kinds_stand_beside_built_in_ones() {
     assert_eq!(own["properties"]["spec"]["properties"]["cron"]["type"], "string");
     assert_eq!(own["properties"]["kind"]["type"], "string");
     assert_eq!(own["x-kubernetes-group-version-kind"][0]["kind"], "CronTab");
+    let patch = &document["paths"]["/apis/stable.example.com/v1/namespaces/{namespace}/crontabs/{name}"]["patch"]["requestBody"]["content"];
+    assert!(patch["application/merge-patch+json"].is_object() && patch.get("application/strategic-merge-patch+json").is_none());
     let list = &document["components"]["schemas"]["com.example.stable.v1.CronTabList"];
     assert_eq!(list["properties"]["items"]["items"]["$ref"], "#/components/schemas/com.example.stable.v1.CronTab");
     let known = document["components"]["schemas"].as_object().unwrap().keys().map(String::as_str).collect();
