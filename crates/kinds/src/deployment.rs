@@ -1,11 +1,10 @@
 //! Deployments (`pkg/registry/apps/deployment`, `pkg/apis/apps`).
 
-use crate::{Context, Strategy, pod, print, rules, template, tree};
+use crate::{Context, Strategy, pod, rules, template, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
 };
-use std::time::SystemTime;
 
 /// The strategy of deployments.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +53,7 @@ impl Strategy for Deployments {
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         rules::not_negative(&spec["replicas"], &path.child("replicas"), errors);
-        rules::workload_selector(spec, &path, errors);
+        rules::workload_selector(spec, &path, "deployment", errors);
         template::check(spec, &path, true, "ReplicaSet", errors);
         strategy(&spec["strategy"], &path.child("strategy"), errors);
         rules::all_not_negative(spec, &path, &["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"], errors);
@@ -79,22 +78,6 @@ impl Strategy for Deployments {
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         template::warnings(obj, old)
-    }
-
-    fn row(&self, obj: &Value, now: SystemTime) -> Vec<Value> {
-        let (spec, status) = (&obj["spec"], &obj["status"]);
-        let [names, images] = print::containers(&spec["template"]["spec"]);
-        let number = |key: &str| status[key].as_i64().unwrap_or(0);
-        vec![
-            print::name(obj),
-            format!("{}/{}", number("readyReplicas"), spec["replicas"].as_i64().unwrap_or(0)).into(),
-            number("updatedReplicas").to_string().into(),
-            number("availableReplicas").to_string().into(),
-            print::age(obj, now),
-            names,
-            images,
-            print::selector(&spec["selector"]).into(),
-        ]
     }
 
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {

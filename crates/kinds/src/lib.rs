@@ -8,6 +8,7 @@
 //! time comes with [`Context`] or as an argument. A module holds one kind or a small family, always in the same order:
 //! the strategy, its defaults, its checks. The tables' cells are in `rows`.
 
+mod amounts;
 mod deployment;
 mod groups;
 pub mod meta;
@@ -24,7 +25,7 @@ mod volume;
 mod workloads;
 
 pub use meta::{validate_meta, validate_meta_update};
-pub use pod::qos_class;
+pub use pod::{check_ephemeral, check_resize, prepare_resize, qos_class};
 pub use strategy::{Context, Generic, NameRule, Propagation, Strategy};
 
 /// The strategy of a resource; [`Generic`] for kinds without one.

@@ -1,11 +1,10 @@
 //! ReplicaSets and their forerunner, ReplicationControllers.
 
-use crate::{Propagation, Strategy, deployment, meta, pod, print, rules, template, tree};
+use crate::{Propagation, Strategy, deployment, meta, pod, rules, template, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
 };
-use std::time::SystemTime;
 
 const COUNTS: [&str; 5] = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
 
@@ -28,7 +27,7 @@ impl Strategy for ReplicaSets {
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         rules::all_not_negative(spec, &path, &["replicas", "minReadySeconds"], errors);
-        rules::workload_selector(spec, &path, errors);
+        rules::workload_selector(spec, &path, "deployment", errors);
         template::check(spec, &path, true, "ReplicaSet", errors);
     }
 
@@ -47,24 +46,6 @@ impl Strategy for ReplicaSets {
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         template::warnings(obj, old)
     }
-
-    fn row(&self, obj: &Value, now: SystemTime) -> Vec<Value> {
-        row(obj, now, print::selector(&obj["spec"]["selector"]))
-    }
-}
-
-fn row(obj: &Value, now: SystemTime, selector: String) -> Vec<Value> {
-    let [names, images] = print::containers(&obj["spec"]["template"]["spec"]);
-    vec![
-        print::name(obj),
-        print::number(&obj["spec"]["replicas"]),
-        print::number(&obj["status"]["replicas"]),
-        print::number(&obj["status"]["readyReplicas"]),
-        print::age(obj, now),
-        names,
-        images,
-        selector.into(),
-    ]
 }
 
 /// The strategy of replication controllers.
@@ -130,10 +111,6 @@ impl Strategy for ReplicationControllers {
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         template::warnings(obj, old)
-    }
-
-    fn row(&self, obj: &Value, now: SystemTime) -> Vec<Value> {
-        row(obj, now, print::label_set(&obj["spec"]["selector"]))
     }
 
     /// Kept as it was before there was a garbage collector.

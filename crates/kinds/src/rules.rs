@@ -69,13 +69,27 @@ pub(crate) fn name(value: &str, path: &Path, problems: Vec<String>, errors: &mut
     errors.extend(problems.into_iter().map(|m| Error::invalid(path, value, m)));
 }
 
+/// A name of most kinds, or the beginning of one.
+pub(crate) fn name_or_prefix(value: &str, path: &Path, errors: &mut ErrorList) {
+    name(value, path, crate::NameRule::Subdomain.check(value, true), errors);
+}
+
+/// A port's number.
+pub(crate) fn port(number: i64, path: &Path, errors: &mut ErrorList) {
+    errors.extend(names::port_number(number).into_iter().map(|m| Error::invalid(path, number, m)));
+}
+
+/// A text, if it is given, is one of those allowed.
+pub(crate) fn supported(value: &Value, path: &Path, allowed: &[&str], errors: &mut ErrorList) {
+    if let Some(text) = value.as_str().filter(|t| !allowed.contains(t)) {
+        errors.push(Error::not_supported(path, text, allowed));
+    }
+}
+
 /// Checks a `LabelSelector`.
 pub(crate) fn label_selector(selector: &Value, path: &Path, errors: &mut ErrorList) {
-    for (key, value) in tree::entries(selector, "matchLabels") {
-        let path = path.child("matchLabels");
-        name(key, &path, names::qualified_name(key), errors);
-        let value = value.as_str().unwrap_or_default();
-        name(value, &path.key(key), names::label_value(value), errors);
+    if !tree::empty(&selector["matchLabels"]) {
+        crate::meta::labels(&selector["matchLabels"], &path.child("matchLabels"), errors);
     }
     for (at, term) in tree::list(selector, "matchExpressions").iter().enumerate() {
         let path = path.child("matchExpressions").index(at);
@@ -98,8 +112,8 @@ pub(crate) fn label_selector(selector: &Value, path: &Path, errors: &mut ErrorLi
     }
 }
 
-/// The selector of a workload: there, not empty, and true of its own template's labels.
-pub(crate) fn workload_selector(spec: &Value, path: &Path, errors: &mut ErrorList) {
+/// The selector of a workload (`what`): there, not empty, and true of its own template's labels.
+pub(crate) fn workload_selector(spec: &Value, path: &Path, what: &str, errors: &mut ErrorList) {
     let (selector, place) = (&spec["selector"], path.child("selector"));
     if selector.is_null() {
         errors.push(Error::required(&place, ""));
@@ -108,7 +122,7 @@ pub(crate) fn workload_selector(spec: &Value, path: &Path, errors: &mut ErrorLis
     label_selector(selector, &place, errors);
     let empty = tree::empty(&selector["matchLabels"]) && tree::empty(&selector["matchExpressions"]);
     if empty {
-        errors.push(Error::invalid(&place, selector.clone(), "empty selector is invalid for deployment"));
+        errors.push(Error::invalid(&place, selector.clone(), format!("empty selector is invalid for {what}")));
     }
     let labels = &spec["template"]["metadata"]["labels"];
     match Selector::from_label_selector(selector) {
@@ -174,6 +188,13 @@ pub(crate) fn is_zero(value: &Value) -> bool {
 /// An address without a zone; IPv4 octets have no leading zeros.
 pub(crate) fn is_ip(text: &str) -> bool {
     text.parse::<std::net::IpAddr>().is_ok()
+}
+
+/// Checks an address.
+pub(crate) fn ip(text: &str, path: &Path, errors: &mut ErrorList) {
+    if !is_ip(text) {
+        errors.push(Error::invalid(path, text, BAD_IP));
+    }
 }
 
 /// What is said of a text that is no address.

@@ -1,18 +1,18 @@
 //! Pod templates: as a part of workloads, as the kind `PodTemplate`, and as the revisions that controllers keep of them.
 
-use crate::{Strategy, meta, pod, print, rules, tree};
+use crate::{Strategy, meta, pod, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
 };
-use std::time::SystemTime;
 
 /// Checks the template of a workload whose pods run for good (`always`) or to an end.
 pub(crate) fn check(spec: &Value, path: &Path, always: bool, what: &str, errors: &mut ErrorList) {
     let (template, path) = (&spec["template"], path.child("template"));
-    let metadata = path.child("metadata");
-    meta::labels(&template["metadata"]["labels"], &metadata.child("labels"), errors);
-    meta::annotations(&template["metadata"]["annotations"], &metadata.child("annotations"), errors);
+    // Upstream leaves `metadata` out of these paths.
+    meta::labels(&template["metadata"]["labels"], &path.child("labels"), errors);
+    meta::annotations(&template["metadata"]["annotations"], &path.child("annotations"), errors);
+    pod::check_annotations(template, &template["spec"], &path.child("annotations"), errors);
     pod::check_spec(&template["spec"], &path.child("spec"), pod::Users::Template, errors);
     if always {
         let policy = tree::text(&template["spec"], "restartPolicy");
@@ -28,11 +28,10 @@ pub(crate) fn check(spec: &Value, path: &Path, always: bool, what: &str, errors:
 
 /// The warnings of a workload's template.
 pub(crate) fn warnings(obj: &Value, old: Option<&Value>) -> Vec<String> {
-    let template = |v: &'_ Value| v["spec"]["template"]["spec"].clone();
-    if old.is_some_and(|old| template(old) == template(obj)) {
+    if old.is_some_and(|old| old["spec"]["template"] == obj["spec"]["template"]) {
         return Vec::new();
     }
-    pod::warnings_of_template(&obj["spec"]["template"]["spec"])
+    pod::warnings_of_template(&obj["spec"]["template"], &Path::root("spec").child("template"))
 }
 
 /// The strategy of pod templates.
@@ -53,11 +52,6 @@ impl Strategy for PodTemplates {
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         check(obj, &Path::empty(), false, "PodTemplate", errors);
     }
-
-    fn row(&self, obj: &Value, _now: SystemTime) -> Vec<Value> {
-        let [names, images] = print::containers(&obj["template"]["spec"]);
-        vec![print::name(obj), names, images, print::label_set(&obj["template"]["metadata"]["labels"]).into()]
-    }
 }
 
 /// The strategy of controller revisions: their data never changes.
@@ -74,19 +68,5 @@ impl Strategy for ControllerRevisions {
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
         rules::immutable(&obj["data"], &old["data"], &Path::root("data"), errors);
-    }
-
-    fn row(&self, obj: &Value, now: SystemTime) -> Vec<Value> {
-        let owner = tree::list(&obj["metadata"], "ownerReferences").iter().find(|o| o["controller"] == true);
-        let controller = match owner {
-            None => print::NONE.to_owned(),
-            Some(owner) => {
-                let (group, _) = machinery::gvk::parse_api_version(tree::text(owner, "apiVersion"));
-                let kind = tree::text(owner, "kind").to_lowercase();
-                let qualified = if group.is_empty() { kind } else { format!("{kind}.{group}") };
-                format!("{qualified}/{}", tree::text(owner, "name"))
-            }
-        };
-        vec![print::name(obj), controller.into(), print::number(&obj["revision"]).as_i64().unwrap_or(0).to_string().into(), print::age(obj, now)]
     }
 }

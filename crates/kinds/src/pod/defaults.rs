@@ -2,23 +2,24 @@
 
 use super::volumes;
 use crate::{
-    rules,
+    amounts,
     tree::{self, Fields},
 };
-use machinery::{Map, Value, quantity::Quantity};
+use machinery::{Map, Value};
 use serde_json::json;
-use std::collections::BTreeMap;
 
 /// The defaults of a pod: those of a template, and what only pods have.
 pub(crate) fn pod(spec: &mut Fields) {
     pod_spec(spec);
+    if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|s| s < 0) {
+        spec.insert("terminationGracePeriodSeconds".into(), 1.into());
+    }
     tree::fill(spec, "enableServiceLinks", true);
     for list in ["containers", "initContainers"] {
         for container in tree::each(spec, list) {
             requests_from_limits(container);
         }
     }
-    pod_level_requests(spec);
     if spec.get("hostNetwork") == Some(&Value::Bool(true)) {
         for list in ["containers", "initContainers"] {
             tree::each(spec, list).for_each(host_ports);
@@ -136,52 +137,35 @@ fn requests_from_limits(owner: &mut Fields) {
     }
 }
 
-/// The requests of the pod as a whole, where it has such: the sum of its containers', else the limits.
-fn pod_level_requests(spec: &mut Fields) {
-    let has_own = spec.get("resources").is_some_and(|r| !tree::empty(&r["limits"]) || !tree::empty(&r["requests"]));
-    if !has_own {
+/// What a pod as a whole requests, where it says anything of itself: what its containers do together, else what limits it.
+/// After admission, which may still add containers.
+pub(crate) fn pod_level_requests(spec: &mut Value) {
+    let own = &spec["resources"];
+    if tree::empty(&own["limits"]) && tree::empty(&own["requests"]) {
         return;
     }
-    let sums = container_requests(spec);
-    let Some(resources) = tree::present(spec, "resources") else { return };
+    let (requests, limits) = (amounts::of_containers(spec, "requests"), amounts::of_containers(spec, "limits"));
+    let Some(resources) = tree::at(spec, &["resources"]) else { return };
+    for (name, sum) in limits.into_iter().filter(|(name, _)| amounts::is_huge(name)) {
+        let known = resources.get("requests").is_some_and(|r| !r[&name].is_null());
+        if let Some(limits) = tree::child(resources, "limits").filter(|_| !known) {
+            tree::fill(limits, &name, sum.to_string());
+        }
+    }
     let limits = resources.get("limits").and_then(Value::as_object).cloned().unwrap_or_default();
-    let Some(requests) = tree::child(resources, "requests") else { return };
-    for (name, sum) in sums {
-        if is_pod_level(&name) {
-            tree::fill(requests, &name, sum.to_string());
+    let mut wanted: Vec<(String, Value)> = Vec::new();
+    for (name, sum) in requests.into_iter().filter(|(name, _)| amounts::is_pod_level(name)) {
+        wanted.push((name, sum.to_string().into()));
+    }
+    wanted.extend(limits.into_iter().filter(|(name, _)| amounts::is_pod_level(name)));
+    if wanted.is_empty() {
+        return;
+    }
+    if let Some(requests) = tree::child(resources, "requests") {
+        for (name, value) in wanted {
+            tree::fill(requests, &name, value);
         }
     }
-    for (name, limit) in limits {
-        if is_pod_level(&name) {
-            tree::fill(requests, &name, limit);
-        }
-    }
-}
-
-/// What a pod as a whole may request (KEP-2837).
-fn is_pod_level(name: &str) -> bool {
-    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
-}
-
-/// What the containers request together: the sum of those that run for good, at least the largest of those that go before.
-fn container_requests(spec: &Fields) -> BTreeMap<String, Quantity> {
-    let requests = |c: &Value| -> Vec<(String, Quantity)> {
-        rules::quantities(&c["resources"]["requests"]).into_iter().map(|(k, q)| (k.to_owned(), q)).collect()
-    };
-    let items = |key: &str| spec.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let mut sums: BTreeMap<String, Quantity> = BTreeMap::new();
-    for (name, quantity) in items("containers").iter().flat_map(requests) {
-        *sums.entry(name).or_default() += quantity;
-    }
-    let (sidecars, inits): (Vec<&Value>, Vec<&Value>) = items("initContainers").iter().partition(|c| c["restartPolicy"] == "Always");
-    for (name, quantity) in sidecars.into_iter().flat_map(requests) {
-        *sums.entry(name).or_default() += quantity;
-    }
-    for (name, quantity) in inits.into_iter().flat_map(requests) {
-        let sum = sums.entry(name).or_default();
-        *sum = quantity.max(*sum);
-    }
-    sums
 }
 
 /// The defaults of a template and its spec, made if absent.

@@ -19,7 +19,7 @@ pub(super) fn probes(container: &Value, path: &Path, errors: &mut ErrorList) {
             continue;
         }
         let path = path.child(key);
-        handler(probe, &path, &PROBE_HANDLERS, errors);
+        handler(probe, &path, &PROBE_HANDLERS, None, errors);
         rules::all_not_negative(probe, &path, &PROBE_NUMBERS, errors);
         let grace = &probe["terminationGracePeriodSeconds"];
         rules::positive(grace, &path.child("terminationGracePeriodSeconds"), errors);
@@ -34,17 +34,51 @@ pub(super) fn probes(container: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-/// Checks the lifecycle hooks of a container.
-pub(super) fn lifecycle(container: &Value, path: &Path, errors: &mut ErrorList) {
+/// Checks the lifecycle hooks of a container of a pod.
+pub(super) fn lifecycle(container: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let own = &container["lifecycle"];
+    if !own.is_object() {
+        return;
+    }
+    let path = path.child("lifecycle");
+    let grace = spec["terminationGracePeriodSeconds"].as_i64();
     for key in ["postStart", "preStop"] {
-        let hook = &container["lifecycle"][key];
-        if hook.is_object() {
-            handler(hook, &path.child("lifecycle").child(key), &HOOK_HANDLERS, errors);
+        if own[key].is_object() {
+            handler(&own[key], &path.child(key), &HOOK_HANDLERS, grace, errors);
         }
+    }
+    if let Some(signal) = own["stopSignal"].as_str() {
+        stop_signal(signal, &spec["os"]["name"], &path.child("stopSignal"), errors);
     }
 }
 
-fn handler(owner: &Value, path: &Path, allowed: &[&str], errors: &mut ErrorList) {
+/// The signals by name; the real-time ones are counted from both ends.
+const SIGNALS: [&str; 36] = [
+    "SIGABRT", "SIGALRM", "SIGBUS", "SIGCHLD", "SIGCLD", "SIGCONT", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO", "SIGIOT", "SIGKILL",
+    "SIGPIPE", "SIGPOLL", "SIGPROF", "SIGPWR", "SIGQUIT", "SIGSEGV", "SIGSTKFLT", "SIGSTOP", "SIGSYS", "SIGTERM", "SIGTRAP", "SIGTSTP",
+    "SIGTTIN", "SIGTTOU", "SIGURG", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGWINCH", "SIGXCPU", "SIGXFSZ", "SIGRTMIN", "SIGRTMAX",
+];
+
+fn stop_signal(signal: &str, os: &Value, path: &Path, errors: &mut ErrorList) {
+    let mut allowed: Vec<String> = match os.as_str() {
+        None => {
+            errors.push(Error::forbidden(path, "may not be set for containers with empty `spec.os.name`"));
+            return;
+        }
+        Some("windows") => ["SIGKILL", "SIGTERM"].map(str::to_owned).to_vec(),
+        Some("linux") => {
+            let real_time = (1..=15).map(|n| format!("SIGRTMIN+{n}")).chain((1..=14).map(|n| format!("SIGRTMAX-{n}")));
+            SIGNALS.iter().map(|s| (*s).to_owned()).chain(real_time).collect()
+        }
+        Some(_) => return,
+    };
+    if !allowed.iter().any(|a| a == signal) {
+        allowed.sort_unstable();
+        errors.push(Error::not_supported(path, signal, &allowed));
+    }
+}
+
+fn handler(owner: &Value, path: &Path, allowed: &[&str], grace: Option<i64>, errors: &mut ErrorList) {
     let mut found = 0;
     for key in allowed.iter().filter(|key| owner[**key].is_object()) {
         found += 1;
@@ -60,10 +94,10 @@ fn handler(owner: &Value, path: &Path, allowed: &[&str], errors: &mut ErrorList)
             "httpGet" => http_get(handler, &path, errors),
             "tcpSocket" => port(&handler["port"], &path.child("port"), errors),
             "grpc" => {
-                let number = handler["port"].as_i64().unwrap_or(0);
-                errors.extend(names::port_number(number).into_iter().map(|m| Error::invalid(&path.child("port"), number, m)));
+                rules::port(handler["port"].as_i64().unwrap_or(0), &path.child("port"), errors);
+                rules::supported(&handler["mode"], &path.child("mode"), &["Plaintext", "TLS"], errors);
             }
-            _ => sleep(handler, &path, errors),
+            _ => sleep(handler, grace, &path, errors),
         }
     }
     if found == 0 {
@@ -71,10 +105,11 @@ fn handler(owner: &Value, path: &Path, allowed: &[&str], errors: &mut ErrorList)
     }
 }
 
-fn sleep(handler: &Value, path: &Path, errors: &mut ErrorList) {
-    let seconds = handler["seconds"].as_i64().unwrap_or(0);
-    if seconds < 0 {
-        errors.push(Error::invalid(path, seconds, "must be greater than or equal to 0 and less than terminationGracePeriodSeconds"));
+fn sleep(handler: &Value, grace: Option<i64>, path: &Path, errors: &mut ErrorList) {
+    let (seconds, Some(grace)) = (handler["seconds"].as_i64().unwrap_or(0), grace) else { return };
+    if !(0..=grace).contains(&seconds) {
+        let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+        errors.push(Error::invalid(path, seconds, detail));
     }
 }
 
@@ -96,8 +131,7 @@ pub(super) fn port(value: &Value, path: &Path, errors: &mut ErrorList) {
     match value {
         Value::String(name) => rules::name(name, path, names::port_name(name), errors),
         other => {
-            let number = other.as_i64().unwrap_or(0);
-            errors.extend(names::port_number(number).into_iter().map(|m| Error::invalid(path, number, m)));
+            rules::port(other.as_i64().unwrap_or(0), path, errors);
         }
     }
 }

@@ -5,32 +5,33 @@
 
 mod containers;
 pub(crate) mod defaults;
+mod env;
 mod handlers;
+mod mounts;
+mod parts;
 mod placement;
 mod qos;
-mod row;
 mod spec;
+mod status;
 #[cfg(test)]
 mod tests;
 mod update;
 mod volumes;
+pub(crate) mod warnings;
 
-pub use qos::qos_class;
+pub use parts::{check_ephemeral, check_resize, prepare_resize};
 pub(crate) use placement::{node_selector, tolerations};
-pub(crate) use spec::{Users, check_spec};
+pub use qos::qos_class;
+pub(crate) use spec::{Users, annotations as check_annotations, check_spec};
 pub(crate) use volumes::host_path;
 
-use crate::{
-    Context, Strategy, rules,
-    tree::{self, Fields},
-};
+use crate::{Context, Strategy, tree};
 use machinery::{
     Value,
-    field::{Error, ErrorList, Path},
-    time,
+    field::{ErrorList, Path},
+    names, time,
 };
 use serde_json::json;
-use std::time::SystemTime;
 
 /// The strategy of pods.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +42,9 @@ impl Strategy for Pods {
         if let Some(spec) = obj.as_object_mut().and_then(|o| tree::child(o, "spec")) {
             defaults::pod(spec);
         }
-        default_status(obj);
+        if let Some(status) = obj.as_object_mut().and_then(|o| tree::present(o, "status")) {
+            status::default(status);
+        }
     }
 
     fn has_generation(&self) -> bool {
@@ -51,6 +54,13 @@ impl Strategy for Pods {
     fn prepare_create(&self, cx: &Context, obj: &mut Value) {
         tree::set_meta(obj, "generation", 1.into());
         alias_service_account(obj);
+        let labels = obj["metadata"].get("labels").cloned().unwrap_or_default();
+        if let Some(spec) = obj.as_object_mut().and_then(|o| o.get_mut("spec")) {
+            defaults::pod_level_requests(spec);
+            if let Some(fields) = spec.as_object_mut() {
+                placement::merge_label_keys(fields, &labels);
+            }
+        }
         let mut status = json!({"phase": "Pending", "qosClass": qos_class(&obj["spec"])});
         if !tree::list(&obj["spec"], "schedulingGates").is_empty() {
             status["conditions"] = json!([{
@@ -60,7 +70,6 @@ impl Strategy for Pods {
                 "message": "Scheduling is blocked due to non-empty scheduling gates",
                 "lastProbeTime": null,
                 "lastTransitionTime": time::rfc3339(cx.now),
-                "observedGeneration": 1,
             }]);
         }
         if let Some(fields) = obj.as_object_mut() {
@@ -71,6 +80,12 @@ impl Strategy for Pods {
     fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         alias_service_account(obj);
         tree::keep(obj, old, "status");
+        // A client that does not know of the pod's own resources does not clear them.
+        if obj["spec"]["resources"].is_null()
+            && let (Some(own), Some(spec)) = (old["spec"].get("resources"), tree::at(obj, &["spec"]))
+        {
+            spec.insert("resources".into(), own.clone());
+        }
         if obj["spec"] != old["spec"] {
             tree::bump_generation(obj, old);
         }
@@ -88,44 +103,34 @@ impl Strategy for Pods {
                 };
             }
         }
-        let Some(status) = tree::at(obj, &["status"]) else { return };
-        for key in ["qosClass", "resourceClaimStatuses", "extendedResourceClaimStatus"] {
-            if status.get(key).is_none_or(tree::empty) && !tree::empty(&old["status"][key]) {
-                status.insert(key.into(), old["status"][key].clone());
-            }
+        if let Some(status) = tree::at(obj, &["status"]) {
+            status::preserve(status, &old["status"]);
         }
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        check_spec(&obj["spec"], &Path::root("spec"), Users::Pod, errors);
+        spec::check_pod(obj, Users::Pod, errors);
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        update::check(&obj["spec"], &old["spec"], &mut errors);
-        if errors.is_empty() && obj["spec"] != old["spec"] {
-            check_spec(&obj["spec"], &Path::root("spec"), Users::ExistingPod, &mut errors);
+        if obj["spec"] != old["spec"] || obj["metadata"]["annotations"] != old["metadata"]["annotations"] {
+            spec::check_pod(obj, Users::ExistingPod, &mut errors);
         }
+        update::check(obj, old, &mut errors);
         errors
     }
 
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        let path = Path::root("status");
-        update::check_container_states(&obj["status"], &old["status"], &old["spec"], &path, &mut errors);
-        if !tree::empty(&old["status"]["qosClass"]) && obj["status"]["qosClass"] != old["status"]["qosClass"] {
-            errors.push(Error::invalid(&path.child("qosClass"), obj["status"]["qosClass"].clone(), rules::IMMUTABLE));
-        }
+        status::check(obj, old, &mut errors);
         errors
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
         let (spec, status) = (&obj["spec"], &obj["status"]);
         let text = |v: &Value, key: &str| tree::text(v, key).to_owned();
-        let ip = match tree::text(status, "podIP") {
-            "" => tree::list(status, "podIPs").first().map(|ip| text(ip, "ip")).unwrap_or_default(),
-            ip => ip.to_owned(),
-        };
+        let ip = tree::list(status, "podIPs").first().map(|ip| text(ip, "ip")).unwrap_or_default();
         vec![
             ("spec.nodeName", text(spec, "nodeName")),
             ("spec.restartPolicy", text(spec, "restartPolicy")),
@@ -138,12 +143,19 @@ impl Strategy for Pods {
         ]
     }
 
+    // Updates of pods come from programs, and often.
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        if old.is_some_and(|old| old["spec"] == obj["spec"]) { Vec::new() } else { spec::warnings(&obj["spec"], &Path::root("spec")) }
-    }
-
-    fn row(&self, obj: &Value, now: SystemTime) -> Vec<Value> {
-        row::cells(obj, now)
+        if old.is_some() {
+            return Vec::new();
+        }
+        let mut out = Vec::new();
+        let problems = names::dns1123_label(tree::text(&obj["metadata"], "name"));
+        if !problems.is_empty() {
+            let listed = problems.join(" ");
+            out.push(format!("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [{listed}]"));
+        }
+        out.extend(warnings::of(obj, &Path::empty()));
+        out
     }
 
     /// `pkg/registry/core/pod/strategy.go`, CheckGracefulDelete.
@@ -168,36 +180,14 @@ impl Strategy for Pods {
     }
 }
 
-/// The warnings of a workload's pod spec.
-pub(crate) fn warnings_of_template(spec: &Value) -> Vec<String> {
-    spec::warnings(spec, &Path::root("spec.template.spec"))
+/// The warnings of a template, at a path.
+pub(crate) fn warnings_of_template(template: &Value, path: &Path) -> Vec<String> {
+    warnings::of(template, path)
 }
 
 /// The deprecated `serviceAccount` says the same as `serviceAccountName`.
 fn alias_service_account(obj: &mut Value) {
     if let Some(spec) = obj.as_object_mut().and_then(|o| tree::present(o, "spec")) {
         defaults::alias_service_account(spec);
-    }
-}
-
-/// The single address and the list of addresses say the same.
-fn default_status(obj: &mut Value) {
-    let Some(status) = obj.as_object_mut().and_then(|o| tree::present(o, "status")) else { return };
-    for (one, many) in [("podIP", "podIPs"), ("hostIP", "hostIPs")] {
-        same_address(status, one, many);
-    }
-}
-
-fn same_address(status: &mut Fields, one: &str, many: &str) {
-    let single = status.get(one).and_then(Value::as_str).filter(|ip| !ip.is_empty()).map(str::to_owned);
-    let first = status.get(many).and_then(|l| l[0]["ip"].as_str()).map(str::to_owned);
-    match (single, first) {
-        (Some(ip), first) if first.as_deref() != Some(ip.as_str()) => {
-            status.insert(many.into(), json!([{ "ip": ip }]));
-        }
-        (None, Some(ip)) => {
-            status.insert(one.into(), ip.into());
-        }
-        _ => {}
     }
 }

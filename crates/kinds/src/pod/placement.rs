@@ -1,22 +1,19 @@
 //! Where a pod may go: node selectors, affinity, tolerations and spreading.
 
-use crate::{meta, rules, tree};
+use crate::{
+    rules,
+    tree::{self, Fields},
+};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     names,
 };
+use serde_json::json;
 use std::collections::HashSet;
 
-/// Checks all that a pod spec says about its place.
-pub(super) fn check(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    meta::labels(&spec["nodeSelector"], &path.child("nodeSelector"), errors);
-    affinity(&spec["affinity"], &path.child("affinity"), errors);
-    tolerations(spec, path, errors);
-    spreading(spec, path, errors);
-}
-
-fn affinity(affinity: &Value, path: &Path, errors: &mut ErrorList) {
+/// Checks affinity and anti-affinity.
+pub(super) fn affinity(affinity: &Value, path: &Path, errors: &mut ErrorList) {
     let node = &affinity["nodeAffinity"];
     let place = path.child("nodeAffinity");
     let required = &node["requiredDuringSchedulingIgnoredDuringExecution"];
@@ -60,29 +57,49 @@ pub(crate) fn node_selector(selector: &Value, path: &Path, errors: &mut ErrorLis
 }
 
 fn node_term(term: &Value, path: &Path, errors: &mut ErrorList) {
-    for list in ["matchExpressions", "matchFields"] {
-        for (at, requirement) in tree::list(term, list).iter().enumerate() {
-            let path = path.child(list).index(at);
-            let values = tree::list(requirement, "values").len();
-            match tree::text(requirement, "operator") {
-                "In" | "NotIn" if values == 0 => {
-                    errors.push(Error::required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'"));
-                }
-                "Exists" | "DoesNotExist" if values > 0 => {
-                    errors.push(Error::forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
-                }
-                "Gt" | "Lt" if values != 1 => {
-                    errors.push(Error::required(&path.child("values"), "must be specified single value when `operator` is 'Lt' or 'Gt'"));
-                }
-                "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-                other => errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator")),
+    for (at, requirement) in tree::list(term, "matchExpressions").iter().enumerate() {
+        let path = path.child("matchExpressions").index(at);
+        let values = tree::list(requirement, "values");
+        let place = path.child("values");
+        match tree::text(requirement, "operator") {
+            "In" | "NotIn" if values.is_empty() => {
+                errors.push(Error::required(&place, "must be specified when `operator` is 'In' or 'NotIn'"));
             }
-            let key = tree::text(requirement, "key");
-            if list == "matchFields" && key != "metadata.name" {
-                errors.push(Error::invalid(&path.child("key"), key, "not a valid field selector key"));
-            } else if list == "matchExpressions" {
-                rules::name(key, &path.child("key"), names::qualified_name(key), errors);
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                errors.push(Error::forbidden(&place, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
             }
+            "Gt" | "Lt" if values.len() != 1 => {
+                errors.push(Error::required(&place, "must be specified single value when `operator` is 'Lt' or 'Gt'"));
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
+            other => errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator")),
+        }
+        let key = tree::text(requirement, "key");
+        rules::name(key, &path.child("key"), names::qualified_name(key), errors);
+        for (nth, value) in values.iter().enumerate() {
+            let value = value.as_str().unwrap_or_default();
+            rules::name(value, &place.index(nth), names::label_value(value), errors);
+        }
+    }
+    for (at, requirement) in tree::list(term, "matchFields").iter().enumerate() {
+        let path = path.child("matchFields").index(at);
+        let values = tree::list(requirement, "values");
+        match tree::text(requirement, "operator") {
+            "In" | "NotIn" if values.len() == 1 => {}
+            "In" | "NotIn" => {
+                let detail = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
+                errors.push(Error::required(&path.child("values"), detail));
+            }
+            other => errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator")),
+        }
+        let key = tree::text(requirement, "key");
+        if key != "metadata.name" {
+            errors.push(Error::invalid(&path.child("key"), key, "not a valid field selector key"));
+            continue;
+        }
+        for (nth, value) in values.iter().enumerate() {
+            let value = value.as_str().unwrap_or_default();
+            rules::name(value, &path.child("values").index(nth), names::dns1123_subdomain(value), errors);
         }
     }
 }
@@ -90,10 +107,10 @@ fn node_term(term: &Value, path: &Path, errors: &mut ErrorList) {
 fn pod_term(term: &Value, path: &Path, errors: &mut ErrorList) {
     rules::label_selector(&term["labelSelector"], &path.child("labelSelector"), errors);
     rules::label_selector(&term["namespaceSelector"], &path.child("namespaceSelector"), errors);
-    for (at, name) in tree::list(term, "namespaces").iter().enumerate() {
-        let name = name.as_str().unwrap_or_default();
-        rules::name(name, &path.child("namespace").index(at), names::dns1123_label(name), errors);
+    for name in tree::list(term, "namespaces").iter().filter_map(Value::as_str) {
+        rules::name(name, &path.child("namespace"), names::dns1123_label(name), errors);
     }
+    label_keys(term, path, errors);
     let key = tree::text(term, "topologyKey");
     if key.is_empty() {
         errors.push(Error::required(&path.child("topologyKey"), "can not be empty"));
@@ -132,7 +149,8 @@ pub(crate) fn tolerations(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-fn spreading(spec: &Value, path: &Path, errors: &mut ErrorList) {
+/// Checks the constraints of spreading.
+pub(super) fn spreading(spec: &Value, path: &Path, errors: &mut ErrorList) {
     let mut seen = HashSet::new();
     for (at, constraint) in tree::list(spec, "topologySpreadConstraints").iter().enumerate() {
         let path = path.child("topologySpreadConstraints").index(at);
@@ -143,8 +161,6 @@ fn spreading(spec: &Value, path: &Path, errors: &mut ErrorList) {
         let (key, when) = (tree::text(constraint, "topologyKey"), tree::text(constraint, "whenUnsatisfiable"));
         if key.is_empty() {
             errors.push(Error::required(&path.child("topologyKey"), "can not be empty"));
-        } else {
-            rules::name(key, &path.child("topologyKey"), names::qualified_name(key), errors);
         }
         let allowed = ["DoNotSchedule", "ScheduleAnyway"];
         if !allowed.contains(&when) {
@@ -159,6 +175,79 @@ fn spreading(spec: &Value, path: &Path, errors: &mut ErrorList) {
             let detail = format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {when}");
             errors.push(Error::invalid(&path.child("minDomains"), domains.clone(), detail));
         }
+        for field in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
+            rules::supported(&constraint[field], &path.child(field), &["Honor", "Ignore"], errors);
+        }
+        label_keys(constraint, &path, errors);
         rules::label_selector(&constraint["labelSelector"], &path.child("labelSelector"), errors);
+    }
+}
+
+/// The keys whose values a pod takes from its own labels into the selector (KEP-3243, KEP-3633).
+fn label_keys(term: &Value, path: &Path, errors: &mut ErrorList) {
+    let selector = &term["labelSelector"];
+    for field in ["matchLabelKeys", "mismatchLabelKeys"] {
+        let keys = tree::list(term, field);
+        if !keys.is_empty() && selector.is_null() {
+            errors.push(Error::forbidden(&path.child(field), "must not be specified when labelSelector is not set"));
+            continue;
+        }
+        for (at, key) in keys.iter().enumerate() {
+            let key = key.as_str().unwrap_or_default();
+            rules::name(key, &path.child(field).index(at), names::qualified_name(key), errors);
+        }
+    }
+    let own = tree::list(term, "matchLabelKeys");
+    let mut seen: HashSet<&str> = tree::entries(selector, "matchLabels").map(|(key, _)| key).collect();
+    for term in tree::list(selector, "matchExpressions") {
+        let key = tree::text(term, "key");
+        // The pod's own value has been added to the selector already; a second mention is the user's.
+        if let Some(at) = own.iter().position(|k| k == key).filter(|_| seen.contains(key)) {
+            errors.push(Error::invalid(&path.index(at), key, "exists in both matchLabelKeys and labelSelector"));
+        }
+        seen.insert(key);
+    }
+    for (at, key) in own.iter().enumerate() {
+        if tree::list(term, "mismatchLabelKeys").contains(key) {
+            errors.push(Error::invalid(&path.child("matchLabelKeys").index(at), key.clone(), "exists in both matchLabelKeys and mismatchLabelKeys"));
+        }
+    }
+}
+
+/// Adds what the pod's own labels say to the selectors that ask for it by key (KEP-3243, KEP-3633).
+pub(super) fn merge_label_keys(spec: &mut Fields, labels: &Value) {
+    if let Some(affinity) = tree::present(spec, "affinity") {
+        for kind in ["podAffinity", "podAntiAffinity"] {
+            let Some(own) = tree::present(affinity, kind) else { continue };
+            for term in tree::each(own, "preferredDuringSchedulingIgnoredDuringExecution") {
+                if let Some(term) = tree::present(term, "podAffinityTerm") {
+                    merge(term, labels);
+                }
+            }
+            tree::each(own, "requiredDuringSchedulingIgnoredDuringExecution").for_each(|term| merge(term, labels));
+        }
+    }
+    tree::each(spec, "topologySpreadConstraints").for_each(|constraint| merge(constraint, labels));
+}
+
+fn merge(term: &mut Fields, labels: &Value) {
+    let mut added = Vec::new();
+    for (field, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+        for key in term.get(field).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+            if let Some(value) = labels.get(key) {
+                added.push(json!({"key": key, "operator": operator, "values": [value]}));
+            }
+        }
+    }
+    if added.is_empty() {
+        return;
+    }
+    // Without a selector nothing is matched, whatever the keys say.
+    let Some(selector) = tree::present(term, "labelSelector") else { return };
+    match selector.get_mut("matchExpressions").and_then(Value::as_array_mut) {
+        Some(list) => list.extend(added),
+        None => {
+            selector.insert("matchExpressions".into(), added.into());
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Checks of a pod spec as a whole.
 
 use super::{containers, placement, volumes};
-use crate::{rules, tree};
+use crate::{amounts, meta, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -22,18 +22,162 @@ pub(crate) enum Users {
 
 /// Checks a pod spec.
 pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut ErrorList) {
+    if spec["terminationGracePeriodSeconds"].is_null() {
+        errors.push(Error::required(&path.child("terminationGracePeriodSeconds"), ""));
+    }
     let known = volumes::check(spec, path, errors);
+    resource_claims(spec, &path.child("resourceClaims"), errors);
     containers::check_all(spec, path, user, &known, errors);
+    amounts::pod(spec, &path.child("resources"), errors);
+    if spec["hostNetwork"] == true {
+        host_network(spec, path, user, errors);
+    }
     rules::one_of(&spec["restartPolicy"], &path.child("restartPolicy"), &["Always", "OnFailure", "Never"], errors);
-    dns(spec, path, errors);
+    let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+    rules::one_of(&spec["dnsPolicy"], &path.child("dnsPolicy"), &policies, errors);
+    meta::labels(&spec["nodeSelector"], &path.child("nodeSelector"), errors);
     security(spec, path, errors);
-    for (at, secret) in tree::list(spec, "imagePullSecrets").iter().enumerate() {
-        rules::required(secret, &path.child("imagePullSecrets").index(at), "name", errors);
+    placement::affinity(&spec["affinity"], &path.child("affinity"), errors);
+    dns(spec, path, errors);
+    gates(spec, path, errors);
+    placement::spreading(spec, path, errors);
+    host_users(spec, path, errors);
+    host_name(spec, path, errors);
+    named(spec, path, errors);
+    if let Some(seconds) = spec["activeDeadlineSeconds"].as_i64().filter(|s| !(1..=i64::from(i32::MAX)).contains(s)) {
+        let detail = format!("must be between 1 and {}, inclusive", i32::MAX);
+        errors.push(Error::invalid(&path.child("activeDeadlineSeconds"), seconds, detail));
     }
-    placement::check(spec, path, errors);
-    if let Some(alias) = tree::list(spec, "hostAliases").iter().find(|a| !rules::is_ip(tree::text(a, "ip"))) {
-        errors.push(Error::invalid(&path.child("hostAliases").child("ip"), tree::text(alias, "ip"), rules::BAD_IP));
+    placement::tolerations(spec, path, errors);
+    host_aliases(spec, &path.child("hostAliases"), errors);
+    rules::supported(&spec["preemptionPolicy"], &path.child("preemptionPolicy"), &["PreemptLowerPriority", "Never"], errors);
+    for (name, value) in tree::entries(spec, "overhead") {
+        let place = path.child("overhead").key(name);
+        amounts::name(name, &place, errors);
+        amounts::amount(name, value, &place, errors);
     }
+    rules::supported(&spec["os"]["name"], &path.child("os").child("name"), &["linux", "windows"], errors);
+    file_keys(spec, path, &known, errors);
+}
+
+/// Checks what holds for pods and not for templates.
+pub(super) fn check_pod(obj: &Value, user: Users, errors: &mut ErrorList) {
+    let (spec, path) = (&obj["spec"], Path::root("spec"));
+    annotations(obj, spec, &Path::root("metadata").child("annotations"), errors);
+    check_spec(spec, &path, user, errors);
+    if tree::empty(&spec["serviceAccountName"]) {
+        for (at, volume) in tree::list(spec, "volumes").iter().enumerate() {
+            for (nth, source) in tree::list(&volume["projected"], "sources").iter().enumerate() {
+                if source["serviceAccountToken"].is_object() {
+                    let place = path.child("volumes").index(at).child("projected").child("sources").index(nth).child("serviceAccountToken");
+                    errors.push(Error::forbidden(&place, "must not be specified when serviceAccountName is not set"));
+                }
+            }
+        }
+    }
+    rules::not_negative(&spec["terminationGracePeriodSeconds"], &path.child("terminationGracePeriodSeconds"), errors);
+    containers::check_images(spec, &path, errors);
+    if user == Users::Pod && !tree::empty(&spec["nodeName"]) && !tree::empty(&spec["schedulingGates"]) {
+        errors.push(Error::forbidden(&path.child("nodeName"), "cannot be set until all schedulingGates have been cleared"));
+    }
+}
+
+/// Checks the annotations that mean something to pods.
+pub(crate) fn annotations(owner: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let Some(annotations) = owner["metadata"]["annotations"].as_object() else { return };
+    if let Some(value) = annotations.get(MIRROR).filter(|_| tree::empty(&spec["nodeName"])) {
+        errors.push(Error::invalid(&path.key(MIRROR), value.clone(), "must set spec.nodeName if mirror pod annotation is set"));
+    }
+    if let Some(text) = annotations.get(DELETION_COST).and_then(Value::as_str) {
+        let canonical = text.parse::<i32>().is_ok() && !text.starts_with('+') && (text == "0" || !text.trim_start_matches('-').starts_with('0'));
+        if !canonical {
+            errors.push(Error::invalid(&path.key(DELETION_COST), text, "must be a 32bit integer"));
+        }
+    }
+}
+
+/// The annotation of a pod that shows a static pod of the kubelet's.
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
+/// The annotation by which a replica set chooses whom to delete.
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+fn resource_claims(spec: &Value, list: &Path, errors: &mut ErrorList) {
+    let mut seen = HashSet::new();
+    for (at, claim) in tree::list(spec, "resourceClaims").iter().enumerate() {
+        let (path, name) = (list.index(at), tree::text(claim, "name"));
+        if name.is_empty() {
+            errors.push(Error::required(&path.child("name"), ""));
+        } else if seen.insert(name) {
+            rules::name(name, &path.child("name"), names::dns1123_label(name), errors);
+        } else {
+            errors.push(Error::duplicate(&path.child("name"), name));
+        }
+        let sources = ["resourceClaimName", "resourceClaimTemplateName"];
+        match sources.iter().filter(|s| claim[**s].is_string()).count() {
+            0 => errors.push(Error::invalid(&path, claim.clone(), "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`")),
+            1 => {}
+            _ => {
+                let detail = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
+                errors.push(Error::invalid(&path, claim.clone(), detail));
+            }
+        }
+        for source in sources {
+            if let Some(text) = claim[source].as_str() {
+                rules::name(text, &path.child(source), names::dns1123_subdomain(text), errors);
+            }
+        }
+    }
+}
+
+/// In the host's network a container's port is the host's. Templates may leave the latter out: pods get it by default.
+fn host_network(spec: &Value, path: &Path, user: Users, errors: &mut ErrorList) {
+    for (at, container) in tree::list(spec, "containers").iter().enumerate() {
+        for (nth, port) in tree::list(container, "ports").iter().enumerate() {
+            let (host, own) = (port["hostPort"].as_i64().unwrap_or(0), port["containerPort"].as_i64().unwrap_or(0));
+            if (user != Users::Template || host != 0) && host != own {
+                let place = path.child("containers").index(at).child("ports").index(nth).child("hostPort");
+                errors.push(Error::invalid(&place, host, "must match `containerPort` when `hostNetwork` is true"));
+            }
+        }
+    }
+}
+
+/// A pod with users of its own cannot share most of the host's namespaces.
+fn host_users(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    if spec["hostUsers"] != false {
+        return;
+    }
+    for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if spec[field] == true {
+            errors.push(Error::forbidden(&path.child(shown), "when `hostUsers` is false"));
+        }
+    }
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (at, _) in tree::list(spec, list).iter().enumerate().filter(|(_, c)| !tree::empty(&c["volumeDevices"])) {
+            errors.push(Error::forbidden(&path.child(list).index(at).child("volumeDevices"), "when `hostUsers` is false"));
+        }
+    }
+}
+
+/// Most bytes of a host's name in Linux.
+const HOSTNAME_BYTES_MAX: usize = 64;
+
+fn host_name(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let Some(name) = spec["hostnameOverride"].as_str() else { return };
+    let path = path.child("hostnameOverride");
+    if spec["setHostnameAsFQDN"] == true {
+        errors.push(Error::forbidden(&path, "may not be specified when setHostnameAsFQDN is true"));
+    }
+    if spec["hostNetwork"] == true {
+        errors.push(Error::forbidden(&path, "may not be specified when hostNetwork is true"));
+    }
+    if name.len() > HOSTNAME_BYTES_MAX {
+        errors.push(Error::too_long(&path, HOSTNAME_BYTES_MAX));
+    }
+    rules::name(name, &path, names::dns1123_subdomain(name), errors);
+}
+
+fn named(spec: &Value, path: &Path, errors: &mut ErrorList) {
     for (field, rule) in [
         ("serviceAccountName", names::dns1123_subdomain as fn(&str) -> Vec<String>),
         ("nodeName", names::dns1123_subdomain),
@@ -41,21 +185,41 @@ pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut Er
         ("subdomain", names::dns1123_label),
         ("priorityClassName", names::dns1123_subdomain),
         ("runtimeClassName", names::dns1123_subdomain),
-        ("schedulerName", names::qualified_name),
     ] {
-        let value = tree::text(spec, field);
-        if !value.is_empty() {
+        if let Some(value) = spec[field].as_str().filter(|v| !v.is_empty()) {
             rules::name(value, &path.child(field), rule(value), errors);
         }
     }
-    if let Some(seconds) = spec["activeDeadlineSeconds"].as_i64().filter(|s| !(1..=i64::from(i32::MAX)).contains(s)) {
-        let detail = format!("must be between 1 and {}, inclusive", i32::MAX);
-        errors.push(Error::invalid(&path.child("activeDeadlineSeconds"), seconds, detail));
+}
+
+fn host_aliases(spec: &Value, list: &Path, errors: &mut ErrorList) {
+    for (at, alias) in tree::list(spec, "hostAliases").iter().enumerate() {
+        let path = list.index(at);
+        rules::ip(tree::text(alias, "ip"), &path.child("ip"), errors);
+        for (nth, name) in tree::list(alias, "hostnames").iter().enumerate() {
+            let name = name.as_str().unwrap_or_default();
+            rules::name(name, &path.child("hostnames").index(nth), names::dns1123_subdomain(name), errors);
+        }
     }
-    if user != Users::ExistingPod && !tree::empty(&spec["nodeName"]) && !tree::empty(&spec["schedulingGates"]) {
-        errors.push(Error::forbidden(&path.child("nodeName"), "cannot be set until all schedulingGates have been cleared"));
+}
+
+/// Variables from files need a volume that a container may write.
+fn file_keys(spec: &Value, path: &Path, volumes: &volumes::Known<'_>, errors: &mut ErrorList) {
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (at, container) in tree::list(spec, list).iter().enumerate() {
+            for (nth, env) in tree::list(container, "env").iter().enumerate().filter(|(_, e)| e["valueFrom"]["fileKeyRef"].is_object()) {
+                let name = tree::text(&env["valueFrom"]["fileKeyRef"], "volumeName");
+                let place = || path.child(list).index(at).child("env").index(nth).child("valueFrom").child("fileKeyRef").child("volumeName");
+                match volumes.get(name) {
+                    None => errors.push(Error::not_found(&place(), name)),
+                    Some(volume) if !volume["emptyDir"].is_object() => {
+                        errors.push(Error::invalid(&place(), name, "referenced volume must be of type emptyDir"));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
     }
-    gates(spec, path, errors);
 }
 
 fn gates(spec: &Value, path: &Path, errors: &mut ErrorList) {
@@ -77,17 +241,19 @@ fn gates(spec: &Value, path: &Path, errors: &mut ErrorList) {
 /// Most name servers and search domains of a pod, and most bytes of the latter.
 const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
+const SEARCH_BYTES_MAX: usize = 2048;
 
 fn dns(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
-    rules::one_of(&spec["dnsPolicy"], &path.child("dnsPolicy"), &policies, errors);
     let (config, path) = (&spec["dnsConfig"], path.child("dnsConfig"));
     let servers = tree::list(config, "nameservers");
     if spec["dnsPolicy"] == "None" {
         if config.is_null() {
             errors.push(Error::required(&path, "must provide `dnsConfig` when `dnsPolicy` is None"));
-        } else if servers.is_empty() {
+            return;
+        }
+        if servers.is_empty() {
             errors.push(Error::required(&path.child("nameservers"), "must provide at least one DNS nameserver when `dnsPolicy` is None"));
+            return;
         }
     }
     if servers.len() > NAMESERVERS_MAX {
@@ -95,19 +261,33 @@ fn dns(spec: &Value, path: &Path, errors: &mut ErrorList) {
         errors.push(Error::invalid(&path.child("nameservers"), config["nameservers"].clone(), detail));
     }
     for (at, server) in servers.iter().enumerate() {
-        let text = server.as_str().unwrap_or_default();
-        if !rules::is_ip(text) {
-            errors.push(Error::invalid(&path.child("nameservers").index(at), text, rules::BAD_IP));
-        }
+        rules::ip(server.as_str().unwrap_or_default(), &path.child("nameservers").index(at), errors);
     }
-    let searches = tree::list(config, "searches");
+    let searches: Vec<&str> = tree::list(config, "searches").iter().filter_map(Value::as_str).collect();
+    let place = path.child("searches");
     if searches.len() > SEARCHES_MAX {
         let detail = format!("must not have more than {SEARCHES_MAX} search paths");
-        errors.push(Error::invalid(&path.child("searches"), config["searches"].clone(), detail));
+        errors.push(Error::invalid(&place, config["searches"].clone(), detail));
+    }
+    if searches.join(" ").len() > SEARCH_BYTES_MAX {
+        let detail = format!("must not have more than {SEARCH_BYTES_MAX} characters (including spaces) in the search list");
+        errors.push(Error::invalid(&place, config["searches"].clone(), detail));
+    }
+    for (at, search) in searches.into_iter().enumerate().filter(|(_, s)| *s != ".") {
+        let name = search.strip_suffix('.').unwrap_or(search);
+        // Underscores are allowed here: they are usual in search domains.
+        rules::name(name, &place.index(at), names::dns1123_subdomain(&underscored(name)), errors);
     }
     for (at, option) in tree::list(config, "options").iter().enumerate() {
-        rules::required(option, &path.child("options").index(at), "name", errors);
+        if tree::empty(&option["name"]) {
+            errors.push(Error::required(&path.child("options").index(at), "must not be empty"));
+        }
     }
+}
+
+/// A name in which underscores stand for letters, for rules that do not know underscores.
+fn underscored(name: &str) -> String {
+    name.replace('_', "a")
 }
 
 /// A group or user ID.
@@ -126,10 +306,14 @@ fn security(spec: &Value, path: &Path, errors: &mut ErrorList) {
         id(group, &place.child("supplementalGroups").index(at), errors);
     }
     if spec["shareProcessNamespace"] == true && spec["hostPID"] == true {
-        errors.push(Error::invalid(&place.child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"));
+        errors.push(Error::invalid(&path.child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"));
     }
     seccomp(&context["seccompProfile"], &place.child("seccompProfile"), errors);
     sysctls(spec, &place, errors);
+    rules::supported(&context["fsGroupChangePolicy"], &place.child("fsGroupChangePolicy"), &["Always", "OnRootMismatch"], errors);
+    app_armor(&context["appArmorProfile"], &place.child("appArmorProfile"), errors);
+    rules::supported(&context["supplementalGroupsPolicy"], &place.child("supplementalGroupsPolicy"), &["Merge", "Strict"], errors);
+    rules::supported(&context["seLinuxChangePolicy"], &place.child("seLinuxChangePolicy"), &["MountOption", "Recursive"], errors);
 }
 
 fn sysctls(spec: &Value, place: &Path, errors: &mut ErrorList) {
@@ -170,43 +354,35 @@ pub(super) fn seccomp(profile: &Value, path: &Path, errors: &mut ErrorList) {
     if !profile.is_object() {
         return;
     }
-    let (kind, local) = (tree::text(profile, "type"), tree::text(profile, "localhostProfile"));
-    match kind {
-        "Localhost" if local.is_empty() => {
-            errors.push(Error::required(&path.child("localhostProfile"), "must be set when seccomp type is Localhost"));
+    let (kind, local) = (tree::text(profile, "type"), &profile["localhostProfile"]);
+    rules::one_of(&profile["type"], &path.child("type"), &["Localhost", "RuntimeDefault", "Unconfined"], errors);
+    if kind == "Localhost" {
+        match local.as_str() {
+            None => errors.push(Error::required(&path.child("localhostProfile"), "must be set when seccomp type is Localhost")),
+            Some(local) => volumes::relative(local, &path.child("localhostProfile"), errors),
         }
-        "Localhost" => volumes::relative(local, &path.child("localhostProfile"), errors),
-        "" => errors.push(Error::required(&path.child("type"), "type is required when seccompProfile is set")),
-        _ if !profile["localhostProfile"].is_null() => {
-            errors.push(Error::invalid(&path.child("localhostProfile"), local, "can only be set when seccomp type is Localhost"));
-        }
-        _ => {}
+    } else if !local.is_null() {
+        errors.push(Error::invalid(&path.child("localhostProfile"), profile.clone(), "can only be set when seccomp type is Localhost"));
     }
 }
 
-/// What is deprecated or does not do what it seems to (`pkg/api/pod/warnings.go`).
-pub(crate) fn warnings(spec: &Value, path: &Path) -> Vec<String> {
-    let mut out = Vec::new();
-    for key in ["beta.kubernetes.io/arch", "beta.kubernetes.io/os"] {
-        if !spec["nodeSelector"][key].is_null() {
-            let new = key.trim_start_matches("beta.");
-            out.push(format!("{}[{key}]: deprecated since v1.14; use {new:?} instead", path.child("nodeSelector")));
+/// Checks an AppArmor profile.
+pub(super) fn app_armor(profile: &Value, path: &Path, errors: &mut ErrorList) {
+    if !profile.is_object() {
+        return;
+    }
+    let (local, place) = (&profile["localhostProfile"], path.child("localhostProfile"));
+    match tree::text(profile, "type") {
+        "Localhost" => match local.as_str() {
+            None | Some("") => errors.push(Error::required(&place, "must be set when AppArmor type is Localhost")),
+            Some(text) if text.trim() != text => errors.push(Error::invalid(&place, text, "must not be padded with whitespace")),
+            Some(_) => {}
+        },
+        "RuntimeDefault" | "Unconfined" if !local.is_null() => {
+            errors.push(Error::invalid(&place, local.clone(), "can only be set when AppArmor type is Localhost"));
         }
+        "RuntimeDefault" | "Unconfined" => {}
+        "" => errors.push(Error::required(&path.child("type"), "type is required when appArmorProfile is set")),
+        other => errors.push(Error::not_supported(&path.child("type"), other, &["Localhost", "RuntimeDefault", "Unconfined"])),
     }
-    for list in ["initContainers", "containers"] {
-        for (at, container) in tree::list(spec, list).iter().enumerate() {
-            let mut seen = HashSet::new();
-            for (env_at, env) in tree::list(container, "env").iter().enumerate() {
-                if !seen.insert(tree::text(env, "name")) {
-                    let place = path.child(list).index(at).child("env").index(env_at);
-                    out.push(format!("{place}: hides previous definition of {:?}, which may be dropped when using apply", tree::text(env, "name")));
-                }
-            }
-        }
-    }
-    if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0) {
-        let place = path.child("terminationGracePeriodSeconds");
-        out.push(format!("{place}: must be >= 0; negative values are invalid and will be treated as 1"));
-    }
-    out
 }

@@ -1,1 +1,248 @@
+//! Pods as users write them, and what becomes of them.
 
+use super::*;
+use machinery::{defaulting, gvk::Gvk, schema};
+use std::time::{Duration, Instant, SystemTime};
+
+const FOREIGN: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
+    `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` \
+    (allow it to be set to 1 if it was previously negative)";
+
+fn cx() -> Context {
+    Context { now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000), user: "admin".into() }
+}
+
+/// Defaults as the path adds them: the schema's, then the kind's.
+fn defaulted(mut obj: Value) -> Value {
+    let ty = schema::builtin().kind(&Gvk::parse("v1", "Pod")).unwrap();
+    defaulting::apply(ty, &mut obj);
+    Pods.default(&mut obj);
+    obj
+}
+
+fn pod(spec: Value) -> Value {
+    defaulted(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "n"}, "spec": spec}))
+}
+
+fn created(spec: Value) -> Value {
+    let mut obj = pod(spec);
+    Pods.prepare_create(&cx(), &mut obj);
+    obj
+}
+
+fn problems(spec: Value) -> Vec<String> {
+    Pods.validate(&created(spec)).iter().map(ToString::to_string).collect()
+}
+
+fn container(extra: Value) -> Value {
+    let mut out = json!({"name": "c", "image": "nginx:1"});
+    out.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    json!({"containers": [out]})
+}
+
+#[test]
+fn a_plain_pod_is_completed_and_accepted() {
+    let obj = created(json!({"containers": [{"name": "c", "image": "nginx", "ports": [{"containerPort": 80}]}]}));
+    assert_eq!(Pods.validate(&obj), vec![]);
+    assert_eq!(
+        obj["spec"],
+        json!({
+            "containers": [{"name": "c", "image": "nginx", "imagePullPolicy": "Always", "ports": [{"containerPort": 80, "protocol": "TCP"}],
+                "resources": {}, "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"}],
+            "dnsPolicy": "ClusterFirst", "enableServiceLinks": true, "restartPolicy": "Always", "schedulerName": "default-scheduler",
+            "securityContext": {}, "terminationGracePeriodSeconds": 30
+        })
+    );
+    assert_eq!(obj["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
+    assert_eq!(obj["metadata"]["generation"], 1);
+    let again = defaulted(obj.clone());
+    assert_eq!(again, obj, "defaults are added once");
+}
+
+#[test]
+fn the_class_follows_requests_and_limits() {
+    for (resources, class) in [
+        (json!({}), "BestEffort"),
+        (json!({"requests": {"cpu": "100m"}}), "Burstable"),
+        (json!({"limits": {"cpu": "100m", "memory": "1Mi"}}), "Guaranteed"),
+        (json!({"requests": {"memory": "1Mi"}, "limits": {"cpu": "1", "memory": "2Mi"}}), "Burstable"),
+    ] {
+        assert_eq!(created(container(json!({"resources": resources})))["status"]["qosClass"], class);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_in_the_originals_words() {
+    let cases = [
+        (json!({}), "spec.containers: Required value"),
+        (json!({"containers": [{"name": "A_b", "image": "x"}]}), "spec.containers[0].name: Invalid value: \"A_b\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"),
+        (container(json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}})), "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"),
+        (container(json!({"resources": {"requests": {"example.com/gpu": "1"}}})), "spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources"),
+        (container(json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]})), "spec.containers[0].volumeMounts[0].name: Not found: \"v\""),
+        (container(json!({"env": [{"name": "A", "valueFrom": {}}]})), "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"),
+        (container(json!({"livenessProbe": {}})), "spec.containers[0].livenessProbe: Required value: must specify a handler type"),
+        (container(json!({"image": ""})), "spec.containers[0].image: Required value"),
+        (container(json!({"imagePullPolicy": "Sometimes"})), "spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\""),
+        (json!({"containers": [{"name": "c", "image": "x"}, {"name": "c", "image": "x"}]}), "spec.containers[1].name: Duplicate value: \"c\""),
+        (json!({"containers": [{"name": "c", "image": "x"}], "restartPolicy": "Foo"}), "spec.restartPolicy: Unsupported value: \"Foo\": supported values: \"Always\", \"OnFailure\", \"Never\""),
+        (json!({"containers": [{"name": "c", "image": "x"}], "ephemeralContainers": [{"name": "e", "image": "x"}]}), "spec.ephemeralContainers: Forbidden: cannot be set on create"),
+        (json!({"containers": [{"name": "c", "image": "x"}], "nodeName": "n", "schedulingGates": [{"name": "a.b/c"}]}), "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared"),
+        (json!({"containers": [{"name": "c", "image": "x"}], "initContainers": [{"name": "i", "image": "x", "readinessProbe": {"exec": {"command": ["a"]}}}]}), "spec.initContainers[0].readinessProbe: Forbidden: may not be set for init containers without restartPolicy=Always"),
+        (json!({"containers": [{"name": "c", "image": "x"}], "volumes": [{"name": "v", "secret": {}}]}), "spec.volumes[0].secret.secretName: Required value"),
+        (json!({"containers": [{"name": "c", "image": "x"}], "securityContext": {"sysctls": [{"name": "foo-"}]}}), "spec.securityContext.sysctls[0].name: Invalid value: \"foo-\": must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"),
+        (json!({"containers": [{"name": "c", "image": "x", "lifecycle": {"preStop": {"sleep": {"seconds": 60}}}}]}), "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 60: must be non-negative and less than terminationGracePeriodSeconds (30)"),
+    ];
+    for (spec, expected) in cases {
+        assert_eq!(problems(spec.clone()), vec![expected.to_owned()], "{spec}");
+    }
+}
+
+#[test]
+fn an_update_may_change_images_and_little_else() {
+    let old = created(container(json!({})));
+    let change = |f: &dyn Fn(&mut Value)| {
+        let mut new = old.clone();
+        f(&mut new);
+        let found: Vec<String> = Pods.validate_update(&new, &old).iter().map(ToString::to_string).collect();
+        found
+    };
+    assert_eq!(change(&|p| p["spec"]["containers"][0]["image"] = "nginx:2".into()), Vec::<String>::new());
+    assert_eq!(change(&|p| p["spec"]["activeDeadlineSeconds"] = 5.into()), Vec::<String>::new());
+    let found = change(&|p| p["spec"]["nodeSelector"] = json!({"a": "b"}));
+    assert_eq!(found, vec![format!("spec: Forbidden: {FOREIGN}\n+ \tnodeSelector: {{\"a\":\"b\"}},\n")]);
+    let found = change(&|p| p["spec"]["containers"] = json!([]));
+    assert!(found.contains(&"spec.containers: Forbidden: pod updates may not add or remove containers".to_owned()), "{found:?}");
+}
+
+#[test]
+fn a_gated_pod_is_narrowed_only() {
+    let mut spec = container(json!({}));
+    spec["schedulingGates"] = json!([{"name": "a.b/c"}]);
+    spec["nodeSelector"] = json!({"a": "b"});
+    let old = created(spec);
+    assert_eq!(old["status"]["conditions"][0]["reason"], "SchedulingGated");
+    let mut new = old.clone();
+    new["spec"]["nodeSelector"]["c"] = "d".into();
+    new["spec"]["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "k", "operator": "Exists"}]}]}}});
+    assert_eq!(Pods.validate_update(&new, &old), vec![]);
+    new["spec"]["nodeSelector"] = json!({});
+    let found = Pods.validate_update(&new, &old);
+    assert_eq!(found[0].detail, "only additions to spec.nodeSelector are allowed (no mutations or deletions)");
+}
+
+#[test]
+fn status_writers_leave_the_rest_alone() {
+    let old = created(container(json!({})));
+    let mut new = old.clone();
+    new["spec"]["nodeName"] = "elsewhere".into();
+    new["metadata"]["labels"] = json!({"a": "b"});
+    new["status"] = json!({"phase": "Running", "podIP": "10.0.0.1"});
+    let mut new = defaulted(new);
+    Pods.prepare_status(&cx(), &mut new, &old);
+    assert_eq!(Pods.validate_status(&new, &old), vec![]);
+    assert_eq!(new["spec"], old["spec"]);
+    assert_eq!(new["status"], json!({"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "qosClass": "BestEffort"}));
+    new["status"]["qosClass"] = "Burstable".into();
+    assert_eq!(Pods.validate_status(&new, &old)[0].to_string(), "status.qosClass: Invalid value: \"Burstable\": field is immutable");
+}
+
+#[test]
+fn what_has_ended_does_not_run_again() {
+    let mut old = created(json!({"containers": [{"name": "c", "image": "x:1"}], "restartPolicy": "Never"}));
+    old["status"]["containerStatuses"] = json!([{"name": "c", "state": {"terminated": {"exitCode": 1}}}]);
+    let mut new = old.clone();
+    new["status"]["containerStatuses"][0]["state"] = json!({"running": {}});
+    let found = Pods.validate_status(&new, &old);
+    assert_eq!(found[0].to_string(), "status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state");
+    old["spec"]["restartPolicy"] = "OnFailure".into();
+    assert_eq!(Pods.validate_status(&new, &old), vec![]);
+}
+
+#[test]
+fn a_resize_changes_amounts_and_not_the_class() {
+    let old = created(container(json!({"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}}})));
+    let mut new = old.clone();
+    new["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "300m".into();
+    new["spec"]["containers"][0]["image"] = "other:1".into();
+    prepare_resize(&mut new, &old);
+    assert_eq!(check_resize(&new, &old), vec![]);
+    assert_eq!(new["spec"]["containers"][0]["image"], "nginx:1", "a resize changes nothing else");
+    assert_eq!(new["metadata"]["generation"], 2);
+    new["spec"]["containers"][0]["resources"] = json!({});
+    let found: Vec<String> = check_resize(&new, &old).iter().map(ToString::to_string).collect();
+    assert_eq!(found[0], "spec: Invalid value: \"BestEffort\": Pod QOS Class may not change as a result of resizing".replace("BestEffort", "Burstable"));
+    assert!(found.contains(&"spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed".to_owned()), "{found:?}");
+}
+
+#[test]
+fn ephemeral_containers_are_only_added() {
+    let old = created(container(json!({})));
+    let mut new = old.clone();
+    new["spec"]["ephemeralContainers"] = json!([{"name": "e", "image": "busybox:1", "targetContainerName": "c"}]);
+    let new = defaulted(new);
+    assert_eq!(check_ephemeral(&new, &old), vec![]);
+    let mut bad = new.clone();
+    bad["spec"]["ephemeralContainers"][0]["ports"] = json!([{"containerPort": 1, "protocol": "TCP"}]);
+    let found: Vec<String> = check_ephemeral(&bad, &old).iter().map(ToString::to_string).collect();
+    assert_eq!(found, vec!["spec.ephemeralContainers[0].ports: Forbidden: cannot be set for an Ephemeral Container"]);
+    let found = check_ephemeral(&old, &new);
+    assert_eq!(found[0].to_string(), "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"e\" may not be removed\n");
+}
+
+#[test]
+fn grace_is_the_pods_unless_it_never_ran() {
+    let mut obj = created(container(json!({})));
+    assert_eq!(Pods.grace_period(&obj, None), 0, "not scheduled");
+    obj["spec"]["nodeName"] = "n".into();
+    assert_eq!(Pods.grace_period(&obj, None), 30);
+    assert_eq!(Pods.grace_period(&obj, Some(-1)), 1);
+    assert_eq!(Pods.grace_period(&obj, Some(0)), 0);
+    obj["status"]["phase"] = "Succeeded".into();
+    assert_eq!(Pods.grace_period(&obj, Some(9)), 0, "over");
+}
+
+#[test]
+fn own_labels_go_into_the_selectors_that_ask_for_them() {
+    let mut obj = pod(json!({"containers": [{"name": "c", "image": "x:1"}], "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}, "matchLabelKeys": ["hash", "absent"]}]}));
+    obj["metadata"]["labels"] = json!({"hash": "1"});
+    Pods.prepare_create(&cx(), &mut obj);
+    assert_eq!(Pods.validate(&obj), vec![]);
+    let selector = &obj["spec"]["topologySpreadConstraints"][0]["labelSelector"];
+    assert_eq!(*selector, json!({"matchExpressions": [{"key": "hash", "operator": "In", "values": ["1"]}]}));
+}
+
+#[test]
+fn warnings_name_what_does_nothing() {
+    let obj = created(container(json!({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}],
+        "ports": [{"containerPort": 80}, {"containerPort": 80}]})));
+    assert_eq!(
+        Pods.warnings(&obj, None),
+        vec![
+            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+            "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
+        ]
+    );
+}
+
+/// Not a promise about the machine: a guard against a change of the order of growth. The budget of a release build is 100 µs.
+#[test]
+fn a_create_costs_little() {
+    let spec = json!({"containers": [{"name": "c", "image": "nginx:1", "env": [{"name": "A", "value": "b"}, {"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+        "readinessProbe": {"httpGet": {"port": 80}}, "ports": [{"name": "web", "containerPort": 80}], "volumeMounts": [{"name": "t", "mountPath": "/t"}]}],
+        "volumes": [{"name": "t", "emptyDir": {}}]});
+    let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "n"}, "spec": spec});
+    let rounds = 2000;
+    let begun = Instant::now();
+    for _ in 0..rounds {
+        let mut obj = body.clone();
+        Pods.default(&mut obj);
+        Pods.prepare_create(&cx(), &mut obj);
+        std::hint::black_box(Pods.validate(&obj));
+    }
+    let each = begun.elapsed() / rounds;
+    println!("default, prepare and validate: {each:?}");
+    assert!(each < Duration::from_millis(2), "{each:?}");
+}

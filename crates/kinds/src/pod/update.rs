@@ -1,8 +1,9 @@
 //! What of an existing pod may change.
 
-use crate::tree;
+use super::spec::MIRROR;
+use crate::tree::{self, Fields};
 use machinery::{
-    Value,
+    Map, Value,
     field::{Error, ErrorList, Path},
 };
 
@@ -11,89 +12,165 @@ const FORBIDDEN: &str = "pod updates may not change fields other than `spec.cont
     (allow it to be set to 1 if it was previously negative)";
 
 /// Checks an update of the pod itself.
-pub(super) fn check(new: &Value, old: &Value, errors: &mut ErrorList) {
-    let path = Path::root("spec");
+pub(super) fn check(obj: &Value, old: &Value, errors: &mut ErrorList) {
+    annotations(obj, old, errors);
+    let (new, old, path) = (&obj["spec"], &old["spec"], Path::root("spec"));
+    for list in ["containers", "initContainers"] {
+        if tree::list(new, list).len() != tree::list(old, list).len() {
+            errors.push(Error::forbidden(&path.child(list), "pod updates may not add or remove containers"));
+            return;
+        }
+    }
+    if !deadline(new, old, &path, errors) {
+        return;
+    }
+    tolerations(new, old, &path, errors);
+    gates(new, old, &path, errors);
     if new == old {
         return;
     }
-    for list in ["containers", "initContainers"] {
-        if tree::list(new, list).len() != tree::list(old, list).len() {
-            let what = if list == "containers" { "containers" } else { "initContainers" };
-            errors.push(Error::forbidden(&path.child(list), format!("pod updates may not add or remove {what}")));
-        }
-    }
-    if !errors.is_empty() {
-        return;
-    }
-    deadline(new, old, &path, errors);
-    tolerations(new, old, &path, errors);
-    gates(new, old, &path, errors);
-    let munged = munge(new, old);
-    if errors.is_empty() && munged != *old {
-        let changed: Vec<String> = differing(&munged, old);
-        errors.push(Error::forbidden(&path, format!("{FORBIDDEN}\nchanged: {}", changed.join(", "))));
+    let munged = munge(new, old, &path, errors);
+    if munged != *old {
+        let changed = differing(&munged, old);
+        errors.push(Error::forbidden(&path, format!("{FORBIDDEN}\n{changed}")));
     }
 }
 
-fn differing(new: &Value, old: &Value) -> Vec<String> {
-    let keys = |v: &Value| v.as_object().map(|m| m.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
-    let mut all = keys(new);
-    all.extend(keys(old));
-    all.sort();
-    all.dedup();
-    all.into_iter().filter(|k| new[k.as_str()] != old[k.as_str()]).collect()
+/// Annotations by which the kubelet and old AppArmor profiles are told do not change.
+fn annotations(obj: &Value, old: &Value, errors: &mut ErrorList) {
+    let path = Path::root("metadata").child("annotations");
+    let fixed = |key: &str| match key {
+        MIRROR => Some("mirror pod annotation"),
+        key if key.starts_with("container.apparmor.security.beta.kubernetes.io/") => Some("AppArmor annotations"),
+        _ => None,
+    };
+    let (new, old) = (&obj["metadata"]["annotations"], &old["metadata"]["annotations"]);
+    for (key, value) in old.as_object().into_iter().flatten().filter(|(key, value)| new.get(key.as_str()) != Some(*value)) {
+        let _ = value;
+        if let Some(what) = fixed(key) {
+            errors.push(Error::forbidden(&path.key(key), format!("may not remove or update {what}")));
+        }
+    }
+    for (key, _) in new.as_object().into_iter().flatten().filter(|(key, _)| old.get(key.as_str()).is_none()) {
+        if let Some(what) = fixed(key) {
+            errors.push(Error::forbidden(&path.key(key), format!("may not add {what}")));
+        }
+    }
 }
 
-/// The new spec with everything that may change taken from the old one.
-fn munge(new: &Value, old: &Value) -> Value {
-    let mut out = new.clone();
-    let gated = !tree::list(old, "schedulingGates").is_empty();
-    let Some(fields) = out.as_object_mut() else { return out };
-    for list in ["containers", "initContainers"] {
-        let images = tree::list(old, list).iter().map(|c| c.get("image").cloned());
-        for (container, image) in tree::each(fields, list).zip(images) {
-            match image {
-                Some(image) => container.insert("image".into(), image),
-                None => container.remove("image"),
-            };
+/// What differs, a line each, as the original's differences are laid out: `-` what was, `+` what would be.
+fn differing(new: &Value, old: &Value) -> String {
+    let mut keys: Vec<&String> = new.as_object().into_iter().chain(old.as_object()).flat_map(Map::keys).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let mut out = String::new();
+    for key in keys.into_iter().filter(|key| new[key.as_str()] != old[key.as_str()]) {
+        for (sign, value) in [('-', &old[key.as_str()]), ('+', &new[key.as_str()])] {
+            if !value.is_null() {
+                out.push_str(&format!("{sign} \t{key}: {value},\n"));
+            }
         }
-    }
-    let mut free = vec!["activeDeadlineSeconds", "tolerations", "schedulingGates"];
-    if old["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0) && new["terminationGracePeriodSeconds"] == 1 {
-        free.push("terminationGracePeriodSeconds");
-    }
-    // A gated pod may still be narrowed to fewer nodes (KEP-3838).
-    if gated {
-        if narrows_selector(new, old) {
-            free.push("nodeSelector");
-        }
-        free.push("affinity");
-    }
-    for key in free {
-        match old.get(key) {
-            Some(value) => fields.insert(key.into(), value.clone()),
-            None => fields.remove(key),
-        };
     }
     out
 }
 
-fn narrows_selector(new: &Value, old: &Value) -> bool {
-    tree::entries(old, "nodeSelector").all(|(key, value)| new["nodeSelector"].get(key) == Some(value))
+/// The new spec with everything that may change taken from the old one.
+fn munge(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) -> Value {
+    let mut out = new.clone();
+    let Some(fields) = out.as_object_mut() else { return out };
+    for list in ["containers", "initContainers"] {
+        let images = tree::list(old, list).iter().map(|c| c.get("image"));
+        for (container, image) in tree::each(fields, list).zip(images) {
+            put(container, "image", image);
+        }
+    }
+    for key in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
+        put(fields, key, old.get(key));
+    }
+    if old["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0) && new["terminationGracePeriodSeconds"] == 1 {
+        put(fields, "terminationGracePeriodSeconds", old.get("terminationGracePeriodSeconds"));
+    }
+    // A gated pod may still be narrowed to fewer nodes (KEP-3838).
+    if !tree::list(old, "schedulingGates").is_empty() {
+        if !same(&new["nodeSelector"], &old["nodeSelector"]) {
+            narrowed_selector(new, old, &path.child("nodeSelector"), errors);
+        }
+        put(fields, "nodeSelector", old.get("nodeSelector"));
+        let (now, before) = (&new["affinity"]["nodeAffinity"], &old["affinity"]["nodeAffinity"]);
+        if now != before {
+            narrowed_affinity(now, before, &path.child("affinity").child("nodeAffinity"), errors);
+            let affinity = tree::child(fields, "affinity");
+            if let Some(affinity) = affinity {
+                put(affinity, "nodeAffinity", old["affinity"].get("nodeAffinity"));
+            }
+            if old.get("affinity").is_none() && fields.get("affinity").is_some_and(tree::empty) {
+                fields.remove("affinity");
+            }
+        }
+    }
+    out
 }
 
-fn deadline(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
+fn put(fields: &mut Fields, key: &str, value: Option<&Value>) {
+    match value {
+        Some(value) => fields.insert(key.into(), value.clone()),
+        None => fields.remove(key),
+    };
+}
+
+fn same(new: &Value, old: &Value) -> bool {
+    new == old || (tree::empty(new) && tree::empty(old))
+}
+
+fn narrowed_selector(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
+    if tree::entries(old, "nodeSelector").any(|(key, value)| new["nodeSelector"].get(key) != Some(value)) {
+        errors.push(Error::invalid(path, new["nodeSelector"].clone(), "only additions to spec.nodeSelector are allowed (no mutations or deletions)"));
+    }
+}
+
+/// Required terms may be added where there were none, or get further requirements; preferences are free.
+fn narrowed_affinity(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
+    let key = "requiredDuringSchedulingIgnoredDuringExecution";
+    let terms = |affinity: &'_ Value| affinity[key]["nodeSelectorTerms"].as_array().cloned().unwrap_or_default();
+    let (now, before) = (terms(new), terms(old));
+    if before.is_empty() {
+        return;
+    }
+    let place = path.child(key).child("nodeSelectorTerms");
+    if now.len() != before.len() {
+        let detail = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        errors.push(Error::invalid(&place, now, detail));
+        return;
+    }
+    for (at, (now, before)) in now.iter().zip(&before).enumerate() {
+        let grown = |list: &str| {
+            let (now, before) = (tree::list(now, list), tree::list(before, list));
+            now.len() >= before.len() && now.iter().zip(before).all(|(n, b)| n == b)
+        };
+        let was_empty = tree::empty(&before["matchExpressions"]) && tree::empty(&before["matchFields"]);
+        if now != before && (was_empty || !grown("matchExpressions") || !grown("matchFields")) {
+            let detail = "only additions are allowed (no mutations or deletions)";
+            errors.push(Error::invalid(&place.index(at), now.clone(), detail));
+        }
+    }
+}
+
+/// Whether the rest is to be looked at, too.
+fn deadline(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) -> bool {
     let path = path.child("activeDeadlineSeconds");
     match (new["activeDeadlineSeconds"].as_i64(), old["activeDeadlineSeconds"].as_i64()) {
         (Some(now), _) if !(0..=i64::from(i32::MAX)).contains(&now) => {
             errors.push(Error::invalid(&path, now, format!("must be between 0 and {}, inclusive", i32::MAX)));
+            return false;
         }
         (Some(now), Some(before)) if now > before => {
             errors.push(Error::invalid(&path, now, "must be less than or equal to previous value"));
+            return false;
         }
         (None, Some(_)) => errors.push(Error::invalid(&path, Value::Null, "must not update from a positive integer to nil value")),
         _ => {}
     }
+    true
 }
 
 fn tolerations(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
@@ -108,34 +185,10 @@ fn tolerations(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
 
 fn gates(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
     let had = tree::list(old, "schedulingGates");
-    for gate in tree::list(new, "schedulingGates") {
-        if !had.contains(gate) {
-            let name = tree::text(gate, "name");
-            let detail = format!("only deletion is allowed, but found new scheduling gate '{name}'");
-            errors.push(Error::forbidden(&path.child("schedulingGates").child("name"), detail));
+    for (at, gate) in tree::list(new, "schedulingGates").iter().enumerate() {
+        if !had.iter().any(|h| h["name"] == gate["name"]) {
+            let detail = format!("only deletion is allowed, but found new scheduling gate '{}'", tree::text(gate, "name"));
+            errors.push(Error::forbidden(&path.child("schedulingGates").index(at).child("name"), detail));
         }
     }
-}
-
-/// A container that has ended for good does not run again.
-pub(super) fn check_container_states(new: &Value, old: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
-    if spec["restartPolicy"] == "Always" {
-        return;
-    }
-    let path = path.child("containerStatuses");
-    for before in tree::list(old, "containerStatuses") {
-        let state = &before["state"]["terminated"];
-        if !state.is_object() || (spec["restartPolicy"] == "OnFailure" && state["exitCode"] != 0) || has_own_rule(spec, &before["name"]) {
-            continue;
-        }
-        let now = tree::list(new, "containerStatuses").iter().enumerate().find(|(_, c)| c["name"] == before["name"]);
-        if let Some((at, _)) = now.filter(|(_, c)| !c["state"]["terminated"].is_object()) {
-            errors.push(Error::forbidden(&path.index(at).child("state"), "may not be transitioned to non-terminated state"));
-        }
-    }
-}
-
-fn has_own_rule(spec: &Value, name: &Value) -> bool {
-    let own = |c: &&Value| c["name"] == *name;
-    tree::list(spec, "containers").iter().find(own).is_some_and(|c| !c["restartPolicy"].is_null() || !tree::empty(&c["restartPolicyRules"]))
 }

@@ -8,9 +8,10 @@ use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     names,
+    quantity::Quantity,
 };
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// The mode of files from objects: 0644.
 const FILE_MODE: i64 = 0o644;
@@ -77,10 +78,13 @@ fn downward(source: &mut Fields) {
     }
 }
 
-/// Checks the volumes and answers their names.
-pub(super) fn check<'v>(spec: &'v Value, path: &Path, errors: &mut ErrorList) -> HashSet<&'v str> {
+/// The well-formed volumes of a pod by name.
+pub(super) type Known<'v> = HashMap<&'v str, &'v Value>;
+
+/// Checks the volumes; answers those that are well formed.
+pub(super) fn check<'v>(spec: &'v Value, path: &Path, errors: &mut ErrorList) -> Known<'v> {
     let path = path.child("volumes");
-    let mut known = HashSet::new();
+    let mut known = Known::new();
     for (at, volume) in tree::list(spec, "volumes").iter().enumerate() {
         let path = path.index(at);
         let before = errors.len();
@@ -91,11 +95,11 @@ pub(super) fn check<'v>(spec: &'v Value, path: &Path, errors: &mut ErrorList) ->
         } else {
             rules::name(name, &path.child("name"), names::dns1123_label(name), errors);
         }
-        if known.contains(name) {
+        if known.contains_key(name) {
             errors.push(Error::duplicate(&path.child("name"), name));
         }
         if errors.len() == before {
-            known.insert(name);
+            known.insert(name, volume);
         }
     }
     known
@@ -119,7 +123,11 @@ fn sources(volume: &Value, path: &Path, errors: &mut ErrorList) {
 
 fn source_of(key: &str, source: &Value, path: &Path, errors: &mut ErrorList) {
     match key {
-        "emptyDir" => rules::quantity_not_negative(&source["sizeLimit"], &path.child("sizeLimit"), errors),
+        "emptyDir" => {
+            if rules::quantity(&source["sizeLimit"]).is_some_and(|q| q < Quantity::ZERO) {
+                errors.push(Error::forbidden(&path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity"));
+            }
+        }
         "hostPath" => host_path(source, path, errors),
         "secret" => {
             rules::required(source, path, "secretName", errors);
@@ -148,6 +156,7 @@ fn source_of(key: &str, source: &Value, path: &Path, errors: &mut ErrorList) {
         }
         "image" => {
             rules::required(source, path, "reference", errors);
+            rules::one_of(&source["pullPolicy"], &path.child("pullPolicy"), &["Always", "IfNotPresent", "Never"], errors);
         }
         "ephemeral" if source["volumeClaimTemplate"].is_null() => errors.push(Error::required(&path.child("volumeClaimTemplate"), "")),
         "ephemeral" => {
@@ -207,6 +216,11 @@ pub(super) fn relative(text: &str, path: &Path, errors: &mut ErrorList) {
     if text.starts_with('/') {
         errors.push(Error::invalid(path, text, "must be a relative path"));
     }
+    no_backsteps(text, path, errors);
+}
+
+/// A path that never goes up.
+pub(super) fn no_backsteps(text: &str, path: &Path, errors: &mut ErrorList) {
     if text.split('/').any(|part| part == "..") {
         errors.push(Error::invalid(path, text, "must not contain '..'"));
     }
@@ -215,34 +229,33 @@ pub(super) fn relative(text: &str, path: &Path, errors: &mut ErrorList) {
 const DOWNWARD_FIELDS: [&str; 5] = ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
 
 fn downward_items(source: &Value, path: &Path, errors: &mut ErrorList) {
-    for (at, item) in tree::list(source, "items").iter().enumerate() {
-        let path = path.index(at);
-        if rules::required(item, &path, "path", errors) {
+    // Upstream names the source, not the element.
+    for item in tree::list(source, "items") {
+        if rules::required(item, path, "path", errors) {
             below(tree::text(item, "path"), &path.child("path"), errors);
         }
         match (item["fieldRef"].is_object(), item["resourceFieldRef"].is_object()) {
-            (true, true) => errors.push(Error::invalid(&path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously")),
-            (true, false) => super::containers::field_ref(&item["fieldRef"], &path.child("fieldRef"), &DOWNWARD_FIELDS, errors),
-            (false, true) => super::containers::resource_ref(&item["resourceFieldRef"], &path.child("resourceFieldRef"), true, errors),
-            (false, false) => errors.push(Error::required(&path, "one of fieldRef and resourceFieldRef is required")),
+            (true, true) => {
+                super::env::field_ref(&item["fieldRef"], &path.child("fieldRef"), &DOWNWARD_FIELDS, errors);
+                errors.push(Error::invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"));
+            }
+            (true, false) => super::env::field_ref(&item["fieldRef"], &path.child("fieldRef"), &DOWNWARD_FIELDS, errors),
+            (false, true) => super::env::resource_ref(&item["resourceFieldRef"], &path.child("resourceFieldRef"), true, errors),
+            (false, false) => errors.push(Error::required(path, "one of fieldRef and resourceFieldRef is required")),
         }
         mode(&item["mode"], &path.child("mode"), errors);
     }
 }
 
-fn projected(source: &Value, path: &Path, errors: &mut ErrorList) {
-    mode(&source["defaultMode"], &path.child("defaultMode"), errors);
+fn projected(source: &Value, base: &Path, errors: &mut ErrorList) {
+    mode(&source["defaultMode"], &base.child("defaultMode"), errors);
     let mut taken = HashSet::new();
     for (at, part) in tree::list(source, "sources").iter().enumerate() {
-        let path = path.child("sources").index(at);
+        let path = base.child("sources").index(at);
         let mut found = 0;
         for (key, value) in part.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()) {
             found += 1;
             let path = path.child(key);
-            if found > 1 {
-                errors.push(Error::forbidden(&path, "may not specify more than 1 volume type"));
-                continue;
-            }
             match key.as_str() {
                 "secret" | "configMap" => {
                     rules::required(value, &path, "name", errors);
@@ -255,12 +268,13 @@ fn projected(source: &Value, path: &Path, errors: &mut ErrorList) {
             let own = value["path"].as_str().into_iter();
             for file in tree::list(value, "items").iter().filter_map(|i| i["path"].as_str()).chain(own) {
                 if !file.is_empty() && !taken.insert(file) {
-                    errors.push(Error::invalid(&path, tree::text(value, "name"), format!("conflicting duplicate paths: {file}")));
+                    let shown = if tree::empty(&value["name"]) { file } else { tree::text(value, "name") };
+                    errors.push(Error::invalid(base, shown, "conflicting duplicate paths"));
                 }
             }
         }
-        if found == 0 {
-            errors.push(Error::required(&path, "must specify a volume type"));
+        if found > 1 {
+            errors.push(Error::forbidden(&path, "may not specify more than 1 volume type per source"));
         }
     }
 }

@@ -1,0 +1,272 @@
+//! Resources that are counted: their names, amounts, requests and limits (`pkg/apis/core/helper`, `pkg/apis/core/validation`).
+
+use crate::{rules, tree};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    names,
+    quantity::Quantity,
+};
+use std::collections::{BTreeMap, HashSet};
+
+/// Resources without a prefix that quotas know.
+const QUOTA: [&str; 18] = [
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.storage",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "persistentvolumeclaims",
+    "configmaps",
+    "services.nodeports",
+];
+/// Resources of which there are only whole ones.
+const COUNTED: [&str; 9] = [
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+const HUGE_PAGES: &str = "hugepages-";
+const MILLI: i64 = 1000;
+
+/// Huge pages of some size.
+pub(crate) fn is_huge(name: &str) -> bool {
+    name.starts_with(HUGE_PAGES)
+}
+
+/// Whether the resource is one of Kubernetes' own, which may be requested below the limit.
+fn is_native(name: &str) -> bool {
+    !name.contains('/') || name.contains("kubernetes.io/")
+}
+
+/// A resource of somebody else's, of which there are only whole ones.
+fn is_extended(name: &str) -> bool {
+    !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
+}
+
+fn is_quota(name: &str) -> bool {
+    QUOTA.contains(&name) || name == "services.loadbalancers" || is_huge(name) || name.starts_with("requests.hugepages-")
+}
+
+/// Checks a resource's name; whether it is well formed.
+pub(crate) fn name(name: &str, path: &Path, errors: &mut ErrorList) -> bool {
+    let before = errors.len();
+    rules::name(name, path, names::qualified_name(name), errors);
+    if errors.len() == before && !name.contains('/') && !is_quota(name) && name != "storage" {
+        errors.push(Error::invalid(path, name, "must be a standard resource type or fully qualified"));
+    }
+    errors.len() == before
+}
+
+/// What a container may ask for.
+fn of_container(resource: &str, path: &Path, errors: &mut ErrorList) {
+    name(resource, path, errors);
+    if !resource.contains('/') {
+        if !matches!(resource, "cpu" | "memory" | "ephemeral-storage") && !is_huge(resource) {
+            errors.push(Error::invalid(path, resource, "must be a standard resource for containers"));
+        }
+    } else if !is_native(resource) && !is_extended(resource) {
+        errors.push(Error::invalid(path, resource, "doesn't follow extended resource name standard"));
+    }
+}
+
+/// What a pod as a whole may ask for (KEP-2837).
+fn of_pod(resource: &str, path: &Path, errors: &mut ErrorList) {
+    if name(resource, path, errors) && !is_pod_level(resource) {
+        errors.push(Error::not_supported(path, resource, &["cpu", "hugepages-", "memory"]));
+    }
+}
+
+/// Whether a pod as a whole may ask for a resource.
+pub(crate) fn is_pod_level(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || is_huge(name)
+}
+
+/// Checks the name of what a quota limits.
+pub(crate) fn of_quota(resource: &str, path: &Path, errors: &mut ErrorList) {
+    name(resource, path, errors);
+    if !resource.contains('/') && !is_quota(resource) {
+        errors.push(Error::invalid(path, resource, "must be a standard resource for quota"));
+    }
+}
+
+/// Checks the amount of a resource.
+pub(crate) fn amount(resource: &str, value: &Value, path: &Path, errors: &mut ErrorList) {
+    let Some(quantity) = rules::quantity(value) else { return };
+    if quantity < Quantity::ZERO {
+        errors.push(Error::invalid(path, quantity.to_string(), rules::NEGATIVE));
+    }
+    if quantity.milli_value() % MILLI != 0 && (COUNTED.contains(&resource) || is_extended(resource)) {
+        errors.push(Error::invalid(path, quantity.to_string(), "must be an integer"));
+    }
+}
+
+/// Checks the requests and limits of a container.
+pub(crate) fn container(resources: &Value, claims: &HashSet<&str>, path: &Path, errors: &mut ErrorList) {
+    requirements(resources, of_container, path, errors);
+    if resources["claims"].is_array() {
+        claim_names(resources, claims, &path.child("claims"), errors);
+    }
+}
+
+fn requirements(resources: &Value, name_of: fn(&str, &Path, &mut ErrorList), path: &Path, errors: &mut ErrorList) {
+    if tree::empty(&resources["limits"]) && tree::empty(&resources["requests"]) {
+        return;
+    }
+    let limits = rules::quantities(&resources["limits"]);
+    let at = path.child("limits");
+    let (mut basic, mut huge) = (false, false);
+    for (name, value) in tree::entries(resources, "limits") {
+        one(name, value, name_of, &at.key(name), errors);
+        basic |= matches!(name, "cpu" | "memory");
+        huge |= is_huge(name);
+    }
+    let at = path.child("requests");
+    for (name, value) in tree::entries(resources, "requests") {
+        one(name, value, name_of, &at.key(name), errors);
+        basic |= matches!(name, "cpu" | "memory");
+        huge |= is_huge(name);
+        let exact = !is_native(name) || is_huge(name);
+        match (rules::quantity(value), limits.get(name)) {
+            (Some(request), Some(limit)) if exact && request != *limit => {
+                errors.push(Error::invalid(&at, request.to_string(), format!("must be equal to {name} limit of {limit}")));
+            }
+            (Some(request), Some(limit)) if request > *limit => {
+                errors.push(Error::invalid(&at, request.to_string(), format!("must be less than or equal to {name} limit of {limit}")));
+            }
+            (_, None) if exact => errors.push(Error::required(&path.child("limits"), "Limit must be set for non overcommitable resources")),
+            _ => {}
+        }
+    }
+    if huge && !basic {
+        errors.push(Error::forbidden(path, "HugePages require cpu or memory"));
+    }
+}
+
+fn one(name: &str, value: &Value, name_of: fn(&str, &Path, &mut ErrorList), path: &Path, errors: &mut ErrorList) {
+    name_of(name, path, errors);
+    amount(name, value, path, errors);
+    let size: Option<Quantity> = name.strip_prefix(HUGE_PAGES).and_then(|s| s.parse().ok());
+    if let (true, Some(quantity)) = (is_huge(name), rules::quantity(value)) {
+        let whole = size.is_some_and(|s| s.value() > 0 && quantity.value() % s.value() == 0);
+        if !whole {
+            errors.push(Error::invalid(path, quantity.to_string(), format!("{quantity} is not positive integer multiple of {name}")));
+        }
+    }
+}
+
+fn claim_names(resources: &Value, known: &HashSet<&str>, path: &Path, errors: &mut ErrorList) {
+    let mut seen: HashSet<(&str, &str)> = HashSet::new();
+    for (at, claim) in tree::list(resources, "claims").iter().enumerate() {
+        let path = path.index(at);
+        let (name, request) = (tree::text(claim, "name"), tree::text(claim, "request"));
+        if name.is_empty() {
+            errors.push(Error::required(&path, ""));
+            continue;
+        }
+        if !request.is_empty() {
+            rules::name(request, &path.child("request"), names::dns1123_label(request), errors);
+        }
+        let overlaps = seen.contains(&(name, "")) || (request.is_empty() && seen.iter().any(|(n, _)| *n == name));
+        if overlaps {
+            errors.push(Error::duplicate(&path, name));
+        } else if !seen.insert((name, request)) {
+            errors.push(Error::duplicate(&path, format!("{name}/{request}")));
+        }
+        if !known.contains(name) {
+            let mut sorted: Vec<&str> = known.iter().copied().collect();
+            sorted.sort_unstable();
+            let rest = if sorted.is_empty() { " which is empty".to_owned() } else { format!(": {}", sorted.join(", ")) };
+            let mut error = Error::not_found(&path, name);
+            error.detail = format!("must be one of the names in pod.spec.resourceClaims{rest}");
+            errors.push(error);
+        }
+    }
+}
+
+/// What the containers of a pod ask for together (`requests` or `limits`): the sum of those that run for good, or the
+/// largest need on the way there.
+pub(crate) fn of_containers(spec: &Value, field: &str) -> BTreeMap<String, Quantity> {
+    let amounts = |c: &Value| -> Vec<(String, Quantity)> {
+        rules::quantities(&c["resources"][field]).into_iter().map(|(k, q)| (k.to_owned(), q)).collect()
+    };
+    let mut sums: BTreeMap<String, Quantity> = BTreeMap::new();
+    for (name, quantity) in tree::list(spec, "containers").iter().flat_map(amounts) {
+        *sums.entry(name).or_default() += quantity;
+    }
+    let mut sidecars: BTreeMap<String, Quantity> = BTreeMap::new();
+    let mut peaks: BTreeMap<String, Quantity> = BTreeMap::new();
+    for container in tree::list(spec, "initContainers") {
+        let own = amounts(container);
+        if container["restartPolicy"] == "Always" {
+            for (name, quantity) in own {
+                *sums.entry(name.clone()).or_default() += quantity;
+                let sidecar = sidecars.entry(name.clone()).or_default();
+                *sidecar += quantity;
+                let peak = peaks.entry(name).or_default();
+                *peak = (*sidecar).max(*peak);
+            }
+        } else {
+            for (name, quantity) in own {
+                let needed = quantity + sidecars.get(&name).copied().unwrap_or_default();
+                let peak = peaks.entry(name).or_default();
+                *peak = needed.max(*peak);
+            }
+        }
+    }
+    for (name, peak) in peaks {
+        let sum = sums.entry(name).or_default();
+        *sum = peak.max(*sum);
+    }
+    sums
+}
+
+/// Checks the requests and limits of a pod as a whole, and that its containers' fit into them.
+pub(crate) fn pod(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let own = &spec["resources"];
+    if !own.is_object() {
+        return;
+    }
+    if !own["claims"].is_null() {
+        errors.push(Error::forbidden(&path.child("claims"), "claims may not be set for Resources at pod-level"));
+    }
+    requirements(own, of_pod, path, errors);
+    let requests = rules::quantities(&own["requests"]);
+    for (name, sum) in of_containers(spec, "requests") {
+        if let Some(request) = requests.get(name.as_str()).filter(|r| sum > **r) {
+            let detail = format!("must be greater than or equal to aggregate container requests of {sum}");
+            errors.push(Error::invalid(&path.child("requests").key(&name), request.to_string(), detail));
+        }
+    }
+    let limits = rules::quantities(&own["limits"]);
+    for (name, sum) in of_containers(spec, "limits").into_iter().filter(|(n, _)| is_huge(n)) {
+        if let Some(limit) = limits.get(name.as_str()).filter(|l| sum > **l) {
+            let detail = format!("must be greater than or equal to aggregate container limits of {sum}");
+            errors.push(Error::invalid(&path.child("limits").key(&name), limit.to_string(), detail));
+        }
+    }
+    for (at, container) in tree::list(spec, "containers").iter().enumerate() {
+        for (name, limit) in rules::quantities(&container["resources"]["limits"]) {
+            if let Some(most) = limits.get(name).filter(|l| limit > **l) {
+                let place = path.child("containers").index(at).key(name).child("limits");
+                errors.push(Error::invalid(&place, limit.to_string(), format!("must be less than or equal to pod limits of {most}")));
+            }
+        }
+    }
+}

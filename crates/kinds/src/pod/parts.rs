@@ -1,0 +1,181 @@
+//! The subresources `ephemeralcontainers` and `resize`: what a request to them may change.
+
+use super::{
+    defaults, qos, spec,
+    spec::{MIRROR, Users},
+};
+use crate::tree::{self, Fields};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+};
+
+/// The resources that change without a new pod.
+const RESIZABLE: [&str; 2] = ["cpu", "memory"];
+
+/// What is wrong with an update of a pod's ephemeral containers: they may be added, never changed or removed.
+pub fn check_ephemeral(obj: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    spec::check_pod(obj, Users::ExistingPod, &mut errors);
+    if is_mirror(old) {
+        return vec![Error::forbidden(&Path::empty(), "static pods do not support ephemeral containers")];
+    }
+    let path = Path::root("spec").child("ephemeralContainers");
+    for before in tree::list(&old["spec"], "ephemeralContainers") {
+        let name = tree::text(before, "name");
+        match tree::list(&obj["spec"], "ephemeralContainers").iter().find(|c| c["name"] == name) {
+            None => errors.push(Error::forbidden(&path, format!("existing ephemeral containers {name:?} may not be removed\n"))),
+            Some(now) if now != before => {
+                errors.push(Error::forbidden(&path, format!("existing ephemeral containers {name:?} may not be changed\n- {before}\n+ {now}")));
+            }
+            Some(_) => {}
+        }
+    }
+    errors
+}
+
+fn is_mirror(pod: &Value) -> bool {
+    !pod["metadata"]["annotations"][MIRROR].is_null()
+}
+
+/// Readies a resize: all but the resources of containers and pod is the old pod's. Containers that do not match the old
+/// ones stay as they are, for the check to complain.
+pub fn prepare_resize(obj: &mut Value, old: &Value) {
+    let Some(new) = obj.get("spec").cloned() else { return };
+    let lists = ["containers", "initContainers"];
+    if lists.iter().any(|l| tree::list(&new, l).len() != tree::list(&old["spec"], l).len()) {
+        return;
+    }
+    let mut next = old["spec"].clone();
+    if let Some(fields) = next.as_object_mut() {
+        for list in lists {
+            merge(fields, list, &new);
+        }
+        // A client that does not know of the pod's own resources does not clear them.
+        if let Some(own) = new.get("resources").filter(|r| !r.is_null()) {
+            fields.insert("resources".into(), own.clone());
+        }
+    }
+    defaults::pod_level_requests(&mut next);
+    let grown = next != old["spec"];
+    if let Some(fields) = obj.as_object_mut() {
+        fields.insert("spec".into(), next);
+    }
+    tree::keep(obj, old, "status");
+    if grown {
+        tree::bump_generation(obj, old);
+    }
+}
+
+fn merge(fields: &mut Fields, list: &str, new: &Value) {
+    let wanted = tree::list(new, list);
+    let same = tree::each(fields, list).zip(wanted).all(|(old, new)| old.get("name") == new.get("name"));
+    if !same {
+        fields.insert(list.into(), wanted.into());
+        return;
+    }
+    for (container, wanted) in tree::each(fields, list).zip(wanted) {
+        for key in ["resources", "resizePolicy"] {
+            match wanted.get(key) {
+                Some(value) => container.insert(key.into(), value.clone()),
+                None => container.remove(key),
+            };
+        }
+    }
+}
+
+/// What is wrong with a resize.
+pub fn check_resize(obj: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    spec::check_pod(obj, Users::ExistingPod, &mut errors);
+    if is_mirror(old) {
+        return vec![Error::forbidden(&Path::empty(), "static pods cannot be resized")];
+    }
+    if old["spec"]["os"]["name"] == "windows" {
+        return vec![Error::forbidden(&Path::empty(), "windows pods cannot be resized")];
+    }
+    let (new, old_spec, path) = (&obj["spec"], &old["spec"], Path::root("spec"));
+    let before = old["status"]["qosClass"].as_str().filter(|q| !q.is_empty()).unwrap_or_else(|| qos::qos_class(old_spec));
+    if before != qos::qos_class(new) {
+        let shown = obj["status"]["qosClass"].clone();
+        errors.push(Error::invalid(&path, shown, "Pod QOS Class may not change as a result of resizing"));
+    }
+    let running = tree::list(&old["status"], "containerStatuses").iter().find(|c| c["state"]["running"].is_object());
+    if running.is_some_and(|c| c["resources"].is_null()) {
+        errors.push(Error::forbidden(&path, "Pod running on node without support for resize"));
+    }
+    if removed(&new["resources"], &old_spec["resources"], "requests") {
+        errors.push(Error::forbidden(&path.child("resources").child("requests"), "pod-level resource requests cannot be removed"));
+    }
+    if removed(&new["resources"], &old_spec["resources"], "limits") {
+        errors.push(Error::forbidden(&path.child("resources").child("limits"), "pod-level resource limits cannot be removed"));
+    }
+    if !ordered(new, old_spec, &path, &mut errors) {
+        return errors;
+    }
+    amounts(new, old_spec, &path, &mut errors);
+    if masked(&new["resources"], &old_spec["resources"]) != rest(&old_spec["resources"]) {
+        errors.push(Error::forbidden(&path, "only cpu and memory resources are mutable at pod-level"));
+    }
+    errors
+}
+
+/// Containers are neither added, removed, renamed nor moved.
+fn ordered(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) -> bool {
+    let before = errors.len();
+    for list in ["containers", "initContainers"] {
+        let (now, had, place) = (tree::list(new, list), tree::list(old, list), path.child(list));
+        if now.len() != had.len() {
+            errors.push(Error::forbidden(&place, format!("{list} may not be added or removed on resize")));
+            continue;
+        }
+        for (at, _) in now.iter().zip(had).enumerate().filter(|(_, (n, h))| n["name"] != h["name"]) {
+            errors.push(Error::forbidden(&place.index(at).child("name"), format!("{list} may not be renamed or reordered on resize")));
+        }
+    }
+    errors.len() == before
+}
+
+fn amounts(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
+    for list in ["initContainers", "containers"] {
+        for (at, (now, had)) in tree::list(new, list).iter().zip(tree::list(old, list)).enumerate() {
+            let place = path.child(list).index(at);
+            for (field, what) in [("requests", "resource requests cannot be removed"), ("limits", "resource limits cannot be removed")] {
+                if removed(&now["resources"], &had["resources"], field) {
+                    errors.push(Error::forbidden(&place.child("resources").child(field), what));
+                }
+            }
+            let policy = now["resizePolicy"] != had["resizePolicy"];
+            if policy || masked(&now["resources"], &had["resources"]) != rest(&had["resources"]) {
+                errors.push(match list {
+                    "containers" => Error::forbidden(path, "only cpu and memory resources are mutable"),
+                    _ => Error::forbidden(&place, "only cpu and memory resources for init or sidecar containers are mutable"),
+                });
+            }
+        }
+    }
+}
+
+fn removed(new: &Value, old: &Value, field: &str) -> bool {
+    tree::entries(old, field).any(|(name, _)| new[field].get(name).is_none())
+}
+
+/// The resources with what may change taken from the old ones; empty parts are left out.
+fn masked(new: &Value, old: &Value) -> Value {
+    let mut out = new.clone();
+    for field in ["requests", "limits"] {
+        let Some(list) = tree::at(&mut out, &[field]) else { continue };
+        for name in RESIZABLE {
+            match old[field].get(name) {
+                Some(value) => list.insert(name.into(), value.clone()),
+                None => list.remove(name),
+            };
+        }
+    }
+    rest(&out)
+}
+
+fn rest(resources: &Value) -> Value {
+    let fields = resources.as_object().into_iter().flatten().filter(|(_, v)| !tree::empty(v));
+    Value::Object(fields.map(|(k, v)| (k.clone(), v.clone())).collect())
+}

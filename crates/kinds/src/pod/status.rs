@@ -1,0 +1,158 @@
+//! What a pod's status may say (`ValidatePodStatusUpdate`).
+
+use crate::{
+    rules,
+    tree::{self, Fields},
+};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    names,
+};
+use serde_json::json;
+
+/// The conditions that Kubernetes itself sets.
+const SYSTEM_CONDITIONS: [&str; 3] = ["PodScheduled", "Ready", "Initialized"];
+
+/// The single address and the list of addresses say the same.
+pub(super) fn default(status: &mut Fields) {
+    for (one, many) in [("podIP", "podIPs"), ("hostIP", "hostIPs")] {
+        let single = status.get(one).and_then(Value::as_str).filter(|ip| !ip.is_empty()).map(str::to_owned);
+        let first = status.get(many).and_then(|l| l[0]["ip"].as_str()).map(str::to_owned);
+        match (single, first) {
+            // Of host addresses the list is only filled, not corrected.
+            (Some(ip), first) if first.as_deref() != Some(ip.as_str()) && (first.is_none() || one == "podIP") => {
+                if one == "podIP" {
+                    status.insert(many.into(), json!([{ "ip": ip }]));
+                }
+            }
+            (None, Some(ip)) if one == "podIP" => {
+                status.insert(one.into(), ip.into());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What a writer leaves out of a status and may not clear by that.
+pub(super) fn preserve(status: &mut Fields, old: &Value) {
+    for key in ["qosClass", "resourceClaimStatuses", "extendedResourceClaimStatus", "nodeAllocatableResourceClaimStatuses"] {
+        if status.get(key).is_none_or(tree::empty) && !tree::empty(&old[key]) {
+            status.insert(key.into(), old[key].clone());
+        }
+    }
+    let unset = |v: Option<&Value>| v.and_then(Value::as_i64).unwrap_or(0) == 0;
+    if unset(status.get("observedGeneration")) && !unset(old.get("observedGeneration")) {
+        status.insert("observedGeneration".into(), old["observedGeneration"].clone());
+    }
+    for condition in tree::each(status, "conditions").filter(|c| unset(c.get("observedGeneration"))) {
+        let before = tree::list(old, "conditions").iter().find(|o| Some(&o["type"]) == condition.get("type"));
+        if let Some(generation) = before.map(|b| &b["observedGeneration"]).filter(|g| !unset(Some(g))) {
+            condition.insert("observedGeneration".into(), generation.clone());
+        }
+    }
+}
+
+/// Checks an update of the status.
+pub(super) fn check(obj: &Value, old: &Value, errors: &mut ErrorList) {
+    let path = Path::root("status");
+    let (new, had, spec) = (&obj["status"], &old["status"], &old["spec"]);
+    conditions(new, &path.child("conditions"), errors);
+    let nominated = tree::text(new, "nominatedNodeName");
+    if !nominated.is_empty() && nominated != tree::text(had, "nominatedNodeName") {
+        let path = path.child("nominatedNodeName");
+        rules::name(nominated, &path, names::dns1123_subdomain(nominated), errors);
+        if !tree::empty(&spec["nodeName"]) {
+            errors.push(Error::forbidden(&path, "may not be set on pods that are already bound to a node"));
+        }
+    }
+    if let Some(generation) = new["observedGeneration"].as_i64().filter(|g| *g < 0) {
+        errors.push(Error::invalid(&path.child("observedGeneration"), generation, "must be a non-negative integer"));
+    }
+    if tree::text(new, "qosClass") != tree::text(had, "qosClass") {
+        errors.push(Error::invalid(&path.child("qosClass"), new["qosClass"].clone(), rules::IMMUTABLE));
+    }
+    states(new, had, spec, &path, errors);
+    addresses(new, had, "podIP", "podIPs", &path, errors);
+    addresses(new, had, "hostIP", "hostIPs", &path, errors);
+}
+
+fn conditions(status: &Value, list: &Path, errors: &mut ErrorList) {
+    for (at, condition) in tree::list(status, "conditions").iter().enumerate() {
+        let path = list.index(at);
+        if let Some(generation) = condition["observedGeneration"].as_i64().filter(|g| *g < 0) {
+            errors.push(Error::invalid(&path.child("observedGeneration"), generation, "must be a non-negative integer"));
+        }
+        let kind = tree::text(condition, "type");
+        if !SYSTEM_CONDITIONS.contains(&kind) {
+            rules::name(kind, &path.child("Type"), names::qualified_name(kind), errors);
+        }
+    }
+}
+
+/// A container that has ended for good does not run again.
+fn states(new: &Value, old: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let restarts_all = ["initContainers", "containers"].iter().any(|list| {
+        let rules = |c: &Value| tree::list(c, "restartPolicyRules").iter().any(|r| r["action"] == "RestartAllContainers");
+        tree::list(spec, list).iter().any(rules)
+    });
+    for (list, containers) in
+        [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers"), ("ephemeralContainerStatuses", "")]
+    {
+        if restarts_all && !containers.is_empty() {
+            continue;
+        }
+        for (at, before) in tree::list(old, list).iter().enumerate().filter(|(_, b)| b["state"]["terminated"].is_object()) {
+            let now = tree::list(new, list).iter().find(|c| c["name"] == before["name"]);
+            if now.is_none_or(|c| c["state"]["terminated"].is_object()) {
+                continue;
+            }
+            let container = tree::list(spec, containers).iter().find(|c| c["name"] == before["name"]);
+            let exit_code = before["state"]["terminated"]["exitCode"].as_i64().unwrap_or(0);
+            if !container.is_some_and(|c| restarts(c, spec, exit_code)) {
+                errors.push(Error::forbidden(&path.child(list).index(at).child("state"), "may not be transitioned to non-terminated state"));
+            }
+        }
+    }
+}
+
+/// Whether a container runs again after this exit code: its own rules, its own policy, its pod's policy.
+fn restarts(container: &Value, spec: &Value, exit_code: i64) -> bool {
+    let by = |policy: &str| match policy {
+        "Never" => false,
+        "OnFailure" => exit_code != 0,
+        _ => true,
+    };
+    let Some(own) = container["restartPolicy"].as_str() else { return by(tree::text(spec, "restartPolicy")) };
+    let matches = |rule: &&Value| {
+        let has = tree::list(&rule["exitCodes"], "values").iter().any(|v| v.as_i64() == Some(exit_code));
+        match tree::text(&rule["exitCodes"], "operator") {
+            "In" => has,
+            "NotIn" => !has,
+            _ => false,
+        }
+    };
+    tree::list(container, "restartPolicyRules").iter().any(|r| matches(&r)) || by(own)
+}
+
+fn addresses(new: &Value, old: &Value, one: &str, many: &str, path: &Path, errors: &mut ErrorList) {
+    let (list, single, path) = (tree::list(new, many), tree::text(new, one), path.child(many));
+    let known = |ip: &str| tree::list(old, many).iter().any(|o| o["ip"] == ip);
+    for (at, ip) in list.iter().map(|i| tree::text(i, "ip")).enumerate().filter(|(_, ip)| !known(ip)) {
+        rules::ip(ip, &path.index(at), errors);
+    }
+    let sixes = list.iter().filter(|i| tree::text(i, "ip").contains(':')).count();
+    if list.len() > 2 || (list.len() == 2 && sixes != 1) {
+        errors.push(Error::invalid(&path, new[many].clone(), "may specify no more than one IP for each IP family"));
+    }
+    let first = list.first().map(|i| tree::text(i, "ip"));
+    match first {
+        Some(first) if first != single && (one == "hostIP" || !single.is_empty()) => {
+            errors.push(Error::invalid(&path.index(0).child("ip"), first, format!("must be equal to `{one}`")));
+        }
+        _ if one == "podIP" && first.is_some() == single.is_empty() => {
+            errors.push(Error::invalid(&path, new[many].clone(), "podIP and podIPs must either both be set or both be unset"));
+        }
+        _ => {}
+    }
+}
