@@ -1,1 +1,142 @@
-//! The controllers, one module each.
+//! The controllers: each makes one part of the world what its objects say.
+//!
+//! They are siblings of one shape: a module has a `run(Cx)` that makes its informers and a queue, listens, and hands a
+//! [`work::Controller`] to the loop that all share (`work.rs`). What can be decided without input and output stands in
+//! pure functions beside it (`plan.rs`, `sets.rs`, …) with tests of their own. Controllers know the API's client and nothing
+//! else of the cluster: each asks as its own service account, so that it can do what upstream's may and no more.
+//!
+//! Nothing is polled and nothing is resynced: a key is worked on when something that it depends on changed, when its last
+//! step failed, or when the API's own time for it has come.
+
+mod claim;
+mod deployment;
+mod endpoints;
+mod expectations;
+mod hash;
+mod meta;
+mod overlay;
+mod pods;
+mod replication;
+mod work;
+
+use std::sync::Arc;
+
+use client::{Client, Informers};
+use futures_util::future::{BoxFuture, FutureExt};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use work::Cx;
+
+/// What the controllers need to know of the cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which to run, by upstream's names: `*` for all that run by default, `NAME` for one more, `-NAME` for one less.
+    pub enabled: Vec<String>,
+    /// The range from which nodes get theirs for pods (`10.244.0.0/16`); none: nodes have theirs from elsewhere.
+    pub cluster_cidr: Option<String>,
+    /// Bits of a node's mask.
+    pub node_cidr_mask: u8,
+    /// The authority's certificate in PEM, published to every namespace.
+    pub root_ca: String,
+    /// Seconds without a sign of life after which a node is unknown (upstream `--node-monitor-grace-period`).
+    pub node_monitor_grace_s: u32,
+    /// Ended pods that are kept (upstream `--terminated-pod-gc-threshold`); 0 keeps all.
+    pub terminated_pods_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            enabled: vec!["*".to_owned()],
+            cluster_cidr: None,
+            node_cidr_mask: 24,
+            root_ca: String::new(),
+            node_monitor_grace_s: 50,
+            terminated_pods_max: 12_500,
+        }
+    }
+}
+
+/// Why the controllers ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration cannot be used.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// A controller ended by itself.
+    #[error("the {0} ended: {1}")]
+    Ended(String, String),
+}
+
+type Start = fn(Cx) -> BoxFuture<'static, ()>;
+
+/// Every controller by upstream's name.
+const ALL: &[(&str, Start)] = &[
+    ("replicaset-controller", |cx| replication::run::<ReplicaSet>(cx).boxed()),
+    ("replicationcontroller-controller", |cx| replication::run::<ReplicationController>(cx).boxed()),
+    ("deployment-controller", |cx| deployment::run(cx).boxed()),
+    ("endpointslice-controller", |cx| endpoints::slice::run(cx).boxed()),
+    ("endpoints-controller", |cx| endpoints::legacy::run(cx).boxed()),
+    ("endpointslice-mirroring-controller", |cx| endpoints::mirroring::run(cx).boxed()),
+];
+
+/// The names that `Config::enabled` may name.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|(name, _)| *name)
+}
+
+impl Config {
+    /// Whether a controller is to run; what stands first decides.
+    fn runs(&self, name: &str) -> bool {
+        let word = self.enabled.iter().find_map(|e| match e.strip_prefix('-') {
+            Some(off) if off == name => Some(false),
+            None if e == name => Some(true),
+            _ => None,
+        });
+        word.unwrap_or_else(|| self.enabled.iter().any(|e| e == "*"))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let known = |e: &&String| e.as_str() == "*" || names().any(|n| n == e.strip_prefix('-').unwrap_or(e));
+        match self.enabled.iter().find(|e| !known(e)) {
+            Some(unknown) => Err(Error::Config(format!("{unknown:?} is not in the list of known controllers"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs the controllers until `shutdown`, or until one of them ends by itself.
+///
+/// `client_for` gives the client of a service account in `kube-system`; `informers` may be shared with other components.
+///
+/// # Errors
+/// The configuration cannot be used, or a controller ended.
+pub async fn run(
+    config: Config,
+    client_for: impl Fn(&str) -> Client + Send + Sync + 'static,
+    informers: Informers,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    config.check()?;
+    let cx = Cx { config: Arc::new(config), informers, shutdown: shutdown.child_token(), client_for: Arc::new(client_for) };
+    let _end_all = cx.shutdown.clone().drop_guard();
+    let mut running = JoinSet::new();
+    for (name, start) in ALL.iter().filter(|(name, _)| cx.config.runs(name)) {
+        let work = start(cx.clone());
+        running.spawn(async move {
+            work.await;
+            *name
+        });
+    }
+    tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        Some(ended) = running.join_next() => Err(match ended {
+            Ok(name) => Error::Ended(name.to_owned(), "it had nothing left to wait for".to_owned()),
+            Err(panic) => Error::Ended("controllers".to_owned(), panic.to_string()),
+        }),
+        else => { shutdown.cancelled().await; Ok(()) }
+    }
+}

@@ -1,0 +1,142 @@
+//! EndpointSlices of Endpoints that users write for Services without a selector.
+
+use std::sync::Arc;
+
+use client::{Informer, Meta, ObjectKey, WorkQueue};
+use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Service};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+
+use super::plan::{Desired, Plan, Template};
+use super::slice::{Writer, index};
+use super::{MANAGED_BY, SERVICE_NAME, TRIGGER_TIME, facts};
+use crate::claim::owner_reference;
+use crate::meta::{annotations, labels};
+use crate::overlay::Overlay;
+use crate::work::{Controller, Cx, Step, synced};
+
+const CONTROLLER: &str = "endpointslicemirroring-controller.k8s.io";
+const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
+/// Endpoints that are a lock and no endpoints.
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+/// Addresses of a subset that are mirrored (upstream `--mirroring-max-endpoints-per-subset`).
+const ADDRESSES_MAX: usize = 1000;
+const WORKERS: usize = 2;
+
+/// Runs the controller until the end.
+pub(crate) async fn run(cx: Cx) {
+    let client = cx.client("endpointslicemirroring-controller");
+    let (services, endpoints) = (cx.informers.informer::<Service>(), cx.informers.informer::<Endpoints>());
+    let slices = cx.informers.informer::<EndpointSlice>();
+    index(&slices);
+    let controller = Arc::new(Mirroring {
+        services: services.clone(),
+        endpoints: endpoints.clone(),
+        writer: Writer { client, slices: slices.clone(), overlay: Overlay::default() },
+    });
+    let queue: WorkQueue<ObjectKey> = WorkQueue::default();
+    cx.listen_any(&services, {
+        let queue = queue.clone();
+        move |service| queue.add(service.key())
+    });
+    cx.listen_any(&endpoints, {
+        let queue = queue.clone();
+        move |endpoints| queue.add(endpoints.key())
+    });
+    cx.listen(&slices, {
+        let (queue, controller) = (queue.clone(), controller.clone());
+        move |change| controller.writer.heard(CONTROLLER, &queue, &change)
+    });
+    synced!(services, endpoints, slices);
+    cx.work(controller, queue, WORKERS).await;
+}
+
+struct Mirroring {
+    services: Informer<Service>,
+    endpoints: Informer<Endpoints>,
+    writer: Writer,
+}
+
+impl Controller for Mirroring {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> Step {
+        let existing = self.writer.of(key, CONTROLLER);
+        let mirrored = self.endpoints.get_key(key).filter(|e| is_mirrored(e));
+        let wanted = mirrored.filter(|_| {
+            let service = self.services.get_key(key);
+            service.is_some_and(|s| s.spec.as_ref().is_none_or(|s| s.selector.as_ref().is_none_or(|s| s.is_empty())))
+        });
+        let mut plan = Plan::default();
+        for family in ["IPv4", "IPv6"] {
+            let mine: Vec<_> = existing.iter().filter(|s| s.address_type == family).cloned().collect();
+            let desired = wanted.as_ref().map(|e| desired(e, family)).filter(|(_, any)| *any);
+            match (desired, &wanted) {
+                (Some((desired, _)), Some(endpoints)) => {
+                    let part = super::plan::plan(&template(endpoints, family), desired, &mine, None);
+                    plan.create.extend(part.create);
+                    plan.update.extend(part.update);
+                    plan.delete.extend(part.delete);
+                }
+                _ => plan.delete.extend(mine),
+            }
+        }
+        self.writer.write(key, plan).await?;
+        Ok(None)
+    }
+}
+
+fn is_mirrored(endpoints: &Endpoints) -> bool {
+    !endpoints.is_deleting() && endpoints.label(SKIP) != Some("true") && endpoints.annotation(LEADER).is_none()
+}
+
+/// The endpoints of one family, and whether there are any.
+fn desired(endpoints: &Endpoints, family: &str) -> (Desired, bool) {
+    let (mut desired, mut any) = (Desired::default(), false);
+    for subset in endpoints.subsets.iter().flatten() {
+        let ports: Vec<EndpointPort> = subset
+            .ports
+            .iter()
+            .flatten()
+            .map(|p| EndpointPort {
+                name: Some(p.name.clone().unwrap_or_default()),
+                port: Some(p.port),
+                protocol: Some(p.protocol.clone().unwrap_or_else(|| "TCP".to_owned())),
+                app_protocol: p.app_protocol.clone(),
+            })
+            .collect();
+        let ready = subset.addresses.iter().flatten().map(|a| (a, true));
+        let others = subset.not_ready_addresses.iter().flatten().map(|a| (a, false));
+        for (address, ready) in ready.chain(others).filter(|(a, _)| facts::is_family(&a.ip, family)).take(ADDRESSES_MAX) {
+            desired.add(ports.clone(), endpoint(address, ready));
+            any = true;
+        }
+    }
+    (desired, any)
+}
+
+fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
+    Endpoint {
+        addresses: vec![address.ip.clone()],
+        conditions: Some(EndpointConditions { ready: Some(ready), ..EndpointConditions::default() }),
+        hostname: address.hostname.clone(),
+        node_name: address.node_name.clone(),
+        target_ref: address.target_ref.clone(),
+        ..Endpoint::default()
+    }
+}
+
+fn template(endpoints: &Endpoints, family: &'static str) -> Template {
+    let mut own = labels(endpoints).clone();
+    own.insert(SERVICE_NAME.to_owned(), endpoints.name().to_owned());
+    own.insert(MANAGED_BY.to_owned(), CONTROLLER.to_owned());
+    let mut notes = annotations(endpoints).clone();
+    notes.retain(|k, _| k != TRIGGER_TIME && k != "kubectl.kubernetes.io/last-applied-configuration");
+    Template {
+        namespace: endpoints.namespace().to_owned(),
+        prefix: endpoints.name().to_owned(),
+        labels: own,
+        annotations: Some(notes),
+        owner: owner_reference(endpoints),
+        family,
+    }
+}

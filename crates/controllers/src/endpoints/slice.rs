@@ -1,0 +1,215 @@
+//! EndpointSlices of Services with a selector.
+
+use std::sync::Arc;
+
+use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::plan::{Desired, Plan, Template};
+use super::{HEADLESS, MANAGED_BY, SERVICE_NAME, Triggers, facts, heard_pod, pods_of, selects};
+use crate::claim::owner_reference;
+use crate::meta::labels;
+use crate::overlay::Overlay;
+use crate::pods;
+use crate::work::{Controller, Cx, Step, synced};
+
+const CONTROLLER: &str = "endpointslice-controller.k8s.io";
+const WORKERS: usize = 5;
+
+/// Runs the controller until the end.
+pub(crate) async fn run(cx: Cx) {
+    let client = cx.client("endpointslice-controller");
+    let (services, pods) = (cx.informers.informer::<Service>(), cx.informers.informer::<Pod>());
+    let (slices, nodes) = (cx.informers.informer::<EndpointSlice>(), cx.informers.informer::<Node>());
+    index(&slices);
+    let controller = Arc::new(Slices {
+        recorder: cx.recorder(&client, "endpoint-slice-controller"),
+        services: services.clone(),
+        pods: pods.clone(),
+        nodes: nodes.clone(),
+        writer: Writer { client, slices: slices.clone(), overlay: Overlay::default() },
+        triggers: Triggers::default(),
+    });
+    let queue = WorkQueue::default();
+    cx.listen_any(&services, {
+        let queue = queue.clone();
+        move |service| queue.add(service.key())
+    });
+    cx.listen(&pods, {
+        let (queue, services) = (queue.clone(), services.clone());
+        move |change| heard_pod(&services, &queue, &change)
+    });
+    cx.listen(&slices, {
+        let (queue, controller) = (queue.clone(), controller.clone());
+        move |change| controller.writer.heard(CONTROLLER, &queue, &change)
+    });
+    cx.listen(&nodes, {
+        let (queue, services) = (queue.clone(), services.clone());
+        move |change| {
+            let zone = |n: &Node| labels(n).get("topology.kubernetes.io/zone").cloned();
+            let moved = match &change {
+                Delta::Updated { old, new } => zone(old) != zone(new),
+                Delta::Added(node) => zone(node).is_some(),
+                Delta::Deleted(_) => false,
+            };
+            if moved {
+                services.list().iter().for_each(|s| queue.add(s.key()));
+            }
+        }
+    });
+    synced!(services, pods, slices, nodes);
+    cx.work(controller, queue, WORKERS).await;
+}
+
+/// Indexes slices by the Service that they name.
+pub(super) fn index(slices: &Informer<EndpointSlice>) {
+    slices.add_index("service", |slice| service_key(slice).map(|k| k.to_string()).into_iter().collect());
+}
+
+/// The Service of a slice.
+fn service_key(slice: &EndpointSlice) -> Option<ObjectKey> {
+    slice.label(SERVICE_NAME).filter(|n| !n.is_empty()).map(|name| ObjectKey::new(slice.namespace(), name))
+}
+
+/// Reads and writes the slices of one controller.
+pub(super) struct Writer {
+    pub(super) client: Client,
+    pub(super) slices: Informer<EndpointSlice>,
+    pub(super) overlay: Overlay<EndpointSlice>,
+}
+
+impl Writer {
+    /// A slice of this controller changed: by itself, or by somebody who should not.
+    pub(super) fn heard(&self, manager: &str, queue: &WorkQueue<ObjectKey>, change: &Delta<EndpointSlice>) {
+        let slice = change.object();
+        let was_own = matches!(change, Delta::Updated { old, .. } if old.label(MANAGED_BY) == Some(manager));
+        if slice.label(MANAGED_BY) != Some(manager) && !was_own {
+            return;
+        }
+        for key in service_key(slice).into_iter().chain(match change {
+            Delta::Updated { old, .. } => service_key(old),
+            _ => None,
+        }) {
+            if matches!(change, Delta::Deleted(_)) {
+                self.overlay.gone(&key, slice.name());
+            }
+            queue.add(key);
+        }
+    }
+
+    /// The slices that this controller keeps for a Service.
+    pub(super) fn of(&self, key: &ObjectKey, manager: &str) -> Vec<Arc<EndpointSlice>> {
+        let mut seen = self.slices.by_index("service", &key.to_string());
+        seen.retain(|s| s.label(MANAGED_BY) == Some(manager));
+        self.overlay.over(key, seen)
+    }
+
+    /// Writes a plan; created first, so that no endpoint is missing in between.
+    pub(super) async fn write(&self, key: &ObjectKey, plan: Plan) -> client::Result<()> {
+        let result = self.write_all(key, plan).await;
+        if result.is_err() {
+            self.overlay.forget(key);
+        }
+        result
+    }
+
+    async fn write_all(&self, key: &ObjectKey, plan: Plan) -> client::Result<()> {
+        let api = self.client.namespaced::<EndpointSlice>(&key.namespace);
+        for slice in &plan.create {
+            match api.create(slice).await {
+                Ok(slice) => self.overlay.wrote(key, slice),
+                Err(error) if error.is_namespace_terminating() => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        for slice in &plan.update {
+            self.overlay.wrote(key, api.replace(slice.name(), slice).await?);
+        }
+        for slice in &plan.delete {
+            match api.delete(slice.name(), &DeleteParams::default()).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => self.overlay.deleted(key, slice.name()),
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Slices {
+    services: Informer<Service>,
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+    writer: Writer,
+    recorder: Recorder,
+    triggers: Triggers,
+}
+
+impl Controller for Slices {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> Step {
+        let Some(service) = self.services.get_key(key) else {
+            // The slices go by their owner reference.
+            self.triggers.forget(key);
+            self.writer.overlay.forget(key);
+            return Ok(None);
+        };
+        if !selects(&service) || service.is_deleting() {
+            return Ok(None);
+        }
+        let pods = pods_of(&self.pods, &service);
+        let trigger = self.triggers.next(&service, &pods);
+        let existing = self.writer.of(key, CONTROLLER);
+        let families = facts::families(&service);
+        let mut plan = Plan::default();
+        for family in &families {
+            let mine: Vec<_> = existing.iter().filter(|s| s.address_type == *family).cloned().collect();
+            let part = super::plan::plan(&template(&service, family), self.desired(&service, &pods, family), &mine, trigger);
+            plan.create.extend(part.create);
+            plan.update.extend(part.update);
+            plan.delete.extend(part.delete);
+        }
+        // The Service no longer has that address family.
+        plan.delete.extend(existing.into_iter().filter(|s| !families.contains(&s.address_type.as_str())));
+        match self.writer.write(key, plan).await {
+            Err(error) if !error.is_conflict() && !error.is_not_found() => {
+                let message = format!("Error updating Endpoint Slices for Service {key}: {error}");
+                self.recorder.event(&object_reference(&*service), EventType::Warning, "FailedToUpdateEndpointSlices", message);
+                Err(error)
+            }
+            other => other.map(|()| None),
+        }
+    }
+}
+
+impl Slices {
+    fn desired(&self, service: &Service, pods: &[Arc<Pod>], family: &str) -> Desired {
+        let mut desired = Desired::default();
+        for pod in pods {
+            let node = self.nodes.get("", pods::node_name(pod));
+            if let Some(endpoint) = facts::endpoint(pod, node.as_deref(), service, family) {
+                desired.add(facts::ports(service, pod), endpoint);
+            }
+        }
+        desired
+    }
+}
+
+pub(super) fn template(service: &Service, family: &'static str) -> Template {
+    let mut own = labels(service).clone();
+    own.retain(|key, _| ![HEADLESS, SERVICE_NAME, MANAGED_BY].contains(&key.as_str()));
+    if facts::is_headless(service) {
+        own.insert(HEADLESS.to_owned(), String::new());
+    }
+    own.insert(SERVICE_NAME.to_owned(), service.name().to_owned());
+    own.insert(MANAGED_BY.to_owned(), CONTROLLER.to_owned());
+    Template {
+        namespace: service.namespace().to_owned(),
+        prefix: service.name().to_owned(),
+        labels: own,
+        annotations: None,
+        owner: owner_reference(service),
+        family,
+    }
+}

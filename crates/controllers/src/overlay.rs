@@ -1,0 +1,105 @@
+//! A controller's own writes, until its informer tells of them: so the next step need not wait for the echo of the last
+//! one, and never creates twice.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use client::{Object, ObjectKey};
+use parking_lot::Mutex;
+
+/// By the key of what the objects belong to, then by name; none is a deletion.
+#[derive(Debug)]
+pub(crate) struct Overlay<K> {
+    owners: Mutex<HashMap<ObjectKey, HashMap<String, Option<Arc<K>>>>>,
+}
+
+impl<K> Default for Overlay<K> {
+    fn default() -> Self {
+        Self { owners: Mutex::default() }
+    }
+}
+
+impl<K: Object> Overlay<K> {
+    /// The server's answer to a write.
+    pub(crate) fn wrote(&self, owner: &ObjectKey, object: K) {
+        self.owners.lock().entry(owner.clone()).or_default().insert(object.name().to_owned(), Some(Arc::new(object)));
+    }
+
+    pub(crate) fn deleted(&self, owner: &ObjectKey, name: &str) {
+        self.owners.lock().entry(owner.clone()).or_default().insert(name.to_owned(), None);
+    }
+
+    /// Something did not fit: only the informer is believed.
+    pub(crate) fn forget(&self, owner: &ObjectKey) {
+        self.owners.lock().remove(owner);
+    }
+
+    /// What the informer has, with what is newer; what the informer has caught up with is forgotten.
+    pub(crate) fn over(&self, owner: &ObjectKey, mut seen: Vec<Arc<K>>) -> Vec<Arc<K>> {
+        let mut owners = self.owners.lock();
+        let Some(own) = owners.get_mut(owner) else { return seen };
+        own.retain(|name, written| {
+            let at = seen.iter().position(|s| s.name() == name);
+            match (at, written) {
+                (Some(at), Some(written)) if version(&**written) > version(&*seen[at]) => {
+                    seen[at] = written.clone();
+                    true
+                }
+                (Some(_), Some(_)) | (None, None) => false,
+                (Some(at), None) => {
+                    seen.remove(at);
+                    true
+                }
+                (None, Some(written)) => {
+                    seen.push(written.clone());
+                    true
+                }
+            }
+        });
+        if own.is_empty() {
+            owners.remove(owner);
+        }
+        seen
+    }
+
+    /// The informer told that an object is gone.
+    pub(crate) fn gone(&self, owner: &ObjectKey, name: &str) {
+        if let Some(own) = self.owners.lock().get_mut(owner) {
+            own.remove(name);
+        }
+    }
+}
+
+/// Revisions of one kind are ordered.
+fn version(object: &impl Object) -> u64 {
+    object.resource_version().parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use client::Meta;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    fn map(name: &str, version: u32) -> ConfigMap {
+        let mut map = ConfigMap::default();
+        map.meta_mut().name = Some(name.to_owned());
+        map.meta_mut().resource_version = Some(version.to_string());
+        map
+    }
+
+    #[test]
+    fn own_writes_count_until_they_are_seen() {
+        let (overlay, owner) = (Overlay::default(), ObjectKey::new("n", "a"));
+        overlay.wrote(&owner, map("x", 5));
+        overlay.wrote(&owner, map("y", 9));
+        overlay.deleted(&owner, "z");
+        let told = |seen: Vec<ConfigMap>| {
+            let over = overlay.over(&owner, seen.into_iter().map(Arc::new).collect());
+            over.iter().map(|m| format!("{}{}", m.name(), m.resource_version())).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(told(vec![map("x", 4), map("z", 3)]), "x5 y9");
+        assert_eq!(told(vec![map("x", 6), map("y", 9)]), "x6 y9");
+        assert_eq!(told(vec![]), "", "everything was caught up with");
+    }
+}

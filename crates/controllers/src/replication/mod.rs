@@ -1,0 +1,263 @@
+//! ReplicaSets and ReplicationControllers: as many pods as wished, no more and no fewer.
+//!
+//! Both kinds are one controller over [`Replicated`]. What is decided without input and output is in `plan.rs`.
+
+mod kinds;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use client::{Client, Delta, Informer, Meta, Object, ObjectKey, Plural, WorkQueue, object_reference};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use machinery::labels::Selector;
+
+use crate::claim::{claim, controller_key, owner_reference};
+use crate::expectations::Expectations;
+use crate::meta::{labels, secs};
+use crate::pods::{self, PodControl};
+use crate::work::{Controller, Cx, Step, synced};
+
+/// Pods created or deleted in one step at most (upstream `BurstReplicas`).
+const BURST_MAX: usize = 500;
+const WORKERS: usize = 5;
+
+/// A kind that keeps a number of equal pods.
+pub(crate) trait Replicated: Object + Plural + k8s_openapi::Resource<Scope = NamespaceResourceScope> {
+    /// The service account's name.
+    const ACCOUNT: &'static str;
+    /// The name in events.
+    const COMPONENT: &'static str;
+    /// Whether the status tells how many pods are terminating.
+    const TERMINATING: bool;
+    fn replicas(&self) -> i32;
+    fn min_ready_s(&self) -> i32;
+    fn selector(&self) -> Selector;
+    fn template(&self) -> Option<&PodTemplateSpec>;
+    fn counts(&self) -> Counts;
+    fn set_counts(&mut self, counts: Counts);
+}
+
+/// The status of both kinds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Counts {
+    pub(crate) replicas: i32,
+    pub(crate) fully_labeled: i32,
+    pub(crate) ready: i32,
+    pub(crate) available: i32,
+    /// ReplicationControllers do not have it.
+    pub(crate) terminating: Option<i32>,
+    pub(crate) observed_generation: i64,
+    pub(crate) conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Condition {
+    pub(crate) kind: String,
+    pub(crate) status: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) message: Option<String>,
+    pub(crate) since: Option<Time>,
+}
+
+/// Runs the controller of one kind until the end.
+pub(crate) async fn run<K: Replicated>(cx: Cx) {
+    let client = cx.client(K::ACCOUNT);
+    let (sets, pods) = (cx.informers.informer::<K>(), cx.informers.informer::<Pod>());
+    pods::index_controller(&pods);
+    sets.add_index("controller", |set| set.controller().map(|o| o.uid.clone()).into_iter().collect());
+    let control = PodControl { recorder: cx.recorder(&client, K::COMPONENT), client: client.clone() };
+    let controller = Arc::new(Replication { client, sets: sets.clone(), pods: pods.clone(), control, expectations: Expectations::default() });
+    let queue = WorkQueue::default();
+    cx.listen(&sets, {
+        let (queue, controller) = (queue.clone(), controller.clone());
+        move |change| {
+            if let Delta::Deleted(set) = &change {
+                controller.expectations.forget(&set.key());
+            }
+            queue.add(change.object().key());
+        }
+    });
+    cx.listen(&pods, {
+        let (queue, controller) = (queue.clone(), controller.clone());
+        move |change| controller.heard(&queue, &change)
+    });
+    synced!(sets, pods);
+    cx.work(controller, queue, WORKERS).await;
+}
+
+struct Replication<K> {
+    client: Client,
+    sets: Informer<K>,
+    pods: Informer<Pod>,
+    control: PodControl,
+    expectations: Expectations,
+}
+
+impl<K: Replicated> Replication<K> {
+    /// The owner of a pod, if it is of this kind and still the one that the pod means.
+    fn owner(&self, pod: &Pod) -> Option<Arc<K>> {
+        let (key, uid) = controller_key::<K>(pod)?;
+        self.sets.get_key(&key).filter(|set| set.uid() == uid)
+    }
+
+    /// Those that would adopt a pod.
+    fn matching(&self, pod: &Pod) -> Vec<ObjectKey> {
+        if labels(pod).is_empty() {
+            return Vec::new();
+        }
+        let sets = self.sets.list_namespace(pod.namespace());
+        sets.iter().filter(|s| s.selector().matches_map(labels(pod))).map(|s| s.key()).collect()
+    }
+
+    fn heard(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Pod>) {
+        match change {
+            Delta::Added(pod) if pod.is_deleting() => self.gone(queue, pod),
+            Delta::Added(pod) => match (pod.controller(), self.owner(pod)) {
+                (_, Some(owner)) => {
+                    self.expectations.created(&owner.key());
+                    queue.add(owner.key());
+                }
+                (Some(_), None) => {}
+                (None, None) => self.matching(pod).into_iter().for_each(|key| queue.add(key)),
+            },
+            Delta::Updated { old, new } => self.updated(queue, old, new),
+            Delta::Deleted(pod) => self.gone(queue, pod),
+        }
+    }
+
+    fn updated(&self, queue: &WorkQueue<ObjectKey>, old: &Pod, new: &Arc<Pod>) {
+        let owner_changed = old.controller().map(|o| &o.uid) != new.controller().map(|o| &o.uid);
+        let labels_changed = labels(old) != labels(&**new);
+        if new.is_deleting() && !old.is_deleting() {
+            self.gone(queue, new);
+            if labels_changed || owner_changed {
+                self.gone(queue, old);
+            }
+        }
+        if owner_changed && let Some(owner) = self.owner(old) {
+            queue.add(owner.key());
+        }
+        if let Some(owner) = self.owner(new) {
+            queue.add(owner.key());
+        } else if new.controller().is_none() && (labels_changed || owner_changed) {
+            self.matching(new).into_iter().for_each(|key| queue.add(key));
+        }
+    }
+
+    fn gone(&self, queue: &WorkQueue<ObjectKey>, pod: &Pod) {
+        if let Some(owner) = self.owner(pod) {
+            self.expectations.deleted(&owner.key(), pod.uid());
+            queue.add(owner.key());
+        }
+    }
+
+    /// Creates or deletes what is missing or too much.
+    async fn manage(&self, set: &K, active: &[Arc<Pod>]) -> client::Result<()> {
+        let wished = usize::try_from(set.replicas()).unwrap_or(0);
+        match wished.checked_sub(active.len()) {
+            Some(0) => Ok(()),
+            Some(missing) => self.create(set, missing.min(BURST_MAX)).await,
+            None => self.delete(set, active, (active.len() - wished).min(BURST_MAX)).await,
+        }
+    }
+
+    async fn create(&self, set: &K, count: usize) -> client::Result<()> {
+        let Some(template) = set.template() else { return Ok(()) };
+        let (key, about) = (set.key(), object_reference(set));
+        let pod = pods::from_template(template, set.name(), set.namespace(), owner_reference(set));
+        self.expectations.expect(&key, count, []);
+        let mut tried = 0;
+        let (_, result) = pods::slow_start(count, |_| {
+            tried += 1;
+            async {
+                let created = self.control.create(&pod, &about).await;
+                if created.is_err() {
+                    self.expectations.created(&key);
+                }
+                created.map(drop)
+            }
+        })
+        .await;
+        for _ in tried..count {
+            self.expectations.created(&key);
+        }
+        match result {
+            // Nothing can be created there any more, and nothing need be.
+            Err(error) if error.is_namespace_terminating() => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn delete(&self, set: &K, active: &[Arc<Pod>], count: usize) -> client::Result<()> {
+        let (key, about) = (set.key(), object_reference(set));
+        let related = self.related(set);
+        let chosen = plan::to_delete(active, &related, count, client::timestamp());
+        self.expectations.expect(&key, 0, chosen.iter().map(|p| p.uid().to_owned()));
+        let (key, about) = (&key, &about);
+        let deletions = chosen.iter().map(|pod| async move {
+            let deleted = self.control.delete(pod.namespace(), pod.name(), about).await;
+            if deleted.is_err() {
+                self.expectations.deleted(key, pod.uid());
+            }
+            deleted
+        });
+        let results = futures_util::future::join_all(deletions).await;
+        results.into_iter().find(|r| r.as_ref().is_err_and(|e| !e.is_not_found())).unwrap_or(Ok(()))
+    }
+
+    /// Active pods of all sets that the same controller has (the old and the new of a Deployment): of pods on one node
+    /// rather one goes that has company.
+    fn related(&self, set: &K) -> Vec<Arc<Pod>> {
+        let Some(controller) = set.controller() else { return pods::of_controller(&self.pods, set.uid()) };
+        let siblings = self.sets.by_index("controller", &controller.uid);
+        siblings.iter().flat_map(|s| pods::of_controller(&self.pods, s.uid())).filter(|p| pods::is_active(p)).collect()
+    }
+
+    async fn write_status(&self, set: &K, counts: Counts) -> client::Result<()> {
+        let mut changed = set.clone();
+        changed.set_counts(counts.clone());
+        let api = self.client.namespaced::<K>(set.namespace());
+        match api.replace_status(set.name(), &changed).await {
+            Err(error) if error.is_conflict() => {
+                // Once more on the newest, since the counts are of pods and not of the object.
+                let mut live = api.get(set.name()).await?;
+                live.set_counts(counts);
+                api.replace_status(set.name(), &live).await.map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+}
+
+impl<K: Replicated> Controller for Replication<K> {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> Step {
+        let Some(set) = self.sets.get_key(key) else {
+            self.expectations.forget(key);
+            return Ok(None);
+        };
+        let may_act = self.expectations.satisfied(key);
+        let all = pods::of_controller_and_orphans(&self.pods, set.uid(), set.namespace());
+        let claimable = all.into_iter().filter(|p| pods::is_active(p) || (pods::is_terminating(p) && p.is_controlled_by(set.uid()))).collect();
+        let claimed = claim::<K, Pod>(&self.client, &set, &set.selector(), claimable).await?;
+        let (active, terminating): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|p| pods::is_active(p));
+        let managed = if may_act && !set.is_deleting() { self.manage(&set, &active).await } else { Ok(()) };
+        let now = client::timestamp();
+        let counts = plan::counts(&*set, &active, terminating.len(), managed.as_ref().err(), now);
+        let available_next = plan::next_available(&*set, &active, now);
+        if counts != set.counts() {
+            match self.write_status(&set, counts).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        managed?;
+        // A second of grace: the API's times have no fractions.
+        Ok(available_next.map(|after| after + secs(1)))
+    }
+}
