@@ -105,9 +105,10 @@ impl ApiServer {
         pipeline::handle(self, request).await
     }
 
-    /// Serves TLS, HTTP/1.1 and HTTP/2 on a listener until `shutdown`, and keeps house meanwhile (Events end by age).
-    pub async fn serve(&self, listener: TcpListener, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) {
-        tokio::join!(server::serve(self.clone(), listener, tls, shutdown.clone()), housekeeping::run(self.clone(), shutdown));
+    /// Serves TLS, HTTP/1.1 and HTTP/2 on these listeners until `shutdown`, and keeps house meanwhile (Events end by age).
+    pub async fn serve(&self, listeners: Vec<TcpListener>, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) {
+        let all = listeners.into_iter().map(|listener| server::serve(self.clone(), listener, Arc::clone(&tls), shutdown.clone()));
+        tokio::join!(futures_util::future::join_all(all), housekeeping::run(self.clone(), shutdown.clone()));
     }
 
     /// Makes the objects that the API makes by itself; `/readyz` fails until it is done.
@@ -241,6 +242,10 @@ impl ApiServer {
 
     pub(crate) fn anonymous(&self) -> Arc<User> {
         Arc::clone(&self.0.anonymous)
+    }
+
+    pub(crate) fn own_user(&self) -> Arc<User> {
+        Arc::clone(&self.0.own)
     }
 
     pub(crate) fn is_bootstrapped(&self) -> bool {
