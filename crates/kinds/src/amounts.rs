@@ -55,12 +55,18 @@ fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
+/// Whether less may be requested than limited.
+pub(crate) fn may_overcommit(name: &str) -> bool {
+    is_native(name) && !is_huge(name)
+}
+
 /// A resource of somebody else's, of which there are only whole ones.
 fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
-fn is_quota(name: &str) -> bool {
+/// Whether quotas count a resource without a prefix.
+pub(crate) fn is_quota(name: &str) -> bool {
     QUOTA.contains(&name) || name == "services.loadbalancers" || is_huge(name) || name.starts_with("requests.hugepages-")
 }
 
@@ -75,7 +81,7 @@ pub(crate) fn name(name: &str, path: &Path, errors: &mut ErrorList) -> bool {
 }
 
 /// What a container may ask for.
-fn of_container(resource: &str, path: &Path, errors: &mut ErrorList) {
+pub(crate) fn of_container(resource: &str, path: &Path, errors: &mut ErrorList) {
     name(resource, path, errors);
     if !resource.contains('/') {
         if !matches!(resource, "cpu" | "memory" | "ephemeral-storage") && !is_huge(resource) {

@@ -9,8 +9,12 @@
 //! the strategy, its defaults, its checks. The tables' cells are in `rows`.
 
 mod amounts;
+mod cluster;
+mod config;
 mod deployment;
+mod event;
 mod groups;
+mod limits;
 pub mod meta;
 mod pod;
 pub mod print;
@@ -18,6 +22,7 @@ mod replicaset;
 mod rows;
 mod rules;
 mod schema;
+mod service;
 mod strategy;
 mod template;
 mod tree;

@@ -65,15 +65,19 @@ fn common(metadata: &Value, path: &Path, errors: &mut ErrorList) {
     labels(&metadata["labels"], &path.child("labels"), errors);
     annotations(&metadata["annotations"], &path.child("annotations"), errors);
     owners(metadata, path, errors);
-    for (at, finalizer) in tree::list(metadata, "finalizers").iter().enumerate() {
-        let text = finalizer.as_str().unwrap_or_default();
-        let path = path.child("finalizers").index(at);
-        let problems = names::qualified_name(text);
-        if problems.is_empty() && !text.contains('/') && !matches!(text, "orphan" | "foregroundDeletion" | "kubernetes") {
-            errors.push(Error::invalid(&path, text, "name is neither a standard finalizer name nor is it fully qualified"));
-        }
-        errors.extend(problems.into_iter().map(|m| Error::invalid(&path, text, m)));
+    for (at, name) in tree::list(metadata, "finalizers").iter().enumerate() {
+        finalizer(name, &path.child("finalizers").index(at), errors);
     }
+}
+
+/// Checks the name of a finalizer: qualified, or one of the three of old.
+pub(crate) fn finalizer(name: &Value, path: &Path, errors: &mut ErrorList) {
+    let text = name.as_str().unwrap_or_default();
+    let problems = names::qualified_name(text);
+    if problems.is_empty() && !text.contains('/') && !matches!(text, "orphan" | "foregroundDeletion" | "kubernetes") {
+        errors.push(Error::invalid(path, text, "name is neither a standard finalizer name nor is it fully qualified"));
+    }
+    errors.extend(problems.into_iter().map(|m| Error::invalid(path, text, m)));
 }
 
 /// Checks labels.

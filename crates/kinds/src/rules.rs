@@ -197,6 +197,29 @@ pub(crate) fn ip(text: &str, path: &Path, errors: &mut ErrorList) {
     }
 }
 
+/// An address that traffic can be sent to from elsewhere; a text that is none is told of, too.
+pub(crate) fn endpoint_ip(text: &str, path: &Path, errors: &mut ErrorList) {
+    use std::net::IpAddr;
+    let Ok(ip) = text.parse::<IpAddr>() else {
+        errors.push(Error::invalid(path, text, "must be a valid IP address"));
+        return;
+    };
+    let (link_local, link_multicast) = match ip {
+        IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(ip) => (ip.segments()[0] & 0xffc0 == 0xfe80, ip.segments()[0] & 0xff0f == 0xff02),
+    };
+    for (wrong, detail) in [
+        (ip.is_unspecified(), format!("may not be unspecified ({text})")),
+        (ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned()),
+        (link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()),
+        (link_multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned()),
+    ] {
+        if wrong {
+            errors.push(Error::invalid(path, text, detail));
+        }
+    }
+}
+
 /// What is said of a text that is no address.
 pub(crate) const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 /// What is said of a text that is no range of addresses.

@@ -127,7 +127,7 @@ fn http_get(handler: &Value, path: &Path, errors: &mut ErrorList) {
 }
 
 /// A port by number or name.
-pub(super) fn port(value: &Value, path: &Path, errors: &mut ErrorList) {
+pub(crate) fn port(value: &Value, path: &Path, errors: &mut ErrorList) {
     match value {
         Value::String(name) => rules::name(name, path, names::port_name(name), errors),
         other => {

@@ -19,11 +19,12 @@ mod update;
 mod volumes;
 pub(crate) mod warnings;
 
+pub(crate) use handlers::port;
 pub use parts::{check_ephemeral, check_resize, prepare_resize};
 pub(crate) use placement::{node_selector, tolerations};
 pub use qos::qos_class;
 pub(crate) use spec::{Users, annotations as check_annotations, check_spec};
-pub(crate) use volumes::host_path;
+pub(crate) use volumes::{default_source as default_volume_source, host_path, nfs, no_backsteps};
 
 use crate::{Context, Strategy, tree};
 use machinery::{

@@ -42,13 +42,23 @@ pub(super) fn default(volume: &mut Fields) {
             }
         }
     }
-    if let Some(path) = tree::present(volume, "hostPath") {
-        tree::fill(path, "type", "");
-    }
     if let Some(image) = tree::present(volume, "image") {
         let reference = image.get("reference").and_then(Value::as_str).unwrap_or_default();
         let policy = if super::defaults::is_latest(reference) { "Always" } else { "IfNotPresent" };
         tree::fill_text(image, "pullPolicy", policy);
+    }
+    default_source(volume);
+    if let Some(claim) = tree::present(volume, "ephemeral").and_then(|e| tree::present(e, "volumeClaimTemplate"))
+        && let Some(spec) = tree::present(claim, "spec")
+    {
+        crate::volume::default_claim_spec(spec);
+    }
+}
+
+/// The defaults of sources that pods and persistent volumes share.
+pub(crate) fn default_source(volume: &mut Fields) {
+    if let Some(path) = tree::present(volume, "hostPath") {
+        tree::fill(path, "type", "");
     }
     if let Some(iscsi) = tree::present(volume, "iscsi") {
         tree::fill_text(iscsi, "iscsiInterface", "default");
@@ -62,11 +72,6 @@ pub(super) fn default(volume: &mut Fields) {
         for (key, value) in [("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")] {
             tree::fill_text(rbd, key, value);
         }
-    }
-    if let Some(claim) = tree::present(volume, "ephemeral").and_then(|e| tree::present(e, "volumeClaimTemplate"))
-        && let Some(spec) = tree::present(claim, "spec")
-    {
-        tree::fill(spec, "volumeMode", "Filesystem");
     }
 }
 
@@ -145,12 +150,7 @@ fn source_of(key: &str, source: &Value, path: &Path, errors: &mut ErrorList) {
         "persistentVolumeClaim" => {
             rules::required(source, path, "claimName", errors);
         }
-        "nfs" => {
-            rules::required(source, path, "server", errors);
-            if rules::required(source, path, "path", errors) && !tree::text(source, "path").starts_with('/') {
-                errors.push(Error::invalid(&path.child("path"), tree::text(source, "path"), "must be an absolute path"));
-            }
-        }
+        "nfs" => nfs(source, path, errors),
         "csi" => {
             rules::required(source, path, "driver", errors);
         }
@@ -170,6 +170,16 @@ fn source_of(key: &str, source: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
+/// Checks a directory of a file server.
+pub(crate) fn nfs(source: &Value, path: &Path, errors: &mut ErrorList) {
+    rules::required(source, path, "server", errors);
+    rules::required(source, path, "path", errors);
+    if !tree::text(source, "path").starts_with('/') {
+        errors.push(Error::invalid(&path.child("path"), tree::text(source, "path"), "must be an absolute path"));
+    }
+}
+
+/// Checks a path on the node.
 pub(crate) fn host_path(source: &Value, path: &Path, errors: &mut ErrorList) {
     let text = tree::text(source, "path");
     if text.is_empty() {
@@ -220,7 +230,7 @@ pub(super) fn relative(text: &str, path: &Path, errors: &mut ErrorList) {
 }
 
 /// A path that never goes up.
-pub(super) fn no_backsteps(text: &str, path: &Path, errors: &mut ErrorList) {
+pub(crate) fn no_backsteps(text: &str, path: &Path, errors: &mut ErrorList) {
     if text.split('/').any(|part| part == "..") {
         errors.push(Error::invalid(path, text, "must not contain '..'"));
     }

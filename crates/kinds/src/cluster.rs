@@ -1,0 +1,226 @@
+//! Namespaces and nodes (`pkg/registry/core/{namespace,node}`).
+
+use crate::{Context, NameRule, Strategy, amounts, meta, pod, rules, tree};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    names,
+};
+use serde_json::json;
+use std::collections::HashSet;
+
+/// The label that every namespace has, with its own name.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+/// The finalizer that the namespace's controller takes away when the namespace is empty.
+const KUBERNETES: &str = "kubernetes";
+
+/// The strategy of namespaces.
+#[derive(Debug, Clone, Copy)]
+pub struct Namespaces;
+
+impl Strategy for Namespaces {
+    fn default(&self, obj: &mut Value) {
+        label(obj);
+        if let Some(status) = tree::at(obj, &["status"]) {
+            tree::fill_text(status, "phase", "Active");
+        }
+    }
+
+    fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
+        label(obj);
+        if let Some(fields) = obj.as_object_mut() {
+            fields.insert("status".into(), json!({"phase": "Active"}));
+        }
+        let Some(spec) = tree::at(obj, &["spec"]) else { return };
+        match spec.get_mut("finalizers").and_then(Value::as_array_mut) {
+            Some(list) if list.iter().any(|f| f == KUBERNETES) => {}
+            Some(list) => list.push(KUBERNETES.into()),
+            None => {
+                spec.insert("finalizers".into(), json!([KUBERNETES]));
+            }
+        }
+    }
+
+    fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep(obj, old, "status");
+        if let Some(spec) = tree::at(obj, &["spec"]) {
+            match old["spec"].get("finalizers") {
+                Some(list) => spec.insert("finalizers".into(), list.clone()),
+                None => spec.remove("finalizers"),
+            };
+        }
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        for finalizer in tree::list(&obj["spec"], "finalizers") {
+            meta::finalizer(finalizer, &Path::root("spec.finalizers"), errors);
+        }
+    }
+
+    fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
+        let phase = tree::text(&obj["status"], "phase");
+        let (expected, detail) = if obj["metadata"]["deletionTimestamp"].is_null() {
+            ("Active", "may only be 'Active' if `deletionTimestamp` is empty")
+        } else {
+            ("Terminating", "may only be 'Terminating' if `deletionTimestamp` is not empty")
+        };
+        if phase == expected { ErrorList::new() } else { vec![Error::invalid(&Path::root("status.Phase"), phase, detail)] }
+    }
+
+    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        // `name` is the original's slip, kept for those who use it.
+        vec![("status.phase", tree::text(&obj["status"], "phase").to_owned()), ("name", tree::text(&obj["metadata"], "name").to_owned())]
+    }
+
+    fn name_rule(&self) -> NameRule {
+        NameRule::Label
+    }
+}
+
+fn label(obj: &mut Value) {
+    let name = tree::text(&obj["metadata"], "name").to_owned();
+    if name.is_empty() || obj["metadata"]["labels"][NAME_LABEL] == name.as_str() {
+        return;
+    }
+    if let Some(labels) = tree::at(obj, &["metadata", "labels"]) {
+        labels.insert(NAME_LABEL.into(), name.into());
+    }
+}
+
+const POD_RANGE_FIXED: &str = "node updates may not change podCIDR except from \"\" to valid";
+
+/// The strategy of nodes.
+#[derive(Debug, Clone, Copy)]
+pub struct Nodes;
+
+impl Strategy for Nodes {
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = tree::at(obj, &["spec"]) {
+            // The single range and the list of ranges say the same.
+            let single = spec.get("podCIDR").and_then(Value::as_str).filter(|s| !s.is_empty()).map(str::to_owned);
+            let first = spec.get("podCIDRs").and_then(|l| l[0].as_str()).map(str::to_owned);
+            match (single, first) {
+                (Some(single), first) if first.as_deref() != Some(single.as_str()) => {
+                    spec.insert("podCIDRs".into(), json!([single]));
+                }
+                (None, Some(first)) => {
+                    spec.insert("podCIDR".into(), first.into());
+                }
+                _ => {}
+            }
+        }
+        let capacity = obj["status"]["capacity"].clone();
+        if capacity.is_object()
+            && let Some(status) = tree::at(obj, &["status"])
+        {
+            tree::fill(status, "allocatable", capacity);
+        }
+    }
+
+    /// A new node may bring its status along: kubelets register themselves so.
+    fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
+        for (part, key) in [("spec", "configSource"), ("status", "config")] {
+            if let Some(fields) = obj.as_object_mut().and_then(|o| tree::present(o, part)) {
+                fields.remove(key);
+            }
+        }
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        taints(obj, errors);
+        amounts_of(obj, errors);
+        let ranges = tree::list(&obj["spec"], "podCIDRs");
+        let path = Path::root("spec.podCIDRs");
+        for (at, range) in ranges.iter().map(|r| r.as_str().unwrap_or_default()).enumerate() {
+            if !rules::is_cidr(range) {
+                errors.push(Error::invalid(&path.index(at), range, rules::BAD_CIDR));
+            }
+        }
+        let sixes = ranges.iter().filter(|r| r.as_str().is_some_and(|r| r.contains(':'))).count();
+        if ranges.len() > 2 || (ranges.len() == 2 && sixes != 1) {
+            errors.push(Error::invalid(&path, obj["spec"]["podCIDRs"].clone(), "may specify no more than one CIDR for each IP family"));
+        }
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(obj);
+        changed(obj, old, &mut errors);
+        errors
+    }
+
+    fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        amounts_of(obj, &mut errors);
+        changed(obj, old, &mut errors);
+        errors
+    }
+
+    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        vec![("spec.unschedulable", (obj["spec"]["unschedulable"] == true).to_string())]
+    }
+
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        if !obj["spec"]["configSource"].is_null() {
+            out.push("spec.configSource: the feature is removed".to_owned());
+        }
+        if !tree::empty(&obj["spec"]["externalID"]) {
+            out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        for (label, _) in tree::entries(&obj["metadata"], "labels") {
+            if let Some(message) = pod::warnings::old_node_label(label) {
+                out.push(format!("metadata.labels[{label}]: {message}"));
+            }
+        }
+        out
+    }
+}
+
+fn taints(obj: &Value, errors: &mut ErrorList) {
+    let mut seen = HashSet::new();
+    for (at, taint) in tree::list(&obj["spec"], "taints").iter().enumerate() {
+        // Upstream's path.
+        let path = Path::root("metadata.taints").index(at);
+        let (key, value, effect) = (tree::text(taint, "key"), tree::text(taint, "value"), tree::text(taint, "effect"));
+        rules::name(key, &path.child("key"), names::qualified_name(key), errors);
+        let problems = names::label_value(value);
+        if !problems.is_empty() {
+            errors.push(Error::invalid(&path.child("value"), value, problems.join(";")));
+        }
+        rules::one_of(&taint["effect"], &path.child("effect"), &["NoSchedule", "PreferNoSchedule", "NoExecute"], errors);
+        if !seen.insert((key, effect)) {
+            let mut error = Error::duplicate(&path, taint.clone());
+            error.detail = "taints must be unique by key and effect pair".into();
+            errors.push(error);
+        }
+    }
+}
+
+fn amounts_of(obj: &Value, errors: &mut ErrorList) {
+    for list in ["capacity", "allocatable"] {
+        for (name, value) in tree::entries(&obj["status"], list) {
+            amounts::amount(name, value, &Path::root("status").child(list).child(name), errors);
+        }
+    }
+}
+
+fn changed(obj: &Value, old: &Value, errors: &mut ErrorList) {
+    let mut seen = HashSet::new();
+    for (at, address) in tree::list(&obj["status"], "addresses").iter().enumerate() {
+        if !seen.insert((tree::text(address, "type"), tree::text(address, "address"))) {
+            errors.push(Error::duplicate(&Path::root("status.addresses").index(at), address.clone()));
+        }
+    }
+    let (new, old) = (&obj["spec"], &old["spec"]);
+    if !tree::empty(&old["podCIDRs"]) && new["podCIDRs"] != old["podCIDRs"] {
+        errors.push(Error::forbidden(&Path::root("spec.podCIDRs"), POD_RANGE_FIXED));
+    }
+    let (id, had) = (tree::text(new, "providerID"), tree::text(old, "providerID"));
+    if !had.is_empty() && id != had {
+        let detail = if id.is_empty() { "field cannot be cleared once set" } else { "field cannot be modified once set" };
+        errors.push(Error::invalid(&Path::root("spec.providerID"), Value::Null, detail));
+    }
+    if tree::text(new, "externalID") != tree::text(old, "externalID") {
+        errors.push(Error::forbidden(&Path::root("spec.externalID"), "may not be updated"));
+    }
+}
