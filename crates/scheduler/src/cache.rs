@@ -1,0 +1,115 @@
+//! The nodes with their pods, as informers tell of them and as decisions change them.
+//!
+//! A pod that was given a node is *assumed* there until the API server says so too, so that the next decision counts it.
+//! A pod whose node is not known (yet, or any more) is kept aside.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use client::Meta;
+use k8s_openapi::api::core::v1::Node;
+
+use crate::node::NodeInfo;
+use crate::pod::PodInfo;
+
+/// Where a pod is.
+#[derive(Debug)]
+struct Placed {
+    pod: Arc<PodInfo>,
+    node: String,
+    assumed: bool,
+}
+
+/// The nodes and their pods.
+#[derive(Debug, Default)]
+pub struct Cache {
+    nodes: Vec<NodeInfo>,
+    index: HashMap<String, usize>,
+    /// By UID.
+    pods: HashMap<String, Placed>,
+}
+
+impl Cache {
+    /// All nodes.
+    #[must_use]
+    pub fn nodes(&self) -> &[NodeInfo] {
+        &self.nodes
+    }
+
+    /// A node.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&NodeInfo> {
+        self.index.get(name).map(|at| &self.nodes[*at])
+    }
+
+    /// Takes in a node's state; the former one.
+    pub fn set_node(&mut self, node: Arc<Node>) -> Option<Arc<Node>> {
+        if let Some(at) = self.index.get(node.name()) {
+            let info = &mut self.nodes[*at];
+            let old = info.node.clone();
+            info.set_node(node);
+            return Some(old);
+        }
+        let mut info = NodeInfo::new(node);
+        let name = info.name().to_owned();
+        for placed in self.pods.values().filter(|p| p.node == name) {
+            info.add(placed.pod.clone());
+        }
+        self.index.insert(name, self.nodes.len());
+        self.nodes.push(info);
+        None
+    }
+
+    /// Forgets a node. Its pods are remembered, for the case that it comes back.
+    pub fn remove_node(&mut self, name: &str) {
+        let Some(at) = self.index.remove(name) else {
+            return;
+        };
+        self.nodes.swap_remove(at);
+        if let Some(moved) = self.nodes.get(at) {
+            self.index.insert(moved.name().to_owned(), at);
+        }
+    }
+
+    /// Puts a pod on a node, because that was decided.
+    pub fn assume(&mut self, pod: Arc<PodInfo>, node: &str) {
+        self.put(pod, node, true);
+    }
+
+    /// Puts a pod on a node, or takes in its new state there, because the API server says so; the former state.
+    pub fn place(&mut self, pod: Arc<PodInfo>, node: &str) -> Option<Arc<PodInfo>> {
+        let before = self.pods.get(pod.pod.uid()).filter(|p| !p.assumed).map(|p| p.pod.clone());
+        self.put(pod, node, false);
+        before
+    }
+
+    fn put(&mut self, pod: Arc<PodInfo>, node: &str, assumed: bool) {
+        let uid = pod.pod.uid().to_owned();
+        self.remove(&uid);
+        if let Some(at) = self.index.get(node) {
+            self.nodes[*at].add(pod.clone());
+        }
+        self.pods.insert(uid, Placed { pod, node: node.to_owned(), assumed });
+    }
+
+    /// Takes a pod off its node; its last state.
+    pub fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let placed = self.pods.remove(uid)?;
+        if let Some(at) = self.index.get(&placed.node) {
+            self.nodes[*at].remove(uid);
+        }
+        Some(placed.pod)
+    }
+
+    /// Takes a pod off its node if it was only assumed there.
+    pub fn forget(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        self.pods.get(uid).filter(|p| p.assumed)?;
+        self.remove(uid)
+    }
+
+    /// Whether a pod is on a node, or assumed there.
+    #[must_use]
+    pub fn contains(&self, uid: &str) -> bool {
+        self.pods.contains_key(uid)
+    }
+}

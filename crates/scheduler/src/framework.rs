@@ -1,0 +1,297 @@
+//! What a plugin is, and what it is shown.
+//!
+//! A plugin is stateless. For one pod it prepares a [`Filter`] and a [`Score`], which hold what was worked out for that
+//! pod (upstream keeps it in `CycleState`); a filter can be forked and told of pods that come and go, so that preemption
+//! asks "what if". Nothing here does input or output.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use client::Meta;
+use k8s_openapi::api::core::v1::Node;
+
+use crate::node::NodeInfo;
+use crate::pod::PodInfo;
+use crate::world::World;
+
+/// The best score of a node.
+pub const SCORE_MAX: i64 = 100;
+
+/// Pods that wait on a node for others to go, by node.
+pub type Nominated = HashMap<String, Vec<Arc<PodInfo>>>;
+
+/// The state of the cluster at the moment of a decision.
+#[derive(Clone, Copy)]
+pub struct Snapshot<'a> {
+    /// All nodes.
+    pub nodes: &'a [NodeInfo],
+    /// Everything else.
+    pub world: &'a World,
+    /// Pods that wait on a node for others to go.
+    pub nominated: &'a Nominated,
+}
+
+/// One pod to be placed, and what is known.
+#[derive(Clone, Copy)]
+pub struct Cycle<'a> {
+    /// The pod.
+    pub pod: &'a PodInfo,
+    /// The state of the cluster.
+    pub snapshot: Snapshot<'a>,
+}
+
+/// Why a node does not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Whether it might if pods were taken off it (upstream `Unschedulable`, not `UnschedulableAndUnresolvable`).
+    pub resolvable: bool,
+    /// The reasons, in upstream's words.
+    pub reasons: Vec<Cow<'static, str>>,
+}
+
+impl Rejection {
+    /// Taking pods off may help.
+    pub fn resolvable(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { resolvable: true, reasons: vec![reason.into()] }
+    }
+
+    /// No pod's going helps.
+    pub fn unresolvable(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { resolvable: false, reasons: vec![reason.into()] }
+    }
+}
+
+/// Whether a node does.
+pub type Verdict = Result<(), Rejection>;
+
+/// What a plugin has to say before nodes are looked at.
+pub enum Prepared<'a> {
+    /// Nothing: it does not concern this pod.
+    Skip,
+    /// No node at all does.
+    Reject(Rejection),
+    /// Look at the nodes.
+    Filter(Box<dyn Filter<'a> + 'a>),
+    /// Look at these nodes only.
+    Nodes(BTreeSet<String>, Box<dyn Filter<'a> + 'a>),
+}
+
+impl<'a> Prepared<'a> {
+    /// Look at the nodes with this filter.
+    pub fn filter(filter: impl Filter<'a> + 'a) -> Self {
+        Self::Filter(Box::new(filter))
+    }
+}
+
+/// Says of a node whether it does for the pod it was prepared for.
+pub trait Filter<'a>: Fork<'a> {
+    /// The verdict.
+    fn check(&self, node: &NodeInfo) -> Verdict;
+    /// What if this pod were on that node too.
+    fn pod_added(&mut self, _pod: &PodInfo, _node: &NodeInfo) {}
+    /// What if this pod were not on that node.
+    fn pod_removed(&mut self, _pod: &PodInfo, _node: &NodeInfo) {}
+}
+
+/// A copy to play with.
+pub trait Fork<'a> {
+    /// The copy.
+    fn fork(&self) -> Box<dyn Filter<'a> + 'a>;
+}
+
+impl<'a, T: Filter<'a> + Clone + 'a> Fork<'a> for T {
+    fn fork(&self) -> Box<dyn Filter<'a> + 'a> {
+        Box::new(self.clone())
+    }
+}
+
+/// Says of a node how well it does.
+pub trait Score {
+    /// The raw score.
+    fn score(&self, node: &NodeInfo) -> i64;
+    /// Brings the raw scores of all nodes between 0 and [`SCORE_MAX`].
+    fn normalize(&self, _scores: &mut [i64]) {}
+}
+
+/// A rule of placement.
+pub trait Plugin: Sync {
+    /// Upstream's name of it.
+    fn name(&self) -> &'static str;
+
+    /// Prepares to look at nodes.
+    fn prepare<'a>(&self, _cycle: &Cycle<'a>) -> Prepared<'a> {
+        Prepared::Skip
+    }
+
+    /// The weight of its scores.
+    fn weight(&self) -> i64 {
+        1
+    }
+
+    /// Prepares to score the nodes that do; none if all would score the same.
+    fn prepare_score<'a>(&self, _cycle: &Cycle<'a>, _feasible: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
+        None
+    }
+
+    /// Whether a change may let in a pod that this plugin turned away (upstream's queueing hint).
+    fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool;
+}
+
+/// A change of the cluster, told to the plugins that turned a pod away.
+pub enum Change<'a> {
+    /// A node came.
+    NodeAdded(&'a NodeInfo),
+    /// A node changed.
+    NodeUpdated {
+        /// As it was.
+        old: &'a Node,
+        /// As it is.
+        new: &'a NodeInfo,
+    },
+    /// A node went, which matters to those who count places.
+    NodeRemoved(&'a Node),
+    /// A pod was put on a node.
+    PodPlaced(&'a PodInfo),
+    /// A pod on a node changed.
+    PodUpdated {
+        /// As it was.
+        old: &'a PodInfo,
+        /// As it is.
+        new: &'a PodInfo,
+    },
+    /// A pod left its node: ended, deleted, or never arrived.
+    PodGone(&'a PodInfo),
+    /// The waiting pod itself changed.
+    Own {
+        /// As it was.
+        old: &'a PodInfo,
+    },
+    /// A claim came or changed.
+    Claim {
+        /// Its namespace.
+        namespace: &'a str,
+        /// Its name.
+        name: &'a str,
+    },
+    /// A volume, class or CSI node came or changed.
+    Storage,
+    /// A namespace's labels changed.
+    Namespace,
+}
+
+/// Filters prepared for a pod, in the plugins' order.
+pub struct Filters<'a> {
+    list: Vec<(&'static str, Box<dyn Filter<'a> + 'a>)>,
+}
+
+impl<'a> Filters<'a> {
+    pub(crate) fn new(list: Vec<(&'static str, Box<dyn Filter<'a> + 'a>)>) -> Self {
+        Self { list }
+    }
+
+    /// The first rejection, and who spoke it.
+    ///
+    /// # Errors
+    /// The node does not do.
+    pub fn check(&self, node: &NodeInfo) -> Result<(), (&'static str, Rejection)> {
+        self.list.iter().try_for_each(|(name, filter)| filter.check(node).map_err(|r| (*name, r)))
+    }
+
+    /// A copy to play with.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self { list: self.list.iter().map(|(name, filter)| (*name, filter.fork())).collect() }
+    }
+
+    /// Puts a pod on a node, in thought.
+    pub fn add(&mut self, node: &mut NodeInfo, pod: Arc<PodInfo>) {
+        node.add(pod.clone());
+        for (_, filter) in &mut self.list {
+            filter.pod_added(&pod, node);
+        }
+    }
+
+    /// Takes a pod off a node, in thought.
+    pub fn remove(&mut self, node: &mut NodeInfo, pod: &PodInfo) {
+        node.remove(pod.pod.uid());
+        for (_, filter) in &mut self.list {
+            filter.pod_removed(pod, node);
+        }
+    }
+
+    /// As [`Self::check`], but the pod must also fit beside those of at least its priority that wait for this node.
+    ///
+    /// # Errors
+    /// The node does not do.
+    pub fn check_with_nominated(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Result<(), (&'static str, Rejection)> {
+        let waiting = cycle.snapshot.nominated.get(node.name()).map(Vec::as_slice).unwrap_or_default();
+        let mut rivals = waiting.iter().filter(|p| p.priority() >= cycle.pod.priority() && p.pod.uid() != cycle.pod.pod.uid()).peekable();
+        if rivals.peek().is_some() {
+            let (mut filters, mut crowded) = (self.fork(), node.clone());
+            for rival in rivals {
+                filters.add(&mut crowded, rival.clone());
+            }
+            filters.check(&crowded)?;
+        }
+        // They may also never come: what the pod needs of others (affinity) must hold without them.
+        self.check(node)
+    }
+}
+
+/// What the nodes said.
+#[derive(Debug, Default)]
+pub struct Diagnosis {
+    /// Number of nodes of the cluster.
+    pub nodes: usize,
+    /// The rejections, by the node's place in the snapshot.
+    pub rejected: BTreeMap<usize, Rejection>,
+    /// What holds for the nodes that were not looked at.
+    pub others: Option<Rejection>,
+    /// The message of a plugin that turned all nodes away at once.
+    pub before: Option<String>,
+    /// The plugins that turned nodes away.
+    pub plugins: BTreeSet<&'static str>,
+    /// What preemption had to say.
+    pub after: String,
+}
+
+impl Diagnosis {
+    /// The message for users (upstream `FitError`).
+    #[must_use]
+    pub fn message(&self) -> String {
+        let mut text = format!("0/{} nodes are available:", self.nodes);
+        if let Some(before) = &self.before {
+            text.push_str(&format!(" {before}."));
+        } else {
+            let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+            for reason in self.rejected.values().flat_map(|r| &r.reasons) {
+                *counts.entry(reason).or_default() += 1;
+            }
+            let absent = self.nodes.saturating_sub(self.rejected.len());
+            if let Some(others) = self.others.as_ref().filter(|_| absent > 0) {
+                for reason in &others.reasons {
+                    *counts.entry(reason).or_default() += absent;
+                }
+            }
+            let mut lines: Vec<String> = counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            lines.sort();
+            if !lines.is_empty() {
+                text.push_str(&format!(" {}.", lines.join(", ")));
+            }
+        }
+        if !self.after.is_empty() {
+            text.push_str(&format!(" {}", self.after));
+        }
+        text
+    }
+}
+
+/// Scales to [`SCORE_MAX`] by the largest; `reverse` makes the least the best (upstream `DefaultNormalizeScore`).
+pub fn normalize(scores: &mut [i64], reverse: bool) {
+    let max = scores.iter().copied().max().unwrap_or_default();
+    for score in scores {
+        let scaled = if max == 0 { 0 } else { SCORE_MAX * *score / max };
+        *score = if reverse { SCORE_MAX - scaled } else { scaled };
+    }
+}

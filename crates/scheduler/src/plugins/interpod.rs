@@ -1,0 +1,189 @@
+//! Pods that must, must not, or had better share a place with others. Anti-affinity binds both ways: a pod is also kept
+//! away by the anti-affinity of those already there; and preferences of those already there count too.
+
+use std::collections::HashMap;
+
+use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, SCORE_MAX, Score, Verdict};
+use crate::node::NodeInfo;
+use crate::pod::{PodInfo, Term};
+use crate::world::World;
+
+/// What a required affinity of a pod already there is worth to one that it is about (upstream `HardPodAffinityWeight`).
+const REQUIRED_WEIGHT: i64 = 1;
+
+pub struct InterPodAffinity;
+
+/// Numbers by node label and its value.
+type Places = HashMap<(String, String), i64>;
+
+fn count(places: &mut Places, node: &NodeInfo, key: &str, by: i64) {
+    let Some(value) = node.label(key) else { return };
+    let place = (key.to_owned(), value.to_owned());
+    let number = places.entry(place.clone()).or_default();
+    *number += by;
+    if *number == 0 {
+        places.remove(&place);
+    }
+}
+
+fn required(pod: &PodInfo) -> &[Term] {
+    pod.affinity.as_ref().map(|a| a.required.as_slice()).unwrap_or_default()
+}
+
+fn required_anti(pod: &PodInfo) -> &[Term] {
+    pod.affinity.as_ref().map(|a| a.required_anti.as_slice()).unwrap_or_default()
+}
+
+fn about(terms: &[Term], pod: &PodInfo, world: &World) -> bool {
+    !terms.is_empty() && terms.iter().all(|t| t.matches(&pod.pod, world))
+}
+
+#[derive(Clone)]
+struct Near<'a> {
+    pod: &'a PodInfo,
+    world: &'a World,
+    /// Where there are pods that all of the pod's affinity terms are about.
+    wanted: Places,
+    /// Where there are pods that one of the pod's anti-affinity terms is about.
+    avoided: Places,
+    /// Where there are pods with an anti-affinity that is about the pod.
+    avoiding: Places,
+}
+
+impl Near<'_> {
+    fn change(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
+        for term in required_anti(other).iter().filter(|t| t.matches(&self.pod.pod, self.world)) {
+            count(&mut self.avoiding, node, &term.topology_key, by);
+        }
+        if about(required(self.pod), other, self.world) {
+            for term in required(self.pod) {
+                count(&mut self.wanted, node, &term.topology_key, by);
+            }
+        }
+        for term in required_anti(self.pod).iter().filter(|t| t.matches(&other.pod, self.world)) {
+            count(&mut self.avoided, node, &term.topology_key, by);
+        }
+    }
+
+    fn wanted_here(&self, node: &NodeInfo) -> bool {
+        let terms = required(self.pod);
+        let mut all = true;
+        for term in terms {
+            let Some(value) = node.label(&term.topology_key) else {
+                return false;
+            };
+            all &= self.wanted.get(&(term.topology_key.clone(), value.to_owned())).is_some_and(|n| *n > 0);
+        }
+        // The first of a group that wants to be together may go anywhere, else it could never begin.
+        all || (self.wanted.is_empty() && about(terms, self.pod, self.world))
+    }
+
+    fn avoided_here(&self, node: &NodeInfo) -> bool {
+        let there = |t: &Term| node.label(&t.topology_key).map(|v| (t.topology_key.clone(), v.to_owned()));
+        required_anti(self.pod).iter().filter_map(there).any(|place| self.avoided.get(&place).is_some_and(|n| *n > 0))
+    }
+}
+
+impl<'a> Filter<'a> for Near<'a> {
+    fn check(&self, node: &NodeInfo) -> Verdict {
+        if !self.wanted_here(node) {
+            return Err(Rejection::unresolvable("node(s) didn't match pod affinity rules"));
+        }
+        if self.avoided_here(node) {
+            return Err(Rejection::resolvable("node(s) didn't match pod anti-affinity rules"));
+        }
+        if self.avoiding.iter().any(|((key, value), n)| *n > 0 && node.label(key) == Some(value)) {
+            return Err(Rejection::resolvable("node(s) didn't satisfy existing pods anti-affinity rules"));
+        }
+        Ok(())
+    }
+
+    fn pod_added(&mut self, pod: &PodInfo, node: &NodeInfo) {
+        self.change(pod, node, 1);
+    }
+
+    fn pod_removed(&mut self, pod: &PodInfo, node: &NodeInfo) {
+        self.change(pod, node, -1);
+    }
+}
+
+impl Plugin for InterPodAffinity {
+    fn name(&self) -> &'static str {
+        "InterPodAffinity"
+    }
+
+    fn prepare<'a>(&self, cycle: &Cycle<'a>) -> Prepared<'a> {
+        let (pod, snapshot) = (cycle.pod, &cycle.snapshot);
+        let mut near = Near { pod, world: snapshot.world, wanted: Places::new(), avoided: Places::new(), avoiding: Places::new() };
+        let concerned = !required(pod).is_empty() || !required_anti(pod).is_empty();
+        for node in snapshot.nodes.iter().filter(|n| concerned || n.with_affinity > 0) {
+            for other in node.pods.iter().filter(|p| concerned || p.affinity.is_some()) {
+                near.change(other, node, 1);
+            }
+        }
+        if !concerned && near.avoiding.is_empty() {
+            return Prepared::Skip;
+        }
+        Prepared::filter(near)
+    }
+
+    fn weight(&self) -> i64 {
+        2
+    }
+
+    fn prepare_score<'a>(&self, cycle: &Cycle<'a>, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
+        let (pod, world) = (cycle.pod, cycle.snapshot.world);
+        let wishes = pod.affinity.as_ref().filter(|a| !a.preferred.is_empty() || !a.preferred_anti.is_empty());
+        let mut places = Places::new();
+        for node in cycle.snapshot.nodes.iter().filter(|n| wishes.is_some() || n.with_affinity > 0) {
+            for other in node.pods.iter().filter(|p| wishes.is_some() || p.affinity.is_some()) {
+                let mut weigh = |weight: i64, term: &Term, about: &PodInfo| {
+                    if term.matches(&about.pod, world) {
+                        count(&mut places, node, &term.topology_key, weight);
+                    }
+                };
+                for (weight, term) in wishes.into_iter().flat_map(|w| &w.preferred) {
+                    weigh(*weight, term, other);
+                }
+                for (weight, term) in wishes.into_iter().flat_map(|w| &w.preferred_anti) {
+                    weigh(-*weight, term, other);
+                }
+                let Some(theirs) = &other.affinity else {
+                    continue;
+                };
+                theirs.required.iter().for_each(|term| weigh(REQUIRED_WEIGHT, term, pod));
+                theirs.preferred.iter().for_each(|(weight, term)| weigh(*weight, term, pod));
+                theirs.preferred_anti.iter().for_each(|(weight, term)| weigh(-*weight, term, pod));
+            }
+        }
+        (!places.is_empty()).then(|| Box::new(Wishes(places)) as Box<dyn Score>)
+    }
+
+    fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
+        match change {
+            Change::NodeAdded(_) | Change::PodGone(_) | Change::Namespace => true,
+            Change::NodeUpdated { old, new } => old.metadata.labels != new.node.metadata.labels,
+            Change::PodPlaced(_) => !required(pod).is_empty(),
+            Change::PodUpdated { old, new } => old.labels() != new.labels(),
+            Change::Own { old } => old.labels() != pod.labels(),
+            _ => false,
+        }
+    }
+}
+
+struct Wishes(Places);
+
+impl Score for Wishes {
+    fn score(&self, node: &NodeInfo) -> i64 {
+        self.0.iter().filter(|((key, value), _)| node.label(key) == Some(value)).map(|(_, n)| *n).sum()
+    }
+
+    fn normalize(&self, scores: &mut [i64]) {
+        let (Some(min), Some(max)) = (scores.iter().copied().min(), scores.iter().copied().max()) else {
+            return;
+        };
+        for score in scores {
+            *score = if max > min { SCORE_MAX * (*score - min) / (max - min) } else { 0 };
+        }
+    }
+}

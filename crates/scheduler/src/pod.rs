@@ -1,0 +1,191 @@
+//! A pod as scheduling sees it: everything that is asked again and again is worked out once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use client::Meta;
+use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, PodSpec};
+use machinery::labels::Selector;
+
+use crate::resources::{self, Resources, Scored};
+use crate::rules::{self, Labels};
+use crate::world::World;
+
+/// A port of the node that a pod wants for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    ip: String,
+    protocol: String,
+    port: i32,
+}
+
+impl HostPort {
+    /// Whether the two cannot be on one node: the same port, and addresses that are equal or one of which is all.
+    #[must_use]
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let everywhere = |p: &Self| p.ip == "0.0.0.0";
+        self.port == other.port && self.protocol == other.protocol && (self.ip == other.ip || everywhere(self) || everywhere(other))
+    }
+}
+
+/// Which pods an affinity or anti-affinity is about, and what must be the same for both.
+#[derive(Clone, Debug)]
+pub struct Term {
+    namespaces: BTreeSet<String>,
+    namespace_selector: Option<Selector>,
+    selector: Selector,
+    /// The node label whose value is the place.
+    pub topology_key: String,
+}
+
+impl Term {
+    fn new(term: &PodAffinityTerm, own_namespace: &str) -> Self {
+        let mut namespaces: BTreeSet<String> = term.namespaces.iter().flatten().cloned().collect();
+        if namespaces.is_empty() && term.namespace_selector.is_none() {
+            namespaces.insert(own_namespace.to_owned());
+        }
+        Self {
+            namespaces,
+            namespace_selector: term.namespace_selector.as_ref().map(|s| rules::selector(Some(s))),
+            selector: rules::selector(term.label_selector.as_ref()),
+            topology_key: term.topology_key.clone(),
+        }
+    }
+
+    /// Whether it is about this pod.
+    #[must_use]
+    pub fn matches(&self, pod: &Pod, world: &World) -> bool {
+        let by_label = |s: &Selector| rules::selects(s, world.namespace_labels(pod.namespace()).as_ref());
+        if !self.namespaces.contains(pod.namespace()) && !self.namespace_selector.as_ref().is_some_and(by_label) {
+            return false;
+        }
+        rules::selects(&self.selector, pod.metadata.labels.as_ref())
+    }
+}
+
+/// A pod's wishes about other pods.
+#[derive(Clone, Debug, Default)]
+pub struct Affinity {
+    /// Must be near.
+    pub required: Vec<Term>,
+    /// Must be far.
+    pub required_anti: Vec<Term>,
+    /// Better near, with weights.
+    pub preferred: Vec<(i64, Term)>,
+    /// Better far, with weights.
+    pub preferred_anti: Vec<(i64, Term)>,
+}
+
+impl Affinity {
+    fn new(pod: &Pod) -> Option<Box<Self>> {
+        let affinity = pod.spec.as_ref()?.affinity.as_ref()?;
+        let namespace = pod.namespace();
+        let term = |t: &PodAffinityTerm| Term::new(t, namespace);
+        let mut out = Self::default();
+        if let Some(near) = &affinity.pod_affinity {
+            out.required = near.required_during_scheduling_ignored_during_execution.iter().flatten().map(term).collect();
+            let weighted = near.preferred_during_scheduling_ignored_during_execution.iter().flatten();
+            out.preferred = weighted.map(|w| (i64::from(w.weight), term(&w.pod_affinity_term))).collect();
+        }
+        if let Some(far) = &affinity.pod_anti_affinity {
+            out.required_anti = far.required_during_scheduling_ignored_during_execution.iter().flatten().map(term).collect();
+            let weighted = far.preferred_during_scheduling_ignored_during_execution.iter().flatten();
+            out.preferred_anti = weighted.map(|w| (i64::from(w.weight), term(&w.pod_affinity_term))).collect();
+        }
+        let none = out.required.is_empty() && out.required_anti.is_empty() && out.preferred.is_empty() && out.preferred_anti.is_empty();
+        (!none).then(|| Box::new(out))
+    }
+}
+
+/// A pod and what follows from it.
+#[derive(Clone, Debug)]
+pub struct PodInfo {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// What it takes from a node.
+    pub requested: Resources,
+    /// What it counts as in scores.
+    pub scored: Scored,
+    /// The ports of the node that it wants.
+    pub ports: Vec<HostPort>,
+    /// Its wishes about other pods, if it has any.
+    pub affinity: Option<Box<Affinity>>,
+}
+
+impl PodInfo {
+    /// Works it out.
+    #[must_use]
+    pub fn new(pod: Arc<Pod>) -> Self {
+        Self {
+            requested: resources::requested(&pod),
+            scored: resources::scored(&pod),
+            ports: pod.spec.as_ref().map(host_ports).unwrap_or_default(),
+            affinity: Affinity::new(&pod),
+            pod,
+        }
+    }
+
+    /// The pod's specification; empty if it has none, which the API does not let through.
+    #[must_use]
+    pub fn spec(&self) -> &PodSpec {
+        static NONE: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
+        self.pod.spec.as_ref().unwrap_or(&NONE)
+    }
+
+    /// Its priority; 0 if admission gave it none.
+    #[must_use]
+    pub fn priority(&self) -> i32 {
+        self.spec().priority.unwrap_or_default()
+    }
+
+    /// Its labels.
+    #[must_use]
+    pub fn labels(&self) -> Option<&Labels> {
+        self.pod.metadata.labels.as_ref()
+    }
+
+    /// The node on which it waits for others to go, by a former preemption; empty if none.
+    #[must_use]
+    pub fn nominated(&self) -> &str {
+        self.pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or_default()
+    }
+
+    /// Whether a gate holds it back.
+    #[must_use]
+    pub fn is_gated(&self) -> bool {
+        self.spec().scheduling_gates.as_ref().is_some_and(|g| !g.is_empty())
+    }
+
+    /// The claims that it uses: name, and whether it is made for this pod.
+    pub fn claims(&self) -> impl Iterator<Item = (String, bool)> + '_ {
+        self.spec().volumes.iter().flatten().filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+            (Some(claim), _) => Some((claim.claim_name.clone(), false)),
+            (None, Some(_)) => Some((format!("{}-{}", self.pod.name(), volume.name), true)),
+            _ => None,
+        })
+    }
+}
+
+/// The node on which a pod is; empty if none.
+#[must_use]
+pub fn node_name(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
+}
+
+/// Whether a pod has ended, so that it takes nothing any more.
+#[must_use]
+pub fn is_finished(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let number = port.host_port.filter(|p| *p > 0)?;
+            let or = |text: &Option<String>, default: &str| text.clone().filter(|t| !t.is_empty()).unwrap_or_else(|| default.to_owned());
+            Some(HostPort { ip: or(&port.host_ip, "0.0.0.0"), protocol: or(&port.protocol, "TCP"), port: number })
+        })
+        .collect()
+}

@@ -1,0 +1,258 @@
+//! What a pod asks for and what a node has, as plain numbers.
+//!
+//! CPU counts in thousandths, everything else in whole units. The rules of init containers, sidecars, pod-level requests,
+//! overhead and resizing in place are upstream's `PodRequests`.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use machinery::quantity::Quantity;
+
+/// What a container without a CPU request counts as when nodes are scored (upstream `DefaultMilliCPURequest`).
+const SCORED_MILLI_CPU: i64 = 100;
+/// What a container without a memory request counts as when nodes are scored (upstream `DefaultMemoryRequest`).
+const SCORED_MEMORY: i64 = 200 * 1024 * 1024;
+
+type List = BTreeMap<String, Text>;
+
+/// Amounts by resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Thousandths of a CPU.
+    pub milli_cpu: i64,
+    /// Bytes of memory.
+    pub memory: i64,
+    /// Bytes of local storage.
+    pub ephemeral_storage: i64,
+    /// Everything else: huge pages, extended resources.
+    pub scalar: BTreeMap<String, i64>,
+}
+
+impl Resources {
+    /// From a list of the API.
+    #[must_use]
+    pub fn from_list(list: Option<&List>) -> Self {
+        let mut out = Self::default();
+        for (name, amount) in list.into_iter().flatten() {
+            out.set(name, amount_of(name, amount));
+        }
+        out
+    }
+
+    fn set(&mut self, name: &str, amount: i64) {
+        match name {
+            "cpu" => self.milli_cpu = amount,
+            "memory" => self.memory = amount,
+            "ephemeral-storage" => self.ephemeral_storage = amount,
+            "pods" => {}
+            _ => {
+                self.scalar.insert(name.to_owned(), amount);
+            }
+        }
+    }
+
+    /// Adds another's amounts.
+    pub fn add(&mut self, other: &Self) {
+        self.milli_cpu = self.milli_cpu.saturating_add(other.milli_cpu);
+        self.memory = self.memory.saturating_add(other.memory);
+        self.ephemeral_storage = self.ephemeral_storage.saturating_add(other.ephemeral_storage);
+        for (name, amount) in &other.scalar {
+            let have = self.scalar.entry(name.clone()).or_default();
+            *have = have.saturating_add(*amount);
+        }
+    }
+
+    /// Takes another's amounts off.
+    pub fn subtract(&mut self, other: &Self) {
+        self.milli_cpu = self.milli_cpu.saturating_sub(other.milli_cpu);
+        self.memory = self.memory.saturating_sub(other.memory);
+        self.ephemeral_storage = self.ephemeral_storage.saturating_sub(other.ephemeral_storage);
+        for (name, amount) in &other.scalar {
+            if let Some(have) = self.scalar.get_mut(name) {
+                *have = have.saturating_sub(*amount);
+            }
+        }
+    }
+
+    /// Raises every amount to at least the other's.
+    fn raise(&mut self, other: &Self) {
+        self.milli_cpu = self.milli_cpu.max(other.milli_cpu);
+        self.memory = self.memory.max(other.memory);
+        self.ephemeral_storage = self.ephemeral_storage.max(other.ephemeral_storage);
+        for (name, amount) in &other.scalar {
+            let have = self.scalar.entry(name.clone()).or_default();
+            *have = (*have).max(*amount);
+        }
+    }
+
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.milli_cpu == 0 && self.memory == 0 && self.ephemeral_storage == 0 && self.scalar.is_empty()
+    }
+}
+
+fn amount_of(name: &str, text: &Text) -> i64 {
+    // The API validates quantities; one that came by another way counts as nothing.
+    let quantity = Quantity::from_str(&text.0).unwrap_or(Quantity::ZERO);
+    if name == "cpu" { quantity.milli_value() } else { quantity.value() }
+}
+
+/// How many pods a node takes.
+#[must_use]
+pub fn allowed_pods(list: Option<&List>) -> i64 {
+    list.and_then(|l| l.get("pods")).map_or(0, |q| amount_of("pods", q))
+}
+
+/// CPU and memory as scoring sees them: what asks for nothing counts as a little.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scored {
+    /// Thousandths of a CPU.
+    pub milli_cpu: i64,
+    /// Bytes of memory.
+    pub memory: i64,
+}
+
+/// What a pod takes from its node.
+#[must_use]
+pub fn requested(pod: &Pod) -> Resources {
+    aggregate(pod, |container| request(pod, container))
+}
+
+/// What a pod counts as when nodes are scored.
+#[must_use]
+pub fn scored(pod: &Pod) -> Scored {
+    let all = aggregate(pod, |container| {
+        let mut own = request(pod, container);
+        let asked = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let asks = |name: &str| asked.is_some_and(|a| a.contains_key(name));
+        if !asks("cpu") {
+            own.milli_cpu = SCORED_MILLI_CPU;
+        }
+        if !asks("memory") {
+            own.memory = SCORED_MEMORY;
+        }
+        own
+    });
+    Scored { milli_cpu: all.milli_cpu, memory: all.memory }
+}
+
+fn aggregate(pod: &Pod, request: impl Fn(&Container) -> Resources) -> Resources {
+    let Some(spec) = &pod.spec else {
+        return Resources::default();
+    };
+    let mut total = Resources::default();
+    for container in &spec.containers {
+        total.add(&request(container));
+    }
+    let mut sidecars = Resources::default();
+    let mut peak = Resources::default();
+    for container in spec.init_containers.iter().flatten() {
+        let own = request(container);
+        if container.restart_policy.as_deref() == Some("Always") {
+            total.add(&own);
+            sidecars.add(&own);
+            peak.raise(&sidecars);
+        } else {
+            let mut now = own;
+            now.add(&sidecars);
+            peak.raise(&now);
+        }
+    }
+    total.raise(&peak);
+    if let Some(list) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
+        for (name, amount) in list.iter().filter(|(n, _)| *n == "cpu" || *n == "memory" || n.starts_with("hugepages-")) {
+            total.set(name, amount_of(name, amount));
+        }
+    }
+    if let Some(overhead) = &spec.overhead {
+        total.add(&Resources::from_list(Some(overhead)));
+    }
+    total
+}
+
+/// A container's request; while it is resized in place, the most of what is asked for, granted and in force.
+fn request(pod: &Pod, container: &Container) -> Resources {
+    let asked = Resources::from_list(container.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    let Some(status) = status_of(pod, &container.name) else {
+        return asked;
+    };
+    let mut known = Resources::from_list(status.allocated_resources.as_ref());
+    known.raise(&Resources::from_list(status.resources.as_ref().and_then(|r| r.requests.as_ref())));
+    if known.is_empty() {
+        return asked;
+    }
+    if !resize_infeasible(pod) {
+        known.raise(&asked);
+    }
+    known
+}
+
+fn status_of<'p>(pod: &'p Pod, name: &str) -> Option<&'p ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let lists = [&status.container_statuses, &status.init_container_statuses];
+    lists.into_iter().flatten().flatten().find(|s| s.name == name)
+}
+
+fn resize_infeasible(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "PodResizePending" && c.reason.as_deref() == Some("Infeasible"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(spec: Value) -> Pod {
+        serde_json::from_value(json!({"spec": spec})).unwrap()
+    }
+
+    fn container(cpu: &str, memory: &str) -> Value {
+        json!({"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}})
+    }
+
+    fn sidecar(cpu: &str) -> Value {
+        json!({"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": cpu}}})
+    }
+
+    #[test]
+    fn containers_add_up_and_init_containers_peak() {
+        let of = |spec: Value| requested(&pod(spec)).milli_cpu;
+        assert_eq!(of(json!({"containers": [container("100m", "1Mi"), container("0.25", "1Mi")]})), 350);
+        assert_eq!(of(json!({"containers": [container("100m", "1")], "initContainers": [container("1", "1"), container("2", "1")]})), 2000);
+        // A sidecar runs beside the containers, and beside the init containers after it, but not before it.
+        let sidecars = |init: Value| json!({"containers": [container("100m", "1")], "initContainers": init});
+        assert_eq!(of(sidecars(json!([sidecar("200m")]))), 300);
+        assert_eq!(of(sidecars(json!([sidecar("200m"), container("1", "1")]))), 1200);
+        assert_eq!(of(sidecars(json!([container("1", "1"), sidecar("200m")]))), 1000);
+    }
+
+    #[test]
+    fn overhead_and_pod_level_requests() {
+        let with = pod(json!({"containers": [container("100m", "1Mi")], "overhead": {"cpu": "50m"},
+            "resources": {"requests": {"cpu": "2", "hugepages-2Mi": "4Mi"}}}));
+        let got = requested(&with);
+        assert_eq!((got.milli_cpu, got.memory, got.scalar["hugepages-2Mi"]), (2050, 1 << 20, 4 << 20));
+    }
+
+    #[test]
+    fn what_asks_for_nothing_still_counts_in_scores() {
+        let got = scored(&pod(json!({"containers": [{"name": "a"}, container("1", "1Gi")]})));
+        assert_eq!(got, Scored { milli_cpu: 1100, memory: SCORED_MEMORY + (1 << 30) });
+    }
+
+    #[test]
+    fn a_resize_holds_the_larger_until_it_is_done() {
+        let mut value = json!({"spec": {"containers": [container("100m", "1Mi")]},
+            "status": {"containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "allocatedResources": {"cpu": "500m"}, "resources": {"requests": {"cpu": "300m"}}}]}});
+        assert_eq!(requested(&serde_json::from_value(value.clone()).unwrap()).milli_cpu, 500);
+        value["spec"]["containers"][0] = container("2", "1Mi");
+        assert_eq!(requested(&serde_json::from_value(value.clone()).unwrap()).milli_cpu, 2000);
+        value["status"]["conditions"] = json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
+        assert_eq!(requested(&serde_json::from_value(value).unwrap()).milli_cpu, 500);
+    }
+}

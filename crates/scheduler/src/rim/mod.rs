@@ -1,0 +1,348 @@
+//! The rim: informers in, requests out. One task owns all state; what it decides is carried out by others (`write.rs`,
+//! `bind.rs`), which report back.
+
+mod bind;
+mod write;
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use client::{Client, Delta, Informer, Informers, Meta, Recorder};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::Instant;
+
+use crate::cache::Cache;
+use crate::framework::{Change, Nominated, Snapshot};
+use crate::pod::{self, PodInfo};
+use crate::preemption::Outcome;
+use crate::queue::Queue;
+use crate::schedule::{self, Decision, Failure};
+use crate::world::World;
+use crate::{Config, Error};
+use write::{Nomination, Note};
+
+/// Decisions in a row before other tasks of this thread have their turn.
+const TURN: usize = 32;
+
+/// What other tasks report.
+pub(crate) enum Report {
+    /// The API server did not take a binding.
+    NotBound(String, client::Error),
+    /// The victims of a preemption were told to go, or could not be.
+    Preempted(String, bool),
+    /// Something other than a pod or node changed.
+    Other(Other),
+}
+
+/// A change of something other than a pod or node.
+pub(crate) enum Other {
+    Claim(client::ObjectKey),
+    Storage,
+    Namespace,
+}
+
+struct Scheduler {
+    config: Config,
+    client: Client,
+    recorder: Recorder,
+    world: World,
+    cache: Cache,
+    queue: Queue,
+    nominated: Nominated,
+    /// Pods whose victims are being told to go.
+    preempting: HashSet<String>,
+    reports: UnboundedSender<Report>,
+    notes: UnboundedSender<Note>,
+    /// Where to begin looking in large clusters.
+    start: usize,
+    chance: u64,
+}
+
+pub(crate) async fn run(config: Config, client: Client, informers: Informers) -> Result<(), Error> {
+    let world = World::new(&informers);
+    let (pods, nodes) = (informers.informer::<Pod>(), informers.informer::<Node>());
+    world.synced().await;
+    pods.synced().await;
+    nodes.synced().await;
+    let (reports, receiver) = mpsc::unbounded_channel();
+    follow_others(&world, &reports);
+    let recorder = Recorder::new(client.clone(), &config.scheduler_name, "");
+    let notes = write::start(client.clone(), recorder.clone(), pods.clone());
+    let scheduler = Scheduler {
+        config,
+        client,
+        recorder,
+        world,
+        cache: Cache::default(),
+        queue: Queue::default(),
+        nominated: Nominated::new(),
+        preempting: HashSet::new(),
+        reports,
+        notes,
+        start: 0,
+        chance: RandomState::new().hash_one(0) | 1,
+    };
+    scheduler.run(nodes.subscribe(), pods.subscribe(), receiver).await
+}
+
+/// Tells of changes to what may let in pods that wait for volumes or namespaces.
+fn follow_others(world: &World, reports: &UnboundedSender<Report>) {
+    follow(&world.claims, reports, |c| Other::Claim(c.key()));
+    follow(&world.volumes, reports, |_| Other::Storage);
+    follow(&world.classes, reports, |_| Other::Storage);
+    follow(&world.csi_nodes, reports, |_| Other::Storage);
+    follow(&world.namespaces, reports, |_| Other::Namespace);
+}
+
+fn follow<K: client::Object>(informer: &Informer<K>, reports: &UnboundedSender<Report>, tell: fn(&K) -> Other) {
+    let (mut changes, reports) = (informer.subscribe(), reports.clone());
+    tokio::spawn(async move {
+        while let Some(delta) = changes.recv().await {
+            if reports.send(Report::Other(tell(delta.object()))).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+impl Scheduler {
+    async fn run(
+        mut self,
+        mut nodes: UnboundedReceiver<Delta<Node>>,
+        mut pods: UnboundedReceiver<Delta<Pod>>,
+        mut reports: UnboundedReceiver<Report>,
+    ) -> Result<(), Error> {
+        let mut turns = 0;
+        loop {
+            while let Ok(delta) = nodes.try_recv() {
+                self.on_node(&delta);
+            }
+            while let Ok(delta) = pods.try_recv() {
+                self.on_pod(&delta);
+            }
+            while let Ok(report) = reports.try_recv() {
+                self.on_report(report);
+            }
+            if let Some(pod) = self.queue.pop(Instant::now()) {
+                self.place(&pod);
+                turns += 1;
+                if turns % TURN == 0 {
+                    tokio::task::yield_now().await;
+                }
+                continue;
+            }
+            let deadline = self.queue.deadline();
+            let sleep = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                delta = nodes.recv() => self.on_node(&delta.ok_or(Error::Ended)?),
+                delta = pods.recv() => self.on_pod(&delta.ok_or(Error::Ended)?),
+                report = reports.recv() => if let Some(report) = report { self.on_report(report) },
+                () = sleep => {}
+            }
+        }
+    }
+
+    fn change(&mut self, change: &Change<'_>) {
+        self.queue.change(change, Instant::now());
+    }
+
+    fn on_node(&mut self, delta: &Delta<Node>) {
+        let now = Instant::now();
+        let (Delta::Added(node) | Delta::Updated { new: node, .. }) = delta else {
+            let node = delta.object();
+            self.cache.remove_node(node.name());
+            return self.queue.change(&Change::NodeRemoved(node), now);
+        };
+        let old = self.cache.set_node(node.clone());
+        let Some(info) = self.cache.node(node.name()) else {
+            return;
+        };
+        match &old {
+            Some(old) => self.queue.change(&Change::NodeUpdated { old, new: info }, now),
+            None => self.queue.change(&Change::NodeAdded(info), now),
+        }
+    }
+
+    fn on_pod(&mut self, delta: &Delta<Pod>) {
+        let pod = delta.object();
+        let gone = matches!(delta, Delta::Deleted(_)) || pod::is_finished(pod);
+        let node = pod::node_name(pod);
+        if gone || !node.is_empty() {
+            self.queue.remove(pod.uid());
+            self.nominate(pod.uid(), None);
+        }
+        if gone {
+            self.preempting.remove(pod.uid());
+            if let Some(last) = self.cache.remove(pod.uid()) {
+                self.change(&Change::PodGone(&last));
+            }
+        } else if !node.is_empty() {
+            let info = Arc::new(PodInfo::new(pod.clone()));
+            match self.cache.place(info.clone(), node) {
+                Some(old) => self.change(&Change::PodUpdated { old: &old, new: &info }),
+                None => self.change(&Change::PodPlaced(&info)),
+            }
+        } else if pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler") == self.config.scheduler_name {
+            let info = Arc::new(PodInfo::new(pod.clone()));
+            if self.queue.get(pod.uid()).is_none() && !info.nominated().is_empty() {
+                // Nominated by a former process.
+                self.nominate(pod.uid(), Some((info.nominated().to_owned(), info.clone())));
+            }
+            self.queue.upsert(info, Instant::now());
+        }
+    }
+
+    fn on_report(&mut self, report: Report) {
+        match report {
+            Report::NotBound(uid, error) => self.not_bound(&uid, &error),
+            Report::Preempted(uid, done) => {
+                self.preempting.remove(&uid);
+                if !done {
+                    self.queue.activate(&uid, Instant::now());
+                }
+            }
+            Report::Other(Other::Claim(key)) => self.change(&Change::Claim { namespace: &key.namespace, name: &key.name }),
+            Report::Other(Other::Storage) => self.change(&Change::Storage),
+            Report::Other(Other::Namespace) => self.change(&Change::Namespace),
+        }
+    }
+
+    /// Decides about a pod, and has the decision carried out.
+    fn place(&mut self, pod: &Arc<PodInfo>) {
+        let uid = pod.pod.uid();
+        if pod.pod.is_deleting() {
+            // It will be gone soon; nothing more is heard of it until then.
+            let text = format!("skip schedule deleting pod: {}/{}", pod.pod.namespace(), pod.pod.name());
+            self.recorder.event(&client::object_reference(&*pod.pod), client::EventType::Warning, "FailedScheduling", text);
+            return;
+        }
+        if self.cache.contains(uid) {
+            return;
+        }
+        let mut chance = self.chance;
+        let mut pick = |bound: usize| {
+            // xorshift: the tie break needs to be fair, not secret.
+            chance ^= chance << 13;
+            chance ^= chance >> 7;
+            chance ^= chance << 17;
+            usize::try_from(chance % (bound.max(1) as u64)).unwrap_or_default()
+        };
+        let snapshot = Snapshot { nodes: self.cache.nodes(), world: &self.world, nominated: &self.nominated };
+        let decision = schedule::schedule(snapshot, pod, self.start, &mut pick);
+        self.chance = chance;
+        self.start = (self.start + 1) % self.cache.nodes().len().max(1);
+        match decision {
+            Decision::Bind(node) => self.bind(pod, &node),
+            Decision::Wait(failure) => self.wait(pod, *failure),
+        }
+    }
+
+    fn bind(&mut self, pod: &Arc<PodInfo>, node: &str) {
+        let steps = self.cache.node(node).map(|n| crate::plugins::volume_binding::plan(pod, &n.node, &self.world)).unwrap_or_default();
+        self.cache.assume(pod.clone(), node);
+        let work = bind::Work {
+            client: self.client.clone(),
+            recorder: self.recorder.clone(),
+            claims: self.world.claims.clone(),
+            pod: pod.pod.clone(),
+            node: node.to_owned(),
+            steps,
+        };
+        let reports = self.reports.clone();
+        tokio::spawn(async move {
+            let uid = work.pod.uid().to_owned();
+            // That it was taken the informer tells.
+            if let Err(error) = Box::pin(work.run()).await {
+                // The scheduler may have ended: then nobody needs to know.
+                let _ = reports.send(Report::NotBound(uid, error));
+            }
+        });
+    }
+
+    fn not_bound(&mut self, uid: &str, error: &client::Error) {
+        if let Some(last) = self.cache.forget(uid) {
+            self.change(&Change::PodGone(&last));
+        }
+        let Some(pod) = self.queue.get(uid).cloned() else {
+            return;
+        };
+        self.queue.fail(uid, Instant::now());
+        if error.is_not_found() {
+            return;
+        }
+        let message = format!("running Bind plugin \"DefaultBinder\": {error}");
+        self.note(&pod, "SchedulerError", message, Nomination::Keep);
+    }
+
+    fn wait(&mut self, pod: &Arc<PodInfo>, failure: Failure) {
+        let uid = pod.pod.uid();
+        self.queue.park(uid, failure.plugins, Instant::now());
+        let nomination = match failure.preemption {
+            Outcome::Nothing => Nomination::Keep,
+            Outcome::Hopeless => {
+                self.nominate(uid, None);
+                Nomination::Clear
+            }
+            // The former order is still being carried out.
+            Outcome::Evict { .. } if self.preempting.contains(uid) => Nomination::Keep,
+            Outcome::Evict { node, victims } => {
+                self.make_way(pod, &node);
+                self.nominate(uid, Some((node.clone(), pod.clone())));
+                self.evict(pod, &node, victims);
+                Nomination::Set(node)
+            }
+        };
+        self.note(pod, "Unschedulable", failure.message, nomination);
+    }
+
+    /// Pods of lower priority that wait for the same node have to look elsewhere.
+    fn make_way(&mut self, pod: &PodInfo, node: &str) {
+        let waiting = self.nominated.get(node).cloned().unwrap_or_default();
+        for lower in waiting.iter().filter(|p| p.priority() < pod.priority()) {
+            let uid = lower.pod.uid();
+            self.nominate(uid, None);
+            // A failure means that nothing is written any more.
+            let _ = self.notes.send(Note::nomination(lower.pod.clone(), Nomination::Clear));
+            self.queue.activate(uid, Instant::now());
+        }
+    }
+
+    fn evict(&mut self, pod: &Arc<PodInfo>, node: &str, victims: Vec<Arc<PodInfo>>) {
+        let uid = pod.pod.uid().to_owned();
+        self.preempting.insert(uid.clone());
+        let (client, recorder, reports) = (self.client.clone(), self.recorder.clone(), self.reports.clone());
+        let text = format!("Preempted by pod {uid} on node {node}");
+        let by = self.config.scheduler_name.clone();
+        tokio::spawn(async move {
+            let done = Box::pin(write::evict(&client, &recorder, &victims, &by, &text)).await;
+            if let Err(error) = &done {
+                tracing::warn!(%error, "a pod could not be preempted");
+            }
+            // The scheduler may have ended: then nobody needs to know.
+            let _ = reports.send(Report::Preempted(uid, done.is_ok()));
+        });
+    }
+
+    fn nominate(&mut self, uid: &str, to: Option<(String, Arc<PodInfo>)>) {
+        self.nominated.retain(|_, pods| {
+            pods.retain(|p| p.pod.uid() != uid);
+            !pods.is_empty()
+        });
+        if let Some((node, pod)) = to {
+            self.nominated.entry(node).or_default().push(pod);
+        }
+    }
+
+    fn note(&self, pod: &Arc<PodInfo>, reason: &'static str, message: String, nomination: Nomination) {
+        // A failure means that nothing is written any more.
+        let _ = self.notes.send(Note { pod: pod.pod.clone(), failure: Some((reason, message)), nomination });
+    }
+}

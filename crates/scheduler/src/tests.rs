@@ -1,0 +1,274 @@
+//! The whole scheduler against an API server made of a map: it lists, watches, binds, patches and remembers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use client::{Body, Client, Informers, Transport};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use http::{Method, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+
+/// Objects by path, and who watches which collection.
+#[derive(Default)]
+struct State {
+    version: u64,
+    objects: BTreeMap<String, Value>,
+    watches: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
+    refuse_bindings: usize,
+}
+
+struct Fake {
+    state: Mutex<State>,
+    /// Told of every write.
+    written: watch::Sender<u64>,
+}
+
+/// The collection over all namespaces, to which an object's path belongs.
+fn collection(path: &str) -> String {
+    let parts: Vec<&str> = path.split('/').collect();
+    let parts = match parts.iter().position(|p| *p == "namespaces") {
+        Some(at) if parts.len() > at + 2 => [&parts[..at], &parts[at + 2..]].concat(),
+        _ => parts,
+    };
+    parts[..parts.len() - 1].join("/")
+}
+
+impl Fake {
+    fn put(&self, path: &str, mut object: Value) {
+        let mut state = self.state.lock();
+        state.version += 1;
+        object["metadata"]["resourceVersion"] = state.version.to_string().into();
+        let kind = if state.objects.contains_key(path) { "MODIFIED" } else { "ADDED" };
+        state.objects.insert(path.to_owned(), object.clone());
+        self.tell(&mut state, path, kind, &object);
+    }
+
+    fn remove(&self, path: &str) {
+        let mut state = self.state.lock();
+        state.version += 1;
+        let Some(mut object) = state.objects.remove(path) else {
+            return;
+        };
+        object["metadata"]["resourceVersion"] = state.version.to_string().into();
+        self.tell(&mut state, path, "DELETED", &object);
+    }
+
+    fn tell(&self, state: &mut State, path: &str, kind: &str, object: &Value) {
+        let frame = Bytes::from(format!("{}\n", json!({"type": kind, "object": object})));
+        let to = collection(path);
+        state.watches.retain(|(collection, sender)| *collection != to || sender.send(frame.clone()).is_ok());
+        self.written.send_modify(|n| *n += 1);
+    }
+
+    fn get(&self, path: &str) -> Value {
+        self.state.lock().objects.get(path).cloned().unwrap_or_default()
+    }
+
+    fn answer(&self, request: &Request<Bytes>) -> (u16, Body) {
+        let path = request.uri().path().to_owned();
+        let query = request.uri().query().unwrap_or_default();
+        let body: Value = serde_json::from_slice(request.body()).unwrap_or_default();
+        match *request.method() {
+            Method::GET if query.contains("watch=true") => {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                self.state.lock().watches.push((path, sender));
+                let frames = futures_util::stream::unfold(receiver, |mut r| async { r.recv().await.map(|b| (Ok(Frame::data(b)), r)) });
+                (200, StreamBody::new(frames.boxed()).boxed_unsync())
+            }
+            Method::GET => {
+                let state = self.state.lock();
+                let items: Vec<&Value> = state.objects.iter().filter(|(p, _)| collection(p) == path).map(|(_, o)| o).collect();
+                (200, full(&json!({"metadata": {"resourceVersion": state.version.to_string()}, "items": items})))
+            }
+            Method::POST if path.ends_with("/binding") => {
+                let pod = path.trim_end_matches("/binding");
+                let refused = std::mem::replace(&mut self.state.lock().refuse_bindings, 0);
+                if refused > 0 {
+                    return (
+                        500,
+                        full(&json!({"kind": "Status", "status": "Failure", "reason": "InternalError", "message": "no", "code": 500})),
+                    );
+                }
+                let mut object = self.get(pod);
+                object["spec"]["nodeName"] = body["target"]["name"].clone();
+                self.put(pod, object);
+                (201, full(&json!({"kind": "Status", "status": "Success"})))
+            }
+            Method::POST => {
+                self.put(&format!("{path}/{}", body["metadata"]["name"].as_str().unwrap_or_default()), body.clone());
+                (201, full(&body))
+            }
+            Method::PATCH => {
+                let path = path.trim_end_matches("/status");
+                let mut object = self.get(path);
+                object["status"]["conditions"] = body["status"]["conditions"].clone();
+                if let Some(node) = body["status"].get("nominatedNodeName") {
+                    object["status"]["nominatedNodeName"] = node.clone();
+                }
+                self.put(path, object.clone());
+                (200, full(&object))
+            }
+            Method::DELETE => {
+                self.remove(&path);
+                (200, full(&json!({"kind": "Status", "status": "Success"})))
+            }
+            _ => (405, full(&json!({}))),
+        }
+    }
+
+    /// Waits until `what` yields something.
+    async fn until<T>(&self, mut what: impl FnMut(&State) -> Option<T>) -> T {
+        let mut written = self.written.subscribe();
+        loop {
+            if let Some(found) = what(&self.state.lock()) {
+                return found;
+            }
+            tokio::time::timeout(Duration::from_secs(3600), written.changed()).await.expect("nothing more is written").unwrap();
+        }
+    }
+
+    async fn on_node(&self, pod: &str) -> String {
+        let path = path_of(pod);
+        self.until(|s| s.objects.get(&path)?["spec"]["nodeName"].as_str().map(str::to_owned)).await
+    }
+
+    /// The message of the event with this reason about a pod.
+    async fn event(&self, pod: &str, reason: &str) -> String {
+        let about = |e: &Value| e["involvedObject"]["name"] == pod && e["reason"] == reason;
+        self.until(|s| s.objects.values().find(|e| about(e)).and_then(|e| e["message"].as_str().map(str::to_owned))).await
+    }
+}
+
+fn full(value: &Value) -> Body {
+    Full::new(Bytes::from(value.to_string())).map_err(|never| match never {}).boxed_unsync()
+}
+
+#[derive(Clone)]
+struct Wire(Arc<Fake>);
+
+impl Transport for Wire {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'static, client::Result<Response<Body>>> {
+        let (code, body) = self.0.answer(&request);
+        let mut response = Response::new(body);
+        *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
+        Box::pin(std::future::ready(Ok(response)))
+    }
+}
+
+fn path_of(pod: &str) -> String {
+    format!("/api/v1/namespaces/shop/pods/{pod}")
+}
+
+fn node(cpu: &str) -> Value {
+    json!({"metadata": {"name": "n1", "uid": "n1"}, "status": {"allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "10"}}})
+}
+
+fn pod(name: &str, cpu: &str, priority: i32) -> Value {
+    json!({"metadata": {"namespace": "shop", "name": name, "uid": name, "generation": 1}, "spec": {"priority": priority,
+        "schedulerName": "default-scheduler", "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}, "status": {"phase": "Pending"}})
+}
+
+fn start() -> (Arc<Fake>, CancellationToken) {
+    let fake = Arc::new(Fake { state: Mutex::default(), written: watch::Sender::new(0) });
+    let client = Client::new(Arc::new(Wire(fake.clone())));
+    let token = CancellationToken::new();
+    let informers = Informers::new(client.clone(), token.clone());
+    tokio::spawn(crate::run(Config::default(), client, informers, token.clone()));
+    (fake, token)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_gets_its_node_without_a_moment_passing() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n1", node("4"));
+    fake.put(&path_of("other"), {
+        let mut it = pod("other", "1", 0);
+        it["spec"]["schedulerName"] = "mine".into();
+        it
+    });
+    let began = tokio::time::Instant::now();
+    fake.put(&path_of("web"), pod("web", "1", 0));
+    assert_eq!(fake.on_node("web").await, "n1");
+    assert_eq!(tokio::time::Instant::now(), began, "no timer was waited for");
+    assert_eq!(fake.event("web", "Scheduled").await, "Successfully assigned shop/web to n1");
+    assert!(fake.get(&path_of("other"))["spec"]["nodeName"].is_null());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_without_room_is_told_why_and_goes_when_there_is_some() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n1", node("2"));
+    fake.put(&path_of("a"), pod("a", "2", 0));
+    fake.on_node("a").await;
+    fake.put(&path_of("b"), pod("b", "1", 0));
+    let told =
+        "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    assert_eq!(fake.event("b", "FailedScheduling").await, told);
+    let path = path_of("b");
+    let condition = fake.until(|s| s.objects[&path]["status"]["conditions"].get(0).cloned()).await;
+    assert_eq!(
+        (&condition["type"], &condition["status"], &condition["reason"]),
+        (&"PodScheduled".into(), &"False".into(), &"Unschedulable".into())
+    );
+    assert_eq!((&condition["message"], &condition["observedGeneration"]), (&told.into(), &1.into()));
+    let began = tokio::time::Instant::now();
+    fake.remove(&path_of("a"));
+    fake.on_node("b").await;
+    assert_eq!(tokio::time::Instant::now(), began, "no back-off while nobody else waits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_node_then_one() {
+    let (fake, _token) = start();
+    fake.put(&path_of("web"), pod("web", "1", 0));
+    assert_eq!(fake.event("web", "FailedScheduling").await, "no nodes available to schedule pods");
+    fake.put("/api/v1/nodes/n1", node("4"));
+    fake.on_node("web").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_binding_gives_the_room_back_and_is_tried_again() {
+    let (fake, _token) = start();
+    fake.state.lock().refuse_bindings = 1;
+    fake.put("/api/v1/nodes/n1", node("1"));
+    fake.put(&path_of("web"), pod("web", "1", 0));
+    assert_eq!(fake.event("web", "FailedScheduling").await, "running Bind plugin \"DefaultBinder\": no");
+    let began = tokio::time::Instant::now();
+    fake.on_node("web").await;
+    assert_eq!(tokio::time::Instant::now().duration_since(began).as_millis() / 100, 10, "after a second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_important_pushes_the_lesser_out() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n1", node("2"));
+    fake.put(&path_of("low"), pod("low", "2", 1));
+    fake.on_node("low").await;
+    fake.put(&path_of("high"), pod("high", "2", 100));
+    assert_eq!(fake.on_node("high").await, "n1");
+    assert_eq!(fake.event("low", "Preempted").await, "Preempted by pod high on node n1");
+    assert!(fake.get(&path_of("low")).is_null());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_is_placed_within_the_room_there_is() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n1", node("4"));
+    for i in 0..9 {
+        fake.put(&path_of(&format!("p{i}")), pod(&format!("p{i}"), "500m", 0));
+    }
+    let placed = |s: &State| s.objects.values().filter(|o| o["spec"]["nodeName"] == "n1").count();
+    fake.until(|s| (placed(s) == 8).then_some(())).await;
+    fake.event("p8", "FailedScheduling").await;
+    assert_eq!(placed(&fake.state.lock()), 8);
+}
