@@ -1,5 +1,6 @@
 //! The client: requests as paths, objects as types.
 
+use std::any::TypeId;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
@@ -19,7 +20,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::http_transport::HttpTransport;
 use crate::kubeconfig::Endpoint;
-use crate::object::{Object, Plural};
+use crate::object::{Object, PartialObject, Plural};
 use crate::params::{DeleteParams, ListParams, Patch, PatchParams};
 use crate::transport::{Body, Transport};
 use crate::watch::{self, Event};
@@ -156,6 +157,19 @@ impl Client {
         read(self.raw(request).await?.into_body()).await
     }
 
+    async fn fetch<T: DeserializeOwned>(&self, uri: &str, accept: &str) -> Result<T> {
+        let bytes = read(self.raw(get(uri, accept)?).await?.into_body()).await?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::Decode(format!("{uri}: {e}")))
+    }
+
+    /// GET of any JSON in one of these media types.
+    ///
+    /// # Errors
+    /// As [`Self::get_json`].
+    pub async fn get_as<T: DeserializeOwned>(&self, uri: &str, accept: &str) -> Result<T> {
+        self.fetch(uri, accept).await
+    }
+
     /// GET of any JSON (discovery, `/version`).
     ///
     /// # Errors
@@ -189,7 +203,7 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As every request; 404 if it does not exist.
     pub async fn get(&self, name: &str) -> Result<K> {
-        self.client.request(Method::GET, &self.named(name, "", &[]), "", Vec::new()).await
+        self.client.fetch(&self.named(name, "", &[]), Accept::of::<K>().object).await
     }
 
     /// One object, or none if it does not exist.
@@ -209,8 +223,7 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As every request.
     pub async fn list(&self, params: &ListParams) -> Result<List<K>> {
-        let uri = with_query(&self.path, &params.query());
-        self.client.request(Method::GET, &uri, "", Vec::new()).await
+        self.client.fetch(&with_query(&self.path, &params.query()), Accept::of::<K>().list).await
     }
 
     /// Creates an object; its answer is the object as stored.
@@ -294,14 +307,14 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As every request; 410 if the revision is no longer kept (also within the stream).
     pub async fn watch(&self, params: &ListParams, resource_version: &str) -> Result<BoxStream<'static, Result<Event<K>>>> {
-        self.watch_as(params, resource_version, "application/json", None).await
+        self.watch_for(params, resource_version, None).await
     }
 
-    pub(crate) async fn watch_as(
+    /// A watch that the server is to end after a while.
+    pub(crate) async fn watch_for(
         &self,
         params: &ListParams,
         resource_version: &str,
-        accept: &'static str,
         timeout_s: Option<u32>,
     ) -> Result<BoxStream<'static, Result<Event<K>>>> {
         let mut query = params.selectors();
@@ -313,14 +326,8 @@ impl<K: Object> Api<K> {
         if let Some(seconds) = timeout_s {
             query.push(("timeoutSeconds", seconds.to_string()));
         }
-        let response = self.client.raw(get(&with_query(&self.path, &query), accept)?).await?;
+        let response = self.client.raw(get(&with_query(&self.path, &query), Accept::of::<K>().object)?).await?;
         Ok(watch::events(response.into_body()).boxed())
-    }
-
-    pub(crate) async fn list_as(&self, params: &ListParams, accept: &'static str) -> Result<List<K>> {
-        let uri = with_query(&self.path, &params.query());
-        let bytes = read(self.client.raw(get(&uri, accept)?).await?.into_body()).await?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::Decode(format!("{uri}: {e}")))
     }
 
     /// Posts to a subresource: `binding`, `eviction`, `token`.
@@ -334,7 +341,26 @@ impl<K: Object> Api<K> {
 
 const JSON: &str = "application/json";
 
-fn get(uri: &str, accept: &'static str) -> Result<Request<Bytes>> {
+/// The media types asked for: of [`PartialObject`] the metadata alone, where the server can (the full object has it too).
+struct Accept {
+    object: &'static str,
+    list: &'static str,
+}
+
+impl Accept {
+    fn of<K: 'static>() -> Self {
+        if TypeId::of::<K>() == TypeId::of::<PartialObject>() {
+            Self {
+                object: "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
+                list: "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
+            }
+        } else {
+            Self { object: JSON, list: JSON }
+        }
+    }
+}
+
+fn get(uri: &str, accept: &str) -> Result<Request<Bytes>> {
     let request = Request::get(uri).header(header::ACCEPT, accept);
     request.body(Bytes::new()).map_err(|e| Error::Config(format!("{uri}: {e}")))
 }

@@ -10,13 +10,18 @@
 
 mod claim;
 mod deployment;
+mod discovery;
 mod endpoints;
 mod expectations;
+mod gc;
 mod hash;
 mod meta;
+mod namespace;
 mod overlay;
 mod pods;
 mod replication;
+mod root_ca;
+mod service_account;
 mod work;
 
 use std::sync::Arc;
@@ -81,6 +86,10 @@ const ALL: &[(&str, Start)] = &[
     ("endpointslice-controller", |cx| endpoints::slice::run(cx).boxed()),
     ("endpoints-controller", |cx| endpoints::legacy::run(cx).boxed()),
     ("endpointslice-mirroring-controller", |cx| endpoints::mirroring::run(cx).boxed()),
+    ("namespace-controller", |cx| namespace::run(cx).boxed()),
+    ("serviceaccount-controller", |cx| service_account::run(cx).boxed()),
+    ("root-ca-certificate-publisher-controller", |cx| root_ca::run(cx).boxed()),
+    ("garbage-collector-controller", |cx| gc::run(cx).boxed()),
 ];
 
 /// The names that `Config::enabled` may name.

@@ -68,7 +68,11 @@ impl<K: Object> Cache<K> {
     }
 
     /// Takes in an object's state. The same revision again is not a change.
-    pub(super) fn upsert(&mut self, object: K) {
+    ///
+    /// Who manages which field is left out: it is often the larger half of an object, nobody who reads from memory asks for
+    /// it, and an update without it leaves it as it is.
+    pub(super) fn upsert(&mut self, mut object: K) {
+        object.meta_mut().managed_fields = None;
         let old = self.get(object.namespace(), object.name());
         if let Some(old) = &old
             && !old.resource_version().is_empty()

@@ -115,8 +115,7 @@ impl Informers {
         let token = self.inner.token.child_token();
         let shared = Arc::new(Shared { cache: RwLock::new(Cache::default()), synced: watch::Sender::new(false), token: token.clone() });
         known.insert(key, shared.clone());
-        let accept = if TypeId::of::<K>() == TypeId::of::<PartialObject>() { reflector::Accept::METADATA } else { reflector::Accept::FULL };
-        let reflector = reflector::Reflector::new(self.inner.client.at::<K>(path), params, accept, shared.clone());
+        let reflector = reflector::Reflector::new(self.inner.client.at::<K>(path), params, shared.clone());
         tokio::spawn(async move {
             let work = Box::pin(reflector.run());
             tokio::select! { () = token.cancelled() => {}, () = work => {} }

@@ -26,22 +26,6 @@ const WATCH_TIMEOUT_S: u32 = 480;
 /// A server that has not ended the watch by then is not there any more.
 const WATCH_DEADLINE: Duration = Duration::from_secs(WATCH_TIMEOUT_S as u64 + 60);
 
-/// The media types asked for.
-#[derive(Clone, Copy)]
-pub(super) struct Accept {
-    list: &'static str,
-    watch: &'static str,
-}
-
-impl Accept {
-    pub(super) const FULL: Self = Self { list: "application/json", watch: "application/json" };
-    /// Metadata alone, where the server can; the full object has it too.
-    pub(super) const METADATA: Self = Self {
-        list: "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
-        watch: "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
-    };
-}
-
 /// What to do next.
 enum Step {
     List,
@@ -51,14 +35,13 @@ enum Step {
 pub(super) struct Reflector<K> {
     api: Api<K>,
     params: ListParams,
-    accept: Accept,
     shared: Arc<Shared<K>>,
     backoff: Duration,
 }
 
 impl<K: Object> Reflector<K> {
-    pub(super) fn new(api: Api<K>, params: ListParams, accept: Accept, shared: Arc<Shared<K>>) -> Self {
-        Self { api, params, accept, shared, backoff: BACKOFF_MIN }
+    pub(super) fn new(api: Api<K>, params: ListParams, shared: Arc<Shared<K>>) -> Self {
+        Self { api, params, shared, backoff: BACKOFF_MIN }
     }
 
     /// Runs until it is dropped.
@@ -96,7 +79,7 @@ impl<K: Object> Reflector<K> {
         let mut params = ListParams { limit: PAGE, ..self.params.clone() };
         let mut objects = Vec::new();
         let version = loop {
-            let page = self.api.list_as(&params, self.accept.list).await?;
+            let page = self.api.list(&params).await?;
             let version = page.resource_version().to_owned();
             let next = page.metadata.continue_.clone().unwrap_or_default();
             objects.extend(page.into_items());
@@ -112,7 +95,7 @@ impl<K: Object> Reflector<K> {
 
     /// Follows a watch to its end; `version` is where to take up from.
     async fn watch(&mut self, version: &mut String) -> Result<()> {
-        let mut events = self.api.watch_as(&self.params, version, self.accept.watch, Some(WATCH_TIMEOUT_S)).await?;
+        let mut events = self.api.watch_for(&self.params, version, Some(WATCH_TIMEOUT_S)).await?;
         let deadline = tokio::time::Instant::now() + WATCH_DEADLINE;
         loop {
             let Ok(next) = tokio::time::timeout_at(deadline, events.next()).await else { return Ok(()) };

@@ -1,0 +1,90 @@
+//! The garbage collector: what has lost its owners goes, what is deleted in the foreground waits for its dependents, what
+//! is deleted with `Orphan` sets them free first.
+//!
+//! The graph (`graph.rs`) is fed by an informer of every resource that can be listed, watched and deleted: those that other
+//! controllers have anyway as they are, of all others the metadata alone (`monitors.rs`). Before anything is deleted the
+//! server is asked (`act.rs`), so that a stale graph costs a request and never an object.
+
+mod act;
+mod graph;
+mod monitors;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use client::{Client, Recorder, WorkQueue};
+use parking_lot::{Mutex, RwLock};
+
+use crate::discovery::Served;
+use crate::work::{Controller, Cx, Step};
+use graph::{Graph, Invalid, Kind, Seen, Uid, Work};
+
+const WORKERS: usize = 20;
+
+/// Runs the controller until the end.
+pub(crate) async fn run(cx: Cx) {
+    let client = cx.client("generic-garbage-collector");
+    let recorder = cx.recorder(&client, "garbage-collector-controller");
+    let queue = WorkQueue::default();
+    let collector = Arc::new(Collector { client, recorder, graph: Mutex::default(), kinds: RwLock::default(), queue: queue.clone() });
+    if monitors::start(&cx, &collector).await {
+        cx.work(collector, queue, WORKERS).await;
+    }
+}
+
+struct Collector {
+    client: Client,
+    recorder: Recorder,
+    graph: Mutex<Graph>,
+    /// Where objects of a kind are served.
+    kinds: RwLock<HashMap<Kind, Arc<Served>>>,
+    queue: WorkQueue<Work>,
+}
+
+impl Collector {
+    fn see(&self, seen: Seen) {
+        let (mut work, mut invalid) = (Vec::new(), Vec::new());
+        self.graph.lock().see(seen, &mut work, &mut invalid);
+        work.into_iter().for_each(|w| self.queue.add(w));
+        invalid.iter().for_each(|i| self.tell_invalid(i));
+    }
+
+    fn gone(&self, uid: &Uid) {
+        let mut work = Vec::new();
+        self.graph.lock().gone(uid, &mut work);
+        work.into_iter().for_each(|w| self.queue.add(w));
+    }
+
+    fn tell_invalid(&self, invalid: &Invalid) {
+        let Some(place) = self.graph.lock().node(&invalid.dependent).map(|n| n.place.clone()) else { return };
+        let about = k8s_openapi::api::core::v1::ObjectReference {
+            api_version: self.served(&place.kind).map(|s| s.api_version()),
+            kind: Some(place.kind.kind.clone()),
+            namespace: Some(place.namespace.to_string()).filter(|n| !n.is_empty()),
+            name: Some(place.name.to_string()),
+            uid: Some(invalid.dependent.to_string()),
+            ..Default::default()
+        };
+        let (o, namespace) = (&invalid.owner, &invalid.namespace);
+        let owner = format!("[{}/{}, namespace: {namespace}, name: {}, uid: {}]", o.api_version, o.kind.kind, o.name, o.uid);
+        let message = format!("ownerRef {owner} does not exist in namespace {namespace:?}");
+        self.recorder.event(&about, client::EventType::Warning, "OwnerRefInvalidNamespace", message);
+    }
+
+    fn served(&self, kind: &Kind) -> Option<Arc<Served>> {
+        self.kinds.read().get(kind).cloned()
+    }
+}
+
+impl Controller for Collector {
+    type Key = Work;
+
+    async fn reconcile(&self, work: &Work) -> Step {
+        match work {
+            Work::Delete(uid) => self.attempt_delete(uid).await,
+            Work::Orphan(uid) => self.orphan(uid).await,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What feeds the graph: one informer for each resource, found by discovery, again whenever a CustomResourceDefinition or
+//! an APIService changes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Delta, Informer, Object, PartialObject};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::Collector;
+use super::graph::{Kind, Seen};
+use crate::discovery::{self, Served};
+use crate::work::Cx;
+
+/// Objects that nobody owns and that own nobody, and many of them.
+const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
+/// What other controllers of this crate have in memory as it is: not held a second time.
+const SYNC_MAX: Duration = Duration::from_secs(30);
+/// Changes of what is served come in groups.
+const SETTLE: Duration = Duration::from_millis(200);
+const RETRY: Duration = Duration::from_secs(1);
+/// Whose changes mean that something else may be served.
+const SOURCES: [&str; 2] = ["/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "/apis/apiregistration.k8s.io/v1/apiservices"];
+
+struct Monitors {
+    cx: Cx,
+    collector: Arc<Collector>,
+    running: HashMap<Served, CancellationToken>,
+}
+
+/// Starts all monitors and keeps them as discovery has them; returns when the graph is complete, `false` at the end.
+pub(super) async fn start(cx: &Cx, collector: &Arc<Collector>) -> bool {
+    let mut monitors = Monitors { cx: cx.clone(), collector: collector.clone(), running: HashMap::new() };
+    let changed = Arc::new(Notify::new());
+    let synced = loop {
+        match monitors.refresh().await {
+            Ok(synced) => break synced,
+            Err(error) => tracing::debug!(%error, "discovery failed"),
+        }
+        if cx.shutdown.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+            return false;
+        }
+    };
+    for path in SOURCES {
+        let changed = changed.clone();
+        cx.listen_any(&cx.informers.metadata(path), move |_| changed.notify_one());
+    }
+    let shutdown = cx.shutdown.clone();
+    tokio::spawn(async move {
+        let keep = async {
+            loop {
+                changed.notified().await;
+                tokio::time::sleep(SETTLE).await;
+                if let Err(error) = monitors.refresh().await {
+                    tracing::debug!(%error, "discovery failed");
+                    tokio::time::sleep(RETRY).await;
+                    changed.notify_one();
+                }
+            }
+        };
+        shutdown.run_until_cancelled(Box::pin(keep)).await;
+    });
+    let all = async { futures_util::future::join_all(synced).await };
+    cx.shutdown.run_until_cancelled(tokio::time::timeout(SYNC_MAX, all)).await.is_some()
+}
+
+type Synced = futures_util::future::BoxFuture<'static, ()>;
+
+impl Monitors {
+    async fn refresh(&mut self) -> client::Result<Vec<Synced>> {
+        let (all, stale) = discovery::resources(&self.collector.client).await?;
+        *self.collector.kinds.write() = all.iter().map(|s| (kind(s), Arc::new(s.clone()))).collect();
+        let wanted: Vec<Served> = all
+            .into_iter()
+            .filter(|s| ["list", "watch", "delete"].iter().all(|v| s.can(v)))
+            .filter(|s| !IGNORED.contains(&(s.group.as_str(), s.resource.as_str())))
+            .collect();
+        self.running.retain(|served, token| {
+            // Of a group that is down nothing is known; its objects are not gone.
+            let keep = wanted.contains(served) || stale.contains(&served.api_version());
+            if !keep {
+                token.cancel();
+                self.cx.informers.forget_metadata(&served.path());
+            }
+            keep
+        });
+        let new: Vec<Served> = wanted.into_iter().filter(|s| !self.running.contains_key(s)).collect();
+        Ok(new.into_iter().map(|served| self.monitor(served)).collect())
+    }
+
+    fn monitor(&mut self, served: Served) -> Synced {
+        let token = self.cx.shutdown.child_token();
+        self.running.insert(served.clone(), token.clone());
+        let i = &self.cx.informers;
+        match (served.group.as_str(), served.resource.as_str()) {
+            ("", "pods") => self.feed(&i.informer::<Pod>(), &served, token),
+            ("", "services") => self.feed(&i.informer::<Service>(), &served, token),
+            ("", "endpoints") => self.feed(&i.informer::<Endpoints>(), &served, token),
+            ("", "nodes") => self.feed(&i.informer::<Node>(), &served, token),
+            ("", "namespaces") => self.feed(&i.informer::<Namespace>(), &served, token),
+            ("", "serviceaccounts") => self.feed(&i.informer::<ServiceAccount>(), &served, token),
+            ("", "replicationcontrollers") => self.feed(&i.informer::<ReplicationController>(), &served, token),
+            ("apps", "replicasets") => self.feed(&i.informer::<ReplicaSet>(), &served, token),
+            ("apps", "deployments") => self.feed(&i.informer::<Deployment>(), &served, token),
+            ("apps", "statefulsets") => self.feed(&i.informer::<StatefulSet>(), &served, token),
+            ("apps", "daemonsets") => self.feed(&i.informer::<DaemonSet>(), &served, token),
+            ("batch", "jobs") => self.feed(&i.informer::<Job>(), &served, token),
+            ("batch", "cronjobs") => self.feed(&i.informer::<CronJob>(), &served, token),
+            ("discovery.k8s.io", "endpointslices") => self.feed(&i.informer::<EndpointSlice>(), &served, token),
+            _ => self.feed::<PartialObject>(&i.metadata(&served.path()), &served, token),
+        }
+    }
+
+    fn feed<K: Object>(&self, informer: &Informer<K>, served: &Served, token: CancellationToken) -> Synced {
+        let (collector, kind) = (self.collector.clone(), Arc::new(kind(served)));
+        let cx = Cx { shutdown: token, ..self.cx.clone() };
+        cx.listen(informer, move |change| match change {
+            Delta::Added(object) => collector.see(Seen::of(&kind, &*object)),
+            Delta::Updated { old, new } => {
+                // Most changes are none to the graph.
+                let (old, new) = (Seen::of(&kind, &*old), Seen::of(&kind, &*new));
+                if old.owners != new.owners || old.deleting != new.deleting || old.foreground != new.foreground || old.orphan != new.orphan {
+                    collector.see(new);
+                }
+            }
+            Delta::Deleted(object) => collector.gone(&object.uid().into()),
+        });
+        let informer = informer.clone();
+        Box::pin(async move { informer.synced().await })
+    }
+}
+
+fn kind(served: &Served) -> Kind {
+    Kind { group: served.group.clone(), kind: served.kind.clone() }
+}

@@ -1,0 +1,264 @@
+//! Namespaces that are being deleted: everything in them goes, the pods first, then the namespace itself.
+//!
+//! Everything is what discovery knows, custom resources as well. What cannot be deleted or does not go (finalizers) is told
+//! in the namespace's conditions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, DeleteParams, Delta, Informer, ListParams, Meta, PartialObject, WorkQueue};
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus, Pod};
+use parking_lot::Mutex;
+
+use crate::discovery::{self, Served};
+use crate::work::{Controller, Cx, Step, synced};
+
+/// The finalizer in a namespace's spec that is this controller's.
+const FINALIZER: &str = "kubernetes";
+const WORKERS: usize = 10;
+/// Between two looks at content that does not tell of its end: doubling, at most upstream's estimate for finalizers.
+const LOOK_MIN: Duration = Duration::from_millis(100);
+const LOOK_MAX: Duration = Duration::from_secs(8);
+
+/// Runs the controller until the end.
+pub(crate) async fn run(cx: Cx) {
+    let client = cx.client("namespace-controller");
+    let (namespaces, pods) = (cx.informers.informer::<Namespace>(), cx.informers.informer::<Pod>());
+    let queue: WorkQueue<String> = WorkQueue::default();
+    cx.listen(&namespaces, {
+        let queue = queue.clone();
+        move |change| match change {
+            Delta::Added(ns) | Delta::Updated { new: ns, .. } if ns.is_deleting() => queue.add(ns.name().to_owned()),
+            _ => {}
+        }
+    });
+    cx.listen(&pods, {
+        let (queue, namespaces) = (queue.clone(), namespaces.clone());
+        move |change| {
+            if let Delta::Deleted(pod) = change
+                && namespaces.get("", pod.namespace()).is_some_and(|ns| ns.is_deleting())
+            {
+                queue.add(pod.namespace().to_owned());
+            }
+        }
+    });
+    synced!(namespaces, pods);
+    cx.work(Arc::new(Namespaces { client, namespaces, looks: Mutex::default() }), queue, WORKERS).await;
+}
+
+struct Namespaces {
+    client: Client,
+    namespaces: Informer<Namespace>,
+    /// How often each namespace was looked at in vain.
+    looks: Mutex<HashMap<String, u32>>,
+}
+
+/// What one pass found.
+#[derive(Debug, Default)]
+struct Found {
+    discovery: Vec<String>,
+    failures: Vec<String>,
+    /// Objects that are still there, by `RESOURCE.GROUP`.
+    remaining: BTreeMap<String, usize>,
+    finalizers: BTreeMap<String, usize>,
+}
+
+impl Controller for Namespaces {
+    type Key = String;
+
+    async fn reconcile(&self, name: &String) -> Step {
+        let Some(seen) = self.namespaces.get("", name).filter(|ns| ns.is_deleting()) else {
+            self.looks.lock().remove(name);
+            return Ok(None);
+        };
+        // As it is now: a finalize that this memory does not know of yet must not be taken back.
+        let Some(mut ns) = self.client.all::<Namespace>().get_opt(name).await?.filter(|ns| ns.uid() == seen.uid() && ns.is_deleting()) else {
+            return Ok(None);
+        };
+        if ns.spec.as_ref().and_then(|s| s.finalizers.as_ref()).is_none_or(Vec::is_empty) {
+            return Ok(None);
+        }
+        if ns.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Terminating") {
+            ns.status.get_or_insert_default().phase = Some("Terminating".to_owned());
+            ns = self.client.all::<Namespace>().replace_status(name, &ns).await?;
+        }
+        let found = self.delete_content(name).await;
+        let mut status = ns.status.clone().unwrap_or_default();
+        if found.note(&mut status) {
+            ns.status = Some(status);
+            ns = self.client.all::<Namespace>().replace_status(name, &ns).await?;
+        }
+        if !found.is_empty() {
+            return Ok(Some(self.wait(name)));
+        }
+        self.looks.lock().remove(name);
+        if let Some(finalizers) = ns.spec.as_mut().and_then(|s| s.finalizers.as_mut()) {
+            finalizers.retain(|f| f != FINALIZER);
+        }
+        match self.client.all::<Namespace>().replace_subresource(name, "finalize", &ns).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl Namespaces {
+    fn wait(&self, name: &str) -> Duration {
+        let mut looks = self.looks.lock();
+        let times = looks.entry(name.to_owned()).or_insert(0);
+        let wait = LOOK_MIN.saturating_mul(2u32.saturating_pow(*times)).min(LOOK_MAX);
+        *times += 1;
+        wait
+    }
+
+    async fn delete_content(&self, namespace: &str) -> Found {
+        let mut found = Found::default();
+        let resources = match discovery::resources(&self.client).await {
+            Ok((all, stale)) => {
+                found.discovery = stale;
+                all
+            }
+            Err(error) => {
+                found.discovery.push(error.to_string());
+                return found;
+            }
+        };
+        let (pods, others): (Vec<_>, Vec<_>) = resources
+            .iter()
+            .filter(|r| r.namespaced && r.can("delete") && r.can("list"))
+            .partition(|r| r.group.is_empty() && r.resource == "pods");
+        // The pods first, so that none runs without its Secrets or network policies.
+        for resource in pods {
+            self.delete_all(resource, namespace, &mut found).await;
+        }
+        if found.remaining.is_empty() && found.failures.is_empty() {
+            for resource in others {
+                self.delete_all(resource, namespace, &mut found).await;
+            }
+        }
+        found
+    }
+
+    /// Deletes the objects of a resource and notes what is left.
+    async fn delete_all(&self, resource: &Served, namespace: &str, found: &mut Found) {
+        if let Err(error) = self.try_delete_all(resource, namespace, found).await
+            && !error.is_not_found()
+            && error.status().is_none_or(|s| s.code != 405)
+        {
+            found.failures.push(error.to_string());
+        }
+    }
+
+    async fn try_delete_all(&self, resource: &Served, namespace: &str, found: &mut Found) -> client::Result<()> {
+        let api = self.client.at::<PartialObject>(resource.path_in(namespace));
+        let all = api.list(&ListParams::default()).await?;
+        if all.items().is_empty() {
+            return Ok(());
+        }
+        if resource.can("deletecollection") {
+            api.delete_collection(&DeleteParams::background(), &ListParams::default()).await?;
+        } else {
+            for object in all.items() {
+                match api.delete(object.name(), &DeleteParams::background()).await {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        let left = api.list(&ListParams::default()).await?;
+        if !left.items().is_empty() {
+            found.remaining.insert(format!("{}.{}", resource.resource, resource.group), left.items().len());
+        }
+        for finalizer in left.items().iter().flat_map(|o| o.metadata.finalizers.iter().flatten()) {
+            *found.finalizers.entry(finalizer.clone()).or_default() += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Found {
+    fn is_empty(&self) -> bool {
+        self.discovery.is_empty() && self.failures.is_empty() && self.remaining.is_empty()
+    }
+
+    /// Writes what was found into the conditions; whether they changed.
+    fn note(&self, status: &mut NamespaceStatus) -> bool {
+        let list = |of: &[String]| if let [one] = of { one.clone() } else { format!("[{}]", of.join(", ")) };
+        let counted = |head: &str, of: &BTreeMap<String, usize>, mid: &str| {
+            let parts: Vec<String> = of.iter().map(|(what, n)| format!("{what} {mid} {n} resource instances")).collect();
+            format!("{head}{}", parts.join(", "))
+        };
+        let discovery = if self.discovery.is_empty() { None } else { Some(format!("Discovery failed for some groups, {} failing: {}", self.discovery.len(), list(&self.discovery))) };
+        let content = if self.failures.is_empty() { None } else { Some(format!("Failed to delete all resource types, {} remaining: {}", self.failures.len(), list(&self.failures))) };
+        let remaining = (!self.remaining.is_empty()).then(|| counted("Some resources are remaining: ", &self.remaining, "has"));
+        let finalizers = (!self.finalizers.is_empty()).then(|| counted("Some content in the namespace has finalizers remaining: ", &self.finalizers, "in"));
+        let rows = [
+            ("NamespaceDeletionDiscoveryFailure", discovery, "DiscoveryFailed", "ResourcesDiscovered", "All resources successfully discovered"),
+            ("NamespaceDeletionGroupVersionParsingFailure", None, "GroupVersionParsingFailed", "ParsedGroupVersions", "All legacy kube types successfully parsed"),
+            ("NamespaceDeletionContentFailure", content, "ContentDeletionFailed", "ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+            ("NamespaceContentRemaining", remaining, "SomeResourcesRemain", "ContentRemoved", "All content successfully removed"),
+            ("NamespaceFinalizersRemaining", finalizers, "SomeFinalizersRemain", "ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+        ];
+        let mut changed = false;
+        for (kind, wrong, bad, good, fine) in rows {
+            let (value, reason) = if wrong.is_some() { ("True", bad) } else { ("False", good) };
+            changed |= set(status, kind, value, reason, wrong.unwrap_or_else(|| fine.to_owned()));
+        }
+        changed
+    }
+}
+
+fn set(status: &mut NamespaceStatus, kind: &str, value: &str, reason: &str, message: String) -> bool {
+    let all = status.conditions.get_or_insert_default();
+    let mut next = NamespaceCondition {
+        type_: kind.to_owned(),
+        status: value.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        last_transition_time: Some(client::now()),
+    };
+    let Some(old) = all.iter_mut().find(|c| c.type_ == kind) else {
+        all.push(next);
+        return true;
+    };
+    if old.status == next.status && old.reason == next.reason && old.message == next.message {
+        return false;
+    }
+    if old.status == next.status {
+        next.last_transition_time.clone_from(&old.last_transition_time);
+    }
+    *old = next;
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_tell_what_is_left() {
+        let mut status = NamespaceStatus::default();
+        let found = Found {
+            remaining: BTreeMap::from([("pods.".to_owned(), 2), ("widgets.example.com".to_owned(), 1)]),
+            finalizers: BTreeMap::from([("example.com/hold".to_owned(), 1)]),
+            ..Found::default()
+        };
+        assert!(found.note(&mut status));
+        assert!(!found.note(&mut status), "the same again is no change");
+        let message = |kind: &str| {
+            let condition = status.conditions.iter().flatten().find(|c| c.type_ == kind);
+            condition.map(|c| format!("{} {}", c.status, c.message.clone().unwrap_or_default())).unwrap_or_default()
+        };
+        assert_eq!(
+            message("NamespaceContentRemaining"),
+            "True Some resources are remaining: pods. has 2 resource instances, widgets.example.com has 1 resource instances"
+        );
+        assert_eq!(
+            message("NamespaceFinalizersRemaining"),
+            "True Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"
+        );
+        assert_eq!(message("NamespaceDeletionDiscoveryFailure"), "False All resources successfully discovered");
+        assert!(Found::default().is_empty() && !found.is_empty());
+    }
+}

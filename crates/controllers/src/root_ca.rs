@@ -1,0 +1,79 @@
+//! Every namespace has the cluster's authority in a ConfigMap `kube-root-ca.crt`, for the volumes of service-account tokens.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use client::{Client, Delta, Informer, ListParams, Meta, WorkQueue};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+
+use crate::meta::{annotations, annotations_mut, new_meta};
+use crate::service_account::is_active;
+use crate::work::{Controller, Cx, Step, synced};
+
+const NAME: &str = "kube-root-ca.crt";
+const DESCRIPTION: &str = "kubernetes.io/description";
+const DESCRIBED: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
+
+/// Runs the controller until the end; without an authority there is nothing to publish.
+pub(crate) async fn run(cx: Cx) {
+    if cx.config.root_ca.is_empty() {
+        return cx.shutdown.cancelled().await;
+    }
+    let client = cx.client("root-ca-cert-publisher");
+    let namespaces = cx.informers.informer::<Namespace>();
+    let maps = cx.informers.informer_with::<ConfigMap>(ListParams::fields(format!("metadata.name={NAME}")));
+    let queue: WorkQueue<String> = WorkQueue::default();
+    cx.listen(&namespaces, {
+        let queue = queue.clone();
+        move |change| match change {
+            Delta::Added(ns) | Delta::Updated { new: ns, .. } => queue.add(ns.name().to_owned()),
+            Delta::Deleted(_) => {}
+        }
+    });
+    cx.listen_any(&maps, {
+        let queue = queue.clone();
+        move |map| queue.add(map.namespace().to_owned())
+    });
+    synced!(namespaces, maps);
+    let publisher = Publisher { client, root_ca: cx.config.root_ca.clone(), namespaces, maps };
+    cx.work(Arc::new(publisher), queue, 5).await;
+}
+
+struct Publisher {
+    client: Client,
+    root_ca: String,
+    namespaces: Informer<Namespace>,
+    maps: Informer<ConfigMap>,
+}
+
+impl Controller for Publisher {
+    type Key = String;
+
+    async fn reconcile(&self, namespace: &String) -> Step {
+        if !self.namespaces.get("", namespace).is_some_and(|ns| is_active(&ns)) {
+            return Ok(None);
+        }
+        let data = BTreeMap::from([("ca.crt".to_owned(), self.root_ca.clone())]);
+        let api = self.client.namespaced::<ConfigMap>(namespace);
+        let existing = self.maps.get(namespace, NAME);
+        let written = match &existing {
+            Some(map) if map.data.as_ref() == Some(&data) && annotations(&**map).get(DESCRIPTION).is_some_and(|d| d == DESCRIBED) => return Ok(None),
+            Some(map) => {
+                let mut map = (**map).clone();
+                map.data = Some(data);
+                annotations_mut(&mut map).insert(DESCRIPTION.to_owned(), DESCRIBED.to_owned());
+                api.replace(NAME, &map).await
+            }
+            None => {
+                let mut map = ConfigMap { metadata: new_meta(namespace, NAME), data: Some(data), ..ConfigMap::default() };
+                annotations_mut(&mut map).insert(DESCRIPTION.to_owned(), DESCRIBED.to_owned());
+                api.create(&map).await
+            }
+        };
+        match written {
+            Err(error) if existing.is_none() && error.is_already_exists() => Ok(None),
+            Err(error) if error.is_namespace_terminating() || error.is_not_found() => Ok(None),
+            other => other.map(|_| None),
+        }
+    }
+}

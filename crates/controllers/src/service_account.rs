@@ -1,0 +1,61 @@
+//! Every namespace has a ServiceAccount `default`.
+
+use std::sync::Arc;
+
+use client::{Client, Delta, Informer, Meta, WorkQueue};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+
+use crate::meta::new_meta;
+use crate::work::{Controller, Cx, Step, synced};
+
+const NAME: &str = "default";
+
+/// Runs the controller until the end.
+pub(crate) async fn run(cx: Cx) {
+    let client = cx.client("service-account-controller");
+    let (namespaces, accounts) = (cx.informers.informer::<Namespace>(), cx.informers.informer::<ServiceAccount>());
+    let queue: WorkQueue<String> = WorkQueue::default();
+    cx.listen(&namespaces, {
+        let queue = queue.clone();
+        move |change| match change {
+            Delta::Added(ns) | Delta::Updated { new: ns, .. } => queue.add(ns.name().to_owned()),
+            Delta::Deleted(_) => {}
+        }
+    });
+    cx.listen(&accounts, {
+        let queue = queue.clone();
+        move |change| match change {
+            Delta::Deleted(account) if account.name() == NAME => queue.add(account.namespace().to_owned()),
+            _ => {}
+        }
+    });
+    synced!(namespaces, accounts);
+    cx.work(Arc::new(Accounts { client, namespaces, accounts }), queue, 5).await;
+}
+
+struct Accounts {
+    client: Client,
+    namespaces: Informer<Namespace>,
+    accounts: Informer<ServiceAccount>,
+}
+
+impl Controller for Accounts {
+    type Key = String;
+
+    async fn reconcile(&self, namespace: &String) -> Step {
+        let active = self.namespaces.get("", namespace).is_some_and(|ns| is_active(&ns));
+        if !active || self.accounts.get(namespace, NAME).is_some() {
+            return Ok(None);
+        }
+        let account = ServiceAccount { metadata: new_meta(namespace, NAME), ..ServiceAccount::default() };
+        match self.client.namespaced::<ServiceAccount>(namespace).create(&account).await {
+            Err(error) if !error.is_already_exists() && !error.is_namespace_terminating() => Err(error),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Whether a namespace takes new objects.
+pub(crate) fn is_active(ns: &Namespace) -> bool {
+    !ns.is_deleting() && ns.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Terminating")
+}
