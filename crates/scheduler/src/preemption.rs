@@ -116,7 +116,7 @@ fn victims(
         filters.remove(&mut node, pod);
     }
     filters.check_with_nominated(cycle, &node).map_err(|(_, rejection)| rejection)?;
-    lower.sort_by(|a, b| importance(a).cmp(&importance(b)));
+    lower.sort_by_key(|p| importance(p));
     let (violating, harmless) = by_budget(lower, budgets);
     let protected = violating.len();
     let (mut gone, mut violations) = (Vec::new(), 0);
@@ -131,7 +131,7 @@ fn victims(
     if gone.is_empty() {
         return Err(Rejection::unresolvable("No preemption victims found for incoming pod"));
     }
-    gone.sort_by(|a, b| importance(a).cmp(&importance(b)));
+    gone.sort_by_key(|p| importance(p));
     Ok(Candidate { node: node.name().to_owned(), victims: gone, violations })
 }
 

@@ -317,13 +317,13 @@ fn preemption() {
         ("a".into(), vec!["a1".into()]),
         "the least important, and no more than needed"
     );
-    let told = decide(&world, &[a.clone()], &high).unwrap_err().message;
+    let told = decide(&world, std::slice::from_ref(&a), &high).unwrap_err().message;
     let expected =
         "0/1 nodes are available: 1 Insufficient cpu. preemption: found a potential placement for pod on node a, preempting 1 victims";
     assert_eq!(told, expected);
     let never = pod("p", with(with(asks("2", "0"), "priority", 100.into()), "preemptionPolicy", "Never".into()));
     assert_eq!(
-        place(&[a.clone()], &never),
+        place(std::slice::from_ref(&a), &never),
         "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."
     );
     let port = json!([{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80}]}]);
