@@ -7,7 +7,7 @@
 //! ```
 
 use apiserver::{ApiServer, Config, Identity};
-use identity::pki::{Ca, kubeconfig};
+use identity::pki::{ClusterNames, ClusterPki};
 use std::path::PathBuf;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -22,17 +22,16 @@ async fn main() -> Result<(), Error> {
     let pki = directory.join("pki");
     std::fs::create_dir_all(&pki)?;
 
-    let ca = Ca::load_or_create(&pki)?;
-    let own = ca.server_cert("apiserver", "kube-apiserver", &["localhost".into()], &["127.0.0.1".parse()?])?;
-    let admin = ca.client_cert("admin", "admin", &["system:masters"])?;
+    let names = ClusterNames { domain: "cluster.local".into(), service_ip: "10.96.0.1".parse()?, ips: Vec::new(), names: Vec::new() };
+    let keys = ClusterPki::load_or_create(&pki, &names)?;
     let store = store::Store::in_memory(&store::Options::default())?;
-    let identity = Identity::new(&store, Some(&pki), "https://kubernetes.default.svc.cluster.local")?;
+    let identity = Identity::new(&store, Some(&pki), "https://kubernetes.default.svc.cluster.local", keys.trust()?)?;
     let config = Config { advertise_port: port, advertise_address: Some("127.0.0.1".parse()?), ..Config::default() };
     let server = ApiServer::new(config, store, identity)?;
     server.bootstrap().await?;
 
     let path = directory.join("kubeconfig");
-    std::fs::write(&path, kubeconfig("serve", &format!("https://127.0.0.1:{port}"), ca.cert_pem(), "admin", &admin))?;
+    ClusterPki::write_kubeconfig(&path, &keys.admin_kubeconfig("serve", &format!("https://127.0.0.1:{port}")))?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     println!("serving on 127.0.0.1:{port}, pid {}, kubeconfig {}", std::process::id(), path.display());
     let shutdown = CancellationToken::new();
@@ -42,6 +41,6 @@ async fn main() -> Result<(), Error> {
             stop.cancel();
         }
     });
-    server.serve(listener, ca.server_config(&own)?, shutdown).await;
+    server.serve(vec![listener], keys.server_config()?, shutdown).await;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What the API server is told at start.
 
 use crate::storage::StoredObjects;
-use identity::Tokens;
+use identity::{Tokens, Trust};
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 use store::Store;
 
@@ -72,11 +72,12 @@ pub struct Identity {
 
 impl Identity {
     /// Over the objects of a store, with the keys of service-account tokens in `keys`; without a directory they last as
-    /// long as the process. `issuer` is the URL that tokens name.
+    /// long as the process. `issuer` is the URL that tokens name; `trust` is what the server shows and trusts
+    /// (`ClusterPki::trust`).
     ///
     /// # Errors
     /// The keys cannot be read or made.
-    pub fn new(store: &Store, keys: Option<&Path>, issuer: &str) -> Result<Identity, identity::Error> {
+    pub fn new(store: &Store, keys: Option<&Path>, issuer: &str, trust: Trust) -> Result<Identity, identity::Error> {
         let objects: Arc<dyn identity::Objects> = Arc::new(StoredObjects(store.clone()));
         let tokens = match keys {
             Some(directory) => Tokens::load_or_create(directory, issuer, Arc::clone(&objects))?,
@@ -84,7 +85,7 @@ impl Identity {
         };
         let tokens = Arc::new(tokens);
         Ok(Identity {
-            authenticator: Arc::new(identity::Authenticator::new(Arc::clone(&tokens))),
+            authenticator: Arc::new(identity::Authenticator::new(Arc::clone(&tokens), trust)),
             authorizer: Arc::new(identity::Authorizer::new(objects)),
             tokens,
         })

@@ -15,7 +15,7 @@ mod update;
 pub(crate) mod watch;
 
 pub(crate) use collection::delete_collection;
-pub(crate) use create::{create, create_value, default};
+pub(crate) use create::{check_kind, create, create_value, default};
 pub(crate) use delete::{DeleteOptions, delete, delete_named};
 pub(crate) use list::{get, list};
 pub(crate) use options::WriteOptions;

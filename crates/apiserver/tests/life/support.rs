@@ -54,11 +54,15 @@ impl Watch {
 
 impl Server {
     pub async fn start() -> Server {
-        let store = store::Store::in_memory(&store::Options::default())?;
-        let identity = Identity::new(&store, None, "https://kubernetes.default.svc").expect("keys");
+        let store = store::Store::in_memory(&store::Options::default()).expect("a store");
+        let identity = Identity::new(&store, None, "https://kubernetes.default.svc", Default::default()).expect("keys");
         let api = ApiServer::new(Config::default(), store, identity).expect("a server");
         api.bootstrap().await.expect("bootstrap");
-        Server { api }
+        let server = Server { api };
+        // What a controller does in a cluster.
+        let account = serde_json::json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        server.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
+        server
     }
 
     async fn send(&self, user: &str, method: Method, uri: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> http::Response<Body> {

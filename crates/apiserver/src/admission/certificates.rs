@@ -1,0 +1,75 @@
+//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: who may approve and sign for a signer, and
+//! what no signer of client certificates is asked for.
+
+use super::{Plugin, World, creates, forbidden, is, text};
+use crate::{Operation, Write};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use identity::Attributes;
+use machinery::{Value, status::Status};
+
+/// Both CertificateApproval and CertificateSigning: they differ in a verb and a subresource.
+pub(super) struct CertificateApproval;
+
+impl Plugin for CertificateApproval {
+    fn name(&self) -> &'static str {
+        "CertificateApproval"
+    }
+
+    fn validate(&self, world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        let Some(old) = write.old else { return Ok(()) };
+        if !is(write, "certificates.k8s.io", "certificatesigningrequests") || write.operation != Operation::Update {
+            return Ok(());
+        }
+        let verb = match write.subresource {
+            "approval" => "approve",
+            "status" if object["status"]["certificate"] != old["status"]["certificate"] => "sign",
+            _ => return Ok(()),
+        };
+        let signer = text(&old["spec"], "signerName");
+        if may(world, write, verb, signer) {
+            return Ok(());
+        }
+        Err(forbidden(write, object, format!("user not permitted to {verb} requests with signerName {signer:?}")))
+    }
+}
+
+/// On the signer itself, or on all of its domain.
+fn may(world: World<'_>, write: &Write<'_>, verb: &str, signer: &str) -> bool {
+    let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
+    [signer.to_owned(), format!("{domain}/*")].iter().any(|name| {
+        world.server.identity().authorizer.allows(&Attributes {
+            user: &write.cx.user,
+            verb,
+            group: "certificates.k8s.io",
+            version: "*",
+            resource: "signers",
+            subresource: "",
+            namespace: "",
+            name,
+            path: "",
+            is_resource: true,
+        })
+    })
+}
+
+pub(super) struct CertificateSubjectRestriction;
+
+impl Plugin for CertificateSubjectRestriction {
+    fn name(&self) -> &'static str {
+        "CertificateSubjectRestriction"
+    }
+
+    fn validate(&self, _world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        if !creates(write, "certificates.k8s.io", "certificatesigningrequests") || text(&object["spec"], "signerName") != "kubernetes.io/kube-apiserver-client" {
+            return Ok(());
+        }
+        let Ok(pem) = STANDARD.decode(text(&object["spec"], "request")) else { return Ok(()) };
+        // What cannot be read is refused by the kind's own validation.
+        let Ok((_, groups)) = identity::pki::request_subject(&pem) else { return Ok(()) };
+        if groups.iter().any(|g| g == "system:masters") {
+            let why = "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
+            return Err(forbidden(write, object, why));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! Admission: what a cluster adds to objects and forbids, beyond what a kind says of itself.
+//!
+//! An ordered list of plug-ins of one shape ([`Plugin`]), in upstream's order (`AllOrderedPlugins`); upstream's default
+//! set is on. Mutating stages run first, on the object as sent and defaulted; validating stages see the object as it
+//! would be stored. A plug-in reads the store's memory and writes nothing, so a dry run needs no care of its own; the
+//! one exception is ResourceQuota, which charges its quotas as the very last step ([`quota`]).
+
+mod certificates;
+mod namespace;
+mod node;
+mod pod;
+mod rbac;
+mod service_account;
+mod storage_objects;
+
+use crate::{ApiServer, Operation, Write, storage};
+use machinery::{Value, status::Status};
+use std::sync::Arc;
+
+/// One stage of admission. Each method decides by the write whether it concerns the plug-in at all.
+trait Plugin: Sync {
+    /// Upstream's name of the plug-in.
+    fn name(&self) -> &'static str;
+
+    /// Changes the object.
+    fn mutate(&self, _world: World<'_>, _write: &Write<'_>, _object: &mut Value) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Refuses the object.
+    fn validate(&self, _world: World<'_>, _write: &Write<'_>, _object: &Value) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// The plug-ins, in upstream's order. `Rbac` stands for the checks that upstream's storage of roles makes.
+static PLUGINS: [&dyn Plugin; 15] = [
+    &namespace::NamespaceLifecycle,
+    &service_account::ServiceAccount,
+    &node::NodeRestriction,
+    &node::TaintNodesByCondition,
+    &pod::Priority,
+    &pod::DefaultTolerationSeconds,
+    &storage_objects::DefaultStorageClass,
+    &storage_objects::StorageObjectInUseProtection,
+    &storage_objects::PersistentVolumeClaimResize,
+    &pod::RuntimeClass,
+    &certificates::CertificateApproval,
+    &certificates::CertificateSubjectRestriction,
+    &namespace::DefaultIngressClass,
+    &pod::PodTopologyLabels,
+    &rbac::Escalation,
+];
+
+/// The objects that plug-ins look at.
+#[derive(Clone, Copy)]
+struct World<'a> {
+    server: &'a ApiServer,
+}
+
+/// Group, version, resource.
+type Gvr<'a> = (&'a str, &'a str, &'a str);
+
+impl World<'_> {
+    fn get(&self, resource: Gvr<'_>, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        self.server.read(&resource, namespace, name).ok()
+    }
+
+    /// All objects of a namespace (empty: of the cluster), in order of their names.
+    fn list(&self, (group, version, resource): Gvr<'_>, namespace: &str) -> Vec<Arc<Value>> {
+        let Some(row) = self.server.row(group, version, resource) else { return Vec::new() };
+        let prefix = if namespace.is_empty() { row.root_key.clone() } else { format!("{}{namespace}/", row.root_key) };
+        let Some(snapshot) = storage::snapshot(self.server, &row, None) else { return Vec::new() };
+        snapshot.range(&prefix, "").map(|entry| storage::value(&row, entry)).collect()
+    }
+}
+
+/// The mutating stages. Not for deletions.
+pub(crate) async fn mutate(server: &ApiServer, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    if is(write, "", "pods") && write.operation == Operation::Create && write.subresource.is_empty() {
+        service_account::wait_for_default(server, write.namespace, object).await;
+    }
+    let world = World { server };
+    for plugin in PLUGINS {
+        plugin.mutate(world, write, object).inspect_err(|error| tracing::debug!(plugin = plugin.name(), %error, "refused"))?;
+    }
+    Ok(())
+}
+
+/// The validating stages; `object` is null for a deletion. ResourceQuota is charged last, when nothing else can refuse.
+pub(crate) async fn validate(server: &ApiServer, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    let world = World { server };
+    for plugin in PLUGINS {
+        plugin.validate(world, write, object).inspect_err(|error| tracing::debug!(plugin = plugin.name(), %error, "refused"))?;
+    }
+    Ok(())
+}
+
+/// Whether a write concerns a resource, in whatever version.
+fn is(write: &Write<'_>, group: &str, resource: &str) -> bool {
+    write.row.resource.group == group && write.row.resource.resource == resource
+}
+
+/// Whether a write makes a new object of a resource.
+fn creates(write: &Write<'_>, group: &str, resource: &str) -> bool {
+    write.operation == Operation::Create && write.subresource.is_empty() && is(write, group, resource)
+}
+
+/// 403 in the words that every plug-in refuses with.
+fn forbidden(write: &Write<'_>, object: &Value, why: impl std::fmt::Display) -> Status {
+    let meta = &object["metadata"];
+    let name = [write.name, text(meta, "name"), text(meta, "generateName")].into_iter().find(|n| !n.is_empty()).unwrap_or("Unknown");
+    Status::forbidden(&write.row.resource.group, &write.row.resource.resource, name, why)
+}
+
+/// Several errors as upstream joins them.
+fn joined(errors: &[String]) -> String {
+    match errors {
+        [one] => one.clone(),
+        more => format!("[{}]", more.join(", ")),
+    }
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Adds to a list, which is made if it is not there.
+fn push(object: &mut Value, key: &str, value: Value) {
+    match object[key].as_array_mut() {
+        Some(list) => list.push(value),
+        None => object[key] = Value::Array(vec![value]),
+    }
+}
+
+/// The objects that are marked as default by an annotation: the newest counts, then the first by name (upstream).
+fn default_of(objects: Vec<Arc<Value>>, annotations: &[&str]) -> Option<Arc<Value>> {
+    let marked = |o: &Arc<Value>| annotations.iter().any(|a| text(&o["metadata"]["annotations"], a) == "true");
+    objects.into_iter().filter(marked).min_by(|a, b| {
+        let created = |o: &Value| text(&o["metadata"], "creationTimestamp").to_owned();
+        created(b).cmp(&created(a)).then_with(|| text(&a["metadata"], "name").cmp(text(&b["metadata"], "name")))
+    })
+}

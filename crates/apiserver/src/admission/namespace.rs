@@ -1,0 +1,62 @@
+//! NamespaceLifecycle: nothing is made in a namespace that is not there or is going; some namespaces never go.
+//! DefaultIngressClass.
+
+use super::{Plugin, World, creates, default_of, forbidden, is, text};
+use crate::{Operation, Write};
+use machinery::{Value, status::Status};
+
+/// Namespaces that cannot be deleted.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+pub(super) struct NamespaceLifecycle;
+
+impl Plugin for NamespaceLifecycle {
+    fn name(&self) -> &'static str {
+        "NamespaceLifecycle"
+    }
+
+    // Before everything else that reads the namespace, as upstream's mutating stage does.
+    fn mutate(&self, world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+        let namespace = write.namespace;
+        if namespace.is_empty() || is(write, "", "namespaces") || is(write, "authorization.k8s.io", "localsubjectaccessreviews") {
+            return Ok(());
+        }
+        let Some(found) = world.get(("", "v1", "namespaces"), "", namespace) else {
+            return Err(Status::not_found("", "namespaces", namespace));
+        };
+        let going = text(&found["status"], "phase") == "Terminating" || !found["metadata"]["deletionTimestamp"].is_null();
+        if write.operation == Operation::Create && going {
+            let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+            let message = format!("namespace {namespace} is being terminated");
+            return Err(forbidden(write, object, why).cause("NamespaceTerminating", message, "metadata.namespace"));
+        }
+        Ok(())
+    }
+
+    fn validate(&self, _world: World<'_>, write: &Write<'_>, _object: &Value) -> Result<(), Status> {
+        if write.operation == Operation::Delete && is(write, "", "namespaces") && IMMORTAL.contains(&write.name) {
+            return Err(Status::forbidden("", "namespaces", write.name, "this namespace may not be deleted"));
+        }
+        Ok(())
+    }
+}
+
+pub(super) struct DefaultIngressClass;
+
+impl Plugin for DefaultIngressClass {
+    fn name(&self) -> &'static str {
+        "DefaultIngressClass"
+    }
+
+    fn mutate(&self, world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+        let named = !object["spec"]["ingressClassName"].is_null() || object["metadata"]["annotations"]["kubernetes.io/ingress.class"].is_string();
+        if !creates(write, "networking.k8s.io", "ingresses") || named {
+            return Ok(());
+        }
+        let classes = world.list(("networking.k8s.io", "v1", "ingressclasses"), "");
+        if let Some(class) = default_of(classes, &["ingressclass.kubernetes.io/is-default-class"]) {
+            object["spec"]["ingressClassName"] = class["metadata"]["name"].clone();
+        }
+        Ok(())
+    }
+}

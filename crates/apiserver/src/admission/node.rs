@@ -1,0 +1,152 @@
+//! NodeRestriction: a kubelet writes its own node and its own pods only. TaintNodesByCondition: a new node is not ready.
+
+use super::{Plugin, World, creates, forbidden, items, push, text};
+use crate::{Operation, Write};
+use identity::node_of;
+use machinery::{Value, status::Status};
+use serde_json::json;
+
+/// Labels below the reserved domains that a kubelet may set on its node (upstream's `kubeletLabels`), and the prefixes
+/// that are its own.
+const KUBELET_LABELS: [&str; 11] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "node.kubernetes.io/instance-type",
+    "beta.kubernetes.io/instance-type",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+];
+const KUBELET_PREFIXES: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
+
+pub(super) struct NodeRestriction;
+
+impl Plugin for NodeRestriction {
+    fn name(&self) -> &'static str {
+        "NodeRestriction"
+    }
+
+    fn validate(&self, world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        let Some(node) = node_of(&write.cx.user) else { return Ok(()) };
+        match (write.row.resource.group.as_str(), write.row.resource.resource.as_str()) {
+            ("", "pods") => pods(world, write, object, node),
+            ("", "nodes") => nodes(write, object, node),
+            ("", "persistentvolumeclaims") if write.subresource != "status" => {
+                Err(forbidden(write, object, "may only update PVC status"))
+            }
+            ("coordination.k8s.io", "leases") => {
+                if write.namespace != "kube-node-lease" {
+                    return Err(forbidden(write, object, "can only access leases in the \"kube-node-lease\" system namespace"));
+                }
+                let name = if write.name.is_empty() { text(&object["metadata"], "name") } else { write.name };
+                if name == node { Ok(()) } else { Err(forbidden(write, object, "can only access node lease with the same name as the requesting node")) }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn pods(world: World<'_>, write: &Write<'_>, object: &Value, node: &str) -> Result<(), Status> {
+    match (write.operation, write.subresource) {
+        (Operation::Create, "") => {
+            if !object["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string() {
+                return Err(forbidden(write, object, format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods")));
+            }
+            if text(&object["spec"], "nodeName") != node {
+                return Err(forbidden(write, object, format!("node {node:?} can only create pods with spec.nodeName set to itself")));
+            }
+            Ok(())
+        }
+        (Operation::Delete, "") => {
+            let found = world.get(("", "v1", "pods"), write.namespace, write.name);
+            if found.is_some_and(|pod| text(&pod["spec"], "nodeName") != node) {
+                return Err(forbidden(write, object, format!("node {node:?} can only delete pods with spec.nodeName set to itself")));
+            }
+            Ok(())
+        }
+        (Operation::Update, "status") => {
+            if write.old.is_some_and(|old| text(&old["spec"], "nodeName") != node) {
+                return Err(forbidden(write, object, format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself")));
+            }
+            if write.old.is_some_and(|old| old["metadata"]["labels"] != object["metadata"]["labels"]) {
+                return Err(forbidden(write, object, format!("node {node:?} cannot update labels through pod status")));
+            }
+            Ok(())
+        }
+        (Operation::Create, "eviction") => Ok(()),
+        (_, "") => Err(forbidden(write, object, format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", write.operation))),
+        (_, other) => Err(forbidden(write, object, format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))),
+    }
+}
+
+fn nodes(write: &Write<'_>, object: &Value, node: &str) -> Result<(), Status> {
+    let name = if write.name.is_empty() { text(&object["metadata"], "name") } else { write.name };
+    if name != node {
+        return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify node {name:?}")));
+    }
+    let labels = |v: &Value| v["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    let old = write.old.map(labels).unwrap_or_default();
+    let mut changed: Vec<String> = labels(object).into_iter().filter(|(k, v)| old.get(k) != Some(v)).map(|(k, _)| k).collect();
+    changed.extend(old.keys().filter(|k| object["metadata"]["labels"][k.as_str()].is_null()).cloned());
+    changed.retain(|label| !label_allowed(label));
+    changed.sort();
+    changed.dedup();
+    if write.operation != Operation::Delete && !changed.is_empty() {
+        return Err(forbidden(write, object, format!("is not allowed to set the following labels: {}", changed.join(", "))));
+    }
+    if let Some(old) = write.old {
+        if write.operation == Operation::Update && write.subresource.is_empty() && old["spec"]["taints"] != object["spec"]["taints"] {
+            return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify taints")));
+        }
+    }
+    Ok(())
+}
+
+/// A label of no reserved domain, or one of the kubelet's own.
+fn label_allowed(label: &str) -> bool {
+    let domain = label.split_once('/').map_or("", |(domain, _)| domain);
+    let below = |parent: &str| domain == parent || domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
+    if !below("kubernetes.io") && !below("k8s.io") {
+        return true;
+    }
+    if below("node-restriction.kubernetes.io") {
+        return false;
+    }
+    KUBELET_LABELS.contains(&label) || KUBELET_PREFIXES.iter().any(|p| below(p))
+}
+
+pub(super) struct TaintNodesByCondition;
+
+impl Plugin for TaintNodesByCondition {
+    fn name(&self) -> &'static str {
+        "TaintNodesByCondition"
+    }
+
+    // Until the node controller has seen that it is ready, nothing is put on it.
+    fn mutate(&self, _world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+        const KEY: &str = "node.kubernetes.io/not-ready";
+        if creates(write, "", "nodes") && !items(&object["spec"]["taints"]).iter().any(|t| text(t, "key") == KEY && text(t, "effect") == "NoSchedule") {
+            push(&mut object["spec"], "taints", json!({"key": KEY, "effect": "NoSchedule"}));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label_allowed;
+
+    #[test]
+    fn a_kubelet_sets_its_own_labels_only() {
+        for label in ["kubernetes.io/hostname", "node.kubernetes.io/instance-type", "example.com/x", "zone"] {
+            assert!(label_allowed(label), "{label}");
+        }
+        for label in ["node-restriction.kubernetes.io/x", "node-role.kubernetes.io/master", "k8s.io/x"] {
+            assert!(!label_allowed(label), "{label}");
+        }
+    }
+}

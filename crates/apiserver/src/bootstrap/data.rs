@@ -1,0 +1,65 @@
+//! The objects that are the same in every cluster, from a generated file (`cargo xtask generate`; its grammar stands there).
+
+use super::{Gvr, Policy, Wanted};
+use machinery::Value;
+
+static TEXT: &str = include_str!("../../data/bootstrap.txt");
+
+/// All of them, with the rules of aggregated roles filled in.
+pub(super) fn wanted() -> Vec<Wanted> {
+    let mut out = Vec::new();
+    let mut section = None;
+    for line in TEXT.lines() {
+        match line.strip_prefix("# ") {
+            Some(head) => section = Section::parse(head),
+            None => out.extend(section.as_ref().and_then(|s| s.object(line))),
+        }
+    }
+    aggregate(&mut out);
+    out
+}
+
+struct Section {
+    resource: Gvr,
+    api_version: &'static str,
+    kind: &'static str,
+    common: Value,
+}
+
+impl Section {
+    fn parse(head: &'static str) -> Option<Section> {
+        let mut parts = head.splitn(4, ' ');
+        let (api_version, resource, kind) = (parts.next()?, parts.next()?, parts.next()?);
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        Some(Section { resource: (group, version, resource), api_version, kind, common: serde_json::from_str(parts.next()?).ok()? })
+    }
+
+    fn object(&self, line: &str) -> Option<Wanted> {
+        let mut value: Value = serde_json::from_str(line).ok()?;
+        value["apiVersion"] = self.api_version.into();
+        value["kind"] = self.kind.into();
+        for (part, shared) in self.common.as_object()? {
+            for (key, text) in shared.as_object()? {
+                value["metadata"][part.as_str()][key.as_str()] = text.clone();
+            }
+        }
+        let policy = match self.resource.2 {
+            "clusterroles" | "roles" => Policy::Role,
+            "clusterrolebindings" | "rolebindings" => Policy::Binding,
+            "flowschemas" | "prioritylevelconfigurations" => Policy::FlowControl,
+            "apiservices" => Policy::Set(&["spec"]),
+            _ => Policy::Keep,
+        };
+        Some(Wanted { resource: self.resource, policy, value })
+    }
+}
+
+/// Gives aggregated roles what their selectors choose, roles that are aggregated themselves first.
+fn aggregate(all: &mut [Wanted]) {
+    for name in ["view", "edit", "admin"] {
+        let roles: Vec<Value> = all.iter().filter(|w| w.resource.2 == "clusterroles").map(|w| w.value.clone()).collect();
+        if let Some(role) = all.iter_mut().find(|w| w.resource.2 == "clusterroles" && w.meta("name") == name) {
+            role.value["rules"] = identity::rbac::aggregate(&role.value, &roles).into();
+        }
+    }
+}

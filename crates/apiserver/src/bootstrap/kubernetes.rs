@@ -1,0 +1,168 @@
+//! The objects by which clients inside the cluster find and trust the API server: the Service `kubernetes` with its
+//! endpoints, the range of Service addresses, and what extension API servers read to know their callers.
+
+use super::{Gvr, Policy, Wanted};
+use crate::{
+    ApiServer,
+    context::Context,
+    path::RequestInfo,
+    query::Query,
+    registry::{Call, Change, WriteOptions, change},
+};
+use machinery::{Value, status::Status, time};
+use serde_json::json;
+use std::{net::IpAddr, time::SystemTime};
+
+const SERVICE_CIDRS: Gvr = ("networking.k8s.io", "v1", "servicecidrs");
+const NAME: &str = "kubernetes";
+
+/// The objects of this server's settings.
+pub(super) fn wanted(server: &ApiServer, now: SystemTime) -> Vec<Wanted> {
+    let config = server.config();
+    let (network, prefix) = config.service_cidr;
+    let mut out = vec![
+        Wanted {
+            resource: SERVICE_CIDRS,
+            policy: Policy::Keep,
+            value: json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+                "metadata": {"name": NAME, "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
+                "spec": {"cidrs": [format!("{network}/{prefix}")]},
+            }),
+        },
+        service(first_address(network), config.advertise_port),
+        authentication(server),
+        Wanted {
+            resource: ("", "v1", "configmaps"),
+            policy: Policy::Keep,
+            value: json!({
+                "apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system"},
+                "data": {"since": time::rfc3339(now).get(..10)},
+            }),
+        },
+    ];
+    // Nothing is reached at a loopback address from a pod.
+    let reachable = config.advertise_address.filter(|ip| !ip.is_loopback());
+    out.extend(reachable.into_iter().flat_map(|ip| endpoints(ip, config.advertise_port)));
+    out
+}
+
+/// The first address of a range behind the network's own.
+fn first_address(network: IpAddr) -> IpAddr {
+    match network {
+        IpAddr::V4(ip) => IpAddr::from((u32::from(ip).wrapping_add(1)).to_be_bytes()),
+        IpAddr::V6(ip) => IpAddr::from((u128::from(ip).wrapping_add(1)).to_be_bytes()),
+    }
+}
+
+fn service(ip: IpAddr, port: u16) -> Wanted {
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    let value = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": NAME, "namespace": "default", "labels": {"component": "apiserver", "provider": NAME}},
+        "spec": {
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
+            "clusterIP": ip.to_string(), "clusterIPs": [ip.to_string()], "type": "ClusterIP", "sessionAffinity": "None",
+            "ipFamilies": [family], "ipFamilyPolicy": "SingleStack",
+        },
+    });
+    // Only the ports follow the settings: a Service that has another address keeps it, since its clients know it.
+    Wanted { resource: ("", "v1", "services"), policy: Policy::Ports, value }
+}
+
+fn endpoints(ip: IpAddr, port: u16) -> [Wanted; 2] {
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    [
+        Wanted {
+            resource: ("", "v1", "endpoints"),
+            policy: Policy::Set(&["subsets"]),
+            value: json!({
+                "apiVersion": "v1", "kind": "Endpoints",
+                "metadata": {"name": NAME, "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+                "subsets": [{"addresses": [{"ip": ip.to_string()}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+            }),
+        },
+        Wanted {
+            resource: ("discovery.k8s.io", "v1", "endpointslices"),
+            policy: Policy::Set(&["endpoints", "ports"]),
+            value: json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {"name": NAME, "namespace": "default", "labels": {"kubernetes.io/service-name": NAME}},
+                "addressType": family,
+                "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true}}],
+                "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+            }),
+        },
+    ]
+}
+
+/// What an extension API server reads to know who its callers are.
+fn authentication(server: &ApiServer) -> Wanted {
+    let trust = server.identity().authenticator.trust();
+    let mut data = json!({});
+    if !trust.client_ca_pem.is_empty() {
+        data["client-ca-file"] = trust.client_ca_pem.as_str().into();
+    }
+    if !trust.front_proxy_ca_pem.is_empty() {
+        data["requestheader-client-ca-file"] = trust.front_proxy_ca_pem.as_str().into();
+        for (key, text) in [
+            ("allowed-names", r#"["front-proxy-client"]"#),
+            ("extra-headers-prefix", r#"["X-Remote-Extra-"]"#),
+            ("group-headers", r#"["X-Remote-Group"]"#),
+            ("uid-headers", r#"["X-Remote-Uid"]"#),
+            ("username-headers", r#"["X-Remote-User"]"#),
+        ] {
+            data[format!("requestheader-{key}")] = text.into();
+        }
+    }
+    Wanted {
+        resource: ("", "v1", "configmaps"),
+        policy: Policy::Set(&["data"]),
+        value: json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+            "data": data,
+        }),
+    }
+}
+
+/// Notes on the range of Service addresses that it is used; its status is this server's to write.
+pub(super) async fn settle(server: &ApiServer) -> Result<(), Status> {
+    let (group, version, resource) = SERVICE_CIDRS;
+    let Some(row) = server.row(group, version, resource) else { return Ok(()) };
+    let present = server.read(&SERVICE_CIDRS, "", NAME)?;
+    let ready = |v: &Value| v["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready");
+    if ready(&present) {
+        return Ok(());
+    }
+    let now = SystemTime::now();
+    let condition = json!({
+        "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": time::rfc3339(now),
+        "message": "Kubernetes default Service CIDR is ready",
+    });
+    let info = RequestInfo {
+        is_resource: true,
+        verb: "update",
+        group: group.into(),
+        version: version.into(),
+        resource: resource.into(),
+        subresource: "status".into(),
+        name: NAME.into(),
+        ..RequestInfo::default()
+    };
+    let cx = Context::new(server.own_user(), info, "kube-apiserver".into(), now);
+    let options = WriteOptions::internal();
+    let (query, headers) = (Query::default(), http::HeaderMap::new());
+    let call = Call { server, cx: &cx, row: &row, query: &query, headers: &headers, accepted: Default::default() };
+    let what = Change { row: &row, namespace: "", name: NAME, subresource: "status", options: &options, may_create: false, applied: false, derived: true };
+    change(&call, &what, |old| {
+        let mut value = old.cloned().unwrap_or_default();
+        if !ready(&value) {
+            value["status"]["conditions"] = json!([condition.clone()]);
+        }
+        Ok(value)
+    })
+    .await
+    .map(drop)
+}

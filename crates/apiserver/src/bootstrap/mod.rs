@@ -1,0 +1,108 @@
+//! The objects that the API server makes by itself, so that a new cluster is one: system namespaces, RBAC defaults,
+//! priority classes, flow control, APIServices, the Service `kubernetes` with its endpoints, what extension servers read.
+//!
+//! Runs at every start and changes nothing that is as it should be; what exists is reconciled by upstream's rules for its
+//! kind (`reconcile`). Objects are written concurrently, so that the store's group commit takes a first start's two
+//! hundred writes in a few syncs: first what has no namespace, then what lies in one.
+
+mod data;
+mod kubernetes;
+mod reconcile;
+
+use crate::ApiServer;
+use futures_util::future::try_join_all;
+use machinery::{Value, status::Status};
+use std::time::SystemTime;
+
+/// How often an object is tried again that somebody else has changed meanwhile.
+const ATTEMPTS_MAX: usize = 5;
+
+/// Group, version and plural name of a resource.
+type Gvr = (&'static str, &'static str, &'static str);
+
+/// What happens to an object that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Policy {
+    /// It stays as it is.
+    Keep,
+    /// Rules and selectors that are missing are added (roles).
+    Role,
+    /// Subjects that are missing are added; a binding to another role is made anew (bindings).
+    Binding,
+    /// Its spec is set while an annotation says so (flow control).
+    FlowControl,
+    /// The ports of its spec are set (the Service).
+    Ports,
+    /// These parts of it are set.
+    Set(&'static [&'static str]),
+}
+
+/// An object as it should be.
+#[derive(Debug, Clone)]
+struct Wanted {
+    resource: Gvr,
+    policy: Policy,
+    value: Value,
+}
+
+impl Wanted {
+    fn meta(&self, field: &str) -> &str {
+        self.value["metadata"][field].as_str().unwrap_or_default()
+    }
+}
+
+/// Makes everything; called before the server says that it is ready.
+///
+/// # Errors
+/// An object can neither be made nor be left as it is.
+pub(crate) async fn run(server: &ApiServer) -> Result<(), Status> {
+    let mut wanted = data::wanted();
+    wanted.extend(kubernetes::wanted(server, SystemTime::now()));
+    wanted.retain(|w| is_served(server, w));
+    let (namespaced, cluster): (Vec<Wanted>, Vec<Wanted>) = wanted.into_iter().partition(|w| !w.meta("namespace").is_empty());
+    for batch in [cluster, namespaced] {
+        try_join_all(batch.iter().map(|w| ensure(server, w))).await?;
+    }
+    kubernetes::settle(server).await
+}
+
+/// What is not served cannot be made; an APIService stands for a version that must be served itself.
+fn is_served(server: &ApiServer, wanted: &Wanted) -> bool {
+    let (group, version, resource) = wanted.resource;
+    let spec = &wanted.value["spec"];
+    let stands_for = || server.rows().has_version(spec["group"].as_str().unwrap_or_default(), spec["version"].as_str().unwrap_or_default());
+    server.row(group, version, resource).is_some() && (resource != "apiservices" || stands_for())
+}
+
+/// Makes an object or brings the present one to what it should be.
+async fn ensure(server: &ApiServer, wanted: &Wanted) -> Result<(), Status> {
+    let (namespace, name) = (wanted.meta("namespace"), wanted.meta("name"));
+    let mut last = None;
+    for _ in 0..ATTEMPTS_MAX {
+        let outcome = match server.read(&wanted.resource, namespace, name) {
+            Err(_) => server.create(&wanted.resource, namespace, wanted.value.clone()).await.map(drop),
+            Ok(present) => match reconcile::next(wanted, &present) {
+                reconcile::Next::Nothing => return Ok(()),
+                reconcile::Next::Update(value) => server.update(&wanted.resource, namespace, name, *value).await.map(drop),
+                reconcile::Next::Replace => match server.delete(&wanted.resource, namespace, name).await {
+                    Ok(()) => server.create(&wanted.resource, namespace, wanted.value.clone()).await.map(drop),
+                    Err(error) => Err(error),
+                },
+            },
+        };
+        match outcome {
+            Ok(()) => return Ok(()),
+            Err(error) if matches!(error.code, 404 | 409) => last = Some(error),
+            Err(error) if error.code == 422 => {
+                // What is refused today is refused tomorrow; a cluster that lacks it is better than none.
+                tracing::error!(resource = wanted.resource.2, name, %error, "an object of the cluster's own is refused");
+                return Ok(());
+            }
+            Err(error) => {
+                tracing::error!(resource = wanted.resource.2, name, %error, "an object of the cluster's own could not be made");
+                return Err(error);
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Status::internal("nothing was tried")))
+}

@@ -1,0 +1,116 @@
+//! Reaching a backend: a TCP connection to an address, TLS if wanted, HTTP/1.1 on top.
+
+use crate::Body;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::CryptoProvider,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+/// How long a backend has to take a connection, and then to greet (upstream's dialer: 30 s for both).
+const DIAL_MAX: Duration = Duration::from_secs(10);
+
+/// Where a backend is and how it is spoken to.
+#[derive(Clone)]
+pub(super) struct Backend {
+    pub(super) address: SocketAddr,
+    /// Plain TCP if absent.
+    pub(super) tls: Option<Arc<ClientConfig>>,
+}
+
+/// A connection to a backend, ready for one request. It lives as long as the request, its answer, or the tunnel.
+pub(super) async fn connect(backend: &Backend) -> Result<SendRequest<Body>, String> {
+    let address = backend.address;
+    let told = |error: io::Error| format!("dial tcp {address}: {}", reason(&error));
+    let stream = within(TcpStream::connect(address)).await.map_err(told)?;
+    stream.set_nodelay(true).map_err(told)?;
+    let Some(tls) = &backend.tls else { return speak(stream).await };
+    let connector = TlsConnector::from(Arc::clone(tls));
+    let stream = within(connector.connect(ServerName::IpAddress(address.ip().into()), stream)).await.map_err(|e| format!("tls: {e}"))?;
+    speak(stream).await
+}
+
+async fn within<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(DIAL_MAX, future).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}
+
+async fn speak<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) -> Result<SendRequest<Body>, String> {
+    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    tokio::spawn(async move {
+        // What went wrong is also told to whoever waits for the answer or reads its body.
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a connection to a backend ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// The words in which Go tells an error of `connect`.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "connect: connection refused".into(),
+        ErrorKind::HostUnreachable => "connect: no route to host".into(),
+        ErrorKind::NetworkUnreachable => "connect: network is unreachable".into(),
+        ErrorKind::TimedOut => "i/o timeout".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// TLS to a workload: nobody vouches for its certificate, as with upstream's proxies. What is sent there is what the
+/// caller chose to send there; credentials of the caller are never among it.
+pub(super) fn unverified() -> Result<Arc<ClientConfig>, String> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    if let Some(config) = CONFIG.get() {
+        return Ok(Arc::clone(config));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    Ok(Arc::clone(CONFIG.get_or_init(|| Arc::new(config))))
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,35 @@
+//! Where the kubelet of a node listens.
+
+use super::{NODES, dial::Backend, items, text};
+use crate::ApiServer;
+use machinery::{Value, status::Status};
+use std::net::{IpAddr, SocketAddr};
+
+/// The port of a kubelet that names none.
+pub(super) const PORT: u16 = 10_250;
+/// The addresses that are dialled, best first. Names would need a resolver that knows the node; addresses need none.
+const TYPES: [&str; 2] = ["InternalIP", "ExternalIP"];
+
+/// The kubelet of a node.
+pub(super) fn of_node(server: &ApiServer, name: &str) -> Result<Backend, Status> {
+    let node = server.read(&NODES, "", name)?;
+    let tls = server.identity().authenticator.trust().kubelet_client.clone();
+    let tls = tls.ok_or_else(|| Status::internal("this API server has no client certificate for kubelets"))?;
+    Ok(Backend { address: SocketAddr::new(address(&node)?, port(&node)), tls: Some(tls) })
+}
+
+/// The address of a node.
+pub(super) fn address(node: &Value) -> Result<IpAddr, Status> {
+    let all = items(&node["status"]["addresses"]);
+    let of = |kind: &str| all.iter().filter(move |a| text(a, "type") == kind).find_map(|a| text(a, "address").parse().ok());
+    TYPES.iter().find_map(|kind| of(kind)).ok_or_else(|| {
+        let known: Vec<&str> = all.iter().map(|a| text(a, "type")).collect();
+        super::plain_error(format!("no preferred addresses found; known addresses: [{}]", known.join(" ")))
+    })
+}
+
+/// The port of a node's kubelet.
+pub(super) fn port(node: &Value) -> u16 {
+    let told = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+    told.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0).unwrap_or(PORT)
+}

@@ -1,0 +1,129 @@
+//! Which backend a proxy request means: `NAME`, `NAME:PORT` or `SCHEME:NAME:PORT` of a pod, a service or a node.
+
+use super::{
+    NODES, PODS,
+    dial::{self, Backend},
+    items, kubelet, text,
+};
+use crate::{ApiServer, path::RequestInfo, storage};
+use machinery::{Value, status::Status};
+use std::net::{IpAddr, SocketAddr};
+
+/// Finds the backend of a proxy request.
+pub(super) fn find(server: &ApiServer, info: &RequestInfo) -> Result<Backend, Status> {
+    let kind = match info.resource.as_str() {
+        "pods" => "pod",
+        "services" => "service",
+        _ => "node",
+    };
+    let Some((scheme, name, port)) = split(&info.name) else {
+        return Err(Status::bad_request(format!("invalid {kind} request {:?}", info.name)));
+    };
+    match kind {
+        "pod" => of_pod(server, &info.namespace, scheme, name, port),
+        "service" => of_service(server, info, scheme, name, port),
+        _ => of_node(server, scheme, name, port),
+    }
+}
+
+/// Scheme (may be empty), name and port (may be empty).
+pub(super) fn split(id: &str) -> Option<(&str, &str, &str)> {
+    let parts: Vec<&str> = id.split(':').collect();
+    let (scheme, name, port) = match parts.as_slice() {
+        [name] => ("", *name, ""),
+        [name, port] => ("", *name, *port),
+        [scheme, name, port] => (*scheme, *name, *port),
+        _ => return None,
+    };
+    (!name.is_empty() && matches!(scheme, "" | "http" | "https")).then_some((scheme, name, port))
+}
+
+fn backend(ip: IpAddr, scheme: &str, port: &str) -> Result<Backend, Status> {
+    let default = if scheme == "https" { 443 } else { 80 };
+    let port = match port {
+        "" => default,
+        text => text.parse::<u16>().map_err(|_| Status::service_unavailable(format!("error trying to reach service: address {text}: invalid port")))?,
+    };
+    let tls = if scheme == "https" { Some(dial::unverified().map_err(Status::internal)?) } else { None };
+    Ok(Backend { address: SocketAddr::new(ip, port), tls })
+}
+
+/// Only what is a pod's or a node's may be reached: never this host's loopback or link-local addresses.
+fn proxyable(ip: IpAddr) -> Result<IpAddr, Status> {
+    let local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    if local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() { Err(Status::bad_request("address not allowed")) } else { Ok(ip) }
+}
+
+fn of_pod(server: &ApiServer, namespace: &str, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
+    let pod = server.read(&PODS, namespace, name)?;
+    let ip = text(&pod["status"], "podIP").parse().map_err(|_| Status::bad_request("address not allowed"))?;
+    let mut ports = items(&pod["spec"]["containers"]).iter().filter_map(|c| items(&c["ports"]).first());
+    let first = ports.next().and_then(|p| p["containerPort"].as_u64()).map(|p| p.to_string()).unwrap_or_default();
+    backend(proxyable(ip)?, scheme, if port.is_empty() { &first } else { port })
+}
+
+fn of_node(server: &ApiServer, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
+    let node = server.read(&NODES, "", name)?;
+    if port.is_empty() || port.parse() == Ok(kubelet::port(&node)) {
+        return kubelet::of_node(server, name);
+    }
+    backend(proxyable(kubelet::address(&node)?)?, scheme, port)
+}
+
+fn of_service(server: &ApiServer, info: &RequestInfo, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
+    let service = server.read(&("", "v1", "services"), &info.namespace, name)?;
+    let mut wanted = port.to_owned();
+    if let Ok(number) = port.parse::<i64>() {
+        let found = items(&service["spec"]["ports"]).iter().find(|p| p["port"].as_i64() == Some(number));
+        let found = found.ok_or_else(|| Status::service_unavailable(format!("no service port {number} found for service {name:?}")))?;
+        text(found, "name").clone_into(&mut wanted);
+    }
+    let mut ready = endpoints(server, &info.namespace, name, &wanted);
+    if ready.is_empty() {
+        return Err(Status::service_unavailable(format!("no endpoints available for service {:?}", info.name)));
+    }
+    let at = usize::from(u16::from_ne_bytes(random())) % ready.len();
+    let (ip, port) = ready.swap_remove(at);
+    backend(ip, scheme, &port.to_string())
+}
+
+fn random() -> [u8; 2] {
+    let mut bytes = [0; 2];
+    // Any endpoint will do; the first one as well.
+    let _ = getrandom::fill(&mut bytes);
+    bytes
+}
+
+/// The ready endpoints of a service that are pods, at the port of that name.
+fn endpoints(server: &ApiServer, namespace: &str, service: &str, port: &str) -> Vec<(IpAddr, u16)> {
+    let Some(row) = server.row("discovery.k8s.io", "v1", "endpointslices") else { return Vec::new() };
+    let prefix = format!("{}{namespace}/", row.root_key);
+    let Some(snapshot) = storage::snapshot(server, &row, None) else { return Vec::new() };
+    let slices: Vec<_> = snapshot.range(&prefix, "").map(|entry| storage::value(&row, entry)).collect();
+    let mut out = Vec::new();
+    for slice in slices.iter().filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == service) {
+        let named = items(&slice["ports"]).iter().find(|p| text(p, "name") == port).and_then(|p| p["port"].as_u64());
+        let Some(number) = named.and_then(|p| u16::try_from(p).ok()) else { continue };
+        let ready = items(&slice["endpoints"]).iter().filter(|e| e["conditions"]["ready"] != false);
+        out.extend(ready.filter_map(|e| Some((pod_address(server, namespace, e)?, number))));
+    }
+    out
+}
+
+/// The address of an endpoint if it is truly that of the pod that it names: nobody reaches another host by writing
+/// endpoints.
+fn pod_address(server: &ApiServer, namespace: &str, endpoint: &Value) -> Option<IpAddr> {
+    let target = &endpoint["targetRef"];
+    let ip = endpoint["addresses"][0].as_str()?;
+    let elsewhere = !text(target, "namespace").is_empty() && text(target, "namespace") != namespace;
+    if text(target, "kind") != "Pod" || elsewhere {
+        return None;
+    }
+    let pod = server.read(&PODS, namespace, text(target, "name")).ok()?;
+    let own = text(&pod["status"], "podIP") == ip || items(&pod["status"]["podIPs"]).iter().any(|p| text(p, "ip") == ip);
+    let ip = ip.parse().ok()?;
+    (own && proxyable(ip).is_ok()).then_some(ip)
+}

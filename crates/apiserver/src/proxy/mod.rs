@@ -1,0 +1,89 @@
+//! What leads through the API server to a kubelet or a workload: logs, exec, attach, port-forward, and the HTTP proxies of
+//! pods, services and nodes.
+//!
+//! The server understands as little as it can of what it carries: a request that asks for an upgrade becomes a tunnel of
+//! bytes (SPDY or WebSocket, whichever the two ends speak), everything else one HTTP exchange whose body flows as it
+//! comes. A node is reached by its address alone, over TLS, with the server's client certificate; the certificate that
+//! the kubelet shows must be of the cluster's authority.
+
+mod dial;
+mod forward;
+mod html;
+mod kubelet;
+mod location;
+mod log;
+mod streams;
+
+use crate::{ApiServer, Body, Context, errors, query::Query, respond};
+use futures_util::future::BoxFuture;
+use http::{Method, Request, Response, StatusCode, Uri};
+use machinery::{Value, status::Status};
+use std::sync::Arc;
+
+const PODS: (&str, &str, &str) = ("", "v1", "pods");
+const NODES: (&str, &str, &str) = ("", "v1", "nodes");
+
+/// Answers a request for one of the subresources that lead elsewhere.
+pub(crate) fn handle<'a>(server: &'a ApiServer, cx: &'a Context, request: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+    // What is asked is found out at once, so that nothing of it lives as long as a tunnel.
+    let asked = ask(server, cx, &request);
+    Box::pin(async move {
+        match asked? {
+            Asked::Nothing => Ok(respond::plain_not_found()),
+            Asked::Empty => {
+                let mut response = Response::new(crate::empty());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                Ok(response)
+            }
+            Asked::Log(what) => log::answer(&what).await,
+            Asked::Stream(backend, uri) => streams::answer(&backend, uri, request).await,
+            Asked::Forward(backend) => forward::answer(cx, &backend, request).await,
+        }
+    })
+}
+
+/// What a request wants, with the backend that has it.
+enum Asked {
+    /// A path that is not served.
+    Nothing,
+    /// The log of what has not begun.
+    Empty,
+    Log(log::Wanted),
+    Stream(dial::Backend, Uri),
+    Forward(dial::Backend),
+}
+
+fn ask(server: &ApiServer, cx: &Context, request: &Request<Body>) -> Result<Asked, Status> {
+    let info = &cx.info;
+    let Some(row) = server.row(&info.group, &info.version, &info.resource) else { return Ok(Asked::Nothing) };
+    let Some(known) = row.resource.subresource(&info.subresource) else { return Ok(Asked::Nothing) };
+    // OPTIONS has no verb of the API; upstream's proxies take it.
+    let options = request.method() == Method::OPTIONS && info.subresource == "proxy";
+    if !options && !known.verbs.iter().any(|v| v == info.verb) {
+        return Err(errors::method_not_supported(&row, info.verb));
+    }
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    match (info.resource.as_str(), info.subresource.as_str()) {
+        ("pods", "log") => log::find(server, cx, &query),
+        ("pods", "exec" | "attach" | "portforward") => streams::find(server, cx, &query, request),
+        ("pods" | "services" | "nodes", "proxy") => location::find(server, info).map(Asked::Forward),
+        _ => Ok(Asked::Nothing),
+    }
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn pod(server: &ApiServer, cx: &Context) -> Result<Arc<Value>, Status> {
+    server.read(&PODS, &cx.info.namespace, &cx.info.name)
+}
+
+/// An error of the way to a backend that upstream answers without a reason.
+fn plain_error(message: String) -> Status {
+    Status::new(500, "", message)
+}

@@ -1,0 +1,192 @@
+//! Reviews: questions that are answered and not stored. Who is this (TokenReview, SelfSubjectReview), may they do that
+//! (the access reviews), what may I do (SelfSubjectRulesReview); and `serviceaccounts/token`, whose answer is a token.
+//!
+//! The answers come from the same authenticator and authoriser that guard the path, so a review never says anything else
+//! than what a request would meet.
+
+mod token;
+
+pub(crate) use token::create as token;
+
+use crate::{ApiServer, Context, registry::check_kind, rows::Row};
+use identity::{Attributes, Decision, User, node_of};
+use machinery::{
+    Value,
+    field::{self, ErrorList, Path},
+    status::Status,
+    time,
+};
+use serde_json::json;
+
+/// Answers a create of one of the review kinds.
+#[allow(clippy::unused_async, reason = "token and authorisation webhooks will wait")]
+pub(crate) async fn create(server: &ApiServer, cx: &Context, row: &Row, mut value: Value) -> Result<Value, Status> {
+    check_kind(row, &value)?;
+    let kind = row.resource.kind.kind.as_str();
+    if row.resource.namespaced && text(&value["metadata"], "namespace").is_empty() {
+        value["metadata"]["namespace"] = json!(cx.info.namespace);
+    }
+    let status = match kind {
+        "TokenReview" => token_review(server, cx, &value)?,
+        "SelfSubjectReview" => json!({ "userInfo": cx.user.to_value() }),
+        "SelfSubjectRulesReview" => rules(server, cx, &value)?,
+        "SelfSubjectAccessReview" => {
+            check(kind, &value, false)?;
+            access(server, &cx.user, &value["spec"])
+        }
+        "SubjectAccessReview" => {
+            check(kind, &value, true)?;
+            access(server, &user_of(&value["spec"]), &value["spec"])
+        }
+        "LocalSubjectAccessReview" => {
+            check(kind, &value, true)?;
+            local(cx, &value)?;
+            access(server, &user_of(&value["spec"]), &value["spec"])
+        }
+        other => return Err(Status::internal(format!("{other} is no review"))),
+    };
+    value["status"] = status;
+    if value["metadata"].is_null() {
+        value["metadata"] = json!({});
+    }
+    if kind == "SelfSubjectReview" {
+        value["metadata"]["creationTimestamp"] = json!(time::rfc3339(cx.now));
+    }
+    Ok(value)
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// The user that a review asks about.
+fn user_of(spec: &Value) -> User {
+    let extra = spec["extra"].as_object().into_iter().flatten().map(|(key, list)| (key.to_lowercase(), texts(list)));
+    User { name: text(spec, "user").into(), uid: text(spec, "uid").into(), groups: texts(&spec["groups"]), extra: extra.collect() }
+}
+
+/// What must be said in an access review (upstream's validation of authorization.k8s.io).
+fn check(kind: &str, value: &Value, names_user: bool) -> Result<(), Status> {
+    let spec = &value["spec"];
+    let path = Path::root("spec");
+    let mut errors = ErrorList::new();
+    let (resource, other) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    if resource.is_object() && other.is_object() {
+        let detail = "cannot be specified in combination with resourceAttributes";
+        errors.push(field::Error::invalid(&path.child("nonResourceAttributes"), other.clone(), detail));
+    }
+    if !resource.is_object() && !other.is_object() {
+        let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        errors.push(field::Error::invalid(&path.child("resourceAttributes"), Value::Null, detail));
+    }
+    if names_user && text(spec, "user").is_empty() && texts(&spec["groups"]).is_empty() {
+        errors.push(field::Error::invalid(&path.child("user"), "", "at least one of user or group must be specified"));
+    }
+    let meta = value["metadata"].as_object().into_iter().flatten();
+    let told: Vec<&String> = meta.filter(|(k, v)| k.as_str() != "managedFields" && !v.is_null()).map(|(k, _)| k).collect();
+    let allowed = |k: &str| kind == "LocalSubjectAccessReview" && k == "namespace";
+    if told.iter().any(|k| !allowed(k)) {
+        let detail = if kind == "LocalSubjectAccessReview" { "must be empty except for namespace" } else { "must be empty" };
+        errors.push(field::Error::invalid(&Path::root("metadata"), value["metadata"].clone(), detail));
+    }
+    if kind == "LocalSubjectAccessReview" {
+        let namespace = text(resource, "namespace");
+        if resource.is_object() && namespace != text(&value["metadata"], "namespace") {
+            errors.push(field::Error::invalid(&path.child("resourceAttributes").child("namespace"), namespace, "must match metadata.namespace"));
+        }
+        if other.is_object() {
+            errors.push(field::Error::invalid(&path.child("nonResourceAttributes"), other.clone(), "disallowed on this kind of request"));
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("authorization.k8s.io", kind, "", errors)) }
+}
+
+fn local(cx: &Context, value: &Value) -> Result<(), Status> {
+    let namespace = cx.info.namespace.as_str();
+    if namespace.is_empty() {
+        return Err(Status::bad_request("namespace is required on this type: "));
+    }
+    if namespace != text(&value["metadata"], "namespace") {
+        return Err(Status::bad_request(format!("spec.resourceAttributes.namespace must match namespace: {namespace}")));
+    }
+    Ok(())
+}
+
+/// `SubjectAccessReviewStatus`.
+fn access(server: &ApiServer, user: &User, spec: &Value) -> Value {
+    let (resource, other) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    let is_resource = resource.is_object();
+    let asked = Attributes {
+        user,
+        verb: if is_resource { text(resource, "verb") } else { text(other, "verb") },
+        group: text(resource, "group"),
+        version: [text(resource, "version"), "*"].into_iter().find(|v| !v.is_empty()).unwrap_or("*"),
+        resource: text(resource, "resource"),
+        subresource: text(resource, "subresource"),
+        namespace: text(resource, "namespace"),
+        name: text(resource, "name"),
+        path: text(other, "path"),
+        is_resource,
+    };
+    let (decision, reason) = server.identity().authorizer.authorize(&asked);
+    let mut status = json!({ "allowed": decision == Decision::Allow });
+    if decision == Decision::Deny {
+        status["denied"] = true.into();
+    }
+    if !reason.is_empty() {
+        status["reason"] = reason.into();
+    }
+    status
+}
+
+/// `SubjectRulesReviewStatus` of the one who asks.
+fn rules(server: &ApiServer, cx: &Context, value: &Value) -> Result<Value, Status> {
+    let namespace = text(&value["spec"], "namespace");
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let (rules, problems) = server.identity().authorizer.rbac().rules_of(&cx.user, namespace);
+    let mut resource_rules = Vec::new();
+    let mut other_rules = Vec::new();
+    for rule in &rules {
+        if !rule.resources.is_empty() {
+            let mut out = json!({"verbs": rule.verbs, "apiGroups": rule.groups, "resources": rule.resources});
+            if !rule.names.is_empty() {
+                out["resourceNames"] = json!(rule.names);
+            }
+            resource_rules.push(out);
+        }
+        if !rule.urls.is_empty() {
+            other_rules.push(json!({"verbs": rule.verbs, "nonResourceURLs": rule.urls}));
+        }
+    }
+    let mut errors = problems;
+    let is_node = node_of(&cx.user).is_some();
+    if is_node {
+        errors.insert(0, "node authorizer does not support user rule resolution".into());
+    }
+    let mut status = json!({"resourceRules": resource_rules, "nonResourceRules": other_rules, "incomplete": is_node || !errors.is_empty()});
+    match errors.as_slice() {
+        [] => {}
+        [one] => status["evaluationError"] = json!(one),
+        more => status["evaluationError"] = json!(format!("[{}]", more.join(", "))),
+    }
+    Ok(status)
+}
+
+/// `TokenReviewStatus`.
+fn token_review(server: &ApiServer, cx: &Context, value: &Value) -> Result<Value, Status> {
+    let spec = &value["spec"];
+    let token = text(spec, "token");
+    if token.is_empty() {
+        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+    }
+    Ok(match server.identity().tokens.verify(token, &texts(&spec["audiences"]), cx.now) {
+        Ok(review) => json!({"authenticated": true, "user": review.user.to_value(), "audiences": review.audiences}),
+        Err(error) => json!({"user": {}, "error": format!("[invalid bearer token, {error}]")}),
+    })
+}
