@@ -1,4 +1,4 @@
-//! Cgroups of QoS classes and pods, version 1 and 2; the runtime makes the containers' below them.
+//! Cgroups of QoS classes, version 1 and 2; the runtime makes the pods' and the containers' below them.
 //!
 //! `ROOT/kubepods[/burstable|/besteffort]/podUID`, as upstream's cgroupfs driver names them. In version 1 the same path is
 //! made under every controller that is mounted.
@@ -47,19 +47,18 @@ impl Cgroups {
         format!("{root}/kubepods{class}/pod{}", util::uid(pod))
     }
 
-    /// Makes the pod's cgroup with its limits, and those above it. Answers its path.
-    pub fn ensure_pod(&self, pod: &Pod) -> io::Result<String> {
+    /// Makes the cgroup of the pod's class, once; the runtime makes the pod's own below it. Answers the pod's path.
+    pub fn ensure_class(&self, pod: &Pod) -> io::Result<String> {
         let path = self.pod_path(pod);
         if let Some((class, _)) = path.rsplit_once('/')
-            && self.made.lock().insert(class.to_owned())
+            && !self.made.lock().contains(class)
         {
             self.make(class)?;
             if class.ends_with("besteffort") {
                 self.set(class, &CgroupLimits { cpu_shares: 2, ..CgroupLimits::default() });
             }
+            self.made.lock().insert(class.to_owned());
         }
-        self.make(&path)?;
-        self.set(&path, &resources::pod_limits(pod));
         Ok(path)
     }
 

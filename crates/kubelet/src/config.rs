@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// What a kubelet needs to know; every value is checked and final.
 #[derive(Clone, Debug)]
@@ -38,8 +41,39 @@ pub struct Config {
     pub api_service: Option<SocketAddr>,
     /// The host's resolver file for `dnsPolicy: Default`.
     pub resolv_conf: PathBuf,
+    /// What the time is.
+    pub clock: Clock,
     /// Version shown as kubelet version, `v1.37.…`.
     pub version: String,
+}
+
+/// Tells the time of day; another one than the system's where time is played.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
+
+impl Clock {
+    /// A clock that asks this.
+    pub fn new(ask: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ask))
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(SystemTime::now)
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
 }
 
 /// Certificates of the kubelet's own API.
@@ -48,6 +82,24 @@ pub struct Tls {
     /// Server configuration: the serving certificate, and client certificates asked for (not required), verified against the
     /// cluster's CA.
     pub server: Arc<rustls::ServerConfig>,
+}
+
+impl Tls {
+    /// A serving certificate with its chain and key, and the authority by which client certificates are verified where a client
+    /// shows one.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>, client_ca: CertificateDer<'static>) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(client_ca)?;
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        let builder = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(rustls::ALL_VERSIONS)?;
+        let mut server = builder.with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { server: Arc::new(server) })
+    }
 }
 
 impl std::fmt::Debug for Tls {
@@ -77,6 +129,7 @@ impl Config {
             tls: None,
             api_service: None,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            clock: Clock::default(),
             version: "v1.37.2".into(),
         }
     }

@@ -4,7 +4,7 @@
 //! a socket, and against fakes in tests. Every identifier is a type of its own. The runtime knows nothing of the API:
 //! what the kubelet must find again after a restart travels as labels and annotations on sandboxes and containers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -91,8 +91,10 @@ pub struct SandboxSpec {
     pub hostname: String,
     /// The text of `/etc/resolv.conf`.
     pub resolv_conf: String,
-    /// The cgroup below which the containers' cgroups are made.
+    /// The cgroup below which the containers' cgroups are made; the runtime makes it, with `limits`.
     pub cgroup_parent: String,
+    /// Limits of the pod as a whole.
+    pub limits: CgroupLimits,
     /// Use the host's network namespace.
     pub host_network: bool,
     /// Use the host's PID namespace.
@@ -389,8 +391,8 @@ pub struct Usage {
 /// Something changed; the receiver looks for itself what.
 #[derive(Clone, Debug)]
 pub struct RuntimeEvent {
-    /// The sandbox it happened in.
-    pub sandbox: SandboxId,
+    /// The pod it happened to; none: nobody knows, so all look.
+    pub pod: Option<PodUid>,
 }
 
 /// The runtime, as the kubelet needs it. Reads are from memory and cheap; the rest is asynchronous.
@@ -468,6 +470,8 @@ pub trait PodNet: Send + Sync {
     async fn attach(&self, sandbox: &SandboxId, netns: &std::path::Path, host_ports: Vec<HostPort>) -> Result<Vec<IpAddr>, CriError>;
     /// Takes a sandbox off the network and frees its addresses. Idempotent.
     async fn detach(&self, sandbox: &SandboxId) -> Result<(), CriError>;
+    /// After a restart: of the sandboxes that are attached only these still live; the addresses of the others are freed.
+    async fn adopt(&self, live: &HashSet<SandboxId>) -> Result<(), CriError>;
 }
 
 /// Shared handle to a runtime.

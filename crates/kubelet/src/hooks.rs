@@ -40,7 +40,7 @@ pub async fn run(cx: &Arc<Context>, spec: &Spec, id: &ContainerId, ips: &[IpAddr
     if let Some(t) = &handler.tcp_socket {
         let port = util::port(&t.port, spec)?;
         let host = http::host(t.host.as_deref(), ips.first().copied())?;
-        return match tokio::time::timeout(CONNECT_TIMEOUT, tokio::net::TcpStream::connect((host.as_str(), port))).await {
+        return match tokio::time::timeout(CONNECT_TIMEOUT, util::connect(&host, port)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(e)) => Err(e.to_string()),
             Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),

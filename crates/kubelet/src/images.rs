@@ -40,10 +40,10 @@ impl Default for Images {
 impl Images {
     /// When the pull for a container is tried again.
     #[must_use]
-    pub fn retry_at(&self, uid: &PodUid, container: &str) -> Option<SystemTime> {
+    pub fn retry_at(&self, uid: &PodUid, container: &str, now: SystemTime) -> Option<SystemTime> {
         let held = self.backoff.lock();
         let (b, f) = held.get(&(uid.clone(), container.to_owned()))?;
-        b.waiting("", f.at, SystemTime::now()).map(|w| w.until)
+        b.waiting("", f.at, now).map(|w| w.until)
     }
 
     /// The pod is gone.
@@ -78,7 +78,7 @@ impl Images {
             _ => {}
         }
         let key = (PodUid(util::uid(pod).to_owned()), c.name.clone());
-        if let Some(message) = self.still_waiting(&key) {
+        if let Some(message) = self.still_waiting(&key, cx.now()) {
             let text = format!("Back-off pulling image {reference:?}");
             normal("BackOff", &text);
             warn("Failed", "Error: ImagePullBackOff");
@@ -88,7 +88,7 @@ impl Images {
             self.backoff.lock().remove(&key);
         }).map_err(|e| {
             let mut held = self.backoff.lock();
-            let now = SystemTime::now();
+            let now = cx.now();
             let slot = held.entry(key).or_insert_with(|| (Backoff::default(), Failed { at: now, message: String::new() }));
             slot.0.next("", now, now);
             slot.1 = Failed { at: now, message: e.to_string() };
@@ -98,10 +98,10 @@ impl Images {
         })
     }
 
-    fn still_waiting(&self, key: &(PodUid, String)) -> Option<String> {
+    fn still_waiting(&self, key: &(PodUid, String), now: SystemTime) -> Option<String> {
         let held = self.backoff.lock();
         let (b, f) = held.get(key)?;
-        b.waiting("", f.at, SystemTime::now()).map(|_| f.message.clone())
+        b.waiting("", f.at, now).map(|_| f.message.clone())
     }
 
     async fn pull(&self, cx: &Context, pod: &Pod, reference: &str, policy: &str, normal: impl Fn(&str, &str)) -> Result<Image, CriError> {

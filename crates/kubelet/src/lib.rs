@@ -21,6 +21,8 @@ pub mod logs;
 pub mod node;
 pub mod pod;
 pub mod probes;
+#[cfg(any())]
+mod real;
 pub mod resources;
 pub mod security;
 pub mod server;
@@ -33,5 +35,6 @@ mod run;
 #[cfg(test)]
 mod testing;
 
-pub use config::{Config, Error, Tls};
+pub use config::{Clock, Config, Error, Tls};
 pub use run::{PodChange, run_with};
+pub use volumes::purge;

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -43,10 +42,10 @@ pub async fn run(
     network: network::pod::PodNetwork,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let pods = real::pod_changes(&informers, &config.node_name, shutdown.clone());
-    let api: SharedApi = Arc::new(real::RealApi::new(client, informers, &config.node_name));
+    let changes = real::pod_changes(&informers, &config.node_name, shutdown.clone());
+    let api: SharedApi = Arc::new(real::RealApi::new(client.user_agent("kubelet"), informers, &config.node_name));
     let runtime: SharedRuntime = Arc::new(real::RealRuntime::new(runtime));
-    run_with(config, api, runtime, Arc::new(real::RealNet::new(network)), pods, shutdown).await
+    run_with(config, api, runtime, Arc::new(real::RealNet::new(network)), changes, shutdown).await
 }
 
 /// The same on any API, runtime and network.
@@ -62,6 +61,10 @@ pub async fn run_with(
         fs::create_dir_all(&dir).map_err(|source| Error::Directory { path: dir, source })?;
     }
     volumes::prepare_memory(&config.root_dir).map_err(|source| Error::Directory { path: config.root_dir.join("memory"), source })?;
+    let live = runtime.sandboxes().into_iter().filter(|s| s.ready).map(|s| s.id).collect();
+    if let Err(e) = net.adopt(&live).await {
+        tracing::warn!(error = %e, "addresses of former pods not freed");
+    }
     let pods = Pods::default();
     let stale = pods.clone();
     let scheme = runtime.version().split("://").next().unwrap_or("knarr").to_owned();
@@ -71,7 +74,8 @@ pub async fn run_with(
         cgroups: Cgroups::new("/sys/fs/cgroup", &config.cgroup_root),
         machine: node::machine(&config),
         scheme,
-        started: SystemTime::now(),
+        started: config.clock.now(),
+        node_labels: parking_lot::RwLock::new(node::labels(&config)),
         api,
         runtime: Arc::clone(&runtime),
         net,
@@ -86,13 +90,13 @@ pub async fn run_with(
     loop {
         tokio::select! {
             change = changes.recv() => match change {
-                Some(PodChange::Applied(pod)) => manager.apply(pod),
+                Some(PodChange::Applied(pod)) => manager.apply(pod).await,
                 Some(PodChange::Removed(pod)) => manager.remove(&pod),
-                Some(PodChange::Synced) => synced(&cx, &pods, &mut manager),
+                Some(PodChange::Synced) => synced(&cx, &pods, &mut manager).await,
                 None => break,
             },
             event = events.recv() => match event {
-                Ok(e) => manager.runtime_event(&e.sandbox),
+                Ok(e) => manager.runtime_event(&e),
                 Err(broadcast::error::RecvError::Lagged(_)) => manager.wake_all(),
                 Err(broadcast::error::RecvError::Closed) => break,
             },
@@ -125,8 +129,8 @@ fn spawn_node(cx: &Arc<Context>, stop: &CancellationToken) -> watch::Receiver<bo
 }
 
 /// All pods of this node are known now: what else is on the host belongs to nobody.
-fn synced(cx: &Arc<Context>, pods: &Pods, manager: &mut Manager) {
-    manager.end_orphans();
+async fn synced(cx: &Arc<Context>, pods: &Pods, manager: &mut Manager) {
+    manager.end_orphans().await;
     let known: HashSet<String> = pods.all().iter().map(|h| util::uid(&h.pod()).to_owned()).collect();
     let cx = Arc::clone(cx);
     tokio::task::spawn_blocking(move || gc::orphaned_dirs(&cx, &known));

@@ -1,96 +1,261 @@
 //! Statuses on their way to the API: one writer a pod, in order, the newest only.
 //!
 //! While one patch is under way newer statuses replace each other, so a slow API server gets few writes and never an old one
-//! after a new one. A patch carries only what changed since the last answer, and the pod's UID, so that it cannot hit a later
-//! pod of the same name. Conditions are merged by type: those of other writers are left alone.
+//! after a new one. What only tells that a pod is coming up waits a moment for what follows: a pod that is ready at once costs
+//! one write. A patch carries only what changed since the last answer, and the pod's UID, so that it cannot hit a later
+//! pod of the same name. Conditions are merged by type: those of other writers are left alone. Where somebody else changed
+//! what the kubelet alone may say (a node controller that took the node for dead), it is said again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::api::{ApiError, SharedApi};
 
 /// First and longest wait before a failed write is tried again.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long a status of a pod that is coming up waits for the next.
+const COMING_UP: Duration = Duration::from_millis(100);
 /// Lists whose elements strategic merge would merge by key, though they are to be replaced.
 const MERGED_LISTS: [&str; 2] = ["podIPs", "hostIPs"];
+/// The conditions that the kubelet sets.
+const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+#[derive(Default)]
+struct Wanted {
+    version: u64,
+    status: Option<PodStatus>,
+    /// Somebody waits for it.
+    flushing: bool,
+    observed: Option<Arc<Pod>>,
+    closed: bool,
+}
+
+struct Shared {
+    wanted: Mutex<Wanted>,
+    changed: Notify,
+}
+
+/// Ends the writer's task with the last handle.
+struct Guard(Arc<Shared>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.wanted.lock().closed = true;
+        self.0.changed.notify_one();
+    }
+}
 
 /// The writer of one pod's status.
 #[derive(Clone)]
 pub struct StatusWriter {
-    wanted: watch::Sender<(u64, Option<PodStatus>)>,
+    guard: Arc<Guard>,
     written: watch::Receiver<u64>,
 }
 
 impl StatusWriter {
     /// Starts the writer's task; it ends with the last handle.
     #[must_use]
-    pub fn spawn(api: SharedApi, pod: &Pod) -> Self {
-        let (wanted, receiver) = watch::channel((0, None));
+    pub fn spawn(api: SharedApi, pod: &Arc<Pod>) -> Self {
+        let shared = Arc::new(Shared { wanted: Mutex::default(), changed: Notify::new() });
         let (done, written) = watch::channel(0);
-        let last = pod.status.clone().unwrap_or_default();
-        tokio::spawn(write(api, pod.metadata.clone(), last, receiver, done));
-        Self { wanted, written }
+        let status = pod.status.clone().unwrap_or_default();
+        let task = Task { api, meta: pod.metadata.clone(), shared: Arc::clone(&shared), facet: facet(&status), last: status, revision: revision(pod), done };
+        tokio::spawn(task.run());
+        Self { guard: Arc::new(Guard(shared)), written }
     }
 
     /// Wants this status in the API.
     pub fn publish(&self, status: PodStatus) {
-        self.wanted.send_if_modified(|(version, held)| {
-            if held.as_ref() == Some(&status) {
-                return false;
-            }
-            *version += 1;
-            *held = Some(status);
-            true
-        });
+        let mut wanted = self.guard.0.wanted.lock();
+        if wanted.status.as_ref() == Some(&status) {
+            return;
+        }
+        wanted.version += 1;
+        wanted.status = Some(status);
+        drop(wanted);
+        self.guard.0.changed.notify_one();
+    }
+
+    /// The API has the pod like this.
+    pub fn observe(&self, pod: &Arc<Pod>) {
+        let mut wanted = self.guard.0.wanted.lock();
+        if wanted.observed.as_ref().is_some_and(|o| Arc::ptr_eq(o, pod)) {
+            return;
+        }
+        wanted.observed = Some(Arc::clone(pod));
+        drop(wanted);
+        self.guard.0.changed.notify_one();
     }
 
     /// Waits until the API has what was published last, or will never have it.
     pub async fn flush(&self) {
-        let version = self.wanted.borrow().0;
+        let version = {
+            let mut wanted = self.guard.0.wanted.lock();
+            wanted.flushing = true;
+            wanted.version
+        };
+        self.guard.0.changed.notify_one();
         let mut written = self.written.clone();
         let _ = written.wait_for(|w| *w >= version).await;
     }
 }
 
-async fn write(
+fn revision(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|r| r.parse().ok()).unwrap_or(0)
+}
+
+/// What nobody but the kubelet says of a pod, as far as others are known to overwrite it.
+type Facet = (Option<String>, Option<String>, Vec<(String, String, Option<String>)>);
+
+fn facet(s: &PodStatus) -> Facet {
+    let own = s.conditions.iter().flatten().filter(|c| OWN.contains(&c.type_.as_str()) && c.type_ != "PodScheduled");
+    let mut conditions: Vec<_> = own.map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone())).collect();
+    conditions.sort();
+    (s.phase.clone(), s.pod_ip.clone(), conditions)
+}
+
+fn ready(s: &PodStatus) -> bool {
+    s.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Whether a status only tells that a pod is on its way, after one that told no more.
+fn coming_up(old: &PodStatus, new: &PodStatus) -> bool {
+    let early = |s: &PodStatus| !ready(s) && matches!(s.phase.as_deref(), None | Some("Pending" | "Running"));
+    let on_its_way = |c: &ContainerStatus| {
+        c.restart_count == 0
+            && c.state.as_ref().is_none_or(|s| match (&s.waiting, &s.terminated) {
+                (Some(w), _) => matches!(w.reason.as_deref(), Some("ContainerCreating" | "PodInitializing")),
+                (None, Some(t)) => t.exit_code == 0,
+                (None, None) => true,
+            })
+    };
+    let containers = new.init_container_statuses.iter().chain(&new.container_statuses).chain(&new.ephemeral_container_statuses);
+    early(old) && early(new) && containers.flatten().all(on_its_way)
+}
+
+struct Task {
     api: SharedApi,
-    meta: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    mut last: PodStatus,
-    mut wanted: watch::Receiver<(u64, Option<PodStatus>)>,
+    meta: ObjectMeta,
+    shared: Arc<Shared>,
+    /// What the API has, as far as this writer wrote it.
+    last: PodStatus,
+    /// The part of it that others may not change, and the revision at which it stood.
+    facet: Facet,
+    revision: u64,
     done: watch::Sender<u64>,
-) {
-    let (ns, name, uid) = (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default(), meta.uid.unwrap_or_default());
-    let mut wait = RETRY_MIN;
-    while wanted.changed().await.is_ok() {
+}
+
+/// What to do next.
+enum Next {
+    Write(u64, Box<PodStatus>, Value),
+    Wait(Option<Instant>),
+    End,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut due = None;
         loop {
-            let (version, status) = wanted.borrow_and_update().clone();
-            let Some(status) = status else { break };
-            let Some(change) = difference(&last, &status) else {
-                let _ = done.send(version);
-                break;
+            let (version, status, change) = match self.next(&mut due) {
+                Next::Write(version, status, change) => (version, status, change),
+                Next::End => return,
+                Next::Wait(until) => {
+                    let timer = async {
+                        match until {
+                            Some(at) => tokio::time::sleep_until(at).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        () = self.shared.changed.notified() => {}
+                        () = timer => {}
+                    }
+                    continue;
+                }
             };
-            match api.patch_pod_status(&ns, &name, json!({"metadata": {"uid": uid}, "status": change})).await {
-                Ok(_) => {
-                    last = status;
-                    wait = RETRY_MIN;
-                    let _ = done.send(version);
-                    break;
+            due = None;
+            if !self.write(version, *status, change).await {
+                // The pod is gone, or another has its name: there is nobody to tell.
+                let _ = self.done.send(u64::MAX);
+                return;
+            }
+        }
+    }
+
+    fn next(&mut self, due: &mut Option<Instant>) -> Next {
+        let (version, status, hurry, observed, closed) = {
+            let mut w = self.shared.wanted.lock();
+            let hurry = std::mem::take(&mut w.flushing) || w.closed;
+            (w.version, w.status.clone(), hurry, w.observed.clone(), w.closed)
+        };
+        if let Some(pod) = observed.filter(|p| revision(p) > self.revision) {
+            let status = pod.status.clone().unwrap_or_default();
+            let now = facet(&status);
+            if now != self.facet {
+                self.last = status;
+            }
+            (self.facet, self.revision) = (now, revision(&pod));
+        }
+        let change = status.as_ref().and_then(|s| difference(&self.last, s));
+        let (Some(status), Some(change)) = (status, change) else {
+            self.done.send_replace(version);
+            return if closed { Next::End } else { Next::Wait(None) };
+        };
+        if !hurry && coming_up(&self.last, &status) {
+            let at = *due.get_or_insert_with(|| Instant::now() + COMING_UP);
+            if at > Instant::now() {
+                return Next::Wait(Some(at));
+            }
+        }
+        Next::Write(version, Box::new(status), change)
+    }
+
+    /// One write, or one try; false if the pod is gone.
+    async fn write(&mut self, version: u64, status: PodStatus, change: Value) -> bool {
+        let part = |p: &Option<String>| p.clone().unwrap_or_default();
+        let (ns, name, uid) = (part(&self.meta.namespace), part(&self.meta.name), part(&self.meta.uid));
+        let patch = json!({"metadata": {"uid": uid}, "status": change});
+        let mut wait = RETRY_MIN;
+        loop {
+            match self.api.patch_pod_status(&ns, &name, patch.clone()).await {
+                Ok(answer) => {
+                    self.revision = self.revision.max(revision(&answer));
+                    self.facet = facet(answer.status.as_ref().unwrap_or(&status));
+                    self.last = status;
+                    self.done.send_replace(version);
+                    return true;
                 }
-                Err(ApiError::NotFound(_) | ApiError::Conflict(_)) => {
-                    // The pod is gone, or another has its name: there is nobody to tell.
-                    let _ = done.send(u64::MAX);
-                    return;
-                }
+                Err(ApiError::NotFound(_)) => return false,
+                Err(ApiError::Conflict(_)) if self.replaced(&ns, &name, &uid).await => return false,
                 Err(e) => {
                     tracing::debug!(pod = %format!("{ns}/{name}"), error = %e, "status not written; will be tried again");
+                    // What is wanted by then may be another: the caller looks again.
                     tokio::time::sleep(wait).await;
+                    let (newer, closed) = {
+                        let w = self.shared.wanted.lock();
+                        (w.version != version, w.closed)
+                    };
+                    if newer || closed {
+                        return true;
+                    }
                     wait = (wait * 2).min(RETRY_MAX);
                 }
             }
+        }
+    }
+
+    async fn replaced(&self, ns: &str, name: &str, uid: &str) -> bool {
+        match self.api.get_pod(ns, name).await {
+            Ok(p) => p.metadata.uid.as_deref() != Some(uid),
+            Err(e) => e.is_not_found(),
         }
     }
 }
@@ -127,7 +292,6 @@ pub fn difference(old: &PodStatus, new: &PodStatus) -> Option<Value> {
 
 /// The kubelet's own conditions that changed; fields that went away are named as null.
 fn conditions(before: Option<&Value>, now: &[Value]) -> Option<Value> {
-    const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
     let find = |t: &Value| before.and_then(Value::as_array).into_iter().flatten().find(|c| c.get("type") == Some(t));
     let mut out = Vec::new();
     for c in now {
@@ -151,6 +315,7 @@ fn conditions(before: Option<&Value>, now: &[Value]) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::FakeApi;
 
     fn status(v: Value) -> PodStatus {
         serde_json::from_value(v).unwrap()
@@ -168,5 +333,63 @@ mod tests {
         assert_eq!(d["podIPs"], json!([{"ip": "10.0.0.2"}, {"$patch": "replace"}]));
         assert_eq!(d["conditions"], json!([{"type": "Ready", "status": "True", "reason": null}]));
         assert_eq!(difference(&new, &new), None);
+    }
+
+    fn pod(revision: &str, ready: &str) -> Arc<Pod> {
+        let v = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "resourceVersion": revision},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}});
+        Arc::new(serde_json::from_value(v).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_is_ready_at_once_costs_one_write() {
+        let api = Arc::new(FakeApi::default());
+        let new: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "status": {"phase": "Pending"}})).unwrap();
+        api.put_pod(&new);
+        let writer = StatusWriter::spawn(api.clone(), &Arc::new(new));
+        let not = json!([{"type": "Ready", "status": "False"}]);
+        writer.publish(status(json!({"phase": "Pending", "qosClass": "BestEffort", "conditions": not})));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        writer.publish(status(json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": not})));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(api.patches().len(), 0);
+        writer.publish(status(json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]})));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(api.patches().len(), 1);
+        assert_eq!(api.pod("n", "p").unwrap().status.unwrap().pod_ip.as_deref(), Some("10.0.0.1"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_takes_its_time_is_told_after_a_moment() {
+        let api = Arc::new(FakeApi::default());
+        let new: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "status": {"phase": "Pending"}})).unwrap();
+        api.put_pod(&new);
+        let writer = StatusWriter::spawn(api.clone(), &Arc::new(new));
+        writer.publish(status(json!({"phase": "Pending", "qosClass": "BestEffort"})));
+        tokio::time::sleep(COMING_UP + Duration::from_millis(1)).await;
+        assert_eq!(api.patches().len(), 1);
+        writer.publish(status(json!({"phase": "Pending", "qosClass": "BestEffort", "containerStatuses": [
+            {"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ErrImagePull"}}}]})));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(api.patches().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_overwrite_is_said_again() {
+        let api = Arc::new(FakeApi::default());
+        let known = pod("5", "True");
+        api.put_pod(&known);
+        let writer = StatusWriter::spawn(api.clone(), &known);
+        writer.publish(known.status.clone().unwrap());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(api.patches().len(), 0);
+        writer.observe(&pod("9", "False"));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(api.patches().len(), 1);
+        assert_eq!(api.patches()[0]["status"]["conditions"][0]["status"], "True");
+        // The same news, or older, changes nothing more.
+        writer.observe(&pod("7", "False"));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(api.patches().len(), 1);
     }
 }

@@ -1,7 +1,29 @@
-//! Helpers of the unit tests.
+//! Helpers of the unit tests: directories, and an API, a runtime and a network in memory.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use machinery::gvk::Gvk;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::{broadcast, watch};
+
+use crate::Clock;
+use crate::api::{ApiError, KubeApi, RefKind, RefObject, Severity};
+use crate::cri::{
+    Container, ContainerId, ContainerRuntime, ContainerSpec, CriError, Credentials, Duplex, ExecOutput, HostPort, Image, PodNet, PodUid,
+    RuntimeEvent, Sandbox, SandboxId, SandboxSpec, State, Streams, Usage, label,
+};
 
 /// A directory that goes away with its owner.
 pub struct TempDir(PathBuf);
@@ -26,4 +48,360 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// A clock that goes as tokio's does, so that paused time is the time of day too.
+pub fn clock() -> Clock {
+    let (base, start) = (SystemTime::now(), tokio::time::Instant::now());
+    Clock::new(move || base + start.elapsed())
+}
+
+/// An API server of a few objects, which remembers what it was told.
+#[derive(Default)]
+pub struct FakeApi {
+    pods: Mutex<BTreeMap<(String, String), Pod>>,
+    patches: Mutex<Vec<Value>>,
+    events: Mutex<Vec<(String, String)>>,
+    revision: AtomicU64,
+}
+
+impl FakeApi {
+    fn key(pod: &Pod) -> (String, String) {
+        (crate::util::namespace(pod).to_owned(), crate::util::name(pod).to_owned())
+    }
+
+    /// Stores a pod.
+    pub fn put_pod(&self, pod: &Pod) {
+        self.pods.lock().insert(Self::key(pod), pod.clone());
+    }
+
+    /// A pod.
+    pub fn pod(&self, ns: &str, name: &str) -> Option<Pod> {
+        self.pods.lock().get(&(ns.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// The status patches so far.
+    pub fn patches(&self) -> Vec<Value> {
+        self.patches.lock().clone()
+    }
+
+    /// Reason and message of the Events so far.
+    pub fn events(&self) -> Vec<(String, String)> {
+        self.events.lock().clone()
+    }
+
+    /// The reasons of the Events so far.
+    pub fn reasons(&self) -> Vec<String> {
+        self.events().into_iter().map(|(r, _)| r).collect()
+    }
+}
+
+fn missing<T>(what: &str) -> Result<T, ApiError> {
+    Err(ApiError::NotFound(format!("{what} not found")))
+}
+
+#[async_trait]
+impl KubeApi for FakeApi {
+    async fn get_ref(&self, _: RefKind, _: &str, _: &str) -> Result<(Option<RefObject>, String), ApiError> {
+        Ok((None, String::new()))
+    }
+    async fn watch_ref(&self, _: RefKind, _: &str, _: &str, _: &str) -> Result<BoxStream<'static, ()>, ApiError> {
+        Ok(futures_util::stream::pending().boxed())
+    }
+    async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError> {
+        self.pod(namespace, name).map_or_else(|| missing(name), Ok)
+    }
+    async fn patch_pod_status(&self, namespace: &str, name: &str, patch: Value) -> Result<Pod, ApiError> {
+        let mut pods = self.pods.lock();
+        let Some(pod) = pods.get_mut(&(namespace.to_owned(), name.to_owned())) else { return missing(name) };
+        let mut value = serde_json::to_value(&*pod).unwrap();
+        let ty = machinery::schema::builtin().kind(&Gvk::new("", "v1", "Pod")).unwrap();
+        machinery::patch::strategic(ty, &mut value, &patch).unwrap();
+        *pod = serde_json::from_value(value).unwrap();
+        pod.metadata.resource_version = Some((1000 + self.revision.fetch_add(1, Ordering::Relaxed)).to_string());
+        self.patches.lock().push(patch);
+        Ok(pod.clone())
+    }
+    async fn delete_pod(&self, namespace: &str, name: &str, _: &str) -> Result<(), ApiError> {
+        self.pods.lock().remove(&(namespace.to_owned(), name.to_owned())).map_or_else(|| missing(name), |_| Ok(()))
+    }
+    async fn create_token(&self, _: &str, _: &str, _: TokenRequest) -> Result<TokenRequest, ApiError> {
+        missing("token")
+    }
+    async fn get_service_account(&self, _: &str, name: &str) -> Result<ServiceAccount, ApiError> {
+        missing(name)
+    }
+    async fn get_claim(&self, _: &str, name: &str) -> Result<PersistentVolumeClaim, ApiError> {
+        missing(name)
+    }
+    async fn get_volume(&self, name: &str) -> Result<PersistentVolume, ApiError> {
+        missing(name)
+    }
+    async fn services(&self, _: &str) -> Vec<Arc<Service>> {
+        Vec::new()
+    }
+    async fn get_node(&self, _: &str) -> Result<Option<Node>, ApiError> {
+        Ok(None)
+    }
+    async fn create_node(&self, node: &Node) -> Result<Node, ApiError> {
+        Ok(node.clone())
+    }
+    async fn patch_node(&self, name: &str, _: Value, _: bool) -> Result<Node, ApiError> {
+        missing(name)
+    }
+    async fn renew_lease(&self, _: &Node, _: i32) -> Result<(), ApiError> {
+        Ok(())
+    }
+    async fn review_token(&self, review: TokenReview) -> Result<TokenReview, ApiError> {
+        Ok(review)
+    }
+    async fn review_access(&self, review: SubjectAccessReview) -> Result<SubjectAccessReview, ApiError> {
+        Ok(review)
+    }
+    fn pod_event(&self, _: &Pod, _: Option<&str>, _: Severity, reason: &str, message: &str) {
+        self.events.lock().push((reason.to_owned(), message.to_owned()));
+    }
+    fn node_event(&self, _: Severity, _: &str, _: &str) {}
+}
+
+/// A runtime whose containers do nothing until they are told to.
+pub struct FakeRuntime {
+    sandboxes: Mutex<Vec<Sandbox>>,
+    containers: Mutex<Vec<Container>>,
+    /// What was called, in order: `start NAME`, `stop NAME`, `exec …`.
+    calls: Mutex<Vec<String>>,
+    changes: watch::Sender<u64>,
+    events: broadcast::Sender<RuntimeEvent>,
+    /// Exit code of commands, and whether they never end.
+    exec: Mutex<(i32, bool)>,
+    ids: AtomicU32,
+    clock: Clock,
+}
+
+impl FakeRuntime {
+    /// A runtime without anything.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            sandboxes: Mutex::default(),
+            containers: Mutex::default(),
+            calls: Mutex::default(),
+            changes: watch::Sender::new(0),
+            events: broadcast::Sender::new(64),
+            exec: Mutex::default(),
+            ids: AtomicU32::new(0),
+        }
+    }
+
+    fn call(&self, text: String) {
+        self.calls.lock().push(text);
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// The calls so far.
+    pub fn calls(&self) -> Vec<String> {
+        self.calls.lock().clone()
+    }
+
+    /// Waits until there were so many calls.
+    pub async fn called(&self, call: &str, times: usize) {
+        let mut changes = self.changes.subscribe();
+        while self.calls().iter().filter(|c| *c == call).count() < times {
+            changes.changed().await.unwrap();
+        }
+    }
+
+    /// What commands answer from now on.
+    pub fn set_exec(&self, code: i32, hangs: bool) {
+        *self.exec.lock() = (code, hangs);
+    }
+
+    /// Ends the newest container of this name.
+    pub fn exit(&self, name: &str, code: i32) {
+        let uid = {
+            let mut all = self.containers.lock();
+            let c = all.iter_mut().rev().find(|c| c.name == name).unwrap();
+            c.state = State::Exited;
+            c.exit_code = code;
+            c.finished = Some(self.clock.now());
+            c.pod_uid()
+        };
+        self.changes.send_modify(|n| *n += 1);
+        let _ = self.events.send(RuntimeEvent { pod: uid });
+    }
+
+    /// Now, by the test's clock.
+    pub fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    /// How many containers of this name there are.
+    pub fn pod_containers_named(&self, name: &str) -> usize {
+        self.containers.lock().iter().filter(|c| c.name == name).count()
+    }
+
+    fn name(&self, id: &ContainerId) -> String {
+        self.containers.lock().iter().find(|c| c.id == *id).map(|c| c.name.clone()).unwrap_or_default()
+    }
+}
+
+#[async_trait]
+impl ContainerRuntime for FakeRuntime {
+    fn version(&self) -> String {
+        "knarr://0".into()
+    }
+    fn sandboxes(&self) -> Vec<Sandbox> {
+        self.sandboxes.lock().clone()
+    }
+    fn containers(&self) -> Vec<Container> {
+        self.containers.lock().clone()
+    }
+    fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
+        self.events.subscribe()
+    }
+    async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox, CriError> {
+        let id = SandboxId(format!("s{}", self.ids.fetch_add(1, Ordering::Relaxed)));
+        let netns = Some(PathBuf::from("/proc/1/ns/net"));
+        let made = Sandbox { id, ready: true, attempt: spec.attempt, created: self.clock.now(), netns, labels: spec.labels };
+        self.sandboxes.lock().push(made.clone());
+        self.call("sandbox".into());
+        Ok(made)
+    }
+    async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), CriError> {
+        for s in self.sandboxes.lock().iter_mut().filter(|s| s.id == *id) {
+            s.ready = false;
+        }
+        Ok(())
+    }
+    async fn remove_sandbox(&self, id: &SandboxId) -> Result<(), CriError> {
+        self.sandboxes.lock().retain(|s| s.id != *id);
+        self.containers.lock().retain(|c| c.sandbox != *id);
+        Ok(())
+    }
+    async fn create_container(&self, sandbox: &SandboxId, spec: ContainerSpec) -> Result<ContainerId, CriError> {
+        let id = ContainerId(format!("c{}", self.ids.fetch_add(1, Ordering::Relaxed)));
+        self.containers.lock().push(Container {
+            id: id.clone(),
+            sandbox: sandbox.clone(),
+            name: spec.name,
+            attempt: spec.attempt,
+            state: State::Created,
+            created: self.clock.now(),
+            started: None,
+            finished: None,
+            exit_code: 0,
+            oom_killed: false,
+            reason: String::new(),
+            message: String::new(),
+            image: spec.image.clone(),
+            image_id: spec.image,
+            labels: spec.labels,
+            log_path: spec.log_path,
+            user: None,
+        });
+        Ok(id)
+    }
+    async fn start_container(&self, id: &ContainerId) -> Result<(), CriError> {
+        for c in self.containers.lock().iter_mut().filter(|c| c.id == *id) {
+            c.state = State::Running;
+            c.started = Some(self.clock.now());
+        }
+        self.call(format!("start {}", self.name(id)));
+        Ok(())
+    }
+    async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<(), CriError> {
+        let name = self.name(id);
+        self.call(format!("stop {name} {}s", grace.as_secs()));
+        self.exit(&name, 143);
+        Ok(())
+    }
+    async fn remove_container(&self, id: &ContainerId) -> Result<(), CriError> {
+        self.containers.lock().retain(|c| c.id != *id);
+        Ok(())
+    }
+    async fn exec_sync(&self, _: &ContainerId, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecOutput, CriError> {
+        self.call(format!("exec {}", command.join(" ")));
+        let (exit_code, hangs) = *self.exec.lock();
+        if hangs {
+            match timeout {
+                None => std::future::pending::<()>().await,
+                Some(t) => tokio::time::sleep(t).await,
+            }
+            return Err(CriError::DeadlineExceeded("timed out".into()));
+        }
+        Ok(ExecOutput { exit_code, ..ExecOutput::default() })
+    }
+    async fn exec(&self, _: &ContainerId, _: Vec<String>, _: Streams) -> Result<i32, CriError> {
+        Ok(0)
+    }
+    async fn attach(&self, _: &ContainerId, _: Streams) -> Result<(), CriError> {
+        Ok(())
+    }
+    async fn port_forward(&self, _: &SandboxId, _: u16) -> Result<Box<dyn Duplex>, CriError> {
+        Err(CriError::Other("none".into()))
+    }
+    async fn reopen_log(&self, _: &ContainerId) -> Result<(), CriError> {
+        Ok(())
+    }
+    async fn stats(&self, _: &ContainerId) -> Result<Usage, CriError> {
+        Ok(Usage::default())
+    }
+    fn image(&self, reference: &str) -> Option<Image> {
+        (!reference.starts_with("missing")).then(|| Image { id: reference.to_owned(), ..Image::default() })
+    }
+    fn images(&self) -> Vec<Image> {
+        Vec::new()
+    }
+    async fn pull(&self, reference: &str, _: Option<Credentials>) -> Result<Image, CriError> {
+        Err(CriError::Other(format!("{reference}: not found")))
+    }
+    async fn remove_image(&self, _: &str) -> Result<(), CriError> {
+        Ok(())
+    }
+}
+
+/// A network with one address.
+pub struct FakeNet;
+
+#[async_trait]
+impl PodNet for FakeNet {
+    async fn attach(&self, _: &SandboxId, _: &Path, _: Vec<HostPort>) -> Result<Vec<IpAddr>, CriError> {
+        Ok(vec![IpAddr::from([127, 0, 0, 1])])
+    }
+    async fn detach(&self, _: &SandboxId) -> Result<(), CriError> {
+        Ok(())
+    }
+    async fn adopt(&self, _: &std::collections::HashSet<SandboxId>) -> Result<(), CriError> {
+        Ok(())
+    }
+}
+
+/// A running container of a pod, for tables of the planner and the status.
+pub fn container(name: &str, attempt: u32, state: State, exit_code: i32) -> Container {
+    let at = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
+    Container {
+        id: ContainerId(format!("{name}-{attempt}")),
+        sandbox: SandboxId("s".into()),
+        name: name.into(),
+        attempt,
+        state,
+        created: at(100),
+        started: (state != State::Created).then(|| at(101)),
+        finished: (state == State::Exited).then(|| at(200)),
+        exit_code,
+        oom_killed: false,
+        reason: String::new(),
+        message: String::new(),
+        image: "img".into(),
+        image_id: "sha256:x".into(),
+        labels: BTreeMap::new(),
+        log_path: PathBuf::new(),
+        user: None,
+    }
+}
+
+/// A sandbox that is up, named as [`container`] names it.
+pub fn sandbox(uid: &str, ready: bool) -> Sandbox {
+    let labels = BTreeMap::from([(label::POD_UID.to_owned(), PodUid(uid.to_owned()).0)]);
+    Sandbox { id: SandboxId("s".into()), ready, attempt: 0, created: SystemTime::UNIX_EPOCH, netns: None, labels }
 }

@@ -1,17 +1,53 @@
 //! Small things that several rooms of the kubelet need.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
+use tokio::net::TcpStream;
 
-/// A point in time as the API writes it.
+/// A point in time as the API writes it: in whole seconds, so that what is read back equals what was written.
 #[must_use]
 pub fn time(at: SystemTime) -> Time {
-    let ns = at.duration_since(UNIX_EPOCH).map_or(0, |d| i128::try_from(d.as_nanos()).unwrap_or(0));
-    Time(Timestamp::from_nanosecond(ns).unwrap_or(Timestamp::UNIX_EPOCH))
+    let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0));
+    Time(Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+/// Connects to an address, to `localhost`, or to a name in the node's hosts file. Names are not asked of DNS: the C
+/// library's resolver cannot be linked statically, and what probes and hooks name is an address nearly always.
+pub async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let bare = host.trim_matches(['[', ']']);
+    let found: Option<IpAddr> = match bare.parse() {
+        Ok(ip) => Some(ip),
+        Err(_) if bare.eq_ignore_ascii_case("localhost") => Some(Ipv4Addr::LOCALHOST.into()),
+        Err(_) => {
+            let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            hosts.lines().find_map(|line| {
+                let mut words = line.split('#').next()?.split_whitespace();
+                let ip = words.next()?.parse().ok()?;
+                words.any(|w| w.eq_ignore_ascii_case(bare)).then_some(ip)
+            })
+        }
+    };
+    let ip = found.ok_or_else(|| std::io::Error::other(format!("lookup {bare}: no such host")))?;
+    let stream = TcpStream::connect((ip, port)).await?;
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// Random bytes as hexadecimal: an identifier that nobody else has.
+#[must_use]
+pub fn random_id() -> String {
+    let mut bytes = [0_u8; 32];
+    if getrandom::fill(&mut bytes).is_err() {
+        // Only before the kernel's pool is filled; the time is unique enough for a node then.
+        let ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        bytes[..16].copy_from_slice(&ns.to_be_bytes());
+    }
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// A point in time as the system writes it.

@@ -30,7 +30,7 @@ const REPORT: Duration = Duration::from_secs(300);
 const MAX_IMAGES: usize = 50;
 const MAX_IMAGE_NAMES: usize = 5;
 /// Memory kept for the node itself (upstream's default `memory.available` threshold), in bytes.
-const RESERVED_MEMORY_BYTES: i64 = 100 << 20;
+pub(crate) const RESERVED_MEMORY_BYTES: i64 = 100 << 20;
 /// Share of the disk below which there is pressure (upstream's `nodefs.available<10%`), in hundredths.
 const DISK_PRESSURE_PERCENT: u64 = 10;
 /// First and longest wait before registration is tried again.

@@ -127,7 +127,8 @@ async fn pre_stop(cx: &Arc<Context>, k: &mut Kill) {
         }
     };
     if let Err(e) = ran {
-        cx.api.pod_event(&k.pod, Some(&k.kind.field_path(&k.name)), Severity::Warning, "FailedPreStopHook", &format!("PreStopHook failed: {e}"));
+        tracing::info!(pod = %util::describe(&k.pod), container = %k.name, error = %e, "preStop hook failed");
+        cx.api.pod_event(&k.pod, Some(&k.kind.field_path(&k.name)), Severity::Warning, "FailedPreStopHook", "PreStopHook failed");
     }
 }
 

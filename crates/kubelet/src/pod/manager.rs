@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::worker::Worker;
 use super::{Context, Handle};
 use crate::admission;
-use crate::cri::{Container, PodUid, SandboxId, label};
+use crate::cri::{Container, PodUid, RuntimeEvent, label};
 use crate::util;
 
 /// The pods by UID.
@@ -57,7 +57,6 @@ pub struct Manager {
     cx: Arc<Context>,
     pods: Pods,
     workers: JoinSet<PodUid>,
-    owners: HashMap<SandboxId, PodUid>,
     shutdown: CancellationToken,
 }
 
@@ -65,20 +64,24 @@ impl Manager {
     /// No pods yet.
     #[must_use]
     pub fn new(cx: Arc<Context>, pods: Pods, shutdown: CancellationToken) -> Self {
-        Self { cx, pods, workers: JoinSet::new(), owners: HashMap::new(), shutdown }
+        Self { cx, pods, workers: JoinSet::new(), shutdown }
     }
 
     /// The API has this pod, on this node.
-    pub fn apply(&mut self, pod: Arc<Pod>) {
+    pub async fn apply(&mut self, pod: Arc<Pod>) {
         let uid = PodUid(util::uid(&pod).to_owned());
         if let Some(h) = self.pods.get(&uid) {
             h.update(pod);
             return;
         }
-        let others: Vec<Arc<Pod>> = self.pods.all().iter().map(|h| Arc::new(h.pod_with_status())).collect();
-        let runs = !self.cx.runtime.pod_containers(&uid).is_empty();
         // What runs already was admitted by a former process.
-        let rejected = if runs || pod.metadata.deletion_timestamp.is_some() { None } else { admission::check(&self.cx, &pod, &others) };
+        let runs = !self.cx.runtime.pod_sandboxes(&uid).is_empty();
+        let rejected = if runs || pod.metadata.deletion_timestamp.is_some() {
+            None
+        } else {
+            let others: Vec<Arc<Pod>> = self.pods.all().iter().filter(|h| !h.ended()).map(|h| h.pod()).collect();
+            admission::check(&self.cx, &pod, &others).await
+        };
         let handle = Arc::new(Handle::new(pod));
         self.pods.inner.lock().insert(uid.clone(), Arc::clone(&handle));
         let (cx, shutdown) = (Arc::clone(&self.cx), self.shutdown.clone());
@@ -96,14 +99,15 @@ impl Manager {
         }
     }
 
-    /// Something changed in a sandbox.
-    pub fn runtime_event(&mut self, sandbox: &SandboxId) {
-        if !self.owners.contains_key(sandbox) {
-            let found = self.cx.runtime.sandboxes();
-            self.owners = found.into_iter().filter_map(|s| Some((s.id, PodUid(s.labels.get(label::POD_UID)?.clone())))).collect();
-        }
-        if let Some(h) = self.owners.get(sandbox).and_then(|uid| self.pods.get(uid)) {
-            h.wake();
+    /// The runtime has news of a pod.
+    pub fn runtime_event(&self, event: &RuntimeEvent) {
+        match &event.pod {
+            Some(uid) => {
+                if let Some(h) = self.pods.get(uid) {
+                    h.wake();
+                }
+            }
+            None => self.wake_all(),
         }
     }
 
@@ -133,7 +137,7 @@ impl Manager {
     }
 
     /// Ends pods that the runtime still has but the API does not: they were deleted while no kubelet ran.
-    pub fn end_orphans(&mut self) {
+    pub async fn end_orphans(&mut self) {
         let containers: Vec<Container> = self.cx.runtime.containers();
         let mut orphans: HashMap<PodUid, Pod> = HashMap::new();
         let labels = containers.iter().map(|c| &c.labels);
@@ -147,7 +151,7 @@ impl Manager {
         for (_, pod) in orphans {
             let pod = Arc::new(pod);
             tracing::info!(pod = %util::describe(&pod), "ending a pod that the API no longer has");
-            self.apply(Arc::clone(&pod));
+            self.apply(Arc::clone(&pod)).await;
             self.remove(&pod);
         }
     }

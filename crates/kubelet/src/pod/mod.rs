@@ -9,8 +9,10 @@ pub mod plan;
 pub mod setup;
 pub mod status;
 pub mod worker;
+#[cfg(test)]
+mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,6 +55,8 @@ pub struct Context {
     pub scheme: String,
     /// When this process's kubelet started: what ran before is adopted.
     pub started: SystemTime,
+    /// The node's labels as last seen.
+    pub node_labels: RwLock<BTreeMap<String, String>>,
 }
 
 /// What the machine has.
@@ -69,6 +73,12 @@ pub struct Machine {
 }
 
 impl Context {
+    /// Now, by the kubelet's clock.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
+        self.config.clock.now()
+    }
+
     /// What the downward API tells about a pod.
     #[must_use]
     pub fn facts<'a>(&'a self, pod: &'a Pod, pod_ips: &'a [IpAddr]) -> Facts<'a> {
@@ -164,6 +174,12 @@ impl Handle {
         let mut pod = (*self.pod()).clone();
         pod.status = Some(self.status.lock().clone());
         pod
+    }
+
+    /// Whether it has ended for good.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        matches!(self.status.lock().phase.as_deref(), Some("Succeeded" | "Failed"))
     }
 
     /// The pod's addresses.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use super::plan::{Kind, container_hash};
-use super::setup::{SetUp, hosts_path};
+use super::setup::{SetUp, hostname_path, hosts_path, resolv_path};
 use crate::api::Severity;
 use crate::cri::{ContainerId, ContainerSpec, CriError, MountSpec, label};
 use crate::env::{self, expand, services};
@@ -98,7 +98,8 @@ async fn post_start(cx: &Arc<Context>, s: &Start, id: &ContainerId) -> Result<()
         () = s.cancel.cancelled() => return Ok(()),
     };
     if let Err(e) = ran {
-        s.event(cx, Severity::Warning, "FailedPostStartHook", &format!("PostStartHook failed: {e}"));
+        // What the hook said stays out of the Event, where more people can read it than may see the pod's secrets.
+        s.event(cx, Severity::Warning, "FailedPostStartHook", "PostStartHook failed");
         s.event(cx, Severity::Normal, "Killing", "FailedPostStartHook");
         let grace = s.pod.spec.as_ref().and_then(|p| p.termination_grace_period_seconds).unwrap_or(30);
         let grace = std::time::Duration::from_secs(u64::try_from(grace).unwrap_or(30).max(2));
@@ -125,8 +126,10 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
     let mut mounts = volumes::container_mounts(&layout, &s.set_up.volumes, c, &env)?;
     let message_path = message_file(s, &layout)?;
     let taken = |at: &str| c.volume_mounts.iter().flatten().any(|m| m.mount_path.trim_end_matches('/') == at);
-    if !taken("/etc/hosts") {
-        mounts.push(MountSpec { host: hosts_path(&layout.pod_dir), container: PathBuf::from("/etc/hosts"), ..MountSpec::default() });
+    for (inside, file) in [("/etc/hosts", hosts_path(&layout.pod_dir)), ("/etc/resolv.conf", resolv_path(&layout.pod_dir)), ("/etc/hostname", hostname_path(&layout.pod_dir))] {
+        if !taken(inside) {
+            mounts.push(MountSpec { host: file, container: PathBuf::from(inside), ..MountSpec::default() });
+        }
     }
     let inside = c.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
     if !taken(inside) {

@@ -13,6 +13,7 @@ use super::Context;
 use crate::api::Severity;
 use crate::cri::{HostPort, Sandbox, SandboxSpec, label};
 use crate::dns;
+use crate::resources;
 use crate::util;
 use crate::volumes::payload::Source;
 use crate::volumes::tokens::Tokens;
@@ -56,7 +57,20 @@ pub fn hosts_path(pod_dir: &Path) -> PathBuf {
     pod_dir.join("etc-hosts")
 }
 
-/// Sets up what is missing. Idempotent: what a former try or process made is used.
+/// The resolver file that is mounted into the pod's containers.
+#[must_use]
+pub fn resolv_path(pod_dir: &Path) -> PathBuf {
+    pod_dir.join("etc-resolv.conf")
+}
+
+/// The host name file that is mounted into the pod's containers.
+#[must_use]
+pub fn hostname_path(pod_dir: &Path) -> PathBuf {
+    pod_dir.join("etc-hostname")
+}
+
+/// Sets up what is missing. Idempotent: what a former try or process made is used. Volumes and sandbox are made at the same
+/// time, since neither needs the other; a sandbox whose pod's volumes fail is kept for the next try.
 pub async fn set_up(cx: Arc<Context>, pod: Arc<Pod>, tokens: Arc<Tokens>, existing: Option<Sandbox>, attempt: u32) -> Result<SetUp, SetUpError> {
     let layout = Layout::new(&cx.config.root_dir, util::uid(&pod));
     let log_dir = cx.config.pod_log_dir(util::namespace(&pod), util::name(&pod), util::uid(&pod));
@@ -68,38 +82,59 @@ pub async fn set_up(cx: Arc<Context>, pod: Arc<Pod>, tokens: Arc<Tokens>, existi
         fs::create_dir_all(dir).map_err(|e| fail("FailedCreatePodContainer", format!("unable to make pod directory {}: {e}", dir.display())))?;
     }
     let cgroup_parent =
-        cx.cgroups.ensure_pod(&pod).map_err(|e| fail("FailedCreatePodContainer", format!("unable to ensure pod container exists: {e}")))?;
+        cx.cgroups.ensure_class(&pod).map_err(|e| fail("FailedCreatePodContainer", format!("unable to ensure pod container exists: {e}")))?;
     let facts = cx.facts(&pod, &[]);
     let source = Source { api: &cx.api, watches: &cx.watches, tokens: &tokens, facts };
-    let ready = volumes::set_up(&source, &layout).await.map_err(|e| fail("FailedMount", e.to_string()))?;
-    let (sandbox, ips) = match existing.filter(|s| s.ready) {
-        Some(s) => {
-            let ips = match recorded_ips(&layout.pod_dir, &s) {
-                Some(ips) => ips,
-                None => join_network(&cx, &pod, &s).await.map_err(|e| fail("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?,
-            };
-            (s, ips)
-        }
-        None => {
-            let s = sandbox(&cx, &pod, attempt, cgroup_parent, log_dir).await.map_err(|e| fail("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
-            match join_network(&cx, &pod, &s).await {
-                Ok(ips) => (s, ips),
-                Err(e) => {
-                    let _ = cx.runtime.stop_sandbox(&s.id).await;
-                    let _ = cx.runtime.remove_sandbox(&s.id).await;
-                    return Err(fail("FailedCreatePodSandBox", format!("Failed to create pod sandbox: failed to set up sandbox network: {e}")));
-                }
-            }
-        }
-    };
+    let (ready, joined) = tokio::join!(volumes::set_up(&source, &layout), up(&cx, &pod, &layout, existing, attempt, cgroup_parent, log_dir));
+    let (sandbox, ips) = joined.map_err(|e| fail("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
     let write = || -> std::io::Result<()> {
         let record = Record { sandbox: sandbox.id.0.clone(), ips: ips.clone() };
         fs::write(record_path(&layout.pod_dir), serde_json::to_vec(&record).unwrap_or_default())?;
         let host = util::host_network(&pod).then(|| fs::read_to_string("/etc/hosts").unwrap_or_default());
-        fs::write(hosts_path(&layout.pod_dir), dns::hosts_file(&pod, &ips, &cx.config.cluster_domain, host.as_deref()))
+        fs::write(hosts_path(&layout.pod_dir), dns::hosts_file(&pod, &ips, &cx.config.cluster_domain, host.as_deref()))?;
+        fs::write(resolv_path(&layout.pod_dir), dns::resolver(&pod, &cx.config, &cx.machine.resolver).text())?;
+        fs::write(hostname_path(&layout.pod_dir), format!("{}\n", hostname(&cx, &pod).unwrap_or_default()))
     };
     write().map_err(|e| fail("FailedCreatePodContainer", format!("unable to write the pod's files: {e}")))?;
+    let ready = ready.map_err(|e| fail("FailedMount", e.to_string()))?;
     Ok(SetUp { volumes: ready, sandbox, ips })
+}
+
+/// The sandbox, up and on the network: the one that exists, or a new one.
+async fn up(
+    cx: &Context,
+    pod: &Pod,
+    layout: &Layout,
+    existing: Option<Sandbox>,
+    attempt: u32,
+    cgroup_parent: String,
+    log_dir: PathBuf,
+) -> Result<(Sandbox, Vec<IpAddr>), String> {
+    if let Some(s) = existing.filter(|s| s.ready) {
+        let ips = match recorded_ips(&layout.pod_dir, &s) {
+            Some(ips) => ips,
+            None => join_network(cx, pod, &s).await?,
+        };
+        return Ok((s, ips));
+    }
+    let s = sandbox(cx, pod, attempt, cgroup_parent, log_dir).await?;
+    match join_network(cx, pod, &s).await {
+        Ok(ips) => Ok((s, ips)),
+        Err(e) => {
+            let _ = cx.runtime.stop_sandbox(&s.id).await;
+            let _ = cx.runtime.remove_sandbox(&s.id).await;
+            Err(format!("failed to set up sandbox network: {e}"))
+        }
+    }
+}
+
+/// The name that the kernel gets; the host's own on the host's network.
+fn hostname(cx: &Context, pod: &Pod) -> Result<String, String> {
+    let over = pod.spec.as_ref().is_some_and(|s| s.hostname_override.is_some());
+    if util::host_network(pod) && !over {
+        return Ok(nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default());
+    }
+    dns::kernel_hostname(pod, &cx.config.cluster_domain)
 }
 
 async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, log_dir: PathBuf) -> Result<Sandbox, String> {
@@ -108,11 +143,7 @@ async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, l
     labels.insert(label::POD_NAME.into(), util::name(pod).into());
     labels.insert(label::POD_NAMESPACE.into(), util::namespace(pod).into());
     labels.insert(label::POD_UID.into(), util::uid(pod).into());
-    let hostname = if util::host_network(pod) && spec.hostname_override.is_none() {
-        nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default()
-    } else {
-        dns::kernel_hostname(pod, &cx.config.cluster_domain)?
-    };
+    let hostname = hostname(cx, pod)?;
     let sysctls = spec.security_context.as_ref().and_then(|s| s.sysctls.as_ref()).into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect();
     let spec = SandboxSpec {
         name: util::name(pod).into(),
@@ -122,6 +153,7 @@ async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, l
         hostname,
         resolv_conf: dns::resolver(pod, &cx.config, &cx.machine.resolver).text(),
         cgroup_parent,
+        limits: resources::pod_limits(pod),
         host_network: util::host_network(pod),
         host_pid: spec.host_pid.unwrap_or(false),
         host_ipc: spec.host_ipc.unwrap_or(false),

@@ -23,6 +23,7 @@ use super::{Context, Handle, messages, status};
 use crate::api::Severity;
 use crate::cri::{Container, ContainerId, Sandbox, State};
 use crate::probes::Probes;
+use crate::resources;
 use crate::status_writer::StatusWriter;
 use crate::util;
 use crate::volumes::payload::Source;
@@ -89,6 +90,10 @@ pub struct Worker {
     turns: Option<Turns>,
     stop_deadline: Option<Instant>,
     forced: Option<(String, String, String)>,
+    /// Admission refused it.
+    rejected: bool,
+    /// It had ended when this process first saw it.
+    settled: bool,
     clean_retry_at: Option<SystemTime>,
     cancel: CancellationToken,
 }
@@ -124,7 +129,7 @@ impl Worker {
             writer,
             probes,
             stage: Stage::Syncing,
-            first_seen: SystemTime::now(),
+            first_seen: cx.now(),
             tokens: Arc::default(),
             set_up: None,
             ips: Vec::new(),
@@ -142,6 +147,8 @@ impl Worker {
             turns: None,
             stop_deadline: None,
             forced: None,
+            rejected: false,
+            settled: false,
             clean_retry_at: None,
             cancel: CancellationToken::new(),
             cx,
@@ -150,9 +157,11 @@ impl Worker {
         let ended = pod.status.as_ref().is_some_and(|s| matches!(s.phase.as_deref(), Some("Succeeded" | "Failed")));
         if let Some((reason, message)) = rejected.filter(|_| !ended) {
             worker.cx.api.pod_event(&pod, None, Severity::Warning, &reason, &message);
-            worker.forced = Some(("Failed".into(), reason, message));
+            worker.forced = Some(("Failed".into(), reason, format!("Pod was rejected: {message}")));
+            worker.rejected = true;
             worker.begin_stop(&pod, None);
         } else if ended {
+            worker.settled = true;
             worker.begin_stop(&pod, None);
         }
         worker.adopt(&pod);
@@ -179,7 +188,7 @@ impl Worker {
             }
             let timer = async {
                 match wake_at {
-                    Some(at) => tokio::time::sleep(at.duration_since(SystemTime::now()).unwrap_or_default()).await,
+                    Some(at) => tokio::time::sleep(at.duration_since(self.cx.now()).unwrap_or_default()).await,
                     None => std::future::pending().await,
                 }
             };
@@ -206,7 +215,7 @@ impl Worker {
     /// Looks at everything, begins what is to be done, publishes the status. Answers when to look again at the latest.
     fn step(&mut self) -> Option<SystemTime> {
         let pod = self.handle.pod();
-        let now = SystemTime::now();
+        let now = self.cx.now();
         let sandbox = self.sandbox();
         let containers = self.cx.runtime.pod_containers(&self.handle.uid);
         self.read_messages(&containers);
@@ -397,7 +406,7 @@ impl Worker {
         self.killing.remove(&id);
         if let Err(e) = result {
             tracing::warn!(container = %id, error = %e, "container could not be stopped; will be tried again");
-            self.kill_retry_at = Some(SystemTime::now() + CLEAN_RETRY);
+            self.kill_retry_at = Some(self.cx.now() + CLEAN_RETRY);
         }
     }
 
@@ -462,7 +471,7 @@ impl Worker {
     }
 
     fn finished(&mut self, outcome: Outcome) {
-        let now = SystemTime::now();
+        let now = self.cx.now();
         match outcome {
             Outcome::SetUp(Ok(done)) => {
                 self.handle.ips.lock().clone_from(&done.ips);
@@ -498,7 +507,7 @@ impl Worker {
         // A pull that failed just now shows its error for a moment and then that it waits; the puller keeps the times.
         let retry_at = match e.reason.as_str() {
             "ErrImagePull" => now + Duration::from_secs(1),
-            "ImagePullBackOff" => self.cx.images.retry_at(&self.handle.uid, &name).unwrap_or(now + START_RETRY),
+            "ImagePullBackOff" => self.cx.images.retry_at(&self.handle.uid, &name, now).unwrap_or(now + START_RETRY),
             "PostStartHookError" => now,
             _ => now + START_RETRY,
         };
@@ -539,9 +548,19 @@ impl Worker {
         self.handle.keep_results(|id| containers.iter().any(|c| c.id == *id && c.running()));
     }
 
-    fn publish(&mut self, pod: &Pod, sandbox: Option<&Sandbox>, containers: &[Container], now: SystemTime) {
-        // After a restart the API's status stands for an ended pod whose containers are forgotten.
+    fn publish(&mut self, pod: &Arc<Pod>, sandbox: Option<&Sandbox>, containers: &[Container], now: SystemTime) {
         let old = self.handle.status.lock().clone();
+        if let (true, Some((phase, reason, message))) = (self.rejected, &self.forced) {
+            // A pod that was never taken in has no containers to tell of, as upstream's `rejectPod`.
+            let qos = Some(resources::qos(pod).as_str().to_owned());
+            let new = PodStatus { phase: Some(phase.clone()), reason: Some(reason.clone()), message: Some(message.clone()), qos_class: qos, ..old };
+            *self.handle.status.lock() = new.clone();
+            return self.writer.publish(new);
+        }
+        if self.settled && containers.is_empty() {
+            // The API's status stands for an ended pod whose containers are forgotten.
+            return;
+        }
         let results = self.handle.results();
         let new: PodStatus = status::generate(&status::View {
             pod,
@@ -572,6 +591,7 @@ impl Worker {
         *self.handle.status.lock() = new.clone();
         if !self.handle.is_gone() {
             self.writer.publish(new);
+            self.writer.observe(pod);
         }
     }
 }
@@ -612,9 +632,17 @@ async fn clean_host(cx: &Arc<Context>, pod: &Arc<Pod>, sandbox: Option<crate::cr
     removed.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }
 
-/// Removes containers, sandboxes and logs, and lets the API forget the pod.
+/// Lets the API forget the pod, and removes containers, sandboxes and logs.
 async fn forget(cx: &Arc<Context>, pod: &Pod, sandboxes: Vec<Sandbox>, containers: Vec<ContainerId>, writer: &StatusWriter, gone: bool) -> Result<(), String> {
     writer.flush().await;
+    // All that others could miss (addresses, volumes, cgroup) is free already; what remains concerns this node alone.
+    if !gone {
+        match cx.api.delete_pod(util::namespace(pod), util::name(pod), util::uid(pod)).await {
+            Ok(()) => {}
+            Err(e) if e.is_not_found() || matches!(e, crate::api::ApiError::Conflict(_)) => {}
+            Err(e) => return Err(e.to_string()),
+        }
+    }
     for id in containers {
         let _ = cx.runtime.remove_container(&id).await;
     }
@@ -622,13 +650,6 @@ async fn forget(cx: &Arc<Context>, pod: &Pod, sandboxes: Vec<Sandbox>, container
         let _ = cx.net.detach(&s.id).await;
         let _ = cx.runtime.stop_sandbox(&s.id).await;
         let _ = cx.runtime.remove_sandbox(&s.id).await;
-    }
-    if !gone {
-        match cx.api.delete_pod(util::namespace(pod), util::name(pod), util::uid(pod)).await {
-            Ok(()) => {}
-            Err(e) if e.is_not_found() || matches!(e, crate::api::ApiError::Conflict(_)) => {}
-            Err(e) => return Err(e.to_string()),
-        }
     }
     let dir = cx.config.pod_log_dir(util::namespace(pod), util::name(pod), util::uid(pod));
     match std::fs::remove_dir_all(&dir) {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
 
 use super::http::authority;
 
@@ -24,8 +23,7 @@ pub async fn check(host: &str, port: u16, service: &str, timeout: Duration) -> R
 }
 
 async fn ask(host: &str, port: u16, at: &str, service: &str) -> Result<(), String> {
-    let tcp = TcpStream::connect((host, port)).await.map_err(|e| format!("error: failed to connect service at {at:?}: connection error: desc = \"transport: Error while dialing: dial tcp {at}: {}\"", super::http::go_error(&e)))?;
-    let _ = tcp.set_nodelay(true);
+    let tcp = crate::util::connect(host, port).await.map_err(|e| format!("error: failed to connect service at {at:?}: connection error: desc = \"transport: Error while dialing: dial tcp {at}: {}\"", super::http::go_error(&e)))?;
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(tcp)).await.map_err(|e| e.to_string())?;
     let driver = tokio::spawn(connection);

@@ -12,7 +12,6 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container as Spec, HTTPGetAction};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio::net::TcpStream;
 
 use crate::util;
 
@@ -136,8 +135,7 @@ pub async fn get(request: &Request, timeout: Duration) -> Result<Answer, String>
 
 async fn send(request: &Request) -> Result<Answer, String> {
     let at = authority(&request.host, request.port);
-    let tcp = TcpStream::connect((request.host.as_str(), request.port)).await.map_err(|e| format!("dial tcp {at}: {}", go_error(&e)))?;
-    let _ = tcp.set_nodelay(true);
+    let tcp = util::connect(&request.host, request.port).await.map_err(|e| format!("dial tcp {at}: {}", go_error(&e)))?;
     if request.tls {
         let name = ServerName::try_from(request.host.clone()).map_err(|e| e.to_string())?;
         let tls = tokio_rustls::TlsConnector::from(insecure()).connect(name, tcp).await.map_err(|e| e.to_string())?;

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::api::core::v1::{Container as Spec, Pod, Probe};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::api::Severity;
 use crate::cri::{Container, ContainerId, CriError};
@@ -23,6 +24,11 @@ use crate::pod::{Context, Handle};
 use crate::util;
 use http::Request;
 
+/// How long a container that has just started is asked in quick succession.
+const EARLY: Duration = Duration::from_secs(1);
+/// First pause between those tries; each is twice as long as the one before. A command costs more than a request.
+const EARLY_PAUSE: Duration = Duration::from_millis(4);
+const EARLY_PAUSE_EXEC: Duration = Duration::from_millis(32);
 /// Most bytes of a probe's output in an Event (upstream's `maxRespBodyLength`).
 const MAX_OUTPUT: usize = 10 * 1024;
 
@@ -134,7 +140,7 @@ impl Probes {
                 spec: spec.clone(),
                 path: path.to_owned(),
                 id: c.id.clone(),
-                begun: c.started.unwrap_or_else(SystemTime::now),
+                begun: c.started.unwrap_or_else(|| self.cx.now()),
                 ip: ips.first().copied(),
                 kind,
                 probe: probe.clone(),
@@ -179,7 +185,9 @@ fn positive(value: Option<i32>, default: u32) -> u32 {
 impl Prober {
     async fn run(self) {
         let delay = Duration::from_secs(u64::from(positive(self.probe.initial_delay_seconds, 0)));
-        let over = (self.begun + delay).duration_since(SystemTime::now()).unwrap_or_default();
+        // Upstream sees a container about a second after its start; nobody should be killed for being asked earlier than there.
+        let delay = if self.kind == Kind::Liveness { delay.max(EARLY) } else { delay };
+        let over = (self.begun + delay).duration_since(self.cx.now()).unwrap_or_default();
         tokio::time::sleep(over).await;
         if self.kind != Kind::Startup && self.gate.subscribe().wait_for(|started| *started).await.is_err() {
             return;
@@ -187,10 +195,18 @@ impl Prober {
         let period = Duration::from_secs(u64::from(positive(self.probe.period_seconds, 10)));
         let needed_good = positive(self.probe.success_threshold, 1);
         let needed_bad = positive(self.probe.failure_threshold, 3);
-        let (mut good, mut bad) = (0_u32, 0_u32);
-        let mut ticks = tokio::time::interval(period);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tell = self.ready;
+        let (mut good, mut bad) = (0_u32, 0_u32);
+        let mut first = Instant::now();
+        if self.kind != Kind::Liveness && !tell && self.early().await {
+            good = 1;
+            first = Instant::now() + period;
+            if needed_good <= 1 && self.succeeded(&mut tell) {
+                return;
+            }
+        }
+        let mut ticks = tokio::time::interval_at(first, period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let found = self.once().await;
@@ -208,6 +224,24 @@ impl Prober {
             if bad >= needed_bad && self.failed(&mut tell) {
                 return;
             }
+        }
+    }
+
+    /// Asks in quick succession for a moment, until it succeeds: a server needs some milliseconds after its start, not a whole
+    /// period. These tries count for nothing when they fail, and nobody is told of them.
+    async fn early(&self) -> bool {
+        let until = Instant::now() + EARLY;
+        let mut pause = if self.probe.exec.is_some() { EARLY_PAUSE_EXEC } else { EARLY_PAUSE };
+        loop {
+            if self.once().await.is_ok() {
+                return true;
+            }
+            if Instant::now() + pause >= until {
+                tokio::time::sleep_until(until).await;
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
     }
 
@@ -263,7 +297,7 @@ impl Prober {
             let port = util::port(&t.port, &self.spec)?;
             let host = http::host(t.host.as_deref(), self.ip)?;
             let at = http::authority(&host, port);
-            return match tokio::time::timeout(timeout, tokio::net::TcpStream::connect((host.as_str(), port))).await {
+            return match tokio::time::timeout(timeout, util::connect(&host, port)).await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(e)) => Err(format!("dial tcp {at}: {}", http::go_error(&e))),
                 Err(_) => Err(format!("dial tcp {at}: i/o timeout")),

@@ -300,6 +300,17 @@ pub fn tear_down(layout: &Layout) -> io::Result<()> {
     Ok(())
 }
 
+/// Unmounts and removes all that a kubelet with this directory left on the host. No kubelet may be running on it.
+pub fn purge(root: &Path) -> io::Result<()> {
+    for at in mounts_below(root)? {
+        umount2(&at, MntFlags::MNT_DETACH)?;
+    }
+    match fs::remove_dir_all(root) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// Mount points below a directory, deepest and latest first.
 pub fn mounts_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let text = fs::read_to_string("/proc/self/mountinfo")?;

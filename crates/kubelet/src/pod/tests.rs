@@ -1,0 +1,424 @@
+//! The planner and the status as tables, and whole lives of pods on a runtime in memory, with time paused.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::plan::{self, Action, Failure, Kind, Plan, View};
+use super::status;
+use crate::config::Config;
+use crate::cri::{Container, ContainerId, Sandbox, State};
+use crate::probes::Results;
+use crate::testing::{FakeApi, FakeNet, FakeRuntime, TempDir, clock, container, sandbox};
+use crate::{Clock, PodChange, run_with};
+
+fn at(s: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(s)
+}
+
+fn pod(spec: Value) -> Pod {
+    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
+}
+
+/// What the planner sees, with what the tables vary.
+struct Scene {
+    pod: Pod,
+    sandbox: Option<Sandbox>,
+    set_up: bool,
+    containers: Vec<Container>,
+    probes: HashMap<ContainerId, Results>,
+    failures: BTreeMap<String, Failure>,
+    backoff: Backoff,
+    killing: HashSet<ContainerId>,
+    now: SystemTime,
+}
+
+impl Scene {
+    fn new(spec: Value, containers: Vec<Container>) -> Self {
+        let probes = containers.iter().map(|c| (c.id.clone(), Results { started: true, ready: true, ..Results::default() })).collect();
+        Self {
+            pod: pod(spec),
+            sandbox: Some(sandbox("u", true)),
+            set_up: true,
+            containers,
+            probes,
+            failures: BTreeMap::new(),
+            backoff: Backoff::default(),
+            killing: HashSet::new(),
+            now: at(205),
+        }
+    }
+
+    fn plan(&self) -> Plan {
+        plan::plan(&View {
+            pod: &self.pod,
+            sandbox: self.sandbox.as_ref(),
+            set_up: self.set_up,
+            set_up_retry_at: None,
+            containers: &self.containers,
+            probes: &self.probes,
+            failures: &self.failures,
+            backoff: &self.backoff,
+            killing: &self.killing,
+            busy: false,
+            now: self.now,
+        })
+    }
+
+    /// The steps in short: `setup`, `start init 0`, `kill ID`, `finish`.
+    fn steps(&self) -> Vec<String> {
+        let short = |a: &Action| match a {
+            Action::SetUp => "setup".to_owned(),
+            Action::Start { kind, index, .. } => format!("start {} {index}", kind.label()),
+            Action::Kill { id, .. } => format!("kill {id}"),
+            Action::Finish => "finish".to_owned(),
+        };
+        self.plan().actions.iter().map(short).collect()
+    }
+}
+
+fn running(name: &str) -> Container {
+    container(name, 0, State::Running, 0)
+}
+
+fn exited(name: &str, code: i32) -> Container {
+    container(name, 0, State::Exited, code)
+}
+
+#[test]
+fn init_containers_come_one_by_one_and_sidecars_count_when_started() {
+    let spec = json!({"restartPolicy": "Never",
+        "initContainers": [{"name": "i1"}, {"name": "side", "restartPolicy": "Always"}, {"name": "i2"}],
+        "containers": [{"name": "a"}, {"name": "b"}]});
+    let steps = |containers: Vec<Container>| Scene::new(spec.clone(), containers).steps();
+    assert_eq!(steps(vec![]), ["start init 0"]);
+    assert_eq!(steps(vec![running("i1")]), Vec::<String>::new());
+    assert_eq!(steps(vec![exited("i1", 1)]), ["finish"]);
+    assert_eq!(steps(vec![exited("i1", 0)]), ["start init 1"]);
+    assert_eq!(steps(vec![exited("i1", 0), running("side")]), ["start init 2"]);
+    let mut waits = Scene::new(spec.clone(), vec![exited("i1", 0), running("side")]);
+    waits.probes.insert(ContainerId("side-0".into()), Results::default());
+    assert_eq!(waits.steps(), Vec::<String>::new(), "a sidecar's startup probe is waited for");
+    let up = vec![exited("i1", 0), running("side"), exited("i2", 0)];
+    assert_eq!(steps(up.clone()), ["start regular 0", "start regular 1"]);
+    let both = |x: Container, y: Container| [up.clone(), vec![x, y]].concat();
+    assert_eq!(steps(both(running("a"), exited("b", 1))), Vec::<String>::new());
+    assert_eq!(steps(both(exited("a", 0), exited("b", 1))), ["finish"]);
+    // A sidecar that ends is started again as long as the pod serves.
+    let side_ended = vec![exited("i1", 0), exited("side", 1), exited("i2", 0), running("a"), running("b")];
+    assert_eq!(steps(side_ended), ["start init 1"]);
+}
+
+#[test]
+fn restart_policies() {
+    for (policy, code, restarts) in [("Always", 0, true), ("Always", 1, true), ("OnFailure", 0, false), ("OnFailure", 1, true), ("Never", 1, false)] {
+        let spec = json!({"restartPolicy": policy, "containers": [{"name": "a"}]});
+        let want = if restarts { "start regular 0" } else { "finish" };
+        assert_eq!(Scene::new(spec, vec![exited("a", code)]).steps(), [want], "{policy} {code}");
+    }
+    let rules = json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
+        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]});
+    assert_eq!(Scene::new(rules.clone(), vec![exited("a", 42)]).steps(), ["start regular 0"]);
+    assert_eq!(Scene::new(rules, vec![exited("a", 1)]).steps(), ["finish"]);
+}
+
+#[test]
+fn a_crash_loop_waits_and_says_so() {
+    let mut scene = Scene::new(json!({"containers": [{"name": "a"}]}), vec![exited("a", 1)]);
+    scene.backoff.next("a", at(190), at(190));
+    let made = scene.plan();
+    assert!(made.actions.is_empty());
+    assert_eq!(made.wake_at, Some(at(210)));
+    let (reason, message) = &made.waiting["a"];
+    assert_eq!((reason.as_str(), message.as_str()), ("CrashLoopBackOff", "back-off 10s restarting failed container=a pod=p_n(u)"));
+    scene.now = at(210);
+    assert_eq!(scene.steps(), ["start regular 0"]);
+}
+
+#[test]
+fn probes_and_changes_kill_and_a_dead_sandbox_is_made_anew() {
+    let spec = json!({"containers": [{"name": "a"}]});
+    let mut scene = Scene::new(spec.clone(), vec![running("a")]);
+    scene.probes.insert(ContainerId("a-0".into()), Results { started: true, liveness_failed: true, ..Results::default() });
+    assert_eq!(scene.steps(), ["kill a-0"]);
+    scene.killing.insert(ContainerId("a-0".into()));
+    assert_eq!(scene.steps(), Vec::<String>::new());
+    let mut changed = running("a");
+    changed.labels.insert(crate::cri::label::CONTAINER_HASH.into(), "other".into());
+    assert_eq!(Scene::new(spec.clone(), vec![changed]).steps(), ["kill a-0"]);
+    let mut dead = Scene::new(spec, vec![exited("a", 137)]);
+    dead.sandbox = Some(sandbox("u", false));
+    assert_eq!(dead.steps(), ["setup"]);
+    dead.pod = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
+    assert_eq!(dead.steps(), ["finish"]);
+}
+
+fn status_of(scene: &Scene, old: &PodStatus, terminal: bool) -> PodStatus {
+    let waiting = scene.plan().waiting;
+    let ips = ["10.0.0.9".parse().unwrap()];
+    let host = ["10.0.0.1".parse().unwrap()];
+    status::generate(&status::View {
+        pod: &scene.pod,
+        old,
+        sandbox: scene.sandbox.as_ref(),
+        containers: &scene.containers,
+        probes: &scene.probes,
+        waiting: &waiting,
+        messages: &HashMap::new(),
+        host_ips: &host,
+        pod_ips: if scene.set_up { &ips } else { &[] },
+        set_up: scene.set_up,
+        start_time: at(50),
+        forced: None,
+        terminal,
+        scheme: "knarr",
+        now: scene.now,
+    })
+}
+
+fn conditions(s: &PodStatus) -> BTreeMap<String, String> {
+    let show = |c: &k8s_openapi::api::core::v1::PodCondition| match &c.reason {
+        Some(r) => format!("{} {r}", c.status),
+        None => c.status.clone(),
+    };
+    s.conditions.iter().flatten().map(|c| (c.type_.clone(), show(c))).collect()
+}
+
+#[test]
+fn phases_and_conditions() {
+    let always = json!({"containers": [{"name": "a"}]});
+    let never = json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]});
+    let none = PodStatus::default();
+    let phase = |spec: &Value, containers: Vec<Container>, terminal: bool| status_of(&Scene::new(spec.clone(), containers), &none, terminal).phase.unwrap();
+    assert_eq!(phase(&always, vec![], false), "Pending");
+    assert_eq!(phase(&always, vec![running("a")], false), "Running");
+    assert_eq!(phase(&always, vec![exited("a", 1)], false), "Running");
+    assert_eq!(phase(&never, vec![exited("a", 0), exited("b", 0)], true), "Succeeded");
+    assert_eq!(phase(&never, vec![exited("a", 0), exited("b", 2)], true), "Failed");
+    assert_eq!(phase(&always, vec![exited("a", 137)], true), "Failed");
+    let up = status_of(&Scene::new(always.clone(), vec![running("a")]), &none, false);
+    let want = ["ContainersReady", "Initialized", "PodReadyToStartContainers", "PodScheduled", "Ready"];
+    assert_eq!(conditions(&up), want.iter().map(|c| ((*c).to_owned(), "True".to_owned())).collect());
+    assert_eq!(up.pod_ip.as_deref(), Some("10.0.0.9"));
+    assert_eq!(up.container_statuses.as_ref().unwrap()[0].container_id.as_deref(), Some("knarr://a-0"));
+    let done = status_of(&Scene::new(never, vec![exited("a", 0), exited("b", 0)]), &none, true);
+    assert_eq!(conditions(&done)["Ready"], "False PodCompleted");
+    assert_eq!(conditions(&done)["Initialized"], "True PodCompleted");
+    let t = done.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+    assert_eq!((t.reason.as_deref(), t.exit_code), (Some("Completed"), 0));
+}
+
+#[test]
+fn unready_containers_are_named() {
+    let mut scene = Scene::new(json!({"containers": [{"name": "a"}, {"name": "b"}]}), vec![running("a"), running("b")]);
+    scene.probes.insert(ContainerId("b-0".into()), Results { started: true, ..Results::default() });
+    let s = status_of(&scene, &PodStatus::default(), false);
+    let ready = s.conditions.iter().flatten().find(|c| c.type_ == "Ready").unwrap().clone();
+    assert_eq!((ready.reason.as_deref(), ready.message.as_deref()), (Some("ContainersNotReady"), Some("containers with unready status: [b]")));
+    // A condition that stays as it was keeps its time.
+    scene.now = at(999);
+    let later = status_of(&scene, &s, false);
+    assert_eq!(later.conditions, s.conditions);
+}
+
+/// A kubelet on fakes.
+struct Node {
+    _dir: TempDir,
+    api: Arc<FakeApi>,
+    runtime: Arc<FakeRuntime>,
+    changes: mpsc::UnboundedSender<PodChange>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), crate::Error>>,
+}
+
+impl Node {
+    fn fresh(name: &str) -> Self {
+        let clock = clock();
+        Self::start(Arc::new(FakeRuntime::new(clock.clone())), clock, TempDir::new(name))
+    }
+
+    fn start(runtime: Arc<FakeRuntime>, clock: Clock, dir: TempDir) -> Self {
+        let api = Arc::new(FakeApi::default());
+        let (changes, receiver) = mpsc::unbounded_channel();
+        let stop = CancellationToken::new();
+        let mut config = Config::new("node-1", [127, 0, 0, 1].into(), dir.path());
+        config.clock = clock;
+        config.cgroup_root = format!("knarr-test-{}", std::process::id());
+        let task = tokio::spawn(run_with(config, api.clone(), runtime.clone(), Arc::new(FakeNet), receiver, stop.clone()));
+        Self { _dir: dir, api, runtime, changes, stop, task }
+    }
+
+    fn apply(&self, pod: &Pod) {
+        self.api.put_pod(pod);
+        self.changes.send(PodChange::Applied(Arc::new(pod.clone()))).unwrap();
+    }
+
+    /// Waits until the API's pod is as wanted; nothing here takes longer than a minute of paused time.
+    async fn until(&self, what: &str, wanted: impl Fn(&Pod) -> bool) -> Pod {
+        for _ in 0..60_000 {
+            if let Some(p) = self.api.pod("n", "p").filter(|p| wanted(p)) {
+                return p;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("not {what}: {:#?}", self.api.pod("n", "p"));
+    }
+
+    async fn end(self) -> TempDir {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+        let _ = nix::mount::umount2(&self._dir.path().join("memory"), nix::mount::MntFlags::MNT_DETACH);
+        self._dir
+    }
+}
+
+fn is_ready(p: &Pod) -> bool {
+    p.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_comes_up_serves_and_is_deleted_in_order() {
+    let node = Node::fresh("life");
+    let mut p = pod(json!({"containers": [{"name": "a", "image": "img:1", "lifecycle": {"preStop": {"exec": {"command": ["drain"]}}}}], "terminationGracePeriodSeconds": 30}));
+    node.apply(&p);
+    node.changes.send(PodChange::Synced).unwrap();
+    let up = node.until("ready", is_ready).await;
+    assert_eq!(node.api.patches().len(), 1, "{:#?}", node.api.patches());
+    assert_eq!(up.status.as_ref().unwrap().phase.as_deref(), Some("Running"));
+    assert_eq!(node.api.reasons(), ["Pulled", "Created", "Started"]);
+    p.metadata.deletion_timestamp = Some(crate::util::time(node.runtime.now()));
+    p.metadata.deletion_grace_period_seconds = Some(30);
+    p.status = up.status;
+    node.apply(&p);
+    node.runtime.called("stop a 30s", 1).await;
+    while node.api.pod("n", "p").is_some() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(node.runtime.calls(), ["sandbox", "start a", "exec drain", "stop a 30s"]);
+    assert_eq!(node.api.reasons().last().unwrap(), "Killing");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_longer_than_the_grace_period_is_cut_and_two_seconds_remain() {
+    let node = Node::fresh("hook");
+    let mut p = pod(json!({"containers": [{"name": "a", "image": "img:1", "lifecycle": {"preStop": {"exec": {"command": ["drain"]}}}}]}));
+    node.apply(&p);
+    p.status = node.until("ready", is_ready).await.status;
+    node.runtime.set_exec(0, true);
+    p.metadata.deletion_timestamp = Some(crate::util::time(node.runtime.now()));
+    p.metadata.deletion_grace_period_seconds = Some(5);
+    let begun = tokio::time::Instant::now();
+    node.apply(&p);
+    node.runtime.called("stop a 2s", 1).await;
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_kubelet_adopts_and_restarts_nothing() {
+    let clock = clock();
+    let runtime = Arc::new(FakeRuntime::new(clock.clone()));
+    let node = Node::start(runtime.clone(), clock.clone(), TempDir::new("adopt"));
+    let p = pod(json!({"containers": [{"name": "a", "image": "img:1"}]}));
+    node.apply(&p);
+    let up = node.until("ready", is_ready).await;
+    let dir = node.end().await;
+    let again = Node::start(runtime.clone(), clock, dir);
+    again.apply(&up);
+    again.changes.send(PodChange::Synced).unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(runtime.calls(), ["sandbox", "start a"]);
+    assert!(is_ready(&again.api.pod("n", "p").unwrap()));
+    for patch in again.api.patches() {
+        assert!(patch["status"].get("conditions").is_none(), "{patch:#}");
+    }
+    again.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_is_missing_is_told_and_tried_again() {
+    let node = Node::fresh("pull");
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "missing:1"}]})));
+    let waits = |p: &Pod, reason: &str| {
+        let all = p.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+        all.into_iter().any(|c| c.state.as_ref().and_then(|s| s.waiting.as_ref()).is_some_and(|w| w.reason.as_deref() == Some(reason)))
+    };
+    node.until("ErrImagePull", |p| waits(p, "ErrImagePull")).await;
+    node.until("ImagePullBackOff", |p| waits(p, "ImagePullBackOff")).await;
+    let events = node.api.events();
+    for want in [("Pulling", "Pulling image \"missing:1\""), ("Failed", "Error: ErrImagePull"), ("BackOff", "Back-off pulling image \"missing:1\"")] {
+        assert!(events.iter().any(|(r, m)| (r.as_str(), m.as_str()) == want), "{want:?} not in {events:#?}");
+    }
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_liveness_probe_that_fails_three_times_restarts_the_container() {
+    let node = Node::fresh("live");
+    let probe = json!({"exec": {"command": ["alive"]}, "periodSeconds": 10, "failureThreshold": 3});
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1", "livenessProbe": probe}], "terminationGracePeriodSeconds": 7})));
+    node.until("ready", is_ready).await;
+    let begun = tokio::time::Instant::now();
+    node.runtime.set_exec(1, false);
+    node.runtime.called("start a", 2).await;
+    assert!((20..23).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert_eq!(node.runtime.calls(), ["sandbox", "start a", "exec alive", "exec alive", "exec alive", "stop a 7s", "start a"]);
+    let p = node.until("restarted", |p| p.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).any(|c| c.restart_count == 1)).await;
+    assert!(p.status.unwrap().container_statuses.unwrap()[0].last_state.as_ref().unwrap().terminated.is_some());
+    let unhealthy = node.api.reasons().iter().filter(|r| *r == "Unhealthy").count();
+    assert_eq!(unhealthy, 3);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_readiness_probe_is_asked_at_once_and_again_soon() {
+    let node = Node::fresh("ready");
+    node.runtime.set_exec(1, false);
+    let probe = json!({"exec": {"command": ["ready"]}, "periodSeconds": 10});
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1", "readinessProbe": probe}]})));
+    node.runtime.called("exec ready", 2).await;
+    node.runtime.set_exec(0, false);
+    let begun = tokio::time::Instant::now();
+    node.until("ready", is_ready).await;
+    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+    assert!(!node.api.reasons().contains(&"Unhealthy".to_owned()));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_runs_to_its_end_succeeds_and_keeps_its_containers() {
+    let node = Node::fresh("job");
+    node.apply(&pod(json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "img:1"}]})));
+    node.runtime.called("start a", 1).await;
+    node.runtime.exit("a", 0);
+    let p = node.until("Succeeded", |p| p.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Succeeded"))).await;
+    assert!(!is_ready(&p));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(node.runtime.pod_containers_named("a"), 1);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_does_not_fit_is_refused() {
+    let node = Node::fresh("refuse");
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1", "resources": {"requests": {"cpu": "9000"}}}]})));
+    let p = node.until("Failed", |p| p.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Failed"))).await;
+    let s = p.status.unwrap();
+    assert_eq!(s.reason.as_deref(), Some("OutOfcpu"));
+    assert!(s.message.unwrap().starts_with("Pod was rejected: Node didn't have enough resource: cpu, requested: 9000000, used: 0"));
+    assert!(s.container_statuses.is_none());
+    assert!(node.runtime.calls().is_empty());
+    node.end().await;
+}
+
+#[test]
+fn kinds_have_their_paths() {
+    assert_eq!(Kind::Init.field_path("a"), "spec.initContainers{a}");
+}

@@ -1,0 +1,247 @@
+//! [`KubeApi`] over the client and the informers.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use client::{Client, DeleteParams, Delta, Error, Event, EventType, Informer, Informers, ListParams, Meta, Patch, PatchParams, Recorder};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{ApiError, KubeApi, RefKind, RefObject, Severity};
+use crate::run::PodChange;
+
+/// Where nodes' leases are.
+const LEASES: &str = "kube-node-lease";
+
+/// The API server through the client.
+pub struct RealApi {
+    client: Client,
+    services: Informer<Service>,
+    recorder: Recorder,
+    node_name: String,
+}
+
+impl From<Error> for ApiError {
+    fn from(e: Error) -> Self {
+        match e.status() {
+            Some(s) if s.code == 404 => Self::NotFound(e.to_string()),
+            Some(s) if s.code == 409 => Self::Conflict(e.to_string()),
+            _ => Self::Other(e.to_string()),
+        }
+    }
+}
+
+impl RealApi {
+    /// Reads services from the informers' memory, the rest through `client`.
+    #[must_use]
+    pub fn new(client: Client, informers: Informers, node_name: &str) -> Self {
+        let recorder = Recorder::new(client.clone(), "kubelet", node_name);
+        Self { services: informers.informer(), recorder, client, node_name: node_name.to_owned() }
+    }
+}
+
+/// This node's pods, from one watch: all that exist, [`PodChange::Synced`], and then the changes.
+pub fn pod_changes(informers: &Informers, node_name: &str, stop: CancellationToken) -> mpsc::UnboundedReceiver<PodChange> {
+    let informer = informers.informer_with::<Pod>(ListParams::fields(format!("spec.nodeName={node_name}")));
+    let (to, changes) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = informer.synced() => {}
+            () = stop.cancelled() => return,
+        }
+        let mut deltas = informer.subscribe();
+        // What is in memory now was put into the channel by the subscription itself.
+        while let Ok(delta) = deltas.try_recv() {
+            tell(&to, delta);
+        }
+        let _ = to.send(PodChange::Synced);
+        loop {
+            tokio::select! {
+                delta = deltas.recv() => match delta {
+                    Some(delta) => tell(&to, delta),
+                    None => return,
+                },
+                () = stop.cancelled() => return,
+            }
+        }
+    });
+    changes
+}
+
+fn tell(to: &mpsc::UnboundedSender<PodChange>, delta: Delta<Pod>) {
+    match delta {
+        Delta::Added(pod) => {
+            let _ = to.send(PodChange::Applied(pod));
+        }
+        Delta::Updated { old, new } => {
+            // The name may have passed on to another pod while nobody watched.
+            if old.uid() != new.uid() {
+                let _ = to.send(PodChange::Removed(old));
+            }
+            let _ = to.send(PodChange::Applied(new));
+        }
+        Delta::Deleted(pod) => {
+            let _ = to.send(PodChange::Removed(pod));
+        }
+    }
+}
+
+fn pulses<K: Send + 'static>(events: BoxStream<'static, client::Result<Event<K>>>) -> BoxStream<'static, ()> {
+    events
+        .take_while(|e| std::future::ready(e.is_ok()))
+        .filter_map(|e| std::future::ready(match e {
+            Ok(Event::Bookmark { .. }) | Err(_) => None,
+            Ok(_) => Some(()),
+        }))
+        .boxed()
+}
+
+fn severity(s: Severity) -> EventType {
+    match s {
+        Severity::Normal => EventType::Normal,
+        Severity::Warning => EventType::Warning,
+    }
+}
+
+#[async_trait]
+impl KubeApi for RealApi {
+    async fn get_ref(&self, kind: RefKind, namespace: &str, name: &str) -> Result<(Option<RefObject>, String), ApiError> {
+        Ok(match kind {
+            RefKind::ConfigMap => match self.client.namespaced::<ConfigMap>(namespace).get_opt(name).await? {
+                Some(m) => {
+                    let revision = m.resource_version().to_owned();
+                    (Some(RefObject::ConfigMap(Arc::new(m))), revision)
+                }
+                None => (None, String::new()),
+            },
+            RefKind::Secret => match self.client.namespaced::<Secret>(namespace).get_opt(name).await? {
+                Some(s) => {
+                    let revision = s.resource_version().to_owned();
+                    (Some(RefObject::Secret(Arc::new(s))), revision)
+                }
+                None => (None, String::new()),
+            },
+        })
+    }
+
+    async fn watch_ref(&self, kind: RefKind, namespace: &str, name: &str, revision: &str) -> Result<BoxStream<'static, ()>, ApiError> {
+        let one = ListParams::fields(format!("metadata.name={name}"));
+        Ok(match kind {
+            RefKind::ConfigMap => pulses(self.client.namespaced::<ConfigMap>(namespace).watch(&one, revision).await?),
+            RefKind::Secret => pulses(self.client.namespaced::<Secret>(namespace).watch(&one, revision).await?),
+        })
+    }
+
+    async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError> {
+        Ok(self.client.namespaced::<Pod>(namespace).get(name).await?)
+    }
+
+    async fn patch_pod_status(&self, namespace: &str, name: &str, patch: Value) -> Result<Pod, ApiError> {
+        let api = self.client.namespaced::<Pod>(namespace);
+        Ok(api.patch_status(name, &Patch::Strategic(patch), &PatchParams::default()).await?)
+    }
+
+    async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiError> {
+        Ok(self.client.namespaced::<Pod>(namespace).delete(name, &DeleteParams::now().uid(uid)).await?)
+    }
+
+    async fn create_token(&self, namespace: &str, account: &str, request: TokenRequest) -> Result<TokenRequest, ApiError> {
+        Ok(self.client.namespaced::<ServiceAccount>(namespace).create_subresource(account, "token", &request).await?)
+    }
+
+    async fn get_service_account(&self, namespace: &str, name: &str) -> Result<ServiceAccount, ApiError> {
+        Ok(self.client.namespaced::<ServiceAccount>(namespace).get(name).await?)
+    }
+
+    async fn get_claim(&self, namespace: &str, name: &str) -> Result<PersistentVolumeClaim, ApiError> {
+        Ok(self.client.namespaced::<PersistentVolumeClaim>(namespace).get(name).await?)
+    }
+
+    async fn get_volume(&self, name: &str) -> Result<PersistentVolume, ApiError> {
+        Ok(self.client.all::<PersistentVolume>().get(name).await?)
+    }
+
+    async fn services(&self, namespace: &str) -> Vec<Arc<Service>> {
+        self.services.synced().await;
+        self.services.list_namespace(namespace)
+    }
+
+    async fn get_node(&self, name: &str) -> Result<Option<Node>, ApiError> {
+        Ok(self.client.all::<Node>().get_opt(name).await?)
+    }
+
+    async fn create_node(&self, node: &Node) -> Result<Node, ApiError> {
+        Ok(self.client.all::<Node>().create(node).await?)
+    }
+
+    async fn patch_node(&self, name: &str, patch: Value, status: bool) -> Result<Node, ApiError> {
+        let (api, patch) = (self.client.all::<Node>(), Patch::Strategic(patch));
+        let params = PatchParams::default();
+        Ok(if status { api.patch_status(name, &patch, &params).await? } else { api.patch(name, &patch, &params).await? })
+    }
+
+    async fn renew_lease(&self, node: &Node, duration_s: i32) -> Result<(), ApiError> {
+        let api = self.client.namespaced::<Lease>(LEASES);
+        let renewal = Patch::Merge(json!({"spec": {"renewTime": client::now_micro()}}));
+        match api.patch(&self.node_name, &renewal, &PatchParams::default()).await {
+            Ok(_) => return Ok(()),
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e.into()),
+        }
+        let owner = OwnerReference {
+            api_version: "v1".into(),
+            kind: "Node".into(),
+            name: self.node_name.clone(),
+            uid: node.uid().to_owned(),
+            ..OwnerReference::default()
+        };
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(self.node_name.clone()),
+                namespace: Some(LEASES.to_owned()),
+                owner_references: Some(vec![owner]),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.node_name.clone()),
+                lease_duration_seconds: Some(duration_s),
+                renew_time: Some(client::now_micro()),
+                ..LeaseSpec::default()
+            }),
+        };
+        api.create(&lease).await?;
+        Ok(())
+    }
+
+    async fn review_token(&self, review: TokenReview) -> Result<TokenReview, ApiError> {
+        Ok(self.client.all::<TokenReview>().create(&review).await?)
+    }
+
+    async fn review_access(&self, review: SubjectAccessReview) -> Result<SubjectAccessReview, ApiError> {
+        Ok(self.client.all::<SubjectAccessReview>().create(&review).await?)
+    }
+
+    fn pod_event(&self, pod: &Pod, field_path: Option<&str>, kind: Severity, reason: &str, message: &str) {
+        let about = ObjectReference { field_path: field_path.map(str::to_owned), ..client::object_reference(pod) };
+        self.recorder.event(&about, severity(kind), reason, message);
+    }
+
+    fn node_event(&self, kind: Severity, reason: &str, message: &str) {
+        // Upstream names the node as its own UID here, and `kubectl describe node` looks for that.
+        let about = ObjectReference {
+            kind: Some("Node".into()),
+            name: Some(self.node_name.clone()),
+            uid: Some(self.node_name.clone()),
+            ..ObjectReference::default()
+        };
+        self.recorder.event(&about, severity(kind), reason, message);
+    }
+}
