@@ -9,6 +9,7 @@
 //! step failed, or when the API's own time for it has come.
 
 mod claim;
+mod cluster_role;
 mod deployment;
 mod discovery;
 mod endpoints;
@@ -17,7 +18,9 @@ mod gc;
 mod hash;
 mod meta;
 mod namespace;
+mod node;
 mod overlay;
+mod pod_gc;
 mod pods;
 mod replication;
 mod root_ca;
@@ -90,6 +93,11 @@ const ALL: &[(&str, Start)] = &[
     ("serviceaccount-controller", |cx| service_account::run(cx).boxed()),
     ("root-ca-certificate-publisher-controller", |cx| root_ca::run(cx).boxed()),
     ("garbage-collector-controller", |cx| gc::run(cx).boxed()),
+    ("node-lifecycle-controller", |cx| node::lifecycle::run(cx).boxed()),
+    ("taint-eviction-controller", |cx| node::eviction::run(cx).boxed()),
+    ("node-ipam-controller", |cx| node::ipam::run(cx).boxed()),
+    ("pod-garbage-collector-controller", |cx| pod_gc::run(cx).boxed()),
+    ("clusterrole-aggregation-controller", |cx| cluster_role::run(cx).boxed()),
 ];
 
 /// The names that `Config::enabled` may name.

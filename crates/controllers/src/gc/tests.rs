@@ -1,0 +1,112 @@
+//! What the graph asks for.
+
+use std::sync::Arc;
+
+use super::graph::{Graph, Kind, Owner, Place, Seen, Work};
+
+fn kind(name: &str) -> Arc<Kind> {
+    Arc::new(Kind { group: String::new(), kind: name.to_owned() })
+}
+
+fn owner(uid: &str, blocks: bool) -> Owner {
+    Owner { uid: uid.into(), kind: kind("K"), api_version: "v1".into(), name: uid.into(), blocks }
+}
+
+fn seen(uid: &str, owners: &[Owner]) -> Seen {
+    let place = Place { kind: kind("K"), namespace: "n".into(), name: uid.into() };
+    Seen { uid: uid.into(), place, owners: owners.to_vec(), deleting: false, foreground: false, orphan: false }
+}
+
+/// A graph and what its changes asked for.
+#[derive(Default)]
+struct World(Graph);
+
+impl World {
+    fn see(&mut self, seen: Seen) -> String {
+        let (mut work, mut invalid) = (Vec::new(), Vec::new());
+        self.0.see(seen, &mut work, &mut invalid);
+        let mut told: Vec<String> = work.iter().map(tell).collect();
+        told.extend(invalid.iter().map(|i| format!("invalid {}<-{}", i.owner.uid, i.dependent)));
+        told.join(" ")
+    }
+
+    fn gone(&mut self, uid: &str) -> String {
+        let mut work = Vec::new();
+        self.0.gone(&uid.into(), &mut work);
+        let mut told: Vec<String> = work.iter().map(tell).collect();
+        told.sort();
+        told.join(" ")
+    }
+}
+
+fn tell(work: &Work) -> String {
+    match work {
+        Work::Delete(uid) => format!("delete {uid}"),
+        Work::Orphan(uid) => format!("orphan {uid}"),
+    }
+}
+
+#[test]
+fn dependents_are_looked_at_when_their_owner_goes() {
+    let mut world = World::default();
+    assert_eq!(world.see(seen("o", &[])), "");
+    assert_eq!(world.see(seen("a", &[owner("o", true)])), "");
+    assert_eq!(world.see(seen("b", &[owner("o", false)])), "");
+    assert!(world.0.node("a").is_some_and(|n| world.0.is_settled(n)));
+    assert_eq!(world.gone("o"), "delete a delete b");
+    assert!(world.0.is_absent(&owner("o", true), "n"));
+    assert!(world.0.node("a").is_some_and(|n| !world.0.is_settled(n)));
+}
+
+#[test]
+fn an_owner_that_nobody_has_seen_is_looked_for() {
+    let mut world = World::default();
+    assert_eq!(world.see(seen("a", &[owner("o", true)])), "delete o");
+    assert!(world.0.node("o").is_some_and(|n| n.virtual_));
+    assert_eq!(world.see(seen("o", &[])), "", "it only came later");
+    assert!(world.0.node("o").is_some_and(|n| !n.virtual_ && n.dependents.len() == 1));
+    let mut world = World::default();
+    world.see(seen("a", &[owner("o", true)]));
+    assert_eq!(world.gone("o"), "delete a", "it was not there");
+    let mut world = World::default();
+    world.see(seen("a", &[owner("o", true)]));
+    world.gone("a");
+    assert!(world.0.node("o").is_none(), "nobody refers to it any more");
+}
+
+#[test]
+fn foreground_deletion_waits_for_those_that_block() {
+    let mut world = World::default();
+    world.see(seen("o", &[]));
+    world.see(seen("a", &[owner("o", true)]));
+    world.see(seen("b", &[owner("o", false)]));
+    let deleting = Seen { deleting: true, foreground: true, ..seen("o", &[]) };
+    let mut told: Vec<String> = world.see(deleting.clone()).split(" delete ").map(|s| s.trim_start_matches("delete ").to_owned()).collect();
+    told.sort();
+    assert_eq!(told, ["a", "b", "o"]);
+    assert_eq!(world.see(deleting), "", "only the start of it");
+    assert_eq!(world.0.blocking(&"o".into()), ["a".into()]);
+    assert_eq!(world.gone("a"), "delete o", "its deletion can go on");
+    assert!(world.0.blocking(&"o".into()).is_empty());
+}
+
+#[test]
+fn an_owner_is_looked_at_when_a_dependent_no_longer_blocks() {
+    let mut world = World::default();
+    world.see(seen("o", &[]));
+    world.see(seen("a", &[owner("o", true)]));
+    assert_eq!(world.see(seen("a", &[owner("o", false)])), "delete o");
+    assert_eq!(world.see(seen("a", &[])), "");
+    assert!(world.0.node("o").is_some_and(|n| n.dependents.is_empty()));
+}
+
+#[test]
+fn orphans_are_set_free_and_wrong_references_told() {
+    let mut world = World::default();
+    world.see(seen("o", &[]));
+    world.see(seen("a", &[owner("o", true)]));
+    assert_eq!(world.see(Seen { deleting: true, orphan: true, ..seen("o", &[]) }), "orphan o");
+    let mut elsewhere = seen("x", &[owner("o", true)]);
+    elsewhere.place.namespace = "other".into();
+    assert_eq!(world.see(elsewhere), "delete x invalid o<-x");
+}

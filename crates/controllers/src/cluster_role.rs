@@ -1,0 +1,83 @@
+//! ClusterRoles that are the sum of others (`aggregationRule`).
+
+use std::sync::Arc;
+
+use client::{Client, Informer, Meta, WorkQueue};
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
+
+use crate::meta::{labels, selector};
+use crate::work::{Controller, Cx, Step, synced};
+
+/// Runs the controller until the end.
+pub(crate) async fn run(cx: Cx) {
+    let client = cx.client("clusterrole-aggregation-controller");
+    let roles = cx.informers.informer::<ClusterRole>();
+    let queue: WorkQueue<String> = WorkQueue::default();
+    cx.listen(&roles, {
+        let (queue, roles) = (queue.clone(), roles.clone());
+        move |_| roles.list().iter().filter(|r| r.aggregation_rule.is_some()).for_each(|r| queue.add(r.name().to_owned()))
+    });
+    synced!(roles);
+    cx.work(Arc::new(Aggregation { client, roles }), queue, 2).await;
+}
+
+struct Aggregation {
+    client: Client,
+    roles: Informer<ClusterRole>,
+}
+
+impl Controller for Aggregation {
+    type Key = String;
+
+    async fn reconcile(&self, name: &String) -> Step {
+        let Some(role) = self.roles.get("", name) else { return Ok(None) };
+        let Some(rules) = sum(&role, &self.roles.list()) else { return Ok(None) };
+        if role.rules.as_deref().unwrap_or_default() == rules {
+            return Ok(None);
+        }
+        let mut changed = (*role).clone();
+        changed.rules = Some(rules);
+        match self.client.all::<ClusterRole>().replace(name, &changed).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The rules of all roles that one selects, each rule once; none if it selects in no way.
+fn sum(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyRule>> {
+    let selectors = role.aggregation_rule.as_ref()?.cluster_role_selectors.as_ref()?;
+    let mut rules: Vec<PolicyRule> = Vec::new();
+    for wanted in selectors.iter().map(selector) {
+        // The informer lists by name.
+        for other in all.iter().filter(|r| r.name() != role.name() && wanted.matches_map(labels(&***r))) {
+            for rule in other.rules.iter().flatten() {
+                if !rules.contains(rule) {
+                    rules.push(rule.clone());
+                }
+            }
+        }
+    }
+    Some(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_aggregate_is_the_sum_without_repetition() {
+        let role = |value| Arc::new(serde_json::from_value::<ClusterRole>(value).unwrap_or_default());
+        let part = |name: &str, verbs: &[&str]| {
+            let rules: Vec<_> = verbs.iter().map(|v| json!({"verbs": [v], "apiGroups": [""], "resources": ["pods"]})).collect();
+            role(json!({"metadata": {"name": name, "labels": {"to": "view"}}, "rules": rules}))
+        };
+        let view = role(json!({"metadata": {"name": "view", "labels": {"to": "view"}}, "rules": [{"verbs": ["old"]}],
+            "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "view"}}]}}));
+        let all = [part("a", &["get", "list"]), part("b", &["list", "watch"]), view.clone()];
+        let verbs: Vec<String> = sum(&view, &all).unwrap_or_default().into_iter().flat_map(|r| r.verbs).collect();
+        assert_eq!(verbs, ["get", "list", "watch"]);
+        assert!(sum(&part("c", &[]), &all).is_none());
+    }
+}

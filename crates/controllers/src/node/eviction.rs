@@ -1,0 +1,134 @@
+//! Pods on nodes with NoExecute taints that they do not tolerate, or no longer, are deleted (upstream `tainteviction`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::taints::{self, NO_EXECUTE};
+use crate::pods;
+use crate::work::{Controller, Cx, Step, synced};
+
+const WORKERS: usize = 8;
+
+/// Runs the controller until the end.
+pub(crate) async fn run(cx: Cx) {
+    let client = cx.client("node-controller");
+    let (nodes, pods) = (cx.informers.informer::<Node>(), cx.informers.informer::<Pod>());
+    pods::index_node(&pods);
+    let controller = Arc::new(Eviction {
+        recorder: cx.recorder(&client, "taint-eviction-controller"),
+        client,
+        nodes: nodes.clone(),
+        pods: pods.clone(),
+        since: Mutex::default(),
+    });
+    let queue = WorkQueue::default();
+    cx.listen(&nodes, {
+        let (queue, pods) = (queue.clone(), pods.clone());
+        move |change| {
+            let changed = match &change {
+                Delta::Updated { old, new } => no_execute(old) != no_execute(new),
+                Delta::Added(node) => !no_execute(node).is_empty(),
+                Delta::Deleted(_) => false,
+            };
+            if changed {
+                pods::on_node(&pods, change.object().name()).iter().for_each(|p| queue.add(p.key()));
+            }
+        }
+    });
+    cx.listen(&pods, {
+        let (queue, controller) = (queue.clone(), controller.clone());
+        move |change| {
+            let pod = change.object();
+            let tainted = || controller.nodes.get("", pods::node_name(pod)).is_some_and(|n| !no_execute(&n).is_empty());
+            if controller.since.lock().contains_key(&pod.key()) || (!pods::node_name(pod).is_empty() && tainted()) {
+                queue.add(pod.key());
+            }
+        }
+    });
+    synced!(nodes, pods);
+    cx.work(controller, queue, WORKERS).await;
+}
+
+fn no_execute(node: &Node) -> Vec<&Taint> {
+    node.spec.iter().flat_map(|s| s.taints.iter().flatten()).filter(|t| t.effect == NO_EXECUTE).collect()
+}
+
+struct Eviction {
+    client: Client,
+    recorder: Recorder,
+    nodes: Informer<Node>,
+    pods: Informer<Pod>,
+    /// Since when which pod, by key and UID, is to leave.
+    since: Mutex<HashMap<ObjectKey, (String, Instant)>>,
+}
+
+impl Controller for Eviction {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> Step {
+        let Some(pod) = self.pods.get_key(key).filter(|p| !p.is_deleting()) else {
+            self.since.lock().remove(key);
+            return Ok(None);
+        };
+        let taints: Vec<Taint> = self.nodes.get("", pods::node_name(&pod)).map(|n| no_execute(&n).into_iter().cloned().collect()).unwrap_or_default();
+        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
+        let Some(stay) = taints::stay(&taints, &tolerations) else {
+            if self.since.lock().remove(key).is_some() {
+                let message = format!("Cancelling deletion of Pod {key}");
+                self.recorder.event(&object_reference(&*pod), EventType::Normal, "TaintManagerEviction", message);
+            }
+            return Ok(None);
+        };
+        let since = {
+            let mut all = self.since.lock();
+            let known = all.entry(key.clone()).or_insert_with(|| (pod.uid().to_owned(), Instant::now()));
+            if known.0 != pod.uid() {
+                *known = (pod.uid().to_owned(), Instant::now());
+            }
+            known.1
+        };
+        let left = (since + stay).saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            return Ok(Some(left));
+        }
+        self.evict(&pod).await?;
+        self.since.lock().remove(key);
+        Ok(None)
+    }
+}
+
+impl Eviction {
+    async fn evict(&self, pod: &Pod) -> client::Result<()> {
+        let message = format!("Marking for deletion Pod {}", pod.key());
+        self.recorder.event(&object_reference(pod), EventType::Normal, "TaintManagerEviction", message);
+        let api = self.client.namespaced::<Pod>(pod.namespace());
+        let patch = disruption(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", None);
+        match api.patch_status(pod.name(), &Patch::Strategic(patch), &PatchParams::default()).await {
+            Err(error) if error.is_not_found() || error.is_conflict() => return Ok(()),
+            other => other.map(drop)?,
+        }
+        match api.delete(pod.name(), &DeleteParams::default().uid(pod.uid())).await {
+            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A patch that tells why a pod is about to be deleted by the cluster; with a phase if it will not tell its own.
+pub(crate) fn disruption(pod: &Pod, reason: &str, message: &str, phase: Option<&str>) -> serde_json::Value {
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
+        "lastTransitionTime": client::now(), "observedGeneration": pod.meta().generation,
+    });
+    let mut patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
+    if let Some(phase) = phase {
+        patch["status"]["phase"] = phase.into();
+    }
+    patch
+}

@@ -1,0 +1,32 @@
+//! Nodes: whether they live, what that means for their pods, and their ranges of addresses.
+
+pub(crate) mod eviction;
+pub(crate) mod ipam;
+pub(crate) mod lifecycle;
+mod taints;
+#[cfg(test)]
+mod tests;
+
+use client::Meta;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, ObjectReference};
+
+/// A node's condition.
+fn condition<'n>(node: &'n Node, kind: &str) -> Option<&'n NodeCondition> {
+    node.status.as_ref()?.conditions.iter().flatten().find(|c| c.type_ == kind)
+}
+
+/// `True`, `False`, `Unknown`; none: the node has not told yet.
+fn ready(node: &Node) -> Option<&str> {
+    condition(node, "Ready").map(|c| c.status.as_str())
+}
+
+/// How events refer to a node.
+fn reference(node: &Node) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Node".to_owned()),
+        name: node.meta().name.clone(),
+        uid: node.meta().uid.clone(),
+        ..ObjectReference::default()
+    }
+}
