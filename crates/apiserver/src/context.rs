@@ -47,7 +47,11 @@ impl Context {
 
     /// The context of the kinds crate.
     pub fn strategy(&self) -> kinds::Context {
-        kinds::Context { now: self.now, user: self.user.name.clone() }
+        let mut context = kinds::Context::new(self.now, self.user.name.clone());
+        context.identity.uid.clone_from(&self.user.uid);
+        context.identity.groups.clone_from(&self.user.groups);
+        context.identity.extra.clone_from(&self.user.extra);
+        context
     }
 }
 

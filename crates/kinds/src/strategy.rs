@@ -6,7 +6,7 @@ use machinery::{
     field::ErrorList,
     names,
 };
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 /// What a strategy may know of the request.
 #[derive(Debug, Clone)]
@@ -15,6 +15,40 @@ pub struct Context {
     pub now: SystemTime,
     /// The name of the user who asks.
     pub user: String,
+    /// The user's UID, groups and further attributes: kinds that record who asked want them.
+    pub identity: Identity,
+}
+
+/// What is known of a user besides the name.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    /// UID, may be empty.
+    pub uid: String,
+    /// Groups.
+    pub groups: Vec<String>,
+    /// Further attributes.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl Context {
+    /// A request of a user of whom only the name is known.
+    pub fn new(now: SystemTime, user: impl Into<String>) -> Self {
+        Self { now, user: user.into(), identity: Identity::default() }
+    }
+
+    /// Writes down who asked, as the spec of a certificate signing request has it.
+    pub(crate) fn identify(&self, spec: &mut tree::Fields) {
+        spec.insert("username".into(), self.user.as_str().into());
+        if !self.identity.uid.is_empty() {
+            spec.insert("uid".into(), self.identity.uid.as_str().into());
+        }
+        if !self.identity.groups.is_empty() {
+            spec.insert("groups".into(), self.identity.groups.clone().into());
+        }
+        if !self.identity.extra.is_empty() {
+            spec.insert("extra".into(), self.identity.extra.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))).collect());
+        }
+    }
 }
 
 /// What happens to the dependents of a deleted object (`DeleteOptions.propagationPolicy`).

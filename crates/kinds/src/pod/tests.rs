@@ -9,7 +9,7 @@ const FOREIGN: &str = "pod updates may not change fields other than `spec.contai
     (allow it to be set to 1 if it was previously negative)";
 
 fn cx() -> Context {
-    Context { now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000), user: "admin".into() }
+    Context::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000), "admin")
 }
 
 /// Defaults as the path adds them: the schema's, then the kind's.

@@ -136,7 +136,9 @@ fn priority_level(obj: &Value, now: SystemTime) -> Vec<Value> {
 }
 
 fn migration(obj: &Value, _now: SystemTime) -> Vec<Value> {
-    let resource = &obj["spec"]["resource"];
-    let state = ["Succeeded", "Failed", "Running"].into_iter().find(|kind| holds(&obj["status"], kind)).unwrap_or("Pending");
-    vec![print::name(obj), format!("{}.{}", tree::text(resource, "resource"), tree::text(resource, "group")).into(), state.into()]
+    let (resource, group) = (tree::text(&obj["spec"]["resource"], "resource"), tree::text(&obj["spec"]["resource"], "group"));
+    let states = tree::list(&obj["status"], "conditions").iter().filter(|c| c["status"] == "True").map(|c| tree::text(c, "type"));
+    let state = states.filter(|kind| matches!(*kind, "Running" | "Failed" | "Succeeded")).last().unwrap_or("Unknown");
+    let resource = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+    vec![print::name(obj), resource.into(), state.into()]
 }

@@ -1,0 +1,490 @@
+//! `admissionregistration.k8s.io`: webhooks, and policies with their bindings.
+//!
+//! The expressions of policies are not compiled here: a wrong one fails when it is evaluated.
+
+use super::checks;
+use crate::{Context, Strategy, meta, rules, tree};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    names,
+};
+use serde_json::json;
+
+const MATCH_CONDITIONS_MAX: usize = 64;
+const AUDIT_ANNOTATIONS_MAX: usize = 20;
+const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+
+/// What is left out of a webhook or of a policy's match.
+fn fill_match(fields: &mut tree::Fields) {
+    tree::fill(fields, "matchPolicy", "Equivalent");
+    tree::fill(fields, "namespaceSelector", json!({}));
+    tree::fill(fields, "objectSelector", json!({}));
+}
+
+fn fill_rules(fields: &mut tree::Fields, key: &str) {
+    tree::each(fields, key).for_each(|rule| tree::fill(rule, "scope", "*"));
+}
+
+/// The strategy of webhook configurations.
+pub(super) struct Webhooks {
+    pub(super) mutating: bool,
+}
+
+impl Strategy for Webhooks {
+    fn default(&self, obj: &mut Value) {
+        let Some(fields) = obj.as_object_mut() else { return };
+        for hook in tree::each(fields, "webhooks") {
+            fill_match(hook);
+            tree::fill(hook, "failurePolicy", "Fail");
+            tree::fill(hook, "timeoutSeconds", 10);
+            if self.mutating {
+                tree::fill(hook, "reinvocationPolicy", "Never");
+            }
+            fill_rules(hook, "rules");
+            if let Some(service) = tree::present(hook, "clientConfig").and_then(|c| tree::present(c, "service")) {
+                tree::fill(service, "port", 443);
+            }
+        }
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let hooks = tree::list(obj, "webhooks");
+        for (at, hook) in hooks.iter().enumerate() {
+            let path = Path::root("webhooks").index(at);
+            check_webhook(hook, &path, errors);
+            check_review_versions(hook, &path.child("admissionReviewVersions"), errors);
+            let name = tree::text(hook, "name");
+            if !name.is_empty() && hooks.iter().take(at).any(|h| h["name"] == name) {
+                errors.push(Error::duplicate(&path.child("name"), name));
+            }
+        }
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+/// A value that is there is one of those allowed.
+fn limited(owner: &Value, key: &str, allowed: &[&str], path: &Path, errors: &mut ErrorList) {
+    if let Some(value) = owner[key].as_str().filter(|v| !allowed.contains(v)) {
+        errors.push(Error::not_supported(&path.child(key), value, allowed));
+    }
+}
+
+fn check_webhook(hook: &Value, path: &Path, errors: &mut ErrorList) {
+    checks::domain(tree::text(hook, "name"), 3, &path.child("name"), errors);
+    for (at, rule) in tree::list(hook, "rules").iter().enumerate() {
+        check_rule(rule, &path.child("rules").index(at), errors);
+    }
+    limited(hook, "failurePolicy", &["Fail", "Ignore"], path, errors);
+    limited(hook, "matchPolicy", &["Equivalent", "Exact"], path, errors);
+    if hook["sideEffects"].is_null() {
+        errors.push(Error::required(&path.child("sideEffects"), "must specify one of None, NoneOnDryRun"));
+    }
+    limited(hook, "sideEffects", &["None", "NoneOnDryRun"], path, errors);
+    if let Some(seconds) = hook["timeoutSeconds"].as_i64().filter(|s| !(1..=30).contains(s)) {
+        errors.push(Error::invalid(&path.child("timeoutSeconds"), seconds, "the timeout value must be between 1 and 30 seconds"));
+    }
+    checks::selector(hook, "namespaceSelector", path, errors);
+    checks::selector(hook, "objectSelector", path, errors);
+    limited(hook, "reinvocationPolicy", &["IfNeeded", "Never"], path, errors);
+    checks::client_config(&hook["clientConfig"], &path.child("clientConfig"), errors);
+    check_match_conditions(hook, path, errors);
+}
+
+fn check_review_versions(hook: &Value, path: &Path, errors: &mut ErrorList) {
+    let versions = tree::list(hook, "admissionReviewVersions");
+    if versions.is_empty() {
+        errors.push(Error::required(path, "must specify one of v1, v1beta1"));
+        return;
+    }
+    for (at, version) in checks::texts(hook, "admissionReviewVersions") {
+        if versions.iter().take(at).any(|v| v == version) {
+            errors.push(Error::invalid(&path.index(at), version, "duplicate version"));
+        } else {
+            rules::name(version, &path.index(at), names::dns1035_label(version), errors);
+        }
+    }
+    if !versions.iter().any(|v| REVIEW_VERSIONS.iter().any(|known| v == known)) {
+        errors.push(Error::invalid(path, versions.to_vec(), "must include at least one of v1, v1beta1"));
+    }
+}
+
+/// A rule: operations on resources of groups and versions.
+fn check_rule(rule: &Value, path: &Path, errors: &mut ErrorList) {
+    const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+    let needed = |key: &str, errors: &mut ErrorList| {
+        if tree::list(rule, key).is_empty() {
+            errors.push(Error::required(&path.child(key), ""));
+        }
+    };
+    needed("operations", errors);
+    checks::wildcard_alone(rule, "operations", "operations", path, errors);
+    for (at, operation) in checks::texts(rule, "operations").filter(|(_, o)| !OPERATIONS.contains(o)) {
+        errors.push(Error::not_supported(&path.child("operations").index(at), operation, &OPERATIONS));
+    }
+    needed("apiGroups", errors);
+    checks::wildcard_alone(rule, "apiGroups", "API groups", path, errors);
+    needed("apiVersions", errors);
+    checks::wildcard_alone(rule, "apiVersions", "API versions", path, errors);
+    for (at, _) in checks::texts(rule, "apiVersions").filter(|(_, v)| v.is_empty()) {
+        errors.push(Error::required(&path.child("apiVersions").index(at), ""));
+    }
+    needed("resources", errors);
+    check_resources(rule, &path.child("resources"), errors);
+    limited(rule, "scope", &["*", "Cluster", "Namespaced"], path, errors);
+}
+
+fn check_resources(rule: &Value, path: &Path, errors: &mut ErrorList) {
+    let (mut whole, mut everywhere): (Vec<&str>, Vec<&str>) = Default::default();
+    let mut plain_beside_star = false;
+    for (at, resource) in checks::texts(rule, "resources") {
+        if resource.is_empty() {
+            errors.push(Error::required(&path.index(at), ""));
+            continue;
+        }
+        let Some((name, part)) = resource.split_once('/') else {
+            plain_beside_star = resource != "*";
+            continue;
+        };
+        if whole.contains(&name) {
+            let detail = format!("if '{name}/*' is present, must not specify {resource}");
+            errors.push(Error::invalid(&path.index(at), resource, detail));
+        }
+        if everywhere.contains(&part) {
+            let detail = format!("if '*/{part}' is present, must not specify {resource}");
+            errors.push(Error::invalid(&path.index(at), resource, detail));
+        }
+        if part == "*" {
+            whole.push(name);
+        }
+        if name == "*" {
+            everywhere.push(part);
+        }
+    }
+    let list = tree::list(rule, "resources");
+    if list.len() > 1 && list.iter().any(|r| r == "*/*") {
+        errors.push(Error::invalid(path, list.to_vec(), "if '*/*' is present, must not specify other resources"));
+    }
+    if plain_beside_star && checks::has_wildcard(rule, "resources") {
+        errors.push(Error::invalid(path, list.to_vec(), "if '*' is present, must not specify other resources without subresources"));
+    }
+}
+
+fn check_match_conditions(owner: &Value, path: &Path, errors: &mut ErrorList) {
+    let (list, path) = (tree::list(owner, "matchConditions"), path.child("matchConditions"));
+    if list.len() > MATCH_CONDITIONS_MAX {
+        errors.push(Error::too_many(&path, list.len(), MATCH_CONDITIONS_MAX));
+    }
+    for (at, condition) in list.iter().enumerate() {
+        let (place, name) = (path.index(at), tree::text(condition, "name"));
+        if tree::text(condition, "expression").trim().is_empty() {
+            errors.push(Error::required(&place.child("expression"), ""));
+        }
+        if name.is_empty() {
+            errors.push(Error::required(&place.child("name"), ""));
+            continue;
+        }
+        rules::name(name, &place.child("name"), names::qualified_name(name), errors);
+        if list.iter().take(at).any(|c| c["name"] == name) {
+            errors.push(Error::duplicate(&place.child("name"), name));
+        }
+    }
+}
+
+/// The strategy of admission policies.
+pub(super) struct Policies {
+    pub(super) mutating: bool,
+}
+
+impl Strategy for Policies {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = tree::at(obj, &["spec"]) else { return };
+        tree::fill(spec, "failurePolicy", "Fail");
+        if let Some(constraints) = tree::present(spec, "matchConstraints") {
+            fill_match(constraints);
+            fill_rules(constraints, "resourceRules");
+            fill_rules(constraints, "excludeResourceRules");
+        }
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but_status(obj, old);
+        meta::keep_all_but_managers(obj, old);
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let (spec, path) = (&obj["spec"], Path::root("spec"));
+        rules::one_of(&spec["failurePolicy"], &path.child("failurePolicy"), &["Fail", "Ignore"], errors);
+        if !spec["paramKind"].is_null() {
+            check_kind(&spec["paramKind"], &path.child("paramKind"), errors);
+        }
+        let (constraints, place) = (&spec["matchConstraints"], path.child("matchConstraints"));
+        if constraints.is_null() {
+            errors.push(Error::required(&place, ""));
+        } else {
+            check_match(constraints, &place, errors);
+            if tree::list(constraints, "resourceRules").is_empty() {
+                errors.push(Error::required(&place.child("resourceRules"), ""));
+            }
+        }
+        check_match_conditions(spec, &path, errors);
+        for (at, variable) in tree::list(spec, "variables").iter().enumerate() {
+            check_variable(variable, &path.child("variables").index(at), errors);
+        }
+        match self.mutating {
+            true => check_mutations(spec, &path, errors),
+            false => check_validations(spec, tree::text(&obj["metadata"], "name"), &path, errors),
+        }
+    }
+
+    fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
+        let (mut errors, path) = (ErrorList::new(), Path::root("status"));
+        let warnings = tree::list(&obj["status"]["typeChecking"], "expressionWarnings");
+        for (at, warning) in warnings.iter().enumerate() {
+            let place = path.child("typeChecking").child("expressionWarnings").index(at);
+            rules::required(warning, &place, "warning", &mut errors);
+            rules::required(warning, &place, "fieldRef", &mut errors);
+        }
+        checks::conditions(&obj["status"], &path, &mut errors);
+        errors
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        checks::resets_with_metadata(subresource)
+    }
+}
+
+fn check_kind(kind: &Value, path: &Path, errors: &mut ErrorList) {
+    let (api, name) = (tree::text(kind, "apiVersion"), tree::text(kind, "kind"));
+    let place = path.child("apiVersion");
+    let (group, version) = api.split_once('/').unwrap_or(("", api));
+    if api.is_empty() {
+        errors.push(Error::required(&place, ""));
+    } else if api.matches('/').count() > 1 {
+        errors.push(Error::invalid(&place, api, format!("unexpected GroupVersion string: {api}")));
+    } else {
+        if !group.is_empty() {
+            checks::joined(group, &place, &names::dns1123_subdomain(group), errors);
+        }
+        match version {
+            "" => errors.push(Error::invalid(&place, api, "version must be specified")),
+            version => checks::joined(version, &place, &names::dns1035_label(version), errors),
+        }
+    }
+    let problems = names::dns1035_label(&name.to_lowercase());
+    if name.is_empty() {
+        errors.push(Error::required(&path.child("kind"), ""));
+    } else if !problems.is_empty() {
+        let detail = format!("may have mixed case, but should otherwise match: {}", problems.join(","));
+        errors.push(Error::invalid(&path.child("kind"), name, detail));
+    }
+}
+
+fn check_match(constraints: &Value, path: &Path, errors: &mut ErrorList) {
+    rules::one_of(&constraints["matchPolicy"], &path.child("matchPolicy"), &["Equivalent", "Exact"], errors);
+    for key in ["namespaceSelector", "objectSelector"] {
+        if constraints[key].is_null() {
+            errors.push(Error::required(&path.child(key), ""));
+        }
+        checks::selector(constraints, key, path, errors);
+    }
+    for key in ["resourceRules", "excludeResourceRules"] {
+        for (at, rule) in tree::list(constraints, key).iter().enumerate() {
+            let place = path.child(key).index(at);
+            let resource_names = tree::list(rule, "resourceNames");
+            for (at, name) in checks::texts(rule, "resourceNames") {
+                let place = place.child("resourceNames").index(at);
+                rules::name(name, &place, names::path_segment(name), errors);
+                if resource_names.iter().take(at).any(|n| n == name) {
+                    errors.push(Error::duplicate(&place, name));
+                }
+            }
+            check_rule(rule, &place, errors);
+        }
+    }
+}
+
+fn check_variable(variable: &Value, path: &Path, errors: &mut ErrorList) {
+    const RESERVED: [&str; 21] = [
+        "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
+        "namespace", "return", "var", "void", "while",
+    ];
+    let name = tree::text(variable, "name");
+    let word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.starts_with(|c: char| c.is_ascii_digit());
+    if name.trim().is_empty() {
+        errors.push(Error::required(&path.child("name"), "name is not specified"));
+    } else if !word || RESERVED.contains(&name) {
+        errors.push(Error::invalid(&path.child("name"), name, "must be a valid CEL identifier"));
+    }
+    if tree::text(variable, "expression").trim().is_empty() {
+        errors.push(Error::required(&path.child("expression"), "expression is not specified"));
+    }
+}
+
+fn check_validations(spec: &Value, policy: &str, path: &Path, errors: &mut ErrorList) {
+    let (validations, audits) = (tree::list(spec, "validations"), tree::list(spec, "auditAnnotations"));
+    if validations.is_empty() && audits.is_empty() {
+        for field in ["validations", "auditAnnotations"] {
+            errors.push(Error::required(&path.child(field), "validations or auditAnnotations must contain at least one item"));
+        }
+        return;
+    }
+    for (at, validation) in validations.iter().enumerate() {
+        let place = path.child("validations").index(at);
+        if tree::text(validation, "expression").trim().is_empty() {
+            errors.push(Error::required(&place.child("expression"), "expression is not specified"));
+        }
+        for field in ["messageExpression", "message"] {
+            let text = tree::text(validation, field);
+            if !text.is_empty() && text.trim().is_empty() {
+                errors.push(Error::invalid(&place.child(field), text, "must be non-empty if specified"));
+            } else if field == "message" && text.trim().contains(['\n', '\r']) {
+                errors.push(Error::invalid(&place.child(field), text, "must not contain line breaks"));
+            }
+        }
+        limited(validation, "reason", &["Forbidden", "Invalid", "RequestEntityTooLarge"], &place, errors);
+    }
+    let path = path.child("auditAnnotations");
+    if audits.len() > AUDIT_ANNOTATIONS_MAX {
+        errors.push(Error::invalid(&path, audits.to_vec(), format!("must not have more than {AUDIT_ANNOTATIONS_MAX} auditAnnotations")));
+    }
+    for (at, audit) in audits.iter().enumerate() {
+        let (place, key) = (path.index(at), tree::text(audit, "key"));
+        let whole = format!("{policy}/{key}");
+        rules::name(&whole, &place.child("key"), names::qualified_name(&whole), errors);
+        if tree::text(audit, "valueExpression").trim().is_empty() {
+            errors.push(Error::required(&place.child("valueExpression"), "valueExpression is not specified"));
+        }
+        if audits.iter().take(at).any(|a| a["key"] == key) {
+            errors.push(Error::duplicate(&place.child("key"), key));
+        }
+    }
+}
+
+fn check_mutations(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    for operation in tree::list(&spec["matchConstraints"], "resourceRules").iter().flat_map(|r| tree::list(r, "operations")).filter(|o| *o == "DELETE") {
+        let place = path.child("matchConstraints").child("resourceRules").child("operations");
+        errors.push(Error::not_supported(&place, operation.clone(), &["*", "CONNECT", "CREATE", "UPDATE"]));
+    }
+    let mutations = tree::list(spec, "mutations");
+    if mutations.is_empty() {
+        errors.push(Error::required(&path.child("mutations"), "mutations must contain at least one item"));
+    }
+    for (at, mutation) in mutations.iter().enumerate() {
+        let place = path.child("mutations").index(at);
+        let kind = tree::text(mutation, "patchType");
+        let (own, other) = match kind {
+            "JSONPatch" => ("jsonPatch", "applyConfiguration"),
+            "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+            "" => {
+                errors.push(Error::required(&place.child("patchType"), ""));
+                continue;
+            }
+            kind => {
+                errors.push(Error::not_supported(&place.child("patchType"), kind, &["ApplyConfiguration", "JSONPatch"]));
+                continue;
+            }
+        };
+        if mutation[own].is_null() {
+            errors.push(Error::required(&place.child(own), format!("must be specified when patchType is {kind}")));
+        } else if tree::text(&mutation[own], "expression").trim().is_empty() {
+            errors.push(Error::required(&place.child(own).child("expression"), ""));
+        }
+        if !mutation[other].is_null() {
+            let detail = format!("must not be specified when patchType is {kind}");
+            errors.push(Error::invalid(&place.child(other), format!("{{{other}}}"), detail));
+        }
+    }
+    rules::one_of(&spec["reinvocationPolicy"], &path.child("reinvocationPolicy"), &["IfNeeded", "Never"], errors);
+}
+
+/// The strategy of bindings of admission policies.
+pub(super) struct PolicyBindings {
+    pub(super) mutating: bool,
+}
+
+impl Strategy for PolicyBindings {
+    fn default(&self, obj: &mut Value) {
+        let Some(resources) = tree::at(obj, &["spec"]).and_then(|spec| tree::present(spec, "matchResources")) else { return };
+        fill_match(resources);
+        fill_rules(resources, "resourceRules");
+        fill_rules(resources, "excludeResourceRules");
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let (spec, path) = (&obj["spec"], Path::root("spec"));
+        if rules::required(spec, &path, "policyName", errors) {
+            let name = tree::text(spec, "policyName");
+            rules::name(name, &path.child("policyName"), names::dns1123_subdomain(name), errors);
+        }
+        if !spec["paramRef"].is_null() {
+            check_parameter(&spec["paramRef"], &path.child("paramRef"), errors);
+        }
+        if !spec["matchResources"].is_null() {
+            check_match(&spec["matchResources"], &path.child("matchResources"), errors);
+        }
+        if !self.mutating {
+            check_actions(spec, &path.child("validationActions"), errors);
+        }
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+fn check_parameter(parameter: &Value, path: &Path, errors: &mut ErrorList) {
+    const EXCLUSIVE: &str = "name and selector are mutually exclusive";
+    let (name, selected) = (tree::text(parameter, "name"), !parameter["selector"].is_null());
+    if !name.is_empty() {
+        rules::name(name, &path.child("name"), names::path_segment(name), errors);
+        if selected {
+            errors.push(Error::forbidden(&path.child("name"), EXCLUSIVE));
+        }
+    }
+    checks::selector(parameter, "selector", path, errors);
+    match (name.is_empty(), selected) {
+        (false, true) => errors.push(Error::forbidden(&path.child("selector"), EXCLUSIVE)),
+        (true, false) => errors.push(Error::required(path, "one of name or selector must be specified")),
+        _ => {}
+    }
+    rules::one_of(&parameter["parameterNotFoundAction"], &path.child("parameterNotFoundAction"), &["Deny", "Allow"], errors);
+}
+
+fn check_actions(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let actions = tree::list(spec, "validationActions");
+    for (at, action) in checks::texts(spec, "validationActions") {
+        if !matches!(action, "Audit" | "Deny" | "Warn") {
+            errors.push(Error::not_supported(&path.index(at), action, &["Audit", "Deny", "Warn"]));
+        }
+        if actions.iter().take(at).any(|a| a == action) {
+            errors.push(Error::duplicate(&path.index(at), action));
+        }
+    }
+    if actions.iter().any(|a| a == "Deny") && actions.iter().any(|a| a == "Warn") {
+        let detail = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
+        errors.push(Error::invalid(path, actions.to_vec(), detail));
+    }
+    if actions.is_empty() {
+        errors.push(Error::required(path, "at least one validation action is required"));
+    }
+}

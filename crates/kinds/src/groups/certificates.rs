@@ -1,0 +1,330 @@
+//! `certificates.k8s.io`: requests for certificates, bundles of trusted ones, and requests for pods.
+
+use super::checks;
+use crate::{Context, NameRule, Strategy, meta, rules, tree};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    time,
+};
+
+const USAGES: [&str; 23] = [
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
+const DURATION_MIN_S: i64 = 600;
+/// The conditions that only the subresource `approval` sets.
+const APPROVALS: [&str; 2] = ["Approved", "Denied"];
+
+/// The strategy of certificate signing requests. What is asked for never changes.
+pub(super) struct SigningRequests;
+
+impl Strategy for SigningRequests {
+    fn prepare_create(&self, cx: &Context, obj: &mut Value) {
+        tree::reset_status(obj);
+        let Some(spec) = tree::at(obj, &["spec"]) else { return };
+        for field in ["username", "uid", "groups", "extra"] {
+            spec.remove(field);
+        }
+        cx.identify(spec);
+    }
+
+    fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep(obj, old, "spec");
+        tree::keep(obj, old, "status");
+    }
+
+    fn prepare_status(&self, cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but_status(obj, old);
+        for kind in APPROVALS {
+            keep_conditions(obj, old, kind);
+        }
+        stamp_conditions(obj, old, cx);
+    }
+
+    fn name_rule(&self) -> NameRule {
+        NameRule::Own
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check_request(obj, &Value::Null, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        check_change(obj, old, Through::Object)
+    }
+
+    fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
+        check_change(obj, old, Through::Status)
+    }
+
+    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        vec![("spec.signerName", tree::text(&obj["spec"], "signerName").to_owned())]
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        match subresource {
+            "" => &[&["spec"], &["status"]],
+            "status" => &[&["spec"], &["status", "conditions"]],
+            "approval" => &[&["spec"], &["status", "certificate"]],
+            _ => &[],
+        }
+    }
+}
+
+fn of_kind<'v>(obj: &'v Value, kind: &str) -> Vec<&'v Value> {
+    tree::list(&obj["status"], "conditions").iter().filter(|c| c["type"] == kind).collect()
+}
+
+/// Conditions of a type stay what they were, unless some came or went, which validation refuses.
+fn keep_conditions(obj: &mut Value, old: &Value, kind: &str) {
+    let had = of_kind(old, kind);
+    if of_kind(obj, kind).len() != had.len() {
+        return;
+    }
+    let Some(status) = obj.get_mut("status").and_then(Value::as_object_mut) else { return };
+    let conditions = status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten();
+    for (condition, had) in conditions.filter(|c| c["type"] == kind).zip(had) {
+        condition.clone_from(had);
+    }
+}
+
+/// Sets the times that writers of conditions leave out.
+fn stamp_conditions(obj: &mut Value, old: &Value, cx: &Context) {
+    let now = Value::from(time::rfc3339(cx.now));
+    let Some(status) = obj.get_mut("status").and_then(Value::as_object_mut) else { return };
+    for condition in tree::each(status, "conditions") {
+        tree::fill(condition, "lastUpdateTime", now.clone());
+        let same = |had: &&Value| ["type", "status"].iter().all(|f| condition.get(*f) == Some(&had[*f])) && had["lastTransitionTime"].is_string();
+        let had = tree::list(&old["status"], "conditions").iter().find(same).map(|c| c["lastTransitionTime"].clone());
+        tree::fill(condition, "lastTransitionTime", had.unwrap_or_else(|| now.clone()));
+    }
+}
+
+/// Readies an update through `approval`: the conditions alone change, and get the times that they lack.
+pub fn prepare_approval(cx: &Context, obj: &mut Value, old: &Value) {
+    stamp_conditions(obj, old, cx);
+    let conditions = obj["status"]["conditions"].clone();
+    tree::keep_all_but_status(obj, old);
+    tree::keep(obj, old, "status");
+    let Some(status) = tree::at(obj, &["status"]) else { return };
+    match conditions {
+        Value::Null => status.remove("conditions"),
+        conditions => status.insert("conditions".into(), conditions),
+    };
+}
+
+/// What is wrong with an update through `approval`.
+pub fn validate_approval(obj: &Value, old: &Value) -> ErrorList {
+    check_change(obj, old, Through::Approval)
+}
+
+/// Which endpoint a change comes through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Through {
+    Object,
+    Status,
+    Approval,
+}
+
+fn check_request(obj: &Value, old: &Value, errors: &mut ErrorList) {
+    let (spec, path) = (&obj["spec"], Path::root("spec"));
+    let request = tree::text(spec, "request");
+    let pem = STANDARD.decode(request).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+    if !pem.trim_start().starts_with("-----BEGIN CERTIFICATE REQUEST-----") || !pem.contains("-----END CERTIFICATE REQUEST-----") {
+        errors.push(Error::invalid(&path.child("request"), request, "PEM block type must be CERTIFICATE REQUEST"));
+    }
+    let usages = tree::list(spec, "usages");
+    if usages.is_empty() {
+        errors.push(Error::required(&path.child("usages"), ""));
+    }
+    for (at, usage) in checks::texts(spec, "usages") {
+        let place = path.child("usages").index(at);
+        if !USAGES.contains(&usage) {
+            errors.push(Error::not_supported(&place, usage, &USAGES));
+        }
+        if usages.iter().take(at).any(|u| u == usage) {
+            errors.push(Error::duplicate(&place, usage));
+        }
+    }
+    let signer = tree::text(spec, "signerName");
+    if signer == LEGACY_SIGNER && old["spec"]["signerName"] != LEGACY_SIGNER {
+        errors.push(Error::invalid(&path.child("signerName"), signer, "the legacy signerName is not allowed via this API version"));
+    } else {
+        checks::signer_name(signer, &path.child("signerName"), errors);
+    }
+    if let Some(seconds) = spec["expirationSeconds"].as_i64().filter(|s| *s < DURATION_MIN_S) {
+        let detail = "may not specify a duration less than 600 seconds (10 minutes)";
+        errors.push(Error::invalid(&path.child("expirationSeconds"), seconds, detail));
+    }
+    check_conditions(&obj["status"], errors);
+    let certificate = tree::text(&obj["status"], "certificate");
+    if !certificate.is_empty() && obj["status"]["certificate"] != old["status"]["certificate"] {
+        check_certificate(certificate, errors);
+    }
+}
+
+fn check_conditions(status: &Value, errors: &mut ErrorList) {
+    let (list, path) = (tree::list(status, "conditions"), Path::root("status").child("conditions"));
+    for (at, condition) in list.iter().enumerate() {
+        let (place, kind, value) = (path.index(at), tree::text(condition, "type"), tree::text(condition, "status"));
+        if kind.is_empty() {
+            errors.push(Error::required(&place.child("type"), ""));
+        }
+        let allowed: &[&str] = if matches!(kind, "Approved" | "Denied" | "Failed") { &["True"] } else { &["False", "True", "Unknown"] };
+        rules::one_of(&value.into(), &place.child("status"), allowed, errors);
+        let other = APPROVALS.into_iter().find(|k| *k != kind).filter(|_| APPROVALS.contains(&kind));
+        if other.is_some_and(|other| list.iter().take(at).any(|c| c["type"] == other)) {
+            errors.push(Error::invalid(&path, kind, "Approved and Denied conditions are mutually exclusive"));
+        }
+        if list.iter().take(at).any(|c| c["type"] == kind) {
+            errors.push(Error::duplicate(&place.child("type"), kind));
+        }
+    }
+}
+
+fn check_certificate(certificate: &str, errors: &mut ErrorList) {
+    let path = Path::root("status").child("certificate");
+    let pem = STANDARD.decode(certificate).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let kinds: Vec<&str> = pem.lines().filter_map(|l| l.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----")).collect();
+    let problem = match kinds.iter().find(|k| **k != "CERTIFICATE") {
+        Some(other) => format!("only CERTIFICATE PEM blocks are allowed, found {other:?}"),
+        None if kinds.is_empty() => "must contain at least one CERTIFICATE PEM block".to_owned(),
+        None => return,
+    };
+    errors.push(Error::invalid(&path, "<certificate data>", problem));
+}
+
+fn check_change(obj: &Value, old: &Value, through: Through) -> ErrorList {
+    let mut errors = ErrorList::new();
+    check_request(obj, old, &mut errors);
+    let place = Path::root("status").child("conditions");
+    for kind in ["Approved", "Denied", "Failed"] {
+        if of_kind(obj, kind).len() < of_kind(old, kind).len() {
+            errors.push(Error::forbidden(&place, format!("updates may not remove a condition of type {kind:?}")));
+        }
+    }
+    for kind in APPROVALS.into_iter().filter(|_| through != Through::Approval) {
+        let (new, had) = (of_kind(obj, kind), of_kind(old, kind));
+        if new.len() > had.len() {
+            errors.push(Error::forbidden(&place, format!("updates may not add a condition of type {kind:?}")));
+        } else if new.len() == had.len() && new != had {
+            errors.push(Error::forbidden(&place, format!("updates may not modify a condition of type {kind:?}")));
+        }
+    }
+    let (new, had) = (tree::text(&obj["status"], "certificate"), tree::text(&old["status"], "certificate"));
+    if new != had {
+        let place = Path::root("status").child("certificate");
+        if through != Through::Status {
+            errors.push(Error::forbidden(&place, "updates may not set certificate content"));
+        } else if !had.is_empty() {
+            errors.push(Error::forbidden(&place, "updates may not modify existing certificate content"));
+        }
+    }
+    errors
+}
+
+/// The strategy of bundles of trusted certificates.
+pub(super) struct TrustBundles;
+
+impl Strategy for TrustBundles {
+    fn name_rule(&self) -> NameRule {
+        NameRule::Own
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let (name, signer) = (tree::text(&obj["metadata"], "name"), tree::text(&obj["spec"], "signerName"));
+        let place = Path::root("metadata").child("name");
+        if signer.is_empty() {
+            if name.contains(':') {
+                errors.push(Error::invalid(&place, name, "ClusterTrustBundle without signer name must not have \":\" in its name"));
+            }
+        } else {
+            let prefix = format!("{}:", signer.replace('/', ":"));
+            if !name.starts_with(&prefix) {
+                let detail = format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}");
+                errors.push(Error::invalid(&place, name, detail));
+            }
+            checks::signer_name(signer, &Path::root("spec").child("signerName"), errors);
+        }
+        let bundle = tree::text(&obj["spec"], "trustBundle");
+        if !bundle.contains("-----BEGIN CERTIFICATE-----") {
+            let place = Path::root("spec").child("trustBundle");
+            errors.push(Error::invalid(&place, "<value omitted>", "at least one trust anchor must be provided"));
+        }
+    }
+
+    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
+        let place = Path::root("spec").child("signerName");
+        rules::immutable(&obj["spec"]["signerName"], &old["spec"]["signerName"], &place, errors);
+    }
+
+    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        vec![("spec.signerName", tree::text(&obj["spec"], "signerName").to_owned())]
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+/// The strategy of pods' requests for certificates: asked once, answered once.
+pub(super) struct PodRequests;
+
+impl Strategy for PodRequests {
+    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but_status(obj, old);
+        meta::keep_all_but_managers(obj, old);
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let (spec, path) = (&obj["spec"], Path::root("spec"));
+        checks::signer_name(tree::text(spec, "signerName"), &path.child("signerName"), errors);
+        for field in ["podName", "podUID", "serviceAccountName", "serviceAccountUID", "nodeName", "nodeUID"] {
+            rules::required(spec, &path, field, errors);
+        }
+    }
+
+    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
+        rules::immutable(&obj["spec"], &old["spec"], &Path::root("spec"), errors);
+    }
+
+    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        ["spec.signerName", "spec.podName", "spec.nodeName"]
+            .map(|field| (field, tree::text(&obj["spec"], field.trim_start_matches("spec.")).to_owned()))
+            .into()
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        checks::resets_with_metadata(subresource)
+    }
+}

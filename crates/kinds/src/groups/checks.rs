@@ -1,0 +1,365 @@
+//! Checks that several groups share: addresses and ranges, webhooks, signers, conditions, names of drivers.
+
+use crate::{rules, tree};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    names,
+};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The reset fields of kinds whose status updates leave all metadata alone.
+pub(super) fn resets_with_metadata(subresource: &str) -> &'static [&'static [&'static str]] {
+    match subresource {
+        "" => &[&["status"]],
+        "status" => &[&["metadata"], &["spec"]],
+        _ => &[],
+    }
+}
+
+/// An address as older versions of Go read it: octets may have leading zeros.
+fn lenient_ip(text: &str) -> Option<IpAddr> {
+    if text.contains(':') {
+        return text.parse().ok();
+    }
+    let mut octets = [0; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next().filter(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))?;
+        *octet = part.trim_start_matches('0').parse().or_else(|e| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) }).ok()?;
+    }
+    parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
+}
+
+fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
+}
+
+/// Checks an address; what it is unless it is none.
+pub(super) fn ip(text: &str, path: &Path, errors: &mut ErrorList) -> Option<IpAddr> {
+    let Some(address) = lenient_ip(text) else {
+        errors.push(Error::invalid(path, text, rules::BAD_IP));
+        return None;
+    };
+    if text.parse::<IpAddr>().is_err() {
+        errors.push(Error::invalid(path, text, "must not have leading 0s"));
+        return None;
+    }
+    if is_mapped(address) {
+        errors.push(Error::invalid(path, text, "must not be an IPv4-mapped IPv6 address"));
+        return None;
+    }
+    Some(address)
+}
+
+/// Checks an address that must be written in the one way that is right.
+pub(super) fn canonical_ip(text: &str, path: &Path, errors: &mut ErrorList) -> Option<IpAddr> {
+    let address = ip(text, path, errors)?;
+    let canonical = address.to_string();
+    if canonical != text {
+        errors.push(Error::invalid(path, text, format!("must be in canonical form ({canonical:?})")));
+    }
+    Some(address)
+}
+
+/// An address's bits as one number, and how many there are.
+fn bits(address: IpAddr) -> (u128, u8) {
+    match address {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32),
+        IpAddr::V6(v6) => (v6.to_bits(), 128),
+    }
+}
+
+/// A range of addresses: the first one, and the length of the prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cidr {
+    pub(super) address: IpAddr,
+    pub(super) length: u8,
+}
+
+impl Cidr {
+    /// The bits below the prefix.
+    fn host_mask(length: u8, width: u8) -> u128 {
+        let host = width.saturating_sub(length);
+        if host >= 128 { u128::MAX } else { (1 << host) - 1 }
+    }
+
+    /// Whether another range lies in this one and is smaller.
+    pub(super) fn holds_strictly(self, other: Cidr) -> bool {
+        let ((own, width), (theirs, others)) = (bits(self.address), bits(other.address));
+        let mask = Self::host_mask(self.length, width);
+        width == others && self.length < other.length && own & !mask == theirs & !mask
+    }
+}
+
+/// Checks a range; what it is unless it is none.
+pub(super) fn cidr(text: &str, path: &Path, errors: &mut ErrorList) -> Option<Cidr> {
+    let parsed = text.split_once('/').and_then(|(ip, length)| {
+        let address = lenient_ip(ip)?;
+        let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+        let length: u8 = length.parse().ok().filter(|_| digits)?;
+        (length <= bits(address).1).then_some((ip, Cidr { address, length }))
+    });
+    let Some((ip, range)) = parsed else {
+        errors.push(Error::invalid(path, text, rules::BAD_CIDR));
+        return None;
+    };
+    let (value, width) = bits(range.address);
+    let detail = if ip.parse::<IpAddr>().is_err() || text.len() != ip.len() + 1 + range.length.to_string().len() {
+        "must not have leading 0s in IP or prefix length"
+    } else if is_mapped(range.address) {
+        "must not have an IPv4-mapped IPv6 address"
+    } else if value & Cidr::host_mask(range.length, width) != 0 {
+        "must not have bits set beyond the prefix length"
+    } else {
+        return Some(range);
+    };
+    errors.push(Error::invalid(path, text, detail));
+    None
+}
+
+/// Checks a range that must be written in the one way that is right.
+pub(super) fn canonical_cidr(text: &str, path: &Path, errors: &mut ErrorList) -> Option<Cidr> {
+    let range = cidr(text, path, errors)?;
+    let canonical = format!("{}/{}", range.address, range.length);
+    if canonical != text {
+        errors.push(Error::invalid(path, text, format!("must be in canonical form ({canonical:?})")));
+    }
+    Some(range)
+}
+
+/// Several messages about one value as one error, as upstream joins them.
+pub(super) fn joined(value: &str, path: &Path, problems: &[String], errors: &mut ErrorList) {
+    if !problems.is_empty() {
+        errors.push(Error::invalid(path, value, problems.join(",")));
+    }
+}
+
+/// A name of at least `segments` parts.
+pub(super) fn domain(name: &str, segments: usize, path: &Path, errors: &mut ErrorList) {
+    let problems = names::dns1123_subdomain(name);
+    if name.is_empty() {
+        errors.push(Error::required(path, ""));
+    } else if !problems.is_empty() {
+        joined(name, path, &problems, errors);
+    } else if name.split('.').count() < segments {
+        let word = if segments == 3 { "three" } else { "two" };
+        errors.push(Error::invalid(path, name, format!("should be a domain with at least {word} segments separated by dots")));
+    }
+}
+
+/// The name of a CSI driver, in any case.
+pub(super) fn driver_name(name: &str, path: &Path, errors: &mut ErrorList) {
+    if name.is_empty() {
+        errors.push(Error::required(path, ""));
+        return;
+    }
+    if name.len() > names::LABEL_MAX_BYTES {
+        errors.push(Error::too_long(path, names::LABEL_MAX_BYTES));
+    }
+    rules::name(name, path, names::dns1123_subdomain(&name.to_lowercase()), errors);
+}
+
+/// The name of a signer: `example.com/name`.
+pub(super) fn signer_name(name: &str, path: &Path, errors: &mut ErrorList) {
+    if name.is_empty() {
+        errors.push(Error::required(path, ""));
+        return;
+    }
+    let (Some((domain, rest)), 1) = (name.split_once('/'), name.matches('/').count()) else {
+        errors.push(Error::invalid(path, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'"));
+        return;
+    };
+    if domain.len() > names::SUBDOMAIN_MAX_BYTES {
+        errors.push(Error::too_long(path, names::SUBDOMAIN_MAX_BYTES));
+    }
+    let mut labels = |whole: &str, check: fn(&str) -> Vec<String>| {
+        let bad = whole.split('.').map(|label| (label, check(label))).find(|(_, problems)| !problems.is_empty());
+        let (label, problems) = bad.unwrap_or_default();
+        errors.extend(problems.into_iter().map(|m| Error::invalid(path, whole, format!("validating label {label:?}: {m}"))));
+    };
+    labels(domain, names::dns1123_label);
+    labels(rest, names::dns1123_subdomain);
+    if !domain.contains('.') {
+        errors.push(Error::invalid(path, domain, "should be a domain with at least two segments separated by dots"));
+    }
+}
+
+/// A selector, if there is one.
+pub(super) fn selector(owner: &Value, key: &str, path: &Path, errors: &mut ErrorList) {
+    if owner[key].is_object() {
+        rules::label_selector(&owner[key], &path.child(key), errors);
+    }
+}
+
+/// Labels or a node selector as a map.
+pub(super) fn texts<'v>(owner: &'v Value, key: &str) -> impl Iterator<Item = (usize, &'v str)> {
+    tree::list(owner, key).iter().enumerate().map(|(at, v)| (at, v.as_str().unwrap_or_default()))
+}
+
+/// Whether a list of texts has a `*`.
+pub(super) fn has_wildcard(owner: &Value, key: &str) -> bool {
+    tree::list(owner, key).iter().any(|v| v == "*")
+}
+
+/// A `*` stands alone.
+pub(super) fn wildcard_alone(owner: &Value, key: &str, what: &str, path: &Path, errors: &mut ErrorList) {
+    if has_wildcard(owner, key) && tree::list(owner, key).len() > 1 {
+        errors.push(Error::invalid(&path.child(key), owner[key].clone(), format!("if '*' is present, must not specify other {what}")));
+    }
+}
+
+/// Where a webhook is called: either a URL or a service.
+pub(super) fn client_config(config: &Value, path: &Path, errors: &mut ErrorList) {
+    match (&config["url"], &config["service"]) {
+        (Value::String(url), Value::Null) => webhook_url(url, &path.child("url"), errors),
+        (Value::Null, service @ Value::Object(_)) => webhook_service(service, &path.child("service"), errors),
+        _ => errors.push(Error::required(path, "exactly one of url or service is required")),
+    }
+}
+
+fn webhook_url(url: &str, path: &Path, errors: &mut ErrorList) {
+    const FORM: &str = "; desired format: https://host[/path]";
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    if scheme != "https" {
+        errors.push(Error::invalid(path, scheme, format!("'https' is the only allowed URL scheme{FORM}")));
+    }
+    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = if scheme.is_empty() { "" } else { rest.split('/').next().unwrap_or_default() };
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    if host.is_empty() {
+        errors.push(Error::invalid(path, host, format!("host must be specified{FORM}")));
+    }
+    for (part, what) in [(user, "user information is"), (fragment, "fragments are"), (query, "query parameters are")] {
+        if !part.is_empty() {
+            errors.push(Error::invalid(path, part, format!("{what} not permitted in the URL")));
+        }
+    }
+}
+
+fn webhook_service(service: &Value, path: &Path, errors: &mut ErrorList) {
+    // Upstream calls its check with name and namespace in each other's place, so a missing one is reported as the other.
+    for (field, reported) in [("namespace", "name"), ("name", "namespace")] {
+        if tree::empty(&service[field]) {
+            errors.push(Error::required(&path.child(reported), ""));
+        }
+    }
+    let port = service["port"].as_i64().unwrap_or(443);
+    let problems = names::port_number(port);
+    if !problems.is_empty() {
+        errors.push(Error::invalid(&path.child("port"), port, format!("port is not valid: {}", problems.join(", "))));
+    }
+    webhook_path(tree::text(service, "path"), &path.child("path"), errors);
+}
+
+fn webhook_path(url: &str, path: &Path, errors: &mut ErrorList) {
+    if matches!(url, "" | "/") {
+        return;
+    }
+    if url == "//" {
+        errors.push(Error::invalid(path, url, "segment[0] may not be empty"));
+        return;
+    }
+    if !url.starts_with('/') {
+        errors.push(Error::invalid(path, url, "must start with a '/'"));
+    }
+    let rest = url.char_indices().nth(1).map_or("", |(at, _)| &url[at..]);
+    for (at, step) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
+        if step.is_empty() {
+            errors.push(Error::invalid(path, url, format!("segment[{at}] may not be empty")));
+            continue;
+        }
+        errors.extend(names::dns1123_subdomain(step).into_iter().map(|m| Error::invalid(path, url, format!("segment[{at}]: {m}"))));
+    }
+}
+
+/// Checks conditions of the common form (`meta/v1 Condition`).
+pub(super) fn conditions(status: &Value, path: &Path, errors: &mut ErrorList) {
+    let (list, path) = (tree::list(status, "conditions"), path.child("conditions"));
+    for (at, condition) in list.iter().enumerate() {
+        let (place, kind) = (path.index(at), tree::text(condition, "type"));
+        if list.iter().take(at).any(|c| c["type"] == kind) {
+            errors.push(Error::duplicate(&place.child("type"), kind));
+        }
+        rules::name(kind, &place.child("type"), names::qualified_name(kind), errors);
+        let value = tree::text(condition, "status");
+        if !matches!(value, "True" | "False" | "Unknown") {
+            errors.push(Error::not_supported(&place.child("status"), value, &["False", "True", "Unknown"]));
+        }
+        if let Some(generation) = condition["observedGeneration"].as_i64().filter(|n| *n < 0) {
+            errors.push(Error::invalid(&place.child("observedGeneration"), generation, "must be greater than or equal to zero"));
+        }
+        if condition["lastTransitionTime"].is_null() {
+            errors.push(Error::required(&place.child("lastTransitionTime"), "must be set"));
+        }
+        reason(tree::text(condition, "reason"), &place.child("reason"), errors);
+        if tree::text(condition, "message").len() > 32 * 1024 {
+            errors.push(Error::too_long(&place.child("message"), 32 * 1024));
+        }
+    }
+}
+
+fn reason(reason: &str, path: &Path, errors: &mut ErrorList) {
+    if reason.is_empty() {
+        errors.push(Error::required(path, "must be set"));
+        return;
+    }
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ',' | ':');
+    let edge = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if !(reason.starts_with(|c: char| c.is_ascii_alphabetic()) && reason.chars().all(inner) && reason.ends_with(edge)) {
+        let message = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
+        let detail = names::regex_error(message, "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"]);
+        errors.push(Error::invalid(path, reason, detail));
+    }
+    if reason.len() > 1024 {
+        errors.push(Error::too_long(path, 1024));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(check: impl Fn(&mut ErrorList)) -> Vec<String> {
+        let mut errors = ErrorList::new();
+        check(&mut errors);
+        errors.into_iter().map(|e| e.detail).collect()
+    }
+
+    #[test]
+    fn addresses_and_ranges() {
+        let ip_of = |text: &str| said(|e| { canonical_ip(text, &Path::root("x"), e); });
+        for good in ["10.0.0.1", "fd00::1", "::"] {
+            assert!(ip_of(good).is_empty(), "{good}");
+        }
+        assert_eq!(ip_of("10.0.0.01"), ["must not have leading 0s"]);
+        assert_eq!(ip_of("::ffff:1.2.3.4"), ["must not be an IPv4-mapped IPv6 address"]);
+        assert_eq!(ip_of("FD00::1"), ["must be in canonical form (\"fd00::1\")"]);
+        for bad in ["", "1.2.3", "1.2.3.4.5", "1.2.3.256", "1.2.3.4%x", "a"] {
+            assert_eq!(ip_of(bad), [rules::BAD_IP], "{bad}");
+        }
+        let cidr_of = |text: &str| said(|e| { cidr(text, &Path::root("x"), e); });
+        for good in ["10.0.0.0/8", "0.0.0.0/0", "fd00::/8", "::/0", "1.2.3.4/32"] {
+            assert!(cidr_of(good).is_empty(), "{good}");
+        }
+        assert_eq!(cidr_of("10.0.0.1/8"), ["must not have bits set beyond the prefix length"]);
+        assert_eq!(cidr_of("10.0.0.0/08"), ["must not have leading 0s in IP or prefix length"]);
+        for bad in ["10.0.0.0", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "/8"] {
+            assert_eq!(cidr_of(bad), [rules::BAD_CIDR], "{bad}");
+        }
+        let range = |text: &str| cidr(text, &Path::root("x"), &mut ErrorList::new()).unwrap();
+        assert!(range("10.0.0.0/8").holds_strictly(range("10.1.0.0/16")) && !range("10.0.0.0/8").holds_strictly(range("10.0.0.0/8")));
+        assert!(!range("10.0.0.0/8").holds_strictly(range("11.0.0.0/16")) && !range("0.0.0.0/0").holds_strictly(range("fd00::/16")));
+    }
+
+    #[test]
+    fn webhooks_and_signers() {
+        let url = |text: &str| said(|e| webhook_url(text, &Path::root("x"), e)).len();
+        assert_eq!([url("https://a/b"), url("http://a"), url("https://u@a"), url("https://a#f"), url("https://a?q"), url("x")], [0, 1, 1, 1, 1, 2]);
+        let path = |text: &str| said(|e| webhook_path(text, &Path::root("x"), e)).len();
+        assert_eq!([path("/a/b/"), path("a"), path("/a//b"), path("/A"), path("//"), path("é")], [0, 2, 1, 1, 1, 2]);
+        let signer = |text: &str| said(|e| signer_name(text, &Path::root("x"), e)).len();
+        assert_eq!([signer("a.io/b"), signer("a/b"), signer("a.io"), signer("a.io/b/c"), signer("A.io/b"), signer("")], [0, 1, 1, 1, 1, 1]);
+    }
+}

@@ -1,0 +1,224 @@
+//! `discovery.k8s.io`: slices of endpoints.
+//!
+//! A slice may hold a thousand endpoints and is written often, so a path is spelled out only for what is wrong.
+
+use super::checks;
+use crate::{Context, Strategy, meta, rules, tree};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    names,
+};
+use std::net::IpAddr;
+
+const ADDRESSES_MAX: usize = 100;
+const PORTS_MAX: usize = 20_000;
+const ENDPOINTS_MAX: usize = 1000;
+const HINTS_MAX: usize = 8;
+const TOPOLOGY_MAX: usize = 16;
+
+/// The strategy of endpoint slices.
+pub(super) struct EndpointSlices;
+
+impl Strategy for EndpointSlices {
+    fn default(&self, obj: &mut Value) {
+        let Some(fields) = obj.as_object_mut() else { return };
+        for port in tree::each(fields, "ports") {
+            tree::fill(port, "name", "");
+            tree::fill(port, "protocol", "TCP");
+        }
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
+        drop_topology(obj, &Value::Null);
+        tree::set_meta(obj, "generation", 1.into());
+    }
+
+    fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        if tree::body_differs(obj, old) {
+            tree::bump_generation(obj, old);
+        }
+        if obj["endpoints"] != old["endpoints"] {
+            drop_topology(obj, old);
+        }
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        check_head(obj, errors);
+        check_endpoints(obj, errors);
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        self.check(obj, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check_head(obj, &mut errors);
+        // Endpoints that an older version let in may stay as they are.
+        if obj["endpoints"] != old["endpoints"] {
+            check_endpoints(obj, &mut errors);
+        }
+        rules::immutable(&obj["addressType"], &old["addressType"], &Path::root("addressType"), &mut errors);
+        errors
+    }
+
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let fqdn = obj["addressType"] == "FQDN" && old.is_none();
+        if fqdn { vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()] } else { Vec::new() }
+    }
+}
+
+/// The node's name was once a label of `deprecatedTopology`; writes of that field are dropped.
+fn drop_topology(obj: &mut Value, old: &Value) {
+    const HOSTNAME: &str = "kubernetes.io/hostname";
+    let Some(fields) = obj.as_object_mut() else { return };
+    for endpoint in tree::each(fields, "endpoints") {
+        let Some(topology) = endpoint.remove("deprecatedTopology") else { continue };
+        let node = topology[HOSTNAME].as_str().unwrap_or_default();
+        let known = tree::list(old, "endpoints").iter().any(|e| e["deprecatedTopology"][HOSTNAME] == node);
+        if !node.is_empty() && known && endpoint.get("nodeName").is_none_or(Value::is_null) {
+            endpoint.insert("nodeName".into(), node.into());
+        }
+    }
+}
+
+fn check_head(obj: &Value, errors: &mut ErrorList) {
+    rules::one_of(&obj["addressType"], &Path::root("addressType"), &["FQDN", "IPv4", "IPv6"], errors);
+    let (ports, path) = (tree::list(obj, "ports"), Path::root("ports"));
+    if ports.len() > PORTS_MAX {
+        errors.push(Error::too_many(&path, ports.len(), PORTS_MAX));
+        return;
+    }
+    for (at, port) in ports.iter().enumerate() {
+        let (place, name) = (path.index(at), tree::text(port, "name"));
+        if !name.is_empty() {
+            rules::name(name, &place.child("name"), names::dns1123_label(name), errors);
+        }
+        if ports.iter().take(at).any(|p| tree::text(p, "name") == name) {
+            errors.push(Error::duplicate(&place.child("name"), name));
+        }
+        rules::one_of(&port["protocol"], &place.child("protocol"), &["SCTP", "TCP", "UDP"], errors);
+        if let Some(protocol) = port["appProtocol"].as_str() {
+            rules::name(protocol, &place.child("appProtocol"), names::qualified_name(protocol), errors);
+        }
+    }
+}
+
+fn check_endpoints(obj: &Value, errors: &mut ErrorList) {
+    let (endpoints, kind) = (tree::list(obj, "endpoints"), tree::text(obj, "addressType"));
+    if endpoints.len() > ENDPOINTS_MAX {
+        errors.push(Error::too_many(&Path::root("endpoints"), endpoints.len(), ENDPOINTS_MAX));
+        return;
+    }
+    for (at, endpoint) in endpoints.iter().enumerate() {
+        let path = || Path::root("endpoints").index(at);
+        let addresses = tree::list(endpoint, "addresses");
+        match addresses.len() {
+            0 => errors.push(Error::required(&path().child("addresses"), "must contain at least 1 address")),
+            many if many > ADDRESSES_MAX => errors.push(Error::too_many(&path().child("addresses"), many, ADDRESSES_MAX)),
+            _ => {}
+        }
+        for (nth, address) in addresses.iter().enumerate() {
+            let text = address.as_str().unwrap_or_default();
+            if !is_plain(text, kind) {
+                check_address(text, kind, &path().child("addresses"), nth, errors);
+            }
+        }
+        check_rest(endpoint, path, errors);
+    }
+}
+
+/// Whether an address is one that needs no closer look.
+fn is_plain(text: &str, kind: &str) -> bool {
+    match (kind, text.parse::<IpAddr>()) {
+        ("IPv4", Ok(IpAddr::V4(ip))) => !(ip.is_unspecified() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast()),
+        _ => false,
+    }
+}
+
+fn check_address(text: &str, kind: &str, path: &Path, nth: usize, errors: &mut ErrorList) {
+    let place = path.index(nth);
+    let address = match kind {
+        "IPv4" => checks::ip(text, &place, errors),
+        "IPv6" => {
+            let before = errors.len();
+            checks::canonical_ip(text, &place, errors).filter(|_| errors.len() == before)
+        }
+        "FQDN" => {
+            let name = text.strip_suffix('.').unwrap_or(text);
+            checks::domain(name, 2, &place, errors);
+            return;
+        }
+        _ => return,
+    };
+    let Some(address) = address else { return };
+    if address.is_ipv4() != (kind == "IPv4") {
+        errors.push(Error::invalid(path, text, format!("must be an {kind} address")));
+    }
+    endpoint_ip(address, text, &place, errors);
+}
+
+/// Addresses that cannot be an endpoint, since they mean another host to everybody.
+fn endpoint_ip(address: IpAddr, text: &str, path: &Path, errors: &mut ErrorList) {
+    let (local, multicast) = match address {
+        IpAddr::V4(ip) => (ip.is_link_local(), matches!(ip.octets(), [224, 0, 0, _])),
+        IpAddr::V6(ip) => (ip.is_unicast_link_local(), ip.segments()[0] & 0xff0f == 0xff02),
+    };
+    let mut bad = |detail: String| errors.push(Error::invalid(path, text, detail));
+    if address.is_unspecified() {
+        bad(format!("may not be unspecified ({text})"));
+    }
+    if address.is_loopback() {
+        bad("may not be in the loopback range (127.0.0.0/8, ::1/128)".into());
+    }
+    if local {
+        bad("may not be in the link-local range (169.254.0.0/16, fe80::/10)".into());
+    }
+    if multicast {
+        bad("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".into());
+    }
+}
+
+fn check_rest(endpoint: &Value, path: impl Fn() -> Path, errors: &mut ErrorList) {
+    let mut named = |key: &str, check: fn(&str) -> Vec<String>| {
+        if let Some(text) = endpoint[key].as_str() {
+            let problems = check(text);
+            if !problems.is_empty() {
+                rules::name(text, &path().child(key), problems, errors);
+            }
+        }
+    };
+    named("nodeName", names::dns1123_subdomain);
+    named("hostname", names::dns1123_label);
+    let topology = &endpoint["deprecatedTopology"];
+    if topology.is_object() {
+        let count = tree::entries(endpoint, "deprecatedTopology").count();
+        if count > TOPOLOGY_MAX {
+            errors.push(Error::too_many(&path().child("deprecatedTopology"), count, TOPOLOGY_MAX));
+        }
+        meta::labels(topology, &path().child("deprecatedTopology"), errors);
+    }
+    for (key, check) in [("forZones", names::label_value as fn(&str) -> Vec<String>), ("forNodes", names::dns1123_subdomain)] {
+        let hints = tree::list(&endpoint["hints"], key);
+        if hints.len() > HINTS_MAX {
+            errors.push(Error::too_many(&path().child("hints").child(key), hints.len(), HINTS_MAX));
+            return;
+        }
+        for (at, hint) in hints.iter().enumerate() {
+            let (name, problems) = (tree::text(hint, "name"), check(tree::text(hint, "name")));
+            let double = hints.iter().take(at).any(|h| h["name"] == name);
+            if double || !problems.is_empty() {
+                let place = path().child("hints").child(key).index(at).child("name");
+                errors.extend(double.then(|| Error::duplicate(&place, name)));
+                rules::name(name, &place, problems, errors);
+            }
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! `flowcontrol.apiserver.k8s.io`: which requests belong together, and how many of them may be under way.
+
+use super::checks;
+use crate::{Strategy, rules, tree};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    names,
+};
+
+const PRECEDENCE_MAX: i64 = 10_000;
+const QUEUES_MAX: i64 = 10_000_000;
+/// How many bits of a request's hash deal its hand of queues.
+const HASH_BITS_MAX: u32 = 60;
+const VERBS: [&str; 9] = ["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
+
+/// Conditions have a type, and each type once.
+fn check_conditions(obj: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (list, path) = (tree::list(&obj["status"], "conditions"), Path::root("status").child("conditions"));
+    for (at, condition) in list.iter().enumerate() {
+        let kind = tree::text(condition, "type");
+        if list.iter().take(at).any(|c| c["type"] == kind) {
+            errors.push(Error::duplicate(&path.index(at).child("type"), kind));
+        }
+        rules::required(condition, &path.index(at), "type", &mut errors);
+    }
+    errors
+}
+
+/// The strategy of flow schemas.
+pub(super) struct FlowSchemas;
+
+impl Strategy for FlowSchemas {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = tree::at(obj, &["spec"]) else { return };
+        if spec.get("matchingPrecedence").is_none_or(|v| v.as_i64().unwrap_or(0) == 0) {
+            spec.insert("matchingPrecedence".into(), 1000.into());
+        }
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let (spec, path) = (&obj["spec"], Path::root("spec"));
+        let (precedence, place) = (spec["matchingPrecedence"].as_i64().unwrap_or(0), path.child("matchingPrecedence"));
+        let mut bad = |detail: String| errors.push(Error::invalid(&place, precedence, detail));
+        if precedence <= 0 {
+            bad("must be a positive value".into());
+        }
+        if precedence > PRECEDENCE_MAX {
+            bad(format!("must not be greater than {PRECEDENCE_MAX}"));
+        }
+        if precedence == 1 && obj["metadata"]["name"] != "exempt" {
+            bad("only the schema named 'exempt' may have matchingPrecedence 1".into());
+        }
+        let method = &spec["distinguisherMethod"];
+        if !method.is_null() && !matches!(tree::text(method, "type"), "ByNamespace" | "ByUser") {
+            let place = path.child("distinguisherMethod").child("type");
+            errors.push(Error::not_supported(&place, method.clone(), &["ByNamespace", "ByUser"]));
+        }
+        let (level, place) = (tree::text(&spec["priorityLevelConfiguration"], "name"), path.child("priorityLevelConfiguration").child("name"));
+        match level {
+            "" => errors.push(Error::required(&place, "must reference a priority level")),
+            name => rules::name(name, &place, names::dns1123_subdomain(name), errors),
+        }
+        for (at, rule) in tree::list(spec, "rules").iter().enumerate() {
+            check_rule(rule, &path.child("rules").index(at), errors);
+        }
+    }
+
+    fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
+        check_conditions(obj)
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        checks::resets_with_metadata(subresource)
+    }
+}
+
+fn check_rule(rule: &Value, path: &Path, errors: &mut ErrorList) {
+    let subjects = tree::list(rule, "subjects");
+    if subjects.is_empty() {
+        errors.push(Error::required(&path.child("subjects"), "subjects must contain at least one value"));
+    }
+    for (at, subject) in subjects.iter().enumerate() {
+        check_subject(subject, &path.child("subjects").index(at), errors);
+    }
+    let (resources, others) = (tree::list(rule, "resourceRules"), tree::list(rule, "nonResourceRules"));
+    if resources.is_empty() && others.is_empty() {
+        errors.push(Error::required(path, "at least one of resourceRules and nonResourceRules has to be non-empty"));
+    }
+    for (at, rule) in resources.iter().enumerate() {
+        check_resources(rule, &path.child("resourceRules").index(at), errors);
+    }
+    for (at, rule) in others.iter().enumerate() {
+        check_urls(rule, &path.child("nonResourceRules").index(at), errors);
+    }
+}
+
+fn check_subject(subject: &Value, path: &Path, errors: &mut ErrorList) {
+    let kind = tree::text(subject, "kind");
+    let kinds = [("User", "user"), ("ServiceAccount", "serviceAccount"), ("Group", "group")];
+    let Some((_, own)) = kinds.into_iter().find(|(name, _)| *name == kind) else {
+        errors.push(Error::not_supported(&path.child("kind"), kind, &["Group", "ServiceAccount", "User"]));
+        return;
+    };
+    let (value, place) = (&subject[own], path.child(own));
+    if value.is_null() {
+        errors.push(Error::required(&place, format!("{own} is required when subject kind is '{kind}'")));
+    } else {
+        let (name, namespace) = (tree::text(value, "name"), tree::text(value, "namespace"));
+        if rules::required(value, &place, "name", errors) && own == "serviceAccount" && name != "*" {
+            rules::name(name, &place.child("name"), names::dns1123_subdomain(name), errors);
+        }
+        if own == "serviceAccount" {
+            match namespace {
+                "" => errors.push(Error::required(&place.child("namespace"), "must specify namespace for service account")),
+                namespace => rules::name(namespace, &place.child("namespace"), names::dns1123_label(namespace), errors),
+            }
+        }
+    }
+    for (name, field) in kinds.into_iter().filter(|(_, field)| *field != own && !subject[*field].is_null()) {
+        errors.push(Error::forbidden(&path.child(field), format!("{field} is forbidden when subject kind is not '{name}'")));
+    }
+}
+
+fn check_verbs(rule: &Value, path: &Path, errors: &mut ErrorList) {
+    let verbs = tree::list(rule, "verbs");
+    if verbs.is_empty() {
+        errors.push(Error::required(&path.child("verbs"), "verbs must contain at least one value"));
+    } else if checks::has_wildcard(rule, "verbs") {
+        checks::wildcard_alone(rule, "verbs", "verbs", path, errors);
+    } else if checks::texts(rule, "verbs").any(|(_, verb)| !VERBS.contains(&verb)) {
+        errors.push(Error::not_supported(&path.child("verbs"), verbs.to_vec(), &VERBS));
+    }
+}
+
+fn check_resources(rule: &Value, path: &Path, errors: &mut ErrorList) {
+    check_verbs(rule, path, errors);
+    for (key, what) in [("apiGroups", "api group"), ("resources", "resource")] {
+        if tree::list(rule, key).is_empty() {
+            errors.push(Error::required(&path.child(key), format!("resource rules must supply at least one {what}")));
+        }
+        checks::wildcard_alone(rule, key, &format!("{what}s"), path, errors);
+    }
+    let place = path.child("namespaces");
+    if tree::list(rule, "namespaces").is_empty() && rule["clusterScope"] != true {
+        errors.push(Error::required(&place, "resource rules that are not cluster scoped must supply at least one namespace"));
+    } else if checks::has_wildcard(rule, "namespaces") {
+        checks::wildcard_alone(rule, "namespaces", "namespaces", path, errors);
+    } else {
+        for (at, namespace) in checks::texts(rule, "namespaces") {
+            let problems = names::dns1123_label(namespace).into_iter().map(|m| format!("each member of this list must be '*' or a DNS-1123 label; {m}"));
+            rules::name(namespace, &place.index(at), problems.collect(), errors);
+        }
+    }
+}
+
+fn check_urls(rule: &Value, path: &Path, errors: &mut ErrorList) {
+    check_verbs(rule, path, errors);
+    let place = path.child("nonResourceURLs");
+    if tree::list(rule, "nonResourceURLs").is_empty() {
+        errors.push(Error::required(&place, "nonResourceURLs must contain at least one value"));
+    } else if checks::has_wildcard(rule, "nonResourceURLs") {
+        checks::wildcard_alone(rule, "nonResourceURLs", "non-resource URLs", path, errors);
+    } else {
+        for (at, url) in checks::texts(rule, "nonResourceURLs") {
+            let detail = if url.is_empty() {
+                "must not be empty"
+            } else if url == "/" {
+                continue;
+            } else if !url.starts_with('/') {
+                "must start with slash"
+            } else if url.contains(' ') {
+                "must not contain white-space"
+            } else if url.contains("//") {
+                "must not contain double slash"
+            } else if url.find('*').is_some_and(|star| star + 1 != url.len() || !url.ends_with("/*")) {
+                "wildcard can only do suffix matching"
+            } else {
+                continue;
+            };
+            errors.push(Error::invalid(&place.index(at), url, detail));
+        }
+    }
+}
+
+/// The strategy of priority levels.
+pub(super) struct PriorityLevels;
+
+impl Strategy for PriorityLevels {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = tree::at(obj, &["spec"]) else { return };
+        for (kind, shares) in [("limited", 30), ("exempt", 0)] {
+            let Some(level) = tree::present(spec, kind) else { continue };
+            tree::fill(level, "nominalConcurrencyShares", shares);
+            tree::fill(level, "lendablePercent", 0);
+            let Some(queuing) = tree::present(level, "limitResponse").and_then(|r| tree::present(r, "queuing")) else { continue };
+            for (field, value) in [("handSize", 8), ("queues", 64), ("queueLengthLimit", 50)] {
+                if queuing.get(field).is_none_or(|v| v.as_i64().unwrap_or(0) == 0) {
+                    queuing.insert(field.into(), value.into());
+                }
+            }
+        }
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let (spec, path) = (&obj["spec"], Path::root("spec"));
+        let (kind, place) = (tree::text(spec, "type"), path.child("type"));
+        if (obj["metadata"]["name"] == "exempt") != (kind == "Exempt") {
+            errors.push(Error::invalid(&place, kind, "must be 'Exempt' if and only if `name` is 'exempt'"));
+        }
+        let (limited, exempt) = (&spec["limited"], &spec["exempt"]);
+        match kind {
+            "Exempt" => {
+                if !limited.is_null() {
+                    errors.push(Error::forbidden(&path.child("limited"), "must be nil if the type is not Limited"));
+                }
+                check_shares(exempt, &path.child("exempt"), errors);
+            }
+            "Limited" => {
+                if !exempt.is_null() {
+                    errors.push(Error::forbidden(&path.child("exempt"), "must be nil if the type is Limited"));
+                }
+                if limited.is_null() {
+                    errors.push(Error::required(&path.child("limited"), "must not be empty when type is Limited"));
+                } else {
+                    check_limited(limited, &path.child("limited"), errors);
+                }
+            }
+            _ => rules::one_of(&spec["type"], &place, &["Exempt", "Limited"], errors),
+        }
+    }
+
+    fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
+        check_conditions(obj)
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        checks::resets_with_metadata(subresource)
+    }
+}
+
+fn check_shares(level: &Value, path: &Path, errors: &mut ErrorList) {
+    if let Some(shares) = level["nominalConcurrencyShares"].as_i64().filter(|n| *n < 0) {
+        errors.push(Error::invalid(&path.child("nominalConcurrencyShares"), shares, "must be a non-negative integer"));
+    }
+}
+
+fn check_percent(level: &Value, path: &Path, errors: &mut ErrorList) {
+    if let Some(percent) = level["lendablePercent"].as_i64().filter(|n| !(0..=100).contains(n)) {
+        errors.push(Error::invalid(&path.child("lendablePercent"), percent, "must be between 0 and 100, inclusive"));
+    }
+}
+
+fn check_limited(limited: &Value, path: &Path, errors: &mut ErrorList) {
+    check_shares(limited, path, errors);
+    let (response, place) = (&limited["limitResponse"], path.child("limitResponse"));
+    let (queuing, queues) = (&response["queuing"], place.child("queuing"));
+    match tree::text(response, "type") {
+        "Reject" if !queuing.is_null() => errors.push(Error::forbidden(&queues, "must be nil if limited.limitResponse.type is not Limited")),
+        "Reject" => {}
+        "Queue" if queuing.is_null() => errors.push(Error::required(&queues, "must not be empty if limited.limitResponse.type is Limited")),
+        "Queue" => check_queuing(queuing, &queues, errors),
+        _ => rules::one_of(&response["type"], &place.child("type"), &["Queue", "Reject"], errors),
+    }
+    check_percent(limited, path, errors);
+    if let Some(percent) = limited["borrowingLimitPercent"].as_i64().filter(|n| *n < 0) {
+        errors.push(Error::invalid(&path.child("borrowingLimitPercent"), percent, "if specified, must be a non-negative integer"));
+    }
+}
+
+fn check_queuing(queuing: &Value, path: &Path, errors: &mut ErrorList) {
+    let number = |key: &str| queuing[key].as_i64().unwrap_or(0);
+    let mut bad = |key: &str, detail: String| errors.push(Error::invalid(&path.child(key), number(key), detail));
+    let (queues, hand) = (number("queues"), number("handSize"));
+    if number("queueLengthLimit") <= 0 {
+        bad("queueLengthLimit", "must be positive".into());
+    }
+    if queues <= 0 {
+        bad("queues", "must be positive".into());
+    } else if queues > QUEUES_MAX {
+        bad("queues", format!("must not be greater than {QUEUES_MAX}"));
+    }
+    if hand <= 0 {
+        bad("handSize", "must be positive".into());
+    } else if hand > queues {
+        bad("handSize", format!("should not be greater than queues ({queues})"));
+    } else if entropy_bits(queues, hand) > HASH_BITS_MAX {
+        let detail = format!("required entropy bits of deckSize {queues} and handSize {hand} should not be greater than {HASH_BITS_MAX}");
+        bad("handSize", detail);
+    }
+}
+
+/// How many bits it takes to choose a hand out of a deck, card by card with every card put back.
+fn entropy_bits(deck: i64, hand: i64) -> u32 {
+    ((deck as f64).log2() * hand as f64).ceil() as u32
+}

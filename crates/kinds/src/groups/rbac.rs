@@ -1,0 +1,158 @@
+//! `rbac.authorization.k8s.io`: roles, and bindings of subjects to them.
+
+use crate::{NameRule, Strategy, rules, tree};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    names,
+};
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// The strategy of roles; those of the whole cluster may speak of paths and gather other roles.
+pub(super) struct Roles {
+    pub(super) cluster: bool,
+}
+
+impl Strategy for Roles {
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        for (at, rule) in tree::list(obj, "rules").iter().enumerate() {
+            check_rule(rule, !self.cluster, &Path::root("rules").index(at), errors);
+        }
+        let gathered = &obj["aggregationRule"];
+        if self.cluster && !gathered.is_null() {
+            let (selectors, path) = (tree::list(gathered, "clusterRoleSelectors"), Path::root("aggregationRule").child("clusterRoleSelectors"));
+            if selectors.is_empty() {
+                errors.push(Error::required(&path, "at least one clusterRoleSelector required if aggregationRule is non-nil"));
+            }
+            for (at, selector) in selectors.iter().enumerate() {
+                rules::label_selector(selector, &path.index(at), errors);
+            }
+        }
+    }
+
+    fn name_rule(&self) -> NameRule {
+        NameRule::PathSegment
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+}
+
+fn check_rule(rule: &Value, namespaced: bool, path: &Path, errors: &mut ErrorList) {
+    let empty = |key: &str| tree::list(rule, key).is_empty();
+    if empty("verbs") {
+        errors.push(Error::required(&path.child("verbs"), "verbs must contain at least one value"));
+    }
+    if !empty("nonResourceURLs") {
+        let place = path.child("nonResourceURLs");
+        let mut bad = |detail: &str| errors.push(Error::invalid(&place, rule["nonResourceURLs"].clone(), detail));
+        if namespaced {
+            bad("namespaced rules cannot apply to non-resource URLs");
+        }
+        if !["apiGroups", "resources", "resourceNames"].into_iter().all(empty) {
+            bad("rules cannot apply to both regular resources and non-resource URLs");
+        }
+        return;
+    }
+    if empty("apiGroups") {
+        errors.push(Error::required(&path.child("apiGroups"), "resource rules must supply at least one api group"));
+    }
+    if empty("resources") {
+        errors.push(Error::required(&path.child("resources"), "resource rules must supply at least one resource"));
+    }
+}
+
+/// The strategy of bindings; those of the whole cluster bind cluster roles alone.
+pub(super) struct Bindings {
+    pub(super) cluster: bool,
+}
+
+impl Strategy for Bindings {
+    fn default(&self, obj: &mut Value) {
+        if let Some(role) = tree::at(obj, &["roleRef"]) {
+            tree::fill_text(role, "apiGroup", GROUP);
+        }
+        let Some(fields) = obj.as_object_mut() else { return };
+        for subject in tree::each(fields, "subjects") {
+            if subject.get("kind").is_some_and(|k| k == "User" || k == "Group") {
+                tree::fill_text(subject, "apiGroup", GROUP);
+            }
+        }
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let (role, path) = (&obj["roleRef"], Path::root("roleRef"));
+        if role["apiGroup"] != GROUP {
+            errors.push(Error::not_supported(&path.child("apiGroup"), tree::text(role, "apiGroup"), &[GROUP]));
+        }
+        let kinds: &[&str] = if self.cluster { &["ClusterRole"] } else { &["Role", "ClusterRole"] };
+        let kind = tree::text(role, "kind");
+        if !kinds.contains(&kind) {
+            errors.push(Error::not_supported(&path.child("kind"), kind, kinds));
+        }
+        if rules::required(role, &path, "name", errors) {
+            let name = tree::text(role, "name");
+            rules::name(name, &path.child("name"), names::path_segment(name), errors);
+        }
+        for (at, subject) in tree::list(obj, "subjects").iter().enumerate() {
+            check_subject(subject, !self.cluster, &Path::root("subjects").index(at), errors);
+        }
+    }
+
+    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
+        if obj["roleRef"] != old["roleRef"] {
+            errors.push(Error::invalid(&Path::root("roleRef"), obj["roleRef"].clone(), "cannot change roleRef"));
+        }
+    }
+
+    fn name_rule(&self) -> NameRule {
+        NameRule::PathSegment
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+}
+
+fn check_subject(subject: &Value, namespaced: bool, path: &Path, errors: &mut ErrorList) {
+    let (name, group) = (tree::text(subject, "name"), tree::text(subject, "apiGroup"));
+    rules::required(subject, path, "name", errors);
+    match tree::text(subject, "kind") {
+        "ServiceAccount" => {
+            if !name.is_empty() {
+                rules::name(name, &path.child("name"), names::dns1123_subdomain(name), errors);
+            }
+            if !group.is_empty() {
+                errors.push(Error::not_supported(&path.child("apiGroup"), group, &[""]));
+            }
+            if !namespaced {
+                rules::required(subject, path, "namespace", errors);
+            }
+        }
+        "User" | "Group" if group != GROUP => errors.push(Error::not_supported(&path.child("apiGroup"), group, &[GROUP])),
+        "User" | "Group" => {}
+        other => errors.push(Error::not_supported(&path.child("kind"), other, &["ServiceAccount", "User", "Group"])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn bindings_are_completed_and_keep_their_role() {
+        let mut obj = json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}, {"kind": "ServiceAccount", "name": "s"}]});
+        let strategy = Bindings { cluster: false };
+        strategy.default(&mut obj);
+        assert_eq!(obj["subjects"][0]["apiGroup"], GROUP);
+        assert!(obj["subjects"][1]["apiGroup"].is_null() && strategy.validate(&obj).is_empty());
+        assert_eq!(Bindings { cluster: true }.validate(&obj).len(), 2);
+        let mut other = obj.clone();
+        other["roleRef"]["name"] = "x".into();
+        let errors = strategy.validate_update(&other, &obj);
+        assert_eq!(errors.iter().map(|e| e.detail.as_str()).collect::<Vec<_>>(), ["cannot change roleRef"]);
+    }
+}

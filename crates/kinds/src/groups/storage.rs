@@ -1,0 +1,309 @@
+//! `storage.k8s.io`: classes, drivers and what they tell of nodes, attachments and capacities.
+
+use super::checks;
+use crate::{Context, Strategy, meta, rules, tree};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    names,
+};
+
+const PARAMETERS_MAX: usize = 512;
+const PARAMETERS_BYTES_MAX: usize = 256 * 1024;
+const NODE_ID_MAX_BYTES: usize = 256;
+const TOKEN_MIN_S: i64 = 600;
+const TOKEN_MAX_S: i64 = 1 << 32;
+
+/// The strategy of storage classes.
+pub(super) struct StorageClasses;
+
+impl Strategy for StorageClasses {
+    fn default(&self, obj: &mut Value) {
+        let Some(fields) = obj.as_object_mut() else { return };
+        tree::fill(fields, "reclaimPolicy", "Delete");
+        tree::fill(fields, "volumeBindingMode", "Immediate");
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        check_provisioner(obj, "provisioner", errors);
+        check_parameters(&obj["parameters"], true, errors);
+        if let Some(policy) = obj["reclaimPolicy"].as_str().filter(|p| !matches!(*p, "" | "Delete" | "Retain")) {
+            errors.push(Error::not_supported(&Path::root("reclaimPolicy"), policy, &["Delete", "Retain"]));
+        }
+        rules::one_of(&obj["volumeBindingMode"], &Path::root("volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"], errors);
+        check_topologies(tree::list(obj, "allowedTopologies"), errors);
+    }
+
+    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
+        for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+            rules::immutable(&obj[field], &old[field], &Path::root(field), errors);
+        }
+    }
+}
+
+fn check_provisioner(obj: &Value, field: &str, errors: &mut ErrorList) {
+    let name = tree::text(obj, field);
+    if name.is_empty() {
+        errors.push(Error::required(&Path::root(field), ""));
+    } else {
+        rules::name(name, &Path::root(field), names::qualified_name(&name.to_lowercase()), errors);
+    }
+}
+
+fn check_parameters(parameters: &Value, may_be_empty: bool, errors: &mut ErrorList) {
+    let path = Path::root("parameters");
+    let entries: Vec<(&String, &Value)> = parameters.as_object().into_iter().flatten().collect();
+    if entries.len() > PARAMETERS_MAX {
+        errors.push(Error::too_long(&path, PARAMETERS_MAX));
+        return;
+    }
+    if entries.iter().any(|(key, _)| key.is_empty()) {
+        errors.push(Error::invalid(&path, "", "field can not be empty."));
+    }
+    if entries.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum::<usize>() > PARAMETERS_BYTES_MAX {
+        errors.push(Error::too_long(&path, PARAMETERS_BYTES_MAX));
+    }
+    if entries.is_empty() && !may_be_empty {
+        errors.push(Error::required(&path, "must contain at least one key/value pair"));
+    }
+}
+
+fn check_topologies(terms: &[Value], errors: &mut ErrorList) {
+    let path = Path::root("allowedTopologies");
+    for (at, term) in terms.iter().enumerate() {
+        let place = path.index(at).child("matchLabelExpressions");
+        let expressions = tree::list(term, "matchLabelExpressions");
+        for (at, expression) in expressions.iter().enumerate() {
+            let (place, key, values) = (place.index(at), tree::text(expression, "key"), tree::list(expression, "values"));
+            if values.is_empty() {
+                errors.push(Error::required(&place.child("values"), ""));
+            }
+            for (at, value) in values.iter().enumerate().filter(|(at, value)| values[..*at].contains(value)) {
+                errors.push(Error::duplicate(&place.child("values").index(at), value.clone()));
+            }
+            rules::name(key, &place.child("key"), names::qualified_name(key), errors);
+            if expressions.iter().take(at).any(|e| e["key"] == key) {
+                errors.push(Error::duplicate(&place.child("key"), key));
+            }
+        }
+        if terms.iter().take(at).any(|t| t["matchLabelExpressions"] == term["matchLabelExpressions"]) {
+            errors.push(Error::duplicate(&place, ""));
+        }
+    }
+}
+
+/// The strategy of volume attributes classes.
+pub(super) struct AttributesClasses;
+
+impl Strategy for AttributesClasses {
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        check_provisioner(obj, "driverName", errors);
+        check_parameters(&obj["parameters"], false, errors);
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        for field in ["driverName", "parameters"] {
+            if obj[field] != old[field] {
+                errors.push(Error::forbidden(&Path::root(field), format!("updates to {field} are forbidden.")));
+            }
+        }
+        self.check(obj, &mut errors);
+        errors
+    }
+}
+
+/// The strategy of CSI drivers.
+pub(super) struct Drivers;
+
+impl Strategy for Drivers {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = tree::at(obj, &["spec"]) else { return };
+        tree::fill(spec, "attachRequired", true);
+        for field in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
+            tree::fill(spec, field, false);
+        }
+        tree::fill(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+        if spec.get("volumeLifecycleModes").is_none_or(tree::empty) {
+            spec.insert("volumeLifecycleModes".into(), vec![Value::from("Persistent")].into());
+        }
+    }
+
+    /// Only changes are counted: a new driver has no generation.
+    fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        if tree::body_differs(obj, old) {
+            tree::bump_generation(obj, old);
+        }
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let (spec, path) = (&obj["spec"], Path::root("spec"));
+        for (field, reported) in [("attachRequired", "attachedRequired"), ("podInfoOnMount", "podInfoOnMount"), ("storageCapacity", "storageCapacity")] {
+            if spec[field].is_null() {
+                errors.push(Error::required(&path.child(reported), ""));
+            }
+        }
+        if let Some(policy) = spec["fsGroupPolicy"].as_str().filter(|p| !matches!(*p, "File" | "None" | "ReadWriteOnceWithFSType")) {
+            errors.push(Error::not_supported(&path.child("fsGroupPolicy"), policy, &["File", "None", "ReadWriteOnceWithFSType"]));
+        }
+        check_tokens(tree::list(spec, "tokenRequests"), &path.child("tokenRequests"), errors);
+        for (_, mode) in checks::texts(spec, "volumeLifecycleModes").filter(|(_, m)| !matches!(*m, "Persistent" | "Ephemeral")) {
+            errors.push(Error::not_supported(&path.child("volumeLifecycleModes"), mode, &["Persistent", "Ephemeral"]));
+        }
+        if let Some(period) = spec["nodeAllocatableUpdatePeriodSeconds"].as_i64().filter(|p| *p < 10) {
+            let place = path.child("nodeAllocatableUpdatePeriodSeconds");
+            errors.push(Error::invalid(&place, period, "must be greater than or equal to 10 seconds"));
+        }
+        let secrets = &spec["serviceAccountTokenInSecrets"];
+        if !secrets.is_null() && tree::list(spec, "tokenRequests").is_empty() {
+            let detail = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+            errors.push(Error::invalid(&path.child("serviceAccountTokenInSecrets"), secrets.clone(), detail));
+        }
+    }
+
+    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
+        let path = Path::root("spec");
+        for (field, reported) in [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")] {
+            rules::immutable(&obj["spec"][field], &old["spec"][field], &path.child(reported), errors);
+        }
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+fn check_tokens(requests: &[Value], path: &Path, errors: &mut ErrorList) {
+    for (at, request) in requests.iter().enumerate() {
+        let (place, audience) = (path.index(at), tree::text(request, "audience"));
+        if requests.iter().take(at).any(|r| tree::text(r, "audience") == audience) {
+            errors.push(Error::duplicate(&place.child("audience"), audience));
+            continue;
+        }
+        let place = place.child("expirationSeconds");
+        match request["expirationSeconds"].as_i64() {
+            Some(s) if s < TOKEN_MIN_S => errors.push(Error::invalid(&place, s, "may not specify a duration less than 10 minutes")),
+            Some(s) if s > TOKEN_MAX_S => errors.push(Error::invalid(&place, s, "may not specify a duration larger than 2^32 seconds")),
+            _ => {}
+        }
+    }
+}
+
+/// The strategy of what CSI drivers tell of a node.
+pub(super) struct Nodes;
+
+impl Strategy for Nodes {
+    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but_status(obj, old);
+        meta::keep_all_but_managers(obj, old);
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let (drivers, path) = (tree::list(&obj["spec"], "drivers"), Path::root("spec").child("drivers"));
+        for (at, driver) in drivers.iter().enumerate() {
+            let (place, name, id) = (path.index(at), tree::text(driver, "name"), tree::text(driver, "nodeID"));
+            checks::driver_name(name, &place.child("name"), errors);
+            if id.is_empty() {
+                errors.push(Error::required(&place.child("nodeID"), ""));
+            }
+            if id.len() > NODE_ID_MAX_BYTES {
+                errors.push(Error::invalid(&place.child("nodeID"), id, format!("must be {NODE_ID_MAX_BYTES} characters or less")));
+            }
+            rules::not_negative(&driver["allocatable"]["count"], &place.child("allocatable").child("count"), errors);
+            if drivers.iter().take(at).any(|d| d["name"] == name) {
+                errors.push(Error::duplicate(&place.child("name"), name));
+            }
+            let keys = tree::list(driver, "topologyKeys");
+            for (at, key) in checks::texts(driver, "topologyKeys") {
+                if key.is_empty() {
+                    errors.push(Error::required(&place, ""));
+                }
+                if keys.iter().take(at).any(|k| k == key) {
+                    errors.push(Error::duplicate(&place, key));
+                }
+                rules::name(key, &place, names::qualified_name(key), errors);
+            }
+        }
+    }
+
+    /// A driver that is there stays as it is, but for how many volumes it can take.
+    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
+        for driver in tree::list(&obj["spec"], "drivers") {
+            let Some(had) = tree::list(&old["spec"], "drivers").iter().find(|d| d["name"] == driver["name"]) else { continue };
+            if ["nodeID", "topologyKeys"].iter().any(|field| driver[*field] != had[*field]) {
+                errors.push(Error::invalid(&Path::root("spec").child("drivers"), driver.clone(), rules::IMMUTABLE));
+            }
+        }
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        checks::resets_with_metadata(subresource)
+    }
+}
+
+/// The strategy of the capacities that CSI drivers tell of.
+pub(super) struct Capacities;
+
+impl Strategy for Capacities {
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        checks::selector(obj, "nodeTopology", &Path::empty(), errors);
+        let class = tree::text(obj, "storageClassName");
+        rules::name(class, &Path::root("storageClassName"), names::dns1123_subdomain(class), errors);
+        rules::quantity_not_negative(&obj["capacity"], &Path::root("capacity"), errors);
+    }
+
+    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
+        for field in ["nodeTopology", "storageClassName"] {
+            rules::immutable(&obj[field], &old[field], &Path::root(field), errors);
+        }
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+/// The strategy of volume attachments.
+pub(super) struct Attachments;
+
+impl Strategy for Attachments {
+    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but_status(obj, old);
+        meta::keep_all_but_managers(obj, old);
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let (spec, path) = (&obj["spec"], Path::root("spec"));
+        checks::driver_name(tree::text(spec, "attacher"), &path.child("attacher"), errors);
+        let (source, place) = (&spec["source"], path.child("source"));
+        let (inline, volume) = (&source["inlineVolumeSpec"], &source["persistentVolumeName"]);
+        let one = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+        match (inline.is_null(), volume.is_null()) {
+            (true, true) => errors.push(Error::required(&place, one)),
+            (false, false) => errors.push(Error::forbidden(&place, one)),
+            _ if volume == "" => errors.push(Error::required(&place.child("persistentVolumeName"), "must specify non empty persistentVolumeName")),
+            _ => {}
+        }
+        let node = tree::text(spec, "nodeName");
+        rules::name(node, &path.child("nodeName"), names::dns1123_subdomain(node), errors);
+        if let Some(name) = volume.as_str() {
+            rules::name(name, &place.child("persistentVolumeName"), names::dns1123_subdomain(name), errors);
+        }
+    }
+
+    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
+        rules::immutable(&obj["spec"], &old["spec"], &Path::root("spec"), errors);
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        checks::resets_with_metadata(subresource)
+    }
+}

@@ -1,0 +1,322 @@
+//! What every kind of these groups has in common, and the rules that clients lean on most.
+
+use super::strategy;
+use crate::{Context, Strategy};
+use machinery::{Value, defaulting, field::ErrorList, resources, schema, time};
+use serde_json::json;
+
+/// The kinds that begin to count their changes when they are made, as upstream's strategies do.
+const COUNTED: [&str; 19] = [
+    "ingresses",
+    "ingressclasses",
+    "networkpolicies",
+    "endpointslices",
+    "poddisruptionbudgets",
+    "horizontalpodautoscalers",
+    "priorityclasses",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfigurations",
+    "mutatingadmissionpolicies",
+    "validatingadmissionpolicies",
+    "mutatingadmissionpolicybindings",
+    "validatingadmissionpolicybindings",
+    "customresourcedefinitions",
+    "flowschemas",
+    "prioritylevelconfigurations",
+    "deviceclasses",
+    "devicetaintrules",
+    "resourceslices",
+];
+
+fn cx() -> Context {
+    let mut cx = Context::new(time::parse("2026-11-24T12:00:00Z").unwrap(), "jane");
+    cx.identity.groups = vec!["devs".into()];
+    cx
+}
+
+fn own() -> impl Iterator<Item = (&'static resources::Resource, &'static dyn Strategy)> {
+    resources::builtin().iter().filter_map(|r| Some((r, strategy(&r.group, &r.resource)?)))
+}
+
+/// Errors as clients see them.
+fn told(errors: ErrorList) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+/// An object as it is before validation.
+fn made(group: &str, resource: &str, version: &str, mut obj: Value) -> Value {
+    let row = resources::find(group, version, resource).unwrap();
+    obj["apiVersion"] = row.api_version().into();
+    obj["kind"] = row.kind.kind.clone().into();
+    if obj["metadata"]["name"].is_null() {
+        obj["metadata"]["name"] = "x".into();
+    }
+    defaulting::apply(schema::builtin().kind(&row.kind).unwrap(), &mut obj);
+    let strategy = strategy(group, resource).unwrap();
+    strategy.default(&mut obj);
+    strategy.prepare_create(&cx(), &mut obj);
+    obj
+}
+
+#[test]
+fn all_groups_but_the_core_are_covered() {
+    let missing: Vec<String> = resources::builtin()
+        .iter()
+        .filter(|r| !matches!(r.group.as_str(), "" | "apps" | "batch" | "events.k8s.io") && strategy(&r.group, &r.resource).is_none())
+        .map(|r| format!("{}/{}", r.group, r.resource))
+        .collect();
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+#[test]
+fn new_objects_begin_without_status_and_are_counted_where_upstream_counts() {
+    for (row, strategy) in own().filter(|(row, _)| row.has_verb("get")) {
+        let mut obj = json!({"apiVersion": row.api_version(), "kind": row.kind.kind, "metadata": {}, "spec": {"service": {}}, "status": {"lie": 1}});
+        strategy.prepare_create(&cx(), &mut obj);
+        let counted = COUNTED.contains(&row.resource.as_str());
+        assert_eq!(obj["metadata"]["generation"].as_i64(), counted.then_some(1), "{}", row.resource);
+        let has_status = row.subresources.iter().any(|s| s.name == "status");
+        assert!(!has_status || obj["status"]["lie"].is_null(), "{}", row.resource);
+    }
+}
+
+#[test]
+fn an_update_keeps_the_status_and_counts_only_changes() {
+    for (row, strategy) in own().filter(|(row, _)| row.has_verb("update") && row.subresources.iter().any(|s| s.name == "status")) {
+        let old = json!({"apiVersion": row.api_version(), "kind": row.kind.kind, "metadata": {"generation": 4}, "spec": {"a": 1}, "status": {"s": 1}});
+        let mut same = old.clone();
+        same["status"] = json!({"s": 2});
+        same["metadata"]["labels"] = json!({"a": "b"});
+        strategy.prepare_update(&cx(), &mut same, &old);
+        assert_eq!((&same["status"]["s"], &same["metadata"]["generation"]), (&json!(1), &json!(4)), "{}", row.resource);
+        let mut status = old.clone();
+        status["spec"] = json!({"a": 2});
+        status["status"] = json!({"s": 3});
+        strategy.prepare_status(&cx(), &mut status, &old);
+        assert_eq!((&status["spec"]["a"], &status["status"]["s"]), (&json!(1), &json!(3)), "{}", row.resource);
+        if COUNTED.contains(&row.resource.as_str()) {
+            let mut changed = old.clone();
+            changed["spec"]["a"] = json!(2);
+            strategy.prepare_update(&cx(), &mut changed, &old);
+            assert_eq!(changed["metadata"]["generation"], 5, "{}", row.resource);
+        }
+    }
+}
+
+#[test]
+fn no_object_whatever_makes_a_strategy_fail() {
+    for (row, strategy) in own() {
+        for odd in [json!(1), json!("x"), json!([1, "x", null]), json!([{}]), json!({"type": 5, "a": [{}]}), Value::Null] {
+            let keys = [
+                "metadata", "spec", "status", "webhooks", "endpoints", "ports", "rules", "subjects", "roleRef", "parameters", "aggregationRule",
+                "allowedTopologies", "overhead", "scheduling",
+            ];
+            let mut obj = json!({"apiVersion": row.api_version(), "kind": row.kind.kind});
+            for key in keys {
+                obj[key] = odd.clone();
+            }
+            let old = obj.clone();
+            strategy.default(&mut obj);
+            let once = obj.clone();
+            strategy.default(&mut obj);
+            assert_eq!(once, obj, "{}", row.resource);
+            strategy.prepare_create(&cx(), &mut obj);
+            strategy.prepare_update(&cx(), &mut obj, &old);
+            strategy.prepare_status(&cx(), &mut obj, &old);
+            strategy.validate(&obj);
+            strategy.validate_update(&obj, &old);
+            strategy.validate_status(&obj, &old);
+            strategy.warnings(&obj, Some(&old));
+            strategy.selectable_fields(&obj);
+        }
+        assert_eq!(strategy.selectable_fields(&Value::Null).len(), strategy.selectable_fields(&json!({})).len());
+    }
+}
+
+#[test]
+fn the_bootstrap_objects_are_valid() {
+    for obj in resources::bootstrap_objects() {
+        let api = obj["apiVersion"].as_str().unwrap_or_default();
+        let (group, version) = machinery::gvk::parse_api_version(api);
+        let Some(row) = resources::builtin().iter().find(|r| r.group == group && r.version == version && obj["kind"] == r.kind.kind) else { continue };
+        let Some(strategy) = strategy(group, &row.resource) else { continue };
+        let mut new = obj.clone();
+        strategy.default(&mut new);
+        assert_eq!(new, obj, "defaults are complete: {api} {} {}", row.resource, obj["metadata"]["name"]);
+        strategy.prepare_create(&cx(), &mut new);
+        assert_eq!(told(strategy.validate(&new)), Vec::<String>::new(), "{api} {} {}", row.resource, obj["metadata"]["name"]);
+    }
+}
+
+#[test]
+fn ingresses() {
+    let of = |spec: Value| told(strategy("networking.k8s.io", "ingresses").unwrap().validate(&made("networking.k8s.io", "ingresses", "v1", json!({"spec": spec}))));
+    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+    assert_eq!(of(json!({"defaultBackend": backend})), Vec::<String>::new());
+    assert_eq!(of(json!({})), ["spec: Invalid value: null: either `defaultBackend` or `rules` must be specified"]);
+    let path = |path: &str, kind: Value| json!({"rules": [{"host": "a.b", "http": {"paths": [{"path": path, "pathType": kind, "backend": backend}]}}]});
+    assert_eq!(of(path("/a", json!("Prefix"))), Vec::<String>::new());
+    assert_eq!(
+        of(path("a//b", json!("Exact"))),
+        [
+            "spec.rules[0].http.paths[0].path: Invalid value: \"a//b\": must be an absolute path",
+            "spec.rules[0].http.paths[0].path: Invalid value: \"a//b\": must not contain '//'"
+        ]
+    );
+    assert_eq!(of(path("/", Value::Null)), ["spec.rules[0].http.paths[0].pathType: Required value: pathType must be specified"]);
+    assert_eq!(
+        of(json!({"defaultBackend": {"service": {"name": "s", "port": {}}}})),
+        ["spec.defaultBackend: Required value: port name or number is required"]
+    );
+}
+
+#[test]
+fn network_policies() {
+    let strategy = strategy("networking.k8s.io", "networkpolicies").unwrap();
+    let policy = |spec: Value| made("networking.k8s.io", "networkpolicies", "v1", json!({"spec": spec}));
+    let good = policy(json!({"podSelector": {}, "egress": [{"ports": [{"port": 53}], "to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]}]}));
+    assert_eq!(good["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
+    assert_eq!(good["spec"]["egress"][0]["ports"][0]["protocol"], "TCP");
+    assert_eq!(told(strategy.validate(&good)), Vec::<String>::new());
+    let bad = policy(json!({"podSelector": {}, "ingress": [{"from": [{}, {"ipBlock": {"cidr": "10.0.0.1/8"}, "podSelector": {}}], "ports": [{"endPort": 5}]}]}));
+    assert_eq!(
+        told(strategy.validate(&bad)),
+        [
+            "spec.ingress[0].ports[0].endPort: Invalid value: 5: may not be specified when `port` is not specified",
+            "spec.ingress[0].from[0]: Required value: must specify a peer",
+            "spec.ingress[0].from[1].ipBlock.cidr: Invalid value: \"10.0.0.1/8\": must not have bits set beyond the prefix length",
+            "spec.ingress[0].from[1]: Forbidden: may not specify both ipBlock and another peer",
+        ]
+    );
+    assert_eq!(told(strategy.validate_update(&bad, &bad)).len(), 3, "a range that is there already may stay");
+}
+
+#[test]
+fn endpoint_slices() {
+    let strategy = strategy("discovery.k8s.io", "endpointslices").unwrap();
+    let slice = |kind: &str, addresses: Value| made("discovery.k8s.io", "endpointslices", "v1", json!({"addressType": kind, "ports": [{"port": 80}],
+        "endpoints": [{"addresses": addresses, "nodeName": "n", "hints": {"forZones": [{"name": "z"}]}}]}));
+    let good = slice("IPv4", json!(["10.0.0.1"]));
+    assert_eq!((&good["ports"][0], &good["metadata"]["generation"]), (&json!({"port": 80, "name": "", "protocol": "TCP"}), &json!(1)));
+    assert_eq!(told(strategy.validate(&good)), Vec::<String>::new());
+    assert_eq!(told(strategy.validate(&slice("IPv6", json!(["fd00::1"])))), Vec::<String>::new());
+    assert_eq!(told(strategy.validate(&slice("FQDN", json!(["a.b"])))), Vec::<String>::new());
+    assert_eq!(
+        told(strategy.validate(&slice("IPv4", json!(["127.0.0.1"])))),
+        ["endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)"]
+    );
+    assert_eq!(
+        told(strategy.validate(&slice("IPv4", json!(["fd00::1"])))),
+        ["endpoints[0].addresses: Invalid value: \"fd00::1\": must be an IPv4 address"]
+    );
+    assert_eq!(told(strategy.validate(&slice("IPv4", json!([])))), ["endpoints[0].addresses: Required value: must contain at least 1 address"]);
+    let mut other = good.clone();
+    other["addressType"] = "IPv6".into();
+    assert_eq!(told(strategy.validate_update(&other, &good)), ["addressType: Invalid value: \"IPv6\": field is immutable"]);
+}
+
+#[test]
+fn autoscalers_of_both_versions() {
+    let strategy = strategy("autoscaling", "horizontalpodautoscalers").unwrap();
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"});
+    let new = made("autoscaling", "horizontalpodautoscalers", "v2", json!({"spec": {"scaleTargetRef": target, "maxReplicas": 3, "behavior": {"scaleDown": {}}}}));
+    assert_eq!(new["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 80);
+    assert_eq!(new["spec"]["behavior"]["scaleUp"]["policies"].as_array().map(Vec::len), Some(2));
+    assert_eq!(told(strategy.validate(&new)), Vec::<String>::new());
+    let old = made("autoscaling", "horizontalpodautoscalers", "v1", json!({"spec": {"scaleTargetRef": target, "maxReplicas": 3}}));
+    assert_eq!((&old["spec"]["minReplicas"], &old["spec"]["targetCPUUtilizationPercentage"]), (&json!(1), &json!(80)));
+    assert_eq!(told(strategy.validate(&old)), Vec::<String>::new());
+    let mut bad = new.clone();
+    bad["spec"]["minReplicas"] = 5.into();
+    bad["spec"]["scaleTargetRef"]["apiVersion"] = "v1".into();
+    bad["spec"]["metrics"] = json!([{"type": "Pods", "resource": {"name": "cpu", "target": {"type": "Utilization"}}}]);
+    assert_eq!(
+        told(strategy.validate(&bad)),
+        [
+            "spec.maxReplicas: Invalid value: 3: must be greater than or equal to `minReplicas`",
+            "spec.scaleTargetRef.apiVersion: Invalid value: \"v1\": apiVersion must specify API group",
+            "spec.metrics[0].resource.target.averageUtilization: Required value: must set either a target raw value or a target utilization",
+            "spec.metrics[0].pods: Required value: must populate information for the given metric source",
+        ]
+    );
+}
+
+#[test]
+fn signing_requests_record_who_asked_and_are_approved_once() {
+    let strategy = strategy("certificates.k8s.io", "certificatesigningrequests").unwrap();
+    let pem = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJPQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
+    let obj = made("certificates.k8s.io", "certificatesigningrequests", "v1", json!({"spec": {"request": pem, "usages": ["client auth"],
+        "signerName": "a.io/b", "username": "root", "groups": ["system:masters"]}, "status": {"conditions": [{"type": "Approved", "status": "True"}]}}));
+    assert_eq!((&obj["spec"]["username"], &obj["spec"]["groups"]), (&json!("jane"), &json!(["devs"])));
+    assert_eq!(obj["status"], json!({}));
+    assert_eq!(told(strategy.validate(&obj)), Vec::<String>::new());
+    let mut approved = obj.clone();
+    approved["spec"]["usages"] = json!(["server auth"]);
+    approved["status"]["conditions"] = json!([{"type": "Approved", "status": "True", "reason": "r"}]);
+    let mut refused = approved.clone();
+    super::certificates::prepare_approval(&cx(), &mut approved, &obj);
+    assert_eq!(approved["spec"], obj["spec"]);
+    assert_eq!(approved["status"]["conditions"][0]["lastUpdateTime"], "2026-11-24T12:00:00Z");
+    assert_eq!(told(super::certificates::validate_approval(&approved, &obj)), Vec::<String>::new());
+    strategy.prepare_status(&cx(), &mut refused, &obj);
+    assert_eq!(
+        told(strategy.validate_status(&refused, &obj)),
+        ["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]
+    );
+}
+
+#[test]
+fn definitions_of_custom_resources() {
+    let strategy = strategy("apiextensions.k8s.io", "customresourcedefinitions").unwrap();
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}});
+    let make = |schema: Value| made("apiextensions.k8s.io", "customresourcedefinitions", "v1", json!({"metadata": {"name": "foos.a.io"}, "spec": {
+        "group": "a.io", "scope": "Namespaced", "names": {"plural": "foos", "kind": "Foo"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}}));
+    let obj = make(schema);
+    assert_eq!((&obj["spec"]["names"]["singular"], &obj["spec"]["names"]["listKind"]), (&json!("foo"), &json!("FooList")));
+    assert_eq!((&obj["spec"]["conversion"], &obj["status"]["storedVersions"]), (&json!({"strategy": "None"}), &json!(["v1"])));
+    assert_eq!(told(strategy.validate(&obj)), Vec::<String>::new());
+    let bad = make(json!({"type": "object", "properties": {"spec": {"properties": {"l": {"type": "array"}}}}}));
+    assert_eq!(
+        told(strategy.validate(&bad)),
+        [
+            "spec.validation.openAPIV3Schema.properties[spec].properties[l].items: Required value: must be specified",
+            "spec.validation.openAPIV3Schema.properties[spec].type: Required value: must not be empty for specified object fields",
+        ]
+    );
+    let mut next = obj.clone();
+    next["spec"]["versions"] = json!([{"name": "v2", "served": true, "storage": true, "schema": obj["spec"]["versions"][0]["schema"]}]);
+    strategy.prepare_update(&cx(), &mut next, &obj);
+    assert_eq!((&next["status"]["storedVersions"], &next["metadata"]["generation"]), (&json!(["v1", "v2"]), &json!(2)));
+    assert!(told(strategy.validate_update(&next, &obj))[0].starts_with("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions"));
+}
+
+#[test]
+fn webhooks_and_policies() {
+    let webhooks = strategy("admissionregistration.k8s.io", "validatingwebhookconfigurations").unwrap();
+    let of = |hook: Value| made("admissionregistration.k8s.io", "validatingwebhookconfigurations", "v1", json!({"webhooks": [hook]}));
+    let rule = json!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]});
+    let good = of(json!({"name": "a.b.c", "rules": [rule], "clientConfig": {"service": {"name": "s", "namespace": "n", "path": "/x"}},
+        "sideEffects": "None", "admissionReviewVersions": ["v1"]}));
+    assert_eq!(told(webhooks.validate(&good)), Vec::<String>::new());
+    let hook = &good["webhooks"][0];
+    assert_eq!((&hook["timeoutSeconds"], &hook["rules"][0]["scope"], &hook["namespaceSelector"]), (&json!(10), &json!("*"), &json!({})));
+    assert_eq!(hook["clientConfig"]["service"]["port"], 443);
+    let bad = of(json!({"name": "a.b", "clientConfig": {}, "admissionReviewVersions": ["v2"], "rules": [{"operations": ["*", "CREATE"],
+        "apiGroups": [""], "apiVersions": ["v1"], "resources": ["*", "pods"]}]}));
+    assert_eq!(
+        told(webhooks.validate(&bad)),
+        [
+            "webhooks[0].name: Invalid value: \"a.b\": should be a domain with at least three segments separated by dots",
+            "webhooks[0].rules[0].operations: Invalid value: [\"*\",\"CREATE\"]: if '*' is present, must not specify other operations",
+            "webhooks[0].rules[0].resources: Invalid value: [\"*\",\"pods\"]: if '*' is present, must not specify other resources without subresources",
+            "webhooks[0].sideEffects: Required value: must specify one of None, NoneOnDryRun",
+            "webhooks[0].clientConfig: Required value: exactly one of url or service is required",
+            "webhooks[0].admissionReviewVersions: Invalid value: [\"v2\"]: must include at least one of v1, v1beta1",
+        ]
+    );
+    let policies = strategy("admissionregistration.k8s.io", "validatingadmissionpolicies").unwrap();
+    let policy = made("admissionregistration.k8s.io", "validatingadmissionpolicies", "v1", json!({"spec": {
+        "matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "true"}]}}));
+    assert_eq!(told(policies.validate(&policy)), Vec::<String>::new());
+}
