@@ -68,12 +68,23 @@ impl Strategy for Deployments {
         rules::immutable(&obj["spec"]["selector"], &old["spec"]["selector"], &Path::root("spec").child("selector"), errors);
     }
 
-    fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
-        status_numbers(
+    fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = status_numbers(
             &obj["status"],
-            &["observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "collisionCount"],
+            &[
+                "observedGeneration",
+                "replicas",
+                "updatedReplicas",
+                "readyReplicas",
+                "availableReplicas",
+                "unavailableReplicas",
+                "terminatingReplicas",
+                "collisionCount",
+            ],
             "updatedReplicas",
-        )
+        );
+        rules::collisions(&obj["status"], &old["status"], &mut errors);
+        errors
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {

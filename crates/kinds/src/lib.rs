@@ -14,6 +14,7 @@ mod config;
 mod deployment;
 mod event;
 mod groups;
+mod job;
 mod limits;
 pub mod meta;
 mod pod;
@@ -23,15 +24,19 @@ mod rows;
 mod rules;
 mod schema;
 mod service;
+mod sets;
 mod strategy;
 mod template;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod volume;
 mod workloads;
 
 pub use meta::{validate_meta, validate_meta_update};
 pub use pod::{check_ephemeral, check_resize, prepare_resize, qos_class};
-pub use strategy::{Context, Generic, NameRule, Propagation, Strategy};
+pub use groups::certificates::{prepare_approval, validate_approval};
+pub use strategy::{Context, Generic, Identity, NameRule, Propagation, Strategy};
 
 /// The strategy of a resource; [`Generic`] for kinds without one.
 pub fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {

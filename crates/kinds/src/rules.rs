@@ -190,6 +190,14 @@ pub(crate) fn is_ip(text: &str) -> bool {
     text.parse::<std::net::IpAddr>().is_ok()
 }
 
+/// A workload's count of collisions only grows.
+pub(crate) fn collisions(status: &Value, old: &Value, errors: &mut ErrorList) {
+    let number = |v: &Value| v["collisionCount"].as_i64().unwrap_or(0);
+    if number(status) < number(old) {
+        errors.push(Error::invalid(&Path::root("status.collisionCount"), number(status), "cannot be decremented"));
+    }
+}
+
 /// Checks an address.
 pub(crate) fn ip(text: &str, path: &Path, errors: &mut ErrorList) {
     if !is_ip(text) {

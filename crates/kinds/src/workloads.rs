@@ -1,6 +1,6 @@
 //! The strategies of the core group, `apps`, `batch` and `events.k8s.io`: the table from resource to strategy.
 
-use crate::{Strategy, cluster, config, deployment, event, limits, pod, replicaset, service, template, volume};
+use crate::{Strategy, cluster, config, deployment, event, job, limits, pod, replicaset, service, sets, template, volume};
 
 /// The strategy of a resource of these groups.
 pub(crate) fn strategy(group: &str, resource: &str) -> Option<&'static dyn Strategy> {
@@ -21,8 +21,12 @@ pub(crate) fn strategy(group: &str, resource: &str) -> Option<&'static dyn Strat
         ("", "serviceaccounts") => &config::ServiceAccounts,
         ("", "services") => &service::Services,
         ("apps", "controllerrevisions") => &template::ControllerRevisions,
+        ("apps", "daemonsets") => &sets::DaemonSets,
         ("apps", "deployments") => &deployment::Deployments,
         ("apps", "replicasets") => &replicaset::ReplicaSets,
+        ("apps", "statefulsets") => &sets::StatefulSets,
+        ("batch", "cronjobs") => &job::CronJobs,
+        ("batch", "jobs") => &job::Jobs,
         ("events.k8s.io", "events") => &event::NewEvents,
         _ => return None,
     })

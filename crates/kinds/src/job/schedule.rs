@@ -1,0 +1,167 @@
+//! The schedules of cron jobs: checked here, followed by the controller.
+
+use machinery::field::{Error, ErrorList, Path};
+
+/// A field of a schedule: its least and greatest value, and the names of values.
+struct Bounds {
+    min: u32,
+    max: u32,
+    names: &'static [&'static str],
+    /// The value of the first name.
+    first: u32,
+}
+
+const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+const FIELDS: [Bounds; 5] = [
+    Bounds { min: 0, max: 59, names: &[], first: 0 },
+    Bounds { min: 0, max: 23, names: &[], first: 0 },
+    Bounds { min: 1, max: 31, names: &[], first: 0 },
+    Bounds { min: 1, max: 12, names: &MONTHS, first: 1 },
+    Bounds { min: 0, max: 6, names: &DAYS, first: 0 },
+];
+const DESCRIPTORS: [&str; 7] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+
+/// Checks a schedule in the standard notation of cron, or one of the `@` words.
+///
+/// # Errors
+/// What is wrong, in the words of the original's parser.
+pub(super) fn check(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Err("empty spec string".to_owned());
+    }
+    let mut rest = text;
+    if text.starts_with("TZ=") || text.starts_with("CRON_TZ=") {
+        let (zone, fields) = text.split_once(' ').ok_or_else(|| "empty spec string".to_owned())?;
+        let zone = zone.split_once('=').map_or("", |(_, z)| z);
+        if !is_zone(zone) {
+            return Err(format!("provided bad location {zone}: unknown time zone {zone}"));
+        }
+        rest = fields.trim();
+    }
+    if rest.starts_with('@') {
+        return descriptor(rest);
+    }
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    if fields.len() != FIELDS.len() {
+        return Err(format!("expected exactly {} fields, found {}: [{}]", FIELDS.len(), fields.len(), fields.join(" ")));
+    }
+    for (field, bounds) in fields.iter().zip(&FIELDS) {
+        for expression in field.split(',').filter(|e| !e.is_empty()) {
+            range(expression, bounds)?;
+        }
+    }
+    Ok(())
+}
+
+fn descriptor(text: &str) -> Result<(), String> {
+    if DESCRIPTORS.contains(&text) {
+        return Ok(());
+    }
+    match text.strip_prefix("@every ") {
+        Some(duration) if is_duration(duration) => Ok(()),
+        Some(duration) => Err(format!("failed to parse duration {text}: time: invalid duration {duration:?}")),
+        None => Err(format!("unrecognized descriptor: {text}")),
+    }
+}
+
+/// A duration as Go writes it: `1h30m`, `1.5s`, `-2ms`.
+fn is_duration(text: &str) -> bool {
+    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if rest == "0" {
+        return true;
+    }
+    if rest.is_empty() {
+        return false;
+    }
+    while !rest.is_empty() {
+        let number = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+        let digits = &rest[..number];
+        if !digits.bytes().any(|b| b.is_ascii_digit()) || digits.matches('.').count() > 1 {
+            return false;
+        }
+        rest = &rest[number..];
+        let Some(unit) = ["ns", "us", "µs", "μs", "ms", "s", "m", "h"].into_iter().find(|u| rest.starts_with(u) && !(*u == "m" && rest.starts_with("ms")))
+        else {
+            return false;
+        };
+        rest = &rest[unit.len()..];
+    }
+    true
+}
+
+fn range(expression: &str, bounds: &Bounds) -> Result<(), String> {
+    let parts: Vec<&str> = expression.split('/').collect();
+    let ends: Vec<&str> = parts[0].split('-').collect();
+    let (start, mut end) = match ends.as_slice() {
+        ["*" | "?", ..] => (bounds.min, bounds.max),
+        [one] => {
+            let value = number_or_name(one, bounds)?;
+            (value, value)
+        }
+        [first, last] => (number_or_name(first, bounds)?, number_or_name(last, bounds)?),
+        _ => return Err(format!("too many hyphens: {expression}")),
+    };
+    let step = match parts.as_slice() {
+        [_] => 1,
+        [_, step] => {
+            let step = number(step)?;
+            // `N/step` goes on to the end.
+            if ends.len() == 1 {
+                end = bounds.max;
+            }
+            step
+        }
+        _ => return Err(format!("too many slashes: {expression}")),
+    };
+    if start < bounds.min {
+        return Err(format!("beginning of range ({start}) below minimum ({}): {expression}", bounds.min));
+    }
+    if end > bounds.max {
+        return Err(format!("end of range ({end}) above maximum ({}): {expression}", bounds.max));
+    }
+    if start > end {
+        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {expression}"));
+    }
+    if step == 0 {
+        return Err(format!("step of range should be a positive number: {expression}"));
+    }
+    Ok(())
+}
+
+fn number_or_name(text: &str, bounds: &Bounds) -> Result<u32, String> {
+    let lower = text.to_lowercase();
+    match bounds.names.iter().zip(bounds.first..).find(|(name, _)| **name == lower) {
+        Some((_, value)) => Ok(value),
+        None => number(text),
+    }
+}
+
+fn number(text: &str) -> Result<u32, String> {
+    match text.parse::<i64>() {
+        Ok(n) if n < 0 => Err(format!("negative number ({n}) not allowed: {text}")),
+        Ok(n) => Ok(u32::try_from(n).unwrap_or(u32::MAX)),
+        Err(_) => Err(format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")),
+    }
+}
+
+/// Whether a text is shaped like the name of a time zone.
+fn is_zone(zone: &str) -> bool {
+    let part = |p: &str| {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
+        (1..=14).contains(&p.len()) && p.bytes().all(legal) && !p.starts_with('-') && !matches!(p, "." | "..")
+    };
+    zone.split('/').all(part)
+}
+
+/// Checks the name of a time zone. Which zones there are is the controller's to know: no table is carried here.
+pub(super) fn check_zone(zone: &str, path: &Path, errors: &mut ErrorList) {
+    if zone.is_empty() {
+        errors.push(Error::invalid(path, zone, "timeZone must be nil or non-empty string"));
+    } else if !is_zone(zone) {
+        errors.push(Error::invalid(path, zone, format!("unknown time zone {zone}")));
+    } else if zone.eq_ignore_ascii_case("Local") {
+        let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        errors.push(Error::invalid(path, zone, detail));
+    }
+}

@@ -1,0 +1,136 @@
+//! Jobs as users write them.
+
+use super::*;
+use serde_json::json;
+use std::time::SystemTime;
+
+fn cx() -> Context {
+    Context::new(SystemTime::UNIX_EPOCH, "")
+}
+
+fn job(spec: Value) -> Value {
+    let mut obj = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": "n", "uid": "u-1"}, "spec": spec, "status": {}});
+    Jobs.default(&mut obj);
+    Jobs.prepare_create(&cx(), &mut obj);
+    obj
+}
+
+fn simple() -> Value {
+    json!({"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x:1"}]}}})
+}
+
+fn texts(errors: &ErrorList) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_job_selects_its_own_pods() {
+    let obj = job(simple());
+    assert_eq!(texts(&Jobs.validate(&obj)), Vec::<String>::new());
+    assert_eq!(obj["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u-1"}}));
+    assert_eq!(
+        obj["spec"]["template"]["metadata"]["labels"],
+        json!({"batch.kubernetes.io/controller-uid": "u-1", "batch.kubernetes.io/job-name": "j", "controller-uid": "u-1", "job-name": "j"})
+    );
+    let own = |key: &str| obj["spec"][key].clone();
+    assert_eq!((own("completions"), own("parallelism"), own("backoffLimit")), (json!(1), json!(1), json!(6)));
+    assert_eq!((own("completionMode"), own("suspend"), own("podReplacementPolicy")), (json!("NonIndexed"), json!(false), json!("TerminatingOrFailed")));
+}
+
+#[test]
+fn wrong_jobs_are_told_so() {
+    let mut always = simple();
+    always["template"]["spec"]["restartPolicy"] = "Always".into();
+    assert_eq!(
+        texts(&Jobs.validate(&job(always))),
+        ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]
+    );
+    let mut indexed = simple();
+    indexed["completionMode"] = "Indexed".into();
+    indexed["parallelism"] = 2.into();
+    assert_eq!(texts(&Jobs.validate(&job(indexed))), ["spec.completions: Required value: when completion mode is Indexed"]);
+    let mut other = simple();
+    other["template"]["metadata"] = json!({"labels": {"job-name": "other"}});
+    let found = texts(&Jobs.validate(&job(other)));
+    assert!(found[0].starts_with("spec.template.metadata.labels[job-name]: Invalid value:") && found[0].ends_with("must be 'j'"), "{found:?}");
+}
+
+#[test]
+fn a_job_changes_little() {
+    let old = job(simple());
+    let mut new = old.clone();
+    new["spec"]["parallelism"] = 5.into();
+    new["spec"]["suspend"] = true.into();
+    assert_eq!(texts(&Jobs.validate_update(&new, &old)), Vec::<String>::new());
+    new["spec"]["completions"] = 5.into();
+    assert_eq!(texts(&Jobs.validate_update(&new, &old)), ["spec.completions: Invalid value: 5: field is immutable"]);
+    let mut new = old.clone();
+    new["spec"]["template"]["spec"]["containers"][0]["image"] = "y:1".into();
+    let found = texts(&Jobs.validate_update(&new, &old));
+    assert!(found[0].starts_with("spec.template: Invalid value:") && found[0].ends_with("field is immutable"), "{found:?}");
+    // A suspended job that never began may be sent elsewhere.
+    let mut old = old;
+    old["spec"]["suspend"] = true.into();
+    let mut new = old.clone();
+    new["spec"]["template"]["spec"]["nodeSelector"] = json!({"a": "b"});
+    assert_eq!(texts(&Jobs.validate_update(&new, &old)), Vec::<String>::new());
+}
+
+#[test]
+fn the_end_is_the_end() {
+    let mut old = job(simple());
+    old["status"] = json!({"startTime": "2024-01-01T00:00:00Z", "active": 1});
+    let mut new = old.clone();
+    new["status"] = json!({"startTime": "2024-01-01T00:00:00Z", "completionTime": "2024-01-01T00:00:05Z", "succeeded": 1, "conditions": [
+        {"type": "SuccessCriteriaMet", "status": "True"}, {"type": "Complete", "status": "True"}]});
+    assert_eq!(texts(&Jobs.validate_status(&new, &old)), Vec::<String>::new());
+    let mut back = new.clone();
+    back["status"]["conditions"] = json!([]);
+    let found = texts(&Jobs.validate_status(&back, &new));
+    assert!(found.contains(&"status.conditions: Invalid value: null: cannot disable the terminal Complete=True condition".to_owned()), "{found:?}");
+    let mut early = new.clone();
+    early["status"]["active"] = 1.into();
+    assert_eq!(texts(&Jobs.validate_status(&early, &old)), ["status.active: Invalid value: 1: active>0 is invalid for finished job"]);
+}
+
+#[test]
+fn schedules_are_read_as_cron_reads_them() {
+    for good in ["* * * * *", "*/5 0 1-31 jan,FEB sun-fri", "@daily", "@every 1h30m", "0 0 ? * 5/2"] {
+        assert_eq!(schedule::check(good), Ok(()), "{good}");
+    }
+    for (bad, problem) in [
+        ("foo", "expected exactly 5 fields, found 1: [foo]"),
+        ("60 * * * *", "end of range (60) above maximum (59): 60"),
+        ("* * 0 * *", "beginning of range (0) below minimum (1): 0"),
+        ("5-1 * * * *", "beginning of range (5) beyond end of range (1): 5-1"),
+        ("*/0 * * * *", "step of range should be a positive number: */0"),
+        ("a * * * *", "failed to parse int from a: strconv.Atoi: parsing \"a\": invalid syntax"),
+        ("@often", "unrecognized descriptor: @often"),
+    ] {
+        assert_eq!(schedule::check(bad), Err(problem.to_owned()), "{bad}");
+    }
+}
+
+#[test]
+fn a_cron_job_is_completed_and_checked() {
+    let mut obj = json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "c", "namespace": "n"},
+        "spec": {"schedule": "* * * * *", "jobTemplate": {"spec": simple()}}});
+    CronJobs.default(&mut obj);
+    assert_eq!(texts(&CronJobs.validate(&obj)), Vec::<String>::new());
+    assert_eq!((&obj["spec"]["concurrencyPolicy"], &obj["spec"]["successfulJobsHistoryLimit"]), (&json!("Allow"), &json!(3)));
+    assert!(obj["spec"]["jobTemplate"]["spec"]["backoffLimit"].is_null(), "a job's own defaults come with the job");
+    obj["spec"]["schedule"] = "TZ=UTC * * * * *".into();
+    assert_eq!(
+        texts(&CronJobs.validate(&obj)),
+        ["spec.schedule: Invalid value: \"TZ=UTC * * * * *\": cannot use TZ or CRON_TZ in schedule, use timeZone field instead"]
+    );
+}
+
+#[test]
+fn lists_of_indexes() {
+    assert_eq!(indexes::count("0,2-4,7", 8), Ok(5));
+    assert_eq!(indexes::count("3,1", 8), Err("non-increasing order, previous: 3, current: 1".to_owned()));
+    assert_eq!(indexes::count("9", 8), Err("too large index: \"9\"".to_owned()));
+    assert_eq!(indexes::overlap("0-3,6", "4,5-7", 8), Some(6));
+    assert_eq!(indexes::overlap("0-3", "4", 8), None);
+}

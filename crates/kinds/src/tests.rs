@@ -1,0 +1,331 @@
+//! The kinds of the core group, `apps` and `batch` as users write them: what is added, what is refused, in which words.
+
+use crate::{Context, strategy, validate_meta};
+use machinery::{Value, defaulting, gvk::Gvk, resources, schema};
+use serde_json::json;
+use std::time::{Duration, SystemTime};
+
+fn cx() -> Context {
+    Context::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000), "admin")
+}
+
+/// An object as the path completes it before anything else looks at it.
+fn defaulted(group: &str, resource: &str, obj: &Value) -> Value {
+    let mut obj = obj.clone();
+    let gvk = Gvk::parse(obj["apiVersion"].as_str().unwrap(), obj["kind"].as_str().unwrap());
+    defaulting::apply(schema::builtin().kind(&gvk).unwrap(), &mut obj);
+    strategy(group, resource).default(&mut obj);
+    obj
+}
+
+fn created(group: &str, resource: &str, obj: Value) -> Value {
+    let mut obj = defaulted(group, resource, &obj);
+    obj["metadata"]["uid"] = "u-1".into();
+    strategy(group, resource).prepare_create(&cx(), &mut obj);
+    obj
+}
+
+fn problems(group: &str, resource: &str, obj: &Value) -> Vec<String> {
+    strategy(group, resource).validate(obj).iter().map(ToString::to_string).collect()
+}
+
+fn changes(group: &str, resource: &str, old: &Value, change: impl FnOnce(&mut Value)) -> Vec<String> {
+    let mut new = old.clone();
+    change(&mut new);
+    let mut new = defaulted(group, resource, &new);
+    let kind = strategy(group, resource);
+    kind.prepare_update(&cx(), &mut new, old);
+    kind.validate_update(&new, old).iter().map(ToString::to_string).collect()
+}
+
+const NONE: [&str; 0] = [];
+
+fn core(kind: &str, rest: Value) -> Value {
+    let mut obj = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "a", "namespace": "n"}});
+    obj.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+    obj
+}
+
+fn template(labels: Value) -> Value {
+    json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "x:1"}]}})
+}
+
+fn apps(kind: &str, spec: Value) -> Value {
+    let mut all = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template(json!({"a": "b"}))});
+    all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "a", "namespace": "n"}, "spec": all})
+}
+
+#[test]
+fn a_deployment_rolls_by_a_quarter() {
+    let obj = created("apps", "deployments", apps("Deployment", json!({})));
+    assert_eq!(problems("apps", "deployments", &obj), NONE);
+    assert_eq!(obj["spec"]["strategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}));
+    assert_eq!((&obj["spec"]["replicas"], &obj["spec"]["progressDeadlineSeconds"]), (&json!(1), &json!(600)));
+    let found = changes("apps", "deployments", &obj, |o| o["spec"]["selector"] = json!({"matchLabels": {"c": "d"}}));
+    assert_eq!(
+        found,
+        [
+            "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+            "spec.selector: Invalid value: {\"matchLabels\":{\"c\":\"d\"}}: field is immutable",
+        ]
+    );
+    let mut new = obj.clone();
+    new["metadata"]["annotations"] = json!({"x": "y"});
+    strategy("apps", "deployments").prepare_update(&cx(), &mut new, &obj);
+    assert_eq!(new["metadata"]["generation"], 2, "annotations of a deployment count");
+}
+
+#[test]
+fn sets_of_pods() {
+    let stateful = created("apps", "statefulsets", apps("StatefulSet", json!({"serviceName": "s", "volumeClaimTemplates": [
+        {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]})));
+    assert_eq!(problems("apps", "statefulsets", &stateful), NONE);
+    assert_eq!(stateful["spec"]["updateStrategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 1}}));
+    assert_eq!(stateful["spec"]["persistentVolumeClaimRetentionPolicy"], json!({"whenDeleted": "Retain", "whenScaled": "Retain"}));
+    assert_eq!(stateful["spec"]["volumeClaimTemplates"][0]["kind"], "PersistentVolumeClaim");
+    let found = changes("apps", "statefulsets", &stateful, |o| o["spec"]["serviceName"] = "other".into());
+    assert_eq!(found, ["spec.serviceName: Invalid value: \"other\": field is immutable"]);
+    let mut mounted = stateful.clone();
+    mounted["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/d"}]);
+    assert_eq!(problems("apps", "statefulsets", &mounted), NONE, "a claim of the set is a volume of its pods");
+
+    let daemon = created("apps", "daemonsets", apps("DaemonSet", json!({})));
+    assert_eq!(problems("apps", "daemonsets", &daemon), NONE);
+    assert_eq!(daemon["metadata"]["annotations"]["deprecated.daemonset.template.generation"], "1");
+    let mut new = daemon.clone();
+    new["spec"]["template"]["spec"]["hostPID"] = true.into();
+    strategy("apps", "daemonsets").prepare_update(&cx(), &mut new, &daemon);
+    assert_eq!(new["metadata"]["annotations"]["deprecated.daemonset.template.generation"], "2");
+    let mut bad = daemon.clone();
+    bad["spec"]["template"]["spec"]["restartPolicy"] = "Never".into();
+    assert_eq!(
+        problems("apps", "daemonsets", &bad),
+        ["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""]
+    );
+}
+
+#[test]
+fn a_service_is_completed() {
+    let obj = created("", "services", core("Service", json!({"spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}})));
+    assert_eq!(
+        obj["spec"],
+        json!({"ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}], "selector": {"a": "b"}, "sessionAffinity": "None",
+            "type": "ClusterIP", "internalTrafficPolicy": "Cluster"})
+    );
+    assert_eq!(obj["status"], json!({"loadBalancer": {}}));
+    assert_eq!(problems("", "services", &obj), NONE);
+    let sticky = core("Service", json!({"spec": {"ports": [{"port": 80}], "sessionAffinity": "ClientIP", "type": "NodePort"}}));
+    let sticky = created("", "services", sticky);
+    assert_eq!(sticky["spec"]["sessionAffinityConfig"], json!({"clientIP": {"timeoutSeconds": 10800}}));
+    assert_eq!(sticky["spec"]["externalTrafficPolicy"], "Cluster");
+    let chosen = created("", "services", core("Service", json!({"spec": {"ports": [{"port": 80}], "clusterIP": "10.96.0.7"}})));
+    assert_eq!(chosen["spec"]["clusterIPs"], json!(["10.96.0.7"]));
+}
+
+#[test]
+fn wrong_services_are_told_so() {
+    for (spec, expected) in [
+        (json!({}), vec!["spec.ports: Required value"]),
+        (json!({"clusterIP": "None"}), vec![]),
+        (json!({"type": "ExternalName", "externalName": "a.b."}), vec![]),
+        (json!({"type": "ExternalName"}), vec!["spec.externalName: Required value"]),
+        (json!({"ports": [{"port": 80}, {"port": 81}]}), vec!["spec.ports[0].name: Required value", "spec.ports[1].name: Required value"]),
+        (json!({"ports": [{"port": 0}]}), vec!["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            "spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive"]),
+        (json!({"ports": [{"port": 80, "nodePort": 30001}]}), vec!["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"]),
+        (json!({"ports": [{"port": 80}], "type": "Foo"}),
+            vec!["spec.type: Unsupported value: \"Foo\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""]),
+    ] {
+        let obj = created("", "services", core("Service", json!({ "spec": spec })));
+        assert_eq!(problems("", "services", &obj), expected, "{obj}");
+    }
+}
+
+#[test]
+fn a_services_address_stays() {
+    let mut old = created("", "services", core("Service", json!({"spec": {"ports": [{"port": 80}]}})));
+    old["spec"]["clusterIP"] = "10.96.0.7".into();
+    old["spec"]["clusterIPs"] = json!(["10.96.0.7"]);
+    assert_eq!(changes("", "services", &old, |o| o["spec"]["ports"][0]["port"] = 81.into()), NONE);
+    let found = changes("", "services", &old, |o| o["spec"]["clusterIP"] = "10.96.0.8".into());
+    assert_eq!(found, ["spec.clusterIPs[0]: Invalid value: [\"10.96.0.8\"]: may not change once set"]);
+}
+
+#[test]
+fn a_namespace_is_active_and_labelled() {
+    let obj = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}, "status": {"phase": "Terminating"}});
+    let obj = created("", "namespaces", obj);
+    assert_eq!(obj["metadata"]["labels"], json!({"kubernetes.io/metadata.name": "a"}));
+    assert_eq!((&obj["spec"], &obj["status"]), (&json!({"finalizers": ["kubernetes"]}), &json!({"phase": "Active"})));
+    assert_eq!(problems("", "namespaces", &obj), NONE);
+    assert_eq!(strategy("", "namespaces").selectable_fields(&obj)[0], ("status.phase", "Active".to_owned()));
+    let mut gone = obj.clone();
+    gone["status"]["phase"] = "Terminating".into();
+    let found = strategy("", "namespaces").validate_status(&gone, &obj);
+    assert_eq!(found[0].to_string(), "status.Phase: Invalid value: \"Terminating\": may only be 'Active' if `deletionTimestamp` is empty");
+    let named = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a.b"}});
+    assert_eq!(validate_meta(&named, false, strategy("", "namespaces")).len(), 1, "a namespace is named like a DNS label");
+}
+
+#[test]
+fn a_node_brings_its_status() {
+    let obj = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}, "spec": {"podCIDR": "10.244.0.0/24"},
+        "status": {"capacity": {"cpu": "2"}}});
+    let obj = created("", "nodes", obj);
+    assert_eq!(problems("", "nodes", &obj), NONE);
+    assert_eq!(obj["status"]["allocatable"], json!({"cpu": "2"}));
+    assert_eq!(obj["spec"]["podCIDRs"], json!(["10.244.0.0/24"]));
+    let found = changes("", "nodes", &obj, |o| o["spec"] = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]}));
+    assert_eq!(found, ["spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"]);
+    let found = changes("", "nodes", &obj, |o| {
+        o["spec"]["taints"] = json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}]);
+    });
+    assert!(found[0].starts_with("metadata.taints[1]: Duplicate value:") && found[0].ends_with("taints must be unique by key and effect pair"));
+}
+
+#[test]
+fn configuration_may_be_frozen() {
+    let map = created("", "configmaps", core("ConfigMap", json!({"data": {"a": "b"}, "immutable": true})));
+    assert_eq!(problems("", "configmaps", &map), NONE);
+    let found = changes("", "configmaps", &map, |o| o["data"]["a"] = "c".into());
+    assert_eq!(found, ["data: Forbidden: field is immutable when `immutable` is set"]);
+    let found = changes("", "configmaps", &map, |o| o["immutable"] = false.into());
+    assert_eq!(found, ["immutable: Forbidden: field is immutable when `immutable` is set"]);
+    let bad = core("ConfigMap", json!({"data": {"a/b": ""}}));
+    assert_eq!(
+        problems("", "configmaps", &bad),
+        ["data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"]
+    );
+    let large = core("ConfigMap", json!({"data": {"a": "x".repeat(1024 * 1024 + 1)}}));
+    assert_eq!(problems("", "configmaps", &large), ["<nil>: Too long: may not be more than 1048576 bytes"]);
+}
+
+#[test]
+fn secrets_are_folded_and_typed() {
+    let secret = created("", "secrets", core("Secret", json!({"data": {"a": "eA==", "b": "eQ=="}, "stringData": {"b": "z"}})));
+    assert_eq!((&secret["data"], &secret["type"]), (&json!({"a": "eA==", "b": "eg=="}), &json!("Opaque")));
+    assert!(secret.get("stringData").is_none());
+    let tls = created("", "secrets", core("Secret", json!({"type": "kubernetes.io/tls", "data": {"tls.crt": ""}})));
+    assert_eq!(problems("", "secrets", &tls), ["data[tls.key]: Required value"]);
+    let docker = created("", "secrets", core("Secret", json!({"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": ""}})));
+    assert_eq!(
+        problems("", "secrets", &docker),
+        ["data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": unexpected end of JSON input"]
+    );
+    let found = changes("", "secrets", &secret, |o| o["type"] = "other".into());
+    assert_eq!(found, ["type: Invalid value: \"other\": field is immutable"]);
+}
+
+#[test]
+fn limits_follow_from_each_other() {
+    let limits = json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "2"}, "min": {"cpu": "1", "memory": "1Mi"}}]}});
+    let obj = created("", "limitranges", core("LimitRange", limits));
+    let limit = &obj["spec"]["limits"][0];
+    assert_eq!((&limit["default"], &limit["defaultRequest"]), (&json!({"cpu": "2"}), &json!({"cpu": "2", "memory": "1Mi"})));
+    assert_eq!(problems("", "limitranges", &obj), NONE);
+    let wrong = core("LimitRange", json!({"spec": {"limits": [{"type": "Pod", "max": {"cpu": "1"}, "min": {"cpu": "2"}}]}}));
+    assert_eq!(problems("", "limitranges", &wrong), ["spec.limits[0].min[cpu]: Invalid value: \"2\": min value 2 is greater than max value 1"]);
+}
+
+#[test]
+fn quotas_count_what_can_be_counted() {
+    let quota = core("ResourceQuota", json!({"spec": {"hard": {"pods": "5", "count/deployments.apps": "1", "requests.cpu": "1"}}}));
+    assert_eq!(problems("", "resourcequotas", &quota), NONE);
+    let wrong = core("ResourceQuota", json!({"spec": {"hard": {"pods": "1500m", "foo": "1"}, "scopes": ["BestEffort", "NotBestEffort"]}}));
+    assert_eq!(
+        problems("", "resourcequotas", &wrong),
+        [
+            "spec.hard[foo]: Invalid value: \"foo\": must be a standard resource type or fully qualified",
+            "spec.hard[foo]: Invalid value: \"foo\": must be a standard resource for quota",
+            "spec.hard[pods]: Invalid value: \"1500m\": must be an integer",
+            "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\"]: conflicting scopes",
+        ]
+    );
+}
+
+#[test]
+fn claims_are_bound_once_and_may_grow() {
+    let claim = core("PersistentVolumeClaim", json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}));
+    let mut claim = created("", "persistentvolumeclaims", claim);
+    assert_eq!(problems("", "persistentvolumeclaims", &claim), NONE);
+    assert_eq!((&claim["status"], &claim["spec"]["volumeMode"]), (&json!({"phase": "Pending"}), &json!("Filesystem")));
+    assert_eq!(changes("", "persistentvolumeclaims", &claim, |o| o["spec"]["volumeName"] = "v".into()), NONE);
+    let grow = |o: &mut Value| o["spec"]["resources"]["requests"]["storage"] = "2Gi".into();
+    let found = changes("", "persistentvolumeclaims", &claim, grow);
+    assert!(found[0].starts_with("spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n"));
+    claim["status"]["phase"] = "Bound".into();
+    assert_eq!(changes("", "persistentvolumeclaims", &claim, grow), NONE);
+    let empty = created("", "persistentvolumeclaims", core("PersistentVolumeClaim", json!({"spec": {}})));
+    assert_eq!(
+        problems("", "persistentvolumeclaims", &empty),
+        ["spec.accessModes: Required value: at least 1 access mode is required", "spec.resources[storage]: Required value"]
+    );
+}
+
+#[test]
+fn volumes_keep_their_source() {
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/d"}}});
+    let volume = created("", "persistentvolumes", volume);
+    assert_eq!(problems("", "persistentvolumes", &volume), NONE);
+    assert_eq!(volume["status"], json!({"phase": "Pending", "lastPhaseTransitionTime": "2023-11-14T22:13:20Z"}));
+    assert_eq!(volume["spec"]["hostPath"], json!({"path": "/d", "type": ""}));
+    let found = changes("", "persistentvolumes", &volume, |o| o["spec"]["hostPath"]["path"] = "/e".into());
+    assert!(found[0].starts_with("spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation\n"), "{found:?}");
+}
+
+#[test]
+fn events_of_old_are_taken_as_they_are() {
+    let event = core("Event", json!({"involvedObject": {"kind": "Pod", "name": "p", "namespace": "n"}, "reason": "Started", "source": {"component": "kubelet"}}));
+    assert_eq!(problems("", "events", &event), NONE);
+    let fields = strategy("", "events").selectable_fields(&event);
+    assert!(fields.contains(&("involvedObject.name", "p".to_owned())) && fields.contains(&("source", "kubelet".to_owned())));
+    let foreign = core("Event", json!({"involvedObject": {"namespace": "other"}}));
+    assert_eq!(problems("", "events", &foreign), ["involvedObject.namespace: Invalid value: \"other\": does not match event.namespace"]);
+    let new = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e", "namespace": "n"}, "regarding": {"namespace": "n"},
+        "eventTime": "2024-01-01T00:00:00.000000Z", "reportingController": "a.b/c", "reportingInstance": "i", "action": "Act", "reason": "R", "type": "Normal"});
+    assert_eq!(problems("events.k8s.io", "events", &new), NONE);
+    let found = changes("events.k8s.io", "events", &new, |o| o["series"] = json!({"count": 1}));
+    assert_eq!(found, ["series.count: Invalid value: \"\": should be at least 2", "series.lastObservedTime: Required value"]);
+}
+
+#[test]
+fn replication_controllers_learn_from_their_template() {
+    let obj = created("", "replicationcontrollers", core("ReplicationController", json!({"spec": {"template": template(json!({"a": "b"}))}})));
+    assert_eq!(problems("", "replicationcontrollers", &obj), NONE);
+    assert_eq!((&obj["spec"]["selector"], &obj["metadata"]["labels"]), (&json!({"a": "b"}), &json!({"a": "b"})));
+}
+
+/// No tree, whatever its shape, makes a strategy panic, and defaults are added once.
+#[test]
+fn strategies_bear_any_shape() {
+    let shapes = [json!(null), json!({}), json!([]), json!("x"), json!(-1), json!({"spec": [], "status": 7, "metadata": "m", "data": []}),
+        json!({"spec": {"template": [], "ports": {}, "containers": [[], null, 3], "volumes": "v", "limits": [1], "selector": 4, "taints": [null]},
+            "metadata": {"annotations": [], "labels": 1, "finalizers": {}, "ownerReferences": [0]}, "status": {"conditions": [1, {}], "podIPs": [[]]}})];
+    for resource in resources::builtin() {
+        let kind = strategy(&resource.group, &resource.resource);
+        for shape in &shapes {
+            let mut obj = shape.clone();
+            if let Some(fields) = obj.as_object_mut() {
+                fields.insert("apiVersion".into(), resource.api_version().into());
+                fields.insert("kind".into(), resource.kind.kind.clone().into());
+            }
+            kind.default(&mut obj);
+            let once = obj.clone();
+            kind.default(&mut obj);
+            assert_eq!(obj, once, "{} {}", resource.group, resource.resource);
+            for old in &shapes {
+                let mut new = obj.clone();
+                kind.prepare_create(&cx(), &mut new);
+                kind.prepare_update(&cx(), &mut new, old);
+                kind.prepare_status(&cx(), &mut new, old);
+                let _ = (kind.validate(&new), kind.validate_update(&new, old), kind.validate_status(&new, old));
+                let _ = (kind.warnings(&new, Some(old)), kind.selectable_fields(&new), kind.grace_period(&new, None));
+                let _ = (kind.row(&new, SystemTime::UNIX_EPOCH), crate::check_resize(&new, old), crate::check_ephemeral(&new, old));
+                let _ = (validate_meta(&new, resource.namespaced, kind), crate::validate_meta_update(&new, old));
+                crate::prepare_resize(&mut new, old);
+            }
+        }
+    }
+}
