@@ -1,1 +1,31 @@
 //! Images, snapshots, sandboxes, containers and the shim. Knows OCI; knows nothing of the API.
+//!
+//! [`Runtime`] is what the kubelet drives. Each sandbox has one **shim** process (this same program, re-executed; see
+//! [`shim_main`]), which is in the pod's namespaces, is the parent of its containers, writes their logs and keeps their
+//! state, so that nothing is lost when the process with the [`Runtime`] dies. A container's file systems are mounted in its
+//! own mount namespace only: they vanish with its last process, and the host's mount table never sees them.
+
+mod caps;
+mod cgroup;
+mod error;
+mod images;
+mod offline;
+mod prepare;
+mod process;
+mod proto;
+mod registry;
+mod runtime;
+mod seccomp;
+mod shim;
+mod shimclient;
+mod stream;
+mod sys;
+mod types;
+mod user;
+
+pub use error::{Error, Result};
+pub use offline::Images;
+pub use runtime::Runtime;
+pub use shim::shim_main;
+pub use stream::{AttachSession, ExecSession, Stream, Terminal};
+pub use types::*;

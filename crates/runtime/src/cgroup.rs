@@ -1,0 +1,361 @@
+//! Control groups, version 1 and 2, behind one type. All files lie below one root directory, so that tests run on a plain one.
+//!
+//! A [`CgroupPlan`] lists the directories of one cgroup: one per hierarchy on version 1, one on version 2. A process joins by
+//! writing itself into each (the shim's child does so before it executes the program).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::proto::CgroupPlan;
+use crate::sys;
+use crate::types::{Resources, Stats};
+
+/// Hierarchies of version 1 that every container joins. Each costs a migration at each start, so the others
+/// (cpuset, hugetlb) are joined only by who has a limit there.
+const V1_ALWAYS: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "devices"];
+/// All hierarchies of version 1 that are looked through when cgroups are removed.
+const V1_ALL: [&str; 10] =
+    ["cpu", "cpuacct", "memory", "pids", "devices", "cpuset", "hugetlb", "freezer", "blkio", "systemd"];
+/// A killed cgroup empties within this; after it the directory stays for the next purge.
+const EMPTY_MAX: Duration = Duration::from_secs(5);
+
+/// The cgroup file systems of this host.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroups {
+    root: PathBuf,
+    unified: bool,
+}
+
+impl Cgroups {
+    pub(crate) fn new(root: &Path) -> Cgroups {
+        Cgroups { root: root.to_owned(), unified: root.join("cgroup.controllers").exists() }
+    }
+
+    /// The directories of the cgroup at this path; nothing is made.
+    pub(crate) fn plan(&self, path: &str, resources: &Resources) -> CgroupPlan {
+        let path = path.trim_matches('/');
+        if self.unified {
+            let dir = self.root.join(path);
+            return CgroupPlan { memory: Some(dir.clone()), dirs: vec![dir], unified: true };
+        }
+        let mut controllers = V1_ALWAYS.to_vec();
+        if resources.cpuset_cpus.is_some() || resources.cpuset_mems.is_some() {
+            controllers.push("cpuset");
+        }
+        if !resources.hugepages.is_empty() {
+            controllers.push("hugetlb");
+        }
+        // `cpu` is often a link to `cpu,cpuacct`: one directory is joined once.
+        let real: BTreeSet<PathBuf> =
+            controllers.iter().filter_map(|c| fs::canonicalize(self.root.join(c)).ok()).collect();
+        let memory = fs::canonicalize(self.root.join("memory")).ok().map(|d| d.join(path));
+        CgroupPlan { dirs: real.into_iter().map(|d| d.join(path)).collect(), memory, unified: false }
+    }
+
+    /// Makes the cgroup, with those above it.
+    pub(crate) fn create(&self, path: &str, resources: &Resources) -> Result<CgroupPlan> {
+        let plan = self.plan(path, resources);
+        for dir in &plan.dirs {
+            if self.unified {
+                self.delegate(path);
+            }
+            fs::create_dir_all(dir).map_err(|e| Error::io(format!("cannot make cgroup {}", dir.display()), e))?;
+            if dir.join("cpuset.cpus").exists() && !self.unified {
+                inherit_cpuset(&self.root.join("cpuset"), path);
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Version 2: a controller reaches a cgroup only if each one above passes it down.
+    fn delegate(&self, path: &str) {
+        let mut at = self.root.clone();
+        for part in path.trim_matches('/').split('/') {
+            let _ = fs::create_dir_all(&at);
+            for controller in ["+cpu", "+memory", "+pids", "+cpuset", "+io", "+hugetlb"] {
+                // A controller that the host lacks is refused: its limits are then refused too, if any are set.
+                let _ = fs::write(at.join("cgroup.subtree_control"), controller);
+            }
+            at.push(part);
+        }
+    }
+
+    /// Writes the limits that are given; others keep their value.
+    pub(crate) fn apply(&self, plan: &CgroupPlan, r: &Resources) -> Result<()> {
+        let files = if plan.unified { v2_files(r) } else { v1_files(r) };
+        for (name, value) in files {
+            let Some(file) = plan.dirs.iter().map(|d| d.join(&name)).find(|f| f.exists()) else {
+                tracing::debug!(name, "this host has no such limit");
+                continue;
+            };
+            let mut written = fs::write(&file, &value);
+            if written.is_err() && name == "cpu.cfs_quota_us" {
+                // A smaller period with the old quota may be refused: unlimited first, then both.
+                let _ = fs::write(&file, "-1");
+                written = fs::write(&file, &value);
+            }
+            written.map_err(|e| Error::io(format!("cannot write {value} to {}", file.display()), e))?;
+        }
+        Ok(())
+    }
+
+    /// A reading.
+    pub(crate) fn stats(&self, plan: &CgroupPlan) -> Result<Stats> {
+        let read = |name: &str| plan.dirs.iter().find_map(|d| fs::read_to_string(d.join(name)).ok());
+        let number = |name: &str| read(name).and_then(|t| t.trim().parse::<u64>().ok());
+        let keyed = |text: &str, key: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(' '));
+            line.and_then(|v| v.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        let memory = read("memory.stat").unwrap_or_default();
+        let (cpu, usage, limit, inactive, rss, faults, major) = if plan.unified {
+            let cpu = keyed(&read("cpu.stat").unwrap_or_default(), "usage_usec") * 1000;
+            let keys = ["inactive_file", "anon", "pgfault", "pgmajfault"].map(|k| keyed(&memory, k));
+            (cpu, number("memory.current"), number("memory.max"), keys[0], keys[1], keys[2], keys[3])
+        } else {
+            let keys = ["total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"].map(|k| keyed(&memory, k));
+            // Version 1 says "no limit" by the largest number of pages.
+            let limit = number("memory.limit_in_bytes").filter(|l| *l < 1 << 62);
+            let cpu = number("cpuacct.usage").unwrap_or(0);
+            (cpu, number("memory.usage_in_bytes"), limit, keys[0], keys[1], keys[2], keys[3])
+        };
+        let usage = usage.ok_or_else(|| Error::State("the cgroup is gone".to_owned()))?;
+        Ok(Stats {
+            cpu_usage_ns: cpu,
+            memory_usage_bytes: usage,
+            memory_working_set_bytes: usage.saturating_sub(inactive),
+            memory_rss_bytes: rss,
+            memory_limit_bytes: limit,
+            page_faults: faults,
+            major_page_faults: major,
+            pids: number("pids.current").unwrap_or(0),
+        })
+    }
+
+    /// Removes the cgroup's directories, and those below; its processes must have been killed.
+    pub(crate) fn remove(&self, path: &str) {
+        let path = path.trim_matches('/');
+        if path.is_empty() {
+            return;
+        }
+        if self.unified {
+            remove_dirs(&self.root.join(path));
+            return;
+        }
+        for controller in V1_ALL {
+            remove_dirs(&self.root.join(controller).join(path));
+        }
+    }
+
+    /// As [`Cgroups::remove`], for one plan.
+    pub(crate) fn remove_plan(&self, plan: &CgroupPlan) {
+        kill_all(plan);
+        plan.dirs.iter().for_each(|d| remove_dirs(d));
+    }
+
+    /// Kills and removes everything below the mark's own cgroup.
+    pub(crate) fn purge(&self, mark: &str) {
+        let tops: Vec<PathBuf> = if self.unified {
+            vec![self.root.join(mark)]
+        } else {
+            V1_ALL.iter().map(|c| self.root.join(c).join(mark)).filter(|d| d.is_dir()).collect()
+        };
+        for top in &tops {
+            let deadline = Instant::now() + EMPTY_MAX;
+            while kill_below(top) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            remove_dirs(top);
+        }
+    }
+}
+
+fn set(list: &mut Vec<(String, String)>, name: &str, value: Option<impl ToString>) {
+    list.extend(value.map(|v| (name.to_owned(), v.to_string())));
+}
+
+fn v1_files(r: &Resources) -> Vec<(String, String)> {
+    let mut list = Vec::new();
+    set(&mut list, "cpu.shares", r.cpu_shares);
+    set(&mut list, "cpu.cfs_period_us", r.cpu_period.filter(|p| *p > 0));
+    set(&mut list, "cpu.cfs_quota_us", r.cpu_quota.filter(|q| *q != 0));
+    set(&mut list, "memory.limit_in_bytes", r.memory_limit.filter(|m| *m != 0));
+    set(&mut list, "pids.max", r.pids_limit.filter(|p| *p != 0).map(max_or));
+    set(&mut list, "cpuset.cpus", r.cpuset_cpus.as_deref().filter(|s| !s.is_empty()));
+    set(&mut list, "cpuset.mems", r.cpuset_mems.as_deref().filter(|s| !s.is_empty()));
+    for (size, bytes) in &r.hugepages {
+        set(&mut list, &format!("hugetlb.{size}.limit_in_bytes"), Some(bytes));
+    }
+    list
+}
+
+fn v2_files(r: &Resources) -> Vec<(String, String)> {
+    let mut list = Vec::new();
+    set(&mut list, "cpu.weight", r.cpu_shares.map(weight));
+    if r.cpu_quota.is_some_and(|q| q != 0) {
+        let (quota, period) = (r.cpu_quota.unwrap_or(-1), r.cpu_period.filter(|p| *p > 0).unwrap_or(100_000));
+        set(&mut list, "cpu.max", Some(format!("{} {period}", max_or(quota))));
+    }
+    if let Some(limit) = r.memory_limit.filter(|m| *m != 0) {
+        set(&mut list, "memory.max", Some(max_or(limit)));
+        // No swap beyond the limit, as the kubelet's default `NoSwap`.
+        set(&mut list, "memory.swap.max", Some(if limit < 0 { "max" } else { "0" }));
+        // A container dies as a whole, as upstream's `singleProcessOOMKill: false`.
+        set(&mut list, "memory.oom.group", Some(1));
+    }
+    set(&mut list, "pids.max", r.pids_limit.filter(|p| *p != 0).map(max_or));
+    set(&mut list, "cpuset.cpus", r.cpuset_cpus.as_deref());
+    set(&mut list, "cpuset.mems", r.cpuset_mems.as_deref());
+    for (size, bytes) in &r.hugepages {
+        set(&mut list, &format!("hugetlb.{size}.max"), Some(bytes));
+    }
+    for (name, value) in &r.unified {
+        set(&mut list, name, Some(value));
+    }
+    list
+}
+
+fn max_or(value: i64) -> String {
+    if value < 0 { "max".to_owned() } else { value.to_string() }
+}
+
+/// Shares of version 1 as weight of version 2, by the formula of KEP-2254.
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+/// Version 1's cpuset takes no process until both files are filled: copied from above, level by level.
+fn inherit_cpuset(base: &Path, path: &str) {
+    let mut at = base.to_path_buf();
+    for part in path.trim_matches('/').split('/') {
+        let above = at.clone();
+        at.push(part);
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if fs::read_to_string(at.join(file)).is_ok_and(|v| v.trim().is_empty())
+                && let Ok(value) = fs::read_to_string(above.join(file))
+            {
+                let _ = fs::write(at.join(file), value.trim());
+            }
+        }
+    }
+}
+
+/// Writes the calling process into the cgroup.
+pub(crate) fn join(plan: &CgroupPlan) -> io::Result<()> {
+    for dir in &plan.dirs {
+        fs::write(dir.join("cgroup.procs"), "0")?;
+    }
+    Ok(())
+}
+
+/// Kills every process of one cgroup; true when there was one.
+pub(crate) fn kill_all(plan: &CgroupPlan) -> bool {
+    let Some(dir) = plan.memory.as_ref().or(plan.dirs.first()) else { return false };
+    kill_below(dir)
+}
+
+fn kill_below(dir: &Path) -> bool {
+    let _ = fs::write(dir.join("cgroup.kill"), "1");
+    let mut any = false;
+    for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+        if let Ok(pid) = pid.parse::<i32>()
+            && pid > 1
+            && pid != std::process::id() as i32
+        {
+            sys::kill(pid, libc::SIGKILL);
+            any = true;
+        }
+    }
+    for below in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if below.file_type().is_ok_and(|t| t.is_dir()) {
+            any |= kill_below(&below.path());
+        }
+    }
+    any
+}
+
+/// How often the kernel killed something in this cgroup for want of memory.
+pub(crate) fn oom_kills(plan: &CgroupPlan) -> u64 {
+    let Some(dir) = &plan.memory else { return 0 };
+    let file = if plan.unified { "memory.events" } else { "memory.oom_control" };
+    let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
+    let count = text.lines().find_map(|l| l.strip_prefix("oom_kill ")?.trim().parse().ok());
+    count.unwrap_or(0)
+}
+
+/// The device files that every container may use, in version 1's words (the default list of the OCI runtimes).
+const DEVICES: [&str; 12] = [
+    "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:1 rwm",
+    "c 5:2 rwm", "c 136:* rwm", "c 10:200 rwm",
+];
+
+/// Version 1: lets the cgroup use the standard devices and those given, nothing else.
+pub(crate) fn restrict_devices(plan: &CgroupPlan, extra: &[String]) -> Result<()> {
+    let Some(dir) = plan.dirs.iter().find(|d| d.join("devices.deny").exists()) else { return Ok(()) };
+    let put = |file: &str, rule: &str| {
+        let file = dir.join(file);
+        fs::write(&file, rule).map_err(|e| Error::io(format!("cannot write {rule:?} to {}", file.display()), e))
+    };
+    put("devices.deny", "a")?;
+    DEVICES.iter().copied().chain(extra.iter().map(String::as_str)).try_for_each(|rule| put("devices.allow", rule))
+}
+
+/// Removes a cgroup's directory and those below; waits a little for killed processes to leave.
+fn remove_dirs(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_dirs(&entry.path());
+        }
+    }
+    let deadline = Instant::now() + EMPTY_MAX;
+    while let Err(e) = fs::remove_dir(dir) {
+        if e.raw_os_error() != Some(libc::EBUSY) || Instant::now() > deadline {
+            if e.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(dir = %dir.display(), error = %e, "cgroup not removed");
+            }
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_two_on_a_plain_directory() {
+        let root = std::env::temp_dir().join(format!("knarr-cg-{}", std::process::id()));
+        fs::create_dir_all(root.join("k/pod1/c")).unwrap();
+        fs::write(root.join("cgroup.controllers"), "cpu memory").unwrap();
+        for file in ["cpu.weight", "cpu.max", "memory.max", "pids.max", "memory.swap.max"] {
+            fs::write(root.join("k/pod1/c").join(file), "").unwrap();
+        }
+        let cgroups = Cgroups::new(&root);
+        let resources = Resources {
+            cpu_shares: Some(1024),
+            cpu_quota: Some(50_000),
+            cpu_period: Some(100_000),
+            memory_limit: Some(64 << 20),
+            pids_limit: Some(-1),
+            ..Resources::default()
+        };
+        let plan = cgroups.create("/k/pod1/c", &resources).unwrap();
+        cgroups.apply(&plan, &resources).unwrap();
+        let read = |f: &str| fs::read_to_string(root.join("k/pod1/c").join(f)).unwrap();
+        assert_eq!((read("cpu.weight"), read("cpu.max"), read("memory.max")), ("39".into(), "50000 100000".into(), (64 << 20).to_string()));
+        assert_eq!(read("pids.max"), "max");
+        for (file, text) in [("memory.current", "1000\n"), ("memory.stat", "anon 7\ninactive_file 400\n"), ("cpu.stat", "usage_usec 5\n"), ("memory.events", "oom 1\noom_kill 2\n")] {
+            fs::write(root.join("k/pod1/c").join(file), text).unwrap();
+        }
+        let stats = cgroups.stats(&plan).unwrap();
+        assert_eq!((stats.cpu_usage_ns, stats.memory_working_set_bytes, stats.memory_rss_bytes), (5000, 600, 7));
+        assert_eq!(oom_kills(&plan), 2);
+        fs::remove_dir_all(&root).unwrap();
+    }
+}

@@ -1,0 +1,302 @@
+//! Filters of system calls: the default profile of container runtimes, and profile files, compiled to classic BPF.
+//!
+//! A program first checks the architecture, then finds the call's number by binary search among ranges with the same
+//! answer, so that an allowed call costs about eight comparisons. Calls of a foreign architecture (32-bit programs) are
+//! refused: their numbers mean other things.
+
+mod profile;
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::caps;
+use crate::error::{Error, Result};
+
+/// An instruction as the kernel takes it: code, jump if true, jump if false, operand.
+pub(crate) type Instruction = (u16, u8, u8, u32);
+
+/// Programs are at most this long (the kernel's `BPF_MAXINSNS`).
+const INSTRUCTIONS_MAX: usize = 4096;
+
+const ALLOW: u32 = 0x7fff_0000;
+const ERRNO: u32 = 0x0005_0000;
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xC000_003E;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xC000_00B7;
+
+/// Classic BPF: load a word of the call's data, compare, return.
+mod op {
+    pub(super) const LOAD: u16 = 0x20;
+    pub(super) const AND: u16 = 0x54;
+    pub(super) const JUMP: u16 = 0x05;
+    pub(super) const EQUAL: u16 = 0x15;
+    pub(super) const GREATER: u16 = 0x25;
+    pub(super) const AT_LEAST: u16 = 0x35;
+    pub(super) const RETURN: u16 = 0x06;
+}
+
+/// How an argument of a call is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compare {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    /// `argument & mask == value`
+    Masked(u64),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Condition {
+    argument: u32,
+    compare: Compare,
+    value: u64,
+}
+
+/// An action for when all conditions hold.
+type Clause = (Vec<Condition>, u32);
+
+/// What a filter does with each call.
+#[derive(Debug, Default)]
+struct Rules {
+    default: u32,
+    calls: BTreeMap<u32, Vec<Clause>>,
+}
+
+impl Rules {
+    fn add(&mut self, name: &str, conditions: Vec<Condition>, action: u32) {
+        if let Some(number) = table::number(name) {
+            self.calls.entry(number).or_default().push((conditions, action));
+        }
+    }
+}
+
+/// The default profile for a process with these capabilities.
+pub(crate) fn runtime_default(capabilities: u64) -> Result<Vec<Instruction>> {
+    compile(&profile::runtime_default(&|name| caps::bit(name).is_some_and(|bit| capabilities & bit != 0)))
+}
+
+/// A profile file in the form of the OCI runtime specification, or Docker's.
+pub(crate) fn from_file(path: &Path, capabilities: u64) -> Result<Vec<Instruction>> {
+    let fail = |what: String| Error::Invalid(format!("cannot load seccomp profile {path:?}: {what}"));
+    let text = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let has = |name: &str| caps::bit(name).is_some_and(|bit| capabilities & bit != 0);
+    compile(&profile::parse(&text, &has).map_err(fail)?)
+}
+
+fn compile(rules: &Rules) -> Result<Vec<Instruction>> {
+    // Ranges of numbers with the same unconditional answer, and single numbers with conditions.
+    let mut leaves: Vec<(u32, Vec<Instruction>)> = vec![(0, vec![(op::RETURN, 0, 0, rules.default)])];
+    let mut next = 0;
+    for (&number, clauses) in &rules.calls {
+        let code = leaf(clauses, rules.default);
+        if number > next {
+            push(&mut leaves, next, vec![(op::RETURN, 0, 0, rules.default)]);
+        }
+        push(&mut leaves, number, code);
+        next = number + 1;
+    }
+    push(&mut leaves, next, vec![(op::RETURN, 0, 0, rules.default)]);
+    let mut program = vec![
+        (op::LOAD, 0, 0, 4),
+        (op::EQUAL, 1, 0, ARCHITECTURE),
+        (op::RETURN, 0, 0, ERRNO | libc::ENOSYS as u32),
+        (op::LOAD, 0, 0, 0),
+    ];
+    program.extend(search(&leaves));
+    if program.len() > INSTRUCTIONS_MAX {
+        return Err(Error::Invalid(format!("the seccomp profile is too long: {} instructions", program.len())));
+    }
+    Ok(program)
+}
+
+fn push(leaves: &mut Vec<(u32, Vec<Instruction>)>, start: u32, code: Vec<Instruction>) {
+    match leaves.last_mut() {
+        Some((_, last)) if *last == code => {}
+        Some((at, last)) if *at == start => *last = code,
+        _ => leaves.push((start, code)),
+    }
+}
+
+/// Finds the last leaf that begins at or below the number.
+fn search(leaves: &[(u32, Vec<Instruction>)]) -> Vec<Instruction> {
+    if let [(_, code)] = leaves {
+        return code.clone();
+    }
+    let (low, high) = leaves.split_at(leaves.len() / 2);
+    let (first, second) = (search(low), search(high));
+    let mut code = vec![(op::AT_LEAST, 0, 1, high[0].0), (op::JUMP, 0, 0, first.len() as u32)];
+    code.extend(first);
+    code.extend(second);
+    code
+}
+
+/// The first clause whose conditions hold decides.
+fn leaf(clauses: &[Clause], default: u32) -> Vec<Instruction> {
+    let mut code = Vec::new();
+    for (conditions, action) in clauses {
+        let mut clause: Vec<(u16, Jump, Jump, u32)> = Vec::new();
+        for condition in conditions {
+            test(condition, &mut clause);
+        }
+        clause.push((op::RETURN, Jump::By(0), Jump::By(0), *action));
+        let end = clause.len();
+        let resolve = |jump: &Jump, at: usize| match jump {
+            Jump::By(n) => *n,
+            Jump::Fail => (end - at - 1) as u8,
+        };
+        code.extend(clause.iter().enumerate().map(|(at, (op, yes, no, k))| (*op, resolve(yes, at), resolve(no, at), *k)));
+        if conditions.is_empty() {
+            return code;
+        }
+    }
+    code.push((op::RETURN, 0, 0, default));
+    code
+}
+
+enum Jump {
+    By(u8),
+    /// Past the clause.
+    Fail,
+}
+
+/// Continues behind itself if the condition holds. Arguments have 64 bits, comparisons 32: high word first.
+fn test(condition: &Condition, code: &mut Vec<(u16, Jump, Jump, u32)>) {
+    use Jump::{By, Fail};
+    let offset = 16 + 8 * condition.argument;
+    let (high, low) = ((condition.value >> 32) as u32, condition.value as u32);
+    let load = |word: u32| (op::LOAD, By(0), By(0), offset + word);
+    match condition.compare {
+        Compare::Equal => code.extend([
+            load(4),
+            (op::EQUAL, By(0), Fail, high),
+            load(0),
+            (op::EQUAL, By(0), Fail, low),
+        ]),
+        Compare::Masked(mask) => code.extend([
+            load(4),
+            (op::AND, By(0), By(0), (mask >> 32) as u32),
+            (op::EQUAL, By(0), Fail, high),
+            load(0),
+            (op::AND, By(0), By(0), mask as u32),
+            (op::EQUAL, By(0), Fail, low),
+        ]),
+        Compare::NotEqual => code.extend([
+            load(4),
+            (op::EQUAL, By(0), By(2), high),
+            load(0),
+            (op::EQUAL, Fail, By(0), low),
+        ]),
+        Compare::Greater | Compare::GreaterOrEqual => {
+            let last = if condition.compare == Compare::Greater { op::GREATER } else { op::AT_LEAST };
+            code.extend([
+                load(4),
+                (op::GREATER, By(3), By(0), high),
+                (op::EQUAL, By(0), Fail, high),
+                load(0),
+                (last, By(0), Fail, low),
+            ]);
+        }
+        Compare::Less | Compare::LessOrEqual => {
+            let last = if condition.compare == Compare::Less { op::AT_LEAST } else { op::GREATER };
+            code.extend([
+                load(4),
+                (op::GREATER, Fail, By(0), high),
+                (op::EQUAL, By(0), By(2), high),
+                load(0),
+                (last, Fail, By(0), low),
+            ]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Interprets a program as the kernel would.
+    fn run(program: &[Instruction], number: u32, args: [u64; 6]) -> u32 {
+        let mut data = vec![0_u8; 64];
+        data[0..4].copy_from_slice(&number.to_le_bytes());
+        data[4..8].copy_from_slice(&ARCHITECTURE.to_le_bytes());
+        for (i, arg) in args.iter().enumerate() {
+            data[16 + 8 * i..24 + 8 * i].copy_from_slice(&arg.to_le_bytes());
+        }
+        let (mut at, mut word) = (0_usize, 0_u32);
+        loop {
+            let (code, yes, no, k) = program[at];
+            let branch = |hit: bool| usize::from(if hit { yes } else { no });
+            at += 1;
+            match code {
+                op::LOAD => word = u32::from_le_bytes(data[k as usize..k as usize + 4].try_into().unwrap()),
+                op::AND => word &= k,
+                op::JUMP => at += k as usize,
+                op::EQUAL => at += branch(word == k),
+                op::GREATER => at += branch(word > k),
+                op::AT_LEAST => at += branch(word >= k),
+                _ => return k,
+            }
+        }
+    }
+
+    #[test]
+    fn the_default_profile_allows_work_and_refuses_power() {
+        let default = runtime_default(caps::resolve(&[], &[], false).unwrap()).unwrap();
+        let call = |name: &str, args: [u64; 6]| run(&default, table::number(name).unwrap(), args);
+        let eperm = ERRNO | libc::EPERM as u32;
+        for name in ["read", "openat", "futex", "execve", "mmap", "chroot", "exit_group", "statx", "getrandom"] {
+            assert_eq!(call(name, [0; 6]), ALLOW, "{name}");
+        }
+        for name in ["mount", "reboot", "init_module", "bpf", "setns", "unshare", "kexec_load", "keyctl", "add_key", "io_uring_setup"] {
+            assert_eq!(call(name, [0; 6]), eperm, "{name}");
+        }
+        assert_eq!(call("clone3", [0; 6]), ERRNO | libc::ENOSYS as u32);
+        assert_eq!(call("clone", [libc::CLONE_VM as u64, 0, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(call("clone", [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0]), eperm);
+        assert_eq!(call("socket", [libc::AF_INET as u64, 0, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(call("socket", [libc::AF_VSOCK as u64, 0, 0, 0, 0, 0]), eperm);
+        assert_eq!(call("personality", [0xffff_ffff, 0, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(call("personality", [0x40000, 0, 0, 0, 0, 0]), eperm);
+        let all = runtime_default(caps::ALL).unwrap();
+        assert_eq!(run(&all, table::number("mount").unwrap(), [0; 6]), ALLOW);
+        assert_eq!(run(&all, 1 << 30, [0; 6]), eperm, "the x32 numbers");
+    }
+
+    #[test]
+    fn conditions_compare_all_64_bits() {
+        let check = |compare: Compare, value: u64, argument: u64| {
+            let mut rules = Rules { default: 1, ..Rules::default() };
+            rules.add("read", vec![Condition { argument: 2, compare, value }], 2);
+            run(&compile(&rules).unwrap(), table::number("read").unwrap(), [9, 9, argument, 9, 9, 9]) == 2
+        };
+        let samples = [0, 1, 7, 0xffff_ffff, 1 << 32, (1 << 32) + 7, u64::MAX];
+        for value in samples {
+            for argument in samples {
+                assert_eq!(check(Compare::Equal, value, argument), argument == value);
+                assert_eq!(check(Compare::NotEqual, value, argument), argument != value);
+                assert_eq!(check(Compare::Less, value, argument), argument < value, "{argument} < {value}");
+                assert_eq!(check(Compare::LessOrEqual, value, argument), argument <= value);
+                assert_eq!(check(Compare::Greater, value, argument), argument > value);
+                assert_eq!(check(Compare::GreaterOrEqual, value, argument), argument >= value);
+                assert_eq!(check(Compare::Masked(0x1_0000_0005), value, argument), argument & 0x1_0000_0005 == value);
+            }
+        }
+    }
+
+    #[test]
+    fn a_profile_file_counts() {
+        let text = br#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+            {"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":13},
+            {"names":["socket"],"action":"SCMP_ACT_KILL","args":[{"index":0,"value":16,"op":"SCMP_CMP_EQ"}]},
+            {"names":["chmod"],"action":"SCMP_ACT_ERRNO","excludes":{"caps":["CAP_SYS_ADMIN"]}}]}"#;
+        let program = compile(&profile::parse(text, &|cap| cap == "CAP_SYS_ADMIN").unwrap()).unwrap();
+        let call = |name: &str, first: u64| run(&program, table::number(name).unwrap(), [first, 0, 0, 0, 0, 0]);
+        assert_eq!((call("mkdir", 0), call("mkdirat", 0)), (ERRNO | 13, ERRNO | 13));
+        assert_eq!((call("socket", 16), call("socket", 2), call("chmod", 0)), (0, ALLOW, ALLOW));
+        assert!(profile::parse(b"{\"defaultAction\":\"NOPE\"}", &|_| false).is_err());
+    }
+}

@@ -1,0 +1,193 @@
+//! The default profile as rules, and the reader of profile files.
+
+use serde::Deserialize;
+
+use super::{ALLOW, Compare, Condition, ERRNO, Rules};
+
+/// Always allowed.
+#[rustfmt::skip]
+const ALLOWED: &[&str] = &[
+    "accept", "accept4", "access", "adjtimex", "alarm", "arch_prctl", "bind", "brk", "cachestat", "capget", "capset", "chdir", "chmod",
+    "chown", "clock_adjtime", "clock_getres", "clock_gettime", "clock_nanosleep", "close", "close_range", "connect",
+    "copy_file_range", "creat", "dup", "dup2", "dup3", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_ctl_old",
+    "epoll_pwait", "epoll_pwait2", "epoll_wait", "epoll_wait_old", "eventfd", "eventfd2", "execve", "execveat", "exit",
+    "exit_group", "faccessat", "faccessat2", "fadvise64", "fallocate", "fanotify_mark", "fchdir", "fchmod", "fchmodat",
+    "fchmodat2", "fchown", "fchownat", "fcntl", "fdatasync", "fgetxattr", "flistxattr", "flock", "fork", "fremovexattr",
+    "fsetxattr", "fstat", "fstatfs", "fsync", "ftruncate", "futex", "futex_requeue", "futex_wait", "futex_waitv",
+    "futex_wake", "futimesat", "get_robust_list", "get_thread_area", "getcpu", "getcwd", "getdents", "getdents64",
+    "getegid", "geteuid", "getgid", "getgroups", "getitimer", "getpeername", "getpgid", "getpgrp", "getpid", "getppid",
+    "getpriority", "getrandom", "getresgid", "getresuid", "getrlimit", "getrusage", "getsid", "getsockname", "getsockopt",
+    "gettid", "gettimeofday", "getuid", "getxattr", "getxattrat", "inotify_add_watch", "inotify_init", "inotify_init1",
+    "inotify_rm_watch", "io_cancel", "io_destroy", "io_getevents", "io_pgetevents", "io_setup", "io_submit", "ioctl",
+    "ioprio_get", "ioprio_set", "kill", "landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "lchown",
+    "lgetxattr", "link", "linkat", "listen", "listmount", "listxattr", "listxattrat", "llistxattr", "lremovexattr",
+    "lseek", "lsetxattr", "lstat", "madvise", "map_shadow_stack", "membarrier", "memfd_create", "memfd_secret", "mincore",
+    "mkdir", "mkdirat", "mknod", "mknodat", "mlock", "mlock2", "mlockall", "mmap", "modify_ldt", "mprotect",
+    "mq_getsetattr", "mq_notify", "mq_open", "mq_timedreceive", "mq_timedsend", "mq_unlink", "mremap", "mseal", "msgctl",
+    "msgget", "msgrcv", "msgsnd", "msync", "munlock", "munlockall", "munmap", "name_to_handle_at", "nanosleep",
+    "newfstatat", "open", "openat", "openat2", "pause", "pidfd_open", "pidfd_send_signal", "pipe", "pipe2", "pkey_alloc",
+    "pkey_free", "pkey_mprotect", "poll", "ppoll", "prctl", "pread64", "preadv", "preadv2", "prlimit64",
+    "process_mrelease", "process_vm_readv", "process_vm_writev", "pselect6", "ptrace", "pwrite64", "pwritev", "pwritev2",
+    "read", "readahead", "readlink", "readlinkat", "readv", "recvfrom", "recvmmsg", "recvmsg", "remap_file_pages",
+    "removexattr", "removexattrat", "rename", "renameat", "renameat2", "restart_syscall", "rmdir", "rseq", "rt_sigaction",
+    "rt_sigpending", "rt_sigprocmask", "rt_sigqueueinfo", "rt_sigreturn", "rt_sigsuspend", "rt_sigtimedwait",
+    "rt_tgsigqueueinfo", "sched_get_priority_max", "sched_get_priority_min", "sched_getaffinity", "sched_getattr",
+    "sched_getparam", "sched_getscheduler", "sched_rr_get_interval", "sched_setaffinity", "sched_setattr",
+    "sched_setparam", "sched_setscheduler", "sched_yield", "seccomp", "select", "semctl", "semget", "semop", "semtimedop",
+    "sendfile", "sendmmsg", "sendmsg", "sendto", "set_robust_list", "set_thread_area", "set_tid_address", "setfsgid",
+    "setfsuid", "setgid", "setgroups", "setitimer", "setpgid", "setpriority", "setregid", "setresgid", "setresuid",
+    "setreuid", "setrlimit", "setsid", "setsockopt", "setuid", "setxattr", "setxattrat", "shmat", "shmctl", "shmdt",
+    "shmget", "shutdown", "sigaltstack", "signalfd", "signalfd4", "socketpair", "splice", "stat", "statfs", "statmount",
+    "statx", "symlink", "symlinkat", "sync", "sync_file_range", "syncfs", "sysinfo", "tee", "tgkill", "time",
+    "timer_create", "timer_delete", "timer_getoverrun", "timer_gettime", "timer_settime", "timerfd_create",
+    "timerfd_gettime", "timerfd_settime", "times", "tkill", "truncate", "umask", "uname", "unlink", "unlinkat", "utime",
+    "utimensat", "utimes", "vfork", "vmsplice", "wait4", "waitid", "write", "writev",
+];
+
+/// Allowed to who has a capability.
+#[rustfmt::skip]
+const WITH_CAPABILITY: &[(&str, &[&str])] = &[
+    ("DAC_READ_SEARCH", &["open_by_handle_at"]),
+    ("SYS_ADMIN", &[
+        "bpf", "clone", "clone3", "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick", "lookup_dcookie", "mount",
+        "mount_setattr", "move_mount", "open_tree", "perf_event_open", "quotactl", "quotactl_fd", "setdomainname",
+        "sethostname", "setns", "syslog", "umount2", "unshare",
+    ]),
+    ("SYS_BOOT", &["reboot"]),
+    ("SYS_CHROOT", &["chroot"]),
+    ("SYS_MODULE", &["delete_module", "init_module", "finit_module"]),
+    ("SYS_PACCT", &["acct"]),
+    ("SYS_PTRACE", &["kcmp", "pidfd_getfd", "process_madvise"]),
+    ("SYS_RAWIO", &["iopl", "ioperm"]),
+    ("SYS_TIME", &["settimeofday", "clock_settime"]),
+    ("SYS_TTY_CONFIG", &["vhangup"]),
+    ("SYS_NICE", &["get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"]),
+    ("SYSLOG", &["syslog"]),
+    ("BPF", &["bpf"]),
+    ("PERFMON", &["perf_event_open"]),
+];
+
+/// The execution domains that harm nobody: Linux, 32-bit Linux, both without address randomisation's legacy, and "which?".
+const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+/// Flags of clone(2) that make namespaces.
+const NEW_NAMESPACES: u64 = 0x7e02_0000;
+
+/// The rules that containerd and Docker have in common, in effect if not in form.
+pub(super) fn runtime_default(has: &dyn Fn(&str) -> bool) -> Rules {
+    let mut rules = Rules { default: ERRNO | libc::EPERM as u32, ..Rules::default() };
+    for name in ALLOWED {
+        rules.add(name, Vec::new(), ALLOW);
+    }
+    for (_, names) in WITH_CAPABILITY.iter().filter(|(capability, _)| has(capability)) {
+        for name in *names {
+            rules.add(name, Vec::new(), ALLOW);
+        }
+    }
+    if !has("SYS_ADMIN") {
+        rules.add("clone", vec![Condition { argument: 0, compare: Compare::Masked(NEW_NAMESPACES), value: 0 }], ALLOW);
+        // Its flags are in memory, where a filter cannot look: C libraries fall back to clone.
+        rules.add("clone3", Vec::new(), ERRNO | libc::ENOSYS as u32);
+    }
+    for value in PERSONALITIES {
+        rules.add("personality", vec![Condition { argument: 0, compare: Compare::Equal, value }], ALLOW);
+    }
+    let not_vsock = Condition { argument: 0, compare: Compare::NotEqual, value: libc::AF_VSOCK as u64 };
+    rules.add("socket", vec![not_vsock], ALLOW);
+    rules
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Profile {
+    default_action: String,
+    default_errno_ret: Option<u32>,
+    #[serde(default)]
+    syscalls: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    #[serde(default)]
+    names: Vec<String>,
+    /// The oldest form.
+    name: Option<String>,
+    action: String,
+    errno_ret: Option<u32>,
+    args: Option<Vec<Argument>>,
+    includes: Option<Filter>,
+    excludes: Option<Filter>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Argument {
+    index: u32,
+    value: u64,
+    #[serde(default)]
+    value_two: u64,
+    op: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Filter {
+    caps: Vec<String>,
+    arches: Vec<String>,
+}
+
+/// Reads a profile file for a process with these capabilities.
+pub(super) fn parse(text: &[u8], has: &dyn Fn(&str) -> bool) -> Result<Rules, String> {
+    let profile: Profile = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+    let mut rules = Rules { default: action(&profile.default_action, profile.default_errno_ret)?, ..Rules::default() };
+    let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let mine = |arches: &[String]| arches.iter().any(|a| a == arch);
+    for entry in profile.syscalls {
+        let (yes, no) = (entry.includes.unwrap_or_default(), entry.excludes.unwrap_or_default());
+        let included = yes.caps.iter().all(|c| has(c)) && (yes.arches.is_empty() || mine(&yes.arches));
+        if !included || no.caps.iter().any(|c| has(c)) || mine(&no.arches) {
+            continue;
+        }
+        let action = action(&entry.action, entry.errno_ret)?;
+        let conditions = entry.args.unwrap_or_default().iter().map(condition).collect::<Result<Vec<_>, _>>()?;
+        for name in entry.names.iter().chain(&entry.name) {
+            rules.add(name, conditions.clone(), action);
+        }
+    }
+    Ok(rules)
+}
+
+fn action(name: &str, errno: Option<u32>) -> Result<u32, String> {
+    let errno = errno.unwrap_or(libc::EPERM as u32) & 0xffff;
+    Ok(match name {
+        "SCMP_ACT_ALLOW" => ALLOW,
+        "SCMP_ACT_ERRNO" => ERRNO | errno,
+        "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => 0,
+        "SCMP_ACT_KILL_PROCESS" => 0x8000_0000,
+        "SCMP_ACT_TRAP" => 0x0003_0000,
+        "SCMP_ACT_TRACE" => 0x7ff0_0000 | errno,
+        "SCMP_ACT_LOG" => 0x7ffc_0000,
+        other => return Err(format!("unknown action {other:?}")),
+    })
+}
+
+fn condition(argument: &Argument) -> Result<Condition, String> {
+    if argument.index > 5 {
+        return Err(format!("no call has an argument {}", argument.index));
+    }
+    let compare = match argument.op.as_str() {
+        "SCMP_CMP_EQ" => Compare::Equal,
+        "SCMP_CMP_NE" => Compare::NotEqual,
+        "SCMP_CMP_LT" => Compare::Less,
+        "SCMP_CMP_LE" => Compare::LessOrEqual,
+        "SCMP_CMP_GT" => Compare::Greater,
+        "SCMP_CMP_GE" => Compare::GreaterOrEqual,
+        "SCMP_CMP_MASKED_EQ" => {
+            // Here `value` is the mask and `valueTwo` what must remain.
+            let (argument, mask, value) = (argument.index, argument.value, argument.value_two);
+            return Ok(Condition { argument, compare: Compare::Masked(mask), value });
+        }
+        other => return Err(format!("unknown comparison {other:?}")),
+    };
+    Ok(Condition { argument: argument.index, compare, value: argument.value })
+}

@@ -1,0 +1,472 @@
+//! The process that stands behind a sandbox: `knarr shim DIRECTORY MARK`, with its listening socket as standard input.
+//!
+//! It holds the pod's namespaces, starts, joins and reaps the containers' processes, writes their logs, and keeps in
+//! `state.json` what became of them. It has one thread and waits in one poll(2): that makes it small, and forking from it
+//! sound. It never waits for anything else: starts and execs are followed by descriptors like all the rest. It outlives the
+//! process that started it and serves any number of connections; when it is killed, its containers die with it.
+
+mod child;
+mod container;
+mod log;
+mod requests;
+mod rootfs;
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use self::container::Container;
+use crate::proto::{self, Packet, Record, Reply, Request};
+use crate::runtime::SandboxFile;
+use crate::types::{ContainerState, SandboxConfig};
+use crate::{cgroup, prepare, process, sys};
+
+/// What a step of the shim or its children gives; the error is for a person.
+type Step<T> = Result<T, String>;
+
+/// Bytes read from a stream at once.
+const READ_BYTES: usize = 32 * 1024;
+/// The size of a pod's shared memory unless it is configured, as Docker has it.
+const SHM_BYTES: u64 = 64 << 20;
+/// A connection that does not read is dropped with this many packets waiting.
+const QUEUE_MAX: usize = 10_000;
+
+/// Runs a shim. `args` are those after `shim`: the sandbox's directory and the cluster's mark (for who looks at the list
+/// of processes). To be called before anything else of the program starts: no thread, no runtime.
+pub fn shim_main(args: Vec<OsString>) -> ! {
+    let Some(dir) = args.first() else {
+        eprintln!("usage: shim DIRECTORY MARK");
+        process::exit_now(2);
+    };
+    let code = match Shim::new(PathBuf::from(dir)) {
+        Ok(mut shim) => {
+            shim.serve();
+            0
+        }
+        Err(text) => {
+            eprintln!("{text}");
+            1
+        }
+    };
+    process::exit_now(code)
+}
+
+/// The namespaces among which children are made.
+struct Host {
+    dir: PathBuf,
+    sandbox: SandboxConfig,
+    /// The mount namespace of the host.
+    host_ns: OwnedFd,
+    /// The process namespace of the host.
+    host_pids: OwnedFd,
+    /// A mount namespace that has nothing but the pod's shared memory, as its root.
+    pod_ns: OwnedFd,
+    /// The shared process namespace, if there is one, and its first process.
+    shared_pids: Option<(OwnedFd, i32)>,
+}
+
+impl Host {
+    fn sandbox(&self) -> &SandboxConfig {
+        &self.sandbox
+    }
+}
+
+/// A client.
+struct Client {
+    id: u64,
+    fd: OwnedFd,
+    subscribed: bool,
+    queue: VecDeque<Vec<u8>>,
+}
+
+/// A process between clone and exec.
+struct Launch {
+    pid: i32,
+    channel: OwnedFd,
+    terminal: Option<OwnedFd>,
+    failure: Option<String>,
+    /// Who waits for the answer.
+    client: u64,
+    container: String,
+    exec: bool,
+}
+
+/// A further process of a container.
+struct Exec {
+    pid: i32,
+    client: u64,
+}
+
+struct Shim {
+    host: Host,
+    signals: OwnedFd,
+    listener: OwnedFd,
+    clients: Vec<Client>,
+    last_client: u64,
+    containers: Vec<Container>,
+    launches: Vec<Launch>,
+    execs: Vec<Exec>,
+    stopping: bool,
+    buffer: Vec<u8>,
+}
+
+/// What a descriptor in the poll list belongs to.
+#[derive(Clone, Copy)]
+enum Source {
+    Signals,
+    Listener,
+    Client(u64),
+    Launch(i32),
+    /// Container and output, by position; both lists only change after all events of a round were seen.
+    Output(usize, usize),
+    Attached(usize),
+}
+
+impl Shim {
+    fn new(dir: PathBuf) -> Step<Shim> {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE] {
+            process::ignore_signal(signal);
+        }
+        let signals = process::signal_fd(&[libc::SIGCHLD]).map_err(|e| format!("signalfd: {e}"))?;
+        process::new_session();
+        process::set_name(c"knarr-shim");
+        // Containers' processes cannot look into ours, nor into a child that has not become their program yet.
+        let set = |option, value| process::prctl(option, value).map_err(|e| format!("prctl: {e}"));
+        set(libc::PR_SET_DUMPABLE, 0)?;
+        set(libc::PR_SET_CHILD_SUBREAPER, 1)?;
+        // Lowering it may be refused; then the shim is as mortal as its containers.
+        let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
+        let file: SandboxFile = prepare::read_json(&dir.join(proto::SANDBOX_FILE)).ok_or("no sandbox configuration")?;
+        let host = namespaces(dir, file.config)?;
+        // SAFETY: the runtime gave the listening socket as standard input; nothing else uses that number.
+        #[allow(unsafe_code)]
+        let listener = unsafe { OwnedFd::from_raw_fd(0) };
+        Ok(Shim {
+            host,
+            signals,
+            listener,
+            clients: Vec::new(),
+            last_client: 0,
+            containers: Vec::new(),
+            launches: Vec::new(),
+            execs: Vec::new(),
+            stopping: false,
+            buffer: vec![0; READ_BYTES],
+        })
+    }
+
+    /// Until it is told to end and nothing is left.
+    fn serve(&mut self) {
+        let mut fds: Vec<libc::pollfd> = Vec::new();
+        let mut sources: Vec<Source> = Vec::new();
+        while !(self.stopping && self.idle()) {
+            fds.clear();
+            sources.clear();
+            self.watch(|source, fd, events| {
+                sources.push(source);
+                fds.push(libc::pollfd { fd, events, revents: 0 });
+            });
+            process::poll(&mut fds, -1);
+            let ready = fds.iter().zip(&sources).filter(|(fd, _)| fd.revents != 0);
+            // Streams first: what a process wrote before it ended is read before its end is told.
+            let mut ready: Vec<(Source, i16)> = ready.map(|(fd, source)| (*source, fd.revents)).collect();
+            ready.sort_by_key(|(source, _)| match source {
+                Source::Output(..) | Source::Attached(_) => 0,
+                Source::Launch(_) => 1,
+                Source::Signals => 2,
+                Source::Client(_) | Source::Listener => 3,
+            });
+            for (source, events) in ready {
+                self.handle(source, events);
+            }
+            self.containers.iter_mut().for_each(Container::tidy);
+        }
+        if let Some((_, pid)) = self.host.shared_pids {
+            sys::kill(pid, libc::SIGKILL);
+        }
+    }
+
+    fn idle(&self) -> bool {
+        self.launches.is_empty() && self.containers.iter().all(|c| c.record.state != ContainerState::Running)
+    }
+
+    /// Everything that is waited for.
+    fn watch(&self, mut add: impl FnMut(Source, i32, i16)) {
+        add(Source::Signals, self.signals.as_raw_fd(), libc::POLLIN);
+        add(Source::Listener, self.listener.as_raw_fd(), libc::POLLIN);
+        for client in &self.clients {
+            let more = if client.queue.is_empty() { 0 } else { libc::POLLOUT };
+            add(Source::Client(client.id), client.fd.as_raw_fd(), libc::POLLIN | more);
+        }
+        for launch in &self.launches {
+            add(Source::Launch(launch.pid), launch.channel.as_raw_fd(), libc::POLLIN);
+        }
+        for (at, container) in self.containers.iter().enumerate() {
+            if !container.held_back() {
+                for (n, output) in container.outputs.iter().enumerate() {
+                    add(Source::Output(at, n), output.fd.as_raw_fd(), libc::POLLIN);
+                }
+            }
+            for attached in container.attached.iter().filter(|a| !a.pending.is_empty()) {
+                add(Source::Attached(at), attached.fd.as_raw_fd(), libc::POLLOUT);
+            }
+        }
+    }
+
+    fn handle(&mut self, source: Source, events: i16) {
+        match source {
+            Source::Signals => {
+                let _ = sys::read(&self.signals, &mut self.buffer);
+                while let Some((pid, code, signal)) = process::reap() {
+                    self.ended(pid, code, signal);
+                }
+            }
+            Source::Listener => {
+                if let Ok(fd) = sys::accept(&self.listener) {
+                    self.last_client += 1;
+                    self.clients.push(Client { id: self.last_client, fd, subscribed: false, queue: VecDeque::new() });
+                }
+            }
+            Source::Client(id) => self.client_ready(id, events),
+            Source::Launch(pid) => self.launch_ready(pid),
+            Source::Output(at, n) => {
+                if let Some(container) = self.containers.get_mut(at) {
+                    container.read(n, &mut self.buffer);
+                }
+            }
+            Source::Attached(at) => {
+                if let Some(container) = self.containers.get_mut(at) {
+                    container.flush_attached();
+                }
+            }
+        }
+    }
+
+    // ---- clients
+
+    fn client_ready(&mut self, id: u64, events: i16) {
+        let Some(client) = self.clients.iter_mut().find(|c| c.id == id) else { return };
+        if events & libc::POLLOUT != 0 {
+            while let Some(packet) = client.queue.front() {
+                match sys::send_packet(&client.fd, packet, &[]) {
+                    Ok(()) => drop(client.queue.pop_front()),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(_) => return self.drop_client(id),
+                }
+            }
+        }
+        if events & !libc::POLLOUT == 0 {
+            return;
+        }
+        match sys::receive_packet(&client.fd) {
+            Ok((bytes, fds)) if !bytes.is_empty() => match serde_json::from_slice::<Packet<Request>>(&bytes) {
+                Ok(packet) => self.request(id, packet.body, fds),
+                Err(e) => {
+                    let message = format!("this shim (protocol {}) does not understand: {e}", proto::VERSION);
+                    self.reply(id, &Reply::Failed { not_found: false, start: false, message }, &[]);
+                }
+            },
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            _ => self.drop_client(id),
+        }
+    }
+
+    /// Who started an exec and leaves does not want it any more.
+    fn drop_client(&mut self, id: u64) {
+        self.clients.retain(|c| c.id != id);
+        for exec in self.execs.iter().filter(|e| e.client == id) {
+            // The exec leads its own session and process group.
+            sys::kill(-exec.pid, libc::SIGKILL);
+            sys::kill(exec.pid, libc::SIGKILL);
+        }
+        for launch in self.launches.iter().filter(|l| l.client == id && l.exec) {
+            sys::kill(launch.pid, libc::SIGKILL);
+        }
+    }
+
+    fn reply(&mut self, id: u64, reply: &Reply, fds: &[OwnedFd]) {
+        let Some(client) = self.clients.iter_mut().find(|c| c.id == id) else { return };
+        let packet = Packet { version: proto::VERSION, body: reply };
+        let Ok(bytes) = serde_json::to_vec(&packet) else { return };
+        if !client.queue.is_empty() && fds.is_empty() {
+            client.queue.push_back(bytes);
+        } else {
+            match sys::send_packet(&client.fd, &bytes, fds) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && fds.is_empty() => client.queue.push_back(bytes),
+                Err(_) => return self.drop_client(id),
+            }
+        }
+        if client.queue.len() > QUEUE_MAX {
+            self.drop_client(id);
+        }
+    }
+
+    /// Tells every subscriber of a container's new state, after it is on disk.
+    fn publish(&mut self, container: &str) {
+        self.save();
+        let Some(record) = self.container(container).map(|c| c.record.clone()) else { return };
+        let reply = Reply::Changed { container: record };
+        let ids: Vec<u64> = self.clients.iter().filter(|c| c.subscribed).map(|c| c.id).collect();
+        for id in ids {
+            self.reply(id, &reply, &[]);
+        }
+    }
+
+    fn save(&self) {
+        let records: Vec<&Record> = self.containers.iter().map(|c| &c.record).collect();
+        if let Err(e) = prepare::write_json(&self.host.dir.join(proto::STATE_FILE), &records) {
+            eprintln!("state not written: {e}");
+        }
+    }
+
+    fn container(&mut self, id: &str) -> Option<&mut Container> {
+        self.containers.iter_mut().find(|c| c.record.id == id)
+    }
+
+    // ---- processes
+
+    /// A child (or what a container left behind without a parent) has ended.
+    fn ended(&mut self, pid: i32, code: i32, signal: Option<i32>) {
+        // It may have ended before its start was noticed: then its channel holds all that is to know.
+        self.launch_ready(pid);
+        if let Some(at) = self.execs.iter().position(|e| e.pid == pid) {
+            let exec = self.execs.swap_remove(at);
+            return self.reply(exec.client, &Reply::ExecExited { code }, &[]);
+        }
+        let shared = self.host.sandbox.host_pid || self.host.sandbox.share_pid;
+        let found = self.containers.iter_mut().find(|c| c.record.pid == pid as u32 && c.record.state == ContainerState::Running);
+        let Some(container) = found else { return };
+        if shared || container.spec.config.pid_target.is_some() {
+            // No process namespace ends with its first process: what that left behind ends now.
+            cgroup::kill_all(&container.spec.cgroup);
+        }
+        container.drain(&mut self.buffer);
+        let record = &mut container.record;
+        record.state = ContainerState::Exited;
+        record.finished_ns = sys::now_ns();
+        record.exit_code = code;
+        record.signal = signal;
+        record.pid = 0;
+        record.oom_killed = cgroup::oom_kills(&container.spec.cgroup) > 0;
+        let id = record.id.clone();
+        self.publish(&id);
+    }
+
+    /// A process that was cloned became its program, or could not.
+    fn launch_ready(&mut self, pid: i32) {
+        let Some(at) = self.launches.iter().position(|l| l.pid == pid) else { return };
+        loop {
+            let launch = &mut self.launches[at];
+            match sys::receive_packet(&launch.channel) {
+                Ok((bytes, fds)) => match bytes.first() {
+                    Some(&child::TERMINAL) => launch.terminal = fds.into_iter().next(),
+                    Some(_) => launch.failure = Some(String::from_utf8_lossy(&bytes[1..]).into_owned()),
+                    None => break,
+                },
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        let launch = self.launches.swap_remove(at);
+        if launch.exec {
+            return self.exec_launched(launch);
+        }
+        let Some(container) = self.container(&launch.container) else { return };
+        let reply = match launch.failure {
+            None => {
+                container.running(launch.pid, launch.terminal);
+                Reply::Changed { container: container.record.clone() }
+            }
+            Some(message) => {
+                container.not_started(message.clone());
+                Reply::Failed { not_found: false, start: true, message }
+            }
+        };
+        self.publish(&launch.container);
+        self.reply(launch.client, &reply, &[]);
+    }
+
+    fn exec_launched(&mut self, launch: Launch) {
+        if let Some(message) = launch.failure {
+            return self.reply(launch.client, &Reply::Failed { not_found: false, start: true, message }, &[]);
+        }
+        self.execs.push(Exec { pid: launch.pid, client: launch.client });
+        let fds: Vec<OwnedFd> = launch.terminal.into_iter().collect();
+        self.reply(launch.client, &Reply::ExecStarted { pid: launch.pid as u32 }, &fds);
+        if !self.clients.iter().any(|c| c.id == launch.client) {
+            sys::kill(launch.pid, libc::SIGKILL);
+        }
+    }
+}
+
+/// Makes the sandbox's namespaces; all but the mounts become this process's own.
+fn namespaces(dir: PathBuf, sandbox: SandboxConfig) -> Step<Host> {
+    let open = |name: &str| {
+        File::open(format!("/proc/self/ns/{name}")).map(OwnedFd::from).map_err(|e| format!("namespace {name}: {e}"))
+    };
+    let (host_ns, host_pids) = (open("mnt")?, open("pid")?);
+    let mut new = 0;
+    if !sandbox.host_network {
+        new |= libc::CLONE_NEWNET | libc::CLONE_NEWUTS;
+    }
+    if !sandbox.host_ipc {
+        new |= libc::CLONE_NEWIPC;
+    }
+    process::unshare(new).map_err(|e| format!("cannot make namespaces: {e}"))?;
+    if !sandbox.host_network {
+        process::set_hostname(&sandbox.hostname).map_err(|e| format!("cannot set hostname {:?}: {e}", sandbox.hostname))?;
+        process::loopback_up().map_err(|e| format!("cannot bring the loopback up: {e}"))?;
+    }
+    set_sysctls(&sandbox)?;
+    let pod_ns = shared_memory(&dir, &sandbox, &host_ns).map_err(|e| format!("cannot make the shared memory: {e}"))?;
+    let mut host = Host { dir, sandbox, host_ns, host_pids, pod_ns, shared_pids: None };
+    if host.sandbox.share_pid && !host.sandbox.host_pid {
+        let pid = process::clone(libc::CLONE_NEWPID).map_err(|e| format!("cannot make a process namespace: {e}"))?;
+        if pid == 0 {
+            child::init(&host);
+        }
+        let pids = File::open(format!("/proc/{pid}/ns/pid")).map_err(|e| format!("process namespace: {e}"))?;
+        host.shared_pids = Some((OwnedFd::from(pids), pid));
+    }
+    Ok(host)
+}
+
+fn set_sysctls(sandbox: &SandboxConfig) -> Step<()> {
+    let write = |name: &str, value: &str| std::fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value);
+    if !sandbox.host_network {
+        // As containerd does since 2.0: low ports and ping without capabilities, within the pod's own network.
+        let _ = write("net.ipv4.ip_unprivileged_port_start", "0");
+        let _ = write("net.ipv4.ping_group_range", "0 2147483647");
+    }
+    for (name, value) in &sandbox.sysctls {
+        write(name, value).map_err(|e| format!("cannot set sysctl {name} to {value:?}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// A mount namespace that holds nothing but a tmpfs.
+fn shared_memory(dir: &Path, sandbox: &SandboxConfig, host_ns: &OwnedFd) -> io::Result<OwnedFd> {
+    process::unshare(libc::CLONE_NEWNS)?;
+    let made = || -> io::Result<OwnedFd> {
+        let own = OwnedFd::from(File::open("/proc/self/ns/mnt")?);
+        sys::mount(c"", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"")?;
+        let bytes = if sandbox.shm_bytes == 0 { SHM_BYTES } else { sandbox.shm_bytes };
+        let size = sys::c_str(&bytes.to_string())?;
+        let options = [(c"mode", Some(c"1777")), (c"size", Some(size.as_c_str()))];
+        const NO_SUID_DEV_EXEC: u64 = 2 | 4 | 8;
+        let memory = sys::new_mount(c"tmpfs", &options, NO_SUID_DEV_EXEC)?;
+        let (at, path) = (libc::AT_FDCWD, sys::c_path(dir)?);
+        sys::move_mount(&memory, &process::openat(&at, &path, libc::O_PATH | libc::O_DIRECTORY, 0)?)?;
+        process::fchdir(&process::openat(&at, &path, libc::O_PATH | libc::O_DIRECTORY, 0)?)?;
+        process::pivot_here()?;
+        Ok(own)
+    };
+    let made = made();
+    process::setns(host_ns, libc::CLONE_NEWNS)?;
+    made
+}

@@ -1,0 +1,246 @@
+//! What a shim does when it is asked.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::child::{self, Stdio};
+use super::container::Container;
+use super::{Host, Launch, Shim, Step};
+use crate::proto::{Reply, Request, Spec};
+use crate::types::ContainerState;
+use crate::{cgroup, prepare, process, sys};
+
+impl Shim {
+    pub(super) fn request(&mut self, client: u64, request: Request, fds: Vec<OwnedFd>) {
+        let done = match request {
+            Request::Subscribe => {
+                self.subscribe(client);
+                return;
+            }
+            Request::Start { container } => match self.start(client, &container) {
+                Ok(()) => return,
+                Err(message) => Err(self.refuse_start(&container, message)),
+            },
+            Request::Exec { container, cmd, tty, stdin, stdout, stderr } => {
+                match self.exec(client, &container, &cmd, tty, [stdin, stdout, stderr], fds) {
+                    Ok(()) => return,
+                    Err(reply) => Err(reply),
+                }
+            }
+            Request::Attach { container, stdin: _, stdout, stderr } => self.attach(client, &container, stdout, stderr, fds),
+            Request::Kill { container, signal, all } => self.signal(&container, signal, all),
+            Request::PortForward { port } => match process::connect_loopback(port) {
+                Ok(fd) => {
+                    self.reply(client, &Reply::Connected, &[fd]);
+                    return;
+                }
+                Err(e) => Err(failed(format!("failed to connect to localhost:{port} inside the pod: {e}"))),
+            },
+            Request::ReopenLog { container } => match self.container(&container) {
+                Some(found) => found.reopen_log().map(|()| Some(Reply::Done)).map_err(|e| failed(format!("log: {e}"))),
+                None => Err(missing(&container)),
+            },
+            Request::Forget { container } => {
+                self.containers.retain(|c| c.record.id != container || c.record.state == ContainerState::Running);
+                self.save();
+                Ok(Some(Reply::Done))
+            }
+            Request::Shutdown => {
+                self.shut_down();
+                return;
+            }
+        };
+        match done {
+            Ok(Some(reply)) | Err(reply) => self.reply(client, &reply, &[]),
+            Ok(None) => {}
+        }
+    }
+
+    fn subscribe(&mut self, client: u64) {
+        if let Some(found) = self.clients.iter_mut().find(|c| c.id == client) {
+            found.subscribed = true;
+        }
+        let containers = self.containers.iter().map(|c| c.record.clone()).collect();
+        self.reply(client, &Reply::States { pid: std::process::id(), containers }, &[]);
+    }
+
+    /// Clones the container's first process; the answer comes when it has become its program.
+    fn start(&mut self, client: u64, id: &str) -> Step<()> {
+        if self.stopping {
+            return Err("the sandbox is ending".to_owned());
+        }
+        if self.containers.iter().any(|c| c.record.id == id) {
+            return Err(format!("container {id:?} was started before"));
+        }
+        let spec: Spec = prepare::read_json(&self.host.dir.join(format!("c-{id}.json")))
+            .ok_or_else(|| format!("the specification of container {id:?} cannot be read"))?;
+        let log = spec.log_path.clone();
+        let mut container = Container::new(spec).map_err(|e| format!("failed to open log {log:?}: {e}"))?;
+        let stdio = streams(&mut container).map_err(|e| format!("streams: {e}"))?;
+        let (channel, theirs) = process::packet_pair().map_err(|e| format!("socket: {e}"))?;
+        let pids = self.process_namespace(&container.spec)?;
+        let fresh = pids.is_none() && !self.host.sandbox.host_pid;
+        let pid = clone_into(&self.host, pids.as_ref(), if fresh { libc::CLONE_NEWPID } else { 0 })?;
+        if pid == 0 {
+            child::run(&theirs, || child::container(&self.host, &container.spec, stdio, &theirs));
+        }
+        self.containers.push(container);
+        let container = id.to_owned();
+        self.launches.push(Launch { pid, channel, terminal: None, failure: None, client, container, exec: false });
+        Ok(())
+    }
+
+    /// The namespace to join; none for an own or the host's.
+    fn process_namespace(&self, spec: &Spec) -> Step<Option<OwnedFd>> {
+        if let Some(target) = &spec.config.pid_target {
+            let found = self.containers.iter().find(|c| c.record.id == *target && c.record.state == ContainerState::Running);
+            let pid = found.ok_or_else(|| format!("target container {target:?} is not running"))?.record.pid;
+            return pids_of(pid).map(Some);
+        }
+        let shared = self.host.shared_pids.as_ref().map(|(fd, _)| fd.try_clone());
+        shared.transpose().map_err(|e| format!("process namespace: {e}"))
+    }
+
+    /// A start that was refused before anything was cloned counts as one that failed.
+    fn refuse_start(&mut self, id: &str, message: String) -> Reply {
+        let known = self.containers.iter().any(|c| c.record.id == id);
+        if !known && let Some(spec) = prepare::read_json::<Spec>(&self.host.dir.join(format!("c-{id}.json"))) {
+            // Without its log, which may be the reason.
+            let spec = Spec { log_path: Default::default(), ..spec };
+            if let Ok(mut container) = Container::new(spec) {
+                container.not_started(message.clone());
+                self.containers.push(container);
+                self.publish(id);
+            }
+        }
+        Reply::Failed { not_found: false, start: true, message }
+    }
+
+    fn exec(
+        &mut self,
+        client: u64,
+        id: &str,
+        cmd: &[String],
+        tty: bool,
+        wanted: [bool; 3],
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Reply> {
+        let Some(at) = self.containers.iter().position(|c| c.record.id == id) else { return Err(missing(id)) };
+        let (container, host) = (&self.containers[at], &self.host);
+        if container.record.state != ContainerState::Running {
+            return Err(failed(format!("container {id:?} is not in running state")));
+        }
+        let mut fds = fds.into_iter();
+        let stdio = Stdio(wanted.map(|w| if w && !tty { fds.next() } else { None }));
+        let pid = container.record.pid;
+        let begin = || -> Step<(i32, OwnedFd)> {
+            let (channel, theirs) = process::packet_pair().map_err(|e| format!("socket: {e}"))?;
+            let child = clone_into(host, Some(&pids_of(pid)?), 0)?;
+            if child == 0 {
+                child::run(&theirs, || child::exec(&container.spec, pid, cmd, tty, stdio, &theirs));
+            }
+            Ok((child, channel))
+        };
+        let (pid, channel) = begin().map_err(failed)?;
+        let container = id.to_owned();
+        self.launches.push(Launch { pid, channel, terminal: None, failure: None, client, container, exec: true });
+        Ok(())
+    }
+
+    fn attach(
+        &mut self,
+        client: u64,
+        id: &str,
+        stdout: bool,
+        stderr: bool,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Option<Reply>, Reply> {
+        let Some(container) = self.container(id) else { return Err(missing(id)) };
+        if container.record.state != ContainerState::Running {
+            return Err(failed(format!("container {id:?} is not in running state")));
+        }
+        let names = [(stdout, "stdout"), (stderr, "stderr")];
+        for (fd, name) in fds.into_iter().zip(names.into_iter().filter(|(wanted, _)| *wanted).map(|(_, name)| name)) {
+            container.attach(fd, name).map_err(|e| failed(format!("attach: {e}")))?;
+        }
+        let terminal = container.terminal.is_some();
+        let input = match &container.terminal {
+            Some(fd) => fd.try_clone().ok(),
+            // The only writing end goes away with the first client: its leaving ends the input.
+            None if container.spec.config.stdin_once => container.stdin.take(),
+            None => container.stdin.as_ref().and_then(|fd| fd.try_clone().ok()),
+        };
+        let reply = Reply::Attached { terminal, stdin: input.is_some() };
+        self.reply(client, &reply, &input.into_iter().collect::<Vec<_>>());
+        Ok(None)
+    }
+
+    fn signal(&mut self, id: &str, signal: i32, all: bool) -> Result<Option<Reply>, Reply> {
+        let Some(container) = self.container(id) else { return Err(missing(id)) };
+        if container.record.pid > 0 {
+            sys::kill(container.record.pid as i32, signal);
+            if all {
+                cgroup::kill_all(&container.spec.cgroup);
+            }
+        }
+        Ok(Some(Reply::Done))
+    }
+
+    /// Kills all; the loop ends when all have ended.
+    fn shut_down(&mut self) {
+        self.stopping = true;
+        for launch in &self.launches {
+            sys::kill(launch.pid, libc::SIGKILL);
+        }
+        for container in self.containers.iter().filter(|c| c.record.pid > 0) {
+            sys::kill(container.record.pid as i32, libc::SIGKILL);
+            cgroup::kill_all(&container.spec.cgroup);
+        }
+    }
+}
+
+fn failed(message: String) -> Reply {
+    Reply::Failed { not_found: false, start: false, message }
+}
+
+fn missing(id: &str) -> Reply {
+    Reply::Failed { not_found: true, start: false, message: id.to_owned() }
+}
+
+fn pids_of(pid: u32) -> Step<OwnedFd> {
+    File::open(format!("/proc/{pid}/ns/pid")).map(OwnedFd::from).map_err(|e| format!("process namespace of {pid}: {e}"))
+}
+
+/// Forks into a process namespace (or a new one, by `flags`).
+fn clone_into(host: &Host, pids: Option<&OwnedFd>, flags: i32) -> Step<i32> {
+    let join = |fd: &OwnedFd| process::setns(fd, libc::CLONE_NEWPID).map_err(|e| format!("enter the process namespace: {e}"));
+    if let Some(pids) = pids {
+        join(pids)?;
+    }
+    let cloned = process::clone(flags).map_err(|e| format!("cannot make a process: {e}"));
+    if pids.is_some() && !matches!(cloned, Ok(0)) {
+        join(&host.host_pids)?;
+    }
+    cloned
+}
+
+/// Pipes for the container's streams: its ends are returned, ours are kept.
+fn streams(container: &mut Container) -> io::Result<Stdio> {
+    let mut stdio = Stdio::default();
+    if container.spec.config.tty {
+        return Ok(stdio);
+    }
+    if container.spec.config.stdin {
+        let (read, write) = sys::pipe()?;
+        stdio.0[0] = Some(read);
+        container.stdin = Some(write);
+    }
+    for (at, name) in [(1, "stdout"), (2, "stderr")] {
+        let (read, write) = sys::pipe()?;
+        stdio.0[at] = Some(write);
+        container.add_output(read, name)?;
+    }
+    Ok(stdio)
+}
+

@@ -1,0 +1,371 @@
+//! Thin, safe wrappers of system calls that neither `std` nor `nix` offers in the form needed. All `unsafe` of this crate
+//! is here and in [`crate::shim::child`]: each call passes pointers to live local values of the kernel's own layout, and
+//! each descriptor that the kernel returns is owned at once.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use tokio::io::unix::AsyncFd;
+
+use crate::proto::{FDS_MAX, PACKET_BYTES_MAX};
+
+/// Turns -1 into the thread's errno.
+pub(crate) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn own(result: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = check(result)?;
+    // SAFETY: the kernel has just returned this descriptor to us; nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// A path for the kernel; one with a zero byte is refused.
+pub(crate) fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// As [`c_path`].
+pub(crate) fn c_str(text: &str) -> io::Result<CString> {
+    CString::new(text).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+pub(crate) fn read(fd: &impl AsRawFd, buf: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the buffer is live and its length is given.
+    check(unsafe { libc::read(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) } as libc::c_long).map(|n| n as usize)
+}
+
+pub(crate) fn write(fd: &impl AsRawFd, buf: &[u8]) -> io::Result<usize> {
+    // SAFETY: the buffer is live and its length is given.
+    check(unsafe { libc::write(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len()) } as libc::c_long).map(|n| n as usize)
+}
+
+/// Registers a descriptor with the executor.
+pub(crate) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` answers the same open descriptor for as long as it lives.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+pub(crate) fn set_nonblocking(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: plain integers.
+    let flags = check(libc::c_long::from(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }))? as i32;
+    // SAFETY: plain integers.
+    check(libc::c_long::from(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })).map(drop)
+}
+
+pub(crate) fn shutdown_write(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: plain integers.
+    check(libc::c_long::from(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) })).map(drop)
+}
+
+pub(crate) fn set_window_size(fd: RawFd, columns: u16, rows: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the structure lives through the call.
+    check(libc::c_long::from(unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, &size) })).map(drop)
+}
+
+/// `(reading end, writing end)`, both closed on exec.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0 as RawFd; 2];
+    // SAFETY: room for two descriptors, which become owned at once.
+    check(libc::c_long::from(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) }))?;
+    // SAFETY: as above.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// Runs `f` with a path to the file that fits a socket address however long the real one is.
+fn with_short_path<T>(path: &Path, f: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let dir = std::fs::File::open(parent)?;
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    f(&Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name))
+}
+
+fn unix_address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
+    // SAFETY: all zeros is a valid value of this plain structure.
+    let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() >= address.sun_path.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    Ok((address, mem::size_of::<libc::sockaddr_un>() as libc::socklen_t))
+}
+
+fn seqpacket(flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers.
+    own(libc::c_long::from(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | flags, 0) }))
+}
+
+/// A listening packet socket at this path (removed first).
+pub(crate) fn seqpacket_listen(path: &Path) -> io::Result<OwnedFd> {
+    let _ = std::fs::remove_file(path);
+    let fd = seqpacket(libc::SOCK_NONBLOCK)?;
+    with_short_path(path, |short| {
+        let (address, len) = unix_address(short)?;
+        // SAFETY: the address lives through the call.
+        check(libc::c_long::from(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }))?;
+        // SAFETY: plain integers.
+        check(libc::c_long::from(unsafe { libc::listen(fd.as_raw_fd(), 128) }))
+    })?;
+    Ok(fd)
+}
+
+/// A connection to the packet socket at this path. The backlog is long and local: connecting never waits for long.
+pub(crate) fn seqpacket_connect(path: &Path) -> io::Result<OwnedFd> {
+    let fd = seqpacket(0)?;
+    with_short_path(path, |short| {
+        let (address, len) = unix_address(short)?;
+        // SAFETY: the address lives through the call.
+        check(libc::c_long::from(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), len) }))
+    })?;
+    set_nonblocking(&fd)?;
+    Ok(fd)
+}
+
+pub(crate) fn accept(listener: &impl AsRawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no address is asked for.
+    own(libc::c_long::from(unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+        )
+    }))
+}
+
+/// Room for the control message with [`FDS_MAX`] descriptors, aligned as `cmsghdr` wants.
+type Control = [u64; 8];
+
+/// Sends one packet with descriptors beside it.
+pub(crate) fn send_packet(fd: &impl AsRawFd, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+    let mut control: Control = [0; 8];
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr() as *mut libc::c_void, iov_len: bytes.len() };
+    // SAFETY: all zeros is a valid `msghdr`; the pointers put into it live through the call; the control buffer has room for
+    // FDS_MAX descriptors (CMSG_SPACE(16) is 32 bytes of 64), and no more are written.
+    unsafe {
+        let mut message: libc::msghdr = mem::zeroed();
+        message.msg_iov = &raw mut iov;
+        message.msg_iovlen = 1;
+        if !fds.is_empty() {
+            let count = fds.len().min(FDS_MAX);
+            let len = (count * mem::size_of::<RawFd>()) as u32;
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = libc::CMSG_SPACE(len) as usize;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(len) as usize;
+            let data = libc::CMSG_DATA(header).cast::<RawFd>();
+            for (i, fd) in fds.iter().take(count).enumerate() {
+                data.add(i).write_unaligned(fd.as_raw_fd());
+            }
+        }
+        check(libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) as libc::c_long).map(drop)
+    }
+}
+
+/// Receives one packet; empty bytes are the end.
+pub(crate) fn receive_packet(fd: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut length = 0_u8;
+    // SAFETY: one byte is peeked; MSG_TRUNC makes the kernel answer the packet's whole length.
+    let whole = check(unsafe {
+        libc::recv(fd.as_raw_fd(), (&raw mut length).cast(), 1, libc::MSG_PEEK | libc::MSG_TRUNC)
+    } as libc::c_long)? as usize;
+    if whole > PACKET_BYTES_MAX {
+        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    let mut bytes = vec![0_u8; whole];
+    let mut control: Control = [0; 8];
+    let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let mut fds = Vec::new();
+    // SAFETY: as in `send_packet`; the descriptors that arrived are ours and owned at once.
+    unsafe {
+        let mut message: libc::msghdr = mem::zeroed();
+        message.msg_iov = &raw mut iov;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE((FDS_MAX * mem::size_of::<RawFd>()) as u32) as usize;
+        let n = check(libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) as libc::c_long)?;
+        bytes.truncate(n as usize);
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let count = ((*header).cmsg_len - libc::CMSG_LEN(0) as usize) / mem::size_of::<RawFd>();
+                let data = libc::CMSG_DATA(header).cast::<RawFd>();
+                for i in 0..count {
+                    fds.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));
+                }
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    Ok((bytes, fds))
+}
+
+/// `struct open_how` of openat2(2).
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+/// Symlinks and `..` stay below the directory (as after a chroot).
+pub(crate) const RESOLVE_IN_ROOT: u64 = 0x10;
+
+/// openat2(2).
+pub(crate) fn openat2(dir: &impl AsRawFd, path: &CStr, flags: i32, mode: u32, resolve: u64) -> io::Result<OwnedFd> {
+    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: u64::from(mode), resolve };
+    // SAFETY: the structure lives through the call and its size is given.
+    own(unsafe {
+        libc::syscall(libc::SYS_openat2, dir.as_raw_fd(), path.as_ptr(), &raw const how, mem::size_of::<OpenHow>())
+    })
+}
+
+/// A copy of a mount (with all below it, if asked), attached nowhere.
+pub(crate) fn open_tree(dir: RawFd, path: &CStr, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
+    if recursive {
+        flags |= libc::AT_RECURSIVE as u32;
+    }
+    if path.is_empty() {
+        flags |= libc::AT_EMPTY_PATH as u32;
+    }
+    // SAFETY: the path lives through the call.
+    own(unsafe { libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags) })
+}
+
+/// `struct mount_attr` of mount_setattr(2).
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns: u64,
+}
+
+pub(crate) const MOUNT_ATTR_RDONLY: u64 = 1;
+
+/// mount_setattr(2) on a mount's descriptor.
+pub(crate) fn mount_setattr(fd: &impl AsRawFd, recursive: bool, set: u64, propagation: u64) -> io::Result<()> {
+    let attr = MountAttr { set, clear: 0, propagation, userns: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the structure lives through the call and its size is given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            mem::size_of::<MountAttr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Attaches a detached mount at an opened place.
+pub(crate) fn move_mount(mount: &impl AsRawFd, target: &impl AsRawFd) -> io::Result<()> {
+    const FROM_EMPTY_TO_EMPTY: u32 = 0x04 | 0x40;
+    // SAFETY: both paths are empty constants.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            target.as_raw_fd(),
+            c"".as_ptr(),
+            FROM_EMPTY_TO_EMPTY,
+        )
+    })
+    .map(drop)
+}
+
+/// A new file system, mounted nowhere. `flags` are `MOUNT_ATTR_*`.
+pub(crate) fn new_mount(kind: &CStr, options: &[(&CStr, Option<&CStr>)], flags: u64) -> io::Result<OwnedFd> {
+    const SET_FLAG: u32 = 0;
+    const SET_STRING: u32 = 1;
+    const CMD_CREATE: u32 = 6;
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: constant flags and a live name.
+    let fs = own(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 1_u32) })?;
+    for (key, value) in options {
+        let (command, value) = value.map_or((SET_FLAG, none), |v| (SET_STRING, v.as_ptr()));
+        // SAFETY: key and value live through the call.
+        check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), command, key.as_ptr(), value, 0) })?;
+    }
+    // SAFETY: the command takes no key or value.
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), CMD_CREATE, none, none, 0) })?;
+    // SAFETY: plain integers.
+    own(unsafe { libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), 1_u32, flags) })
+}
+
+/// Old-style mount(2).
+pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u64, data: &CStr) -> io::Result<()> {
+    // SAFETY: all texts live through the call.
+    check(libc::c_long::from(unsafe {
+        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
+    }))
+    .map(drop)
+}
+
+pub(crate) fn mknodat(dir: &impl AsRawFd, name: &CStr, mode: u32, device: u64) -> io::Result<()> {
+    // SAFETY: the name lives through the call.
+    check(libc::c_long::from(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, device) })).map(drop)
+}
+
+pub(crate) fn fsetxattr(fd: &impl AsRawFd, name: &CStr, value: &[u8]) -> io::Result<()> {
+    // SAFETY: name and value live through the call.
+    check(libc::c_long::from(unsafe {
+        libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    }))
+    .map(drop)
+}
+
+/// Sets an extended attribute of a file that cannot be opened (a symlink, a device).
+pub(crate) fn lsetxattr(path: &CStr, name: &CStr, value: &[u8]) -> io::Result<()> {
+    // SAFETY: name, path and value live through the call.
+    check(libc::c_long::from(unsafe {
+        libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    }))
+    .map(drop)
+}
+
+pub(crate) fn fchownat(dir: &impl AsRawFd, name: &CStr, uid: u32, gid: u32) -> io::Result<()> {
+    let flags = libc::AT_SYMLINK_NOFOLLOW | if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
+    // SAFETY: the name lives through the call.
+    check(libc::c_long::from(unsafe { libc::fchownat(dir.as_raw_fd(), name.as_ptr(), uid, gid, flags) })).map(drop)
+}
+
+/// Sets the modification time, without following a symlink.
+pub(crate) fn set_mtime(dir: &impl AsRawFd, name: &CStr, seconds: i64) -> io::Result<()> {
+    let time = libc::timespec { tv_sec: seconds, tv_nsec: 0 };
+    let times = [time, time];
+    // SAFETY: name and times live through the call.
+    check(libc::c_long::from(unsafe {
+        libc::utimensat(dir.as_raw_fd(), name.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW)
+    }))
+    .map(drop)
+}
+
+/// Nanoseconds since the epoch, by the wall clock.
+pub(crate) fn now_ns() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |d| d.as_nanos() as u64)
+}
+
+/// Signals a process; one that is gone is no error.
+pub(crate) fn kill(pid: i32, signal: i32) {
+    // SAFETY: plain integers.
+    unsafe { libc::kill(pid, signal) };
+}
