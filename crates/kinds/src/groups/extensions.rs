@@ -192,7 +192,7 @@ fn check_spec(spec: &Value, errors: &mut ErrorList) {
         checks::joined(name, &place.index(at).child("name"), &names::dns1035_label(name), errors);
         check_deprecation(version, &place.index(at).child("deprecationWarning"), errors);
     }
-    check_parts(versions, &path, errors);
+    check_parts(versions, false, &path, errors);
     let bad = |detail: &str| Error::invalid(&place, versions.to_vec(), detail);
     if versions.iter().enumerate().any(|(at, v)| versions.iter().take(at).any(|w| w["name"] == v["name"])) {
         errors.push(bad("must contain unique version names"));
@@ -205,17 +205,17 @@ fn check_spec(spec: &Value, errors: &mut ErrorList) {
         rules::required(&spec["names"], &names_path, field, errors);
     }
     check_names(&spec["names"], &names_path, errors);
+    check_parts(versions, true, &path, errors);
     check_conversion(&spec["conversion"], &path.child("conversion"), errors);
 }
 
-/// Schemas, subresources and columns: at the top where all versions agree.
-fn check_parts(versions: &[Value], path: &Path, errors: &mut ErrorList) {
+/// Schemas, subresources and columns: those that all versions have in common (`shared`), at the top, or the others.
+fn check_parts(versions: &[Value], shared: bool, path: &Path, errors: &mut ErrorList) {
     let agree = |key: &str| versions.first().is_some_and(|first| versions.iter().all(|v| v[key] == first[key]));
-    for key in ["schema", "subresources", "additionalPrinterColumns"] {
-        let top = agree(key);
-        let shown = if top { versions.get(..1).unwrap_or_default() } else { versions };
+    for key in ["schema", "subresources", "additionalPrinterColumns"].into_iter().filter(|key| agree(key) == shared) {
+        let shown = if shared { versions.get(..1).unwrap_or_default() } else { versions };
         for (at, version) in shown.iter().enumerate() {
-            let place = match (top, key) {
+            let place = match (shared, key) {
                 (true, "schema") => path.child("validation"),
                 (true, key) => path.child(key),
                 (false, key) => path.child("versions").index(at).child(key),

@@ -138,7 +138,7 @@ fn priority_level(obj: &Value, now: SystemTime) -> Vec<Value> {
 fn migration(obj: &Value, _now: SystemTime) -> Vec<Value> {
     let (resource, group) = (tree::text(&obj["spec"]["resource"], "resource"), tree::text(&obj["spec"]["resource"], "group"));
     let states = tree::list(&obj["status"], "conditions").iter().filter(|c| c["status"] == "True").map(|c| tree::text(c, "type"));
-    let state = states.filter(|kind| matches!(*kind, "Running" | "Failed" | "Succeeded")).last().unwrap_or("Unknown");
+    let state = states.rev().find(|kind| matches!(*kind, "Running" | "Failed" | "Succeeded")).unwrap_or("Unknown");
     let resource = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
     vec![print::name(obj), resource.into(), state.into()]
 }
