@@ -133,6 +133,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         "" | "scale" => row.strategy.prepare_update(&cx.strategy(), &mut value, old),
         "binding" => {}
         "status" => row.strategy.prepare_status(&cx.strategy(), &mut value, old),
+        "approval" => kinds::prepare_approval(&cx.strategy(), &mut value, old),
         other => subresources::prepare(other, &mut value, old),
     }
     let hold = match storage::is_service(row) && what.subresource.is_empty() {
@@ -217,6 +218,7 @@ fn validate(what: &Change<'_>, value: &Value, old: &Value) -> Result<(), Status>
     errors.extend(match what.subresource {
         "" | "scale" => row.strategy.validate_update(value, old),
         "status" => row.strategy.validate_status(value, old),
+        "approval" => kinds::validate_approval(value, old),
         other => subresources::validate(other, value, old),
     });
     if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, what.name, errors)) }
