@@ -1,0 +1,75 @@
+//! Connection tracking over netlink: entries of UDP flows whose backend is gone must go too.
+//!
+//! A UDP flow has no end that the kernel sees; as long as a client goes on sending, its packets follow the translation that
+//! the flow began with, also to a pod that no longer exists. TCP needs none of this: the client notices and dials anew.
+
+use std::net::Ipv4Addr;
+
+use crate::netlink::{ACK, DUMP, Messages, Socket, attribute};
+use crate::{Error, Result};
+
+const SUBSYSTEM: u16 = 1 << 8;
+const GET: u16 = SUBSYSTEM | 1;
+const DELETE: u16 = SUBSYSTEM | 2;
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
+const HEADER: [u8; 4] = [libc::AF_INET as u8, 0, 0, 0];
+
+/// One end of a flow's first packet or of its answer.
+pub type Side = (Ipv4Addr, u16);
+
+/// A tracked UDP flow: whom the client called and who answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The client.
+    pub client: Side,
+    /// Whom it called.
+    pub called: Side,
+    /// Who answers.
+    pub answers: Side,
+    original: Vec<u8>,
+    id: Vec<u8>,
+}
+
+fn tuple(bytes: &[u8]) -> Option<(u8, Side, Side)> {
+    let ip = attribute(bytes, 1)?;
+    let proto = attribute(bytes, 2)?;
+    let address = |kind| attribute(ip, kind).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(Ipv4Addr::from);
+    let port = |kind| attribute(proto, kind).and_then(|b| b.try_into().ok()).map(u16::from_be_bytes);
+    Some((*attribute(proto, 1)?.first()?, (address(1)?, port(2)?), (address(2)?, port(3)?)))
+}
+
+fn parse(body: &[u8]) -> Option<Flow> {
+    let attributes = body.get(4..)?;
+    let original = attribute(attributes, TUPLE_ORIGINAL)?;
+    let (protocol, client, called) = tuple(original)?;
+    let (_, answers, _) = tuple(attribute(attributes, TUPLE_REPLY)?)?;
+    let id = attribute(attributes, ID)?.to_vec();
+    (i32::from(protocol) == libc::IPPROTO_UDP).then(|| Flow { client, called, answers, original: original.to_vec(), id })
+}
+
+/// All tracked UDP flows.
+pub fn udp_flows(socket: &mut Socket) -> Result<Vec<Flow>> {
+    let mut m = Messages::new();
+    m.begin(GET, DUMP, &HEADER);
+    let answers = socket.call("list tracked connections", &m)?;
+    Ok(answers.iter().filter_map(|(_, body)| parse(body)).collect())
+}
+
+/// Forgets every UDP flow that `stale` says so of; how many there were.
+pub fn forget_udp(socket: &mut Socket, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
+    let flows: Vec<Flow> = udp_flows(socket)?.into_iter().filter(|f| stale(f)).collect();
+    for flow in &flows {
+        let mut m = Messages::new();
+        m.begin(DELETE, ACK, &HEADER);
+        let nest = m.nest(TUPLE_ORIGINAL);
+        m.raw(&flow.original);
+        m.end(nest).attr(ID, &flow.id);
+        match socket.call("forget a tracked connection", &m) {
+            Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {}
+            other => drop(other?),
+        }
+    }
+    Ok(flows.len())
+}

@@ -1,0 +1,257 @@
+//! Names that are not the cluster's: asked of the host's own name servers, with a small memory.
+//!
+//! A question is passed on as it came (with a new number), its answer as it came back: nothing that this program does not
+//! know is lost. Each question has its own socket, so that an answer from elsewhere is not taken for the server's. What
+//! is remembered is looked at only when somebody asks; nothing runs by itself.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{DNSClass, Name, RecordType};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+/// How long one server may take.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Rounds over all servers.
+const ROUNDS: usize = 2;
+/// As resolvers do.
+const MAX_SERVERS: usize = 3;
+/// Questions on their way at a time; more are refused.
+const MAX_IN_FLIGHT: usize = 512;
+/// Answers that are remembered.
+const CACHE_ENTRIES: usize = 256;
+/// Answers above this are not remembered.
+const CACHE_BYTES: usize = 2048;
+/// Nothing is remembered longer.
+const CACHE_MAX: Duration = Duration::from_secs(30);
+/// Nor is the name servers' file looked at more often.
+const RELOAD: Duration = Duration::from_secs(5);
+const MAX_UDP: usize = 4096;
+const PORT: u16 = 53;
+
+/// Where names outside of the cluster are asked.
+#[derive(Clone, Debug)]
+pub enum Upstream {
+    /// The name servers of this resolver file, read again when it changes.
+    File(PathBuf),
+    /// These.
+    Servers(Vec<SocketAddr>),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    name: Name,
+    kind: RecordType,
+    class: DNSClass,
+    dnssec: bool,
+    tcp: bool,
+}
+
+struct Remembered {
+    bytes: Vec<u8>,
+    since: Instant,
+    until: Instant,
+}
+
+struct Servers {
+    list: Vec<SocketAddr>,
+    changed: Option<SystemTime>,
+    looked: Option<Instant>,
+}
+
+/// Passes questions on.
+#[derive(Clone)]
+pub(super) struct Forwarder {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    upstream: Upstream,
+    own: Vec<IpAddr>,
+    servers: Mutex<Servers>,
+    cache: Mutex<HashMap<Key, Remembered>>,
+    permits: Semaphore,
+}
+
+impl Forwarder {
+    /// `own` are the addresses at which this server answers: a resolver file that names them would be a loop.
+    pub(super) fn new(upstream: Upstream, own: Vec<IpAddr>) -> Self {
+        let servers = Mutex::new(Servers { list: Vec::new(), changed: None, looked: None });
+        let inner = Inner { upstream, own, servers, cache: Mutex::default(), permits: Semaphore::new(MAX_IN_FLIGHT) };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The answer to a question in wire form, with the question's number. None: no server answered.
+    pub(super) async fn ask(&self, question: &Message, bytes: &[u8], tcp: bool) -> Option<Vec<u8>> {
+        let query = question.queries.first()?;
+        let dnssec = question.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok);
+        let key = Key { name: query.name().to_lowercase(), kind: query.query_type(), class: query.query_class(), dnssec, tcp };
+        let id = question.metadata.id;
+        if let Some(answer) = self.recall(&key, id) {
+            return Some(answer);
+        }
+        let _permit = self.inner.permits.try_acquire().ok()?;
+        let servers = self.servers();
+        for _ in 0..ROUNDS {
+            for server in &servers {
+                let asked = if tcp { ask_tcp(*server, bytes).await } else { ask_udp(*server, bytes).await };
+                if let Some(answer) = asked {
+                    self.remember(key, &answer);
+                    return Some(with_id(answer, id));
+                }
+            }
+        }
+        None
+    }
+
+    fn recall(&self, key: &Key, id: u16) -> Option<Vec<u8>> {
+        let cache = self.inner.cache.lock();
+        let found = cache.get(key)?;
+        let now = Instant::now();
+        if found.until <= now {
+            return None;
+        }
+        let age = u32::try_from((now - found.since).as_secs()).unwrap_or(u32::MAX);
+        if age == 0 {
+            return Some(with_id(found.bytes.clone(), id));
+        }
+        let mut message = Message::from_vec(&found.bytes).ok()?;
+        message.metadata.id = id;
+        for records in [&mut message.answers, &mut message.authorities, &mut message.additionals] {
+            for record in records {
+                record.decrement_ttl(age);
+            }
+        }
+        message.to_vec().ok()
+    }
+
+    fn remember(&self, key: Key, bytes: &[u8]) {
+        if bytes.len() > CACHE_BYTES {
+            return;
+        }
+        let Ok(message) = Message::from_vec(bytes) else { return };
+        if message.metadata.truncation || !matches!(message.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain) {
+            return;
+        }
+        // A negative answer without an authority's word on it is not to be believed for long, so not at all.
+        let ttl = message.answers.iter().chain(&message.authorities).map(|r| r.ttl).min().unwrap_or(0);
+        let life = Duration::from_secs(u64::from(ttl)).min(CACHE_MAX);
+        if life.is_zero() {
+            return;
+        }
+        let now = Instant::now();
+        let mut cache = self.inner.cache.lock();
+        if cache.len() >= CACHE_ENTRIES {
+            cache.retain(|_, e| e.until > now);
+        }
+        if cache.len() >= CACHE_ENTRIES {
+            cache.clear();
+        }
+        cache.insert(key, Remembered { bytes: bytes.to_vec(), since: now, until: now + life });
+    }
+
+    fn servers(&self) -> Vec<SocketAddr> {
+        let path = match &self.inner.upstream {
+            Upstream::Servers(list) => return list.clone(),
+            Upstream::File(path) => path,
+        };
+        let mut servers = self.inner.servers.lock();
+        let now = Instant::now();
+        if servers.looked.is_none_or(|at| now - at >= RELOAD) {
+            servers.looked = Some(now);
+            let changed = std::fs::metadata(path).and_then(|m| m.modified()).ok();
+            if changed != servers.changed || changed.is_none() {
+                servers.changed = changed;
+                servers.list = read(path, &self.inner.own);
+            }
+        }
+        servers.list.clone()
+    }
+}
+
+/// The name servers of a resolver file.
+fn read(path: &Path, own: &[IpAddr]) -> Vec<SocketAddr> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let words = text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>());
+    let addresses = words.filter(|w| w.first() == Some(&"nameserver")).filter_map(|w| w.get(1)?.parse::<IpAddr>().ok());
+    addresses.filter(|a| !own.contains(a)).take(MAX_SERVERS).map(|a| SocketAddr::new(a, PORT)).collect()
+}
+
+fn with_id(mut bytes: Vec<u8>, id: u16) -> Vec<u8> {
+    if let Some(head) = bytes.get_mut(..2) {
+        head.copy_from_slice(&id.to_be_bytes());
+    }
+    bytes
+}
+
+/// A number that cannot be guessed. Should the kernel not give one, the connected socket's random port still guards the answer.
+fn random_id() -> u16 {
+    let mut bytes = [0_u8; 2];
+    let _ = getrandom::fill(&mut bytes);
+    u16::from_ne_bytes(bytes)
+}
+
+async fn ask_udp(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
+    let any: SocketAddr = if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(any).await.ok()?;
+    socket.connect(server).await.ok()?;
+    let id = random_id();
+    let question = with_id(question.to_vec(), id);
+    socket.send(&question).await.ok()?;
+    let mut buffer = vec![0; MAX_UDP];
+    let answer = async {
+        loop {
+            let n = socket.recv(&mut buffer).await.ok()?;
+            if is_answer(&buffer[..n], id) {
+                return Some(n);
+            }
+        }
+    };
+    let n = timeout(SERVER_TIMEOUT, answer).await.ok()??;
+    buffer.truncate(n);
+    Some(buffer)
+}
+
+fn is_answer(bytes: &[u8], id: u16) -> bool {
+    const RESPONSE: u8 = 0x80;
+    bytes.len() >= 12 && bytes[..2] == id.to_be_bytes() && bytes[2] & RESPONSE != 0
+}
+
+async fn ask_tcp(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
+    let id = random_id();
+    let question = with_id(question.to_vec(), id);
+    let length = u16::try_from(question.len()).ok()?;
+    let work = async {
+        let mut stream = TcpStream::connect(server).await.ok()?;
+        let mut framed = length.to_be_bytes().to_vec();
+        framed.extend_from_slice(&question);
+        stream.write_all(&framed).await.ok()?;
+        let length = stream.read_u16().await.ok()?;
+        let mut answer = vec![0; usize::from(length)];
+        stream.read_exact(&mut answer).await.ok()?;
+        is_answer(&answer, id).then_some(answer)
+    };
+    timeout(SERVER_TIMEOUT, work).await.ok()?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolver_file_that_names_this_server_is_no_loop() {
+        let path = std::env::temp_dir().join(format!("knarr-resolv-{}", std::process::id()));
+        std::fs::write(&path, "search a b\nnameserver 10.244.0.1\n# nameserver 9.9.9.9\nnameserver 192.0.2.53\nnameserver ::1\n").unwrap();
+        let own = [IpAddr::from([10, 244, 0, 1])];
+        assert_eq!(read(&path, &own), ["192.0.2.53:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
+        std::fs::remove_file(path).unwrap();
+    }
+}

@@ -1,0 +1,114 @@
+//! The Service `kube-system/kube-dns`, by which pods find this server, and this node's EndpointSlice of it.
+//!
+//! The Service has no selector, since no pod serves it: the slice says the truth, the node's address and port. A Service of that
+//! name with a selector is somebody else's name server and is left alone.
+
+use std::time::Duration;
+
+use client::{Api, Client, Error, Meta, Result};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{Config, PORT};
+
+const NAMESPACE: &str = "kube-system";
+const NAME: &str = "kube-dns";
+const MANAGED_BY: &str = "knarr-dns";
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Makes both, trying until it is done.
+pub(super) async fn keep(client: &Client, config: &Config, port: u16) {
+    let mut pause = BACKOFF_MIN;
+    loop {
+        match ensure(client, config, port).await {
+            Ok(()) => return,
+            // The namespace or the server itself may not be there yet.
+            Err(error) => tracing::debug!(%error, "the Service of the name server cannot be made yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BACKOFF_MAX);
+    }
+}
+
+fn typed<T: DeserializeOwned>(value: Value) -> Result<T> {
+    serde_json::from_value(value).map_err(|e| Error::Decode(e.to_string()))
+}
+
+async fn ensure(client: &Client, config: &Config, port: u16) -> Result<()> {
+    let services: Api<Service> = client.namespaced(NAMESPACE);
+    let service = match services.get_opt(NAME).await? {
+        Some(service) => service,
+        None => match services.create(&typed(service(config))?).await {
+            Err(e) if e.is_already_exists() => services.get(NAME).await?,
+            other => other?,
+        },
+    };
+    let spec = service.spec.clone().unwrap_or_default();
+    if spec.selector.is_some_and(|s| !s.is_empty()) {
+        tracing::info!("{NAMESPACE}/{NAME} selects pods: another name server serves the cluster");
+        return Ok(());
+    }
+    if spec.cluster_ip.as_deref() != Some(&config.cluster_ip.to_string()) {
+        tracing::warn!(has = spec.cluster_ip, wanted = %config.cluster_ip, "{NAMESPACE}/{NAME} has another address than pods are told");
+    }
+    let slices: Api<EndpointSlice> = client.namespaced(NAMESPACE);
+    let mut wanted: EndpointSlice = typed(slice(config, port, service.uid()))?;
+    let name = wanted.name().to_owned();
+    match slices.get_opt(&name).await? {
+        None => match slices.create(&wanted).await {
+            Err(e) if e.is_already_exists() => Err(e),
+            other => other.map(drop),
+        },
+        Some(live) if live.endpoints == wanted.endpoints && live.ports == wanted.ports => Ok(()),
+        Some(live) if live.address_type != wanted.address_type => Err(Error::Config(format!("EndpointSlice {name} is not of IPv4"))),
+        Some(live) => {
+            wanted.metadata.resource_version = live.metadata.resource_version;
+            slices.replace(&name, &wanted).await.map(drop)
+        }
+    }
+}
+
+fn service(config: &Config) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": NAME,
+            "namespace": NAMESPACE,
+            "labels": {"k8s-app": NAME, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
+        },
+        "spec": {
+            "clusterIP": config.cluster_ip.to_string(),
+            "ports": [
+                {"name": "dns", "port": PORT, "protocol": "UDP", "targetPort": PORT},
+                {"name": "dns-tcp", "port": PORT, "protocol": "TCP", "targetPort": PORT},
+            ],
+        },
+    })
+}
+
+fn slice(config: &Config, port: u16, owner: &str) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("{NAME}-{}", config.node_name),
+            "namespace": NAMESPACE,
+            "labels": {"kubernetes.io/service-name": NAME, "endpointslice.kubernetes.io/managed-by": MANAGED_BY, "k8s-app": NAME},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": NAME, "uid": owner, "controller": true, "blockOwnerDeletion": true}],
+        },
+        "addressType": "IPv4",
+        "endpoints": [{
+            "addresses": [config.listen.to_string()],
+            "conditions": {"ready": true, "serving": true, "terminating": false},
+            "nodeName": config.node_name,
+        }],
+        "ports": [
+            {"name": "dns", "port": port, "protocol": "UDP"},
+            {"name": "dns-tcp", "port": port, "protocol": "TCP"},
+        ],
+    })
+}

@@ -1,0 +1,305 @@
+//! Links, addresses, routes and neighbours: the part of rtnetlink that a pod network needs.
+//!
+//! Each function appends one message to a buffer, so that a caller sends all its steps in one system call.
+
+use std::net::Ipv4Addr;
+use std::os::fd::RawFd;
+
+use crate::cidr::Cidr;
+use crate::netlink::{ACK, CREATE, DUMP, EXCL, Messages, REPLACE, Socket, attribute, text};
+use crate::{Error, Result};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_NEWNEIGH: u16 = 28;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFLA_INET_CONF: u16 = 1;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+const IFF_UP: u32 = 1;
+
+const NUD_PERMANENT: u16 = 0x80;
+const RTPROT_STATIC: u8 = 4;
+const RT_TABLE_MAIN: u8 = 254;
+const RTNH_F_ONLINK: u32 = 4;
+/// The whole of IPv4.
+const SCOPE_UNIVERSE: u8 = 0;
+/// On this link.
+const SCOPE_LINK: u8 = 253;
+
+/// A link's parameters below `net.ipv4.conf`, by the kernel's numbers (`IPV4_DEVCONF_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Ipv4Conf {
+    /// `forwarding`.
+    Forwarding = 1,
+    /// `send_redirects`.
+    SendRedirects = 6,
+    /// `rp_filter`.
+    RpFilter = 8,
+    /// `route_localnet`.
+    RouteLocalnet = 26,
+}
+
+/// A link as the kernel tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its alias, or empty.
+    pub alias: String,
+    /// Its MTU.
+    pub mtu: u32,
+}
+
+fn ifinfo(index: u32, flags: u32) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[4..8].copy_from_slice(&index.to_ne_bytes());
+    out[8..12].copy_from_slice(&flags.to_ne_bytes());
+    out[12..16].copy_from_slice(&flags.to_ne_bytes());
+    out
+}
+
+/// Makes a bridge; refused if the name is taken.
+pub fn add_bridge(m: &mut Messages, name: &str) {
+    m.begin(RTM_NEWLINK, ACK | CREATE | EXCL, &ifinfo(0, 0)).text(IFLA_IFNAME, name);
+    let info = m.nest(IFLA_LINKINFO);
+    m.text(IFLA_INFO_KIND, "bridge");
+    m.end(info);
+}
+
+/// One end of a pair of links.
+#[derive(Clone, Copy, Debug)]
+pub struct End<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+}
+
+/// Makes a pair of links, the far end at once in the namespace of `netns`; refused if a name is taken.
+pub fn add_veth(m: &mut Messages, near: End, far: End, netns: RawFd, mtu: u32) {
+    m.begin(RTM_NEWLINK, ACK | CREATE | EXCL, &ifinfo(0, 0));
+    ends(m, near, mtu);
+    let info = m.nest(IFLA_LINKINFO);
+    m.text(IFLA_INFO_KIND, "veth");
+    let data = m.nest(IFLA_INFO_DATA);
+    let peer = m.nest(VETH_INFO_PEER);
+    m.raw(&ifinfo(0, 0));
+    ends(m, far, mtu);
+    m.u32(IFLA_NET_NS_FD, netns as u32);
+    m.end(peer).end(data).end(info);
+}
+
+fn ends(m: &mut Messages, end: End, mtu: u32) {
+    // One queue each: by default the kernel makes as many as there are processors, of which a pod's link needs none.
+    m.text(IFLA_IFNAME, end.name).attr(IFLA_ADDRESS, &end.mac).u32(IFLA_MTU, mtu);
+    m.u32(IFLA_NUM_TX_QUEUES, 1).u32(IFLA_NUM_RX_QUEUES, 1);
+}
+
+/// What to set on a link that exists.
+#[derive(Clone, Debug, Default)]
+pub struct Settings<'a> {
+    /// Brings it up.
+    pub up: bool,
+    /// Its alias.
+    pub alias: Option<&'a str>,
+    /// Its MTU.
+    pub mtu: Option<u32>,
+    /// Parameters below `net.ipv4.conf`.
+    pub ipv4: &'a [(Ipv4Conf, u32)],
+    /// No IPv6 address is made for it (and none looked for duplicates of, which would delay it by seconds).
+    pub no_ipv6: bool,
+}
+
+/// Changes the link with this name.
+pub fn set(m: &mut Messages, name: &str, settings: &Settings) {
+    m.begin(RTM_NEWLINK, ACK, &ifinfo(0, if settings.up { IFF_UP } else { 0 })).text(IFLA_IFNAME, name);
+    if let Some(alias) = settings.alias {
+        m.attr(IFLA_IFALIAS, alias.as_bytes());
+    }
+    if let Some(mtu) = settings.mtu {
+        m.u32(IFLA_MTU, mtu);
+    }
+    if settings.ipv4.is_empty() && !settings.no_ipv6 {
+        return;
+    }
+    let spec = m.nest(IFLA_AF_SPEC);
+    if !settings.ipv4.is_empty() {
+        let inet = m.nest(libc::AF_INET as u16);
+        let conf = m.nest(IFLA_INET_CONF);
+        for (which, value) in settings.ipv4 {
+            m.u32(*which as u16, *value);
+        }
+        m.end(conf).end(inet);
+    }
+    if settings.no_ipv6 {
+        let inet6 = m.nest(libc::AF_INET6 as u16);
+        m.attr(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
+        m.end(inet6);
+    }
+    m.end(spec);
+}
+
+/// Brings up the link with this number.
+pub fn up(m: &mut Messages, index: u32) {
+    m.begin(RTM_NEWLINK, ACK, &ifinfo(index, IFF_UP));
+}
+
+/// Removes the link with this name (and with it the other end of a pair).
+pub fn delete(m: &mut Messages, name: &str) {
+    m.begin(RTM_DELLINK, ACK, &ifinfo(0, 0)).text(IFLA_IFNAME, name);
+}
+
+/// Asks for the link with this name.
+pub fn get(m: &mut Messages, name: &str) {
+    m.begin(RTM_GETLINK, ACK, &ifinfo(0, 0)).text(IFLA_IFNAME, name);
+}
+
+/// Reads a link from an answer.
+pub fn parse(kind: u16, body: &[u8]) -> Option<Link> {
+    if kind != RTM_NEWLINK {
+        return None;
+    }
+    let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
+    let attributes = body.get(16..)?;
+    Some(Link {
+        index,
+        name: attribute(attributes, IFLA_IFNAME).map(text)?,
+        alias: attribute(attributes, IFLA_IFALIAS).map(text).unwrap_or_default(),
+        mtu: attribute(attributes, IFLA_MTU).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes),
+    })
+}
+
+/// The link with this name, if there is one.
+pub fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
+    let mut m = Messages::new();
+    get(&mut m, name);
+    match socket.call("look for a link", &m) {
+        Ok(answers) => Ok(answers.iter().find_map(|(kind, body)| parse(*kind, body))),
+        Err(e) if e.errno() == Some(libc::ENODEV) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// All links.
+pub fn list(socket: &mut Socket) -> Result<Vec<Link>> {
+    let mut m = Messages::new();
+    m.begin(RTM_GETLINK, DUMP, &ifinfo(0, 0));
+    let answers = socket.call("list links", &m)?;
+    Ok(answers.iter().filter_map(|(kind, body)| parse(*kind, body)).collect())
+}
+
+/// Removes a link; one that is gone already is no error.
+pub fn remove(socket: &mut Socket, name: &str) -> Result<()> {
+    let mut m = Messages::new();
+    delete(&mut m, name);
+    match socket.call(&format!("remove link {name}"), &m) {
+        Err(e) if e.errno() != Some(libc::ENODEV) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a link an address of its own; one that it has already stays.
+pub fn add_address(m: &mut Messages, index: u32, address: Ipv4Addr) {
+    let mut fixed = [libc::AF_INET as u8, 32, 0, SCOPE_UNIVERSE, 0, 0, 0, 0];
+    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
+    m.begin(RTM_NEWADDR, ACK | CREATE | REPLACE, &fixed).attr(2, &address.octets()).attr(1, &address.octets());
+}
+
+/// Where packets for a range go.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    /// Out of a link, where the destination itself is.
+    Link {
+        /// The link.
+        index: u32,
+        /// The source of the host's own packets.
+        source: Option<Ipv4Addr>,
+    },
+    /// To a router that is to be found on a link, whatever the addresses there.
+    Gateway {
+        /// The link.
+        index: u32,
+        /// The router.
+        router: Ipv4Addr,
+    },
+    /// Nowhere; the sender is told.
+    Unreachable,
+}
+
+/// Sets the route of a range.
+pub fn add_route(m: &mut Messages, to: Cidr, way: Way) {
+    let (scope, kind, flags) = match way {
+        Way::Link { .. } => (SCOPE_LINK, 1, 0),
+        Way::Gateway { .. } => (SCOPE_UNIVERSE, 1, RTNH_F_ONLINK),
+        Way::Unreachable => (SCOPE_UNIVERSE, 7, 0),
+    };
+    let mut fixed = [libc::AF_INET as u8, to.prefix(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0];
+    fixed[8..12].copy_from_slice(&flags.to_ne_bytes());
+    m.begin(RTM_NEWROUTE, ACK | CREATE | REPLACE, &fixed);
+    if to.prefix() > 0 {
+        m.attr(1, &to.base().octets());
+    }
+    match way {
+        Way::Link { index, source } => {
+            m.u32(4, index);
+            if let Some(source) = source {
+                m.attr(7, &source.octets());
+            }
+        }
+        Way::Gateway { index, router } => {
+            m.u32(4, index).attr(5, &router.octets());
+        }
+        Way::Unreachable => {}
+    }
+}
+
+/// Removes the unreachable route of a range.
+pub fn delete_unreachable(socket: &mut Socket, to: Cidr) -> Result<()> {
+    const RTM_DELROUTE: u16 = 25;
+    let mut m = Messages::new();
+    let fixed = [libc::AF_INET as u8, to.prefix(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, SCOPE_UNIVERSE, 7, 0, 0, 0, 0];
+    m.begin(RTM_DELROUTE, ACK, &fixed).attr(1, &to.base().octets());
+    match socket.call("remove a route", &m) {
+        Err(e) if e.errno() != Some(libc::ESRCH) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Says, for good, which hardware address an address on a link has: nobody needs to ask.
+pub fn add_neighbour(m: &mut Messages, index: u32, address: Ipv4Addr, mac: [u8; 6]) {
+    let mut fixed = [libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
+    fixed[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
+    m.begin(RTM_NEWNEIGH, ACK | CREATE | REPLACE, &fixed).attr(1, &address.octets()).attr(2, &mac);
+}
+
+/// The number of a link that was just made, from the answers to a buffer with [`get`] in it.
+pub fn index_of(answers: &[(u16, Vec<u8>)], name: &str) -> Result<u32> {
+    let found = answers.iter().filter_map(|(kind, body)| parse(*kind, body)).find(|l| l.name == name);
+    found.map(|l| l.index).ok_or_else(|| Error::Config(format!("link {name} is gone")))
+}
+
+/// Whether this machine speaks IPv6 at all.
+pub fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/self/net/if_inet6").exists()
+}
+

@@ -1,0 +1,94 @@
+//! Names on the host by the cluster's mark.
+//!
+//! A link's name has at most 15 bytes, so links are named by a hash; which cluster and sandbox a link really belongs to
+//! stands in its alias. Names are a function of the mark alone: a process that starts after a crash finds what is its own.
+
+use std::fmt;
+
+/// The mark of one cluster on this machine: its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mark(String);
+
+/// FNV-1a, 64 bits: short stable names, no security in it (the alias decides ownership).
+pub(crate) fn hash(parts: &[&str]) -> u64 {
+    let mut h = 0xcbf2_9ce4_8422_2325_u64;
+    for part in parts {
+        for b in part.bytes().chain([0]) {
+            h = (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    h
+}
+
+impl Mark {
+    /// The mark with this name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The default name of the node's bridge: `knarr` for itself, short names whole, others by hash; at most 15 bytes.
+    pub fn bridge(&self) -> String {
+        let plain = self.0.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        match self.0.as_str() {
+            "knarr" => "knarr".into(),
+            short if plain && !short.is_empty() && short.len() <= 9 => format!("knarr-{short}"),
+            _ => format!("knarr{:010x}", hash(&[&self.0]) & 0xff_ffff_ffff),
+        }
+    }
+
+    /// The host's end of a sandbox's link: `kn`, four digits of the mark, eight of the sandbox.
+    pub fn link(&self, sandbox: &str) -> String {
+        format!("{}{:08x}", self.link_prefix(), hash(&[&self.0, sandbox]) & 0xffff_ffff)
+    }
+
+    /// What every [`Mark::link`] of this mark begins with.
+    pub fn link_prefix(&self) -> String {
+        format!("kn{:04x}", hash(&[&self.0]) & 0xffff)
+    }
+
+    /// The alias of everything of this mark begins with this.
+    pub fn alias(&self) -> String {
+        format!("{ALIAS}{}/", self.0)
+    }
+
+    /// The pod network's table.
+    pub fn table(&self) -> String {
+        format!("knarr-{}", self.0)
+    }
+
+    /// The service proxy's table.
+    pub fn proxy_table(&self) -> String {
+        // No mark has a slash in it, so this is no other cluster's table.
+        format!("knarr-{}/services", self.0)
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What every alias of any cluster begins with.
+const ALIAS: &str = "knarr:";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_and_differ() {
+        for name in ["knarr", "a", "a-long-name-of-a-cluster-indeed", "böse", ""] {
+            let mark = Mark::new(name);
+            assert!(mark.bridge().len() <= 15, "{name}");
+            assert!(mark.link("3f2a").len() <= 15, "{name}");
+        }
+        assert_ne!(Mark::new("a").link("s"), Mark::new("b").link("s"));
+        assert_eq!(Mark::new("test").bridge(), "knarr-test");
+    }
+}

@@ -1,0 +1,356 @@
+//! Netlink as a request/answer channel: one kept socket, messages written by hand, answers with the kernel's words.
+//!
+//! Blocking by design: the kernel answers within the system call, and each socket belongs to one thread at a time.
+//! Invariant: after every call the socket holds no unread answer; a call that fails half-way drains by sequence number.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use crate::{Error, Result};
+
+/// `NETLINK_ROUTE`.
+pub const ROUTE: i32 = libc::NETLINK_ROUTE;
+/// `NETLINK_NETFILTER`.
+pub const NETFILTER: i32 = libc::NETLINK_NETFILTER;
+
+/// `NLM_F_REQUEST`.
+pub const REQUEST: u16 = 1;
+/// `NLM_F_ACK`.
+pub const ACK: u16 = 4;
+/// `NLM_F_DUMP`.
+pub const DUMP: u16 = 0x300;
+/// `NLM_F_REPLACE`.
+pub const REPLACE: u16 = 0x100;
+/// `NLM_F_EXCL`.
+pub const EXCL: u16 = 0x200;
+/// `NLM_F_CREATE`.
+pub const CREATE: u16 = 0x400;
+/// `NLM_F_APPEND`.
+pub const APPEND: u16 = 0x800;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+/// `NFNL_MSG_BATCH_BEGIN`: a refusal of this message is the whole batch's, and nothing else may follow it.
+pub(crate) const BATCH_BEGIN: u16 = 0x10;
+const HEADER: usize = 16;
+const NESTED: u16 = 0x8000;
+/// An answer to one message is at most this: the kernel's dump buffers are 32 KiB at most.
+const RECEIVE_BYTES: usize = 128 * 1024;
+/// A batch of a full resynchronisation of tens of thousands of elements fits.
+const SOCKET_BUFFER_BYTES: libc::c_int = 32 * 1024 * 1024;
+
+/// A buffer of messages: header, fixed part, attributes.
+#[derive(Default, Debug, Clone)]
+pub struct Messages {
+    bytes: Vec<u8>,
+    start: usize,
+    count: u32,
+}
+
+/// An open nested attribute; closed by [`Messages::end`].
+#[must_use]
+pub struct Nest(usize);
+
+impl Messages {
+    /// An empty buffer.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Begins a message of a type with flags (`NLM_F_REQUEST` is added) and its fixed part.
+    pub fn begin(&mut self, kind: u16, flags: u16, fixed: &[u8]) -> &mut Self {
+        self.start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
+        self.bytes.extend_from_slice(&self.count.to_ne_bytes());
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(fixed);
+        self.count += 1;
+        self.pad();
+        self.close();
+        self
+    }
+
+    fn pad(&mut self) {
+        while !self.bytes.len().is_multiple_of(4) {
+            self.bytes.push(0);
+        }
+    }
+
+    fn close(&mut self) {
+        let length = (self.bytes.len() - self.start) as u32;
+        self.bytes[self.start..self.start + 4].copy_from_slice(&length.to_ne_bytes());
+    }
+
+    /// An attribute of bytes.
+    pub fn attr(&mut self, kind: u16, data: &[u8]) -> &mut Self {
+        self.bytes.extend_from_slice(&((data.len() + 4) as u16).to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(data);
+        self.pad();
+        self.close();
+        self
+    }
+
+    /// An attribute with a NUL-terminated text.
+    pub fn text(&mut self, kind: u16, text: &str) -> &mut Self {
+        let mut data = text.as_bytes().to_vec();
+        data.push(0);
+        self.attr(kind, &data)
+    }
+
+    /// An attribute with a number in the machine's order.
+    pub fn u32(&mut self, kind: u16, n: u32) -> &mut Self {
+        self.attr(kind, &n.to_ne_bytes())
+    }
+
+    /// An attribute with a number in the network's order (all of nf_tables).
+    pub fn be32(&mut self, kind: u16, n: u32) -> &mut Self {
+        self.attr(kind, &n.to_be_bytes())
+    }
+
+    /// An attribute with a number in the network's order.
+    pub fn be64(&mut self, kind: u16, n: u64) -> &mut Self {
+        self.attr(kind, &n.to_be_bytes())
+    }
+
+    /// Opens a nested attribute.
+    pub fn nest(&mut self, kind: u16) -> Nest {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 2]);
+        self.bytes.extend_from_slice(&(kind | NESTED).to_ne_bytes());
+        Nest(at)
+    }
+
+    /// Raw bytes inside a nest: the fixed part that some nests have.
+    pub fn raw(&mut self, data: &[u8]) -> &mut Self {
+        self.bytes.extend_from_slice(data);
+        self.pad();
+        self.close();
+        self
+    }
+
+    /// Closes a nested attribute.
+    pub fn end(&mut self, nest: Nest) -> &mut Self {
+        let length = (self.bytes.len() - nest.0) as u16;
+        self.bytes[nest.0..nest.0 + 2].copy_from_slice(&length.to_ne_bytes());
+        self.close();
+        self
+    }
+
+    /// Bytes written inside an open nest; a nest holds at most 65,535.
+    pub fn nested_bytes(&self, nest: &Nest) -> usize {
+        self.bytes.len() - nest.0
+    }
+
+    /// Adds flags to the message begun last.
+    pub fn flag(&mut self, flags: u16) -> &mut Self {
+        let at = self.start + 6;
+        let old = u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]);
+        self.bytes[at..at + 2].copy_from_slice(&(old | flags).to_ne_bytes());
+        self
+    }
+
+    /// How many messages there are.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The bytes as they go out (sequence numbers from 0).
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// The attributes in a buffer: type (without the nested bit) and value.
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & 0x3fff;
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get((length + 3) & !3..).unwrap_or(&[]);
+        Some((kind, value))
+    })
+}
+
+/// The value of one attribute.
+pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(k, _)| *k == kind).map(|(_, v)| v)
+}
+
+/// A text value without its NUL.
+pub fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
+}
+
+/// A connected netlink socket.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    family: i32,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// One answer: message type and body after the header.
+pub type Answer = (u16, Vec<u8>);
+
+#[allow(unsafe_code)]
+fn set_option(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) {
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the pointer is to a live c_int of the length given; the call keeps no reference. Failure is harmless:
+    // these options only widen buffers and error texts.
+    unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+}
+
+impl Socket {
+    /// Opens a socket of a family in the network namespace of the calling thread.
+    #[allow(unsafe_code)]
+    pub fn open(family: i32) -> Result<Self> {
+        // SAFETY: plain system call; the descriptor is owned at once.
+        let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, family) };
+        if fd < 0 {
+            return Err(Error::io("netlink socket", io::Error::last_os_error()));
+        }
+        // SAFETY: `fd` was just made and belongs to nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        set_option(&fd, libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1);
+        set_option(&fd, libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, 1);
+        set_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SOCKET_BUFFER_BYTES);
+        set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, SOCKET_BUFFER_BYTES);
+        Ok(Self { fd, family, sequence: 1, buffer: vec![0; RECEIVE_BYTES] })
+    }
+
+    #[allow(unsafe_code)]
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // SAFETY: the buffer is live for the call. An unconnected netlink socket sends to the kernel (port 0).
+        let sent = unsafe { libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    #[allow(unsafe_code)]
+    fn receive(&mut self) -> io::Result<usize> {
+        loop {
+            // SAFETY: the buffer is live and of the length given.
+            let n = unsafe { libc::recv(self.fd.as_raw_fd(), self.buffer.as_mut_ptr().cast(), self.buffer.len(), 0) };
+            match usize::try_from(n) {
+                Ok(n) => return Ok(n),
+                Err(_) => match io::Error::last_os_error() {
+                    e if e.kind() == io::ErrorKind::Interrupted => {}
+                    e => return Err(e),
+                },
+            }
+        }
+    }
+
+    /// Sends messages; every one that asks for an acknowledgement must get one, the first refusal is the error.
+    /// Returns the other answers. `what` names the step in errors.
+    pub fn call(&mut self, what: &str, messages: &Messages) -> Result<Vec<Answer>> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let base = self.sequence;
+        self.sequence = self.sequence.wrapping_add(messages.count);
+        let mut bytes = messages.bytes.clone();
+        let mut last = None;
+        let mut at = 0;
+        while at + HEADER <= bytes.len() {
+            let length = u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
+            let flags = u16::from_ne_bytes([bytes[at + 6], bytes[at + 7]]);
+            let number = u32::from_ne_bytes([bytes[at + 8], bytes[at + 9], bytes[at + 10], bytes[at + 11]]);
+            let sequence = base.wrapping_add(number);
+            bytes[at + 8..at + 12].copy_from_slice(&sequence.to_ne_bytes());
+            if flags & ACK != 0 || flags & DUMP == DUMP {
+                last = Some(sequence);
+            }
+            at += (length + 3) & !3;
+        }
+        self.send(&bytes).map_err(|e| Error::io(what, e))?;
+        match last {
+            Some(last) => {
+                let batch = self.family == NETFILTER && u16::from_ne_bytes([bytes[4], bytes[5]]) == BATCH_BEGIN;
+                self.collect(what, base, last, batch)
+            }
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Reads until the acknowledgement (or the end of the dump) of `last`; keeps the first refusal.
+    fn collect(&mut self, what: &str, base: u32, last: u32, batch: bool) -> Result<Vec<Answer>> {
+        let mut answers = Vec::new();
+        let mut refusal = None;
+        loop {
+            let n = self.receive().map_err(|e| Error::io(what, e))?;
+            let mut rest = &self.buffer[..n];
+            while rest.len() >= HEADER {
+                let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+                let kind = u16::from_ne_bytes([rest[4], rest[5]]);
+                let flags = u16::from_ne_bytes([rest[6], rest[7]]);
+                let sequence = u32::from_ne_bytes([rest[8], rest[9], rest[10], rest[11]]);
+                let Some(body) = rest.get(HEADER..length) else { break };
+                let ours = sequence.wrapping_sub(base) <= last.wrapping_sub(base);
+                if ours && matches!(kind, NLMSG_ERROR | NLMSG_DONE) {
+                    let code = body.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
+                    if code < 0 && refusal.is_none() {
+                        refusal = Some(refused(what, sequence.wrapping_sub(base), code, flags, body));
+                    }
+                    if sequence == last || (batch && code < 0 && sequence == base) {
+                        return refusal.map_or(Ok(answers), Err);
+                    }
+                } else if ours {
+                    answers.push((kind, body.to_vec()));
+                }
+                rest = rest.get((length + 3) & !3..).unwrap_or(&[]);
+            }
+        }
+    }
+}
+
+/// The error of a refusal, with the kernel's extended acknowledgement (`NLM_F_CAPPED`: only the header is echoed).
+fn refused(what: &str, number: u32, code: i32, flags: u16, body: &[u8]) -> Error {
+    const CAPPED: u16 = 0x100;
+    const TLVS: u16 = 0x200;
+    let mut kernel = String::new();
+    if flags & TLVS != 0 {
+        let echoed = body.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes) as usize;
+        let at = 4 + if flags & CAPPED != 0 { HEADER } else { (echoed + 3) & !3 };
+        let tlvs = body.get(at..).unwrap_or(&[]);
+        kernel = attribute(tlvs, 1).map(text).unwrap_or_default();
+        if let Some(offset) = attribute(tlvs, 2).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes) {
+            kernel = format!("{kernel} at byte {offset}").trim_start().to_owned();
+        }
+    }
+    Error::Kernel { what: format!("{what}: message {number}"), source: io::Error::from_raw_os_error(-code), kernel }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_padded_and_read_back() {
+        let mut m = Messages::new();
+        m.begin(16, ACK, &[1, 2, 3, 4]).text(3, "eth0").attr(1, &[9; 6]);
+        let nest = m.nest(18);
+        m.u32(4, 7);
+        m.end(nest);
+        let body = &m.bytes()[20..];
+        assert_eq!(u32::from_ne_bytes(m.bytes()[..4].try_into().unwrap()) as usize, m.bytes().len());
+        assert_eq!(attribute(body, 3).map(text).as_deref(), Some("eth0"));
+        assert_eq!(attribute(body, 1), Some(&[9u8; 6][..]));
+        let nested = attribute(body, 18).unwrap();
+        assert_eq!(attribute(nested, 4), Some(&7u32.to_ne_bytes()[..]));
+    }
+
+    #[test]
+    fn cut_attributes_end_the_reading() {
+        assert_eq!(attributes(&[200, 0, 1, 0, 1]).count(), 0);
+        assert_eq!(attributes(&[2]).count(), 0);
+    }
+}

@@ -1,0 +1,41 @@
+//! Keys of sets and maps in the form that the registers have: fields one after the other, each padded to four bytes.
+
+/// What a key or a value is: the type's number in `nft`'s listing, and its length as the kernel sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Type {
+    /// `nft`'s number; the kernel only keeps it.
+    pub id: u32,
+    /// Bytes.
+    pub length: u32,
+}
+
+const ADDRESS: u32 = 7;
+const PROTOCOL: u32 = 12;
+const PORT: u32 = 13;
+/// Bits of a field's type in the number of a joined type.
+const BITS: u32 = 6;
+
+/// An IPv4 address.
+pub const IP: Type = Type { id: ADDRESS, length: 4 };
+/// Two IPv4 addresses.
+pub const IP_IP: Type = Type { id: (ADDRESS << BITS) | ADDRESS, length: 8 };
+/// Address and port.
+pub const IP_PORT: Type = Type { id: (ADDRESS << BITS) | PORT, length: 8 };
+/// Protocol and port.
+pub const PROTO_PORT: Type = Type { id: (PROTOCOL << BITS) | PORT, length: 8 };
+/// Address, protocol and port.
+pub const IP_PROTO_PORT: Type = Type { id: (((ADDRESS << BITS) | PROTOCOL) << BITS) | PORT, length: 12 };
+/// A number in the machine's order.
+pub const NUMBER: Type = Type { id: 4, length: 4 };
+
+/// Fields, each padded to four bytes.
+pub fn join(fields: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(fields.len() * 4);
+    for field in fields {
+        out.extend_from_slice(field);
+        while !out.len().is_multiple_of(4) {
+            out.push(0);
+        }
+    }
+    out
+}

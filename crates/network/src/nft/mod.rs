@@ -1,0 +1,348 @@
+//! The kernel's packet filter, nf_tables, as it is spoken to over netlink.
+//!
+//! A [`Batch`] collects changes to one table and gives them to the kernel as one transaction: packets see the state before
+//! or the state after, nothing between, and a refusal leaves all as it was. What a rule does is written with [`Expr`]; values
+//! are compared in the registers' own form, see [`key`].
+
+mod expr;
+pub mod key;
+
+pub use expr::{step, Anonymous, Base, Cmp, Expr, Fib, Rule, Verdict, reg};
+
+use std::net::Ipv4Addr;
+
+use crate::Result;
+use crate::netlink::{ACK, APPEND, BATCH_BEGIN, CREATE, DUMP, Messages, Nest, Socket, attribute, text};
+
+const SUBSYSTEM: u16 = 10 << 8;
+const BATCH_END: u16 = 0x11;
+const NEWTABLE: u16 = SUBSYSTEM;
+const GETTABLE: u16 = SUBSYSTEM | 1;
+const DELTABLE: u16 = SUBSYSTEM | 2;
+const NEWCHAIN: u16 = SUBSYSTEM | 3;
+const DELCHAIN: u16 = SUBSYSTEM | 5;
+const NEWRULE: u16 = SUBSYSTEM | 6;
+const DELRULE: u16 = SUBSYSTEM | 8;
+const NEWSET: u16 = SUBSYSTEM | 9;
+const DELSET: u16 = SUBSYSTEM | 11;
+const NEWSETELEM: u16 = SUBSYSTEM | 12;
+const GETSETELEM: u16 = SUBSYSTEM | 13;
+const DELSETELEM: u16 = SUBSYSTEM | 14;
+
+const LIST_ELEM: u16 = 1;
+/// A nested attribute is at most 65,535 bytes; an element is far below the rest.
+const NEST_BYTES: usize = 60_000;
+const VERDICT_TYPE: u32 = 0xffff_ff00;
+
+const SET_ANONYMOUS: u32 = 1;
+const SET_CONSTANT: u32 = 2;
+const SET_MAP: u32 = 8;
+const SET_TIMEOUT: u32 = 0x10;
+const SET_EVAL: u32 = 0x20;
+
+/// The family of all of our tables: IPv4.
+const FAMILY: u8 = libc::NFPROTO_IPV4 as u8;
+
+/// Where a chain is entered by the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// `filter` or `nat`.
+    pub kind: &'static str,
+    /// The place on a packet's way.
+    pub at: At,
+    /// Lower is earlier.
+    pub priority: i32,
+}
+
+/// A place on a packet's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum At {
+    /// Come in, not yet routed.
+    Prerouting = 0,
+    /// For this host.
+    Input = 1,
+    /// Through this host.
+    Forward = 2,
+    /// From this host.
+    Output = 3,
+    /// About to leave.
+    Postrouting = 4,
+}
+
+/// What a map holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Data {
+    /// What happens to the packet.
+    Verdict(Verdict),
+    /// Bytes for a register.
+    Value(Vec<u8>),
+}
+
+/// What kind of data a map holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataKind {
+    /// It is a set.
+    None,
+    /// Verdicts.
+    Verdict,
+    /// Values of a type.
+    Value(key::Type),
+}
+
+/// A named set or map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What its keys are.
+    pub key: key::Type,
+    /// What it maps to.
+    pub data: DataKind,
+    /// Elements are added by rules and vanish this many seconds after the last refresh.
+    pub timeout_s: Option<u32>,
+}
+
+/// A key with its data.
+pub type Element = (Vec<u8>, Option<Data>);
+
+/// Changes to one table, made at once.
+#[derive(Debug)]
+pub struct Batch {
+    m: Messages,
+    table: String,
+    sets: u32,
+    changes: usize,
+}
+
+fn header(family: u8, resource: u16) -> [u8; 4] {
+    let [a, b] = resource.to_be_bytes();
+    [family, 0, a, b]
+}
+
+impl Batch {
+    /// No changes yet.
+    pub fn new(table: &str) -> Self {
+        let mut m = Messages::new();
+        m.begin(BATCH_BEGIN, 0, &header(0, SUBSYSTEM >> 8));
+        Self { m, table: table.to_owned(), sets: 0, changes: 0 }
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.changes == 0
+    }
+
+    fn begin(&mut self, kind: u16, flags: u16, table_attribute: u16) -> &mut Messages {
+        self.changes += 1;
+        self.m.begin(kind, flags, &header(FAMILY, 0)).text(table_attribute, &self.table)
+    }
+
+    /// Makes the table if it is not there.
+    pub fn add_table(&mut self) -> &mut Self {
+        self.begin(NEWTABLE, CREATE, 1);
+        self
+    }
+
+    /// Removes the table with all that is in it.
+    pub fn delete_table(&mut self) -> &mut Self {
+        self.begin(DELTABLE, 0, 1);
+        self
+    }
+
+    /// Begins with an empty table, whatever was there.
+    pub fn fresh_table(&mut self) -> &mut Self {
+        self.add_table().delete_table().add_table()
+    }
+
+    /// Makes a chain if it is not there.
+    pub fn add_chain(&mut self, name: &str, hook: Option<Hook>) -> &mut Self {
+        let m = self.begin(NEWCHAIN, CREATE, 1).text(3, name);
+        if let Some(hook) = hook {
+            let nest = m.nest(4);
+            m.be32(1, hook.at as u32).be32(2, hook.priority as u32);
+            m.end(nest).text(7, hook.kind);
+        }
+        self
+    }
+
+    /// Removes all rules of a chain.
+    pub fn flush_chain(&mut self, name: &str) -> &mut Self {
+        self.begin(DELRULE, 0, 1).text(2, name);
+        self
+    }
+
+    /// Removes a chain that nothing leads to.
+    pub fn delete_chain(&mut self, name: &str) -> &mut Self {
+        self.begin(DELCHAIN, 0, 1).text(3, name);
+        self
+    }
+
+    /// Appends a rule to a chain.
+    pub fn add_rule(&mut self, chain: &str, rule: &Rule) -> &mut Self {
+        let mut anonymous = Vec::new();
+        for set in rule.iter().filter_map(Expr::anonymous) {
+            anonymous.push(self.anonymous(set));
+        }
+        let mut anonymous = anonymous.into_iter();
+        let m = self.begin(NEWRULE, CREATE | APPEND, 1).text(2, chain);
+        let nest = m.nest(4);
+        for expr in rule {
+            expr.write(m, &mut anonymous);
+        }
+        m.end(nest);
+        self
+    }
+
+    fn anonymous(&mut self, set: &Anonymous) -> u32 {
+        self.sets += 1;
+        let id = self.sets;
+        let name = if set.data == DataKind::None { "__set%d" } else { "__map%d" };
+        let flags = SET_ANONYMOUS | SET_CONSTANT;
+        self.set(name, set.key, set.data, flags, id, Some(set.elements.len() as u32));
+        self.elements(NEWSETELEM, name, Some(id), &set.elements);
+        id
+    }
+
+    /// Makes a named set or map if it is not there.
+    pub fn add_set(&mut self, set: &Set) -> &mut Self {
+        self.sets += 1;
+        let id = self.sets;
+        // The bound only guards the kernel's memory against many clients: beyond it new ones are not remembered.
+        const MAX_TIMED: u32 = 65_535;
+        let (flags, size) = if set.timeout_s.is_some() { (SET_TIMEOUT | SET_EVAL, Some(MAX_TIMED)) } else { (0, None) };
+        self.set(set.name, set.key, set.data, flags, id, size);
+        if let Some(seconds) = set.timeout_s {
+            self.m.be64(11, u64::from(seconds) * 1000);
+        }
+        self
+    }
+
+    fn set(&mut self, name: &str, key: key::Type, data: DataKind, flags: u32, id: u32, size: Option<u32>) {
+        let flags = flags | if data == DataKind::None { 0 } else { SET_MAP };
+        let m = self.begin(NEWSET, CREATE, 1).text(2, name).be32(3, flags);
+        m.be32(4, key.id).be32(5, key.length).be32(10, id);
+        match data {
+            DataKind::None => {}
+            DataKind::Verdict => {
+                m.be32(6, VERDICT_TYPE).be32(7, 16);
+            }
+            DataKind::Value(t) => {
+                m.be32(6, t.id).be32(7, t.length);
+            }
+        }
+        if let Some(size) = size {
+            let nest = m.nest(9);
+            m.be32(1, size);
+            m.end(nest);
+        }
+    }
+
+    /// Removes a set that no rule uses.
+    pub fn delete_set(&mut self, name: &str) -> &mut Self {
+        self.begin(DELSET, 0, 1).text(2, name);
+        self
+    }
+
+    /// Adds elements; one that is there with other data is refused.
+    pub fn add_elements(&mut self, set: &str, elements: &[Element]) -> &mut Self {
+        self.elements(NEWSETELEM, set, None, elements);
+        self
+    }
+
+    /// Removes elements; one that is not there is refused.
+    pub fn delete_elements(&mut self, set: &str, elements: &[Element]) -> &mut Self {
+        self.elements(DELSETELEM, set, None, elements);
+        self
+    }
+
+    fn elements(&mut self, kind: u16, set: &str, id: Option<u32>, elements: &[Element]) {
+        let mut rest = elements.iter().peekable();
+        while rest.peek().is_some() {
+            let m = self.begin(kind, if kind == NEWSETELEM { CREATE } else { 0 }, 1).text(2, set);
+            if let Some(id) = id {
+                m.be32(4, id);
+            }
+            let list = m.nest(3);
+            while m.nested_bytes(&list) < NEST_BYTES {
+                let Some((key, data)) = rest.next() else { break };
+                let element = m.nest(LIST_ELEM);
+                value(m, 1, key);
+                // A deletion by key alone is enough, and the kernel compares no data there.
+                if let Some(data) = data.as_ref().filter(|_| kind == NEWSETELEM) {
+                    write_data(m, 2, data);
+                }
+                m.end(element);
+            }
+            m.end(list);
+        }
+    }
+
+    /// Gives the changes to the kernel, all or none.
+    pub fn commit(mut self, socket: &mut Socket, what: &str) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        // The acknowledgement of the last change stands for all: the kernel sends it after the whole batch.
+        self.m.flag(ACK);
+        self.m.begin(BATCH_END, 0, &header(0, SUBSYSTEM >> 8));
+        socket.call(what, &self.m).map(drop)
+    }
+}
+
+/// A nested attribute with bytes for a register.
+fn value(m: &mut Messages, kind: u16, bytes: &[u8]) {
+    let nest = m.nest(kind);
+    m.attr(1, bytes);
+    m.end(nest);
+}
+
+fn write_data(m: &mut Messages, kind: u16, data: &Data) {
+    match data {
+        Data::Value(bytes) => value(m, kind, bytes),
+        Data::Verdict(verdict) => {
+            let nest: Nest = m.nest(kind);
+            let inner = m.nest(2);
+            m.be32(1, verdict.code() as u32);
+            if let Some(chain) = verdict.chain() {
+                m.text(2, chain);
+            }
+            m.end(inner).end(nest);
+        }
+    }
+}
+
+/// The names of all IPv4 tables.
+pub fn tables(socket: &mut Socket) -> Result<Vec<String>> {
+    let mut m = Messages::new();
+    m.begin(GETTABLE, DUMP, &header(FAMILY, 0));
+    let answers = socket.call("list nf_tables tables", &m)?;
+    Ok(answers.iter().filter_map(|(_, body)| attribute(body.get(4..)?, 1).map(text)).collect())
+}
+
+/// Removes a table; one that is gone already is no error.
+pub fn delete_table(socket: &mut Socket, table: &str) -> Result<()> {
+    let mut batch = Batch::new(table);
+    batch.add_table().delete_table();
+    batch.commit(socket, "remove the nf_tables table")
+}
+
+/// The keys that are in a set now.
+pub fn keys(socket: &mut Socket, table: &str, set: &str) -> Result<Vec<Vec<u8>>> {
+    let mut m = Messages::new();
+    m.begin(GETSETELEM, DUMP, &header(FAMILY, 0)).text(1, table).text(2, set);
+    let answers = socket.call("list a set", &m)?;
+    let mut out = Vec::new();
+    for (_, body) in &answers {
+        let Some(list) = body.get(4..).and_then(|b| attribute(b, 3)) else { continue };
+        for (_, element) in crate::netlink::attributes(list) {
+            out.extend(attribute(element, 1).and_then(|k| attribute(k, 1)).map(<[u8]>::to_vec));
+        }
+    }
+    Ok(out)
+}
+
+/// Data of a map: an address and a port.
+pub fn endpoint_data(address: Ipv4Addr, port: u16) -> Vec<u8> {
+    key::join(&[&address.octets(), &port.to_be_bytes()])
+}

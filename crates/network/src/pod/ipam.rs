@@ -1,0 +1,186 @@
+//! Who has which address: one small file per address in the node's volatile directory.
+//!
+//! A file is made (exclusively) before its address is used and removed after it is free again, so that a process killed at any
+//! moment finds what it gave away. Addresses are given in turn, so that one which was freed comes last: what still talks
+//! to the pod that had it does not reach another.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::HostPort;
+use crate::cidr::Cidr;
+use crate::{Error, Result};
+
+/// Name of the file that says which address was given last.
+const LAST: &str = "last";
+
+/// What is known of an address that is given away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// The sandbox that has it.
+    pub(super) sandbox: String,
+    /// The host's end of its link.
+    pub(super) link: String,
+    /// Ports of the host that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) ports: Vec<HostPort>,
+    /// Everything is in place.
+    #[serde(default)]
+    pub(super) ready: bool,
+}
+
+/// The addresses of a node's range.
+#[derive(Debug)]
+pub(super) struct Ipam {
+    dir: PathBuf,
+    range: Cidr,
+    records: BTreeMap<Ipv4Addr, Record>,
+    sandboxes: HashMap<String, Ipv4Addr>,
+    last: u32,
+}
+
+fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let what = format!("{what} {}", path.display());
+    move |e| Error::io(what, e)
+}
+
+impl Ipam {
+    /// Reads what was given away before. Files that a crash left half-written belong to no answered attachment.
+    pub(super) fn open(dir: PathBuf, range: Cidr) -> Result<Self> {
+        fs::create_dir_all(&dir).map_err(failed("make", &dir))?;
+        let mut this = Self { dir, range, records: BTreeMap::new(), sandboxes: HashMap::new(), last: 1 };
+        for entry in fs::read_dir(&this.dir).map_err(failed("read", &this.dir))?.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name == LAST {
+                let text = fs::read_to_string(entry.path()).unwrap_or_default();
+                this.last = text.trim().parse().ok().and_then(|a| this.offset(a)).unwrap_or(1);
+                continue;
+            }
+            let record: Option<Record> = fs::read(entry.path()).ok().and_then(|b| serde_json::from_slice(&b).ok());
+            match (name.parse::<Ipv4Addr>(), record) {
+                (Ok(address), Some(record)) if range.contains(address) => {
+                    this.sandboxes.insert(record.sandbox.clone(), address);
+                    this.records.insert(address, record);
+                }
+                _ => fs::remove_file(entry.path()).map_err(failed("remove", &entry.path()))?,
+            }
+        }
+        Ok(this)
+    }
+
+    fn offset(&self, address: Ipv4Addr) -> Option<u32> {
+        self.range.contains(address).then(|| address.to_bits() - self.range.base().to_bits())
+    }
+
+    /// The address of a sandbox.
+    pub(super) fn find(&self, sandbox: &str) -> Option<(Ipv4Addr, &Record)> {
+        let address = self.sandboxes.get(sandbox)?;
+        Some((*address, self.records.get(address)?))
+    }
+
+    /// All that is given away.
+    pub(super) fn records(&self) -> impl Iterator<Item = (Ipv4Addr, &Record)> {
+        self.records.iter().map(|(a, r)| (*a, r))
+    }
+
+    /// Gives a sandbox the next free address. The first two and the last of the range are never a pod's.
+    pub(super) fn allocate(&mut self, record: Record) -> Result<Ipv4Addr> {
+        let last = u32::try_from(self.range.size().saturating_sub(2)).unwrap_or(u32::MAX);
+        let mut at = self.last;
+        for _ in 2..=last {
+            at = if at >= last { 2 } else { at + 1 };
+            let Some(address) = self.range.nth(at) else { break };
+            if self.records.contains_key(&address) {
+                continue;
+            }
+            self.write(address, &record)?;
+            let path = self.dir.join(LAST);
+            fs::write(&path, address.to_string()).map_err(failed("write", &path))?;
+            self.last = at;
+            self.sandboxes.insert(record.sandbox.clone(), address);
+            self.records.insert(address, record);
+            return Ok(address);
+        }
+        Err(Error::Exhausted(self.range.to_string()))
+    }
+
+    fn write(&self, address: Ipv4Addr, record: &Record) -> Result<()> {
+        let path = self.dir.join(address.to_string());
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed("make", &path))?;
+        let text = serde_json::to_vec(record).map_err(|e| Error::Config(e.to_string()))?;
+        file.write_all(&text).map_err(failed("write", &path))
+    }
+
+    /// Changes what is known of an address, in one step for whoever reads the file.
+    pub(super) fn update(&mut self, address: Ipv4Addr, record: Record) -> Result<()> {
+        let (path, new) = (self.dir.join(address.to_string()), self.dir.join(format!("{address}.new")));
+        let text = serde_json::to_vec(&record).map_err(|e| Error::Config(e.to_string()))?;
+        fs::write(&new, text).map_err(failed("write", &new))?;
+        fs::rename(&new, &path).map_err(failed("replace", &path))?;
+        self.records.insert(address, record);
+        Ok(())
+    }
+
+    /// Frees an address.
+    pub(super) fn free(&mut self, address: Ipv4Addr) -> Result<()> {
+        let path = self.dir.join(address.to_string());
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(e)),
+            _ => {}
+        }
+        if let Some(record) = self.records.remove(&address) {
+            self.sandboxes.remove(&record.sandbox);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(sandbox: &str) -> Record {
+        Record { sandbox: sandbox.into(), link: format!("kn{sandbox}"), ports: Vec::new(), ready: false }
+    }
+
+    fn directory(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("knarr-ipam-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        dir
+    }
+
+    #[test]
+    fn addresses_come_in_turn_and_outlive_the_process() {
+        let (dir, range) = (directory("turn"), "10.1.0.0/29".parse().unwrap());
+        let mut ipam = Ipam::open(dir.clone(), range).unwrap();
+        let first = ipam.allocate(record("a")).unwrap();
+        assert_eq!(first, Ipv4Addr::new(10, 1, 0, 2));
+        ipam.allocate(record("b")).unwrap();
+        ipam.free(first).unwrap();
+        fs::write(dir.join("10.1.0.6"), b"{\"sandb").unwrap();
+
+        let mut ipam = Ipam::open(dir.clone(), range).unwrap();
+        assert_eq!(ipam.find("b").unwrap().0, Ipv4Addr::new(10, 1, 0, 3));
+        assert!(ipam.find("a").is_none());
+        let rest: Vec<u8> = ["c", "d", "e", "f"].map(|s| ipam.allocate(record(s)).unwrap().octets()[3]).to_vec();
+        assert_eq!(rest, [4, 5, 6, 2], "the freed one comes last; the half-written one is free");
+        assert!(matches!(ipam.allocate(record("g")), Err(Error::Exhausted(_))));
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn an_update_is_found_again() {
+        let (dir, range) = (directory("update"), "10.1.0.0/24".parse().unwrap());
+        let mut ipam = Ipam::open(dir.clone(), range).unwrap();
+        let address = ipam.allocate(record("a")).unwrap();
+        ipam.update(address, Record { ready: true, ..record("a") }).unwrap();
+        assert!(Ipam::open(dir.clone(), range).unwrap().find("a").unwrap().1.ready);
+        fs::remove_dir_all(dir).unwrap();
+    }
+}

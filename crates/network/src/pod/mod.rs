@@ -1,0 +1,393 @@
+//! The pod network of one node: a point-to-point link per pod, addresses, ports of the host, egress.
+//!
+//! A pod's only neighbour is the host: it has an address of its own and a route to the gateway, and the host has a route to
+//! it by its link. So every packet of a pod is routed by the host and seen by its rules, between pods of one node too (on a
+//! switched bridge, answers would pass them by); a pod reaches itself by its Service like any other; nobody can speak for
+//! another's address, since the host drops what comes from a link by which its source is not reached. Hardware addresses follow
+//! from the IP address and are told to both sides, so nothing is ever asked by ARP and the first packet goes out at once.
+//!
+//! The bridge holds the gateway's address, which is the node's; it has no ports. Everything is found again by name and
+//! alias after a crash; what was made half is made anew when it is asked for again.
+
+mod ipam;
+mod rules;
+
+pub(crate) use rules::protocol;
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::cidr::Cidr;
+use crate::link::{self, End, Ipv4Conf, Settings, Way};
+use crate::mark::Mark;
+use crate::netlink::{self, Messages, Socket};
+use crate::nft::{self, Batch};
+use crate::{Error, Result, conntrack, netns};
+use ipam::{Ipam, Record};
+
+/// The name of a pod's link inside the pod.
+const INSIDE: &str = "eth0";
+/// The loopback link's number in every namespace.
+const LOOPBACK_INDEX: u32 = 1;
+/// Used where the host has no default route.
+const DEFAULT_MTU: u32 = 1500;
+/// Two sandboxes whose links' names are the same by chance get different ones.
+const NAME_ATTEMPTS: u32 = 8;
+/// In the bridge's alias, after the mark and before the pod range.
+const BRIDGE: &str = "bridge ";
+
+/// How a node's pod network is made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The cluster's mark.
+    pub mark: Mark,
+    /// The node's volatile directory; addresses are kept below it.
+    pub run_dir: PathBuf,
+    /// The bridge's name; none: by the mark.
+    pub bridge: Option<String>,
+    /// The node's range; its first address is the gateway's.
+    pub pod_cidr: Cidr,
+    /// The Services' range, so that it is reached also where the host has no default route.
+    pub service_cidr: Option<Cidr>,
+    /// The links' MTU; none: as the host's default route.
+    pub mtu: Option<u32>,
+}
+
+/// A port of the host that leads into a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    /// Address of the host; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<Ipv4Addr>,
+    /// Port of the host.
+    pub host_port: u16,
+    /// Port in the pod.
+    pub container_port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+}
+
+/// A sandbox to be joined to the network.
+#[derive(Clone, Debug, Default)]
+pub struct AttachRequest {
+    /// The sandbox.
+    pub sandbox_id: String,
+    /// Ports of the host that lead into it.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// What a pod got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodAddresses {
+    /// Its addresses; the first is the pod's IP.
+    pub ips: Vec<Ipv4Addr>,
+    /// The host as the pod sees it.
+    pub gateway: Ipv4Addr,
+}
+
+/// The pod network. Cheap to clone.
+#[derive(Clone)]
+pub struct PodNetwork {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    mark: Mark,
+    bridge: String,
+    gateway: Ipv4Addr,
+    mtu: u32,
+    no_ipv6: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    route: Socket,
+    nft: Socket,
+    ipam: Ipam,
+}
+
+/// A pod's end has this hardware address.
+fn pod_mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x0a, 0x58, a, b, c, d]
+}
+
+/// The host's end of a pod's link has this one.
+fn host_mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x0a, 0x59, a, b, c, d]
+}
+
+impl PodNetwork {
+    /// Makes the network, or takes over the one that is there with all its pods. Blocks for some milliseconds.
+    pub fn open(config: Config) -> Result<Self> {
+        let gateway = config.pod_cidr.nth(1).filter(|_| config.pod_cidr.prefix() <= 29);
+        let gateway = gateway.ok_or_else(|| Error::Config(format!("the pod range {} is too small", config.pod_cidr)))?;
+        let mut route = Socket::open(netlink::ROUTE)?;
+        let mut nft = Socket::open(netlink::NETFILTER)?;
+        let bridge = config.bridge.clone().unwrap_or_else(|| config.mark.bridge());
+        let mtu = match config.mtu {
+            Some(mtu) => mtu,
+            None => default_mtu(&mut route),
+        };
+        let no_ipv6 = link::has_ipv6();
+        make_bridge(&mut route, &config, &bridge, gateway, mtu, no_ipv6)?;
+        sysctl("ipv4/ip_forward", "1")?;
+        let ipam = Ipam::open(config.run_dir.join("ipam"), config.pod_cidr)?;
+        let ports: Vec<_> = ipam.records().map(|(a, r)| (a, r.ports.as_slice())).collect();
+        rules::table(&config.mark, config.pod_cidr, gateway, &ports).commit(&mut nft, "write the pod network's rules")?;
+        let state = Mutex::new(State { route, nft, ipam });
+        Ok(Self { inner: Arc::new(Inner { mark: config.mark, bridge, gateway, mtu, no_ipv6, state }) })
+    }
+
+    /// The gateway's address: the node's `InternalIP`.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.inner.gateway
+    }
+
+    /// The bridge's name.
+    pub fn bridge(&self) -> &str {
+        &self.inner.bridge
+    }
+
+    /// The addresses of a sandbox that is joined.
+    pub fn addresses(&self, sandbox: &str) -> Option<PodAddresses> {
+        let state = self.inner.state.lock();
+        let (address, _) = state.ipam.find(sandbox).filter(|(_, record)| record.ready)?;
+        Some(self.inner.answer(address))
+    }
+
+    /// Joins a sandbox's namespace to the network. Asked again, it answers what it has, and finishes what is unfinished.
+    pub async fn attach(&self, netns: &Path, request: AttachRequest) -> Result<PodAddresses> {
+        let (inner, netns) = (self.inner.clone(), netns.to_owned());
+        blocking(move || inner.attach(&netns, request)).await
+    }
+
+    /// Takes a sandbox off the network and frees its address. One that is not joined is no error.
+    pub async fn detach(&self, sandbox: &str) -> Result<()> {
+        let (inner, sandbox) = (self.inner.clone(), sandbox.to_owned());
+        blocking(move || inner.detach(&sandbox)).await
+    }
+
+    /// After a restart: frees what belongs to sandboxes that are no more.
+    pub async fn adopt(&self, live: &HashSet<String>) -> Result<()> {
+        let gone: Vec<String> = {
+            let state = self.inner.state.lock();
+            state.ipam.records().map(|(_, r)| &r.sandbox).filter(|s| !live.contains(*s)).cloned().collect()
+        };
+        for sandbox in gone {
+            self.detach(&sandbox).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Closed))
+}
+
+impl Inner {
+    fn answer(&self, address: Ipv4Addr) -> PodAddresses {
+        PodAddresses { ips: vec![address], gateway: self.gateway }
+    }
+
+    fn attach(&self, netns: &Path, request: AttachRequest) -> Result<PodAddresses> {
+        let sandbox = request.sandbox_id;
+        let space = File::open(netns).map_err(|e| Error::io(format!("open network namespace {}", netns.display()), e))?;
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let address = match state.ipam.find(&sandbox) {
+            Some((address, record)) if record.ready => return Ok(self.answer(address)),
+            Some((address, _)) => address,
+            None => {
+                let link = self.mark.link(&sandbox);
+                state.ipam.allocate(Record { sandbox: sandbox.clone(), link, ports: Vec::new(), ready: false })?
+            }
+        };
+        let made = self.make_link(state, &sandbox, address, space.as_raw_fd()).and_then(|link| {
+            self.inside(netns, address)?;
+            self.add_ports(state, address, &request.host_ports)?;
+            state.ipam.update(address, Record { sandbox: sandbox.clone(), link, ports: request.host_ports, ready: true })
+        });
+        if let Err(e) = made {
+            // The namespace may be gone, and with it the link: nothing of it is to stay.
+            let link = state.ipam.find(&sandbox).map(|(_, r)| r.link.clone());
+            if let Some(link) = link {
+                let _ = link::remove(&mut state.route, &link);
+            }
+            state.ipam.free(address)?;
+            return Err(e);
+        }
+        Ok(self.answer(address))
+    }
+
+    /// Makes the pair of links and the host's side of it; the name of the host's end.
+    fn make_link(&self, state: &mut State, sandbox: &str, address: Ipv4Addr, netns: RawFd) -> Result<String> {
+        let alias = format!("{}{sandbox}", self.mark.alias());
+        let mut name = self.mark.link(sandbox);
+        for attempt in 1..=NAME_ATTEMPTS {
+            match self.try_link(state, &name, &alias, address, netns) {
+                Err(e) if e.errno() == Some(libc::EEXIST) && attempt < NAME_ATTEMPTS => {
+                    // Our own half-made one goes; another's of the same name stays, and ours is named differently.
+                    match link::find(&mut state.route, &name)? {
+                        Some(found) if found.alias == alias || found.alias.is_empty() => link::remove(&mut state.route, &name)?,
+                        _ => name = self.mark.link(&format!("{sandbox}/{attempt}")),
+                    }
+                }
+                Err(e) => return Err(e),
+                Ok(()) => break,
+            }
+        }
+        if let Some((_, record)) = state.ipam.find(sandbox)
+            && record.link != name
+        {
+            let record = Record { link: name.clone(), ..record.clone() };
+            state.ipam.update(address, record)?;
+        }
+        Ok(name)
+    }
+
+    fn try_link(&self, state: &mut State, name: &str, alias: &str, address: Ipv4Addr, netns: RawFd) -> Result<()> {
+        let mut m = Messages::new();
+        let (near, far) = (End { name, mac: host_mac(address) }, End { name: INSIDE, mac: pod_mac(address) });
+        link::add_veth(&mut m, near, far, netns, self.mtu);
+        state.route.call("make a pod's link", &m)?;
+        let mut m = Messages::new();
+        // Strict source checks: a pod speaks for its own address alone. Loopback is let through towards pods, so that the
+        // host reaches a node port at 127.0.0.1; from pods the guard chain drops it.
+        let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, 1), (Ipv4Conf::RouteLocalnet, 1)];
+        link::set(&mut m, name, &Settings { up: true, alias: Some(alias), mtu: None, ipv4: &ipv4, no_ipv6: self.no_ipv6 });
+        link::get(&mut m, name);
+        let index = link::index_of(&state.route.call("set up a pod's link", &m)?, name)?;
+        let mut m = Messages::new();
+        link::add_neighbour(&mut m, index, address, pod_mac(address));
+        link::add_route(&mut m, Cidr::new(address, 32), Way::Link { index, source: Some(self.gateway) });
+        state.route.call("route to a pod", &m).map(drop)
+    }
+
+    /// The pod's side.
+    fn inside(&self, netns: &Path, address: Ipv4Addr) -> Result<()> {
+        let mut socket = netns::within(netns, || Socket::open(netlink::ROUTE))?;
+        let mut m = Messages::new();
+        link::up(&mut m, LOOPBACK_INDEX);
+        link::set(&mut m, INSIDE, &Settings { up: true, no_ipv6: self.no_ipv6, ..Settings::default() });
+        link::get(&mut m, INSIDE);
+        let index = link::index_of(&socket.call("set up the link in a pod", &m)?, INSIDE)?;
+        let mut m = Messages::new();
+        link::add_address(&mut m, index, address);
+        link::add_neighbour(&mut m, index, self.gateway, host_mac(address));
+        link::add_route(&mut m, Cidr::new(self.gateway, 32), Way::Link { index, source: None });
+        link::add_route(&mut m, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), Way::Gateway { index, router: self.gateway });
+        socket.call("set a pod's address and routes", &m).map(drop)
+    }
+
+    fn add_ports(&self, state: &mut State, address: Ipv4Addr, ports: &[HostPort]) -> Result<()> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new(&self.mark.table());
+        rules::change(&mut batch, address, ports, Batch::add_elements);
+        batch.commit(&mut state.nft, "open a pod's host ports")?;
+        forget_flows(state, ports)
+    }
+
+    fn detach(&self, sandbox: &str) -> Result<()> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Some((address, record)) = state.ipam.find(sandbox).map(|(a, r)| (a, r.clone())) else { return Ok(()) };
+        if !record.ports.is_empty() {
+            let mut batch = Batch::new(&self.mark.table());
+            rules::change(&mut batch, address, &record.ports, Batch::delete_elements);
+            match batch.commit(&mut state.nft, "close a pod's host ports") {
+                Err(e) if e.errno() != Some(libc::ENOENT) => return Err(e),
+                _ => forget_flows(state, &record.ports)?,
+            }
+        }
+        let alias = format!("{}{sandbox}", self.mark.alias());
+        // With its namespace the link may be gone already, and its name another's.
+        if link::find(&mut state.route, &record.link)?.is_some_and(|l| l.alias == alias || l.alias.is_empty()) {
+            link::remove(&mut state.route, &record.link)?;
+        }
+        state.ipam.free(address)
+    }
+}
+
+/// UDP flows to these ports of the host begin anew.
+fn forget_flows(state: &mut State, ports: &[HostPort]) -> Result<()> {
+    let udp: Vec<u16> = ports.iter().filter(|p| p.protocol == "UDP").map(|p| p.host_port).collect();
+    if !udp.is_empty() {
+        conntrack::forget_udp(&mut state.nft, |flow| udp.contains(&flow.called.1))?;
+    }
+    Ok(())
+}
+
+fn make_bridge(route: &mut Socket, config: &Config, name: &str, gateway: Ipv4Addr, mtu: u32, no_ipv6: bool) -> Result<()> {
+    // The range stands in the alias, so that whoever clears up knows which route to remove.
+    let ours = format!("{}{BRIDGE}", config.mark.alias());
+    let alias = format!("{ours}{}", config.pod_cidr);
+    match link::find(route, name)? {
+        Some(found) if found.alias.starts_with(&ours) || found.alias.is_empty() => {}
+        Some(found) => return Err(Error::Config(format!("link {name} belongs to {:?}", found.alias))),
+        None => {
+            let mut m = Messages::new();
+            link::add_bridge(&mut m, name);
+            route.call(&format!("make the bridge {name}"), &m)?;
+        }
+    }
+    let mut m = Messages::new();
+    let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::RouteLocalnet, 1)];
+    link::set(&mut m, name, &Settings { up: true, alias: Some(&alias), mtu: Some(mtu), ipv4: &ipv4, no_ipv6 });
+    link::get(&mut m, name);
+    let index = link::index_of(&route.call(&format!("set up the bridge {name}"), &m)?, name)?;
+    let mut m = Messages::new();
+    link::add_address(&mut m, index, gateway);
+    // An address of the range that no pod has is answered at once, not waited for.
+    link::add_route(&mut m, config.pod_cidr, Way::Unreachable);
+    if let Some(services) = config.service_cidr {
+        link::add_route(&mut m, services, Way::Link { index, source: Some(gateway) });
+    }
+    route.call("set the bridge's address and routes", &m).map(drop)
+}
+
+/// The MTU of the link of the host's default route.
+fn default_mtu(route: &mut Socket) -> u32 {
+    let table = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
+    let mut lines = table.lines().skip(1).map(str::split_ascii_whitespace);
+    let name = lines.find_map(|mut w| Some((w.next()?, w.next()?)).filter(|(_, to)| *to == "00000000").map(|(name, _)| name.to_owned()));
+    let link = name.and_then(|name| link::find(route, &name).ok().flatten());
+    link.map_or(DEFAULT_MTU, |l| l.mtu)
+}
+
+/// Sets a kernel parameter below `net`, unless it is so already.
+fn sysctl(name: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/{name}");
+    if fs::read_to_string(&path).is_ok_and(|v| v.trim() == value) {
+        return Ok(());
+    }
+    fs::write(&path, value).map_err(|e| Error::io(format!("set net/{name} to {value}"), e))
+}
+
+/// Removes everything on this host that carries the mark: links, routes, rules. Nothing there is no error.
+pub fn purge(mark: &Mark) -> Result<()> {
+    let mut route = Socket::open(netlink::ROUTE)?;
+    let alias = mark.alias();
+    for link in link::list(&mut route)?.into_iter().filter(|l| l.alias.starts_with(&alias)) {
+        link::remove(&mut route, &link.name)?;
+        if let Some(range) = link.alias[alias.len()..].strip_prefix(BRIDGE).and_then(|r| r.parse().ok()) {
+            link::delete_unreachable(&mut route, range)?;
+        }
+    }
+    let mut nft = Socket::open(netlink::NETFILTER)?;
+    let ours = [mark.table(), mark.proxy_table()];
+    for table in nft::tables(&mut nft)?.iter().filter(|t| ours.contains(t)) {
+        nft::delete_table(&mut nft, table)?;
+    }
+    Ok(())
+}

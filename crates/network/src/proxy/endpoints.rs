@@ -1,0 +1,80 @@
+//! Which endpoints a Service's port has, and which of them take traffic (upstream: `pkg/proxy/topology.go`).
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::ServicePort;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+/// Where a connection may go.
+pub(super) type Backend = (Ipv4Addr, u16);
+
+struct Endpoint {
+    backend: Backend,
+    ready: bool,
+    serving: bool,
+    terminating: bool,
+    local: bool,
+    elsewhere: bool,
+}
+
+/// The endpoints of one port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Backends {
+    /// Those that take traffic, from all nodes.
+    pub(super) cluster: BTreeSet<Backend>,
+    /// Those that take traffic, from this node.
+    pub(super) local: BTreeSet<Backend>,
+    /// There is an endpoint, whether it takes traffic or not.
+    pub(super) any: bool,
+    /// Addresses that may be of this node.
+    pub(super) here: BTreeSet<Ipv4Addr>,
+}
+
+/// The endpoints of a port in a Service's slices, as `node` sees them.
+pub(super) fn of_port(port: &ServicePort, slices: &[Arc<EndpointSlice>], node: &str) -> Backends {
+    let all: Vec<Endpoint> = slices.iter().flat_map(|s| of_slice(port, s, node)).collect();
+    // Endpoints that finish their work take new connections only if there is no other.
+    let choose = |local_only: bool| -> BTreeSet<Backend> {
+        let candidates = || all.iter().filter(move |e| e.local || !local_only);
+        let ready: BTreeSet<Backend> = candidates().filter(|e| e.ready).map(|e| e.backend).collect();
+        if !ready.is_empty() {
+            return ready;
+        }
+        candidates().filter(|e| e.serving && e.terminating).map(|e| e.backend).collect()
+    };
+    let (cluster, local) = (choose(false), choose(true));
+    // An endpoint that names no node may be of this one.
+    let here = all.iter().filter(|e| !e.elsewhere).map(|e| e.backend).filter(|b| cluster.contains(b) || local.contains(b)).map(|b| b.0).collect();
+    Backends { any: !all.is_empty(), cluster, local, here }
+}
+
+fn of_slice(port: &ServicePort, slice: &EndpointSlice, node: &str) -> Vec<Endpoint> {
+    if slice.address_type != "IPv4" {
+        return Vec::new();
+    }
+    let protocol = port.protocol.as_deref().unwrap_or("TCP");
+    let name = port.name.as_deref().unwrap_or_default();
+    let same = |p: &&k8s_openapi::api::discovery::v1::EndpointPort| {
+        p.name.as_deref().unwrap_or_default() == name && p.protocol.as_deref().unwrap_or("TCP") == protocol
+    };
+    let numbers = slice.ports.iter().flatten().filter(same).filter_map(|p| u16::try_from(p.port?).ok());
+    let mut out = Vec::new();
+    for number in numbers {
+        for endpoint in slice.endpoints.iter().flatten() {
+            let conditions = endpoint.conditions.clone().unwrap_or_default();
+            // The first address is the endpoint's; more have no meaning.
+            let Some(address) = endpoint.addresses.iter().next().and_then(|a| a.parse().ok()) else { continue };
+            out.push(Endpoint {
+                backend: (address, number),
+                ready: conditions.ready.unwrap_or(true),
+                serving: conditions.serving.or(conditions.ready).unwrap_or(true),
+                terminating: conditions.terminating.unwrap_or(false),
+                local: endpoint.node_name.as_deref() == Some(node),
+                elsewhere: endpoint.node_name.as_deref().is_some_and(|n| n != node),
+            });
+        }
+    }
+    out
+}

@@ -1,0 +1,106 @@
+//! The health checks of load balancers: how many endpoints of a Service are on this node.
+//!
+//! Only Services of type LoadBalancer with `externalTrafficPolicy: Local` have one. Each listens by itself and answers from a
+//! number; without such Services nothing listens.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use client::ObjectKey;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+/// Bytes of a request's head.
+const MAX_HEAD: usize = 4096;
+/// Requests at a time, per Service.
+const MAX_CONNECTIONS: usize = 32;
+const DEADLINE: Duration = Duration::from_secs(5);
+
+struct Check {
+    port: u16,
+    endpoints: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+/// The checks that are answered.
+pub(super) struct Checks {
+    address: Ipv4Addr,
+    checks: HashMap<ObjectKey, Check>,
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Checks {
+    pub(super) fn new(address: Ipv4Addr) -> Self {
+        Self { address, checks: HashMap::new() }
+    }
+
+    /// Port and local endpoints of a Service; none: it has no check.
+    pub(super) fn set(&mut self, service: &ObjectKey, health: Option<(u16, usize)>) {
+        let Some((port, endpoints)) = health else {
+            self.checks.remove(service);
+            return;
+        };
+        if let Some(check) = self.checks.get(service).filter(|c| c.port == port) {
+            check.endpoints.store(endpoints, Ordering::Relaxed);
+            return;
+        }
+        let count = Arc::new(AtomicUsize::new(endpoints));
+        let task = tokio::spawn(listen((self.address, port), service.clone(), count.clone()));
+        self.checks.insert(service.clone(), Check { port, endpoints: count, task });
+    }
+}
+
+async fn listen(at: (Ipv4Addr, u16), service: ObjectKey, endpoints: Arc<AtomicUsize>) {
+    let listener = match TcpListener::bind(at).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(%service, port = at.1, %error, "the health check of a Service cannot be answered");
+            return;
+        }
+    };
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let body = answer(&service, endpoints.load(Ordering::Relaxed));
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(DEADLINE, respond(stream, body)).await;
+            drop(permit);
+        });
+    }
+}
+
+fn answer(service: &ObjectKey, endpoints: usize) -> String {
+    let status = if endpoints > 0 { "200 OK" } else { "503 Service Unavailable" };
+    let body = serde_json::json!({
+        "service": {"namespace": service.namespace, "name": service.name},
+        "localEndpoints": endpoints,
+        "serviceProxyHealthy": true,
+    });
+    let body = body.to_string();
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\nX-Load-Balancing-Endpoint-Weight: {endpoints}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+}
+
+async fn respond(mut stream: TcpStream, answer: String) -> std::io::Result<()> {
+    let mut head = Vec::with_capacity(512);
+    while !head.windows(4).any(|w| w == b"\r\n\r\n") {
+        if head.len() > MAX_HEAD || stream.read_buf(&mut head).await? == 0 {
+            return Ok(());
+        }
+    }
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
+}

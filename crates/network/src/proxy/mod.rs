@@ -1,0 +1,274 @@
+//! The service proxy of one node: Services as nftables maps, from the informers' memory.
+//!
+//! A change of a Service or of its endpoints is turned into a plan (`plan.rs`, pure), the plan's difference to the last one
+//! into one batch (`table.rs`), and the batch is one transaction of the kernel. Connections that exist are not touched: the kernel
+//! translates them as they began. Only UDP flows whose backend is gone are forgotten, since nothing else ends them.
+
+mod endpoints;
+mod health;
+mod plan;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Delta, Informer, Informers, Meta, ObjectKey};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::cidr::Cidr;
+use crate::conntrack::{self, Flow};
+use crate::mark::Mark;
+use crate::netlink::{self, Socket};
+use crate::nft::Batch;
+use crate::{BY_SERVICE, Error, Result, service_of_slice};
+use plan::{Node, Plan, UdpFront};
+use table::{Frame, Table};
+
+/// After the kernel refused the whole table.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// At which addresses of the host node ports are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// All, loopback too.
+    All,
+    /// These alone: so that clusters beside each other can use the same ports.
+    Only(Vec<Ipv4Addr>),
+}
+
+/// How a node's proxy works.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The cluster's mark.
+    pub mark: Mark,
+    /// The node's name, by which local endpoints are known.
+    pub node_name: String,
+    /// The node's address: the source of what the node passes on for others.
+    pub node_ip: Ipv4Addr,
+    /// The pods' range; from outside of it a cluster address is reached under the node's address.
+    pub cluster_cidr: Option<Cidr>,
+    /// The Services' range; what in it is nobody's is dropped.
+    pub service_cidr: Option<Cidr>,
+    /// Where node ports are served.
+    pub node_ports: NodePortAddresses,
+}
+
+/// Runs the proxy until `shutdown`; `ready` becomes true when all Services that there were at the start are served. The rules stay
+/// when it ends: see [`crate::pod::purge`].
+pub async fn run(config: Config, informers: Informers, shutdown: CancellationToken, ready: watch::Sender<bool>) -> Result<()> {
+    let services = informers.informer::<Service>();
+    let slices = informers.informer::<EndpointSlice>();
+    tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        result = serve(config, services, slices, ready) => result,
+    }
+}
+
+/// The same on these informers.
+pub(crate) async fn serve(config: Config, services: Informer<Service>, slices: Informer<EndpointSlice>, ready: watch::Sender<bool>) -> Result<()> {
+    slices.add_index(BY_SERVICE, service_of_slice);
+    let (service_changes, slice_changes) = (services.subscribe(), slices.subscribe());
+    services.synced().await;
+    slices.synced().await;
+    let mut proxy = Proxy::new(&config, services, slices)?;
+    let mut changes = Changes { services: service_changes, slices: slice_changes };
+    let mut dirty = changes.take();
+    dirty.extend(proxy.services.list().iter().map(|s| s.key()));
+    proxy.start(&dirty).await;
+    tracing::info!(services = dirty.len(), "service proxy is in step");
+    ready.send_replace(true);
+    while let Some(dirty) = changes.next().await {
+        proxy.update(&dirty).await;
+    }
+    Err(Error::Closed)
+}
+
+/// The informers' news, as the Services that they concern.
+struct Changes {
+    services: mpsc::UnboundedReceiver<Delta<Service>>,
+    slices: mpsc::UnboundedReceiver<Delta<EndpointSlice>>,
+}
+
+fn of_slices(delta: &Delta<EndpointSlice>) -> impl Iterator<Item = ObjectKey> + '_ {
+    let old = if let Delta::Updated { old, .. } = delta { Some(old) } else { None };
+    old.into_iter().chain([delta.object()]).filter_map(|s| Some(ObjectKey::new(s.namespace(), s.label(SERVICE_NAME)?)))
+}
+
+/// The label of a slice that names its Service.
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+impl Changes {
+    /// Waits for news; all that is there comes in one go. None: the informers have ended.
+    async fn next(&mut self) -> Option<BTreeSet<ObjectKey>> {
+        let mut dirty = BTreeSet::new();
+        tokio::select! {
+            delta = self.slices.recv() => dirty.extend(of_slices(&delta?)),
+            delta = self.services.recv() => drop(dirty.insert(delta?.object().key())),
+        }
+        dirty.extend(self.take());
+        Some(dirty)
+    }
+
+    fn take(&mut self) -> BTreeSet<ObjectKey> {
+        let mut dirty = BTreeSet::new();
+        while let Ok(delta) = self.slices.try_recv() {
+            dirty.extend(of_slices(&delta));
+        }
+        while let Ok(delta) = self.services.try_recv() {
+            dirty.insert(delta.object().key());
+        }
+        dirty
+    }
+}
+
+struct Proxy {
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    node: Node,
+    table: Table,
+    socket: Arc<Mutex<Socket>>,
+    health: health::Checks,
+}
+
+impl Proxy {
+    fn new(config: &Config, services: Informer<Service>, slices: Informer<EndpointSlice>) -> Result<Self> {
+        let frame = Frame {
+            table: config.mark.proxy_table(),
+            node_ip: config.node_ip,
+            cluster_cidr: config.cluster_cidr,
+            service_cidr: config.service_cidr,
+            node_ports: config.node_ports.clone(),
+        };
+        Ok(Self {
+            services,
+            slices,
+            node: Node { name: config.node_name.clone(), cluster_cidr: config.cluster_cidr },
+            table: Table::new(frame),
+            socket: Arc::new(Mutex::new(Socket::open(netlink::NETFILTER)?)),
+            health: health::Checks::new(config.node_ip),
+        })
+    }
+
+    fn plans(&self, dirty: &BTreeSet<ObjectKey>) -> Vec<(ObjectKey, Plan)> {
+        let plan = |key: &ObjectKey| {
+            let service = self.services.get_key(key)?;
+            let slices = self.slices.by_index(BY_SERVICE, &key.to_string());
+            Some(plan::of(&service, &slices, &self.node))
+        };
+        dirty.iter().map(|key| (key.clone(), plan(key).unwrap_or_default())).collect()
+    }
+
+    /// Writes the whole table.
+    async fn start(&mut self, dirty: &BTreeSet<ObjectKey>) {
+        let plans = self.plans(dirty);
+        self.checks(&plans);
+        drop(self.table.change(plans));
+        self.write_whole().await;
+        // Flows that began under a former process may lead to backends that went meanwhile.
+        let fronts: Vec<UdpFront> = dirty.iter().filter_map(|k| self.table.plan(k)).flat_map(|p| p.udp.values().cloned()).collect();
+        self.forget_flows(fronts).await;
+    }
+
+    async fn update(&mut self, dirty: &BTreeSet<ObjectKey>) {
+        let plans = self.plans(dirty);
+        let fronts = plans.iter().flat_map(|(key, plan)| stale_fronts(self.table.plan(key), plan)).collect();
+        self.checks(&plans);
+        let batch = self.table.change(plans);
+        if batch.is_empty() {
+            return;
+        }
+        if let Err(error) = self.commit(batch, "update Services").await {
+            tracing::warn!(%error, "the kernel refused a change of Services; writing all of them anew");
+            self.write_whole().await;
+        }
+        self.forget_flows(fronts).await;
+    }
+
+    fn checks(&mut self, plans: &[(ObjectKey, Plan)]) {
+        for (key, plan) in plans {
+            self.health.set(key, plan.health);
+        }
+    }
+
+    async fn write_whole(&self) {
+        let mut pause = RETRY;
+        while let Err(error) = self.commit(self.table.whole(), "write all Services").await {
+            tracing::error!(%error, "the kernel refused the Services' rules; trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn commit(&self, batch: Batch, what: &'static str) -> Result<()> {
+        let socket = self.socket.clone();
+        let work = tokio::task::spawn_blocking(move || batch.commit(&mut socket.lock(), what));
+        work.await.unwrap_or(Err(Error::Closed))
+    }
+
+    async fn forget_flows(&self, fronts: Vec<UdpFront>) {
+        if fronts.is_empty() {
+            return;
+        }
+        let socket = self.socket.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let stale = Stale::new(&fronts);
+            conntrack::forget_udp(&mut socket.lock(), |flow| stale.is(flow))
+        });
+        match work.await.unwrap_or(Err(Error::Closed)) {
+            Ok(0) => {}
+            Ok(flows) => tracing::debug!(flows, "forgot UDP flows to endpoints that are gone"),
+            Err(error) => tracing::warn!(%error, "UDP flows to endpoints that are gone may stay"),
+        }
+    }
+}
+
+/// The UDP ports of a Service whose flows may be stale after this change: a backend went, or the first one came (until then
+/// clients talked past the translation), or an address went.
+fn stale_fronts(before: Option<&Plan>, after: &Plan) -> Vec<UdpFront> {
+    let mut out = Vec::new();
+    for (name, old) in before.into_iter().flat_map(|p| &p.udp) {
+        match after.udp.get(name) {
+            None => out.push(UdpFront { backends: BTreeSet::new(), ..old.clone() }),
+            Some(new) => {
+                let first = old.backends.is_empty() && !new.backends.is_empty();
+                if first || !old.backends.is_subset(&new.backends) || !old.addresses.is_subset(&new.addresses) {
+                    let addresses = old.addresses.union(&new.addresses).copied().collect();
+                    out.push(UdpFront { addresses, ..new.clone() });
+                }
+            }
+        }
+    }
+    let new = after.udp.iter().filter(|(name, front)| !front.backends.is_empty() && before.is_none_or(|b| !b.udp.contains_key(*name)));
+    out.extend(new.map(|(_, front)| front.clone()));
+    out
+}
+
+/// Decides which flows are stale, by whom they called.
+struct Stale<'a> {
+    addresses: BTreeMap<(Ipv4Addr, u16), &'a UdpFront>,
+    ports: BTreeMap<u16, &'a UdpFront>,
+}
+
+impl<'a> Stale<'a> {
+    fn new(fronts: &'a [UdpFront]) -> Self {
+        let addresses = fronts.iter().flat_map(|f| f.addresses.iter().map(move |a| (*a, f))).collect();
+        Self { addresses, ports: fronts.iter().filter_map(|f| Some((f.node_port?, f))).collect() }
+    }
+
+    fn is(&self, flow: &Flow) -> bool {
+        if let Some(front) = self.addresses.get(&flow.called) {
+            return !front.backends.contains(&flow.answers);
+        }
+        // At a node port, a flow that nobody translated may be the host's own business.
+        self.ports.get(&flow.called.1).is_some_and(|f| flow.answers != flow.called && !f.backends.contains(&flow.answers))
+    }
+}

@@ -1,0 +1,305 @@
+//! What one Service needs in the kernel: a pure function of the Service, its EndpointSlices and the node.
+//!
+//! Names of chains say whose they are: `svc/NAMESPACE/NAME/PROTOCOL/PORT` sends a connection to any endpoint, `local/…` to
+//! one on this node, `ext/…` is entered from outside the cluster (node ports, external and load balancer addresses), `from/…`
+//! holds the source ranges of a load balancer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::endpoints::{self, Backend, Backends};
+use crate::cidr::Cidr;
+use crate::nft::{Anonymous, Cmp, Data, DataKind, Expr, Fib, Rule, Verdict, endpoint_data, key, reg, step};
+use crate::pod::protocol;
+
+/// A shared map or set of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Shared {
+    /// Address, protocol, port → chain.
+    Ips,
+    /// Protocol, port → chain, at the node's addresses.
+    NodePorts,
+    /// Address, protocol, port → refuse or drop, since no endpoint is to be had.
+    NoEndpoints,
+    /// The same for node ports.
+    NoNodePortEndpoints,
+    /// Address, protocol, port → chain of allowed sources.
+    Sources,
+    /// Cluster addresses that a Service has.
+    ClusterIps,
+}
+
+/// The chain that adds the mark by which a packet gets the node's address as its source.
+pub(super) const MARK_CHAIN: &str = "mark-for-masquerade";
+/// The chain that refuses.
+pub(super) const REJECT_CHAIN: &str = "reject";
+/// The mark's bit: upstream's, so that several proxies on one host mean the same by it.
+pub(super) const MARK: u32 = 0x4000;
+/// As upstream's default.
+const AFFINITY_S: u32 = 10_800;
+
+/// The node, as far as rules depend on it.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) cluster_cidr: Option<Cidr>,
+}
+
+/// Whom a UDP flow may talk to, by how the client calls it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct UdpFront {
+    /// Addresses with a port of the Service.
+    pub(super) addresses: BTreeSet<(Ipv4Addr, u16)>,
+    /// The node port.
+    pub(super) node_port: Option<u16>,
+    /// Who may answer.
+    pub(super) backends: BTreeSet<Backend>,
+}
+
+/// What one Service needs in the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Chains with their rules.
+    pub(super) chains: BTreeMap<String, Vec<Rule>>,
+    /// Elements of the shared maps.
+    pub(super) elements: BTreeMap<(Shared, Vec<u8>), Option<Data>>,
+    /// Maps that remember clients: name → seconds.
+    pub(super) affinity: BTreeMap<String, u32>,
+    /// Pods of this node that may call themselves.
+    pub(super) selves: BTreeSet<Ipv4Addr>,
+    /// UDP ports, by chain.
+    pub(super) udp: BTreeMap<String, UdpFront>,
+    /// Port of the health check and how many endpoints are on this node.
+    pub(super) health: Option<(u16, usize)>,
+}
+
+fn addresses(texts: &Option<Vec<String>>) -> impl Iterator<Item = Ipv4Addr> {
+    texts.iter().flatten().filter_map(|t| t.parse().ok())
+}
+
+/// Whether anything is to be done for this Service at all.
+pub(super) fn concerns(service: &Service) -> bool {
+    let Some(spec) = &service.spec else { return false };
+    let ip = spec.cluster_ip.as_deref().unwrap_or_default();
+    let labels = service.metadata.labels.as_ref();
+    spec.type_.as_deref() != Some("ExternalName")
+        && !ip.is_empty()
+        && ip != "None"
+        && !labels.is_some_and(|l| l.contains_key("service.kubernetes.io/service-proxy-name"))
+}
+
+/// What this Service needs.
+pub(super) fn of(service: &Service, slices: &[Arc<EndpointSlice>], node: &Node) -> Plan {
+    let mut plan = Plan::default();
+    let Some(spec) = service.spec.as_ref().filter(|_| concerns(service)) else { return plan };
+    let mut local = BTreeSet::new();
+    for port in spec.ports.iter().flatten() {
+        let backends = endpoints::of_port(port, slices, &node.name);
+        local.extend(backends.local.iter().map(|b| b.0));
+        if let Some(planner) = Planner::new(service, spec, port, &backends, node) {
+            planner.write(&mut plan);
+        }
+    }
+    let health = spec.health_check_node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0);
+    plan.health = health.filter(|_| local_policy(&spec.external_traffic_policy)).map(|port| (port, local.len()));
+    plan
+}
+
+fn local_policy(policy: &Option<String>) -> bool {
+    policy.as_deref() == Some("Local")
+}
+
+/// Writes the plan of one port.
+struct Planner<'a> {
+    spec: &'a ServiceSpec,
+    service: &'a Service,
+    backends: &'a Backends,
+    node: &'a Node,
+    id: String,
+    protocol: u8,
+    port: u16,
+    node_port: Option<u16>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(service: &'a Service, spec: &'a ServiceSpec, port: &ServicePort, backends: &'a Backends, node: &'a Node) -> Option<Self> {
+        let number = u16::try_from(port.port).ok()?;
+        let proto = port.protocol.as_deref().unwrap_or("TCP");
+        let name = port.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| number.to_string());
+        let meta = &service.metadata;
+        let (namespace, service_name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        Some(Self {
+            spec,
+            service,
+            backends,
+            node,
+            id: format!("{namespace}/{service_name}/{}/{name}", proto.to_ascii_lowercase()),
+            protocol: protocol(proto)?,
+            port: number,
+            node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0),
+        })
+    }
+
+    fn key(&self, ip: Ipv4Addr) -> Vec<u8> {
+        key::join(&[&ip.octets(), &[self.protocol], &self.port.to_be_bytes()])
+    }
+
+    fn load_balancer_ips(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let status = self.service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
+        let ingress = status.and_then(|l| l.ingress.as_ref()).into_iter().flatten();
+        ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_ref()?.parse().ok())
+    }
+
+    fn write(&self, plan: &mut Plan) {
+        let Backends { cluster, local, any, here } = self.backends;
+        let (svc, only, ext) = (format!("svc/{}", self.id), format!("local/{}", self.id), format!("ext/{}", self.id));
+        let cluster_ips: BTreeSet<Ipv4Addr> = self.spec.cluster_ip.iter().filter_map(|t| t.parse().ok()).collect();
+        let balancer: BTreeSet<Ipv4Addr> = self.load_balancer_ips().collect();
+        let mut outside: BTreeSet<Ipv4Addr> = addresses(&self.spec.external_ips).collect();
+        outside.extend(&balancer);
+        let inner_local = local_policy(&self.spec.internal_traffic_policy);
+        let outer_local = local_policy(&self.spec.external_traffic_policy);
+        let external = !outside.is_empty() || self.node_port.is_some();
+
+        if !cluster.is_empty() {
+            plan.selves.extend(here);
+            self.balance(plan, &svc, cluster, &cluster_ips);
+        }
+        if !local.is_empty() && (inner_local || outer_local && external) {
+            self.balance(plan, &only, local, &BTreeSet::new());
+        }
+        for ip in &cluster_ips {
+            plan.elements.insert((Shared::ClusterIps, ip.octets().to_vec()), None);
+            self.front(plan, Shared::Ips, Shared::NoEndpoints, self.key(*ip), inner_local, if inner_local { &only } else { &svc });
+        }
+        if external && !cluster.is_empty() {
+            plan.chains.insert(ext.clone(), self.from_outside(&svc, &only, outer_local));
+        }
+        for ip in &outside {
+            self.front(plan, Shared::Ips, Shared::NoEndpoints, self.key(*ip), outer_local, &ext);
+        }
+        if let Some(port) = self.node_port {
+            let key = key::join(&[&[self.protocol], &port.to_be_bytes()]);
+            self.front(plan, Shared::NodePorts, Shared::NoNodePortEndpoints, key, outer_local, &ext);
+        }
+        self.sources(plan, &balancer);
+        if i32::from(self.protocol) == libc::IPPROTO_UDP {
+            let addresses = cluster_ips.iter().chain(&outside).map(|ip| (*ip, self.port)).collect();
+            let backends = cluster.union(local).copied().collect();
+            plan.udp.insert(svc, UdpFront { addresses, node_port: self.node_port, backends });
+        }
+        debug_assert!(*any || cluster.is_empty());
+    }
+
+    /// Leads one address (or node port) to its chain. Without an endpoint it is refused; if there are some which the policy
+    /// does not let it use, it is dropped, so that whoever balances from outside tries another node.
+    fn front(&self, plan: &mut Plan, to: Shared, otherwise: Shared, key: Vec<u8>, local_only: bool, chain: &str) {
+        let Backends { cluster, local, .. } = self.backends;
+        if !cluster.is_empty() && (!local_only || !local.is_empty() || chain.starts_with("ext/")) {
+            plan.elements.insert((to, key.clone()), Some(Data::Verdict(Verdict::Goto(chain.to_owned()))));
+        }
+        let refusal = if cluster.is_empty() {
+            Verdict::Goto(REJECT_CHAIN.to_owned())
+        } else if local_only && local.is_empty() {
+            Verdict::Drop
+        } else {
+            return;
+        };
+        plan.elements.insert((otherwise, key), Some(Data::Verdict(refusal)));
+    }
+
+    /// The chain entered from outside: who comes so gets the node's address as its source, unless the policy keeps it.
+    fn from_outside(&self, svc: &str, only: &str, outer_local: bool) -> Vec<Rule> {
+        if !outer_local {
+            return vec![vec![step::jump(MARK_CHAIN)], vec![step::goto(svc)]];
+        }
+        let mut rules = Vec::new();
+        // What begins inside the cluster does not pass the outer balancer, and may use every endpoint.
+        if let Some(range) = self.node.cluster_cidr {
+            let mut rule = step::source_in(range, Cmp::Eq);
+            rule.push(step::goto(svc));
+            rules.push(rule);
+        }
+        for verdict in [step::jump(MARK_CHAIN), step::goto(svc)] {
+            let mut rule = step::is_local(Fib::Source).to_vec();
+            rule.push(verdict);
+            rules.push(rule);
+        }
+        if !self.backends.local.is_empty() {
+            rules.push(vec![step::goto(only)]);
+        }
+        rules
+    }
+
+    /// The chain that chooses an endpoint.
+    fn balance(&self, plan: &mut Plan, chain: &str, backends: &BTreeSet<Backend>, cluster_ips: &BTreeSet<Ipv4Addr>) {
+        let mut rules = Vec::new();
+        if let Some(range) = self.node.cluster_cidr {
+            for ip in cluster_ips {
+                // Who calls a cluster address from outside the cluster must get its answer by this node.
+                let mut rule = step::destination_is(*ip).to_vec();
+                rule.extend(step::source_in(range, Cmp::Ne));
+                rule.push(step::jump(MARK_CHAIN));
+                rules.push(rule);
+            }
+        }
+        let (address, port, client) = (reg(4), reg(5), reg(6));
+        let translate = Expr::Dnat { address, port };
+        let mut pick = pick(backends, address);
+        if self.spec.session_affinity.as_deref() == Some("ClientIP") {
+            let config = self.spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
+            let timeout_s = config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok()).unwrap_or(AFFINITY_S);
+            // A set's timeout cannot be changed, so it is part of the name.
+            let set = format!("aff-{timeout_s}/{chain}");
+            let known = backends.iter().map(|(a, p)| (endpoint_data(*a, *p), None)).collect();
+            let known = Anonymous { key: key::IP_PORT, data: DataKind::None, elements: known };
+            let remember = Expr::Remember { set: set.clone(), key: client, data: address, timeout_s };
+            let recall = Expr::Map { set: set.clone(), from: client, to: address };
+            rules.push(vec![step::source(6), recall, Expr::InOwn { set: known, from: address }, remember.clone(), translate.clone()]);
+            // Whoever is remembered with an endpoint that is gone is forgotten first: a refresh would not change where it goes.
+            pick.extend([step::source(6), Expr::Forget { set: set.clone(), key: client, data: address }, remember]);
+            plan.affinity.insert(set, timeout_s);
+        }
+        pick.push(translate);
+        rules.push(pick);
+        plan.chains.insert(chain.to_owned(), rules);
+    }
+
+    /// Sources that may use a load balancer's addresses.
+    fn sources(&self, plan: &mut Plan, balancer: &BTreeSet<Ipv4Addr>) {
+        let ranges: Vec<Cidr> = self.spec.load_balancer_source_ranges.iter().flatten().filter_map(|r| r.trim().parse().ok()).collect();
+        if ranges.is_empty() || balancer.is_empty() || ranges.iter().any(|r| r.prefix() == 0) {
+            return;
+        }
+        let chain = format!("from/{}", self.id);
+        let mut rules: Vec<Rule> = ranges
+            .into_iter()
+            .map(|range| {
+                let mut rule = step::source_in(range, Cmp::Eq);
+                rule.push(Expr::Verdict(Verdict::Return));
+                rule
+            })
+            .collect();
+        rules.push(vec![Expr::Verdict(Verdict::Drop)]);
+        plan.chains.insert(chain.clone(), rules);
+        for ip in balancer {
+            plan.elements.insert((Shared::Sources, self.key(*ip)), Some(Data::Verdict(Verdict::Goto(chain.clone()))));
+        }
+    }
+}
+
+/// Loads an endpoint's address and port, chosen at random, into two registers.
+fn pick(backends: &BTreeSet<Backend>, to: u32) -> Rule {
+    if let (1, Some((address, port))) = (backends.len(), backends.first()) {
+        return vec![Expr::Load { to, value: endpoint_data(*address, *port) }];
+    }
+    let numbered = (0_u32..).zip(backends);
+    let elements = numbered.map(|(n, (a, p))| (n.to_ne_bytes().to_vec(), Some(Data::Value(endpoint_data(*a, *p))))).collect();
+    let set = Anonymous { key: key::NUMBER, data: DataKind::Value(key::IP_PORT), elements };
+    let from = reg(7);
+    vec![Expr::Random { to: from, modulus: u32::try_from(backends.len()).unwrap_or(u32::MAX) }, Expr::MapOwn { set, from, to }]
+}
