@@ -45,10 +45,15 @@ pub(super) fn next(wanted: &Wanted, present: &Value) -> Next {
         }
         Policy::Ports => overlay(&mut value["spec"]["ports"], &wanted.value["spec"]["ports"]),
         Policy::Set(parts) => {
-            for part in parts {
+            let told = |part: &&&str| wanted.value[**part].as_object().is_none_or(|o| !o.is_empty());
+            for part in parts.iter().filter(told) {
                 overlay(&mut value[*part], &wanted.value[*part]);
             }
         }
+    }
+    // Looking at a field that is not there leaves a null.
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|_, v| !v.is_null());
     }
     if value == *present { Next::Nothing } else { Next::Update(Box::new(value)) }
 }

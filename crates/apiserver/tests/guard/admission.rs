@@ -1,0 +1,203 @@
+use crate::support::{Cluster, admin, merged, node, pod, user};
+use serde_json::{Value, json};
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+fn account(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})
+}
+
+#[tokio::test]
+async fn nothing_is_made_where_no_namespace_is() {
+    let cluster = Cluster::start().await;
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}});
+    assert_eq!(cluster.post("/api/v1/namespaces/none/configmaps", map.clone()).await.refused(404), "namespaces \"none\" not found");
+    cluster.namespace("going").await;
+    cluster.delete("/api/v1/namespaces/going").await.expect(200);
+    let refused = cluster.post("/api/v1/namespaces/going/configmaps", map).await.expect(403);
+    let why = "configmaps \"m\" is forbidden: unable to create new content in namespace going because it is being terminated";
+    assert_eq!(refused["message"], why);
+    assert_eq!(refused["details"]["causes"], json!([{"reason": "NamespaceTerminating", "message": "namespace going is being terminated", "field": "metadata.namespace"}]));
+    for name in ["default", "kube-system", "kube-public"] {
+        let refused = cluster.delete(&format!("/api/v1/namespaces/{name}")).await.refused(403);
+        assert_eq!(refused, format!("namespaces {name:?} is forbidden: this namespace may not be deleted"));
+    }
+}
+
+#[tokio::test]
+async fn a_pod_gets_its_account_s_token() {
+    let cluster = Cluster::start().await;
+    let made = cluster.post(PODS, pod("p")).await.expect(201);
+    let spec = &made["spec"];
+    assert_eq!((&spec["serviceAccountName"], &spec["serviceAccount"]), (&json!("default"), &json!("default")));
+    let volume = &spec["volumes"][0];
+    let name = volume["name"].as_str().expect("a volume");
+    assert!(name.starts_with("kube-api-access-") && name.len() == "kube-api-access-".len() + 5, "{name}");
+    let mount = json!({"name": name, "readOnly": true, "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"});
+    assert_eq!(spec["containers"][0]["volumeMounts"], json!([mount]));
+    let sources = &volume["projected"]["sources"];
+    assert_eq!(sources[0], json!({"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}}));
+    assert_eq!(sources[1]["configMap"]["name"], "kube-root-ca.crt");
+    assert_eq!(sources[2]["downwardAPI"]["items"][0]["path"], "namespace");
+    assert_eq!(volume["projected"]["defaultMode"], 420);
+
+    let quiet = cluster.post(PODS, merged(pod("quiet"), json!({"spec": {"automountServiceAccountToken": false}}))).await.expect(201);
+    assert!(quiet["spec"]["volumes"].is_null());
+    let silent = merged(account("silent"), json!({"automountServiceAccountToken": false, "imagePullSecrets": [{"name": "pull"}]}));
+    cluster.post("/api/v1/namespaces/default/serviceaccounts", silent).await.expect(201);
+    let made = cluster.post(PODS, merged(pod("silent"), json!({"spec": {"serviceAccountName": "silent"}}))).await.expect(201);
+    assert_eq!((&made["spec"]["volumes"], &made["spec"]["imagePullSecrets"]), (&Value::Null, &json!([{"name": "pull"}])));
+    let none = cluster.post(PODS, merged(pod("none"), json!({"spec": {"serviceAccountName": "none"}}))).await.refused(403);
+    assert_eq!(none, "pods \"none\" is forbidden: error looking up service account default/none: serviceaccount \"none\" not found");
+    let own = json!({"spec": {"containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]}],
+        "volumes": [{"name": "v", "emptyDir": {}}]}});
+    let made = cluster.post(PODS, merged(pod("own"), own)).await.expect(201);
+    assert_eq!(made["spec"]["volumes"].as_array().map(Vec::len), Some(1), "what is mounted there already stays");
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_the_account_of_a_new_namespace() {
+    let cluster = Cluster::start().await;
+    cluster.post("/api/v1/namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "new"}})).await.expect(201);
+    let (made, account) = tokio::join!(
+        cluster.post("/api/v1/namespaces/new/pods", pod("p")),
+        cluster.post("/api/v1/namespaces/new/serviceaccounts", account("default"))
+    );
+    account.expect(201);
+    made.expect(201);
+}
+
+#[tokio::test]
+async fn a_pod_gets_a_priority_and_tolerations() {
+    let cluster = Cluster::start().await;
+    let made = cluster.post(PODS, pod("p")).await.expect(201);
+    assert_eq!((&made["spec"]["priority"], &made["spec"]["preemptionPolicy"]), (&json!(0), &json!("PreemptLowerPriority")));
+    let tolerates = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
+    assert_eq!(made["spec"]["tolerations"], json!([tolerates("node.kubernetes.io/not-ready"), tolerates("node.kubernetes.io/unreachable")]));
+    let own = json!({"spec": {"tolerations": [{"operator": "Exists"}]}});
+    let made = cluster.post(PODS, merged(pod("all"), own.clone())).await.expect(201);
+    assert_eq!(made["spec"]["tolerations"], own["spec"]["tolerations"]);
+
+    let none = cluster.post(PODS, merged(pod("none"), json!({"spec": {"priorityClassName": "none"}}))).await.refused(403);
+    assert_eq!(none, "pods \"none\" is forbidden: no PriorityClass with name none was found");
+    let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "high"}, "value": 1000, "globalDefault": true, "preemptionPolicy": "Never"});
+    cluster.post("/apis/scheduling.k8s.io/v1/priorityclasses", class.clone()).await.expect(201);
+    let second = merged(class, json!({"metadata": {"name": "other"}}));
+    let refused = cluster.post("/apis/scheduling.k8s.io/v1/priorityclasses", second).await.refused(403);
+    assert_eq!(refused, "priorityclasses.scheduling.k8s.io \"other\" is forbidden: PriorityClass high is already marked as default. Only one default can exist");
+    let made = cluster.post(PODS, pod("default-class")).await.expect(201);
+    let spec = &made["spec"];
+    assert_eq!((&spec["priority"], &spec["preemptionPolicy"], &spec["priorityClassName"]), (&json!(1000), &json!("Never"), &json!("high")));
+    let given = cluster.post(PODS, merged(pod("given"), json!({"spec": {"priority": 5}}))).await.refused(403);
+    assert!(given.contains("the integer value of priority (5) must not be provided in pod spec"), "{given}");
+}
+
+#[tokio::test]
+async fn a_runtime_class_adds_its_overhead_and_places() {
+    let cluster = Cluster::start().await;
+    let class = json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "vm"}, "handler": "vm",
+        "overhead": {"podFixed": {"cpu": "100m"}}, "scheduling": {"nodeSelector": {"vm": "yes"}, "tolerations": [{"key": "vm", "operator": "Exists"}]}});
+    cluster.post("/apis/node.k8s.io/v1/runtimeclasses", class).await.expect(201);
+    let made = cluster.post(PODS, merged(pod("p"), json!({"spec": {"runtimeClassName": "vm"}}))).await.expect(201);
+    assert_eq!((&made["spec"]["overhead"], &made["spec"]["nodeSelector"]), (&json!({"cpu": "100m"}), &json!({"vm": "yes"})));
+    assert!(made["spec"]["tolerations"].as_array().is_some_and(|l| l.iter().any(|t| t["key"] == "vm")));
+    let none = cluster.post(PODS, merged(pod("q"), json!({"spec": {"runtimeClassName": "none"}}))).await.refused(403);
+    assert_eq!(none, "pods \"q\" is forbidden: pod rejected: RuntimeClass \"none\" not found");
+    let odd = json!({"spec": {"runtimeClassName": "vm", "nodeSelector": {"vm": "no"}}});
+    assert!(cluster.post(PODS, merged(pod("r"), odd)).await.refused(403).contains("pod rejected: conflict: runtimeClass.scheduling.nodeSelector"));
+}
+
+#[tokio::test]
+async fn a_node_writes_what_is_its_own() {
+    let cluster = Cluster::start().await;
+    let object = |name: &str, labels: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
+    let refused = cluster.post_as(&node("n1"), "/api/v1/nodes", object("n2", json!({}))).await.refused(403);
+    assert_eq!(refused, "nodes \"n2\" is forbidden: node \"n1\" is not allowed to modify node \"n2\"");
+    let refused = cluster.post_as(&node("n1"), "/api/v1/nodes", object("n1", json!({"node-restriction.kubernetes.io/x": "1"}))).await.refused(403);
+    assert_eq!(refused, "nodes \"n1\" is forbidden: is not allowed to set the following labels: node-restriction.kubernetes.io/x");
+    let made = cluster.post_as(&node("n1"), "/api/v1/nodes", object("n1", json!({"kubernetes.io/hostname": "n1"}))).await.expect(201);
+    assert_eq!(made["spec"]["taints"], json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]));
+    let refused = cluster.patch_as(&node("n1"), "/api/v1/nodes/n1", json!({"spec": {"taints": null}})).await.refused(403);
+    assert_eq!(refused, "nodes \"n1\" is forbidden: node \"n1\" is not allowed to modify taints");
+
+    let mine = json!({"spec": {"nodeName": "n1"}});
+    cluster.post(PODS, merged(pod("mine"), mine)).await.expect(201);
+    cluster.post(PODS, merged(pod("theirs"), json!({"spec": {"nodeName": "n2"}}))).await.expect(201);
+    let status = json!({"status": {"phase": "Running"}});
+    cluster.patch_as(&node("n1"), &format!("{PODS}/mine/status"), status.clone()).await.expect(200);
+    let refused = cluster.patch_as(&node("n1"), &format!("{PODS}/theirs/status"), status).await.refused(403);
+    assert_eq!(refused, "pods \"theirs\" is forbidden: node \"n1\" can only update pod status for pods with spec.nodeName set to itself");
+    let refused = cluster.post_as(&node("n1"), PODS, pod("made")).await.refused(403);
+    assert!(refused.contains("pod does not have \"kubernetes.io/config.mirror\" annotation, node \"n1\" can only create mirror pods"), "{refused}");
+    let refused = cluster.call(&node("n1"), http::Method::DELETE, &format!("{PODS}/theirs"), &[], Value::Null).await.refused(403);
+    assert!(refused.ends_with("node \"n1\" can only delete pods with spec.nodeName set to itself"), "{refused}");
+    cluster.call(&node("n1"), http::Method::DELETE, &format!("{PODS}/mine?gracePeriodSeconds=0"), &[], Value::Null).await.expect(200);
+
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "n2"}});
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let refused = cluster.post_as(&node("n1"), leases, lease.clone()).await.refused(403);
+    assert_eq!(refused, "leases.coordination.k8s.io \"n2\" is forbidden: can only access node lease with the same name as the requesting node");
+    cluster.post_as(&node("n2"), leases, lease).await.expect(201);
+}
+
+#[tokio::test]
+async fn claims_get_the_default_class_and_protection() {
+    let cluster = Cluster::start().await;
+    let class = |name: &str, expands: bool| json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "x/y", "allowVolumeExpansion": expands,
+        "metadata": {"name": name, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}});
+    cluster.post("/apis/storage.k8s.io/v1/storageclasses", class("slow", false)).await.expect(201);
+    let claim = |name: &str| json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let made = cluster.post(claims, claim("c")).await.expect(201);
+    assert_eq!((&made["spec"]["storageClassName"], &made["metadata"]["finalizers"]), (&json!("slow"), &json!(["kubernetes.io/pvc-protection"])));
+    let none = cluster.post(claims, merged(claim("none"), json!({"spec": {"storageClassName": ""}}))).await.expect(201);
+    assert_eq!(none["spec"]["storageClassName"], "");
+    cluster.patch(&format!("{claims}/c/status"), json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}})).await.expect(200);
+    let larger = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+    let refused = cluster.patch(&format!("{claims}/c"), larger).await;
+    assert!(refused.code == 403 || refused.code == 422, "neither bound to a volume nor expandable: {}", refused.code);
+}
+
+#[tokio::test]
+async fn nobody_grants_what_they_do_not_have() {
+    let cluster = Cluster::start().await;
+    let bind = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "ann"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]});
+    cluster.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", bind).await.expect(201);
+    let role = |resource: &str| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": resource},
+        "rules": [{"apiGroups": [""], "resources": [resource], "verbs": ["get"]}]});
+    let ann = user("ann", &[]);
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+    cluster.post_as(&ann, roles, role("pods")).await.expect(201);
+    let refused = cluster.post_as(&ann, roles, role("nodes")).await.refused(403);
+    assert_eq!(
+        refused,
+        "roles.rbac.authorization.k8s.io \"nodes\" is forbidden: user \"ann\" (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions \
+         not currently held:\n{APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"get\"]}"
+    );
+    cluster.post_as(&admin(), roles, role("nodes")).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_secret_of_an_account_is_filled() {
+    let cluster = Cluster::start().await;
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "t", "annotations": {"kubernetes.io/service-account.name": "default"}}});
+    let made = cluster.post("/api/v1/namespaces/default/secrets", secret).await.expect(201);
+    assert_eq!(made["data"]["namespace"], "ZGVmYXVsdA==");
+    assert!(made["data"]["token"].is_string() && made["metadata"]["annotations"]["kubernetes.io/service-account.uid"].is_string());
+}
+
+#[tokio::test]
+async fn an_ingress_gets_the_default_class() {
+    let cluster = Cluster::start().await;
+    let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": "web",
+        "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}}, "spec": {"controller": "x.y/z"}});
+    cluster.post("/apis/networking.k8s.io/v1/ingressclasses", class).await.expect(201);
+    let ingress = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "i"},
+        "spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}});
+    let made = cluster.post("/apis/networking.k8s.io/v1/namespaces/default/ingresses", ingress).await.expect(201);
+    assert_eq!(made["spec"]["ingressClassName"], "web");
+}

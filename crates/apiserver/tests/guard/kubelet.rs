@@ -1,0 +1,253 @@
+//! Logs and streams through the served API to a kubelet that is played here.
+
+use crate::support::{Cluster, admin, merged, pod, user};
+use apiserver::{BoxError, Config};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{body::Frame, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use identity::pki::{ClusterNames, ClusterPki};
+use rustls_pki_types::ServerName;
+use serde_json::json;
+use std::{convert::Infallible, net::SocketAddr, path::PathBuf, sync::Arc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc},
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
+use tokio_util::sync::CancellationToken;
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A cluster that is served, with one node whose kubelet is [`play`].
+struct World {
+    cluster: Cluster,
+    keys: ClusterPki,
+    api: SocketAddr,
+    /// Told when a log may go on.
+    more: Arc<Notify>,
+    stop: CancellationToken,
+    _directory: Directory,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl World {
+    async fn start(name: &str) -> World {
+        let directory = Directory(std::env::temp_dir().join(format!("apiserver-kubelet-{name}-{}", std::process::id())));
+        let names = ClusterNames { domain: "cluster.local".into(), service_ip: [10, 96, 0, 1].into(), ips: vec![], names: vec![] };
+        let keys = ClusterPki::load_or_create(&directory.0, &names).expect("keys");
+        let node = keys.node("n1", &[[127, 0, 0, 1].into()]).expect("a node's keys");
+        let kubelet = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = kubelet.local_addr().expect("an address").port();
+        let more = Arc::new(Notify::new());
+        tokio::spawn(play(kubelet, TlsAcceptor::from(keys.kubelet_server_config(&node).expect("TLS")), Arc::clone(&more)));
+
+        let cluster = Cluster::with(Config::default(), keys.trust().expect("trust")).await;
+        cluster.post("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})).await.expect(201);
+        let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
+        cluster.patch("/api/v1/nodes/n1/status", status).await.expect(200);
+        cluster.post("/api/v1/namespaces/default/pods", merged(pod("p"), json!({"spec": {"nodeName": "n1"}}))).await.expect(201);
+        cluster.post("/api/v1/namespaces/default/pods", pod("waiting")).await.expect(201);
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let api = listener.local_addr().expect("an address");
+        let stop = CancellationToken::new();
+        let (server, tls, shutdown) = (cluster.api.clone(), keys.server_config().expect("TLS"), stop.clone());
+        tokio::spawn(async move { server.serve(vec![listener], tls, shutdown).await });
+        World { cluster, keys, api, more, stop, _directory: directory }
+    }
+
+    /// A connection of the administrator, with one request sent on it.
+    async fn ask(&self, request: &str) -> TlsStream<TcpStream> {
+        let config = self.keys.ca.client_config(Some(&self.keys.admin)).expect("TLS");
+        let stream = TcpStream::connect(self.api).await.expect("connected");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS");
+        let text = format!("{}\r\nHost: localhost\r\n\r\n", request.replace('\n', "\r\n"));
+        stream.write_all(text.as_bytes()).await.expect("sent");
+        stream
+    }
+}
+
+/// Reads until a text has come; all that has come.
+async fn until(stream: &mut TlsStream<TcpStream>, wanted: &str) -> String {
+    let mut out = String::new();
+    while !out.contains(wanted) {
+        let mut buffer = [0; 4096];
+        let count = stream.read(&mut buffer).await.expect("read");
+        assert!(count > 0, "ended after {out:?}");
+        out.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    out
+}
+
+/// Plays a kubelet: shows what it was asked, follows a log, upgrades.
+async fn play(listener: TcpListener, tls: TlsAcceptor, more: Arc<Notify>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { return };
+        let (tls, more) = (tls.clone(), Arc::clone(&more));
+        tokio::spawn(async move {
+            let stream = tls.accept(stream).await.expect("TLS");
+            let known = stream.get_ref().1.peer_certificates().is_some();
+            let service = service_fn(move |request| answer(request, known, Arc::clone(&more)));
+            let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let _ = served.with_upgrades().await;
+        });
+    }
+}
+
+async fn answer(mut request: Request<Incoming>, known: bool, more: Arc<Notify>) -> Result<Response<Body>, Infallible> {
+    let asked = request.uri().to_string();
+    let text = |code: u16, text: String| {
+        let mut response = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
+        *response.status_mut() = StatusCode::from_u16(code).expect("a code");
+        Ok(response)
+    };
+    if !known || request.headers().contains_key("authorization") {
+        return text(401, "Unauthorized".into());
+    }
+    if asked.contains("follow=true") {
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            for line in ["one\n", "two\n"] {
+                let _ = sender.send(line).await;
+                more.notified().await;
+            }
+        });
+        let lines = futures_util::stream::unfold(receiver, |mut r| async { r.recv().await.map(|l: &str| (Ok(Frame::data(Bytes::from(l.to_owned()))), r)) });
+        return Ok(Response::new(StreamBody::new(lines).boxed_unsync()));
+    }
+    if asked.contains("tailLines=7") {
+        return text(404, "no such container".into());
+    }
+    if request.headers().contains_key("upgrade") {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut stream = TokioIo::new(upgrade.await.map_err(BoxError::from).expect("upgraded"));
+            stream.write_all(format!("{asked}\n").as_bytes()).await.expect("written");
+            // Answers only once the other side has said all that it has to say.
+            let mut all = String::new();
+            stream.read_to_string(&mut all).await.expect("read");
+            stream.write_all(format!("got {all}").as_bytes()).await.expect("written");
+            stream.shutdown().await.expect("ended");
+        });
+        let mut response = Response::new(Full::new(Bytes::new()).boxed_unsync());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        for name in ["upgrade", "connection", "x-stream-protocol-version"] {
+            if let Some(value) = request.headers().get(name) {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+        return Ok(response);
+    }
+    let mut response = text(200, asked)?;
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/x-odd"));
+    Ok(response)
+}
+
+#[tokio::test]
+async fn a_log_is_asked_of_the_kubelet() {
+    let world = World::start("log").await;
+    let cluster = &world.cluster;
+    let log = |query: &str| format!("/api/v1/namespaces/default/pods/p/log{query}");
+    assert_eq!(cluster.get(&log("")).await.expect(200), "/containerLogs/default/p/c");
+    let query = "?container=c&previous=true&tailLines=5&timestamps=1&sinceSeconds=10&limitBytes=100&follow=false";
+    let told = "/containerLogs/default/p/c?limitBytes=100&previous=true&sinceSeconds=10&tailLines=5&timestamps=true";
+    assert_eq!(cluster.get(&log(query)).await.expect(200), told);
+    assert_eq!(cluster.get(&log("?container=x")).await.refused(400), "container x is not valid for pod p");
+    let refused = cluster.get(&log("?tailLines=-1&limitBytes=0")).await.refused(422);
+    assert_eq!(
+        refused,
+        "PodLogOptions \"p\" is invalid: [limitBytes: Invalid value: 0: must be greater than 0, tailLines: Invalid value: -1: must be greater than or equal to 0]"
+    );
+    assert_eq!(cluster.get(&log("?tailLines=7")).await.refused(404), "the server could not find the requested resource ( pods/log p)");
+    assert_eq!(cluster.get("/api/v1/namespaces/default/pods/none/log").await.refused(404), "pods \"none\" not found");
+    cluster.get("/api/v1/namespaces/default/pods/waiting/log").await.expect(204);
+    let many = json!({"spec": {"containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}], "initContainers": [{"name": "z", "image": "i"}]}});
+    cluster.post("/api/v1/namespaces/default/pods", merged(pod("many"), many)).await.expect(201);
+    let refused = cluster.get("/api/v1/namespaces/default/pods/many/log").await.refused(400);
+    assert_eq!(refused, "a container name must be specified for pod many, choose one of: [a b] or one of the init containers: [z]");
+    cluster.post(&log(""), json!({})).await.expect(405);
+}
+
+#[tokio::test]
+async fn a_log_flows_as_it_is_written() {
+    let world = World::start("follow").await;
+    let mut stream = world.ask("GET /api/v1/namespaces/default/pods/p/log?follow=true HTTP/1.1").await;
+    let first = until(&mut stream, "one\n").await;
+    assert!(first.starts_with("HTTP/1.1 200 OK") && first.to_lowercase().contains("content-type: text/plain") && !first.contains("two"), "{first}");
+    world.more.notify_one();
+    until(&mut stream, "two\n").await;
+}
+
+#[tokio::test]
+async fn a_stream_is_tunnelled_and_each_side_ends_for_itself() {
+    let world = World::start("exec").await;
+    let exec = "POST /api/v1/namespaces/default/pods/p/exec?command=sh&command=-c&command=a%20b&stdin=true&stdout=true&tty=false HTTP/1.1";
+    let mut stream = world.ask(&format!("{exec}\nConnection: Upgrade\nUpgrade: SPDY/3.1\nX-Stream-Protocol-Version: v4.channel.k8s.io")).await;
+    let head = until(&mut stream, "\n/exec").await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(head.to_lowercase().contains("upgrade: spdy/3.1") && head.to_lowercase().contains("x-stream-protocol-version: v4.channel.k8s.io"), "{head}");
+    let rest = if head.contains("output=1") { String::new() } else { until(&mut stream, "output=1").await };
+    assert!(format!("{head}{rest}").contains("/exec/default/p/c?command=sh&command=-c&command=a+b&input=1&output=1"), "{head}{rest}");
+    stream.write_all(b"hello").await.expect("sent");
+    stream.shutdown().await.expect("our side has ended");
+    until(&mut stream, "got hello").await;
+}
+
+#[tokio::test]
+async fn ports_are_forwarded() {
+    let world = World::start("ports").await;
+    let mut stream =
+        world.ask("GET /api/v1/namespaces/default/pods/p/portforward?ports=80 HTTP/1.1\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Key: x").await;
+    let head = until(&mut stream, "/portForward/default/p?port=80\n").await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+}
+
+#[tokio::test]
+async fn streams_have_their_conditions() {
+    let world = World::start("conditions").await;
+    let exec = "/api/v1/namespaces/default/pods/p/exec?command=sh";
+    assert_eq!(world.cluster.post(exec, serde_json::Value::Null).await.refused(400), "Upgrade request required");
+    let waiting = "/api/v1/namespaces/default/pods/waiting/exec?command=sh";
+    assert_eq!(world.cluster.post(waiting, serde_json::Value::Null).await.refused(400), "pod waiting does not have a host assigned");
+    // To look is not to run.
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "look"},
+        "rules": [{"apiGroups": [""], "resources": ["pods", "pods/exec"], "verbs": ["get"]}]});
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "look"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "look"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "eve"}]});
+    world.cluster.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles", role).await.expect(201);
+    world.cluster.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", binding).await.expect(201);
+    let refused = world.cluster.call(&user("eve", &[]), http::Method::GET, exec, &[], serde_json::Value::Null).await.refused(403);
+    assert_eq!(refused, "pods \"p\" is forbidden: User \"eve\" cannot create resource \"pods/exec\" in API group \"\" in the namespace \"default\"");
+    let bearer = [("authorization", "Bearer x")];
+    let metrics = world.cluster.call(&admin(), http::Method::GET, "/api/v1/nodes/n1/proxy/metrics?x=1", &bearer, serde_json::Value::Null).await;
+    assert_eq!(metrics.expect(200), "/metrics?x=1");
+    assert_eq!(world.cluster.get("/api/v1/nodes/n1:99/proxy/").await.refused(400), "address not allowed");
+    assert_eq!(world.cluster.get("/api/v1/namespaces/default/pods/p/proxy/").await.refused(400), "address not allowed");
+    assert_eq!(world.cluster.get("/api/v1/namespaces/default/pods/ftp:p:1/proxy/").await.refused(400), "invalid pod request \"ftp:p:1\"");
+    assert_eq!(
+        world.cluster.get("/api/v1/namespaces/default/services/kubernetes:https/proxy/").await.refused(503),
+        "no endpoints available for service \"kubernetes:https\""
+    );
+    assert_eq!(
+        world.cluster.get("/api/v1/namespaces/default/services/kubernetes:444/proxy/").await.refused(503),
+        "no service port 444 found for service \"kubernetes\""
+    );
+}

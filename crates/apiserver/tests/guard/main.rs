@@ -1,0 +1,8 @@
+//! What guards and fills a cluster: the objects that the server makes by itself, admission, reviews and tokens, the way to
+//! kubelets; all driven through [`apiserver::ApiServer::handle`] as its callers do.
+
+mod admission;
+mod bootstrap;
+mod kubelet;
+mod reviews;
+mod support;
