@@ -1,0 +1,192 @@
+//! The controllers against the real API server, in one process.
+
+mod support;
+
+use client::Meta;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use support::Cluster;
+
+const SETS: &str = "/apis/apps/v1/namespaces/default/replicasets";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn template(image: &str) -> Value {
+    json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": image, "ports": [{"name": "http", "containerPort": 8080}]}]}})
+}
+
+fn deployment(replicas: u32, image: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}}, "template": template(image)}})
+}
+
+fn items(list: &Value) -> &[Value] {
+    list["items"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn condition<'v>(object: &'v Value, kind: &str) -> &'v Value {
+    let all = object["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    all.iter().find(|c| c["type"] == kind).unwrap_or(&Value::Null)
+}
+
+fn done(d: &Value, replicas: u32) -> bool {
+    let s = &d["status"];
+    s["observedGeneration"] == d["metadata"]["generation"]
+        && ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"].iter().all(|f| s[*f] == replicas)
+        && condition(d, "Progressing")["reason"] == "NewReplicaSetAvailable"
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_rolls_and_its_service_follows() {
+    let c = Cluster::start().await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}});
+    c.create("/api/v1/namespaces/default/services", service).await;
+    c.create(DEPLOYMENTS, deployment(3, "v1")).await;
+    let path = format!("{DEPLOYMENTS}/web");
+    let first = c.until(&path, |d| done(d, 3)).await;
+    assert_eq!(first["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "1");
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name%3Dweb";
+    let ready = |l: &Value| -> usize {
+        let endpoints = items(l).iter().flat_map(|s| s["endpoints"].as_array().cloned().unwrap_or_default());
+        endpoints.filter(|e| e["conditions"]["ready"] == true).count()
+    };
+    let list = c.until(slices, |l| ready(l) == 3).await;
+    assert_eq!(items(&list).len(), 1);
+    assert_eq!(items(&list)[0]["ports"][0]["port"], 8080);
+    let endpoints = c.until("/api/v1/namespaces/default/endpoints/web", |e| e["subsets"][0]["addresses"].as_array().is_some_and(|a| a.len() == 3)).await;
+    assert_eq!(endpoints["metadata"]["labels"]["endpoints.kubernetes.io/managed-by"], "endpoint-controller");
+
+    let mut pods = c.informers.informer::<Pod>().subscribe();
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "v2"}]}}}});
+    c.merge(&path, image).await;
+    c.until(&path, |d| done(d, 3) && d["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2").await;
+    let sets = c.get(SETS).await.unwrap_or_default();
+    let mut sizes: Vec<_> = items(&sets).iter().map(|s| (s["metadata"]["annotations"]["deployment.kubernetes.io/revision"].clone(), s["spec"]["replicas"].clone())).collect();
+    sizes.sort_by_key(|(r, _)| r.to_string());
+    assert_eq!(sizes, [(json!("1"), json!(0)), (json!("2"), json!(3))]);
+    c.until(slices, |l| ready(l) == 3 && items(l).iter().flat_map(|s| s["endpoints"].as_array().cloned().unwrap_or_default()).count() == 3).await;
+    c.until(PODS, |l| items(l).len() == 3).await;
+    let mut alive = std::collections::BTreeSet::new();
+    while let Ok(change) = pods.try_recv() {
+        let pod = change.object();
+        let gone = matches!(change, client::Delta::Deleted(_)) || pod.is_deleting();
+        if gone { alive.remove(pod.name()) } else { alive.insert(pod.name().to_owned()) };
+        assert!(alive.len() <= 4, "more than the surge allows: {alive:?}");
+    }
+    let events = c.get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.kind%3DDeployment").await.unwrap_or_default();
+    let told: Vec<_> = items(&events).iter().map(|e| e["message"].as_str().unwrap_or_default()).collect();
+    assert!(told.iter().any(|m| m.starts_with("Scaled up replica set web-") && m.ends_with(" from 0 to 3")), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recreate_never_runs_two_templates_at_once() {
+    let c = Cluster::start().await;
+    let mut d = deployment(3, "v1");
+    d["spec"]["strategy"] = json!({"type": "Recreate"});
+    c.create(DEPLOYMENTS, d).await;
+    let path = format!("{DEPLOYMENTS}/web");
+    c.until(&path, |d| done(d, 3)).await;
+    let mut pods = c.informers.informer::<Pod>().subscribe();
+    c.merge(&path, json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "v2"}]}}}})).await;
+    c.until(&path, |d| done(d, 3) && d["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2").await;
+    let mut images = std::collections::BTreeMap::new();
+    while let Ok(change) = pods.try_recv() {
+        let pod = change.object();
+        if matches!(change, client::Delta::Deleted(_)) {
+            images.remove(pod.name());
+        } else {
+            images.insert(pod.name().to_owned(), pod.spec.as_ref().and_then(|s| s.containers[0].image.clone()));
+        }
+        let mut kinds: Vec<_> = images.values().collect();
+        kinds.dedup();
+        assert!(kinds.len() <= 1, "{images:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sets_adopt_release_and_replace() {
+    let c = Cluster::start().await;
+    let lone = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lone", "labels": {"app": "web"}}, "spec": template("v1")["spec"]});
+    c.create(PODS, lone).await;
+    let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "s"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template("v1")}});
+    let made = c.create(SETS, set).await;
+    c.until(&format!("{SETS}/s"), |s| s["status"]["availableReplicas"] == 2).await;
+    let adopted = c.get(&format!("{PODS}/lone")).await.unwrap_or_default();
+    assert_eq!(adopted["metadata"]["ownerReferences"][0]["uid"], made["metadata"]["uid"]);
+    assert_eq!(items(&c.get(PODS).await.unwrap_or_default()).len(), 2, "the adopted one counts");
+    c.merge(&format!("{PODS}/lone"), json!({"metadata": {"labels": {"app": "other"}}})).await;
+    c.until(&format!("{PODS}/lone"), |p| p["metadata"]["ownerReferences"].is_null()).await;
+    c.until(PODS, |l| items(l).len() == 3).await;
+    c.merge(&format!("{SETS}/s"), json!({"spec": {"replicas": 0}})).await;
+    c.until(PODS, |l| items(l).len() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_collector_deletes_waits_and_sets_free() {
+    let c = Cluster::start().await;
+    let map = |name: &str, owners: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "ownerReferences": owners}});
+    let owned = |by: &Value, blocks: bool| json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": by["metadata"]["name"], "uid": by["metadata"]["uid"], "blockOwnerDeletion": blocks}]);
+    let gone = |v: &Value| v.is_null();
+
+    let top = c.create(MAPS, map("top", json!([]))).await;
+    let mid = c.create(MAPS, map("mid", owned(&top, true))).await;
+    c.create(MAPS, map("low", owned(&mid, true))).await;
+    c.delete(&format!("{MAPS}/top"), "Background").await;
+    c.until(&format!("{MAPS}/low"), gone).await;
+
+    let top = c.create(MAPS, map("top", json!([]))).await;
+    let mut held = map("held", owned(&top, true));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    c.create(MAPS, held).await;
+    c.delete(&format!("{MAPS}/top"), "Foreground").await;
+    c.until(&format!("{MAPS}/held"), |v| v["metadata"]["deletionTimestamp"].is_string()).await;
+    assert!(c.get(&format!("{MAPS}/top")).await.is_some(), "it waits for what blocks it");
+    c.merge(&format!("{MAPS}/held"), json!({"metadata": {"finalizers": null}})).await;
+    c.until(&format!("{MAPS}/top"), gone).await;
+
+    let top = c.create(MAPS, map("top", json!([]))).await;
+    c.create(MAPS, map("child", owned(&top, true))).await;
+    c.delete(&format!("{MAPS}/top"), "Orphan").await;
+    c.until(&format!("{MAPS}/top"), gone).await;
+    let child = c.until(&format!("{MAPS}/child"), |v| v["metadata"]["ownerReferences"].is_null()).await;
+    assert!(child["metadata"]["deletionTimestamp"].is_null());
+
+    let nobody = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "never", "uid": "0"}]);
+    c.create(MAPS, map("lost", nobody)).await;
+    c.until(&format!("{MAPS}/lost"), gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_gets_its_things_and_loses_everything() {
+    let c = Cluster::start().await;
+    c.create("/api/v1/namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}})).await;
+    c.until("/api/v1/namespaces/x/serviceaccounts/default", |a| !a.is_null()).await;
+    let ca = c.until("/api/v1/namespaces/x/configmaps/kube-root-ca.crt", |m| !m.is_null()).await;
+    assert_eq!(ca["data"]["ca.crt"], "the authority");
+    let mut d = deployment(2, "v1");
+    d["metadata"]["namespace"] = "x".into();
+    c.create("/apis/apps/v1/namespaces/x/deployments", d).await;
+    c.until("/apis/apps/v1/namespaces/x/deployments/web", |d| done(d, 2)).await;
+    let held = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "held", "finalizers": ["example.com/hold"]}});
+    c.create("/api/v1/namespaces/x/secrets", held).await;
+    c.delete("/api/v1/namespaces/x", "Background").await;
+    let left = c.until("/api/v1/namespaces/x", |ns| condition(ns, "NamespaceFinalizersRemaining")["status"] == "True").await;
+    assert_eq!(condition(&left, "NamespaceContentRemaining")["message"], "Some resources are remaining: secrets. has 1 resource instances");
+    c.merge("/api/v1/namespaces/x/secrets/held", json!({"metadata": {"finalizers": null}})).await;
+    c.until("/api/v1/namespaces/x", Value::is_null).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_get_ranges_and_lose_their_taints() {
+    let c = Cluster::start().await;
+    let mut ranges = Vec::new();
+    for name in ["a", "b"] {
+        let node = c.until(&format!("/api/v1/nodes/{name}"), |n| n["spec"]["podCIDR"].is_string() && n["spec"]["taints"].is_null()).await;
+        ranges.push(node["spec"]["podCIDR"].as_str().unwrap_or_default().to_owned());
+    }
+    ranges.sort();
+    assert_eq!(ranges, ["10.244.0.0/24", "10.244.1.0/24"]);
+}
