@@ -20,11 +20,6 @@ pub(crate) fn entries<'v>(value: &'v Value, key: &str) -> impl Iterator<Item = (
     value[key].as_object().into_iter().flatten().map(|(k, v)| (k.as_str(), v))
 }
 
-/// Whether a value is absent or null.
-pub(crate) fn absent(value: &Value) -> bool {
-    value.is_null()
-}
-
 /// Whether a value is absent, null, or an empty text, list or map.
 pub(crate) fn empty(value: &Value) -> bool {
     match value {
@@ -90,15 +85,10 @@ pub(crate) fn reset_status(obj: &mut Value) {
     let ty = schema::builtin().kind(&gvk);
     let Some(fields) = obj.as_object_mut() else { return };
     let had = fields.remove("status").is_some();
-    match ty {
-        Some(ty) => {
-            if let Some(status) = ty.child("status").filter(|_| had) {
-                let mut value = Value::Object(Map::new());
-                defaulting::apply(status, &mut value);
-                fields.insert("status".into(), value);
-            }
-        }
-        None => {}
+    if let Some(status) = ty.and_then(|ty| ty.child("status")).filter(|_| had) {
+        let mut value = Value::Object(Map::new());
+        defaulting::apply(status, &mut value);
+        fields.insert("status".into(), value);
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) mod warnings;
 
 pub(crate) use handlers::port;
 pub use parts::{check_ephemeral, check_resize, prepare_resize};
-pub(crate) use placement::{node_selector, tolerations};
+pub(crate) use placement::node_selector;
 pub use qos::qos_class;
 pub(crate) use spec::{Users, annotations as check_annotations, check_spec};
 pub(crate) use volumes::{default_source as default_volume_source, host_path, nfs, no_backsteps};

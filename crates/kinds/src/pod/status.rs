@@ -16,21 +16,17 @@ const SYSTEM_CONDITIONS: [&str; 3] = ["PodScheduled", "Ready", "Initialized"];
 
 /// The single address and the list of addresses say the same.
 pub(super) fn default(status: &mut Fields) {
-    for (one, many) in [("podIP", "podIPs"), ("hostIP", "hostIPs")] {
-        let single = status.get(one).and_then(Value::as_str).filter(|ip| !ip.is_empty()).map(str::to_owned);
-        let first = status.get(many).and_then(|l| l[0]["ip"].as_str()).map(str::to_owned);
-        match (single, first) {
-            // Of host addresses the list is only filled, not corrected.
-            (Some(ip), first) if first.as_deref() != Some(ip.as_str()) && (first.is_none() || one == "podIP") => {
-                if one == "podIP" {
-                    status.insert(many.into(), json!([{ "ip": ip }]));
-                }
-            }
-            (None, Some(ip)) if one == "podIP" => {
-                status.insert(one.into(), ip.into());
-            }
-            _ => {}
+    // Host addresses are left as they are written.
+    let single = status.get("podIP").and_then(Value::as_str).filter(|ip| !ip.is_empty()).map(str::to_owned);
+    let first = status.get("podIPs").and_then(|l| l[0]["ip"].as_str()).map(str::to_owned);
+    match (single, first) {
+        (Some(ip), first) if first.as_deref() != Some(ip.as_str()) => {
+            status.insert("podIPs".into(), json!([{ "ip": ip }]));
         }
+        (None, Some(ip)) => {
+            status.insert("podIP".into(), ip.into());
+        }
+        _ => {}
     }
 }
 

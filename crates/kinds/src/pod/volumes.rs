@@ -128,10 +128,8 @@ fn sources(volume: &Value, path: &Path, errors: &mut ErrorList) {
 
 fn source_of(key: &str, source: &Value, path: &Path, errors: &mut ErrorList) {
     match key {
-        "emptyDir" => {
-            if rules::quantity(&source["sizeLimit"]).is_some_and(|q| q < Quantity::ZERO) {
-                errors.push(Error::forbidden(&path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity"));
-            }
+        "emptyDir" if rules::quantity(&source["sizeLimit"]).is_some_and(|q| q < Quantity::ZERO) => {
+            errors.push(Error::forbidden(&path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity"));
         }
         "hostPath" => host_path(source, path, errors),
         "secret" => {
