@@ -51,7 +51,7 @@ async fn command(args: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
         root: path("CTR_ROOT", "/var/lib/knarr-ctr"),
         run: path("CTR_RUN", "/run/knarr-ctr"),
         cgroup_root: "/sys/fs/cgroup".into(),
-        mark: "knarr-ctr".into(),
+        mark: std::env::var("CTR_MARK").unwrap_or_else(|_| "knarr-ctr".into()),
         registries: std::env::var("CTR_REGISTRIES").ok().map(PathBuf::from),
         shim: "/proc/self/exe".into(),
     };
@@ -97,7 +97,7 @@ async fn run(rt: &Runtime, image: &str, pod: &str, args: &[&str]) -> Result<(), 
         id: sandbox.clone(),
         name: pod.into(),
         hostname: pod.into(),
-        cgroup_parent: format!("/knarr-ctr/{pod}"),
+        cgroup_parent: format!("/{}/{pod}", std::env::var("CTR_MARK").unwrap_or_else(|_| "knarr-ctr".into())),
         log_dir: std::env::temp_dir(),
         ..SandboxConfig::default()
     })
@@ -153,6 +153,39 @@ fn guest(args: &[&str]) -> i32 {
         ["env"] => std::env::vars().for_each(|(k, v)| println!("{k}={v}")),
         ["where"] => println!("{}", std::env::current_dir().map_or_else(|e| e.to_string(), |d| d.display().to_string())),
         ["hostname"] => print!("{}", read("/proc/sys/kernel/hostname")),
+        ["obey"] => {
+            let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an executor");
+            return tokio.block_on(async {
+                let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("a signal");
+                println!("ready");
+                term.recv().await;
+                println!("bye");
+                7
+            });
+        }
+        ["tty"] => {
+            use std::io::IsTerminal;
+            println!("{} {}", std::io::stdin().is_terminal(), std::io::stdout().is_terminal());
+        }
+        ["size"] => {
+            // SAFETY: the structure lives through the call.
+            #[allow(unsafe_code)]
+            let size = unsafe {
+                let mut size: libc::winsize = std::mem::zeroed();
+                let mut line = String::new();
+                let _ = std::io::stdin().read_line(&mut line);
+                libc::ioctl(0, libc::TIOCGWINSZ, &raw mut size);
+                size
+            };
+            println!("{}x{}", size.ws_col, size.ws_row);
+        }
+        ["id"] => {
+            let status = read("/proc/self/status");
+            let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" ");
+            for name in ["Uid:", "Gid:", "Groups:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:"] {
+                println!("{name} {}", field(name));
+            }
+        }
         ["eat", mebibytes] => {
             let mut all = Vec::new();
             for _ in 0..mebibytes.parse().unwrap_or(0) {
