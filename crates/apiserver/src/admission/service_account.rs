@@ -96,7 +96,7 @@ fn mount(pod: &mut Value) {
     let (name, new) = own.map_or_else(|| (meta::generate_name(VOLUME_PREFIX), true), |name| (name, false));
     let mut used = false;
     for list in ["initContainers", "containers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             let mounted = items(&container["volumeMounts"]).iter().any(|m| text(m, "mountPath") == MOUNT_PATH);
             if !mounted {
                 push(container, "volumeMounts", json!({"name": name, "readOnly": true, "mountPath": MOUNT_PATH}));
