@@ -254,4 +254,28 @@ mod tests {
         assert_eq!(read(&path, &own), ["192.0.2.53:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
         std::fs::remove_file(path).unwrap();
     }
+
+    #[test]
+    fn what_is_remembered_grows_old_and_is_forgotten() {
+        use hickory_proto::rr::rdata::A;
+        use hickory_proto::rr::{RData, Record};
+        let forwarder = Forwarder::new(Upstream::Servers(Vec::new()), Vec::new());
+        let name = Name::from_ascii("example.com.").unwrap();
+        let key = Key { name: name.clone(), kind: RecordType::A, class: DNSClass::IN, dnssec: false, tcp: false };
+        let mut message = Message::query().into_response();
+        message.add_answer(Record::from_rdata(name, 20, RData::A(A([192, 0, 2, 1].into()))));
+        forwarder.remember(key.clone(), &message.to_vec().unwrap());
+        let older = |seconds| {
+            let mut cache = forwarder.inner.cache.lock();
+            let entry = cache.get_mut(&key).unwrap();
+            entry.since -= Duration::from_secs(seconds);
+            entry.until -= Duration::from_secs(seconds);
+        };
+        let ttl = || Some(Message::from_vec(&forwarder.recall(&key, 7)?).unwrap()).map(|m| (m.metadata.id, m.answers[0].ttl));
+        assert_eq!(ttl(), Some((7, 20)));
+        older(15);
+        assert_eq!(ttl(), Some((7, 5)));
+        older(5);
+        assert_eq!(ttl(), None);
+    }
 }

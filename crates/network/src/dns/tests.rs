@@ -1,0 +1,211 @@
+//! The cluster's names against the specification, without a network: questions in wire form, answers in wire form.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use client::Informer;
+use hickory_proto::op::{Edns, Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::{Value, json};
+use tokio::net::UdpSocket;
+
+use super::forward::{Forwarder, Upstream};
+use super::server::{Answerer, ask};
+use super::zone::Zone;
+
+fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+fn service(name: &str, spec: Value) -> Service {
+    from(json!({"metadata": {"namespace": "default", "name": name}, "spec": spec}))
+}
+
+fn slice(service: &str, endpoints: Value) -> EndpointSlice {
+    from(json!({"metadata": {"namespace": "default", "name": format!("{service}-1"), "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]}))
+}
+
+fn answerer(upstream: Vec<SocketAddr>) -> Answerer {
+    let http = json!([{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
+    let services = [
+        service("web", json!({"clusterIP": "10.96.0.20", "clusterIPs": ["10.96.0.20"], "ports": http})),
+        service("db", json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]})),
+        service("empty", json!({"clusterIP": "None", "clusterIPs": ["None"]})),
+        service("inner", json!({"type": "ExternalName", "externalName": "web.default.svc.cluster.local"})),
+        service("outer", json!({"type": "ExternalName", "externalName": "example.com"})),
+        service("loop", json!({"type": "ExternalName", "externalName": "loop.default.svc.cluster.local"})),
+    ];
+    let many: Vec<Value> = (0..120).map(|i| json!({"addresses": [format!("10.244.9.{i}")], "conditions": {"ready": true}})).collect();
+    let slices = [
+        slice(
+            "db",
+            json!([
+                {"addresses": ["10.244.0.5"], "hostname": "db-0", "conditions": {"ready": true}},
+                {"addresses": ["10.244.0.6"], "conditions": {"ready": true}},
+                {"addresses": ["10.244.0.7"], "hostname": "db-2", "conditions": {"ready": false}},
+            ]),
+        ),
+        slice("many", Value::Array(many)),
+        slice("empty", json!([])),
+    ];
+    let services = services.into_iter().chain([service("many", json!({"clusterIP": "None", "clusterIPs": ["None"]}))]);
+    let namespaces: [Namespace; 1] = [from(json!({"metadata": {"name": "default"}}))];
+    let own = vec!["10.244.0.0/16".parse().unwrap(), "10.96.0.0/16".parse().unwrap()];
+    let dns = Ipv4Addr::new(10, 96, 0, 10);
+    let zone = Zone::new("cluster.local", dns, own, Informer::fixed(services), Informer::fixed(slices), Informer::fixed(namespaces));
+    Answerer::new(zone.unwrap(), Forwarder::new(Upstream::Servers(upstream), Vec::new()))
+}
+
+fn question(name: &str, kind: RecordType) -> Message {
+    let mut message = Message::query();
+    message.metadata.id = 4711;
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    message
+}
+
+fn texts(answer: &Message) -> Vec<String> {
+    let mut out: Vec<String> = answer.answers.iter().map(|r| r.data.to_string()).collect();
+    out.sort();
+    out
+}
+
+/// The answers' data, sorted; `NXDOMAIN` or `NODATA` if there are none, which both must bring the zone's SOA.
+async fn say(answerer: &Answerer, name: &str, kind: RecordType) -> Vec<String> {
+    let answer = ask(answerer, &question(name, kind), false).await;
+    assert_eq!(answer.metadata.id, 4711);
+    assert!(answer.metadata.authoritative && answer.metadata.recursion_available, "{name}");
+    if answer.answers.is_empty() {
+        assert!(matches!(answer.authorities[0].data, RData::SOA(_)), "{name}");
+        assert_eq!(answer.authorities[0].name, Name::from_ascii("cluster.local.").unwrap());
+        return vec![if answer.metadata.response_code == ResponseCode::NXDomain { "NXDOMAIN" } else { "NODATA" }.to_owned()];
+    }
+    texts(&answer)
+}
+
+#[tokio::test]
+async fn names_of_services_and_pods() {
+    use RecordType::{A, AAAA, ANY, CNAME, NS, PTR, SRV, TXT};
+    let a = answerer(Vec::new());
+    for (name, kind, wanted) in [
+        ("web.default.svc.cluster.local.", A, &["10.96.0.20"][..]),
+        ("WEB.Default.svc.CLUSTER.local.", A, &["10.96.0.20"]),
+        ("web.default.svc.cluster.local.", AAAA, &["NODATA"]),
+        ("web.default.svc.cluster.local.", ANY, &["10.96.0.20"]),
+        ("_http._tcp.web.default.svc.cluster.local.", SRV, &["0 100 80 web.default.svc.cluster.local."]),
+        ("_http._tcp.web.default.svc.cluster.local.", A, &["NODATA"]),
+        ("_tcp.web.default.svc.cluster.local.", A, &["NODATA"]),
+        ("_dns._udp.web.default.svc.cluster.local.", SRV, &["0 100 53 web.default.svc.cluster.local."]),
+        ("_http._udp.web.default.svc.cluster.local.", SRV, &["NXDOMAIN"]),
+        ("web.other.svc.cluster.local.", A, &["NXDOMAIN"]),
+        ("nope.default.svc.cluster.local.", A, &["NXDOMAIN"]),
+        ("example.com.default.svc.cluster.local.", A, &["NXDOMAIN"]),
+        ("example.com.cluster.local.", A, &["NXDOMAIN"]),
+        ("default.svc.cluster.local.", A, &["NODATA"]),
+        ("other.svc.cluster.local.", A, &["NXDOMAIN"]),
+        ("svc.cluster.local.", A, &["NODATA"]),
+        ("cluster.local.", A, &["NODATA"]),
+        ("cluster.local.", NS, &["ns.dns.cluster.local."]),
+        ("ns.dns.cluster.local.", A, &["10.96.0.10"]),
+        ("db.default.svc.cluster.local.", A, &["10.244.0.5", "10.244.0.6"]),
+        ("db-0.db.default.svc.cluster.local.", A, &["10.244.0.5"]),
+        ("10-244-0-6.db.default.svc.cluster.local.", A, &["10.244.0.6"]),
+        ("10-244-0-5.db.default.svc.cluster.local.", A, &["NXDOMAIN"]),
+        ("db-2.db.default.svc.cluster.local.", A, &["NXDOMAIN"]),
+        ("_http._tcp.db.default.svc.cluster.local.", SRV, &["0 50 8080 10-244-0-6.db.default.svc.cluster.local.", "0 50 8080 db-0.db.default.svc.cluster.local."]),
+        ("empty.default.svc.cluster.local.", A, &["NXDOMAIN"]),
+        ("1-2-3-4.default.pod.cluster.local.", A, &["1.2.3.4"]),
+        ("1-2-3-4.default.pod.cluster.local.", AAAA, &["NODATA"]),
+        ("1-2-3-4.other.pod.cluster.local.", A, &["NXDOMAIN"]),
+        ("1-2-3.default.pod.cluster.local.", A, &["NXDOMAIN"]),
+        ("dns-version.cluster.local.", TXT, &["1.1.0"]),
+        ("20.0.96.10.in-addr.arpa.", PTR, &["web.default.svc.cluster.local."]),
+        ("5.0.244.10.in-addr.arpa.", PTR, &["db-0.db.default.svc.cluster.local."]),
+        ("6.0.244.10.in-addr.arpa.", PTR, &["10-244-0-6.db.default.svc.cluster.local."]),
+        ("99.0.244.10.in-addr.arpa.", PTR, &["NXDOMAIN"]),
+        ("inner.default.svc.cluster.local.", CNAME, &["web.default.svc.cluster.local."]),
+        ("inner.default.svc.cluster.local.", A, &["10.96.0.20", "web.default.svc.cluster.local."]),
+    ] {
+        assert_eq!(say(&a, name, kind).await, wanted, "{name} {kind}");
+    }
+    let endless = ask(&a, &question("loop.default.svc.cluster.local.", A), false).await;
+    assert!(endless.answers.len() < 20);
+    let srv = ask(&a, &question("_http._tcp.db.default.svc.cluster.local.", SRV), false).await;
+    assert_eq!(srv.additionals.len(), 2, "the targets' addresses come along");
+}
+
+#[tokio::test]
+async fn large_answers_are_cut_to_what_the_client_takes() {
+    let a = answerer(Vec::new());
+    let mut asked = question("many.default.svc.cluster.local.", RecordType::A);
+    let plain = ask(&a, &asked, false).await;
+    assert!(plain.metadata.truncation && plain.answers.len() > 5 && plain.to_vec().unwrap().len() <= 512);
+    let tcp = ask(&a, &asked, true).await;
+    assert!(!tcp.metadata.truncation && tcp.answers.len() == 120);
+    let mut edns = Edns::new();
+    edns.set_max_payload(4096);
+    asked.set_edns(edns);
+    let wide = ask(&a, &asked, false).await;
+    assert!(!wide.metadata.truncation && wide.answers.len() == 120 && wide.edns.is_some());
+}
+
+#[tokio::test]
+async fn bad_questions_get_their_answer() {
+    let a = answerer(Vec::new());
+    let mut two = question("web.default.svc.cluster.local.", RecordType::A);
+    two.add_query(two.queries[0].clone());
+    assert_eq!(ask(&a, &two, false).await.metadata.response_code, ResponseCode::FormErr);
+    let transfer = question("cluster.local.", RecordType::AXFR);
+    assert_eq!(ask(&a, &transfer, true).await.metadata.response_code, ResponseCode::Refused);
+    let mut chaos = question("web.default.svc.cluster.local.", RecordType::A);
+    chaos.queries[0].set_query_class(hickory_proto::rr::DNSClass::CH);
+    assert_eq!(ask(&a, &chaos, false).await.metadata.response_code, ResponseCode::Refused);
+    let elsewhere = question("example.com.", RecordType::A);
+    assert_eq!(ask(&a, &elsewhere, false).await.metadata.response_code, ResponseCode::ServFail, "nobody to ask");
+}
+
+/// A server elsewhere that knows one address and counts its questions.
+async fn upstream() -> (SocketAddr, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        loop {
+            let (n, from) = socket.recv_from(&mut buffer).await.unwrap();
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let asked = Message::from_vec(&buffer[..n]).unwrap();
+            let mut answer = asked.clone().into_response();
+            let name = asked.queries[0].name().clone();
+            if name == Name::from_ascii("example.com.").unwrap() {
+                let data = RData::A(hickory_proto::rr::rdata::A([93, 184, 216, 34].into()));
+                answer.add_answer(hickory_proto::rr::Record::from_rdata(name, 20, data));
+            } else {
+                answer.metadata.response_code = ResponseCode::NXDomain;
+            }
+            // What is not an answer to the question must be passed over.
+            socket.send_to(b"\0\0\x80\0\0\0\0\0\0\0\0\0", from).await.unwrap();
+            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test]
+async fn other_names_are_asked_elsewhere_and_remembered() {
+    let (address, count) = upstream().await;
+    let a = answerer(vec![address]);
+    for _ in 0..3 {
+        let answer = ask(&a, &question("example.com.", RecordType::A), false).await;
+        assert_eq!(texts(&answer), ["93.184.216.34"]);
+        assert_eq!(answer.metadata.id, 4711);
+    }
+    assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 1, "the answer is remembered for its time");
+    let alias = ask(&a, &question("outer.default.svc.cluster.local.", RecordType::A), false).await;
+    assert_eq!(texts(&alias), ["93.184.216.34", "example.com."]);
+    let missing = ask(&a, &question("nope.example.com.", RecordType::A), false).await;
+    assert_eq!(missing.metadata.response_code, ResponseCode::NXDomain);
+}

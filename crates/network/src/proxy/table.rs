@@ -263,7 +263,7 @@ impl Frame {
         batch.add_chain("nat-prerouting", hook("nat", At::Prerouting, -100));
         batch.add_chain("nat-output", hook("nat", At::Output, -100));
         batch.add_chain("nat-postrouting", hook("nat", At::Postrouting, 100));
-        // Before translation: sources, and what has no endpoint. After it: cluster addresses that nothing translated.
+        // Before translation: sources. After it: what nothing translated, for want of an endpoint or of a port.
         batch.add_chain("filter-prerouting", hook("filter", At::Prerouting, -110));
         batch.add_chain("filter-input", hook("filter", At::Input, -110));
         batch.add_chain("filter-forward", hook("filter", At::Forward, -110));
@@ -307,14 +307,14 @@ impl Frame {
         for chain in ["filter-prerouting", "filter-output"] {
             batch.add_rule(chain, &new(by_address(Shared::Sources)));
         }
-        for chain in ["filter-input", "filter-forward", "filter-output"] {
+        // What the host itself sends is looked at after translation: its own calls may use endpoints that the policy keeps
+        // from the outside. Calls to its own addresses come in again by loopback.
+        for chain in ["filter-input", "filter-forward", "filter-output-post-nat"] {
             batch.add_rule(chain, &new(vec![step::jump("endpoints-check")]));
         }
-        for chain in ["filter-input", "filter-output"] {
-            let mut rule = self.at_node_ports();
-            rule.extend(by_port(Shared::NoNodePortEndpoints));
-            batch.add_rule(chain, &new(rule));
-        }
+        let mut rule = self.at_node_ports();
+        rule.extend(by_port(Shared::NoNodePortEndpoints));
+        batch.add_rule("filter-input", &new(rule));
         for chain in ["filter-forward", "filter-output-post-nat"] {
             batch.add_rule(chain, &new(vec![step::jump("cluster-ips-check")]));
         }

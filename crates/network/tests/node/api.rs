@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 pub const SERVICES: &str = "/api/v1/services";
 pub const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
-pub const NAMESPACES: &str = "/api/v1/namespaces";
 
 #[derive(Default)]
 struct State {

@@ -1,1 +1,431 @@
-//! placeholder
+//! Services on a real kernel: who answers, under which address the caller is seen, and what changes under load.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use network::proxy::{self, NodePortAddresses};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{SERVICES, SLICES, Server};
+use crate::world::{DEADLINE, HOST, NODE_IP, Node, OUTSIDE, Space, ask, call, dial, machine};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 20);
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+/// A node with pods, an API and a proxy.
+struct Cluster {
+    node: Node,
+    api: Server,
+    stop: CancellationToken,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Cluster {
+    fn new(node_ports: NodePortAddresses) -> Self {
+        let this = Self { node: Node::new(), api: Server::default(), stop: CancellationToken::new() };
+        this.start(node_ports);
+        this
+    }
+
+    fn start(&self, node_ports: NodePortAddresses) {
+        let config = proxy::Config {
+            mark: self.node.config.mark.clone(),
+            node_name: "n1".into(),
+            node_ip: NODE_IP,
+            cluster_cidr: Some(self.node.config.pod_cidr),
+            service_cidr: self.node.config.service_cidr,
+            node_ports,
+        };
+        let (ready, mut told) = watch::channel(false);
+        let (api, stop) = (self.api.clone(), self.stop.clone());
+        self.node.runtime.spawn(async move { proxy::run(config, api.informers(), stop, ready).await.unwrap() });
+        self.node.runtime.block_on(async { told.wait_for(|r| *r).await.map(drop) }).unwrap();
+    }
+
+    fn service(&self, name: &str, spec: Value) {
+        let spec = merge(json!({"clusterIP": VIP, "ports": [{"name": "p", "port": 80, "protocol": "TCP"}, {"name": "u", "port": 80, "protocol": "UDP"}]}), spec);
+        self.api.put(SERVICES, json!({"metadata": {"namespace": "default", "name": name}, "spec": spec}));
+    }
+
+    fn endpoints(&self, name: &str, endpoints: &[Value]) {
+        self.api.put(
+            SLICES,
+            json!({"metadata": {"namespace": "default", "name": format!("{name}-x"), "labels": {"kubernetes.io/service-name": name}},
+                "addressType": "IPv4", "endpoints": endpoints,
+                "ports": [{"name": "p", "port": 8080, "protocol": "TCP"}, {"name": "u", "port": 8080, "protocol": "UDP"}]}),
+        );
+    }
+}
+
+fn merge(mut base: Value, over: Value) -> Value {
+    let Value::Object(over) = over else { return base };
+    for (key, value) in over {
+        base[key] = value;
+    }
+    base
+}
+
+fn ready(ip: Ipv4Addr) -> Value {
+    json!({"addresses": [ip], "conditions": {"ready": true, "serving": true, "terminating": false}, "nodeName": "n1"})
+}
+
+fn terminating(ip: Ipv4Addr) -> Value {
+    json!({"addresses": [ip], "conditions": {"ready": false, "serving": true, "terminating": true}, "nodeName": "n1"})
+}
+
+fn elsewhere(ip: Ipv4Addr) -> Value {
+    json!({"addresses": [ip], "conditions": {"ready": true}, "nodeName": "n2"})
+}
+
+/// Waits until an answer is as wanted.
+fn until<T: std::fmt::Debug>(what: &str, ask: impl Fn() -> T, good: impl Fn(&T) -> bool) {
+    drop(settle(what, ask, good));
+}
+
+/// Asks until the answer is as wanted: changes take effect within a moment, not at once.
+fn settle<T: std::fmt::Debug>(what: &str, ask: impl Fn() -> T, good: impl Fn(&T) -> bool) -> T {
+    let begun = Instant::now();
+    loop {
+        let answer = ask();
+        if good(&answer) {
+            return answer;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{what}: {answer:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn served(answer: &std::io::Result<String>, by: &str) -> bool {
+    answer.as_ref().is_ok_and(|a| a.starts_with(by))
+}
+
+/// Refused at once, and not by silence.
+fn refused(answer: &std::io::Result<String>) -> bool {
+    answer.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+#[test]
+fn a_service_is_reached_from_pods_the_host_and_the_outside() {
+    machine(|outside| {
+        let cluster = Cluster::new(NodePortAddresses::All);
+        let (a, ip_a) = cluster.node.pod("a");
+        let (b, ip_b) = cluster.node.pod("b");
+        let external = Ipv4Addr::new(203, 0, 113, 7);
+        cluster.service("web", json!({"type": "NodePort", "externalIPs": [external], "ports": [{"name": "p", "port": 80, "nodePort": 30080}]}));
+        cluster.endpoints("web", &[ready(ip_a)]);
+        let answer = settle("from a pod", || b.call((VIP, 80)), |a| a.is_ok());
+        assert_eq!(answer.unwrap(), format!("a {ip_b}"), "a pod keeps its address");
+        assert_eq!(a.call((VIP, 80)).unwrap(), format!("a {NODE_IP}"), "a pod reaches itself");
+        assert_eq!(call((VIP, 80)).unwrap(), format!("a {NODE_IP}"));
+        for address in [NODE_IP, HOST, LOCALHOST] {
+            assert_eq!(call((address, 30080)).unwrap(), format!("a {NODE_IP}"), "{address}");
+        }
+        assert_eq!(outside.call((HOST, 30080)).unwrap(), format!("a {NODE_IP}"));
+        assert_eq!(b.call((HOST, 30080)).unwrap(), format!("a {NODE_IP}"));
+        assert_eq!(outside.call((external, 80)).unwrap(), format!("a {NODE_IP}"), "an external address");
+        assert!(refused(&b.call((VIP, 81))), "a port that the Service does not have");
+
+        cluster.endpoints("web", &[]);
+        until("refused without endpoints", || b.call((VIP, 80)), refused);
+        assert!(refused(&call((VIP, 80))));
+        assert!(refused(&call((LOCALHOST, 30080))));
+        assert!(refused(&outside.call((HOST, 30080))));
+        assert!(refused(&outside.call((external, 80))));
+
+        cluster.endpoints("web", &[ready(ip_a), ready(ip_b)]);
+        until("endpoints are back", || b.call((VIP, 80)), |a| a.is_ok());
+        let mut count: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in 0..200 {
+            let answer = outside.call((HOST, 30080)).unwrap();
+            *count.entry(answer[..1].to_owned()).or_default() += 1;
+        }
+        assert!(count["a"] > 50 && count["b"] > 50, "{count:?}");
+        cluster.api.remove(SERVICES, "default/web");
+        until("removed", || call((NODE_IP, 30080)), refused);
+    });
+}
+
+#[test]
+fn node_ports_only_at_the_nodes_own_addresses() {
+    machine(|outside| {
+        let cluster = Cluster::new(NodePortAddresses::Only(vec![NODE_IP, LOCALHOST]));
+        let (_a, ip_a) = cluster.node.pod("a");
+        cluster.service("web", json!({"type": "NodePort", "ports": [{"name": "p", "port": 80, "nodePort": 30080}]}));
+        cluster.endpoints("web", &[ready(ip_a)]);
+        until("at the node's address", || outside.call((NODE_IP, 30080)), |a| served(a, "a"));
+        assert!(served(&call((LOCALHOST, 30080)), "a"));
+        assert!(refused(&outside.call((HOST, 30080))), "another's address");
+    });
+}
+
+#[test]
+fn affinity_keeps_a_client_with_its_endpoint_while_it_lives() {
+    machine(|_outside| {
+        let cluster = Cluster::new(NodePortAddresses::All);
+        let pods: Vec<(Space, Ipv4Addr)> = ["a", "b", "c", "d"].iter().map(|n| cluster.node.pod(n)).collect();
+        let all: Vec<Value> = pods.iter().map(|(_, ip)| ready(*ip)).collect();
+        cluster.service("web", json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 100}}}));
+        cluster.endpoints("web", &all);
+        let clients: Vec<(Space, Ipv4Addr)> = (0..12).map(|i| cluster.node.pod(&format!("client-{i}"))).collect();
+        until("served", || clients[0].0.call((VIP, 80)), |a| a.is_ok());
+        let who = |space: &Space| space.call((VIP, 80)).unwrap().split(' ').next().unwrap().to_owned();
+        let first: Vec<String> = clients.iter().map(|(c, _)| who(c)).collect();
+        for _ in 0..10 {
+            assert_eq!(clients.iter().map(|(c, _)| who(c)).collect::<Vec<_>>(), first);
+        }
+        let distinct: std::collections::HashSet<_> = first.iter().collect();
+        assert!(distinct.len() > 1, "clients are spread: {first:?}");
+        // One endpoint goes: its clients move once and stay; the others do not notice.
+        let gone = first[0].clone();
+        let index = ["a", "b", "c", "d"].iter().position(|n| *n == gone).unwrap();
+        let rest: Vec<Value> = all.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, v)| v.clone()).collect();
+        cluster.endpoints("web", &rest);
+        let moved = settle("moved", || who(&clients[0].0), |w| *w != gone);
+        for _ in 0..10 {
+            assert_eq!(who(&clients[0].0), moved);
+        }
+        for ((client, _), before) in clients.iter().zip(&first).filter(|(_, before)| **before != gone) {
+            assert_eq!(who(client), *before);
+        }
+        // The time changes: another map, and all goes on.
+        cluster.service("web", json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 50}}}));
+        cluster.service("web", json!({"sessionAffinity": "None"}));
+        until("served", || (0..20).map(|_| who(&clients[0].0)).collect::<std::collections::HashSet<_>>().len(), |n| *n > 1);
+    });
+}
+
+#[test]
+fn policies_choose_local_and_terminating_endpoints() {
+    machine(|outside| {
+        let cluster = Cluster::new(NodePortAddresses::All);
+        let (_a, ip_a) = cluster.node.pod("a");
+        let (b, ip_b) = cluster.node.pod("b");
+        let node_port = json!({"type": "NodePort", "externalTrafficPolicy": "Local", "ports": [{"name": "p", "port": 80, "nodePort": 30080}]});
+        cluster.service("web", node_port.clone());
+        cluster.endpoints("web", &[ready(ip_a), elsewhere(ip_b)]);
+        let answer = settle("local", || outside.call((HOST, 30080)), |a| a.is_ok());
+        assert_eq!(answer.unwrap(), format!("a {OUTSIDE}"), "the caller's address is kept");
+        for _ in 0..10 {
+            assert!(served(&outside.call((HOST, 30080)), "a"), "never the other node's");
+        }
+        // Only the other node has one: from outside silence, so that a balancer goes there; from inside all is well.
+        cluster.endpoints("web", &[elsewhere(ip_b)]);
+        until("inside", || call((HOST, 30080)), |a| served(a, "b"));
+        assert!(outside.run(|| std::net::TcpStream::connect_timeout(&(HOST, 30080).into(), Duration::from_millis(300)).is_err()));
+
+        // An endpoint that finishes serves on if there is no other, and takes nothing if there is.
+        cluster.service("web", merge(node_port, json!({"externalTrafficPolicy": "Cluster"})));
+        cluster.endpoints("web", &[terminating(ip_a)]);
+        until("terminating", || call((VIP, 80)), |a| served(a, "a"));
+        cluster.endpoints("web", &[terminating(ip_a), ready(ip_b)]);
+        until("ready", || call((VIP, 80)), |a| served(a, "b"));
+        for _ in 0..20 {
+            assert!(served(&call((VIP, 80)), "b"));
+        }
+        // Inside, the local policy drops what has no endpoint here.
+        cluster.service("web", json!({"internalTrafficPolicy": "Local"}));
+        cluster.endpoints("web", &[ready(ip_a), elsewhere(ip_b)]);
+        until("internal", || (0..10).map(|_| b.call((VIP, 80)).unwrap_or_default()).collect::<Vec<_>>(), |all| all.iter().all(|a| a.starts_with('a')));
+    });
+}
+
+#[test]
+fn load_balancers_have_sources_and_health_checks() {
+    machine(|outside| {
+        let cluster = Cluster::new(NodePortAddresses::All);
+        let (_a, ip_a) = cluster.node.pod("a");
+        let balancer = Ipv4Addr::new(203, 0, 113, 9);
+        let put = |ranges: Value| {
+            cluster.api.put(SERVICES, json!({"metadata": {"namespace": "default", "name": "web"},
+                "spec": {"type": "LoadBalancer", "clusterIP": VIP, "externalTrafficPolicy": "Local", "healthCheckNodePort": 32100,
+                    "loadBalancerSourceRanges": ranges, "ports": [{"name": "p", "port": 80, "nodePort": 30080}]},
+                "status": {"loadBalancer": {"ingress": [{"ip": balancer}]}}}));
+        };
+        put(json!(["192.168.77.0/24"]));
+        cluster.endpoints("web", &[ready(ip_a)]);
+        until("the Service is there", || call((VIP, 80)), |a| served(a, "a"));
+        until("allowed", || outside.call((balancer, 80)), |a| served(a, "a"));
+        let health = || -> std::io::Result<String> {
+            use std::io::{Read, Write};
+            let mut stream = dial((NODE_IP, 32100))?;
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")?;
+            let mut out = String::new();
+            stream.read_to_string(&mut out).map(|_| out)
+        };
+        let healthy = settle("health", health, |a| a.is_ok()).unwrap();
+        assert!(healthy.starts_with("HTTP/1.1 200") && healthy.contains("\"localEndpoints\":1"), "{healthy}");
+        cluster.endpoints("web", &[]);
+        until("unhealthy", health, |a| a.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 503")));
+        cluster.endpoints("web", &[ready(ip_a)]);
+        put(json!(["198.51.100.0/24"]));
+        let silent = || outside.run(move || std::net::TcpStream::connect_timeout(&(balancer, 80).into(), Duration::from_millis(200)).is_err());
+        until("not allowed", silent, |s| *s);
+    });
+}
+
+#[test]
+fn endpoints_are_swapped_under_load_without_a_failed_request() {
+    machine(|outside| {
+        let cluster = Cluster::new(NodePortAddresses::All);
+        let pods: Vec<(Space, Ipv4Addr)> = (0..6).map(|i| cluster.node.pod(&format!("p{i}"))).collect();
+        cluster.service("web", json!({"type": "NodePort", "ports": [{"name": "p", "port": 80, "nodePort": 30080}]}));
+        cluster.endpoints("web", &[ready(pods[0].1)]);
+        until("served", || outside.call((HOST, 30080)), |a| a.is_ok());
+        let stop = Arc::new(AtomicBool::new(false));
+        let done = Arc::new(AtomicUsize::new(0));
+        let load = |kept: bool, to: (Ipv4Addr, u16), from: &Space| {
+            let (stop, done) = (stop.clone(), done.clone());
+            from.go(move || -> std::io::Result<()> {
+                let mut open = dial(to)?;
+                while !stop.load(Ordering::Relaxed) {
+                    if kept {
+                        ask(&mut open)?;
+                    } else {
+                        call(to)?;
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        };
+        let inside = Space::new();
+        cluster.node.attach("load", &inside.path, Vec::new());
+        let loads = [load(false, (HOST, 30080), &outside), load(true, (HOST, 30080), &outside), load(false, (VIP, 80), &inside), load(true, (VIP, 80), &inside)];
+        let (mut slowest, mut turns) = (Duration::ZERO, 0);
+        while turns < 300 {
+            let (one, two) = (&pods[turns % 6], &pods[(turns * 5 + 1) % 6]);
+            cluster.endpoints("web", &[ready(one.1), ready(two.1), terminating(pods[(turns + 3) % 6].1)]);
+            if turns % 10 == 0 {
+                let target = &pods[(turns + 2) % 6];
+                cluster.endpoints("web", &[ready(target.1)]);
+                let begun = Instant::now();
+                let name = format!("p{} ", (turns + 2) % 6);
+                until("swapped", || call((VIP, 80)), |a| served(a, &name));
+                slowest = slowest.max(begun.elapsed());
+            }
+            turns += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+        for load in loads {
+            load.join().unwrap().expect("no request fails");
+        }
+        println!("{} requests over {turns} swaps, the slowest change took {slowest:?}", done.load(Ordering::Relaxed));
+        assert!(done.load(Ordering::Relaxed) > 500);
+    });
+}
+
+/// Asks by UDP over one socket, as a client does that never closes it.
+fn datagram(socket: &UdpSocket, to: (Ipv4Addr, u16)) -> std::io::Result<String> {
+    let mut buffer = [0; 64];
+    socket.send_to(b"?", to)?;
+    let (n, _) = socket.recv_from(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..n]).into_owned())
+}
+
+#[test]
+fn udp_flows_follow_the_endpoints() {
+    machine(|outside| {
+        let cluster = Cluster::new(NodePortAddresses::All);
+        let (_a, ip_a) = cluster.node.pod("a");
+        let (_b, ip_b) = cluster.node.pod("b");
+        cluster.service("dns", json!({"type": "NodePort", "ports": [{"name": "u", "port": 80, "protocol": "UDP", "nodePort": 30053}]}));
+        cluster.endpoints("dns", &[ready(ip_a)]);
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let far = Arc::new(outside.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            socket
+        }));
+        until("a", || datagram(&socket, (VIP, 80)), |x| served(x, "a"));
+        until("a from outside", || datagram(&far, (HOST, 30053)), |x| served(x, "a"));
+        cluster.endpoints("dns", &[ready(ip_b)]);
+        until("b", || datagram(&socket, (VIP, 80)), |x| served(x, "b"));
+        until("b from outside", || datagram(&far, (HOST, 30053)), |x| served(x, "b"));
+        cluster.endpoints("dns", &[]);
+        until("none", || datagram(&socket, (VIP, 80)), |x| x.is_err());
+        cluster.endpoints("dns", &[ready(ip_a)]);
+        until("a again", || datagram(&socket, (VIP, 80)), |x| served(x, "a"));
+    });
+}
+
+#[test]
+fn a_new_proxy_takes_over_without_breaking_connections() {
+    machine(|outside| {
+        let mut cluster = Cluster::new(NodePortAddresses::All);
+        let (_a, ip_a) = cluster.node.pod("a");
+        cluster.service("web", json!({"type": "NodePort", "ports": [{"name": "p", "port": 80, "nodePort": 30080}]}));
+        cluster.endpoints("web", &[ready(ip_a)]);
+        until("served", || outside.call((HOST, 30080)), |a| a.is_ok());
+        let mut open = outside.run(|| dial((HOST, 30080)).unwrap());
+        ask(&mut open).unwrap();
+        cluster.stop.cancel();
+        cluster.stop = CancellationToken::new();
+        assert!(served(&outside.call((HOST, 30080)), "a"), "rules stay while nobody runs");
+        cluster.start(NodePortAddresses::All);
+        ask(&mut open).unwrap();
+        assert!(served(&outside.call((HOST, 30080)), "a"));
+    });
+}
+
+#[test]
+fn two_services_may_claim_one_external_address() {
+    machine(|outside| {
+        let cluster = Cluster::new(NodePortAddresses::All);
+        let (_a, ip_a) = cluster.node.pod("a");
+        let (_b, ip_b) = cluster.node.pod("b");
+        let external = Ipv4Addr::new(203, 0, 113, 7);
+        cluster.service("one", json!({"externalIPs": [external]}));
+        cluster.endpoints("one", &[ready(ip_a)]);
+        until("one by itself", || call((VIP, 80)), |a| served(a, "a"));
+        until("the first", || outside.call((external, 80)), |a| served(a, "a"));
+        cluster.service("two", json!({"externalIPs": [external], "clusterIP": "10.96.0.21"}));
+        cluster.endpoints("two", &[ready(ip_b)]);
+        until("two by itself", || call(([10, 96, 0, 21].into(), 80)), |a| served(a, "b"));
+        assert!(served(&outside.call((external, 80)), "a"), "the first keeps it");
+        cluster.api.remove(SERVICES, "default/one");
+        until("the second has it now", || outside.call((external, 80)), |a| served(a, "b"));
+    });
+}
+
+#[test]
+fn many_services_start_and_change_quickly() {
+    machine(|_outside| {
+        let cluster = Cluster { node: Node::new(), api: Server::default(), stop: CancellationToken::new() };
+        let (_a, ip_a) = cluster.node.pod("a");
+        let (_b, ip_b) = cluster.node.pod("b");
+        for i in 0..2000_u32 {
+            let vip = Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 1, 0).to_bits() + i);
+            cluster.service(&format!("s{i}"), json!({"clusterIP": vip}));
+            cluster.endpoints(&format!("s{i}"), &[ready(ip_a), ready(ip_b)]);
+        }
+        let begun = Instant::now();
+        cluster.start(NodePortAddresses::All);
+        let start = begun.elapsed();
+        cluster.service("web", json!({}));
+        let mut times: Vec<Duration> = Vec::new();
+        let mut names: HashMap<bool, &str> = HashMap::new();
+        names.insert(true, "a");
+        names.insert(false, "b");
+        for i in 0..20 {
+            let which = i % 2 == 0;
+            let begun = Instant::now();
+            cluster.endpoints("web", &[ready(if which { ip_a } else { ip_b })]);
+            until("changed", || call((VIP, 80)), |a| served(a, names[&which]));
+            times.push(begun.elapsed());
+        }
+        times.sort();
+        println!("2000 Services: start {start:?}; a change is in effect after {:?} (median), {:?} (worst)", times[10], times[19]);
+        assert!(times[10] < Duration::from_millis(250), "{times:?}");
+    });
+}
