@@ -58,6 +58,13 @@ struct Target {
     idle: RefCell<Vec<Sender>>,
 }
 
+impl Target {
+    /// A connection that was used before.
+    fn idle(&self) -> Option<Sender> {
+        self.idle.borrow_mut().pop()
+    }
+}
+
 type Sender = SendRequest<Empty<Bytes>>;
 
 /// Runs the command; an error if a request failed and `--strict` was said.
@@ -161,10 +168,7 @@ async fn progress(arguments: &Arguments, report: &RefCell<Report>) {
 /// One request to its end.
 async fn one(target: &Target, mode: Mode, report: &RefCell<Report>) -> Result<Answered, String> {
     if mode == Mode::KeepAlive {
-        while let Some(mut sender) = {
-            let popped = target.idle.borrow_mut().pop();
-            popped
-        } {
+        while let Some(mut sender) = target.idle() {
             // One that was closed meanwhile was closed before this request: nothing is lost.
             if sender.ready().await.is_err() {
                 continue;

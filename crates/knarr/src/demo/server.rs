@@ -144,11 +144,14 @@ pub async fn run(site: impl FnOnce(Me) -> Site) -> Result<(), String> {
     }
     let (requests, connections) = server.counts();
     say(&format!("SIGTERM; {requests} requests in flight, {connections} connections"));
-    server.phase.send_replace(Phase::Terminating);
-    // Who has not heard of it yet may still come.
+    let before = server.phase.send_replace(Phase::Terminating);
+    // Who has not heard of it yet may still come; without a preStop hook that is everybody.
+    let stay = if before == Phase::Draining { Duration::ZERO } else { LINGER };
     tokio::select! {
+        // First, so that nobody is left waiting at the door.
+        biased;
         () = accept(&listener, &server) => {}
-        () = server.end() => {}
+        () = server.end(stay) => {}
     }
     let (requests, _) = server.counts();
     say(&format!("ends; {requests} requests in flight"));
@@ -174,6 +177,8 @@ async fn accept(listener: &TcpListener, server: &Arc<Server>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) if server.counts().1 < CONNECTIONS_MAX => {
+                // Counted here, not in its task: the end must not come between the two.
+                server.connections.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(server.clone().connection(stream, peer));
             }
             Ok(_) => {}
@@ -188,24 +193,28 @@ impl Server {
         (self.in_flight.load(Ordering::Relaxed), self.connections.load(Ordering::Relaxed))
     }
 
-    /// Waits until nothing is in flight and nobody is connected, or those who are do nothing.
-    async fn end(&self) {
+    /// Waits until nothing is in flight and nobody is connected, or those who are do nothing; `stay` at least.
+    async fn end(&self, stay: Duration) {
         let mut less = self.less.subscribe();
         let began = tokio::time::Instant::now();
         loop {
             let (requests, connections) = self.counts();
             let waited = began.elapsed();
-            if waited >= END_MAX || requests == 0 && (connections == 0 || waited >= LINGER) {
+            if waited >= END_MAX || requests == 0 && (connections == 0 && waited >= stay || waited >= LINGER) {
                 return;
             }
-            let until = if requests == 0 { LINGER } else { END_MAX };
+            let until = match (requests, connections) {
+                (0, 0) => stay,
+                (0, _) => LINGER,
+                _ => END_MAX,
+            };
             // Either way the loop looks again.
             let _ = tokio::time::timeout_at(began + until, less.changed()).await;
         }
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let _counted = Counted::new(&self.connections, &self.less);
+        let _counted = Counted(&self.connections, &self.less);
         // Small answers, sent at once; if that cannot be set they are only later.
         let _ = stream.set_nodelay(true);
         let service = service_fn(|request| self.answer(request, peer.ip()));
@@ -349,7 +358,7 @@ mod tests {
         }
         less.mark_unchanged();
         server.phase.send_replace(Phase::Terminating);
-        server.end().await;
+        server.end(Duration::ZERO).await;
         assert!(slow.await.unwrap().contains("took its time"));
         assert_eq!(server.counts().0, 0);
     }
