@@ -35,10 +35,16 @@ pub struct Rejection {
     pub message: String,
 }
 
+/// What the node can give: thousandths of CPU, bytes of memory.
+#[must_use]
+pub fn allocatable(cx: &Context) -> BTreeMap<String, i64> {
+    let memory = cx.machine.memory_bytes - crate::node::RESERVED_MEMORY_BYTES;
+    BTreeMap::from([("cpu".to_owned(), cx.machine.cpu_milli), ("memory".to_owned(), memory)])
+}
+
 /// Checks a new pod against the node and the pods on it that have not ended.
 pub async fn check(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Option<Rejection> {
-    let memory = cx.machine.memory_bytes - crate::node::RESERVED_MEMORY_BYTES;
-    let allocatable = BTreeMap::from([("cpu".to_owned(), cx.machine.cpu_milli), ("memory".to_owned(), memory)]);
+    let allocatable = allocatable(cx);
     let others: Vec<&Pod> = others.iter().map(|p| &**p).collect();
     let max_pods = i64::from(cx.config.max_pods);
     let try_with = |labels: &BTreeMap<String, String>| fits(pod, &others, &allocatable, max_pods, &cx.config.node_name, labels);

@@ -62,6 +62,26 @@ impl Cgroups {
         Ok(path)
     }
 
+    /// Takes the pod's own limits away for a moment, so that its containers' can grow.
+    pub fn widen_pod(&self, pod: &Pod) {
+        let (path, wanted) = (self.pod_path(pod), resources::pod_limits(pod));
+        let rel = path.trim_start_matches('/');
+        if self.unified {
+            for file in ["cpu.max", "memory.max"] {
+                let _ = fs::write(self.base.join(rel).join(file), "max");
+            }
+        } else {
+            let _ = fs::write(self.base.join("cpu").join(rel).join("cpu.cfs_quota_us"), "-1");
+            let _ = fs::write(self.base.join("memory").join(rel).join("memory.limit_in_bytes"), "-1");
+        }
+        self.set(&path, &CgroupLimits { cpu_shares: wanted.cpu_shares, ..CgroupLimits::default() });
+    }
+
+    /// Sets the pod's own limits.
+    pub fn limit_pod(&self, pod: &Pod) {
+        self.set(&self.pod_path(pod), &resources::pod_limits(pod));
+    }
+
     fn dirs(&self, path: &str) -> Vec<PathBuf> {
         let path = path.trim_start_matches('/');
         if self.unified {

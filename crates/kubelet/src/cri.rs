@@ -436,6 +436,8 @@ pub trait ContainerRuntime: Send + Sync {
     async fn attach(&self, id: &ContainerId, streams: Streams) -> Result<(), CriError>;
     /// Connects to a port on the sandbox's loopback.
     async fn port_forward(&self, sandbox: &SandboxId, port: u16) -> Result<Box<dyn Duplex>, CriError>;
+    /// Gives a container that exists new limits.
+    async fn update_resources(&self, id: &ContainerId, limits: CgroupLimits) -> Result<(), CriError>;
     /// Makes the runtime open the log file anew after it was moved away.
     async fn reopen_log(&self, id: &ContainerId) -> Result<(), CriError>;
     /// Present use.

@@ -21,7 +21,6 @@ pub mod logs;
 pub mod node;
 pub mod pod;
 pub mod probes;
-#[cfg(any())]
 mod real;
 pub mod resources;
 pub mod security;
@@ -36,5 +35,5 @@ mod run;
 mod testing;
 
 pub use config::{Clock, Config, Error, Tls};
-pub use run::{PodChange, run_with};
+pub use run::{PodChange, run, run_with};
 pub use volumes::purge;

@@ -32,7 +32,6 @@ pub enum PodChange {
     Synced,
 }
 
-#[cfg(any())]
 /// Runs a kubelet on the built-in runtime and network until `shutdown`. Containers go on running afterwards.
 pub async fn run(
     config: Config,
@@ -42,10 +41,10 @@ pub async fn run(
     network: network::pod::PodNetwork,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let changes = real::pod_changes(&informers, &config.node_name, shutdown.clone());
-    let api: SharedApi = Arc::new(real::RealApi::new(client.user_agent("kubelet"), informers, &config.node_name));
-    let runtime: SharedRuntime = Arc::new(real::RealRuntime::new(runtime));
-    run_with(config, api, runtime, Arc::new(real::RealNet::new(network)), changes, shutdown).await
+    let changes = crate::real::pod_changes(&informers, &config.node_name, shutdown.clone());
+    let api: SharedApi = Arc::new(crate::real::RealApi::new(client.user_agent("kubelet"), informers, &config.node_name));
+    let runtime: SharedRuntime = Arc::new(crate::real::RealRuntime::new(runtime));
+    run_with(config, api, runtime, Arc::new(crate::real::RealNet::new(network)), changes, shutdown).await
 }
 
 /// The same on any API, runtime and network.
@@ -66,7 +65,7 @@ pub async fn run_with(
         tracing::warn!(error = %e, "addresses of former pods not freed");
     }
     let pods = Pods::default();
-    let stale = pods.clone();
+    let (stale, beside) = (pods.clone(), pods.clone());
     let scheme = runtime.version().split("://").next().unwrap_or("knarr").to_owned();
     let cx = Arc::new(Context {
         watches: Watches::new(Arc::clone(&api), Arc::new(move |uid| stale.stale(uid))),
@@ -75,6 +74,7 @@ pub async fn run_with(
         machine: node::machine(&config),
         scheme,
         started: config.clock.now(),
+        others: Box::new(move |uid| beside.others(uid)),
         node_labels: parking_lot::RwLock::new(node::labels(&config)),
         api,
         runtime: Arc::clone(&runtime),

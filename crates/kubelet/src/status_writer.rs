@@ -25,8 +25,9 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 const COMING_UP: Duration = Duration::from_millis(100);
 /// Lists whose elements strategic merge would merge by key, though they are to be replaced.
 const MERGED_LISTS: [&str; 2] = ["podIPs", "hostIPs"];
-/// The conditions that the kubelet sets.
-const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+/// The conditions that the kubelet sets; those after the fifth come and go.
+const OWN: [&str; 7] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "PodResizePending", "PodResizeInProgress"];
 
 #[derive(Default)]
 struct Wanted {
@@ -309,6 +310,12 @@ fn conditions(before: Option<&Value>, now: &[Value]) -> Option<Value> {
         }
         out.push(c);
     }
+    for c in before.and_then(Value::as_array).into_iter().flatten() {
+        let Some(type_) = c.get("type").filter(|t| t.as_str().is_some_and(|t| OWN[5..].contains(&t))) else { continue };
+        if !now.iter().any(|n| n.get("type") == Some(type_)) {
+            out.push(json!({"$patch": "delete", "type": type_}));
+        }
+    }
     (!out.is_empty()).then_some(Value::Array(out))
 }
 
@@ -333,6 +340,8 @@ mod tests {
         assert_eq!(d["podIPs"], json!([{"ip": "10.0.0.2"}, {"$patch": "replace"}]));
         assert_eq!(d["conditions"], json!([{"type": "Ready", "status": "True", "reason": null}]));
         assert_eq!(difference(&new, &new), None);
+        let pending = status(json!({"conditions": [{"type": "PodResizePending", "status": "True"}]}));
+        assert_eq!(difference(&pending, &status(json!({"conditions": []}))).unwrap()["conditions"], json!([{"$patch": "delete", "type": "PodResizePending"}]));
     }
 
     fn pod(revision: &str, ready: &str) -> Arc<Pod> {

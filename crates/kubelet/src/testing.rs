@@ -340,6 +340,10 @@ impl ContainerRuntime for FakeRuntime {
     async fn port_forward(&self, _: &SandboxId, _: u16) -> Result<Box<dyn Duplex>, CriError> {
         Err(CriError::Other("none".into()))
     }
+    async fn update_resources(&self, id: &ContainerId, limits: crate::cri::CgroupLimits) -> Result<(), CriError> {
+        self.call(format!("update {} {}", self.name(id), limits.cpu_shares));
+        Ok(())
+    }
     async fn reopen_log(&self, _: &ContainerId) -> Result<(), CriError> {
         Ok(())
     }

@@ -44,6 +44,12 @@ impl Pods {
         self.inner.lock().values().cloned().collect()
     }
 
+    /// The pods that have not ended, but for one.
+    #[must_use]
+    pub fn others(&self, than: &PodUid) -> Vec<Arc<Pod>> {
+        self.inner.lock().values().filter(|h| h.uid != *than && !h.ended()).map(|h| h.pod()).collect()
+    }
+
     /// The volumes of a pod must be refreshed.
     pub fn stale(&self, uid: &PodUid) {
         if let Some(h) = self.get(uid) {
@@ -79,8 +85,7 @@ impl Manager {
         let rejected = if runs || pod.metadata.deletion_timestamp.is_some() {
             None
         } else {
-            let others: Vec<Arc<Pod>> = self.pods.all().iter().filter(|h| !h.ended()).map(|h| h.pod()).collect();
-            admission::check(&self.cx, &pod, &others).await
+            admission::check(&self.cx, &pod, &self.pods.others(&uid)).await
         };
         let handle = Arc::new(Handle::new(pod));
         self.pods.inner.lock().insert(uid.clone(), Arc::clone(&handle));

@@ -6,6 +6,7 @@ pub mod manager;
 pub mod messages;
 pub mod ops;
 pub mod plan;
+pub mod resize;
 pub mod setup;
 pub mod status;
 pub mod worker;
@@ -55,6 +56,8 @@ pub struct Context {
     pub scheme: String,
     /// When this process's kubelet started: what ran before is adopted.
     pub started: SystemTime,
+    /// The pods of this node that have not ended, but for one.
+    pub others: Box<dyn Fn(&PodUid) -> Vec<Arc<Pod>> + Send + Sync>,
     /// The node's labels as last seen.
     pub node_labels: RwLock<BTreeMap<String, String>>,
 }
@@ -157,6 +160,10 @@ impl Handle {
     pub fn mark_stale(&self) {
         self.stale.store(true, Ordering::Release);
         self.wake();
+    }
+
+    fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Acquire)
     }
 
     fn take_stale(&self) -> bool {

@@ -78,6 +78,8 @@ pub struct View<'a> {
     pub failures: &'a BTreeMap<String, Failure>,
     /// Restart waits by container name.
     pub backoff: &'a Backoff,
+    /// Containers that must be started anew for their new resources.
+    pub outgrown: &'a HashSet<ContainerId>,
     /// Containers that are being stopped.
     pub killing: &'a HashSet<ContainerId>,
     /// Something is being set up or started right now: nothing else is begun.
@@ -277,7 +279,11 @@ impl Step<'_> {
             let grace = spec.liveness_probe.as_ref().and_then(|p| p.termination_grace_period_seconds);
             self.kill(out, c, format!("Container {} failed liveness probe, will be restarted", spec.name), grace);
         }
-        changed || r.startup_failed || r.liveness_failed
+        let outgrown = self.v.outgrown.contains(&c.id);
+        if outgrown && !changed && !r.startup_failed && !r.liveness_failed {
+            self.kill(out, c, format!("Container {} resize requires restart", spec.name), None);
+        }
+        changed || r.startup_failed || r.liveness_failed || outgrown
     }
 
     /// Walks the init containers in order up to the first that is not done.

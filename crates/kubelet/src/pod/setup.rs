@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::{Deserialize, Serialize};
 
 use super::Context;
@@ -85,7 +85,7 @@ pub async fn set_up(cx: Arc<Context>, pod: Arc<Pod>, tokens: Arc<Tokens>, existi
         cx.cgroups.ensure_class(&pod).map_err(|e| fail("FailedCreatePodContainer", format!("unable to ensure pod container exists: {e}")))?;
     let facts = cx.facts(&pod, &[]);
     let source = Source { api: &cx.api, watches: &cx.watches, tokens: &tokens, facts };
-    let (ready, joined) = tokio::join!(volumes::set_up(&source, &layout), up(&cx, &pod, &layout, existing, attempt, cgroup_parent, log_dir));
+    let (ready, images, joined) = tokio::join!(volumes::set_up(&source, &layout), image_volumes(&cx, &pod), up(&cx, &pod, &layout, existing, attempt, cgroup_parent, log_dir));
     let (sandbox, ips) = joined.map_err(|e| fail("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
     let write = || -> std::io::Result<()> {
         let record = Record { sandbox: sandbox.id.0.clone(), ips: ips.clone() };
@@ -96,8 +96,26 @@ pub async fn set_up(cx: Arc<Context>, pod: Arc<Pod>, tokens: Arc<Tokens>, existi
         fs::write(hostname_path(&layout.pod_dir), format!("{}\n", hostname(&cx, &pod).unwrap_or_default()))
     };
     write().map_err(|e| fail("FailedCreatePodContainer", format!("unable to write the pod's files: {e}")))?;
-    let ready = ready.map_err(|e| fail("FailedMount", e.to_string()))?;
+    let mut ready = ready.map_err(|e| fail("FailedMount", e.to_string()))?;
+    for (volume, image) in images? {
+        if let Some(r) = ready.get_mut(&volume) {
+            r.image = Some(image);
+        }
+    }
     Ok(SetUp { volumes: ready, sandbox, ips })
+}
+
+/// The images of image volumes, by the volume's name; fetched by their pull policy. Errors are told by Events already.
+async fn image_volumes(cx: &Context, pod: &Pod) -> Result<Vec<(String, String)>, SetUpError> {
+    let mut out = Vec::new();
+    for v in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+        let Some(source) = &v.image else { continue };
+        let like = Container { name: v.name.clone(), image: source.reference.clone(), image_pull_policy: source.pull_policy.clone(), ..Container::default() };
+        let path = format!("spec.volumes{{{}}}", v.name);
+        let image = cx.images.ensure(cx, pod, &like, &path).await.map_err(|e| SetUpError(e.message))?;
+        out.push((v.name.clone(), image.id));
+    }
+    Ok(out)
 }
 
 /// The sandbox, up and on the network: the one that exists, or a new one.

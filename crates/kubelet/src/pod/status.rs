@@ -7,10 +7,11 @@ use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::{
     Container as Spec, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser, HostIP,
-    LinuxContainerUser, Pod, PodCondition, PodIP, PodSpec, PodStatus, VolumeMountStatus,
+    LinuxContainerUser, Pod, PodCondition, PodIP, PodSpec, PodStatus, ResourceRequirements, VolumeMountStatus,
 };
 
 use super::plan::{Kind, latest};
+use super::resize::{Applied, Pending};
 use crate::cri::{Container, ContainerId, Sandbox, State};
 use crate::probes::Results;
 use crate::resources::{is_sidecar, qos};
@@ -33,6 +34,10 @@ pub struct View<'a> {
     pub waiting: &'a BTreeMap<String, (String, String)>,
     /// Messages that containers left behind.
     pub messages: &'a HashMap<ContainerId, String>,
+    /// The resources that containers have, where that is known.
+    pub applied: &'a Applied,
+    /// Why new resources must wait, and an error of giving them.
+    pub resize: (Option<&'a Pending>, Option<&'a str>),
     /// Addresses of the node.
     pub host_ips: &'a [IpAddr],
     /// Addresses of the pod.
@@ -175,19 +180,16 @@ fn container(v: &View<'_>, spec: &Spec, kind: Kind, has_init: bool) -> Container
         out.started = None;
     }
     out.state = Some(state);
-    details(&mut out, spec);
+    details(&mut out, spec, current.and_then(|c| v.applied.get(&c.id)));
     out
 }
 
 /// What repeats the spec: resources and mounts.
-fn details(out: &mut ContainerStatus, spec: &Spec) {
-    if out.container_id.is_some()
-        && let Some(r) = &spec.resources
-    {
-        out.allocated_resources.clone_from(&r.requests);
-        out.resources = Some(r.clone());
-    } else if out.container_id.is_some() {
-        out.resources = Some(k8s_openapi::api::core::v1::ResourceRequirements::default());
+fn details(out: &mut ContainerStatus, spec: &Spec, has: Option<&ResourceRequirements>) {
+    if out.container_id.is_some() {
+        let has = has.or(spec.resources.as_ref()).cloned().unwrap_or_default();
+        out.allocated_resources = has.requests.clone().filter(|r| !r.is_empty());
+        out.resources = Some(has);
     }
     let mounts: Vec<VolumeMountStatus> = spec
         .volume_mounts
@@ -391,7 +393,7 @@ fn conditions(v: &View<'_>, spec: &PodSpec, out: &mut PodStatus, ended: bool) {
         .status
         .iter()
         .flat_map(|s| s.conditions.iter().flatten())
-        .filter(|c| !matches!(c.type_.as_str(), "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled"))
+        .filter(|c| !matches!(c.type_.as_str(), "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled" | "PodResizePending" | "PodResizeInProgress"))
         .cloned()
         .collect();
     let generation = v.pod.metadata.generation;
@@ -414,5 +416,11 @@ fn conditions(v: &View<'_>, spec: &PodSpec, out: &mut PodStatus, ended: bool) {
     set("Ready", pod_ready);
     set("ContainersReady", containers);
     set("PodScheduled", yes());
+    if let Some((reason, message)) = v.resize.0 {
+        set("PodResizePending", Verdict { status: true, reason: Some(reason), message: Some(message.clone()) });
+    }
+    if let Some(message) = v.resize.1 {
+        set("PodResizeInProgress", Verdict { status: true, reason: Some("Error"), message: Some(message.to_owned()) });
+    }
     out.conditions = Some(list);
 }

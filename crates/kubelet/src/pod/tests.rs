@@ -65,6 +65,7 @@ impl Scene {
             probes: &self.probes,
             failures: &self.failures,
             backoff: &self.backoff,
+            outgrown: &HashSet::new(),
             killing: &self.killing,
             busy: false,
             now: self.now,
@@ -171,6 +172,8 @@ fn status_of(scene: &Scene, old: &PodStatus, terminal: bool) -> PodStatus {
         probes: &scene.probes,
         waiting: &waiting,
         messages: &HashMap::new(),
+        applied: &HashMap::new(),
+        resize: (None, None),
         host_ips: &host,
         pod_ips: if scene.set_up { &ips } else { &[] },
         set_up: scene.set_up,
@@ -415,6 +418,27 @@ async fn a_pod_that_does_not_fit_is_refused() {
     assert!(s.message.unwrap().starts_with("Pod was rejected: Node didn't have enough resource: cpu, requested: 9000000, used: 0"));
     assert!(s.container_statuses.is_none());
     assert!(node.runtime.calls().is_empty());
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn resources_change_in_place() {
+    let node = Node::fresh("resize");
+    let with = |cpu: &str| pod(json!({"containers": [{"name": "a", "image": "img:1", "resources": {"requests": {"cpu": cpu}}}]}));
+    let mut p = with("100m");
+    node.apply(&p);
+    p.status = node.until("ready", is_ready).await.status;
+    let mut more = with("200m");
+    more.status = p.status;
+    node.apply(&more);
+    node.runtime.called("update a 204", 1).await;
+    let has = |p: &Pod| p.status.as_ref()?.container_statuses.as_ref()?[0].allocated_resources.as_ref()?.get("cpu").map(|q| q.0.clone());
+    more.status = node.until("resized", |p| has(p).as_deref() == Some("200m")).await.status;
+    let mut too_much = with("9000");
+    too_much.status = more.status;
+    node.apply(&too_much);
+    let p = node.until("pending", |p| p.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "PodResizePending")).await;
+    assert_eq!(has(&p).as_deref(), Some("200m"));
     node.end().await;
 }
 

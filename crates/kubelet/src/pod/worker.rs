@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::core::v1::{Container as Spec, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container as Spec, Pod, PodStatus, ResourceRequirements};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use super::backoff::Backoff;
 use super::kill::{Kill, Turns};
 use super::ops::{self, Start, StartError};
 use super::plan::{self, Action, Failure, Kind, Plan, latest};
+use super::resize::{self, Applied, Pending};
 use super::setup::{self, SetUp, SetUpError};
 use super::{Context, Handle, messages, status};
 use crate::api::Severity;
@@ -35,6 +36,8 @@ const START_RETRY: Duration = Duration::from_secs(10);
 /// First and longest wait before volumes and sandbox are tried again.
 const SETUP_RETRY_MIN: Duration = Duration::from_millis(500);
 const SETUP_RETRY_MAX: Duration = Duration::from_secs(60);
+/// Wait before resources that could not be given are tried again.
+const RESIZE_RETRY: Duration = Duration::from_secs(5);
 /// Wait before a stop, a clean-up or a deletion that failed is tried again.
 const CLEAN_RETRY: Duration = Duration::from_secs(2);
 
@@ -57,6 +60,7 @@ enum Outcome {
     SetUp(Result<SetUp, SetUpError>),
     Started { name: String, result: Result<(), StartError> },
     Refreshed(Result<(), volumes::VolumeError>),
+    Resized { id: ContainerId, to: Box<ResourceRequirements>, result: Result<(), String> },
     Cleaned(Result<(), String>),
     Deleted(Result<(), String>),
 }
@@ -89,6 +93,9 @@ pub struct Worker {
     kill_retry_at: Option<SystemTime>,
     turns: Option<Turns>,
     stop_deadline: Option<Instant>,
+    applied: Applied,
+    resize: (Option<Pending>, Option<String>),
+    resize_retry_at: Option<SystemTime>,
     forced: Option<(String, String, String)>,
     /// Admission refused it.
     rejected: bool,
@@ -146,6 +153,9 @@ impl Worker {
             kill_retry_at: None,
             turns: None,
             stop_deadline: None,
+            applied: Applied::new(),
+            resize: (None, None),
+            resize_retry_at: None,
             forced: None,
             rejected: false,
             settled: false,
@@ -171,6 +181,8 @@ impl Worker {
     /// Takes over what a former process left running.
     fn adopt(&mut self, pod: &Pod) {
         let Some(sandbox) = self.sandbox().filter(|s| s.ready) else { return };
+        let told = pod.status.as_ref().map(|s| resize::told(s, &self.cx.scheme)).unwrap_or_default();
+        self.applied = told.into_iter().map(|(id, r)| (ContainerId(id), r)).collect();
         let dir = self.cx.config.pod_dir(util::uid(pod));
         if let Some(ips) = setup::recorded_ips(&dir, &sandbox) {
             self.handle.ips.lock().clone_from(&ips);
@@ -223,6 +235,12 @@ impl Worker {
         if serving {
             self.probes.sync(&pod, &containers, &self.ips, self.stage == Stage::Terminating);
         }
+        if self.handle.is_stale() {
+            // What a start failed for may be what changed.
+            for f in self.failures.values_mut().filter(|f| f.reason == "CreateContainerConfigError") {
+                f.retry_at = now;
+            }
+        }
         let results = self.handle.results();
         let mut wake = None;
         if self.stage == Stage::Syncing {
@@ -231,6 +249,8 @@ impl Worker {
         if self.stage == Stage::Syncing {
             let killing: HashSet<ContainerId> = self.killing.keys().cloned().collect();
             let live = sandbox.as_ref().filter(|s| s.ready);
+            let outgrown = self.outgrown(&pod, &containers, now);
+            wake = earliest(wake, self.resize_retry_at);
             let view = plan::View {
                 pod: &pod,
                 sandbox: sandbox.as_ref(),
@@ -240,6 +260,7 @@ impl Worker {
                 probes: &results,
                 failures: &self.failures,
                 backoff: &self.backoff,
+                outgrown: &outgrown,
                 killing: &killing,
                 busy: self.op.is_some(),
                 now,
@@ -490,6 +511,14 @@ impl Worker {
                 self.failures.remove(&name);
             }
             Outcome::Started { name, result: Err(e) } => self.start_failed(name, e, now),
+            Outcome::Resized { id, to, result: Ok(()) } => {
+                self.applied.insert(id, *to);
+                self.resize.1 = None;
+            }
+            Outcome::Resized { result: Err(e), .. } => {
+                self.resize.1 = Some(e);
+                self.resize_retry_at = Some(now + RESIZE_RETRY);
+            }
             Outcome::Refreshed(Ok(())) => {}
             Outcome::Refreshed(Err(e)) => {
                 self.cx.api.pod_event(&self.handle.pod(), None, Severity::Warning, "FailedMount", &e.to_string());
@@ -512,6 +541,44 @@ impl Worker {
             _ => now + START_RETRY,
         };
         self.failures.insert(name, Failure { reason: e.reason, message: e.message, retry_at });
+    }
+
+    /// Gives containers that can have them new resources in place, one at a time; answers those that must be started anew.
+    fn outgrown(&mut self, pod: &Arc<Pod>, containers: &[Container], now: SystemTime) -> HashSet<ContainerId> {
+        for c in containers.iter().filter(|c| c.running()) {
+            // One that has just been started has what the spec says.
+            let of_spec = || find_spec(pod, &c.name).and_then(|(_, s)| s.resources).unwrap_or_default();
+            self.applied.entry(c.id.clone()).or_insert_with(of_spec);
+        }
+        self.applied.retain(|id, _| containers.iter().any(|c| c.id == *id));
+        let changes = resize::changes(pod, containers, &self.applied);
+        if changes.is_empty() {
+            self.resize = (None, None);
+            self.resize_retry_at = None;
+            return HashSet::new();
+        }
+        if self.op.is_some() || self.resize_retry_at.is_some_and(|at| at > now) {
+            return HashSet::new();
+        }
+        self.resize_retry_at = None;
+        let others: Vec<Arc<Pod>> = (self.cx.others)(&self.handle.uid);
+        self.resize.0 = resize::pending(&self.cx, pod, &others);
+        if self.resize.0.is_some() {
+            // What others give back is not told here; it is looked at again after a while.
+            self.resize_retry_at = Some(now + RESIZE_RETRY);
+            return HashSet::new();
+        }
+        if let Some(c) = changes.iter().find(|c| !c.restart)
+            && let Some((_, spec)) = find_spec(pod, &c.name)
+        {
+            let (cx, pod, id) = (Arc::clone(&self.cx), Arc::clone(pod), c.id.clone());
+            self.op = Some(tokio::spawn(async move {
+                let to = Box::new(spec.resources.clone().unwrap_or_default());
+                let result = resize::apply(cx, pod, spec, id.clone()).await;
+                Outcome::Resized { id, to, result }
+            }));
+        }
+        changes.into_iter().filter(|c| c.restart).map(|c| c.id).collect()
     }
 
     /// Brings volumes up to date when an object of theirs changed or a token is due.
@@ -570,6 +637,8 @@ impl Worker {
             probes: &results,
             waiting: &self.waiting,
             messages: &self.messages,
+            applied: &self.applied,
+            resize: (self.resize.0.as_ref(), self.resize.1.as_deref()),
             host_ips: &self.cx.machine.host_ips,
             pod_ips: &self.ips,
             set_up: !self.ips.is_empty(),

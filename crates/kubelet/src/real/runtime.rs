@@ -457,6 +457,11 @@ impl ContainerRuntime for RealRuntime {
         Ok(Box::new(self.inner.port_forward(&sandbox.0, port).await.map_err(error)?))
     }
 
+    async fn update_resources(&self, id: &ContainerId, limits: CgroupLimits) -> Result<(), CriError> {
+        let new = rt::Resources { oom_score_adj: None, ..resources(&limits) };
+        self.inner.update_resources(&id.0, new).await.map_err(error)
+    }
+
     async fn reopen_log(&self, id: &ContainerId) -> Result<(), CriError> {
         self.inner.reopen_log(&id.0).await.map_err(error)
     }

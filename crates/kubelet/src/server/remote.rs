@@ -148,12 +148,21 @@ struct Session {
 }
 
 impl Session {
-    async fn run(self, streams: Streams) -> Value {
-        let done = match self.job {
-            Job::Exec(command) => self.runtime.exec(&self.id, command, streams).await,
-            Job::Attach => self.runtime.attach(&self.id, streams).await.map(|()| 0),
+    /// Runs to the end; `gone` resolves when the client is. A command without a terminal runs on then, as with other runtimes:
+    /// it ends by itself when it writes to nobody.
+    async fn run(self, streams: Streams, gone: impl Future<Output = ()>) -> Value {
+        let bound = self.wanted.tty || matches!(self.job, Job::Attach);
+        let work = async {
+            match self.job {
+                Job::Exec(command) => self.runtime.exec(&self.id, command, streams).await,
+                Job::Attach => self.runtime.attach(&self.id, streams).await.map(|()| 0),
+            }
         };
-        status(done)
+        tokio::select! {
+            biased;
+            done = work => status(done),
+            () = gone, if bound => status(Ok(0)),
+        }
     }
 }
 
@@ -233,7 +242,8 @@ async fn over_websocket(session: Session, socket: tokio_tungstenite::WebSocketSt
         streams.stderr = Some(Box::new(theirs));
         pumps.push(channels.pump(websocket::STDERR, ours));
     }
-    let end = session.run(streams).await;
+    let closed = channels.closed();
+    let end = session.run(streams, closed.cancelled_owned()).await;
     for p in pumps {
         let _ = p.await;
     }
@@ -280,7 +290,9 @@ async fn over_spdy(session: Session, io: TokioIo<hyper::upgrade::Upgraded>) {
             pumps.push(tokio::spawn(s.writer.pump(ours)));
         }
     }
-    let end = session.run(streams).await;
+    // Whatever else the client opens is of no use; the end of the connection is what is waited for.
+    let gone = async { while incoming.recv().await.is_some() {} };
+    let end = session.run(streams, gone).await;
     for p in pumps {
         let _ = p.await;
     }

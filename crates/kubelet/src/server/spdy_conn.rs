@@ -1,10 +1,12 @@
 //! A SPDY connection, served: the peer opens streams, each a pair of pipes here.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::spdy::{Decoder, Encoder, Frame, Headers, MAX_DATA};
 
@@ -42,6 +44,8 @@ impl Stream {
 pub struct StreamWriter {
     id: u32,
     frames: mpsc::Sender<Frame>,
+    /// The connection stands as long as somebody can send.
+    _alive: Arc<DropGuard>,
 }
 
 impl StreamWriter {
@@ -86,7 +90,9 @@ pub fn serve<T: AsyncRead + AsyncWrite + Send + 'static>(io: T) -> mpsc::Receive
     let (frames, queue) = mpsc::channel(SEND_QUEUE);
     let (streams, incoming) = mpsc::channel(ACCEPT_QUEUE);
     tokio::spawn(send(write, queue));
-    tokio::spawn(receive(read, frames.downgrade(), frames, streams));
+    let sending = CancellationToken::new();
+    let alive = Arc::new(sending.clone().drop_guard());
+    tokio::spawn(receive(read, frames, streams, alive, sending));
     incoming
 }
 
@@ -107,20 +113,28 @@ async fn send<W: AsyncWrite>(write: W, mut queue: mpsc::Receiver<Frame>) {
     let _ = write.shutdown().await;
 }
 
-async fn receive<R: AsyncRead>(read: R, weak: mpsc::WeakSender<Frame>, frames: mpsc::Sender<Frame>, streams: mpsc::Sender<Stream>) {
+async fn receive<R: AsyncRead>(
+    read: R,
+    frames: mpsc::Sender<Frame>,
+    streams: mpsc::Sender<Stream>,
+    alive: Arc<DropGuard>,
+    nobody_sends: CancellationToken,
+) {
     tokio::pin!(read);
+    let weak = frames.downgrade();
     let mut decoder = Decoder::default();
     let mut buffer = BytesMut::with_capacity(MAX_DATA);
     let mut open: HashMap<u32, tokio::io::WriteHalf<tokio::io::DuplexStream>> = HashMap::new();
     // The reader must not keep the connection open by itself: it holds a sender only while streams may still come.
-    let mut frames = Some(frames);
+    let mut own = Some((frames, alive));
     loop {
         loop {
             match decoder.decode(&mut buffer) {
                 Ok(Some(frame)) => {
-                    let Some(sender) = frames.clone().or_else(|| weak.upgrade()) else { return };
-                    if handle(frame, &sender, &streams, &mut open).await.is_err() {
-                        frames = None;
+                    let Some(sender) = weak.upgrade() else { return };
+                    let alive = own.as_ref().map(|(_, alive)| alive);
+                    if handle(frame, &sender, alive, &streams, &mut open).await.is_err() {
+                        own = None;
                     }
                 }
                 Ok(None) => break,
@@ -135,32 +149,25 @@ async fn receive<R: AsyncRead>(read: R, weak: mpsc::WeakSender<Frame>, frames: m
         }
         tokio::select! {
             got = read.read_buf(&mut buffer) => if !matches!(got, Ok(1..)) { return },
-            () = streams.closed(), if frames.is_some() => frames = None,
-            () = ended(&weak), if frames.is_none() => return,
+            () = streams.closed(), if own.is_some() => own = None,
+            () = nobody_sends.cancelled(), if own.is_none() => return,
         }
-    }
-}
-
-/// Pends until every sender of frames is gone.
-async fn ended(weak: &mpsc::WeakSender<Frame>) {
-    // A weak handle cannot be awaited; what is asked again is only whether somebody still sends.
-    while weak.upgrade().is_some() {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
 }
 
 async fn handle(
     frame: Frame,
     frames: &mpsc::Sender<Frame>,
+    alive: Option<&Arc<DropGuard>>,
     streams: &mpsc::Sender<Stream>,
     open: &mut HashMap<u32, tokio::io::WriteHalf<tokio::io::DuplexStream>>,
 ) -> Result<(), ()> {
     match frame {
         Frame::SynStream { id, fin, headers } => {
-            if open.len() >= MAX_STREAMS || streams.is_closed() {
+            let Some(alive) = alive.filter(|_| open.len() < MAX_STREAMS && !streams.is_closed()) else {
                 // 3: REFUSED_STREAM.
                 return frames.send(Frame::Reset { id, status: 3 }).await.map_err(|_| ());
-            }
+            };
             let _ = frames.send(Frame::SynReply { id, fin: false, headers: Headers::new() }).await;
             let (ours, theirs) = tokio::io::duplex(PIPE);
             let (_, feed) = tokio::io::split(ours);
@@ -168,7 +175,7 @@ async fn handle(
             if !fin {
                 open.insert(id, feed);
             }
-            let stream = Stream { id, headers, reader, writer: StreamWriter { id, frames: frames.clone() } };
+            let stream = Stream { id, headers, reader, writer: StreamWriter { id, frames: frames.clone(), _alive: Arc::clone(alive) } };
             streams.send(stream).await.map_err(|_| ())?;
         }
         Frame::Data { id, fin, bytes } => {

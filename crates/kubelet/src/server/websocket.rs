@@ -15,6 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -101,6 +102,7 @@ pub struct Channels {
     out: mpsc::Sender<Message>,
     base64: bool,
     sender: tokio::task::JoinHandle<()>,
+    closed: CancellationToken,
 }
 
 impl Channels {
@@ -110,7 +112,10 @@ impl Channels {
         let (out, mut queue) = mpsc::channel::<Message>(QUEUE);
         let pong = out.downgrade();
         let mut inputs = inputs;
+        let closed = CancellationToken::new();
+        let gone = closed.clone().drop_guard();
         let receiver = tokio::spawn(async move {
+            let _gone = gone;
             while let Some(Ok(message)) = source.next().await {
                 let data = match message {
                     Message::Binary(b) => Some(b),
@@ -145,7 +150,12 @@ impl Channels {
             }
             let _ = sink.close().await;
         });
-        Self { out, base64, sender }
+        Self { out, base64, sender, closed }
+    }
+
+    /// Cancelled when the client is gone.
+    pub fn closed(&self) -> CancellationToken {
+        self.closed.clone()
     }
 
     /// Sends bytes on a channel.

@@ -261,7 +261,10 @@ pub fn container_mounts(layout: &Layout, ready: &BTreeMap<String, Ready>, c: &Co
             (Some(e), _) => expand::expand_strict(e, env)?,
             (None, s) => s.unwrap_or_default().to_owned(),
         };
-        if !sub.is_empty() && volume.image.is_none() {
+        if volume.image.is_some() {
+            // The runtime opens it below the image's root.
+            host = subpath::check(&sub)?;
+        } else if !sub.is_empty() {
             let relative = subpath::check(&sub)?;
             let at = layout.pod_dir.join("volume-subpaths").join(&m.name).join(&c.name).join(i.to_string());
             subpath::bind(&volume.path, &relative, &at)
