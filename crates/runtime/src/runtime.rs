@@ -38,7 +38,7 @@ pub struct Runtime(Arc<Inner>);
 
 pub(crate) struct Inner {
     config: Config,
-    images: Images,
+    images: Arc<Images>,
     cgroups: Cgroups,
     state: Mutex<State>,
     events: broadcast::Sender<Event>,
@@ -87,7 +87,7 @@ impl Runtime {
             std::fs::create_dir_all(&dir).at("cannot make", &dir)?;
         }
         let inner = Inner {
-            images: Images::open(&config.root, config.registries.as_deref())?,
+            images: Arc::new(Images::open(&config.root, config.registries.as_deref())?),
             cgroups: Cgroups::new(&config.cgroup_root),
             state: Mutex::default(),
             events: broadcast::channel(EVENTS_MAX).0,

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use base64::Engine;
@@ -59,6 +59,8 @@ pub(crate) struct Images {
     pinned: Mutex<HashMap<String, usize>>,
     registries: Registries,
     pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held while a blob is fetched, by its digest: two images may want the same one.
+    transfers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl Images {
@@ -75,6 +77,7 @@ impl Images {
             pinned: Mutex::default(),
             registries: Registries::load(registries)?,
             pulls: Mutex::default(),
+            transfers: Mutex::default(),
         })
     }
 
@@ -130,8 +133,20 @@ impl Images {
         local::add(self, reference, files, config)
     }
 
+    /// The turn to fetch a blob.
+    pub(crate) fn transfer(&self, digest: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut transfers = self.transfers.lock();
+        transfers.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = transfers.get(digest).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        transfers.insert(digest.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+
     pub(crate) async fn pull(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         credentials: Option<Credentials>,
         progress: Arc<dyn Progress>,
