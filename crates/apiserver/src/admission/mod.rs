@@ -5,11 +5,15 @@
 //! would be stored. A plug-in reads the store's memory and writes nothing, so a dry run needs no care of its own; the
 //! one exception is ResourceQuota, which charges its quotas as the very last step ([`quota`]).
 
+mod amounts;
 mod certificates;
+mod limits;
 mod namespace;
 mod node;
 mod pod;
+mod quota;
 mod rbac;
+mod security;
 mod service_account;
 mod storage_objects;
 
@@ -34,11 +38,13 @@ trait Plugin: Sync {
 }
 
 /// The plug-ins, in upstream's order. `Rbac` stands for the checks that upstream's storage of roles makes.
-static PLUGINS: [&dyn Plugin; 15] = [
+static PLUGINS: [&dyn Plugin; 17] = [
     &namespace::NamespaceLifecycle,
+    &limits::LimitRanger,
     &service_account::ServiceAccount,
     &node::NodeRestriction,
     &node::TaintNodesByCondition,
+    &security::PodSecurity,
     &pod::Priority,
     &pod::DefaultTolerationSeconds,
     &storage_objects::DefaultStorageClass,
@@ -92,6 +98,9 @@ pub(crate) async fn validate(server: &ApiServer, write: &Write<'_>, object: &Val
     let world = World { server };
     for plugin in PLUGINS {
         plugin.validate(world, write, object).inspect_err(|error| tracing::debug!(plugin = plugin.name(), %error, "refused"))?;
+    }
+    if matches!(write.operation, Operation::Create | Operation::Update) {
+        quota::charge(server, write, object).await?;
     }
     Ok(())
 }

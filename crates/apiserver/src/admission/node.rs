@@ -98,10 +98,9 @@ fn nodes(write: &Write<'_>, object: &Value, node: &str) -> Result<(), Status> {
     if write.operation != Operation::Delete && !changed.is_empty() {
         return Err(forbidden(write, object, format!("is not allowed to set the following labels: {}", changed.join(", "))));
     }
-    if let Some(old) = write.old {
-        if write.operation == Operation::Update && write.subresource.is_empty() && old["spec"]["taints"] != object["spec"]["taints"] {
-            return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify taints")));
-        }
+    let taints = |old: &Value| write.operation == Operation::Update && write.subresource.is_empty() && old["spec"]["taints"] != object["spec"]["taints"];
+    if write.old.is_some_and(taints) {
+        return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify taints")));
     }
     Ok(())
 }

@@ -141,7 +141,7 @@ async fn refused(answer: Response<Incoming>, name: &str) -> Status {
         503 if text.is_empty() => Status::service_unavailable(about("the server is currently unable to handle the request")),
         503 => Status::service_unavailable(about(&text)),
         504 => Status::timeout(about("the server was unable to return a response in the time allotted, but may still be processing the request")),
-        500.. => Status::new(code, "InternalError", about(&format!("an error on the server ({text:?}) has prevented the request from succeeding"))),
+        501.. => Status::new(code, "InternalError", about(&format!("an error on the server ({text:?}) has prevented the request from succeeding"))),
         _ => Status::new(code, "", about(&format!("the server responded with the status code {code} but did not return more information"))),
     }
 }

@@ -201,3 +201,69 @@ async fn an_ingress_gets_the_default_class() {
     let made = cluster.post("/apis/networking.k8s.io/v1/namespaces/default/ingresses", ingress).await.expect(201);
     assert_eq!(made["spec"]["ingressClassName"], "web");
 }
+
+#[tokio::test]
+async fn containers_get_a_namespace_s_limits_and_keep_to_them() {
+    let cluster = Cluster::start().await;
+    let range = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "r"}, "spec": {"limits": [
+        {"type": "Container", "default": {"cpu": "200m"}, "defaultRequest": {"cpu": "100m"}, "max": {"cpu": "500m"}, "min": {"cpu": "50m"}},
+        {"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}, "min": {"storage": "1Mi"}}]}});
+    cluster.post("/api/v1/namespaces/default/limitranges", range).await.expect(201);
+    let made = cluster.post(PODS, pod("p")).await.expect(201);
+    assert_eq!(made["spec"]["containers"][0]["resources"], json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}}));
+    let note = "LimitRanger plugin set: cpu request for container c; cpu limit for container c";
+    assert_eq!(made["metadata"]["annotations"]["kubernetes.io/limit-ranger"], note);
+    let with = |requests: &str, limits: &str| {
+        json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": requests}, "limits": {"cpu": limits}}}]}})
+    };
+    let much = cluster.post(PODS, merged(pod("much"), with("100m", "1"))).await.refused(403);
+    assert_eq!(much, "pods \"much\" is forbidden: maximum cpu usage per Container is 500m, but limit is 1");
+    let little = cluster.post(PODS, merged(pod("little"), with("10m", "400m"))).await.refused(403);
+    assert_eq!(little, "pods \"little\" is forbidden: minimum cpu usage per Container is 50m, but request is 10m");
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}}});
+    let large = cluster.post("/api/v1/namespaces/default/persistentvolumeclaims", claim).await.refused(403);
+    assert_eq!(large, "persistentvolumeclaims \"c\" is forbidden: maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi");
+}
+
+#[tokio::test]
+async fn a_quota_is_charged_and_never_exceeded() {
+    let cluster = Cluster::start().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let hard = json!({"pods": "2", "requests.cpu": "250m", "count/configmaps": "1"});
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": hard}});
+    cluster.post(quotas, quota).await.expect(201);
+    // What the controller does.
+    let status = json!({"status": {"hard": hard, "used": {"pods": "0", "requests.cpu": "0", "count/configmaps": "0"}}});
+    cluster.patch(&format!("{quotas}/q/status"), status).await.expect(200);
+    let asking = |name: &str, cpu: &str| {
+        merged(pod(name), json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]}}))
+    };
+    assert_eq!(cluster.post(PODS, pod("silent")).await.refused(403), "pods \"silent\" is forbidden: failed quota: q: must specify requests.cpu for: c");
+    cluster.post(&format!("{PODS}?dryRun=All"), asking("dry", "100m")).await.expect(201);
+    cluster.post(PODS, asking("a", "100m")).await.expect(201);
+    let used = cluster.get(&format!("{quotas}/q")).await.expect(200)["status"]["used"].clone();
+    assert_eq!(used, json!({"pods": "1", "requests.cpu": "100m", "count/configmaps": "0"}));
+    assert_eq!(
+        cluster.post(PODS, asking("b", "200m")).await.refused(403),
+        "pods \"b\" is forbidden: exceeded quota: q, requested: requests.cpu=200m, used: requests.cpu=100m, limited: requests.cpu=250m"
+    );
+    // Of many at once only as many as fit are let in.
+    let many = (0..8).map(|n| cluster.post(PODS, asking(&format!("m{n}"), "10m")));
+    let made = futures_util::future::join_all(many).await.into_iter().filter(|r| r.code == 201).count();
+    assert_eq!(made, 1);
+    let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+    cluster.post("/api/v1/namespaces/default/configmaps", map("one")).await.expect(201);
+    let refused = cluster.post("/api/v1/namespaces/default/configmaps", map("two")).await.refused(403);
+    assert_eq!(refused, "configmaps \"two\" is forbidden: exceeded quota: q, requested: count/configmaps=1, used: count/configmaps=1, limited: count/configmaps=1");
+}
+
+#[tokio::test]
+async fn a_namespace_asks_for_a_standard() {
+    let cluster = Cluster::start().await;
+    let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted"}}});
+    cluster.patch("/api/v1/namespaces/default", labels).await.expect(200);
+    cluster.post(PODS, pod("p")).await.expect(201);
+    let refused = cluster.post(PODS, merged(pod("host"), json!({"spec": {"hostNetwork": true}}))).await.refused(403);
+    assert_eq!(refused, "pods \"host\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)");
+}

@@ -95,10 +95,6 @@ impl Cluster {
         self.call(who, Method::POST, uri, &[], body).await
     }
 
-    pub async fn put(&self, uri: &str, body: Value) -> Reply {
-        self.call(&admin(), Method::PUT, uri, &[], body).await
-    }
-
     pub async fn patch_as(&self, who: &User, uri: &str, body: Value) -> Reply {
         self.call(who, Method::PATCH, uri, &[("content-type", "application/merge-patch+json")], body).await
     }

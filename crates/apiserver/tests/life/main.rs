@@ -123,7 +123,7 @@ async fn the_four_patches() {
     assert_eq!(got["spec"]["template"]["spec"]["containers"].as_array().map(Vec::len), Some(2));
     let merge = json!({"metadata": {"annotations": {"x": "y"}}});
     let got = server.patch(&path, "application/merge-patch+json", &merge).await.expect(200);
-    assert_eq!((got["metadata"]["annotations"]["x"].as_str(), got["metadata"]["generation"].as_i64()), (Some("y"), Some(3)));
+    assert_eq!((got["metadata"]["annotations"]["x"].as_str(), got["metadata"]["generation"].as_i64()), (Some("y"), Some(4)), "annotations of a Deployment count");
     let apply = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {"replicas": 7}});
     let lost = server.patch(&format!("{path}?fieldManager=me"), "application/apply-patch+yaml", &apply).await.expect(409);
     assert_eq!(lost["reason"], "Conflict");

@@ -1,0 +1,171 @@
+//! PodSecurity: the Pod Security Standards that a namespace asks for by its labels. `enforce` refuses pods; `warn` tells who
+//! writes a pod, or something that makes pods.
+//!
+//! The newest version of the standards is applied whatever version a label names; a pinned older one differs in checks
+//! that were added later.
+
+mod baseline;
+mod restricted;
+
+use super::{Plugin, World, creates, forbidden, is, items, text};
+use crate::{Operation, Write};
+use machinery::{Value, status::Status};
+
+const PREFIX: &str = "pod-security.kubernetes.io";
+
+pub(super) struct PodSecurity;
+
+impl Plugin for PodSecurity {
+    fn name(&self) -> &'static str {
+        "PodSecurity"
+    }
+
+    fn validate(&self, world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        if write.operation == Operation::Delete || write.namespace.is_empty() {
+            return Ok(());
+        }
+        let is_pod = creates(write, "", "pods") || (is(write, "", "pods") && write.subresource == "ephemeralcontainers");
+        let pod = if is_pod { Some(object) } else { template(write, object) };
+        let Some(pod) = pod else { return Ok(()) };
+        let Some(namespace) = world.get(("", "v1", "namespaces"), "", write.namespace) else { return Ok(()) };
+        let labels = &namespace["metadata"]["labels"];
+        let level = |mode: &str| Level::parse(text(labels, &format!("{PREFIX}/{mode}")));
+        let version = |mode: &str| [text(labels, &format!("{PREFIX}/{mode}-version")), "latest"].into_iter().find(|v| !v.is_empty()).unwrap_or("latest");
+        let (enforce, warn) = (level("enforce"), level("warn"));
+        let told = |level: Level, mode: &str| {
+            let problems = level.problems(pod);
+            (!problems.is_empty()).then(|| format!("PodSecurity \"{}:{}\": {}", level.name(), version(mode), problems.join(", ")))
+        };
+        if let Some(why) = is_pod.then(|| told(enforce, "enforce")).flatten() {
+            return Err(forbidden(write, object, format!("violates {why}")));
+        }
+        // What is enforced need not be told as well.
+        if let Some(why) = (!is_pod || warn != enforce).then(|| told(warn, "warn")).flatten() {
+            write.cx.warn(format!("would violate {why}"));
+        }
+        Ok(())
+    }
+}
+
+/// The pod template of what makes pods, if this write sets it.
+fn template<'a>(write: &Write<'_>, object: &'a Value) -> Option<&'a Value> {
+    if !write.subresource.is_empty() {
+        return None;
+    }
+    let at = |object: &'a Value| match (write.row.resource.group.as_str(), write.row.resource.resource.as_str()) {
+        ("apps", "deployments" | "daemonsets" | "replicasets" | "statefulsets") | ("batch", "jobs") | ("", "replicationcontrollers") => {
+            Some(&object["spec"]["template"])
+        }
+        ("batch", "cronjobs") => Some(&object["spec"]["jobTemplate"]["spec"]["template"]),
+        ("", "podtemplates") => Some(&object["template"]),
+        _ => None,
+    };
+    at(object).filter(|t| t.is_object())
+}
+
+/// The standards, from lax to strict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Privileged,
+    Baseline,
+    Restricted,
+}
+
+impl Level {
+    fn parse(label: &str) -> Level {
+        match label {
+            "baseline" => Level::Baseline,
+            "restricted" => Level::Restricted,
+            _ => Level::Privileged,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Level::Privileged => "privileged",
+            Level::Baseline => "baseline",
+            Level::Restricted => "restricted",
+        }
+    }
+
+    /// What of a pod (or template) is against the standard: reasons with their details, in the order of upstream's checks.
+    fn problems(self, pod: &Value) -> Vec<String> {
+        let spec = &pod["spec"];
+        let checks: &[Check] = match self {
+            Level::Privileged => &[],
+            Level::Baseline => &baseline::CHECKS,
+            Level::Restricted => &restricted::CHECKS,
+        };
+        checks.iter().filter_map(|check| check(spec)).map(|(reason, detail)| if detail.is_empty() { reason.into() } else { format!("{reason} ({detail})") }).collect()
+    }
+}
+
+/// A check of a pod's spec: the reason and the detail of what it forbids.
+type Check = fn(&Value) -> Option<(&'static str, String)>;
+
+/// Every container of a pod.
+fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
+    ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|list| items(&spec[list]))
+}
+
+/// The names of the containers that are so.
+fn those(spec: &Value, so: impl Fn(&Value) -> bool) -> Vec<&str> {
+    containers(spec).filter(|c| so(c)).map(|c| text(c, "name")).collect()
+}
+
+fn quoted<T: AsRef<str>>(names: &[T]) -> String {
+    names.iter().map(|n| format!("{:?}", n.as_ref())).collect::<Vec<_>>().join(", ")
+}
+
+/// `container "a"`, or `containers "a", "b"`.
+fn named<T: AsRef<str>>(one: &str, names: &[T]) -> String {
+    format!("{one}{} {}", if names.len() == 1 { "" } else { "s" }, quoted(names))
+}
+
+fn is_windows(spec: &Value) -> bool {
+    spec["os"]["name"] == "windows"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_plain_pod_is_baseline_and_not_restricted() {
+        let pod = json!({"spec": {"containers": [{"name": "c"}]}});
+        assert!(Level::Baseline.problems(&pod).is_empty());
+        assert_eq!(
+            Level::Restricted.problems(&pod).join(", "),
+            "allowPrivilegeEscalation != false (container \"c\" must set securityContext.allowPrivilegeEscalation=false), \
+             unrestricted capabilities (container \"c\" must set securityContext.capabilities.drop=[\"ALL\"]), \
+             runAsNonRoot != true (pod or container \"c\" must set securityContext.runAsNonRoot=true), \
+             seccompProfile (pod or container \"c\" must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")"
+        );
+        let strict = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+        let own = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+        assert!(Level::Restricted.problems(&json!({"spec": {"securityContext": own, "containers": [{"name": "c", "securityContext": strict}]}})).is_empty());
+    }
+
+    #[test]
+    fn what_reaches_the_host_is_not_baseline() {
+        let pod = json!({"spec": {"hostNetwork": true, "hostPID": true, "volumes": [{"name": "v", "hostPath": {"path": "/"}}],
+            "securityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced"}, {"name": "kernel.msgmax"}]},
+            "containers": [
+                {"name": "a", "ports": [{"hostPort": 80}, {"hostPort": 53}], "securityContext": {"privileged": true, "capabilities": {"add": ["NET_ADMIN", "KILL"]}}},
+                {"name": "b", "securityContext": {"privileged": true, "procMount": "Unmasked"}}]}});
+        assert_eq!(
+            Level::Baseline.problems(&pod),
+            [
+                "non-default capabilities (container \"a\" must not include \"NET_ADMIN\" in securityContext.capabilities.add)",
+                "host namespaces (hostNetwork=true, hostPID=true)",
+                "hostPath volumes (volume \"v\")",
+                "hostPort (container \"a\" uses hostPorts 53, 80)",
+                "privileged (containers \"a\", \"b\" must not set securityContext.privileged=true)",
+                "procMount (container \"b\" must not set securityContext.procMount to \"Unmasked\")",
+                "forbidden sysctls (kernel.msgmax)",
+            ]
+        );
+        assert!(Level::Privileged.problems(&pod).is_empty());
+    }
+}

@@ -1,0 +1,110 @@
+//! The checks of the restricted standard: those of the baseline, some of them stricter, and good practice.
+
+use super::{Check, baseline, containers, is_windows, items, named, quoted, text, those};
+use machinery::Value;
+use std::collections::BTreeSet;
+
+/// In upstream's order: by the names of the checks.
+pub(super) const CHECKS: [Check; 14] = [
+    privilege_escalation,
+    baseline::app_armor,
+    capabilities,
+    baseline::host_namespaces,
+    baseline::host_ports,
+    baseline::host_process,
+    baseline::privileged,
+    baseline::proc_mount,
+    volumes,
+    run_as_non_root,
+    run_as_user,
+    baseline::se_linux,
+    seccomp,
+    baseline::sysctls,
+];
+
+/// Volumes that hold nothing of the host's.
+const VOLUMES: [&str; 9] =
+    ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret"];
+
+type Found = Option<(&'static str, String)>;
+
+fn privilege_escalation(spec: &Value) -> Found {
+    if is_windows(spec) {
+        return None;
+    }
+    let names = those(spec, |c| c["securityContext"]["allowPrivilegeEscalation"] != false);
+    let detail = format!("{} must set securityContext.allowPrivilegeEscalation=false", named("container", &names));
+    (!names.is_empty()).then_some(("allowPrivilegeEscalation != false", detail))
+}
+
+fn capabilities(spec: &Value) -> Found {
+    if is_windows(spec) {
+        return None;
+    }
+    let drops = |c: &Value| items(&c["securityContext"]["capabilities"]["drop"]).iter().any(|d| d == "ALL");
+    let names = those(spec, |c| !drops(c));
+    let missing = (!names.is_empty()).then(|| format!("{} must set securityContext.capabilities.drop=[\"ALL\"]", named("container", &names)));
+    let details: Vec<String> = missing.into_iter().chain(baseline::added(spec, &["NET_BIND_SERVICE"])).collect();
+    (!details.is_empty()).then(|| ("unrestricted capabilities", details.join("; ")))
+}
+
+fn volumes(spec: &Value) -> Found {
+    let kind = |v: &Value| v.as_object().into_iter().flatten().find(|(k, v)| k.as_str() != "name" && !v.is_null()).map(|(k, _)| k.clone()).unwrap_or_default();
+    let bad: Vec<(&str, String)> =
+        items(&spec["volumes"]).iter().map(|v| (text(v, "name"), kind(v))).filter(|(_, kind)| !kind.is_empty() && !VOLUMES.contains(&kind.as_str())).collect();
+    let names: Vec<&str> = bad.iter().map(|(name, _)| *name).collect();
+    let kinds: Vec<&String> = bad.iter().map(|(_, kind)| kind).collect::<BTreeSet<_>>().into_iter().collect();
+    let (uses, plural) = (if names.len() == 1 { "uses" } else { "use" }, if kinds.len() == 1 { "" } else { "s" });
+    let detail = format!("{} {uses} restricted volume type{plural} {}", named("volume", &names), quoted(&kinds));
+    (!bad.is_empty()).then_some(("restricted volume types", detail))
+}
+
+fn run_as_non_root(spec: &Value) -> Found {
+    let own = &spec["securityContext"]["runAsNonRoot"];
+    let mut bad: Vec<String> = (*own == false).then(|| "pod".to_owned()).into_iter().collect();
+    let roots = those(spec, |c| c["securityContext"]["runAsNonRoot"] == false);
+    if !roots.is_empty() {
+        bad.push(named("container", &roots));
+    }
+    if !bad.is_empty() {
+        return Some(("runAsNonRoot != true", format!("{} must not set securityContext.runAsNonRoot=false", bad.join(" and "))));
+    }
+    let silent = those(spec, |c| c["securityContext"]["runAsNonRoot"].is_null());
+    let detail = format!("pod or {} must set securityContext.runAsNonRoot=true", named("container", &silent));
+    (*own != true && !silent.is_empty()).then_some(("runAsNonRoot != true", detail))
+}
+
+fn run_as_user(spec: &Value) -> Found {
+    let mut bad: Vec<String> = (spec["securityContext"]["runAsUser"] == 0).then(|| "pod".to_owned()).into_iter().collect();
+    let names = those(spec, |c| c["securityContext"]["runAsUser"] == 0);
+    if !names.is_empty() {
+        bad.push(named("container", &names));
+    }
+    (!bad.is_empty()).then(|| ("runAsUser=0", format!("{} must not set runAsUser=0", bad.join(" and "))))
+}
+
+fn seccomp(spec: &Value) -> Found {
+    if is_windows(spec) {
+        return None;
+    }
+    let kind = |s: &Value| text(&s["seccompProfile"], "type").to_owned();
+    let good = |kind: &str| matches!(kind, "RuntimeDefault" | "Localhost");
+    let own = kind(&spec["securityContext"]);
+    let mut bad: Vec<String> = (!own.is_empty() && !good(&own)).then(|| "pod".to_owned()).into_iter().collect();
+    let odd = |c: &Value| {
+        let kind = kind(&c["securityContext"]);
+        !kind.is_empty() && !good(&kind)
+    };
+    let names = those(spec, odd);
+    if !names.is_empty() {
+        bad.push(named("container", &names));
+    }
+    if !bad.is_empty() {
+        let all = std::iter::once(own).chain(containers(spec).map(|c| kind(&c["securityContext"])));
+        let kinds: Vec<String> = all.filter(|k| !k.is_empty() && !good(k)).collect::<BTreeSet<_>>().into_iter().collect();
+        return Some(("seccompProfile", format!("{} must not set securityContext.seccompProfile.type to {}", bad.join(" and "), quoted(&kinds))));
+    }
+    let silent = those(spec, |c| kind(&c["securityContext"]).is_empty());
+    let detail = format!("pod or {} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\"", named("container", &silent));
+    (own.is_empty() && !silent.is_empty()).then_some(("seccompProfile", detail))
+}
