@@ -13,6 +13,8 @@ mod kubelet;
 mod location;
 mod log;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use crate::{ApiServer, Body, Context, errors, query::Query, respond};
 use futures_util::future::BoxFuture;
