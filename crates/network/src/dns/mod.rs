@@ -14,9 +14,12 @@ mod zone;
 pub use forward::Upstream;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use client::Informers;
+use hickory_proto::op::{Message, Query};
+use hickory_proto::rr::{DNSClass, Name, RecordType};
+use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +30,10 @@ use zone::Zone;
 
 /// The port of DNS.
 const PORT: u16 = 53;
+/// Between two looks, at the start alone, whether the cluster's address leads here.
+const PROBE: Duration = Duration::from_millis(5);
+/// Without a proxy, DNS is as ready as it will be.
+const PROXY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a node's name server works.
 #[derive(Clone, Debug)]
@@ -52,7 +59,28 @@ fn serial() -> u32 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() as u32)
 }
 
-/// Answers until `shutdown`; `ready` becomes true when names are answered from a whole memory and the Service leads here.
+/// Waits until a question to the cluster's address is answered, as a pod's would be.
+async fn reachable(address: Ipv4Addr) {
+    let mut question = Message::query();
+    question.add_query(Query::query(Name::root(), RecordType::NULL));
+    question.queries[0].set_query_class(DNSClass::CH);
+    let Ok(question) = question.to_vec() else { return };
+    loop {
+        // A new socket each time: a flow that began before the Service was translated would stay astray.
+        let attempt = async {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+            socket.connect((address, PORT)).await?;
+            socket.send(&question).await?;
+            socket.recv(&mut [0; 512]).await
+        };
+        if let Ok(Ok(_)) = tokio::time::timeout(PROBE, attempt).await {
+            return;
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+}
+
+/// Answers until `shutdown`; `ready` becomes true when names are answered from a whole memory, at the cluster's address.
 pub async fn run(config: Config, informers: Informers, shutdown: CancellationToken, ready: watch::Sender<bool>) -> Result<()> {
     let zone = Zone::new(
         &config.domain,
@@ -70,6 +98,9 @@ pub async fn run(config: Config, informers: Informers, shutdown: CancellationTok
             publish::keep(informers.client(), &config, sockets.port()).await;
         }
         zone.synced().await;
+        if config.publish && tokio::time::timeout(PROXY_TIMEOUT, reachable(config.cluster_ip)).await.is_err() {
+            tracing::warn!(address = %config.cluster_ip, "no service proxy leads the cluster's DNS address here");
+        }
         tracing::info!(address = %config.listen, port = sockets.port(), "DNS answers");
         ready.send_replace(true);
         std::future::pending::<()>().await

@@ -257,7 +257,7 @@ impl Zone {
         if names.is_empty() {
             for slice in self.slices.by_index(BY_ADDRESS, &text) {
                 let Some(service) = slice.label(crate::proxy::SERVICE_NAME) else { continue };
-                for endpoint in slice.endpoints.iter().flatten().filter(|e| e.addresses.iter().any(|a| *a == text)) {
+                for endpoint in slice.endpoints.iter().flatten().filter(|e| e.addresses.contains(&text)) {
                     names.extend(self.name(&[&endpoint_label(endpoint, address), service, slice.namespace(), "svc"]));
                 }
             }

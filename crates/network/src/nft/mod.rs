@@ -11,8 +11,8 @@ pub use expr::{step, Anonymous, Base, Cmp, Expr, Fib, Rule, Verdict, reg};
 
 use std::net::Ipv4Addr;
 
-use crate::Result;
 use crate::netlink::{ACK, APPEND, BATCH_BEGIN, CREATE, DUMP, Messages, Nest, Socket, attribute, text};
+use crate::{Error, Result};
 
 const SUBSYSTEM: u16 = 10 << 8;
 const BATCH_END: u16 = 0x11;
@@ -286,7 +286,12 @@ impl Batch {
         // The acknowledgement of the last change stands for all: the kernel sends it after the whole batch.
         self.m.flag(ACK);
         self.m.begin(BATCH_END, 0, &header(0, SUBSYSTEM >> 8));
-        socket.call(what, &self.m).map(drop)
+        match socket.call(what, &self.m) {
+            Err(e) if matches!(e.errno(), Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT)) => {
+                Err(Error::Config(format!("{what}: this kernel has no nf_tables, or a part of it is missing ({e})")))
+            }
+            other => other.map(drop),
+        }
     }
 }
 

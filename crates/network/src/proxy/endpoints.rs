@@ -65,7 +65,7 @@ fn of_slice(port: &ServicePort, slice: &EndpointSlice, node: &str) -> Vec<Endpoi
         for endpoint in slice.endpoints.iter().flatten() {
             let conditions = endpoint.conditions.clone().unwrap_or_default();
             // The first address is the endpoint's; more have no meaning.
-            let Some(address) = endpoint.addresses.iter().next().and_then(|a| a.parse().ok()) else { continue };
+            let Some(address) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else { continue };
             out.push(Endpoint {
                 backend: (address, number),
                 ready: conditions.ready.unwrap_or(true),

@@ -177,7 +177,7 @@ impl<'a> Planner<'a> {
             self.front(plan, Shared::Ips, Shared::NoEndpoints, self.key(*ip), inner_local, if inner_local { &only } else { &svc });
         }
         if external && !cluster.is_empty() {
-            plan.chains.insert(ext.clone(), self.from_outside(&svc, &only, outer_local));
+            plan.chains.insert(ext.clone(), self.outer_rules(&svc, &only, outer_local));
         }
         for ip in &outside {
             self.front(plan, Shared::Ips, Shared::NoEndpoints, self.key(*ip), outer_local, &ext);
@@ -213,7 +213,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The chain entered from outside: who comes so gets the node's address as its source, unless the policy keeps it.
-    fn from_outside(&self, svc: &str, only: &str, outer_local: bool) -> Vec<Rule> {
+    fn outer_rules(&self, svc: &str, only: &str, outer_local: bool) -> Vec<Rule> {
         if !outer_local {
             return vec![vec![step::jump(MARK_CHAIN)], vec![step::goto(svc)]];
         }

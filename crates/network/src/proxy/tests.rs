@@ -1,0 +1,112 @@
+//! Plans of Services, without a kernel: what leads where. What a kernel makes of them is tested in `tests/node`.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::plan::{self, Node, Shared};
+use super::table::{Frame, Table};
+use super::*;
+use crate::nft::{Data, Verdict, key};
+
+fn node() -> Node {
+    Node { name: "n1".into(), cluster_cidr: Some("10.244.0.0/16".parse().unwrap()) }
+}
+
+fn planned(spec: Value, endpoints: Value) -> Plan {
+    let service = serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": spec})).unwrap();
+    let slice = json!({"metadata": {"namespace": "ns", "name": "s-1"}, "addressType": "IPv4", "endpoints": endpoints,
+        "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]});
+    plan::of(&service, &[Arc::new(serde_json::from_value(slice).unwrap())], &node())
+}
+
+fn leads(plan: &Plan, shared: Shared, key: Vec<u8>) -> Option<String> {
+    match plan.elements.get(&(shared, key))? {
+        Some(Data::Verdict(Verdict::Goto(chain))) => Some(chain.clone()),
+        Some(Data::Verdict(verdict)) => Some(format!("{verdict:?}").to_lowercase()),
+        _ => None,
+    }
+}
+
+fn vip() -> Vec<u8> {
+    key::join(&[&[10, 96, 0, 7], &[6], &80_u16.to_be_bytes()])
+}
+
+fn node_port() -> Vec<u8> {
+    key::join(&[&[6], &30080_u16.to_be_bytes()])
+}
+
+fn here(ready: bool) -> Value {
+    json!({"addresses": ["10.244.0.5"], "conditions": {"ready": ready}, "nodeName": "n1"})
+}
+
+fn there() -> Value {
+    json!({"addresses": ["10.244.1.5"], "conditions": {}, "nodeName": "n2"})
+}
+
+const PORTS: &str = r#"[{"port": 80, "nodePort": 30080}]"#;
+
+fn spec(extra: &Value) -> Value {
+    let mut spec = json!({"type": "NodePort", "clusterIP": "10.96.0.7", "ports": serde_json::from_str::<Value>(PORTS).unwrap()});
+    for (name, value) in extra.as_object().unwrap() {
+        spec[name] = value.clone();
+    }
+    spec
+}
+
+#[test]
+fn policies_decide_between_serving_refusing_and_dropping() {
+    let outer = json!({"externalTrafficPolicy": "Local"});
+    let inner = json!({"internalTrafficPolicy": "Local"});
+    let plain = json!({});
+    // policy, endpoints → cluster address, cluster address without endpoint, node port, node port without endpoint
+    for (policy, endpoints, wanted) in [
+        (&plain, json!([there()]), [Some("svc/ns/s/tcp/80"), None, Some("ext/ns/s/tcp/80"), None]),
+        (&plain, json!([]), [None, Some("reject"), None, Some("reject")]),
+        (&plain, json!([here(false)]), [None, Some("reject"), None, Some("reject")]),
+        (&outer, json!([there()]), [Some("svc/ns/s/tcp/80"), None, Some("ext/ns/s/tcp/80"), Some("drop")]),
+        (&outer, json!([here(true)]), [Some("svc/ns/s/tcp/80"), None, Some("ext/ns/s/tcp/80"), None]),
+        (&inner, json!([there()]), [None, Some("drop"), Some("ext/ns/s/tcp/80"), None]),
+        (&inner, json!([here(true), there()]), [Some("local/ns/s/tcp/80"), None, Some("ext/ns/s/tcp/80"), None]),
+    ] {
+        let plan = planned(spec(policy), endpoints.clone());
+        let found = [
+            leads(&plan, Shared::Ips, vip()),
+            leads(&plan, Shared::NoEndpoints, vip()),
+            leads(&plan, Shared::NodePorts, node_port()),
+            leads(&plan, Shared::NoNodePortEndpoints, node_port()),
+        ];
+        assert_eq!(found, wanted.map(|w| w.map(str::to_owned)), "{policy} {endpoints}");
+        for chain in found.iter().flatten().filter(|c| c.contains('/')) {
+            assert!(plan.chains.contains_key(chain), "{chain} exists");
+        }
+    }
+}
+
+#[test]
+fn services_without_an_address_need_nothing() {
+    for extra in [json!({"clusterIP": "None"}), json!({"type": "ExternalName"}), json!({"clusterIP": ""})] {
+        assert_eq!(planned(spec(&extra), json!([here(true)])), Plan::default(), "{extra}");
+    }
+}
+
+#[test]
+fn a_change_touches_only_its_own_service() {
+    let frame = Frame {
+        table: "t".into(),
+        node_ip: Ipv4Addr::new(10, 244, 0, 1),
+        cluster_cidr: None,
+        service_cidr: None,
+        node_ports: NodePortAddresses::All,
+    };
+    let mut table = Table::new(frame);
+    let (one, two) = (ObjectKey::new("ns", "one"), ObjectKey::new("ns", "two"));
+    let first = planned(spec(&json!({})), json!([here(true)]));
+    assert!(!table.change(vec![(one.clone(), first.clone())]).is_empty());
+    assert!(table.change(vec![(one.clone(), first.clone())]).is_empty(), "the same again is no change");
+    let more = planned(spec(&json!({})), json!([here(true), there()]));
+    assert!(!table.change(vec![(one.clone(), more)]).is_empty());
+    assert!(!table.change(vec![(one.clone(), Plan::default()), (two, first)]).is_empty());
+    assert!(table.plan(&one).is_none());
+    assert!(table.change(vec![(one, Plan::default())]).is_empty(), "what is not there need not be removed");
+}
