@@ -485,6 +485,6 @@ fn check_actions(spec: &Value, path: &Path, errors: &mut ErrorList) {
         errors.push(Error::invalid(path, actions.to_vec(), detail));
     }
     if actions.is_empty() {
-        errors.push(Error::required(path, "at least one validation action is required"));
+        errors.push(Error::required(path, ""));
     }
 }

@@ -118,7 +118,7 @@ fn check(obj: &Value, old: Option<&Value>) -> ErrorList {
     }
     let place = path.child("maxReplicas");
     match most {
-        0 => errors.push(Error::required(&place, "must be set and greater than 0")),
+        0 => errors.push(Error::required(&place, "")),
         ..0 => errors.push(Error::invalid(&place, most, "must be greater than or equal to 1")),
         _ => {}
     }

@@ -198,13 +198,14 @@ fn check_conditions(status: &Value, errors: &mut ErrorList) {
         }
         let allowed: &[&str] = if matches!(kind, "Approved" | "Denied" | "Failed") { &["True"] } else { &["False", "True", "Unknown"] };
         rules::one_of(&value.into(), &place.child("status"), allowed, errors);
-        let other = APPROVALS.into_iter().find(|k| *k != kind).filter(|_| APPROVALS.contains(&kind));
-        if other.is_some_and(|other| list.iter().take(at).any(|c| c["type"] == other)) {
-            errors.push(Error::invalid(&path, kind, "Approved and Denied conditions are mutually exclusive"));
-        }
         if list.iter().take(at).any(|c| c["type"] == kind) {
             errors.push(Error::duplicate(&place.child("type"), kind));
         }
+    }
+    if APPROVALS.into_iter().all(|kind| list.iter().any(|c| c["type"] == kind)) {
+        let [approved, denied] = APPROVALS.map(|kind| format!("conditions[{{\"type\": {kind:?}}}]"));
+        let detail = format!("must specify at most one of: `{approved}`, `{denied}`");
+        errors.push(Error::invalid(&path, format!("{{{approved}, {denied}}}"), detail));
     }
 }
 

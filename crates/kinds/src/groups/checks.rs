@@ -8,6 +8,13 @@ use machinery::{
 };
 use std::net::{IpAddr, Ipv4Addr};
 
+/// A field is what it was, where upstream says so by declaration: such errors do not show the value.
+pub(super) fn fixed(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
+    if new != old && !(tree::empty(new) && tree::empty(old)) {
+        errors.push(Error::invalid(path, Value::Null, rules::IMMUTABLE));
+    }
+}
+
 /// The reset fields of kinds whose status updates leave all metadata alone.
 pub(super) fn resets_with_metadata(subresource: &str) -> &'static [&'static [&'static str]] {
     match subresource {

@@ -65,7 +65,7 @@ impl Strategy for EndpointSlices {
         if obj["endpoints"] != old["endpoints"] {
             check_endpoints(obj, &mut errors);
         }
-        rules::immutable(&obj["addressType"], &old["addressType"], &Path::root("addressType"), &mut errors);
+        checks::fixed(&obj["addressType"], &old["addressType"], &Path::root("addressType"), &mut errors);
         errors
     }
 
@@ -121,7 +121,7 @@ fn check_endpoints(obj: &Value, errors: &mut ErrorList) {
         let path = || Path::root("endpoints").index(at);
         let addresses = tree::list(endpoint, "addresses");
         match addresses.len() {
-            0 => errors.push(Error::required(&path().child("addresses"), "must contain at least 1 address")),
+            0 => errors.push(Error::required(&path().child("addresses"), "")),
             many if many > ADDRESSES_MAX => errors.push(Error::too_many(&path().child("addresses"), many, ADDRESSES_MAX)),
             _ => {}
         }

@@ -221,16 +221,16 @@ impl Strategy for PriorityLevels {
         match kind {
             "Exempt" => {
                 if !limited.is_null() {
-                    errors.push(Error::forbidden(&path.child("limited"), "must be nil if the type is not Limited"));
+                    errors.push(Error::forbidden(&path.child("limited"), ""));
                 }
                 check_shares(exempt, &path.child("exempt"), errors);
             }
             "Limited" => {
                 if !exempt.is_null() {
-                    errors.push(Error::forbidden(&path.child("exempt"), "must be nil if the type is Limited"));
+                    errors.push(Error::forbidden(&path.child("exempt"), ""));
                 }
                 if limited.is_null() {
-                    errors.push(Error::required(&path.child("limited"), "must not be empty when type is Limited"));
+                    errors.push(Error::required(&path.child("limited"), ""));
                 } else {
                     check_limited(limited, &path.child("limited"), errors);
                 }
@@ -265,9 +265,9 @@ fn check_limited(limited: &Value, path: &Path, errors: &mut ErrorList) {
     let (response, place) = (&limited["limitResponse"], path.child("limitResponse"));
     let (queuing, queues) = (&response["queuing"], place.child("queuing"));
     match tree::text(response, "type") {
-        "Reject" if !queuing.is_null() => errors.push(Error::forbidden(&queues, "must be nil if limited.limitResponse.type is not Limited")),
+        "Reject" if !queuing.is_null() => errors.push(Error::forbidden(&queues, "")),
         "Reject" => {}
-        "Queue" if queuing.is_null() => errors.push(Error::required(&queues, "must not be empty if limited.limitResponse.type is Limited")),
+        "Queue" if queuing.is_null() => errors.push(Error::required(&queues, "")),
         "Queue" => check_queuing(queuing, &queues, errors),
         _ => rules::one_of(&response["type"], &place.child("type"), &["Queue", "Reject"], errors),
     }

@@ -152,7 +152,7 @@ impl Strategy for RuntimeClasses {
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        rules::immutable(&obj["handler"], &old["handler"], &Path::root("handler"), errors);
+        checks::fixed(&obj["handler"], &old["handler"], &Path::root("handler"), errors);
     }
 
     fn allow_create_on_update(&self) -> bool {

@@ -421,7 +421,7 @@ impl Strategy for IpAddresses {
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
         let path = Path::root("spec").child("parentRef");
-        rules::immutable(&obj["spec"]["parentRef"], &old["spec"]["parentRef"], &path, errors);
+        checks::fixed(&obj["spec"]["parentRef"], &old["spec"]["parentRef"], &path, errors);
     }
 }
 

@@ -43,7 +43,7 @@ impl Strategy for Roles {
 fn check_rule(rule: &Value, namespaced: bool, path: &Path, errors: &mut ErrorList) {
     let empty = |key: &str| tree::list(rule, key).is_empty();
     if empty("verbs") {
-        errors.push(Error::required(&path.child("verbs"), "verbs must contain at least one value"));
+        errors.push(Error::required(&path.child("verbs"), ""));
     }
     if !empty("nonResourceURLs") {
         let place = path.child("nonResourceURLs");
@@ -102,9 +102,7 @@ impl Strategy for Bindings {
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        if obj["roleRef"] != old["roleRef"] {
-            errors.push(Error::invalid(&Path::root("roleRef"), obj["roleRef"].clone(), "cannot change roleRef"));
-        }
+        rules::immutable(&obj["roleRef"], &old["roleRef"], &Path::root("roleRef"), errors);
     }
 
     fn name_rule(&self) -> NameRule {
@@ -153,6 +151,6 @@ mod tests {
         let mut other = obj.clone();
         other["roleRef"]["name"] = "x".into();
         let errors = strategy.validate_update(&other, &obj);
-        assert_eq!(errors.iter().map(|e| e.detail.as_str()).collect::<Vec<_>>(), ["cannot change roleRef"]);
+        assert_eq!(errors.iter().map(|e| e.detail.as_str()).collect::<Vec<_>>(), ["field is immutable"]);
     }
 }

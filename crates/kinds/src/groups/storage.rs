@@ -36,7 +36,7 @@ impl Strategy for StorageClasses {
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
         for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
-            rules::immutable(&obj[field], &old[field], &Path::root(field), errors);
+            checks::fixed(&obj[field], &old[field], &Path::root(field), errors);
         }
     }
 }
@@ -296,7 +296,7 @@ impl Strategy for Attachments {
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        rules::immutable(&obj["spec"], &old["spec"], &Path::root("spec"), errors);
+        checks::fixed(&obj["spec"], &old["spec"], &Path::root("spec"), errors);
     }
 
     fn allow_unconditional_update(&self) -> bool {
