@@ -131,7 +131,17 @@ pub fn version() -> Value {
 
 static ROWS: LazyLock<Vec<Resource>> = LazyLock::new(|| {
     let rows: Vec<Value> = serde_json::from_str(include_str!("../data/resources.json")).unwrap_or_default();
-    rows.iter().map(row).collect()
+    let mut rows: Vec<Resource> = rows.iter().map(row).collect();
+    // Versions that are not served by default are printed as the one that is.
+    for at in 0..rows.len() {
+        let like = |r: &&Resource| r.group == rows[at].group && r.resource == rows[at].resource && !r.columns.is_empty();
+        if rows[at].columns.is_empty()
+            && let Some(columns) = rows.iter().find(like).map(|r| r.columns.clone())
+        {
+            rows[at].columns = columns;
+        }
+    }
+    rows
 });
 
 fn row(row: &Value) -> Resource {
