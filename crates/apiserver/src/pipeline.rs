@@ -148,7 +148,10 @@ fn impersonate(server: &ApiServer, user: Arc<User>, headers: &HeaderMap) -> Resu
     match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
         Some((namespace, account)) => {
             ask("serviceaccounts", "", namespace, account, "")?;
-            wanted.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
+            // An account's groups are known; whoever names groups means those.
+            if !headers.contains_key("impersonate-group") {
+                wanted.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
+            }
         }
         None => ask("users", "", "", name, "")?,
     }
@@ -168,7 +171,7 @@ fn impersonate(server: &ApiServer, user: Arc<User>, headers: &HeaderMap) -> Resu
         }
     }
     let general = if name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
-    if !wanted.groups.iter().any(|g| g == general) {
+    if !wanted.groups.iter().any(|g| matches!(g.as_str(), "system:authenticated" | "system:unauthenticated")) {
         wanted.groups.push(general.into());
     }
     Ok(Arc::new(wanted))

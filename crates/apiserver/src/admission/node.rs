@@ -38,6 +38,16 @@ impl Plugin for NodeRestriction {
             ("", "persistentvolumeclaims") if write.subresource != "status" => {
                 Err(forbidden(write, object, "may only update PVC status"))
             }
+            ("storage.k8s.io", "csinodes") => {
+                let name = if write.name.is_empty() { text(&object["metadata"], "name") } else { write.name };
+                if name == node { Ok(()) } else { Err(forbidden(write, object, "can only access CSINode with the same name as the requesting node")) }
+            }
+            ("resource.k8s.io", "resourceslices") => {
+                let own = |v: &Value| v["spec"]["nodeName"] == node;
+                let allowed = if write.operation == Operation::Create { own(object) } else { write.old.is_some_and(own) };
+                let word = if write.operation == Operation::Create { "create" } else { "modify" };
+                if allowed { Ok(()) } else { Err(forbidden(write, object, format!("can only {word} ResourceSlice with the same NodeName as the requesting node"))) }
+            }
             ("coordination.k8s.io", "leases") => {
                 if write.namespace != "kube-node-lease" {
                     return Err(forbidden(write, object, "can only access leases in the \"kube-node-lease\" system namespace"));
@@ -59,7 +69,7 @@ fn pods(world: World<'_>, write: &Write<'_>, object: &Value, node: &str) -> Resu
             if text(&object["spec"], "nodeName") != node {
                 return Err(forbidden(write, object, format!("node {node:?} can only create pods with spec.nodeName set to itself")));
             }
-            Ok(())
+            owner(world, object, node).and_then(|()| references(object, node)).map_err(|why| forbidden(write, object, why))
         }
         (Operation::Delete, "") => {
             let found = world.get(("", "v1", "pods"), write.namespace, write.name);
@@ -80,6 +90,58 @@ fn pods(world: World<'_>, write: &Write<'_>, object: &Value, node: &str) -> Resu
         (Operation::Create, "eviction") => Ok(()),
         (_, "") => Err(forbidden(write, object, format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", write.operation))),
         (_, other) => Err(forbidden(write, object, format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))),
+    }
+}
+
+/// A mirror pod belongs to its node.
+fn owner(world: World<'_>, pod: &Value, node: &str) -> Result<(), String> {
+    let itself = format!("node {node:?} can only create pods with an owner reference set to itself");
+    let owner = match items(&pod["metadata"]["ownerReferences"]) {
+        [] => return Err(itself),
+        [one] => one,
+        _ => return Err(format!("node {node:?} can only create pods with a single owner reference set to itself")),
+    };
+    if text(owner, "apiVersion") != "v1" || text(owner, "kind") != "Node" || text(owner, "name") != node {
+        return Err(itself);
+    }
+    if owner["controller"] != true {
+        return Err(format!("node {node:?} can only create pods with a controller owner reference set to itself"));
+    }
+    if owner["blockOwnerDeletion"] == true {
+        return Err(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
+    }
+    let found = world.get(("", "v1", "nodes"), "", node);
+    let uid = found.as_ref().map(|n| text(&n["metadata"], "uid")).unwrap_or_default();
+    if uid == text(owner, "uid") { Ok(()) } else { Err(format!("node {node} UID mismatch: expected {uid} got {}", text(owner, "uid"))) }
+}
+
+/// A mirror pod names no other object: what a node's pods name, the node may read.
+fn references(pod: &Value, node: &str) -> Result<(), String> {
+    let spec = &pod["spec"];
+    let containers = || ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|list| items(&spec[list]));
+    let from_env = |from: &str, key: &str| {
+        containers().any(|c| items(&c["envFrom"]).iter().any(|e| e[from].is_object()) || items(&c["env"]).iter().any(|e| e["valueFrom"][key].is_object()))
+    };
+    let volumes = items(&spec["volumes"]);
+    let sources = || volumes.iter().chain(volumes.iter().flat_map(|v| items(&v["projected"]["sources"])));
+    // Every kind of volume that may name a Secret does it in one of these fields.
+    let secret_fields = ["secretRef", "secretName", "nodePublishSecretRef"];
+    let names_secret = |v: &Value| {
+        let parts = v.as_object().into_iter().flatten();
+        v["secret"].is_object() || parts.into_iter().any(|(_, part)| secret_fields.iter().any(|f| !part[*f].is_null()))
+    };
+    let found = [
+        ("a service account", !text(spec, "serviceAccountName").is_empty() || sources().any(|v| v["serviceAccountToken"].is_object())),
+        ("secrets", !items(&spec["imagePullSecrets"]).is_empty() || from_env("secretRef", "secretKeyRef") || sources().any(names_secret)),
+        ("configmaps", from_env("configMapRef", "configMapKeyRef") || sources().any(|v| v["configMap"].is_object())),
+        ("persistentvolumeclaims", volumes.iter().any(|v| v["persistentVolumeClaim"].is_object() || v["ephemeral"].is_object())),
+        ("clustertrustbundles", sources().any(|v| v["clusterTrustBundle"].is_object())),
+        ("podcertificates", sources().any(|v| v["podCertificate"].is_object())),
+        ("resourceclaims", !items(&spec["resourceClaims"]).is_empty()),
+    ];
+    match found.iter().find(|(_, is)| *is) {
+        Some((what, _)) => Err(format!("node {node:?} can not create pods that reference {what}")),
+        None => Ok(()),
     }
 }
 

@@ -2,19 +2,13 @@
 //! endpoints, the range of Service addresses, and what extension API servers read to know their callers.
 
 use super::{Gvr, Policy, Wanted};
-use crate::{
-    ApiServer,
-    context::Context,
-    path::RequestInfo,
-    query::Query,
-    registry::{Call, Change, WriteOptions, change},
-};
-use machinery::{Value, status::Status, time};
+use crate::ApiServer;
+use machinery::time;
 use serde_json::json;
 use std::{net::IpAddr, time::SystemTime};
 
-const SERVICE_CIDRS: Gvr = ("networking.k8s.io", "v1", "servicecidrs");
-const NAME: &str = "kubernetes";
+pub(super) const SERVICE_CIDRS: Gvr = ("networking.k8s.io", "v1", "servicecidrs");
+pub(super) const NAME: &str = "kubernetes";
 
 /// The objects of this server's settings.
 pub(super) fn wanted(server: &ApiServer, now: SystemTime) -> Vec<Wanted> {
@@ -125,44 +119,4 @@ fn authentication(server: &ApiServer) -> Wanted {
             "data": data,
         }),
     }
-}
-
-/// Notes on the range of Service addresses that it is used; its status is this server's to write.
-pub(super) async fn settle(server: &ApiServer) -> Result<(), Status> {
-    let (group, version, resource) = SERVICE_CIDRS;
-    let Some(row) = server.row(group, version, resource) else { return Ok(()) };
-    let present = server.read(&SERVICE_CIDRS, "", NAME)?;
-    let ready = |v: &Value| v["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready");
-    if ready(&present) {
-        return Ok(());
-    }
-    let now = SystemTime::now();
-    let condition = json!({
-        "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": time::rfc3339(now),
-        "message": "Kubernetes default Service CIDR is ready",
-    });
-    let info = RequestInfo {
-        is_resource: true,
-        verb: "update",
-        group: group.into(),
-        version: version.into(),
-        resource: resource.into(),
-        subresource: "status".into(),
-        name: NAME.into(),
-        ..RequestInfo::default()
-    };
-    let cx = Context::new(server.own_user(), info, "kube-apiserver".into(), now);
-    let options = WriteOptions::internal();
-    let (query, headers) = (Query::default(), http::HeaderMap::new());
-    let call = Call { server, cx: &cx, row: &row, query: &query, headers: &headers, accepted: Default::default() };
-    let what = Change { row: &row, namespace: "", name: NAME, subresource: "status", options: &options, may_create: false, applied: false, derived: true };
-    change(&call, &what, |old| {
-        let mut value = old.cloned().unwrap_or_default();
-        if !ready(&value) {
-            value["status"]["conditions"] = json!([condition.clone()]);
-        }
-        Ok(value)
-    })
-    .await
-    .map(drop)
 }

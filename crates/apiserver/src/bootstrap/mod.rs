@@ -8,6 +8,7 @@
 mod data;
 mod kubernetes;
 mod reconcile;
+mod status;
 
 use crate::ApiServer;
 use futures_util::future::try_join_all;
@@ -63,7 +64,7 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), Status> {
     for batch in [cluster, namespaced] {
         try_join_all(batch.iter().map(|w| ensure(server, w))).await?;
     }
-    kubernetes::settle(server).await
+    status::settle(server).await
 }
 
 /// What is not served cannot be made; an APIService stands for a version that must be served itself.

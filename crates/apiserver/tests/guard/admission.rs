@@ -129,6 +129,25 @@ async fn a_node_writes_what_is_its_own() {
     assert_eq!(refused, "pods \"theirs\" is forbidden: node \"n1\" can only update pod status for pods with spec.nodeName set to itself");
     let refused = cluster.post_as(&node("n1"), PODS, pod("made")).await.refused(403);
     assert!(refused.contains("pod does not have \"kubernetes.io/config.mirror\" annotation, node \"n1\" can only create mirror pods"), "{refused}");
+    let uid = &made["metadata"]["uid"];
+    let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": uid, "controller": true});
+    let mirror = |name: &str, other: Value| {
+        let own = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}, "ownerReferences": [owner]}, "spec": {"nodeName": "n1"}});
+        merged(merged(pod(name), own), other)
+    };
+    cluster.post_as(&node("n1"), PODS, mirror("mirror", json!({}))).await.expect(201);
+    let orphan = mirror("orphan", json!({"metadata": {"ownerReferences": null}}));
+    let refused = cluster.post_as(&node("n1"), PODS, orphan).await.refused(403);
+    assert!(refused.ends_with("node \"n1\" can only create pods with an owner reference set to itself"), "{refused}");
+    for (volume, what) in [
+        (json!({"secret": {"secretName": "s"}}), "secrets"),
+        (json!({"projected": {"sources": [{"configMap": {"name": "m"}}]}}), "configmaps"),
+        (json!({"iscsi": {"targetPortal": "1.2.3.4", "iqn": "iqn.2001-04.com.example:s", "lun": 0, "secretRef": {"name": "s"}}}), "secrets"),
+    ] {
+        let volume = merged(volume, json!({"name": "v"}));
+        let refused = cluster.post_as(&node("n1"), PODS, mirror("reads", json!({"spec": {"volumes": [volume]}}))).await.refused(403);
+        assert!(refused.ends_with(&format!("node \"n1\" can not create pods that reference {what}")), "{refused}");
+    }
     let refused = cluster.call(&node("n1"), http::Method::DELETE, &format!("{PODS}/theirs"), &[], Value::Null).await.refused(403);
     assert!(refused.ends_with("node \"n1\" can only delete pods with spec.nodeName set to itself"), "{refused}");
     cluster.call(&node("n1"), http::Method::DELETE, &format!("{PODS}/mine?gracePeriodSeconds=0"), &[], Value::Null).await.expect(200);

@@ -87,6 +87,17 @@ async fn clients_inside_find_the_server() {
 }
 
 #[tokio::test]
+async fn what_is_always_so_is_said_at_once() {
+    let cluster = Cluster::start().await;
+    let service = cluster.get("/apis/apiregistration.k8s.io/v1/apiservices/v1.apps").await.expect(200);
+    let said = &service["status"]["conditions"][0];
+    assert_eq!((&said["type"], &said["status"], &said["reason"]), (&json!("Available"), &json!("True"), &json!("Local")));
+    let schema = cluster.get("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/probes").await.expect(200);
+    let said = &schema["status"]["conditions"][0];
+    assert_eq!((&said["type"], &said["status"], &said["reason"]), (&json!("Dangling"), &json!("False"), &json!("Found")));
+}
+
+#[tokio::test]
 async fn a_second_start_changes_nothing() {
     let cluster = Cluster::start().await;
     let before = cluster.store.revision();
