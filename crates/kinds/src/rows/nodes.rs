@@ -17,9 +17,18 @@ pub(super) fn cells(obj: &Value, now: SystemTime) -> Vec<Value> {
         address(status, "InternalIP"),
         address(status, "ExternalIP"),
         print::or(&info["osImage"], print::UNKNOWN),
-        print::or(&info["kernelVersion"], print::UNKNOWN),
+        kernel(info).into(),
         print::or(&info["containerRuntimeVersion"], print::UNKNOWN),
     ]
+}
+
+/// The kernel, and what machine it runs on.
+fn kernel(info: &Value) -> String {
+    let version = info["kernelVersion"].as_str().filter(|v| !v.is_empty()).unwrap_or(print::UNKNOWN);
+    match tree::text(info, "architecture") {
+        "" => version.to_owned(),
+        machine => format!("{version} ({machine})"),
+    }
 }
 
 fn readiness(obj: &Value) -> String {

@@ -131,8 +131,8 @@ fn core() {
     assert!(service(json!({"type": "LoadBalancer"}), json!([])).contains("<pending>"));
     let node = json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": "", "kubernetes.io/role": "x"}}, "spec": {"unschedulable": true},
         "status": {"conditions": [{"type": "Ready", "status": "Unknown"}], "addresses": [{"type": "InternalIP", "address": "10.1.1.1"}],
-            "nodeInfo": {"kubeletVersion": "v1.37.2", "osImage": "Debian", "kernelVersion": "6.18", "containerRuntimeVersion": "knarr://1"}}});
-    assert_eq!(of("Node", node), "a | NotReady,SchedulingDisabled | control-plane,x | 30s | v1.37.2 | 10.1.1.1 | <none> | Debian | 6.18 | knarr://1");
+            "nodeInfo": {"kubeletVersion": "v1.37.2", "osImage": "Debian", "kernelVersion": "6.18", "architecture": "amd64", "containerRuntimeVersion": "knarr://1"}}});
+    assert_eq!(of("Node", node), "a | NotReady,SchedulingDisabled | control-plane,x | 30s | v1.37.2 | 10.1.1.1 | <none> | Debian | 6.18 (amd64) | knarr://1");
     let subset = json!({"addresses": [{"ip": "10.0.0.1"}, {"ip": "fd00::2"}], "ports": [{"port": 80}, {"port": 81}]});
     assert_eq!(of("Endpoints", json!({"subsets": [subset]})), "a | 10.0.0.1:80,[fd00::2]:80,10.0.0.1:81 + 1 more... | 30s");
     assert_eq!(of("Endpoints", json!({})), "a | <none> | 30s");
