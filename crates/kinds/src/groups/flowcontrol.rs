@@ -1,18 +1,48 @@
 //! `flowcontrol.apiserver.k8s.io`: which requests belong together, and how many of them may be under way.
 
 use super::checks;
-use crate::{Strategy, rules, tree};
+use crate::{Context, Strategy, meta, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     names,
 };
+use serde_json::json;
 
 const PRECEDENCE_MAX: i64 = 10_000;
 const QUEUES_MAX: i64 = 10_000_000;
 /// How many bits of a request's hash deal its hand of queues.
 const HASH_BITS_MAX: u32 = 60;
 const VERBS: [&str; 9] = ["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
+
+/// What the specs of the objects that nobody may change are; upstream makes them anew if they differ.
+fn fixed(kind: &str, name: &str) -> Option<Value> {
+    let everything = || {
+        json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]}])
+    };
+    let anywhere = || json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]);
+    let groups = |names: &[&str]| -> Value {
+        let subjects: Vec<Value> = names.iter().map(|name| json!({"kind": "Group", "group": {"name": name}})).collect();
+        json!([{"subjects": subjects, "resourceRules": everything(), "nonResourceRules": anywhere()}])
+    };
+    Some(match (kind, name) {
+        ("FlowSchema", "exempt") => {
+            json!({"priorityLevelConfiguration": {"name": "exempt"}, "matchingPrecedence": 1, "rules": groups(&["system:masters"])})
+        }
+        ("FlowSchema", "catch-all") => json!({"priorityLevelConfiguration": {"name": "catch-all"}, "matchingPrecedence": 10000,
+            "distinguisherMethod": {"type": "ByUser"}, "rules": groups(&["system:unauthenticated", "system:authenticated"])}),
+        ("PriorityLevelConfiguration", "catch-all") => json!({"type": "Limited", "limited": {"nominalConcurrencyShares": 5,
+            "lendablePercent": 0, "limitResponse": {"type": "Reject"}}}),
+        _ => return None,
+    })
+}
+
+fn check_fixed(obj: &Value, errors: &mut ErrorList) {
+    let name = tree::text(&obj["metadata"], "name");
+    if fixed(tree::text(obj, "kind"), name).is_some_and(|spec| spec != obj["spec"]) {
+        errors.push(Error::invalid(&Path::root("spec"), obj["spec"].clone(), format!("spec of '{name}' must equal the fixed value")));
+    }
+}
 
 /// Conditions have a type, and each type once.
 fn check_conditions(obj: &Value) -> ErrorList {
@@ -69,6 +99,12 @@ impl Strategy for FlowSchemas {
         for (at, rule) in tree::list(spec, "rules").iter().enumerate() {
             check_rule(rule, &path.child("rules").index(at), errors);
         }
+        check_fixed(obj, errors);
+    }
+
+    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but_status(obj, old);
+        meta::keep_all_but_managers(obj, old);
     }
 
     fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
@@ -237,6 +273,12 @@ impl Strategy for PriorityLevels {
             }
             _ => rules::one_of(&spec["type"], &place, &["Exempt", "Limited"], errors),
         }
+        check_fixed(obj, errors);
+    }
+
+    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but_status(obj, old);
+        meta::keep_all_but_managers(obj, old);
     }
 
     fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {

@@ -324,3 +324,17 @@ fn webhooks_and_policies() {
         "matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "true"}]}}));
     assert_eq!(told(policies.validate(&policy)), Vec::<String>::new());
 }
+
+#[test]
+fn the_last_resorts_of_flow_control_stay_as_they_are() {
+    let strategy = strategy("flowcontrol.apiserver.k8s.io", "flowschemas").unwrap();
+    let schemas = resources::bootstrap_objects().into_iter().filter(|o| o["kind"] == "FlowSchema");
+    let mut changed: Vec<String> = Vec::new();
+    for mut obj in schemas {
+        obj["spec"]["rules"][0]["subjects"] = json!([{"kind": "User", "user": {"name": "jane"}}]);
+        let refused = told(strategy.validate(&obj)).iter().any(|e| e.ends_with("must equal the fixed value"));
+        changed.extend(refused.then(|| obj["metadata"]["name"].as_str().unwrap_or_default().to_owned()));
+    }
+    changed.sort();
+    assert_eq!(changed, ["catch-all", "exempt"]);
+}
