@@ -1,6 +1,6 @@
 //! Namespaces and nodes (`pkg/registry/core/{namespace,node}`).
 
-use crate::{Context, NameRule, Strategy, amounts, meta, pod, rules, tree};
+use crate::{Context, NameRule, Strategy, amounts, meta, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -166,11 +166,6 @@ impl Strategy for Nodes {
         }
         if !tree::empty(&obj["spec"]["externalID"]) {
             out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
-        }
-        for (label, _) in tree::entries(&obj["metadata"], "labels") {
-            if let Some(message) = pod::warnings::old_node_label(label) {
-                out.push(format!("metadata.labels[{label}]: {message}"));
-            }
         }
         out
     }

@@ -32,7 +32,7 @@ impl Strategy for ConfigMaps {
             bytes += decoded_bytes(value);
         }
         if bytes > BYTES_MAX {
-            errors.push(Error::too_long(&Path::empty(), BYTES_MAX));
+            errors.push(Error::too_long(&Path::root("[]"), BYTES_MAX));
         }
     }
 
@@ -148,7 +148,7 @@ fn docker(data: &Value, key: &str, path: &Path, errors: &mut ErrorList) {
     let bytes = STANDARD.decode(text).unwrap_or_default();
     let problem = match serde_json::from_slice::<Map<String, Value>>(&bytes) {
         Ok(_) => return,
-        Err(_) if bytes.iter().all(u8::is_ascii_whitespace) => "unexpected end of JSON input".to_owned(),
+        Err(error) if error.is_eof() => "unexpected end of JSON input".to_owned(),
         Err(error) => error.to_string(),
     };
     errors.push(Error::invalid(&path.key(key), "<secret contents redacted>", problem));

@@ -5,6 +5,7 @@ use machinery::{
     Value,
     field::{Error, ErrorList, Path},
 };
+use serde_json::json;
 
 /// The strategy of deployments.
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +117,8 @@ fn strategy(strategy: &Value, path: &Path, errors: &mut ErrorList) {
                 errors.push(Error::invalid(&place.child("maxUnavailable"), value, "may not be 0 when `maxSurge` is 0"));
             }
         }
-        other => errors.push(Error::not_supported(&path.child("type"), other, &["Recreate", "RollingUpdate"])),
+        // The original names the strategy as a whole, in its internal spelling.
+        other => errors.push(Error::not_supported(path, json!({"Type": other, "RollingUpdate": null}), &["Recreate", "RollingUpdate"])),
     }
 }
 

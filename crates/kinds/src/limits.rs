@@ -87,7 +87,9 @@ fn check_names(limit: &Value, kind: &str, path: &Path, errors: &mut ErrorList) {
 
 fn check_order(limit: &Value, path: &Path, errors: &mut ErrorList) {
     let of = |field: &str| -> BTreeMap<&str, Quantity> { rules::quantities(&limit[field]) };
-    let (max, min, default, request, ratio) = (of("max"), of("min"), of("default"), of("defaultRequest"), of("maxLimitRequestRatio"));
+    let (max, min, ratio) = (of("max"), of("min"), of("maxLimitRequestRatio"));
+    // Pods have no defaults; that they are given is said elsewhere.
+    let (default, request) = if limit["type"] == "Pod" { Default::default() } else { (of("default"), of("defaultRequest")) };
     let keys: BTreeSet<&str> = [&max, &min, &default, &request, &ratio].iter().flat_map(|m| m.keys().copied()).collect();
     for key in keys {
         let mut above = |low: Option<&Quantity>, high: Option<&Quantity>, field: &str, shown: bool, words: (&str, &str)| {

@@ -108,11 +108,12 @@ fn owners(metadata: &Value, path: &Path, errors: &mut ErrorList) {
     let mut controller: Option<&Value> = None;
     for (at, owner) in tree::list(metadata, "ownerReferences").iter().enumerate() {
         let place = path.index(at);
-        for (field, what) in [("apiVersion", "version"), ("kind", "must not be empty"), ("name", "must not be empty"), ("uid", "must not be empty")] {
-            let value = tree::text(owner, field);
-            if value.is_empty() {
-                let detail = if field == "apiVersion" { format!("{what} must not be empty") } else { what.to_owned() };
-                errors.push(Error::invalid(&place.child(field), value, detail));
+        if tree::empty(&owner["apiVersion"]) {
+            errors.push(Error::invalid(&place.child("apiVersion"), "", "version must not be empty"));
+        }
+        for field in ["kind", "name", "uid"] {
+            if tree::empty(&owner[field]) {
+                errors.push(Error::required(&place.child(field), "must not be empty"));
             }
         }
         if owner["controller"] == true {

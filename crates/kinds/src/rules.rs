@@ -115,8 +115,13 @@ pub(crate) fn label_selector(selector: &Value, path: &Path, errors: &mut ErrorLi
 /// The selector of a workload (`what`): there, not empty, and true of its own template's labels.
 pub(crate) fn workload_selector(spec: &Value, path: &Path, what: &str, errors: &mut ErrorList) {
     let (selector, place) = (&spec["selector"], path.child("selector"));
+    let labels = &spec["template"]["metadata"]["labels"];
     if selector.is_null() {
-        errors.push(Error::required(&place, ""));
+        // The original is silent for daemon sets: it selects nothing, its own pods included.
+        if what != "daemonset" {
+            errors.push(Error::required(&place, ""));
+        }
+        errors.push(foreign_labels(labels, path));
         return;
     }
     label_selector(selector, &place, errors);
@@ -124,15 +129,20 @@ pub(crate) fn workload_selector(spec: &Value, path: &Path, what: &str, errors: &
     if empty {
         errors.push(Error::invalid(&place, selector.clone(), format!("empty selector is invalid for {what}")));
     }
-    let labels = &spec["template"]["metadata"]["labels"];
     match Selector::from_label_selector(selector) {
-        Err(_) => errors.push(Error::invalid(&place, selector.clone(), "invalid label selector")),
-        Ok(parsed) if !empty && !parsed.matches(|key| labels.get(key).and_then(Value::as_str)) => {
-            let path = path.child("template").child("metadata").child("labels");
-            errors.push(Error::invalid(&path, labels.clone(), "`selector` does not match template `labels`"));
+        Err(_) if what == "daemonset" => {}
+        Err(_) => {
+            let detail = if what == "statefulset" { "" } else { "invalid label selector" };
+            errors.push(Error::invalid(&place, selector.clone(), detail));
         }
+        Ok(parsed) if !empty && !parsed.matches(|key| labels.get(key).and_then(Value::as_str)) => errors.push(foreign_labels(labels, path)),
         Ok(_) => {}
     }
+}
+
+fn foreign_labels(labels: &Value, path: &Path) -> Error {
+    let path = path.child("template").child("metadata").child("labels");
+    Error::invalid(&path, labels.clone(), "`selector` does not match template `labels`")
 }
 
 /// A quantity; `None` if it is none.

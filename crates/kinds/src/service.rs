@@ -49,6 +49,7 @@ impl Strategy for Services {
     fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep(obj, old, "status");
         normalize_addresses(obj, Some(old));
+        drop_typed(obj, old);
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
@@ -164,6 +165,48 @@ fn normalize_addresses(obj: &mut Value, old: Option<&Value>) {
         }
     } else if tree::empty(&many) && !tree::empty(&old["clusterIPs"]) && old["type"] != "ExternalName" {
         spec.insert("clusterIPs".into(), old["clusterIPs"].clone());
+    }
+}
+
+/// A change of type takes along what the server has filled in for the old type, unless the user has changed it as well.
+fn drop_typed(obj: &mut Value, old: &Value) {
+    let clustered = |o: &Value| matches!(kind(o), "ClusterIP" | "NodePort" | "LoadBalancer");
+    let on_nodes = |o: &Value| matches!(kind(o), "NodePort" | "LoadBalancer");
+    let node_ports = |o: &Value| tree::list(&o["spec"], "ports").iter().map(|p| p["nodePort"].clone()).collect::<Vec<_>>();
+    let same = |key: &str| obj["spec"][key] == old["spec"][key];
+    let mut gone: Vec<&str> = Vec::new();
+    if clustered(old) && !clustered(obj) {
+        if same("clusterIPs") {
+            gone.extend(["clusterIP", "clusterIPs"]);
+        }
+        gone.extend(["ipFamilies", "ipFamilyPolicy"].into_iter().filter(|key| same(key)));
+    }
+    if needs_health_check(old) && !needs_health_check(obj) && same("healthCheckNodePort") {
+        gone.push("healthCheckNodePort");
+    }
+    if kind(old) == "LoadBalancer" && kind(obj) != "LoadBalancer" {
+        gone.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass"].into_iter().filter(|key| same(key)));
+    }
+    if is_external(old) && !is_external(obj) && same("externalTrafficPolicy") {
+        gone.push("externalTrafficPolicy");
+    }
+    let ports = on_nodes(old) && !on_nodes(obj) && node_ports(obj) == node_ports(old);
+    let unbalanced = kind(obj) != "LoadBalancer";
+    if let Some(spec) = tree::at(obj, &["spec"]) {
+        for key in gone {
+            spec.remove(key);
+        }
+        if ports {
+            tree::each(spec, "ports").for_each(|port| {
+                port.remove("nodePort");
+            });
+        }
+    }
+    if unbalanced
+        && !tree::empty(&obj["status"]["loadBalancer"])
+        && let Some(status) = tree::at(obj, &["status"])
+    {
+        status.insert("loadBalancer".into(), json!({}));
     }
 }
 

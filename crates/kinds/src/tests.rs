@@ -198,7 +198,7 @@ fn configuration_may_be_frozen() {
         ["data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"]
     );
     let large = core("ConfigMap", json!({"data": {"a": "x".repeat(1024 * 1024 + 1)}}));
-    assert_eq!(problems("", "configmaps", &large), ["<nil>: Too long: may not be more than 1048576 bytes"]);
+    assert_eq!(problems("", "configmaps", &large), ["[]: Too long: may not be more than 1048576 bytes"]);
 }
 
 #[test]

@@ -39,10 +39,6 @@ impl Strategy for Volumes {
             tree::fill_text(spec, "persistentVolumeReclaimPolicy", "Retain");
             tree::fill(spec, "volumeMode", "Filesystem");
             pod::default_volume_source(spec);
-            if let Some(claim) = tree::present(spec, "claimRef") {
-                tree::fill_text(claim, "kind", "PersistentVolumeClaim");
-                tree::fill_text(claim, "apiVersion", "v1");
-            }
         }
         default_phase(obj);
     }

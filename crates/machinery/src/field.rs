@@ -124,6 +124,8 @@ pub struct Error {
     pub value: Value,
     /// More words; may be empty.
     pub detail: String,
+    /// The value says nothing and is left out of the message.
+    pub bare: bool,
 }
 
 /// Errors in the order in which they were found.
@@ -131,7 +133,7 @@ pub type ErrorList = Vec<Error>;
 
 impl Error {
     fn make(kind: ErrorKind, path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
-        Self { kind, path: path.clone(), value: value.into(), detail: detail.into() }
+        Self { kind, path: path.clone(), value: value.into(), detail: detail.into(), bare: false }
     }
 
     /// A value is missing.
@@ -142,6 +144,11 @@ impl Error {
     /// A value is bad.
     pub fn invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::make(ErrorKind::Invalid, path, value, detail)
+    }
+
+    /// Something is bad, and showing it would not help.
+    pub fn invalid_unshown(path: &Path, detail: impl Into<String>) -> Self {
+        Self { bare: true, ..Self::invalid(path, Value::Null, detail) }
     }
 
     /// A value is none of the allowed ones.
@@ -190,7 +197,8 @@ impl Error {
     /// The error without its place, as it stands in a cause.
     pub fn body(&self) -> String {
         let mut out = self.kind.to_string();
-        let shown = !matches!(
+        let shown = !self.bare
+            && !matches!(
             self.kind,
             ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal
         );

@@ -21,6 +21,11 @@ pub fn regex_error(message: &str, pattern: &str, examples: &[&str]) -> String {
 }
 
 fn too_long(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
+/// The same of labels' keys and values, where the original counts in other words.
+fn label_too_long(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }
 
@@ -129,7 +134,7 @@ pub fn qualified_name(text: &str) -> Vec<String> {
     if name.is_empty() {
         out.push("name part must be non-empty".to_owned());
     } else if name.len() > LABEL_MAX_BYTES {
-        out.push(format!("name part {}", too_long(LABEL_MAX_BYTES)));
+        out.push(format!("name part {}", label_too_long(LABEL_MAX_BYTES)));
     }
     if !is_name(name) {
         out.push(format!("name part {}", regex_error(QUALIFIED, QUALIFIED_FMT, &examples)));
@@ -141,7 +146,7 @@ pub fn qualified_name(text: &str) -> Vec<String> {
 pub fn label_value(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > LABEL_MAX_BYTES {
-        out.push(too_long(LABEL_MAX_BYTES));
+        out.push(label_too_long(LABEL_MAX_BYTES));
     }
     if !text.is_empty() && !is_name(text) {
         let message = format!("a valid label must be an empty string or consist of {}", QUALIFIED.trim_start_matches("must consist of "));

@@ -54,7 +54,13 @@ impl Strategy for Jobs {
         tree::reset_status(obj);
         tree::set_meta(obj, "generation", 1.into());
         if obj["spec"]["manualSelector"] != true {
+            // A job without labels has those of its pods, the generated ones included.
+            let shared = tree::empty(&obj["metadata"]["labels"]) || obj["metadata"]["labels"] == obj["spec"]["template"]["metadata"]["labels"];
             generate_selector(obj);
+            if shared {
+                let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
+                tree::set_meta(obj, "labels", labels);
+            }
         }
     }
 

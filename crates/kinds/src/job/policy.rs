@@ -37,11 +37,6 @@ pub(super) fn check(spec: &Value, path: &Path, errors: &mut ErrorList) {
     rules::supported(&spec["podReplacementPolicy"], &path.child("podReplacementPolicy"), allowed, errors);
 }
 
-/// An error of a rule as a whole, whose value is not shown.
-fn whole(path: &Path, detail: &str) -> Error {
-    Error::invalid(path, Value::Null, detail)
-}
-
 fn failure(spec: &Value, list: &Path, errors: &mut ErrorList) {
     let rules = tree::list(&spec["podFailurePolicy"], "rules");
     if rules.len() > RULES_MAX {
@@ -64,8 +59,8 @@ fn failure(spec: &Value, list: &Path, errors: &mut ErrorList) {
         }
         pod_conditions(conditions, &path.child("onPodConditions"), errors);
         match (codes.is_object(), conditions.is_empty()) {
-            (true, false) => errors.push(whole(&path, "specifying both OnExitCodes and OnPodConditions is not supported")),
-            (false, true) => errors.push(whole(&path, "specifying one of OnExitCodes and OnPodConditions is required")),
+            (true, false) => errors.push(Error::invalid_unshown(&path, "specifying both OnExitCodes and OnPodConditions is not supported")),
+            (false, true) => errors.push(Error::invalid_unshown(&path, "specifying one of OnExitCodes and OnPodConditions is required")),
             _ => {}
         }
     }

@@ -18,13 +18,15 @@ const MANAGER_BYTES_MAX: usize = 63;
 pub(super) fn check_job(spec: &Value, path: &Path, errors: &mut ErrorList) {
     check(spec, path, errors);
     let (selector, place) = (&spec["selector"], path.child("selector"));
-    if selector.is_null() {
-        errors.push(Error::required(&place, ""));
-        return;
-    }
-    rules::label_selector(selector, &place, errors);
     let labels = &spec["template"]["metadata"]["labels"];
-    if Selector::from_label_selector(selector).is_ok_and(|s| !s.matches(|key| labels.get(key).and_then(Value::as_str))) {
+    let foreign = if selector.is_null() {
+        errors.push(Error::required(&place, ""));
+        true
+    } else {
+        rules::label_selector(selector, &place, errors);
+        Selector::from_label_selector(selector).is_ok_and(|s| !s.matches(|key| labels.get(key).and_then(Value::as_str)))
+    };
+    if foreign {
         let place = path.child("template").child("metadata").child("labels");
         errors.push(Error::invalid(&place, labels.clone(), "`selector` does not match template `labels`"));
     }

@@ -64,7 +64,7 @@ fn conditions(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors:
     let changed = |kind: &str| new.is(kind) != had.is(kind);
     let mut wrong = |holds: bool, detail: &str| {
         if holds {
-            errors.push(Error::invalid(path, Value::Null, detail));
+            errors.push(Error::invalid_unshown(path, detail));
         }
     };
     let (complete, failed) = (new.is("Complete"), new.is("Failed"));

@@ -2,7 +2,7 @@
 
 use super::volumes;
 use crate::{
-    amounts,
+    amounts, rules,
     tree::{self, Fields},
 };
 use machinery::{Map, Value};
@@ -158,12 +158,35 @@ pub(crate) fn pod_level_requests(spec: &mut Value) {
         wanted.push((name, sum.to_string().into()));
     }
     wanted.extend(limits.into_iter().filter(|(name, _)| amounts::is_pod_level(name)));
-    if wanted.is_empty() {
-        return;
-    }
-    if let Some(requests) = tree::child(resources, "requests") {
+    if !wanted.is_empty()
+        && let Some(requests) = tree::child(resources, "requests")
+    {
         for (name, value) in wanted {
             tree::fill(requests, &name, value);
+        }
+    }
+    pod_level_limits(spec);
+}
+
+/// A pod that requests something as a whole is limited by its containers' limits, if all of them have one.
+fn pod_level_limits(spec: &mut Value) {
+    let own = &spec["resources"];
+    let requests = rules::quantities(&own["requests"]);
+    let containers = || ["containers", "initContainers"].into_iter().flat_map(|list| tree::list(spec, list));
+    let open = |name: &str| amounts::is_pod_level(name) && own["limits"].get(name).is_none();
+    let limited = |name: &str| containers().all(|c| c["resources"]["limits"].get(name).is_some());
+    let sums = amounts::of_containers(spec, "limits");
+    let found: Vec<(String, String)> = requests
+        .into_iter()
+        .filter(|(name, _)| open(name) && limited(name))
+        .filter_map(|(name, request)| Some((name.to_owned(), (*sums.get(name)?).max(request).to_string())))
+        .collect();
+    if found.is_empty() {
+        return;
+    }
+    if let Some(limits) = tree::at(spec, &["resources", "limits"]) {
+        for (name, value) in found {
+            limits.insert(name, value.into());
         }
     }
 }

@@ -47,35 +47,6 @@ pub(super) fn lifecycle(container: &Value, spec: &Value, path: &Path, errors: &m
             handler(&own[key], &path.child(key), &HOOK_HANDLERS, grace, errors);
         }
     }
-    if let Some(signal) = own["stopSignal"].as_str() {
-        stop_signal(signal, &spec["os"]["name"], &path.child("stopSignal"), errors);
-    }
-}
-
-/// The signals by name; the real-time ones are counted from both ends.
-const SIGNALS: [&str; 36] = [
-    "SIGABRT", "SIGALRM", "SIGBUS", "SIGCHLD", "SIGCLD", "SIGCONT", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO", "SIGIOT", "SIGKILL",
-    "SIGPIPE", "SIGPOLL", "SIGPROF", "SIGPWR", "SIGQUIT", "SIGSEGV", "SIGSTKFLT", "SIGSTOP", "SIGSYS", "SIGTERM", "SIGTRAP", "SIGTSTP",
-    "SIGTTIN", "SIGTTOU", "SIGURG", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGWINCH", "SIGXCPU", "SIGXFSZ", "SIGRTMIN", "SIGRTMAX",
-];
-
-fn stop_signal(signal: &str, os: &Value, path: &Path, errors: &mut ErrorList) {
-    let mut allowed: Vec<String> = match os.as_str() {
-        None => {
-            errors.push(Error::forbidden(path, "may not be set for containers with empty `spec.os.name`"));
-            return;
-        }
-        Some("windows") => ["SIGKILL", "SIGTERM"].map(str::to_owned).to_vec(),
-        Some("linux") => {
-            let real_time = (1..=15).map(|n| format!("SIGRTMIN+{n}")).chain((1..=14).map(|n| format!("SIGRTMAX-{n}")));
-            SIGNALS.iter().map(|s| (*s).to_owned()).chain(real_time).collect()
-        }
-        Some(_) => return,
-    };
-    if !allowed.iter().any(|a| a == signal) {
-        allowed.sort_unstable();
-        errors.push(Error::not_supported(path, signal, &allowed));
-    }
 }
 
 fn handler(owner: &Value, path: &Path, allowed: &[&str], grace: Option<i64>, errors: &mut ErrorList) {

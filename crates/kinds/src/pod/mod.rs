@@ -17,7 +17,7 @@ mod status;
 mod tests;
 mod update;
 mod volumes;
-pub(crate) mod warnings;
+mod warnings;
 
 pub(crate) use handlers::port;
 pub use parts::{check_ephemeral, check_resize, prepare_resize};
@@ -55,6 +55,7 @@ impl Strategy for Pods {
     fn prepare_create(&self, cx: &Context, obj: &mut Value) {
         tree::set_meta(obj, "generation", 1.into());
         alias_service_account(obj);
+        drop_unserved(obj);
         let labels = obj["metadata"].get("labels").cloned().unwrap_or_default();
         if let Some(spec) = obj.as_object_mut().and_then(|o| o.get_mut("spec")) {
             defaults::pod_level_requests(spec);
@@ -177,6 +178,24 @@ impl Strategy for Pods {
             "" => &[&["status"]],
             "status" => &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
             _ => &[],
+        }
+    }
+}
+
+/// Drops what is behind gates that are closed by default.
+fn drop_unserved(obj: &mut Value) {
+    let Some(spec) = obj.as_object_mut().and_then(|o| tree::present(o, "spec")) else { return };
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        for container in tree::each(spec, list) {
+            if let Some(lifecycle) = tree::present(container, "lifecycle")
+                && lifecycle.remove("stopSignal").is_some()
+                && lifecycle.is_empty()
+            {
+                container.remove("lifecycle");
+            }
+            tree::each(container, "volumeMounts").for_each(|mount| {
+                mount.remove("bindMountOptions");
+            });
         }
     }
 }

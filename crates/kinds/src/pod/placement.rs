@@ -139,7 +139,9 @@ pub(crate) fn tolerations(spec: &Value, path: &Path, errors: &mut ErrorList) {
             "Exists" if !value.is_empty() => {
                 errors.push(Error::invalid(&path.child("operator"), value, "value must be empty when `operator` is 'Exists'"));
             }
-            "Exists" | "Gt" | "Lt" => {}
+            "Exists" => {}
+            // Comparisons are not served by default.
+            "Gt" | "Lt" => errors.push(Error::not_supported(&path.child("operator"), operator, &["Equal", "Exists", "Lt", "Gt"])),
             other => errors.push(Error::not_supported(&path.child("operator"), other, &["Equal", "Exists"])),
         }
         let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
@@ -151,12 +153,12 @@ pub(crate) fn tolerations(spec: &Value, path: &Path, errors: &mut ErrorList) {
 
 /// Checks the constraints of spreading.
 pub(super) fn spreading(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let mut seen = HashSet::new();
-    for (at, constraint) in tree::list(spec, "topologySpreadConstraints").iter().enumerate() {
+    let constraints = tree::list(spec, "topologySpreadConstraints");
+    for (at, constraint) in constraints.iter().enumerate() {
         let path = path.child("topologySpreadConstraints").index(at);
         let skew = constraint["maxSkew"].as_i64().unwrap_or(0);
         if skew <= 0 {
-            errors.push(Error::invalid(&path.child("maxSkew"), skew, "must be greater than 0"));
+            errors.push(Error::invalid(&path.child("maxSkew"), skew, "must be greater than zero"));
         }
         let (key, when) = (tree::text(constraint, "topologyKey"), tree::text(constraint, "whenUnsatisfiable"));
         if key.is_empty() {
@@ -166,11 +168,14 @@ pub(super) fn spreading(spec: &Value, path: &Path, errors: &mut ErrorList) {
         if !allowed.contains(&when) {
             errors.push(Error::not_supported(&path.child("whenUnsatisfiable"), when, &allowed));
         }
-        if !seen.insert((key, when)) {
+        let again = |c: &Value| tree::text(c, "topologyKey") == key && tree::text(c, "whenUnsatisfiable") == when;
+        if constraints[at + 1..].iter().any(again) {
             errors.push(Error::duplicate(&path.child("{topologyKey, whenUnsatisfiable}"), format!("{{{key}, {when}}}")));
         }
         let domains = &constraint["minDomains"];
-        rules::positive(domains, &path.child("minDomains"), errors);
+        if let Some(number) = domains.as_i64().filter(|n| *n <= 0) {
+            errors.push(Error::invalid(&path.child("minDomains"), number, "must be greater than zero"));
+        }
         if !domains.is_null() && when != "DoNotSchedule" {
             let detail = format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {when}");
             errors.push(Error::invalid(&path.child("minDomains"), domains.clone(), detail));

@@ -52,11 +52,11 @@ pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut Er
     host_aliases(spec, &path.child("hostAliases"), errors);
     rules::supported(&spec["preemptionPolicy"], &path.child("preemptionPolicy"), &["PreemptLowerPriority", "Never"], errors);
     for (name, value) in tree::entries(spec, "overhead") {
-        let place = path.child("overhead").key(name);
-        amounts::name(name, &place, errors);
+        let place = path.child("overhead").child("limits").key(name);
+        amounts::of_container(name, &place, errors);
         amounts::amount(name, value, &place, errors);
     }
-    rules::supported(&spec["os"]["name"], &path.child("os").child("name"), &["linux", "windows"], errors);
+    rules::supported(&spec["os"]["name"], &path.child("os"), &["linux", "windows"], errors);
     file_keys(spec, path, &known, errors);
 }
 
@@ -223,6 +223,11 @@ fn file_keys(spec: &Value, path: &Path, volumes: &volumes::Known<'_>, errors: &m
 }
 
 fn gates(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    for (at, gate) in tree::list(spec, "readinessGates").iter().enumerate() {
+        let name = tree::text(gate, "conditionType");
+        let path = path.child("readinessGates").index(at).child("conditionType");
+        rules::name(name, &path, names::qualified_name(name), errors);
+    }
     let mut seen = HashSet::new();
     for (at, gate) in tree::list(spec, "schedulingGates").iter().enumerate() {
         let (name, path) = (tree::text(gate, "name"), path.child("schedulingGates").index(at));
@@ -230,11 +235,6 @@ fn gates(spec: &Value, path: &Path, errors: &mut ErrorList) {
         if !seen.insert(name) {
             errors.push(Error::duplicate(&path, name));
         }
-    }
-    for (at, gate) in tree::list(spec, "readinessGates").iter().enumerate() {
-        let name = tree::text(gate, "conditionType");
-        let path = path.child("readinessGates").index(at).child("conditionType");
-        rules::name(name, &path, names::qualified_name(name), errors);
     }
 }
 
@@ -275,8 +275,7 @@ fn dns(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
     for (at, search) in searches.into_iter().enumerate().filter(|(_, s)| *s != ".") {
         let name = search.strip_suffix('.').unwrap_or(search);
-        // Underscores are allowed here: they are usual in search domains.
-        rules::name(name, &place.index(at), names::dns1123_subdomain(&underscored(name)), errors);
+        rules::name(name, &place.index(at), search_domain(name), errors);
     }
     for (at, option) in tree::list(config, "options").iter().enumerate() {
         if tree::empty(&option["name"]) {
@@ -285,9 +284,17 @@ fn dns(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-/// A name in which underscores stand for letters, for rules that do not know underscores.
-fn underscored(name: &str) -> String {
-    name.replace('_', "a")
+/// A domain in which underscores are allowed, as is usual in search domains.
+fn search_domain(name: &str) -> Vec<String> {
+    // Underscores stand where letters may, and before a part's first letter.
+    let plain = name.split('.').map(|p| p.strip_prefix('_').unwrap_or(p).replace('_', "-")).collect::<Vec<_>>().join(".");
+    if names::dns1123_subdomain(&plain).is_empty() {
+        return Vec::new();
+    }
+    let message = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end \
+        with an alphanumeric character";
+    let part = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+    vec![names::regex_error(message, &format!("{part}(\\.{part})*"), &["example.com"])]
 }
 
 /// A group or user ID.

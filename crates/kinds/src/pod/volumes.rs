@@ -110,18 +110,28 @@ pub(super) fn check<'v>(spec: &'v Value, path: &Path, errors: &mut ErrorList) ->
     known
 }
 
+/// The kinds of volumes in the order in which the original looks at them: of several it takes the first.
+const ORDER: [&str; 30] = [
+    "emptyDir", "hostPath", "gitRepo", "gcePersistentDisk", "awsElasticBlockStore", "secret", "nfs", "iscsi", "glusterfs", "flocker",
+    "persistentVolumeClaim", "rbd", "cinder", "cephfs", "quobyte", "downwardAPI", "fc", "flexVolume", "configMap", "azureFile", "vsphereVolume",
+    "photonPersistentDisk", "portworxVolume", "azureDisk", "storageos", "projected", "scaleIO", "csi", "ephemeral", "image",
+];
+
 fn sources(volume: &Value, path: &Path, errors: &mut ErrorList) {
-    let mut found = 0;
-    for (key, source) in volume.as_object().into_iter().flatten().filter(|(k, v)| *k != "name" && !v.is_null()) {
-        found += 1;
-        let path = path.child(key);
-        if found > 1 {
-            errors.push(Error::forbidden(&path, "may not specify more than 1 volume type"));
-            continue;
-        }
-        source_of(key, source, &path, errors);
+    let own = volume.as_object().into_iter().flatten().filter(|(k, v)| *k != "name" && !v.is_null());
+    let mut found: Vec<(&str, &Value)> = own.map(|(k, v)| (k.as_str(), v)).collect();
+    if found.len() > 1 {
+        found.sort_by_key(|(key, _)| ORDER.iter().position(|k| k == key));
     }
-    if found == 0 {
+    for (at, (key, source)) in found.iter().enumerate() {
+        let path = path.child(key);
+        if at > 0 {
+            errors.push(Error::forbidden(&path, "may not specify more than 1 volume type"));
+        } else {
+            source_of(key, source, &path, errors);
+        }
+    }
+    if found.is_empty() {
         errors.push(Error::required(path, "must specify a volume type"));
     }
 }
@@ -182,9 +192,9 @@ pub(crate) fn host_path(source: &Value, path: &Path, errors: &mut ErrorList) {
     let text = tree::text(source, "path");
     if text.is_empty() {
         errors.push(Error::required(&path.child("path"), ""));
-    } else if text.split('/').any(|part| part == "..") {
-        errors.push(Error::invalid(&path.child("path"), text, "must not contain '..'"));
+        return;
     }
+    no_backsteps(text, &path.child("path"), errors);
     let kinds = ["BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
     let kind = tree::text(source, "type");
     if !kind.is_empty() && !kinds.contains(&kind) {
@@ -261,16 +271,20 @@ fn projected(source: &Value, base: &Path, errors: &mut ErrorList) {
     for (at, part) in tree::list(source, "sources").iter().enumerate() {
         let path = base.child("sources").index(at);
         let mut found = 0;
-        for (key, value) in part.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+        for key in ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"] {
+            let value = &part[key];
+            if value.is_null() {
+                continue;
+            }
             found += 1;
             let path = path.child(key);
-            match key.as_str() {
+            match key {
                 "secret" | "configMap" => {
                     rules::required(value, &path, "name", errors);
                     files(value, &path, errors);
                 }
                 "downwardAPI" => downward_items(value, &path, errors),
-                "serviceAccountToken" => token(value, &path, errors),
+                "serviceAccountToken" => token(value, &path, base, errors),
                 _ => {}
             }
             let own = value["path"].as_str().into_iter();
@@ -287,7 +301,7 @@ fn projected(source: &Value, base: &Path, errors: &mut ErrorList) {
     }
 }
 
-fn token(value: &Value, path: &Path, errors: &mut ErrorList) {
+fn token(value: &Value, path: &Path, base: &Path, errors: &mut ErrorList) {
     match value["expirationSeconds"].as_i64() {
         Some(seconds) if seconds < 600 => {
             errors.push(Error::invalid(&path.child("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes"));
@@ -297,7 +311,8 @@ fn token(value: &Value, path: &Path, errors: &mut ErrorList) {
         }
         _ => {}
     }
-    if rules::required(value, path, "path", errors) {
-        below(tree::text(value, "path"), &path.child("path"), errors);
+    // Upstream names the volume's path, not the source's.
+    if rules::required(value, base, "path", errors) {
+        below(tree::text(value, "path"), &base.child("path"), errors);
     }
 }

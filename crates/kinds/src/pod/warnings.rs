@@ -23,7 +23,7 @@ const DEAD_ANNOTATIONS: [(&str, &str); 3] = [
 ];
 
 /// What is said of a node's label that has a successor.
-pub(crate) fn old_node_label(label: &str) -> Option<&'static str> {
+fn old_node_label(label: &str) -> Option<&'static str> {
     Some(match label {
         "beta.kubernetes.io/arch" => "deprecated since v1.14; use \"kubernetes.io/arch\" instead",
         "beta.kubernetes.io/os" => "deprecated since v1.14; use \"kubernetes.io/os\" instead",

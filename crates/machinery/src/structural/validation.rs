@@ -23,7 +23,7 @@ fn name_of(path: &str) -> &str {
 }
 
 fn error(kind: ErrorKind, path: &str, value: Value, detail: String) -> Error {
-    Error { kind, path: Path::root(path), value, detail }
+    Error { kind, path: Path::root(path), value, detail, bare: false }
 }
 
 /// An error of the sort that speaks of a value "in body".
