@@ -14,6 +14,7 @@ use crate::{
     path::RequestInfo,
     query::Query,
     registry::{Call, Change, WriteOptions, change},
+    storage,
 };
 use machinery::{Value, quantity::Quantity, status::Status};
 use serde_json::json;
@@ -32,6 +33,11 @@ pub(super) async fn charge(server: &ApiServer, write: &Write<'_>, object: &Value
         return Ok(());
     }
     let resource = &write.row.resource;
+    // What is there already is not made, so it is not charged again.
+    let key = resource.key(write.namespace, write.name);
+    if write.operation == Operation::Create && storage::get(server, write.row, &key).is_some() {
+        return Ok(());
+    }
     let new = usage::of(&resource.group, &resource.resource, object);
     let old = write.old.map(|old| usage::of(&resource.group, &resource.resource, old)).unwrap_or_default();
     let delta: Amounts = new.iter().map(|(name, amount)| (name.clone(), *amount - old.get(name).copied().unwrap_or_default())).collect();

@@ -267,6 +267,8 @@ async fn a_quota_is_charged_and_never_exceeded() {
         cluster.post(PODS, asking("b", "200m")).await.refused(403),
         "pods \"b\" is forbidden: exceeded quota: q, requested: requests.cpu=200m, used: requests.cpu=100m, limited: requests.cpu=250m"
     );
+    cluster.post(PODS, asking("a", "100m")).await.expect(409);
+    assert_eq!(cluster.get(&format!("{quotas}/q")).await.expect(200)["status"]["used"], used, "what is there is not charged again");
     // Of many at once only as many as fit are let in.
     let many = (0..8).map(|n| cluster.post(PODS, asking(&format!("m{n}"), "10m")));
     let made = futures_util::future::join_all(many).await.into_iter().filter(|r| r.code == 201).count();
@@ -285,4 +287,46 @@ async fn a_namespace_asks_for_a_standard() {
     cluster.post(PODS, pod("p")).await.expect(201);
     let refused = cluster.post(PODS, merged(pod("host"), json!({"spec": {"hostNetwork": true}}))).await.refused(403);
     assert_eq!(refused, "pods \"host\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)");
+}
+
+/// A request for O=system:masters, CN=eve; and one for O=team, CN=eve.
+const MASTERS_CSR: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIak1JR0pBZ0VBTUNjeEZ6QVZCZ05WQkFvTURuTjVjM1JsYlRwdFlYTjBaWEp6TVF3d0NnWURWUVFEREFObApkbVV3V1RBVEJnY3Foa2pPUFFJQkJnZ3Foa2pPUFFNQkJ3TkNBQVQ4bXUvREZ4WlJTbWRZNXpkRTVGRmkwUWxrCjFZczJScHFGK2hsQ2JXV2RQbktoZ3FWV090S2JQZ2h5YjZJTzZQWnV0UldQbDNqZUNOMTF2eEd2SDBaL29BQXcKQ2dZSUtvWkl6ajBFQXdJRFNRQXdSZ0loQU9EVTVwazBlT1p3MzMrTWcwQnMybVNRdmVqRGthYmllajE0ZlJxVwp2a3VpQWlFQWxwZzBwQnJ2cDY1NURMOE5TNU1QY21VSHNuajJUN0F3VHZtbGF6VWdyNlk9Ci0tLS0tRU5EIENFUlRJRklDQVRFIFJFUVVFU1QtLS0tLQo=";
+const TEAM_CSR: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIWE1IOENBUUF3SFRFTk1Bc0dBMVVFQ2d3RWRHVmhiVEVNTUFvR0ExVUVBd3dEWlhabE1Ga3dFd1lIS29aSQp6ajBDQVFZSUtvWkl6ajBEQVFjRFFnQUVjY2d5K3piaVNHWC9TelI2TEpmN1hMNXZWWjB6bHFMSGM3b05DeW1YClZIMVBaZlNMNjlad2o0UWVuZncyeCtIVUpMaFlNYkZQSUcxbmxwSGxRL0ZFMEtBQU1Bb0dDQ3FHU000OUJBTUMKQTBnQU1FVUNJUUM0eStzM2tMSE4rZVRPbG80NnpSaCtHUXAyTm5sWUFXbmc1V3l4K1BpSWlRSWdaUTF3R2xaUgpzWGhXKy9aZHFnZTRkNnBWZWpMREZzNm5oVjBBK1IxVlB3az0KLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg==";
+
+#[tokio::test]
+async fn certificates_are_approved_by_who_may() {
+    let cluster = Cluster::start().await;
+    let uri = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let csr = |name: &str, request: &str| json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+        "spec": {"request": request, "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]}});
+    let refused = cluster.post(uri, csr("root", MASTERS_CSR)).await.refused(403);
+    let why = "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
+    assert_eq!(refused, format!("certificatesigningrequests.certificates.k8s.io \"root\" is forbidden: {why}"));
+    cluster.post(uri, csr("eve", TEAM_CSR)).await.expect(201);
+    let rules = json!([{"apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/approval"], "verbs": ["patch"]}]);
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "approver"}, "rules": rules});
+    cluster.post("/apis/rbac.authorization.k8s.io/v1/clusterroles", role).await.expect(201);
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "approver"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "approver"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]});
+    cluster.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await.expect(201);
+    let approved = json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "x", "message": "y"}]}});
+    let refused = cluster.patch_as(&user("ann", &[]), &format!("{uri}/eve/approval"), approved.clone()).await.refused(403);
+    let why = "user not permitted to approve requests with signerName \"kubernetes.io/kube-apiserver-client\"";
+    assert!(refused.ends_with(why), "{refused}");
+    let signers = json!({"rules": [rules[0], {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": ["kubernetes.io/*"], "verbs": ["approve"]}]});
+    cluster.patch("/apis/rbac.authorization.k8s.io/v1/clusterroles/approver", signers).await.expect(200);
+    cluster.patch_as(&user("ann", &[]), &format!("{uri}/eve/approval"), approved).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_bound_pod_learns_where_its_node_stands() {
+    let cluster = Cluster::start().await;
+    let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}}});
+    cluster.post("/api/v1/nodes", object).await.expect(201);
+    cluster.post(PODS, pod("p")).await.expect(201);
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    cluster.post(&format!("{PODS}/p/binding"), binding).await.expect(201);
+    let bound = cluster.get(&format!("{PODS}/p")).await.expect(200);
+    assert_eq!((&bound["spec"]["nodeName"], &bound["metadata"]["labels"]["topology.kubernetes.io/zone"]), (&json!("n1"), &json!("z1")));
 }
