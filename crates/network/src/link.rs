@@ -19,6 +19,7 @@ const RTM_NEWNEIGH: u16 = 28;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
@@ -32,6 +33,8 @@ const IFLA_INET_CONF: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFF_UP: u32 = 1;
+/// `IF_OPER_UP`.
+const OPER_UP: u8 = 6;
 
 const NUD_PERMANENT: u16 = 0x80;
 const RTPROT_STATIC: u8 = 4;
@@ -67,6 +70,8 @@ pub struct Link {
     pub alias: String,
     /// Its MTU.
     pub mtu: u32,
+    /// It passes packets: both ends are up, and the kernel has acted on it.
+    pub active: bool,
 }
 
 fn ifinfo(index: u32, flags: u32) -> [u8; 16] {
@@ -185,6 +190,7 @@ pub fn parse(kind: u16, body: &[u8]) -> Option<Link> {
         name: attribute(attributes, IFLA_IFNAME).map(text)?,
         alias: attribute(attributes, IFLA_IFALIAS).map(text).unwrap_or_default(),
         mtu: attribute(attributes, IFLA_MTU).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes),
+        active: attribute(attributes, IFLA_OPERSTATE) == Some(&[OPER_UP]),
     })
 }
 

@@ -16,7 +16,7 @@ pub use forward::Upstream;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
-use client::Informers;
+use client::{Client, Informers};
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use tokio::net::UdpSocket;
@@ -50,8 +50,8 @@ pub struct Config {
     pub own_ranges: Vec<Cidr>,
     /// Where other names are asked.
     pub upstream: Upstream,
-    /// Keeps the Service `kube-dns` and this node's EndpointSlice of it in the API.
-    pub publish: bool,
+    /// Who keeps the Service `kube-dns` and this node's EndpointSlice of it in the API; none: somebody else does.
+    pub publish: Option<Client>,
 }
 
 /// Seconds since 1970: a zone's serial number only has to grow.
@@ -94,11 +94,11 @@ pub async fn run(config: Config, informers: Informers, shutdown: CancellationTok
     let own = vec![IpAddr::V4(config.listen), IpAddr::V4(config.cluster_ip)];
     let forwarder = Forwarder::new(config.upstream.clone(), own);
     let publish = async {
-        if config.publish {
-            publish::keep(informers.client(), &config, sockets.port()).await;
+        if let Some(client) = &config.publish {
+            publish::keep(client, &config, sockets.port()).await;
         }
         zone.synced().await;
-        if config.publish && tokio::time::timeout(PROXY_TIMEOUT, reachable(config.cluster_ip)).await.is_err() {
+        if config.publish.is_some() && tokio::time::timeout(PROXY_TIMEOUT, reachable(config.cluster_ip)).await.is_err() {
             tracing::warn!(address = %config.cluster_ip, "no service proxy leads the cluster's DNS address here");
         }
         tracing::info!(address = %config.listen, port = sockets.port(), "DNS answers");

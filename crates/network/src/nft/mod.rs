@@ -21,7 +21,9 @@ const GETTABLE: u16 = SUBSYSTEM | 1;
 const DELTABLE: u16 = SUBSYSTEM | 2;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;
 const DELCHAIN: u16 = SUBSYSTEM | 5;
+const GETCHAIN: u16 = SUBSYSTEM | 4;
 const NEWRULE: u16 = SUBSYSTEM | 6;
+const GETRULE: u16 = SUBSYSTEM | 7;
 const DELRULE: u16 = SUBSYSTEM | 8;
 const NEWSET: u16 = SUBSYSTEM | 9;
 const DELSET: u16 = SUBSYSTEM | 11;
@@ -29,6 +31,9 @@ const NEWSETELEM: u16 = SUBSYSTEM | 12;
 const GETSETELEM: u16 = SUBSYSTEM | 13;
 const DELSETELEM: u16 = SUBSYSTEM | 14;
 
+const RULE_USERDATA: u16 = 7;
+/// The kind of a rule's note that is a comment.
+const COMMENT: u8 = 0;
 const LIST_ELEM: u16 = 1;
 /// A nested attribute is at most 65,535 bytes; an element is far below the rest.
 const NEST_BYTES: usize = 60_000;
@@ -166,6 +171,12 @@ impl Batch {
         self
     }
 
+    /// What becomes of packets that no rule of a chain with a hook decides about.
+    pub fn set_policy(&mut self, chain: &str, drop: bool) -> &mut Self {
+        self.begin(NEWCHAIN, CREATE, 1).text(3, chain).be32(5, u32::from(!drop));
+        self
+    }
+
     /// Removes all rules of a chain.
     pub fn flush_chain(&mut self, name: &str) -> &mut Self {
         self.begin(DELRULE, 0, 1).text(2, name);
@@ -178,20 +189,40 @@ impl Batch {
         self
     }
 
+    /// Puts a rule before all others of a chain, with a comment by which it is found again.
+    pub fn insert_rule(&mut self, chain: &str, rule: &Rule, comment: &str) -> &mut Self {
+        self.rule(chain, rule, CREATE);
+        let mut note = vec![COMMENT, u8::try_from(comment.len() + 1).unwrap_or(u8::MAX)];
+        note.extend_from_slice(comment.as_bytes());
+        note.push(0);
+        self.m.attr(RULE_USERDATA, &note);
+        self
+    }
+
+    /// Removes one rule.
+    pub fn delete_rule(&mut self, chain: &str, handle: u64) -> &mut Self {
+        self.begin(DELRULE, 0, 1).text(2, chain).be64(3, handle);
+        self
+    }
+
     /// Appends a rule to a chain.
     pub fn add_rule(&mut self, chain: &str, rule: &Rule) -> &mut Self {
+        self.rule(chain, rule, CREATE | APPEND);
+        self
+    }
+
+    fn rule(&mut self, chain: &str, rule: &Rule, flags: u16) {
         let mut anonymous = Vec::new();
         for set in rule.iter().filter_map(Expr::anonymous) {
             anonymous.push(self.anonymous(set));
         }
         let mut anonymous = anonymous.into_iter();
-        let m = self.begin(NEWRULE, CREATE | APPEND, 1).text(2, chain);
+        let m = self.begin(NEWRULE, flags, 1).text(2, chain);
         let nest = m.nest(4);
         for expr in rule {
             expr.write(m, &mut anonymous);
         }
         m.end(nest);
-        self
     }
 
     fn anonymous(&mut self, set: &Anonymous) -> u32 {
@@ -323,6 +354,64 @@ pub fn tables(socket: &mut Socket) -> Result<Vec<String>> {
     m.begin(GETTABLE, DUMP, &header(FAMILY, 0));
     let answers = socket.call("list nf_tables tables", &m)?;
     Ok(answers.iter().filter_map(|(_, body)| attribute(body.get(4..)?, 1).map(text)).collect())
+}
+
+/// A chain that the kernel enters by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseChain {
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Where it is entered ([`At`]).
+    pub at: u32,
+    /// What no rule decides is dropped.
+    pub drops: bool,
+}
+
+/// All IPv4 chains that the kernel enters by itself.
+pub fn base_chains(socket: &mut Socket) -> Result<Vec<BaseChain>> {
+    let mut m = Messages::new();
+    m.begin(GETCHAIN, DUMP, &header(FAMILY, 0));
+    let answers = socket.call("list nf_tables chains", &m)?;
+    let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
+    let parse = |body: &[u8]| {
+        let chain = body.get(4..)?;
+        let at = attribute(attribute(chain, 4)?, 1).and_then(number)?;
+        let drops = attribute(chain, 5).and_then(number) == Some(0);
+        Some(BaseChain { table: attribute(chain, 1).map(text)?, name: attribute(chain, 3).map(text)?, at, drops })
+    };
+    Ok(answers.iter().filter_map(|(_, body)| parse(body)).collect())
+}
+
+/// A rule that somebody left a comment on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commented {
+    /// Its table.
+    pub table: String,
+    /// Its chain.
+    pub chain: String,
+    /// Its number in the table.
+    pub handle: u64,
+    /// The comment.
+    pub comment: String,
+}
+
+/// All IPv4 rules with a comment.
+pub fn commented_rules(socket: &mut Socket) -> Result<Vec<Commented>> {
+    let mut m = Messages::new();
+    m.begin(GETRULE, DUMP, &header(FAMILY, 0));
+    let answers = socket.call("list nf_tables rules", &m)?;
+    let parse = |body: &[u8]| {
+        let rule = body.get(4..)?;
+        let comment = match attribute(rule, RULE_USERDATA)? {
+            [COMMENT, length, rest @ ..] => text(rest.get(..usize::from(*length))?),
+            _ => return None,
+        };
+        let handle = attribute(rule, 3)?.try_into().ok().map(u64::from_be_bytes)?;
+        Some(Commented { table: attribute(rule, 1).map(text)?, chain: attribute(rule, 2).map(text)?, handle, comment })
+    };
+    Ok(answers.iter().filter_map(|(_, body)| parse(body)).collect())
 }
 
 /// Removes a table; one that is gone already is no error.

@@ -9,6 +9,7 @@
 //! The bridge holds the gateway's address, which is the node's; it has no ports. Everything is found again by name and
 //! alias after a crash; what was made half is made anew when it is asked for again.
 
+mod firewall;
 mod ipam;
 mod rules;
 
@@ -20,6 +21,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,10 @@ const LOOPBACK_INDEX: u32 = 1;
 const DEFAULT_MTU: u32 = 1500;
 /// Two sandboxes whose links' names are the same by chance get different ones.
 const NAME_ATTEMPTS: u32 = 8;
+/// Between two looks at a link that comes up.
+const CARRIER_LOOK: Duration = Duration::from_micros(200);
+/// A link of which both ends are up has a carrier long before.
+const CARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 /// In the bridge's alias, after the mark and before the pod range.
 const BRIDGE: &str = "bridge ";
 
@@ -143,6 +149,9 @@ impl PodNetwork {
         let ipam = Ipam::open(config.run_dir.join("ipam"), config.pod_cidr)?;
         let ports: Vec<_> = ipam.records().map(|(a, r)| (a, r.ports.as_slice())).collect();
         rules::table(&config.mark, config.pod_cidr, gateway, &ports).commit(&mut nft, "write the pod network's rules")?;
+        if let Err(error) = firewall::open(&mut nft, &config.mark, config.pod_cidr) {
+            tracing::warn!(%error, "this host's firewall may keep pods from each other");
+        }
         let state = Mutex::new(State { route, nft, ipam });
         Ok(Self { inner: Arc::new(Inner { mark: config.mark, bridge, gateway, mtu, no_ipv6, state }) })
     }
@@ -213,6 +222,7 @@ impl Inner {
         };
         let made = self.make_link(state, &sandbox, address, space.as_raw_fd()).and_then(|link| {
             self.inside(netns, address)?;
+            wait_active(&mut state.route, &link)?;
             self.add_ports(state, address, &request.host_ports)?;
             state.ipam.update(address, Record { sandbox: sandbox.clone(), link, ports: request.host_ports, ready: true })
         });
@@ -319,6 +329,21 @@ impl Inner {
     }
 }
 
+/// Waits until the host's end passes packets. It was brought up before the pod's end, and the kernel acts on a carrier that
+/// came later in a worker of its own: until then what the host sends is lost without a word. Newer kernels act at once when
+/// they are asked; older ones within moments.
+fn wait_active(route: &mut Socket, name: &str) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        match link::find(route, name)? {
+            Some(link) if link.active => return Ok(()),
+            Some(_) if begun.elapsed() < CARRIER_TIMEOUT => std::thread::sleep(CARRIER_LOOK),
+            Some(_) => return Err(Error::Config(format!("link {name} does not come up"))),
+            None => return Err(Error::Config(format!("link {name} is gone"))),
+        }
+    }
+}
+
 /// UDP flows to these ports of the host begin anew.
 fn forget_flows(state: &mut State, ports: &[HostPort]) -> Result<()> {
     let udp: Vec<u16> = ports.iter().filter(|p| p.protocol == "UDP").map(|p| p.host_port).collect();
@@ -385,6 +410,7 @@ pub fn purge(mark: &Mark) -> Result<()> {
         }
     }
     let mut nft = Socket::open(netlink::NETFILTER)?;
+    firewall::close(&mut nft, mark)?;
     let ours = [mark.table(), mark.proxy_table()];
     for table in nft::tables(&mut nft)?.iter().filter(|t| ours.contains(t)) {
         nft::delete_table(&mut nft, table)?;

@@ -71,6 +71,7 @@ fn pods_and_the_host_resolve_names_through_the_service() {
                 service_cidr: node.config.service_cidr,
                 node_ports: NodePortAddresses::All,
             };
+            let informers = node.runtime.block_on(async { api.informers() });
             let dns = dns::Config {
                 node_name: "n1".into(),
                 listen: NODE_IP,
@@ -78,9 +79,8 @@ fn pods_and_the_host_resolve_names_through_the_service() {
                 domain: "cluster.local".into(),
                 own_ranges: ranges,
                 upstream: Upstream::Servers(Vec::new()),
-                publish: true,
+                publish: Some(informers.client().clone()),
             };
-            let informers = node.runtime.block_on(async { api.informers() });
             let names = node.runtime.spawn(dns::run(dns, informers.clone(), stop.clone(), answered));
             let services = node.runtime.spawn(proxy::run(proxy, informers, stop.clone(), proxied));
             node.runtime.block_on(async {

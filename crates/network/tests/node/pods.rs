@@ -30,6 +30,28 @@ fn pods_reach_each_other_the_host_and_the_outside() {
 }
 
 #[test]
+fn the_first_packet_gets_through_both_ways() {
+    machine(|_outside| {
+        let node = Node::new();
+        let host = std::net::UdpSocket::bind((NODE_IP, 7777)).unwrap();
+        host.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+        for i in 0..30 {
+            let space = Space::new();
+            let pod = space.run(|| {
+                let socket = std::net::UdpSocket::bind("0.0.0.0:7777").unwrap();
+                socket.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+                socket
+            });
+            let address = node.attach(&format!("p{i}"), &space.path, Vec::new());
+            host.send_to(b"down", (address, 7777)).unwrap();
+            pod.recv(&mut [0; 8]).expect("from the host");
+            pod.send_to(b"up", (NODE_IP, 7777)).unwrap();
+            host.recv(&mut [0; 8]).expect("from the pod");
+        }
+    });
+}
+
+#[test]
 fn attaching_is_quick_and_can_be_repeated() {
     machine(|_outside| {
         let node = Node::new();
@@ -160,5 +182,31 @@ fn purge_removes_everything_with_the_mark_and_nothing_else() {
         assert_eq!(nft::tables(&mut socket).unwrap(), ["knarr-tes"]);
         let routes = std::fs::read_to_string("/proc/thread-self/net/route").unwrap();
         assert!(!routes.contains("0000F40A"), "10.244.0.0 is no route any more: {routes}");
+    });
+}
+
+#[test]
+fn a_firewall_that_forwards_nothing_lets_pods_through() {
+    machine(|outside| {
+        // As Docker and others leave it.
+        let hook = nft::Hook { kind: "filter", at: nft::At::Forward, priority: 0 };
+        let mut socket = Socket::open(netlink::NETFILTER).unwrap();
+        let mut batch = nft::Batch::new("filter");
+        batch.add_table().add_chain("FORWARD", Some(hook)).add_rule("FORWARD", &vec![nft::Expr::Counter]);
+        batch.set_policy("FORWARD", true);
+        batch.commit(&mut socket, "firewall").unwrap();
+        let mut node = Node::new();
+        let (a, ip_a) = node.pod("a");
+        let (_b, ip_b) = node.pod("b");
+        assert_eq!(a.call((ip_b, 8080)).unwrap(), format!("b {ip_a}"));
+        outside.serve(9000, "outside");
+        assert_eq!(a.call((OUTSIDE, 9000)).unwrap(), format!("outside {HOST}"));
+        let ours = |socket: &mut Socket| nft::commented_rules(socket).unwrap().len();
+        let before = ours(&mut socket);
+        node.network = PodNetwork::open(node.config.clone()).unwrap();
+        assert_eq!(ours(&mut socket), before, "not twice");
+        pod::purge(&node.config.mark).unwrap();
+        assert_eq!(ours(&mut socket), 0);
+        assert_eq!(nft::tables(&mut socket).unwrap(), ["filter"]);
     });
 }

@@ -291,7 +291,7 @@ fn endpoints_are_swapped_under_load_without_a_failed_request() {
                     if kept {
                         ask(&mut open)?;
                     } else {
-                        call(to)?;
+                        ask(&mut dial(to)?)?;
                     }
                     done.fetch_add(1, Ordering::Relaxed);
                 }

@@ -17,7 +17,9 @@ use nix::sched::{CloneFlags, unshare};
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
-pub const DEADLINE: Duration = Duration::from_secs(3);
+pub const DEADLINE: Duration = Duration::from_secs(10);
+/// A first packet that came before the rules is lost for good; a new connection is the quicker way to find out.
+const ATTEMPT: Duration = Duration::from_millis(500);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -117,7 +119,9 @@ pub fn dial(to: (Ipv4Addr, u16)) -> std::io::Result<TcpStream> {
 
 /// Who answers: `NAME CALLER`.
 pub fn call(to: (Ipv4Addr, u16)) -> std::io::Result<String> {
-    ask(&mut dial(to)?)
+    let mut stream = TcpStream::connect_timeout(&to.into(), ATTEMPT)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    ask(&mut stream)
 }
 
 /// Runs a test in a fresh machine: loopback, and a link to somebody outside. Needs root.
