@@ -100,7 +100,7 @@ fn tunnel(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>) -> DuplexS
                 return;
             }
         }
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(websocket::goodbye()).await;
     });
     theirs
 }

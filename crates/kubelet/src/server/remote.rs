@@ -19,7 +19,15 @@ const PIPE: usize = 64 << 10;
 /// Time in which a client must open the SPDY streams it announced (upstream's default).
 const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
 /// Protocols over WebSocket, and over SPDY, that carry a status object.
-const WEBSOCKET: [&str; 4] = ["v5.channel.k8s.io", "v4.channel.k8s.io", "v5.base64.channel.k8s.io", "v4.base64.channel.k8s.io"];
+const WEBSOCKET: [&str; 7] = [
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v5.base64.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "channel.k8s.io",
+    "base64.channel.k8s.io",
+    "",
+];
 const SPDY: [&str; 3] = ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io"];
 /// Longest run of `/run`.
 const RUN_TIMEOUT: Duration = Duration::from_secs(600);
@@ -95,7 +103,7 @@ async fn start(server: &Server, mut call: Call, job: Job) -> Answer {
             Ok((protocol, answer, upgrade)) => {
                 tokio::spawn(async move {
                     if let Some(socket) = websocket::open(upgrade).await {
-                        over_websocket(session, socket, protocol.contains("base64")).await;
+                        over_websocket(session, socket, protocol).await;
                     }
                 });
                 answer
@@ -214,7 +222,7 @@ fn pipe() -> (DuplexStream, DuplexStream) {
     tokio::io::duplex(PIPE)
 }
 
-async fn over_websocket(session: Session, socket: tokio_tungstenite::WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, base64: bool) {
+async fn over_websocket(session: Session, socket: tokio_tungstenite::WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, protocol: &str) {
     let w = session.wanted;
     let mut inputs = Vec::new();
     let mut streams = Streams { stdin: None, stdout: None, stderr: None, resize: None, tty: w.tty };
@@ -228,7 +236,7 @@ async fn over_websocket(session: Session, socket: tokio_tungstenite::WebSocketSt
         inputs.push((websocket::RESIZE, ours));
         streams.resize = Some(sizes(theirs));
     }
-    let channels = Channels::start(socket, base64, inputs);
+    let channels = Channels::start(socket, protocol.contains("base64"), inputs);
     let mut pumps = Vec::new();
     if w.stdout {
         // An empty message tells the client that the connection stands.
@@ -247,7 +255,11 @@ async fn over_websocket(session: Session, socket: tokio_tungstenite::WebSocketSt
     for p in pumps {
         let _ = p.await;
     }
-    let _ = channels.send(websocket::ERROR, end.to_string().as_bytes()).await;
+    // Before version 4 the channel carried words, and those only of an error.
+    let last = if protocol.starts_with('v') { end.to_string() } else { end["message"].as_str().unwrap_or_default().to_owned() };
+    if !last.is_empty() {
+        let _ = channels.send(websocket::ERROR, last.as_bytes()).await;
+    }
     channels.close().await;
 }
 

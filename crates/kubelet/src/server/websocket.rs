@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Utf8Bytes, coding::CloseCode};
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Answer, text};
@@ -97,6 +98,11 @@ pub async fn open(upgrade: OnUpgrade) -> Option<WebSocketStream<TokioIo<hyper::u
     Some(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await)
 }
 
+/// The end as a client takes it for one: without a code Go's clients report an error (1005).
+pub fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
+}
+
 /// Channels over a socket.
 pub struct Channels {
     out: mpsc::Sender<Message>,
@@ -143,7 +149,7 @@ impl Channels {
                     return;
                 }
             }
-            let _ = sink.send(Message::Close(None)).await;
+            let _ = sink.send(goodbye()).await;
             let mut receiver = receiver;
             if tokio::time::timeout(CLOSE_WAIT, &mut receiver).await.is_err() {
                 receiver.abort();
