@@ -43,6 +43,11 @@ struct Candidate {
 
 /// Looks for the node where the least harm is done. The text is for users.
 pub fn evaluate(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &Diagnosis, pick: Pick<'_>) -> (Outcome, String) {
+    let Some(filters) = filters else {
+        // A plugin turned all nodes away before they were looked at. The original then finds no state of its
+        // DynamicResources plugin, which is asked before preemption is, and says no more than this.
+        return (Outcome::Nothing, "not found".into());
+    };
     if let Some(why) = not_eligible(cycle, diagnosis) {
         return (Outcome::Nothing, format!("preemption: {why}"));
     }
@@ -52,22 +57,20 @@ pub fn evaluate(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &Di
         ..Diagnosis::default()
     };
     let mut candidates = Vec::new();
-    if let Some(filters) = filters {
-        let hopeful: Vec<usize> = diagnosis.rejected.iter().filter(|(_, r)| r.resolvable).map(|(at, _)| *at).collect();
-        let tries = (hopeful.len() * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN);
-        let offset = if hopeful.is_empty() { 0 } else { pick(hopeful.len()) };
-        let budgets = cycle.snapshot.world.budgets.list();
-        for i in 0..hopeful.len() {
-            let at = hopeful[(offset + i) % hopeful.len()];
-            match victims(cycle, filters, &cycle.snapshot.nodes[at], &budgets) {
-                Ok(candidate) => candidates.push(candidate),
-                Err(rejection) => {
-                    told.rejected.insert(at, rejection);
-                }
+    let hopeful: Vec<usize> = diagnosis.rejected.iter().filter(|(_, r)| r.resolvable).map(|(at, _)| *at).collect();
+    let tries = (hopeful.len() * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN);
+    let offset = if hopeful.is_empty() { 0 } else { pick(hopeful.len()) };
+    let budgets = cycle.snapshot.world.budgets.list();
+    for i in 0..hopeful.len() {
+        let at = hopeful[(offset + i) % hopeful.len()];
+        match victims(cycle, filters, &cycle.snapshot.nodes[at], &budgets) {
+            Ok(candidate) => candidates.push(candidate),
+            Err(rejection) => {
+                told.rejected.insert(at, rejection);
             }
-            if candidates.len() >= tries {
-                break;
-            }
+        }
+        if candidates.len() >= tries {
+            break;
         }
     }
     match least_harm(candidates) {
@@ -84,7 +87,7 @@ fn not_eligible(cycle: &Cycle<'_>, diagnosis: &Diagnosis) -> Option<&'static str
         return Some("not eligible due to preemptionPolicy=Never.");
     }
     let (at, node) = cycle.snapshot.nodes.iter().enumerate().find(|(_, n)| n.name() == cycle.pod.nominated())?;
-    if diagnosis.before.is_some() || diagnosis.rejected.get(&at).is_some_and(|r| !r.resolvable) {
+    if diagnosis.rejected.get(&at).is_some_and(|r| !r.resolvable) {
         return None;
     }
     let going = node.pods.iter().any(|p| p.priority() < cycle.pod.priority() && is_going(&p.pod));

@@ -271,13 +271,13 @@ fn claims() {
     let nodes = [node("a", json!({"zone": "1"}), json!({}), &[]), node("b", json!({"zone": "2"}), json!({}), &[])];
     let mut world = World::empty();
     let first = |world: &World| place_in(world, &nodes, &uses).split(" preemption:").next().unwrap_or_default().to_owned();
-    assert_eq!(first(&world), "0/2 nodes are available: persistentvolumeclaim \"data\" not found.");
+    assert_eq!(first(&world), "0/2 nodes are available: persistentvolumeclaim \"data\" not found. not found");
     let claim = |spec: Value, annotations: Value| {
         let value = json!({"metadata": {"namespace": "default", "name": "data", "uid": "c", "annotations": annotations}, "spec": spec});
         client::Informer::fixed([serde_json::from_value(value).unwrap()])
     };
     world.claims = claim(json!({"storageClassName": "fast"}), json!({}));
-    assert_eq!(first(&world), "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims.");
+    assert_eq!(first(&world), "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found");
     let class =
         json!({"metadata": {"name": "fast"}, "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"});
     world.classes = client::Informer::fixed([serde_json::from_value(class).unwrap()]);

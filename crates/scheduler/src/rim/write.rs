@@ -86,7 +86,7 @@ fn status_patch(pod: &Pod, note: &Note) -> Option<Value> {
     if let Some((reason, message)) = &note.failure
         && let Some(condition) = condition(pod, "PodScheduled", "False", reason, message)
     {
-        status["conditions"] = json!([condition]);
+        set_condition(&mut status, pod, condition);
     }
     let nominated = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or_default();
     match &note.nomination {
@@ -95,6 +95,17 @@ fn status_patch(pod: &Pod, note: &Note) -> Option<Value> {
         _ => {}
     }
     status.as_object().is_some_and(|s| !s.is_empty()).then_some(status)
+}
+
+/// Puts a condition into a patch; a new one comes last, as lists of conditions grow.
+fn set_condition(status: &mut Value, pod: &Pod, condition: Value) {
+    let all = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let mut order: Vec<Value> = all.iter().map(|c| json!({"type": c.type_})).collect();
+    if all.iter().all(|c| condition["type"] != c.type_.as_str()) {
+        order.push(json!({"type": condition["type"]}));
+    }
+    status["$setElementOrder/conditions"] = order.into();
+    status["conditions"] = json!([condition]);
 }
 
 /// A condition, if the pod does not have it so.
@@ -125,7 +136,9 @@ pub(super) async fn evict(client: &Client, recorder: &Recorder, victims: &[Arc<P
         let message = format!("{by}: preempting to accommodate a higher priority pod");
         let result = async {
             if let Some(condition) = condition(victim, "DisruptionTarget", "True", "PreemptionByScheduler", &message) {
-                patch_status(client, victim, json!({"conditions": [condition]})).await?;
+                let mut status = json!({});
+                set_condition(&mut status, victim, condition);
+                patch_status(client, victim, status).await?;
             }
             let params = client::DeleteParams::default().uid(victim.uid());
             client.namespaced::<Pod>(victim.namespace()).delete(victim.name(), &params).await
