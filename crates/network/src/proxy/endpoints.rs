@@ -17,6 +17,8 @@ struct Endpoint {
     terminating: bool,
     local: bool,
     elsewhere: bool,
+    /// Nodes that are to prefer it.
+    nodes: Vec<String>,
 }
 
 /// The endpoints of one port.
@@ -38,9 +40,9 @@ pub(super) fn of_port(port: &ServicePort, slices: &[Arc<EndpointSlice>], node: &
     // Endpoints that finish their work take new connections only if there is no other.
     let choose = |local_only: bool| -> BTreeSet<Backend> {
         let candidates = || all.iter().filter(move |e| e.local || !local_only);
-        let ready: BTreeSet<Backend> = candidates().filter(|e| e.ready).map(|e| e.backend).collect();
+        let ready: Vec<&Endpoint> = candidates().filter(|e| e.ready).collect();
         if !ready.is_empty() {
-            return ready;
+            return preferred(ready, node).into_iter().map(|e| e.backend).collect();
         }
         candidates().filter(|e| e.serving && e.terminating).map(|e| e.backend).collect()
     };
@@ -48,6 +50,15 @@ pub(super) fn of_port(port: &ServicePort, slices: &[Arc<EndpointSlice>], node: &
     // An endpoint that names no node may be of this one.
     let here = all.iter().filter(|e| !e.elsewhere).map(|e| e.backend).filter(|b| cluster.contains(b) || local.contains(b)).map(|b| b.0).collect();
     Backends { any: !all.is_empty(), cluster, local, here }
+}
+
+/// Those that this node is to prefer, if the hints are whole and name any (`trafficDistribution: PreferSameNode`).
+fn preferred<'a>(ready: Vec<&'a Endpoint>, node: &str) -> Vec<&'a Endpoint> {
+    let ours = |e: &&&Endpoint| e.nodes.iter().any(|n| n == node);
+    if ready.iter().all(|e| !e.nodes.is_empty()) && ready.iter().any(|e| ours(&e)) {
+        return ready.iter().filter(ours).copied().collect();
+    }
+    ready
 }
 
 fn of_slice(port: &ServicePort, slice: &EndpointSlice, node: &str) -> Vec<Endpoint> {
@@ -72,6 +83,7 @@ fn of_slice(port: &ServicePort, slice: &EndpointSlice, node: &str) -> Vec<Endpoi
                 serving: conditions.serving.or(conditions.ready).unwrap_or(true),
                 terminating: conditions.terminating.unwrap_or(false),
                 local: endpoint.node_name.as_deref() == Some(node),
+                nodes: endpoint.hints.iter().flat_map(|h| h.for_nodes.iter().flatten()).map(|n| n.name.clone()).collect(),
                 elsewhere: endpoint.node_name.as_deref().is_some_and(|n| n != node),
             });
         }

@@ -18,6 +18,10 @@ const SELVES: &str = "selves";
 const NODE_PORT_IPS: &str = "node-port-ips";
 /// `IPS_DST_NAT`.
 const TRANSLATED: u32 = 1 << 5;
+/// `NF_CT_STATE_INVALID_BIT`.
+const INVALID: u32 = 1;
+/// `NFT_CT_STATE`.
+const CT_STATE: u32 = 0;
 /// `NFT_CT_STATUS`.
 const CT_STATUS: u32 = 2;
 /// `NFT_META_MARK`.
@@ -302,6 +306,13 @@ impl Frame {
             let mut rule = step::destination_in(range, Cmp::Eq);
             rule.push(Expr::Verdict(Verdict::Drop));
             batch.add_rule("cluster-ips-check", &rule);
+        }
+        // A pod's packet that belongs to no connection would pass untranslated and end the connection at its far end.
+        if let Some(range) = self.cluster_cidr {
+            let mut rule = step::source_in(range, Cmp::Eq);
+            rule.extend(step::any_bit(Expr::Ct { to: reg(0), key: CT_STATE }, INVALID));
+            rule.push(Expr::Verdict(Verdict::Drop));
+            batch.add_rule("filter-forward", &rule);
         }
         let new = |then: Rule| -> Rule { step::new_connection().into_iter().chain(then).collect() };
         for chain in ["filter-prerouting", "filter-output"] {

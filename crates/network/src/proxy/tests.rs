@@ -84,6 +84,18 @@ fn policies_decide_between_serving_refusing_and_dropping() {
 }
 
 #[test]
+fn hints_prefer_the_node_if_they_are_whole() {
+    let hinted = |ip: &str, node: &str| json!({"addresses": [ip], "conditions": {}, "nodeName": node, "hints": {"forNodes": [{"name": node}]}});
+    let backends = |endpoints: Value| format!("{:?}", planned(spec(&json!({})), endpoints).chains["svc/ns/s/tcp/80"]);
+    let both = backends(json!([hinted("10.244.0.5", "n1"), hinted("10.244.1.5", "n2")]));
+    assert_eq!(both, backends(json!([hinted("10.244.0.5", "n1")])));
+    let partly = backends(json!([hinted("10.244.0.5", "n1"), there()]));
+    assert_eq!(partly, backends(json!([here(true), there()])));
+    let others = backends(json!([hinted("10.244.1.5", "n2")]));
+    assert_eq!(others, backends(json!([there()])), "nobody is left without an endpoint");
+}
+
+#[test]
 fn services_without_an_address_need_nothing() {
     for extra in [json!({"clusterIP": "None"}), json!({"type": "ExternalName"}), json!({"clusterIP": ""})] {
         assert_eq!(planned(spec(&extra), json!([here(true)])), Plan::default(), "{extra}");

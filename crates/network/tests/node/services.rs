@@ -32,7 +32,11 @@ impl Drop for Cluster {
 
 impl Cluster {
     fn new(node_ports: NodePortAddresses) -> Self {
-        let this = Self { node: Node::new(), api: Server::default(), stop: CancellationToken::new() };
+        Self::on(Node::new(), node_ports)
+    }
+
+    fn on(node: Node, node_ports: NodePortAddresses) -> Self {
+        let this = Self { node, api: Server::default(), stop: CancellationToken::new() };
         this.start(node_ports);
         this
     }
@@ -41,7 +45,7 @@ impl Cluster {
         let config = proxy::Config {
             mark: self.node.config.mark.clone(),
             node_name: "n1".into(),
-            node_ip: NODE_IP,
+            node_ip: self.node.network.gateway(),
             cluster_cidr: Some(self.node.config.pod_cidr),
             service_cidr: self.node.config.service_cidr,
             node_ports,
@@ -427,5 +431,30 @@ fn many_services_start_and_change_quickly() {
         times.sort();
         println!("2000 Services: start {start:?}; a change is in effect after {:?} (median), {:?} (worst)", times[10], times[19]);
         assert!(times[10] < Duration::from_millis(250), "{times:?}");
+    });
+}
+
+#[test]
+fn clusters_beside_each_other_do_not_touch() {
+    machine(|outside| {
+        let second = Ipv4Addr::new(10, 245, 0, 1);
+        let one = Cluster::new(NodePortAddresses::Only(vec![NODE_IP]));
+        let two = Cluster::on(Node::named("two", "10.245.0.0/16", "10.97.0.0/16"), NodePortAddresses::Only(vec![second]));
+        let (a, ip_a) = one.node.pod("a");
+        let (b, ip_b) = two.node.pod("b");
+        let vip = Ipv4Addr::new(10, 97, 0, 20);
+        let spec = |vip: Ipv4Addr| json!({"type": "NodePort", "clusterIP": vip, "ports": [{"name": "p", "port": 80, "nodePort": 30080}]});
+        one.service("web", spec(VIP));
+        two.service("web", spec(vip));
+        one.endpoints("web", &[ready(ip_a)]);
+        two.endpoints("web", &[ready(ip_b)]);
+        until("one", || a.call((VIP, 80)), |x| served(x, "a"));
+        until("two", || b.call((vip, 80)), |x| served(x, "b"));
+        assert!(served(&outside.call((NODE_IP, 30080)), "a"));
+        assert!(served(&outside.call((second, 30080)), "b"), "the same port at the other's address");
+        network::pod::purge(&two.node.config.mark).unwrap();
+        assert!(served(&outside.call((NODE_IP, 30080)), "a"));
+        assert!(served(&a.call((VIP, 80)), "a"));
+        assert!(outside.call((second, 30080)).is_err());
     });
 }

@@ -174,15 +174,20 @@ static DIRECTORIES: AtomicUsize = AtomicUsize::new(0);
 
 impl Node {
     pub fn new() -> Self {
+        Self::named("test", "10.244.0.0/16", "10.96.0.0/16")
+    }
+
+    /// A cluster's node beside others.
+    pub fn named(mark: &str, pods: &str, services: &str) -> Self {
         let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
         let run_dir = std::env::temp_dir().join(format!("knarr-node-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&run_dir);
         let config = pod::Config {
-            mark: Mark::new("test"),
+            mark: Mark::new(mark),
             run_dir,
             bridge: None,
-            pod_cidr: "10.244.0.0/16".parse().unwrap(),
-            service_cidr: Some("10.96.0.0/16".parse().unwrap()),
+            pod_cidr: pods.parse().unwrap(),
+            service_cidr: Some(services.parse().unwrap()),
             mtu: None,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
