@@ -1,8 +1,13 @@
 //! Tasks of the repository: `cargo xtask TASK`. Each task is a module; this file only names them.
 
 mod generate;
+mod test;
 
 use std::process::ExitCode;
+
+const USAGE: &str = "usage:
+  cargo xtask test [unit|cluster] [FILTER]   lints, unit tests, then tests of a real cluster (root); or one of them
+  cargo xtask generate --from DIR            the API's facts from Kubernetes' published ones into crates/machinery";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -10,7 +15,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = arguments.collect();
     let outcome = match task.as_str() {
         "generate" => generate::run(&arguments),
-        _ => Err(anyhow::anyhow!("usage: cargo xtask generate --from DIR")),
+        "test" => test::run(&arguments),
+        _ => Err(anyhow::anyhow!(USAGE)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -257,19 +257,7 @@ impl Ca {
     /// # Errors
     /// The credential is not usable.
     pub fn server_config(&self, own: &Credential) -> Result<Arc<ServerConfig>, Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(self.cert.clone())?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()
-            .map_err(|e| Error::Key(e.to_string()))?;
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(vec![own.cert()?], own.key()?)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        server_config(&self.cert, own)
     }
 
     /// The TLS settings of a client that trusts this authority and shows a certificate if it has one.
@@ -286,6 +274,26 @@ impl Ca {
             None => builder.with_no_client_auth(),
         })
     }
+}
+
+/// As [`Ca::server_config`], of an authority whose certificate alone is known.
+///
+/// # Errors
+/// The certificate or the credential is not usable.
+pub fn server_config(authority: &CertificateDer<'_>, own: &Credential) -> Result<Arc<ServerConfig>, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.clone().into_owned())?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| Error::Key(e.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![own.cert()?], own.key()?)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 /// The key of a PEM file as PKCS #8, for those who sign with it by other means.

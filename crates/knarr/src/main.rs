@@ -1,2 +1,71 @@
-//! The program `knarr`.
-fn main() {}
+//! The program `knarr`: command line, configuration, wiring. No logic of a component lives here.
+//!
+//! Two of its faces must start in no time and without threads, and are entered before anything else: the shim that holds
+//! a pod (`knarr shim`, started by the runtime) and the demo application that runs inside the demo image (`knarr demo`).
+
+mod cli;
+mod cluster;
+mod demo;
+mod detach;
+mod dns_probe;
+mod down;
+mod image;
+mod kubeconfig;
+mod local;
+mod manifest;
+mod part;
+mod preflight;
+mod progress;
+mod rollout;
+mod serve;
+mod signals;
+mod up;
+
+use clap::Parser as _;
+use std::process::ExitCode;
+
+/// Small requests dominate and everything heavy is asynchronous: a thread a core is enough, and each costs memory.
+const THREADS: usize = 2;
+/// Bytes of a worker's stack; the deepest path (a patch of a nested object) needs a fraction.
+const STACK_BYTES: usize = 1 << 20;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    match args.next().as_deref().and_then(|a| a.to_str()) {
+        Some("shim") => runtime::shim_main(args.collect()),
+        Some("demo") => return demo::main(args.filter_map(|a| a.into_string().ok()).collect()),
+        _ => {}
+    }
+    let cli = cli::Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("knarr: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: cli::Command) -> anyhow::Result<()> {
+    if let cli::Command::Up(up) = &command
+        && up.detach
+    {
+        return detach::parent();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_stack_size(STACK_BYTES).enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        match command {
+            cli::Command::Up(up) => up::run(up).await,
+            cli::Command::Down(down) => down::run(&down).await,
+            cli::Command::Image(image) => image::run(image).await,
+            cli::Command::Scheduler(part) => part::scheduler(&part).await,
+            cli::Command::Controllers(part) => part::controllers(&part).await,
+            cli::Command::Kubelet(part) => part::kubelet(&part).await,
+            cli::Command::Proxy(part) => part::proxy(&part).await,
+            cli::Command::Dns(part) => part::dns(&part).await,
+        }
+    });
+    // Tasks that hold sockets or watches end with the process; nobody waits for them.
+    runtime.shutdown_background();
+    outcome
+}

@@ -93,7 +93,7 @@ fn finish(
 /// # Errors
 /// As [`decode`].
 pub fn normalize(value: Value, ty: TypeRef<'_>, validation: Validation) -> Result<Decoded, Status> {
-    decode_with(value, Some(ty), validation, |error| errors::cannot_be_handled(ty.gvk(), &error))
+    decode_with(value, Some(ty), validation, false, |error| errors::cannot_be_handled(ty.gvk(), &error))
 }
 
 /// Decodes an apply configuration, YAML or JSON. Zeros and nulls stay in it: naming a field is owning it.
@@ -114,7 +114,7 @@ pub fn decode_applied(bytes: &[u8], ty: TypeRef<'_>, validation: Validation) -> 
         }
     }
     let text = std::str::from_utf8(bytes).map_err(|_| Status::bad_request("error decoding YAML: yaml: invalid UTF-8"))?;
-    let cx = cx();
+    let cx = cx().of_yaml();
     let outcome = Seed::root(ty, &Node::ROOT, &cx).deserialize(serde_yaml_ng::Deserializer::from_str(text));
     complete(outcome, &cx, Some(ty), validation, |e| Status::bad_request(format!("error decoding YAML: yaml: {e}")))
 }
@@ -124,9 +124,11 @@ pub(crate) fn decode_with<'de, D: Deserializer<'de>>(
     deserializer: D,
     ty: Option<TypeRef<'_>>,
     validation: Validation,
+    yaml: bool,
     syntax: impl FnOnce(String) -> Status,
 ) -> Result<Decoded, Status> {
     let cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
+    let cx = if yaml { cx.of_yaml() } else { cx };
     let outcome = match ty {
         Some(ty) => Seed::root(ty, &Node::ROOT, &cx).deserialize(deserializer),
         None => seed::AnySeed { at: &Node::ROOT, cx: &cx }.deserialize(deserializer).map(Some),

@@ -16,7 +16,7 @@ use crate::{
 /// 400 in upstream's wording.
 pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
     let text = std::str::from_utf8(bytes).map_err(|_| Status::bad_request("error converting YAML to JSON: yaml: invalid UTF-8"))?;
-    crate::json::decode_with(serde_yaml_ng::Deserializer::from_str(text), ty, validation, |error| {
+    crate::json::decode_with(serde_yaml_ng::Deserializer::from_str(text), ty, validation, true, |error| {
         Status::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
     })
 }
@@ -40,6 +40,9 @@ mod tests {
         assert!(error.message.ends_with("strict decoding error: duplicate field \"metadata.labels.n\", unknown field \"foo\""), "{}", error.message);
         let value = decode(body, Some(ty), Validation::Ignore).unwrap().value;
         assert_eq!(value["data"]["k"], "text\n");
+        let modes = b"spec: {volumes: [{name: a, secret: {defaultMode: 0440, optional: yes}}]}";
+        let pod = decode(modes, schema::builtin().named("io.k8s.api.core.v1.Pod"), Validation::Strict).unwrap().value;
+        assert_eq!((&pod["spec"]["volumes"][0]["secret"]["defaultMode"], &pod["spec"]["volumes"][0]["secret"]["optional"]), (&288.into(), &true.into()));
         assert!(decode(b"a: [", Some(ty), Validation::Strict).is_err());
         let again = decode(encode(&value).as_bytes(), Some(ty), Validation::Strict).unwrap().value;
         assert_eq!(again, value);

@@ -16,6 +16,8 @@ pub(super) struct Context {
     strict: bool,
     /// Zeros and nulls stay: an apply configuration means them.
     keep: bool,
+    /// The body is YAML 1.1, whose plain `0440` and `yes` are a number and a truth.
+    yaml: bool,
     limit: usize,
     problems: RefCell<Vec<String>>,
     failure: Cell<Option<String>>,
@@ -23,12 +25,17 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(strict: bool, limit: usize) -> Self {
-        Self { strict, keep: false, limit, problems: RefCell::new(Vec::new()), failure: Cell::new(None) }
+        Self { strict, keep: false, yaml: false, limit, problems: RefCell::new(Vec::new()), failure: Cell::new(None) }
     }
 
     /// See [`super::decode_applied`].
     pub(super) fn keeping(self) -> Self {
         Self { keep: true, ..self }
+    }
+
+    /// Scalars are read as YAML 1.1 has them.
+    pub(super) fn of_yaml(self) -> Self {
+        Self { yaml: true, ..self }
     }
 
     pub(super) fn take_failure(&self) -> Option<String> {
@@ -109,6 +116,8 @@ impl<'a> Seed<'a> {
             Type::Time => scalar::time(text, false),
             Type::MicroTime => scalar::time(text, true),
             Type::Bytes => scalar::bytes(text),
+            Type::Int32 | Type::Int64 if self.cx.yaml && scalar::octal(text).is_some() => return Ok(scalar::octal(text).map(Value::from)),
+            Type::Bool if self.cx.yaml && scalar::truth(text).is_some() => return Ok(scalar::truth(text).map(Value::Bool)),
             _ => return self.wrong("string", Value::String(text.to_owned())),
         };
         match value {

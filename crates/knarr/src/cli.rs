@@ -1,0 +1,247 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
+
+/// Kubernetes v1.37 in one program.
+#[derive(Debug, Parser)]
+#[command(name = "knarr", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a cluster on this machine, and apply manifests to it
+    Up(Up),
+    /// Stop a cluster and remove everything that it made on this machine
+    Down(Down),
+    /// Images of a cluster's node: import archives, list, remove
+    #[command(subcommand)]
+    Image(Image),
+    /// Run the scheduler alone, against any API server
+    Scheduler(Part),
+    /// Run the controllers alone, against any API server
+    Controllers(Controllers),
+    /// Run the kubelet alone, against any API server
+    Kubelet(Kubelet),
+    /// Run the service proxy alone, against any API server
+    Proxy(Proxy),
+    /// Run the cluster's DNS alone, against any API server
+    Dns(Dns),
+}
+
+/// Which cluster is meant.
+#[derive(Debug, Clone, Args)]
+pub struct Which {
+    /// Name of the cluster; several can stand side by side
+    #[arg(long, default_value = "knarr", value_parser = name)]
+    pub name: String,
+    /// Where the cluster's data lies [default: /var/lib/knarr/NAME]
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// The kubeconfig that gets the cluster's context [default: $KUBECONFIG, or ~/.kube/config]
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// A part that can be left out, for another implementation to take its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Component {
+    Scheduler,
+    Controllers,
+    Kubelet,
+    Proxy,
+    Dns,
+}
+
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Manifests to apply when the cluster is there; their roll-out is waited for
+    pub manifests: Vec<PathBuf>,
+    #[command(flatten)]
+    pub which: Which,
+    /// Return when everything runs, and leave it running
+    #[arg(long)]
+    pub detach: bool,
+    /// Parts to leave out
+    #[arg(long, value_delimiter = ',')]
+    pub disable: Vec<Component>,
+    /// Port of the API server [default: 6443, or the next free one for a further cluster]
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Further addresses on which the API server listens, besides loopback and the node's own
+    #[arg(long, value_delimiter = ',')]
+    pub listen: Vec<IpAddr>,
+    /// Serve more or fewer resources, as kube-apiserver does: `GROUP/VERSION=true`, `api/all=true`
+    #[arg(long, value_delimiter = ',', value_parser = key_bool)]
+    pub runtime_config: Vec<(String, bool)>,
+    /// Where images come from: mirrors and credentials [default: DATA/registries.yaml, if it is there]
+    #[arg(long)]
+    pub registries: Option<PathBuf>,
+    /// How long the roll-out of the manifests may take, in seconds
+    #[arg(long, default_value_t = 300)]
+    pub timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct Down {
+    #[command(flatten)]
+    pub which: Which,
+    /// Keep the objects and the images: the next `up` goes on with them
+    #[arg(long)]
+    pub keep_data: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Import OCI or docker archives
+    Import {
+        /// The archives (`docker save`, `skopeo copy … oci-archive:`)
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// List the images
+    #[command(alias = "ls")]
+    List {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Remove images
+    Rm {
+        /// The images' names or IDs
+        #[arg(required = true)]
+        images: Vec<String>,
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+/// How a part alone reaches its API server.
+#[derive(Debug, Clone, Args)]
+pub struct Part {
+    /// The kubeconfig whose current context names the server and the identity
+    #[arg(long)]
+    pub kubeconfig: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Controllers {
+    #[command(flatten)]
+    pub part: Part,
+    /// The controllers to run: `*` for all, `NAME`, `-NAME`
+    #[arg(long, value_delimiter = ',', default_value = "*")]
+    pub controllers: Vec<String>,
+    /// The range from which nodes get theirs for pods
+    #[arg(long)]
+    pub cluster_cidr: Option<String>,
+    /// Certificate of the cluster's authority [default: the kubeconfig's]
+    #[arg(long)]
+    pub root_ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Kubelet {
+    #[command(flatten)]
+    pub part: Part,
+    /// Name of the node [default: the host's]
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// Name for everything that is made on the host
+    #[arg(long, default_value = "knarr-node", value_parser = name)]
+    pub name: String,
+    /// Where images, pods and logs lie [default: /var/lib/knarr/NAME]
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// The node's range of pod addresses
+    #[arg(long, default_value = "10.244.0.0/24")]
+    pub pod_cidr: String,
+    /// The cluster's range of Service addresses
+    #[arg(long, default_value = "10.96.0.0/16")]
+    pub service_cidr: String,
+    /// Address of the cluster's DNS
+    #[arg(long, default_value = "10.96.0.10")]
+    pub cluster_dns: IpAddr,
+    /// Domain of the cluster
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Mirrors and credentials of registries
+    #[arg(long)]
+    pub registries: Option<PathBuf>,
+    /// Certificate and key of the kubelet's own API, and the authority of its clients; without them it is not served
+    #[arg(long, requires_all = ["tls_key", "client_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    #[arg(long)]
+    pub tls_key: Option<PathBuf>,
+    #[arg(long)]
+    pub client_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Proxy {
+    #[command(flatten)]
+    pub part: Part,
+    /// Name of the node [default: the host's]
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// Address of the node: the source of what it passes on for others
+    #[arg(long, default_value = "10.244.0.1")]
+    pub node_ip: Ipv4Addr,
+    /// Name for everything that is made on the host
+    #[arg(long, default_value = "knarr-node", value_parser = name)]
+    pub name: String,
+    /// The cluster's range of pod addresses
+    #[arg(long, default_value = "10.244.0.0/16")]
+    pub cluster_cidr: String,
+    /// The cluster's range of Service addresses
+    #[arg(long, default_value = "10.96.0.0/16")]
+    pub service_cidr: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Dns {
+    #[command(flatten)]
+    pub part: Part,
+    /// Name of the node [default: the host's]
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// Address of the node, where it listens
+    #[arg(long, default_value = "10.244.0.1")]
+    pub listen: Ipv4Addr,
+    /// Address of the Service
+    #[arg(long, default_value = "10.96.0.10")]
+    pub cluster_dns: Ipv4Addr,
+    /// Domain of the cluster
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// The cluster's range of pod addresses
+    #[arg(long, default_value = "10.244.0.0/16")]
+    pub cluster_cidr: String,
+    /// The cluster's range of Service addresses
+    #[arg(long, default_value = "10.96.0.0/16")]
+    pub service_cidr: String,
+}
+
+/// A name that fits into names of links, cgroups, tables and directories.
+fn name(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty() && text.len() <= 32 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if fits && !text.starts_with('-') && !text.ends_with('-') {
+        return Ok(text.to_owned());
+    }
+    Err("a cluster's name is 1 to 32 lower-case letters, digits and inner hyphens".to_owned())
+}
+
+fn key_bool(text: &str) -> Result<(String, bool), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, "true"));
+    match value {
+        "true" | "1" => Ok((key.to_owned(), true)),
+        "false" | "0" => Ok((key.to_owned(), false)),
+        _ => Err(format!("{text:?} is not KEY=true or KEY=false")),
+    }
+}

@@ -1,0 +1,131 @@
+//! One part alone, against any API server: the proof that the parts meet only at the API.
+
+use crate::{
+    cli::{Controllers, Dns, Kubelet, Part, Proxy},
+    cluster::Cluster,
+    preflight,
+    serve::{cidr, network_config},
+    signals, up,
+};
+use anyhow::Context as _;
+use client::{Client, Endpoint, Informers};
+use std::{future::Future, net::IpAddr, path::Path};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+struct Ready {
+    client: Client,
+    informers: Informers,
+    stop: CancellationToken,
+}
+
+fn connect(part: &Part) -> anyhow::Result<Ready> {
+    up::log(false);
+    let client = Client::from_kubeconfig(&part.kubeconfig)?;
+    let stop = CancellationToken::new();
+    Ok(Ready { informers: Informers::new(client.clone(), stop.clone()), client, stop })
+}
+
+/// Runs a part until a signal; the part then has the time that it needs.
+async fn until_signal<E: Into<anyhow::Error>>(name: &str, stop: CancellationToken, part: impl Future<Output = Result<(), E>>) -> anyhow::Result<()> {
+    tokio::pin!(part);
+    tokio::select! {
+        ended = &mut part => return ended.map_err(|e| e.into().context(format!("the {name} failed"))),
+        told = signals::ended() => { told?; }
+    }
+    stop.cancel();
+    part.await.map_err(Into::into)
+}
+
+/// The scheduler alone.
+pub async fn scheduler(part: &Part) -> anyhow::Result<()> {
+    let Ready { client, informers, stop } = connect(part)?;
+    let client = client.user_agent("kube-scheduler");
+    until_signal("scheduler", stop.clone(), scheduler::run(scheduler::Config::default(), client, informers, stop)).await
+}
+
+/// The controllers alone, all with the kubeconfig's identity.
+pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
+    let Ready { client, informers, stop } = connect(&command.part)?;
+    let root_ca = match &command.root_ca_file {
+        Some(file) => std::fs::read_to_string(file).with_context(|| file.display().to_string())?,
+        None => {
+            let endpoint = Endpoint::from_kubeconfig(&command.part.kubeconfig)?;
+            endpoint.authorities.iter().map(|der| pem(der)).collect()
+        }
+    };
+    let config =
+        controllers::Config { enabled: command.controllers.clone(), cluster_cidr: command.cluster_cidr.clone(), root_ca, ..controllers::Config::default() };
+    let client_for = move |name: &str| client.clone().user_agent(name);
+    until_signal("controllers", stop.clone(), controllers::run(config, client_for, informers, stop)).await
+}
+
+/// A certificate as a PEM block (RFC 7468: lines of 64 characters).
+fn pem(der: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+/// The kubelet alone, with its runtime and its pod network.
+pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
+    preflight::node()?;
+    let Ready { client, informers, stop } = connect(&command.part)?;
+    let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
+    cluster.make_directories()?;
+    let _lock = cluster.lock()?;
+    let runtime = runtime::Runtime::open(cluster.runtime(command.registries.as_deref())).await.context("the container runtime")?;
+    let settings = network_config(&cluster.name, &cluster.run, &command.pod_cidr, &command.service_cidr)?;
+    let node_ip = IpAddr::V4(settings.pod_cidr.nth(1).context("the pod range has no address")?);
+    let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(settings)).await?.context("the pod network")?;
+    let mut config = kubelet::Config::new(command.node_name.clone().unwrap_or_else(up::host_name), node_ip, cluster.data.join("kubelet"));
+    config.cgroup_root = cluster.name.clone();
+    config.cluster_dns = vec![command.cluster_dns];
+    config.cluster_domain = command.cluster_domain.clone();
+    config.pod_cidr = Some(command.pod_cidr.clone());
+    config.tls = kubelet_tls(command)?;
+    until_signal("kubelet", stop.clone(), kubelet::run(config, client.user_agent("kubelet"), informers, runtime, network, stop)).await
+}
+
+fn kubelet_tls(command: &Kubelet) -> anyhow::Result<Option<kubelet::Tls>> {
+    let (Some(cert), Some(key), Some(ca)) = (&command.tls_cert, &command.tls_key, &command.client_ca) else { return Ok(None) };
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
+    let own = identity::pki::Credential { cert_pem: read(cert)?, key_pem: read(key)? };
+    let authority = identity::pki::Credential { cert_pem: read(ca)?, key_pem: String::new() };
+    let server = identity::pki::server_config(&authority.cert()?, &own)?;
+    Ok(Some(kubelet::Tls { server }))
+}
+
+/// The service proxy alone.
+pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
+    preflight::node()?;
+    let Ready { informers, stop, .. } = connect(&command.part)?;
+    let config = network::proxy::Config {
+        mark: network::Mark::new(&command.name),
+        node_name: command.node_name.clone().unwrap_or_else(up::host_name),
+        node_ip: command.node_ip,
+        cluster_cidr: Some(cidr(&command.cluster_cidr)?),
+        service_cidr: Some(cidr(&command.service_cidr)?),
+        node_ports: network::proxy::NodePortAddresses::All,
+    };
+    let (ready, _) = watch::channel(false);
+    until_signal("service proxy", stop.clone(), network::proxy::run(config, informers, stop, ready)).await
+}
+
+/// The cluster's DNS alone.
+pub async fn dns(command: &Dns) -> anyhow::Result<()> {
+    preflight::root()?;
+    let Ready { client, informers, stop } = connect(&command.part)?;
+    let config = network::dns::Config {
+        node_name: command.node_name.clone().unwrap_or_else(up::host_name),
+        listen: command.listen,
+        cluster_ip: command.cluster_dns,
+        domain: command.cluster_domain.clone(),
+        own_ranges: vec![cidr(&command.cluster_cidr)?, cidr(&command.service_cidr)?],
+        upstream: network::dns::Upstream::File("/etc/resolv.conf".into()),
+        publish: Some(client.user_agent("knarr-dns")),
+    };
+    let (ready, _) = watch::channel(false);
+    until_signal("DNS", stop.clone(), network::dns::run(config, informers, stop, ready)).await
+}

@@ -1,0 +1,349 @@
+//! The start of a cluster, in order, and its end. Each part gets its identity, its way to the API and a token that ends
+//! it; a part that fails ends the cluster's process with its error, and leaves the containers alone.
+
+use crate::{
+    cli::{Component, Up},
+    cluster::{Cluster, DOMAIN, Plan},
+    dns_probe, local, preflight,
+    progress::Steps,
+    signals::End,
+};
+use anyhow::{Context as _, anyhow};
+use apiserver::{ApiServer, Config};
+use client::{Client, Informers};
+use identity::pki::{ClusterNames, ClusterPki};
+use k8s_openapi::api::core::v1::Node;
+use network::{Cidr, Mark, pod::PodNetwork, proxy::NodePortAddresses};
+use runtime::Runtime;
+use std::{
+    future::Future,
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, SystemTime},
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// For requests that are being answered when the end comes.
+const DRAIN: Duration = Duration::from_secs(5);
+/// For containers to end after SIGTERM when the user interrupts.
+const CONTAINER_GRACE: Duration = Duration::from_secs(10);
+/// Seconds of a node's lease interval are 10; a first registration that takes this long will not come.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A cluster that runs in this process.
+pub struct Running {
+    /// The administrator's way in.
+    pub admin: Client,
+    /// The runtime of the node, if this process has one.
+    pub runtime: Option<Runtime>,
+    /// The kubeconfig of the administrator.
+    pub kubeconfig: String,
+    network: Option<PodNetwork>,
+    parts: JoinSet<(&'static str, anyhow::Result<()>)>,
+    stop: CancellationToken,
+}
+
+/// What a start is told.
+pub struct Setup<'a> {
+    /// Which cluster.
+    pub cluster: &'a Cluster,
+    /// Its addresses.
+    pub plan: &'a Plan,
+    /// The command line.
+    pub up: &'a Up,
+    /// The node's name.
+    pub node_name: String,
+}
+
+impl Setup<'_> {
+    fn has(&self, component: Component) -> bool {
+        !self.up.disable.contains(&component)
+    }
+}
+
+/// Starts everything; returns when the API is ready and, as far as they run here, the node is Ready and DNS answers.
+pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> {
+    let (cluster, plan) = (setup.cluster, setup.plan);
+    let stop = CancellationToken::new();
+    let mut parts = JoinSet::new();
+
+    // The node's network first: the API server listens on its address. Keys, objects and images load beside it.
+    let loading = tokio::task::spawn_blocking({
+        let (cluster, plan, ips) = (cluster.clone(), plan.clone(), setup.up.listen.clone());
+        move || load(&cluster, &plan, ips)
+    });
+    let node = match setup.has(Component::Kubelet) {
+        true => Some(open_node(setup).await?),
+        false => None,
+    };
+    let (store, pki) = loading.await??;
+    steps.done(&format!("store opened at revision {}, keys and certificates there", store.revision()));
+
+    let server = api_server(setup, store, &pki, node.is_some())?;
+    let listeners = listeners(setup, node.is_some())?;
+    let tls = pki.server_config()?;
+    spawn(&mut parts, "API server", {
+        let (server, stop) = (server.clone(), stop.clone());
+        async move {
+            server.serve(listeners, tls, stop).await;
+            Ok::<_, std::convert::Infallible>(())
+        }
+    });
+    server.bootstrap().await.map_err(|e| anyhow!("the API's own objects cannot be made: {e}"))?;
+    steps.done(&format!("API ready on https://127.0.0.1:{}", plan.port));
+
+    let admin = local::client(&server, local::user("kubernetes-admin", &["system:masters"]));
+    let informers = informers(&server, &stop);
+    control_plane(setup, &server, &pki, &informers, &stop, &mut parts);
+    let (runtime, network) = match node {
+        Some((runtime, network)) => {
+            start_kubelet(setup, &server, &pki, (runtime.clone(), network.clone()), &stop, &mut parts)?;
+            (Some(runtime), Some(network))
+        }
+        None => (None, None),
+    };
+    // The Service of the cluster's DNS is made as an administrator would make it.
+    services(setup, admin.clone(), &informers, &stop, &mut parts)?;
+
+    let kubeconfig = pki.admin_kubeconfig(&cluster.name, &format!("https://127.0.0.1:{}", plan.port));
+    let mut running = Running { admin, runtime, kubeconfig, network, parts, stop };
+    running.until_ready(setup, &informers, steps).await?;
+    Ok(running)
+}
+
+fn load(cluster: &Cluster, plan: &Plan, mut ips: Vec<IpAddr>) -> anyhow::Result<(store::Store, ClusterPki)> {
+    ips.push(plan.node_ip().into());
+    let names = ClusterNames { domain: DOMAIN.into(), service_ip: plan.api_ip().into(), ips, names: Vec::new() };
+    let directory = cluster.data.join("pki");
+    let (store, pki) = std::thread::scope(|scope| {
+        let pki = scope.spawn(|| ClusterPki::load_or_create(&directory, &names));
+        let store = store::Store::open(&cluster.data.join("store"), &store::Options::default());
+        (store, pki.join())
+    });
+    let pki = pki.map_err(|_| anyhow!("making the keys panicked"))?;
+    Ok((store?, pki.with_context(|| format!("the keys in {}", directory.display()))?))
+}
+
+/// The node's runtime, which finds the containers of a former process, and its network.
+async fn open_node(setup: &Setup<'_>) -> anyhow::Result<(Runtime, PodNetwork)> {
+    let runtime = Runtime::open(setup.cluster.runtime(setup.up.registries.as_deref()));
+    let network = async {
+        let config = network_config(&setup.cluster.name, &setup.cluster.run, &setup.plan.node_cidr(), &setup.plan.service_cidr())?;
+        tokio::task::spawn_blocking(move || PodNetwork::open(config)).await?.context("the pod network")
+    };
+    let (runtime, network) = tokio::join!(runtime, network);
+    Ok((runtime.context("the container runtime")?, network?))
+}
+
+/// Reads a range of addresses.
+pub fn cidr(text: &str) -> anyhow::Result<Cidr> {
+    text.parse().map_err(|e| anyhow!("{text:?} is not a range of addresses: {e}"))
+}
+
+/// Settings of a node's pod network.
+pub fn network_config(name: &str, run: &std::path::Path, node_cidr: &str, service_cidr: &str) -> anyhow::Result<network::pod::Config> {
+    Ok(network::pod::Config {
+        mark: Mark::new(name),
+        run_dir: run.join("network"),
+        bridge: None,
+        pod_cidr: cidr(node_cidr)?,
+        service_cidr: Some(cidr(service_cidr)?),
+        mtu: None,
+    })
+}
+
+fn api_server(setup: &Setup<'_>, store: store::Store, pki: &ClusterPki, has_node: bool) -> anyhow::Result<ApiServer> {
+    let plan = setup.plan;
+    let identity = apiserver::Identity::new(&store, Some(pki.directory()), ISSUER, pki.trust()?)?;
+    let config = Config {
+        service_cidr: (plan.services.into(), 16),
+        runtime_config: setup.up.runtime_config.clone(),
+        advertise_address: Some(if has_node { plan.node_ip().into() } else { LOOPBACK }),
+        advertise_port: plan.port,
+        ..Config::default()
+    };
+    ApiServer::new(config, store, identity).map_err(|e| anyhow!("the API server cannot start: {e}"))
+}
+
+fn listeners(setup: &Setup<'_>, has_node: bool) -> anyhow::Result<Vec<TcpListener>> {
+    let node = has_node.then(|| setup.plan.node_ip().into());
+    let ips = [LOOPBACK].into_iter().chain(node).chain(setup.up.listen.iter().copied());
+    // One listener on all addresses is enough where one was asked for.
+    let any = setup.up.listen.iter().find(|ip| ip.is_unspecified());
+    match any {
+        Some(any) => Ok(vec![preflight::listen(*any, setup.plan.port)?]),
+        None => ips.map(|ip| preflight::listen(ip, setup.plan.port)).collect(),
+    }
+}
+
+/// What the parts of the control plane and the node's services read: one memory of the cluster for all of them, read as
+/// the controllers may.
+fn informers(server: &ApiServer, stop: &CancellationToken) -> Informers {
+    let reader = local::client(server, local::user("system:kube-controller-manager", &[])).user_agent("knarr-informers");
+    Informers::new(reader, stop.clone())
+}
+
+fn control_plane(
+    setup: &Setup<'_>,
+    server: &ApiServer,
+    pki: &ClusterPki,
+    informers: &Informers,
+    stop: &CancellationToken,
+    parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>,
+) {
+    if setup.has(Component::Controllers) {
+        let config = controllers::Config { root_ca: pki.ca.cert_pem().to_owned(), cluster_cidr: Some(setup.plan.pod_cidr()), ..Default::default() };
+        let server = server.clone();
+        let client_for = move |name: &str| local::client(&server, local::service_account(name)).user_agent(name);
+        spawn(parts, "controllers", controllers::run(config, client_for, informers.clone(), stop.clone()));
+    }
+    if setup.has(Component::Scheduler) {
+        let client = local::client(server, local::user("system:kube-scheduler", &[])).user_agent("kube-scheduler");
+        spawn(parts, "scheduler", scheduler::run(scheduler::Config::default(), client, informers.clone(), stop.clone()));
+    }
+}
+
+fn start_kubelet(
+    setup: &Setup<'_>,
+    server: &ApiServer,
+    pki: &ClusterPki,
+    (runtime, network): (Runtime, PodNetwork),
+    stop: &CancellationToken,
+    parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>,
+) -> anyhow::Result<()> {
+    let (plan, name) = (setup.plan, setup.node_name.as_str());
+    let node = pki.node(name, &[plan.node_ip().into()])?;
+    let mut config = kubelet::Config::new(name, plan.node_ip().into(), setup.cluster.data.join("kubelet"));
+    config.cgroup_root = setup.cluster.name.clone();
+    config.cluster_dns = vec![plan.dns_ip().into()];
+    config.cluster_domain = DOMAIN.into();
+    config.pod_cidr = Some(plan.node_cidr());
+    config.tls = Some(kubelet::Tls { server: pki.kubelet_server_config(&node)? });
+    config.api_service = Some((plan.api_ip(), 443).into());
+    let client = local::client(server, local::user(&format!("system:node:{name}"), &["system:nodes"])).user_agent("kubelet");
+    let informers = Informers::new(client.clone(), stop.clone());
+    spawn(parts, "kubelet", kubelet::run(config, client, informers, runtime, network, stop.clone()));
+    Ok(())
+}
+
+/// The node's services: proxy and DNS. They belong to a node, so without one there are none.
+fn services(setup: &Setup<'_>, publisher: Client, informers: &Informers, stop: &CancellationToken, parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>) -> anyhow::Result<()> {
+    let plan = setup.plan;
+    if !setup.has(Component::Kubelet) {
+        return Ok(());
+    }
+    let (ready, _) = watch::channel(false);
+    let ranges = [cidr(&plan.pod_cidr())?, cidr(&plan.service_cidr())?];
+    if setup.has(Component::Proxy) {
+        let config = network::proxy::Config {
+            mark: Mark::new(&setup.cluster.name),
+            node_name: setup.node_name.clone(),
+            node_ip: plan.node_ip(),
+            cluster_cidr: Some(ranges[0]),
+            service_cidr: Some(ranges[1]),
+            // Further clusters keep to their own node's address, so that all can use the same ports.
+            node_ports: if plan.is_first() { NodePortAddresses::All } else { NodePortAddresses::Only(vec![plan.node_ip()]) },
+        };
+        spawn(parts, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
+    }
+    if setup.has(Component::Dns) {
+        let config = network::dns::Config {
+            node_name: setup.node_name.clone(),
+            listen: plan.node_ip(),
+            cluster_ip: plan.dns_ip(),
+            domain: DOMAIN.into(),
+            own_ranges: ranges.to_vec(),
+            upstream: network::dns::Upstream::File("/etc/resolv.conf".into()),
+            publish: Some(publisher.user_agent("knarr-dns")),
+        };
+        spawn(parts, "DNS", network::dns::run(config, informers.clone(), stop.clone(), ready));
+    }
+    Ok(())
+}
+
+fn spawn<E>(parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>, name: &'static str, part: impl Future<Output = Result<(), E>> + Send + 'static)
+where
+    E: Into<anyhow::Error>,
+{
+    parts.spawn(async move { (name, part.await.map_err(Into::into)) });
+}
+
+impl Running {
+    async fn until_ready(&mut self, setup: &Setup<'_>, informers: &Informers, steps: &Steps) -> anyhow::Result<()> {
+        let node = async {
+            if setup.has(Component::Kubelet) && setup.has(Component::Controllers) {
+                node_ready(informers, &setup.node_name).await;
+                steps.done(&format!("node {} Ready", setup.node_name));
+            }
+        };
+        let dns = async {
+            if setup.has(Component::Kubelet) && setup.has(Component::Proxy) && setup.has(Component::Dns) {
+                dns_probe::answering(setup.plan.dns_ip().into(), DOMAIN).await;
+                steps.done("DNS answers");
+            }
+        };
+        tokio::select! {
+            ready = tokio::time::timeout(READY_PATIENCE, async { tokio::join!(node, dns) }) => {
+                ready.map(|_| ()).map_err(|_| anyhow!("the node was not ready after {} s", READY_PATIENCE.as_secs()))
+            }
+            ended = next(&mut self.parts) => Err(ended),
+        }
+    }
+
+    /// Waits until a part ends, which none does by itself.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        next(&mut self.parts).await
+    }
+
+    /// Ends everything: the parts, and after an interrupt the pods.
+    pub async fn end(mut self, how: End, steps: &Steps) {
+        self.stop.cancel();
+        let ending = async { while self.parts.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(DRAIN, ending).await;
+        let (End::Interrupt, Some(runtime)) = (how, &self.runtime) else { return };
+        let sandboxes = runtime.sandboxes();
+        steps.now(&format!("ending {} pods", sandboxes.len()));
+        let started = SystemTime::now();
+        let containers = runtime.containers().into_iter().map(|c| {
+            let runtime = runtime.clone();
+            tokio::spawn(async move { runtime.stop_container(&c.id, CONTAINER_GRACE).await })
+        });
+        for container in containers.collect::<Vec<_>>() {
+            let _ = container.await;
+        }
+        for sandbox in &sandboxes {
+            if let Some(network) = &self.network {
+                let _ = network.detach(&sandbox.config.id).await;
+            }
+            if let Err(error) = runtime.stop_sandbox(&sandbox.config.id).await {
+                tracing::warn!(sandbox = sandbox.config.id, %error, "a pod's sandbox could not be stopped");
+            }
+        }
+        let seconds = started.elapsed().unwrap_or_default().as_secs_f64();
+        steps.done(&format!("{} pods ended in {seconds:.1} s; their objects are kept", sandboxes.len()));
+    }
+}
+
+async fn next(parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>) -> anyhow::Error {
+    match parts.join_next().await {
+        Some(Ok((name, Ok(())))) => anyhow!("the {name} ended"),
+        Some(Ok((name, Err(error)))) => error.context(format!("the {name} failed")),
+        Some(Err(error)) => anyhow!("a part failed: {error}"),
+        None => anyhow!("no part runs"),
+    }
+}
+
+async fn node_ready(informers: &Informers, name: &str) {
+    let nodes = informers.informer::<Node>();
+    let mut changes = nodes.subscribe();
+    while let Some(change) = changes.recv().await {
+        let node = change.object();
+        let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let ready = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        if ready && node.metadata.name.as_deref() == Some(name) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `cargo xtask test`: everything that is checked, in the order of what it costs, with one closing line.
+//!
+//! Lints and unit tests need nothing. The tests of a cluster run the release program as root on this machine, in
+//! clusters of their own names, and need kubectl: the one on the path, or one built from its Go module.
+
+use anyhow::{Context as _, bail};
+use std::{
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+/// The crate of tests that start clusters.
+const CLUSTER: &str = "cluster-tests";
+/// Of kubectl where none is installed.
+const KUBECTL: &str = "k8s.io/kubernetes/cmd/kubectl";
+const KUBECTL_VERSION: &str = "v1.37.2";
+
+/// What the test programs told.
+#[derive(Default)]
+struct Count {
+    passed: usize,
+    failed: usize,
+}
+
+/// Runs the task.
+pub fn run(arguments: &[String]) -> anyhow::Result<()> {
+    let root = workspace()?;
+    let (what, filter) = (arguments.first().map(String::as_str), arguments.get(1).map(String::as_str));
+    let mut count = Count::default();
+    match what {
+        None => {
+            lints(&root)?;
+            unit(&root, None, &mut count)?;
+            cluster(&root, None, &mut count)?;
+        }
+        Some("unit") => unit(&root, filter, &mut count)?,
+        Some("cluster") => cluster(&root, filter, &mut count)?,
+        Some(other) => bail!("{other:?} is neither `unit` nor `cluster`"),
+    }
+    println!("\n{} passed, {} failed", count.passed, count.failed);
+    if count.failed > 0 {
+        bail!("tests failed");
+    }
+    Ok(())
+}
+
+fn workspace() -> anyhow::Result<PathBuf> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).context("the workspace has a folder")
+}
+
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    command
+}
+
+fn lints(root: &Path) -> anyhow::Result<()> {
+    step("lints: clippy, warnings are errors");
+    let ok = cargo(root).args(["clippy", "--workspace", "--all-targets", "--release", "--quiet", "--", "-D", "warnings"]).status()?.success();
+    if ok { Ok(()) } else { bail!("lints failed") }
+}
+
+fn unit(root: &Path, filter: Option<&str>, count: &mut Count) -> anyhow::Result<()> {
+    step("unit tests");
+    let mut command = cargo(root);
+    command.args(["test", "--workspace", "--release", "--no-fail-fast", "--exclude", CLUSTER]);
+    counted(command.args(filter), count)
+}
+
+fn cluster(root: &Path, filter: Option<&str>, count: &mut Count) -> anyhow::Result<()> {
+    if !is_root() {
+        bail!("the tests of a cluster must be root: run `cargo xtask test` with sudo, or `cargo xtask test unit`");
+    }
+    step("the release program");
+    if !cargo(root).args(["build", "--release", "--package", "knarr"]).status()?.success() {
+        bail!("the program does not build");
+    }
+    let kubectl = kubectl(root)?;
+    step("tests of a real cluster");
+    let program = target(root)?.join("x86_64-unknown-linux-gnu/release/knarr");
+    let mut command = cargo(root);
+    command.args(["test", "--release", "--package", CLUSTER, "--no-fail-fast"]);
+    command.args(filter).args(["--", "--test-threads=1"]).env("KNARR", program).env("KUBECTL", kubectl);
+    // Each of them loads both cores, and one holds a rate of requests: they run one after another.
+    counted(&mut command, count)
+}
+
+fn target(root: &Path) -> anyhow::Result<PathBuf> {
+    let output = cargo(root).args(["metadata", "--format-version=1", "--no-deps"]).output()?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    Ok(metadata["target_directory"].as_str().context("cargo metadata names no target directory")?.into())
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output();
+    output.is_ok_and(|o| o.stdout.trim_ascii() == b"0")
+}
+
+/// kubectl from the path, else built once from its Go module below the target directory.
+fn kubectl(root: &Path) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|p| p.join("kubectl")).find(|p| p.is_file());
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    let folder = target(root)?.join("kubectl");
+    let built = folder.join("kubectl");
+    if !built.exists() {
+        step("kubectl, from its Go module (none is installed)");
+        let folder_text = folder.to_str().context("the target directory is not text")?;
+        let ok = Command::new("go").args(["install", &format!("{KUBECTL}@{KUBECTL_VERSION}")]).env("GOBIN", folder_text).env("CGO_ENABLED", "0").status();
+        if !ok.context("kubectl is not installed and Go, to build it, is not either")?.success() {
+            bail!("kubectl does not build: install it, or put it on the path");
+        }
+    }
+    Ok(built)
+}
+
+fn step(what: &str) {
+    println!("\n== {what}");
+}
+
+/// Runs tests, shows what they print and adds up what they tell.
+fn counted(command: &mut Command, count: &mut Count) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let output = BufReader::new(child.stdout.take().context("a child without output")?);
+    for line in output.lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some((passed, failed)) = result(&line) {
+            count.passed += passed;
+            count.failed += failed;
+        }
+    }
+    let before = count.failed;
+    if !child.wait()?.success() && before == 0 {
+        // A test program that did not build, or that died.
+        count.failed += 1;
+    }
+    println!("({} s)", started.elapsed().as_secs());
+    Ok(())
+}
+
+/// The numbers of `test result: ok. 3 passed; 0 failed; …`.
+fn result(line: &str) -> Option<(usize, usize)> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number = |word: &str| rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok());
+    Some((number("passed")?, number("failed")?))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_harness_is_understood() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        assert_eq!(super::result(line), Some((12, 3)));
+        assert_eq!(super::result("test a ... ok"), None);
+    }
+}
