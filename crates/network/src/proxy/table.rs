@@ -264,8 +264,10 @@ impl Frame {
             batch.add_chain(name, None);
         }
         let hook = |kind, at, priority| Some(Hook { kind, at, priority });
-        batch.add_chain("nat-prerouting", hook("nat", At::Prerouting, -100));
-        batch.add_chain("nat-output", hook("nat", At::Output, -100));
+        // A cluster that keeps to its own addresses comes before one that takes all of the host's.
+        let early = if self.node_ports == NodePortAddresses::All { -100 } else { -101 };
+        batch.add_chain("nat-prerouting", hook("nat", At::Prerouting, early));
+        batch.add_chain("nat-output", hook("nat", At::Output, early));
         batch.add_chain("nat-postrouting", hook("nat", At::Postrouting, 100));
         // Before translation: sources. After it: what nothing translated, for want of an endpoint or of a port.
         batch.add_chain("filter-prerouting", hook("filter", At::Prerouting, -110));
