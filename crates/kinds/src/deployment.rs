@@ -89,7 +89,9 @@ impl Strategy for Deployments {
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        template::warnings(obj, old)
+        let mut out = if old.is_none() { template::name_warning(obj) } else { Vec::new() };
+        out.extend(template::warnings(obj, old));
+        out
     }
 
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {

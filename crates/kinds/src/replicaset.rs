@@ -44,7 +44,9 @@ impl Strategy for ReplicaSets {
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        template::warnings(obj, old)
+        let mut out = if old.is_none() { template::name_warning(obj) } else { Vec::new() };
+        out.extend(template::warnings(obj, old));
+        out
     }
 }
 
@@ -110,7 +112,9 @@ impl Strategy for ReplicationControllers {
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        template::warnings(obj, old)
+        let mut out = if old.is_none() { template::name_warning(obj) } else { Vec::new() };
+        out.extend(template::warnings(obj, old));
+        out
     }
 
     /// Kept as it was before there was a garbage collector.

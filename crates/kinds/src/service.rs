@@ -89,14 +89,7 @@ impl Strategy for Services {
     }
 
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        let mut out = Vec::new();
-        if !obj["metadata"]["annotations"]["service.kubernetes.io/topology-aware-hints"].is_null() {
-            out.push("metadata.annotations[service.kubernetes.io/topology-aware-hints]: please use annotation service.kubernetes.io/topology-mode instead".to_owned());
-        }
-        if !tree::empty(&obj["spec"]["externalIPs"]) && !matches!(kind(obj), "ExternalName") && is_headless(obj) {
-            out.push("spec.externalIPs is ignored when spec.clusterIP is \"None\"".to_owned());
-        }
-        out
+        warnings(obj)
     }
 
     /// Since KEP-5311 a service may be named like any DNS label.
@@ -107,6 +100,29 @@ impl Strategy for Services {
     fn allow_create_on_update(&self) -> bool {
         true
     }
+}
+
+fn warnings(obj: &Value) -> Vec<String> {
+    let (spec, external, mut out) = (&obj["spec"], kind(obj) == "ExternalName", Vec::new());
+    let headless = kind(obj) == "ClusterIP" && spec["clusterIP"] == NONE;
+    let hints = "service.kubernetes.io/topology-aware-hints";
+    if !obj["metadata"]["annotations"][hints].is_null() {
+        out.push(format!("annotation {hints} is deprecated, please use service.kubernetes.io/topology-mode instead"));
+    }
+    let mut warn = |holds: bool, words: &str| {
+        if holds {
+            out.push(words.to_owned());
+        }
+    };
+    let addressed = !tree::empty(&spec["externalIPs"]);
+    warn(headless && !tree::empty(&spec["loadBalancerIP"]), "spec.loadBalancerIP is ignored for headless services");
+    warn(headless && addressed, "spec.externalIPs is ignored for headless services");
+    warn(headless && spec["sessionAffinity"] != NONE, "spec.SessionAffinity is ignored for headless services");
+    warn(addressed && !headless && !external, "spec.externalIPs is deprecated and may no longer be implemented in some clusters");
+    warn(external && addressed, "spec.externalIPs is ignored when spec.type is \"ExternalName\"");
+    warn(!external && !tree::empty(&spec["externalName"]), "spec.externalName is ignored when spec.type is not \"ExternalName\"");
+    warn(spec["trafficDistribution"] == "PreferClose", "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"");
+    out
 }
 
 fn default_spec(spec: &mut Fields) {
@@ -134,6 +150,8 @@ fn default_spec(spec: &mut Fields) {
     }
     if matches!(kind.as_str(), "LoadBalancer" | "NodePort" | "ClusterIP") {
         tree::fill(spec, "internalTrafficPolicy", "Cluster");
+    } else if kind == "ExternalName" {
+        spec.remove("internalTrafficPolicy");
     }
     if kind == "LoadBalancer" {
         tree::fill(spec, "allocateLoadBalancerNodePorts", true);

@@ -4,6 +4,7 @@ use crate::{Strategy, meta, pod, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
+    names,
 };
 
 /// Checks the template of a workload whose pods run for good (`always`) or to an end.
@@ -32,6 +33,16 @@ pub(crate) fn warnings(obj: &Value, old: Option<&Value>) -> Vec<String> {
         return Vec::new();
     }
     pod::warnings_of_template(&obj["spec"]["template"], &Path::root("spec").child("template"))
+}
+
+/// A warning if the names of a new workload's pods, which begin with its own, are no host names.
+pub(crate) fn name_warning(obj: &Value) -> Vec<String> {
+    let problems = names::dns1123_label(tree::text(&obj["metadata"], "name"));
+    if problems.is_empty() {
+        return Vec::new();
+    }
+    let words = "this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended";
+    vec![format!("metadata.name: {words}: [{}]", problems.join(" "))]
 }
 
 /// The strategy of pod templates.

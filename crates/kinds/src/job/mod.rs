@@ -9,7 +9,7 @@ mod status;
 mod tests;
 
 use crate::{
-    Context, Propagation, Strategy, pod, rules,
+    Context, Propagation, Strategy, pod, rules, template,
     tree::{self, Fields},
 };
 use machinery::{
@@ -89,7 +89,7 @@ impl Strategy for Jobs {
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut out = if old.is_none() { name_warning(obj) } else { Vec::new() };
+        let mut out = if old.is_none() { template::name_warning(obj) } else { Vec::new() };
         if old.is_none_or(|old| old["metadata"]["generation"] != obj["metadata"]["generation"]) {
             out.extend(spec_warnings(&obj["spec"], &Path::root("spec")));
         }
@@ -100,17 +100,6 @@ impl Strategy for Jobs {
     fn default_propagation(&self) -> Propagation {
         Propagation::Orphan
     }
-}
-
-fn name_warning(obj: &Value) -> Vec<String> {
-    let problems = names::dns1123_label(tree::text(&obj["metadata"], "name"));
-    if problems.is_empty() {
-        return Vec::new();
-    }
-    vec![format!(
-        "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
-        problems.join(" ")
-    )]
 }
 
 fn spec_warnings(spec: &Value, path: &Path) -> Vec<String> {
@@ -243,7 +232,7 @@ impl Strategy for CronJobs {
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut out = if old.is_none() { name_warning(obj) } else { Vec::new() };
+        let mut out = if old.is_none() { template::name_warning(obj) } else { Vec::new() };
         if old.is_none_or(|old| old["metadata"]["generation"] != obj["metadata"]["generation"]) {
             out.extend(spec_warnings(&obj["spec"]["jobTemplate"]["spec"], &Path::root("spec.jobTemplate.spec")));
         }
