@@ -1,6 +1,6 @@
 //! Completes and checks objects as a create or an update does, without a server: to compare with the original by hand.
 //!
-//! Reads JSON lines `{"group":…, "resource":…, "object":…, "old":…, "part": "status"}`; writes for each
+//! Reads JSON lines `{"group":…, "resource":…, "object":…, "old":…, "part": "status"|"resize"|…}`; writes for each
 //! `{"object", "warnings"}`, or `{"errors": [{"field", "reason", "message"}]}`.
 
 use kinds::Context;
@@ -33,6 +33,18 @@ fn complete(case: &Value) -> Value {
         strategy.prepare_status(&cx, &mut object, &case["old"]);
         let errors = strategy.validate_status(&object, &case["old"]);
         return answer(object, &errors, strategy.warnings(&Value::Null, None));
+    }
+    match case["part"].as_str() {
+        Some("resize") => {
+            kinds::prepare_resize(&mut object, &case["old"]);
+            let errors = kinds::check_resize(&object, &case["old"]);
+            return answer(object, &errors, Vec::new());
+        }
+        Some("ephemeralcontainers") => {
+            let errors = kinds::check_ephemeral(&object, &case["old"]);
+            return answer(object, &errors, Vec::new());
+        }
+        _ => {}
     }
     let mut errors = if case["old"].is_object() {
         strategy.prepare_update(&cx, &mut object, &case["old"]);
