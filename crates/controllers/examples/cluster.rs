@@ -35,7 +35,8 @@ async fn main() -> Result<(), Error> {
     let path = directory.join("kubeconfig");
     ClusterPki::write_kubeconfig(&path, &keys.admin_kubeconfig("hollow", &format!("https://127.0.0.1:{port}")))?;
     let stop = CancellationToken::new();
-    let config = controllers::Config { root_ca: "the authority".into(), cluster_cidr: Some("10.244.0.0/16".into()), ..Default::default() };
+    // The nodes have no kubelet that would renew their leases.
+    let config = controllers::Config { node_monitor_grace_s: u32::MAX, root_ca: "the authority".into(), cluster_cidr: Some("10.244.0.0/16".into()), ..Default::default() };
     let informers = support::controllers(&server, config, &stop);
     support::hollow(&support::local(&server, "admin", &["system:masters"]), &informers, &["a", "b"]).await?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;

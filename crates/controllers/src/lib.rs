@@ -8,14 +8,20 @@
 //! Nothing is polled and nothing is resynced: a key is worked on when something that it depends on changed, when its last
 //! step failed, or when the API's own time for it has come.
 
+mod affinity;
 mod claim;
 mod cluster_role;
+mod cronjob;
+mod daemonset;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod expectations;
 mod gc;
 mod hash;
+mod history;
+mod job;
 mod meta;
 mod namespace;
 mod node;
@@ -25,6 +31,8 @@ mod pods;
 mod replication;
 mod root_ca;
 mod service_account;
+mod statefulset;
+mod ttl;
 mod work;
 
 use std::sync::Arc;
@@ -97,6 +105,12 @@ const ALL: &[(&str, Start)] = &[
     ("taint-eviction-controller", |cx| node::eviction::run(cx).boxed()),
     ("node-ipam-controller", |cx| node::ipam::run(cx).boxed()),
     ("pod-garbage-collector-controller", |cx| pod_gc::run(cx).boxed()),
+    ("statefulset-controller", |cx| statefulset::run(cx).boxed()),
+    ("daemonset-controller", |cx| daemonset::run(cx).boxed()),
+    ("job-controller", |cx| job::run(cx).boxed()),
+    ("cronjob-controller", |cx| cronjob::run(cx).boxed()),
+    ("disruption-controller", |cx| disruption::run(cx).boxed()),
+    ("ttl-after-finished-controller", |cx| ttl::run(cx).boxed()),
     ("clusterrole-aggregation-controller", |cx| cluster_role::run(cx).boxed()),
 ];
 

@@ -128,11 +128,11 @@ impl PodControl {
         }
     }
 
-    /// A pod that is gone already is an error 404, without an event.
-    pub(crate) async fn delete(&self, namespace: &str, name: &str, owner: &ObjectReference) -> client::Result<()> {
-        let deleted = self.client.namespaced::<Pod>(namespace).delete(name, &DeleteParams::default()).await;
+    /// A pod that is gone already is an error 404, without an event; a later pod of the same name a conflict.
+    pub(crate) async fn delete(&self, pod: &Pod, owner: &ObjectReference) -> client::Result<()> {
+        let deleted = self.client.namespaced::<Pod>(pod.namespace()).delete(pod.name(), &DeleteParams::default().uid(pod.uid())).await;
         match &deleted {
-            Ok(()) => self.recorder.event(owner, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {name}")),
+            Ok(()) => self.recorder.event(owner, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {}", pod.name())),
             Err(error) if error.is_not_found() => {}
             Err(error) => self.recorder.event(owner, EventType::Warning, "FailedDelete", format!("Error deleting: {error}")),
         }

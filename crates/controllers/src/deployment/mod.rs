@@ -21,6 +21,7 @@ use crate::meta::{self, annotations, annotations_mut, generation, labels, map};
 use crate::pods;
 use crate::work::{Controller, Cx, Step, synced};
 use plan::Resize;
+pub(crate) use sets::scaled;
 use sets::{HASH_LABEL, REVISION, Set, size, wished};
 
 const WORKERS: usize = 5;

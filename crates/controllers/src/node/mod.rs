@@ -7,6 +7,8 @@ mod taints;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use taints::tolerates;
+
 use client::Meta;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, ObjectReference};
 

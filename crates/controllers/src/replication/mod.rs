@@ -199,7 +199,7 @@ impl<K: Replicated> Replication<K> {
         self.expectations.expect(&key, 0, chosen.iter().map(|p| p.uid().to_owned()));
         let (key, about) = (&key, &about);
         let deletions = chosen.iter().map(|pod| async move {
-            let deleted = self.control.delete(pod.namespace(), pod.name(), about).await;
+            let deleted = self.control.delete(pod, about).await;
             if deleted.is_err() {
                 self.expectations.deleted(key, pod.uid());
             }

@@ -1,0 +1,239 @@
+//! CronJobs: a Job at every time of a schedule.
+
+mod schedule;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, DeleteParams, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
+use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::claim::{controller_key, owner_reference};
+use crate::job::{finished_at, is_complete, is_finished};
+use crate::meta::{between, created, new_meta, plus, seconds, secs, time};
+use crate::work::{Controller, Cx, Step, synced};
+use schedule::Schedule;
+
+const WORKERS: usize = 5;
+/// Times are looked through one by one up to so many; beyond, the clock has jumped or the schedule was long suspended.
+const MISSED_MAX: usize = 100;
+const SCHEDULED_AT: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
+
+/// Runs the controller until the end.
+pub(crate) async fn run(cx: Cx) {
+    let client = cx.client("cronjob-controller");
+    let (crons, jobs) = (cx.informers.informer::<CronJob>(), cx.informers.informer::<Job>());
+    jobs.add_index("controller", |job| job.controller().map(|o| o.uid.clone()).into_iter().collect());
+    let recorder = cx.recorder(&client, "cronjob-controller");
+    let queue = WorkQueue::default();
+    cx.listen_any(&crons, {
+        let queue = queue.clone();
+        move |cron| queue.add(cron.key())
+    });
+    cx.listen_any(&jobs, {
+        let queue = queue.clone();
+        move |job| {
+            if let Some((key, _)) = controller_key::<CronJob>(&**job) {
+                queue.add(key);
+            }
+        }
+    });
+    synced!(crons, jobs);
+    cx.work(Arc::new(Crons { client, recorder, crons, jobs }), queue, WORKERS).await;
+}
+
+struct Crons {
+    client: Client,
+    recorder: Recorder,
+    crons: Informer<CronJob>,
+    jobs: Informer<Job>,
+}
+
+/// The last time that has come since `from` and was not taken, and the next one to come.
+fn due(schedule: &Schedule, from: Timestamp, now: Timestamp) -> (Option<Timestamp>, Option<Timestamp>, usize) {
+    let (mut last, mut next, mut missed) = (None, schedule.after(from), 0);
+    while let Some(at) = next.filter(|at| *at <= now) {
+        missed += 1;
+        last = Some(at);
+        // Long missed: only the last hours matter.
+        let start = if missed > MISSED_MAX { at.max(plus_back(now)) } else { at };
+        next = schedule.after(start);
+    }
+    (last, next, missed)
+}
+
+/// An hour before.
+fn plus_back(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second() - 3600).unwrap_or(now)
+}
+
+impl Crons {
+    fn tell(&self, cron: &CronJob, kind: EventType, reason: &str, message: String) {
+        self.recorder.event(&object_reference(cron), kind, reason, message);
+    }
+
+    /// Takes ended jobs from the active ones, and unknown ones in.
+    fn note_jobs(&self, cron: &CronJob, status: &mut CronJobStatus, jobs: &[Arc<Job>]) {
+        let active = status.active.get_or_insert_default();
+        for job in jobs {
+            let listed = active.iter().position(|a| a.uid.as_deref() == Some(job.uid()));
+            match (listed, is_finished(job)) {
+                (Some(at), true) => {
+                    active.remove(at);
+                    let condition = if is_complete(job) { "Complete" } else { "Failed" };
+                    self.tell(cron, EventType::Normal, "SawCompletedJob", format!("Saw completed job: {}, condition: {condition}", job.name()));
+                }
+                (None, false) => active.push(reference(job)),
+                _ => {}
+            }
+            if let Some(at) = finished_at(job).filter(|_| is_complete(job))
+                && status.last_successful_time.as_ref().is_none_or(|t| t.0 < at)
+            {
+                status.last_successful_time = Some(seconds(at));
+            }
+        }
+        active.retain(|a| jobs.iter().any(|j| Some(j.uid()) == a.uid.as_deref()));
+    }
+
+    /// Ended jobs beyond the limits go, the oldest first.
+    async fn clean_up(&self, cron: &CronJob, jobs: &[Arc<Job>]) -> client::Result<()> {
+        let limits = [(true, cron.spec.successful_jobs_history_limit.unwrap_or(3)), (false, cron.spec.failed_jobs_history_limit.unwrap_or(1))];
+        for (good, limit) in limits {
+            let mut ended: Vec<_> = jobs.iter().filter(|j| is_finished(j) && is_complete(j) == good && !j.is_deleting()).collect();
+            ended.sort_by_key(|j| (j.status.as_ref().map(|s| time(s.start_time.as_ref())), j.name().to_owned()));
+            let surplus = ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+            for job in &ended[..surplus] {
+                self.delete(cron, job).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, cron: &CronJob, job: &Job) -> client::Result<()> {
+        match self.client.namespaced::<Job>(job.namespace()).delete(job.name(), &DeleteParams::background().uid(job.uid())).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => {
+                self.tell(cron, EventType::Warning, "FailedDelete", format!("Deleted job: {error}"));
+                Err(error)
+            }
+            Ok(()) => {
+                self.tell(cron, EventType::Normal, "SuccessfulDelete", format!("Deleted job {}", job.name()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts the job of a time, if the policy lets it.
+    async fn start(&self, cron: &CronJob, status: &mut CronJobStatus, jobs: &[Arc<Job>], at: Timestamp) -> client::Result<()> {
+        let active = status.active.clone().unwrap_or_default();
+        match cron.spec.concurrency_policy.as_deref() {
+            Some("Forbid") if !active.is_empty() => {
+                let why = "Not starting job because prior execution is running and concurrency policy is Forbid";
+                self.tell(cron, EventType::Normal, "JobAlreadyActive", why.to_owned());
+                return Ok(());
+            }
+            Some("Replace") => {
+                for job in jobs.iter().filter(|j| active.iter().any(|a| a.uid.as_deref() == Some(j.uid()))) {
+                    self.delete(cron, job).await?;
+                }
+                status.active = Some(Vec::new());
+            }
+            _ => {}
+        }
+        let made = job(cron, at);
+        match self.client.namespaced::<Job>(cron.namespace()).create(&made).await {
+            Ok(job) => {
+                self.tell(cron, EventType::Normal, "SuccessfulCreate", format!("Created job {}", job.name()));
+                status.active.get_or_insert_default().push(reference(&job));
+            }
+            // It was made before a crash.
+            Err(error) if error.is_already_exists() => {}
+            Err(error) if error.is_namespace_terminating() => return Ok(()),
+            Err(error) => {
+                self.tell(cron, EventType::Warning, "FailedCreate", format!("Error creating job: {error}"));
+                return Err(error);
+            }
+        }
+        status.last_schedule_time = Some(seconds(at));
+        Ok(())
+    }
+
+    /// What the clock asks for; how long until it asks again.
+    async fn keep_time(&self, cron: &CronJob, status: &mut CronJobStatus, jobs: &[Arc<Job>], now: Timestamp) -> Step {
+        if cron.spec.suspend == Some(true) || cron.is_deleting() {
+            return Ok(None);
+        }
+        if let Some(zone) = cron.spec.time_zone.as_deref().filter(|z| !matches!(*z, "UTC" | "Etc/UTC")) {
+            self.tell(cron, EventType::Warning, "UnknownTimeZone", format!("invalid timeZone: {zone:?}: unknown time zone {zone}"));
+            return Ok(None);
+        }
+        let Some(schedule) = Schedule::parse(&cron.spec.schedule) else {
+            self.tell(cron, EventType::Warning, "UnparseableSchedule", format!("unparseable schedule: {:?}", cron.spec.schedule));
+            return Ok(None);
+        };
+        let mut from = status.last_schedule_time.as_ref().map_or_else(|| created(cron), |t| t.0);
+        if let Some(deadline_s) = cron.spec.starting_deadline_seconds {
+            from = from.max(Timestamp::from_second(now.as_second() - deadline_s).unwrap_or(from));
+        }
+        let (last, next, missed) = due(&schedule, from, now);
+        if missed > MISSED_MAX {
+            let why = format!("too many missed start times: {missed}. Set or decrease .spec.startingDeadlineSeconds or check clock skew");
+            self.tell(cron, EventType::Warning, "TooManyMissedTimes", why);
+        }
+        if let Some(at) = last {
+            let late = cron.spec.starting_deadline_seconds.is_some_and(|s| plus(at, secs(s)) < now);
+            if late {
+                let message = format!("Missed scheduled time to start a job: {}", at.strftime("%a, %d %b %Y %H:%M:%S +0000"));
+                self.tell(cron, EventType::Warning, "MissSchedule", message);
+            } else {
+                self.start(cron, status, jobs, at).await?;
+            }
+        }
+        Ok(next.map(|at| between(now, at) + Duration::from_millis(100)))
+    }
+}
+
+impl Controller for Crons {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> Step {
+        let Some(cron) = self.crons.get_key(key) else { return Ok(None) };
+        let jobs = self.jobs.by_index("controller", cron.uid());
+        let old = cron.status.clone().unwrap_or_default();
+        let mut status = old.clone();
+        self.note_jobs(&cron, &mut status, &jobs);
+        let step = self.keep_time(&cron, &mut status, &jobs, client::timestamp()).await;
+        status.active = status.active.filter(|a| !a.is_empty());
+        if status != old {
+            let mut changed = (*cron).clone();
+            changed.status = Some(status);
+            match self.client.namespaced::<CronJob>(&key.namespace).replace_status(&key.name, &changed).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        self.clean_up(&cron, &jobs).await?;
+        step
+    }
+}
+
+fn reference(job: &Job) -> ObjectReference {
+    object_reference(job)
+}
+
+/// The job of a time: its name tells it, so that a time has one job.
+fn job(cron: &CronJob, at: Timestamp) -> Job {
+    let template = &cron.spec.job_template;
+    let meta = template.metadata.clone().unwrap_or_default();
+    let mut metadata = new_meta(cron.namespace(), &format!("{}-{}", cron.name(), at.as_second() / 60));
+    metadata.labels = meta.labels;
+    let mut notes = meta.annotations.unwrap_or_default();
+    notes.insert(SCHEDULED_AT.to_owned(), at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    metadata.annotations = Some(notes);
+    metadata.owner_references = Some(vec![owner_reference(cron)]);
+    Job { metadata, spec: template.spec.clone(), status: None }
+}

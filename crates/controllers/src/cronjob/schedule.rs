@@ -1,0 +1,153 @@
+//! Cron schedules, as `robfig/cron` reads them: five fields, names of months and days, steps, `?`, `@daily` and its like,
+//! `@every`. In UTC.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::civil::{Date, DateTime};
+use k8s_openapi::jiff::tz::Offset;
+
+/// A schedule beyond which nothing is looked for: a date that never comes (30 February).
+const YEARS_MAX: i16 = 5;
+
+/// When something is to happen.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Schedule {
+    Fields(Fields),
+    /// After so many seconds each.
+    Every(i64),
+}
+
+/// Allowed values, a bit each.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Fields {
+    minute: u64,
+    hour: u64,
+    day: u64,
+    month: u64,
+    weekday: u64,
+    /// A day field that is `*` leaves the word to the other; else one of the two is enough.
+    any_day: bool,
+    any_weekday: bool,
+}
+
+const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+
+impl Schedule {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let text = match text {
+            "@yearly" | "@annually" => "0 0 1 1 *",
+            "@monthly" => "0 0 1 * *",
+            "@weekly" => "0 0 * * 0",
+            "@daily" | "@midnight" => "0 0 * * *",
+            "@hourly" => "0 * * * *",
+            other => other,
+        };
+        if let Some(every) = text.strip_prefix("@every ") {
+            return duration_s(every.trim()).map(|s| Self::Every(s.max(1)));
+        }
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        let [minute, hour, day, month, weekday] = fields.as_slice() else { return None };
+        Some(Self::Fields(Fields {
+            minute: field(minute, 0, 59, &[])?,
+            hour: field(hour, 0, 23, &[])?,
+            day: field(day, 1, 31, &[])?,
+            month: field(month, 1, 12, &MONTHS)?,
+            weekday: field(weekday, 0, 6, &DAYS)?,
+            any_day: day.starts_with(['*', '?']),
+            any_weekday: weekday.starts_with(['*', '?']),
+        }))
+    }
+
+    /// The first moment after this one; none if there is none in the next years.
+    pub(super) fn after(&self, at: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::Every(seconds) => Timestamp::from_second(at.as_second() + seconds).ok(),
+            Self::Fields(fields) => fields.after(at),
+        }
+    }
+}
+
+impl Fields {
+    fn after(&self, at: Timestamp) -> Option<Timestamp> {
+        let from = Offset::UTC.to_datetime(at);
+        let mut date = from.date();
+        let mut start = (i32::from(from.hour()), i32::from(from.minute()) + 1);
+        while date.year() <= from.year() + YEARS_MAX {
+            if self.is_day(date)
+                && let Some((hour, minute)) = self.next_in_day(start)
+            {
+                let time: DateTime = date.at(i8::try_from(hour).ok()?, i8::try_from(minute).ok()?, 0, 0);
+                return Offset::UTC.to_timestamp(time).ok();
+            }
+            date = date.tomorrow().ok()?;
+            start = (0, 0);
+        }
+        None
+    }
+
+    fn is_day(&self, date: Date) -> bool {
+        let has = |bits: u64, n: i8| bits & (1 << n) != 0;
+        let day = has(self.day, date.day());
+        let weekday = has(self.weekday, date.weekday().to_sunday_zero_offset());
+        let fits = if self.any_day || self.any_weekday { day && weekday } else { day || weekday };
+        has(self.month, date.month()) && fits
+    }
+
+    fn next_in_day(&self, (hour, minute): (i32, i32)) -> Option<(i32, i32)> {
+        (hour..24).filter(|h| self.hour & (1 << h) != 0).find_map(|h| {
+            let first = if h == hour { minute } else { 0 };
+            (first..60).find(|m| self.minute & (1 << m) != 0).map(|m| (h, m))
+        })
+    }
+}
+
+/// `*`, `?`, `3`, `1-5`, `*/15`, `2-10/2`, `5/10`, names; several by commas.
+fn field(text: &str, min: u32, max: u32, names: &[&str]) -> Option<u64> {
+    let value = |text: &str| {
+        let lower = text.to_ascii_lowercase();
+        let named = names.iter().position(|n| *n == lower).and_then(|at| u32::try_from(at).ok()).map(|at| at + min);
+        named.or_else(|| text.parse().ok())
+    };
+    let mut bits = 0;
+    for part in text.split(',') {
+        let (range, step) = part.split_once('/').map_or((part, None), |(r, s)| (r, Some(s)));
+        let step: u32 = step.map_or(Some(1), |s| s.parse().ok()).filter(|s| *s > 0)?;
+        let stepped = part.contains('/');
+        let (first, last) = match range {
+            "*" | "?" => (min, max),
+            _ => match range.split_once('-') {
+                Some((first, last)) => (value(first)?, value(last)?),
+                None if stepped => (value(range)?, max),
+                None => (value(range)?, value(range)?),
+            },
+        };
+        if first < min || last > max || first > last {
+            return None;
+        }
+        (first..=last).step_by(usize::try_from(step).ok()?).for_each(|n| bits |= 1u64 << n);
+    }
+    Some(bits)
+}
+
+/// Go's durations in whole seconds: `1h30m`, `90s`.
+fn duration_s(text: &str) -> Option<i64> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest.get(..digits)?.parse().ok()?;
+        rest = &rest[digits..];
+        let (unit, length) = [("ms", 2), ("h", 1), ("m", 1), ("s", 1)].into_iter().find(|(u, _)| rest.starts_with(u))?;
+        total += match unit {
+            "h" => Duration::from_secs(number.checked_mul(3600)?),
+            "m" => Duration::from_secs(number.checked_mul(60)?),
+            "s" => Duration::from_secs(number),
+            _ => Duration::from_millis(number),
+        };
+        rest = &rest[length..];
+    }
+    i64::try_from(total.as_secs()).ok().filter(|_| !text.is_empty())
+}

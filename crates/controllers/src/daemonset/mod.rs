@@ -1,0 +1,258 @@
+//! DaemonSets: one pod on every node that is to have one.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+use crate::claim::{claim, controller_key};
+use crate::expectations::Expectations;
+use crate::history::{self, HASH_LABEL, Owner};
+use crate::meta::{between, labels, secs, selector};
+use crate::pods::{self, PodControl};
+use crate::work::{Controller, Cx, Step, synced};
+use plan::{ByNode, Plan};
+
+const WORKERS: usize = 2;
+/// Pods created or deleted in one step at most (upstream `BurstReplicas`).
+const BURST_MAX: usize = 250;
+
+/// Runs the controller until the end.
+pub(crate) async fn run(cx: Cx) {
+    let client = cx.client("daemon-set-controller");
+    let (sets, pods) = (cx.informers.informer::<DaemonSet>(), cx.informers.informer::<Pod>());
+    let (nodes, revisions) = (cx.informers.informer::<Node>(), cx.informers.informer::<ControllerRevision>());
+    pods::index_controller(&pods);
+    let recorder = cx.recorder(&client, "daemonset-controller");
+    let controller = Arc::new(Daemons {
+        control: PodControl { client: client.clone(), recorder: recorder.clone() },
+        client,
+        recorder,
+        sets: sets.clone(),
+        pods: pods.clone(),
+        nodes: nodes.clone(),
+        revisions: revisions.clone(),
+        expectations: Expectations::default(),
+    });
+    let queue = WorkQueue::default();
+    cx.listen(&sets, {
+        let (queue, controller) = (queue.clone(), controller.clone());
+        move |change| {
+            if let Delta::Deleted(set) = &change {
+                controller.expectations.forget(&set.key());
+            }
+            queue.add(change.object().key());
+        }
+    });
+    cx.listen(&pods, {
+        let (queue, controller) = (queue.clone(), controller.clone());
+        move |change| controller.heard_pod(&queue, &change)
+    });
+    cx.listen(&nodes, {
+        let (queue, controller) = (queue.clone(), controller.clone());
+        move |change| controller.heard_node(&queue, &change)
+    });
+    synced!(sets, pods, nodes, revisions);
+    cx.work(controller, queue, WORKERS).await;
+}
+
+struct Daemons {
+    client: Client,
+    recorder: Recorder,
+    control: PodControl,
+    sets: Informer<DaemonSet>,
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+    revisions: Informer<ControllerRevision>,
+    expectations: Expectations,
+}
+
+impl Daemons {
+    fn owner(&self, pod: &Pod) -> Option<ObjectKey> {
+        let (key, uid) = controller_key::<DaemonSet>(pod)?;
+        self.sets.get_key(&key).filter(|s| s.uid() == uid).map(|_| key)
+    }
+
+    fn heard_pod(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Pod>) {
+        let gone = |pod: &Pod| {
+            if let Some(key) = self.owner(pod) {
+                self.expectations.deleted(&key, pod.uid());
+                queue.add(key);
+            }
+        };
+        match change {
+            Delta::Added(pod) if pod.is_deleting() => gone(pod),
+            Delta::Added(pod) => match self.owner(pod) {
+                Some(key) => {
+                    self.expectations.created(&key);
+                    queue.add(key);
+                }
+                None => self.heard_orphan(queue, pod),
+            },
+            Delta::Updated { old, new } => {
+                if new.is_deleting() && !old.is_deleting() {
+                    gone(new);
+                }
+                if old.controller() != new.controller()
+                    && let Some(key) = self.owner(old)
+                {
+                    queue.add(key);
+                }
+                match self.owner(new) {
+                    Some(key) => queue.add(key),
+                    None => self.heard_orphan(queue, new),
+                }
+            }
+            Delta::Deleted(pod) => gone(pod),
+        }
+    }
+
+    fn heard_orphan(&self, queue: &WorkQueue<ObjectKey>, pod: &Pod) {
+        if pod.controller().is_some() || labels(pod).is_empty() {
+            return;
+        }
+        let all = self.sets.list_namespace(pod.namespace());
+        all.iter().filter(|s| selector(&s.spec.selector).matches_map(labels(pod))).for_each(|s| queue.add(s.key()));
+    }
+
+    /// A node's labels, taints and name decide; its heartbeats do not.
+    fn heard_node(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Node>) {
+        for set in self.sets.list() {
+            let spec = plan::spec(&set);
+            let concerns = match change {
+                Delta::Updated { old, new } => plan::wants(&spec, old) != plan::wants(&spec, new),
+                Delta::Added(node) => plan::wants(&spec, node) != (false, false),
+                Delta::Deleted(_) => true,
+            };
+            if concerns {
+                queue.add(set.key());
+            }
+        }
+    }
+
+    async fn act(&self, ds: &DaemonSet, hash: &str, mut plan: Plan) -> client::Result<()> {
+        let (key, about) = (ds.key(), object_reference(ds));
+        for (ended, reason, word) in [(&plan.failed, "FailedDaemonPod", "kill"), (&plan.succeeded, "SucceededDaemonPod", "delete")] {
+            for pod in ended {
+                let what = if word == "kill" { "failed" } else { "succeeded" };
+                let message = format!("Found {what} daemon pod {} on node {}, will try to {word} it", pod.key(), pods::node_name(pod));
+                let kind = if word == "kill" { EventType::Warning } else { EventType::Normal };
+                self.recorder.event(&about, kind, reason, message);
+            }
+        }
+        plan.delete.append(&mut plan.failed);
+        plan.delete.append(&mut plan.succeeded);
+        plan.create.truncate(BURST_MAX);
+        plan.delete.truncate(BURST_MAX);
+        if plan.create.is_empty() && plan.delete.is_empty() {
+            return Ok(());
+        }
+        self.expectations.expect(&key, plan.create.len(), plan.delete.iter().map(|p| p.uid().to_owned()));
+        let (mut tried, create, key, about) = (0, &plan.create, &key, &about);
+        let (_, created) = pods::slow_start(create.len(), |n| {
+            tried += 1;
+            async move {
+                let made = self.control.create(&plan::pod(ds, &create[n], hash), about).await;
+                if made.is_err() {
+                    self.expectations.created(key);
+                }
+                made.map(drop)
+            }
+        })
+        .await;
+        for _ in tried..create.len() {
+            self.expectations.created(key);
+        }
+        let deletions = plan.delete.iter().map(|pod| async move {
+            let deleted = self.control.delete(pod, about).await;
+            if deleted.is_err() {
+                self.expectations.deleted(key, pod.uid());
+            }
+            deleted
+        });
+        let deleted = futures_util::future::join_all(deletions).await.into_iter().find(|r| r.as_ref().is_err_and(|e| !e.is_not_found()));
+        match created {
+            Err(error) if !error.is_namespace_terminating() => Err(error),
+            _ => deleted.unwrap_or(Ok(())),
+        }
+    }
+
+    async fn write_status(&self, ds: &DaemonSet, status: DaemonSetStatus) -> client::Result<()> {
+        if ds.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let mut changed = ds.clone();
+        changed.status = Some(status.clone());
+        let api = self.client.namespaced::<DaemonSet>(ds.namespace());
+        match api.replace_status(ds.name(), &changed).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) if error.is_conflict() => {
+                let mut live = api.get(ds.name()).await?;
+                live.status = Some(status);
+                api.replace_status(ds.name(), &live).await.map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// The set's pods as they are, adopted and released.
+    async fn pods_of(&self, ds: &DaemonSet) -> client::Result<ByNode> {
+        let all = pods::of_controller_and_orphans(&self.pods, ds.uid(), ds.namespace());
+        Ok(plan::by_node(claim::<DaemonSet, Pod>(&self.client, ds, &selector(&ds.spec.selector), all).await?))
+    }
+}
+
+impl Controller for Daemons {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> Step {
+        let Some(ds) = self.sets.get_key(key) else {
+            self.expectations.forget(key);
+            return Ok(None);
+        };
+        let selector = selector(&ds.spec.selector);
+        if selector.is_everything() {
+            let message = "This daemon set is selecting all pods. A non-empty selector is required.";
+            self.recorder.event(&object_reference(&*ds), EventType::Warning, "SelectingAll", message);
+            return Ok(None);
+        }
+        if ds.is_deleting() {
+            return Ok(None);
+        }
+        let owner = Owner {
+            object: &*ds,
+            template: &ds.spec.template,
+            selector,
+            collisions: ds.status.as_ref().and_then(|s| s.collision_count),
+            label: HASH_LABEL,
+        };
+        let history = match history::keep(&self.client, &self.revisions, &owner).await {
+            Err(error) if error.is_namespace_terminating() => return Ok(None),
+            other => other?,
+        };
+        let hash = history.update.label(HASH_LABEL).unwrap_or_default().to_owned();
+        let may_act = self.expectations.satisfied(key);
+        let pods = self.pods_of(&ds).await?;
+        let (nodes, now) = (self.nodes.list(), client::timestamp());
+        let mut result = Ok(());
+        if may_act {
+            result = self.act(&ds, &hash, plan::manage(&ds, &nodes, &pods, &hash, now)).await;
+            if result.is_ok() && self.expectations.satisfied(key) && plan::rolls(&ds) {
+                result = self.act(&ds, &hash, plan::roll(&ds, &nodes, &pods, &hash, now)).await;
+            }
+        }
+        let collisions = Some(history.collisions).filter(|c| *c > 0);
+        self.write_status(&ds, plan::status(&ds, &nodes, &pods, &hash, collisions, now)).await?;
+        result?;
+        let all: Vec<_> = pods.values().flatten().collect();
+        let in_use = |r: &ControllerRevision| all.iter().any(|p| p.label(HASH_LABEL).is_some() && p.label(HASH_LABEL) == r.label(HASH_LABEL));
+        history::truncate(&self.client, &history, ds.spec.revision_history_limit.unwrap_or(10), in_use).await?;
+        let soonest = all.iter().filter_map(|p| pods::available_at(p, plan::min_ready_s(&ds))).filter(|at| *at > now).min();
+        Ok(soonest.map(|at| between(now, at) + secs(1)))
+    }
+}

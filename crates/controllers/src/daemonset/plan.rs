@@ -1,0 +1,225 @@
+//! Which nodes are to have a DaemonSet's pod, and how its pods are replaced: no input, no output.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use client::Meta;
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Toleration};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::affinity;
+use crate::claim::owner_reference;
+use crate::deployment::scaled;
+use crate::history::HASH_LABEL;
+use crate::meta::{annotations, created, generation};
+use crate::node::tolerates;
+use crate::pods::{self, is_available, is_ready};
+
+/// What of a node's troubles a daemon bears (upstream `AddOrUpdateDaemonPodTolerations`).
+const BORNE: [(&str, &str); 6] = [
+    ("node.kubernetes.io/not-ready", "NoExecute"),
+    ("node.kubernetes.io/unreachable", "NoExecute"),
+    ("node.kubernetes.io/disk-pressure", "NoSchedule"),
+    ("node.kubernetes.io/memory-pressure", "NoSchedule"),
+    ("node.kubernetes.io/pid-pressure", "NoSchedule"),
+    ("node.kubernetes.io/unschedulable", "NoSchedule"),
+];
+
+pub(super) type ByNode = HashMap<String, Vec<Arc<Pod>>>;
+
+/// The steps of one pass.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// Nodes that lack a pod.
+    pub(super) create: Vec<String>,
+    pub(super) delete: Vec<Arc<Pod>>,
+    /// Ended pods that are replaced: told in events.
+    pub(super) failed: Vec<Arc<Pod>>,
+    pub(super) succeeded: Vec<Arc<Pod>>,
+}
+
+pub(super) fn min_ready_s(ds: &DaemonSet) -> i32 {
+    ds.spec.min_ready_seconds.unwrap_or(0)
+}
+
+/// The spec of the set's pods, with what daemons bear.
+pub(super) fn spec(ds: &DaemonSet) -> PodSpec {
+    let mut spec = ds.spec.template.spec.clone().unwrap_or_default();
+    let network = (spec.host_network == Some(true)).then_some(("node.kubernetes.io/network-unavailable", "NoSchedule"));
+    let tolerations = spec.tolerations.get_or_insert_default();
+    for (key, effect) in BORNE.into_iter().chain(network) {
+        let own = Toleration { key: Some(key.to_owned()), operator: Some("Exists".to_owned()), effect: Some(effect.to_owned()), ..Toleration::default() };
+        if !tolerations.contains(&own) {
+            tolerations.push(own);
+        }
+    }
+    spec
+}
+
+/// Whether a pod is to be made on a node, and whether one that is there may stay (upstream `NodeShouldRunDaemonPod`).
+pub(super) fn wants(spec: &PodSpec, node: &Node) -> (bool, bool) {
+    let named = spec.node_name.as_deref().is_none_or(|n| n.is_empty() || n == node.name());
+    if !named || !affinity::fits(spec, node) {
+        return (false, false);
+    }
+    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+    let untolerated: Vec<&str> = taints
+        .filter(|t| ["NoSchedule", "NoExecute"].contains(&t.effect.as_str()))
+        .filter(|t| !spec.tolerations.iter().flatten().any(|own| tolerates(own, t)))
+        .map(|t| t.effect.as_str())
+        .collect();
+    (untolerated.is_empty(), !untolerated.contains(&"NoExecute"))
+}
+
+/// The set's pods by the node that they are on, or meant for.
+pub(super) fn by_node(pods: Vec<Arc<Pod>>) -> ByNode {
+    let mut out = ByNode::new();
+    for pod in pods {
+        let bound = Some(pods::node_name(&pod)).filter(|n| !n.is_empty());
+        let node = bound.or_else(|| pod.spec.as_ref().and_then(affinity::target)).unwrap_or_default().to_owned();
+        out.entry(node).or_default().push(pod);
+    }
+    out
+}
+
+/// The nodes that are to have a pod have one, and no other has.
+pub(super) fn manage(ds: &DaemonSet, nodes: &[Arc<Node>], pods: &ByNode, hash: &str, now: Timestamp) -> Plan {
+    let (spec, mut plan) = (spec(ds), Plan::default());
+    for node in nodes {
+        let (run, stay) = wants(&spec, node);
+        let here = pods.get(node.name()).map(Vec::as_slice).unwrap_or_default();
+        if !stay {
+            plan.delete.extend(here.iter().filter(|p| !p.is_deleting()).cloned());
+            continue;
+        }
+        let (mut alive, mut any) = (Vec::new(), false);
+        for pod in here {
+            any = true;
+            if pod.is_deleting() {
+                continue;
+            }
+            match pods::phase(pod) {
+                "Failed" => plan.failed.push(pod.clone()),
+                "Succeeded" => plan.succeeded.push(pod.clone()),
+                _ => alive.push(pod.clone()),
+            }
+        }
+        if run && !any {
+            plan.create.push(node.name().to_owned());
+        }
+        plan.delete.extend(surplus(ds, alive, hash, now));
+    }
+    plan
+}
+
+/// Of several pods on a node the oldest stays; while a roll-out surges one of each template.
+fn surplus(ds: &DaemonSet, mut alive: Vec<Arc<Pod>>, hash: &str, now: Timestamp) -> Vec<Arc<Pod>> {
+    if alive.len() < 2 {
+        return Vec::new();
+    }
+    alive.sort_by(|a, b| pods::node_name(a).is_empty().cmp(&pods::node_name(b).is_empty()).then_with(|| created(&**a).cmp(&created(&**b))));
+    if limits(ds, 1).1 == 0 {
+        return alive.split_off(1);
+    }
+    let (new, old): (Vec<_>, Vec<_>) = alive.into_iter().partition(|p| is_new(p, hash));
+    let replaced = new.first().is_some_and(|p| is_available(p, min_ready_s(ds), now));
+    let keep_old = usize::from(!replaced);
+    new.into_iter().skip(1).chain(old.into_iter().skip(keep_old)).collect()
+}
+
+fn is_new(pod: &Pod, hash: &str) -> bool {
+    pod.label(HASH_LABEL) == Some(hash)
+}
+
+/// `maxUnavailable` and `maxSurge` in pods.
+fn limits(ds: &DaemonSet, desired: usize) -> (i32, i32) {
+    let total = i32::try_from(desired).unwrap_or(i32::MAX);
+    let rolling = ds.spec.update_strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
+    let surge = rolling.and_then(|r| r.max_surge.as_ref()).map_or(0, |m| scaled(m, total, true));
+    let unavailable = rolling.and_then(|r| r.max_unavailable.as_ref()).map_or(i32::from(surge == 0), |m| scaled(m, total, true));
+    (unavailable, surge)
+}
+
+pub(super) fn rolls(ds: &DaemonSet) -> bool {
+    ds.spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()).unwrap_or("RollingUpdate") == "RollingUpdate"
+}
+
+/// A step of a roll-out: old pods to delete, and nodes that get a new one beside the old.
+pub(super) fn roll(ds: &DaemonSet, nodes: &[Arc<Node>], pods: &ByNode, hash: &str, now: Timestamp) -> Plan {
+    let (spec, mut plan) = (spec(ds), Plan::default());
+    let wanted: BTreeMap<&str, &[Arc<Pod>]> = nodes
+        .iter()
+        .filter(|n| wants(&spec, n).0)
+        .map(|n| (n.name(), pods.get(n.name()).map(Vec::as_slice).unwrap_or_default()))
+        .collect();
+    let (max_unavailable, max_surge) = limits(ds, wanted.len());
+    let available = |p: &Pod| !p.is_deleting() && is_available(p, min_ready_s(ds), now);
+    let (mut missing, mut surging, mut candidates, mut beside) = (0, 0, Vec::new(), Vec::new());
+    for (node, here) in wanted {
+        let new = here.iter().find(|p| is_new(p, hash) && !p.is_deleting());
+        let old = here.iter().find(|p| !is_new(p, hash) && !p.is_deleting());
+        match (new, old) {
+            (Some(new), Some(_)) => surging += i32::from(!available(new)),
+            (Some(new), None) => missing += i32::from(!available(new)),
+            (None, None) => missing += 1,
+            // One that does not serve is replaced at once.
+            (None, Some(old)) if !available(old) => {
+                missing += 1;
+                if max_surge > 0 { beside.insert(0, node.to_owned()) } else { plan.delete.push(old.clone()) }
+            }
+            (None, Some(_)) if max_surge > 0 => beside.push(node.to_owned()),
+            (None, Some(old)) => candidates.push(old.clone()),
+        }
+    }
+    let room = usize::try_from(max_unavailable - missing).unwrap_or(0);
+    plan.delete.extend(candidates.into_iter().take(room));
+    plan.create = beside.into_iter().take(usize::try_from(max_surge - surging).unwrap_or(0)).collect();
+    plan
+}
+
+/// The pod for a node.
+pub(super) fn pod(ds: &DaemonSet, node: &str, hash: &str) -> Pod {
+    let mut pod = pods::from_template(&ds.spec.template, ds.name(), ds.namespace(), owner_reference(ds));
+    let mut spec = spec(ds);
+    affinity::bind(&mut spec, node);
+    pod.spec = Some(spec);
+    let template_generation = annotations(ds).get("deprecated.daemonset.template.generation").cloned();
+    let labels = pod.meta_mut().labels.get_or_insert_default();
+    labels.insert(HASH_LABEL.to_owned(), hash.to_owned());
+    labels.extend(template_generation.map(|g| ("pod-template-generation".to_owned(), g)));
+    pod
+}
+
+/// The status that these pods on these nodes make.
+pub(super) fn status(ds: &DaemonSet, nodes: &[Arc<Node>], pods: &ByNode, hash: &str, collisions: Option<i32>, now: Timestamp) -> DaemonSetStatus {
+    let spec = spec(ds);
+    let old = ds.status.clone().unwrap_or_default();
+    let mut s = DaemonSetStatus { observed_generation: Some(generation(ds)), collision_count: collisions, conditions: old.conditions, ..DaemonSetStatus::default() };
+    let (mut updated, mut available, mut unavailable) = (0, 0, 0);
+    for node in nodes {
+        let here = pods.get(node.name()).map(Vec::as_slice).unwrap_or_default();
+        if !wants(&spec, node).0 {
+            s.number_misscheduled += i32::from(!here.is_empty());
+            continue;
+        }
+        s.desired_number_scheduled += 1;
+        // The oldest tells for its node.
+        let Some(first) = here.iter().min_by_key(|p| created(&***p)) else {
+            unavailable += 1;
+            continue;
+        };
+        s.current_number_scheduled += 1;
+        s.number_ready += i32::from(is_ready(first));
+        if is_ready(first) && is_available(first, min_ready_s(ds), now) {
+            available += 1;
+        } else {
+            unavailable += 1;
+        }
+        updated += i32::from(is_new(first, hash));
+    }
+    s.updated_number_scheduled = Some(updated);
+    s.number_available = Some(available);
+    s.number_unavailable = Some(unavailable);
+    s
+}

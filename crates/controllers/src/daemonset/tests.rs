@@ -1,0 +1,89 @@
+//! Nodes and pods, as tables.
+
+use std::sync::Arc;
+
+use client::Meta;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::{Value, json};
+
+use super::plan::{self, ByNode, Plan};
+
+fn set(change: Value) -> DaemonSet {
+    let mut spec = json!({"selector": {"matchLabels": {"app": "a"}}, "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": []}}});
+    for (key, value) in change.as_object().into_iter().flatten() {
+        spec[key] = value.clone();
+    }
+    serde_json::from_value(json!({"metadata": {"name": "d", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn node(name: &str, taints: Value) -> Arc<Node> {
+    let value = json!({"metadata": {"name": name, "labels": {"disk": if name == "a" { "ssd" } else { "hdd" }}}, "spec": {"taints": taints}});
+    Arc::new(serde_json::from_value(value).unwrap_or_default())
+}
+
+/// `a=new`, `b=old?` (not ready), `c=old!` (failed).
+fn pods(text: &str) -> ByNode {
+    let pod = |(n, word): (usize, &str)| {
+        let (node, rest) = word.split_once('=').unwrap_or_default();
+        let (hash, ready) = (rest.trim_end_matches(['?', '!']), !rest.contains(['?', '!']));
+        let value = json!({
+            "metadata": {"name": format!("{word}{n}"), "uid": n.to_string(), "labels": {"controller-revision-hash": hash}},
+            "spec": {"nodeName": node, "containers": []},
+            "status": {"phase": if rest.contains('!') { "Failed" } else { "Running" },
+                       "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]},
+        });
+        Arc::new(serde_json::from_value::<Pod>(value).unwrap_or_default())
+    };
+    plan::by_node(text.split_whitespace().enumerate().map(pod).collect())
+}
+
+fn told(plan: &Plan) -> String {
+    let mut all: Vec<String> = plan.create.iter().map(|n| format!("+{n}")).collect();
+    all.extend(plan.delete.iter().chain(&plan.failed).map(|p| format!("-{}", pods_node(p))));
+    all.sort();
+    all.join(" ")
+}
+
+fn pods_node(pod: &Pod) -> String {
+    pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default()
+}
+
+#[test]
+fn every_fitting_node_has_one() {
+    let now = client::timestamp();
+    let taint = |effect: &str| json!([{"key": "t", "effect": effect}]);
+    let nodes = [node("a", json!([])), node("b", taint("NoSchedule")), node("c", taint("NoExecute")), node("d", json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}]))];
+    let manage = |ds: &DaemonSet, state: &str| told(&plan::manage(ds, &nodes, &pods(state), "new", now));
+    assert_eq!(manage(&set(json!({})), ""), "+a +d", "a daemon bears that a node is not ready");
+    assert_eq!(manage(&set(json!({})), "a=new b=new c=new d=new d=new"), "-c -d", "what came before a NoSchedule taint may stay");
+    assert_eq!(manage(&set(json!({})), "a=new! d=new"), "-a");
+    let picky = set(json!({"template": {"spec": {"containers": [], "nodeSelector": {"disk": "ssd"}}}}));
+    assert_eq!(manage(&picky, "d=new"), "+a -d");
+    let status = plan::status(&set(json!({})), &nodes, &pods("a=new b=new d=old?"), "new", None, now);
+    assert_eq!((status.desired_number_scheduled, status.current_number_scheduled, status.number_misscheduled, status.number_ready), (2, 2, 1, 1));
+    assert_eq!((status.updated_number_scheduled, status.number_unavailable), (Some(1), Some(1)));
+}
+
+#[test]
+fn a_roll_out_keeps_its_bounds() {
+    let now = client::timestamp();
+    let nodes = [node("a", json!([])), node("b", json!([])), node("c", json!([]))];
+    let roll = |ds: &DaemonSet, state: &str| told(&plan::roll(ds, &nodes, &pods(state), "new", now));
+    let one = set(json!({}));
+    assert_eq!(roll(&one, "a=old b=old c=old"), "-a");
+    assert_eq!(roll(&one, "b=old c=old"), "", "one is missing already");
+    assert_eq!(roll(&one, "a=new b=old c=old?"), "-c", "one that does not serve is no loss");
+    let surge = set(json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}));
+    assert_eq!(roll(&surge, "a=old b=old c=old"), "+a");
+    assert_eq!(roll(&surge, "a=old a=new? b=old c=old"), "");
+    assert_eq!(told(&plan::manage(&surge, &nodes, &pods("a=old a=new b=old c=old"), "new", now)), "-a");
+}
+
+#[test]
+fn a_daemon_is_bound_to_its_node() {
+    let pod = plan::pod(&set(json!({})), "a", "h");
+    let target = pod.spec.as_ref().and_then(crate::affinity::target);
+    assert_eq!((target, pod.label("controller-revision-hash")), (Some("a"), Some("h")));
+    assert_eq!(pod.spec.as_ref().and_then(|s| s.tolerations.as_ref()).map(Vec::len), Some(6));
+}

@@ -1,0 +1,135 @@
+//! ControllerRevisions: the templates that a StatefulSet or DaemonSet has had, each once (upstream `controller/history`).
+
+use std::sync::Arc;
+
+use client::{Client, DeleteParams, Informer, Meta, Object, Plural};
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use serde_json::{Value, json};
+
+use crate::claim::{claim, owner_reference};
+use crate::hash::{fnv32a, safe_encode};
+use crate::meta::{annotations, created, map, new_meta};
+
+/// The label of pods, and of a DaemonSet's revisions, that names the revision.
+pub(crate) const HASH_LABEL: &str = "controller-revision-hash";
+/// Bytes of an owner's name that fit before the hash.
+const PREFIX_MAX: usize = 223;
+
+pub(crate) type Revision = Arc<ControllerRevision>;
+
+/// The revisions of an owner, the oldest first, and those of its present template; and how often names collided.
+pub(crate) struct History {
+    pub(crate) all: Vec<Revision>,
+    pub(crate) update: Revision,
+    pub(crate) collisions: i32,
+}
+
+/// What a history is of.
+pub(crate) struct Owner<'o, O> {
+    pub(crate) object: &'o O,
+    pub(crate) template: &'o PodTemplateSpec,
+    pub(crate) selector: machinery::labels::Selector,
+    pub(crate) collisions: Option<i32>,
+    /// The label that carries the hash.
+    pub(crate) label: &'static str,
+}
+
+/// Claims the owner's revisions, and makes or renews that of the present template.
+pub(crate) async fn keep<O>(client: &Client, revisions: &Informer<ControllerRevision>, owner: &Owner<'_, O>) -> client::Result<History>
+where
+    O: Object + Plural,
+{
+    let seen = revisions.list_namespace(owner.object.namespace());
+    let mut all = claim::<O, ControllerRevision>(client, owner.object, &owner.selector, seen).await?;
+    sort(&mut all);
+    let next = all.last().map_or(0, |r| number(r)) + 1;
+    let data = data(owner.template);
+    let api = client.namespaced::<ControllerRevision>(owner.object.namespace());
+    let mut collisions = owner.collisions.unwrap_or(0);
+    if let Some(at) = all.iter().rposition(|r| r.data.0 == data) {
+        let equal = all[at].clone();
+        if at + 1 == all.len() {
+            return Ok(History { all, update: equal, collisions });
+        }
+        // An older template is taken again: its revision becomes the newest.
+        let mut renewed = (*equal).clone();
+        renewed.revision = Some(next);
+        let renewed = Arc::new(api.replace(equal.name(), &renewed).await?);
+        all.remove(at);
+        all.push(renewed.clone());
+        return Ok(History { all, update: renewed, collisions });
+    }
+    loop {
+        let made = new(owner, &data, next, collisions);
+        let created = match api.create(&made).await {
+            Ok(created) => created,
+            Err(error) if error.is_already_exists() => {
+                let existing = api.get(made.name()).await?;
+                if existing.data.0 != data {
+                    collisions += 1;
+                    continue;
+                }
+                existing
+            }
+            Err(error) => return Err(error),
+        };
+        let created = Arc::new(created);
+        all.retain(|r| r.name() != created.name());
+        all.push(created.clone());
+        return Ok(History { all, update: created, collisions });
+    }
+}
+
+/// Deletes what is beyond the limit and not in use, the oldest first.
+pub(crate) async fn truncate(client: &Client, history: &History, limit: i32, in_use: impl Fn(&ControllerRevision) -> bool) -> client::Result<()> {
+    let idle: Vec<_> = history.all.iter().filter(|r| r.name() != history.update.name() && !in_use(r)).collect();
+    let surplus = idle.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+    for revision in &idle[..surplus] {
+        match client.namespaced::<ControllerRevision>(revision.namespace()).delete(revision.name(), &DeleteParams::default()).await {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn number(revision: &ControllerRevision) -> i64 {
+    revision.revision.unwrap_or(0)
+}
+
+fn sort(all: &mut [Revision]) {
+    all.sort_by(|a, b| number(a).cmp(&number(b)).then_with(|| created(&**a).cmp(&created(&**b))).then_with(|| a.name().cmp(b.name())));
+}
+
+/// The patch that sets an owner's template, which is what a revision holds.
+fn data(template: &PodTemplateSpec) -> Value {
+    let mut template = serde_json::to_value(template).unwrap_or_default();
+    template["$patch"] = "replace".into();
+    json!({"spec": {"template": template}})
+}
+
+/// The template that a revision holds.
+pub(crate) fn template(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
+    let mut template = revision.data.0.get("spec")?.get("template")?.clone();
+    template.as_object_mut()?.remove("$patch");
+    serde_json::from_value(template).ok()
+}
+
+fn new<O: Object + Plural>(owner: &Owner<'_, O>, data: &Value, number: i64, collisions: i32) -> ControllerRevision {
+    let text = serde_json::to_vec(data).unwrap_or_default();
+    let salt = if collisions > 0 { collisions.to_string() } else { String::new() };
+    let hash = safe_encode(&fnv32a(text.iter().chain(salt.as_bytes())).to_string());
+    let mut prefix = owner.object.name();
+    if prefix.len() > PREFIX_MAX {
+        prefix = &prefix[..PREFIX_MAX];
+    }
+    let mut metadata = new_meta(owner.object.namespace(), &format!("{prefix}-{hash}"));
+    let mut labels = map(owner.template.metadata.as_ref().and_then(|m| m.labels.as_ref())).clone();
+    labels.insert(owner.label.to_owned(), hash);
+    metadata.labels = Some(labels);
+    metadata.annotations = Some(annotations(owner.object).clone()).filter(|a| !a.is_empty());
+    metadata.owner_references = Some(vec![owner_reference(owner.object)]);
+    ControllerRevision { metadata, data: RawExtension(data.clone()), revision: Some(number) }
+}

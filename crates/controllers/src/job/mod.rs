@@ -1,0 +1,214 @@
+//! Jobs: pods that are to end well so many times.
+
+mod indexes;
+mod plan;
+mod policy;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+
+use crate::claim::{claim, controller_key};
+use crate::expectations::Expectations;
+use crate::meta::{labels, selector};
+use crate::pods::{self, PodControl};
+use crate::work::{Controller, Cx, Step, synced};
+use plan::{FINALIZER, Plan};
+pub(crate) use plan::finished_at;
+
+const WORKERS: usize = 5;
+
+/// Whether a Job has ended.
+pub(crate) fn is_finished(job: &Job) -> bool {
+    plan::is_finished(job)
+}
+
+/// Whether a Job has ended well.
+pub(crate) fn is_complete(job: &Job) -> bool {
+    job.status.as_ref().is_some_and(|s| plan::condition(s, "Complete").is_some())
+}
+
+/// Runs the controller until the end.
+pub(crate) async fn run(cx: Cx) {
+    let client = cx.client("job-controller");
+    let (jobs, pods) = (cx.informers.informer::<Job>(), cx.informers.informer::<Pod>());
+    pods::index_controller(&pods);
+    let recorder = cx.recorder(&client, "job-controller");
+    let controller = Arc::new(Jobs {
+        control: PodControl { client: client.clone(), recorder: recorder.clone() },
+        client,
+        recorder,
+        jobs: jobs.clone(),
+        pods: pods.clone(),
+        expectations: Expectations::default(),
+    });
+    let queue = WorkQueue::default();
+    cx.listen(&jobs, {
+        let (queue, controller) = (queue.clone(), controller.clone());
+        move |change| {
+            if let Delta::Deleted(job) = &change {
+                controller.expectations.forget(&job.key());
+                // Their finalizers are nobody's any more.
+                pods::of_controller(&controller.pods, job.uid()).iter().for_each(|p| queue.add(Key::Orphan(p.key())));
+            }
+            queue.add(Key::Job(change.object().key()));
+        }
+    });
+    cx.listen(&pods, {
+        let (queue, controller) = (queue.clone(), controller.clone());
+        move |change| controller.heard(&queue, &change)
+    });
+    synced!(jobs, pods);
+    cx.work(controller, queue, WORKERS).await;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Job(ObjectKey),
+    /// A pod whose job is gone.
+    Orphan(ObjectKey),
+}
+
+struct Jobs {
+    client: Client,
+    recorder: Recorder,
+    control: PodControl,
+    jobs: Informer<Job>,
+    pods: Informer<Pod>,
+    expectations: Expectations,
+}
+
+impl Jobs {
+    fn owner(&self, pod: &Pod) -> Option<ObjectKey> {
+        let (key, uid) = controller_key::<Job>(pod)?;
+        self.jobs.get_key(&key).filter(|j| j.uid() == uid).map(|_| key)
+    }
+
+    fn heard(&self, queue: &WorkQueue<Key>, change: &Delta<Pod>) {
+        let pod = change.object();
+        let Some(key) = self.owner(pod) else {
+            if pod.has_finalizer(FINALIZER) && !matches!(change, Delta::Deleted(_)) {
+                queue.add(Key::Orphan(pod.key()));
+            } else if pod.controller().is_none() && !labels(&**pod).is_empty() {
+                let all = self.jobs.list_namespace(pod.namespace());
+                all.iter().filter(|j| selects(j, pod)).for_each(|j| queue.add(Key::Job(j.key())));
+            }
+            return;
+        };
+        match change {
+            Delta::Added(_) => self.expectations.created(&key),
+            Delta::Updated { old, new } if new.is_deleting() && !old.is_deleting() => self.expectations.deleted(&key, new.uid()),
+            Delta::Updated { .. } => {}
+            Delta::Deleted(pod) => self.expectations.deleted(&key, pod.uid()),
+        }
+        queue.add(Key::Job(key));
+    }
+
+    async fn job(&self, key: &ObjectKey) -> Step {
+        let Some(job) = self.jobs.get_key(key) else {
+            self.expectations.forget(key);
+            return Ok(None);
+        };
+        if job.spec.as_ref().is_some_and(|s| s.managed_by.as_deref().is_some_and(|m| m != "kubernetes.io/job-controller")) {
+            return Ok(None);
+        }
+        if is_finished(&job) {
+            let left = pods::of_controller(&self.pods, job.uid());
+            return self.release(left.iter().filter(|p| p.has_finalizer(FINALIZER))).await.map(|()| None);
+        }
+        let act = self.expectations.satisfied(key);
+        let selector = job.spec.as_ref().and_then(|s| s.selector.as_ref()).map_or_else(machinery::labels::Selector::nothing, selector);
+        let all = pods::of_controller_and_orphans(&self.pods, job.uid(), job.namespace());
+        let pods = claim::<Job, Pod>(&self.client, &job, &selector, all).await?;
+        let plan = plan::plan(&job, &pods, act, client::timestamp());
+        let again = plan.again;
+        self.carry_out(&job, plan).await?;
+        Ok(again)
+    }
+
+    /// The status first: only what is noted there may lose its finalizer.
+    async fn carry_out(&self, job: &Job, plan: Plan) -> client::Result<()> {
+        if job.status.as_ref() != Some(&plan.status) {
+            let mut changed = job.clone();
+            changed.status = Some(plan.status.clone());
+            match self.client.namespaced::<Job>(job.namespace()).replace_status(job.name(), &changed).await {
+                Err(error) if error.is_not_found() => return Ok(()),
+                other => other.map(drop)?,
+            }
+        }
+        let about = object_reference(job);
+        for (warning, reason, message) in &plan.tell {
+            let kind = if *warning { EventType::Warning } else { EventType::Normal };
+            self.recorder.event(&about, kind, reason, message.clone());
+        }
+        self.release(plan.release.iter()).await?;
+        if plan.create.is_empty() && plan.delete.is_empty() {
+            return Ok(());
+        }
+        let key = &job.key();
+        self.expectations.expect(key, plan.create.len(), plan.delete.iter().map(|p| p.uid().to_owned()));
+        let about = &about;
+        let deletions = plan.delete.iter().map(|pod| async move {
+            let deleted = self.control.delete(pod, about).await;
+            if deleted.is_err() {
+                self.expectations.deleted(key, pod.uid());
+            }
+            deleted
+        });
+        let deleted = futures_util::future::join_all(deletions).await.into_iter().find(|r| r.as_ref().is_err_and(|e| !e.is_not_found()));
+        let (mut tried, create) = (0, &plan.create);
+        let (_, created) = pods::slow_start(create.len(), |n| {
+            tried += 1;
+            async move {
+                let made = self.control.create(&plan::pod(job, create[n]), about).await;
+                if made.is_err() {
+                    self.expectations.created(key);
+                }
+                made.map(drop)
+            }
+        })
+        .await;
+        for _ in tried..create.len() {
+            self.expectations.created(key);
+        }
+        match created {
+            Err(error) if !error.is_namespace_terminating() => Err(error),
+            _ => deleted.unwrap_or(Ok(())),
+        }
+    }
+
+    /// Lets pods go that are counted.
+    async fn release(&self, pods: impl Iterator<Item = &Arc<Pod>>) -> client::Result<()> {
+        let each = pods.map(|pod| async move {
+            let patch = json!({"metadata": {"uid": pod.uid(), "$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
+            match self.client.namespaced::<Pod>(pod.namespace()).patch(pod.name(), &Patch::Strategic(patch), &PatchParams::default()).await {
+                Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
+                _ => Ok(()),
+            }
+        });
+        futures_util::future::join_all(each).await.into_iter().collect()
+    }
+}
+
+fn selects(job: &Job, pod: &Pod) -> bool {
+    job.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| selector(s).matches_map(labels(pod)))
+}
+
+impl Controller for Jobs {
+    type Key = Key;
+
+    async fn reconcile(&self, key: &Key) -> Step {
+        match key {
+            Key::Job(key) => self.job(key).await,
+            Key::Orphan(key) => {
+                let orphan = self.pods.get_key(key).filter(|p| p.has_finalizer(FINALIZER) && self.owner(p).is_none());
+                self.release(orphan.iter()).await.map(|()| None)
+            }
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! What a Job is to do next (upstream `job_controller.go`): no input, no output.
+//!
+//! A pod that ended is counted in three steps, so that none is lost or counted twice whenever a crash comes: its UID is
+//! noted in the status, its finalizer is removed, its UID becomes a number.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::Meta;
+use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, UncountedTerminatedPods};
+use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
+use k8s_openapi::jiff::Timestamp;
+
+use super::indexes::{self, Indexes};
+use super::policy::{self, Verdict};
+use crate::claim::owner_reference;
+use crate::meta::{between, created, plus, seconds, secs, time};
+use crate::pods::{self, phase};
+
+pub(super) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
+const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+/// UIDs that are noted at once (upstream `MaxUncountedPods`).
+const UNCOUNTED_MAX: usize = 500;
+/// Pods that are made at once (upstream `MaxPodCreateDeletePerSync`).
+const CREATE_MAX: usize = 500;
+const BACKOFF_MIN_S: u64 = 10;
+const BACKOFF_MAX_S: u64 = 600;
+
+/// The steps of one pass.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// The status as it is to be written, before anything else.
+    pub(super) status: JobStatus,
+    /// For each pod to make: its index, and how often that failed.
+    pub(super) create: Vec<(Option<u32>, i32)>,
+    pub(super) delete: Vec<Arc<Pod>>,
+    /// Pods that were counted, or need not be.
+    pub(super) release: Vec<Arc<Pod>>,
+    pub(super) again: Option<Duration>,
+    /// Events: whether a warning, reason, message.
+    pub(super) tell: Vec<(bool, String, String)>,
+}
+
+pub(super) fn condition<'s>(status: &'s JobStatus, kind: &str) -> Option<&'s JobCondition> {
+    status.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "True")
+}
+
+pub(super) fn is_finished(job: &Job) -> bool {
+    job.status.as_ref().is_some_and(|s| condition(s, "Complete").is_some() || condition(s, "Failed").is_some())
+}
+
+fn is_indexed(spec: &JobSpec) -> bool {
+    spec.completion_mode.as_deref() == Some("Indexed")
+}
+
+fn replaces_failed_only(spec: &JobSpec) -> bool {
+    spec.pod_replacement_policy.as_deref() == Some("Failed") || (spec.pod_replacement_policy.is_none() && spec.pod_failure_policy.is_some())
+}
+
+fn index_of(pod: &Pod) -> Option<u32> {
+    pod.annotation(INDEX)?.parse().ok()
+}
+
+fn has_failed(spec: &JobSpec, pod: &Pod) -> bool {
+    match phase(pod) {
+        "Failed" => true,
+        "Succeeded" => false,
+        // One that is deleted under way will not succeed.
+        _ => pod.is_deleting() && !replaces_failed_only(spec),
+    }
+}
+
+fn set(status: &mut JobStatus, kind: &str, value: &str, reason: &str, message: &str, now: Timestamp) -> bool {
+    let all = status.conditions.get_or_insert_default();
+    let new = JobCondition {
+        type_: kind.to_owned(),
+        status: value.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_probe_time: Some(seconds(now)),
+        last_transition_time: Some(seconds(now)),
+    };
+    match all.iter_mut().find(|c| c.type_ == kind) {
+        Some(old) if old.status == value && old.reason.as_deref() == Some(reason) => return false,
+        Some(old) => *old = new,
+        None => all.push(new),
+    }
+    true
+}
+
+/// What is known of a Job's pods.
+struct Tally<'j> {
+    job: &'j Job,
+    spec: &'j JobSpec,
+    pods: &'j [Arc<Pod>],
+    completions: u32,
+    completed: Indexes,
+    failed_indexes: Indexes,
+    failed: i32,
+    succeeded: i32,
+    /// UIDs that are noted and not yet numbers.
+    noted: HashSet<String>,
+    fail_job: Option<String>,
+}
+
+/// The next steps; `act`: what was done before has been seen, so pods may be made and deleted.
+pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], act: bool, now: Timestamp) -> Plan {
+    let Some(spec) = &job.spec else { return Plan::default() };
+    let mut plan = Plan { status: job.status.clone().unwrap_or_default(), ..Plan::default() };
+    let mut tally = count(job, spec, pods, &mut plan);
+    let active: Vec<Arc<Pod>> = pods.iter().filter(|p| pods::is_active(p)).cloned().collect();
+    let terminating = pods.iter().filter(|p| pods::is_terminating(p)).count();
+    let suspended = spec.suspend == Some(true);
+    if plan.status.start_time.is_none() && !suspended {
+        plan.status.start_time = Some(seconds(now));
+    }
+    let (mut left, mut is_over) = (active.len(), end(&tally, &mut plan, active.len(), now));
+    if is_over {
+        plan.delete.clone_from(&active);
+        left = 0;
+    } else if act && !job.is_deleting() {
+        manage(&mut tally, &mut plan, &active, terminating, suspended, now);
+        is_over = false;
+    }
+    note_suspension(spec, &mut plan, is_over, now);
+    let ready = active.iter().filter(|p| pods::is_ready(p)).count();
+    let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    plan.status.active = Some(number(if is_over { left } else { active.len() })).filter(|n| *n > 0);
+    plan.status.ready = Some(number(if is_over { 0 } else { ready }));
+    plan.status.terminating = Some(number(terminating + if is_over { active.len() } else { 0 }));
+    if is_over && active.is_empty() && terminating == 0 && tally.noted.is_empty() {
+        finish(&mut plan, &tally, now);
+    }
+    if let (Some(deadline_s), Some(start), false) = (spec.active_deadline_seconds, &plan.status.start_time, is_over || suspended) {
+        let left = between(now, plus(start.0, secs(deadline_s))) + secs(1);
+        plan.again = Some(plan.again.map_or(left, |a| a.min(left)));
+    }
+    plan
+}
+
+/// Counts what ended: notes new UIDs, and turns those that were let go into numbers.
+fn count<'j>(job: &'j Job, spec: &'j JobSpec, pods: &'j [Arc<Pod>], plan: &mut Plan) -> Tally<'j> {
+    let status = &mut plan.status;
+    let completions = u32::try_from(spec.completions.unwrap_or(0)).unwrap_or(0);
+    let mut tally = Tally {
+        job,
+        spec,
+        pods,
+        completions,
+        completed: indexes::parse(status.completed_indexes.as_deref().unwrap_or_default(), completions),
+        failed_indexes: indexes::parse(status.failed_indexes.as_deref().unwrap_or_default(), completions),
+        failed: 0,
+        succeeded: 0,
+        noted: HashSet::new(),
+        fail_job: None,
+    };
+    let held: HashSet<&str> = pods.iter().filter(|p| p.has_finalizer(FINALIZER)).map(|p| p.uid()).collect();
+    let mut noted = status.uncounted_terminated_pods.take().unwrap_or_default();
+    let settle = |list: &mut Option<Vec<String>>| {
+        let all = list.take().unwrap_or_default();
+        let (kept, done): (Vec<_>, Vec<_>) = all.into_iter().partition(|uid| held.contains(uid.as_str()));
+        *list = Some(kept);
+        i32::try_from(done.len()).unwrap_or(0)
+    };
+    let (failed, succeeded) = (settle(&mut noted.failed), settle(&mut noted.succeeded));
+    status.failed = Some(status.failed.unwrap_or(0) + failed).filter(|n| *n > 0);
+    status.succeeded = Some(status.succeeded.unwrap_or(0) + succeeded).filter(|n| *n > 0);
+    let known: HashSet<String> = noted.failed.iter().chain(&noted.succeeded).flatten().cloned().collect();
+    for pod in pods.iter().filter(|p| p.has_finalizer(FINALIZER)) {
+        if known.contains(pod.uid()) {
+            plan.release.push(pod.clone());
+        } else if noted.failed.iter().chain(&noted.succeeded).flatten().count() < UNCOUNTED_MAX {
+            note(&mut tally, &mut plan.release, &mut noted, pod);
+        }
+    }
+    let length = |list: &Option<Vec<String>>| i32::try_from(list.as_ref().map_or(0, Vec::len)).unwrap_or(0);
+    let status = &mut plan.status;
+    tally.failed = status.failed.unwrap_or(0) + length(&noted.failed);
+    if is_indexed(spec) {
+        tally.succeeded = i32::try_from(tally.completed.len()).unwrap_or(i32::MAX);
+        status.succeeded = Some(tally.succeeded).filter(|n| *n > 0);
+        status.completed_indexes = Some(indexes::text(&tally.completed)).filter(|t| !t.is_empty());
+        if spec.backoff_limit_per_index.is_some() {
+            status.failed_indexes = Some(indexes::text(&tally.failed_indexes));
+        }
+    } else {
+        tally.succeeded = status.succeeded.unwrap_or(0) + length(&noted.succeeded);
+    }
+    tally.noted = noted.failed.iter().chain(&noted.succeeded).flatten().cloned().collect();
+    noted.failed = noted.failed.filter(|l| !l.is_empty());
+    noted.succeeded = noted.succeeded.filter(|l| !l.is_empty());
+    status.uncounted_terminated_pods = Some(noted);
+    tally
+}
+
+/// One pod that ended since the last time.
+fn note(tally: &mut Tally<'_>, release: &mut Vec<Arc<Pod>>, noted: &mut UncountedTerminatedPods, pod: &Arc<Pod>) {
+    let (spec, index) = (tally.spec, index_of(pod));
+    if phase(pod) == "Succeeded" {
+        if is_indexed(spec) {
+            // An index is done once, however many pods did it.
+            tally.completed.extend(index.filter(|i| *i < tally.completions));
+        } else {
+            noted.succeeded.get_or_insert_default().push(pod.uid().to_owned());
+        }
+        release.push(pod.clone());
+    } else if has_failed(spec, pod) {
+        let verdict = policy::judge(tally.job, pod);
+        if let Verdict::FailJob(why) = &verdict {
+            tally.fail_job.get_or_insert_with(|| why.clone());
+        }
+        if let (Some(limit), Some(index)) = (spec.backoff_limit_per_index, index) {
+            let before: i32 = pod.annotation(INDEX_FAILURES).and_then(|n| n.parse().ok()).unwrap_or(0);
+            if verdict == Verdict::FailIndex || (verdict != Verdict::Ignore && before >= limit) {
+                tally.failed_indexes.insert(index);
+            }
+        }
+        if verdict != Verdict::Ignore {
+            noted.failed.get_or_insert_default().push(pod.uid().to_owned());
+        }
+        release.push(pod.clone());
+    }
+}
+
+/// Whether the job ends now, or is ending; the condition that says so is set.
+fn end(tally: &Tally<'_>, plan: &mut Plan, active: usize, now: Timestamp) -> bool {
+    let status = &mut plan.status;
+    if condition(status, "FailureTarget").is_some() || condition(status, "SuccessCriteriaMet").is_some() {
+        return true;
+    }
+    let spec = tally.spec;
+    let fail = |status: &mut JobStatus, reason: &str, message: &str| set(status, "FailureTarget", "True", reason, message, now);
+    if let Some(why) = &tally.fail_job {
+        return fail(status, "PodFailurePolicy", why);
+    }
+    let limit = spec.backoff_limit.unwrap_or(6);
+    let restarts = || {
+        let on_failure = spec.template.spec.as_ref().is_some_and(|s| s.restart_policy.as_deref() == Some("OnFailure"));
+        on_failure && limit_by_restarts(tally.pods, limit)
+    };
+    if tally.failed > limit || restarts() {
+        return fail(status, "BackoffLimitExceeded", "Job has reached the specified backoff limit");
+    }
+    if let (Some(deadline_s), Some(start)) = (spec.active_deadline_seconds, &status.start_time)
+        && spec.suspend != Some(true)
+        && plus(start.0, secs(deadline_s)) <= now
+    {
+        return fail(status, "DeadlineExceeded", "Job was active longer than specified deadline");
+    }
+    if let Some(most) = spec.max_failed_indexes
+        && tally.failed_indexes.len() > usize::try_from(most).unwrap_or(0)
+    {
+        return fail(status, "MaxFailedIndexesExceeded", "Job has exceeded the specified maximal number of failed indexes");
+    }
+    let succeed = |status: &mut JobStatus, reason: &str, message: &str| set(status, "SuccessCriteriaMet", "True", reason, message, now);
+    if is_indexed(spec) && let Some(rule) = policy::succeeded_by(tally.job, &tally.completed) {
+        return succeed(status, "SuccessPolicy", &format!("Matched rules at index {rule}"));
+    }
+    let all_failed_or_done = tally.completed.union(&tally.failed_indexes).count() >= usize::try_from(tally.completions).unwrap_or(usize::MAX);
+    if !tally.failed_indexes.is_empty() && all_failed_or_done {
+        return fail(status, "FailedIndexes", "Job has failed indexes");
+    }
+    let complete = match spec.completions {
+        None => tally.succeeded > 0 && active == 0,
+        Some(completions) => tally.succeeded >= completions && (completions > 0 || active == 0),
+    };
+    if complete && spec.suspend != Some(true) || (complete && active == 0) {
+        return succeed(status, "CompletionsReached", "Reached expected number of succeeded pods");
+    }
+    false
+}
+
+/// Pods that restart by themselves fail the job by their restarts.
+fn limit_by_restarts(pods: &[Arc<Pod>], limit: i32) -> bool {
+    let restarts = |pod: &Pod| {
+        let status = pod.status.as_ref();
+        let inits = status.and_then(|s| s.init_container_statuses.as_ref()).into_iter().flatten();
+        let all = inits.chain(status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten());
+        all.map(|c| c.restart_count).sum::<i32>()
+    };
+    let sum: i32 = pods.iter().filter(|p| matches!(phase(p), "Running" | "Pending")).map(|p| restarts(p)).sum();
+    if limit == 0 { sum > 0 } else { sum >= limit }
+}
+
+/// Nothing runs and everything is counted: the end is told.
+fn finish(plan: &mut Plan, tally: &Tally<'_>, now: Timestamp) {
+    let target = |kind: &str| condition(&plan.status, kind).map(|c| (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default()));
+    if let Some((reason, message)) = target("FailureTarget") {
+        set(&mut plan.status, "Failed", "True", &reason, &message, now);
+        plan.tell.push((true, reason, message));
+    } else if let Some((reason, message)) = target("SuccessCriteriaMet") {
+        set(&mut plan.status, "Complete", "True", &reason, &message, now);
+        plan.status.completion_time = Some(seconds(now));
+        plan.tell.push((false, "Completed".to_owned(), "Job completed".to_owned()));
+    }
+    // What is left of its pods is nobody's count any more.
+    plan.release = tally.pods.iter().filter(|p| p.has_finalizer(FINALIZER)).cloned().collect();
+}
+
+fn note_suspension(spec: &JobSpec, plan: &mut Plan, is_over: bool, now: Timestamp) {
+    if is_over {
+        return;
+    }
+    let noted = condition(&plan.status, "Suspended").is_some();
+    let known = plan.status.conditions.iter().flatten().any(|c| c.type_ == "Suspended");
+    if spec.suspend == Some(true) {
+        if set(&mut plan.status, "Suspended", "True", "JobSuspended", "Job suspended", now) {
+            plan.tell.push((false, "Suspended".to_owned(), "Job suspended".to_owned()));
+        }
+    } else if known && noted {
+        set(&mut plan.status, "Suspended", "False", "JobResumed", "Job resumed", now);
+        plan.tell.push((false, "Resumed".to_owned(), "Job resumed".to_owned()));
+        // The deadline counts from now.
+        plan.status.start_time = Some(seconds(now));
+    }
+}
+
+/// As many active pods as are wanted now.
+fn manage(tally: &mut Tally<'_>, plan: &mut Plan, active: &[Arc<Pod>], terminating: usize, suspended: bool, now: Timestamp) {
+    if suspended {
+        plan.delete = active.to_vec();
+        return;
+    }
+    let spec = tally.spec;
+    let parallelism = usize::try_from(spec.parallelism.unwrap_or(1)).unwrap_or(0);
+    let succeeded = usize::try_from(tally.succeeded).unwrap_or(0);
+    let wanted = match spec.completions {
+        None if succeeded > 0 => active.len().min(parallelism),
+        None => parallelism,
+        Some(completions) => {
+            let done = succeeded + tally.failed_indexes.difference(&tally.completed).count();
+            usize::try_from(completions).unwrap_or(0).saturating_sub(done).min(parallelism)
+        }
+    };
+    if active.len() > wanted {
+        let mut sorted = active.to_vec();
+        sorted.sort_by(|a, b| pods::deletion_order((a, 0), (b, 0), now));
+        sorted.truncate(active.len() - wanted);
+        plan.delete = sorted;
+        return;
+    }
+    if is_indexed(spec) {
+        let mut seen = HashSet::new();
+        // Two of one index, or one of an index that is done or gone, are too many.
+        plan.delete = active
+            .iter()
+            .filter(|p| index_of(p).is_none_or(|i| i >= tally.completions || tally.completed.contains(&i) || tally.failed_indexes.contains(&i) || !seen.insert(i)))
+            .cloned()
+            .collect();
+    }
+    let waiting = if replaces_failed_only(spec) { terminating } else { 0 };
+    let missing = wanted.saturating_sub(active.len() - plan.delete.len() + waiting).min(CREATE_MAX);
+    if missing == 0 {
+        return;
+    }
+    if let Some(wait) = backoff(tally, now) {
+        plan.again = Some(wait);
+        return;
+    }
+    plan.create = if is_indexed(spec) { next_indexes(tally, active, missing) } else { vec![(None, 0); missing] };
+}
+
+/// The lowest indexes that nobody works on, each with its failures so far.
+fn next_indexes(tally: &Tally<'_>, active: &[Arc<Pod>], count: usize) -> Vec<(Option<u32>, i32)> {
+    let mut busy: Indexes = active.iter().filter_map(|p| index_of(p)).collect();
+    if replaces_failed_only(tally.spec) {
+        busy.extend(tally.pods.iter().filter(|p| pods::is_terminating(p)).filter_map(|p| index_of(p)));
+    }
+    let mut failures: BTreeMap<u32, i32> = BTreeMap::new();
+    if tally.spec.backoff_limit_per_index.is_some() {
+        for pod in tally.pods.iter().filter(|p| has_failed(tally.spec, p)) {
+            let Some(index) = index_of(pod) else { continue };
+            let before: i32 = pod.annotation(INDEX_FAILURES).and_then(|n| n.parse().ok()).unwrap_or(0);
+            let now = before + i32::from(policy::judge(tally.job, pod) != Verdict::Ignore);
+            let entry = failures.entry(index).or_insert(0);
+            *entry = (*entry).max(now);
+        }
+    }
+    (0..tally.completions)
+        .filter(|i| !busy.contains(i) && !tally.completed.contains(i) && !tally.failed_indexes.contains(i))
+        .take(count)
+        .map(|i| (Some(i), failures.get(&i).copied().unwrap_or(0)))
+        .collect()
+}
+
+/// How long to wait after failures in a row: ten seconds, doubling, since the last pod ended.
+fn backoff(tally: &Tally<'_>, now: Timestamp) -> Option<Duration> {
+    let ended = |p: &Pod| {
+        let status = p.status.as_ref()?;
+        let finished = status.container_statuses.iter().flatten().filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()).map(|t| t.0).max();
+        finished.or_else(|| p.meta().deletion_timestamp.as_ref().map(|t| t.0)).or_else(|| Some(created(p)))
+    };
+    let mut failed: Vec<Timestamp> = tally.pods.iter().filter(|p| has_failed(tally.spec, p)).filter_map(|p| ended(p)).collect();
+    let succeeded = tally.pods.iter().filter(|p| phase(p) == "Succeeded").filter_map(|p| ended(p)).max();
+    failed.retain(|at| succeeded.is_none_or(|s| *at > s));
+    let last = failed.iter().max()?;
+    let doubled = BACKOFF_MIN_S.saturating_mul(1u64.checked_shl(u32::try_from(failed.len() - 1).unwrap_or(u32::MAX)).unwrap_or(u64::MAX));
+    let left = between(now, plus(*last, Duration::from_secs(doubled.min(BACKOFF_MAX_S))));
+    (!left.is_zero()).then_some(left)
+}
+
+/// A pod of the job.
+pub(super) fn pod(job: &Job, (index, failures): (Option<u32>, i32)) -> Pod {
+    let Some(spec) = &job.spec else { return Pod::default() };
+    let prefix = index.map_or_else(|| job.name().to_owned(), |i| format!("{}-{i}", job.name()));
+    let mut pod = pods::from_template(&spec.template, &prefix, job.namespace(), owner_reference(job));
+    pod.meta_mut().finalizers.get_or_insert_default().push(FINALIZER.to_owned());
+    let Some(index) = index else { return pod };
+    let meta = pod.meta_mut();
+    meta.annotations.get_or_insert_default().insert(INDEX.to_owned(), index.to_string());
+    if spec.backoff_limit_per_index.is_some() {
+        meta.annotations.get_or_insert_default().insert(INDEX_FAILURES.to_owned(), failures.to_string());
+    }
+    meta.labels.get_or_insert_default().insert(INDEX.to_owned(), index.to_string());
+    let own = pod.spec.get_or_insert_default();
+    own.hostname = Some(prefix);
+    let source = EnvVarSource {
+        field_ref: Some(ObjectFieldSelector { api_version: None, field_path: format!("metadata.annotations['{INDEX}']") }),
+        ..EnvVarSource::default()
+    };
+    for container in own.init_containers.iter_mut().flatten().chain(&mut own.containers) {
+        let env = container.env.get_or_insert_default();
+        if !env.iter().any(|e| e.name == "JOB_COMPLETION_INDEX") {
+            env.push(EnvVar { name: "JOB_COMPLETION_INDEX".to_owned(), value: None, value_from: Some(source.clone()) });
+        }
+    }
+    pod
+}
+
+/// When a job ended.
+pub(crate) fn finished_at(job: &Job) -> Option<Timestamp> {
+    let status = job.status.as_ref()?;
+    let ended = condition(status, "Complete").or_else(|| condition(status, "Failed"))?;
+    Some(time(ended.last_transition_time.as_ref()))
+}

@@ -1,0 +1,101 @@
+//! Order, as a table of who exists and what comes next.
+
+use std::sync::Arc;
+
+use client::Meta;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+
+use super::plan::{Action, Version, ordinal, plan, status};
+
+fn set(replicas: i32, change: Value) -> StatefulSet {
+    let mut spec = json!({"replicas": replicas, "serviceName": "svc", "selector": {"matchLabels": {"app": "a"}},
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+        "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": []}},
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]});
+    for (key, value) in change.as_object().into_iter().flatten() {
+        spec[key] = value.clone();
+    }
+    serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// `0` runs; `1?` is not ready; `2-` is being deleted; `3!` has failed; `4*` runs the new revision.
+fn pods(text: &str) -> Vec<Arc<Pod>> {
+    let pod = |word: &str| {
+        let n = word.trim_end_matches(['?', '-', '!', '*']);
+        let phase = if word.contains('!') { "Failed" } else { "Running" };
+        let ready = if word.contains(['?', '!']) { "False" } else { "True" };
+        let mut pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": format!("web-{n}"), "labels": {"controller-revision-hash": if word.contains('*') { "new" } else { "old" }}},
+            "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]},
+        }))
+        .unwrap_or_default();
+        pod.meta_mut().deletion_timestamp = word.contains('-').then(client::now);
+        Arc::new(pod)
+    };
+    text.split_whitespace().map(pod).collect()
+}
+
+fn version(name: &str, set: &StatefulSet) -> Version {
+    Version { name: name.to_owned(), template: set.spec.template.clone() }
+}
+
+fn next(set: &StatefulSet, state: &str, update: &str) -> String {
+    let actions = plan(set, &pods(state), &version("old", set), &version(update, set), client::timestamp());
+    let told = actions.iter().map(|a| match a {
+        Action::Create(pod) => format!("+{}", pod.name()),
+        Action::Delete { pod, scaled } => format!("{}{}", if *scaled { "x" } else { "-" }, pod.name()),
+    });
+    told.collect::<Vec<_>>().join(" ").replace("web-", "")
+}
+
+#[test]
+fn one_after_the_other() {
+    let ordered = set(3, json!({}));
+    for (state, want) in [("", "+0"), ("0?", ""), ("0", "+1"), ("0 1-", ""), ("0 1 2", ""), ("0 2", "+1"), ("0! 1", "-0"), ("0 1 2 3 4", "x4"), ("0 1 2 3 4-", ""), ("0 1? 2 3", "")] {
+        assert_eq!(next(&ordered, state, "old"), want, "{state}");
+    }
+    let parallel = set(3, json!({"podManagementPolicy": "Parallel"}));
+    for (state, want) in [("", "+0 +1 +2"), ("0?", "+1 +2"), ("0 1 2 3 4-", "x3")] {
+        assert_eq!(next(&parallel, state, "old"), want, "{state}");
+    }
+    assert_eq!(next(&set(2, json!({"ordinals": {"start": 5}})), "0 5", "old"), "+6");
+}
+
+#[test]
+fn a_new_template_goes_from_the_last_to_the_first() {
+    let rolling = set(3, json!({}));
+    for (state, want) in [("0 1 2", "-2"), ("0 1 2-", ""), ("0 1 2*?", ""), ("0 1 2*", "-1"), ("0* 1* 2*", "")] {
+        assert_eq!(next(&rolling, state, "new"), want, "{state}");
+    }
+    let parted = set(3, json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}}));
+    assert_eq!(next(&parted, "0 1 2", "new"), "-2");
+    assert_eq!(next(&parted, "0 1 2*", "new"), "");
+    assert_eq!(next(&set(3, json!({"updateStrategy": {"type": "OnDelete"}})), "0 1 2", "new"), "");
+    let two = set(4, json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}}}));
+    assert_eq!(next(&two, "0 1 2 3", "new"), "-3 -2");
+}
+
+#[test]
+fn a_pod_has_its_name_its_host_and_its_claims() {
+    let set = set(1, json!({}));
+    let actions = plan(&set, &[], &version("old", &set), &version("new", &set), client::timestamp());
+    let Some(Action::Create(pod)) = actions.first() else { panic!("{actions:?}") };
+    let spec = pod.spec.clone().unwrap_or_default();
+    assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("web-0"), Some("svc")));
+    let claim = spec.volumes.unwrap_or_default()[0].persistent_volume_claim.clone().map(|c| c.claim_name);
+    assert_eq!(claim.as_deref(), Some("data-web-0"));
+    assert_eq!(pod.label("apps.kubernetes.io/pod-index"), Some("0"));
+    assert_eq!(pod.label("controller-revision-hash"), Some("new"));
+    assert_eq!((ordinal("web", "web-12"), ordinal("web", "web-012"), ordinal("web", "web-x"), ordinal("web", "web2-1")), (Some(12), None, None, None));
+}
+
+#[test]
+fn the_status_turns_when_all_are_new() {
+    let set = set(2, json!({}));
+    let half = status(&set, &pods("0 1*"), "old", "new", 0, client::timestamp());
+    assert_eq!((half.replicas, half.current_replicas, half.updated_replicas, half.current_revision.as_deref()), (2, Some(1), Some(1), Some("old")));
+    let all = status(&set, &pods("0* 1*"), "old", "new", 0, client::timestamp());
+    assert_eq!((all.current_replicas, all.current_revision.as_deref()), (Some(2), Some("new")));
+}
