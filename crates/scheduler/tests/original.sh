@@ -39,7 +39,9 @@ k create namespace t >/dev/null
 k -n t create serviceaccount default >/dev/null
 k create priorityclass high --value=1000 >/dev/null
 k create priorityclass never --value=1000 --preemption-policy=Never >/dev/null
-pod nonodes "{$(asks 10m)}"; sleep 1.5
+pod nonodes "{$(asks 10m)}"
+# The scheduler may still be starting.
+for _ in $(seq 100); do k -n t get events 2>/dev/null | grep -q 'no nodes available' && break; sleep 0.2; done
 for n in n1 n2 n3; do
     echo "{\"apiVersion\":\"v1\",\"kind\":\"Node\",\"metadata\":{\"name\":\"$n\",\"labels\":{\"kubernetes.io/hostname\":\"$n\",\"zone\":\"$n\"}}}" | k apply -f - >/dev/null
     room='{"cpu":"2","memory":"4Gi","pods":"10"}'
