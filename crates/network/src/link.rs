@@ -14,6 +14,7 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEIGH: u16 = 28;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -278,11 +279,12 @@ pub fn add_route(m: &mut Messages, to: Cidr, way: Way) {
     }
 }
 
-/// Removes the unreachable route of a range.
-pub fn delete_unreachable(socket: &mut Socket, to: Cidr) -> Result<()> {
-    const RTM_DELROUTE: u16 = 25;
+/// Removes the route of a range that [`add_route`] set on a link (`on_link`), or the one that leads nowhere. One that is gone
+/// already is no error.
+pub fn delete_route(socket: &mut Socket, to: Cidr, on_link: bool) -> Result<()> {
+    let (scope, kind) = if on_link { (SCOPE_LINK, 1) } else { (SCOPE_UNIVERSE, 7) };
     let mut m = Messages::new();
-    let fixed = [libc::AF_INET as u8, to.prefix(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, SCOPE_UNIVERSE, 7, 0, 0, 0, 0];
+    let fixed = [libc::AF_INET as u8, to.prefix(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0];
     m.begin(RTM_DELROUTE, ACK, &fixed).attr(1, &to.base().octets());
     match socket.call("remove a route", &m) {
         Err(e) if e.errno() != Some(libc::ESRCH) => Err(e),

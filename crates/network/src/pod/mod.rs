@@ -182,7 +182,14 @@ impl PodNetwork {
     /// Takes a sandbox off the network and frees its address. One that is not joined is no error.
     pub async fn detach(&self, sandbox: &str) -> Result<()> {
         let (inner, sandbox) = (self.inner.clone(), sandbox.to_owned());
-        blocking(move || inner.detach(&sandbox)).await
+        let (at, id) = (inner.clone(), sandbox.clone());
+        let Some(link) = blocking(move || at.detach(&id)).await? else { return Ok(()) };
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = inner.remove_link(&sandbox, &link) {
+                tracing::warn!(%sandbox, link, %error, "a pod's link stays until its namespace is gone");
+            }
+        });
+        Ok(())
     }
 
     /// After a restart: frees what belongs to sandboxes that are no more.
@@ -194,7 +201,8 @@ impl PodNetwork {
         for sandbox in gone {
             self.detach(&sandbox).await?;
         }
-        Ok(())
+        let inner = self.inner.clone();
+        blocking(move || inner.sweep()).await
     }
 }
 
@@ -308,10 +316,11 @@ impl Inner {
         forget_flows(state, ports)
     }
 
-    fn detach(&self, sandbox: &str) -> Result<()> {
+    /// Takes a sandbox off the network; the name of the link that is left to be removed.
+    fn detach(&self, sandbox: &str) -> Result<Option<String>> {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let Some((address, record)) = state.ipam.find(sandbox).map(|(a, r)| (a, r.clone())) else { return Ok(()) };
+        let Some((address, record)) = state.ipam.find(sandbox).map(|(a, r)| (a, r.clone())) else { return Ok(None) };
         if !record.ports.is_empty() {
             let mut batch = Batch::new(&self.mark.table());
             rules::change(&mut batch, address, &record.ports, Batch::delete_elements);
@@ -320,12 +329,36 @@ impl Inner {
                 _ => forget_flows(state, &record.ports)?,
             }
         }
+        // Without its route a pod is cut off both ways: what it sends fails the source check.
+        link::delete_route(&mut state.route, Cidr::new(address, 32), true)?;
+        state.ipam.free(address)?;
+        Ok(Some(record.link))
+    }
+
+    /// Removes a sandbox's link, if it is there and its own. The kernel takes tens of milliseconds for it, so nobody waits, and
+    /// the socket is not the one that attachments use.
+    fn remove_link(&self, sandbox: &str, name: &str) -> Result<()> {
         let alias = format!("{}{sandbox}", self.mark.alias());
+        let mut socket = Socket::open(netlink::ROUTE)?;
         // With its namespace the link may be gone already, and its name another's.
-        if link::find(&mut state.route, &record.link)?.is_some_and(|l| l.alias == alias || l.alias.is_empty()) {
-            link::remove(&mut state.route, &record.link)?;
+        if link::find(&mut socket, name)?.is_some_and(|l| l.alias == alias || l.alias.is_empty()) {
+            link::remove(&mut socket, name)?;
         }
-        state.ipam.free(address)
+        Ok(())
+    }
+
+    /// Removes links of sandboxes that have no address.
+    fn sweep(&self) -> Result<()> {
+        let prefix = self.mark.alias();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        for found in link::list(&mut state.route)? {
+            let Some(sandbox) = found.alias.strip_prefix(&prefix).filter(|s| !s.starts_with(BRIDGE)) else { continue };
+            if state.ipam.find(sandbox).is_none() {
+                link::remove(&mut state.route, &found.name)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -406,7 +439,7 @@ pub fn purge(mark: &Mark) -> Result<()> {
     for link in link::list(&mut route)?.into_iter().filter(|l| l.alias.starts_with(&alias)) {
         link::remove(&mut route, &link.name)?;
         if let Some(range) = link.alias[alias.len()..].strip_prefix(BRIDGE).and_then(|r| r.parse().ok()) {
-            link::delete_unreachable(&mut route, range)?;
+            link::delete_route(&mut route, range, false)?;
         }
     }
     let mut nft = Socket::open(netlink::NETFILTER)?;

@@ -65,6 +65,14 @@ fn attaching_is_quick_and_can_be_repeated() {
         }
         times.sort();
         println!("attach: median {:?}, worst {:?}", times[10], times[19]);
+        let mut gone = Vec::new();
+        for i in 0..spaces.len() {
+            let begun = Instant::now();
+            node.detach(&format!("s{i}"));
+            gone.push(begun.elapsed());
+        }
+        gone.sort();
+        println!("detach: median {:?}, worst {:?}", gone[10], gone[19]);
         assert!(times[10].as_millis() < 20, "{times:?}");
     });
 }
