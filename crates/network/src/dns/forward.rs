@@ -35,6 +35,8 @@ const CACHE_MAX: Duration = Duration::from_secs(30);
 /// Nor is the name servers' file looked at more often.
 const RELOAD: Duration = Duration::from_secs(5);
 const MAX_UDP: usize = 4096;
+/// Without EDNS an answer over UDP has at most this.
+const PLAIN_UDP: usize = 512;
 const PORT: u16 = 53;
 
 /// Where names outside of the cluster are asked.
@@ -51,6 +53,7 @@ struct Key {
     name: Name,
     kind: RecordType,
     class: DNSClass,
+    edns: bool,
     dnssec: bool,
     tcp: bool,
 }
@@ -93,9 +96,10 @@ impl Forwarder {
     pub(super) async fn ask(&self, question: &Message, bytes: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let query = question.queries.first()?;
         let dnssec = question.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok);
-        let key = Key { name: query.name().to_lowercase(), kind: query.query_type(), class: query.query_class(), dnssec, tcp };
+        let (kind, class, edns) = (query.query_type(), query.query_class(), question.edns.is_some());
+        let key = Key { name: query.name().to_lowercase(), kind, class, edns, dnssec, tcp };
         let id = question.metadata.id;
-        if let Some(answer) = self.recall(&key, id) {
+        if let Some(answer) = self.recall(&key, question) {
             return Some(answer);
         }
         let _permit = self.inner.permits.try_acquire().ok()?;
@@ -112,25 +116,28 @@ impl Forwarder {
         None
     }
 
-    fn recall(&self, key: &Key, id: u16) -> Option<Vec<u8>> {
-        let cache = self.inner.cache.lock();
-        let found = cache.get(key)?;
-        let now = Instant::now();
-        if found.until <= now {
-            return None;
-        }
-        let age = u32::try_from((now - found.since).as_secs()).unwrap_or(u32::MAX);
-        if age == 0 {
-            return Some(with_id(found.bytes.clone(), id));
-        }
-        let mut message = Message::from_vec(&found.bytes).ok()?;
-        message.metadata.id = id;
-        for records in [&mut message.answers, &mut message.authorities, &mut message.additionals] {
-            for record in records {
-                record.decrement_ttl(age);
+    /// What is remembered, as an answer to this question: its number, its spelling of the name, within its bounds.
+    fn recall(&self, key: &Key, question: &Message) -> Option<Vec<u8>> {
+        let mut message = {
+            let cache = self.inner.cache.lock();
+            let found = cache.get(key)?;
+            let now = Instant::now();
+            if found.until <= now {
+                return None;
             }
-        }
-        message.to_vec().ok()
+            let age = u32::try_from((now - found.since).as_secs()).unwrap_or(u32::MAX);
+            let mut message = Message::from_vec(&found.bytes).ok()?;
+            for records in [&mut message.answers, &mut message.authorities, &mut message.additionals] {
+                for record in records {
+                    record.decrement_ttl(age);
+                }
+            }
+            message
+        };
+        message.metadata.id = question.metadata.id;
+        message.queries.clone_from(&question.queries);
+        let limit = if key.tcp { usize::from(u16::MAX) } else { question.edns.as_ref().map_or(PLAIN_UDP, |e| usize::from(e.max_payload())) };
+        message.to_vec().ok().filter(|bytes| bytes.len() <= limit)
     }
 
     fn remember(&self, key: Key, bytes: &[u8]) {
@@ -261,7 +268,7 @@ mod tests {
         use hickory_proto::rr::{RData, Record};
         let forwarder = Forwarder::new(Upstream::Servers(Vec::new()), Vec::new());
         let name = Name::from_ascii("example.com.").unwrap();
-        let key = Key { name: name.clone(), kind: RecordType::A, class: DNSClass::IN, dnssec: false, tcp: false };
+        let key = Key { name: name.clone(), kind: RecordType::A, class: DNSClass::IN, edns: false, dnssec: false, tcp: false };
         let mut message = Message::query().into_response();
         message.add_answer(Record::from_rdata(name, 20, RData::A(A([192, 0, 2, 1].into()))));
         forwarder.remember(key.clone(), &message.to_vec().unwrap());
@@ -271,7 +278,9 @@ mod tests {
             entry.since -= Duration::from_secs(seconds);
             entry.until -= Duration::from_secs(seconds);
         };
-        let ttl = || Some(Message::from_vec(&forwarder.recall(&key, 7)?).unwrap()).map(|m| (m.metadata.id, m.answers[0].ttl));
+        let mut question = Message::query();
+        question.metadata.id = 7;
+        let ttl = || Some(Message::from_vec(&forwarder.recall(&key, &question)?).unwrap()).map(|m| (m.metadata.id, m.answers[0].ttl));
         assert_eq!(ttl(), Some((7, 20)));
         older(15);
         assert_eq!(ttl(), Some((7, 5)));
