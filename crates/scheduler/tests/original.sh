@@ -42,6 +42,8 @@ k create priorityclass never --value=1000 --preemption-policy=Never >/dev/null
 pod nonodes "{$(asks 10m)}"
 # The scheduler may still be starting.
 for _ in $(seq 100); do k -n t get events 2>/dev/null | grep -q 'no nodes available' && break; sleep 0.2; done
+# Gone before the nodes come: how often it is looked at while they are being set up is a matter of speed.
+k -n t delete pod nonodes --now >/dev/null
 for n in n1 n2 n3; do
     echo "{\"apiVersion\":\"v1\",\"kind\":\"Node\",\"metadata\":{\"name\":\"$n\",\"labels\":{\"kubernetes.io/hostname\":\"$n\",\"zone\":\"$n\"}}}" | k apply -f - >/dev/null
     room='{"cpu":"2","memory":"4Gi","pods":"10"}'
