@@ -64,7 +64,8 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Object>> {
     parse(&text).with_context(|| format!("the manifest {}", path.display()))
 }
 
-fn parse(text: &str) -> anyhow::Result<Vec<Object>> {
+/// The objects of a text.
+pub fn parse(text: &str) -> anyhow::Result<Vec<Object>> {
     let mut objects = Vec::new();
     for document in documents(text) {
         let value = yaml::decode(document.as_bytes(), None, Validation::Ignore).map_err(|e| anyhow!("{}", e.message))?.value;

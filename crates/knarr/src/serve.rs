@@ -2,6 +2,7 @@
 //! it; a part that fails ends the cluster's process with its error, and leaves the containers alone.
 
 use crate::{
+    addons,
     cli::{Component, Up},
     cluster::{Cluster, DOMAIN, Plan},
     dns_probe, local, preflight,
@@ -104,8 +105,9 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
         }
         None => (None, None),
     };
-    // The Service of the cluster's DNS is made as an administrator would make it.
-    services(setup, admin.clone(), &informers, &stop, &mut parts)?;
+    addons::apply(&admin).await?;
+    services(setup, local::client(&server, addons::dns_user()), &informers, &stop, &mut parts)?;
+    credentials(setup, &pki)?;
 
     let kubeconfig = pki.admin_kubeconfig(&cluster.name, &format!("https://127.0.0.1:{}", plan.port));
     let mut running = Running { admin, runtime, kubeconfig, network, parts, stop };
@@ -259,6 +261,24 @@ fn services(setup: &Setup<'_>, publisher: Client, informers: &Informers, stop: &
             publish: Some(publisher.user_agent("knarr-dns")),
         };
         spawn(parts, "DNS", network::dns::run(config, informers.clone(), stop.clone(), ready));
+    }
+    Ok(())
+}
+
+/// Kubeconfigs for the parts that are left out: whatever takes their place needs their identities.
+fn credentials(setup: &Setup<'_>, pki: &ClusterPki) -> anyhow::Result<()> {
+    let directory = setup.cluster.data.join("kubeconfig");
+    let server = format!("https://127.0.0.1:{}", setup.plan.port);
+    for component in &setup.up.disable {
+        let (name, own) = match component {
+            Component::Scheduler => ("scheduler", pki.scheduler.clone()),
+            Component::Controllers => ("controllers", pki.controller_manager.clone()),
+            Component::Kubelet => ("kubelet", pki.node(&setup.node_name, &[setup.plan.node_ip().into()])?.client),
+            Component::Proxy => ("proxy", pki.proxy.clone()),
+            Component::Dns => ("dns", pki.ca.client_cert("dns", addons::DNS_USER, &[])?),
+        };
+        std::fs::create_dir_all(&directory)?;
+        ClusterPki::write_kubeconfig(&directory.join(format!("{name}.conf")), &pki.kubeconfig(name, &server, &own))?;
     }
     Ok(())
 }
