@@ -303,6 +303,11 @@ pub mod step {
         [Expr::Meta { to: reg(n), key: META_L4PROTO }, Expr::Payload { to: reg(n + 1), base: Base::Transport, offset: 2, length: 2 }]
     }
 
+    /// Goes on only for this protocol.
+    pub fn protocol_is(number: u8) -> [Expr; 2] {
+        [Expr::Meta { to: reg(0), key: META_L4PROTO }, Expr::Cmp { from: reg(0), op: Cmp::Eq, value: vec![number] }]
+    }
+
     fn in_range(load: Expr, range: Cidr, op: Cmp) -> Vec<Expr> {
         let (mask, value) = (range.mask().octets().to_vec(), range.base().octets().to_vec());
         vec![load, Expr::Bits { from: reg(0), to: reg(0), mask, xor: vec![0; 4] }, Expr::Cmp { from: reg(0), op, value }]

@@ -249,7 +249,9 @@ impl<'a> Planner<'a> {
         }
         let (address, port, client) = (reg(4), reg(5), reg(6));
         let translate = Expr::Dnat { address, port };
-        let mut pick = pick(backends, address);
+        // The way here has looked at the protocol already; it is said again for those who list the rules.
+        let mut pick = step::protocol_is(self.protocol).to_vec();
+        pick.extend(choose(backends, address));
         if self.spec.session_affinity.as_deref() == Some("ClientIP") {
             let config = self.spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
             let timeout_s = config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok()).unwrap_or(AFFINITY_S);
@@ -293,7 +295,7 @@ impl<'a> Planner<'a> {
 }
 
 /// Loads an endpoint's address and port, chosen at random, into two registers.
-fn pick(backends: &BTreeSet<Backend>, to: u32) -> Rule {
+fn choose(backends: &BTreeSet<Backend>, to: u32) -> Rule {
     if let (1, Some((address, port))) = (backends.len(), backends.first()) {
         return vec![Expr::Load { to, value: endpoint_data(*address, *port) }];
     }
