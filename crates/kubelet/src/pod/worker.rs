@@ -36,6 +36,8 @@ const START_RETRY: Duration = Duration::from_secs(10);
 /// First and longest wait before volumes and sandbox are tried again.
 const SETUP_RETRY_MIN: Duration = Duration::from_millis(500);
 const SETUP_RETRY_MAX: Duration = Duration::from_secs(60);
+/// How long a restart may take before the status tells that the container does not run.
+const RESTART_UNTOLD: Duration = Duration::from_millis(500);
 /// Wait before resources that could not be given are tried again.
 const RESIZE_RETRY: Duration = Duration::from_secs(5);
 /// Wait before a stop, a clean-up or a deletion that failed is tried again.
@@ -93,6 +95,8 @@ pub struct Worker {
     kill_retry_at: Option<SystemTime>,
     turns: Option<Turns>,
     stop_deadline: Option<Instant>,
+    /// A container is being started again since then.
+    restarting: Option<SystemTime>,
     applied: Applied,
     resize: (Option<Pending>, Option<String>),
     resize_retry_at: Option<SystemTime>,
@@ -153,6 +157,7 @@ impl Worker {
             kill_retry_at: None,
             turns: None,
             stop_deadline: None,
+            restarting: None,
             applied: Applied::new(),
             resize: (None, None),
             resize_retry_at: None,
@@ -276,7 +281,11 @@ impl Worker {
         if matches!(self.stage, Stage::Cleaning | Stage::Ended) {
             wake = earliest(wake, self.clean(&pod, sandbox.as_ref(), &containers, now));
         }
-        if self.stage != Stage::Done {
+        let told_at = self.restarting.filter(|_| self.stage == Stage::Syncing).map(|since| since + RESTART_UNTOLD);
+        if let Some(at) = told_at.filter(|at| *at > now) {
+            // A restart that takes a moment is told when it is done, as upstream's sync loop does: nobody acts on the moment.
+            wake = earliest(wake, Some(at));
+        } else if self.stage != Stage::Done {
             self.publish(&pod, sandbox.as_ref(), &containers, now);
         }
         wake
@@ -362,6 +371,7 @@ impl Worker {
         let told = status.into_iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
         let told = told.filter(|s| s.name == name && s.container_id.is_some()).map(|s| u32::try_from(s.restart_count).unwrap_or(0) + 1).max();
         let attempt = latest(containers, &name, None).map(|c| c.attempt + 1).or(told).unwrap_or(0);
+        self.restarting = (attempt > 0).then_some(now);
         let target = pod
             .spec
             .as_ref()
@@ -493,6 +503,7 @@ impl Worker {
 
     fn finished(&mut self, outcome: Outcome) {
         let now = self.cx.now();
+        self.restarting = None;
         match outcome {
             Outcome::SetUp(Ok(done)) => {
                 self.handle.ips.lock().clone_from(&done.ips);
