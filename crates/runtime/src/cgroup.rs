@@ -18,8 +18,7 @@ use crate::types::{Resources, Stats};
 /// (cpuset, hugetlb) are joined only by who has a limit there.
 const V1_ALWAYS: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "devices"];
 /// All hierarchies of version 1 that are looked through when cgroups are removed.
-const V1_ALL: [&str; 10] =
-    ["cpu", "cpuacct", "memory", "pids", "devices", "cpuset", "hugetlb", "freezer", "blkio", "systemd"];
+const V1_ALL: [&str; 10] = ["cpu", "cpuacct", "memory", "pids", "devices", "cpuset", "hugetlb", "freezer", "blkio", "systemd"];
 /// A killed cgroup empties within this; after it the directory stays for the next purge.
 const EMPTY_MAX: Duration = Duration::from_secs(5);
 
@@ -50,8 +49,7 @@ impl Cgroups {
             controllers.push("hugetlb");
         }
         // `cpu` is often a link to `cpu,cpuacct`: one directory is joined once.
-        let real: BTreeSet<PathBuf> =
-            controllers.iter().filter_map(|c| fs::canonicalize(self.root.join(c)).ok()).collect();
+        let real: BTreeSet<PathBuf> = controllers.iter().filter_map(|c| fs::canonicalize(self.root.join(c)).ok()).collect();
         let memory = fs::canonicalize(self.root.join("memory")).ok().map(|d| d.join(path));
         CgroupPlan { dirs: real.into_iter().map(|d| d.join(path)).collect(), memory, unified: false }
     }
@@ -159,11 +157,8 @@ impl Cgroups {
 
     /// Kills and removes everything below the mark's own cgroup.
     pub(crate) fn purge(&self, mark: &str) {
-        let tops: Vec<PathBuf> = if self.unified {
-            vec![self.root.join(mark)]
-        } else {
-            V1_ALL.iter().map(|c| self.root.join(c).join(mark)).filter(|d| d.is_dir()).collect()
-        };
+        let tops: Vec<PathBuf> =
+            if self.unified { vec![self.root.join(mark)] } else { V1_ALL.iter().map(|c| self.root.join(c).join(mark)).filter(|d| d.is_dir()).collect() };
         for top in &tops {
             let deadline = Instant::now() + EMPTY_MAX;
             while kill_below(top) && Instant::now() < deadline {
@@ -287,23 +282,6 @@ pub(crate) fn oom_kills(plan: &CgroupPlan) -> u64 {
     count.unwrap_or(0)
 }
 
-/// The device files that every container may use, in version 1's words (the default list of the OCI runtimes).
-const DEVICES: [&str; 12] = [
-    "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:1 rwm",
-    "c 5:2 rwm", "c 136:* rwm", "c 10:200 rwm",
-];
-
-/// Version 1: lets the cgroup use the standard devices and those given, nothing else.
-pub(crate) fn restrict_devices(plan: &CgroupPlan, extra: &[String]) -> Result<()> {
-    let Some(dir) = plan.dirs.iter().find(|d| d.join("devices.deny").exists()) else { return Ok(()) };
-    let put = |file: &str, rule: &str| {
-        let file = dir.join(file);
-        fs::write(&file, rule).map_err(|e| Error::io(format!("cannot write {rule:?} to {}", file.display()), e))
-    };
-    put("devices.deny", "a")?;
-    DEVICES.iter().copied().chain(extra.iter().map(String::as_str)).try_for_each(|rule| put("devices.allow", rule))
-}
-
 /// Removes a cgroup's directory and those below; waits a little for killed processes to leave.
 fn remove_dirs(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
@@ -350,7 +328,12 @@ mod tests {
         let read = |f: &str| fs::read_to_string(root.join("k/pod1/c").join(f)).unwrap();
         assert_eq!((read("cpu.weight"), read("cpu.max"), read("memory.max")), ("39".into(), "50000 100000".into(), (64 << 20).to_string()));
         assert_eq!(read("pids.max"), "max");
-        for (file, text) in [("memory.current", "1000\n"), ("memory.stat", "anon 7\ninactive_file 400\n"), ("cpu.stat", "usage_usec 5\n"), ("memory.events", "oom 1\noom_kill 2\n")] {
+        for (file, text) in [
+            ("memory.current", "1000\n"),
+            ("memory.stat", "anon 7\ninactive_file 400\n"),
+            ("cpu.stat", "usage_usec 5\n"),
+            ("memory.events", "oom 1\noom_kill 2\n"),
+        ] {
             fs::write(root.join("k/pod1/c").join(file), text).unwrap();
         }
         let stats = cgroups.stats(&plan).unwrap();

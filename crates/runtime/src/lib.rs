@@ -7,6 +7,7 @@
 
 mod caps;
 mod cgroup;
+mod devices;
 mod error;
 mod images;
 mod offline;

@@ -9,17 +9,49 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cgroup::{self, Cgroups};
+use crate::cgroup::Cgroups;
 use crate::error::{Context, Error, Result};
 use crate::images::Images;
 use crate::proto::Spec;
 use crate::types::*;
-use crate::{caps, seccomp, sys, user};
+use crate::{caps, devices, seccomp, sys, user};
 
 /// The search path of a container whose image gives none (that of containerd and Docker).
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// `/etc/passwd` and `/etc/group` are read up to this size.
 const ACCOUNTS_BYTES_MAX: u64 = 4 << 20;
+
+/// What this host must have; the words say what to do.
+pub(crate) fn check_host(cgroup_root: &Path) -> Result<()> {
+    let missing = |text: String| Err(Error::State(text));
+    if !nix::unistd::geteuid().is_root() {
+        return missing("running containers needs root: namespaces, mounts and cgroups cannot be made otherwise".to_owned());
+    }
+    let unified = cgroup_root.join("cgroup.controllers");
+    let absent: Vec<&str> = match fs::read_to_string(&unified) {
+        Ok(list) => ["cpu", "memory", "pids"].into_iter().filter(|c| !list.split_whitespace().any(|l| l == *c)).collect(),
+        Err(_) => ["cpu", "memory", "pids"].into_iter().filter(|c| !cgroup_root.join(c).is_dir()).collect(),
+    };
+    if !absent.is_empty() {
+        let (absent, root) = (absent.join(", "), cgroup_root.display());
+        return missing(format!("no cgroup controllers {absent} in {root}: mount cgroup2 there, or the controllers of version 1"));
+    }
+    Ok(())
+}
+
+/// Whether overlayfs can be mounted; loads the module where it is one.
+pub(crate) fn check_overlay() -> Result<()> {
+    let known = || fs::read_to_string("/proc/filesystems").unwrap_or_default().split_whitespace().any(|f| f == "overlay");
+    if known() {
+        return Ok(());
+    }
+    // A module is loaded by the kernel itself at the first mount, whatever comes of that.
+    let _ = sys::new_mount(c"overlay", &[], 0);
+    if known() {
+        return Ok(());
+    }
+    Err(Error::State("this kernel has no overlayfs (CONFIG_OVERLAY_FS; try `modprobe overlay`)".to_owned()))
+}
 
 /// Ids become names of directories: refuses what could leave one.
 pub(crate) fn check_id(id: &str) -> Result<()> {
@@ -69,13 +101,7 @@ pub(crate) fn merge_resources(old: &mut Resources, new: Resources) {
 }
 
 /// The specification of a container; its directories and cgroup are made.
-pub(crate) fn container(
-    images: &Images,
-    cgroups: &Cgroups,
-    root: &Path,
-    sandbox: &SandboxConfig,
-    mut config: ContainerConfig,
-) -> Result<Spec> {
+pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox: &SandboxConfig, mut config: ContainerConfig) -> Result<Spec> {
     let image = images.find(&config.image).ok_or_else(|| Error::NotFound { kind: "image", name: config.image.clone() })?;
     let of_image = &image.config;
     let argv = argv(&config, of_image)?;
@@ -115,7 +141,7 @@ pub(crate) fn container(
     let plan = cgroups.create(&path, &config.resources)?;
     cgroups.apply(&plan, &config.resources)?;
     if !config.privileged {
-        cgroup::restrict_devices(&plan, &device_rules(&config.devices)?)?;
+        devices::restrict(&plan, &device_rules(&config.devices)?)?;
     }
     Ok(Spec {
         argv,
@@ -209,9 +235,8 @@ fn device_rules(devices: &[Device]) -> Result<Vec<String>> {
 /// `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3` as a number; nothing is SIGTERM.
 pub(crate) fn signal_number(text: &str) -> Result<i32> {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-        "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-        "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP",
+        "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     let upper = text.trim().to_ascii_uppercase();
     let short = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -250,8 +275,7 @@ pub(crate) fn detach_mounts_below(dir: &Path) {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let Some(prefix) = dir.to_str() else { return };
     let points = table.lines().filter_map(|l| l.split(' ').nth(4));
-    let mut ours: Vec<&str> =
-        points.filter(|p| p.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))).collect();
+    let mut ours: Vec<&str> = points.filter(|p| p.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))).collect();
     ours.reverse();
     for point in ours {
         if let Err(e) = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH) {

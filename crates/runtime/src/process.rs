@@ -244,9 +244,7 @@ pub(crate) fn set_umask(mask: u32) {
 
 /// Replaces the program. Returns only on failure.
 pub(crate) fn execute(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
-    let list = |texts: &[CString]| -> Vec<*const libc::c_char> {
-        texts.iter().map(|t| t.as_ptr()).chain([std::ptr::null()]).collect()
-    };
+    let list = |texts: &[CString]| -> Vec<*const libc::c_char> { texts.iter().map(|t| t.as_ptr()).chain([std::ptr::null()]).collect() };
     let (argv, env) = (list(argv), list(env));
     // SAFETY: both lists end with a null pointer and point to texts that live through the call.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
@@ -325,13 +323,7 @@ unsafe fn connect(family: i32, address: *const libc::sockaddr, len: usize) -> io
                 let mut error: libc::c_int = 0;
                 let mut size = size_of::<libc::c_int>() as libc::socklen_t;
                 let at = (&raw mut error).cast();
-                check(libc::c_long::from(libc::getsockopt(
-                    fd.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    libc::SO_ERROR,
-                    at,
-                    &raw mut size,
-                )))?;
+                check(libc::c_long::from(libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ERROR, at, &raw mut size)))?;
                 match (error, one[0].revents) {
                     (0, 0) => Err(io::ErrorKind::TimedOut.into()),
                     (0, _) => Ok(fd),

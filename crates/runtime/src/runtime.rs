@@ -4,6 +4,8 @@
 //! cost nothing and nobody polls. All directories below `run` and `root` are named by ids that the caller chose.
 
 use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -44,6 +46,17 @@ pub(crate) struct Inner {
     events: broadcast::Sender<Event>,
     /// Counts changes: who waits for a state looks again at each.
     changes: watch::Sender<u64>,
+    /// The shim's program on a read-only mount of its own, see [`seal`].
+    sealed: Option<OwnedFd>,
+}
+
+/// A detached read-only mount of the program. A container whose command is `/proc/self/exe` makes its shim execute the
+/// host's program inside; by this mount it cannot be opened for writing from there.
+fn seal(program: &Path) -> Option<OwnedFd> {
+    const READ_ONLY: u64 = sys::MOUNT_ATTR_RDONLY;
+    let sealed = sys::c_path(program).and_then(|path| sys::open_tree(libc::AT_FDCWD, &path, false));
+    let sealed = sealed.and_then(|tree| sys::mount_setattr(&tree, false, READ_ONLY, 0).map(|()| tree));
+    sealed.map_err(|e| tracing::debug!(error = %e, "the shim runs from the program's own place")).ok()
 }
 
 #[derive(Default)]
@@ -83,6 +96,8 @@ impl Runtime {
     /// Opens the runtime's directories and adopts the shims of a former process. Must be called within a tokio runtime.
     pub async fn open(config: Config) -> Result<Runtime> {
         prepare::check_id(&config.mark)?;
+        prepare::check_host(&config.cgroup_root)?;
+        prepare::check_overlay()?;
         for dir in [config.root.join("containers"), config.run.join("sandboxes")] {
             std::fs::create_dir_all(&dir).at("cannot make", &dir)?;
         }
@@ -92,6 +107,7 @@ impl Runtime {
             state: Mutex::default(),
             events: broadcast::channel(EVENTS_MAX).0,
             changes: watch::channel(0).0,
+            sealed: seal(&config.shim),
             config,
         };
         let runtime = Runtime(Arc::new(inner));
@@ -169,8 +185,12 @@ impl Runtime {
         let file = SandboxFile { config, created_ns: sys::now_ns() };
         prepare::write_json(&dir.join(proto::SANDBOX_FILE), &file)?;
         let listener = sys::seqpacket_listen(&dir.join(proto::SOCKET)).at("cannot listen in", dir)?;
-        let mut command = Command::new(&self.0.config.shim);
-        command.arg("shim").arg(dir).arg(&self.0.config.mark).env_clear().current_dir("/");
+        let program = match &self.0.sealed {
+            Some(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+            None => self.0.config.shim.clone(),
+        };
+        let mut command = Command::new(program);
+        command.arg0("knarr").arg("shim").arg(dir).arg(&self.0.config.mark).env_clear().current_dir("/");
         let errors = std::fs::File::create(dir.join("shim.log")).at("cannot write in", dir)?;
         command.stdin(Stdio::from(listener)).stdout(Stdio::null()).stderr(errors);
         let child = blocking(move || command.spawn().context("cannot start the shim")).await?;
@@ -221,8 +241,7 @@ impl Runtime {
         let (file, containers) = {
             let state = self.0.state.lock();
             let Some(sandbox) = state.sandboxes.get(id) else { return Ok(()) };
-            let of: Vec<String> =
-                state.containers.iter().filter(|(_, c)| c.sandbox == id).map(|(id, _)| id.clone()).collect();
+            let of: Vec<String> = state.containers.iter().filter(|(_, c)| c.sandbox == id).map(|(id, _)| id.clone()).collect();
             (sandbox.file.clone(), of)
         };
         for container in containers {
@@ -561,7 +580,20 @@ impl Runtime {
             };
             self.adopt_sandbox(&dir, file).await;
         }
+        self.remove_orphans();
         Ok(())
+    }
+
+    /// Writable layers whose containers nobody knows: of before a reboot, which empties the volatile directory, or of a
+    /// creation that broke off.
+    fn remove_orphans(&self) {
+        let base = self.0.config.root.join("containers");
+        for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
+            let known = entry.file_name().to_str().is_some_and(|id| self.0.state.lock().containers.contains_key(id));
+            if !known && let Err(e) = remove_tree(&entry.path()) {
+                tracing::warn!(error = %e, "a writable layer stays");
+            }
+        }
     }
 
     async fn adopt_sandbox(&self, dir: &Path, file: SandboxFile) {
@@ -570,8 +602,7 @@ impl Runtime {
         let mut alive = None;
         if let Ok(connection) = Connection::open(dir, &id)
             && connection.send(&Request::Subscribe, &[]).await.is_ok()
-            && let Ok(Ok((Reply::States { pid, containers }, _))) =
-                tokio::time::timeout(SHIM_START_MAX, connection.receive()).await
+            && let Ok(Ok((Reply::States { pid, containers }, _))) = tokio::time::timeout(SHIM_START_MAX, connection.receive()).await
         {
             records = containers;
             alive = Some((pid, connection));
@@ -609,11 +640,8 @@ impl Inner {
             entry.record = record;
             let (sandbox, container) = (entry.sandbox.clone(), entry.record.id.clone());
             let oom = entry.record.oom_killed.then(|| Event::Oom { sandbox: sandbox.clone(), container: container.clone() });
-            let event = if entry.record.state == ContainerState::Running {
-                Event::Started { sandbox, container }
-            } else {
-                Event::Exited { sandbox, container }
-            };
+            let event =
+                if entry.record.state == ContainerState::Running { Event::Started { sandbox, container } } else { Event::Exited { sandbox, container } };
             (event, oom)
         };
         self.changes.send_modify(|n| *n += 1);
@@ -714,8 +742,8 @@ fn status(entry: &ContainerEntry) -> ContainerStatus {
 }
 
 /// Reading end, writing end and size of a terminal whose controlling side this is.
-fn terminal_ends(master: std::os::fd::OwnedFd) -> Result<(Stream, Stream, Terminal)> {
-    let copy = |fd: &std::os::fd::OwnedFd| fd.try_clone().and_then(Stream::new).context("cannot use the terminal");
+fn terminal_ends(master: OwnedFd) -> Result<(Stream, Stream, Terminal)> {
+    let copy = |fd: &OwnedFd| fd.try_clone().and_then(Stream::new).context("cannot use the terminal");
     let (reader, writer) = (copy(&master)?, copy(&master)?);
     Ok((reader, writer, Terminal(Arc::new(master))))
 }

@@ -42,8 +42,8 @@ impl Connection {
         if bytes.is_empty() {
             return Err(gone(&self.sandbox, &io::ErrorKind::UnexpectedEof.into()));
         }
-        let packet: Packet<Reply> = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::Shim { sandbox: self.sandbox.clone(), message: format!("cannot read its answer: {e}") })?;
+        let packet: Packet<Reply> =
+            serde_json::from_slice(&bytes).map_err(|e| Error::Shim { sandbox: self.sandbox.clone(), message: format!("cannot read its answer: {e}") })?;
         Ok((packet.body, fds))
     }
 

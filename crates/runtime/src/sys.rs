@@ -134,12 +134,7 @@ pub(crate) fn seqpacket_connect(path: &Path) -> io::Result<OwnedFd> {
 pub(crate) fn accept(listener: &impl AsRawFd) -> io::Result<OwnedFd> {
     // SAFETY: no address is asked for.
     own(libc::c_long::from(unsafe {
-        libc::accept4(
-            listener.as_raw_fd(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-        )
+        libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
     }))
 }
 
@@ -178,9 +173,7 @@ pub(crate) fn send_packet(fd: &impl AsRawFd, bytes: &[u8], fds: &[OwnedFd]) -> i
 pub(crate) fn receive_packet(fd: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut length = 0_u8;
     // SAFETY: one byte is peeked; MSG_TRUNC makes the kernel answer the packet's whole length.
-    let whole = check(unsafe {
-        libc::recv(fd.as_raw_fd(), (&raw mut length).cast(), 1, libc::MSG_PEEK | libc::MSG_TRUNC)
-    } as libc::c_long)? as usize;
+    let whole = check(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut length).cast(), 1, libc::MSG_PEEK | libc::MSG_TRUNC) } as libc::c_long)? as usize;
     if whole > PACKET_BYTES_MAX {
         return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
     }
@@ -227,9 +220,7 @@ pub(crate) const RESOLVE_IN_ROOT: u64 = 0x10;
 pub(crate) fn openat2(dir: &impl AsRawFd, path: &CStr, flags: i32, mode: u32, resolve: u64) -> io::Result<OwnedFd> {
     let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: u64::from(mode), resolve };
     // SAFETY: the structure lives through the call and its size is given.
-    own(unsafe {
-        libc::syscall(libc::SYS_openat2, dir.as_raw_fd(), path.as_ptr(), &raw const how, mem::size_of::<OpenHow>())
-    })
+    own(unsafe { libc::syscall(libc::SYS_openat2, dir.as_raw_fd(), path.as_ptr(), &raw const how, mem::size_of::<OpenHow>()) })
 }
 
 /// A copy of a mount (with all below it, if asked), attached nowhere.
@@ -261,34 +252,14 @@ pub(crate) fn mount_setattr(fd: &impl AsRawFd, recursive: bool, set: u64, propag
     let attr = MountAttr { set, clear: 0, propagation, userns: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the structure lives through the call and its size is given.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            fd.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attr,
-            mem::size_of::<MountAttr>(),
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, mem::size_of::<MountAttr>()) }).map(drop)
 }
 
 /// Attaches a detached mount at an opened place.
 pub(crate) fn move_mount(mount: &impl AsRawFd, target: &impl AsRawFd) -> io::Result<()> {
     const FROM_EMPTY_TO_EMPTY: u32 = 0x04 | 0x40;
     // SAFETY: both paths are empty constants.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            target.as_raw_fd(),
-            c"".as_ptr(),
-            FROM_EMPTY_TO_EMPTY,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), target.as_raw_fd(), c"".as_ptr(), FROM_EMPTY_TO_EMPTY) }).map(drop)
 }
 
 /// A new file system, mounted nowhere. `flags` are `MOUNT_ATTR_*`.
@@ -299,7 +270,7 @@ pub(crate) fn new_mount(kind: &CStr, options: &[(&CStr, Option<&CStr>)], flags: 
     let none = std::ptr::null::<libc::c_char>();
     // SAFETY: constant flags and a live name.
     let fs = own(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 1_u32) })?;
-    for (key, value) in options {
+    for (key, value) in [(c"source", Some(kind))].iter().chain(options) {
         let (command, value) = value.map_or((SET_FLAG, none), |v| (SET_STRING, v.as_ptr()));
         // SAFETY: key and value live through the call.
         check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), command, key.as_ptr(), value, 0) })?;
@@ -313,10 +284,7 @@ pub(crate) fn new_mount(kind: &CStr, options: &[(&CStr, Option<&CStr>)], flags: 
 /// Old-style mount(2).
 pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u64, data: &CStr) -> io::Result<()> {
     // SAFETY: all texts live through the call.
-    check(libc::c_long::from(unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) })).map(drop)
 }
 
 pub(crate) fn mknodat(dir: &impl AsRawFd, name: &CStr, mode: u32, device: u64) -> io::Result<()> {
@@ -326,19 +294,13 @@ pub(crate) fn mknodat(dir: &impl AsRawFd, name: &CStr, mode: u32, device: u64) -
 
 pub(crate) fn fsetxattr(fd: &impl AsRawFd, name: &CStr, value: &[u8]) -> io::Result<()> {
     // SAFETY: name and value live through the call.
-    check(libc::c_long::from(unsafe {
-        libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) })).map(drop)
 }
 
 /// Sets an extended attribute of a file that cannot be opened (a symlink, a device).
 pub(crate) fn lsetxattr(path: &CStr, name: &CStr, value: &[u8]) -> io::Result<()> {
     // SAFETY: name, path and value live through the call.
-    check(libc::c_long::from(unsafe {
-        libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) })).map(drop)
 }
 
 pub(crate) fn fchownat(dir: &impl AsRawFd, name: &CStr, uid: u32, gid: u32) -> io::Result<()> {
@@ -352,10 +314,46 @@ pub(crate) fn set_mtime(dir: &impl AsRawFd, name: &CStr, seconds: i64) -> io::Re
     let time = libc::timespec { tv_sec: seconds, tv_nsec: 0 };
     let times = [time, time];
     // SAFETY: name and times live through the call.
-    check(libc::c_long::from(unsafe {
-        libc::utimensat(dir.as_raw_fd(), name.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW)
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::utimensat(dir.as_raw_fd(), name.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) })).map(drop)
+}
+
+/// Loads a program of the kernel's extended machine that judges the use of devices, and attaches it to a cgroup.
+pub(crate) fn attach_device_program(cgroup: &impl AsRawFd, program: &[u64]) -> io::Result<()> {
+    const LOAD: i32 = 5;
+    const ATTACH: i32 = 8;
+    const CGROUP_DEVICE_PROGRAM: u32 = 15;
+    const CGROUP_DEVICE: u32 = 6;
+    const ALLOW_MULTI: u32 = 2;
+    /// The beginning of `union bpf_attr` for loading; zeros follow.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        licence: u64,
+        rest: [u64; 12],
+    }
+    let load = Load {
+        kind: CGROUP_DEVICE_PROGRAM,
+        count: program.len() as u32,
+        instructions: program.as_ptr() as u64,
+        licence: c"Apache-2.0".as_ptr() as u64,
+        rest: [0; 12],
+    };
+    // SAFETY: the attributes, the program and the licence's text live through the call, and the size is given; the kernel
+    // verifies the program.
+    let loaded = own(unsafe { libc::syscall(libc::SYS_bpf, LOAD, &raw const load, mem::size_of::<Load>()) })?;
+    let attach = [cgroup.as_raw_fd() as u32, loaded.as_raw_fd() as u32, CGROUP_DEVICE, ALLOW_MULTI];
+    // SAFETY: as above. The cgroup keeps the program.
+    check(unsafe { libc::syscall(libc::SYS_bpf, ATTACH, attach.as_ptr(), mem::size_of_val(&attach)) }).map(drop)
+}
+
+/// Gives pages of the program's file back: they come again from the page cache when they are touched. Only ranges that
+/// were never writable are named by the caller's list of mappings.
+pub(crate) fn forget_pages(start: usize, length: usize) {
+    // SAFETY: the range is a read-only private mapping of a file, none of whose pages was ever written: dropping them
+    // changes nothing that can be read there.
+    unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
 }
 
 /// Nanoseconds since the epoch, by the wall clock.

@@ -36,17 +36,13 @@ pub(crate) fn resolve(image_user: &str, wanted: &User, passwd: &str, group: &str
     let account = match wanted.uid {
         Some(uid) => accounts(passwd).find(|a| a.uid == uid),
         None if user_text.is_empty() => accounts(passwd).find(|a| a.uid == 0),
-        None => accounts(passwd)
-            .find(|a| a.name == user_text)
-            .or_else(|| accounts(passwd).find(|a| user_text.parse() == Ok(a.uid))),
+        None => accounts(passwd).find(|a| a.name == user_text).or_else(|| accounts(passwd).find(|a| user_text.parse() == Ok(a.uid))),
     };
     let uid = match (wanted.uid, &account) {
         (Some(uid), _) => uid,
         (None, Some(account)) => account.uid,
         (None, None) if user_text.is_empty() => 0,
-        (None, None) => user_text
-            .parse()
-            .map_err(|_| Error::Invalid(format!("unable to find user {user_text}: no matching entries in passwd file")))?,
+        (None, None) => user_text.parse().map_err(|_| Error::Invalid(format!("unable to find user {user_text}: no matching entries in passwd file")))?,
     };
     let gid = match wanted.gid {
         Some(gid) => gid,
@@ -54,9 +50,7 @@ pub(crate) fn resolve(image_user: &str, wanted: &User, passwd: &str, group: &str
             .find(|(name, ..)| *name == group_text)
             .map(|(_, gid, _)| gid)
             .or_else(|| group_text.parse().ok())
-            .ok_or_else(|| {
-                Error::Invalid(format!("unable to find group {group_text}: no matching entries in group file"))
-            })?,
+            .ok_or_else(|| Error::Invalid(format!("unable to find group {group_text}: no matching entries in group file")))?,
         None => account.as_ref().map_or(0, |a| a.gid),
     };
     let mut all = vec![gid];

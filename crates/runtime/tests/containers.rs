@@ -78,7 +78,14 @@ async fn a_container_sees_its_own_world() {
             env: vec![("FROM".into(), "pod".into()), ("X".into(), "1".into())],
             working_dir: "/made/here".into(),
             mounts: vec![mount(&data, "/rw", false), mount(&data, "/ro", true), mount(&data.join("in"), "/etc/file", true)],
-            resources: Resources { memory_limit: Some(64 << 20), cpu_shares: Some(512), cpu_quota: Some(50_000), cpu_period: Some(100_000), pids_limit: Some(100), ..Resources::default() },
+            resources: Resources {
+                memory_limit: Some(64 << 20),
+                cpu_shares: Some(512),
+                cpu_quota: Some(50_000),
+                cpu_period: Some(100_000),
+                pids_limit: Some(100),
+                ..Resources::default()
+            },
             ..host.container("c", &["say", "up", "obey"])
         },
     )

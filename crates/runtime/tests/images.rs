@@ -193,8 +193,7 @@ impl Registry {
 fn answer(registry: &Mutex<Registry>, host: &str, mut stream: TcpStream) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(|l| l.ok()).take_while(|l| !l.is_empty());
     let path = lines.next().unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
-    let headers: HashMap<String, String> =
-        lines.filter_map(|l| l.split_once(": ").map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned()))).collect();
+    let headers: HashMap<String, String> = lines.filter_map(|l| l.split_once(": ").map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned()))).collect();
     let mut registry = registry.lock().unwrap();
     let from: usize = headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()).unwrap_or(0);
     registry.requests.push(if from > 0 { format!("{path} from {from}") } else { path.clone() });
@@ -257,17 +256,19 @@ async fn images_come_from_registries() {
     assert_eq!((image.id.as_str(), image.repo_tags.as_slice()), (built.config.as_str(), &[name.clone()][..]));
     assert_eq!(image.repo_digests.len(), 1);
     assert!(log.lock().unwrap().requests.iter().any(|r| r.contains(" from ")), "a broken transfer goes on: {:?}", log.lock().unwrap().requests);
-    let steps = heard.0.lock().unwrap();
+    let steps = std::mem::take(&mut *heard.0.lock().unwrap());
     assert!(matches!(&steps[0], Step::Layers(layers) if layers.len() == 2));
     assert!(steps.iter().filter(|s| matches!(s, Step::Unpacked { .. })).count() == 2);
-    drop(steps);
     log.lock().unwrap().requests.clear();
     host.rt.pull(&name, None, quiet()).await.unwrap();
     assert!(log.lock().unwrap().requests.iter().all(|r| !r.contains(&built.blobs[0].0)), "layers that are here are not fetched");
     let error = host.rt.pull(&format!("{address}/team/none:v1"), None, quiet()).await.unwrap_err();
     assert!(error.is_not_found() && error.to_string().ends_with("none:v1: not found"), "{error}");
     let error = host.rt.pull("127.0.0.1:1/x", None, quiet()).await.unwrap_err().to_string();
-    assert!(error.contains("failed to do request: Get \"http://127.0.0.1:1/v2/x/manifests/latest\": dial tcp 127.0.0.1:1: connect: connection refused"), "{error}");
+    assert!(
+        error.contains("failed to do request: Get \"http://127.0.0.1:1/v2/x/manifests/latest\": dial tcp 127.0.0.1:1: connect: connection refused"),
+        "{error}"
+    );
     assert!(host.rt.pull("Not A Name", None, quiet()).await.unwrap_err().to_string().contains("invalid reference format"));
     // A blob that lies, and one that is not there.
     let blob = format!("/v2/team/app/blobs/{}", built.blobs[0].0);
@@ -295,7 +296,8 @@ async fn mirrors_and_logins_count() {
     let mine = Credentials { username: "me".into(), password: "secret".into(), ..Credentials::default() };
     host.rt.pull(&name, Some(mine), quiet()).await.unwrap();
     // The same by a mirror of Docker's hub, whose login is in the file.
-    let text = format!("mirrors:\n  docker.io:\n    endpoint: [\"http://{address}\"]\nconfigs:\n  \"{address}\":\n    auth: {{username: me, password: secret}}\n");
+    let text =
+        format!("mirrors:\n  docker.io:\n    endpoint: [\"http://{address}\"]\nconfigs:\n  \"{address}\":\n    auth: {{username: me, password: secret}}\n");
     host.config.registries = Some(write(&host.dir.join("registries.yaml"), text.as_bytes()));
     host.rt = Runtime::open(host.config.clone()).await.unwrap();
     let image = host.rt.pull("app", None, quiet()).await.unwrap();

@@ -201,14 +201,7 @@ fn resolve(archive: &Archive, descriptor: &Descriptor, depth: usize) -> Result<O
     }
 }
 
-fn import_one(
-    images: &Images,
-    archive: &Archive,
-    descriptor: &Descriptor,
-    manifest: &Manifest,
-    digest: &str,
-    progress: &dyn Progress,
-) -> Result<Image> {
+fn import_one(images: &Images, archive: &Archive, descriptor: &Descriptor, manifest: &Manifest, digest: &str, progress: &dyn Progress) -> Result<Image> {
     let config = archive.blob(&manifest.config.digest)?;
     let annotation = |key: &str| descriptor.annotations.get(key).filter(|v| !v.is_empty());
     let name = annotation("io.containerd.image.name").or_else(|| annotation("org.opencontainers.image.ref.name"));

@@ -21,10 +21,7 @@ pub(super) fn add(images: &Images, name: &str, files: &[LocalFile], config: Imag
     let mut identity = String::new();
     for file in files {
         let meta = fs::metadata(&file.host).at("cannot look at", &file.host)?;
-        identity += &format!(
-            "{} {} {} {}.{} {:o} {:?}\n",
-            meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec(), file.mode, file.path
-        );
+        identity += &format!("{} {} {} {}.{} {:o} {:?}\n", meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec(), file.mode, file.path);
     }
     let layer = short(&format!("local\n{identity}"));
     let text = serde_json::to_string(&config).map_err(|e| Error::Invalid(e.to_string()))?;

@@ -71,9 +71,7 @@ impl Index {
     /// The entry for this machine; one that names no platform will do when it is alone.
     pub(crate) fn choose(&self) -> Option<&Descriptor> {
         let fits = |d: &&Descriptor| {
-            d.platform.as_ref().is_some_and(|p| {
-                p.os == "linux" && p.architecture == architecture() && matches!(p.variant.as_str(), "" | "v1" | "v8")
-            })
+            d.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == architecture() && matches!(p.variant.as_str(), "" | "v1" | "v8"))
         };
         self.manifests.iter().find(fits).or(match self.manifests.as_slice() {
             [only] if only.platform.is_none() => Some(only),
@@ -138,8 +136,7 @@ pub(crate) fn configuration(bytes: &[u8]) -> Result<Configuration> {
         diff_ids: Option<Vec<String>>,
     }
     let document: Document = read(bytes, "the image's configuration")?;
-    let foreign = (!document.os.is_empty() && document.os != "linux")
-        || (!document.architecture.is_empty() && document.architecture != architecture());
+    let foreign = (!document.os.is_empty() && document.os != "linux") || (!document.architecture.is_empty() && document.architecture != architecture());
     if foreign {
         return Err(Error::Image(format!(
             "no match for platform in manifest: the image is for {}/{}, this machine is linux/{}",
@@ -151,7 +148,6 @@ pub(crate) fn configuration(bytes: &[u8]) -> Result<Configuration> {
     let mut config = document.config.unwrap_or_default();
     // Go writes null for what is empty.
     config.retain(|_, value| !value.is_null());
-    let config = serde_json::from_value(config.into())
-        .map_err(|e| Error::Image(format!("the image's configuration cannot be read: {e}")))?;
+    let config = serde_json::from_value(config.into()).map_err(|e| Error::Image(format!("the image's configuration cannot be read: {e}")))?;
     Ok(Configuration { id: digest_of(bytes), config, diff_ids: document.rootfs.diff_ids.unwrap_or_default() })
 }

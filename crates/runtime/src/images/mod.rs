@@ -145,12 +145,7 @@ impl Images {
         turn
     }
 
-    pub(crate) async fn pull(
-        self: &Arc<Self>,
-        name: &str,
-        credentials: Option<Credentials>,
-        progress: Arc<dyn Progress>,
-    ) -> Result<Image> {
+    pub(crate) async fn pull(self: &Arc<Self>, name: &str, credentials: Option<Credentials>, progress: Arc<dyn Progress>) -> Result<Image> {
         let reference = Reference::parse(name)?;
         let full = reference.tagged().unwrap_or_else(|| reference.digested(reference.version()));
         let turn = Arc::clone(self.pulls.lock().entry(full.clone()).or_default());
@@ -168,14 +163,7 @@ impl Images {
     // ---- writing
 
     /// Unpacks what is missing of an image and records it.
-    pub(crate) fn store(
-        &self,
-        config: &[u8],
-        layers: Vec<Layer<'_>>,
-        tags: Vec<String>,
-        digests: Vec<String>,
-        progress: &dyn Progress,
-    ) -> Result<Image> {
+    pub(crate) fn store(&self, config: &[u8], layers: Vec<Layer<'_>>, tags: Vec<String>, digests: Vec<String>, progress: &dyn Progress) -> Result<Image> {
         let configuration = manifest::configuration(config)?;
         check_count(layers.len(), configuration.diff_ids.len())?;
         let chain = chain(&configuration.diff_ids);
@@ -237,14 +225,7 @@ impl Images {
     }
 
     /// Writes down an image whose layers are there; from now on it exists. Names that others had become its own.
-    pub(crate) fn record(
-        &self,
-        id: String,
-        config: ImageConfig,
-        layers: Vec<String>,
-        tags: Vec<String>,
-        digests: Vec<String>,
-    ) -> Result<Image> {
+    pub(crate) fn record(&self, id: String, config: ImageConfig, layers: Vec<String>, tags: Vec<String>, digests: Vec<String>) -> Result<Image> {
         let size = layers.iter().map(|l| self.layer_size(l)).sum();
         // The layers' data must be on disk before the file that promises them.
         File::open(self.layers_dir()).and_then(|dir| Ok(nix::unistd::syncfs(&dir)?)).context("cannot sync the layers")?;

@@ -215,9 +215,8 @@ impl Unpacker<'_> {
                 let target = entry.link_name_bytes().ok_or_else(|| invalid("a hard link without a target"))?.into_owned();
                 let target = clean(&target)?;
                 let (from, old) = self.parent_of(&target, false)?;
-                let link = |dir: &OwnedFd, name: &CString| {
-                    nix::unistd::linkat(&from, old.as_c_str(), dir, name.as_c_str(), AtFlags::empty()).map_err(io::Error::from)
-                };
+                let link =
+                    |dir: &OwnedFd, name: &CString| nix::unistd::linkat(&from, old.as_c_str(), dir, name.as_c_str(), AtFlags::empty()).map_err(io::Error::from);
                 // The linked file has its attributes.
                 return self.replacing(&dir, &name, false, link);
             }
@@ -238,13 +237,7 @@ impl Unpacker<'_> {
         set_attributes(&dir, &name, kind == T::Symlink, &attributes)
     }
 
-    fn file<R: Read>(
-        &mut self,
-        dir: &OwnedFd,
-        name: &CString,
-        entry: &mut tar::Entry<'_, R>,
-        attributes: &Attributes,
-    ) -> io::Result<()> {
+    fn file<R: Read>(&mut self, dir: &OwnedFd, name: &CString, entry: &mut tar::Entry<'_, R>, attributes: &Attributes) -> io::Result<()> {
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
         let mut opened = None;
         self.replacing(dir, name, false, |dir, name| {
@@ -274,13 +267,7 @@ impl Unpacker<'_> {
     }
 
     /// Makes something in place of what is there; a directory stays when one is made.
-    fn replacing(
-        &mut self,
-        dir: &OwnedFd,
-        name: &CString,
-        directory: bool,
-        mut make: impl FnMut(&OwnedFd, &CString) -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn replacing(&mut self, dir: &OwnedFd, name: &CString, directory: bool, mut make: impl FnMut(&OwnedFd, &CString) -> io::Result<()>) -> io::Result<()> {
         match make(dir, name) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             done => return done,
@@ -438,13 +425,7 @@ fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>, header: &tar::Header) -> i
             }
         }
     }
-    Ok(Attributes {
-        uid: header.uid()? as u32,
-        gid: header.gid()? as u32,
-        mode: header.mode()? & 0o7777,
-        mtime: header.mtime().unwrap_or(0) as i64,
-        xattrs,
-    })
+    Ok(Attributes { uid: header.uid()? as u32, gid: header.gid()? as u32, mode: header.mode()? & 0o7777, mtime: header.mtime().unwrap_or(0) as i64, xattrs })
 }
 
 fn set_attributes(dir: &OwnedFd, name: &CString, symlink: bool, attributes: &Attributes) -> io::Result<()> {

@@ -1,10 +1,12 @@
 //! Where images come from: `registries.yaml` in k3s's form.
 //!
-//!     mirrors:
-//!       docker.io: { endpoint: ["https://mirror.example", "http://127.0.0.1:5055"] }
-//!       "*": { endpoint: ["https://everything.example"] }
-//!     configs:
-//!       mirror.example: { auth: { username: u, password: p }, tls: { ca_file: /etc/ca.pem } }
+//! ```text
+//! mirrors:
+//!   docker.io: { endpoint: ["https://mirror.example", "http://127.0.0.1:5055"] }
+//!   "*": { endpoint: ["https://everything.example"] }
+//! configs:
+//!   mirror.example: { auth: { username: u, password: p }, tls: { ca_file: /etc/ca.pem } }
+//! ```
 //!
 //! Mirrors are asked in their order, the registry itself last. Loopback addresses are spoken to without TLS.
 
@@ -160,10 +162,7 @@ mod tests {
         let mine = Credentials { username: "me".into(), ..Credentials::default() };
         let list = registries.endpoints(&Reference::parse("nginx").unwrap(), Some(&mine));
         let shown: Vec<_> = list.iter().map(|e| (e.base.as_str(), e.credentials.as_ref().map(|c| c.username.as_str()))).collect();
-        assert_eq!(
-            shown,
-            [("http://127.0.0.1:5055/v2", None), ("https://m.example/path/v2", Some("u")), ("https://registry-1.docker.io/v2", Some("me"))]
-        );
+        assert_eq!(shown, [("http://127.0.0.1:5055/v2", None), ("https://m.example/path/v2", Some("u")), ("https://registry-1.docker.io/v2", Some("me"))]);
         assert!(list[1].tls.insecure_skip_verify);
         let plain = |name: &str| registries.endpoints(&Reference::parse(name).unwrap(), None)[0].base.clone();
         assert_eq!((plain("localhost:5000/a"), plain("quay.io/a/b")), ("http://localhost:5000/v2".into(), "https://quay.io/v2".into()));

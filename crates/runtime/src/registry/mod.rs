@@ -68,9 +68,7 @@ pub(crate) async fn pull(
 fn explain(name: &str, e: Error) -> Error {
     let before = format!("failed to pull and unpack image {name:?}: ");
     match e {
-        Error::Registry { code: 404, .. } => {
-            Error::Registry { code: 404, message: format!("{before}failed to resolve reference {name:?}: {name}: not found") }
-        }
+        Error::Registry { code: 404, .. } => Error::Registry { code: 404, message: format!("{before}failed to resolve reference {name:?}: {name}: not found") },
         Error::Registry { code: code @ (401 | 403), message } => {
             let repository = name.rsplit_once([':', '@']).map_or(name, |(repository, _)| repository);
             let text = format!(
@@ -131,9 +129,9 @@ async fn choose(session: &Session, bytes: Vec<u8>, media_type: &str) -> Result<M
         return manifest::read(&bytes, "the manifest");
     }
     let index: Index = manifest::read(&bytes, "the index")?;
-    let chosen = index.choose().ok_or_else(|| {
-        Error::Image(format!("no match for platform in manifest: the image is not made for linux/{}", manifest::architecture()))
-    })?;
+    let chosen = index
+        .choose()
+        .ok_or_else(|| Error::Image(format!("no match for platform in manifest: the image is not made for linux/{}", manifest::architecture())))?;
     let (bytes, _) = document(session, "manifests", &chosen.digest).await?;
     manifest::check_digest(&bytes, &chosen.digest)?;
     manifest::read(&bytes, "the manifest")

@@ -101,12 +101,7 @@ fn compile(rules: &Rules) -> Result<Vec<Instruction>> {
         next = number + 1;
     }
     push(&mut leaves, next, vec![(op::RETURN, 0, 0, rules.default)]);
-    let mut program = vec![
-        (op::LOAD, 0, 0, 4),
-        (op::EQUAL, 1, 0, ARCHITECTURE),
-        (op::RETURN, 0, 0, ERRNO | libc::ENOSYS as u32),
-        (op::LOAD, 0, 0, 0),
-    ];
+    let mut program = vec![(op::LOAD, 0, 0, 4), (op::EQUAL, 1, 0, ARCHITECTURE), (op::RETURN, 0, 0, ERRNO | libc::ENOSYS as u32), (op::LOAD, 0, 0, 0)];
     program.extend(search(&leaves));
     if program.len() > INSTRUCTIONS_MAX {
         return Err(Error::Invalid(format!("the seccomp profile is too long: {} instructions", program.len())));
@@ -171,12 +166,7 @@ fn test(condition: &Condition, code: &mut Vec<(u16, Jump, Jump, u32)>) {
     let (high, low) = ((condition.value >> 32) as u32, condition.value as u32);
     let load = |word: u32| (op::LOAD, By(0), By(0), offset + word);
     match condition.compare {
-        Compare::Equal => code.extend([
-            load(4),
-            (op::EQUAL, By(0), Fail, high),
-            load(0),
-            (op::EQUAL, By(0), Fail, low),
-        ]),
+        Compare::Equal => code.extend([load(4), (op::EQUAL, By(0), Fail, high), load(0), (op::EQUAL, By(0), Fail, low)]),
         Compare::Masked(mask) => code.extend([
             load(4),
             (op::AND, By(0), By(0), (mask >> 32) as u32),
@@ -185,31 +175,14 @@ fn test(condition: &Condition, code: &mut Vec<(u16, Jump, Jump, u32)>) {
             (op::AND, By(0), By(0), mask as u32),
             (op::EQUAL, By(0), Fail, low),
         ]),
-        Compare::NotEqual => code.extend([
-            load(4),
-            (op::EQUAL, By(0), By(2), high),
-            load(0),
-            (op::EQUAL, Fail, By(0), low),
-        ]),
+        Compare::NotEqual => code.extend([load(4), (op::EQUAL, By(0), By(2), high), load(0), (op::EQUAL, Fail, By(0), low)]),
         Compare::Greater | Compare::GreaterOrEqual => {
             let last = if condition.compare == Compare::Greater { op::GREATER } else { op::AT_LEAST };
-            code.extend([
-                load(4),
-                (op::GREATER, By(3), By(0), high),
-                (op::EQUAL, By(0), Fail, high),
-                load(0),
-                (last, By(0), Fail, low),
-            ]);
+            code.extend([load(4), (op::GREATER, By(3), By(0), high), (op::EQUAL, By(0), Fail, high), load(0), (last, By(0), Fail, low)]);
         }
         Compare::Less | Compare::LessOrEqual => {
             let last = if condition.compare == Compare::Less { op::AT_LEAST } else { op::GREATER };
-            code.extend([
-                load(4),
-                (op::GREATER, Fail, By(0), high),
-                (op::EQUAL, By(0), By(2), high),
-                load(0),
-                (last, Fail, By(0), low),
-            ]);
+            code.extend([load(4), (op::GREATER, Fail, By(0), high), (op::EQUAL, By(0), By(2), high), load(0), (last, Fail, By(0), low)]);
         }
     }
 }
@@ -220,7 +193,7 @@ mod tests {
 
     /// Interprets a program as the kernel would.
     fn run(program: &[Instruction], number: u32, args: [u64; 6]) -> u32 {
-        let mut data = vec![0_u8; 64];
+        let mut data = [0_u8; 64];
         data[0..4].copy_from_slice(&number.to_le_bytes());
         data[4..8].copy_from_slice(&ARCHITECTURE.to_le_bytes());
         for (i, arg) in args.iter().enumerate() {

@@ -67,10 +67,22 @@ const OWN: &[(&str, u32)] = &[];
 
 /// Newer than the headers; numbers are the same everywhere since Linux 5.x.
 const NEW: &[(&str, u32)] = &[
-    ("SYS_cachestat", 451), ("SYS_fchmodat2", 452), ("SYS_map_shadow_stack", 453), ("SYS_futex_wake", 454), ("SYS_futex_wait", 455),
-    ("SYS_futex_requeue", 456), ("SYS_statmount", 457), ("SYS_listmount", 458), ("SYS_lsm_get_self_attr", 459),
-    ("SYS_lsm_set_self_attr", 460), ("SYS_lsm_list_modules", 461), ("SYS_mseal", 462), ("SYS_setxattrat", 463),
-    ("SYS_getxattrat", 464), ("SYS_listxattrat", 465), ("SYS_removexattrat", 466),
+    ("SYS_cachestat", 451),
+    ("SYS_fchmodat2", 452),
+    ("SYS_map_shadow_stack", 453),
+    ("SYS_futex_wake", 454),
+    ("SYS_futex_wait", 455),
+    ("SYS_futex_requeue", 456),
+    ("SYS_statmount", 457),
+    ("SYS_listmount", 458),
+    ("SYS_lsm_get_self_attr", 459),
+    ("SYS_lsm_set_self_attr", 460),
+    ("SYS_lsm_list_modules", 461),
+    ("SYS_mseal", 462),
+    ("SYS_setxattrat", 463),
+    ("SYS_getxattrat", 464),
+    ("SYS_listxattrat", 465),
+    ("SYS_removexattrat", 466),
 ];
 
 /// The number of a call; none if this architecture does not have it.

@@ -95,14 +95,7 @@ impl Wording {
     const EXEC: Wording = Wording("OCI runtime exec failed: exec failed: unable to start container process: ");
 }
 
-fn become_program(
-    spec: &Spec,
-    argv: &[String],
-    tty: bool,
-    stdio: Stdio,
-    channel: &OwnedFd,
-    wording: &Wording,
-) -> Step<()> {
+fn become_program(spec: &Spec, argv: &[String], tty: bool, stdio: Stdio, channel: &OwnedFd, wording: &Wording) -> Step<()> {
     let stdio = standard_streams(spec, tty, stdio, channel)?;
     let cwd = sys::c_str(&spec.cwd).map_err(|e| e.to_string())?;
     let mut in_cwd = process::chdir(&cwd);
@@ -157,8 +150,7 @@ fn drop_privileges(spec: &Spec) -> Step<()> {
         if spec.filter.is_empty() {
             return Ok(());
         }
-        let program: Vec<libc::sock_filter> =
-            spec.filter.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+        let program: Vec<libc::sock_filter> = spec.filter.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
         process::set_filter(&program).map_err(|e| format!("seccomp: {e}"))
     };
     let user = &spec.user;
@@ -225,6 +217,7 @@ pub(super) fn init(host: &Host) -> ! {
     process::reset_signals();
     process::new_session();
     process::set_name(c"pause");
+    super::slim();
     let confined = process::setns(&host.pod_ns, libc::CLONE_NEWNS)
         .and_then(|()| process::bound_capabilities(0))
         .and_then(|()| process::become_user(65535, 65535, &[]))

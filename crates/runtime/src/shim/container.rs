@@ -136,7 +136,7 @@ impl Container {
     pub(super) fn tidy(&mut self) {
         self.outputs.retain(|o| !o.ended);
         let ended = self.record.state == ContainerState::Exited;
-        self.attached.retain(|a| !a.gone && !(ended && a.pending.is_empty()));
+        self.attached.retain(|a| !a.gone && (!ended || !a.pending.is_empty()));
     }
 }
 

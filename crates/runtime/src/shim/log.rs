@@ -65,7 +65,8 @@ impl Log {
     pub(super) fn end(&mut self, stream: &str, rest: &mut Vec<u8>) {
         if !rest.is_empty() && self.file.is_some() {
             let time = stamp(sys::now_ns());
-            self.entry(&time, stream, 'F', rest, &[]);
+            // Without its newline it is no whole line: containerd marks it so, and readers then add none.
+            self.entry(&time, stream, 'P', rest, &[]);
             self.flush();
         }
         *rest = Vec::new();
@@ -112,13 +113,7 @@ fn stamp(ns: u64) -> [u8; 30] {
     let year = era * 400 + year_of_era + i64::from(month <= 2);
     let mut text = [b'0'; 30];
     let mut out = &mut text[..];
-    let _ = write!(
-        out,
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanos:09}Z",
-        of_day / 3600,
-        of_day / 60 % 60,
-        of_day % 60
-    );
+    let _ = write!(out, "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanos:09}Z", of_day / 3600, of_day / 60 % 60, of_day % 60);
     text
 }
 
@@ -150,6 +145,6 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let lines: Vec<(&str, usize)> = text.lines().map(|l| (&l[31..39], l.len() - 40)).collect();
         let (o, e) = ("stdout F", "stderr F");
-        assert_eq!(lines, [(o, 3), (o, 3), (o, 0), ("stdout P", LINE_BYTES_MAX), (o, 1), (e, LINE_BYTES_MAX), (e, 3)]);
+        assert_eq!(lines, [(o, 3), (o, 3), (o, 0), ("stdout P", LINE_BYTES_MAX), (o, 1), (e, LINE_BYTES_MAX), ("stderr P", 3)]);
     }
 }

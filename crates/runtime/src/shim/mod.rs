@@ -31,6 +31,8 @@ type Step<T> = Result<T, String>;
 const READ_BYTES: usize = 32 * 1024;
 /// The size of a pod's shared memory unless it is configured, as Docker has it.
 const SHM_BYTES: u64 = 64 << 20;
+/// After so much quiet the pages of the program that were used last are given back.
+const QUIET_MS: i32 = 3000;
 /// A connection that does not read is dropped with this many packets waiting.
 const QUEUE_MAX: usize = 10_000;
 
@@ -162,6 +164,7 @@ impl Shim {
     fn serve(&mut self) {
         let mut fds: Vec<libc::pollfd> = Vec::new();
         let mut sources: Vec<Source> = Vec::new();
+        let mut lean = false;
         while !(self.stopping && self.idle()) {
             fds.clear();
             sources.clear();
@@ -169,7 +172,12 @@ impl Shim {
                 sources.push(source);
                 fds.push(libc::pollfd { fd, events, revents: 0 });
             });
-            process::poll(&mut fds, -1);
+            process::poll(&mut fds, if lean { -1 } else { QUIET_MS });
+            lean = fds.iter().all(|fd| fd.revents == 0);
+            if lean {
+                slim();
+                continue;
+            }
             let ready = fds.iter().zip(&sources).filter(|(fd, _)| fd.revents != 0);
             // Streams first: what a process wrote before it ended is read before its end is told.
             let mut ready: Vec<(Source, i16)> = ready.map(|(fd, source)| (*source, fd.revents)).collect();
@@ -404,11 +412,30 @@ impl Shim {
     }
 }
 
+/// Drops the program's own pages from this process: an idle shim needs none of them, and the page cache keeps them. Only
+/// what lies below the end of the code is dropped: behind it there are pages that the loader wrote to.
+fn slim() {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for line in maps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(range), Some(rights), path) = (words.next(), words.next(), words.nth(3)) else { continue };
+        let Some((start, end)) = range.split_once('-') else { continue };
+        let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)) else { continue };
+        if !path.is_some_and(|p| p.starts_with('/')) || !matches!(rights, "r--p" | "r-xp") {
+            break;
+        }
+        ranges.push((start, end - start));
+        if rights == "r-xp" {
+            ranges.iter().for_each(|&(start, length)| sys::forget_pages(start, length));
+            break;
+        }
+    }
+}
+
 /// Makes the sandbox's namespaces; all but the mounts become this process's own.
 fn namespaces(dir: PathBuf, sandbox: SandboxConfig) -> Step<Host> {
-    let open = |name: &str| {
-        File::open(format!("/proc/self/ns/{name}")).map(OwnedFd::from).map_err(|e| format!("namespace {name}: {e}"))
-    };
+    let open = |name: &str| File::open(format!("/proc/self/ns/{name}")).map(OwnedFd::from).map_err(|e| format!("namespace {name}: {e}"));
     let (host_ns, host_pids) = (open("mnt")?, open("pid")?);
     let mut new = 0;
     if !sandbox.host_network {

@@ -22,12 +22,10 @@ impl Shim {
                 Ok(()) => return,
                 Err(message) => Err(self.refuse_start(&container, message)),
             },
-            Request::Exec { container, cmd, tty, stdin, stdout, stderr } => {
-                match self.exec(client, &container, &cmd, tty, [stdin, stdout, stderr], fds) {
-                    Ok(()) => return,
-                    Err(reply) => Err(reply),
-                }
-            }
+            Request::Exec { container, cmd, tty, stdin, stdout, stderr } => match self.exec(client, &container, &cmd, tty, [stdin, stdout, stderr], fds) {
+                Ok(()) => return,
+                Err(reply) => Err(reply),
+            },
             Request::Attach { container, stdin: _, stdout, stderr } => self.attach(client, &container, stdout, stderr, fds),
             Request::Kill { container, signal, all } => self.signal(&container, signal, all),
             Request::PortForward { port } => match process::connect_loopback(port) {
@@ -73,8 +71,8 @@ impl Shim {
         if self.containers.iter().any(|c| c.record.id == id) {
             return Err(format!("container {id:?} was started before"));
         }
-        let spec: Spec = prepare::read_json(&self.host.dir.join(format!("c-{id}.json")))
-            .ok_or_else(|| format!("the specification of container {id:?} cannot be read"))?;
+        let spec: Spec =
+            prepare::read_json(&self.host.dir.join(format!("c-{id}.json"))).ok_or_else(|| format!("the specification of container {id:?} cannot be read"))?;
         let log = spec.log_path.clone();
         let mut container = Container::new(spec).map_err(|e| format!("failed to open log {log:?}: {e}"))?;
         let stdio = streams(&mut container).map_err(|e| format!("streams: {e}"))?;
@@ -117,15 +115,7 @@ impl Shim {
         Reply::Failed { not_found: false, start: true, message }
     }
 
-    fn exec(
-        &mut self,
-        client: u64,
-        id: &str,
-        cmd: &[String],
-        tty: bool,
-        wanted: [bool; 3],
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), Reply> {
+    fn exec(&mut self, client: u64, id: &str, cmd: &[String], tty: bool, wanted: [bool; 3], fds: Vec<OwnedFd>) -> Result<(), Reply> {
         let Some(at) = self.containers.iter().position(|c| c.record.id == id) else { return Err(missing(id)) };
         let (container, host) = (&self.containers[at], &self.host);
         if container.record.state != ContainerState::Running {
@@ -148,14 +138,7 @@ impl Shim {
         Ok(())
     }
 
-    fn attach(
-        &mut self,
-        client: u64,
-        id: &str,
-        stdout: bool,
-        stderr: bool,
-        fds: Vec<OwnedFd>,
-    ) -> Result<Option<Reply>, Reply> {
+    fn attach(&mut self, client: u64, id: &str, stdout: bool, stderr: bool, fds: Vec<OwnedFd>) -> Result<Option<Reply>, Reply> {
         let Some(container) = self.container(id) else { return Err(missing(id)) };
         if container.record.state != ContainerState::Running {
             return Err(failed(format!("container {id:?} is not in running state")));
@@ -243,4 +226,3 @@ fn streams(container: &mut Container) -> io::Result<Stdio> {
     }
     Ok(stdio)
 }
-

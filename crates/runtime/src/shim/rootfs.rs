@@ -24,15 +24,24 @@ const NO_ALL: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
 
 /// Shown empty unless the configuration says otherwise (the lists of the OCI runtimes).
 const MASKED: [&str; 13] = [
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
-    "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
     "/sys/devices/system/cpu/cpu0/thermal_throttle",
 ];
 /// Shown read-only unless the configuration says otherwise.
 const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// The devices that every container has: name, major, minor.
-const DEVICES: [(&CStr, u32, u32); 6] =
-    [(c"null", 1, 3), (c"zero", 1, 5), (c"full", 1, 7), (c"random", 1, 8), (c"urandom", 1, 9), (c"tty", 5, 0)];
+const DEVICES: [(&CStr, u32, u32); 6] = [(c"null", 1, 3), (c"zero", 1, 5), (c"full", 1, 7), (c"random", 1, 8), (c"urandom", 1, 9), (c"tty", 5, 0)];
 const LINKS: [(&CStr, &CStr); 6] = [
     (c"/proc/self/fd", c"fd"),
     (c"/proc/self/fd/0", c"stdin"),
@@ -244,9 +253,7 @@ fn overlay(spec: &Spec, target: &Path) -> io::Result<()> {
     // `volatile`: the layer dies with its container, so nothing waits for the disk on its behalf. Linux before 5.10 lacks it.
     let quick = CString::new(format!("{options},volatile"))?;
     match sys::mount(c"overlay", &target, c"overlay", 0, &quick) {
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-            sys::mount(c"overlay", &target, c"overlay", 0, &CString::new(options)?)
-        }
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => sys::mount(c"overlay", &target, c"overlay", 0, &CString::new(options)?),
         done => done,
     }
 }
@@ -298,15 +305,9 @@ fn device_tree(root: &Root, spec: &Spec, devices: &[(Device, std::fs::Metadata)]
         process::mkdirat(&dev, name, 0o755).map_err(|e| fail("/…", e))?;
     }
     attach(root, &dev, "/dev", true)?;
-    let options = [
-        (c"newinstance", None),
-        (c"ptmxmode", Some(c"0666")),
-        (c"mode", Some(c"0620")),
-        (c"gid", Some(c"5")),
-    ];
+    let options = [(c"newinstance", None), (c"ptmxmode", Some(c"0666")), (c"mode", Some(c"0620")), (c"gid", Some(c"5"))];
     fresh(root, c"devpts", &options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, "/dev/pts")?;
-    let mut all: Vec<(PathBuf, u32, u64)> =
-        devices.iter().map(|(d, m)| (d.container.clone(), m.mode() & !0o777 | 0o666, m.rdev())).collect();
+    let mut all: Vec<(PathBuf, u32, u64)> = devices.iter().map(|(d, m)| (d.container.clone(), m.mode() & !0o777 | 0o666, m.rdev())).collect();
     if spec.config.privileged {
         host_devices(Path::new("/dev"), 0, &mut all);
     }
