@@ -55,10 +55,13 @@ pub struct Informers {
     inner: Arc<Inner>,
 }
 
+/// What an informer shows: its type, the collection's path, the selection.
+type Source = (TypeId, String, ListParams);
+
 struct Inner {
     client: Client,
     token: CancellationToken,
-    known: Mutex<HashMap<(TypeId, String, ListParams), Arc<dyn Any + Send + Sync>>>,
+    known: Mutex<HashMap<Source, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Informers {
