@@ -30,6 +30,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub mod usage;
 mod volume;
 mod workloads;
 

@@ -5,7 +5,6 @@
 //! would be stored. A plug-in reads the store's memory and writes nothing, so a dry run needs no care of its own; the
 //! one exception is ResourceQuota, which charges its quotas as the very last step ([`quota`]).
 
-mod amounts;
 mod certificates;
 mod limits;
 mod namespace;
@@ -17,6 +16,7 @@ mod security;
 mod service_account;
 mod storage_objects;
 
+use kinds::usage as amounts;
 use crate::{ApiServer, Operation, Write, storage};
 use machinery::{Value, status::Status};
 use std::sync::Arc;

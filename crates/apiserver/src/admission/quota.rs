@@ -7,7 +7,7 @@
 
 mod usage;
 
-use super::{World, amounts::Amounts, forbidden, is, text};
+use super::{World, amounts::{self, Amounts}, forbidden, is, text};
 use crate::{
     ApiServer, Operation, Write,
     context::Context,
@@ -38,10 +38,10 @@ pub(super) async fn charge(server: &ApiServer, write: &Write<'_>, object: &Value
     if write.operation == Operation::Create && storage::get(server, write.row, &key).is_some() {
         return Ok(());
     }
-    let new = usage::of(&resource.group, &resource.resource, object);
-    let old = write.old.map(|old| usage::of(&resource.group, &resource.resource, old)).unwrap_or_default();
+    let new = amounts::measure(&resource.group, &resource.resource, object);
+    let old = write.old.map(|old| amounts::measure(&resource.group, &resource.resource, old)).unwrap_or_default();
     let delta: Amounts = new.iter().map(|(name, amount)| (name.clone(), *amount - old.get(name).copied().unwrap_or_default())).collect();
-    let matching: Vec<&Arc<Value>> = quotas.iter().filter(|q| usage::selects(q, write, object)).collect();
+    let matching: Vec<&Arc<Value>> = quotas.iter().filter(|q| amounts::selects(q, &resource.group, &resource.resource, object)).collect();
     // First everything is looked at, so that a quota is not charged for what another refuses.
     for quota in &matching {
         examine(write, object, quota, &delta)?;
@@ -65,7 +65,7 @@ fn masked(amounts: &Amounts, quota: &Value) -> Amounts {
 /// Whether a quota has room for a write; 403 in upstream's words.
 fn examine(write: &Write<'_>, object: &Value, quota: &Value, delta: &Amounts) -> Result<(), Status> {
     let name = text(&quota["metadata"], "name");
-    let (hard, used) = (super::amounts::of(&quota["status"]["hard"]), super::amounts::of(&quota["status"]["used"]));
+    let (hard, used) = (amounts::of(&quota["status"]["hard"]), amounts::of(&quota["status"]["used"]));
     if write.operation == Operation::Create && is(write, "", "pods") {
         usage::said(object, &hard).map_err(|why| forbidden(write, object, format!("failed quota: {name}: {why}")))?;
     }
@@ -116,7 +116,7 @@ async fn commit(server: &ApiServer, write: &Write<'_>, object: &Value, quota: &V
         let mut value = present.cloned().unwrap_or_default();
         examine(write, object, &value, delta)?;
         for (name, amount) in masked(delta, &value) {
-            let used = super::amounts::parse(&value["status"]["used"][name.as_str()]).unwrap_or_default();
+            let used = amounts::parse(&value["status"]["used"][name.as_str()]).unwrap_or_default();
             value["status"]["used"][name.as_str()] = json!((used + amount).to_string());
         }
         Ok(value)

@@ -1,0 +1,245 @@
+//! What objects count for in a namespace: the sums that LimitRanger and ResourceQuota compare, and which quotas count an
+//! object (upstream's `component-helpers/resource` and `pkg/quota/v1/evaluator/core`). Admission charges by it, the quota
+//! controller counts by it.
+
+use machinery::{Value, quantity::Quantity};
+use std::collections::BTreeMap;
+
+/// Amounts by name of the resource.
+pub type Amounts = BTreeMap<String, Quantity>;
+
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The amounts of a resource list; what is no quantity was refused by validation.
+pub fn of(list: &Value) -> Amounts {
+    let entries = list.as_object().into_iter().flatten();
+    entries.filter_map(|(name, amount)| Some((name.clone(), parse(amount)?))).collect()
+}
+
+/// A quantity, which may also be written as a number.
+pub fn parse(amount: &Value) -> Option<Quantity> {
+    match amount {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.to_string().parse().ok(),
+        _ => None,
+    }
+}
+
+/// Adds amounts to a sum.
+pub fn add(sum: &mut Amounts, more: &Amounts) {
+    for (name, amount) in more {
+        *sum.entry(name.clone()).or_default() += *amount;
+    }
+}
+
+fn raise(to: &mut Amounts, least: &Amounts) {
+    for (name, amount) in least {
+        let present = to.entry(name.clone()).or_insert(*amount);
+        *present = (*present).max(*amount);
+    }
+}
+
+/// `requests` or `limits` of a whole pod: its containers and sidecars together, or what an init container needs beside
+/// the sidecars before it, if that is more; a pod's own amounts go before its containers'; overhead comes on top.
+pub fn of_pod(pod: &Value, which: &str) -> Amounts {
+    let spec = &pod["spec"];
+    let mut sum = Amounts::new();
+    for container in items(&spec["containers"]) {
+        add(&mut sum, &of(&container["resources"][which]));
+    }
+    let (mut sidecars, mut most) = (Amounts::new(), Amounts::new());
+    for container in items(&spec["initContainers"]) {
+        let mut own = of(&container["resources"][which]);
+        if text(container, "restartPolicy") == "Always" {
+            add(&mut sum, &own);
+            add(&mut sidecars, &own);
+            own.clone_from(&sidecars);
+        } else {
+            add(&mut own, &sidecars);
+        }
+        raise(&mut most, &own);
+    }
+    raise(&mut sum, &most);
+    sum.extend(of(&spec["resources"][which]));
+    for (name, amount) in of(&spec["overhead"]) {
+        // Overhead does not limit what nobody has limited.
+        match sum.get_mut(&name) {
+            Some(present) => *present += amount,
+            None if which == "requests" => {
+                sum.insert(name, amount);
+            }
+            None => {}
+        }
+    }
+    sum
+}
+
+/// Resources whose requests and limits are both counted.
+const COMPUTE: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+
+fn one() -> Quantity {
+    Quantity::from_value(1, machinery::quantity::Format::Decimal)
+}
+
+fn count(number: usize) -> Quantity {
+    Quantity::from_value(i64::try_from(number).unwrap_or(i64::MAX), machinery::quantity::Format::Decimal)
+}
+
+/// What an object uses.
+pub fn measure(group: &str, resource: &str, object: &Value) -> Amounts {
+    let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+    let mut out = Amounts::from([(format!("count/{qualified}"), one())]);
+    match (group, resource) {
+        ("", "pods") => pod(object, &mut out),
+        ("", "services") => service(object, &mut out),
+        ("", "persistentvolumeclaims") => claim(object, &mut out),
+        ("", "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas") => {
+            out.insert(resource.to_owned(), one());
+        }
+        _ => {}
+    }
+    out
+}
+
+fn pod(pod: &Value, out: &mut Amounts) {
+    // What is over uses nothing any more but its place among the objects.
+    if matches!(text(&pod["status"], "phase"), "Failed" | "Succeeded") {
+        return;
+    }
+    out.insert("pods".into(), one());
+    compute(&of_pod(pod, "requests"), &of_pod(pod, "limits"), out);
+}
+
+/// The names under which requests and limits are counted.
+pub fn compute(requests: &Amounts, limits: &Amounts, out: &mut Amounts) {
+    for (name, amount) in requests {
+        if COMPUTE.contains(&name.as_str()) || name.starts_with("hugepages-") {
+            out.insert(name.clone(), *amount);
+        }
+        if COMPUTE.contains(&name.as_str()) || name.starts_with("hugepages-") || is_extended(name) {
+            out.insert(format!("requests.{name}"), *amount);
+        }
+    }
+    for (name, amount) in limits.iter().filter(|(n, _)| COMPUTE.contains(&n.as_str())) {
+        out.insert(format!("limits.{name}"), *amount);
+    }
+}
+
+fn is_extended(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
+}
+
+fn service(service: &Value, out: &mut Amounts) {
+    let spec = &service["spec"];
+    out.insert("services".into(), one());
+    let ports = items(&spec["ports"]).len();
+    match text(spec, "type") {
+        "NodePort" => {
+            out.insert("services.nodeports".into(), count(ports));
+        }
+        "LoadBalancer" => {
+            let used = if spec["allocateLoadBalancerNodePorts"] == false {
+                items(&spec["ports"]).iter().filter(|p| p["nodePort"].as_i64().unwrap_or(0) != 0).count()
+            } else {
+                ports
+            };
+            out.insert("services.nodeports".into(), count(used));
+            out.insert("services.loadbalancers".into(), one());
+        }
+        _ => {}
+    }
+}
+
+fn claim(claim: &Value, out: &mut Amounts) {
+    out.insert("persistentvolumeclaims".into(), one());
+    let asked = parse(&claim["spec"]["resources"]["requests"]["storage"]).unwrap_or_default();
+    let class = claim["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-class"].as_str();
+    let class = class.unwrap_or_else(|| text(&claim["spec"], "storageClassName"));
+    out.insert("requests.storage".into(), asked);
+    if !class.is_empty() {
+        out.insert(format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), one());
+        out.insert(format!("{class}.storageclass.storage.k8s.io/requests.storage"), asked);
+    }
+}
+
+/// Whether a quota's scopes select an object.
+pub fn selects(quota: &Value, group: &str, resource: &str, object: &Value) -> bool {
+    let spec = &quota["spec"];
+    let scopes = items(&spec["scopes"]).iter().filter_map(Value::as_str);
+    let plain = scopes.map(|scope| (scope, "Exists", &Value::Null));
+    let chosen = items(&spec["scopeSelector"]["matchExpressions"]).iter().map(|e| (text(e, "scopeName"), text(e, "operator"), &e["values"]));
+    plain.chain(chosen).all(|(scope, operator, values)| in_scope(scope, operator, items(values), (group, resource), object))
+}
+
+fn in_scope(scope: &str, operator: &str, values: &[Value], of: (&str, &str), object: &Value) -> bool {
+    let spec = &object["spec"];
+    let listed = |text: &str| values.iter().any(|v| v == text);
+    if of == ("", "persistentvolumeclaims") {
+        let class = text(spec, "volumeAttributesClassName");
+        return scope == "VolumeAttributesClass" && matches(operator, !class.is_empty(), listed(class));
+    }
+    if of != ("", "pods") {
+        return false;
+    }
+    match scope {
+        "Terminating" => spec["activeDeadlineSeconds"].as_i64().is_some_and(|s| s >= 0),
+        "NotTerminating" => spec["activeDeadlineSeconds"].as_i64().is_none_or(|s| s < 0),
+        "BestEffort" => is_best_effort(object),
+        "NotBestEffort" => !is_best_effort(object),
+        "PriorityClass" => {
+            let class = text(spec, "priorityClassName");
+            matches(operator, !class.is_empty(), listed(class))
+        }
+        "CrossNamespacePodAffinity" => crosses_namespaces(spec),
+        _ => false,
+    }
+}
+
+fn matches(operator: &str, there: bool, listed: bool) -> bool {
+    match operator {
+        "Exists" => there,
+        "DoesNotExist" => !there,
+        "In" => there && listed,
+        "NotIn" => !listed,
+        _ => false,
+    }
+}
+
+fn is_best_effort(pod: &Value) -> bool {
+    ["requests", "limits"].iter().all(|which| of_pod(pod, which).iter().all(|(n, a)| !matches!(n.as_str(), "cpu" | "memory") || a.is_zero()))
+}
+
+fn crosses_namespaces(spec: &Value) -> bool {
+    let crosses = |term: &Value| !items(&term["namespaces"]).is_empty() || term["namespaceSelector"].is_object();
+    ["podAffinity", "podAntiAffinity"].iter().any(|kind| {
+        let affinity = &spec["affinity"][*kind];
+        items(&affinity["requiredDuringSchedulingIgnoredDuringExecution"]).iter().any(crosses)
+            || items(&affinity["preferredDuringSchedulingIgnoredDuringExecution"]).iter().any(|t| crosses(&t["podAffinityTerm"]))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_pod_s_amounts_are_summed_as_upstream_sums_them() {
+        let needs = |cpu: &str| json!({"requests": {"cpu": cpu}});
+        let pod = json!({"spec": {
+            "containers": [{"resources": needs("100m")}, {"resources": needs("200m")}],
+            "initContainers": [{"resources": needs("250m")}, {"restartPolicy": "Always", "resources": needs("50m")}, {"resources": needs("400m")}],
+            "overhead": {"cpu": "10m", "memory": "1Mi"},
+        }});
+        let sum = of_pod(&pod, "requests");
+        assert_eq!(sum["cpu"].to_string(), "460m", "the last init container beside the sidecar, and the overhead");
+        assert_eq!(sum["memory"].to_string(), "1Mi");
+        assert!(of_pod(&pod, "limits").is_empty());
+    }
+}
