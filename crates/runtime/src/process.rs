@@ -16,6 +16,31 @@ pub(crate) fn clone(flags: i32) -> io::Result<i32> {
     check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) }).map(|pid| pid as i32)
 }
 
+/// As [`clone`], with the child in a cgroup of version 2 from its first moment.
+pub(crate) fn clone_into(flags: i32, cgroup: &impl AsRawFd) -> io::Result<i32> {
+    const INTO_CGROUP: u64 = 0x2_0000_0000;
+    /// `struct clone_args` of linux/sched.h.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Arguments {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+    let arguments =
+        Arguments { flags: flags as u64 | INTO_CGROUP, exit_signal: libc::SIGCHLD as u64, cgroup: cgroup.as_raw_fd() as u64, ..Arguments::default() };
+    // SAFETY: as in `clone`; the arguments live through the call and their size is given.
+    check(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<Arguments>()) }).map(|pid| pid as i32)
+}
+
 /// Ends the process without running any handler.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: does not return.

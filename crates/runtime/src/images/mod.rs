@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -39,6 +39,9 @@ pub(crate) struct Layer<'a> {
     pub(crate) size: u64,
     pub(crate) open: Box<dyn Fn() -> Result<Box<dyn Read + Send>> + 'a>,
 }
+
+/// Longer than the coarsest clock by which a kernel stamps files (10 ms at 100 Hz).
+const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 /// What is read of `images/`, and when that directory had last changed then.
 #[derive(Default)]
@@ -94,7 +97,8 @@ impl Images {
                     known.images.insert(image.id.clone(), image);
                 }
             }
-            known.changed = changed;
+            // A change within the same tick of the file system's clock would not show: what is that young is read again.
+            known.changed = changed.filter(|at| at.elapsed().is_ok_and(|age| age > CLOCK_TICK));
         }
         known
     }

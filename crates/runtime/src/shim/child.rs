@@ -25,6 +25,12 @@ pub(super) const FAILED: u8 = b'E';
 #[derive(Default)]
 pub(super) struct Stdio(pub(super) [Option<OwnedFd>; 3]);
 
+/// What is executed, and whether on a terminal.
+pub(super) struct Command<'a> {
+    pub(super) argv: &'a [String],
+    pub(super) tty: bool,
+}
+
 /// Runs `work` in the child and never returns: either it has become the program, or its error is told.
 pub(super) fn run(channel: &OwnedFd, work: impl FnOnce() -> Step<()>) -> ! {
     let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
@@ -41,10 +47,12 @@ pub(super) fn run(channel: &OwnedFd, work: impl FnOnce() -> Step<()>) -> ! {
 }
 
 /// Becomes a container's first process.
-pub(super) fn container(host: &Host, spec: &Spec, stdio: Stdio, channel: &OwnedFd) -> Step<()> {
+pub(super) fn container(host: &Host, spec: &Spec, joined: bool, stdio: Stdio, channel: &OwnedFd) -> Step<()> {
     prologue();
     let sandbox = host.sandbox();
-    cgroup::join(&spec.cgroup).map_err(|e| format!("cannot join the cgroup: {e}"))?;
+    if !joined {
+        cgroup::join(&spec.cgroup).map_err(|e| format!("cannot join the cgroup: {e}"))?;
+    }
     if let Some(score) = spec.config.resources.oom_score_adj {
         // Lowering it is refused where the runtime itself is confined: the container runs all the same.
         let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
@@ -56,17 +64,19 @@ pub(super) fn container(host: &Host, spec: &Spec, stdio: Stdio, channel: &OwnedF
     }
     process::unshare(new).map_err(|e| format!("new mount namespace: {e}"))?;
     rootfs::build(spec, sources)?;
-    become_program(spec, &spec.argv, spec.config.tty, stdio, channel, &Wording::START)
+    become_program(spec, &Command { argv: &spec.argv, tty: spec.config.tty }, stdio, channel, &Wording::START)
 }
 
 /// Becomes a further process of a running container, whose first process is `pid`. The process namespace was entered
 /// by the clone already.
-pub(super) fn exec(spec: &Spec, pid: u32, argv: &[String], tty: bool, stdio: Stdio, channel: &OwnedFd) -> Step<()> {
+pub(super) fn exec(spec: &Spec, pid: u32, joined: bool, command: &Command<'_>, stdio: Stdio, channel: &OwnedFd) -> Step<()> {
     prologue();
     let open = |name: &str| std::fs::File::open(format!("/proc/{pid}/ns/{name}")).map_err(|e| format!("namespace {name}: {e}"));
     let mounts = open("mnt")?;
     let cgroups = if spec.cgroup.unified { Some(open("cgroup")?) } else { None };
-    cgroup::join(&spec.cgroup).map_err(|e| format!("cannot join the cgroup: {e}"))?;
+    if !joined {
+        cgroup::join(&spec.cgroup).map_err(|e| format!("cannot join the cgroup: {e}"))?;
+    }
     if let Some(score) = spec.config.resources.oom_score_adj {
         let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
     }
@@ -74,7 +84,7 @@ pub(super) fn exec(spec: &Spec, pid: u32, argv: &[String], tty: bool, stdio: Std
         process::setns(&cgroups, libc::CLONE_NEWCGROUP).map_err(|e| format!("enter the cgroup namespace: {e}"))?;
     }
     process::setns(&mounts, libc::CLONE_NEWNS).map_err(|e| format!("enter the mount namespace: {e}"))?;
-    become_program(spec, argv, tty, stdio, channel, &Wording::EXEC)
+    become_program(spec, command, stdio, channel, &Wording::EXEC)
 }
 
 fn prologue() {
@@ -95,7 +105,8 @@ impl Wording {
     const EXEC: Wording = Wording("OCI runtime exec failed: exec failed: unable to start container process: ");
 }
 
-fn become_program(spec: &Spec, argv: &[String], tty: bool, stdio: Stdio, channel: &OwnedFd, wording: &Wording) -> Step<()> {
+fn become_program(spec: &Spec, command: &Command<'_>, stdio: Stdio, channel: &OwnedFd, wording: &Wording) -> Step<()> {
+    let &Command { argv, tty } = command;
     let stdio = standard_streams(spec, tty, stdio, channel)?;
     let cwd = sys::c_str(&spec.cwd).map_err(|e| e.to_string())?;
     let mut in_cwd = process::chdir(&cwd);

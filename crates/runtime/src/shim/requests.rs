@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::child::{self, Stdio};
+use super::child::{self, Command, Stdio};
 use super::container::Container;
 use super::{Host, Launch, Shim, Step};
 use crate::proto::{Reply, Request, Spec};
@@ -79,9 +79,9 @@ impl Shim {
         let (channel, theirs) = process::packet_pair().map_err(|e| format!("socket: {e}"))?;
         let pids = self.process_namespace(&container.spec)?;
         let fresh = pids.is_none() && !self.host.sandbox.host_pid;
-        let pid = clone_into(&self.host, pids.as_ref(), if fresh { libc::CLONE_NEWPID } else { 0 })?;
+        let Cloned { pid, joined } = clone_child(&self.host, &container.spec, pids.as_ref(), if fresh { libc::CLONE_NEWPID } else { 0 })?;
         if pid == 0 {
-            child::run(&theirs, || child::container(&self.host, &container.spec, stdio, &theirs));
+            child::run(&theirs, || child::container(&self.host, &container.spec, joined, stdio, &theirs));
         }
         self.containers.push(container);
         let container = id.to_owned();
@@ -126,9 +126,9 @@ impl Shim {
         let pid = container.record.pid;
         let begin = || -> Step<(i32, OwnedFd)> {
             let (channel, theirs) = process::packet_pair().map_err(|e| format!("socket: {e}"))?;
-            let child = clone_into(host, Some(&pids_of(pid)?), 0)?;
+            let Cloned { pid: child, joined } = clone_child(host, &container.spec, Some(&pids_of(pid)?), 0)?;
             if child == 0 {
-                child::run(&theirs, || child::exec(&container.spec, pid, cmd, tty, stdio, &theirs));
+                child::run(&theirs, || child::exec(&container.spec, pid, joined, &Command { argv: cmd, tty }, stdio, &theirs));
             }
             Ok((child, channel))
         };
@@ -195,14 +195,26 @@ fn pids_of(pid: u32) -> Step<OwnedFd> {
     File::open(format!("/proc/{pid}/ns/pid")).map(OwnedFd::from).map_err(|e| format!("process namespace of {pid}: {e}"))
 }
 
-/// Forks into a process namespace (or a new one, by `flags`).
-fn clone_into(host: &Host, pids: Option<&OwnedFd>, flags: i32) -> Step<i32> {
+/// A forked process.
+struct Cloned {
+    /// 0 in the child.
+    pid: i32,
+    /// It is in its cgroup already.
+    joined: bool,
+}
+
+/// Forks into the container's cgroup where the kernel can, and into a process namespace (or a new one, by `flags`).
+fn clone_child(host: &Host, spec: &Spec, pids: Option<&OwnedFd>, flags: i32) -> Step<Cloned> {
     let join = |fd: &OwnedFd| process::setns(fd, libc::CLONE_NEWPID).map_err(|e| format!("enter the process namespace: {e}"));
     if let Some(pids) = pids {
         join(pids)?;
     }
-    let cloned = process::clone(flags).map_err(|e| format!("cannot make a process: {e}"));
-    if pids.is_some() && !matches!(cloned, Ok(0)) {
+    let into = cgroup::clone_target(&spec.cgroup).and_then(|cgroup| process::clone_into(flags, &cgroup).ok());
+    let cloned = match into {
+        Some(pid) => Ok(Cloned { pid, joined: true }),
+        None => process::clone(flags).map(|pid| Cloned { pid, joined: false }).map_err(|e| format!("cannot make a process: {e}")),
+    };
+    if pids.is_some() && !matches!(cloned, Ok(Cloned { pid: 0, .. })) {
         join(&host.host_pids)?;
     }
     cloned
