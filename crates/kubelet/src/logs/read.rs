@@ -79,9 +79,8 @@ impl Filter {
     }
 }
 
-/// Where the last `lines` lines begin.
-async fn tail_offset(file: &mut File, lines: u64) -> std::io::Result<u64> {
-    let len = file.metadata().await?.len();
+/// Where the last `lines` lines of the file's first `len` bytes begin.
+async fn tail_offset(file: &mut File, len: u64, lines: u64) -> std::io::Result<u64> {
     if lines == 0 {
         return Ok(len);
     }
@@ -119,17 +118,24 @@ async fn rotated(path: &Path, file: &File) -> bool {
 /// Sends the log to `to` until its end, or, following, until `running` says that nothing more will come.
 pub async fn send(path: PathBuf, options: Options, running: impl Fn() -> bool + Send, to: mpsc::Sender<Bytes>) -> std::io::Result<()> {
     let mut file = File::open(&path).await?;
+    let len = file.metadata().await?.len();
     let start = match options.tail {
-        Some(n) => tail_offset(&mut file, n).await?,
+        Some(n) => tail_offset(&mut file, len, n).await?,
         None => 0,
     };
     file.seek(SeekFrom::Start(start)).await?;
     let follow = options.follow;
+    // Who does not follow sees what was there when the question came: one line asked for is one line answered.
+    let mut left = if follow { u64::MAX } else { len.saturating_sub(start) };
     let mut filter = Filter { left: options.limit, options, open: false };
     let mut pending = BytesMut::with_capacity(BLOCK);
     let mut ended = false;
     loop {
-        let got = file.read_buf(&mut pending).await?;
+        let before = pending.len();
+        let read = file.read_buf(&mut pending).await?;
+        let got = u64::try_from(read).unwrap_or(u64::MAX).min(left);
+        left -= got;
+        pending.truncate(before + usize::try_from(got).unwrap_or(usize::MAX));
         let mut out = BytesMut::new();
         let mut more = true;
         while let Some(end) = pending.iter().position(|b| *b == b'\n') {

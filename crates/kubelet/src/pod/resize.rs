@@ -87,14 +87,20 @@ pub fn pending(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Option<Pending> 
     None
 }
 
-/// Gives one container, and the pod as a whole, the numbers of the spec.
-pub async fn apply(cx: Arc<Context>, pod: Arc<Pod>, spec: Spec, id: ContainerId) -> Result<(), String> {
-    let limits = resources::container_limits(&pod, &spec, cx.machine.memory_bytes);
-    // The pod's cgroup must be wide enough before and is made narrow only after: the container's numbers come in between.
-    cx.cgroups.widen_pod(&pod);
-    cx.runtime.update_resources(&id, limits).await.map_err(|e| e.to_string())?;
-    cx.cgroups.limit_pod(&pod);
-    Ok(())
+/// Gives containers, and the pod as a whole, the numbers of the spec. Answers who has them now, and what went wrong.
+pub async fn apply(cx: &Context, pod: &Pod, containers: Vec<(ContainerId, Spec)>) -> (Vec<(ContainerId, ResourceRequirements)>, Option<String>) {
+    // The pod's cgroup must be wide enough before and is made narrow only after: the containers' numbers come in between.
+    cx.cgroups.widen_pod(pod);
+    let (mut done, mut error) = (Vec::new(), None);
+    for (id, spec) in containers {
+        let limits = resources::container_limits(pod, &spec, cx.machine.memory_bytes);
+        match cx.runtime.update_resources(&id, limits).await {
+            Ok(()) => done.push((id, spec.resources.unwrap_or_default())),
+            Err(e) => error = Some(e.to_string()),
+        }
+    }
+    cx.cgroups.limit_pod(pod);
+    (done, error)
 }
 
 #[cfg(test)]

@@ -36,8 +36,8 @@ pub struct View<'a> {
     pub messages: &'a HashMap<ContainerId, String>,
     /// The resources that containers have, where that is known.
     pub applied: &'a Applied,
-    /// Why new resources must wait, and an error of giving them.
-    pub resize: (Option<&'a Pending>, Option<&'a str>),
+    /// Why new resources must wait; and that they are being given, with the error of the last try.
+    pub resize: (Option<&'a Pending>, Option<Option<&'a str>>),
     /// Addresses of the node.
     pub host_ips: &'a [IpAddr],
     /// Addresses of the pod.
@@ -419,8 +419,8 @@ fn conditions(v: &View<'_>, spec: &PodSpec, out: &mut PodStatus, ended: bool) {
     if let Some((reason, message)) = v.resize.0 {
         set("PodResizePending", Verdict { status: true, reason: Some(reason), message: Some(message.clone()) });
     }
-    if let Some(message) = v.resize.1 {
-        set("PodResizeInProgress", Verdict { status: true, reason: Some("Error"), message: Some(message.to_owned()) });
+    if let Some(error) = v.resize.1 {
+        set("PodResizeInProgress", Verdict { status: true, reason: error.map(|_| "Error"), message: error.map(str::to_owned) });
     }
     out.conditions = Some(list);
 }

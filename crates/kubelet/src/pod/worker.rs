@@ -62,7 +62,7 @@ enum Outcome {
     SetUp(Result<SetUp, SetUpError>),
     Started { name: String, result: Result<(), StartError> },
     Refreshed(Result<(), volumes::VolumeError>),
-    Resized { id: ContainerId, to: Box<ResourceRequirements>, result: Result<(), String> },
+    Resized { done: Vec<(ContainerId, ResourceRequirements)>, error: Option<String> },
     Cleaned(Result<(), String>),
     Deleted(Result<(), String>),
 }
@@ -95,10 +95,10 @@ pub struct Worker {
     kill_retry_at: Option<SystemTime>,
     turns: Option<Turns>,
     stop_deadline: Option<Instant>,
-    /// A container is being started again since then.
+    /// A container is being started again, or gets other resources, since then.
     restarting: Option<SystemTime>,
     applied: Applied,
-    resize: (Option<Pending>, Option<String>),
+    resize: (Option<Pending>, Option<Option<String>>),
     resize_retry_at: Option<SystemTime>,
     forced: Option<(String, String, String)>,
     /// Admission refused it.
@@ -522,13 +522,10 @@ impl Worker {
                 self.failures.remove(&name);
             }
             Outcome::Started { name, result: Err(e) } => self.start_failed(name, e, now),
-            Outcome::Resized { id, to, result: Ok(()) } => {
-                self.applied.insert(id, *to);
-                self.resize.1 = None;
-            }
-            Outcome::Resized { result: Err(e), .. } => {
-                self.resize.1 = Some(e);
-                self.resize_retry_at = Some(now + RESIZE_RETRY);
+            Outcome::Resized { done, error } => {
+                self.applied.extend(done);
+                self.resize_retry_at = error.as_ref().map(|_| now + RESIZE_RETRY);
+                self.resize.1 = Some(error);
             }
             Outcome::Refreshed(Ok(())) => {}
             Outcome::Refreshed(Err(e)) => {
@@ -579,14 +576,16 @@ impl Worker {
             self.resize_retry_at = Some(now + RESIZE_RETRY);
             return HashSet::new();
         }
-        if let Some(c) = changes.iter().find(|c| !c.restart)
-            && let Some((_, spec)) = find_spec(pod, &c.name)
-        {
-            let (cx, pod, id) = (Arc::clone(&self.cx), Arc::clone(pod), c.id.clone());
+        self.resize.1.get_or_insert(None);
+        let in_place: Vec<(ContainerId, Spec)> =
+            changes.iter().filter(|c| !c.restart).filter_map(|c| Some((c.id.clone(), find_spec(pod, &c.name)?.1))).collect();
+        if !in_place.is_empty() {
+            // All at once, so that nobody sees a half of it.
+            self.restarting = Some(now);
+            let (cx, pod) = (Arc::clone(&self.cx), Arc::clone(pod));
             self.op = Some(tokio::spawn(async move {
-                let to = Box::new(spec.resources.clone().unwrap_or_default());
-                let result = resize::apply(cx, pod, spec, id.clone()).await;
-                Outcome::Resized { id, to, result }
+                let (done, error) = resize::apply(&cx, &pod, in_place).await;
+                Outcome::Resized { done, error }
             }));
         }
         changes.into_iter().filter(|c| c.restart).map(|c| c.id).collect()
@@ -649,7 +648,7 @@ impl Worker {
             waiting: &self.waiting,
             messages: &self.messages,
             applied: &self.applied,
-            resize: (self.resize.0.as_ref(), self.resize.1.as_deref()),
+            resize: (self.resize.0.as_ref(), self.resize.1.as_ref().map(Option::as_deref)),
             host_ips: &self.cx.machine.host_ips,
             pod_ips: &self.ips,
             set_up: !self.ips.is_empty(),
