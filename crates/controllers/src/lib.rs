@@ -28,6 +28,7 @@ mod node;
 mod overlay;
 mod pod_gc;
 mod pods;
+mod quota;
 mod replication;
 mod root_ca;
 mod service_account;
@@ -110,6 +111,7 @@ const ALL: &[(&str, Start)] = &[
     ("job-controller", |cx| job::run(cx).boxed()),
     ("cronjob-controller", |cx| cronjob::run(cx).boxed()),
     ("disruption-controller", |cx| disruption::run(cx).boxed()),
+    ("resourcequota-controller", |cx| quota::run(cx).boxed()),
     ("ttl-after-finished-controller", |cx| ttl::run(cx).boxed()),
     ("clusterrole-aggregation-controller", |cx| cluster_role::run(cx).boxed()),
 ];

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use client::{Object, ObjectKey};
 use parking_lot::Mutex;
 
-/// By the key of what the objects belong to, then by name; none is a deletion.
+/// By name; none is a deletion.
+type Written<K> = HashMap<String, Option<Arc<K>>>;
+
+/// By the key of what the objects belong to.
 #[derive(Debug)]
 pub(crate) struct Overlay<K> {
-    owners: Mutex<HashMap<ObjectKey, HashMap<String, Option<Arc<K>>>>>,
+    owners: Mutex<HashMap<ObjectKey, Written<K>>>,
 }
 
 impl<K> Default for Overlay<K> {

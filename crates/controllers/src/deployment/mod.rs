@@ -343,11 +343,11 @@ impl Controller for Deployments {
         }
         let scaled = sets::active(&all).iter().any(|rs| sets::desired_size(rs).is_some_and(|n| n != wished(&d)));
         let step = if sets::is_paused(&d) || scaled {
-            self.keep_size(&d, all).await
+            Box::pin(self.keep_size(&d, all)).await
         } else if sets::is_rolling(&d) {
-            self.roll(&d, all).await
+            Box::pin(self.roll(&d, all)).await
         } else {
-            self.recreate(&d, all).await
+            Box::pin(self.recreate(&d, all)).await
         };
         settle(step)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use client::{Delta, Informer, Object, PartialObject};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -114,6 +114,7 @@ impl Monitors {
             ("apps", "daemonsets") => self.feed(&i.informer::<DaemonSet>(), &served, token),
             ("apps", "controllerrevisions") => self.feed(&i.informer::<ControllerRevision>(), &served, token),
             ("rbac.authorization.k8s.io", "clusterroles") => self.feed(&i.informer::<ClusterRole>(), &served, token),
+            ("", "resourcequotas") => self.feed(&i.informer::<ResourceQuota>(), &served, token),
             ("policy", "poddisruptionbudgets") => self.feed(&i.informer::<PodDisruptionBudget>(), &served, token),
             ("batch", "jobs") => self.feed(&i.informer::<Job>(), &served, token),
             ("batch", "cronjobs") => self.feed(&i.informer::<CronJob>(), &served, token),

@@ -266,7 +266,7 @@ fn end(tally: &Tally<'_>, plan: &mut Plan, active: usize, now: Timestamp) -> boo
         None => tally.succeeded > 0 && active == 0,
         Some(completions) => tally.succeeded >= completions && (completions > 0 || active == 0),
     };
-    if complete && spec.suspend != Some(true) || (complete && active == 0) {
+    if complete && (active == 0 || spec.suspend != Some(true)) {
         return succeed(status, "CompletionsReached", "Reached expected number of succeeded pods");
     }
     false

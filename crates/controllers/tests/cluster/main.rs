@@ -68,13 +68,17 @@ async fn a_deployment_rolls_and_its_service_follows() {
     assert_eq!(sizes, [(json!("1"), json!(0)), (json!("2"), json!(3))]);
     c.until(slices, |l| ready(l) == 3 && items(l).iter().flat_map(|s| s["endpoints"].as_array().cloned().unwrap_or_default()).count() == 3).await;
     c.until(PODS, |l| items(l).len() == 3).await;
-    let mut alive = std::collections::BTreeSet::new();
+    // Who is counted on is there at every moment: none may be unavailable.
+    let (mut serving, mut begun) = (std::collections::BTreeSet::new(), false);
     while let Ok(change) = pods.try_recv() {
         let pod = change.object();
-        let gone = matches!(change, client::Delta::Deleted(_)) || pod.is_deleting();
-        if gone { alive.remove(pod.name()) } else { alive.insert(pod.name().to_owned()) };
-        assert!(alive.len() <= 4, "more than the surge allows: {alive:?}");
+        let ready = pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True");
+        let serves = ready && !pod.is_deleting() && !matches!(change, client::Delta::Deleted(_));
+        if serves { serving.insert(pod.name().to_owned()) } else { serving.remove(pod.name()) };
+        begun |= serving.len() >= 3;
+        assert!(!begun || serving.len() >= 3, "too few serve: {serving:?}");
     }
+    assert!(begun);
     let events = c.get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.kind%3DDeployment").await.unwrap_or_default();
     let told: Vec<_> = items(&events).iter().map(|e| e["message"].as_str().unwrap_or_default()).collect();
     assert!(told.iter().any(|m| m.starts_with("Scaled up replica set web-") && m.ends_with(" from 0 to 3")), "{told:?}");
@@ -189,4 +193,72 @@ async fn nodes_get_ranges_and_lose_their_taints() {
     }
     ranges.sort();
     assert_eq!(ranges, ["10.244.0.0/24", "10.244.1.0/24"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_nodes_are_unknown_and_their_pods_not_ready() {
+    let c = Cluster::with_grace(1).await;
+    let lone = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lone"}, "spec": template("v1")["spec"]});
+    c.create(PODS, lone).await;
+    c.until(&format!("{PODS}/lone"), |p| condition(p, "Ready")["status"] == "True").await;
+    let node = c.until("/api/v1/nodes/a", |n| condition(n, "Ready")["status"] == "Unknown").await;
+    assert_eq!(condition(&node, "Ready")["message"], "Kubelet stopped posting node status.");
+    c.until(&format!("{PODS}/lone"), |p| condition(p, "Ready")["status"] == "False").await;
+    // No node is ready, so it may be this side that is cut off: nobody is evicted.
+    let only = json!(["node.kubernetes.io/unreachable:NoSchedule"]);
+    c.until("/api/v1/nodes/b", |n| {
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        let told = n["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        json!(told.iter().map(|t| format!("{}:{}", text(&t["key"]), text(&t["effect"]))).collect::<Vec<_>>()) == only
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_count_their_pods_and_sets_roll() {
+    let c = Cluster::start().await;
+    let ends = |how: &str| json!({"metadata": {"annotations": {"test/ends": how}}, "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}});
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    c.create(jobs, json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "good"}, "spec": {"completions": 5, "parallelism": 2, "ttlSecondsAfterFinished": 1, "template": ends("Succeeded")}})).await;
+    c.create(jobs, json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "bad"}, "spec": {"backoffLimit": 0, "template": ends("Failed")}})).await;
+    let good = c.until(&format!("{jobs}/good"), |j| condition(j, "Complete")["status"] == "True").await;
+    assert_eq!(good["status"]["succeeded"], 5);
+    let bad = c.until(&format!("{jobs}/bad"), |j| condition(j, "Failed")["status"] == "True").await;
+    assert_eq!((&bad["status"]["failed"], &condition(&bad, "Failed")["reason"]), (&json!(1), &json!("BackoffLimitExceeded")));
+    c.until(&format!("{jobs}/good"), Value::is_null).await;
+
+    let sets = "/apis/apps/v1/namespaces/default/statefulsets";
+    c.create(sets, json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s"},
+        "spec": {"replicas": 3, "serviceName": "s", "selector": {"matchLabels": {"app": "web"}}, "template": template("v1")}})).await;
+    let up = |s: &Value| s["status"]["availableReplicas"] == 3 && s["status"]["currentRevision"] == s["status"]["updateRevision"];
+    let first = c.until(&format!("{sets}/s"), up).await;
+    c.merge(&format!("{sets}/s"), json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "v2"}]}}}})).await;
+    let second = c.until(&format!("{sets}/s"), |s| up(s) && s["status"]["currentRevision"] != first["status"]["currentRevision"]).await;
+    let pod = c.get(&format!("{PODS}/s-0")).await.unwrap_or_default();
+    assert_eq!((&pod["spec"]["containers"][0]["image"], &pod["metadata"]["labels"]["controller-revision-hash"]), (&json!("v2"), &second["status"]["currentRevision"]));
+
+    let daemons = "/apis/apps/v1/namespaces/default/daemonsets";
+    let one = json!({"metadata": {"labels": {"app": "d"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
+    c.create(daemons, json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"app": "d"}}, "template": one}})).await;
+    c.until(&format!("{daemons}/d"), |d| d["status"]["numberAvailable"] == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_get_back_what_goes() {
+    let c = Cluster::start().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    c.create(quotas, json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "3", "requests.cpu": "1", "count/configmaps": "5"}}})).await;
+    let used = |q: &Value, what: &str| q["status"]["used"][what].as_str().unwrap_or_default().to_owned();
+    c.until(&format!("{quotas}/q"), |q| used(q, "pods") == "0").await;
+    let mut spec = template("v1")["spec"].clone();
+    spec["containers"][0]["resources"] = json!({"requests": {"cpu": "250m"}});
+    for name in ["a", "b"] {
+        c.create(PODS, json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})).await;
+    }
+    c.create(MAPS, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}})).await;
+    c.until(&format!("{quotas}/q"), |q| used(q, "requests.cpu") == "500m" && used(q, "count/configmaps") == "2").await;
+    c.delete(&format!("{PODS}/a"), "Background").await;
+    c.delete(&format!("{MAPS}/m"), "Background").await;
+    let left = c.until(&format!("{quotas}/q"), |q| used(q, "pods") == "1" && used(q, "count/configmaps") == "1").await;
+    assert_eq!(used(&left, "requests.cpu"), "250m");
 }

@@ -72,10 +72,9 @@ pub async fn hollow(admin: &Client, informers: &Informers, names: &[&str]) -> Re
             next += 1;
             let (admin, node) = (admin.clone(), names[next % names.len()].clone());
             tokio::spawn(async move {
-                if let Err(error) = move_on(&admin, &pod, &node, next).await {
-                    if !error.is_not_found() && !error.is_conflict() {
-                        eprintln!("hollow node: {}: {error}", pod.name());
-                    }
+                match move_on(&admin, &pod, &node, next).await {
+                    Err(error) if !error.is_not_found() && !error.is_conflict() => eprintln!("hollow node: {}: {error}", pod.name()),
+                    _ => {}
                 }
             });
         }
@@ -133,13 +132,20 @@ impl Drop for Cluster {
 
 impl Cluster {
     pub async fn start() -> Cluster {
+        // The nodes have no kubelet that would renew their leases.
+        Self::with_grace(u32::MAX).await
+    }
+
+    /// A cluster whose nodes are unknown after so many seconds of silence.
+    pub async fn with_grace(node_monitor_grace_s: u32) -> Cluster {
         log();
         let store = store::Store::in_memory(&store::Options::default()).expect("a store");
         let identity = Identity::new(&store, None, "https://kubernetes.default.svc", Default::default()).expect("keys");
         let api = ApiServer::new(apiserver::Config::default(), store, identity).expect("a server");
         api.bootstrap().await.expect("bootstrap");
         let (admin, stop) = (local(&api, "admin", &["system:masters"]), CancellationToken::new());
-        let config = controllers::Config { root_ca: "the authority".into(), cluster_cidr: Some("10.244.0.0/16".into()), ..Default::default() };
+        let config =
+            controllers::Config { node_monitor_grace_s, root_ca: "the authority".into(), cluster_cidr: Some("10.244.0.0/16".into()), ..Default::default() };
         let informers = controllers(&api, config, &stop);
         hollow(&admin, &informers, &["a", "b"]).await.expect("nodes");
         Cluster { admin, informers, stop }

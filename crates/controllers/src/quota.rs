@@ -1,0 +1,193 @@
+//! ResourceQuotas: what a namespace uses of what it may. Admission charges what is made; this counts anew when something
+//! goes, ends or shrinks, and when a quota changes.
+//!
+//! Counting reads the server and not the informers, and the result is written on the condition that nobody has charged the
+//! quota meanwhile: so a charge is never lost.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, Delta, Informer, Meta, Object, ObjectKey, PartialObject, WorkQueue};
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota, ResourceQuotaStatus, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use kinds::usage::{self, Amounts};
+use machinery::quantity::Quantity;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::discovery::{self, Served};
+use crate::pods;
+use crate::work::{Controller, Cx, Step, synced};
+
+const WORKERS: usize = 5;
+/// Deletions come in groups; one count does for all.
+const SETTLE: Duration = Duration::from_millis(20);
+/// What is counted for more than being there, or under a short name.
+const NAMED: [&str; 7] = ["pods", "services", "persistentvolumeclaims", "configmaps", "secrets", "replicationcontrollers", "resourcequotas"];
+
+/// Runs the controller until the end.
+pub(crate) async fn run(cx: Cx) {
+    let client = cx.client("resourcequota-controller");
+    let (quotas, pods) = (cx.informers.informer::<ResourceQuota>(), cx.informers.informer::<Pod>());
+    let queue: WorkQueue<ObjectKey> = WorkQueue::default();
+    let freed = Freed { quotas: quotas.clone(), queue: queue.clone() };
+    let controller = Arc::new(Quotas { cx: cx.clone(), client, freed: freed.clone(), heard: Mutex::default() });
+    cx.listen(&quotas, {
+        let queue = queue.clone();
+        move |change| match &change {
+            Delta::Added(quota) => queue.add(quota.key()),
+            Delta::Updated { old, new } if old.spec != new.spec || new.status.is_none() => queue.add(new.key()),
+            _ => {}
+        }
+    });
+    cx.listen(&pods, {
+        move |change| match &change {
+            Delta::Updated { old, new } if pods::is_terminal(new) == pods::is_terminal(old) && old.spec == new.spec => {}
+            Delta::Added(_) => {}
+            _ => freed.tell(change.object().namespace()),
+        }
+    });
+    synced!(quotas, pods);
+    cx.work(controller, queue, WORKERS).await;
+}
+
+/// Where it is told that a namespace may use less.
+#[derive(Clone)]
+struct Freed {
+    quotas: Informer<ResourceQuota>,
+    queue: WorkQueue<ObjectKey>,
+}
+
+impl Freed {
+    fn tell(&self, namespace: &str) {
+        self.quotas.list_namespace(namespace).iter().for_each(|q| self.queue.add_after(q.key(), SETTLE));
+    }
+}
+
+struct Quotas {
+    cx: Cx,
+    client: Client,
+    freed: Freed,
+    /// Resources whose deletions are listened to, since a quota counts them.
+    heard: Mutex<HashSet<String>>,
+}
+
+impl Quotas {
+    /// Listens to the deletions of a resource from now on.
+    fn listen(&self, served: &Served) {
+        if served.resource == "pods" || !self.heard.lock().insert(served.path()) {
+            return;
+        }
+        let i = &self.cx.informers;
+        match (served.group.as_str(), served.resource.as_str()) {
+            ("", "services") => self.hear(&i.informer::<Service>(), |old, new| old.spec != new.spec),
+            ("", "resourcequotas") => self.hear(&i.informer::<ResourceQuota>(), |_, _| false),
+            _ => self.hear(&i.metadata(&served.path()), |_: &PartialObject, _| false),
+        }
+    }
+
+    fn hear<K: Object>(&self, informer: &Informer<K>, changed: fn(&K, &K) -> bool) {
+        let freed = self.freed.clone();
+        self.cx.listen(informer, move |change| match &change {
+            Delta::Deleted(object) => freed.tell(object.namespace()),
+            Delta::Updated { old, new } if changed(old, new) => freed.tell(new.namespace()),
+            _ => {}
+        });
+    }
+
+    /// The resources that a quota counts.
+    async fn counted(&self, hard: &BTreeMap<String, Text>) -> client::Result<Vec<Served>> {
+        let (all, _) = discovery::resources(&self.client).await?;
+        let by_name: HashMap<String, Served> =
+            all.into_iter().map(|s| (if s.group.is_empty() { s.resource.clone() } else { format!("{}.{}", s.resource, s.group) }, s)).collect();
+        let mut wanted: Vec<&str> = hard.keys().map(|name| resource_of(name)).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        Ok(wanted.into_iter().filter_map(|name| by_name.get(name)).filter(|s| s.namespaced && s.can("list")).cloned().collect())
+    }
+
+    /// What the objects of a namespace use that a quota selects.
+    async fn used(&self, quota: &ResourceQuota, hard: &BTreeMap<String, Text>, counted: &[Served]) -> client::Result<Amounts> {
+        let selector = serde_json::to_value(quota).unwrap_or_default();
+        let mut sum: Amounts = hard.keys().map(|name| (name.clone(), Quantity::default())).collect();
+        for served in counted {
+            let list: Value = self.client.get_json(&served.path_in(quota.namespace())).await?;
+            for object in list["items"].as_array().into_iter().flatten() {
+                if usage::selects(&selector, &served.group, &served.resource, object) {
+                    usage::add(&mut sum, &usage::measure(&served.group, &served.resource, object));
+                }
+            }
+        }
+        sum.retain(|name, _| hard.contains_key(name));
+        Ok(sum)
+    }
+}
+
+/// Whether two statuses say the same amounts, in whatever form.
+fn equal(a: &ResourceQuotaStatus, b: &ResourceQuotaStatus) -> bool {
+    let amounts = |map: &Option<BTreeMap<String, Text>>| -> BTreeMap<String, Option<Quantity>> {
+        map.iter().flatten().map(|(name, text)| (name.clone(), text.0.parse().ok())).collect()
+    };
+    amounts(&a.hard) == amounts(&b.hard) && amounts(&a.used) == amounts(&b.used)
+}
+
+/// The resource that a counted name is about.
+fn resource_of(name: &str) -> &str {
+    if let Some(counted) = name.strip_prefix("count/") {
+        return counted;
+    }
+    if NAMED.contains(&name) {
+        return name;
+    }
+    match name {
+        "services.nodeports" | "services.loadbalancers" => "services",
+        "requests.storage" => "persistentvolumeclaims",
+        name if name.contains(".storageclass.storage.k8s.io/") => "persistentvolumeclaims",
+        _ => "pods",
+    }
+}
+
+impl Controller for Quotas {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> Step {
+        let Some(quota) = self.freed.quotas.get_key(key) else { return Ok(None) };
+        let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
+        let counted = self.counted(&hard).await?;
+        counted.iter().for_each(|served| self.listen(served));
+        let used = self.used(&quota, &hard, &counted).await?;
+        let used: BTreeMap<String, Text> = used.into_iter().map(|(name, amount)| (name, Text(amount.to_string()))).collect();
+        let status = ResourceQuotaStatus { hard: Some(hard), used: Some(used) };
+        if quota.status.as_ref().is_some_and(|old| equal(old, &status)) {
+            return Ok(None);
+        }
+        let mut changed = (*quota).clone();
+        changed.status = Some(status);
+        match self.client.namespaced::<ResourceQuota>(&key.namespace).replace_status(&key.name, &changed).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_about_a_resource() {
+        for (name, want) in [
+            ("pods", "pods"),
+            ("requests.cpu", "pods"),
+            ("limits.memory", "pods"),
+            ("count/deployments.apps", "deployments.apps"),
+            ("services.nodeports", "services"),
+            ("requests.storage", "persistentvolumeclaims"),
+            ("gold.storageclass.storage.k8s.io/requests.storage", "persistentvolumeclaims"),
+            ("requests.example.com/gpu", "pods"),
+        ] {
+            assert_eq!(resource_of(name), want);
+        }
+    }
+}
