@@ -1,0 +1,257 @@
+//! Real clusters for tests, driven from outside: the program that `KNARR` names makes them as root, the kubectl that
+//! `KUBECTL` names (or the one on the path) talks to them, and our client crate where a watch is needed.
+//!
+//! Every cluster has a name and folders of its own. When a [`Cluster`] is dropped it is taken down, and the test fails if
+//! anything of it is left on the machine. Nothing here sleeps: watches, output lines, locks and exits are awaited, each
+//! with a limit that a slow machine keeps easily.
+
+pub mod http;
+pub mod leftovers;
+pub mod netns;
+pub mod process;
+pub mod watching;
+
+use process::{Output, Running};
+use serde_json::Value;
+use std::{
+    fs::File,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+/// For everything that a healthy cluster does within a second or ten.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// For the start of a cluster with the roll-out of its manifests.
+const START: Duration = Duration::from_secs(180);
+/// The image that every cluster has; also as `:v2`.
+pub const IMAGE: &str = "knarr.local/shop:v1";
+
+/// A cluster of this machine.
+pub struct Cluster {
+    /// Its name: the test's, and the process's so that two runs do not meet.
+    pub name: String,
+    /// Its own folder: data, kubeconfig, whatever the test puts there.
+    pub folder: PathBuf,
+    pub(crate) runtime: tokio::runtime::Runtime,
+    options: Vec<String>,
+    data: PathBuf,
+    stands: bool,
+}
+
+/// The program under test.
+#[must_use]
+pub fn knarr() -> PathBuf {
+    let path = std::env::var_os("KNARR").expect("KNARR names the program under test; `cargo xtask test cluster` sets it");
+    std::path::absolute(path).expect("a current directory")
+}
+
+/// The kubectl to use.
+#[must_use]
+pub fn kubectl() -> PathBuf {
+    std::env::var_os("KUBECTL").map_or_else(|| "kubectl".into(), PathBuf::from)
+}
+
+/// A file of the repository's `examples/`.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
+}
+
+/// A command line, split at blanks.
+#[must_use]
+pub fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+impl Cluster {
+    /// A cluster that runs, with these manifests rolled out.
+    #[must_use]
+    pub fn up(name: &str, manifests: &[PathBuf]) -> Self {
+        let mut cluster = Self::new(name);
+        cluster.start(manifests).assert_ok();
+        cluster
+    }
+
+    /// A cluster that is not started yet.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let name = format!("{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(format!("knarr-test-{name}"));
+        std::fs::create_dir_all(&folder).expect("a folder for the test");
+        std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o711)).expect("the folder is ours");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        Self { data: folder.join("data"), name, folder, runtime, options: Vec::new(), stands: false }
+    }
+
+    /// The same with options for every `knarr up`.
+    #[must_use]
+    pub fn with(mut self, options: &[&str]) -> Self {
+        self.options = options.iter().map(|o| (*o).to_owned()).collect();
+        self
+    }
+
+    /// The same with its data elsewhere.
+    #[must_use]
+    pub fn data_in(mut self, folder: &Path) -> Self {
+        self.data = folder.to_owned();
+        self
+    }
+
+    /// Where its data lies.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Its kubeconfig.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("config")
+    }
+
+    /// Its volatile folder.
+    #[must_use]
+    pub fn run_folder(&self) -> PathBuf {
+        Path::new("/run/knarr").join(&self.name)
+    }
+
+    /// `knarr WORDS… --name … --data-dir … --kubeconfig …`, not run yet.
+    #[must_use]
+    pub fn knarr(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(knarr());
+        command.args(words).args(["--name", &self.name]).arg("--data-dir").arg(&self.data);
+        command.arg("--kubeconfig").arg(self.kubeconfig()).env("HOME", &self.folder).env_remove("KUBECONFIG");
+        command
+    }
+
+    /// `knarr up --detach`, to its end.
+    pub fn start(&mut self, manifests: &[PathBuf]) -> Output {
+        // Also what fails half-way is taken down.
+        self.stands = true;
+        let mut command = self.knarr(&["up", "--detach"]);
+        command.args(&self.options).args(manifests);
+        process::run(&mut command, &[], START)
+    }
+
+    /// `knarr down`, and nothing may be left.
+    pub fn down(&mut self) {
+        self.stands = false;
+        process::run(&mut self.knarr(&["down"]), &[], PATIENCE).assert_ok();
+        let left = leftovers::of(&self.name, &self.folder);
+        assert!(left.is_empty(), "left behind by the cluster {}:\n{}", self.name, left.join("\n"));
+        assert!(!self.data.exists(), "{} is left behind", self.data.display());
+    }
+
+    /// `knarr down --keep-data`.
+    pub fn down_keeping_data(&mut self) {
+        process::run(&mut self.knarr(&["down", "--keep-data"]), &[], PATIENCE).assert_ok();
+    }
+
+    /// The process that runs the cluster.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        let text = std::fs::read_to_string(self.run_folder().join("lock")).expect("the cluster's lock");
+        text.trim().parse().expect("the lock holds the process's ID")
+    }
+
+    /// `kill -9` to that process; returns when it is gone.
+    pub fn kill(&self) {
+        let lock = File::open(self.run_folder().join("lock")).expect("the cluster's lock");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), nix::sys::signal::Signal::SIGKILL).expect("it runs");
+        // The lock ends with its holder.
+        lock.lock_shared().expect("the lock");
+    }
+
+    /// `kubectl WORDS…`, not run yet.
+    #[must_use]
+    pub fn kubectl_command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(kubectl());
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", &self.folder).args(words);
+        command
+    }
+
+    /// What kubectl says to these words.
+    pub fn try_kubectl(&self, words: &[&str]) -> Output {
+        process::run(&mut self.kubectl_command(words), &[], PATIENCE)
+    }
+
+    /// What kubectl prints for a line, which must succeed.
+    pub fn kubectl(&self, line: &str) -> String {
+        self.try_kubectl(&words(line)).assert_ok().stdout
+    }
+
+    /// The same with something on its standard input.
+    pub fn kubectl_with(&self, line: &str, input: &str) -> Output {
+        process::run(&mut self.kubectl_command(&words(line)), input.as_bytes(), PATIENCE)
+    }
+
+    /// kubectl that goes on running, line by line.
+    pub fn kubectl_running(&self, line: &str) -> Running {
+        let mut command = self.kubectl_command(&words(line));
+        Running::start(command.stdin(Stdio::piped()))
+    }
+
+    /// The JSON that `kubectl get … -o json` prints.
+    pub fn json(&self, line: &str) -> Value {
+        let text = self.kubectl(&format!("{line} -o json"));
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("kubectl {line}: {e}: {text}"))
+    }
+
+    /// One value of an object, as `-o jsonpath` shows it.
+    pub fn value(&self, line: &str, path: &str) -> String {
+        let mut all = words(line);
+        let path = format!("jsonpath={path}");
+        all.extend(["-o", &path]);
+        self.try_kubectl(&all).assert_ok().stdout
+    }
+
+    /// Applies a manifest.
+    pub fn apply(&self, manifest: &str) -> Output {
+        self.kubectl_with("apply -f -", manifest).assert_ok()
+    }
+
+    /// Waits for a pod to be ready.
+    pub fn ready(&self, namespace: &str, pod: &str) {
+        self.kubectl(&format!("-n {namespace} wait --for=condition=Ready pod/{pod} --timeout=50s"));
+    }
+
+    /// The node's address.
+    #[must_use]
+    pub fn node_ip(&self) -> String {
+        self.value("get nodes", "{.items[0].status.addresses[?(@.type=='InternalIP')].address}")
+    }
+
+    /// What helps to understand a failure.
+    fn tell(&self) {
+        for line in ["get pods,nodes -A -o wide", "get events -A --sort-by=.lastTimestamp"] {
+            let told = self.try_kubectl(&words(line));
+            eprintln!("--- kubectl {line}\n{}{}", told.stdout, told.stderr);
+        }
+        let log = std::fs::read_to_string(self.data.join("knarr.log")).unwrap_or_default();
+        let from = log.len() - log.len().min(8000);
+        eprintln!("--- end of knarr.log\n{}", log.get(from..).unwrap_or(&log));
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let failing = std::thread::panicking();
+        if failing && self.stands {
+            self.tell();
+        }
+        if self.stands {
+            if failing {
+                // A second panic would hide the first.
+                let end = process::run(&mut self.knarr(&["down"]), &[], PATIENCE);
+                eprintln!("--- down: {end}\nleft: {:?}", leftovers::of(&self.name, &self.folder));
+            } else {
+                self.down();
+            }
+        }
+        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
+            eprintln!("{}: {error}", self.folder.display());
+        }
+    }
+}

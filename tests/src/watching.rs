@@ -1,0 +1,48 @@
+//! Reading through our own client: watches, which miss nothing between two looks.
+
+use crate::{Cluster, PATIENCE};
+use client::{Api, Client, Event, ListParams, Object};
+use futures_util::StreamExt as _;
+use std::time::Duration;
+
+impl Cluster {
+    /// A client with the administrator's rights.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        // Connections are made within the runtime that will drive them.
+        let _inside = self.runtime.enter();
+        Client::from_kubeconfig(self.kubeconfig()).expect("the cluster's kubeconfig")
+    }
+
+    /// Runs something that awaits, with the usual limit.
+    #[track_caller]
+    pub fn block_on<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await }).unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+    }
+
+    /// Runs something in the background, as long as the cluster's value lives.
+    pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+        self.runtime.spawn(work)
+    }
+
+    /// Watches from the present state on until an event is the one that is waited for.
+    #[track_caller]
+    pub fn until<K: Object>(&self, api: &Api<K>, params: &ListParams, what: &str, seen: impl FnMut(&Event<K>) -> bool) {
+        self.block_on(what, until(api, params, seen));
+    }
+}
+
+/// The same, awaited. A watch that the server ends is begun again.
+pub async fn until<K: Object>(api: &Api<K>, params: &ListParams, mut seen: impl FnMut(&Event<K>) -> bool) {
+    loop {
+        if let Ok(mut events) = api.watch(params, "").await {
+            while let Some(Ok(event)) = events.next().await {
+                if seen(&event) {
+                    return;
+                }
+            }
+        }
+        // The server is gone for the moment: it is what some tests do to it.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
