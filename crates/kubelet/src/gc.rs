@@ -41,7 +41,7 @@ pub fn orphaned_dirs(cx: &Context, known: &HashSet<String>) {
 
 /// Removes unused images, largest first, while the disk is too full.
 pub async fn images(cx: Arc<Context>) {
-    let used_percent = |(all, free): (u64, u64)| if all == 0 { 0 } else { (all - free.min(all)) * 100 / all };
+    let used_percent = |(all, free): (u64, u64)| ((all - free.min(all)) * 100).checked_div(all).unwrap_or(0);
     if used_percent(node::disk(&cx.config.root_dir)) < IMAGE_GC_HIGH_PERCENT {
         return;
     }

@@ -34,6 +34,9 @@ use crate::probes::Results;
 use crate::util;
 use crate::volumes::watches::Watches;
 
+/// Answers the pods that have not ended, but for one.
+pub type Others = dyn Fn(&PodUid) -> Vec<Arc<Pod>> + Send + Sync;
+
 /// What all workers share.
 pub struct Context {
     /// Configuration.
@@ -57,7 +60,7 @@ pub struct Context {
     /// When this process's kubelet started: what ran before is adopted.
     pub started: SystemTime,
     /// The pods of this node that have not ended, but for one.
-    pub others: Box<dyn Fn(&PodUid) -> Vec<Arc<Pod>> + Send + Sync>,
+    pub others: Box<Others>,
     /// The node's labels as last seen.
     pub node_labels: RwLock<BTreeMap<String, String>>,
 }

@@ -82,11 +82,7 @@ fn tunnel(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>) -> DuplexS
     tokio::spawn(async move {
         while let Some(Ok(message)) = source.next().await {
             match message {
-                Message::Binary(b) => {
-                    if write.write_all(&b).await.is_err() {
-                        break;
-                    }
-                }
+                Message::Binary(b) if write.write_all(&b).await.is_err() => break,
                 Message::Close(_) => break,
                 _ => {}
             }
