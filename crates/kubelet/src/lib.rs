@@ -14,6 +14,7 @@ pub mod cgroups;
 pub mod cri;
 pub mod dns;
 pub mod env;
+pub mod evict;
 pub mod gc;
 pub mod hooks;
 pub mod images;

@@ -16,7 +16,7 @@ use crate::images::Images;
 use crate::pod::Context;
 use crate::pod::manager::{Manager, Pods};
 use crate::volumes::watches::Watches;
-use crate::{gc, logs, node, server, util, volumes};
+use crate::{evict, gc, logs, node, server, util, volumes};
 
 /// Renewals of the lease between two looks at the disk for images that can go (5 minutes).
 const IMAGE_GC_TICKS: u32 = 30;
@@ -85,7 +85,7 @@ pub async fn run_with(
     let _stop_all = stop.clone().drop_guard();
     let mut events = runtime.events();
     let served = server::spawn(Arc::clone(&cx), pods.clone(), stop.clone()).await?;
-    let registered = spawn_node(&cx, &stop);
+    let registered = spawn_node(&cx, pods.clone(), &stop);
     let mut manager = Manager::new(Arc::clone(&cx), pods.clone(), stop.clone());
     loop {
         tokio::select! {
@@ -113,12 +113,13 @@ pub async fn run_with(
     Ok(())
 }
 
-fn spawn_node(cx: &Arc<Context>, stop: &CancellationToken) -> watch::Receiver<bool> {
+fn spawn_node(cx: &Arc<Context>, pods: Pods, stop: &CancellationToken) -> watch::Receiver<bool> {
     let (sender, registered) = watch::channel(false);
     let housekeeping = Arc::clone(cx);
     let mut ticks = 0_u32;
     let tick = move || {
         tokio::spawn(logs::rotate::rotate_all(Arc::clone(&housekeeping.runtime)));
+        tokio::spawn(evict::check(Arc::clone(&housekeeping), pods.clone()));
         ticks += 1;
         if ticks.is_multiple_of(IMAGE_GC_TICKS) {
             tokio::spawn(gc::images(Arc::clone(&housekeeping)));

@@ -347,6 +347,9 @@ impl ContainerRuntime for FakeRuntime {
     async fn reopen_log(&self, _: &ContainerId) -> Result<(), CriError> {
         Ok(())
     }
+    async fn disk_usage(&self, _: &ContainerId) -> Result<u64, CriError> {
+        Ok(0)
+    }
     async fn stats(&self, _: &ContainerId) -> Result<Usage, CriError> {
         Ok(Usage::default())
     }

@@ -106,6 +106,7 @@ pub struct Handle {
     pod: RwLock<Arc<Pod>>,
     gone: AtomicBool,
     stale: AtomicBool,
+    evicted: Mutex<Option<String>>,
     notify: Notify,
     results: Mutex<HashMap<ContainerId, Results>>,
     status: Mutex<PodStatus>,
@@ -122,6 +123,7 @@ impl Handle {
             pod: RwLock::new(pod),
             gone: AtomicBool::new(false),
             stale: AtomicBool::new(false),
+            evicted: Mutex::default(),
             notify: Notify::new(),
             results: Mutex::default(),
             ips: Mutex::default(),
@@ -151,6 +153,16 @@ impl Handle {
         }
         self.gone.store(true, Ordering::Release);
         self.wake();
+    }
+
+    /// The pod takes what it may not: it is to end at once.
+    pub fn evict(&self, message: String) {
+        *self.evicted.lock() = Some(message);
+        self.wake();
+    }
+
+    fn take_evicted(&self) -> Option<String> {
+        self.evicted.lock().take()
     }
 
     /// Whether it was removed from the API.

@@ -38,6 +38,8 @@ const SETUP_RETRY_MIN: Duration = Duration::from_millis(500);
 const SETUP_RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long a restart may take before the status tells that the container does not run.
 const RESTART_UNTOLD: Duration = Duration::from_millis(500);
+/// What an evicted pod gets between its stop signal and the end: a pod over its limit goes on filling the disk.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// Wait before resources that could not be given are tried again.
 const RESIZE_RETRY: Duration = Duration::from_secs(5);
 /// Wait before a stop, a clean-up or a deletion that failed is tried again.
@@ -295,6 +297,12 @@ impl Worker {
     fn check_end(&mut self, pod: &Arc<Pod>, now: SystemTime) -> Option<SystemTime> {
         if self.handle.is_gone() || pod.metadata.deletion_timestamp.is_some() {
             self.begin_stop(pod, None);
+            return None;
+        }
+        if let Some(message) = self.handle.take_evicted() {
+            self.cx.api.pod_event(pod, None, Severity::Warning, "Evicted", &message);
+            self.forced = Some(("Failed".into(), "Evicted".into(), message));
+            self.begin_stop(pod, Some(EVICTION_GRACE));
             return None;
         }
         let limit = pod.spec.as_ref().and_then(|s| s.active_deadline_seconds).and_then(|s| u64::try_from(s).ok())?;

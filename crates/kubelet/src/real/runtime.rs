@@ -466,6 +466,10 @@ impl ContainerRuntime for RealRuntime {
         self.inner.reopen_log(&id.0).await.map_err(error)
     }
 
+    async fn disk_usage(&self, id: &ContainerId) -> Result<u64, CriError> {
+        Ok(self.inner.disk_usage(&id.0).await.map_err(error)?.bytes)
+    }
+
     async fn stats(&self, id: &ContainerId) -> Result<Usage, CriError> {
         let s = self.inner.stats(&id.0).map_err(error)?;
         Ok(Usage { cpu_ns: s.cpu_usage_ns, memory_bytes: s.memory_usage_bytes, working_set_bytes: s.memory_working_set_bytes })
