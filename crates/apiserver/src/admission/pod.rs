@@ -89,7 +89,8 @@ impl Plugin for DefaultTolerationSeconds {
     }
 
     fn mutate(&self, _world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
-        if !is(write, "", "pods") || !write.subresource.is_empty() || write.operation != Operation::Create {
+        // An update that replaces the tolerations must not lose them.
+        if !is(write, "", "pods") || !write.subresource.is_empty() || !matches!(write.operation, Operation::Create | Operation::Update) {
             return Ok(());
         }
         for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
