@@ -1,8 +1,10 @@
 //! HTTP/1.1 as plain as it gets: a connection that the test holds in its own hands.
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd as _,
     time::Duration,
 };
 
@@ -110,7 +112,11 @@ impl Listener {
 
     /// Waits for a request.
     #[must_use]
+    #[track_caller]
     pub fn asked(&self) -> Asked {
+        let mut ready = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(LIMIT).expect("it fits");
+        assert!(poll(&mut ready, limit).expect("poll") > 0, "nobody asked within {LIMIT:?}");
         let (stream, _) = self.listener.accept().expect("a connection");
         stream.set_read_timeout(Some(LIMIT)).expect("a limit can be set");
         let mut reader = BufReader::new(stream);

@@ -5,6 +5,7 @@
 //! anything of it is left on the machine. Nothing here sleeps: watches, output lines, locks and exits are awaited, each
 //! with a limit that a slow machine keeps easily.
 
+pub mod host;
 pub mod http;
 pub mod leftovers;
 pub mod netns;
@@ -37,6 +38,7 @@ pub struct Cluster {
     pub(crate) runtime: tokio::runtime::Runtime,
     options: Vec<String>,
     data: PathBuf,
+    kubeconfig: PathBuf,
     stands: bool,
 }
 
@@ -82,7 +84,7 @@ impl Cluster {
         std::fs::create_dir_all(&folder).expect("a folder for the test");
         std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o711)).expect("the folder is ours");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        Self { data: folder.join("data"), name, folder, runtime, options: Vec::new(), stands: false }
+        Self { data: folder.join("data"), kubeconfig: folder.join("config"), name, folder, runtime, options: Vec::new(), stands: false }
     }
 
     /// The same with options for every `knarr up`.
@@ -99,6 +101,13 @@ impl Cluster {
         self
     }
 
+    /// The same with this kubeconfig, which others may use too.
+    #[must_use]
+    pub fn kubeconfig_in(mut self, file: &Path) -> Self {
+        self.kubeconfig = file.to_owned();
+        self
+    }
+
     /// Where its data lies.
     #[must_use]
     pub fn data(&self) -> &Path {
@@ -107,8 +116,8 @@ impl Cluster {
 
     /// Its kubeconfig.
     #[must_use]
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.folder.join("config")
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// Its volatile folder.
@@ -168,7 +177,7 @@ impl Cluster {
     #[must_use]
     pub fn kubectl_command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(kubectl());
-        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", &self.folder).args(words);
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", &self.folder).args(["--context", &self.name]).args(words);
         command
     }
 
