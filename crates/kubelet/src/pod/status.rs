@@ -61,10 +61,12 @@ pub struct View<'a> {
 pub fn generate(v: &View<'_>) -> PodStatus {
     let Some(spec) = &v.pod.spec else { return v.old.clone() };
     let has_init = spec.init_containers.iter().flatten().next().is_some();
-    let init: Vec<ContainerStatus> = spec.init_containers.iter().flatten().map(|c| container(v, c, Kind::Init, has_init)).collect();
-    let regular: Vec<ContainerStatus> = spec.containers.iter().map(|c| container(v, c, Kind::Regular, has_init)).collect();
-    let ephemeral: Vec<ContainerStatus> =
-        spec.ephemeral_containers.iter().flatten().map(|c| container(v, &util::ephemeral_as_container(c), Kind::Ephemeral, false)).collect();
+    let (reached, begun) = (init_reached(v, spec), v.terminal && initialized_once(v, spec));
+    let init = spec.init_containers.iter().flatten().enumerate();
+    let init: Vec<ContainerStatus> = init.map(|(i, c)| container(v, c, Kind::Init, has_init, v.terminal && i < reached)).collect();
+    let regular: Vec<ContainerStatus> = spec.containers.iter().map(|c| container(v, c, Kind::Regular, has_init, begun)).collect();
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(util::ephemeral_as_container);
+    let ephemeral: Vec<ContainerStatus> = ephemeral.map(|c| container(v, &c, Kind::Ephemeral, false, v.terminal)).collect();
     let mut out = v.old.clone();
     let phase = match v.forced {
         Some((phase, reason, message)) => {
@@ -131,7 +133,31 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
     ContainerState { waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }), ..ContainerState::default() }
 }
 
-fn container(v: &View<'_>, spec: &Spec, kind: Kind, has_init: bool) -> ContainerStatus {
+/// Whether there is a trace of a container having run.
+fn traced(v: &View<'_>, kind: Kind, name: &str) -> bool {
+    latest(v.containers, name, None).is_some_and(|c| c.state != State::Created)
+        || old_status(v.old, kind, name).is_some_and(|o| {
+            let out = |s: &Option<ContainerState>| s.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some());
+            out(&o.state) || out(&o.last_state)
+        })
+}
+
+/// How many init containers were come to (upstream's `initializedContainers`).
+fn init_reached(v: &View<'_>, spec: &PodSpec) -> usize {
+    let init: Vec<&Spec> = spec.init_containers.iter().flatten().collect();
+    init.iter().rposition(|c| traced(v, Kind::Init, &c.name)).map_or(0, |i| i + 1)
+}
+
+/// Whether the pod was ever initialised, so that a container without a trace is one that was lost (upstream's `hasPodInitialized`).
+fn initialized_once(v: &View<'_>, spec: &PodSpec) -> bool {
+    let Some(last) = spec.init_containers.iter().flatten().last() else { return true };
+    let completed = latest(v.containers, &last.name, None).is_some_and(|c| c.state == State::Exited && c.exit_code == 0)
+        || old_status(v.old, Kind::Init, &last.name).and_then(|o| failed(o.state.as_ref())) == Some(false);
+    completed || spec.containers.iter().any(|c| traced(v, Kind::Regular, &c.name))
+}
+
+/// The status of one container; `lost`: without a trace of it, it counts as ended.
+fn container(v: &View<'_>, spec: &Spec, kind: Kind, has_init: bool, lost: bool) -> ContainerStatus {
     let current = latest(v.containers, &spec.name, None);
     let before = current.and_then(|c| v.containers.iter().filter(|o| o.name == c.name && o.attempt < c.attempt).max_by_key(|o| o.attempt));
     let old = old_status(v.old, kind, &spec.name);
@@ -146,7 +172,8 @@ fn container(v: &View<'_>, spec: &Spec, kind: Kind, has_init: bool) -> Container
     let default_reason = if has_init { "PodInitializing" } else { "ContainerCreating" };
     let mut state = match current {
         Some(c) => state_of(v, c),
-        None if v.terminal => unknown_end(old),
+        None if lost => unknown_end(old),
+        None if v.terminal && old.is_some_and(|o| failed(o.state.as_ref()).is_some()) => unknown_end(old),
         None => waiting(default_reason, ""),
     };
     if let Some(c) = current {

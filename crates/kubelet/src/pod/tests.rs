@@ -218,6 +218,19 @@ fn phases_and_conditions() {
 }
 
 #[test]
+fn what_never_ran_stays_waiting_when_init_failed() {
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i1"}, {"name": "i2"}], "containers": [{"name": "a"}]});
+    let s = status_of(&Scene::new(spec, vec![exited("i1", 1)]), &PodStatus::default(), true);
+    assert_eq!(s.phase.as_deref(), Some("Failed"));
+    let reason = |c: &k8s_openapi::api::core::v1::ContainerStatus| c.state.as_ref().unwrap().waiting.as_ref().and_then(|w| w.reason.clone());
+    assert_eq!(reason(&s.container_statuses.unwrap()[0]).as_deref(), Some("PodInitializing"));
+    assert_eq!(reason(&s.init_container_statuses.unwrap()[1]).as_deref(), Some("PodInitializing"));
+    // Without init containers one that cannot be found was lost.
+    let s = status_of(&Scene::new(json!({"containers": [{"name": "a"}]}), vec![]), &PodStatus::default(), true);
+    assert_eq!(s.container_statuses.unwrap()[0].state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 137);
+}
+
+#[test]
 fn unready_containers_are_named() {
     let mut scene = Scene::new(json!({"containers": [{"name": "a"}, {"name": "b"}]}), vec![running("a"), running("b")]);
     scene.probes.insert(ContainerId("b-0".into()), Results { started: true, ..Results::default() });
