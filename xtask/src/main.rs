@@ -1,5 +1,6 @@
 //! Tasks of the repository: `cargo xtask TASK`. Each task is a module; this file only names them.
 
+mod bench;
 mod generate;
 mod test;
 
@@ -7,6 +8,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage:
   cargo xtask test [unit|cluster] [FILTER]   lints, unit tests, then tests of a real cluster (root); or one of them
+  cargo xtask bench NAME [OPTION…]               one of the figures in docs/performance.md; no NAME: which there are
   cargo xtask generate --from DIR            the API's facts from Kubernetes' published ones into crates/machinery";
 
 fn main() -> ExitCode {
@@ -14,6 +16,7 @@ fn main() -> ExitCode {
     let task = arguments.next().unwrap_or_default();
     let arguments: Vec<String> = arguments.collect();
     let outcome = match task.as_str() {
+        "bench" => bench::run(&arguments),
         "generate" => generate::run(&arguments),
         "test" => test::run(&arguments),
         _ => Err(anyhow::anyhow!(USAGE)),

@@ -46,11 +46,11 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn workspace() -> anyhow::Result<PathBuf> {
+pub fn workspace() -> anyhow::Result<PathBuf> {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).context("the workspace has a folder")
 }
 
-fn cargo(root: &Path) -> Command {
+pub fn cargo(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root);
     command
@@ -58,14 +58,14 @@ fn cargo(root: &Path) -> Command {
 
 fn lints(root: &Path) -> anyhow::Result<()> {
     step("lints: clippy, warnings are errors");
-    let ok = cargo(root).args(["clippy", "--workspace", "--all-targets", "--release", "--quiet", "--", "-D", "warnings"]).status()?.success();
+    let ok = cargo(root).args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]).status()?.success();
     if ok { Ok(()) } else { bail!("lints failed") }
 }
 
 fn unit(root: &Path, filter: Option<&str>, count: &mut Count) -> anyhow::Result<()> {
     step("unit tests");
     let mut command = cargo(root);
-    command.args(["test", "--workspace", "--release", "--no-fail-fast", "--exclude", CLUSTER]);
+    command.args(["test", "--workspace", "--no-fail-fast", "--exclude", CLUSTER]);
     counted(command.args(filter), count)
 }
 
@@ -81,13 +81,13 @@ fn cluster(root: &Path, filter: Option<&str>, count: &mut Count) -> anyhow::Resu
     step("tests of a real cluster");
     let program = target(root)?.join("x86_64-unknown-linux-gnu/release/knarr");
     let mut command = cargo(root);
-    command.args(["test", "--release", "--package", CLUSTER, "--no-fail-fast"]);
+    command.args(["test", "--package", CLUSTER, "--no-fail-fast"]);
     command.args(filter).args(["--", "--test-threads=1"]).env("KNARR", program).env("KUBECTL", kubectl);
     // Each of them loads both cores, and one holds a rate of requests: they run one after another.
     counted(&mut command, count)
 }
 
-fn target(root: &Path) -> anyhow::Result<PathBuf> {
+pub fn target(root: &Path) -> anyhow::Result<PathBuf> {
     let output = cargo(root).args(["metadata", "--format-version=1", "--no-deps"]).output()?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     Ok(metadata["target_directory"].as_str().context("cargo metadata names no target directory")?.into())
