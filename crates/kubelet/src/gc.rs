@@ -39,7 +39,8 @@ pub fn orphaned_dirs(cx: &Context, known: &HashSet<String>) {
     }
 }
 
-/// Removes unused images, largest first, while the disk is too full.
+/// Removes unused images, largest first, while the disk is too full. Only what this node has pulled goes: an image that was
+/// imported may not be had again.
 pub async fn images(cx: Arc<Context>) {
     let used_percent = |(all, free): (u64, u64)| ((all - free.min(all)) * 100).checked_div(all).unwrap_or(0);
     if used_percent(node::disk(&cx.config.root_dir)) < IMAGE_GC_HIGH_PERCENT {
@@ -50,6 +51,7 @@ pub async fn images(cx: Arc<Context>) {
         .runtime
         .images()
         .into_iter()
+        .filter(|i| cx.images.was_pulled(&i.id))
         .filter(|i| !in_use.contains(&i.id) && !i.repo_tags.iter().chain(&i.repo_digests).any(|n| in_use.contains(n)))
         .collect();
     spare.sort_by_key(|i| std::cmp::Reverse(i.size_bytes));

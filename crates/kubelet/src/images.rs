@@ -1,6 +1,9 @@
 //! Images for containers: present or pulled, by policy, with credentials and growing waits; told in upstream's words.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -29,15 +32,42 @@ pub struct Images {
     backoff: Mutex<HashMap<(PodUid, String), (Backoff, Failed)>>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     permits: tokio::sync::Semaphore,
-}
-
-impl Default for Images {
-    fn default() -> Self {
-        Self { backoff: Mutex::default(), locks: Mutex::default(), permits: tokio::sync::Semaphore::new(MAX_PARALLEL_PULLS) }
-    }
+    /// IDs of the images that were pulled here, also by former processes: a line each in the file.
+    pulled: Mutex<BTreeSet<String>>,
+    record: PathBuf,
 }
 
 impl Images {
+    /// The pulls of a kubelet with this directory.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        let record = root.join("pulled-images");
+        let pulled = fs::read_to_string(&record).unwrap_or_default().lines().map(str::to_owned).collect();
+        Self {
+            backoff: Mutex::default(),
+            locks: Mutex::default(),
+            permits: tokio::sync::Semaphore::new(MAX_PARALLEL_PULLS),
+            pulled: Mutex::new(pulled),
+            record,
+        }
+    }
+
+    /// Whether an image came by a pull of this node.
+    #[must_use]
+    pub fn was_pulled(&self, id: &str) -> bool {
+        self.pulled.lock().contains(id)
+    }
+
+    fn note(&self, id: &str) {
+        if !self.pulled.lock().insert(id.to_owned()) {
+            return;
+        }
+        let written = fs::OpenOptions::new().create(true).append(true).open(&self.record).and_then(|mut f| writeln!(f, "{id}"));
+        if let Err(e) = written {
+            tracing::debug!(error = %e, "pull not recorded: the image will not be collected");
+        }
+    }
+
     /// When the pull for a container is tried again.
     #[must_use]
     pub fn retry_at(&self, uid: &PodUid, container: &str, now: SystemTime) -> Option<SystemTime> {
@@ -116,6 +146,8 @@ impl Images {
             return Ok(image);
         }
         let _permit = self.permits.acquire().await.map_err(|e| CriError::Other(e.to_string()))?;
+        // An image that was there and was not pulled was imported, and stays what it is when a pull confirms it.
+        let imported = cx.runtime.image(reference).is_some_and(|i| !self.was_pulled(&i.id));
         let begun = tokio::time::Instant::now();
         let mut last = None;
         let mut tries: Vec<Option<Credentials>> = credentials(cx, pod, reference).await.into_iter().map(Some).collect();
@@ -123,6 +155,9 @@ impl Images {
         for login in tries {
             match cx.runtime.pull(reference, login).await {
                 Ok(image) => {
+                    if !imported {
+                        self.note(&image.id);
+                    }
                     normal("Pulled", &format!(
                         "Successfully pulled image {reference:?} in {} ({} including waiting). Image size: {} bytes.",
                         seconds(begun.elapsed()), seconds(asked.elapsed()), image.size_bytes

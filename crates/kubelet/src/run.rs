@@ -69,7 +69,7 @@ pub async fn run_with(
     let scheme = runtime.version().split("://").next().unwrap_or("knarr").to_owned();
     let cx = Arc::new(Context {
         watches: Watches::new(Arc::clone(&api), Arc::new(move |uid| stale.stale(uid))),
-        images: Images::default(),
+        images: Images::new(&config.root_dir),
         cgroups: Cgroups::new("/sys/fs/cgroup", &config.cgroup_root),
         machine: node::machine(&config),
         scheme,

@@ -68,10 +68,14 @@ pub fn meminfo(key: &str) -> i64 {
     line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<i64>().ok()).unwrap_or(0) * 1024
 }
 
-/// Bytes of the file system of `path`: all and free.
+/// Bytes of the file system of `path`: all that can be had, and free. What the file system keeps back counts for neither, as
+/// df(1) has it: a disk with a large reserve is not a full one.
 #[must_use]
 pub fn disk(path: &std::path::Path) -> (u64, u64) {
-    nix::sys::statvfs::statvfs(path).map_or((0, 0), |s| (s.blocks() * s.fragment_size(), s.blocks_available() * s.fragment_size()))
+    nix::sys::statvfs::statvfs(path).map_or((0, 0), |s| {
+        let used = s.blocks().saturating_sub(s.blocks_free());
+        ((used + s.blocks_available()) * s.fragment_size(), s.blocks_available() * s.fragment_size())
+    })
 }
 
 fn read(path: &str) -> String {
