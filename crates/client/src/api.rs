@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::http_transport::HttpTransport;
 use crate::kubeconfig::Endpoint;
+use crate::lenient;
 use crate::object::{Object, PartialObject, Plural};
 use crate::params::{DeleteParams, ListParams, Patch, PatchParams};
 use crate::transport::{Body, Transport};
@@ -145,7 +146,7 @@ impl Client {
     /// Sends and decodes the answer.
     async fn request<T: DeserializeOwned>(&self, method: Method, uri: &str, content_type: &'static str, body: Vec<u8>) -> Result<T> {
         let bytes = self.bytes(method, uri, content_type, body).await?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::Decode(format!("{uri}: {e}")))
+        lenient::decode(&bytes).map_err(|e| Error::Decode(format!("{uri}: {e}")))
     }
 
     async fn bytes(&self, method: Method, uri: &str, content_type: &'static str, body: Vec<u8>) -> Result<Bytes> {
@@ -159,7 +160,7 @@ impl Client {
 
     async fn fetch<T: DeserializeOwned>(&self, uri: &str, accept: &str) -> Result<T> {
         let bytes = read(self.raw(get(uri, accept)?).await?.into_body()).await?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::Decode(format!("{uri}: {e}")))
+        lenient::decode(&bytes).map_err(|e| Error::Decode(format!("{uri}: {e}")))
     }
 
     /// GET of any JSON in one of these media types.
@@ -223,7 +224,14 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As every request.
     pub async fn list(&self, params: &ListParams) -> Result<List<K>> {
-        self.client.fetch(&with_query(&self.path, &params.query()), Accept::of::<K>().list).await
+        let uri = with_query(&self.path, &params.query());
+        let bytes = read(self.client.raw(get(&uri, Accept::of::<K>().list)?).await?.into_body()).await?;
+        serde_json::from_slice(&bytes).or_else(|_| {
+            let mut value: Value = serde_json::from_slice(&bytes).map_err(|e| Error::Decode(format!("{uri}: {e}")))?;
+            let items = lenient::items(&mut value);
+            let metadata = serde_json::from_value(value["metadata"].take()).map_err(|e| Error::Decode(format!("{uri}: {e}")))?;
+            Ok(List { metadata, items: Some(items) })
+        })
     }
 
     /// Creates an object; its answer is the object as stored.

@@ -10,6 +10,7 @@ mod error;
 mod http_transport;
 mod informer;
 mod kubeconfig;
+mod lenient;
 pub mod lease;
 mod object;
 mod params;

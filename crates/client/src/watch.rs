@@ -8,6 +8,7 @@ use machinery::status::Status;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::lenient;
 use crate::transport::Body;
 
 /// Bytes of a frame at most: an object may have 1.5 MiB in etcd's default, and JSON is wider than protobuf.
@@ -88,7 +89,15 @@ pub(crate) fn events<K: DeserializeOwned + Send>(body: Body) -> impl Stream<Item
 
 /// One frame; an `ERROR` event is an error.
 fn decode<K: DeserializeOwned>(frame: &[u8]) -> Result<Event<K>> {
-    let event: WatchEvent<K> = serde_json::from_slice(frame).map_err(|e| Error::Decode(e.to_string()))?;
+    let event: WatchEvent<K> = match lenient::decode(frame) {
+        Ok(event) => event,
+        Err(error) => {
+            // An object that cannot be read must not hold up the ones after it: the watch goes on behind it.
+            let Some(resource_version) = lenient::revision(frame) else { return Err(error) };
+            tracing::warn!(kind = std::any::type_name::<K>(), resource_version, %error, "an object cannot be read and is left out");
+            return Ok(Event::Bookmark { resource_version, initial_end: false });
+        }
+    };
     match event {
         WatchEvent::Added(object) => Ok(Event::Added(object)),
         WatchEvent::Modified(object) => Ok(Event::Modified(object)),

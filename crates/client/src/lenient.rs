@@ -1,0 +1,80 @@
+//! From JSON to types, for objects that the API accepts and the types refuse.
+//!
+//! The original keeps a condition without a time as `lastTransitionTime: null` (the zero of Go's time), which a type that
+//! demands a time cannot hold. Such an object must be as usable as any other, and one that cannot be read at all must
+//! not hold up those after it.
+
+use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// What stands where the original has no time.
+const NO_TIME: &str = "1970-01-01T00:00:00Z";
+
+/// Decodes an answer; what the types refuse is tried again with its gaps filled.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).or_else(|first| {
+        let mut value: Value = serde_json::from_slice(bytes).map_err(|e| Error::Decode(e.to_string()))?;
+        fill(&mut value);
+        serde_json::from_value(value).map_err(|_| Error::Decode(first.to_string()))
+    })
+}
+
+/// Decodes the items of a list one by one; those that cannot be read are left out.
+pub(crate) fn items<T: DeserializeOwned>(list: &mut Value) -> Vec<T> {
+    let items = list["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    let decoded = items.into_iter().filter_map(|mut item| {
+        fill(&mut item);
+        let at = format!("{}/{}", text(&item["metadata"]["namespace"]), text(&item["metadata"]["name"]));
+        serde_json::from_value(item).map_err(|error| tracing::warn!(object = at, %error, "an object cannot be read and is left out")).ok()
+    });
+    decoded.collect()
+}
+
+/// The revision of a watch event whose object cannot be read.
+pub(crate) fn revision(frame: &[u8]) -> Option<String> {
+    let value: Value = serde_json::from_slice(frame).ok()?;
+    if value["type"] == "ERROR" {
+        return None;
+    }
+    value["object"]["metadata"]["resourceVersion"].as_str().map(str::to_owned)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Nulls go, and conditions get a time.
+fn fill(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, v| !v.is_null());
+            if map.contains_key("type") && map.contains_key("status") {
+                map.entry("lastTransitionTime").or_insert_with(|| NO_TIME.into());
+            }
+            map.values_mut().for_each(fill);
+        }
+        Value::Array(all) => all.iter_mut().for_each(fill),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Service;
+    use serde_json::json;
+
+    #[test]
+    fn a_condition_without_a_time_does_not_hide_its_object() {
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "resourceVersion": "7"},
+            "status": {"conditions": [{"type": "T", "status": "True", "reason": "R", "message": "", "lastTransitionTime": null}]}});
+        assert!(serde_json::from_value::<Service>(service.clone()).is_err(), "the type demands a time");
+        let read: Service = decode(&serde_json::to_vec(&service).unwrap()).unwrap();
+        assert_eq!(read.metadata.name.as_deref(), Some("a"));
+        let frame = json!({"type": "MODIFIED", "object": {"metadata": {"resourceVersion": "7"}, "spec": 5}});
+        assert_eq!(revision(&serde_json::to_vec(&frame).unwrap()).as_deref(), Some("7"));
+        let mut list = json!({"items": [service, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "b"}, "spec": 5}]});
+        assert_eq!(items::<Service>(&mut list).len(), 1);
+    }
+}
