@@ -14,10 +14,14 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use machinery::openapi::{self, Served};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use std::{collections::HashMap, fmt::Write as _, io::Read, sync::Arc};
+use std::{collections::HashMap, fmt::Write as _, io::{Read, Write as _}, sync::Arc};
 
 /// Packed once, read often.
 const GZIP_LEVEL: u32 = 6;
+/// What every spelling of the protobuf media type has (`.v1.0` and `@v1.0` follow).
+const PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2";
+/// The spelling that is answered.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The documents of one table of rows, by their path.
 #[derive(Debug, Default)]
@@ -34,27 +38,37 @@ pub(crate) fn answer(server: &ApiServer, path: &str, headers: &HeaderMap) -> Opt
     }
     if path == "v2" {
         let all: Vec<&Arc<Row>> = rows.iter().collect();
-        let packed = rows.openapi().get("v2", || openapi::v2_document(&served(&all), git_version()));
-        return Some(respond(packed, &hash(&all), headers));
+        let document = || openapi::v2_document(&served(&all), git_version());
+        // client-go asks for protobuf alone and reads nothing else; everybody else gets JSON.
+        if headers.get_all(header::ACCEPT).iter().any(|v| v.to_str().is_ok_and(|v| v.contains(PROTOBUF_ASKED))) {
+            let packed = rows.openapi().get("v2.pb", || openapi::v2_packed(&document()));
+            return Some(respond(packed, &format!("{}.pb", hash(&all)), PROTOBUF, headers));
+        }
+        let packed = rows.openapi().get("v2", || json(&document()));
+        return Some(respond(packed, &hash(&all), negotiate::JSON, headers));
     }
     let group = path.strip_prefix("v3/")?;
     let (_, found) = groups(&rows).into_iter().find(|(path, _)| path == group)?;
-    let packed = rows.openapi().get(group, || openapi::v3_document(&served(&found), git_version()));
-    Some(respond(packed, &hash(&found), headers))
+    let packed = rows.openapi().get(group, || json(&openapi::v3_document(&served(&found), git_version())));
+    Some(respond(packed, &hash(&found), negotiate::JSON, headers))
 }
 
 impl Documents {
     /// A document, packed; made if it is not there. Two that ask at once may both make it.
-    fn get(&self, path: &str, make: impl FnOnce() -> machinery::Value) -> Bytes {
+    fn get(&self, path: &str, make: impl FnOnce() -> Vec<u8>) -> Bytes {
         if let Some(found) = self.0.lock().get(path) {
             return found.clone();
         }
         let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
-        let written = serde_json::to_writer(&mut encoder, &make()).map_err(std::io::Error::from);
+        let written = encoder.write_all(&make());
         let packed = Bytes::from(written.and_then(|()| encoder.finish()).unwrap_or_default());
         self.0.lock().insert(path.to_owned(), packed.clone());
         packed
     }
+}
+
+fn json(document: &machinery::Value) -> Vec<u8> {
+    machinery::json::encode(document)
 }
 
 fn git_version() -> &'static str {
@@ -94,7 +108,7 @@ fn hash(rows: &[&Arc<Row>]) -> String {
     text
 }
 
-fn respond(packed: Bytes, hash: &str, headers: &HeaderMap) -> Response<Body> {
+fn respond(packed: Bytes, hash: &str, media_type: &'static str, headers: &HeaderMap) -> Response<Body> {
     let tag = format!("\"{hash}\"");
     if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
         let mut response = Response::new(body::empty());
@@ -105,7 +119,7 @@ fn respond(packed: Bytes, hash: &str, headers: &HeaderMap) -> Response<Body> {
     let bytes = if gzip { packed } else { unpack(&packed) };
     let mut response = Response::new(body::full(bytes));
     let out = response.headers_mut();
-    out.insert(header::CONTENT_TYPE, HeaderValue::from_static(negotiate::JSON));
+    out.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     out.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
     if gzip {
         out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));

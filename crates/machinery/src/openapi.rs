@@ -6,10 +6,13 @@
 //! `x-kubernetes-group-version-kind` of operations and schemas, support for a query parameter by the parameters of `PATCH`.
 
 mod descriptions;
+mod packed;
 mod paths;
 mod schemas;
 #[cfg(test)]
 mod tests;
+
+pub use packed::v2_packed;
 
 use crate::{Map, Value, resources::Resource};
 use descriptions::Descriptions;

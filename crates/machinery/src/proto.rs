@@ -11,7 +11,7 @@ mod decode;
 mod encode;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 use crate::{
     Value,

@@ -86,3 +86,30 @@ fn custom_kinds_stand_beside_built_in_ones() {
     let document = v2_document(&served, "v1.37.2");
     assert!(document["definitions"]["com.example.stable.v1.CronTab"]["properties"]["spec"].get("properties").is_none(), "nullable cannot be said");
 }
+
+#[test]
+fn the_packed_document_names_its_kinds() {
+    use crate::proto::wire::{Payload, Reader};
+    /// The messages under a tag.
+    fn all<'a>(message: &'a [u8], tag: u32) -> Vec<&'a [u8]> {
+        let (mut reader, mut found) = (Reader::new(message), Vec::new());
+        while let Some((at, payload)) = reader.next().unwrap() {
+            if let (true, Payload::Bytes(bytes)) = (at == tag, payload) {
+                found.push(bytes);
+            }
+        }
+        found
+    }
+    let pods = crate::resources::find("", "v1", "pods").unwrap();
+    let document = v2_document(&[Served { resource: pods, schema: None }], "v1.37.2");
+    let packed = v2_packed(&document);
+    assert_eq!(all(&packed, 1), [b"2.0"]);
+    let definitions = all(all(&packed, 9)[0], 1);
+    assert_eq!(definitions.len(), document["definitions"].as_object().unwrap().len());
+    let pod = definitions.iter().find(|d| all(d, 1) == [b"io.k8s.api.core.v1.Pod"]).unwrap();
+    let extension = all(all(pod, 2)[0], 31)[0];
+    assert_eq!(all(extension, 1), [b"x-kubernetes-group-version-kind"]);
+    let text: crate::Value = serde_json::from_slice(all(all(extension, 2)[0], 2)[0]).unwrap();
+    assert_eq!(text, json!([{"group": "", "version": "v1", "kind": "Pod"}]));
+    assert_eq!(all(all(&packed, 8)[0], 2).len(), document["paths"].as_object().unwrap().len());
+}

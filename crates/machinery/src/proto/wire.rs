@@ -4,7 +4,7 @@ use thiserror::Error;
 
 /// A message that breaks the wire format.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Malformed {
+pub(crate) enum Malformed {
     #[error("unexpected EOF")]
     Truncated,
     #[error("integer overflow")]
@@ -25,7 +25,7 @@ pub(super) enum Malformed {
 
 /// A field's payload.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Payload<'a> {
+pub(crate) enum Payload<'a> {
     Varint(u64),
     Fixed64(u64),
     Fixed32(u32),
@@ -61,17 +61,17 @@ impl<'a> Payload<'a> {
 }
 
 /// Walks the fields of a message.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
     /// The next field's tag and payload. Groups, which nothing here uses, are malformed.
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Payload<'a>)>, Malformed> {
+    pub(crate) fn next(&mut self) -> Result<Option<(u32, Payload<'a>)>, Malformed> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -129,24 +129,24 @@ pub(super) fn varint(out: &mut Vec<u8>, mut n: u64) {
     out.push(n as u8);
 }
 
-pub(super) fn varint_field(out: &mut Vec<u8>, tag: u32, n: u64) {
+pub(crate) fn varint_field(out: &mut Vec<u8>, tag: u32, n: u64) {
     varint(out, u64::from(tag) << 3);
     varint(out, n);
 }
 
-pub(super) fn double_field(out: &mut Vec<u8>, tag: u32, n: f64) {
+pub(crate) fn double_field(out: &mut Vec<u8>, tag: u32, n: f64) {
     varint(out, u64::from(tag) << 3 | 1);
     out.extend_from_slice(&n.to_bits().to_le_bytes());
 }
 
-pub(super) fn string_field(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
+pub(crate) fn string_field(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
     varint(out, u64::from(tag) << 3 | 2);
     varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
 /// A nested message: one byte is kept for its length, and more are made if it turns out longer.
-pub(super) fn message_field(out: &mut Vec<u8>, tag: u32, write: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn message_field(out: &mut Vec<u8>, tag: u32, write: impl FnOnce(&mut Vec<u8>)) {
     varint(out, u64::from(tag) << 3 | 2);
     let start = out.len();
     out.push(0);
