@@ -121,6 +121,8 @@ pub fn host_name() -> String {
 pub fn log(_detached: bool) {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter = EnvFilter::try_from_env("KNARR_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    // The log's own errors go nowhere: on a full disk, telling them would fail too, and by a panic.
+    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).log_internal_errors(false);
     // Fails only if it was set before.
-    let _ = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).try_init();
+    let _ = log.try_init();
 }
