@@ -5,6 +5,7 @@
 //! anything of it is left on the machine. Nothing here sleeps: watches, output lines, locks and exits are awaited, each
 //! with a limit that a slow machine keeps easily.
 
+pub mod archive;
 pub mod host;
 pub mod http;
 pub mod leftovers;
