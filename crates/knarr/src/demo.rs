@@ -23,6 +23,7 @@ Commands:
   backend          the shop's stock, on $PORT (8080)
   drain [SECONDS]  as a preStop hook: the server beside asks its clients to go; returns after SECONDS (3)
   sleep SECONDS    waits
+  pause            waits for SIGTERM
   load             puts load on URLs; see `knarr demo load --help`
 ";
 
@@ -40,6 +41,7 @@ pub fn main(args: Vec<String>) -> ExitCode {
         "backend" => block_on(server::run(|me| server::Site::Backend(backend::Backend::new(me)))),
         "drain" => seconds(rest.first(), Some(DRAIN_S)).and_then(|time| block_on(drain(time))),
         "sleep" => seconds(rest.first(), None).map(std::thread::sleep),
+        "pause" => pause(),
         "load" => load::main(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
@@ -71,6 +73,14 @@ fn seconds(text: Option<&String>, default: Option<f64>) -> Result<Duration, Stri
 fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(work)
+}
+
+/// Waits for SIGTERM, which the first process of a container only gets if it asks for it.
+fn pause() -> Result<(), String> {
+    use nix::sys::signal::{SigSet, Signal};
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    let waited = signals.thread_block().and_then(|()| signals.wait());
+    waited.map(drop).map_err(|e| e.to_string())
 }
 
 /// Tells the server beside that the end is near, and gives its clients time to go.

@@ -5,8 +5,8 @@ use tokio::net::UdpSocket;
 
 /// Between two questions.
 const RETRY: Duration = Duration::from_millis(5);
-/// For one answer.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// For one answer. What is asked before the proxy's rules are there is lost, and a start should not wait for it.
+const PATIENCE: Duration = Duration::from_millis(20);
 const ID: [u8; 2] = [0x6b, 0x6e];
 
 /// Waits until the server at this address answers for the Service `kubernetes`.

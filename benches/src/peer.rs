@@ -1,0 +1,60 @@
+//! The original kube-apiserver and etcd, started by the script that keeps them for comparison.
+
+use crate::Options;
+use anyhow::{Context as _, bail};
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+/// The two, stopped when this is dropped.
+pub struct Peer {
+    script: PathBuf,
+    programs: PathBuf,
+    folder: PathBuf,
+}
+
+impl Peer {
+    /// What `--peer SCRIPT --peer-bin FOLDER` name, if they do.
+    pub fn of(options: &Options) -> anyhow::Result<Option<Self>> {
+        let Some(script) = options.path("peer") else { return Ok(None) };
+        let programs = options.path("peer-bin").context("--peer needs --peer-bin, the folder of kube-apiserver and etcd")?;
+        let folder = std::env::temp_dir().join(format!("knarr-bench-peer-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        Ok(Some(Self { script, programs, folder }))
+    }
+
+    fn call(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.script);
+        command.arg(&self.folder).args(words).env("BIN", &self.programs).stdin(Stdio::null()).stderr(Stdio::inherit());
+        command
+    }
+
+    /// Starts both; what the script says of how long it took.
+    pub fn up(&self) -> anyhow::Result<String> {
+        let output = self.call(&["up", "etcd", "apiserver"]).output()?;
+        if !output.status.success() {
+            bail!("the original does not start");
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Their processes, with commas.
+    pub fn pids(&self) -> anyhow::Result<String> {
+        Ok(String::from_utf8(self.call(&["pids"]).output()?.stdout)?.trim().to_owned())
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig")
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let down = self.call(&["down"]).stdout(Stdio::null()).status();
+        if let Err(error) = down.and_then(|_| std::fs::remove_dir_all(&self.folder)) {
+            eprintln!("{}: {error}", self.folder.display());
+        }
+    }
+}
