@@ -62,6 +62,17 @@ impl Cgroups {
         Ok(path)
     }
 
+    /// Removes all cgroups of this kubelet; no pod may be left.
+    pub fn purge(&self) -> io::Result<()> {
+        if self.root.is_empty() {
+            return Ok(());
+        }
+        for dir in self.dirs(&self.root) {
+            remove(&dir)?;
+        }
+        Ok(())
+    }
+
     /// Takes the pod's own limits away for a moment, so that its containers' can grow.
     pub fn widen_pod(&self, pod: &Pod) {
         let (path, wanted) = (self.pod_path(pod), resources::pod_limits(pod));

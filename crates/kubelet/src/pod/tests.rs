@@ -246,6 +246,7 @@ fn unready_containers_are_named() {
 /// A kubelet on fakes.
 struct Node {
     _dir: TempDir,
+    cgroup_root: String,
     api: Arc<FakeApi>,
     runtime: Arc<FakeRuntime>,
     changes: mpsc::UnboundedSender<PodChange>,
@@ -265,9 +266,11 @@ impl Node {
         let stop = CancellationToken::new();
         let mut config = Config::new("node-1", [127, 0, 0, 1].into(), dir.path());
         config.clock = clock;
-        config.cgroup_root = format!("knarr-test-{}", std::process::id());
+        // Of its own, so that tests side by side can each remove theirs.
+        let cgroup_root = format!("knarr-test-{}", dir.path().file_name().and_then(|n| n.to_str()).unwrap());
+        config.cgroup_root.clone_from(&cgroup_root);
         let task = tokio::spawn(run_with(config, api.clone(), runtime.clone(), Arc::new(FakeNet), receiver, stop.clone()));
-        Self { _dir: dir, api, runtime, changes, stop, task }
+        Self { _dir: dir, cgroup_root, api, runtime, changes, stop, task }
     }
 
     fn apply(&self, pod: &Pod) {
@@ -289,6 +292,7 @@ impl Node {
     async fn end(self) -> TempDir {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
+        crate::cgroups::Cgroups::new("/sys/fs/cgroup", &self.cgroup_root).purge().unwrap();
         let _ = nix::mount::umount2(&self._dir.path().join("memory"), nix::mount::MntFlags::MNT_DETACH);
         self._dir
     }
