@@ -3,6 +3,7 @@
 //! Two of its faces must start in no time and without threads, and are entered before anything else: the shim that holds
 //! a pod (`knarr shim`, started by the runtime) and the demo application that runs inside the demo image (`knarr demo`).
 
+mod accounts;
 mod addons;
 mod cli;
 mod cluster;

@@ -1,6 +1,7 @@
 //! One part alone, against any API server: the proof that the parts meet only at the API.
 
 use crate::{
+    accounts::Accounts,
     cli::{Controllers, Dns, Kubelet, Part, Proxy},
     cluster::Cluster,
     preflight,
@@ -44,9 +45,10 @@ pub async fn scheduler(part: &Part) -> anyhow::Result<()> {
     until_signal("scheduler", stop.clone(), scheduler::run(scheduler::Config::default(), client, informers, stop)).await
 }
 
-/// The controllers alone, all with the kubeconfig's identity.
+/// The controllers alone. The kubeconfig's identity reads; each controller writes as its service account.
 pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
-    let Ready { client, informers, stop } = connect(&command.part)?;
+    let Ready { informers, stop, .. } = connect(&command.part)?;
+    let accounts = Accounts::new(&command.part.kubeconfig)?;
     let root_ca = match &command.root_ca_file {
         Some(file) => std::fs::read_to_string(file).with_context(|| file.display().to_string())?,
         None => {
@@ -56,7 +58,7 @@ pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
     };
     let config =
         controllers::Config { enabled: command.controllers.clone(), cluster_cidr: command.cluster_cidr.clone(), root_ca, ..controllers::Config::default() };
-    let client_for = move |name: &str| client.clone().user_agent(name);
+    let client_for = move |name: &str| accounts.client(name);
     until_signal("controllers", stop.clone(), controllers::run(config, client_for, informers, stop)).await
 }
 
