@@ -120,10 +120,10 @@ fn a_hook_that_is_a_program_has_its_time_and_the_pod_serves_in_it() {
     let ip = cluster.value("get pod drained", "{.status.podIP}");
     let mut logs = logs(&cluster, "drained");
 
-    // When the watch tells it; the watch begins before the deletion.
+    // When the watch tells it.
     let slices = cluster.client().namespaced::<EndpointSlice>("default");
     let out_of_service = cluster.spawn(async move {
-        let out = |event: &Event<EndpointSlice>| matches!(event, Event::Modified(s) if conditions(s) == (false, true));
+        let out = |event: &Event<EndpointSlice>| matches!(event, Event::Added(s) | Event::Modified(s) if conditions(s) == (false, true));
         cluster_tests::watching::until(&slices, &slices_of("drained"), out).await;
         now()
     });
