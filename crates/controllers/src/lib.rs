@@ -32,6 +32,7 @@ mod quota;
 mod replication;
 mod root_ca;
 mod service_account;
+mod signing;
 mod statefulset;
 mod ttl;
 mod work;
@@ -46,6 +47,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use work::Cx;
+
+pub use signing::Signer;
 
 /// What the controllers need to know of the cluster.
 #[derive(Clone, Debug)]
@@ -62,6 +65,8 @@ pub struct Config {
     pub node_monitor_grace_s: u32,
     /// Ended pods that are kept (upstream `--terminated-pod-gc-threshold`); 0 keeps all.
     pub terminated_pods_max: usize,
+    /// Who signs approved requests for clients' certificates; none: they are left to others.
+    pub signer: Option<Signer>,
 }
 
 impl Default for Config {
@@ -73,6 +78,7 @@ impl Default for Config {
             root_ca: String::new(),
             node_monitor_grace_s: 50,
             terminated_pods_max: 12_500,
+            signer: None,
         }
     }
 }
@@ -113,6 +119,7 @@ const ALL: &[(&str, Start)] = &[
     ("disruption-controller", |cx| disruption::run(cx).boxed()),
     ("resourcequota-controller", |cx| quota::run(cx).boxed()),
     ("ttl-after-finished-controller", |cx| ttl::run(cx).boxed()),
+    ("certificatesigningrequest-signing-controller", |cx| signing::run(cx).boxed()),
     ("clusterrole-aggregation-controller", |cx| cluster_role::run(cx).boxed()),
 ];
 

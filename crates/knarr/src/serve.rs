@@ -12,7 +12,7 @@ use crate::{
 use anyhow::{Context as _, anyhow};
 use apiserver::{ApiServer, Config};
 use client::{Client, Informers};
-use identity::pki::{ClusterNames, ClusterPki};
+use identity::pki::{Ca, ClusterNames, ClusterPki, Usage};
 use k8s_openapi::api::core::v1::Node;
 use network::{Cidr, Mark, pod::PodNetwork, proxy::NodePortAddresses};
 use runtime::Runtime;
@@ -187,6 +187,15 @@ fn informers(server: &ApiServer, stop: &CancellationToken) -> Informers {
     Informers::new(reader, stop.clone())
 }
 
+/// Signs clients' certificates with the cluster's authority, which is read anew each time: it is seldom asked.
+fn signer(pki: &ClusterPki) -> controllers::Signer {
+    let directory = pki.directory().to_owned();
+    controllers::Signer::new(move |request, life| {
+        let authority = Ca::load_or_create(&directory).map_err(|error| error.to_string())?;
+        authority.sign_request(request, Usage::Client, life, SystemTime::now()).map_err(|error| error.to_string())
+    })
+}
+
 fn control_plane(
     setup: &Setup<'_>,
     server: &ApiServer,
@@ -196,7 +205,12 @@ fn control_plane(
     parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>,
 ) {
     if setup.has(Component::Controllers) {
-        let config = controllers::Config { root_ca: pki.ca.cert_pem().to_owned(), cluster_cidr: Some(setup.plan.pod_cidr()), ..Default::default() };
+        let config = controllers::Config {
+            root_ca: pki.ca.cert_pem().to_owned(),
+            cluster_cidr: Some(setup.plan.pod_cidr()),
+            signer: Some(signer(pki)),
+            ..Default::default()
+        };
         let server = server.clone();
         let client_for = move |name: &str| local::client(&server, local::service_account(name)).user_agent(name);
         spawn(parts, "controllers", controllers::run(config, client_for, informers.clone(), stop.clone()));

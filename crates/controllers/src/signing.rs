@@ -1,0 +1,166 @@
+//! Approved requests for client certificates are signed (`kubernetes.io/kube-apiserver-client`).
+//!
+//! The authority's key is not here: [`Signer`] stands for whoever holds it. The kubelets' own signers are left to others,
+//! for knarr's kubelets get their certificates when they are started.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, Informer, Meta, WorkQueue};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus};
+
+use crate::meta::{seconds, secs};
+use crate::work::{Controller, Cx, Step, synced};
+
+const SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+/// A certificate's life where none is asked for, and the longest (upstream `--cluster-signing-duration`).
+const LIFE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The shortest: certificates begin some minutes before now, so that clocks may differ.
+const LIFE_MIN: Duration = Duration::from_secs(10 * 60);
+
+/// Makes a client's certificate (PEM) for a request (PEM) and a life, or says why not.
+#[derive(Clone)]
+pub struct Signer(Arc<Sign>);
+
+type Sign = dyn Fn(&str, Duration) -> Result<String, String> + Send + Sync;
+
+impl Signer {
+    /// It may read files; it is called where that does no harm.
+    pub fn new(sign: impl Fn(&str, Duration) -> Result<String, String> + Send + Sync + 'static) -> Self {
+        Signer(Arc::new(sign))
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Signer")
+    }
+}
+
+/// Runs the controller until the end; without a signer there is nothing to sign with.
+pub(crate) async fn run(cx: Cx) {
+    let Some(signer) = cx.config.signer.clone() else { return cx.shutdown.cancelled().await };
+    let client = cx.client("certificate-controller");
+    let requests = cx.informers.informer::<CertificateSigningRequest>();
+    let queue: WorkQueue<String> = WorkQueue::default();
+    cx.listen_any(&requests, {
+        let queue = queue.clone();
+        move |request| {
+            if waits(request) {
+                queue.add(request.name().to_owned());
+            }
+        }
+    });
+    synced!(requests);
+    cx.work(Arc::new(Signing { client, signer, requests }), queue, 1).await;
+}
+
+struct Signing {
+    client: Client,
+    signer: Signer,
+    requests: Informer<CertificateSigningRequest>,
+}
+
+/// Whether a request is this signer's, approved, and neither signed nor given up.
+fn waits(request: &CertificateSigningRequest) -> bool {
+    let Some(status) = &request.status else { return false };
+    let is = |kind: &str| status.conditions.iter().flatten().any(|c| c.type_ == kind && c.status == "True");
+    request.spec.signer_name == SIGNER && status.certificate.is_none() && is("Approved") && !is("Denied") && !is("Failed")
+}
+
+/// Whether a client's certificate may be for these; else what is wrong with them.
+fn check(usages: &[String]) -> Result<(), String> {
+    let optional = |usage: &&String| matches!(usage.as_str(), "digital signature" | "key encipherment");
+    match usages.iter().filter(|usage| !optional(usage)).find(|usage| *usage != "client auth") {
+        Some(other) => Err(format!("invalid usage for client certificate: {other}")),
+        None if usages.iter().any(|usage| usage == "client auth") => Ok(()),
+        None => Err("missing required usage for client certificate: client auth".to_owned()),
+    }
+}
+
+/// The life that is given for the one that is asked for.
+fn life(asked_s: Option<i32>) -> Duration {
+    asked_s.map_or(LIFE_MAX, |s| secs(s).clamp(LIFE_MIN, LIFE_MAX))
+}
+
+fn failed(why: String) -> CertificateSigningRequestCondition {
+    let now = Some(seconds(client::timestamp()));
+    CertificateSigningRequestCondition {
+        type_: "Failed".to_owned(),
+        status: "True".to_owned(),
+        reason: Some("SignerValidationFailure".to_owned()),
+        message: Some(why),
+        last_transition_time: now.clone(),
+        last_update_time: now,
+    }
+}
+
+impl Controller for Signing {
+    type Key = String;
+
+    async fn reconcile(&self, name: &String) -> Step {
+        let Some(request) = self.requests.get("", name).filter(|r| waits(r)) else { return Ok(None) };
+        let mut changed = (*request).clone();
+        let status = changed.status.get_or_insert_with(CertificateSigningRequestStatus::default);
+        let signed = match check(request.spec.usages.as_deref().unwrap_or_default()) {
+            Ok(()) => self.sign(&request).await,
+            Err(why) => Err(why),
+        };
+        match signed {
+            Ok(certificate) => status.certificate = Some(ByteString(certificate.into_bytes())),
+            Err(why) => status.conditions.get_or_insert_default().push(failed(why)),
+        }
+        match self.client.all::<CertificateSigningRequest>().replace_status(name, &changed).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl Signing {
+    async fn sign(&self, request: &CertificateSigningRequest) -> Result<String, String> {
+        let pem = String::from_utf8(request.spec.request.0.clone()).map_err(|error| error.to_string())?;
+        let (signer, life) = (self.signer.clone(), life(request.spec.expiration_seconds));
+        tokio::task::spawn_blocking(move || (signer.0)(&pem, life)).await.map_err(|error| error.to_string())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(signer: &str, conditions: &[&str], certificate: bool) -> CertificateSigningRequest {
+        let mut request = CertificateSigningRequest::default();
+        request.spec.signer_name = signer.to_owned();
+        let condition = |kind: &&str| CertificateSigningRequestCondition { type_: (*kind).to_owned(), status: "True".to_owned(), ..Default::default() };
+        request.status = Some(CertificateSigningRequestStatus {
+            conditions: Some(conditions.iter().map(condition).collect()),
+            certificate: certificate.then(|| ByteString(b"it".to_vec())),
+        });
+        request
+    }
+
+    #[test]
+    fn only_what_is_approved_and_open_waits() {
+        assert!(waits(&request(SIGNER, &["Approved"], false)));
+        assert!(!waits(&request(SIGNER, &[], false)));
+        assert!(!waits(&request(SIGNER, &["Approved"], true)));
+        assert!(!waits(&request(SIGNER, &["Approved", "Failed"], false)));
+        assert!(!waits(&request("example.com/signer", &["Approved"], false)));
+    }
+
+    #[test]
+    fn a_client_certificate_is_for_clients_alone() {
+        let usages = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        assert_eq!(check(&usages(&["client auth", "digital signature", "key encipherment"])), Ok(()));
+        assert_eq!(check(&usages(&["client auth", "server auth"])), Err("invalid usage for client certificate: server auth".to_owned()));
+        assert_eq!(check(&usages(&["digital signature"])), Err("missing required usage for client certificate: client auth".to_owned()));
+    }
+
+    #[test]
+    fn a_life_has_bounds() {
+        assert_eq!([life(None), life(Some(600)), life(Some(3600)), life(Some(i32::MAX))], [LIFE_MAX, LIFE_MIN, secs(3600), LIFE_MAX]);
+    }
+}
