@@ -274,6 +274,9 @@ async fn dispatch(
     let reads = matches!(cx.info.verb, "get" | "list" | "watch") && matches!(cx.info.subresource.as_str(), "" | "status");
     *accepted = negotiate::accepted(&parts.headers, reads || cx.info.subresource.is_empty())?;
     accepted.pretty |= pretty(query, &cx.user_agent);
+    if let Some(warning) = deprecated(&row.resource.kind) {
+        cx.warn(warning);
+    }
     let call = Call { server, cx, row, query, headers: &parts.headers, accepted: *accepted };
     let include = table::Include::of(query)?;
     let answer = resource(&call, body).await?;
@@ -284,6 +287,15 @@ async fn dispatch(
         *response.body_mut() = crate::empty();
     }
     Ok(response)
+}
+
+/// What the clients of a deprecated kind are told with every answer.
+fn deprecated(kind: &machinery::gvk::Gvk) -> Option<&'static str> {
+    match (kind.group.as_str(), kind.kind.as_str()) {
+        ("", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        ("", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        _ => None,
+    }
 }
 
 /// Whether JSON is to be indented: as asked, or for people's own tools.

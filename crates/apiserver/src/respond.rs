@@ -79,6 +79,10 @@ pub(crate) fn answer(row: &Row, cx: &Context, accepted: Accepted, include: table
     let now = cx.now;
     match (answer, accepted.form) {
         (Answer::Whole(response), _) => response,
+        (Answer::Other(code, value), Form::Table) if value["kind"] == "Scale" => {
+            let table = table::scale(&value, include, now);
+            encoded(code, accepted, storage::type_of(&table), &table)
+        }
         (Answer::Other(code, value), _) => {
             let ty = storage::type_of(&value);
             encoded(code, accepted, ty, &value)

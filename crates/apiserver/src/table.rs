@@ -44,25 +44,46 @@ pub(crate) fn table<'a>(
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns, "rows": rows})
 }
 
+/// The table of a `scale`, which has columns of its own.
+pub(crate) fn scale(scale: &Value, include: Include, now: SystemTime) -> Value {
+    let replicas = |part: &str| scale[part]["replicas"].as_i64().unwrap_or(0);
+    let cells = json!([scale["metadata"]["name"], replicas("spec"), replicas("status"), kinds::print::age(scale, now)]);
+    json!({
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1",
+        "metadata": { "resourceVersion": scale["metadata"]["resourceVersion"] },
+        "columnDefinitions": [
+            column("Name", "string", "", "", 0),
+            column("Desired", "integer", "", "", 0),
+            column("Available", "integer", "", "", 0),
+            column("Age", "string", "", "", 0),
+        ],
+        "rows": [with_object(json!({ "cells": cells }), scale, include)],
+    })
+}
+
 fn table_row(row: &Row, object: &Value, include: Include, now: SystemTime) -> Value {
     let cells = if row.resource.columns.is_empty() {
         vec![object["metadata"]["name"].clone(), object["metadata"]["creationTimestamp"].clone()]
     } else {
         row.strategy.row(object, now)
     };
-    let mut value = json!({ "cells": cells });
+    with_object(json!({ "cells": cells }), object, include)
+}
+
+fn with_object(mut row: Value, object: &Value, include: Include) -> Value {
     match include {
         Include::None => {}
-        Include::Metadata => value["object"] = partial(object),
-        Include::Object => value["object"] = object.clone(),
+        Include::Metadata => row["object"] = partial(object),
+        Include::Object => row["object"] = object.clone(),
     }
-    value
+    row
+}
+
+fn column(name: &str, kind: &str, format: &str, description: &str, priority: i32) -> Value {
+    json!({"name": name, "type": kind, "format": format, "description": description, "priority": priority})
 }
 
 fn columns(row: &Row) -> Value {
-    let column = |name: &str, kind: &str, format: &str, description: &str, priority: i32| {
-        json!({"name": name, "type": kind, "format": format, "description": description, "priority": priority})
-    };
     if row.resource.columns.is_empty() {
         return json!([column("Name", "string", "name", "", 0), column("Created At", "date", "", "", 0)]);
     }
