@@ -12,7 +12,7 @@ use crate::{
     signals::{self, End},
 };
 use machinery::Value;
-use std::{path::Path, time::Duration};
+use std::{net::Ipv4Addr, path::Path, time::Duration};
 
 /// Runs until a signal.
 pub async fn run(up: Up) -> anyhow::Result<()> {
@@ -27,6 +27,8 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     cluster.make_directories()?;
     let _lock = cluster.lock()?;
     let plan = cluster.plan(up.port)?;
+    // When it is served a network stands already, and this start's port would be kept for the next.
+    drop(preflight::listen(Ipv4Addr::LOCALHOST.into(), plan.port)?);
     cluster.keep(&plan)?;
 
     let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: host_name() };
