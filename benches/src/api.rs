@@ -32,7 +32,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        ours.extend(bench(&apibench, &cluster.kubeconfig(), &cluster.pid().to_string(), &n, content)?);
+        ours.extend(bench(&apibench, cluster.kubeconfig(), &cluster.pid().to_string(), &n, content)?);
         if let Some(peer) = &peer {
             theirs.extend(bench(&apibench, &peer.kubeconfig(), &peer.pids()?, &n, content)?);
         }

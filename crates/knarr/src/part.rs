@@ -129,5 +129,5 @@ pub async fn dns(command: &Dns) -> anyhow::Result<()> {
         publish: Some(client.user_agent("knarr-dns")),
     };
     let (ready, _) = watch::channel(false);
-    until_signal("DNS", stop.clone(), network::dns::run(config, informers, stop, ready)).await
+    until_signal("DNS", stop.clone(), Box::pin(network::dns::run(config, informers, stop, ready))).await
 }

@@ -91,7 +91,7 @@ fn custom_kinds_stand_beside_built_in_ones() {
 fn the_packed_document_names_its_kinds() {
     use crate::proto::wire::{Payload, Reader};
     /// The messages under a tag.
-    fn all<'a>(message: &'a [u8], tag: u32) -> Vec<&'a [u8]> {
+    fn all(message: &[u8], tag: u32) -> Vec<&[u8]> {
         let (mut reader, mut found) = (Reader::new(message), Vec::new());
         while let Some((at, payload)) = reader.next().unwrap() {
             if let (true, Payload::Bytes(bytes)) = (at == tag, payload) {
