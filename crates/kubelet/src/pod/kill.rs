@@ -21,6 +21,8 @@ use crate::hooks;
 use crate::resources::is_sidecar;
 use crate::util;
 
+/// Between a pod's deletion and its hook: several times what its endpoints need to follow on a busy machine.
+const OUT_OF_SERVICE: Duration = Duration::from_millis(100);
 /// What every container gets between its stop signal and SIGKILL, whatever the grace period.
 pub const MINIMUM_GRACE: Duration = Duration::from_secs(2);
 
@@ -119,8 +121,15 @@ async fn pre_stop(cx: &Arc<Context>, k: &mut Kill) {
     if *k.deadline.borrow() <= Instant::now() {
         return;
     }
+    // A pod that is deleted is out of its Services before its hook begins: the hook may tell clients to go elsewhere.
+    // The node cannot see the Services' endpoints, which follow a deletion within some milliseconds; it leaves them time.
+    let pause = if k.pod.metadata.deletion_timestamp.is_some() { OUT_OF_SERVICE } else { Duration::ZERO };
+    let hook = async {
+        tokio::time::sleep(pause).await;
+        hooks::run(cx, &spec, &k.id, &k.ips, handler).await
+    };
     let ran = tokio::select! {
-        ran = hooks::run(cx, &spec, &k.id, &k.ips, handler) => ran,
+        ran = hook => ran,
         () = over(&mut k.deadline) => {
             tracing::info!(pod = %util::describe(&k.pod), container = %k.name, "preStop hook did not end within the grace period");
             return;

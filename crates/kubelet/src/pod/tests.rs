@@ -316,11 +316,11 @@ async fn a_pod_comes_up_serves_and_is_deleted_in_order() {
     p.metadata.deletion_grace_period_seconds = Some(30);
     p.status = up.status;
     node.apply(&p);
-    node.runtime.called("stop a 30s", 1).await;
+    node.runtime.called("stop a 29s", 1).await;
     while node.api.pod("n", "p").is_some() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(node.runtime.calls(), ["sandbox", "start a", "exec drain", "stop a 30s"]);
+    assert_eq!(node.runtime.calls(), ["sandbox", "start a", "exec drain", "stop a 29s"]);
     assert_eq!(node.api.reasons().last().unwrap(), "Killing");
     node.end().await;
 }
