@@ -143,6 +143,7 @@ mod tests {
         assert_eq!(error("apiVersion: v1\nkind: Pod\nmetadata: {}"), "Pod: resource name may not be empty");
         assert_eq!(error("apiVersion: v1\nkind: Pot\nmetadata: {name: a}"), "no matches for kind \"Pot\" in version \"v1\"");
         assert_eq!(error("metadata: {name: a}"), "an object has no apiVersion or no kind");
-        assert!(error("a: {").contains("line 1"));
+        let broken = error("a: {");
+        assert!(broken.starts_with("error converting YAML to JSON: yaml: "), "{broken}");
     }
 }
