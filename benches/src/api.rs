@@ -24,24 +24,22 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let content = options.text("content").unwrap_or("json");
     let whole = options.flag("whole");
     let alone = ["--port", "7443", "--disable", "scheduler,controllers,kubelet,proxy,dns"];
-    let mut cluster = Cluster::new("bench-api").with(if whole { &alone[..2] } else { &alone });
-    cluster.start(&[]).assert_ok();
-    let peer = Peer::of(options)?;
-    if let Some(peer) = &peer {
-        peer.up()?;
-    }
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    // Each round begins with nothing on both sides; only one of them runs at a time.
     for _ in 0..rounds {
-        ours.extend(bench(&apibench, cluster.kubeconfig(), &cluster.pid().to_string(), &n, content)?);
-        if let Some(peer) = &peer {
+        let mut cluster = Cluster::new("bench-api").with(if whole { &alone[..2] } else { &alone });
+        cluster.start(&[]).assert_ok();
+        let phases = bench(&apibench, &cluster.kubeconfig(), &cluster.pid().to_string(), &n, content);
+        cluster.down();
+        ours.extend(phases?);
+        if let Some(peer) = Peer::of(options)? {
+            peer.up()?;
             theirs.extend(bench(&apibench, &peer.kubeconfig(), &peer.pids()?, &n, content)?);
         }
     }
     let parts = if whole { "with all its parts" } else { "its API server alone" };
     println!("{n} objects, {content}, {rounds} rounds in turn (medians); knarr runs {parts}\n");
     table(&ours, &theirs);
-    drop(peer);
-    cluster.down();
     Ok(())
 }
 
