@@ -29,7 +29,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     for _ in 0..rounds {
         let mut cluster = Cluster::new("bench-api").with(if whole { &alone[..2] } else { &alone });
         cluster.start(&[]).assert_ok();
-        let phases = bench(&apibench, &cluster.kubeconfig(), &cluster.pid().to_string(), &n, content);
+        let phases = bench(&apibench, cluster.kubeconfig(), &cluster.pid().to_string(), &n, content);
         cluster.down();
         ours.extend(phases?);
         if let Some(peer) = Peer::of(options)? {
