@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs the command.
 pub async fn run(down: &Down) -> anyhow::Result<()> {
-    up::log(false);
+    up::log();
     preflight::root()?;
     let steps = Steps::new();
     let cluster = Cluster::find(&down.which.name, down.which.data_dir.as_deref())?;

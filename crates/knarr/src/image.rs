@@ -22,7 +22,7 @@ const ID_DIGITS: usize = 12;
 
 /// Runs the command.
 pub async fn run(image: Image) -> anyhow::Result<()> {
-    up::log(false);
+    up::log();
     preflight::root()?;
     let steps = Steps::new();
     match image {

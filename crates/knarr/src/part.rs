@@ -21,7 +21,7 @@ struct Ready {
 }
 
 fn connect(part: &Part) -> anyhow::Result<Ready> {
-    up::log(false);
+    up::log();
     let client = Client::from_kubeconfig(&part.kubeconfig)?;
     let stop = CancellationToken::new();
     Ok(Ready { informers: Informers::new(client.clone(), stop.clone()), client, stop })

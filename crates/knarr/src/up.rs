@@ -18,7 +18,7 @@ use std::{net::Ipv4Addr, path::Path, time::Duration};
 pub async fn run(up: Up) -> anyhow::Result<()> {
     let steps = Steps::new();
     let detached = detach::is_child();
-    log(detached);
+    log();
     // What can be refused is refused before anything is made.
     if up.disable.contains(&Component::Kubelet) { preflight::root()? } else { preflight::node()? }
     let objects = up.manifests.iter().map(|m| manifest::read(m)).collect::<Result<Vec<_>, _>>()?.concat();
@@ -120,7 +120,7 @@ pub fn host_name() -> String {
 }
 
 /// `KNARR_LOG` chooses what is logged, to standard error.
-pub fn log(_detached: bool) {
+pub fn log() {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter = EnvFilter::try_from_env("KNARR_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     // The log's own errors go nowhere: on a full disk, telling them would fail too, and by a panic.

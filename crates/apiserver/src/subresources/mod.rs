@@ -1,5 +1,5 @@
 //! Subresources that are more than a part of their object: `scale`, `binding`, `eviction`; and the rules of those that
-//! are a part (`ephemeralcontainers`, `resize`, `approval`, `finalize`): which fields a request to them may change.
+//! are a part (`ephemeralcontainers`, `resize`, `finalize`): which fields a request to them may change.
 
 mod binding;
 mod eviction;
@@ -32,7 +32,6 @@ pub(crate) fn prepare(subresource: &str, value: &mut Value, old: &Value) {
                 grow(value);
             }
         }
-        "approval" => value["status"]["conditions"] = new["status"]["conditions"].clone(),
         "finalize" => value["spec"]["finalizers"] = new["spec"]["finalizers"].clone(),
         // A subresource of which nothing is known is its object's status.
         _ => value["status"] = new["status"].clone(),
