@@ -10,6 +10,8 @@ mod config;
 mod context;
 mod discovery;
 mod errors;
+mod gather;
+mod gzip;
 mod health;
 mod housekeeping;
 mod metrics;

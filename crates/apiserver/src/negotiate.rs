@@ -40,6 +40,8 @@ pub struct Accepted {
     pub form: Form,
     /// Indented JSON.
     pub pretty: bool,
+    /// The sender takes gzip.
+    pub gzip: bool,
 }
 
 /// The media type of JSON.
@@ -89,6 +91,11 @@ pub fn accepted(headers: &HeaderMap, forms: bool) -> Result<Accepted, Status> {
         }
     }
     Err(Status::not_acceptable(&ALL))
+}
+
+/// Whether an answer may be compressed.
+pub fn takes_gzip(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT_ENCODING).iter().any(|v| v.to_str().is_ok_and(|v| v.split(',').any(|e| e.trim() == "gzip")))
 }
 
 /// The encoding of a request's body; JSON if none is named.
@@ -148,7 +155,7 @@ impl<'a> Clause<'a> {
             "PartialObjectMetadata" | "PartialObjectMetadataList" if forms && meta => Form::Partial,
             _ => return None,
         };
-        Some(Accepted { encoding, form, pretty: self.pretty })
+        Some(Accepted { encoding, form, pretty: self.pretty, gzip: false })
     }
 }
 

@@ -274,6 +274,7 @@ async fn dispatch(
     let reads = matches!(cx.info.verb, "get" | "list" | "watch") && matches!(cx.info.subresource.as_str(), "" | "status");
     *accepted = negotiate::accepted(&parts.headers, reads || cx.info.subresource.is_empty())?;
     accepted.pretty |= pretty(query, &cx.user_agent);
+    accepted.gzip = negotiate::takes_gzip(&parts.headers);
     if let Some(warning) = deprecated(&row.resource.kind) {
         cx.warn(warning);
     }

@@ -6,21 +6,16 @@
 use crate::{
     Body, body,
     context::Context,
+    gzip,
     negotiate::{self, Accepted, Encoding, Form},
     rows::Row,
     storage, table,
 };
 use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use machinery::{Map, Value, proto, schema::TypeRef, status::Status};
-use std::{io::Write as _, sync::Arc};
+use std::sync::Arc;
 use store::Entry;
-
-/// Responses from this size on are compressed when asked for, as upstream's.
-const GZIP_MIN_BYTES: usize = 128 * 1024;
-/// Upstream's level: the least work.
-const GZIP_LEVEL: u32 = 1;
 
 /// What a request is answered with.
 pub(crate) enum Answer {
@@ -132,7 +127,7 @@ fn special(
 
 fn object_list(row: &Row, accepted: Accepted, list: &List) -> Response<Body> {
     match accepted.encoding {
-        Encoding::Json if !accepted.pretty => respond(StatusCode::OK, negotiate::JSON, json_list(row, list)),
+        Encoding::Json if !accepted.pretty => json_list(row, accepted, list),
         Encoding::Protobuf => {
             let raw: Vec<Bytes> = list.entries.iter().map(|e| storage::protobuf_raw(row, e)).collect();
             let gvk = machinery::gvk::Gvk { kind: row.list_kind(), ..row.resource.kind.clone() };
@@ -146,20 +141,28 @@ fn object_list(row: &Row, accepted: Accepted, list: &List) -> Response<Body> {
     }
 }
 
-fn json_list(row: &Row, list: &List) -> Vec<u8> {
-    let items: Vec<Bytes> = list.entries.iter().map(|e| storage::json(row, e)).collect();
-    let size: usize = items.iter().map(|i| i.len() + 1).sum();
+fn json_list(row: &Row, accepted: Accepted, list: &List) -> Response<Body> {
     let head = format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{},"items":["#, row.list_kind(), row.api_version, list.metadata());
-    let mut out = Vec::with_capacity(head.len() + size + 2);
+    let tail = b"]}";
+    let size: usize = list.entries.iter().map(|entry| entry.json.len() + 1).sum();
+    if accepted.gzip && size >= gzip::MIN_BYTES && !row.converts
+        && let Ok(packed) = gzip::list(head.as_bytes(), &list.entries, tail)
+    {
+        let mut response = respond(StatusCode::OK, negotiate::JSON, Bytes::new());
+        *response.body_mut() = body::full(packed);
+        tell_gzip(&mut response);
+        return response;
+    }
+    let mut out = Vec::with_capacity(head.len() + size + tail.len());
     out.extend_from_slice(head.as_bytes());
-    for (at, item) in items.iter().enumerate() {
+    for (at, entry) in list.entries.iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }
-        out.extend_from_slice(item);
+        out.extend_from_slice(&storage::json(row, entry));
     }
-    out.extend_from_slice(b"]}");
-    out
+    out.extend_from_slice(tail);
+    respond(StatusCode::OK, negotiate::JSON, out)
 }
 
 /// Encodes a tree; protobuf needs its type and falls back to JSON for what has none on the wire.
@@ -202,7 +205,7 @@ pub(crate) fn respond(code: StatusCode, media: &'static str, bytes: impl Into<By
     headers.reserve(4);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    if bytes.len() >= GZIP_MIN_BYTES {
+    if bytes.len() >= gzip::MIN_BYTES {
         response.extensions_mut().insert(Plain(bytes.clone()));
     }
     *response.body_mut() = body::full(bytes);
@@ -221,16 +224,18 @@ pub(crate) fn finish(response: &mut Response<Body>, request: &HeaderMap, warning
         }
     }
     let Some(Plain(bytes)) = response.extensions_mut().remove::<Plain>() else { return };
-    let takes_gzip = request.get_all(header::ACCEPT_ENCODING).iter().any(|v| v.to_str().is_ok_and(|v| v.split(',').any(|e| e.trim() == "gzip")));
-    if !takes_gzip {
-        return;
-    }
-    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 6), Compression::new(GZIP_LEVEL));
-    if let Ok(packed) = encoder.write_all(&bytes).and_then(|()| encoder.finish()) {
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    if negotiate::takes_gzip(request)
+        && let Ok(packed) = gzip::whole(&bytes)
+    {
         *response.body_mut() = body::full(packed);
+        tell_gzip(response);
     }
+}
+
+fn tell_gzip(response: &mut Response<Body>) {
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
 /// A quoted string of HTTP: backslash and quote escaped, control characters dropped.

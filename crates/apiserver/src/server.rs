@@ -3,7 +3,10 @@
 //! The requests of an HTTP/2 connection are polled by the connection's own task ([`Local`]): most are answered in some
 //! tens of microseconds, less than it costs to wake another thread for each.
 
-use crate::{ApiServer, Body, BoxError};
+use crate::{
+    ApiServer, Body, BoxError,
+    gather::gather,
+};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -127,6 +130,8 @@ async fn connection(server: ApiServer, acceptor: TlsAcceptor, stream: TcpStream,
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(64 * 1024);
+    let gathers = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let (stream, rest) = gather(stream, gathers);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut tasks = FuturesUnordered::new();
     let mut ending = pin!(shutdown.cancelled());
@@ -143,7 +148,12 @@ async fn connection(server: ApiServer, acceptor: TlsAcceptor, stream: TcpStream,
             match done {
                 Poll::Ready(result) => return Poll::Ready(result),
                 // A task may have made the connection ready, or the connection new tasks.
-                Poll::Pending if local.is_empty() => return Poll::Pending,
+                Poll::Pending if local.is_empty() => {
+                    return match rest.poll(cx) {
+                        Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+                        _ => Poll::Pending,
+                    };
+                }
                 Poll::Pending => {}
             }
         }

@@ -9,7 +9,10 @@ use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
     fmt::Write as _,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// What selectors ask for.
@@ -55,6 +58,9 @@ pub struct Entry {
     pub(crate) hole: usize,
     attributes: OnceLock<Attributes>,
     protobuf: OnceLock<Bytes>,
+    /// It has been part of a compressed list.
+    listed: AtomicBool,
+    deflated: OnceLock<Box<[u8]>>,
     value: Mutex<Option<Arc<Value>>>,
     decoded: Arc<Decoded>,
 }
@@ -76,6 +82,8 @@ impl Entry {
             hole,
             attributes: OnceLock::new(),
             protobuf: OnceLock::new(),
+            listed: AtomicBool::new(false),
+            deflated: OnceLock::new(),
             value: Mutex::new(None),
             decoded,
         }
@@ -120,6 +128,20 @@ impl Entry {
     /// The object as a protobuf message of its storage version, made once by `encode`.
     pub fn protobuf(self: &Arc<Self>, encode: impl FnOnce(&Value) -> Vec<u8>) -> Bytes {
         self.protobuf.get_or_init(|| encode(&self.value()).into()).clone()
+    }
+
+    /// The object as a piece of a deflate stream, made by `make` from its JSON and kept from the second time on that it is
+    /// asked for: an object that changes between lists is not worth it.
+    pub fn deflated(&self, make: impl FnOnce(&[u8]) -> Option<Box<[u8]>>) -> Option<&[u8]> {
+        if let Some(piece) = self.deflated.get() {
+            return Some(piece);
+        }
+        // No order is needed: who sees an old value compresses once more.
+        if !self.listed.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let piece = make(&self.json)?;
+        Some(self.deflated.get_or_init(|| piece))
     }
 }
 
@@ -173,6 +195,8 @@ impl Draft {
             hole,
             attributes: OnceLock::from(attributes),
             protobuf: OnceLock::new(),
+            listed: AtomicBool::new(false),
+            deflated: OnceLock::new(),
             value: Mutex::new(Some(Arc::new(value))),
             decoded: Arc::clone(decoded),
         });

@@ -57,6 +57,26 @@ async fn a_config_map_is_made_read_changed_and_removed() {
 }
 
 #[tokio::test]
+async fn a_large_list_is_the_same_compressed() {
+    let server = Server::start().await;
+    for n in 0..150 {
+        server.post(MAPS, &map(&format!("m{n}"), &format!("{n} ").repeat(300))).await.expect(201);
+    }
+    let get = async |headers: &[(&str, &str)]| server.raw(http::Method::GET, MAPS, headers, "").await.1;
+    let plain = get(&[]).await;
+    let lists = ["not kept", "being kept", "kept"];
+    for which in lists {
+        let packed = get(&[("accept-encoding", "gzip, br")]).await;
+        assert!(packed.len() * 4 < plain.len(), "{which}: {} of {} bytes", packed.len(), plain.len());
+        let mut unpacked = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&packed[..]), &mut unpacked).expect("gzip");
+        assert_eq!(unpacked, plain, "{which}");
+    }
+    let (_, small) = server.raw(http::Method::GET, &format!("{MAPS}/m1"), &[("accept-encoding", "gzip")], "").await;
+    assert!(small.starts_with(b"{"));
+}
+
+#[tokio::test]
 async fn pages_of_a_list_are_one_snapshot() {
     let server = Server::start().await;
     for name in ["a", "b", "c", "d", "e"] {
