@@ -24,6 +24,8 @@ pub struct Config {
     pub advertise_address: Option<IpAddr>,
     /// Port by which clients reach this server.
     pub advertise_port: u16,
+    /// The parts that run in this process, by the names that componentstatuses have: `scheduler`, `controller-manager`.
+    pub resident: Vec<&'static str>,
 }
 
 impl Default for Config {
@@ -37,6 +39,7 @@ impl Default for Config {
             event_ttl: Duration::from_secs(60 * 60),
             advertise_address: None,
             advertise_port: 6443,
+            resident: Vec::new(),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod admission;
 mod body;
 mod bootstrap;
+mod components;
 mod config;
 mod context;
 mod discovery;

@@ -4,7 +4,7 @@
 //! request a 500 and nobody else anything.
 
 use crate::{
-    ApiServer, Body, Context, PeerCertificate, discovery, errors, health,
+    ApiServer, Body, Context, PeerCertificate, components, discovery, errors, health,
     negotiate::{self, Accepted},
     path::RequestInfo,
     proxy,
@@ -316,6 +316,8 @@ async fn resource(call: &Call<'_>, body: Body) -> Result<Answer, Status> {
         return Err(errors::method_not_supported(call.row, verb));
     }
     match verb {
+        "get" if is_component(call) => components::get(call).await,
+        "list" if is_component(call) => components::list(call).await,
         "get" => registry::get(call),
         "list" => registry::list(call),
         "watch" => registry::watch(call),
@@ -333,6 +335,11 @@ async fn resource(call: &Call<'_>, body: Body) -> Result<Answer, Status> {
         "deletecollection" => registry::delete_collection(call, body).await,
         other => Err(errors::method_not_supported(call.row, other)),
     }
+}
+
+/// Whether the kind is one whose objects are found out, not stored.
+fn is_component(call: &Call<'_>) -> bool {
+    call.row.resource.resource == "componentstatuses" && call.row.resource.group.is_empty()
 }
 
 async fn bind(call: &Call<'_>, body: Body) -> Result<Answer, Status> {

@@ -27,6 +27,8 @@ pub(crate) enum Answer {
     Other(StatusCode, Value),
     /// A list of stored objects.
     List(List),
+    /// A list of objects of the row's kind that are found out when they are asked for.
+    Computed(Vec<Value>),
     /// A finished response: a watch, a stream, a proxied answer.
     Whole(Response<Body>),
 }
@@ -37,7 +39,7 @@ impl Answer {
         match self {
             Answer::Stored(_, entry) => (*storage::value(row, &entry)).clone(),
             Answer::Object(_, value) | Answer::Other(_, value) => value,
-            Answer::List(_) | Answer::Whole(_) => Value::Null,
+            Answer::List(_) | Answer::Computed(_) | Answer::Whole(_) => Value::Null,
         }
     }
 }
@@ -89,6 +91,11 @@ pub(crate) fn answer(row: &Row, cx: &Context, accepted: Accepted, include: table
         },
         (Answer::Object(code, value), Form::Object) => encoded(code, accepted, Some(row.ty()), &value),
         (Answer::List(list), Form::Object) => object_list(row, accepted, &list),
+        (Answer::Computed(values), Form::Object) => computed_list(row, accepted, &values),
+        (Answer::Computed(values), form) => {
+            let values: Vec<Arc<Value>> = values.into_iter().map(Arc::new).collect();
+            special(row, accepted, form, include, StatusCode::OK, &values, Some(Value::Object(Map::new())), now)
+        }
         (Answer::Stored(code, entry), form) => special(row, accepted, form, include, code, &[storage::value(row, &entry)], None, now),
         (Answer::Object(code, value), form) => special(row, accepted, form, include, code, &[Arc::new(value)], None, now),
         (Answer::List(list), form) => {
@@ -128,17 +135,29 @@ fn special(
 fn object_list(row: &Row, accepted: Accepted, list: &List) -> Response<Body> {
     match accepted.encoding {
         Encoding::Json if !accepted.pretty => json_list(row, accepted, list),
-        Encoding::Protobuf => {
-            let raw: Vec<Bytes> = list.entries.iter().map(|e| storage::protobuf_raw(row, e)).collect();
-            let gvk = machinery::gvk::Gvk { kind: row.list_kind(), ..row.resource.kind.clone() };
-            respond(StatusCode::OK, negotiate::PROTOBUF, proto::list(&gvk, &list.metadata(), raw.iter().map(AsRef::as_ref)))
-        }
-        _ => {
-            let items: Vec<Value> = list.entries.iter().map(|e| (*storage::value(row, e)).clone()).collect();
-            let value = serde_json::json!({"kind": row.list_kind(), "apiVersion": row.api_version, "metadata": list.metadata(), "items": items});
-            encoded(StatusCode::OK, accepted, None, &value)
-        }
+        Encoding::Protobuf => protobuf_list(row, &list.metadata(), list.entries.iter().map(|e| storage::protobuf_raw(row, e))),
+        _ => tree_list(row, accepted, list.metadata(), list.entries.iter().map(|e| (*storage::value(row, e)).clone()).collect()),
     }
+}
+
+fn computed_list(row: &Row, accepted: Accepted, values: &[Value]) -> Response<Body> {
+    let metadata = Value::Object(Map::new());
+    match accepted.encoding {
+        Encoding::Protobuf => protobuf_list(row, &metadata, values.iter().map(|value| proto::encode_raw(row.ty(), value).into())),
+        _ => tree_list(row, accepted, metadata, values.to_vec()),
+    }
+}
+
+fn protobuf_list(row: &Row, metadata: &Value, items: impl Iterator<Item = Bytes>) -> Response<Body> {
+    let items: Vec<Bytes> = items.collect();
+    let gvk = machinery::gvk::Gvk { kind: row.list_kind(), ..row.resource.kind.clone() };
+    respond(StatusCode::OK, negotiate::PROTOBUF, proto::list(&gvk, metadata, items.iter().map(AsRef::as_ref)))
+}
+
+/// A list as JSON or YAML from the trees of its items.
+fn tree_list(row: &Row, accepted: Accepted, metadata: Value, items: Vec<Value>) -> Response<Body> {
+    let value = serde_json::json!({"kind": row.list_kind(), "apiVersion": row.api_version, "metadata": metadata, "items": items});
+    encoded(StatusCode::OK, accepted, None, &value)
 }
 
 fn json_list(row: &Row, accepted: Accepted, list: &List) -> Response<Body> {

@@ -164,6 +164,10 @@ fn api_server(setup: &Setup<'_>, store: store::Store, pki: &ClusterPki, has_node
         runtime_config: setup.up.runtime_config.clone(),
         advertise_address: Some(if has_node { plan.node_ip().into() } else { LOOPBACK }),
         advertise_port: plan.port,
+        resident: [(Component::Scheduler, "scheduler"), (Component::Controllers, "controller-manager")]
+            .into_iter()
+            .filter_map(|(component, name)| setup.has(component).then_some(name))
+            .collect(),
         ..Config::default()
     };
     ApiServer::new(config, store, identity).map_err(|e| anyhow!("the API server cannot start: {e}"))

@@ -12,9 +12,12 @@ mod html;
 mod kubelet;
 mod location;
 mod log;
+mod probe;
 mod streams;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use probe::health;
 
 use crate::{ApiServer, Body, Context, errors, query::Query, respond};
 use futures_util::future::BoxFuture;

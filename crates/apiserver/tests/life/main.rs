@@ -77,6 +77,24 @@ async fn a_large_list_is_the_same_compressed() {
 }
 
 #[tokio::test]
+async fn the_parts_of_the_control_plane_are_asked() {
+    // Nothing else runs here: what listens at their ports, if anything does, is not of this server.
+    let server = Server::start().await;
+    let list = server.get("/api/v1/componentstatuses").await.expect(200);
+    assert_eq!((list["kind"].as_str(), &list["metadata"]), (Some("ComponentStatusList"), &json!({})));
+    assert_eq!(names(&list), ["controller-manager", "scheduler", "etcd-0"]);
+    let store = server.get("/api/v1/componentstatuses/etcd-0").await.expect(200);
+    assert_eq!(store["conditions"], json!([{"type": "Healthy", "status": "True", "message": "ok"}]));
+    let one = server.get("/api/v1/componentstatuses?fieldSelector=metadata.name=etcd-0").await.expect(200);
+    assert_eq!(names(&one), ["etcd-0"]);
+    assert_eq!(names(&server.get("/api/v1/componentstatuses?labelSelector=a=b").await.expect(200)), [""; 0]);
+    let missing = server.get("/api/v1/componentstatuses/nobody").await.expect(404);
+    assert_eq!(missing["message"], "componentstatuses \"nobody\" not found");
+    let table = server.get_as("/api/v1/componentstatuses?fieldSelector=metadata.name=etcd-0", "application/json;as=Table;g=meta.k8s.io;v=v1").await.expect(200);
+    assert_eq!(table["rows"][0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
+}
+
+#[tokio::test]
 async fn pages_of_a_list_are_one_snapshot() {
     let server = Server::start().await;
     for name in ["a", "b", "c", "d", "e"] {
