@@ -190,7 +190,9 @@ impl Runtime {
             None => self.0.config.shim.clone(),
         };
         let mut command = Command::new(program);
-        command.arg0("knarr").arg("shim").arg(dir).arg(&self.0.config.mark).env_clear().current_dir("/");
+        // Without a directory of its own, which the shim chooses itself, the C library starts it without copying this process's
+        // page tables (`posix_spawn`): a fork costs milliseconds, and page faults in every thread, when knarr holds much.
+        command.arg0("knarr").arg("shim").arg(dir).arg(&self.0.config.mark).env_clear();
         let errors = std::fs::File::create(dir.join("shim.log")).at("cannot write in", dir)?;
         command.stdin(Stdio::from(listener)).stdout(Stdio::null()).stderr(errors);
         let child = blocking(move || command.spawn().context("cannot start the shim")).await?;

@@ -133,6 +133,8 @@ impl Shim {
             process::ignore_signal(signal);
         }
         let signals = process::signal_fd(&[libc::SIGCHLD]).map_err(|e| format!("signalfd: {e}"))?;
+        // Whatever directory knarr was started in stays free.
+        process::chdir(c"/").map_err(|e| format!("chdir: {e}"))?;
         process::new_session();
         process::set_name(c"knarr-shim");
         // Containers' processes cannot look into ours, nor into a child that has not become their program yet.
