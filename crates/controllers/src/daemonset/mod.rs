@@ -15,7 +15,7 @@ use crate::expectations::Expectations;
 use crate::history::{self, HASH_LABEL, Owner};
 use crate::meta::{between, labels, secs, selector};
 use crate::pods::{self, PodControl};
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 use plan::{ByNode, Plan};
 
 const WORKERS: usize = 2;
@@ -25,40 +25,25 @@ const BURST_MAX: usize = 250;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("daemon-set-controller");
-    let (sets, pods) = (cx.informers.informer::<DaemonSet>(), cx.informers.informer::<Pod>());
-    let (nodes, revisions) = (cx.informers.informer::<Node>(), cx.informers.informer::<ControllerRevision>());
-    pods::index_controller(&pods);
     let recorder = cx.recorder(&client, "daemonset-controller");
     let controller = Arc::new(Daemons {
         control: PodControl { client: client.clone(), recorder: recorder.clone() },
         client,
         recorder,
-        sets: sets.clone(),
-        pods: pods.clone(),
-        nodes: nodes.clone(),
-        revisions: revisions.clone(),
+        sets: cx.informers.informer(),
+        pods: cx.informers.informer(),
+        nodes: cx.informers.informer(),
+        revisions: cx.informers.informer(),
         expectations: Expectations::default(),
     });
-    let queue = WorkQueue::default();
-    cx.listen(&sets, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| {
-            if let Delta::Deleted(set) = &change {
-                controller.expectations.forget(&set.key());
-            }
-            queue.add(change.object().key());
-        }
-    });
-    cx.listen(&pods, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.heard_pod(&queue, &change)
-    });
-    cx.listen(&nodes, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.heard_node(&queue, &change)
-    });
-    synced!(sets, pods, nodes, revisions);
-    cx.work(controller, queue, WORKERS).await;
+    pods::index_controller(&controller.pods);
+    cx.setup(&controller)
+        .on(&controller.sets, |c, queue, change| c.expectations.heard_owner(queue, change))
+        .on(&controller.pods, Daemons::heard_pod)
+        .on(&controller.nodes, Daemons::heard_node)
+        .reads(&controller.revisions)
+        .work(WORKERS)
+        .await;
 }
 
 struct Daemons {

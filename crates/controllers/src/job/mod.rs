@@ -17,7 +17,7 @@ use crate::claim::{claim, controller_key};
 use crate::expectations::Expectations;
 use crate::meta::{labels, selector};
 use crate::pods::{self, PodControl};
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 use plan::{FINALIZER, Plan};
 pub(crate) use plan::finished_at;
 
@@ -36,35 +36,17 @@ pub(crate) fn is_complete(job: &Job) -> bool {
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("job-controller");
-    let (jobs, pods) = (cx.informers.informer::<Job>(), cx.informers.informer::<Pod>());
-    pods::index_controller(&pods);
     let recorder = cx.recorder(&client, "job-controller");
     let controller = Arc::new(Jobs {
         control: PodControl { client: client.clone(), recorder: recorder.clone() },
         client,
         recorder,
-        jobs: jobs.clone(),
-        pods: pods.clone(),
+        jobs: cx.informers.informer(),
+        pods: cx.informers.informer(),
         expectations: Expectations::default(),
     });
-    let queue = WorkQueue::default();
-    cx.listen(&jobs, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| {
-            if let Delta::Deleted(job) = &change {
-                controller.expectations.forget(&job.key());
-                // Their finalizers are nobody's any more.
-                pods::of_controller(&controller.pods, job.uid()).iter().for_each(|p| queue.add(Key::Orphan(p.key())));
-            }
-            queue.add(Key::Job(change.object().key()));
-        }
-    });
-    cx.listen(&pods, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.heard(&queue, &change)
-    });
-    synced!(jobs, pods);
-    cx.work(controller, queue, WORKERS).await;
+    pods::index_controller(&controller.pods);
+    cx.setup(&controller).on(&controller.jobs, Jobs::heard_job).on(&controller.pods, Jobs::heard_pod).work(WORKERS).await;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -89,7 +71,16 @@ impl Jobs {
         self.jobs.get_key(&key).filter(|j| j.uid() == uid).map(|_| key)
     }
 
-    fn heard(&self, queue: &WorkQueue<Key>, change: &Delta<Pod>) {
+    fn heard_job(&self, queue: &WorkQueue<Key>, change: &Delta<Job>) {
+        if let Delta::Deleted(job) = change {
+            self.expectations.forget(&job.key());
+            // Their finalizers are nobody's any more.
+            pods::of_controller(&self.pods, job.uid()).iter().for_each(|p| queue.add(Key::Orphan(p.key())));
+        }
+        queue.add(Key::Job(change.object().key()));
+    }
+
+    fn heard_pod(&self, queue: &WorkQueue<Key>, change: &Delta<Pod>) {
         let pod = change.object();
         let Some(key) = self.owner(pod) else {
             if pod.has_finalizer(FINALIZER) && !matches!(change, Delta::Deleted(_)) {

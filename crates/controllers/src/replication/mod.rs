@@ -19,7 +19,7 @@ use crate::claim::{claim, controller_key, owner_reference};
 use crate::expectations::Expectations;
 use crate::meta::{labels, secs};
 use crate::pods::{self, PodControl};
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 
 /// Pods created or deleted in one step at most (upstream `BurstReplicas`).
 const BURST_MAX: usize = 500;
@@ -66,27 +66,20 @@ pub(crate) struct Condition {
 /// Runs the controller of one kind until the end.
 pub(crate) async fn run<K: Replicated>(cx: Cx) {
     let client = cx.client(K::ACCOUNT);
-    let (sets, pods) = (cx.informers.informer::<K>(), cx.informers.informer::<Pod>());
-    pods::index_controller(&pods);
-    sets.add_index("controller", |set| set.controller().map(|o| o.uid.clone()).into_iter().collect());
-    let control = PodControl { recorder: cx.recorder(&client, K::COMPONENT), client: client.clone() };
-    let controller = Arc::new(Replication { client, sets: sets.clone(), pods: pods.clone(), control, expectations: Expectations::default() });
-    let queue = WorkQueue::default();
-    cx.listen(&sets, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| {
-            if let Delta::Deleted(set) = &change {
-                controller.expectations.forget(&set.key());
-            }
-            queue.add(change.object().key());
-        }
+    let controller = Arc::new(Replication::<K> {
+        control: PodControl { recorder: cx.recorder(&client, K::COMPONENT), client: client.clone() },
+        client,
+        sets: cx.informers.informer(),
+        pods: cx.informers.informer(),
+        expectations: Expectations::default(),
     });
-    cx.listen(&pods, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.heard(&queue, &change)
-    });
-    synced!(sets, pods);
-    cx.work(controller, queue, WORKERS).await;
+    pods::index_controller(&controller.pods);
+    controller.sets.add_index("controller", |set| set.controller().map(|o| o.uid.clone()).into_iter().collect());
+    cx.setup(&controller)
+        .on(&controller.sets, |c, queue, change| c.expectations.heard_owner(queue, change))
+        .on(&controller.pods, Replication::heard)
+        .work(WORKERS)
+        .await;
 }
 
 struct Replication<K> {
