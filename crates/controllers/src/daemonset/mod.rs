@@ -10,6 +10,7 @@ use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Recorder, Work
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
 
+use crate::burst::Burst;
 use crate::claim::{claim, controller_key};
 use crate::expectations::Expectations;
 use crate::history::{self, HASH_LABEL, Owner};
@@ -137,34 +138,10 @@ impl Daemons {
         if plan.create.is_empty() && plan.delete.is_empty() {
             return Ok(());
         }
-        self.expectations.expect(&key, plan.create.len(), plan.delete.iter().map(|p| p.uid().to_owned()));
-        let (mut tried, create, key, about) = (0, &plan.create, &key, &about);
-        let (_, created) = pods::slow_start(create.len(), |n| {
-            tried += 1;
-            async move {
-                let made = self.control.create(&plan::pod(ds, &create[n], hash), about).await;
-                if made.is_err() {
-                    self.expectations.created(key);
-                }
-                made.map(drop)
-            }
-        })
-        .await;
-        for _ in tried..create.len() {
-            self.expectations.created(key);
-        }
-        let deletions = plan.delete.iter().map(|pod| async move {
-            let deleted = self.control.delete(pod, about).await;
-            if deleted.is_err() {
-                self.expectations.deleted(key, pod.uid());
-            }
-            deleted
-        });
-        let deleted = futures_util::future::join_all(deletions).await.into_iter().find(|r| r.as_ref().is_err_and(|e| !e.is_not_found()));
-        match created {
-            Err(error) if !error.is_namespace_terminating() => Err(error),
-            _ => deleted.unwrap_or(Ok(())),
-        }
+        let burst = Burst::new(&self.control, &self.expectations, (&key, &about), plan.create.len(), &plan.delete);
+        let created = burst.create(|n| plan::pod(ds, &plan.create[n], hash)).await;
+        let deleted = burst.delete().await;
+        created.and(deleted)
     }
 
     async fn write_status(&self, ds: &DaemonSet, status: DaemonSetStatus) -> client::Result<()> {

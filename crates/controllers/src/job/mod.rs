@@ -13,6 +13,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
+use crate::burst::Burst;
 use crate::claim::{claim, controller_key};
 use crate::expectations::Expectations;
 use crate::meta::{labels, selector};
@@ -141,36 +142,11 @@ impl Jobs {
         if plan.create.is_empty() && plan.delete.is_empty() {
             return Ok(());
         }
-        let key = &job.key();
-        self.expectations.expect(key, plan.create.len(), plan.delete.iter().map(|p| p.uid().to_owned()));
-        let about = &about;
-        let deletions = plan.delete.iter().map(|pod| async move {
-            let deleted = self.control.delete(pod, about).await;
-            if deleted.is_err() {
-                self.expectations.deleted(key, pod.uid());
-            }
-            deleted
-        });
-        let deleted = futures_util::future::join_all(deletions).await.into_iter().find(|r| r.as_ref().is_err_and(|e| !e.is_not_found()));
-        let (mut tried, create) = (0, &plan.create);
-        let (_, created) = pods::slow_start(create.len(), |n| {
-            tried += 1;
-            async move {
-                let made = self.control.create(&plan::pod(job, create[n]), about).await;
-                if made.is_err() {
-                    self.expectations.created(key);
-                }
-                made.map(drop)
-            }
-        })
-        .await;
-        for _ in tried..create.len() {
-            self.expectations.created(key);
-        }
-        match created {
-            Err(error) if !error.is_namespace_terminating() => Err(error),
-            _ => deleted.unwrap_or(Ok(())),
-        }
+        let key = job.key();
+        let burst = Burst::new(&self.control, &self.expectations, (&key, &about), plan.create.len(), &plan.delete);
+        let deleted = burst.delete().await;
+        let created = burst.create(|n| plan::pod(job, plan.create[n])).await;
+        created.and(deleted)
     }
 
     /// Lets pods go that are counted.

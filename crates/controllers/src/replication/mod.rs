@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use machinery::labels::Selector;
 
+use crate::burst::Burst;
 use crate::claim::{claim, controller_key, owner_reference};
 use crate::expectations::Expectations;
 use crate::meta::{labels, secs};
@@ -162,44 +163,14 @@ impl<K: Replicated> Replication<K> {
         let Some(template) = set.template() else { return Ok(()) };
         let (key, about) = (set.key(), object_reference(set));
         let pod = pods::from_template(template, set.name(), set.namespace(), owner_reference(set));
-        self.expectations.expect(&key, count, []);
-        let mut tried = 0;
-        let (_, result) = pods::slow_start(count, |_| {
-            tried += 1;
-            async {
-                let created = self.control.create(&pod, &about).await;
-                if created.is_err() {
-                    self.expectations.created(&key);
-                }
-                created.map(drop)
-            }
-        })
-        .await;
-        for _ in tried..count {
-            self.expectations.created(&key);
-        }
-        match result {
-            // Nothing can be created there any more, and nothing need be.
-            Err(error) if error.is_namespace_terminating() => Ok(()),
-            other => other,
-        }
+        Burst::new(&self.control, &self.expectations, (&key, &about), count, &[]).create(|_| &pod).await
     }
 
     async fn delete(&self, set: &K, active: &[Arc<Pod>], count: usize) -> client::Result<()> {
         let (key, about) = (set.key(), object_reference(set));
         let related = self.related(set);
         let chosen = plan::to_delete(active, &related, count, client::timestamp());
-        self.expectations.expect(&key, 0, chosen.iter().map(|p| p.uid().to_owned()));
-        let (key, about) = (&key, &about);
-        let deletions = chosen.iter().map(|pod| async move {
-            let deleted = self.control.delete(pod, about).await;
-            if deleted.is_err() {
-                self.expectations.deleted(key, pod.uid());
-            }
-            deleted
-        });
-        let results = futures_util::future::join_all(deletions).await;
-        results.into_iter().find(|r| r.as_ref().is_err_and(|e| !e.is_not_found())).unwrap_or(Ok(()))
+        Burst::new(&self.control, &self.expectations, (&key, &about), 0, &chosen).delete().await
     }
 
     /// Active pods of all sets that the same controller has (the old and the new of a Deployment): of pods on one node
