@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use crate::error::{Error, Result};
 use crate::kubeconfig::Endpoint;
 use crate::transport::{Body, Transport};
-use crate::{resolve, tls};
+use crate::tls;
 
 /// A connection that is not there by then will not come.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -182,7 +182,7 @@ impl Inner {
 
     async fn connect(&self) -> Result<Sender> {
         let mut last = Error::Transport(format!("{} has no address", self.host));
-        for address in resolve::resolve(&self.host).await? {
+        for address in dial::addresses(&self.host, dial::ANSWER_MAX).await.map_err(transport)? {
             match TcpStream::connect((address, self.port)).await {
                 Ok(stream) => {
                     stream.set_nodelay(true).map_err(transport)?;

@@ -16,7 +16,6 @@ mod object;
 mod params;
 mod queue;
 mod recorder;
-mod resolve;
 mod tls;
 mod transport;
 mod watch;

@@ -2,23 +2,20 @@
 
 use std::sync::Arc;
 
-use client::{Client, Informer, Meta, WorkQueue};
+use client::{Client, Informer, Meta};
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 
 use crate::meta::{labels, selector};
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("clusterrole-aggregation-controller");
-    let roles = cx.informers.informer::<ClusterRole>();
-    let queue: WorkQueue<String> = WorkQueue::default();
-    cx.listen(&roles, {
-        let (queue, roles) = (queue.clone(), roles.clone());
-        move |_| roles.list().iter().filter(|r| r.aggregation_rule.is_some()).for_each(|r| queue.add(r.name().to_owned()))
-    });
-    synced!(roles);
-    cx.work(Arc::new(Aggregation { client, roles }), queue, 2).await;
+    let controller = Arc::new(Aggregation { client, roles: cx.informers.informer() });
+    cx.setup(&controller)
+        .on(&controller.roles, |c, queue, _| c.roles.list().iter().filter(|r| r.aggregation_rule.is_some()).for_each(|r| queue.add(r.name().to_owned())))
+        .work(2)
+        .await;
 }
 
 struct Aggregation {

@@ -16,7 +16,7 @@ use crate::claim::controller_key;
 use crate::deployment::scaled;
 use crate::meta::{between, generation, labels, plus, seconds, secs, selector};
 use crate::pods;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step, itself};
 
 /// An eviction that was allowed is to be seen as a deletion within this (upstream `DeletionTimeout`).
 const DELETION_S: i64 = 120;
@@ -24,28 +24,25 @@ const DELETION_S: i64 = 120;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("disruption-controller");
-    let (budgets, pods) = (cx.informers.informer::<PodDisruptionBudget>(), cx.informers.informer::<Pod>());
     let controller = Arc::new(Budgets {
         recorder: cx.recorder(&client, "controllermanager"),
         client,
-        budgets: budgets.clone(),
-        pods: pods.clone(),
+        budgets: cx.informers.informer(),
+        pods: cx.informers.informer(),
         sets: cx.informers.informer(),
         deployments: cx.informers.informer(),
         stateful: cx.informers.informer(),
         replication: cx.informers.informer(),
     });
-    let queue = WorkQueue::default();
-    cx.listen_any(&budgets, {
-        let queue = queue.clone();
-        move |budget| queue.add(budget.key())
-    });
-    cx.listen(&pods, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.heard(&queue, &change)
-    });
-    synced!(budgets, pods, controller.sets, controller.deployments, controller.stateful, controller.replication);
-    cx.work(controller, queue, 2).await;
+    cx.setup(&controller)
+        .on(&controller.budgets, itself)
+        .on(&controller.pods, Budgets::heard)
+        .reads(&controller.sets)
+        .reads(&controller.deployments)
+        .reads(&controller.stateful)
+        .reads(&controller.replication)
+        .work(2)
+        .await;
 }
 
 struct Budgets {

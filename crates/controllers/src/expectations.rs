@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use client::ObjectKey;
+use client::{Delta, Object, ObjectKey, WorkQueue};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -53,6 +53,14 @@ impl Expectations {
         if let Some(e) = self.owners.lock().get_mut(owner) {
             e.deletions.remove(uid);
         }
+    }
+
+    /// An owner changed: it is worked on, and nothing is expected any more of one that is gone.
+    pub(crate) fn heard_owner<K: Object>(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<K>) {
+        if let Delta::Deleted(owner) = change {
+            self.forget(&owner.key());
+        }
+        queue.add(change.object().key());
     }
 
     /// The owner is gone.

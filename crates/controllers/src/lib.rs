@@ -9,6 +9,7 @@
 //! step failed, or when the API's own time for it has come.
 
 mod affinity;
+mod burst;
 mod claim;
 mod cluster_role;
 mod cronjob;

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, DeleteParams, Delta, Informer, ListParams, Meta, PartialObject, WorkQueue};
+use client::{Client, DeleteParams, Delta, Informer, ListParams, Meta, PartialObject};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus, Pod};
 use parking_lot::Mutex;
 
 use crate::discovery::{self, Served};
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 
 /// The finalizer in a namespace's spec that is this controller's.
 const FINALIZER: &str = "kubernetes";
@@ -24,27 +24,21 @@ const LOOK_MAX: Duration = Duration::from_secs(8);
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("namespace-controller");
-    let (namespaces, pods) = (cx.informers.informer::<Namespace>(), cx.informers.informer::<Pod>());
-    let queue: WorkQueue<String> = WorkQueue::default();
-    cx.listen(&namespaces, {
-        let queue = queue.clone();
-        move |change| match change {
+    let controller = Arc::new(Namespaces { client, namespaces: cx.informers.informer(), looks: Mutex::default() });
+    cx.setup(&controller)
+        .on(&controller.namespaces, |_, queue, change| match change {
             Delta::Added(ns) | Delta::Updated { new: ns, .. } if ns.is_deleting() => queue.add(ns.name().to_owned()),
             _ => {}
-        }
-    });
-    cx.listen(&pods, {
-        let (queue, namespaces) = (queue.clone(), namespaces.clone());
-        move |change| {
+        })
+        .on(&cx.informers.informer::<Pod>(), |c, queue, change| {
             if let Delta::Deleted(pod) = change
-                && namespaces.get("", pod.namespace()).is_some_and(|ns| ns.is_deleting())
+                && c.namespaces.get("", pod.namespace()).is_some_and(|ns| ns.is_deleting())
             {
                 queue.add(pod.namespace().to_owned());
             }
-        }
-    });
-    synced!(namespaces, pods);
-    cx.work(Arc::new(Namespaces { client, namespaces, looks: Mutex::default() }), queue, WORKERS).await;
+        })
+        .work(WORKERS)
+        .await;
 }
 
 struct Namespaces {

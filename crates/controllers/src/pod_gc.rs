@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use crate::meta::created;
 use crate::node::eviction::disruption;
 use crate::pods;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 
 /// A node that is gone may come back: its pods wait (upstream `quarantineTime`).
 const QUARANTINE: Duration = Duration::from_secs(40);
@@ -17,43 +17,10 @@ const QUARANTINE: Duration = Duration::from_secs(40);
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("pod-garbage-collector");
-    let (nodes, pods) = (cx.informers.informer::<Node>(), cx.informers.informer::<Pod>());
-    pods::index_node(&pods);
-    let queue: WorkQueue<Key> = WorkQueue::default();
-    cx.listen(&nodes, {
-        let queue = queue.clone();
-        move |change| match change {
-            Delta::Deleted(node) => queue.add_after(Key::Node(node.name().to_owned()), QUARANTINE),
-            Delta::Added(node) if is_out_of_service(&node) => queue.add(Key::Node(node.name().to_owned())),
-            Delta::Updated { old, new } if is_out_of_service(&new) && !is_out_of_service(&old) => queue.add(Key::Node(new.name().to_owned())),
-            _ => {}
-        }
-    });
-    let collector = Arc::new(Collector { client, nodes: nodes.clone(), pods: pods.clone(), ended_max: cx.config.terminated_pods_max });
-    cx.listen(&pods, {
-        let (queue, nodes) = (queue.clone(), nodes.clone());
-        move |change| {
-            let (Delta::Added(pod) | Delta::Updated { new: pod, .. }) = &change else { return };
-            let node = pods::node_name(pod);
-            if node.is_empty() {
-                if pod.is_deleting() {
-                    queue.add(Key::Pod(pod.key()));
-                }
-            } else if let Some(node) = nodes.get("", node) {
-                if pod.is_deleting() && is_out_of_service(&node) {
-                    queue.add(Key::Node(node.name().to_owned()));
-                }
-            } else {
-                // Of several delays the soonest counts, so this does not move.
-                queue.add_after(Key::Node(node.to_owned()), QUARANTINE);
-            }
-            if pods::is_terminal(pod) {
-                queue.add_after(Key::Ended, Duration::from_secs(1));
-            }
-        }
-    });
-    synced!(nodes, pods);
-    cx.work(collector, queue, 1).await;
+    let (nodes, pods) = (cx.informers.informer(), cx.informers.informer());
+    let collector = Arc::new(Collector { client, nodes, pods, ended_max: cx.config.terminated_pods_max });
+    pods::index_node(&collector.pods);
+    cx.setup(&collector).on(&collector.nodes, Collector::heard_node).on(&collector.pods, Collector::heard_pod).work(1).await;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -95,6 +62,35 @@ impl Controller for Collector {
 }
 
 impl Collector {
+    fn heard_node(&self, queue: &WorkQueue<Key>, change: &Delta<Node>) {
+        match change {
+            Delta::Deleted(node) => queue.add_after(Key::Node(node.name().to_owned()), QUARANTINE),
+            Delta::Added(node) if is_out_of_service(node) => queue.add(Key::Node(node.name().to_owned())),
+            Delta::Updated { old, new } if is_out_of_service(new) && !is_out_of_service(old) => queue.add(Key::Node(new.name().to_owned())),
+            _ => {}
+        }
+    }
+
+    fn heard_pod(&self, queue: &WorkQueue<Key>, change: &Delta<Pod>) {
+        let (Delta::Added(pod) | Delta::Updated { new: pod, .. }) = change else { return };
+        let node = pods::node_name(pod);
+        if node.is_empty() {
+            if pod.is_deleting() {
+                queue.add(Key::Pod(pod.key()));
+            }
+        } else if let Some(node) = self.nodes.get("", node) {
+            if pod.is_deleting() && is_out_of_service(&node) {
+                queue.add(Key::Node(node.name().to_owned()));
+            }
+        } else {
+            // Of several delays the soonest counts, so this does not move.
+            queue.add_after(Key::Node(node.to_owned()), QUARANTINE);
+        }
+        if pods::is_terminal(pod) {
+            queue.add_after(Key::Ended, Duration::from_secs(1));
+        }
+    }
+
     async fn node(&self, name: &str) -> client::Result<()> {
         let pods = pods::on_node(&self.pods, name);
         if let Some(node) = self.nodes.get("", name) {

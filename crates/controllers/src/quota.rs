@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::discovery::{self, Served};
 use crate::pods;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 
 const WORKERS: usize = 5;
 /// Deletions come in groups; one count does for all.
@@ -29,27 +29,22 @@ const NAMED: [&str; 7] = ["pods", "services", "persistentvolumeclaims", "configm
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("resourcequota-controller");
-    let (quotas, pods) = (cx.informers.informer::<ResourceQuota>(), cx.informers.informer::<Pod>());
     let queue: WorkQueue<ObjectKey> = WorkQueue::default();
-    let freed = Freed { quotas: quotas.clone(), queue: queue.clone() };
-    let controller = Arc::new(Quotas { cx: cx.clone(), client, freed: freed.clone(), heard: Mutex::default() });
-    cx.listen(&quotas, {
-        let queue = queue.clone();
-        move |change| match &change {
+    let freed = Freed { quotas: cx.informers.informer(), queue: queue.clone() };
+    let controller = Arc::new(Quotas { cx: cx.clone(), client, freed, heard: Mutex::default() });
+    cx.setup_with(queue, &controller)
+        .on(&controller.freed.quotas, |_, queue, change| match change {
             Delta::Added(quota) => queue.add(quota.key()),
             Delta::Updated { old, new } if old.spec != new.spec || new.status.is_none() => queue.add(new.key()),
             _ => {}
-        }
-    });
-    cx.listen(&pods, {
-        move |change| match &change {
+        })
+        .on(&cx.informers.informer::<Pod>(), |c, _, change| match change {
             Delta::Updated { old, new } if pods::is_terminal(new) == pods::is_terminal(old) && old.spec == new.spec => {}
             Delta::Added(_) => {}
-            _ => freed.tell(change.object().namespace()),
-        }
-    });
-    synced!(quotas, pods);
-    cx.work(controller, queue, WORKERS).await;
+            _ => c.freed.tell(change.object().namespace()),
+        })
+        .work(WORKERS)
+        .await;
 }
 
 /// Where it is told that a namespace may use less.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use client::{Client, Delta, Informer, ListParams, Meta, WorkQueue};
+use client::{Client, Informer, ListParams, Meta};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 
 use crate::meta::{annotations, annotations_mut, new_meta};
-use crate::service_account::is_active;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::service_account::{heard_namespace, is_active};
+use crate::work::{Controller, Cx, Step};
 
 const NAME: &str = "kube-root-ca.crt";
 const DESCRIPTION: &str = "kubernetes.io/description";
@@ -19,24 +19,17 @@ pub(crate) async fn run(cx: Cx) {
     if cx.config.root_ca.is_empty() {
         return cx.shutdown.cancelled().await;
     }
-    let client = cx.client("root-ca-cert-publisher");
-    let namespaces = cx.informers.informer::<Namespace>();
-    let maps = cx.informers.informer_with::<ConfigMap>(ListParams::fields(format!("metadata.name={NAME}")));
-    let queue: WorkQueue<String> = WorkQueue::default();
-    cx.listen(&namespaces, {
-        let queue = queue.clone();
-        move |change| match change {
-            Delta::Added(ns) | Delta::Updated { new: ns, .. } => queue.add(ns.name().to_owned()),
-            Delta::Deleted(_) => {}
-        }
+    let controller = Arc::new(Publisher {
+        client: cx.client("root-ca-cert-publisher"),
+        root_ca: cx.config.root_ca.clone(),
+        namespaces: cx.informers.informer(),
+        maps: cx.informers.informer_with(ListParams::fields(format!("metadata.name={NAME}"))),
     });
-    cx.listen_any(&maps, {
-        let queue = queue.clone();
-        move |map| queue.add(map.namespace().to_owned())
-    });
-    synced!(namespaces, maps);
-    let publisher = Publisher { client, root_ca: cx.config.root_ca.clone(), namespaces, maps };
-    cx.work(Arc::new(publisher), queue, 5).await;
+    cx.setup(&controller)
+        .on(&controller.namespaces, |_, queue, change| heard_namespace(queue, change))
+        .on(&controller.maps, |_, queue, change| queue.add(change.object().namespace().to_owned()))
+        .work(5)
+        .await;
 }
 
 struct Publisher {

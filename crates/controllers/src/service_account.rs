@@ -6,31 +6,22 @@ use client::{Client, Delta, Informer, Meta, WorkQueue};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 
 use crate::meta::new_meta;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 
 const NAME: &str = "default";
 
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("service-account-controller");
-    let (namespaces, accounts) = (cx.informers.informer::<Namespace>(), cx.informers.informer::<ServiceAccount>());
-    let queue: WorkQueue<String> = WorkQueue::default();
-    cx.listen(&namespaces, {
-        let queue = queue.clone();
-        move |change| match change {
-            Delta::Added(ns) | Delta::Updated { new: ns, .. } => queue.add(ns.name().to_owned()),
-            Delta::Deleted(_) => {}
-        }
-    });
-    cx.listen(&accounts, {
-        let queue = queue.clone();
-        move |change| match change {
+    let controller = Arc::new(Accounts { client, namespaces: cx.informers.informer(), accounts: cx.informers.informer() });
+    cx.setup(&controller)
+        .on(&controller.namespaces, |_, queue, change| heard_namespace(queue, change))
+        .on(&controller.accounts, |_, queue, change| match change {
             Delta::Deleted(account) if account.name() == NAME => queue.add(account.namespace().to_owned()),
             _ => {}
-        }
-    });
-    synced!(namespaces, accounts);
-    cx.work(Arc::new(Accounts { client, namespaces, accounts }), queue, 5).await;
+        })
+        .work(5)
+        .await;
 }
 
 struct Accounts {
@@ -52,6 +43,13 @@ impl Controller for Accounts {
             Err(error) if !error.is_already_exists() && !error.is_namespace_terminating() => Err(error),
             _ => Ok(None),
         }
+    }
+}
+
+/// A namespace that is there is looked at.
+pub(crate) fn heard_namespace(queue: &WorkQueue<String>, change: &Delta<Namespace>) {
+    if let Delta::Added(ns) | Delta::Updated { new: ns, .. } = change {
+        queue.add(ns.name().to_owned());
     }
 }
 

@@ -7,12 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Informer, Meta, WorkQueue};
+use client::{Client, Informer, Meta};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus};
 
 use crate::meta::{seconds, secs};
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 
 const SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 /// A certificate's life where none is asked for, and the longest (upstream `--cluster-signing-duration`).
@@ -43,18 +43,16 @@ impl fmt::Debug for Signer {
 pub(crate) async fn run(cx: Cx) {
     let Some(signer) = cx.config.signer.clone() else { return cx.shutdown.cancelled().await };
     let client = cx.client("certificate-controller");
-    let requests = cx.informers.informer::<CertificateSigningRequest>();
-    let queue: WorkQueue<String> = WorkQueue::default();
-    cx.listen_any(&requests, {
-        let queue = queue.clone();
-        move |request| {
+    let controller = Arc::new(Signing { client, signer, requests: cx.informers.informer() });
+    cx.setup(&controller)
+        .on(&controller.requests, |_, queue, change| {
+            let request = change.object();
             if waits(request) {
                 queue.add(request.name().to_owned());
             }
-        }
-    });
-    synced!(requests);
-    cx.work(Arc::new(Signing { client, signer, requests }), queue, 1).await;
+        })
+        .work(1)
+        .await;
 }
 
 struct Signing {

@@ -2,29 +2,27 @@
 
 use std::sync::Arc;
 
-use client::{Client, DeleteParams, Informer, Meta, ObjectKey, Preconditions, Propagation, WorkQueue};
+use client::{Client, DeleteParams, Informer, Meta, ObjectKey, Preconditions, Propagation};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::job::finished_at;
 use crate::meta::{between, plus, secs};
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("ttl-after-finished-controller");
-    let jobs = cx.informers.informer::<Job>();
-    let queue = WorkQueue::default();
-    cx.listen_any(&jobs, {
-        let queue = queue.clone();
-        move |job| {
+    let controller = Arc::new(Ttl { client, jobs: cx.informers.informer() });
+    cx.setup(&controller)
+        .on(&controller.jobs, |_, queue, change| {
+            let job = change.object();
             if ends(job).is_some() {
                 queue.add(job.key());
             }
-        }
-    });
-    synced!(jobs);
-    cx.work(Arc::new(Ttl { client, jobs }), queue, 5).await;
+        })
+        .work(5)
+        .await;
 }
 
 struct Ttl {

@@ -11,7 +11,8 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Delta, Informer, Informers, Object, Recorder, WorkQueue};
+use client::{Client, Delta, Informer, Informers, Object, ObjectKey, Recorder, WorkQueue};
+use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -63,9 +64,14 @@ impl Cx {
         });
     }
 
-    /// Tells `heard` of the object of every change, whatever the change.
-    pub(crate) fn listen_any<K: Object>(&self, informer: &Informer<K>, mut heard: impl FnMut(&Arc<K>) + Send + 'static) {
-        self.listen(informer, move |change| heard(change.object()));
+    /// Begins to set a controller up.
+    pub(crate) fn setup<C: Controller>(&self, controller: &Arc<C>) -> Setup<C> {
+        self.setup_with(WorkQueue::default(), controller)
+    }
+
+    /// Begins to set a controller up that queues keys by itself, too.
+    pub(crate) fn setup_with<C: Controller>(&self, queue: WorkQueue<C::Key>, controller: &Arc<C>) -> Setup<C> {
+        Setup { cx: self.clone(), controller: controller.clone(), queue, first_lists: Vec::new() }
     }
 
     /// Works on keys of the queue, at most `workers` at once, until the end.
@@ -110,8 +116,39 @@ impl<T: Clone + Eq + Hash> Drop for Given<'_, T> {
     }
 }
 
-/// Waits until all these informers hold their first list.
-macro_rules! synced {
-    ($($informer:expr),+ $(,)?) => {{ $($informer.synced().await;)+ }};
+/// A controller that is being set up: what it hears of, and what it must have read before its first step.
+pub(crate) struct Setup<C: Controller> {
+    cx: Cx,
+    controller: Arc<C>,
+    queue: WorkQueue<C::Key>,
+    first_lists: Vec<BoxFuture<'static, ()>>,
 }
-pub(crate) use synced;
+
+impl<C: Controller> Setup<C> {
+    /// Tells `heard` of every change, the present state first.
+    pub(crate) fn on<K: Object>(self, informer: &Informer<K>, heard: impl Fn(&C, &WorkQueue<C::Key>, &Delta<K>) + Send + 'static) -> Self {
+        let (controller, queue) = (self.controller.clone(), self.queue.clone());
+        self.cx.listen(informer, move |change| heard(&controller, &queue, &change));
+        self.reads(informer)
+    }
+
+    /// Waits for what the controller reads without hearing of its changes.
+    pub(crate) fn reads<K: Object>(mut self, informer: &Informer<K>) -> Self {
+        let informer = informer.clone();
+        self.first_lists.push(Box::pin(async move { informer.synced().await }));
+        self
+    }
+
+    /// Works on keys, at most `workers` at once, until the end; first waits until all informers hold their first list.
+    pub(crate) async fn work(self, workers: usize) {
+        for first_list in self.first_lists {
+            first_list.await;
+        }
+        self.cx.work(self.controller, self.queue, workers).await;
+    }
+}
+
+/// What changed is what is worked on.
+pub(crate) fn itself<C: Controller<Key = ObjectKey>, K: Object>(_: &C, queue: &WorkQueue<ObjectKey>, change: &Delta<K>) {
+    queue.add(change.object().key());
+}

@@ -8,10 +8,10 @@ mod backend;
 mod cluster;
 mod fetch;
 mod load;
-mod resolve;
 mod server;
 mod web;
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ Commands:
 
 /// Seconds that a drain takes if it is not said: until every proxy of the cluster has surely heard that the pod is leaving.
 const DRAIN_S: f64 = 3.0;
+/// A container's name server is near: what it has not said by then is lost and better asked again.
+const NAME_MAX: Duration = Duration::from_secs(2);
 
 /// Runs `knarr demo` with the arguments after it.
 pub fn main(args: Vec<String>) -> ExitCode {
@@ -73,6 +75,12 @@ fn seconds(text: Option<&String>, default: Option<f64>) -> Result<Duration, Stri
 fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(work)
+}
+
+/// The address of a host.
+async fn address(host: &str) -> Result<IpAddr, String> {
+    let found = dial::addresses(host, NAME_MAX).await.map_err(|e| e.to_string())?;
+    found.first().copied().ok_or_else(|| format!("{host} has no address"))
 }
 
 /// Waits for SIGTERM, which the first process of a container only gets if it asks for it.

@@ -14,6 +14,10 @@ use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc};
 
+// Values that mean the same to every runtime are those of the built-in one. What names things or bounds them is the kubelet's
+// own, below: each runtime chooses its identifiers, and the kubelet's numbers are the API's.
+pub use ::runtime::{ContainerState as State, Credentials, ExecResult, Mount, Propagation, Seccomp};
+
 /// Labels on sandboxes and containers, by which pods are found again after a restart. The names are those of CRI.
 pub mod label {
     /// The pod's name.
@@ -130,35 +134,6 @@ pub struct Sandbox {
     pub labels: BTreeMap<String, String>,
 }
 
-/// How mounts travel between host and container.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Propagation {
-    /// Neither way (`None` in the API).
-    #[default]
-    Private,
-    /// From the host into the container.
-    HostToContainer,
-    /// Both ways.
-    Bidirectional,
-}
-
-/// One mount of a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MountSpec {
-    /// The path on the host.
-    pub host: PathBuf,
-    /// The path inside the container.
-    pub container: PathBuf,
-    /// Mounted read-only.
-    pub readonly: bool,
-    /// Read-only for everything below, too.
-    pub recursive_readonly: bool,
-    /// Propagation of later mounts.
-    pub propagation: Propagation,
-    /// An image whose root is mounted in place of `host`.
-    pub image: Option<String>,
-}
-
 /// Cgroup numbers of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CgroupLimits {
@@ -172,18 +147,6 @@ pub struct CgroupLimits {
     pub memory_limit_bytes: i64,
     /// `oom_score_adj` of the first process.
     pub oom_score_adj: i32,
-}
-
-/// Seccomp filter of a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Seccomp {
-    /// No filter.
-    #[default]
-    Unconfined,
-    /// The runtime's own list.
-    RuntimeDefault,
-    /// A file of the node.
-    Localhost(PathBuf),
 }
 
 /// Who a container runs as, and with which powers.
@@ -231,7 +194,7 @@ pub struct ContainerSpec {
     /// Working directory; empty: the image's.
     pub working_dir: String,
     /// Mounts in order.
-    pub mounts: Vec<MountSpec>,
+    pub mounts: Vec<Mount>,
     /// Host devices to pass in are those of privileged containers only.
     pub security: SecuritySpec,
     /// Limits.
@@ -252,17 +215,6 @@ pub struct ContainerSpec {
     pub labels: BTreeMap<String, String>,
     /// Free annotations.
     pub annotations: BTreeMap<String, String>,
-}
-
-/// Where a container is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Made, not started.
-    Created,
-    /// Running.
-    Running,
-    /// Ended.
-    Exited,
 }
 
 /// A container that exists.
@@ -331,28 +283,6 @@ pub struct Image {
     pub size_bytes: u64,
     /// `User` of its configuration.
     pub user: String,
-}
-
-/// A login to a registry.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Credentials {
-    /// User name.
-    pub username: String,
-    /// Password.
-    pub password: String,
-    /// A token in place of both.
-    pub identity_token: String,
-}
-
-/// What a command in a container left behind.
-#[derive(Clone, Debug, Default)]
-pub struct ExecOutput {
-    /// Standard output.
-    pub stdout: Vec<u8>,
-    /// Standard error.
-    pub stderr: Vec<u8>,
-    /// Exit code.
-    pub exit_code: i32,
 }
 
 /// A reader of bytes, boxed.
@@ -429,7 +359,7 @@ pub trait ContainerRuntime: Send + Sync {
     /// Forgets a container that has ended.
     async fn remove_container(&self, id: &ContainerId) -> Result<(), CriError>;
     /// Runs a command to its end.
-    async fn exec_sync(&self, id: &ContainerId, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecOutput, CriError>;
+    async fn exec_sync(&self, id: &ContainerId, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecResult, CriError>;
     /// Runs a command with streams; answers its exit code.
     async fn exec(&self, id: &ContainerId, command: Vec<String>, streams: Streams) -> Result<i32, CriError>;
     /// Joins the streams of the container's first process until they end.

@@ -266,7 +266,7 @@ fn logins(data: &BTreeMap<&str, &[u8]>, reference: &str) -> Vec<Credentials> {
 
 fn login(entry: &Value) -> Credentials {
     let text = |k: &str| entry.get(k).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let mut out = Credentials { username: text("username"), password: text("password"), identity_token: text("identitytoken") };
+    let mut out = Credentials { username: text("username"), password: text("password"), identity_token: text("identitytoken"), ..Credentials::default() };
     let auth = base64::engine::general_purpose::STANDARD.decode(text("auth")).ok().and_then(|b| String::from_utf8(b).ok());
     if let Some((user, password)) = auth.as_deref().and_then(|a| a.split_once(':')) {
         user.clone_into(&mut out.username);

@@ -21,7 +21,7 @@ use tokio::sync::{broadcast, watch};
 use crate::Clock;
 use crate::api::{ApiError, KubeApi, RefKind, RefObject, Severity};
 use crate::cri::{
-    Container, ContainerId, ContainerRuntime, ContainerSpec, CriError, Credentials, Duplex, ExecOutput, HostPort, Image, PodNet, PodUid,
+    Container, ContainerId, ContainerRuntime, ContainerSpec, CriError, Credentials, Duplex, ExecResult, HostPort, Image, PodNet, PodUid,
     RuntimeEvent, Sandbox, SandboxId, SandboxSpec, State, Streams, Usage, label,
 };
 
@@ -319,7 +319,7 @@ impl ContainerRuntime for FakeRuntime {
         self.containers.lock().retain(|c| c.id != *id);
         Ok(())
     }
-    async fn exec_sync(&self, _: &ContainerId, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecOutput, CriError> {
+    async fn exec_sync(&self, _: &ContainerId, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecResult, CriError> {
         self.call(format!("exec {}", command.join(" ")));
         let (exit_code, hangs) = *self.exec.lock();
         if hangs {
@@ -329,7 +329,7 @@ impl ContainerRuntime for FakeRuntime {
             }
             return Err(CriError::DeadlineExceeded("timed out".into()));
         }
-        Ok(ExecOutput { exit_code, ..ExecOutput::default() })
+        Ok(ExecResult { exit_code, ..ExecResult::default() })
     }
     async fn exec(&self, _: &ContainerId, _: Vec<String>, _: Streams) -> Result<i32, CriError> {
         Ok(0)

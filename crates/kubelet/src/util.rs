@@ -1,6 +1,6 @@
 //! Small things that several rooms of the kubelet need.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod};
@@ -16,24 +16,10 @@ pub fn time(at: SystemTime) -> Time {
     Time(Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
-/// Connects to an address, to `localhost`, or to a name in the node's hosts file. Names are not asked of DNS: the C
-/// library's resolver cannot be linked statically, and what probes and hooks name is an address nearly always.
+/// Connects to a host by its address or its name, as the node finds it.
 pub async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
-    let bare = host.trim_matches(['[', ']']);
-    let found: Option<IpAddr> = match bare.parse() {
-        Ok(ip) => Some(ip),
-        Err(_) if bare.eq_ignore_ascii_case("localhost") => Some(Ipv4Addr::LOCALHOST.into()),
-        Err(_) => {
-            let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
-            hosts.lines().find_map(|line| {
-                let mut words = line.split('#').next()?.split_whitespace();
-                let ip = words.next()?.parse().ok()?;
-                words.any(|w| w.eq_ignore_ascii_case(bare)).then_some(ip)
-            })
-        }
-    };
-    let ip = found.ok_or_else(|| std::io::Error::other(format!("lookup {bare}: no such host")))?;
-    let stream = TcpStream::connect((ip, port)).await?;
+    let found = dial::addresses(host, dial::ANSWER_MAX).await?;
+    let stream = TcpStream::connect(found.iter().map(|ip| SocketAddr::new(*ip, port)).collect::<Vec<_>>().as_slice()).await?;
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }

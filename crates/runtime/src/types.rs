@@ -104,7 +104,7 @@ pub enum Propagation {
 }
 
 /// A bind mount of a host's file or directory.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Mount {
     /// Path on the host; must exist. A path below the image's root when `image` is given.
@@ -419,7 +419,7 @@ pub enum Event {
 }
 
 /// What a registry wants to know.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// For basic authentication.
     pub username: String,

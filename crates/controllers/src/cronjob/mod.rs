@@ -7,7 +7,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, DeleteParams, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
+use client::{Client, DeleteParams, EventType, Informer, Meta, ObjectKey, Recorder, object_reference};
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
@@ -15,7 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::claim::{controller_key, owner_reference};
 use crate::job::{finished_at, is_complete, is_finished};
 use crate::meta::{between, created, new_meta, plus, seconds, secs, time};
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step, itself};
 use schedule::Schedule;
 
 const WORKERS: usize = 5;
@@ -26,24 +26,18 @@ const SCHEDULED_AT: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("cronjob-controller");
-    let (crons, jobs) = (cx.informers.informer::<CronJob>(), cx.informers.informer::<Job>());
-    jobs.add_index("controller", |job| job.controller().map(|o| o.uid.clone()).into_iter().collect());
     let recorder = cx.recorder(&client, "cronjob-controller");
-    let queue = WorkQueue::default();
-    cx.listen_any(&crons, {
-        let queue = queue.clone();
-        move |cron| queue.add(cron.key())
-    });
-    cx.listen_any(&jobs, {
-        let queue = queue.clone();
-        move |job| {
-            if let Some((key, _)) = controller_key::<CronJob>(&**job) {
+    let controller = Arc::new(Crons { client, recorder, crons: cx.informers.informer(), jobs: cx.informers.informer() });
+    controller.jobs.add_index("controller", |job| job.controller().map(|o| o.uid.clone()).into_iter().collect());
+    cx.setup(&controller)
+        .on(&controller.crons, itself)
+        .on(&controller.jobs, |_, queue, change| {
+            if let Some((key, _)) = controller_key::<CronJob>(&**change.object()) {
                 queue.add(key);
             }
-        }
-    });
-    synced!(crons, jobs);
-    cx.work(Arc::new(Crons { client, recorder, crons, jobs }), queue, WORKERS).await;
+        })
+        .work(WORKERS)
+        .await;
 }
 
 struct Crons {

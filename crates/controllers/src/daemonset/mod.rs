@@ -10,12 +10,13 @@ use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Recorder, Work
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
 
+use crate::burst::Burst;
 use crate::claim::{claim, controller_key};
 use crate::expectations::Expectations;
 use crate::history::{self, HASH_LABEL, Owner};
 use crate::meta::{between, labels, secs, selector};
 use crate::pods::{self, PodControl};
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 use plan::{ByNode, Plan};
 
 const WORKERS: usize = 2;
@@ -25,40 +26,25 @@ const BURST_MAX: usize = 250;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("daemon-set-controller");
-    let (sets, pods) = (cx.informers.informer::<DaemonSet>(), cx.informers.informer::<Pod>());
-    let (nodes, revisions) = (cx.informers.informer::<Node>(), cx.informers.informer::<ControllerRevision>());
-    pods::index_controller(&pods);
     let recorder = cx.recorder(&client, "daemonset-controller");
     let controller = Arc::new(Daemons {
         control: PodControl { client: client.clone(), recorder: recorder.clone() },
         client,
         recorder,
-        sets: sets.clone(),
-        pods: pods.clone(),
-        nodes: nodes.clone(),
-        revisions: revisions.clone(),
+        sets: cx.informers.informer(),
+        pods: cx.informers.informer(),
+        nodes: cx.informers.informer(),
+        revisions: cx.informers.informer(),
         expectations: Expectations::default(),
     });
-    let queue = WorkQueue::default();
-    cx.listen(&sets, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| {
-            if let Delta::Deleted(set) = &change {
-                controller.expectations.forget(&set.key());
-            }
-            queue.add(change.object().key());
-        }
-    });
-    cx.listen(&pods, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.heard_pod(&queue, &change)
-    });
-    cx.listen(&nodes, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.heard_node(&queue, &change)
-    });
-    synced!(sets, pods, nodes, revisions);
-    cx.work(controller, queue, WORKERS).await;
+    pods::index_controller(&controller.pods);
+    cx.setup(&controller)
+        .on(&controller.sets, |c, queue, change| c.expectations.heard_owner(queue, change))
+        .on(&controller.pods, Daemons::heard_pod)
+        .on(&controller.nodes, Daemons::heard_node)
+        .reads(&controller.revisions)
+        .work(WORKERS)
+        .await;
 }
 
 struct Daemons {
@@ -152,34 +138,10 @@ impl Daemons {
         if plan.create.is_empty() && plan.delete.is_empty() {
             return Ok(());
         }
-        self.expectations.expect(&key, plan.create.len(), plan.delete.iter().map(|p| p.uid().to_owned()));
-        let (mut tried, create, key, about) = (0, &plan.create, &key, &about);
-        let (_, created) = pods::slow_start(create.len(), |n| {
-            tried += 1;
-            async move {
-                let made = self.control.create(&plan::pod(ds, &create[n], hash), about).await;
-                if made.is_err() {
-                    self.expectations.created(key);
-                }
-                made.map(drop)
-            }
-        })
-        .await;
-        for _ in tried..create.len() {
-            self.expectations.created(key);
-        }
-        let deletions = plan.delete.iter().map(|pod| async move {
-            let deleted = self.control.delete(pod, about).await;
-            if deleted.is_err() {
-                self.expectations.deleted(key, pod.uid());
-            }
-            deleted
-        });
-        let deleted = futures_util::future::join_all(deletions).await.into_iter().find(|r| r.as_ref().is_err_and(|e| !e.is_not_found()));
-        match created {
-            Err(error) if !error.is_namespace_terminating() => Err(error),
-            _ => deleted.unwrap_or(Ok(())),
-        }
+        let burst = Burst::new(&self.control, &self.expectations, (&key, &about), plan.create.len(), &plan.delete);
+        let created = burst.create(|n| plan::pod(ds, &plan.create[n], hash)).await;
+        let deleted = burst.delete().await;
+        created.and(deleted)
     }
 
     async fn write_status(&self, ds: &DaemonSet, status: DaemonSetStatus) -> client::Result<()> {

@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::claim::{claim, controller_key, owner_reference};
 use crate::meta::{self, annotations, annotations_mut, generation, labels, map};
 use crate::pods;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step, itself};
 use plan::Resize;
 pub(crate) use sets::scaled;
 use sets::{HASH_LABEL, REVISION, Set, size, wished};
@@ -29,26 +29,20 @@ const WORKERS: usize = 5;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("deployment-controller");
-    let deployments = cx.informers.informer::<Deployment>();
-    let (sets, pods) = (cx.informers.informer::<ReplicaSet>(), cx.informers.informer::<Pod>());
-    pods::index_controller(&pods);
-    let recorder = cx.recorder(&client, "deployment-controller");
-    let controller = Arc::new(Deployments { client, deployments: deployments.clone(), sets: sets.clone(), pods: pods.clone(), recorder });
-    let queue = WorkQueue::default();
-    cx.listen_any(&deployments, {
-        let queue = queue.clone();
-        move |d| queue.add(d.key())
+    let controller = Arc::new(Deployments {
+        recorder: cx.recorder(&client, "deployment-controller"),
+        client,
+        deployments: cx.informers.informer(),
+        sets: cx.informers.informer(),
+        pods: cx.informers.informer(),
     });
-    cx.listen(&sets, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.heard_set(&queue, &change)
-    });
-    cx.listen(&pods, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.heard_pod(&queue, &change)
-    });
-    synced!(deployments, sets, pods);
-    cx.work(controller, queue, WORKERS).await;
+    pods::index_controller(&controller.pods);
+    cx.setup(&controller)
+        .on(&controller.deployments, itself)
+        .on(&controller.sets, Deployments::heard_set)
+        .on(&controller.pods, Deployments::heard_pod)
+        .work(WORKERS)
+        .await;
 }
 
 struct Deployments {

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
+use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Recorder, object_reference};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 
 use super::{HEADLESS, TRIGGER_TIME, Triggers, facts, heard_pod, pods_of, selects, set_trigger};
 use crate::meta::{annotations, annotations_mut, labels, new_meta};
 use crate::pods;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step, itself};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";
@@ -21,35 +21,24 @@ const WORKERS: usize = 5;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("endpoint-controller");
-    let (services, pods) = (cx.informers.informer::<Service>(), cx.informers.informer::<Pod>());
-    let endpoints = cx.informers.informer::<Endpoints>();
     let controller = Arc::new(Legacy {
         recorder: cx.recorder(&client, "endpoint-controller"),
         client,
-        services: services.clone(),
-        pods: pods.clone(),
-        endpoints: endpoints.clone(),
+        services: cx.informers.informer(),
+        pods: cx.informers.informer(),
+        endpoints: cx.informers.informer(),
         triggers: Triggers::default(),
     });
-    let queue = WorkQueue::default();
-    cx.listen_any(&services, {
-        let queue = queue.clone();
-        move |service| queue.add(service.key())
-    });
-    cx.listen(&pods, {
-        let (queue, services) = (queue.clone(), services.clone());
-        move |change| heard_pod(&services, &queue, &change)
-    });
-    cx.listen(&endpoints, {
-        let queue: WorkQueue<ObjectKey> = queue.clone();
-        move |change| match change {
+    cx.setup(&controller)
+        .on(&controller.services, itself)
+        .on(&controller.pods, |c, queue, change| heard_pod(&c.services, queue, change))
+        .on(&controller.endpoints, |_, queue, change| match change {
             // What is left of Services that went while nobody looked, and what was deleted by hand.
             Delta::Added(e) | Delta::Deleted(e) if e.label(MANAGED_BY) == Some(MANAGER) => queue.add(e.key()),
             _ => {}
-        }
-    });
-    synced!(services, pods, endpoints);
-    cx.work(controller, queue, WORKERS).await;
+        })
+        .work(WORKERS)
+        .await;
 }
 
 struct Legacy {

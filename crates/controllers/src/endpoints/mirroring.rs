@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use client::{Informer, Meta, ObjectKey, WorkQueue};
+use client::{Informer, Meta, ObjectKey};
 use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
 
 use super::plan::{Desired, Plan, Template};
-use super::slice::{Writer, index};
+use super::slice::Writer;
 use super::{MANAGED_BY, SERVICE_NAME, TRIGGER_TIME, facts};
 use crate::claim::owner_reference;
 use crate::meta::{annotations, labels};
-use crate::overlay::Overlay;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step, itself};
 
 const CONTROLLER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
@@ -25,29 +24,13 @@ const WORKERS: usize = 2;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("endpointslicemirroring-controller");
-    let (services, endpoints) = (cx.informers.informer::<Service>(), cx.informers.informer::<Endpoints>());
-    let slices = cx.informers.informer::<EndpointSlice>();
-    index(&slices);
-    let controller = Arc::new(Mirroring {
-        services: services.clone(),
-        endpoints: endpoints.clone(),
-        writer: Writer { client, slices: slices.clone(), overlay: Overlay::default() },
-    });
-    let queue: WorkQueue<ObjectKey> = WorkQueue::default();
-    cx.listen_any(&services, {
-        let queue = queue.clone();
-        move |service| queue.add(service.key())
-    });
-    cx.listen_any(&endpoints, {
-        let queue = queue.clone();
-        move |endpoints| queue.add(endpoints.key())
-    });
-    cx.listen(&slices, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.writer.heard(CONTROLLER, &queue, &change)
-    });
-    synced!(services, endpoints, slices);
-    cx.work(controller, queue, WORKERS).await;
+    let controller = Arc::new(Mirroring { services: cx.informers.informer(), endpoints: cx.informers.informer(), writer: Writer::new(&cx, client) });
+    cx.setup(&controller)
+        .on(&controller.services, itself)
+        .on(&controller.endpoints, itself)
+        .on(&controller.writer.slices, |c, queue, change| c.writer.heard(CONTROLLER, queue, change))
+        .work(WORKERS)
+        .await;
 }
 
 struct Mirroring {

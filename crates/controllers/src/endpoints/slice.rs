@@ -12,7 +12,7 @@ use crate::claim::owner_reference;
 use crate::meta::labels;
 use crate::overlay::Overlay;
 use crate::pods;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step, itself};
 
 const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 const WORKERS: usize = 5;
@@ -20,51 +20,21 @@ const WORKERS: usize = 5;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("endpointslice-controller");
-    let (services, pods) = (cx.informers.informer::<Service>(), cx.informers.informer::<Pod>());
-    let (slices, nodes) = (cx.informers.informer::<EndpointSlice>(), cx.informers.informer::<Node>());
-    index(&slices);
     let controller = Arc::new(Slices {
         recorder: cx.recorder(&client, "endpoint-slice-controller"),
-        services: services.clone(),
-        pods: pods.clone(),
-        nodes: nodes.clone(),
-        writer: Writer { client, slices: slices.clone(), overlay: Overlay::default() },
+        services: cx.informers.informer(),
+        pods: cx.informers.informer(),
+        nodes: cx.informers.informer(),
+        writer: Writer::new(&cx, client),
         triggers: Triggers::default(),
     });
-    let queue = WorkQueue::default();
-    cx.listen_any(&services, {
-        let queue = queue.clone();
-        move |service| queue.add(service.key())
-    });
-    cx.listen(&pods, {
-        let (queue, services) = (queue.clone(), services.clone());
-        move |change| heard_pod(&services, &queue, &change)
-    });
-    cx.listen(&slices, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.writer.heard(CONTROLLER, &queue, &change)
-    });
-    cx.listen(&nodes, {
-        let (queue, services) = (queue.clone(), services.clone());
-        move |change| {
-            let zone = |n: &Node| labels(n).get("topology.kubernetes.io/zone").cloned();
-            let moved = match &change {
-                Delta::Updated { old, new } => zone(old) != zone(new),
-                Delta::Added(node) => zone(node).is_some(),
-                Delta::Deleted(_) => false,
-            };
-            if moved {
-                services.list().iter().for_each(|s| queue.add(s.key()));
-            }
-        }
-    });
-    synced!(services, pods, slices, nodes);
-    cx.work(controller, queue, WORKERS).await;
-}
-
-/// Indexes slices by the Service that they name.
-pub(super) fn index(slices: &Informer<EndpointSlice>) {
-    slices.add_index("service", |slice| service_key(slice).map(|k| k.to_string()).into_iter().collect());
+    cx.setup(&controller)
+        .on(&controller.services, itself)
+        .on(&controller.pods, |c, queue, change| heard_pod(&c.services, queue, change))
+        .on(&controller.writer.slices, |c, queue, change| c.writer.heard(CONTROLLER, queue, change))
+        .on(&controller.nodes, Slices::heard_node)
+        .work(WORKERS)
+        .await;
 }
 
 /// The Service of a slice.
@@ -80,6 +50,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
+    pub(super) fn new(cx: &Cx, client: Client) -> Self {
+        let slices = cx.informers.informer::<EndpointSlice>();
+        slices.add_index("service", |slice| service_key(slice).map(|k| k.to_string()).into_iter().collect());
+        Self { client, slices, overlay: Overlay::default() }
+    }
+
     /// A slice of this controller changed: by itself, or by somebody who should not.
     pub(super) fn heard(&self, manager: &str, queue: &WorkQueue<ObjectKey>, change: &Delta<EndpointSlice>) {
         let slice = change.object();
@@ -184,6 +160,19 @@ impl Controller for Slices {
 }
 
 impl Slices {
+    /// A node's zone is its endpoints' zone.
+    fn heard_node(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Node>) {
+        let zone = |n: &Node| labels(n).get("topology.kubernetes.io/zone").cloned();
+        let moved = match change {
+            Delta::Updated { old, new } => zone(old) != zone(new),
+            Delta::Added(node) => zone(node).is_some(),
+            Delta::Deleted(_) => false,
+        };
+        if moved {
+            self.services.list().iter().for_each(|s| queue.add(s.key()));
+        }
+    }
+
     fn desired(&self, service: &Service, pods: &[Arc<Pod>], family: &str) -> Desired {
         let mut desired = Desired::default();
         for pod in pods {

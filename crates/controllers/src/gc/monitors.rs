@@ -51,7 +51,7 @@ pub(super) async fn start(cx: &Cx, collector: &Arc<Collector>) -> bool {
     };
     for path in SOURCES {
         let changed = changed.clone();
-        cx.listen_any(&cx.informers.metadata(path), move |_| changed.notify_one());
+        cx.listen(&cx.informers.metadata(path), move |_| changed.notify_one());
     }
     let shutdown = cx.shutdown.clone();
     tokio::spawn(async move {

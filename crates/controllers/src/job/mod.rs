@@ -13,11 +13,12 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
+use crate::burst::Burst;
 use crate::claim::{claim, controller_key};
 use crate::expectations::Expectations;
 use crate::meta::{labels, selector};
 use crate::pods::{self, PodControl};
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 use plan::{FINALIZER, Plan};
 pub(crate) use plan::finished_at;
 
@@ -36,35 +37,17 @@ pub(crate) fn is_complete(job: &Job) -> bool {
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("job-controller");
-    let (jobs, pods) = (cx.informers.informer::<Job>(), cx.informers.informer::<Pod>());
-    pods::index_controller(&pods);
     let recorder = cx.recorder(&client, "job-controller");
     let controller = Arc::new(Jobs {
         control: PodControl { client: client.clone(), recorder: recorder.clone() },
         client,
         recorder,
-        jobs: jobs.clone(),
-        pods: pods.clone(),
+        jobs: cx.informers.informer(),
+        pods: cx.informers.informer(),
         expectations: Expectations::default(),
     });
-    let queue = WorkQueue::default();
-    cx.listen(&jobs, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| {
-            if let Delta::Deleted(job) = &change {
-                controller.expectations.forget(&job.key());
-                // Their finalizers are nobody's any more.
-                pods::of_controller(&controller.pods, job.uid()).iter().for_each(|p| queue.add(Key::Orphan(p.key())));
-            }
-            queue.add(Key::Job(change.object().key()));
-        }
-    });
-    cx.listen(&pods, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.heard(&queue, &change)
-    });
-    synced!(jobs, pods);
-    cx.work(controller, queue, WORKERS).await;
+    pods::index_controller(&controller.pods);
+    cx.setup(&controller).on(&controller.jobs, Jobs::heard_job).on(&controller.pods, Jobs::heard_pod).work(WORKERS).await;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -89,7 +72,16 @@ impl Jobs {
         self.jobs.get_key(&key).filter(|j| j.uid() == uid).map(|_| key)
     }
 
-    fn heard(&self, queue: &WorkQueue<Key>, change: &Delta<Pod>) {
+    fn heard_job(&self, queue: &WorkQueue<Key>, change: &Delta<Job>) {
+        if let Delta::Deleted(job) = change {
+            self.expectations.forget(&job.key());
+            // Their finalizers are nobody's any more.
+            pods::of_controller(&self.pods, job.uid()).iter().for_each(|p| queue.add(Key::Orphan(p.key())));
+        }
+        queue.add(Key::Job(change.object().key()));
+    }
+
+    fn heard_pod(&self, queue: &WorkQueue<Key>, change: &Delta<Pod>) {
         let pod = change.object();
         let Some(key) = self.owner(pod) else {
             if pod.has_finalizer(FINALIZER) && !matches!(change, Delta::Deleted(_)) {
@@ -150,36 +142,11 @@ impl Jobs {
         if plan.create.is_empty() && plan.delete.is_empty() {
             return Ok(());
         }
-        let key = &job.key();
-        self.expectations.expect(key, plan.create.len(), plan.delete.iter().map(|p| p.uid().to_owned()));
-        let about = &about;
-        let deletions = plan.delete.iter().map(|pod| async move {
-            let deleted = self.control.delete(pod, about).await;
-            if deleted.is_err() {
-                self.expectations.deleted(key, pod.uid());
-            }
-            deleted
-        });
-        let deleted = futures_util::future::join_all(deletions).await.into_iter().find(|r| r.as_ref().is_err_and(|e| !e.is_not_found()));
-        let (mut tried, create) = (0, &plan.create);
-        let (_, created) = pods::slow_start(create.len(), |n| {
-            tried += 1;
-            async move {
-                let made = self.control.create(&plan::pod(job, create[n]), about).await;
-                if made.is_err() {
-                    self.expectations.created(key);
-                }
-                made.map(drop)
-            }
-        })
-        .await;
-        for _ in tried..create.len() {
-            self.expectations.created(key);
-        }
-        match created {
-            Err(error) if !error.is_namespace_terminating() => Err(error),
-            _ => deleted.unwrap_or(Ok(())),
-        }
+        let key = job.key();
+        let burst = Burst::new(&self.control, &self.expectations, (&key, &about), plan.create.len(), &plan.delete);
+        let deleted = burst.delete().await;
+        let created = burst.create(|n| plan::pod(job, plan.create[n])).await;
+        created.and(deleted)
     }
 
     /// Lets pods go that are counted.

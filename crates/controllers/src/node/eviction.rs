@@ -11,48 +11,22 @@ use tokio::time::Instant;
 
 use super::taints::{self, NO_EXECUTE};
 use crate::pods;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 
 const WORKERS: usize = 8;
 
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("node-controller");
-    let (nodes, pods) = (cx.informers.informer::<Node>(), cx.informers.informer::<Pod>());
-    pods::index_node(&pods);
     let controller = Arc::new(Eviction {
         recorder: cx.recorder(&client, "taint-eviction-controller"),
         client,
-        nodes: nodes.clone(),
-        pods: pods.clone(),
+        nodes: cx.informers.informer(),
+        pods: cx.informers.informer(),
         since: Mutex::default(),
     });
-    let queue = WorkQueue::default();
-    cx.listen(&nodes, {
-        let (queue, pods) = (queue.clone(), pods.clone());
-        move |change| {
-            let changed = match &change {
-                Delta::Updated { old, new } => no_execute(old) != no_execute(new),
-                Delta::Added(node) => !no_execute(node).is_empty(),
-                Delta::Deleted(_) => false,
-            };
-            if changed {
-                pods::on_node(&pods, change.object().name()).iter().for_each(|p| queue.add(p.key()));
-            }
-        }
-    });
-    cx.listen(&pods, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| {
-            let pod = change.object();
-            let tainted = || controller.nodes.get("", pods::node_name(pod)).is_some_and(|n| !no_execute(&n).is_empty());
-            if controller.since.lock().contains_key(&pod.key()) || (!pods::node_name(pod).is_empty() && tainted()) {
-                queue.add(pod.key());
-            }
-        }
-    });
-    synced!(nodes, pods);
-    cx.work(controller, queue, WORKERS).await;
+    pods::index_node(&controller.pods);
+    cx.setup(&controller).on(&controller.nodes, Eviction::heard_node).on(&controller.pods, Eviction::heard_pod).work(WORKERS).await;
 }
 
 fn no_execute(node: &Node) -> Vec<&Taint> {
@@ -104,6 +78,26 @@ impl Controller for Eviction {
 }
 
 impl Eviction {
+    /// A node's taints are its pods' affair.
+    fn heard_node(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Node>) {
+        let changed = match change {
+            Delta::Updated { old, new } => no_execute(old) != no_execute(new),
+            Delta::Added(node) => !no_execute(node).is_empty(),
+            Delta::Deleted(_) => false,
+        };
+        if changed {
+            pods::on_node(&self.pods, change.object().name()).iter().for_each(|p| queue.add(p.key()));
+        }
+    }
+
+    fn heard_pod(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Pod>) {
+        let pod = change.object();
+        let tainted = || self.nodes.get("", pods::node_name(pod)).is_some_and(|n| !no_execute(&n).is_empty());
+        if self.since.lock().contains_key(&pod.key()) || (!pods::node_name(pod).is_empty() && tainted()) {
+            queue.add(pod.key());
+        }
+    }
+
     async fn evict(&self, pod: &Pod) -> client::Result<()> {
         let message = format!("Marking for deletion Pod {}", pod.key());
         self.recorder.event(&object_reference(pod), EventType::Normal, "TaintManagerEviction", message);

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use client::{Client, EventType, Informer, Meta, Patch, PatchParams, Recorder, WorkQueue};
+use client::{Client, EventType, Informer, Meta, Patch, PatchParams, Recorder};
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use serde_json::json;
 
 use super::reference;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 
 /// Bits of a node's IPv6 range (upstream's default).
 const V6_MASK: u8 = 64;
@@ -23,20 +23,18 @@ pub(crate) async fn run(cx: Cx) {
         return cx.shutdown.cancelled().await;
     }
     let client = cx.client("node-controller");
-    let nodes = cx.informers.informer::<Node>();
-    let queue: WorkQueue<String> = WorkQueue::default();
-    cx.listen_any(&nodes, {
-        let queue = queue.clone();
-        move |node| {
+    let recorder = cx.recorder(&client, "cidrAllocator");
+    let controller = Arc::new(Ipam { client, recorder, nodes: cx.informers.informer(), ranges, given: Mutex::default() });
+    cx.setup(&controller)
+        .on(&controller.nodes, |_, queue, change| {
+            let node = change.object();
             if cidrs(node).is_empty() {
                 queue.add(node.name().to_owned());
             }
-        }
-    });
-    synced!(nodes);
-    let recorder = cx.recorder(&client, "cidrAllocator");
-    // One at a time: two nodes must not get the same range.
-    cx.work(Arc::new(Ipam { client, recorder, nodes, ranges, given: Mutex::default() }), queue, 1).await;
+        })
+        // One at a time: two nodes must not get the same range.
+        .work(1)
+        .await;
 }
 
 fn cidrs(node: &Node) -> Vec<String> {

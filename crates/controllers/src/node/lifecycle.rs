@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{condition, ready, reference, taints};
 use crate::meta::{created, secs};
 use crate::pods;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 
 const LEASES: &str = "kube-node-lease";
 /// What is not known of a node that is silent.
@@ -29,48 +29,30 @@ const WORKERS: usize = 8;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("node-controller");
-    let (nodes, pods) = (cx.informers.informer::<Node>(), cx.informers.informer::<Pod>());
-    let leases = cx.informers.informer_in::<Lease>(LEASES, ListParams::default());
-    pods::index_node(&pods);
     let queue: WorkQueue<String> = WorkQueue::default();
     let controller = Arc::new(Lifecycle {
         recorder: cx.recorder(&client, "node-controller"),
         client,
-        nodes: nodes.clone(),
-        pods: pods.clone(),
+        nodes: cx.informers.informer(),
+        pods: cx.informers.informer(),
         grace: secs(cx.config.node_monitor_grace_s),
         signs: Mutex::default(),
         all_dead: AtomicBool::new(false),
         queue: queue.clone(),
     });
-    cx.listen(&nodes, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| {
-            controller.heard_node(&change);
+    pods::index_node(&controller.pods);
+    cx.setup_with(queue, &controller)
+        .on(&controller.nodes, |c, queue, change| {
+            c.heard_node(change);
             queue.add(change.object().name().to_owned());
-        }
-    });
-    cx.listen(&leases, {
-        let controller = controller.clone();
-        move |change| match change {
-            Delta::Added(lease) | Delta::Updated { new: lease, .. } => controller.sign(lease.name()),
+        })
+        .on(&cx.informers.informer_in::<Lease>(LEASES, ListParams::default()), |c, _, change| match change {
+            Delta::Added(lease) | Delta::Updated { new: lease, .. } => c.sign(lease.name()),
             Delta::Deleted(_) => {}
-        }
-    });
-    cx.listen(&pods, {
-        let (queue, nodes) = (queue.clone(), nodes.clone());
-        // A pod that turns up, or ready, on a dead node is not ready.
-        move |change| {
-            if let Delta::Added(pod) | Delta::Updated { new: pod, .. } = &change
-                && pods::is_ready(pod)
-                && nodes.get("", pods::node_name(pod)).is_some_and(|n| ready(&n).is_some_and(|r| r != "True"))
-            {
-                queue.add(pods::node_name(pod).to_owned());
-            }
-        }
-    });
-    synced!(nodes, pods, leases);
-    cx.work(controller, queue, WORKERS).await;
+        })
+        .on(&controller.pods, Lifecycle::heard_pod)
+        .work(WORKERS)
+        .await;
 }
 
 struct Lifecycle {
@@ -89,6 +71,16 @@ struct Lifecycle {
 impl Lifecycle {
     fn sign(&self, node: &str) {
         self.signs.lock().insert(node.to_owned(), Instant::now());
+    }
+
+    /// A pod that turns up, or ready, on a dead node is not ready.
+    fn heard_pod(&self, queue: &WorkQueue<String>, change: &Delta<Pod>) {
+        if let Delta::Added(pod) | Delta::Updated { new: pod, .. } = change
+            && pods::is_ready(pod)
+            && self.nodes.get("", pods::node_name(pod)).is_some_and(|n| ready(&n).is_some_and(|r| r != "True"))
+        {
+            queue.add(pods::node_name(pod).to_owned());
+        }
     }
 
     fn heard_node(&self, change: &Delta<Node>) {

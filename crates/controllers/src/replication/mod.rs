@@ -15,11 +15,12 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use machinery::labels::Selector;
 
+use crate::burst::Burst;
 use crate::claim::{claim, controller_key, owner_reference};
 use crate::expectations::Expectations;
 use crate::meta::{labels, secs};
 use crate::pods::{self, PodControl};
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step};
 
 /// Pods created or deleted in one step at most (upstream `BurstReplicas`).
 const BURST_MAX: usize = 500;
@@ -66,27 +67,20 @@ pub(crate) struct Condition {
 /// Runs the controller of one kind until the end.
 pub(crate) async fn run<K: Replicated>(cx: Cx) {
     let client = cx.client(K::ACCOUNT);
-    let (sets, pods) = (cx.informers.informer::<K>(), cx.informers.informer::<Pod>());
-    pods::index_controller(&pods);
-    sets.add_index("controller", |set| set.controller().map(|o| o.uid.clone()).into_iter().collect());
-    let control = PodControl { recorder: cx.recorder(&client, K::COMPONENT), client: client.clone() };
-    let controller = Arc::new(Replication { client, sets: sets.clone(), pods: pods.clone(), control, expectations: Expectations::default() });
-    let queue = WorkQueue::default();
-    cx.listen(&sets, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| {
-            if let Delta::Deleted(set) = &change {
-                controller.expectations.forget(&set.key());
-            }
-            queue.add(change.object().key());
-        }
+    let controller = Arc::new(Replication::<K> {
+        control: PodControl { recorder: cx.recorder(&client, K::COMPONENT), client: client.clone() },
+        client,
+        sets: cx.informers.informer(),
+        pods: cx.informers.informer(),
+        expectations: Expectations::default(),
     });
-    cx.listen(&pods, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.heard(&queue, &change)
-    });
-    synced!(sets, pods);
-    cx.work(controller, queue, WORKERS).await;
+    pods::index_controller(&controller.pods);
+    controller.sets.add_index("controller", |set| set.controller().map(|o| o.uid.clone()).into_iter().collect());
+    cx.setup(&controller)
+        .on(&controller.sets, |c, queue, change| c.expectations.heard_owner(queue, change))
+        .on(&controller.pods, Replication::heard)
+        .work(WORKERS)
+        .await;
 }
 
 struct Replication<K> {
@@ -169,44 +163,14 @@ impl<K: Replicated> Replication<K> {
         let Some(template) = set.template() else { return Ok(()) };
         let (key, about) = (set.key(), object_reference(set));
         let pod = pods::from_template(template, set.name(), set.namespace(), owner_reference(set));
-        self.expectations.expect(&key, count, []);
-        let mut tried = 0;
-        let (_, result) = pods::slow_start(count, |_| {
-            tried += 1;
-            async {
-                let created = self.control.create(&pod, &about).await;
-                if created.is_err() {
-                    self.expectations.created(&key);
-                }
-                created.map(drop)
-            }
-        })
-        .await;
-        for _ in tried..count {
-            self.expectations.created(&key);
-        }
-        match result {
-            // Nothing can be created there any more, and nothing need be.
-            Err(error) if error.is_namespace_terminating() => Ok(()),
-            other => other,
-        }
+        Burst::new(&self.control, &self.expectations, (&key, &about), count, &[]).create(|_| &pod).await
     }
 
     async fn delete(&self, set: &K, active: &[Arc<Pod>], count: usize) -> client::Result<()> {
         let (key, about) = (set.key(), object_reference(set));
         let related = self.related(set);
         let chosen = plan::to_delete(active, &related, count, client::timestamp());
-        self.expectations.expect(&key, 0, chosen.iter().map(|p| p.uid().to_owned()));
-        let (key, about) = (&key, &about);
-        let deletions = chosen.iter().map(|pod| async move {
-            let deleted = self.control.delete(pod, about).await;
-            if deleted.is_err() {
-                self.expectations.deleted(key, pod.uid());
-            }
-            deleted
-        });
-        let results = futures_util::future::join_all(deletions).await;
-        results.into_iter().find(|r| r.as_ref().is_err_and(|e| !e.is_not_found())).unwrap_or(Ok(()))
+        Burst::new(&self.control, &self.expectations, (&key, &about), 0, &chosen).delete().await
     }
 
     /// Active pods of all sets that the same controller has (the old and the new of a Deployment): of pods on one node

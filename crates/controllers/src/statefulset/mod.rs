@@ -15,7 +15,7 @@ use crate::claim::{claim_if, controller_key};
 use crate::history::{self, History, Owner};
 use crate::meta::labels;
 use crate::pods;
-use crate::work::{Controller, Cx, Step, synced};
+use crate::work::{Controller, Cx, Step, itself};
 use plan::{Action, Version};
 
 const WORKERS: usize = 5;
@@ -25,22 +25,15 @@ const LABEL: &str = "controller.kubernetes.io/hash";
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("statefulset-controller");
-    let (sets, pods) = (cx.informers.informer::<StatefulSet>(), cx.informers.informer::<Pod>());
-    let revisions = cx.informers.informer::<ControllerRevision>();
-    pods::index_controller(&pods);
-    let recorder = cx.recorder(&client, "statefulset-controller");
-    let controller = Arc::new(Sets { client, recorder, sets: sets.clone(), pods: pods.clone(), revisions: revisions.clone() });
-    let queue = WorkQueue::default();
-    cx.listen_any(&sets, {
-        let queue = queue.clone();
-        move |set| queue.add(set.key())
+    let controller = Arc::new(Sets {
+        recorder: cx.recorder(&client, "statefulset-controller"),
+        client,
+        sets: cx.informers.informer(),
+        pods: cx.informers.informer(),
+        revisions: cx.informers.informer(),
     });
-    cx.listen(&pods, {
-        let (queue, controller) = (queue.clone(), controller.clone());
-        move |change| controller.heard(&queue, &change)
-    });
-    synced!(sets, pods, revisions);
-    cx.work(controller, queue, WORKERS).await;
+    pods::index_controller(&controller.pods);
+    cx.setup(&controller).on(&controller.sets, itself).on(&controller.pods, Sets::heard).reads(&controller.revisions).work(WORKERS).await;
 }
 
 struct Sets {

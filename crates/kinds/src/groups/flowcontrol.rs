@@ -58,15 +58,20 @@ fn check_conditions(obj: &Value) -> ErrorList {
     errors
 }
 
-/// The strategy of flow schemas.
-pub(super) struct FlowSchemas;
+/// The strategy of both kinds, which differ in what is filled in and what is checked.
+pub(super) struct FlowControl {
+    default: fn(&mut Value),
+    check: fn(&Value, &mut ErrorList),
+}
 
-impl Strategy for FlowSchemas {
+/// Of flow schemas.
+pub(super) const SCHEMAS: FlowControl = FlowControl { default: default_schema, check: check_schema };
+/// Of priority levels.
+pub(super) const LEVELS: FlowControl = FlowControl { default: default_level, check: check_level };
+
+impl Strategy for FlowControl {
     fn default(&self, obj: &mut Value) {
-        let Some(spec) = tree::at(obj, &["spec"]) else { return };
-        if spec.get("matchingPrecedence").is_none_or(|v| v.as_i64().unwrap_or(0) == 0) {
-            spec.insert("matchingPrecedence".into(), 1000.into());
-        }
+        (self.default)(obj);
     }
 
     fn has_generation(&self) -> bool {
@@ -74,31 +79,7 @@ impl Strategy for FlowSchemas {
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        let (spec, path) = (&obj["spec"], Path::root("spec"));
-        let (precedence, place) = (spec["matchingPrecedence"].as_i64().unwrap_or(0), path.child("matchingPrecedence"));
-        let mut bad = |detail: String| errors.push(Error::invalid(&place, precedence, detail));
-        if precedence <= 0 {
-            bad("must be a positive value".into());
-        }
-        if precedence > PRECEDENCE_MAX {
-            bad(format!("must not be greater than {PRECEDENCE_MAX}"));
-        }
-        if precedence == 1 && obj["metadata"]["name"] != "exempt" {
-            bad("only the schema named 'exempt' may have matchingPrecedence 1".into());
-        }
-        let method = &spec["distinguisherMethod"];
-        if !method.is_null() && !matches!(tree::text(method, "type"), "ByNamespace" | "ByUser") {
-            let place = path.child("distinguisherMethod").child("type");
-            errors.push(Error::not_supported(&place, method.clone(), &["ByNamespace", "ByUser"]));
-        }
-        let (level, place) = (tree::text(&spec["priorityLevelConfiguration"], "name"), path.child("priorityLevelConfiguration").child("name"));
-        match level {
-            "" => errors.push(Error::required(&place, "must reference a priority level")),
-            name => rules::name(name, &place, names::dns1123_subdomain(name), errors),
-        }
-        for (at, rule) in tree::list(spec, "rules").iter().enumerate() {
-            check_rule(rule, &path.child("rules").index(at), errors);
-        }
+        (self.check)(obj, errors);
         check_fixed(obj, errors);
     }
 
@@ -113,6 +94,41 @@ impl Strategy for FlowSchemas {
 
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
         checks::resets_with_metadata(subresource)
+    }
+}
+
+fn default_schema(obj: &mut Value) {
+    let Some(spec) = tree::at(obj, &["spec"]) else { return };
+    if spec.get("matchingPrecedence").is_none_or(|v| v.as_i64().unwrap_or(0) == 0) {
+        spec.insert("matchingPrecedence".into(), 1000.into());
+    }
+}
+
+fn check_schema(obj: &Value, errors: &mut ErrorList) {
+    let (spec, path) = (&obj["spec"], Path::root("spec"));
+    let (precedence, place) = (spec["matchingPrecedence"].as_i64().unwrap_or(0), path.child("matchingPrecedence"));
+    let mut bad = |detail: String| errors.push(Error::invalid(&place, precedence, detail));
+    if precedence <= 0 {
+        bad("must be a positive value".into());
+    }
+    if precedence > PRECEDENCE_MAX {
+        bad(format!("must not be greater than {PRECEDENCE_MAX}"));
+    }
+    if precedence == 1 && obj["metadata"]["name"] != "exempt" {
+        bad("only the schema named 'exempt' may have matchingPrecedence 1".into());
+    }
+    let method = &spec["distinguisherMethod"];
+    if !method.is_null() && !matches!(tree::text(method, "type"), "ByNamespace" | "ByUser") {
+        let place = path.child("distinguisherMethod").child("type");
+        errors.push(Error::not_supported(&place, method.clone(), &["ByNamespace", "ByUser"]));
+    }
+    let (level, place) = (tree::text(&spec["priorityLevelConfiguration"], "name"), path.child("priorityLevelConfiguration").child("name"));
+    match level {
+        "" => errors.push(Error::required(&place, "must reference a priority level")),
+        name => rules::name(name, &place, names::dns1123_subdomain(name), errors),
+    }
+    for (at, rule) in tree::list(spec, "rules").iter().enumerate() {
+        check_rule(rule, &path.child("rules").index(at), errors);
     }
 }
 
@@ -224,69 +240,46 @@ fn check_urls(rule: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-/// The strategy of priority levels.
-pub(super) struct PriorityLevels;
-
-impl Strategy for PriorityLevels {
-    fn default(&self, obj: &mut Value) {
-        let Some(spec) = tree::at(obj, &["spec"]) else { return };
-        for (kind, shares) in [("limited", 30), ("exempt", 0)] {
-            let Some(level) = tree::present(spec, kind) else { continue };
-            tree::fill(level, "nominalConcurrencyShares", shares);
-            tree::fill(level, "lendablePercent", 0);
-            let Some(queuing) = tree::present(level, "limitResponse").and_then(|r| tree::present(r, "queuing")) else { continue };
-            for (field, value) in [("handSize", 8), ("queues", 64), ("queueLengthLimit", 50)] {
-                if queuing.get(field).is_none_or(|v| v.as_i64().unwrap_or(0) == 0) {
-                    queuing.insert(field.into(), value.into());
-                }
+fn default_level(obj: &mut Value) {
+    let Some(spec) = tree::at(obj, &["spec"]) else { return };
+    for (kind, shares) in [("limited", 30), ("exempt", 0)] {
+        let Some(level) = tree::present(spec, kind) else { continue };
+        tree::fill(level, "nominalConcurrencyShares", shares);
+        tree::fill(level, "lendablePercent", 0);
+        let Some(queuing) = tree::present(level, "limitResponse").and_then(|r| tree::present(r, "queuing")) else { continue };
+        for (field, value) in [("handSize", 8), ("queues", 64), ("queueLengthLimit", 50)] {
+            if queuing.get(field).is_none_or(|v| v.as_i64().unwrap_or(0) == 0) {
+                queuing.insert(field.into(), value.into());
             }
         }
     }
+}
 
-    fn has_generation(&self) -> bool {
-        true
+fn check_level(obj: &Value, errors: &mut ErrorList) {
+    let (spec, path) = (&obj["spec"], Path::root("spec"));
+    let (kind, place) = (tree::text(spec, "type"), path.child("type"));
+    if (obj["metadata"]["name"] == "exempt") != (kind == "Exempt") {
+        errors.push(Error::invalid(&place, kind, "must be 'Exempt' if and only if `name` is 'exempt'"));
     }
-
-    fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        let (spec, path) = (&obj["spec"], Path::root("spec"));
-        let (kind, place) = (tree::text(spec, "type"), path.child("type"));
-        if (obj["metadata"]["name"] == "exempt") != (kind == "Exempt") {
-            errors.push(Error::invalid(&place, kind, "must be 'Exempt' if and only if `name` is 'exempt'"));
-        }
-        let (limited, exempt) = (&spec["limited"], &spec["exempt"]);
-        match kind {
-            "Exempt" => {
-                if !limited.is_null() {
-                    errors.push(Error::forbidden(&path.child("limited"), ""));
-                }
-                check_shares(exempt, &path.child("exempt"), errors);
+    let (limited, exempt) = (&spec["limited"], &spec["exempt"]);
+    match kind {
+        "Exempt" => {
+            if !limited.is_null() {
+                errors.push(Error::forbidden(&path.child("limited"), ""));
             }
-            "Limited" => {
-                if !exempt.is_null() {
-                    errors.push(Error::forbidden(&path.child("exempt"), ""));
-                }
-                if limited.is_null() {
-                    errors.push(Error::required(&path.child("limited"), ""));
-                } else {
-                    check_limited(limited, &path.child("limited"), errors);
-                }
-            }
-            _ => rules::one_of(&spec["type"], &place, &["Exempt", "Limited"], errors),
+            check_shares(exempt, &path.child("exempt"), errors);
         }
-        check_fixed(obj, errors);
-    }
-
-    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        tree::keep_all_but_status(obj, old);
-        meta::keep_all_but_managers(obj, old);
-    }
-
-    fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
-        check_conditions(obj)
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
-        checks::resets_with_metadata(subresource)
+        "Limited" => {
+            if !exempt.is_null() {
+                errors.push(Error::forbidden(&path.child("exempt"), ""));
+            }
+            if limited.is_null() {
+                errors.push(Error::required(&path.child("limited"), ""));
+            } else {
+                check_limited(limited, &path.child("limited"), errors);
+            }
+        }
+        _ => rules::one_of(&spec["type"], &place, &["Exempt", "Limited"], errors),
     }
 }
 

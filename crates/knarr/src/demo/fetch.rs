@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::resolve;
+use super::address;
 
 /// Bytes of an answer at most.
 const BODY_MAX: usize = 256 * 1024;
@@ -27,7 +27,7 @@ pub async fn request(method: Method, url: &str, patience: Duration) -> Result<St
 async fn exchange(method: Method, url: &str) -> Result<String, String> {
     let uri: Uri = url.parse().map_err(|e| format!("{url}: {e}"))?;
     let host = uri.host().ok_or_else(|| format!("{url} names no host"))?;
-    let address = resolve::lookup(host).await?;
+    let address = address(host).await?;
     let failed = |e: &dyn std::fmt::Display| format!("{url} ({address}): {e}");
     let stream = TcpStream::connect((address, uri.port_u16().unwrap_or(80))).await.map_err(|e| failed(&e))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;

@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use super::resolve;
+use super::address;
 use arguments::Arguments;
 use report::{Answered, Report};
 
@@ -88,7 +88,7 @@ pub fn main(words: &[String]) -> Result<(), String> {
 async fn target(url: &str) -> Result<Rc<Target>, String> {
     let uri: http::Uri = url.parse().map_err(|e| format!("{url}: {e}"))?;
     let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(|| format!("{url} is not http://HOST…"))?;
-    let address = SocketAddr::new(resolve::lookup(authority.host()).await?, authority.port_u16().unwrap_or(80));
+    let address = SocketAddr::new(address(authority.host()).await?, authority.port_u16().unwrap_or(80));
     Ok(Rc::new(Target {
         url: url.to_owned(),
         address,

@@ -14,7 +14,7 @@ use super::Context;
 use super::plan::{Kind, container_hash};
 use super::setup::{SetUp, hostname_path, hosts_path, resolv_path};
 use crate::api::Severity;
-use crate::cri::{ContainerId, ContainerSpec, CriError, MountSpec, label};
+use crate::cri::{ContainerId, ContainerSpec, CriError, Mount, label};
 use crate::env::{self, expand, services};
 use crate::hooks;
 use crate::resources;
@@ -128,12 +128,12 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
     let taken = |at: &str| c.volume_mounts.iter().flatten().any(|m| m.mount_path.trim_end_matches('/') == at);
     for (inside, file) in [("/etc/hosts", hosts_path(&layout.pod_dir)), ("/etc/resolv.conf", resolv_path(&layout.pod_dir)), ("/etc/hostname", hostname_path(&layout.pod_dir))] {
         if !taken(inside) {
-            mounts.push(MountSpec { host: file, container: PathBuf::from(inside), ..MountSpec::default() });
+            mounts.push(Mount { host: file, container: PathBuf::from(inside), ..Mount::default() });
         }
     }
     let inside = c.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
     if !taken(inside) {
-        mounts.push(MountSpec { host: message_path.clone(), container: PathBuf::from(inside), ..MountSpec::default() });
+        mounts.push(Mount { host: message_path.clone(), container: PathBuf::from(inside), ..Mount::default() });
     }
     let log = log_path(cx, s)?;
     Ok(ContainerSpec {

@@ -16,8 +16,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::cri::{
-    CgroupLimits, Container, ContainerId, ContainerRuntime, ContainerSpec, CriError, Credentials, Duplex, ExecOutput, Image, MountSpec, PodUid,
-    Propagation, Reader, RuntimeEvent, Sandbox, SandboxId, SandboxSpec, Seccomp, SecuritySpec, State, Streams, Usage, Writer, label,
+    CgroupLimits, Container, ContainerId, ContainerRuntime, ContainerSpec, CriError, Credentials, Duplex, ExecResult, Image, PodUid, Reader, RuntimeEvent,
+    Sandbox, SandboxId, SandboxSpec, SecuritySpec, Streams, Usage, Writer, label,
 };
 use crate::util;
 
@@ -112,11 +112,7 @@ impl RealRuntime {
             sandbox: SandboxId(c.sandbox),
             name: c.name,
             attempt: c.attempt,
-            state: match c.state {
-                rt::ContainerState::Created => State::Created,
-                rt::ContainerState::Running => State::Running,
-                rt::ContainerState::Exited => State::Exited,
-            },
+            state: c.state,
             created: c.created,
             started: c.started,
             finished: c.finished,
@@ -187,21 +183,6 @@ fn resources(l: &CgroupLimits) -> rt::Resources {
     }
 }
 
-fn mount(m: MountSpec) -> rt::Mount {
-    rt::Mount {
-        host: m.host,
-        image: m.image,
-        container: m.container,
-        readonly: m.readonly,
-        recursive_readonly: m.recursive_readonly,
-        propagation: match m.propagation {
-            Propagation::Private => rt::Propagation::Private,
-            Propagation::HostToContainer => rt::Propagation::HostToContainer,
-            Propagation::Bidirectional => rt::Propagation::Bidirectional,
-        },
-    }
-}
-
 fn user(s: &SecuritySpec) -> Result<rt::User, CriError> {
     let id = |v: i64| u32::try_from(v).map_err(|_| CriError::Other(format!("id {v} is out of range")));
     Ok(rt::User {
@@ -225,7 +206,7 @@ fn config(id: String, c: ContainerSpec) -> Result<rt::ContainerConfig, CriError>
         args: c.args,
         env: c.env,
         working_dir: c.working_dir,
-        mounts: c.mounts.into_iter().map(mount).collect(),
+        mounts: c.mounts,
         devices: Vec::new(),
         user,
         capabilities_add: s.add_capabilities,
@@ -233,11 +214,7 @@ fn config(id: String, c: ContainerSpec) -> Result<rt::ContainerConfig, CriError>
         privileged: s.privileged,
         readonly_rootfs: s.readonly_rootfs,
         no_new_privileges: s.no_new_privileges,
-        seccomp: match s.seccomp {
-            Seccomp::Unconfined => rt::Seccomp::Unconfined,
-            Seccomp::RuntimeDefault => rt::Seccomp::RuntimeDefault,
-            Seccomp::Localhost(p) => rt::Seccomp::Localhost(p),
-        },
+        seccomp: s.seccomp,
         masked_paths: unmasked.clone(),
         readonly_paths: unmasked,
         resources: rt::Resources { oom_score_adj: Some(c.limits.oom_score_adj), ..resources(&c.limits) },
@@ -410,9 +387,8 @@ impl ContainerRuntime for RealRuntime {
         Ok(())
     }
 
-    async fn exec_sync(&self, id: &ContainerId, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecOutput, CriError> {
-        let out = self.inner.exec_sync(&id.0, command, timeout).await.map_err(error)?;
-        Ok(ExecOutput { stdout: out.stdout, stderr: out.stderr, exit_code: out.exit_code })
+    async fn exec_sync(&self, id: &ContainerId, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecResult, CriError> {
+        self.inner.exec_sync(&id.0, command, timeout).await.map_err(error)
     }
 
     async fn exec(&self, id: &ContainerId, command: Vec<String>, streams: Streams) -> Result<i32, CriError> {
@@ -484,13 +460,7 @@ impl ContainerRuntime for RealRuntime {
     }
 
     async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, CriError> {
-        let login = credentials.map(|c| rt::Credentials {
-            username: c.username,
-            password: c.password,
-            identity_token: c.identity_token,
-            ..rt::Credentials::default()
-        });
-        let pulled = self.inner.pull(reference, login, Arc::new(())).await.map_err(error)?;
+        let pulled = self.inner.pull(reference, credentials, Arc::new(())).await.map_err(error)?;
         self.index.lock().image_names.remove(&pulled.id);
         Ok(image(pulled))
     }

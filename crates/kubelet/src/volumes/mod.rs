@@ -21,7 +21,7 @@ use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolume
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::api::SharedApi;
-use crate::cri::{MountSpec, Propagation};
+use crate::cri::{Mount, Propagation};
 use crate::env::expand;
 use crate::resources;
 use crate::util;
@@ -252,7 +252,7 @@ async fn persistent(api: &SharedApi, namespace: &str, claim: &str, readonly: boo
 }
 
 /// The mounts of one container from the pod's volumes, in the order of its spec. `env` serves `subPathExpr`.
-pub fn container_mounts(layout: &Layout, ready: &BTreeMap<String, Ready>, c: &Container, env: &[(String, String)]) -> Result<Vec<MountSpec>, String> {
+pub fn container_mounts(layout: &Layout, ready: &BTreeMap<String, Ready>, c: &Container, env: &[(String, String)]) -> Result<Vec<Mount>, String> {
     let mut out = Vec::new();
     for (i, m) in c.volume_mounts.iter().flatten().enumerate() {
         let volume = ready.get(&m.name).ok_or_else(|| format!("cannot find volume {:?} to mount into container {:?}", m.name, c.name))?;
@@ -272,7 +272,7 @@ pub fn container_mounts(layout: &Layout, ready: &BTreeMap<String, Ready>, c: &Co
             host = at;
         }
         let readonly = m.read_only.unwrap_or(false) || volume.readonly;
-        out.push(MountSpec {
+        out.push(Mount {
             host,
             container: PathBuf::from("/").join(&m.mount_path),
             readonly,

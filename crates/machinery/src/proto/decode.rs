@@ -180,16 +180,7 @@ fn special(ty: TypeRef<'_>, bytes: &[u8], depth: usize) -> Result<Value, Malform
         },
         Type::SchemaOrArray(schema) => match find(bytes, 1)? {
             Some(one) => message(ty.to(*schema), one.bytes()?, depth + 1),
-            None => {
-                let mut items = Vec::new();
-                let mut reader = Reader::new(bytes);
-                while let Some((tag, payload)) = reader.next()? {
-                    if tag == 2 {
-                        items.push(message(ty.to(*schema), payload.bytes()?, depth + 1)?);
-                    }
-                }
-                Ok(Value::Array(items))
-            }
+            None => repeated(bytes, 2, |item| message(ty.to(*schema), item.bytes()?, depth + 1)),
         },
         Type::SchemaOrBool(schema) => match find(bytes, 2)? {
             Some(one) => message(ty.to(*schema), one.bytes()?, depth + 1),
@@ -197,19 +188,22 @@ fn special(ty: TypeRef<'_>, bytes: &[u8], depth: usize) -> Result<Value, Malform
         },
         Type::SchemaOrStrings(schema) => match find(bytes, 1)? {
             Some(one) => message(ty.to(*schema), one.bytes()?, depth + 1),
-            None => {
-                let mut items = Vec::new();
-                let mut reader = Reader::new(bytes);
-                while let Some((tag, payload)) = reader.next()? {
-                    if tag == 2 {
-                        items.push(Value::String(payload.text()?.to_owned()));
-                    }
-                }
-                Ok(Value::Array(items))
-            }
+            None => repeated(bytes, 2, |item| Ok(Value::String(item.text()?.to_owned()))),
         },
         _ => Ok(Value::Null),
     }
+}
+
+/// All fields with a tag.
+fn repeated<'a>(bytes: &'a [u8], wanted: u32, decode: impl Fn(Payload<'a>) -> Result<Value, Malformed>) -> Result<Value, Malformed> {
+    let mut items = Vec::new();
+    let mut reader = Reader::new(bytes);
+    while let Some((tag, payload)) = reader.next()? {
+        if tag == wanted {
+            items.push(decode(payload)?);
+        }
+    }
+    Ok(Value::Array(items))
 }
 
 /// The last field with a tag: later ones win.

@@ -5,16 +5,15 @@
 //! is remembered is looked at only when somebody asks; nothing runs by itself.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use dial::{Conf, ask_tcp, ask_udp};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -34,10 +33,8 @@ const CACHE_BYTES: usize = 2048;
 const CACHE_MAX: Duration = Duration::from_secs(30);
 /// Nor is the name servers' file looked at more often.
 const RELOAD: Duration = Duration::from_secs(5);
-const MAX_UDP: usize = 4096;
 /// Without EDNS an answer over UDP has at most this.
 const PLAIN_UDP: usize = 512;
-const PORT: u16 = 53;
 
 /// Where names outside of the cluster are asked.
 #[derive(Clone, Debug)]
@@ -98,7 +95,6 @@ impl Forwarder {
         let dnssec = question.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok);
         let (kind, class, edns) = (query.query_type(), query.query_class(), question.edns.is_some());
         let key = Key { name: query.name().to_lowercase(), kind, class, edns, dnssec, tcp };
-        let id = question.metadata.id;
         if let Some(answer) = self.recall(&key, question) {
             return Some(answer);
         }
@@ -106,10 +102,10 @@ impl Forwarder {
         let servers = self.servers();
         for _ in 0..ROUNDS {
             for server in &servers {
-                let asked = if tcp { ask_tcp(*server, bytes).await } else { ask_udp(*server, bytes).await };
-                if let Some(answer) = asked {
+                let asked = async { if tcp { ask_tcp(*server, bytes).await } else { ask_udp(*server, bytes).await } };
+                if let Ok(Ok(answer)) = timeout(SERVER_TIMEOUT, asked).await {
                     self.remember(key, &answer);
-                    return Some(with_id(answer, id));
+                    return Some(answer);
                 }
             }
         }
@@ -186,67 +182,8 @@ impl Forwarder {
 
 /// The name servers of a resolver file.
 fn read(path: &Path, own: &[IpAddr]) -> Vec<SocketAddr> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let words = text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>());
-    let addresses = words.filter(|w| w.first() == Some(&"nameserver")).filter_map(|w| w.get(1)?.parse::<IpAddr>().ok());
-    addresses.filter(|a| !own.contains(a)).take(MAX_SERVERS).map(|a| SocketAddr::new(a, PORT)).collect()
-}
-
-fn with_id(mut bytes: Vec<u8>, id: u16) -> Vec<u8> {
-    if let Some(head) = bytes.get_mut(..2) {
-        head.copy_from_slice(&id.to_be_bytes());
-    }
-    bytes
-}
-
-/// A number that cannot be guessed. Should the kernel not give one, the connected socket's random port still guards the answer.
-fn random_id() -> u16 {
-    let mut bytes = [0_u8; 2];
-    let _ = getrandom::fill(&mut bytes);
-    u16::from_ne_bytes(bytes)
-}
-
-async fn ask_udp(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
-    let any: SocketAddr = if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
-    let socket = UdpSocket::bind(any).await.ok()?;
-    socket.connect(server).await.ok()?;
-    let id = random_id();
-    let question = with_id(question.to_vec(), id);
-    socket.send(&question).await.ok()?;
-    let mut buffer = vec![0; MAX_UDP];
-    let answer = async {
-        loop {
-            let n = socket.recv(&mut buffer).await.ok()?;
-            if is_answer(&buffer[..n], id) {
-                return Some(n);
-            }
-        }
-    };
-    let n = timeout(SERVER_TIMEOUT, answer).await.ok()??;
-    buffer.truncate(n);
-    Some(buffer)
-}
-
-fn is_answer(bytes: &[u8], id: u16) -> bool {
-    const RESPONSE: u8 = 0x80;
-    bytes.len() >= 12 && bytes[..2] == id.to_be_bytes() && bytes[2] & RESPONSE != 0
-}
-
-async fn ask_tcp(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
-    let id = random_id();
-    let question = with_id(question.to_vec(), id);
-    let length = u16::try_from(question.len()).ok()?;
-    let work = async {
-        let mut stream = TcpStream::connect(server).await.ok()?;
-        let mut framed = length.to_be_bytes().to_vec();
-        framed.extend_from_slice(&question);
-        stream.write_all(&framed).await.ok()?;
-        let length = stream.read_u16().await.ok()?;
-        let mut answer = vec![0; usize::from(length)];
-        stream.read_exact(&mut answer).await.ok()?;
-        is_answer(&answer, id).then_some(answer)
-    };
-    timeout(SERVER_TIMEOUT, work).await.ok()?
+    let conf = Conf::parse(&std::fs::read_to_string(path).unwrap_or_default());
+    conf.servers.into_iter().filter(|server| !own.contains(&server.ip())).take(MAX_SERVERS).collect()
 }
 
 #[cfg(test)]

@@ -350,10 +350,15 @@ fn write_data(m: &mut Messages, kind: u16, data: &Data) {
 
 /// The names of all IPv4 tables.
 pub fn tables(socket: &mut Socket) -> Result<Vec<String>> {
+    list(socket, "list nf_tables tables", GETTABLE, |table| attribute(table, 1).map(text))
+}
+
+/// All of IPv4 that is asked for by `kind`, as far as `parse` makes something of its attributes.
+fn list<T>(socket: &mut Socket, what: &'static str, kind: u16, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>> {
     let mut m = Messages::new();
-    m.begin(GETTABLE, DUMP, &header(FAMILY, 0));
-    let answers = socket.call("list nf_tables tables", &m)?;
-    Ok(answers.iter().filter_map(|(_, body)| attribute(body.get(4..)?, 1).map(text)).collect())
+    m.begin(kind, DUMP, &header(FAMILY, 0));
+    let answers = socket.call(what, &m)?;
+    Ok(answers.iter().filter_map(|(_, body)| parse(body.get(4..)?)).collect())
 }
 
 /// A chain that the kernel enters by itself.
@@ -371,17 +376,12 @@ pub struct BaseChain {
 
 /// All IPv4 chains that the kernel enters by itself.
 pub fn base_chains(socket: &mut Socket) -> Result<Vec<BaseChain>> {
-    let mut m = Messages::new();
-    m.begin(GETCHAIN, DUMP, &header(FAMILY, 0));
-    let answers = socket.call("list nf_tables chains", &m)?;
     let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
-    let parse = |body: &[u8]| {
-        let chain = body.get(4..)?;
+    list(socket, "list nf_tables chains", GETCHAIN, |chain| {
         let at = attribute(attribute(chain, 4)?, 1).and_then(number)?;
         let drops = attribute(chain, 5).and_then(number) == Some(0);
         Some(BaseChain { table: attribute(chain, 1).map(text)?, name: attribute(chain, 3).map(text)?, at, drops })
-    };
-    Ok(answers.iter().filter_map(|(_, body)| parse(body)).collect())
+    })
 }
 
 /// A rule that somebody left a comment on.
@@ -399,19 +399,14 @@ pub struct Commented {
 
 /// All IPv4 rules with a comment.
 pub fn commented_rules(socket: &mut Socket) -> Result<Vec<Commented>> {
-    let mut m = Messages::new();
-    m.begin(GETRULE, DUMP, &header(FAMILY, 0));
-    let answers = socket.call("list nf_tables rules", &m)?;
-    let parse = |body: &[u8]| {
-        let rule = body.get(4..)?;
+    list(socket, "list nf_tables rules", GETRULE, |rule| {
         let comment = match attribute(rule, RULE_USERDATA)? {
             [COMMENT, length, rest @ ..] => text(rest.get(..usize::from(*length))?),
             _ => return None,
         };
         let handle = attribute(rule, 3)?.try_into().ok().map(u64::from_be_bytes)?;
         Some(Commented { table: attribute(rule, 1).map(text)?, chain: attribute(rule, 2).map(text)?, handle, comment })
-    };
-    Ok(answers.iter().filter_map(|(_, body)| parse(body)).collect())
+    })
 }
 
 /// Removes a table; one that is gone already is no error.

@@ -14,7 +14,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::config::Tls;
-use super::resolve::resolve;
 use crate::error::{Error, Result};
 
 /// A server that takes no connection within this is not there.
@@ -89,7 +88,7 @@ impl Http {
 }
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
-    let addresses = resolve(host).await.map_err(|e| format!("dial tcp: {e}"))?;
+    let addresses = dial::addresses(host, dial::ANSWER_MAX).await.map_err(|e| format!("dial tcp: {e}"))?;
     let mut last = format!("dial tcp: lookup {host}: no such host");
     for address in addresses {
         match tokio::time::timeout(CONNECT_MAX, TcpStream::connect((address, port))).await {

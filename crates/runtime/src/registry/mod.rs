@@ -5,7 +5,6 @@
 
 mod config;
 mod http;
-pub(crate) mod resolve;
 mod session;
 
 use std::io::{Read, Write};
