@@ -29,6 +29,7 @@ mod node;
 mod overlay;
 mod pod_gc;
 mod pods;
+mod protection;
 mod quota;
 mod replication;
 mod root_ca;
@@ -121,6 +122,9 @@ const ALL: &[(&str, Start)] = &[
     ("resourcequota-controller", |cx| quota::run(cx).boxed()),
     ("ttl-after-finished-controller", |cx| ttl::run(cx).boxed()),
     ("certificatesigningrequest-signing-controller", |cx| signing::run(cx).boxed()),
+    ("persistentvolumeclaim-protection-controller", |cx| protection::claims(cx).boxed()),
+    ("persistentvolume-protection-controller", |cx| protection::volumes(cx).boxed()),
+    ("volumeattributesclass-protection-controller", |cx| protection::attributes(cx).boxed()),
     ("clusterrole-aggregation-controller", |cx| cluster_role::run(cx).boxed()),
 ];
 

@@ -298,3 +298,32 @@ async fn slices_follow_their_pods_at_once() {
     println!("from the deletion to the slice: half within {:?}, all within {:?}", times[10], times[19]);
     assert!(times[10].as_millis() < 100, "{times:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn storage_stays_while_it_is_used() {
+    let c = Cluster::start().await;
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": {"name": "fast"}, "driverName": "d", "parameters": {"a": "b"}});
+    c.create("/apis/storage.k8s.io/v1/volumeattributesclasses", class).await;
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "volumeAttributesClassName": "fast"}});
+    c.create("/api/v1/namespaces/default/persistentvolumeclaims", claim).await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "user"}, "spec": {"nodeName": "a",
+        "containers": [{"name": "c", "image": "v1"}], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
+    c.create(PODS, pod).await;
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "free"},
+        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/tmp/v"}}});
+    c.create("/api/v1/persistentvolumes", volume).await;
+    let (claim, class) = ("/api/v1/namespaces/default/persistentvolumeclaims/data", "/apis/storage.k8s.io/v1/volumeattributesclasses/fast");
+    c.delete("/api/v1/persistentvolumes/free", "Background").await;
+    c.until("/api/v1/persistentvolumes/free", Value::is_null).await;
+    c.delete(claim, "Background").await;
+    c.delete(class, "Background").await;
+    // Both hear of the pod's end; until then they are there, marked.
+    for path in [claim, class] {
+        assert!(c.get(path).await.is_some_and(|o| o["metadata"]["deletionTimestamp"].is_string()), "{path}");
+    }
+    c.delete(&format!("{PODS}/user"), "Background").await;
+    for path in [claim, class] {
+        c.until(path, Value::is_null).await;
+    }
+}

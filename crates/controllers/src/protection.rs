@@ -1,0 +1,175 @@
+//! What holds storage stays while it is held: claims that scheduled pods use, volumes that are bound, classes of attributes that
+//! a claim or a volume names.
+//!
+//! Admission gives each of them a finalizer; these controllers take it away when the object is to go and nobody uses it any
+//! more, and give it to objects from before admission did.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use client::{Client, Delta, Informer, Meta, Object, ObjectKey, WorkQueue};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
+
+use crate::work::{Controller, Cx, Step, itself};
+
+const WORKERS: usize = 2;
+
+/// Protects claims until the end.
+pub(crate) async fn claims(cx: Cx) {
+    let controller = Arc::new(Protector {
+        client: cx.client("pvc-protection-controller"),
+        finalizer: "kubernetes.io/pvc-protection",
+        objects: cx.informers.informer::<PersistentVolumeClaim>(),
+        users: Pods,
+    });
+    cx.setup(&controller)
+        .on(&controller.objects, itself)
+        .on(&cx.informers.informer::<Pod>(), |_, queue, change| {
+            // A pod that ends frees nothing: its claims are in use until it is deleted.
+            if let Delta::Deleted(pod) | Delta::Updated { new: pod, .. } = change {
+                claim_names(pod).for_each(|name| queue.add(ObjectKey::new(pod.namespace(), &name)));
+            }
+        })
+        .work(WORKERS)
+        .await;
+}
+
+/// Protects volumes until the end.
+pub(crate) async fn volumes(cx: Cx) {
+    let controller = Arc::new(Protector {
+        client: cx.client("pv-protection-controller"),
+        finalizer: "kubernetes.io/pv-protection",
+        objects: cx.informers.informer::<PersistentVolume>(),
+        users: Binding,
+    });
+    cx.setup(&controller).on(&controller.objects, itself).work(WORKERS).await;
+}
+
+/// Protects classes of volume attributes until the end.
+pub(crate) async fn attributes(cx: Cx) {
+    let users = Named { claims: cx.informers.informer(), volumes: cx.informers.informer() };
+    let (claims, volumes) = (users.claims.clone(), users.volumes.clone());
+    let controller = Arc::new(Protector {
+        client: cx.client("volumeattributesclass-protection-controller"),
+        finalizer: "kubernetes.io/vac-protection",
+        objects: cx.informers.informer::<VolumeAttributesClass>(),
+        users,
+    });
+    cx.setup(&controller)
+        .on(&controller.objects, itself)
+        .on(&claims, |_, queue, change| heard(queue, change, claim_classes))
+        .on(&volumes, |_, queue, change| heard(queue, change, volume_classes))
+        .work(WORKERS)
+        .await;
+}
+
+/// The classes that an object named and perhaps does not any more.
+fn heard<K>(queue: &WorkQueue<ObjectKey>, change: &Delta<K>, classes: fn(&K) -> Vec<&str>) {
+    if let Delta::Updated { old, .. } | Delta::Deleted(old) = change {
+        classes(old).into_iter().for_each(|name| queue.add(ObjectKey::new("", name)));
+    }
+}
+
+/// Who may use an object of a kind.
+trait Users<K>: Send + Sync + 'static {
+    /// Whether somebody does.
+    fn use_it(&self, client: &Client, object: &K) -> impl Future<Output = client::Result<bool>> + Send;
+}
+
+/// The controller of one kind.
+struct Protector<K: Object, U> {
+    client: Client,
+    finalizer: &'static str,
+    objects: Informer<K>,
+    users: U,
+}
+
+impl<K: Object + k8s_openapi::Resource, U: Users<K>> Controller for Protector<K, U> {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> Step {
+        let Some(object) = self.objects.get(&key.namespace, &key.name) else { return Ok(None) };
+        let mut next = (*object).clone();
+        let finalizers = next.meta_mut().finalizers.get_or_insert_default();
+        match (object.is_deleting(), object.has_finalizer(self.finalizer)) {
+            (true, true) if !self.users.use_it(&self.client, &object).await? => finalizers.retain(|f| f != self.finalizer),
+            (false, false) => finalizers.push(self.finalizer.to_owned()),
+            _ => return Ok(None),
+        }
+        match self.client.scoped::<K>(&key.namespace).replace(&key.name, &next).await {
+            Err(error) if error.is_not_found() => Ok(None),
+            other => other.map(|_| None),
+        }
+    }
+}
+
+/// Claims are used by pods that have a node: the kubelet starts none whose claim is to go.
+struct Pods;
+
+impl Users<PersistentVolumeClaim> for Pods {
+    async fn use_it(&self, client: &Client, claim: &PersistentVolumeClaim) -> client::Result<bool> {
+        // From the server: a pod that the informer has not seen yet must not lose its data.
+        let pods = client.namespaced::<Pod>(claim.namespace()).list(&client::ListParams::default()).await?;
+        Ok(pods.items().iter().any(|pod| uses(pod, claim)))
+    }
+}
+
+/// Volumes are used by the claim to which they are bound.
+struct Binding;
+
+impl Users<PersistentVolume> for Binding {
+    async fn use_it(&self, _: &Client, volume: &PersistentVolume) -> client::Result<bool> {
+        Ok(volume.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Bound")))
+    }
+}
+
+/// Classes are used by the claims and volumes that name them.
+struct Named {
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+}
+
+impl Users<VolumeAttributesClass> for Named {
+    async fn use_it(&self, _: &Client, class: &VolumeAttributesClass) -> client::Result<bool> {
+        let name = class.name();
+        Ok(self.claims.list().iter().any(|claim| claim_classes(claim).contains(&name)) || self.volumes.list().iter().any(|v| volume_classes(v).contains(&name)))
+    }
+}
+
+/// Whether a pod that has a node uses a claim: by name, or as the one that was made for a volume of its own.
+fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    let Some(spec) = pod.spec.as_ref().filter(|s| s.node_name.as_ref().is_some_and(|n| !n.is_empty())) else { return false };
+    // The kubelet is done with it, or it was deleted by force.
+    let ended = pod.is_deleting() && pod.meta().deletion_grace_period_seconds == Some(0);
+    spec.volumes.iter().flatten().any(|volume| {
+        let named = volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim.name());
+        let own = || !ended && volume.ephemeral.is_some() && own_claim(pod, &volume.name) == claim.name() && claim.is_controlled_by(pod.uid());
+        named || own()
+    })
+}
+
+/// The name of the claim that is made for a pod's ephemeral volume.
+fn own_claim(pod: &Pod, volume: &str) -> String {
+    format!("{}-{volume}", pod.name())
+}
+
+fn claim_names(pod: &Pod) -> impl Iterator<Item = String> {
+    pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|volume| match &volume.persistent_volume_claim {
+        Some(source) => Some(source.claim_name.clone()),
+        None => volume.ephemeral.as_ref().map(|_| own_claim(pod, &volume.name)),
+    })
+}
+
+fn claim_classes(claim: &PersistentVolumeClaim) -> Vec<&str> {
+    let wished = claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref());
+    let status = claim.status.as_ref();
+    let present = status.and_then(|s| s.current_volume_attributes_class_name.as_deref());
+    let coming = status.and_then(|s| s.modify_volume_status.as_ref()?.target_volume_attributes_class_name.as_deref());
+    [wished, present, coming].into_iter().flatten().filter(|name| !name.is_empty()).collect()
+}
+
+fn volume_classes(volume: &PersistentVolume) -> Vec<&str> {
+    let name = volume.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref());
+    name.filter(|name| !name.is_empty()).into_iter().collect()
+}
