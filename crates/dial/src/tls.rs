@@ -1,0 +1,85 @@
+//! TLS to a host that need not prove who it is. All of the project's trust in nobody's word is here, but for that of probes,
+//! which ask whether something answers at all.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+
+/// Accepts every certificate, as `insecure-skip-tls-verify` and the like ask. That the host has the certificate's key is still
+/// checked.
+#[must_use]
+pub fn unverified(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AnyCertificate(provider))
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+    use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection, version};
+
+    use super::*;
+
+    /// Everything that one side has to say, told to the other.
+    fn tell(from: &mut Connection, to: &mut Connection) -> Result<(), Error> {
+        let mut said = Vec::new();
+        while from.wants_write() {
+            from.write_tls(&mut said).unwrap();
+        }
+        let mut rest = said.as_slice();
+        while !rest.is_empty() {
+            to.read_tls(&mut rest).unwrap();
+            to.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_certificate_of_nobody_for_somebody_else_will_do() {
+        let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["other.example".to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let server = Arc::new(server.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key.into()).unwrap());
+        for spoken in [&version::TLS12, &version::TLS13] {
+            let client = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[spoken]).unwrap();
+            let client = client.dangerous().with_custom_certificate_verifier(unverified(provider.clone())).with_no_client_auth();
+            let mut client: Connection = ClientConnection::new(Arc::new(client), "host.example".try_into().unwrap()).unwrap().into();
+            let mut server: Connection = ServerConnection::new(server.clone()).unwrap().into();
+            while client.is_handshaking() || server.is_handshaking() {
+                tell(&mut client, &mut server).unwrap();
+                tell(&mut server, &mut client).unwrap();
+            }
+        }
+    }
+}
