@@ -9,7 +9,7 @@ use crate::{
     signals, up,
 };
 use anyhow::Context as _;
-use client::{Client, Endpoint, Informers};
+use client::{Client, Endpoint, HttpTransport, Informers, Reports};
 use std::{future::Future, net::IpAddr, path::Path};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,14 +17,18 @@ use tokio_util::sync::CancellationToken;
 struct Ready {
     client: Client,
     informers: Informers,
+    /// Where what the server refuses is told.
+    reports: Reports,
     stop: CancellationToken,
 }
 
 fn connect(part: &Part) -> anyhow::Result<Ready> {
     up::log();
-    let client = Client::from_kubeconfig(&part.kubeconfig)?;
+    let endpoint = Endpoint::from_kubeconfig(&part.kubeconfig)?;
+    let reports = Reports::new(&part.kubeconfig, &endpoint);
+    let client = Client::new(reports.over(HttpTransport::new(endpoint)?));
     let stop = CancellationToken::new();
-    Ok(Ready { informers: Informers::new(client.clone(), stop.clone()), client, stop })
+    Ok(Ready { informers: Informers::new(client.clone(), stop.clone()), client, reports, stop })
 }
 
 /// Runs a part until a signal; the part then has the time that it needs.
@@ -40,15 +44,15 @@ async fn until_signal<E: Into<anyhow::Error>>(name: &str, stop: CancellationToke
 
 /// The scheduler alone.
 pub async fn scheduler(part: &Part) -> anyhow::Result<()> {
-    let Ready { client, informers, stop } = connect(part)?;
+    let Ready { client, informers, stop, .. } = connect(part)?;
     let client = client.user_agent("kube-scheduler");
     until_signal("scheduler", stop.clone(), scheduler::run(scheduler::Config::default(), client, informers, stop)).await
 }
 
 /// The controllers alone. The kubeconfig's identity reads; each controller writes as its service account.
 pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
-    let Ready { informers, stop, .. } = connect(&command.part)?;
-    let accounts = Accounts::new(&command.part.kubeconfig)?;
+    let Ready { informers, reports, stop, .. } = connect(&command.part)?;
+    let accounts = Accounts::new(&command.part.kubeconfig, reports)?;
     let root_ca = match &command.root_ca_file {
         Some(file) => std::fs::read_to_string(file).with_context(|| file.display().to_string())?,
         None => {
@@ -73,7 +77,7 @@ fn pem(der: &[u8]) -> String {
 /// The kubelet alone, with its runtime and its pod network.
 pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     preflight::node()?;
-    let Ready { client, informers, stop } = connect(&command.part)?;
+    let Ready { client, informers, stop, .. } = connect(&command.part)?;
     let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
     cluster.make_directories()?;
     let _lock = cluster.lock()?;
@@ -118,7 +122,7 @@ pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
 /// The cluster's DNS alone.
 pub async fn dns(command: &Dns) -> anyhow::Result<()> {
     preflight::root()?;
-    let Ready { client, informers, stop } = connect(&command.part)?;
+    let Ready { client, informers, stop, .. } = connect(&command.part)?;
     let config = network::dns::Config {
         node_name: command.node_name.clone().unwrap_or_else(up::host_name),
         listen: command.listen,
