@@ -4,7 +4,8 @@ use crate::{
     accounts::Accounts,
     cli::{Controllers, Dns, Kubelet, Part, Proxy},
     cluster::Cluster,
-    preflight,
+    image, preflight,
+    progress::Steps,
     serve::{cidr, network_config},
     signals, up,
 };
@@ -81,7 +82,7 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
     cluster.make_directories()?;
     let _lock = cluster.lock()?;
-    let runtime = runtime::Runtime::open(cluster.runtime(command.registries.as_deref())).await.context("the container runtime")?;
+    let runtime = open_runtime(&cluster, command.registries.as_deref()).await?;
     let settings = network_config(&cluster.name, &cluster.run, &command.pod_cidr, &command.service_cidr)?;
     let node_ip = IpAddr::V4(settings.pod_cidr.nth(1).context("the pod range has no address")?);
     let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(settings)).await?.context("the pod network")?;
@@ -92,6 +93,13 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     config.pod_cidr = Some(command.pod_cidr.clone());
     config.tls = kubelet_tls(command)?;
     until_signal("kubelet", stop.clone(), kubelet::run(config, client.user_agent("kubelet"), informers, runtime, network, stop)).await
+}
+
+/// A node's runtime, with the demo images that every node of `knarr up` has: a cluster of parts runs the same manifests.
+async fn open_runtime(cluster: &Cluster, registries: Option<&Path>) -> anyhow::Result<runtime::Runtime> {
+    let runtime = runtime::Runtime::open(cluster.runtime(registries)).await.context("the container runtime")?;
+    image::demo(&runtime, &Steps::new()).await?;
+    Ok(runtime)
 }
 
 fn kubelet_tls(command: &Kubelet) -> anyhow::Result<Option<kubelet::Tls>> {
@@ -134,4 +142,21 @@ pub async fn dns(command: &Dns) -> anyhow::Result<()> {
     };
     let (ready, _) = watch::channel(false);
     until_signal("DNS", stop.clone(), Box::pin(network::dns::run(config, informers, stop, ready))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_of_its_own_has_the_demo_images() {
+        let directory = std::env::temp_dir().join(format!("knarr-part-{}", std::process::id()));
+        let cluster = Cluster { name: "knarr-part-test".into(), data: directory.join("data"), run: directory.join("run") };
+        cluster.make_directories().unwrap();
+        let runtime = open_runtime(&cluster, None).await.unwrap();
+        let has = ["v1", "v2"].map(|version| runtime.image(&format!("{}:{version}", image::DEMO)).is_some());
+        drop(runtime);
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(has, [true, true]);
+    }
 }
