@@ -31,6 +31,7 @@ mod services;
 mod storage;
 mod subresources;
 mod table;
+mod websocket;
 
 pub use body::{Body, BoxError, empty, full};
 pub use config::{Config, Identity};

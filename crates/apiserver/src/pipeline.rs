@@ -13,7 +13,7 @@ use crate::{
     respond::{self, Answer},
     reviews,
     rows::Row,
-    subresources, table,
+    subresources, table, websocket,
 };
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
@@ -66,9 +66,10 @@ async fn stages(
     accepted: &mut Accepted,
 ) -> Result<Response<Body>, Status> {
     let now = SystemTime::now();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let offered_token = websocket::take_token(&mut parts.headers);
     *accepted = negotiate::accepted(&parts.headers, false).unwrap_or_default();
-    let user = authenticate(server, &parts).await?;
+    let user = authenticate(server, &parts, offered_token.as_deref()).await?;
     let user = impersonate(server, user, &parts.headers)?;
     authorize(server, &user, &info)?;
     let lasts = info.is_long_running();
@@ -87,7 +88,7 @@ async fn stages(
 }
 
 /// Who asks: a caller in this process, a certificate, a token, or nobody.
-async fn authenticate(server: &ApiServer, parts: &Parts) -> Result<Arc<User>, Status> {
+async fn authenticate(server: &ApiServer, parts: &Parts, offered_token: Option<&str>) -> Result<Arc<User>, Status> {
     let extensions = &parts.extensions;
     if let Some(user) = extensions.get::<Arc<User>>() {
         return Ok(Arc::clone(user));
@@ -105,7 +106,7 @@ async fn authenticate(server: &ApiServer, parts: &Parts) -> Result<Arc<User>, St
             return Ok(Arc::clone(peer.user.get_or_init(|| Arc::new(user))));
         }
     }
-    if let Some(token) = bearer(&parts.headers) {
+    if let Some(token) = bearer(&parts.headers).or(offered_token) {
         return authenticator.bearer(token).await.map(Arc::new).map_err(|_| Status::unauthorized());
     }
     Ok(server.anonymous())
@@ -258,7 +259,7 @@ fn go_duration(text: &str) -> Option<Duration> {
 async fn dispatch(
     server: &ApiServer,
     cx: &Context,
-    parts: Parts,
+    mut parts: Parts,
     body: Body,
     query: &Query<'_>,
     row: Option<&Arc<Row>>,
@@ -283,6 +284,9 @@ async fn dispatch(
     let answer = resource(&call, body).await?;
     let head_only = parts.method == http::Method::HEAD;
     let mut response = respond::answer(row, cx, *accepted, include, answer);
+    if cx.info.verb == "watch" && websocket::wanted(&parts.headers) {
+        return websocket::watch(&mut parts, response);
+    }
     respond::finish(&mut response, &parts.headers, cx.take_warnings());
     if head_only {
         *response.body_mut() = crate::empty();

@@ -16,6 +16,7 @@ mod object;
 mod params;
 mod queue;
 mod recorder;
+mod report;
 mod tls;
 mod transport;
 mod watch;
@@ -29,6 +30,7 @@ pub use object::{Meta, Object, ObjectKey, PartialObject, Plural, object_referenc
 pub use params::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, Propagation};
 pub use queue::{Backoff, WorkQueue};
 pub use recorder::{EventType, Recorder};
+pub use report::Reports;
 pub use transport::{Body, BoxError, Transport};
 pub use watch::Event;
 

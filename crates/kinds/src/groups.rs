@@ -3,7 +3,7 @@
 mod admission;
 mod autoscaling;
 pub(crate) mod certificates;
-mod checks;
+pub(crate) mod checks;
 mod devices;
 mod discovery;
 mod extensions;

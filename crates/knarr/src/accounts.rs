@@ -8,7 +8,7 @@
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use client::{Body, Client, Credentials, Endpoint, Error, HttpTransport, Transport};
+use client::{Body, Client, Credentials, Endpoint, Error, HttpTransport, Reports, Transport};
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header};
 use k8s_openapi::{
@@ -31,20 +31,21 @@ const USE_PERCENT: u32 = 80;
 pub struct Accounts {
     issuer: Client,
     bare: Arc<HttpTransport>,
+    reports: Reports,
 }
 
 impl Accounts {
-    /// Tokens come from the server of this kubeconfig, asked for by its identity.
-    pub fn new(kubeconfig: &Path) -> anyhow::Result<Self> {
+    /// Tokens come from the server of this kubeconfig, asked for by its identity; what the server refuses is told in `reports`.
+    pub fn new(kubeconfig: &Path, reports: Reports) -> anyhow::Result<Self> {
         let endpoint = Endpoint::from_kubeconfig(kubeconfig)?;
         let bare = HttpTransport::new(Endpoint { credentials: Credentials::default(), ..endpoint })?;
-        Ok(Self { issuer: Client::from_kubeconfig(kubeconfig).context("the identity that asks for tokens")?, bare: Arc::new(bare) })
+        Ok(Self { issuer: Client::from_kubeconfig(kubeconfig).context("the identity that asks for tokens")?, bare: Arc::new(bare), reports })
     }
 
     /// A client that acts as this account of `kube-system`.
     pub fn client(&self, name: &str) -> Client {
         let account = Account { name: name.to_owned(), issuer: self.issuer.clone().user_agent(name), bare: Arc::clone(&self.bare), token: Mutex::default() };
-        Client::new(Arc::new(AsAccount(Arc::new(account)))).user_agent(name)
+        Client::new(self.reports.over(AsAccount(Arc::new(account)))).user_agent(name)
     }
 }
 

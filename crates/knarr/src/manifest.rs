@@ -68,7 +68,8 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Object>> {
 pub fn parse(text: &str) -> anyhow::Result<Vec<Object>> {
     let mut objects = Vec::new();
     for document in documents(text) {
-        let value = yaml::decode(document.as_bytes(), None, Validation::Ignore).map_err(|e| anyhow!("{}", e.message))?.value;
+        // Strict as to keys that are there twice; the fields are checked with the kind's types.
+        let value = yaml::decode(document.as_bytes(), None, Validation::Strict).map_err(|e| anyhow!("{}", e.message))?.value;
         match value {
             Value::Null => {}
             Value::Object(mut map) if map.get("kind").and_then(Value::as_str) == Some("List") => {
@@ -78,24 +79,23 @@ pub fn parse(text: &str) -> anyhow::Result<Vec<Object>> {
                     objects.push(Object::new(&item, &text)?);
                 }
             }
-            value => objects.push(Object::new(&value, document)?),
+            value => objects.push(Object::new(&value, &document)?),
         }
     }
     Ok(objects)
 }
 
-/// The documents of a YAML stream; JSON is one.
-fn documents(text: &str) -> Vec<&str> {
-    let mut found = Vec::new();
-    let (mut from, mut at) = (0, 0);
-    for line in text.split_inclusive('\n') {
+/// The documents of a YAML stream; JSON is one. Each begins with as many empty lines as come before it in the stream, so that
+/// an error tells the line that a person finds it on.
+fn documents(text: &str) -> Vec<String> {
+    let mut found = vec![String::new()];
+    for (number, line) in text.split_inclusive('\n').enumerate() {
         if line.trim_end() == "---" || line.starts_with("--- ") {
-            found.push(&text[from..at]);
-            from = at + line.len();
+            found.push("\n".repeat(number + 1));
+        } else if let Some(document) = found.last_mut() {
+            document.push_str(line);
         }
-        at += line.len();
     }
-    found.push(&text[from..]);
     found.retain(|document| document.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')));
     found
 }
@@ -143,6 +143,8 @@ mod tests {
         assert_eq!(error("apiVersion: v1\nkind: Pod\nmetadata: {}"), "Pod: resource name may not be empty");
         assert_eq!(error("apiVersion: v1\nkind: Pot\nmetadata: {name: a}"), "no matches for kind \"Pot\" in version \"v1\"");
         assert_eq!(error("metadata: {name: a}"), "an object has no apiVersion or no kind");
+        let twice = "kind: List\napiVersion: v1\n---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  name: b\n";
+        assert_eq!(error(twice), "strict decoding error: yaml: unmarshal errors:\n  line 8: key \"name\" already set in map");
         let broken = error("a: {");
         assert!(broken.starts_with("error converting YAML to JSON: yaml: "), "{broken}");
     }

@@ -4,12 +4,13 @@ use crate::{
     accounts::Accounts,
     cli::{Controllers, Dns, Kubelet, Part, Proxy},
     cluster::Cluster,
-    preflight,
+    image, preflight,
+    progress::Steps,
     serve::{cidr, network_config},
     signals, up,
 };
 use anyhow::Context as _;
-use client::{Client, Endpoint, Informers};
+use client::{Client, Endpoint, HttpTransport, Informers, Reports};
 use std::{future::Future, net::IpAddr, path::Path};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,14 +18,18 @@ use tokio_util::sync::CancellationToken;
 struct Ready {
     client: Client,
     informers: Informers,
+    /// Where what the server refuses is told.
+    reports: Reports,
     stop: CancellationToken,
 }
 
 fn connect(part: &Part) -> anyhow::Result<Ready> {
     up::log();
-    let client = Client::from_kubeconfig(&part.kubeconfig)?;
+    let endpoint = Endpoint::from_kubeconfig(&part.kubeconfig)?;
+    let reports = Reports::new(&part.kubeconfig, &endpoint);
+    let client = Client::new(reports.over(HttpTransport::new(endpoint)?));
     let stop = CancellationToken::new();
-    Ok(Ready { informers: Informers::new(client.clone(), stop.clone()), client, stop })
+    Ok(Ready { informers: Informers::new(client.clone(), stop.clone()), client, reports, stop })
 }
 
 /// Runs a part until a signal; the part then has the time that it needs.
@@ -40,15 +45,15 @@ async fn until_signal<E: Into<anyhow::Error>>(name: &str, stop: CancellationToke
 
 /// The scheduler alone.
 pub async fn scheduler(part: &Part) -> anyhow::Result<()> {
-    let Ready { client, informers, stop } = connect(part)?;
+    let Ready { client, informers, stop, .. } = connect(part)?;
     let client = client.user_agent("kube-scheduler");
     until_signal("scheduler", stop.clone(), scheduler::run(scheduler::Config::default(), client, informers, stop)).await
 }
 
 /// The controllers alone. The kubeconfig's identity reads; each controller writes as its service account.
 pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
-    let Ready { informers, stop, .. } = connect(&command.part)?;
-    let accounts = Accounts::new(&command.part.kubeconfig)?;
+    let Ready { informers, reports, stop, .. } = connect(&command.part)?;
+    let accounts = Accounts::new(&command.part.kubeconfig, reports)?;
     let root_ca = match &command.root_ca_file {
         Some(file) => std::fs::read_to_string(file).with_context(|| file.display().to_string())?,
         None => {
@@ -73,11 +78,11 @@ fn pem(der: &[u8]) -> String {
 /// The kubelet alone, with its runtime and its pod network.
 pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     preflight::node()?;
-    let Ready { client, informers, stop } = connect(&command.part)?;
+    let Ready { client, informers, stop, .. } = connect(&command.part)?;
     let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
     cluster.make_directories()?;
     let _lock = cluster.lock()?;
-    let runtime = runtime::Runtime::open(cluster.runtime(command.registries.as_deref())).await.context("the container runtime")?;
+    let runtime = open_runtime(&cluster, command.registries.as_deref()).await?;
     let settings = network_config(&cluster.name, &cluster.run, &command.pod_cidr, &command.service_cidr)?;
     let node_ip = IpAddr::V4(settings.pod_cidr.nth(1).context("the pod range has no address")?);
     let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(settings)).await?.context("the pod network")?;
@@ -88,6 +93,13 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     config.pod_cidr = Some(command.pod_cidr.clone());
     config.tls = kubelet_tls(command)?;
     until_signal("kubelet", stop.clone(), kubelet::run(config, client.user_agent("kubelet"), informers, runtime, network, stop)).await
+}
+
+/// A node's runtime, with the demo images that every node of `knarr up` has: a cluster of parts runs the same manifests.
+async fn open_runtime(cluster: &Cluster, registries: Option<&Path>) -> anyhow::Result<runtime::Runtime> {
+    let runtime = runtime::Runtime::open(cluster.runtime(registries)).await.context("the container runtime")?;
+    image::demo(&runtime, &Steps::new()).await?;
+    Ok(runtime)
 }
 
 fn kubelet_tls(command: &Kubelet) -> anyhow::Result<Option<kubelet::Tls>> {
@@ -118,7 +130,7 @@ pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
 /// The cluster's DNS alone.
 pub async fn dns(command: &Dns) -> anyhow::Result<()> {
     preflight::root()?;
-    let Ready { client, informers, stop } = connect(&command.part)?;
+    let Ready { client, informers, stop, .. } = connect(&command.part)?;
     let config = network::dns::Config {
         node_name: command.node_name.clone().unwrap_or_else(up::host_name),
         listen: command.listen,
@@ -130,4 +142,21 @@ pub async fn dns(command: &Dns) -> anyhow::Result<()> {
     };
     let (ready, _) = watch::channel(false);
     until_signal("DNS", stop.clone(), Box::pin(network::dns::run(config, informers, stop, ready))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_of_its_own_has_the_demo_images() {
+        let directory = std::env::temp_dir().join(format!("knarr-part-{}", std::process::id()));
+        let cluster = Cluster { name: "knarr-part-test".into(), data: directory.join("data"), run: directory.join("run") };
+        cluster.make_directories().unwrap();
+        let runtime = open_runtime(&cluster, None).await.unwrap();
+        let has = ["v1", "v2"].map(|version| runtime.image(&format!("{}:{version}", image::DEMO)).is_some());
+        drop(runtime);
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(has, [true, true]);
+    }
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use serde_json::Value;
 
@@ -65,6 +66,10 @@ pub trait KubeApi: Send + Sync {
     async fn get_ref(&self, kind: RefKind, namespace: &str, name: &str) -> Result<(Option<RefObject>, String), ApiError>;
     /// Pulses whenever the named object changes after `revision`; ends when the server ends the watch.
     async fn watch_ref(&self, kind: RefKind, namespace: &str, name: &str, revision: &str) -> Result<BoxStream<'static, ()>, ApiError>;
+    /// All bundles of trust anchors, from the memory of an informer that begins with the first call.
+    async fn trust_bundles(&self) -> Result<Vec<Arc<ClusterTrustBundle>>, ApiError>;
+    /// Pulses whenever a bundle changes, and at once for those that there are. Never ends while the kubelet runs.
+    fn trust_bundle_changes(&self) -> BoxStream<'static, ()>;
     /// The pod as the server has it now.
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError>;
     /// A strategic merge patch of the pod's status.

@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use machinery::gvk::Gvk;
 use parking_lot::Mutex;
@@ -63,6 +64,8 @@ pub struct FakeApi {
     patches: Mutex<Vec<Value>>,
     events: Mutex<Vec<(String, String)>>,
     revision: AtomicU64,
+    /// The bundles of trust anchors.
+    pub bundles: tokio::sync::watch::Sender<Vec<Arc<ClusterTrustBundle>>>,
 }
 
 impl FakeApi {
@@ -107,6 +110,13 @@ impl KubeApi for FakeApi {
     }
     async fn watch_ref(&self, _: RefKind, _: &str, _: &str, _: &str) -> Result<BoxStream<'static, ()>, ApiError> {
         Ok(futures_util::stream::pending().boxed())
+    }
+    async fn trust_bundles(&self) -> Result<Vec<Arc<ClusterTrustBundle>>, ApiError> {
+        Ok(self.bundles.borrow().clone())
+    }
+    fn trust_bundle_changes(&self) -> BoxStream<'static, ()> {
+        let changes = self.bundles.subscribe();
+        futures_util::stream::unfold(changes, |mut changes| async move { changes.changed().await.ok().map(|()| ((), changes)) }).boxed()
     }
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError> {
         self.pod(namespace, name).map_or_else(|| missing(name), Ok)

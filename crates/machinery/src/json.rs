@@ -14,7 +14,7 @@ mod seed;
 #[cfg(test)]
 mod tests;
 
-use crate::{Map, Value, schema::TypeRef, status::Status};
+use crate::{Map, Value, schema::TypeRef, status::Status, yaml::duplicates};
 use path::Node;
 use seed::{Context, Seed};
 use serde::{Deserialize, Deserializer, de::DeserializeSeed};
@@ -40,7 +40,7 @@ pub struct Decoded {
 }
 
 /// The most strict-decoding problems that are reported; a body may hold many more.
-const PROBLEMS_LIMIT: usize = 100;
+pub(crate) const PROBLEMS_LIMIT: usize = 100;
 
 /// Decodes a body of a kind, or any JSON if `ty` is `None`. The nesting is limited to 128 levels by the parser.
 ///
@@ -93,10 +93,11 @@ fn finish(
 /// # Errors
 /// As [`decode`].
 pub fn normalize(value: Value, ty: TypeRef<'_>, validation: Validation) -> Result<Decoded, Status> {
-    decode_with(value, Some(ty), validation, false, |error| errors::cannot_be_handled(ty.gvk(), &error))
+    decode_with(value, Some(ty), validation, None, |error| errors::cannot_be_handled(ty.gvk(), &error))
 }
 
-/// Decodes an apply configuration, YAML or JSON. Zeros and nulls stay in it: naming a field is owning it.
+/// Decodes an apply configuration, YAML or JSON. Zeros and nulls stay in it: naming a field is owning it. A key that is there
+/// twice is told as YAML's, by its line, in JSON too: upstream reads both with one parser.
 ///
 /// # Errors
 /// As [`decode`].
@@ -110,25 +111,50 @@ pub fn decode_applied(bytes: &[u8], ty: TypeRef<'_>, validation: Validation) -> 
         match outcome {
             // YAML's flow style looks like JSON.
             Err(error) if error.is_syntax() => {}
-            outcome => return complete(outcome, &cx, Some(ty), validation, |e| errors::cannot_be_handled(ty.gvk(), &e)),
+            outcome => {
+                let decoded = complete(outcome, &cx, Some(ty), validation, |e| errors::cannot_be_handled(ty.gvk(), &e))?;
+                return if cx.repeats() { add_duplicates(decoded, &String::from_utf8_lossy(bytes), validation) } else { Ok(decoded) };
+            }
         }
     }
-    let text = std::str::from_utf8(bytes).map_err(|_| Status::bad_request("error decoding YAML: yaml: invalid UTF-8"))?;
+    let refused = |why: &str| Status::bad_request(format!("error decoding patch: error converting YAML to JSON: yaml: {why}"));
+    let text = std::str::from_utf8(bytes).map_err(|_| refused("invalid UTF-8"))?;
     let cx = cx().of_yaml();
     let outcome = Seed::root(ty, &Node::ROOT, &cx).deserialize(serde_yaml_ng::Deserializer::from_str(text));
-    complete(outcome, &cx, Some(ty), validation, |e| Status::bad_request(format!("error decoding YAML: yaml: {e}")))
+    let decoded = complete(outcome, &cx, Some(ty), validation, |e| refused(&e))?;
+    add_duplicates(decoded, text, validation)
 }
 
-/// The same decoding from any format that serde reads; `syntax` words what the format's parser refuses.
+/// Tells the duplicates of an apply configuration.
+fn add_duplicates(mut decoded: Decoded, text: &str, validation: Validation) -> Result<Decoded, Status> {
+    let lines = if validation == Validation::Ignore { Vec::new() } else { duplicates::told(text) };
+    if validation == Validation::Strict && !lines.is_empty() {
+        let why = duplicates::error(&lines);
+        return Err(Status::bad_request(format!("error strict decoding patch: error converting YAML to JSON: {why}")));
+    }
+    decoded.warnings.splice(0..0, lines);
+    Ok(decoded)
+}
+
+/// The same decoding from any format that serde reads; `yaml` is the text if that is one of YAML, and `syntax` words what the
+/// format's parser refuses.
 pub(crate) fn decode_with<'de, D: Deserializer<'de>>(
     deserializer: D,
     ty: Option<TypeRef<'_>>,
     validation: Validation,
-    yaml: bool,
+    yaml: Option<&str>,
     syntax: impl FnOnce(String) -> Status,
 ) -> Result<Decoded, Status> {
     let cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
-    let cx = if yaml { cx.of_yaml() } else { cx };
+    let cx = match (yaml, validation) {
+        (None, _) => cx,
+        (Some(_), Validation::Ignore) => cx.of_yaml(),
+        (Some(text), Validation::Warn) => cx.of_yaml().knowing(duplicates::told(text)),
+        (Some(text), Validation::Strict) => {
+            let lines = duplicates::told(text);
+            cx.of_yaml().knowing(if lines.is_empty() { lines } else { vec![duplicates::error(&lines)] })
+        }
+    };
     let outcome = match ty {
         Some(ty) => Seed::root(ty, &Node::ROOT, &cx).deserialize(deserializer),
         None => seed::AnySeed { at: &Node::ROOT, cx: &cx }.deserialize(deserializer).map(Some),

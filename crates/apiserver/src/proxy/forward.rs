@@ -4,7 +4,7 @@ use super::{
     dial::{self, Backend},
     html,
 };
-use crate::{Body, BoxError, Context};
+use crate::{Body, BoxError, Context, websocket};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{self, Entry},
@@ -60,12 +60,6 @@ pub(super) fn encode(text: &str) -> String {
     out
 }
 
-/// Whether a request asks for another protocol on its connection.
-pub(super) fn wants_upgrade(headers: &HeaderMap) -> bool {
-    let has = |value: &HeaderValue| value.to_str().is_ok_and(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case("upgrade")));
-    headers.get_all(header::CONNECTION).iter().any(has)
-}
-
 /// Removes what must not reach a backend: the caller's credentials and assumed identity.
 fn drop_credentials(headers: &mut HeaderMap) {
     headers.remove(header::AUTHORIZATION);
@@ -92,7 +86,7 @@ pub(super) async fn answer(cx: &Context, backend: &Backend, mut request: Request
     let path = if tail.is_empty() { "/" } else { tail };
     let uri: Uri = format!("{path}{query}").parse().map_err(|_| Status::bad_request("the path is not one"))?;
     let host = host(&request);
-    if wants_upgrade(request.headers()) {
+    if websocket::upgrade_wanted(request.headers()) {
         return tunnel(backend, uri, host, request).await.map_err(reach);
     }
     if tail.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {

@@ -19,7 +19,7 @@ mod tests;
 
 pub(crate) use probe::health;
 
-use crate::{ApiServer, Body, Context, errors, query::Query, respond};
+use crate::{ApiServer, Body, Context, errors, query::Query, respond, websocket};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, Uri};
 use machinery::{Value, status::Status};
@@ -40,7 +40,11 @@ pub(crate) fn handle<'a>(server: &'a ApiServer, cx: &'a Context, request: Reques
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 Ok(response)
             }
-            Asked::Log(what) => log::answer(&what).await,
+            Asked::Log(what) => {
+                let response = log::answer(&what).await?;
+                let (mut parts, _) = request.into_parts();
+                if websocket::wanted(&parts.headers) { websocket::log(&mut parts, response) } else { Ok(response) }
+            }
             Asked::Stream(backend, uri) => streams::answer(&backend, uri, request).await,
             Asked::Forward(backend) => forward::answer(cx, &backend, request).await,
         }

@@ -1,7 +1,7 @@
 //! exec, attach and port-forward: an upgraded connection to the kubelet, carried as bytes.
 
 use super::{Asked, dial::Backend, forward, kubelet, log, plain_error, pod, text};
-use crate::{ApiServer, Body, Context, path::RequestInfo, pipeline, query::Query};
+use crate::{ApiServer, Body, Context, path::RequestInfo, pipeline, query::Query, websocket};
 use http::{Method, Request, Response, Uri};
 use machinery::{Value, status::Status};
 
@@ -18,7 +18,7 @@ pub(super) fn find(server: &ApiServer, cx: &Context, query: &Query<'_>, request:
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
-    if !forward::wants_upgrade(request.headers()) {
+    if !websocket::upgrade_wanted(request.headers()) {
         return Err(Status::bad_request("Upgrade request required"));
     }
     let uri: Uri = path.parse().map_err(|_| Status::bad_request("the request is too long"))?;

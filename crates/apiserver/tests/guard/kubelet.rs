@@ -2,7 +2,12 @@
 
 use crate::support::{Cluster, admin, merged, pod, user};
 use apiserver::{BoxError, Config};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Frame, body::Incoming, service::service_fn};
@@ -17,6 +22,10 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{self, Message, client::IntoClientRequest, protocol::frame::coding::CloseCode},
+};
 use tokio_util::sync::CancellationToken;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -72,15 +81,73 @@ impl World {
         World { cluster, keys, api, more, stop, _directory: directory }
     }
 
-    /// A connection of the administrator, with one request sent on it.
-    async fn ask(&self, request: &str) -> TlsStream<TcpStream> {
-        let config = self.keys.ca.client_config(Some(&self.keys.admin)).expect("TLS");
+    /// A connection of the administrator, or of whoever shows no certificate.
+    async fn connect(&self, as_admin: bool) -> TlsStream<TcpStream> {
+        let config = self.keys.ca.client_config(as_admin.then_some(&self.keys.admin)).expect("TLS");
         let stream = TcpStream::connect(self.api).await.expect("connected");
         let name = ServerName::try_from("localhost").expect("a name");
-        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS");
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS")
+    }
+
+    /// A WebSocket on a connection of the administrator.
+    async fn socket(&self, path: &str, protocols: &str, accept: &str) -> Result<Socket, (u16, String)> {
+        socket(self.connect(true).await, path, protocols, accept).await
+    }
+
+    /// A connection of the administrator, with one request sent on it.
+    async fn ask(&self, request: &str) -> TlsStream<TcpStream> {
+        let mut stream = self.connect(true).await;
         let text = format!("{}\r\nHost: localhost\r\n\r\n", request.replace('\n', "\r\n"));
         stream.write_all(text.as_bytes()).await.expect("sent");
         stream
+    }
+}
+
+/// A WebSocket and the protocol that was chosen for it.
+struct Socket {
+    stream: WebSocketStream<TlsStream<TcpStream>>,
+    protocol: String,
+}
+
+impl Socket {
+    /// The next message; `None` at a proper end.
+    async fn next(&mut self) -> Option<Message> {
+        match self.stream.next().await.expect("no end without a close").expect("a message") {
+            Message::Close(frame) => {
+                assert_eq!(frame.expect("a code").code, CloseCode::Normal);
+                None
+            }
+            message => Some(message),
+        }
+    }
+
+    async fn rest(&mut self) -> Vec<Message> {
+        let mut out = Vec::new();
+        while let Some(message) = self.next().await {
+            out.push(message);
+        }
+        out
+    }
+}
+
+/// Opens a WebSocket; otherwise the answer's code and body.
+async fn socket(stream: TlsStream<TcpStream>, path: &str, protocols: &str, accept: &str) -> Result<Socket, (u16, String)> {
+    let mut request = format!("wss://localhost{path}").into_client_request().expect("a request");
+    for (name, text) in [("sec-websocket-protocol", protocols), ("accept", accept)] {
+        if !text.is_empty() {
+            request.headers_mut().insert(name, HeaderValue::from_str(text).expect("a value"));
+        }
+    }
+    match tokio_tungstenite::client_async(request, stream).await {
+        Ok((stream, answer)) => {
+            let protocol = answer.headers().get("sec-websocket-protocol").map(|v| v.to_str().expect("text").to_owned()).unwrap_or_default();
+            Ok(Socket { stream, protocol })
+        }
+        Err(tungstenite::Error::Http(answer)) => {
+            let body = answer.body().as_deref().map(|b| String::from_utf8_lossy(b).into_owned());
+            Err((answer.status().as_u16(), body.unwrap_or_default()))
+        }
+        Err(other) => panic!("{path}: {other}"),
     }
 }
 
@@ -193,6 +260,76 @@ async fn a_log_flows_as_it_is_written() {
     assert!(first.starts_with("HTTP/1.1 200 OK") && first.to_lowercase().contains("content-type: text/plain") && !first.contains("two"), "{first}");
     world.more.notify_one();
     until(&mut stream, "two\n").await;
+}
+
+#[tokio::test]
+async fn a_log_comes_over_a_websocket() {
+    let world = World::start("socket").await;
+    let log = "/api/v1/namespaces/default/pods/p/log";
+    let told = "/containerLogs/default/p/c";
+    for protocols in ["", "binary.k8s.io", "unknown, binary.k8s.io"] {
+        let mut socket = world.socket(log, protocols, "").await.expect("a socket");
+        assert_eq!(socket.protocol, if protocols.is_empty() { "" } else { "binary.k8s.io" });
+        assert_eq!(socket.rest().await, [Message::binary(Bytes::new()), Message::binary(told)], "{protocols}");
+    }
+    let mut socket = world.socket(log, "base64.binary.k8s.io", "").await.expect("a socket");
+    assert_eq!(socket.rest().await, [Message::text(""), Message::text(STANDARD.encode(told))]);
+
+    let mut socket = world.socket(&format!("{log}?follow=true"), "binary.k8s.io", "").await.expect("a socket");
+    assert_eq!(socket.next().await, Some(Message::binary(Bytes::new())));
+    assert_eq!(socket.next().await, Some(Message::binary("one\n")));
+    socket.stream.send(Message::Ping(Bytes::from_static(b"there?"))).await.expect("sent");
+    assert_eq!(socket.next().await, Some(Message::Pong(Bytes::from_static(b"there?"))), "while nothing is written");
+    world.more.notify_one();
+    assert_eq!(socket.next().await, Some(Message::binary("two\n")));
+
+    assert_eq!(world.socket(log, "v4.channel.k8s.io", "").await.err().map(|e| e.0), Some(403));
+    let (code, body) = world.socket(&format!("{log}?container=x"), "", "").await.err().expect("refused");
+    assert!(code == 400 && body.contains("container x is not valid for pod p"), "{code} {body}");
+}
+
+#[tokio::test]
+async fn a_watch_comes_over_a_websocket() {
+    let world = World::start("watch").await;
+    let watch = "/api/v1/namespaces/default/configmaps?watch=true";
+    let mut socket = world.socket(&format!("{watch}&timeoutSeconds=2"), "", "").await.expect("a socket");
+    let mut binary = world.socket(watch, "own", "application/vnd.kubernetes.protobuf").await.expect("a socket");
+    assert_eq!(binary.protocol, "own");
+    for name in ["a", "b"] {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+        world.cluster.post("/api/v1/namespaces/default/configmaps", map).await.expect(201);
+    }
+    for name in ["a", "b"] {
+        let Some(Message::Text(text)) = socket.next().await else { panic!("no text") };
+        let event: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("ADDED"), &json!(name)));
+        let Some(Message::Binary(event)) = binary.next().await else { panic!("no bytes") };
+        // Field 1 of a WatchEvent, as upstream sends it: nothing tells its length.
+        assert!(event.starts_with(b"\x0a\x05ADDED"), "{event:?}");
+    }
+    // A watch that begins with what is there: several events at once, one a message.
+    let mut again = world.socket(watch, "", "").await.expect("a socket");
+    for _ in 0..2 {
+        let Some(Message::Text(text)) = again.next().await else { panic!("no text") };
+        serde_json::from_str::<serde_json::Value>(&text).expect("one event");
+    }
+    assert_eq!(socket.next().await, None, "the watch has ended");
+    let (code, _) = world.socket("/api/v1/nothing?watch=true", "", "").await.err().expect("refused");
+    assert_eq!(code, 404);
+}
+
+#[tokio::test]
+async fn a_websocket_may_bring_its_token_among_the_protocols() {
+    let world = World::start("token").await;
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let made = world.cluster.post("/api/v1/namespaces/default/serviceaccounts/default/token", request).await.expect(201);
+    let token = made["status"]["token"].as_str().expect("a token");
+    let watch = "/api/v1/namespaces/default/configmaps?watch=true";
+    let offer = |token: &str| format!("base64url.bearer.authorization.k8s.io.{}, own", URL_SAFE_NO_PAD.encode(token));
+    let (code, body) = socket(world.connect(false).await, watch, &offer(token), "").await.err().expect("refused");
+    assert!(code == 403 && body.contains("system:serviceaccount:default:default"), "{code} {body}");
+    let (code, _) = socket(world.connect(false).await, watch, &offer("x"), "").await.err().expect("refused");
+    assert_eq!(code, 401);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use client::{Client, DeleteParams, EventType, Informer, Meta, ObjectKey, Recorde
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::tz::TimeZone;
 
 use crate::claim::{controller_key, owner_reference};
 use crate::job::{finished_at, is_complete, is_finished};
@@ -48,16 +49,31 @@ struct Crons {
 }
 
 /// The last time that has come since `from` and was not taken, and the next one to come.
-fn due(schedule: &Schedule, from: Timestamp, now: Timestamp) -> (Option<Timestamp>, Option<Timestamp>, usize) {
-    let (mut last, mut next, mut missed) = (None, schedule.after(from), 0);
+fn due(schedule: &Schedule, zone: &TimeZone, from: Timestamp, now: Timestamp) -> (Option<Timestamp>, Option<Timestamp>, usize) {
+    let (mut last, mut next, mut missed) = (None, schedule.after(from, zone), 0);
     while let Some(at) = next.filter(|at| *at <= now) {
         missed += 1;
         last = Some(at);
         // Long missed: only the last hours matter.
         let start = if missed > MISSED_MAX { at.max(plus_back(now)) } else { at };
-        next = schedule.after(start);
+        next = schedule.after(start, zone);
     }
     (last, next, missed)
+}
+
+/// The zone of a schedule, UTC unless it says another; none if there is no such zone.
+fn zone(cron: &CronJob) -> Option<TimeZone> {
+    match cron.spec.time_zone.as_deref() {
+        None => Some(TimeZone::UTC),
+        Some(name) => TimeZone::tzif(name, machinery::time::zone(name)?).ok(),
+    }
+}
+
+/// A moment as RFC 3339 by the clocks of a zone.
+fn by_clock(at: Timestamp, zone: &TimeZone) -> String {
+    let offset = zone.to_offset(at);
+    let format = if offset.is_zero() { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%:z" };
+    at.to_zoned(zone.clone()).strftime(format).to_string()
 }
 
 /// An hour before.
@@ -161,10 +177,11 @@ impl Crons {
         if cron.spec.suspend == Some(true) || cron.is_deleting() {
             return Ok(None);
         }
-        if let Some(zone) = cron.spec.time_zone.as_deref().filter(|z| !matches!(*z, "UTC" | "Etc/UTC")) {
-            self.tell(cron, EventType::Warning, "UnknownTimeZone", format!("invalid timeZone: {zone:?}: unknown time zone {zone}"));
+        let Some(zone) = zone(cron) else {
+            let name = cron.spec.time_zone.as_deref().unwrap_or_default();
+            self.tell(cron, EventType::Warning, "UnknownTimeZone", format!("invalid timeZone: {name:?}: unknown time zone {name}"));
             return Ok(None);
-        }
+        };
         let Some(schedule) = Schedule::parse(&cron.spec.schedule) else {
             self.tell(cron, EventType::Warning, "UnparseableSchedule", format!("unparseable schedule: {:?}", cron.spec.schedule));
             return Ok(None);
@@ -173,7 +190,7 @@ impl Crons {
         if let Some(deadline_s) = cron.spec.starting_deadline_seconds {
             from = from.max(Timestamp::from_second(now.as_second() - deadline_s).unwrap_or(from));
         }
-        let (last, next, missed) = due(&schedule, from, now);
+        let (last, next, missed) = due(&schedule, &zone, from, now);
         if missed > MISSED_MAX {
             let why = format!("too many missed start times: {missed}. Set or decrease .spec.startingDeadlineSeconds or check clock skew");
             self.tell(cron, EventType::Warning, "TooManyMissedTimes", why);
@@ -226,7 +243,7 @@ fn job(cron: &CronJob, at: Timestamp) -> Job {
     let mut metadata = new_meta(cron.namespace(), &format!("{}-{}", cron.name(), at.as_second() / 60));
     metadata.labels = meta.labels;
     let mut notes = meta.annotations.unwrap_or_default();
-    notes.insert(SCHEDULED_AT.to_owned(), at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    notes.insert(SCHEDULED_AT.to_owned(), by_clock(at, &zone(cron).unwrap_or(TimeZone::UTC)));
     metadata.annotations = Some(notes);
     metadata.owner_references = Some(vec![owner_reference(cron)]);
     Job { metadata, spec: template.spec.clone(), status: None }

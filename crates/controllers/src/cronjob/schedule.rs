@@ -1,11 +1,14 @@
 //! Cron schedules, as `robfig/cron` reads them: five fields, names of months and days, steps, `?`, `@daily` and its like,
-//! `@every`. In UTC.
+//! `@every`. In a time zone.
+//!
+//! What is hit is the wall clock: a time that a change of the clocks leaves out does not come that day, and one that it
+//! repeats comes twice.
 
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use k8s_openapi::jiff::civil::{Date, DateTime};
-use k8s_openapi::jiff::tz::Offset;
+use k8s_openapi::jiff::civil::Date;
+use k8s_openapi::jiff::tz::TimeZone;
 
 /// A schedule beyond which nothing is looked for: a date that never comes (30 February).
 const YEARS_MAX: i16 = 5;
@@ -61,31 +64,41 @@ impl Schedule {
         }))
     }
 
-    /// The first moment after this one; none if there is none in the next years.
-    pub(super) fn after(&self, at: Timestamp) -> Option<Timestamp> {
+    /// The first moment after this one, by the clocks of a zone; none if there is none in the next years.
+    pub(super) fn after(&self, at: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         match self {
             Self::Every(seconds) => Timestamp::from_second(at.as_second() + seconds).ok(),
-            Self::Fields(fields) => fields.after(at),
+            Self::Fields(fields) => fields.after(at, zone),
         }
     }
 }
 
 impl Fields {
-    fn after(&self, at: Timestamp) -> Option<Timestamp> {
-        let from = Offset::UTC.to_datetime(at);
-        let mut date = from.date();
-        let mut start = (i32::from(from.hour()), i32::from(from.minute()) + 1);
-        while date.year() <= from.year() + YEARS_MAX {
-            if self.is_day(date)
-                && let Some((hour, minute)) = self.next_in_day(start)
-            {
-                let time: DateTime = date.at(i8::try_from(hour).ok()?, i8::try_from(minute).ok()?, 0, 0);
-                return Offset::UTC.to_timestamp(time).ok();
+    fn after(&self, at: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+        let has = |bits: u64, n: i8| bits & (1 << n) != 0;
+        let last_year = zone.to_datetime(at).year() + YEARS_MAX;
+        let mut second = at.as_second() + 60 - at.as_second().rem_euclid(60);
+        loop {
+            let moment = Timestamp::from_second(second).ok()?;
+            let clock = zone.to_datetime(moment);
+            if clock.year() > last_year {
+                return None;
             }
-            date = date.tomorrow().ok()?;
-            start = (0, 0);
+            // A zone's offset of long ago has seconds: its minutes begin elsewhere.
+            if clock.second() != 0 {
+                second += i64::from(60 - clock.second());
+            } else if !self.is_day(clock.date()) {
+                let midnight = clock.date().tomorrow().ok()?.at(0, 0, 0, 0);
+                // Clocks that are set back over midnight show the first of two midnights, which may be past.
+                second = zone.to_ambiguous_timestamp(midnight).compatible().ok()?.as_second().max(second + 60);
+            } else if !has(self.hour, clock.hour()) {
+                second += i64::from(60 - clock.minute()) * 60;
+            } else if !has(self.minute, clock.minute()) {
+                second += 60;
+            } else {
+                return Some(moment);
+            }
         }
-        None
     }
 
     fn is_day(&self, date: Date) -> bool {
@@ -94,13 +107,6 @@ impl Fields {
         let weekday = has(self.weekday, date.weekday().to_sunday_zero_offset());
         let fits = if self.any_day || self.any_weekday { day && weekday } else { day || weekday };
         has(self.month, date.month()) && fits
-    }
-
-    fn next_in_day(&self, (hour, minute): (i32, i32)) -> Option<(i32, i32)> {
-        (hour..24).filter(|h| self.hour & (1 << h) != 0).find_map(|h| {
-            let first = if h == hour { minute } else { 0 };
-            (first..60).find(|m| self.minute & (1 << m) != 0).map(|m| (h, m))
-        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! Schedules and what is due.
 
 use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::tz::TimeZone;
 
-use super::due;
+use super::{by_clock, due};
 use super::schedule::Schedule;
 
 fn at(text: &str) -> Timestamp {
@@ -26,21 +27,55 @@ fn the_next_time_of_a_schedule() {
         ("5/20 * ? * *", "2026-03-01T10:30", "2026-03-01T10:45"),
         ("@every 1h30m", "2026-03-01T10:00", "2026-03-01T11:30"),
     ] {
-        assert_eq!(schedule(text).after(at(from)), Some(at(want)), "{text}");
+        assert_eq!(schedule(text).after(at(from), &TimeZone::UTC), Some(at(want)), "{text}");
     }
-    assert_eq!(schedule("0 0 30 2 *").after(at("2026-03-01T00:00")), None);
+    assert_eq!(schedule("0 0 30 2 *").after(at("2026-03-01T00:00"), &TimeZone::UTC), None);
     for bad in ["", "* * * *", "60 * * * *", "* * * * 7-9", "*/0 * * * *", "5-1 * * * *", "@never"] {
         assert!(Schedule::parse(bad).is_none(), "{bad}");
     }
 }
 
+fn zone(name: &str) -> TimeZone {
+    TimeZone::tzif(name, machinery::time::zone(name).unwrap()).unwrap()
+}
+
+#[test]
+fn a_schedule_goes_by_the_clocks_of_its_zone() {
+    for (name, text, from, wanted) in [
+        ("Asia/Kolkata", "0 9 * * *", "2026-03-01T00:00", vec!["2026-03-01T03:30", "2026-03-02T03:30"]),
+        ("America/New_York", "0 9 * * *", "2026-03-07T12:00", vec!["2026-03-07T14:00", "2026-03-08T13:00"]),
+        // 02:30 is left out on 8 March; 01:30 comes twice on 1 November.
+        ("America/New_York", "30 2 * * *", "2026-03-07T12:00", vec!["2026-03-09T06:30"]),
+        ("America/New_York", "30 1 * * *", "2026-10-31T12:00", vec!["2026-11-01T05:30", "2026-11-01T06:30", "2026-11-02T06:30"]),
+        ("America/New_York", "@hourly", "2026-11-01T04:30", vec!["2026-11-01T05:00", "2026-11-01T06:00", "2026-11-01T07:00"]),
+        // Midnight itself was left out; the clock was set back over midnight.
+        ("America/Sao_Paulo", "0 0 * * *", "2018-11-03T12:00", vec!["2018-11-05T02:00"]),
+        ("America/Sao_Paulo", "0 12 18 2 *", "2018-02-17T23:30", vec!["2018-02-18T15:00"]),
+        ("Australia/Lord_Howe", "45 1 * * *", "2026-04-04T12:00", vec!["2026-04-04T14:45", "2026-04-04T15:15"]),
+    ] {
+        let mut from = at(from);
+        for want in wanted {
+            from = schedule(text).after(from, &zone(name)).unwrap();
+            assert_eq!(from, at(want), "{name} {text}");
+        }
+    }
+    assert_eq!(schedule("0 0 30 2 *").after(at("2026-03-01T00:00"), &zone("Europe/Paris")), None);
+}
+
+#[test]
+fn the_time_of_a_job_is_told_by_the_clocks_of_its_zone() {
+    assert_eq!(by_clock(at("2026-07-01T10:00"), &TimeZone::UTC), "2026-07-01T10:00:00Z");
+    assert_eq!(by_clock(at("2026-07-01T10:00"), &zone("Europe/London")), "2026-07-01T11:00:00+01:00");
+    assert_eq!(by_clock(at("2026-01-01T10:00"), &zone("Europe/London")), "2026-01-01T10:00:00Z");
+}
+
 #[test]
 fn only_the_last_missed_time_counts() {
     let hourly = schedule("0 * * * *");
-    assert_eq!(due(&hourly, at("2026-03-01T10:00"), at("2026-03-01T10:30")), (None, Some(at("2026-03-01T11:00")), 0));
-    let (last, next, missed) = due(&hourly, at("2026-03-01T10:00"), at("2026-03-01T13:05"));
+    assert_eq!(due(&hourly, &TimeZone::UTC, at("2026-03-01T10:00"), at("2026-03-01T10:30")), (None, Some(at("2026-03-01T11:00")), 0));
+    let (last, next, missed) = due(&hourly, &TimeZone::UTC, at("2026-03-01T10:00"), at("2026-03-01T13:05"));
     assert_eq!((last, next, missed), (Some(at("2026-03-01T13:00")), Some(at("2026-03-01T14:00")), 3));
-    let (last, _, missed) = due(&schedule("* * * * *"), at("2025-03-01T10:00"), at("2026-03-01T13:05"));
+    let (last, _, missed) = due(&schedule("* * * * *"), &TimeZone::UTC, at("2025-03-01T10:00"), at("2026-03-01T13:05"));
     assert_eq!(last, Some(at("2026-03-01T13:05")));
     assert!(missed > 100 && missed < 200, "{missed}: a year is not walked through minute by minute");
 }

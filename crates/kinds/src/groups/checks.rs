@@ -168,7 +168,7 @@ pub(super) fn driver_name(name: &str, path: &Path, errors: &mut ErrorList) {
 }
 
 /// The name of a signer: `example.com/name`.
-pub(super) fn signer_name(name: &str, path: &Path, errors: &mut ErrorList) {
+pub(crate) fn signer_name(name: &str, path: &Path, errors: &mut ErrorList) {
     if name.is_empty() {
         errors.push(Error::required(path, ""));
         return;

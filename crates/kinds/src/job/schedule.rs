@@ -1,6 +1,9 @@
 //! The schedules of cron jobs: checked here, followed by the controller.
 
-use machinery::field::{Error, ErrorList, Path};
+use machinery::{
+    field::{Error, ErrorList, Path},
+    time,
+};
 
 /// A field of a schedule: its least and greatest value, and the names of values.
 struct Bounds {
@@ -145,8 +148,13 @@ fn number(text: &str) -> Result<u32, String> {
     }
 }
 
-/// Whether a text is shaped like the name of a time zone.
+/// Whether there is a time zone of this name.
 fn is_zone(zone: &str) -> bool {
+    is_zone_name(zone) && (zone == "Local" || time::zone(zone).is_some())
+}
+
+/// Whether a text is shaped like the name of a time zone.
+fn is_zone_name(zone: &str) -> bool {
     let part = |p: &str| {
         let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
         (1..=14).contains(&p.len()) && p.bytes().all(legal) && !p.starts_with('-') && !matches!(p, "." | "..")
@@ -154,14 +162,17 @@ fn is_zone(zone: &str) -> bool {
     zone.split('/').all(part)
 }
 
-/// Checks the name of a time zone. Which zones there are is the controller's to know: no table is carried here.
+/// Checks the name of a time zone: one of IANA's, in its own letters.
 pub(super) fn check_zone(zone: &str, path: &Path, errors: &mut ErrorList) {
     if zone.is_empty() {
         errors.push(Error::invalid(path, zone, "timeZone must be nil or non-empty string"));
-    } else if !is_zone(zone) {
-        errors.push(Error::invalid(path, zone, format!("unknown time zone {zone}")));
-    } else if zone.eq_ignore_ascii_case("Local") {
+        return;
+    }
+    if zone.eq_ignore_ascii_case("Local") {
         let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
         errors.push(Error::invalid(path, zone, detail));
+    }
+    if !is_zone(zone) {
+        errors.push(Error::invalid(path, zone, format!("unknown time zone {zone}")));
     }
 }

@@ -127,6 +127,25 @@ fn a_cron_job_is_completed_and_checked() {
 }
 
 #[test]
+fn a_time_zone_is_one_of_the_database() {
+    let check = |zone: &str| {
+        let mut errors = ErrorList::new();
+        schedule::check_zone(zone, &Path::root("timeZone"), &mut errors);
+        texts(&errors)
+    };
+    for good in ["UTC", "Etc/UTC", "Europe/Paris", "America/Argentina/Buenos_Aires", "EST5EDT", "Etc/GMT+5", "GMT"] {
+        assert_eq!(check(good), Vec::<String>::new(), "{good}");
+    }
+    for bad in ["Europe/Nowhere", "europe/paris", "../etc/passwd", "Etc/Unknown", "+01:00"] {
+        assert_eq!(check(bad), [format!("timeZone: Invalid value: {bad:?}: unknown time zone {bad}")], "{bad}");
+    }
+    let explicit = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+    assert_eq!(check("Local"), [format!("timeZone: Invalid value: \"Local\": {explicit}")]);
+    assert_eq!(check("local").len(), 2);
+    assert_eq!(schedule::check("TZ=Mars/Base * * * * *"), Err("provided bad location Mars/Base: unknown time zone Mars/Base".to_owned()));
+}
+
+#[test]
 fn lists_of_indexes() {
     assert_eq!(indexes::count("0,2-4,7", 8), Ok(5));
     assert_eq!(indexes::count("3,1", 8), Err("non-increasing order, previous: 3, current: 1".to_owned()));

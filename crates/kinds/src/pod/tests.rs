@@ -71,6 +71,11 @@ fn the_class_follows_requests_and_limits() {
     }
 }
 
+/// A spec with a projected volume of trust anchors.
+fn bundle(source: Value) -> Value {
+    json!({"containers": [{"name": "c", "image": "x"}], "volumes": [{"name": "v", "projected": {"sources": [{"clusterTrustBundle": source}]}}]})
+}
+
 #[test]
 fn what_is_wrong_is_said_in_the_originals_words() {
     let cases = [
@@ -89,6 +94,11 @@ fn what_is_wrong_is_said_in_the_originals_words() {
         (json!({"containers": [{"name": "c", "image": "x"}], "nodeName": "n", "schedulingGates": [{"name": "a.b/c"}]}), "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared"),
         (json!({"containers": [{"name": "c", "image": "x"}], "initContainers": [{"name": "i", "image": "x", "readinessProbe": {"exec": {"command": ["a"]}}}]}), "spec.initContainers[0].readinessProbe: Forbidden: may not be set for init containers without restartPolicy=Always"),
         (json!({"containers": [{"name": "c", "image": "x"}], "volumes": [{"name": "v", "secret": {}}]}), "spec.volumes[0].secret.secretName: Required value"),
+        (bundle(json!({"path": "p"})), "spec.volumes[0].projected.sources[0].clusterTrustBundle: Required value: either name or signerName must be specified"),
+        (bundle(json!({"path": "../p", "name": "a"})), "spec.volumes[0].projected.sources[0].clusterTrustBundle.path: Invalid value: \"../p\": must not contain '..'"),
+        (bundle(json!({"path": "p", "name": "a", "labelSelector": {}})), "spec.volumes[0].projected.sources[0].clusterTrustBundle.labelSelector: Invalid value: {}: labelSelector must be unset if name is specified"),
+        (bundle(json!({"path": "p", "signerName": "x"})), "spec.volumes[0].projected.sources[0].clusterTrustBundle.signerName: Invalid value: \"x\": must be a fully qualified domain and path of the form 'example.com/signer-name'"),
+        (bundle(json!({"name": "example.com:s:a", "labelSelector": null})), "spec.volumes[0].projected.sources[0].clusterTrustBundle.path: Required value"),
         (json!({"containers": [{"name": "c", "image": "x"}], "securityContext": {"sysctls": [{"name": "foo-"}]}}), "spec.securityContext.sysctls[0].name: Invalid value: \"foo-\": must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"),
         (json!({"containers": [{"name": "c", "image": "x", "lifecycle": {"preStop": {"sleep": {"seconds": 60}}}}]}), "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 60: must be non-negative and less than terminationGracePeriodSeconds (30)"),
     ];

@@ -1,6 +1,7 @@
 //! Volumes of a pod: their defaults and checks.
 
 use crate::{
+    groups::checks,
     rules,
     tree::{self, Fields},
 };
@@ -285,6 +286,7 @@ fn projected(source: &Value, base: &Path, errors: &mut ErrorList) {
                 }
                 "downwardAPI" => downward_items(value, &path, errors),
                 "serviceAccountToken" => token(value, &path, base, errors),
+                "clusterTrustBundle" => trust_bundle(value, &path, errors),
                 _ => {}
             }
             let own = value["path"].as_str().into_iter();
@@ -298,6 +300,36 @@ fn projected(source: &Value, base: &Path, errors: &mut ErrorList) {
         if found > 1 {
             errors.push(Error::forbidden(&path, "may not specify more than 1 volume type per source"));
         }
+    }
+}
+
+/// Trust anchors of one bundle, or of a signer's bundles.
+fn trust_bundle(value: &Value, path: &Path, errors: &mut ErrorList) {
+    match (value["name"].as_str(), value["signerName"].as_str()) {
+        (Some(_), Some(_)) => errors.push(Error::invalid(path, value.clone(), "only one of name and signerName may be used")),
+        (Some(name), None) => {
+            let place = path.child("name");
+            if name.is_empty() {
+                errors.push(Error::required(&place, "must be a valid object name"));
+            }
+            // A bundle of a signer has the signer's name in front.
+            let own = name.rsplit(':').next().unwrap_or_default();
+            for problem in names::dns1123_subdomain(own) {
+                errors.push(Error::invalid(&place, name, format!("not a valid clustertrustbundlename: {problem}")));
+            }
+            if !value["labelSelector"].is_null() {
+                let detail = "labelSelector must be unset if name is specified";
+                errors.push(Error::invalid(&path.child("labelSelector"), value["labelSelector"].clone(), detail));
+            }
+        }
+        (None, Some(signer)) => {
+            checks::signer_name(signer, &path.child("signerName"), errors);
+            rules::label_selector(&value["labelSelector"], &path.child("labelSelector"), errors);
+        }
+        (None, None) => errors.push(Error::required(path, "either name or signerName must be specified")),
+    }
+    if rules::required(value, path, "path", errors) {
+        below(tree::text(value, "path"), &path.child("path"), errors);
     }
 }
 

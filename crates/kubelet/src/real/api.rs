@@ -1,6 +1,7 @@
 //! [`KubeApi`] over the client and the informers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{Client, DeleteParams, Delta, Error, Event, EventType, Informer, Informers, ListParams, Meta, Patch, PatchParams, Recorder};
@@ -8,6 +9,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -20,10 +22,13 @@ use crate::run::PodChange;
 
 /// Where nodes' leases are.
 const LEASES: &str = "kube-node-lease";
+/// How long a pod's volume waits for the first list of bundles; after that the pod is tried again, and its event says why.
+const BUNDLES_WAIT: Duration = Duration::from_secs(10);
 
 /// The API server through the client.
 pub struct RealApi {
     client: Client,
+    informers: Informers,
     services: Informer<Service>,
     recorder: Recorder,
     node_name: String,
@@ -44,7 +49,7 @@ impl RealApi {
     #[must_use]
     pub fn new(client: Client, informers: Informers, node_name: &str) -> Self {
         let recorder = Recorder::new(client.clone(), "kubelet", node_name);
-        Self { services: informers.informer(), recorder, client, node_name: node_name.to_owned() }
+        Self { services: informers.informer(), informers, recorder, client, node_name: node_name.to_owned() }
     }
 }
 
@@ -138,6 +143,19 @@ impl KubeApi for RealApi {
             RefKind::ConfigMap => pulses(self.client.namespaced::<ConfigMap>(namespace).watch(&one, revision).await?),
             RefKind::Secret => pulses(self.client.namespaced::<Secret>(namespace).watch(&one, revision).await?),
         })
+    }
+
+    async fn trust_bundles(&self) -> Result<Vec<Arc<ClusterTrustBundle>>, ApiError> {
+        let bundles = self.informers.informer::<ClusterTrustBundle>();
+        match tokio::time::timeout(BUNDLES_WAIT, bundles.synced()).await {
+            Ok(()) => Ok(bundles.list()),
+            Err(_) => Err(ApiError::Other("ClusterTrustBundle informer has not yet synced".into())),
+        }
+    }
+
+    fn trust_bundle_changes(&self) -> BoxStream<'static, ()> {
+        let changes = self.informers.informer::<ClusterTrustBundle>().subscribe();
+        futures_util::stream::unfold(changes, |mut changes| async move { changes.recv().await.map(|_| ((), changes)) }).boxed()
     }
 
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError> {

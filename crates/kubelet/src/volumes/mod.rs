@@ -4,6 +4,7 @@
 //! they lie in one tmpfs of the kubelet (`ROOT/memory/UID/NAME`). What is on disk is the truth: mounting again is idempotent,
 //! so a restarted kubelet needs no record.
 
+pub mod anchors;
 pub mod atomic;
 pub mod payload;
 pub mod subpath;

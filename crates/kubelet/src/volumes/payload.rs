@@ -1,8 +1,9 @@
 //! What the volumes made from API objects show: configMap, secret, downwardAPI and projected.
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume};
+use k8s_openapi::api::core::v1::{ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume};
 
+use super::anchors;
 use super::atomic::{File, Payload};
 use super::tokens::Tokens;
 use super::watches::Watches;
@@ -73,8 +74,8 @@ impl Source<'_> {
                 self.downward(out, m.items.as_deref(), d)?;
             } else if let Some(t) = &s.service_account_token {
                 self.token(out, &volume.name, t, d).await?;
-            } else if s.cluster_trust_bundle.is_some() {
-                return Err("clusterTrustBundle projections are not supported by this kubelet".into());
+            } else if let Some(b) = &s.cluster_trust_bundle {
+                self.trust_anchors(out, b, d).await?;
             } else if s.pod_certificate.is_some() {
                 return Err("podCertificate projections are not supported by this kubelet".into());
             }
@@ -164,12 +165,26 @@ impl Source<'_> {
         let token = self.tokens.get(self.api, util::namespace(pod), account, volume, &t.path, request).await.map_err(|e| {
             format!("failed to fetch token: {e}")
         })?;
-        // Readable for the pod alone where its user or group is known, as upstream's projected plugin decides.
-        let user = common_user(pod);
-        let group = spec.security_context.as_ref().and_then(|s| s.fs_group);
-        let mode = if user.is_some() || group.is_some() { 0o600 } else { bits(d.mode) };
-        out.insert(t.path.clone(), File { data: token.into_bytes(), mode, user: owner(t.user.or(user).or(d.user)) });
+        out.insert(t.path.clone(), self.own_file(token.into_bytes(), t.user, d));
         Ok(())
+    }
+
+    async fn trust_anchors(&self, out: &mut Payload, b: &ClusterTrustBundleProjection, d: &Defaults) -> Result<(), String> {
+        // Before they are read, so that no change is missed in between.
+        self.watches.watch_trust_bundles(PodUid(util::uid(self.facts.pod).to_owned()));
+        let bundles = self.api.trust_bundles().await.map_err(|e| e.to_string())?;
+        let found = anchors::select(&bundles, b)?;
+        out.insert(b.path.clone(), self.own_file(anchors::pem(&found)?, b.user, d));
+        Ok(())
+    }
+
+    /// Readable for the pod alone where its user or group is known, as upstream's projected plugin decides.
+    fn own_file(&self, data: Vec<u8>, item_user: Option<i64>, d: &Defaults) -> File {
+        let pod = self.facts.pod;
+        let user = item_user.or(d.user).or_else(|| common_user(pod));
+        let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
+        let mode = if user.is_some() || group.is_some() { 0o600 } else { bits(d.mode) };
+        File { data, mode, user: owner(user) }
     }
 }
 

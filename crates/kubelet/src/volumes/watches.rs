@@ -1,13 +1,13 @@
-//! Watches on the ConfigMaps and Secrets that running pods show, each by its name alone.
+//! Watches on what running pods show: ConfigMaps and Secrets, each by its name alone, and the bundles of trust anchors.
 //!
-//! One watch per object, however many pods use it, ended with the last of them. A pulse tells the pods that their volumes are
+//! One watch per object (and one for all bundles), however many pods use it, ended with the last of them. A pulse tells the pods that their volumes are
 //! stale; they read the object themselves, so a lost or doubled pulse does no harm.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 
 use crate::api::{RefKind, SharedApi};
@@ -17,7 +17,11 @@ use crate::cri::PodUid;
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-type Key = (RefKind, String, String);
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Object(RefKind, String, String),
+    TrustBundles,
+}
 
 /// Told which pod's volumes are stale.
 pub type Stale = Arc<dyn Fn(&PodUid) + Send + Sync>;
@@ -44,13 +48,22 @@ impl Watches {
 
     /// Sees to it that `pod` is told of changes of the object after `revision`.
     pub fn watch(&self, pod: PodUid, kind: RefKind, namespace: &str, name: &str, revision: &str) {
-        let key = (kind, namespace.to_owned(), name.to_owned());
+        let key = Key::Object(kind, namespace.to_owned(), name.to_owned());
+        self.open(pod, key, || follow(self.clone(), kind, namespace.to_owned(), name.to_owned(), revision.to_owned()));
+    }
+
+    /// Sees to it that `pod` is told of changes of the bundles of trust anchors.
+    pub fn watch_trust_bundles(&self, pod: PodUid) {
+        self.open(pod, Key::TrustBundles, || follow_trust_bundles(self.clone()));
+    }
+
+    fn open<F: Future<Output = ()> + Send + 'static>(&self, pod: PodUid, key: Key, task: impl FnOnce() -> F) {
         let mut open = self.open.lock();
         if let Some(w) = open.get_mut(&key) {
             w.users.insert(pod);
             return;
         }
-        let task = tokio::spawn(follow(self.clone(), key.clone(), revision.to_owned())).abort_handle();
+        let task = tokio::spawn(task()).abort_handle();
         open.insert(key, Watch { users: HashSet::from([pod]), task });
     }
 
@@ -73,10 +86,20 @@ impl Watches {
     }
 }
 
-async fn follow(all: Watches, key: Key, mut revision: String) {
+async fn follow_trust_bundles(all: Watches) {
+    let mut changes = all.api.trust_bundle_changes();
+    while changes.next().await.is_some() {
+        // What came together, the present state at first, is one change.
+        while let Some(Some(())) = changes.next().now_or_never() {}
+        all.pulse(&Key::TrustBundles);
+    }
+}
+
+async fn follow(all: Watches, kind: RefKind, namespace: String, name: String, mut revision: String) {
+    let key = Key::Object(kind, namespace.clone(), name.clone());
     let mut wait = RETRY_MIN;
     loop {
-        if let Ok(mut pulses) = all.api.watch_ref(key.0, &key.1, &key.2, &revision).await {
+        if let Ok(mut pulses) = all.api.watch_ref(kind, &namespace, &name, &revision).await {
             while pulses.next().await.is_some() {
                 wait = RETRY_MIN;
                 all.pulse(&key);
@@ -85,7 +108,7 @@ async fn follow(all: Watches, key: Key, mut revision: String) {
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(RETRY_MAX);
         // What happened in between is not known: read on from now, and let the pods look.
-        if let Ok((_, now)) = all.api.get_ref(key.0, &key.1, &key.2).await {
+        if let Ok((_, now)) = all.api.get_ref(kind, &namespace, &name).await {
             if now != revision {
                 all.pulse(&key);
             }

@@ -20,12 +20,14 @@ pub(super) struct Context {
     yaml: bool,
     limit: usize,
     problems: RefCell<Vec<String>>,
+    /// A duplicate was met.
+    repeats: Cell<bool>,
     failure: Cell<Option<String>>,
 }
 
 impl Context {
     pub(super) fn new(strict: bool, limit: usize) -> Self {
-        Self { strict, keep: false, yaml: false, limit, problems: RefCell::new(Vec::new()), failure: Cell::new(None) }
+        Self { strict, keep: false, yaml: false, limit, problems: RefCell::new(Vec::new()), repeats: Cell::new(false), failure: Cell::new(None) }
     }
 
     /// See [`super::decode_applied`].
@@ -38,12 +40,29 @@ impl Context {
         Self { yaml: true, ..self }
     }
 
+    /// What was found already by other means.
+    pub(super) fn knowing(self, problems: Vec<String>) -> Self {
+        Self { problems: RefCell::new(problems), ..self }
+    }
+
     pub(super) fn take_failure(&self) -> Option<String> {
         self.failure.take()
     }
 
     pub(super) fn take_problems(&self) -> Vec<String> {
         self.problems.take()
+    }
+
+    pub(super) fn repeats(&self) -> bool {
+        self.repeats.get()
+    }
+
+    /// A field that is there twice. Where YAML is read, and all that is applied is YAML, it is told by its line, and not here.
+    fn duplicate(&self, at: &Node<'_>, name: &str) {
+        self.repeats.set(true);
+        if !self.yaml && !self.keep {
+            self.problem("duplicate", at, name);
+        }
     }
 
     fn fail<E: Error>(&self, message: String) -> E {
@@ -137,7 +156,7 @@ impl<'a> Seed<'a> {
                     let field = &object.fields[at];
                     let bit = 1u128.checked_shl(u32::try_from(at).unwrap_or(128)).unwrap_or(0);
                     if seen & bit != 0 {
-                        self.cx.problem("duplicate", self.at, &field.name);
+                        self.cx.duplicate(self.at, &field.name);
                     }
                     seen |= bit;
                     let node = self.at.field(&field.name, self.ty);
@@ -153,7 +172,7 @@ impl<'a> Seed<'a> {
                     let node = self.at.key(&name);
                     let value = map.next_value_seed(AnySeed { at: &node, cx: self.cx })?;
                     if out.contains_key(&name) {
-                        self.cx.problem("duplicate", self.at, &name);
+                        self.cx.duplicate(self.at, &name);
                     }
                     out.insert(name, value);
                 }
@@ -174,7 +193,7 @@ impl<'a> Seed<'a> {
             let seed = Seed { ty: elem, at: &node, cx: self.cx, owner: self.owner, go_type };
             let value = map.next_value_seed(seed)?.unwrap_or_else(|| scalar::zero(elem));
             if out.contains_key(&key) {
-                self.cx.problem("duplicate", self.at, &key);
+                self.cx.duplicate(self.at, &key);
             }
             out.insert(key, value);
         }
@@ -370,7 +389,7 @@ impl<'de> Visitor<'de> for AnySeed<'_> {
             let node = self.at.key(&key);
             let value = map.next_value_seed(AnySeed { at: &node, cx: self.cx })?;
             if out.contains_key(&key) {
-                self.cx.problem("duplicate", self.at, &key);
+                self.cx.duplicate(self.at, &key);
             }
             out.insert(key, value);
         }
