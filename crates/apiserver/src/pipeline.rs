@@ -273,7 +273,9 @@ async fn dispatch(
         return proxy::handle(server, cx, Request::from_parts(parts, body)).await;
     }
     let reads = matches!(cx.info.verb, "get" | "list" | "watch") && matches!(cx.info.subresource.as_str(), "" | "status");
-    *accepted = negotiate::accepted(&parts.headers, reads || cx.info.subresource.is_empty())?;
+    // What is answered and not stored has neither rows nor metadata to show.
+    let stored = cx.info.subresource.is_empty() && !REVIEWS.contains(&cx.info.group.as_str());
+    *accepted = negotiate::accepted(&parts.headers, reads || stored)?;
     accepted.pretty |= pretty(query, &cx.user_agent);
     accepted.gzip = negotiate::takes_gzip(&parts.headers);
     if let Some(warning) = deprecated(&row.resource.kind) {

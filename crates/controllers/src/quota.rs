@@ -39,12 +39,19 @@ pub(crate) async fn run(cx: Cx) {
             _ => {}
         })
         .on(&cx.informers.informer::<Pod>(), |c, _, change| match change {
-            Delta::Updated { old, new } if pods::is_terminal(new) == pods::is_terminal(old) && old.spec == new.spec => {}
+            Delta::Updated { old, new } if pods::is_terminal(new) == pods::is_terminal(old) && same_claims(old, new) => {}
             Delta::Added(_) => {}
             _ => c.freed.tell(change.object().namespace()),
         })
         .work(WORKERS)
         .await;
+}
+
+/// Whether a pod asks for what it did. That it got a node frees nothing; a count at that moment could miss a pod that is
+/// charged and not stored yet.
+fn same_claims(old: &Pod, new: &Pod) -> bool {
+    let (Some(old), Some(new)) = (&old.spec, &new.spec) else { return false };
+    old.containers == new.containers && old.init_containers == new.init_containers && old.resources == new.resources && old.overhead == new.overhead
 }
 
 /// Where it is told that a namespace may use less.
@@ -169,6 +176,17 @@ impl Controller for Quotas {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_node_frees_nothing_and_smaller_requests_do() {
+        let pod = |node: &str, cpu: &str| -> Pod {
+            let container = json!({"name": "c", "resources": {"requests": {"cpu": cpu}}});
+            serde_json::from_value(json!({"spec": {"nodeName": node, "containers": [container]}})).expect("a pod")
+        };
+        assert!(same_claims(&pod("", "1"), &pod("a", "1")));
+        assert!(!same_claims(&pod("a", "1"), &pod("a", "500m")));
+    }
 
     #[test]
     fn every_name_is_about_a_resource() {

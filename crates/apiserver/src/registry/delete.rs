@@ -147,7 +147,8 @@ fn code(options: &DeleteOptions) -> StatusCode {
     if options.orphan_dependents == Some(false) { StatusCode::ACCEPTED } else { StatusCode::OK }
 }
 
-fn check_preconditions(row: &Row, name: &str, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
+/// 409 if the object is another than the one that is meant.
+pub(crate) fn check_preconditions(row: &Row, name: &str, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
     let (uid, version) = (meta::text(old, "uid"), meta::text(old, "resourceVersion"));
     if let Some(wanted) = options.uid.as_deref().filter(|w| *w != uid) {
         let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");

@@ -16,7 +16,7 @@ pub(crate) mod watch;
 
 pub(crate) use collection::delete_collection;
 pub(crate) use create::{check_kind, create, create_value, default};
-pub(crate) use delete::{DeleteOptions, delete, delete_named};
+pub(crate) use delete::{DeleteOptions, check_preconditions, delete, delete_named};
 pub(crate) use list::{get, list};
 pub(crate) use options::WriteOptions;
 pub(crate) use update::{Change, change, update};

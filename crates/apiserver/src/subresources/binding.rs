@@ -1,5 +1,6 @@
 //! `binding`: the scheduler's word where a pod runs. Sets `spec.nodeName` once, with the condition `PodScheduled`.
 
+use super::set_condition;
 use crate::{
     errors,
     registry::{Call, Change, WriteOptions, change, meta, read_body},
@@ -89,28 +90,6 @@ fn bound(row: &Row, name: &str, old: &Value, binding: &Value, now: &str) -> Resu
             value["metadata"][part][key.as_str()] = text.clone();
         }
     }
-    scheduled(&mut value, now);
+    set_condition(&mut value, json!({"type": "PodScheduled", "status": "True"}), now);
     Ok(value)
-}
-
-/// Notes the condition `PodScheduled`.
-fn scheduled(value: &mut Value, now: &str) {
-    let conditions = &mut value["status"]["conditions"];
-    if !conditions.is_array() {
-        *conditions = json!([]);
-    }
-    let Some(list) = conditions.as_array_mut() else { return };
-    let mut condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
-    match list.iter_mut().find(|c| c["type"] == "PodScheduled") {
-        Some(have) => {
-            if have["status"] == "True" {
-                condition["lastTransitionTime"] = have["lastTransitionTime"].clone();
-            }
-            if let Some(generation) = have.get("observedGeneration") {
-                condition["observedGeneration"] = generation.clone();
-            }
-            *have = condition;
-        }
-        None => list.push(condition),
-    }
 }

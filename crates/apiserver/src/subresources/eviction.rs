@@ -4,9 +4,10 @@
 //! budget's `disruptionsAllowed` is taken down by one before the pod is deleted, so that two evictions never use the
 //! same allowance; upstream's rules and wording.
 
+use super::set_condition;
 use crate::{
     errors,
-    registry::{ATTEMPTS_MAX, Call, DeleteOptions, delete_named, meta, read_body},
+    registry::{ATTEMPTS_MAX, Call, DeleteOptions, check_preconditions, delete_named, meta, read_body},
     respond::Answer,
     rows::Row,
     storage,
@@ -37,8 +38,30 @@ pub(crate) async fn evict(call: &Call<'_>, body: crate::Body) -> Result<Answer, 
     if !may_always_go(&pod) {
         take_allowance(call, &pod, options.dry_run).await?;
     }
+    if !options.dry_run {
+        tell_why(call, &mut options).await?;
+    }
     delete_named(call, call.row, call.namespace(), call.name(), &options).await?;
     Ok(Answer::Other(StatusCode::CREATED, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+}
+
+/// Notes on the pod why it goes (KEP-3329), before the deletion, so that whoever sees its end knows.
+async fn tell_why(call: &Call<'_>, options: &mut DeleteOptions) -> Result<(), Status> {
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"});
+    let now = time::rfc3339(call.cx.now);
+    for _ in 0..ATTEMPTS_MAX {
+        let entry = call.entry()?;
+        let mut pod = (*storage::value(call.row, &entry)).clone();
+        check_preconditions(call.row, call.name(), options, &pod)?;
+        set_condition(&mut pod, condition.clone(), &now);
+        let Some(changed) = storage::replace(call.server, call.row, &call.key(), &entry, pod).await? else { continue };
+        // The change is ours: it is not one that the caller wants to be told of.
+        if let Some(version) = &mut options.resource_version {
+            *version = changed.revision.to_string();
+        }
+        return Ok(());
+    }
+    Err(errors::modified(call.row, call.name()))
 }
 
 /// A pod that is over, not yet running or already going takes nothing from anybody.

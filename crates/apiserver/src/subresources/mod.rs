@@ -14,6 +14,29 @@ use machinery::{Value, field::ErrorList};
 /// Subresources whose body and answer are the object itself.
 pub(crate) const PARTS: [&str; 5] = ["status", "ephemeralcontainers", "resize", "approval", "finalize"];
 
+/// Notes a condition of a pod; its time of transition stays if its status is what it was.
+fn set_condition(pod: &mut Value, mut condition: Value, now: &str) {
+    let conditions = &mut pod["status"]["conditions"];
+    if !conditions.is_array() {
+        *conditions = Value::Array(Vec::new());
+    }
+    let Some(list) = conditions.as_array_mut() else { return };
+    condition["lastProbeTime"] = Value::Null;
+    condition["lastTransitionTime"] = now.into();
+    match list.iter_mut().find(|c| c["type"] == condition["type"]) {
+        Some(have) => {
+            if have["status"] == condition["status"] {
+                condition["lastTransitionTime"] = have["lastTransitionTime"].clone();
+            }
+            if let Some(generation) = have.get("observedGeneration") {
+                condition["observedGeneration"] = generation.clone();
+            }
+            *have = condition;
+        }
+        None => list.push(condition),
+    }
+}
+
 /// Takes everything but the subresource's own fields from the present object.
 pub(crate) fn prepare(subresource: &str, value: &mut Value, old: &Value) {
     let new = std::mem::replace(value, old.clone());

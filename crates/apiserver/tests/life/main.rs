@@ -95,6 +95,37 @@ async fn the_parts_of_the_control_plane_are_asked() {
 }
 
 #[tokio::test]
+async fn an_evicted_pod_says_why_it_goes() {
+    let server = Server::start().await;
+    let mut object = pod("p");
+    object["metadata"]["finalizers"] = json!(["example.com/look"]);
+    let made = server.post(PODS, &object).await.expect(201);
+    let eviction = |options: Value| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}, "deleteOptions": options});
+    let path = format!("{PODS}/p");
+    server.post(&format!("{path}/eviction"), &eviction(json!({"dryRun": ["All"]}))).await.expect(201);
+    assert_eq!(server.get(&path).await.expect(200)["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    server.post(&format!("{path}/eviction"), &eviction(json!({"preconditions": {"uid": "another"}}))).await.expect(409);
+    // The version that is meant is the one before the condition.
+    let meant = json!({"preconditions": {"resourceVersion": made["metadata"]["resourceVersion"]}});
+    server.post(&format!("{path}/eviction"), &eviction(meant)).await.expect(201);
+    let going = server.get(&path).await.expect(200);
+    assert!(going["metadata"]["deletionTimestamp"].is_string());
+    let conditions = going["status"]["conditions"].as_array().expect("conditions");
+    let target = conditions.iter().find(|c| c["type"] == "DisruptionTarget").expect("the reason");
+    assert_eq!((&target["status"], &target["reason"], &target["message"]), (&json!("True"), &json!("EvictionByEvictionAPI"), &json!("Eviction API: evicting")));
+}
+
+#[tokio::test]
+async fn what_is_not_stored_has_no_table() {
+    let server = Server::start().await;
+    let review = r#"{"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}}"#;
+    let headers = [("content-type", "application/json"), ("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    assert_eq!(server.raw(http::Method::POST, path, &headers, review).await.0, 406);
+    assert_eq!(server.raw(http::Method::POST, path, &headers[..1], review).await.0, 201);
+}
+
+#[tokio::test]
 async fn pages_of_a_list_are_one_snapshot() {
     let server = Server::start().await;
     for name in ["a", "b", "c", "d", "e"] {
