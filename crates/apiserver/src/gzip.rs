@@ -153,8 +153,8 @@ mod tests {
         let mut entries = Vec::new();
         for number in 0..40 {
             // From the compressible to what takes more room than it had.
-            let data: String = (0..number * 50).map(|n| char::from(b' ' + 3 + ((n * n * (number + 7)) % 89 & !4) as u8)).collect();
-            entries.push(put(&store, number, &data.replace('\\', "")).await);
+            let data: String = (0..number * 50).map(|n| char::from(b'#' + (n * n * (number + 7) % 89) as u8)).collect();
+            entries.push(put(&store, number, &data).await);
         }
         let plain = |entries: &[Arc<Entry>]| {
             let items: Vec<_> = entries.iter().map(|e| String::from_utf8_lossy(&e.json).into_owned()).collect();
