@@ -6,9 +6,11 @@
 //! compressed together, as a stretch, which costs less and packs better. Every reader of gzip (RFC 1952) takes the result
 //! for an ordinary stream.
 
+use bytes::Bytes;
 use flate2::{Compress, CompressError, Compression, FlushCompress, write::GzEncoder};
-use std::{io::Write as _, sync::Arc};
-use store::Entry;
+use machinery::proto::ItemHead;
+use std::io::Write as _;
+use store::{Deflated, Entry};
 
 /// Responses from this size on are compressed when asked for, as upstream's.
 pub(crate) const MIN_BYTES: usize = 128 * 1024;
@@ -26,22 +28,59 @@ pub(crate) fn whole(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// A JSON list: `head`, the objects with commas between them, `tail`.
-pub(crate) fn list(head: &[u8], entries: &[Arc<Entry>], tail: &[u8]) -> Result<Vec<u8>, CompressError> {
-    let size: usize = entries.iter().map(|entry| entry.json.len()).sum();
-    let mut out = Joined::new(size / 4);
+/// An object of a list.
+pub(crate) struct Item<'e> {
+    entry: &'e Entry,
+    encoding: Deflated,
+    lead: Lead,
+    body: Bytes,
+}
+
+/// What stands before an object.
+enum Lead {
+    /// Nothing: the first of a JSON list, which is no piece to keep, since it stands elsewhere in other lists.
+    Nothing,
+    Comma,
+    Protobuf(ItemHead),
+}
+
+impl<'e> Item<'e> {
+    /// An object of a JSON list, at a place in it.
+    pub(crate) fn json(entry: &'e Entry, at: usize) -> Item<'e> {
+        let lead = if at == 0 { Lead::Nothing } else { Lead::Comma };
+        Item { entry, encoding: Deflated::Json, lead, body: entry.json.clone() }
+    }
+
+    /// An object of a protobuf list with its message.
+    pub(crate) fn protobuf(entry: &'e Entry, message: Bytes) -> Item<'e> {
+        Item { entry, encoding: Deflated::Protobuf, lead: Lead::Protobuf(ItemHead::new(message.len())), body: message }
+    }
+
+    fn lead(&self) -> &[u8] {
+        match &self.lead {
+            Lead::Nothing => b"",
+            Lead::Comma => b",",
+            Lead::Protobuf(head) => head.as_ref(),
+        }
+    }
+
+    /// The bytes that it takes in its list, uncompressed.
+    pub(crate) fn len(&self) -> usize {
+        self.lead().len() + self.body.len()
+    }
+}
+
+/// A list: `head`, the objects, `tail`.
+pub(crate) fn list(head: &[u8], items: &[Item<'_>], tail: &[u8]) -> Result<Vec<u8>, CompressError> {
+    let mut out = Joined::new(items.iter().map(Item::len).sum::<usize>() / 4);
     let mut apart = compressor();
     out.stretch(head)?;
-    for (at, entry) in entries.iter().enumerate() {
-        // A kept piece begins with the comma, so the first object is always part of the stretch that the head begins.
-        match entry.deflated(|json| piece(&mut apart, json)).filter(|_| at > 0) {
-            Some(piece) => out.piece(piece, [b",", &entry.json])?,
-            None => {
-                if at > 0 {
-                    out.stretch(b",")?;
-                }
-                out.stretch(&entry.json)?;
-            }
+    for item in items {
+        let plain = [item.lead(), &item.body];
+        let keeps = !matches!(item.lead, Lead::Nothing);
+        match keeps.then(|| item.entry.deflated(item.encoding, || piece(&mut apart, plain))).flatten() {
+            Some(piece) => out.piece(piece, plain)?,
+            None => plain.into_iter().try_for_each(|bytes| out.stretch(bytes))?,
         }
     }
     out.stretch(tail)?;
@@ -52,12 +91,13 @@ fn compressor() -> Compress {
     Compress::new(Compression::new(LEVEL), false)
 }
 
-/// A comma and an object, compressed without regard to what stands before. `None` if that fails, which it does not in memory.
-fn piece(compress: &mut Compress, json: &[u8]) -> Option<Box<[u8]>> {
+/// An object and what stands before it, compressed without regard to the rest. `None` if that fails, which it does not in
+/// memory.
+fn piece(compress: &mut Compress, [lead, body]: [&[u8]; 2]) -> Option<Box<[u8]>> {
     compress.reset();
     let mut out = Vec::new();
-    deflate(compress, b",", FlushCompress::None, &mut out).ok()?;
-    deflate(compress, json, FlushCompress::Sync, &mut out).ok()?;
+    deflate(compress, lead, FlushCompress::None, &mut out).ok()?;
+    deflate(compress, body, FlushCompress::Sync, &mut out).ok()?;
     Some(out.into())
 }
 
@@ -138,15 +178,36 @@ impl Joined {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machinery::Value;
+    use machinery::{Value, gvk::Gvk, proto, schema};
     use serde_json::json;
-    use std::io::Read as _;
+    use std::{io::Read as _, sync::Arc};
     use store::{Draft, Expect, Options, Store};
 
-    fn unpacked(packed: &[u8]) -> String {
-        let mut text = String::new();
-        flate2::read::GzDecoder::new(packed).read_to_string(&mut text).expect("one stream of gzip with a right checksum");
-        text
+    fn unpacked(packed: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::new();
+        flate2::read::GzDecoder::new(packed).read_to_end(&mut plain).expect("one stream of gzip with a right checksum");
+        plain
+    }
+
+    /// A list as JSON: compressed and unpacked again, and as it should be.
+    fn json_lists(entries: &[Arc<Entry>]) -> [Vec<u8>; 2] {
+        let items: Vec<_> = entries.iter().enumerate().map(|(at, entry)| Item::json(entry, at)).collect();
+        let texts: Vec<_> = entries.iter().map(|e| String::from_utf8_lossy(&e.json).into_owned()).collect();
+        [unpacked(&list(b"{[", &items, b"]}").expect("compressed")), format!("{{[{}]}}", texts.join(",")).into_bytes()]
+    }
+
+    /// The same as protobuf.
+    fn protobuf_lists(entries: &[Arc<Entry>]) -> [Vec<u8>; 2] {
+        let kind = Gvk { group: String::new(), version: "v1".into(), kind: "ConfigMap".into() };
+        let ty = schema::builtin().kind(&kind).expect("a kind");
+        let messages: Vec<Bytes> = entries.iter().map(|e| e.protobuf(|value| proto::encode_raw(ty, value))).collect();
+        let items: Vec<_> = entries.iter().zip(&messages).map(|(entry, message)| Item::protobuf(entry, message.clone())).collect();
+        let (kind, metadata) = (Gvk { kind: "ConfigMapList".into(), ..kind }, json!({"resourceVersion": "7"}));
+        let frame = proto::ListFrame::new(&kind, &metadata, items.iter().map(Item::len).sum());
+        [
+            unpacked(&list(&frame.head, &items, &frame.tail).expect("compressed")),
+            proto::list(&kind, &metadata, messages.iter().map(AsRef::as_ref)),
+        ]
     }
 
     async fn put(store: &Store, number: usize, data: &str) -> Arc<Entry> {
@@ -164,27 +225,27 @@ mod tests {
             let data: String = (0..number * 50).map(|n| char::from(b'#' + (n * n * (number + 7) % 89) as u8)).collect();
             entries.push(put(&store, number, &data).await);
         }
-        let plain = |entries: &[Arc<Entry>]| {
-            let items: Vec<_> = entries.iter().map(|e| String::from_utf8_lossy(&e.json).into_owned()).collect();
-            format!("{{[{}]}}", items.join(","))
-        };
-        let packed = |entries: &[Arc<Entry>]| unpacked(&list(b"{[", entries, b"]}").expect("compressed"));
-        // Only some of them have been listed before, then all, then in another order.
-        let every_third: Vec<_> = entries.iter().step_by(3).cloned().collect();
-        for entries in [&every_third, &every_third, &entries, &entries, &entries] {
-            assert_eq!(packed(entries), plain(entries));
+        for lists in [json_lists, protobuf_lists] {
+            // Only some of them have been listed before, then all, then in another order.
+            let every_third: Vec<_> = entries.iter().step_by(3).cloned().collect();
+            let reversed: Vec<_> = entries.iter().rev().cloned().collect();
+            for entries in [&every_third, &every_third, &entries, &entries, &entries, &reversed] {
+                let [packed, plain] = lists(entries);
+                assert!(packed == plain, "{}\n{}", String::from_utf8_lossy(&packed), String::from_utf8_lossy(&plain));
+            }
+            let [packed, plain] = lists(&[]);
+            assert_eq!(packed, plain);
         }
-        entries.reverse();
-        assert_eq!(packed(&entries), plain(&entries));
-        assert_eq!(packed(&[]), "{[]}");
     }
 
     #[tokio::test]
     async fn what_is_listed_again_is_compressed_once() {
         let store = Store::in_memory(&Options::default()).expect("a store");
         let entry = put(&store, 1, "data").await;
-        assert_eq!(entry.deflated(|_| panic!("not for the first list")), None);
-        assert_eq!(entry.deflated(|_| Some(Box::new([7]))), Some([7].as_slice()));
-        assert_eq!(entry.deflated(|_| panic!("it is kept")), Some([7].as_slice()));
+        let never = || panic!("not for the first list, and not when it is kept");
+        assert_eq!(entry.deflated(Deflated::Json, never), None);
+        assert_eq!(entry.deflated(Deflated::Protobuf, never), None, "each encoding counts by itself");
+        assert_eq!(entry.deflated(Deflated::Json, || Some(Box::new([7]))), Some([7].as_slice()));
+        assert_eq!(entry.deflated(Deflated::Json, never), Some([7].as_slice()));
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use machinery::{Map, Value, proto, schema::TypeRef, status::Status};
+use machinery::{Map, Value, gvk::Gvk, proto, schema::TypeRef, status::Status};
 use std::sync::Arc;
 use store::Entry;
 
@@ -135,7 +135,18 @@ fn special(
 fn object_list(row: &Row, accepted: Accepted, list: &List) -> Response<Body> {
     match accepted.encoding {
         Encoding::Json if !accepted.pretty => json_list(row, accepted, list),
-        Encoding::Protobuf => protobuf_list(row, &list.metadata(), list.entries.iter().map(|e| storage::protobuf_raw(row, e))),
+        Encoding::Protobuf => {
+            let messages: Vec<Bytes> = list.entries.iter().map(|e| storage::protobuf_raw(row, e)).collect();
+            let items: Vec<_> = list.entries.iter().zip(&messages).map(|(entry, message)| gzip::Item::protobuf(entry, message.clone())).collect();
+            let bytes = items.iter().map(gzip::Item::len).sum();
+            if accepted.gzip && bytes >= gzip::MIN_BYTES && !row.converts {
+                let frame = proto::ListFrame::new(&list_kind(row), &list.metadata(), bytes);
+                if let Some(response) = joined(negotiate::PROTOBUF, &frame.head, &items, &frame.tail) {
+                    return response;
+                }
+            }
+            protobuf_list(row, &list.metadata(), &messages)
+        }
         _ => tree_list(row, accepted, list.metadata(), list.entries.iter().map(|e| (*storage::value(row, e)).clone()).collect()),
     }
 }
@@ -143,15 +154,29 @@ fn object_list(row: &Row, accepted: Accepted, list: &List) -> Response<Body> {
 fn computed_list(row: &Row, accepted: Accepted, values: &[Value]) -> Response<Body> {
     let metadata = Value::Object(Map::new());
     match accepted.encoding {
-        Encoding::Protobuf => protobuf_list(row, &metadata, values.iter().map(|value| proto::encode_raw(row.ty(), value).into())),
+        Encoding::Protobuf => {
+            let messages: Vec<Bytes> = values.iter().map(|value| proto::encode_raw(row.ty(), value).into()).collect();
+            protobuf_list(row, &metadata, &messages)
+        }
         _ => tree_list(row, accepted, metadata, values.to_vec()),
     }
 }
 
-fn protobuf_list(row: &Row, metadata: &Value, items: impl Iterator<Item = Bytes>) -> Response<Body> {
-    let items: Vec<Bytes> = items.collect();
-    let gvk = machinery::gvk::Gvk { kind: row.list_kind(), ..row.resource.kind.clone() };
-    respond(StatusCode::OK, negotiate::PROTOBUF, proto::list(&gvk, metadata, items.iter().map(AsRef::as_ref)))
+fn protobuf_list(row: &Row, metadata: &Value, items: &[Bytes]) -> Response<Body> {
+    respond(StatusCode::OK, negotiate::PROTOBUF, proto::list(&list_kind(row), metadata, items.iter().map(AsRef::as_ref)))
+}
+
+fn list_kind(row: &Row) -> Gvk {
+    Gvk { kind: row.list_kind(), ..row.resource.kind.clone() }
+}
+
+/// A large list, joined from what its objects keep compressed.
+fn joined(media: &'static str, head: &[u8], items: &[gzip::Item<'_>], tail: &[u8]) -> Option<Response<Body>> {
+    let packed = gzip::list(head, items, tail).ok()?;
+    let mut response = respond(StatusCode::OK, media, Bytes::new());
+    *response.body_mut() = body::full(packed);
+    tell_gzip(&mut response);
+    Some(response)
 }
 
 /// A list as JSON or YAML from the trees of its items.
@@ -164,13 +189,11 @@ fn json_list(row: &Row, accepted: Accepted, list: &List) -> Response<Body> {
     let head = format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{},"items":["#, row.list_kind(), row.api_version, list.metadata());
     let tail = b"]}";
     let size: usize = list.entries.iter().map(|entry| entry.json.len() + 1).sum();
-    if accepted.gzip && size >= gzip::MIN_BYTES && !row.converts
-        && let Ok(packed) = gzip::list(head.as_bytes(), &list.entries, tail)
-    {
-        let mut response = respond(StatusCode::OK, negotiate::JSON, Bytes::new());
-        *response.body_mut() = body::full(packed);
-        tell_gzip(&mut response);
-        return response;
+    if accepted.gzip && size >= gzip::MIN_BYTES && !row.converts {
+        let items: Vec<_> = list.entries.iter().enumerate().map(|(at, entry)| gzip::Item::json(entry, at)).collect();
+        if let Some(response) = joined(negotiate::JSON, head.as_bytes(), &items, tail) {
+            return response;
+        }
     }
     let mut out = Vec::with_capacity(head.len() + size + tail.len());
     out.extend_from_slice(head.as_bytes());

@@ -89,9 +89,9 @@ pub(crate) fn json(row: &Row, entry: &Arc<Entry>) -> Bytes {
     if row.converts { machinery::json::encode(&value(row, entry)).into() } else { entry.json.clone() }
 }
 
-/// An entry's protobuf with its envelope.
+/// An entry's protobuf with its envelope. The message is kept: who writes in protobuf lists and watches in it.
 pub(crate) fn protobuf(row: &Row, entry: &Arc<Entry>) -> Bytes {
-    proto::encode(row.ty(), &value(row, entry)).into()
+    proto::envelope(&row.api_version, &row.resource.kind.kind, &protobuf_raw(row, entry)).into()
 }
 
 /// An entry's protobuf message alone, as lists hold it.

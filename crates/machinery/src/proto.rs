@@ -19,7 +19,7 @@ use crate::{
     schema::{self, TypeRef},
     status::Status,
 };
-use wire::{Reader, message_field, string_field};
+use wire::{Reader, message_field, string_field, string_head};
 
 /// What every enveloped body starts with.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
@@ -45,17 +45,24 @@ pub fn encode_raw(ty: TypeRef<'_>, value: &Value) -> Vec<u8> {
 /// Wraps an object's message.
 pub fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len() + api_version.len() + kind.len() + 32);
+    envelope_head(&mut out, api_version, kind, raw.len());
+    out.extend_from_slice(raw);
+    out.extend_from_slice(&ENVELOPE_TAIL);
+    out
+}
+
+/// What stands before a message of so many bytes in its envelope.
+fn envelope_head(out: &mut Vec<u8>, api_version: &str, kind: &str, raw_bytes: usize) {
     out.extend_from_slice(MAGIC);
-    message_field(&mut out, 1, |out| {
+    message_field(out, 1, |out| {
         string_field(out, 1, api_version.as_bytes());
         string_field(out, 2, kind.as_bytes());
     });
-    string_field(&mut out, 2, raw);
-    // Content encoding and type: none, as the original writes them.
-    string_field(&mut out, 3, b"");
-    string_field(&mut out, 4, b"");
-    out
+    string_head(out, 2, raw_bytes);
 }
+
+/// Content encoding and type after the message: none, as the original writes them.
+const ENVELOPE_TAIL: [u8; 4] = [3 << 3 | 2, 0, 4 << 3 | 2, 0];
 
 /// The parts of an enveloped body: apiVersion, kind, the object's message.
 ///
@@ -118,16 +125,69 @@ pub fn decode_raw(ty: TypeRef<'_>, bytes: &[u8]) -> Result<Value, Status> {
     decode::message(ty, bytes, 0).map_err(malformed)
 }
 
+/// What stands around the items of an encoded list.
+pub struct ListFrame {
+    /// Before the first.
+    pub head: Vec<u8>,
+    /// After the last.
+    pub tail: [u8; 4],
+}
+
+impl ListFrame {
+    /// For items whose messages, each after its [`ItemHead`], have so many bytes.
+    pub fn new(list_gvk: &Gvk, list_meta: &Value, items_bytes: usize) -> ListFrame {
+        let mut meta = Vec::with_capacity(64);
+        if let Some(ty) = schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta") {
+            message_field(&mut meta, 1, |out| encode::message(ty, list_meta, out));
+        }
+        let mut head = Vec::with_capacity(meta.len() + 64);
+        envelope_head(&mut head, &list_gvk.api_version(), &list_gvk.kind, meta.len() + items_bytes);
+        head.extend_from_slice(&meta);
+        ListFrame { head, tail: ENVELOPE_TAIL }
+    }
+}
+
+/// What stands before an item of a list: its tag and its length.
+#[derive(Debug, Clone, Copy)]
+pub struct ItemHead {
+    bytes: [u8; 11],
+    len: usize,
+}
+
+impl ItemHead {
+    /// For a message of so many bytes.
+    pub fn new(message_bytes: usize) -> ItemHead {
+        let mut head = ItemHead { bytes: [0; 11], len: 1 };
+        head.bytes[0] = 2 << 3 | 2;
+        let mut rest = message_bytes as u64;
+        while rest >= 0x80 {
+            head.bytes[head.len] = (rest & 0x7f) as u8 | 0x80;
+            rest >>= 7;
+            head.len += 1;
+        }
+        head.bytes[head.len] = rest as u8;
+        head.len += 1;
+        head
+    }
+}
+
+impl AsRef<[u8]> for ItemHead {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
 /// Encodes a list from its items' messages, without decoding them.
-pub fn list<'i>(list_gvk: &Gvk, list_meta: &Value, items: impl Iterator<Item = &'i [u8]>) -> Vec<u8> {
-    let mut raw = Vec::with_capacity(4096);
-    if let Some(ty) = schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta") {
-        message_field(&mut raw, 1, |out| encode::message(ty, list_meta, out));
-    }
+pub fn list<'i>(list_gvk: &Gvk, list_meta: &Value, items: impl Iterator<Item = &'i [u8]> + Clone) -> Vec<u8> {
+    let bytes = items.clone().map(|item| ItemHead::new(item.len()).as_ref().len() + item.len()).sum();
+    let ListFrame { head: mut out, tail } = ListFrame::new(list_gvk, list_meta, bytes);
+    out.reserve(bytes + tail.len());
     for item in items {
-        string_field(&mut raw, 2, item);
+        out.extend_from_slice(ItemHead::new(item.len()).as_ref());
+        out.extend_from_slice(item);
     }
-    envelope(&list_gvk.api_version(), &list_gvk.kind, &raw)
+    out.extend_from_slice(&tail);
+    out
 }
 
 /// Encodes a watch event. The event itself has no envelope on a stream, its object has one.

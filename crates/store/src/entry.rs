@@ -11,7 +11,7 @@ use std::{
     fmt::Write as _,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
 };
 
@@ -58,9 +58,9 @@ pub struct Entry {
     pub(crate) hole: usize,
     attributes: OnceLock<Attributes>,
     protobuf: OnceLock<Bytes>,
-    /// It has been part of a compressed list.
-    listed: AtomicBool,
-    deflated: OnceLock<Box<[u8]>>,
+    /// In which encodings it has been part of a compressed list, a bit each.
+    listed: AtomicU8,
+    deflated: [OnceLock<Box<[u8]>>; 2],
     value: Mutex<Option<Arc<Value>>>,
     decoded: Arc<Decoded>,
 }
@@ -82,8 +82,8 @@ impl Entry {
             hole,
             attributes: OnceLock::new(),
             protobuf: OnceLock::new(),
-            listed: AtomicBool::new(false),
-            deflated: OnceLock::new(),
+            listed: AtomicU8::new(0),
+            deflated: Default::default(),
             value: Mutex::new(None),
             decoded,
         }
@@ -130,19 +130,30 @@ impl Entry {
         self.protobuf.get_or_init(|| encode(&self.value()).into()).clone()
     }
 
-    /// The object as a piece of a deflate stream, made by `make` from its JSON and kept from the second time on that it is
-    /// asked for: an object that changes between lists is not worth it.
-    pub fn deflated(&self, make: impl FnOnce(&[u8]) -> Option<Box<[u8]>>) -> Option<&[u8]> {
-        if let Some(piece) = self.deflated.get() {
+    /// The object as a piece of a deflate stream, made and kept from the second time on that it is asked for: an object that
+    /// changes between lists is not worth it.
+    pub fn deflated(&self, encoding: Deflated, make: impl FnOnce() -> Option<Box<[u8]>>) -> Option<&[u8]> {
+        let slot = &self.deflated[encoding as usize];
+        if let Some(piece) = slot.get() {
             return Some(piece);
         }
         // No order is needed: who sees an old value compresses once more.
-        if !self.listed.swap(true, Ordering::Relaxed) {
+        let bit = 1 << encoding as u8;
+        if self.listed.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
             return None;
         }
-        let piece = make(&self.json)?;
-        Some(self.deflated.get_or_init(|| piece))
+        let piece = make()?;
+        Some(slot.get_or_init(|| piece))
     }
+}
+
+/// The encodings whose pieces of compressed lists are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deflated {
+    /// Of the JSON that is answered.
+    Json,
+    /// Of the protobuf message of the storage version.
+    Protobuf,
 }
 
 /// A change: an object made, changed or removed.
@@ -195,8 +206,8 @@ impl Draft {
             hole,
             attributes: OnceLock::from(attributes),
             protobuf: OnceLock::new(),
-            listed: AtomicBool::new(false),
-            deflated: OnceLock::new(),
+            listed: AtomicU8::new(0),
+            deflated: Default::default(),
             value: Mutex::new(Some(Arc::new(value))),
             decoded: Arc::clone(decoded),
         });

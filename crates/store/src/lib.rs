@@ -24,7 +24,7 @@ mod tests;
 mod watch;
 
 pub use disk::OpenError;
-pub use entry::{Attributes, Draft, Entry, Event};
+pub use entry::{Attributes, Deflated, Draft, Entry, Event};
 pub use memory::{Bucket, Snapshot};
 pub use watch::{Expired, Watch};
 

@@ -140,9 +140,14 @@ pub(crate) fn double_field(out: &mut Vec<u8>, tag: u32, n: f64) {
 }
 
 pub(crate) fn string_field(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
-    varint(out, u64::from(tag) << 3 | 2);
-    varint(out, bytes.len() as u64);
+    string_head(out, tag, bytes.len());
     out.extend_from_slice(bytes);
+}
+
+/// Tag and length of what has so many bytes.
+pub(crate) fn string_head(out: &mut Vec<u8>, tag: u32, bytes: usize) {
+    varint(out, u64::from(tag) << 3 | 2);
+    varint(out, bytes as u64);
 }
 
 /// A nested message: one byte is kept for its length, and more are made if it turns out longer.
