@@ -38,7 +38,7 @@ pub(crate) struct Item<'e> {
 
 /// What stands before an object.
 enum Lead {
-    /// Nothing: the first of a JSON list, which is no piece to keep, since it stands elsewhere in other lists.
+    /// Nothing: the first of a JSON list; the pieces that are kept begin with a comma.
     Nothing,
     Comma,
     Protobuf(ItemHead),
@@ -73,17 +73,21 @@ impl<'e> Item<'e> {
 /// A list: `head`, the objects, `tail`.
 pub(crate) fn list(head: &[u8], items: &[Item<'_>], tail: &[u8]) -> Result<Vec<u8>, CompressError> {
     let mut out = Joined::new(items.iter().map(Item::len).sum::<usize>() / 4);
-    let mut apart = compressor();
-    out.stretch(head)?;
+    // A compressor is a quarter of a megabyte that must be cleared: a list of kept pieces needs none.
+    let mut apart = None;
+    out.stored(head)?;
     for item in items {
         let plain = [item.lead(), &item.body];
-        let keeps = !matches!(item.lead, Lead::Nothing);
-        match keeps.then(|| item.entry.deflated(item.encoding, || piece(&mut apart, plain))).flatten() {
+        if matches!(item.lead, Lead::Nothing) {
+            out.stored(&item.body)?;
+            continue;
+        }
+        match item.entry.deflated(item.encoding, || piece(apart.get_or_insert_with(compressor), plain)) {
             Some(piece) => out.piece(piece, plain)?,
             None => plain.into_iter().try_for_each(|bytes| out.stretch(bytes))?,
         }
     }
-    out.stretch(tail)?;
+    out.stored(tail)?;
     out.finish()
 }
 
@@ -122,7 +126,8 @@ struct Joined {
     /// Of the plain bytes, by the processor's own instructions: flate2's would take more time than all the rest.
     checksum: crc32fast::Hasher,
     plain_bytes: u32,
-    compress: Compress,
+    /// Of the stretches, once there is one.
+    compress: Option<Compress>,
     /// A stretch is open: the compressor holds bytes of it.
     open: bool,
 }
@@ -131,18 +136,33 @@ impl Joined {
     fn new(capacity: usize) -> Self {
         let mut out = Vec::with_capacity(capacity + HEADER.len());
         out.extend_from_slice(&HEADER);
-        Joined { out, checksum: crc32fast::Hasher::new(), plain_bytes: 0, compress: compressor(), open: false }
+        Joined { out, checksum: crc32fast::Hasher::new(), plain_bytes: 0, compress: None, open: false }
     }
 
     /// Adds bytes to the open stretch.
     fn stretch(&mut self, bytes: &[u8]) -> Result<(), CompressError> {
+        self.count(bytes);
+        let compress = self.compress.get_or_insert_with(compressor);
         if !self.open {
             // What was put in between is in the reader's window, but not in the compressor's.
-            self.compress.reset();
+            compress.reset();
             self.open = true;
         }
+        deflate(compress, bytes, FlushCompress::None, &mut self.out)
+    }
+
+    /// Adds bytes as they are, for what is short and stands alone: blocks of a length, its complement, and so many bytes.
+    fn stored(&mut self, bytes: &[u8]) -> Result<(), CompressError> {
+        self.close()?;
         self.count(bytes);
-        deflate(&mut self.compress, bytes, FlushCompress::None, &mut self.out)
+        for block in bytes.chunks(usize::from(u16::MAX)) {
+            let length = block.len() as u16;
+            self.out.push(0);
+            self.out.extend_from_slice(&length.to_le_bytes());
+            self.out.extend_from_slice(&(!length).to_le_bytes());
+            self.out.extend_from_slice(block);
+        }
+        Ok(())
     }
 
     /// Adds a piece that was compressed before.
@@ -160,10 +180,10 @@ impl Joined {
     }
 
     fn close(&mut self) -> Result<(), CompressError> {
-        if std::mem::take(&mut self.open) {
-            deflate(&mut self.compress, b"", FlushCompress::Sync, &mut self.out)?;
+        match &mut self.compress {
+            Some(compress) if std::mem::take(&mut self.open) => deflate(compress, b"", FlushCompress::Sync, &mut self.out),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn finish(mut self) -> Result<Vec<u8>, CompressError> {
