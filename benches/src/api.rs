@@ -51,14 +51,16 @@ fn bench(apibench: &Path, kubeconfig: &Path, pids: &str, n: &str, content: &str)
         bail!("apibench failed");
     }
     let text = String::from_utf8(output.stdout)?;
-    text.lines().map(|line| {
-        let values: Value = serde_json::from_str(line)?;
-        let errors = values["errors"].as_u64().unwrap_or(0);
-        if errors > 0 {
-            eprintln!("{} of {kubeconfig:?}: {errors} errors, first: {}", values["phase"], values["first_error"]);
-        }
-        Ok(Phase { name: values["phase"].as_str().unwrap_or_default().to_owned(), values })
-    }).collect()
+    text.lines()
+        .map(|line| {
+            let values: Value = serde_json::from_str(line)?;
+            let errors = values["errors"].as_u64().unwrap_or(0);
+            if errors > 0 {
+                eprintln!("{} of {kubeconfig:?}: {errors} errors, first: {}", values["phase"], values["first_error"]);
+            }
+            Ok(Phase { name: values["phase"].as_str().unwrap_or_default().to_owned(), values })
+        })
+        .collect()
 }
 
 fn table(ours: &[Phase], theirs: &[Phase]) {
@@ -75,8 +77,13 @@ fn table(ours: &[Phase], theirs: &[Phase]) {
         let (cpu, per_second, p99) = ("cpu_us_per_op", "per_second", "p99_ms");
         println!(
             "{name:<15} {:>9.0} {:>12.0} {:>9.2} {:>13.0} {:>13.0} {:>11.1} {:>11.1}",
-            of(ours, cpu), of(theirs, cpu), of(ours, cpu) / of(theirs, cpu),
-            of(ours, per_second), of(theirs, per_second), of(ours, p99), of(theirs, p99),
+            of(ours, cpu),
+            of(theirs, cpu),
+            of(ours, cpu) / of(theirs, cpu),
+            of(ours, per_second),
+            of(theirs, per_second),
+            of(ours, p99),
+            of(theirs, p99),
         );
     }
 }

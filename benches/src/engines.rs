@@ -70,7 +70,10 @@ impl Engine for Redb {
 /// Runs the program.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let time = Duration::from_secs(options.number("seconds", 3)?);
-    println!("{:<8} {:>8} {:>12} {:>10} {:>10} {:>14} {:>14} {:>14}", "engine", "writers", "writes/s", "p50 ms", "p99 ms", "CPU µs/write", "disk B/write", "bytes at rest");
+    println!(
+        "{:<8} {:>8} {:>12} {:>10} {:>10} {:>14} {:>14} {:>14}",
+        "engine", "writers", "writes/s", "p50 ms", "p99 ms", "CPU µs/write", "disk B/write", "bytes at rest"
+    );
     for writers in [1, 8, 32, 128] {
         for name in ["fjall", "redb"] {
             let folder = std::env::temp_dir().join(format!("knarr-bench-engine-{}", std::process::id()));
@@ -82,7 +85,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             let count = samples.count();
             println!(
                 "{name:<8} {writers:>8} {:>12.0} {:>10.2} {:>10.2} {:>14.0} {:>14.0} {size:>14}",
-                count / time.as_secs_f64(), samples.at(0.5), samples.at(0.99), used.as_secs_f64() * 1e6 / count, written as f64 / count,
+                count / time.as_secs_f64(),
+                samples.at(0.5),
+                samples.at(0.99),
+                used.as_secs_f64() * 1e6 / count,
+                written as f64 / count,
             );
         }
     }
@@ -98,10 +105,12 @@ fn load(mut engine: Box<dyn Engine>, writers: usize, time: Duration) -> anyhow::
     let (cpu, written) = (process::cpu(own), process::written(own));
     let end = Instant::now() + time;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..writers).map(|writer| {
-            let queue = queue.clone();
-            scope.spawn(move || write(writer as u64, &queue, end))
-        }).collect();
+        let threads: Vec<_> = (0..writers)
+            .map(|writer| {
+                let queue = queue.clone();
+                scope.spawn(move || write(writer as u64, &queue, end))
+            })
+            .collect();
         drop(queue);
         commit(engine.as_mut(), &requests)?;
         let used = process::cpu(own) - cpu;
@@ -146,9 +155,11 @@ fn commit(engine: &mut dyn Engine, requests: &Receiver<Request>) -> anyhow::Resu
 fn size(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|e| match e.metadata() {
-        Ok(m) if m.is_dir() => size(&e.path()),
-        Ok(m) => m.blocks() * 512,
-        Err(_) => 0,
-    }).sum()
+    entries
+        .map(|e| match e.metadata() {
+            Ok(m) if m.is_dir() => size(&e.path()),
+            Ok(m) => m.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
 }

@@ -6,14 +6,17 @@
 
 mod api;
 mod conditions;
+mod containers;
 mod engines;
 mod footprint;
 mod peer;
 mod pods;
+mod probes;
 mod process;
 mod size;
 mod start;
 mod stats;
+mod unpack;
 
 use anyhow::bail;
 use std::{path::PathBuf, process::ExitCode, str::FromStr};
@@ -27,6 +30,10 @@ usage: KNARR=PROGRAM benches NAME [OPTION…]
   api        CPU of a request, requests a second, latency; beside the original kube-apiserver and etcd
              --apibench PROGRAM --peer SCRIPT --peer-bin FOLDER --rounds 2 --objects 2000 --content json --whole
   engines    what a durable write costs on fjall and on redb           --seconds 3
+  containers a container's whole life, beside runc                     --rounds 50 --runc PROGRAM
+  unpack     an image of 1 GiB in ten layers, beside containerd        --rounds 3 --mebibytes 1024 --peer SCRIPT --peer-bin FOLDER
+  probes     100 pods with an exec probe a second, beside the original --pods 100 --seconds 60 --image IMAGE --import ARCHIVE
+             --peer SCRIPT --peer-bin FOLDER (KIT for its images)
   size       the release program";
 
 /// Options of one program: `--name value` and `--name`.
@@ -77,6 +84,9 @@ fn run(name: &str, options: &Options) -> anyhow::Result<()> {
         "pods" => pods::run,
         "footprint" => footprint::run,
         "api" => api::run,
+        "containers" => containers::run,
+        "unpack" => unpack::run,
+        "probes" => probes::run,
         "engines" => engines::run,
         "size" => size::run,
         _ => bail!(USAGE),

@@ -39,6 +39,23 @@ impl Peer {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Starts a whole node beside them: containerd with runc, kubelet, scheduler and controllers. `KIT` is read by the script.
+    pub fn up_node(&self) -> anyhow::Result<()> {
+        let parts = ["up", "etcd", "apiserver", "cm", "sched", "containerd", "images", "kubelet"];
+        if !self.call(&parts).stdout(Stdio::null()).status()?.success() {
+            bail!("the original's node does not start");
+        }
+        Ok(())
+    }
+
+    /// Starts containerd alone; its socket and the folder of its programs.
+    pub fn containerd(&self) -> anyhow::Result<[PathBuf; 2]> {
+        if !self.call(&["up", "containerd"]).stdout(Stdio::null()).status()?.success() {
+            bail!("containerd does not start");
+        }
+        Ok([self.folder.join("run/containerd.sock"), self.programs.clone()])
+    }
+
     /// Their processes, with commas.
     pub fn pids(&self) -> anyhow::Result<String> {
         Ok(String::from_utf8(self.call(&["pids"]).output()?.stdout)?.trim().to_owned())

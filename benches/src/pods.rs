@@ -112,6 +112,24 @@ pub async fn delete(pods: &Api<Pod>, names: &[String]) -> anyhow::Result<()> {
     until(events, names, |event| matches!(event, Event::Deleted(_))).await
 }
 
+/// Waits until this many pods of the namespace are Ready.
+pub async fn all_ready(pods: &Api<Pod>, count: usize) -> anyhow::Result<()> {
+    let mut events = pods.watch(&ListParams::default(), "").await?;
+    let mut seen = HashSet::new();
+    let all = async {
+        while seen.len() < count {
+            let event = events.next().await.context("the watch ended")??;
+            if let Event::Added(pod) | Event::Modified(pod) = &event
+                && ready(pod)
+            {
+                seen.insert(pod.metadata.name.clone());
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(10 * PATIENCE, all).await.context("not all pods came to it")?
+}
+
 async fn watch(pods: &Api<Pod>) -> anyhow::Result<Events> {
     let list = pods.list(&ListParams { limit: 1, ..ListParams::default() }).await?;
     Ok(pods.watch(&ListParams::default(), list.resource_version()).await?)

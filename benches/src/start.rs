@@ -11,7 +11,10 @@ use client::{Client, Event, ListParams};
 use cluster_tests::Cluster;
 use futures_util::StreamExt as _;
 use http::Request;
-use k8s_openapi::{api::core::v1::{Node, NodeCondition}, apimachinery::pkg::apis::meta::v1::Time};
+use k8s_openapi::{
+    api::core::v1::{Node, NodeCondition},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use std::{
     fs,
     net::Ipv4Addr,
