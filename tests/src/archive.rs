@@ -59,10 +59,8 @@ pub fn write(path: &Path, name: &str, layer: &[u8], stored: &[u8]) {
         header.set_cksum();
         tar.append(&header, bytes).expect("the test's folder");
     };
-    let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","config":{{"Cmd":["/x"]}},"rootfs":{{"type":"layers","diff_ids":["sha256:{}"]}}}}"#,
-        digest(layer)
-    );
+    let config =
+        format!(r#"{{"architecture":"amd64","os":"linux","config":{{"Cmd":["/x"]}},"rootfs":{{"type":"layers","diff_ids":["sha256:{}"]}}}}"#, digest(layer));
     let manifest = format!(
         r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:{}","size":{}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"sha256:{}","size":{}}}]}}"#,
         digest(config.as_bytes()),

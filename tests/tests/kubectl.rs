@@ -90,12 +90,18 @@ fn reading() {
             "Started",
         ],
     );
-    contains_all(&cluster.kubectl("-n shop describe deployment web"), &["StrategyType:", "RollingUpdate", "3 desired | 3 updated | 3 total | 3 available | 0 unavailable", "ScalingReplicaSet"]);
+    contains_all(
+        &cluster.kubectl("-n shop describe deployment web"),
+        &["StrategyType:", "RollingUpdate", "3 desired | 3 updated | 3 total | 3 available | 0 unavailable", "ScalingReplicaSet"],
+    );
     contains_all(&cluster.kubectl("describe nodes"), &["Ready", "KubeletReady", "Allocated resources:", "Non-terminated Pods:"]);
     contains_all(&cluster.kubectl("-n shop describe service web"), &["Endpoints:", ":8080", "TargetPort:"]);
     contains_all(&cluster.kubectl("-n shop describe secret shop"), &["SHOP_PASSWORD:  10 bytes"]);
 
-    contains_all(&cluster.kubectl("explain pod.spec.containers.livenessProbe"), &["KIND:       Pod", "FIELD: livenessProbe <Probe>", "DESCRIPTION:", "failureThreshold\t<integer>"]);
+    contains_all(
+        &cluster.kubectl("explain pod.spec.containers.livenessProbe"),
+        &["KIND:       Pod", "FIELD: livenessProbe <Probe>", "DESCRIPTION:", "failureThreshold\t<integer>"],
+    );
     contains_all(&cluster.kubectl("explain deployment.spec.strategy --recursive"), &["GROUP:      apps", "maxSurge"]);
     let resources = cluster.kubectl("api-resources");
     assert_eq!(words(resources.lines().next().expect("a head")), ["NAME", "SHORTNAMES", "APIVERSION", "NAMESPACED", "KIND"]);
@@ -131,8 +137,14 @@ fn writing() {
     let cluster = Cluster::up("write", &[]);
     let shop = example("shop.yaml");
     let shop = path(&shop);
-    contains_all(&cluster.kubectl(&format!("apply -f {shop}")), &["namespace/shop created", "deployment.apps/web created", "rolebinding.rbac.authorization.k8s.io/web-sees-pods created"]);
-    contains_all(&cluster.kubectl(&format!("create deployment dry -n shop --image={IMAGE} --dry-run=server")), &["deployment.apps/dry created (server dry run)"]);
+    contains_all(
+        &cluster.kubectl(&format!("apply -f {shop}")),
+        &["namespace/shop created", "deployment.apps/web created", "rolebinding.rbac.authorization.k8s.io/web-sees-pods created"],
+    );
+    contains_all(
+        &cluster.kubectl(&format!("create deployment dry -n shop --image={IMAGE} --dry-run=server")),
+        &["deployment.apps/dry created (server dry run)"],
+    );
     contains_all(&cluster.try_kubectl(&words("-n shop get deployment dry")).assert_fails(), &["not found"]);
     let again = cluster.kubectl(&format!("apply -f {shop}"));
     // Whose `stringData` is never read back is sent each time.

@@ -30,7 +30,8 @@ fn some_ms(most: u32) -> Duration {
 fn pods(cluster: &Cluster) -> BTreeMap<String, Value> {
     let list = cluster.json("-n shop get pods");
     let facts = |p: &Value| {
-        let containers: Vec<_> = p["status"]["containerStatuses"].as_array().into_iter().flatten().map(|c| (c["containerID"].clone(), c["restartCount"].clone())).collect();
+        let containers: Vec<_> =
+            p["status"]["containerStatuses"].as_array().into_iter().flatten().map(|c| (c["containerID"].clone(), c["restartCount"].clone())).collect();
         serde_json::json!([p["metadata"]["uid"], p["status"]["podIP"], containers])
     };
     list["items"].as_array().expect("pods").iter().map(|p| (p["metadata"]["name"].as_str().expect("a name").to_owned(), facts(p))).collect()

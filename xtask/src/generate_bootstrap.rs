@@ -42,9 +42,7 @@ pub(crate) fn sections(objects: &Value) -> Result<String> {
 fn is_own(object: &Value) -> bool {
     match object["kind"].as_str() {
         Some("Namespace") => object["metadata"]["name"].as_str().is_some_and(|n| NAMESPACES.contains(&n)),
-        Some("ClusterRole" | "ClusterRoleBinding" | "Role" | "RoleBinding") => {
-            object["metadata"]["labels"]["kubernetes.io/bootstrapping"] == "rbac-defaults"
-        }
+        Some("ClusterRole" | "ClusterRoleBinding" | "Role" | "RoleBinding") => object["metadata"]["labels"]["kubernetes.io/bootstrapping"] == "rbac-defaults",
         _ => true,
     }
 }

@@ -42,11 +42,7 @@ pub(crate) fn rows(resources: &Value, columns: &Value) -> Result<String> {
         let mut row = row.as_object().context("a row")?.clone();
         let held_back = STORAGE_VERSIONS.iter().find(|(g, r, _)| *g == group && *r == resource).map(|s| s.2);
         // The first row of a resource is its preferred version; core events hold those of events.k8s.io as well.
-        let newest = rows
-            .iter()
-            .find(|r| r["group"] == group && r["resource"] == resource)
-            .and_then(|r| r["version"].as_str())
-            .unwrap_or(version);
+        let newest = rows.iter().find(|r| r["group"] == group && r["resource"] == resource).and_then(|r| r["version"].as_str()).unwrap_or(version);
         let (storage_group, storage_version) = match group {
             "events.k8s.io" => ("", "v1"),
             _ => (group, held_back.unwrap_or(newest)),

@@ -89,9 +89,7 @@ impl Aggregated {
     pub(crate) fn new(rows: &Rows) -> Self {
         let document = |core: bool| {
             let items: Vec<Value> = groups(rows).into_iter().filter(|g| g.is_empty() == core).map(|g| aggregated_group(rows, g)).collect();
-            let list = |version: &str| {
-                json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items})
-            };
+            let list = |version: &str| json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items});
             let v2 = Bytes::from(list("v2").to_string());
             let mut etag = String::from("\"");
             for byte in Sha512::digest(&v2) {
@@ -165,8 +163,7 @@ fn aggregated_resource(resource: &Resource) -> Value {
     }
     if !resource.subresources.is_empty() {
         let subresources = resource.subresources.iter();
-        value["subresources"] =
-            subresources.map(|s| json!({"subresource": s.name, "responseKind": kind_value(&s.kind), "verbs": s.verbs})).collect();
+        value["subresources"] = subresources.map(|s| json!({"subresource": s.name, "responseKind": kind_value(&s.kind), "verbs": s.verbs})).collect();
     }
     value
 }
@@ -180,8 +177,7 @@ fn api_versions(address: &str) -> Value {
 }
 
 fn group_value(rows: &Rows, group: &str) -> Value {
-    let versions: Vec<Value> =
-        versions(rows, group).into_iter().map(|v| json!({"groupVersion": format!("{group}/{v}"), "version": v})).collect();
+    let versions: Vec<Value> = versions(rows, group).into_iter().map(|v| json!({"groupVersion": format!("{group}/{v}"), "version": v})).collect();
     json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
 }
 

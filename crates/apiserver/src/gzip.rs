@@ -224,10 +224,7 @@ mod tests {
         let items: Vec<_> = entries.iter().zip(&messages).map(|(entry, message)| Item::protobuf(entry, message.clone())).collect();
         let (kind, metadata) = (Gvk { kind: "ConfigMapList".into(), ..kind }, json!({"resourceVersion": "7"}));
         let frame = proto::ListFrame::new(&kind, &metadata, items.iter().map(Item::len).sum());
-        [
-            unpacked(&list(&frame.head, &items, &frame.tail).expect("compressed")),
-            proto::list(&kind, &metadata, messages.iter().map(AsRef::as_ref)),
-        ]
+        [unpacked(&list(&frame.head, &items, &frame.tail).expect("compressed")), proto::list(&kind, &metadata, messages.iter().map(AsRef::as_ref))]
     }
 
     async fn put(store: &Store, number: usize, data: &str) -> Arc<Entry> {

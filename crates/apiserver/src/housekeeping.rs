@@ -31,7 +31,8 @@ pub(crate) async fn end_events(server: &ApiServer, now: SystemTime) -> usize {
     let Some(row) = server.row("", "v1", "events") else { return 0 };
     let Some(snapshot) = storage::snapshot(server, &row, None) else { return 0 };
     let Some(limit) = now.checked_sub(server.config().event_ttl) else { return 0 };
-    let old: Vec<_> = snapshot.range(&row.root_key, "").filter(|e| last_seen(&storage::value(&row, e)).is_some_and(|t| t < limit)).take(ROUND_MAX).cloned().collect();
+    let old: Vec<_> =
+        snapshot.range(&row.root_key, "").filter(|e| last_seen(&storage::value(&row, e)).is_some_and(|t| t < limit)).take(ROUND_MAX).cloned().collect();
     let mut removed = 0;
     for entry in old {
         let key = storage::key(&entry).to_owned();

@@ -80,9 +80,7 @@ impl ApiServer {
     pub fn new(config: Config, store: Store, identity: Identity) -> Result<ApiServer, Status> {
         let rows = Rows::builtin(|resource| config.serves(resource));
         let (network, prefix) = config.service_cidr;
-        let user = |name: &str, group: &str| {
-            Arc::new(User { name: name.into(), uid: String::new(), groups: vec![group.into()], extra: Default::default() })
-        };
+        let user = |name: &str, group: &str| Arc::new(User { name: name.into(), uid: String::new(), groups: vec![group.into()], extra: Default::default() });
         let server = ApiServer(Arc::new(Inner {
             services: services::Allocators::new(network, prefix, config.node_ports),
             rows: ArcSwap::from_pointee(rows),
@@ -187,8 +185,7 @@ impl ApiServer {
         let options = WriteOptions::internal();
         let (query, headers) = (query::Query::default(), http::HeaderMap::new());
         let call = Call { server: self, cx: &cx, row: &row, query: &query, headers: &headers, accepted: Default::default() };
-        let change =
-            registry::Change { row: &row, namespace, name, subresource: "", options: &options, may_create: false, applied: false, derived: true };
+        let change = registry::Change { row: &row, namespace, name, subresource: "", options: &options, may_create: false, applied: false, derived: true };
         let answer = Box::pin(registry::change(&call, &change, |_| {
             let mut value = value.clone();
             registry::default(&row, &mut value);
@@ -272,7 +269,9 @@ impl ApiServer {
     /// `host:port` by which clients reach this server.
     pub(crate) fn address(&self) -> String {
         let config = &self.0.config;
-        config.advertise_address.map_or_else(|| format!("localhost:{}", config.advertise_port), |ip| std::net::SocketAddr::new(ip, config.advertise_port).to_string())
+        config
+            .advertise_address
+            .map_or_else(|| format!("localhost:{}", config.advertise_port), |ip| std::net::SocketAddr::new(ip, config.advertise_port).to_string())
     }
 
     pub(crate) fn render_metrics(&self) -> String {

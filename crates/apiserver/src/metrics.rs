@@ -15,9 +15,7 @@ use std::{
 };
 
 /// Upper bounds of the duration histogram, in seconds, as upstream's.
-const BOUNDS_S: [f64; 23] = [
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
-];
+const BOUNDS_S: [f64; 23] = [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
 /// Series that are kept: resources × verbs × codes stays far below.
 const SERIES_MAX: usize = 8192;
 

@@ -14,7 +14,12 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use machinery::openapi::{self, Served};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use std::{collections::HashMap, fmt::Write as _, io::{Read, Write as _}, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    io::{Read, Write as _},
+    sync::Arc,
+};
 
 /// Packed once, read often.
 const GZIP_LEVEL: u32 = 6;

@@ -4,8 +4,8 @@
 //! be added at run time.
 
 use crate::{discovery::Aggregated, storage::Frames};
-use machinery::apply::FieldSet;
 use kinds::Strategy;
+use machinery::apply::FieldSet;
 use machinery::{
     resources::Resource,
     schema::{Schema, TypeId, TypeRef},

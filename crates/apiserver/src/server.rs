@@ -3,10 +3,7 @@
 //! The requests of an HTTP/2 connection are polled by the connection's own task ([`Local`]): most are answered in some
 //! tens of microseconds, less than it costs to wake another thread for each.
 
-use crate::{
-    ApiServer, Body, BoxError,
-    gather::gather,
-};
+use crate::{ApiServer, Body, BoxError, gather::gather};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Request, Response};
 use http_body_util::BodyExt;

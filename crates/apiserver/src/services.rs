@@ -174,9 +174,8 @@ impl Allocators {
             let Some(number) = fields::node_port(port) else { continue };
             let protocol = fields::protocol(port);
             if !had.contains(&(number, protocol.clone())) {
-                self.take_port(number, &protocol, &hold.owner).map_err(|why| {
-                    vec![field::Error::invalid(&Path::root("spec").child("ports").index(at).child("nodePort"), json!(number), &why)]
-                })?;
+                self.take_port(number, &protocol, &hold.owner)
+                    .map_err(|why| vec![field::Error::invalid(&Path::root("spec").child("ports").index(at).child("nodePort"), json!(number), &why)])?;
                 hold.ports.push((number, protocol.clone()));
             }
             given.entry(port["port"].as_i64().unwrap_or(0)).or_default().push((number, protocol));
@@ -189,9 +188,9 @@ impl Allocators {
             let path = Path::root("spec").child("ports");
             let found = match shared {
                 Some(found) => found,
-                None => self
-                    .next_port(&protocol, &hold.owner)
-                    .ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a nodePort: range is full")])?,
+                None => {
+                    self.next_port(&protocol, &hold.owner).ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a nodePort: range is full")])?
+                }
             };
             hold.ports.push((found, protocol.clone()));
             given.entry(number).or_default().push((found, protocol));
@@ -212,10 +211,14 @@ impl Allocators {
         let found = match wanted {
             Some(port) => {
                 let taken = self.take_port(port, "TCP", &hold.owner);
-                taken.map_err(|why| vec![field::Error::invalid(&path, json!(port), format!("failed to allocate requested HealthCheck NodePort {port}: {why}"))])?;
+                taken.map_err(|why| {
+                    vec![field::Error::invalid(&path, json!(port), format!("failed to allocate requested HealthCheck NodePort {port}: {why}"))]
+                })?;
                 port
             }
-            None => self.next_port("TCP", &hold.owner).ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a HealthCheck NodePort: range is full")])?,
+            None => self
+                .next_port("TCP", &hold.owner)
+                .ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a HealthCheck NodePort: range is full")])?,
         };
         hold.ports.push((found, "TCP".into()));
         service["spec"]["healthCheckNodePort"] = found.into();

@@ -20,8 +20,8 @@ use machinery::{
 };
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
-pub(crate) use store::{Event, Expired, Snapshot, Watch};
 use store::{CommitError, Draft, Entry, Expect};
+pub(crate) use store::{Event, Expired, Snapshot, Watch};
 
 /// What happened to an object, as watches name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,14 +31,7 @@ impl Include {
 }
 
 /// A table of objects. `head`: with the columns, which a watch sends only once.
-pub(crate) fn table<'a>(
-    row: &Row,
-    objects: impl Iterator<Item = &'a Value>,
-    metadata: Value,
-    include: Include,
-    head: bool,
-    now: SystemTime,
-) -> Value {
+pub(crate) fn table<'a>(row: &Row, objects: impl Iterator<Item = &'a Value>, metadata: Value, include: Include, head: bool, now: SystemTime) -> Value {
     let rows: Vec<Value> = objects.map(|object| table_row(row, object, include, now)).collect();
     let columns = if head { columns(row) } else { Value::Null };
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns, "rows": rows})

@@ -319,12 +319,7 @@ impl<K: Object> Api<K> {
     }
 
     /// A watch that the server is to end after a while.
-    pub(crate) async fn watch_for(
-        &self,
-        params: &ListParams,
-        resource_version: &str,
-        timeout_s: Option<u32>,
-    ) -> Result<BoxStream<'static, Result<Event<K>>>> {
+    pub(crate) async fn watch_for(&self, params: &ListParams, resource_version: &str, timeout_s: Option<u32>) -> Result<BoxStream<'static, Result<Event<K>>>> {
         let mut query = params.selectors();
         query.push(("watch", "true".to_owned()));
         query.push(("allowWatchBookmarks", "true".to_owned()));

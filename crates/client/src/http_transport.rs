@@ -20,8 +20,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::error::{Error, Result};
 use crate::kubeconfig::Endpoint;
-use crate::transport::{Body, Transport};
 use crate::tls;
+use crate::transport::{Body, Transport};
 
 /// A connection that is not there by then will not come.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

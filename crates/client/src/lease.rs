@@ -130,7 +130,11 @@ impl LeaderElector {
                 Ok(true)
             }
             Err(error) if error.is_conflict() => {
-                if mine { Err(Error::Transport("the lease changed while it was renewed".to_owned())) } else { Ok(false) }
+                if mine {
+                    Err(Error::Transport("the lease changed while it was renewed".to_owned()))
+                } else {
+                    Ok(false)
+                }
             }
             Err(error) => Err(error),
         }

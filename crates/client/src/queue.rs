@@ -287,7 +287,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn all_workers_end_when_it_is_shut_down() {
         let queue = WorkQueue::<u32>::default();
-        let workers: Vec<_> = (0..3).map(|_| tokio::spawn({ let q = queue.clone(); async move { q.get().await } })).collect();
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                tokio::spawn({
+                    let q = queue.clone();
+                    async move { q.get().await }
+                })
+            })
+            .collect();
         tokio::task::yield_now().await;
         queue.shut_down();
         for worker in workers {

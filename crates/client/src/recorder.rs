@@ -93,13 +93,7 @@ impl Recorder {
     #[must_use]
     pub fn new(client: Client, component: &str, host: &str) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer {
-            client,
-            component: component.to_owned(),
-            host: host.to_owned(),
-            written: HashMap::new(),
-            buckets: HashMap::new(),
-        };
+        let writer = Writer { client, component: component.to_owned(), host: host.to_owned(), written: HashMap::new(), buckets: HashMap::new() };
         tokio::spawn(writer.run(receiver));
         Self { queue }
     }

@@ -143,7 +143,9 @@ impl Inner {
         let (code, said) = match outcome {
             Outcome::Failed(why) => {
                 let todo = if why.contains("certificate") {
-                    format!("the kubeconfig {file} trusts another authority than that of the server's certificate, or the server does not trust its client certificate")
+                    format!(
+                        "the kubeconfig {file} trusts another authority than that of the server's certificate, or the server does not trust its client certificate"
+                    )
                 } else {
                     format!("is the server running, and is it the one that the kubeconfig {file} should name?")
                 };
@@ -154,7 +156,11 @@ impl Inner {
         };
         lines.extend(self.works(UNREACHABLE, || format!("the API server at {server} is reached again")));
         if code == 401 {
-            let why = || format!("the API server at {server} does not know who asks (401): the credentials in the kubeconfig {file} are not of its cluster, or have ended");
+            let why = || {
+                format!(
+                    "the API server at {server} does not know who asks (401): the credentials in the kubeconfig {file} are not of its cluster, or have ended"
+                )
+            };
             lines.extend(self.fails(UNKNOWN, now, why));
             return lines;
         }
@@ -163,7 +169,9 @@ impl Inner {
             // Admission's refusals are about an object, and its writer's to tell.
             403 if said.contains("User \"system:anonymous\" cannot ") => Some(format!("the kubeconfig {file} has no credentials that the server takes")),
             403 if said.contains("\" cannot ") => Some(format!("give the user that right, or start with another's kubeconfig than {file}")),
-            404 if read && said.starts_with("404 page") => Some("this server has no such resource; is its version older, or the resource turned off?".to_owned()),
+            404 if read && said.starts_with("404 page") => {
+                Some("this server has no such resource; is its version older, or the resource turned off?".to_owned())
+            }
             500.. if read => Some("see the server's log".to_owned()),
             _ => None,
         };
@@ -212,7 +220,8 @@ mod tests {
     use super::*;
 
     fn book() -> Arc<Inner> {
-        let text = "{clusters: [{name: c, cluster: {server: 'https://u:secret@10.0.0.1:6443/x'}}], contexts: [{name: c, context: {cluster: c}}], current-context: c}";
+        let text =
+            "{clusters: [{name: c, cluster: {server: 'https://u:secret@10.0.0.1:6443/x'}}], contexts: [{name: c, context: {cluster: c}}], current-context: c}";
         let endpoint = Endpoint::parse(text, Path::new(".")).unwrap();
         Reports::new(Path::new("/etc/kc"), &endpoint).inner
     }
@@ -239,7 +248,9 @@ mod tests {
         let rbac = "nodes is forbidden: User \"eve\" cannot list resource \"nodes\" in API group \"\" at the cluster scope";
         assert_eq!(
             note("GET /api/v1/nodes", 403, rbac),
-            format!("the API server at https://10.0.0.1:6443 answers \"GET /api/v1/nodes\" with 403: {rbac}; give the user that right, or start with another's kubeconfig than /etc/kc")
+            format!(
+                "the API server at https://10.0.0.1:6443 answers \"GET /api/v1/nodes\" with 403: {rbac}; give the user that right, or start with another's kubeconfig than /etc/kc"
+            )
         );
         assert_eq!(note("GET /api/v1/nodes", 403, rbac), "");
         assert_eq!(note("GET /api/v1/pods", 200, ""), "", "another request says nothing of this one");

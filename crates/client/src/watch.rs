@@ -102,10 +102,9 @@ fn decode<K: DeserializeOwned>(frame: &[u8]) -> Result<Event<K>> {
         WatchEvent::Added(object) => Ok(Event::Added(object)),
         WatchEvent::Modified(object) => Ok(Event::Modified(object)),
         WatchEvent::Deleted(object) => Ok(Event::Deleted(object)),
-        WatchEvent::Bookmark { annotations, resource_version } => Ok(Event::Bookmark {
-            resource_version,
-            initial_end: annotations.get("k8s.io/initial-events-end").is_some_and(|v| v == "true"),
-        }),
+        WatchEvent::Bookmark { annotations, resource_version } => {
+            Ok(Event::Bookmark { resource_version, initial_end: annotations.get("k8s.io/initial-events-end").is_some_and(|v| v == "true") })
+        }
         WatchEvent::ErrorStatus(status) => {
             let value = serde_json::to_value(&status).map_err(|e| Error::Decode(e.to_string()))?;
             Err(Status::from_value(&value).into())
@@ -133,9 +132,12 @@ mod tests {
     #[tokio::test]
     async fn frames_may_be_split_anywhere_and_share_a_chunk() {
         let text = concat!(
-            r#"{"type":"ADDED","object":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}}"#, "\n",
-            r#"{"type":"DELETED","object":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"}}}"#, "\n",
-            r#"{"type":"BOOKMARK","object":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"resourceVersion":"7"}}}"#, "\n",
+            r#"{"type":"ADDED","object":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}}"#,
+            "\n",
+            r#"{"type":"DELETED","object":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"}}}"#,
+            "\n",
+            r#"{"type":"BOOKMARK","object":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"resourceVersion":"7"}}}"#,
+            "\n",
         );
         for cut in 1..text.len() {
             let got: Vec<_> = events::<ConfigMap>(body(&[&text[..cut], &text[cut..]])).collect().await;

@@ -19,7 +19,12 @@ async fn main() -> Result<(), alone::Error> {
     let alone = alone::Alone::from_args("cluster").await?;
     let stop = CancellationToken::new();
     // The nodes have no kubelet that would renew their leases.
-    let config = controllers::Config { node_monitor_grace_s: u32::MAX, root_ca: "the authority".into(), cluster_cidr: Some("10.244.0.0/16".into()), ..Default::default() };
+    let config = controllers::Config {
+        node_monitor_grace_s: u32::MAX,
+        root_ca: "the authority".into(),
+        cluster_cidr: Some("10.244.0.0/16".into()),
+        ..Default::default()
+    };
     let informers = support::controllers(&alone.server, config, &stop);
     support::hollow(&support::local(&alone.server, "admin", &["system:masters"]), &informers, &["a", "b"]).await?;
     alone.serve(stop).await

@@ -165,7 +165,13 @@ impl Controller for Budgets {
 }
 
 /// The status of a budget with these pods, and when an allowed eviction that did not happen is forgotten.
-fn judge(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], expected: i32, desired: i32, now: Timestamp) -> (PodDisruptionBudgetStatus, Option<std::time::Duration>) {
+fn judge(
+    budget: &PodDisruptionBudget,
+    pods: &[Arc<Pod>],
+    expected: i32,
+    desired: i32,
+    now: Timestamp,
+) -> (PodDisruptionBudgetStatus, Option<std::time::Duration>) {
     let mut status = budget.status.clone().unwrap_or_default();
     let mut again = None;
     let disrupted: BTreeMap<String, Time> = status

@@ -118,10 +118,8 @@ impl Namespaces {
                 return found;
             }
         };
-        let (pods, others): (Vec<_>, Vec<_>) = resources
-            .iter()
-            .filter(|r| r.namespaced && r.can("delete") && r.can("list"))
-            .partition(|r| r.group.is_empty() && r.resource == "pods");
+        let (pods, others): (Vec<_>, Vec<_>) =
+            resources.iter().filter(|r| r.namespaced && r.can("delete") && r.can("list")).partition(|r| r.group.is_empty() && r.resource == "pods");
         // The pods first, so that none runs without its Secrets or network policies.
         for resource in pods {
             self.delete_all(resource, namespace, &mut found).await;
@@ -183,14 +181,34 @@ impl Found {
             let parts: Vec<String> = of.iter().map(|(what, n)| format!("{what} {mid} {n} resource instances")).collect();
             format!("{head}{}", parts.join(", "))
         };
-        let discovery = if self.discovery.is_empty() { None } else { Some(format!("Discovery failed for some groups, {} failing: {}", self.discovery.len(), list(&self.discovery))) };
-        let content = if self.failures.is_empty() { None } else { Some(format!("Failed to delete all resource types, {} remaining: {}", self.failures.len(), list(&self.failures))) };
+        let discovery = if self.discovery.is_empty() {
+            None
+        } else {
+            Some(format!("Discovery failed for some groups, {} failing: {}", self.discovery.len(), list(&self.discovery)))
+        };
+        let content = if self.failures.is_empty() {
+            None
+        } else {
+            Some(format!("Failed to delete all resource types, {} remaining: {}", self.failures.len(), list(&self.failures)))
+        };
         let remaining = (!self.remaining.is_empty()).then(|| counted("Some resources are remaining: ", &self.remaining, "has"));
         let finalizers = (!self.finalizers.is_empty()).then(|| counted("Some content in the namespace has finalizers remaining: ", &self.finalizers, "in"));
         let rows = [
             ("NamespaceDeletionDiscoveryFailure", discovery, "DiscoveryFailed", "ResourcesDiscovered", "All resources successfully discovered"),
-            ("NamespaceDeletionGroupVersionParsingFailure", None, "GroupVersionParsingFailed", "ParsedGroupVersions", "All legacy kube types successfully parsed"),
-            ("NamespaceDeletionContentFailure", content, "ContentDeletionFailed", "ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+            (
+                "NamespaceDeletionGroupVersionParsingFailure",
+                None,
+                "GroupVersionParsingFailed",
+                "ParsedGroupVersions",
+                "All legacy kube types successfully parsed",
+            ),
+            (
+                "NamespaceDeletionContentFailure",
+                content,
+                "ContentDeletionFailed",
+                "ContentDeleted",
+                "All content successfully deleted, may be waiting on finalization",
+            ),
             ("NamespaceContentRemaining", remaining, "SomeResourcesRemain", "ContentRemoved", "All content successfully removed"),
             ("NamespaceFinalizersRemaining", finalizers, "SomeFinalizersRemain", "ContentHasNoFinalizers", "All content-preserving finalizers finished"),
         ];

@@ -196,9 +196,7 @@ fn deletion_cost(pod: &Pod) -> i32 {
 /// The most restarts of an ordinary container, then of a sidecar.
 fn restarts(pod: &Pod) -> (i32, i32) {
     let status = pod.status.as_ref();
-    let most = |all: Option<&Vec<k8s_openapi::api::core::v1::ContainerStatus>>| {
-        all.into_iter().flatten().map(|c| c.restart_count).max().unwrap_or(0)
-    };
+    let most = |all: Option<&Vec<k8s_openapi::api::core::v1::ContainerStatus>>| all.into_iter().flatten().map(|c| c.restart_count).max().unwrap_or(0);
     let sidecar = |name: &str| {
         let spec = pod.spec.as_ref();
         spec.and_then(|s| s.init_containers.as_ref()).into_iter().flatten().any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))

@@ -1,11 +1,6 @@
 //! The chain of authorisers: `system:masters`, the node authoriser, RBAC; and anonymous for health alone.
 
-use crate::{
-    Attributes, Decision, Objects,
-    node::NodeAuthorizer,
-    rbac::Rbac,
-    user::MASTERS,
-};
+use crate::{Attributes, Decision, Objects, node::NodeAuthorizer, rbac::Rbac, user::MASTERS};
 use std::sync::Arc;
 
 /// Decides who may do what, from the store's memory.

@@ -59,7 +59,9 @@ impl NodeAuthorizer {
                 }
                 ("", "persistentvolumeclaims") => return self.get(asked, || self.any_pod(node, asked.namespace, |pod| uses_claim(pod, asked.name))),
                 ("", "persistentvolumes") => return self.get(asked, || self.volume(node, asked.name)),
-                ("resource.k8s.io", "resourceclaims") => return self.get(asked, || self.any_pod(node, asked.namespace, |pod| uses_resource_claim(pod, asked.name))),
+                ("resource.k8s.io", "resourceclaims") => {
+                    return self.get(asked, || self.any_pod(node, asked.namespace, |pod| uses_resource_claim(pod, asked.name)));
+                }
                 ("storage.k8s.io", "volumeattachments") => return self.get(asked, || self.attachment(node, asked.name)),
                 ("", "serviceaccounts") if asked.subresource == "token" => return self.token(node, asked),
                 ("", "serviceaccounts") => return self.get(asked, || self.any_pod(node, asked.namespace, |pod| account(pod) == asked.name)),
@@ -132,7 +134,8 @@ impl NodeAuthorizer {
         let volumes = self.objects.list("/registry/persistentvolumes/");
         volumes.iter().any(|volume| {
             let claim = &volume["spec"]["claimRef"];
-            volume_secrets(volume).any(|(n, s)| s == name && (if n.is_empty() { text(claim, "namespace") } else { n }) == namespace) && self.volume_used(node, volume)
+            volume_secrets(volume).any(|(n, s)| s == name && (if n.is_empty() { text(claim, "namespace") } else { n }) == namespace)
+                && self.volume_used(node, volume)
         })
     }
 

@@ -155,8 +155,7 @@ impl Ca {
     /// # Errors
     /// The files cannot be read or written.
     pub fn server_cert(&self, file: &str, common_name: &str, names: &[String], ips: &[IpAddr]) -> Result<Credential, Error> {
-        let subject =
-            Subject { common_name: common_name.into(), organizations: Vec::new(), names: names.to_vec(), ips: ips.to_vec(), usage: Usage::Server };
+        let subject = Subject { common_name: common_name.into(), organizations: Vec::new(), names: names.to_vec(), ips: ips.to_vec(), usage: Usage::Server };
         self.load_or_issue(file, &subject)
     }
 

@@ -67,8 +67,7 @@ fn answer(object: Value, errors: &[Error], warnings: Vec<String>) -> Value {
     if errors.is_empty() {
         return json!({"object": object, "warnings": warnings});
     }
-    let shown: Vec<Value> =
-        errors.iter().map(|e| json!({"field": e.path.to_string(), "reason": e.kind.reason(), "message": e.body()})).collect();
+    let shown: Vec<Value> = errors.iter().map(|e| json!({"field": e.path.to_string(), "reason": e.kind.reason(), "message": e.body()})).collect();
     json!({ "errors": shown })
 }
 

@@ -209,9 +209,7 @@ fn claim_names(resources: &Value, known: &HashSet<&str>, path: &Path, errors: &m
 /// What the containers of a pod ask for together (`requests` or `limits`): the sum of those that run for good, or the
 /// largest need on the way there.
 pub(crate) fn of_containers(spec: &Value, field: &str) -> BTreeMap<String, Quantity> {
-    let amounts = |c: &Value| -> Vec<(String, Quantity)> {
-        rules::quantities(&c["resources"][field]).into_iter().map(|(k, q)| (k.to_owned(), q)).collect()
-    };
+    let amounts = |c: &Value| -> Vec<(String, Quantity)> { rules::quantities(&c["resources"][field]).into_iter().map(|(k, q)| (k.to_owned(), q)).collect() };
     let mut sums: BTreeMap<String, Quantity> = BTreeMap::new();
     for (name, quantity) in tree::list(spec, "containers").iter().flat_map(amounts) {
         *sums.entry(name).or_default() += quantity;

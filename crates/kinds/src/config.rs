@@ -171,9 +171,7 @@ impl Strategy for ServiceAccounts {
         let key = "kubernetes.io/enforce-mountable-secrets";
         let has = |v: &Value| !v["metadata"]["annotations"][key].is_null();
         if has(obj) && !old.is_some_and(has) {
-            return vec![format!(
-                "metadata.annotations[{key}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"
-            )];
+            return vec![format!("metadata.annotations[{key}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets")];
         }
         Vec::new()
     }

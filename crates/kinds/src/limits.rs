@@ -68,8 +68,7 @@ fn check_names(limit: &Value, kind: &str, path: &Path, errors: &mut ErrorList) {
             }
             continue;
         }
-        if field == "maxLimitRequestRatio" && kind == "PersistentVolumeClaim" && limit["min"]["storage"].is_null() && limit["max"]["storage"].is_null()
-        {
+        if field == "maxLimitRequestRatio" && kind == "PersistentVolumeClaim" && limit["min"]["storage"].is_null() && limit["max"]["storage"].is_null() {
             let detail = "either minimum or maximum storage value is required, but neither was provided";
             errors.push(Error::required(&path.child("limits"), detail));
         }
@@ -183,9 +182,7 @@ fn hard(owner: &Value, field: &str, path: &Path, errors: &mut ErrorList) {
 fn fits(scope: &str, resource: &str) -> bool {
     let compute = ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
     match scope {
-        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
-            resource == "pods" || compute.contains(&resource)
-        }
+        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => resource == "pods" || compute.contains(&resource),
         "BestEffort" => resource == "pods",
         "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
         _ => true,

@@ -45,10 +45,7 @@ pub fn validate_meta_update(obj: &Value, old: &Value) -> ErrorList {
         let added: Vec<String> =
             tree::list(new, "finalizers").iter().filter_map(Value::as_str).filter(|f| !had.contains(f)).map(|f| format!("{f:?}")).collect();
         if !added.is_empty() {
-            let detail = format!(
-                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-                added.join(", ")
-            );
+            let detail = format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}", added.join(", "));
             errors.push(Error::forbidden(&path.child("finalizers"), detail));
         }
     }
@@ -118,11 +115,8 @@ fn owners(metadata: &Value, path: &Path, errors: &mut ErrorList) {
         }
         if owner["controller"] == true {
             if let Some(first) = controller {
-                let detail = format!(
-                    "Only one reference can have Controller set to true. Found \"true\" in references for {} and {}",
-                    describe(first),
-                    describe(owner)
-                );
+                let detail =
+                    format!("Only one reference can have Controller set to true. Found \"true\" in references for {} and {}", describe(first), describe(owner));
                 errors.push(Error::invalid(&path, metadata["ownerReferences"].clone(), detail));
                 return;
             }

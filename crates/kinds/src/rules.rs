@@ -171,11 +171,7 @@ pub(crate) fn int_or_percent(value: &Value, path: &Path, capped: bool, errors: &
     match value {
         Value::String(text) => match text.strip_suffix('%').filter(|d| !d.is_empty()).and_then(|d| d.parse::<u32>().ok()) {
             None => {
-                let detail = names::regex_error(
-                    "a valid percent string must be a numeric string followed by an ending '%'",
-                    "[0-9]+%",
-                    &["1%", "93%"],
-                );
+                let detail = names::regex_error("a valid percent string must be a numeric string followed by an ending '%'", "[0-9]+%", &["1%", "93%"]);
                 errors.push(Error::invalid(path, text.as_str(), detail));
             }
             Some(percent) if capped && percent > 100 => errors.push(Error::invalid(path, text.as_str(), "must not be greater than 100%")),

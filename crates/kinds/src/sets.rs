@@ -156,8 +156,7 @@ fn effective_template(spec: &Value) -> Cow<'_, Value> {
         fields.remove("hostname");
         fields.remove("subdomain");
         let name = |claim: &'_ Value| tree::text(&claim["metadata"], "name").to_owned();
-        let mut volumes: Vec<Value> =
-            claims.iter().map(|c| json!({"name": name(c), "persistentVolumeClaim": {"claimName": name(c)}})).collect();
+        let mut volumes: Vec<Value> = claims.iter().map(|c| json!({"name": name(c), "persistentVolumeClaim": {"claimName": name(c)}})).collect();
         let own = tree::list(inner, "volumes").iter().filter(|v| !claims.iter().any(|c| name(c) == tree::text(v, "name")));
         volumes.extend(own.cloned());
         fields.insert("volumes".into(), volumes.into());

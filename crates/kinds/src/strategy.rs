@@ -1,11 +1,7 @@
 //! The trait that every kind's logic implements, with default bodies that do what most kinds want.
 
 use crate::{meta, rows, schema, tree};
-use machinery::{
-    Value,
-    field::ErrorList,
-    names,
-};
+use machinery::{Value, field::ErrorList, names};
 use std::{collections::BTreeMap, time::SystemTime};
 
 /// What a strategy may know of the request.

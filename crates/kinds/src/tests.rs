@@ -78,8 +78,15 @@ fn a_deployment_rolls_by_a_quarter() {
 
 #[test]
 fn sets_of_pods() {
-    let stateful = created("apps", "statefulsets", apps("StatefulSet", json!({"serviceName": "s", "volumeClaimTemplates": [
-        {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]})));
+    let stateful = created(
+        "apps",
+        "statefulsets",
+        apps(
+            "StatefulSet",
+            json!({"serviceName": "s", "volumeClaimTemplates": [
+        {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]}),
+        ),
+    );
     assert_eq!(problems("apps", "statefulsets", &stateful), NONE);
     assert_eq!(stateful["spec"]["updateStrategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 1}}));
     assert_eq!(stateful["spec"]["persistentVolumeClaimRetentionPolicy"], json!({"whenDeleted": "Retain", "whenScaled": "Retain"}));
@@ -99,10 +106,7 @@ fn sets_of_pods() {
     assert_eq!(new["metadata"]["annotations"]["deprecated.daemonset.template.generation"], "2");
     let mut bad = daemon.clone();
     bad["spec"]["template"]["spec"]["restartPolicy"] = "Never".into();
-    assert_eq!(
-        problems("apps", "daemonsets", &bad),
-        ["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""]
-    );
+    assert_eq!(problems("apps", "daemonsets", &bad), ["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""]);
 }
 
 #[test]
@@ -131,11 +135,18 @@ fn wrong_services_are_told_so() {
         (json!({"type": "ExternalName", "externalName": "a.b."}), vec![]),
         (json!({"type": "ExternalName"}), vec!["spec.externalName: Required value"]),
         (json!({"ports": [{"port": 80}, {"port": 81}]}), vec!["spec.ports[0].name: Required value", "spec.ports[1].name: Required value"]),
-        (json!({"ports": [{"port": 0}]}), vec!["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
-            "spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive"]),
+        (
+            json!({"ports": [{"port": 0}]}),
+            vec![
+                "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+                "spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ],
+        ),
         (json!({"ports": [{"port": 80, "nodePort": 30001}]}), vec!["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"]),
-        (json!({"ports": [{"port": 80}], "type": "Foo"}),
-            vec!["spec.type: Unsupported value: \"Foo\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""]),
+        (
+            json!({"ports": [{"port": 80}], "type": "Foo"}),
+            vec!["spec.type: Unsupported value: \"Foo\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""],
+        ),
     ] {
         let obj = created("", "services", core("Service", json!({ "spec": spec })));
         assert_eq!(problems("", "services", &obj), expected, "{obj}");
@@ -195,7 +206,9 @@ fn configuration_may_be_frozen() {
     let bad = core("ConfigMap", json!({"data": {"a/b": ""}}));
     assert_eq!(
         problems("", "configmaps", &bad),
-        ["data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"]
+        [
+            "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+        ]
     );
     let large = core("ConfigMap", json!({"data": {"a": "x".repeat(1024 * 1024 + 1)}}));
     assert_eq!(problems("", "configmaps", &large), ["[]: Too long: may not be more than 1048576 bytes"]);
@@ -209,10 +222,7 @@ fn secrets_are_folded_and_typed() {
     let tls = created("", "secrets", core("Secret", json!({"type": "kubernetes.io/tls", "data": {"tls.crt": ""}})));
     assert_eq!(problems("", "secrets", &tls), ["data[tls.key]: Required value"]);
     let docker = created("", "secrets", core("Secret", json!({"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": ""}})));
-    assert_eq!(
-        problems("", "secrets", &docker),
-        ["data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": unexpected end of JSON input"]
-    );
+    assert_eq!(problems("", "secrets", &docker), ["data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": unexpected end of JSON input"]);
     let found = changes("", "secrets", &secret, |o| o["type"] = "other".into());
     assert_eq!(found, ["type: Invalid value: \"other\": field is immutable"]);
 }
@@ -253,7 +263,9 @@ fn claims_are_bound_once_and_may_grow() {
     assert_eq!(changes("", "persistentvolumeclaims", &claim, |o| o["spec"]["volumeName"] = "v".into()), NONE);
     let grow = |o: &mut Value| o["spec"]["resources"]["requests"]["storage"] = "2Gi".into();
     let found = changes("", "persistentvolumeclaims", &claim, grow);
-    assert!(found[0].starts_with("spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n"));
+    assert!(
+        found[0].starts_with("spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n")
+    );
     claim["status"]["phase"] = "Bound".into();
     assert_eq!(changes("", "persistentvolumeclaims", &claim, grow), NONE);
     let empty = created("", "persistentvolumeclaims", core("PersistentVolumeClaim", json!({"spec": {}})));
@@ -277,7 +289,8 @@ fn volumes_keep_their_source() {
 
 #[test]
 fn events_of_old_are_taken_as_they_are() {
-    let event = core("Event", json!({"involvedObject": {"kind": "Pod", "name": "p", "namespace": "n"}, "reason": "Started", "source": {"component": "kubelet"}}));
+    let event =
+        core("Event", json!({"involvedObject": {"kind": "Pod", "name": "p", "namespace": "n"}, "reason": "Started", "source": {"component": "kubelet"}}));
     assert_eq!(problems("", "events", &event), NONE);
     let fields = strategy("", "events").selectable_fields(&event);
     assert!(fields.contains(&("involvedObject.name", "p".to_owned())) && fields.contains(&("source", "kubelet".to_owned())));
@@ -300,9 +313,16 @@ fn replication_controllers_learn_from_their_template() {
 /// No tree, whatever its shape, makes a strategy panic, and defaults are added once.
 #[test]
 fn strategies_bear_any_shape() {
-    let shapes = [json!(null), json!({}), json!([]), json!("x"), json!(-1), json!({"spec": [], "status": 7, "metadata": "m", "data": []}),
+    let shapes = [
+        json!(null),
+        json!({}),
+        json!([]),
+        json!("x"),
+        json!(-1),
+        json!({"spec": [], "status": 7, "metadata": "m", "data": []}),
         json!({"spec": {"template": [], "ports": {}, "containers": [[], null, 3], "volumes": "v", "limits": [1], "selector": 4, "taints": [null]},
-            "metadata": {"annotations": [], "labels": 1, "finalizers": {}, "ownerReferences": [0]}, "status": {"conditions": [1, {}], "podIPs": [[]]}})];
+            "metadata": {"annotations": [], "labels": 1, "finalizers": {}, "ownerReferences": [0]}, "status": {"conditions": [1, {}], "podIPs": [[]]}}),
+    ];
     for resource in resources::builtin() {
         let kind = strategy(&resource.group, &resource.resource);
         for shape in &shapes {

@@ -78,11 +78,7 @@ impl Strategy for Volumes {
         }
         let before = sources(had);
         if next != before {
-            let detail = format!(
-                "spec.persistentvolumesource is immutable after creation\n- {}\n+ {}",
-                Value::Object(before),
-                Value::Object(next)
-            );
+            let detail = format!("spec.persistentvolumesource is immutable after creation\n- {}\n+ {}", Value::Object(before), Value::Object(next));
             errors.push(Error::forbidden(&Path::root("spec.persistentvolumesource"), detail));
         }
         rules::immutable(&new["volumeMode"], &had["volumeMode"], &Path::root("volumeMode"), errors);

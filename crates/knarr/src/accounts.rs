@@ -107,9 +107,10 @@ impl Account {
             }
             answer => answer?,
         };
-        let (text, end) = answer.status.and_then(|s| s.token.zip(s.expiration_timestamp)).ok_or_else(|| {
-            Error::Decode(format!("the server's answer holds no token of {}", self.name))
-        })?;
+        let (text, end) = answer
+            .status
+            .and_then(|s| s.token.zip(s.expiration_timestamp))
+            .ok_or_else(|| Error::Decode(format!("the server's answer holds no token of {}", self.name)))?;
         let mut value = HeaderValue::from_str(&format!("Bearer {text}")).map_err(|e| Error::Decode(format!("a token: {e}")))?;
         value.set_sensitive(true);
         let life = end.0.as_second() - client::now().0.as_second();

@@ -133,7 +133,13 @@ impl Cluster {
             (plan.name, plan.data) = (self.name.clone(), self.data.clone());
             plan.port = port.unwrap_or(plan.port);
             if let Some(other) = others.iter().find(|o| plan.overlaps(o)) {
-                bail!("the cluster {:?} uses the addresses {} or port {} of this one: run `knarr down --name {}` first", other.name, plan.pod_cidr(), plan.port, other.name);
+                bail!(
+                    "the cluster {:?} uses the addresses {} or port {} of this one: run `knarr down --name {}` first",
+                    other.name,
+                    plan.pod_cidr(),
+                    plan.port,
+                    other.name
+                );
             }
             return Ok(plan);
         }
@@ -168,7 +174,8 @@ impl Cluster {
     /// Makes this process the one that runs the cluster; the lock ends with it.
     pub fn lock(&self) -> anyhow::Result<Flock<File>> {
         let path = self.run.join("lock");
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file =
+            File::options().create(true).truncate(false).read(true).write(true).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut lock) => {
                 lock.set_len(0)?;
@@ -179,12 +186,7 @@ impl Cluster {
             Err((mut file, _)) => {
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
-                bail!(
-                    "the cluster {:?} is running already (process {}): use it, or end it with `knarr down --name {}`",
-                    self.name,
-                    pid.trim(),
-                    self.name
-                )
+                bail!("the cluster {:?} is running already (process {}): use it, or end it with `knarr down --name {}`", self.name, pid.trim(), self.name)
             }
         }
     }

@@ -1,12 +1,6 @@
 //! `knarr down`: ends a cluster and takes away everything that it made on this machine, also after a crash.
 
-use crate::{
-    cli::Down,
-    cluster::Cluster,
-    kubeconfig, preflight,
-    progress::Steps,
-    up,
-};
+use crate::{cli::Down, cluster::Cluster, kubeconfig, preflight, progress::Steps, up};
 use anyhow::{Context as _, bail};
 use nix::{
     sys::signal::{Signal, kill},

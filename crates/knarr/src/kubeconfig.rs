@@ -4,8 +4,8 @@ use anyhow::{Context as _, bail};
 use serde_yaml_ng::{Mapping, Value};
 use std::{
     io::Write as _,
-    os::unix::fs::{OpenOptionsExt as _, chown},
     os::unix::fs::MetadataExt as _,
+    os::unix::fs::{OpenOptionsExt as _, chown},
     path::{Path, PathBuf},
 };
 

@@ -93,7 +93,14 @@ impl runtime::Progress for ImageBar<'_> {
             runtime::Step::Unpacked { .. } => layers.unpacked += 1,
         }
         let fetched: u64 = layers.fetched.values().sum();
-        self.steps.now(&format!("{}: {} of {}, {} of {} layers unpacked", self.name, megabytes(fetched), megabytes(layers.total), layers.unpacked, layers.count));
+        self.steps.now(&format!(
+            "{}: {} of {}, {} of {} layers unpacked",
+            self.name,
+            megabytes(fetched),
+            megabytes(layers.total),
+            layers.unpacked,
+            layers.count
+        ));
     }
 }
 

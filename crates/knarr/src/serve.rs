@@ -249,7 +249,13 @@ fn start_kubelet(
 }
 
 /// The node's services: proxy and DNS. They belong to a node, so without one there are none.
-fn services(setup: &Setup<'_>, publisher: Client, informers: &Informers, stop: &CancellationToken, parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>) -> anyhow::Result<()> {
+fn services(
+    setup: &Setup<'_>,
+    publisher: Client,
+    informers: &Informers,
+    stop: &CancellationToken,
+    parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>,
+) -> anyhow::Result<()> {
     let plan = setup.plan;
     if !setup.has(Component::Kubelet) {
         return Ok(());

@@ -20,7 +20,11 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     let detached = detach::is_child();
     log();
     // What can be refused is refused before anything is made.
-    if up.disable.contains(&Component::Kubelet) { preflight::root()? } else { preflight::node()? }
+    if up.disable.contains(&Component::Kubelet) {
+        preflight::root()?
+    } else {
+        preflight::node()?
+    }
     let objects = up.manifests.iter().map(|m| manifest::read(m)).collect::<Result<Vec<_>, _>>()?.concat();
     let kubeconfig = kubeconfig::path(up.which.kubeconfig.as_deref())?;
     let cluster = Cluster::find(&up.which.name, up.which.data_dir.as_deref())?;
@@ -94,14 +98,20 @@ fn farewell(plan: &Plan, objects: &[Object], services: &[Value], detached: bool)
             let name = text(&deployment["metadata"]["name"]);
             let container = &deployment["spec"]["template"]["spec"]["containers"][0];
             let image = text(&container["image"]);
-            let next = if image.ends_with(":v1") { format!("set image deployment/{name} {}={}", text(&container["name"]), image.replace(":v1", ":v2")) } else { format!("rollout restart deployment/{name}") };
+            let next = if image.ends_with(":v1") {
+                format!("set image deployment/{name} {}={}", text(&container["name"]), image.replace(":v1", ":v2"))
+            } else {
+                format!("rollout restart deployment/{name}")
+            };
             [
                 format!("{context} -n {namespace} get pods -o wide"),
                 format!("{context} -n {namespace} {next} && {context} -n {namespace} rollout status deployment/{name}"),
                 format!("{context} -n {namespace} logs -f deployment/{name}"),
             ]
         }
-        None => [format!("{context} get nodes -o wide"), format!("{context} get pods -A"), format!("{context} create deployment web --image knarr.local/shop:v1")],
+        None => {
+            [format!("{context} get nodes -o wide"), format!("{context} get pods -A"), format!("{context} create deployment web --image knarr.local/shop:v1")]
+        }
     };
     text.push_str("Try:\n");
     for line in tries {

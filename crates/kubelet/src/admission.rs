@@ -82,12 +82,19 @@ fn fits(pod: &Pod, others: &[&Pod], allocatable: &BTreeMap<String, i64>, max_pod
         }
     }
     if !selected(spec, node, labels) {
-        return Some(Rejection { reason: NODE_AFFINITY.into(), message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into() });
+        return Some(Rejection {
+            reason: NODE_AFFINITY.into(),
+            message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
+        });
     }
     let mine = host_ports(pod);
-    let clash = others.iter().flat_map(|p| host_ports(p)).any(|o| mine.iter().any(|m| m.1 == o.1 && m.2 == o.2 && (m.0 == o.0 || m.0.is_empty() || o.0.is_empty())));
+    let clash =
+        others.iter().flat_map(|p| host_ports(p)).any(|o| mine.iter().any(|m| m.1 == o.1 && m.2 == o.2 && (m.0 == o.0 || m.0.is_empty() || o.0.is_empty())));
     if clash {
-        return Some(Rejection { reason: "NodePorts".into(), message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into() });
+        return Some(Rejection {
+            reason: "NodePorts".into(),
+            message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into(),
+        });
     }
     let os = spec.os.as_ref().map(|o| o.name.as_str());
     if os.is_some_and(|o| o != "linux") {
@@ -155,7 +162,8 @@ mod tests {
     fn reasons() {
         let all = BTreeMap::from([("cpu".to_owned(), 2000)]);
         let labels = BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]);
-        let one = |cpu: &str| pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}, "ports": [{"containerPort": 1, "hostPort": 80}]}]}));
+        let one =
+            |cpu: &str| pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}, "ports": [{"containerPort": 1, "hostPort": 80}]}]}));
         let plain = pod(json!({"containers": [{"name": "c"}], "nodeSelector": {"disk": "hdd"}}));
         let reason = |p: &Pod, others: &[&Pod]| fits(p, others, &all, 2, "node-1", &labels).map(|r| r.reason);
         assert_eq!(reason(&one("1"), &[]), None);
@@ -172,7 +180,8 @@ mod tests {
     fn required_affinity_is_any_of_its_terms() {
         let labels = BTreeMap::from([("disk".to_owned(), "ssd".to_owned()), ("size".to_owned(), "7".to_owned())]);
         let with = |terms: serde_json::Value| {
-            let p = pod(json!({"containers": [], "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}));
+            let p =
+                pod(json!({"containers": [], "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}));
             selected(p.spec.as_ref().unwrap(), "node-1", &labels)
         };
         let term = |key: &str, op: &str, values: &[&str]| json!({"matchExpressions": [{"key": key, "operator": op, "values": values}]});

@@ -205,10 +205,7 @@ mod tests {
     fn cluster_first_searches_the_namespace_first() {
         let host = Resolver::parse("nameserver 1.1.1.1\nsearch example.org.\n");
         let r = resolver(&pod(json!({"containers": []})), &config(), &host);
-        assert_eq!(
-            r.text(),
-            "search shop.svc.cluster.local svc.cluster.local cluster.local example.org\nnameserver 10.96.0.10\noptions ndots:5\n"
-        );
+        assert_eq!(r.text(), "search shop.svc.cluster.local svc.cluster.local cluster.local example.org\nnameserver 10.96.0.10\noptions ndots:5\n");
     }
 
     #[test]

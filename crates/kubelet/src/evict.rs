@@ -102,10 +102,7 @@ mod tests {
         let text = |t: &str| t.to_owned();
         assert_eq!(
             limits(&pod),
-            [
-                Limit::Volume { name: text("d"), bytes: 1 << 20, text: text("1Mi") },
-                Limit::Container { name: text("c"), bytes: 2 << 20, text: text("2Mi") }
-            ]
+            [Limit::Volume { name: text("d"), bytes: 1 << 20, text: text("1Mi") }, Limit::Container { name: text("c"), bytes: 2 << 20, text: text("2Mi") }]
         );
     }
 

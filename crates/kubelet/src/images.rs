@@ -114,18 +114,21 @@ impl Images {
             warn("Failed", "Error: ImagePullBackOff");
             return Err(StartError::new("ImagePullBackOff", format!("{text}: ErrImagePull: {message}")));
         }
-        self.pull(cx, pod, reference, policy, normal).await.inspect(|_| {
-            self.backoff.lock().remove(&key);
-        }).map_err(|e| {
-            let mut held = self.backoff.lock();
-            let now = cx.now();
-            let slot = held.entry(key).or_insert_with(|| (Backoff::default(), Failed { at: now, message: String::new() }));
-            slot.0.next("", now, now);
-            slot.1 = Failed { at: now, message: e.to_string() };
-            warn("Failed", &format!("Failed to pull image {reference:?}: {e}"));
-            warn("Failed", "Error: ErrImagePull");
-            StartError::new("ErrImagePull", e.to_string())
-        })
+        self.pull(cx, pod, reference, policy, normal)
+            .await
+            .inspect(|_| {
+                self.backoff.lock().remove(&key);
+            })
+            .map_err(|e| {
+                let mut held = self.backoff.lock();
+                let now = cx.now();
+                let slot = held.entry(key).or_insert_with(|| (Backoff::default(), Failed { at: now, message: String::new() }));
+                slot.0.next("", now, now);
+                slot.1 = Failed { at: now, message: e.to_string() };
+                warn("Failed", &format!("Failed to pull image {reference:?}: {e}"));
+                warn("Failed", "Error: ErrImagePull");
+                StartError::new("ErrImagePull", e.to_string())
+            })
     }
 
     fn still_waiting(&self, key: &(PodUid, String), now: SystemTime) -> Option<String> {
@@ -158,10 +161,15 @@ impl Images {
                     if !imported {
                         self.note(&image.id);
                     }
-                    normal("Pulled", &format!(
-                        "Successfully pulled image {reference:?} in {} ({} including waiting). Image size: {} bytes.",
-                        seconds(begun.elapsed()), seconds(asked.elapsed()), image.size_bytes
-                    ));
+                    normal(
+                        "Pulled",
+                        &format!(
+                            "Successfully pulled image {reference:?} in {} ({} including waiting). Image size: {} bytes.",
+                            seconds(begun.elapsed()),
+                            seconds(asked.elapsed()),
+                            image.size_bytes
+                        ),
+                    );
                     return Ok(image);
                 }
                 Err(e) => last = last.or(Some(e)),
@@ -296,7 +304,8 @@ mod tests {
 
     #[test]
     fn logins_match_the_registry_and_the_longest_path_first() {
-        let json = br#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpw"}, "reg.io": {"username": "a", "password": "b"}, "reg.io/team": {"username": "t"}}}"#;
+        let json =
+            br#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpw"}, "reg.io": {"username": "a", "password": "b"}, "reg.io/team": {"username": "t"}}}"#;
         let data = BTreeMap::from([(".dockerconfigjson", json.as_slice())]);
         assert_eq!(logins(&data, "nginx")[0].username, "u");
         let both = logins(&data, "reg.io/team/app:1");

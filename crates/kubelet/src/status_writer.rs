@@ -26,8 +26,7 @@ const COMING_UP: Duration = Duration::from_millis(100);
 /// Lists whose elements strategic merge would merge by key, though they are to be replaced.
 const MERGED_LISTS: [&str; 2] = ["podIPs", "hostIPs"];
 /// The conditions that the kubelet sets; those after the fifth come and go.
-const OWN: [&str; 7] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "PodResizePending", "PodResizeInProgress"];
+const OWN: [&str; 7] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "PodResizePending", "PodResizeInProgress"];
 
 #[derive(Default)]
 struct Wanted {

@@ -22,8 +22,8 @@ use tokio::sync::{broadcast, watch};
 use crate::Clock;
 use crate::api::{ApiError, KubeApi, RefKind, RefObject, Severity};
 use crate::cri::{
-    Container, ContainerId, ContainerRuntime, ContainerSpec, CriError, Credentials, Duplex, ExecResult, HostPort, Image, PodNet, PodUid,
-    RuntimeEvent, Sandbox, SandboxId, SandboxSpec, State, Streams, Usage, label,
+    Container, ContainerId, ContainerRuntime, ContainerSpec, Credentials, CriError, Duplex, ExecResult, HostPort, Image, PodNet, PodUid, RuntimeEvent, Sandbox,
+    SandboxId, SandboxSpec, State, Streams, Usage, label,
 };
 
 /// A directory that goes away with its owner.

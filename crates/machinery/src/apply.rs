@@ -124,14 +124,7 @@ fn apply_as(ty: TypeRef<'_>, live: Option<&Value>, applied: &Value, manager: &Ma
 }
 
 /// The live object with the configuration merged in and what is applied no longer taken out.
-fn merged(
-    ty: TypeRef<'_>,
-    old: &Value,
-    applied: &Value,
-    others: &Managers,
-    own: &Entry,
-    former: Option<&Entry>,
-) -> Result<Value, Status> {
+fn merged(ty: TypeRef<'_>, old: &Value, applied: &Value, others: &Managers, own: &Entry, former: Option<&Entry>) -> Result<Value, Status> {
     let mut new = old.clone();
     merge::merge(ty, &mut new, applied).map_err(|message| cannot_be_typed(ty, applied, &message))?;
     if let Some(former) = former {
@@ -147,11 +140,7 @@ fn merged(
 fn cannot_be_typed(ty: TypeRef<'_>, applied: &Value, message: &str) -> Status {
     let metadata = |key: &str| applied.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str).unwrap_or_default();
     let kind = ty.gvk().map(|g| format!("{}, Kind={}", g.api_version(), g.kind)).unwrap_or_default();
-    Status::bad_request(format!(
-        "failed to create typed patch object ({}/{}; {kind}): {message}",
-        metadata("namespace"),
-        metadata("name")
-    ))
+    Status::bad_request(format!("failed to create typed patch object ({}/{}; {kind}): {message}", metadata("namespace"), metadata("name")))
 }
 
 /// Takes what has changed from those who owned it; without force that is a conflict. What is gone is nobody's.
@@ -182,9 +171,9 @@ fn conflict<'e>(conflicts: impl Iterator<Item = (&'e Entry, &'e FieldSet)>) -> S
     let message = match causes.as_slice() {
         [(what, path)] => format!("Apply failed with 1 conflict: {what}: {path}"),
         _ => {
-            let lines = by_manager.iter().flat_map(|(who, paths)| {
-                std::iter::once(format!("conflicts with {who}:")).chain(paths.iter().map(|path| format!("- {path}")))
-            });
+            let lines = by_manager
+                .iter()
+                .flat_map(|(who, paths)| std::iter::once(format!("conflicts with {who}:")).chain(paths.iter().map(|path| format!("- {path}"))));
             format!("Apply failed with {} conflicts: {}", causes.len(), lines.collect::<Vec<_>>().join("\n"))
         }
     };
@@ -198,23 +187,16 @@ fn conflict<'e>(conflicts: impl Iterator<Item = (&'e Entry, &'e FieldSet)>) -> S
 /// of one empty entry deletes them all. Through a subresource they are always those of `old`. The other arguments are as
 /// in [`apply`].
 #[allow(clippy::too_many_arguments, reason = "the seam: every one is a fact of the request, and there is one caller")]
-pub fn track_update(
-    ty: TypeRef<'_>,
-    old: Option<&Value>,
-    new: &mut Value,
-    manager: &str,
-    api_version: &str,
-    subresource: &str,
-    now: &str,
-    exclude: &FieldSet,
-) {
+pub fn track_update(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manager: &str, api_version: &str, subresource: &str, now: &str, exclude: &FieldSet) {
     track(ty, old, new, &Manager { name: manager, api_version, subresource, now, exclude });
 }
 
 fn track(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
-    let reset = new.get("metadata").and_then(|m| m.get("managedFields")).and_then(Value::as_array).is_some_and(|entries| {
-        matches!(entries.as_slice(), [Value::Object(entry)] if entry.is_empty())
-    });
+    let reset = new
+        .get("metadata")
+        .and_then(|m| m.get("managedFields"))
+        .and_then(Value::as_array)
+        .is_some_and(|entries| matches!(entries.as_slice(), [Value::Object(entry)] if entry.is_empty()));
     let brought = if manager.subresource.is_empty() { Managers::of(Some(new)) } else { Managers::default() };
     let mut managers = if brought.is_empty() && !reset { Managers::of(old) } else { brought };
     let brought_fields = new.get_mut("metadata").and_then(Value::as_object_mut).and_then(|m| m.remove("managedFields"));

@@ -197,11 +197,7 @@ impl Error {
     /// The error without its place, as it stands in a cause.
     pub fn body(&self) -> String {
         let mut out = self.kind.to_string();
-        let shown = !self.bare
-            && !matches!(
-            self.kind,
-            ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal
-        );
+        let shown = !self.bare && !matches!(self.kind, ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal);
         if shown {
             out.push_str(&match &self.value {
                 Value::String(text) => format!(": {text:?}"),

@@ -73,16 +73,9 @@ fn fill_kind(ty: Option<TypeRef<'_>>, value: &mut Value) {
 }
 
 /// Applies the validation mode to what was found.
-fn finish(
-    value: Value,
-    problems: Vec<String>,
-    kind: Option<&crate::gvk::Gvk>,
-    validation: Validation,
-) -> Result<Decoded, Status> {
+fn finish(value: Value, problems: Vec<String>, kind: Option<&crate::gvk::Gvk>, validation: Validation) -> Result<Decoded, Status> {
     match validation {
-        Validation::Strict if !problems.is_empty() => {
-            Err(errors::cannot_be_handled(kind, &format!("strict decoding error: {}", problems.join(", "))))
-        }
+        Validation::Strict if !problems.is_empty() => Err(errors::cannot_be_handled(kind, &format!("strict decoding error: {}", problems.join(", ")))),
         Validation::Warn => Ok(Decoded { value, warnings: problems }),
         _ => Ok(Decoded { value, warnings: Vec::new() }),
     }

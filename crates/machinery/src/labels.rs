@@ -152,11 +152,7 @@ impl Selector {
 
     /// Selects by equality, as the selectors of Services and ReplicationControllers do.
     pub fn from_set<'s>(labels: impl IntoIterator<Item = (&'s str, &'s str)>) -> Self {
-        let requirements = labels.into_iter().map(|(key, value)| Requirement {
-            key: key.to_owned(),
-            operator: Operator::In,
-            values: vec![value.to_owned()],
-        });
+        let requirements = labels.into_iter().map(|(key, value)| Requirement { key: key.to_owned(), operator: Operator::In, values: vec![value.to_owned()] });
         Self { requirements: requirements.collect(), nothing: false }
     }
 

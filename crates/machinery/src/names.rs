@@ -57,7 +57,8 @@ pub fn dns1123_label(text: &str) -> Vec<String> {
             // It is a subdomain, so the dots are all that is wrong.
             out.push("must not contain dots".to_owned());
         } else {
-            let message = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
+            let message =
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
             out.push(regex_error(message, LABEL_FMT, &["my-name", "123-abc"]));
         }
     }

@@ -55,10 +55,8 @@ fn group_path(resource: &Resource) -> String {
 
 /// The index at `/openapi/v3`, from the paths and the hashes of their documents.
 pub fn v3_index<'a>(documents: impl IntoIterator<Item = (&'a str, &'a str)>) -> Value {
-    let paths: Map<String, Value> = documents
-        .into_iter()
-        .map(|(path, hash)| (path.to_owned(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")})))
-        .collect();
+    let paths: Map<String, Value> =
+        documents.into_iter().map(|(path, hash)| (path.to_owned(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}))).collect();
     json!({"paths": paths})
 }
 

@@ -161,9 +161,7 @@ fn row(row: &Value) -> Resource {
         categories: texts(&row["categories"]),
         namespaced: row["scope"] == "Namespaced",
         verbs: texts(&row["verbs"]),
-        subresources: subresources
-            .map(|s| Subresource { name: text(s, "subresource"), verbs: texts(&s["verbs"]), kind: own(&s["responseKind"]) })
-            .collect(),
+        subresources: subresources.map(|s| Subresource { name: text(s, "subresource"), verbs: texts(&s["verbs"]), kind: own(&s["responseKind"]) }).collect(),
         served_by_default: row["servedByDefault"] == true,
         columns: columns
             .map(|c| Column {

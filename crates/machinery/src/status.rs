@@ -226,14 +226,16 @@ impl Status {
             code: value["code"].as_u64().and_then(|c| u16::try_from(c).ok()).unwrap_or(0),
             reason: text(value, "reason"),
             message: text(value, "message"),
-            details: value["details"].is_object().then(|| Box::new(Details {
-                name: text(&value["details"], "name"),
-                group: text(&value["details"], "group"),
-                kind: text(&value["details"], "kind"),
-                uid: text(&value["details"], "uid"),
-                causes: causes.iter().map(|c| Cause { reason: text(c, "reason"), message: text(c, "message"), field: text(c, "field") }).collect(),
-                retry_after_seconds: value["details"]["retryAfterSeconds"].as_i64().unwrap_or(0),
-            })),
+            details: value["details"].is_object().then(|| {
+                Box::new(Details {
+                    name: text(&value["details"], "name"),
+                    group: text(&value["details"], "group"),
+                    kind: text(&value["details"], "kind"),
+                    uid: text(&value["details"], "uid"),
+                    causes: causes.iter().map(|c| Cause { reason: text(c, "reason"), message: text(c, "message"), field: text(c, "field") }).collect(),
+                    retry_after_seconds: value["details"]["retryAfterSeconds"].as_i64().unwrap_or(0),
+                })
+            }),
         }
     }
 }

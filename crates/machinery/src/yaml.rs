@@ -45,10 +45,7 @@ mod tests {
              line 3: key \"n\" already set in map\n  line 5: key \"foo\" already set in map, unknown field \"foo\""
         );
         let warned = decode(body, Some(ty), Validation::Warn).unwrap();
-        assert_eq!(
-            warned.warnings,
-            ["line 3: key \"n\" already set in map", "line 5: key \"foo\" already set in map", "unknown field \"foo\""]
-        );
+        assert_eq!(warned.warnings, ["line 3: key \"n\" already set in map", "line 5: key \"foo\" already set in map", "unknown field \"foo\""]);
         assert_eq!(warned.value["metadata"]["labels"]["n"], "2");
         let value = decode(body, Some(ty), Validation::Ignore).unwrap().value;
         assert_eq!(value["data"]["k"], "text\n");

@@ -310,4 +310,3 @@ pub fn index_of(answers: &[(u16, Vec<u8>)], name: &str) -> Result<u32> {
 pub fn has_ipv6() -> bool {
     std::path::Path::new("/proc/self/net/if_inet6").exists()
 }
-

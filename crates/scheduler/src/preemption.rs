@@ -51,11 +51,8 @@ pub fn evaluate(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &Di
     if let Some(why) = not_eligible(cycle, diagnosis) {
         return (Outcome::Nothing, format!("preemption: {why}"));
     }
-    let mut told = Diagnosis {
-        nodes: diagnosis.nodes,
-        others: Some(Rejection::unresolvable("Preemption is not helpful for scheduling")),
-        ..Diagnosis::default()
-    };
+    let mut told =
+        Diagnosis { nodes: diagnosis.nodes, others: Some(Rejection::unresolvable("Preemption is not helpful for scheduling")), ..Diagnosis::default() };
     let mut candidates = Vec::new();
     let hopeful: Vec<usize> = diagnosis.rejected.iter().filter(|(_, r)| r.resolvable).map(|(at, _)| *at).collect();
     let tries = (hopeful.len() * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN);
@@ -104,12 +101,7 @@ fn is_going(pod: &Pod) -> bool {
 }
 
 /// The fewest pods that have to leave a node.
-fn victims(
-    cycle: &Cycle<'_>,
-    filters: &Filters<'_>,
-    node: &NodeInfo,
-    budgets: &[Arc<PodDisruptionBudget>],
-) -> Result<Candidate, Rejection> {
+fn victims(cycle: &Cycle<'_>, filters: &Filters<'_>, node: &NodeInfo, budgets: &[Arc<PodDisruptionBudget>]) -> Result<Candidate, Rejection> {
     let mut lower: Vec<Arc<PodInfo>> = node.pods.iter().filter(|p| p.priority() < cycle.pod.priority()).cloned().collect();
     if lower.is_empty() {
         return Err(Rejection::unresolvable("No preemption victims found for incoming pod"));

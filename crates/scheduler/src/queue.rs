@@ -140,12 +140,8 @@ impl Queue {
         if self.parked.is_empty() {
             return;
         }
-        let helped: Vec<String> = self
-            .parked
-            .iter()
-            .filter(|(_, uid)| self.waiting.get(uid).is_some_and(|w| concerns(w, change)))
-            .map(|(_, uid)| uid.clone())
-            .collect();
+        let helped: Vec<String> =
+            self.parked.iter().filter(|(_, uid)| self.waiting.get(uid).is_some_and(|w| concerns(w, change))).map(|(_, uid)| uid.clone()).collect();
         for uid in helped {
             self.wake_one(&uid, now);
         }
@@ -153,8 +149,7 @@ impl Queue {
 
     /// Lets a parked pod back at once.
     pub fn activate(&mut self, uid: &str, now: Instant) {
-        if self.waiting.get(uid).is_none_or(|w| !matches!(w.place, Place::Parked(_) | Place::Gated | Place::Backoff(..) | Place::Failed(_)))
-        {
+        if self.waiting.get(uid).is_none_or(|w| !matches!(w.place, Place::Parked(_) | Place::Gated | Place::Backoff(..) | Place::Failed(_))) {
             return;
         }
         self.leave(uid);
@@ -247,7 +242,8 @@ mod tests {
 
     fn pod(uid: &str, priority: i32, gates: &[&str]) -> Arc<PodInfo> {
         let gates: Vec<_> = gates.iter().map(|g| json!({"name": g})).collect();
-        let value = json!({"metadata": {"namespace": "n", "name": uid, "uid": uid}, "spec": {"priority": priority, "containers": [], "schedulingGates": gates}});
+        let value =
+            json!({"metadata": {"namespace": "n", "name": uid, "uid": uid}, "spec": {"priority": priority, "containers": [], "schedulingGates": gates}});
         Arc::new(PodInfo::new(Arc::new(serde_json::from_value(value).unwrap())))
     }
 

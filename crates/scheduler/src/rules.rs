@@ -132,8 +132,12 @@ mod tests {
     }
 
     fn allowed(spec: Value) -> bool {
-        node_allowed(&serde_json::from_value(json!({"spec": {"containers": [], "nodeSelector": spec["nodeSelector"],
-            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": spec.get("terms").map(|t| json!({"nodeSelectorTerms": t}))}}}})).unwrap(), &node())
+        node_allowed(
+            &serde_json::from_value(json!({"spec": {"containers": [], "nodeSelector": spec["nodeSelector"],
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": spec.get("terms").map(|t| json!({"nodeSelectorTerms": t}))}}}}))
+            .unwrap(),
+            &node(),
+        )
     }
 
     #[test]

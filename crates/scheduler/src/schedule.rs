@@ -88,13 +88,7 @@ fn enough(nodes: usize) -> usize {
     (nodes * percent / 100).max(NODES_MIN)
 }
 
-fn feasible<'a>(
-    cycle: &Cycle<'a>,
-    filters: &Filters<'a>,
-    only: Option<&BTreeSet<String>>,
-    start: usize,
-    diagnosis: &mut Diagnosis,
-) -> Vec<&'a NodeInfo> {
+fn feasible<'a>(cycle: &Cycle<'a>, filters: &Filters<'a>, only: Option<&BTreeSet<String>>, start: usize, diagnosis: &mut Diagnosis) -> Vec<&'a NodeInfo> {
     let nodes = cycle.snapshot.nodes;
     let nominated = cycle.pod.nominated();
     if let Some(node) = nodes.iter().find(|n| !nominated.is_empty() && n.name() == nominated)

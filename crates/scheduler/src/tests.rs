@@ -94,10 +94,7 @@ impl Fake {
                 let pod = path.trim_end_matches("/binding");
                 let refused = std::mem::replace(&mut self.state.lock().refuse_bindings, 0);
                 if refused > 0 {
-                    return (
-                        500,
-                        full(&json!({"kind": "Status", "status": "Failure", "reason": "InternalError", "message": "no", "code": 500})),
-                    );
+                    return (500, full(&json!({"kind": "Status", "status": "Failure", "reason": "InternalError", "message": "no", "code": 500})));
                 }
                 let mut object = self.get(pod);
                 object["spec"]["nodeName"] = body["target"]["name"].clone();
@@ -211,15 +208,11 @@ async fn a_pod_without_room_is_told_why_and_goes_when_there_is_some() {
     fake.put(&path_of("a"), pod("a", "2", 0));
     fake.on_node("a").await;
     fake.put(&path_of("b"), pod("b", "1", 0));
-    let told =
-        "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    let told = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
     assert_eq!(fake.event("b", "FailedScheduling").await, told);
     let path = path_of("b");
     let condition = fake.until(|s| s.objects[&path]["status"]["conditions"].get(0).cloned()).await;
-    assert_eq!(
-        (&condition["type"], &condition["status"], &condition["reason"]),
-        (&"PodScheduled".into(), &"False".into(), &"Unschedulable".into())
-    );
+    assert_eq!((&condition["type"], &condition["status"], &condition["reason"]), (&"PodScheduled".into(), &"False".into(), &"Unschedulable".into()));
     assert_eq!((&condition["message"], &condition["observedGeneration"]), (&told.into(), &1.into()));
     let began = tokio::time::Instant::now();
     fake.remove(&path_of("a"));

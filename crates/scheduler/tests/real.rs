@@ -154,8 +154,7 @@ async fn a_pod_without_room_says_so_until_there_is_some() {
     cluster.on_node("a").await;
     cluster.pod("b", "1", None).await;
     let condition = cluster.condition("b", |c| c.type_ == "PodScheduled" && c.status == "False").await;
-    let told =
-        "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    let told = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
     assert_eq!((condition.reason.as_deref(), condition.message.as_deref()), (Some("Unschedulable"), Some(told)));
     assert_eq!(condition.observed_generation, Some(1));
     assert_eq!(cluster.event("b", "FailedScheduling").await.message.as_deref(), Some(told));

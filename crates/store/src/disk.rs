@@ -5,10 +5,7 @@
 //! JSON. Each batch also writes the revision that it ends at, so that a restart knows it even if the last change was
 //! a removal.
 
-use crate::{
-    entry::Entry,
-    memory::Memory,
-};
+use crate::{entry::Entry, memory::Memory};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use std::{
@@ -89,8 +86,10 @@ impl Disk {
         // All keys that begin with a slash: the next character is `0`.
         for guard in keyspace.range("/".."0") {
             let (key, value) = guard.into_inner().map_err(|e| OpenError::of(directory, e))?;
-            let entry = decode(&key, &value, memory)
-                .ok_or_else(|| OpenError::Damaged { path: directory.into(), what: format!("the object at {} cannot be read", String::from_utf8_lossy(&key)) })?;
+            let entry = decode(&key, &value, memory).ok_or_else(|| OpenError::Damaged {
+                path: directory.into(),
+                what: format!("the object at {} cannot be read", String::from_utf8_lossy(&key)),
+            })?;
             entries.push(entry);
         }
         let newest = entries.iter().map(|e| e.revision).max().unwrap_or(0);

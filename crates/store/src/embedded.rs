@@ -10,13 +10,13 @@ use crate::{
     entry::{Entry, Event},
     memory::{Bucket, Memory, meets},
 };
+use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     sync::{Arc, mpsc},
     thread::JoinHandle,
     time::Instant,
 };
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 /// Writes in one batch at most, so that the first of them does not wait for thousands.

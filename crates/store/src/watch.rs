@@ -5,10 +5,7 @@ use crate::{
     history::History,
     memory::{Bucket, Memory},
 };
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::watch;
 
 /// Events taken from the history at a time: one lock for so many.

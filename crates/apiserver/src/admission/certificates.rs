@@ -60,7 +60,8 @@ impl Plugin for CertificateSubjectRestriction {
     }
 
     fn validate(&self, _world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
-        if !creates(write, "certificates.k8s.io", "certificatesigningrequests") || text(&object["spec"], "signerName") != "kubernetes.io/kube-apiserver-client" {
+        if !creates(write, "certificates.k8s.io", "certificatesigningrequests") || text(&object["spec"], "signerName") != "kubernetes.io/kube-apiserver-client"
+        {
             return Ok(());
         }
         let Ok(pem) = STANDARD.decode(text(&object["spec"], "request")) else { return Ok(()) };

@@ -16,8 +16,8 @@ mod security;
 mod service_account;
 mod storage_objects;
 
-use kinds::usage as amounts;
 use crate::{ApiServer, Operation, Write, storage};
+use kinds::usage as amounts;
 use machinery::{Value, status::Status};
 use std::sync::Arc;
 

@@ -35,9 +35,7 @@ impl Plugin for NodeRestriction {
         match (write.row.resource.group.as_str(), write.row.resource.resource.as_str()) {
             ("", "pods") => pods(world, write, object, node),
             ("", "nodes") => nodes(write, object, node),
-            ("", "persistentvolumeclaims") if write.subresource != "status" => {
-                Err(forbidden(write, object, "may only update PVC status"))
-            }
+            ("", "persistentvolumeclaims") if write.subresource != "status" => Err(forbidden(write, object, "may only update PVC status")),
             ("storage.k8s.io", "csinodes") => {
                 let name = if write.name.is_empty() { text(&object["metadata"], "name") } else { write.name };
                 if name == node { Ok(()) } else { Err(forbidden(write, object, "can only access CSINode with the same name as the requesting node")) }
@@ -46,7 +44,11 @@ impl Plugin for NodeRestriction {
                 let own = |v: &Value| v["spec"]["nodeName"] == node;
                 let allowed = if write.operation == Operation::Create { own(object) } else { write.old.is_some_and(own) };
                 let word = if write.operation == Operation::Create { "create" } else { "modify" };
-                if allowed { Ok(()) } else { Err(forbidden(write, object, format!("can only {word} ResourceSlice with the same NodeName as the requesting node"))) }
+                if allowed {
+                    Ok(())
+                } else {
+                    Err(forbidden(write, object, format!("can only {word} ResourceSlice with the same NodeName as the requesting node")))
+                }
             }
             ("coordination.k8s.io", "leases") => {
                 if write.namespace != "kube-node-lease" {
@@ -64,7 +66,11 @@ fn pods(world: World<'_>, write: &Write<'_>, object: &Value, node: &str) -> Resu
     match (write.operation, write.subresource) {
         (Operation::Create, "") => {
             if !object["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string() {
-                return Err(forbidden(write, object, format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods")));
+                return Err(forbidden(
+                    write,
+                    object,
+                    format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"),
+                ));
             }
             if text(&object["spec"], "nodeName") != node {
                 return Err(forbidden(write, object, format!("node {node:?} can only create pods with spec.nodeName set to itself")));

@@ -7,7 +7,11 @@
 
 mod usage;
 
-use super::{World, amounts::{self, Amounts}, forbidden, is, text};
+use super::{
+    World,
+    amounts::{self, Amounts},
+    forbidden, is, text,
+};
 use crate::{
     ApiServer, Operation, Write,
     context::Context,

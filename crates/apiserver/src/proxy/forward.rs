@@ -19,15 +19,8 @@ const PAGE_MAX: usize = 16 * 1024 * 1024;
 /// Bytes that a tunnel holds in each direction.
 const TUNNEL_BUFFER: usize = 16 * 1024;
 /// Headers of one hop (RFC 9110, 7.6.1).
-const HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+const HOP: [HeaderName; 7] =
+    [header::CONNECTION, header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION, header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::UPGRADE];
 
 /// An answer's body as ours.
 pub(super) fn boxed(body: Incoming) -> Body {

@@ -32,8 +32,14 @@ const LINKS: [(&str, &[&str]); 17] = [
     ("script", &["src"]),
 ];
 /// More of them; two lists keep each readable.
-const MORE_LINKS: [(&str, &[&str]); 6] =
-    [("html", &["manifest"]), ("ins", &["cite"]), ("object", &["classid", "codebase", "data", "usemap"]), ("q", &["cite"]), ("source", &["src"]), ("video", &["poster", "src"])];
+const MORE_LINKS: [(&str, &[&str]); 6] = [
+    ("html", &["manifest"]),
+    ("ins", &["cite"]),
+    ("object", &["classid", "codebase", "data", "usemap"]),
+    ("q", &["cite"]),
+    ("source", &["src"]),
+    ("video", &["poster", "src"]),
+];
 
 impl Source<'_> {
     /// A link as it must be behind the proxy. Those to other hosts, and relative ones, stay.

@@ -97,7 +97,8 @@ async fn play(request: Request<Incoming>) -> Result<Response<Full<bytes::Bytes>>
         "/page" => response.header("content-type", "text/html; charset=utf-8").body(text("<a href=\"/rewriteme\">test</a>".into())),
         _ => {
             let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("-").to_owned();
-            let asked = format!("{} {} host={} auth={} uri={}", request.method(), request.uri(), header("host"), header("authorization"), header("x-forwarded-uri"));
+            let asked =
+                format!("{} {} host={} auth={} uri={}", request.method(), request.uri(), header("host"), header("authorization"), header("x-forwarded-uri"));
             let body = request.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
             response.body(text(format!("{asked} {}", String::from_utf8_lossy(&body))))
         }

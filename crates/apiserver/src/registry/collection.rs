@@ -1,7 +1,10 @@
 //! Deletecollection: every selected object is deleted as a delete of its own would.
 
 use super::{Call, DeleteOptions, Selectors, delete_named, list, meta};
-use crate::{respond::{Answer, List}, storage};
+use crate::{
+    respond::{Answer, List},
+    storage,
+};
 use machinery::status::Status;
 
 /// Answers a DELETE of many with the list of what was found.

@@ -2,12 +2,7 @@
 //! and is stored if its key is free. Also the second half of create-on-update and create-on-apply.
 
 use super::{Call, meta, options::WriteOptions, read_body};
-use crate::{
-    Operation, Write, admission, errors,
-    respond::Answer,
-    rows::Row,
-    services, storage,
-};
+use crate::{Operation, Write, admission, errors, respond::Answer, rows::Row, services, storage};
 use http::StatusCode;
 use machinery::{
     Value, apply, defaulting,
@@ -37,10 +32,7 @@ pub(crate) async fn create(call: &Call<'_>, body: crate::Body) -> Result<Answer,
 pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
     let (api_version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
     if api_version != row.api_version {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({api_version}) does not match the expected API version ({})",
-            row.api_version
-        )));
+        return Err(Status::bad_request(format!("the API version in the data ({api_version}) does not match the expected API version ({})", row.api_version)));
     }
     let expected = &row.resource.kind.kind;
     if kind != expected {
@@ -100,14 +92,7 @@ pub(crate) fn place(row: &Row, namespace: &str, value: &mut Value) -> Result<(),
     Ok(())
 }
 
-async fn attempt(
-    call: &Call<'_>,
-    row: &Arc<Row>,
-    namespace: &str,
-    options: &WriteOptions,
-    mut value: Value,
-    applied: bool,
-) -> Result<Answer, Status> {
+async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &WriteOptions, mut value: Value, applied: bool) -> Result<Answer, Status> {
     let cx = call.cx;
     let name = meta::text(&value, "name").to_owned();
     let write = Write { cx, row, operation: Operation::Create, subresource: "", namespace, name: &name, dry_run: options.dry_run, old: None };
@@ -162,4 +147,3 @@ fn validate(row: &Row, name: &str, value: &Value) -> Result<(), Status> {
     errors.extend(row.strategy.validate(value));
     if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, name, errors)) }
 }
-

@@ -22,8 +22,7 @@ const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
 /// Kinds whose deletion answers the object instead of a Status, as upstream's registries do.
-const ANSWERS_OBJECT: [&str; 7] =
-    ["pods", "podtemplates", "persistentvolumes", "persistentvolumeclaims", "resourcequotas", "serviceaccounts", "services"];
+const ANSWERS_OBJECT: [&str; 7] = ["pods", "podtemplates", "persistentvolumes", "persistentvolumeclaims", "resourcequotas", "serviceaccounts", "services"];
 
 /// `DeleteOptions`, from body or query.
 #[derive(Debug, Clone, Default)]
@@ -117,16 +116,7 @@ pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &st
         let entry = storage::get(call.server, row, &key).ok_or_else(|| errors::not_found(row, name))?;
         let old = storage::value(row, &entry);
         check_preconditions(row, name, options, &old)?;
-        let write = Write {
-            cx: call.cx,
-            row,
-            operation: Operation::Delete,
-            subresource: "",
-            namespace,
-            name,
-            dry_run: options.dry_run,
-            old: Some(&old),
-        };
+        let write = Write { cx: call.cx, row, operation: Operation::Delete, subresource: "", namespace, name, dry_run: options.dry_run, old: Some(&old) };
         admission::validate(call.server, &write, &Value::Null).await?;
         let answer = match plan(call, row, options, &old) {
             Plan::Nothing => Some(Answer::Stored(StatusCode::OK, entry)),

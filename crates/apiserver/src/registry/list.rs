@@ -1,7 +1,10 @@
 //! Get and list. Both answer from memory; a page of a list is a piece of one exact snapshot.
 
 use super::{Call, Selectors, cursor::Cursor};
-use crate::{respond::{Answer, List}, storage};
+use crate::{
+    respond::{Answer, List},
+    storage,
+};
 use http::StatusCode;
 use machinery::{
     field::{self, Path},
@@ -41,8 +44,7 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Answer, Status> {
 
 /// Every selected object of the newest snapshot.
 pub(crate) fn all(call: &Call<'_>, selectors: &Selectors) -> Result<List, Status> {
-    select(call, selectors, &Options { limit: 0, exact: None, after: String::new() })
-        .ok_or_else(|| Status::internal("the newest state is not there"))
+    select(call, selectors, &Options { limit: 0, exact: None, after: String::new() }).ok_or_else(|| Status::internal("the newest state is not there"))
 }
 
 /// The selected objects of a snapshot; `None` if that is no longer known.

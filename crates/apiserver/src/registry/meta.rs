@@ -119,9 +119,7 @@ fn same_metadata(new: &Value, old: &Value) -> bool {
 fn same_managers(new: &Value, old: &Value) -> bool {
     let (Some(new), Some(old)) = (new.as_array(), old.as_array()) else { return new == old };
     new.len() == old.len()
-        && new.iter().zip(old).all(|(a, b)| {
-            ["manager", "operation", "apiVersion", "fieldsType", "fieldsV1", "subresource"].iter().all(|f| a[*f] == b[*f])
-        })
+        && new.iter().zip(old).all(|(a, b)| ["manager", "operation", "apiVersion", "fieldsType", "fieldsV1", "subresource"].iter().all(|f| a[*f] == b[*f]))
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! the entry is still the same; if it is not, it starts again from the new one ([`ATTEMPTS_MAX`] times at most).
 
 mod collection;
-mod cursor;
 mod create;
+mod cursor;
 mod delete;
 mod list;
 pub(crate) mod meta;

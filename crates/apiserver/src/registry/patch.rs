@@ -4,7 +4,12 @@
 //! fields, wrong types and defaults are treated as in an update. It starts again on a concurrent change unless it
 //! names a resourceVersion.
 
-use super::{Call, create, meta, options::WriteOptions, read_body, update::{Change, change}};
+use super::{
+    Call, create, meta,
+    options::WriteOptions,
+    read_body,
+    update::{Change, change},
+};
 use crate::{errors, negotiate, respond::Answer};
 use bytes::Bytes;
 use http::header;
@@ -159,8 +164,7 @@ fn apply_to(call: &Call<'_>, options: &WriteOptions, subresource: &str, old: Opt
     let row = call.row;
     let now = time::rfc3339(call.cx.now);
     let exclude = row.reset_fields(subresource);
-    let mut value =
-        apply::apply(row.ty(), old, applied, &options.manager, &row.api_version, subresource, options.force, &now, exclude)?;
+    let mut value = apply::apply(row.ty(), old, applied, &options.manager, &row.api_version, subresource, options.force, &now, exclude)?;
     if old.is_none() && !meta::text(&value, "uid").is_empty() {
         let uid = meta::text(&value, "uid");
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");

@@ -2,12 +2,7 @@
 //! `binding` and the rest differ only in how the next object is made from the present one.
 
 use super::{ATTEMPTS_MAX, Call, create, delete, meta, options::WriteOptions, read_body};
-use crate::{
-    Operation, Write, admission, errors,
-    respond::Answer,
-    rows::Row,
-    services, storage, subresources,
-};
+use crate::{Operation, Write, admission, errors, respond::Answer, rows::Row, services, storage, subresources};
 use http::StatusCode;
 use machinery::{
     Value, apply,
@@ -41,16 +36,8 @@ pub(crate) async fn update(call: &Call<'_>, subresource: &str, body: crate::Body
     let bytes = read_body(body).await?;
     let mut first = Some(body_value(call, &options, &bytes)?);
     let may_create = subresource.is_empty() && call.row.strategy.allow_create_on_update();
-    let change_of = Change {
-        row: call.row,
-        namespace: call.namespace(),
-        name: call.name(),
-        subresource,
-        options: &options,
-        may_create,
-        applied: false,
-        derived: false,
-    };
+    let change_of =
+        Change { row: call.row, namespace: call.namespace(), name: call.name(), subresource, options: &options, may_create, applied: false, derived: false };
     // Only an unconditional update that lost a race decodes its body again.
     change(call, &change_of, |_| match first.take() {
         Some(value) => Ok(value),

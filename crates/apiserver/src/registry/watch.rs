@@ -25,7 +25,11 @@ use machinery::{
     status::Status,
 };
 use serde_json::json;
-use std::{pin::Pin, sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use store::Entry;
 use tokio::time::{Instant, Sleep};
 
@@ -48,9 +52,7 @@ struct Options {
 
 fn options(call: &Call<'_>) -> Result<Options, Status> {
     let query = call.query;
-    let invalid = |path: &str, detail: &str| {
-        Status::invalid("meta.k8s.io", "ListOptions", "", vec![field::Error::forbidden(&Path::root(path), detail)])
-    };
+    let invalid = |path: &str, detail: &str| Status::invalid("meta.k8s.io", "ListOptions", "", vec![field::Error::forbidden(&Path::root(path), detail)]);
     let rule = query.text("resourceVersionMatch");
     let send = query.flag_opt("sendInitialEvents");
     match (send, rule) {
@@ -94,8 +96,7 @@ pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     let from = options.from.unwrap_or(snapshot.revision());
     let name = call.name().to_owned();
     let wanted = Wanted { row, prefix, name, selectors };
-    let initial: Vec<Arc<Entry>> =
-        if options.initial { snapshot.range(&wanted.prefix, "").filter(|e| wanted.takes(e)).cloned().collect() } else { Vec::new() };
+    let initial: Vec<Arc<Entry>> = if options.initial { snapshot.range(&wanted.prefix, "").filter(|e| wanted.takes(e)).cloned().collect() } else { Vec::new() };
     let format = Format { encoding: call.accepted.encoding, form: call.accepted.form, include: table::Include::of(call.query)? };
     let mut stream = Stream {
         server: call.server.clone(),

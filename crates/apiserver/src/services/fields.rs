@@ -134,8 +134,7 @@ pub(super) fn carry_over(service: &mut Value, old: &Value) {
         }
     }
     if needs_node_ports(old) && needs_node_ports(service) {
-        let had: Vec<(Value, String, u16)> =
-            ports(old).iter().filter_map(|p| Some((p["port"].clone(), protocol(p), node_port(p)?))).collect();
+        let had: Vec<(Value, String, u16)> = ports(old).iter().filter_map(|p| Some((p["port"].clone(), protocol(p), node_port(p)?))).collect();
         let chosen: Vec<(u16, String)> = node_ports(service);
         for port in service["spec"]["ports"].as_array_mut().into_iter().flatten().filter(|p| node_port(p).is_none()) {
             let own = protocol(port);

@@ -17,7 +17,10 @@ async fn nothing_is_made_where_no_namespace_is() {
     let refused = cluster.post("/api/v1/namespaces/going/configmaps", map).await.expect(403);
     let why = "configmaps \"m\" is forbidden: unable to create new content in namespace going because it is being terminated";
     assert_eq!(refused["message"], why);
-    assert_eq!(refused["details"]["causes"], json!([{"reason": "NamespaceTerminating", "message": "namespace going is being terminated", "field": "metadata.namespace"}]));
+    assert_eq!(
+        refused["details"]["causes"],
+        json!([{"reason": "NamespaceTerminating", "message": "namespace going is being terminated", "field": "metadata.namespace"}])
+    );
     for name in ["default", "kube-system", "kube-public"] {
         let refused = cluster.delete(&format!("/api/v1/namespaces/{name}")).await.refused(403);
         assert_eq!(refused, format!("namespaces {name:?} is forbidden: this namespace may not be deleted"));
@@ -59,10 +62,8 @@ async fn a_pod_gets_its_account_s_token() {
 async fn a_pod_waits_for_the_account_of_a_new_namespace() {
     let cluster = Cluster::start().await;
     cluster.post("/api/v1/namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "new"}})).await.expect(201);
-    let (made, account) = tokio::join!(
-        cluster.post("/api/v1/namespaces/new/pods", pod("p")),
-        cluster.post("/api/v1/namespaces/new/serviceaccounts", account("default"))
-    );
+    let (made, account) =
+        tokio::join!(cluster.post("/api/v1/namespaces/new/pods", pod("p")), cluster.post("/api/v1/namespaces/new/serviceaccounts", account("default")));
     account.expect(201);
     made.expect(201);
 }
@@ -84,7 +85,10 @@ async fn a_pod_gets_a_priority_and_tolerations() {
     cluster.post("/apis/scheduling.k8s.io/v1/priorityclasses", class.clone()).await.expect(201);
     let second = merged(class, json!({"metadata": {"name": "other"}}));
     let refused = cluster.post("/apis/scheduling.k8s.io/v1/priorityclasses", second).await.refused(403);
-    assert_eq!(refused, "priorityclasses.scheduling.k8s.io \"other\" is forbidden: PriorityClass high is already marked as default. Only one default can exist");
+    assert_eq!(
+        refused,
+        "priorityclasses.scheduling.k8s.io \"other\" is forbidden: PriorityClass high is already marked as default. Only one default can exist"
+    );
     let made = cluster.post(PODS, pod("default-class")).await.expect(201);
     let spec = &made["spec"];
     assert_eq!((&spec["priority"], &spec["preemptionPolicy"], &spec["priorityClassName"]), (&json!(1000), &json!("Never"), &json!("high")));
@@ -162,11 +166,15 @@ async fn a_node_writes_what_is_its_own() {
 #[tokio::test]
 async fn claims_get_the_default_class_and_protection() {
     let cluster = Cluster::start().await;
-    let class = |name: &str, expands: bool| json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "x/y", "allowVolumeExpansion": expands,
-        "metadata": {"name": name, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}});
+    let class = |name: &str, expands: bool| {
+        json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "x/y", "allowVolumeExpansion": expands,
+        "metadata": {"name": name, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}})
+    };
     cluster.post("/apis/storage.k8s.io/v1/storageclasses", class("slow", false)).await.expect(201);
-    let claim = |name: &str| json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let claim = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
+    };
     let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
     let made = cluster.post(claims, claim("c")).await.expect(201);
     assert_eq!((&made["spec"]["storageClassName"], &made["metadata"]["finalizers"]), (&json!("slow"), &json!(["kubernetes.io/pvc-protection"])));
@@ -185,8 +193,10 @@ async fn nobody_grants_what_they_do_not_have() {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]});
     cluster.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", bind).await.expect(201);
-    let role = |resource: &str| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": resource},
-        "rules": [{"apiGroups": [""], "resources": [resource], "verbs": ["get"]}]});
+    let role = |resource: &str| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": resource},
+        "rules": [{"apiGroups": [""], "resources": [resource], "verbs": ["get"]}]})
+    };
     let ann = user("ann", &[]);
     let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
     cluster.post_as(&ann, roles, role("pods")).await.expect(201);
@@ -232,9 +242,7 @@ async fn containers_get_a_namespace_s_limits_and_keep_to_them() {
     assert_eq!(made["spec"]["containers"][0]["resources"], json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}}));
     let note = "LimitRanger plugin set: cpu request for container c; cpu limit for container c";
     assert_eq!(made["metadata"]["annotations"]["kubernetes.io/limit-ranger"], note);
-    let with = |requests: &str, limits: &str| {
-        json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": requests}, "limits": {"cpu": limits}}}]}})
-    };
+    let with = |requests: &str, limits: &str| json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": requests}, "limits": {"cpu": limits}}}]}});
     let much = cluster.post(PODS, merged(pod("much"), with("100m", "1"))).await.refused(403);
     assert_eq!(much, "pods \"much\" is forbidden: maximum cpu usage per Container is 500m, but limit is 1");
     let little = cluster.post(PODS, merged(pod("little"), with("10m", "400m"))).await.refused(403);
@@ -255,9 +263,8 @@ async fn a_quota_is_charged_and_never_exceeded() {
     // What the controller does.
     let status = json!({"status": {"hard": hard, "used": {"pods": "0", "requests.cpu": "0", "count/configmaps": "0"}}});
     cluster.patch(&format!("{quotas}/q/status"), status).await.expect(200);
-    let asking = |name: &str, cpu: &str| {
-        merged(pod(name), json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]}}))
-    };
+    let asking =
+        |name: &str, cpu: &str| merged(pod(name), json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]}}));
     assert_eq!(cluster.post(PODS, pod("silent")).await.refused(403), "pods \"silent\" is forbidden: failed quota: q: must specify requests.cpu for: c");
     cluster.post(&format!("{PODS}?dryRun=All"), asking("dry", "100m")).await.expect(201);
     cluster.post(PODS, asking("a", "100m")).await.expect(201);
@@ -276,7 +283,10 @@ async fn a_quota_is_charged_and_never_exceeded() {
     let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
     cluster.post("/api/v1/namespaces/default/configmaps", map("one")).await.expect(201);
     let refused = cluster.post("/api/v1/namespaces/default/configmaps", map("two")).await.refused(403);
-    assert_eq!(refused, "configmaps \"two\" is forbidden: exceeded quota: q, requested: count/configmaps=1, used: count/configmaps=1, limited: count/configmaps=1");
+    assert_eq!(
+        refused,
+        "configmaps \"two\" is forbidden: exceeded quota: q, requested: count/configmaps=1, used: count/configmaps=1, limited: count/configmaps=1"
+    );
 }
 
 #[tokio::test]
@@ -297,8 +307,10 @@ const TEAM_CSR: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIWE1I
 async fn certificates_are_approved_by_who_may() {
     let cluster = Cluster::start().await;
     let uri = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-    let csr = |name: &str, request: &str| json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
-        "spec": {"request": request, "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]}});
+    let csr = |name: &str, request: &str| {
+        json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+        "spec": {"request": request, "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]}})
+    };
     let refused = cluster.post(uri, csr("root", MASTERS_CSR)).await.refused(403);
     let why = "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
     assert_eq!(refused, format!("certificatesigningrequests.certificates.k8s.io \"root\" is forbidden: {why}"));

@@ -24,7 +24,10 @@ async fn access_reviews_answer_as_the_path_would() {
     let answer = cluster.post(&format!("{ACCESS}/subjectaccessreviews"), review("eve")).await.expect(201);
     assert_eq!(answer["status"], json!({"allowed": false}));
 
-    let path = access("SubjectAccessReview", json!({"user": "eve", "groups": ["system:unauthenticated"], "nonResourceAttributes": {"path": "/version", "verb": "get"}}));
+    let path = access(
+        "SubjectAccessReview",
+        json!({"user": "eve", "groups": ["system:unauthenticated"], "nonResourceAttributes": {"path": "/version", "verb": "get"}}),
+    );
     assert_eq!(cluster.post(&format!("{ACCESS}/subjectaccessreviews"), path).await.expect(201)["status"]["allowed"], true);
 
     let own = access("SelfSubjectAccessReview", json!({"resourceAttributes": list_pods}));

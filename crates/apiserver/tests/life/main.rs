@@ -118,7 +118,8 @@ async fn an_evicted_pod_says_why_it_goes() {
 #[tokio::test]
 async fn what_is_not_stored_has_no_table() {
     let server = Server::start().await;
-    let review = r#"{"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}}"#;
+    let review =
+        r#"{"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}}"#;
     let headers = [("content-type", "application/json"), ("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
     let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     assert_eq!(server.raw(http::Method::POST, path, &headers, review).await.0, 406);
@@ -192,7 +193,11 @@ async fn the_four_patches() {
     assert_eq!(got["spec"]["template"]["spec"]["containers"].as_array().map(Vec::len), Some(2));
     let merge = json!({"metadata": {"annotations": {"x": "y"}}});
     let got = server.patch(&path, "application/merge-patch+json", &merge).await.expect(200);
-    assert_eq!((got["metadata"]["annotations"]["x"].as_str(), got["metadata"]["generation"].as_i64()), (Some("y"), Some(4)), "annotations of a Deployment count");
+    assert_eq!(
+        (got["metadata"]["annotations"]["x"].as_str(), got["metadata"]["generation"].as_i64()),
+        (Some("y"), Some(4)),
+        "annotations of a Deployment count"
+    );
     let apply = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {"replicas": 7}});
     let lost = server.patch(&format!("{path}?fieldManager=me"), "application/apply-patch+yaml", &apply).await.expect(409);
     assert_eq!(lost["reason"], "Conflict");

@@ -3,8 +3,8 @@
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::tz::TimeZone;
 
-use super::{by_clock, due};
 use super::schedule::Schedule;
+use super::{by_clock, due};
 
 fn at(text: &str) -> Timestamp {
     format!("{text}:00Z").parse().unwrap_or_else(|e| panic!("{e}"))

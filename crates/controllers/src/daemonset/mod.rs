@@ -186,13 +186,8 @@ impl Controller for Daemons {
         if ds.is_deleting() {
             return Ok(None);
         }
-        let owner = Owner {
-            object: &*ds,
-            template: &ds.spec.template,
-            selector,
-            collisions: ds.status.as_ref().and_then(|s| s.collision_count),
-            label: HASH_LABEL,
-        };
+        let owner =
+            Owner { object: &*ds, template: &ds.spec.template, selector, collisions: ds.status.as_ref().and_then(|s| s.collision_count), label: HASH_LABEL };
         let history = match history::keep(&self.client, &self.revisions, &owner).await {
             Err(error) if error.is_namespace_terminating() => return Ok(None),
             other => other?,

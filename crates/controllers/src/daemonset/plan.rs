@@ -148,11 +148,8 @@ pub(super) fn rolls(ds: &DaemonSet) -> bool {
 /// A step of a roll-out: old pods to delete, and nodes that get a new one beside the old.
 pub(super) fn roll(ds: &DaemonSet, nodes: &[Arc<Node>], pods: &ByNode, hash: &str, now: Timestamp) -> Plan {
     let (spec, mut plan) = (spec(ds), Plan::default());
-    let wanted: BTreeMap<&str, &[Arc<Pod>]> = nodes
-        .iter()
-        .filter(|n| wants(&spec, n).0)
-        .map(|n| (n.name(), pods.get(n.name()).map(Vec::as_slice).unwrap_or_default()))
-        .collect();
+    let wanted: BTreeMap<&str, &[Arc<Pod>]> =
+        nodes.iter().filter(|n| wants(&spec, n).0).map(|n| (n.name(), pods.get(n.name()).map(Vec::as_slice).unwrap_or_default())).collect();
     let (max_unavailable, max_surge) = limits(ds, wanted.len());
     let available = |p: &Pod| !p.is_deleting() && is_available(p, min_ready_s(ds), now);
     let (mut missing, mut surging, mut candidates, mut beside) = (0, 0, Vec::new(), Vec::new());
@@ -195,7 +192,8 @@ pub(super) fn pod(ds: &DaemonSet, node: &str, hash: &str) -> Pod {
 pub(super) fn status(ds: &DaemonSet, nodes: &[Arc<Node>], pods: &ByNode, hash: &str, collisions: Option<i32>, now: Timestamp) -> DaemonSetStatus {
     let spec = spec(ds);
     let old = ds.status.clone().unwrap_or_default();
-    let mut s = DaemonSetStatus { observed_generation: Some(generation(ds)), collision_count: collisions, conditions: old.conditions, ..DaemonSetStatus::default() };
+    let mut s =
+        DaemonSetStatus { observed_generation: Some(generation(ds)), collision_count: collisions, conditions: old.conditions, ..DaemonSetStatus::default() };
     let (mut updated, mut available, mut unavailable) = (0, 0, 0);
     for node in nodes {
         let here = pods.get(node.name()).map(Vec::as_slice).unwrap_or_default();

@@ -53,7 +53,12 @@ fn pods_node(pod: &Pod) -> String {
 fn every_fitting_node_has_one() {
     let now = client::timestamp();
     let taint = |effect: &str| json!([{"key": "t", "effect": effect}]);
-    let nodes = [node("a", json!([])), node("b", taint("NoSchedule")), node("c", taint("NoExecute")), node("d", json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}]))];
+    let nodes = [
+        node("a", json!([])),
+        node("b", taint("NoSchedule")),
+        node("c", taint("NoExecute")),
+        node("d", json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}])),
+    ];
     let manage = |ds: &DaemonSet, state: &str| told(&plan::manage(ds, &nodes, &pods(state), "new", now));
     assert_eq!(manage(&set(json!({})), ""), "+a +d", "a daemon bears that a node is not ready");
     assert_eq!(manage(&set(json!({})), "a=new b=new c=new d=new d=new"), "-c -d", "what came before a NoSchedule taint may stay");

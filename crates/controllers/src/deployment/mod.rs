@@ -134,11 +134,7 @@ impl Deployments {
             changed.spec.min_ready_seconds = Some(sets::min_ready_s(&world.d)).filter(|s| *s != 0);
             differs = true;
         }
-        let new = if differs {
-            Arc::new(self.client.namespaced::<ReplicaSet>(new.namespace()).replace(new.name(), &changed).await?)
-        } else {
-            new
-        };
+        let new = if differs { Arc::new(self.client.namespaced::<ReplicaSet>(new.namespace()).replace(new.name(), &changed).await?) } else { new };
         let told = annotations(&*new).get(REVISION).cloned().unwrap_or_default();
         let found = format!("Found new replica set {:?}", new.name());
         world.new = Some(new);

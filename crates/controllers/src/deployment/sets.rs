@@ -19,8 +19,7 @@ const MAX: &str = "deployment.kubernetes.io/max-replicas";
 /// Characters of the revision history at most (upstream `maxRevHistoryLengthInChars`).
 const HISTORY_MAX: usize = 2000;
 /// What a ReplicaSet does not inherit from its Deployment.
-const NOT_COPIED: [&str; 6] =
-    ["kubectl.kubernetes.io/last-applied-configuration", REVISION, HISTORY, DESIRED, MAX, "deprecated.deployment.rollback.to"];
+const NOT_COPIED: [&str; 6] = ["kubectl.kubernetes.io/last-applied-configuration", REVISION, HISTORY, DESIRED, MAX, "deprecated.deployment.rollback.to"];
 
 pub(super) type Set = Arc<ReplicaSet>;
 

@@ -123,7 +123,11 @@ fn scaling_is_in_proportion_and_the_rest_goes_to_the_largest() {
     assert_eq!(sizes(&d, &new, std::slice::from_ref(&old)), [("new".to_owned(), 10), ("old".to_owned(), 10)]);
     let (new, old) = (noted(&set("new", 2, 0), 10, 12), noted(&set("old", 8, 10), 10, 12));
     let d = deployment(5, "2", "0");
-    assert_eq!(sizes(&d, &new, std::slice::from_ref(&old)), [("new".to_owned(), 2), ("old".to_owned(), 5)], "7 in all: the share of the old set takes all three");
+    assert_eq!(
+        sizes(&d, &new, std::slice::from_ref(&old)),
+        [("new".to_owned(), 2), ("old".to_owned(), 5)],
+        "7 in all: the share of the old set takes all three"
+    );
     assert_eq!(sizes(&deployment(0, "2", "0"), &new, std::slice::from_ref(&old)), [("new".to_owned(), 0), ("old".to_owned(), 0)]);
     let alone = plan::scale(&deployment(7, "2", "0"), Some(&set("new", 3, 0)), &[set("old", 0, 10)]);
     assert_eq!(alone.iter().map(|(rs, to)| (rs.name(), *to)).collect::<Vec<_>>(), [("new", 7)]);

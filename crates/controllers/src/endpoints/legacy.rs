@@ -86,7 +86,8 @@ impl Controller for Legacy {
             Err(error) if error.is_namespace_terminating() => Ok(None),
             Err(error) => {
                 if !error.is_conflict() && !error.is_already_exists() {
-                    let (reason, what) = if made.resource_version().is_empty() { ("FailedToCreateEndpoint", "create") } else { ("FailedToUpdateEndpoint", "update") };
+                    let (reason, what) =
+                        if made.resource_version().is_empty() { ("FailedToCreateEndpoint", "create") } else { ("FailedToUpdateEndpoint", "update") };
                     let message = format!("Failed to {what} endpoint {key}: {error}");
                     self.recorder.event(&object_reference(&made), EventType::Warning, reason, message);
                 }
@@ -103,9 +104,7 @@ fn same(old: &Endpoints, new: &Endpoints) -> bool {
         all.remove(TRIGGER_TIME);
         all
     };
-    old.subsets.as_deref().unwrap_or_default() == new.subsets.as_deref().unwrap_or_default()
-        && labels(old) == labels(new)
-        && notes(old) == notes(new)
+    old.subsets.as_deref().unwrap_or_default() == new.subsets.as_deref().unwrap_or_default() && labels(old) == labels(new) && notes(old) == notes(new)
 }
 
 /// The Endpoints of a Service with these pods.
@@ -142,12 +141,7 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
         }
         let mut ports: Vec<EndpointPort> = facts::ports(service, pod)
             .into_iter()
-            .map(|p| EndpointPort {
-                name: p.name.filter(|n| !n.is_empty()),
-                port: p.port.unwrap_or(0),
-                protocol: p.protocol,
-                app_protocol: p.app_protocol,
-            })
+            .map(|p| EndpointPort { name: p.name.filter(|n| !n.is_empty()), port: p.port.unwrap_or(0), protocol: p.protocol, app_protocol: p.app_protocol })
             .collect();
         if ports.is_empty() && has_ports {
             continue;

@@ -100,8 +100,7 @@ pub(super) fn plan(template: &Template, mut desired: Desired, existing: &[Arc<En
 /// Without any endpoint one empty slice tells that this is known.
 fn placeholder(template: &Template, out: &mut Plan) {
     let empty = template.slice(Vec::new(), Vec::new());
-    let is_placeholder =
-        |s: &EndpointSlice| s.endpoints.iter().flatten().next().is_none() && s.ports.iter().flatten().next().is_none();
+    let is_placeholder = |s: &EndpointSlice| s.endpoints.iter().flatten().next().is_none() && s.ports.iter().flatten().next().is_none();
     match out.delete.iter().position(|s| is_placeholder(s)) {
         Some(at) => {
             let kept = out.delete.remove(at);

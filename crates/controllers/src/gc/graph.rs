@@ -128,9 +128,9 @@ impl Graph {
     /// dependents.
     pub(super) fn is_settled(&self, node: &Node) -> bool {
         let holds = |o: &Owner| {
-            self.nodes.get(&o.uid).is_some_and(|n| {
-                !n.virtual_ && !n.foreground && n.place.kind == o.kind && n.place.name == o.name && in_reach(&n.place, &node.place)
-            })
+            self.nodes
+                .get(&o.uid)
+                .is_some_and(|n| !n.virtual_ && !n.foreground && n.place.kind == o.kind && n.place.name == o.name && in_reach(&n.place, &node.place))
         };
         !node.virtual_ && !node.foreground && node.owners.iter().all(holds)
     }

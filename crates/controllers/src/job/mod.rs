@@ -19,8 +19,8 @@ use crate::expectations::Expectations;
 use crate::meta::{labels, selector};
 use crate::pods::{self, PodControl};
 use crate::work::{Controller, Cx, Step};
-use plan::{FINALIZER, Plan};
 pub(crate) use plan::finished_at;
+use plan::{FINALIZER, Plan};
 
 const WORKERS: usize = 5;
 

@@ -255,7 +255,9 @@ fn end(tally: &Tally<'_>, plan: &mut Plan, active: usize, now: Timestamp) -> boo
         return fail(status, "MaxFailedIndexesExceeded", "Job has exceeded the specified maximal number of failed indexes");
     }
     let succeed = |status: &mut JobStatus, reason: &str, message: &str| set(status, "SuccessCriteriaMet", "True", reason, message, now);
-    if is_indexed(spec) && let Some(rule) = policy::succeeded_by(tally.job, &tally.completed) {
+    if is_indexed(spec)
+        && let Some(rule) = policy::succeeded_by(tally.job, &tally.completed)
+    {
         return succeed(status, "SuccessPolicy", &format!("Matched rules at index {rule}"));
     }
     let all_failed_or_done = tally.completed.union(&tally.failed_indexes).count() >= usize::try_from(tally.completions).unwrap_or(usize::MAX);
@@ -346,7 +348,9 @@ fn manage(tally: &mut Tally<'_>, plan: &mut Plan, active: &[Arc<Pod>], terminati
         // Two of one index, or one of an index that is done or gone, are too many.
         plan.delete = active
             .iter()
-            .filter(|p| index_of(p).is_none_or(|i| i >= tally.completions || tally.completed.contains(&i) || tally.failed_indexes.contains(&i) || !seen.insert(i)))
+            .filter(|p| {
+                index_of(p).is_none_or(|i| i >= tally.completions || tally.completed.contains(&i) || tally.failed_indexes.contains(&i) || !seen.insert(i))
+            })
             .cloned()
             .collect();
     }
@@ -389,7 +393,8 @@ fn next_indexes(tally: &Tally<'_>, active: &[Arc<Pod>], count: usize) -> Vec<(Op
 fn backoff(tally: &Tally<'_>, now: Timestamp) -> Option<Duration> {
     let ended = |p: &Pod| {
         let status = p.status.as_ref()?;
-        let finished = status.container_statuses.iter().flatten().filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()).map(|t| t.0).max();
+        let finished =
+            status.container_statuses.iter().flatten().filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()).map(|t| t.0).max();
         finished.or_else(|| p.meta().deletion_timestamp.as_ref().map(|t| t.0)).or_else(|| Some(created(p)))
     };
     let mut failed: Vec<Timestamp> = tally.pods.iter().filter(|p| has_failed(tally.spec, p)).filter_map(|p| ended(p)).collect();

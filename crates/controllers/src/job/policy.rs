@@ -38,9 +38,7 @@ fn matched(rule: &PodFailurePolicyRule, pod: &Pod) -> Option<String> {
     if let Some(wanted) = &rule.on_exit_codes {
         let status = pod.status.as_ref()?;
         let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-        return all.filter_map(|c| exited(c, wanted)).next().map(|(name, code)| {
-            format!("Container {name} for pod {} failed with exit code {code}", pod.key())
-        });
+        return all.filter_map(|c| exited(c, wanted)).next().map(|(name, code)| format!("Container {name} for pod {} failed with exit code {code}", pod.key()));
     }
     for wanted in rule.on_pod_conditions.iter().flatten() {
         let value = wanted.status.as_deref().unwrap_or("True");

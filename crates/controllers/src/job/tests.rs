@@ -11,7 +11,8 @@ use super::indexes;
 use super::plan::{self, FINALIZER, Plan, plan};
 
 fn job(change: Value, status: &JobStatus) -> Job {
-    let mut spec = json!({"parallelism": 2, "completions": 3, "backoffLimit": 1, "template": {"spec": {"containers": [{"name": "c"}], "restartPolicy": "Never"}}});
+    let mut spec =
+        json!({"parallelism": 2, "completions": 3, "backoffLimit": 1, "template": {"spec": {"containers": [{"name": "c"}], "restartPolicy": "Never"}}});
     for (key, value) in change.as_object().into_iter().flatten() {
         spec[key] = value.clone();
     }
@@ -22,7 +23,13 @@ fn job(change: Value, status: &JobStatus) -> Job {
 fn pods(text: &str) -> Vec<Arc<Pod>> {
     let pod = |word: &str| {
         let (name, index) = word.trim_end_matches(['+', '!', '_']).split_once(':').unwrap_or((word.trim_end_matches(['+', '!', '_']), ""));
-        let phase = if word.contains('+') { "Succeeded" } else if word.contains('!') { "Failed" } else { "Running" };
+        let phase = if word.contains('+') {
+            "Succeeded"
+        } else if word.contains('!') {
+            "Failed"
+        } else {
+            "Running"
+        };
         let finalizers = if word.ends_with('_') { json!([]) } else { json!([FINALIZER]) };
         let notes = if index.is_empty() { json!({}) } else { json!({"batch.kubernetes.io/job-completion-index": index}) };
         // Long ago, so that no back-off holds up the next.

@@ -87,7 +87,13 @@ pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         "" | "Equal" => text(&toleration.value) == value,
         "Exists" => true,
         operator @ ("Lt" | "Gt") => match (value.parse::<i64>(), text(&toleration.value).parse::<i64>()) {
-            (Ok(has), Ok(limit)) => if operator == "Lt" { has < limit } else { has > limit },
+            (Ok(has), Ok(limit)) => {
+                if operator == "Lt" {
+                    has < limit
+                } else {
+                    has > limit
+                }
+            }
             _ => false,
         },
         _ => false,

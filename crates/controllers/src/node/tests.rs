@@ -20,7 +20,8 @@ fn taints_follow_the_conditions() {
     let (nr, ur) = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable");
     let told = |node: &Node, evict| {
         let now = client::now();
-        wanted(node, evict, &now).map(|all| all.iter().map(|t| format!("{}:{}", t.key.rsplit('/').next().unwrap_or_default(), t.effect)).collect::<Vec<_>>().join(" "))
+        wanted(node, evict, &now)
+            .map(|all| all.iter().map(|t| format!("{}:{}", t.key.rsplit('/').next().unwrap_or_default(), t.effect)).collect::<Vec<_>>().join(" "))
     };
     let both = Some("not-ready:NoSchedule not-ready:NoExecute".to_owned());
     assert_eq!(told(&node(Some("False"), &[]), true), both);

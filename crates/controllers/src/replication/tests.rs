@@ -30,11 +30,18 @@ fn pod(name: &str, change: &[(&str, Value)]) -> Arc<Pod> {
 #[test]
 fn the_least_useful_pod_goes_first() {
     let ready = "/status/conditions/0/status";
-    let costly = pod("costly", &[("/metadata", json!({"name": "costly", "uid": "costly", "annotations": {"controller.kubernetes.io/pod-deletion-cost": "5"}}))]);
-    let restarted = pod("restarted", &[("/status", json!({
-        "phase": "Running", "containerStatuses": [{"name": "c", "restartCount": 3, "ready": true, "image": "", "imageID": ""}],
-        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T11:00:00Z"}],
-    }))]);
+    let costly =
+        pod("costly", &[("/metadata", json!({"name": "costly", "uid": "costly", "annotations": {"controller.kubernetes.io/pod-deletion-cost": "5"}}))]);
+    let restarted = pod(
+        "restarted",
+        &[(
+            "/status",
+            json!({
+                "phase": "Running", "containerStatuses": [{"name": "c", "restartCount": 3, "ready": true, "image": "", "imageID": ""}],
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T11:00:00Z"}],
+            }),
+        )],
+    );
     let order = [
         pod("unassigned", &[("/spec/nodeName", json!(""))]),
         pod("pending", &[("/status/phase", json!("Pending"))]),

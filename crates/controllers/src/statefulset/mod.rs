@@ -163,7 +163,8 @@ impl Sets {
 
     /// The two revisions between which the set is.
     fn versions(set: &StatefulSet, history: &History) -> (Version, Version) {
-        let version = |r: &ControllerRevision| Version { name: r.name().to_owned(), template: history::template(r).unwrap_or_else(|| set.spec.template.clone()) };
+        let version =
+            |r: &ControllerRevision| Version { name: r.name().to_owned(), template: history::template(r).unwrap_or_else(|| set.spec.template.clone()) };
         let update = Version { name: history.update.name().to_owned(), template: set.spec.template.clone() };
         let current = set.status.as_ref().and_then(|s| s.current_revision.as_deref()).unwrap_or_default();
         let current = history.all.iter().find(|r| r.name() == current).map_or_else(|| version(&history.update), |r| version(r));

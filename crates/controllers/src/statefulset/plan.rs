@@ -20,7 +20,10 @@ use crate::pods::{self, is_ready, phase};
 pub(super) enum Action {
     Create(Box<Pod>),
     /// `scaled`: it is one too many.
-    Delete { pod: Arc<Pod>, scaled: bool },
+    Delete {
+        pod: Arc<Pod>,
+        scaled: bool,
+    },
 }
 
 /// A template and the name of its revision.

@@ -53,7 +53,18 @@ fn next(set: &StatefulSet, state: &str, update: &str) -> String {
 #[test]
 fn one_after_the_other() {
     let ordered = set(3, json!({}));
-    for (state, want) in [("", "+0"), ("0?", ""), ("0", "+1"), ("0 1-", ""), ("0 1 2", ""), ("0 2", "+1"), ("0! 1", "-0"), ("0 1 2 3 4", "x4"), ("0 1 2 3 4-", ""), ("0 1? 2 3", "")] {
+    for (state, want) in [
+        ("", "+0"),
+        ("0?", ""),
+        ("0", "+1"),
+        ("0 1-", ""),
+        ("0 1 2", ""),
+        ("0 2", "+1"),
+        ("0! 1", "-0"),
+        ("0 1 2 3 4", "x4"),
+        ("0 1 2 3 4-", ""),
+        ("0 1? 2 3", ""),
+    ] {
         assert_eq!(next(&ordered, state, "old"), want, "{state}");
     }
     let parallel = set(3, json!({"podManagementPolicy": "Parallel"}));

@@ -64,7 +64,8 @@ async fn a_deployment_rolls_and_its_service_follows() {
     c.merge(&path, image).await;
     c.until(&path, |d| done(d, 3) && d["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2").await;
     let sets = c.get(SETS).await.unwrap_or_default();
-    let mut sizes: Vec<_> = items(&sets).iter().map(|s| (s["metadata"]["annotations"]["deployment.kubernetes.io/revision"].clone(), s["spec"]["replicas"].clone())).collect();
+    let mut sizes: Vec<_> =
+        items(&sets).iter().map(|s| (s["metadata"]["annotations"]["deployment.kubernetes.io/revision"].clone(), s["spec"]["replicas"].clone())).collect();
     sizes.sort_by_key(|(r, _)| r.to_string());
     assert_eq!(sizes, [(json!("1"), json!(0)), (json!("2"), json!(3))]);
     c.until(slices, |l| ready(l) == 3 && items(l).iter().flat_map(|s| s["endpoints"].as_array().cloned().unwrap_or_default()).count() == 3).await;
@@ -75,7 +76,11 @@ async fn a_deployment_rolls_and_its_service_follows() {
         let pod = change.object();
         let ready = pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True");
         let serves = ready && !pod.is_deleting() && !matches!(change, client::Delta::Deleted(_));
-        if serves { serving.insert(pod.name().to_owned()) } else { serving.remove(pod.name()) };
+        if serves {
+            serving.insert(pod.name().to_owned())
+        } else {
+            serving.remove(pod.name())
+        };
         begun |= serving.len() >= 3;
         assert!(!begun || serving.len() >= 3, "too few serve: {serving:?}");
     }
@@ -218,10 +223,12 @@ async fn silent_nodes_are_unknown_and_their_pods_not_ready() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_count_their_pods_and_sets_roll() {
     let c = Cluster::start().await;
-    let ends = |how: &str| json!({"metadata": {"annotations": {"test/ends": how}}, "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}});
+    let ends =
+        |how: &str| json!({"metadata": {"annotations": {"test/ends": how}}, "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}});
     let jobs = "/apis/batch/v1/namespaces/default/jobs";
     c.create(jobs, json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "good"}, "spec": {"completions": 5, "parallelism": 2, "ttlSecondsAfterFinished": 1, "template": ends("Succeeded")}})).await;
-    c.create(jobs, json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "bad"}, "spec": {"backoffLimit": 0, "template": ends("Failed")}})).await;
+    c.create(jobs, json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "bad"}, "spec": {"backoffLimit": 0, "template": ends("Failed")}}))
+        .await;
     let good = c.until(&format!("{jobs}/good"), |j| condition(j, "Complete")["status"] == "True").await;
     assert_eq!(good["status"]["succeeded"], 5);
     let bad = c.until(&format!("{jobs}/bad"), |j| condition(j, "Failed")["status"] == "True").await;
@@ -229,18 +236,29 @@ async fn jobs_count_their_pods_and_sets_roll() {
     c.until(&format!("{jobs}/good"), Value::is_null).await;
 
     let sets = "/apis/apps/v1/namespaces/default/statefulsets";
-    c.create(sets, json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s"},
-        "spec": {"replicas": 3, "serviceName": "s", "selector": {"matchLabels": {"app": "web"}}, "template": template("v1")}})).await;
+    c.create(
+        sets,
+        json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s"},
+        "spec": {"replicas": 3, "serviceName": "s", "selector": {"matchLabels": {"app": "web"}}, "template": template("v1")}}),
+    )
+    .await;
     let up = |s: &Value| s["status"]["availableReplicas"] == 3 && s["status"]["currentRevision"] == s["status"]["updateRevision"];
     let first = c.until(&format!("{sets}/s"), up).await;
     c.merge(&format!("{sets}/s"), json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "v2"}]}}}})).await;
     let second = c.until(&format!("{sets}/s"), |s| up(s) && s["status"]["currentRevision"] != first["status"]["currentRevision"]).await;
     let pod = c.get(&format!("{PODS}/s-0")).await.unwrap_or_default();
-    assert_eq!((&pod["spec"]["containers"][0]["image"], &pod["metadata"]["labels"]["controller-revision-hash"]), (&json!("v2"), &second["status"]["currentRevision"]));
+    assert_eq!(
+        (&pod["spec"]["containers"][0]["image"], &pod["metadata"]["labels"]["controller-revision-hash"]),
+        (&json!("v2"), &second["status"]["currentRevision"])
+    );
 
     let daemons = "/apis/apps/v1/namespaces/default/daemonsets";
     let one = json!({"metadata": {"labels": {"app": "d"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
-    c.create(daemons, json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"app": "d"}}, "template": one}})).await;
+    c.create(
+        daemons,
+        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"app": "d"}}, "template": one}}),
+    )
+    .await;
     c.until(&format!("{daemons}/d"), |d| d["status"]["numberAvailable"] == 2).await;
 }
 
@@ -302,7 +320,8 @@ async fn slices_follow_their_pods_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn storage_stays_while_it_is_used() {
     let c = Cluster::start().await;
-    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": {"name": "fast"}, "driverName": "d", "parameters": {"a": "b"}});
+    let class =
+        json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": {"name": "fast"}, "driverName": "d", "parameters": {"a": "b"}});
     c.create("/apis/storage.k8s.io/v1/volumeattributesclasses", class).await;
     let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "volumeAttributesClassName": "fast"}});

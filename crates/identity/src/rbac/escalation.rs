@@ -16,31 +16,14 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 /// # Errors
 /// 403 in upstream's words if the writer would grant more than they have, and lacks the verbs `escalate` (roles) or
 /// `bind` (bindings).
-pub fn check(
-    rbac: &Rbac,
-    allowed: &dyn Fn(&Attributes<'_>) -> bool,
-    user: &User,
-    resource: &str,
-    object: &Value,
-    old: Option<&Value>,
-) -> Result<(), Status> {
+pub fn check(rbac: &Rbac, allowed: &dyn Fn(&Attributes<'_>) -> bool, user: &User, resource: &str, object: &Value, old: Option<&Value>) -> Result<(), Status> {
     if user.is_in(MASTERS) {
         return Ok(());
     }
     let meta = &object["metadata"];
     let (namespace, name) = (text(meta, "namespace"), text(meta, "name"));
-    let asked = |verb, resource, name| Attributes {
-        user,
-        verb,
-        group: GROUP,
-        version: "v1",
-        resource,
-        subresource: "",
-        namespace,
-        name,
-        path: "",
-        is_resource: true,
-    };
+    let asked =
+        |verb, resource, name| Attributes { user, verb, group: GROUP, version: "v1", resource, subresource: "", namespace, name, path: "", is_resource: true };
     let wanted = match resource {
         "roles" | "clusterroles" => {
             let unchanged = old.is_some_and(|old| old["rules"] == object["rules"] && old["aggregationRule"] == object["aggregationRule"]);
@@ -78,12 +61,8 @@ pub fn check(
     lines.sort();
     lines.dedup();
     let groups: Vec<String> = user.groups.iter().map(|g| format!("{g:?}")).collect();
-    let mut why = format!(
-        "user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
-        user.name,
-        groups.join(" "),
-        lines.join("\n")
-    );
+    let mut why =
+        format!("user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}", user.name, groups.join(" "), lines.join("\n"));
     if !problems.is_empty() {
         why.push_str(&format!("; resolution errors: [{}]", problems.join(", ")));
     }

@@ -150,7 +150,12 @@ pub fn compact(pieces: &[Rule]) -> Vec<Rule> {
     let mut out: Vec<Rule> = Vec::new();
     for piece in pieces {
         let same = |r: &&mut Rule| {
-            piece.names.is_empty() && piece.urls.is_empty() && r.names.is_empty() && r.urls.is_empty() && r.groups == piece.groups && r.resources == piece.resources
+            piece.names.is_empty()
+                && piece.urls.is_empty()
+                && r.names.is_empty()
+                && r.urls.is_empty()
+                && r.groups == piece.groups
+                && r.resources == piece.resources
         };
         match out.iter_mut().find(same) {
             Some(rule) => {

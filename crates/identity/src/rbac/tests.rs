@@ -102,9 +102,7 @@ fn nobody_grants_what_they_do_not_have() {
     let rbac = Rbac::new(world());
     let ann = user("ann", &["team"]);
     let no = |_: &Attributes<'_>| false;
-    let role = |verbs: Value| {
-        json!({"metadata": {"name": "new", "namespace": "shop"}, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": verbs}]})
-    };
+    let role = |verbs: Value| json!({"metadata": {"name": "new", "namespace": "shop"}, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": verbs}]});
     check_escalation(&rbac, &no, &ann, "roles", &role(json!(["get"])), None).expect("held already");
     let error = check_escalation(&rbac, &no, &ann, "roles", &role(json!(["get", "delete", "create"])), None).expect_err("not held");
     assert_eq!(
@@ -117,6 +115,5 @@ fn nobody_grants_what_they_do_not_have() {
     check_escalation(&rbac, &|a: &Attributes<'_>| a.verb == "escalate", &ann, "roles", &same, None).expect("may escalate");
     let binding = json!({"metadata": {"name": "b", "namespace": "shop"}, "roleRef": {"kind": "ClusterRole", "name": "reader"}, "subjects": []});
     check_escalation(&rbac, &no, &user("bob", &[]), "rolebindings", &binding, None).expect_err("bob has nothing");
-    check_escalation(&rbac, &|a: &Attributes<'_>| a.verb == "bind" && a.name == "reader", &user("bob", &[]), "rolebindings", &binding, None)
-        .expect("may bind");
+    check_escalation(&rbac, &|a: &Attributes<'_>| a.verb == "bind" && a.name == "reader", &user("bob", &[]), "rolebindings", &binding, None).expect("may bind");
 }

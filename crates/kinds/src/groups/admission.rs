@@ -321,8 +321,27 @@ fn check_match(constraints: &Value, path: &Path, errors: &mut ErrorList) {
 
 fn check_variable(variable: &Value, path: &Path, errors: &mut ErrorList) {
     const RESERVED: [&str; 21] = [
-        "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
-        "namespace", "return", "var", "void", "while",
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
     ];
     let name = tree::text(variable, "name");
     let word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.starts_with(|c: char| c.is_ascii_digit());
@@ -481,7 +500,8 @@ fn check_actions(spec: &Value, path: &Path, errors: &mut ErrorList) {
         }
     }
     if actions.iter().any(|a| a == "Deny") && actions.iter().any(|a| a == "Warn") {
-        let detail = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
+        let detail =
+            "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
         errors.push(Error::invalid(path, actions.to_vec(), detail));
     }
     if actions.is_empty() {

@@ -73,10 +73,7 @@ impl Strategy for Autoscalers {
         }
         let Some(behavior) = tree::present(spec, "behavior") else { return };
         let percent = json!({"type": "Percent", "value": 100, "periodSeconds": 15});
-        for (direction, policies) in [
-            ("scaleUp", json!([{"type": "Pods", "value": 4, "periodSeconds": 15}, percent])),
-            ("scaleDown", json!([percent])),
-        ] {
+        for (direction, policies) in [("scaleUp", json!([{"type": "Pods", "value": 4, "periodSeconds": 15}, percent])), ("scaleDown", json!([percent]))] {
             let Some(rules) = tree::child(behavior, direction) else { continue };
             if direction == "scaleUp" {
                 tree::fill(rules, "stabilizationWindowSeconds", 0);

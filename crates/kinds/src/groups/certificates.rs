@@ -316,9 +316,7 @@ impl Strategy for PodRequests {
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
-        ["spec.signerName", "spec.podName", "spec.nodeName"]
-            .map(|field| (field, tree::text(&obj["spec"], field.trim_start_matches("spec.")).to_owned()))
-            .into()
+        ["spec.signerName", "spec.podName", "spec.nodeName"].map(|field| (field, tree::text(&obj["spec"], field.trim_start_matches("spec.")).to_owned())).into()
     }
 
     fn allow_unconditional_update(&self) -> bool {

@@ -316,7 +316,8 @@ fn reason(reason: &str, path: &Path, errors: &mut ErrorList) {
     let edge = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if !(reason.starts_with(|c: char| c.is_ascii_alphabetic()) && reason.chars().all(inner) && reason.ends_with(edge)) {
         let message = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
-        let detail = names::regex_error(message, "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"]);
+        let detail =
+            names::regex_error(message, "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"]);
         errors.push(Error::invalid(path, reason, detail));
     }
     if reason.len() > 1024 {
@@ -336,7 +337,11 @@ mod tests {
 
     #[test]
     fn addresses_and_ranges() {
-        let ip_of = |text: &str| said(|e| { canonical_ip(text, &Path::root("x"), e); });
+        let ip_of = |text: &str| {
+            said(|e| {
+                canonical_ip(text, &Path::root("x"), e);
+            })
+        };
         for good in ["10.0.0.1", "fd00::1", "::"] {
             assert!(ip_of(good).is_empty(), "{good}");
         }
@@ -346,7 +351,11 @@ mod tests {
         for bad in ["", "1.2.3", "1.2.3.4.5", "1.2.3.256", "1.2.3.4%x", "a"] {
             assert_eq!(ip_of(bad), [rules::BAD_IP], "{bad}");
         }
-        let cidr_of = |text: &str| said(|e| { cidr(text, &Path::root("x"), e); });
+        let cidr_of = |text: &str| {
+            said(|e| {
+                cidr(text, &Path::root("x"), e);
+            })
+        };
         for good in ["10.0.0.0/8", "0.0.0.0/0", "fd00::/8", "::/0", "1.2.3.4/32"] {
             assert!(cidr_of(good).is_empty(), "{good}");
         }

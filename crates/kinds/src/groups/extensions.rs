@@ -162,7 +162,8 @@ fn check_approval(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     match state(obj) {
         0 => errors.push(Error::required(&path, format!("protected groups must have approval annotation {APPROVAL:?}, {see}"))),
         3 => {
-            let detail = format!("protected groups must have approval annotation {APPROVAL:?} with either a URL or a reason starting with \"unapproved\", {see}");
+            let detail =
+                format!("protected groups must have approval annotation {APPROVAL:?} with either a URL or a reason starting with \"unapproved\", {see}");
             errors.push(Error::invalid(&path, obj["metadata"]["annotations"][APPROVAL].clone(), detail));
         }
         _ => {}

@@ -17,9 +17,7 @@ const VERBS: [&str; 9] = ["create", "delete", "deletecollection", "get", "list",
 
 /// What the specs of the objects that nobody may change are; upstream makes them anew if they differ.
 fn fixed(kind: &str, name: &str) -> Option<Value> {
-    let everything = || {
-        json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]}])
-    };
+    let everything = || json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]}]);
     let anywhere = || json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]);
     let groups = |names: &[&str]| -> Value {
         let subjects: Vec<Value> = names.iter().map(|name| json!({"kind": "Group", "group": {"name": name}})).collect();

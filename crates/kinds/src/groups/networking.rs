@@ -283,10 +283,8 @@ impl Strategy for NetworkPolicies {
             let peers = if direction == "ingress" { "from" } else { "to" };
             tree::list(&old["spec"], direction).iter().flat_map(move |rule| tree::list(rule, peers))
         });
-        let had: Vec<&str> = blocks
-            .flat_map(|peer| tree::list(&peer["ipBlock"], "except").iter().chain([&peer["ipBlock"]["cidr"]]))
-            .filter_map(Value::as_str)
-            .collect();
+        let had: Vec<&str> =
+            blocks.flat_map(|peer| tree::list(&peer["ipBlock"], "except").iter().chain([&peer["ipBlock"]["cidr"]])).filter_map(Value::as_str).collect();
         check_policy(&obj["spec"], &had, &mut errors);
         errors
     }

@@ -108,8 +108,20 @@ fn no_object_whatever_makes_a_strategy_fail() {
     for (row, strategy) in own() {
         for odd in [json!(1), json!("x"), json!([1, "x", null]), json!([{}]), json!({"type": 5, "a": [{}]}), Value::Null] {
             let keys = [
-                "metadata", "spec", "status", "webhooks", "endpoints", "ports", "rules", "subjects", "roleRef", "parameters", "aggregationRule",
-                "allowedTopologies", "overhead", "scheduling",
+                "metadata",
+                "spec",
+                "status",
+                "webhooks",
+                "endpoints",
+                "ports",
+                "rules",
+                "subjects",
+                "roleRef",
+                "parameters",
+                "aggregationRule",
+                "allowedTopologies",
+                "overhead",
+                "scheduling",
             ];
             let mut obj = json!({"apiVersion": row.api_version(), "kind": row.kind.kind});
             for key in keys {
@@ -150,7 +162,8 @@ fn the_bootstrap_objects_are_valid() {
 
 #[test]
 fn ingresses() {
-    let of = |spec: Value| told(strategy("networking.k8s.io", "ingresses").unwrap().validate(&made("networking.k8s.io", "ingresses", "v1", json!({"spec": spec}))));
+    let of =
+        |spec: Value| told(strategy("networking.k8s.io", "ingresses").unwrap().validate(&made("networking.k8s.io", "ingresses", "v1", json!({"spec": spec}))));
     let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
     assert_eq!(of(json!({"defaultBackend": backend})), Vec::<String>::new());
     assert_eq!(of(json!({})), ["spec: Invalid value: null: either `defaultBackend` or `rules` must be specified"]);
@@ -164,21 +177,20 @@ fn ingresses() {
         ]
     );
     assert_eq!(of(path("/", Value::Null)), ["spec.rules[0].http.paths[0].pathType: Required value: pathType must be specified"]);
-    assert_eq!(
-        of(json!({"defaultBackend": {"service": {"name": "s", "port": {}}}})),
-        ["spec.defaultBackend: Required value: port name or number is required"]
-    );
+    assert_eq!(of(json!({"defaultBackend": {"service": {"name": "s", "port": {}}}})), ["spec.defaultBackend: Required value: port name or number is required"]);
 }
 
 #[test]
 fn network_policies() {
     let strategy = strategy("networking.k8s.io", "networkpolicies").unwrap();
     let policy = |spec: Value| made("networking.k8s.io", "networkpolicies", "v1", json!({"spec": spec}));
-    let good = policy(json!({"podSelector": {}, "egress": [{"ports": [{"port": 53}], "to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]}]}));
+    let good =
+        policy(json!({"podSelector": {}, "egress": [{"ports": [{"port": 53}], "to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]}]}));
     assert_eq!(good["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
     assert_eq!(good["spec"]["egress"][0]["ports"][0]["protocol"], "TCP");
     assert_eq!(told(strategy.validate(&good)), Vec::<String>::new());
-    let bad = policy(json!({"podSelector": {}, "ingress": [{"from": [{}, {"ipBlock": {"cidr": "10.0.0.1/8"}, "podSelector": {}}], "ports": [{"endPort": 5}]}]}));
+    let bad =
+        policy(json!({"podSelector": {}, "ingress": [{"from": [{}, {"ipBlock": {"cidr": "10.0.0.1/8"}, "podSelector": {}}], "ports": [{"endPort": 5}]}]}));
     assert_eq!(
         told(strategy.validate(&bad)),
         [
@@ -194,8 +206,15 @@ fn network_policies() {
 #[test]
 fn endpoint_slices() {
     let strategy = strategy("discovery.k8s.io", "endpointslices").unwrap();
-    let slice = |kind: &str, addresses: Value| made("discovery.k8s.io", "endpointslices", "v1", json!({"addressType": kind, "ports": [{"port": 80}],
-        "endpoints": [{"addresses": addresses, "nodeName": "n", "hints": {"forZones": [{"name": "z"}]}}]}));
+    let slice = |kind: &str, addresses: Value| {
+        made(
+            "discovery.k8s.io",
+            "endpointslices",
+            "v1",
+            json!({"addressType": kind, "ports": [{"port": 80}],
+        "endpoints": [{"addresses": addresses, "nodeName": "n", "hints": {"forZones": [{"name": "z"}]}}]}),
+        )
+    };
     let good = slice("IPv4", json!(["10.0.0.1"]));
     assert_eq!((&good["ports"][0], &good["metadata"]["generation"]), (&json!({"port": 80, "name": "", "protocol": "TCP"}), &json!(1)));
     assert_eq!(told(strategy.validate(&good)), Vec::<String>::new());
@@ -205,10 +224,7 @@ fn endpoint_slices() {
         told(strategy.validate(&slice("IPv4", json!(["127.0.0.1"])))),
         ["endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)"]
     );
-    assert_eq!(
-        told(strategy.validate(&slice("IPv4", json!(["fd00::1"])))),
-        ["endpoints[0].addresses: Invalid value: \"fd00::1\": must be an IPv4 address"]
-    );
+    assert_eq!(told(strategy.validate(&slice("IPv4", json!(["fd00::1"])))), ["endpoints[0].addresses: Invalid value: \"fd00::1\": must be an IPv4 address"]);
     assert_eq!(told(strategy.validate(&slice("IPv4", json!([])))), ["endpoints[0].addresses: Required value"]);
     let mut other = good.clone();
     other["addressType"] = "IPv6".into();
@@ -219,7 +235,8 @@ fn endpoint_slices() {
 fn autoscalers_of_both_versions() {
     let strategy = strategy("autoscaling", "horizontalpodautoscalers").unwrap();
     let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"});
-    let new = made("autoscaling", "horizontalpodautoscalers", "v2", json!({"spec": {"scaleTargetRef": target, "maxReplicas": 3, "behavior": {"scaleDown": {}}}}));
+    let new =
+        made("autoscaling", "horizontalpodautoscalers", "v2", json!({"spec": {"scaleTargetRef": target, "maxReplicas": 3, "behavior": {"scaleDown": {}}}}));
     assert_eq!(new["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 80);
     assert_eq!(new["spec"]["behavior"]["scaleUp"]["policies"].as_array().map(Vec::len), Some(2));
     assert_eq!(told(strategy.validate(&new)), Vec::<String>::new());
@@ -245,8 +262,13 @@ fn autoscalers_of_both_versions() {
 fn signing_requests_record_who_asked_and_are_approved_once() {
     let strategy = strategy("certificates.k8s.io", "certificatesigningrequests").unwrap();
     let pem = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJPQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
-    let obj = made("certificates.k8s.io", "certificatesigningrequests", "v1", json!({"spec": {"request": pem, "usages": ["client auth"],
-        "signerName": "a.io/b", "username": "root", "groups": ["system:masters"]}, "status": {"conditions": [{"type": "Approved", "status": "True"}]}}));
+    let obj = made(
+        "certificates.k8s.io",
+        "certificatesigningrequests",
+        "v1",
+        json!({"spec": {"request": pem, "usages": ["client auth"],
+        "signerName": "a.io/b", "username": "root", "groups": ["system:masters"]}, "status": {"conditions": [{"type": "Approved", "status": "True"}]}}),
+    );
     assert_eq!((&obj["spec"]["username"], &obj["spec"]["groups"]), (&json!("jane"), &json!(["devs"])));
     assert_eq!(obj["status"], json!({}));
     assert_eq!(told(strategy.validate(&obj)), Vec::<String>::new());
@@ -263,19 +285,23 @@ fn signing_requests_record_who_asked_and_are_approved_once() {
     let told_of_both = told(super::certificates::validate_approval(&both, &approved));
     assert!(told_of_both[0].ends_with("must specify at most one of: `conditions[{\"type\": \"Approved\"}]`, `conditions[{\"type\": \"Denied\"}]`"));
     strategy.prepare_status(&cx(), &mut refused, &obj);
-    assert_eq!(
-        told(strategy.validate_status(&refused, &obj)),
-        ["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]
-    );
+    assert_eq!(told(strategy.validate_status(&refused, &obj)), ["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]);
 }
 
 #[test]
 fn definitions_of_custom_resources() {
     let strategy = strategy("apiextensions.k8s.io", "customresourcedefinitions").unwrap();
     let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}});
-    let make = |schema: Value| made("apiextensions.k8s.io", "customresourcedefinitions", "v1", json!({"metadata": {"name": "foos.a.io"}, "spec": {
+    let make = |schema: Value| {
+        made(
+            "apiextensions.k8s.io",
+            "customresourcedefinitions",
+            "v1",
+            json!({"metadata": {"name": "foos.a.io"}, "spec": {
         "group": "a.io", "scope": "Namespaced", "names": {"plural": "foos", "kind": "Foo"},
-        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}}));
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}}),
+        )
+    };
     let obj = make(schema);
     assert_eq!((&obj["spec"]["names"]["singular"], &obj["spec"]["names"]["listKind"]), (&json!("foo"), &json!("FooList")));
     assert_eq!((&obj["spec"]["conversion"], &obj["status"]["storedVersions"]), (&json!({"strategy": "None"}), &json!(["v1"])));
@@ -320,8 +346,13 @@ fn webhooks_and_policies() {
         ]
     );
     let policies = strategy("admissionregistration.k8s.io", "validatingadmissionpolicies").unwrap();
-    let policy = made("admissionregistration.k8s.io", "validatingadmissionpolicies", "v1", json!({"spec": {
-        "matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "true"}]}}));
+    let policy = made(
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicies",
+        "v1",
+        json!({"spec": {
+        "matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "true"}]}}),
+    );
     assert_eq!(told(policies.validate(&policy)), Vec::<String>::new());
 }
 

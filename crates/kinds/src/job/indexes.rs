@@ -51,7 +51,11 @@ pub(super) fn overlap(one: &str, other: &str, completions: i64) -> Option<i64> {
         if a_first <= b_last && b_first <= a_last {
             return Some(*a_first.max(b_first));
         }
-        if a_first <= b_first { a.next() } else { b.next() };
+        if a_first <= b_first {
+            a.next()
+        } else {
+            b.next()
+        };
     }
     None
 }

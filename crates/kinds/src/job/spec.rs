@@ -34,15 +34,7 @@ pub(super) fn check_job(spec: &Value, path: &Path, errors: &mut ErrorList) {
 
 /// Checks the spec of a job, also in a cron job.
 pub(super) fn check(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let counts = [
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "ttlSecondsAfterFinished",
-        "backoffLimitPerIndex",
-        "maxFailedIndexes",
-    ];
+    let counts = ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "backoffLimitPerIndex", "maxFailedIndexes"];
     rules::all_not_negative(spec, path, &counts, errors);
     if !spec["maxFailedIndexes"].is_null() && spec["backoffLimitPerIndex"].is_null() {
         errors.push(Error::required(&path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"));

@@ -81,18 +81,12 @@ fn conditions(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors:
     );
     wrong(criteria && failed, "cannot set SuccessCriteriaMet=True and Failed=true conditions");
     wrong(criteria && target, "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions");
-    wrong(
-        spec["successPolicy"].is_object() && !criteria && complete,
-        "cannot set Complete=True for Job with SuccessPolicy unless SuccessCriteriaMet=True",
-    );
+    wrong(spec["successPolicy"].is_object() && !criteria && complete, "cannot set Complete=True for Job with SuccessPolicy unless SuccessCriteriaMet=True");
     for kind in ["Failed", "Complete", "FailureTarget"] {
         wrong(had.is(kind) && !new.is(kind), &format!("cannot disable the terminal {kind}=True condition"));
     }
     wrong(had.is("SuccessCriteriaMet") && !criteria, "cannot disable the SuccessCriteriaMet=True condition");
-    wrong(
-        had.is("Complete") && !had.is("SuccessCriteriaMet") && criteria,
-        "cannot set SuccessCriteriaMet=True for Job already has Complete=true conditions",
-    );
+    wrong(had.is("Complete") && !had.is("SuccessCriteriaMet") && criteria, "cannot set SuccessCriteriaMet=True for Job already has Complete=true conditions");
 }
 
 fn times(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors: &mut ErrorList) {

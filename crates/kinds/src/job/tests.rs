@@ -41,10 +41,7 @@ fn a_job_selects_its_own_pods() {
 fn wrong_jobs_are_told_so() {
     let mut always = simple();
     always["template"]["spec"]["restartPolicy"] = "Always".into();
-    assert_eq!(
-        texts(&Jobs.validate(&job(always))),
-        ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]
-    );
+    assert_eq!(texts(&Jobs.validate(&job(always))), ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]);
     let mut indexed = simple();
     indexed["completionMode"] = "Indexed".into();
     indexed["parallelism"] = 2.into();

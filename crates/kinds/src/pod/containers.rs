@@ -1,10 +1,6 @@
 //! Checks of containers: what all have in common, and what distinguishes main, init, sidecar and ephemeral ones.
 
-use super::{
-    env, handlers, mounts, spec,
-    spec::Users,
-    volumes::Known,
-};
+use super::{env, handlers, mounts, spec, spec::Users, volumes::Known};
 use crate::{amounts, rules, tree};
 use machinery::{
     Value,

@@ -154,7 +154,9 @@ impl Strategy for Pods {
         let problems = names::dns1123_label(tree::text(&obj["metadata"], "name"));
         if !problems.is_empty() {
             let listed = problems.join(" ");
-            out.push(format!("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [{listed}]"));
+            out.push(format!(
+                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [{listed}]"
+            ));
         }
         out.extend(warnings::of(obj, &Path::empty()));
         out

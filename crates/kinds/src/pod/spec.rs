@@ -349,9 +349,7 @@ fn sysctls(spec: &Value, place: &Path, errors: &mut ErrorList) {
 fn is_sysctl(name: &str) -> bool {
     let part = |p: &str| {
         let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        edge(p.as_bytes().first())
-            && edge(p.as_bytes().last())
-            && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
+        edge(p.as_bytes().first()) && edge(p.as_bytes().last()) && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
     };
     name.len() <= names::SUBDOMAIN_MAX_BYTES && name.split(['.', '/']).all(part)
 }

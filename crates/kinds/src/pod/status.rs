@@ -92,9 +92,7 @@ fn states(new: &Value, old: &Value, spec: &Value, path: &Path, errors: &mut Erro
         let rules = |c: &Value| tree::list(c, "restartPolicyRules").iter().any(|r| r["action"] == "RestartAllContainers");
         tree::list(spec, list).iter().any(rules)
     });
-    for (list, containers) in
-        [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers"), ("ephemeralContainerStatuses", "")]
-    {
+    for (list, containers) in [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers"), ("ephemeralContainerStatuses", "")] {
         if restarts_all && !containers.is_empty() {
             continue;
         }

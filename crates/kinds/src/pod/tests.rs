@@ -80,27 +80,69 @@ fn bundle(source: Value) -> Value {
 fn what_is_wrong_is_said_in_the_originals_words() {
     let cases = [
         (json!({}), "spec.containers: Required value"),
-        (json!({"containers": [{"name": "A_b", "image": "x"}]}), "spec.containers[0].name: Invalid value: \"A_b\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"),
-        (container(json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}})), "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"),
-        (container(json!({"resources": {"requests": {"example.com/gpu": "1"}}})), "spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources"),
+        (
+            json!({"containers": [{"name": "A_b", "image": "x"}]}),
+            "spec.containers[0].name: Invalid value: \"A_b\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+        ),
+        (
+            container(json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}})),
+            "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+        ),
+        (
+            container(json!({"resources": {"requests": {"example.com/gpu": "1"}}})),
+            "spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources",
+        ),
         (container(json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]})), "spec.containers[0].volumeMounts[0].name: Not found: \"v\""),
-        (container(json!({"env": [{"name": "A", "valueFrom": {}}]})), "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"),
+        (
+            container(json!({"env": [{"name": "A", "valueFrom": {}}]})),
+            "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+        ),
         (container(json!({"livenessProbe": {}})), "spec.containers[0].livenessProbe: Required value: must specify a handler type"),
         (container(json!({"image": ""})), "spec.containers[0].image: Required value"),
-        (container(json!({"imagePullPolicy": "Sometimes"})), "spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\""),
+        (
+            container(json!({"imagePullPolicy": "Sometimes"})),
+            "spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
+        ),
         (json!({"containers": [{"name": "c", "image": "x"}, {"name": "c", "image": "x"}]}), "spec.containers[1].name: Duplicate value: \"c\""),
-        (json!({"containers": [{"name": "c", "image": "x"}], "restartPolicy": "Foo"}), "spec.restartPolicy: Unsupported value: \"Foo\": supported values: \"Always\", \"OnFailure\", \"Never\""),
-        (json!({"containers": [{"name": "c", "image": "x"}], "ephemeralContainers": [{"name": "e", "image": "x"}]}), "spec.ephemeralContainers: Forbidden: cannot be set on create"),
-        (json!({"containers": [{"name": "c", "image": "x"}], "nodeName": "n", "schedulingGates": [{"name": "a.b/c"}]}), "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared"),
-        (json!({"containers": [{"name": "c", "image": "x"}], "initContainers": [{"name": "i", "image": "x", "readinessProbe": {"exec": {"command": ["a"]}}}]}), "spec.initContainers[0].readinessProbe: Forbidden: may not be set for init containers without restartPolicy=Always"),
+        (
+            json!({"containers": [{"name": "c", "image": "x"}], "restartPolicy": "Foo"}),
+            "spec.restartPolicy: Unsupported value: \"Foo\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+        ),
+        (
+            json!({"containers": [{"name": "c", "image": "x"}], "ephemeralContainers": [{"name": "e", "image": "x"}]}),
+            "spec.ephemeralContainers: Forbidden: cannot be set on create",
+        ),
+        (
+            json!({"containers": [{"name": "c", "image": "x"}], "nodeName": "n", "schedulingGates": [{"name": "a.b/c"}]}),
+            "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared",
+        ),
+        (
+            json!({"containers": [{"name": "c", "image": "x"}], "initContainers": [{"name": "i", "image": "x", "readinessProbe": {"exec": {"command": ["a"]}}}]}),
+            "spec.initContainers[0].readinessProbe: Forbidden: may not be set for init containers without restartPolicy=Always",
+        ),
         (json!({"containers": [{"name": "c", "image": "x"}], "volumes": [{"name": "v", "secret": {}}]}), "spec.volumes[0].secret.secretName: Required value"),
         (bundle(json!({"path": "p"})), "spec.volumes[0].projected.sources[0].clusterTrustBundle: Required value: either name or signerName must be specified"),
-        (bundle(json!({"path": "../p", "name": "a"})), "spec.volumes[0].projected.sources[0].clusterTrustBundle.path: Invalid value: \"../p\": must not contain '..'"),
-        (bundle(json!({"path": "p", "name": "a", "labelSelector": {}})), "spec.volumes[0].projected.sources[0].clusterTrustBundle.labelSelector: Invalid value: {}: labelSelector must be unset if name is specified"),
-        (bundle(json!({"path": "p", "signerName": "x"})), "spec.volumes[0].projected.sources[0].clusterTrustBundle.signerName: Invalid value: \"x\": must be a fully qualified domain and path of the form 'example.com/signer-name'"),
+        (
+            bundle(json!({"path": "../p", "name": "a"})),
+            "spec.volumes[0].projected.sources[0].clusterTrustBundle.path: Invalid value: \"../p\": must not contain '..'",
+        ),
+        (
+            bundle(json!({"path": "p", "name": "a", "labelSelector": {}})),
+            "spec.volumes[0].projected.sources[0].clusterTrustBundle.labelSelector: Invalid value: {}: labelSelector must be unset if name is specified",
+        ),
+        (
+            bundle(json!({"path": "p", "signerName": "x"})),
+            "spec.volumes[0].projected.sources[0].clusterTrustBundle.signerName: Invalid value: \"x\": must be a fully qualified domain and path of the form 'example.com/signer-name'",
+        ),
         (bundle(json!({"name": "example.com:s:a", "labelSelector": null})), "spec.volumes[0].projected.sources[0].clusterTrustBundle.path: Required value"),
-        (json!({"containers": [{"name": "c", "image": "x"}], "securityContext": {"sysctls": [{"name": "foo-"}]}}), "spec.securityContext.sysctls[0].name: Invalid value: \"foo-\": must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"),
-        (json!({"containers": [{"name": "c", "image": "x", "lifecycle": {"preStop": {"sleep": {"seconds": 60}}}}]}), "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 60: must be non-negative and less than terminationGracePeriodSeconds (30)"),
+        (
+            json!({"containers": [{"name": "c", "image": "x"}], "securityContext": {"sysctls": [{"name": "foo-"}]}}),
+            "spec.securityContext.sysctls[0].name: Invalid value: \"foo-\": must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
+        ),
+        (
+            json!({"containers": [{"name": "c", "image": "x", "lifecycle": {"preStop": {"sleep": {"seconds": 60}}}}]}),
+            "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 60: must be non-negative and less than terminationGracePeriodSeconds (30)",
+        ),
     ];
     for (spec, expected) in cases {
         assert_eq!(problems(spec.clone()), vec![expected.to_owned()], "{spec}");

@@ -38,7 +38,14 @@ fn binding(obj: &Value, now: SystemTime) -> Vec<Value> {
 fn signing_request(obj: &Value, now: SystemTime) -> Vec<Value> {
     let (spec, status) = (&obj["spec"], &obj["status"]);
     let is = |kind: &str| condition(status, kind).is_some();
-    let mut state = if is("Denied") { "Denied" } else if is("Approved") { "Approved" } else { "Pending" }.to_owned();
+    let mut state = if is("Denied") {
+        "Denied"
+    } else if is("Approved") {
+        "Approved"
+    } else {
+        "Pending"
+    }
+    .to_owned();
     if is("Failed") {
         state.push_str(",Failed");
     }

@@ -21,13 +21,7 @@ fn budget(obj: &Value, now: SystemTime) -> Vec<Value> {
         Value::Null => Value::from("N/A"),
         value => print::int_or_string(value).into(),
     };
-    vec![
-        print::name(obj),
-        bound("minAvailable"),
-        bound("maxUnavailable"),
-        print::number(&obj["status"]["disruptionsAllowed"]),
-        print::age(obj, now),
-    ]
+    vec![print::name(obj), bound("minAvailable"), bound("maxUnavailable"), print::number(&obj["status"]["disruptionsAllowed"]), print::age(obj, now)]
 }
 
 fn autoscaler(obj: &Value, now: SystemTime) -> Vec<Value> {

@@ -94,11 +94,7 @@ fn endpoint_slice(obj: &Value, now: SystemTime) -> Vec<Value> {
             (None, None) => "*".to_owned(),
         })
         .collect();
-    let addresses: Vec<String> = tree::list(obj, "endpoints")
-        .iter()
-        .flat_map(|e| tree::list(e, "addresses"))
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect();
+    let addresses: Vec<String> =
+        tree::list(obj, "endpoints").iter().flat_map(|e| tree::list(e, "addresses")).filter_map(Value::as_str).map(str::to_owned).collect();
     vec![print::name(obj), text(obj, "addressType"), few(&ports, SHOWN_MAX).into(), few(&addresses, SHOWN_MAX).into(), print::age(obj, now)]
 }

@@ -81,9 +81,8 @@ fn claim(obj: &Value, now: SystemTime) -> Vec<Value> {
 
 fn storage_class(obj: &Value, now: SystemTime) -> Vec<Value> {
     let annotations = &obj["metadata"]["annotations"];
-    let is_default = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
-        .iter()
-        .any(|key| annotations[*key] == "true");
+    let is_default =
+        ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"].iter().any(|key| annotations[*key] == "true");
     let name = tree::text(&obj["metadata"], "name");
     vec![
         if is_default { format!("{name} (default)") } else { name.to_owned() }.into(),

@@ -103,16 +103,18 @@ fn workloads() {
         "a | 1 | 0 | 1 | 0 | 0 | d=ssd | 3d5h | x,y | i:1,j | a in (1,2),b=c"
     );
     assert_eq!(
-        of("batch/v1", "Job", json!({"parallelism": 2}), json!({"startTime": "2026-11-24T11:59:00Z", "completionTime": "2026-11-24T11:59:07Z",
-            "succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]})),
+        of(
+            "batch/v1",
+            "Job",
+            json!({"parallelism": 2}),
+            json!({"startTime": "2026-11-24T11:59:00Z", "completionTime": "2026-11-24T11:59:07Z",
+            "succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]})
+        ),
         "a | Complete | 1/1 of 2 | 7s | 3d5h | x,y | i:1,j | a in (1,2),b=c"
     );
     let cron = json!({"spec": {"schedule": "@hourly", "suspend": false, "jobTemplate": {"spec": {"template": template}}},
         "status": {"active": [{}], "lastScheduleTime": "2026-11-24T11:00:00Z"}});
-    assert_eq!(
-        line(&object("batch/v1", "CronJob", "2024-11-24T12:00:00Z", cron)),
-        "a | @hourly | <none> | False | 1 | 60m | 2y | x,y | i:1,j | <none>"
-    );
+    assert_eq!(line(&object("batch/v1", "CronJob", "2024-11-24T12:00:00Z", cron)), "a | @hourly | <none> | False | 1 | 60m | 2y | x,y | i:1,j | <none>");
 }
 
 #[test]
@@ -138,8 +140,11 @@ fn core() {
     assert_eq!(of("Endpoints", json!({})), "a | <none> | 30s");
     assert_eq!(of("ConfigMap", json!({"data": {"a": ""}, "binaryData": {"b": ""}})), "a | 2 | 30s");
     assert_eq!(
-        of("PersistentVolumeClaim", json!({"spec": {"volumeName": "v", "storageClassName": "s"}, "status": {"phase": "Bound",
-            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany", "ReadWriteOnce"]}})),
+        of(
+            "PersistentVolumeClaim",
+            json!({"spec": {"volumeName": "v", "storageClassName": "s"}, "status": {"phase": "Bound",
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany", "ReadWriteOnce"]}})
+        ),
         "a | Bound | v | 1Gi | RWO,RWX | s | <unset> | 30s | <unset>"
     );
     assert_eq!(
@@ -168,32 +173,52 @@ fn other_groups() {
         "a | k | b.com,c.com,d.com + 1 more... |  | 80, 443 | 7h30m"
     );
     assert_eq!(
-        of("discovery.k8s.io/v1", "EndpointSlice", json!({"addressType": "IPv4", "ports": [{"port": 80}, {"name": "x"}, {}],
-            "endpoints": [{"addresses": ["1.1.1.1"]}, {"addresses": ["1.1.1.2"]}, {"addresses": ["1.1.1.3"]}, {"addresses": ["1.1.1.4"]}]})),
+        of(
+            "discovery.k8s.io/v1",
+            "EndpointSlice",
+            json!({"addressType": "IPv4", "ports": [{"port": 80}, {"name": "x"}, {}],
+            "endpoints": [{"addresses": ["1.1.1.1"]}, {"addresses": ["1.1.1.2"]}, {"addresses": ["1.1.1.3"]}, {"addresses": ["1.1.1.4"]}]})
+        ),
         "a | IPv4 | 80,x,* | 1.1.1.1,1.1.1.2,1.1.1.3 + 1 more... | 7h30m"
     );
     assert_eq!(
-        of("rbac.authorization.k8s.io/v1", "RoleBinding", json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [
-            {"kind": "User", "name": "u"}, {"kind": "User", "name": "v"}, {"kind": "ServiceAccount", "namespace": "n", "name": "s"}]})),
+        of(
+            "rbac.authorization.k8s.io/v1",
+            "RoleBinding",
+            json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [
+            {"kind": "User", "name": "u"}, {"kind": "User", "name": "v"}, {"kind": "ServiceAccount", "namespace": "n", "name": "s"}]})
+        ),
         "a | Role/r | 7h30m | u, v |  | n/s"
     );
     assert_eq!(of("rbac.authorization.k8s.io/v1", "ClusterRole", json!({})), "a | 2026-11-24T04:30:00Z");
     assert_eq!(
-        of("certificates.k8s.io/v1", "CertificateSigningRequest", json!({"spec": {"signerName": "x/y", "username": "u", "expirationSeconds": 86400},
-            "status": {"certificate": "aa", "conditions": [{"type": "Approved", "status": "True"}]}})),
+        of(
+            "certificates.k8s.io/v1",
+            "CertificateSigningRequest",
+            json!({"spec": {"signerName": "x/y", "username": "u", "expirationSeconds": 86400},
+            "status": {"certificate": "aa", "conditions": [{"type": "Approved", "status": "True"}]}})
+        ),
         "a | 7h30m | x/y | u | 24h | Approved,Issued"
     );
     let metrics = json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}},
         {"type": "Pods", "pods": {"target": {"averageValue": "100m"}}}, {"type": "External", "external": {}}]);
     let current = json!([{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 20}}}]);
     assert_eq!(
-        of("autoscaling/v2", "HorizontalPodAutoscaler", json!({"spec": {"scaleTargetRef": {"kind": "Deployment", "name": "d"}, "minReplicas": 1,
-            "maxReplicas": 5, "metrics": metrics}, "status": {"currentMetrics": current, "currentReplicas": 2}})),
+        of(
+            "autoscaling/v2",
+            "HorizontalPodAutoscaler",
+            json!({"spec": {"scaleTargetRef": {"kind": "Deployment", "name": "d"}, "minReplicas": 1,
+            "maxReplicas": 5, "metrics": metrics}, "status": {"currentMetrics": current, "currentReplicas": 2}})
+        ),
         "a | Deployment/d | cpu: 20%/50%, <unknown>/100m + 1 more... | 1 | 5 | 2 | 7h30m"
     );
     assert_eq!(
-        of("autoscaling/v1", "HorizontalPodAutoscaler", json!({"spec": {"scaleTargetRef": {"kind": "Deployment", "name": "d"},
-            "maxReplicas": 5, "targetCPUUtilizationPercentage": 80}, "status": {"currentReplicas": 2}})),
+        of(
+            "autoscaling/v1",
+            "HorizontalPodAutoscaler",
+            json!({"spec": {"scaleTargetRef": {"kind": "Deployment", "name": "d"},
+            "maxReplicas": 5, "targetCPUUtilizationPercentage": 80}, "status": {"currentReplicas": 2}})
+        ),
         "a | Deployment/d | cpu: <unknown>/80% | <unset> | 5 | 2 | 7h30m"
     );
     assert_eq!(of("policy/v1", "PodDisruptionBudget", json!({"spec": {"minAvailable": "50%"}})), "a | 50% | N/A | 0 | 7h30m");
@@ -207,18 +232,30 @@ fn other_groups() {
         "a | Local | False (Gone) | 7h30m"
     );
     assert_eq!(
-        of("storage.k8s.io/v1", "StorageClass", json!({"metadata": {"annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-            "provisioner": "p"})),
+        of(
+            "storage.k8s.io/v1",
+            "StorageClass",
+            json!({"metadata": {"annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+            "provisioner": "p"})
+        ),
         "a (default) | p | Delete | Immediate | false | 7h30m"
     );
     assert_eq!(
-        of("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", json!({"spec": {"policyName": "p", "paramRef": {
-            "selector": {"matchLabels": {"a": "b"}}}}})),
+        of(
+            "admissionregistration.k8s.io/v1",
+            "ValidatingAdmissionPolicyBinding",
+            json!({"spec": {"policyName": "p", "paramRef": {
+            "selector": {"matchLabels": {"a": "b"}}}}})
+        ),
         "a | p | &LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{},} | 7h30m"
     );
     assert_eq!(
-        of("apiextensions.k8s.io/v1", "CustomResourceDefinition", json!({"spec": {"scope": "Cluster", "group": "g", "names": {"kind": "K", "shortNames": ["k", "l"]},
-            "versions": [{"name": "v2", "served": true, "storage": true}, {"name": "v1", "served": true}, {"name": "v0", "served": false}]}})),
+        of(
+            "apiextensions.k8s.io/v1",
+            "CustomResourceDefinition",
+            json!({"spec": {"scope": "Cluster", "group": "g", "names": {"kind": "K", "shortNames": ["k", "l"]},
+            "versions": [{"name": "v2", "served": true, "storage": true}, {"name": "v1", "served": true}, {"name": "v0", "served": false}]}})
+        ),
         "a | Cluster | v1,v2(storage) | 2026-11-24T04:30:00Z | g | K | k,l | false"
     );
 }

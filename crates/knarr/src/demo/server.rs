@@ -218,10 +218,8 @@ impl Server {
         // Small answers, sent at once; if that cannot be set they are only later.
         let _ = stream.set_nodelay(true);
         let service = service_fn(|request| self.answer(request, peer.ip()));
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_MAX)
-            .serve_connection(TokioIo::new(stream), service);
+        let connection =
+            hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).serve_connection(TokioIo::new(stream), service);
         // Clients go as they please.
         let _ = connection.await;
     }
@@ -336,10 +334,7 @@ mod tests {
         assert!(ask(&mut hook, "POST", DRAIN).await.starts_with("HTTP/1.1 200"));
         assert_eq!(*server.phase.borrow(), Phase::Draining);
         let next = ask(&mut kept, "GET", "/whoami").await;
-        assert!(
-            next.starts_with("HTTP/1.1 200") && next.contains("connection: close") && next.contains("x-shop-state: draining"),
-            "{next}"
-        );
+        assert!(next.starts_with("HTTP/1.1 200") && next.contains("connection: close") && next.contains("x-shop-state: draining"), "{next}");
         assert_eq!(kept.read(&mut [0; 8]).await.unwrap(), 0, "closed after the answer");
         let mut fresh = TcpStream::connect(address).await.unwrap();
         assert!(ask(&mut fresh, "GET", "/readyz").await.starts_with("HTTP/1.1 503"));

@@ -46,11 +46,7 @@ impl Web {
         }
         let facts = self.facts().await;
         let machine = path == "/json" || headers.get(header::ACCEPT).is_some_and(|a| a == "application/json");
-        Some(if machine {
-            (StatusCode::OK, "application/json", format!("{facts:#}\n"))
-        } else {
-            (StatusCode::OK, "text/html; charset=utf-8", html(&facts))
-        })
+        Some(if machine { (StatusCode::OK, "application/json", format!("{facts:#}\n")) } else { (StatusCode::OK, "text/html; charset=utf-8", html(&facts)) })
     }
 
     async fn facts(&self) -> Value {

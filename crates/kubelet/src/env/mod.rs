@@ -34,7 +34,13 @@ impl Environment {
 }
 
 /// The whole environment of a container, in order. `services` are the variables of services, weakest of all.
-pub async fn build(api: &SharedApi, facts: &Facts<'_>, c: &Container, services: Vec<(String, String)>, volumes: &Path) -> Result<Vec<(String, String)>, EnvError> {
+pub async fn build(
+    api: &SharedApi,
+    facts: &Facts<'_>,
+    c: &Container,
+    services: Vec<(String, String)>,
+    volumes: &Path,
+) -> Result<Vec<(String, String)>, EnvError> {
     let mut env = Environment::default();
     let weak: BTreeMap<String, String> = services.into_iter().collect();
     let ns = util::namespace(facts.pod);

@@ -156,7 +156,8 @@ pub fn status(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> NodeSt
     let c = &cx.config;
     let (disk_bytes, _) = disk(&c.root_dir);
     let memory_ki = cx.machine.memory_bytes / 1024;
-    let common = [("cpu", (cx.machine.cpu_milli / 1000).to_string()), ("pods", c.max_pods.to_string()), ("hugepages-1Gi", "0".into()), ("hugepages-2Mi", "0".into())];
+    let common =
+        [("cpu", (cx.machine.cpu_milli / 1000).to_string()), ("pods", c.max_pods.to_string()), ("hugepages-1Gi", "0".into()), ("hugepages-2Mi", "0".into())];
     let with = |memory: String, disk: String| {
         let mut q = quantities(&common);
         q.extend(quantities(&[("memory", memory), ("ephemeral-storage", disk)]));
@@ -170,8 +171,7 @@ pub fn status(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> NodeSt
     }
     capacity.extend(with(format!("{memory_ki}Ki"), format!("{}Ki", disk_bytes / 1024)));
     allocatable.extend(with(format!("{}Ki", memory_ki - RESERVED_MEMORY_BYTES / 1024), (disk_bytes / 100 * (100 - DISK_PRESSURE_PERCENT)).to_string()));
-    let mut addresses: Vec<NodeAddress> =
-        cx.machine.host_ips.iter().map(|ip| NodeAddress { address: ip.to_string(), type_: "InternalIP".into() }).collect();
+    let mut addresses: Vec<NodeAddress> = cx.machine.host_ips.iter().map(|ip| NodeAddress { address: ip.to_string(), type_: "InternalIP".into() }).collect();
     addresses.push(NodeAddress { address: c.node_name.clone(), type_: "Hostname".into() });
     NodeStatus {
         addresses: Some(addresses),
@@ -218,12 +218,7 @@ async fn try_register(cx: &Arc<Context>) -> Result<Node, crate::api::ApiError> {
         node.metadata.name = Some(c.node_name.clone());
         node.metadata.labels = Some(labels(c));
         node.metadata.annotations = Some(BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())]));
-        node.spec = Some(NodeSpec {
-            pod_cidr: c.pod_cidr.clone(),
-            pod_cidrs: c.pod_cidr.clone().map(|p| vec![p]),
-            taints: taints(c),
-            ..NodeSpec::default()
-        });
+        node.spec = Some(NodeSpec { pod_cidr: c.pod_cidr.clone(), pod_cidrs: c.pod_cidr.clone().map(|p| vec![p]), taints: taints(c), ..NodeSpec::default() });
         node.status = Some(status(cx, None, now));
         let created = cx.api.create_node(&node).await?;
         cx.api.node_event(Severity::Normal, "Starting", "Starting kubelet.");
@@ -312,10 +307,5 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::s
 pub fn machine(config: &Config) -> crate::pod::Machine {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let resolver = fs::read_to_string(&config.resolv_conf).map(|t| crate::dns::Resolver::parse(&t)).unwrap_or_default();
-    crate::pod::Machine {
-        cpu_milli: i64::try_from(cpus).unwrap_or(1) * 1000,
-        memory_bytes: meminfo("MemTotal"),
-        resolver,
-        host_ips: vec![config.node_ip],
-    }
+    crate::pod::Machine { cpu_milli: i64::try_from(cpus).unwrap_or(1) * 1000, memory_bytes: meminfo("MemTotal"), resolver, host_ips: vec![config.node_ip] }
 }

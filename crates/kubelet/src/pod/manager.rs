@@ -30,10 +30,14 @@ impl Pods {
     /// A pod by namespace and name: the newest, should two overlap.
     #[must_use]
     pub fn named(&self, namespace: &str, name: &str) -> Option<Arc<Handle>> {
-        let mut found: Vec<Arc<Handle>> = self.all().into_iter().filter(|h| {
-            let pod = h.pod();
-            util::namespace(&pod) == namespace && util::name(&pod) == name
-        }).collect();
+        let mut found: Vec<Arc<Handle>> = self
+            .all()
+            .into_iter()
+            .filter(|h| {
+                let pod = h.pod();
+                util::namespace(&pod) == namespace && util::name(&pod) == name
+            })
+            .collect();
         found.sort_by_key(|h| h.pod().metadata.creation_timestamp.as_ref().map(|t| t.0));
         found.pop()
     }
@@ -82,11 +86,7 @@ impl Manager {
         }
         // What runs already was admitted by a former process.
         let runs = !self.cx.runtime.pod_sandboxes(&uid).is_empty();
-        let rejected = if runs || pod.metadata.deletion_timestamp.is_some() {
-            None
-        } else {
-            admission::check(&self.cx, &pod, &self.pods.others(&uid)).await
-        };
+        let rejected = if runs || pod.metadata.deletion_timestamp.is_some() { None } else { admission::check(&self.cx, &pod, &self.pods.others(&uid)).await };
         let handle = Arc::new(Handle::new(pod));
         self.pods.inner.lock().insert(uid.clone(), Arc::clone(&handle));
         let (cx, shutdown) = (Arc::clone(&self.cx), self.shutdown.clone());

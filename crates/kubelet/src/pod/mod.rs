@@ -9,9 +9,9 @@ pub mod plan;
 pub mod resize;
 pub mod setup;
 pub mod status;
-pub mod worker;
 #[cfg(test)]
 mod tests;
+pub mod worker;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

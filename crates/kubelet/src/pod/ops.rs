@@ -126,7 +126,9 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
     let mut mounts = volumes::container_mounts(&layout, &s.set_up.volumes, c, &env)?;
     let message_path = message_file(s, &layout)?;
     let taken = |at: &str| c.volume_mounts.iter().flatten().any(|m| m.mount_path.trim_end_matches('/') == at);
-    for (inside, file) in [("/etc/hosts", hosts_path(&layout.pod_dir)), ("/etc/resolv.conf", resolv_path(&layout.pod_dir)), ("/etc/hostname", hostname_path(&layout.pod_dir))] {
+    for (inside, file) in
+        [("/etc/hosts", hosts_path(&layout.pod_dir)), ("/etc/resolv.conf", resolv_path(&layout.pod_dir)), ("/etc/hostname", hostname_path(&layout.pod_dir))]
+    {
         if !taken(inside) {
             mounts.push(Mount { host: file, container: PathBuf::from(inside), ..Mount::default() });
         }

@@ -211,9 +211,7 @@ fn finished_before(v: &View<'_>) -> bool {
     if v.sandbox.is_none() {
         return false;
     }
-    let over = |c: &Spec, kind| {
-        latest(v.containers, &c.name, None).is_some_and(|s| s.state == State::Exited && !restarts(v.pod, c, kind, s.exit_code))
-    };
+    let over = |c: &Spec, kind| latest(v.containers, &c.name, None).is_some_and(|s| s.state == State::Exited && !restarts(v.pod, c, kind, s.exit_code));
     let init_failed = spec.init_containers.iter().flatten().any(|c| {
         latest(v.containers, &c.name, None).is_some_and(|s| s.state == State::Exited && s.exit_code != 0 && !restarts(v.pod, c, Kind::Init, s.exit_code))
     });
@@ -345,8 +343,7 @@ impl Step<'_> {
     fn regular_over(&self) -> bool {
         let Some(spec) = &self.v.pod.spec else { return true };
         spec.containers.iter().all(|c| {
-            latest(self.v.containers, &c.name, self.sandbox)
-                .is_some_and(|s| s.state == State::Exited && !restarts(self.v.pod, c, Kind::Regular, s.exit_code))
+            latest(self.v.containers, &c.name, self.sandbox).is_some_and(|s| s.state == State::Exited && !restarts(self.v.pod, c, Kind::Regular, s.exit_code))
         })
     }
 

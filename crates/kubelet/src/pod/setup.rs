@@ -81,11 +81,11 @@ pub async fn set_up(cx: Arc<Context>, pod: Arc<Pod>, tokens: Arc<Tokens>, existi
     for dir in [&layout.pod_dir, &log_dir] {
         fs::create_dir_all(dir).map_err(|e| fail("FailedCreatePodContainer", format!("unable to make pod directory {}: {e}", dir.display())))?;
     }
-    let cgroup_parent =
-        cx.cgroups.ensure_class(&pod).map_err(|e| fail("FailedCreatePodContainer", format!("unable to ensure pod container exists: {e}")))?;
+    let cgroup_parent = cx.cgroups.ensure_class(&pod).map_err(|e| fail("FailedCreatePodContainer", format!("unable to ensure pod container exists: {e}")))?;
     let facts = cx.facts(&pod, &[]);
     let source = Source { api: &cx.api, watches: &cx.watches, tokens: &tokens, facts };
-    let (ready, images, joined) = tokio::join!(volumes::set_up(&source, &layout), image_volumes(&cx, &pod), up(&cx, &pod, &layout, existing, attempt, cgroup_parent, log_dir));
+    let (ready, images, joined) =
+        tokio::join!(volumes::set_up(&source, &layout), image_volumes(&cx, &pod), up(&cx, &pod, &layout, existing, attempt, cgroup_parent, log_dir));
     let (sandbox, ips) = joined.map_err(|e| fail("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
     let write = || -> std::io::Result<()> {
         let record = Record { sandbox: sandbox.id.0.clone(), ips: ips.clone() };

@@ -420,7 +420,12 @@ fn conditions(v: &View<'_>, spec: &PodSpec, out: &mut PodStatus, ended: bool) {
         .status
         .iter()
         .flat_map(|s| s.conditions.iter().flatten())
-        .filter(|c| !matches!(c.type_.as_str(), "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled" | "PodResizePending" | "PodResizeInProgress"))
+        .filter(|c| {
+            !matches!(
+                c.type_.as_str(),
+                "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled" | "PodResizePending" | "PodResizeInProgress"
+            )
+        })
         .cloned()
         .collect();
     let generation = v.pod.metadata.generation;

@@ -305,7 +305,9 @@ fn is_ready(p: &Pod) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_pod_comes_up_serves_and_is_deleted_in_order() {
     let node = Node::fresh("life");
-    let mut p = pod(json!({"containers": [{"name": "a", "image": "img:1", "lifecycle": {"preStop": {"exec": {"command": ["drain"]}}}}], "terminationGracePeriodSeconds": 30}));
+    let mut p = pod(
+        json!({"containers": [{"name": "a", "image": "img:1", "lifecycle": {"preStop": {"exec": {"command": ["drain"]}}}}], "terminationGracePeriodSeconds": 30}),
+    );
     node.apply(&p);
     node.changes.send(PodChange::Synced).unwrap();
     let up = node.until("ready", is_ready).await;

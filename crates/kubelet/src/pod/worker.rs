@@ -126,8 +126,7 @@ pub fn find_spec(pod: &Pod, name: &str) -> Option<(Kind, Spec)> {
     let spec = pod.spec.as_ref()?;
     let init = spec.init_containers.iter().flatten().find(|c| c.name == name).map(|c| (Kind::Init, c.clone()));
     let regular = || spec.containers.iter().find(|c| c.name == name).map(|c| (Kind::Regular, c.clone()));
-    let ephemeral =
-        || spec.ephemeral_containers.iter().flatten().find(|c| c.name == name).map(|c| (Kind::Ephemeral, util::ephemeral_as_container(c)));
+    let ephemeral = || spec.ephemeral_containers.iter().flatten().find(|c| c.name == name).map(|c| (Kind::Ephemeral, util::ephemeral_as_container(c)));
     init.or_else(regular).or_else(ephemeral)
 }
 

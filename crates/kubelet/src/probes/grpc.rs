@@ -23,7 +23,12 @@ pub async fn check(host: &str, port: u16, service: &str, timeout: Duration) -> R
 }
 
 async fn ask(host: &str, port: u16, at: &str, service: &str) -> Result<(), String> {
-    let tcp = crate::util::connect(host, port).await.map_err(|e| format!("error: failed to connect service at {at:?}: connection error: desc = \"transport: Error while dialing: dial tcp {at}: {}\"", super::http::go_error(&e)))?;
+    let tcp = crate::util::connect(host, port).await.map_err(|e| {
+        format!(
+            "error: failed to connect service at {at:?}: connection error: desc = \"transport: Error while dialing: dial tcp {at}: {}\"",
+            super::http::go_error(&e)
+        )
+    })?;
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(tcp)).await.map_err(|e| e.to_string())?;
     let driver = tokio::spawn(connection);

@@ -181,7 +181,14 @@ async fn exchange<T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static
 struct AnyCertificate(rustls::crypto::WebPkiSupportedAlgorithms);
 
 impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
         Ok(ServerCertVerified::assertion())
     }
 
@@ -237,11 +244,7 @@ mod tests {
 
     #[tokio::test]
     async fn redirects_on_the_same_host_are_followed() {
-        let port = serve(vec![
-            "HTTP/1.1 302 Found\r\nlocation: /ok\r\ncontent-length: 0\r\n\r\n",
-            "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n",
-        ])
-        .await;
+        let port = serve(vec!["HTTP/1.1 302 Found\r\nlocation: /ok\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"]).await;
         let e = probe(&request(port), Duration::from_secs(5)).await.unwrap_err();
         assert_eq!(e, "HTTP probe failed with statuscode: 500");
     }

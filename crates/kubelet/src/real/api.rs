@@ -102,10 +102,12 @@ fn tell(to: &mpsc::UnboundedSender<PodChange>, delta: Delta<Pod>) {
 fn pulses<K: Send + 'static>(events: BoxStream<'static, client::Result<Event<K>>>) -> BoxStream<'static, ()> {
     events
         .take_while(|e| std::future::ready(e.is_ok()))
-        .filter_map(|e| std::future::ready(match e {
-            Ok(Event::Bookmark { .. }) | Err(_) => None,
-            Ok(_) => Some(()),
-        }))
+        .filter_map(|e| {
+            std::future::ready(match e {
+                Ok(Event::Bookmark { .. }) | Err(_) => None,
+                Ok(_) => Some(()),
+            })
+        })
         .boxed()
 }
 
@@ -254,12 +256,8 @@ impl KubeApi for RealApi {
 
     fn node_event(&self, kind: Severity, reason: &str, message: &str) {
         // Upstream names the node as its own UID here, and `kubectl describe node` looks for that.
-        let about = ObjectReference {
-            kind: Some("Node".into()),
-            name: Some(self.node_name.clone()),
-            uid: Some(self.node_name.clone()),
-            ..ObjectReference::default()
-        };
+        let about =
+            ObjectReference { kind: Some("Node".into()), name: Some(self.node_name.clone()), uid: Some(self.node_name.clone()), ..ObjectReference::default() };
         self.recorder.event(&about, severity(kind), reason, message);
     }
 }

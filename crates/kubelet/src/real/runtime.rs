@@ -16,7 +16,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::cri::{
-    CgroupLimits, Container, ContainerId, ContainerRuntime, ContainerSpec, CriError, Credentials, Duplex, ExecResult, Image, PodUid, Reader, RuntimeEvent,
+    CgroupLimits, Container, ContainerId, ContainerRuntime, ContainerSpec, Credentials, CriError, Duplex, ExecResult, Image, PodUid, Reader, RuntimeEvent,
     Sandbox, SandboxId, SandboxSpec, SecuritySpec, Streams, Usage, Writer, label,
 };
 use crate::util;

@@ -45,7 +45,8 @@ pub(super) async fn serve(server: &Server, mut call: Call) -> Answer {
     let Some(sandbox) = sandbox.map(|s| s.id) else { return text(StatusCode::NOT_FOUND, format!("pod {pod:?} has no running sandbox\n")) };
     let runtime = server.cx.runtime.clone();
     if websocket::wanted(&call.request) {
-        let ports: Vec<u16> = call.query.iter().filter(|(n, _)| n == "port" || n == "ports").flat_map(|(_, v)| v.split(',')).filter_map(|p| p.parse().ok()).collect();
+        let ports: Vec<u16> =
+            call.query.iter().filter(|(n, _)| n == "port" || n == "ports").flat_map(|(_, v)| v.split(',')).filter_map(|p| p.parse().ok()).collect();
         return match websocket::accept(&mut call.request, &CHANNELS) {
             Ok((protocol, answer, upgrade)) => {
                 tokio::spawn(async move {
@@ -108,10 +109,9 @@ async fn pairs(mut incoming: mpsc::Receiver<Stream>, runtime: &SharedRuntime, sa
         let port = stream.header("port").unwrap_or_default().to_owned();
         let kind = stream.header("streamtype").unwrap_or_default().to_owned();
         // Old clients give no request: the data stream follows the error stream.
-        let request = stream.header("requestid").map_or_else(
-            || if kind == "error" { stream.id.to_string() } else { stream.id.saturating_sub(2).to_string() },
-            str::to_owned,
-        );
+        let request = stream
+            .header("requestid")
+            .map_or_else(|| if kind == "error" { stream.id.to_string() } else { stream.id.saturating_sub(2).to_string() }, str::to_owned);
         let Some(other) = halves.remove(&request) else {
             if halves.len() >= MAX_HALVES {
                 stream.writer.reset().await;

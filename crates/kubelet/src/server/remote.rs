@@ -19,15 +19,8 @@ const PIPE: usize = 64 << 10;
 /// Time in which a client must open the SPDY streams it announced (upstream's default).
 const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
 /// Protocols over WebSocket, and over SPDY, that carry a status object.
-const WEBSOCKET: [&str; 7] = [
-    "v5.channel.k8s.io",
-    "v4.channel.k8s.io",
-    "v5.base64.channel.k8s.io",
-    "v4.base64.channel.k8s.io",
-    "channel.k8s.io",
-    "base64.channel.k8s.io",
-    "",
-];
+const WEBSOCKET: [&str; 7] =
+    ["v5.channel.k8s.io", "v4.channel.k8s.io", "v5.base64.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io", ""];
 const SPDY: [&str; 3] = ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io"];
 /// Longest run of `/run`.
 const RUN_TIMEOUT: Duration = Duration::from_secs(600);
@@ -49,7 +42,12 @@ struct Wanted {
 
 fn wanted(call: &Call) -> Result<Wanted, Answer> {
     let tty = call.flag("tty");
-    let w = Wanted { stdin: call.flag("input") || call.flag("stdin"), stdout: call.flag("output") || call.flag("stdout"), stderr: (call.flag("error") || call.flag("stderr")) && !tty, tty };
+    let w = Wanted {
+        stdin: call.flag("input") || call.flag("stdin"),
+        stdout: call.flag("output") || call.flag("stdout"),
+        stderr: (call.flag("error") || call.flag("stderr")) && !tty,
+        tty,
+    };
     if w.stdin || w.stdout || w.stderr { Ok(w) } else { Err(text(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr\n")) }
 }
 
@@ -135,7 +133,10 @@ pub(super) fn spdy_upgrade(call: &mut Call, known: &[&'static str], header: &'st
         request.headers().get_all(header).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(|v| v.trim().to_owned()).collect();
     let chosen = known.iter().find(|k| offered.iter().any(|o| o == *k)).copied();
     if chosen.is_none() && !offered.is_empty() {
-        return Err(text(StatusCode::FORBIDDEN, format!("unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {known:?}\n")));
+        return Err(text(
+            StatusCode::FORBIDDEN,
+            format!("unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {known:?}\n"),
+        ));
     }
     let upgrade = hyper::upgrade::on(request);
     let mut answer = Response::new(Empty::new().boxed_unsync());

@@ -340,7 +340,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error_and_no_panic() {
-        for bytes in [b"\x80\x02\0\x01\0\0\0\x0a0123456789".as_slice(), b"\x80\x03\0\x01\0\0\0\x0c0123456789ab", b"\x80\x03\0\x01\0\0\0\x01x", b"\0\0\0\x01\0\xff\xff\xff"] {
+        for bytes in [
+            b"\x80\x02\0\x01\0\0\0\x0a0123456789".as_slice(),
+            b"\x80\x03\0\x01\0\0\0\x0c0123456789ab",
+            b"\x80\x03\0\x01\0\0\0\x01x",
+            b"\0\0\0\x01\0\xff\xff\xff",
+        ] {
             assert!(Decoder::default().decode(&mut BytesMut::from(bytes)).is_err());
         }
     }

@@ -113,13 +113,7 @@ async fn send<W: AsyncWrite>(write: W, mut queue: mpsc::Receiver<Frame>) {
     let _ = write.shutdown().await;
 }
 
-async fn receive<R: AsyncRead>(
-    read: R,
-    frames: mpsc::Sender<Frame>,
-    streams: mpsc::Sender<Stream>,
-    alive: Arc<DropGuard>,
-    nobody_sends: CancellationToken,
-) {
+async fn receive<R: AsyncRead>(read: R, frames: mpsc::Sender<Frame>, streams: mpsc::Sender<Stream>, alive: Arc<DropGuard>, nobody_sends: CancellationToken) {
     tokio::pin!(read);
     let weak = frames.downgrade();
     let mut decoder = Decoder::default();

@@ -119,7 +119,9 @@ pub(super) async fn resource_metrics(cx: &Arc<Context>, _pods: &Pods) -> Answer 
     for m in &measured {
         let _ = writeln!(out, "container_cpu_usage_seconds_total{} {}", named(m), seconds(m.usage.cpu_ns));
     }
-    out.push_str("# HELP container_memory_working_set_bytes [STABLE] Current working set of the container in bytes\n# TYPE container_memory_working_set_bytes gauge\n");
+    out.push_str(
+        "# HELP container_memory_working_set_bytes [STABLE] Current working set of the container in bytes\n# TYPE container_memory_working_set_bytes gauge\n",
+    );
     for m in &measured {
         let _ = writeln!(out, "container_memory_working_set_bytes{} {}", named(m), m.usage.working_set_bytes);
     }

@@ -64,7 +64,13 @@ impl Source<'_> {
         Some(done.map(|()| out))
     }
 
-    async fn projected(&self, out: &mut Payload, volume: &Volume, sources: &[k8s_openapi::api::core::v1::VolumeProjection], d: &Defaults) -> Result<(), String> {
+    async fn projected(
+        &self,
+        out: &mut Payload,
+        volume: &Volume,
+        sources: &[k8s_openapi::api::core::v1::VolumeProjection],
+        d: &Defaults,
+    ) -> Result<(), String> {
         for s in sources {
             if let Some(m) = &s.config_map {
                 self.object(out, RefKind::ConfigMap, &m.name, m.items.as_deref(), m.optional, d).await?;
@@ -83,7 +89,15 @@ impl Source<'_> {
         Ok(())
     }
 
-    async fn object(&self, out: &mut Payload, kind: RefKind, name: &str, items: Option<&[KeyToPath]>, optional: Option<bool>, d: &Defaults) -> Result<(), String> {
+    async fn object(
+        &self,
+        out: &mut Payload,
+        kind: RefKind,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        optional: Option<bool>,
+        d: &Defaults,
+    ) -> Result<(), String> {
         let pod = self.facts.pod;
         let ns = util::namespace(pod);
         let optional = optional.unwrap_or(false);
@@ -162,9 +176,8 @@ impl Source<'_> {
             }),
             ..TokenRequest::default()
         };
-        let token = self.tokens.get(self.api, util::namespace(pod), account, volume, &t.path, request).await.map_err(|e| {
-            format!("failed to fetch token: {e}")
-        })?;
+        let token =
+            self.tokens.get(self.api, util::namespace(pod), account, volume, &t.path, request).await.map_err(|e| format!("failed to fetch token: {e}"))?;
         out.insert(t.path.clone(), self.own_file(token.into_bytes(), t.user, d));
         Ok(())
     }

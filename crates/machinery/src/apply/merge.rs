@@ -5,10 +5,7 @@ use super::{
     set::{FieldSet, is_member},
     shape::{Shape, element, field_type, missing_key, shape},
 };
-use crate::{
-    Map, Value,
-    schema::TypeRef,
-};
+use crate::{Map, Value, schema::TypeRef};
 use std::collections::HashSet;
 
 /// Merges `applied` into `live`.
@@ -133,13 +130,7 @@ pub(super) fn remove(ty: TypeRef<'_>, value: &mut Value, gone: &FieldSet, kept: 
     remove_node(Some(ty), false, value, &gone.0, Some(&kept.0));
 }
 
-fn remove_node(
-    ty: Option<TypeRef<'_>>,
-    atomic: bool,
-    value: &mut Value,
-    gone: &Map<String, Value>,
-    kept: Option<&Map<String, Value>>,
-) {
+fn remove_node(ty: Option<TypeRef<'_>>, atomic: bool, value: &mut Value, gone: &Map<String, Value>, kept: Option<&Map<String, Value>>) {
     let shape = shape(ty, atomic, [Some(value), None]);
     let decide = |name: &str| -> Fate<'_> {
         let Some(Value::Object(gone)) = gone.get(name) else { return Fate::Stays };

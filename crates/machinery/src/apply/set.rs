@@ -139,11 +139,7 @@ fn subtract_below(from: &mut Map<String, Value>, other: &Map<String, Value>) {
 }
 
 /// Lets `cut` take what is in both away from the children of `from`; it answers whether the node stays a member.
-fn prune(
-    from: &mut Map<String, Value>,
-    other: &Map<String, Value>,
-    cut: impl Fn(&mut Map<String, Value>, &Map<String, Value>) -> bool,
-) {
+fn prune(from: &mut Map<String, Value>, other: &Map<String, Value>, cut: impl Fn(&mut Map<String, Value>, &Map<String, Value>) -> bool) {
     for (key, theirs) in other.iter().filter(|(k, _)| *k != SELF) {
         let (Some(Value::Object(ours)), Value::Object(theirs)) = (from.get_mut(key), theirs) else { continue };
         let member = cut(ours, theirs);

@@ -37,8 +37,12 @@ fn applied(live: Option<&Value>, config: Value, name: &str) -> Value {
 
 #[test]
 fn an_apply_owns_what_it_names() {
-    let object = applied(None, json!({"metadata": {"name": "a", "labels": {"x": "1"}}, "spec": {"replicas": 2, "selector": {"matchLabels": {"x": "1"}},
-        "template": {"spec": {"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}], "args": ["a"]}]}}}}), "me");
+    let object = applied(
+        None,
+        json!({"metadata": {"name": "a", "labels": {"x": "1"}}, "spec": {"replicas": 2, "selector": {"matchLabels": {"x": "1"}},
+        "template": {"spec": {"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}], "args": ["a"]}]}}}}),
+        "me",
+    );
     assert_eq!(
         owned(&object, "me"),
         json!({"f:metadata": {"f:labels": {"f:x": {}}}, "f:spec": {"f:replicas": {}, "f:selector": {}, "f:template": {"f:spec": {"f:containers": {

@@ -8,8 +8,7 @@ const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
-const TOLERANCES: [&str; 2] =
-    ["autoscaling.alpha.kubernetes.io/scale-down-tolerance", "autoscaling.alpha.kubernetes.io/scale-up-tolerance"];
+const TOLERANCES: [&str; 2] = ["autoscaling.alpha.kubernetes.io/scale-down-tolerance", "autoscaling.alpha.kubernetes.io/scale-up-tolerance"];
 
 /// The CPU utilisation that v1 meant when it said nothing, in percent.
 const DEFAULT_CPU_PERCENT: i64 = 80;
@@ -28,22 +27,8 @@ const SOURCES: &[(&str, Pairs)] = &[
             ("averageValue", &["target", "averageValue"]),
         ],
     ),
-    (
-        "pods",
-        &[
-            ("metricName", &["metric", "name"]),
-            ("selector", &["metric", "selector"]),
-            ("targetAverageValue", &["target", "averageValue"]),
-        ],
-    ),
-    (
-        "resource",
-        &[
-            ("name", &["name"]),
-            ("targetAverageUtilization", &["target", "averageUtilization"]),
-            ("targetAverageValue", &["target", "averageValue"]),
-        ],
-    ),
+    ("pods", &[("metricName", &["metric", "name"]), ("selector", &["metric", "selector"]), ("targetAverageValue", &["target", "averageValue"])]),
+    ("resource", &[("name", &["name"]), ("targetAverageUtilization", &["target", "averageUtilization"]), ("targetAverageValue", &["target", "averageValue"])]),
     (
         "containerResource",
         &[
@@ -76,21 +61,10 @@ const STATUSES: &[(&str, Pairs)] = &[
             ("averageValue", &["current", "averageValue"]),
         ],
     ),
-    (
-        "pods",
-        &[
-            ("metricName", &["metric", "name"]),
-            ("selector", &["metric", "selector"]),
-            ("currentAverageValue", &["current", "averageValue"]),
-        ],
-    ),
+    ("pods", &[("metricName", &["metric", "name"]), ("selector", &["metric", "selector"]), ("currentAverageValue", &["current", "averageValue"])]),
     (
         "resource",
-        &[
-            ("name", &["name"]),
-            ("currentAverageUtilization", &["current", "averageUtilization"]),
-            ("currentAverageValue", &["current", "averageValue"]),
-        ],
+        &[("name", &["name"]), ("currentAverageUtilization", &["current", "averageUtilization"]), ("currentAverageValue", &["current", "averageValue"])],
     ),
     (
         "containerResource",
@@ -147,9 +121,7 @@ pub(super) fn to_v1(map: &mut Map<String, Value>) {
 }
 
 pub(super) fn to_v2(map: &mut Map<String, Value>) {
-    let annotation = |map: &Map<String, Value>, name: &str| -> Option<Value> {
-        serde_json::from_str(map.get("metadata")?["annotations"][name].as_str()?).ok()
-    };
+    let annotation = |map: &Map<String, Value>, name: &str| -> Option<Value> { serde_json::from_str(map.get("metadata")?["annotations"][name].as_str()?).ok() };
     let (metrics, behavior) = (annotation(map, METRICS), annotation(map, BEHAVIOR));
     let (current, conditions) = (annotation(map, CURRENT_METRICS), annotation(map, CONDITIONS));
     if let Some(Value::Object(spec)) = map.get_mut("spec") {

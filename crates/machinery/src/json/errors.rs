@@ -9,9 +9,7 @@ const SUMMARY_LIMIT: usize = 30;
 /// The body is of the kind, but cannot be decoded.
 pub(super) fn cannot_be_handled(kind: Option<&Gvk>, message: &str) -> Status {
     match kind {
-        Some(Gvk { version, kind, .. }) => {
-            Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {message}"))
-        }
+        Some(Gvk { version, kind, .. }) => Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {message}")),
         None => Status::bad_request(message),
     }
 }

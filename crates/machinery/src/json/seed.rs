@@ -160,8 +160,7 @@ impl<'a> Seed<'a> {
                     }
                     seen |= bit;
                     let node = self.at.field(&field.name, self.ty);
-                    let seed =
-                        Seed { ty: self.ty.to(field.ty), at: &node, cx: self.cx, owner: object.go_name(), go_type: &field.go_type };
+                    let seed = Seed { ty: self.ty.to(field.ty), at: &node, cx: self.cx, owner: object.go_name(), go_type: &field.go_type };
                     match map.next_value_seed(seed)?.filter(|v| self.cx.keep || !self.ty.leaves_out(field, v)) {
                         Some(value) => drop(out.insert(field.name.clone().into_owned(), value)),
                         None if field.nullable || self.cx.keep => drop(out.insert(field.name.clone().into_owned(), Value::Null)),
@@ -282,12 +281,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
         match self.ty.get() {
             Type::Object(object) => self.object(object, map),
             Type::Map { elem, .. } => self.map(self.ty.to(*elem), map),
-            Type::SchemaOrArray(schema) | Type::SchemaOrBool(schema) | Type::SchemaOrStrings(schema) => {
-                Seed { ty: self.ty.to(*schema), ..self }.visit_map(map)
-            }
-            Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => {
-                AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some)
-            }
+            Type::SchemaOrArray(schema) | Type::SchemaOrBool(schema) | Type::SchemaOrStrings(schema) => Seed { ty: self.ty.to(*schema), ..self }.visit_map(map),
+            Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
             _ if self.ty.schema.is_lenient() => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
             _ => Err(self.mismatch("object")),
         }

@@ -55,10 +55,7 @@ fn wrong_types_name_the_go_field() {
         (r#"{"spec":{"paused":"x"}}"#, "string into Go struct field DeploymentSpec.spec.paused of type bool"),
         (r#"{"metadata":{"labels":[]}}"#, "array into Go struct field ObjectMeta.metadata.labels of type map[string]string"),
         (r#"{"metadata":{"labels":{"a":1}}}"#, "number into Go struct field ObjectMeta.metadata.labels of type string"),
-        (
-            r#"{"spec":{"template":{"spec":{"containers":{}}}}}"#,
-            "object into Go struct field PodSpec.spec.template.spec.containers of type []v1.Container",
-        ),
+        (r#"{"spec":{"template":{"spec":{"containers":{}}}}}"#, "object into Go struct field PodSpec.spec.template.spec.containers of type []v1.Container"),
         ("[]", "array into Go value of type v1.Deployment"),
     ] {
         assert_eq!(strict(deployment, body).unwrap_err(), format!("{head}{tail}"));

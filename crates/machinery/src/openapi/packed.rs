@@ -52,11 +52,15 @@ const OPERATION: Message = Message(
 );
 const RESPONSE: Message = Message(&[("description", 1, text), ("schema", 2, |o, tag, v| wire::message_field(o, tag, |o| schema(o, 1, v)))], 5);
 const BODY: Message = Message(&[("description", 1, text), ("name", 2, text), ("in", 3, text), ("required", 4, flag), ("schema", 5, schema)], 6);
-const QUERY: Message =
-    Message(&[("required", 1, flag), ("in", 2, text), ("description", 3, text), ("name", 4, text), ("type", 6, text), ("format", 7, text), ("uniqueItems", 20, flag)], 23);
+const QUERY: Message = Message(
+    &[("required", 1, flag), ("in", 2, text), ("description", 3, text), ("name", 4, text), ("type", 6, text), ("format", 7, text), ("uniqueItems", 20, flag)],
+    23,
+);
 /// Also of headers.
-const PATH: Message =
-    Message(&[("required", 1, flag), ("in", 2, text), ("description", 3, text), ("name", 4, text), ("type", 5, text), ("format", 6, text), ("uniqueItems", 19, flag)], 22);
+const PATH: Message = Message(
+    &[("required", 1, flag), ("in", 2, text), ("description", 3, text), ("name", 4, text), ("type", 5, text), ("format", 6, text), ("uniqueItems", 19, flag)],
+    22,
+);
 const API_KEY: Message = Message(&[("type", 1, text), ("name", 2, text), ("in", 3, text), ("description", 4, text)], 5);
 const SCHEMA: Message = Message(
     &[

@@ -36,18 +36,12 @@ const SELECT: &[Parameter] = &[
     ("shardSelector", "string", "Selects objects by the hash of a field."),
     ("timeoutSeconds", "integer", "How long the call may take."),
 ];
-const WATCH: &[Parameter] = &[
-    ("allowWatchBookmarks", "boolean", "Asks for BOOKMARK events."),
-    ("watch", "boolean", "Answers changes as events instead of a list."),
-];
+const WATCH: &[Parameter] =
+    &[("allowWatchBookmarks", "boolean", "Asks for BOOKMARK events."), ("watch", "boolean", "Answers changes as events instead of a list.")];
 
 /// The media types of patches; the last is for built-in kinds alone.
-const PATCHES: [&str; 4] = [
-    "application/apply-patch+yaml",
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-];
+const PATCHES: [&str; 4] =
+    ["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
 
 /// What the operations of one row share.
 struct Row<'a> {
@@ -195,8 +189,7 @@ impl Row<'_> {
         parameters: &[&[Parameter]],
         body: Option<&Value>,
     ) -> Value {
-        let mut query: Vec<Value> =
-            parameters.iter().flat_map(|group| group.iter()).map(|(name, ty, text)| self.parameter(name, ty, text, "query")).collect();
+        let mut query: Vec<Value> = parameters.iter().flat_map(|group| group.iter()).map(|(name, ty, text)| self.parameter(name, ty, text, "query")).collect();
         query.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
         let mut out = json!({
             "operationId": self.operation_id(action, subresource),

@@ -58,9 +58,8 @@ fn apply(doc: &mut Value, operation: &Value, copied_bytes: &mut usize) -> Result
         }
         "copy" => {
             let from = from()?;
-            let copied = find(doc, from)
-                .map(|v| v.clone())
-                .ok_or_else(|| format!("copy operation does not apply: doc is missing from path: {from}: missing value"))?;
+            let copied =
+                find(doc, from).map(|v| v.clone()).ok_or_else(|| format!("copy operation does not apply: doc is missing from path: {from}: missing value"))?;
             *copied_bytes += crate::json::encode(&copied).len();
             if *copied_bytes > COPY_LIMIT_BYTES {
                 return Err(format!(
@@ -86,9 +85,7 @@ fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| equal(a, b)))
-        }
+        (Value::Object(a), Value::Object(b)) => a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| equal(a, b))),
         _ => a == b,
     }
 }

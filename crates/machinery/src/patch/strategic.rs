@@ -80,10 +80,7 @@ fn without_directives(value: Value) -> Option<Value> {
     match value {
         Value::Object(map) if map.contains_key(PATCH) => None,
         Value::Object(map) => Some(Value::Object(
-            map.into_iter()
-                .filter(|(k, v)| !v.is_null() && !is_directive(k))
-                .filter_map(|(k, v)| without_directives(v).map(|v| (k, v)))
-                .collect(),
+            map.into_iter().filter(|(k, v)| !v.is_null() && !is_directive(k)).filter_map(|(k, v)| without_directives(v).map(|v| (k, v))).collect(),
         )),
         Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(without_directives).collect())),
         other => Some(other),
@@ -141,9 +138,7 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
             (None, None) => continue,
             (Some(old), None) => old,
             (None, Some(new)) => new.into_iter().filter_map(without_directives).collect(),
-            (Some(old), Some(new)) if has_strategy(field, "merge") => {
-                merge_list(ty.and_then(|t| t.child(name)).and_then(TypeRef::elem), field, old, new)?
-            }
+            (Some(old), Some(new)) if has_strategy(field, "merge") => merge_list(ty.and_then(|t| t.child(name)).and_then(TypeRef::elem), field, old, new)?,
             (Some(_), Some(new)) => new,
         };
         let ordered = in_order(merged, &order, &server_order, key)?;

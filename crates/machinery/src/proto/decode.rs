@@ -97,11 +97,7 @@ impl<'a> Repeated<'a> {
 
     fn flush(&mut self, out: &mut Map<String, Value>) {
         if let Some(field) = self.field.take() {
-            let value = if self.map.is_empty() {
-                Value::Array(std::mem::take(&mut self.list))
-            } else {
-                Value::Object(std::mem::take(&mut self.map))
-            };
+            let value = if self.map.is_empty() { Value::Array(std::mem::take(&mut self.list)) } else { Value::Object(std::mem::take(&mut self.map)) };
             out.insert(field.name.clone().into_owned(), value);
         }
     }

@@ -31,9 +31,7 @@ fn without_inner_kinds(ty: TypeRef<'_>, value: Value, top: bool) -> Value {
                 })
                 .collect(),
         ),
-        (Type::List { elem, .. }, Value::Array(items)) => {
-            items.into_iter().map(|i| without_inner_kinds(ty.to(*elem), i, false)).collect()
-        }
+        (Type::List { elem, .. }, Value::Array(items)) => items.into_iter().map(|i| without_inner_kinds(ty.to(*elem), i, false)).collect(),
         (_, value) => value,
     }
 }

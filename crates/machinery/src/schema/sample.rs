@@ -42,9 +42,6 @@ pub(crate) fn sample(ty: TypeRef<'_>, seed: u32, depth: usize) -> Value {
 
 /// Fields that the wire has; self-nesting ones only while there is depth left.
 fn wanted(ty: TypeRef<'_>, field: &Field, depth: usize) -> bool {
-    let leaf = !matches!(
-        ty.to(field.ty).get(),
-        Type::Object(_) | Type::List { .. } | Type::Map { .. } | Type::SchemaOrArray(_) | Type::SchemaOrBool(_)
-    );
+    let leaf = !matches!(ty.to(field.ty).get(), Type::Object(_) | Type::List { .. } | Type::Map { .. } | Type::SchemaOrArray(_) | Type::SchemaOrBool(_));
     leaf || depth > 1
 }

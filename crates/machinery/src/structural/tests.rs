@@ -40,10 +40,7 @@ fn unknown_fields_are_pruned_and_defaults_set() {
         json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "a"}, "spec": {"cron": "1", "replicas": 1,
             "note": null, "raw": {"any": {"thing": [1]}}, "limits": {"a": "b"}, "items": [{"name": "x"}]}})
     );
-    assert_eq!(
-        out.warnings,
-        ["unknown field \"extra\"", "unknown field \"metadata.foo\"", "unknown field \"spec.items[0].y\"", "unknown field \"spec.more\""]
-    );
+    assert_eq!(out.warnings, ["unknown field \"extra\"", "unknown field \"metadata.foo\"", "unknown field \"spec.items[0].y\"", "unknown field \"spec.more\""]);
 }
 
 #[test]
@@ -56,9 +53,7 @@ fn without_a_schema_everything_is_kept() {
 
 #[test]
 fn errors_speak_as_upstream() {
-    let says = |spec: Value| -> Vec<String> {
-        validate(&crontab(), &json!({"spec": spec}), &Path::empty()).iter().map(ToString::to_string).collect()
-    };
+    let says = |spec: Value| -> Vec<String> { validate(&crontab(), &json!({"spec": spec}), &Path::empty()).iter().map(ToString::to_string).collect() };
     for (spec, error) in [
         (json!({}), "spec.cron: Required value"),
         (json!({"cron": 1}), "spec.cron: Invalid value: \"integer\": spec.cron in body must be of type string: \"integer\""),

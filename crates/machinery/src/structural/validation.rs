@@ -128,8 +128,7 @@ fn array(schema: &Value, items: &[Value], path: &str, errors: &mut ErrorList) {
             check(schema, item, &format!("{path}[{at}]"), errors);
         }
     }
-    let keys: Vec<&str> =
-        schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let keys: Vec<&str> = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
     let unique = match schema.get("x-kubernetes-list-type").and_then(Value::as_str) {
         Some("set") => true,
         Some("map") => !keys.is_empty(),

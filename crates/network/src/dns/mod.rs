@@ -82,14 +82,7 @@ async fn reachable(address: Ipv4Addr) {
 
 /// Answers until `shutdown`; `ready` becomes true when names are answered from a whole memory, at the cluster's address.
 pub async fn run(config: Config, informers: Informers, shutdown: CancellationToken, ready: watch::Sender<bool>) -> Result<()> {
-    let zone = Zone::new(
-        &config.domain,
-        config.cluster_ip,
-        config.own_ranges.clone(),
-        informers.informer(),
-        informers.informer(),
-        informers.informer(),
-    )?;
+    let zone = Zone::new(&config.domain, config.cluster_ip, config.own_ranges.clone(), informers.informer(), informers.informer(), informers.informer())?;
     let sockets = server::Sockets::bind(config.listen, PORT).await.map_err(|e| Error::io(format!("listen on {}", config.listen), e))?;
     let own = vec![IpAddr::V4(config.listen), IpAddr::V4(config.cluster_ip)];
     let forwarder = Forwarder::new(config.upstream.clone(), own);

@@ -114,7 +114,11 @@ async fn names_of_services_and_pods() {
         ("10-244-0-6.db.default.svc.cluster.local.", A, &["10.244.0.6"]),
         ("10-244-0-5.db.default.svc.cluster.local.", A, &["NXDOMAIN"]),
         ("db-2.db.default.svc.cluster.local.", A, &["NXDOMAIN"]),
-        ("_http._tcp.db.default.svc.cluster.local.", SRV, &["0 50 8080 10-244-0-6.db.default.svc.cluster.local.", "0 50 8080 db-0.db.default.svc.cluster.local."]),
+        (
+            "_http._tcp.db.default.svc.cluster.local.",
+            SRV,
+            &["0 50 8080 10-244-0-6.db.default.svc.cluster.local.", "0 50 8080 db-0.db.default.svc.cluster.local."],
+        ),
         ("empty.default.svc.cluster.local.", A, &["NXDOMAIN"]),
         ("1-2-3-4.default.pod.cluster.local.", A, &["1.2.3.4"]),
         ("1-2-3-4.default.pod.cluster.local.", AAAA, &["NODATA"]),

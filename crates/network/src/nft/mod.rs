@@ -7,7 +7,7 @@
 mod expr;
 pub mod key;
 
-pub use expr::{step, Anonymous, Base, Cmp, Expr, Fib, Rule, Verdict, reg};
+pub use expr::{Anonymous, Base, Cmp, Expr, Fib, Rule, Verdict, reg, step};
 
 use std::net::Ipv4Addr;
 

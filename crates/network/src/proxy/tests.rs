@@ -104,13 +104,7 @@ fn services_without_an_address_need_nothing() {
 
 #[test]
 fn a_change_touches_only_its_own_service() {
-    let frame = Frame {
-        table: "t".into(),
-        node_ip: Ipv4Addr::new(10, 244, 0, 1),
-        cluster_cidr: None,
-        service_cidr: None,
-        node_ports: NodePortAddresses::All,
-    };
+    let frame = Frame { table: "t".into(), node_ip: Ipv4Addr::new(10, 244, 0, 1), cluster_cidr: None, service_cidr: None, node_ports: NodePortAddresses::All };
     let mut table = Table::new(frame);
     let (one, two) = (ObjectKey::new("ns", "one"), ObjectKey::new("ns", "two"));
     let first = planned(spec(&json!({})), json!([here(true)]));

@@ -57,7 +57,8 @@ impl Cluster {
     }
 
     fn service(&self, name: &str, spec: Value) {
-        let spec = merge(json!({"clusterIP": VIP, "ports": [{"name": "p", "port": 80, "protocol": "TCP"}, {"name": "u", "port": 80, "protocol": "UDP"}]}), spec);
+        let spec =
+            merge(json!({"clusterIP": VIP, "ports": [{"name": "p", "port": 80, "protocol": "TCP"}, {"name": "u", "port": 80, "protocol": "UDP"}]}), spec);
         self.api.put(SERVICES, json!({"metadata": {"namespace": "default", "name": name}, "spec": spec}));
     }
 
@@ -254,10 +255,13 @@ fn load_balancers_have_sources_and_health_checks() {
         let (_a, ip_a) = cluster.node.pod("a");
         let balancer = Ipv4Addr::new(203, 0, 113, 9);
         let put = |ranges: Value| {
-            cluster.api.put(SERVICES, json!({"metadata": {"namespace": "default", "name": "web"},
+            cluster.api.put(
+                SERVICES,
+                json!({"metadata": {"namespace": "default", "name": "web"},
                 "spec": {"type": "LoadBalancer", "clusterIP": VIP, "externalTrafficPolicy": "Local", "healthCheckNodePort": 32100,
                     "loadBalancerSourceRanges": ranges, "ports": [{"name": "p", "port": 80, "nodePort": 30080}]},
-                "status": {"loadBalancer": {"ingress": [{"ip": balancer}]}}}));
+                "status": {"loadBalancer": {"ingress": [{"ip": balancer}]}}}),
+            );
         };
         put(json!(["192.168.77.0/24"]));
         cluster.endpoints("web", &[ready(ip_a)]);
@@ -308,7 +312,8 @@ fn endpoints_are_swapped_under_load_without_a_failed_request() {
         };
         let inside = Space::new();
         cluster.node.attach("load", &inside.path, Vec::new());
-        let loads = [load(false, (HOST, 30080), &outside), load(true, (HOST, 30080), &outside), load(false, (VIP, 80), &inside), load(true, (VIP, 80), &inside)];
+        let loads =
+            [load(false, (HOST, 30080), &outside), load(true, (HOST, 30080), &outside), load(false, (VIP, 80), &inside), load(true, (VIP, 80), &inside)];
         let (mut slowest, mut turns) = (Duration::ZERO, 0);
         while turns < 300 {
             let (one, two) = (&pods[turns % 6], &pods[(turns * 5 + 1) % 6]);

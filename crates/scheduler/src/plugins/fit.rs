@@ -86,8 +86,7 @@ impl Score for Room<'_> {
             (all > 0).then(|| if taken > all { 0 } else { i64::try_from(i128::from(all - taken) * 100 / i128::from(all)).unwrap_or(0) })
         };
         let (taken, own) = (node.scored, self.0.scored);
-        let parts =
-            [free(taken.milli_cpu, own.milli_cpu, node.allocatable.milli_cpu), free(taken.memory, own.memory, node.allocatable.memory)];
+        let parts = [free(taken.milli_cpu, own.milli_cpu, node.allocatable.milli_cpu), free(taken.memory, own.memory, node.allocatable.memory)];
         let known: Vec<i64> = parts.into_iter().flatten().collect();
         if known.is_empty() { 0 } else { (known.iter().sum::<i64>() / known.len() as i64).clamp(0, SCORE_MAX) }
     }

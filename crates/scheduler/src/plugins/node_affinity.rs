@@ -67,11 +67,7 @@ fn names(selector: &NodeSelector) -> Option<BTreeSet<String>> {
 
 impl<'a> Filter<'a> for Wanted<'a> {
     fn check(&self, node: &NodeInfo) -> Verdict {
-        if rules::node_allowed(&self.0.pod, &node.node) {
-            Ok(())
-        } else {
-            Err(Rejection::unresolvable("node(s) didn't match Pod's node affinity/selector"))
-        }
+        if rules::node_allowed(&self.0.pod, &node.node) { Ok(()) } else { Err(Rejection::unresolvable("node(s) didn't match Pod's node affinity/selector")) }
     }
 }
 

@@ -38,8 +38,7 @@ impl Constraint {
 
     /// Whether a node's pods count for this pod.
     fn counts(&self, pod: &PodInfo, node: &NodeInfo) -> bool {
-        (!self.honor_affinity || rules::node_allowed(&pod.pod, &node.node))
-            && (!self.honor_taints || rules::taints_borne(&pod.pod, &node.node))
+        (!self.honor_affinity || rules::node_allowed(&pod.pod, &node.node)) && (!self.honor_taints || rules::taints_borne(&pod.pod, &node.node))
     }
 
     /// The pod's like on a node.
@@ -117,9 +116,7 @@ impl Plugin for PodTopologySpread {
         let concerns = |other: &PodInfo| other.pod.namespace() == pod.pod.namespace() && constraints().iter().any(|c| c.selects(other));
         match change {
             Change::NodeAdded(node) => has_all_keys(node, &constraints()),
-            Change::NodeUpdated { old, new } => {
-                old.metadata.labels != new.node.metadata.labels || rules::taints(old) != rules::taints(&new.node)
-            }
+            Change::NodeUpdated { old, new } => old.metadata.labels != new.node.metadata.labels || rules::taints(old) != rules::taints(&new.node),
             Change::NodeRemoved(_) => true,
             Change::PodPlaced(other) | Change::PodGone(other) => concerns(other),
             Change::PodUpdated { old, new } => {
@@ -177,8 +174,7 @@ impl<'a> Filter<'a> for Hard<'a> {
             let Some(place) = node.label(&constraint.key) else {
                 return Err(Rejection::unresolvable(NO_LABEL));
             };
-            let least =
-                if counts.len() < constraint.min_domains { 0 } else { counts.values().copied().min().unwrap_or(i64::from(i32::MAX)) };
+            let least = if counts.len() < constraint.min_domains { 0 } else { counts.values().copied().min().unwrap_or(i64::from(i32::MAX)) };
             let own = i64::from(constraint.selects(self.pod));
             if counts.get(place).copied().unwrap_or_default() + own - least > constraint.max_skew {
                 return Err(Rejection::resolvable(TOO_MANY));

@@ -91,7 +91,8 @@ fn room() {
 #[test]
 fn taints_and_cordons() {
     let tainted = |effect: &str| node("a", json!({}), json!({"taints": [{"key": "k", "value": "v", "effect": effect}]}), &[]);
-    let refused = "0/1 nodes are available: 1 node(s) had untolerated taint(s). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    let refused =
+        "0/1 nodes are available: 1 node(s) had untolerated taint(s). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
     assert_eq!(place(&[tainted("NoSchedule")], &pod("p", json!({}))), refused);
     assert_eq!(place(&[tainted("NoExecute")], &pod("p", json!({}))), refused);
     assert_eq!(place(&[tainted("PreferNoSchedule")], &pod("p", json!({}))), "a");
@@ -100,8 +101,7 @@ fn taints_and_cordons() {
     assert_eq!(place(&[tainted("NoSchedule")], &bearing), "a");
     let cordoned = node("a", json!({}), json!({"unschedulable": true}), &[]);
     assert_eq!(why(std::slice::from_ref(&cordoned), &pod("p", json!({}))), "0/1 nodes are available: 1 node(s) were unschedulable.");
-    let daemon =
-        pod("p", json!({"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule"}]}));
+    let daemon = pod("p", json!({"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule"}]}));
     assert_eq!(place(&[cordoned], &daemon), "a");
 }
 
@@ -120,10 +120,7 @@ fn node_choice() {
     let prefers = json!([{"weight": 5, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["hdd"]}]}}]);
     let wish = pod("p", json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": prefers}}}));
     assert_eq!(place(&nodes, &wish), "b");
-    assert_eq!(
-        why(&nodes, &pod("p", json!({"nodeName": "z"}))),
-        "0/2 nodes are available: 2 node(s) didn't match the requested node name."
-    );
+    assert_eq!(why(&nodes, &pod("p", json!({"nodeName": "z"}))), "0/2 nodes are available: 2 node(s) didn't match the requested node name.");
 }
 
 #[test]
@@ -153,8 +150,7 @@ fn spreading() {
     assert_eq!(place(&nodes, &wants(1, "DoNotSchedule")), "c");
     let two = &nodes[..2];
     assert_eq!(place(two, &wants(1, "DoNotSchedule")), "b", "one zone is no skew");
-    let refused =
-        place(&[nodes[0].clone(), node("c", json!({"zone": "2"}), json!({"unschedulable": true}), &[])], &wants(1, "DoNotSchedule"));
+    let refused = place(&[nodes[0].clone(), node("c", json!({"zone": "2"}), json!({"unschedulable": true}), &[])], &wants(1, "DoNotSchedule"));
     let expected = "0/2 nodes are available: 1 node(s) didn't match pod topology spread constraints, 1 node(s) were unschedulable. \
         preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling.";
     assert_eq!(refused, expected);
@@ -278,13 +274,11 @@ fn claims() {
     };
     world.claims = claim(json!({"storageClassName": "fast"}), json!({}));
     assert_eq!(first(&world), "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found");
-    let class =
-        json!({"metadata": {"name": "fast"}, "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"});
+    let class = json!({"metadata": {"name": "fast"}, "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"});
     world.classes = client::Informer::fixed([serde_json::from_value(class).unwrap()]);
     assert_eq!(first(&world), "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind.");
     let in_zone = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["2"]}]}]}});
-    let volume =
-        json!({"metadata": {"name": "pv"}, "spec": {"storageClassName": "fast", "capacity": {"storage": "1Gi"}, "nodeAffinity": in_zone}});
+    let volume = json!({"metadata": {"name": "pv"}, "spec": {"storageClassName": "fast", "capacity": {"storage": "1Gi"}, "nodeAffinity": in_zone}});
     world.volumes = client::Informer::fixed([serde_json::from_value(volume).unwrap()]);
     assert_eq!(first(&world), "b");
     assert_eq!(super::volume_binding::plan(&uses, &nodes[1].node, &world).len(), 1);
@@ -298,9 +292,7 @@ fn claims() {
 
 fn victims(nodes: &[NodeInfo], world: &World, pod: &PodInfo) -> (String, Vec<String>) {
     match decide(world, nodes, pod) {
-        Err(Failure { preemption: Outcome::Evict { node, victims }, .. }) => {
-            (node, victims.iter().map(|v| v.pod.metadata.name.clone().unwrap()).collect())
-        }
+        Err(Failure { preemption: Outcome::Evict { node, victims }, .. }) => (node, victims.iter().map(|v| v.pod.metadata.name.clone().unwrap()).collect()),
         other => panic!("{other:?}"),
     }
 }
@@ -312,20 +304,12 @@ fn preemption() {
     let high = sized("p", 100, "2");
     let a = plain("a", &[sized("a1", 1, "2"), sized("a2", 2, "2")]);
     let b = plain("b", &[sized("b1", 50, "4")]);
-    assert_eq!(
-        victims(&[a.clone(), b.clone()], &world, &high),
-        ("a".into(), vec!["a1".into()]),
-        "the least important, and no more than needed"
-    );
+    assert_eq!(victims(&[a.clone(), b.clone()], &world, &high), ("a".into(), vec!["a1".into()]), "the least important, and no more than needed");
     let told = decide(&world, std::slice::from_ref(&a), &high).unwrap_err().message;
-    let expected =
-        "0/1 nodes are available: 1 Insufficient cpu. preemption: found a potential placement for pod on node a, preempting 1 victims";
+    let expected = "0/1 nodes are available: 1 Insufficient cpu. preemption: found a potential placement for pod on node a, preempting 1 victims";
     assert_eq!(told, expected);
     let never = pod("p", with(with(asks("2", "0"), "priority", 100.into()), "preemptionPolicy", "Never".into()));
-    assert_eq!(
-        place(std::slice::from_ref(&a), &never),
-        "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."
-    );
+    assert_eq!(place(std::slice::from_ref(&a), &never), "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never.");
     let port = json!([{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80}]}]);
     let holds = pod("x", json!({"priority": 1, "containers": port.clone()}));
     let wants = pod("p", json!({"priority": 2, "containers": port}));
@@ -348,9 +332,7 @@ fn preemption_spares_budgets_and_does_not_repeat_itself() {
     assert_eq!(victims(&nodes[..1], &world, &high).1, ["a1"], "but a budget is no wall");
     let mut going = (*sized("b1", "free").pod).clone();
     going.metadata.deletion_timestamp = Some(client::now());
-    going.status =
-        serde_json::from_value(json!({"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]}))
-            .unwrap();
+    going.status = serde_json::from_value(json!({"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]})).unwrap();
     let nodes = [plain("b", &[Arc::new(PodInfo::new(Arc::new(going)))])];
     let waits = pod("p", with(with(asks("2", "0"), "priority", 100.into()), "status", json!({"nominatedNodeName": "b"})));
     let told = "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to a terminating pod on the nominated node.";

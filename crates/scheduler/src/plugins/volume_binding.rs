@@ -57,12 +57,7 @@ fn claims(pod: &PodInfo, world: &World) -> Result<Claims, String> {
         }
         if made_for_it && !claim.is_controlled_by(pod.pod.uid()) {
             let pod = &pod.pod;
-            return Err(format!(
-                "PVC {}/{name} was not created for pod {}/{} (pod is not owner)",
-                pod.namespace(),
-                pod.namespace(),
-                pod.name()
-            ));
+            return Err(format!("PVC {}/{name} was not created for pod {}/{} (pod is not owner)", pod.namespace(), pod.namespace(), pod.name()));
         }
         match world.class_of(&claim) {
             _ if is_bound(&claim) => out.bound.push(claim),

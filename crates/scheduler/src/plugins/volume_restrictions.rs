@@ -47,9 +47,7 @@ impl Plugin for VolumeRestrictions {
 
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
         match change {
-            Change::PodGone(gone) => {
-                gone.pod.namespace() == pod.pod.namespace() && gone.claims().any(|(a, _)| pod.claims().any(|(b, _)| a == b))
-            }
+            Change::PodGone(gone) => gone.pod.namespace() == pod.pod.namespace() && gone.claims().any(|(a, _)| pod.claims().any(|(b, _)| a == b)),
             Change::Claim { namespace, name } => *namespace == pod.pod.namespace() && pod.claims().any(|(n, _)| n == *name),
             _ => false,
         }

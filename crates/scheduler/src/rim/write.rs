@@ -114,10 +114,7 @@ fn condition(pod: &Pod, kind: &str, value: &str, reason: &str, message: &str) ->
     let old = all.iter().find(|c| c.type_ == kind);
     let generation = pod.metadata.generation;
     let same = |c: &PodCondition| {
-        c.status == value
-            && c.reason.as_deref() == Some(reason)
-            && c.message.as_deref() == Some(message)
-            && c.observed_generation == generation
+        c.status == value && c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message) && c.observed_generation == generation
     };
     if old.is_some_and(same) {
         return None;

@@ -1,6 +1,9 @@
 //! What a pod's containers must name once a quota bounds it.
 
-use super::super::{amounts::{self, Amounts}, items, text};
+use super::super::{
+    amounts::{self, Amounts},
+    items, text,
+};
 use kinds::usage::compute;
 use machinery::Value;
 use std::collections::{BTreeMap, BTreeSet};

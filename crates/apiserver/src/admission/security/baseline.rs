@@ -5,35 +5,11 @@ use machinery::Value;
 use std::collections::BTreeSet;
 
 /// In upstream's order: by the names of the checks.
-pub(super) const CHECKS: [Check; 11] = [
-    app_armor,
-    capabilities,
-    host_namespaces,
-    host_path_volumes,
-    host_ports,
-    host_process,
-    privileged,
-    proc_mount,
-    se_linux,
-    seccomp,
-    sysctls,
-];
+pub(super) const CHECKS: [Check; 11] =
+    [app_armor, capabilities, host_namespaces, host_path_volumes, host_ports, host_process, privileged, proc_mount, se_linux, seccomp, sysctls];
 
-const CAPABILITIES: [&str; 13] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
+const CAPABILITIES: [&str; 13] =
+    ["AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"];
 /// Sysctls that have no effect outside of the pod.
 const SYSCTLS: [&str; 11] = [
     "kernel.shm_rmid_forced",

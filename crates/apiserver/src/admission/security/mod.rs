@@ -96,7 +96,11 @@ impl Level {
             Level::Baseline => &baseline::CHECKS,
             Level::Restricted => &restricted::CHECKS,
         };
-        checks.iter().filter_map(|check| check(spec)).map(|(reason, detail)| if detail.is_empty() { reason.into() } else { format!("{reason} ({detail})") }).collect()
+        checks
+            .iter()
+            .filter_map(|check| check(spec))
+            .map(|(reason, detail)| if detail.is_empty() { reason.into() } else { format!("{reason} ({detail})") })
+            .collect()
     }
 }
 

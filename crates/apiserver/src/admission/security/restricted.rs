@@ -23,8 +23,7 @@ pub(super) const CHECKS: [Check; 14] = [
 ];
 
 /// Volumes that hold nothing of the host's.
-const VOLUMES: [&str; 9] =
-    ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret"];
+const VOLUMES: [&str; 9] = ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret"];
 
 type Found = Option<(&'static str, String)>;
 

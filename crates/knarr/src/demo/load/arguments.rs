@@ -99,20 +99,10 @@ mod tests {
 
     #[test]
     fn command_lines() {
-        let all =
-            parse("--url http://a/ --url=http://b --rate 750 --connections keepalive --seconds=0.5 --timeout-ms 100 --strict").unwrap();
+        let all = parse("--url http://a/ --url=http://b --rate 750 --connections keepalive --seconds=0.5 --timeout-ms 100 --strict").unwrap();
         assert_eq!((all.urls.len(), all.rate, all.modes.as_slice(), all.strict), (2, 750.0, &[Mode::KeepAlive][..], true));
         assert_eq!(all.patience, Duration::from_millis(100));
-        for bad in [
-            "",
-            "--rate 5",
-            "--url",
-            "--url x --rate 0",
-            "--url x --rate nan",
-            "--url x --connections old",
-            "--url x --fast",
-            "--url x --seconds -1",
-        ] {
+        for bad in ["", "--rate 5", "--url", "--url x --rate 0", "--url x --rate nan", "--url x --connections old", "--url x --fast", "--url x --seconds -1"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -87,9 +87,7 @@ impl Report {
         *self.reasons.entry(reason.to_owned()).or_default() += 1;
         if self.told.len() < TOLD_MAX {
             let after = due.saturating_duration_since(self.began).as_millis();
-            self.told.push(
-                json!({"after_ms": u64::try_from(after).unwrap_or(u64::MAX), "connection": mode.name(), "whom": whom, "reason": reason}),
-            );
+            self.told.push(json!({"after_ms": u64::try_from(after).unwrap_or(u64::MAX), "connection": mode.name(), "whom": whom, "reason": reason}));
         }
     }
 

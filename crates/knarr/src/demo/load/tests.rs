@@ -58,8 +58,5 @@ fn nobody_there_is_a_failure_with_its_reason() {
         let free = SocketAddr::new(address.ip(), TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port());
         load(free, "new").await
     });
-    assert_eq!(
-        (&json["ok"], &json["failed"], &json["failures"]),
-        (&0.into(), &200.into(), &serde_json::json!({"connect: connection refused": 200}))
-    );
+    assert_eq!((&json["ok"], &json["failed"], &json["failures"]), (&0.into(), &200.into(), &serde_json::json!({"connect: connection refused": 200})));
 }
