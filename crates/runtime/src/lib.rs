@@ -21,6 +21,7 @@ mod shim;
 mod shimclient;
 mod stream;
 mod sys;
+pub mod tree;
 mod types;
 mod user;
 

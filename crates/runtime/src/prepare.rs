@@ -253,23 +253,6 @@ pub(crate) fn signal_number(text: &str) -> Result<i32> {
     number.filter(|n| (1..=64).contains(n)).ok_or_else(|| Error::Invalid(format!("unknown signal {text:?}")))
 }
 
-/// Space and number of files below a directory.
-pub(crate) fn disk_usage(dir: &Path) -> DiskUsage {
-    let mut usage = DiskUsage::default();
-    let mut todo = vec![dir.to_owned()];
-    while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            usage.inodes += 1;
-            usage.bytes += meta.blocks() * 512;
-            if meta.is_dir() {
-                todo.push(entry.path());
-            }
-        }
-    }
-    usage
-}
-
 /// Unmounts what is mounted at or below a directory, last first.
 pub(crate) fn detach_mounts_below(dir: &Path) {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

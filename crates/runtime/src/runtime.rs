@@ -170,7 +170,7 @@ impl Runtime {
         let dir = self.sandbox_dir(&id);
         let made = self.spawn_shim(&dir, config).await;
         if made.is_err() {
-            let _ = std::fs::remove_dir_all(&dir);
+            let _ = remove_tree(&dir);
         }
         made
     }
@@ -511,7 +511,7 @@ impl Runtime {
     pub async fn disk_usage(&self, id: &str) -> Result<DiskUsage> {
         let spec = self.0.state.lock().containers.get(id).map(|c| Arc::clone(&c.spec));
         let dir = spec.ok_or_else(|| Error::container(id))?.container_dir.join("upper");
-        blocking(move || Ok(prepare::disk_usage(&dir))).await
+        blocking(move || Ok(crate::tree::usage(&dir))).await
     }
 
     /// What happens from now on.
@@ -769,10 +769,7 @@ fn from_ns(ns: u64) -> SystemTime {
 }
 
 fn remove_tree(dir: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!("cannot remove {}", dir.display()), e)),
-        _ => Ok(()),
-    }
+    crate::tree::remove(dir).context("cannot remove")
 }
 
 /// Runs blocking work off the executor's threads.

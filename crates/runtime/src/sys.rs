@@ -213,14 +213,39 @@ struct OpenHow {
     resolve: u64,
 }
 
+/// No mount point is crossed, not even a bind mount of the same file system.
+pub(crate) const RESOLVE_NO_XDEV: u64 = 0x01;
+/// Symlinks are refused.
+pub(crate) const RESOLVE_NO_SYMLINKS: u64 = 0x04;
+/// What leads above the directory is refused.
+pub(crate) const RESOLVE_BENEATH: u64 = 0x08;
 /// Symlinks and `..` stay below the directory (as after a chroot).
 pub(crate) const RESOLVE_IN_ROOT: u64 = 0x10;
 
-/// openat2(2).
+/// openat2(2). Tried again where the kernel asks for it: a look-up that is confined cannot be sure of a `..` while anything
+/// on the host is mounted or renamed, and then answers EAGAIN.
 pub(crate) fn openat2(dir: &impl AsRawFd, path: &CStr, flags: i32, mode: u32, resolve: u64) -> io::Result<OwnedFd> {
+    /// Somebody who renames all the time can hold up each try; so many in a row fail only by his intent.
+    const TRIES_MAX: usize = 10_000;
     let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: u64::from(mode), resolve };
-    // SAFETY: the structure lives through the call and its size is given.
-    own(unsafe { libc::syscall(libc::SYS_openat2, dir.as_raw_fd(), path.as_ptr(), &raw const how, mem::size_of::<OpenHow>()) })
+    let mut tries = 0;
+    loop {
+        // SAFETY: the structure lives through the call and its size is given.
+        let done = own(unsafe { libc::syscall(libc::SYS_openat2, dir.as_raw_fd(), path.as_ptr(), &raw const how, mem::size_of::<OpenHow>()) });
+        match done {
+            Err(e) if tries < TRIES_MAX && matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {
+                tries += 1;
+                std::thread::yield_now();
+            }
+            done => return done,
+        }
+    }
+}
+
+/// getdents64(2): the next names of a directory, as the kernel lays them out; none at its end.
+pub(crate) fn getdents(dir: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the buffer is live and its length is given.
+    check(unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) }).map(|n| n as usize)
 }
 
 /// A copy of a mount (with all below it, if asked), attached nowhere.

@@ -25,9 +25,9 @@ use sha2::{Digest, Sha256};
 
 use self::reference::Reference;
 use crate::error::{Context, Error, Result};
-use crate::prepare;
 use crate::registry::Registries;
 use crate::types::{Credentials, Image, ImageConfig, LocalFile, Progress, Step};
+use crate::{prepare, tree};
 
 /// A directory without files: what an image without layers is made of.
 pub(crate) const EMPTY_LAYER: &str = "empty";
@@ -217,7 +217,7 @@ impl Images {
                 }
             };
             let made = run();
-            let _ = fs::remove_dir_all(&work);
+            let _ = tree::remove(&work);
             made
         };
         drop(held);
@@ -309,8 +309,7 @@ impl Images {
             if layer == EMPTY_LAYER || busy || needed.contains(layer) || used.contains(layer) {
                 continue;
             }
-            let gone = if entry.path().is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
-            if let Err(e) = gone {
+            if let Err(e) = tree::remove(&entry.path()) {
                 tracing::warn!(layer = name, error = %e, "layer not removed");
             }
         }

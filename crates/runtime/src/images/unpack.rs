@@ -15,11 +15,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AtFlags;
-use nix::unistd::UnlinkatFlags;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Error, Result};
-use crate::{process, sys};
+use crate::{process, sys, tree};
 
 /// Symlinks followed for one path, as the kernel limits them.
 const LINKS_MAX: usize = 40;
@@ -406,11 +405,7 @@ fn in_dir(dir: &OwnedFd, name: &CString) -> PathBuf {
 }
 
 fn remove(dir: &OwnedFd, name: &CString) -> io::Result<()> {
-    match nix::unistd::unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(nix::errno::Errno::ENOENT) => Ok(()),
-        Err(nix::errno::Errno::EISDIR | nix::errno::Errno::EPERM) => fs::remove_dir_all(in_dir(dir, name)),
-        Err(e) => Err(e.into()),
-    }
+    tree::remove_at(&dir.try_clone()?.into(), name)
 }
 
 fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>, header: &tar::Header) -> io::Result<Attributes> {
