@@ -150,6 +150,19 @@ impl Selector {
         Ok(Self { requirements, nothing: false })
     }
 
+    /// The selector of an object's typed `LabelSelector`; none selects nothing, and so does one that cannot be read.
+    ///
+    /// To be called once for an object and kept: it makes a tree of what it is given.
+    pub fn of(selector: Option<&impl serde::Serialize>) -> Self {
+        let tree = selector.and_then(|s| serde_json::to_value(s).ok()).unwrap_or_default();
+        Self::from_label_selector(&tree).unwrap_or_else(|_| Self::nothing())
+    }
+
+    /// All of these must hold.
+    pub fn from_requirements(requirements: Vec<Requirement>) -> Self {
+        Self { requirements, nothing: false }
+    }
+
     /// Selects by equality, as the selectors of Services and ReplicationControllers do.
     pub fn from_set<'s>(labels: impl IntoIterator<Item = (&'s str, &'s str)>) -> Self {
         let requirements = labels.into_iter().map(|(key, value)| Requirement { key: key.to_owned(), operator: Operator::In, values: vec![value.to_owned()] });

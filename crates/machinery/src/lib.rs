@@ -20,6 +20,7 @@ pub mod labels;
 pub mod names;
 pub mod openapi;
 pub mod patch;
+pub mod placement;
 pub mod proto;
 pub mod quantity;
 pub mod resources;

@@ -96,7 +96,7 @@ impl Cache {
     pub fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let placed = self.pods.remove(uid)?;
         if let Some(at) = self.index.get(&placed.node) {
-            self.nodes[*at].remove(uid);
+            self.nodes[*at].remove_this(&placed.pod);
         }
         Some(placed.pod)
     }
@@ -105,6 +105,12 @@ impl Cache {
     pub fn forget(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         self.pods.get(uid).filter(|p| p.assumed)?;
         self.remove(uid)
+    }
+
+    /// A pod that is on a node, or assumed there, in its last known state.
+    #[must_use]
+    pub fn pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        self.pods.get(uid).map(|p| &p.pod)
     }
 
     /// Whether a pod is on a node, or assumed there.

@@ -6,6 +6,7 @@
 //! tasks. There is no timer in the way of a pod: it is looked at as soon as the informer tells of it.
 
 pub mod cache;
+pub mod constraint;
 pub mod framework;
 pub mod node;
 pub mod plugins;

@@ -55,8 +55,12 @@ impl NodeInfo {
         self.allocatable = Resources::from_list(allocatable);
         self.allowed_pods = resources::allowed_pods(allocatable);
         let images = status.and_then(|s| s.images.as_deref()).unwrap_or_default();
-        let sizes = images.iter().flat_map(|i| i.names.iter().flatten().map(|n| (n.clone(), i.size_bytes.unwrap_or_default())));
-        self.images = Arc::new(sizes.collect());
+        let known = self.node.status.as_ref().and_then(|s| s.images.as_deref()).unwrap_or_default();
+        // A heartbeat brings the same images again.
+        if images != known {
+            let sizes = images.iter().flat_map(|i| i.names.iter().flatten().map(|n| (n.clone(), i.size_bytes.unwrap_or_default())));
+            self.images = Arc::new(sizes.collect());
+        }
         self.node = node;
     }
 
@@ -77,18 +81,29 @@ impl NodeInfo {
         self.requested.add(&pod.requested);
         self.scored.milli_cpu += pod.scored.milli_cpu;
         self.scored.memory += pod.scored.memory;
-        self.with_affinity += usize::from(pod.affinity.is_some());
+        self.with_affinity += usize::from(pod.wants.affinity.is_some());
         self.pods.push(pod);
     }
 
     /// Takes the pod with this UID off.
     pub fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let at = self.pods.iter().position(|p| p.pod.uid() == uid)?;
+        Some(self.take(at))
+    }
+
+    /// Takes this very state of a pod off, which is found without reading any pod.
+    pub fn remove_this(&mut self, pod: &Arc<PodInfo>) {
+        if let Some(at) = self.pods.iter().position(|p| Arc::ptr_eq(p, pod)) {
+            self.take(at);
+        }
+    }
+
+    fn take(&mut self, at: usize) -> Arc<PodInfo> {
         let pod = self.pods.swap_remove(at);
         self.requested.subtract(&pod.requested);
         self.scored.milli_cpu -= pod.scored.milli_cpu;
         self.scored.memory -= pod.scored.memory;
-        self.with_affinity -= usize::from(pod.affinity.is_some());
-        Some(pod)
+        self.with_affinity -= usize::from(pod.wants.affinity.is_some());
+        pod
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use client::Meta;
 use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, PodSpec};
 use machinery::labels::Selector;
+use machinery::placement::{Preferred, Required, Tolerations};
 
+use crate::constraint::Constraint;
 use crate::resources::{self, Resources, Scored};
 use crate::rules::{self, Labels};
 use crate::world::World;
@@ -46,8 +48,8 @@ impl Term {
         }
         Self {
             namespaces,
-            namespace_selector: term.namespace_selector.as_ref().map(|s| rules::selector(Some(s))),
-            selector: rules::selector(term.label_selector.as_ref()),
+            namespace_selector: term.namespace_selector.as_ref().map(|s| Selector::of(Some(s))),
+            selector: Selector::of(term.label_selector.as_ref()),
             topology_key: term.topology_key.clone(),
         }
     }
@@ -97,6 +99,43 @@ impl Affinity {
     }
 }
 
+/// What a pod's specification asks for, compiled.
+#[derive(Clone, Debug, Default)]
+pub struct Wants {
+    /// The ports of the node that it wants.
+    pub ports: Vec<HostPort>,
+    /// Its wishes about other pods, if it has any.
+    pub affinity: Option<Box<Affinity>>,
+    /// What it demands of its node.
+    pub required: Required,
+    /// What makes a node better.
+    pub preferred: Preferred,
+    /// What it bears.
+    pub tolerations: Tolerations,
+    /// Its spread constraints that must hold.
+    pub spread: Vec<Constraint>,
+    /// Its spread constraints that had better hold.
+    pub spread_softly: Vec<Constraint>,
+}
+
+impl Wants {
+    fn new(pod: &Pod) -> Self {
+        let Some(spec) = &pod.spec else { return Self::default() };
+        let node = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+        let required = node.and_then(|n| n.required_during_scheduling_ignored_during_execution.as_ref());
+        let preferred = node.and_then(|n| n.preferred_during_scheduling_ignored_during_execution.as_ref());
+        Self {
+            ports: host_ports(spec),
+            affinity: Affinity::new(pod),
+            required: Required::new(spec.node_selector.as_ref(), required),
+            preferred: preferred.map(Preferred::new).unwrap_or_default(),
+            tolerations: spec.tolerations.as_ref().map(Tolerations::new).unwrap_or_default(),
+            spread: Constraint::own(pod, "DoNotSchedule"),
+            spread_softly: Constraint::own(pod, "ScheduleAnyway"),
+        }
+    }
+}
+
 /// A pod and what follows from it.
 #[derive(Clone, Debug)]
 pub struct PodInfo {
@@ -106,23 +145,28 @@ pub struct PodInfo {
     pub requested: Resources,
     /// What it counts as in scores.
     pub scored: Scored,
-    /// The ports of the node that it wants.
-    pub ports: Vec<HostPort>,
-    /// Its wishes about other pods, if it has any.
-    pub affinity: Option<Box<Affinity>>,
+    /// What it asks for; shared by its states, since a status does not change it.
+    pub wants: Arc<Wants>,
 }
 
 impl PodInfo {
     /// Works it out.
     #[must_use]
     pub fn new(pod: Arc<Pod>) -> Self {
-        Self {
-            requested: resources::requested(&pod),
-            scored: resources::scored(&pod),
-            ports: pod.spec.as_ref().map(host_ports).unwrap_or_default(),
-            affinity: Affinity::new(&pod),
-            pod,
-        }
+        let wants = Arc::new(Wants::new(&pod));
+        Self::with(pod, wants)
+    }
+
+    /// The pod's next state: what its status does not change is not worked out anew.
+    #[must_use]
+    pub fn next(&self, pod: Arc<Pod>) -> Self {
+        let same = pod.spec == self.pod.spec && pod.metadata.labels == self.pod.metadata.labels;
+        let wants = if same { self.wants.clone() } else { Arc::new(Wants::new(&pod)) };
+        Self::with(pod, wants)
+    }
+
+    fn with(pod: Arc<Pod>, wants: Arc<Wants>) -> Self {
+        Self { requested: resources::requested(&pod), scored: resources::scored(&pod), wants, pod }
     }
 
     /// The pod's specification; empty if it has none, which the API does not let through.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use client::Meta;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use machinery::labels::Selector;
 
 use crate::framework::{Cycle, Diagnosis, Filters, Rejection};
 use crate::node::NodeInfo;
@@ -142,7 +143,7 @@ fn started(pod: &PodInfo) -> k8s_openapi::jiff::Timestamp {
 /// Those whose going breaks a disruption budget, and the others (upstream `FilterVictimsWithPDBViolation`).
 fn by_budget(pods: Vec<Arc<PodInfo>>, budgets: &[Arc<PodDisruptionBudget>]) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
     let mut left: Vec<i32> = budgets.iter().map(|b| b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or_default()).collect();
-    let selectors: Vec<_> = budgets.iter().map(|b| rules::selector(b.spec.as_ref().and_then(|s| s.selector.as_ref()))).collect();
+    let selectors: Vec<_> = budgets.iter().map(|b| Selector::of(b.spec.as_ref().and_then(|s| s.selector.as_ref()))).collect();
     pods.into_iter().partition(|pod| {
         let mut breaks = false;
         for ((budget, selector), left) in budgets.iter().zip(&selectors).zip(&mut left) {

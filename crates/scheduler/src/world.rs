@@ -117,11 +117,11 @@ impl World {
             }
             ("apps/v1", "ReplicaSet") => {
                 let set = self.replica_sets.get(namespace, &owner.name)?;
-                Some(rules::selector(Some(&set.spec.selector)))
+                Some(Selector::of(Some(&set.spec.selector)))
             }
             ("apps/v1", "StatefulSet") => {
                 let set = self.stateful_sets.get(namespace, &owner.name)?;
-                Some(rules::selector(Some(&set.spec.selector)))
+                Some(Selector::of(Some(&set.spec.selector)))
             }
             _ => None,
         }

@@ -13,25 +13,52 @@ const REQUIRED_WEIGHT: i64 = 1;
 
 pub struct InterPodAffinity;
 
-/// Numbers by node label and its value.
-type Places = HashMap<(String, String), i64>;
+/// Numbers by node label and its value: a node is looked up by its own labels, however many places there are.
+#[derive(Clone, Default)]
+struct Places(HashMap<String, HashMap<String, i64>>);
 
-fn count(places: &mut Places, node: &NodeInfo, key: &str, by: i64) {
-    let Some(value) = node.label(key) else { return };
-    let place = (key.to_owned(), value.to_owned());
-    let number = places.entry(place.clone()).or_default();
-    *number += by;
-    if *number == 0 {
-        places.remove(&place);
+impl Places {
+    fn count(&mut self, node: &NodeInfo, key: &str, by: i64) {
+        let Some(value) = node.label(key) else { return };
+        if !self.0.contains_key(key) {
+            self.0.insert(key.to_owned(), HashMap::new());
+        }
+        let Some(values) = self.0.get_mut(key) else { return };
+        let number = match values.get_mut(value) {
+            Some(number) => number,
+            None => values.entry(value.to_owned()).or_default(),
+        };
+        *number += by;
+        if *number == 0 {
+            values.remove(value);
+            if values.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The number of the place where a node is by this label; none if the node has no such label.
+    fn at(&self, node: &NodeInfo, key: &str) -> Option<i64> {
+        let value = node.label(key)?;
+        Some(self.0.get(key).and_then(|values| values.get(value)).copied().unwrap_or_default())
+    }
+
+    /// The numbers of all places where a node is.
+    fn around(&self, node: &NodeInfo) -> impl Iterator<Item = i64> {
+        self.0.iter().filter_map(|(key, values)| values.get(node.label(key)?).copied())
     }
 }
 
 fn required(pod: &PodInfo) -> &[Term] {
-    pod.affinity.as_ref().map(|a| a.required.as_slice()).unwrap_or_default()
+    pod.wants.affinity.as_ref().map(|a| a.required.as_slice()).unwrap_or_default()
 }
 
 fn required_anti(pod: &PodInfo) -> &[Term] {
-    pod.affinity.as_ref().map(|a| a.required_anti.as_slice()).unwrap_or_default()
+    pod.wants.affinity.as_ref().map(|a| a.required_anti.as_slice()).unwrap_or_default()
 }
 
 fn about(terms: &[Term], pod: &PodInfo, world: &World) -> bool {
@@ -53,15 +80,15 @@ struct Near<'a> {
 impl Near<'_> {
     fn change(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
         for term in required_anti(other).iter().filter(|t| t.matches(&self.pod.pod, self.world)) {
-            count(&mut self.avoiding, node, &term.topology_key, by);
+            self.avoiding.count(node, &term.topology_key, by);
         }
         if about(required(self.pod), other, self.world) {
             for term in required(self.pod) {
-                count(&mut self.wanted, node, &term.topology_key, by);
+                self.wanted.count(node, &term.topology_key, by);
             }
         }
         for term in required_anti(self.pod).iter().filter(|t| t.matches(&other.pod, self.world)) {
-            count(&mut self.avoided, node, &term.topology_key, by);
+            self.avoided.count(node, &term.topology_key, by);
         }
     }
 
@@ -69,18 +96,17 @@ impl Near<'_> {
         let terms = required(self.pod);
         let mut all = true;
         for term in terms {
-            let Some(value) = node.label(&term.topology_key) else {
+            let Some(number) = self.wanted.at(node, &term.topology_key) else {
                 return false;
             };
-            all &= self.wanted.get(&(term.topology_key.clone(), value.to_owned())).is_some_and(|n| *n > 0);
+            all &= number > 0;
         }
         // The first of a group that wants to be together may go anywhere, else it could never begin.
         all || (self.wanted.is_empty() && about(terms, self.pod, self.world))
     }
 
     fn avoided_here(&self, node: &NodeInfo) -> bool {
-        let there = |t: &Term| node.label(&t.topology_key).map(|v| (t.topology_key.clone(), v.to_owned()));
-        required_anti(self.pod).iter().filter_map(there).any(|place| self.avoided.get(&place).is_some_and(|n| *n > 0))
+        required_anti(self.pod).iter().any(|t| self.avoided.at(node, &t.topology_key).is_some_and(|n| n > 0))
     }
 }
 
@@ -92,7 +118,7 @@ impl<'a> Filter<'a> for Near<'a> {
         if self.avoided_here(node) {
             return Err(Rejection::resolvable("node(s) didn't match pod anti-affinity rules"));
         }
-        if self.avoiding.iter().any(|((key, value), n)| *n > 0 && node.label(key) == Some(value)) {
+        if self.avoiding.around(node).any(|n| n > 0) {
             return Err(Rejection::resolvable("node(s) didn't satisfy existing pods anti-affinity rules"));
         }
         Ok(())
@@ -114,10 +140,10 @@ impl Plugin for InterPodAffinity {
 
     fn prepare<'a>(&self, cycle: &Cycle<'a>) -> Prepared<'a> {
         let (pod, snapshot) = (cycle.pod, &cycle.snapshot);
-        let mut near = Near { pod, world: snapshot.world, wanted: Places::new(), avoided: Places::new(), avoiding: Places::new() };
+        let mut near = Near { pod, world: snapshot.world, wanted: Places::default(), avoided: Places::default(), avoiding: Places::default() };
         let concerned = !required(pod).is_empty() || !required_anti(pod).is_empty();
         for node in snapshot.nodes.iter().filter(|n| concerned || n.with_affinity > 0) {
-            for other in node.pods.iter().filter(|p| concerned || p.affinity.is_some()) {
+            for other in node.pods.iter().filter(|p| concerned || p.wants.affinity.is_some()) {
                 near.change(other, node, 1);
             }
         }
@@ -133,13 +159,13 @@ impl Plugin for InterPodAffinity {
 
     fn prepare_score<'a>(&self, cycle: &Cycle<'a>, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
         let (pod, world) = (cycle.pod, cycle.snapshot.world);
-        let wishes = pod.affinity.as_ref().filter(|a| !a.preferred.is_empty() || !a.preferred_anti.is_empty());
-        let mut places = Places::new();
+        let wishes = pod.wants.affinity.as_ref().filter(|a| !a.preferred.is_empty() || !a.preferred_anti.is_empty());
+        let mut places = Places::default();
         for node in cycle.snapshot.nodes.iter().filter(|n| wishes.is_some() || n.with_affinity > 0) {
-            for other in node.pods.iter().filter(|p| wishes.is_some() || p.affinity.is_some()) {
+            for other in node.pods.iter().filter(|p| wishes.is_some() || p.wants.affinity.is_some()) {
                 let mut weigh = |weight: i64, term: &Term, about: &PodInfo| {
                     if term.matches(&about.pod, world) {
-                        count(&mut places, node, &term.topology_key, weight);
+                        places.count(node, &term.topology_key, weight);
                     }
                 };
                 for (weight, term) in wishes.into_iter().flat_map(|w| &w.preferred) {
@@ -148,7 +174,7 @@ impl Plugin for InterPodAffinity {
                 for (weight, term) in wishes.into_iter().flat_map(|w| &w.preferred_anti) {
                     weigh(-*weight, term, other);
                 }
-                let Some(theirs) = &other.affinity else {
+                let Some(theirs) = &other.wants.affinity else {
                     continue;
                 };
                 theirs.required.iter().for_each(|term| weigh(REQUIRED_WEIGHT, term, pod));
@@ -175,7 +201,7 @@ struct Wishes(Places);
 
 impl Score for Wishes {
     fn score(&self, node: &NodeInfo) -> i64 {
-        self.0.iter().filter(|((key, value), _)| node.label(key) == Some(value)).map(|(_, n)| *n).sum()
+        self.0.around(node).sum()
     }
 
     fn normalize(&self, scores: &mut [i64]) {

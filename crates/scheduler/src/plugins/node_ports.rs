@@ -10,7 +10,7 @@ pub struct NodePorts;
 struct Free<'a>(&'a PodInfo);
 
 fn conflict(one: &PodInfo, other: &PodInfo) -> bool {
-    one.ports.iter().any(|a| other.ports.iter().any(|b| a.conflicts(b)))
+    one.wants.ports.iter().any(|a| other.wants.ports.iter().any(|b| a.conflicts(b)))
 }
 
 impl Plugin for NodePorts {
@@ -19,7 +19,7 @@ impl Plugin for NodePorts {
     }
 
     fn prepare<'a>(&self, cycle: &Cycle<'a>) -> Prepared<'a> {
-        if cycle.pod.ports.is_empty() { Prepared::Skip } else { Prepared::filter(Free(cycle.pod)) }
+        if cycle.pod.wants.ports.is_empty() { Prepared::Skip } else { Prepared::filter(Free(cycle.pod)) }
     }
 
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {

@@ -1,11 +1,13 @@
 //! A pod's like are spread over places: hard constraints keep a pod from a place that has too many more than the
 //! emptiest; soft ones, and the cluster's defaults, only make such a place worse.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use client::Meta;
 use machinery::labels::Selector;
 
+use crate::constraint::Constraint;
 use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, SCORE_MAX, Score, Verdict};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
@@ -20,57 +22,19 @@ const NO_LABEL: &str = "node(s) didn't match pod topology spread constraints (mi
 
 pub struct PodTopologySpread;
 
-#[derive(Clone, Debug)]
-struct Constraint {
-    key: String,
-    max_skew: i64,
-    min_domains: usize,
-    /// All must select.
-    selectors: Vec<Selector>,
-    honor_affinity: bool,
-    honor_taints: bool,
+/// Whether a node's pods count for this pod.
+fn counts(constraint: &Constraint, pod: &PodInfo, node: &NodeInfo) -> bool {
+    (!constraint.honor_affinity || pod.wants.required.allows(rules::place(&node.node)))
+        && (!constraint.honor_taints || rules::taints_borne(&pod.wants.tolerations, &node.node))
 }
 
-impl Constraint {
-    fn selects(&self, pod: &PodInfo) -> bool {
-        self.selectors.iter().all(|s| rules::selects(s, pod.labels()))
+/// The pod's like on a node.
+fn like(constraint: &Constraint, namespace: &str, node: &NodeInfo) -> i64 {
+    if constraint.selectors.iter().all(Selector::is_everything) {
+        return 0;
     }
-
-    /// Whether a node's pods count for this pod.
-    fn counts(&self, pod: &PodInfo, node: &NodeInfo) -> bool {
-        (!self.honor_affinity || rules::node_allowed(&pod.pod, &node.node)) && (!self.honor_taints || rules::taints_borne(&pod.pod, &node.node))
-    }
-
-    /// The pod's like on a node.
-    fn like(&self, namespace: &str, node: &NodeInfo) -> i64 {
-        if self.selectors.iter().all(Selector::is_everything) {
-            return 0;
-        }
-        let like = node.pods.iter().filter(|p| !p.pod.is_deleting() && p.pod.namespace() == namespace && self.selects(p));
-        i64::try_from(like.count()).unwrap_or(i64::MAX)
-    }
-}
-
-/// The constraints that the pod itself has, hard or soft.
-fn own(pod: &PodInfo, action: &str) -> Vec<Constraint> {
-    let all = pod.spec().topology_spread_constraints.iter().flatten().filter(|c| c.when_unsatisfiable == action);
-    all.map(|c| {
-        let mut selectors = vec![rules::selector(c.label_selector.as_ref())];
-        let keys = c.match_label_keys.iter().flatten();
-        let same: Vec<(&str, &str)> = keys.filter_map(|k| Some((k.as_str(), pod.labels()?.get(k)?.as_str()))).collect();
-        if !same.is_empty() {
-            selectors.push(Selector::from_set(same));
-        }
-        Constraint {
-            key: c.topology_key.clone(),
-            max_skew: i64::from(c.max_skew),
-            min_domains: usize::try_from(c.min_domains.unwrap_or(1)).unwrap_or(1),
-            selectors,
-            honor_affinity: c.node_affinity_policy.as_deref() != Some("Ignore"),
-            honor_taints: c.node_taints_policy.as_deref() == Some("Honor"),
-        }
-    })
-    .collect()
+    let like = node.pods.iter().filter(|p| !p.pod.is_deleting() && p.pod.namespace() == namespace && constraint.selects(p.labels()));
+    i64::try_from(like.count()).unwrap_or(i64::MAX)
 }
 
 fn has_all_keys(node: &NodeInfo, constraints: &[Constraint]) -> bool {
@@ -83,19 +47,19 @@ impl Plugin for PodTopologySpread {
     }
 
     fn prepare<'a>(&self, cycle: &Cycle<'a>) -> Prepared<'a> {
-        let constraints = own(cycle.pod, "DoNotSchedule");
+        let constraints = &cycle.pod.wants.spread;
         if constraints.is_empty() {
             return Prepared::Skip;
         }
-        let mut counts: Vec<HashMap<String, i64>> = vec![HashMap::new(); constraints.len()];
-        for node in cycle.snapshot.nodes.iter().filter(|n| has_all_keys(n, &constraints)) {
-            for (constraint, counts) in constraints.iter().zip(&mut counts) {
-                if let Some(place) = node.label(&constraint.key).filter(|_| constraint.counts(cycle.pod, node)) {
-                    *counts.entry(place.to_owned()).or_default() += constraint.like(cycle.pod.pod.namespace(), node);
+        let mut by_places: Vec<HashMap<String, i64>> = vec![HashMap::new(); constraints.len()];
+        for node in cycle.snapshot.nodes.iter().filter(|n| has_all_keys(n, constraints)) {
+            for (constraint, by_place) in constraints.iter().zip(&mut by_places) {
+                if let Some(place) = node.label(&constraint.key).filter(|_| counts(constraint, cycle.pod, node)) {
+                    *by_place.entry(place.to_owned()).or_default() += like(constraint, cycle.pod.pod.namespace(), node);
                 }
             }
         }
-        Prepared::filter(Hard { pod: cycle.pod, constraints, counts })
+        Prepared::filter(Hard { pod: cycle.pod, constraints, counts: by_places })
     }
 
     fn weight(&self) -> i64 {
@@ -104,7 +68,7 @@ impl Plugin for PodTopologySpread {
 
     fn prepare_score<'a>(&self, cycle: &Cycle<'a>, feasible: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
         let by_default = cycle.pod.spec().topology_spread_constraints.as_ref().is_none_or(Vec::is_empty);
-        let constraints = if by_default { defaults(cycle) } else { own(cycle.pod, "ScheduleAnyway") };
+        let constraints = if by_default { Cow::Owned(defaults(cycle)) } else { Cow::Borrowed(cycle.pod.wants.spread_softly.as_slice()) };
         if constraints.is_empty() {
             return None;
         }
@@ -112,11 +76,11 @@ impl Plugin for PodTopologySpread {
     }
 
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
-        let constraints = || own(pod, "DoNotSchedule");
-        let concerns = |other: &PodInfo| other.pod.namespace() == pod.pod.namespace() && constraints().iter().any(|c| c.selects(other));
+        let constraints = &pod.wants.spread;
+        let concerns = |other: &PodInfo| other.pod.namespace() == pod.pod.namespace() && constraints.iter().any(|c| c.selects(other.labels()));
         match change {
-            Change::NodeAdded(node) => has_all_keys(node, &constraints()),
-            Change::NodeUpdated { old, new } => old.metadata.labels != new.node.metadata.labels || rules::taints(old) != rules::taints(&new.node),
+            Change::NodeAdded(node) => has_all_keys(node, constraints),
+            Change::NodeUpdated { old, new } => old.metadata.labels != new.node.metadata.labels || rules::taints(old).ne(rules::taints(&new.node)),
             Change::NodeRemoved(_) => true,
             Change::PodPlaced(other) | Change::PodGone(other) => concerns(other),
             Change::PodUpdated { old, new } => {
@@ -147,22 +111,22 @@ fn defaults(cycle: &Cycle<'_>) -> Vec<Constraint> {
 #[derive(Clone)]
 struct Hard<'a> {
     pod: &'a PodInfo,
-    constraints: Vec<Constraint>,
+    constraints: &'a [Constraint],
     /// For each constraint, the pod's like by place.
     counts: Vec<HashMap<String, i64>>,
 }
 
 impl Hard<'_> {
     fn change(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
-        if other.pod.namespace() != self.pod.pod.namespace() || !has_all_keys(node, &self.constraints) {
+        if other.pod.namespace() != self.pod.pod.namespace() || !has_all_keys(node, self.constraints) {
             return;
         }
-        for (constraint, counts) in self.constraints.iter().zip(&mut self.counts) {
-            if constraint.selects(other)
-                && constraint.counts(self.pod, node)
+        for (constraint, by_place) in self.constraints.iter().zip(&mut self.counts) {
+            if constraint.selects(other.labels())
+                && counts(constraint, self.pod, node)
                 && let Some(place) = node.label(&constraint.key)
             {
-                *counts.entry(place.to_owned()).or_default() += by;
+                *by_place.entry(place.to_owned()).or_default() += by;
             }
         }
     }
@@ -175,7 +139,7 @@ impl<'a> Filter<'a> for Hard<'a> {
                 return Err(Rejection::unresolvable(NO_LABEL));
             };
             let least = if counts.len() < constraint.min_domains { 0 } else { counts.values().copied().min().unwrap_or(i64::from(i32::MAX)) };
-            let own = i64::from(constraint.selects(self.pod));
+            let own = i64::from(constraint.selects(self.pod.labels()));
             if counts.get(place).copied().unwrap_or_default() + own - least > constraint.max_skew {
                 return Err(Rejection::resolvable(TOO_MANY));
             }
@@ -192,48 +156,48 @@ impl<'a> Filter<'a> for Hard<'a> {
     }
 }
 
-struct Soft {
-    namespace: String,
-    constraints: Vec<Constraint>,
+struct Soft<'a> {
+    namespace: &'a str,
+    constraints: Cow<'a, [Constraint]>,
     counts: Vec<HashMap<String, i64>>,
     weights: Vec<f64>,
     /// Nodes that lack a label: they get nothing.
     ignored: BTreeSet<String>,
 }
 
-impl Soft {
-    fn new(cycle: &Cycle<'_>, feasible: &[&NodeInfo], constraints: Vec<Constraint>, need_all_keys: bool) -> Self {
-        let mut counts: Vec<HashMap<String, i64>> = vec![HashMap::new(); constraints.len()];
+impl<'a> Soft<'a> {
+    fn new(cycle: &Cycle<'a>, feasible: &[&NodeInfo], constraints: Cow<'a, [Constraint]>, need_all_keys: bool) -> Self {
+        let mut by_places: Vec<HashMap<String, i64>> = vec![HashMap::new(); constraints.len()];
         let mut ignored = BTreeSet::new();
         for node in feasible {
             if need_all_keys && !has_all_keys(node, &constraints) {
                 ignored.insert(node.name().to_owned());
                 continue;
             }
-            for (constraint, counts) in constraints.iter().zip(&mut counts).filter(|(c, _)| c.key != HOSTNAME) {
-                counts.entry(node.label(&constraint.key).unwrap_or_default().to_owned()).or_default();
+            for (constraint, by_place) in constraints.iter().zip(&mut by_places).filter(|(c, _)| c.key != HOSTNAME) {
+                by_place.entry(node.label(&constraint.key).unwrap_or_default().to_owned()).or_default();
             }
         }
-        let size = |(c, counts): (&Constraint, &HashMap<String, i64>)| {
-            if c.key == HOSTNAME { feasible.len() - ignored.len() } else { counts.len() }
+        let size = |(c, by_place): (&Constraint, &HashMap<String, i64>)| {
+            if c.key == HOSTNAME { feasible.len() - ignored.len() } else { by_place.len() }
         };
-        let weights = constraints.iter().zip(&counts).map(size).map(|size| ((size + 2) as f64).ln()).collect();
-        let namespace = cycle.pod.pod.namespace().to_owned();
+        let weights = constraints.iter().zip(&by_places).map(size).map(|size| ((size + 2) as f64).ln()).collect();
+        let namespace = cycle.pod.pod.namespace();
         for node in cycle.snapshot.nodes.iter().filter(|n| !need_all_keys || has_all_keys(n, &constraints)) {
-            for (constraint, counts) in constraints.iter().zip(&mut counts).filter(|(c, _)| c.counts(cycle.pod, node)) {
-                if let Some(count) = counts.get_mut(node.label(&constraint.key).unwrap_or_default()) {
-                    *count += constraint.like(&namespace, node);
+            for (constraint, by_place) in constraints.iter().zip(&mut by_places).filter(|(c, _)| counts(c, cycle.pod, node)) {
+                if let Some(count) = by_place.get_mut(node.label(&constraint.key).unwrap_or_default()) {
+                    *count += like(constraint, namespace, node);
                 }
             }
         }
-        Self { namespace, constraints, counts, weights, ignored }
+        Self { namespace, constraints, counts: by_places, weights, ignored }
     }
 }
 
 /// The raw score of a node that is left out.
 const LEFT_OUT: i64 = -1;
 
-impl Score for Soft {
+impl Score for Soft<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
         if self.ignored.contains(node.name()) {
             return LEFT_OUT;
@@ -244,7 +208,7 @@ impl Score for Soft {
                 continue;
             };
             let here = constraint.key == HOSTNAME;
-            let count = if here { constraint.like(&self.namespace, node) } else { counts.get(place).copied().unwrap_or_default() };
+            let count = if here { like(constraint, self.namespace, node) } else { counts.get(place).copied().unwrap_or_default() };
             sum += count as f64 * weight + (constraint.max_skew - 1) as f64;
         }
         sum.round() as i64

@@ -1,5 +1,7 @@
 //! Taints keep pods away unless they bear them; `PreferNoSchedule` only makes a node worse.
 
+use machinery::placement::PREFER_NO_SCHEDULE;
+
 use crate::framework::{self, Change, Cycle, Filter, Plugin, Prepared, Rejection, Score, Verdict};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
@@ -29,9 +31,9 @@ impl Plugin for TaintToleration {
 
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
         match change {
-            Change::NodeAdded(node) => rules::taints_borne(&pod.pod, &node.node),
-            Change::NodeUpdated { old, new } => !rules::taints_borne(&pod.pod, old) && rules::taints_borne(&pod.pod, &new.node),
-            Change::Own { old } => rules::tolerations(&old.pod) != rules::tolerations(&pod.pod),
+            Change::NodeAdded(node) => rules::taints_borne(&pod.wants.tolerations, &node.node),
+            Change::NodeUpdated { old, new } => !rules::taints_borne(&pod.wants.tolerations, old) && rules::taints_borne(&pod.wants.tolerations, &new.node),
+            Change::Own { old } => old.wants.tolerations != pod.wants.tolerations,
             _ => false,
         }
     }
@@ -39,14 +41,14 @@ impl Plugin for TaintToleration {
 
 impl<'a> Filter<'a> for Bearing<'a> {
     fn check(&self, node: &NodeInfo) -> Verdict {
-        if rules::taints_borne(&self.0.pod, &node.node) { Ok(()) } else { Err(Rejection::unresolvable("node(s) had untolerated taint(s)")) }
+        if rules::taints_borne(&self.0.wants.tolerations, &node.node) { Ok(()) } else { Err(Rejection::unresolvable("node(s) had untolerated taint(s)")) }
     }
 }
 
 impl Score for Bearing<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
-        let soft = rules::taints(&node.node).iter().filter(|t| t.effect == "PreferNoSchedule");
-        let unborne = soft.filter(|taint| !rules::tolerations(&self.0.pod).iter().any(|t| rules::tolerates(t, taint)));
+        let soft = rules::taints(&node.node).filter(|t| t.effect == PREFER_NO_SCHEDULE);
+        let unborne = soft.filter(|taint| !self.0.wants.tolerations.bear(*taint));
         i64::try_from(unborne.count()).unwrap_or(i64::MAX)
     }
 

@@ -1,11 +1,11 @@
 //! A cordoned node takes only pods that bear the taint `node.kubernetes.io/unschedulable`.
 
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::Node;
+use machinery::placement::{NO_SCHEDULE, Taint};
 
 use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, Verdict};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
-use crate::rules;
 
 pub struct NodeUnschedulable;
 
@@ -17,8 +17,7 @@ fn cordoned(node: &Node) -> bool {
 }
 
 fn borne(pod: &PodInfo) -> bool {
-    let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
-    rules::tolerations(&pod.pod).iter().any(|t| rules::tolerates(t, &taint))
+    pod.wants.tolerations.bear(Taint { key: "node.kubernetes.io/unschedulable", value: "", effect: NO_SCHEDULE })
 }
 
 impl Plugin for NodeUnschedulable {

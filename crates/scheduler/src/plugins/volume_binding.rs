@@ -6,6 +6,8 @@ use std::sync::Arc;
 use client::Meta;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
+use machinery::labels::Selector;
+use machinery::placement::NodeSelector;
 use machinery::quantity::Quantity;
 
 use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, Verdict};
@@ -121,7 +123,7 @@ impl<'a> Filter<'a> for Reachable<'a> {
 /// Whether a volume can be used on a node.
 fn reaches(volume: &PersistentVolume, node: &Node) -> bool {
     let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()?.required.as_ref());
-    affinity.is_none_or(|selector| rules::selector_matches(selector, node))
+    affinity.is_none_or(|selector| NodeSelector::new(selector).matches(rules::place(node)))
 }
 
 /// What is to be written before a pod is bound to a node.
@@ -192,7 +194,7 @@ fn suits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
         && has.storage_class_name.as_deref().unwrap_or_default() == world::class_name(claim)
         && mode(&has.volume_mode) == mode(&wants.volume_mode)
         && wants.access_modes.iter().flatten().all(|m| modes.contains(m))
-        && wants.selector.as_ref().is_none_or(|s| rules::selects(&rules::selector(Some(s)), volume.metadata.labels.as_ref()))
+        && wants.selector.as_ref().is_none_or(|s| rules::selects(&Selector::of(Some(s)), volume.metadata.labels.as_ref()))
 }
 
 fn topology_allows(class: &StorageClass, node: &Node) -> bool {

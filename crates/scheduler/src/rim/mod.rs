@@ -185,19 +185,24 @@ impl Scheduler {
                 self.change(&Change::PodGone(&last));
             }
         } else if !node.is_empty() {
-            let info = Arc::new(PodInfo::new(pod.clone()));
+            let info = Self::info(self.cache.pod(pod.uid()), pod);
             match self.cache.place(info.clone(), node) {
                 Some(old) => self.change(&Change::PodUpdated { old: &old, new: &info }),
                 None => self.change(&Change::PodPlaced(&info)),
             }
         } else if pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler") == self.config.scheduler_name {
-            let info = Arc::new(PodInfo::new(pod.clone()));
+            let info = Self::info(self.queue.get(pod.uid()), pod);
             if self.queue.get(pod.uid()).is_none() && !info.nominated().is_empty() {
                 // Nominated by a former process.
                 self.nominate(pod.uid(), Some((info.nominated().to_owned(), info.clone())));
             }
             self.queue.upsert(info, Instant::now());
         }
+    }
+
+    /// A pod's state; what it has in common with the one before is taken over.
+    fn info(before: Option<&Arc<PodInfo>>, pod: &Arc<Pod>) -> Arc<PodInfo> {
+        Arc::new(before.map_or_else(|| PodInfo::new(pod.clone()), |known| known.next(pod.clone())))
     }
 
     fn on_report(&mut self, report: Report) {
