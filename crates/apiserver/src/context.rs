@@ -1,12 +1,18 @@
 //! What one request knows about itself, and what one write tells admission.
 //!
 //! Invariants: a [`Context`] exists only for an authenticated and authorised request; nothing in it changes but the
-//! warnings, which every stage may add to and which leave as `Warning` headers.
+//! warnings, which every stage may add to and which leave as `Warning` headers, and whether its client is still there.
 
 use crate::{path::RequestInfo, rows::Row};
 use machinery::Value;
 use parking_lot::Mutex;
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
 /// Warnings that one response carries at most (upstream's limit is 4 KiB of headers).
 const WARNINGS_MAX: usize = 32;
@@ -23,12 +29,13 @@ pub struct Context {
     /// The `User-Agent` header; the default field manager is its first part.
     pub user_agent: String,
     warnings: Mutex<Vec<String>>,
+    given_up: AtomicBool,
 }
 
 impl Context {
     /// A context with no warnings yet.
     pub fn new(user: Arc<identity::User>, info: RequestInfo, user_agent: String, now: SystemTime) -> Self {
-        Context { user, info, now, user_agent, warnings: Mutex::new(Vec::new()) }
+        Context { user, info, now, user_agent, warnings: Mutex::new(Vec::new()), given_up: AtomicBool::new(false) }
     }
 
     /// Adds a warning for the client (`Warning: 299 - "…"`); repeated ones are dropped.
@@ -43,6 +50,16 @@ impl Context {
     /// Takes the warnings out.
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut *self.warnings.lock())
+    }
+
+    /// Nobody waits for the answer any more; what has begun is finished, and nothing more is begun.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client is gone.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     /// The context of the kinds crate.

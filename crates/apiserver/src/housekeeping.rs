@@ -1,8 +1,8 @@
-//! What the server does by itself as time goes: Events end by age.
+//! What the server does by itself as time goes: Events end by age, and what Services have taken is repaired.
 //!
 //! Upstream gives each Event a lease of an hour from its last write; here the last time that an Event tells is the same.
 
-use crate::{ApiServer, storage};
+use crate::{ApiServer, services, storage};
 use machinery::{Value, time};
 use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
@@ -12,12 +12,19 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Events removed in one round, so that a flood of them does not hold up other writes.
 const ROUND_MAX: usize = 5000;
 
+/// Rounds between two repairs of addresses and ports: three minutes, as upstream's repair loops.
+const REPAIR_ROUNDS: u32 = 3;
+
 /// Runs until `shutdown`.
 pub(crate) async fn run(server: ApiServer, shutdown: CancellationToken) {
-    loop {
+    let mut suspects = services::Suspects::default();
+    for round in 1_u32.. {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
+        }
+        if round % REPAIR_ROUNDS == 0 {
+            suspects = services::repair(&server, suspects, false).await;
         }
         let removed = end_events(&server, SystemTime::now()).await;
         if removed > 0 {

@@ -3,6 +3,7 @@
 //! There is one path, `pipeline`, and every kind takes it. [`ApiServer::handle`] is that path for callers in the same
 //! process; [`ApiServer::serve`] puts TLS and HTTP before it and adds nothing else.
 
+mod access;
 mod admission;
 mod body;
 mod bootstrap;
@@ -15,9 +16,12 @@ mod gather;
 mod gzip;
 mod health;
 mod housekeeping;
+mod meta;
 mod metrics;
 mod negotiate;
+mod offload;
 mod openapi;
+mod own;
 mod path;
 mod pipeline;
 mod proxy;
@@ -68,6 +72,8 @@ struct Inner {
     services: services::Allocators,
     anonymous: Arc<User>,
     own: Arc<User>,
+    given_up: offload::GivenUp,
+    ledger: admission::Ledger,
     bootstrapped: AtomicBool,
     ending: CancellationToken,
 }
@@ -87,6 +93,8 @@ impl ApiServer {
             metrics: metrics::Metrics::new(SystemTime::now()),
             anonymous: user("system:anonymous", "system:unauthenticated"),
             own: user("system:apiserver", "system:masters"),
+            given_up: offload::GivenUp::default(),
+            ledger: admission::Ledger::default(),
             bootstrapped: AtomicBool::new(false),
             ending: CancellationToken::new(),
             config,
@@ -119,6 +127,8 @@ impl ApiServer {
     /// An object cannot be written.
     pub async fn bootstrap(&self) -> Result<(), Status> {
         bootstrap::run(self).await?;
+        // No write is under way yet: what a crash has left behind is put right at once.
+        services::repair(self, services::Suspects::default(), true).await;
         self.0.bootstrapped.store(true, Ordering::Release);
         Ok(())
     }
@@ -166,7 +176,7 @@ impl ApiServer {
     pub async fn create(&self, resource: &(&str, &str, &str), namespace: &str, mut value: Value) -> Result<Value, Status> {
         let row = self.own_row(resource)?;
         let cx = self.own_context(&row, "create", namespace);
-        registry::default(&row, &mut value);
+        own::default(&row, &mut value);
         let options = WriteOptions::internal();
         let (query, headers) = (query::Query::default(), http::HeaderMap::new());
         let call = Call { server: self, cx: &cx, row: &row, query: &query, headers: &headers, accepted: Default::default() };
@@ -188,7 +198,7 @@ impl ApiServer {
         let change = registry::Change { row: &row, namespace, name, subresource: "", options: &options, may_create: false, applied: false, derived: true };
         let answer = Box::pin(registry::change(&call, &change, |_| {
             let mut value = value.clone();
-            registry::default(&row, &mut value);
+            own::default(&row, &mut value);
             Ok(value)
         }))
         .await?;
@@ -237,6 +247,16 @@ impl ApiServer {
         &self.0.metrics
     }
 
+    /// The writes that go on though their clients are gone.
+    pub(crate) fn given_up(&self) -> &offload::GivenUp {
+        &self.0.given_up
+    }
+
+    /// What quotas were charged.
+    pub(crate) fn ledger(&self) -> &admission::Ledger {
+        &self.0.ledger
+    }
+
     pub(crate) fn services(&self) -> &services::Allocators {
         &self.0.services
     }
@@ -281,6 +301,6 @@ impl ApiServer {
             let name = &row.resource;
             (if name.group.is_empty() { name.resource.clone() } else { format!("{}.{}", name.resource, name.group) }, count)
         });
-        self.0.metrics.render(&objects.collect::<Vec<_>>())
+        self.0.metrics.render(&objects.collect::<Vec<_>>(), self.given_up().count())
     }
 }

@@ -105,8 +105,8 @@ impl Metrics {
         self.watch_events.fetch_add(events, Ordering::Relaxed);
     }
 
-    /// The whole text. `objects`: resource name to number of stored objects.
-    pub(crate) fn render(&self, objects: &[(String, usize)]) -> String {
+    /// The whole text. `objects`: resource name to number of stored objects; `given_up`: writes that nobody waits for.
+    pub(crate) fn render(&self, objects: &[(String, usize)], given_up: i64) -> String {
         let mut out = String::with_capacity(64 * 1024);
         self.requests(&mut out);
         self.gauges(&mut out);
@@ -114,6 +114,8 @@ impl Metrics {
         for (resource, count) in objects {
             let _ = writeln!(out, "apiserver_resource_objects{{resource=\"{resource}\"}} {count}");
         }
+        head(&mut out, "knarr_apiserver_writes_given_up", "gauge", "Writes that go on though their clients are gone.");
+        let _ = writeln!(out, "knarr_apiserver_writes_given_up {given_up}");
         self.process(&mut out);
         out
     }

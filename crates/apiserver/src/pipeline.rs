@@ -4,8 +4,9 @@
 //! request a 500 and nobody else anything.
 
 use crate::{
-    ApiServer, Body, Context, PeerCertificate, components, discovery, errors, health,
-    negotiate::{self, Accepted},
+    ApiServer, Body, Context, access, body, components, discovery, errors, health,
+    negotiate::{self, Accepted, Encoding, Form},
+    offload::{self, Finish},
     path::RequestInfo,
     proxy,
     query::Query,
@@ -13,11 +14,11 @@ use crate::{
     respond::{self, Answer},
     reviews,
     rows::Row,
-    subresources, table, websocket,
+    storage, subresources, table, websocket,
 };
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
-use identity::{Attributes, Decision, User};
 use machinery::{Value, status::Status};
 use std::{
     panic::AssertUnwindSafe,
@@ -45,13 +46,19 @@ pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Respon
     let row = if info.is_resource { server.row(&info.group, &info.version, &info.resource) } else { None };
     let (verb, subresource) = (info.verb, info.subresource.clone());
     let mut accepted = Accepted::default();
-    let answered = AssertUnwindSafe(stages(server, request, &query, info, row.as_ref(), &mut accepted));
+    let (parts, body) = request.into_parts();
+    // What nobody has read to its end when the answer is there is still here.
+    let mut body = Some(body);
+    let answered = AssertUnwindSafe(stages(server, parts, &mut body, &query, info, row.as_ref(), &mut accepted));
     let result = answered.catch_unwind().await.unwrap_or_else(|panic| {
         let why = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
         tracing::error!(path = %uri.path(), why, "a request panicked");
         Err(Status::internal(format!("This request caused apiserver to panic. Look in the logs for details: {why}")))
     });
     let response = result.unwrap_or_else(|status| respond::status(&status, accepted));
+    if let Some(rest) = body {
+        body::drain(rest);
+    }
     server.metrics().end(row.as_ref(), verb, subresource, response.status().as_u16(), started.elapsed());
     response
 }
@@ -59,24 +66,24 @@ pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Respon
 /// The stages. `accepted` is told before anything can fail in the client's own language.
 async fn stages(
     server: &ApiServer,
-    request: Request<Body>,
+    mut parts: Parts,
+    body: &mut Option<Body>,
     query: &Query<'_>,
     info: RequestInfo,
     row: Option<&Arc<Row>>,
     accepted: &mut Accepted,
 ) -> Result<Response<Body>, Status> {
     let now = SystemTime::now();
-    let (mut parts, body) = request.into_parts();
     let offered_token = websocket::take_token(&mut parts.headers);
     *accepted = negotiate::accepted(&parts.headers, false).unwrap_or_default();
-    let user = authenticate(server, &parts, offered_token.as_deref()).await?;
-    let user = impersonate(server, user, &parts.headers)?;
-    authorize(server, &user, &info)?;
+    let user = access::authenticate(server, &parts, offered_token.as_deref(), now).await?;
+    let user = access::impersonate(server, user, &parts.headers)?;
+    access::authorize(server, &user, &info)?;
     let lasts = info.is_long_running();
-    if !lasts && server.metrics().in_flight() > IN_FLIGHT_MAX {
+    if !lasts && server.metrics().in_flight() + server.given_up().count() > IN_FLIGHT_MAX {
         return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
     }
-    let cx = Context::new(user, info, header_text(&parts.headers, header::USER_AGENT).to_owned(), now);
+    let cx = Arc::new(Context::new(user, info, header_text(&parts.headers, header::USER_AGENT).to_owned(), now));
     let limit = deadline(server, query)?;
     if lasts {
         return dispatch(server, &cx, parts, body, query, row, accepted).await;
@@ -87,133 +94,8 @@ async fn stages(
     }
 }
 
-/// Who asks: a caller in this process, a certificate, a token, or nobody.
-async fn authenticate(server: &ApiServer, parts: &Parts, offered_token: Option<&str>) -> Result<Arc<User>, Status> {
-    let extensions = &parts.extensions;
-    if let Some(user) = extensions.get::<Arc<User>>() {
-        return Ok(Arc::clone(user));
-    }
-    if let Some(user) = extensions.get::<User>() {
-        return Ok(Arc::new(user.clone()));
-    }
-    let authenticator = &server.identity().authenticator;
-    if let Some(PeerCertificate(peer)) = extensions.get::<PeerCertificate>() {
-        if let Some(user) = peer.user.get() {
-            return Ok(Arc::clone(user));
-        }
-        // A certificate that names nobody leaves the token its turn.
-        if let Ok(user) = authenticator.certificate(&peer.der) {
-            return Ok(Arc::clone(peer.user.get_or_init(|| Arc::new(user))));
-        }
-    }
-    if let Some(token) = bearer(&parts.headers).or(offered_token) {
-        return authenticator.bearer(token).await.map(Arc::new).map_err(|_| Status::unauthorized());
-    }
-    Ok(server.anonymous())
-}
-
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = text.split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
-}
-
 fn header_text(headers: &HeaderMap, name: header::HeaderName) -> &str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
-}
-
-/// Acts as another user if the headers ask for it and the real one may (`impersonate` on users, groups, …).
-fn impersonate(server: &ApiServer, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, Status> {
-    if !headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
-        return Ok(user);
-    }
-    let name = headers.get("impersonate-user").and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if name.is_empty() {
-        return Err(Status::internal("requested impersonation of groups, extra or uid without impersonating a user"));
-    }
-    let mut wanted = User { name: name.to_owned(), uid: String::new(), groups: Vec::new(), extra: Default::default() };
-    let ask = |resource: &str, subresource: &str, namespace: &str, name: &str, group: &str| {
-        let info = RequestInfo {
-            is_resource: true,
-            verb: "impersonate",
-            group: group.to_owned(),
-            version: "v1".into(),
-            namespace: namespace.to_owned(),
-            resource: resource.to_owned(),
-            subresource: subresource.to_owned(),
-            name: name.to_owned(),
-            ..RequestInfo::default()
-        };
-        authorize(server, &user, &info)
-    };
-    match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
-        Some((namespace, account)) => {
-            ask("serviceaccounts", "", namespace, account, "")?;
-            // An account's groups are known; whoever names groups means those.
-            if !headers.contains_key("impersonate-group") {
-                wanted.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
-            }
-        }
-        None => ask("users", "", "", name, "")?,
-    }
-    for group in headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()) {
-        ask("groups", "", "", group, "")?;
-        wanted.groups.push(group.to_owned());
-    }
-    if let Some(uid) = headers.get("impersonate-uid").and_then(|v| v.to_str().ok()) {
-        ask("uids", "", "", uid, "authentication.k8s.io")?;
-        wanted.uid = uid.to_owned();
-    }
-    for (key, value) in headers {
-        if let (Some(extra), Ok(value)) = (key.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
-            let extra = crate::query::percent_decode(extra).to_lowercase();
-            ask("userextras", &extra, "", value, "authentication.k8s.io")?;
-            wanted.extra.entry(extra).or_default().push(value.to_owned());
-        }
-    }
-    let general = if name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
-    if !wanted.groups.iter().any(|g| matches!(g.as_str(), "system:authenticated" | "system:unauthenticated")) {
-        wanted.groups.push(general.into());
-    }
-    Ok(Arc::new(wanted))
-}
-
-/// 403 in upstream's words unless somebody allows it.
-pub(crate) fn authorize(server: &ApiServer, user: &Arc<User>, info: &RequestInfo) -> Result<(), Status> {
-    let attributes = Attributes {
-        user,
-        verb: info.verb,
-        group: &info.group,
-        version: &info.version,
-        resource: &info.resource,
-        subresource: &info.subresource,
-        namespace: &info.namespace,
-        name: &info.name,
-        path: &info.path,
-        is_resource: info.is_resource,
-    };
-    let (decision, reason) = server.identity().authorizer.authorize(&attributes);
-    if decision == Decision::Allow {
-        return Ok(());
-    }
-    let mut message = if info.is_resource {
-        let resource = match info.subresource.as_str() {
-            "" => info.resource.clone(),
-            sub => format!("{}/{sub}", info.resource),
-        };
-        let scope = match info.namespace.as_str() {
-            "" => "at the cluster scope".to_owned(),
-            namespace => format!("in the namespace {namespace:?}"),
-        };
-        format!("User {:?} cannot {} resource {resource:?} in API group {:?} {scope}", user.name, info.verb, info.group)
-    } else {
-        format!("User {:?} cannot {} path {:?}", user.name, info.verb, info.path)
-    };
-    if !reason.is_empty() {
-        message.push_str(": ");
-        message.push_str(&reason);
-    }
-    Err(Status::forbidden(&info.group, &info.resource, &info.name, &message))
 }
 
 /// The deadline: the server's, or a shorter one of `timeout=`.
@@ -258,42 +140,137 @@ fn go_duration(text: &str) -> Option<Duration> {
 
 async fn dispatch(
     server: &ApiServer,
-    cx: &Context,
+    cx: &Arc<Context>,
     mut parts: Parts,
-    body: Body,
+    body: &mut Option<Body>,
     query: &Query<'_>,
     row: Option<&Arc<Row>>,
     accepted: &mut Accepted,
 ) -> Result<Response<Body>, Status> {
     if !cx.info.is_resource {
-        return other_path(server, cx, &parts.headers, query, *accepted);
+        return other_path(server, cx, parts, *accepted).await;
     }
     let Some(row) = row else { return Ok(respond::plain_not_found()) };
     if STREAMS.contains(&cx.info.subresource.as_str()) {
-        return proxy::handle(server, cx, Request::from_parts(parts, body)).await;
+        return proxy::handle(server, cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
     }
-    let reads = matches!(cx.info.verb, "get" | "list" | "watch") && matches!(cx.info.subresource.as_str(), "" | "status");
+    let reads = matches!(cx.info.verb, "get" | "list" | "watch");
+    let forms = reads && matches!(cx.info.subresource.as_str(), "" | "status");
     // What is answered and not stored has neither rows nor metadata to show.
     let stored = cx.info.subresource.is_empty() && !REVIEWS.contains(&cx.info.group.as_str());
-    *accepted = negotiate::accepted(&parts.headers, reads || stored)?;
+    *accepted = negotiate::accepted(&parts.headers, forms || stored)?;
     accepted.pretty |= pretty(query, &cx.user_agent);
     accepted.gzip = negotiate::takes_gzip(&parts.headers);
     if let Some(warning) = deprecated(&row.resource.kind) {
         cx.warn(warning);
     }
-    let call = Call { server, cx, row, query, headers: &parts.headers, accepted: *accepted };
-    let include = table::Include::of(query)?;
-    let answer = resource(&call, body).await?;
-    let head_only = parts.method == http::Method::HEAD;
-    let mut response = respond::answer(row, cx, *accepted, include, answer);
-    if cx.info.verb == "watch" && websocket::wanted(&parts.headers) {
+    let socket = (cx.info.verb == "watch" && websocket::wanted(&parts.headers)).then(|| parts.headers.clone());
+    let asked = Asked {
+        server: server.clone(),
+        cx: Arc::clone(cx),
+        row: Arc::clone(row),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        headers: std::mem::take(&mut parts.headers),
+        accepted: *accepted,
+    };
+    let mut response = if reads { asked.read().await? } else { asked.write(body).await? };
+    if let Some(headers) = socket {
+        parts.headers = headers;
         return websocket::watch(&mut parts, response);
     }
-    respond::finish(&mut response, &parts.headers, cx.take_warnings());
-    if head_only {
+    if parts.method == http::Method::HEAD {
         *response.body_mut() = crate::empty();
     }
     Ok(response)
+}
+
+/// A request for a resource that has been let in, with everything that its answer needs: owned, so that it can be worked on
+/// elsewhere and go on when its client is gone.
+struct Asked {
+    server: ApiServer,
+    cx: Arc<Context>,
+    row: Arc<Row>,
+    query: String,
+    headers: HeaderMap,
+    accepted: Accepted,
+}
+
+impl Asked {
+    async fn answer(&self, body: &Bytes) -> Result<Response<Body>, Status> {
+        let query = Query::parse(&self.query);
+        let call = Call { server: &self.server, cx: &self.cx, row: &self.row, query: &query, headers: &self.headers, accepted: self.accepted };
+        let include = table::Include::of(&query)?;
+        let answer = resource(&call, body).await?;
+        let mut response = respond::answer(&self.row, &self.cx, self.accepted, include, answer);
+        respond::finish(&mut response, &self.headers, self.cx.take_warnings());
+        Ok(response)
+    }
+
+    async fn read(self) -> Result<Response<Body>, Status> {
+        let heavy = self.is_heavy(0);
+        let work = async move { self.answer(&Bytes::new()).await };
+        if heavy { offload::run(work).await } else { work.await }
+    }
+
+    /// Writes are finished once they have begun: what belongs to a commit is not cut from it because a client hangs up or
+    /// its time is over. The body has been read before, so nobody holds a write up who sends slowly.
+    async fn write(self, body: &mut Option<Body>) -> Result<Response<Body>, Status> {
+        if !self.is_served() {
+            return self.answer(&Bytes::new()).await;
+        }
+        match self.cx.info.verb {
+            "create" | "update" => drop(negotiate::content(&self.headers)?),
+            "patch" => drop(registry::patch::Kind::of(&self.headers)?),
+            _ => {}
+        }
+        let body = body::read(body).await?;
+        let heavy = self.is_heavy(body.len());
+        let (given_up, cx) = (self.server.given_up().clone(), Arc::clone(&self.cx));
+        let work = async move { self.answer(&body).await };
+        let work = async move { if heavy { offload::run(work).await } else { work.await } };
+        Finish::new(work, given_up, move || cx.give_up()).await
+    }
+
+    /// Whether the resource has the verb; if not, nothing needs to be read to say so.
+    fn is_served(&self) -> bool {
+        let (info, resource) = (&self.cx.info, &self.row.resource);
+        match info.subresource.as_str() {
+            "" => resource.has_verb(info.verb) && is_placed(info),
+            name => resource.subresource(name).is_some_and(|known| known.verbs.iter().any(|v| v == info.verb)),
+        }
+    }
+
+    /// Whether the answer may take more than a moment: by the size of the body, of the object, or of the list.
+    fn is_heavy(&self, body_bytes: usize) -> bool {
+        let info = &self.cx.info;
+        let as_it_lies = self.accepted.form == Form::Object && self.accepted.encoding == Encoding::Json && !self.accepted.pretty && !self.accepted.gzip;
+        body_bytes >= offload::INLINE_BYTES_MAX
+            || match info.verb {
+                "list" | "deletecollection" => self.list_is_heavy(),
+                // One that goes on from a revision has no initial state to find.
+                "watch" => {
+                    let query = Query::parse(&self.query);
+                    let initial = matches!(query.text("resourceVersion"), "" | "0") || query.flag("sendInitialEvents");
+                    initial && self.list_is_heavy()
+                }
+                "get" if as_it_lies => false,
+                _ if info.name.is_empty() => false,
+                _ => {
+                    let namespace = if self.row.resource.namespaced { info.namespace.as_str() } else { "" };
+                    let entry = storage::get(&self.server, &self.row, &self.row.resource.key(namespace, &info.name));
+                    entry.is_some_and(|entry| entry.json.len() >= offload::INLINE_BYTES_MAX)
+                }
+            }
+    }
+
+    fn list_is_heavy(&self) -> bool {
+        if storage::count(&self.server, &self.row) >= offload::INLINE_OBJECTS_MAX {
+            return true;
+        }
+        let Some(snapshot) = storage::snapshot(&self.server, &self.row, None) else { return true };
+        let bytes: usize = snapshot.range(&self.row.root_key, "").map(|entry| entry.json.len()).sum();
+        bytes >= offload::INLINE_LIST_BYTES_MAX
+    }
 }
 
 /// What the clients of a deprecated kind are told with every answer.
@@ -312,13 +289,13 @@ fn pretty(query: &Query<'_>, user_agent: &str) -> bool {
 }
 
 /// The verbs of resources and their generic subresources.
-async fn resource(call: &Call<'_>, body: Body) -> Result<Answer, Status> {
+async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let info = &call.cx.info;
     let verb = info.verb;
     if !info.subresource.is_empty() {
         return subresource(call, body).await;
     }
-    if !call.row.resource.has_verb(verb) {
+    if !call.row.resource.has_verb(verb) || !is_placed(info) {
         return Err(errors::method_not_supported(call.row, verb));
     }
     match verb {
@@ -328,8 +305,7 @@ async fn resource(call: &Call<'_>, body: Body) -> Result<Answer, Status> {
         "list" => registry::list(call),
         "watch" => registry::watch(call),
         "create" if REVIEWS.contains(&info.group.as_str()) => {
-            let bytes = registry::read_body(body).await?;
-            let value = call.decode(&bytes, machinery::json::Validation::Ignore)?;
+            let value = call.decode(body, machinery::json::Validation::Ignore)?;
             let answer = reviews::create(call.server, call.cx, call.row, value).await?;
             Ok(Answer::Object(StatusCode::CREATED, answer))
         }
@@ -348,12 +324,21 @@ fn is_component(call: &Call<'_>) -> bool {
     call.row.resource.resource == "componentstatuses" && call.row.resource.group.is_empty()
 }
 
-async fn bind(call: &Call<'_>, body: Body) -> Result<Answer, Status> {
+/// Whether the path has a name where the verb wants one: what is made has none yet, what is changed has.
+fn is_placed(info: &RequestInfo) -> bool {
+    match info.verb {
+        "create" => info.name.is_empty(),
+        "update" | "patch" => !info.name.is_empty(),
+        _ => true,
+    }
+}
+
+async fn bind(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let pods = call.server.row("", "v1", "pods").ok_or_else(|| errors::not_found(call.row, call.name()))?;
     subresources::bind(call, &pods, body).await
 }
 
-async fn subresource(call: &Call<'_>, body: Body) -> Result<Answer, Status> {
+async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let info = &call.cx.info;
     let Some(known) = call.row.resource.subresource(&info.subresource) else {
         return Ok(Answer::Whole(respond::plain_not_found()));
@@ -368,10 +353,9 @@ async fn subresource(call: &Call<'_>, body: Body) -> Result<Answer, Status> {
         ("binding", "create") => bind(call, body).await,
         ("eviction", "create") => subresources::evict(call, body).await,
         ("token", "create") => {
-            let bytes = registry::read_body(body).await?;
             let request = machinery::gvk::Gvk { group: "authentication.k8s.io".into(), version: "v1".into(), kind: "TokenRequest".into() };
             let ty = machinery::schema::builtin().kind(&request).ok_or_else(|| Status::internal("the schema lacks TokenRequest"))?;
-            let value = call.decode_as(&bytes, ty, machinery::json::Validation::Ignore)?;
+            let value = call.decode_as(body, ty, machinery::json::Validation::Ignore)?;
             let answer = reviews::token(call.server, call.cx, call.namespace(), call.name(), value).await?;
             Ok(Answer::Other(StatusCode::CREATED, answer))
         }
@@ -385,8 +369,18 @@ async fn subresource(call: &Call<'_>, body: Body) -> Result<Answer, Status> {
     }
 }
 
-/// Everything that is no resource.
-fn other_path(server: &ApiServer, cx: &Context, headers: &HeaderMap, query: &Query<'_>, accepted: Accepted) -> Result<Response<Body>, Status> {
+/// Everything that is no resource. Documents are made when they are asked for, some of them of the whole schema.
+async fn other_path(server: &ApiServer, cx: &Arc<Context>, parts: Parts, accepted: Accepted) -> Result<Response<Body>, Status> {
+    const MADE: [&str; 3] = ["/openapi/", "/api", "/metrics"];
+    if !MADE.iter().any(|prefix| cx.info.path.starts_with(prefix)) {
+        return document(server, cx, &parts, accepted);
+    }
+    let (server, cx) = (server.clone(), Arc::clone(cx));
+    offload::call(move || document(&server, &cx, &parts, accepted)).await
+}
+
+fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted) -> Result<Response<Body>, Status> {
+    let (headers, query) = (&parts.headers, &Query::parse(parts.uri.query().unwrap_or_default()));
     let info = &cx.info;
     if !matches!(info.verb, "get" | "head") {
         return Ok(respond::plain_not_found());

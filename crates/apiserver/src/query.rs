@@ -4,9 +4,6 @@
 use machinery::status::Status;
 use std::borrow::Cow;
 
-/// Parameters that one query may have; the rest is not read.
-const PARAMETERS_MAX: usize = 256;
-
 /// A parsed query.
 #[derive(Debug, Default, Clone)]
 pub struct Query<'a> {
@@ -14,9 +11,9 @@ pub struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Parses the part behind `?`.
+    /// Parses the part behind `?`, however many parameters it has: each argument of a command is one, and a URI is bounded.
     pub fn parse(text: &'a str) -> Query<'a> {
-        let terms = text.split('&').filter(|t| !t.is_empty()).take(PARAMETERS_MAX);
+        let terms = text.split('&').filter(|t| !t.is_empty());
         let pairs = terms.map(|term| {
             let (key, value) = term.split_once('=').unwrap_or((term, ""));
             (form_decode(key), form_decode(value))
@@ -114,6 +111,13 @@ mod tests {
         assert_eq!(q.int("limit").ok(), Some(Some(5)));
         assert!(q.flag("watch") && !q.flag("x") && !q.flag("absent"));
         assert_eq!(percent_decode("a%2"), "a%2");
+    }
+
+    #[test]
+    fn no_parameter_is_left_out() {
+        let text: String = (0..5000).map(|n| format!("command=a{n}&")).collect::<String>() + "stdout=true";
+        let q = Query::parse(&text);
+        assert_eq!((q.all("command").count(), q.all("command").last(), q.flag("stdout")), (5000, Some("a4999"), true));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, OnceLock},
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -47,14 +47,32 @@ pub struct PeerCertificate(pub(crate) Arc<Peer>);
 
 /// The certificate and, once asked for, whose it is.
 pub(crate) struct Peer {
-    pub(crate) der: CertificateDer<'static>,
-    pub(crate) user: OnceLock<Arc<identity::User>>,
+    der: CertificateDer<'static>,
+    owner: OnceLock<Owner>,
+}
+
+/// Whose a certificate is.
+pub(crate) struct Owner {
+    pub(crate) user: Arc<identity::User>,
+    /// When the certificate ends. The handshake has looked at it, but a connection may outlive it.
+    pub(crate) ends: SystemTime,
+}
+
+impl Peer {
+    /// Whose the certificate is; found out once. `None` if it names nobody.
+    pub(crate) fn owner(&self, authenticator: &identity::Authenticator) -> Option<&Owner> {
+        if let Some(owner) = self.owner.get() {
+            return Some(owner);
+        }
+        let (user, ends) = authenticator.certificate(&self.der).ok()?;
+        Some(self.owner.get_or_init(|| Owner { user: Arc::new(user), ends }))
+    }
 }
 
 impl PeerCertificate {
     /// A certificate that a handshake has verified.
     pub fn new(der: CertificateDer<'static>) -> Self {
-        PeerCertificate(Arc::new(Peer { der, user: OnceLock::new() }))
+        PeerCertificate(Arc::new(Peer { der, owner: OnceLock::new() }))
     }
 }
 

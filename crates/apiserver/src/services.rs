@@ -1,16 +1,24 @@
 //! The addresses and ports of Services: which are taken, and what a Service is given on its way to the store.
 //!
 //! The state is in memory and comes from the stored Services at start. A write takes what it needs before it commits
-//! and holds it by a [`Hold`]; a hold that is not kept gives everything back, so a failed or dropped write leaks
-//! nothing and two writes never get the same address. Upstream's rules: dynamic addresses come from the upper band
-//! of the range (KEP-3070), so that chosen ones in the lower band seldom collide; one node port may be shared by the
-//! protocols of one Service.
+//! and holds it by a [`Hold`]; a hold that is not kept gives everything back, so a refused write leaks nothing and two
+//! writes never get the same address. That holds because a write is never cut between its hold and its commit
+//! ([`crate::offload::Finish`]); where the store cannot say whether it has committed, the hold is left as it is, and
+//! [`repair`] finds out. What is taken belongs to a UID, so a name that is used again takes nothing over.
+//!
+//! Upstream's rules: dynamic addresses come from the upper band of the range (KEP-3070), so that chosen ones in the lower
+//! band seldom collide; one node port may be shared by the protocols of one Service. Its repair loops for addresses and
+//! ports, every three minutes, are [`repair`] here: at start and by [`crate::housekeeping`].
 
 mod fields;
+mod objects;
+mod repair;
 #[cfg(test)]
 mod tests;
 
-use crate::ApiServer;
+pub(crate) use objects::{gone, settle};
+pub(crate) use repair::{Suspects, repair};
+
 use machinery::{
     Value,
     field::{self, Path},
@@ -22,7 +30,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// Who holds an address or a port: `namespace/name` of the Service.
+/// Who holds an address or a port: the UID of the Service.
 type Owner = String;
 
 /// What is taken.
@@ -61,14 +69,39 @@ impl<'a> Hold<'a> {
         Hold { allocators, ips: Vec::new(), ports: Vec::new(), free_ips: Vec::new(), free_ports: Vec::new(), owner }
     }
 
-    /// The write has committed: what was taken stays taken, what is no longer used becomes free.
-    /// Returns the addresses that are new and those that are gone, for their IPAddress objects.
-    pub(crate) fn keep(mut self) -> (Vec<IpAddr>, Vec<IpAddr>) {
-        let (ips, free_ips) = (std::mem::take(&mut self.ips), std::mem::take(&mut self.free_ips));
+    /// The write has committed: what was taken stays taken. What is no longer used is free once it is [`Kept::free`]d, after
+    /// its IPAddress is gone, so that nobody's new one is taken for it.
+    pub(crate) fn keep(mut self) -> Kept<'a> {
         self.ports.clear();
-        let free_ports = std::mem::take(&mut self.free_ports);
-        self.allocators.free(&self.owner, &free_ips, &free_ports);
-        (ips, free_ips)
+        Kept {
+            allocators: self.allocators,
+            owner: std::mem::take(&mut self.owner),
+            taken: std::mem::take(&mut self.ips),
+            freed: std::mem::take(&mut self.free_ips),
+            free_ports: std::mem::take(&mut self.free_ports),
+        }
+    }
+
+    /// It is not known whether the write has committed: everything stays as it is until it is repaired.
+    pub(crate) fn leave(mut self) {
+        self.ips.clear();
+        self.ports.clear();
+    }
+}
+
+/// What a committed write has changed.
+pub(crate) struct Kept<'a> {
+    allocators: &'a Allocators,
+    owner: Owner,
+    taken: Vec<IpAddr>,
+    freed: Vec<IpAddr>,
+    free_ports: Vec<(u16, String)>,
+}
+
+impl Kept<'_> {
+    /// What the Service no longer uses is free.
+    pub(crate) fn free(self) {
+        self.allocators.free(&self.owner, &self.freed, &self.free_ports);
     }
 }
 
@@ -84,17 +117,25 @@ impl Allocators {
         Allocators { network, prefix, ports, taken: Mutex::default() }
     }
 
-    /// Takes what a stored Service has; used at start.
-    pub(crate) fn adopt(&self, service: &Value) {
+    /// Takes what a stored Service has and is not taken; used at start and to repair. Returns what another has.
+    pub(crate) fn adopt(&self, service: &Value) -> Vec<String> {
         let owner = owner(service);
         let mut taken = self.taken.lock();
-        for ip in fields::cluster_ips(service).iter().filter_map(|ip| ip.parse().ok()) {
-            taken.ips.entry(ip).or_insert_with(|| owner.clone());
+        let mut others = Vec::new();
+        for ip in addresses(service) {
+            if *taken.ips.entry(ip).or_insert_with(|| owner.clone()) != owner {
+                others.push(ip.to_string());
+            }
         }
         for (port, protocol) in fields::node_ports(service) {
             let entry = taken.ports.entry(port).or_insert_with(|| (owner.clone(), Vec::new()));
-            entry.1.push(protocol);
+            if entry.0 != owner {
+                others.push(format!("{port}/{protocol}"));
+            } else if !entry.1.contains(&protocol) {
+                entry.1.push(protocol);
+            }
         }
+        others
     }
 
     /// Gives a new Service its addresses and ports.
@@ -115,11 +156,9 @@ impl Allocators {
         Ok(hold)
     }
 
-    /// Frees all that a removed Service had; returns its addresses.
-    pub(crate) fn removed(&self, service: &Value) -> Vec<IpAddr> {
-        let ips: Vec<IpAddr> = fields::cluster_ips(service).iter().filter_map(|ip| ip.parse().ok()).collect();
-        self.free(&owner(service), &ips, &fields::node_ports(service));
-        ips
+    /// Frees all that a removed Service had.
+    pub(crate) fn removed(&self, service: &Value) {
+        self.free(&owner(service), &addresses(service), &fields::node_ports(service));
     }
 
     fn complete(&self, service: &mut Value, old: Option<&Value>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
@@ -149,7 +188,9 @@ impl Allocators {
             return Ok(());
         }
         let had = old.map(fields::cluster_ips).unwrap_or_default();
-        for text in wanted.iter().filter(|ip| !had.contains(ip)) {
+        // An address that stands is not changed; validation says so, and nothing is taken before.
+        let stands = had.first().is_some_and(|ip| ip != "None" && wanted.first() != Some(ip));
+        for text in wanted.iter().filter(|ip| !stands && !had.contains(ip)) {
             // An address that does not parse is told by validation.
             if let Ok(ip) = text.parse::<IpAddr>() {
                 self.take_ip(ip, &hold.owner).map_err(|why| {
@@ -330,47 +371,10 @@ impl Allocators {
 }
 
 fn owner(service: &Value) -> Owner {
-    let meta = &service["metadata"];
-    format!("{}/{}", meta["namespace"].as_str().unwrap_or_default(), meta["name"].as_str().unwrap_or_default())
+    service["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
 }
 
-/// What a Service's write has changed is kept, and its IPAddress objects follow (KEP-1880).
-pub(crate) async fn settle(server: &ApiServer, hold: Hold<'_>, namespace: &str, name: &str) {
-    let (taken, freed) = hold.keep();
-    for ip in taken {
-        let object = json!({
-            "kind": "IPAddress",
-            "apiVersion": "networking.k8s.io/v1",
-            "metadata": {"name": ip.to_string(), "labels": {
-                "ipaddress.kubernetes.io/ip-family": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
-                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
-            }},
-            "spec": {"parentRef": {"group": "", "resource": "services", "namespace": namespace, "name": name}},
-        });
-        if let Err(error) = server.create(&IP_ADDRESSES, "", object).await
-            && error.reason != "AlreadyExists"
-        {
-            tracing::warn!(%ip, %error, "the IPAddress of a Service could not be written");
-        }
-    }
-    forget(server, &freed).await;
+/// The cluster addresses; a headless Service has none.
+fn addresses(service: &Value) -> Vec<IpAddr> {
+    fields::cluster_ips(service).iter().filter_map(|ip| ip.parse().ok()).collect()
 }
-
-/// A Service is gone: so are its addresses.
-pub(crate) async fn gone(server: &ApiServer, service: &Value) {
-    let freed = server.services().removed(service);
-    forget(server, &freed).await;
-}
-
-async fn forget(server: &ApiServer, ips: &[IpAddr]) {
-    for ip in ips {
-        if let Err(error) = server.delete(&IP_ADDRESSES, "", &ip.to_string()).await
-            && error.code != 404
-        {
-            tracing::warn!(%ip, %error, "the IPAddress of a Service could not be removed");
-        }
-    }
-}
-
-/// Group, version and resource of the objects that name the taken addresses.
-const IP_ADDRESSES: (&str, &str, &str) = ("networking.k8s.io", "v1", "ipaddresses");

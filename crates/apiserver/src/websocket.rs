@@ -97,8 +97,15 @@ pub(crate) fn log(parts: &mut Parts, response: Response<Body>) -> Result<Respons
     answer(parts, response, protocol, framing, true)
 }
 
-/// Answers a watch as messages, one an event.
+/// Answers a watch as messages, one an event. Its client says by `Origin` from where it comes, whatever that is: upstream
+/// serves watches by golang.org/x/net's plain handler, which wants one and does not judge it.
 pub(crate) fn watch(parts: &mut Parts, response: Response<Body>) -> Result<Response<Body>, Status> {
+    if response.status().is_success()
+        && handshake(&parts.headers).is_ok()
+        && !parts.headers.get(header::ORIGIN).is_some_and(|origin| origin.to_str().is_ok_and(is_uri))
+    {
+        return Ok(refused(StatusCode::FORBIDDEN, ""));
+    }
     let offered = offered(&parts.headers);
     // There is none to choose by, so upstream takes the one that is offered, whatever it is.
     let protocol = match offered.as_slice() {
@@ -111,19 +118,42 @@ pub(crate) fn watch(parts: &mut Parts, response: Response<Body>) -> Result<Respo
     answer(parts, response, protocol, framing, false)
 }
 
+/// What the server answers to the client's key, or why it does not.
+fn handshake(headers: &HeaderMap) -> Result<String, Box<Response<Body>>> {
+    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes())) else {
+        return Err(Box::new(refused(StatusCode::BAD_REQUEST, "sec-websocket-key is missing")));
+    };
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
+        let mut answer = refused(StatusCode::BAD_REQUEST, "missing or bad WebSocket Version");
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return Err(Box::new(answer));
+    }
+    Ok(key)
+}
+
+/// What Go's `ParseRequestURI` takes: a path, or a scheme and what follows it.
+fn is_uri(text: &str) -> bool {
+    let scheme = text.split_once(':').map(|(scheme, _)| scheme).unwrap_or_default();
+    let named = scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    match named {
+        true if text[scheme.len()..].starts_with("://") => text.parse::<http::Uri>().is_ok_and(|uri| {
+            let authority = uri.authority().map_or("", |a| a.as_str());
+            let port = authority.rsplit_once(':').filter(|(host, _)| !host.contains('[') || host.ends_with(']')).map_or("", |(_, port)| port);
+            port.chars().all(|c| c.is_ascii_digit())
+        }),
+        named => named || text.starts_with('/') || text == "*",
+    }
+}
+
 /// Finishes the handshake; a task of its own speaks for as long as the body goes on.
 fn answer(parts: &mut Parts, response: Response<Body>, protocol: &str, framing: Framing, greet: bool) -> Result<Response<Body>, Status> {
     if !response.status().is_success() {
         return Ok(response);
     }
-    let Some(key) = parts.headers.get(header::SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes())) else {
-        return Ok(refused(StatusCode::BAD_REQUEST, "sec-websocket-key is missing"));
+    let key = match handshake(&parts.headers) {
+        Ok(key) => key,
+        Err(refusal) => return Ok(*refusal),
     };
-    if parts.headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
-        let mut answer = refused(StatusCode::BAD_REQUEST, "missing or bad WebSocket Version");
-        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return Ok(answer);
-    }
     let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(|| Status::internal("this connection cannot be upgraded"))?;
     let mut answer = Response::new(crate::empty());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -232,6 +262,16 @@ mod tests {
         assert_eq!(texts(Framing::Base64, b"hi\n"), [Message::text("aGkK")]);
         let long = Framing::Binary.messages(Bytes::from(vec![7; PART_BYTES + 1]));
         assert_eq!(long.iter().map(Message::len).collect::<Vec<_>>(), [PART_BYTES, 1]);
+    }
+
+    #[test]
+    fn origins_are_uris() {
+        for good in ["http://localhost:8001", "https://example.com", "/", "chrome-extension:abc"] {
+            assert!(is_uri(good), "{good}");
+        }
+        for bad in ["", "null", "localhost", "http://a:b", "1:2"] {
+            assert!(!is_uri(bad), "{bad}");
+        }
     }
 
     #[test]

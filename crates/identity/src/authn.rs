@@ -2,7 +2,11 @@
 
 use crate::{Error, Tokens, User, pki::Credential, user::AUTHENTICATED};
 use rustls_pki_types::CertificateDer;
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// What the API server shows to others, and what it lets others know of those it trusts.
@@ -36,12 +40,12 @@ impl Authenticator {
         &self.trust
     }
 
-    /// The user of a client certificate that the TLS handshake has verified: the common name, and an organisation for
-    /// each group.
+    /// The user of a client certificate that the TLS handshake has verified (the common name, and an organisation for
+    /// each group), and when it ends.
     ///
     /// # Errors
     /// The certificate has no common name.
-    pub fn certificate(&self, der: &CertificateDer<'_>) -> Result<User, Error> {
+    pub fn certificate(&self, der: &CertificateDer<'_>) -> Result<(User, SystemTime), Error> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|e| Error::Nameless(e.to_string()))?;
         let subject = certificate.subject();
         let name = subject.iter_common_name().find_map(|cn| cn.as_str().ok()).unwrap_or_default();
@@ -55,7 +59,9 @@ impl Authenticator {
         let hash = ring::digest::digest(&ring::digest::SHA256, der);
         let hex: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
         let extra = BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={hex}")])]);
-        Ok(User { name: name.to_owned(), uid: String::new(), groups, extra })
+        let ends_s = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+        let ends = UNIX_EPOCH + Duration::from_secs(ends_s);
+        Ok((User { name: name.to_owned(), uid: String::new(), groups, extra }, ends))
     }
 
     /// The user of a bearer token that is meant for the API server.

@@ -3,7 +3,8 @@
 //! An ordered list of plug-ins of one shape ([`Plugin`]), in upstream's order (`AllOrderedPlugins`); upstream's default
 //! set is on. Mutating stages run first, on the object as sent and defaulted; validating stages see the object as it
 //! would be stored. A plug-in reads the store's memory and writes nothing, so a dry run needs no care of its own; the
-//! one exception is ResourceQuota, which charges its quotas as the very last step ([`quota`]).
+//! one exception is ResourceQuota, which charges its quotas as the very last step ([`charge`]) and gives back what a write
+//! that was refused after all was charged ([`quota::Charges::refund`]).
 
 mod certificates;
 mod limits;
@@ -15,6 +16,8 @@ mod rbac;
 mod security;
 mod service_account;
 mod storage_objects;
+
+pub(crate) use quota::{Ledger, charge};
 
 use crate::{ApiServer, Operation, Write, storage};
 use kinds::usage as amounts;
@@ -93,14 +96,12 @@ pub(crate) async fn mutate(server: &ApiServer, write: &Write<'_>, object: &mut V
     Ok(())
 }
 
-/// The validating stages; `object` is null for a deletion. ResourceQuota is charged last, when nothing else can refuse.
-pub(crate) async fn validate(server: &ApiServer, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+/// The validating stages; `object` is null for a deletion. ResourceQuota is not among them: [`charge`] follows when nothing
+/// else can refuse.
+pub(crate) fn validate(server: &ApiServer, write: &Write<'_>, object: &Value) -> Result<(), Status> {
     let world = World { server };
     for plugin in PLUGINS {
         plugin.validate(world, write, object).inspect_err(|error| tracing::debug!(plugin = plugin.name(), %error, "refused"))?;
-    }
-    if matches!(write.operation, Operation::Create | Operation::Update) {
-        quota::charge(server, write, object).await?;
     }
     Ok(())
 }

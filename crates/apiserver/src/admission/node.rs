@@ -93,7 +93,14 @@ fn pods(world: World<'_>, write: &Write<'_>, object: &Value, node: &str) -> Resu
             }
             Ok(())
         }
-        (Operation::Create, "eviction") => Ok(()),
+        (Operation::Create, "eviction") => {
+            let pod = world.get(("", "v1", "pods"), write.namespace, write.name);
+            let pod = pod.ok_or_else(|| Status::not_found("", "pods", write.name))?;
+            if text(&pod["spec"], "nodeName") == node {
+                return Ok(());
+            }
+            Err(forbidden(write, object, format!("node {node} can only evict pods with spec.nodeName set to itself")))
+        }
         (_, "") => Err(forbidden(write, object, format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", write.operation))),
         (_, other) => Err(forbidden(write, object, format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))),
     }

@@ -2,8 +2,9 @@
 //! and refused if one of them would be exceeded.
 //!
 //! The charge is a change of the quota's status, on the condition that it is still the one that was looked at; so two
-//! writes never use the same remainder. A write that fails afterwards leaves a charge that the quota controller takes
-//! back, as upstream's does.
+//! writes never use the same remainder. A write that is refused after its charge gives it back, unless somebody else (the
+//! quota controller) has written the quota's status meanwhile: whoever counts anew counts what is there, and the refused
+//! write is not. Where it is not known whether a write was stored, its charge stays until the controller counts again.
 
 mod usage;
 
@@ -12,35 +13,67 @@ use super::{
     amounts::{self, Amounts},
     forbidden, is, text,
 };
-use crate::{
-    ApiServer, Operation, Write,
-    context::Context,
-    path::RequestInfo,
-    query::Query,
-    registry::{Call, Change, WriteOptions, change},
-    storage,
-};
+use crate::{ApiServer, Operation, Write, own, storage};
 use machinery::{Value, quantity::Quantity, status::Status};
+use parking_lot::Mutex;
 use serde_json::json;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 const QUOTAS: (&str, &str, &str) = ("", "v1", "resourcequotas");
 
+/// What this server knows of each quota by its UID: the revision that it wrote last, and how often somebody else had
+/// written in between.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Page>>>>);
+
+#[derive(Debug, Default)]
+struct Page {
+    revision: u64,
+    epoch: u64,
+}
+
+impl Ledger {
+    /// The page of a quota. Its lock is held over a charge, so that the page follows the quota.
+    fn page(&self, uid: &str) -> Arc<tokio::sync::Mutex<Page>> {
+        Arc::clone(self.0.lock().entry(uid.to_owned()).or_default())
+    }
+
+    fn forget(&self, uid: &str) {
+        self.0.lock().remove(uid);
+    }
+}
+
+/// What one write was charged.
+#[derive(Debug, Default)]
+#[must_use = "a write that is refused gives its charges back"]
+pub(crate) struct Charges {
+    namespace: String,
+    all: Vec<Charge>,
+}
+
+#[derive(Debug)]
+struct Charge {
+    quota: String,
+    uid: String,
+    amounts: Amounts,
+    epoch: u64,
+}
+
 /// Measures a write and charges it.
-pub(super) async fn charge(server: &ApiServer, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+pub(crate) async fn charge(server: &ApiServer, write: &Write<'_>, object: &Value) -> Result<Charges, Status> {
     let counted = write.subresource.is_empty() || (is(write, "", "pods") && write.subresource == "resize");
     if write.namespace.is_empty() || !counted || is(write, "", "namespaces") || is(write, "", "resourcequotas") && write.operation == Operation::Update {
-        return Ok(());
+        return Ok(Charges::default());
     }
     let quotas = World { server }.list(QUOTAS, write.namespace);
     if quotas.is_empty() {
-        return Ok(());
+        return Ok(Charges::default());
     }
     let resource = &write.row.resource;
     // What is there already is not made, so it is not charged again.
     let key = resource.key(write.namespace, write.name);
     if write.operation == Operation::Create && storage::get(server, write.row, &key).is_some() {
-        return Ok(());
+        return Ok(Charges::default());
     }
     let new = amounts::measure(&resource.group, &resource.resource, object);
     let old = write.old.map(|old| amounts::measure(&resource.group, &resource.resource, old)).unwrap_or_default();
@@ -51,13 +84,20 @@ pub(super) async fn charge(server: &ApiServer, write: &Write<'_>, object: &Value
         examine(write, object, quota, &delta)?;
     }
     let grows = |quota: &Value| masked(&delta, quota).values().any(|amount| *amount > Quantity::ZERO);
+    let mut charges = Charges { namespace: write.namespace.to_owned(), all: Vec::new() };
     if write.dry_run {
-        return Ok(());
+        return Ok(charges);
     }
     for quota in matching.into_iter().filter(|q| grows(q)) {
-        commit(server, write, object, quota, &delta).await?;
+        match commit(server, write, object, quota, &delta).await {
+            Ok(charge) => charges.all.extend(charge),
+            Err(error) => {
+                charges.refund(server).await;
+                return Err(error);
+            }
+        }
     }
-    Ok(())
+    Ok(charges)
 }
 
 /// Those of the amounts that a quota bounds.
@@ -94,41 +134,79 @@ fn examine(write: &Write<'_>, object: &Value, quota: &Value, delta: &Amounts) ->
     Err(forbidden(write, object, why))
 }
 
-/// Adds a write's usage to a quota's status.
-async fn commit(server: &ApiServer, write: &Write<'_>, object: &Value, quota: &Value, delta: &Amounts) -> Result<(), Status> {
+/// Adds a write's usage to a quota's status; `None` if the quota is gone, which bounds nothing.
+async fn commit(server: &ApiServer, write: &Write<'_>, object: &Value, quota: &Value, delta: &Amounts) -> Result<Option<Charge>, Status> {
     let (group, version, resource) = QUOTAS;
-    let Some(row) = server.row(group, version, resource) else { return Ok(()) };
-    let name = text(&quota["metadata"], "name");
-    let info = RequestInfo {
-        is_resource: true,
-        verb: "update",
-        version: version.into(),
-        resource: resource.into(),
-        subresource: "status".into(),
-        namespace: write.namespace.to_owned(),
-        name: name.to_owned(),
-        ..RequestInfo::default()
-    };
-    let cx = Context::new(server.own_user(), info, "kube-apiserver".into(), write.cx.now);
-    let options = WriteOptions::internal();
-    let (query, headers) = (Query::default(), http::HeaderMap::new());
-    let call = Call { server, cx: &cx, row: &row, query: &query, headers: &headers, accepted: Default::default() };
-    let what =
-        Change { row: &row, namespace: write.namespace, name, subresource: "status", options: &options, may_create: false, applied: false, derived: true };
-    // Boxed: the quota's own change goes through admission as well.
-    let outcome = Box::pin(change(&call, &what, |present| {
-        let mut value = present.cloned().unwrap_or_default();
-        examine(write, object, &value, delta)?;
-        for (name, amount) in masked(delta, &value) {
-            let used = amounts::parse(&value["status"]["used"][name.as_str()]).unwrap_or_default();
-            value["status"]["used"][name.as_str()] = json!((used + amount).to_string());
+    let Some(row) = server.row(group, version, resource) else { return Ok(None) };
+    let (name, uid) = (text(&quota["metadata"], "name"), text(&quota["metadata"], "uid"));
+    let page = server.ledger().page(uid);
+    let mut page = page.lock().await;
+    let mut amounts = Amounts::new();
+    let outcome = own::amend(server, &row, (write.namespace, name), own::Owns::By("status"), write.cx.now, |present| {
+        examine(write, object, present, delta)?;
+        amounts = masked(delta, present);
+        Ok(Some(add(present, &amounts)))
+    });
+    match outcome.await {
+        Ok((before, after)) => {
+            if page.revision != before.revision {
+                page.epoch += 1;
+            }
+            page.revision = after.revision;
+            Ok(Some(Charge { quota: name.to_owned(), uid: uid.to_owned(), amounts, epoch: page.epoch }))
         }
-        Ok(value)
-    }))
-    .await;
-    match outcome {
-        // A quota that is gone bounds nothing.
-        Err(error) if error.code == 404 => Ok(()),
-        other => other.map(drop),
+        Err(error) if error.code == 404 => {
+            server.ledger().forget(uid);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A quota with so much more used.
+fn add(quota: &Value, amounts: &Amounts) -> Value {
+    let mut value = quota.clone();
+    for (name, amount) in amounts {
+        let used = amounts::parse(&value["status"]["used"][name.as_str()]).unwrap_or_default();
+        value["status"]["used"][name.as_str()] = json!((used + *amount).to_string());
+    }
+    value
+}
+
+impl Charges {
+    /// Gives back what a write was charged that is certain not to be stored.
+    pub(crate) async fn refund(self, server: &ApiServer) {
+        for charge in &self.all {
+            if let Err(error) = self.give_back(server, charge).await {
+                tracing::warn!(quota = charge.quota, %error, "a quota's charge could not be given back; its controller will count again");
+            }
+        }
+    }
+
+    async fn give_back(&self, server: &ApiServer, charge: &Charge) -> Result<(), Status> {
+        let (group, version, resource) = QUOTAS;
+        let Some(row) = server.row(group, version, resource) else { return Ok(()) };
+        let page = server.ledger().page(&charge.uid);
+        let mut page = page.lock().await;
+        let known = page.revision.to_string();
+        if page.epoch != charge.epoch {
+            return Ok(());
+        }
+        let back: Amounts = charge.amounts.iter().map(|(name, amount)| (name.clone(), Quantity::ZERO - *amount)).collect();
+        let target = (self.namespace.as_str(), charge.quota.as_str());
+        let outcome = own::amend(server, &row, target, own::Owns::By("status"), SystemTime::now(), |present| {
+            // Another's writing, or another quota of that name: it was counted anew.
+            Ok((text(&present["metadata"], "resourceVersion") == known).then(|| add(present, &back)))
+        });
+        match outcome.await {
+            Ok((before, after)) => {
+                if before.revision == page.revision {
+                    page.revision = after.revision;
+                }
+                Ok(())
+            }
+            Err(error) if error.code == 404 => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! ServiceAccount: every pod has an account, and unless it says otherwise, that account's token as files.
 
 use super::{Plugin, World, creates, forbidden, items, push, text};
-use crate::{ApiServer, Write, registry::meta, storage};
+use crate::{ApiServer, Write, meta, storage};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{Value, status::Status};
 use serde_json::json;

@@ -49,7 +49,9 @@ fn backend(ip: IpAddr, scheme: &str, port: &str) -> Result<Backend, Status> {
 }
 
 /// Only what is a pod's or a node's may be reached: never this host's loopback or link-local addresses.
-fn proxyable(ip: IpAddr) -> Result<IpAddr, Status> {
+/// An IPv4 address in the dress of an IPv6 one is looked at as what it leads to.
+pub(super) fn proxyable(ip: IpAddr) -> Result<IpAddr, Status> {
+    let ip = ip.to_canonical();
     let local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),

@@ -73,6 +73,28 @@ fn names_have_a_scheme_and_a_port() {
 }
 
 #[test]
+fn no_dress_of_an_address_leads_to_this_host() {
+    for own in [
+        "127.0.0.1",
+        "::1",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "169.254.1.1",
+        "fe80::1",
+        "0.0.0.0",
+        "::",
+        "::ffff:0.0.0.0",
+        "224.0.0.1",
+        "255.255.255.255",
+    ] {
+        assert!(location::proxyable(own.parse().expect("an address")).is_err(), "{own}");
+    }
+    for (pod, reached) in [("10.244.0.7", "10.244.0.7"), ("::ffff:10.244.0.7", "10.244.0.7"), ("fd00::7", "fd00::7")] {
+        assert_eq!(location::proxyable(pod.parse().expect("an address")).ok(), reached.parse().ok(), "{pod}");
+    }
+}
+
+#[test]
 fn queries_are_encoded() {
     assert_eq!(forward::encode("a b&c=ä/"), "a+b%26c%3D%C3%A4%2F");
 }

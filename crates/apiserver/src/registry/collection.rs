@@ -5,14 +5,19 @@ use crate::{
     respond::{Answer, List},
     storage,
 };
+use bytes::Bytes;
 use machinery::status::Status;
 
 /// Answers a DELETE of many with the list of what was found.
-pub(crate) async fn delete_collection(call: &Call<'_>, body: crate::Body) -> Result<Answer, Status> {
+pub(crate) async fn delete_collection(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let selectors = Selectors::of(call.query, call.row)?;
-    let options = DeleteOptions::read(call, body).await?;
+    let options = DeleteOptions::read(call, body)?;
     let list: List = list::all(call, &selectors)?;
     for entry in &list.entries {
+        // Each deletion is finished; those that have not begun are left when nobody waits any more, as upstream does.
+        if call.cx.is_given_up() {
+            return Err(Status::timeout("the client is gone"));
+        }
         let value = storage::value(call.row, entry);
         let (namespace, name) = (meta::text(&value, "namespace"), meta::text(&value, "name"));
         match delete_named(call, call.row, namespace, name, &options).await {

@@ -1,11 +1,18 @@
 //! Create: a body becomes an object with a name, a UID and an owner of its fields, passes admission and validation,
 //! and is stored if its key is free. Also the second half of create-on-update and create-on-apply.
 
-use super::{Call, meta, options::WriteOptions, read_body};
-use crate::{Operation, Write, admission, errors, respond::Answer, rows::Row, services, storage};
+use super::{Call, meta, options::WriteOptions};
+use crate::{
+    Operation, Write, admission, errors,
+    own::{self, default},
+    respond::Answer,
+    rows::Row,
+    services, storage,
+};
+use bytes::Bytes;
 use http::StatusCode;
 use machinery::{
-    Value, apply, defaulting,
+    Value, apply,
     field::{self, Path},
     status::Status,
     time,
@@ -16,13 +23,12 @@ use std::sync::Arc;
 const NAMES_MAX: usize = 8;
 
 /// Answers a POST.
-pub(crate) async fn create(call: &Call<'_>, body: crate::Body) -> Result<Answer, Status> {
+pub(crate) async fn create(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     if call.row.resource.namespaced && call.namespace().is_empty() {
         return Err(errors::method_not_supported(call.row, "create"));
     }
     let options = WriteOptions::of(call, "CreateOptions")?;
-    let bytes = read_body(body).await?;
-    let mut value = call.decode(&bytes, options.validation)?;
+    let mut value = call.decode(body, options.validation)?;
     check_kind(call.row, &value)?;
     default(call.row, &mut value);
     create_value(call, call.row, call.namespace(), &options, value, false).await
@@ -39,12 +45,6 @@ pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
         return Err(Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {expected}", row.api_version)));
     }
     Ok(())
-}
-
-/// Defaults from the schema, then those of the kind.
-pub(crate) fn default(row: &Row, value: &mut Value) {
-    defaulting::apply(row.ty(), value);
-    row.strategy.default(value);
 }
 
 /// Creates a decoded, defaulted object. `applied`: its managers are already written (server-side apply).
@@ -96,7 +96,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     let cx = call.cx;
     let name = meta::text(&value, "name").to_owned();
     let write = Write { cx, row, operation: Operation::Create, subresource: "", namespace, name: &name, dry_run: options.dry_run, old: None };
-    stamp(cx.now, &mut value);
+    own::stamp(cx.now, &mut value);
     if !applied {
         let now = time::rfc3339(cx.now);
         apply::track_update(row.ty(), None, &mut value, &options.manager, &row.api_version, "", &now, row.reset_fields(""));
@@ -112,30 +112,34 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
         true => Some(call.server.services().create(&mut value).map_err(|e| errors::invalid(row, &name, e))?),
         false => None,
     };
-    admission::validate(call.server, &write, &value).await?;
+    admission::validate(call.server, &write, &value)?;
     let key = row.resource.key(namespace, &name);
+    let charges = admission::charge(call.server, &write, &value).await?;
     if options.dry_run {
         if storage::get(call.server, row, &key).is_some() {
             return Err(errors::already_exists(row, &name));
         }
         return Ok(Answer::Object(StatusCode::CREATED, value));
     }
-    let entry = storage::create(call.server, row, &key, value).await?;
-    let Some(entry) = entry else { return Err(errors::already_exists(row, &name)) };
-    if let Some(hold) = hold {
-        services::settle(call.server, hold, namespace, &name).await;
+    match storage::create(call.server, row, &key, value).await {
+        Ok(Some(entry)) => {
+            if let Some(hold) = hold {
+                services::settle(call.server, hold.keep(), namespace, &name).await;
+            }
+            Ok(Answer::Stored(StatusCode::CREATED, entry))
+        }
+        Ok(None) => {
+            charges.refund(call.server).await;
+            Err(errors::already_exists(row, &name))
+        }
+        // It may be stored all the same: what was taken for it stays until that is known.
+        Err(error) => {
+            if let Some(hold) = hold {
+                hold.leave();
+            }
+            Err(error)
+        }
     }
-    Ok(Answer::Stored(StatusCode::CREATED, entry))
-}
-
-/// What the server sets on every new object, once; and what no new object has.
-fn stamp(now: std::time::SystemTime, value: &mut Value) {
-    let metadata = meta::of(value);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"] {
-        metadata.remove(field);
-    }
-    metadata.insert("creationTimestamp".into(), time::rfc3339(now).into());
-    metadata.insert("uid".into(), meta::uuid().into());
 }
 
 fn validate(row: &Row, name: &str, value: &Value) -> Result<(), Status> {

@@ -4,8 +4,9 @@
 //! An object that may not go yet gets a `deletionTimestamp`; the change that removes its last finalizer, or a delete
 //! with grace 0, removes it.
 
-use super::{ATTEMPTS_MAX, Call, meta, options, read_body};
+use super::{ATTEMPTS_MAX, Call, meta, options};
 use crate::{Operation, Write, admission, errors, respond::Answer, rows::Row, services, storage};
+use bytes::Bytes;
 use http::StatusCode;
 use kinds::Propagation;
 use machinery::{
@@ -15,7 +16,10 @@ use machinery::{
     time,
 };
 use serde_json::json;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use store::Entry;
 
 const ORPHAN: &str = "orphan";
@@ -37,9 +41,8 @@ pub(crate) struct DeleteOptions {
 
 impl DeleteOptions {
     /// Reads the body; without one, the query.
-    pub(crate) async fn read(call: &Call<'_>, body: crate::Body) -> Result<DeleteOptions, Status> {
-        let bytes = read_body(body).await?;
-        let value = if bytes.is_empty() { from_query(call)? } else { from_body(call, &bytes)? };
+    pub(crate) fn read(call: &Call<'_>, body: &Bytes) -> Result<DeleteOptions, Status> {
+        let value = if body.is_empty() { from_query(call)? } else { from_body(call, body)? };
         DeleteOptions::of(&value)
     }
 
@@ -79,7 +82,7 @@ impl DeleteOptions {
     }
 }
 
-fn from_body(call: &Call<'_>, bytes: &bytes::Bytes) -> Result<Value, Status> {
+fn from_body(call: &Call<'_>, bytes: &Bytes) -> Result<Value, Status> {
     let gvk = machinery::gvk::Gvk { group: String::new(), version: "v1".into(), kind: "DeleteOptions".into() };
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks DeleteOptions"))?;
     call.decode_as(bytes, ty, machinery::json::Validation::Ignore)
@@ -104,8 +107,8 @@ fn from_query(call: &Call<'_>) -> Result<Value, Status> {
 }
 
 /// Answers a DELETE of one object.
-pub(crate) async fn delete(call: &Call<'_>, body: crate::Body) -> Result<Answer, Status> {
-    let options = DeleteOptions::read(call, body).await?;
+pub(crate) async fn delete(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
+    let options = DeleteOptions::read(call, body)?;
     delete_named(call, call.row, call.namespace(), call.name(), &options).await
 }
 
@@ -117,7 +120,7 @@ pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &st
         let old = storage::value(row, &entry);
         check_preconditions(row, name, options, &old)?;
         let write = Write { cx: call.cx, row, operation: Operation::Delete, subresource: "", namespace, name, dry_run: options.dry_run, old: Some(&old) };
-        admission::validate(call.server, &write, &Value::Null).await?;
+        admission::validate(call.server, &write, &Value::Null)?;
         let answer = match plan(call, row, options, &old) {
             Plan::Nothing => Some(Answer::Stored(StatusCode::OK, entry)),
             Plan::Mark(value) if options.dry_run => Some(Answer::Object(code(options), *value)),
@@ -182,7 +185,7 @@ fn plan(call: &Call<'_>, row: &Row, options: &DeleteOptions, old: &Value) -> Pla
         grace_s = row.strategy.grace_period(old, options.grace_s).max(0);
         if grace_s > 0 {
             graceful = true;
-            mark(&mut value, call.cx.now + Duration::from_secs(grace_s.unsigned_abs()), grace_s);
+            mark(&mut value, later(call.cx.now, grace_s), grace_s);
         }
     }
     let finalizers = finalizers(row, options, old);
@@ -205,7 +208,7 @@ fn plan(call: &Call<'_>, row: &Row, options: &DeleteOptions, old: &Value) -> Pla
 }
 
 /// Notes the deletion. The generation grows, since controllers must look at the object anew.
-fn mark(value: &mut Value, at: std::time::SystemTime, grace_s: i64) {
+fn mark(value: &mut Value, at: SystemTime, grace_s: i64) {
     meta::set(value, "deletionTimestamp", time::rfc3339(at).into());
     meta::set(value, "deletionGracePeriodSeconds", grace_s.into());
     if let Some(generation) = meta::int(value, "generation").filter(|g| *g > 0) {
@@ -213,10 +216,18 @@ fn mark(value: &mut Value, at: std::time::SystemTime, grace_s: i64) {
     }
 }
 
+/// A time so many seconds on. Go counts a duration in nanoseconds of 64 bits, which wrap: a grace period of 2^63 - 1 seconds
+/// ends a second ago, as in upstream, and none reaches further than 292 years.
+fn later(at: SystemTime, seconds: i64) -> SystemTime {
+    let nanos = seconds.wrapping_mul(1_000_000_000);
+    let span = Duration::from_nanos(nanos.unsigned_abs());
+    let moved = if nanos < 0 { at.checked_sub(span) } else { at.checked_add(span) };
+    moved.unwrap_or(at)
+}
+
 fn shorten(value: &mut Value, old_grace_s: i64, grace_s: i64) {
     if let Ok(end) = time::parse(meta::text(value, "deletionTimestamp")) {
-        let sooner = Duration::from_secs((old_grace_s - grace_s).unsigned_abs());
-        meta::set(value, "deletionTimestamp", time::rfc3339(end.checked_sub(sooner).unwrap_or(end)).into());
+        meta::set(value, "deletionTimestamp", time::rfc3339(later(end, grace_s.wrapping_sub(old_grace_s))).into());
     }
     meta::set(value, "deletionGracePeriodSeconds", grace_s.into());
 }

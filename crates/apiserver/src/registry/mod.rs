@@ -8,21 +8,21 @@ mod create;
 mod cursor;
 mod delete;
 mod list;
-pub(crate) mod meta;
 mod options;
 pub(crate) mod patch;
 mod update;
 pub(crate) mod watch;
 
+pub(crate) use crate::{meta, own::ATTEMPTS_MAX};
 pub(crate) use collection::delete_collection;
-pub(crate) use create::{check_kind, create, create_value, default};
+pub(crate) use create::{check_kind, create, create_value};
 pub(crate) use delete::{DeleteOptions, check_preconditions, delete, delete_named};
 pub(crate) use list::{get, list};
 pub(crate) use options::WriteOptions;
 pub(crate) use update::{Change, change, update};
 pub(crate) use watch::watch;
 
-use crate::{ApiServer, body, context::Context, negotiate::Accepted, query::Query, rows::Row, storage};
+use crate::{ApiServer, context::Context, negotiate::Accepted, query::Query, rows::Row, storage};
 use bytes::Bytes;
 use http::HeaderMap;
 use machinery::{
@@ -36,10 +36,6 @@ use machinery::{
 };
 use std::sync::Arc;
 use store::Entry;
-
-/// How often a write starts again because others were faster. Upstream's patch tries five times; here a round costs
-/// microseconds, and a writer that loses this often has met a fault.
-pub(crate) const ATTEMPTS_MAX: usize = 64;
 
 /// One request for a resource.
 #[derive(Clone, Copy)]
@@ -94,11 +90,6 @@ impl<'a> Call<'a> {
         }
         Ok(decoded.value)
     }
-}
-
-/// Reads the body of a request.
-pub(crate) async fn read_body(body: crate::Body) -> Result<Bytes, Status> {
-    body::read(body).await
 }
 
 /// The selectors of a list, a watch or a deletecollection.

@@ -7,12 +7,11 @@
 use super::{
     Call, create, meta,
     options::WriteOptions,
-    read_body,
     update::{Change, change},
 };
-use crate::{errors, negotiate, respond::Answer};
+use crate::{errors, negotiate, own, respond::Answer};
 use bytes::Bytes;
-use http::header;
+use http::{HeaderMap, header};
 use machinery::{
     Value, apply,
     field::{self, Path},
@@ -44,18 +43,17 @@ const MEDIA: [(&str, Kind); 4] = [
 
 impl Kind {
     /// Reads the media type; 415 with the list of those that there are.
-    pub(crate) fn of(call: &Call<'_>) -> Result<Kind, Status> {
-        let media = negotiate::media(call.headers, header::CONTENT_TYPE).unwrap_or_default();
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Kind, Status> {
+        let media = negotiate::media(headers, header::CONTENT_TYPE).unwrap_or_default();
         let found = MEDIA.iter().find(|(name, _)| *name == media).map(|(_, kind)| *kind);
         found.ok_or_else(|| Status::unsupported_media_type(&MEDIA.map(|(name, _)| name)))
     }
 }
 
 /// Answers a PATCH of an object or of one of its generic subresources.
-pub(crate) async fn patch(call: &Call<'_>, subresource: &str, body: crate::Body) -> Result<Answer, Status> {
-    let kind = Kind::of(call)?;
+pub(crate) async fn patch(call: &Call<'_>, subresource: &str, body: &Bytes) -> Result<Answer, Status> {
+    let kind = Kind::of(call.headers)?;
     let options = options(call, kind)?;
-    let bytes = read_body(body).await?;
     let target = Change {
         row: call.row,
         namespace: call.namespace(),
@@ -67,14 +65,14 @@ pub(crate) async fn patch(call: &Call<'_>, subresource: &str, body: crate::Body)
         derived: true,
     };
     if kind == Kind::Apply {
-        let applied = applied(call, &options, &bytes)?;
+        let applied = applied(call, &options, body)?;
         return change(call, &target, |old| apply_to(call, &options, subresource, old, &applied)).await;
     }
-    let parsed = parse(&bytes)?;
+    let parsed = parse(body)?;
     change(call, &target, |old| {
         let old = old.ok_or_else(|| errors::not_found(call.row, call.name()))?;
         let mut value = patched(call, kind, call.row.ty(), &options, old, &parsed)?;
-        create::default(call.row, &mut value);
+        own::default(call.row, &mut value);
         check_identity(call, &value)?;
         Ok(value)
     })
@@ -170,6 +168,6 @@ fn apply_to(call: &Call<'_>, options: &WriteOptions, subresource: &str, old: Opt
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
         return Err(errors::conflict(row, call.name(), &why));
     }
-    create::default(row, &mut value);
+    own::default(row, &mut value);
     Ok(value)
 }

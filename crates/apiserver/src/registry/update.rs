@@ -1,8 +1,9 @@
 //! Update, and the one loop that every change of a stored object takes: PUT, the four patches, `status`, `scale`,
 //! `binding` and the rest differ only in how the next object is made from the present one.
 
-use super::{ATTEMPTS_MAX, Call, create, delete, meta, options::WriteOptions, read_body};
-use crate::{Operation, Write, admission, errors, respond::Answer, rows::Row, services, storage, subresources};
+use super::{ATTEMPTS_MAX, Call, create, delete, meta, options::WriteOptions};
+use crate::{Operation, Write, access, admission, errors, own, respond::Answer, rows::Row, services, storage, subresources};
+use bytes::Bytes;
 use http::StatusCode;
 use machinery::{
     Value, apply,
@@ -31,25 +32,24 @@ pub(crate) struct Change<'a> {
 }
 
 /// Answers a PUT.
-pub(crate) async fn update(call: &Call<'_>, subresource: &str, body: crate::Body) -> Result<Answer, Status> {
+pub(crate) async fn update(call: &Call<'_>, subresource: &str, body: &Bytes) -> Result<Answer, Status> {
     let options = WriteOptions::of(call, "UpdateOptions")?;
-    let bytes = read_body(body).await?;
-    let mut first = Some(body_value(call, &options, &bytes)?);
+    let mut first = Some(body_value(call, &options, body)?);
     let may_create = subresource.is_empty() && call.row.strategy.allow_create_on_update();
     let change_of =
         Change { row: call.row, namespace: call.namespace(), name: call.name(), subresource, options: &options, may_create, applied: false, derived: false };
     // Only an unconditional update that lost a race decodes its body again.
     change(call, &change_of, |_| match first.take() {
         Some(value) => Ok(value),
-        None => body_value(call, &options, &bytes),
+        None => body_value(call, &options, body),
     })
     .await
 }
 
-fn body_value(call: &Call<'_>, options: &WriteOptions, bytes: &bytes::Bytes) -> Result<Value, Status> {
+fn body_value(call: &Call<'_>, options: &WriteOptions, bytes: &Bytes) -> Result<Value, Status> {
     let mut value = call.decode(bytes, options.validation)?;
     create::check_kind(call.row, &value)?;
-    create::default(call.row, &mut value);
+    own::default(call.row, &mut value);
     check_name(call, &mut value)?;
     create::place(call.row, call.namespace(), &mut value)?;
     Ok(value)
@@ -81,6 +81,7 @@ where
             if !meta::text(&value, "uid").is_empty() {
                 return Err(errors::conflict(what.row, what.name, &uid_mismatch(meta::text(&value, "uid"), "")));
             }
+            access::authorize_create(call.server, call.cx, what.row, what.namespace, what.name)?;
             match create::create_value(call, what.row, what.namespace, what.options, value, what.applied).await {
                 Err(status) if status.reason == "AlreadyExists" => continue,
                 other => return other,
@@ -133,7 +134,8 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
             cx.warn(warning);
         }
     }
-    admission::validate(call.server, &write, &value).await?;
+    admission::validate(call.server, &write, &value)?;
+    let charges = admission::charge(call.server, &write, &value).await?;
     if options.dry_run {
         return Ok(Some(Answer::Object(StatusCode::OK, value)));
     }
@@ -144,11 +146,25 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         // The last finalizer is gone: this change is the deletion.
         return Ok(delete::remove(call, row, key, entry, old).await?.then_some(Answer::Object(StatusCode::OK, value)));
     }
-    let Some(stored) = storage::replace(call.server, row, key, entry, value).await? else { return Ok(None) };
-    if let Some(hold) = hold {
-        services::settle(call.server, hold, what.namespace, what.name).await;
+    match storage::replace(call.server, row, key, entry, value).await {
+        Ok(Some(stored)) => {
+            if let Some(hold) = hold {
+                services::settle(call.server, hold.keep(), what.namespace, what.name).await;
+            }
+            Ok(Some(Answer::Stored(StatusCode::OK, stored)))
+        }
+        Ok(None) => {
+            charges.refund(call.server).await;
+            Ok(None)
+        }
+        // It may be stored all the same: what was taken for it stays until that is known.
+        Err(error) => {
+            if let Some(hold) = hold {
+                hold.leave();
+            }
+            Err(error)
+        }
     }
-    Ok(Some(Answer::Stored(StatusCode::OK, stored)))
 }
 
 fn uid_mismatch(wanted: &str, found: &str) -> String {

@@ -199,6 +199,15 @@ impl Stream {
             tokio::select! {
                 biased;
                 () = self.server.ending().cancelled() => return None,
+                // Time comes first: a watch that always has something to tell would else never end.
+                () = &mut self.deadline => return None,
+                () = tick => {
+                    if let Some(timer) = self.bookmark.as_mut() {
+                        timer.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
+                    }
+                    let revision = source.passed().map_or(self.seen, |passed| passed.max(self.seen));
+                    return Some(self.mark(revision, false));
+                }
                 event = source.next() => match event {
                     Ok(event) => {
                         self.seen = event.revision;
@@ -212,14 +221,6 @@ impl Stream {
                         self.ended = Some(Status::expired(format!("too old resource version: {} ({oldest})", self.seen)));
                     }
                 },
-                () = &mut self.deadline => return None,
-                () = tick => {
-                    if let Some(timer) = self.bookmark.as_mut() {
-                        timer.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
-                    }
-                    let revision = source.passed().map_or(self.seen, |passed| passed.max(self.seen));
-                    return Some(self.mark(revision, false));
-                }
             }
         }
     }

@@ -3,10 +3,11 @@
 use super::set_condition;
 use crate::{
     errors,
-    registry::{Call, Change, WriteOptions, change, meta, read_body},
+    registry::{Call, Change, WriteOptions, change, meta},
     respond::Answer,
     rows::Row,
 };
+use bytes::Bytes;
 use http::StatusCode;
 use machinery::{
     Value,
@@ -19,12 +20,11 @@ use serde_json::json;
 use std::sync::Arc;
 
 /// Answers a POST to `pods/NAME/binding` (`name` given) or to `bindings`.
-pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: crate::Body) -> Result<Answer, Status> {
+pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: &Bytes) -> Result<Answer, Status> {
     let options = WriteOptions::of(call, "CreateOptions")?;
-    let bytes = read_body(body).await?;
     let gvk = Gvk { group: String::new(), version: "v1".into(), kind: "Binding".into() };
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks Binding"))?;
-    let binding = call.decode_as(&bytes, ty, options.validation)?;
+    let binding = call.decode_as(body, ty, options.validation)?;
     let name = match call.name() {
         "" => meta::text(&binding, "name").to_owned(),
         name => name.to_owned(),

@@ -1,17 +1,19 @@
 //! `eviction`: a delete of a pod that asks its PodDisruptionBudget first.
 //!
-//! A pod that does not count for its budget (not running, or already going) may always be evicted. Otherwise the
-//! budget's `disruptionsAllowed` is taken down by one before the pod is deleted, so that two evictions never use the
-//! same allowance; upstream's rules and wording.
+//! The request passes admission before anything is taken. A pod that does not count for its budget (not running, or
+//! already going) may always be evicted. Otherwise the budget's `disruptionsAllowed` is taken down by one before the pod is
+//! deleted, so that two evictions never use the same allowance; upstream's rules and wording. An allowance whose pod is not
+//! deleted after all stays with its pod in `disruptedPods`, and the disruption controller gives it back after two minutes.
 
 use super::set_condition;
 use crate::{
-    errors,
-    registry::{ATTEMPTS_MAX, Call, DeleteOptions, check_preconditions, delete_named, meta, read_body},
+    Operation, Write, admission, errors, own,
+    registry::{ATTEMPTS_MAX, Call, DeleteOptions, check_preconditions, delete_named, meta},
     respond::Answer,
     rows::Row,
     storage,
 };
+use bytes::Bytes;
 use http::StatusCode;
 use machinery::{Value, gvk::Gvk, json::Validation, labels::Selector, status::Status, time};
 use serde_json::json;
@@ -22,52 +24,109 @@ use store::Entry;
 const DISRUPTED_MAX: usize = 2000;
 
 /// Answers a POST to `pods/NAME/eviction`.
-pub(crate) async fn evict(call: &Call<'_>, body: crate::Body) -> Result<Answer, Status> {
-    let bytes = read_body(body).await?;
+pub(crate) async fn evict(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let gvk = Gvk { group: "policy".into(), version: "v1".into(), kind: "Eviction".into() };
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks Eviction"))?;
-    let eviction = call.decode_as(&bytes, ty, Validation::Warn)?;
+    let mut eviction = call.decode_as(body, ty, Validation::Warn)?;
     let own = meta::text(&eviction, "name");
     if !own.is_empty() && own != call.name() {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let mut options = DeleteOptions::of(&eviction["deleteOptions"])?;
     options.dry_run |= call.query.text("dryRun") == "All";
+    admit(call, &mut eviction, options.dry_run).await?;
+    for _ in 0..ATTEMPTS_MAX {
+        if attempt(call, &options).await? {
+            return Ok(Answer::Other(StatusCode::CREATED, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})));
+        }
+    }
+    Err(errors::modified(call.row, call.name()))
+}
+
+/// Admission of the eviction itself: a node may evict its own pods alone, and nothing is taken from a budget before.
+async fn admit(call: &Call<'_>, eviction: &mut Value, dry_run: bool) -> Result<(), Status> {
+    let write = Write {
+        cx: call.cx,
+        row: call.row,
+        operation: Operation::Create,
+        subresource: "eviction",
+        namespace: call.namespace(),
+        name: call.name(),
+        dry_run,
+        old: None,
+    };
+    admission::mutate(call.server, &write, eviction).await?;
+    admission::validate(call.server, &write, eviction)
+}
+
+/// One try; `false` if the pod has changed since it was looked at and nothing was taken for it.
+async fn attempt(call: &Call<'_>, asked: &DeleteOptions) -> Result<bool, Status> {
     let entry = call.entry()?;
     let pod = storage::value(call.row, &entry);
-    if !may_always_go(&pod) {
-        take_allowance(call, &pod, options.dry_run).await?;
+    check_preconditions(call.row, call.name(), asked, &pod)?;
+    let seen = || Some(entry.revision.to_string());
+    // A version that the server added is not one that the caller is told of.
+    let changed = |status: &Status| status.code == 409 && asked.resource_version.is_none();
+    let mut options = asked.clone();
+    if may_always_go(&pod) {
+        // A pod that may yet become ready meanwhile would count for its budget.
+        if !is_over(&pod) {
+            options.resource_version = asked.resource_version.clone().or_else(seen);
+        }
+        return match remove(call, options).await {
+            Err(status) if changed(&status) => Ok(false),
+            told => told.map(|()| true),
+        };
     }
+    match allowance(call, &pod, options.dry_run).await? {
+        Allowance::NotNeeded(budget) => {
+            options.resource_version = seen();
+            remove(call, options).await.map_err(|status| if changed(&status) { being_processed(&budget) } else { status })?;
+        }
+        Allowance::Taken | Allowance::NoBudget => remove(call, options).await?,
+    }
+    Ok(true)
+}
+
+fn being_processed(budget: &str) -> Status {
+    denied(format!("The disruption budget {budget} is still being processed by the server."), 10)
+}
+
+async fn remove(call: &Call<'_>, mut options: DeleteOptions) -> Result<(), Status> {
     if !options.dry_run {
         tell_why(call, &mut options).await?;
     }
-    delete_named(call, call.row, call.namespace(), call.name(), &options).await?;
-    Ok(Answer::Other(StatusCode::CREATED, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+    delete_named(call, call.row, call.namespace(), call.name(), &options).await.map(drop)
 }
 
 /// Notes on the pod why it goes (KEP-3329), before the deletion, so that whoever sees its end knows.
 async fn tell_why(call: &Call<'_>, options: &mut DeleteOptions) -> Result<(), Status> {
     let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"});
     let now = time::rfc3339(call.cx.now);
-    for _ in 0..ATTEMPTS_MAX {
-        let entry = call.entry()?;
-        let mut pod = (*storage::value(call.row, &entry)).clone();
-        check_preconditions(call.row, call.name(), options, &pod)?;
+    let target = (call.namespace(), call.name());
+    let (_, changed) = own::amend(call.server, call.row, target, own::Owns::Nothing, call.cx.now, |present| {
+        check_preconditions(call.row, call.name(), options, present)?;
+        let mut pod = present.clone();
         set_condition(&mut pod, condition.clone(), &now);
-        let Some(changed) = storage::replace(call.server, call.row, &call.key(), &entry, pod).await? else { continue };
-        // The change is ours: it is not one that the caller wants to be told of.
-        if let Some(version) = &mut options.resource_version {
-            *version = changed.revision.to_string();
-        }
-        return Ok(());
+        Ok((pod != *present).then_some(pod))
+    })
+    .await?;
+    // The change is ours: it is not one that the caller wants to be told of.
+    if let Some(version) = &mut options.resource_version {
+        *version = changed.revision.to_string();
     }
-    Err(errors::modified(call.row, call.name()))
+    Ok(())
+}
+
+/// A pod that is over or already going.
+fn is_over(pod: &Value) -> bool {
+    let phase = pod["status"]["phase"].as_str().unwrap_or_default();
+    matches!(phase, "Succeeded" | "Failed") || !meta::text(pod, "deletionTimestamp").is_empty()
 }
 
 /// A pod that is over, not yet running or already going takes nothing from anybody.
 fn may_always_go(pod: &Value) -> bool {
-    let phase = pod["status"]["phase"].as_str().unwrap_or_default();
-    matches!(phase, "Succeeded" | "Failed" | "Pending") || !meta::text(pod, "deletionTimestamp").is_empty()
+    is_over(pod) || pod["status"]["phase"] == "Pending"
 }
 
 fn is_ready(pod: &Value) -> bool {
@@ -89,37 +148,67 @@ fn budgets(call: &Call<'_>, row: &Arc<Row>, pod: &Value) -> Vec<Arc<Entry>> {
     matching.cloned().collect()
 }
 
-async fn take_allowance(call: &Call<'_>, pod: &Value, dry_run: bool) -> Result<(), Status> {
-    let Some(row) = call.server.row("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
-    for _ in 0..ATTEMPTS_MAX {
-        let found = budgets(call, &row, pod);
-        let entry = match found.as_slice() {
-            [] => return Ok(()),
-            [one] => one,
-            _ => {
-                return Err(Status::internal("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."));
+/// What a pod's budget says.
+enum Allowance {
+    /// No budget counts the pod.
+    NoBudget,
+    /// The pod is not ready and may go while it is not; the budget's name.
+    NotNeeded(String),
+    /// One disruption is used up.
+    Taken,
+}
+
+async fn allowance(call: &Call<'_>, pod: &Value, dry_run: bool) -> Result<Allowance, Status> {
+    let Some(row) = call.server.row("policy", "v1", "poddisruptionbudgets") else { return Ok(Allowance::NoBudget) };
+    let found = budgets(call, &row, pod);
+    let entry = match found.as_slice() {
+        [] => return Ok(Allowance::NoBudget),
+        [one] => one,
+        _ => return Err(Status::internal("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")),
+    };
+    let budget = storage::value(&row, entry);
+    if !is_ready(pod) && unready_may_go(&budget) {
+        return Ok(Allowance::NotNeeded(meta::text(&budget, "name").to_owned()));
+    }
+    let target = (call.namespace(), meta::text(&budget, "name"));
+    let taken = own::amend(call.server, &row, target, own::Owns::By("status"), call.cx.now, |present| {
+        check(&row, present)?;
+        Ok((!dry_run).then(|| one_less(present, call.name(), &time::rfc3339(call.cx.now))))
+    });
+    taken.await.map(|_| Allowance::Taken)
+}
+
+/// A budget after the disruption of a pod.
+fn one_less(budget: &Value, pod: &str, now: &str) -> Value {
+    let mut budget = budget.clone();
+    let observed = budget["status"]["observedGeneration"].clone();
+    let status = &mut budget["status"];
+    let left = status["disruptionsAllowed"].as_i64().unwrap_or(0) - 1;
+    status["disruptionsAllowed"] = left.into();
+    if !status["disruptedPods"].is_object() {
+        status["disruptedPods"] = json!({});
+    }
+    status["disruptedPods"][pod] = now.into();
+    if left == 0 {
+        let mut condition = json!({"type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "", "lastTransitionTime": now});
+        if !observed.is_null() {
+            condition["observedGeneration"] = observed;
+        }
+        if !status["conditions"].is_array() {
+            status["conditions"] = json!([]);
+        }
+        let list = status["conditions"].as_array_mut().into_iter().flatten();
+        match list.into_iter().find(|c| c["type"] == condition["type"]) {
+            Some(have) => {
+                if have["status"] == condition["status"] {
+                    condition["lastTransitionTime"] = have["lastTransitionTime"].clone();
+                }
+                *have = condition;
             }
-        };
-        let mut budget = (*storage::value(&row, entry)).clone();
-        if !is_ready(pod) && unready_may_go(&budget) {
-            return Ok(());
-        }
-        check(call, &budget)?;
-        if dry_run {
-            return Ok(());
-        }
-        let status = &mut budget["status"];
-        status["disruptionsAllowed"] = (status["disruptionsAllowed"].as_i64().unwrap_or(0) - 1).into();
-        if !status["disruptedPods"].is_object() {
-            status["disruptedPods"] = json!({});
-        }
-        status["disruptedPods"][call.name()] = time::rfc3339(call.cx.now).into();
-        let key = storage::key(entry).to_owned();
-        if storage::replace(call.server, &row, &key, entry, budget).await?.is_some() {
-            return Ok(());
+            None => status["conditions"].as_array_mut().into_iter().for_each(|list| list.push(condition.clone())),
         }
     }
-    Err(errors::modified(&row, ""))
+    budget
 }
 
 /// A pod that is not ready does not serve: by default it may go while the healthy ones suffice, or always if asked.
@@ -129,23 +218,26 @@ fn unready_may_go(budget: &Value) -> bool {
     budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow" || (current >= desired && desired > 0)
 }
 
-fn check(call: &Call<'_>, budget: &Value) -> Result<(), Status> {
+fn denied(cause: String, retry_s: i64) -> Status {
+    let error = Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", retry_s);
+    error.cause("DisruptionBudget", cause, "")
+}
+
+/// Whether a budget allows one more disruption.
+fn check(row: &Row, budget: &Value) -> Result<(), Status> {
     let name = meta::text(budget, "name");
     let status = &budget["status"];
-    let denied = |cause: String, retry_s: i64| {
-        let error = Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", retry_s);
-        error.cause("DisruptionBudget", cause, "")
-    };
     let observed = status["observedGeneration"].as_i64().unwrap_or(0);
     if observed < meta::int(budget, "generation").unwrap_or(0) {
-        return Err(denied(format!("The disruption budget {name} is still being processed by the server."), 10));
+        return Err(being_processed(name));
     }
     let allowed = status["disruptionsAllowed"].as_i64().unwrap_or(0);
+    let forbidden = |why: &str| Err(Status::forbidden(&row.resource.group, "poddisruptionbudget", name, why));
     if allowed < 0 {
-        return Err(errors::conflict(call.row, call.name(), "pdb disruptions allowed is negative"));
+        return forbidden("pdb disruptions allowed is negative");
     }
     if status["disruptedPods"].as_object().is_some_and(|d| d.len() > DISRUPTED_MAX) {
-        return Err(errors::conflict(call.row, call.name(), "DisruptedPods map too big - too many evictions not confirmed by PDB controller"));
+        return forbidden("DisruptedPods map too big - too many evictions not confirmed by PDB controller");
     }
     if allowed == 0 {
         let (desired, current) = (status["desiredHealthy"].as_i64().unwrap_or(0), status["currentHealthy"].as_i64().unwrap_or(0));

@@ -6,6 +6,7 @@ use crate::{
     respond::Answer,
     storage,
 };
+use bytes::Bytes;
 use http::StatusCode;
 use machinery::{
     Value,
@@ -52,10 +53,9 @@ pub(crate) fn get(call: &Call<'_>) -> Result<Answer, Status> {
 }
 
 /// Answers a PUT.
-pub(crate) async fn update(call: &Call<'_>, body: crate::Body) -> Result<Answer, Status> {
+pub(crate) async fn update(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let options = WriteOptions::of(call, "UpdateOptions")?;
-    let bytes = crate::registry::read_body(body).await?;
-    let scale = call.decode_as(&bytes, ty()?, options.validation)?;
+    let scale = call.decode_as(body, ty()?, options.validation)?;
     if scale["metadata"]["name"].as_str() != Some(call.name()) {
         let name = scale["metadata"]["name"].as_str().unwrap_or_default();
         return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
@@ -64,13 +64,12 @@ pub(crate) async fn update(call: &Call<'_>, body: crate::Body) -> Result<Answer,
 }
 
 /// Answers a PATCH.
-pub(crate) async fn patch(call: &Call<'_>, body: crate::Body) -> Result<Answer, Status> {
-    let kind = patch::Kind::of(call)?;
+pub(crate) async fn patch(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
+    let kind = patch::Kind::of(call.headers)?;
     let options = patch::options(call, kind)?;
-    let bytes = crate::registry::read_body(body).await?;
     let ty = ty()?;
     if kind == patch::Kind::Apply {
-        let applied = machinery::yaml::decode(&bytes, Some(ty), options.validation)?.value;
+        let applied = machinery::yaml::decode(body, Some(ty), options.validation)?.value;
         return set(call, &options, |old| {
             let mut scale = of(old);
             scale["spec"]["replicas"] = applied["spec"]["replicas"].clone();
@@ -78,7 +77,7 @@ pub(crate) async fn patch(call: &Call<'_>, body: crate::Body) -> Result<Answer, 
         })
         .await;
     }
-    let parsed = patch::parse(&bytes)?;
+    let parsed = patch::parse(body)?;
     set(call, &options, |old| patch::patched(call, kind, ty, &options, &of(old), &parsed)).await
 }
 

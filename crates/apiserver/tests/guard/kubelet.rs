@@ -39,10 +39,10 @@ impl Drop for Directory {
 }
 
 /// A cluster that is served, with one node whose kubelet is [`play`].
-struct World {
-    cluster: Cluster,
-    keys: ClusterPki,
-    api: SocketAddr,
+pub struct World {
+    pub cluster: Cluster,
+    pub keys: ClusterPki,
+    pub api: SocketAddr,
     /// Told when a log may go on.
     more: Arc<Notify>,
     stop: CancellationToken,
@@ -56,7 +56,7 @@ impl Drop for World {
 }
 
 impl World {
-    async fn start(name: &str) -> World {
+    pub async fn start(name: &str) -> World {
         let directory = Directory(std::env::temp_dir().join(format!("apiserver-kubelet-{name}-{}", std::process::id())));
         let names = ClusterNames { domain: "cluster.local".into(), service_ip: [10, 96, 0, 1].into(), ips: vec![], names: vec![] };
         let keys = ClusterPki::load_or_create(&directory.0, &names).expect("keys");
@@ -133,7 +133,7 @@ impl Socket {
 /// Opens a WebSocket; otherwise the answer's code and body.
 async fn socket(stream: TlsStream<TcpStream>, path: &str, protocols: &str, accept: &str) -> Result<Socket, (u16, String)> {
     let mut request = format!("wss://localhost{path}").into_client_request().expect("a request");
-    for (name, text) in [("sec-websocket-protocol", protocols), ("accept", accept)] {
+    for (name, text) in [("sec-websocket-protocol", protocols), ("accept", accept), ("origin", "http://elsewhere.example")] {
         if !text.is_empty() {
             request.headers_mut().insert(name, HeaderValue::from_str(text).expect("a value"));
         }
@@ -316,6 +316,13 @@ async fn a_watch_comes_over_a_websocket() {
     assert_eq!(socket.next().await, None, "the watch has ended");
     let (code, _) = world.socket("/api/v1/nothing?watch=true", "", "").await.err().expect("refused");
     assert_eq!(code, 404);
+    // Without an origin, or with one that is none, upstream's handler refuses.
+    let head = format!("GET {watch} HTTP/1.1\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==");
+    for (origin, answer) in [("", "HTTP/1.1 403 "), ("\nOrigin: null", "HTTP/1.1 403 "), ("\nOrigin: http://localhost", "HTTP/1.1 101 ")] {
+        let mut stream = world.ask(&format!("{head}{origin}")).await;
+        let told = until(&mut stream, "\r\n\r\n").await;
+        assert!(told.starts_with(answer), "{origin:?}: {told}");
+    }
 }
 
 #[tokio::test]

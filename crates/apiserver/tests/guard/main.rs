@@ -3,6 +3,9 @@
 
 mod admission;
 mod bootstrap;
+mod dropped;
+mod early;
 mod kubelet;
 mod reviews;
+mod rights;
 mod support;

@@ -50,7 +50,15 @@ impl Reply {
 
 impl Cluster {
     pub fn bare(config: Config, trust: Trust) -> Cluster {
-        let store = store::Store::in_memory(&store::Options::default()).expect("a store");
+        Cluster::over(store::Store::in_memory(&store::Options::default()).expect("a store"), config, trust)
+    }
+
+    /// As [`Cluster::start`], over a store of one's own.
+    pub async fn start_over(store: store::Store) -> Cluster {
+        Cluster::over(store, Config::default(), Trust::default()).begun().await
+    }
+
+    fn over(store: store::Store, config: Config, trust: Trust) -> Cluster {
         let identity = Identity::new(&store, None, "https://kubernetes.default.svc", trust).expect("keys");
         Cluster { api: ApiServer::new(config, store.clone(), identity).expect("a server"), store }
     }
@@ -61,11 +69,14 @@ impl Cluster {
     }
 
     pub async fn with(config: Config, trust: Trust) -> Cluster {
-        let cluster = Cluster::bare(config, trust);
-        cluster.api.bootstrap().await.expect("bootstrap");
+        Cluster::bare(config, trust).begun().await
+    }
+
+    async fn begun(self) -> Cluster {
+        self.api.bootstrap().await.expect("bootstrap");
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-        cluster.post("/api/v1/namespaces/default/serviceaccounts", account).await.expect(201);
-        cluster
+        self.post("/api/v1/namespaces/default/serviceaccounts", account).await.expect(201);
+        self
     }
 
     pub async fn call(&self, who: &User, method: Method, uri: &str, headers: &[(&str, &str)], body: Value) -> Reply {

@@ -1,0 +1,156 @@
+//! Who asks, as whom, and whether they may: the stages of the path before anything is looked at.
+
+use crate::{ApiServer, Context, PeerCertificate, path::RequestInfo, query, rows::Row};
+use http::{HeaderMap, header, request::Parts};
+use identity::{Attributes, Decision, User};
+use machinery::status::Status;
+use std::{sync::Arc, time::SystemTime};
+
+/// Who asks: a caller in this process, a certificate, a token, or nobody.
+pub(crate) async fn authenticate(server: &ApiServer, parts: &Parts, offered_token: Option<&str>, now: SystemTime) -> Result<Arc<User>, Status> {
+    let extensions = &parts.extensions;
+    if let Some(user) = extensions.get::<Arc<User>>() {
+        return Ok(Arc::clone(user));
+    }
+    if let Some(user) = extensions.get::<User>() {
+        return Ok(Arc::new(user.clone()));
+    }
+    let authenticator = &server.identity().authenticator;
+    let mut ended = false;
+    if let Some(PeerCertificate(peer)) = extensions.get::<PeerCertificate>() {
+        // A certificate that names nobody leaves the token its turn; so does one that has ended since the handshake, but
+        // whoever shows nothing else is then nobody whom anonymous rights are for.
+        match peer.owner(authenticator) {
+            Some(owner) if now <= owner.ends => return Ok(Arc::clone(&owner.user)),
+            Some(_) => ended = true,
+            None => {}
+        }
+    }
+    if let Some(token) = bearer(&parts.headers).or(offered_token) {
+        return authenticator.bearer(token).await.map(Arc::new).map_err(|_| Status::unauthorized());
+    }
+    if ended { Err(Status::unauthorized()) } else { Ok(server.anonymous()) }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = text.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
+}
+
+/// Acts as another user if the headers ask for it and the real one may (`impersonate` on users, groups, …).
+pub(crate) fn impersonate(server: &ApiServer, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, Status> {
+    if !headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+        return Ok(user);
+    }
+    let name = headers.get("impersonate-user").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if name.is_empty() {
+        return Err(Status::internal("requested impersonation of groups, extra or uid without impersonating a user"));
+    }
+    let mut wanted = User { name: name.to_owned(), uid: String::new(), groups: Vec::new(), extra: Default::default() };
+    let ask = |resource: &str, subresource: &str, namespace: &str, name: &str, group: &str| {
+        let info = RequestInfo {
+            is_resource: true,
+            verb: "impersonate",
+            group: group.to_owned(),
+            version: "v1".into(),
+            namespace: namespace.to_owned(),
+            resource: resource.to_owned(),
+            subresource: subresource.to_owned(),
+            name: name.to_owned(),
+            ..RequestInfo::default()
+        };
+        authorize(server, &user, &info)
+    };
+    match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+        Some((namespace, account)) => {
+            ask("serviceaccounts", "", namespace, account, "")?;
+            // An account's groups are known; whoever names groups means those.
+            if !headers.contains_key("impersonate-group") {
+                wanted.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
+            }
+        }
+        None => ask("users", "", "", name, "")?,
+    }
+    for group in headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()) {
+        ask("groups", "", "", group, "")?;
+        wanted.groups.push(group.to_owned());
+    }
+    if let Some(uid) = headers.get("impersonate-uid").and_then(|v| v.to_str().ok()) {
+        ask("uids", "", "", uid, "authentication.k8s.io")?;
+        wanted.uid = uid.to_owned();
+    }
+    for (key, value) in headers {
+        if let (Some(extra), Ok(value)) = (key.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
+            let extra = query::percent_decode(extra).to_lowercase();
+            ask("userextras", &extra, "", value, "authentication.k8s.io")?;
+            wanted.extra.entry(extra).or_default().push(value.to_owned());
+        }
+    }
+    let general = if name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
+    if !wanted.groups.iter().any(|g| matches!(g.as_str(), "system:authenticated" | "system:unauthenticated")) {
+        wanted.groups.push(general.into());
+    }
+    Ok(Arc::new(wanted))
+}
+
+/// `Ok` if somebody allows it; otherwise the reason that the authorisers give, which may be empty.
+fn decide(server: &ApiServer, user: &Arc<User>, info: &RequestInfo) -> Result<(), String> {
+    let attributes = Attributes {
+        user,
+        verb: info.verb,
+        group: &info.group,
+        version: &info.version,
+        resource: &info.resource,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        path: &info.path,
+        is_resource: info.is_resource,
+    };
+    match server.identity().authorizer.authorize(&attributes) {
+        (Decision::Allow, _) => Ok(()),
+        (_, reason) => Err(reason),
+    }
+}
+
+/// A write that turns out to make a new object (apply, and an update of a kind that allows it) needs the right to create it
+/// as well (upstream's `withAuthorization`); 403 with the authorisers' reason alone, as there.
+pub(crate) fn authorize_create(server: &ApiServer, cx: &Context, row: &Row, namespace: &str, name: &str) -> Result<(), Status> {
+    let resource = &row.resource;
+    let info = RequestInfo {
+        is_resource: true,
+        verb: "create",
+        path: cx.info.path.clone(),
+        group: resource.group.clone(),
+        version: resource.version.clone(),
+        resource: resource.resource.clone(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        ..RequestInfo::default()
+    };
+    decide(server, &cx.user, &info).map_err(|reason| Status::forbidden(&resource.group, &resource.resource, name, &reason))
+}
+
+/// 403 in upstream's words unless somebody allows it.
+pub(crate) fn authorize(server: &ApiServer, user: &Arc<User>, info: &RequestInfo) -> Result<(), Status> {
+    let Err(reason) = decide(server, user, info) else { return Ok(()) };
+    let mut message = if info.is_resource {
+        let resource = match info.subresource.as_str() {
+            "" => info.resource.clone(),
+            sub => format!("{}/{sub}", info.resource),
+        };
+        let scope = match info.namespace.as_str() {
+            "" => "at the cluster scope".to_owned(),
+            namespace => format!("in the namespace {namespace:?}"),
+        };
+        format!("User {:?} cannot {} resource {resource:?} in API group {:?} {scope}", user.name, info.verb, info.group)
+    } else {
+        format!("User {:?} cannot {} path {:?}", user.name, info.verb, info.path)
+    };
+    if !reason.is_empty() {
+        message.push_str(": ");
+        message.push_str(&reason);
+    }
+    Err(Status::forbidden(&info.group, &info.resource, &info.name, &message))
+}

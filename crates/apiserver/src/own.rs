@@ -1,0 +1,100 @@
+//! What the server itself writes beside a request: a quota's charge, a budget's allowance, why a pod goes, the IPAddress of a
+//! Service.
+//!
+//! These writes stand below the registry: nobody asks for them, so they pass no authorisation and no admission (upstream
+//! makes them through its loopback client or straight to its storage), and what calls them may itself be a stage of a
+//! request's path. What they have in common with every write stands here: a change is made from the present object and
+//! starts again when somebody was faster, and owns the fields that it sets.
+
+use crate::{ApiServer, errors, meta, rows::Row, storage};
+use machinery::{Value, apply, defaulting, status::Status, time};
+use std::{sync::Arc, time::SystemTime};
+use store::Entry;
+
+/// How often a write starts again because others were faster. Upstream's patch tries five times; here a round costs
+/// microseconds, and a writer that loses this often has met a fault.
+pub(crate) const ATTEMPTS_MAX: usize = 64;
+/// The manager of what the server writes.
+pub(crate) const MANAGER: &str = "kube-apiserver";
+
+/// Defaults from the schema, then those of the kind.
+pub(crate) fn default(row: &Row, value: &mut Value) {
+    defaulting::apply(row.ty(), value);
+    row.strategy.default(value);
+}
+
+/// What the server sets on every new object, once; and what no new object has.
+pub(crate) fn stamp(now: SystemTime, value: &mut Value) {
+    let metadata = meta::of(value);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"] {
+        metadata.remove(field);
+    }
+    metadata.insert("creationTimestamp".into(), time::rfc3339(now).into());
+    metadata.insert("uid".into(), meta::uuid().into());
+}
+
+/// Whose fields a change sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owns {
+    /// The server's, by this subresource.
+    By(&'static str),
+    /// Nobody's: upstream writes it below the place where owners are noted.
+    Nothing,
+}
+
+/// Changes an object. `make` gives the next state, or none if there is nothing to change; it is asked again when somebody
+/// was faster. Returns the state before and the one that is stored now.
+///
+/// # Errors
+/// 404; what `make` says; the store cannot write, and then it is not known whether it has.
+pub(crate) async fn amend(
+    server: &ApiServer,
+    row: &Row,
+    (namespace, name): (&str, &str),
+    owns: Owns,
+    now: SystemTime,
+    mut make: impl FnMut(&Value) -> Result<Option<Value>, Status>,
+) -> Result<(Arc<Entry>, Arc<Entry>), Status> {
+    let key = row.resource.key(namespace, name);
+    for _ in 0..ATTEMPTS_MAX {
+        let entry = storage::get(server, row, &key).ok_or_else(|| errors::not_found(row, name))?;
+        let old = storage::value(row, &entry);
+        let Some(mut value) = make(&old)? else { return Ok((Arc::clone(&entry), entry)) };
+        if let Owns::By(subresource) = owns {
+            let exclude = row.reset_fields(subresource);
+            apply::track_update(row.ty(), Some(&old), &mut value, MANAGER, &row.api_version, subresource, &time::rfc3339(now), exclude);
+        }
+        if let Some(stored) = storage::replace(server, row, &key, &entry, value).await? {
+            return Ok((entry, stored));
+        }
+    }
+    Err(errors::modified(row, name))
+}
+
+/// Makes a cluster-scoped object; `None` if its name is taken.
+///
+/// # Errors
+/// The store cannot write.
+pub(crate) async fn create(server: &ApiServer, row: &Row, now: SystemTime, mut value: Value) -> Result<Option<Arc<Entry>>, Status> {
+    default(row, &mut value);
+    stamp(now, &mut value);
+    apply::track_update(row.ty(), None, &mut value, MANAGER, &row.api_version, "", &time::rfc3339(now), row.reset_fields(""));
+    row.strategy.prepare_create(&kinds::Context::new(now, server.own_user().name.clone()), &mut value);
+    let key = row.resource.key("", meta::text(&value, "name"));
+    storage::create(server, row, &key, value).await
+}
+
+/// Removes an object if it is as `wanted` says; one that is not there is removed already.
+///
+/// # Errors
+/// The store cannot write.
+pub(crate) async fn remove(server: &ApiServer, row: &Row, name: &str, wanted: impl Fn(&Value) -> bool) -> Result<(), Status> {
+    let key = row.resource.key("", name);
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(entry) = storage::get(server, row, &key).filter(|entry| wanted(&storage::value(row, entry))) else { return Ok(()) };
+        if storage::delete(server, row, &key, &entry).await? {
+            return Ok(());
+        }
+    }
+    Err(errors::modified(row, name))
+}

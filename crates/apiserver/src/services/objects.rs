@@ -1,0 +1,81 @@
+//! The IPAddress objects that show which addresses are taken (KEP-1880). They follow the Services; what is missing or too
+//! much after a crash is repaired.
+
+use super::Kept;
+use crate::{ApiServer, own, rows::Row};
+use machinery::Value;
+use serde_json::json;
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
+
+/// Who makes them, as upstream's allocator signs.
+pub(super) const MANAGED_BY: (&str, &str) = ("ipaddress.kubernetes.io/managed-by", "ipallocator.k8s.io");
+
+/// The row of IPAddresses; `None` where they are not served.
+pub(super) fn row(server: &ApiServer) -> Option<Arc<Row>> {
+    server.row("networking.k8s.io", "v1", "ipaddresses")
+}
+
+/// What a committed write has taken is shown, and what it no longer uses is free.
+pub(crate) async fn settle(server: &ApiServer, kept: Kept<'_>, namespace: &str, name: &str) {
+    for ip in &kept.taken {
+        show(server, *ip, namespace, name).await;
+    }
+    hide(server, &kept.freed, namespace, name).await;
+    kept.free();
+}
+
+/// A Service is gone: so are its addresses.
+pub(crate) async fn gone(server: &ApiServer, service: &Value) {
+    let meta = &service["metadata"];
+    let text = |field: &str| meta[field].as_str().unwrap_or_default();
+    hide(server, &super::addresses(service), text("namespace"), text("name")).await;
+    server.services().removed(service);
+}
+
+fn parent(namespace: &str, name: &str) -> Value {
+    json!({"group": "", "resource": "services", "namespace": namespace, "name": name})
+}
+
+/// Whether an IPAddress names a Service as its parent.
+pub(super) fn is_of(object: &Value, namespace: &str, name: &str) -> bool {
+    object["spec"]["parentRef"] == parent(namespace, name)
+}
+
+/// Makes the IPAddress of a Service, or has one that was left over name it.
+pub(super) async fn show(server: &ApiServer, ip: IpAddr, namespace: &str, name: &str) {
+    let Some(row) = row(server) else { return };
+    let now = SystemTime::now();
+    let object = json!({
+        "kind": "IPAddress",
+        "apiVersion": "networking.k8s.io/v1",
+        "metadata": {"name": ip.to_string(), "labels": {
+            "ipaddress.kubernetes.io/ip-family": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
+            (MANAGED_BY.0): MANAGED_BY.1,
+        }},
+        "spec": {"parentRef": parent(namespace, name)},
+    });
+    let written = async {
+        if own::create(server, &row, now, object).await?.is_some() {
+            return Ok(());
+        }
+        let mend = |old: &Value| {
+            let mut value = old.clone();
+            value["spec"]["parentRef"] = parent(namespace, name);
+            Ok((value != *old).then_some(value))
+        };
+        own::amend(server, &row, ("", &ip.to_string()), own::Owns::By(""), now, mend).await.map(drop)
+    };
+    if let Err(error) = written.await {
+        tracing::warn!(%ip, %error, "the IPAddress of a Service could not be written; it will be repaired");
+    }
+}
+
+/// Removes the IPAddresses that name a Service as their parent.
+pub(super) async fn hide(server: &ApiServer, ips: &[IpAddr], namespace: &str, name: &str) {
+    let Some(row) = row(server) else { return };
+    for ip in ips {
+        if let Err(error) = own::remove(server, &row, &ip.to_string(), |object| is_of(object, namespace, name)).await {
+            tracing::warn!(%ip, %error, "the IPAddress of a Service could not be removed; it will be repaired");
+        }
+    }
+}

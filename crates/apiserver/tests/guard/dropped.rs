@@ -1,0 +1,234 @@
+//! Clients that hang up: the future of each kind of write is dropped at each of its awaits, and what belongs together must
+//! still agree.
+
+use crate::support::{Cluster, admin, pod};
+use apiserver::full;
+use http::{Method, Request};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::{Future, poll_fn},
+    path::PathBuf,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const QUOTA: &str = "/api/v1/namespaces/default/resourcequotas/q";
+const BUDGET: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets/b";
+/// No write has as many awaits as that.
+const AWAITS_MAX: usize = 100;
+
+/// Polls a request so many times and drops it; whether it has been answered.
+async fn hang_up(cluster: &Cluster, polls: usize, method: Method, uri: &str, media: &str, body: &Value) -> bool {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let request = Request::builder().method(method).uri(uri).header("content-type", media).extension(Arc::new(admin()));
+    let mut answer = Box::pin(cluster.api.handle(request.body(full(body)).expect("a request")));
+    let mut left = polls;
+    poll_fn(|cx| {
+        left -= 1;
+        match answer.as_mut().poll(cx) {
+            Poll::Ready(response) => {
+                assert!(response.status().is_success(), "{uri}: {}", response.status());
+                Poll::Ready(true)
+            }
+            Poll::Pending if left == 0 => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Waits until the writes whose clients are gone are over.
+async fn settled(cluster: &Cluster) {
+    let look = async {
+        loop {
+            let metrics = cluster.get("/metrics").await.expect(200);
+            if metrics.as_str().is_some_and(|text| text.contains("\nknarr_apiserver_writes_given_up 0\n")) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), look).await.expect("the writes end");
+}
+
+/// Hangs up at the first await, the second, …, until a write is answered before; `uri` and `body` by the number of the try.
+async fn at_every_await(cluster: &Cluster, method: Method, media: &str, ask: impl AsyncFn(usize) -> (String, Value)) {
+    for polls in 1..AWAITS_MAX {
+        let (uri, body) = ask(polls).await;
+        let answered = hang_up(cluster, polls, method.clone(), &uri, media, &body).await;
+        settled(cluster).await;
+        agrees(cluster).await;
+        if answered {
+            assert!(polls > 1, "{method} {uri} waits for nothing, so this shows nothing");
+            return;
+        }
+    }
+    panic!("a {method} was never answered");
+}
+
+async fn items(cluster: &Cluster, uri: &str) -> Vec<Value> {
+    cluster.get(uri).await.expect(200)["items"].as_array().cloned().unwrap_or_default()
+}
+
+/// No address or port twice; the IPAddresses are those of the Services; the quota has used what is there; the budget has
+/// allowed what was evicted.
+async fn agrees(cluster: &Cluster) {
+    let services = items(cluster, "/api/v1/services").await;
+    let mut ips = BTreeMap::new();
+    let mut ports = BTreeSet::new();
+    for service in &services {
+        let name = format!("{}/{}", service["metadata"]["namespace"], service["metadata"]["name"]).replace('"', "");
+        for ip in service["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str).filter(|ip| *ip != "None") {
+            assert!(ips.insert(ip.to_owned(), name.clone()).is_none(), "{ip} twice");
+        }
+        for port in service["spec"]["ports"].as_array().into_iter().flatten().filter_map(|p| p["nodePort"].as_u64()) {
+            assert!(ports.insert(port), "{port} twice");
+        }
+    }
+    let shown: BTreeMap<String, String> = items(cluster, "/apis/networking.k8s.io/v1/ipaddresses")
+        .await
+        .iter()
+        .map(|o| {
+            let parent = &o["spec"]["parentRef"];
+            let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+            (text(&o["metadata"]["name"]), format!("{}/{}", text(&parent["namespace"]), text(&parent["name"])))
+        })
+        .collect();
+    assert_eq!(shown, ips, "the IPAddresses are those of the Services");
+    let pods = items(cluster, PODS).await;
+    let quota = cluster.get(QUOTA).await.expect(200);
+    // Nothing deletes pods here but evictions, which the quota's controller would count.
+    let budget = cluster.get(BUDGET).await.expect(200);
+    let disrupted = budget["status"]["disruptedPods"].as_object().cloned().unwrap_or_default();
+    assert_eq!(quota["status"]["used"]["pods"].as_str(), Some((pods.len() + disrupted.len()).to_string().as_str()), "the quota has used what is there");
+    assert_eq!(budget["status"]["disruptionsAllowed"].as_u64(), Some(50 - disrupted.len() as u64));
+    let there = |name: &str| pods.iter().any(|p| p["metadata"]["name"] == name && p["metadata"]["deletionTimestamp"].is_null());
+    assert!(disrupted.keys().all(|name| !there(name)), "what was allowed to go has gone");
+}
+
+/// A cluster with a quota and a budget, on a disk: each commit is waited for.
+struct World {
+    cluster: Cluster,
+    directory: PathBuf,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+async fn world(name: &str) -> World {
+    let directory = std::env::temp_dir().join(format!("apiserver-dropped-{name}-{}", std::process::id()));
+    let cluster = Cluster::start_over(store::Store::open(&directory, &store::Options::default()).expect("a store")).await;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "1000"}}});
+    cluster.post(QUOTA.trim_end_matches("/q"), quota).await.expect(201);
+    cluster.patch(&format!("{QUOTA}/status"), json!({"status": {"hard": {"pods": "1000"}, "used": {"pods": "0"}}})).await.expect(200);
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
+    cluster.post(BUDGET.trim_end_matches("/b"), budget).await.expect(201);
+    let status = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 50, "currentHealthy": 51, "desiredHealthy": 1, "expectedPods": 51}});
+    cluster.patch(&format!("{BUDGET}/status"), status).await.expect(200);
+    World { cluster, directory }
+}
+
+fn service(name: &str, kind: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": {"app": "web"}},
+        "spec": {"type": kind, "selector": {"app": "web"}, "ports": [{"port": 80}]}})
+}
+
+#[tokio::test]
+async fn the_writes_of_services_are_whole() {
+    let world = world("services").await;
+    let cluster = &world.cluster;
+    let json = "application/json";
+    at_every_await(cluster, Method::POST, json, async |n| (SERVICES.into(), service(&format!("made-{n}"), "NodePort"))).await;
+    let there = async |name: String, kind: &str| {
+        cluster.post(SERVICES, service(&name, kind)).await.expect(201);
+        format!("{SERVICES}/{name}")
+    };
+    let external = json!({"spec": {"type": "ExternalName", "externalName": "example.com", "clusterIP": null, "clusterIPs": null}});
+    at_every_await(cluster, Method::PATCH, "application/merge-patch+json", async |n| (there(format!("external-{n}"), "NodePort").await, external.clone()))
+        .await;
+    at_every_await(cluster, Method::PATCH, "application/merge-patch+json", async |n| {
+        let uri = there(format!("internal-{n}"), "NodePort").await;
+        cluster.patch(&uri, external.clone()).await.expect(200);
+        (uri, json!({"spec": {"type": "NodePort", "externalName": null}}))
+    })
+    .await;
+    at_every_await(cluster, Method::PATCH, "application/apply-patch+yaml", async |n| {
+        let name = format!("applied-{n}");
+        (format!("{SERVICES}/{name}?fieldManager=me"), service(&name, "ClusterIP"))
+    })
+    .await;
+    at_every_await(cluster, Method::PUT, json, async |n| {
+        let uri = there(format!("put-{n}"), "ClusterIP").await;
+        let mut value = cluster.get(&uri).await.expect(200);
+        value["spec"]["type"] = "NodePort".into();
+        (uri, value)
+    })
+    .await;
+    at_every_await(cluster, Method::DELETE, json, async |n| (there(format!("gone-{n}"), "NodePort").await, Value::Null)).await;
+    at_every_await(cluster, Method::DELETE, json, async |n| {
+        there(format!("all-{n}"), "NodePort").await;
+        (format!("{SERVICES}?labelSelector=app%3Dweb"), Value::Null)
+    })
+    .await;
+    // What was freed can be had again, and what is taken cannot.
+    let taken = items(cluster, SERVICES).await;
+    for ip in taken.iter().filter_map(|s| s["spec"]["clusterIP"].as_str()) {
+        let mut again = service("again", "ClusterIP");
+        again["spec"]["clusterIP"] = ip.into();
+        cluster.post(SERVICES, again).await.expect(422);
+    }
+}
+
+#[tokio::test]
+async fn the_writes_of_pods_are_whole() {
+    let world = world("pods").await;
+    let cluster = &world.cluster;
+    let json = "application/json";
+    at_every_await(cluster, Method::POST, json, async |n| (PODS.into(), pod(&format!("made-{n}")))).await;
+    let running = async |name: String| {
+        let mut pod = pod(&name);
+        pod["metadata"]["labels"] = json!({"app": "web"});
+        cluster.post(PODS, pod).await.expect(201);
+        let status = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        cluster.patch(&format!("{PODS}/{name}/status"), status).await.expect(200);
+    };
+    at_every_await(cluster, Method::POST, json, async |n| {
+        let name = format!("evicted-{n}");
+        running(name.clone()).await;
+        (format!("{PODS}/{name}/eviction"), json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}))
+    })
+    .await;
+    at_every_await(cluster, Method::POST, json, async |n| {
+        let name = format!("bound-{n}");
+        cluster.post(PODS, pod(&name)).await.expect(201);
+        (format!("{PODS}/{name}/binding"), json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": "n"}}))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_refused_write_was_charged_is_given_back() {
+    let world = world("refused").await;
+    let cluster = &world.cluster;
+    let two = async |name: &str| {
+        let one = cluster.post(PODS, pod(name));
+        let other = cluster.post(PODS, pod(name));
+        tokio::join!(one, other)
+    };
+    for n in 0..10 {
+        // Both are charged before one of them is refused.
+        let (one, other) = Box::pin(two(&format!("p{n}"))).await;
+        let mut codes = [one.code, other.code];
+        codes.sort_unstable();
+        assert_eq!(codes, [201, 409]);
+        agrees(cluster).await;
+    }
+}
