@@ -1,14 +1,19 @@
 //! Whether a pod may run on this node: the kubelet's own word after the scheduler's, since pods can be bound by anybody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, Pod, PodSpec, Taint, Toleration};
 
+use crate::cri::PodUid;
+use crate::evict::pressure;
+use crate::node;
 use crate::pod::Context;
 use crate::resources;
+use crate::util;
 
-const NODE_AFFINITY: &str = "NodeAffinity";
+/// Begins the reasons that a resource is short.
+const OUT_OF: &str = "OutOf";
 /// Kernel parameters that concern a pod alone (upstream's safe list).
 const SAFE_SYSCTLS: [&str; 13] = [
     "kernel.shm_rmid_forced",
@@ -33,78 +38,165 @@ pub struct Rejection {
     pub reason: String,
     /// In upstream's words.
     pub message: String,
+    /// The node's object says so, which may have changed.
+    pub by_node: bool,
 }
 
-/// What the node can give: thousandths of CPU, bytes of memory.
+impl Rejection {
+    fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into(), by_node: false }
+    }
+
+    fn predicate(name: &str, why: &str) -> Self {
+        Self::new(name, format!("Predicate {name} failed: {why}"))
+    }
+}
+
+/// Whether a pod may run here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may.
+    Admitted,
+    /// It may not.
+    Refused(Rejection),
+    /// It may when these have made room for it, and else not.
+    MakeRoom {
+        /// Who must go.
+        victims: Vec<PodUid>,
+        /// Why it may not otherwise.
+        otherwise: Rejection,
+    },
+}
+
+/// What the node can give: thousandths of CPU, bytes of memory, and what its object tells besides (ephemeral storage, huge
+/// pages, extended resources).
 #[must_use]
 pub fn allocatable(cx: &Context) -> BTreeMap<String, i64> {
-    let memory = cx.machine.memory_bytes - crate::node::RESERVED_MEMORY_BYTES;
-    BTreeMap::from([("cpu".to_owned(), cx.machine.cpu_milli), ("memory".to_owned(), memory)])
+    let node = cx.node.read().clone();
+    let told = node.iter().flat_map(|n| n.status.iter()).flat_map(|s| s.allocatable.iter().flatten());
+    let mut out: BTreeMap<String, i64> = told.filter(|(n, _)| *n != "pods").map(|(n, q)| (n.clone(), resources::value(q))).collect();
+    out.insert("cpu".to_owned(), cx.machine.cpu_milli);
+    out.insert("memory".to_owned(), cx.machine.memory_bytes - crate::node::RESERVED_MEMORY_BYTES);
+    out
 }
 
 /// Checks a new pod against the node and the pods on it that have not ended.
-pub async fn check(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Option<Rejection> {
-    let allocatable = allocatable(cx);
-    let others: Vec<&Pod> = others.iter().map(|p| &**p).collect();
-    let max_pods = i64::from(cx.config.max_pods);
-    let try_with = |labels: &BTreeMap<String, String>| fits(pod, &others, &allocatable, max_pods, &cx.config.node_name, labels);
-    let verdict = try_with(&cx.node_labels.read());
-    if verdict.as_ref().is_none_or(|r| r.reason != NODE_AFFINITY) {
-        return verdict;
+pub fn check(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Verdict {
+    if let Some(message) = pressure::refuses(pod, cx.pressure.told()) {
+        return Verdict::Refused(Rejection::new("Evicted", message));
     }
-    // The scheduler may have seen a label that this kubelet has not: it looks before it refuses.
-    if let Ok(Some(node)) = cx.api.get_node(&cx.config.node_name).await {
-        *cx.node_labels.write() = node.metadata.labels.unwrap_or_default();
+    if let Some(message) = unconfinable(pod) {
+        return Verdict::Refused(Rejection::new("AppArmor", message));
     }
-    try_with(&cx.node_labels.read())
+    let node = cx.node.read().clone();
+    let default = node::labels(&cx.config);
+    let place = Place {
+        name: &cx.config.node_name,
+        labels: node.as_ref().and_then(|n| n.metadata.labels.as_ref()).unwrap_or(&default),
+        taints: node.as_ref().and_then(|n| n.spec.as_ref()?.taints.as_deref()).unwrap_or_default(),
+        allocatable: &allocatable(cx),
+        max_pods: i64::from(cx.config.max_pods),
+    };
+    let without = |gone: &HashSet<PodUid>| -> Vec<&Pod> { others.iter().filter(|o| !gone.contains(&PodUid(util::uid(o).to_owned()))).map(|p| &**p).collect() };
+    let Some(refused) = fits(pod, &without(&HashSet::new()), &place) else { return Verdict::Admitted };
+    if pressure::critical(pod) && refused.reason.starts_with(OUT_OF) {
+        let lacks = |gone: &HashSet<PodUid>| fits(pod, &without(gone), &place).is_some();
+        if let Some(victims) = pressure::victims(pod, others, &lacks) {
+            return Verdict::MakeRoom { victims, otherwise: refused };
+        }
+    }
+    Verdict::Refused(refused)
 }
 
-/// The pure part: `allocatable` in thousandths of CPU and in bytes.
-fn fits(pod: &Pod, others: &[&Pod], allocatable: &BTreeMap<String, i64>, max_pods: i64, node: &str, labels: &BTreeMap<String, String>) -> Option<Rejection> {
+/// Why an AppArmor profile cannot be enforced, if the pod names one (upstream's `appArmorAdmitHandler`). What runs already is
+/// not asked again.
+fn unconfinable(pod: &Pod) -> Option<String> {
+    if pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|p| p != "Pending") {
+        return None;
+    }
     let spec = pod.spec.as_ref()?;
-    let out_of = |name: &str, asked: i64, used: i64, capacity: i64| Rejection {
-        reason: format!("OutOf{name}"),
-        message: format!("Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {capacity}"),
-    };
-    let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
-    if count + 1 > max_pods {
-        return Some(out_of("pods", 1, count, max_pods));
+    let of_pod = spec.security_context.as_ref().and_then(|s| s.app_armor_profile.as_ref());
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let own = containers.filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
+    let named = of_pod.into_iter().chain(own).any(|p| p.type_ != "Unconfined");
+    named.then(|| "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned())
+}
+
+/// The node, as pods are put on it.
+struct Place<'a> {
+    name: &'a str,
+    labels: &'a BTreeMap<String, String>,
+    taints: &'a [Taint],
+    /// Thousandths of CPU, else whole units.
+    allocatable: &'a BTreeMap<String, i64>,
+    max_pods: i64,
+}
+
+/// The pure part, in upstream's order (`predicateAdmitHandler`, `generalFilter`).
+fn fits(pod: &Pod, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
+    let spec = pod.spec.as_ref()?;
+    let by_node = |r: Rejection| Some(Rejection { by_node: true, ..r });
+    let os = place.labels.get("kubernetes.io/os").map(String::as_str);
+    if spec.node_selector.iter().flatten().any(|(k, v)| k == "kubernetes.io/os" && Some(v.as_str()) != os) {
+        let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+        return by_node(Rejection::new("PodOSSelectorNodeLabelDoesNotMatch", message));
     }
-    let asked = resources::pod_requests(spec);
-    for (name, capacity) in allocatable {
-        let want = asked.get(name).copied().unwrap_or(0);
-        if want == 0 {
-            continue;
-        }
-        let used: i64 = others.iter().filter_map(|p| p.spec.as_ref()).map(|s| resources::pod_requests(s).get(name).copied().unwrap_or(0)).sum();
-        if used.saturating_add(want) > *capacity {
-            return Some(out_of(name, want, used, *capacity));
-        }
+    if spec.os.as_ref().is_some_and(|o| o.name != "linux") {
+        return Some(Rejection::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
     }
-    if !selected(spec, node, labels) {
-        return Some(Rejection {
-            reason: NODE_AFFINITY.into(),
-            message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
-        });
+    if let Some(r) = short_of(spec, others, place) {
+        return Some(r);
+    }
+    if !selected(spec, place.name, place.labels) {
+        return by_node(Rejection::predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
     }
     let mine = host_ports(pod);
-    let clash =
-        others.iter().flat_map(|p| host_ports(p)).any(|o| mine.iter().any(|m| m.1 == o.1 && m.2 == o.2 && (m.0 == o.0 || m.0.is_empty() || o.0.is_empty())));
-    if clash {
-        return Some(Rejection {
-            reason: "NodePorts".into(),
-            message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into(),
-        });
+    let clash = |o: &HostPort| mine.iter().any(|m| m.1 == o.1 && m.2 == o.2 && (m.0 == o.0 || m.0.is_empty() || o.0.is_empty()));
+    if others.iter().flat_map(|p| host_ports(p)).any(|o| clash(&o)) {
+        return Some(Rejection::predicate("NodePorts", "node(s) didn't have free ports for the requested pod ports"));
     }
-    let os = spec.os.as_ref().map(|o| o.name.as_str());
-    if os.is_some_and(|o| o != "linux") {
-        return Some(Rejection { reason: "PodOSNotSupported".into(), message: "Failed to admit pod as the OS field doesn't match node OS".into() });
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    if place.taints.iter().filter(|t| t.effect == "NoExecute").any(|t| !tolerations.iter().any(|x| tolerates(x, t))) {
+        return by_node(Rejection::predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate"));
     }
     let sysctls = spec.security_context.as_ref().and_then(|s| s.sysctls.as_ref());
     if let Some(s) = sysctls.into_iter().flatten().find(|s| !SAFE_SYSCTLS.contains(&s.name.replace('/', ".").as_str())) {
-        return Some(Rejection { reason: "SysctlForbidden".into(), message: format!("forbidden sysctl: {:?} not allowlisted", s.name) });
+        return Some(Rejection::new("SysctlForbidden", format!("forbidden sysctl: {:?} not allowlisted", s.name)));
     }
     None
+}
+
+/// The resource that the node has not enough of. One that the node does not know is somebody else's, as upstream has it.
+fn short_of(spec: &PodSpec, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
+    let out_of = |name: &str, asked: i64, used: i64, capacity: i64| {
+        let message = format!("Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {capacity}");
+        Some(Rejection::new(&format!("{OUT_OF}{name}"), message))
+    };
+    let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
+    if count >= place.max_pods {
+        return out_of("pods", 1, count, place.max_pods);
+    }
+    let asked = resources::pod_requests(spec);
+    let used: Vec<_> = others.iter().filter_map(|p| p.spec.as_ref()).map(resources::pod_requests).collect();
+    let first = ["cpu", "memory", "ephemeral-storage"];
+    let rest = asked.keys().map(String::as_str).filter(|n| !first.contains(n));
+    for name in first.into_iter().chain(rest) {
+        let want = asked.get(name).copied().unwrap_or(0);
+        let Some(capacity) = place.allocatable.get(name).copied().filter(|_| want > 0) else { continue };
+        let used = used.iter().map(|r| r.get(name).copied().unwrap_or(0)).fold(0, i64::saturating_add);
+        if used.saturating_add(want) > capacity {
+            return out_of(name, want, used, capacity);
+        }
+    }
+    None
+}
+
+fn tolerates(t: &Toleration, taint: &Taint) -> bool {
+    let text = |s: &Option<String>| s.clone().unwrap_or_default();
+    let exists = t.operator.as_deref() == Some("Exists");
+    (text(&t.effect).is_empty() || text(&t.effect) == taint.effect)
+        && (text(&t.key) == taint.key || (text(&t.key).is_empty() && exists))
+        && (exists || text(&t.value) == text(&taint.value))
 }
 
 /// Whether the node has what `nodeSelector` and the required node affinity ask for.
@@ -138,8 +230,13 @@ fn holds(r: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     }
 }
 
-fn host_ports(pod: &Pod) -> Vec<(String, i32, String)> {
-    let containers = pod.spec.iter().flat_map(|s| s.containers.iter());
+/// Address (empty: all), port and protocol.
+type HostPort = (String, i32, String);
+
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    // A sidecar's port is held as long as the pod runs, an init container's is not.
+    let sidecars = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).filter(|c| resources::is_sidecar(c));
+    let containers = pod.spec.iter().flat_map(|s| s.containers.iter()).chain(sidecars);
     containers
         .flat_map(|c| c.ports.iter().flatten())
         .filter_map(|p| {
@@ -160,20 +257,72 @@ mod tests {
 
     #[test]
     fn reasons() {
-        let all = BTreeMap::from([("cpu".to_owned(), 2000)]);
-        let labels = BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]);
+        let allocatable = BTreeMap::from([("cpu".to_owned(), 2000), ("ephemeral-storage".to_owned(), 100), ("example.com/gpu".to_owned(), 1)]);
+        let labels = BTreeMap::from([("disk".to_owned(), "ssd".to_owned()), ("kubernetes.io/os".to_owned(), "linux".to_owned())]);
+        let mut taints = Vec::new();
         let one =
             |cpu: &str| pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}, "ports": [{"containerPort": 1, "hostPort": 80}]}]}));
         let plain = pod(json!({"containers": [{"name": "c"}], "nodeSelector": {"disk": "hdd"}}));
-        let reason = |p: &Pod, others: &[&Pod]| fits(p, others, &all, 2, "node-1", &labels).map(|r| r.reason);
+        let check = |p: &Pod, others: &[&Pod], taints: &[Taint]| {
+            let place = Place { name: "node-1", labels: &labels, taints, allocatable: &allocatable, max_pods: 2 };
+            fits(p, others, &place).map(|r| r.reason)
+        };
+        let reason = |p: &Pod, others: &[&Pod]| check(p, others, &[]);
         assert_eq!(reason(&one("1"), &[]), None);
         assert_eq!(reason(&one("3"), &[]).as_deref(), Some("OutOfcpu"));
         assert_eq!(reason(&one("1"), &[&one("1500m")]).as_deref(), Some("OutOfcpu"));
         assert_eq!(reason(&one("1"), &[&one("1")]).as_deref(), Some("NodePorts"));
+        let side = pod(
+            json!({"containers": [{"name": "c"}], "initContainers": [{"name": "s", "restartPolicy": "Always", "ports": [{"containerPort": 1, "hostPort": 80}]}]}),
+        );
+        assert_eq!(reason(&side, &[&one("1")]).as_deref(), Some("NodePorts"), "a sidecar's port too");
         assert_eq!(reason(&plain, &[]).as_deref(), Some("NodeAffinity"));
         assert_eq!(reason(&one("1"), &[&plain, &plain]).as_deref(), Some("OutOfpods"));
         let sysctl = pod(json!({"containers": [{"name": "c"}], "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}));
         assert_eq!(reason(&sysctl, &[]).as_deref(), Some("SysctlForbidden"));
+        let asks = |name: &str, n: &str| pod(json!({"containers": [{"name": "c", "resources": {"requests": {name: n}, "limits": {name: n}}}]}));
+        assert_eq!(reason(&asks("ephemeral-storage", "101"), &[]).as_deref(), Some("OutOfephemeral-storage"));
+        assert_eq!(reason(&asks("example.com/gpu", "1"), &[&asks("example.com/gpu", "1")]).as_deref(), Some("OutOfexample.com/gpu"));
+        assert_eq!(reason(&asks("example.com/other", "9"), &[]), None, "what the node does not know is not its own");
+        let windows = pod(json!({"containers": [{"name": "c"}], "nodeSelector": {"kubernetes.io/os": "windows"}}));
+        assert_eq!(reason(&windows, &[]).as_deref(), Some("PodOSSelectorNodeLabelDoesNotMatch"));
+        taints.push(Taint { key: "k".into(), effect: "NoExecute".into(), ..Taint::default() });
+        taints.push(Taint { key: "soft".into(), effect: "NoSchedule".into(), ..Taint::default() });
+        assert_eq!(check(&one("1"), &[], &taints).as_deref(), Some("TaintToleration"));
+        let bears = pod(json!({"containers": [{"name": "c"}], "tolerations": [{"key": "k", "operator": "Exists"}]}));
+        assert_eq!(check(&bears, &[], &taints), None);
+    }
+
+    #[test]
+    fn profiles_that_cannot_be_enforced_are_refused() {
+        let with = |phase: &str, v: serde_json::Value| -> Pod { serde_json::from_value(json!({"spec": v, "status": {"phase": phase}})).unwrap() };
+        let own = |type_: &str| json!({"containers": [{"name": "c", "securityContext": {"appArmorProfile": {"type": type_}}}]});
+        for type_ in ["RuntimeDefault", "Localhost"] {
+            assert_eq!(unconfinable(&with("Pending", own(type_))).as_deref(), Some("Cannot enforce AppArmor: AppArmor is not enabled on the host"));
+        }
+        assert_eq!(unconfinable(&with("Pending", own("Unconfined"))), None);
+        assert_eq!(unconfinable(&with("Running", own("Localhost"))), None, "what runs is not asked again");
+        let level = json!({"containers": [{"name": "c"}], "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}});
+        assert!(unconfinable(&with("Pending", level)).is_some());
+    }
+
+    #[test]
+    fn those_that_matter_less_make_room() {
+        let of = |uid: &str, priority: i32, cpu: &str| -> Arc<Pod> {
+            Arc::new(
+                serde_json::from_value(
+                    json!({"metadata": {"uid": uid}, "spec": {"priority": priority, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}),
+                )
+                .unwrap(),
+            )
+        };
+        let others = [of("low", 0, "1"), of("mid", 10, "1"), of("system", 2_000_000_000, "2")];
+        let critical = of("new", 2_000_001_000, "1500m");
+        let left = |gone: &HashSet<PodUid>| others.iter().filter(|o| !gone.contains(&PodUid(util::uid(o).to_owned()))).count();
+        let victims = |enough: usize| pressure::victims(&critical, &others, &|gone| left(gone) > enough);
+        assert_eq!(victims(2), Some(vec![PodUid("low".into())]));
+        assert_eq!(victims(1), Some(vec![PodUid("low".into()), PodUid("mid".into())]));
+        assert_eq!(victims(0), None, "another that the cluster cannot be without stays");
     }
 
     #[test]

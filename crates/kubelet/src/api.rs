@@ -84,6 +84,8 @@ pub trait KubeApi: Send + Sync {
     async fn get_claim(&self, namespace: &str, name: &str) -> Result<PersistentVolumeClaim, ApiError>;
     /// A volume.
     async fn get_volume(&self, name: &str) -> Result<PersistentVolume, ApiError>;
+    /// The handler that a RuntimeClass names.
+    async fn runtime_handler(&self, class: &str) -> Result<String, ApiError>;
     /// The services of a namespace, from the informer's memory.
     async fn services(&self, namespace: &str) -> Vec<Arc<Service>>;
     /// This node's object.

@@ -1,6 +1,7 @@
 //! `/etc/resolv.conf`, `/etc/hosts` and the host name of a pod.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::{HostAlias, Pod};
 
@@ -15,6 +16,8 @@ const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
 /// Bytes of the search line upstream keeps.
 const MAX_SEARCH_BYTES: usize = 2048;
+/// Where systemd-resolved names the servers that it asks itself.
+pub const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 /// Heads the hosts file, in upstream's words since tests look for it.
 const HOSTS_HEAD: &str = "# Kubernetes-managed hosts file.\n";
 const HOSTS_HEAD_HOST_NETWORK: &str = "# Kubernetes-managed hosts file (host network).\n";
@@ -67,6 +70,17 @@ impl Resolver {
         out
     }
 
+    /// What a resolver file says now; nothing if it cannot be read.
+    #[must_use]
+    pub fn read(file: &Path) -> Self {
+        std::fs::read_to_string(file).map(|t| Self::parse(&t)).unwrap_or_default()
+    }
+
+    /// Whether there is a server that is reached from elsewhere than the host itself.
+    fn reachable(&self) -> bool {
+        self.servers.iter().any(|s| s.parse::<IpAddr>().is_ok_and(|ip| !ip.is_loopback()))
+    }
+
     fn bound(&mut self) {
         self.servers.truncate(MAX_NAMESERVERS);
         self.searches.truncate(MAX_SEARCHES);
@@ -82,6 +96,29 @@ fn push_new(to: &mut Vec<String>, items: impl IntoIterator<Item = String>) {
             to.push(i);
         }
     }
+}
+
+/// The resolver of a pod, from the host's file as it is now. A loopback server is the pod's own loopback in the pod: where the
+/// host has no other, the servers that systemd-resolved asks stand in (kubeadm configures its kubelets so), else the cluster's,
+/// with a warning.
+#[must_use]
+pub fn for_pod(pod: &Pod, config: &Config, resolved: &Path) -> (Resolver, Option<String>) {
+    let mut host = Resolver::read(&config.resolv_conf);
+    if util::host_network(pod) || host.servers.is_empty() || host.reachable() {
+        host.servers.retain(|s| util::host_network(pod) || !s.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()));
+        return (resolver(pod, config, &host), None);
+    }
+    let asked = Resolver::read(resolved);
+    if asked.reachable() {
+        return (resolver(pod, config, &asked), None);
+    }
+    host.servers = config.cluster_dns.iter().map(IpAddr::to_string).collect();
+    let of_host = pod.spec.as_ref().is_some_and(|s| s.dns_policy.as_deref() == Some("Default"));
+    let warning = of_host.then(|| {
+        let file = config.resolv_conf.display();
+        format!("{file} of the node names no server but loopback addresses, which a pod cannot reach: the cluster's DNS is used")
+    });
+    (resolver(pod, config, &host), warning)
 }
 
 /// The resolver of a pod by its `dnsPolicy` and `dnsConfig`; `host` is the node's own.
@@ -206,6 +243,23 @@ mod tests {
         let host = Resolver::parse("nameserver 1.1.1.1\nsearch example.org.\n");
         let r = resolver(&pod(json!({"containers": []})), &config(), &host);
         assert_eq!(r.text(), "search shop.svc.cluster.local svc.cluster.local cluster.local example.org\nnameserver 10.96.0.10\noptions ndots:5\n");
+    }
+
+    #[test]
+    fn loopback_servers_of_the_host_are_not_a_pods() {
+        let dir = crate::testing::TempDir::new("resolv");
+        let (file, resolved) = (dir.path().join("resolv.conf"), dir.path().join("resolved.conf"));
+        std::fs::write(&file, "nameserver 127.0.0.53\nsearch example.org\n").unwrap();
+        let config = Config { resolv_conf: file, ..config() };
+        let default = pod(json!({"containers": [], "dnsPolicy": "Default"}));
+        let (r, warning) = for_pod(&default, &config, &resolved);
+        assert_eq!((r.servers, r.searches), (vec!["10.96.0.10".to_owned()], vec!["example.org".to_owned()]));
+        assert!(warning.unwrap().contains("names no server but loopback addresses"));
+        std::fs::write(&resolved, "nameserver 9.9.9.9\n").unwrap();
+        let (r, warning) = for_pod(&default, &config, &resolved);
+        assert_eq!((r.servers, warning), (vec!["9.9.9.9".to_owned()], None));
+        let on_host = pod(json!({"containers": [], "dnsPolicy": "Default", "hostNetwork": true}));
+        assert_eq!(for_pod(&on_host, &config, &resolved).0.servers, ["127.0.0.53"], "on the host's network it is the host's loopback");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Pods on a node: sync, probes, volumes, resources, status, and the kubelet's own API.
 //!
 //! The kubelet watches the pods that are bound to its node and moves each, one step at a time, towards what its spec asks
-//! for. Everything is told by events (a watch, the runtime, a probe): timers exist only where the API defines a time.
+//! for. Everything is told by events (a watch, the runtime, a probe); what an event missed is found by a look at every pod, at
+//! what belongs to nobody, at the node's object and at the disk, at the original's periods. A worker that panics is started
+//! again, and no failure is tried again without a pause ([`pod::duties`]).
 //! Decisions are pure functions ([`pod::plan`], [`pod::status`]) of what the runtime shows and what the worker remembers; what
 //! must outlive a restart is in the runtime's labels and in the pod's directory, so a new process adopts the pods of the old one.
 //!

@@ -119,6 +119,12 @@ pub fn pod_requests(spec: &PodSpec) -> BTreeMap<String, i64> {
     aggregate(spec, |r| r.requests.as_ref().or(r.limits.as_ref()))
 }
 
+/// The limit of one resource for the pod as a whole: the sum of those that there are; none if there is none.
+#[must_use]
+pub fn pod_limit(spec: &PodSpec, name: &str) -> Option<i64> {
+    aggregate(spec, |r| r.limits.as_ref()).get(name).copied()
+}
+
 fn aggregate<'a>(spec: &'a PodSpec, pick: impl Fn(&'a ResourceRequirements) -> Option<&'a BTreeMap<String, ApiQuantity>>) -> BTreeMap<String, i64> {
     let of = |c: &'a Container| -> BTreeMap<String, i64> {
         c.resources.as_ref().and_then(&pick).into_iter().flatten().map(|(n, q)| (n.clone(), amount(n, q))).collect()
@@ -176,7 +182,7 @@ pub fn shares(milli_cpu: i64) -> u64 {
 /// CPU quota in microseconds per period for thousandths of a CPU; 0: none.
 #[must_use]
 pub fn quota_us(milli_cpu: i64) -> i64 {
-    if milli_cpu <= 0 { 0 } else { (milli_cpu * i64::try_from(PERIOD_US).unwrap_or(100_000) / 1000).max(MIN_QUOTA_US) }
+    if milli_cpu <= 0 { 0 } else { milli_cpu.saturating_mul(i64::try_from(PERIOD_US / 1000).unwrap_or(100)).max(MIN_QUOTA_US) }
 }
 
 /// `oom_score_adj` of a container (upstream's `GetContainerOOMScoreAdjust`).
@@ -247,6 +253,7 @@ mod tests {
         assert_eq!(quota_us(0), 0);
         assert_eq!(quota_us(5), 1000);
         assert_eq!(quota_us(500), 50_000);
+        assert_eq!(quota_us(i64::MAX), i64::MAX, "as good as none, and not the least");
     }
 
     #[test]

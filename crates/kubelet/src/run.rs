@@ -1,11 +1,11 @@
 //! The start of a kubelet, in order, and its loop.
 
-use std::collections::HashSet;
-use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::SharedApi;
@@ -18,8 +18,12 @@ use crate::pod::manager::{Manager, Pods};
 use crate::volumes::watches::Watches;
 use crate::{evict, gc, logs, node, server, util, volumes};
 
-/// Renewals of the lease between two looks at the disk for images that can go (5 minutes).
-const IMAGE_GC_TICKS: u32 = 30;
+/// How often logs and evictions are looked at (upstream's `monitoringInterval`s).
+const LOOK: Duration = Duration::from_secs(10);
+/// How often what belongs to nobody is looked for (upstream's collectors: a minute).
+const ORPHANS: Duration = Duration::from_secs(60);
+/// How often images that can go are looked for.
+const IMAGE_GC: Duration = Duration::from_secs(300);
 
 /// What the API tells of this node's pods.
 #[derive(Clone, Debug)]
@@ -56,8 +60,9 @@ pub async fn run_with(
     mut changes: mpsc::UnboundedReceiver<PodChange>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    for dir in [config.root_dir.join("pods"), config.pod_logs_dir.clone()] {
-        fs::create_dir_all(&dir).map_err(|source| Error::Directory { path: dir, source })?;
+    // Root's alone: below are Secrets, tokens and logs. Pods see what is bound into them, wherever it lies.
+    for dir in [config.root_dir.clone(), config.root_dir.join("pods"), config.pod_logs_dir.clone()] {
+        util::private_dir(&dir).map_err(|source| Error::Directory { path: dir, source })?;
     }
     volumes::prepare_memory(&config.root_dir).map_err(|source| Error::Directory { path: config.root_dir.join("memory"), source })?;
     let live = runtime.sandboxes().into_iter().filter(|s| s.ready).map(|s| s.id).collect();
@@ -75,7 +80,9 @@ pub async fn run_with(
         scheme,
         started: config.clock.now(),
         others: Box::new(move |uid| beside.others(uid)),
-        node_labels: parking_lot::RwLock::new(node::labels(&config)),
+        node: parking_lot::RwLock::default(),
+        pressure: crate::evict::pressure::Pressure::default(),
+        looks: volumes::looks::Looks::default(),
         api,
         runtime: Arc::clone(&runtime),
         net,
@@ -85,14 +92,24 @@ pub async fn run_with(
     let _stop_all = stop.clone().drop_guard();
     let mut events = runtime.events();
     let served = server::spawn(Arc::clone(&cx), pods.clone(), stop.clone()).await?;
-    let registered = spawn_node(&cx, pods.clone(), &stop);
+    let (sender, registered) = watch::channel(false);
+    tokio::spawn(node::run(Arc::clone(&cx), stop.clone(), sender));
+    keep_house(&cx, &pods, &stop);
     let mut manager = Manager::new(Arc::clone(&cx), pods.clone(), stop.clone());
+    let mut synced = false;
+    let mut sweep = tokio::time::interval_at(Instant::now() + util::jittered(ORPHANS), ORPHANS);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweeping = None;
     loop {
         tokio::select! {
             change = changes.recv() => match change {
-                Some(PodChange::Applied(pod)) => manager.apply(pod).await,
+                Some(PodChange::Applied(pod)) => manager.apply(pod),
                 Some(PodChange::Removed(pod)) => manager.remove(&pod),
-                Some(PodChange::Synced) => synced(&cx, &pods, &mut manager).await,
+                Some(PodChange::Synced) => {
+                    // All pods of this node are known now: what else is on the host belongs to nobody.
+                    synced = true;
+                    sweep.reset_immediately();
+                }
                 None => break,
             },
             event = events.recv() => match event {
@@ -100,7 +117,14 @@ pub async fn run_with(
                 Err(broadcast::error::RecvError::Lagged(_)) => manager.wake_all(),
                 Err(broadcast::error::RecvError::Closed) => break,
             },
-            () = manager.reap() => {}
+            _ = sweep.tick(), if synced => {
+                manager.end_orphans();
+                if sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                    let (cx, pods) = (Arc::clone(&cx), pods.clone());
+                    sweeping = Some(tokio::task::spawn_blocking(move || gc::orphaned_dirs(&cx, &pods)));
+                }
+            }
+            () = manager.next() => {}
             () = shutdown.cancelled() => break,
         }
     }
@@ -113,26 +137,34 @@ pub async fn run_with(
     Ok(())
 }
 
-fn spawn_node(cx: &Arc<Context>, pods: Pods, stop: &CancellationToken) -> watch::Receiver<bool> {
-    let (sender, registered) = watch::channel(false);
-    let housekeeping = Arc::clone(cx);
-    let mut ticks = 0_u32;
-    let tick = move || {
-        tokio::spawn(logs::rotate::rotate_all(Arc::clone(&housekeeping.runtime)));
-        tokio::spawn(evict::check(Arc::clone(&housekeeping), pods.clone()));
-        ticks += 1;
-        if ticks.is_multiple_of(IMAGE_GC_TICKS) {
-            tokio::spawn(gc::images(Arc::clone(&housekeeping)));
-        }
-    };
-    tokio::spawn(node::run(Arc::clone(cx), stop.clone(), sender, tick));
-    registered
+/// The duties of the node that are not a pod's.
+fn keep_house(cx: &Arc<Context>, pods: &Pods, stop: &CancellationToken) {
+    let runtime = Arc::clone(&cx.runtime);
+    every(LOOK, stop, move || logs::rotate::rotate_all(Arc::clone(&runtime)));
+    let (c, p) = (Arc::clone(cx), pods.clone());
+    every(LOOK, stop, move || evict::check(Arc::clone(&c), p.clone()));
+    let (c, p) = (Arc::clone(cx), pods.clone());
+    every(IMAGE_GC, stop, move || gc::images(Arc::clone(&c), p.clone()));
 }
 
-/// All pods of this node are known now: what else is on the host belongs to nobody.
-async fn synced(cx: &Arc<Context>, pods: &Pods, manager: &mut Manager) {
-    manager.end_orphans().await;
-    let known: HashSet<String> = pods.all().iter().map(|h| util::uid(&h.pod()).to_owned()).collect();
-    let cx = Arc::clone(cx);
-    tokio::task::spawn_blocking(move || gc::orphaned_dirs(&cx, &known));
+/// Does something again and again, never twice at the same time, until the kubelet stops. What panics is done again.
+fn every<F: Future<Output = ()> + Send + 'static>(period: Duration, stop: &CancellationToken, mut work: impl FnMut() -> F + Send + 'static) {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            let mut done = tokio::spawn(work());
+            tokio::select! {
+                ended = &mut done => if let Err(e) = ended {
+                    tracing::error!(error = %e, "a duty of the node failed");
+                },
+                () = stop.cancelled() => return done.abort(),
+            }
+        }
+    });
 }

@@ -1,4 +1,7 @@
 //! Who a container runs as: the pod's and the container's security contexts in one.
+//!
+//! A number that is checked here is the number that is used: an image's numeric user is resolved once, and handed to the
+//! runtime as a number (upstream's `determineEffectiveSecurityContext`), so that no file of the image can say otherwise.
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod, SeccompProfile};
 
@@ -7,6 +10,8 @@ use crate::util;
 
 /// Root of local seccomp profiles on the node (upstream's default).
 const SECCOMP_ROOT: &str = "/var/lib/kubelet/seccomp";
+/// The largest user or group: what is above is not a user to every kernel interface, and the last means "as before".
+const MAX_ID: i64 = i32::MAX as i64;
 
 /// The security of a container; an error is a `CreateContainerConfigError`.
 pub fn for_container(pod: &Pod, c: &Spec, image: &Image) -> Result<SecuritySpec, String> {
@@ -14,6 +19,15 @@ pub fn for_container(pod: &Pod, c: &Spec, image: &Image) -> Result<SecuritySpec,
     let own = c.security_context.as_ref();
     let uid = own.and_then(|s| s.run_as_user).or(level.and_then(|s| s.run_as_user));
     let gid = own.and_then(|s| s.run_as_group).or(level.and_then(|s| s.run_as_group));
+    let uid = match uid {
+        Some(uid) => Some(uid),
+        None => image_uid(image)?,
+    };
+    for id in uid.iter().chain(&gid) {
+        if !(0..=MAX_ID).contains(id) {
+            return Err(format!("uids and gids must be in range 0-{MAX_ID}: {id}"));
+        }
+    }
     let non_root = own.and_then(|s| s.run_as_non_root).or(level.and_then(|s| s.run_as_non_root)).unwrap_or(false);
     if non_root {
         check_non_root(pod, c, image, uid)?;
@@ -25,6 +39,8 @@ pub fn for_container(pod: &Pod, c: &Spec, image: &Image) -> Result<SecuritySpec,
     let added = caps.and_then(|c| c.add.clone()).unwrap_or_default();
     // no_new_privs contradicts what privileged containers and CAP_SYS_ADMIN are for (upstream's AddNoNewPrivileges).
     let allow = own.and_then(|s| s.allow_privilege_escalation).unwrap_or(true);
+    // An unmasked /proc belongs to who is root in a user namespace of the pod's own, never to the host's root.
+    let own_users = pod.spec.as_ref().is_some_and(|s| s.host_users == Some(false));
     let profile = own.and_then(|s| s.seccomp_profile.as_ref()).or(level.and_then(|s| s.seccomp_profile.as_ref()));
     let bare = |list: Vec<String>| list.into_iter().map(|c| c.trim_start_matches("CAP_").to_owned()).collect();
     Ok(SecuritySpec {
@@ -38,7 +54,7 @@ pub fn for_container(pod: &Pod, c: &Spec, image: &Image) -> Result<SecuritySpec,
         readonly_rootfs: own.and_then(|s| s.read_only_root_filesystem).unwrap_or(false),
         no_new_privileges: !allow,
         seccomp: if privileged { Seccomp::Unconfined } else { seccomp(profile)? },
-        unmasked_proc: own.and_then(|s| s.proc_mount.as_deref()) == Some("Unmasked"),
+        unmasked_proc: own.and_then(|s| s.proc_mount.as_deref()) == Some("Unmasked") && own_users,
     })
 }
 
@@ -54,19 +70,26 @@ fn seccomp(profile: Option<&SeccompProfile>) -> Result<Seccomp, String> {
     }
 }
 
+/// The image's user, if it is a number.
+fn image_uid(image: &Image) -> Result<Option<i64>, String> {
+    let user = image.user.split(':').next().unwrap_or_default();
+    if user.is_empty() || !user.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(None);
+    }
+    user.parse().map(Some).map_err(|_| format!("uids and gids must be in range 0-{MAX_ID}: {user}"))
+}
+
 fn check_non_root(pod: &Pod, c: &Spec, image: &Image, uid: Option<i64>) -> Result<(), String> {
     let where_ = format!("(pod: {:?}, container: {})", util::describe(pod), c.name);
-    match uid {
-        Some(0) => return Err(format!("container's runAsUser breaks non-root policy {where_}")),
-        Some(_) => return Ok(()),
-        None => {}
-    }
+    let asked = c.security_context.as_ref().and_then(|s| s.run_as_user);
+    let asked = asked.or_else(|| pod.spec.as_ref()?.security_context.as_ref()?.run_as_user);
     let user = image.user.split(':').next().unwrap_or_default();
-    match user.parse::<i64>() {
-        _ if user.is_empty() => Err(format!("container has runAsNonRoot and image will run as root {where_}")),
-        Ok(0) => Err(format!("container has runAsNonRoot and image will run as root {where_}")),
-        Ok(_) => Ok(()),
-        Err(_) => Err(format!("container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root {where_}")),
+    match uid {
+        Some(0) if asked.is_some() => Err(format!("container's runAsUser breaks non-root policy {where_}")),
+        Some(0) => Err(format!("container has runAsNonRoot and image will run as root {where_}")),
+        Some(_) => Ok(()),
+        None if user.is_empty() => Err(format!("container has runAsNonRoot and image will run as root {where_}")),
+        None => Err(format!("container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root {where_}")),
     }
 }
 
@@ -84,6 +107,22 @@ mod tests {
         let image = |user: &str| Image { user: user.into(), ..Image::default() };
         assert!(for_container(&pod, c, &image("")).unwrap_err().contains("image will run as root"));
         assert!(for_container(&pod, c, &image("nobody")).unwrap_err().contains("non-numeric user (nobody)"));
-        assert_eq!(for_container(&pod, c, &image("1000:1000")).unwrap().supplemental_groups, [7]);
+        let good = for_container(&pod, c, &image("1000:1000")).unwrap();
+        assert_eq!((good.uid, good.supplemental_groups), (Some(1000), vec![7]), "the number that was checked is the number that is used");
+        for bad in ["4294967295", "2147483648", "99999999999999999999"] {
+            assert!(for_container(&pod, c, &image(bad)).unwrap_err().starts_with("uids and gids must be in range"), "{bad}");
+        }
+        assert!(for_container(&pod, c, &image("0")).unwrap_err().contains("image will run as root"));
+    }
+
+    #[test]
+    fn proc_is_unmasked_only_in_a_user_namespace() {
+        let unmasked = |host_users: bool| {
+            let pod: Pod = serde_json::from_value(json!({"spec": {"hostUsers": host_users,
+                "containers": [{"name": "c", "securityContext": {"procMount": "Unmasked"}}]}}))
+            .unwrap();
+            for_container(&pod, &pod.spec.as_ref().unwrap().containers[0], &Image::default()).unwrap().unmasked_proc
+        };
+        assert!(unmasked(false) && !unmasked(true));
     }
 }

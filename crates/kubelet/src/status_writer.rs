@@ -3,8 +3,9 @@
 //! While one patch is under way newer statuses replace each other, so a slow API server gets few writes and never an old one
 //! after a new one. What only tells that a pod is coming up waits a moment for what follows: a pod that is ready at once costs
 //! one write. A patch carries only what changed since the last answer, and the pod's UID, so that it cannot hit a later
-//! pod of the same name. Conditions are merged by type: those of other writers are left alone. Where somebody else changed
-//! what the kubelet alone may say (a node controller that took the node for dead), it is said again.
+//! pod of the same name. Conditions are merged by type, and fields of other writers are left alone. Where somebody else changed
+//! what the kubelet alone may say, any of it, it is said again: at once, and from then on no sooner than after ten seconds
+//! (upstream's reconciliation), so that two who do not agree cost nobody anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +24,43 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How long a status of a pod that is coming up waits for the next.
 const COMING_UP: Duration = Duration::from_millis(100);
+/// How soon what others overwrite is said once more.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+/// The fields that the kubelet says; the others are another's.
+const FIELDS: [&str; 14] = [
+    "phase",
+    "message",
+    "reason",
+    "startTime",
+    "hostIP",
+    "hostIPs",
+    "podIP",
+    "podIPs",
+    "qosClass",
+    "initContainerStatuses",
+    "containerStatuses",
+    "ephemeralContainerStatuses",
+    "observedGeneration",
+    "conditions",
+];
 /// Lists whose elements strategic merge would merge by key, though they are to be replaced.
 const MERGED_LISTS: [&str; 2] = ["podIPs", "hostIPs"];
-/// The conditions that the kubelet sets; those after the fifth come and go.
-const OWN: [&str; 7] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "PodResizePending", "PodResizeInProgress"];
+/// The conditions that the kubelet sets.
+const OWN: [&str; 9] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+    "AllContainersRestarting",
+    "DisruptionTarget",
+];
+/// Those of them that go again.
+const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+/// Those of them that others set too: theirs stand.
+const SHARED: [&str; 2] = ["PodScheduled", "DisruptionTarget"];
 
 #[derive(Default)]
 struct Wanted {
@@ -67,7 +101,17 @@ impl StatusWriter {
         let shared = Arc::new(Shared { wanted: Mutex::default(), changed: Notify::new() });
         let (done, written) = watch::channel(0);
         let status = pod.status.clone().unwrap_or_default();
-        let task = Task { api, meta: pod.metadata.clone(), shared: Arc::clone(&shared), facet: facet(&status), last: status, revision: revision(pod), done };
+        let task = Task {
+            api,
+            meta: pod.metadata.clone(),
+            shared: Arc::clone(&shared),
+            facet: facet(&status),
+            last: status,
+            revision: revision(pod),
+            overwritten: false,
+            said_again: None,
+            done,
+        };
         tokio::spawn(task.run());
         Self { guard: Arc::new(Guard(shared)), written }
     }
@@ -112,14 +156,16 @@ fn revision(pod: &Pod) -> u64 {
     pod.metadata.resource_version.as_deref().and_then(|r| r.parse().ok()).unwrap_or(0)
 }
 
-/// What nobody but the kubelet says of a pod, as far as others are known to overwrite it.
-type Facet = (Option<String>, Option<String>, Vec<(String, String, Option<String>)>);
-
-fn facet(s: &PodStatus) -> Facet {
-    let own = s.conditions.iter().flatten().filter(|c| OWN.contains(&c.type_.as_str()) && c.type_ != "PodScheduled");
-    let mut conditions: Vec<_> = own.map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone())).collect();
-    conditions.sort();
-    (s.phase.clone(), s.pod_ip.clone(), conditions)
+/// What nobody but the kubelet says of a pod.
+fn facet(s: &PodStatus) -> Map<String, Value> {
+    let Ok(Value::Object(mut all)) = serde_json::to_value(s) else { return Map::new() };
+    all.retain(|key, _| FIELDS.contains(&key.as_str()));
+    if let Some(Value::Array(list)) = all.get_mut("conditions") {
+        let type_ = |c: &Value| c.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+        list.retain(|c| OWN.contains(&type_(c).as_str()) && !SHARED.contains(&type_(c).as_str()));
+        list.sort_by_key(type_);
+    }
+    all
 }
 
 fn ready(s: &PodStatus) -> bool {
@@ -148,8 +194,11 @@ struct Task {
     /// What the API has, as far as this writer wrote it.
     last: PodStatus,
     /// The part of it that others may not change, and the revision at which it stood.
-    facet: Facet,
+    facet: Map<String, Value>,
     revision: u64,
+    /// Somebody changed it since; and when it was said again last.
+    overwritten: bool,
+    said_again: Option<Instant>,
     done: watch::Sender<u64>,
 }
 
@@ -201,11 +250,13 @@ impl Task {
             let now = facet(&status);
             if now != self.facet {
                 self.last = status;
+                self.overwritten = true;
             }
             (self.facet, self.revision) = (now, revision(&pod));
         }
         let change = status.as_ref().and_then(|s| difference(&self.last, s));
         let (Some(status), Some(change)) = (status, change) else {
+            self.overwritten = false;
             self.done.send_replace(version);
             return if closed { Next::End } else { Next::Wait(None) };
         };
@@ -215,6 +266,15 @@ impl Task {
                 return Next::Wait(Some(at));
             }
         }
+        // Nothing of our own is new: it is only said again.
+        if self.overwritten && !hurry && *self.done.borrow() >= version {
+            let at = self.said_again.map_or_else(Instant::now, |last| last + SAY_AGAIN);
+            if at > Instant::now() {
+                return Next::Wait(Some(at));
+            }
+            self.said_again = Some(Instant::now());
+        }
+        self.overwritten = false;
         Next::Write(version, Box::new(status), change)
     }
 
@@ -265,7 +325,7 @@ impl Task {
 pub fn difference(old: &PodStatus, new: &PodStatus) -> Option<Value> {
     let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new)) else { return None };
     let mut out = Map::new();
-    for (key, value) in &new {
+    for (key, value) in new.iter().filter(|(key, _)| FIELDS.contains(&key.as_str())) {
         let before = old.get(key);
         if before == Some(value) {
             continue;
@@ -284,7 +344,7 @@ pub fn difference(old: &PodStatus, new: &PodStatus) -> Option<Value> {
         };
         out.insert(key.clone(), change);
     }
-    for key in old.keys().filter(|k| !new.contains_key(*k)) {
+    for key in old.keys().filter(|k| !new.contains_key(*k) && FIELDS.contains(&k.as_str())) {
         out.insert(key.clone(), Value::Null);
     }
     (!out.is_empty()).then_some(Value::Object(out))
@@ -310,7 +370,7 @@ fn conditions(before: Option<&Value>, now: &[Value]) -> Option<Value> {
         out.push(c);
     }
     for c in before.and_then(Value::as_array).into_iter().flatten() {
-        let Some(type_) = c.get("type").filter(|t| t.as_str().is_some_and(|t| OWN[5..].contains(&t))) else { continue };
+        let Some(type_) = c.get("type").filter(|t| t.as_str().is_some_and(|t| PASSING.contains(&t))) else { continue };
         if !now.iter().any(|n| n.get("type") == Some(type_)) {
             out.push(json!({"$patch": "delete", "type": type_}));
         }
@@ -399,5 +459,42 @@ mod tests {
         writer.observe(&pod("7", "False"));
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(api.patches().len(), 1);
+        // Who says otherwise all the time is answered every ten seconds.
+        for i in 0..350_u64 {
+            writer.observe(&pod(&(2000 + i).to_string(), "False"));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!((4..=5).contains(&api.patches().len()), "{}", api.patches().len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_that_the_kubelet_says_is_looked_after_and_nothing_of_others() {
+        let api = Arc::new(FakeApi::default());
+        let own = json!({"phase": "Running", "qosClass": "BestEffort", "containerStatuses": [
+            {"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0}]});
+        let with = |revision: &str, status: Value| -> Arc<Pod> {
+            Arc::new(
+                serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "resourceVersion": revision}, "status": status}))
+                    .unwrap(),
+            )
+        };
+        let known = with("5", own.clone());
+        api.put_pod(&known);
+        let writer = StatusWriter::spawn(api.clone(), &known);
+        writer.publish(status(own));
+        // Another's fields and conditions are another's.
+        let claims = json!([{"name": "gpu", "resourceClaimName": "gpu-x"}]);
+        let theirs = json!({"phase": "Running", "qosClass": "BestEffort", "resourceClaimStatuses": claims, "nominatedNodeName": "x",
+            "containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0}]});
+        writer.observe(&with("6", theirs));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(api.patches().len(), 0);
+        // The containers' statuses are not.
+        writer.observe(&with("7", json!({"phase": "Running", "qosClass": "BestEffort", "resourceClaimStatuses": claims})));
+        tokio::time::sleep(COMING_UP + Duration::from_millis(1)).await;
+        let patches = api.patches();
+        assert_eq!(patches.len(), 1, "{patches:?}");
+        assert_eq!(patches[0]["status"]["containerStatuses"][0]["name"], "c");
+        assert!(patches[0]["status"].get("resourceClaimStatuses").is_none());
     }
 }

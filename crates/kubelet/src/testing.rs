@@ -64,6 +64,8 @@ pub struct FakeApi {
     patches: Mutex<Vec<Value>>,
     events: Mutex<Vec<(String, String)>>,
     revision: AtomicU64,
+    /// How often ConfigMaps and Secrets were read.
+    pub reads: AtomicU64,
     /// The bundles of trust anchors.
     pub bundles: tokio::sync::watch::Sender<Vec<Arc<ClusterTrustBundle>>>,
 }
@@ -106,6 +108,7 @@ fn missing<T>(what: &str) -> Result<T, ApiError> {
 #[async_trait]
 impl KubeApi for FakeApi {
     async fn get_ref(&self, _: RefKind, _: &str, _: &str) -> Result<(Option<RefObject>, String), ApiError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         Ok((None, String::new()))
     }
     async fn watch_ref(&self, _: RefKind, _: &str, _: &str, _: &str) -> Result<BoxStream<'static, ()>, ApiError> {
@@ -147,6 +150,9 @@ impl KubeApi for FakeApi {
     async fn get_volume(&self, name: &str) -> Result<PersistentVolume, ApiError> {
         missing(name)
     }
+    async fn runtime_handler(&self, class: &str) -> Result<String, ApiError> {
+        missing(class)
+    }
     async fn services(&self, _: &str) -> Vec<Arc<Service>> {
         Vec::new()
     }
@@ -182,6 +188,8 @@ pub struct FakeRuntime {
     calls: Mutex<Vec<String>>,
     changes: watch::Sender<u64>,
     events: broadcast::Sender<RuntimeEvent>,
+    /// The next look at the sandboxes panics.
+    pub trap: std::sync::atomic::AtomicBool,
     /// Exit code of commands, and whether they never end.
     exec: Mutex<(i32, bool)>,
     ids: AtomicU32,
@@ -198,6 +206,7 @@ impl FakeRuntime {
             calls: Mutex::default(),
             changes: watch::Sender::new(0),
             events: broadcast::Sender::new(64),
+            trap: std::sync::atomic::AtomicBool::new(false),
             exec: Mutex::default(),
             ids: AtomicU32::new(0),
         }
@@ -245,6 +254,11 @@ impl FakeRuntime {
         self.clock.now()
     }
 
+    /// The logs of the containers of this name.
+    pub fn logs_of(&self, name: &str) -> Vec<PathBuf> {
+        self.containers.lock().iter().filter(|c| c.name == name).map(|c| c.log_path.clone()).collect()
+    }
+
     /// How many containers of this name there are.
     pub fn pod_containers_named(&self, name: &str) -> usize {
         self.containers.lock().iter().filter(|c| c.name == name).count()
@@ -261,6 +275,7 @@ impl ContainerRuntime for FakeRuntime {
         "knarr://0".into()
     }
     fn sandboxes(&self) -> Vec<Sandbox> {
+        assert!(!self.trap.swap(false, Ordering::Relaxed), "a defect, for the test");
         self.sandboxes.lock().clone()
     }
     fn containers(&self) -> Vec<Container> {

@@ -24,6 +24,33 @@ pub async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Runs what may wait for a disk beside the workers that everything else runs on. A panic in it is the caller's.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The program ends: nobody waits for the answer any more.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Makes a directory that is root's alone, and those above it that are missing; one that exists becomes so.
+pub fn private_dir(dir: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+}
+
+/// A time between half and one and a half of `around`, so that many do not look at the same moment.
+#[must_use]
+pub fn jittered(around: std::time::Duration) -> std::time::Duration {
+    let mut byte = [128_u8];
+    let _ = getrandom::fill(&mut byte);
+    around / 2 + around * u32::from(byte[0]) / 255
+}
+
 /// Random bytes as hexadecimal: an identifier that nobody else has.
 #[must_use]
 pub fn random_id() -> String {

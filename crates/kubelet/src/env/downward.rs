@@ -105,7 +105,9 @@ pub fn resource(facts: &Facts<'_>, c: &Container, name: &str, divisor: Option<&A
         (_, d) => d.map_or(1, resources::value),
     }
     .max(1);
-    Ok((amount + unit - 1).div_euclid(unit).to_string())
+    // Rounded up, for any number.
+    let whole = amount.div_euclid(unit);
+    Ok(whole.saturating_add(i64::from(amount.rem_euclid(unit) != 0)).to_string())
 }
 
 #[cfg(test)]

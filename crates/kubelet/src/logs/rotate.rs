@@ -1,18 +1,19 @@
 //! Rotation: a log that has grown too long is moved aside and packed; the oldest go.
 //!
-//! Numbers are upstream's defaults (`containerLogMaxSize`, `containerLogMaxFiles`). The newest rotated file stays unpacked, since
+//! Nothing here stands on a worker that others run on, and a kubelet that dies in between finds the rest: a log that has lost
+//! its name is opened anew, and what was half packed is packed again. Numbers are upstream's defaults (`containerLogMaxSize`, `containerLogMaxFiles`). The newest rotated file stays unpacked, since
 //! whoever follows the log may still be reading it.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::cri::SharedRuntime;
+use crate::util;
 
 /// Bytes at which a log is rotated.
 pub const MAX_BYTES: u64 = 10 << 20;
@@ -22,10 +23,15 @@ pub const MAX_FILES: usize = 5;
 /// Rotates the logs of all running containers that have grown too long.
 pub async fn rotate_all(runtime: SharedRuntime) {
     let containers = runtime.containers();
-    for c in containers.iter().filter(|c| c.running()) {
-        if fs::metadata(&c.log_path).is_ok_and(|m| m.len() >= MAX_BYTES)
-            && let Err(e) = rotate(&runtime, c).await
-        {
+    for c in containers.iter().filter(|c| c.running() && !c.log_path.as_os_str().is_empty()) {
+        let path = c.log_path.clone();
+        let done = match util::blocking(move || fs::metadata(&path).map(|m| m.len())).await {
+            Ok(len) if len >= MAX_BYTES => rotate(&runtime, c).await,
+            // It was moved aside, and the process that did so ended before the runtime opened it anew.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => runtime.reopen_log(&c.id).await.map_err(|e| io::Error::other(e.to_string())),
+            _ => Ok(()),
+        };
+        if let Err(e) = done {
             tracing::warn!(container = %c.id, error = %e, "log not rotated");
         }
     }
@@ -35,15 +41,17 @@ async fn rotate(runtime: &SharedRuntime, c: &crate::cri::Container) -> io::Resul
     let path = c.log_path.clone();
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let aside = with_suffix(&path, &format!(".{stamp}"));
-    fs::rename(&path, &aside)?;
+    let moved = {
+        let (path, aside) = (path.clone(), aside.clone());
+        util::blocking(move || fs::rename(path, aside)).await
+    };
+    moved?;
     if let Err(e) = runtime.reopen_log(&c.id).await {
         // The runtime still writes to the moved file: it gets its name back.
-        fs::rename(&aside, &path)?;
+        util::blocking(move || fs::rename(aside, path)).await?;
         return Err(io::Error::other(e.to_string()));
     }
-    let path = Arc::new(path);
-    let packed = Arc::clone(&path);
-    tokio::task::spawn_blocking(move || tidy(&packed)).await.map_err(io::Error::other)?
+    util::blocking(move || tidy(&path)).await
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -56,11 +64,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else { return Ok(Vec::new()) };
     let prefix = format!("{name}.");
-    let mut out: Vec<PathBuf> = fs::read_dir(dir)?
-        .flatten()
-        .filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(&prefix) && !n.ends_with(".tmp")))
-        .map(|e| e.path())
-        .collect();
+    let mut out: Vec<PathBuf> =
+        fs::read_dir(dir)?.flatten().filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(&prefix))).map(|e| e.path()).collect();
     out.sort();
     Ok(out)
 }
@@ -68,6 +73,9 @@ fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
 /// Removes the oldest files and packs all but the newest.
 fn tidy(path: &Path) -> io::Result<()> {
     let mut files = rotated(path)?;
+    for half in files.extract_if(.., |f| f.extension().is_some_and(|e| e == "tmp")) {
+        fs::remove_file(half)?;
+    }
     while files.len() > MAX_FILES - 1 {
         fs::remove_file(files.remove(0))?;
     }
@@ -95,6 +103,7 @@ mod tests {
         for i in 1..=6 {
             fs::write(dir.path().join(format!("0.log.{i}")), "x").unwrap();
         }
+        fs::write(dir.path().join("0.log.5.tmp"), "half").unwrap();
         tidy(&log).unwrap();
         let names: Vec<String> = rotated(&log).unwrap().iter().map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()).collect();
         assert_eq!(names, ["0.log.3.gz", "0.log.4.gz", "0.log.5.gz", "0.log.6"]);

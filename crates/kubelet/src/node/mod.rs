@@ -1,4 +1,8 @@
-//! The Node object: registered once, its status told on change and every five minutes, its lease renewed every ten seconds.
+//! The Node object: registered once, its lease renewed every ten seconds, its status told when the API's differs and every
+//! five minutes.
+//!
+//! Every ten seconds the object is read and compared with what the node is, as upstream's `tryUpdateNodeStatus` does, not with
+//! what was written last: a node controller that took the node for dead is answered at once, and so is anybody else.
 //!
 //! After a restart the node does not flap: this kubelet only ever writes `Ready` once it can run pods, and until then the
 //! object that a former process wrote stands, with a lease that outlives a short absence.
@@ -18,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Severity;
 use crate::config::Config;
+use crate::evict::pressure::{DISK_MIN_PERCENT, MEMORY_MIN_BYTES, Short};
 use crate::pod::Context;
-use crate::util::time;
+use crate::util::{self, time};
 
 /// How often the lease is renewed, and how long it stands (upstream's defaults).
 const LEASE_RENEW: Duration = Duration::from_secs(10);
@@ -30,9 +35,7 @@ const REPORT: Duration = Duration::from_secs(300);
 const MAX_IMAGES: usize = 50;
 const MAX_IMAGE_NAMES: usize = 5;
 /// Memory kept for the node itself (upstream's default `memory.available` threshold), in bytes.
-pub(crate) const RESERVED_MEMORY_BYTES: i64 = 100 << 20;
-/// Share of the disk below which there is pressure (upstream's `nodefs.available<10%`), in hundredths.
-const DISK_PRESSURE_PERCENT: u64 = 10;
+pub(crate) const RESERVED_MEMORY_BYTES: i64 = MEMORY_MIN_BYTES;
 /// First and longest wait before registration is tried again.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(7);
@@ -119,9 +122,7 @@ fn images(cx: &Context) -> Vec<ContainerImage> {
 }
 
 fn conditions(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> Vec<NodeCondition> {
-    let (all, free) = disk(&cx.config.root_dir);
-    let full = all > 0 && free.saturating_mul(100) < all.saturating_mul(DISK_PRESSURE_PERCENT);
-    let tight = meminfo("MemAvailable") < RESERVED_MEMORY_BYTES;
+    let Short { memory: tight, disk: full } = cx.pressure.told();
     let one = |type_: &str, status: bool, reason: &str, message: &str| {
         let status = if status { "True" } else { "False" };
         let before = old.and_then(|s| s.conditions.iter().flatten().find(|c| c.type_ == type_ && c.status == status));
@@ -170,7 +171,7 @@ pub fn status(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> NodeSt
         allocatable.insert(k.clone(), v.clone());
     }
     capacity.extend(with(format!("{memory_ki}Ki"), format!("{}Ki", disk_bytes / 1024)));
-    allocatable.extend(with(format!("{}Ki", memory_ki - RESERVED_MEMORY_BYTES / 1024), (disk_bytes / 100 * (100 - DISK_PRESSURE_PERCENT)).to_string()));
+    allocatable.extend(with(format!("{}Ki", memory_ki - RESERVED_MEMORY_BYTES / 1024), (disk_bytes / 100 * (100 - DISK_MIN_PERCENT)).to_string()));
     let mut addresses: Vec<NodeAddress> = cx.machine.host_ips.iter().map(|ip| NodeAddress { address: ip.to_string(), type_: "InternalIP".into() }).collect();
     addresses.push(NodeAddress { address: c.node_name.clone(), type_: "Hostname".into() });
     NodeStatus {
@@ -223,18 +224,19 @@ async fn try_register(cx: &Arc<Context>) -> Result<Node, crate::api::ApiError> {
         let created = cx.api.create_node(&node).await?;
         cx.api.node_event(Severity::Normal, "Starting", "Starting kubelet.");
         // The API drops a status on creation where it has the kind's rules from upstream: it is written on its own.
-        return write_status(cx, created.status.as_ref(), now).await.or(Ok(created));
+        let fresh = status(cx, created.status.as_ref(), now);
+        return write_status(cx, created.status.as_ref(), fresh).await.or(Ok(created));
     };
     let wanted = labels(c);
     let have = found.metadata.labels.clone().unwrap_or_default();
     if wanted.iter().any(|(k, v)| have.get(k) != Some(v)) {
         cx.api.patch_node(&c.node_name, json!({"metadata": {"labels": wanted}}), false).await?;
     }
-    write_status(cx, found.status.as_ref(), now).await
+    let fresh = status(cx, found.status.as_ref(), now);
+    write_status(cx, found.status.as_ref(), fresh).await
 }
 
-async fn write_status(cx: &Arc<Context>, old: Option<&NodeStatus>, now: SystemTime) -> Result<Node, crate::api::ApiError> {
-    let new = status(cx, old, now);
+async fn write_status(cx: &Arc<Context>, old: Option<&NodeStatus>, new: NodeStatus) -> Result<Node, crate::api::ApiError> {
     let mut patch = serde_json::to_value(&new).unwrap_or_default();
     if let (Value::Object(map), true) = (&mut patch, old.is_some()) {
         // Addresses merge by type: the whole list replaces the old one.
@@ -245,23 +247,27 @@ async fn write_status(cx: &Arc<Context>, old: Option<&NodeStatus>, now: SystemTi
     cx.api.patch_node(&cx.config.node_name, json!({"status": patch}), true).await
 }
 
-/// What of a status is news: everything but the times of its conditions.
-fn essence(s: &NodeStatus) -> Value {
-    let mut v = serde_json::to_value(s).unwrap_or_default();
-    for c in v.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(c) = c.as_object_mut() {
-            c.remove("lastHeartbeatTime");
-            c.remove("lastTransitionTime");
-        }
-    }
-    v
+/// Whether the API tells of the node what the node is: all that this kubelet says, but for the times of its conditions. What
+/// others add (conditions, resources) is theirs.
+fn told(api: &NodeStatus, fresh: &NodeStatus) -> bool {
+    let conditions = |s: &NodeStatus| -> Vec<_> {
+        let own = |c: &&NodeCondition| fresh.conditions.iter().flatten().any(|f| f.type_ == c.type_);
+        let mut list: Vec<_> =
+            s.conditions.iter().flatten().filter(own).map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone(), c.message.clone())).collect();
+        list.sort();
+        list
+    };
+    let tree = |s: &NodeStatus| serde_json::to_value(s).unwrap_or_default();
+    let (api_tree, fresh_tree) = (tree(api), tree(fresh));
+    let rest = fresh_tree.as_object().into_iter().flatten().filter(|(key, _)| *key != "conditions");
+    conditions(api) == conditions(fresh) && rest.into_iter().all(|(key, value)| api_tree.get(key) == Some(value))
 }
 
-/// Keeps the node's object and lease. `tick` runs with every renewal, for the housekeeping that needs no timer of its own.
-pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::sync::watch::Sender<bool>, mut tick: impl FnMut()) {
+/// Keeps the node's object and lease.
+pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::sync::watch::Sender<bool>) {
     let Some(mut node) = register(&cx, &stop).await else { return };
+    *cx.node.write() = Some(Arc::new(node.clone()));
     let _ = registered.send(true);
-    let mut told = node.status.as_ref().map(essence);
     let mut reported = Instant::now();
     let mut ticks = tokio::time::interval(LEASE_RENEW);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -273,32 +279,33 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::s
         if let Err(e) = cx.api.renew_lease(&node, LEASE_DURATION_S).await {
             tracing::warn!(error = %e, "node lease not renewed");
         }
-        tick();
+        match cx.api.get_node(&cx.config.node_name).await {
+            Ok(Some(found)) => node = found,
+            // Somebody deleted the object: this node still exists, and says so.
+            Ok(None) => match register(&cx, &stop).await {
+                Some(again) => node = again,
+                None => return,
+            },
+            Err(e) => {
+                tracing::debug!(error = %e, "node not read");
+                continue;
+            }
+        }
         let now = SystemTime::now();
-        let fresh = status(&cx, node.status.as_ref(), now);
-        let news = essence(&fresh);
-        if told.as_ref() == Some(&news) && reported.elapsed() < REPORT {
-            continue;
-        }
-        let old = match cx.api.get_node(&cx.config.node_name).await {
-            Ok(Some(n)) => n,
-            Ok(None) => {
-                // Somebody deleted the object: this node still exists, and says so.
-                match register(&cx, &stop).await {
-                    Some(n) => n,
-                    None => return,
-                }
-            }
-            Err(_) => continue,
+        let fresh = {
+            let (cx, old) = (Arc::clone(&cx), node.status.clone());
+            util::blocking(move || status(&cx, old.as_ref(), now)).await
         };
-        match write_status(&cx, old.status.as_ref(), now).await {
-            Ok(n) => {
-                node = n;
-                told = Some(news);
-                reported = Instant::now();
+        if !node.status.as_ref().is_some_and(|api| told(api, &fresh)) || reported.elapsed() >= REPORT {
+            match write_status(&cx, node.status.as_ref(), fresh).await {
+                Ok(written) => {
+                    node = written;
+                    reported = Instant::now();
+                }
+                Err(e) => tracing::warn!(error = %e, "node status not written"),
             }
-            Err(e) => tracing::warn!(error = %e, "node status not written"),
         }
+        *cx.node.write() = Some(Arc::new(node.clone()));
     }
 }
 
@@ -306,6 +313,23 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::s
 #[must_use]
 pub fn machine(config: &Config) -> crate::pod::Machine {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let resolver = fs::read_to_string(&config.resolv_conf).map(|t| crate::dns::Resolver::parse(&t)).unwrap_or_default();
-    crate::pod::Machine { cpu_milli: i64::try_from(cpus).unwrap_or(1) * 1000, memory_bytes: meminfo("MemTotal"), resolver, host_ips: vec![config.node_ip] }
+    crate::pod::Machine { cpu_milli: i64::try_from(cpus).unwrap_or(1) * 1000, memory_bytes: meminfo("MemTotal"), host_ips: vec![config.node_ip] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_of_the_node_is_answered_and_what_they_add_is_theirs() {
+        let of = |v: Value| serde_json::from_value::<NodeStatus>(v).unwrap();
+        let ready = |status: &str, time: &str| json!({"type": "Ready", "status": status, "reason": "r", "message": "m", "lastHeartbeatTime": time, "lastTransitionTime": time});
+        let fresh = of(json!({"capacity": {"cpu": "2"}, "conditions": [ready("True", "2026-01-01T00:00:00Z")]}));
+        let other = json!({"type": "KernelDeadlock", "status": "False"});
+        let same = of(json!({"capacity": {"cpu": "2"}, "conditions": [other, ready("True", "2025-01-01T00:00:00Z")], "volumesInUse": ["x"]}));
+        assert!(told(&same, &fresh));
+        assert!(!told(&of(json!({"capacity": {"cpu": "2"}, "conditions": [ready("Unknown", "2026-01-01T00:00:00Z")]})), &fresh));
+        assert!(!told(&of(json!({"capacity": {"cpu": "3"}, "conditions": [ready("True", "2026-01-01T00:00:00Z")]})), &fresh));
+        assert!(!told(&of(json!({"capacity": {"cpu": "2"}})), &fresh));
+    }
 }

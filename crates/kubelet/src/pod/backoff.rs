@@ -1,7 +1,9 @@
-//! Waits between restarts that grow: upstream's `flowcontrol.Backoff`, as a pure value.
+//! Waits between restarts that grow: upstream's `flowcontrol.Backoff`, as a pure value. They are measured by a clock that nobody sets.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// First wait.
 pub const INITIAL: Duration = Duration::from_secs(10);
@@ -11,10 +13,10 @@ pub const MAX: Duration = Duration::from_secs(300);
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     delay: Duration,
-    updated: SystemTime,
+    updated: Instant,
 }
 
-/// Waits by key (a container's name, an image).
+/// Waits by key (a container's name and hash, an image).
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
     entries: HashMap<String, Entry>,
@@ -26,25 +28,25 @@ pub struct Wait {
     /// Its whole length.
     pub delay: Duration,
     /// When it is over.
-    pub until: SystemTime,
+    pub until: Instant,
 }
 
 impl Backoff {
     /// What has not failed for twice the longest wait starts anew.
-    fn expired(entry: &Entry, event: SystemTime) -> bool {
-        event.duration_since(entry.updated).is_ok_and(|d| d > 2 * MAX)
+    fn expired(entry: &Entry, event: Instant) -> bool {
+        event.saturating_duration_since(entry.updated) > 2 * MAX
     }
 
     /// Whether an event at `event` (a container's end) must still be waited for at `now`.
     #[must_use]
-    pub fn waiting(&self, key: &str, event: SystemTime, now: SystemTime) -> Option<Wait> {
+    pub fn waiting(&self, key: &str, event: Instant, now: Instant) -> Option<Wait> {
         let entry = self.entries.get(key).filter(|e| !Self::expired(e, event))?;
         let until = event + entry.delay;
         (now < until).then_some(Wait { delay: entry.delay, until })
     }
 
     /// Counts one more restart after `event`: the next wait is twice as long.
-    pub fn next(&mut self, key: &str, event: SystemTime, now: SystemTime) -> Duration {
+    pub fn next(&mut self, key: &str, event: Instant, now: Instant) -> Duration {
         let delay = match self.entries.get(key).filter(|e| !Self::expired(e, event)) {
             Some(e) => (e.delay * 2).min(MAX),
             None => INITIAL,
@@ -76,7 +78,8 @@ mod tests {
 
     #[test]
     fn waits_double_to_five_minutes_and_begin_anew_after_ten() {
-        let at = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
+        let zero = Instant::now();
+        let at = |s| zero + Duration::from_secs(s);
         let mut b = Backoff::default();
         assert_eq!(b.waiting("c", at(0), at(0)), None);
         let mut seen = Vec::new();

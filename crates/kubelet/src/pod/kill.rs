@@ -48,10 +48,12 @@ impl Turns {
         Self { before, running: watch::Sender::new(running) }
     }
 
-    /// A container has ended.
-    pub fn ended(&self, name: &str) {
-        self.running.send_modify(|r| {
-            r.remove(name);
+    /// These run now.
+    pub fn update(&self, running: HashSet<String>) {
+        self.running.send_if_modified(|r| {
+            let changed = *r != running;
+            *r = running;
+            changed
         });
     }
 
@@ -98,7 +100,7 @@ async fn over(deadline: &mut watch::Receiver<Instant>) {
 }
 
 /// Stops the container; returns when it has ended, or when the runtime gave up.
-pub async fn kill(cx: Arc<Context>, mut k: Kill) -> (ContainerId, Result<(), String>) {
+pub async fn kill(cx: Arc<Context>, mut k: Kill) -> Result<(), String> {
     cx.api.pod_event(&k.pod, Some(&k.kind.field_path(&k.name)), Severity::Normal, "Killing", &k.message);
     pre_stop(&cx, &mut k).await;
     if let Some(turns) = k.turns.clone() {
@@ -107,11 +109,7 @@ pub async fn kill(cx: Arc<Context>, mut k: Kill) -> (ContainerId, Result<(), Str
             () = over(&mut k.deadline) => {}
         }
     }
-    let result = stop(&cx, &mut k).await;
-    if let Some(turns) = &k.turns {
-        turns.ended(&k.name);
-    }
-    (k.id, result)
+    stop(&cx, &mut k).await
 }
 
 /// Runs the hook until it ends or the grace period does. Its process is not waited for any longer then.

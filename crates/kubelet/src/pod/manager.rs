@@ -1,18 +1,33 @@
 //! The pods of this node: a worker for each, told of what concerns it.
+//!
+//! Admission happens here, one pod after the other, from what is known without asking. Where that does not suffice (the node's
+//! labels may have changed, others must make room first) the pod is held while somebody asks, and everything else goes on. A
+//! worker that panics is a defect; its pod gets a new one, after a pause that grows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::worker::Worker;
-use super::{Context, Handle};
-use crate::admission;
+use super::{Context, Eviction, Handle};
+use crate::admission::{self, Rejection, Verdict};
+use crate::api::Severity;
 use crate::cri::{Container, PodUid, RuntimeEvent, label};
 use crate::util;
+
+/// First and longest wait before a worker that panicked is begun anew.
+const REVIVE_MIN: Duration = Duration::from_secs(1);
+const REVIVE_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for the node's object before a pod is refused by what is known of it.
+const NODE_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for pods that make room, and how often they are looked at.
+const ROOM_MAX: Duration = Duration::from_secs(300);
+const ROOM_LOOK: Duration = Duration::from_millis(100);
 
 /// The pods by UID.
 #[derive(Clone, Default)]
@@ -27,19 +42,14 @@ impl Pods {
         self.inner.lock().get(uid).cloned()
     }
 
-    /// A pod by namespace and name: the newest, should two overlap.
+    /// A pod by namespace and name: the one that the API has, else the newest, should two overlap.
     #[must_use]
     pub fn named(&self, namespace: &str, name: &str) -> Option<Arc<Handle>> {
-        let mut found: Vec<Arc<Handle>> = self
-            .all()
-            .into_iter()
-            .filter(|h| {
-                let pod = h.pod();
-                util::namespace(&pod) == namespace && util::name(&pod) == name
-            })
-            .collect();
-        found.sort_by_key(|h| h.pod().metadata.creation_timestamp.as_ref().map(|t| t.0));
-        found.pop()
+        let of_name = |h: &Arc<Handle>| {
+            let pod = h.pod();
+            util::namespace(&pod) == namespace && util::name(&pod) == name
+        };
+        self.all().into_iter().filter(of_name).max_by_key(|h| (!h.is_gone(), h.pod().metadata.creation_timestamp.as_ref().map(|t| t.0)))
     }
 
     /// All pods.
@@ -48,10 +58,10 @@ impl Pods {
         self.inner.lock().values().cloned().collect()
     }
 
-    /// The pods that have not ended, but for one.
+    /// The pods that count for the node's resources, but for one: those that the API has and that have not ended.
     #[must_use]
     pub fn others(&self, than: &PodUid) -> Vec<Arc<Pod>> {
-        self.inner.lock().values().filter(|h| h.uid != *than && !h.ended()).map(|h| h.pod()).collect()
+        self.inner.lock().values().filter(|h| h.uid != *than && !h.ended() && !h.is_gone()).map(|h| h.pod()).collect()
     }
 
     /// The volumes of a pod must be refreshed.
@@ -62,11 +72,28 @@ impl Pods {
     }
 }
 
+/// What must be known of a worker to begin it anew.
+struct Work {
+    handle: Arc<Handle>,
+    rejected: Option<Rejection>,
+    panics: u32,
+}
+
+/// A pod that waits for its admission, and for what it waited already.
+struct Held {
+    pod: Arc<Pod>,
+    looked: bool,
+    made_room: bool,
+}
+
 /// Starts and ends workers.
 pub struct Manager {
     cx: Arc<Context>,
     pods: Pods,
     workers: JoinSet<PodUid>,
+    of: HashMap<Id, Work>,
+    held: HashMap<PodUid, Held>,
+    asking: JoinSet<PodUid>,
     shutdown: CancellationToken,
 }
 
@@ -74,32 +101,106 @@ impl Manager {
     /// No pods yet.
     #[must_use]
     pub fn new(cx: Arc<Context>, pods: Pods, shutdown: CancellationToken) -> Self {
-        Self { cx, pods, workers: JoinSet::new(), shutdown }
+        Self { cx, pods, workers: JoinSet::new(), of: HashMap::new(), held: HashMap::new(), asking: JoinSet::new(), shutdown }
     }
 
     /// The API has this pod, on this node.
-    pub async fn apply(&mut self, pod: Arc<Pod>) {
+    pub fn apply(&mut self, pod: Arc<Pod>) {
         let uid = PodUid(util::uid(&pod).to_owned());
         if let Some(h) = self.pods.get(&uid) {
             h.update(pod);
-            return;
+        } else if let Some(held) = self.held.get_mut(&uid) {
+            held.pod = pod;
+        } else {
+            self.admit(uid, Held { pod, looked: false, made_room: false });
         }
+    }
+
+    fn admit(&mut self, uid: PodUid, held: Held) {
+        let pod = &held.pod;
         // What runs already was admitted by a former process.
         let runs = !self.cx.runtime.pod_sandboxes(&uid).is_empty();
-        let rejected = if runs || pod.metadata.deletion_timestamp.is_some() { None } else { admission::check(&self.cx, &pod, &self.pods.others(&uid)).await };
-        let handle = Arc::new(Handle::new(pod));
-        self.pods.inner.lock().insert(uid.clone(), Arc::clone(&handle));
-        let (cx, shutdown) = (Arc::clone(&self.cx), self.shutdown.clone());
-        self.workers.spawn(async move {
-            let worker = Worker::new(cx, Arc::clone(&handle), rejected.map(|r| (r.reason, r.message)));
-            worker.run(shutdown).await;
+        if runs || pod.metadata.deletion_timestamp.is_some() {
+            return self.begin(uid, held.pod, None);
+        }
+        let verdict = admission::check(&self.cx, pod, &self.pods.others(&uid));
+        match verdict {
+            Verdict::Admitted => self.begin(uid, held.pod, None),
+            Verdict::Refused(r) if r.by_node && !held.looked => {
+                // The scheduler may have seen a node that this kubelet has not: it looks before it refuses.
+                let cx = Arc::clone(&self.cx);
+                let asked = uid.clone();
+                self.asking.spawn(async move {
+                    if let Ok(Ok(Some(node))) = tokio::time::timeout(NODE_MAX, cx.api.get_node(&cx.config.node_name)).await {
+                        *cx.node.write() = Some(Arc::new(node));
+                    }
+                    asked
+                });
+                self.held.insert(uid, Held { looked: true, ..held });
+            }
+            Verdict::MakeRoom { victims, .. } if !held.made_room => {
+                self.make_room(&uid, victims);
+                self.held.insert(uid, Held { made_room: true, ..held });
+            }
+            Verdict::Refused(r) | Verdict::MakeRoom { otherwise: r, .. } => self.begin(uid, held.pod, Some(r)),
+        }
+    }
+
+    /// Puts pods out for one that the cluster cannot be without (upstream's `CriticalPodAdmissionHandler`).
+    fn make_room(&mut self, uid: &PodUid, victims: Vec<PodUid>) {
+        let victims: Vec<Arc<Handle>> = victims.iter().filter_map(|v| self.pods.get(v)).collect();
+        for v in &victims {
+            let spec = v.pod().spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+            v.evict(Eviction {
+                reason: "Preempting".into(),
+                message: "Preempted in order to admit critical pod".into(),
+                condition: Some("Pod was preempted by Kubelet to accommodate a critical pod.".into()),
+                grace: super::worker::grace_period(spec),
+            });
+        }
+        let uid = uid.clone();
+        self.asking.spawn(async move {
+            let gone = async {
+                while victims.iter().any(|v| !v.ended() && !v.is_gone()) {
+                    tokio::time::sleep(ROOM_LOOK).await;
+                }
+            };
+            let _ = tokio::time::timeout(ROOM_MAX, gone).await;
             uid
         });
     }
 
+    fn begin(&mut self, uid: PodUid, pod: Arc<Pod>, rejected: Option<Rejection>) {
+        let handle = Arc::new(Handle::new(pod));
+        self.pods.inner.lock().insert(uid, Arc::clone(&handle));
+        self.run(Work { handle, rejected, panics: 0 });
+    }
+
+    fn run(&mut self, work: Work) {
+        let (cx, shutdown, handle) = (Arc::clone(&self.cx), self.shutdown.clone(), Arc::clone(&work.handle));
+        let rejected = work.rejected.clone().map(|r| (r.reason, r.message));
+        let pause = match work.panics {
+            0 => Duration::ZERO,
+            n => REVIVE_MIN.saturating_mul(2_u32.saturating_pow(n - 1)).min(REVIVE_MAX),
+        };
+        let task = self.workers.spawn(async move {
+            if !pause.is_zero() {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = shutdown.cancelled() => return handle.uid.clone(),
+                }
+            }
+            Worker::new(cx, Arc::clone(&handle), rejected).run(shutdown).await;
+            handle.uid.clone()
+        });
+        self.of.insert(task.id(), work);
+    }
+
     /// The API no longer has this pod.
-    pub fn remove(&self, pod: &Arc<Pod>) {
-        if let Some(h) = self.pods.get(&PodUid(util::uid(pod).to_owned())) {
+    pub fn remove(&mut self, pod: &Arc<Pod>) {
+        let uid = PodUid(util::uid(pod).to_owned());
+        self.held.remove(&uid);
+        if let Some(h) = self.pods.get(&uid) {
             h.remove(Some(Arc::clone(pod)));
         }
     }
@@ -123,16 +224,35 @@ impl Manager {
         }
     }
 
-    /// A worker has ended: its pod is gone. Pends while there is none.
-    pub async fn reap(&mut self) {
-        match self.workers.join_next().await {
-            Some(Ok(uid)) => {
-                if !self.shutdown.is_cancelled() {
-                    self.pods.inner.lock().remove(&uid);
+    /// Takes in one end: of a worker, whose pod is gone, or of what a held pod waited for. Pends while there is none.
+    pub async fn next(&mut self) {
+        let (id, panicked) = tokio::select! {
+            Some(done) = self.workers.join_next_with_id() => match done {
+                Ok((id, _)) => (id, None),
+                Err(e) => (e.id(), Some(e)),
+            },
+            Some(asked) = self.asking.join_next() => {
+                if let Some((uid, held)) = asked.ok().and_then(|uid| self.held.remove_entry(&uid)) {
+                    self.admit(uid, held);
                 }
+                return;
             }
-            Some(Err(e)) => tracing::error!(error = %e, "pod worker failed"),
-            None => std::future::pending().await,
+            else => return std::future::pending().await,
+        };
+        let Some(work) = self.of.remove(&id) else { return };
+        if self.shutdown.is_cancelled() {
+            return;
+        }
+        match panicked {
+            None => {
+                self.pods.inner.lock().remove(&work.handle.uid);
+            }
+            Some(e) => {
+                tracing::error!(pod = %util::describe(&work.handle.pod()), error = %e, "pod worker failed; it is begun anew");
+                let pod = work.handle.pod();
+                self.cx.api.pod_event(&pod, None, Severity::Warning, "FailedSync", "error determining status: the pod's worker failed and is begun anew");
+                self.run(Work { panics: work.panics.saturating_add(1), ..work });
+            }
         }
     }
 
@@ -141,22 +261,22 @@ impl Manager {
         while self.workers.join_next().await.is_some() {}
     }
 
-    /// Ends pods that the runtime still has but the API does not: they were deleted while no kubelet ran.
-    pub async fn end_orphans(&mut self) {
+    /// Ends pods that the runtime still has but the API does not: they were deleted while no kubelet ran, or their removal failed.
+    pub fn end_orphans(&mut self) {
         let containers: Vec<Container> = self.cx.runtime.containers();
         let mut orphans: HashMap<PodUid, Pod> = HashMap::new();
         let labels = containers.iter().map(|c| &c.labels);
         let sandboxes = self.cx.runtime.sandboxes();
         for l in labels.chain(sandboxes.iter().map(|s| &s.labels)) {
             let Some(uid) = l.get(label::POD_UID).map(|u| PodUid(u.clone())) else { continue };
-            if self.pods.get(&uid).is_none() {
+            if self.pods.get(&uid).is_none() && !self.held.contains_key(&uid) {
                 orphans.entry(uid.clone()).or_insert_with(|| orphan(&uid, l));
             }
         }
         for (_, pod) in orphans {
             let pod = Arc::new(pod);
             tracing::info!(pod = %util::describe(&pod), "ending a pod that the API no longer has");
-            self.apply(Arc::clone(&pod)).await;
+            self.apply(Arc::clone(&pod));
             self.remove(&pod);
         }
     }

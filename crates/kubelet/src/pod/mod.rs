@@ -1,25 +1,30 @@
 //! Pods: one worker each, which plans, acts, and tells the API.
 
 pub mod backoff;
+pub mod cleanup;
+pub mod duties;
 pub mod kill;
+pub mod lost;
 pub mod manager;
 pub mod messages;
 pub mod ops;
 pub mod plan;
+mod refusals;
 pub mod resize;
 pub mod setup;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod work;
 pub mod worker;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -27,11 +32,12 @@ use crate::api::SharedApi;
 use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::cri::{ContainerId, PodUid, SharedNet, SharedRuntime};
-use crate::dns::Resolver;
 use crate::env::downward::Facts;
+use crate::evict::pressure::Pressure;
 use crate::images::Images;
 use crate::probes::Results;
 use crate::util;
+use crate::volumes::looks::Looks;
 use crate::volumes::watches::Watches;
 
 /// Answers the pods that have not ended, but for one.
@@ -49,6 +55,8 @@ pub struct Context {
     pub net: SharedNet,
     /// Watches on referenced objects.
     pub watches: Watches,
+    /// Looks at places of the host that may hang.
+    pub looks: Looks,
     /// Image pulls.
     pub images: Images,
     /// Cgroups of pods.
@@ -61,8 +69,10 @@ pub struct Context {
     pub started: SystemTime,
     /// The pods of this node that have not ended, but for one.
     pub others: Box<Others>,
-    /// The node's labels as last seen.
-    pub node_labels: RwLock<BTreeMap<String, String>>,
+    /// The node's object as last seen: labels, taints, what it can give.
+    pub node: RwLock<Option<Arc<Node>>>,
+    /// What the node runs short of.
+    pub pressure: Pressure,
 }
 
 /// What the machine has.
@@ -72,8 +82,6 @@ pub struct Machine {
     pub cpu_milli: i64,
     /// Bytes of memory.
     pub memory_bytes: i64,
-    /// The node's own resolver.
-    pub resolver: Resolver,
     /// The node's addresses.
     pub host_ips: Vec<IpAddr>,
 }
@@ -94,9 +102,22 @@ impl Context {
             host_ips: &self.machine.host_ips,
             pod_ips,
             node_cpu_milli: self.machine.cpu_milli,
-            node_memory_bytes: self.machine.memory_bytes,
+            node_memory_bytes: self.machine.memory_bytes - crate::node::RESERVED_MEMORY_BYTES,
         }
     }
+}
+
+/// Why a pod must go though it did nothing, and how soon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// The reason in its status and Event.
+    pub reason: String,
+    /// The message there.
+    pub message: String,
+    /// The message of its condition `DisruptionTarget`, if it is to have one.
+    pub condition: Option<String>,
+    /// What it gets between its stop signal and the end.
+    pub grace: std::time::Duration,
 }
 
 /// One pod, as the manager, the probes and the server share it with its worker.
@@ -106,7 +127,8 @@ pub struct Handle {
     pod: RwLock<Arc<Pod>>,
     gone: AtomicBool,
     stale: AtomicBool,
-    evicted: Mutex<Option<String>>,
+    evicted: Mutex<Option<Eviction>>,
+    leaving: AtomicBool,
     notify: Notify,
     results: Mutex<HashMap<ContainerId, Results>>,
     status: Mutex<PodStatus>,
@@ -124,6 +146,7 @@ impl Handle {
             gone: AtomicBool::new(false),
             stale: AtomicBool::new(false),
             evicted: Mutex::default(),
+            leaving: AtomicBool::new(false),
             notify: Notify::new(),
             results: Mutex::default(),
             ips: Mutex::default(),
@@ -139,8 +162,11 @@ impl Handle {
     /// The pod changed in the API.
     pub fn update(&self, pod: Arc<Pod>) {
         let before = std::mem::replace(&mut *self.pod.write(), Arc::clone(&pod));
-        // Labels and annotations are shown by downward API volumes.
-        if before.metadata.labels != pod.metadata.labels || before.metadata.annotations != pod.metadata.annotations {
+        // Labels, annotations and resources are shown by downward API volumes.
+        let given = |p: &Pod| {
+            p.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten())).map(|c| c.resources.clone()).collect::<Vec<_>>()
+        };
+        if before.metadata.labels != pod.metadata.labels || before.metadata.annotations != pod.metadata.annotations || given(&before) != given(&pod) {
             self.stale.store(true, Ordering::Release);
         }
         self.wake();
@@ -155,13 +181,20 @@ impl Handle {
         self.wake();
     }
 
-    /// The pod takes what it may not: it is to end at once.
-    pub fn evict(&self, message: String) {
-        *self.evicted.lock() = Some(message);
+    /// The pod must make room: it is to end.
+    pub fn evict(&self, eviction: Eviction) {
+        self.leaving.store(true, Ordering::Release);
+        *self.evicted.lock() = Some(eviction);
         self.wake();
     }
 
-    fn take_evicted(&self) -> Option<String> {
+    /// Whether it is to make room, or does.
+    #[must_use]
+    pub fn is_evicted(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    fn take_evicted(&self) -> Option<Eviction> {
         self.evicted.lock().take()
     }
 
@@ -175,10 +208,6 @@ impl Handle {
     pub fn mark_stale(&self) {
         self.stale.store(true, Ordering::Release);
         self.wake();
-    }
-
-    fn is_stale(&self) -> bool {
-        self.stale.load(Ordering::Acquire)
     }
 
     fn take_stale(&self) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
@@ -29,12 +29,14 @@ pub struct StartError {
     pub reason: String,
     /// Message.
     pub message: String,
+    /// The container that runs all the same, and is to be stopped: its postStart hook failed.
+    pub unhooked: Option<ContainerId>,
 }
 
 impl StartError {
     /// An error with a reason.
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.into(), message: message.into() }
+        Self { reason: reason.into(), message: message.into(), unhooked: None }
     }
 }
 
@@ -90,7 +92,7 @@ pub async fn start(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
     post_start(&cx, &s, &id).await
 }
 
-/// Runs the postStart hook; a hook that fails kills the container, as upstream.
+/// Runs the postStart hook; where it fails the worker stops the container, with its preStop hook, as upstream.
 async fn post_start(cx: &Arc<Context>, s: &Start, id: &ContainerId) -> Result<(), StartError> {
     let Some(handler) = s.spec.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
     let ran = tokio::select! {
@@ -100,11 +102,7 @@ async fn post_start(cx: &Arc<Context>, s: &Start, id: &ContainerId) -> Result<()
     if let Err(e) = ran {
         // What the hook said stays out of the Event, where more people can read it than may see the pod's secrets.
         s.event(cx, Severity::Warning, "FailedPostStartHook", "PostStartHook failed");
-        s.event(cx, Severity::Normal, "Killing", "FailedPostStartHook");
-        let grace = s.pod.spec.as_ref().and_then(|p| p.termination_grace_period_seconds).unwrap_or(30);
-        let grace = std::time::Duration::from_secs(u64::try_from(grace).unwrap_or(30).max(2));
-        let _ = cx.runtime.stop_container(id, grace).await;
-        return Err(StartError::new("PostStartHookError", e));
+        return Err(StartError { unhooked: Some(id.clone()), ..StartError::new("PostStartHookError", e) });
     }
     Ok(())
 }
@@ -123,8 +121,15 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
     let vars = services::variables(&own, kubernetes.map(|k| &**k), links, cx.config.api_service);
     let env = env::build(&cx.api, &facts, c, vars, &layout.pod_dir.join("volumes")).await.map_err(|e| e.to_string())?;
     let security = security::for_container(pod, c, image)?;
-    let mut mounts = volumes::container_mounts(&layout, &s.set_up.volumes, c, &env)?;
-    let message_path = message_file(s, &layout)?;
+    let mut mounts = {
+        // Paths in volumes of the host may hang with their file systems.
+        let (layout, ready, c, env) = (layout.clone(), s.set_up.volumes.clone(), c.clone(), env.clone());
+        cx.looks.look(util::uid(pod), move || volumes::container_mounts(&layout, &ready, &c, &env)).await?
+    };
+    let (message_path, log) = {
+        let (dir, attempt, log) = (layout.pod_dir.join("containers").join(&c.name), s.attempt, log_path(cx, s));
+        util::blocking(move || make_files(&dir, attempt, &log).map(|message| (message, log))).await?
+    };
     let taken = |at: &str| c.volume_mounts.iter().flatten().any(|m| m.mount_path.trim_end_matches('/') == at);
     for (inside, file) in
         [("/etc/hosts", hosts_path(&layout.pod_dir)), ("/etc/resolv.conf", resolv_path(&layout.pod_dir)), ("/etc/hostname", hostname_path(&layout.pod_dir))]
@@ -137,7 +142,6 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
     if !taken(inside) {
         mounts.push(Mount { host: message_path.clone(), container: PathBuf::from(inside), ..Mount::default() });
     }
-    let log = log_path(cx, s)?;
     Ok(ContainerSpec {
         name: c.name.clone(),
         attempt: s.attempt,
@@ -160,24 +164,25 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
     })
 }
 
-fn message_file(s: &Start, layout: &Layout) -> Result<PathBuf, String> {
-    let dir = layout.pod_dir.join("containers").join(&s.spec.name);
-    let file = dir.join(format!("termination-{}", s.attempt));
+/// Makes the file of the termination message, and the directory of the log.
+fn make_files(dir: &Path, attempt: u32, log: &Path) -> Result<PathBuf, String> {
+    let file = dir.join(format!("termination-{attempt}"));
     let make = || -> std::io::Result<()> {
-        fs::create_dir_all(&dir)?;
+        util::private_dir(dir)?;
         fs::File::create(&file)?;
         // The container may run as anybody.
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666))
     };
     make().map_err(|e| format!("termination message file: {e}"))?;
+    let log_dir = log.parent().unwrap_or(log);
+    util::private_dir(log_dir).map_err(|e| format!("create log directory {} failed: {e}", log_dir.display()))?;
     Ok(file)
 }
 
-fn log_path(cx: &Context, s: &Start) -> Result<PathBuf, String> {
+fn log_path(cx: &Context, s: &Start) -> PathBuf {
     let pod = &s.pod;
-    let dir = cx.config.pod_log_dir(util::namespace(pod), util::name(pod), util::uid(pod)).join(&s.spec.name);
-    fs::create_dir_all(&dir).map_err(|e| format!("create log directory for container {} failed: {e}", s.spec.name))?;
-    Ok(dir.join(format!("{}.log", s.attempt)))
+    let dir = cx.config.pod_log_dir(util::namespace(pod), util::name(pod), util::uid(pod));
+    dir.join(&s.spec.name).join(format!("{}.log", s.attempt))
 }
 
 fn labels(s: &Start, message_path: &std::path::Path) -> BTreeMap<String, String> {

@@ -3,11 +3,12 @@
 //! Level-triggered: the plan looks only at the present, so it can be made again after any event or crash. It follows
 //! upstream's `computePodActions` (`pkg/kubelet/kuberuntime`): a sandbox first, then init containers one after the other
 //! (sidecars count as done when started), then the rest; containers that ended are started again by policy and back-off.
-
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::SystemTime;
+//! What the kubelet itself killed to be started again is started again, however it ended. A new sandbox begins with the first
+//! init container, but runs nothing again that has ended for good, and none is made for a pod of policy `Never` that has run.
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use tokio::time::Instant;
 
 use super::backoff::{Backoff, go_duration};
 use crate::cri::{Container, ContainerId, Sandbox, State, label};
@@ -55,8 +56,10 @@ pub struct Failure {
     pub reason: String,
     /// The message shown.
     pub message: String,
+    /// The image it was tried with: another one is another try.
+    pub image: Option<String>,
     /// When it is tried again.
-    pub retry_at: SystemTime,
+    pub retry_at: Instant,
 }
 
 /// Everything that a plan looks at.
@@ -68,24 +71,28 @@ pub struct View<'a> {
     pub sandbox: Option<&'a Sandbox>,
     /// Volumes and network are set up for that sandbox.
     pub set_up: bool,
-    /// When setting up may be tried again after it failed.
-    pub set_up_retry_at: Option<SystemTime>,
-    /// The pod's containers, ended ones and those of former sandboxes too.
+    /// Until when setting up must wait after it failed.
+    pub set_up_waits: Option<Instant>,
+    /// The pod's containers: ended ones, those of former sandboxes, and lost runs too.
     pub containers: &'a [Container],
+    /// When those that have ended did so.
+    pub ended: &'a HashMap<ContainerId, Instant>,
+    /// Containers that were killed or removed to be started again.
+    pub again: &'a HashSet<ContainerId>,
     /// What the probes found, by container.
     pub probes: &'a HashMap<ContainerId, Results>,
     /// Containers that could not be started, by name.
     pub failures: &'a BTreeMap<String, Failure>,
-    /// Restart waits by container name.
+    /// Restart waits by [`restart_key`].
     pub backoff: &'a Backoff,
     /// Containers that must be started anew for their new resources.
     pub outgrown: &'a HashSet<ContainerId>,
     /// Containers that are being stopped.
     pub killing: &'a HashSet<ContainerId>,
-    /// Something is being set up or started right now: nothing else is begun.
+    /// Something is being set up, started or removed right now: nothing else is begun.
     pub busy: bool,
     /// Now.
-    pub now: SystemTime,
+    pub now: Instant,
 }
 
 /// One step.
@@ -100,12 +107,16 @@ pub enum Action {
         /// Which place in it.
         index: usize,
         /// When the last run of it ended, if it is a restart.
-        after: Option<SystemTime>,
+        after: Option<Instant>,
     },
-    /// Stop a container; it is started again by a later plan if its policy says so.
+    /// Remove all containers and begin anew with the first, in this order (`RestartAllContainers`).
+    Reset(Vec<ContainerId>),
+    /// Stop a container.
     Kill {
         /// Which one.
         id: ContainerId,
+        /// It is started again by a later plan, whatever its exit code.
+        again: bool,
         /// The Event's message.
         message: String,
         /// Grace period in seconds of the probe that failed, if it names one.
@@ -123,11 +134,11 @@ pub struct Plan {
     /// Reason and message of the containers that wait, by name.
     pub waiting: BTreeMap<String, (String, String)>,
     /// The next time at which the plan changes by itself.
-    pub wake_at: Option<SystemTime>,
+    pub wake_at: Option<Instant>,
 }
 
 impl Plan {
-    fn wake(&mut self, at: SystemTime) {
+    fn wake(&mut self, at: Instant) {
         self.wake_at = Some(self.wake_at.map_or(at, |w| w.min(at)));
     }
 }
@@ -138,26 +149,49 @@ pub fn latest<'a>(containers: &'a [Container], name: &str, sandbox: Option<&Sand
     containers.iter().filter(|c| c.name == name && sandbox.is_none_or(|s| c.sandbox == s.id)).max_by_key(|c| (c.attempt, c.created))
 }
 
+/// The first of a container's own rules that an exit code meets (KEP-5307): the action.
+fn rule(c: &Spec, exit_code: i32) -> Option<&str> {
+    c.restart_policy_rules.iter().flatten().find_map(|rule| {
+        let on = rule.exit_codes.as_ref()?;
+        let listed = on.values.iter().flatten().any(|v| *v == exit_code);
+        let hit = if on.operator == "NotIn" { !listed } else { listed };
+        hit.then_some(rule.action.as_str())
+    })
+}
+
+/// Whether a container's end makes all of the pod begin anew.
+#[must_use]
+pub fn restarts_all(c: &Spec, exit_code: i32) -> bool {
+    rule(c, exit_code) == Some("RestartAllContainers")
+}
+
+/// The policy of a container: its own, else the pod's.
+fn policy<'a>(pod: &'a Pod, c: &'a Spec) -> &'a str {
+    c.restart_policy.as_deref().or_else(|| pod.spec.as_ref()?.restart_policy.as_deref()).unwrap_or("Always")
+}
+
 /// Whether a container that ended with `exit_code` runs again: its own rules, its own policy, the pod's policy (KEP-5307).
 #[must_use]
 pub fn restarts(pod: &Pod, c: &Spec, kind: Kind, exit_code: i32) -> bool {
-    for rule in c.restart_policy_rules.iter().flatten() {
-        let Some(on) = &rule.exit_codes else { continue };
-        let listed = on.values.iter().flatten().any(|v| *v == exit_code);
-        let hit = if on.operator == "NotIn" { !listed } else { listed };
-        if hit && rule.action.starts_with("Restart") {
-            return true;
-        }
+    if kind == Kind::Ephemeral {
+        return false;
     }
-    let pod_policy = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always");
-    let policy = c.restart_policy.as_deref().unwrap_or(pod_policy);
-    match (policy, kind) {
+    if matches!(rule(c, exit_code), Some("Restart" | "RestartAllContainers")) {
+        return true;
+    }
+    match (policy(pod, c), kind) {
         // An init container that succeeded is done, whatever the policy; only sidecars run for ever.
         ("Always", Kind::Init) => is_sidecar(c) || exit_code != 0,
         ("Always", _) => true,
         ("OnFailure", _) => exit_code != 0,
         _ => false,
     }
+}
+
+/// What the waits between restarts are counted by: a container with another image or other resources begins anew.
+#[must_use]
+pub fn restart_key(c: &Spec) -> String {
+    format!("{}/{}", c.name, util::stable_hash(&(&c.image, &c.resources)))
 }
 
 /// Hash of the parts of a container whose change restarts it: the image (upstream's `HashContainer` since 1.31 looks at
@@ -172,23 +206,30 @@ pub fn container_hash(c: &Spec) -> String {
 pub fn plan(v: &View<'_>) -> Plan {
     let mut out = Plan::default();
     let Some(spec) = &v.pod.spec else { return out };
+    if let Some(order) = reset(v) {
+        if !v.busy {
+            out.actions.push(Action::Reset(order));
+        }
+        return out;
+    }
     let ready = v.sandbox.filter(|s| s.ready);
+    let step = Step { v, sandbox: ready };
     if ready.is_none() || !v.set_up {
-        if ready.is_none() && finished_before(v) {
+        if ready.is_none() && step.finished_before() {
             out.actions.push(Action::Finish);
             return out;
         }
-        match v.set_up_retry_at.filter(|at| *at > v.now) {
+        match v.set_up_waits {
             Some(at) => out.wake(at),
             None if !v.busy => out.actions.push(Action::SetUp),
             None => {}
         }
         return out;
     }
-    let step = Step { v, sandbox: ready };
     for (i, e) in spec.ephemeral_containers.iter().flatten().enumerate() {
-        if latest(v.containers, &e.name, ready).is_none() {
-            step.start(&mut out, Kind::Ephemeral, i, &e.name, None);
+        // Never a second time, in whichever sandbox it ran.
+        if latest(v.containers, &e.name, None).is_none() {
+            step.start(&mut out, Kind::Ephemeral, i, &util::ephemeral_as_container(e), None);
         }
     }
     match step.init(&mut out) {
@@ -205,17 +246,20 @@ pub fn plan(v: &View<'_>) -> Plan {
     out
 }
 
-/// The sandbox is gone, and every container ended for good before: no new sandbox is made for nothing.
-fn finished_before(v: &View<'_>) -> bool {
-    let Some(spec) = &v.pod.spec else { return true };
-    if v.sandbox.is_none() {
-        return false;
+/// The containers to be removed because one ended by a rule `RestartAllContainers`: those that ended so last, so that a kubelet
+/// that dies in between finds the reason again.
+#[must_use]
+pub fn reset(v: &View<'_>) -> Option<Vec<ContainerId>> {
+    let spec = v.pod.spec.as_ref()?;
+    let source = |c: &Container, of: &Spec| c.state == State::Exited && !v.again.contains(&c.id) && restarts_all(of, c.exit_code);
+    let lists = [spec.containers.as_slice(), spec.init_containers.as_deref().unwrap_or_default()];
+    let all = || lists.iter().flat_map(|l| l.iter());
+    if !all().any(|of| latest(v.containers, &of.name, None).is_some_and(|c| source(c, of))) {
+        return None;
     }
-    let over = |c: &Spec, kind| latest(v.containers, &c.name, None).is_some_and(|s| s.state == State::Exited && !restarts(v.pod, c, kind, s.exit_code));
-    let init_failed = spec.init_containers.iter().flatten().any(|c| {
-        latest(v.containers, &c.name, None).is_some_and(|s| s.state == State::Exited && s.exit_code != 0 && !restarts(v.pod, c, Kind::Init, s.exit_code))
-    });
-    init_failed || spec.containers.iter().all(|c| over(c, Kind::Regular))
+    let of_spec = all().flat_map(|of| v.containers.iter().filter(|c| c.name == of.name).map(move |c| (source(c, of), c.id.clone())));
+    let (sources, targets): (Vec<_>, Vec<_>) = of_spec.partition(|(source, _)| *source);
+    Some(targets.into_iter().chain(sources).map(|(_, id)| id).collect())
 }
 
 enum Init {
@@ -230,58 +274,82 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
+    /// Whether a run that has ended is followed by another.
+    fn goes_on(&self, c: &Spec, kind: Kind, run: &Container) -> bool {
+        self.v.again.contains(&run.id) || restarts(self.v.pod, c, kind, run.exit_code)
+    }
+
+    /// The sandbox is gone, and no new one is made for nothing: every container ended for good before, an init container failed
+    /// for good, or the pod may run only once and did (upstream's `computePodActions`).
+    fn finished_before(&self) -> bool {
+        let v = self.v;
+        let Some(spec) = &v.pod.spec else { return true };
+        let once = |c: &Spec| policy(v.pod, c) == "Never" && c.restart_policy_rules.iter().flatten().next().is_none();
+        let ended = |c: &Spec, kind| latest(v.containers, &c.name, None).filter(|s| s.state == State::Exited && !self.goes_on(c, kind, s));
+        let init_failed = spec.init_containers.iter().flatten().any(|c| ended(c, Kind::Init).is_some_and(|s| s.exit_code != 0));
+        let has_run = spec.containers.iter().any(|c| ended(c, Kind::Regular).is_some());
+        init_failed || (has_run && spec.containers.iter().all(once)) || spec.containers.iter().all(|c| ended(c, Kind::Regular).is_some())
+    }
+
     fn results(&self, c: &Container) -> Results {
         self.v.probes.get(&c.id).copied().unwrap_or_default()
     }
 
     /// Starts a container unless it must wait: for its back-off, or for the next try after an error.
-    fn start(&self, out: &mut Plan, kind: Kind, index: usize, name: &str, last: Option<&Container>) {
-        let v = self.v;
-        if let Some(f) = v.failures.get(name) {
+    fn start(&self, out: &mut Plan, kind: Kind, index: usize, c: &Spec, last: Option<&Container>) {
+        let (v, name) = (self.v, &c.name);
+        if let Some(f) = v.failures.get(name).filter(|f| f.image == c.image) {
+            // Until the next try has ended the last one's reason stands.
+            out.waiting.insert(name.clone(), (f.reason.clone(), f.message.clone()));
             if f.retry_at > v.now {
-                out.waiting.insert(name.to_owned(), (f.reason.clone(), f.message.clone()));
                 out.wake(f.retry_at);
                 return;
             }
-            // Until the next try has ended the last one's reason stands.
-            out.waiting.insert(name.to_owned(), (f.reason.clone(), f.message.clone()));
         }
-        let after = last.and_then(|l| l.finished.or(l.started)).or_else(|| last.map(|l| l.created));
+        let after = last.and_then(|l| v.ended.get(&l.id).copied());
         if let Some(ended) = after
-            && let Some(wait) = v.backoff.waiting(name, ended, v.now)
+            && let Some(wait) = v.backoff.waiting(&restart_key(c), ended, v.now)
         {
             let message = format!("back-off {} restarting failed container={name} pod={}", go_duration(wait.delay), util::describe(v.pod));
-            out.waiting.insert(name.to_owned(), ("CrashLoopBackOff".into(), message));
+            out.waiting.insert(name.clone(), ("CrashLoopBackOff".into(), message));
             out.wake(wait.until);
             return;
         }
         out.actions.push(Action::Start { kind, index, after });
     }
 
-    fn kill(&self, out: &mut Plan, c: &Container, message: String, grace_s: Option<i64>) {
+    fn kill(&self, out: &mut Plan, c: &Container, again: bool, message: String, grace_s: Option<i64>) {
         if !self.v.killing.contains(&c.id) {
-            out.actions.push(Action::Kill { id: c.id.clone(), message, grace_s });
+            out.actions.push(Action::Kill { id: c.id.clone(), again, message, grace_s });
         }
     }
 
-    /// Kills a running container whose probes failed or whose spec changed; true if it is (being) killed.
-    fn check_running(&self, out: &mut Plan, spec: &Spec, c: &Container) -> bool {
+    /// Kills a running container whose probes failed or whose spec changed; true if it is (being) killed. A changed one is
+    /// started again whatever the policy, a failed one unless the policy is `Never`.
+    fn check_running(&self, out: &mut Plan, spec: &Spec, kind: Kind, c: &Container) -> bool {
         let r = self.results(c);
+        let by_policy = policy(self.v.pod, spec) != "Never";
         let changed = c.labels.get(label::CONTAINER_HASH).is_some_and(|h| *h != container_hash(spec));
-        if changed {
-            self.kill(out, c, format!("Container {} definition changed, will be restarted", spec.name), None);
-        } else if r.startup_failed {
-            let grace = spec.startup_probe.as_ref().and_then(|p| p.termination_grace_period_seconds);
-            self.kill(out, c, format!("Container {} failed startup probe, will be restarted", spec.name), grace);
+        let grace = |p: &Option<k8s_openapi::api::core::v1::Probe>| p.as_ref().and_then(|p| p.termination_grace_period_seconds);
+        let (what, again, grace_s) = if changed {
+            ("definition changed", true, None)
         } else if r.liveness_failed {
-            let grace = spec.liveness_probe.as_ref().and_then(|p| p.termination_grace_period_seconds);
-            self.kill(out, c, format!("Container {} failed liveness probe, will be restarted", spec.name), grace);
-        }
-        let outgrown = self.v.outgrown.contains(&c.id);
-        if outgrown && !changed && !r.startup_failed && !r.liveness_failed {
-            self.kill(out, c, format!("Container {} resize requires restart", spec.name), None);
-        }
-        changed || r.startup_failed || r.liveness_failed || outgrown
+            ("failed liveness probe", by_policy, grace(&spec.liveness_probe))
+        } else if r.startup_failed {
+            ("failed startup probe", by_policy, grace(&spec.startup_probe))
+        } else if self.v.outgrown.contains(&c.id) {
+            self.kill(out, c, true, format!("Container {} resize requires restart", spec.name), None);
+            return true;
+        } else {
+            return false;
+        };
+        let (who, then) = match (kind, again) {
+            (Kind::Init, _) => ("Init container", ""),
+            (_, true) => ("Container", ", will be restarted"),
+            (_, false) => ("Container", ""),
+        };
+        self.kill(out, c, again, format!("{who} {} {what}{then}", spec.name), grace_s);
+        true
     }
 
     /// Walks the init containers in order up to the first that is not done.
@@ -296,39 +364,22 @@ impl Step<'_> {
             if begun && !sidecar {
                 continue;
             }
-            match latest(v.containers, &c.name, self.sandbox) {
-                None => {
-                    if !regular_over {
-                        self.start(out, Kind::Init, i, &c.name, None);
-                    }
-                    if !begun {
-                        return Init::Pending;
-                    }
-                }
-                Some(s) if s.state == State::Exited => {
-                    if !sidecar && s.exit_code == 0 {
-                        continue;
-                    }
-                    if !restarts(v.pod, c, Kind::Init, s.exit_code) {
-                        return Init::Failed;
-                    }
-                    if !regular_over {
-                        self.start(out, Kind::Init, i, &c.name, Some(s));
-                    }
-                    if !begun {
-                        return Init::Pending;
-                    }
-                }
+            let run = latest(v.containers, &c.name, self.sandbox);
+            match run {
+                Some(s) if s.state == State::Exited && !sidecar && s.exit_code == 0 && !v.again.contains(&s.id) => continue,
+                Some(s) if s.state == State::Exited && !self.goes_on(c, Kind::Init, s) => return Init::Failed,
                 Some(s) if s.state == State::Running => {
-                    let dying = self.check_running(out, c, s);
+                    // A plain init container has no probes, and goes on with the image it has.
+                    let dying = (sidecar || v.outgrown.contains(&s.id)) && self.check_running(out, c, Kind::Init, s);
                     if !sidecar || (!begun && (dying || !self.results(s).started)) {
                         return Init::Pending;
                     }
+                    continue;
                 }
-                // Made, but the start did not come to its end: it is made anew.
-                Some(s) => {
-                    if !v.busy {
-                        self.start(out, Kind::Init, i, &c.name, Some(s));
+                // Not there, ended, or made while the start did not come to its end: it is made anew.
+                _ => {
+                    if !regular_over && !(v.busy && run.is_some_and(|s| s.state == State::Created)) {
+                        self.start(out, Kind::Init, i, c, run);
                     }
                     if !begun {
                         return Init::Pending;
@@ -339,34 +390,23 @@ impl Step<'_> {
         Init::Done
     }
 
-    /// Every regular container has ended for good.
+    /// Every regular container has ended for good, in whichever sandbox.
     fn regular_over(&self) -> bool {
         let Some(spec) = &self.v.pod.spec else { return true };
-        spec.containers.iter().all(|c| {
-            latest(self.v.containers, &c.name, self.sandbox).is_some_and(|s| s.state == State::Exited && !restarts(self.v.pod, c, Kind::Regular, s.exit_code))
-        })
+        spec.containers.iter().all(|c| latest(self.v.containers, &c.name, None).is_some_and(|s| s.state == State::Exited && !self.goes_on(c, Kind::Regular, s)))
     }
 
     fn regular(&self, out: &mut Plan) {
         let v = self.v;
         let Some(spec) = &v.pod.spec else { return };
         for (i, c) in spec.containers.iter().enumerate() {
-            let now = latest(v.containers, &c.name, self.sandbox);
-            match now {
-                None => self.start(out, Kind::Regular, i, &c.name, latest(v.containers, &c.name, None).filter(|s| s.state == State::Exited)),
-                Some(s) if s.state == State::Exited => {
-                    if restarts(v.pod, c, Kind::Regular, s.exit_code) {
-                        self.start(out, Kind::Regular, i, &c.name, Some(s));
-                    }
+            match latest(v.containers, &c.name, None) {
+                Some(s) if s.state == State::Running && self.sandbox.is_some_and(|now| s.sandbox == now.id) => {
+                    self.check_running(out, c, Kind::Regular, s);
                 }
-                Some(s) if s.state == State::Running => {
-                    self.check_running(out, c, s);
-                }
-                Some(s) => {
-                    if !v.busy {
-                        self.start(out, Kind::Regular, i, &c.name, Some(s));
-                    }
-                }
+                Some(s) if s.state == State::Exited && !self.goes_on(c, Kind::Regular, s) => {}
+                Some(s) if s.state == State::Created && v.busy => {}
+                run => self.start(out, Kind::Regular, i, c, run),
             }
         }
         if self.regular_over() {

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
-use super::Context;
+use super::{Context, refusals};
 use crate::api::Severity;
 use crate::cri::{HostPort, Sandbox, SandboxSpec, label};
-use crate::dns;
+use crate::dns::{self, Resolver};
 use crate::resources;
 use crate::util;
 use crate::volumes::payload::Source;
@@ -70,32 +72,52 @@ pub fn hostname_path(pod_dir: &Path) -> PathBuf {
 }
 
 /// Sets up what is missing. Idempotent: what a former try or process made is used. Volumes and sandbox are made at the same
-/// time, since neither needs the other; a sandbox whose pod's volumes fail is kept for the next try.
-pub async fn set_up(cx: Arc<Context>, pod: Arc<Pod>, tokens: Arc<Tokens>, existing: Option<Sandbox>, attempt: u32) -> Result<SetUp, SetUpError> {
+/// time, since neither needs the other; a sandbox whose pod's volumes fail is kept for the next try. `cancel` ends the waiting
+/// for images, volumes and the API; a sandbox that is being made is made, so that somebody knows of it.
+pub async fn set_up(
+    cx: Arc<Context>,
+    pod: Arc<Pod>,
+    tokens: Arc<Tokens>,
+    existing: Option<Sandbox>,
+    attempt: u32,
+    cancel: CancellationToken,
+) -> Result<SetUp, SetUpError> {
     let layout = Layout::new(&cx.config.root_dir, util::uid(&pod));
     let log_dir = cx.config.pod_log_dir(util::namespace(&pod), util::name(&pod), util::uid(&pod));
     let fail = |reason: &str, message: String| {
         cx.api.pod_event(&pod, None, Severity::Warning, reason, &message);
         SetUpError(message)
     };
-    for dir in [&layout.pod_dir, &log_dir] {
-        fs::create_dir_all(dir).map_err(|e| fail("FailedCreatePodContainer", format!("unable to make pod directory {}: {e}", dir.display())))?;
-    }
-    let cgroup_parent = cx.cgroups.ensure_class(&pod).map_err(|e| fail("FailedCreatePodContainer", format!("unable to ensure pod container exists: {e}")))?;
-    let facts = cx.facts(&pod, &[]);
-    let source = Source { api: &cx.api, watches: &cx.watches, tokens: &tokens, facts };
-    let (ready, images, joined) =
-        tokio::join!(volumes::set_up(&source, &layout), image_volumes(&cx, &pod), up(&cx, &pod, &layout, existing, attempt, cgroup_parent, log_dir));
-    let (sandbox, ips) = joined.map_err(|e| fail("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
-    let write = || -> std::io::Result<()> {
-        let record = Record { sandbox: sandbox.id.0.clone(), ips: ips.clone() };
-        fs::write(record_path(&layout.pod_dir), serde_json::to_vec(&record).unwrap_or_default())?;
-        let host = util::host_network(&pod).then(|| fs::read_to_string("/etc/hosts").unwrap_or_default());
-        fs::write(hosts_path(&layout.pod_dir), dns::hosts_file(&pod, &ips, &cx.config.cluster_domain, host.as_deref()))?;
-        fs::write(resolv_path(&layout.pod_dir), dns::resolver(&pod, &cx.config, &cx.machine.resolver).text())?;
-        fs::write(hostname_path(&layout.pod_dir), format!("{}\n", hostname(&cx, &pod).unwrap_or_default()))
+    let ended = || SetUpError("the pod is to stop".into());
+    let refused = tokio::select! {
+        refused = refusals::check(&cx, &pod) => refused,
+        () = cancel.cancelled() => return Err(ended()),
     };
-    write().map_err(|e| fail("FailedCreatePodContainer", format!("unable to write the pod's files: {e}")))?;
+    refused.map_err(|r| fail(r.reason, r.message))?;
+    let prepared = util::blocking({
+        let (cx, pod, layout, log_dir) = (Arc::clone(&cx), Arc::clone(&pod), layout.clone(), log_dir.clone());
+        move || prepare(&cx, &pod, &layout, &log_dir)
+    });
+    let (cgroup_parent, (resolver, warning)) = prepared.await.map_err(|e| fail("FailedCreatePodContainer", e))?;
+    if let Some(warning) = warning {
+        cx.api.pod_event(&pod, None, Severity::Warning, "DNSConfigForming", &warning);
+    }
+    let facts = cx.facts(&pod, &[]);
+    let source = Source { api: &cx.api, watches: &cx.watches, looks: &cx.looks, tokens: &tokens, facts };
+    let content = async {
+        tokio::select! {
+            made = async { tokio::join!(volumes::set_up(&source, &layout), image_volumes(&cx, &pod)) } => Some(made),
+            () = cancel.cancelled() => None,
+        }
+    };
+    let (content, joined) = tokio::join!(content, up(&cx, &pod, &layout, existing, attempt, cgroup_parent, log_dir, &resolver));
+    let (sandbox, ips) = joined.map_err(|e| fail("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
+    let written = util::blocking({
+        let (cx, pod, layout, sandbox, ips) = (Arc::clone(&cx), Arc::clone(&pod), layout.clone(), sandbox.clone(), ips.clone());
+        move || write_files(&cx, &pod, &layout, &sandbox, &ips, &resolver)
+    });
+    written.await.map_err(|e| fail("FailedCreatePodContainer", format!("unable to write the pod's files: {e}")))?;
+    let (ready, images) = content.ok_or_else(ended)?;
     let mut ready = ready.map_err(|e| fail("FailedMount", e.to_string()))?;
     for (volume, image) in images? {
         if let Some(r) = ready.get_mut(&volume) {
@@ -103,6 +125,32 @@ pub async fn set_up(cx: Arc<Context>, pod: Arc<Pod>, tokens: Arc<Tokens>, existi
         }
     }
     Ok(SetUp { volumes: ready, sandbox, ips })
+}
+
+/// Directories, the cgroup of the pod's class, and what the pod's resolver is to be.
+fn prepare(cx: &Context, pod: &Pod, layout: &Layout, log_dir: &Path) -> Result<(String, (Resolver, Option<String>)), String> {
+    for dir in [&layout.pod_dir, log_dir] {
+        util::private_dir(dir).map_err(|e| format!("unable to make pod directory {}: {e}", dir.display()))?;
+    }
+    let parent = cx.cgroups.ensure_class(pod).map_err(|e| format!("unable to ensure pod container exists: {e}"))?;
+    Ok((parent, dns::for_pod(pod, &cx.config, Path::new(dns::RESOLVED))))
+}
+
+fn write_files(cx: &Context, pod: &Pod, layout: &Layout, sandbox: &Sandbox, ips: &[IpAddr], resolver: &Resolver) -> std::io::Result<()> {
+    let record = Record { sandbox: sandbox.id.0.clone(), ips: ips.to_vec() };
+    fs::write(record_path(&layout.pod_dir), serde_json::to_vec(&record).unwrap_or_default())?;
+    let host = util::host_network(pod).then(|| fs::read_to_string("/etc/hosts").unwrap_or_default());
+    // Containers read these as whoever they are, whatever this process's umask is.
+    let shown = [
+        (hosts_path(&layout.pod_dir), dns::hosts_file(pod, ips, &cx.config.cluster_domain, host.as_deref())),
+        (resolv_path(&layout.pod_dir), resolver.text()),
+        (hostname_path(&layout.pod_dir), format!("{}\n", hostname(cx, pod).unwrap_or_default())),
+    ];
+    for (path, text) in shown {
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+    }
+    Ok(())
 }
 
 /// The images of image volumes, by the volume's name; fetched by their pull policy. Errors are told by Events already.
@@ -119,6 +167,7 @@ async fn image_volumes(cx: &Context, pod: &Pod) -> Result<Vec<(String, String)>,
 }
 
 /// The sandbox, up and on the network: the one that exists, or a new one.
+#[allow(clippy::too_many_arguments)] // Each is a different thing, used once.
 async fn up(
     cx: &Context,
     pod: &Pod,
@@ -127,6 +176,7 @@ async fn up(
     attempt: u32,
     cgroup_parent: String,
     log_dir: PathBuf,
+    resolver: &Resolver,
 ) -> Result<(Sandbox, Vec<IpAddr>), String> {
     if let Some(s) = existing.filter(|s| s.ready) {
         let ips = match recorded_ips(&layout.pod_dir, &s) {
@@ -135,7 +185,7 @@ async fn up(
         };
         return Ok((s, ips));
     }
-    let s = sandbox(cx, pod, attempt, cgroup_parent, log_dir).await?;
+    let s = sandbox(cx, pod, attempt, cgroup_parent, log_dir, resolver).await?;
     match join_network(cx, pod, &s).await {
         Ok(ips) => Ok((s, ips)),
         Err(e) => {
@@ -155,7 +205,7 @@ fn hostname(cx: &Context, pod: &Pod) -> Result<String, String> {
     dns::kernel_hostname(pod, &cx.config.cluster_domain)
 }
 
-async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, log_dir: PathBuf) -> Result<Sandbox, String> {
+async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, log_dir: PathBuf, resolver: &Resolver) -> Result<Sandbox, String> {
     let spec = pod.spec.as_ref().ok_or("pod has no spec")?;
     let mut labels = pod.metadata.labels.clone().unwrap_or_default();
     labels.insert(label::POD_NAME.into(), util::name(pod).into());
@@ -169,7 +219,7 @@ async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, l
         uid: util::uid(pod).into(),
         attempt,
         hostname,
-        resolv_conf: dns::resolver(pod, &cx.config, &cx.machine.resolver).text(),
+        resolv_conf: resolver.text(),
         cgroup_parent,
         limits: resources::pod_limits(pod),
         host_network: util::host_network(pod),

@@ -1,7 +1,7 @@
 //! A pod's status from what the runtime shows: a pure function, by upstream's `generateAPIPodStatus`, `getPhase` and
 //! `pkg/kubelet/status/generate.go`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -10,12 +10,57 @@ use k8s_openapi::api::core::v1::{
     LinuxContainerUser, Pod, PodCondition, PodIP, PodSpec, PodStatus, ResourceRequirements, VolumeMountStatus,
 };
 
-use super::plan::{Kind, latest};
+use super::lost;
+use super::plan::{self, Kind, latest};
 use super::resize::{Applied, Pending};
 use crate::cri::{Container, ContainerId, Sandbox, State};
 use crate::probes::Results;
 use crate::resources::{is_sidecar, qos};
 use crate::util::{self, time};
+
+/// A phase that does not follow from the containers: refusal, eviction, deadline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forced {
+    /// The phase.
+    pub phase: String,
+    /// Reason of the status.
+    pub reason: String,
+    /// Message of the status.
+    pub message: String,
+    /// Message of the condition `DisruptionTarget`, by which Jobs tell a disruption from a failure.
+    pub disruption: Option<String>,
+}
+
+impl Forced {
+    /// The pod has failed.
+    #[must_use]
+    pub fn failed(reason: &str, message: String) -> Self {
+        Self { phase: "Failed".into(), reason: reason.into(), message, disruption: None }
+    }
+}
+
+/// The condition that all containers are being removed to begin anew.
+const RESTARTING_ALL: &str = "AllContainersRestarting";
+/// The condition that a pod goes though it did nothing.
+const DISRUPTION: &str = "DisruptionTarget";
+/// The conditions that are made here; those of others stay as they are.
+const OWN: [&str; 9] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+    RESTARTING_ALL,
+    DISRUPTION,
+];
+
+/// Whether the API was told that all containers of the pod are to begin anew.
+#[must_use]
+pub fn restarts_all(pod: &Pod) -> bool {
+    pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == RESTARTING_ALL && c.status == "True")
+}
 
 /// Everything that a status is made from.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +73,8 @@ pub struct View<'a> {
     pub sandbox: Option<&'a Sandbox>,
     /// The pod's containers.
     pub containers: &'a [Container],
+    /// Containers that were killed or removed to be started again.
+    pub again: &'a HashSet<ContainerId>,
     /// What the probes found.
     pub probes: &'a HashMap<ContainerId, Results>,
     /// Reason and message of waiting containers.
@@ -46,8 +93,8 @@ pub struct View<'a> {
     pub set_up: bool,
     /// When this kubelet first saw the pod.
     pub start_time: SystemTime,
-    /// A phase that does not follow from the containers (eviction, deadline): phase, reason and message.
-    pub forced: Option<&'a (String, String, String)>,
+    /// A phase that does not follow from the containers.
+    pub forced: Option<&'a Forced>,
     /// All has ended and nothing will be started again.
     pub terminal: bool,
     /// Scheme of container IDs.
@@ -68,18 +115,21 @@ pub fn generate(v: &View<'_>) -> PodStatus {
     let ephemeral = spec.ephemeral_containers.iter().flatten().map(util::ephemeral_as_container);
     let ephemeral: Vec<ContainerStatus> = ephemeral.map(|c| container(v, &c, Kind::Ephemeral, false, v.terminal)).collect();
     let mut out = v.old.clone();
-    let phase = match v.forced {
-        Some((phase, reason, message)) => {
-            out.reason = Some(reason.clone());
-            out.message = Some(message.clone());
-            phase.clone()
+    let told = v.pod.status.as_ref();
+    let over = |s: &PodStatus| s.phase.clone().filter(|p| p == "Succeeded" || p == "Failed");
+    // A pod that has ended stays ended, also where another writer said so (upstream's `generateAPIPodStatus`).
+    let phase = told.and_then(over).or_else(|| v.forced.map(|f| f.phase.clone())).or_else(|| over(v.old));
+    let phase = phase.unwrap_or_else(|| phase_of(v, spec, &init, &regular).to_owned());
+    if v.old.phase.as_deref() != Some(phase.as_str()) {
+        // They told of the phase before.
+        (out.reason, out.message) = (None, None);
+        if let Some(told) = told.filter(|t| t.phase.as_deref() == Some(phase.as_str())) {
+            (out.reason, out.message) = (told.reason.clone(), told.message.clone());
         }
-        None => match v.old.phase.as_deref() {
-            // A pod that has ended stays ended.
-            Some(p @ ("Succeeded" | "Failed")) => p.to_owned(),
-            _ => phase(spec, &init, &regular, v.terminal).to_owned(),
-        },
-    };
+    }
+    if let Some(f) = v.forced.filter(|f| f.phase == phase) {
+        (out.reason, out.message) = (Some(f.reason.clone()), Some(f.message.clone()));
+    }
     let ended = phase == "Succeeded" || phase == "Failed";
     out.init_container_statuses = (!init.is_empty()).then_some(init);
     out.container_statuses = Some(regular);
@@ -98,9 +148,11 @@ pub fn generate(v: &View<'_>) -> PodStatus {
     out
 }
 
-fn state_of(v: &View<'_>, c: &Container) -> ContainerState {
+fn state_of(v: &View<'_>, c: &Container, default_reason: &str) -> ContainerState {
     match c.state {
-        State::Created => waiting("ContainerCreating", ""),
+        State::Created => waiting(default_reason, ""),
+        // A lost run says nothing of now: the next one is waited for.
+        State::Exited if lost::unseen(c) && !v.terminal => waiting(default_reason, ""),
         State::Running => ContainerState { running: Some(ContainerStateRunning { started_at: c.started.map(time) }), ..ContainerState::default() },
         State::Exited => ContainerState { terminated: Some(terminated(v, c)), ..ContainerState::default() },
     }
@@ -117,14 +169,15 @@ fn terminated(v: &View<'_>, c: &Container) -> ContainerStateTerminated {
         "Error"
     };
     let message = v.messages.get(&c.id).cloned().filter(|m| !m.is_empty()).or_else(|| Some(c.message.clone()).filter(|m| !m.is_empty()));
+    let seen = !lost::unseen(c);
     ContainerStateTerminated {
-        container_id: Some(format!("{}://{}", v.scheme, c.id)),
+        container_id: seen.then(|| format!("{}://{}", v.scheme, c.id)),
         exit_code: c.exit_code,
         finished_at: c.finished.map(time),
         message,
         reason: Some(reason.to_owned()),
         signal: None,
-        started_at: Some(time(c.started.unwrap_or(c.created))),
+        started_at: seen.then(|| time(c.started.unwrap_or(c.created))),
     }
 }
 
@@ -163,20 +216,37 @@ fn container(v: &View<'_>, spec: &Spec, kind: Kind, has_init: bool, lost: bool) 
     let old = old_status(v.old, kind, &spec.name);
     let mut out = ContainerStatus { name: spec.name.clone(), image: spec.image.clone().unwrap_or_default(), ..ContainerStatus::default() };
     out.restart_count = current.map_or(old.map_or(0, |o| o.restart_count), |c| i32::try_from(c.attempt).unwrap_or(i32::MAX));
+    // Runs are removed, restarts stay counted.
+    if let (Some(c), Some(o)) = (current, old)
+        && !lost::unseen(c)
+    {
+        out.restart_count = out.restart_count.max(o.restart_count);
+    }
     out.last_state = Some(ContainerState { terminated: before.map(|b| terminated(v, b)), ..ContainerState::default() });
     if before.is_none()
-        && let Some(o) = old.filter(|o| o.restart_count > 0 && o.restart_count == out.restart_count)
+        && let Some(o) = old
     {
-        out.last_state.clone_from(&o.last_state);
+        // The run before this one may be known to the API alone.
+        let own = current.map(|c| format!("{}://{}", v.scheme, c.id));
+        let ends = [o.state.as_ref().filter(|_| own.is_some()), o.last_state.as_ref()];
+        let ends = ends.into_iter().flatten().filter_map(|s| s.terminated.as_ref());
+        let last = ends.into_iter().find(|t| own.is_none() || t.container_id != own);
+        out.last_state = Some(ContainerState { terminated: last.cloned(), ..ContainerState::default() });
     }
     let default_reason = if has_init { "PodInitializing" } else { "ContainerCreating" };
     let mut state = match current {
-        Some(c) => state_of(v, c),
+        Some(c) => state_of(v, c, default_reason),
         None if lost => unknown_end(old),
         None if v.terminal && old.is_some_and(|o| failed(o.state.as_ref()).is_some()) => unknown_end(old),
         None => waiting(default_reason, ""),
     };
-    if let Some(c) = current {
+    if let Some(c) = current.filter(|c| lost::unseen(c)) {
+        // The end that nobody saw counts as a restart (upstream's `convertToAPIContainerStatuses`).
+        out.last_state = Some(ContainerState { terminated: Some(terminated(v, c)), ..ContainerState::default() });
+        if v.pod.metadata.deletion_timestamp.is_none() {
+            out.restart_count = out.restart_count.saturating_add(1);
+        }
+    } else if let Some(c) = current {
         out.container_id = Some(format!("{}://{}", v.scheme, c.id));
         out.image_id.clone_from(&c.image_id);
         out.image.clone_from(&c.image);
@@ -264,75 +334,70 @@ fn unknown_end(old: Option<&ContainerStatus>) -> ContainerState {
     }
 }
 
-#[derive(Default)]
-struct Count {
-    waiting: usize,
-    running: usize,
-    stopped: usize,
-    succeeded: usize,
-    unknown: usize,
-}
-
 fn failed(state: Option<&ContainerState>) -> Option<bool> {
     state.and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code != 0)
 }
 
+/// Whether a container that has ended is followed by another run: the rule of the planner.
+fn goes_on(v: &View<'_>, c: &Spec, kind: Kind, s: &ContainerStatus, end: &ContainerStateTerminated) -> bool {
+    let killed = latest(v.containers, &s.name, None).is_some_and(|run| v.again.contains(&run.id));
+    killed || end.reason.as_deref() == Some(lost::RESTARTING_ALL) || plan::restarts(v.pod, c, kind, end.exit_code)
+}
+
+/// The end that a status tells of: of this run, or of the one before while the next is waited for.
+fn end_of(s: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    let terminated = |x: &'_ Option<ContainerState>| x.as_ref().is_some_and(|x| x.terminated.is_some());
+    let of = if terminated(&s.state) { &s.state } else { &s.last_state };
+    of.as_ref().and_then(|x| x.terminated.as_ref())
+}
+
 /// The phase, by upstream's `getPhase`.
-fn phase(spec: &PodSpec, init: &[ContainerStatus], regular: &[ContainerStatus], terminal: bool) -> &'static str {
-    let policy = spec.restart_policy.as_deref().unwrap_or("Always");
-    let (mut pending, mut failures) = (0, 0);
+fn phase_of(v: &View<'_>, spec: &PodSpec, init: &[ContainerStatus], regular: &[ContainerStatus]) -> &'static str {
+    let runs = |s: &ContainerStatus| s.state.as_ref().is_some_and(|x| x.running.is_some());
+    let (mut pending, mut failures, mut running, mut waiting) = (0, 0, 0, 0);
     for (c, s) in spec.init_containers.iter().flatten().zip(init) {
-        let sidecar = is_sidecar(c);
-        let own = c.restart_policy.as_deref().unwrap_or(policy);
-        match (failed(s.state.as_ref()), s.state.as_ref().is_some_and(|x| x.running.is_some())) {
-            (Some(true), _) if !sidecar && own == "Never" => failures += 1,
-            (Some(true), _) if !sidecar => pending += 1,
-            (Some(_), _) => {}
-            (None, true) if sidecar => pending += usize::from(s.started != Some(true)),
-            (None, _) => pending += 1,
+        match (is_sidecar(c), end_of(s)) {
+            (true, _) if runs(s) => {
+                running += 1;
+                pending += usize::from(s.started != Some(true));
+            }
+            (true, Some(_)) => {}
+            (true, None) => {
+                pending += 1;
+                waiting += 1;
+            }
+            (false, Some(end)) if !runs(s) => failures += usize::from(end.exit_code != 0 && !goes_on(v, c, Kind::Init, s, end)),
+            (false, _) => pending += 1,
+        }
+        // One that failed and is tried again is not done yet.
+        let again = !is_sidecar(c) && !runs(s) && end_of(s).is_some_and(|e| e.exit_code != 0);
+        pending += usize::from(again);
+    }
+    let (mut stopped, mut over, mut succeeded) = (0, 0, 0);
+    for (c, s) in spec.containers.iter().zip(regular) {
+        match end_of(s) {
+            _ if runs(s) => running += 1,
+            Some(end) => {
+                stopped += 1;
+                over += usize::from(!goes_on(v, c, Kind::Regular, s, end));
+                succeeded += usize::from(s.state.as_ref().is_some_and(|x| x.terminated.is_some()) && end.exit_code == 0);
+            }
+            None => waiting += 1,
         }
     }
-    let mut n = Count::default();
-    for s in regular {
-        match &s.state {
-            Some(x) if x.running.is_some() => n.running += 1,
-            Some(x) if x.terminated.is_some() => {
-                n.stopped += 1;
-                n.succeeded += usize::from(failed(Some(x)) == Some(false));
-            }
-            Some(x) if x.waiting.is_some() => {
-                if s.last_state.as_ref().is_some_and(|l| l.terminated.is_some()) {
-                    n.stopped += 1;
-                } else {
-                    n.waiting += 1;
-                }
-            }
-            _ => n.unknown += 1,
-        }
-    }
-    let begun = n.running + n.stopped > 0;
+    let begun = regular.iter().any(|s| runs(s) || end_of(s).is_some());
     if failures > 0 {
         return "Failed";
     }
-    if pending > 0 && !begun && !terminal {
+    if (pending > 0 && !begun && !v.terminal) || waiting > 0 {
         return "Pending";
     }
-    match n {
-        Count { waiting, .. } if waiting > 0 => "Pending",
-        Count { running, unknown: 0, .. } if running > 0 => "Running",
-        Count { running: 0, unknown: 0, stopped, succeeded, .. } if stopped > 0 => {
-            let good = stopped == succeeded;
-            let may_restart = spec.containers.iter().zip(regular).any(|(c, s)| {
-                let own = c.restart_policy.as_deref().unwrap_or(policy);
-                own == "Always" || (own == "OnFailure" && failed(s.state.as_ref()) != Some(false)) || s.state.as_ref().is_some_and(|x| x.waiting.is_some())
-            });
-            match (terminal, may_restart, good) {
-                (false, true, _) => "Running",
-                (_, _, true) => "Succeeded",
-                _ => "Failed",
-            }
-        }
-        _ => "Pending",
+    match (running, stopped) {
+        (0, 0) => "Pending",
+        (0, _) if !v.terminal && over < stopped => "Running",
+        (0, _) if succeeded == stopped => "Succeeded",
+        (0, _) => "Failed",
+        _ => "Running",
     }
 }
 
@@ -420,12 +485,8 @@ fn conditions(v: &View<'_>, spec: &PodSpec, out: &mut PodStatus, ended: bool) {
         .status
         .iter()
         .flat_map(|s| s.conditions.iter().flatten())
-        .filter(|c| {
-            !matches!(
-                c.type_.as_str(),
-                "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled" | "PodResizePending" | "PodResizeInProgress"
-            )
-        })
+        // A disruption that another announced stays as it was said.
+        .filter(|c| !OWN.contains(&c.type_.as_str()) || (c.type_ == DISRUPTION && v.forced.is_none_or(|f| f.disruption.is_none())))
         .cloned()
         .collect();
     let generation = v.pod.metadata.generation;
@@ -448,6 +509,26 @@ fn conditions(v: &View<'_>, spec: &PodSpec, out: &mut PodStatus, ended: bool) {
     set("Ready", pod_ready);
     set("ContainersReady", containers);
     set("PodScheduled", yes());
+    if let Some(message) = v.forced.and_then(|f| f.disruption.clone()) {
+        set(DISRUPTION, Verdict { status: true, reason: Some("TerminationByKubelet"), message: Some(message) });
+    }
+    let rules = |c: &Spec| c.restart_policy_rules.iter().flatten().any(|r| r.action == "RestartAllContainers");
+    if spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(rules) {
+        let source = |c: &Spec| latest(v.containers, &c.name, None).filter(|run| run.state == State::Exited && !v.again.contains(&run.id));
+        let hit = |c: &Spec| source(c).is_some_and(|run| plan::restarts_all(c, run.exit_code));
+        let begins = spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(hit);
+        set(
+            RESTARTING_ALL,
+            match out.phase.as_deref() {
+                Some("Succeeded") => no("PodCompleted", None),
+                Some("Failed") => no("PodFailed", None),
+                _ if begins => {
+                    Verdict { message: Some("container exited with restart policy rule".into()), reason: Some("RestartAllContainersStarted"), status: true }
+                }
+                _ => Verdict { reason: None, ..no("", None) },
+            },
+        );
+    }
     if let Some((reason, message)) = v.resize.0 {
         set("PodResizePending", Verdict { status: true, reason: Some(reason), message: Some(message.clone()) });
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
@@ -20,6 +21,12 @@ use crate::{Clock, PodChange, run_with};
 
 fn at(s: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(s)
+}
+
+/// The same points in time by the clock that waits are measured by.
+fn tick(s: u64) -> Instant {
+    static ZERO: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    *ZERO.get_or_init(Instant::now) + Duration::from_secs(s)
 }
 
 fn pod(spec: Value) -> Pod {
@@ -36,7 +43,8 @@ struct Scene {
     failures: BTreeMap<String, Failure>,
     backoff: Backoff,
     killing: HashSet<ContainerId>,
-    now: SystemTime,
+    again: HashSet<ContainerId>,
+    now: u64,
 }
 
 impl Scene {
@@ -51,7 +59,8 @@ impl Scene {
             failures: BTreeMap::new(),
             backoff: Backoff::default(),
             killing: HashSet::new(),
-            now: at(205),
+            again: HashSet::new(),
+            now: 205,
         }
     }
 
@@ -60,15 +69,17 @@ impl Scene {
             pod: &self.pod,
             sandbox: self.sandbox.as_ref(),
             set_up: self.set_up,
-            set_up_retry_at: None,
+            set_up_waits: None,
             containers: &self.containers,
+            ended: &self.containers.iter().filter(|c| c.state == State::Exited).map(|c| (c.id.clone(), tick(200))).collect(),
+            again: &self.again,
             probes: &self.probes,
             failures: &self.failures,
             backoff: &self.backoff,
             outgrown: &HashSet::new(),
             killing: &self.killing,
             busy: false,
-            now: self.now,
+            now: tick(self.now),
         })
     }
 
@@ -77,7 +88,8 @@ impl Scene {
         let short = |a: &Action| match a {
             Action::SetUp => "setup".to_owned(),
             Action::Start { kind, index, .. } => format!("start {} {index}", kind.label()),
-            Action::Kill { id, .. } => format!("kill {id}"),
+            Action::Kill { id, again, .. } => format!("kill {id}{}", if *again { " and again" } else { "" }),
+            Action::Reset(order) => format!("reset {}", order.iter().map(|id| id.0.as_str()).collect::<Vec<_>>().join(" ")),
             Action::Finish => "finish".to_owned(),
         };
         self.plan().actions.iter().map(short).collect()
@@ -132,14 +144,129 @@ fn restart_policies() {
 #[test]
 fn a_crash_loop_waits_and_says_so() {
     let mut scene = Scene::new(json!({"containers": [{"name": "a"}]}), vec![exited("a", 1)]);
-    scene.backoff.next("a", at(190), at(190));
+    let key = plan::restart_key(&scene.pod.spec.as_ref().unwrap().containers[0]);
+    scene.backoff.next(&key, tick(190), tick(190));
     let made = scene.plan();
     assert!(made.actions.is_empty());
-    assert_eq!(made.wake_at, Some(at(210)));
+    assert_eq!(made.wake_at, Some(tick(210)));
     let (reason, message) = &made.waiting["a"];
     assert_eq!((reason.as_str(), message.as_str()), ("CrashLoopBackOff", "back-off 10s restarting failed container=a pod=p_n(u)"));
-    scene.now = at(210);
+    scene.now = 210;
     assert_eq!(scene.steps(), ["start regular 0"]);
+    // Another image has not failed yet, neither to run nor to come.
+    scene.now = 205;
+    let failure = Failure { reason: "ImagePullBackOff".into(), message: "m".into(), image: None, retry_at: tick(999) };
+    scene.failures.insert("a".into(), failure);
+    assert!(scene.steps().is_empty());
+    scene.pod.spec.as_mut().unwrap().containers[0].image = Some("other:2".into());
+    assert_eq!(scene.steps(), ["start regular 0"]);
+    assert!(scene.plan().waiting.is_empty());
+}
+
+#[test]
+fn what_was_killed_to_run_again_does_whatever_its_end() {
+    for (policy, kill, then) in
+        [("Always", "kill a-0 and again", "start regular 0"), ("OnFailure", "kill a-0 and again", "start regular 0"), ("Never", "kill a-0", "finish")]
+    {
+        let spec = json!({"restartPolicy": policy, "containers": [{"name": "a"}]});
+        let mut scene = Scene::new(spec.clone(), vec![running("a")]);
+        scene.probes.insert(ContainerId("a-0".into()), Results { started: true, liveness_failed: true, ..Results::default() });
+        assert_eq!(scene.steps(), [kill], "{policy}");
+        // It ended with 0 on its stop signal.
+        let mut scene = Scene::new(spec, vec![exited("a", 0)]);
+        if kill.ends_with("again") {
+            scene.again.insert(ContainerId("a-0".into()));
+            assert_eq!(status_of(&scene, &PodStatus::default(), false).phase.as_deref(), Some("Running"), "{policy}");
+        }
+        assert_eq!(scene.steps(), [then], "{policy}");
+    }
+    let mut changed = running("a");
+    changed.labels.insert(crate::cri::label::CONTAINER_HASH.into(), "other".into());
+    let never = json!({"restartPolicy": "Never", "containers": [{"name": "a"}]});
+    assert_eq!(Scene::new(never, vec![changed]).steps(), ["kill a-0 and again"], "a changed one whatever the policy");
+}
+
+/// The runs that a reboot took, from the API's status.
+fn after_reboot(spec: Value, statuses: Value) -> Scene {
+    let status: PodStatus = serde_json::from_value(json!({"phase": "Running", "containerStatuses": statuses})).unwrap();
+    let mut scene = Scene::new(spec, super::lost::runs(&status, &[]));
+    (scene.sandbox, scene.set_up) = (None, false);
+    scene.pod.status = Some(status);
+    scene
+}
+
+#[test]
+fn a_reboot_runs_nothing_twice_that_may_run_once() {
+    let ran = |name: &str| json!({"name": name, "image": "i", "imageID": "", "ready": true, "restartCount": 2, "containerID": format!("knarr://{name}-2"), "state": {"running": {}}});
+    let done = |name: &str| {
+        json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "containerID": format!("knarr://{name}-0"),
+        "state": {"terminated": {"exitCode": 0, "reason": "Completed", "containerID": format!("knarr://{name}-0")}}})
+    };
+    let spec = |policy: &str| json!({"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]});
+    let never = after_reboot(spec("Never"), json!([ran("a"), done("b")]));
+    assert_eq!(never.steps(), ["finish"]);
+    let old = never.pod.status.clone().unwrap();
+    assert_eq!(status_of(&never, &old, true).phase.as_deref(), Some("Failed"));
+    let mut failing = after_reboot(spec("OnFailure"), json!([ran("a"), done("b")]));
+    assert_eq!(failing.steps(), ["setup"]);
+    let told = status_of(&failing, &old, false);
+    let a = &told.container_statuses.as_ref().unwrap()[0];
+    let end = a.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!((end.reason.as_deref(), end.exit_code, a.restart_count), (Some("ContainerStatusUnknown"), 137, 3));
+    assert!(a.state.as_ref().unwrap().waiting.is_some());
+    assert_eq!(told.phase.as_deref(), Some("Running"));
+    let b = &told.container_statuses.as_ref().unwrap()[1];
+    assert_eq!(b.state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 0);
+    // In the new sandbox what has succeeded stays so.
+    (failing.sandbox, failing.set_up) = (Some(sandbox("u", true)), true);
+    assert_eq!(failing.steps(), ["start regular 0"]);
+    let mut always = after_reboot(spec("Always"), json!([ran("a"), done("b")]));
+    (always.sandbox, always.set_up) = (Some(sandbox("u", true)), true);
+    assert_eq!(always.steps(), ["start regular 0", "start regular 1"]);
+}
+
+#[test]
+fn a_new_sandbox_for_nothing_is_not_made() {
+    let dead = |spec: Value, containers: Vec<Container>| {
+        let mut scene = Scene::new(spec, containers);
+        scene.sandbox = Some(sandbox("u", false));
+        scene.steps()
+    };
+    let two = |policy: &str| json!({"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]});
+    assert_eq!(dead(two("Never"), vec![exited("a", 0)]), ["finish"], "one ran and the other was not made yet");
+    assert_eq!(dead(two("Never"), vec![]), ["setup"]);
+    assert_eq!(dead(two("OnFailure"), vec![exited("a", 0), exited("b", 0)]), ["finish"]);
+    assert_eq!(dead(two("OnFailure"), vec![exited("a", 0), exited("b", 1)]), ["setup"]);
+}
+
+#[test]
+fn one_container_can_make_all_begin_anew() {
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}, {"name": "b", "restartPolicy": "Never",
+        "restartPolicyRules": [{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [7]}}]}]});
+    let mut scene = Scene::new(spec.clone(), vec![exited("i", 0), running("a"), exited("b", 7)]);
+    assert_eq!(scene.steps(), ["reset a-0 i-0 b-0"], "the one that says so goes last");
+    let restarting = |scene: &Scene| conditions(&status_of(scene, &PodStatus::default(), false))["AllContainersRestarting"].clone();
+    assert_eq!(restarting(&scene), "True RestartAllContainersStarted");
+    // They are removed: the first begins.
+    scene.containers = scene.containers.iter().map(super::lost::removed).collect();
+    scene.again = scene.containers.iter().map(|c| c.id.clone()).collect();
+    assert_eq!(scene.steps(), ["start init 0"]);
+    assert_eq!(restarting(&scene), "False");
+    assert_eq!(status_of(&scene, &PodStatus::default(), false).phase.as_deref(), Some("Running"));
+    assert!(Scene::new(spec, vec![exited("i", 0), running("a"), exited("b", 1)]).steps().is_empty(), "another code is another rule");
+}
+
+#[test]
+fn a_phase_that_another_made_terminal_stands() {
+    let mut scene = Scene::new(json!({"containers": [{"name": "a"}]}), vec![running("a")]);
+    scene.pod.status = Some(serde_json::from_value(json!({"phase": "Failed", "reason": "NodeLost", "message": "m"})).unwrap());
+    let ours: PodStatus = serde_json::from_value(json!({"phase": "Running"})).unwrap();
+    let s = status_of(&scene, &ours, false);
+    assert_eq!((s.phase.as_deref(), s.reason.as_deref()), (Some("Failed"), Some("NodeLost")));
+    // A reason goes with its phase.
+    scene.pod.status = None;
+    let pending: PodStatus = serde_json::from_value(json!({"phase": "Pending", "reason": "old"})).unwrap();
+    assert_eq!(status_of(&scene, &pending, false).reason, None);
 }
 
 #[test]
@@ -147,12 +274,13 @@ fn probes_and_changes_kill_and_a_dead_sandbox_is_made_anew() {
     let spec = json!({"containers": [{"name": "a"}]});
     let mut scene = Scene::new(spec.clone(), vec![running("a")]);
     scene.probes.insert(ContainerId("a-0".into()), Results { started: true, liveness_failed: true, ..Results::default() });
-    assert_eq!(scene.steps(), ["kill a-0"]);
+    assert_eq!(scene.steps(), ["kill a-0 and again"]);
+    assert!(matches!(&scene.plan().actions[0], Action::Kill { message, .. } if message == "Container a failed liveness probe, will be restarted"));
     scene.killing.insert(ContainerId("a-0".into()));
     assert_eq!(scene.steps(), Vec::<String>::new());
     let mut changed = running("a");
     changed.labels.insert(crate::cri::label::CONTAINER_HASH.into(), "other".into());
-    assert_eq!(Scene::new(spec.clone(), vec![changed]).steps(), ["kill a-0"]);
+    assert_eq!(Scene::new(spec.clone(), vec![changed]).steps(), ["kill a-0 and again"]);
     let mut dead = Scene::new(spec, vec![exited("a", 137)]);
     dead.sandbox = Some(sandbox("u", false));
     assert_eq!(dead.steps(), ["setup"]);
@@ -169,6 +297,7 @@ fn status_of(scene: &Scene, old: &PodStatus, terminal: bool) -> PodStatus {
         old,
         sandbox: scene.sandbox.as_ref(),
         containers: &scene.containers,
+        again: &scene.again,
         probes: &scene.probes,
         waiting: &waiting,
         messages: &HashMap::new(),
@@ -181,7 +310,7 @@ fn status_of(scene: &Scene, old: &PodStatus, terminal: bool) -> PodStatus {
         forced: None,
         terminal,
         scheme: "knarr",
-        now: scene.now,
+        now: at(scene.now),
     })
 }
 
@@ -238,7 +367,7 @@ fn unready_containers_are_named() {
     let ready = s.conditions.iter().flatten().find(|c| c.type_ == "Ready").unwrap().clone();
     assert_eq!((ready.reason.as_deref(), ready.message.as_deref()), (Some("ContainersNotReady"), Some("containers with unready status: [b]")));
     // A condition that stays as it was keeps its time.
-    scene.now = at(999);
+    scene.now = 999;
     let later = status_of(&scene, &s, false);
     assert_eq!(later.conditions, s.conditions);
 }
@@ -464,4 +593,144 @@ async fn resources_change_in_place() {
 #[test]
 fn kinds_have_their_paths() {
     assert_eq!(Kind::Init.field_path("a"), "spec.initContainers{a}");
+}
+
+/// Lets go by what would be a loop.
+async fn a_while(seconds: u64) {
+    for _ in 0..seconds * 100 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_is_not_tried_without_a_pause_however_often_the_pod_changes() {
+    let node = Node::fresh("loop");
+    let from = json!({"secretKeyRef": {"name": "missing", "key": "k"}});
+    let mut p = pod(json!({"containers": [{"name": "a", "image": "img:1", "env": [{"name": "X", "valueFrom": from}]}]}));
+    node.apply(&p);
+    let waits = |p: &Pod| {
+        p.status
+            .iter()
+            .flat_map(|s| s.container_statuses.iter().flatten())
+            .any(|c| c.state.as_ref().and_then(|s| s.waiting.as_ref()).is_some_and(|w| w.reason.as_deref() == Some("CreateContainerConfigError")))
+    };
+    p.status = node.until("config error", waits).await.status;
+    let before = node.api.reads.load(std::sync::atomic::Ordering::Relaxed);
+    for i in 0..10 {
+        p.metadata.labels = Some(BTreeMap::from([("n".to_owned(), i.to_string())]));
+        node.apply(&p);
+        a_while(1).await;
+    }
+    let reads = node.api.reads.load(std::sync::atomic::Ordering::Relaxed) - before;
+    assert!((2..=25).contains(&reads), "news is worth a try, at most every half second: {reads}");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grace_period_may_be_any_number() {
+    let node = Node::fresh("grace");
+    let mut p = pod(json!({"containers": [{"name": "a", "image": "img:1"}], "terminationGracePeriodSeconds": i64::MAX}));
+    node.apply(&p);
+    p.status = node.until("ready", is_ready).await.status;
+    p.metadata.deletion_timestamp = Some(crate::util::time(node.runtime.now()));
+    p.metadata.deletion_grace_period_seconds = Some(i64::MAX);
+    node.apply(&p);
+    while node.api.pod("n", "p").is_some() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(node.runtime.calls().iter().filter(|c| c.starts_with("stop a")).count(), 1);
+    assert!(!node.api.reasons().contains(&"FailedSync".to_owned()));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_panics_is_begun_anew() {
+    let node = Node::fresh("panic");
+    let mut p = pod(json!({"containers": [{"name": "a", "image": "img:1"}]}));
+    node.apply(&p);
+    p.status = node.until("ready", is_ready).await.status;
+    node.runtime.trap.store(true, std::sync::atomic::Ordering::Relaxed);
+    node.apply(&p);
+    while !node.api.reasons().contains(&"FailedSync".to_owned()) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // The new worker looks after the pod as the old one did.
+    node.runtime.exit("a", 1);
+    node.runtime.called("start a", 2).await;
+    assert_eq!(node.runtime.calls().iter().filter(|c| *c == "sandbox").count(), 1, "what ran was taken over");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_another_ended_is_torn_down() {
+    let node = Node::fresh("ended");
+    let mut p = pod(json!({"containers": [{"name": "a", "image": "img:1"}], "terminationGracePeriodSeconds": 9}));
+    node.apply(&p);
+    p.status = node.until("ready", is_ready).await.status;
+    p.status.as_mut().unwrap().phase = Some("Failed".into());
+    p.metadata.resource_version = Some("5000".into());
+    node.apply(&p);
+    node.runtime.called("stop a 9s", 1).await;
+    let p = node
+        .until("told", |p| {
+            p.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).any(|c| c.state.as_ref().is_some_and(|s| s.terminated.is_some()))
+        })
+        .await;
+    assert_eq!(p.status.unwrap().phase.as_deref(), Some("Failed"));
+    assert_eq!(node.runtime.calls().iter().filter(|c| *c == "start a").count(), 1, "it is not started again");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_counts_as_running_when_its_post_start_hook_has_ended() {
+    let node = Node::fresh("hooked");
+    node.runtime.set_exec(0, true);
+    let hook = json!({"postStart": {"exec": {"command": ["hook"]}}});
+    let probe = json!({"exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1});
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1", "lifecycle": hook, "livenessProbe": probe}]})));
+    node.runtime.called("exec hook", 1).await;
+    a_while(20).await;
+    let p = node.api.pod("n", "p").unwrap();
+    assert!(!is_ready(&p));
+    let c = p.status.unwrap().container_statuses.unwrap()[0].clone();
+    assert_eq!(c.state.unwrap().waiting.unwrap().reason.as_deref(), Some("ContainerCreating"));
+    assert_eq!(node.runtime.calls(), ["sandbox", "start a", "exec hook"], "it is not probed either");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_go_with_the_runs_that_they_are_of() {
+    let node = Node::fresh("logs");
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1"}]})));
+    let mut logs = Vec::new();
+    for run in 1..=3 {
+        node.runtime.called("start a", run).await;
+        let log = node.runtime.logs_of("a").pop().unwrap();
+        std::fs::write(&log, "x").unwrap();
+        std::fs::write(format!("{}.1", log.display()), "rotated").unwrap();
+        logs.push(log);
+        node.runtime.exit("a", 1);
+    }
+    node.runtime.called("start a", 4).await;
+    while logs[1].exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let rotated = |log: &std::path::Path| std::path::PathBuf::from(format!("{}.1", log.display()));
+    assert!(!logs[0].exists() && !rotated(&logs[0]).exists() && !rotated(&logs[1]).exists());
+    assert!(logs[2].exists() && rotated(&logs[2]).exists(), "the run before the present one can still be read");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn directories_are_roots_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let node = Node::fresh("modes");
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1"}]})));
+    node.until("ready", is_ready).await;
+    let root = node._dir.path().to_path_buf();
+    for dir in ["", "pods", "pods/u", "memory", "logs", "logs/n_p_u", "logs/n_p_u/a"] {
+        let mode = std::fs::metadata(root.join(dir)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700, "{dir}");
+    }
+    node.end().await;
 }

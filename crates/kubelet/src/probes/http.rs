@@ -15,6 +15,8 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::util;
 
+/// What Go says when TLS is answered by plain HTTP.
+pub const NOT_TLS: &str = "server gave HTTP response to HTTPS client";
 /// Most bytes read of an answer (upstream's limit).
 const MAX_BODY: usize = 10 * 1024;
 /// Redirects followed on the same host (the Go client's limit).
@@ -74,6 +76,18 @@ pub fn go_error(e: &std::io::Error) -> String {
     }
 }
 
+/// A path as it goes over the wire: what may not stand in one is escaped, as Go's URL does.
+fn encoded(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for b in path.bytes() {
+        match b {
+            0..=0x20 | 0x7f.. | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' => out.push_str(&format!("%{b:02X}")),
+            b => out.push(char::from(b)),
+        }
+    }
+    out
+}
+
 impl Request {
     /// The request of an `httpGet` action.
     pub fn from_action(h: &HTTPGetAction, spec: &Spec, pod_ip: Option<IpAddr>) -> Result<Self, String> {
@@ -82,7 +96,7 @@ impl Request {
             tls: h.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")),
             host: host(h.host.as_deref(), pod_ip)?,
             port: util::port(&h.port, spec)?,
-            path: if path.starts_with('/') { path } else { format!("/{path}") },
+            path: encoded(&if path.starts_with('/') { path } else { format!("/{path}") }),
             headers: h.http_headers.iter().flatten().map(|x| (x.name.clone(), x.value.clone())).collect(),
         })
     }
@@ -112,25 +126,32 @@ async fn follow(mut request: Request) -> Result<Answer, String> {
     for _ in 0..=MAX_REDIRECTS {
         let answer = send(&request).await?;
         let Some(to) = answer.location.as_deref().filter(|_| matches!(answer.status, 301 | 302 | 303 | 307 | 308)) else { return Ok(answer) };
-        let Ok(uri) = to.parse::<::http::Uri>() else { return Ok(answer) };
-        if let Some(h) = uri.host() {
-            if h.trim_matches(['[', ']']) != request.host {
+        if let Some((scheme, rest)) = to.split_once("://") {
+            let Ok(uri) = encoded(&format!("{scheme}://{rest}")).parse::<::http::Uri>() else { return Ok(answer) };
+            if uri.host().is_some_and(|h| h.trim_matches(['[', ']']) != request.host) {
                 return Ok(answer);
             }
-            request.tls = uri.scheme_str() == Some("https");
+            request.tls = scheme.eq_ignore_ascii_case("https");
             request.port = uri.port_u16().unwrap_or(if request.tls { 443 } else { 80 });
+            request.path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+        } else if to.starts_with("//") {
+            // Another host, without a scheme.
+            return Ok(answer);
+        } else if to.starts_with('/') {
+            request.path = encoded(to);
+        } else {
+            // Relative to the directory of what was asked for.
+            let path = request.path.split(['?', '#']).next().unwrap_or("/");
+            let dir = path.rfind('/').map_or("/", |at| &path[..=at]);
+            request.path = encoded(&format!("{dir}{to}"));
         }
-        request.path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
     }
     Err(format!("stopped after {MAX_REDIRECTS} redirects"))
 }
 
-/// One request, redirects not followed.
-pub async fn get(request: &Request, timeout: Duration) -> Result<Answer, String> {
-    match tokio::time::timeout(timeout, send(request)).await {
-        Ok(answer) => answer.map_err(|e| format!("Get {:?}: {e}", request.url())),
-        Err(_) => Err(format!("Get {:?}: context deadline exceeded", request.url())),
-    }
+/// One request, with no limit but the caller's.
+pub async fn get(request: &Request) -> Result<Answer, String> {
+    follow(request.clone()).await.map_err(|e| format!("Get {:?}: {e}", request.url()))
 }
 
 async fn send(request: &Request) -> Result<Answer, String> {
@@ -138,11 +159,18 @@ async fn send(request: &Request) -> Result<Answer, String> {
     let tcp = util::connect(&request.host, request.port).await.map_err(|e| format!("dial tcp {at}: {}", go_error(&e)))?;
     if request.tls {
         let name = ServerName::try_from(request.host.clone()).map_err(|e| e.to_string())?;
-        let tls = tokio_rustls::TlsConnector::from(insecure()).connect(name, tcp).await.map_err(|e| e.to_string())?;
+        let tls = tokio_rustls::TlsConnector::from(insecure()).connect(name, tcp).await;
+        let tls = tls.map_err(|e| if is_plain(&e) { format!("http: {NOT_TLS}") } else { e.to_string() })?;
         exchange(request, TokioIo::new(tls)).await
     } else {
         exchange(request, TokioIo::new(tcp)).await
     }
+}
+
+/// Whether the peer answered a TLS greeting with something else than TLS.
+fn is_plain(e: &std::io::Error) -> bool {
+    let inner = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidMessage(_)))
 }
 
 async fn exchange<T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static>(request: &Request, io: T) -> Result<Answer, String> {
@@ -247,6 +275,14 @@ mod tests {
         let port = serve(vec!["HTTP/1.1 302 Found\r\nlocation: /ok\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"]).await;
         let e = probe(&request(port), Duration::from_secs(5)).await.unwrap_err();
         assert_eq!(e, "HTTP probe failed with statuscode: 500");
+    }
+
+    #[tokio::test]
+    async fn a_relative_redirect_is_followed_and_a_path_is_escaped() {
+        let port = serve(vec!["HTTP/1.1 302 Found\r\nlocation: ok\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"]).await;
+        let e = probe(&Request { path: encoded("/a b/c"), ..request(port) }, Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(e, "HTTP probe failed with statuscode: 500");
+        assert_eq!(encoded("/a b/ü?x={1}"), "/a%20b/%C3%BC?x=%7B1%7D");
     }
 
     #[tokio::test]

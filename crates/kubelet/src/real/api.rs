@@ -12,6 +12,7 @@ use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -187,6 +188,10 @@ impl KubeApi for RealApi {
 
     async fn get_volume(&self, name: &str) -> Result<PersistentVolume, ApiError> {
         Ok(self.client.all::<PersistentVolume>().get(name).await?)
+    }
+
+    async fn runtime_handler(&self, class: &str) -> Result<String, ApiError> {
+        Ok(self.client.all::<RuntimeClass>().get(class).await?.handler)
     }
 
     async fn services(&self, namespace: &str) -> Vec<Arc<Service>> {

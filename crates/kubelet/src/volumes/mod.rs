@@ -2,11 +2,15 @@
 //!
 //! Layout below a pod's directory is upstream's: `volumes/kubernetes.io~KIND/NAME`. Secrets and tokens never touch a disk:
 //! they lie in one tmpfs of the kubelet (`ROOT/memory/UID/NAME`). What is on disk is the truth: mounting again is idempotent,
-//! so a restarted kubelet needs no record.
+//! so a restarted kubelet needs no record. All directories on the way are root's alone: what a pod may see of them is bound
+//! into it. Nothing here touches a disk on a worker that others run on; what may hang goes through [`looks`].
 
 pub mod anchors;
 pub mod atomic;
+mod host;
+pub mod looks;
 pub mod payload;
+mod removal;
 pub mod subpath;
 pub mod tokens;
 pub mod watches;
@@ -14,20 +18,20 @@ pub mod watches;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Pod, Volume};
+use nix::mount::{MsFlags, mount};
 
-use crate::api::SharedApi;
 use crate::cri::{Mount, Propagation};
 use crate::env::expand;
 use crate::resources;
 use crate::util;
 use atomic::Ownership;
 use payload::Source;
+pub use removal::{mounts_below, purge, tear_down};
 
 /// A volume that is ready to be mounted into containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,16 +88,12 @@ pub fn empty_dir_path(volumes: &Path, name: &str) -> PathBuf {
 /// Mounts the tmpfs that secrets lie in, unless a former process did.
 pub fn prepare_memory(root: &Path) -> io::Result<()> {
     let dir = root.join("memory");
-    fs::create_dir_all(&dir)?;
-    if !is_mountpoint(&dir) {
-        mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755"))?;
+    util::private_dir(&dir)?;
+    if !removal::is_mountpoint(&dir) {
+        mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0700"))?;
     }
-    Ok(())
-}
-
-fn is_mountpoint(dir: &Path) -> bool {
-    let (Ok(here), Some(Ok(above))) = (fs::metadata(dir), dir.parent().map(fs::metadata)) else { return false };
-    here.dev() != above.dev()
+    // Where a former version mounted it the mode was another.
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))
 }
 
 /// Makes every volume that a container of the pod uses, or refreshes its content.
@@ -107,32 +107,47 @@ pub async fn set_up(source: &Source<'_>, layout: &Layout) -> Result<BTreeMap<Str
     Ok(out)
 }
 
-/// Refreshes the volumes that are made from objects; the others do not change.
-pub async fn refresh(source: &Source<'_>, layout: &Layout) -> Result<(), VolumeError> {
-    let Some(spec) = &source.facts.pod.spec else { return Ok(()) };
+/// Refreshes the volumes that are made from objects; the others do not change. Each for itself: one that cannot be had holds
+/// back no other.
+pub async fn refresh(source: &Source<'_>, layout: &Layout) -> Vec<VolumeError> {
+    let Some(spec) = &source.facts.pod.spec else { return Vec::new() };
+    let mut errors = Vec::new();
     for volume in spec.volumes.iter().flatten() {
-        if volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some() {
-            one(source, layout, volume).await.map_err(|message| VolumeError { volume: volume.name.clone(), message })?;
+        if (volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some())
+            && let Err(message) = one(source, layout, volume).await
+        {
+            errors.push(VolumeError { volume: volume.name.clone(), message });
         }
     }
-    Ok(())
+    errors
 }
 
 async fn one(source: &Source<'_>, layout: &Layout, volume: &Volume) -> Result<Ready, String> {
-    let group = fs_group(source.facts.pod);
+    let pod = source.facts.pod;
+    let group = fs_group(pod);
     if let Some(made) = source.payload(volume).await {
         let files = made?;
-        let dir = payload_dir(layout, volume);
-        return shown(&dir, &files, group).map(|()| Ready { path: dir, readonly: true, image: None }).map_err(|e| e.to_string());
+        let (dir, memory) = (payload_dir(layout, volume), layout.memory_dir.clone());
+        let path = dir.clone();
+        let shown = util::blocking(move || {
+            if dir.starts_with(&memory) {
+                util::private_dir(&memory)?;
+            }
+            shown(&dir, &files, group)
+        });
+        return shown.await.map(|()| Ready { path, readonly: true, image: None }).map_err(|e| e.to_string());
     }
     if let Some(v) = &volume.empty_dir {
-        let dir = layout.of("empty-dir", &volume.name);
-        empty_dir(&dir, v, group).map_err(|e| e.to_string())?;
-        return Ok(Ready { path: dir, readonly: false, image: None });
+        let (dir, v) = (layout.of("empty-dir", &volume.name), v.clone());
+        let path = dir.clone();
+        util::blocking(move || empty_dir(&dir, &v, group)).await.map_err(|e| e.to_string())?;
+        return Ok(Ready { path, readonly: false, image: None });
     }
     if let Some(v) = &volume.host_path {
-        host_path(v)?;
-        return Ok(Ready { path: PathBuf::from(&v.path), readonly: false, image: None });
+        let v = v.clone();
+        let path = PathBuf::from(&v.path);
+        source.looks.look(util::uid(pod), move || host::host_path(&v)).await?;
+        return Ok(Ready { path, readonly: false, image: None });
     }
     if let Some(v) = &volume.image {
         let reference = v.reference.clone().unwrap_or_default();
@@ -140,11 +155,11 @@ async fn one(source: &Source<'_>, layout: &Layout, volume: &Volume) -> Result<Re
     }
     let claim = match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(v), _) => Some((v.claim_name.clone(), v.read_only.unwrap_or(false))),
-        (None, Some(_)) => Some((format!("{}-{}", util::name(source.facts.pod), volume.name), false)),
+        (None, Some(_)) => Some((format!("{}-{}", util::name(pod), volume.name), false)),
         (None, None) => None,
     };
     match claim {
-        Some((claim, readonly)) => persistent(source.api, util::namespace(source.facts.pod), &claim, readonly, group).await,
+        Some((claim, readonly)) => host::persistent(source.api, source.looks, util::uid(pod), (util::namespace(pod), &claim), readonly, group).await,
         None => Err("no volume plugin matched".into()),
     }
 }
@@ -175,81 +190,29 @@ fn fs_group(pod: &Pod) -> Option<u32> {
 }
 
 fn empty_dir(dir: &Path, v: &EmptyDirVolumeSource, group: Option<u32>) -> io::Result<()> {
-    let existed = dir.is_dir();
-    fs::create_dir_all(dir)?;
-    let memory = v.medium.as_deref() == Some("Memory");
-    if memory && !is_mountpoint(dir) {
-        let size = v.size_limit.as_ref().map(resources::value).filter(|s| *s > 0);
-        let options = size.map_or_else(|| "mode=0777".to_owned(), |s| format!("mode=0777,size={s}"));
-        mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))?;
-    } else if existed {
+    let mode = v.mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(0o777);
+    let own = |dir: &Path| match group {
+        Some(g) => chown(dir, None, Some(g)).and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o2070))),
+        None => fs::set_permissions(dir, fs::Permissions::from_mode(mode)),
+    };
+    if v.medium.as_deref() == Some("Memory") {
+        fs::create_dir_all(dir)?;
+        if !removal::is_mountpoint(dir) {
+            let size = v.size_limit.as_ref().map(resources::value).filter(|s| *s > 0);
+            let options = size.map_or_else(|| "mode=0777".to_owned(), |s| format!("mode=0777,size={s}"));
+            mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))?;
+        }
+        return own(dir);
+    }
+    if dir.is_dir() {
         return Ok(());
     }
-    let mode = v.mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(0o777);
-    if let Some(g) = group {
-        chown(dir, None, Some(g))?;
-        fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o2070))
-    } else {
-        fs::set_permissions(dir, fs::Permissions::from_mode(mode))
-    }
-}
-
-fn host_path(v: &HostPathVolumeSource) -> Result<(), String> {
-    let path = Path::new(&v.path);
-    let kind = v.type_.as_deref().unwrap_or_default();
-    let found = fs::metadata(path).ok();
-    let is = |what: &str, ok: bool| if ok { Ok(()) } else { Err(format!("hostPath type check failed: {} is not {what}", v.path)) };
-    match kind {
-        "" => {
-            // The original leaves the making to the runtime, which makes a directory.
-            if found.is_none() {
-                fs::create_dir_all(path).map_err(|e| e.to_string())?;
-            }
-            Ok(())
-        }
-        "DirectoryOrCreate" => match found {
-            None => fs::create_dir_all(path).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755))).map_err(|e| e.to_string()),
-            Some(m) => is("a directory", m.is_dir()),
-        },
-        "Directory" => is("a directory", found.is_some_and(|m| m.is_dir())),
-        "FileOrCreate" => match found {
-            None => fs::File::create(path).map(|_| ()).map_err(|e| e.to_string()),
-            Some(m) => is("a file", m.is_file()),
-        },
-        "File" => is("a file", found.is_some_and(|m| m.is_file())),
-        "Socket" => is("a socket file", found.is_some_and(|m| m.file_type().is_socket())),
-        "CharDevice" => is("a character device", found.is_some_and(|m| m.file_type().is_char_device())),
-        "BlockDevice" => is("a block device", found.is_some_and(|m| m.file_type().is_block_device())),
-        other => Err(format!("hostPath type {other} is not known")),
-    }
-}
-
-async fn persistent(api: &SharedApi, namespace: &str, claim: &str, readonly: bool, group: Option<u32>) -> Result<Ready, String> {
-    let pvc = api.get_claim(namespace, claim).await.map_err(|e| e.to_string())?;
-    let bound = pvc.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-    let name = pvc.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|n| bound && !n.is_empty());
-    let name = name.ok_or("PersistentVolumeClaim is not bound")?;
-    let volume = api.get_volume(&name).await.map_err(|e| e.to_string())?;
-    let spec = volume.spec.ok_or("PersistentVolume has no spec")?;
-    let path = match (&spec.host_path, &spec.local) {
-        (Some(h), _) => {
-            host_path(h)?;
-            PathBuf::from(&h.path)
-        }
-        (None, Some(l)) => {
-            let path = PathBuf::from(&l.path);
-            let meta = fs::metadata(&path).map_err(|e| format!("path {:?} does not exist: {e}", l.path))?;
-            // A local volume is given to the group, as upstream's local plugin does.
-            if let (Some(g), true) = (group, meta.is_dir() && meta.gid() != group.unwrap_or(0)) {
-                chown(&path, None, Some(g)).map_err(|e| e.to_string())?;
-                fs::set_permissions(&path, fs::Permissions::from_mode(meta.permissions().mode() | 0o2070)).map_err(|e| e.to_string())?;
-            }
-            path
-        }
-        (None, None) => return Err(format!("no volume plugin matched for PersistentVolume {name:?}")),
-    };
-    let only_read = spec.access_modes.iter().flatten().all(|m| m == "ReadOnlyMany") && spec.access_modes.as_ref().is_some_and(|m| !m.is_empty());
-    Ok(Ready { path, readonly: readonly || only_read, image: None })
+    // It gets its name when it is what it is to be: a kubelet that is killed in between begins anew.
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name().and_then(|n| n.to_str())) else { return Ok(()) };
+    let making = parent.join(format!(".{name}.making"));
+    fs::create_dir_all(&making)?;
+    own(&making)?;
+    fs::rename(&making, dir)
 }
 
 /// The mounts of one container from the pod's volumes, in the order of its spec. `env` serves `subPathExpr`.
@@ -287,59 +250,4 @@ pub fn container_mounts(layout: &Layout, ready: &BTreeMap<String, Ready>, c: &Co
         });
     }
     Ok(out)
-}
-
-/// Unmounts and removes all that a pod had on the host. Never follows a mount into foreign data: a mount that cannot be
-/// taken away stops the removal.
-pub fn tear_down(layout: &Layout) -> io::Result<()> {
-    for dir in [&layout.pod_dir, &layout.memory_dir] {
-        for at in mounts_below(dir)? {
-            umount2(&at, MntFlags::MNT_DETACH)?;
-        }
-        match fs::remove_dir_all(dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            other => other?,
-        }
-    }
-    Ok(())
-}
-
-/// Unmounts and removes all that a kubelet with this directory left on the host. No kubelet may be running on it.
-pub fn purge(root: &Path) -> io::Result<()> {
-    for at in mounts_below(root)? {
-        umount2(&at, MntFlags::MNT_DETACH)?;
-    }
-    match fs::remove_dir_all(root) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Mount points below a directory, deepest and latest first.
-pub fn mounts_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
-    let mut out: Vec<PathBuf> = text.lines().filter_map(|l| l.split(' ').nth(4)).map(unescape).filter(|p| p.starts_with(dir)).collect();
-    out.reverse();
-    Ok(out)
-}
-
-/// The octal escapes of mountinfo (proc(5)).
-fn unescape(field: &str) -> PathBuf {
-    let mut out = String::new();
-    let mut rest = field;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        match rest.get(at + 1..at + 4).and_then(|o| u8::from_str_radix(o, 8).ok()) {
-            Some(byte) => {
-                out.push(char::from(byte));
-                rest = &rest[at + 4..];
-            }
-            None => {
-                out.push('\\');
-                rest = &rest[at + 1..];
-            }
-        }
-    }
-    out.push_str(rest);
-    PathBuf::from(out)
 }

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{ClusterTrustBundleProjection, DownwardAPIVolume
 
 use super::anchors;
 use super::atomic::{File, Payload};
+use super::looks::Looks;
 use super::tokens::Tokens;
 use super::watches::Watches;
 use crate::api::{ApiError, RefKind, RefObject, SharedApi};
@@ -23,6 +24,8 @@ pub struct Source<'a> {
     pub api: &'a SharedApi,
     /// Where objects read are watched from then on.
     pub watches: &'a Watches,
+    /// Looks at the host's own places.
+    pub looks: &'a Looks,
     /// The pod's tokens.
     pub tokens: &'a Tokens,
     /// What the downward API tells.
@@ -101,13 +104,16 @@ impl Source<'_> {
         let pod = self.facts.pod;
         let ns = util::namespace(pod);
         let optional = optional.unwrap_or(false);
+        let uid = PodUid(util::uid(pod).to_owned());
+        // Before it is read, where somebody watches it already: what changes in between is told then.
+        let joined = self.watches.join(&uid, kind, ns, name);
         let (found, revision) = match self.api.get_ref(kind, ns, name).await {
             Ok(got) => got,
             Err(ApiError::NotFound(_)) => (None, String::new()),
             Err(e) => return Err(e.to_string()),
         };
-        if !found.as_ref().is_some_and(immutable) {
-            self.watches.watch(PodUid(util::uid(pod).to_owned()), kind, ns, name, &revision);
+        if !joined && !found.as_ref().is_some_and(immutable) {
+            self.watches.watch(uid, kind, ns, name, &revision);
         }
         let Some(object) = found else {
             if optional {

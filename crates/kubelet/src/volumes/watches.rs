@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use crate::api::{RefKind, SharedApi};
 use crate::cri::PodUid;
 
+/// A watch that stood so long was none that failed: the next begins without a wait.
+const STOOD: Duration = Duration::from_secs(10);
 /// First and longest wait before a broken watch is begun anew.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -46,7 +48,21 @@ impl Watches {
         Self { api, stale, open: Arc::default() }
     }
 
-    /// Sees to it that `pod` is told of changes of the object after `revision`.
+    /// Has `pod` told of the object's changes too, if it is watched; false if it is not.
+    #[must_use]
+    pub fn join(&self, pod: &PodUid, kind: RefKind, namespace: &str, name: &str) -> bool {
+        let key = Key::Object(kind, namespace.to_owned(), name.to_owned());
+        match self.open.lock().get_mut(&key) {
+            Some(w) => {
+                w.users.insert(pod.clone());
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Sees to it that `pod` is told of changes of the object after `revision`. Another pod may have begun the watch in the
+    /// meantime, from a later revision: then `pod` looks once more.
     pub fn watch(&self, pod: PodUid, kind: RefKind, namespace: &str, name: &str, revision: &str) {
         let key = Key::Object(kind, namespace.to_owned(), name.to_owned());
         self.open(pod, key, || follow(self.clone(), kind, namespace.to_owned(), name.to_owned(), revision.to_owned()));
@@ -60,7 +76,11 @@ impl Watches {
     fn open<F: Future<Output = ()> + Send + 'static>(&self, pod: PodUid, key: Key, task: impl FnOnce() -> F) {
         let mut open = self.open.lock();
         if let Some(w) = open.get_mut(&key) {
-            w.users.insert(pod);
+            let new = w.users.insert(pod.clone());
+            drop(open);
+            if new {
+                (self.stale)(&pod);
+            }
             return;
         }
         let task = tokio::spawn(task()).abort_handle();
@@ -99,11 +119,15 @@ async fn follow(all: Watches, kind: RefKind, namespace: String, name: String, mu
     let key = Key::Object(kind, namespace.clone(), name.clone());
     let mut wait = RETRY_MIN;
     loop {
+        let begun = tokio::time::Instant::now();
         if let Ok(mut pulses) = all.api.watch_ref(kind, &namespace, &name, &revision).await {
             while pulses.next().await.is_some() {
                 wait = RETRY_MIN;
                 all.pulse(&key);
             }
+        }
+        if begun.elapsed() >= STOOD {
+            wait = RETRY_MIN;
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(RETRY_MAX);

@@ -1,16 +1,18 @@
 //! Images for containers: present or pulled, by policy, with credentials and growing waits; told in upstream's words.
+//!
+//! An image that was pulled with a login is only for pods that have that login, or whose own lets them pull it (upstream's
+//! `KubeletEnsureSecretPulledImages`): what came how is in [`pulled`]. An image that was imported is for everybody.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use base64::Engine;
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::api::{RefKind, RefObject, Severity};
 use crate::cri::{Credentials, CriError, Image, PodUid};
@@ -18,12 +20,15 @@ use crate::pod::Context;
 use crate::pod::backoff::Backoff;
 use crate::pod::ops::StartError;
 use crate::util;
+use pulled::{Login, Pulled};
+
+pub mod pulled;
 
 /// Pulls at the same time; the rest wait their turn (a network and a disk are shared by all).
 const MAX_PARALLEL_PULLS: usize = 4;
 
 struct Failed {
-    at: SystemTime,
+    at: Instant,
     message: String,
 }
 
@@ -32,47 +37,32 @@ pub struct Images {
     backoff: Mutex<HashMap<(PodUid, String), (Backoff, Failed)>>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     permits: tokio::sync::Semaphore,
-    /// IDs of the images that were pulled here, also by former processes: a line each in the file.
-    pulled: Mutex<BTreeSet<String>>,
-    record: PathBuf,
+    pulled: Pulled,
 }
 
 impl Images {
     /// The pulls of a kubelet with this directory.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        let record = root.join("pulled-images");
-        let pulled = fs::read_to_string(&record).unwrap_or_default().lines().map(str::to_owned).collect();
-        Self {
-            backoff: Mutex::default(),
-            locks: Mutex::default(),
-            permits: tokio::sync::Semaphore::new(MAX_PARALLEL_PULLS),
-            pulled: Mutex::new(pulled),
-            record,
-        }
+        Self { backoff: Mutex::default(), locks: Mutex::default(), permits: tokio::sync::Semaphore::new(MAX_PARALLEL_PULLS), pulled: Pulled::open(root) }
     }
 
     /// Whether an image came by a pull of this node.
     #[must_use]
     pub fn was_pulled(&self, id: &str) -> bool {
-        self.pulled.lock().contains(id)
+        self.pulled.contains(id)
     }
 
-    fn note(&self, id: &str) {
-        if !self.pulled.lock().insert(id.to_owned()) {
-            return;
-        }
-        let written = fs::OpenOptions::new().create(true).append(true).open(&self.record).and_then(|mut f| writeln!(f, "{id}"));
-        if let Err(e) = written {
-            tracing::debug!(error = %e, "pull not recorded: the image will not be collected");
-        }
+    /// These images exist now: what is remembered of others is forgotten.
+    pub fn keep(&self, ids: &HashSet<String>) {
+        self.pulled.keep(ids);
     }
 
-    /// When the pull for a container is tried again.
+    /// When the pull of an image for a pod is tried again.
     #[must_use]
-    pub fn retry_at(&self, uid: &PodUid, container: &str, now: SystemTime) -> Option<SystemTime> {
+    pub fn retry_at(&self, uid: &PodUid, reference: &str, now: Instant) -> Option<Instant> {
         let held = self.backoff.lock();
-        let (b, f) = held.get(&(uid.clone(), container.to_owned()))?;
+        let (b, f) = held.get(&(uid.clone(), reference.to_owned()))?;
         b.waiting("", f.at, now).map(|w| w.until)
     }
 
@@ -93,35 +83,42 @@ impl Images {
             return Err(StartError::new("InvalidImageName", message));
         }
         let policy = c.image_pull_policy.as_deref().unwrap_or(if tag(reference) == Some("latest") { "Always" } else { "IfNotPresent" });
-        let present = cx.runtime.image(reference);
+        let present = self.present(cx, reference).await;
+        let logins = Lazy::default();
+        let accessible = match (&present, policy) {
+            (Some(image), "Never" | "IfNotPresent") => {
+                !self.pulled.needs_login(&image.id) || self.pulled.opened_by(&image.id, logins.get(cx, pod, reference).await)
+            }
+            _ => false,
+        };
         match (policy, present) {
-            ("Never", None) => {
+            ("Never", _) if !accessible => {
                 let message = format!("Container image {reference:?} is not present with pull policy of Never");
                 warn("ErrImageNeverPull", &message);
                 warn("Failed", "Error: ErrImageNeverPull");
                 return Err(StartError::new("ErrImageNeverPull", message));
             }
-            ("Never" | "IfNotPresent", Some(image)) => {
+            ("Never" | "IfNotPresent", Some(image)) if accessible => {
                 normal("Pulled", &format!("Container image {reference:?} already present on machine and can be accessed by the pod"));
                 return Ok(image);
             }
             _ => {}
         }
-        let key = (PodUid(util::uid(pod).to_owned()), c.name.clone());
-        if let Some(message) = self.still_waiting(&key, cx.now()) {
+        let key = (PodUid(util::uid(pod).to_owned()), reference.to_owned());
+        if let Some(message) = self.still_waiting(&key, Instant::now()) {
             let text = format!("Back-off pulling image {reference:?}");
             normal("BackOff", &text);
             warn("Failed", "Error: ImagePullBackOff");
             return Err(StartError::new("ImagePullBackOff", format!("{text}: ErrImagePull: {message}")));
         }
-        self.pull(cx, pod, reference, policy, normal)
+        self.pull(cx, pod, reference, policy, &logins, normal)
             .await
             .inspect(|_| {
                 self.backoff.lock().remove(&key);
             })
             .map_err(|e| {
                 let mut held = self.backoff.lock();
-                let now = cx.now();
+                let now = Instant::now();
                 let slot = held.entry(key).or_insert_with(|| (Backoff::default(), Failed { at: now, message: String::new() }));
                 slot.0.next("", now, now);
                 slot.1 = Failed { at: now, message: e.to_string() };
@@ -131,35 +128,41 @@ impl Images {
             })
     }
 
-    fn still_waiting(&self, key: &(PodUid, String), now: SystemTime) -> Option<String> {
+    fn still_waiting(&self, key: &(PodUid, String), now: Instant) -> Option<String> {
         let held = self.backoff.lock();
         let (b, f) = held.get(key)?;
         b.waiting("", f.at, now).map(|_| f.message.clone())
     }
 
-    async fn pull(&self, cx: &Context, pod: &Pod, reference: &str, policy: &str, normal: impl Fn(&str, &str)) -> Result<Image, CriError> {
+    /// An image by its name, if it is on the node. The store's memory may have to be read from the disk.
+    async fn present(&self, cx: &Context, reference: &str) -> Option<Image> {
+        let (runtime, reference) = (Arc::clone(&cx.runtime), reference.to_owned());
+        util::blocking(move || runtime.image(&reference)).await
+    }
+
+    async fn pull(&self, cx: &Context, pod: &Pod, reference: &str, policy: &str, logins: &Lazy, normal: impl Fn(&str, &str)) -> Result<Image, CriError> {
         normal("Pulling", &format!("Pulling image {reference:?}"));
-        let asked = tokio::time::Instant::now();
+        let asked = Instant::now();
         let lock = Arc::clone(self.locks.lock().entry(reference.to_owned()).or_default());
+        let _forget = Forget { locks: &self.locks, reference };
         let _one = lock.lock().await;
         // Somebody else's pull may just have brought it.
         if policy == "IfNotPresent"
-            && let Some(image) = cx.runtime.image(reference)
+            && let Some(image) = self.present(cx, reference).await
+            && (!self.pulled.needs_login(&image.id) || self.pulled.opened_by(&image.id, logins.get(cx, pod, reference).await))
         {
             return Ok(image);
         }
         let _permit = self.permits.acquire().await.map_err(|e| CriError::Other(e.to_string()))?;
         // An image that was there and was not pulled was imported, and stays what it is when a pull confirms it.
-        let imported = cx.runtime.image(reference).is_some_and(|i| !self.was_pulled(&i.id));
-        let begun = tokio::time::Instant::now();
+        let imported = self.present(cx, reference).await.is_some_and(|i| !self.was_pulled(&i.id));
+        let begun = Instant::now();
         let mut last = None;
-        let mut tries: Vec<Option<Credentials>> = credentials(cx, pod, reference).await.into_iter().map(Some).collect();
-        tries.push(None);
-        for login in tries {
-            match cx.runtime.pull(reference, login).await {
+        for login in logins.get(cx, pod, reference).await.iter().map(Some).chain([None]) {
+            match cx.runtime.pull(reference, login.map(|l| l.credentials.clone())).await {
                 Ok(image) => {
                     if !imported {
-                        self.note(&image.id);
+                        self.pulled.note(&image.id, login).await;
                     }
                     normal(
                         "Pulled",
@@ -176,6 +179,32 @@ impl Images {
             }
         }
         Err(last.unwrap_or_else(|| CriError::Other("image pull failed".into())))
+    }
+}
+
+/// Takes a reference's turn away when the last who waits for it is done.
+struct Forget<'a> {
+    locks: &'a Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    reference: &'a str,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        let mut locks = self.locks.lock();
+        // One is the table's, one is its who drops this.
+        if locks.get(self.reference).is_some_and(|l| Arc::strong_count(l) <= 2) {
+            locks.remove(self.reference);
+        }
+    }
+}
+
+/// The pod's logins for an image, read at most once.
+#[derive(Default)]
+struct Lazy(tokio::sync::OnceCell<Vec<Login>>);
+
+impl Lazy {
+    async fn get(&self, cx: &Context, pod: &Pod, reference: &str) -> &[Login] {
+        self.0.get_or_init(|| credentials(cx, pod, reference)).await
     }
 }
 
@@ -230,14 +259,15 @@ fn registry(reference: &str) -> &str {
 }
 
 /// The logins for a registry from the pod's pull secrets, in order.
-async fn credentials(cx: &Context, pod: &Pod, reference: &str) -> Vec<Credentials> {
+async fn credentials(cx: &Context, pod: &Pod, reference: &str) -> Vec<Login> {
     let mut out = Vec::new();
     let secrets = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_ref());
     for s in secrets.into_iter().flatten() {
         match cx.api.get_ref(RefKind::Secret, util::namespace(pod), &s.name).await {
             Ok((Some(RefObject::Secret(secret)), _)) => {
                 let data: BTreeMap<&str, &[u8]> = secret.data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.as_slice())).collect();
-                out.extend(logins(&data, reference));
+                let of = format!("{}/{}/{}", util::namespace(pod), s.name, secret.metadata.uid.as_deref().unwrap_or_default());
+                out.extend(logins(&data, reference).into_iter().map(|credentials| Login { credentials, secret: of.clone() }));
             }
             _ => cx.api.pod_event(
                 pod,
@@ -263,13 +293,23 @@ fn logins(data: &BTreeMap<&str, &[u8]>, reference: &str) -> Vec<Credentials> {
             let bare = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
             let (at, path) = bare.split_once('/').unwrap_or((bare, ""));
             let path = path.trim_start_matches("v1").trim_start_matches("v2").trim_matches('/');
-            let same = at == host || (host == "docker.io" && matches!(at, "index.docker.io" | "registry-1.docker.io"));
+            let same = host_matches(at, host) || (host == "docker.io" && matches!(at, "index.docker.io" | "registry-1.docker.io"));
             let below = path.is_empty() || name.split_once('/').is_some_and(|(_, p)| p == path || p.starts_with(&format!("{path}/")));
             (same && below).then(|| (bare.len(), login(entry)))
         })
         .collect();
     found.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
     found.into_iter().map(|(_, c)| c).collect()
+}
+
+/// Whether a host of an entry, whose parts may have stars, means this registry (upstream's `URLsMatch`).
+fn host_matches(pattern: &str, host: &str) -> bool {
+    let part = |p: &str, h: &str| match p.split_once('*') {
+        None => p == h,
+        Some((before, after)) => h.len() >= before.len() + after.len() && h.starts_with(before) && h.ends_with(after),
+    };
+    let (p, h): (Vec<&str>, Vec<&str>) = (pattern.split('.').collect(), host.split('.').collect());
+    p.len() == h.len() && p.iter().zip(&h).all(|(p, h)| part(p, h))
 }
 
 fn login(entry: &Value) -> Credentials {
@@ -311,5 +351,7 @@ mod tests {
         let both = logins(&data, "reg.io/team/app:1");
         assert_eq!(both.iter().map(|c| c.username.as_str()).collect::<Vec<_>>(), ["t", "a"]);
         assert!(logins(&data, "other.io/x").is_empty());
+        assert!(host_matches("*.example.com", "eu.example.com") && host_matches("reg-*.io", "reg-1.io"));
+        assert!(!host_matches("*.example.com", "a.b.example.com") && !host_matches("*.example.com", "example.com"));
     }
 }
