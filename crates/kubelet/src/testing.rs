@@ -188,6 +188,8 @@ pub struct FakeRuntime {
     calls: Mutex<Vec<String>>,
     changes: watch::Sender<u64>,
     events: broadcast::Sender<RuntimeEvent>,
+    /// Commands cannot be run at all.
+    pub broken: std::sync::atomic::AtomicBool,
     /// The next look at the sandboxes panics.
     pub trap: std::sync::atomic::AtomicBool,
     /// Exit code of commands, and whether they never end.
@@ -206,6 +208,7 @@ impl FakeRuntime {
             calls: Mutex::default(),
             changes: watch::Sender::new(0),
             events: broadcast::Sender::new(64),
+            broken: std::sync::atomic::AtomicBool::new(false),
             trap: std::sync::atomic::AtomicBool::new(false),
             exec: Mutex::default(),
             ids: AtomicU32::new(0),
@@ -346,6 +349,9 @@ impl ContainerRuntime for FakeRuntime {
     }
     async fn exec_sync(&self, _: &ContainerId, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecResult, CriError> {
         self.call(format!("exec {}", command.join(" ")));
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(CriError::Other("no shim".into()));
+        }
         let (exit_code, hangs) = *self.exec.lock();
         if hangs {
             match timeout {

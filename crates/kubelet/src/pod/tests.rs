@@ -734,3 +734,22 @@ async fn directories_are_roots_alone() {
     }
     node.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_cannot_be_put_is_no_verdict_and_its_command_knows_the_environment() {
+    let node = Node::fresh("unknown");
+    let probe = json!({"exec": {"command": ["test", "-f", "$(FILE)", "$$(FILE)", "$(OTHER)"]}, "periodSeconds": 1, "failureThreshold": 1});
+    let env = json!([{"name": "FILE", "value": "/ok"}]);
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1", "livenessProbe": probe, "env": env}]})));
+    node.until("ready", is_ready).await;
+    node.runtime.called("exec test -f /ok $(FILE) $(OTHER)", 1).await;
+    node.runtime.broken.store(true, std::sync::atomic::Ordering::Relaxed);
+    a_while(20).await;
+    assert!(!node.runtime.calls().iter().any(|c| c.starts_with("stop")), "{:?}", node.runtime.calls());
+    let told = "Liveness probe errored and resulted in unknown state: no shim";
+    assert!(node.api.events().iter().any(|(r, m)| r == "Unhealthy" && m == told));
+    node.runtime.broken.store(false, std::sync::atomic::Ordering::Relaxed);
+    node.runtime.set_exec(1, false);
+    node.runtime.called("start a", 2).await;
+    node.end().await;
+}

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::api::Severity;
 use crate::cri::{Container, ContainerId, CriError};
+use crate::env::expand;
 use crate::pod::worker::find_spec;
 use crate::pod::{Context, Handle};
 use crate::util;
@@ -61,6 +62,19 @@ impl Kind {
         }
     }
 }
+
+/// What one try found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Found {
+    Good,
+    /// The container's own verdict, in its words.
+    Bad(String),
+    /// None: the question could not be put. It counts for nothing (upstream's `probe.Unknown`).
+    Unknown(String),
+}
+
+/// How often a question that could not be put is put again at once (upstream's `maxProbeRetries`).
+const TRIES: usize = 3;
 
 struct Probed {
     tasks: Vec<(Kind, AbortHandle)>,
@@ -209,13 +223,15 @@ impl Prober {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let found = self.once().await;
-            match &found {
-                Ok(()) => (good, bad) = (good.saturating_add(1), 0),
-                Err(output) => {
+            match self.asked().await {
+                Found::Good => (good, bad) = (good.saturating_add(1), 0),
+                Found::Bad(output) => {
                     (good, bad) = (0, bad.saturating_add(1));
-                    let text = format!("{} probe failed: {}", self.kind.as_str(), util::truncate(output, MAX_OUTPUT));
-                    self.cx.api.pod_event(&self.pod, Some(&self.path), Severity::Warning, "Unhealthy", &text);
+                    self.tell(&format!("failed: {}", util::truncate(&output, MAX_OUTPUT)));
+                }
+                Found::Unknown(error) => {
+                    self.tell(&format!("errored and resulted in unknown state: {}", util::truncate(&error, MAX_OUTPUT)));
+                    continue;
                 }
             }
             if good >= needed_good && self.succeeded(&mut tell) {
@@ -233,7 +249,7 @@ impl Prober {
         let until = Instant::now() + EARLY;
         let mut pause = if self.probe.exec.is_some() { EARLY_PAUSE_EXEC } else { EARLY_PAUSE };
         loop {
-            if self.once().await.is_ok() {
+            if self.once().await == Found::Good {
                 return true;
             }
             if Instant::now() + pause >= until {
@@ -277,36 +293,64 @@ impl Prober {
         true
     }
 
-    async fn once(&self) -> Result<(), String> {
+    fn tell(&self, what: &str) {
+        let text = format!("{} probe {what}", self.kind.as_str());
+        self.cx.api.pod_event(&self.pod, Some(&self.path), Severity::Warning, "Unhealthy", &text);
+    }
+
+    /// One question, put again if it could not be.
+    async fn asked(&self) -> Found {
+        let mut found = self.once().await;
+        for _ in 1..TRIES {
+            if !matches!(found, Found::Unknown(_)) {
+                break;
+            }
+            found = self.once().await;
+        }
+        found
+    }
+
+    async fn once(&self) -> Found {
         let timeout = Duration::from_secs(u64::from(positive(self.probe.timeout_seconds, 1)));
+        match self.put(timeout).await {
+            Ok(Ok(())) => Found::Good,
+            Ok(Err(output)) => Found::Bad(output),
+            Err(error) => Found::Unknown(error),
+        }
+    }
+
+    /// Puts the question: the container's verdict, or why there is none.
+    async fn put(&self, timeout: Duration) -> Result<Result<(), String>, String> {
         if let Some(e) = &self.probe.exec {
-            let command = e.command.clone().unwrap_or_default();
+            // Of the environment what stands in the spec (upstream's `ExpandContainerCommandOnlyStatic`).
+            let env: Vec<(String, String)> = self.spec.env.iter().flatten().map(|v| (v.name.clone(), v.value.clone().unwrap_or_default())).collect();
+            let command = expand::expand_all(e.command.as_deref().unwrap_or_default(), &env);
             let shown = command.join(" ");
             return match self.cx.runtime.exec_sync(&self.id, command, Some(timeout)).await {
-                Ok(out) if out.exit_code == 0 => Ok(()),
-                Ok(out) => Err(String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned()),
-                Err(CriError::DeadlineExceeded(_)) => Err(format!("command {shown:?} timed out after {}s", timeout.as_secs())),
+                Ok(out) if out.exit_code == 0 => Ok(Ok(())),
+                Ok(out) => Ok(Err(String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())),
+                Err(CriError::DeadlineExceeded(_)) => Ok(Err(format!("command {shown:?} timed out after {}s", timeout.as_secs()))),
                 Err(e) => Err(e.to_string()),
             };
         }
         if let Some(h) = &self.probe.http_get {
             let request = Request::from_action(h, &self.spec, self.ip)?;
-            return http::probe(&request, timeout).await;
+            return Ok(http::probe(&request, timeout).await);
         }
         if let Some(t) = &self.probe.tcp_socket {
             let port = util::port(&t.port, &self.spec)?;
             let host = http::host(t.host.as_deref(), self.ip)?;
             let at = http::authority(&host, port);
-            return match tokio::time::timeout(timeout, util::connect(&host, port)).await {
+            return Ok(match tokio::time::timeout(timeout, util::connect(&host, port)).await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(e)) => Err(format!("dial tcp {at}: {}", http::go_error(&e))),
                 Err(_) => Err(format!("dial tcp {at}: i/o timeout")),
-            };
+            });
         }
         if let Some(g) = &self.probe.grpc {
             let port = u16::try_from(g.port).map_err(|_| format!("invalid port number: {}", g.port))?;
             let host = http::host(None, self.ip)?;
-            return grpc::check(&host, port, g.service.as_deref().unwrap_or_default(), timeout).await;
+            return Ok(grpc::check(&host, port, g.service.as_deref().unwrap_or_default(), timeout).await);
         }
         Err("missing probe handler".into())
     }
