@@ -229,6 +229,24 @@ fn config(id: String, c: ContainerSpec) -> Result<rt::ContainerConfig, CriError>
     })
 }
 
+/// Tasks that end with their owner: who is dropped in the middle leaves none behind.
+#[derive(Default)]
+struct Helpers(Vec<AbortHandle>);
+
+impl Drop for Helpers {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+impl Helpers {
+    fn new(inputs: [Option<AbortHandle>; 2], outputs: &[Option<JoinHandle<()>>; 2]) -> Self {
+        Self(inputs.into_iter().flatten().chain(outputs.iter().flatten().map(JoinHandle::abort_handle)).collect())
+    }
+}
+
 fn image(i: rt::Image) -> Image {
     Image { id: i.id, repo_tags: i.repo_tags, repo_digests: i.repo_digests, size_bytes: i.size, user: i.config.user }
 }
@@ -401,15 +419,13 @@ impl ContainerRuntime for RealRuntime {
         };
         let mut session = self.inner.exec(&id.0, wanted).await.map_err(error)?;
         let ended = CancellationToken::new();
-        let helpers = [input(streams.stdin, session.stdin.take()), resizes(session.terminal.take(), streams.resize)];
+        let inputs = [input(streams.stdin, session.stdin.take()), resizes(session.terminal.take(), streams.resize)];
         let outputs = [output(session.stdout.take(), streams.stdout, ended.clone()), output(session.stderr.take(), streams.stderr, ended.clone())];
+        let _helpers = Helpers::new(inputs, &outputs);
         let code = session.wait().await.map_err(error);
         ended.cancel();
         for o in outputs.into_iter().flatten() {
             let _ = o.await;
-        }
-        for h in helpers.into_iter().flatten() {
-            h.abort();
         }
         code
     }
@@ -418,13 +434,11 @@ impl ContainerRuntime for RealRuntime {
         let (stdin, stdout, stderr) = (streams.stdin.is_some(), streams.stdout.is_some(), streams.stderr.is_some());
         let mut session = self.inner.attach(&id.0, stdin, stdout, stderr).await.map_err(error)?;
         let ended = CancellationToken::new();
-        let helpers = [input(streams.stdin, session.stdin.take()), resizes(session.terminal.take(), streams.resize)];
+        let inputs = [input(streams.stdin, session.stdin.take()), resizes(session.terminal.take(), streams.resize)];
         let outputs = [output(session.stdout.take(), streams.stdout, ended.clone()), output(session.stderr.take(), streams.stderr, ended.clone())];
+        let _helpers = Helpers::new(inputs, &outputs);
         for o in outputs.into_iter().flatten() {
             let _ = o.await;
-        }
-        for h in helpers.into_iter().flatten() {
-            h.abort();
         }
         Ok(())
     }
@@ -482,5 +496,30 @@ impl RealRuntime {
             m.containers.clear();
         }
         index.drop_empty();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_hangs_up_leaves_no_copy_behind() {
+        let (from, _silent) = tokio::io::duplex(64);
+        let copy = tokio::spawn(async move {
+            let mut from = from;
+            let _ = from.read_u8().await;
+        });
+        let watched = copy.abort_handle();
+        // As an attach does whose client goes in the middle of it.
+        let attach = async {
+            let outputs = [Some(copy), None];
+            let _helpers = Helpers::new([None, None], &outputs);
+            std::future::pending::<()>().await;
+        };
+        assert!(tokio::time::timeout(Duration::from_millis(5), attach).await.is_err());
+        while !watched.is_finished() {
+            tokio::task::yield_now().await;
+        }
     }
 }

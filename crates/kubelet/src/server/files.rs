@@ -1,11 +1,13 @@
 //! `/logs/`: files below the node's `/var/log`, as upstream serves them to whoever may read `nodes/log`.
 
 use std::fs;
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use http::StatusCode;
 
-use super::{Answer, Call, text};
+use super::{Answer, text};
 use crate::volumes::subpath;
 
 /// Where the node's logs are.
@@ -14,12 +16,13 @@ const ROOT: &str = "/var/log";
 const MAX_BYTES: u64 = 16 << 20;
 
 /// A directory as a list of links, or a file.
-pub(super) fn logs(call: &Call) -> Answer {
-    let relative = call.parts[1..].join("/");
-    let Ok(path) = subpath::check(&relative) else { return text(StatusCode::BAD_REQUEST, "invalid path\n") };
-    let at = Path::new(ROOT).join(&path);
-    if at.is_dir() {
-        let mut names: Vec<String> = fs::read_dir(&at)
+pub(super) fn logs(relative: &str) -> Answer {
+    let Ok(path) = subpath::check(relative) else { return text(StatusCode::BAD_REQUEST, "invalid path\n") };
+    let path = if path.as_os_str().is_empty() { Path::new(".").to_owned() } else { path };
+    let Ok(opened) = subpath::open_beneath(Path::new(ROOT), &path) else { return text(StatusCode::NOT_FOUND, "404 page not found\n") };
+    if opened.metadata().is_ok_and(|m| m.is_dir()) {
+        // By what was opened: the name may lead elsewhere by now.
+        let mut names: Vec<String> = fs::read_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()))
             .into_iter()
             .flatten()
             .flatten()
@@ -34,12 +37,8 @@ pub(super) fn logs(call: &Call) -> Answer {
         answer.headers_mut().insert("content-type", http::HeaderValue::from_static("text/html; charset=utf-8"));
         return answer;
     }
-    let read = subpath::open_beneath(Path::new(ROOT), &path).and_then(|f| {
-        use std::io::Read;
-        let mut bytes = Vec::new();
-        f.take(MAX_BYTES).read_to_end(&mut bytes).map(|_| bytes)
-    });
-    match read {
+    let mut bytes = Vec::new();
+    match opened.take(MAX_BYTES).read_to_end(&mut bytes).map(|_| bytes) {
         Ok(bytes) => text(StatusCode::OK, bytes),
         Err(_) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }

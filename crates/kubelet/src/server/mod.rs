@@ -10,6 +10,7 @@
 mod auth;
 mod containers;
 mod files;
+mod idle;
 mod port_forward;
 mod remote;
 mod spdy;
@@ -25,7 +26,8 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -40,6 +42,11 @@ use auth::{Auth, Identity};
 const MAX_CONNECTIONS: usize = 1024;
 /// A client must finish its TLS handshake in this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A request's head must be read in this time (upstream's `ReadHeaderTimeout`).
+const HEAD_MAX: Duration = Duration::from_secs(32);
+/// How often a silent peer is asked whether it is there: by HTTP/2, and by TCP in seconds.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_IDLE_S: u32 = 30;
 /// Wait after a failed `accept`, which fails for want of descriptors, or it would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -133,6 +140,10 @@ async fn accept(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, serv
         tokio::spawn(async move {
             let _permit = permit;
             let _ = tcp.set_nodelay(true);
+            // Who vanishes without a word is noticed, also while nothing is to be sent.
+            let _ = setsockopt(&tcp, sockopt::KeepAlive, &true);
+            let _ = setsockopt(&tcp, sockopt::TcpKeepIdle, &KEEP_IDLE_S);
+            let _ = setsockopt(&tcp, sockopt::TcpKeepInterval, &KEEP_IDLE_S);
             let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await else { return };
             let peer = tls.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| auth::from_certificate(c));
             connection(tls, server, peer.map(Arc::new), stop).await;
@@ -144,16 +155,21 @@ async fn connection<T>(io: T, server: Arc<Server>, peer: Option<Arc<Identity>>, 
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
+    let idle = idle::Idle::new();
+    let requests = idle.clone();
     let service = hyper::service::service_fn(move |request| {
-        let (server, peer) = (Arc::clone(&server), peer.clone());
-        async move { Ok::<_, Infallible>(server.handle(request, peer.as_deref()).await) }
+        let (server, peer, busy) = (Arc::clone(&server), peer.clone(), requests.begin());
+        async move { Ok::<_, Infallible>(server.handle(request, peer.as_deref()).await.map(|body| busy.body(body))) }
     });
-    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
     tokio::select! {
         done = serving => if let Err(e) = done {
             tracing::debug!(error = %e, "connection ended");
         },
+        () = idle.too_long() => tracing::debug!("connection ended: nobody uses it"),
         () = stop.cancelled() => {}
     }
 }
@@ -210,11 +226,14 @@ impl Server {
             "attach" => remote::attach(self, call).await,
             "portForward" => port_forward::serve(self, call).await,
             "run" if method == Method::POST => remote::run(self, call).await,
-            "logs" if get => files::logs(&call),
+            "logs" if get => {
+                let relative = call.parts[1..].join("/");
+                crate::util::blocking(move || files::logs(&relative)).await
+            }
             "stats" if get => stats::summary(&self.cx, &self.pods).await,
             "metrics" if get => match call.parts.get(1).map(String::as_str) {
                 None => stats::metrics(&self.cx, &self.pods),
-                Some("resource") => stats::resource_metrics(&self.cx, &self.pods).await,
+                Some("resource") => stats::resource_metrics(&self.cx).await,
                 Some("cadvisor" | "probes") => text(StatusCode::OK, ""),
                 Some(_) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
             },

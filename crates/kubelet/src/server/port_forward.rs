@@ -4,17 +4,19 @@
 //! 1.31), and as plain WebSocket channels (`v4.channel.k8s.io`, two channels a port).
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::CancellationToken;
 
-use super::spdy_conn::{self, Stream};
+use super::spdy_conn::{self, Stream, StreamWriter};
 use super::websocket::{self, Channels};
 use super::{Answer, Call, Server, remote, text};
 use crate::cri::{SandboxId, SharedRuntime};
@@ -27,6 +29,8 @@ const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 const CHANNELS: [&str; 4] = [TUNNEL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io", ""];
 /// Bytes in the pipes.
 const PIPE: usize = 64 << 10;
+/// How long a pod may be silent after the client has ended its half.
+const HALF_OPEN_MAX: Duration = Duration::from_secs(1);
 /// Halves of pairs whose other half has not come.
 const MAX_HALVES: usize = 256;
 
@@ -126,6 +130,22 @@ async fn pairs(mut incoming: mpsc::Receiver<Stream>, runtime: &SharedRuntime, sa
     }
 }
 
+/// Sends what the pod says. When the client has ended its half the pod is heard as long as it goes on, and no longer than a
+/// moment when it is silent: many servers do not close when the client does.
+async fn down(mut from: impl AsyncRead + Unpin, to: StreamWriter, over: CancellationToken) {
+    let mut block = BytesMut::with_capacity(PIPE);
+    loop {
+        let got = tokio::select! {
+            got = from.read_buf(&mut block) => got,
+            () = async { over.cancelled().await; tokio::time::sleep(HALF_OPEN_MAX).await } => return,
+        };
+        if !matches!(got, Ok(1..)) || to.send(block.split().freeze()).await.is_err() {
+            return;
+        }
+        block.reserve(PIPE);
+    }
+}
+
 async fn forward(error: Stream, data: Stream, port: &str, runtime: &SharedRuntime, sandbox: &SandboxId) {
     let connected = match port.parse::<u16>().ok().filter(|p| *p > 0) {
         Some(p) => runtime.port_forward(sandbox, p).await.map_err(|e| e.to_string()),
@@ -134,17 +154,21 @@ async fn forward(error: Stream, data: Stream, port: &str, runtime: &SharedRuntim
     match connected {
         Ok(connection) => {
             let (read, mut write) = tokio::io::split(connection);
-            let Stream { mut reader, writer, .. } = data;
+            let Stream { mut reader, writer, gone, .. } = data;
+            let over = CancellationToken::new();
             let up = async {
                 let _ = tokio::io::copy(&mut reader, &mut write).await;
                 let _ = write.shutdown().await;
+                over.cancel();
+                std::future::pending::<()>().await;
             };
-            let down = writer.clone().pump(read);
-            // When the pod's side has ended there is nobody left to hear the client.
             tokio::select! {
-                ((), ()) = async { tokio::join!(up, std::future::pending::<()>()) } => {}
-                () = down => {}
+                () = up => {}
+                // When the pod's side has ended there is nobody left to hear the client.
+                () = down(read, writer.clone(), over.clone()) => {}
+                () = gone.cancelled() => {}
             }
+            writer.close().await;
             error.writer.close().await;
         }
         Err(e) => {
@@ -188,8 +212,41 @@ async fn channels(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, ba
             }
         }
     }
-    for e in ends {
-        let _ = e.await;
+    let closed = channels.closed();
+    for mut e in ends {
+        tokio::select! {
+            _ = &mut e => {}
+            () = closed.cancelled() => e.abort(),
+        }
     }
     channels.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::spdy::{Encoder, Frame, Headers};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_is_silent_is_not_heard_for_ever_after_its_client() {
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        let mut incoming = spdy_conn::serve(server);
+        let (mut encoder, mut out) = (Encoder::default(), BytesMut::new());
+        encoder.encode(&Frame::SynStream { id: 1, fin: true, headers: Headers::new() }, &mut out);
+        client.write_all(&out).await.unwrap();
+        let stream = incoming.recv().await.unwrap();
+        let (mut pod, ours) = tokio::io::duplex(64);
+        let (over, begun) = (CancellationToken::new(), tokio::time::Instant::now());
+        let heard = tokio::spawn(down(ours, stream.writer.clone(), over.clone()));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!heard.is_finished(), "as long as the client may speak the pod may think");
+        over.cancel();
+        // What it still says is told.
+        for _ in 0..3 {
+            tokio::time::sleep(HALF_OPEN_MAX / 2).await;
+            pod.write_all(b"x").await.unwrap();
+        }
+        heard.await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 62);
+    }
 }

@@ -1,7 +1,11 @@
 //! A SPDY connection, served: the peer opens streams, each a pair of pipes here.
+//!
+//! What comes for a stream waits in a queue of its own, so that one whose user does not read holds back nobody: not the other
+//! streams, not their ends, not pings. Only when its queue is full it does, for a moment, and is reset then if others are open.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -12,6 +16,10 @@ use super::spdy::{Decoder, Encoder, Frame, Headers, MAX_DATA};
 
 /// Frames that wait to be sent; a slow peer stops the senders.
 const SEND_QUEUE: usize = 32;
+/// Frames of one stream that wait for its user, besides what the pipe holds.
+const STREAM_QUEUE: usize = 32;
+/// How long one stream that nobody reads may hold back the others; the protocol as the peers speak it has no windows.
+const STALL_MAX: Duration = Duration::from_secs(10);
 /// Bytes in the pipe between a stream and its user.
 const PIPE: usize = 64 << 10;
 /// Streams that wait to be taken.
@@ -29,6 +37,8 @@ pub struct Stream {
     pub reader: tokio::io::ReadHalf<tokio::io::DuplexStream>,
     /// What is sent to the peer.
     pub writer: StreamWriter,
+    /// Cancelled when the stream was reset, or its connection is gone.
+    pub gone: CancellationToken,
 }
 
 impl Stream {
@@ -118,7 +128,10 @@ async fn receive<R: AsyncRead>(read: R, frames: mpsc::Sender<Frame>, streams: mp
     let weak = frames.downgrade();
     let mut decoder = Decoder::default();
     let mut buffer = BytesMut::with_capacity(MAX_DATA);
-    let mut open: HashMap<u32, tokio::io::WriteHalf<tokio::io::DuplexStream>> = HashMap::new();
+    let mut open: HashMap<u32, Open> = HashMap::new();
+    // All streams end with the connection.
+    let connection = CancellationToken::new();
+    let _end = connection.clone().drop_guard();
     // The reader must not keep the connection open by itself: it holds a sender only while streams may still come.
     let mut own = Some((frames, alive));
     loop {
@@ -127,7 +140,7 @@ async fn receive<R: AsyncRead>(read: R, frames: mpsc::Sender<Frame>, streams: mp
                 Ok(Some(frame)) => {
                     let Some(sender) = weak.upgrade() else { return };
                     let alive = own.as_ref().map(|(_, alive)| alive);
-                    if handle(frame, &sender, alive, &streams, &mut open).await.is_err() {
+                    if handle(frame, &sender, alive, &streams, &mut open, &connection).await.is_err() {
                         own = None;
                     }
                 }
@@ -149,12 +162,35 @@ async fn receive<R: AsyncRead>(read: R, frames: mpsc::Sender<Frame>, streams: mp
     }
 }
 
+/// A stream of which the peer's half is open.
+struct Open {
+    queue: mpsc::Sender<Bytes>,
+    gone: CancellationToken,
+}
+
+/// Gives a stream's user what comes for it, until the peer has closed its half.
+async fn feed(mut pipe: tokio::io::WriteHalf<tokio::io::DuplexStream>, mut queue: mpsc::Receiver<Bytes>, gone: CancellationToken) {
+    let work = async {
+        while let Some(bytes) = queue.recv().await {
+            if pipe.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+        let _ = pipe.shutdown().await;
+    };
+    tokio::select! {
+        () = work => {}
+        () = gone.cancelled() => {}
+    }
+}
+
 async fn handle(
     frame: Frame,
     frames: &mpsc::Sender<Frame>,
     alive: Option<&Arc<DropGuard>>,
     streams: &mpsc::Sender<Stream>,
-    open: &mut HashMap<u32, tokio::io::WriteHalf<tokio::io::DuplexStream>>,
+    open: &mut HashMap<u32, Open>,
+    connection: &CancellationToken,
 ) -> Result<(), ()> {
     match frame {
         Frame::SynStream { id, fin, headers } => {
@@ -164,26 +200,33 @@ async fn handle(
             };
             let _ = frames.send(Frame::SynReply { id, fin: false, headers: Headers::new() }).await;
             let (ours, theirs) = tokio::io::duplex(PIPE);
-            let (_, feed) = tokio::io::split(ours);
+            let (_, pipe) = tokio::io::split(ours);
             let (reader, _) = tokio::io::split(theirs);
+            let gone = connection.child_token();
+            let (queue, received) = mpsc::channel(STREAM_QUEUE);
+            tokio::spawn(feed(pipe, received, gone.clone()));
             if !fin {
-                open.insert(id, feed);
+                open.insert(id, Open { queue, gone: gone.clone() });
             }
-            let stream = Stream { id, headers, reader, writer: StreamWriter { id, frames: frames.clone(), _alive: Arc::clone(alive) } };
-            streams.send(stream).await.map_err(|_| ())?;
+            let writer = StreamWriter { id, frames: frames.clone(), _alive: Arc::clone(alive) };
+            streams.send(Stream { id, headers, reader, writer, gone }).await.map_err(|_| ())?;
         }
         Frame::Data { id, fin, bytes } => {
-            if let Some(feed) = open.get_mut(&id)
-                && !bytes.is_empty()
-                && feed.write_all(&bytes).await.is_err()
-            {
+            if !bytes.is_empty() && !deliver(open, id, bytes).await {
                 open.remove(&id);
+                // 5: CANCEL.
+                let _ = frames.send(Frame::Reset { id, status: 5 }).await;
             }
             if fin {
-                end(open.remove(&id)).await;
+                open.remove(&id);
             }
         }
-        Frame::Headers { id, fin: true } | Frame::Reset { id, .. } => end(open.remove(&id)).await,
+        Frame::Headers { id, fin: true } => drop(open.remove(&id)),
+        Frame::Reset { id, .. } => {
+            if let Some(stream) = open.remove(&id) {
+                stream.gone.cancel();
+            }
+        }
         Frame::Ping { id } => {
             let _ = frames.send(Frame::Ping { id }).await;
         }
@@ -192,15 +235,71 @@ async fn handle(
     Ok(())
 }
 
-async fn end(feed: Option<tokio::io::WriteHalf<tokio::io::DuplexStream>>) {
-    if let Some(mut feed) = feed {
-        let _ = feed.shutdown().await;
+/// Hands bytes to a stream; false if it must be reset, because it takes nothing and others wait.
+async fn deliver(open: &HashMap<u32, Open>, id: u32, bytes: Bytes) -> bool {
+    let Some(stream) = open.get(&id) else { return true };
+    // A user who has gone is told of by his own half.
+    let sent = stream.queue.send(bytes);
+    if open.len() < 2 {
+        let _ = sent.await;
+        return true;
+    }
+    match tokio::time::timeout(STALL_MAX, sent).await {
+        Ok(_) => true,
+        Err(_) => {
+            stream.gone.cancel();
+            false
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn data(id: u32, fin: bool, bytes: Bytes) -> Frame {
+        Frame::Data { id, fin, bytes }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_nobody_reads_holds_back_no_other() {
+        let (client, server) = tokio::io::duplex(1 << 22);
+        let mut incoming = serve(server);
+        let (_read, mut write) = tokio::io::split(client);
+        let (mut encoder, mut out) = (Encoder::default(), BytesMut::new());
+        for id in [1, 3] {
+            encoder.encode(&Frame::SynStream { id, fin: false, headers: Headers::new() }, &mut out);
+        }
+        // More than the pipe of the first holds.
+        for _ in 0..8 {
+            encoder.encode(&data(1, false, Bytes::from(vec![0; PIPE])), &mut out);
+        }
+        encoder.encode(&data(3, true, Bytes::from_static(b"through")), &mut out);
+        write.write_all(&out).await.unwrap();
+        let _first = incoming.recv().await.unwrap();
+        let mut second = incoming.recv().await.unwrap();
+        let mut text = String::new();
+        second.reader.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "through");
+    }
+
+    #[tokio::test]
+    async fn a_reset_and_the_end_of_the_connection_are_told() {
+        let (client, server) = tokio::io::duplex(1 << 16);
+        let mut incoming = serve(server);
+        let (read, mut write) = tokio::io::split(client);
+        let (mut encoder, mut out) = (Encoder::default(), BytesMut::new());
+        for id in [1, 3] {
+            encoder.encode(&Frame::SynStream { id, fin: false, headers: Headers::new() }, &mut out);
+        }
+        encoder.encode(&Frame::Reset { id: 1, status: 5 }, &mut out);
+        write.write_all(&out).await.unwrap();
+        let (first, second) = (incoming.recv().await.unwrap(), incoming.recv().await.unwrap());
+        first.gone.cancelled().await;
+        assert!(!second.gone.is_cancelled());
+        drop((read, write));
+        second.gone.cancelled().await;
+    }
 
     #[tokio::test]
     async fn a_stream_is_two_pipes() {

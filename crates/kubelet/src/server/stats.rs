@@ -1,5 +1,6 @@
 //! Statistics: `/stats/summary`, `/metrics` and `/metrics/resource`, measured when asked.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -108,7 +109,7 @@ pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods) -> Answer {
 }
 
 /// `GET /metrics/resource`: use of containers, pods and the node (KEP-727).
-pub(super) async fn resource_metrics(cx: &Arc<Context>, _pods: &Pods) -> Answer {
+pub(super) async fn resource_metrics(cx: &Arc<Context>) -> Answer {
     let measured = measure(cx).await;
     let mut out = String::new();
     let named = |m: &Measured| {
@@ -124,6 +125,29 @@ pub(super) async fn resource_metrics(cx: &Arc<Context>, _pods: &Pods) -> Answer 
     );
     for m in &measured {
         let _ = writeln!(out, "container_memory_working_set_bytes{} {}", named(m), m.usage.working_set_bytes);
+    }
+    out.push_str(
+        "# HELP container_start_time_seconds [STABLE] Start time of the container since unix epoch in seconds\n# TYPE container_start_time_seconds gauge\n",
+    );
+    for m in &measured {
+        let started = m.container.started.unwrap_or(m.container.created).duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let _ = writeln!(out, "container_start_time_seconds{} {}", named(m), started.as_secs_f64());
+    }
+    let mut pods: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for m in &measured {
+        let get = |k: &str| m.container.labels.get(k).cloned().unwrap_or_default();
+        let sum = pods.entry(format!("{{namespace={:?},pod={:?}}}", get(label::POD_NAMESPACE), get(label::POD_NAME))).or_default();
+        *sum = (sum.0.saturating_add(m.usage.cpu_ns), sum.1.saturating_add(m.usage.working_set_bytes));
+    }
+    out.push_str(
+        "# HELP pod_cpu_usage_seconds_total [STABLE] Cumulative cpu time consumed by the pod in core-seconds\n# TYPE pod_cpu_usage_seconds_total counter\n",
+    );
+    for (pod, (cpu_ns, _)) in &pods {
+        let _ = writeln!(out, "pod_cpu_usage_seconds_total{pod} {}", seconds(*cpu_ns));
+    }
+    out.push_str("# HELP pod_memory_working_set_bytes [STABLE] Current working set of the pod in bytes\n# TYPE pod_memory_working_set_bytes gauge\n");
+    for (pod, (_, memory)) in &pods {
+        let _ = writeln!(out, "pod_memory_working_set_bytes{pod} {memory}");
     }
     let used = cx.machine.memory_bytes - node::meminfo("MemAvailable");
     let _ = write!(
