@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
@@ -54,12 +55,23 @@ impl Cgroups {
             && !self.made.lock().contains(class)
         {
             self.make(class)?;
-            if class.ends_with("besteffort") {
-                self.set(class, &CgroupLimits { cpu_shares: 2, ..CgroupLimits::default() });
-            }
             self.made.lock().insert(class.to_owned());
         }
         Ok(path)
+    }
+
+    /// Gives the classes their weights: `burstable` what its pods ask for, `besteffort` the least, all pods together the node's
+    /// (upstream's `qosContainerManager`). To be called when a pod has come, gone or changed.
+    pub fn balance(&self, pods: &[Arc<Pod>], cpu_milli: i64) {
+        let burstable = pods.iter().filter(|p| resources::qos(p) == Qos::Burstable).filter_map(|p| p.spec.as_ref());
+        let asked = burstable.map(|s| resources::pod_requests(s).get("cpu").copied().unwrap_or(0)).fold(0, i64::saturating_add);
+        let root = if self.root.is_empty() { String::new() } else { format!("/{}", self.root) };
+        for (class, milli) in [("", cpu_milli), ("/burstable", asked), ("/besteffort", 0)] {
+            let path = format!("{root}/kubepods{class}");
+            if self.dirs(&path).iter().any(|d| d.is_dir()) {
+                self.set(&path, &CgroupLimits { cpu_shares: resources::shares(milli), ..CgroupLimits::default() });
+            }
+        }
     }
 
     /// Removes all cgroups of this kubelet; no pod may be left.
@@ -221,6 +233,26 @@ mod tests {
     #[test]
     fn shares_become_weights() {
         assert_eq!((weight(2), weight(1024), weight(262_144)), (1, 39, 10_000));
+    }
+
+    #[test]
+    fn a_class_weighs_what_its_pods_ask_for() {
+        let dir = crate::testing::TempDir::new("classes");
+        fs::write(dir.path().join("cgroup.controllers"), "cpu").unwrap();
+        let cgroups = Cgroups::new(dir.path(), "/knarr/");
+        let at = |class: &str| dir.path().join("knarr/kubepods").join(class);
+        for class in ["", "burstable", "besteffort"] {
+            fs::create_dir_all(at(class)).unwrap();
+        }
+        let pod = |cpu: &str| -> Arc<Pod> {
+            let asks = serde_json::json!({"requests": {"cpu": cpu}});
+            Arc::new(serde_json::from_value(serde_json::json!({"spec": {"containers": [{"name": "c", "resources": asks}]}})).unwrap())
+        };
+        cgroups.balance(&[pod("6"), pod("2")], 16_000);
+        let weight_of = |class: &str| fs::read_to_string(at(class).join("cpu.weight")).unwrap();
+        assert_eq!((weight_of(""), weight_of("burstable"), weight_of("besteffort")), (weight(16 * 1024).to_string(), weight(8 * 1024).to_string(), "1".into()));
+        cgroups.balance(&[], 16_000);
+        assert_eq!(weight_of("burstable"), "1");
     }
 
     #[test]

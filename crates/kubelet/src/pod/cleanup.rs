@@ -89,7 +89,9 @@ pub async fn clean_host(cx: &Arc<Context>, pod: &Arc<Pod>, sandbox: Option<Sandb
     let (c, p) = (Arc::clone(cx), Arc::clone(pod));
     let removed = util::blocking(move || {
         volumes::tear_down(&Layout::new(&c.config.root_dir, util::uid(&p)))?;
-        c.cgroups.remove_pod(&p)
+        c.cgroups.remove_pod(&p)?;
+        c.balance(Some(&p));
+        Ok::<_, std::io::Error>(())
     });
     removed.await.map_err(|e| e.to_string())
 }

@@ -93,6 +93,12 @@ impl Context {
         self.config.clock.now()
     }
 
+    /// Weighs the pods' classes anew; one that goes counts no more. Blocks on the kernel's files.
+    pub fn balance(&self, going: Option<&Pod>) {
+        let nobody = PodUid(going.map(|p| util::uid(p).to_owned()).unwrap_or_default());
+        self.cgroups.balance(&(self.others)(&nobody), self.machine.cpu_milli);
+    }
+
     /// What the downward API tells about a pod.
     #[must_use]
     pub fn facts<'a>(&'a self, pod: &'a Pod, pod_ips: &'a [IpAddr]) -> Facts<'a> {

@@ -378,7 +378,8 @@ impl Step<'_> {
                 }
                 // Not there, ended, or made while the start did not come to its end: it is made anew.
                 _ => {
-                    if !regular_over && !(v.busy && run.is_some_and(|s| s.state == State::Created)) {
+                    let under_way = v.busy && run.is_some_and(|s| s.state == State::Created);
+                    if !regular_over && !under_way {
                         self.start(out, Kind::Init, i, c, run);
                     }
                     if !begun {

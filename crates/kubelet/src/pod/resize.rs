@@ -14,6 +14,7 @@ use super::plan::latest;
 use crate::admission;
 use crate::cri::{Container, ContainerId};
 use crate::resources;
+use crate::util;
 
 /// The resources that can change in place.
 const RESIZABLE: [&str; 2] = ["cpu", "memory"];
@@ -88,9 +89,10 @@ pub fn pending(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Option<Pending> 
 }
 
 /// Gives containers, and the pod as a whole, the numbers of the spec. Answers who has them now, and what went wrong.
-pub async fn apply(cx: &Context, pod: &Pod, containers: Vec<(ContainerId, Spec)>) -> (Vec<(ContainerId, ResourceRequirements)>, Option<String>) {
+pub async fn apply(cx: &Arc<Context>, pod: &Arc<Pod>, containers: Vec<(ContainerId, Spec)>) -> (Vec<(ContainerId, ResourceRequirements)>, Option<String>) {
     // The pod's cgroup must be wide enough before and is made narrow only after: the containers' numbers come in between.
-    cx.cgroups.widen_pod(pod);
+    let (c, p) = (Arc::clone(cx), Arc::clone(pod));
+    util::blocking(move || c.cgroups.widen_pod(&p)).await;
     let (mut done, mut error) = (Vec::new(), None);
     for (id, spec) in containers {
         let limits = resources::container_limits(pod, &spec, cx.machine.memory_bytes);
@@ -99,7 +101,12 @@ pub async fn apply(cx: &Context, pod: &Pod, containers: Vec<(ContainerId, Spec)>
             Err(e) => error = Some(e.to_string()),
         }
     }
-    cx.cgroups.limit_pod(pod);
+    let (c, p) = (Arc::clone(cx), Arc::clone(pod));
+    util::blocking(move || {
+        c.cgroups.limit_pod(&p);
+        c.balance(None);
+    })
+    .await;
     (done, error)
 }
 

@@ -133,6 +133,7 @@ fn prepare(cx: &Context, pod: &Pod, layout: &Layout, log_dir: &Path) -> Result<(
         util::private_dir(dir).map_err(|e| format!("unable to make pod directory {}: {e}", dir.display()))?;
     }
     let parent = cx.cgroups.ensure_class(pod).map_err(|e| format!("unable to ensure pod container exists: {e}"))?;
+    cx.balance(None);
     Ok((parent, dns::for_pod(pod, &cx.config, Path::new(dns::RESOLVED))))
 }
 
