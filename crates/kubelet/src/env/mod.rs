@@ -130,7 +130,8 @@ async fn reference(api: &SharedApi, facts: &Facts<'_>, c: &Container, var: &EnvV
         return missing_key(value, optional, &r.key, "Secret", ns, &r.name);
     }
     if let Some(r) = &from.file_key_ref {
-        return file_key(facts.pod, &r.volume_name, &r.path, &r.key, r.optional.unwrap_or(false), volumes);
+        let (pod, r, volumes) = (facts.pod.clone(), r.clone(), volumes.to_owned());
+        return util::blocking(move || file_key(&pod, &r.volume_name, &r.path, &r.key, r.optional.unwrap_or(false), &volumes)).await;
     }
     Ok(None)
 }

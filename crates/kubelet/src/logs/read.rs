@@ -130,6 +130,8 @@ pub async fn send(path: PathBuf, options: Options, running: impl Fn() -> bool + 
     let mut filter = Filter { left: options.limit, options, open: false };
     let mut pending = BytesMut::with_capacity(BLOCK);
     let mut ended = false;
+    // The file that goes on where a rotated one ended; that one is read to its end first.
+    let mut next = None;
     loop {
         let before = pending.len();
         let read = file.read_buf(&mut pending).await?;
@@ -158,12 +160,19 @@ pub async fn send(path: PathBuf, options: Options, running: impl Fn() -> bool + 
             pending.reserve(BLOCK);
             continue;
         }
-        if !follow || ended {
+        if !follow {
             return Ok(());
         }
-        if rotated(&path, &file).await {
-            file = File::open(&path).await?;
+        if let Some(next) = next.take() {
+            file = next;
             continue;
+        }
+        if rotated(&path, &file).await {
+            next = Some(File::open(&path).await?);
+            continue;
+        }
+        if ended {
+            return Ok(());
         }
         // Whether it runs is asked before the file is read for the last time, or its last words would be missed.
         ended = !running();

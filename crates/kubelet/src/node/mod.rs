@@ -86,7 +86,9 @@ fn read(path: &str) -> String {
 }
 
 fn quantities(items: &[(&str, String)]) -> BTreeMap<String, Quantity> {
-    items.iter().map(|(k, v)| ((*k).to_owned(), Quantity(v.clone()))).collect()
+    // As the API writes them, or what is read back would not be what was written.
+    let canonical = |v: &String| v.parse::<machinery::quantity::Quantity>().map_or_else(|_| v.clone(), |q| q.to_string());
+    items.iter().map(|(k, v)| ((*k).to_owned(), Quantity(canonical(v)))).collect()
 }
 
 fn system_info(cx: &Context) -> NodeSystemInfo {
