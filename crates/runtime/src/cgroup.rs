@@ -21,6 +21,18 @@ const V1_ALWAYS: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "devices"];
 const V1_ALL: [&str; 10] = ["cpu", "cpuacct", "memory", "pids", "devices", "cpuset", "hugetlb", "freezer", "blkio", "systemd"];
 /// A killed cgroup empties within this; after it the directory stays for the next purge.
 const EMPTY_MAX: Duration = Duration::from_secs(5);
+/// How often a cgroup of version 1 is looked through for processes to kill: one that forks meanwhile has a child that no
+/// earlier look saw.
+const KILL_PASSES_MAX: usize = 100;
+
+/// Whose limits are written. They differ in how shares become a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// By the linear formula of KEP-2254, as the kubelet does it.
+    Pod,
+    /// By the newer one of the container runtimes (runc 1.3.2, crun 1.23), by which the default shares are the default weight.
+    Container,
+}
 
 /// The cgroup file systems of this host.
 #[derive(Debug, Clone)]
@@ -83,22 +95,37 @@ impl Cgroups {
     }
 
     /// Writes the limits that are given; others keep their value.
-    pub(crate) fn apply(&self, plan: &CgroupPlan, r: &Resources) -> Result<()> {
-        let files = if plan.unified { v2_files(r) } else { v1_files(r) };
-        for (name, value) in files {
-            let Some(file) = plan.dirs.iter().map(|d| d.join(&name)).find(|f| f.exists()) else {
+    pub(crate) fn apply(&self, plan: &CgroupPlan, r: &Resources, level: Level) -> Result<()> {
+        let files = if plan.unified { v2_files(r, level) } else { v1_files(r) };
+        let find = |name: &str| plan.dirs.iter().map(|d| d.join(name)).find(|f| f.exists());
+        for (name, value) in &files {
+            let Some(file) = find(name) else {
                 tracing::debug!(name, "this host has no such limit");
                 continue;
             };
-            let mut written = fs::write(&file, &value);
-            if written.is_err() && name == "cpu.cfs_quota_us" {
-                // A smaller period with the old quota may be refused: unlimited first, then both.
-                let _ = fs::write(&file, "-1");
-                written = fs::write(&file, &value);
+            let mut written = fs::write(&file, value);
+            if written.is_err() {
+                // What the kernel holds against its old neighbour goes first: a smaller period is refused with the old quota, a
+                // larger limit with the old one of memory and swap together.
+                let neighbour = match name.as_str() {
+                    "cpu.cfs_period_us" => find("cpu.cfs_quota_us").map(|f| fs::write(f, "-1")),
+                    "memory.limit_in_bytes" => find("memory.memsw.limit_in_bytes").map(|f| fs::write(f, value)),
+                    _ => None,
+                };
+                if neighbour.is_some() {
+                    written = fs::write(&file, value);
+                }
             }
             written.map_err(|e| Error::io(format!("cannot write {value} to {}", file.display()), e))?;
         }
         Ok(())
+    }
+
+    /// No container swaps, also one without a limit, as with the kubelet's default `NoSwap`. (Version 1 can say so only
+    /// together with a limit: see [`v1_files`].)
+    pub(crate) fn forbid_swap(&self, plan: &CgroupPlan) -> Result<()> {
+        let Some(file) = plan.memory.as_ref().map(|d| d.join("memory.swap.max")).filter(|f| plan.unified && f.exists()) else { return Ok(()) };
+        fs::write(&file, "0").map_err(|e| Error::io(format!("cannot write 0 to {}", file.display()), e))
     }
 
     /// A reading.
@@ -161,7 +188,7 @@ impl Cgroups {
             if self.unified { vec![self.root.join(mark)] } else { V1_ALL.iter().map(|c| self.root.join(c).join(mark)).filter(|d| d.is_dir()).collect() };
         for top in &tops {
             let deadline = Instant::now() + EMPTY_MAX;
-            while kill_below(top) && Instant::now() < deadline {
+            while kill_below(top, &mut BTreeSet::new()) && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(5));
             }
             remove_dirs(top);
@@ -179,6 +206,8 @@ fn v1_files(r: &Resources) -> Vec<(String, String)> {
     set(&mut list, "cpu.cfs_period_us", r.cpu_period.filter(|p| *p > 0));
     set(&mut list, "cpu.cfs_quota_us", r.cpu_quota.filter(|q| *q != 0));
     set(&mut list, "memory.limit_in_bytes", r.memory_limit.filter(|m| *m != 0));
+    // Memory and swap together have the same limit: no swap, as the kubelet's default `NoSwap`.
+    set(&mut list, "memory.memsw.limit_in_bytes", r.memory_limit.filter(|m| *m != 0));
     set(&mut list, "pids.max", r.pids_limit.filter(|p| *p != 0).map(max_or));
     set(&mut list, "cpuset.cpus", r.cpuset_cpus.as_deref().filter(|s| !s.is_empty()));
     set(&mut list, "cpuset.mems", r.cpuset_mems.as_deref().filter(|s| !s.is_empty()));
@@ -188,17 +217,16 @@ fn v1_files(r: &Resources) -> Vec<(String, String)> {
     list
 }
 
-fn v2_files(r: &Resources) -> Vec<(String, String)> {
+fn v2_files(r: &Resources, level: Level) -> Vec<(String, String)> {
     let mut list = Vec::new();
-    set(&mut list, "cpu.weight", r.cpu_shares.map(weight));
+    set(&mut list, "cpu.weight", r.cpu_shares.map(|shares| weight(shares, level)));
     if r.cpu_quota.is_some_and(|q| q != 0) {
         let (quota, period) = (r.cpu_quota.unwrap_or(-1), r.cpu_period.filter(|p| *p > 0).unwrap_or(100_000));
         set(&mut list, "cpu.max", Some(format!("{} {period}", max_or(quota))));
     }
     if let Some(limit) = r.memory_limit.filter(|m| *m != 0) {
         set(&mut list, "memory.max", Some(max_or(limit)));
-        // No swap beyond the limit, as the kubelet's default `NoSwap`.
-        set(&mut list, "memory.swap.max", Some(if limit < 0 { "max" } else { "0" }));
+        set(&mut list, "memory.swap.max", Some("0"));
         // A container dies as a whole, as upstream's `singleProcessOOMKill: false`.
         set(&mut list, "memory.oom.group", Some(1));
     }
@@ -218,9 +246,19 @@ fn max_or(value: i64) -> String {
     if value < 0 { "max".to_owned() } else { value.to_string() }
 }
 
-/// Shares of version 1 as weight of version 2, by the formula of KEP-2254.
-fn weight(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+/// Shares of version 1 (2 to 262144) as weight of version 2 (1 to 10000).
+fn weight(shares: u64, level: Level) -> u64 {
+    let shares = shares.clamp(2, 262_144);
+    match level {
+        Level::Pod => 1 + (shares - 2) * 9999 / 262_142,
+        Level::Container if shares == 2 => 1,
+        Level::Container if shares == 262_144 => 10_000,
+        // The curve through least, default and most: 2 -> 1, 1024 -> 100, 262144 -> 10000.
+        Level::Container => {
+            let l = (shares as f64).log2();
+            10_f64.powf((l * l + 125.0 * l) / 612.0 - 7.0 / 34.0).ceil() as u64
+        }
+    }
 }
 
 /// Version 1's cpuset takes no process until both files are filled: copied from above, level by level.
@@ -240,14 +278,35 @@ fn inherit_cpuset(base: &Path, path: &str) {
 }
 
 /// Moves the calling process, which has one thread, into the cgroup; one that was cloned into it is there already.
-pub(crate) fn join(plan: &CgroupPlan) -> io::Result<()> {
+///
+/// `beside` is the container's first process, if there is one: a container that manages cgroups of its own below (docker in
+/// docker, systemd) has passed controllers down, and then version 2 takes no process into the upper one (EBUSY). As with
+/// runc, who comes later joins where the first process is now.
+pub(crate) fn join(plan: &CgroupPlan, beside: Option<u32>) -> io::Result<()> {
     // Version 1: a thread that moves itself by `tasks` need not wait until no thread of the whole system forks, as
     // `cgroup.procs` does: that is a grace period of RCU, 20 ms and more.
     let file = if plan.unified { "cgroup.procs" } else { "tasks" };
     for dir in &plan.dirs {
-        fs::write(dir.join(file), "0")?;
+        match (fs::write(dir.join(file), "0"), beside) {
+            (Err(e), Some(pid)) if plan.unified && e.raw_os_error() == Some(libc::EBUSY) => {
+                let of = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+                let inner = below(dir, &of).ok_or(e)?;
+                fs::write(inner.join(file), "0")?;
+            }
+            (done, _) => done?,
+        }
     }
     Ok(())
+}
+
+/// The directory below the container's own where a process is, by the text of its `/proc/PID/cgroup`.
+fn below(own: &Path, text: &str) -> Option<PathBuf> {
+    let name = own.file_name()?.to_str()?;
+    let path = text.lines().find_map(|l| l.strip_prefix("0::"))?;
+    let (_, inner) = path.split_once(&format!("/{name}/"))?;
+    // The names are the container's own choice.
+    let plain = Path::new(inner).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+    plain.then(|| own.join(inner))
 }
 
 /// Version 2: the directory for a child to be cloned into, which is as quick.
@@ -259,10 +318,19 @@ pub(crate) fn clone_target(plan: &CgroupPlan) -> Option<fs::File> {
 /// Kills every process of one cgroup; true when there was one.
 pub(crate) fn kill_all(plan: &CgroupPlan) -> bool {
     let Some(dir) = plan.memory.as_ref().or(plan.dirs.first()) else { return false };
-    kill_below(dir)
+    let mut seen = BTreeSet::new();
+    // Until a look shows nobody new.
+    for _ in 0..KILL_PASSES_MAX {
+        if !kill_below(dir, &mut seen) {
+            break;
+        }
+    }
+    !seen.is_empty()
 }
 
-fn kill_below(dir: &Path) -> bool {
+/// One pass over a cgroup and those below; true when it met a process that was not in `seen`.
+fn kill_below(dir: &Path, seen: &mut BTreeSet<i32>) -> bool {
+    // Version 2 kills all at once, forking or not.
     let _ = fs::write(dir.join("cgroup.kill"), "1");
     let mut any = false;
     for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
@@ -271,12 +339,12 @@ fn kill_below(dir: &Path) -> bool {
             && pid != std::process::id() as i32
         {
             sys::kill(pid, libc::SIGKILL);
-            any = true;
+            any |= seen.insert(pid);
         }
     }
     for below in fs::read_dir(dir).into_iter().flatten().flatten() {
         if below.file_type().is_ok_and(|t| t.is_dir()) {
-            any |= kill_below(&below.path());
+            any |= kill_below(&below.path(), seen);
         }
     }
     any
@@ -316,6 +384,44 @@ mod tests {
     use super::*;
 
     #[test]
+    fn weights_are_those_of_the_other_runtimes() {
+        let of = |shares| (weight(shares, Level::Pod), weight(shares, Level::Container));
+        assert_eq!([of(0), of(2), of(1024), of(262_144), of(1 << 40)], [(1, 1), (1, 1), (39, 100), (10_000, 10_000), (10_000, 10_000)]);
+        assert_eq!((weight(512, Level::Container), weight(2048, Level::Container)), (59, 174));
+    }
+
+    #[test]
+    fn version_one_limits_swap_with_memory() {
+        let files = v1_files(&Resources { memory_limit: Some(4096), ..Resources::default() });
+        let text = |name: &str| files.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        assert_eq!((text("memory.limit_in_bytes"), text("memory.memsw.limit_in_bytes")), (Some("4096"), Some("4096")));
+        assert!(v1_files(&Resources::default()).is_empty());
+    }
+
+    #[test]
+    fn who_comes_later_joins_below_the_containers_own_cgroup_only() {
+        let own = Path::new("/sys/fs/cgroup/knarr/kubepods/pod1/c1");
+        let at = |text: &str| below(own, text);
+        assert_eq!(at("0::/knarr/kubepods/pod1/c1/init.scope\n").unwrap(), own.join("init.scope"));
+        assert_eq!(at("1:name=x:/c1/y\n0::/knarr/kubepods/pod1/c1/a/b\n").unwrap(), own.join("a/b"));
+        for text in ["0::/knarr/kubepods/pod1/c1\n", "0::/knarr/kubepods/pod1/c2/x\n", "0::/knarr/c1/../../x\n", ""] {
+            assert!(at(text).is_none(), "{text:?}");
+        }
+    }
+
+    /// A plain directory answers no EBUSY, but the order of what is written is the same.
+    #[test]
+    fn a_process_joins_where_it_can() {
+        let dir = std::env::temp_dir().join(format!("knarr-cg-join-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let plan = CgroupPlan { dirs: vec![dir.clone()], memory: None, unified: true };
+        join(&plan, Some(1)).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("cgroup.procs")).unwrap(), "0");
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(join(&plan, Some(1)).is_err());
+    }
+
+    #[test]
     fn version_two_on_a_plain_directory() {
         let root = std::env::temp_dir().join(format!("knarr-cg-{}", std::process::id()));
         fs::create_dir_all(root.join("k/pod1/c")).unwrap();
@@ -333,10 +439,18 @@ mod tests {
             ..Resources::default()
         };
         let plan = cgroups.create("/k/pod1/c", &resources).unwrap();
-        cgroups.apply(&plan, &resources).unwrap();
+        cgroups.apply(&plan, &resources, Level::Pod).unwrap();
         let read = |f: &str| fs::read_to_string(root.join("k/pod1/c").join(f)).unwrap();
         assert_eq!((read("cpu.weight"), read("cpu.max"), read("memory.max")), ("39".into(), "50000 100000".into(), (64 << 20).to_string()));
-        assert_eq!(read("pids.max"), "max");
+        assert_eq!((read("pids.max"), read("memory.swap.max")), ("max".into(), "0".into()));
+        cgroups.apply(&plan, &resources, Level::Container).unwrap();
+        assert_eq!(read("cpu.weight"), "100");
+        let unlimited = Resources { memory_limit: Some(-1), ..Resources::default() };
+        cgroups.apply(&plan, &unlimited, Level::Container).unwrap();
+        assert_eq!((read("memory.max"), read("memory.swap.max")), ("max".into(), "0".into()));
+        fs::write(root.join("k/pod1/c/memory.swap.max"), "max").unwrap();
+        cgroups.forbid_swap(&plan).unwrap();
+        assert_eq!(read("memory.swap.max"), "0", "without a limit, too");
         for (file, text) in [
             ("memory.current", "1000\n"),
             ("memory.stat", "anon 7\ninactive_file 400\n"),

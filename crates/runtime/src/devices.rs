@@ -34,7 +34,9 @@ pub(crate) fn restrict(plan: &CgroupPlan, extra: &[String]) -> Result<()> {
         let program = program(&rules.ok_or_else(|| Error::Invalid("a device rule makes no sense".to_owned()))?);
         return attach(dir, &program).map_err(|e| Error::io(format!("cannot restrict the devices of {}", dir.display()), e));
     }
-    let Some(dir) = plan.dirs.iter().find(|d| d.join("devices.deny").exists()) else { return Ok(()) };
+    // Without that hierarchy any container could make and open the host's disks: as with runc, there is none then.
+    let dir = plan.dirs.iter().find(|d| d.join("devices.deny").exists());
+    let dir = dir.ok_or_else(|| Error::State("the devices cgroup is not mounted: containers could use every device of the host".to_owned()))?;
     let put = |file: &str, rule: &str| {
         let file = dir.join(file);
         fs::write(&file, rule).map_err(|e| Error::io(format!("cannot write {rule:?} to {}", file.display()), e))
@@ -121,6 +123,24 @@ fn attach(dir: &Path, program: &[u64]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn version_one_without_its_hierarchy_is_refused() {
+        let dir = std::env::temp_dir().join(format!("knarr-devices-v1-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let plan = CgroupPlan { dirs: vec![dir.clone()], memory: None, unified: false };
+        let error = restrict(&plan, &[]).unwrap_err().to_string();
+        assert!(error.contains("devices cgroup is not mounted"), "{error}");
+        for file in ["devices.deny", "devices.allow"] {
+            fs::write(dir.join(file), "").unwrap();
+        }
+        restrict(&plan, &["c 1:11 r".to_owned()]).unwrap();
+        assert_eq!(
+            (fs::read_to_string(dir.join("devices.deny")).unwrap(), fs::read_to_string(dir.join("devices.allow")).unwrap()),
+            ("a".into(), "c 1:11 r".into())
+        );
+        fs::remove_dir_all(&dir).unwrap();
+    }
 
     /// On the real kernel, as root, where a hierarchy of version 2 is mounted somewhere.
     #[test]

@@ -5,11 +5,13 @@
 //! state, so that nothing is lost when the process with the [`Runtime`] dies. A container's file systems are mounted in its
 //! own mount namespace only: they vanish with its last process, and the host's mount table never sees them.
 
+mod apparmor;
 mod caps;
 mod cgroup;
 mod devices;
 mod error;
 mod images;
+mod layers;
 mod offline;
 mod prepare;
 mod process;
@@ -19,12 +21,15 @@ mod runtime;
 mod seccomp;
 mod shim;
 mod shimclient;
+mod shims;
 mod stream;
 mod sys;
 pub mod tree;
 mod types;
 mod user;
+mod users;
 
+pub use apparmor::apparmor_enabled;
 pub use error::{Error, Result};
 pub use offline::Images;
 pub use runtime::Runtime;

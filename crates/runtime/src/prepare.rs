@@ -1,25 +1,31 @@
 //! What is done for a container before its shim hears of it: the image's wishes and the pod's become one specification.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Level};
 use crate::error::{Context, Error, Result};
 use crate::images::Images;
 use crate::proto::Spec;
+use crate::runtime::SandboxFile;
+use crate::seccomp::Filter;
 use crate::types::*;
-use crate::{caps, devices, seccomp, sys, user};
+use crate::{apparmor, caps, devices, layers, process, seccomp, sys, user};
 
 /// The search path of a container whose image gives none (that of containerd and Docker).
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// `/etc/passwd` and `/etc/group` are read up to this size.
 const ACCOUNTS_BYTES_MAX: u64 = 4 << 20;
+/// Volumes that an image may declare for itself.
+const VOLUMES_MAX: usize = 128;
 
 /// What this host must have; the words say what to do.
 pub(crate) fn check_host(cgroup_root: &Path) -> Result<()> {
@@ -30,7 +36,7 @@ pub(crate) fn check_host(cgroup_root: &Path) -> Result<()> {
     let unified = cgroup_root.join("cgroup.controllers");
     let absent: Vec<&str> = match fs::read_to_string(&unified) {
         Ok(list) => ["cpu", "memory", "pids"].into_iter().filter(|c| !list.split_whitespace().any(|l| l == *c)).collect(),
-        Err(_) => ["cpu", "memory", "pids"].into_iter().filter(|c| !cgroup_root.join(c).is_dir()).collect(),
+        Err(_) => ["cpu", "devices", "memory", "pids"].into_iter().filter(|c| !cgroup_root.join(c).is_dir()).collect(),
     };
     if !absent.is_empty() {
         let (absent, root) = (absent.join(", "), cgroup_root.display());
@@ -62,11 +68,22 @@ pub(crate) fn check_id(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file so that it is there as a whole or not at all.
+/// Makes a directory, with those above it, that nobody but its owner may enter, whatever the umask; one that is there becomes so.
+/// What lies in it are Secrets in the clear, and programs of images that would be root's for whoever starts them.
+pub(crate) fn private_dir(path: &Path) -> Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("cannot make", path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).at("cannot close", path)
+}
+
+/// Writes a file so that it is there as a whole or not at all, for its owner alone.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let bytes = serde_json::to_vec(value).map_err(|e| Error::Invalid(e.to_string()))?;
     let tmp = path.with_extension("tmp");
-    fs::write(&tmp, bytes).at("cannot write", &tmp)?;
+    // One that a crash left has the mode of then.
+    let _ = fs::remove_file(&tmp);
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&tmp);
+    file.and_then(|mut file| file.write_all(&bytes)).at("cannot write", &tmp)?;
     fs::rename(&tmp, path).at("cannot write", path)
 }
 
@@ -101,22 +118,24 @@ pub(crate) fn merge_resources(old: &mut Resources, new: Resources) {
 }
 
 /// The specification of a container; its directories and cgroup are made.
-pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox: &SandboxConfig, mut config: ContainerConfig) -> Result<Spec> {
+pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox: &SandboxFile, mut config: ContainerConfig) -> Result<Spec> {
+    let SandboxFile { config: sandbox, users, .. } = sandbox;
     let image = images.find(&config.image).ok_or_else(|| Error::NotFound { kind: "image", name: config.image.clone() })?;
     let of_image = &image.config;
     let argv = argv(&config, of_image)?;
     let layers_dir = images.layers_dir();
-    let file = |path: &str| read_in_layers(&layers_dir, &image.layers, path);
-    let (user, home) = user::resolve(&of_image.user, &config.user, &file("etc/passwd"), &file("etc/group"))?;
+    let file = |path: &str| layers::read(&layers_dir, &image.layers, path, ACCOUNTS_BYTES_MAX).map(Option::unwrap_or_default).context(path);
+    let (user, home) = user::resolve(&of_image.user, &config.user, &file("etc/passwd")?, &file("etc/group")?)?;
     let cwd = [&config.working_dir, &of_image.working_dir].into_iter().find(|d| !d.is_empty());
     let cwd = cwd.map_or("/", |d| d.as_str()).to_owned();
     let capabilities = caps::resolve(&config.capabilities_add, &config.capabilities_drop, config.privileged)?;
     let filter = match &config.seccomp {
-        _ if config.privileged => Vec::new(),
-        Seccomp::Unconfined => Vec::new(),
+        _ if config.privileged => Filter::default(),
+        Seccomp::Unconfined => Filter::default(),
         Seccomp::RuntimeDefault => seccomp::runtime_default(capabilities)?,
         Seccomp::Localhost(path) => seccomp::from_file(path, capabilities)?,
     };
+    let apparmor = if config.privileged { None } else { apparmor::resolve(config.apparmor.as_deref())? };
     let stop = config.stop_signal.as_deref().filter(|s| !s.is_empty()).unwrap_or(&of_image.stop_signal);
     let stop_signal = signal_number(stop)?;
     let mut image_mounts = Vec::new();
@@ -133,13 +152,12 @@ pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox
         }
     }
     let container_dir = root.join("containers").join(&config.id);
-    for name in ["upper", "work", "rootfs"] {
-        fs::create_dir_all(container_dir.join(name)).at("cannot make", &container_dir)?;
-    }
+    directories(&container_dir, image.layers.last().map(|layer| layers_dir.join(layer)), *users)?;
     let parent = sandbox.cgroup_parent.trim_end_matches('/');
     let path = format!("{parent}/{}", config.id);
     let plan = cgroups.create(&path, &config.resources)?;
-    cgroups.apply(&plan, &config.resources)?;
+    cgroups.apply(&plan, &config.resources, Level::Container)?;
+    cgroups.forbid_swap(&plan)?;
     if !config.privileged {
         devices::restrict(&plan, &device_rules(&config.devices)?)?;
     }
@@ -149,7 +167,10 @@ pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox
         cwd,
         user,
         capabilities,
-        filter,
+        filter: filter.program,
+        filter_flags: filter.flags,
+        apparmor,
+        volumes: own_volumes(&config, of_image)?,
         stop_signal,
         image_mounts,
         log_path: if config.log_path.as_os_str().is_empty() { config.log_path.clone() } else { sandbox.log_dir.join(&config.log_path) },
@@ -206,20 +227,31 @@ fn environment(config: &ContainerConfig, image: &ImageConfig, home: &str, hostna
     env
 }
 
-/// A file of an image, from the highest layer that has it; empty when none has. Symlinks resolve within their layer.
-fn read_in_layers(layers_dir: &Path, layers: &[String], path: &str) -> String {
-    use std::io::Read;
-    let open = |layer: &String| {
-        let dir = fs::File::open(layers_dir.join(layer)).ok()?;
-        let fd: OwnedFd = sys::openat2(&dir, &sys::c_str(path).ok()?, libc::O_RDONLY | libc::O_NONBLOCK, 0, sys::RESOLVE_IN_ROOT).ok()?;
-        let file = fs::File::from(fd);
-        file.metadata().ok()?.is_file().then_some(file)
-    };
-    let mut text = String::new();
-    if let Some(file) = layers.iter().rev().find_map(open) {
-        let _ = file.take(ACCOUNTS_BYTES_MAX).read_to_string(&mut text);
+/// The image's own volumes that the pod does not mount over, as plain absolute paths.
+fn own_volumes(config: &ContainerConfig, image: &ImageConfig) -> Result<Vec<String>> {
+    let plain = |path: &Path| -> PathBuf { Path::new("/").join(path.components().filter(|c| matches!(c, Component::Normal(_))).collect::<PathBuf>()) };
+    let taken: HashSet<PathBuf> = config.mounts.iter().map(|m| plain(&m.container)).collect();
+    let all: BTreeSet<PathBuf> = image.volumes.keys().map(|v| plain(Path::new(v))).filter(|v| v != Path::new("/") && !taken.contains(v)).collect();
+    if all.len() > VOLUMES_MAX {
+        return Err(Error::Invalid(format!("the image declares {} volumes, more than {VOLUMES_MAX}", all.len())));
     }
-    text
+    let text = |path: PathBuf| path.into_os_string().into_string().map_err(|p| Error::Invalid(format!("volume {p:?} of the image")));
+    all.into_iter().map(text).collect()
+}
+
+/// The container's directories on the host. Its `/` has owner and mode of the image's (of the highest layer's, as overlayfs
+/// shows it), whatever the umask, shifted to the ids of the sandbox's users.
+fn directories(dir: &Path, top: Option<PathBuf>, users: Option<IdMapping>) -> Result<()> {
+    private_dir(dir)?;
+    for name in ["upper", "work", "rootfs"] {
+        private_dir(&dir.join(name))?;
+    }
+    let of_image = top.map(|layer| fs::metadata(&layer).at("cannot look at", &layer)).transpose()?;
+    let (uid, gid, mode) = of_image.map_or((0, 0, 0o755), |m| (m.uid(), m.gid(), m.mode() & 0o7777));
+    let first = users.map_or(0, |u| u.host_first);
+    let upper = dir.join("upper");
+    std::os::unix::fs::chown(&upper, Some(first.saturating_add(uid)), Some(first.saturating_add(gid))).at("cannot give away", &upper)?;
+    fs::set_permissions(&upper, fs::Permissions::from_mode(mode)).at("cannot open", &upper)
 }
 
 fn device_rules(devices: &[Device]) -> Result<Vec<String>> {
@@ -267,19 +299,43 @@ pub(crate) fn detach_mounts_below(dir: &Path) {
     }
 }
 
-/// Kills every shim that serves a directory below `run`, found by its command line.
+/// Kills every shim that serves a directory below `run`.
 pub(crate) fn kill_shims(run: &Path) {
     let base = run.join("sandboxes");
+    for shim in shims(&|dir| dir.parent() == Some(&base)) {
+        let _ = sys::pidfd_signal(&shim, libc::SIGKILL);
+    }
+}
+
+/// Kills the shim of a sandbox's directory, and waits until it is gone. False when it is not.
+pub(crate) fn kill_shim(dir: &Path, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    shims(&|served| served == dir).iter().all(|shim| {
+        let _ = sys::pidfd_signal(shim, libc::SIGKILL);
+        // A process's handle is readable when it has ended.
+        let mut one = [libc::pollfd { fd: shim.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        process::poll(&mut one, i32::try_from(left).unwrap_or(i32::MAX));
+        one[0].revents != 0
+    })
+}
+
+/// Handles of the shims that serve such directories, found by their command lines. (A socket's other end would tell who made
+/// it: a former knarr.) The handle is taken first, so that a number that is used again is seen for what it is.
+fn shims(serves: &dyn Fn(&Path) -> bool) -> Vec<OwnedFd> {
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        let Ok(handle) = sys::pidfd(pid) else { continue };
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let mut args = line.split(|b| *b == 0);
         let (_, verb, dir) = (args.next(), args.next(), args.next());
         let dir = dir.and_then(|d| std::str::from_utf8(d).ok()).map(Path::new);
-        if verb == Some(b"shim") && dir.is_some_and(|d| d.parent() == Some(&base)) {
-            sys::kill(pid, libc::SIGKILL);
+        if verb == Some(b"shim") && dir.is_some_and(serves) {
+            found.push(handle);
         }
     }
+    found
 }
 
 #[cfg(test)]

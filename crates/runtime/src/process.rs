@@ -157,6 +157,15 @@ pub(crate) fn place_fd(fd: RawFd, at: RawFd) -> io::Result<()> {
     check(libc::c_long::from(unsafe { libc::dup2(fd, at) })).map(drop)
 }
 
+/// Reads and writes of an opened file wait again.
+pub(crate) fn set_blocking(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: plain integers.
+    unsafe {
+        let flags = check(libc::c_long::from(libc::fcntl(fd.as_raw_fd(), libc::F_GETFL)))? as i32;
+        check(libc::c_long::from(libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK))).map(drop)
+    }
+}
+
 /// A copy of a descriptor with a number that is not in the way of 0, 1 and 2, closed on exec.
 pub(crate) fn copy_high(fd: &OwnedFd) -> io::Result<OwnedFd> {
     // SAFETY: plain integers; the new descriptor is owned at once.
@@ -170,6 +179,21 @@ pub(crate) fn copy_high(fd: &OwnedFd) -> io::Result<OwnedFd> {
 pub(crate) fn close_on_exec_from(first: u32) {
     // SAFETY: plain integers.
     unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Closes all descriptors but these. For children that never return to code that owns another.
+pub(crate) fn close_all_but(keep: &[RawFd]) {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| *fd as u32).collect();
+    keep.sort_unstable();
+    let mut first = 0_u32;
+    for fd in keep {
+        if fd > first {
+            // SAFETY: the caller's process uses none of them any more.
+            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+        }
+        first = fd + 1;
+    }
+    close_from(first);
 }
 
 /// Closes all descriptors from this one on. For children that never return to code that owns one.
@@ -198,15 +222,35 @@ pub(crate) fn pivot_here() -> io::Result<()> {
     chdir(c"/")
 }
 
-/// Sets user, group and all supplementary groups of this process alone (not by glibc, which would look for threads).
+/// Sets user, group and all supplementary groups of this process alone (not by glibc, which would look for threads), and
+/// looks that they are set: to the kernel -1 means that the present one stays.
 pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    // SAFETY: the list is live and its length is given.
+    let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+    if [uid, gid].iter().chain(groups).any(|id| *id == u32::MAX) {
+        return Err(invalid());
+    }
+    let (mut users, mut own_groups) = ([u32::MAX; 3], [u32::MAX; 3]);
+    // SAFETY: the lists are live, and the length of the one that has any is given; each of the others has three places.
     unsafe {
         check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
         check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
         check(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
+        check(libc::syscall(libc::SYS_getresuid, &raw mut users[0], &raw mut users[1], &raw mut users[2]))?;
+        check(libc::syscall(libc::SYS_getresgid, &raw mut own_groups[0], &raw mut own_groups[1], &raw mut own_groups[2]))?;
     }
-    Ok(())
+    if users == [uid; 3] && own_groups == [gid; 3] { Ok(()) } else { Err(invalid()) }
+}
+
+/// Leaves the session keyring of whoever started the program (an administrator's keys) for an empty one.
+pub(crate) fn leave_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: no name is given: the new keyring has none.
+    let joined = check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) });
+    match joined {
+        // A kernel without keys, or a filter above this whole process that keeps them from all that it makes.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
+        done => done.map(drop),
+    }
 }
 
 /// Takes everything but these capabilities out of the bounding set.
@@ -249,10 +293,10 @@ pub(crate) fn set_capabilities(set: u64) -> io::Result<()> {
 }
 
 /// Installs a seccomp filter.
-pub(crate) fn set_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+pub(crate) fn set_filter(program: &[libc::sock_filter], flags: u32) -> io::Result<()> {
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
     // SAFETY: the program and its description live through the call; the kernel copies and checks them.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) }).map(drop)
 }
 
 /// Raises the number of descriptors a process may have; one that may not be raised stays.
@@ -314,8 +358,9 @@ pub(crate) fn set_hostname(name: &str) -> io::Result<()> {
     check(libc::c_long::from(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) })).map(drop)
 }
 
-/// A connection to this port of the loopback, in the network namespace of the caller.
-pub(crate) fn connect_loopback(port: u16) -> io::Result<OwnedFd> {
+/// A connection to this port of the loopback, in the network namespace of the caller, and whether it is made already. One
+/// that is not becomes writable when it is: see [`connected`].
+pub(crate) fn connect_loopback(port: u16) -> io::Result<(OwnedFd, bool)> {
     // SAFETY: both address structures are plain, zeroed, and live through the calls; the sockets are owned at once.
     unsafe {
         let mut four: libc::sockaddr_in = std::mem::zeroed();
@@ -331,32 +376,28 @@ pub(crate) fn connect_loopback(port: u16) -> io::Result<OwnedFd> {
     }
 }
 
+/// What came of a connection that was not made at once.
+pub(crate) fn connected(fd: &impl AsRawFd) -> io::Result<()> {
+    let mut error: libc::c_int = 0;
+    let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: number and size live through the call.
+    check(libc::c_long::from(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &raw mut size) }))?;
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
 /// # Safety
 /// `address` points to a live socket address of `len` bytes.
-unsafe fn connect(family: i32, address: *const libc::sockaddr, len: usize) -> io::Result<OwnedFd> {
-    /// On the loopback the kernel answers at once, unless the listener's queue is full.
-    const CONNECT_MS_MAX: i32 = 1000;
+unsafe fn connect(family: i32, address: *const libc::sockaddr, len: usize) -> io::Result<(OwnedFd, bool)> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: see above; the error number lives through its call.
+    // SAFETY: see above.
     unsafe {
         let fd = check(libc::c_long::from(libc::socket(family, kind, 0)))?;
         let fd = OwnedFd::from_raw_fd(fd as RawFd);
         match check(libc::c_long::from(libc::connect(fd.as_raw_fd(), address, len as libc::socklen_t))) {
-            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {
-                let mut one = [libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 }];
-                poll(&mut one, CONNECT_MS_MAX);
-                let mut error: libc::c_int = 0;
-                let mut size = size_of::<libc::c_int>() as libc::socklen_t;
-                let at = (&raw mut error).cast();
-                check(libc::c_long::from(libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ERROR, at, &raw mut size)))?;
-                match (error, one[0].revents) {
-                    (0, 0) => Err(io::ErrorKind::TimedOut.into()),
-                    (0, _) => Ok(fd),
-                    (code, _) => Err(io::Error::from_raw_os_error(code)),
-                }
-            }
+            // On the loopback the kernel answers at once, unless the listener's queue is full.
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok((fd, false)),
             Err(e) => Err(e),
-            Ok(_) => Ok(fd),
+            Ok(_) => Ok((fd, true)),
         }
     }
 }

@@ -12,6 +12,10 @@ use crate::types::{ContainerConfig, ContainerState, ResolvedUser};
 pub(crate) const VERSION: u32 = 1;
 /// Largest packet: an exec's command line must fit in (a socket's default buffer is 208 KiB).
 pub(crate) const PACKET_BYTES_MAX: usize = 160 * 1024;
+/// Largest packet that is taken: what a shim of an older version could send at all.
+pub(crate) const RECEIVE_BYTES_MAX: usize = 256 * 1024;
+/// A first answer holds records of this size at most; the rest follows one by one.
+pub(crate) const STATES_BYTES_MAX: usize = 64 * 1024;
 /// Most descriptors beside a packet: standard input, output, error and one to spare.
 pub(crate) const FDS_MAX: usize = 4;
 /// The socket in a sandbox's directory.
@@ -51,6 +55,23 @@ pub(crate) enum Request {
     Shutdown,
 }
 
+impl Request {
+    /// What it is, for a person.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Request::Subscribe => "subscribe",
+            Request::Start { .. } => "start",
+            Request::Kill { .. } => "kill",
+            Request::Exec { .. } => "exec",
+            Request::Attach { .. } => "attach",
+            Request::PortForward { .. } => "port-forward",
+            Request::ReopenLog { .. } => "reopen log",
+            Request::Forget { .. } => "forget",
+            Request::Shutdown => "shutdown",
+        }
+    }
+}
+
 /// Said by a shim.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
@@ -58,7 +79,7 @@ pub(crate) enum Reply {
     Done,
     /// Refused.
     Failed { not_found: bool, start: bool, message: String },
-    /// All containers; beside it nothing.
+    /// All containers, or as many as fit in: `Changed` tells of the others at once.
     States { pid: u32, containers: Vec<Record> },
     /// One container's new state.
     Changed { container: Record },
@@ -113,6 +134,12 @@ pub(crate) struct Spec {
     pub(crate) capabilities: u64,
     /// The filter of system calls (`sock_filter`: code, jt, jf, k); empty for none.
     pub(crate) filter: Vec<(u16, u8, u8, u32)>,
+    /// `SECCOMP_FILTER_FLAG_*`
+    pub(crate) filter_flags: u32,
+    /// The AppArmor profile, as the kernel names it.
+    pub(crate) apparmor: Option<String>,
+    /// The image's own volumes, without those that the pod mounts over.
+    pub(crate) volumes: Vec<String>,
     pub(crate) log_path: PathBuf,
     pub(crate) stop_signal: i32,
     pub(crate) cgroup: CgroupPlan,

@@ -3,11 +3,9 @@
 //! The truth about a container is with its shim; this side keeps a copy that follows the shim's messages, so that reads
 //! cost nothing and nobody polls. All directories below `run` and `root` are named by ids that the caller chose.
 
-use std::collections::HashMap;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,38 +14,41 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{broadcast, watch};
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Level};
 use crate::error::{Context, Error, Result};
 use crate::images::Images;
-use crate::proto::{self, Record, Reply, Request, Spec};
-use crate::shimclient::Connection;
+use crate::proto::{Record, Reply, Request, Spec};
+use crate::shims::SHIM_KILL_MAX;
 use crate::stream::{AttachSession, ExecSession, Stream, Terminal};
 use crate::types::*;
+use crate::users::{self, Ranges};
 use crate::{prepare, sys};
 
 /// Events a slow listener may be behind before it is told that it missed some.
 const EVENTS_MAX: usize = 4096;
-/// Most bytes kept of each output of a short command, as containerd's CRI plugin limits it.
-const EXEC_OUTPUT_BYTES_MAX: u64 = 16 << 20;
-/// A shim answers its first message within this, or is taken for dead.
-const SHIM_START_MAX: Duration = Duration::from_secs(10);
+/// Most bytes kept of each output of a short command: several times what probes (10 KiB) and hooks (1 KiB) tell, and little
+/// enough for hundreds of probes at once.
+const EXEC_OUTPUT_BYTES_MAX: u64 = 64 << 10;
+/// A container's program runs within this, or its start has failed: the kubelet's own limit of a call (runtimeRequestTimeout).
+const LAUNCH_MAX: Duration = Duration::from_secs(120);
 /// Killed processes are gone within this, unless the kernel holds them in a system call.
 const KILL_MAX: Duration = Duration::from_secs(30);
 
 /// The container runtime. Clones are the same runtime.
 #[derive(Clone)]
-pub struct Runtime(Arc<Inner>);
+pub struct Runtime(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
-    config: Config,
+    pub(crate) config: Config,
     images: Arc<Images>,
-    cgroups: Cgroups,
-    state: Mutex<State>,
-    events: broadcast::Sender<Event>,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) ranges: Ranges,
+    pub(crate) state: Mutex<State>,
+    pub(crate) events: broadcast::Sender<Event>,
     /// Counts changes: who waits for a state looks again at each.
-    changes: watch::Sender<u64>,
+    pub(crate) changes: watch::Sender<u64>,
     /// The shim's program on a read-only mount of its own, see [`seal`].
-    sealed: Option<OwnedFd>,
+    pub(crate) sealed: Option<OwnedFd>,
 }
 
 /// A detached read-only mount of the program. A container whose command is `/proc/self/exe` makes its shim execute the
@@ -60,23 +61,23 @@ fn seal(program: &Path) -> Option<OwnedFd> {
 }
 
 #[derive(Default)]
-struct State {
-    sandboxes: HashMap<String, SandboxEntry>,
-    containers: HashMap<String, ContainerEntry>,
+pub(crate) struct State {
+    pub(crate) sandboxes: HashMap<String, SandboxEntry>,
+    pub(crate) containers: HashMap<String, ContainerEntry>,
 }
 
-struct SandboxEntry {
-    file: SandboxFile,
-    shim_pid: u32,
-    ready: bool,
+pub(crate) struct SandboxEntry {
+    pub(crate) file: SandboxFile,
+    pub(crate) shim_pid: u32,
+    pub(crate) ready: bool,
     /// The shim was told to end: its end is no news.
-    stopping: bool,
+    pub(crate) stopping: bool,
 }
 
-struct ContainerEntry {
-    sandbox: String,
-    spec: Arc<Spec>,
-    record: Record,
+pub(crate) struct ContainerEntry {
+    pub(crate) sandbox: String,
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) record: Record,
 }
 
 /// `sandbox.json`.
@@ -84,6 +85,9 @@ struct ContainerEntry {
 pub(crate) struct SandboxFile {
     pub(crate) config: SandboxConfig,
     pub(crate) created_ns: u64,
+    /// The ids of its own users, if it has any.
+    #[serde(default)]
+    pub(crate) users: Option<IdMapping>,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -98,12 +102,13 @@ impl Runtime {
         prepare::check_id(&config.mark)?;
         prepare::check_host(&config.cgroup_root)?;
         prepare::check_overlay()?;
-        for dir in [config.root.join("containers"), config.run.join("sandboxes")] {
-            std::fs::create_dir_all(&dir).at("cannot make", &dir)?;
+        for dir in [config.root.clone(), config.run.clone(), config.root.join("containers"), config.run.join("sandboxes")] {
+            prepare::private_dir(&dir)?;
         }
         let inner = Inner {
             images: Arc::new(Images::open(&config.root, config.registries.as_deref())?),
             cgroups: Cgroups::new(&config.cgroup_root),
+            ranges: Ranges::new(&config.mark),
             state: Mutex::default(),
             events: broadcast::channel(EVENTS_MAX).0,
             changes: watch::channel(0).0,
@@ -121,6 +126,11 @@ impl Runtime {
     /// Name and version, as `status.nodeInfo.containerRuntimeVersion` shows them.
     pub fn version() -> String {
         format!("knarr://{}", env!("CARGO_PKG_VERSION"))
+    }
+
+    /// Whether sandboxes with users of their own can be made here; the error says why not.
+    pub fn user_namespaces(&self) -> Result<()> {
+        users::check()
     }
 
     // ---- images
@@ -160,85 +170,30 @@ impl Runtime {
 
     // ---- sandboxes
 
-    /// Makes a sandbox: when this returns its namespaces exist and its loopback is up.
+    /// Makes a sandbox: when this returns its namespaces exist and its loopback is up. Goes on when the caller leaves.
     pub async fn create_sandbox(&self, config: SandboxConfig) -> Result<Sandbox> {
         prepare::check_id(&config.id)?;
         let id = config.id.clone();
         if self.0.state.lock().sandboxes.contains_key(&id) {
             return Err(Error::State(format!("sandbox {id:?} exists already")));
         }
-        let dir = self.sandbox_dir(&id);
-        let made = self.spawn_shim(&dir, config).await;
-        if made.is_err() {
-            let _ = remove_tree(&dir);
-        }
-        made
-    }
-
-    async fn spawn_shim(&self, dir: &Path, config: SandboxConfig) -> Result<Sandbox> {
-        let id = config.id.clone();
-        std::fs::create_dir_all(dir).at("cannot make", dir)?;
-        if !config.cgroup_parent.is_empty() {
-            let plan = self.0.cgroups.create(&config.cgroup_parent, &config.resources)?;
-            self.0.cgroups.apply(&plan, &config.resources)?;
-        }
-        let file = SandboxFile { config, created_ns: sys::now_ns() };
-        prepare::write_json(&dir.join(proto::SANDBOX_FILE), &file)?;
-        let listener = sys::seqpacket_listen(&dir.join(proto::SOCKET)).at("cannot listen in", dir)?;
-        let program = match &self.0.sealed {
-            Some(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
-            None => self.0.config.shim.clone(),
-        };
-        let mut command = Command::new(program);
-        // Without a directory of its own, which the shim chooses itself, the C library starts it without copying this process's
-        // page tables (`posix_spawn`): a fork costs milliseconds, and page faults in every thread, when knarr holds much.
-        command.arg0("knarr").arg("shim").arg(dir).arg(&self.0.config.mark).env_clear();
-        let errors = std::fs::File::create(dir.join("shim.log")).at("cannot write in", dir)?;
-        command.stdin(Stdio::from(listener)).stdout(Stdio::null()).stderr(errors);
-        let child = blocking(move || command.spawn().context("cannot start the shim")).await?;
-        let connection = Connection::open(dir, &id)?;
-        connection.send(&Request::Subscribe, &[]).await?;
-        let first = tokio::time::timeout(SHIM_START_MAX, connection.receive()).await;
-        let (pid, _) = match first.unwrap_or_else(|_| Err(Error::Shim { sandbox: id.clone(), message: "no answer".to_owned() })) {
-            Ok((Reply::States { pid, containers }, _)) => (pid, containers),
-            Ok((other, _)) => return Err(connection.unexpected(&other)),
-            Err(e) => {
-                let said = std::fs::read_to_string(dir.join("shim.log")).unwrap_or_default();
-                reap(child).await;
-                return Err(if said.is_empty() { e } else { Error::State(said.trim().to_owned()) });
+        if config.user_namespace {
+            if config.host_network || config.host_pid || config.host_ipc {
+                return Err(Error::Invalid("a sandbox with users of its own cannot share the host's namespaces".to_owned()));
             }
-        };
-        self.insert_sandbox(file, pid, true);
-        tokio::spawn(follow(Arc::clone(&self.0), id.clone(), connection, Some(child)));
-        Ok(Sandbox { id, netns: netns_of(pid), shim_pid: pid })
-    }
-
-    fn insert_sandbox(&self, file: SandboxFile, shim_pid: u32, ready: bool) {
-        let id = file.config.id.clone();
-        self.0.state.lock().sandboxes.insert(id, SandboxEntry { file, shim_pid, ready, stopping: false });
-    }
-
-    /// Kills all of a sandbox and frees its namespaces. The sandbox and its containers can still be listed.
-    pub async fn stop_sandbox(&self, id: &str) -> Result<()> {
-        {
-            let mut state = self.0.state.lock();
-            let Some(sandbox) = state.sandboxes.get_mut(id) else { return Ok(()) };
-            if !sandbox.ready {
-                return Ok(());
-            }
-            sandbox.stopping = true;
+            users::check()?;
         }
-        let connection = Connection::open(&self.sandbox_dir(id), id);
-        if let Ok(connection) = connection {
-            // The answer is the end of the connection, which the follower sees too.
-            let _ = connection.send(&Request::Shutdown, &[]).await;
-        }
-        let gone = self.wait_until(KILL_MAX, |state| state.sandboxes.get(id).is_none_or(|s| !s.ready)).await;
-        if gone { Ok(()) } else { Err(Error::Shim { sandbox: id.to_owned(), message: "does not end".to_owned() }) }
+        let this = self.clone();
+        kept(async move { this.spawn_shim(config).await }).await
     }
 
     /// Forgets a sandbox with all its containers, stopping it first if need be.
     pub async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        let (this, id) = (self.clone(), id.to_owned());
+        kept(async move { this.forget_sandbox(&id).await }).await
+    }
+
+    async fn forget_sandbox(&self, id: &str) -> Result<()> {
         self.stop_sandbox(id).await?;
         let (file, containers) = {
             let state = self.0.state.lock();
@@ -247,14 +202,16 @@ impl Runtime {
             (sandbox.file.clone(), of)
         };
         for container in containers {
-            self.remove_container(&container).await?;
+            self.forget_container(&container).await?;
         }
-        let dir = self.sandbox_dir(id);
-        prepare::detach_mounts_below(&dir);
-        remove_tree(&dir)?;
-        if !file.config.cgroup_parent.is_empty() {
-            self.0.cgroups.remove(&file.config.cgroup_parent);
-        }
+        let (this, dir) = (self.clone(), self.sandbox_dir(id));
+        blocking(move || {
+            prepare::detach_mounts_below(&dir);
+            remove_tree(&dir)?;
+            this.release(&file);
+            Ok(())
+        })
+        .await?;
         self.0.state.lock().sandboxes.remove(id);
         Ok(())
     }
@@ -275,7 +232,8 @@ impl Runtime {
     /// Connects to a port on the loopback address of the sandbox's network.
     pub async fn port_forward(&self, sandbox: &str, port: u16) -> Result<Stream> {
         let connection = self.connect(sandbox)?;
-        let (_, fds) = connection.call(&Request::PortForward { port }, &[]).await?;
+        // How long it takes is the listener's affair.
+        let (_, fds) = connection.call(&Request::PortForward { port }, &[], LAUNCH_MAX).await?;
         let fd = fds.into_iter().next().ok_or_else(|| connection.unexpected(&Reply::Connected))?;
         Stream::new(fd).context("cannot use the connection")
     }
@@ -285,26 +243,37 @@ impl Runtime {
     /// Prepares a container: everything that can be refused before its start is refused here.
     pub async fn create_container(&self, sandbox: &str, config: ContainerConfig) -> Result<()> {
         prepare::check_id(&config.id)?;
-        let sandbox_config = {
+        let file = {
             let state = self.0.state.lock();
             let found = state.sandboxes.get(sandbox).filter(|s| s.ready && !s.stopping);
             let found = found.ok_or_else(|| Error::NotFound { kind: "sandbox", name: sandbox.to_owned() })?;
             if state.containers.contains_key(&config.id) {
                 return Err(Error::State(format!("container {:?} exists already", config.id)));
             }
-            found.file.config.clone()
+            found.file.clone()
         };
+        let (this, sandbox) = (self.clone(), sandbox.to_owned());
+        kept(async move { this.prepare_container(sandbox, file, config).await }).await
+    }
+
+    async fn prepare_container(&self, sandbox: String, file: SandboxFile, config: ContainerConfig) -> Result<()> {
         let id = config.id.clone();
-        let (this, dir) = (self.clone(), self.sandbox_dir(sandbox));
+        let (this, dir, name) = (self.clone(), self.sandbox_dir(&sandbox), id.clone());
         let spec = blocking(move || {
             let Inner { images, cgroups, config: host, .. } = &*this.0;
-            let spec = prepare::container(images, cgroups, &host.root, &sandbox_config, config)?;
-            prepare::write_json(&spec_file(&dir, &spec.config.id), &spec)?;
-            Ok(spec)
+            let made = prepare::container(images, cgroups, &host.root, &file, config).and_then(|spec| {
+                prepare::write_json(&spec_file(&dir, &name), &spec)?;
+                Ok(spec)
+            });
+            if made.is_err() {
+                cgroups.remove(&format!("{}/{name}", file.config.cgroup_parent.trim_end_matches('/')));
+                let _ = remove_tree(&host.root.join("containers").join(&name));
+            }
+            made
         })
         .await?;
         let record = Record { id: id.clone(), ..Record::default() };
-        let entry = ContainerEntry { sandbox: sandbox.to_owned(), spec: Arc::new(spec), record };
+        let entry = ContainerEntry { sandbox, spec: Arc::new(spec), record };
         self.0.state.lock().containers.insert(id, entry);
         Ok(())
     }
@@ -312,12 +281,18 @@ impl Runtime {
     /// Starts a prepared container: when this returns its program runs.
     pub async fn start_container(&self, id: &str) -> Result<()> {
         let connection = self.connect_container(id)?;
-        match connection.call(&Request::Start { container: id.to_owned() }, &[]).await?.0 {
-            Reply::Changed { container } => {
+        match connection.call(&Request::Start { container: id.to_owned() }, &[], LAUNCH_MAX).await {
+            Ok((Reply::Changed { container }, _)) => {
                 self.0.record(container);
                 Ok(())
             }
-            other => Err(connection.unexpected(&other)),
+            Ok((other, _)) => Err(connection.unexpected(&other)),
+            Err(e @ Error::Timeout { .. }) => {
+                // What hangs on its way to the program will not be waited for any more.
+                self.signal(id, libc::SIGKILL, true).await?;
+                Err(e)
+            }
+            Err(e) => Err(e),
         }
     }
 
@@ -328,16 +303,21 @@ impl Runtime {
             return Ok(());
         }
         let ended = |state: &State| state.containers.get(id).is_none_or(|c| c.record.state == ContainerState::Exited);
+        // A shim that did not answer has been killed, and its containers with it: that is what was wanted.
+        let mut asked = Ok(());
         if !grace.is_zero() {
-            self.kill(id, status.stop_signal).await?;
-            if self.wait_until(grace, ended).await {
+            asked = self.kill(id, status.stop_signal).await;
+            if asked.is_ok() && self.wait_until(grace, ended).await {
                 return Ok(());
             }
         }
-        self.signal(id, libc::SIGKILL, true).await?;
-        if self.wait_until(KILL_MAX, ended).await {
+        if asked.is_ok() {
+            asked = self.signal(id, libc::SIGKILL, true).await;
+        }
+        if self.wait_until(if asked.is_ok() { KILL_MAX } else { SHIM_KILL_MAX }, ended).await {
             return Ok(());
         }
+        asked?;
         Err(Error::State(format!("container {id:?} does not end: its processes hang in the kernel")))
     }
 
@@ -347,21 +327,24 @@ impl Runtime {
     }
 
     async fn signal(&self, id: &str, signal: i32, all: bool) -> Result<()> {
-        let connection = self.connect_container(id)?;
-        connection.call(&Request::Kill { container: id.to_owned(), signal, all }, &[]).await.map(drop)
+        self.ask(id, &Request::Kill { container: id.to_owned(), signal, all }, &[]).await.map(drop)
     }
 
     /// Forgets a container and its writable layer; kills it first if it runs.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
+        let (this, id) = (self.clone(), id.to_owned());
+        kept(async move { this.forget_container(&id).await }).await
+    }
+
+    async fn forget_container(&self, id: &str) -> Result<()> {
         self.stop_container(id, Duration::ZERO).await?;
         let (sandbox, spec) = {
             let state = self.0.state.lock();
             let Some(entry) = state.containers.get(id) else { return Ok(()) };
             (entry.sandbox.clone(), Arc::clone(&entry.spec))
         };
-        if let Ok(connection) = self.connect(&sandbox) {
-            let _ = connection.call(&Request::Forget { container: id.to_owned() }, &[]).await;
-        }
+        // A shim that is gone has forgotten it.
+        let _ = self.ask(id, &Request::Forget { container: id.to_owned() }, &[]).await;
         let (this, dir, name) = (self.clone(), self.sandbox_dir(&sandbox), id.to_owned());
         blocking(move || {
             this.0.cgroups.remove_plan(&spec.cgroup);
@@ -384,13 +367,14 @@ impl Runtime {
         self.0.state.lock().containers.get(id).map(status)
     }
 
-    /// Runs a command to its end. `None` waits as long as it takes.
+    /// Runs a command to its end, within this time from now; `None` waits as long as it takes. What it says beyond
+    /// [`ExecResult`]'s measure is read and forgotten.
     pub async fn exec_sync(&self, id: &str, cmd: Vec<String>, timeout: Option<Duration>) -> Result<ExecResult> {
         let command = cmd.join(" ");
         let config = ExecConfig { cmd, stdout: true, stderr: true, ..ExecConfig::default() };
-        let mut session = self.exec(id, config).await?;
-        let (stdout, stderr) = (session.stdout.take(), session.stderr.take());
         let all = async {
+            let mut session = self.exec(id, config).await?;
+            let (stdout, stderr) = (session.stdout.take(), session.stderr.take());
             // The exit is awaited first: a background child that keeps the pipe open must not hold the answer back.
             let (mut out, mut err) = (Vec::new(), Vec::new());
             let code = {
@@ -436,7 +420,9 @@ impl Runtime {
             }
         }
         let request = Request::Exec { container: id.to_owned(), cmd, tty, stdin, stdout, stderr };
-        let (_, fds) = session.connection.call(&request, &theirs).await?;
+        let (_, fds) = session.connection.call(&request, &theirs, LAUNCH_MAX).await?;
+        // The writing ends are the process's alone: their end is its.
+        drop(theirs);
         if let Some(master) = fds.into_iter().next() {
             let (reader, writer, terminal) = terminal_ends(master)?;
             session.stdin = stdin.then_some(writer);
@@ -448,7 +434,6 @@ impl Runtime {
 
     /// Joins the streams of a running container.
     pub async fn attach(&self, id: &str, stdin: bool, stdout: bool, stderr: bool) -> Result<AttachSession> {
-        let connection = self.connect_container(id)?;
         let mut theirs = Vec::new();
         let mut session = AttachSession { stdin: None, stdout: None, stderr: None, terminal: None };
         let tty = self.0.state.lock().containers.get(id).is_some_and(|c| c.spec.config.tty);
@@ -461,7 +446,7 @@ impl Runtime {
             }
         }
         let request = Request::Attach { container: id.to_owned(), stdin, stdout, stderr };
-        let (reply, fds) = connection.call(&request, &theirs).await?;
+        let (reply, fds) = self.ask(id, &request, &theirs).await?;
         if let (Reply::Attached { terminal, stdin }, Some(fd)) = (&reply, fds.into_iter().next()) {
             if *terminal {
                 let (_, writer, handle) = terminal_ends(fd)?;
@@ -481,19 +466,22 @@ impl Runtime {
             let entry = state.containers.get(id).ok_or_else(|| Error::container(id))?;
             (entry.sandbox.clone(), (*entry.spec).clone())
         };
-        self.0.cgroups.apply(&spec.cgroup, &resources)?;
-        prepare::merge_resources(&mut spec.config.resources, resources);
-        prepare::write_json(&spec_file(&self.sandbox_dir(&sandbox), id), &spec)?;
-        if let Some(entry) = self.0.state.lock().containers.get_mut(id) {
-            entry.spec = Arc::new(spec);
-        }
-        Ok(())
+        let (this, id) = (self.clone(), id.to_owned());
+        blocking(move || {
+            this.0.cgroups.apply(&spec.cgroup, &resources, Level::Container)?;
+            prepare::merge_resources(&mut spec.config.resources, resources);
+            prepare::write_json(&spec_file(&this.sandbox_dir(&sandbox), &id), &spec)?;
+            if let Some(entry) = this.0.state.lock().containers.get_mut(&id) {
+                entry.spec = Arc::new(spec);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Makes the shim open the container's log anew, after it was renamed.
     pub async fn reopen_log(&self, id: &str) -> Result<()> {
-        let connection = self.connect_container(id)?;
-        connection.call(&Request::ReopenLog { container: id.to_owned() }, &[]).await.map(drop)
+        self.ask(id, &Request::ReopenLog { container: id.to_owned() }, &[]).await.map(drop)
     }
 
     /// A reading of the container's cgroup.
@@ -534,6 +522,7 @@ impl Runtime {
             this.0.cgroups.purge(mark);
             prepare::detach_mounts_below(run);
             prepare::detach_mounts_below(&root.join("containers"));
+            this.0.ranges.keep(&HashSet::new());
             remove_tree(&root.join("containers"))?;
             remove_tree(&run.join("sandboxes"))
         })
@@ -541,168 +530,6 @@ impl Runtime {
         *self.0.state.lock() = State::default();
         Ok(())
     }
-
-    // ---- shims
-
-    fn sandbox_dir(&self, id: &str) -> PathBuf {
-        self.0.config.run.join("sandboxes").join(id)
-    }
-
-    fn connect(&self, sandbox: &str) -> Result<Connection> {
-        Connection::open(&self.sandbox_dir(sandbox), sandbox)
-    }
-
-    fn connect_container(&self, id: &str) -> Result<Connection> {
-        let sandbox = self.0.state.lock().containers.get(id).map(|c| c.sandbox.clone());
-        self.connect(&sandbox.ok_or_else(|| Error::container(id))?)
-    }
-
-    /// Waits until the state is as wanted; false when it was not in time.
-    async fn wait_until(&self, limit: Duration, wanted: impl Fn(&State) -> bool) -> bool {
-        let mut changes = self.0.changes.subscribe();
-        let wait = async {
-            while !wanted(&self.0.state.lock()) {
-                if changes.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        tokio::time::timeout(limit, wait).await.is_ok()
-    }
-
-    /// Finds what a former process left: sandboxes with living shims are followed again, others are not ready.
-    async fn adopt(&self) -> Result<()> {
-        let base = self.0.config.run.join("sandboxes");
-        for entry in std::fs::read_dir(&base).at("cannot list", &base)?.flatten() {
-            let dir = entry.path();
-            let Some(file) = prepare::read_json::<SandboxFile>(&dir.join(proto::SANDBOX_FILE)) else {
-                // Died between making the directory and writing the file: no shim can have been started.
-                let _ = remove_tree(&dir);
-                continue;
-            };
-            self.adopt_sandbox(&dir, file).await;
-        }
-        self.remove_orphans();
-        Ok(())
-    }
-
-    /// Writable layers whose containers nobody knows: of before a reboot, which empties the volatile directory, or of a
-    /// creation that broke off.
-    fn remove_orphans(&self) {
-        let base = self.0.config.root.join("containers");
-        for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
-            let known = entry.file_name().to_str().is_some_and(|id| self.0.state.lock().containers.contains_key(id));
-            if !known && let Err(e) = remove_tree(&entry.path()) {
-                tracing::warn!(error = %e, "a writable layer stays");
-            }
-        }
-    }
-
-    async fn adopt_sandbox(&self, dir: &Path, file: SandboxFile) {
-        let id = file.config.id.clone();
-        let mut records: Vec<Record> = prepare::read_json(&dir.join(proto::STATE_FILE)).unwrap_or_default();
-        let mut alive = None;
-        if let Ok(connection) = Connection::open(dir, &id)
-            && connection.send(&Request::Subscribe, &[]).await.is_ok()
-            && let Ok(Ok((Reply::States { pid, containers }, _))) = tokio::time::timeout(SHIM_START_MAX, connection.receive()).await
-        {
-            records = containers;
-            alive = Some((pid, connection));
-        }
-        for spec in prepare::specs(dir) {
-            let known = records.iter().find(|r| r.id == spec.config.id).cloned();
-            let mut record = known.unwrap_or_else(|| Record { id: spec.config.id.clone(), ..Record::default() });
-            if alive.is_none() && record.state != ContainerState::Exited {
-                lose(&mut record);
-            }
-            let entry = ContainerEntry { sandbox: id.clone(), spec: Arc::new(spec), record };
-            self.0.state.lock().containers.insert(entry.spec.config.id.clone(), entry);
-        }
-        self.insert_sandbox(file, alive.as_ref().map_or(0, |(pid, _)| *pid), alive.is_some());
-        if let Some((_, connection)) = alive {
-            tokio::spawn(follow(Arc::clone(&self.0), id, connection, None));
-        }
-    }
-}
-
-impl Inner {
-    /// Takes over a container's new state, unless a newer one is known, and tells the listeners.
-    fn record(&self, record: Record) {
-        let order = |s: ContainerState| match s {
-            ContainerState::Created => 0,
-            ContainerState::Running => 1,
-            ContainerState::Exited => 2,
-        };
-        let (event, oom) = {
-            let mut state = self.state.lock();
-            let Some(entry) = state.containers.get_mut(&record.id) else { return };
-            if order(record.state) <= order(entry.record.state) {
-                return;
-            }
-            entry.record = record;
-            let (sandbox, container) = (entry.sandbox.clone(), entry.record.id.clone());
-            let oom = entry.record.oom_killed.then(|| Event::Oom { sandbox: sandbox.clone(), container: container.clone() });
-            let event =
-                if entry.record.state == ContainerState::Running { Event::Started { sandbox, container } } else { Event::Exited { sandbox, container } };
-            (event, oom)
-        };
-        self.changes.send_modify(|n| *n += 1);
-        for event in oom.into_iter().chain([event]) {
-            let _ = self.events.send(event);
-        }
-    }
-
-    /// The shim is gone: what had not ended before is lost.
-    fn shim_gone(&self, sandbox: &str) {
-        let mut lost = Vec::new();
-        let expected = {
-            let mut state = self.state.lock();
-            for entry in state.containers.values_mut().filter(|c| c.sandbox == sandbox) {
-                if entry.record.state != ContainerState::Exited {
-                    lose(&mut entry.record);
-                    lost.push(entry.record.id.clone());
-                }
-            }
-            let Some(entry) = state.sandboxes.get_mut(sandbox) else { return };
-            entry.ready = false;
-            entry.stopping
-        };
-        self.changes.send_modify(|n| *n += 1);
-        for container in lost {
-            let _ = self.events.send(Event::Exited { sandbox: sandbox.to_owned(), container });
-        }
-        if !expected {
-            let _ = self.events.send(Event::SandboxGone { sandbox: sandbox.to_owned() });
-        }
-    }
-}
-
-/// Follows a shim's messages until it ends.
-async fn follow(inner: Arc<Inner>, sandbox: String, connection: Connection, child: Option<Child>) {
-    loop {
-        match connection.receive().await {
-            Ok((Reply::Changed { container }, _)) => inner.record(container),
-            Ok(_) => {}
-            Err(_) => break,
-        }
-    }
-    if let Some(child) = child {
-        reap(child).await;
-    }
-    inner.shim_gone(&sandbox);
-}
-
-/// Takes the exit status of a shim that has ended, so that no zombie stays.
-async fn reap(mut child: Child) {
-    let _ = tokio::task::spawn_blocking(move || child.wait()).await;
-}
-
-fn lose(record: &mut Record) {
-    record.state = ContainerState::Exited;
-    record.pid = 0;
-    record.finished_ns = sys::now_ns();
-    record.exit_code = 137;
-    record.message = "the container's state was lost with its shim".to_owned();
 }
 
 fn status(entry: &ContainerEntry) -> ContainerStatus {
@@ -750,13 +577,14 @@ fn terminal_ends(master: OwnedFd) -> Result<(Stream, Stream, Terminal)> {
     Ok((reader, writer, Terminal(Arc::new(master))))
 }
 
+/// Reads to the end, and keeps the beginning: a process whose reader goes away dies of it.
 async fn drain(stream: Option<Stream>, to: &mut Vec<u8>) {
-    if let Some(stream) = stream {
-        let _ = stream.take(EXEC_OUTPUT_BYTES_MAX).read_to_end(to).await;
-    }
+    let Some(mut stream) = stream else { return };
+    let _ = (&mut stream).take(EXEC_OUTPUT_BYTES_MAX).read_to_end(to).await;
+    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }
 
-fn netns_of(pid: u32) -> PathBuf {
+pub(crate) fn netns_of(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/ns/net"))
 }
 
@@ -768,12 +596,20 @@ fn from_ns(ns: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(ns)
 }
 
-fn remove_tree(dir: &Path) -> Result<()> {
+pub(crate) fn remove_tree(dir: &Path) -> Result<()> {
     crate::tree::remove(dir).context("cannot remove")
 }
 
+/// Work that belongs together and is not left half done when its caller goes away.
+pub(crate) async fn kept<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(e) => Err(Error::State(format!("a worker failed: {e}"))),
+    }
+}
+
 /// Runs blocking work off the executor's threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(e) => Err(Error::State(format!("a worker failed: {e}"))),

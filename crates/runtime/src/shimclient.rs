@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
@@ -15,13 +17,14 @@ use crate::sys;
 pub(crate) struct Connection {
     fd: AsyncFd<OwnedFd>,
     sandbox: String,
+    ended: AtomicBool,
 }
 
 impl Connection {
     /// Connects to the shim of the sandbox whose directory this is.
     pub(crate) fn open(dir: &Path, sandbox: &str) -> Result<Connection> {
         let fd = sys::seqpacket_connect(&dir.join(proto::SOCKET)).and_then(sys::watched);
-        fd.map(|fd| Connection { fd, sandbox: sandbox.to_owned() }).map_err(|e| gone(sandbox, &e))
+        fd.map(|fd| Connection { fd, sandbox: sandbox.to_owned(), ended: AtomicBool::new(false) }).map_err(|e| gone(sandbox, &e))
     }
 
     /// Sends a request with descriptors beside it.
@@ -38,19 +41,33 @@ impl Connection {
     /// The next packet. Cancel-safe.
     pub(crate) async fn receive(&self) -> Result<(Reply, Vec<OwnedFd>)> {
         let received = self.fd.async_io(tokio::io::Interest::READABLE, sys::receive_packet).await;
-        let (bytes, fds) = received.map_err(|e| gone(&self.sandbox, &e))?;
-        if bytes.is_empty() {
-            return Err(gone(&self.sandbox, &io::ErrorKind::UnexpectedEof.into()));
-        }
+        let received = match received {
+            Ok((bytes, _)) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+            received => received,
+        };
+        let (bytes, fds) = received.map_err(|e| {
+            // A packet that is too large is gone; the connection is not.
+            self.ended.store(e.raw_os_error() != Some(libc::EMSGSIZE), Ordering::Relaxed);
+            gone(&self.sandbox, &e)
+        })?;
         let packet: Packet<Reply> =
             serde_json::from_slice(&bytes).map_err(|e| Error::Shim { sandbox: self.sandbox.clone(), message: format!("cannot read its answer: {e}") })?;
         Ok((packet.body, fds))
     }
 
-    /// A request and its answer; a refusal becomes an error.
-    pub(crate) async fn call(&self, request: &Request, fds: &[OwnedFd]) -> Result<(Reply, Vec<OwnedFd>)> {
-        self.send(request, fds).await?;
-        match self.receive().await? {
+    /// Whether the other side is gone: nothing more will be received.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// A request and its answer; a refusal becomes an error. None within the limit is [`Error::Timeout`].
+    pub(crate) async fn call(&self, request: &Request, fds: &[OwnedFd], limit: Duration) -> Result<(Reply, Vec<OwnedFd>)> {
+        let answer = async {
+            self.send(request, fds).await?;
+            self.receive().await
+        };
+        let late = |_| Error::Timeout { command: format!("{} of sandbox {}", request.name(), self.sandbox) };
+        match tokio::time::timeout(limit, answer).await.map_err(late)?? {
             (Reply::Failed { not_found: true, message, .. }, _) => Err(Error::NotFound { kind: "container", name: message }),
             (Reply::Failed { start: true, message, .. }, _) => Err(Error::Start(message)),
             (Reply::Failed { message, .. }, _) => Err(Error::State(message)),

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use tokio::io::unix::AsyncFd;
 
-use crate::proto::{FDS_MAX, PACKET_BYTES_MAX};
+use crate::proto::{FDS_MAX, RECEIVE_BYTES_MAX};
 
 /// Turns -1 into the thread's errno.
 pub(crate) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
@@ -174,7 +174,10 @@ pub(crate) fn receive_packet(fd: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)
     let mut length = 0_u8;
     // SAFETY: one byte is peeked; MSG_TRUNC makes the kernel answer the packet's whole length.
     let whole = check(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut length).cast(), 1, libc::MSG_PEEK | libc::MSG_TRUNC) } as libc::c_long)? as usize;
-    if whole > PACKET_BYTES_MAX {
+    if whole > RECEIVE_BYTES_MAX {
+        // What is not read of a packet is dropped, and the next one comes.
+        // SAFETY: one byte is read.
+        check(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut length).cast(), 1, 0) } as libc::c_long)?;
         return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
     }
     let mut bytes = vec![0_u8; whole];
@@ -280,6 +283,15 @@ pub(crate) fn mount_setattr(fd: &impl AsRawFd, recursive: bool, set: u64, propag
     check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, mem::size_of::<MountAttr>()) }).map(drop)
 }
 
+/// Shows a detached mount's files with the ids that they have in a user namespace: what is 0 on disk is the namespace's 0.
+pub(crate) fn map_ids(mount: &impl AsRawFd, users: &impl AsRawFd, recursive: bool) -> io::Result<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+    let attr = MountAttr { set: MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns: users.as_raw_fd() as u64 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the structure lives through the call and its size is given.
+    check(unsafe { libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, mem::size_of::<MountAttr>()) }).map(drop)
+}
+
 /// Attaches a detached mount at an opened place.
 pub(crate) fn move_mount(mount: &impl AsRawFd, target: &impl AsRawFd) -> io::Result<()> {
     const FROM_EMPTY_TO_EMPTY: u32 = 0x04 | 0x40;
@@ -289,12 +301,29 @@ pub(crate) fn move_mount(mount: &impl AsRawFd, target: &impl AsRawFd) -> io::Res
 
 /// A new file system, mounted nowhere. `flags` are `MOUNT_ATTR_*`.
 pub(crate) fn new_mount(kind: &CStr, options: &[(&CStr, Option<&CStr>)], flags: u64) -> io::Result<OwnedFd> {
+    let fs = file_system(kind)?;
+    make_mount(&fs, kind, options, flags)
+}
+
+/// The file system of processes, of this process namespace. Older kernels (before 6.17) know only the caller's own: EINVAL.
+pub(crate) fn new_proc(pids: &impl AsRawFd, flags: u64) -> io::Result<OwnedFd> {
+    const SET_FD: u32 = 5;
+    let fs = file_system(c"proc")?;
+    // SAFETY: the key is a constant; the command takes a descriptor in place of a value.
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), SET_FD, c"pidns".as_ptr(), std::ptr::null::<libc::c_char>(), pids.as_raw_fd()) })?;
+    make_mount(&fs, c"proc", &[], flags)
+}
+
+fn file_system(kind: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: constant flags and a live name.
+    own(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 1_u32) })
+}
+
+fn make_mount(fs: &OwnedFd, kind: &CStr, options: &[(&CStr, Option<&CStr>)], flags: u64) -> io::Result<OwnedFd> {
     const SET_FLAG: u32 = 0;
     const SET_STRING: u32 = 1;
     const CMD_CREATE: u32 = 6;
     let none = std::ptr::null::<libc::c_char>();
-    // SAFETY: constant flags and a live name.
-    let fs = own(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 1_u32) })?;
     for (key, value) in [(c"source", Some(kind))].iter().chain(options) {
         let (command, value) = value.map_or((SET_FLAG, none), |v| (SET_STRING, v.as_ptr()));
         // SAFETY: key and value live through the call.
@@ -306,6 +335,28 @@ pub(crate) fn new_mount(kind: &CStr, options: &[(&CStr, Option<&CStr>)], flags: 
     own(unsafe { libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), 1_u32, flags) })
 }
 
+/// The kind of file system an opened file is on, as `linux/magic.h` numbers them.
+pub(crate) fn file_system_of(fd: &impl AsRawFd) -> io::Result<i64> {
+    // SAFETY: all zeros is a valid value of this plain structure, which lives through the call.
+    unsafe {
+        let mut stat: libc::statfs = mem::zeroed();
+        check(libc::c_long::from(libc::fstatfs(fd.as_raw_fd(), &raw mut stat)))?;
+        Ok(stat.f_type)
+    }
+}
+
+/// A handle of a process, by which a number that is used again cannot be meant.
+pub(crate) fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers.
+    own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// Signals a process by its handle.
+pub(crate) fn pidfd_signal(process: &impl AsRawFd, signal: i32) -> io::Result<()> {
+    // SAFETY: no further information is given.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) }).map(drop)
+}
+
 /// Old-style mount(2).
 pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u64, data: &CStr) -> io::Result<()> {
     // SAFETY: all texts live through the call.
@@ -315,6 +366,34 @@ pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u64, data:
 pub(crate) fn mknodat(dir: &impl AsRawFd, name: &CStr, mode: u32, device: u64) -> io::Result<()> {
     // SAFETY: the name lives through the call.
     check(libc::c_long::from(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, device) })).map(drop)
+}
+
+/// Changes the permission bits of what is there, to exactly these.
+pub(crate) fn fchmodat(dir: &impl AsRawFd, name: &CStr, mode: u32) -> io::Result<()> {
+    // SAFETY: the name lives through the call.
+    check(libc::c_long::from(unsafe { libc::fchmodat(dir.as_raw_fd(), name.as_ptr(), mode, 0) })).map(drop)
+}
+
+/// The extended attributes of an opened file; none where the file system has none.
+pub(crate) fn xattrs(fd: &impl AsRawFd) -> Vec<(CString, Vec<u8>)> {
+    /// The kernel's own limit of a list and of a value.
+    const BYTES_MAX: usize = 64 * 1024;
+    let mut names = vec![0_u8; BYTES_MAX];
+    // SAFETY: the buffer is live and its length is given.
+    let len = unsafe { libc::flistxattr(fd.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
+    let names = names.get(..len.max(0) as usize).unwrap_or_default();
+    let mut all = Vec::new();
+    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        let Ok(name) = CString::new(name) else { continue };
+        let mut value = vec![0_u8; BYTES_MAX];
+        // SAFETY: the name and the buffer live through the call and the buffer's length is given.
+        let len = unsafe { libc::fgetxattr(fd.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        if len >= 0 {
+            value.truncate(len as usize);
+            all.push((name, value));
+        }
+    }
+    all
 }
 
 pub(crate) fn fsetxattr(fd: &impl AsRawFd, name: &CStr, value: &[u8]) -> io::Result<()> {

@@ -63,6 +63,18 @@ pub struct SandboxConfig {
     pub log_dir: PathBuf,
     /// Size of the pod's `/dev/shm`; 0 means 64 MiB.
     pub shm_bytes: u64,
+    /// Users of its own (`hostUsers: false`): root of the containers is nobody on the host. The runtime chooses the ids, no two
+    /// sandboxes of the host share one. Refused where kernel or file system cannot, and together with the host's namespaces.
+    pub user_namespace: bool,
+}
+
+/// The ids of a sandbox with users of its own: its 0 is `host_first` on the host, and so on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapping {
+    /// The host's id of the sandbox's root.
+    pub host_first: u32,
+    /// How many there are.
+    pub length: u32,
 }
 
 /// A sandbox that has just been made.
@@ -168,6 +180,9 @@ pub enum Seccomp {
     Localhost(PathBuf),
 }
 
+/// In place of a profile's name: the default profile of container runtimes, under whichever name this host has it loaded.
+pub const APPARMOR_RUNTIME_DEFAULT: &str = "runtime/default";
+
 /// Limits of a cgroup. `None` leaves the kernel's default (or the former value, in an update).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -244,6 +259,9 @@ pub struct ContainerConfig {
     pub no_new_privileges: bool,
     /// See [`Seccomp`].
     pub seccomp: Seccomp,
+    /// The AppArmor profile to be confined by, as the kernel has it loaded, or [`APPARMOR_RUNTIME_DEFAULT`]; `None` is
+    /// unconfined. A name on a host without AppArmor is refused.
+    pub apparmor: Option<String>,
     /// Paths that show as empty; `None` is the default list, `Some([])` (procMount Unmasked) nothing.
     pub masked_paths: Option<Vec<String>>,
     /// Paths made read-only; `None` is the default list.
@@ -349,9 +367,9 @@ pub struct ExecConfig {
 /// What a short command said.
 #[derive(Debug, Clone, Default)]
 pub struct ExecResult {
-    /// At most 16 MiB.
+    /// Its first 64 KiB.
     pub stdout: Vec<u8>,
-    /// At most 16 MiB.
+    /// Its first 64 KiB.
     pub stderr: Vec<u8>,
     /// 128 + signal when killed.
     pub exit_code: i32,

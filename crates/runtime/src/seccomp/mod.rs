@@ -1,8 +1,10 @@
 //! Filters of system calls: the default profile of container runtimes, and profile files, compiled to classic BPF.
 //!
 //! A program first checks the architecture, then finds the call's number by binary search among ranges with the same
-//! answer, so that an allowed call costs about eight comparisons. Calls of a foreign architecture (32-bit programs) are
-//! refused: their numbers mean other things.
+//! answer, so that an allowed call costs about eight comparisons. Calls of a foreign architecture (32-bit programs) and x86's
+//! x32 numbers are refused before: their numbers mean other things, and would pass by every rule of a list of what is denied.
+//! As with runc, a call that is newer than everything the profile names does not exist (`ENOSYS`) instead of being forbidden,
+//! so that C libraries fall back to an older one.
 
 mod profile;
 mod table;
@@ -20,7 +22,12 @@ pub(crate) type Instruction = (u16, u8, u8, u32);
 const INSTRUCTIONS_MAX: usize = 4096;
 
 const ALLOW: u32 = 0x7fff_0000;
+const LOG: u32 = 0x7ffc_0000;
+const TRACE: u32 = 0x7ff0_0000;
 const ERRNO: u32 = 0x0005_0000;
+const NO_SUCH_CALL: u32 = ERRNO | libc::ENOSYS as u32;
+/// The bit of x32's numbers, beyond every other architecture's.
+const X32: u32 = 0x4000_0000;
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: u32 = 0xC000_003E;
 #[cfg(target_arch = "aarch64")]
@@ -65,6 +72,15 @@ type Clause = (Vec<Condition>, u32);
 struct Rules {
     default: u32,
     calls: BTreeMap<u32, Vec<Clause>>,
+    /// `SECCOMP_FILTER_FLAG_*`
+    flags: u32,
+}
+
+/// What a process gives to the kernel.
+#[derive(Debug, Default)]
+pub(crate) struct Filter {
+    pub(crate) program: Vec<Instruction>,
+    pub(crate) flags: u32,
 }
 
 impl Rules {
@@ -76,19 +92,53 @@ impl Rules {
 }
 
 /// The default profile for a process with these capabilities.
-pub(crate) fn runtime_default(capabilities: u64) -> Result<Vec<Instruction>> {
+pub(crate) fn runtime_default(capabilities: u64) -> Result<Filter> {
     compile(&profile::runtime_default(&|name| caps::bit(name).is_some_and(|bit| capabilities & bit != 0)))
 }
 
 /// A profile file in the form of the OCI runtime specification, or Docker's.
-pub(crate) fn from_file(path: &Path, capabilities: u64) -> Result<Vec<Instruction>> {
+pub(crate) fn from_file(path: &Path, capabilities: u64) -> Result<Filter> {
     let fail = |what: String| Error::Invalid(format!("cannot load seccomp profile {path:?}: {what}"));
     let text = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
     let has = |name: &str| caps::bit(name).is_some_and(|bit| capabilities & bit != 0);
     compile(&profile::parse(&text, &has).map_err(fail)?)
 }
 
-fn compile(rules: &Rules) -> Result<Vec<Instruction>> {
+/// Interprets a program as the kernel does: its answer to a call.
+fn answer(program: &[Instruction], number: u32, args: [u64; 6]) -> u32 {
+    let mut data = [0_u8; 64];
+    data[0..4].copy_from_slice(&number.to_le_bytes());
+    data[4..8].copy_from_slice(&ARCHITECTURE.to_le_bytes());
+    for (i, arg) in args.iter().enumerate() {
+        data[16 + 8 * i..24 + 8 * i].copy_from_slice(&arg.to_le_bytes());
+    }
+    let (mut at, mut word) = (0_usize, 0_u32);
+    while let Some(&(code, yes, no, k)) = program.get(at) {
+        let branch = |hit: bool| usize::from(if hit { yes } else { no });
+        at += 1;
+        match code {
+            op::LOAD => {
+                let at = k as usize;
+                word = data.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+            }
+            op::AND => word &= k,
+            op::JUMP => at += k as usize,
+            op::EQUAL => at += branch(word == k),
+            op::GREATER => at += branch(word > k),
+            op::AT_LEAST => at += branch(word >= k),
+            _ => return k,
+        }
+    }
+    // No program of the compiler ends without a return.
+    0
+}
+
+/// Whether a process under this filter may make the call.
+pub(crate) fn allows(program: &[Instruction], number: libc::c_long, args: [u64; 6]) -> bool {
+    program.is_empty() || matches!(answer(program, number as u32, args), ALLOW | LOG)
+}
+
+fn compile(rules: &Rules) -> Result<Filter> {
     // Ranges of numbers with the same unconditional answer, and single numbers with conditions.
     let mut leaves: Vec<(u32, Vec<Instruction>)> = vec![(0, vec![(op::RETURN, 0, 0, rules.default)])];
     let mut next = 0;
@@ -100,13 +150,16 @@ fn compile(rules: &Rules) -> Result<Vec<Instruction>> {
         push(&mut leaves, number, code);
         next = number + 1;
     }
-    push(&mut leaves, next, vec![(op::RETURN, 0, 0, rules.default)]);
-    let mut program = vec![(op::LOAD, 0, 0, 4), (op::EQUAL, 1, 0, ARCHITECTURE), (op::RETURN, 0, 0, ERRNO | libc::ENOSYS as u32), (op::LOAD, 0, 0, 0)];
+    // A default that lets pass (allow, log, trace) does so for newer calls too.
+    let newer = if matches!(rules.default & 0xffff_0000, ALLOW | LOG | TRACE) { rules.default } else { NO_SUCH_CALL };
+    push(&mut leaves, next, vec![(op::RETURN, 0, 0, newer)]);
+    let no_such_call = (op::RETURN, 0, 0, NO_SUCH_CALL);
+    let mut program = vec![(op::LOAD, 0, 0, 4), (op::EQUAL, 1, 0, ARCHITECTURE), no_such_call, (op::LOAD, 0, 0, 0), (op::AT_LEAST, 0, 1, X32), no_such_call];
     program.extend(search(&leaves));
     if program.len() > INSTRUCTIONS_MAX {
         return Err(Error::Invalid(format!("the seccomp profile is too long: {} instructions", program.len())));
     }
-    Ok(program)
+    Ok(Filter { program, flags: rules.flags })
 }
 
 fn push(leaves: &mut Vec<(u32, Vec<Instruction>)>, start: u32, code: Vec<Instruction>) {
@@ -191,29 +244,8 @@ fn test(condition: &Condition, code: &mut Vec<(u16, Jump, Jump, u32)>) {
 mod tests {
     use super::*;
 
-    /// Interprets a program as the kernel would.
-    fn run(program: &[Instruction], number: u32, args: [u64; 6]) -> u32 {
-        let mut data = [0_u8; 64];
-        data[0..4].copy_from_slice(&number.to_le_bytes());
-        data[4..8].copy_from_slice(&ARCHITECTURE.to_le_bytes());
-        for (i, arg) in args.iter().enumerate() {
-            data[16 + 8 * i..24 + 8 * i].copy_from_slice(&arg.to_le_bytes());
-        }
-        let (mut at, mut word) = (0_usize, 0_u32);
-        loop {
-            let (code, yes, no, k) = program[at];
-            let branch = |hit: bool| usize::from(if hit { yes } else { no });
-            at += 1;
-            match code {
-                op::LOAD => word = u32::from_le_bytes(data[k as usize..k as usize + 4].try_into().unwrap()),
-                op::AND => word &= k,
-                op::JUMP => at += k as usize,
-                op::EQUAL => at += branch(word == k),
-                op::GREATER => at += branch(word > k),
-                op::AT_LEAST => at += branch(word >= k),
-                _ => return k,
-            }
-        }
+    fn run(filter: &Filter, number: u32, args: [u64; 6]) -> u32 {
+        answer(&filter.program, number, args)
     }
 
     #[test]
@@ -236,7 +268,40 @@ mod tests {
         assert_eq!(call("personality", [0x40000, 0, 0, 0, 0, 0]), eperm);
         let all = runtime_default(caps::ALL).unwrap();
         assert_eq!(run(&all, table::number("mount").unwrap(), [0; 6]), ALLOW);
-        assert_eq!(run(&all, 1 << 30, [0; 6]), eperm, "the x32 numbers");
+    }
+
+    #[test]
+    fn foreign_numbers_and_newer_calls_do_not_exist() {
+        let none = ERRNO | libc::ENOSYS as u32;
+        let default = runtime_default(caps::ALL).unwrap();
+        let deny_list =
+            compile(&profile::parse(br#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mount"],"action":"SCMP_ACT_ERRNO"}]}"#, &|_| true).unwrap())
+                .unwrap();
+        let strict =
+            compile(&profile::parse(br#"{"defaultAction":"SCMP_ACT_KILL","syscalls":[{"names":["mount"],"action":"SCMP_ACT_ALLOW"}]}"#, &|_| true).unwrap())
+                .unwrap();
+        let mount = table::number("mount").unwrap();
+        for filter in [&default, &deny_list, &strict] {
+            assert_eq!(run(filter, X32 | mount, [0; 6]), none, "the x32 numbers pass by no rule");
+        }
+        // Newer than whatever these know: a list of what is denied lets it through, the others have never heard of it.
+        assert_eq!((run(&default, 5000, [0; 6]), run(&strict, mount + 1, [0; 6]), run(&deny_list, 5000, [0; 6])), (none, none, ALLOW));
+        assert_eq!((run(&strict, mount - 1, [0; 6]), run(&deny_list, mount, [0; 6])), (0, ERRNO | libc::EPERM as u32));
+    }
+
+    #[test]
+    fn several_conditions_on_one_argument_are_each_a_rule() {
+        let text = br#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG","SECCOMP_FILTER_FLAG_TSYNC"],"syscalls":[
+            {"names":["socket"],"action":"SCMP_ACT_ERRNO","args":[
+                {"index":0,"value":16,"op":"SCMP_CMP_EQ"},{"index":0,"value":40,"op":"SCMP_CMP_EQ"}]},
+            {"names":["personality"],"action":"SCMP_ACT_ERRNO","args":[
+                {"index":0,"value":1,"op":"SCMP_CMP_EQ"},{"index":1,"value":2,"op":"SCMP_CMP_EQ"}]}]}"#;
+        let filter = compile(&profile::parse(text, &|_| true).unwrap()).unwrap();
+        let call = |name: &str, first: u64, second: u64| allows(&filter.program, libc::c_long::from(table::number(name).unwrap()), [first, second, 0, 0, 0, 0]);
+        assert_eq!([call("socket", 16, 0), call("socket", 40, 0), call("socket", 2, 0)], [false, false, true]);
+        assert_eq!([call("personality", 1, 2), call("personality", 1, 0)], [false, true], "different arguments must all fit");
+        assert_eq!(filter.flags, 2);
+        assert!(profile::parse(br#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["NOPE"]}"#, &|_| true).is_err());
     }
 
     #[test]

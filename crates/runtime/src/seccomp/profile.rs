@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ALLOW, Compare, Condition, ERRNO, Rules};
+use super::{ALLOW, Compare, Condition, ERRNO, LOG, Rules, TRACE};
 
 /// Always allowed.
 #[rustfmt::skip]
@@ -102,6 +102,8 @@ struct Profile {
     default_action: String,
     default_errno_ret: Option<u32>,
     #[serde(default)]
+    flags: Vec<String>,
+    #[serde(default)]
     syscalls: Vec<Entry>,
 }
 
@@ -140,6 +142,7 @@ struct Filter {
 pub(super) fn parse(text: &[u8], has: &dyn Fn(&str) -> bool) -> Result<Rules, String> {
     let profile: Profile = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     let mut rules = Rules { default: action(&profile.default_action, profile.default_errno_ret)?, ..Rules::default() };
+    rules.flags = profile.flags.iter().map(|name| flag(name)).try_fold(0, |all, one| Ok::<_, String>(all | one?))?;
     let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     let mine = |arches: &[String]| arches.iter().any(|a| a == arch);
     for entry in profile.syscalls {
@@ -150,8 +153,13 @@ pub(super) fn parse(text: &[u8], has: &dyn Fn(&str) -> bool) -> Result<Rules, St
         }
         let action = action(&entry.action, entry.errno_ret)?;
         let conditions = entry.args.unwrap_or_default().iter().map(condition).collect::<Result<Vec<_>, _>>()?;
+        // Several on one argument can only have been meant as alternatives: runc makes each a rule of its own then.
+        let mut arguments: Vec<u32> = conditions.iter().map(|c| c.argument).collect();
+        arguments.sort_unstable();
+        arguments.dedup();
+        let clauses = if arguments.len() < conditions.len() { conditions.into_iter().map(|c| vec![c]).collect() } else { vec![conditions] };
         for name in entry.names.iter().chain(&entry.name) {
-            rules.add(name, conditions.clone(), action);
+            clauses.iter().for_each(|clause| rules.add(name, clause.clone(), action));
         }
     }
     Ok(rules)
@@ -165,10 +173,20 @@ fn action(name: &str, errno: Option<u32>) -> Result<u32, String> {
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => 0,
         "SCMP_ACT_KILL_PROCESS" => 0x8000_0000,
         "SCMP_ACT_TRAP" => 0x0003_0000,
-        "SCMP_ACT_TRACE" => 0x7ff0_0000 | errno,
-        "SCMP_ACT_LOG" => 0x7ffc_0000,
+        "SCMP_ACT_TRACE" => TRACE | errno,
+        "SCMP_ACT_LOG" => LOG,
         other => return Err(format!("unknown action {other:?}")),
     })
+}
+
+/// A flag of the filter. Those about several threads and about a supervisor mean nothing here.
+fn flag(name: &str) -> Result<u32, String> {
+    match name {
+        "SECCOMP_FILTER_FLAG_TSYNC" | "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => Ok(0),
+        "SECCOMP_FILTER_FLAG_LOG" => Ok(2),
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => Ok(4),
+        other => Err(format!("unknown flag {other:?}")),
+    }
 }
 
 fn condition(argument: &Argument) -> Result<Condition, String> {

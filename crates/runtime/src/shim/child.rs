@@ -4,15 +4,23 @@
 //! Order matters and is that of the OCI runtimes: what needs the host's view (cgroups, sources of mounts, the OOM score)
 //! first; then the file system; then the terminal; then identity and rights, each step giving something up; the filter of
 //! system calls last when privileges cannot be gained any more, else while CAP_SYS_ADMIN is still there.
+//!
+//! **Nothing of the host is in sight of a container.** Who joins a process namespace where others live already (an exec, a
+//! container that shares one) becomes visible there only when it has nothing that they lack: with a capability such as
+//! SYS_PTRACE they can look through its root and its descriptors, and into its memory (CVE-2016-9962). So a middle process,
+//! which they cannot see, joins the mounts, gives up the rights, closes every other descriptor, and only then makes the one
+//! that they see ([`pass_on`]): a child of the shim, whose number the middle process tells before it ends.
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use super::rootfs::{self, Sources};
+use super::rootfs::{self, Ground, Sources};
+use super::users::Users;
 use super::{Host, Step, process};
 use crate::proto::Spec;
-use crate::{caps, cgroup, sys};
+use crate::{apparmor, caps, cgroup, seccomp, sys};
 
 /// As many descriptors as the usual container runtimes allow.
 const OPEN_FILES: u64 = 1 << 20;
@@ -20,6 +28,8 @@ const OPEN_FILES: u64 = 1 << 20;
 pub(super) const TERMINAL: u8 = b'T';
 /// First byte of a packet with the reason for which nothing runs.
 pub(super) const FAILED: u8 = b'E';
+/// First byte of a packet with the number of the process that becomes the program, four bytes.
+pub(super) const PROCESS: u8 = b'P';
 
 /// Standard input, output and error as the shim made them. Absent input is `/dev/null`; with a terminal all are absent.
 #[derive(Default)]
@@ -29,6 +39,16 @@ pub(super) struct Stdio(pub(super) [Option<OwnedFd>; 3]);
 pub(super) struct Command<'a> {
     pub(super) argv: &'a [String],
     pub(super) tty: bool,
+}
+
+/// The process namespace of a container.
+pub(super) enum Pids {
+    /// The one this process was cloned into: one of its own, of which it is the first, or the host's.
+    Here,
+    /// One where others live.
+    Join(OwnedFd),
+    /// A new one, which belongs to the pod's users: it can be made only by who is one of them.
+    New,
 }
 
 /// Runs `work` in the child and never returns: either it has become the program, or its error is told.
@@ -47,51 +67,74 @@ pub(super) fn run(channel: &OwnedFd, work: impl FnOnce() -> Step<()>) -> ! {
 }
 
 /// Becomes a container's first process.
-pub(super) fn container(host: &Host, spec: &Spec, joined: bool, stdio: Stdio, channel: &OwnedFd) -> Step<()> {
-    prologue();
-    let sandbox = host.sandbox();
+pub(super) fn container(host: &Host, spec: &Spec, joined: bool, stdio: Stdio, channel: &OwnedFd, pids: Pids) -> Step<()> {
+    prologue(host, spec, joined, None, &stdio)?;
+    let sources = Sources::open(spec, host)?;
+    process::unshare(libc::CLONE_NEWNS).map_err(|e| format!("new mount namespace: {e}"))?;
+    // Nothing that was opened with a umask is cut.
+    process::set_umask(0);
+    let ground = Ground::lay(spec, host, sources)?;
+    if let Some(users) = &host.users {
+        users.enter()?;
+        // Of one more, which belongs to the pod's users, so that they may mount in it what they may.
+        process::unshare(libc::CLONE_NEWNS).map_err(|e| format!("new mount namespace: {e}"))?;
+    }
+    if spec.cgroup.unified {
+        process::unshare(libc::CLONE_NEWCGROUP).map_err(|e| format!("new cgroup namespace: {e}"))?;
+    }
+    let pids = match pids {
+        Pids::Here => None,
+        Pids::Join(pids) => Some(pids),
+        Pids::New => {
+            process::unshare(libc::CLONE_NEWPID).map_err(|e| format!("new process namespace: {e}"))?;
+            // Alone in it until its program runs.
+            pass_on(channel)?;
+            None
+        }
+    };
+    let terminal = rootfs::build(spec, ground, pids.as_ref())?;
+    become_program(spec, &Command { argv: &spec.argv, tty: spec.config.tty }, Streams { stdio, terminal, channel }, pids, &Wording::START)
+}
+
+/// Becomes a further process of a running container, whose first process is `pid`.
+pub(super) fn exec(host: &Host, spec: &Spec, pid: u32, joined: bool, command: &Command<'_>, stdio: Stdio, channel: &OwnedFd) -> Step<()> {
+    prologue(host, spec, joined, Some(pid), &stdio)?;
+    let open = |name: &str| std::fs::File::open(format!("/proc/{pid}/ns/{name}")).map(OwnedFd::from).map_err(|e| format!("namespace {name}: {e}"));
+    let pids = open("pid")?;
+    let mut join = vec![("mount", open("mnt")?, libc::CLONE_NEWNS)];
+    if spec.cgroup.unified {
+        join.push(("cgroup", open("cgroup")?, libc::CLONE_NEWCGROUP));
+    }
+    for (name, fd, kind) in join {
+        process::setns(&fd, kind).map_err(|e| format!("enter the {name} namespace: {e}"))?;
+    }
+    if let Some(users) = &host.users {
+        users.enter()?;
+    }
+    become_program(spec, command, Streams { stdio, terminal: None, channel }, Some(pids), &Wording::EXEC)
+}
+
+/// What needs the host's view and rights, whatever comes then.
+fn prologue(host: &Host, spec: &Spec, joined: bool, beside: Option<u32>, stdio: &Stdio) -> Step<()> {
+    process::reset_signals();
+    process::new_session();
+    process::set_umask(0o022);
+    process::set_open_files(OPEN_FILES);
+    process::leave_keyring().map_err(|e| format!("new session keyring: {e}"))?;
     if !joined {
-        cgroup::join(&spec.cgroup).map_err(|e| format!("cannot join the cgroup: {e}"))?;
+        cgroup::join(&spec.cgroup, beside).map_err(|e| format!("cannot join the cgroup: {e}"))?;
     }
     if let Some(score) = spec.config.resources.oom_score_adj {
         // Lowering it is refused where the runtime itself is confined: the container runs all the same.
         let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
     }
-    let sources = Sources::open(spec, sandbox, &host.pod_ns, &host.host_ns)?;
-    let mut new = libc::CLONE_NEWNS;
-    if spec.cgroup.unified {
-        new |= libc::CLONE_NEWCGROUP;
+    if let Some(profile) = &spec.apparmor {
+        apparmor::at_next_program(profile).map_err(|e| format!("apply apparmor profile {profile:?}: {e}"))?;
     }
-    process::unshare(new).map_err(|e| format!("new mount namespace: {e}"))?;
-    rootfs::build(spec, sources)?;
-    become_program(spec, &Command { argv: &spec.argv, tty: spec.config.tty }, stdio, channel, &Wording::START)
-}
-
-/// Becomes a further process of a running container, whose first process is `pid`. The process namespace was entered
-/// by the clone already.
-pub(super) fn exec(spec: &Spec, pid: u32, joined: bool, command: &Command<'_>, stdio: Stdio, channel: &OwnedFd) -> Step<()> {
-    prologue();
-    let open = |name: &str| std::fs::File::open(format!("/proc/{pid}/ns/{name}")).map_err(|e| format!("namespace {name}: {e}"));
-    let mounts = open("mnt")?;
-    let cgroups = if spec.cgroup.unified { Some(open("cgroup")?) } else { None };
-    if !joined {
-        cgroup::join(&spec.cgroup).map_err(|e| format!("cannot join the cgroup: {e}"))?;
-    }
-    if let Some(score) = spec.config.resources.oom_score_adj {
-        let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
-    }
-    if let Some(cgroups) = cgroups {
-        process::setns(&cgroups, libc::CLONE_NEWCGROUP).map_err(|e| format!("enter the cgroup namespace: {e}"))?;
-    }
-    process::setns(&mounts, libc::CLONE_NEWNS).map_err(|e| format!("enter the mount namespace: {e}"))?;
-    become_program(spec, command, stdio, channel, &Wording::EXEC)
-}
-
-fn prologue() {
-    process::reset_signals();
-    process::new_session();
-    process::set_umask(0o022);
-    process::set_open_files(OPEN_FILES);
+    // Owned by the container's user, so that it can open them anew by `/dev/stdout`.
+    let (uid, gid) = Users::on_host(host.users.as_ref(), spec.user.uid, spec.user.gid);
+    stdio.0.iter().flatten().for_each(|fd| process::fchown(fd.as_raw_fd(), uid, gid));
+    Ok(())
 }
 
 /// How the well-known runtimes begin their messages, by which users (and kubectl's own tests) know them.
@@ -105,16 +148,46 @@ impl Wording {
     const EXEC: Wording = Wording("OCI runtime exec failed: exec failed: unable to start container process: ");
 }
 
-fn become_program(spec: &Spec, command: &Command<'_>, stdio: Stdio, channel: &OwnedFd, wording: &Wording) -> Step<()> {
+/// Where a program's streams come from.
+struct Streams<'a> {
+    stdio: Stdio,
+    /// The user's side of a terminal that was made with the file system.
+    terminal: Option<rootfs::Terminal>,
+    channel: &'a OwnedFd,
+}
+
+/// The last part of the way, in the container's file system. With `pids` it leads through a process that joins them.
+fn become_program(spec: &Spec, command: &Command<'_>, streams: Streams<'_>, pids: Option<OwnedFd>, wording: &Wording) -> Step<()> {
     let &Command { argv, tty } = command;
-    let stdio = standard_streams(spec, tty, stdio, channel)?;
+    let channel = streams.channel;
+    let stdio = standard_streams(spec, tty, streams)?;
+    // Nothing of the host stays open: neither to be seen nor to be the working directory (CVE-2024-21626).
+    let mut keep = vec![stdio[0].as_raw_fd(), stdio[1].as_raw_fd(), stdio[2].as_raw_fd(), channel.as_raw_fd()];
+    keep.extend(pids.as_ref().map(AsRawFd::as_raw_fd));
+    process::close_all_but(&keep);
+    process::set_umask(0o022);
     let cwd = sys::c_str(&spec.cwd).map_err(|e| e.to_string())?;
-    let mut in_cwd = process::chdir(&cwd);
-    drop_privileges(spec)?;
-    if in_cwd.is_err() {
-        // A directory that only its user may enter.
-        in_cwd = process::chdir(&cwd);
+    let in_cwd = process::chdir(&cwd);
+    let filter: Vec<libc::sock_filter> = spec.filter.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+    let no_new_privileges = spec.config.no_new_privileges;
+    // The filter goes along into what is cloned under it, unless it is the last thing of all; most let clone through.
+    let unseen = pids.is_some() && (no_new_privileges || lets_clone(spec));
+    if let Some(pids) = pids {
+        process::setns(&pids, libc::CLONE_NEWPID).map_err(|e| format!("enter the process namespace: {e}"))?;
+        drop(pids);
+        if unseen {
+            drop_privileges(spec, &filter)?;
+        }
+        pass_on(channel)?;
     }
+    if tty {
+        process::control_terminal(&stdio[0]).map_err(|e| format!("take the terminal: {e}"))?;
+    }
+    if !unseen {
+        drop_privileges(spec, &filter)?;
+    }
+    // A directory that only its user may enter is tried once more.
+    let in_cwd = in_cwd.or_else(|_| process::chdir(&cwd));
     in_cwd.map_err(|e| format!("{}chdir to cwd ({:?}) set in config.json failed: {}", wording.0, spec.cwd, words(&e)))?;
     for (at, fd) in stdio.iter().enumerate() {
         process::place_fd(fd.as_raw_fd(), at as i32).map_err(|e| format!("standard streams: {e}"))?;
@@ -123,67 +196,120 @@ fn become_program(spec: &Spec, command: &Command<'_>, stdio: Stdio, channel: &Ow
     // Dies with its shim; the kernel forgets this at every change of identity, so it comes last.
     let _ = process::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
     let all = |list: &[String]| -> io::Result<Vec<CString>> { list.iter().map(|t| sys::c_str(t)).collect() };
-    let (words, env) = (all(argv).map_err(|e| e.to_string())?, all(&spec.env).map_err(|e| e.to_string())?);
+    let (words, mut env) = (all(argv).map_err(|e| e.to_string())?, all(&spec.env).map_err(|e| e.to_string())?);
+    if tty && !spec.env.iter().any(|e| e.starts_with("TERM=")) {
+        env.push(c"TERM=xterm".to_owned());
+    }
     let search = spec.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("");
+    if no_new_privileges {
+        // A strict profile need allow nothing but what the program itself does.
+        install(&filter, spec)?;
+    }
     Err(format!("{}{}", wording.0, execute(&argv[0], &words, &env, search)))
 }
 
-/// The three streams, owned by the container's user so that it can open them anew by `/dev/stdout`.
-fn standard_streams(spec: &Spec, tty: bool, stdio: Stdio, channel: &OwnedFd) -> Step<[OwnedFd; 3]> {
+/// Whether a process under the container's filter can still make the one that becomes the program.
+fn lets_clone(spec: &Spec) -> bool {
+    let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as u64;
+    let needed = [libc::SYS_pipe2, libc::SYS_sendmsg, libc::SYS_read, libc::SYS_setsid, libc::SYS_ioctl];
+    seccomp::allows(&spec.filter, libc::SYS_clone, [flags, 0, 0, 0, 0, 0]) && needed.iter().all(|call| seccomp::allows(&spec.filter, *call, [0; 6]))
+}
+
+/// Goes on in a new child of the shim, in the process namespace that this one has chosen for its children. Its number is told
+/// first: before that the new process does nothing, so its end is never news of a process that the shim does not know.
+pub(super) fn pass_on(channel: &OwnedFd) -> Step<()> {
+    let fail = |e: io::Error| format!("cannot make a process: {e}");
+    let (wait, go) = sys::pipe().map_err(fail)?;
+    let pid = process::clone(libc::CLONE_PARENT).map_err(fail)?;
+    if pid != 0 {
+        let mut packet = vec![PROCESS];
+        packet.extend_from_slice(&pid.to_le_bytes());
+        if sys::send_packet(channel, &packet, &[]).is_ok() {
+            let _ = sys::write(&go, &[1]);
+        }
+        process::exit_now(0);
+    }
+    drop(go);
+    let mut byte = [0];
+    let told = loop {
+        match sys::read(&wait, &mut byte) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            read => break read.is_ok_and(|n| n == 1),
+        }
+    };
+    if !told {
+        process::exit_now(1);
+    }
+    process::new_session();
+    Ok(())
+}
+
+/// The three streams, out of the way of the numbers that they get in the end.
+fn standard_streams(spec: &Spec, tty: bool, streams: Streams<'_>) -> Step<[OwnedFd; 3]> {
     let high = process::copy_high;
     let fail = |e: io::Error| format!("standard streams: {e}");
     if tty {
-        let flags = libc::O_RDWR | libc::O_NOCTTY;
-        let at = libc::AT_FDCWD;
-        let master = process::openat(&at, c"/dev/ptmx", flags, 0).map_err(|e| format!("new terminal: {e}"))?;
-        let peer = process::terminal_peer(&master).map_err(|e| format!("new terminal: {e}"))?;
-        sys::send_packet(channel, &[TERMINAL], &[master]).map_err(|e| format!("hand over the terminal: {e}"))?;
-        process::control_terminal(&peer).map_err(|e| format!("take the terminal: {e}"))?;
+        let terminal = match streams.terminal {
+            Some(terminal) => terminal,
+            None => {
+                // Whatever lies there: only a terminal answers what it is asked then.
+                let master = process::openat(&libc::AT_FDCWD, c"/dev/ptmx", libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK, 0);
+                master.and_then(rootfs::Terminal::of).map_err(|e| format!("new terminal: {e}"))?
+            }
+        };
+        let rootfs::Terminal { master, peer } = terminal;
+        sys::send_packet(streams.channel, &[TERMINAL], &[master]).map_err(|e| format!("hand over the terminal: {e}"))?;
         process::fchown(peer.as_raw_fd(), spec.user.uid, 5);
         return Ok([high(&peer).map_err(fail)?, high(&peer).map_err(fail)?, high(&peer).map_err(fail)?]);
     }
-    let null = || process::openat(&libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).map_err(|e| format!("/dev/null: {e}"));
     let mut list = Vec::with_capacity(3);
-    for given in stdio.0 {
+    for given in streams.stdio.0 {
         list.push(match given {
-            Some(fd) => {
-                process::fchown(fd.as_raw_fd(), spec.user.uid, spec.user.gid);
-                high(&fd).map_err(fail)?
-            }
+            Some(fd) => high(&fd).map_err(fail)?,
             None => high(&null()?).map_err(fail)?,
         });
     }
     list.try_into().map_err(|_| "standard streams".to_owned())
 }
 
-fn drop_privileges(spec: &Spec) -> Step<()> {
-    let filter = || -> Step<()> {
-        if spec.filter.is_empty() {
-            return Ok(());
-        }
-        let program: Vec<libc::sock_filter> = spec.filter.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
-        process::set_filter(&program).map_err(|e| format!("seccomp: {e}"))
-    };
+/// The container's `/dev/null`: what else lies at that place is refused, and not waited for.
+fn null() -> Step<OwnedFd> {
+    let fail = |e: io::Error| format!("/dev/null: {e}");
+    let fd = process::openat(&libc::AT_FDCWD, c"/dev/null", libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOFOLLOW, 0).map_err(fail)?;
+    let file = std::fs::File::from(fd);
+    let meta = file.metadata().map_err(fail)?;
+    if !meta.file_type().is_char_device() || meta.rdev() != libc::makedev(1, 3) {
+        return Err("/dev/null: not the null device".to_owned());
+    }
+    let fd = OwnedFd::from(file);
+    process::set_blocking(&fd).map_err(fail)?;
+    Ok(fd)
+}
+
+/// Takes identity and rights of the container. The filter comes first where only CAP_SYS_ADMIN can install it.
+fn drop_privileges(spec: &Spec, filter: &[libc::sock_filter]) -> Step<()> {
     let user = &spec.user;
     if spec.config.no_new_privileges {
         process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(|e| format!("no_new_privs: {e}"))?;
     } else {
-        // Without no_new_privs the kernel takes a filter only from who has CAP_SYS_ADMIN.
-        filter()?;
+        install(filter, spec)?;
     }
     if spec.capabilities != caps::ALL {
         process::bound_capabilities(spec.capabilities).map_err(|e| format!("bounding set: {e}"))?;
     }
     process::become_user(user.uid, user.gid, &user.groups).map_err(|e| format!("set user and groups: {e}"))?;
-    if user.uid == 0 {
-        process::set_capabilities(spec.capabilities).map_err(|e| format!("capabilities: {e}"))?;
-    }
-    if spec.config.no_new_privileges {
-        filter()?;
-    }
-    Ok(())
+    let own = if user.uid == 0 { spec.capabilities } else { 0 };
+    process::set_capabilities(own).map_err(|e| format!("capabilities: {e}"))?;
+    // The kernel allows looking into a process again when its identity changes.
+    process::prctl(libc::PR_SET_DUMPABLE, 0).map_err(|e| format!("dumpable: {e}"))
 }
 
+fn install(filter: &[libc::sock_filter], spec: &Spec) -> Step<()> {
+    if filter.is_empty() {
+        return Ok(());
+    }
+    process::set_filter(filter, spec.filter_flags).map_err(|e| format!("seccomp: {e}"))
+}
 /// Searches the program as execvp(3) does, and executes it. Returns what to say when that fails.
 fn execute(program: &str, argv: &[CString], env: &[CString], search: &str) -> String {
     let attempt = |path: &str| match sys::c_str(path) {
@@ -223,14 +349,9 @@ fn words(e: &io::Error) -> String {
 }
 
 /// The first process of a process namespace that a pod's containers share: reaps what they leave, holds nothing. It sees
-/// only the pod's (empty or shared-memory) root and has no rights.
-pub(super) fn init(host: &Host) -> ! {
-    process::reset_signals();
-    process::new_session();
-    process::set_name(c"pause");
-    super::slim();
-    let confined = process::setns(&host.pod_ns, libc::CLONE_NEWNS)
-        .and_then(|()| process::bound_capabilities(0))
+/// only the pod's (empty or shared-memory) root, which it has entered, and has no rights.
+pub(super) fn init() -> ! {
+    let confined = process::bound_capabilities(0)
         .and_then(|()| process::become_user(65535, 65535, &[]))
         .and_then(|()| process::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64))
         .and_then(|()| process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1))
@@ -238,6 +359,7 @@ pub(super) fn init(host: &Host) -> ! {
     if confined.is_err() {
         process::exit_now(1);
     }
+    process::reset_signals();
     let Ok(signals) = process::signal_fd(&[libc::SIGCHLD]) else { process::exit_now(1) };
     let at = signals.as_raw_fd();
     // The descriptor moves to 0; all others, the host's namespaces among them, are closed.

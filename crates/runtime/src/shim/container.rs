@@ -10,6 +10,8 @@ use crate::types::ContainerState;
 
 /// A listener that is behind by this much holds the container's output back, as a full pipe would.
 const PENDING_BYTES_MAX: usize = 256 * 1024;
+/// What a pipe can hold (the kernel's own limit for users): all that an ended container can have left in one.
+const DRAIN_BYTES_MAX: usize = 1 << 20;
 
 /// A stream that the container's processes write to.
 pub(super) struct Output {
@@ -95,30 +97,37 @@ impl Container {
         self.attached.iter().any(|a| a.pending.len() > PENDING_BYTES_MAX)
     }
 
-    /// Reads once from an output. False when there was nothing.
-    pub(super) fn read(&mut self, n: usize, buffer: &mut [u8]) -> bool {
-        let Some(output) = self.outputs.get_mut(n).filter(|o| !o.ended) else { return false };
+    /// Reads once from an output: how much there was, 0 when there is no more for now.
+    pub(super) fn read(&mut self, n: usize, buffer: &mut [u8]) -> usize {
+        let Some(output) = self.outputs.get_mut(n).filter(|o| !o.ended) else { return 0 };
         match sys::read(&output.fd, buffer) {
             Ok(0) => output.ended = true,
             Ok(count) => {
                 self.log.take(output.name, &buffer[..count], &mut output.rest);
                 let name = output.name;
                 self.attached.iter_mut().filter(|a| a.name == name).for_each(|a| a.send(&buffer[..count]));
-                return true;
+                return count;
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return true,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return 0,
             // EIO: nobody has the terminal open any more.
             Err(_) => output.ended = true,
         }
         self.log.end(output.name, &mut output.rest);
-        false
+        0
     }
 
-    /// The container has ended: all that its processes wrote is read, and the streams are closed.
+    /// The container has ended: all that its processes wrote is read, and the streams are closed. No more than was there can
+    /// be meant: somebody else (of a shared process namespace, or who was handed the writing end) may go on writing for ever.
     pub(super) fn drain(&mut self, buffer: &mut [u8]) {
         for n in 0..self.outputs.len() {
-            while self.read(n, buffer) {}
+            let mut left = DRAIN_BYTES_MAX;
+            while left > 0 {
+                let count = left.min(buffer.len());
+                match self.read(n, &mut buffer[..count]) {
+                    0 => break,
+                    read => left = left.saturating_sub(read),
+                }
+            }
         }
         for output in &mut self.outputs {
             self.log.end(output.name, &mut output.rest);
@@ -168,5 +177,24 @@ impl Attached {
             }
         }
         sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device that always has more stands for a pipe that somebody fills without an end.
+    #[test]
+    fn an_end_is_not_held_up_by_who_goes_on_writing() {
+        let path = std::env::temp_dir().join(format!("knarr-drain-{}", std::process::id()));
+        let mut container = Container::new(Spec { log_path: path.clone(), ..Spec::default() }).unwrap();
+        container.add_output(std::fs::File::open("/dev/zero").unwrap().into(), "stdout").unwrap();
+        container.drain(&mut vec![0; 32 << 10]);
+        let written = std::fs::metadata(&path).unwrap().len();
+        std::fs::remove_file(&path).unwrap();
+        assert!(written > DRAIN_BYTES_MAX as u64 && written < 2 * DRAIN_BYTES_MAX as u64, "{written}");
+        container.tidy();
+        assert!(container.outputs.is_empty());
     }
 }

@@ -16,18 +16,21 @@ pub(super) struct Log {
     file: Option<File>,
     /// Entries of one reading, written at once.
     batch: Vec<u8>,
+    /// The last entry of the file was cut by a full disk: the next one begins on a line of its own.
+    torn: bool,
 }
 
 impl Log {
     pub(super) fn open(path: &Path) -> io::Result<Log> {
         let file = if path.as_os_str().is_empty() { None } else { Some(open(path)?) };
-        Ok(Log { path: path.to_owned(), file, batch: Vec::new() })
+        Ok(Log { path: path.to_owned(), file, batch: Vec::new(), torn: false })
     }
 
     /// Goes on in a new file of the same name, after the old one was renamed.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         if self.file.is_some() {
             self.file = Some(open(&self.path)?);
+            self.torn = false;
         }
         Ok(())
     }
@@ -80,14 +83,38 @@ impl Log {
         self.batch.push(b'\n');
     }
 
-    /// A full disk loses the log, not the container.
+    /// A full disk loses entries, not the container, and no entry but the one that it tears.
     fn flush(&mut self) {
         if let Some(file) = &mut self.file {
-            let _ = file.write_all(&self.batch);
+            if self.torn && file.write(b"\n").is_ok_and(|n| n == 1) {
+                self.torn = false;
+            }
+            if !self.torn {
+                self.torn = torn(write_some(file, &self.batch), &self.batch);
+            }
         }
         self.batch.clear();
         self.batch.shrink_to(2 * LINE_BYTES_MAX);
     }
+}
+
+/// How much of the bytes could be written.
+fn write_some(to: &mut impl Write, bytes: &[u8]) -> usize {
+    let mut done = 0;
+    while done < bytes.len() {
+        match to.write(&bytes[done..]) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    done
+}
+
+/// Whether what was written ends within a line.
+fn torn(written: usize, bytes: &[u8]) -> bool {
+    bytes[..written].last().is_some_and(|last| *last != b'\n')
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -126,6 +153,31 @@ mod tests {
         assert_eq!(&stamp(0), b"1970-01-01T00:00:00.000000000Z");
         assert_eq!(&stamp(1_709_210_096_000_000_789), b"2024-02-29T12:34:56.000000789Z");
         assert_eq!(&stamp(4_102_444_799_999_999_999), b"2099-12-31T23:59:59.999999999Z");
+    }
+
+    /// A disk with room for so many bytes.
+    struct Disk(usize);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0 == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let n = bytes.len().min(self.0);
+            self.0 -= n;
+            Ok(n)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_tears_one_line_at_most() {
+        for (room, cut) in [(0, false), (4, false), (8, false), (7, true), (6, true)] {
+            let written = write_some(&mut Disk(room), b"one\ntwo\n");
+            assert_eq!((written, torn(written, b"one\ntwo\n")), (room, cut), "{room}");
+        }
     }
 
     #[test]

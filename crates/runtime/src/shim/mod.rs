@@ -7,9 +7,13 @@
 
 mod child;
 mod container;
+mod dev;
 mod log;
 mod requests;
+mod restrict;
 mod rootfs;
+mod users;
+mod volume;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -19,6 +23,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use self::container::Container;
+use self::users::Users;
 use crate::proto::{self, Packet, Record, Reply, Request};
 use crate::runtime::SandboxFile;
 use crate::types::{ContainerState, SandboxConfig};
@@ -62,18 +67,12 @@ struct Host {
     sandbox: SandboxConfig,
     /// The mount namespace of the host.
     host_ns: OwnedFd,
-    /// The process namespace of the host.
-    host_pids: OwnedFd,
     /// A mount namespace that has nothing but the pod's shared memory, as its root.
     pod_ns: OwnedFd,
     /// The shared process namespace, if there is one, and its first process.
     shared_pids: Option<(OwnedFd, i32)>,
-}
-
-impl Host {
-    fn sandbox(&self) -> &SandboxConfig {
-        &self.sandbox
-    }
+    /// The pod's own users, if it has any.
+    users: Option<Users>,
 }
 
 /// A client.
@@ -86,7 +85,10 @@ struct Client {
 
 /// A process between clone and exec.
 struct Launch {
+    /// The process that is to become the program, or that makes it.
     pid: i32,
+    /// It is the former.
+    known: bool,
     channel: OwnedFd,
     terminal: Option<OwnedFd>,
     failure: Option<String>,
@@ -94,6 +96,13 @@ struct Launch {
     client: u64,
     container: String,
     exec: bool,
+}
+
+/// A connection to a port of the pod that is not made yet: its listener is slow to take it.
+struct Connecting {
+    fd: OwnedFd,
+    port: u16,
+    client: u64,
 }
 
 /// A further process of a container.
@@ -111,6 +120,7 @@ struct Shim {
     containers: Vec<Container>,
     launches: Vec<Launch>,
     execs: Vec<Exec>,
+    connecting: Vec<Connecting>,
     stopping: bool,
     buffer: Vec<u8>,
 }
@@ -122,6 +132,7 @@ enum Source {
     Listener,
     Client(u64),
     Launch(i32),
+    Connecting(u64),
     /// Container and output, by position; both lists only change after all events of a round were seen.
     Output(usize, usize),
     Attached(usize),
@@ -136,6 +147,8 @@ impl Shim {
         // Whatever directory knarr was started in stays free.
         process::chdir(c"/").map_err(|e| format!("chdir: {e}"))?;
         process::new_session();
+        process::leave_keyring().map_err(|e| format!("new session keyring: {e}"))?;
+        process::set_umask(0o022);
         process::set_name(c"knarr-shim");
         // Containers' processes cannot look into ours, nor into a child that has not become their program yet.
         let set = |option, value| process::prctl(option, value).map_err(|e| format!("prctl: {e}"));
@@ -144,7 +157,7 @@ impl Shim {
         // Lowering it may be refused; then the shim is as mortal as its containers.
         let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
         let file: SandboxFile = prepare::read_json(&dir.join(proto::SANDBOX_FILE)).ok_or("no sandbox configuration")?;
-        let host = namespaces(dir, file.config)?;
+        let host = namespaces(dir, file)?;
         // SAFETY: the runtime gave the listening socket as standard input; nothing else uses that number.
         #[allow(unsafe_code)]
         let listener = unsafe { OwnedFd::from_raw_fd(0) };
@@ -157,6 +170,7 @@ impl Shim {
             containers: Vec::new(),
             launches: Vec::new(),
             execs: Vec::new(),
+            connecting: Vec::new(),
             stopping: false,
             buffer: vec![0; READ_BYTES],
         })
@@ -185,7 +199,7 @@ impl Shim {
             let mut ready: Vec<(Source, i16)> = ready.map(|(fd, source)| (*source, fd.revents)).collect();
             ready.sort_by_key(|(source, _)| match source {
                 Source::Output(..) | Source::Attached(_) => 0,
-                Source::Launch(_) => 1,
+                Source::Launch(_) | Source::Connecting(_) => 1,
                 Source::Signals => 2,
                 Source::Client(_) | Source::Listener => 3,
             });
@@ -214,6 +228,9 @@ impl Shim {
         for launch in &self.launches {
             add(Source::Launch(launch.pid), launch.channel.as_raw_fd(), libc::POLLIN);
         }
+        for connecting in &self.connecting {
+            add(Source::Connecting(connecting.client), connecting.fd.as_raw_fd(), libc::POLLOUT);
+        }
         for (at, container) in self.containers.iter().enumerate() {
             if !container.held_back() {
                 for (n, output) in container.outputs.iter().enumerate() {
@@ -241,7 +258,8 @@ impl Shim {
                 }
             }
             Source::Client(id) => self.client_ready(id, events),
-            Source::Launch(pid) => self.launch_ready(pid),
+            Source::Launch(pid) => self.launch_ready(pid, false),
+            Source::Connecting(client) => self.connection_ready(client),
             Source::Output(at, n) => {
                 if let Some(container) = self.containers.get_mut(at) {
                     container.read(n, &mut self.buffer);
@@ -287,6 +305,7 @@ impl Shim {
     /// Who started an exec and leaves does not want it any more.
     fn drop_client(&mut self, id: u64) {
         self.clients.retain(|c| c.id != id);
+        self.connecting.retain(|c| c.client != id);
         for exec in self.execs.iter().filter(|e| e.client == id) {
             // The exec leads its own session and process group.
             sys::kill(-exec.pid, libc::SIGKILL);
@@ -341,8 +360,10 @@ impl Shim {
 
     /// A child (or what a container left behind without a parent) has ended.
     fn ended(&mut self, pid: i32, code: i32, signal: Option<i32>) {
-        // It may have ended before its start was noticed: then its channel holds all that is to know.
-        self.launch_ready(pid);
+        // It may have ended before its start was noticed: then the channels hold all that is to know, its number first.
+        let launches: Vec<i32> = self.launches.iter().map(|l| l.pid).collect();
+        launches.into_iter().for_each(|launch| self.launch_ready(launch, launch == pid));
+        self.launch_ready(pid, true);
         if let Some(at) = self.execs.iter().position(|e| e.pid == pid) {
             let exec = self.execs.swap_remove(at);
             return self.reply(exec.client, &Reply::ExecExited { code }, &[]);
@@ -366,23 +387,31 @@ impl Shim {
         self.publish(&id);
     }
 
-    /// A process that was cloned became its program, or could not.
-    fn launch_ready(&mut self, pid: i32) {
+    /// A process that was cloned became its program, or could not. `ended`: it is no more, whoever still holds the channel.
+    fn launch_ready(&mut self, pid: i32, ended: bool) {
         let Some(at) = self.launches.iter().position(|l| l.pid == pid) else { return };
         loop {
             let launch = &mut self.launches[at];
             match sys::receive_packet(&launch.channel) {
                 Ok((bytes, fds)) => match bytes.first() {
                     Some(&child::TERMINAL) => launch.terminal = fds.into_iter().next(),
+                    Some(&child::PROCESS) => {
+                        launch.pid = bytes[1..].try_into().map_or(launch.pid, i32::from_le_bytes);
+                        launch.known = true;
+                    }
                     Some(_) => launch.failure = Some(String::from_utf8_lossy(&bytes[1..]).into_owned()),
                     None => break,
                 },
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                // The one that made it has ended, it has not.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !(ended && launch.pid == pid) => return,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
         }
-        let launch = self.launches.swap_remove(at);
+        let mut launch = self.launches.swap_remove(at);
+        if !launch.known && launch.failure.is_none() {
+            launch.failure = Some("the process was killed before it became the program".to_owned());
+        }
         if launch.exec {
             return self.exec_launched(launch);
         }
@@ -435,10 +464,11 @@ fn slim() {
     }
 }
 
-/// Makes the sandbox's namespaces; all but the mounts become this process's own.
-fn namespaces(dir: PathBuf, sandbox: SandboxConfig) -> Step<Host> {
+/// Makes the sandbox's namespaces; all but the mounts and the users become this process's own.
+fn namespaces(dir: PathBuf, file: SandboxFile) -> Step<Host> {
+    let sandbox = file.config;
     let open = |name: &str| File::open(format!("/proc/self/ns/{name}")).map(OwnedFd::from).map_err(|e| format!("namespace {name}: {e}"));
-    let (host_ns, host_pids) = (open("mnt")?, open("pid")?);
+    let host_ns = open("mnt")?;
     let mut new = 0;
     if !sandbox.host_network {
         new |= libc::CLONE_NEWNET | libc::CLONE_NEWUTS;
@@ -446,23 +476,54 @@ fn namespaces(dir: PathBuf, sandbox: SandboxConfig) -> Step<Host> {
     if !sandbox.host_ipc {
         new |= libc::CLONE_NEWIPC;
     }
-    process::unshare(new).map_err(|e| format!("cannot make namespaces: {e}"))?;
+    let users = match file.users {
+        Some(mapping) => Some(Users::make(mapping)?),
+        None => {
+            process::unshare(new).map_err(|e| format!("cannot make namespaces: {e}"))?;
+            None
+        }
+    };
     if !sandbox.host_network {
         process::set_hostname(&sandbox.hostname).map_err(|e| format!("cannot set hostname {:?}: {e}", sandbox.hostname))?;
         process::loopback_up().map_err(|e| format!("cannot bring the loopback up: {e}"))?;
     }
     set_sysctls(&sandbox)?;
-    let pod_ns = shared_memory(&dir, &sandbox, &host_ns).map_err(|e| format!("cannot make the shared memory: {e}"))?;
-    let mut host = Host { dir, sandbox, host_ns, host_pids, pod_ns, shared_pids: None };
+    let pod_ns = shared_memory(&dir, &sandbox, &host_ns, Users::on_host(users.as_ref(), 0, 0)).map_err(|e| format!("cannot make the shared memory: {e}"))?;
+    let mut host = Host { dir, sandbox, host_ns, pod_ns, shared_pids: None, users };
     if host.sandbox.share_pid && !host.sandbox.host_pid {
-        let pid = process::clone(libc::CLONE_NEWPID).map_err(|e| format!("cannot make a process namespace: {e}"))?;
-        if pid == 0 {
-            child::init(&host);
-        }
-        let pids = File::open(format!("/proc/{pid}/ns/pid")).map_err(|e| format!("process namespace: {e}"))?;
-        host.shared_pids = Some((OwnedFd::from(pids), pid));
+        host.shared_pids = Some(shared_pids(&host)?);
     }
     Ok(host)
+}
+
+/// A process namespace of the pod's users, with its first process.
+fn shared_pids(host: &Host) -> Step<(OwnedFd, i32)> {
+    let fail = |e: io::Error| format!("cannot make a process namespace: {e}");
+    let (ours, theirs) = process::packet_pair().map_err(fail)?;
+    if process::clone(0).map_err(fail)? == 0 {
+        child::run(&theirs, || {
+            process::set_name(c"pause");
+            process::setns(&host.pod_ns, libc::CLONE_NEWNS).map_err(fail)?;
+            if let Some(users) = &host.users {
+                users.enter()?;
+            }
+            process::unshare(libc::CLONE_NEWPID).map_err(fail)?;
+            child::pass_on(&theirs)?;
+            slim();
+            child::init()
+        });
+    }
+    drop(theirs);
+    let mut one = [libc::pollfd { fd: ours.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    process::poll(&mut one, -1);
+    let (bytes, _) = sys::receive_packet(&ours).map_err(fail)?;
+    let pid = match bytes.split_first() {
+        Some((&child::PROCESS, number)) => number.try_into().map(i32::from_le_bytes).map_err(|_| "no process".to_owned())?,
+        Some((_, text)) => return Err(String::from_utf8_lossy(text).into_owned()),
+        None => return Err("cannot make a process namespace: its first process ended".to_owned()),
+    };
+    let pids = File::open(format!("/proc/{pid}/ns/pid")).map_err(|e| format!("process namespace: {e}"))?;
+    Ok((OwnedFd::from(pids), pid))
 }
 
 fn set_sysctls(sandbox: &SandboxConfig) -> Step<()> {
@@ -479,14 +540,15 @@ fn set_sysctls(sandbox: &SandboxConfig) -> Step<()> {
 }
 
 /// A mount namespace that holds nothing but a tmpfs.
-fn shared_memory(dir: &Path, sandbox: &SandboxConfig, host_ns: &OwnedFd) -> io::Result<OwnedFd> {
+fn shared_memory(dir: &Path, sandbox: &SandboxConfig, host_ns: &OwnedFd, owner: (u32, u32)) -> io::Result<OwnedFd> {
     process::unshare(libc::CLONE_NEWNS)?;
     let made = || -> io::Result<OwnedFd> {
         let own = OwnedFd::from(File::open("/proc/self/ns/mnt")?);
         sys::mount(c"", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"")?;
         let bytes = if sandbox.shm_bytes == 0 { SHM_BYTES } else { sandbox.shm_bytes };
-        let size = sys::c_str(&bytes.to_string())?;
-        let options = [(c"mode", Some(c"1777")), (c"size", Some(size.as_c_str()))];
+        let [size, uid, gid] = [bytes, owner.0.into(), owner.1.into()].map(|n| sys::c_str(&n.to_string()));
+        let (size, uid, gid) = (size?, uid?, gid?);
+        let options = [(c"mode", Some(c"1777")), (c"size", Some(size.as_c_str())), (c"uid", Some(uid.as_c_str())), (c"gid", Some(gid.as_c_str()))];
         const NO_SUID_DEV_EXEC: u64 = 2 | 4 | 8;
         let memory = sys::new_mount(c"tmpfs", &options, NO_SUID_DEV_EXEC)?;
         let (at, path) = (libc::AT_FDCWD, sys::c_path(dir)?);

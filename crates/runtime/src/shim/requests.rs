@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::child::{self, Command, Stdio};
+use super::child::{self, Command, Pids, Stdio};
 use super::container::Container;
-use super::{Host, Launch, Shim, Step};
-use crate::proto::{Reply, Request, Spec};
+use super::{Connecting, Launch, Shim, Step};
+use crate::proto::{self, Record, Reply, Request, Spec};
 use crate::types::ContainerState;
 use crate::{cgroup, prepare, process, sys};
 
@@ -29,11 +29,15 @@ impl Shim {
             Request::Attach { container, stdin: _, stdout, stderr } => self.attach(client, &container, stdout, stderr, fds),
             Request::Kill { container, signal, all } => self.signal(&container, signal, all),
             Request::PortForward { port } => match process::connect_loopback(port) {
-                Ok(fd) => {
+                Ok((fd, true)) => {
                     self.reply(client, &Reply::Connected, &[fd]);
                     return;
                 }
-                Err(e) => Err(failed(format!("failed to connect to localhost:{port} inside the pod: {e}"))),
+                Ok((fd, false)) => {
+                    self.connecting.push(Connecting { fd, port, client });
+                    return;
+                }
+                Err(e) => Err(unconnected(port, &e)),
             },
             Request::ReopenLog { container } => match self.container(&container) {
                 Some(found) => found.reopen_log().map(|()| Some(Reply::Done)).map_err(|e| failed(format!("log: {e}"))),
@@ -59,8 +63,22 @@ impl Shim {
         if let Some(found) = self.clients.iter_mut().find(|c| c.id == client) {
             found.subscribed = true;
         }
-        let containers = self.containers.iter().map(|c| c.record.clone()).collect();
-        self.reply(client, &Reply::States { pid: std::process::id(), containers }, &[]);
+        let records: Vec<Record> = self.containers.iter().map(|c| c.record.clone()).collect();
+        let (first, rest) = records.split_at(first_records(&records));
+        self.reply(client, &Reply::States { pid: std::process::id(), containers: first.to_vec() }, &[]);
+        for record in rest {
+            self.reply(client, &Reply::Changed { container: record.clone() }, &[]);
+        }
+    }
+
+    /// A connection that took its time is made, or is not.
+    pub(super) fn connection_ready(&mut self, client: u64) {
+        let Some(at) = self.connecting.iter().position(|c| c.client == client) else { return };
+        let Connecting { fd, port, client } = self.connecting.swap_remove(at);
+        match process::connected(&fd) {
+            Ok(()) => self.reply(client, &Reply::Connected, &[fd]),
+            Err(e) => self.reply(client, &unconnected(port, &e), &[]),
+        }
     }
 
     /// Clones the container's first process; the answer comes when it has become its program.
@@ -77,15 +95,20 @@ impl Shim {
         let mut container = Container::new(spec).map_err(|e| format!("failed to open log {log:?}: {e}"))?;
         let stdio = streams(&mut container).map_err(|e| format!("streams: {e}"))?;
         let (channel, theirs) = process::packet_pair().map_err(|e| format!("socket: {e}"))?;
-        let pids = self.process_namespace(&container.spec)?;
-        let fresh = pids.is_none() && !self.host.sandbox.host_pid;
-        let Cloned { pid, joined } = clone_child(&self.host, &container.spec, pids.as_ref(), if fresh { libc::CLONE_NEWPID } else { 0 })?;
+        let pids = match self.process_namespace(&container.spec)? {
+            Some(pids) => Pids::Join(pids),
+            None if self.host.users.is_some() => Pids::New,
+            None => Pids::Here,
+        };
+        let known = matches!(pids, Pids::Here);
+        let fresh = known && !self.host.sandbox.host_pid;
+        let Cloned { pid, joined } = clone_child(&container.spec, if fresh { libc::CLONE_NEWPID } else { 0 })?;
         if pid == 0 {
-            child::run(&theirs, || child::container(&self.host, &container.spec, joined, stdio, &theirs));
+            child::run(&theirs, || child::container(&self.host, &container.spec, joined, stdio, &theirs, pids));
         }
         self.containers.push(container);
         let container = id.to_owned();
-        self.launches.push(Launch { pid, channel, terminal: None, failure: None, client, container, exec: false });
+        self.launches.push(Launch { pid, known, channel, terminal: None, failure: None, client, container, exec: false });
         Ok(())
     }
 
@@ -126,15 +149,15 @@ impl Shim {
         let pid = container.record.pid;
         let begin = || -> Step<(i32, OwnedFd)> {
             let (channel, theirs) = process::packet_pair().map_err(|e| format!("socket: {e}"))?;
-            let Cloned { pid: child, joined } = clone_child(host, &container.spec, Some(&pids_of(pid)?), 0)?;
+            let Cloned { pid: child, joined } = clone_child(&container.spec, 0)?;
             if child == 0 {
-                child::run(&theirs, || child::exec(&container.spec, pid, joined, &Command { argv: cmd, tty }, stdio, &theirs));
+                child::run(&theirs, || child::exec(host, &container.spec, pid, joined, &Command { argv: cmd, tty }, stdio, &theirs));
             }
             Ok((child, channel))
         };
         let (pid, channel) = begin().map_err(failed)?;
         let container = id.to_owned();
-        self.launches.push(Launch { pid, channel, terminal: None, failure: None, client, container, exec: true });
+        self.launches.push(Launch { pid, known: false, channel, terminal: None, failure: None, client, container, exec: true });
         Ok(())
     }
 
@@ -160,8 +183,14 @@ impl Shim {
     }
 
     fn signal(&mut self, id: &str, signal: i32, all: bool) -> Result<Option<Reply>, Reply> {
-        let Some(container) = self.container(id) else { return Err(missing(id)) };
-        if container.record.pid > 0 {
+        if !self.containers.iter().any(|c| c.record.id == id) {
+            return Err(missing(id));
+        }
+        if all {
+            // A start that hangs (a source on a file system that does not answer) ends as one that failed.
+            self.launches.iter().filter(|l| l.container == id && !l.exec).for_each(|l| sys::kill(l.pid, signal));
+        }
+        for container in self.containers.iter().filter(|c| c.record.id == id && c.record.pid > 0) {
             sys::kill(container.record.pid as i32, signal);
             if all {
                 cgroup::kill_all(&container.spec.cgroup);
@@ -187,6 +216,23 @@ fn failed(message: String) -> Reply {
     Reply::Failed { not_found: false, start: false, message }
 }
 
+fn unconnected(port: u16, e: &io::Error) -> Reply {
+    failed(format!("failed to connect to localhost:{port} inside the pod: {e}"))
+}
+
+/// How many records a first answer has room for.
+fn first_records(records: &[Record]) -> usize {
+    let mut left = proto::STATES_BYTES_MAX;
+    let fits = |record: &&Record| {
+        // Every byte of a text may take six when it is written, and the other fields are a few numbers.
+        let bytes = 512 + 6 * (record.id.len() + record.message.len());
+        let fits = bytes <= left;
+        left = left.saturating_sub(bytes);
+        fits
+    };
+    records.iter().take_while(fits).count()
+}
+
 fn missing(id: &str) -> Reply {
     Reply::Failed { not_found: true, start: false, message: id.to_owned() }
 }
@@ -203,21 +249,13 @@ struct Cloned {
     joined: bool,
 }
 
-/// Forks into the container's cgroup where the kernel can, and into a process namespace (or a new one, by `flags`).
-fn clone_child(host: &Host, spec: &Spec, pids: Option<&OwnedFd>, flags: i32) -> Step<Cloned> {
-    let join = |fd: &OwnedFd| process::setns(fd, libc::CLONE_NEWPID).map_err(|e| format!("enter the process namespace: {e}"));
-    if let Some(pids) = pids {
-        join(pids)?;
-    }
+/// Forks into the container's cgroup where the kernel can, and into new namespaces by `flags`.
+fn clone_child(spec: &Spec, flags: i32) -> Step<Cloned> {
     let into = cgroup::clone_target(&spec.cgroup).and_then(|cgroup| process::clone_into(flags, &cgroup).ok());
-    let cloned = match into {
+    match into {
         Some(pid) => Ok(Cloned { pid, joined: true }),
         None => process::clone(flags).map(|pid| Cloned { pid, joined: false }).map_err(|e| format!("cannot make a process: {e}")),
-    };
-    if pids.is_some() && !matches!(cloned, Ok(Cloned { pid: 0, .. })) {
-        join(&host.host_pids)?;
     }
-    cloned
 }
 
 /// Pipes for the container's streams: its ends are returned, ours are kept.
@@ -237,4 +275,22 @@ fn streams(container: &mut Container) -> io::Result<Stdio> {
         container.add_output(read, name)?;
     }
     Ok(stdio)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_answer_fits_into_a_packet() {
+        let long = Record { id: "i".repeat(64), message: "\u{1}".repeat(8 << 10), ..Record::default() };
+        let many: Vec<Record> = std::iter::repeat_n(long, 20).chain(std::iter::repeat_n(Record::default(), 20)).collect();
+        let first = first_records(&many);
+        assert_eq!(first, 1);
+        for records in [many[..first].to_vec(), vec![Record::default(); first_records(&vec![Record::default(); 1000])]] {
+            let packet = proto::Packet { version: proto::VERSION, body: Reply::States { pid: u32::MAX, containers: records } };
+            assert!(serde_json::to_vec(&packet).unwrap().len() <= proto::PACKET_BYTES_MAX);
+        }
+        assert_eq!(first_records(&[]), 0);
+    }
 }

@@ -1,60 +1,42 @@
 //! A container's view of the file system, built by its own process between clone and exec.
 //!
-//! In two steps. [`Sources::open`] runs in the host's mount namespace and takes a detached copy of everything that is to be
-//! bind-mounted, so that mounts which the host made after the shim started are seen. [`build`] runs in the container's new
-//! mount namespace and puts all in place. Targets are always resolved by the kernel as if the container's root were `/`
-//! (openat2 with RESOLVE_IN_ROOT), so a symlink in an image or a volume leads nowhere else.
+//! In three steps. [`Sources::open`] runs in the host's mount namespace and takes a detached copy of everything that is to be
+//! bind-mounted, so that mounts which the host made after the shim started are seen. [`Ground::lay`] makes what needs the
+//! host's rights, in a mount namespace of the container's own. [`build`] runs with the pod's users (which are the host's, or
+//! its own) and puts all in place.
+//!
+//! The image is hostile. Targets are resolved by the kernel as if the container's root were `/` ([`Root`]), so a link in an
+//! image or a volume leads nowhere else; `/proc`, `/sys` and `/dev` must be directories, and what is below them is placed and
+//! restricted by the handle of the mount itself, before anything else is mounted (CVE-2019-19921, CVE-2025-31133).
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Step, process};
+use super::users::Users;
+use super::{Host, Step, dev, process, restrict, volume};
 use crate::proto::Spec;
 use crate::sys;
+use crate::tree::{Links, Root};
 use crate::types::{Device, Propagation, SandboxConfig};
 
-const AT_FDCWD: RawFd = libc::AT_FDCWD;
-const MOUNT_ATTR_NOSUID: u64 = 2;
+pub(super) const AT_FDCWD: RawFd = libc::AT_FDCWD;
+pub(super) const MOUNT_ATTR_NOSUID: u64 = 2;
 const MOUNT_ATTR_NODEV: u64 = 4;
-const MOUNT_ATTR_NOEXEC: u64 = 8;
-const NO_ALL: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-
-/// Shown empty unless the configuration says otherwise (the lists of the OCI runtimes).
-const MASKED: [&str; 13] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-    "/sys/devices/system/cpu/cpu0/thermal_throttle",
-];
-/// Shown read-only unless the configuration says otherwise.
-const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-/// The devices that every container has: name, major, minor.
-const DEVICES: [(&CStr, u32, u32); 6] = [(c"null", 1, 3), (c"zero", 1, 5), (c"full", 1, 7), (c"random", 1, 8), (c"urandom", 1, 9), (c"tty", 5, 0)];
-const LINKS: [(&CStr, &CStr); 6] = [
-    (c"/proc/self/fd", c"fd"),
-    (c"/proc/self/fd/0", c"stdin"),
-    (c"/proc/self/fd/1", c"stdout"),
-    (c"/proc/self/fd/2", c"stderr"),
-    (c"/proc/kcore", c"core"),
-    (c"pts/ptmx", c"ptmx"),
-];
-/// How deep the host's `/dev` is searched for a privileged container.
-const DEV_DEPTH_MAX: usize = 4;
+pub(super) const MOUNT_ATTR_NOEXEC: u64 = 8;
+pub(super) const NO_ALL: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+/// `PROC_SUPER_MAGIC`
+const PROC: i64 = 0x9fa0;
+/// What may be mounted over below `/proc`: files about the machine, for which others know better (lxcfs). The list of runc.
+const PROC_FILES: [&str; 11] =
+    ["cpuinfo", "diskstats", "loadavg", "meminfo", "net/dev", "slabinfo", "stat", "swaps", "sys/crypto/fips_enabled", "sys/kernel/ns_last_pid", "uptime"];
 
 /// Detached copies of what the host lends, in the order of the configuration's mounts.
 pub(super) struct Sources {
+    /// With whether it is a directory; none for an image volume.
     binds: Vec<Option<(OwnedFd, bool)>>,
     shm: OwnedFd,
     /// Version 1: name below `/sys/fs/cgroup` and the container's own directory.
@@ -63,8 +45,8 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// Runs in the host's mount namespace. `pod_ns` is the mount namespace whose root is the pod's shared memory.
-    pub(super) fn open(spec: &Spec, sandbox: &SandboxConfig, pod_ns: &OwnedFd, host_ns: &OwnedFd) -> Step<Sources> {
+    /// Runs in the host's mount namespace.
+    pub(super) fn open(spec: &Spec, host: &Host) -> Step<Sources> {
         let mut binds = Vec::new();
         for mount in &spec.config.mounts {
             if mount.image.is_some() {
@@ -84,6 +66,9 @@ impl Sources {
             sys::mount_setattr(&tree, true, 0, propagation).map_err(|e| format!("{}: propagation: {e}", what()))?;
             let deep = mount.readonly && mount.recursive_readonly;
             sys::mount_setattr(&tree, deep, readonly, 0).map_err(|e| format!("{}: read-only: {e}", what()))?;
+            if let Some(users) = &host.users {
+                users.show(&tree, true).map_err(|e| format!("{}: {e}", what()))?;
+            }
             binds.push(Some((tree, directory)));
         }
         let devices = spec.config.devices.iter().map(|d| {
@@ -92,8 +77,8 @@ impl Sources {
         });
         Ok(Sources {
             binds,
-            shm: shared_memory(sandbox, pod_ns, host_ns).map_err(|e| format!("shared memory: {e}"))?,
-            cgroups: own_cgroups(spec, sandbox).map_err(|e| format!("cgroups: {e}"))?,
+            shm: shared_memory(&host.sandbox, &host.pod_ns, &host.host_ns).map_err(|e| format!("shared memory: {e}"))?,
+            cgroups: own_cgroups(spec, &host.sandbox).map_err(|e| format!("cgroups: {e}"))?,
             devices: devices.collect::<Step<_>>()?,
         })
     }
@@ -128,127 +113,233 @@ fn own_cgroups(spec: &Spec, sandbox: &SandboxConfig) -> io::Result<Vec<(String, 
     Ok(list)
 }
 
-/// Builds everything and makes it the root. Runs in the container's own mount, process and cgroup namespaces.
-pub(super) fn build(spec: &Spec, sources: Sources) -> Step<()> {
-    sys::mount(c"", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"").map_err(|e| format!("private mounts: {e}"))?;
-    let rootfs = spec.container_dir.join("rootfs");
-    overlay(spec, &rootfs).map_err(|e| format!("failed to mount rootfs at {rootfs:?}: {e}"))?;
-    let root = Root::open(&rootfs).map_err(|e| format!("rootfs: {e}"))?;
+/// What the host's root has made for a container: its root file system is mounted, all else waits detached.
+pub(super) struct Ground {
+    rootfs: PathBuf,
+    own_users: bool,
+    binds: Vec<(OwnedFd, bool)>,
+    /// Anonymous volumes, by their paths.
+    volumes: Vec<(String, OwnedFd)>,
+    shm: OwnedFd,
+    cgroups: Vec<(String, OwnedFd)>,
+    dev: OwnedFd,
+}
+
+impl Ground {
+    /// Runs in a mount namespace of the container's own, with the host's rights.
+    pub(super) fn lay(spec: &Spec, host: &Host, sources: Sources) -> Step<Ground> {
+        sys::mount(c"", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"").map_err(|e| format!("private mounts: {e}"))?;
+        let Sources { binds, shm, cgroups, devices } = sources;
+        let rootfs = spec.container_dir.join("rootfs");
+        let layers = match &host.users {
+            Some(users) => shifted_layers(spec, users)?,
+            None => spec.layers_dir.clone(),
+        };
+        overlay(spec, &layers, &rootfs).map_err(|e| format!("failed to mount rootfs at {rootfs:?}: {e}"))?;
+        let root = Root::open(&rootfs).map_err(|e| format!("rootfs: {e}"))?;
+        let mut placed = Vec::new();
+        for (index, bind) in binds.into_iter().enumerate() {
+            placed.push(match bind {
+                Some(bind) => bind,
+                None => image_volume(spec, index, &layers)?,
+            });
+        }
+        let volumes = volume::fill(spec, &root)?;
+        let dev = dev::tree(Users::on_host(host.users.as_ref(), 0, 0))?;
+        dev::place(&root, &dev, &dev::nodes(spec, &devices))?;
+        if host.users.is_some() {
+            // The way down to it is closed to the pod's users; the working directory is taken along.
+            process::chdir(&sys::c_path(&rootfs).map_err(|e| e.to_string())?).map_err(|e| format!("rootfs: {e}"))?;
+        }
+        Ok(Ground { rootfs, own_users: host.users.is_some(), binds: placed, volumes, shm, cgroups, dev })
+    }
+
+    /// The container's root, as a mount of the present namespace that may be made its root.
+    fn root(&self) -> io::Result<Root> {
+        if !self.own_users {
+            return Root::open(&self.rootfs);
+        }
+        // What a namespace has from one of other users is locked in its place; a copy is its own.
+        let copy = sys::open_tree(AT_FDCWD, c".", true)?;
+        sys::move_mount(&copy, &process::openat(&AT_FDCWD, c".", libc::O_PATH | libc::O_DIRECTORY, 0)?)?;
+        Ok(Root::from(copy))
+    }
+}
+
+/// The user's side of a new terminal, and the controlling one.
+pub(super) struct Terminal {
+    pub(super) master: OwnedFd,
+    pub(super) peer: OwnedFd,
+}
+
+impl Terminal {
+    /// Both sides, by the opened `ptmx` of a devpts.
+    pub(super) fn of(master: OwnedFd) -> io::Result<Terminal> {
+        process::set_blocking(&master)?;
+        let peer = process::terminal_peer(&master)?;
+        Ok(Terminal { master, peer })
+    }
+}
+
+/// Builds everything and makes it the root. Runs in the container's own mount and cgroup namespaces; `pids` is its process
+/// namespace, if that is not the present one. Answers the terminal, if the container has one.
+pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>) -> Step<Option<Terminal>> {
+    let root = ground.root().map_err(|e| format!("rootfs: {e}"))?;
     let own: Vec<&Path> = spec.config.mounts.iter().map(|m| m.container.as_path()).collect();
     let default = |path: &str| !own.iter().any(|p| *p == Path::new(path));
-    let Sources { binds, shm, cgroups, devices } = sources;
-    if default("/proc") {
-        fresh(&root, c"proc", &[], NO_ALL, "/proc")?;
-    }
+    let Ground { binds, volumes, shm, cgroups, dev, .. } = ground;
+    let proc = if default("/proc") {
+        let proc = proc_of(pids).map_err(|e| format!("new proc for /proc: {e}"))?;
+        attach_at(&proc, &ordinary(&root, "proc")?, "/proc")?;
+        // Before anything else is mounted: what is found here is the kernel's own.
+        restrict::below(&proc, "/proc/", spec)?;
+        Some(proc)
+    } else {
+        None
+    };
+    let mut terminal = None;
     if default("/dev") {
-        device_tree(&root, spec, &devices)?;
+        attach_at(&dev, &ordinary(&root, "dev")?, "/dev")?;
+        terminal = dev::furnish(&dev, spec)?;
         if default("/dev/shm") {
-            attach(&root, &shm, "/dev/shm", true)?;
+            attach_at(&shm, &below(&dev, c"shm", "/dev/shm")?, "/dev/shm")?;
         }
-        fresh(&root, c"mqueue", &[], NO_ALL, "/dev/mqueue")?;
+        attach_at(&fresh(c"mqueue", &[], NO_ALL, "/dev/mqueue")?, &below(&dev, c"mqueue", "/dev/mqueue")?, "/dev/mqueue")?;
     }
     if default("/sys") {
         let readonly = if spec.config.privileged { 0 } else { sys::MOUNT_ATTR_RDONLY };
-        fresh(&root, c"sysfs", &[], NO_ALL | readonly, "/sys")?;
+        let sysfs = fresh(c"sysfs", &[], NO_ALL | readonly, "/sys")?;
+        attach_at(&sysfs, &ordinary(&root, "sys")?, "/sys")?;
+        restrict::below(&sysfs, "/sys/", spec)?;
         if default("/sys/fs/cgroup") {
-            cgroup_tree(&root, spec, &cgroups)?;
+            cgroup_tree(&below(&sysfs, c"fs/cgroup", "/sys/fs/cgroup")?, spec, &cgroups)?;
         }
     }
-    for (index, bind) in binds.iter().enumerate() {
-        let mount = &spec.config.mounts[index];
-        let target = mount.container.to_string_lossy();
-        match bind {
-            Some((tree, directory)) => attach(&root, tree, &target, *directory)?,
-            None => image_volume(spec, index, &root)?,
-        }
+    // Whatever lies higher comes first; at the same height the pod's own.
+    let binds = spec.config.mounts.iter().zip(&binds).map(|(mount, (tree, directory))| (mount.container.to_string_lossy(), tree, *directory));
+    let mut all: Vec<_> = binds.chain(volumes.iter().map(|(path, tree)| (path.into(), tree, true))).collect();
+    all.sort_by_key(|(path, ..)| Path::new(path.as_ref()).components().count());
+    for (path, tree, directory) in all {
+        attach(&root, tree, &path, directory, proc.as_ref())?;
     }
-    restrict(&root, spec)?;
+    restrict::elsewhere(&root, spec, [("/proc/", default("/proc")), ("/sys/", default("/sys"))])?;
     working_directory(&root, spec)?;
     if spec.config.readonly_rootfs {
-        sys::mount_setattr(&root.0, false, sys::MOUNT_ATTR_RDONLY, 0).map_err(|e| format!("read-only root: {e}"))?;
+        sys::mount_setattr(&root, false, sys::MOUNT_ATTR_RDONLY, 0).map_err(|e| format!("read-only root: {e}"))?;
     }
-    process::fchdir(&root.0).and_then(|()| process::pivot_here()).map_err(|e| format!("pivot_root: {e}"))
+    process::fchdir(&root).and_then(|()| process::pivot_here()).map_err(|e| format!("pivot_root: {e}"))?;
+    Ok(terminal)
 }
 
-/// The container's root directory.
-struct Root(OwnedFd);
-
-impl Root {
-    fn open(path: &Path) -> io::Result<Root> {
-        process::openat(&AT_FDCWD, &sys::c_path(path)?, libc::O_PATH | libc::O_DIRECTORY, 0).map(Root)
+/// The file system of processes, of the namespace in which the container's will live.
+fn proc_of(pids: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+    let Some(pids) = pids else { return sys::new_mount(c"proc", &[], NO_ALL) };
+    match sys::new_proc(pids, NO_ALL) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => proc_by_helper(pids),
+        made => made,
     }
+}
 
-    fn find(&self, path: &str, flags: i32) -> io::Result<OwnedFd> {
-        sys::openat2(&self.0, &sys::c_str(path)?, libc::O_PATH | flags, 0, sys::RESOLVE_IN_ROOT)
-    }
-
-    /// The directory at this path, made with those above it where absent.
-    fn directory(&self, path: &str) -> io::Result<OwnedFd> {
-        match self.find(path, libc::O_DIRECTORY) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            found => return found,
+/// Before Linux 6.17 only a process in the namespace can mount it. It is there for this one call, with nothing else open.
+fn proc_by_helper(pids: &OwnedFd) -> io::Result<OwnedFd> {
+    let (ours, theirs) = process::packet_pair()?;
+    process::setns(pids, libc::CLONE_NEWPID)?;
+    if process::clone(0)? == 0 {
+        process::close_all_but(&[theirs.as_raw_fd()]);
+        if let Ok(mount) = sys::new_mount(c"proc", &[], NO_ALL) {
+            let _ = sys::send_packet(&theirs, b"M", &[mount]);
         }
-        let (parent, name) = split(path)?;
-        let parent = self.directory(parent)?;
-        match process::mkdirat(&parent, &sys::c_str(name)?, 0o755) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-            _ => {}
-        }
-        self.find(path, libc::O_DIRECTORY)
+        process::exit_now(0);
     }
+    drop(theirs);
+    let mut one = [libc::pollfd { fd: ours.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    process::poll(&mut one, -1);
+    let (_, fds) = sys::receive_packet(&ours)?;
+    fds.into_iter().next().ok_or_else(|| io::ErrorKind::PermissionDenied.into())
+}
 
-    /// The file at this path, made empty where absent.
-    fn file(&self, path: &str) -> io::Result<OwnedFd> {
-        match self.find(path, 0) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            found => return found,
-        }
-        let (parent, name) = split(path)?;
-        let parent = self.directory(parent)?;
-        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;
-        match process::openat(&parent, &sys::c_str(name)?, flags, 0o644) {
-            // A symlink to what does not exist: that is made.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let link = std::fs::read_link(format!("/proc/self/fd/{}/{name}", parent.as_raw_fd()))?;
-                let target = Path::new(split(path)?.0).join(link);
-                let parent = target.parent().and_then(Path::to_str).ok_or(io::ErrorKind::InvalidInput)?;
-                let name = target.file_name().and_then(|n| n.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
-                drop(process::openat(&self.directory(parent)?, &sys::c_str(name)?, flags, 0o644)?);
-            }
-            made => drop(made?),
-        }
-        self.find(path, 0)
+/// The place of one of the kernel's file systems: a directory of the root itself, in runc's words.
+fn ordinary(root: &Root, name: &str) -> Step<OwnedFd> {
+    root.directory(name, Links::Refused, 0o755).map_err(|e| match e.raw_os_error() {
+        Some(libc::ELOOP | libc::ENOTDIR) => format!("filesystem {name:?} must be mounted on ordinary directory"),
+        _ => format!("error mounting {name:?} to rootfs at \"/{name}\": {e}"),
+    })
+}
+
+/// A directory of a mount that is the kernel's or our own.
+fn below(mount: &OwnedFd, name: &CStr, path: &str) -> Step<OwnedFd> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    sys::openat2(mount, name, flags, 0, sys::RESOLVE_IN_ROOT | sys::RESOLVE_NO_SYMLINKS).map_err(|e| format!("error mounting to rootfs at {path:?}: {e}"))
+}
+
+pub(super) fn is_directory(fd: &OwnedFd) -> io::Result<bool> {
+    Ok(File::from(fd.try_clone()?).metadata()?.is_dir())
+}
+
+pub(super) fn attach_at(tree: &OwnedFd, place: &OwnedFd, target: &str) -> Step<()> {
+    sys::move_mount(tree, place).map_err(|e| format!("error mounting to rootfs at {target:?}: {e}"))
+}
+
+/// Mounts where the configuration wants it. `proc` is the container's file system of processes, in which nothing may be
+/// covered but a few files: what hides or replaces the rest deceives whoever looks into the container.
+fn attach(root: &Root, tree: &OwnedFd, target: &str, directory: bool, proc: Option<&OwnedFd>) -> Step<()> {
+    let fail = |e: io::Error| format!("error mounting to rootfs at {target:?}: {e}");
+    let place = if directory { root.directory(target, Links::Within, 0o755) } else { root.file(target, Links::Within, 0o644) }.map_err(fail)?;
+    if let Some(proc) = proc
+        && sys::file_system_of(&place).map_err(fail)? == PROC
+        && !may_cover(&place, proc).map_err(fail)?
+    {
+        return Err(format!("error mounting to rootfs at {target:?}: {target:?} cannot be mounted because it is inside /proc"));
     }
+    attach_at(tree, &place, target)
 }
 
-fn split(path: &str) -> io::Result<(&str, &str)> {
-    let path = path.trim_end_matches('/');
-    let (parent, name) = path.rsplit_once('/').unwrap_or(("/", path));
-    if name.is_empty() { Err(io::ErrorKind::InvalidInput.into()) } else { Ok((if parent.is_empty() { "/" } else { parent }, name)) }
+fn may_cover(place: &OwnedFd, proc: &OwnedFd) -> io::Result<bool> {
+    let identity = |fd: &OwnedFd| File::from(fd.try_clone()?).metadata().map(|m| (m.dev(), m.ino()));
+    let place = identity(place)?;
+    for name in PROC_FILES {
+        // `net` is a link to what the reading process has.
+        let found = sys::openat2(proc, &sys::c_str(name)?, libc::O_PATH, 0, sys::RESOLVE_IN_ROOT);
+        if found.and_then(|fd| identity(&fd)).is_ok_and(|found| found == place) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-fn is_directory(fd: &OwnedFd) -> io::Result<bool> {
-    Ok(std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd()))?.is_dir())
+pub(super) fn fresh(kind: &CStr, options: &[(&CStr, Option<&CStr>)], flags: u64, target: &str) -> Step<OwnedFd> {
+    sys::new_mount(kind, options, flags).map_err(|e| format!("new {kind:?} for {target}: {e}"))
 }
 
-fn attach(root: &Root, tree: &OwnedFd, target: &str, directory: bool) -> Step<()> {
-    let place = if directory { root.directory(target) } else { root.file(target) };
-    let done = place.and_then(|place| sys::move_mount(tree, &place));
-    done.map_err(|e| format!("error mounting to rootfs at {target:?}: {e}"))
+/// The image store's layers, owned by the pod's users: overlayfs itself cannot be shown shifted, its layers can. The writable
+/// layer above has their ids on disk.
+fn shifted_layers(spec: &Spec, users: &Users) -> Step<PathBuf> {
+    let at = spec.container_dir.join("layers");
+    let make = || -> io::Result<OwnedFd> {
+        make_dir(&at)?;
+        sys::open_tree(AT_FDCWD, &sys::c_path(&spec.layers_dir)?, false)
+    };
+    let tree = make().map_err(|e| format!("layers: {e}"))?;
+    users.show(&tree, false).map_err(|e| format!("layers: {e}"))?;
+    let place = process::openat(&AT_FDCWD, &sys::c_path(&at).map_err(|e| e.to_string())?, libc::O_PATH | libc::O_DIRECTORY, 0);
+    place.and_then(|place| sys::move_mount(&tree, &place)).map_err(|e| format!("layers: {e}"))?;
+    Ok(at)
 }
 
-fn fresh(root: &Root, kind: &CStr, options: &[(&CStr, Option<&CStr>)], flags: u64, target: &str) -> Step<()> {
-    let mount = sys::new_mount(kind, options, flags).map_err(|e| format!("new {kind:?} for {target}: {e}"))?;
-    attach(root, &mount, target, true)
+/// A directory of the container's own on the host.
+pub(super) fn make_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// The image's layers with a writable one above. By the old mount(2) with relative names: the new interface takes only
 /// short values before Linux 6.5, and images have up to 127 layers.
-fn overlay(spec: &Spec, target: &Path) -> io::Result<()> {
-    let upper = spec.container_dir.display();
+fn overlay(spec: &Spec, layers: &Path, target: &Path) -> io::Result<()> {
+    let upper = escaped(&spec.container_dir.to_string_lossy());
     let lower = lower_dirs(&spec.layers);
-    let options = format!("lowerdir={lower},upperdir={upper}/upper,workdir={upper}/work");
-    process::chdir(&sys::c_path(&spec.layers_dir)?)?;
+    // Some kernels are built to note in the layers where a file was and whether its content was copied: none of it is wanted.
+    let options = format!("lowerdir={lower},upperdir={upper}/upper,workdir={upper}/work,index=off,metacopy=off,redirect_dir=off");
+    process::chdir(&sys::c_path(layers)?)?;
     let target = sys::c_path(target)?;
     // `volatile`: the layer dies with its container, so nothing waits for the disk on its behalf. Linux before 5.10 lacks it.
     let quick = CString::new(format!("{options},volatile"))?;
@@ -256,6 +347,11 @@ fn overlay(spec: &Spec, target: &Path) -> io::Result<()> {
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => sys::mount(c"overlay", &target, c"overlay", 0, &CString::new(options)?),
         done => done,
     }
+}
+
+/// A path among the options of a mount, where some characters mean something.
+fn escaped(path: &str) -> String {
+    path.chars().flat_map(|c| matches!(c, '\\' | ',' | ':').then_some('\\').into_iter().chain([c])).collect()
 }
 
 /// Highest first, as overlayfs wants them. An image without any layer has the empty one.
@@ -266,85 +362,31 @@ fn lower_dirs(layers: &[String]) -> String {
     layers.iter().rev().map(String::as_str).collect::<Vec<_>>().join(":")
 }
 
-/// An image's files as a read-only volume.
-fn image_volume(spec: &Spec, index: usize, root: &Root) -> Step<()> {
+/// An image's files as a read-only volume, detached; with whether it is a directory.
+fn image_volume(spec: &Spec, index: usize, layers_dir: &Path) -> Step<(OwnedFd, bool)> {
     let mount = &spec.config.mounts[index];
     let layers = spec.image_mounts.iter().find(|(i, _)| *i == index).map_or(&[][..], |(_, layers)| layers);
-    let fail = |e: io::Error| format!("image volume at {:?}: {e}", mount.container);
     let stage = spec.container_dir.join(format!("volume-{index}"));
-    let make = || -> io::Result<OwnedFd> {
-        std::fs::create_dir_all(&stage)?;
-        let stage = sys::c_path(&stage)?;
-        process::chdir(&sys::c_path(&spec.layers_dir)?)?;
+    let make = || -> io::Result<(OwnedFd, bool)> {
+        make_dir(&stage)?;
+        process::chdir(&sys::c_path(layers_dir)?)?;
         // Overlayfs without a writable layer wants two: the empty one helps out.
         let options = format!("lowerdir={}:{}", crate::images::EMPTY_LAYER, lower_dirs(layers));
-        sys::mount(c"overlay", &stage, c"overlay", libc::MS_RDONLY, &CString::new(options)?)?;
-        let within = Root::open(Path::new(std::ffi::OsStr::new(stage.to_str().unwrap_or_default())))?;
-        let part = within.find(mount.host.to_str().filter(|p| !p.is_empty()).unwrap_or("/"), 0)?;
+        sys::mount(c"overlay", &sys::c_path(&stage)?, c"overlay", libc::MS_RDONLY, &CString::new(options)?)?;
+        let part = Root::open(&stage)?.find(&mount.host, Links::Within, 0)?;
         let tree = sys::open_tree(part.as_raw_fd(), c"", false)?;
         sys::mount_setattr(&tree, false, sys::MOUNT_ATTR_RDONLY, 0)?;
-        Ok(tree)
+        let directory = is_directory(&tree)?;
+        Ok((tree, directory))
     };
-    let tree = make().map_err(fail)?;
-    let directory = is_directory(&tree).map_err(fail)?;
-    attach(root, &tree, &mount.container.to_string_lossy(), directory)
+    make().map_err(|e| format!("image volume at {:?}: {e}", mount.container))
 }
 
-fn device_tree(root: &Root, spec: &Spec, devices: &[(Device, std::fs::Metadata)]) -> Step<()> {
-    let fail = |what: &str, e: io::Error| format!("/dev{what}: {e}");
-    let options = [(c"mode", Some(c"755")), (c"size", Some(c"65536k"))];
-    let dev = sys::new_mount(c"tmpfs", &options, MOUNT_ATTR_NOSUID).map_err(|e| fail("", e))?;
-    let node = |name: &CStr, mode: u32, device: u64| sys::mknodat(&dev, name, mode, device);
-    for (name, major, minor) in DEVICES {
-        node(name, libc::S_IFCHR | 0o666, libc::makedev(major, minor)).map_err(|e| fail("/…", e))?;
-    }
-    for (target, name) in LINKS {
-        process::symlinkat(target, &dev, name).map_err(|e| fail("/…", e))?;
-    }
-    for name in [c"pts", c"shm", c"mqueue"] {
-        process::mkdirat(&dev, name, 0o755).map_err(|e| fail("/…", e))?;
-    }
-    attach(root, &dev, "/dev", true)?;
-    let options = [(c"newinstance", None), (c"ptmxmode", Some(c"0666")), (c"mode", Some(c"0620")), (c"gid", Some(c"5"))];
-    fresh(root, c"devpts", &options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, "/dev/pts")?;
-    let mut all: Vec<(PathBuf, u32, u64)> = devices.iter().map(|(d, m)| (d.container.clone(), m.mode() & !0o777 | 0o666, m.rdev())).collect();
-    if spec.config.privileged {
-        host_devices(Path::new("/dev"), 0, &mut all);
-    }
-    for (path, mode, device) in all {
-        let path = path.to_string_lossy().into_owned();
-        let (parent, name) = split(&path).map_err(|e| fail(&path, e))?;
-        let made = root.directory(parent).and_then(|dir| sys::mknodat(&dir, &sys::c_str(name)?, mode, device));
-        if let Err(e) = made
-            && e.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(format!("device {path}: {e}"));
-        }
-    }
-    Ok(())
-}
-
-/// All device files of the host.
-fn host_devices(dir: &Path, depth: usize, list: &mut Vec<(PathBuf, u32, u64)>) {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let Ok(meta) = entry.metadata() else { continue };
-        let name = entry.file_name();
-        if meta.is_dir() {
-            let own = depth == 0 && ["pts", "shm", "mqueue", "fd"].iter().any(|n| name == *n);
-            if depth < DEV_DEPTH_MAX && !own {
-                host_devices(&entry.path(), depth + 1, list);
-            }
-        } else if matches!(meta.mode() & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK) && name != "ptmx" && name != "console" {
-            list.push((entry.path(), meta.mode(), meta.rdev()));
-        }
-    }
-}
-
-fn cgroup_tree(root: &Root, spec: &Spec, cgroups: &[(String, OwnedFd)]) -> Step<()> {
+fn cgroup_tree(place: &OwnedFd, spec: &Spec, cgroups: &[(String, OwnedFd)]) -> Step<()> {
     const AT: &str = "/sys/fs/cgroup";
     let readonly = if spec.config.privileged { 0 } else { sys::MOUNT_ATTR_RDONLY };
     if spec.cgroup.unified {
-        return fresh(root, c"cgroup2", &[], NO_ALL | readonly, AT);
+        return attach_at(&fresh(c"cgroup2", &[], NO_ALL | readonly, AT)?, place, AT);
     }
     let fail = |e: io::Error| format!("{AT}: {e}");
     let tmpfs = sys::new_mount(c"tmpfs", &[(c"mode", Some(c"755"))], NO_ALL).map_err(fail)?;
@@ -355,49 +397,27 @@ fn cgroup_tree(root: &Root, spec: &Spec, cgroups: &[(String, OwnedFd)]) -> Step<
             process::symlinkat(&name, &tmpfs, &part).map_err(fail)?;
         }
     }
-    attach(root, &tmpfs, AT, true)?;
+    attach_at(&tmpfs, place, AT)?;
     for (name, tree) in cgroups {
-        attach(root, tree, &format!("{AT}/{name}"), true)?;
+        attach_at(tree, &below(&tmpfs, &sys::c_str(name).map_err(fail)?, AT)?, AT)?;
     }
     sys::mount_setattr(&tmpfs, false, readonly, 0).map_err(fail)
 }
 
-/// Hides what a container must not see and protects what it must not change.
-fn restrict(root: &Root, spec: &Spec) -> Step<()> {
-    let list = |given: &Option<Vec<String>>, default: &[&str]| -> Vec<String> {
-        match given {
-            _ if spec.config.privileged => Vec::new(),
-            Some(paths) => paths.clone(),
-            None => default.iter().map(|p| (*p).to_owned()).collect(),
-        }
-    };
-    for path in list(&spec.config.readonly_paths, &READONLY) {
-        let Ok(place) = root.find(&path, 0) else { continue };
-        let done = sys::open_tree(place.as_raw_fd(), c"", true).and_then(|tree| {
-            sys::mount_setattr(&tree, true, sys::MOUNT_ATTR_RDONLY, 0)?;
-            sys::move_mount(&tree, &place)
-        });
-        done.map_err(|e| format!("read-only path {path}: {e}"))?;
-    }
-    for path in list(&spec.config.masked_paths, &MASKED) {
-        let Ok(place) = root.find(&path, 0) else { continue };
-        let mask = || -> io::Result<()> {
-            let cover = if is_directory(&place)? {
-                sys::new_mount(c"tmpfs", &[(c"size", Some(c"0k"))], sys::MOUNT_ATTR_RDONLY | NO_ALL)?
-            } else {
-                sys::open_tree(AT_FDCWD, c"/dev/null", false)?
-            };
-            sys::move_mount(&cover, &place)
-        };
-        mask().map_err(|e| format!("masked path {path}: {e}"))?;
+/// Made if absent; one that cannot be made is told when the process changes to it.
+fn working_directory(root: &Root, spec: &Spec) -> Step<()> {
+    if let Err(e) = root.directory(&spec.cwd, Links::Within, 0o755) {
+        return Err(format!("chdir to cwd ({:?}) set in config.json failed: {e}", spec.cwd));
     }
     Ok(())
 }
 
-/// Made if absent; one that cannot be made is told when the process changes to it.
-fn working_directory(root: &Root, spec: &Spec) -> Step<()> {
-    if let Err(e) = root.directory(&spec.cwd) {
-        return Err(format!("chdir to cwd ({:?}) set in config.json failed: {e}", spec.cwd));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_may_have_any_character() {
+        assert_eq!(escaped("/data/a,b:c\\d"), "/data/a\\,b\\:c\\\\d");
     }
-    Ok(())
 }

@@ -9,6 +9,8 @@
 //! guest of the crate's tests: `ctr guest …` does inside a container what a test wants to see.
 #![allow(clippy::disallowed_methods)]
 
+mod attack;
+
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -86,7 +88,7 @@ async fn command(args: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
         ["stop", pod] => rt.stop_container(pod, Duration::from_secs(10)).await?,
         ["rm", pod] => rt.remove_sandbox(&format!("{pod}-sandbox")).await?,
         ["purge"] => rt.purge().await?,
-        other => return Err(format!("what is {other:?}? See the head of examples/ctr.rs").into()),
+        other => return Err(format!("what is {other:?}? See the head of examples/ctr").into()),
     }
     Ok(())
 }
@@ -124,6 +126,12 @@ async fn run(rt: &Runtime, image: &str, pod: &str, args: &[&str]) -> Result<(), 
     Ok(())
 }
 
+/// Owner, group and mode.
+fn owner(path: &str) -> String {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::symlink_metadata(path).map_or_else(|e| e.to_string(), |m| format!("{}:{} {:o}", m.uid(), m.gid(), m.mode()))
+}
+
 /// What a test's container does. Answers its exit code.
 fn guest(args: &[&str]) -> i32 {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_else(|e| format!("{e}\n"));
@@ -154,6 +162,9 @@ fn guest(args: &[&str]) -> i32 {
         },
         ["env"] => std::env::vars().for_each(|(k, v)| println!("{k}={v}")),
         ["where"] => println!("{}", std::env::current_dir().map_or_else(|e| e.to_string(), |d| d.display().to_string())),
+        // What a tenant would try: answers the attempts that went through.
+        ["attack", rest @ ..] => return attack::run(rest),
+        ["owner", paths @ ..] => paths.iter().for_each(|p| println!("{}", owner(p))),
         ["hostname"] => print!("{}", read("/proc/sys/kernel/hostname")),
         ["obey"] => {
             let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an executor");
