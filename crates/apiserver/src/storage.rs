@@ -9,6 +9,8 @@ use crate::{
     rows::Row,
 };
 use bytes::Bytes;
+use futures_util::FutureExt;
+use identity::{Changes, Seen};
 use machinery::{
     Value, convert,
     fields::FieldSelector,
@@ -19,7 +21,10 @@ use machinery::{
     status::Status,
 };
 use parking_lot::Mutex;
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, OnceLock},
+};
 use store::{CommitError, Draft, Entry, Expect};
 pub(crate) use store::{Event, Expired, Snapshot, Watch};
 
@@ -46,11 +51,6 @@ pub(crate) fn type_of(value: &Value) -> Option<TypeRef<'static>> {
     let api_version = value["apiVersion"].as_str().unwrap_or("v1");
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     schema::builtin().kind(&Gvk { group: group.into(), version: version.into(), kind: value["kind"].as_str()?.into() })
-}
-
-/// Whether the row is that of Services, whose writes allocate addresses.
-pub(crate) fn is_service(row: &Row) -> bool {
-    row.resource.resource == "services" && row.resource.group.is_empty()
 }
 
 /// The newest revision.
@@ -213,9 +213,42 @@ impl identity::Objects for StoredObjects {
         self.0.bucket_of(key)?.get(key).map(|e| e.value())
     }
 
-    fn list(&self, prefix: &str) -> Vec<Arc<Value>> {
-        let Some(snapshot) = self.0.bucket_of(prefix).and_then(|bucket| self.0.snapshot(&bucket, None)) else { return Vec::new() };
-        snapshot.range(prefix, "").map(Entry::value).collect()
+    fn changes(&self, prefix: &str, since: Option<u64>) -> Changes {
+        let Some(bucket) = self.0.bucket_of(prefix) else { return Changes { mark: 0, whole: true, objects: Vec::new() } };
+        if let Some(mut watch) = since.and_then(|since| self.0.watch(&bucket, since).ok()) {
+            let mut changes = Changes { mark: since.unwrap_or_default(), whole: false, objects: Vec::new() };
+            // What is there is told at once; nothing is waited for.
+            loop {
+                match watch.next().now_or_never() {
+                    None => return changes,
+                    Some(Ok(event)) => {
+                        changes.mark = event.revision;
+                        let entry = event.new.as_ref().or(event.old.as_ref());
+                        let value = event.new.as_ref().map(Entry::value);
+                        changes.objects.extend(entry.map(|entry| (Arc::clone(&entry.key), value)));
+                    }
+                    Some(Err(_)) => break,
+                }
+            }
+        }
+        // The mark is taken first: what changes meanwhile is told again rather than missed.
+        let mark = bucket.last_revision();
+        let Some(snapshot) = self.0.snapshot(&bucket, None) else { return Changes { mark, whole: true, objects: Vec::new() } };
+        let objects = snapshot.range(prefix, "").map(|entry| (Arc::clone(&entry.key), Some(entry.value()))).collect();
+        Changes { mark, whole: true, objects }
+    }
+
+    fn on_node(&self, prefix: &str, node: &str, visit: &mut dyn FnMut(Seen<'_>) -> ControlFlow<()>) {
+        let Some(snapshot) = self.0.bucket_of(prefix).and_then(|bucket| self.0.snapshot(&bucket, None)) else { return };
+        let strategy = kinds::strategy("", "pods");
+        for entry in snapshot.range(prefix, "") {
+            if entry.attributes(|value| strategy.selectable_fields(value)).field("spec.nodeName") != Some(node) {
+                continue;
+            }
+            if visit(Seen { key: &entry.key, revision: entry.revision, value: &|| entry.value() }).is_break() {
+                return;
+            }
+        }
     }
 
     fn version(&self, prefixes: &[&str]) -> u64 {

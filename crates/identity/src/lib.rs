@@ -18,7 +18,7 @@ mod user;
 pub use authn::{Authenticator, Trust};
 pub use authz::Authorizer;
 pub use error::Error;
-pub use objects::Objects;
+pub use objects::{Changes, Objects, Seen};
 pub use tokens::{Bound, Review, TokenSpec, Tokens};
 pub use user::{Attributes, Decision, User, node_of, service_account_of};
 

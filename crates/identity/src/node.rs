@@ -2,25 +2,27 @@
 //! write what is its own.
 //!
 //! Upstream keeps a graph beside its caches. Here the question is answered by walking the few objects in between, in
-//! the store's memory: the pods of one namespace, mostly. So there is nothing to keep in step.
+//! the store's memory: the node's own pods of one namespace. So there is nothing to keep in step; what each pod names is
+//! remembered with the pod's revision ([`Remembered`]), so that a question decodes only what has changed since the last.
 
+mod refs;
 #[cfg(test)]
 mod tests;
 
-use crate::{
-    Attributes, Decision, Objects,
-    objects::{items, text},
-    rbac::Rule,
-    user::node_of,
+use crate::{Attributes, Decision, Objects, objects::text, rbac::Rule, user::node_of};
+use refs::{Refs, Remembered};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, LazyLock},
 };
-use machinery::Value;
-use std::sync::{Arc, LazyLock};
 
+const PODS: &str = "/registry/pods/";
 const READ: [&str; 3] = ["get", "list", "watch"];
 
 /// Authorises requests of nodes.
 pub struct NodeAuthorizer {
     objects: Arc<dyn Objects>,
+    remembered: Remembered,
 }
 
 type Answer = Result<(), String>;
@@ -32,7 +34,7 @@ fn no(why: impl Into<String>) -> Answer {
 impl NodeAuthorizer {
     /// Over the objects of a store.
     pub fn new(objects: Arc<dyn Objects>) -> Self {
-        NodeAuthorizer { objects }
+        NodeAuthorizer { objects, remembered: Remembered::default() }
     }
 
     /// [`Decision::Allow`], or no opinion with the reason.
@@ -49,22 +51,22 @@ impl NodeAuthorizer {
             match (asked.group, asked.resource) {
                 ("", "secrets") => return self.read_namespaced(asked, || self.secret(node, asked.namespace, asked.name)),
                 ("", "configmaps") => {
-                    return self.read_namespaced(asked, || self.any_pod(node, asked.namespace, |pod| uses_config_map(pod, asked.name)));
+                    return self.read_namespaced(asked, || self.any_pod(node, asked.namespace, |pod| pod.config_maps.has(asked.name)));
                 }
                 ("", "persistentvolumeclaims") if asked.subresource == "status" => {
                     if !matches!(asked.verb, "get" | "update" | "patch") {
                         return no("can only get/update/patch this type");
                     }
-                    return self.related(asked, || self.any_pod(node, asked.namespace, |pod| uses_claim(pod, asked.name)));
+                    return self.related(asked, || self.any_pod(node, asked.namespace, |pod| pod.claims.has(asked.name)));
                 }
-                ("", "persistentvolumeclaims") => return self.get(asked, || self.any_pod(node, asked.namespace, |pod| uses_claim(pod, asked.name))),
+                ("", "persistentvolumeclaims") => return self.get(asked, || self.any_pod(node, asked.namespace, |pod| pod.claims.has(asked.name))),
                 ("", "persistentvolumes") => return self.get(asked, || self.volume(node, asked.name)),
                 ("resource.k8s.io", "resourceclaims") => {
-                    return self.get(asked, || self.any_pod(node, asked.namespace, |pod| uses_resource_claim(pod, asked.name)));
+                    return self.get(asked, || self.any_pod(node, asked.namespace, |pod| pod.resource_claims.has(asked.name)));
                 }
                 ("storage.k8s.io", "volumeattachments") => return self.get(asked, || self.attachment(node, asked.name)),
                 ("", "serviceaccounts") if asked.subresource == "token" => return self.token(node, asked),
-                ("", "serviceaccounts") => return self.get(asked, || self.any_pod(node, asked.namespace, |pod| account(pod) == asked.name)),
+                ("", "serviceaccounts") => return self.get(asked, || self.any_pod(node, asked.namespace, |pod| *pod.account == *asked.name)),
                 ("", "nodes") => return own_node(node, asked),
                 ("", "pods") if asked.verb == "get" && asked.subresource.is_empty() => {
                     return self.related(asked, || self.pod_on(node, asked.namespace, asked.name));
@@ -111,107 +113,71 @@ impl NodeAuthorizer {
         if asked.verb != "create" || asked.name.is_empty() {
             return no("can only create tokens for individual service accounts");
         }
-        self.related(asked, || self.any_pod(node, asked.namespace, |pod| account(pod) == asked.name))
+        self.related(asked, || self.any_pod(node, asked.namespace, |pod| *pod.account == *asked.name))
     }
 
-    fn any_pod(&self, node: &str, namespace: &str, uses: impl Fn(&Value) -> bool) -> bool {
-        let pods = self.objects.list(&format!("/registry/pods/{namespace}/"));
-        pods.iter().any(|pod| text(&pod["spec"], "nodeName") == node && uses(pod))
+    /// Whether a pod of the node in a namespace names something.
+    fn any_pod(&self, node: &str, namespace: &str, uses: impl Fn(&Refs) -> bool) -> bool {
+        let mut found = false;
+        self.pods(node, namespace, |refs| {
+            found = uses(refs);
+            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        found
+    }
+
+    fn pods(&self, node: &str, namespace: &str, mut visit: impl FnMut(&Refs) -> ControlFlow<()>) {
+        self.objects.on_node(&format!("{PODS}{namespace}/"), node, &mut |pod| visit(&self.remembered.of(&pod)));
     }
 
     fn pod_on(&self, node: &str, namespace: &str, name: &str) -> bool {
-        let pod = self.objects.get(&format!("/registry/pods/{namespace}/{name}"));
+        let pod = self.objects.get(&format!("{PODS}{namespace}/{name}"));
         // A pod that is gone may be asked for: the answer is 404, which tells the node to forget it.
         pod.is_none_or(|pod| text(&pod["spec"], "nodeName") == node)
     }
 
-    /// Secrets: by a pod, by the volumes of its claims, or by its service account's pull secrets (which admission has
-    /// written into the pod).
+    /// Secrets: by a pod (its account's pull secrets, too, which admission has written into the pod), or by the volumes of its
+    /// claims. Those may name secrets of another namespace than the claim's, so that the claims of all the node's pods count.
     fn secret(&self, node: &str, namespace: &str, name: &str) -> bool {
-        if self.any_pod(node, namespace, |pod| uses_secret(pod, name)) {
+        if self.any_pod(node, namespace, |pod| pod.secrets.has(name)) {
             return true;
         }
-        let volumes = self.objects.list("/registry/persistentvolumes/");
-        volumes.iter().any(|volume| {
-            let claim = &volume["spec"]["claimRef"];
-            volume_secrets(volume).any(|(n, s)| s == name && (if n.is_empty() { text(claim, "namespace") } else { n }) == namespace)
-                && self.volume_used(node, volume)
-        })
+        let mut found = false;
+        self.pods_everywhere(node, |place, refs| {
+            found = refs.claims.iter().any(|claim| self.claim_needs(place, claim, namespace, name));
+            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        found
+    }
+
+    fn pods_everywhere(&self, node: &str, mut visit: impl FnMut(&str, &Refs) -> ControlFlow<()>) {
+        self.objects.on_node(PODS, node, &mut |pod| {
+            let place = pod.key.strip_prefix(PODS).and_then(|rest| rest.split_once('/')).map_or("", |(namespace, _)| namespace);
+            visit(place, &self.remembered.of(&pod))
+        });
+    }
+
+    /// Whether the volume of a claim needs a secret.
+    fn claim_needs(&self, place: &str, claim: &str, namespace: &str, name: &str) -> bool {
+        let Some(found) = self.objects.get(&format!("/registry/persistentvolumeclaims/{place}/{claim}")) else { return false };
+        let Some(volume) = self.objects.get(&format!("/registry/persistentvolumes/{}", text(&found["spec"], "volumeName"))) else { return false };
+        let back = &volume["spec"]["claimRef"];
+        text(back, "namespace") == place
+            && text(back, "name") == claim
+            && refs::volume_secrets(&volume).any(|(n, s)| s == name && (if n.is_empty() { place } else { n }) == namespace)
     }
 
     fn volume(&self, node: &str, name: &str) -> bool {
-        self.objects.get(&format!("/registry/persistentvolumes/{name}")).is_some_and(|volume| self.volume_used(node, &volume))
-    }
-
-    fn volume_used(&self, node: &str, volume: &Value) -> bool {
+        let Some(volume) = self.objects.get(&format!("/registry/persistentvolumes/{name}")) else { return false };
         let claim = &volume["spec"]["claimRef"];
         let name = text(claim, "name");
-        !name.is_empty() && self.any_pod(node, text(claim, "namespace"), |pod| uses_claim(pod, name))
+        !name.is_empty() && self.any_pod(node, text(claim, "namespace"), |pod| pod.claims.has(name))
     }
 
     fn attachment(&self, node: &str, name: &str) -> bool {
         let found = self.objects.get(&format!("/registry/volumeattachments/{name}"));
         found.is_some_and(|attachment| text(&attachment["spec"], "nodeName") == node)
     }
-}
-
-fn account(pod: &Value) -> &str {
-    text(&pod["spec"], "serviceAccountName")
-}
-
-fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
-    ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|list| items(&pod["spec"][list]))
-}
-
-/// Volumes, and the sources of projected ones.
-fn sources(pod: &Value) -> impl Iterator<Item = &Value> {
-    items(&pod["spec"]["volumes"]).iter().flat_map(|v| std::iter::once(v).chain(items(&v["projected"]["sources"])))
-}
-
-fn uses_env(pod: &Value, from: &str, key: &str, name: &str) -> bool {
-    containers(pod).any(|c| {
-        items(&c["envFrom"]).iter().any(|e| text(&e[from], "name") == name) || items(&c["env"]).iter().any(|e| text(&e["valueFrom"][key], "name") == name)
-    })
-}
-
-fn uses_secret(pod: &Value, name: &str) -> bool {
-    let direct = ["azureFile", "cephfs", "cinder", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"];
-    items(&pod["spec"]["imagePullSecrets"]).iter().any(|s| text(s, "name") == name)
-        || uses_env(pod, "secretRef", "secretKeyRef", name)
-        || sources(pod).any(|s| {
-            text(&s["secret"], "secretName") == name
-                || text(&s["secret"], "name") == name
-                || text(&s["azureFile"], "secretName") == name
-                || text(&s["csi"]["nodePublishSecretRef"], "name") == name
-                || direct.iter().any(|d| text(&s[*d]["secretRef"], "name") == name)
-        })
-}
-
-fn uses_config_map(pod: &Value, name: &str) -> bool {
-    uses_env(pod, "configMapRef", "configMapKeyRef", name) || sources(pod).any(|s| text(&s["configMap"], "name") == name)
-}
-
-fn uses_claim(pod: &Value, name: &str) -> bool {
-    items(&pod["spec"]["volumes"]).iter().any(|v| {
-        let generic = v["ephemeral"].is_object() && name == format!("{}-{}", text(&pod["metadata"], "name"), text(v, "name"));
-        generic || text(&v["persistentVolumeClaim"], "claimName") == name
-    })
-}
-
-fn uses_resource_claim(pod: &Value, name: &str) -> bool {
-    items(&pod["spec"]["resourceClaims"]).iter().any(|c| text(c, "resourceClaimName") == name)
-        || items(&pod["status"]["resourceClaimStatuses"]).iter().any(|c| text(c, "resourceClaimName") == name)
-        || text(&pod["status"]["extendedResourceClaimStatus"], "resourceClaimName") == name
-}
-
-/// Namespace (empty: the claim's) and name of the secrets that a volume needs.
-fn volume_secrets(volume: &Value) -> impl Iterator<Item = (&str, &str)> {
-    let spec = &volume["spec"];
-    let csi = ["controllerPublishSecretRef", "nodePublishSecretRef", "nodeStageSecretRef", "controllerExpandSecretRef", "nodeExpandSecretRef"];
-    let kinds = ["cephfs", "cinder", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"];
-    let refs = csi.into_iter().map(move |r| &spec["csi"][r]).chain(kinds.into_iter().map(move |k| &spec[k]["secretRef"]));
-    let azure = (text(&spec["azureFile"], "secretNamespace"), text(&spec["azureFile"], "secretName"));
-    refs.map(|r| (text(r, "namespace"), text(r, "name"))).chain(std::iter::once(azure)).filter(|(_, name)| !name.is_empty())
 }
 
 fn own_node(node: &str, asked: &Attributes<'_>) -> Answer {

@@ -1,14 +1,25 @@
 //! Objects in a map, for tests.
 
-use crate::{Attributes, Objects, User};
+use crate::{Attributes, Changes, Objects, Seen, User};
 use machinery::Value;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 #[derive(Default)]
 pub(crate) struct Memory {
     map: Mutex<BTreeMap<String, Arc<Value>>>,
-    version: Mutex<u64>,
+    log: Mutex<Vec<Arc<str>>>,
+    /// How many objects were given out as changes.
+    pub(crate) given: AtomicUsize,
+    /// How many objects on nodes were looked into.
+    pub(crate) decoded: AtomicUsize,
 }
 
 impl Memory {
@@ -22,12 +33,12 @@ impl Memory {
 
     pub(crate) fn put(&self, key: &str, value: Value) {
         self.map.lock().insert(key.to_owned(), Arc::new(value));
-        *self.version.lock() += 1;
+        self.log.lock().push(key.into());
     }
 
     pub(crate) fn remove(&self, key: &str) {
         self.map.lock().remove(key);
-        *self.version.lock() += 1;
+        self.log.lock().push(key.into());
     }
 }
 
@@ -36,12 +47,38 @@ impl Objects for Memory {
         self.map.lock().get(key).cloned()
     }
 
-    fn list(&self, prefix: &str) -> Vec<Arc<Value>> {
-        self.map.lock().iter().filter(|(k, _)| k.starts_with(prefix)).map(|(_, v)| Arc::clone(v)).collect()
+    fn changes(&self, prefix: &str, since: Option<u64>) -> Changes {
+        let log = self.log.lock();
+        let map = self.map.lock();
+        let objects: Vec<_> = match since {
+            None => map.iter().filter(|(k, _)| k.starts_with(prefix)).map(|(k, v)| (k.as_str().into(), Some(Arc::clone(v)))).collect(),
+            Some(since) => log[since as usize..].iter().filter(|k| k.starts_with(prefix)).map(|k| (Arc::clone(k), map.get(&**k).cloned())).collect(),
+        };
+        self.given.fetch_add(objects.len(), Ordering::Relaxed);
+        Changes { mark: log.len() as u64, whole: since.is_none(), objects }
+    }
+
+    fn on_node(&self, prefix: &str, node: &str, visit: &mut dyn FnMut(Seen<'_>) -> ControlFlow<()>) {
+        // Taken out first: a visitor may ask for other objects.
+        let found: Vec<(Arc<str>, Arc<Value>)> = {
+            let map = self.map.lock();
+            let on = map.iter().filter(|(k, v)| k.starts_with(prefix) && v["spec"]["nodeName"] == node);
+            on.map(|(k, v)| (k.as_str().into(), Arc::clone(v))).collect()
+        };
+        for (key, value) in &found {
+            let look = || {
+                self.decoded.fetch_add(1, Ordering::Relaxed);
+                Arc::clone(value)
+            };
+            let revision = Arc::as_ptr(value) as usize as u64;
+            if visit(Seen { key, revision, value: &look }).is_break() {
+                return;
+            }
+        }
     }
 
     fn version(&self, _prefixes: &[&str]) -> u64 {
-        *self.version.lock()
+        self.log.lock().len() as u64
     }
 }
 

@@ -19,6 +19,15 @@ const KUBERNETES: &str = "kubernetes";
 pub struct Namespaces;
 
 impl Strategy for Namespaces {
+    /// A namespace's own finalizers live in its spec; its controller empties them when it has emptied the namespace.
+    fn lingers(&self, obj: &Value) -> bool {
+        !tree::list(&obj["spec"], "finalizers").is_empty()
+    }
+
+    fn begin_end(&self, obj: &mut Value) {
+        obj["status"]["phase"] = "Terminating".into();
+    }
+
     fn default(&self, obj: &mut Value) {
         label(obj);
         if let Some(status) = tree::at(obj, &["status"]) {

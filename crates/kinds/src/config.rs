@@ -159,6 +159,10 @@ fn docker(data: &Value, key: &str, path: &Path, errors: &mut ErrorList) {
 pub struct ServiceAccounts;
 
 impl Strategy for ServiceAccounts {
+    fn answers_deleted(&self) -> bool {
+        true
+    }
+
     fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
         names_only(obj);
     }

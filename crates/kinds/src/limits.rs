@@ -142,6 +142,10 @@ const EXISTS_ONLY: &str = "must be 'Exists' when scope is any of ResourceQuotaSc
 pub struct ResourceQuotas;
 
 impl Strategy for ResourceQuotas {
+    fn answers_deleted(&self) -> bool {
+        true
+    }
+
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         hard(spec, "hard", &path, errors);

@@ -28,6 +28,14 @@ const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 pub struct Services;
 
 impl Strategy for Services {
+    fn answers_deleted(&self) -> bool {
+        true
+    }
+
+    fn takes_addresses(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = tree::at(obj, &["spec"]) {
             default_spec(spec);

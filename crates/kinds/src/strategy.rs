@@ -191,6 +191,24 @@ pub trait Strategy: Send + Sync {
         0
     }
 
+    /// Whether a deletion answers the object that is gone instead of a Status (upstream's `ReturnDeletedObject`).
+    fn answers_deleted(&self) -> bool {
+        false
+    }
+
+    /// Whether the object stays when it is deleted though no finalizer of its metadata holds it.
+    fn lingers(&self, _obj: &Value) -> bool {
+        false
+    }
+
+    /// What the deletion of an object that lingers changes in it.
+    fn begin_end(&self, _obj: &mut Value) {}
+
+    /// Whether the objects are given addresses and ports of the cluster.
+    fn takes_addresses(&self) -> bool {
+        false
+    }
+
     /// The fields that writers of an endpoint (`""`, `status`, …) never own, since the server resets them.
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
         match subresource {

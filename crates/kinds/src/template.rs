@@ -50,6 +50,10 @@ pub(crate) fn name_warning(obj: &Value) -> Vec<String> {
 pub struct PodTemplates;
 
 impl Strategy for PodTemplates {
+    fn answers_deleted(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(fields) = obj.as_object_mut() {
             pod::defaults::template(fields);

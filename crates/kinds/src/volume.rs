@@ -34,6 +34,10 @@ const NOT_SOURCES: [&str; 9] = [
 pub struct Volumes;
 
 impl Strategy for Volumes {
+    fn answers_deleted(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = tree::at(obj, &["spec"]) {
             tree::fill_text(spec, "persistentVolumeReclaimPolicy", "Retain");
@@ -234,6 +238,10 @@ fn check_source(spec: &Value, path: &Path, errors: &mut ErrorList) {
 pub struct Claims;
 
 impl Strategy for Claims {
+    fn answers_deleted(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = tree::at(obj, &["spec"]) {
             default_claim_spec(spec);

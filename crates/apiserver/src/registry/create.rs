@@ -107,8 +107,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     for warning in row.strategy.warnings(&value, None) {
         cx.warn(warning);
     }
-    let is_service = storage::is_service(row);
-    let hold = match is_service {
+    let hold = match row.strategy.takes_addresses() {
         true => Some(call.server.services().create(&mut value).map_err(|e| errors::invalid(row, &name, e))?),
         false => None,
     };

@@ -25,9 +25,6 @@ use store::Entry;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
-/// Kinds whose deletion answers the object instead of a Status, as upstream's registries do.
-const ANSWERS_OBJECT: [&str; 7] = ["pods", "podtemplates", "persistentvolumes", "persistentvolumeclaims", "resourcequotas", "serviceaccounts", "services"];
-
 /// `DeleteOptions`, from body or query.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DeleteOptions {
@@ -193,13 +190,12 @@ fn plan(call: &Call<'_>, row: &Row, options: &DeleteOptions, old: &Value) -> Pla
     if !finalizers.is_empty() || changed {
         meta::set(&mut value, "finalizers", if finalizers.is_empty() { Value::Null } else { json!(finalizers) });
     }
-    let held = has_spec_finalizers(old);
+    let held = row.strategy.lingers(old);
     if finalizers.is_empty() && !held && (!graceful || grace_s == 0) {
         return Plan::Remove;
     }
     if held {
-        // A namespace ends by its controller, which empties the finalizers of its spec.
-        value["status"]["phase"] = "Terminating".into();
+        row.strategy.begin_end(&mut value);
     }
     if !graceful && !deleting {
         mark(&mut value, call.cx.now, 0);
@@ -263,29 +259,24 @@ fn finalizers(row: &Row, options: &DeleteOptions, old: &Value) -> Vec<String> {
 }
 
 /// Whether a change has taken the last reason why a deleted object was still there.
-pub(crate) fn is_finished(value: &Value) -> bool {
+pub(crate) fn is_finished(row: &Row, value: &Value) -> bool {
     !meta::text(value, "deletionTimestamp").is_empty()
         && meta::finalizers(value).is_empty()
         && meta::int(value, "deletionGracePeriodSeconds").unwrap_or(0) == 0
-        && !has_spec_finalizers(value)
-}
-
-/// A namespace's own finalizers live in its spec.
-fn has_spec_finalizers(value: &Value) -> bool {
-    value["kind"] == "Namespace" && value["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty())
+        && !row.strategy.lingers(value)
 }
 
 /// Removes an entry if it is still the same; `false` if somebody was faster.
 pub(crate) async fn remove(call: &Call<'_>, row: &Arc<Row>, key: &str, entry: &Arc<Entry>, old: &Value) -> Result<bool, Status> {
     let removed = storage::delete(call.server, row, key, entry).await?;
-    if removed && storage::is_service(row) {
+    if removed && row.strategy.takes_addresses() {
         services::gone(call.server, old).await;
     }
     Ok(removed)
 }
 
 fn removed(row: &Row, name: &str, old: &Value) -> Answer {
-    if row.resource.group.is_empty() && ANSWERS_OBJECT.contains(&row.resource.resource.as_str()) {
+    if row.strategy.answers_deleted() {
         return Answer::Object(StatusCode::OK, old.clone());
     }
     let mut details = json!({"name": name, "kind": row.resource.resource, "uid": meta::text(old, "uid")});

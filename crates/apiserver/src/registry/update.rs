@@ -124,7 +124,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         "approval" => kinds::prepare_approval(&cx.strategy(), &mut value, old),
         other => subresources::prepare(other, &mut value, old),
     }
-    let hold = match storage::is_service(row) && what.subresource.is_empty() {
+    let hold = match row.strategy.takes_addresses() && what.subresource.is_empty() {
         true => Some(call.server.services().update(&mut value, old).map_err(|e| errors::invalid(row, what.name, e))?),
         false => None,
     };
@@ -142,7 +142,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     if meta::same(&value, old) {
         return Ok(Some(Answer::Stored(StatusCode::OK, Arc::clone(entry))));
     }
-    if delete::is_finished(&value) {
+    if delete::is_finished(row, &value) {
         // The last finalizer is gone: this change is the deletion.
         return Ok(delete::remove(call, row, key, entry, old).await?.then_some(Answer::Object(StatusCode::OK, value)));
     }

@@ -38,7 +38,10 @@ fn parent(namespace: &str, name: &str) -> Value {
 
 /// Whether an IPAddress names a Service as its parent.
 pub(super) fn is_of(object: &Value, namespace: &str, name: &str) -> bool {
-    object["spec"]["parentRef"] == parent(namespace, name)
+    let told = &object["spec"]["parentRef"];
+    [("group", ""), ("resource", "services"), ("namespace", namespace), ("name", name)]
+        .iter()
+        .all(|(field, text)| told[*field].as_str().unwrap_or_default() == *text)
 }
 
 /// Makes the IPAddress of a Service, or has one that was left over name it.

@@ -2,8 +2,9 @@
 //! still agree.
 
 use crate::support::{Cluster, admin, pod};
-use apiserver::full;
+use apiserver::{Config, full};
 use http::{Method, Request};
+use identity::Trust;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -231,4 +232,30 @@ async fn what_a_refused_write_was_charged_is_given_back() {
         assert_eq!(codes, [201, 409]);
         agrees(cluster).await;
     }
+}
+
+#[tokio::test]
+async fn what_a_crash_has_left_is_put_right_at_start() {
+    let cluster = Cluster::start().await;
+    let addresses = "/apis/networking.k8s.io/v1/ipaddresses";
+    let made = cluster.post(SERVICES, service("a", "NodePort")).await.expect(201);
+    let ip = made["spec"]["clusterIP"].as_str().expect("an address");
+    // As if the process had ended between a Service and its IPAddress, and between a Service's end and its IPAddress's.
+    cluster.delete(&format!("{addresses}/{ip}")).await.expect(200);
+    let stray = |name: &str, by: &str| {
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+            "metadata": {"name": name, "labels": {"ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": by}},
+            "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "gone"}}})
+    };
+    cluster.post(addresses, stray("10.96.7.7", "ipallocator.k8s.io")).await.expect(201);
+    cluster.post(addresses, stray("10.96.8.8", "somebody")).await.expect(201);
+    let again = Cluster::over(cluster.store.clone(), Config::default(), Trust::default());
+    again.api.bootstrap().await.expect("bootstrap");
+    let shown = again.get(&format!("{addresses}/{ip}")).await.expect(200);
+    assert_eq!(shown["spec"]["parentRef"]["name"], "a");
+    again.get(&format!("{addresses}/10.96.7.7")).await.expect(404);
+    again.get(&format!("{addresses}/10.96.8.8")).await.expect(200);
+    let mut other = service("b", "ClusterIP");
+    other["spec"]["clusterIP"] = ip.into();
+    again.post(SERVICES, other).await.expect(422);
 }

@@ -6,6 +6,7 @@ mod bootstrap;
 mod dropped;
 mod early;
 mod kubelet;
+mod latency;
 mod reviews;
 mod rights;
 mod support;

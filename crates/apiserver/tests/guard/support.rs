@@ -58,7 +58,8 @@ impl Cluster {
         Cluster::over(store, Config::default(), Trust::default()).begun().await
     }
 
-    fn over(store: store::Store, config: Config, trust: Trust) -> Cluster {
+    /// Over a store, with nothing done yet.
+    pub fn over(store: store::Store, config: Config, trust: Trust) -> Cluster {
         let identity = Identity::new(&store, None, "https://kubernetes.default.svc", trust).expect("keys");
         Cluster { api: ApiServer::new(config, store.clone(), identity).expect("a server"), store }
     }

@@ -11,7 +11,12 @@ fn world() -> NodeAuthorizer {
                 {"name": "c", "projected": {"sources": [{"secret": {"name": "projected"}}]}}]},
     });
     let volume = json!({"spec": {"claimRef": {"namespace": "shop", "name": "data"}, "csi": {"nodeStageSecretRef": {"namespace": "storage", "name": "stage"}}}});
-    NodeAuthorizer::new(Memory::of([("/registry/pods/shop/web", pod), ("/registry/persistentvolumes/pv", volume)]))
+    let claim = json!({"spec": {"volumeName": "pv"}});
+    NodeAuthorizer::new(Memory::of([
+        ("/registry/pods/shop/web", pod),
+        ("/registry/persistentvolumes/pv", volume),
+        ("/registry/persistentvolumeclaims/shop/data", claim),
+    ]))
 }
 
 #[test]
@@ -61,4 +66,32 @@ fn a_node_writes_its_own_objects_only() {
 fn who_is_no_node_is_not_judged() {
     let stranger = user("system:node:n1", &["others"]);
     assert_eq!(world().authorize(&ask(&stranger, "get", "", "nodes", "", "n1")), (Decision::NoOpinion, String::new()));
+}
+
+#[test]
+fn a_question_looks_into_what_has_changed_alone() {
+    let pod = |name: &str, node: &str| json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"nodeName": node, "volumes": [{"name": "a", "secret": {"secretName": name}}]}});
+    let memory = Memory::of([]);
+    for n in 0..100 {
+        memory.put(&format!("/registry/pods/shop/p{n}"), pod(&format!("p{n}"), if n < 5 { "n1" } else { "n2" }));
+        memory.put(&format!("/registry/persistentvolumes/v{n}"), json!({"spec": {"claimRef": {"namespace": "shop", "name": "c"}}}));
+    }
+    let world = NodeAuthorizer::new(Arc::clone(&memory) as Arc<dyn Objects>);
+    let node = user("system:node:n1", &["system:nodes"]);
+    let may = |name: &str| world.authorize(&ask(&node, "get", "", "secrets", "shop", name)).0 == Decision::Allow;
+    let decoded = || memory.decoded.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(!may("unknown") && !may("p50") && may("p4"));
+    assert_eq!(decoded(), 5, "the node's own pods, once");
+    memory.put("/registry/pods/shop/p0", pod("other", "n1"));
+    assert!(may("other") && !may("p0"));
+    assert_eq!(decoded(), 6, "what has changed");
+}
+
+#[test]
+fn a_mirror_pod_gives_its_node_nothing() {
+    let pod = json!({"metadata": {"name": "m", "namespace": "shop", "annotations": {"kubernetes.io/config.mirror": "x"}},
+        "spec": {"nodeName": "n1", "volumes": [{"name": "a", "secret": {"secretName": "s"}}]}});
+    let world = NodeAuthorizer::new(Memory::of([("/registry/pods/shop/m", pod)]));
+    let node = user("system:node:n1", &["system:nodes"]);
+    assert_eq!(world.authorize(&ask(&node, "get", "", "secrets", "shop", "s")).0, Decision::NoOpinion);
 }

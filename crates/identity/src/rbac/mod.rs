@@ -1,11 +1,13 @@
 //! RBAC: the roles and bindings in the store's memory, compiled into an index by subject.
 //!
-//! Invariants: a decision is made from one consistent compilation ([`Table`]); the table is compiled anew by the first
-//! decision after one of the four kinds has changed, never in the background. The role of a binding is resolved while
-//! compiling, so that a decision only walks the rules that its own user and groups have.
+//! Invariants: a decision is made from one state of the [`Table`]; the first decision after one of the four kinds has
+//! changed brings the table up to date, by what has changed alone, never in the background. A grant names its role, whose
+//! rules stand once, so that a change of a role touches no binding; a decision only walks the rules that its own user and
+//! groups have.
 
 mod escalation;
 mod rule;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -15,91 +17,37 @@ pub use rule::{Rule, compact, uncovered};
 use crate::{
     Attributes, Objects, User,
     objects::{items, text},
-    user::SERVICE_ACCOUNT_PREFIX,
 };
 use machinery::{Value, labels::Selector};
-use parking_lot::RwLock;
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
-
-const CLUSTER_ROLES: &str = "/registry/clusterroles/";
-const CLUSTER_BINDINGS: &str = "/registry/clusterrolebindings/";
-const ROLES: &str = "/registry/roles/";
-const BINDINGS: &str = "/registry/rolebindings/";
-const KINDS: [&str; 4] = [CLUSTER_ROLES, CLUSTER_BINDINGS, ROLES, BINDINGS];
-
-/// What one subject of one binding has.
-#[derive(Debug, Clone)]
-pub(crate) struct Grant {
-    rules: Arc<[Rule]>,
-    /// The sentence that a decision by this grant is explained with.
-    reason: Arc<str>,
-    /// The role that the binding names is not there.
-    missing: Option<Arc<str>>,
-}
-
-/// The grants of one scope.
-#[derive(Debug, Default)]
-struct Scope {
-    users: HashMap<String, Vec<Grant>>,
-    groups: HashMap<String, Vec<Grant>>,
-}
-
-impl Scope {
-    fn of<'a>(&'a self, user: &'a User) -> impl Iterator<Item = &'a Grant> {
-        let groups = user.groups.iter().filter_map(|g| self.groups.get(g)).flatten();
-        self.users.get(&user.name).into_iter().flatten().chain(groups)
-    }
-}
-
-/// All bindings, compiled.
-#[derive(Debug, Default)]
-pub(crate) struct Table {
-    version: u64,
-    cluster: Scope,
-    namespaces: HashMap<String, Scope>,
-}
-
-impl Table {
-    fn scopes(&self, namespace: &str) -> impl Iterator<Item = &Scope> {
-        let own = if namespace.is_empty() { None } else { self.namespaces.get(namespace) };
-        std::iter::once(&self.cluster).chain(own)
-    }
-
-    fn grants<'a>(&'a self, user: &'a User, namespace: &str) -> impl Iterator<Item = &'a Grant> {
-        self.scopes(namespace).flat_map(move |scope| scope.of(user))
-    }
-}
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::{collections::BTreeMap, sync::Arc};
+use table::{CLUSTER_ROLES, KINDS, ROLES, Table};
 
 /// The RBAC authoriser.
 pub struct Rbac {
     objects: Arc<dyn Objects>,
-    table: RwLock<Arc<Table>>,
+    table: RwLock<Table>,
 }
 
 impl Rbac {
     /// Over the objects of a store.
     pub fn new(objects: Arc<dyn Objects>) -> Self {
-        let table = RwLock::new(Arc::new(compile(&*objects)));
-        Rbac { objects, table }
+        let mut table = Table::default();
+        table.follow(&*objects);
+        Rbac { objects, table: RwLock::new(table) }
     }
 
-    fn table(&self) -> Arc<Table> {
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
         let version = self.objects.version(&KINDS);
         {
             let table = self.table.read();
-            if table.version == version {
-                return Arc::clone(&table);
+            if table.version() == version {
+                return table;
             }
         }
-        let mut slot = self.table.write();
-        // Another decision may have compiled it meanwhile.
-        if slot.version != version {
-            *slot = Arc::new(compile(&*self.objects));
-        }
-        Arc::clone(&slot)
+        let mut table = self.table.write();
+        table.follow(&*self.objects);
+        RwLockWriteGuard::downgrade(table)
     }
 
     /// `Ok` with the reason if a binding allows it; otherwise what stood in the way, empty for nothing in particular.
@@ -109,13 +57,12 @@ impl Rbac {
     pub fn authorize(&self, asked: &Attributes<'_>) -> Result<String, String> {
         let table = self.table();
         let namespace = if asked.is_resource { asked.namespace } else { "" };
-        let mut missing: Vec<&str> = Vec::new();
+        let mut missing: Vec<String> = Vec::new();
         for grant in table.grants(asked.user, namespace) {
-            if grant.rules.iter().any(|rule| rule.allows(asked)) {
-                return Ok(grant.reason.to_string());
-            }
-            if let Some(text) = grant.missing.as_deref().filter(|t| !missing.contains(t)) {
-                missing.push(text);
+            match table.rules(grant) {
+                Some(rules) if rules.iter().any(|rule| rule.allows(asked)) => return Ok(grant.reason().to_owned()),
+                Some(_) => {}
+                None => missing.extend(Some(grant.missing()).filter(|text| !missing.contains(text))),
             }
         }
         match missing.as_slice() {
@@ -130,8 +77,10 @@ impl Rbac {
         let table = self.table();
         let (mut rules, mut missing) = (Vec::new(), Vec::new());
         for grant in table.grants(user, namespace) {
-            rules.extend(grant.rules.iter().cloned());
-            missing.extend(grant.missing.as_deref().map(str::to_owned));
+            match table.rules(grant) {
+                Some(own) => rules.extend(own.iter().cloned()),
+                None => missing.push(grant.missing()),
+            }
         }
         (rules, missing)
     }
@@ -165,71 +114,4 @@ pub fn aggregate<'a>(role: &Value, others: impl IntoIterator<Item = &'a Value>) 
         }
     }
     out
-}
-
-/// The rules that each role has. An aggregated role also has at once what its selectors choose, whether or not the
-/// controller has written it down yet.
-fn roles(objects: &dyn Objects) -> HashMap<String, Arc<[Rule]>> {
-    let cluster = objects.list(CLUSTER_ROLES);
-    let mut out = HashMap::new();
-    for role in &cluster {
-        let mut rules = Rule::of_role(role);
-        if role["aggregationRule"].is_object() {
-            for rule in aggregate(role, cluster.iter().map(|r| &**r)).iter().map(Rule::from_value) {
-                if !rules.contains(&rule) {
-                    rules.push(rule);
-                }
-            }
-        }
-        out.insert(format!("/{}", text(&role["metadata"], "name")), rules.into());
-    }
-    for role in objects.list(ROLES) {
-        let meta = &role["metadata"];
-        out.insert(format!("{}/{}", text(meta, "namespace"), text(meta, "name")), Rule::of_role(&role).into());
-    }
-    out
-}
-
-fn compile(objects: &dyn Objects) -> Table {
-    // Taken before the objects are read: a change meanwhile is compiled again rather than missed.
-    let version = objects.version(&KINDS);
-    let roles = roles(objects);
-    let mut table = Table { version, ..Table::default() };
-    for binding in objects.list(CLUSTER_BINDINGS) {
-        bind(&mut table.cluster, &roles, &binding, "");
-    }
-    for binding in objects.list(BINDINGS) {
-        let namespace = text(&binding["metadata"], "namespace").to_owned();
-        bind(table.namespaces.entry(namespace.clone()).or_default(), &roles, &binding, &namespace);
-    }
-    table
-}
-
-fn bind(scope: &mut Scope, roles: &HashMap<String, Arc<[Rule]>>, binding: &Value, namespace: &str) {
-    let (kind, role) = (text(&binding["roleRef"], "kind"), text(&binding["roleRef"], "name"));
-    let key = if kind == "ClusterRole" { format!("/{role}") } else { format!("{namespace}/{role}") };
-    let rules = roles.get(&key);
-    let missing = rules.is_none().then(|| format!("{}.rbac.authorization.k8s.io {role:?} not found", kind.to_lowercase()).into());
-    let rules = rules.cloned().unwrap_or_else(|| Vec::new().into());
-    let name = text(&binding["metadata"], "name");
-    let binding_text = if namespace.is_empty() { format!("ClusterRoleBinding {name:?}") } else { format!("RoleBinding {:?}", format!("{name}/{namespace}")) };
-    for subject in items(&binding["subjects"]) {
-        let (subject_kind, subject_name) = (text(subject, "kind"), text(subject, "name"));
-        let own_namespace = text(subject, "namespace");
-        let (described, list) = match subject_kind {
-            "User" => (format!("User {subject_name:?}"), scope.users.entry(subject_name.to_owned())),
-            "Group" => (format!("Group {subject_name:?}"), scope.groups.entry(subject_name.to_owned())),
-            "ServiceAccount" => {
-                let account_namespace = if own_namespace.is_empty() { namespace } else { own_namespace };
-                if account_namespace.is_empty() {
-                    continue;
-                }
-                let described = format!("ServiceAccount {:?}", format!("{subject_name}/{account_namespace}"));
-                (described, scope.users.entry(format!("{SERVICE_ACCOUNT_PREFIX}{account_namespace}:{subject_name}")))
-            }
-            _ => continue,
-        };
-        let reason = format!("RBAC: allowed by {binding_text} of {kind} {role:?} to {described}").into();
-        list.or_default().push(Grant { rules: Arc::clone(&rules), reason, missing: Option::clone(&missing) });
-    }
 }

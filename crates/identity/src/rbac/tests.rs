@@ -117,3 +117,67 @@ fn nobody_grants_what_they_do_not_have() {
     check_escalation(&rbac, &no, &user("bob", &[]), "rolebindings", &binding, None).expect_err("bob has nothing");
     check_escalation(&rbac, &|a: &Attributes<'_>| a.verb == "bind" && a.name == "reader", &user("bob", &[]), "rolebindings", &binding, None).expect("may bind");
 }
+
+#[test]
+fn a_change_costs_what_has_changed() {
+    let memory = world();
+    let rbac = Rbac::new(Arc::clone(&memory) as Arc<dyn Objects>);
+    let ann = user("ann", &["team"]);
+    let given = || memory.given.load(std::sync::atomic::Ordering::Relaxed);
+    let before = given();
+    let ask = ask(&ann, "get", "", "pods", "x", "y");
+    assert!(rbac.authorize(&ask).is_ok());
+    assert_eq!(given(), before, "nothing has changed");
+    for n in 0..100 {
+        let binding = json!({"metadata": {"name": n.to_string(), "namespace": "x"}, "roleRef": {"kind": "ClusterRole", "name": "reader"},
+            "subjects": [{"kind": "User", "name": n.to_string()}]});
+        memory.put(&format!("/registry/rolebindings/x/{n}"), binding);
+        assert!(rbac.authorize(&ask).is_ok());
+    }
+    assert_eq!(given(), before + 100);
+}
+
+/// Whatever is made, changed and removed in whatever order: who follows knows what a beginner would.
+#[test]
+fn a_table_that_has_followed_is_one_that_was_made_now() {
+    let memory = world();
+    let rbac = Rbac::new(Arc::clone(&memory) as Arc<dyn Objects>);
+    let mut seed = 7_u64;
+    let mut next = |bound: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % bound
+    };
+    for _ in 0..2000 {
+        let (name, namespace) = (["a", "b", "c"][next(3) as usize], ["x", "y"][next(2) as usize]);
+        let verb = ["get", "list", "delete"][next(3) as usize];
+        let label = if next(2) == 0 { json!({"to-all": "true"}) } else { json!({}) };
+        let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": [verb]}]);
+        let rule = if next(4) == 0 { json!({"clusterRoleSelectors": [{"matchLabels": {"to-all": "true"}}]}) } else { Value::Null };
+        let kind = if next(2) == 0 { "ClusterRole" } else { "Role" };
+        let subjects = json!([{"kind": "User", "name": (["ann", "eve"][next(2) as usize])}, {"kind": "Group", "name": "team"}]);
+        let role_ref = json!({"kind": kind, "name": (["a", "b", "c"][next(3) as usize])});
+        let cluster_ref = json!({"kind": "ClusterRole", "name": role_ref["name"]});
+        let (key, value) = match next(4) {
+            0 => (format!("/registry/clusterroles/{name}"), json!({"metadata": {"name": name, "labels": label}, "rules": rules, "aggregationRule": rule})),
+            1 => (format!("/registry/roles/{namespace}/{name}"), json!({"metadata": {"name": name, "namespace": namespace}, "rules": rules})),
+            2 => (format!("/registry/clusterrolebindings/{name}"), json!({"metadata": {"name": name}, "roleRef": cluster_ref, "subjects": subjects})),
+            _ => (
+                format!("/registry/rolebindings/{namespace}/{name}"),
+                json!({"metadata": {"name": name, "namespace": namespace}, "roleRef": role_ref, "subjects": subjects}),
+            ),
+        };
+        if next(3) == 0 {
+            memory.remove(&key)
+        } else {
+            memory.put(&key, value)
+        }
+        let fresh = Rbac::new(Arc::clone(&memory) as Arc<dyn Objects>);
+        for who in [user("ann", &["team"]), user("eve", &[])] {
+            for namespace in ["", "x", "y"] {
+                assert_eq!(rbac.rules_of(&who, namespace), fresh.rules_of(&who, namespace));
+                let asked = ask(&who, "get", "", "pods", namespace, "p");
+                assert_eq!(rbac.authorize(&asked), fresh.authorize(&asked));
+            }
+        }
+    }
+}

@@ -39,6 +39,10 @@ use serde_json::json;
 pub struct Pods;
 
 impl Strategy for Pods {
+    fn answers_deleted(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = obj.as_object_mut().and_then(|o| tree::child(o, "spec")) {
             defaults::pod(spec);
