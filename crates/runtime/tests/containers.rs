@@ -244,7 +244,7 @@ async fn processes_can_be_shared() {
     host.start("s", host.container("a", &["sleep"])).await;
     host.start("s", host.container("b", &["sleep"])).await;
     let seen = host.exec_text("a", &["list", "/proc"]).await;
-    assert!(["1", "2", "3"].iter().all(|p| seen.split(' ').any(|n| n == *p)), "{seen}");
+    assert!(seen.split(' ').filter(|n| n.parse::<u32>().is_ok()).count() >= 4, "the first one, both containers, the exec: {seen}");
     assert_eq!(host.exec_text("a", &["read", "/proc/1/comm"]).await, "pause\n");
     // Separate ones, but one container looks into another.
     host.sandbox("t").await;

@@ -30,6 +30,8 @@ pub(super) const TERMINAL: u8 = b'T';
 pub(super) const FAILED: u8 = b'E';
 /// First byte of a packet with the number of the process that becomes the program, four bytes.
 pub(super) const PROCESS: u8 = b'P';
+/// First byte of a packet with the file system of processes of a new namespace beside it.
+pub(super) const PROC: u8 = b'M';
 
 /// Standard input, output and error as the shim made them. Absent input is `/dev/null`; with a terminal all are absent.
 #[derive(Default)]
@@ -349,7 +351,7 @@ fn words(e: &io::Error) -> String {
 }
 
 /// The first process of a process namespace that a pod's containers share: reaps what they leave, holds nothing. It sees
-/// only the pod's (empty or shared-memory) root, which it has entered, and has no rights.
+/// an empty root and has no rights.
 pub(super) fn init() -> ! {
     let confined = process::bound_capabilities(0)
         .and_then(|()| process::become_user(65535, 65535, &[]))

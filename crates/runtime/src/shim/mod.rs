@@ -69,10 +69,19 @@ struct Host {
     host_ns: OwnedFd,
     /// A mount namespace that has nothing but the pod's shared memory, as its root.
     pod_ns: OwnedFd,
-    /// The shared process namespace, if there is one, and its first process.
-    shared_pids: Option<(OwnedFd, i32)>,
+    /// The process namespace that its containers share, if they do.
+    shared_pids: Option<SharedPids>,
     /// The pod's own users, if it has any.
     users: Option<Users>,
+}
+
+/// A process namespace for all containers of a pod.
+struct SharedPids {
+    namespace: OwnedFd,
+    /// Its first process.
+    first: i32,
+    /// A mount namespace that has nothing but its `/proc`, as its root.
+    proc: OwnedFd,
 }
 
 /// A client.
@@ -208,8 +217,8 @@ impl Shim {
             }
             self.containers.iter_mut().for_each(Container::tidy);
         }
-        if let Some((_, pid)) = self.host.shared_pids {
-            sys::kill(pid, libc::SIGKILL);
+        if let Some(shared) = &self.host.shared_pids {
+            sys::kill(shared.first, libc::SIGKILL);
         }
     }
 
@@ -496,34 +505,47 @@ fn namespaces(dir: PathBuf, file: SandboxFile) -> Step<Host> {
     Ok(host)
 }
 
-/// A process namespace of the pod's users, with its first process.
-fn shared_pids(host: &Host) -> Step<(OwnedFd, i32)> {
+/// A process namespace of the pod's users: its first process, and its `/proc`, which is mounted while nobody else is in it.
+fn shared_pids(host: &Host) -> Step<SharedPids> {
     let fail = |e: io::Error| format!("cannot make a process namespace: {e}");
     let (ours, theirs) = process::packet_pair().map_err(fail)?;
     if process::clone(0).map_err(fail)? == 0 {
         child::run(&theirs, || {
             process::set_name(c"pause");
-            process::setns(&host.pod_ns, libc::CLONE_NEWNS).map_err(fail)?;
+            // Where the empty root will be mounted; the working directory is taken along.
+            process::chdir(&sys::c_path(&host.dir).map_err(fail)?).map_err(fail)?;
             if let Some(users) = &host.users {
                 users.enter()?;
             }
-            process::unshare(libc::CLONE_NEWPID).map_err(fail)?;
+            process::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWPID).map_err(fail)?;
+            sys::mount(c"", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"").map_err(fail)?;
             child::pass_on(&theirs)?;
+            let proc = sys::new_mount(c"proc", &[], rootfs::NO_ALL).map_err(fail)?;
+            let empty = sys::new_mount(c"tmpfs", &[(c"size", Some(c"0k"))], rootfs::NO_ALL).map_err(fail)?;
+            // By no name: the pod's users may not look into that directory.
+            sys::move_mount(&empty, &libc::AT_FDCWD).and_then(|()| process::fchdir(&empty)).and_then(|()| process::pivot_here()).map_err(fail)?;
+            sys::send_packet(&theirs, &[child::PROC], &[proc]).map_err(fail)?;
             slim();
             child::init()
         });
     }
     drop(theirs);
-    let mut one = [libc::pollfd { fd: ours.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-    process::poll(&mut one, -1);
-    let (bytes, _) = sys::receive_packet(&ours).map_err(fail)?;
-    let pid = match bytes.split_first() {
-        Some((&child::PROCESS, number)) => number.try_into().map(i32::from_le_bytes).map_err(|_| "no process".to_owned())?,
-        Some((_, text)) => return Err(String::from_utf8_lossy(text).into_owned()),
-        None => return Err("cannot make a process namespace: its first process ended".to_owned()),
-    };
-    let pids = File::open(format!("/proc/{pid}/ns/pid")).map_err(|e| format!("process namespace: {e}"))?;
-    Ok((OwnedFd::from(pids), pid))
+    let mut pid = None;
+    loop {
+        let mut one = [libc::pollfd { fd: ours.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        process::poll(&mut one, -1);
+        let (bytes, fds) = sys::receive_packet(&ours).map_err(fail)?;
+        match (bytes.split_first(), fds.into_iter().next(), pid) {
+            (Some((&child::PROCESS, number)), ..) => pid = number.try_into().ok().map(i32::from_le_bytes),
+            (Some((&child::PROC, _)), Some(mount), Some(pid)) => {
+                let pids = File::open(format!("/proc/{pid}/ns/pid")).map_err(|e| format!("process namespace: {e}"))?;
+                let proc = mounts_of(&host.dir, &host.host_ns, || Ok(mount)).map_err(fail)?;
+                return Ok(SharedPids { namespace: OwnedFd::from(pids), first: pid, proc });
+            }
+            (Some((_, text)), ..) => return Err(String::from_utf8_lossy(text).into_owned()),
+            (None, ..) => return Err("cannot make a process namespace: its first process ended".to_owned()),
+        }
+    }
 }
 
 fn set_sysctls(sandbox: &SandboxConfig) -> Step<()> {
@@ -539,21 +561,24 @@ fn set_sysctls(sandbox: &SandboxConfig) -> Step<()> {
     Ok(())
 }
 
-/// A mount namespace that holds nothing but a tmpfs.
+/// The pod's shared memory.
 fn shared_memory(dir: &Path, sandbox: &SandboxConfig, host_ns: &OwnedFd, owner: (u32, u32)) -> io::Result<OwnedFd> {
+    let bytes = if sandbox.shm_bytes == 0 { SHM_BYTES } else { sandbox.shm_bytes };
+    let [size, uid, gid] = [bytes, owner.0.into(), owner.1.into()].map(|n| sys::c_str(&n.to_string()));
+    let (size, uid, gid) = (size?, uid?, gid?);
+    let options = [(c"mode", Some(c"1777")), (c"size", Some(size.as_c_str())), (c"uid", Some(uid.as_c_str())), (c"gid", Some(gid.as_c_str()))];
+    mounts_of(dir, host_ns, || sys::new_mount(c"tmpfs", &options, rootfs::NO_ALL))
+}
+
+/// A mount namespace that holds nothing but one mount, as its root: there it stays, and can be copied from.
+fn mounts_of(dir: &Path, host_ns: &OwnedFd, mount: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     process::unshare(libc::CLONE_NEWNS)?;
     let made = || -> io::Result<OwnedFd> {
         let own = OwnedFd::from(File::open("/proc/self/ns/mnt")?);
         sys::mount(c"", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"")?;
-        let bytes = if sandbox.shm_bytes == 0 { SHM_BYTES } else { sandbox.shm_bytes };
-        let [size, uid, gid] = [bytes, owner.0.into(), owner.1.into()].map(|n| sys::c_str(&n.to_string()));
-        let (size, uid, gid) = (size?, uid?, gid?);
-        let options = [(c"mode", Some(c"1777")), (c"size", Some(size.as_c_str())), (c"uid", Some(uid.as_c_str())), (c"gid", Some(gid.as_c_str()))];
-        const NO_SUID_DEV_EXEC: u64 = 2 | 4 | 8;
-        let memory = sys::new_mount(c"tmpfs", &options, NO_SUID_DEV_EXEC)?;
-        let (at, path) = (libc::AT_FDCWD, sys::c_path(dir)?);
-        sys::move_mount(&memory, &process::openat(&at, &path, libc::O_PATH | libc::O_DIRECTORY, 0)?)?;
-        process::fchdir(&process::openat(&at, &path, libc::O_PATH | libc::O_DIRECTORY, 0)?)?;
+        let (mount, at, path) = (mount()?, libc::AT_FDCWD, sys::c_path(dir)?);
+        sys::move_mount(&mount, &process::openat(&at, &path, libc::O_PATH | libc::O_DIRECTORY, 0)?)?;
+        process::fchdir(&mount)?;
         process::pivot_here()?;
         Ok(own)
     };

@@ -89,6 +89,7 @@ impl Shim {
         if self.containers.iter().any(|c| c.record.id == id) {
             return Err(format!("container {id:?} was started before"));
         }
+        prepare::check_id(id).map_err(|e| e.to_string())?;
         let spec: Spec =
             prepare::read_json(&self.host.dir.join(format!("c-{id}.json"))).ok_or_else(|| format!("the specification of container {id:?} cannot be read"))?;
         let log = spec.log_path.clone();
@@ -119,7 +120,7 @@ impl Shim {
             let pid = found.ok_or_else(|| format!("target container {target:?} is not running"))?.record.pid;
             return pids_of(pid).map(Some);
         }
-        let shared = self.host.shared_pids.as_ref().map(|(fd, _)| fd.try_clone());
+        let shared = self.host.shared_pids.as_ref().map(|shared| shared.namespace.try_clone());
         shared.transpose().map_err(|e| format!("process namespace: {e}"))
     }
 

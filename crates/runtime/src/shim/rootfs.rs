@@ -39,6 +39,8 @@ pub(super) struct Sources {
     /// With whether it is a directory; none for an image volume.
     binds: Vec<Option<(OwnedFd, bool)>>,
     shm: OwnedFd,
+    /// Of a process namespace that the pod's containers share.
+    proc: Option<OwnedFd>,
     /// Version 1: name below `/sys/fs/cgroup` and the container's own directory.
     cgroups: Vec<(String, OwnedFd)>,
     devices: Vec<(Device, std::fs::Metadata)>,
@@ -78,6 +80,7 @@ impl Sources {
         Ok(Sources {
             binds,
             shm: shared_memory(&host.sandbox, &host.pod_ns, &host.host_ns).map_err(|e| format!("shared memory: {e}"))?,
+            proc: shared_proc(spec, host).map_err(|e| format!("proc: {e}"))?,
             cgroups: own_cgroups(spec, &host.sandbox).map_err(|e| format!("cgroups: {e}"))?,
             devices: devices.collect::<Step<_>>()?,
         })
@@ -88,7 +91,18 @@ fn shared_memory(sandbox: &SandboxConfig, pod_ns: &OwnedFd, host_ns: &OwnedFd) -
     if sandbox.host_ipc {
         return sys::open_tree(AT_FDCWD, c"/dev/shm", false);
     }
-    process::setns(pod_ns, libc::CLONE_NEWNS)?;
+    copy_of(pod_ns, host_ns)
+}
+
+/// Of who looks into another container alone, only that one's namespace has it.
+fn shared_proc(spec: &Spec, host: &Host) -> io::Result<Option<OwnedFd>> {
+    let shared = host.shared_pids.as_ref().filter(|_| spec.config.pid_target.is_none());
+    shared.map(|shared| copy_of(&shared.proc, &host.host_ns)).transpose()
+}
+
+/// A copy of the root of another mount namespace.
+fn copy_of(namespace: &OwnedFd, host_ns: &OwnedFd) -> io::Result<OwnedFd> {
+    process::setns(namespace, libc::CLONE_NEWNS)?;
     let tree = sys::open_tree(AT_FDCWD, c"/", false);
     process::setns(host_ns, libc::CLONE_NEWNS)?;
     tree
@@ -121,6 +135,7 @@ pub(super) struct Ground {
     /// Anonymous volumes, by their paths.
     volumes: Vec<(String, OwnedFd)>,
     shm: OwnedFd,
+    proc: Option<OwnedFd>,
     cgroups: Vec<(String, OwnedFd)>,
     dev: OwnedFd,
 }
@@ -129,7 +144,7 @@ impl Ground {
     /// Runs in a mount namespace of the container's own, with the host's rights.
     pub(super) fn lay(spec: &Spec, host: &Host, sources: Sources) -> Step<Ground> {
         sys::mount(c"", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"").map_err(|e| format!("private mounts: {e}"))?;
-        let Sources { binds, shm, cgroups, devices } = sources;
+        let Sources { binds, shm, proc, cgroups, devices } = sources;
         let rootfs = spec.container_dir.join("rootfs");
         let layers = match &host.users {
             Some(users) => shifted_layers(spec, users)?,
@@ -151,7 +166,7 @@ impl Ground {
             // The way down to it is closed to the pod's users; the working directory is taken along.
             process::chdir(&sys::c_path(&rootfs).map_err(|e| e.to_string())?).map_err(|e| format!("rootfs: {e}"))?;
         }
-        Ok(Ground { rootfs, own_users: host.users.is_some(), binds: placed, volumes, shm, cgroups, dev })
+        Ok(Ground { rootfs, own_users: host.users.is_some(), binds: placed, volumes, shm, proc, cgroups, dev })
     }
 
     /// The container's root, as a mount of the present namespace that may be made its root.
@@ -187,9 +202,9 @@ pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>) -> Step
     let root = ground.root().map_err(|e| format!("rootfs: {e}"))?;
     let own: Vec<&Path> = spec.config.mounts.iter().map(|m| m.container.as_path()).collect();
     let default = |path: &str| !own.iter().any(|p| *p == Path::new(path));
-    let Ground { binds, volumes, shm, cgroups, dev, .. } = ground;
+    let Ground { binds, volumes, shm, proc, cgroups, dev, .. } = ground;
     let proc = if default("/proc") {
-        let proc = proc_of(pids).map_err(|e| format!("new proc for /proc: {e}"))?;
+        let proc = proc.map_or_else(|| proc_of(pids), Ok).map_err(|e| format!("new proc for /proc: {e}"))?;
         attach_at(&proc, &ordinary(&root, "proc")?, "/proc")?;
         // Before anything else is mounted: what is found here is the kernel's own.
         restrict::below(&proc, "/proc/", spec)?;
@@ -240,7 +255,8 @@ fn proc_of(pids: Option<&OwnedFd>) -> io::Result<OwnedFd> {
     }
 }
 
-/// Before Linux 6.17 only a process in the namespace can mount it. It is there for this one call, with nothing else open.
+/// Before Linux 6.17 only a process in the namespace can mount it. It is there for this one call, with nothing else open: the
+/// one moment, on those kernels, in which who has SYS_PTRACE in a container that is debugged may meet rights it lacks.
 fn proc_by_helper(pids: &OwnedFd) -> io::Result<OwnedFd> {
     let (ours, theirs) = process::packet_pair()?;
     process::setns(pids, libc::CLONE_NEWPID)?;
