@@ -5,6 +5,7 @@
 //! not hold up those after it.
 
 use crate::error::{Error, Result};
+use crate::object::ObjectKey;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -31,13 +32,20 @@ pub(crate) fn items<T: DeserializeOwned>(list: &mut Value) -> Vec<T> {
     decoded.collect()
 }
 
-/// The revision of a watch event whose object cannot be read.
-pub(crate) fn revision(frame: &[u8]) -> Option<String> {
+/// What can be told of a watch event whose object cannot be read.
+pub(crate) struct Unread {
+    pub(crate) key: ObjectKey,
+    pub(crate) resource_version: String,
+    pub(crate) is_gone: bool,
+}
+
+/// Of which object, and at which revision, a watch event is whose object cannot be read.
+pub(crate) fn unread(frame: &[u8]) -> Option<Unread> {
     let value: Value = serde_json::from_slice(frame).ok()?;
-    if value["type"] == "ERROR" {
-        return None;
-    }
-    value["object"]["metadata"]["resourceVersion"].as_str().map(str::to_owned)
+    let meta = &value["object"]["metadata"];
+    let resource_version = meta["resourceVersion"].as_str().filter(|_| value["type"] != "ERROR")?.to_owned();
+    let key = ObjectKey::new(text(&meta["namespace"]), text(&meta["name"]));
+    Some(Unread { key, resource_version, is_gone: value["type"] == "DELETED" })
 }
 
 fn text(value: &Value) -> &str {
@@ -72,8 +80,9 @@ mod tests {
         assert!(serde_json::from_value::<Service>(service.clone()).is_err(), "the type demands a time");
         let read: Service = decode(&serde_json::to_vec(&service).unwrap()).unwrap();
         assert_eq!(read.metadata.name.as_deref(), Some("a"));
-        let frame = json!({"type": "MODIFIED", "object": {"metadata": {"resourceVersion": "7"}, "spec": 5}});
-        assert_eq!(revision(&serde_json::to_vec(&frame).unwrap()).as_deref(), Some("7"));
+        let frame = json!({"type": "DELETED", "object": {"metadata": {"namespace": "n", "name": "a", "resourceVersion": "7"}, "spec": 5}});
+        let told = unread(&serde_json::to_vec(&frame).unwrap()).unwrap();
+        assert_eq!((told.key.to_string().as_str(), told.resource_version.as_str(), told.is_gone), ("n/a", "7", true));
         let mut list = json!({"items": [service, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "b"}, "spec": 5}]});
         assert_eq!(items::<Service>(&mut list).len(), 1);
     }

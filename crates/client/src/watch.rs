@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::lenient;
+use crate::object::ObjectKey;
 use crate::transport::Body;
 
 /// Bytes of a frame at most: an object may have 1.5 MiB in etcd's default, and JSON is wider than protobuf.
@@ -23,6 +24,15 @@ pub enum Event<K> {
     Modified(K),
     /// It is gone; the last state.
     Deleted(K),
+    /// It changed, or is gone, but its type cannot be read from what the server sent.
+    Unread {
+        /// Which.
+        key: ObjectKey,
+        /// The revision.
+        resource_version: String,
+        /// Whether it is gone.
+        is_gone: bool,
+    },
     /// Everything up to this revision has been told. `initial_end`: the initial events of a streamed list are complete.
     Bookmark {
         /// The revision.
@@ -93,9 +103,9 @@ fn decode<K: DeserializeOwned>(frame: &[u8]) -> Result<Event<K>> {
         Ok(event) => event,
         Err(error) => {
             // An object that cannot be read must not hold up the ones after it: the watch goes on behind it.
-            let Some(resource_version) = lenient::revision(frame) else { return Err(error) };
-            tracing::warn!(kind = std::any::type_name::<K>(), resource_version, %error, "an object cannot be read and is left out");
-            return Ok(Event::Bookmark { resource_version, initial_end: false });
+            let Some(lenient::Unread { key, resource_version, is_gone }) = lenient::unread(frame) else { return Err(error) };
+            tracing::warn!(kind = std::any::type_name::<K>(), %key, resource_version, %error, "an object cannot be read");
+            return Ok(Event::Unread { key, resource_version, is_gone });
         }
     };
     match event {

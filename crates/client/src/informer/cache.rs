@@ -84,10 +84,7 @@ impl<K: Object> Cache<K> {
         let names = self.objects.entry(new.namespace().to_owned()).or_default();
         names.insert(new.name().to_owned(), new.clone());
         for index in self.indices.values_mut() {
-            if let Some(old) = &old {
-                index.remove(old);
-            }
-            index.insert(&new);
+            index.update(old.as_deref(), &new);
         }
         match old {
             // A new object of the same name is a deletion and an addition, however fast it went.
@@ -132,6 +129,18 @@ impl<K: Object> Cache<K> {
 }
 
 impl<K: Object> Index<K> {
+    /// Takes in an object's next state: most changes change no indexed value, and all readers wait meanwhile.
+    fn update(&mut self, old: Option<&K>, new: &K) {
+        match old {
+            Some(old) if (self.values)(old) == (self.values)(new) => {}
+            Some(old) => {
+                self.remove(old);
+                self.insert(new);
+            }
+            None => self.insert(new),
+        }
+    }
+
     fn insert(&mut self, object: &K) {
         for value in (self.values)(object) {
             self.keys.entry(value).or_default().insert(object.key());

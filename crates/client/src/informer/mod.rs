@@ -196,6 +196,11 @@ impl<K: Object> Informer<K> {
         }
     }
 
+    /// Waits until nothing more will come: the informer was forgotten, or all of them ended.
+    pub async fn ended(&self) {
+        self.shared.token.cancelled().await;
+    }
+
     /// Whether the first list is in memory.
     #[must_use]
     pub fn is_synced(&self) -> bool {

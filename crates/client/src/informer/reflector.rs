@@ -1,7 +1,10 @@
 //! Keeps an informer's memory as the server has it: list, then watch from the list's revision for ever.
 //!
-//! A watch that ends is taken up at the last revision seen, objects' or bookmarks'; one that the server no longer can
-//! serve (410) begins anew with a list, of which listeners see only what differs.
+//! A watch that ends, or whose connection breaks, is taken up at the last revision seen, objects' or bookmarks'. After any
+//! other failure, and after several broken connections in a row, all begins anew with a list, of which listeners see only what
+//! differs (as client-go's `ListAndWatch`): whatever the failure was (the revision is no longer kept, or is one of another
+//! life of the server, or a frame cannot be read), the memory never stays behind for ever. Failures in a row wait longer
+//! each time, whatever they are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +22,8 @@ use crate::watch::Event;
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// As client-go's reflector.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Connections that break in a row until all is listed anew.
+const BROKEN_MAX: u32 = 5;
 /// Objects a page, so that no answer is out of bounds however large the cluster; within it one page is enough.
 const PAGE: u32 = 10_000;
 /// Seconds after which a watch is to be ended by the server, so that a dead one is not waited on for ever.
@@ -37,11 +42,13 @@ pub(super) struct Reflector<K> {
     params: ListParams,
     shared: Arc<Shared<K>>,
     backoff: Duration,
+    /// Connections that broke in a row.
+    broken: u32,
 }
 
 impl<K: Object> Reflector<K> {
     pub(super) fn new(api: Api<K>, params: ListParams, shared: Arc<Shared<K>>) -> Self {
-        Self { api, params, shared, backoff: BACKOFF_MIN }
+        Self { api, params, shared, backoff: BACKOFF_MIN, broken: 0 }
     }
 
     /// Runs until it is dropped.
@@ -57,15 +64,32 @@ impl<K: Object> Reflector<K> {
                     }
                 },
                 Step::Watch(mut version) => match self.watch(&mut version).await {
-                    Ok(()) => Step::Watch(version),
-                    Err(error) if error.is_expired() => Step::List,
-                    Err(error) => {
-                        self.pause(&error).await;
+                    Ok(()) => {
+                        self.broken = 0;
+                        self.backoff = BACKOFF_MIN;
                         Step::Watch(version)
+                    }
+                    Err(error) => {
+                        let again = self.is_taken_up_after(&error);
+                        self.pause(&error).await;
+                        if again { Step::Watch(version) } else { Step::List }
                     }
                 },
             };
         }
+    }
+
+    /// Whether a watch that failed so is taken up at the same revision.
+    fn is_taken_up_after(&mut self, error: &Error) -> bool {
+        let broken = matches!(error, Error::Transport(_)) || error.status().is_some_and(|s| s.code == 429);
+        if !broken {
+            if !error.is_expired() {
+                tracing::warn!(kind = std::any::type_name::<K>(), %error, "a watch failed, and all is listed anew");
+            }
+            return false;
+        }
+        self.broken += 1;
+        self.broken < BROKEN_MAX
     }
 
     async fn pause(&mut self, error: &Error) {
@@ -89,6 +113,7 @@ impl<K: Object> Reflector<K> {
             params.continue_token = next;
         };
         self.shared.cache.write().replace(objects);
+        self.broken = 0;
         self.shared.synced.send_replace(true);
         Ok(version)
     }
@@ -103,7 +128,7 @@ impl<K: Object> Reflector<K> {
                 Some(event) => event?,
                 None => break,
             };
-            self.backoff = BACKOFF_MIN;
+            (self.backoff, self.broken) = (BACKOFF_MIN, 0);
             let mut cache = self.shared.cache.write();
             match event {
                 Event::Added(object) | Event::Modified(object) => {
@@ -114,6 +139,13 @@ impl<K: Object> Reflector<K> {
                     object.resource_version().clone_into(version);
                     let key = object.key();
                     cache.remove(&key, Some(object));
+                }
+                // What cannot be read stays as it was last known: better old than gone.
+                Event::Unread { key, resource_version, is_gone } => {
+                    if is_gone {
+                        cache.remove(&key, None);
+                    }
+                    *version = resource_version;
                 }
                 Event::Bookmark { resource_version, .. } => *version = resource_version,
             }

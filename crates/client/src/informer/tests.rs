@@ -110,6 +110,62 @@ async fn a_410_lists_again_and_tells_only_what_differs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_that_fails_otherwise_lists_again_and_does_not_hurry() {
+    let other_life =
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Timeout", "code": 504, "message": "Too large resource version"});
+    let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410});
+    let mut answers = vec![list(500, &[map("a", 300)]), (504, vec![other_life]), list(7, &[map("b", 6)])];
+    // And a server for which every revision is too old is not asked without a pause.
+    for _ in 0..6 {
+        answers.extend([(410, vec![gone.clone()]), list(7, &[map("b", 6)])]);
+    }
+    answers.push((200, vec![event("ADDED", &map("c", 8))]));
+    let (_, informers) = start(answers);
+    let informer = informers.informer::<ConfigMap>();
+    let (began, mut changes) = (tokio::time::Instant::now(), informer.subscribe());
+    assert_eq!(take(&mut changes, 4).await, ["+a@300", "-a@300", "+b@6", "+c@8"]);
+    assert!(began.elapsed() >= std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_break_are_taken_up_a_few_times_and_then_listed() {
+    struct Broken(Script);
+    impl Transport for Broken {
+        fn send(&self, request: Request<Bytes>) -> BoxFuture<'static, Result<Response<Body>>> {
+            if (1..6).contains(&self.0.asked.lock().len()) {
+                self.0.asked.lock().push(request.uri().to_string());
+                return Box::pin(async { Err(crate::error::Error::Transport("refused".to_owned())) });
+            }
+            self.0.send(request)
+        }
+    }
+    let script = Script { answers: Mutex::new(vec![list(5, &[map("a", 3)]), list(9, &[map("b", 8)])].into()), asked: Mutex::default() };
+    let server = Arc::new(Broken(script));
+    let informers = Informers::new(Client::new(server.clone()), CancellationToken::new());
+    let mut changes = informers.informer::<ConfigMap>().subscribe();
+    assert_eq!(take(&mut changes, 3).await, ["+a@3", "-a@3", "+b@8"]);
+    let asked = server.0.asked.lock().clone();
+    assert_eq!(asked.iter().filter(|u| u.contains("watch=true") && u.contains("resourceVersion=5")).count(), 5, "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_is_no_ghost() {
+    let unreadable = |kind: &str, name: &str, version: u32| {
+        let mut object = map(name, version);
+        object["data"] = 5.into();
+        event(kind, &object)
+    };
+    let (script, informers) = start(vec![list(5, &[map("a", 3), map("b", 4)]), (200, vec![unreadable("MODIFIED", "b", 6), unreadable("DELETED", "a", 7)])]);
+    let informer = informers.informer::<ConfigMap>();
+    assert_eq!(take(&mut informer.subscribe(), 3).await, ["+a@3", "+b@4", "-a@3"]);
+    assert_eq!(informer.list().len(), 1, "what changed is kept as it was");
+    while script.asked.lock().len() < 3 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(script.asked.lock()[2].contains("resourceVersion=7"), "and the watch goes on behind it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn failures_are_tried_again_and_one_watch_serves_all() {
     let down = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "ServiceUnavailable", "code": 503});
     let (script, informers) = start(vec![(503, vec![down.clone()]), (503, vec![down]), list(5, &[map("a", 3)])]);
