@@ -1,4 +1,5 @@
-//! One of several: leadership by a Lease, as `client-go/tools/leaderelection` plays it.
+//! One of several: leadership by a Lease, as `client-go/tools/leaderelection` plays it. Parts that run alone use it, so that of
+//! two schedulers or two sets of controllers one acts and the other waits.
 
 use std::time::Duration;
 
@@ -44,6 +45,20 @@ impl Config {
     }
 }
 
+/// How the work of a leader ended.
+#[derive(Debug)]
+pub enum Term<T> {
+    /// By itself, or because it was to stop; the lease was given back.
+    Ended(T),
+    /// The lease could not be renewed in time.
+    Lost(T),
+    /// It never began: it was to stop before.
+    NeverLed,
+}
+
+/// How long giving the lease back may take.
+const GIVE_BACK_MAX: Duration = Duration::from_secs(2);
+
 /// Competes for a lease.
 #[derive(Debug)]
 pub struct LeaderElector {
@@ -60,35 +75,60 @@ impl LeaderElector {
         Self { client, config, seen: None }
     }
 
-    /// Waits until this process leads. Leadership lasts until the returned token is cancelled: when it could not be
-    /// renewed in time, or when `stop` is (the lease is given back then).
-    pub async fn lead(mut self, stop: CancellationToken) -> Option<CancellationToken> {
-        loop {
-            match self.try_once().await {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(error) => tracing::debug!(%error, lease = self.config.name, "leader election"),
-            }
-            tokio::select! { () = stop.cancelled() => return None, () = tokio::time::sleep(self.config.retry_period) => {} }
+    /// Waits until this process leads, then works until the work ends. The token that the work gets is cancelled when `stop`
+    /// is, and when leadership is lost: somebody else may lead from then on. The lease is given back when the work has ended,
+    /// not before.
+    pub async fn run<T, F: Future<Output = T>>(mut self, stop: CancellationToken, work: impl FnOnce(CancellationToken) -> F) -> Term<T> {
+        if !self.acquire(&stop).await {
+            return Term::NeverLed;
         }
-        let leading = stop.child_token();
-        tokio::spawn({
-            let leading = leading.clone();
-            async move {
-                self.renew(&leading).await;
-                leading.cancel();
+        let term = stop.child_token();
+        let lost = {
+            let work = work(term.clone());
+            tokio::pin!(work);
+            tokio::select! {
+                ended = &mut work => Ok(ended),
+                () = self.renew() => {
+                    term.cancel();
+                    Err(work.await)
+                }
             }
-        });
-        Some(leading)
+        };
+        match lost {
+            Ok(ended) => {
+                self.give_back().await;
+                Term::Ended(ended)
+            }
+            Err(ended) => Term::Lost(ended),
+        }
     }
 
-    async fn renew(&mut self, leading: &CancellationToken) {
+    /// Whether the lease is held; not if it was to stop before.
+    async fn acquire(&mut self, stop: &CancellationToken) -> bool {
+        loop {
+            let tried = tokio::select! {
+                () = stop.cancelled() => None,
+                tried = self.try_once() => Some(tried),
+            };
+            match tried {
+                Some(Ok(true)) => return true,
+                Some(Ok(false)) => {}
+                Some(Err(error)) => tracing::debug!(%error, lease = self.config.name, "leader election"),
+                None => {
+                    // The request may have reached the server.
+                    self.give_back().await;
+                    return false;
+                }
+            }
+            tokio::select! { () = stop.cancelled() => return false, () = tokio::time::sleep(self.config.retry_period) => {} }
+        }
+    }
+
+    /// Renews until that did not succeed in time.
+    async fn renew(&mut self) {
         let mut renewed = Instant::now();
         loop {
-            tokio::select! {
-                () = leading.cancelled() => return self.release().await,
-                () = tokio::time::sleep(self.config.retry_period) => {}
-            }
+            tokio::time::sleep(self.config.retry_period).await;
             let deadline = renewed + self.config.renew_deadline;
             match tokio::time::timeout_at(deadline, self.try_once()).await {
                 Ok(Ok(true)) => renewed = Instant::now(),
@@ -152,7 +192,13 @@ impl LeaderElector {
         }
     }
 
-    /// Gives the lease back, so that the next need not wait.
+    /// Gives the lease back, if it is this process', so that the next need not wait. Does not wait for a server that is silent.
+    async fn give_back(&mut self) {
+        if tokio::time::timeout(GIVE_BACK_MAX, self.release()).await.is_err() {
+            tracing::debug!(lease = self.config.name, "lease not given back in time");
+        }
+    }
+
     async fn release(&mut self) {
         let api = self.client.namespaced::<Lease>(&self.config.namespace);
         let Ok(mut lease) = api.get(&self.config.name).await else { return };
@@ -162,5 +208,135 @@ impl LeaderElector {
         if let Err(error) = api.replace(&self.config.name, &lease).await {
             tracing::debug!(%error, "lease not given back");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use futures_util::future::BoxFuture;
+    use http::{Method, Request, Response};
+    use http_body_util::{BodyExt, Full};
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::transport::{Body, Transport};
+
+    /// A server that keeps one lease, and can be silent.
+    #[derive(Default)]
+    struct Server {
+        lease: Mutex<Option<(u64, Value)>>,
+        silent: Mutex<bool>,
+    }
+
+    impl Server {
+        fn holder(&self) -> String {
+            self.lease.lock().as_ref().and_then(|(_, l)| l["spec"]["holderIdentity"].as_str().map(str::to_owned)).unwrap_or_default()
+        }
+
+        fn answer(&self, request: &Request<Bytes>) -> (u16, Value) {
+            let refuse = |code: u16, reason: &str| (code, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason}));
+            let mut kept = self.lease.lock();
+            if request.method() == Method::GET {
+                return kept.as_ref().map_or_else(|| refuse(404, "NotFound"), |(_, l)| (200, l.clone()));
+            }
+            let mut sent: Value = serde_json::from_slice(request.body()).unwrap_or_default();
+            let version = kept.as_ref().map_or(0, |(v, _)| *v);
+            if request.method() == Method::POST && version > 0 {
+                return refuse(409, "AlreadyExists");
+            }
+            if request.method() == Method::PUT && sent["metadata"]["resourceVersion"].as_str() != Some(&*version.to_string()) {
+                return refuse(409, "Conflict");
+            }
+            sent["metadata"]["resourceVersion"] = (version + 1).to_string().into();
+            *kept = Some((version + 1, sent.clone()));
+            (200, sent)
+        }
+    }
+
+    struct Wire(Arc<Server>);
+
+    impl Transport for Wire {
+        fn send(&self, request: Request<Bytes>) -> BoxFuture<'static, Result<Response<Body>>> {
+            let server = self.0.clone();
+            Box::pin(async move {
+                if *server.silent.lock() {
+                    return std::future::pending().await;
+                }
+                let (code, body) = server.answer(&request);
+                let mut response = Response::new(Full::new(Bytes::from(body.to_string())).map_err(|never| match never {}).boxed_unsync());
+                *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or_default();
+                Ok(response)
+            })
+        }
+    }
+
+    fn elector(server: &Arc<Server>, identity: &str) -> LeaderElector {
+        LeaderElector::new(Client::new(Arc::new(Wire(server.clone()))), Config::new("kube-system", "part", identity))
+    }
+
+    /// Tells when it begins and works until it is to stop.
+    async fn work(name: &'static str, told: Arc<Mutex<Vec<String>>>, stop: CancellationToken) -> &'static str {
+        told.lock().push(format!("+{name}"));
+        stop.cancelled().await;
+        told.lock().push(format!("-{name}"));
+        name
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_leads_and_the_next_when_it_has_given_back() {
+        let (server, told) = (Arc::new(Server::default()), Arc::<Mutex<Vec<String>>>::default());
+        let start = |name: &'static str| {
+            let (stop, elector, told) = (CancellationToken::new(), elector(&server, name), told.clone());
+            (stop.clone(), tokio::spawn(elector.run(stop, move |term| work(name, told, term))))
+        };
+        let (stop_a, a) = start("a");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (stop_b, b) = start("b");
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(*told.lock(), ["+a"], "it renews, so the other waits");
+        stop_a.cancel();
+        assert!(matches!(a.await, Ok(Term::Ended("a"))));
+        assert_eq!(server.holder(), "");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(*told.lock(), ["+a", "-a", "+b"], "the second need not wait for the lease to run out");
+        stop_b.cancel();
+        assert!(matches!(b.await, Ok(Term::Ended("b"))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_renew_stops_before_another_may_begin() {
+        let (server, told) = (Arc::new(Server::default()), Arc::<Mutex<Vec<String>>>::default());
+        let leading = {
+            let told = told.clone();
+            elector(&server, "a").run(CancellationToken::new(), move |term| work("a", told, term))
+        };
+        let leading = tokio::spawn(leading);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        *server.silent.lock() = true;
+        let began = Instant::now();
+        assert!(matches!(leading.await, Ok(Term::Lost("a"))));
+        assert!(began.elapsed() <= Duration::from_secs(12) && began.elapsed() >= Duration::from_secs(8), "{:?}", began.elapsed());
+        *server.silent.lock() = false;
+        // The next has to see the lease unchanged for its whole time by its own clock.
+        let (began, stop) = (Instant::now(), CancellationToken::new());
+        let took = elector(&server, "b").run(stop, |_| async { Instant::now() }).await;
+        assert!(matches!(took, Term::Ended(at) if at - began >= Duration::from_secs(15) && at - began <= Duration::from_secs(18)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_silent_server_can_be_stopped() {
+        let server = Arc::new(Server::default());
+        *server.silent.lock() = true;
+        let stop = CancellationToken::new();
+        let waiting = tokio::spawn(elector(&server, "a").run(stop.clone(), |_| async {}));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stop.cancel();
+        let began = Instant::now();
+        assert!(matches!(waiting.await, Ok(Term::NeverLed)));
+        assert!(began.elapsed() <= GIVE_BACK_MAX);
     }
 }
