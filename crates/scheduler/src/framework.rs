@@ -32,6 +32,14 @@ pub struct Snapshot<'a> {
     pub nominated: &'a Nominated,
 }
 
+impl<'a> Snapshot<'a> {
+    /// The node for which a pod waits, by this scheduler's own word: the one in the pod's status may not be written yet.
+    #[must_use]
+    pub fn nominated_node(&self, uid: &str) -> Option<&'a str> {
+        self.nominated.iter().find(|(_, pods)| pods.iter().any(|p| p.pod.uid() == uid)).map(|(node, _)| node.as_str())
+    }
+}
+
 /// One pod to be placed, and what is known.
 #[derive(Clone, Copy)]
 pub struct Cycle<'a> {

@@ -84,7 +84,8 @@ fn not_eligible(cycle: &Cycle<'_>, diagnosis: &Diagnosis) -> Option<&'static str
     if cycle.pod.spec().preemption_policy.as_deref() == Some("Never") {
         return Some("not eligible due to preemptionPolicy=Never.");
     }
-    let (at, node) = cycle.snapshot.nodes.iter().enumerate().find(|(_, n)| n.name() == cycle.pod.nominated())?;
+    let nominated = cycle.snapshot.nominated_node(cycle.pod.pod.uid())?;
+    let (at, node) = cycle.snapshot.nodes.iter().enumerate().find(|(_, n)| n.name() == nominated)?;
     if diagnosis.rejected.get(&at).is_some_and(|r| !r.resolvable) {
         return None;
     }

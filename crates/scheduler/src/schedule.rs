@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use client::Meta;
+
 use crate::framework::{Cycle, Diagnosis, Filters, Prepared, Rejection, Snapshot};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
@@ -90,7 +92,7 @@ fn enough(nodes: usize) -> usize {
 
 fn feasible<'a>(cycle: &Cycle<'a>, filters: &Filters<'a>, only: Option<&BTreeSet<String>>, start: usize, diagnosis: &mut Diagnosis) -> Vec<&'a NodeInfo> {
     let nodes = cycle.snapshot.nodes;
-    let nominated = cycle.pod.nominated();
+    let nominated = cycle.snapshot.nominated_node(cycle.pod.pod.uid()).unwrap_or_default();
     if let Some(node) = nodes.iter().find(|n| !nominated.is_empty() && n.name() == nominated)
         && only.is_none_or(|names| names.contains(nominated))
         && filters.check_with_nominated(cycle, node).is_ok()

@@ -265,3 +265,19 @@ async fn a_crowd_is_placed_within_the_room_there_is() {
     fake.event("p8", "FailedScheduling").await;
     assert_eq!(placed(&fake.state.lock()), 8);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_room_of_a_pod_that_waited_for_a_node_is_free_when_it_goes() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n1", node("2"));
+    let mut high = pod("high", "2", 100);
+    high["spec"]["schedulingGates"] = json!([{"name": "wait"}]);
+    high["status"]["nominatedNodeName"] = "n1".into();
+    fake.put(&path_of("high"), high);
+    fake.put(&path_of("low"), pod("low", "1", 0));
+    fake.event("low", "FailedScheduling").await;
+    let began = tokio::time::Instant::now();
+    fake.remove(&path_of("high"));
+    assert_eq!(fake.on_node("low").await, "n1");
+    assert_eq!(tokio::time::Instant::now(), began, "it was told, and did not wait for its five minutes");
+}

@@ -10,7 +10,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use machinery::labels::Selector;
 
-use crate::rules::{self, Labels};
+use crate::rules::Labels;
 
 /// The informers that decisions read. Tests give them fixed contents.
 #[derive(Clone)]
@@ -98,9 +98,10 @@ impl World {
             let Some(wanted) = service.spec.as_ref().and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty()) else {
                 continue;
             };
-            let selector = of_set(wanted);
-            if rules::selects(&selector, pod.metadata.labels.as_ref()) {
-                all.push(selector);
+            // Compared as it stands: only what selects the pod is worth a selector.
+            let labels = pod.metadata.labels.as_ref();
+            if wanted.iter().all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value)) {
+                all.push(of_set(wanted));
             }
         }
         all.extend(self.owner_selector(pod));

@@ -184,8 +184,11 @@ impl<'a> Soft<'a> {
         let weights = constraints.iter().zip(&by_places).map(size).map(|size| ((size + 2) as f64).ln()).collect();
         let namespace = cycle.pod.pod.namespace();
         for node in cycle.snapshot.nodes.iter().filter(|n| !need_all_keys || has_all_keys(n, &constraints)) {
-            for (constraint, by_place) in constraints.iter().zip(&mut by_places).filter(|(c, _)| counts(c, cycle.pod, node)) {
-                if let Some(count) = by_place.get_mut(node.label(&constraint.key).unwrap_or_default()) {
+            for (constraint, by_place) in constraints.iter().zip(&mut by_places) {
+                // No score asks for a place without a name; in a cluster without zones nothing is counted at all.
+                if let Some(count) = node.label(&constraint.key).and_then(|place| by_place.get_mut(place))
+                    && counts(constraint, cycle.pod, node)
+                {
                     *count += like(constraint, namespace, node);
                 }
             }

@@ -49,7 +49,10 @@ fn plain(name: &str, pods: &[Arc<PodInfo>]) -> NodeInfo {
 }
 
 fn decide(world: &World, nodes: &[NodeInfo], pod: &PodInfo) -> Result<String, Failure> {
-    let nominated = Nominated::new();
+    let mut nominated = Nominated::new();
+    if !pod.nominated().is_empty() {
+        nominated.entry(pod.nominated().to_owned()).or_default().push(Arc::new(pod.clone()));
+    }
     match schedule(Snapshot { nodes, world, nominated: &nominated }, pod, 0, &mut |_| 0) {
         Decision::Bind(node) => Ok(node),
         Decision::Wait(failure) => Err(*failure),

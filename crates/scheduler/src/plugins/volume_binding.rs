@@ -31,7 +31,9 @@ struct Claims {
     waiting: Vec<(Arc<PersistentVolumeClaim>, Arc<StorageClass>)>,
 }
 
-fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+/// Whether a claim has its volume for good: phases are only told (upstream `isPVCFullyBound`).
+#[must_use]
+pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
     claim.spec.as_ref().is_some_and(|s| s.volume_name.as_ref().is_some_and(|n| !n.is_empty())) && claim.annotation(BIND_COMPLETED).is_some()
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use client::{Client, Delta, Informer, Informers, Meta, Recorder};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cache::Cache;
@@ -55,6 +56,8 @@ struct Scheduler {
     preempting: HashSet<String>,
     reports: UnboundedSender<Report>,
     notes: UnboundedSender<Note>,
+    /// Told of every change of a claim.
+    claim_changes: watch::Sender<()>,
     /// Where to begin looking in large clusters.
     start: usize,
     chance: u64,
@@ -67,7 +70,8 @@ pub(crate) async fn run(config: Config, client: Client, informers: Informers) ->
     pods.synced().await;
     nodes.synced().await;
     let (reports, receiver) = mpsc::unbounded_channel();
-    follow_others(&world, &reports);
+    let claim_changes = watch::Sender::new(());
+    follow_others(&world, &reports, &claim_changes);
     let recorder = Recorder::new(client.clone(), &config.scheduler_name, "");
     let notes = write::start(client.clone(), recorder.clone(), pods.clone());
     let scheduler = Scheduler {
@@ -81,6 +85,7 @@ pub(crate) async fn run(config: Config, client: Client, informers: Informers) ->
         preempting: HashSet::new(),
         reports,
         notes,
+        claim_changes,
         start: 0,
         chance: RandomState::new().hash_one(0) | 1,
     };
@@ -88,15 +93,19 @@ pub(crate) async fn run(config: Config, client: Client, informers: Informers) ->
 }
 
 /// Tells of changes to what may let in pods that wait for volumes or namespaces.
-fn follow_others(world: &World, reports: &UnboundedSender<Report>) {
-    follow(&world.claims, reports, |c| Other::Claim(c.key()));
+fn follow_others(world: &World, reports: &UnboundedSender<Report>, claim_changes: &watch::Sender<()>) {
+    let waiting = claim_changes.clone();
+    follow(&world.claims, reports, move |c| {
+        waiting.send_replace(());
+        Other::Claim(c.key())
+    });
     follow(&world.volumes, reports, |_| Other::Storage);
     follow(&world.classes, reports, |_| Other::Storage);
     follow(&world.csi_nodes, reports, |_| Other::Storage);
     follow(&world.namespaces, reports, |_| Other::Namespace);
 }
 
-fn follow<K: client::Object>(informer: &Informer<K>, reports: &UnboundedSender<Report>, tell: fn(&K) -> Other) {
+fn follow<K: client::Object>(informer: &Informer<K>, reports: &UnboundedSender<Report>, tell: impl Fn(&K) -> Other + Send + 'static) {
     let (mut changes, reports) = (informer.subscribe(), reports.clone());
     tokio::spawn(async move {
         while let Some(delta) = changes.recv().await {
@@ -177,7 +186,7 @@ impl Scheduler {
         let node = pod::node_name(pod);
         if gone || !node.is_empty() {
             self.queue.remove(pod.uid());
-            self.nominate(pod.uid(), None);
+            self.give_back(pod.uid(), node);
         }
         if gone {
             self.preempting.remove(pod.uid());
@@ -257,6 +266,7 @@ impl Scheduler {
             client: self.client.clone(),
             recorder: self.recorder.clone(),
             claims: self.world.claims.clone(),
+            changes: self.claim_changes.subscribe(),
             pod: pod.pod.clone(),
             node: node.to_owned(),
             steps,
@@ -293,7 +303,7 @@ impl Scheduler {
         let nomination = match failure.preemption {
             Outcome::Nothing => Nomination::Keep,
             Outcome::Hopeless => {
-                self.nominate(uid, None);
+                self.give_back(uid, "");
                 Nomination::Clear
             }
             // The former order is still being carried out.
@@ -336,13 +346,28 @@ impl Scheduler {
         });
     }
 
-    fn nominate(&mut self, uid: &str, to: Option<(String, Arc<PodInfo>)>) {
-        self.nominated.retain(|_, pods| {
-            pods.retain(|p| p.pod.uid() != uid);
+    /// Gives a pod the room of a node that it waits for, or none; what it had before.
+    fn nominate(&mut self, uid: &str, to: Option<(String, Arc<PodInfo>)>) -> Option<(String, Arc<PodInfo>)> {
+        let mut had = None;
+        self.nominated.retain(|node, pods| {
+            if let Some(at) = pods.iter().position(|p| p.pod.uid() == uid) {
+                had = Some((node.clone(), pods.swap_remove(at)));
+            }
             !pods.is_empty()
         });
         if let Some((node, pod)) = to {
             self.nominated.entry(node).or_default().push(pod);
+        }
+        had
+    }
+
+    /// A pod waits for no node any more. The room that was kept for it is free, unless it took it itself: those who were turned
+    /// away because of it are told (upstream `deletePodFromSchedulingQueue`).
+    fn give_back(&mut self, uid: &str, taken: &str) {
+        if let Some((node, pod)) = self.nominate(uid, None)
+            && node != taken
+        {
+            self.change(&Change::PodGone(&pod));
         }
     }
 

@@ -1,8 +1,10 @@
 //! What the scheduler tells about pods that have to wait, and the removal of those that have to make room.
 //!
-//! Conditions and events of waiting pods are written by one task, in order: a later word about a pod is never
-//! overtaken by an earlier one.
+//! Conditions and events of waiting pods are written by one task, in order, and of several words about a pod only the last: a
+//! later word is never overtaken by an earlier one. A binding is written by another task; so a word is written only on the
+//! revision at which the pod had no node.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use client::{Client, Error, EventType, Informer, Meta, Patch, PatchParams, Recorder};
@@ -10,10 +12,12 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{self, UnboundedSender};
 
-use crate::pod::PodInfo;
+use crate::pod::{self, PodInfo};
 
 /// Bytes of an event's message at most (upstream `NoteLengthLimit`).
 const MESSAGE_MAX: usize = 1024;
+/// How often a note is tried that meets other writers.
+const TRIES: usize = 3;
 
 /// What becomes of a pod's `nominatedNodeName`.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,29 +42,79 @@ impl Note {
     }
 }
 
+/// Notes that are still to be written, one for each pod, the longest waiting first.
+#[derive(Default)]
+struct Pending {
+    order: VecDeque<String>,
+    notes: HashMap<String, Note>,
+}
+
+impl Pending {
+    /// A later word about a pod takes an earlier one's place; a nomination stands until there is another.
+    fn push(&mut self, mut note: Note) {
+        let uid = note.pod.uid().to_owned();
+        match self.notes.remove(&uid) {
+            Some(earlier) => {
+                note.failure = note.failure.or(earlier.failure);
+                if note.nomination == Nomination::Keep {
+                    note.nomination = earlier.nomination;
+                }
+            }
+            None => self.order.push_back(uid.clone()),
+        }
+        self.notes.insert(uid, note);
+    }
+
+    fn pop(&mut self) -> Option<Note> {
+        self.order.pop_front().and_then(|uid| self.notes.remove(&uid))
+    }
+}
+
 /// Starts the task that writes notes; it ends when nobody can send it any.
 pub(super) fn start(client: Client, recorder: Recorder, pods: Informer<Pod>) -> UnboundedSender<Note> {
     let (sender, mut receiver) = mpsc::unbounded_channel::<Note>();
     tokio::spawn(async move {
+        let mut pending = Pending::default();
         while let Some(note) = receiver.recv().await {
-            if let Some((_, message)) = &note.failure {
-                let text = truncated(message);
-                recorder.event(&client::object_reference(&*note.pod), EventType::Warning, "FailedScheduling", text);
-            }
-            let Some(pod) = pods.get(note.pod.namespace(), note.pod.name()).filter(|p| p.uid() == note.pod.uid()) else {
-                continue;
-            };
-            let Some(status) = status_patch(&pod, &note) else {
-                continue;
-            };
-            if let Err(error) = patch_status(&client, &pod, status).await
-                && !error.is_not_found()
-            {
-                tracing::warn!(%error, pod = %pod.key(), "the pod's condition could not be written");
+            pending.push(note);
+            loop {
+                while let Ok(later) = receiver.try_recv() {
+                    pending.push(later);
+                }
+                let Some(note) = pending.pop() else { break };
+                write(&client, &recorder, &pods, &note).await;
             }
         }
     });
     sender
+}
+
+/// Writes a note, if it still is true: the pod is there and has no node.
+async fn write(client: &Client, recorder: &Recorder, pods: &Informer<Pod>, note: &Note) {
+    let waits = |p: &Pod| p.uid() == note.pod.uid() && pod::node_name(p).is_empty();
+    let Some(known) = pods.get(note.pod.namespace(), note.pod.name()).filter(|p| waits(p)) else { return };
+    if let Some((_, message)) = &note.failure {
+        recorder.event(&client::object_reference(&*note.pod), EventType::Warning, "FailedScheduling", truncated(message));
+    }
+    let mut pod = known;
+    for _ in 0..TRIES {
+        let Some(status) = status_patch(&pod, note) else { return };
+        let error = match patch_status(client, &pod, status, Some(pod.resource_version())).await {
+            Ok(()) => return,
+            Err(error) => error,
+        };
+        if error.is_not_found() {
+            return;
+        }
+        if !error.is_conflict() {
+            return tracing::warn!(%error, pod = %pod.key(), "the pod's condition could not be written");
+        }
+        // It changed meanwhile: perhaps it got its node.
+        match client.namespaced::<Pod>(pod.namespace()).get_opt(pod.name()).await {
+            Ok(Some(live)) if waits(&live) => pod = Arc::new(live),
+            _ => return,
+        }
+    }
 }
 
 fn truncated(message: &str) -> String {
@@ -75,8 +129,12 @@ fn truncated(message: &str) -> String {
     format!("{}{SUFFIX}", &message[..end])
 }
 
-async fn patch_status(client: &Client, pod: &Pod, status: Value) -> Result<(), Error> {
-    let patch = json!({"metadata": {"uid": pod.uid()}, "status": status});
+/// `version`: only if the pod is as it was at this revision.
+async fn patch_status(client: &Client, pod: &Pod, status: Value, version: Option<&str>) -> Result<(), Error> {
+    let mut patch = json!({"metadata": {"uid": pod.uid()}, "status": status});
+    if let Some(version) = version {
+        patch["metadata"]["resourceVersion"] = version.into();
+    }
     client.namespaced::<Pod>(pod.namespace()).patch_status(pod.name(), &Patch::Strategic(patch), &PatchParams::default()).await.map(drop)
 }
 
@@ -135,7 +193,7 @@ pub(super) async fn evict(client: &Client, recorder: &Recorder, victims: &[Arc<P
             if let Some(condition) = condition(victim, "DisruptionTarget", "True", "PreemptionByScheduler", &message) {
                 let mut status = json!({});
                 set_condition(&mut status, victim, condition);
-                patch_status(client, victim, status).await?;
+                patch_status(client, victim, status, None).await?;
             }
             let params = client::DeleteParams::default().uid(victim.uid());
             client.namespaced::<Pod>(victim.namespace()).delete(victim.name(), &params).await
@@ -147,4 +205,22 @@ pub(super) async fn evict(client: &Client, recorder: &Recorder, victims: &[Arc<P
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_words_about_a_pod_the_last_is_written() {
+        let pod = |uid: &str| Arc::new(serde_json::from_value::<Pod>(json!({"metadata": {"name": uid, "uid": uid}})).unwrap_or_default());
+        let failed = |uid: &str, why: &str, nomination| Note { pod: pod(uid), failure: Some(("Unschedulable", why.to_owned())), nomination };
+        let mut pending = Pending::default();
+        pending.push(failed("a", "first", Nomination::Set("n1".into())));
+        pending.push(failed("b", "other", Nomination::Keep));
+        pending.push(failed("a", "second", Nomination::Keep));
+        pending.push(Note::nomination(pod("b"), Nomination::Clear));
+        let told: Vec<_> = std::iter::from_fn(|| pending.pop()).map(|n| (n.pod.uid().to_owned(), n.failure.unwrap_or_default().1, n.nomination)).collect();
+        assert_eq!(told, [("a".into(), "second".into(), Nomination::Set("n1".into())), ("b".to_owned(), "other".to_owned(), Nomination::Clear)]);
+    }
 }
