@@ -1,46 +1,6 @@
-//! Whether a node is one that a pod asks for: its selector and its required node affinity.
+//! The node that a DaemonSet's pod is meant for: written into its required node affinity, and read from there.
 
-use client::Meta;
-use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
-
-use crate::meta::{labels, map};
-
-/// Whether the pod may be on the node by what it asks of nodes.
-pub(crate) fn fits(spec: &PodSpec, node: &Node) -> bool {
-    let selected = map(spec.node_selector.as_ref()).iter().all(|(k, v)| labels(node).get(k) == Some(v));
-    let required = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref()).and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && required.is_none_or(|r| matches(r, node))
-}
-
-/// Whether one of the terms holds.
-fn matches(selector: &NodeSelector, node: &Node) -> bool {
-    selector.node_selector_terms.iter().any(|term| holds(term, node))
-}
-
-fn holds(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let (expressions, fields) = (term.match_expressions.as_deref().unwrap_or_default(), term.match_fields.as_deref().unwrap_or_default());
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    expressions.iter().all(|r| is(r, labels(node).get(&r.key).map(String::as_str)))
-        && fields.iter().all(|r| r.key == "metadata.name" && is(r, Some(node.name())))
-}
-
-fn is(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let has = |v: &str| values.iter().any(|w| w == v);
-    let number = |t: Option<&str>| t.and_then(|t| t.parse::<i64>().ok());
-    let limit = number(values.first().map(String::as_str));
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(has),
-        "NotIn" => !value.is_some_and(has),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => number(value).zip(limit).is_some_and(|(v, l)| v > l),
-        "Lt" => number(value).zip(limit).is_some_and(|(v, l)| v < l),
-        _ => false,
-    }
-}
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
 
 /// The one node that a DaemonSet's pod is meant for, by its affinity.
 pub(crate) fn target(spec: &PodSpec) -> Option<&str> {

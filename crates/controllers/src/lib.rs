@@ -6,12 +6,14 @@
 //! else of the cluster: each asks as its own service account, so that it can do what upstream's may and no more.
 //!
 //! Nothing is polled and nothing is resynced: a key is worked on when something that it depends on changed, when its last
-//! step failed, or when the API's own time for it has come.
+//! step failed, or when the API's own time for it has come. Where the original leans on its resync, the head of the module
+//! says what takes that place.
 
 mod affinity;
 mod burst;
 mod claim;
 mod cluster_role;
+mod compiled;
 mod cronjob;
 mod daemonset;
 mod deployment;
@@ -23,6 +25,7 @@ mod gc;
 mod hash;
 mod history;
 mod job;
+mod members;
 mod meta;
 mod namespace;
 mod node;
@@ -45,6 +48,7 @@ use client::{Client, Informers};
 use futures_util::future::{BoxFuture, FutureExt};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -166,7 +170,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     config.check()?;
-    let cx = Cx { config: Arc::new(config), informers, shutdown: shutdown.child_token(), client_for: Arc::new(client_for) };
+    let (fatal, mut broken) = mpsc::unbounded_channel();
+    let cx = Cx { config: Arc::new(config), informers, shutdown: shutdown.child_token(), client_for: Arc::new(client_for), fatal };
     let _end_all = cx.shutdown.clone().drop_guard();
     let mut running = JoinSet::new();
     for (name, start) in ALL.iter().filter(|(name, _)| cx.config.runs(name)) {
@@ -178,6 +183,7 @@ pub async fn run(
     }
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
+        Some(why) = broken.recv() => Err(Error::Ended("controllers".to_owned(), why)),
         Some(ended) = running.join_next() => Err(match ended {
             Ok(name) => Error::Ended(name.to_owned(), "it had nothing left to wait for".to_owned()),
             Err(panic) => Error::Ended("controllers".to_owned(), panic.to_string()),

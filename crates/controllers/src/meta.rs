@@ -38,10 +38,9 @@ pub(crate) fn generation(object: &impl Meta) -> i64 {
     object.meta().generation.unwrap_or(0)
 }
 
-/// A selector ready to match; one that cannot be read selects nothing.
+/// A selector ready to match; one that cannot be read selects nothing. To be kept, not made at each use (`compiled.rs`).
 pub(crate) fn selector(selector: &LabelSelector) -> Selector {
-    let value = serde_json::to_value(selector).unwrap_or_default();
-    Selector::from_label_selector(&value).unwrap_or_else(|_| Selector::nothing())
+    Selector::of(Some(selector))
 }
 
 /// A selector by equality, as Services have it.

@@ -4,6 +4,11 @@
 //! A controller is level-triggered: [`Controller::reconcile`] gets a key, reads the world from the informers and moves it
 //! one step closer to what is wished. It may run twice or after a crash at any point. Idle, a controller costs one waiting
 //! task and one for each kind that it listens to.
+//!
+//! The first step comes when every listener has *heard* the first list of its kind, not only when that is in memory: what a
+//! controller keeps from what it heard (a graph, zones, expectations) is whole by then. A listener that panics would leave
+//! its controller deaf, since nothing is resynced: it ends all controllers, and their supervisor begins anew. A step that
+//! panics is a failed step.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -13,7 +18,7 @@ use std::time::Duration;
 
 use client::{Client, Delta, Informer, Informers, Object, ObjectKey, Recorder, WorkQueue};
 use futures_util::future::BoxFuture;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
@@ -37,6 +42,8 @@ pub(crate) struct Cx {
     pub(crate) informers: Informers,
     pub(crate) shutdown: CancellationToken,
     pub(crate) client_for: Arc<dyn Fn(&str) -> Client + Send + Sync>,
+    /// Told of what must not be lived on with.
+    pub(crate) fatal: mpsc::UnboundedSender<String>,
 }
 
 impl Cx {
@@ -50,18 +57,37 @@ impl Cx {
         Recorder::new(client.clone(), component, "")
     }
 
-    /// Tells `heard` of every change until the end, the present state first.
-    pub(crate) fn listen<K: Object>(&self, informer: &Informer<K>, mut heard: impl FnMut(Delta<K>) + Send + 'static) {
-        let mut changes = informer.subscribe();
-        let shutdown = self.shutdown.clone();
-        tokio::spawn(async move {
+    /// Tells `heard` of every change until the end, the present state first. What is returned waits until all of the first
+    /// list was heard.
+    pub(crate) fn listen<K: Object>(&self, informer: &Informer<K>, mut heard: impl FnMut(Delta<K>) + Send + 'static) -> Heard {
+        let (first, done) = watch::channel(false);
+        let (informer, shutdown, fatal) = (informer.clone(), self.shutdown.clone(), self.fatal.clone());
+        let hear = tokio::spawn(async move {
             let hear = async {
+                tokio::select! { () = informer.synced() => {}, () = informer.ended() => return }
+                let mut changes = informer.subscribe();
+                drop(informer);
+                for _ in 0..changes.len() {
+                    if let Some(change) = changes.recv().await {
+                        heard(change);
+                    }
+                }
+                first.send_replace(true);
                 while let Some(change) = changes.recv().await {
                     heard(change);
                 }
             };
             shutdown.run_until_cancelled(hear).await;
         });
+        tokio::spawn(async move {
+            if let Err(error) = hear.await
+                && error.is_panic()
+            {
+                // Nobody hears it any more: then all is ending anyway.
+                let _ = fatal.send(format!("what listens to {} panicked", std::any::type_name::<K>()));
+            }
+        });
+        Heard(done)
     }
 
     /// Begins to set a controller up.
@@ -112,7 +138,28 @@ struct Given<'q, T: Clone + Eq + Hash> {
 
 impl<T: Clone + Eq + Hash> Drop for Given<'_, T> {
     fn drop(&mut self) {
+        // It is not told why it failed, but it is not forgotten either.
+        if std::thread::panicking() {
+            self.queue.add_rate_limited(self.key.clone());
+        }
         self.queue.done(&self.key);
+    }
+}
+
+/// Waits until a listener has heard the whole first list.
+#[derive(Clone)]
+pub(crate) struct Heard(watch::Receiver<bool>);
+
+impl Heard {
+    pub(crate) fn is_complete(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    pub(crate) async fn complete(&mut self) {
+        // An error means that the listener ended: nothing more will be heard, and the caller's own token says so too.
+        if self.0.wait_for(|heard| *heard).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -126,10 +173,11 @@ pub(crate) struct Setup<C: Controller> {
 
 impl<C: Controller> Setup<C> {
     /// Tells `heard` of every change, the present state first.
-    pub(crate) fn on<K: Object>(self, informer: &Informer<K>, heard: impl Fn(&C, &WorkQueue<C::Key>, &Delta<K>) + Send + 'static) -> Self {
+    pub(crate) fn on<K: Object>(mut self, informer: &Informer<K>, heard: impl Fn(&C, &WorkQueue<C::Key>, &Delta<K>) + Send + 'static) -> Self {
         let (controller, queue) = (self.controller.clone(), self.queue.clone());
-        self.cx.listen(informer, move |change| heard(&controller, &queue, &change));
-        self.reads(informer)
+        let mut heard = self.cx.listen(informer, move |change| heard(&controller, &queue, &change));
+        self.first_lists.push(Box::pin(async move { heard.complete().await }));
+        self
     }
 
     /// Waits for what the controller reads without hearing of its changes.
@@ -139,7 +187,7 @@ impl<C: Controller> Setup<C> {
         self
     }
 
-    /// Works on keys, at most `workers` at once, until the end; first waits until all informers hold their first list.
+    /// Works on keys, at most `workers` at once, until the end; first waits until all first lists were heard or are in memory.
     pub(crate) async fn work(self, workers: usize) {
         for first_list in self.first_lists {
             first_list.await;
@@ -151,4 +199,87 @@ impl<C: Controller> Setup<C> {
 /// What changed is what is worked on.
 pub(crate) fn itself<C: Controller<Key = ObjectKey>, K: Object>(_: &C, queue: &WorkQueue<ObjectKey>, change: &Delta<K>) {
     queue.add(change.object().key());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use client::{Body, Transport};
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    /// A server that never answers.
+    struct Silent;
+
+    impl Transport for Silent {
+        fn send(&self, _: http::Request<Bytes>) -> BoxFuture<'static, client::Result<http::Response<Body>>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn cx() -> (Cx, mpsc::UnboundedReceiver<String>) {
+        let (fatal, told) = mpsc::unbounded_channel();
+        let client = Client::new(Arc::new(Silent));
+        let shutdown = CancellationToken::new();
+        let informers = Informers::new(client.clone(), shutdown.clone());
+        (Cx { config: Arc::default(), informers, shutdown, client_for: Arc::new(move |_| client.clone()), fatal }, told)
+    }
+
+    fn maps(count: usize) -> Informer<ConfigMap> {
+        let map = |n: usize| ConfigMap { metadata: crate::meta::new_meta("n", &n.to_string()), ..ConfigMap::default() };
+        Informer::fixed((0..count).map(map))
+    }
+
+    #[tokio::test]
+    async fn a_first_list_is_complete_when_it_was_heard() {
+        let (cx, _told) = cx();
+        let count = Arc::new(AtomicUsize::new(0));
+        let heard = count.clone();
+        let mut first = cx.listen(&maps(50), move |_| {
+            heard.fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(!first.is_complete(), "it is in memory, but nobody has heard it");
+        first.complete().await;
+        assert_eq!(count.load(Ordering::Relaxed), 50);
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_panics_is_told() {
+        let (cx, mut told) = cx();
+        cx.listen(&maps(1), |_| panic!("on purpose"));
+        assert!(told.recv().await.is_some_and(|t| t.contains("ConfigMap")));
+    }
+
+    struct Falls {
+        steps: AtomicUsize,
+        done: tokio::sync::Notify,
+    }
+
+    impl Controller for Falls {
+        type Key = u32;
+
+        async fn reconcile(&self, _: &u32) -> Step {
+            assert!(self.steps.fetch_add(1, Ordering::Relaxed) > 0, "the first time, on purpose");
+            self.done.notify_one();
+            Ok(None)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_that_panics_is_tried_again() {
+        let (cx, _told) = cx();
+        let (falls, queue) = (Arc::new(Falls { steps: AtomicUsize::new(0), done: tokio::sync::Notify::new() }), WorkQueue::default());
+        queue.add(7);
+        let work = tokio::spawn({
+            let (cx, falls) = (cx.clone(), falls.clone());
+            async move { cx.work(falls, queue, 1).await }
+        });
+        falls.done.notified().await;
+        assert_eq!(falls.steps.load(Ordering::Relaxed), 2);
+        cx.shutdown.cancel();
+        assert!(work.await.is_ok());
+    }
 }

@@ -13,6 +13,8 @@ use crate::work::Step;
 
 /// An owner that exists but of whose kind nothing is told: looked at again after this.
 const UNSEEN: Duration = Duration::from_secs(30);
+/// The dependents of what is to set them free are not all known yet: looked at again after this.
+const NOT_ALL_KNOWN: Duration = Duration::from_secs(1);
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 
@@ -57,6 +59,9 @@ impl Collector {
         }
         let Some(owners) = self.classify(&seen).await? else { return Ok(None) };
         if owners.solid > 0 {
+            let mut work = Vec::new();
+            self.graph.lock().relink(uid, &mut work);
+            work.into_iter().for_each(|w| self.queue.add(w));
             let lost: Vec<Uid> = owners.dangling.into_iter().chain(owners.waiting).collect();
             return if lost.is_empty() { Ok(None) } else { self.drop_owners(&served, &latest, &lost).await.map(|()| None) };
         }
@@ -110,7 +115,7 @@ impl Collector {
             }
             match self.look_for(owner, &served, namespace).await? {
                 None => {
-                    self.graph.lock().note_absent(&owner.uid, namespace);
+                    self.graph.lock().note_absent(&owner.uid, owner.place(namespace));
                     owners.dangling.push(owner.uid.clone());
                 }
                 Some(live) if live.is_deleting() && live.has_finalizer(FOREGROUND) => owners.waiting.push(owner.uid.clone()),
@@ -181,6 +186,9 @@ impl Collector {
 
     /// Sets an object's dependents free, then lets it go.
     pub(super) async fn orphan(&self, uid: &Uid) -> Step {
+        if !self.knows_all() {
+            return Ok(Some(NOT_ALL_KNOWN));
+        }
         let (place, dependents) = {
             let graph = self.graph.lock();
             let Some(node) = graph.node(uid) else { return Ok(None) };

@@ -1,7 +1,9 @@
 //! Who owns whom: a graph of all objects by UID, and what a change in it asks for (upstream `graph_builder.go`). Pure.
 //!
-//! An owner that is only known from its dependents is a *virtual* node until it is seen, or found absent. Nothing is
-//! deleted on the graph's word alone: it only says what is worth looking at.
+//! An owner that is only known from its dependents is a *virtual* node until it is seen, or found absent. Its dependents may
+//! refer to it in different ways (another kind, name or namespace with the same UID), of which one at most is right: each way
+//! is looked for in turn, and who had it wrong is looked at when it turns real. Nothing is deleted on the graph's word alone:
+//! it only says what is worth looking at.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -47,6 +49,13 @@ pub(super) struct Seen {
     pub(super) foreground: bool,
     /// It is being deleted, and its dependents are to be set free first.
     pub(super) orphan: bool,
+}
+
+impl Owner {
+    /// Where the reference says that the owner is, in a dependent of this namespace.
+    pub(super) fn place(&self, namespace: &str) -> Place {
+        Place { kind: self.kind.clone(), namespace: namespace.into(), name: self.name.clone() }
+    }
 }
 
 impl Seen {
@@ -102,7 +111,7 @@ pub(super) struct Node {
 pub(super) struct Graph {
     nodes: HashMap<Uid, Node>,
     /// Owners that were looked for in vain; forgotten when they become many.
-    absent: HashSet<(Uid, Box<str>)>,
+    absent: HashSet<(Uid, Place)>,
 }
 
 /// Absent owners that are remembered (upstream's cache has 500).
@@ -114,14 +123,24 @@ impl Graph {
     }
 
     pub(super) fn is_absent(&self, owner: &Owner, namespace: &str) -> bool {
-        self.absent.contains(&(owner.uid.clone(), namespace.into()))
+        self.absent.contains(&(owner.uid.clone(), owner.place(namespace)))
     }
 
-    pub(super) fn note_absent(&mut self, uid: &Uid, namespace: &str) {
+    pub(super) fn note_absent(&mut self, uid: &Uid, place: Place) {
         if self.absent.len() >= ABSENT_MAX {
             self.absent.clear();
         }
-        self.absent.insert((uid.clone(), namespace.into()));
+        self.absent.insert((uid.clone(), place));
+    }
+
+    /// An object that was looked at lives on: what it refers to is in the graph again, if it was taken for absent.
+    pub(super) fn relink(&mut self, uid: &Uid, work: &mut Vec<Work>) {
+        let owners = self.nodes.get(uid).map(|n| n.owners.clone()).unwrap_or_default();
+        for owner in &owners {
+            if self.nodes.get(&owner.uid).is_none_or(|n| !n.dependents.contains(uid)) {
+                self.join(uid, owner, work, &mut Vec::new());
+            }
+        }
     }
 
     /// Whether a live look is not worth it: all owners are in the graph as their references say, and none waits for its
@@ -145,6 +164,7 @@ impl Graph {
     /// An object as it is now.
     pub(super) fn see(&mut self, seen: Seen, work: &mut Vec<Work>, invalid: &mut Vec<Invalid>) {
         let uid = seen.uid.clone();
+        self.mistaken(&seen, work);
         let (old_owners, was_foreground, was_orphan) = match self.nodes.get_mut(&uid) {
             Some(node) => {
                 let known = !node.virtual_;
@@ -178,6 +198,16 @@ impl Graph {
             work.extend(dependents.into_iter().map(Work::Delete));
             work.push(Work::Delete(uid));
         }
+    }
+
+    /// A virtual owner turns real: dependents that meant another are to be looked at (upstream `partitionDependents`).
+    fn mistaken(&self, seen: &Seen, work: &mut Vec<Work>) {
+        let Some(node) = self.nodes.get(&seen.uid).filter(|n| n.virtual_) else { return };
+        let mistaken = node.dependents.iter().filter(|d| {
+            let refers = |n: &Node| n.owners.iter().any(|o| o.uid == seen.uid && o.kind == seen.place.kind && o.name == seen.place.name);
+            self.nodes.get(*d).is_some_and(|n| !refers(n) || !in_reach(&seen.place, &n.place))
+        });
+        work.extend(mistaken.cloned().map(Work::Delete));
     }
 
     fn change_owners(&mut self, uid: &Uid, old: Vec<Owner>, new: Vec<Owner>, work: &mut Vec<Work>, invalid: &mut Vec<Invalid>) {
@@ -215,7 +245,7 @@ impl Graph {
             return;
         }
         let node = Node {
-            place: Place { kind: owner.kind.clone(), namespace: place.namespace, name: owner.name.clone() },
+            place: owner.place(&place.namespace),
             owners: Vec::new(),
             dependents: HashSet::from([uid.clone()]),
             deleting: false,
@@ -238,9 +268,20 @@ impl Graph {
 
     /// An object is gone, or was found not to be there.
     pub(super) fn gone(&mut self, uid: &Uid, work: &mut Vec<Work>) {
-        let Some(node) = self.nodes.remove(uid) else { return };
+        let Some(mut node) = self.nodes.remove(uid) else { return };
         if !node.dependents.is_empty() {
-            self.note_absent(uid, &node.place.namespace);
+            self.note_absent(uid, node.place.clone());
+        }
+        if node.virtual_
+            && let Some(other) = self.elsewhere(uid, &node)
+        {
+            // Those that referred to it there have lost it; the others may have meant what is elsewhere.
+            let lost = node.dependents.iter().filter(|d| self.meant(d, uid).any(|p| p == node.place));
+            work.extend(lost.cloned().map(Work::Delete));
+            node.place = other;
+            self.nodes.insert(uid.clone(), node);
+            work.push(Work::Delete(uid.clone()));
+            return;
         }
         work.extend(node.dependents.into_iter().map(Work::Delete));
         for owner in &node.owners {
@@ -249,6 +290,19 @@ impl Graph {
                 work.push(Work::Delete(owner.uid.clone()));
             }
         }
+    }
+
+    /// Where a dependent says that its owner is.
+    fn meant<'s>(&'s self, dependent: &Uid, owner: &'s Uid) -> impl Iterator<Item = Place> + use<'s> {
+        let node = self.nodes.get(dependent);
+        node.into_iter().flat_map(move |n| n.owners.iter().filter(move |o| o.uid == *owner).map(|o| o.place(&n.place.namespace)))
+    }
+
+    /// The first place where some dependent says that a virtual owner is and where it was not looked for yet.
+    fn elsewhere(&self, uid: &Uid, node: &Node) -> Option<Place> {
+        let places = node.dependents.iter().flat_map(|d| self.meant(d, uid));
+        let open = places.filter(|p| !self.absent.contains(&(uid.clone(), p.clone())));
+        open.min_by(|a, b| (&a.namespace, &a.name, &a.kind.group, &a.kind.kind).cmp(&(&b.namespace, &b.name, &b.kind.group, &b.kind.kind)))
     }
 }
 

@@ -20,6 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::discovery::Served;
 use crate::work::{Controller, Cx, Step};
 use graph::{Graph, Invalid, Kind, Seen, Uid, Work};
+use monitors::First;
 
 const WORKERS: usize = 20;
 
@@ -28,7 +29,8 @@ pub(crate) async fn run(cx: Cx) {
     let client = cx.client("generic-garbage-collector");
     let recorder = cx.recorder(&client, "garbage-collector-controller");
     let queue = WorkQueue::default();
-    let collector = Arc::new(Collector { client, recorder, graph: Mutex::default(), kinds: RwLock::default(), queue: queue.clone() });
+    let collector =
+        Arc::new(Collector { client, recorder, graph: Mutex::default(), kinds: RwLock::default(), first_lists: Mutex::default(), queue: queue.clone() });
     if monitors::start(&cx, &collector).await {
         cx.work(collector, queue, WORKERS).await;
     }
@@ -40,6 +42,8 @@ struct Collector {
     graph: Mutex<Graph>,
     /// Where objects of a kind are served.
     kinds: RwLock<HashMap<Kind, Arc<Served>>>,
+    /// Of monitors whose objects the graph may not know yet.
+    first_lists: Mutex<Vec<First>>,
     queue: WorkQueue<Work>,
 }
 
@@ -71,6 +75,14 @@ impl Collector {
         let owner = format!("[{}/{}, namespace: {namespace}, name: {}, uid: {}]", o.api_version, o.kind.kind, o.name, o.uid);
         let message = format!("ownerRef {owner} does not exist in namespace {namespace:?}");
         self.recorder.event(&about, client::EventType::Warning, "OwnerRefInvalidNamespace", message);
+    }
+
+    /// Whether the graph knows the objects of every kind that is served. While it does not, an owner's dependents are not all
+    /// known, and letting the owner go would delete those that are seen later.
+    fn knows_all(&self) -> bool {
+        let mut first = self.first_lists.lock();
+        first.retain(|f| !f.of.is_cancelled() && !f.heard.is_complete());
+        first.is_empty()
     }
 
     fn served(&self, kind: &Kind) -> Option<Arc<Served>> {

@@ -8,21 +8,25 @@ use std::time::Duration;
 use client::{Delta, Informer, Object, PartialObject};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Collector;
 use super::graph::{Kind, Seen};
 use crate::discovery::{self, Served};
-use crate::work::Cx;
+use crate::work::{Cx, Heard};
 
 /// Objects that nobody owns and that own nobody, and many of them.
 const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
-/// What other controllers of this crate have in memory as it is: not held a second time.
+/// A kind that cannot be listed must not keep the collector from all others for ever (upstream's `initialSyncTimeout`). What is
+/// set free waits for it all the same (`Collector::orphan`).
 const SYNC_MAX: Duration = Duration::from_secs(30);
 /// Changes of what is served come in groups.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -34,6 +38,12 @@ struct Monitors {
     cx: Cx,
     collector: Arc<Collector>,
     running: HashMap<Served, CancellationToken>,
+}
+
+/// A monitor's first list: until it was heard, the graph does not know its objects.
+pub(super) struct First {
+    pub(super) of: CancellationToken,
+    pub(super) heard: Heard,
 }
 
 /// Starts all monitors and keeps them as discovery has them; returns when the graph is complete, `false` at the end.
@@ -100,6 +110,7 @@ impl Monitors {
         let token = self.cx.shutdown.child_token();
         self.running.insert(served.clone(), token.clone());
         let i = &self.cx.informers;
+        // What other parts of the process have in memory as it is: not held a second time.
         match (served.group.as_str(), served.resource.as_str()) {
             ("", "pods") => self.feed(&i.informer::<Pod>(), &served, token),
             ("", "services") => self.feed(&i.informer::<Service>(), &served, token),
@@ -114,6 +125,10 @@ impl Monitors {
             ("apps", "daemonsets") => self.feed(&i.informer::<DaemonSet>(), &served, token),
             ("apps", "controllerrevisions") => self.feed(&i.informer::<ControllerRevision>(), &served, token),
             ("rbac.authorization.k8s.io", "clusterroles") => self.feed(&i.informer::<ClusterRole>(), &served, token),
+            ("", "persistentvolumeclaims") => self.feed(&i.informer::<PersistentVolumeClaim>(), &served, token),
+            ("", "persistentvolumes") => self.feed(&i.informer::<PersistentVolume>(), &served, token),
+            ("storage.k8s.io", "storageclasses") => self.feed(&i.informer::<StorageClass>(), &served, token),
+            ("storage.k8s.io", "csinodes") => self.feed(&i.informer::<CSINode>(), &served, token),
             ("", "resourcequotas") => self.feed(&i.informer::<ResourceQuota>(), &served, token),
             ("policy", "poddisruptionbudgets") => self.feed(&i.informer::<PodDisruptionBudget>(), &served, token),
             ("batch", "jobs") => self.feed(&i.informer::<Job>(), &served, token),
@@ -125,8 +140,8 @@ impl Monitors {
 
     fn feed<K: Object>(&self, informer: &Informer<K>, served: &Served, token: CancellationToken) -> Synced {
         let (collector, kind) = (self.collector.clone(), Arc::new(kind(served)));
-        let cx = Cx { shutdown: token, ..self.cx.clone() };
-        cx.listen(informer, move |change| match change {
+        let cx = Cx { shutdown: token.clone(), ..self.cx.clone() };
+        let mut heard = cx.listen(informer, move |change| match change {
             Delta::Added(object) => collector.see(Seen::of(&kind, &*object)),
             Delta::Updated { old, new } => {
                 // Most changes are none to the graph.
@@ -137,8 +152,8 @@ impl Monitors {
             }
             Delta::Deleted(object) => collector.gone(&object.uid().into()),
         });
-        let informer = informer.clone();
-        Box::pin(async move { informer.synced().await })
+        self.collector.first_lists.lock().push(First { of: token, heard: heard.clone() });
+        Box::pin(async move { heard.complete().await })
     }
 }
 

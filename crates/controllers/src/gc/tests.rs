@@ -110,3 +110,51 @@ fn orphans_are_set_free_and_wrong_references_told() {
     elsewhere.place.namespace = "other".into();
     assert_eq!(world.see(elsewhere), "delete x invalid o<-x");
 }
+
+/// A reference to `uid` as an object of this kind.
+fn owner_as(uid: &str, of: &str) -> Owner {
+    Owner { kind: kind(of), ..owner(uid, false) }
+}
+
+#[test]
+fn who_meant_another_is_looked_at_when_the_owner_turns_real() {
+    let mut world = World::default();
+    world.see(seen("a", &[owner_as("o", "Other")]));
+    world.see(seen("b", &[owner("o", false)]));
+    let mut elsewhere = seen("c", &[owner("o", false)]);
+    elsewhere.place.namespace = "m".into();
+    world.see(elsewhere);
+    let mut told: Vec<String> = world.see(seen("o", &[])).split(" delete ").map(|s| s.trim_start_matches("delete ").to_owned()).collect();
+    told.sort();
+    assert_eq!(told, ["a", "c"], "b meant it");
+}
+
+#[test]
+fn an_owner_is_looked_for_wherever_its_dependents_say() {
+    let mut world = World::default();
+    world.see(seen("a", &[owner_as("o", "Other")]));
+    world.see(seen("b", &[owner("o", false)]));
+    let first = world.gone("o");
+    assert_eq!(first, "delete a delete o", "there is none of the first kind; b may have meant another");
+    assert!(world.0.node("o").is_some_and(|n| n.place.kind == kind("K") && n.dependents.len() == 2));
+    assert_eq!(world.see(seen("o", &[])), "delete a", "there is");
+    assert_eq!(world.gone("o"), "delete a delete b", "and its dependents go with it");
+    let mut world = World::default();
+    world.see(seen("a", &[owner_as("o", "Other")]));
+    world.see(seen("b", &[owner("o", false)]));
+    world.gone("o");
+    assert_eq!(world.gone("o"), "delete a delete b");
+    assert!(world.0.node("o").is_none(), "it was nowhere");
+}
+
+#[test]
+fn what_lives_on_is_linked_to_its_owner_again() {
+    let mut world = World::default();
+    world.see(seen("a", &[owner("o", false)]));
+    world.gone("o");
+    let mut work = Vec::new();
+    world.0.relink(&"a".into(), &mut work);
+    assert_eq!(work, [Work::Delete("o".into())], "it is looked for once more");
+    world.see(seen("o", &[]));
+    assert_eq!(world.gone("o"), "delete a");
+}
