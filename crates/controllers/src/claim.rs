@@ -38,6 +38,21 @@ where
     claim_if(client, owner, selector, children, |_| true, || check_live(client, owner)).await
 }
 
+/// The same for owners whose children carry a finalizer: what is adopted gets it.
+pub(crate) async fn claim_with_finalizer<O, C>(
+    client: &Client,
+    owner: &O,
+    selector: &Selector,
+    children: Vec<Arc<C>>,
+    finalizer: &str,
+) -> client::Result<Vec<Arc<C>>>
+where
+    O: Object + Resource,
+    C: Object + Resource + Plural,
+{
+    claim_all(client, owner, selector, children, |_| true, || check_live(client, owner), Some(finalizer)).await
+}
+
 /// The same with a further condition on children and another check before the first adoption.
 pub(crate) async fn claim_if<O, C, F>(
     client: &Client,
@@ -46,6 +61,23 @@ pub(crate) async fn claim_if<O, C, F>(
     children: Vec<Arc<C>>,
     also: impl Fn(&C) -> bool,
     may_adopt: impl Fn() -> F,
+) -> client::Result<Vec<Arc<C>>>
+where
+    O: Object + Resource,
+    C: Object + Resource + Plural,
+    F: Future<Output = client::Result<()>>,
+{
+    claim_all(client, owner, selector, children, also, may_adopt, None).await
+}
+
+async fn claim_all<O, C, F>(
+    client: &Client,
+    owner: &O,
+    selector: &Selector,
+    children: Vec<Arc<C>>,
+    also: impl Fn(&C) -> bool,
+    may_adopt: impl Fn() -> F,
+    finalizer: Option<&str>,
 ) -> client::Result<Vec<Arc<C>>>
 where
     O: Object + Resource,
@@ -71,7 +103,7 @@ where
                     Err(error) => Err(error),
                     Ok(()) => {
                         checked = true;
-                        let adopted = adopt(&api, owner, &*child).await;
+                        let adopted = adopt(&api, owner, &*child, finalizer).await;
                         if let Ok(true) = adopted {
                             claimed.push(child);
                         }
@@ -99,13 +131,22 @@ async fn check_live<O: Object + Resource>(client: &Client, owner: &O) -> client:
 }
 
 /// Whether the child is there to be adopted.
-async fn adopt<O: Object + Resource, C: Object>(api: &Api<C>, owner: &O, child: &C) -> client::Result<bool> {
-    let patch = json!({"metadata": {"ownerReferences": [owner_reference(owner)], "uid": child.uid()}});
+async fn adopt<O: Object + Resource, C: Object>(api: &Api<C>, owner: &O, child: &C, finalizer: Option<&str>) -> client::Result<bool> {
+    let patch = adopt_patch(owner, child.uid(), finalizer);
     match api.patch(child.name(), &Patch::Strategic(patch), &PatchParams::default()).await {
         Ok(_) => Ok(true),
         Err(error) if error.is_not_found() => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// A strategic merge patch that gives a child its owner, and the finalizer if there is one.
+fn adopt_patch<O: Object + Resource>(owner: &O, child_uid: &str, finalizer: Option<&str>) -> Value {
+    let mut patch = json!({"metadata": {"ownerReferences": [owner_reference(owner)], "uid": child_uid}});
+    if let Some(finalizer) = finalizer {
+        patch["metadata"]["finalizers"] = json!([finalizer]);
+    }
+    patch
 }
 
 async fn release<C: Object>(api: &Api<C>, owner_uid: &str, child: &C) -> client::Result<()> {
@@ -131,4 +172,20 @@ pub(crate) fn controller_key<O: Resource>(child: &impl client::Meta) -> Option<(
 /// The group of an `apiVersion`.
 pub(crate) fn group(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::batch::v1::Job;
+
+    use super::*;
+
+    #[test]
+    fn what_is_adopted_gets_the_finalizer_of_its_kind() {
+        let job: Job = serde_json::from_value(json!({"metadata": {"name": "j", "uid": "J"}})).unwrap_or_default();
+        let patch = adopt_patch(&job, "P", Some("batch.kubernetes.io/job-tracking"));
+        assert_eq!(patch["metadata"]["finalizers"], json!(["batch.kubernetes.io/job-tracking"]));
+        assert_eq!((&patch["metadata"]["uid"], &patch["metadata"]["ownerReferences"][0]["uid"]), (&json!("P"), &json!("J")));
+        assert!(adopt_patch(&job, "P", None)["metadata"].get("finalizers").is_none());
+    }
 }

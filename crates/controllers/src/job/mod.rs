@@ -1,4 +1,7 @@
 //! Jobs: pods that are to end well so many times.
+//!
+//! In place of the original's resync: back-offs and deadlines name the time of the next look; finalizers of pods whose job is
+//! gone are heard of by the pod and by the job.
 
 mod indexes;
 mod plan;
@@ -11,10 +14,12 @@ use std::sync::Arc;
 use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
+use machinery::labels::Selector;
 use serde_json::json;
 
 use crate::burst::Burst;
-use crate::claim::{claim, controller_key};
+use crate::claim::{claim_with_finalizer, controller_key};
+use crate::compiled::Compiled;
 use crate::expectations::Expectations;
 use crate::meta::{labels, selector};
 use crate::pods::{self, PodControl};
@@ -45,6 +50,7 @@ pub(crate) async fn run(cx: Cx) {
         jobs: cx.informers.informer(),
         pods: cx.informers.informer(),
         expectations: Expectations::default(),
+        selectors: Compiled::default(),
     });
     pods::index_controller(&controller.pods);
     cx.setup(&controller).on(&controller.jobs, Jobs::heard_job).on(&controller.pods, Jobs::heard_pod).work(WORKERS).await;
@@ -64,9 +70,18 @@ struct Jobs {
     jobs: Informer<Job>,
     pods: Informer<Pod>,
     expectations: Expectations,
+    selectors: Compiled<Selector>,
+}
+
+fn selector_of(job: &Job) -> Selector {
+    job.spec.as_ref().and_then(|s| s.selector.as_ref()).map_or_else(Selector::nothing, selector)
 }
 
 impl Jobs {
+    fn selector(&self, job: &Job) -> Arc<Selector> {
+        self.selectors.get(job, selector_of)
+    }
+
     fn owner(&self, pod: &Pod) -> Option<ObjectKey> {
         let (key, uid) = controller_key::<Job>(pod)?;
         self.jobs.get_key(&key).filter(|j| j.uid() == uid).map(|_| key)
@@ -75,6 +90,7 @@ impl Jobs {
     fn heard_job(&self, queue: &WorkQueue<Key>, change: &Delta<Job>) {
         if let Delta::Deleted(job) = change {
             self.expectations.forget(&job.key());
+            self.selectors.forget(&job.key());
             // Their finalizers are nobody's any more.
             pods::of_controller(&self.pods, job.uid()).iter().for_each(|p| queue.add(Key::Orphan(p.key())));
         }
@@ -88,7 +104,7 @@ impl Jobs {
                 queue.add(Key::Orphan(pod.key()));
             } else if pod.controller().is_none() && !labels(&**pod).is_empty() {
                 let all = self.jobs.list_namespace(pod.namespace());
-                all.iter().filter(|j| selects(j, pod)).for_each(|j| queue.add(Key::Job(j.key())));
+                all.iter().filter(|j| self.selector(j).matches_map(labels(&**pod))).for_each(|j| queue.add(Key::Job(j.key())));
             }
             return;
         };
@@ -114,9 +130,9 @@ impl Jobs {
             return self.release(left.iter().filter(|p| p.has_finalizer(FINALIZER))).await.map(|()| None);
         }
         let act = self.expectations.satisfied(key);
-        let selector = job.spec.as_ref().and_then(|s| s.selector.as_ref()).map_or_else(machinery::labels::Selector::nothing, selector);
+        let selector = self.selector(&job);
         let all = pods::of_controller_and_orphans(&self.pods, job.uid(), job.namespace());
-        let pods = claim::<Job, Pod>(&self.client, &job, &selector, all).await?;
+        let pods = claim_with_finalizer::<Job, Pod>(&self.client, &job, &selector, all, FINALIZER).await?;
         let plan = plan::plan(&job, &pods, act, client::timestamp());
         let again = plan.again;
         self.carry_out(&job, plan).await?;
@@ -160,10 +176,6 @@ impl Jobs {
         });
         futures_util::future::join_all(each).await.into_iter().collect()
     }
-}
-
-fn selects(job: &Job, pod: &Pod) -> bool {
-    job.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| selector(s).matches_map(labels(pod)))
 }
 
 impl Controller for Jobs {

@@ -21,6 +21,7 @@ use crate::pods::{self, phase};
 pub(super) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+const INDEX_IGNORED: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 /// UIDs that are noted at once (upstream `MaxUncountedPods`).
 const UNCOUNTED_MAX: usize = 500;
 /// Pods that are made at once (upstream `MaxPodCreateDeletePerSync`).
@@ -33,14 +34,23 @@ const BACKOFF_MAX_S: u64 = 600;
 pub(super) struct Plan {
     /// The status as it is to be written, before anything else.
     pub(super) status: JobStatus,
-    /// For each pod to make: its index, and how often that failed.
-    pub(super) create: Vec<(Option<u32>, i32)>,
+    /// The pods to make.
+    pub(super) create: Vec<Attempt>,
     pub(super) delete: Vec<Arc<Pod>>,
     /// Pods that were counted, or need not be.
     pub(super) release: Vec<Arc<Pod>>,
     pub(super) again: Option<Duration>,
     /// Events: whether a warning, reason, message.
     pub(super) tell: Vec<(bool, String, String)>,
+}
+
+/// A pod to make: its index, if it has one, and how often that failed before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Attempt {
+    pub(super) index: Option<u32>,
+    pub(super) failures: i32,
+    /// Failures that a policy said are none; they count for the back-off alone.
+    pub(super) ignored: i32,
 }
 
 pub(super) fn condition<'s>(status: &'s JobStatus, kind: &str) -> Option<&'s JobCondition> {
@@ -61,6 +71,10 @@ fn replaces_failed_only(spec: &JobSpec) -> bool {
 
 fn index_of(pod: &Pod) -> Option<u32> {
     pod.annotation(INDEX)?.parse().ok()
+}
+
+fn number(pod: &Pod, annotation: &str) -> i32 {
+    pod.annotation(annotation).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 fn has_failed(spec: &JobSpec, pod: &Pod) -> bool {
@@ -103,6 +117,51 @@ struct Tally<'j> {
     /// UIDs that are noted and not yet numbers.
     noted: HashSet<String>,
     fail_job: Option<String>,
+    /// Where each index has its own limit: the last failed pod of an index that nobody works on. How often the index failed
+    /// stands nowhere else, so it keeps its finalizer, and is not counted for good, until there is the next one.
+    last_failed: BTreeMap<u32, Arc<Pod>>,
+    /// How many of those are failures.
+    kept: i32,
+}
+
+impl Tally<'_> {
+    /// What the pods that failed mean for the job and their indexes, before any of them is let go.
+    fn judge_indexes(&mut self) {
+        let (pods, spec) = (self.pods, self.spec);
+        let done = pods.iter().filter(|p| p.has_finalizer(FINALIZER) && phase(p) == "Succeeded").filter_map(|p| index_of(p));
+        let done: Indexes = done.filter(|_| is_indexed(spec)).collect();
+        for pod in pods.iter().filter(|p| p.has_finalizer(FINALIZER) && has_failed(spec, p)) {
+            let verdict = policy::judge(self.job, pod);
+            if let Verdict::FailJob(why) = &verdict {
+                self.fail_job.get_or_insert_with(|| why.clone());
+            }
+            if let (Some(limit), Some(index)) = (spec.backoff_limit_per_index, index_of(pod))
+                && (verdict == Verdict::FailIndex || (verdict != Verdict::Ignore && number(pod, INDEX_FAILURES) >= limit))
+            {
+                self.failed_indexes.insert(index);
+            }
+        }
+        if spec.backoff_limit_per_index.is_none() {
+            return;
+        }
+        let active: Indexes = pods.iter().filter(|p| pods::is_active(p)).filter_map(|p| index_of(p)).collect();
+        for pod in pods.iter().filter(|p| has_failed(spec, p)) {
+            let open = |i: &u32| *i < self.completions && ![&done, &self.completed, &self.failed_indexes, &active].iter().any(|s| s.contains(i));
+            let Some(index) = index_of(pod).filter(open) else { continue };
+            let rank = |p: &Pod| (number(p, INDEX_FAILURES) + number(p, INDEX_IGNORED), finished(p));
+            if self.last_failed.get(&index).is_none_or(|last| rank(last) <= rank(pod)) {
+                self.last_failed.insert(index, pod.clone());
+            }
+        }
+    }
+
+    /// Whether a failed pod is kept as its index' memory. Not when the job is over or going.
+    fn is_kept(&self, pod: &Pod) -> bool {
+        let over = self.fail_job.is_some() || self.job.is_deleting();
+        let status = self.job.status.as_ref();
+        let ending = status.is_some_and(|s| condition(s, "FailureTarget").is_some() || condition(s, "SuccessCriteriaMet").is_some());
+        !over && !ending && index_of(pod).and_then(|i| self.last_failed.get(&i)).is_some_and(|last| last.uid() == pod.uid())
+    }
 }
 
 /// The next steps; `act`: what was done before has been seen, so pods may be made and deleted.
@@ -130,7 +189,7 @@ pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], act: bool, now: Timestamp) -> P
     plan.status.active = Some(number(if is_over { left } else { active.len() })).filter(|n| *n > 0);
     plan.status.ready = Some(number(if is_over { 0 } else { ready }));
     plan.status.terminating = Some(number(terminating + if is_over { active.len() } else { 0 }));
-    if is_over && active.is_empty() && terminating == 0 && tally.noted.is_empty() {
+    if is_over && active.is_empty() && terminating == 0 && tally.noted.is_empty() && tally.kept == 0 {
         finish(&mut plan, &tally, now);
     }
     if let (Some(deadline_s), Some(start), false) = (spec.active_deadline_seconds, &plan.status.start_time, is_over || suspended) {
@@ -155,7 +214,10 @@ fn count<'j>(job: &'j Job, spec: &'j JobSpec, pods: &'j [Arc<Pod>], plan: &mut P
         succeeded: 0,
         noted: HashSet::new(),
         fail_job: None,
+        last_failed: BTreeMap::new(),
+        kept: 0,
     };
+    tally.judge_indexes();
     let held: HashSet<&str> = pods.iter().filter(|p| p.has_finalizer(FINALIZER)).map(|p| p.uid()).collect();
     let mut noted = status.uncounted_terminated_pods.take().unwrap_or_default();
     let settle = |list: &mut Option<Vec<String>>| {
@@ -171,13 +233,15 @@ fn count<'j>(job: &'j Job, spec: &'j JobSpec, pods: &'j [Arc<Pod>], plan: &mut P
     for pod in pods.iter().filter(|p| p.has_finalizer(FINALIZER)) {
         if known.contains(pod.uid()) {
             plan.release.push(pod.clone());
+        } else if tally.is_kept(pod) {
+            tally.kept += i32::from(policy::judge(job, pod) != Verdict::Ignore);
         } else if noted.failed.iter().chain(&noted.succeeded).flatten().count() < UNCOUNTED_MAX {
             note(&mut tally, &mut plan.release, &mut noted, pod);
         }
     }
     let length = |list: &Option<Vec<String>>| i32::try_from(list.as_ref().map_or(0, Vec::len)).unwrap_or(0);
     let status = &mut plan.status;
-    tally.failed = status.failed.unwrap_or(0) + length(&noted.failed);
+    tally.failed = status.failed.unwrap_or(0) + length(&noted.failed) + tally.kept;
     if is_indexed(spec) {
         tally.succeeded = i32::try_from(tally.completed.len()).unwrap_or(i32::MAX);
         status.succeeded = Some(tally.succeeded).filter(|n| *n > 0);
@@ -208,15 +272,6 @@ fn note(tally: &mut Tally<'_>, release: &mut Vec<Arc<Pod>>, noted: &mut Uncounte
         release.push(pod.clone());
     } else if has_failed(spec, pod) {
         let verdict = policy::judge(tally.job, pod);
-        if let Verdict::FailJob(why) = &verdict {
-            tally.fail_job.get_or_insert_with(|| why.clone());
-        }
-        if let (Some(limit), Some(index)) = (spec.backoff_limit_per_index, index) {
-            let before: i32 = pod.annotation(INDEX_FAILURES).and_then(|n| n.parse().ok()).unwrap_or(0);
-            if verdict == Verdict::FailIndex || (verdict != Verdict::Ignore && before >= limit) {
-                tally.failed_indexes.insert(index);
-            }
-        }
         if verdict != Verdict::Ignore {
             noted.failed.get_or_insert_default().push(pod.uid().to_owned());
         }
@@ -359,55 +414,75 @@ fn manage(tally: &mut Tally<'_>, plan: &mut Plan, active: &[Arc<Pod>], terminati
     if missing == 0 {
         return;
     }
+    if spec.backoff_limit_per_index.is_some() && is_indexed(spec) {
+        // Each index has its own back-off; none is held up by another's.
+        let mut waits = Vec::new();
+        for attempt in next_indexes(tally, active, missing) {
+            match attempt.index.and_then(|i| tally.last_failed.get(&i)).and_then(|last| index_backoff(last, now)) {
+                Some(wait) => waits.push(wait),
+                None => plan.create.push(attempt),
+            }
+        }
+        plan.again = waits.into_iter().min();
+        return;
+    }
     if let Some(wait) = backoff(tally, now) {
         plan.again = Some(wait);
         return;
     }
-    plan.create = if is_indexed(spec) { next_indexes(tally, active, missing) } else { vec![(None, 0); missing] };
+    plan.create = if is_indexed(spec) { next_indexes(tally, active, missing) } else { vec![Attempt::default(); missing] };
 }
 
 /// The lowest indexes that nobody works on, each with its failures so far.
-fn next_indexes(tally: &Tally<'_>, active: &[Arc<Pod>], count: usize) -> Vec<(Option<u32>, i32)> {
+fn next_indexes(tally: &Tally<'_>, active: &[Arc<Pod>], count: usize) -> Vec<Attempt> {
     let mut busy: Indexes = active.iter().filter_map(|p| index_of(p)).collect();
     if replaces_failed_only(tally.spec) {
         busy.extend(tally.pods.iter().filter(|p| pods::is_terminating(p)).filter_map(|p| index_of(p)));
     }
-    let mut failures: BTreeMap<u32, i32> = BTreeMap::new();
-    if tally.spec.backoff_limit_per_index.is_some() {
-        for pod in tally.pods.iter().filter(|p| has_failed(tally.spec, p)) {
-            let Some(index) = index_of(pod) else { continue };
-            let before: i32 = pod.annotation(INDEX_FAILURES).and_then(|n| n.parse().ok()).unwrap_or(0);
-            let now = before + i32::from(policy::judge(tally.job, pod) != Verdict::Ignore);
-            let entry = failures.entry(index).or_insert(0);
-            *entry = (*entry).max(now);
-        }
-    }
-    (0..tally.completions)
-        .filter(|i| !busy.contains(i) && !tally.completed.contains(i) && !tally.failed_indexes.contains(i))
-        .take(count)
-        .map(|i| (Some(i), failures.get(&i).copied().unwrap_or(0)))
-        .collect()
+    let attempt = |index: u32| {
+        let Some(last) = tally.last_failed.get(&index) else { return Attempt { index: Some(index), ..Attempt::default() } };
+        let ignored = i32::from(policy::judge(tally.job, last) == Verdict::Ignore);
+        Attempt { index: Some(index), failures: number(last, INDEX_FAILURES) + 1 - ignored, ignored: number(last, INDEX_IGNORED) + ignored }
+    };
+    (0..tally.completions).filter(|i| !busy.contains(i) && !tally.completed.contains(i) && !tally.failed_indexes.contains(i)).take(count).map(attempt).collect()
+}
+
+/// When a pod ended (upstream `getFinishedTime`): its last container, else its last turn to not ready, else its deletion.
+fn finished(pod: &Pod) -> Timestamp {
+    let status = pod.status.as_ref();
+    let containers = status.and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
+    let ends: Option<Vec<Timestamp>> = containers.iter().map(|c| Some(c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)).collect();
+    let unready = || pods::condition(pod, "Ready").filter(|c| c.status == "False").and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0);
+    let deleted = || {
+        let at = pod.meta().deletion_timestamp.as_ref()?.0;
+        at.checked_sub(secs(pod.meta().deletion_grace_period_seconds.unwrap_or(0))).ok()
+    };
+    ends.and_then(|all| all.into_iter().max()).or_else(unready).or_else(deleted).unwrap_or_else(|| created(pod))
 }
 
 /// How long to wait after failures in a row: ten seconds, doubling, since the last pod ended.
 fn backoff(tally: &Tally<'_>, now: Timestamp) -> Option<Duration> {
-    let ended = |p: &Pod| {
-        let status = p.status.as_ref()?;
-        let finished =
-            status.container_statuses.iter().flatten().filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()).map(|t| t.0).max();
-        finished.or_else(|| p.meta().deletion_timestamp.as_ref().map(|t| t.0)).or_else(|| Some(created(p)))
-    };
-    let mut failed: Vec<Timestamp> = tally.pods.iter().filter(|p| has_failed(tally.spec, p)).filter_map(|p| ended(p)).collect();
-    let succeeded = tally.pods.iter().filter(|p| phase(p) == "Succeeded").filter_map(|p| ended(p)).max();
+    let mut failed: Vec<Timestamp> = tally.pods.iter().filter(|p| has_failed(tally.spec, p)).map(|p| finished(p)).collect();
+    let succeeded = tally.pods.iter().filter(|p| phase(p) == "Succeeded").map(|p| finished(p)).max();
     failed.retain(|at| succeeded.is_none_or(|s| *at > s));
-    let last = failed.iter().max()?;
-    let doubled = BACKOFF_MIN_S.saturating_mul(1u64.checked_shl(u32::try_from(failed.len() - 1).unwrap_or(u32::MAX)).unwrap_or(u64::MAX));
-    let left = between(now, plus(*last, Duration::from_secs(doubled.min(BACKOFF_MAX_S))));
+    remaining(failed.len(), *failed.iter().max()?, now)
+}
+
+/// The same for an index by its last failed pod, which knows how often the index failed.
+fn index_backoff(last: &Pod, now: Timestamp) -> Option<Duration> {
+    let before = number(last, INDEX_FAILURES) + number(last, INDEX_IGNORED);
+    remaining(usize::try_from(before).unwrap_or(0) + 1, finished(last), now)
+}
+
+fn remaining(failures: usize, last: Timestamp, now: Timestamp) -> Option<Duration> {
+    let doublings = u32::try_from(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+    let doubled = BACKOFF_MIN_S.saturating_mul(1u64.checked_shl(doublings).unwrap_or(u64::MAX));
+    let left = between(now, plus(last, Duration::from_secs(doubled.min(BACKOFF_MAX_S))));
     (!left.is_zero()).then_some(left)
 }
 
 /// A pod of the job.
-pub(super) fn pod(job: &Job, (index, failures): (Option<u32>, i32)) -> Pod {
+pub(super) fn pod(job: &Job, Attempt { index, failures, ignored }: Attempt) -> Pod {
     let Some(spec) = &job.spec else { return Pod::default() };
     let prefix = index.map_or_else(|| job.name().to_owned(), |i| format!("{}-{i}", job.name()));
     let mut pod = pods::from_template(&spec.template, &prefix, job.namespace(), owner_reference(job));
@@ -417,6 +492,9 @@ pub(super) fn pod(job: &Job, (index, failures): (Option<u32>, i32)) -> Pod {
     meta.annotations.get_or_insert_default().insert(INDEX.to_owned(), index.to_string());
     if spec.backoff_limit_per_index.is_some() {
         meta.annotations.get_or_insert_default().insert(INDEX_FAILURES.to_owned(), failures.to_string());
+        if ignored > 0 {
+            meta.annotations.get_or_insert_default().insert(INDEX_IGNORED.to_owned(), ignored.to_string());
+        }
     }
     meta.labels.get_or_insert_default().insert(INDEX.to_owned(), index.to_string());
     let own = pod.spec.get_or_insert_default();

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::indexes;
-use super::plan::{self, FINALIZER, Plan, plan};
+use super::plan::{self, Attempt, FINALIZER, Plan, plan};
 
 fn job(change: Value, status: &JobStatus) -> Job {
     let mut spec =
@@ -87,13 +87,13 @@ fn failures_beyond_the_limit_end_it_and_what_runs_is_deleted() {
 #[test]
 fn indexes_are_done_one_by_one() {
     let (change, mut status) = (json!({"completionMode": "Indexed", "completions": 4, "parallelism": 3, "backoffLimit": 6}), JobStatus::default());
-    let made = |p: &Plan| p.create.iter().filter_map(|(i, _)| *i).collect::<Vec<_>>();
+    let made = |p: &Plan| p.create.iter().filter_map(|a| a.index).collect::<Vec<_>>();
     assert_eq!(made(&step(&change, &mut status, "")), [0, 1, 2]);
     assert_eq!(made(&step(&change, &mut status, "a:0+ b:1! c:2")), [1, 3]);
     assert_eq!(status.completed_indexes.as_deref(), Some("0"));
     let twice = step(&change, &mut status, "c:2 d:1 e:1 f:3");
     assert_eq!(twice.delete.len(), 1);
-    let pod = plan::pod(&job(change, &status), (Some(3), 0));
+    let pod = plan::pod(&job(change, &status), Attempt { index: Some(3), ..Attempt::default() });
     assert_eq!(pod.spec.as_ref().and_then(|s| s.hostname.as_deref()), Some("j-3"));
     assert_eq!(pod.metadata.generate_name.as_deref(), Some("j-3-"));
     assert_eq!(indexes::text(&indexes::parse("0-2,4,6-7,99", 9)), "0-2,4,6,7");
@@ -133,4 +133,46 @@ fn suspended_jobs_have_no_pods() {
     let resumed = step(&json!({}), &mut status, "");
     assert_eq!(resumed.create.len(), 2);
     assert!(plan::condition(&status, "Suspended").is_none() && status.start_time.is_some());
+}
+
+/// A pod of an index that failed some seconds ago, after so many failures before.
+fn failed(name: &str, index: u32, before: i32, ago_s: i64) -> Arc<Pod> {
+    let at = k8s_openapi::jiff::Timestamp::from_second(client::timestamp().as_second() - ago_s).unwrap_or_default();
+    let notes = json!({"batch.kubernetes.io/job-completion-index": index.to_string(), "batch.kubernetes.io/job-index-failure-count": before.to_string()});
+    let state = json!({"terminated": {"exitCode": 1, "finishedAt": at.to_string()}});
+    let status =
+        json!({"phase": "Failed", "containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]});
+    let value = json!({"metadata": {"name": name, "uid": name, "finalizers": [FINALIZER], "annotations": notes, "creationTimestamp": "2020-01-01T00:00:00Z"}, "status": status});
+    Arc::new(serde_json::from_value::<Pod>(value).unwrap_or_else(|e| panic!("{e}")))
+}
+
+#[test]
+fn an_index_that_fails_holds_up_no_other() {
+    let change = json!({"completionMode": "Indexed", "completions": 4, "parallelism": 4, "backoffLimit": null, "backoffLimitPerIndex": 9});
+    let job = job(change, &JobStatus::default());
+    let now = client::timestamp();
+    // The third failure of index 0 keeps it away for 40 s; the first of index 1, long ago, no more.
+    let state = [failed("a", 0, 2, 5), failed("b", 1, 0, 60)];
+    let plan = plan(&job, &state, true, now);
+    let made: Vec<_> = plan.create.iter().map(|a| (a.index.unwrap_or(9), a.failures)).collect();
+    assert_eq!(made, [(1, 1), (2, 0), (3, 0)]);
+    assert!(plan.again.is_some_and(|a| (33..=36).contains(&a.as_secs())), "{:?}", plan.again);
+    assert!(plan.release.is_empty(), "how often they failed stands on them alone");
+}
+
+#[test]
+fn a_failed_pod_is_let_go_when_its_index_has_the_next_one() {
+    let change = json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2, "backoffLimit": null, "backoffLimitPerIndex": 9});
+    let mut status = JobStatus::default();
+    let mut state = pods("next:0");
+    state.push(failed("a", 0, 0, 5));
+    state.push(failed("b", 1, 0, 5));
+    let first = plan(&job(change.clone(), &status), &state, true, client::timestamp());
+    assert_eq!(names(&first.release), "a");
+    status = first.status;
+    assert_eq!(status.uncounted_terminated_pods.clone().and_then(|u| u.failed), Some(vec!["a".to_owned()]));
+    // Beyond the limit the index is over and nothing need be remembered.
+    let over = json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2, "backoffLimit": null, "backoffLimitPerIndex": 0});
+    let last = plan(&job(over, &JobStatus::default()), &[failed("b", 1, 0, 5)], true, client::timestamp());
+    assert_eq!((names(&last.release), last.status.failed_indexes.as_deref()), ("b".to_owned(), Some("1")));
 }

@@ -1,21 +1,27 @@
 //! StatefulSets: pods with a number, a name and volumes that stay theirs.
+//!
+//! In place of the original's resync: a claim that goes is heard, so that what waited for it goes on; a pod that is not yet
+//! available names its time; everything else that failed is tried again by the queue.
 
+mod claims;
 mod plan;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
+use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use serde_json::json;
+use machinery::labels::Selector;
+use machinery::status::Status;
 
 use crate::claim::{claim_if, controller_key};
+use crate::compiled::Compiled;
 use crate::history::{self, History, Owner};
 use crate::meta::labels;
 use crate::pods;
-use crate::work::{Controller, Cx, Step, itself};
+use crate::work::{Controller, Cx, Step};
 use plan::{Action, Version};
 
 const WORKERS: usize = 5;
@@ -31,9 +37,17 @@ pub(crate) async fn run(cx: Cx) {
         sets: cx.informers.informer(),
         pods: cx.informers.informer(),
         revisions: cx.informers.informer(),
+        claims: cx.informers.informer(),
+        selectors: Compiled::default(),
     });
     pods::index_controller(&controller.pods);
-    cx.setup(&controller).on(&controller.sets, itself).on(&controller.pods, Sets::heard).reads(&controller.revisions).work(WORKERS).await;
+    cx.setup(&controller)
+        .on(&controller.sets, Sets::heard_set)
+        .on(&controller.pods, Sets::heard)
+        .on(&controller.claims, Sets::heard_claim)
+        .reads(&controller.revisions)
+        .work(WORKERS)
+        .await;
 }
 
 struct Sets {
@@ -42,9 +56,29 @@ struct Sets {
     sets: Informer<StatefulSet>,
     pods: Informer<Pod>,
     revisions: Informer<ControllerRevision>,
+    claims: Informer<PersistentVolumeClaim>,
+    selectors: Compiled<Selector>,
 }
 
 impl Sets {
+    fn selector(&self, set: &StatefulSet) -> Arc<Selector> {
+        self.selectors.get(set, plan::pod_selector)
+    }
+
+    fn heard_set(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<StatefulSet>) {
+        if let Delta::Deleted(set) = change {
+            self.selectors.forget(&set.key());
+        }
+        queue.add(change.object().key());
+    }
+
+    /// A claim that is gone may be what a pod waits for: a new one is to be made, or it was the one in the way.
+    fn heard_claim(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<PersistentVolumeClaim>) {
+        let Delta::Deleted(claim) = change else { return };
+        let all = self.sets.list_namespace(claim.namespace());
+        all.iter().filter(|s| plan::has_claim(s, claim.name())).for_each(|s| queue.add(s.key()));
+    }
+
     fn heard(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Pod>) {
         let pod = change.object();
         let owner = |pod: &Pod| controller_key::<StatefulSet>(pod).filter(|(key, uid)| self.sets.get_key(key).is_some_and(|s| s.uid() == uid));
@@ -58,7 +92,7 @@ impl Sets {
             queue.add(key);
         } else if pod.controller().is_none() && !matches!(change, Delta::Deleted(_)) {
             let all = self.sets.list_namespace(pod.namespace());
-            let matching = all.iter().filter(|s| plan::is_member(s, pod) && plan::pod_selector(s).matches_map(labels(&**pod)));
+            let matching = all.iter().filter(|s| plan::is_member(s, pod) && self.selector(s).matches_map(labels(&**pod)));
             matching.for_each(|s| queue.add(s.key()));
         }
     }
@@ -67,6 +101,9 @@ impl Sets {
         let about = object_reference(set);
         match action {
             Action::Create(pod) => {
+                if self.claims_of(set, &pod).any(|c| claims::is_left_over(set, &pod, &c)) {
+                    return Ok(());
+                }
                 self.make_claims(set, pod.name()).await?;
                 let created = self.client.namespaced::<Pod>(set.namespace()).create(&pod).await.map(drop);
                 if !matches!(&created, Err(error) if error.is_already_exists() || error.is_namespace_terminating()) {
@@ -77,10 +114,7 @@ impl Sets {
                     other => other,
                 }
             }
-            Action::Delete { pod, scaled } => {
-                if scaled && plan::retention(set).1 {
-                    self.give_claims(set, &pod).await?;
-                }
+            Action::Delete(pod) => {
                 let deleted = self.client.namespaced::<Pod>(set.namespace()).delete(pod.name(), &DeleteParams::default().uid(pod.uid())).await;
                 match deleted {
                     Err(error) if error.is_not_found() => Ok(()),
@@ -116,35 +150,63 @@ impl Sets {
         }
     }
 
-    /// The claims that a pod needs must be there before it.
+    /// A pod's claims as far as they are there.
+    fn claims_of(&self, set: &StatefulSet, pod: &Pod) -> impl Iterator<Item = Arc<PersistentVolumeClaim>> {
+        let names = plan::claim_names(set, pod.name());
+        names.into_iter().filter_map(|(_, name)| self.claims.get(set.namespace(), &name))
+    }
+
+    /// The claims that a pod needs must be there before it; one that is being deleted is none.
     async fn make_claims(&self, set: &StatefulSet, pod: &str) -> client::Result<()> {
+        let api = self.client.namespaced::<PersistentVolumeClaim>(set.namespace());
+        let about = object_reference(set);
         for claim in plan::claims(set, pod) {
-            let about = object_reference(set);
-            match self.client.namespaced::<PersistentVolumeClaim>(set.namespace()).create(&claim).await {
-                Ok(_) => {
-                    let message = format!("create Claim {} Pod {pod} in StatefulSet {} success", claim.name(), set.name());
-                    self.recorder.event(&about, EventType::Normal, "SuccessfulCreate", message);
-                }
-                Err(error) if error.is_already_exists() => {}
-                Err(error) => {
-                    let message = format!("create Claim {} for Pod {pod} in StatefulSet {} failed error: {error}", claim.name(), set.name());
-                    self.recorder.event(&about, EventType::Warning, "FailedCreate", message);
-                    return Err(error);
+            let there = match self.claims.get(set.namespace(), claim.name()) {
+                Some(there) => there,
+                None => match api.create(&claim).await {
+                    Ok(_) => {
+                        let message = format!("create Claim {} Pod {pod} in StatefulSet {} success", claim.name(), set.name());
+                        self.recorder.event(&about, EventType::Normal, "SuccessfulCreate", message);
+                        continue;
+                    }
+                    Err(error) if error.is_already_exists() => Arc::new(api.get(claim.name()).await?),
+                    Err(error) => {
+                        let message = format!("create Claim {} for Pod {pod} in StatefulSet {} failed error: {error}", claim.name(), set.name());
+                        self.recorder.event(&about, EventType::Warning, "FailedCreate", message);
+                        return Err(error);
+                    }
+                },
+            };
+            if there.is_deleting() {
+                return Err(client::Error::from(Status::internal(format!("pvc {} is being deleted", claim.name()))));
+            }
+        }
+        Ok(())
+    }
+
+    /// The claims of the set's pods are owned as its policy says, before any pod is deleted. (A whole update, on the revision
+    /// seen: the right to patch claims is not the controller's.)
+    async fn own_claims(&self, set: &StatefulSet, pods: &[Arc<Pod>]) -> client::Result<()> {
+        let api = self.client.namespaced::<PersistentVolumeClaim>(set.namespace());
+        for pod in pods {
+            for claim in self.claims_of(set, pod) {
+                let Some(owners) = claims::owners(set, pod, &claim) else { continue };
+                let mut changed = (*claim).clone();
+                changed.metadata.owner_references = Some(owners);
+                match api.replace(claim.name(), &changed).await {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
                 }
             }
         }
         Ok(())
     }
 
-    /// A pod that is one too many takes its claims with it.
-    async fn give_claims(&self, set: &StatefulSet, pod: &Pod) -> client::Result<()> {
-        let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": pod.name(), "uid": pod.uid()}]);
-        let patch = Patch::Merge(json!({"metadata": {"ownerReferences": owner}}));
-        for (_, claim) in plan::claim_names(set, pod.name()) {
-            match self.client.namespaced::<PersistentVolumeClaim>(set.namespace()).patch(&claim, &patch, &PatchParams::default()).await {
-                Err(error) if !error.is_not_found() => return Err(error),
-                _ => {}
-            }
+    /// A pod that waits may wait for claims that were deleted.
+    async fn renew_claims(&self, set: &StatefulSet, pods: &[Arc<Pod>]) -> client::Result<()> {
+        let waiting = pods.iter().filter(|p| pods::phase(p) == "Pending" && !p.is_deleting() && plan::is_replica(set, p));
+        for pod in waiting {
+            self.make_claims(set, pod.name()).await?;
         }
         Ok(())
     }
@@ -177,7 +239,7 @@ impl Controller for Sets {
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
         let Some(set) = self.sets.get_key(key) else { return Ok(None) };
-        let selector = plan::pod_selector(&set);
+        let selector = self.selector(&set);
         if selector.is_everything() {
             return Ok(None);
         }
@@ -190,7 +252,7 @@ impl Controller for Sets {
         let owner = Owner {
             object: &*set,
             template: &set.spec.template,
-            selector: selector.clone(),
+            selector: (*selector).clone(),
             collisions: set.status.as_ref().and_then(|s| s.collision_count),
             label: LABEL,
         };
@@ -202,7 +264,12 @@ impl Controller for Sets {
         let now = client::timestamp();
         let mut result = Ok(());
         if !set.is_deleting() {
-            for action in plan::plan(&set, &pods, &current, &update, now) {
+            result = self.own_claims(&set, &pods).await;
+            if result.is_ok() {
+                result = self.renew_claims(&set, &pods).await;
+            }
+            let steps = if result.is_ok() { plan::plan(&set, &pods, &current, &update, now) } else { Vec::new() };
+            for action in steps {
                 result = self.act(&set, action).await;
                 if result.is_err() {
                     break;

@@ -19,11 +19,7 @@ use crate::pods::{self, is_ready, phase};
 #[derive(Debug)]
 pub(super) enum Action {
     Create(Box<Pod>),
-    /// `scaled`: it is one too many.
-    Delete {
-        pod: Arc<Pod>,
-        scaled: bool,
-    },
+    Delete(Arc<Pod>),
 }
 
 /// A template and the name of its revision.
@@ -114,7 +110,7 @@ pub(super) fn plan(set: &StatefulSet, pods: &[Arc<Pod>], current: &Version, upda
     for n in first..end {
         let step = match of(n) {
             None => Some(Action::Create(Box::new(pod(set, n, current, update)))),
-            Some(pod) if pods::is_terminal(pod) && !pod.is_deleting() => Some(Action::Delete { pod: pod.clone(), scaled: false }),
+            Some(pod) if pods::is_terminal(pod) && !pod.is_deleting() => Some(Action::Delete(pod.clone())),
             Some(pod) => {
                 if is_ordered(set) && !available(pod) {
                     return actions;
@@ -138,12 +134,12 @@ pub(super) fn plan(set: &StatefulSet, pods: &[Arc<Pod>], current: &Version, upda
         let waits = pod.is_deleting() || (!available(pod) && ill.is_none_or(|i| i.name() != pod.name()));
         if !is_ordered(set) {
             if !pod.is_deleting() {
-                actions.push(Action::Delete { pod: pod.clone(), scaled: true });
+                actions.push(Action::Delete(pod.clone()));
             }
             continue;
         }
         if !waits {
-            actions.push(Action::Delete { pod: pod.clone(), scaled: true });
+            actions.push(Action::Delete(pod.clone()));
         }
         return actions;
     }
@@ -159,7 +155,7 @@ fn roll<'p>(set: &StatefulSet, (from, end): (i32, i32), of: impl Fn(i32) -> Opti
     for n in (from..end).rev() {
         let Some(pod) = of(n) else { continue };
         if revision(pod) != update.name && !pod.is_deleting() {
-            actions.push(Action::Delete { pod: pod.clone(), scaled: false });
+            actions.push(Action::Delete(pod.clone()));
             missing += 1;
         } else if !is_healthy(pod) {
             missing += 1;
@@ -210,6 +206,17 @@ pub(super) fn claim_names(set: &StatefulSet, pod: &str) -> Vec<(String, String)>
     set.spec.volume_claim_templates.iter().flatten().map(|t| (t.name().to_owned(), format!("{}-{pod}", t.name()))).collect()
 }
 
+/// Whether a claim is, by its name, that of one of the set's pods.
+pub(super) fn has_claim(set: &StatefulSet, claim: &str) -> bool {
+    let pod = |t: &PersistentVolumeClaim| claim.strip_prefix(t.name())?.strip_prefix('-').and_then(|pod| ordinal(set.name(), pod));
+    set.spec.volume_claim_templates.iter().flatten().any(|t| pod(t).is_some())
+}
+
+/// Whether a pod is one of those that the set is to have.
+pub(super) fn is_replica(set: &StatefulSet, pod: &Pod) -> bool {
+    ordinal(set.name(), pod.name()).is_some_and(|n| (start(set)..start(set).saturating_add(replicas(set))).contains(&n))
+}
+
 /// The claims that a pod needs.
 pub(super) fn claims(set: &StatefulSet, pod: &str) -> Vec<PersistentVolumeClaim> {
     let with_name = |t: &PersistentVolumeClaim| {
@@ -219,21 +226,10 @@ pub(super) fn claims(set: &StatefulSet, pod: &str) -> Vec<PersistentVolumeClaim>
         meta.namespace = Some(set.namespace().to_owned());
         let labels = meta.labels.get_or_insert_default();
         labels.extend(map(set.spec.selector.match_labels.as_ref()).clone());
-        if retention(set).0 {
-            let owner = k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference { controller: None, block_owner_deletion: None, ..owner_reference(set) };
-            meta.owner_references = Some(vec![owner]);
-        }
         claim.status = None;
         claim
     };
     set.spec.volume_claim_templates.iter().flatten().map(with_name).collect()
-}
-
-/// Whether claims go with the set, and with a pod that is one too many.
-pub(super) fn retention(set: &StatefulSet) -> (bool, bool) {
-    let policy = set.spec.persistent_volume_claim_retention_policy.as_ref();
-    let deletes = |word: Option<&String>| word.is_some_and(|w| w == "Delete");
-    (deletes(policy.and_then(|p| p.when_deleted.as_ref())), deletes(policy.and_then(|p| p.when_scaled.as_ref())))
 }
 
 /// Whether a pod is one of the set's.

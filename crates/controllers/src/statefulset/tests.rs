@@ -45,7 +45,7 @@ fn next(set: &StatefulSet, state: &str, update: &str) -> String {
     let actions = plan(set, &pods(state), &version("old", set), &version(update, set), client::timestamp());
     let told = actions.iter().map(|a| match a {
         Action::Create(pod) => format!("+{}", pod.name()),
-        Action::Delete { pod, scaled } => format!("{}{}", if *scaled { "x" } else { "-" }, pod.name()),
+        Action::Delete(pod) => format!("-{}", pod.name()),
     });
     told.collect::<Vec<_>>().join(" ").replace("web-", "")
 }
@@ -61,14 +61,14 @@ fn one_after_the_other() {
         ("0 1 2", ""),
         ("0 2", "+1"),
         ("0! 1", "-0"),
-        ("0 1 2 3 4", "x4"),
+        ("0 1 2 3 4", "-4"),
         ("0 1 2 3 4-", ""),
         ("0 1? 2 3", ""),
     ] {
         assert_eq!(next(&ordered, state, "old"), want, "{state}");
     }
     let parallel = set(3, json!({"podManagementPolicy": "Parallel"}));
-    for (state, want) in [("", "+0 +1 +2"), ("0?", "+1 +2"), ("0 1 2 3 4-", "x3")] {
+    for (state, want) in [("", "+0 +1 +2"), ("0?", "+1 +2"), ("0 1 2 3 4-", "-3")] {
         assert_eq!(next(&parallel, state, "old"), want, "{state}");
     }
     assert_eq!(next(&set(2, json!({"ordinals": {"start": 5}})), "0 5", "old"), "+6");
@@ -109,4 +109,14 @@ fn the_status_turns_when_all_are_new() {
     assert_eq!((half.replicas, half.current_replicas, half.updated_replicas, half.current_revision.as_deref()), (2, Some(1), Some(1), Some("old")));
     let all = status(&set, &pods("0* 1*"), "old", "new", 0, client::timestamp());
     assert_eq!((all.current_replicas, all.current_revision.as_deref()), (Some(2), Some("new")));
+}
+
+#[test]
+fn a_claim_is_known_by_its_name() {
+    let set = set(1, json!({}));
+    for (name, own) in
+        [("data-web-0", true), ("data-web-12", true), ("data-web-01", false), ("data-web", false), ("other-web-0", false), ("data-webs-0", false)]
+    {
+        assert_eq!(super::plan::has_claim(&set, name), own, "{name}");
+    }
 }
