@@ -1,4 +1,4 @@
-//! CronJobs: a Job at every time of a schedule.
+//! CronJobs: a Job at every time of a schedule. Each step names the next time; a change of the clock is seen then.
 
 mod schedule;
 #[cfg(test)]
@@ -48,17 +48,26 @@ struct Crons {
     jobs: Informer<Job>,
 }
 
-/// The last time that has come since `from` and was not taken, and the next one to come.
-fn due(schedule: &Schedule, zone: &TimeZone, from: Timestamp, now: Timestamp) -> (Option<Timestamp>, Option<Timestamp>, usize) {
+/// What a clock asks for.
+#[derive(Debug, PartialEq)]
+struct Due {
+    /// The last time that has come and was not taken.
+    last: Option<Timestamp>,
+    /// The next one to come.
+    next: Option<Timestamp>,
+    /// More than [`MISSED_MAX`] times have come.
+    many: bool,
+}
+
+/// What has come since `from`. Of many missed times only the last counts, however rare they are.
+fn due(schedule: &Schedule, zone: &TimeZone, from: Timestamp, now: Timestamp) -> Due {
     let (mut last, mut next, mut missed) = (None, schedule.after(from, zone), 0);
     while let Some(at) = next.filter(|at| *at <= now) {
         missed += 1;
         last = Some(at);
-        // Long missed: only the last hours matter.
-        let start = if missed > MISSED_MAX { at.max(plus_back(now)) } else { at };
-        next = schedule.after(start, zone);
+        next = if missed > MISSED_MAX { schedule.last_until(at, now, zone) } else { None }.or_else(|| schedule.after(at, zone));
     }
-    (last, next, missed)
+    Due { last, next, many: missed > MISSED_MAX }
 }
 
 /// The zone of a schedule, UTC unless it says another; none if there is no such zone.
@@ -74,11 +83,6 @@ fn by_clock(at: Timestamp, zone: &TimeZone) -> String {
     let offset = zone.to_offset(at);
     let format = if offset.is_zero() { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%:z" };
     at.to_zoned(zone.clone()).strftime(format).to_string()
-}
-
-/// An hour before.
-fn plus_back(now: Timestamp) -> Timestamp {
-    Timestamp::from_second(now.as_second() - 3600).unwrap_or(now)
 }
 
 impl Crons {
@@ -190,10 +194,10 @@ impl Crons {
         if let Some(deadline_s) = cron.spec.starting_deadline_seconds {
             from = from.max(Timestamp::from_second(now.as_second() - deadline_s).unwrap_or(from));
         }
-        let (last, next, missed) = due(&schedule, &zone, from, now);
-        if missed > MISSED_MAX {
-            let why = format!("too many missed start times: {missed}. Set or decrease .spec.startingDeadlineSeconds or check clock skew");
-            self.tell(cron, EventType::Warning, "TooManyMissedTimes", why);
+        let Due { last, next, many } = due(&schedule, &zone, from, now);
+        if many {
+            let why = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+            self.tell(cron, EventType::Warning, "TooManyMissedTimes", why.to_owned());
         }
         if let Some(at) = last {
             let late = cron.spec.starting_deadline_seconds.is_some_and(|s| plus(at, secs(s)) < now);

@@ -29,7 +29,8 @@ pub(super) struct Fields {
     day: u64,
     month: u64,
     weekday: u64,
-    /// A day field that is `*` leaves the word to the other; else one of the two is enough.
+    /// A day field with a bare `*` or `?` in it leaves the word to the other; else one of the two is enough. A `*` with a
+    /// step above one is no bare one.
     any_day: bool,
     any_weekday: bool,
 }
@@ -53,14 +54,15 @@ impl Schedule {
         }
         let fields: Vec<&str> = text.split_whitespace().collect();
         let [minute, hour, day, month, weekday] = fields.as_slice() else { return None };
+        let ((day, any_day), (weekday, any_weekday)) = (field(day, 1, 31, &[])?, field(weekday, 0, 6, &DAYS)?);
         Some(Self::Fields(Fields {
-            minute: field(minute, 0, 59, &[])?,
-            hour: field(hour, 0, 23, &[])?,
-            day: field(day, 1, 31, &[])?,
-            month: field(month, 1, 12, &MONTHS)?,
-            weekday: field(weekday, 0, 6, &DAYS)?,
-            any_day: day.starts_with(['*', '?']),
-            any_weekday: weekday.starts_with(['*', '?']),
+            minute: field(minute, 0, 59, &[])?.0,
+            hour: field(hour, 0, 23, &[])?.0,
+            day,
+            month: field(month, 1, 12, &MONTHS)?.0,
+            weekday,
+            any_day,
+            any_weekday,
         }))
     }
 
@@ -69,6 +71,25 @@ impl Schedule {
         match self {
             Self::Every(seconds) => Timestamp::from_second(at.as_second() + seconds).ok(),
             Self::Fields(fields) => fields.after(at, zone),
+        }
+    }
+
+    /// The last moment after `at`, itself one of the schedule's, that is not after `now`; none if there is none. Looks back
+    /// from `now` in windows that double, so that neither what is frequent nor what is rare is walked through from `at`.
+    pub(super) fn last_until(&self, at: Timestamp, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+        if let Self::Every(seconds) = self {
+            let steps = (now.as_second() - at.as_second()) / seconds;
+            return Timestamp::from_second(at.as_second() + steps * seconds).ok().filter(|last| *last > at);
+        }
+        let mut window_s = 60;
+        loop {
+            let start = now.as_second().saturating_sub(window_s).max(at.as_second());
+            let start = Timestamp::from_second(start).ok()?;
+            let found = std::iter::successors(self.after(start, zone), |t| self.after(*t, zone)).take_while(|t| *t <= now).last();
+            if found.is_some() || start <= at {
+                return found.filter(|last| *last > at);
+            }
+            window_s *= 2;
         }
     }
 }
@@ -110,20 +131,24 @@ impl Fields {
     }
 }
 
-/// `*`, `?`, `3`, `1-5`, `*/15`, `2-10/2`, `5/10`, names; several by commas.
-fn field(text: &str, min: u32, max: u32, names: &[&str]) -> Option<u64> {
+/// `*`, `?`, `3`, `1-5`, `*/15`, `2-10/2`, `5/10`, names; several by commas. The values, and whether one of the parts was a
+/// bare star.
+fn field(text: &str, min: u32, max: u32, names: &[&str]) -> Option<(u64, bool)> {
     let value = |text: &str| {
         let lower = text.to_ascii_lowercase();
         let named = names.iter().position(|n| *n == lower).and_then(|at| u32::try_from(at).ok()).map(|at| at + min);
         named.or_else(|| text.parse().ok())
     };
-    let mut bits = 0;
+    let (mut bits, mut bare) = (0, false);
     for part in text.split(',') {
         let (range, step) = part.split_once('/').map_or((part, None), |(r, s)| (r, Some(s)));
         let step: u32 = step.map_or(Some(1), |s| s.parse().ok()).filter(|s| *s > 0)?;
         let stepped = part.contains('/');
         let (first, last) = match range {
-            "*" | "?" => (min, max),
+            "*" | "?" => {
+                bare |= step == 1;
+                (min, max)
+            }
             _ => match range.split_once('-') {
                 Some((first, last)) => (value(first)?, value(last)?),
                 None if stepped => (value(range)?, max),
@@ -135,7 +160,7 @@ fn field(text: &str, min: u32, max: u32, names: &[&str]) -> Option<u64> {
         }
         (first..=last).step_by(usize::try_from(step).ok()?).for_each(|n| bits |= 1u64 << n);
     }
-    Some(bits)
+    Some((bits, bare))
 }
 
 /// Go's durations in whole seconds: `1h30m`, `90s`.

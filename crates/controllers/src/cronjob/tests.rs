@@ -4,7 +4,7 @@ use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::tz::TimeZone;
 
 use super::schedule::Schedule;
-use super::{by_clock, due};
+use super::{Due, by_clock, due};
 
 fn at(text: &str) -> Timestamp {
     format!("{text}:00Z").parse().unwrap_or_else(|e| panic!("{e}"))
@@ -71,11 +71,34 @@ fn the_time_of_a_job_is_told_by_the_clocks_of_its_zone() {
 
 #[test]
 fn only_the_last_missed_time_counts() {
-    let hourly = schedule("0 * * * *");
-    assert_eq!(due(&hourly, &TimeZone::UTC, at("2026-03-01T10:00"), at("2026-03-01T10:30")), (None, Some(at("2026-03-01T11:00")), 0));
-    let (last, next, missed) = due(&hourly, &TimeZone::UTC, at("2026-03-01T10:00"), at("2026-03-01T13:05"));
-    assert_eq!((last, next, missed), (Some(at("2026-03-01T13:00")), Some(at("2026-03-01T14:00")), 3));
-    let (last, _, missed) = due(&schedule("* * * * *"), &TimeZone::UTC, at("2025-03-01T10:00"), at("2026-03-01T13:05"));
-    assert_eq!(last, Some(at("2026-03-01T13:05")));
-    assert!(missed > 100 && missed < 200, "{missed}: a year is not walked through minute by minute");
+    let told = |text: &str, from: &str, now: &str| due(&schedule(text), &TimeZone::UTC, at(from), at(now));
+    let none = Due { last: None, next: Some(at("2026-03-01T11:00")), many: false };
+    assert_eq!(told("0 * * * *", "2026-03-01T10:00", "2026-03-01T10:30"), none);
+    for (text, from, now, last, next, many) in [
+        ("0 * * * *", "2026-03-01T10:00", "2026-03-01T13:05", "2026-03-01T13:00", "2026-03-01T14:00", false),
+        ("* * * * *", "2025-03-01T10:00", "2026-03-01T13:05", "2026-03-01T13:05", "2026-03-01T13:06", true),
+        // A daily one that was suspended for years has one job to start, and not one for each hundred days.
+        ("30 4 * * *", "2022-03-01T10:00", "2026-03-01T13:05", "2026-03-01T04:30", "2026-03-02T04:30", true),
+        ("0 0 * * 1", "2020-03-01T10:00", "2026-03-01T13:05", "2026-02-23T00:00", "2026-03-02T00:00", true),
+        ("0 0 1 * *", "2000-03-01T10:00", "2026-03-15T13:05", "2026-03-01T00:00", "2026-04-01T00:00", true),
+        // Its beat is kept.
+        ("@every 7h", "2025-03-01T10:00", "2026-03-01T10:00", "2026-03-01T07:00", "2026-03-01T14:00", true),
+    ] {
+        assert_eq!(told(text, from, now), Due { last: Some(at(last)), next: Some(at(next)), many }, "{text}");
+    }
+}
+
+#[test]
+fn a_star_with_a_step_does_not_leave_the_word_to_the_other_day() {
+    for (text, from, want) in [
+        // Odd days, or Mondays (2 March 2026 is one).
+        ("0 0 */2 * 1", "2026-03-01T00:00", "2026-03-02T00:00"),
+        ("0 0 1 * */3", "2026-03-02T00:00", "2026-03-04T00:00"),
+        // A bare star in a list, or one with a step of one, does.
+        ("0 0 *,5 * 1", "2026-03-03T00:00", "2026-03-09T00:00"),
+        ("0 0 */1 * 1", "2026-03-03T00:00", "2026-03-09T00:00"),
+        ("0 0 5,? * 1", "2026-03-03T00:00", "2026-03-09T00:00"),
+    ] {
+        assert_eq!(schedule(text).after(at(from), &TimeZone::UTC), Some(at(want)), "{text}");
+    }
 }
