@@ -1,5 +1,9 @@
 //! DaemonSets: one pod on every node that is to have one.
+//!
+//! In place of the original's resync: a failed pod that is held back (`backoff.rs`), one that is not available yet and a
+//! step that was cut at the burst's size each name the time of the next look; expectations that were lost end by themselves.
 
+mod backoff;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -9,15 +13,18 @@ use std::sync::Arc;
 use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use machinery::labels::Selector;
 
 use crate::burst::Burst;
 use crate::claim::{claim, controller_key};
+use crate::compiled::Compiled;
 use crate::expectations::Expectations;
 use crate::history::{self, HASH_LABEL, Owner};
 use crate::meta::{between, labels, secs, selector};
 use crate::pods::{self, PodControl};
 use crate::work::{Controller, Cx, Step};
-use plan::{ByNode, Plan};
+use backoff::FailedPods;
+use plan::{ByNode, Demands, Plan};
 
 const WORKERS: usize = 2;
 /// Pods created or deleted in one step at most (upstream `BurstReplicas`).
@@ -36,10 +43,13 @@ pub(crate) async fn run(cx: Cx) {
         nodes: cx.informers.informer(),
         revisions: cx.informers.informer(),
         expectations: Expectations::default(),
+        failed: FailedPods::default(),
+        selectors: Compiled::default(),
+        demands: Compiled::default(),
     });
     pods::index_controller(&controller.pods);
     cx.setup(&controller)
-        .on(&controller.sets, |c, queue, change| c.expectations.heard_owner(queue, change))
+        .on(&controller.sets, Daemons::heard_set)
         .on(&controller.pods, Daemons::heard_pod)
         .on(&controller.nodes, Daemons::heard_node)
         .reads(&controller.revisions)
@@ -56,12 +66,32 @@ struct Daemons {
     nodes: Informer<Node>,
     revisions: Informer<ControllerRevision>,
     expectations: Expectations,
+    failed: FailedPods,
+    selectors: Compiled<Selector>,
+    demands: Compiled<Demands>,
 }
 
 impl Daemons {
     fn owner(&self, pod: &Pod) -> Option<ObjectKey> {
         let (key, uid) = controller_key::<DaemonSet>(pod)?;
         self.sets.get_key(&key).filter(|s| s.uid() == uid).map(|_| key)
+    }
+
+    fn selector(&self, set: &DaemonSet) -> Arc<Selector> {
+        self.selectors.get(set, |s| selector(&s.spec.selector))
+    }
+
+    fn demands(&self, set: &DaemonSet) -> Arc<Demands> {
+        self.demands.get(set, Demands::of)
+    }
+
+    fn heard_set(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<DaemonSet>) {
+        if let Delta::Deleted(set) = change {
+            self.failed.forget(set.uid());
+            self.selectors.forget(&set.key());
+            self.demands.forget(&set.key());
+        }
+        self.expectations.heard_owner(queue, change);
     }
 
     fn heard_pod(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Pod>) {
@@ -103,16 +133,21 @@ impl Daemons {
             return;
         }
         let all = self.sets.list_namespace(pod.namespace());
-        all.iter().filter(|s| selector(&s.spec.selector).matches_map(labels(pod))).for_each(|s| queue.add(s.key()));
+        all.iter().filter(|s| self.selector(s).matches_map(labels(pod))).for_each(|s| queue.add(s.key()));
     }
 
     /// A node's labels, taints and name decide; its heartbeats do not.
     fn heard_node(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Node>) {
+        if let Delta::Updated { old, new } = change
+            && plan::is_same_place(old, new)
+        {
+            return;
+        }
         for set in self.sets.list() {
-            let spec = plan::spec(&set);
+            let demands = self.demands(&set);
             let concerns = match change {
-                Delta::Updated { old, new } => plan::wants(&spec, old) != plan::wants(&spec, new),
-                Delta::Added(node) => plan::wants(&spec, node) != (false, false),
+                Delta::Updated { old, new } => demands.want(old) != demands.want(new),
+                Delta::Added(node) => demands.want(node) != (false, false),
                 Delta::Deleted(_) => true,
             };
             if concerns {
@@ -155,6 +190,10 @@ impl Daemons {
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) if error.is_conflict() => {
                 let mut live = api.get(ds.name()).await?;
+                // A namesake has pods of its own.
+                if live.uid() != ds.uid() {
+                    return Ok(());
+                }
                 live.status = Some(status);
                 api.replace_status(ds.name(), &live).await.map(drop)
             }
@@ -165,7 +204,7 @@ impl Daemons {
     /// The set's pods as they are, adopted and released.
     async fn pods_of(&self, ds: &DaemonSet) -> client::Result<ByNode> {
         let all = pods::of_controller_and_orphans(&self.pods, ds.uid(), ds.namespace());
-        Ok(plan::by_node(claim::<DaemonSet, Pod>(&self.client, ds, &selector(&ds.spec.selector), all).await?))
+        Ok(plan::by_node(claim::<DaemonSet, Pod>(&self.client, ds, &self.selector(ds), all).await?))
     }
 }
 
@@ -177,7 +216,7 @@ impl Controller for Daemons {
             self.expectations.forget(key);
             return Ok(None);
         };
-        let selector = selector(&ds.spec.selector);
+        let selector = self.selector(&ds);
         if selector.is_everything() {
             let message = "This daemon set is selecting all pods. A non-empty selector is required.";
             self.recorder.event(&object_reference(&*ds), EventType::Warning, "SelectingAll", message);
@@ -186,8 +225,13 @@ impl Controller for Daemons {
         if ds.is_deleting() {
             return Ok(None);
         }
-        let owner =
-            Owner { object: &*ds, template: &ds.spec.template, selector, collisions: ds.status.as_ref().and_then(|s| s.collision_count), label: HASH_LABEL };
+        let owner = Owner {
+            object: &*ds,
+            template: &ds.spec.template,
+            selector: (*selector).clone(),
+            collisions: ds.status.as_ref().and_then(|s| s.collision_count),
+            label: HASH_LABEL,
+        };
         let history = match history::keep(&self.client, &self.revisions, &owner).await {
             Err(error) if error.is_namespace_terminating() => return Ok(None),
             other => other?,
@@ -195,21 +239,25 @@ impl Controller for Daemons {
         let hash = history.update.label(HASH_LABEL).unwrap_or_default().to_owned();
         let may_act = self.expectations.satisfied(key);
         let pods = self.pods_of(&ds).await?;
-        let (nodes, now) = (self.nodes.list(), client::timestamp());
-        let mut result = Ok(());
+        let (nodes, now, demands) = (self.nodes.list(), client::timestamp(), self.demands(&ds));
+        let state = (nodes.as_slice(), &pods);
+        let (mut result, mut again) = (Ok(()), None);
         if may_act {
-            result = self.act(&ds, &hash, plan::manage(&ds, &nodes, &pods, &hash, now)).await;
+            let plan = plan::manage(&ds, &demands, state, &hash, now, |node| self.failed.held_back(ds.uid(), node));
+            again = plan.again;
+            result = self.act(&ds, &hash, plan).await;
             if result.is_ok() && self.expectations.satisfied(key) && plan::rolls(&ds) {
-                result = self.act(&ds, &hash, plan::roll(&ds, &nodes, &pods, &hash, now)).await;
+                result = self.act(&ds, &hash, plan::roll(&ds, &demands, state, &hash, now)).await;
             }
         }
         let collisions = Some(history.collisions).filter(|c| *c > 0);
-        self.write_status(&ds, plan::status(&ds, &nodes, &pods, &hash, collisions, now)).await?;
+        self.write_status(&ds, plan::status(&ds, &demands, state, &hash, collisions, now)).await?;
         result?;
         let all: Vec<_> = pods.values().flatten().collect();
         let in_use = |r: &ControllerRevision| all.iter().any(|p| p.label(HASH_LABEL).is_some() && p.label(HASH_LABEL) == r.label(HASH_LABEL));
         history::truncate(&self.client, &history, ds.spec.revision_history_limit.unwrap_or(10), in_use).await?;
         let soonest = all.iter().filter_map(|p| pods::available_at(p, plan::min_ready_s(&ds))).filter(|at| *at > now).min();
-        Ok(soonest.map(|at| between(now, at) + secs(1)))
+        let available = soonest.map(|at| between(now, at) + secs(1));
+        Ok(again.into_iter().chain(available).min())
     }
 }

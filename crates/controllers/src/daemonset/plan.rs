@@ -2,18 +2,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::Meta;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Toleration};
 use k8s_openapi::jiff::Timestamp;
+use machinery::placement::{NO_EXECUTE, Place, Required, Tolerations};
 
 use crate::affinity;
 use crate::claim::owner_reference;
 use crate::deployment::scaled;
 use crate::history::HASH_LABEL;
 use crate::meta::{annotations, created, generation};
-use crate::node::tolerates;
+use crate::node::asked;
 use crate::pods::{self, is_available, is_ready};
 
 /// What of a node's troubles a daemon bears (upstream `AddOrUpdateDaemonPodTolerations`).
@@ -37,6 +39,8 @@ pub(super) struct Plan {
     /// Ended pods that are replaced: told in events.
     pub(super) failed: Vec<Arc<Pod>>,
     pub(super) succeeded: Vec<Arc<Pod>>,
+    /// When a failed pod that is held back may be replaced.
+    pub(super) again: Option<Duration>,
 }
 
 pub(super) fn min_ready_s(ds: &DaemonSet) -> i32 {
@@ -57,19 +61,46 @@ pub(super) fn spec(ds: &DaemonSet) -> PodSpec {
     spec
 }
 
-/// Whether a pod is to be made on a node, and whether one that is there may stay (upstream `NodeShouldRunDaemonPod`).
-pub(super) fn wants(spec: &PodSpec, node: &Node) -> (bool, bool) {
-    let named = spec.node_name.as_deref().is_none_or(|n| n.is_empty() || n == node.name());
-    if !named || !affinity::fits(spec, node) {
-        return (false, false);
+/// What the set's pods ask of nodes, compiled.
+#[derive(Debug)]
+pub(super) struct Demands {
+    node_name: Option<String>,
+    required: Required,
+    tolerations: Tolerations,
+}
+
+impl Demands {
+    pub(super) fn of(ds: &DaemonSet) -> Self {
+        let spec = spec(ds);
+        let node = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+        let required = node.and_then(|n| n.required_during_scheduling_ignored_during_execution.as_ref());
+        Self {
+            node_name: spec.node_name.clone().filter(|n| !n.is_empty()),
+            required: Required::new(spec.node_selector.as_ref(), required),
+            tolerations: spec.tolerations.as_ref().map(Tolerations::new).unwrap_or_default(),
+        }
     }
-    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
-    let untolerated: Vec<&str> = taints
-        .filter(|t| ["NoSchedule", "NoExecute"].contains(&t.effect.as_str()))
-        .filter(|t| !spec.tolerations.iter().flatten().any(|own| tolerates(own, t)))
-        .map(|t| t.effect.as_str())
-        .collect();
-    (untolerated.is_empty(), !untolerated.contains(&"NoExecute"))
+
+    /// Whether a pod is to be made on a node, and whether one that is there may stay (upstream `NodeShouldRunDaemonPod`).
+    pub(super) fn want(&self, node: &Node) -> (bool, bool) {
+        let named = self.node_name.as_deref().is_none_or(|n| n == node.name());
+        if !named || !self.required.allows(Place::new(node.name(), node.metadata.labels.as_ref())) {
+            return (false, false);
+        }
+        let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+        let (mut run, mut stay) = (true, true);
+        for taint in taints.map(asked).filter(|t| t.keeps_away() && !self.tolerations.bear(*t)) {
+            run = false;
+            stay &= taint.effect != NO_EXECUTE;
+        }
+        (run, stay)
+    }
+}
+
+/// What of a node decides (upstream `shouldIgnoreNodeUpdate`): its labels and taints. Heartbeats change neither.
+pub(super) fn is_same_place(old: &Node, new: &Node) -> bool {
+    let taints = |n: &Node| n.spec.as_ref().and_then(|s| s.taints.clone());
+    old.metadata.labels == new.metadata.labels && taints(old) == taints(new)
 }
 
 /// The set's pods by the node that they are on, or meant for.
@@ -83,11 +114,19 @@ pub(super) fn by_node(pods: Vec<Arc<Pod>>) -> ByNode {
     out
 }
 
-/// The nodes that are to have a pod have one, and no other has.
-pub(super) fn manage(ds: &DaemonSet, nodes: &[Arc<Node>], pods: &ByNode, hash: &str, now: Timestamp) -> Plan {
-    let (spec, mut plan) = (spec(ds), Plan::default());
+/// The nodes that are to have a pod have one, and no other has. `held_back` says of a node where pods failed how long the
+/// next is to wait; it is asked once for each failed pod that is to be replaced.
+pub(super) fn manage(
+    ds: &DaemonSet,
+    demands: &Demands,
+    (nodes, pods): (&[Arc<Node>], &ByNode),
+    hash: &str,
+    now: Timestamp,
+    mut held_back: impl FnMut(&str) -> Option<Duration>,
+) -> Plan {
+    let mut plan = Plan::default();
     for node in nodes {
-        let (run, stay) = wants(&spec, node);
+        let (run, stay) = demands.want(node);
         let here = pods.get(node.name()).map(Vec::as_slice).unwrap_or_default();
         if !stay {
             plan.delete.extend(here.iter().filter(|p| !p.is_deleting()).cloned());
@@ -100,7 +139,10 @@ pub(super) fn manage(ds: &DaemonSet, nodes: &[Arc<Node>], pods: &ByNode, hash: &
                 continue;
             }
             match pods::phase(pod) {
-                "Failed" => plan.failed.push(pod.clone()),
+                "Failed" => match held_back(node.name()) {
+                    Some(left) => plan.again = Some(plan.again.map_or(left, |a| a.min(left))),
+                    None => plan.failed.push(pod.clone()),
+                },
                 "Succeeded" => plan.succeeded.push(pod.clone()),
                 _ => alive.push(pod.clone()),
             }
@@ -110,6 +152,10 @@ pub(super) fn manage(ds: &DaemonSet, nodes: &[Arc<Node>], pods: &ByNode, hash: &
         }
         plan.delete.extend(surplus(ds, alive, hash, now));
     }
+    // Nobody will ever place what is meant for a node that is gone (upstream `getUnscheduledPodsWithoutNode`).
+    let homeless = |name: &String| !nodes.iter().any(|n| n.name() == name);
+    let waiting = pods.iter().filter(|(name, _)| homeless(name)).flat_map(|(_, pods)| pods);
+    plan.delete.extend(waiting.filter(|p| pods::node_name(p).is_empty() && !p.is_deleting()).cloned());
     plan
 }
 
@@ -146,10 +192,10 @@ pub(super) fn rolls(ds: &DaemonSet) -> bool {
 }
 
 /// A step of a roll-out: old pods to delete, and nodes that get a new one beside the old.
-pub(super) fn roll(ds: &DaemonSet, nodes: &[Arc<Node>], pods: &ByNode, hash: &str, now: Timestamp) -> Plan {
-    let (spec, mut plan) = (spec(ds), Plan::default());
+pub(super) fn roll(ds: &DaemonSet, demands: &Demands, (nodes, pods): (&[Arc<Node>], &ByNode), hash: &str, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
     let wanted: BTreeMap<&str, &[Arc<Pod>]> =
-        nodes.iter().filter(|n| wants(&spec, n).0).map(|n| (n.name(), pods.get(n.name()).map(Vec::as_slice).unwrap_or_default())).collect();
+        nodes.iter().filter(|n| demands.want(n).0).map(|n| (n.name(), pods.get(n.name()).map(Vec::as_slice).unwrap_or_default())).collect();
     let (max_unavailable, max_surge) = limits(ds, wanted.len());
     let available = |p: &Pod| !p.is_deleting() && is_available(p, min_ready_s(ds), now);
     let (mut missing, mut surging, mut candidates, mut beside) = (0, 0, Vec::new(), Vec::new());
@@ -189,15 +235,21 @@ pub(super) fn pod(ds: &DaemonSet, node: &str, hash: &str) -> Pod {
 }
 
 /// The status that these pods on these nodes make.
-pub(super) fn status(ds: &DaemonSet, nodes: &[Arc<Node>], pods: &ByNode, hash: &str, collisions: Option<i32>, now: Timestamp) -> DaemonSetStatus {
-    let spec = spec(ds);
+pub(super) fn status(
+    ds: &DaemonSet,
+    demands: &Demands,
+    (nodes, pods): (&[Arc<Node>], &ByNode),
+    hash: &str,
+    collisions: Option<i32>,
+    now: Timestamp,
+) -> DaemonSetStatus {
     let old = ds.status.clone().unwrap_or_default();
     let mut s =
         DaemonSetStatus { observed_generation: Some(generation(ds)), collision_count: collisions, conditions: old.conditions, ..DaemonSetStatus::default() };
     let (mut updated, mut available, mut unavailable) = (0, 0, 0);
     for node in nodes {
         let here = pods.get(node.name()).map(Vec::as_slice).unwrap_or_default();
-        if !wants(&spec, node).0 {
+        if !demands.want(node).0 {
             s.number_misscheduled += i32::from(!here.is_empty());
             continue;
         }

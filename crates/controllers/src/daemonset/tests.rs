@@ -7,7 +7,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
-use super::plan::{self, ByNode, Plan};
+use super::plan::{self, ByNode, Demands, Plan};
 
 fn set(change: Value) -> DaemonSet {
     let mut spec = json!({"selector": {"matchLabels": {"app": "a"}}, "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": []}}});
@@ -59,13 +59,13 @@ fn every_fitting_node_has_one() {
         node("c", taint("NoExecute")),
         node("d", json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}])),
     ];
-    let manage = |ds: &DaemonSet, state: &str| told(&plan::manage(ds, &nodes, &pods(state), "new", now));
+    let manage = |ds: &DaemonSet, state: &str| told(&plan::manage(ds, &Demands::of(ds), (&nodes, &pods(state)), "new", now, |_| None));
     assert_eq!(manage(&set(json!({})), ""), "+a +d", "a daemon bears that a node is not ready");
     assert_eq!(manage(&set(json!({})), "a=new b=new c=new d=new d=new"), "-c -d", "what came before a NoSchedule taint may stay");
     assert_eq!(manage(&set(json!({})), "a=new! d=new"), "-a");
     let picky = set(json!({"template": {"spec": {"containers": [], "nodeSelector": {"disk": "ssd"}}}}));
     assert_eq!(manage(&picky, "d=new"), "+a -d");
-    let status = plan::status(&set(json!({})), &nodes, &pods("a=new b=new d=old?"), "new", None, now);
+    let status = plan::status(&set(json!({})), &Demands::of(&set(json!({}))), (&nodes, &pods("a=new b=new d=old?")), "new", None, now);
     assert_eq!((status.desired_number_scheduled, status.current_number_scheduled, status.number_misscheduled, status.number_ready), (2, 2, 1, 1));
     assert_eq!((status.updated_number_scheduled, status.number_unavailable), (Some(1), Some(1)));
 }
@@ -74,7 +74,7 @@ fn every_fitting_node_has_one() {
 fn a_roll_out_keeps_its_bounds() {
     let now = client::timestamp();
     let nodes = [node("a", json!([])), node("b", json!([])), node("c", json!([]))];
-    let roll = |ds: &DaemonSet, state: &str| told(&plan::roll(ds, &nodes, &pods(state), "new", now));
+    let roll = |ds: &DaemonSet, state: &str| told(&plan::roll(ds, &Demands::of(ds), (&nodes, &pods(state)), "new", now));
     let one = set(json!({}));
     assert_eq!(roll(&one, "a=old b=old c=old"), "-a");
     assert_eq!(roll(&one, "b=old c=old"), "", "one is missing already");
@@ -82,7 +82,7 @@ fn a_roll_out_keeps_its_bounds() {
     let surge = set(json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}));
     assert_eq!(roll(&surge, "a=old b=old c=old"), "+a");
     assert_eq!(roll(&surge, "a=old a=new? b=old c=old"), "");
-    assert_eq!(told(&plan::manage(&surge, &nodes, &pods("a=old a=new b=old c=old"), "new", now)), "-a");
+    assert_eq!(told(&plan::manage(&surge, &Demands::of(&surge), (&nodes, &pods("a=old a=new b=old c=old")), "new", now, |_| None)), "-a");
 }
 
 #[test]
@@ -91,4 +91,35 @@ fn a_daemon_is_bound_to_its_node() {
     let target = pod.spec.as_ref().and_then(crate::affinity::target);
     assert_eq!((target, pod.label("controller-revision-hash")), (Some("a"), Some("h")));
     assert_eq!(pod.spec.as_ref().and_then(|s| s.tolerations.as_ref()).map(Vec::len), Some(6));
+}
+
+#[test]
+fn a_failed_pod_that_is_held_back_stays_and_keeps_its_node_taken() {
+    let (now, ds, nodes) = (client::timestamp(), set(json!({})), [node("a", json!([])), node("b", json!([]))]);
+    let wait = std::time::Duration::from_secs(8);
+    let held = |name: &str| (name == "a").then_some(wait);
+    let plan = plan::manage(&ds, &Demands::of(&ds), (&nodes, &pods("a=new! b=new!")), "new", now, held);
+    assert_eq!((told(&plan).as_str(), plan.again), ("-b", Some(wait)));
+}
+
+#[test]
+fn what_waits_for_a_node_that_is_gone_goes() {
+    let (now, ds, nodes) = (client::timestamp(), set(json!({})), [node("a", json!([]))]);
+    let waiting = |node: &str| Arc::new(plan::pod(&ds, node, "new"));
+    let state = plan::by_node(vec![waiting("a"), waiting("gone")]);
+    let plan = plan::manage(&ds, &Demands::of(&ds), (&nodes, &state), "new", now, |_| None);
+    let targets: Vec<_> = plan.delete.iter().filter_map(|p| crate::affinity::target(p.spec.as_ref()?)).collect();
+    assert_eq!((targets, plan.create.len()), (vec!["gone"], 0));
+    // What runs on a node that nobody has heard of yet is not touched.
+    let bound = plan::manage(&ds, &Demands::of(&ds), (&nodes, &pods("a=new gone=new")), "new", now, |_| None);
+    assert_eq!(told(&bound), "");
+}
+
+#[test]
+fn a_heartbeat_changes_nothing_of_a_node() {
+    let (old, tainted) = (node("a", json!([])), node("a", json!([{"key": "t", "effect": "NoSchedule"}])));
+    let mut beat = (*old).clone();
+    beat.metadata.resource_version = Some("9".to_owned());
+    beat.status.get_or_insert_default().phase = Some("Running".to_owned());
+    assert!(plan::is_same_place(&old, &beat) && !plan::is_same_place(&old, &tainted));
 }
