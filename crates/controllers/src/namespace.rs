@@ -1,7 +1,8 @@
 //! Namespaces that are being deleted: everything in them goes, the pods first, then the namespace itself.
 //!
 //! Everything is what discovery knows, custom resources as well. What cannot be deleted or does not go (finalizers) is told
-//! in the namespace's conditions.
+//! in the namespace's conditions. In place of the original's resync of five minutes a namespace that is not empty yet is looked
+//! at until it is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

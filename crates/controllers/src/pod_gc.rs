@@ -1,4 +1,8 @@
 //! Pods that nobody else will remove: of nodes that are gone, ended ones beyond a number, deleted ones that no node ever had.
+//!
+//! The original looks at all pods and nodes every twenty seconds. Here each pod and each node says by its change that it is to
+//! be looked at, those from before the start among them: a pod whose node is not there names its node, for the end of the
+//! quarantine.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Jobs that have ended and are to go after a while (`ttlSecondsAfterFinished`).
+//! Jobs that have ended and are to go after a while (`ttlSecondsAfterFinished`): each names its time.
 
 use std::sync::Arc;
 

@@ -1,15 +1,17 @@
-//! Pods on nodes with NoExecute taints that they do not tolerate, or no longer, are deleted (upstream `tainteviction`).
+//! Pods on nodes with NoExecute taints that they do not tolerate, or no longer, are deleted (upstream `tainteviction`). Each
+//! names the end of its time; after a restart the time begins anew, as the original's does.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use machinery::placement::{NO_EXECUTE, Tolerations};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::taints::{self, NO_EXECUTE};
+use super::taints;
 use crate::pods;
 use crate::work::{Controller, Cx, Step};
 
@@ -51,7 +53,7 @@ impl Controller for Eviction {
             return Ok(None);
         };
         let taints: Vec<Taint> = self.nodes.get("", pods::node_name(&pod)).map(|n| no_execute(&n).into_iter().cloned().collect()).unwrap_or_default();
-        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
+        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_ref()).map(Tolerations::new).unwrap_or_default();
         let Some(stay) = taints::stay(&taints, &tolerations) else {
             if self.since.lock().remove(key).is_some() {
                 let message = format!("Cancelling deletion of Pod {key}");

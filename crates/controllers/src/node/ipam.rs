@@ -1,10 +1,11 @@
-//! Gives every node its range of pod addresses out of the cluster's.
+//! Gives every node its range of pod addresses out of the cluster's. A node for which none was left is looked at again when
+//! another goes (the original tries it again and again).
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use client::{Client, EventType, Informer, Meta, Patch, PatchParams, Recorder};
+use client::{Client, Delta, EventType, Informer, Meta, Patch, PatchParams, Recorder, WorkQueue};
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use serde_json::json;
@@ -26,12 +27,7 @@ pub(crate) async fn run(cx: Cx) {
     let recorder = cx.recorder(&client, "cidrAllocator");
     let controller = Arc::new(Ipam { client, recorder, nodes: cx.informers.informer(), ranges, given: Mutex::default() });
     cx.setup(&controller)
-        .on(&controller.nodes, |_, queue, change| {
-            let node = change.object();
-            if cidrs(node).is_empty() {
-                queue.add(node.name().to_owned());
-            }
-        })
+        .on(&controller.nodes, Ipam::heard)
         // One at a time: two nodes must not get the same range.
         .work(1)
         .await;
@@ -50,6 +46,22 @@ struct Ipam {
     ranges: Vec<Range>,
     /// Given to nodes that the informer has not told of yet.
     given: Mutex<HashSet<(String, String)>>,
+}
+
+impl Ipam {
+    fn heard(&self, queue: &WorkQueue<String>, change: &Delta<Node>) {
+        concerned(&self.nodes.list(), change).into_iter().for_each(|name| queue.add(name));
+    }
+}
+
+/// The nodes that a change may give a range: the one that changed, or, when one that had a range goes, all that lack one.
+fn concerned(nodes: &[Arc<Node>], change: &Delta<Node>) -> Vec<String> {
+    let lacks = |node: &Node| cidrs(node).is_empty();
+    match change {
+        Delta::Added(node) | Delta::Updated { new: node, .. } if lacks(node) => vec![node.name().to_owned()],
+        Delta::Deleted(gone) if !lacks(gone) => nodes.iter().filter(|n| lacks(n)).map(|n| n.name().to_owned()).collect(),
+        _ => Vec::new(),
+    }
 }
 
 impl Controller for Ipam {
@@ -108,5 +120,21 @@ impl Range {
         // Of one more than are taken one is free.
         let tries = count.min(taken.len() as u128 + 1);
         (0..tries).filter_map(text).find(|c| !taken.contains(c))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_got_no_range_is_looked_at_when_one_is_free() {
+        let node = |name: &str, range: Option<&str>| -> Arc<Node> {
+            Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"podCIDR": range}})).unwrap_or_default())
+        };
+        let left = [node("a", Some("10.0.0.0/24")), node("waits", None)];
+        assert_eq!(concerned(&left, &Delta::Deleted(node("gone", Some("10.0.1.0/24")))), ["waits"]);
+        assert_eq!(concerned(&left, &Delta::Added(left[1].clone())), ["waits"]);
+        assert!(concerned(&left, &Delta::Added(left[0].clone())).is_empty() && concerned(&left, &Delta::Deleted(node("gone", None))).is_empty());
     }
 }

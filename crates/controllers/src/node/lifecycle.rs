@@ -2,21 +2,26 @@
 //! that is not ready gets others.
 //!
 //! Upstream looks at every node every five seconds. Here each node has one deadline, moved without any work by each sign
-//! of life: only when it is reached is the node looked at.
+//! of life: only when it is reached is the node looked at. How fast dead nodes' pods are evicted `zones.rs` says.
+//!
+//! A dead node's pods are said to be not ready once, when the node turns silent, and each that is bound to it later once: what
+//! a kubelet that lives after all says of them afterwards stands, or the two would write against one another without end. What
+//! could not be written is tried again; what a former process left undone is done when the node is first seen.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use client::{Client, Delta, EventType, Informer, ListParams, Meta, Patch, PatchParams, Recorder, WorkQueue, object_reference};
+use client::{Client, Delta, EventType, Informer, ListParams, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{condition, ready, reference, taints};
+use super::taints::{self, Evict};
+use super::zones::{Word, Zones};
+use super::{condition, ready, reference};
 use crate::meta::{created, secs};
 use crate::pods;
 use crate::work::{Controller, Cx, Step};
@@ -29,7 +34,7 @@ const WORKERS: usize = 8;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("node-controller");
-    let queue: WorkQueue<String> = WorkQueue::default();
+    let queue: WorkQueue<Key> = WorkQueue::default();
     let controller = Arc::new(Lifecycle {
         recorder: cx.recorder(&client, "node-controller"),
         client,
@@ -37,14 +42,15 @@ pub(crate) async fn run(cx: Cx) {
         pods: cx.informers.informer(),
         grace: secs(cx.config.node_monitor_grace_s),
         signs: Mutex::default(),
-        all_dead: AtomicBool::new(false),
+        zones: Mutex::default(),
+        unmarked: Mutex::default(),
         queue: queue.clone(),
     });
     pods::index_node(&controller.pods);
     cx.setup_with(queue, &controller)
         .on(&controller.nodes, |c, queue, change| {
             c.heard_node(change);
-            queue.add(change.object().name().to_owned());
+            queue.add(Key::Node(change.object().name().to_owned()));
         })
         .on(&cx.informers.informer_in::<Lease>(LEASES, ListParams::default()), |c, _, change| match change {
             Delta::Added(lease) | Delta::Updated { new: lease, .. } => c.sign(lease.name()),
@@ -55,6 +61,13 @@ pub(crate) async fn run(cx: Cx) {
         .await;
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Node(String),
+    /// A pod that was bound to a node that is not ready.
+    Pod(ObjectKey),
+}
+
 struct Lifecycle {
     client: Client,
     recorder: Recorder,
@@ -63,9 +76,10 @@ struct Lifecycle {
     grace: Duration,
     /// The last sign of life of each node, by this process' own clock.
     signs: Mutex<HashMap<String, Instant>>,
-    /// No node is ready: then it is rather this side that is cut off, and no pod is evicted.
-    all_dead: AtomicBool,
-    queue: WorkQueue<String>,
+    zones: Mutex<Zones>,
+    /// Nodes that turned silent and whose pods do not all say so yet.
+    unmarked: Mutex<HashSet<String>>,
+    queue: WorkQueue<Key>,
 }
 
 impl Lifecycle {
@@ -73,14 +87,21 @@ impl Lifecycle {
         self.signs.lock().insert(node.to_owned(), Instant::now());
     }
 
-    /// A pod that turns up, or ready, on a dead node is not ready.
-    fn heard_pod(&self, queue: &WorkQueue<String>, change: &Delta<Pod>) {
-        if let Delta::Added(pod) | Delta::Updated { new: pod, .. } = change
-            && pods::is_ready(pod)
-            && self.nodes.get("", pods::node_name(pod)).is_some_and(|n| ready(&n).is_some_and(|r| r != "True"))
-        {
-            queue.add(pods::node_name(pod).to_owned());
+    /// A pod that is bound to a dead node is not ready.
+    fn heard_pod(&self, queue: &WorkQueue<Key>, change: &Delta<Pod>) {
+        let bound = match change {
+            Delta::Added(_) => true,
+            Delta::Updated { old, new } => pods::node_name(old) != pods::node_name(new),
+            Delta::Deleted(_) => false,
+        };
+        let pod = change.object();
+        if bound && self.is_dead(pods::node_name(pod)) {
+            queue.add(Key::Pod(pod.key()));
         }
+    }
+
+    fn is_dead(&self, node: &str) -> bool {
+        !node.is_empty() && self.nodes.get("", node).is_some_and(|n| ready(&n).is_some_and(|r| r != "True"))
     }
 
     fn heard_node(&self, change: &Delta<Node>) {
@@ -88,6 +109,11 @@ impl Lifecycle {
         match change {
             Delta::Added(node) => {
                 self.sign(node.name());
+                // All of the first list before anything is judged: else the first dead node would seem to be all there is.
+                self.note_zone(node.name(), Some(node));
+                if ready(node) == Some("Unknown") {
+                    self.unmarked.lock().insert(node.name().to_owned());
+                }
                 let message = format!("Node {0} event: Registered Node {0} in Controller", node.name());
                 self.recorder.event(&reference(node), EventType::Normal, "RegisteredNode", message);
             }
@@ -96,6 +122,7 @@ impl Lifecycle {
             Delta::Updated { .. } => {}
             Delta::Deleted(node) => {
                 self.signs.lock().remove(node.name());
+                self.unmarked.lock().remove(node.name());
                 let message = format!("Node {0} event: Removing Node {0} from Controller", node.name());
                 self.recorder.event(&reference(node), EventType::Normal, "RemovingNode", message);
             }
@@ -143,42 +170,66 @@ impl Lifecycle {
         self.client.all::<Node>().replace_status(node.name(), &changed).await.map(Some)
     }
 
-    /// Whether nobody is ready; when that turns, all nodes are looked at.
-    fn look_around(&self) -> bool {
-        let nodes = self.nodes.list();
-        let all_dead = !nodes.is_empty() && nodes.iter().all(|n| ready(n) != Some("True"));
-        if self.all_dead.swap(all_dead, Ordering::Relaxed) != all_dead {
-            nodes.iter().for_each(|n| self.queue.add(n.name().to_owned()));
+    /// Notes a node's state in its zone; who is concerned by a zone's turn is looked at again.
+    fn note_zone(&self, name: &str, node: Option<&Node>) {
+        let turned = self.zones.lock().note(name, node);
+        if turned.came_back {
+            // Nobody was heard while this side was cut off: everybody gets the whole time again.
+            let now = Instant::now();
+            self.signs.lock().values_mut().for_each(|s| *s = now);
         }
-        all_dead
+        turned.nodes.into_iter().filter(|n| n != name).for_each(|n| self.queue.add(Key::Node(n)));
     }
 
-    /// The pods of a node that is not ready are not ready, whatever their last word was.
-    async fn mark_pods(&self, node: &Node) -> client::Result<()> {
+    /// Whether a node's pods are to go, and when to ask again.
+    fn may_evict(&self, node: &Node) -> (Evict, Option<Duration>) {
+        if ready(node).is_none_or(|r| r == "True") {
+            return (Evict::Wait, None);
+        }
+        let mut zones = self.zones.lock();
+        // What was begun goes on, unless nobody lives; it takes no other node's turn.
+        if taints::evicts(node) && !zones.is_cut_off() {
+            return (Evict::Wait, None);
+        }
+        match zones.may_evict(node, Instant::now()) {
+            Word::Now => (Evict::Yes, None),
+            Word::In(wait) => (Evict::Wait, Some(wait)),
+            Word::Not => (Evict::Wait, None),
+            Word::CutOff => (Evict::No, None),
+        }
+    }
+
+    /// The pods of a node that turned silent are not ready, whatever their last word was.
+    async fn mark_pods(&self, node: &str) -> client::Result<()> {
         let mut result = Ok(());
-        for pod in pods::on_node(&self.pods, node.name()).iter().filter(|p| pods::is_ready(p)) {
-            let now = client::now();
-            let patch = json!({
-                "metadata": {"uid": pod.uid()},
-                "status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}]},
-            });
-            let api = self.client.namespaced::<Pod>(pod.namespace());
-            match api.patch_status(pod.name(), &Patch::Strategic(patch), &PatchParams::default()).await {
-                Ok(_) => self.recorder.event(&object_reference(&**pod), EventType::Warning, "NodeNotReady", "Node is not ready"),
-                Err(error) if error.is_not_found() || error.is_conflict() => {}
-                Err(error) => result = Err(error),
-            }
+        for pod in pods::on_node(&self.pods, node) {
+            result = self.mark(&pod).await.and(result);
         }
         result
     }
-}
 
-impl Controller for Lifecycle {
-    type Key = String;
+    async fn mark(&self, pod: &Pod) -> client::Result<()> {
+        if !pods::is_ready(pod) {
+            return Ok(());
+        }
+        let patch = json!({
+            "metadata": {"uid": pod.uid()},
+            "status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": client::now()}]},
+        });
+        let api = self.client.namespaced::<Pod>(pod.namespace());
+        match api.patch_status(pod.name(), &Patch::Strategic(patch), &PatchParams::default()).await {
+            Ok(_) => {
+                self.recorder.event(&object_reference(pod), EventType::Warning, "NodeNotReady", "Node is not ready");
+                Ok(())
+            }
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
 
-    async fn reconcile(&self, name: &String) -> Step {
+    async fn node(&self, name: &str) -> Step {
         let Some(seen) = self.nodes.get("", name) else {
-            self.look_around();
+            self.note_zone(name, None);
             return Ok(None);
         };
         let left = self.left(name);
@@ -189,20 +240,43 @@ impl Controller for Lifecycle {
             if ready(&seen) == Some("True") {
                 let message = format!("Node {name} status is now: NodeNotReady");
                 self.recorder.event(&reference(&node), EventType::Normal, "NodeNotReady", message);
+                self.unmarked.lock().insert(name.to_owned());
             }
             node = noted;
         }
-        let all_dead = self.look_around();
-        if let Some(taints) = taints::wanted(&node, !all_dead, &client::now()) {
+        self.note_zone(name, Some(&node));
+        let (evict, turn) = self.may_evict(&node);
+        if let Some(taints) = taints::wanted(&node, evict, &client::now()) {
             let patch = json!({"metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": taints}});
             match self.client.all::<Node>().patch(name, &Patch::Merge(patch), &PatchParams::default()).await {
                 Err(error) if error.is_not_found() => return Ok(None),
                 other => other.map(drop)?,
             }
         }
-        if ready(&node).is_some_and(|r| r != "True") {
-            self.mark_pods(&node).await?;
+        if ready(&node).is_none_or(|r| r == "True") {
+            self.unmarked.lock().remove(name);
+        } else if self.unmarked.lock().contains(name) {
+            self.mark_pods(name).await?;
+            self.unmarked.lock().remove(name);
         }
-        Ok((!left.is_zero()).then_some(left + Duration::from_millis(10)))
+        let deadline = (!left.is_zero()).then_some(left + Duration::from_millis(10));
+        Ok(deadline.into_iter().chain(turn).min())
+    }
+}
+
+impl Controller for Lifecycle {
+    type Key = Key;
+
+    async fn reconcile(&self, key: &Key) -> Step {
+        match key {
+            Key::Node(name) => self.node(name).await,
+            Key::Pod(key) => {
+                let pod = self.pods.get_key(key).filter(|p| self.is_dead(pods::node_name(p)));
+                match pod {
+                    Some(pod) => self.mark(&pod).await.map(|()| None),
+                    None => Ok(None),
+                }
+            }
+        }
     }
 }

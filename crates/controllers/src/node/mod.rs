@@ -6,8 +6,9 @@ pub(crate) mod lifecycle;
 mod taints;
 #[cfg(test)]
 mod tests;
+mod zones;
 
-pub(crate) use taints::tolerates;
+pub(crate) use taints::asked;
 
 use client::Meta;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, ObjectReference};

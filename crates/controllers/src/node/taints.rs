@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use machinery::placement::{self, NO_EXECUTE, NO_SCHEDULE, Tolerations};
 
 use super::{condition, ready};
 use crate::meta::secs;
@@ -11,8 +12,6 @@ use crate::meta::secs;
 pub(super) const NOT_READY: &str = "node.kubernetes.io/not-ready";
 pub(super) const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
-const NO_SCHEDULE: &str = "NoSchedule";
-pub(super) const NO_EXECUTE: &str = "NoExecute";
 /// Conditions that, when true, keep new pods away.
 const PRESSURES: [(&str, &str); 4] = [
     ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
@@ -21,8 +20,25 @@ const PRESSURES: [(&str, &str); 4] = [
     ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
 ];
 
-/// The taints that a node is to have; none if it has them. `evict`: whether a dead node's pods are to go.
-pub(super) fn wanted(node: &Node, evict: bool, now: &Time) -> Option<Vec<Taint>> {
+/// Whether a dead node's pods are to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evict {
+    /// Yes.
+    Yes,
+    /// Not yet; but what was begun goes on.
+    Wait,
+    /// No, and what was begun is taken back.
+    No,
+}
+
+/// Whether the eviction of a dead node's pods was begun.
+pub(super) fn evicts(node: &Node) -> bool {
+    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+    taints.into_iter().any(|t| t.effect == NO_EXECUTE && (t.key == NOT_READY || t.key == UNREACHABLE))
+}
+
+/// The taints that a node is to have; none if it has them.
+pub(super) fn wanted(node: &Node, evict: Evict, now: &Time) -> Option<Vec<Taint>> {
     let spec = node.spec.clone().unwrap_or_default();
     let mut keys: Vec<(&str, &str)> = Vec::new();
     let dead = match ready(node) {
@@ -34,6 +50,7 @@ pub(super) fn wanted(node: &Node, evict: bool, now: &Time) -> Option<Vec<Taint>>
     };
     if let Some(key) = dead {
         keys.push((key, NO_SCHEDULE));
+        let evict = evict == Evict::Yes || (evict == Evict::Wait && evicts(node));
         if evict && ready(node).is_some() {
             keys.push((key, NO_EXECUTE));
         }
@@ -58,44 +75,21 @@ pub(super) fn wanted(node: &Node, evict: bool, now: &Time) -> Option<Vec<Taint>>
 }
 
 /// How long a pod may stay on a node with these taints: for ever is none.
-pub(super) fn stay(taints: &[Taint], tolerations: &[Toleration]) -> Option<Duration> {
+pub(super) fn stay(taints: &[Taint], tolerations: &Tolerations) -> Option<Duration> {
     let mut shortest: Option<Duration> = None;
     for taint in taints.iter().filter(|t| t.effect == NO_EXECUTE) {
-        let mut tolerated = false;
-        for toleration in tolerations.iter().filter(|t| tolerates(t, taint)) {
-            tolerated = true;
-            if let Some(seconds) = toleration.toleration_seconds {
-                let wait = secs(seconds);
-                shortest = Some(shortest.map_or(wait, |s| s.min(wait)));
-            }
-        }
-        if !tolerated {
+        let taint = asked(taint);
+        if !tolerations.bear(taint) {
             return Some(Duration::ZERO);
+        }
+        for wait in tolerations.bearing(taint).filter_map(|t| t.seconds).map(secs) {
+            shortest = Some(shortest.map_or(wait, |s| s.min(wait)));
         }
     }
     shortest
 }
 
-pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |t: &Option<String>| t.clone().unwrap_or_default();
-    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    let value = text(&taint.value);
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => text(&toleration.value) == value,
-        "Exists" => true,
-        operator @ ("Lt" | "Gt") => match (value.parse::<i64>(), text(&toleration.value).parse::<i64>()) {
-            (Ok(has), Ok(limit)) => {
-                if operator == "Lt" {
-                    has < limit
-                } else {
-                    has > limit
-                }
-            }
-            _ => false,
-        },
-        _ => false,
-    }
+/// A taint as tolerations are asked about it.
+pub(crate) fn asked(taint: &Taint) -> placement::Taint<'_> {
+    placement::Taint { key: &taint.key, value: taint.value.as_deref().unwrap_or_default(), effect: &taint.effect }
 }

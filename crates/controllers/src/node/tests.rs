@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Taint};
+use machinery::placement::Tolerations;
 use serde_json::json;
 
 use super::ipam::Range;
-use super::taints::{stay, wanted};
+use super::taints::{Evict, stay, wanted};
 
 fn node(ready: Option<&str>, taints: &[(&str, &str)]) -> Node {
     let conditions: Vec<_> = ready.iter().map(|r| json!({"type": "Ready", "status": r})).collect();
@@ -18,39 +19,40 @@ fn node(ready: Option<&str>, taints: &[(&str, &str)]) -> Node {
 #[test]
 fn taints_follow_the_conditions() {
     let (nr, ur) = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable");
-    let told = |node: &Node, evict| {
+    let told = |node: &Node, evict: Evict| {
         let now = client::now();
         wanted(node, evict, &now)
             .map(|all| all.iter().map(|t| format!("{}:{}", t.key.rsplit('/').next().unwrap_or_default(), t.effect)).collect::<Vec<_>>().join(" "))
     };
     let both = Some("not-ready:NoSchedule not-ready:NoExecute".to_owned());
-    assert_eq!(told(&node(Some("False"), &[]), true), both);
-    assert_eq!(told(&node(Some("False"), &[]), false), Some("not-ready:NoSchedule".to_owned()), "when no node is ready nobody is evicted");
+    assert_eq!(told(&node(Some("False"), &[]), Evict::Yes), both);
+    assert_eq!(told(&node(Some("False"), &[]), Evict::No), Some("not-ready:NoSchedule".to_owned()), "when no node is ready nobody is evicted");
     assert_eq!(
-        told(&node(Some("Unknown"), &[(nr, "NoSchedule"), ("mine", "NoExecute")]), true),
+        told(&node(Some("Unknown"), &[(nr, "NoSchedule"), ("mine", "NoExecute")]), Evict::Yes),
         Some("mine:NoExecute unreachable:NoSchedule unreachable:NoExecute".to_owned())
     );
-    assert_eq!(told(&node(Some("True"), &[(ur, "NoSchedule"), (ur, "NoExecute")]), true), Some(String::new()));
-    assert_eq!(told(&node(Some("True"), &[("mine", "NoSchedule")]), true), None);
-    assert_eq!(told(&node(None, &[(nr, "NoSchedule")]), true), None, "what admission gave a new node stays until it tells");
+    assert_eq!(told(&node(Some("True"), &[(ur, "NoSchedule"), (ur, "NoExecute")]), Evict::Yes), Some(String::new()));
+    assert_eq!(told(&node(Some("True"), &[("mine", "NoSchedule")]), Evict::Yes), None);
+    assert_eq!(told(&node(Some("False"), &[]), Evict::Wait), Some("not-ready:NoSchedule".to_owned()), "its turn has not come");
+    let swapped = Some("unreachable:NoSchedule unreachable:NoExecute".to_owned());
+    assert_eq!(told(&node(Some("Unknown"), &[(nr, "NoExecute")]), Evict::Wait), swapped, "what was begun goes on at once");
+    assert_eq!(told(&node(Some("False"), &[(nr, "NoSchedule"), (nr, "NoExecute")]), Evict::No), Some("not-ready:NoSchedule".to_owned()));
+    assert_eq!(told(&node(None, &[(nr, "NoSchedule")]), Evict::Yes), None, "what admission gave a new node stays until it tells");
 }
 
 #[test]
 fn a_pod_stays_as_long_as_it_tolerates_every_taint() {
     let taint = |key: &str| Taint { key: key.to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
-    let toleration = |key: &str, seconds| Toleration {
-        key: Some(key.to_owned()),
-        operator: Some("Exists".to_owned()),
-        effect: Some("NoExecute".to_owned()),
-        toleration_seconds: seconds,
-        ..Toleration::default()
+    let stay = |taints: &[Taint], borne: &[(&str, Option<i64>)]| {
+        let one = |(key, seconds): &(&str, Option<i64>)| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+        stay(taints, &Tolerations::new(&borne.iter().map(one).collect::<Vec<_>>()))
     };
     assert_eq!(stay(&[], &[]), None);
     assert_eq!(stay(&[taint("a")], &[]), Some(Duration::ZERO));
-    assert_eq!(stay(&[taint("a")], &[toleration("a", Some(300))]), Some(Duration::from_secs(300)));
-    assert_eq!(stay(&[taint("a"), taint("b")], &[toleration("a", Some(300)), toleration("b", Some(5))]), Some(Duration::from_secs(5)));
-    assert_eq!(stay(&[taint("a"), taint("b")], &[toleration("a", None)]), Some(Duration::ZERO));
-    assert_eq!(stay(&[taint("a")], &[toleration("a", None)]), None);
+    assert_eq!(stay(&[taint("a")], &[("a", Some(300))]), Some(Duration::from_secs(300)));
+    assert_eq!(stay(&[taint("a"), taint("b")], &[("a", Some(300)), ("b", Some(5))]), Some(Duration::from_secs(5)));
+    assert_eq!(stay(&[taint("a"), taint("b")], &[("a", None)]), Some(Duration::ZERO));
+    assert_eq!(stay(&[taint("a")], &[("a", None)]), None);
 }
 
 #[test]
