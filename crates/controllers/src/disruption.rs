@@ -1,41 +1,52 @@
-//! PodDisruptionBudgets: how many pods of a group may be evicted now.
+//! PodDisruptionBudgets: how many pods of a group may be evicted now. And pods that were to be evicted and were not: after two
+//! minutes they are not said to be a target any more.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
+use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelectorRequirement, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use machinery::labels::Selector;
+use serde_json::json;
 
 use crate::claim::controller_key;
 use crate::deployment::scaled;
-use crate::meta::{between, generation, labels, plus, seconds, secs, selector};
+use crate::members::Members;
+use crate::meta::{between, generation, plus, seconds, secs, selector};
 use crate::pods;
-use crate::work::{Controller, Cx, Step, itself};
+use crate::work::{Controller, Cx, Step};
 
 /// An eviction that was allowed is to be seen as a deletion within this (upstream `DeletionTimeout`).
 const DELETION_S: i64 = 120;
+/// A pod that is said to be a target of a disruption and still is not being deleted is none any more after this (upstream
+/// `stalePodDisruptionTimeout`).
+const STALE_S: i64 = 120;
+/// The kubelet's own word may come long before the deletion (upstream `PodReasonTerminationByKubelet`).
+const BY_KUBELET: &str = "TerminationByKubelet";
 
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("disruption-controller");
+    let pods = cx.informers.informer();
     let controller = Arc::new(Budgets {
         recorder: cx.recorder(&client, "controllermanager"),
         client,
         budgets: cx.informers.informer(),
-        pods: cx.informers.informer(),
+        members: Members::new(&pods),
+        pods,
         sets: cx.informers.informer(),
         deployments: cx.informers.informer(),
         stateful: cx.informers.informer(),
         replication: cx.informers.informer(),
     });
     cx.setup(&controller)
-        .on(&controller.budgets, itself)
+        .on(&controller.budgets, Budgets::heard_budget)
         .on(&controller.pods, Budgets::heard)
         .reads(&controller.sets)
         .reads(&controller.deployments)
@@ -50,6 +61,7 @@ struct Budgets {
     recorder: Recorder,
     budgets: Informer<PodDisruptionBudget>,
     pods: Informer<Pod>,
+    members: Members,
     sets: Informer<ReplicaSet>,
     deployments: Informer<Deployment>,
     stateful: Informer<StatefulSet>,
@@ -60,27 +72,43 @@ fn selector_of(budget: &PodDisruptionBudget) -> Selector {
     budget.spec.as_ref().and_then(|s| s.selector.as_ref()).map_or_else(Selector::nothing, selector)
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Budget(ObjectKey),
+    /// A pod that is said to be a target.
+    Target(ObjectKey),
+}
+
+/// How long until a pod that is said to be a target of a disruption, and is not being deleted, is none any more.
+fn stale_in(pod: &Pod, now: Timestamp) -> Option<Duration> {
+    let condition = pods::condition(pod, "DisruptionTarget").filter(|c| c.status == "True" && c.reason.as_deref() != Some(BY_KUBELET))?;
+    let since = condition.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
+    pods::is_active(pod).then(|| between(now, plus(since, secs(STALE_S))))
+}
+
 impl Budgets {
-    fn heard(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Pod>) {
+    fn heard(&self, queue: &WorkQueue<Key>, change: &Delta<Pod>) {
         let pod = change.object();
-        for budget in self.budgets.list_namespace(pod.namespace()) {
-            let selector = selector_of(&budget);
-            let was = matches!(change, Delta::Updated { old, .. } if selector.matches_map(labels(&**old)));
-            if was || selector.matches_map(labels(&**pod)) {
-                queue.add(budget.key());
-            }
+        if !matches!(change, Delta::Deleted(_))
+            && let Some(after) = stale_in(pod, client::timestamp())
+        {
+            queue.add_after(Key::Target(pod.key()), after);
         }
+        self.members.heard(&pod.key()).into_iter().for_each(|key| queue.add(Key::Budget(key)));
     }
 
-    /// How many replicas the controllers of these pods are to have in all; each once.
+    /// A budget changed: it is worked on, with the pods that it selects now.
+    fn heard_budget(&self, queue: &WorkQueue<Key>, change: &Delta<PodDisruptionBudget>) {
+        let key = change.object().key();
+        self.members.set(&key, self.budgets.get_key(&key).map(|b| selector_of(&b)));
+        queue.add(Key::Budget(key));
+    }
+
+    /// How many replicas the controllers of these pods are to have in all; each once. Pods that have none do not count.
     fn expected(&self, pods: &[Arc<Pod>]) -> Result<i32, String> {
         let mut controllers: BTreeMap<String, i32> = BTreeMap::new();
-        let mut unmanaged = HashSet::new();
         for pod in pods {
-            let Some(owner) = pod.controller() else {
-                unmanaged.insert(pod.name());
-                continue;
-            };
+            let Some(owner) = pod.controller() else { continue };
             if !controllers.contains_key(&owner.uid) {
                 let (uid, size) = self.scale(pod).ok_or_else(|| format!("found no controllers for pod {:?}", pod.name()))?;
                 controllers.insert(owner.uid.clone(), 0);
@@ -124,17 +152,68 @@ impl Budgets {
     }
 }
 
-impl Controller for Budgets {
-    type Key = ObjectKey;
+/// Whether a budget is reckoned from what controllers are to have, to which pods without one are a riddle.
+fn needs_controllers(budget: &PodDisruptionBudget) -> bool {
+    let spec = budget.spec.as_ref();
+    spec.is_some_and(|s| s.max_unavailable.is_some() || matches!(s.min_available, Some(IntOrString::String(_))))
+}
 
-    async fn reconcile(&self, key: &ObjectKey) -> Step {
+/// A selector as `kubectl` and the original's messages write it.
+fn told(budget: &PodDisruptionBudget) -> String {
+    let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
+    let labels = selector.and_then(|s| s.match_labels.clone()).unwrap_or_default();
+    let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}: {v},")).collect();
+    let one = |e: &LabelSelectorRequirement| format!("{{{} {} {:?}}}", e.key, e.operator, e.values.clone().unwrap_or_default());
+    let expressions: Vec<String> = selector.iter().flat_map(|s| s.match_expressions.iter().flatten()).map(one).collect();
+    format!("&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}", labels.join(""), expressions.join(","))
+}
+
+impl Controller for Budgets {
+    type Key = Key;
+
+    async fn reconcile(&self, key: &Key) -> Step {
+        match key {
+            Key::Budget(key) => self.budget(key).await,
+            Key::Target(key) => self.target(key).await,
+        }
+    }
+}
+
+impl Budgets {
+    /// Takes back that a pod is a target, if it is one no longer.
+    async fn target(&self, key: &ObjectKey) -> Step {
+        let Some(pod) = self.pods.get_key(key) else { return Ok(None) };
+        match stale_in(&pod, client::timestamp()) {
+            None => Ok(None),
+            Some(left) if !left.is_zero() => Ok(Some(left)),
+            Some(_) => {
+                let condition = json!({"type": "DisruptionTarget", "status": "False", "reason": null, "message": null,
+                    "lastTransitionTime": client::now(), "observedGeneration": pod.metadata.generation});
+                let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
+                let api = self.client.namespaced::<Pod>(pod.namespace());
+                match api.patch_status(pod.name(), &Patch::Strategic(patch), &PatchParams::default()).await {
+                    Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
+                    _ => Ok(None),
+                }
+            }
+        }
+    }
+
+    async fn budget(&self, key: &ObjectKey) -> Step {
         let Some(budget) = self.budgets.get_key(key).filter(|b| !b.is_deleting()) else { return Ok(None) };
-        let selector = selector_of(&budget);
-        let pods: Vec<_> = self.pods.list_namespace(&key.namespace).into_iter().filter(|p| selector.matches_map(labels(&**p))).collect();
+        let pods = self.members.of(key);
         let now = client::timestamp();
         let about = object_reference(&*budget);
         if pods.is_empty() {
             self.recorder.event(&about, EventType::Normal, "NoPods", "No matching pods found");
+        }
+        if needs_controllers(&budget) && pods.iter().any(|p| p.controller().is_none()) {
+            let message = format!(
+                "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated \
+                 correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.",
+                told(&budget)
+            );
+            self.recorder.event(&about, EventType::Warning, "UnmanagedPods", message);
         }
         let mut status = budget.status.clone().unwrap_or_default();
         let again = match self.demand(&budget, &pods) {
@@ -226,7 +305,32 @@ fn note(status: &mut PodDisruptionBudgetStatus, budget: &PodDisruptionBudget, re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    #[test]
+    fn a_target_that_is_not_deleted_is_none_after_two_minutes() {
+        let now = client::timestamp();
+        let pod = |ago_s: i64, reason: &str, deleting: bool| -> Pod {
+            let at = Timestamp::from_second(now.as_second() - ago_s).unwrap_or_default().to_string();
+            let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": reason, "lastTransitionTime": at});
+            let deletion = if deleting { json!(at) } else { json!(null) };
+            serde_json::from_value(json!({"metadata": {"name": "p", "deletionTimestamp": deletion}, "status": {"phase": "Running", "conditions": [condition]}}))
+                .unwrap_or_else(|e| panic!("{e}"))
+        };
+        assert!(stale_in(&pod(30, "EvictionByEvictionAPI", false), now).is_some_and(|left| (88..=91).contains(&left.as_secs())));
+        assert_eq!(stale_in(&pod(130, "EvictionByEvictionAPI", false), now), Some(Duration::ZERO));
+        assert_eq!(stale_in(&pod(130, "EvictionByEvictionAPI", true), now), None, "it goes");
+        assert_eq!(stale_in(&pod(130, BY_KUBELET, false), now), None);
+        assert_eq!(stale_in(&Pod::default(), now), None);
+    }
+
+    #[test]
+    fn budgets_that_are_reckoned_from_controllers() {
+        let budget = |spec: serde_json::Value| -> PodDisruptionBudget { serde_json::from_value(json!({"spec": spec})).unwrap_or_default() };
+        assert!(needs_controllers(&budget(json!({"maxUnavailable": 1}))) && needs_controllers(&budget(json!({"minAvailable": "50%"}))));
+        assert!(!needs_controllers(&budget(json!({"minAvailable": 1}))));
+        let written = told(&budget(json!({"selector": {"matchLabels": {"a": "b"}}})));
+        assert_eq!(written, "&LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{},}");
+    }
 
     #[test]
     fn what_is_healthy_beyond_the_demand_may_go() {

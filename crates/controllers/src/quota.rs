@@ -3,6 +3,11 @@
 //!
 //! Counting reads the server and not the informers, and the result is written on the condition that nobody has charged the
 //! quota meanwhile: so a charge is never lost.
+//!
+//! The original counts all quotas anew every five minutes, and two things rest on that: a charge whose object was not stored
+//! after all (or was counted before it was) is taken back, and a status that somebody else wrote is put right. Here a quota is
+//! counted that much later once its status changed, and soon if the status does not even say the limits of the spec. A quota
+//! whose status does not change cannot have become wrong.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -23,6 +28,10 @@ use crate::work::{Controller, Cx, Step};
 const WORKERS: usize = 5;
 /// Deletions come in groups; one count does for all.
 const SETTLE: Duration = Duration::from_millis(20);
+/// After a change of its status a quota is counted anew (upstream `--resource-quota-sync-period`).
+const RECOUNT: Duration = Duration::from_secs(300);
+/// A status that tells other limits than the spec was written by somebody else, and whoever did may look at it first.
+const FOREIGN_STATUS: Duration = Duration::from_secs(5);
 /// What is counted for more than being there, or under a short name.
 const NAMED: [&str; 7] = ["pods", "services", "persistentvolumeclaims", "configmaps", "secrets", "replicationcontrollers", "resourcequotas"];
 
@@ -31,12 +40,16 @@ pub(crate) async fn run(cx: Cx) {
     let client = cx.client("resourcequota-controller");
     let queue: WorkQueue<ObjectKey> = WorkQueue::default();
     let freed = Freed { quotas: cx.informers.informer(), queue: queue.clone() };
-    let controller = Arc::new(Quotas { cx: cx.clone(), client, freed, heard: Mutex::default() });
+    let controller = Arc::new(Quotas { cx: cx.clone(), client, freed, heard: Arc::default() });
     cx.setup_with(queue, &controller)
         .on(&controller.freed.quotas, |_, queue, change| match change {
             Delta::Added(quota) => queue.add(quota.key()),
-            Delta::Updated { old, new } if old.spec != new.spec || new.status.is_none() => queue.add(new.key()),
-            _ => {}
+            Delta::Updated { old, new } => match look_again(old, new) {
+                Some(Duration::ZERO) => queue.add(new.key()),
+                Some(after) => queue.add_after(new.key(), after),
+                None => {}
+            },
+            Delta::Deleted(_) => {}
         })
         .on(&cx.informers.informer::<Pod>(), |c, _, change| match change {
             Delta::Updated { old, new } if pods::is_terminal(new) == pods::is_terminal(old) && same_claims(old, new) => {}
@@ -45,6 +58,20 @@ pub(crate) async fn run(cx: Cx) {
         })
         .work(WORKERS)
         .await;
+}
+
+/// How long after this change of a quota it is to be counted anew; none: not for its sake.
+fn look_again(old: &ResourceQuota, new: &ResourceQuota) -> Option<Duration> {
+    if old.spec != new.spec || new.status.is_none() {
+        return Some(Duration::ZERO);
+    }
+    let limits = |quota: &ResourceQuota| (quota.spec.as_ref().and_then(|s| s.hard.clone()), quota.status.as_ref().and_then(|s| s.hard.clone()));
+    if let (Some(asked), told) = limits(new)
+        && amounts(&Some(asked)) != amounts(&told)
+    {
+        return Some(FOREIGN_STATUS);
+    }
+    (old.status != new.status).then_some(RECOUNT)
 }
 
 /// Whether a pod asks for what it did. That it got a node frees nothing; a count at that moment could miss a pod that is
@@ -72,7 +99,19 @@ struct Quotas {
     client: Client,
     freed: Freed,
     /// Resources whose deletions are listened to, since a quota counts them.
-    heard: Mutex<HashSet<String>>,
+    heard: Arc<Mutex<HashSet<String>>>,
+}
+
+/// A resource that is listened to. Once its informer has ended (its kind was served no longer), it is to be listened to anew.
+struct Ear {
+    heard: Arc<Mutex<HashSet<String>>>,
+    path: String,
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.heard.lock().remove(&self.path);
+    }
 }
 
 impl Quotas {
@@ -82,19 +121,24 @@ impl Quotas {
             return;
         }
         let i = &self.cx.informers;
+        let ear = Ear { heard: self.heard.clone(), path: served.path() };
         match (served.group.as_str(), served.resource.as_str()) {
-            ("", "services") => self.hear(&i.informer::<Service>(), |old, new| old.spec != new.spec),
-            ("", "resourcequotas") => self.hear(&i.informer::<ResourceQuota>(), |_, _| false),
-            _ => self.hear(&i.metadata(&served.path()), |_: &PartialObject, _| false),
+            ("", "services") => self.hear(ear, &i.informer::<Service>(), |old, new| old.spec != new.spec),
+            ("", "resourcequotas") => self.hear(ear, &i.informer::<ResourceQuota>(), |_, _| false),
+            _ => self.hear(ear, &i.metadata(&served.path()), |_: &PartialObject, _| false),
         }
     }
 
-    fn hear<K: Object>(&self, informer: &Informer<K>, changed: fn(&K, &K) -> bool) {
+    fn hear<K: Object>(&self, ear: Ear, informer: &Informer<K>, changed: fn(&K, &K) -> bool) {
         let freed = self.freed.clone();
-        self.cx.listen(informer, move |change| match &change {
-            Delta::Deleted(object) => freed.tell(object.namespace()),
-            Delta::Updated { old, new } if changed(old, new) => freed.tell(new.namespace()),
-            _ => {}
+        self.cx.listen(informer, move |change| {
+            // It lives as long as the listener.
+            let _ = &ear;
+            match &change {
+                Delta::Deleted(object) => freed.tell(object.namespace()),
+                Delta::Updated { old, new } if changed(old, new) => freed.tell(new.namespace()),
+                _ => {}
+            }
         });
     }
 
@@ -126,11 +170,13 @@ impl Quotas {
     }
 }
 
-/// Whether two statuses say the same amounts, in whatever form.
+/// Amounts, in whatever form they are written.
+fn amounts(map: &Option<BTreeMap<String, Text>>) -> BTreeMap<String, Option<Quantity>> {
+    map.iter().flatten().map(|(name, text)| (name.clone(), text.0.parse().ok())).collect()
+}
+
+/// Whether two statuses say the same amounts.
 fn equal(a: &ResourceQuotaStatus, b: &ResourceQuotaStatus) -> bool {
-    let amounts = |map: &Option<BTreeMap<String, Text>>| -> BTreeMap<String, Option<Quantity>> {
-        map.iter().flatten().map(|(name, text)| (name.clone(), text.0.parse().ok())).collect()
-    };
     amounts(&a.hard) == amounts(&b.hard) && amounts(&a.used) == amounts(&b.used)
 }
 
@@ -186,6 +232,27 @@ mod tests {
         };
         assert!(same_claims(&pod("", "1"), &pod("a", "1")));
         assert!(!same_claims(&pod("a", "1"), &pod("a", "500m")));
+    }
+
+    #[test]
+    fn a_status_that_changed_is_looked_at_again() {
+        let quota = |hard: &str, told: &str, used: &str| -> ResourceQuota {
+            let value = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": hard}}, "status": {"hard": {"pods": told}, "used": {"pods": used}}});
+            serde_json::from_value(value).expect("a quota")
+        };
+        let (one, charged) = (quota("5", "5", "1"), quota("5", "5", "2"));
+        assert_eq!(look_again(&one, &charged), Some(RECOUNT), "the object may not have been stored after all");
+        assert_eq!(look_again(&one, &one), None);
+        assert_eq!(look_again(&one, &quota("6", "5", "1")), Some(Duration::ZERO));
+        assert_eq!(look_again(&one, &quota("5", "500", "1")), Some(FOREIGN_STATUS), "somebody else wrote it");
+        assert_eq!(look_again(&one, &quota("5", "5000m", "1")), Some(RECOUNT), "only written otherwise");
+    }
+
+    #[test]
+    fn an_ear_that_ends_leaves_its_place() {
+        let heard = Arc::new(Mutex::new(HashSet::from(["p".to_owned()])));
+        drop(Ear { heard: heard.clone(), path: "p".to_owned() });
+        assert!(heard.lock().is_empty());
     }
 
     #[test]

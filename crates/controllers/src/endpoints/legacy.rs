@@ -6,10 +6,10 @@ use std::sync::Arc;
 use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Recorder, object_reference};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 
-use super::{HEADLESS, TRIGGER_TIME, Triggers, facts, heard_pod, pods_of, selects, set_trigger};
+use super::{Backends, HEADLESS, TRIGGER_TIME, Triggers, facts, selects, set_trigger};
 use crate::meta::{annotations, annotations_mut, labels, new_meta};
 use crate::pods;
-use crate::work::{Controller, Cx, Step, itself};
+use crate::work::{Controller, Cx, Step};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";
@@ -21,17 +21,18 @@ const WORKERS: usize = 5;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("endpoint-controller");
+    let (services, pods) = (cx.informers.informer(), cx.informers.informer());
     let controller = Arc::new(Legacy {
         recorder: cx.recorder(&client, "endpoint-controller"),
         client,
-        services: cx.informers.informer(),
-        pods: cx.informers.informer(),
+        backends: Backends::new(&services, &pods),
+        services,
         endpoints: cx.informers.informer(),
         triggers: Triggers::default(),
     });
     cx.setup(&controller)
-        .on(&controller.services, itself)
-        .on(&controller.pods, |c, queue, change| heard_pod(&c.services, queue, change))
+        .on(&controller.services, |c, queue, change| c.backends.heard_service(queue, change))
+        .on(&pods, |c, queue, change| c.backends.heard_pod(queue, change))
         .on(&controller.endpoints, |_, queue, change| match change {
             // What is left of Services that went while nobody looked, and what was deleted by hand.
             Delta::Added(e) | Delta::Deleted(e) if e.label(MANAGED_BY) == Some(MANAGER) => queue.add(e.key()),
@@ -43,8 +44,8 @@ pub(crate) async fn run(cx: Cx) {
 
 struct Legacy {
     client: Client,
+    backends: Backends,
     services: Informer<Service>,
-    pods: Informer<Pod>,
     endpoints: Informer<Endpoints>,
     recorder: Recorder,
     triggers: Triggers,
@@ -69,7 +70,7 @@ impl Controller for Legacy {
         if !selects(&service) || service.is_deleting() {
             return Ok(None);
         }
-        let pods = pods_of(&self.pods, &service);
+        let pods = self.backends.of(key);
         let trigger = self.triggers.next(&service, &pods);
         let made = endpoints(&service, &pods, existing.as_deref());
         if existing.as_ref().is_some_and(|old| same(old, &made)) {

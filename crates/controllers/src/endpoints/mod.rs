@@ -20,6 +20,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 
+use crate::members::Members;
 use crate::meta::{created, equality, labels, time};
 use crate::pods;
 
@@ -32,37 +33,40 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The label of what belongs to a headless Service.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
-/// The Services that select a pod.
-fn services_of(services: &Informer<Service>, pod: &Pod) -> Vec<ObjectKey> {
-    let all = services.list_namespace(pod.namespace());
-    let selecting = all.iter().filter(|s| {
-        let set = s.spec.as_ref().and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty());
-        set.is_some_and(|set| set.iter().all(|(k, v)| labels(pod).get(k) == Some(v)))
-    });
-    selecting.map(|s| s.key()).collect()
+/// Which pods are a Service's.
+struct Backends {
+    services: Informer<Service>,
+    members: Members,
 }
 
-/// Queues the Services that a pod's change concerns.
-fn heard_pod(services: &Informer<Service>, queue: &WorkQueue<ObjectKey>, change: &Delta<Pod>) {
-    match change {
-        Delta::Added(pod) | Delta::Deleted(pod) => services_of(services, pod).into_iter().for_each(|key| queue.add(key)),
-        Delta::Updated { old, new } => {
-            let relabeled = labels(&**old) != labels(&**new);
-            if !relabeled && facts::Facts::of(old) == facts::Facts::of(new) {
-                return;
-            }
-            services_of(services, new).into_iter().for_each(|key| queue.add(key));
-            if relabeled {
-                services_of(services, old).into_iter().for_each(|key| queue.add(key));
-            }
-        }
+impl Backends {
+    fn new(services: &Informer<Service>, pods: &Informer<Pod>) -> Self {
+        Self { services: services.clone(), members: Members::new(pods) }
     }
-}
 
-/// The pods that a Service selects.
-fn pods_of(all: &Informer<Pod>, service: &Service) -> Vec<Arc<Pod>> {
-    let selector = equality(service.spec.as_ref().and_then(|s| s.selector.as_ref()));
-    all.list_namespace(service.namespace()).into_iter().filter(|p| selector.matches_map(labels(&**p))).collect()
+    /// A Service changed: it is worked on, with the pods that it selects now.
+    fn heard_service(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Service>) {
+        let key = change.object().key();
+        let now = self.services.get_key(&key).filter(|s| selects(s));
+        self.members.set(&key, now.map(|s| equality(s.spec.as_ref().and_then(|s| s.selector.as_ref()))));
+        queue.add(key);
+    }
+
+    /// Queues the Services that a pod's change concerns.
+    fn heard_pod(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Pod>) {
+        if let Delta::Updated { old, new } = change
+            && labels(&**old) == labels(&**new)
+            && facts::Facts::of(old) == facts::Facts::of(new)
+        {
+            return;
+        }
+        self.members.heard(&change.object().key()).into_iter().for_each(|key| queue.add(key));
+    }
+
+    /// The pods that a Service selects.
+    fn of(&self, service: &ObjectKey) -> Vec<Arc<Pod>> {
+        self.members.of(service)
+    }
 }
 
 /// Whether a Service has endpoints by its selector at all.

@@ -7,12 +7,12 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::plan::{Desired, Plan, Template};
-use super::{HEADLESS, MANAGED_BY, SERVICE_NAME, Triggers, facts, heard_pod, pods_of, selects};
+use super::{Backends, HEADLESS, MANAGED_BY, SERVICE_NAME, Triggers, facts, selects};
 use crate::claim::owner_reference;
 use crate::meta::labels;
 use crate::overlay::Overlay;
 use crate::pods;
-use crate::work::{Controller, Cx, Step, itself};
+use crate::work::{Controller, Cx, Step};
 
 const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 const WORKERS: usize = 5;
@@ -20,17 +20,18 @@ const WORKERS: usize = 5;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("endpointslice-controller");
+    let (services, pods) = (cx.informers.informer(), cx.informers.informer());
     let controller = Arc::new(Slices {
         recorder: cx.recorder(&client, "endpoint-slice-controller"),
-        services: cx.informers.informer(),
-        pods: cx.informers.informer(),
+        backends: Backends::new(&services, &pods),
+        services,
         nodes: cx.informers.informer(),
         writer: Writer::new(&cx, client),
         triggers: Triggers::default(),
     });
     cx.setup(&controller)
-        .on(&controller.services, itself)
-        .on(&controller.pods, |c, queue, change| heard_pod(&c.services, queue, change))
+        .on(&controller.services, |c, queue, change| c.backends.heard_service(queue, change))
+        .on(&pods, |c, queue, change| c.backends.heard_pod(queue, change))
         .on(&controller.writer.slices, |c, queue, change| c.writer.heard(CONTROLLER, queue, change))
         .on(&controller.nodes, Slices::heard_node)
         .work(WORKERS)
@@ -113,8 +114,8 @@ impl Writer {
 }
 
 struct Slices {
+    backends: Backends,
     services: Informer<Service>,
-    pods: Informer<Pod>,
     nodes: Informer<Node>,
     writer: Writer,
     recorder: Recorder,
@@ -134,7 +135,7 @@ impl Controller for Slices {
         if !selects(&service) || service.is_deleting() {
             return Ok(None);
         }
-        let pods = pods_of(&self.pods, &service);
+        let pods = self.backends.of(key);
         let trigger = self.triggers.next(&service, &pods);
         let existing = self.writer.of(key, CONTROLLER);
         let families = facts::families(&service);

@@ -1,6 +1,7 @@
 //! ReplicaSets and ReplicationControllers: as many pods as wished, no more and no fewer.
 //!
-//! Both kinds are one controller over [`Replicated`]. What is decided without input and output is in `plan.rs`.
+//! Both kinds are one controller over [`Replicated`]. What is decided without input and output is in `plan.rs`. In place of the
+//! original's resync a pod that is ready but not yet available names its time, and expectations end by themselves.
 
 mod kinds;
 mod plan;
@@ -17,6 +18,7 @@ use machinery::labels::Selector;
 
 use crate::burst::Burst;
 use crate::claim::{claim, controller_key, owner_reference};
+use crate::compiled::Compiled;
 use crate::expectations::Expectations;
 use crate::meta::{labels, secs};
 use crate::pods::{self, PodControl};
@@ -73,6 +75,7 @@ pub(crate) async fn run<K: Replicated>(cx: Cx) {
         sets: cx.informers.informer(),
         pods: cx.informers.informer(),
         expectations: Expectations::default(),
+        selectors: Compiled::default(),
     });
     pods::index_controller(&controller.pods);
     controller.sets.add_index("controller", |set| set.controller().map(|o| o.uid.clone()).into_iter().collect());
@@ -89,9 +92,14 @@ struct Replication<K> {
     pods: Informer<Pod>,
     control: PodControl,
     expectations: Expectations,
+    selectors: Compiled<Selector>,
 }
 
 impl<K: Replicated> Replication<K> {
+    fn selector(&self, set: &K) -> Arc<Selector> {
+        self.selectors.get(set, K::selector)
+    }
+
     /// The owner of a pod, if it is of this kind and still the one that the pod means.
     fn owner(&self, pod: &Pod) -> Option<Arc<K>> {
         let (key, uid) = controller_key::<K>(pod)?;
@@ -104,7 +112,7 @@ impl<K: Replicated> Replication<K> {
             return Vec::new();
         }
         let sets = self.sets.list_namespace(pod.namespace());
-        sets.iter().filter(|s| s.selector().matches_map(labels(pod))).map(|s| s.key()).collect()
+        sets.iter().filter(|s| self.selector(s).matches_map(labels(pod))).map(|s| s.key()).collect()
     }
 
     fn heard(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Pod>) {
@@ -187,8 +195,11 @@ impl<K: Replicated> Replication<K> {
         let api = self.client.namespaced::<K>(set.namespace());
         match api.replace_status(set.name(), &changed).await {
             Err(error) if error.is_conflict() => {
-                // Once more on the newest, since the counts are of pods and not of the object.
+                // Once more on the newest, since the counts are of pods and not of the object. A namesake has pods of its own.
                 let mut live = api.get(set.name()).await?;
+                if live.uid() != set.uid() {
+                    return Ok(());
+                }
                 live.set_counts(counts);
                 api.replace_status(set.name(), &live).await.map(drop)
             }
@@ -203,12 +214,13 @@ impl<K: Replicated> Controller for Replication<K> {
     async fn reconcile(&self, key: &ObjectKey) -> Step {
         let Some(set) = self.sets.get_key(key) else {
             self.expectations.forget(key);
+            self.selectors.forget(key);
             return Ok(None);
         };
         let may_act = self.expectations.satisfied(key);
         let all = pods::of_controller_and_orphans(&self.pods, set.uid(), set.namespace());
         let claimable = all.into_iter().filter(|p| pods::is_active(p) || (pods::is_terminating(p) && p.is_controlled_by(set.uid()))).collect();
-        let claimed = claim::<K, Pod>(&self.client, &set, &set.selector(), claimable).await?;
+        let claimed = claim::<K, Pod>(&self.client, &set, &self.selector(&set), claimable).await?;
         let (active, terminating): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|p| pods::is_active(p));
         let managed = if may_act && !set.is_deleting() { self.manage(&set, &active).await } else { Ok(()) };
         let now = client::timestamp();

@@ -101,16 +101,17 @@ async fn recreate_never_runs_two_templates_at_once() {
     let mut pods = c.informers.informer::<Pod>().subscribe();
     c.merge(&path, json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "v2"}]}}}})).await;
     c.until(&path, |d| done(d, 3) && d["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2").await;
+    // The informer may be behind the API: until it has told of the new template's pods, nothing has been shown.
     let mut images = std::collections::BTreeMap::new();
-    while let Ok(change) = pods.try_recv() {
+    while images.values().filter(|i: &&Option<String>| i.as_deref() == Some("v2")).count() < 3 {
+        let Some(change) = pods.recv().await else { panic!("the informers ended") };
         let pod = change.object();
         if matches!(change, client::Delta::Deleted(_)) {
             images.remove(pod.name());
         } else {
             images.insert(pod.name().to_owned(), pod.spec.as_ref().and_then(|s| s.containers[0].image.clone()));
         }
-        let mut kinds: Vec<_> = images.values().collect();
-        kinds.dedup();
+        let kinds: std::collections::BTreeSet<_> = images.values().collect();
         assert!(kinds.len() <= 1, "{images:?}");
     }
 }
@@ -345,4 +346,36 @@ async fn storage_stays_while_it_is_used() {
     for path in [claim, class] {
         c.until(path, Value::is_null).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_follow_the_policy_of_their_set_and_are_made_anew() {
+    let c = Cluster::start().await;
+    let (stateful, claims) = ("/apis/apps/v1/namespaces/default/statefulsets", "/api/v1/namespaces/default/persistentvolumeclaims");
+    let data = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}});
+    let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s"}, "spec": {"replicas": 2, "serviceName": "s",
+        "selector": {"matchLabels": {"app": "web"}}, "template": template("v1"), "volumeClaimTemplates": [data],
+        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Retain"}}});
+    c.create(stateful, set).await;
+    let path = format!("{stateful}/s");
+    c.until(&path, |s| s["status"]["readyReplicas"] == 2).await;
+    let owner = |claim: &Value| claim["metadata"]["ownerReferences"][0]["kind"].as_str().unwrap_or_default().to_owned();
+    c.until(claims, |l| items(l).len() == 2 && items(l).iter().all(|p| owner(p) == "StatefulSet")).await;
+    // Taken back, so that the set's deletion leaves the data.
+    c.merge(&path, json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Delete"}}})).await;
+    c.until(claims, |l| items(l).iter().all(|p| owner(p).is_empty())).await;
+    // A replica too many takes its claim with it, and no other's.
+    c.merge(&path, json!({"spec": {"replicas": 1}})).await;
+    let left = c.until(claims, |l| items(l).len() == 1).await;
+    assert_eq!(items(&left)[0]["metadata"]["name"], "data-s-0");
+    // A replica is wiped: its claim goes, then its pod; it comes back with a claim of its own, not with the one that goes.
+    let old = items(&left)[0]["metadata"]["uid"].clone();
+    c.delete(&format!("{claims}/data-s-0"), "Background").await;
+    c.delete(&format!("{PODS}/s-0"), "Background").await;
+    c.until(claims, |l| items(l).len() == 1 && items(l)[0]["metadata"]["uid"] != old).await;
+    c.until(&format!("{PODS}/s-0"), |p| p["status"]["phase"] == "Running" && p["metadata"]["deletionTimestamp"].is_null()).await;
+    c.delete(&path, "Background").await;
+    c.until(PODS, |l| items(l).is_empty()).await;
+    let kept = c.get(claims).await.unwrap_or_default();
+    assert!(items(&kept).iter().all(|p| p["metadata"]["deletionTimestamp"].is_null()) && items(&kept).len() == 1, "{kept}");
 }
