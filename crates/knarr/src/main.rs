@@ -1,7 +1,8 @@
 //! The program `knarr`: command line, configuration, wiring. No logic of a component lives here.
 //!
-//! Two of its faces must start in no time and without threads, and are entered before anything else: the shim that holds
-//! a pod (`knarr shim`, started by the runtime) and the demo application that runs inside the demo image (`knarr demo`).
+//! Three of its faces must start in no time and without threads, and are entered before anything else: the shim that holds
+//! a pod (`knarr shim`) and the reader of images (`knarr unpack`), both started by the runtime, and the demo application that
+//! runs inside the demo image (`knarr demo`).
 
 mod accounts;
 mod addons;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     match args.next().as_deref().and_then(|a| a.to_str()) {
         Some("shim") => runtime::shim_main(args.collect()),
+        Some("unpack") => runtime::unpack_main(args.collect()),
         Some("demo") => return demo::main(args.filter_map(|a| a.into_string().ok()).collect()),
         _ => {}
     }

@@ -10,6 +10,8 @@ mod caps;
 mod cgroup;
 mod devices;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod images;
 mod layers;
 mod offline;
@@ -31,6 +33,7 @@ mod users;
 
 pub use apparmor::apparmor_enabled;
 pub use error::{Error, Result};
+pub use images::unpack_main;
 pub use offline::Images;
 pub use runtime::Runtime;
 pub use shim::shim_main;

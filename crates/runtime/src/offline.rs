@@ -21,7 +21,7 @@ impl std::fmt::Debug for Images {
 impl Images {
     /// Opens the store; its directories are made if need be.
     pub fn open(config: &Config) -> Result<Images> {
-        Ok(Images { store: images::Images::open(&config.root, config.registries.as_deref())?, run: config.run.clone() })
+        Ok(Images { store: images::Images::open(config)?, run: config.run.clone() })
     }
 
     /// As [`crate::Runtime::import`], but on the caller's thread.
@@ -36,6 +36,6 @@ impl Images {
 
     /// As [`crate::Runtime::remove_image`], but on the caller's thread.
     pub async fn remove(&self, reference: &str) -> Result<()> {
-        self.store.remove(reference, &prepare::layers_in_use(&self.run))
+        self.store.remove(reference, &|| prepare::layers_in_use(&self.run))
     }
 }

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::cgroup::{Cgroups, Level};
 use crate::error::{Context, Error, Result};
-use crate::images::Images;
+use crate::images::{Images, Pins};
 use crate::proto::Spec;
 use crate::runtime::SandboxFile;
 use crate::seccomp::Filter;
@@ -117,10 +117,14 @@ pub(crate) fn merge_resources(old: &mut Resources, new: Resources) {
     old.unified.extend(new.unified);
 }
 
-/// The specification of a container; its directories and cgroup are made.
-pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox: &SandboxFile, mut config: ContainerConfig) -> Result<Spec> {
+/// The specification of a container, and what keeps its image's layers until it is written; its directories and cgroup are
+/// made.
+pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox: &SandboxFile, mut config: ContainerConfig) -> Result<(Spec, Pins)> {
     let SandboxFile { config: sandbox, users, .. } = sandbox;
-    let image = images.find(&config.image).ok_or_else(|| Error::NotFound { kind: "image", name: config.image.clone() })?;
+    let missing = || Error::NotFound { kind: "image", name: config.image.clone() };
+    // Until the specification, which names the layers, is written: who removes the image meanwhile leaves them.
+    let pins = images.pin(&images.find(&config.image).ok_or_else(missing)?.layers)?;
+    let image = images.find(&config.image).ok_or_else(missing)?;
     let of_image = &image.config;
     let argv = argv(&config, of_image)?;
     let layers_dir = images.layers_dir();
@@ -161,7 +165,7 @@ pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox
     if !config.privileged {
         devices::restrict(&plan, &device_rules(&config.devices)?)?;
     }
-    Ok(Spec {
+    let spec = Spec {
         argv,
         env: environment(&config, of_image, &home, &sandbox.hostname),
         cwd,
@@ -181,7 +185,8 @@ pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox
         container_dir,
         cgroup: plan,
         config,
-    })
+    };
+    Ok((spec, pins))
 }
 
 /// The command line: a given command replaces both parts of the image's, given arguments the second one alone.

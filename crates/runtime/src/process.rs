@@ -306,6 +306,13 @@ pub(crate) fn set_open_files(limit: u64) {
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) };
 }
 
+/// Sets one of the process's limits for good.
+pub(crate) fn set_limit(resource: libc::__rlimit_resource_t, limit: u64) -> io::Result<()> {
+    let limits = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: the structure lives through the call.
+    check(libc::c_long::from(unsafe { libc::setrlimit(resource, &raw const limits) })).map(drop)
+}
+
 pub(crate) fn set_umask(mask: u32) {
     // SAFETY: plain integers.
     unsafe { libc::umask(mask) };

@@ -106,7 +106,7 @@ impl Runtime {
             prepare::private_dir(&dir)?;
         }
         let inner = Inner {
-            images: Arc::new(Images::open(&config.root, config.registries.as_deref())?),
+            images: Arc::new(Images::open(&config)?),
             cgroups: Cgroups::new(&config.cgroup_root),
             ranges: Ranges::new(&config.mark),
             state: Mutex::default(),
@@ -119,7 +119,7 @@ impl Runtime {
         runtime.adopt().await?;
         let this = runtime.clone();
         // What a crash left unfinished; nothing waits for it.
-        tokio::task::spawn_blocking(move || this.0.images.collect(&prepare::layers_in_use(&this.0.config.run)));
+        tokio::task::spawn_blocking(move || this.0.images.collect(&|| prepare::layers_in_use(&this.0.config.run)));
         Ok(runtime)
     }
 
@@ -159,7 +159,7 @@ impl Runtime {
     /// Takes a reference away, and the image with its last one. An id takes all. Layers in use by containers stay.
     pub async fn remove_image(&self, reference: &str) -> Result<()> {
         let (this, reference) = (self.clone(), reference.to_owned());
-        blocking(move || this.0.images.remove(&reference, &prepare::layers_in_use(&this.0.config.run))).await
+        blocking(move || this.0.images.remove(&reference, &|| prepare::layers_in_use(&this.0.config.run))).await
     }
 
     /// Registers an image made of local files as one layer, hard-linked where possible.
@@ -261,7 +261,7 @@ impl Runtime {
         let (this, dir, name) = (self.clone(), self.sandbox_dir(&sandbox), id.clone());
         let spec = blocking(move || {
             let Inner { images, cgroups, config: host, .. } = &*this.0;
-            let made = prepare::container(images, cgroups, &host.root, &file, config).and_then(|spec| {
+            let made = prepare::container(images, cgroups, &host.root, &file, config).and_then(|(spec, _pins)| {
                 prepare::write_json(&spec_file(&dir, &name), &spec)?;
                 Ok(spec)
             });

@@ -363,6 +363,19 @@ pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u64, data:
     check(libc::c_long::from(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) })).map(drop)
 }
 
+/// An overlay whose names among the options are relative to the present directory, by the old mount(2): the new interface
+/// takes only short values before Linux 6.5, and images have up to 127 layers.
+///
+/// `volatile`: nothing waits for the disk on its behalf; Linux before 5.10 lacks it. The others are off whatever the kernel's
+/// default is: with them the upper directory would have marks that make it useless without these very lower ones.
+pub(crate) fn mount_overlay(target: &CStr, options: &str) -> io::Result<()> {
+    let options = format!("{options},index=off,metacopy=off,redirect_dir=off");
+    match mount(c"overlay", target, c"overlay", 0, &c_str(&format!("{options},volatile"))?) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => mount(c"overlay", target, c"overlay", 0, &c_str(&options)?),
+        done => done,
+    }
+}
+
 pub(crate) fn mknodat(dir: &impl AsRawFd, name: &CStr, mode: u32, device: u64) -> io::Result<()> {
     // SAFETY: the name lives through the call.
     check(libc::c_long::from(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, device) })).map(drop)
@@ -413,9 +426,9 @@ pub(crate) fn fchownat(dir: &impl AsRawFd, name: &CStr, uid: u32, gid: u32) -> i
     check(libc::c_long::from(unsafe { libc::fchownat(dir.as_raw_fd(), name.as_ptr(), uid, gid, flags) })).map(drop)
 }
 
-/// Sets the modification time, without following a symlink.
-pub(crate) fn set_mtime(dir: &impl AsRawFd, name: &CStr, seconds: i64) -> io::Result<()> {
-    let time = libc::timespec { tv_sec: seconds, tv_nsec: 0 };
+/// Sets the modification time (seconds and nanoseconds), without following a symlink.
+pub(crate) fn set_mtime(dir: &impl AsRawFd, name: &CStr, (seconds, nanoseconds): (i64, u32)) -> io::Result<()> {
+    let time = libc::timespec { tv_sec: seconds, tv_nsec: libc::c_long::from(nanoseconds) };
     let times = [time, time];
     // SAFETY: name and times live through the call.
     check(libc::c_long::from(unsafe { libc::utimensat(dir.as_raw_fd(), name.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) })).map(drop)

@@ -24,6 +24,10 @@ fn main() {
         args.remove(0);
         runtime::shim_main(args);
     }
+    if args.first().is_some_and(|a| a == "unpack") {
+        args.remove(0);
+        runtime::unpack_main(args);
+    }
     let args: Vec<String> = args.into_iter().filter_map(|a| a.into_string().ok()).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     if let ["guest", rest @ ..] = args.as_slice() {

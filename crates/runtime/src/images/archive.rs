@@ -1,18 +1,18 @@
-//! Images in files: OCI layouts (directory or tar) and what `docker save` writes.
+//! Images in files: OCI layouts (directory or tar) and what `docker save` writes. What a tar has is found out by the helper
+//! ([`super::helper`]); here its documents are read, and its layers' places handed on.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::index::{Index as Members, normal};
 use super::manifest::{self, Descriptor, Index, Manifest};
 use super::reference::{self, Reference};
-use super::unpack::{Hashing, decompressed};
-use super::{Images, Layer};
+use super::unpack::Section;
+use super::{EMPTY_LAYER, Images, Layer, random_name};
 use crate::error::{Context, Error, Result};
 use crate::types::{Image, Progress};
 
@@ -26,80 +26,53 @@ const LINKS_MAX: usize = 8;
 /// Files by name, wherever they are.
 enum Archive {
     Directory(PathBuf),
-    Tar { file: Arc<File>, files: HashMap<String, (u64, u64)>, links: HashMap<String, String> },
-}
-
-/// A part of a file.
-struct Section {
-    file: Arc<File>,
-    at: u64,
-    end: u64,
-}
-
-impl Read for Section {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let room = (self.end - self.at).min(buffer.len() as u64) as usize;
-        let n = self.file.read_at(&mut buffer[..room], self.at)?;
-        self.at += n as u64;
-        Ok(n)
-    }
+    Tar { file: File, members: Members },
 }
 
 impl Archive {
-    fn open(path: &Path, scratch: &Path) -> Result<Archive> {
+    fn open(images: &Images, path: &Path) -> Result<Archive> {
         let meta = fs::metadata(path).at("cannot open image archive", path)?;
         if meta.is_dir() {
             return Ok(Archive::Directory(path.to_owned()));
         }
         let file = File::open(path).at("cannot open image archive", path)?;
-        let mut magic = [0; 4];
-        let n = file.read_at(&mut magic, 0).at("cannot read", path)?;
-        let packed = magic[..n].starts_with(&[0x1f, 0x8b]) || magic == [0x28, 0xb5, 0x2f, 0xfd];
-        let file = if packed { expand(file, scratch).at("cannot decompress", path)? } else { file };
-        let (file, mut files, mut links) = (Arc::new(file), HashMap::new(), HashMap::new());
-        let length = file.metadata().at("cannot read", path)?.len();
-        let reader = io::BufReader::with_capacity(64 * 1024, Section { file: Arc::clone(&file), at: 0, end: length });
-        let bad = |e: io::Error| Error::Image(format!("{} is no tar archive: {e}", path.display()));
-        let mut tar = tar::Archive::new(reader);
-        for entry in tar.entries().map_err(bad)? {
-            let entry = entry.map_err(bad)?;
-            let name = normal(&entry.path().map_err(bad)?.to_string_lossy());
-            let kind = entry.header().entry_type();
-            if kind.is_file() || kind.is_contiguous() {
-                files.insert(name, (entry.raw_file_position(), entry.size()));
-            } else if let (true, Ok(Some(target))) = (kind.is_symlink() || kind.is_hard_link(), entry.link_name()) {
-                let target = target.to_string_lossy().into_owned();
-                let base = if kind.is_symlink() { name.rsplit_once('/').map_or("", |(dir, _)| dir) } else { "" };
-                links.insert(name.clone(), normal(&format!("{base}/{target}")));
-            }
-        }
-        Ok(Archive::Tar { file, files, links })
+        let expanded = nameless(&images.layers.ingest)?;
+        let what = path.display().to_string();
+        let members = images.helper.index(&images.layers.dir.join(EMPTY_LAYER), &file, &expanded, &what);
+        let members = members.map_err(|e| match e {
+            Error::Image(text) if !text.starts_with(&what) => Error::Image(format!("{what}: {text}")),
+            e => e,
+        })?;
+        Ok(Archive::Tar { file: if members.expanded { expanded } else { file }, members })
     }
 
-    fn reader(&self, name: &str) -> Result<Box<dyn Read + Send>> {
+    fn section(&self, name: &str) -> Result<Section> {
         let missing = || Error::Image(format!("the image archive has no {name:?}"));
         let mut name = normal(name);
         match self {
             Archive::Directory(dir) => {
                 let path = dir.join(&name);
-                Ok(Box::new(File::open(&path).map_err(|_| missing())?))
+                // Not waiting for the other end, should it be a pipe.
+                let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).map_err(|_| missing())?;
+                let meta = file.metadata().ok().filter(fs::Metadata::is_file).ok_or_else(missing)?;
+                Ok(Section { file, at: 0, end: meta.len() })
             }
-            Archive::Tar { file, files, links } => {
+            Archive::Tar { file, members } => {
                 for _ in 0..LINKS_MAX {
-                    match links.get(&name) {
+                    match members.links.get(&name) {
                         Some(target) => name.clone_from(target),
                         None => break,
                     }
                 }
-                let &(at, size) = files.get(&name).ok_or_else(missing)?;
-                Ok(Box::new(Section { file: Arc::clone(file), at, end: at + size }))
+                let &(at, size) = members.files.get(&name).ok_or_else(missing)?;
+                Ok(Section { file: file.try_clone().context("cannot read the archive")?, at, end: at.saturating_add(size) })
             }
         }
     }
 
     fn document(&self, name: &str) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.reader(name)?.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).context(&format!("cannot read {name}"))?;
+        self.section(name)?.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).context(&format!("cannot read {name}"))?;
         if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
             return Err(Error::Image(format!("{name} is too big")));
         }
@@ -107,7 +80,7 @@ impl Archive {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.reader(name).is_ok()
+        self.section(name).is_ok()
     }
 
     /// A blob of an OCI layout, compared with its digest.
@@ -118,31 +91,17 @@ impl Archive {
     }
 }
 
-/// The file with its content, decompressed, which no directory names.
-fn expand(file: File, scratch: &Path) -> io::Result<File> {
-    let path = scratch.join(format!("expanded-{}", std::process::id()));
-    let mut out = File::options().read(true).write(true).create_new(true).open(&path)?;
-    fs::remove_file(&path)?;
-    io::copy(&mut decompressed(file)?, &mut out)?;
-    Ok(out)
+/// A file that no directory names: it goes with its last descriptor, also after a crash.
+fn nameless(dir: &Path) -> Result<File> {
+    let path = dir.join(format!(".expanded-{}", random_name()?));
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path).at("cannot make", &path)?;
+    fs::remove_file(&path).at("cannot remove", &path)?;
+    Ok(file)
 }
 
 fn blob_path(digest: &str) -> Result<String> {
     let hex = digest.strip_prefix("sha256:").filter(|h| reference::is_hex(h));
     hex.map(|h| format!("blobs/sha256/{h}")).ok_or_else(|| Error::Image(format!("{digest:?} is no digest")))
-}
-
-/// Without `.` and empty parts; `..` takes one away.
-fn normal(name: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in name.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
 }
 
 /// An entry of docker's `manifest.json`.
@@ -157,7 +116,7 @@ struct Saved {
 
 /// Imports every image of an archive.
 pub(super) fn import(images: &Images, path: &Path, progress: &dyn Progress) -> Result<Vec<Image>> {
-    let archive = Archive::open(path, &images.ingest_dir())?;
+    let archive = Archive::open(images, path)?;
     if archive.has("index.json") {
         return import_layout(images, &archive, progress);
     }
@@ -210,7 +169,7 @@ fn import_one(images: &Images, archive: &Archive, descriptor: &Descriptor, manif
     let digests = reference.iter().map(|r| r.digested(digest)).collect();
     let layers = manifest.layers.iter().map(|layer| {
         let path = blob_path(&layer.digest)?;
-        let open = move || archive.reader(&path);
+        let open = move || archive.section(&path);
         Ok(Layer { digest: Some(layer.digest.clone()), size: layer.size, open: Box::new(open) })
     });
     images.store(&config, layers.collect::<Result<_>>()?, tags, digests, progress)
@@ -224,46 +183,9 @@ fn import_saved(images: &Images, archive: &Archive, progress: &dyn Progress) -> 
         let tags = names.iter().filter_map(Reference::tagged).collect();
         let layers = image.layers.iter().map(|path| {
             let path = path.clone();
-            Layer { digest: None, size: 0, open: Box::new(move || archive.reader(&path)) }
+            Layer { digest: None, size: 0, open: Box::new(move || archive.section(&path)) }
         });
         images.store(&config, layers.collect(), tags, Vec::new(), progress)
     };
     saved.iter().map(one).collect()
-}
-
-/// A reader of a layer's tar; the blob's own digest is compared when all of it has passed.
-pub(super) fn checked_tar<'a>(layer: &Layer<'a>) -> Result<Box<dyn Read + Send + 'a>> {
-    let raw = (layer.open)()?;
-    let Some(digest) = layer.digest.clone() else {
-        return Ok(Box::new(Plain(raw)));
-    };
-    Ok(Box::new(Checked { raw: Some(Hashing::new(raw)), digest }))
-}
-
-struct Plain(Box<dyn Read + Send>);
-
-impl Read for Plain {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-/// Fails at its end if what passed is not what the digest says.
-struct Checked {
-    raw: Option<Hashing<Box<dyn Read + Send>>>,
-    digest: String,
-}
-
-impl Read for Checked {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(raw) = &mut self.raw else { return Ok(0) };
-        let n = raw.read(buffer)?;
-        if n == 0
-            && !buffer.is_empty()
-            && let Some(raw) = self.raw.take()
-        {
-            raw.finish(&self.digest, "the layer").map_err(io::Error::other)?;
-        }
-        Ok(n)
-    }
 }

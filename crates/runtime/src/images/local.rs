@@ -33,19 +33,24 @@ pub(super) fn add(images: &Images, name: &str, files: &[LocalFile], config: Imag
         return Ok(found);
     }
     let chain = vec![layer];
-    let _pins = images.pin(&chain);
-    images.make_layer(&chain[0], |work| {
-        let root = work.join("fs");
+    let _pins = images.pin(&chain)?;
+    images.layers.make(&chain[0], |work| {
+        let root = images.layers.dir.join(work).join("fs");
         let mut size = 0;
         for dir in [root.clone(), root.join("tmp"), root.join("etc")] {
             fs::create_dir_all(&dir).at("cannot make", &dir)?;
         }
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).at("cannot set the mode of", &root)?;
-        fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).at("cannot set the mode of", &root)?;
+        for (dir, mode) in [("", 0o755), ("etc", 0o755), ("tmp", 0o1777)] {
+            fs::set_permissions(root.join(dir), fs::Permissions::from_mode(mode)).at("cannot set the mode of", &root)?;
+        }
         for file in files {
             let target = root.join(inside(&file.path)?);
             if let Some(parent) = target.parent() {
                 fs::create_dir_all(parent).at("cannot make", parent)?;
+                // Whatever the umask is. Those that were there already have this mode, too, but for `tmp`.
+                for dir in parent.ancestors().take_while(|dir| *dir != root && !dir.ends_with("tmp")) {
+                    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).at("cannot set the mode of", dir)?;
+                }
             }
             size += place(file, &target).at("cannot copy", &file.host)?;
         }

@@ -151,3 +151,36 @@ pub(crate) fn configuration(bytes: &[u8]) -> Result<Configuration> {
     let config = serde_json::from_value(config.into()).map_err(|e| Error::Image(format!("the image's configuration cannot be read: {e}")))?;
     Ok(Configuration { id: digest_of(bytes), config, diff_ids: document.rootfs.diff_ids.unwrap_or_default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::reference::Reference;
+
+    #[test]
+    fn fuzz_documents() {
+        crate::fuzz::run(
+            "documents",
+            |_| {},
+            |bytes| {
+                let index: Result<Index> = read(bytes, "the index");
+                if let Ok(index) = index {
+                    index.choose();
+                }
+                let manifest: Result<Manifest> = read(bytes, "the manifest");
+                if let Ok(manifest) = manifest {
+                    manifest.is_image();
+                }
+                is_index(bytes, "");
+                if let Ok(found) = configuration(bytes) {
+                    crate::images::chain(&found.diff_ids);
+                }
+                if let Ok(found) = Reference::parse(&String::from_utf8_lossy(bytes)) {
+                    // What is accepted is a path of a URL and a part of one of a file.
+                    assert!(found.repository.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b)));
+                    assert!(!found.version().contains('/') && !found.repository.split('/').any(|part| part == ".."));
+                }
+            },
+        );
+    }
+}

@@ -1,43 +1,55 @@
 //! The images of this node: a small JSON file each under `images/`, and directories under `layers/`, one per layer and what
 //! is below it (OCI's chain id), used by overlayfs as they are. Compressed layers are not kept.
 //!
-//! An image's file is written last, after its layers are on disk, and names all that it needs: what no file names is
-//! rubbish, and is removed when the runtime opens or an image goes.
+//! An image's file is written last, after its layers are whole on disk ([`layers`]), and names all that it needs: what no
+//! file names is rubbish, and is removed when the runtime opens or an image goes. Archives are read and layers unpacked by a
+//! process of their own ([`helper`]).
+//!
+//! Looking for an image reads memory and the time of one directory: a change by another process (`knarr image`) is seen so.
+//! Everything else waits for disks, and is called off the executor's threads.
 
 mod archive;
+mod helper;
+mod index;
+pub(crate) mod ingest;
+mod layers;
 mod local;
 pub(crate) mod manifest;
 pub(crate) mod reference;
+mod tar;
 pub(crate) mod unpack;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use nix::fcntl::{Flock, FlockArg};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 
+use self::helper::Helper;
+pub use self::helper::unpack_main;
+use self::layers::Layers;
+pub(crate) use self::layers::Pins;
 use self::reference::Reference;
+use self::unpack::Section;
 use crate::error::{Context, Error, Result};
+use crate::prepare;
 use crate::registry::Registries;
-use crate::types::{Credentials, Image, ImageConfig, LocalFile, Progress, Step};
-use crate::{prepare, tree};
+use crate::types::{Config, Credentials, Image, ImageConfig, LocalFile, Progress, Step};
 
 /// A directory without files: what an image without layers is made of.
 pub(crate) const EMPTY_LAYER: &str = "empty";
 
-/// A layer's compressed tar, wherever it comes from.
+/// A layer's compressed tar, wherever it lies.
 pub(crate) struct Layer<'a> {
     /// Of the blob; none where only the configuration vouches for the content.
-    pub(crate) digest: Option<String>,
-    pub(crate) size: u64,
-    pub(crate) open: Box<dyn Fn() -> Result<Box<dyn Read + Send>> + 'a>,
+    digest: Option<String>,
+    size: u64,
+    open: Box<dyn Fn() -> Result<Section> + 'a>,
 }
 
 /// Longer than the coarsest clock by which a kernel stamps files (10 ms at 100 Hz).
@@ -52,14 +64,11 @@ struct Known {
 
 /// The store. Shared by reference; calls may overlap.
 pub(crate) struct Images {
-    root: PathBuf,
-    known: Mutex<Known>,
-    /// Shared by who adds, exclusive to who removes: another process may do either (`knarr image import`).
-    lock: PathBuf,
-    /// Held while a layer is unpacked, by its name: the second one to want it waits and finds it.
-    unpacking: Mutex<HashMap<String, Arc<Mutex<()>>>>,
-    /// Layers of images that are not recorded yet, with the number of who needs them.
-    pinned: Mutex<HashMap<String, usize>>,
+    dir: PathBuf,
+    /// Replaced as a whole, and held by nobody for longer than that takes.
+    known: RwLock<Arc<Known>>,
+    layers: Layers,
+    helper: Helper,
     registries: Registries,
     pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Held while a blob is fetched, by its digest: two images may want the same one.
@@ -67,49 +76,49 @@ pub(crate) struct Images {
 }
 
 impl Images {
-    pub(crate) fn open(root: &Path, registries: Option<&Path>) -> Result<Images> {
-        for dir in ["images", "layers", "layers/empty", "ingest"] {
-            let dir = root.join(dir);
-            fs::create_dir_all(&dir).at("cannot make", &dir)?;
-        }
+    pub(crate) fn open(config: &Config) -> Result<Images> {
+        let dir = config.root.join("images");
+        prepare::private_dir(&dir)?;
+        let layers = Layers::open(config.root.join("layers"), config.root.join("ingest"))?;
+        layers.migrate(files_in(&dir)).at("cannot bring up to date", &layers.dir)?;
         Ok(Images {
-            root: root.to_owned(),
-            known: Mutex::default(),
-            lock: root.join("ingest").join("lock"),
-            unpacking: Mutex::default(),
-            pinned: Mutex::default(),
-            registries: Registries::load(registries)?,
+            dir,
+            known: RwLock::default(),
+            layers,
+            helper: Helper { program: config.shim.clone() },
+            registries: Registries::load(config.registries.as_deref())?,
             pulls: Mutex::default(),
             transfers: Mutex::default(),
         })
     }
 
-    /// The images as the disk has them: read again when another process changed something, which one look tells.
-    fn known(&self) -> MutexGuard<'_, Known> {
-        let mut known = self.known.lock();
-        let dir = self.root.join("images");
-        let changed = fs::metadata(&dir).and_then(|m| m.modified()).ok();
-        if known.changed != changed || changed.is_none() {
-            known.images.clear();
-            for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-                let Some(image) = prepare::read_json::<Image>(&entry.path()) else { continue };
-                if image.layers.iter().all(|l| self.has_layer(l)) {
-                    known.images.insert(image.id.clone(), image);
-                }
-            }
-            // A change within the same tick of the file system's clock would not show: what is that young is read again.
-            known.changed = changed.filter(|at| at.elapsed().is_ok_and(|age| age > CLOCK_TICK));
+    /// The images as the disk has them: read again when something changed, which one look tells.
+    fn known(&self) -> Arc<Known> {
+        let changed = fs::metadata(&self.dir).and_then(|m| m.modified()).ok();
+        let known = Arc::clone(&self.known.read());
+        if known.changed == changed && changed.is_some() {
+            return known;
         }
+        // A change within the same tick of the file system's clock would not show: what is that young is read again.
+        let settled = changed.filter(|at| at.elapsed().is_ok_and(|age| age > CLOCK_TICK));
+        let known = Arc::new(Known { images: self.read(), changed: settled });
+        *self.known.write() = Arc::clone(&known);
         known
     }
 
+    /// Every image whose layers are here.
+    fn read(&self) -> BTreeMap<String, Image> {
+        let whole = files_in(&self.dir).filter(|image| image.layers.iter().all(|l| self.layers.has(l)));
+        whole.map(|image| (image.id.clone(), image)).collect()
+    }
+
     pub(crate) fn layers_dir(&self) -> PathBuf {
-        self.root.join("layers")
+        self.layers.dir.clone()
     }
 
     /// Where things lie that are not whole yet.
     pub(crate) fn ingest_dir(&self) -> PathBuf {
-        self.root.join("ingest")
+        self.layers.ingest.clone()
     }
 
     pub(crate) fn all(&self) -> Vec<Image> {
@@ -118,15 +127,7 @@ impl Images {
 
     /// By id, or by a name as users write it.
     pub(crate) fn find(&self, name: &str) -> Option<Image> {
-        let known = &self.known().images;
-        if let Some(image) = known.get(name) {
-            return Some(image.clone());
-        }
-        if reference::is_hex(name) {
-            return known.get(&format!("sha256:{name}")).cloned();
-        }
-        let wanted = full_name(name).ok()?;
-        known.values().find(|i| i.repo_tags.contains(&wanted) || i.repo_digests.contains(&wanted)).cloned()
+        self.known().find(name)
     }
 
     pub(crate) fn import(&self, path: &Path, progress: &dyn Progress) -> Result<Vec<Image>> {
@@ -171,186 +172,144 @@ impl Images {
         let configuration = manifest::configuration(config)?;
         check_count(layers.len(), configuration.diff_ids.len())?;
         let chain = chain(&configuration.diff_ids);
-        let _pins = self.pin(&chain);
+        let _pins = self.pin(&chain)?;
         progress.step(Step::Layers(layers.iter().map(|l| (label(l, &chain), l.size)).collect()));
         for (at, layer) in layers.iter().enumerate() {
-            self.layer(&chain[..=at], &configuration.diff_ids[at], layer)?;
+            self.layer(&chain[..=at], &configuration.diff_ids[at], layer.digest.as_deref(), &layer.open)?;
             progress.step(Step::Unpacked { layer: label(layer, &chain) });
         }
         self.record(configuration.id, configuration.config, chain, tags, digests)
     }
 
-    /// Whether a layer is there already.
+    /// Whether a layer is there already, whole.
     pub(crate) fn has_layer(&self, name: &str) -> bool {
-        self.layers_dir().join(name).is_dir()
+        self.layers.has(name)
     }
 
-    /// Unpacks the last one of a chain of layers, unless it is there.
-    pub(crate) fn layer(&self, chain: &[String], diff_id: &str, layer: &Layer<'_>) -> Result<()> {
+    /// Keeps layers from being collected until the answer is dropped.
+    pub(crate) fn pin(&self, layers: &[String]) -> Result<Pins> {
+        self.layers.pin(layers)
+    }
+
+    /// Unpacks the last one of a chain of layers, unless it is there. `digest` is compared when it is given.
+    pub(crate) fn layer(&self, chain: &[String], diff_id: &str, digest: Option<&str>, open: &dyn Fn() -> Result<Section>) -> Result<()> {
         let Some((name, lower)) = chain.split_last() else { return Ok(()) };
-        self.make_layer(name, |work| {
-            let what = format!("layer {}", layer.digest.as_deref().unwrap_or(diff_id));
-            let raw = archive::checked_tar(layer)?;
-            let place = unpack::Place { layers: &self.layers_dir(), lower, work };
-            unpack::layer_from(&place, diff_id, raw, &what)
+        self.layers.make(name, |work| {
+            let what = format!("layer {}", digest.unwrap_or(diff_id));
+            let Section { file, at, end } = open()?;
+            let job = unpack::Job {
+                layers: self.layers.dir.clone(),
+                lower: lower.to_vec(),
+                work: work.to_owned(),
+                at,
+                end,
+                digest: digest.map(str::to_owned),
+                diff_id: diff_id.to_owned(),
+                what: what.clone(),
+            };
+            self.helper.layer(job, &file, &what)
         })
     }
 
-    /// Makes a layer's directory as a whole or not at all: `make` fills `fs` in the directory that it is given and
-    /// answers its size.
-    fn make_layer(&self, name: &str, make: impl FnOnce(&Path) -> Result<u64>) -> Result<()> {
-        let turn = Arc::clone(self.unpacking.lock().entry(name.to_owned()).or_default());
-        let held = turn.lock();
-        let layers = self.layers_dir();
-        let made = if self.has_layer(name) {
-            Ok(())
-        } else {
-            let work = layers.join(format!(".tmp-{}", random_name()?));
-            let run = || -> Result<()> {
-                fs::create_dir(&work).at("cannot make", &work)?;
-                let size = make(&work)?;
-                fs::write(layers.join(format!("{name}.size")), size.to_string()).at("cannot write in", &layers)?;
-                match fs::rename(work.join("fs"), layers.join(name)) {
-                    // Another process was faster.
-                    Err(_) if self.has_layer(name) => Ok(()),
-                    done => done.at("cannot rename", &work),
-                }
-            };
-            let made = run();
-            let _ = tree::remove(&work);
-            made
-        };
-        drop(held);
-        let mut unpacking = self.unpacking.lock();
-        if Arc::strong_count(&turn) == 2 {
-            unpacking.remove(name);
-        }
-        made
-    }
-
-    /// Writes down an image whose layers are there; from now on it exists. Names that others had become its own.
+    /// Writes down an image whose layers are there; from now on it exists. Names that others had become its own. What says
+    /// nothing new is not written.
     pub(crate) fn record(&self, id: String, config: ImageConfig, layers: Vec<String>, tags: Vec<String>, digests: Vec<String>) -> Result<Image> {
-        let size = layers.iter().map(|l| self.layer_size(l)).sum();
-        // The layers' data must be on disk before the file that promises them.
-        File::open(self.layers_dir()).and_then(|dir| Ok(nix::unistd::syncfs(&dir)?)).context("cannot sync the layers")?;
-        let mut guard = self.known();
-        let known = &mut guard.images;
-        let mut image = known.get(&id).cloned().unwrap_or_default();
-        image = Image { id: id.clone(), size, config, layers, ..image };
+        let _lock = self.layers.locked().at("cannot lock", &self.dir)?;
+        if let Some(gone) = layers.iter().find(|l| !self.layers.has(l)) {
+            return Err(Error::State(format!("layer {gone} of the image was removed meanwhile")));
+        }
+        let known = self.read();
+        let old = known.get(&id).cloned().unwrap_or_default();
+        let size = layers.iter().map(|l| self.layers.size(l)).sum();
+        let mut image = Image { id: id.clone(), size, config, layers, ..old.clone() };
         for (new, list) in [(&tags, &mut image.repo_tags), (&digests, &mut image.repo_digests)] {
             list.extend(new.iter().filter(|n| !list.contains(n)).cloned().collect::<Vec<_>>());
         }
-        self.write(&image)?;
-        known.insert(id.clone(), image.clone());
-        let mut losers: Vec<Image> = known.values().filter(|i| i.id != id && i.repo_tags.iter().any(|t| tags.contains(t))).cloned().collect();
-        for loser in &mut losers {
+        if image != old {
+            self.write(&image)?;
+        }
+        for mut loser in known.into_values().filter(|i| i.id != id && i.repo_tags.iter().any(|t| tags.contains(t))) {
             loser.repo_tags.retain(|t| !tags.contains(t));
-            self.write(loser)?;
-            known.insert(loser.id.clone(), loser.clone());
+            self.write(&loser)?;
         }
         Ok(image)
     }
 
-    fn layer_size(&self, name: &str) -> u64 {
-        let text = fs::read_to_string(self.layers_dir().join(format!("{name}.size")));
-        text.ok().and_then(|t| t.parse().ok()).unwrap_or(0)
-    }
-
     fn file(&self, id: &str) -> PathBuf {
-        self.root.join("images").join(format!("{}.json", id.trim_start_matches("sha256:")))
+        self.dir.join(format!("{}.json", id.trim_start_matches("sha256:")))
     }
 
     fn write(&self, image: &Image) -> Result<()> {
         let path = self.file(&image.id);
-        prepare::write_json(&path, image)?;
-        let synced = File::open(&path).and_then(|f| f.sync_all());
-        synced.and_then(|()| File::open(self.root.join("images"))?.sync_all()).at("cannot sync", &path)
+        let bytes = serde_json::to_vec(image).map_err(|e| Error::Invalid(e.to_string()))?;
+        layers::write_durably(&path, &bytes).at("cannot write", &path)
     }
 
     // ---- removing
 
-    /// Takes a name away, or by its id the whole image, then the layers that nobody needs.
-    pub(crate) fn remove(&self, name: &str, used: &HashSet<String>) -> Result<()> {
-        let missing = || Error::NotFound { kind: "image", name: name.to_owned() };
-        let mut image = self.find(name).ok_or_else(missing)?;
+    /// Takes a name away, or by its id the whole image, then the layers that nobody needs. `used` answers what containers
+    /// are made of.
+    pub(crate) fn remove(&self, name: &str, used: &dyn Fn() -> HashSet<String>) -> Result<()> {
+        let lock = self.layers.locked().at("cannot lock", &self.dir)?;
+        let known = Known { images: self.read(), changed: None };
+        let mut image = known.find(name).ok_or_else(|| Error::NotFound { kind: "image", name: name.to_owned() })?;
         let whole = image.id.trim_start_matches("sha256:") == name.trim_start_matches("sha256:");
         let full = full_name(name).unwrap_or_default();
         let tagged = image.repo_tags.contains(&full);
         image.repo_tags.retain(|t| *t != full);
         image.repo_digests.retain(|d| *d != full);
         let last = image.repo_tags.is_empty() && (tagged || image.repo_digests.is_empty());
-        {
-            let known = &mut self.known().images;
-            if whole || last {
-                let path = self.file(&image.id);
-                fs::remove_file(&path).at("cannot remove", &path)?;
-                known.remove(&image.id);
-            } else {
-                self.write(&image)?;
-                known.insert(image.id.clone(), image);
-            }
+        if whole || last {
+            let path = self.file(&image.id);
+            let removed = fs::remove_file(&path).and_then(|()| layers::sync_dir(&self.dir));
+            removed.at("cannot remove", &path)?;
+        } else {
+            self.write(&image)?;
         }
+        drop(lock);
         self.collect(used);
         Ok(())
     }
 
-    /// Removes layers that neither an image nor a container uses, and what was left unfinished.
-    pub(crate) fn collect(&self, used: &HashSet<String>) {
-        let Ok(lock) = self.locked(FlockArg::LockExclusiveNonblock) else { return };
-        let known = self.known();
-        let pinned = self.pinned.lock();
-        let layers = self.layers_dir();
-        let needed: HashSet<&str> = known.images.values().flat_map(|i| &i.layers).map(String::as_str).collect();
-        for entry in fs::read_dir(&layers).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let layer = name.strip_suffix(".size").unwrap_or(name);
-            let busy = pinned.contains_key(layer) || (name.starts_with(".tmp-") && !pinned.is_empty());
-            if layer == EMPTY_LAYER || busy || needed.contains(layer) || used.contains(layer) {
-                continue;
-            }
-            if let Err(e) = tree::remove(&entry.path()) {
-                tracing::warn!(layer = name, error = %e, "layer not removed");
-            }
+    /// Removes layers that neither an image nor a container uses, and what was left unfinished. What goes is decided and
+    /// renamed under the lock, and removed without it: that may take minutes.
+    pub(crate) fn collect(&self, used: &dyn Fn() -> HashSet<String>) {
+        let decide = || -> std::io::Result<()> {
+            let _lock = self.layers.locked()?;
+            let mut needed: HashSet<String> = files_in(&self.dir).flat_map(|image| image.layers).collect();
+            needed.extend(used());
+            self.layers.set_aside_all_but(&needed)
+        };
+        if let Err(e) = decide() {
+            tracing::warn!(error = %e, "layers that nobody needs were not all found");
         }
-        drop(lock);
+        self.layers.remove_set_aside();
+        self.sweep();
     }
 
-    fn locked(&self, how: FlockArg) -> std::io::Result<Flock<File>> {
-        let file = File::options().create(true).append(true).open(&self.lock)?;
-        Flock::lock(file, how).map_err(|(_, e)| e.into())
-    }
-
-    /// Keeps layers from being collected until the answer is dropped.
-    pub(crate) fn pin(&self, layers: &[String]) -> Pins<'_> {
-        let lock = self.locked(FlockArg::LockShared).map_err(|e| tracing::warn!(error = %e, "image store not locked")).ok();
-        let mut pinned = self.pinned.lock();
-        for layer in layers {
-            *pinned.entry(layer.clone()).or_default() += 1;
-        }
-        Pins { images: self, layers: layers.to_vec(), _lock: lock }
+    /// Removes blobs that no pull will go on with.
+    pub(crate) fn sweep(&self) {
+        ingest::sweep(&self.layers.ingest);
     }
 }
 
-/// See [`Images::pin`].
-pub(crate) struct Pins<'a> {
-    images: &'a Images,
-    layers: Vec<String>,
-    _lock: Option<Flock<File>>,
+impl Known {
+    fn find(&self, name: &str) -> Option<Image> {
+        if let Some(image) = self.images.get(name) {
+            return Some(image.clone());
+        }
+        if reference::is_hex(name) {
+            return self.images.get(&format!("sha256:{name}")).cloned();
+        }
+        let wanted = full_name(name).ok()?;
+        self.images.values().find(|i| i.repo_tags.contains(&wanted) || i.repo_digests.contains(&wanted)).cloned()
+    }
 }
 
-impl Drop for Pins<'_> {
-    fn drop(&mut self) {
-        let mut pinned = self.images.pinned.lock();
-        for layer in &self.layers {
-            if let Some(count) = pinned.get_mut(layer) {
-                *count -= 1;
-                if *count == 0 {
-                    pinned.remove(layer);
-                }
-            }
-        }
-    }
+/// The images that a directory's files describe. One that cannot be read, as a power cut left it, is none.
+fn files_in(dir: &Path) -> impl Iterator<Item = Image> {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    files.filter(|path| path.extension().is_some_and(|e| e == "json")).filter_map(|path| prepare::read_json(&path))
 }
 
 /// The name by which an image is found.

@@ -1,16 +1,18 @@
 //! One repository on one server: requests with the authorisation that the server asks for.
+//!
+//! Secrets go to nobody else: a challenge is answered only when it is the server's own (not that of a host to which it
+//! redirected), and a token is fetched without TLS only for a server that is itself spoken to without.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::config::Endpoint;
-use super::http::{Http, unreachable};
+use super::http::{Http, origin, read, unreachable};
 use crate::error::{Error, Result};
 use crate::types::Credentials;
 
@@ -19,7 +21,8 @@ const SMALL_BYTES_MAX: usize = 1 << 20;
 
 pub(super) struct Session {
     pub(super) base: String,
-    pub(super) repository: String,
+    repository: String,
+    namespace: Option<String>,
     credentials: Option<Credentials>,
     http: Http,
     /// The `Authorization` that was good last.
@@ -27,30 +30,33 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(endpoint: Endpoint, repository: &str) -> Session {
+    pub(super) fn new(endpoint: Endpoint, http: Http) -> Session {
         let ready = endpoint.credentials.as_ref().filter(|c| !c.registry_token.is_empty());
         let authorization = ready.and_then(|c| secret(&format!("Bearer {}", c.registry_token)));
         Session {
             base: endpoint.base,
-            repository: repository.to_owned(),
+            repository: endpoint.repository,
+            namespace: endpoint.namespace,
             credentials: endpoint.credentials,
-            http: Http::new(endpoint.tls),
+            http,
             authorization: Mutex::new(authorization),
         }
     }
 
     pub(super) fn url(&self, kind: &str, version: &str) -> String {
-        format!("{}/{}/{kind}/{version}", self.base, self.repository)
+        let of = self.namespace.as_ref().map(|ns| format!("?{}", form(&[("ns", ns.clone())])));
+        format!("{}/{}/{kind}/{version}{}", self.base, self.repository, of.unwrap_or_default())
     }
 
-    /// GET; asks for authorisation once when the server demands it.
-    pub(super) async fn get(&self, url: &str, mut headers: HeaderMap) -> Result<Response<Incoming>> {
+    /// GET or HEAD; asks for authorisation once when the server demands it.
+    pub(super) async fn ask(&self, method: Method, url: &str, mut headers: HeaderMap) -> Result<Response<Incoming>> {
         let used = self.authorization.lock().clone();
         if let Some(value) = used.clone() {
             headers.insert(header::AUTHORIZATION, value);
         }
-        let response = self.http.send(Method::GET, url, &headers, Bytes::new()).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        let answer = self.http.send(method.clone(), url, &headers, Bytes::new()).await?;
+        let response = answer.response;
+        if response.status() != StatusCode::UNAUTHORIZED || answer.origin != origin(&self.base) {
             return Ok(response);
         }
         let challenge = response.headers().get_all(header::WWW_AUTHENTICATE);
@@ -61,7 +67,7 @@ impl Session {
         let Some(value) = value else { return Ok(response) };
         *self.authorization.lock() = Some(value.clone());
         headers.insert(header::AUTHORIZATION, value);
-        self.http.send(Method::GET, url, &headers, Bytes::new()).await
+        Ok(self.http.send(method, url, &headers, Bytes::new()).await?.response)
     }
 
     async fn authorize(&self, challenges: &[String]) -> Result<Option<HeaderValue>> {
@@ -86,6 +92,9 @@ impl Session {
     async fn token(&self, challenge: &[(String, String)]) -> Result<HeaderValue> {
         let field = |name: &str| challenge.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str());
         let realm = field("realm").ok_or_else(|| Error::Image("the registry asks for a token but does not say where from".to_owned()))?;
+        if !realm.starts_with("https://") && !self.base.starts_with("http://") {
+            return Err(Error::Image(format!("the registry wants its token to be fetched from {realm}, which is not secure")));
+        }
         let scope = field("scope").map_or_else(|| format!("repository:{}:pull", self.repository), str::to_owned);
         let mut query = vec![("scope", scope)];
         query.extend(field("service").map(|s| ("service", s.to_owned())));
@@ -94,11 +103,11 @@ impl Session {
         let response = if let Some(refresh) = refresh {
             query.extend([("grant_type", "refresh_token".into()), ("client_id", "knarr".into()), ("refresh_token", refresh.to_owned())]);
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-            self.http.send(Method::POST, realm, &headers, Bytes::from(form(&query))).await?
+            self.http.send(Method::POST, realm, &headers, Bytes::from(form(&query))).await?.response
         } else {
             headers.extend(self.basic().map(|v| (header::AUTHORIZATION, v)));
             let join = if realm.contains('?') { '&' } else { '?' };
-            self.http.send(Method::GET, &format!("{realm}{join}{}", form(&query)), &headers, Bytes::new()).await?
+            self.http.send(Method::GET, &format!("{realm}{join}{}", form(&query)), &headers, Bytes::new()).await?.response
         };
         let status = response.status();
         let body = read(response, SMALL_BYTES_MAX).await.map_err(|e| unreachable(&Method::GET, realm, &e))?;
@@ -117,11 +126,6 @@ impl Session {
         let token = if token.token.is_empty() { token.access_token } else { token.token };
         secret(&format!("Bearer {token}")).ok_or_else(|| Error::Image(format!("{realm} gave a token that is none")))
     }
-}
-
-/// Reads a body of a limited size.
-pub(super) async fn read(response: Response<Incoming>, max: usize) -> Result<Bytes, String> {
-    Limited::new(response.into_body(), max).collect().await.map(http_body_util::Collected::to_bytes).map_err(|e| e.to_string())
 }
 
 fn secret(text: &str) -> Option<HeaderValue> {
@@ -157,7 +161,25 @@ fn form(pairs: &[(&str, String)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::proxy::Proxies;
     use super::*;
+
+    fn session(base: &str) -> Session {
+        let endpoint = Endpoint { base: base.to_owned(), repository: "a".to_owned(), namespace: Some("docker.io".to_owned()), credentials: None };
+        Session::new(endpoint, Http::new(BTreeMap::new(), Proxies::default()))
+    }
+
+    #[tokio::test]
+    async fn a_secure_registrys_token_is_fetched_with_tls() {
+        let challenge = parse(r#"realm="http://127.0.0.1:1/token",service="r""#);
+        let error = session("https://r.example/v2").token(&challenge).await.unwrap_err().to_string();
+        assert!(error.contains("not secure"), "{error}");
+        let error = session("http://127.0.0.1:1/v2").token(&challenge).await.unwrap_err().to_string();
+        assert!(error.contains("connection refused"), "a plain one's may be plain: {error}");
+        assert_eq!(session("https://m.example/v2").url("manifests", "v1"), "https://m.example/v2/a/manifests/v1?ns=docker.io");
+    }
 
     #[test]
     fn challenges_are_read() {
@@ -165,5 +187,18 @@ mod tests {
         let expected = [("realm", "https://auth.example/token"), ("service", "r"), ("scope", "repository:a/b:pull,push")];
         assert_eq!(list, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
         assert_eq!(form(&[("scope", "a:b/c".into())]), "scope=a%3Ab%2Fc");
+    }
+
+    #[test]
+    fn fuzz_challenges() {
+        crate::fuzz::run(
+            "challenges",
+            |_| {},
+            |bytes| {
+                let text = String::from_utf8_lossy(bytes);
+                let list = parse(&text);
+                assert!(list.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() <= text.len());
+            },
+        );
     }
 }

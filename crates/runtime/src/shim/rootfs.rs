@@ -348,21 +348,12 @@ pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// The image's layers with a writable one above. By the old mount(2) with relative names: the new interface takes only
-/// short values before Linux 6.5, and images have up to 127 layers.
+/// The image's layers with a writable one above, which dies with its container.
 fn overlay(spec: &Spec, layers: &Path, target: &Path) -> io::Result<()> {
     let upper = escaped(&spec.container_dir.to_string_lossy());
     let lower = lower_dirs(&spec.layers);
-    // Some kernels are built to note in the layers where a file was and whether its content was copied: none of it is wanted.
-    let options = format!("lowerdir={lower},upperdir={upper}/upper,workdir={upper}/work,index=off,metacopy=off,redirect_dir=off");
     process::chdir(&sys::c_path(layers)?)?;
-    let target = sys::c_path(target)?;
-    // `volatile`: the layer dies with its container, so nothing waits for the disk on its behalf. Linux before 5.10 lacks it.
-    let quick = CString::new(format!("{options},volatile"))?;
-    match sys::mount(c"overlay", &target, c"overlay", 0, &quick) {
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => sys::mount(c"overlay", &target, c"overlay", 0, &CString::new(options)?),
-        done => done,
-    }
+    sys::mount_overlay(&sys::c_path(target)?, &format!("lowerdir={lower},upperdir={upper}/upper,workdir={upper}/work"))
 }
 
 /// A path among the options of a mount, where some characters mean something.

@@ -131,9 +131,10 @@ impl Root {
                         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => here = next()?,
                         made => {
                             made?;
-                            here = next()?;
-                            let place = format!("/proc/self/fd/{}", here.as_raw_fd());
-                            std::fs::set_permissions(place, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+                            let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+                            let made = File::from(process::openat(&here, &sys::c_path(&name)?, flags, 0)?);
+                            made.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+                            here = made.into();
                         }
                     }
                 }
