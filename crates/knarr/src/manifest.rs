@@ -43,8 +43,11 @@ impl Object {
         let place = if resource.namespaced { format!("/namespaces/{namespace}") } else { String::new() };
         let path = format!("{root}{place}/{}/{name}", resource.resource);
         let Some(ty) = schema::builtin().kind(&resource.kind) else { bail!("{kind}: the kind has no schema") };
-        let decoded = json::decode_applied(text.as_bytes(), ty, Validation::Strict).map_err(|e| anyhow!("{}", e.message))?;
-        Ok(Object { path, value: decoded.value })
+        let told = |e: machinery::status::Status| anyhow!("{}", e.message);
+        yaml::decode(text.as_bytes(), Some(ty), Validation::Strict).map_err(told)?;
+        // What is applied is what was written, zeros among it.
+        let applied = json::parse_applied(text.as_bytes()).map_err(told)?;
+        Ok(Object { path, value: applied.value })
     }
 
     /// `Deployment shop/web`.

@@ -7,28 +7,32 @@
 //!   equal values are owned together; what the manager applied before and does not name any more is removed, unless
 //!   somebody else owns it.
 //!
+//! A set of fields is in the version of the kind in which its owner wrote; it is compared with, and cut out of, the object in
+//! that version (`versions`). A configuration is checked against the schema before it is merged (`typed`): a field that does
+//! not exist is an error, whatever `fieldValidation` says.
+//!
 //! Sets of fields are kept in the form in which they are stored, so that a plain update costs one walk over the old and the
 //! new object, and nothing more if they are equal.
 
 mod compare;
+mod last_applied;
 mod managers;
 mod merge;
+mod prune;
 mod set;
 mod shape;
 #[cfg(test)]
 mod tests;
+pub(crate) mod typed;
+mod versions;
 
 pub use set::FieldSet;
 
-use crate::{
-    Map, Value,
-    json::{self, Validation},
-    schema::TypeRef,
-    status::Status,
-};
-use compare::{compare, fields_of};
+use crate::{Map, Value, gvk::Gvk, json, schema::TypeRef, status::Status};
+use compare::{Comparison, compare, fields_of};
 use managers::{Entry, Managers};
 use std::sync::LazyLock;
+use versions::{Form, Versions};
 
 /// Owner of everything that an object had when it was first applied to without anybody being recorded.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -63,15 +67,15 @@ struct Manager<'a> {
 }
 
 /// Merges an applied configuration into the live object (`None`: it does not exist yet) and returns the result with its
-/// managedFields. The configuration must have been decoded with [`json::decode_applied`]. Defaulting, validation and
-/// what the strategy resets are the caller's.
+/// managedFields. The configuration is what [`crate::json::parse_applied`] read: nothing is left out of it, since naming a field is
+/// owning it. Defaulting, validation and what the strategy resets are the caller's.
 ///
 /// `manager` applies through `subresource` (empty for the object itself) in `api_version`, at `now` (RFC 3339, whole
 /// seconds); `exclude` are the fields that this endpoint does not write, with all below them.
 ///
 /// # Errors
 /// 409 with a cause for every conflicting field if others own it with other values and `force` is false; 400 for a
-/// configuration that cannot be applied.
+/// configuration of another kind or with managedFields; 500, as upstream answers, for one that does not fit the schema.
 #[allow(clippy::too_many_arguments, reason = "the seam: every one is a fact of the request, and there is one caller")]
 pub fn apply(
     ty: TypeRef<'_>,
@@ -88,70 +92,136 @@ pub fn apply(
 }
 
 fn apply_as(ty: TypeRef<'_>, live: Option<&Value>, applied: &Value, manager: &Manager<'_>, force: bool) -> Result<Value, Status> {
-    if applied.get("metadata").and_then(|m| m.get("managedFields")).is_some() {
-        return Err(Status::bad_request("metadata.managedFields must be nil"));
-    }
+    check(ty, applied)?;
     let mut managers = Managers::of(live);
     let empty = Value::Object(Map::new());
     let mut old = live.cloned().unwrap_or_else(|| empty.clone());
     if let Some(metadata) = old.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
+    let versions = Versions::new(ty);
     if managers.is_empty() && live.is_some() {
         let before = Manager { name: BEFORE_FIRST_APPLY, subresource: "", exclude: &FieldSet::new(), ..*manager };
-        update_managers(ty, &empty, &old, &mut managers, &before);
+        update_managers(&versions, &empty, &old, &mut managers, &before);
     }
     let mut own = Entry::new(manager, true);
     let former = managers.0.iter().position(|e| e.is_same_owner(&own)).map(|at| managers.0.remove(at));
     own.set = fields_of(ty, applied);
     own.set.subtract_below(manager.exclude);
-    let new = merged(ty, &old, applied, &managers, &own, former.as_ref())?;
+    let mut new = old.clone();
+    merge::merge(ty, &mut new, applied);
+    if let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    if let Some(former) = &former {
+        new = prune::prune(&versions, new, &managers, &own, former);
+    }
     own.set.subtract(&UNOWNED);
-    let mut comparison = compare(ty, &old, &new);
-    for set in [&mut comparison.changed, &mut comparison.removed] {
-        set.subtract(&UNOWNED);
-        set.subtract_below(manager.exclude);
-    }
-    take_from_others(&mut managers, &comparison, force)?;
+    let changes = Changes::new(&versions, &old, &new, &mut managers, manager.exclude);
+    take_from_others(&versions, &mut managers, &changes, force, || last_applied::owned(ty, manager.name, &old))?;
+    let unchanged = new == old;
     // What Go would leave out of the merged object is no part of it.
-    let mut new = json::normalize(new, ty, Validation::Ignore)?.value;
-    if let Some(former) = former.filter(|f| new == old && f.set == own.set) {
-        own.time = former.time;
+    let (mut new, _) = json::canonical(new, ty).map_err(|why| {
+        let kind = ty.gvk().map(ToString::to_string).unwrap_or_default();
+        failed(format!("failed to convert new object ({}) to proper version: unable to convert unstructured object to {kind}: {why}", title(applied)))
+    })?;
+    if unchanged {
+        // An entry whose apply changed nothing keeps its time, or has none.
+        own.time = former.map(|f| f.time).unwrap_or_default();
     }
+    last_applied::update(manager.name, &mut new, applied);
     managers.0.push(own);
     managers.write(&mut new);
     Ok(new)
 }
 
-/// The live object with the configuration merged in and what is applied no longer taken out.
-fn merged(ty: TypeRef<'_>, old: &Value, applied: &Value, others: &Managers, own: &Entry, former: Option<&Entry>) -> Result<Value, Status> {
-    let mut new = old.clone();
-    merge::merge(ty, &mut new, applied).map_err(|message| cannot_be_typed(ty, applied, &message))?;
-    if let Some(former) = former {
-        let mut kept = others.union();
-        kept.union(&own.set);
-        let gone = former.set.with_named_fields(Some(ty));
-        merge::remove(ty, &mut new, &gone, &kept.with_named_fields(Some(ty)));
+/// What is applied must be of the kind, and must fit its schema.
+fn check(ty: TypeRef<'_>, applied: &Value) -> Result<(), Status> {
+    if let Some(kind) = ty.gvk() {
+        let given = kind_of(applied);
+        if given != *kind {
+            return Err(Status::bad_request(format!("invalid object type: {given}")));
+        }
     }
-    Ok(new)
+    if applied.get("metadata").and_then(|m| m.get("managedFields")).is_some_and(Value::is_array) {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    match typed::errors(ty, applied) {
+        Some(errors) => Err(failed(format!("failed to create typed patch object ({}): {errors}", title(applied)))),
+        None => Ok(()),
+    }
 }
 
-/// The error for a configuration that does not fit the schema's lists.
-fn cannot_be_typed(ty: TypeRef<'_>, applied: &Value, message: &str) -> Status {
-    let metadata = |key: &str| applied.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str).unwrap_or_default();
-    let kind = ty.gvk().map(|g| format!("{}, Kind={}", g.api_version(), g.kind)).unwrap_or_default();
-    Status::bad_request(format!("failed to create typed patch object ({}/{}; {kind}): {message}", metadata("namespace"), metadata("name")))
+/// 500 without a reason, as upstream answers where its engine fails.
+fn failed(message: String) -> Status {
+    Status::new(500, "", message)
 }
 
-/// Takes what has changed from those who owned it; without force that is a conflict. What is gone is nobody's.
-fn take_from_others(managers: &mut Managers, comparison: &compare::Comparison, force: bool) -> Result<(), Status> {
-    let conflicts: Vec<FieldSet> = managers.0.iter().map(|e| e.set.intersection(&comparison.changed)).collect();
+fn kind_of(applied: &Value) -> Gvk {
+    let text = |key: &str| applied.get(key).and_then(Value::as_str).unwrap_or_default();
+    Gvk::parse(text("apiVersion"), text("kind"))
+}
+
+/// `NAMESPACE/NAME; GROUP/VERSION, Kind=KIND` of a configuration, as far as it says them.
+fn title(applied: &Value) -> String {
+    let text = |key: &str| applied.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str).unwrap_or_default();
+    format!("{}/{}; {}", text("namespace"), text("name"), kind_of(applied))
+}
+
+/// What a write changes, in the form of the request and in every form that an owner has written in.
+struct Changes {
+    own: Comparison,
+    foreign: Vec<(Form, Comparison)>,
+}
+
+impl Changes {
+    /// Compares the objects. Owners in versions that there are no more are forgotten.
+    fn new(versions: &Versions<'_>, old: &Value, new: &Value, managers: &mut Managers, exclude: &FieldSet) -> Self {
+        let compared = |form: &Form| {
+            let (old, new) = (versions.convert(old, &Form::Same, form), versions.convert(new, &Form::Same, form));
+            compare(versions.type_of(form), &old, &new).without(exclude)
+        };
+        let own = compare(versions.ty(), old, new).without(exclude);
+        managers.0.retain(|e| versions.form(&e.api_version) != Form::Unknown);
+        let mut foreign: Vec<(Form, Comparison)> = Vec::new();
+        for entry in &managers.0 {
+            let form = versions.form(&entry.api_version);
+            if form != Form::Same && !foreign.iter().any(|(known, _)| *known == form) {
+                let comparison = compared(&form);
+                foreign.push((form, comparison));
+            }
+        }
+        Self { own, foreign }
+    }
+
+    /// The changes as an owner sees them.
+    fn seen_by(&self, versions: &Versions<'_>, entry: &Entry) -> &Comparison {
+        let form = versions.form(&entry.api_version);
+        self.foreign.iter().find(|(known, _)| *known == form).map_or(&self.own, |(_, comparison)| comparison)
+    }
+}
+
+/// Takes what has changed from those who owned it; without force that is a conflict, unless it is `excused`. What is gone is
+/// nobody's.
+fn take_from_others(
+    versions: &Versions<'_>,
+    managers: &mut Managers,
+    changes: &Changes,
+    force: bool,
+    excused: impl FnOnce() -> Option<FieldSet>,
+) -> Result<(), Status> {
+    let conflicts: Vec<FieldSet> = managers.0.iter().map(|e| e.set.intersection(&changes.seen_by(versions, e).changed)).collect();
     if !force && conflicts.iter().any(|c| !c.is_empty()) {
-        return Err(conflict(managers.0.iter().zip(&conflicts)));
+        let excused = excused().unwrap_or_default();
+        let left: Vec<FieldSet> = conflicts.iter().map(|c| c.without(&excused)).collect();
+        if left.iter().any(|c| !c.is_empty()) {
+            return Err(conflict(managers.0.iter().zip(&left)));
+        }
     }
     for (entry, conflict) in managers.0.iter_mut().zip(&conflicts) {
         entry.set.subtract(conflict);
-        entry.set.subtract(&comparison.removed);
+        let removed = &changes.seen_by(versions, entry).removed;
+        entry.set.subtract(removed);
     }
     managers.0.retain(|e| !e.set.is_empty());
     Ok(())
@@ -205,7 +275,7 @@ fn track(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manager: &Manage
         return;
     }
     let empty = Value::Object(Map::new());
-    let changed = update_managers(ty, old.unwrap_or(&empty), new, &mut managers, manager);
+    let changed = update_managers(&Versions::new(ty), old.unwrap_or(&empty), new, &mut managers, manager);
     let as_before = old.and_then(|o| o.get("metadata")?.get("managedFields"));
     match (changed, as_before) {
         // Nothing has changed, and the client brought what there was: no need to write it anew.
@@ -219,21 +289,18 @@ fn track(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manager: &Manage
 }
 
 /// Gives `manager` what differs between the objects; false if nothing does.
-fn update_managers(ty: TypeRef<'_>, old: &Value, new: &Value, managers: &mut Managers, manager: &Manager<'_>) -> bool {
-    let mut comparison = compare(ty, old, new);
-    for set in [&mut comparison.changed, &mut comparison.removed] {
-        set.subtract(&UNOWNED);
-        set.subtract_below(manager.exclude);
-    }
-    if comparison.changed.is_empty() && comparison.removed.is_empty() {
+fn update_managers(versions: &Versions<'_>, old: &Value, new: &Value, managers: &mut Managers, manager: &Manager<'_>) -> bool {
+    let changes = Changes::new(versions, old, new, managers, manager.exclude);
+    if changes.own.changed.is_empty() && changes.own.removed.is_empty() {
         return false;
     }
     for entry in &mut managers.0 {
-        entry.set.subtract(&comparison.changed);
-        entry.set.subtract(&comparison.removed);
+        let seen = changes.seen_by(versions, entry);
+        entry.set.subtract(&seen.changed);
+        entry.set.subtract(&seen.removed);
     }
-    if !comparison.changed.is_empty() {
-        managers.add(Entry { set: comparison.changed, ..Entry::new(manager, false) });
+    if !changes.own.changed.is_empty() {
+        managers.add(Entry { set: changes.own.changed, ..Entry::new(manager, false) });
     }
     true
 }

@@ -14,10 +14,18 @@ mod seed;
 #[cfg(test)]
 mod tests;
 
-use crate::{Map, Value, schema::TypeRef, status::Status, yaml::duplicates};
+use crate::{
+    Map, Value,
+    schema::TypeRef,
+    status::Status,
+    yaml::{
+        self,
+        compose::{Document, compose},
+    },
+};
 use path::Node;
 use seed::{Context, Seed};
-use serde::{Deserialize, Deserializer, de::DeserializeSeed};
+use serde::{Deserialize, de::DeserializeSeed};
 
 /// What happens with unknown and duplicate fields (`fieldValidation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +49,9 @@ pub struct Decoded {
 
 /// The most strict-decoding problems that are reported; a body may hold many more.
 pub(crate) const PROBLEMS_LIMIT: usize = 100;
+
+/// Levels of nesting that are read.
+pub(crate) const DEPTH_MAX: usize = 128;
 
 /// Decodes a body of a kind, or any JSON if `ty` is `None`. The nesting is limited to 128 levels by the parser.
 ///
@@ -86,89 +97,99 @@ fn finish(value: Value, problems: Vec<String>, kind: Option<&crate::gvk::Gvk>, v
 /// # Errors
 /// As [`decode`].
 pub fn normalize(value: Value, ty: TypeRef<'_>, validation: Validation) -> Result<Decoded, Status> {
-    decode_with(value, Some(ty), validation, None, |error| errors::cannot_be_handled(ty.gvk(), &error))
+    decode_tree(value, Some(ty), validation, Vec::new())
 }
 
-/// Decodes an apply configuration, YAML or JSON. Zeros and nulls stay in it: naming a field is owning it. A key that is there
-/// twice is told as YAML's, by its line, in JSON too: upstream reads both with one parser.
+/// The tree as Go would write it, without its unknown fields, and what a strict decoding would refuse.
 ///
 /// # Errors
-/// As [`decode`].
-pub fn decode_applied(bytes: &[u8], ty: TypeRef<'_>, validation: Validation) -> Result<Decoded, Status> {
-    let cx = || Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT).keeping();
+/// A value that its type cannot hold, as Go's decoder words it.
+pub fn canonical(value: Value, ty: TypeRef<'_>) -> Result<(Value, Vec<String>), String> {
+    let cx = Context::new(true, PROBLEMS_LIMIT);
+    let outcome = Seed::root(ty, &Node::ROOT, &cx).deserialize(value);
+    let value = outcome.map_err(|e| cx.take_failure().unwrap_or_else(|| e.to_string()))?;
+    let mut value = value.unwrap_or_else(|| Value::Object(Map::new()));
+    fill_kind(Some(ty), &mut value);
+    Ok((value, cx.take_problems()))
+}
+
+/// An apply configuration as it was sent: zeros and nulls stay in it, and fields that there are not, since
+/// [`crate::apply::apply`] judges it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    /// The configuration.
+    pub value: Value,
+    /// Keys that are there twice, told as YAML's, by their lines, in JSON too: upstream reads both with one parser.
+    pub repeats: Vec<String>,
+}
+
+impl Applied {
+    /// The error of keys that are there twice. Upstream looks for them after the apply has succeeded.
+    ///
+    /// # Errors
+    /// 400 if there are any.
+    pub fn refuse_repeats(&self) -> Result<(), Status> {
+        match self.repeats.as_slice() {
+            [] => Ok(()),
+            lines => Err(Status::bad_request(format!("error strict decoding patch: error converting YAML to JSON: {}", yaml::repeats(lines)))),
+        }
+    }
+}
+
+/// Reads an apply configuration, YAML or JSON.
+///
+/// # Errors
+/// 400 for what is neither, or no object.
+pub fn parse_applied(bytes: &[u8]) -> Result<Applied, Status> {
+    let refused = |why: &str| Status::bad_request(format!("error decoding patch: error converting YAML to JSON: yaml: {why}"));
     let is_json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
     if is_json {
+        let cx = Context::new(false, PROBLEMS_LIMIT);
         let mut parser = serde_json::Deserializer::from_slice(bytes);
-        let cx = cx();
-        let outcome = Seed::root(ty, &Node::ROOT, &cx).deserialize(&mut parser).and_then(|v| parser.end().map(|()| v));
-        match outcome {
-            // YAML's flow style looks like JSON.
-            Err(error) if error.is_syntax() => {}
-            outcome => {
-                let decoded = complete(outcome, &cx, Some(ty), validation, |e| errors::cannot_be_handled(ty.gvk(), &e))?;
-                return if cx.repeats() { add_duplicates(decoded, &String::from_utf8_lossy(bytes), validation) } else { Ok(decoded) };
-            }
+        let outcome = seed::AnySeed { at: &Node::ROOT, cx: &cx }.deserialize(&mut parser).and_then(|v| parser.end().map(|()| v));
+        // YAML's flow style looks like JSON; and only YAML's parser tells lines.
+        if let (Ok(value), false) = (outcome, cx.repeats()) {
+            return Ok(Applied { value, repeats: Vec::new() });
         }
     }
-    let refused = |why: &str| Status::bad_request(format!("error decoding patch: error converting YAML to JSON: yaml: {why}"));
     let text = std::str::from_utf8(bytes).map_err(|_| refused("invalid UTF-8"))?;
-    let cx = cx().of_yaml();
-    let outcome = Seed::root(ty, &Node::ROOT, &cx).deserialize(serde_yaml_ng::Deserializer::from_str(text));
-    let decoded = complete(outcome, &cx, Some(ty), validation, |e| refused(&e))?;
-    add_duplicates(decoded, text, validation)
-}
-
-/// Tells the duplicates of an apply configuration.
-fn add_duplicates(mut decoded: Decoded, text: &str, validation: Validation) -> Result<Decoded, Status> {
-    let lines = if validation == Validation::Ignore { Vec::new() } else { duplicates::told(text) };
-    if validation == Validation::Strict && !lines.is_empty() {
-        let why = duplicates::error(&lines);
-        return Err(Status::bad_request(format!("error strict decoding patch: error converting YAML to JSON: {why}")));
+    let Document { value, repeats } = compose(text).map_err(|why| refused(&why))?;
+    match value {
+        Value::Object(_) => Ok(Applied { value, repeats }),
+        // Go leaves a map as it is for null.
+        Value::Null => Ok(Applied { value: Value::Object(Map::new()), repeats }),
+        other => {
+            let found = crate::patch::json_type(&other);
+            Err(Status::bad_request(format!(
+                "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
+            )))
+        }
     }
-    decoded.warnings.splice(0..0, lines);
-    Ok(decoded)
 }
 
-/// The same decoding from any format that serde reads; `yaml` is the text if that is one of YAML, and `syntax` words what the
-/// format's parser refuses.
-pub(crate) fn decode_with<'de, D: Deserializer<'de>>(
-    deserializer: D,
-    ty: Option<TypeRef<'_>>,
-    validation: Validation,
-    yaml: Option<&str>,
-    syntax: impl FnOnce(String) -> Status,
-) -> Result<Decoded, Status> {
-    let cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
-    let cx = match (yaml, validation) {
-        (None, _) => cx,
-        (Some(_), Validation::Ignore) => cx.of_yaml(),
-        (Some(text), Validation::Warn) => cx.of_yaml().knowing(duplicates::told(text)),
-        (Some(text), Validation::Strict) => {
-            let lines = duplicates::told(text);
-            cx.of_yaml().knowing(if lines.is_empty() { lines } else { vec![duplicates::error(&lines)] })
+/// Decodes what the YAML parser has read.
+pub(crate) fn decode_document(document: Document, ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
+    let known = match validation {
+        Validation::Ignore => Vec::new(),
+        Validation::Warn => document.repeats,
+        Validation::Strict if document.repeats.is_empty() => Vec::new(),
+        Validation::Strict => vec![yaml::repeats(&document.repeats)],
+    };
+    decode_tree(document.value, ty, validation, known)
+}
+
+/// Decodes a parsed tree; `known` is what is wrong with it already.
+fn decode_tree(tree: Value, ty: Option<TypeRef<'_>>, validation: Validation, known: Vec<String>) -> Result<Decoded, Status> {
+    let cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT).knowing(known);
+    let kind = ty.and_then(TypeRef::gvk);
+    let mut value = match ty {
+        None => tree,
+        Some(ty) => {
+            let outcome = Seed::root(ty, &Node::ROOT, &cx).deserialize(tree);
+            let value = outcome.map_err(|e| errors::cannot_be_handled(kind, &cx.take_failure().unwrap_or_else(|| e.to_string())))?;
+            value.unwrap_or_else(|| Value::Object(Map::new()))
         }
     };
-    let outcome = match ty {
-        Some(ty) => Seed::root(ty, &Node::ROOT, &cx).deserialize(deserializer),
-        None => seed::AnySeed { at: &Node::ROOT, cx: &cx }.deserialize(deserializer).map(Some),
-    };
-    complete(outcome, &cx, ty, validation, syntax)
-}
-
-/// From a seed's outcome to the caller's.
-fn complete<E: std::fmt::Display>(
-    outcome: Result<Option<Value>, E>,
-    cx: &Context,
-    ty: Option<TypeRef<'_>>,
-    validation: Validation,
-    syntax: impl FnOnce(String) -> Status,
-) -> Result<Decoded, Status> {
-    let kind = ty.and_then(TypeRef::gvk);
-    let value = outcome.map_err(|e| match cx.take_failure() {
-        Some(failure) => errors::cannot_be_handled(kind, &failure),
-        None => syntax(e.to_string()),
-    })?;
-    let mut value = value.unwrap_or_else(|| Value::Object(Map::new()));
     fill_kind(ty, &mut value);
     finish(value, cx.take_problems(), kind, validation)
 }

@@ -1,16 +1,41 @@
 //! The three patch types besides apply: JSON Patch (RFC 6902), JSON Merge Patch (RFC 7386), strategic merge patch.
 //!
-//! All work on the tree; the caller decodes the result against the schema again ([`crate::json::normalize`]).
+//! All work on the tree; the caller decodes the result against the schema again. [`parse`] reads a patch, [`Patch::apply`]
+//! does both and words what is wrong with the patched object as something wrong with the patch.
 
 mod json_patch;
+mod parse;
 mod strategic;
 #[cfg(test)]
 mod tests;
 
 pub use json_patch::json_patch;
+pub use parse::{Kind, Patch, parse};
 pub use strategic::strategic;
 
-use crate::{Map, Value};
+use crate::{
+    Map, Value,
+    status::{Details, Status},
+};
+
+/// A patch that cannot be applied to the object: 422 without a word on why, as upstream answers.
+fn unprocessable() -> Status {
+    let mut status = Status::new(422, "Invalid", "the server rejected our request due to an error in our request");
+    status.details = Some(Box::<Details>::default());
+    status
+}
+
+/// The JSON type of a value, as Go's decoder names it.
+pub(crate) fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
 
 /// Merges `patch` into `target` as RFC 7386 has it: objects are merged, `null` deletes, everything else replaces.
 pub fn merge(target: &mut Value, patch: &Value) {

@@ -1,9 +1,10 @@
-//! YAML bodies: the same decoding as JSON, fed by a YAML parser.
+//! YAML bodies: read into a tree as go-yaml reads them (`compose`), and then decoded as JSON is.
 //!
-//! YAML reaches the API only as `application/yaml`; clients turn their files into JSON themselves. The parser bounds the
-//! expansion of aliases, and the caller the size of the body.
+//! YAML reaches the API as `application/yaml` and as apply configurations; clients mostly turn their files into JSON
+//! themselves. The work is linear in the body, whose size the caller bounds.
 
-pub(crate) mod duplicates;
+pub(crate) mod compose;
+mod scalar;
 
 use crate::{
     Value,
@@ -12,15 +13,20 @@ use crate::{
     status::Status,
 };
 
-/// Decodes one YAML document of a kind, or any if `ty` is `None`; see [`crate::json::decode`].
+/// Decodes the first YAML document of a kind, or of any if `ty` is `None`; see [`crate::json::decode`].
 ///
 /// # Errors
 /// 400 in upstream's wording.
 pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
-    let text = std::str::from_utf8(bytes).map_err(|_| Status::bad_request("error converting YAML to JSON: yaml: invalid UTF-8"))?;
-    crate::json::decode_with(serde_yaml_ng::Deserializer::from_str(text), ty, validation, Some(text), |error| {
-        Status::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
-    })
+    let refused = |why: &str| Status::bad_request(format!("error converting YAML to JSON: yaml: {why}"));
+    let text = std::str::from_utf8(bytes).map_err(|_| refused("invalid UTF-8"))?;
+    let document = compose::compose(text).map_err(|why| refused(&why))?;
+    crate::json::decode_document(document, ty, validation)
+}
+
+/// go-yaml's error of keys that are there twice.
+pub(crate) fn repeats(lines: &[String]) -> String {
+    format!("yaml: unmarshal errors:\n  {}", lines.join("\n  "))
 }
 
 /// Encodes a value as a YAML document.
@@ -37,16 +43,16 @@ mod tests {
     #[test]
     fn yaml_is_decoded_as_strictly_as_json() {
         let ty = schema::builtin().named("io.k8s.api.core.v1.ConfigMap").unwrap();
-        let body = b"metadata:\n  name: a\n  labels: {n: \"1\", n: \"2\"}\nfoo: 1\nfoo: 2\ndata:\n  k: |\n    text\n";
+        let body = b"metadata:\n  name: a\n  labels: {l: \"1\", l: \"2\"}\nfoo: 1\nfoo: 2\ndata:\n  k: |\n    text\n";
         let error = decode(body, Some(ty), Validation::Strict).unwrap_err();
         assert_eq!(
             error.message,
             "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: yaml: unmarshal errors:\n  \
-             line 3: key \"n\" already set in map\n  line 5: key \"foo\" already set in map, unknown field \"foo\""
+             line 3: key \"l\" already set in map\n  line 5: key \"foo\" already set in map, unknown field \"foo\""
         );
         let warned = decode(body, Some(ty), Validation::Warn).unwrap();
-        assert_eq!(warned.warnings, ["line 3: key \"n\" already set in map", "line 5: key \"foo\" already set in map", "unknown field \"foo\""]);
-        assert_eq!(warned.value["metadata"]["labels"]["n"], "2");
+        assert_eq!(warned.warnings, ["line 3: key \"l\" already set in map", "line 5: key \"foo\" already set in map", "unknown field \"foo\""]);
+        assert_eq!(warned.value["metadata"]["labels"]["l"], "2");
         let value = decode(body, Some(ty), Validation::Ignore).unwrap().value;
         assert_eq!(value["data"]["k"], "text\n");
         let modes = b"spec: {volumes: [{name: a, secret: {defaultMode: 0440, optional: yes}}]}";

@@ -19,7 +19,7 @@ pub(crate) use create::{check_kind, create, create_value};
 pub(crate) use delete::{DeleteOptions, check_preconditions, delete, delete_named};
 pub(crate) use list::{get, list};
 pub(crate) use options::WriteOptions;
-pub(crate) use update::{Change, change, update};
+pub(crate) use update::{Change, change, check_uid, update};
 pub(crate) use watch::watch;
 
 use crate::{ApiServer, context::Context, negotiate::Accepted, query::Query, rows::Row, storage};

@@ -1,8 +1,9 @@
 //! Patch: JSON patch, merge patch, strategic merge patch, and server-side apply.
 //!
-//! A patch is computed on the object in the version of the request and its result decoded like a body, so unknown
-//! fields, wrong types and defaults are treated as in an update. It starts again on a concurrent change unless it
-//! names a resourceVersion.
+//! A patch is computed on the object in the version of the request and its result decoded like a body, so defaults are
+//! treated as in an update; what is wrong with the result is told as wrong with the patch. It starts again on a concurrent
+//! change unless it names a resourceVersion. A UID that differs is no precondition here but a change that validation
+//! refuses, so that nobody tries again for ever.
 
 use super::{
     Call, create, meta,
@@ -15,9 +16,10 @@ use http::{HeaderMap, header};
 use machinery::{
     Value, apply,
     field::{self, Path},
-    json, patch as patches,
+    json::{self, Validation},
+    patch::{self as patches, Patch},
     schema::TypeRef,
-    status::Status,
+    status::{Details, Status},
     time,
 };
 
@@ -42,11 +44,24 @@ const MEDIA: [(&str, Kind); 4] = [
 ];
 
 impl Kind {
-    /// Reads the media type; 415 with the list of those that there are.
+    /// Reads the media type; 415 in the words of the router that upstream asks first.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Kind, Status> {
         let media = negotiate::media(headers, header::CONTENT_TYPE).unwrap_or_default();
         let found = MEDIA.iter().find(|(name, _)| *name == media).map(|(_, kind)| *kind);
-        found.ok_or_else(|| Status::unsupported_media_type(&MEDIA.map(|(name, _)| name)))
+        found.ok_or_else(|| {
+            let mut status = Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
+            status.details = Some(Box::<Details>::default());
+            status
+        })
+    }
+
+    /// The kind among those that are no apply.
+    fn plain(self) -> patches::Kind {
+        match self {
+            Kind::Json => patches::Kind::Json,
+            Kind::Merge => patches::Kind::Merge,
+            Kind::Strategic | Kind::Apply => patches::Kind::Strategic,
+        }
     }
 }
 
@@ -65,15 +80,15 @@ pub(crate) async fn patch(call: &Call<'_>, subresource: &str, body: &Bytes) -> R
         derived: true,
     };
     if kind == Kind::Apply {
-        let applied = applied(call, &options, body)?;
+        let applied = json::parse_applied(body)?;
         return change(call, &target, |old| apply_to(call, &options, subresource, old, &applied)).await;
     }
-    let parsed = parse(body)?;
+    let parsed = parse(kind, body, &options)?;
     change(call, &target, |old| {
         let old = old.ok_or_else(|| errors::not_found(call.row, call.name()))?;
-        let mut value = patched(call, kind, call.row.ty(), &options, old, &parsed)?;
+        let mut value = patched(call, call.row.ty(), old, &parsed)?;
         own::default(call.row, &mut value);
-        check_identity(call, &value)?;
+        check_identity(call, &mut value)?;
         Ok(value)
     })
     .await
@@ -90,84 +105,49 @@ pub(crate) fn options(call: &Call<'_>, kind: Kind) -> Result<WriteOptions, Statu
     Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![error]))
 }
 
-/// Parses a patch as JSON.
-pub(crate) fn parse(bytes: &Bytes) -> Result<Value, Status> {
-    serde_json::from_slice(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+/// Reads a patch that is no apply.
+pub(crate) fn parse(kind: Kind, bytes: &Bytes, options: &WriteOptions) -> Result<Patch, Status> {
+    patches::parse(kind.plain(), bytes, options.validation)
 }
 
 /// The patched object, decoded as a body of its type.
-pub(crate) fn patched(call: &Call<'_>, kind: Kind, ty: TypeRef<'_>, options: &WriteOptions, old: &Value, patch: &Value) -> Result<Value, Status> {
-    let value = match kind {
-        Kind::Json => patches::json_patch(old, patch)?,
-        Kind::Merge => {
-            need_object(patch)?;
-            let mut value = old.clone();
-            patches::merge(&mut value, patch);
-            value
-        }
-        Kind::Strategic | Kind::Apply => {
-            need_object(patch)?;
-            let mut value = old.clone();
-            patches::strategic(ty, &mut value, patch)?;
-            value
-        }
-    };
-    let decoded = json::normalize(value, ty, options.validation)?;
-    for warning in decoded.warnings {
+pub(crate) fn patched(call: &Call<'_>, ty: TypeRef<'_>, old: &Value, patch: &Patch) -> Result<Value, Status> {
+    let (value, warnings) = patch.apply(ty, old)?;
+    for warning in warnings {
         call.cx.warn(warning);
     }
-    Ok(decoded.value)
-}
-
-fn need_object(patch: &Value) -> Result<(), Status> {
-    if patch.is_object() { Ok(()) } else { Err(Status::bad_request("error decoding patch: the patch must be a JSON object")) }
-}
-
-/// A patch changes neither what the object is nor what it is called.
-fn check_identity(call: &Call<'_>, value: &Value) -> Result<(), Status> {
-    create::check_kind(call.row, value)?;
-    let name = meta::text(value, "name");
-    if name != call.name() {
-        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
-    }
-    if call.row.resource.namespaced && meta::text(value, "namespace") != call.namespace() {
-        return Err(Status::bad_request("the namespace of the object does not match the namespace on the request"));
-    }
-    Ok(())
-}
-
-/// Decodes what is applied: YAML, of which JSON is a part.
-fn applied(call: &Call<'_>, options: &WriteOptions, bytes: &Bytes) -> Result<Value, Status> {
-    let decoded = json::decode_applied(bytes, call.row.ty(), options.validation)?;
-    for warning in decoded.warnings {
-        call.cx.warn(warning);
-    }
-    let mut value = decoded.value;
-    create::check_kind(call.row, &value)?;
-    if value["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
-        return Err(Status::bad_request("metadata.managedFields must be nil"));
-    }
-    match meta::text(&value, "name") {
-        "" => meta::set(&mut value, "name", call.name().into()),
-        name if name != call.name() => {
-            return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
-        }
-        _ => {}
-    }
-    create::place(call.row, call.namespace(), &mut value)?;
     Ok(value)
 }
 
-fn apply_to(call: &Call<'_>, options: &WriteOptions, subresource: &str, old: Option<&Value>, applied: &Value) -> Result<Value, Status> {
+/// A patch does not change what the object is called. What the result leaves out of its place, the request says.
+fn check_identity(call: &Call<'_>, value: &mut Value) -> Result<(), Status> {
+    create::check_kind(call.row, value)?;
+    create::place(call.row, call.namespace(), value)?;
+    match meta::text(value, "name") {
+        "" => Err(Status::bad_request(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name()))),
+        name if name != call.name() => {
+            Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn apply_to(call: &Call<'_>, options: &WriteOptions, subresource: &str, old: Option<&Value>, applied: &json::Applied) -> Result<Value, Status> {
     let row = call.row;
     let now = time::rfc3339(call.cx.now);
     let exclude = row.reset_fields(subresource);
-    let mut value = apply::apply(row.ty(), old, applied, &options.manager, &row.api_version, subresource, options.force, &now, exclude)?;
-    if old.is_none() && !meta::text(&value, "uid").is_empty() {
-        let uid = meta::text(&value, "uid");
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+    let mut value = apply::apply(row.ty(), old, &applied.value, &options.manager, &row.api_version, subresource, options.force, &now, exclude)?;
+    match options.validation {
+        Validation::Strict => applied.refuse_repeats()?,
+        Validation::Warn => applied.repeats.iter().for_each(|line| call.cx.warn(line.clone())),
+        Validation::Ignore => {}
+    }
+    let uid = meta::text(&value, "uid");
+    if old.is_none() && !uid.is_empty() {
+        let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
         return Err(errors::conflict(row, call.name(), &why));
     }
+    check_identity(call, &mut value)?;
     own::default(row, &mut value);
     Ok(value)
 }

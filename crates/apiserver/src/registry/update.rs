@@ -77,11 +77,13 @@ where
             if !what.may_create {
                 return Err(errors::not_found(what.row, what.name));
             }
-            let value = make(None)?;
+            let mut value = make(None)?;
             if !meta::text(&value, "uid").is_empty() {
                 return Err(errors::conflict(what.row, what.name, &uid_mismatch(meta::text(&value, "uid"), "")));
             }
             access::authorize_create(call.server, call.cx, what.row, what.namespace, what.name)?;
+            // Nothing is there whose version it could be; only a plain create is told so.
+            meta::set(&mut value, "resourceVersion", Value::Null);
             match create::create_value(call, what.row, what.namespace, what.options, value, what.applied).await {
                 Err(status) if status.reason == "AlreadyExists" => continue,
                 other => return other,
@@ -171,11 +173,17 @@ fn uid_mismatch(wanted: &str, found: &str) -> String {
     format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}")
 }
 
-/// The UID, if given, must be the present object's; so must the resourceVersion, unless the kind allows to go without.
-fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<(), Status> {
+/// The UID, if given, must be the present object's: 409, upon which a client may read and try again.
+pub(crate) fn check_uid(row: &Row, name: &str, value: &Value, old: &Value) -> Result<(), Status> {
     let (uid, old_uid) = (meta::text(value, "uid"), meta::text(old, "uid"));
-    if !uid.is_empty() && uid != old_uid {
-        return Err(errors::conflict(what.row, what.name, &uid_mismatch(uid, old_uid)));
+    if uid.is_empty() || uid == old_uid { Ok(()) } else { Err(errors::conflict(row, name, &uid_mismatch(uid, old_uid))) }
+}
+
+/// The UID of an update must be the present object's, that of a patch is left to validation; the resourceVersion must be the
+/// present one, unless the kind allows to go without.
+fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<(), Status> {
+    if !what.derived {
+        check_uid(what.row, what.name, value, old)?;
     }
     let version = meta::text(value, "resourceVersion");
     if matches!(version, "" | "0") {
@@ -197,17 +205,18 @@ fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<
     Ok(())
 }
 
-/// What a client may leave out of an update because only the server writes it.
+/// What a client may leave out of an update because only the server writes it. The time of creation is kept whatever the
+/// client says, as upstream keeps it: a manifest that was saved before the object was made anew can be put back.
 fn keep_system_fields(value: &mut Value, old: &Value) {
     let old = &old["metadata"];
     let metadata = meta::of(value);
     metadata.remove("selfLink");
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         if metadata.get(field).is_none_or(|v| v.is_null() || v == "") && !old[field].is_null() {
             metadata.insert(field.into(), old[field].clone());
         }
     }
-    for field in ["generation", "resourceVersion"] {
+    for field in ["creationTimestamp", "generation", "resourceVersion"] {
         match &old[field] {
             Value::Null => metadata.remove(field),
             value => metadata.insert(field.into(), value.clone()),

@@ -2,7 +2,7 @@
 
 use crate::{
     errors,
-    registry::{Call, Change, WriteOptions, change, patch},
+    registry::{Call, Change, WriteOptions, change, check_uid, patch},
     respond::Answer,
     storage,
 };
@@ -77,8 +77,8 @@ pub(crate) async fn patch(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
         })
         .await;
     }
-    let parsed = patch::parse(body)?;
-    set(call, &options, |old| patch::patched(call, kind, ty, &options, &of(old), &parsed)).await
+    let parsed = patch::parse(kind, body, &options)?;
+    set(call, &options, |old| patch::patched(call, ty, &of(old), &parsed)).await
 }
 
 async fn set<F>(call: &Call<'_>, options: &WriteOptions, mut scale_of: F) -> Result<Answer, Status>
@@ -98,6 +98,7 @@ where
     let answer = change(call, &target, |old| {
         let old = old.ok_or_else(|| errors::not_found(call.row, call.name()))?;
         let scale = scale_of(old)?;
+        check_uid(call.row, call.name(), &scale, old)?;
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
         if replicas < 0 {
             let path = Path::root("spec").child("replicas");
@@ -106,10 +107,8 @@ where
         }
         let mut value = old.clone();
         value["spec"]["replicas"] = replicas.into();
-        for field in ["resourceVersion", "uid"] {
-            if let Some(text) = scale["metadata"][field].as_str().filter(|t| !t.is_empty()) {
-                value["metadata"][field] = text.into();
-            }
+        if let Some(version) = scale["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty()) {
+            value["metadata"]["resourceVersion"] = version.into();
         }
         Ok(value)
     })

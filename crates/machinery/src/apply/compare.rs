@@ -22,6 +22,17 @@ pub(super) struct Comparison {
     pub(super) removed: FieldSet,
 }
 
+impl Comparison {
+    /// Without what nobody owns and what the endpoint does not write.
+    pub(super) fn without(mut self, exclude: &FieldSet) -> Self {
+        for set in [&mut self.changed, &mut self.removed] {
+            set.subtract(&super::UNOWNED);
+            set.subtract_below(exclude);
+        }
+        self
+    }
+}
+
 /// What differs at and below one node.
 #[derive(Default)]
 struct Delta {
@@ -171,25 +182,34 @@ fn compare_item(elem: Option<TypeRef<'_>>, old: Option<&Value>, new: Option<&Val
     }
 }
 
-/// All fields of an object: leaves, empty maps and lists, and every element of a list.
+/// All fields of an object: leaves, nulls and empty maps, keys of maps, and every element of a list. An empty list that has
+/// elements of its own is none.
 pub(super) fn fields_of(ty: TypeRef<'_>, value: &Value) -> FieldSet {
-    FieldSet(collect(Some(ty), false, value).unwrap_or_default())
+    FieldSet(collect(Some(ty), false, value).1)
 }
 
-/// The members below a node; `None` if the node itself is the member.
-fn collect(ty: Option<TypeRef<'_>>, atomic: bool, value: &Value) -> Option<Map<String, Value>> {
+/// Whether the node is a leaf, and the members below it.
+fn collect(ty: Option<TypeRef<'_>>, atomic: bool, value: &Value) -> (bool, Map<String, Value>) {
     let shape = shape(ty, atomic, [Some(value), None]);
     let mut out = Map::new();
     match (shape, value) {
-        (Shape::Struct(ty, object), Value::Object(map)) => {
+        (Shape::Struct(..) | Shape::Map(_), Value::Object(map)) => {
             for (name, value) in map {
-                let (child, atomic) = field_type(ty, object.field(name));
-                out.insert(format!("f:{name}"), Value::Object(collect(child, atomic, value).unwrap_or_default()));
-            }
-        }
-        (Shape::Map(elem), Value::Object(map)) => {
-            for (name, value) in map {
-                out.insert(format!("f:{name}"), Value::Object(collect(elem, false, value).unwrap_or_default()));
+                let (child, atomic, named) = match shape {
+                    Shape::Struct(ty, object) => {
+                        let field = object.field(name);
+                        let (child, atomic) = field_type(ty, field);
+                        (child, atomic, field.is_some())
+                    }
+                    Shape::Map(elem) => (elem, false, false),
+                    _ => (None, false, false),
+                };
+                let (leaf, below) = collect(child, atomic, value);
+                let nothing = value.is_null() || value.as_object().is_some_and(Map::is_empty);
+                let member = leaf || nothing || !named;
+                if member || !below.is_empty() {
+                    out.insert(format!("f:{name}"), node(member, below));
+                }
             }
         }
         (Shape::Set, Value::Array(items)) => {
@@ -199,14 +219,15 @@ fn collect(ty: Option<TypeRef<'_>>, atomic: bool, value: &Value) -> Option<Map<S
         }
         (Shape::Keyed(elem, _), Value::Array(items)) => {
             for item in items {
-                let below = collect(Some(elem), false, item).unwrap_or_default();
+                let (_, below) = collect(Some(elem), false, item);
                 out.insert(element(shape, item), node(true, below));
             }
         }
-        _ => return None,
+        // Null of something granular: whoever holds it decides.
+        (Shape::Struct(..) | Shape::Map(_) | Shape::Set | Shape::Keyed(..), _) => {}
+        (Shape::Leaf, _) => return (true, out),
     }
-    // An empty map or list is a member itself.
-    if out.is_empty() { None } else { Some(out) }
+    (false, out)
 }
 
 /// The places of list elements by name; the first of duplicates.

@@ -43,6 +43,29 @@ impl Entry {
             && (self.applies || self.api_version == other.api_version)
     }
 
+    fn read(entry: &Value) -> Option<Self> {
+        let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default();
+        let applies = match text("operation") {
+            "Apply" => true,
+            "Update" => false,
+            _ => return None,
+        };
+        if text("apiVersion").is_empty() || text("fieldsType") != "FieldsV1" {
+            return None;
+        }
+        Some(Entry {
+            name: text("manager").to_owned(),
+            applies,
+            api_version: text("apiVersion").to_owned(),
+            subresource: text("subresource").to_owned(),
+            time: text("time").to_owned(),
+            set: match entry.get("fieldsV1") {
+                None | Some(Value::Null) => FieldSet::new(),
+                Some(fields) => FieldSet::parse(fields)?,
+            },
+        })
+    }
+
     /// As conflicts name it: `"kubectl" using apps/v1`.
     pub(super) fn display(&self) -> String {
         let mut out = format!("{:?}", self.name);
@@ -61,27 +84,13 @@ impl Entry {
 pub(super) struct Managers(pub(super) Vec<Entry>);
 
 impl Managers {
-    /// Reads `metadata.managedFields`. Entries that make no sense are dropped, as upstream drops all if one cannot be read.
+    /// Reads `metadata.managedFields`. One entry that makes no sense makes all of them nothing, as in upstream: what cannot be
+    /// read must not be kept, since clients would fail on it.
     pub(super) fn of(object: Option<&Value>) -> Self {
         let entries = object.and_then(|o| o.get("metadata")?.get("managedFields")?.as_array());
-        let text = |entry: &Value, key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let entries: Option<Vec<Entry>> = entries.into_iter().flatten().map(Entry::read).collect();
         let mut managers = Self::default();
-        for entry in entries.into_iter().flatten() {
-            let applies = match entry.get("operation").and_then(Value::as_str) {
-                Some("Apply") => true,
-                Some("Update") => false,
-                _ => continue,
-            };
-            let entry = Entry {
-                name: text(entry, "manager"),
-                applies,
-                api_version: text(entry, "apiVersion"),
-                subresource: text(entry, "subresource"),
-                time: text(entry, "time"),
-                set: entry.get("fieldsV1").map(FieldSet::from_value).unwrap_or_default(),
-            };
-            managers.add(entry);
-        }
+        entries.into_iter().flatten().for_each(|entry| managers.add(entry));
         managers
     }
 
@@ -98,13 +107,6 @@ impl Managers {
             }
             None => self.0.push(entry),
         }
-    }
-
-    /// All that anybody owns.
-    pub(super) fn union(&self) -> FieldSet {
-        let mut all = FieldSet::new();
-        self.0.iter().for_each(|e| all.union(&e.set));
-        all
     }
 
     /// Writes `metadata.managedFields`; removes the field if nobody owns anything.

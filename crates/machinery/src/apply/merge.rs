@@ -3,38 +3,34 @@
 use super::{
     compare::places,
     set::{FieldSet, is_member},
-    shape::{Shape, element, field_type, missing_key, shape},
+    shape::{Shape, element, field_type, shape},
 };
 use crate::{Map, Value, schema::TypeRef};
 use std::collections::HashSet;
 
-/// Merges `applied` into `live`.
-///
-/// # Errors
-/// A list element that lacks one of its keys, as upstream words it.
-pub(super) fn merge(ty: TypeRef<'_>, live: &mut Value, applied: &Value) -> Result<(), String> {
-    merge_node(Some(ty), false, live, applied, &mut String::new())
+/// Merges `applied`, which fits the type, into `live`. An applied null or empty value of something granular takes nothing
+/// away: what is below it may be somebody else's.
+pub(super) fn merge(ty: TypeRef<'_>, live: &mut Value, applied: &Value) {
+    merge_node(Some(ty), false, live, applied);
 }
 
-fn merge_node(ty: Option<TypeRef<'_>>, atomic: bool, live: &mut Value, applied: &Value, path: &mut String) -> Result<(), String> {
-    let shape = shape(ty, atomic, [Some(applied), None]);
+fn merge_node(ty: Option<TypeRef<'_>>, atomic: bool, live: &mut Value, applied: &Value) {
+    let shape = shape(ty, atomic, [Some(applied), Some(live)]);
     match (shape, &mut *live, applied) {
+        (Shape::Struct(..) | Shape::Map(_), Value::Object(old), Value::Null) if !old.is_empty() => {}
+        (Shape::Set | Shape::Keyed(..), Value::Array(old), Value::Null) if !old.is_empty() => {}
         (Shape::Struct(..) | Shape::Map(_), _, Value::Object(new)) => {
             if !live.is_object() {
                 *live = Value::Object(Map::new());
             }
-            let Value::Object(old) = live else { return Ok(()) };
+            let Value::Object(old) = live else { return };
             for (name, value) in new {
                 let (child, atomic) = match shape {
                     Shape::Struct(ty, object) => field_type(ty, object.field(name)),
                     Shape::Map(elem) => (elem, false),
                     _ => (None, false),
                 };
-                let before = path.len();
-                path.push('.');
-                path.push_str(name);
-                merge_node(child, atomic, old.entry(name.clone()).or_insert(Value::Null), value, path)?;
-                path.truncate(before);
+                merge_node(child, atomic, old.entry(name.clone()).or_insert(Value::Null), value);
             }
         }
         (Shape::Set | Shape::Keyed(..), _, Value::Array(new)) => {
@@ -42,18 +38,16 @@ fn merge_node(ty: Option<TypeRef<'_>>, atomic: bool, live: &mut Value, applied: 
                 Value::Array(items) => std::mem::take(items),
                 _ => Vec::new(),
             };
-            *live = Value::Array(merge_list(shape, old, new, path)?);
+            *live = Value::Array(merge_list(shape, old, new));
         }
         _ => *live = applied.clone(),
     }
-    Ok(())
 }
 
 /// The applied elements in their order, and between them, in their places, the live elements that are not applied.
-fn merge_list(shape: Shape<'_>, old: Vec<Value>, new: &[Value], path: &mut String) -> Result<Vec<Value>, String> {
+fn merge_list(shape: Shape<'_>, old: Vec<Value>, new: &[Value]) -> Vec<Value> {
     let old_names: Vec<String> = old.iter().map(|i| element(shape, i)).collect();
     let new_names: Vec<String> = new.iter().map(|i| element(shape, i)).collect();
-    check_elements(shape, new, &new_names, path)?;
     let (in_old, in_new) = (places(&old_names), places(&new_names));
     let mut old: Vec<Option<Value>> = old.into_iter().map(Some).collect();
     // The next element that both have, in the applied order: live elements wait for it.
@@ -85,17 +79,10 @@ fn merge_list(shape: Shape<'_>, old: Vec<Value>, new: &[Value], path: &mut Strin
                 merged.insert(wanted.as_str());
                 let mut item = in_old.get(wanted.as_str()).and_then(|at| old.get_mut(*at)?.take()).unwrap_or(Value::Null);
                 let applied = new.get(r).unwrap_or(&Value::Null);
-                let before = path.len();
-                path.push_str("[]");
-                let elem = match shape {
-                    Shape::Keyed(elem, _) => Some(elem),
-                    _ => None,
-                };
-                match elem {
-                    Some(elem) => merge_node(Some(elem), false, &mut item, applied, path)?,
-                    None => item = applied.clone(),
+                match shape {
+                    Shape::Keyed(elem, _) => merge_node(Some(elem), false, &mut item, applied),
+                    _ => item = applied.clone(),
                 }
-                path.truncate(before);
                 out.push(item);
                 r += 1;
             }
@@ -104,76 +91,58 @@ fn merge_list(shape: Shape<'_>, old: Vec<Value>, new: &[Value], path: &mut Strin
             (None, None) => break,
         }
     }
-    Ok(out)
+    out
 }
 
-/// An applied list must be able to name its elements, once each.
-fn check_elements(shape: Shape<'_>, items: &[Value], names: &[String], path: &str) -> Result<(), String> {
-    let mut seen = HashSet::new();
-    for (at, (item, name)) in items.iter().zip(names).enumerate() {
-        if let Some(key) = missing_key(shape, item) {
-            return Err(format!(
-                "{path}: element {at}: associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
-            ));
-        }
-        if !seen.insert(name) {
-            let mut shown = String::new();
-            FieldSet(std::iter::once((name.clone(), Value::Object(Map::new()))).collect()).for_each(&mut |p| p.clone_into(&mut shown));
-            return Err(format!("{path}: duplicate entries for key {shown}"));
-        }
+/// Takes fields out of an object. A map or list that nothing is left of becomes `null`, as in upstream: who owns it keeps
+/// owning it.
+pub(super) fn remove(ty: TypeRef<'_>, value: &mut Value, gone: &FieldSet) {
+    if !gone.is_empty() {
+        remove_node(Some(ty), false, value, &gone.0);
     }
-    Ok(())
 }
 
-/// Takes the fields of `gone` out of the object, unless they are in `kept`.
-pub(super) fn remove(ty: TypeRef<'_>, value: &mut Value, gone: &FieldSet, kept: &FieldSet) {
-    remove_node(Some(ty), false, value, &gone.0, Some(&kept.0));
-}
-
-fn remove_node(ty: Option<TypeRef<'_>>, atomic: bool, value: &mut Value, gone: &Map<String, Value>, kept: Option<&Map<String, Value>>) {
+fn remove_node(ty: Option<TypeRef<'_>>, atomic: bool, value: &mut Value, gone: &Map<String, Value>) {
     let shape = shape(ty, atomic, [Some(value), None]);
-    let decide = |name: &str| -> Fate<'_> {
-        let Some(Value::Object(gone)) = gone.get(name) else { return Fate::Stays };
-        let kept = kept.and_then(|k| k.get(name)).and_then(Value::as_object);
-        if is_member(gone) && !kept.is_some_and(is_member) { Fate::Goes } else { Fate::Below(gone, kept) }
+    let decide = |name: &str| match gone.get(name) {
+        Some(Value::Object(gone)) if is_member(gone) => Fate::Goes,
+        Some(Value::Object(gone)) => Fate::Below(gone),
+        _ => Fate::Stays,
     };
-    match (shape, value) {
-        (Shape::Struct(..) | Shape::Map(_), Value::Object(map)) => map.retain(|name, value| match decide(&format!("f:{name}")) {
-            Fate::Goes => false,
-            Fate::Stays => true,
-            Fate::Below(gone, kept) => {
-                let (child, atomic) = match shape {
-                    Shape::Struct(ty, object) => field_type(ty, object.field(name)),
-                    Shape::Map(elem) => (elem, false),
-                    _ => (None, false),
-                };
-                remove_node(child, atomic, value, gone, kept);
-                if is_empty(value) {
-                    *value = Value::Null;
+    let empty = match (shape, &mut *value) {
+        (Shape::Struct(..) | Shape::Map(_), Value::Object(map)) => {
+            map.retain(|name, value| match decide(&format!("f:{name}")) {
+                Fate::Goes => false,
+                Fate::Stays => true,
+                Fate::Below(gone) => {
+                    let (child, atomic) = match shape {
+                        Shape::Struct(ty, object) => field_type(ty, object.field(name)),
+                        Shape::Map(elem) => (elem, false),
+                        _ => (None, false),
+                    };
+                    remove_node(child, atomic, value, gone);
+                    true
                 }
-                true
-            }
-        }),
-        (Shape::Set | Shape::Keyed(..), Value::Array(items)) => items.retain_mut(|item| match decide(&element(shape, item)) {
-            Fate::Goes => false,
-            Fate::Stays => true,
-            Fate::Below(gone, kept) => {
-                if let Shape::Keyed(elem, _) = shape {
-                    remove_node(Some(elem), false, item, gone, kept);
+            });
+            map.is_empty()
+        }
+        (Shape::Set | Shape::Keyed(..), Value::Array(items)) => {
+            items.retain_mut(|item| match decide(&element(shape, item)) {
+                Fate::Goes => false,
+                Fate::Stays => true,
+                Fate::Below(gone) => {
+                    if let Shape::Keyed(elem, _) = shape {
+                        remove_node(Some(elem), false, item, gone);
+                    }
+                    true
                 }
-                true
-            }
-        }),
-        _ => {}
-    }
-}
-
-/// A map or list that nothing is left of becomes `null`, as in upstream: who owns it keeps owning it.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Object(map) => map.is_empty(),
-        Value::Array(items) => items.is_empty(),
+            });
+            items.is_empty()
+        }
         _ => false,
+    };
+    if empty {
+        *value = Value::Null;
     }
 }
 
@@ -181,5 +150,5 @@ fn is_empty(value: &Value) -> bool {
 enum Fate<'a> {
     Goes,
     Stays,
-    Below(&'a Map<String, Value>, Option<&'a Map<String, Value>>),
+    Below(&'a Map<String, Value>),
 }

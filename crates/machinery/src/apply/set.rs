@@ -36,6 +36,12 @@ impl FieldSet {
         Self(value.as_object().cloned().unwrap_or_default())
     }
 
+    /// The set in a `fieldsV1` value that a client may have written; `None` for what is none. Path elements of a kind that is
+    /// not known are dropped, as upstream drops them.
+    pub(super) fn parse(value: &Value) -> Option<Self> {
+        parse(value.as_object()?).map(Self)
+    }
+
     /// The set as a `fieldsV1` value.
     pub fn into_value(self) -> Value {
         Value::Object(self.0)
@@ -58,6 +64,18 @@ impl FieldSet {
     /// Takes the members of `other` away with all that lies below them.
     pub(super) fn subtract_below(&mut self, other: &Self) {
         subtract_below(&mut self.0, &other.0);
+    }
+
+    /// The set without the members of `other`.
+    pub(super) fn without(&self, other: &Self) -> Self {
+        let mut rest = self.clone();
+        rest.subtract(other);
+        rest
+    }
+
+    /// Whether every member is a member of `other`, too.
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        self.without(other).is_empty()
     }
 
     pub(super) fn intersection(&self, other: &Self) -> Self {
@@ -87,6 +105,27 @@ pub(super) fn node(member: bool, mut children: Map<String, Value>) -> Value {
 /// Whether a node is a member itself.
 pub(super) fn is_member(node: &Map<String, Value>) -> bool {
     node.is_empty() || node.contains_key(SELF)
+}
+
+fn parse(set: &Map<String, Value>) -> Option<Map<String, Value>> {
+    let mut out = Map::new();
+    for (key, value) in set {
+        if key == SELF {
+            out.insert(key.clone(), Value::Object(Map::new()));
+            continue;
+        }
+        let (kind, rest) = key.split_at_checked(2).filter(|(kind, _)| kind.ends_with(':'))?;
+        let known = match kind {
+            "f:" => true,
+            "k:" => serde_json::from_str::<Map<String, Value>>(rest).is_ok(),
+            "v:" => serde_json::from_str::<Value>(rest).is_ok(),
+            "i:" => rest.parse::<i64>().is_ok(),
+            _ => continue,
+        };
+        let below = parse(value.as_object().filter(|_| known)?)?;
+        out.insert(key.clone(), Value::Object(below));
+    }
+    Some(out)
 }
 
 fn insert(set: &mut Map<String, Value>, path: &[&str]) {
@@ -195,7 +234,7 @@ fn walk(set: &Map<String, Value>, path: &mut String, each: &mut impl FnMut(&str)
 }
 
 /// A path element as upstream prints it.
-fn push_element(path: &mut String, key: &str) {
+pub(super) fn push_element(path: &mut String, key: &str) {
     let (kind, rest) = key.split_once(':').unwrap_or(("f", key));
     match kind {
         "k" => {

@@ -47,14 +47,14 @@ pub(super) fn field_type<'a>(ty: TypeRef<'a>, field: Option<&'a Field>) -> (Opti
     }
 }
 
-/// The path element of a list element. Keys that an element leaves out take their default, as `protocol` does; without one
-/// they are left out of the name.
+/// The path element of a list element. Keys that an element leaves out take their default, as `protocol` does, or what Go
+/// writes for them; those that have neither are left out of the name.
 pub(super) fn element(shape: Shape<'_>, item: &Value) -> String {
     match shape {
         Shape::Keyed(elem, keys) => {
             let mut name = Map::new();
             for key in keys {
-                let value = item.get(key.as_ref()).cloned().or_else(|| elem.field(key)?.default.clone());
+                let value = item.get(key.as_ref()).cloned().or_else(|| default(elem, key));
                 if let Some(value) = value {
                     name.insert(key.clone().into_owned(), value);
                 }
@@ -65,9 +65,12 @@ pub(super) fn element(shape: Shape<'_>, item: &Value) -> String {
     }
 }
 
-/// A key that an element of an applied list must have and has not.
-pub(super) fn missing_key(shape: Shape<'_>, item: &Value) -> Option<String> {
-    let Shape::Keyed(elem, keys) = shape else { return None };
-    let missing = keys.iter().find(|k| item.get(k.as_ref()).is_none() && elem.field(k).is_none_or(|f| f.default.is_none()));
-    missing.map(|k| k.clone().into_owned())
+fn default(elem: TypeRef<'_>, key: &str) -> Option<Value> {
+    let field = elem.field(key)?;
+    let always = !field.go.pointer && !field.go.omit_empty && !field.go.omit_zero;
+    field.default.clone().or_else(|| match elem.to(field.ty).get() {
+        Type::String if always => Some(Value::String(String::new())),
+        Type::Int32 | Type::Int64 if always => Some(0.into()),
+        _ => None,
+    })
 }

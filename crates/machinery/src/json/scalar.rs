@@ -65,21 +65,6 @@ pub(super) fn bytes(text: &str) -> Result<String, String> {
     }
 }
 
-/// A number as YAML 1.1 writes it in base eight: file modes mostly. The parser, of YAML 1.2, takes it for text.
-pub(super) fn octal(text: &str) -> Option<i32> {
-    let digits = text.strip_prefix('0').filter(|d| !d.is_empty())?;
-    i32::from_str_radix(digits, 8).ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))
-}
-
-/// A truth as YAML 1.1 also writes it.
-pub(super) fn truth(text: &str) -> Option<bool> {
-    match text {
-        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some(true),
-        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Some(false),
-        _ => None,
-    }
-}
-
 /// What Go makes of a `null` among list elements or map values.
 pub(super) fn zero(ty: TypeRef<'_>) -> Value {
     if ty.schema.is_lenient() {

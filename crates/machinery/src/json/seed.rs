@@ -14,10 +14,6 @@ use std::fmt;
 /// What one decoding collects.
 pub(super) struct Context {
     strict: bool,
-    /// Zeros and nulls stay: an apply configuration means them.
-    keep: bool,
-    /// The body is YAML 1.1, whose plain `0440` and `yes` are a number and a truth.
-    yaml: bool,
     limit: usize,
     problems: RefCell<Vec<String>>,
     /// A duplicate was met.
@@ -27,17 +23,7 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(strict: bool, limit: usize) -> Self {
-        Self { strict, keep: false, yaml: false, limit, problems: RefCell::new(Vec::new()), repeats: Cell::new(false), failure: Cell::new(None) }
-    }
-
-    /// See [`super::decode_applied`].
-    pub(super) fn keeping(self) -> Self {
-        Self { keep: true, ..self }
-    }
-
-    /// Scalars are read as YAML 1.1 has them.
-    pub(super) fn of_yaml(self) -> Self {
-        Self { yaml: true, ..self }
+        Self { strict, limit, problems: RefCell::new(Vec::new()), repeats: Cell::new(false), failure: Cell::new(None) }
     }
 
     /// What was found already by other means.
@@ -57,12 +43,10 @@ impl Context {
         self.repeats.get()
     }
 
-    /// A field that is there twice. Where YAML is read, and all that is applied is YAML, it is told by its line, and not here.
+    /// A field that is there twice.
     fn duplicate(&self, at: &Node<'_>, name: &str) {
         self.repeats.set(true);
-        if !self.yaml && !self.keep {
-            self.problem("duplicate", at, name);
-        }
+        self.problem("duplicate", at, name);
     }
 
     fn fail<E: Error>(&self, message: String) -> E {
@@ -135,8 +119,6 @@ impl<'a> Seed<'a> {
             Type::Time => scalar::time(text, false),
             Type::MicroTime => scalar::time(text, true),
             Type::Bytes => scalar::bytes(text),
-            Type::Int32 | Type::Int64 if self.cx.yaml && scalar::octal(text).is_some() => return Ok(scalar::octal(text).map(Value::from)),
-            Type::Bool if self.cx.yaml && scalar::truth(text).is_some() => return Ok(scalar::truth(text).map(Value::Bool)),
             _ => return self.wrong("string", Value::String(text.to_owned())),
         };
         match value {
@@ -161,9 +143,9 @@ impl<'a> Seed<'a> {
                     seen |= bit;
                     let node = self.at.field(&field.name, self.ty);
                     let seed = Seed { ty: self.ty.to(field.ty), at: &node, cx: self.cx, owner: object.go_name(), go_type: &field.go_type };
-                    match map.next_value_seed(seed)?.filter(|v| self.cx.keep || !self.ty.leaves_out(field, v)) {
+                    match map.next_value_seed(seed)?.filter(|v| !self.ty.leaves_out(field, v)) {
                         Some(value) => drop(out.insert(field.name.clone().into_owned(), value)),
-                        None if field.nullable || self.cx.keep => drop(out.insert(field.name.clone().into_owned(), Value::Null)),
+                        None if field.nullable => drop(out.insert(field.name.clone().into_owned(), Value::Null)),
                         None => drop(out.remove(field.name.as_ref())),
                     }
                 }

@@ -29,19 +29,19 @@ fn unknown_and_duplicate_fields_are_named_with_their_paths() {
 
 #[test]
 fn a_duplicate_in_what_is_applied_is_told_by_its_line() {
-    let deployment = kind("apps", "v1", "Deployment");
-    let applied = |text: &str, validation| decode_applied(text.as_bytes(), deployment, validation);
     for text in ["{\"spec\": {\n\"paused\": true,\n\"paused\": false}}", "spec:\n  paused: true\n  paused: false\n"] {
+        let applied = parse_applied(text.as_bytes()).unwrap();
+        assert_eq!((&applied.value["spec"]["paused"], &applied.repeats), (&false.into(), &vec!["line 3: key \"paused\" already set in map".into()]));
         assert_eq!(
-            applied(text, Validation::Strict).unwrap_err().message,
+            applied.refuse_repeats().unwrap_err().message,
             "error strict decoding patch: error converting YAML to JSON: yaml: unmarshal errors:\n  line 3: key \"paused\" already set in map"
         );
-        let warned = applied(text, Validation::Warn).unwrap();
-        assert_eq!((&warned.value["spec"]["paused"], warned.warnings), (&false.into(), vec!["line 3: key \"paused\" already set in map".into()]));
-        assert_eq!(applied(text, Validation::Ignore).unwrap().warnings, [""; 0]);
     }
-    let broken = applied("spec: {", Validation::Strict).unwrap_err().message;
+    assert!(parse_applied(b"a: 1").unwrap().refuse_repeats().is_ok());
+    let broken = parse_applied(b"spec: {").unwrap_err().message;
     assert!(broken.starts_with("error decoding patch: error converting YAML to JSON: yaml: "), "{broken}");
+    let list = parse_applied(b"- a").unwrap_err().message;
+    assert!(list.ends_with("json: cannot unmarshal array into Go value of type map[string]interface {}"), "{list}");
 }
 
 #[test]

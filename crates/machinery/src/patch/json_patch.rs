@@ -1,4 +1,6 @@
-//! JSON Patch, RFC 6902, with the errors of the library that upstream uses.
+//! JSON Patch, RFC 6902, as the library understands it that upstream uses: where that is laxer than the RFC, so is this.
+//! `replace` adds a key that an object has not; negative indices count from the end of a list, for `add` from behind it; what
+//! stands before the first slash of a path is not looked at.
 
 use crate::{Value, status::Status};
 
@@ -9,14 +11,22 @@ const OPERATIONS_LIMIT: usize = 10_000;
 /// patch cannot blow an object up.
 const COPY_LIMIT_BYTES: usize = 3 << 20;
 
-/// Applies a patch and returns the patched document.
+/// An operation does not fit the document. Upstream tells nobody why.
+struct Unfit;
+
+/// Applies a patch and returns the patched document; null is a patch without operations.
 ///
 /// # Errors
 /// 400 for what is no patch, 413 for too many operations, 422 for a patch that does not fit the document.
 pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, Status> {
-    let Value::Array(operations) = patch else {
-        return Err(Status::bad_request("json: cannot unmarshal object into Go value of type jsonpatch.Patch"));
+    let operations = match patch {
+        Value::Null => &[][..],
+        Value::Array(operations) => operations,
+        other => return Err(no_patch(other, "jsonpatch.Patch")),
     };
+    if let Some(other) = operations.iter().find(|o| !o.is_object() && !o.is_null()) {
+        return Err(no_patch(other, "jsonpatch.Operation"));
+    }
     if operations.len() > OPERATIONS_LIMIT {
         let found = operations.len();
         return Err(Status::too_large(format!("The allowed maximum operations in a JSON patch is {OPERATIONS_LIMIT}, got {found}")));
@@ -24,140 +34,127 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, Status> {
     let mut doc = doc.clone();
     let mut copied_bytes = 0;
     for operation in operations {
-        apply(&mut doc, operation, &mut copied_bytes).map_err(|message| unprocessable(&message))?;
+        apply(&mut doc, operation, &mut copied_bytes).map_err(|Unfit| super::unprocessable())?;
     }
     Ok(doc)
 }
 
-/// Upstream answers every patch that does not fit with this sentence and 422; the reason for it is added here.
-fn unprocessable(message: &str) -> Status {
-    let mut status = Status::bad_request(format!("the server rejected our request due to an error in our request: {message}"));
-    status.code = 422;
-    status.reason = "Invalid".into();
-    status
+fn no_patch(found: &Value, go_type: &str) -> Status {
+    Status::bad_request(format!("json: cannot unmarshal {} into Go value of type {go_type}", super::json_type(found)))
 }
 
-fn apply(doc: &mut Value, operation: &Value, copied_bytes: &mut usize) -> Result<(), String> {
+fn apply(doc: &mut Value, operation: &Value, copied_bytes: &mut usize) -> Result<(), Unfit> {
     let text = |key: &str| operation.get(key).and_then(Value::as_str);
-    let name = text("op").unwrap_or("unknown");
-    let path = || text("path").ok_or_else(|| format!("{name} operation failed to decode path: missing value"));
-    let from = || text("from").ok_or_else(|| format!("{name} operation failed to decode from: missing value"));
+    let path = || text("path").ok_or(Unfit);
+    let from = || text("from").ok_or(Unfit);
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
-    match name {
-        "add" => add(doc, path()?, value(), name),
-        "remove" => remove(doc, path()?, name).map(drop),
-        "replace" => {
-            let path = path()?;
-            let place = find(doc, path).ok_or_else(|| format!("replace operation does not apply: doc is missing key: {path}: missing value"))?;
-            *place = value();
-            Ok(())
-        }
+    match text("op").unwrap_or_default() {
+        "add" => add(doc, path()?, value()),
+        "remove" => remove(doc, path()?).map(drop),
+        "replace" => replace(doc, path()?, value()),
         "move" => {
-            let moved = remove(doc, from()?, name)?;
-            add(doc, path()?, moved, name)
+            let moved = remove(doc, from()?)?;
+            add(doc, path()?, moved)
         }
         "copy" => {
-            let from = from()?;
-            let copied =
-                find(doc, from).map(|v| v.clone()).ok_or_else(|| format!("copy operation does not apply: doc is missing from path: {from}: missing value"))?;
+            let copied = find(doc, from()?)?.cloned().unwrap_or(Value::Null);
             *copied_bytes += crate::json::encode(&copied).len();
             if *copied_bytes > COPY_LIMIT_BYTES {
-                return Err(format!(
-                    "Unable to complete the copy, the accumulated size increase of copy is {copied_bytes}, exceeding the limit {COPY_LIMIT_BYTES}"
-                ));
+                return Err(Unfit);
             }
-            add(doc, path()?, copied, name)
+            add(doc, path()?, copied)
         }
         "test" => {
-            let path = path()?;
-            match find(doc, path) {
-                Some(found) if equal(found, &value()) => Ok(()),
-                None if value().is_null() => Ok(()),
-                _ => Err(format!("testing value {path} failed: test failed")),
-            }
+            let (path, value) = (path()?, value());
+            let found = if path.is_empty() { Some(&*doc) } else { find(doc, path)? };
+            // What is not there is as good as null.
+            if *found.unwrap_or(&Value::Null) == value { Ok(()) } else { Err(Unfit) }
         }
-        other => Err(format!("Unexpected kind: {other}")),
+        _ => Err(Unfit),
     }
 }
 
-/// JSON equality: 1 and 1.0 are the same number.
-fn equal(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
-        (Value::Object(a), Value::Object(b)) => a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| equal(a, b))),
-        _ => a == b,
-    }
-}
-
-/// The unescaped parts of a JSON pointer; `None` for what is none.
-fn parts(path: &str) -> Option<Vec<String>> {
-    if path.is_empty() {
-        return Some(Vec::new());
-    }
-    let path = path.strip_prefix('/')?;
-    Some(path.split('/').map(|p| p.replace("~1", "/").replace("~0", "~")).collect())
-}
-
-fn find<'d>(doc: &'d mut Value, path: &str) -> Option<&'d mut Value> {
-    parts(path)?.iter().try_fold(doc, |place, part| step(place, part))
-}
-
-fn step<'d>(place: &'d mut Value, part: &str) -> Option<&'d mut Value> {
-    match place {
-        Value::Object(map) => map.get_mut(part),
-        Value::Array(items) => items.get_mut(part.parse::<usize>().ok()?),
+/// The container that a path points into, and the unescaped last part.
+fn container<'d>(doc: &'d mut Value, path: &str) -> Result<(&'d mut Value, String), Unfit> {
+    let unescape = |part: &str| part.replace("~1", "/").replace("~0", "~");
+    let mut parts: Vec<&str> = path.split('/').skip(1).collect();
+    let last = parts.pop().ok_or(Unfit)?;
+    let place = parts.iter().try_fold(doc, |place, part| match place {
+        Value::Object(map) => map.get_mut(&unescape(part)),
+        Value::Array(items) => {
+            let at = index(&unescape(part), items.len())?;
+            items.get_mut(at)
+        }
         _ => None,
+    });
+    match place {
+        Some(place @ (Value::Object(_) | Value::Array(_))) => Ok((place, unescape(last))),
+        _ => Err(Unfit),
     }
 }
 
-/// The container that a path points into, and the last part.
-fn container<'d>(doc: &'d mut Value, path: &str, operation: &str) -> Result<(&'d mut Value, String), String> {
-    let missing = || format!("{operation} operation does not apply: doc is missing path: {path:?}: missing value");
-    let mut parts = parts(path).ok_or_else(missing)?;
-    let last = parts.pop().ok_or_else(missing)?;
-    let place = parts.iter().try_fold(doc, |place, part| step(place, part)).ok_or_else(missing)?;
-    Ok((place, last))
+/// A place in a list of a length, from its end if negative; `None` for what is none. It may be the length itself or beyond.
+fn index(part: &str, length: usize) -> Option<usize> {
+    let at: i64 = part.parse().ok()?;
+    match u64::try_from(at) {
+        Ok(at) => usize::try_from(at).ok(),
+        Err(_) => length.checked_sub(usize::try_from(at.unsigned_abs()).ok()?),
+    }
 }
 
-fn add(doc: &mut Value, path: &str, value: Value, operation: &str) -> Result<(), String> {
+/// The value at a path; `None` if an object has it not.
+fn find<'d>(doc: &'d mut Value, path: &str) -> Result<Option<&'d Value>, Unfit> {
+    let (place, last) = container(doc, path)?;
+    match place {
+        Value::Object(map) => Ok(map.get(&last)),
+        Value::Array(items) => index(&last, items.len()).and_then(|at| items.get(at)).map(Some).ok_or(Unfit),
+        _ => Err(Unfit),
+    }
+}
+
+fn add(doc: &mut Value, path: &str, value: Value) -> Result<(), Unfit> {
+    let (place, last) = container(doc, path)?;
+    match place {
+        Value::Object(map) => drop(map.insert(last, value)),
+        Value::Array(items) if last == "-" => items.push(value),
+        Value::Array(items) => {
+            // A negative place is counted in the list as it will be.
+            let at = index(&last, items.len() + 1).filter(|at| *at <= items.len()).ok_or(Unfit)?;
+            items.insert(at, value);
+        }
+        _ => return Err(Unfit),
+    }
+    Ok(())
+}
+
+fn replace(doc: &mut Value, path: &str, value: Value) -> Result<(), Unfit> {
     if path.is_empty() {
+        if !value.is_object() && !value.is_array() {
+            return Err(Unfit);
+        }
         *doc = value;
         return Ok(());
     }
-    let (place, last) = container(doc, path, operation)?;
-    let wrong = |message: String| format!("error in {operation} for path: '{path}': {message}");
+    let (place, last) = container(doc, path)?;
     match place {
-        Value::Object(map) => {
-            map.insert(last, value);
-            Ok(())
-        }
-        Value::Array(items) if last == "-" => {
-            items.push(value);
-            Ok(())
-        }
+        Value::Object(map) => drop(map.insert(last, value)),
         Value::Array(items) => {
-            let at: usize = last.parse().map_err(|_| wrong(format!("value was not a proper array index: '{last}': invalid syntax")))?;
-            if at > items.len() {
-                return Err(wrong(format!("Unable to access invalid index: {at}: invalid index referenced")));
-            }
-            items.insert(at, value);
-            Ok(())
+            let at = index(&last, items.len()).ok_or(Unfit)?;
+            *items.get_mut(at).ok_or(Unfit)? = value;
         }
-        _ => Err(format!("{operation} operation does not apply: doc is missing path: {path:?}: missing value")),
+        _ => return Err(Unfit),
     }
+    Ok(())
 }
 
-fn remove(doc: &mut Value, path: &str, operation: &str) -> Result<Value, String> {
-    let (place, last) = container(doc, path, operation)?;
-    let wrong = |message: String| format!("error in remove for path: '{path}': {message}");
+fn remove(doc: &mut Value, path: &str) -> Result<Value, Unfit> {
+    let (place, last) = container(doc, path)?;
     match place {
-        Value::Object(map) => map.remove(&last).ok_or_else(|| wrong(format!("Unable to remove nonexistent key: {last}: missing value"))),
-        Value::Array(items) => match last.parse::<usize>() {
-            Ok(at) if at < items.len() => Ok(items.remove(at)),
-            Ok(at) => Err(wrong(format!("Unable to access invalid index: {at}: invalid index referenced"))),
-            Err(_) => Err(wrong(format!("value was not a proper array index: '{last}': invalid syntax"))),
-        },
-        _ => Err(format!("{operation} operation does not apply: doc is missing path: {path:?}: missing value")),
+        Value::Object(map) => map.remove(&last).ok_or(Unfit),
+        Value::Array(items) => {
+            let at = index(&last, items.len()).filter(|at| *at < items.len()).ok_or(Unfit)?;
+            Ok(items.remove(at))
+        }
+        _ => Err(Unfit),
     }
 }

@@ -9,6 +9,7 @@
 
 use crate::{
     Map, Value,
+    apply::typed::plain,
     schema::{Field, TypeRef},
     status::Status,
 };
@@ -21,15 +22,22 @@ const SET_ORDER: &str = "$setElementOrder/";
 
 type Object = Map<String, Value>;
 
+/// Messages that upstream answers with 400; with others its handler does not know what to do, and it answers 500.
+const BAD_FORMATS: [&str; 3] = [BAD_RETAIN_KEYS, BAD_PRIMITIVES, BAD_ORDER];
+const BAD_RETAIN_KEYS: &str = "invalid patch format of retainKeys";
+const BAD_PRIMITIVES: &str = "invalid patch format of primitive list";
+const BAD_ORDER: &str = "invalid patch format of setElementOrder list";
+
 /// Applies a strategic merge patch in place.
 ///
 /// # Errors
-/// 400 in upstream's wording for directives and lists that make no sense.
+/// 400 or 500, as upstream, for directives and lists that make no sense.
 pub fn strategic(ty: TypeRef<'_>, target: &mut Value, patch: &Value) -> Result<(), Status> {
     let (Value::Object(original), Value::Object(patch)) = (target, patch) else {
         return Err(Status::bad_request("invalid JSON document"));
     };
-    merge_map(Some(ty), original, patch.clone()).map_err(|message| Status::bad_request(&message))
+    merge_map(Some(ty), original, patch.clone())
+        .map_err(|message| if BAD_FORMATS.contains(&message.as_str()) { Status::bad_request(&message) } else { Status::new(500, "", message) })
 }
 
 fn merge_map(ty: Option<TypeRef<'_>>, original: &mut Object, mut patch: Object) -> Result<(), String> {
@@ -37,7 +45,11 @@ fn merge_map(ty: Option<TypeRef<'_>>, original: &mut Object, mut patch: Object) 
         match directive.as_str() {
             Some("replace") => *original = patch,
             Some("delete") => original.clear(),
-            _ => return Err(format!("unknown patch type: {} in map: {}", plain(&directive), Value::Object(patch))),
+            _ => {
+                let shown = plain(&directive);
+                patch.insert(PATCH.into(), directive);
+                return Err(format!("unknown patch type: {shown} in map: {}", plain(&Value::Object(patch))));
+            }
         }
         return Ok(());
     }
@@ -93,7 +105,7 @@ fn is_directive(name: &str) -> bool {
 
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), String> {
     let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
-    let bad = || "invalid patch format of retainKeys".to_owned();
+    let bad = || BAD_RETAIN_KEYS.to_owned();
     let keys: HashSet<&str> = keys.as_array().ok_or_else(bad)?.iter().filter_map(Value::as_str).collect();
     if patch.iter().any(|(name, value)| !value.is_null() && !is_directive(name) && !keys.contains(name.as_str())) {
         return Err(bad());
@@ -103,7 +115,7 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), String> 
 }
 
 fn delete_from(original: &mut Object, name: &str, values: &Value) -> Result<(), String> {
-    let gone = values.as_array().ok_or("invalid patch format of primitive list")?;
+    let gone = values.as_array().ok_or(BAD_PRIMITIVES)?;
     if let Some(Value::Array(items)) = original.get_mut(name) {
         let gone: HashSet<String> = gone.iter().map(Value::to_string).collect();
         items.retain(|item| !gone.contains(&item.to_string()));
@@ -115,7 +127,7 @@ fn delete_from(original: &mut Object, name: &str, values: &Value) -> Result<(), 
 fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object) -> Result<(), String> {
     let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
     for directive in directives {
-        let bad = || "invalid patch format of setElementOrder list".to_owned();
+        let bad = || BAD_ORDER.to_owned();
         let Some(Value::Array(order)) = patch.remove(&directive) else { return Err(bad()) };
         let name = &directive[SET_ORDER.len()..];
         let field = ty.and_then(|t| t.field(name));
@@ -156,7 +168,7 @@ fn check_order(new: &[Value], order: &[Value], key: &str) -> Result<(), String> 
     for item in new.iter().filter(|i| i.get(PATCH).is_none()) {
         let own = identity(item, key);
         if !wanted.any(|w| w == own) {
-            let (new, order) = (Value::from(new.to_vec()), Value::from(order.to_vec()));
+            let (new, order) = (plain(&Value::from(new.to_vec())), plain(&Value::from(order.to_vec())));
             return Err(format!("The order in patch list:\n{new}\n doesn't match $setElementOrder list:\n{order}\n"));
         }
     }
@@ -177,7 +189,7 @@ fn merge_list(elem: Option<TypeRef<'_>>, field: Option<&Field>, mut old: Vec<Val
         return in_order(old, &order, &server_order, "");
     }
     if objects < old.len() + new.len() {
-        return Err("list element types are not identical".to_owned());
+        return Err(format!("list element types are not identical: [{} {}]", plain(&Value::from(old)), plain(&Value::from(new))));
     }
     let key = field.map_or("", |f| f.patch_merge_key.as_ref());
     if key.is_empty() {
@@ -185,7 +197,8 @@ fn merge_list(elem: Option<TypeRef<'_>>, field: Option<&Field>, mut old: Vec<Val
     }
     let Some(new) = special_elements(&mut old, new, key)? else { return Ok(old) };
     let (order, server_order) = (new.clone(), old.clone());
-    let mut places: HashMap<String, usize> = old.iter().enumerate().map(|(at, item)| (identity(item, key), at)).collect();
+    // The first of several elements with one key is meant: ports of one number differ by protocol, which is no part of the key.
+    let mut places: HashMap<String, usize> = old.iter().enumerate().rev().map(|(at, item)| (identity(item, key), at)).collect();
     for item in new {
         if item.get(key).is_none() {
             return Err(no_merge_key(&item, key));
@@ -217,7 +230,7 @@ fn special_elements(old: &mut Vec<Value>, new: Vec<Value>, key: &str) -> Result<
                 }
                 Some("replace") => replace = true,
                 Some("merge") => return Err("merging lists cannot yet be specified in the patch".to_owned()),
-                _ => return Err(format!("unknown patch type: {} in map: {item}", plain(directive))),
+                _ => return Err(format!("unknown patch type: {} in map: {}", plain(directive), plain(&item))),
             },
         }
     }
@@ -262,9 +275,5 @@ fn identity(item: &Value, key: &str) -> String {
 }
 
 fn no_merge_key(item: &Value, key: &str) -> String {
-    format!("map: {item} does not contain declared merge key: {key}")
-}
-
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    format!("map: {} does not contain declared merge key: {key}", plain(item))
 }

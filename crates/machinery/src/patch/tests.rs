@@ -36,19 +36,133 @@ fn rfc_6902_operations() {
     let patched = |patch: Value| json_patch(&doc, &patch).map_err(|s| (s.code, s.message));
     let ops = json!([{"op": "add", "path": "/a/b/1", "value": 9}, {"op": "add", "path": "/a/b/-", "value": 3},
         {"op": "replace", "path": "/c~1d", "value": "y"}, {"op": "move", "from": "/c~1d", "path": "/e"},
-        {"op": "copy", "from": "/a/b/0", "path": "/f"}, {"op": "test", "path": "/f", "value": 1.0}, {"op": "remove", "path": "/a/b/0"}]);
+        {"op": "copy", "from": "/a/b/0", "path": "/f"}, {"op": "test", "path": "/f", "value": 1}, {"op": "remove", "path": "/a/b/0"}]);
     assert_eq!(patched(ops), Ok(json!({"a": {"b": [9, 2, 3]}, "e": "y", "f": 1})));
     assert_eq!(patched(json!({})).unwrap_err().0, 400);
     assert_eq!(patched(json!([{"op": "remove", "path": "/x"}])).unwrap_err().0, 422);
     for bad in [
         json!([{"op": "remove", "path": "/x"}]),
-        json!([{"op": "replace", "path": "/x", "value": 1}]),
+        json!([{"op": "replace", "path": "/x/y", "value": 1}]),
+        json!([{"op": "replace", "path": "/a/b/2", "value": 1}]),
+        json!([{"op": "replace", "path": "", "value": 1}]),
+        json!([{"op": "add", "path": "", "value": {}}]),
+        json!([{"op": "add", "path": "/a/b/-4", "value": 1}]),
+        json!([{"op": "remove", "path": "/a/b/-3"}]),
+        json!([{"op": "test", "path": "/a/b/5", "value": null}]),
+        json!([null]),
         json!([{"op": "add", "path": "/x/y", "value": 1}]),
         json!([{"op": "add", "path": "/a/b/7", "value": 1}]),
         json!([{"op": "test", "path": "/a/b/0", "value": 2}]),
         json!([{"op": "dance", "path": "/a"}]),
     ] {
-        assert!(patched(bad.clone()).is_err(), "{bad}");
+        assert_eq!(patched(bad.clone()).unwrap_err(), (422, "the server rejected our request due to an error in our request".into()), "{bad}");
+    }
+}
+
+#[test]
+fn where_the_library_is_laxer_than_the_rfc() {
+    let doc = json!({"a": {"b": [1, 2]}, "c": 1});
+    for (operation, result) in [
+        (json!({"op": "replace", "path": "/a/x", "value": 1}), json!({"a": {"b": [1, 2], "x": 1}, "c": 1})),
+        (json!({"op": "replace", "path": "", "value": {"z": 1}}), json!({"z": 1})),
+        (json!({"op": "add", "path": "/a/b/-1", "value": 3}), json!({"a": {"b": [1, 2, 3]}, "c": 1})),
+        (json!({"op": "add", "path": "/a/b/-3", "value": 0}), json!({"a": {"b": [0, 1, 2]}, "c": 1})),
+        (json!({"op": "remove", "path": "/a/b/-1"}), json!({"a": {"b": [1]}, "c": 1})),
+        (json!({"op": "replace", "path": "/a/b/-2", "value": 9}), json!({"a": {"b": [9, 2]}, "c": 1})),
+        (json!({"op": "remove", "path": "x/c"}), json!({"a": {"b": [1, 2]}})),
+        (json!({"op": "test", "path": "/none", "value": null}), doc.clone()),
+    ] {
+        assert_eq!(json_patch(&doc, &json!([operation])).map_err(|s| s.message), Ok(result), "{operation}");
+    }
+    assert_eq!(json_patch(&doc, &Value::Null), Ok(doc));
+}
+
+fn config_map() -> (crate::schema::TypeRef<'static>, Value) {
+    let ty = schema::builtin().named("io.k8s.api.core.v1.ConfigMap").unwrap();
+    (ty, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "1"}}))
+}
+
+#[test]
+fn what_is_wrong_with_the_result_is_wrong_with_the_patch() {
+    use crate::json::Validation;
+    let (ty, old) = config_map();
+    let patched = |kind, patch: &str, validation| parse(kind, patch.as_bytes(), validation).and_then(|p| p.apply(ty, &old));
+    for (kind, patch) in [
+        (Kind::Json, r#"[{"op":"replace","path":"/data","value":"x"}]"#),
+        (Kind::Json, r#"[{"op":"replace","path":"/data/a","value":1}]"#),
+        (Kind::Json, r#"[{"op":"replace","path":"/kind","value":"Secret"}]"#),
+        (Kind::Merge, r#"{"data":"x"}"#),
+        (Kind::Strategic, r#"{"data":"x"}"#),
+    ] {
+        let error = patched(kind, patch, Validation::Ignore).unwrap_err();
+        assert_eq!((error.code, error.reason.as_str()), (422, "Invalid"), "{patch}");
+        assert!(error.message.starts_with(" \"\" is invalid: patch: Invalid value: \""), "{}", error.message);
+    }
+    for (kind, patch, told) in [
+        (Kind::Merge, r#"{"data":{"a":"1","a":"2"}}"#, r#"duplicate field "data.a""#),
+        (Kind::Strategic, r#"{"data":{"a":"1","a":"2"}}"#, r#"duplicate field "data.a""#),
+        (Kind::Json, r#"[{"op":"test","path":"/data/a","value":"2","value":"1"}]"#, r#"json patch duplicate field "[0].value""#),
+        (Kind::Json, r#"[{"op":"test","path":"/data/a","value":"1","foo":1}]"#, r#"json patch unknown field "[0].foo""#),
+        (Kind::Merge, r#"{"foo":1}"#, r#"unknown field "foo""#),
+    ] {
+        let error = patched(kind, patch, Validation::Strict).unwrap_err();
+        assert_eq!(error.code, 422, "{patch}");
+        assert!(error.message.ends_with(&format!("strict decoding error: {told}")), "{}", error.message);
+        assert_eq!(patched(kind, patch, Validation::Warn).unwrap().1, [told], "{patch}");
+        assert_eq!(patched(kind, patch, Validation::Ignore).unwrap().1, [""; 0], "{patch}");
+    }
+    assert_eq!(patched(Kind::Strategic, r#"{"kind":"Secret","apiVersion":"v9"}"#, Validation::Strict), Ok((old.clone(), vec![])));
+    assert_eq!(patched(Kind::Json, "null", Validation::Strict), Ok((old.clone(), vec![])));
+    assert_eq!(patched(Kind::Strategic, "null", Validation::Strict), Ok((old.clone(), vec![])));
+}
+
+#[test]
+fn what_is_no_patch_is_refused() {
+    use crate::json::Validation;
+    for (kind, patch, told) in [
+        (Kind::Json, "{", "invalid JSON patch"),
+        (Kind::Merge, "x", "invalid JSON patch"),
+        (Kind::Strategic, "", "invalid JSON patch"),
+        (Kind::Json, "{}", "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"),
+        (Kind::Json, "[1]", "error decoding patch: json: cannot unmarshal number into Go value of type handlers.jsonPatchOp"),
+        (Kind::Json, r#"[{"op":1}]"#, "error decoding patch: json: cannot unmarshal number into Go struct field jsonPatchOp.op of type string"),
+        (Kind::Merge, "[]", "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}"),
+        (Kind::Merge, "null", "Invalid JSON Patch"),
+        (Kind::Strategic, "[]", "json: cannot unmarshal array into Go value of type map[string]interface {}"),
+    ] {
+        let error = parse(kind, patch.as_bytes(), Validation::Strict).unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (400, told), "{patch}");
+    }
+    let lax = json_patch(&json!({}), &json!({})).unwrap_err();
+    assert_eq!((lax.code, lax.message.as_str()), (400, "json: cannot unmarshal object into Go value of type jsonpatch.Patch"));
+}
+
+#[test]
+fn of_elements_with_one_key_the_first_is_meant() {
+    let doc = json!({"ports": [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]});
+    let patched = strategically("io.k8s.api.core.v1.ServiceSpec", doc, json!({"ports": [{"port": 53, "targetPort": 5353}]})).unwrap();
+    assert_eq!(
+        patched,
+        json!({"ports": [{"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 5353}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]})
+    );
+}
+
+#[test]
+fn directives_that_make_no_sense() {
+    let ty = schema::builtin().named(POD_SPEC).unwrap();
+    for (patch, code, told) in [
+        (json!({"securityContext": {"$patch": "foo"}}), 500, "unknown patch type: foo in map: map[$patch:foo]"),
+        (json!({"containers": [{"image": "x"}]}), 500, "map: map[image:x] does not contain declared merge key: name"),
+        (json!({"strategy": 1, "$retainKeys": 1}), 400, "invalid patch format of retainKeys"),
+        (
+            json!({"containers": [{"name": "b"}, {"name": "a"}], "$setElementOrder/containers": [{"name": "a"}, {"name": "b"}]}),
+            500,
+            "The order in patch list:\n[map[name:b] map[name:a]]\n doesn't match $setElementOrder list:\n[map[name:a] map[name:b]]\n",
+        ),
+    ] {
+        let mut doc = json!({"securityContext": {"runAsUser": 1}, "containers": [{"name": "a"}, {"name": "b"}]});
+        let error = strategic(ty, &mut doc, &patch).unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (code, told), "{patch}");
     }
 }
 

@@ -2,6 +2,8 @@ use super::*;
 use crate::schema;
 use serde_json::json;
 
+mod owners;
+
 fn deployment() -> TypeRef<'static> {
     schema::builtin().named("io.k8s.api.apps.v1.Deployment").unwrap()
 }
@@ -152,7 +154,10 @@ fn lists_are_merged_by_element_and_keep_their_order() {
     let third = applied(Some(&second), config(&["b"]), "one");
     assert_eq!(names(&third), ["c", "b"], "a was one's alone");
     let duplicate = apply_as(deployment(), None, &with_kind(config(&["a", "a"])), &manager("one"), false).unwrap_err();
-    assert!(duplicate.message.contains(".spec.template.spec.containers: duplicate entries for key [name=\"a\"]"), "{}", duplicate.message);
+    assert_eq!(
+        (duplicate.code, duplicate.message.as_str()),
+        (500, "failed to create typed patch object (/; apps/v1, Kind=Deployment): .spec.template.spec.containers: duplicate entries for key [name=\"a\"]")
+    );
 }
 
 #[test]
@@ -171,7 +176,7 @@ fn ports_of_one_number_differ_by_protocol() {
 fn zeros_are_applied() {
     let mut live = json!({"metadata": {"name": "a"}, "spec": {"paused": true}});
     track(deployment(), None, &mut live, &manager("kubectl"));
-    let config = json::decode_applied(b"{\"spec\": {\"paused\": false}}", deployment(), Validation::Strict).unwrap().value;
+    let config = with_kind(json::parse_applied(b"{\"spec\": {\"paused\": false}}").unwrap().value);
     let object = apply_as(deployment(), Some(&live), &config, &manager("me"), true).unwrap();
     assert!(object["spec"].get("paused").is_none(), "false is what absence means");
     assert_eq!(owned(&object, "me"), json!({"f:spec": {"f:paused": {}}}));

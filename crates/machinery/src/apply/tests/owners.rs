@@ -1,0 +1,257 @@
+//! Every granular type, empty and filled, with two and three owners who apply, update and give up.
+
+use super::*;
+
+/// A place of a granular type in a Deployment: its name, itself empty if Go keeps an empty one apart from none, and filled in two
+/// ways that do not overlap.
+fn granular() -> Vec<(&'static str, Option<Value>, Value, Value)> {
+    vec![
+        ("/metadata/labels", None, json!({"a": "1"}), json!({"b": "2"})),
+        ("/metadata/finalizers", None, json!(["x/a"]), json!(["x/b"])),
+        ("/spec/strategy", None, json!({"type": "RollingUpdate"}), json!({"rollingUpdate": {"maxSurge": 3}})),
+        ("/spec/template/spec/securityContext", Some(json!({})), json!({"runAsUser": 1}), json!({"runAsGroup": 2})),
+        ("/spec/template/spec/affinity", Some(json!({})), json!({"podAffinity": {}}), json!({"podAntiAffinity": {}})),
+        ("/spec/template/spec/volumes", None, json!([{"name": "a", "emptyDir": {}}]), json!([{"name": "b", "emptyDir": {}}])),
+        ("/spec/template/spec/containers/0/resources", None, json!({"limits": {"cpu": "1"}}), json!({"requests": {"memory": "1Gi"}})),
+        ("/spec/template/spec/containers/0/env", None, json!([{"name": "A", "value": "1"}]), json!([{"name": "B", "value": "2"}])),
+    ]
+}
+
+/// A configuration with one value at a place.
+fn config(path: &str, value: &Value) -> Value {
+    let mut out = json!({"metadata": {"name": "d"}, "spec": {"template": {"spec": {"containers": [{"name": "c"}]}}}});
+    let (parent, last) = path.rsplit_once('/').unwrap();
+    if out.pointer(parent).is_none() {
+        panic!("{parent}");
+    }
+    out.pointer_mut(parent).unwrap()[last] = value.clone();
+    with_kind(out)
+}
+
+fn bare() -> Value {
+    with_kind(json!({"metadata": {"name": "d"}, "spec": {"template": {"spec": {"containers": [{"name": "c"}]}}}}))
+}
+
+fn apply_by(name: &str, live: Option<&Value>, config: &Value) -> Value {
+    apply_as(deployment(), live, config, &manager(name), false).unwrap_or_else(|e| panic!("{name}: {}", e.message))
+}
+
+fn owner_has(object: &Value, name: &str, path: &str) -> bool {
+    let last = path.rsplit('/').next().unwrap();
+    owned(object, name).to_string().contains(&format!("\"f:{last}\""))
+}
+
+#[test]
+fn what_another_owns_stays_when_one_gives_up() {
+    for (path, empty, filled, _) in granular() {
+        for value in [Some(&filled), empty.as_ref()].into_iter().flatten() {
+            let mut live = apply_by("a", None, &config(path, value));
+            for name in ["b", "c"] {
+                live = apply_by(name, Some(&live), &config(path, value));
+            }
+            let before = live.pointer(path).cloned();
+            for (gone, stays) in [("a", ["b", "c"]), ("b", ["c", "c"])] {
+                live = apply_by(gone, Some(&live), &bare());
+                assert_eq!(live.pointer(path), before.as_ref(), "{path} = {value} after {gone}");
+                assert!(!owner_has(&live, gone, path), "{path} = {value}");
+                for name in stays {
+                    assert!(owner_has(&live, name, path), "{path} = {value}: {name} {live}");
+                }
+            }
+            live = apply_by("c", Some(&live), &bare());
+            assert!(live.pointer(path).is_none(), "{path} = {value}: nobody is left, {live}");
+        }
+    }
+}
+
+#[test]
+fn what_an_update_made_stays_when_an_applier_gives_up() {
+    for (path, empty, filled, _) in granular() {
+        for value in [Some(&filled), empty.as_ref()].into_iter().flatten() {
+            let mut live = config(path, value);
+            track(deployment(), None, &mut live, &manager("updater"));
+            let before = live.pointer(path).cloned();
+            let both = apply_by("a", Some(&live), &config(path, value));
+            let after = apply_by("a", Some(&both), &bare());
+            assert_eq!(after.pointer(path), before.as_ref(), "{path} = {value}: {after}");
+            assert!(owner_has(&after, "updater", path), "{path} = {value}: {after}");
+        }
+    }
+}
+
+#[test]
+fn null_and_empty_take_nothing_from_others() {
+    for (path, _, filled, _) in granular() {
+        let live = apply_by("b", None, &config(path, &filled));
+        let empty = if filled.is_array() { json!([]) } else { json!({}) };
+        for nothing in [&Value::Null, &empty] {
+            let after = apply_by("a", Some(&live), &config(path, nothing));
+            assert_eq!(after.pointer(path), Some(&filled), "{path}: {nothing}");
+            assert!(owner_has(&after, "b", path), "{path}: {nothing} {after}");
+            // Naming a list without an element owns nothing.
+            assert_eq!(owner_has(&after, "a", path), !nothing.is_array(), "{path}: {nothing} {after}");
+        }
+    }
+}
+
+#[test]
+fn halves_of_two_owners_are_apart() {
+    for (path, _, one, other) in granular() {
+        let first = apply_by("a", None, &config(path, &one));
+        let both = apply_by("b", Some(&first), &config(path, &other));
+        let rest = apply_by("a", Some(&both), &bare());
+        assert_eq!(rest.pointer(path), Some(&other), "{path}");
+        assert!(owner_has(&rest, "b", path) && !owner_has(&rest, "a", path), "{path}: {rest}");
+        let forced = apply_as(deployment(), Some(&both), &bare(), &manager("a"), true).unwrap();
+        assert_eq!(forced.pointer(path), Some(&other), "{path}: force takes nothing that it does not name");
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_schema_is_an_error() {
+    let head = "failed to create typed patch object (/d; apps/v1, Kind=Deployment): ";
+    for (path, value, told) in [
+        ("/metadata/labels", json!({"a": 1}), ".metadata.labels.a: expected string, got &value.valueUnstructured{Value:1}"),
+        ("/metadata/labels", json!("x"), ".metadata.labels: expected map, got &{x}"),
+        ("/spec/foo", json!(1), ".spec.foo: field not declared in schema"),
+        ("/spec/replicas", json!("1"), ".spec.replicas: expected numeric (int or float), got string"),
+        ("/spec/paused", json!("1"), ".spec.paused: expected boolean, got &{1}"),
+        ("/metadata/finalizers", json!({"a": 1}), ".metadata.finalizers: expected list, got &{map[a:1]}"),
+        ("/metadata/finalizers", json!(["a", "a"]), ".metadata.finalizers: duplicate entries for key [=\"a\"]"),
+        (
+            "/spec/template/spec/containers/0/env",
+            json!([{"name": "A"}, {"name": "A"}]),
+            ".spec.template.spec.containers[name=\"c\"].env: duplicate entries for key [name=\"A\"]",
+        ),
+        ("/spec/template/spec/volumes", json!([null]), ".spec.template.spec.volumes: element 0: associative list with keys may not have a null element"),
+    ] {
+        let error = apply_as(deployment(), None, &config(path, &value), &manager("a"), true).unwrap_err();
+        assert_eq!((error.code, error.reason.as_str(), error.message), (500, "", format!("{head}{told}")));
+    }
+    let two = with_kind(json!({"metadata": {"foo": 1}, "spec": {"bar": 1}}));
+    let error = apply_as(deployment(), None, &two, &manager("a"), true).unwrap_err();
+    assert!(
+        error.message.ends_with(": errors:\n  .metadata.foo: field not declared in schema\n  .spec.bar: field not declared in schema"),
+        "{}",
+        error.message
+    );
+    let wrong = json!({"apiVersion": "v1", "kind": "Secret"});
+    let error = apply_as(deployment(), None, &wrong, &manager("a"), true).unwrap_err();
+    assert_eq!((error.code, error.message.as_str()), (400, "invalid object type: /v1, Kind=Secret"));
+    // A key that is left out is what Go writes for it; validation judges that.
+    let nameless = config("/metadata/ownerReferences", &json!([{"name": "x"}]));
+    assert!(apply_as(deployment(), None, &nameless, &manager("a"), true).is_ok());
+    for managers in [json!([]), json!([{}])] {
+        let mut config = bare();
+        config["metadata"]["managedFields"] = managers;
+        assert_eq!(apply_as(deployment(), None, &config, &manager("a"), true).unwrap_err().message, "metadata.managedFields must be nil");
+    }
+    let mut null = bare();
+    null["metadata"]["managedFields"] = Value::Null;
+    let live = apply_by("a", None, &null);
+    assert_eq!(live["metadata"]["managedFields"].as_array().map(Vec::len), Some(1));
+}
+
+fn hpa(version: &str) -> TypeRef<'static> {
+    schema::builtin().kind(&Gvk::new("autoscaling", version, "HorizontalPodAutoscaler")).unwrap()
+}
+
+fn hpa_apply(version: &str, live: &Value, spec: &Value, name: &str) -> Value {
+    let api_version = format!("autoscaling/{version}");
+    let here = Gvk::new("autoscaling", version, "HorizontalPodAutoscaler");
+    let stored = Gvk::new("autoscaling", "v2", "HorizontalPodAutoscaler");
+    let live = live.is_object().then(|| crate::convert::convert(live.clone(), &stored, &here));
+    let mut config = json!({"apiVersion": api_version, "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"}, "spec": spec});
+    config["spec"]["maxReplicas"] = 3.into();
+    config["spec"]["scaleTargetRef"] = json!({"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"});
+    let manager = Manager { api_version: &api_version, ..manager(name) };
+    let new = apply_as(hpa(version), live.as_ref(), &config, &manager, true).unwrap_or_else(|e| panic!("{}", e.message));
+    crate::convert::convert(new, &here, &stored)
+}
+
+#[test]
+fn sets_of_another_version_are_met_in_that_version() {
+    let metric = |name: &str, target: Value| json!({"type": "Resource", "resource": {"name": name, "target": target}});
+    let memory = metric("memory", json!({"type": "AverageValue", "averageValue": "1Gi"}));
+    let first = hpa_apply("v2", &Value::Null, &json!({"metrics": [memory]}), "a");
+    let second = hpa_apply("v1", &first, &json!({"targetCPUUtilizationPercentage": 50}), "b");
+    assert_eq!(second["spec"]["metrics"].as_array().map(Vec::len), Some(2), "{second}");
+    assert!(!owned(&second, "a").to_string().contains("f:metrics"), "the list is atomic in v2, and b has changed it: {second}");
+    let third = hpa_apply("v2", &second, &json!({}), "a");
+    let cpu = metric("cpu", json!({"type": "Utilization", "averageUtilization": 50}));
+    let metrics = third["spec"]["metrics"].as_array().cloned().unwrap_or_default();
+    assert!(metrics.contains(&memory) && metrics.contains(&cpu), "{third}");
+}
+
+#[test]
+fn owners_of_versions_that_are_gone_are_forgotten() {
+    let mut live = bare();
+    live["spec"]["replicas"] = 1.into();
+    live["metadata"]["managedFields"] = json!([
+        {"manager": "old", "operation": "Update", "apiVersion": "extensions/v1beta1", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+    ]);
+    let mut config = bare();
+    config["spec"]["replicas"] = 2.into();
+    let after = apply_by("a", Some(&live), &config);
+    assert_eq!(owned(&after, "old"), Value::Null);
+    assert_eq!(after["spec"]["replicas"], 2);
+}
+
+#[test]
+fn managers_that_cannot_be_read_are_nobody() {
+    let live = apply_by("a", None, &bare());
+    let good = &live["metadata"]["managedFields"][0];
+    for (key, bad) in [
+        ("fieldsType", json!("FieldsV2")),
+        ("fieldsType", Value::Null),
+        ("operation", json!("Delete")),
+        ("apiVersion", json!("")),
+        ("fieldsV1", json!({"f:data": 5})),
+        ("fieldsV1", json!({"zz": {}})),
+        ("fieldsV1", json!({"k:{": {}})),
+        ("fieldsV1", json!([])),
+    ] {
+        let mut entry = good.clone();
+        entry[key] = bad;
+        let mut new = live.clone();
+        new["metadata"]["managedFields"] = json!([good, entry]);
+        new["spec"]["replicas"] = 4.into();
+        track(deployment(), Some(&live), &mut new, &manager("u"));
+        let names: Vec<&str> = new["metadata"]["managedFields"].as_array().unwrap().iter().filter_map(|e| e["manager"].as_str()).collect();
+        assert_eq!(names, ["a", "u"], "{key}: the owners of before count: {new}");
+    }
+    let mut unknown = good.clone();
+    unknown["fieldsV1"] = json!({"f:spec": {"x:new": {}, "f:paused": {}}});
+    assert_eq!(Managers::of(Some(&json!({"metadata": {"managedFields": [unknown]}}))).0[0].set.clone().into_value(), json!({"f:spec": {"f:paused": {}}}));
+}
+
+const RECORD: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+#[test]
+fn kubectl_keeps_its_record() {
+    let recorded = |object: &Value| -> Value { serde_json::from_str(object["metadata"]["annotations"][RECORD].as_str().unwrap()).unwrap() };
+    let mut config = bare();
+    config["spec"]["replicas"] = 1.into();
+    config["metadata"]["annotations"] = json!({"a": "<&>"});
+    let mut live = config.clone();
+    live["metadata"]["annotations"][RECORD] = config.to_string().into();
+    track(deployment(), None, &mut live, &manager("kubectl-client-side-apply"));
+    let mut next = config.clone();
+    next["spec"]["replicas"] = 2.into();
+    // What kubectl applied by itself is no conflict for kubectl, but for others.
+    let after = apply_by("kubectl", Some(&live), &next);
+    assert_eq!((&recorded(&after), &after["spec"]["replicas"]), (&next, &2.into()));
+    let text = after["metadata"]["annotations"][RECORD].as_str().unwrap();
+    assert!(text.ends_with("}\n") && text.contains("\\u003c\\u0026\\u003e"), "{text}");
+    assert_eq!(apply_as(deployment(), Some(&live), &next, &manager("other"), false).unwrap_err().code, 409);
+    // What has changed since is.
+    let mut changed = live.clone();
+    changed["spec"]["replicas"] = 7.into();
+    track(deployment(), Some(&live), &mut changed, &manager("scaler"));
+    assert_eq!(apply_as(deployment(), Some(&changed), &next, &manager("kubectl"), false).unwrap_err().code, 409);
+    // Others leave the record alone, and without one none is made.
+    let other = apply_as(deployment(), Some(&live), &next, &manager("other"), true).unwrap();
+    assert_eq!(recorded(&other), config);
+    let plain = apply_by("kubectl", None, &config);
+    assert!(plain["metadata"]["annotations"].get(RECORD).is_none());
+}

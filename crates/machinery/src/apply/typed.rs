@@ -1,0 +1,188 @@
+//! Whether a configuration fits the schema, before anything is merged: fields that there are, values of the right type,
+//! elements of lists that can be told apart. Errors are worded as those of `structured-merge-diff`.
+
+use super::{
+    set::push_element,
+    shape::{Shape, element, shape},
+};
+use crate::{
+    Value,
+    schema::{ListType, Type, TypeRef},
+};
+use std::{collections::HashSet, fmt::Write};
+
+/// The most errors that are told of one configuration.
+const ERRORS_LIMIT: usize = 100;
+
+/// What is wrong with a value of a type, as one text; `None` if nothing is.
+pub(super) fn errors(ty: TypeRef<'_>, value: &Value) -> Option<String> {
+    let mut check = Check { path: String::new(), errors: Vec::new() };
+    check.value(Some(ty), value);
+    match check.errors.as_slice() {
+        [] => None,
+        [error] => Some(error.clone()),
+        errors => Some(format!("errors:\n  {}", errors.join("\n  "))),
+    }
+}
+
+struct Check {
+    path: String,
+    errors: Vec<String>,
+}
+
+impl Check {
+    fn error(&mut self, message: &str) {
+        if self.errors.len() < ERRORS_LIMIT {
+            let separator = if self.path.is_empty() { "" } else { ": " };
+            self.errors.push(format!("{}{separator}{message}", self.path));
+        }
+    }
+
+    /// Runs `inner` with a path element added.
+    fn below(&mut self, name: &str, inner: impl FnOnce(&mut Self)) {
+        let before = self.path.len();
+        push_element(&mut self.path, name);
+        inner(self);
+        self.path.truncate(before);
+    }
+
+    fn value(&mut self, ty: Option<TypeRef<'_>>, value: &Value) {
+        let Some(ty) = ty else { return };
+        // Null is of every type.
+        if value.is_null() {
+            return;
+        }
+        match (ty.get(), value) {
+            (Type::Object(_) | Type::Map { .. }, Value::Object(map)) => {
+                for (name, value) in map {
+                    let child = ty.child(name);
+                    let known = child.is_some() || ty.object().is_some_and(|o| o.preserve_unknown);
+                    self.below(&format!("f:{name}"), |check| if known { check.value(child, value) } else { check.error("field not declared in schema") });
+                    if !known {
+                        return;
+                    }
+                }
+            }
+            (Type::Object(_) | Type::Map { .. } | Type::RawExtension | Type::Fields, _) if !value.is_object() => {
+                self.error(&format!("expected map, got &{{{}}}", plain(value)));
+            }
+            (Type::List { elem, list_type, .. }, Value::Array(items)) => self.list(ty, ty.to(*elem), list_type, items),
+            (Type::List { .. }, _) => self.error(&format!("expected list, got &{{{}}}", plain(value))),
+            (Type::String | Type::Bytes, _) if !value.is_string() => {
+                self.error(&format!("expected string, got &value.valueUnstructured{{Value:{}}}", go_syntax(value)));
+            }
+            (Type::Int32 | Type::Int64 | Type::Double, _) if !value.is_number() => {
+                self.error(&format!("expected numeric (int or float), got {}", go_type(value)));
+            }
+            (Type::Bool, _) if !value.is_boolean() => self.error(&format!("expected boolean, got &{{{}}}", plain(value))),
+            (Type::IntOrString | Type::Quantity | Type::Time | Type::MicroTime, Value::Array(_) | Value::Object(_)) => {
+                self.error(&format!("expected any scalar, got &{{{}}}", plain(value)));
+            }
+            _ => {}
+        }
+    }
+
+    fn list(&mut self, ty: TypeRef<'_>, elem: TypeRef<'_>, list_type: &ListType, items: &[Value]) {
+        let shape = shape(Some(ty), false, [None, None]);
+        let mut seen = HashSet::new();
+        for (at, item) in items.iter().enumerate() {
+            let name = match nameless(shape, item) {
+                Some(why) => return self.error(&format!("element {at}: {why}")),
+                None if *list_type == ListType::Atomic => format!("i:{at}"),
+                None => element(shape, item),
+            };
+            if *list_type != ListType::Atomic && !seen.insert(name.clone()) {
+                let mut shown = String::new();
+                push_element(&mut shown, &name);
+                self.error(&format!("duplicate entries for key {shown}"));
+            }
+            self.below(&name, |check| check.value(Some(elem), item));
+        }
+    }
+}
+
+/// Why an element of a list cannot have a name of its own.
+fn nameless(shape: Shape<'_>, item: &Value) -> Option<String> {
+    let why = match (shape, item) {
+        (Shape::Keyed(..), Value::Null) => "associative list with keys may not have a null element",
+        (Shape::Keyed(_, keys), Value::Object(_)) => {
+            let keys: Vec<String> = keys.iter().map(|k| format!("{k:?}")).collect();
+            let named = element(shape, item) != "k:{}";
+            return (!named).then(|| {
+                format!(
+                    "associative list with keys has an element that omits all key fields [{}] (and doesn't have default values for any key fields)",
+                    keys.join(" ")
+                )
+            });
+        }
+        (Shape::Keyed(..), _) => "associative list with keys may not have non-map elements",
+        (Shape::Set, Value::Object(_)) => "associative list without keys has an element that's a map type",
+        (Shape::Set, Value::Array(_)) => "not supported: associative list with lists as elements",
+        (Shape::Set, Value::Null) => "associative list without keys has an element that's an explicit null",
+        _ => return None,
+    };
+    Some(why.to_owned())
+}
+
+/// A value as Go's `%v` prints it.
+pub(crate) fn plain(value: &Value) -> String {
+    let mut out = String::new();
+    print(value, &mut out, false);
+    out
+}
+
+/// A value as Go's `%#v` prints it.
+fn go_syntax(value: &Value) -> String {
+    let mut out = String::new();
+    print(value, &mut out, true);
+    out
+}
+
+fn print(value: &Value, out: &mut String, syntax: bool) {
+    match value {
+        Value::Null => out.push_str(if syntax { "interface {}(nil)" } else { "<nil>" }),
+        Value::String(text) if syntax => drop(write!(out, "{text:?}")),
+        Value::String(text) => out.push_str(text),
+        Value::Bool(_) | Value::Number(_) => drop(write!(out, "{value}")),
+        Value::Array(items) => {
+            out.push_str(if syntax { "[]interface {}{" } else { "[" });
+            for (at, item) in items.iter().enumerate() {
+                out.push_str(match (at, syntax) {
+                    (0, _) => "",
+                    (_, true) => ", ",
+                    (_, false) => " ",
+                });
+                print(item, out, syntax);
+            }
+            out.push(if syntax { '}' } else { ']' });
+        }
+        Value::Object(map) => {
+            out.push_str(if syntax { "map[string]interface {}{" } else { "map[" });
+            for (at, (name, item)) in map.iter().enumerate() {
+                out.push_str(match (at, syntax) {
+                    (0, _) => "",
+                    (_, true) => ", ",
+                    (_, false) => " ",
+                });
+                match syntax {
+                    true => drop(write!(out, "{name:?}:")),
+                    false => drop(write!(out, "{name}:")),
+                }
+                print(item, out, syntax);
+            }
+            out.push(if syntax { '}' } else { ']' });
+        }
+    }
+}
+
+/// The Go type of a decoded value.
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "float64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}

@@ -1,0 +1,133 @@
+//! A patch from its bytes to the patched object, with what `fieldValidation` has to say of both.
+
+use super::{json_patch, json_type, merge, strategic};
+use crate::{
+    Value,
+    apply::typed::plain,
+    field::{Error, Path},
+    json::{self, Validation},
+    schema::TypeRef,
+    status::Status,
+};
+
+/// The kinds of patch but server-side apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// RFC 6902.
+    Json,
+    /// RFC 7386.
+    Merge,
+    /// Kubernetes' merge by list keys.
+    Strategic,
+}
+
+/// A patch that was read.
+#[derive(Debug, Clone)]
+pub struct Patch {
+    kind: Kind,
+    value: Value,
+    /// What a strict decoding of the patch itself would refuse.
+    problems: Vec<String>,
+    validation: Validation,
+}
+
+/// The fields of an operation of a JSON patch, each with whether it must be a text.
+const OPERATION_FIELDS: [(&str, bool); 4] = [("op", true), ("path", true), ("from", true), ("value", false)];
+
+/// Reads a patch.
+///
+/// # Errors
+/// 400 for what is no JSON or no patch of the kind.
+pub fn parse(kind: Kind, bytes: &[u8], validation: Validation) -> Result<Patch, Status> {
+    let decoded = json::decode(bytes, None, Validation::Warn).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+    let (value, mut problems) = (decoded.value, decoded.warnings);
+    let strict = validation != Validation::Ignore;
+    let refused = |found: &Value, into: &str| format!("json: cannot unmarshal {} into Go {into}", json_type(found));
+    match (kind, &value) {
+        (Kind::Json, _) if strict => {
+            problems.extend(operations(&value).map_err(|why| Status::bad_request(format!("error decoding patch: {why}")))?);
+            problems.iter_mut().for_each(|problem| problem.insert_str(0, "json patch "));
+        }
+        (Kind::Json, _) | (_, Value::Object(_)) | (Kind::Strategic, Value::Null) => {}
+        (Kind::Merge, Value::Null) => return Err(Status::bad_request("Invalid JSON Patch")),
+        (Kind::Merge, other) if strict => {
+            let why = refused(other, "value of type map[string]interface {}");
+            return Err(Status::bad_request(format!("error decoding patch: {why}")));
+        }
+        (Kind::Merge, Value::Array(_)) => {}
+        (Kind::Merge, _) => return Err(Status::bad_request("Invalid JSON Patch")),
+        (Kind::Strategic, other) => return Err(Status::bad_request(refused(other, "value of type map[string]interface {}"))),
+    }
+    Ok(Patch { kind, value, problems: if strict { problems } else { Vec::new() }, validation })
+}
+
+/// What is wrong with the operations of a JSON patch: an error, or fields that there are not.
+fn operations(patch: &Value) -> Result<Vec<String>, String> {
+    let refused = |found: &Value, into: &str| format!("json: cannot unmarshal {} into Go {into}", json_type(found));
+    let operations = match patch {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(operations) => operations,
+        other => return Err(refused(other, "value of type []handlers.jsonPatchOp")),
+    };
+    let mut unknown = Vec::new();
+    for (at, operation) in operations.iter().enumerate() {
+        let fields = match operation {
+            Value::Null => continue,
+            Value::Object(fields) => fields,
+            other => return Err(refused(other, "value of type handlers.jsonPatchOp")),
+        };
+        for (name, value) in fields {
+            match OPERATION_FIELDS.iter().find(|(field, _)| field == name) {
+                None => unknown.push(format!("unknown field \"[{at}].{name}\"")),
+                Some((_, true)) if !value.is_string() && !value.is_null() => {
+                    return Err(refused(value, &format!("struct field jsonPatchOp.{name} of type string")));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    Ok(unknown)
+}
+
+impl Patch {
+    /// The patched object, decoded as a body of its type, and warnings.
+    ///
+    /// # Errors
+    /// What the kinds of patch answer; 422 for a patched object that cannot be decoded, or not strictly.
+    pub fn apply(&self, ty: TypeRef<'_>, old: &Value) -> Result<(Value, Vec<String>), Status> {
+        let mut value = old.clone();
+        match self.kind {
+            Kind::Json => value = json_patch(old, &self.value)?,
+            Kind::Merge => merge(&mut value, &self.value),
+            Kind::Strategic if self.value.is_null() => {}
+            Kind::Strategic => {
+                strategic(ty, &mut value, &self.value)?;
+                // Which kind it is, is not read from what was patched.
+                for field in ["apiVersion", "kind"] {
+                    value[field] = old[field].clone();
+                }
+            }
+        }
+        let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&self.value) } else { value.to_string() };
+        let invalid = |shown: String, why: String| Status::invalid("", "", "", vec![Error::invalid(&Path::root("patch"), shown, why)]);
+        if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk()) {
+            let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
+            let (version, kind) = (given("apiVersion"), given("kind"));
+            let other_version = !version.is_empty() && version != own.api_version();
+            if other_version || !kind.is_empty() && kind != own.kind {
+                let found = crate::gvk::Gvk::parse(version, kind);
+                return Err(invalid(value.to_string(), format!("no kind {:?} is registered for version {:?}", found.kind, found.api_version())));
+            }
+        }
+        let (decoded, unknown) = match json::canonical(value.clone(), ty) {
+            Ok(decoded) => decoded,
+            Err(why) => return Err(invalid(shown(&value), why)),
+        };
+        let problems: Vec<String> = self.problems.iter().cloned().chain(unknown).collect();
+        match self.validation {
+            Validation::Strict if !problems.is_empty() => Err(invalid(shown(&value), format!("strict decoding error: {}", problems.join(", ")))),
+            Validation::Warn => Ok((decoded, problems)),
+            _ => Ok((decoded, Vec::new())),
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! From YAML's events to a tree, as go-yaml and upstream's conversion to JSON make it.
+//!
+//! The first document counts. Anchors are expanded where they are named, `<<` merges mappings, keys become text. What the
+//! sender chooses is bounded: the depth (the scanner's work for a token grows with it), and what aliases may add.
+
+use super::scalar;
+use crate::{Map, Value, json::PROBLEMS_LIMIT};
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
+
+/// Levels of nesting that are read: as many as of JSON. The scanner itself stops at 255 in flow style.
+const DEPTH_MAX: usize = crate::json::DEPTH_MAX;
+
+/// go-yaml's bounds on aliases: below the first number of nodes a document may consist of them nearly wholly, above the second
+/// to a tenth.
+const NODES_SMALL: f64 = 400_000.0;
+const NODES_LARGE: f64 = 4_000_000.0;
+
+/// A document.
+#[derive(Debug, Default)]
+pub(crate) struct Document {
+    pub(crate) value: Value,
+    /// `line N: key "x" already set in map` for each key that a mapping has twice, up to a limit.
+    pub(crate) repeats: Vec<String>,
+}
+
+/// Reads the first document of a text; nothing is null. The error is go-yaml's without its `yaml: `.
+pub(crate) fn compose(text: &str) -> Result<Document, String> {
+    let mut composer = Composer { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, aliased: 0, repeats: Vec::new() };
+    let value = loop {
+        match composer.next()? {
+            (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
+            (Event::StreamEnd | Event::DocumentEnd, _) => break Value::Null,
+            event => break composer.node(event, 0)?.value,
+        }
+    };
+    Ok(Document { value, repeats: composer.repeats })
+}
+
+type Spanned<'t> = (Event<'t>, Span);
+
+struct Composer<'t> {
+    parser: Parser<'t, StrInput<'t>>,
+    /// The values of anchors, with how many nodes they are; none while they are still open.
+    anchors: HashMap<usize, Option<(Value, usize)>>,
+    /// Nodes made so far, those of aliases among them.
+    nodes: usize,
+    aliased: usize,
+    repeats: Vec<String>,
+}
+
+/// A value with the line on which it begins.
+struct Node {
+    value: Value,
+    line: usize,
+    /// A plain `<<`.
+    merges: bool,
+}
+
+impl<'t> Composer<'t> {
+    fn next(&mut self) -> Result<Spanned<'t>, String> {
+        match self.parser.next_event() {
+            Some(Ok(event)) => Ok(event),
+            Some(Err(error)) => Err(format!("line {}: {}", error.marker().line(), error.info())),
+            None => Ok((Event::StreamEnd, Span::default())),
+        }
+    }
+
+    fn node(&mut self, (event, span): Spanned<'t>, depth: usize) -> Result<Node, String> {
+        if depth >= DEPTH_MAX {
+            return Err(format!("exceeded max depth of {DEPTH_MAX}"));
+        }
+        self.count(1)?;
+        let before = self.nodes;
+        let line = span.start.line();
+        let (anchor, value) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let merges = text == "<<" && style == ScalarStyle::Plain && tag.is_none();
+                let value = scalar_value(text, style, tag.as_deref())?;
+                self.anchor(anchor, &value, 1);
+                return Ok(Node { value, line, merges });
+            }
+            Event::Alias(id) => (0, self.alias(id)?),
+            Event::SequenceStart(anchor, _) => {
+                self.open(anchor);
+                (anchor, self.sequence(depth)?)
+            }
+            Event::MappingStart(anchor, _) => {
+                self.open(anchor);
+                (anchor, self.mapping(depth)?)
+            }
+            _ => (0, Value::Null),
+        };
+        self.anchor(anchor, &value, self.nodes - before + 1);
+        Ok(Node { value, line, merges: false })
+    }
+
+    /// Counts nodes, and refuses documents that mostly repeat themselves.
+    fn count(&mut self, nodes: usize) -> Result<(), String> {
+        self.nodes += nodes;
+        let (made, aliased) = (self.nodes as f64, self.aliased as f64);
+        let share = (0.99 - 0.89 * (made - NODES_SMALL) / (NODES_LARGE - NODES_SMALL)).clamp(0.10, 0.99);
+        if self.aliased > 100 && self.nodes > 1000 && aliased / made > share {
+            return Err("document contains excessive aliasing".to_owned());
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, anchor: usize) {
+        if anchor > 0 {
+            self.anchors.insert(anchor, None);
+        }
+    }
+
+    fn anchor(&mut self, anchor: usize, value: &Value, nodes: usize) {
+        if anchor > 0 {
+            self.anchors.insert(anchor, Some((value.clone(), nodes)));
+        }
+    }
+
+    fn alias(&mut self, id: usize) -> Result<Value, String> {
+        let nodes = match self.anchors.get(&id) {
+            Some(Some((_, nodes))) => *nodes,
+            Some(None) => return Err("anchor value contains itself".to_owned()),
+            None => return Err("unknown anchor referenced".to_owned()),
+        };
+        // Counted before it is copied.
+        self.aliased += nodes;
+        self.count(nodes)?;
+        Ok(self.anchors.get(&id).and_then(Option::as_ref).map(|(value, _)| value.clone()).unwrap_or_default())
+    }
+
+    fn sequence(&mut self, depth: usize) -> Result<Value, String> {
+        let mut items = Vec::new();
+        loop {
+            match self.next()? {
+                (Event::SequenceEnd | Event::StreamEnd, _) => return Ok(Value::Array(items)),
+                event => items.push(self.node(event, depth + 1)?.value),
+            }
+        }
+    }
+
+    fn mapping(&mut self, depth: usize) -> Result<Value, String> {
+        let mut map = Map::new();
+        // Keys as Go writes them, so that `1` and `"1"` are two.
+        let mut seen = HashSet::new();
+        loop {
+            let key = match self.next()? {
+                (Event::MappingEnd | Event::StreamEnd, _) => return Ok(Value::Object(map)),
+                event => self.node(event, depth + 1)?,
+            };
+            let event = self.next()?;
+            let value = self.node(event, depth + 1)?;
+            if key.merges {
+                merge(value.value, &mut map, &mut seen)?;
+                continue;
+            }
+            let (name, shown) = key_name(key.value)?;
+            if !seen.insert(shown.clone()) && self.repeats.len() < PROBLEMS_LIMIT {
+                self.repeats.push(format!("line {}: key {shown} already set in map", value.line));
+            }
+            map.insert(name, value.value);
+        }
+    }
+}
+
+/// Adds the entries of what `<<` names. Of several mappings the first counts.
+fn merge(value: Value, map: &mut Map<String, Value>, seen: &mut HashSet<String>) -> Result<(), String> {
+    let sources = match value {
+        Value::Object(source) => vec![Value::Object(source)],
+        Value::Array(sources) => sources,
+        _ => Vec::new(),
+    };
+    if sources.is_empty() || sources.iter().any(|s| !s.is_object()) {
+        return Err("map merge requires map or sequence of maps as the value".to_owned());
+    }
+    for source in sources.into_iter().rev() {
+        let Value::Object(source) = source else { continue };
+        for (name, value) in source {
+            seen.insert(format!("{name:?}"));
+            map.insert(name, value);
+        }
+    }
+    Ok(())
+}
+
+/// A key as JSON has it, and as Go's `%#v` writes it.
+fn key_name(key: Value) -> Result<(String, String), String> {
+    match key {
+        Value::String(text) => {
+            let shown = format!("{text:?}");
+            Ok((text, shown))
+        }
+        Value::Bool(_) | Value::Number(_) => Ok((key.to_string(), key.to_string())),
+        Value::Null => Err("unsupported map key of type: %!s(<nil>), key: <nil>".to_owned()),
+        Value::Array(_) | Value::Object(_) => Err(format!("invalid map key: {}", crate::apply::typed::plain(&key))),
+    }
+}
+
+/// A scalar's value. Quoted ones are text; a tag of YAML's own says what the others are.
+fn scalar_value(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
+    let core = tag.filter(|tag| tag.is_yaml_core_schema()).map(|tag| tag.suffix.as_str());
+    match (tag, core, style) {
+        (Some(_), Some("bool" | "int" | "float" | "null"), _) => match scalar::plain(&text)? {
+            Value::String(_) => Err(format!("cannot decode !!str `{text}` as a !!{}", core.unwrap_or_default())),
+            value => Ok(value),
+        },
+        (Some(_), Some("binary"), _) => scalar::binary(&text).map(Value::String),
+        (None, _, ScalarStyle::Plain) => scalar::plain(&text),
+        _ => Ok(Value::String(text.into_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(text: &str) -> Value {
+        compose(text).unwrap().value
+    }
+
+    #[test]
+    fn a_duplicate_is_told_with_the_line_of_its_value() {
+        let text = "kind: A\nkind: B\nspec:\n  a: 1\n  b: [{c: 1, c: 2}]\n  a:\n    x: 1\n    1: y\n    \"1\": y\n    1: z\nspec: ~\n";
+        let lines = [
+            "line 2: key \"kind\" already set in map",
+            "line 5: key \"c\" already set in map",
+            "line 7: key \"a\" already set in map",
+            "line 10: key 1 already set in map",
+            "line 11: key \"spec\" already set in map",
+        ];
+        let mut told = compose(text).unwrap().repeats;
+        told.sort_by_key(|line| line.split([' ', ':']).nth(1).and_then(|n| n.parse::<usize>().ok()));
+        assert_eq!(told, lines);
+        for other in ["", "- a", "a: &x {b: 1}\nc: *x\n", "{\"a\": 1, \"b\": {\"a\": 2}}"] {
+            assert_eq!(compose(other).unwrap().repeats, [""; 0], "{other}");
+        }
+        assert_eq!(compose("a: &x {b: 1, b: 2}\nc: *x\n").unwrap().repeats.len(), 1);
+        assert_eq!(compose(&"a: 1\n".repeat(500)).unwrap().repeats.len(), PROBLEMS_LIMIT);
+    }
+
+    #[test]
+    fn what_go_yaml_reads() {
+        assert_eq!(read("a: yes\nb: \"yes\"\ny: off\n1: ~\n0.5: x\n"), json!({"a": true, "b": "yes", "true": false, "1": null, "0.5": "x"}));
+        assert_eq!(
+            read("a: 0440\nb: 0x1F\nc: 1_000\nd: .5\ne: 1e3\nf: 2001-12-14\ng: 0b11\nh: 08\n"),
+            json!({
+                "a": 288, "b": 31, "c": 1000, "d": 0.5, "e": 1000.0, "f": "2001-12-14", "g": 3, "h": 8.0
+            })
+        );
+        assert_eq!(read("a: !!str 1\nb: !!int \"3\"\nc: !mine x\nd: !!binary aGk=\n"), json!({"a": "1", "b": 3, "c": "x", "d": "hi"}));
+        let merged = "base: &b {p: \"1\", q: \"1\"}\nmore: &m {q: \"2\"}\nout:\n  <<: [*m, *b]\n  r: \"3\"\n";
+        assert_eq!(read(merged)["out"], json!({"p": "1", "q": "2", "r": "3"}));
+        assert_eq!(read("a: 1\n---\nb: [\n"), json!({"a": 1}), "the first document counts");
+        assert_eq!(read("# nothing\n"), Value::Null);
+        for bad in ["a: [", "? [a]\n: b\n", "<<: 1\n", "a: *b\n", "a: &a [*a]\n", "~: 1\n"] {
+            assert!(compose(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_work_is_bounded() {
+        let start = std::time::Instant::now();
+        for open in ["[", "{a: ", "{\"a\":", "- ", "? "] {
+            assert!(compose(&open.repeat(500_000)).is_err(), "{open}");
+        }
+        let mut laughs = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for n in 1..9 {
+            laughs += &format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(","));
+        }
+        assert_eq!(compose(&laughs).unwrap_err(), "document contains excessive aliasing");
+        let _ = compose(&(0..100_000).map(|n| format!("%TAG !a{n}! x\n")).collect::<String>());
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+    }
+}
