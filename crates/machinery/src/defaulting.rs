@@ -5,12 +5,17 @@
 //! second sort is not told from the first by anybody who reads the object, and is owned in managedFields like it. Lists
 //! and maps are the exception: Go writes their absence as `null`, which is left out here.
 //!
+//! The walk also rounds the amounts of lists of resources up to thousandths, as upstream's `SetDefaults_ResourceList`.
+//!
 //! Defaults that depend on other fields are the business of `kinds`.
 
 use crate::{
-    Map, Value,
+    Map, Value, quantity,
     schema::{Field, Object, Type, TypeRef},
 };
+
+/// The Go type of the maps whose amounts are rounded.
+const RESOURCE_LIST: &str = "v1.ResourceList";
 
 /// Adds what is absent, all the way down.
 pub fn apply(ty: TypeRef<'_>, value: &mut Value) {
@@ -23,6 +28,15 @@ pub fn apply(ty: TypeRef<'_>, value: &mut Value) {
             map.values_mut().for_each(|value| apply(ty.to(*elem), value));
         }
         _ => {}
+    }
+}
+
+/// Rounds the amounts of a list of resources.
+fn round(list: &mut Value) {
+    for amount in list.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        if let Some(rounded) = amount.as_str().and_then(quantity::rounded_to_milli) {
+            *amount = Value::String(rounded);
+        }
     }
 }
 
@@ -47,6 +61,7 @@ fn fields(ty: TypeRef<'_>, object: &Object, map: &mut Map<String, Value>) {
             candidate = candidates.next();
         }
         match candidate {
+            Some(f) if f.name == name.as_str() && f.go_type == RESOURCE_LIST => round(value),
             Some(f) if f.name == name.as_str() => apply(ty.to(f.ty), value),
             Some(_) => {}
             None => break,
@@ -100,6 +115,14 @@ mod tests {
         apply(ty, &mut value);
         assert_eq!(value["status"], json!({"loadBalancer": {}}));
         assert_eq!(value["spec"]["ports"][0], json!({"port": 80, "protocol": "TCP", "targetPort": 0}));
+    }
+
+    #[test]
+    fn amounts_are_rounded_up_to_thousandths() {
+        let ty = schema::builtin().named("io.k8s.api.core.v1.Pod").unwrap();
+        let mut value = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1n", "memory": "1Gi"}}}]}});
+        apply(ty, &mut value);
+        assert_eq!(value["spec"]["containers"][0]["resources"], json!({"requests": {"cpu": "1m", "memory": "1Gi"}}));
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //! being parsed.
 
 use crate::{
-    Map, Value,
-    quantity::Quantity,
+    Map, Value, quantity,
     schema::{Type, TypeRef},
 };
 use base64::{DecodeError, Engine, engine::general_purpose::STANDARD};
@@ -14,7 +13,7 @@ pub(super) fn quantity(text: &str) -> Result<String, String> {
     if is_canonical_quantity(text) {
         return Ok(text.to_owned());
     }
-    text.parse::<Quantity>().map(|q| q.to_string()).map_err(|e| e.to_string())
+    quantity::canonical(text).map_err(|e| e.to_string())
 }
 
 /// Up to three digits without a leading zero, and a common suffix: always canonical.
