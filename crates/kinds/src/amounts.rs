@@ -247,8 +247,14 @@ pub(crate) fn pod(spec: &Value, path: &Path, errors: &mut ErrorList) {
     if !own.is_object() {
         return;
     }
+    if spec["os"]["name"] == "windows" {
+        errors.push(Error::forbidden(path, "may not be set for a windows pod"));
+        return;
+    }
     if !own["claims"].is_null() {
         errors.push(Error::forbidden(&path.child("claims"), "claims may not be set for Resources at pod-level"));
+        let known = tree::list(spec, "resourceClaims").iter().map(|c| tree::text(c, "name")).filter(|n| !n.is_empty()).collect();
+        claim_names(own, &known, &path.child("claims"), errors);
     }
     requirements(own, of_pod, path, errors);
     let requests = rules::quantities(&own["requests"]);

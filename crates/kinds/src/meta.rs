@@ -105,10 +105,7 @@ fn owners(metadata: &Value, path: &Path, errors: &mut ErrorList) {
     let mut controller: Option<&Value> = None;
     for (at, owner) in tree::list(metadata, "ownerReferences").iter().enumerate() {
         let place = path.index(at);
-        if tree::empty(&owner["apiVersion"]) {
-            errors.push(Error::invalid(&place.child("apiVersion"), "", "version must not be empty"));
-        }
-        for field in ["kind", "name", "uid"] {
+        for field in ["apiVersion", "kind", "name", "uid"] {
             if tree::empty(&owner[field]) {
                 errors.push(Error::required(&place.child(field), "must not be empty"));
             }

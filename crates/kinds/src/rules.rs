@@ -9,6 +9,7 @@ use machinery::{
     quantity::Quantity,
 };
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// What is said of a field that may not change.
 pub(crate) const IMMUTABLE: &str = "field is immutable";
@@ -193,7 +194,7 @@ pub(crate) fn is_zero(value: &Value) -> bool {
 
 /// An address without a zone; IPv4 octets have no leading zeros.
 pub(crate) fn is_ip(text: &str) -> bool {
-    text.parse::<std::net::IpAddr>().is_ok()
+    text.parse::<IpAddr>().is_ok()
 }
 
 /// A workload's count of collisions only grows.
@@ -204,20 +205,50 @@ pub(crate) fn collisions(status: &Value, old: &Value, errors: &mut ErrorList) {
     }
 }
 
-/// Checks an address.
-pub(crate) fn ip(text: &str, path: &Path, errors: &mut ErrorList) {
-    if !is_ip(text) {
-        errors.push(Error::invalid(path, text, BAD_IP));
+/// An address as older versions of Go read it: octets may have leading zeros.
+pub(crate) fn lenient_ip(text: &str) -> Option<IpAddr> {
+    if text.contains(':') {
+        return text.parse().ok();
     }
+    let mut octets = [0; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next().filter(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))?;
+        *octet = part.trim_start_matches('0').parse().or_else(|e| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) }).ok()?;
+    }
+    parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
+}
+
+/// An IPv4 address inside an IPv6 one.
+pub(crate) fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
+}
+
+/// Checks an address; what it is unless it is none. It must mean the same to everybody: leading zeros make octal numbers for
+/// some, and an IPv4 address inside an IPv6 one passes by what is checked of the other family.
+pub(crate) fn ip(text: &str, path: &Path, errors: &mut ErrorList) -> Option<IpAddr> {
+    let Some(address) = lenient_ip(text) else {
+        errors.push(Error::invalid(path, text, BAD_IP));
+        return None;
+    };
+    if text.parse::<IpAddr>().is_err() {
+        errors.push(Error::invalid(path, text, "must not have leading 0s"));
+        return None;
+    }
+    if is_mapped(address) {
+        errors.push(Error::invalid(path, text, "must not be an IPv4-mapped IPv6 address"));
+        return None;
+    }
+    Some(address)
 }
 
 /// An address that traffic can be sent to from elsewhere; a text that is none is told of, too.
 pub(crate) fn endpoint_ip(text: &str, path: &Path, errors: &mut ErrorList) {
-    use std::net::IpAddr;
-    let Ok(ip) = text.parse::<IpAddr>() else {
+    let Some(ip) = lenient_ip(text) else {
         errors.push(Error::invalid(path, text, "must be a valid IP address"));
         return;
     };
+    let ip = ip.to_canonical();
     let (link_local, link_multicast) = match ip {
         IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
         IpAddr::V6(ip) => (ip.segments()[0] & 0xffc0 == 0xfe80, ip.segments()[0] & 0xff0f == 0xff02),

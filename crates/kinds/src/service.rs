@@ -276,9 +276,7 @@ fn check(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     let known = |ip: &Value| old.is_some_and(|o| tree::list(&o["spec"], "externalIPs").contains(ip));
     for (at, ip) in tree::list(spec, "externalIPs").iter().enumerate() {
         let (text, place) = (ip.as_str().unwrap_or_default(), path.child("externalIPs").index(at));
-        if !known(ip) && !rules::is_ip(text) {
-            errors.push(Error::invalid(&place, text, rules::BAD_IP));
-        } else {
+        if known(ip) || rules::ip(text, &place, errors).is_some() {
             rules::endpoint_ip(text, &place, errors);
         }
     }

@@ -8,6 +8,7 @@
 //! The path of the present value is a chain of stack frames ([`path::Node`]), so that a well-formed body costs no path at all.
 
 mod errors;
+mod escapes;
 mod path;
 mod scalar;
 mod seed;
@@ -65,10 +66,18 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
         None => seed::AnySeed { at: &Node::ROOT, cx: &cx }.deserialize(&mut parser),
     };
     let kind = ty.and_then(TypeRef::gvk);
-    let mut value = outcome.and_then(|v| parser.end().map(|()| v)).map_err(|e| match cx.take_failure() {
-        Some(failure) => errors::cannot_be_handled(kind, &failure),
-        None => errors::unrecognized(kind, &errors::syntax(bytes, &e), bytes),
-    })?;
+    let mut value = match outcome.and_then(|v| parser.end().map(|()| v)) {
+        Ok(value) => value,
+        Err(error) => {
+            if let Some(failure) = cx.take_failure() {
+                return Err(errors::cannot_be_handled(kind, &errors::as_spelled(failure, cx.last_float(), bytes)));
+            }
+            return match escapes::mended(bytes, &error) {
+                Some(mended) => decode(&mended, ty, validation),
+                None => Err(errors::unrecognized(kind, &errors::syntax(bytes, &error), bytes)),
+            };
+        }
+    };
     fill_kind(ty, &mut value);
     finish(value, cx.take_problems(), kind, validation)
 }
@@ -167,6 +176,11 @@ pub fn parse_applied(bytes: &[u8]) -> Result<Applied, Status> {
     }
 }
 
+/// The error of a body that is no YAML.
+pub(crate) fn unrecognized_yaml(ty: TypeRef<'_>, why: &str, bytes: &[u8]) -> Status {
+    errors::no_object(ty.gvk(), &format!("yaml: {why}"), bytes)
+}
+
 /// Decodes what the YAML parser has read.
 pub(crate) fn decode_document(document: Document, ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
     let known = match validation {
@@ -206,7 +220,15 @@ pub fn peek(bytes: &[u8]) -> Result<(String, String), Status> {
         #[serde(default)]
         kind: Option<String>,
     }
-    let meta: Meta = serde_json::from_slice(bytes).map_err(|e| errors::unrecognized(None, &errors::syntax(bytes, &e), bytes))?;
+    let meta: Meta = match serde_json::from_slice(bytes) {
+        Ok(meta) => meta,
+        Err(error) => {
+            return match escapes::mended(bytes, &error) {
+                Some(mended) => peek(&mended),
+                None => Err(errors::unrecognized(None, &errors::syntax(bytes, &error), bytes)),
+            };
+        }
+    };
     Ok((meta.api_version.unwrap_or_default(), meta.kind.unwrap_or_default()))
 }
 

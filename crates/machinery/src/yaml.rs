@@ -18,7 +18,10 @@ use crate::{
 /// # Errors
 /// 400 in upstream's wording.
 pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
-    let refused = |why: &str| Status::bad_request(format!("error converting YAML to JSON: yaml: {why}"));
+    let refused = |why: &str| match ty {
+        Some(ty) => crate::json::unrecognized_yaml(ty, why, bytes),
+        None => Status::bad_request(format!("error converting YAML to JSON: yaml: {why}")),
+    };
     let text = std::str::from_utf8(bytes).map_err(|_| refused("invalid UTF-8"))?;
     let document = compose::compose(text).map_err(|why| refused(&why))?;
     crate::json::decode_document(document, ty, validation)
@@ -58,7 +61,9 @@ mod tests {
         let modes = b"spec: {volumes: [{name: a, secret: {defaultMode: 0440, optional: yes}}]}";
         let pod = decode(modes, schema::builtin().named("io.k8s.api.core.v1.Pod"), Validation::Strict).unwrap().value;
         assert_eq!((&pod["spec"]["volumes"][0]["secret"]["defaultMode"], &pod["spec"]["volumes"][0]["secret"]["optional"]), (&288.into(), &true.into()));
-        assert!(decode(b"a: [", Some(ty), Validation::Strict).is_err());
+        let broken = decode(b"a: [", Some(ty), Validation::Strict).unwrap_err().message;
+        assert!(broken.starts_with("the object provided is unrecognized (must be of type ConfigMap): yaml: line "), "{broken}");
+        assert!(broken.ends_with(" (613a205b)"), "{broken}");
         let again = decode(encode(&value).as_bytes(), Some(ty), Validation::Strict).unwrap().value;
         assert_eq!(again, value);
     }

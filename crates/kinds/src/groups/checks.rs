@@ -6,7 +6,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names,
 };
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// A field is what it was, where upstream says so by declaration: such errors do not show the value.
 pub(super) fn fixed(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
@@ -24,40 +24,7 @@ pub(super) fn resets_with_metadata(subresource: &str) -> &'static [&'static [&'s
     }
 }
 
-/// An address as older versions of Go read it: octets may have leading zeros.
-fn lenient_ip(text: &str) -> Option<IpAddr> {
-    if text.contains(':') {
-        return text.parse().ok();
-    }
-    let mut octets = [0; 4];
-    let mut parts = text.split('.');
-    for octet in &mut octets {
-        let part = parts.next().filter(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))?;
-        *octet = part.trim_start_matches('0').parse().or_else(|e| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) }).ok()?;
-    }
-    parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
-}
-
-fn is_mapped(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
-}
-
-/// Checks an address; what it is unless it is none.
-pub(super) fn ip(text: &str, path: &Path, errors: &mut ErrorList) -> Option<IpAddr> {
-    let Some(address) = lenient_ip(text) else {
-        errors.push(Error::invalid(path, text, rules::BAD_IP));
-        return None;
-    };
-    if text.parse::<IpAddr>().is_err() {
-        errors.push(Error::invalid(path, text, "must not have leading 0s"));
-        return None;
-    }
-    if is_mapped(address) {
-        errors.push(Error::invalid(path, text, "must not be an IPv4-mapped IPv6 address"));
-        return None;
-    }
-    Some(address)
-}
+pub(super) use rules::ip;
 
 /// Checks an address that must be written in the one way that is right.
 pub(super) fn canonical_ip(text: &str, path: &Path, errors: &mut ErrorList) -> Option<IpAddr> {
@@ -102,7 +69,7 @@ impl Cidr {
 /// Checks a range; what it is unless it is none.
 pub(super) fn cidr(text: &str, path: &Path, errors: &mut ErrorList) -> Option<Cidr> {
     let parsed = text.split_once('/').and_then(|(ip, length)| {
-        let address = lenient_ip(ip)?;
+        let address = rules::lenient_ip(ip)?;
         let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
         let length: u8 = length.parse().ok().filter(|_| digits)?;
         (length <= bits(address).1).then_some((ip, Cidr { address, length }))
@@ -114,7 +81,7 @@ pub(super) fn cidr(text: &str, path: &Path, errors: &mut ErrorList) -> Option<Ci
     let (value, width) = bits(range.address);
     let detail = if ip.parse::<IpAddr>().is_err() || text.len() != ip.len() + 1 + range.length.to_string().len() {
         "must not have leading 0s in IP or prefix length"
-    } else if is_mapped(range.address) {
+    } else if rules::is_mapped(range.address) {
         "must not have an IPv4-mapped IPv6 address"
     } else if value & Cidr::host_mask(range.length, width) != 0 {
         "must not have bits set beyond the prefix length"

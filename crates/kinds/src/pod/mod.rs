@@ -8,6 +8,7 @@ pub(crate) mod defaults;
 mod env;
 mod handlers;
 mod mounts;
+mod os;
 mod parts;
 mod placement;
 mod qos;

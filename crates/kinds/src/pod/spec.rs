@@ -1,6 +1,6 @@
 //! Checks of a pod spec as a whole.
 
-use super::{containers, placement, volumes};
+use super::{containers, os, placement, volumes};
 use crate::{amounts, meta, rules, tree};
 use machinery::{
     Value,
@@ -56,7 +56,7 @@ pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut Er
         amounts::of_container(name, &place, errors);
         amounts::amount(name, value, &place, errors);
     }
-    rules::supported(&spec["os"]["name"], &path.child("os"), &["linux", "windows"], errors);
+    os::check(spec, path, errors);
     file_keys(spec, path, &known, errors);
 }
 

@@ -298,3 +298,67 @@ fn a_create_costs_little() {
     println!("default, prepare and validate: {each:?}");
     assert!(each < Duration::from_millis(2), "{each:?}");
 }
+
+#[test]
+fn an_operating_system_forbids_what_it_has_not() {
+    let windows = json!({
+        "os": {"name": "windows"}, "hostPID": true, "hostIPC": false, "hostUsers": true, "shareProcessNamespace": false,
+        "resources": {"limits": {"cpu": "1"}},
+        "securityContext": {"runAsUser": 1, "fsGroup": 1, "supplementalGroups": [], "sysctls": [], "windowsOptions": {"runAsUserName": "u"}},
+        "containers": [{"name": "c", "image": "i", "securityContext": {"privileged": false, "runAsGroup": 1}}]
+    });
+    let forbidden = |field: &str| format!("spec.{field}: Forbidden: cannot be set for a windows pod");
+    let told = problems(windows);
+    for field in [
+        "securityContext.runAsUser",
+        "securityContext.fsGroup",
+        "hostUsers",
+        "hostPID",
+        "shareProcessNamespace",
+        "containers[0].securityContext.privileged",
+        "containers[0].securityContext.runAsGroup",
+    ] {
+        assert!(told.contains(&forbidden(field)), "{field}: {told:?}");
+    }
+    assert!(told.contains(&"spec.resources: Forbidden: may not be set for a windows pod".to_owned()), "{told:?}");
+    for field in ["hostIPC", "securityContext.sysctls", "securityContext.supplementalGroups", "securityContext.windowsOptions"] {
+        assert!(!told.contains(&forbidden(field)), "{field}: {told:?}");
+    }
+    let mut linux = container(json!({"securityContext": {"windowsOptions": {"runAsUserName": "u"}}}));
+    linux["os"] = json!({"name": "linux"});
+    assert_eq!(problems(linux.clone()), ["spec.containers[0].securityContext.windowsOptions: Forbidden: windows options cannot be set for a linux pod"]);
+    linux["os"] = json!({"name": "beos"});
+    assert_eq!(problems(linux), ["spec.os: Unsupported value: \"beos\": supported values: \"linux\", \"windows\""]);
+}
+
+#[test]
+fn claims_of_a_pod_as_a_whole_are_looked_up_too() {
+    let mut spec = container(json!({}));
+    spec["resources"] = json!({"claims": [{"name": "x"}]});
+    assert_eq!(
+        problems(spec),
+        [
+            "spec.resources.claims: Forbidden: claims may not be set for Resources at pod-level",
+            "spec.resources.claims[0]: Not found: \"x\": must be one of the names in pod.spec.resourceClaims which is empty"
+        ]
+    );
+}
+
+#[test]
+fn an_address_in_a_status_means_the_same_to_everybody() {
+    let old = created(container(json!({})));
+    let told = |ip: &str| {
+        let mut new = old.clone();
+        new["status"]["podIP"] = ip.into();
+        new["status"]["podIPs"] = json!([{"ip": ip}]);
+        Pods.validate_status(&new, &old).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told("10.0.0.1"), [""; 0]);
+    for (ip, why) in [
+        ("::ffff:127.0.0.1", "must not be an IPv4-mapped IPv6 address"),
+        ("010.0.0.1", "must not have leading 0s"),
+        ("10.0.0", "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+    ] {
+        assert_eq!(told(ip), [format!("status.podIPs[0]: Invalid value: {ip:?}: {why}")]);
+    }
+}

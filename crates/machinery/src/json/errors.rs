@@ -14,13 +14,54 @@ pub(super) fn cannot_be_handled(kind: Option<&Gvk>, message: &str) -> Status {
     }
 }
 
+/// The message with a number in it as the body spells it; the parser has only told its value.
+pub(super) fn as_spelled(message: String, number: Option<f64>, bytes: &[u8]) -> String {
+    let Some(number) = number else { return message };
+    let shown = format!("number {number:?}");
+    if !message.contains(&shown) {
+        return message;
+    }
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => at = after_string(bytes, at),
+            b'-' | b'0'..=b'9' => {
+                let length = bytes[at..].iter().take_while(|b| b.is_ascii_digit() || b"+-.eE".contains(b)).count();
+                let token = std::str::from_utf8(&bytes[at..at + length]).unwrap_or_default();
+                if token.parse::<i64>().is_err() && token.parse() == Ok(number) {
+                    return message.replacen(&shown, &format!("number {token}"), 1);
+                }
+                at += length;
+            }
+            _ => at += 1,
+        }
+    }
+    message
+}
+
+/// The place behind a string that begins at a place.
+fn after_string(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'\\' => at += 2,
+            b'"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    at
+}
+
 /// The body is not even JSON.
 pub(super) fn unrecognized(kind: Option<&Gvk>, message: &str, bytes: &[u8]) -> Status {
+    no_object(kind, &format!("couldn't get version/kind; json parse error: {message}"), bytes)
+}
+
+/// The body is no object at all.
+pub(super) fn no_object(kind: Option<&Gvk>, message: &str, bytes: &[u8]) -> Status {
     let kind = kind.map_or("", |k| k.kind.as_str());
     let summary = summary(bytes);
-    Status::bad_request(format!(
-        "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {message} ({summary})"
-    ))
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {message} ({summary})"))
 }
 
 fn summary(bytes: &[u8]) -> String {

@@ -30,7 +30,27 @@ pub(super) fn time(text: &str, micro: bool) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     let canonical = crate::unix::parse(text).and_then(|(s, n)| crate::unix::format(s, micro.then_some(n)));
-    canonical.ok_or_else(|| format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\""))
+    let layout = if micro { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
+    let unfit = |rest: &str, part: &str| format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {part:?}");
+    match (canonical, micro.then(|| fraction(text)).flatten()) {
+        (Some(_), Some((rest, part))) => Err(unfit(rest, part)),
+        (Some(canonical), None) => Ok(canonical),
+        (None, _) => Err(unfit(text, "2006")),
+    }
+}
+
+/// Where a time's fraction does not have the six digits that Go's layout of microseconds asks for: the rest of the text, and the
+/// part of the layout that it should have been.
+fn fraction(text: &str) -> Option<(&str, &'static str)> {
+    const SECONDS: usize = "2006-01-02T15:04:05".len();
+    const DIGITS: usize = 6;
+    let rest = text.get(SECONDS..)?;
+    let digits = rest.strip_prefix('.').map_or(0, |f| f.bytes().take_while(u8::is_ascii_digit).count());
+    match digits.cmp(&DIGITS) {
+        std::cmp::Ordering::Less => Some((rest, ".000000")),
+        std::cmp::Ordering::Equal => None,
+        std::cmp::Ordering::Greater => Some((rest.get(1 + DIGITS..)?, "Z07:00")),
+    }
 }
 
 fn is_canonical_time(text: &[u8], micro: bool) -> bool {

@@ -19,11 +19,13 @@ pub(super) struct Context {
     /// A duplicate was met.
     repeats: Cell<bool>,
     failure: Cell<Option<String>>,
+    /// The last number that is no 64-bit integer, for errors that show it as it is spelled.
+    float: Cell<Option<f64>>,
 }
 
 impl Context {
     pub(super) fn new(strict: bool, limit: usize) -> Self {
-        Self { strict, limit, problems: RefCell::new(Vec::new()), repeats: Cell::new(false), failure: Cell::new(None) }
+        Self { strict, limit, problems: RefCell::new(Vec::new()), repeats: Cell::new(false), failure: Cell::new(None), float: Cell::new(None) }
     }
 
     /// What was found already by other means.
@@ -37,6 +39,10 @@ impl Context {
 
     pub(super) fn take_problems(&self) -> Vec<String> {
         self.problems.take()
+    }
+
+    pub(super) fn last_float(&self) -> Option<f64> {
+        self.float.get()
     }
 
     pub(super) fn repeats(&self) -> bool {
@@ -213,6 +219,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_f64<E: Error>(self, n: f64) -> Result<Self::Value, E> {
+        self.cx.float.set(Some(n));
         match serde_json::Number::from_f64(n) {
             Some(number) => self.number(number, &format_args!("{n:?}")),
             None => Err(self.mismatch("number")),

@@ -130,3 +130,45 @@ fn samples_of_every_kind_decode_to_themselves() {
         assert_eq!(decoded.value, sample, "{gvk:?}");
     }
 }
+
+#[test]
+fn numbers_that_do_not_fit_are_told_as_they_are_spelled() {
+    let pod = kind("", "v1", "Pod");
+    for (number, place) in [
+        ("99999999999999999999", "activeDeadlineSeconds of type int64"),
+        ("1.0", "activeDeadlineSeconds of type int64"),
+        ("1e2", "priority of type int32"),
+        ("3000000000", "priority of type int32"),
+    ] {
+        let (field, _) = place.split_once(' ').unwrap();
+        let body = format!("{{\"metadata\":{{\"name\":\"1.0 1e2\"}},\"spec\":{{\"{field}\":{number}}}}}");
+        assert_eq!(
+            decode(body.as_bytes(), Some(pod), Validation::Strict).unwrap_err().message,
+            format!("Pod in version \"v1\" cannot be handled as a Pod: json: cannot unmarshal number {number} into Go struct field PodSpec.spec.{place}")
+        );
+    }
+}
+
+#[test]
+fn half_a_character_is_read_as_go_reads_it() {
+    let map = kind("", "v1", "ConfigMap");
+    let body = br#"{"data":{"a":"\ud800x","b":"\u0000\udc00","c":"\ud83d\ude00\ud83d\ud83d","d":"\\ud800"}}"#;
+    let value = decode(body, Some(map), Validation::Strict).unwrap().value;
+    assert_eq!(value["data"], serde_json::json!({"a": "\u{fffd}x", "b": "\0\u{fffd}", "c": "\u{1f600}\u{fffd}\u{fffd}", "d": "\\ud800"}));
+    assert!(decode(br#"{"data":{"a":"\uzzzz"}}"#, Some(map), Validation::Strict).is_err());
+}
+
+#[test]
+fn microseconds_have_six_digits() {
+    let lease = kind("coordination.k8s.io", "v1", "Lease");
+    let renewed = |time: &str| decode(format!("{{\"spec\":{{\"renewTime\":{time:?}}}}}").as_bytes(), Some(lease), Validation::Strict);
+    assert_eq!(renewed("2020-01-01T00:00:00.123456+01:00").unwrap().value["spec"]["renewTime"], "2019-12-31T23:00:00.123456Z");
+    for (time, why) in [
+        ("2020-01-01T00:00:00Z", "cannot parse \"Z\" as \".000000\""),
+        ("2020-01-01T00:00:00.12345Z", "cannot parse \".12345Z\" as \".000000\""),
+        ("2020-01-01T00:00:00.1234567Z", "cannot parse \"7Z\" as \"Z07:00\""),
+    ] {
+        let error = renewed(time).unwrap_err().message;
+        assert!(error.ends_with(&format!("parsing time {time:?} as \"2006-01-02T15:04:05.000000Z07:00\": {why}")), "{error}");
+    }
+}
