@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, Pod, PodSpec, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Taint};
+use machinery::placement;
 
 use crate::cri::PodUid;
 use crate::evict::pressure;
@@ -155,8 +156,9 @@ fn fits(pod: &Pod, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
     if others.iter().flat_map(|p| host_ports(p)).any(|o| clash(&o)) {
         return Some(Rejection::predicate("NodePorts", "node(s) didn't have free ports for the requested pod ports"));
     }
-    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
-    if place.taints.iter().filter(|t| t.effect == "NoExecute").any(|t| !tolerations.iter().any(|x| tolerates(x, t))) {
+    let tolerations = placement::Tolerations::new(&spec.tolerations);
+    let borne = |t: &Taint| tolerations.bear(placement::Taint { key: &t.key, value: t.value.as_deref().unwrap_or_default(), effect: &t.effect });
+    if place.taints.iter().any(|t| t.effect == placement::NO_EXECUTE && !borne(t)) {
         return by_node(Rejection::predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate"));
     }
     let sysctls = spec.security_context.as_ref().and_then(|s| s.sysctls.as_ref());
@@ -191,43 +193,10 @@ fn short_of(spec: &PodSpec, others: &[&Pod], place: &Place<'_>) -> Option<Reject
     None
 }
 
-fn tolerates(t: &Toleration, taint: &Taint) -> bool {
-    let text = |s: &Option<String>| s.clone().unwrap_or_default();
-    let exists = t.operator.as_deref() == Some("Exists");
-    (text(&t.effect).is_empty() || text(&t.effect) == taint.effect)
-        && (text(&t.key) == taint.key || (text(&t.key).is_empty() && exists))
-        && (exists || text(&t.value) == text(&taint.value))
-}
-
 /// Whether the node has what `nodeSelector` and the required node affinity ask for.
 fn selected(spec: &PodSpec, node: &str, labels: &BTreeMap<String, String>) -> bool {
-    if !spec.node_selector.iter().flatten().all(|(k, v)| labels.get(k) == Some(v)) {
-        return false;
-    }
     let required = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref());
-    let Some(required) = required else { return true };
-    required.node_selector_terms.iter().any(|t| {
-        let (labelled, fields) = (t.match_expressions.as_deref().unwrap_or_default(), t.match_fields.as_deref().unwrap_or_default());
-        // A term that asks for nothing selects nothing.
-        (!labelled.is_empty() || !fields.is_empty())
-            && labelled.iter().all(|r| holds(r, labels.get(&r.key).map(String::as_str)))
-            && fields.iter().all(|r| holds(r, (r.key == "metadata.name").then_some(node)))
-    })
-}
-
-fn holds(r: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = r.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|v| values.iter().any(|w| w == v));
-    let order = || value?.parse::<i64>().ok().zip(values.first()?.parse::<i64>().ok());
-    match r.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => order().is_some_and(|(a, b)| a > b),
-        "Lt" => order().is_some_and(|(a, b)| a < b),
-        _ => false,
-    }
+    placement::Required::new(spec.node_selector.as_ref(), required).allows(placement::Place::new(node, Some(labels)))
 }
 
 /// Address (empty: all), port and protocol.

@@ -188,6 +188,8 @@ pub struct FakeRuntime {
     calls: Mutex<Vec<String>>,
     changes: watch::Sender<u64>,
     events: broadcast::Sender<RuntimeEvent>,
+    /// Pulls never end.
+    pub stalled: std::sync::atomic::AtomicBool,
     /// Commands cannot be run at all.
     pub broken: std::sync::atomic::AtomicBool,
     /// The next look at the sandboxes panics.
@@ -208,6 +210,7 @@ impl FakeRuntime {
             calls: Mutex::default(),
             changes: watch::Sender::new(0),
             events: broadcast::Sender::new(64),
+            stalled: std::sync::atomic::AtomicBool::new(false),
             broken: std::sync::atomic::AtomicBool::new(false),
             trap: std::sync::atomic::AtomicBool::new(false),
             exec: Mutex::default(),
@@ -391,6 +394,10 @@ impl ContainerRuntime for FakeRuntime {
         Vec::new()
     }
     async fn pull(&self, reference: &str, _: Option<Credentials>) -> Result<Image, CriError> {
+        if self.stalled.load(Ordering::Relaxed) {
+            self.call(format!("pull {reference}"));
+            std::future::pending::<()>().await;
+        }
         Err(CriError::Other(format!("{reference}: not found")))
     }
     async fn remove_image(&self, _: &str) -> Result<(), CriError> {

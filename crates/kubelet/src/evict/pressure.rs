@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use machinery::placement;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -107,13 +108,8 @@ pub fn refuses(pod: &Pod, short: Short) -> Option<String> {
 }
 
 fn tolerates_memory_pressure(pod: &Pod) -> bool {
-    pod.spec.iter().flat_map(|s| s.tolerations.iter().flatten()).any(|t| {
-        let key = t.key.as_deref().unwrap_or_default();
-        let exists = t.operator.as_deref() == Some("Exists");
-        (key == "node.kubernetes.io/memory-pressure" || (key.is_empty() && exists))
-            && t.effect.as_deref().is_none_or(|e| e.is_empty() || e == "NoSchedule")
-            && (exists || t.value.as_deref().unwrap_or_default().is_empty())
-    })
+    let tolerations = placement::Tolerations::new(&pod.spec.as_ref().and_then(|s| s.tolerations.as_ref()));
+    tolerations.bear(placement::Taint { key: "node.kubernetes.io/memory-pressure", value: "", effect: placement::NO_SCHEDULE })
 }
 
 /// Whether a pod is one that the cluster cannot be without (upstream's `IsCriticalPod`).

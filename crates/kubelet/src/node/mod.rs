@@ -117,7 +117,7 @@ fn images(cx: &Context) -> Vec<ContainerImage> {
     all.into_iter()
         .take(MAX_IMAGES)
         .map(|i| ContainerImage {
-            names: Some(i.repo_digests.into_iter().chain(i.repo_tags).take(MAX_IMAGE_NAMES).collect()),
+            names: Some(i.repo_digests.into_iter().chain(i.repo_tags).take(MAX_IMAGE_NAMES).collect()).filter(|n: &Vec<_>| !n.is_empty()),
             size_bytes: i64::try_from(i.size_bytes).ok(),
         })
         .collect()
@@ -182,7 +182,8 @@ pub fn status(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> NodeSt
         capacity: Some(capacity),
         conditions: Some(conditions(cx, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(c.listen.port()) }) }),
-        images: Some(images(cx)),
+        // What is empty is not there when it is read back.
+        images: Some(images(cx)).filter(|i| !i.is_empty()),
         node_info: Some(system_info(cx)),
         ..NodeStatus::default()
     }

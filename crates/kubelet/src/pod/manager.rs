@@ -58,6 +58,10 @@ impl Pods {
         self.inner.lock().values().cloned().collect()
     }
 
+    pub(super) fn insert(&self, handle: &Arc<Handle>) {
+        self.inner.lock().insert(handle.uid.clone(), Arc::clone(handle));
+    }
+
     /// The pods that count for the node's resources, but for one: those that the API has and that have not ended.
     #[must_use]
     pub fn others(&self, than: &PodUid) -> Vec<Arc<Pod>> {
@@ -121,11 +125,11 @@ impl Manager {
         // What runs already was admitted by a former process.
         let runs = !self.cx.runtime.pod_sandboxes(&uid).is_empty();
         if runs || pod.metadata.deletion_timestamp.is_some() {
-            return self.begin(uid, held.pod, None);
+            return self.begin(held.pod, None);
         }
         let verdict = admission::check(&self.cx, pod, &self.pods.others(&uid));
         match verdict {
-            Verdict::Admitted => self.begin(uid, held.pod, None),
+            Verdict::Admitted => self.begin(held.pod, None),
             Verdict::Refused(r) if r.by_node && !held.looked => {
                 // The scheduler may have seen a node that this kubelet has not: it looks before it refuses.
                 let cx = Arc::clone(&self.cx);
@@ -142,7 +146,7 @@ impl Manager {
                 self.make_room(&uid, victims);
                 self.held.insert(uid, Held { made_room: true, ..held });
             }
-            Verdict::Refused(r) | Verdict::MakeRoom { otherwise: r, .. } => self.begin(uid, held.pod, Some(r)),
+            Verdict::Refused(r) | Verdict::MakeRoom { otherwise: r, .. } => self.begin(held.pod, Some(r)),
         }
     }
 
@@ -170,9 +174,9 @@ impl Manager {
         });
     }
 
-    fn begin(&mut self, uid: PodUid, pod: Arc<Pod>, rejected: Option<Rejection>) {
+    fn begin(&mut self, pod: Arc<Pod>, rejected: Option<Rejection>) {
         let handle = Arc::new(Handle::new(pod));
-        self.pods.inner.lock().insert(uid, Arc::clone(&handle));
+        self.pods.insert(&handle);
         self.run(Work { handle, rejected, panics: 0 });
     }
 

@@ -13,10 +13,13 @@ mod refusals;
 pub mod resize;
 pub mod setup;
 pub mod status;
-#[cfg(test)]
-mod tests;
 mod work;
 pub mod worker;
+
+#[cfg(test)]
+mod lives;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

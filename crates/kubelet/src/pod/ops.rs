@@ -71,7 +71,10 @@ pub async fn start(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
         got = cx.images.ensure(&cx, &s.pod, &s.spec, &path) => got?,
         () = s.cancel.cancelled() => return Err(StartError::new("ContainerCreating", "")),
     };
-    let made = config(&cx, &s, &image).await;
+    let made = tokio::select! {
+        made = config(&cx, &s, &image) => made,
+        () = s.cancel.cancelled() => return Err(StartError::new("ContainerCreating", "")),
+    };
     let spec = made.map_err(|message| {
         s.event(&cx, Severity::Warning, "Failed", &format!("Error: {message}"));
         StartError::new("CreateContainerConfigError", message)

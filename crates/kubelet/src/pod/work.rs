@@ -396,10 +396,15 @@ impl Worker {
         }
         self.refresh_due = false;
         let (cx, pod, tokens, ips) = (Arc::clone(&self.cx), Arc::clone(pod), Arc::clone(&self.tokens), self.ips.clone());
+        let cancel = self.cancel.clone();
         self.duties.begin(Duty::Refresh, at, async move {
             let layout = Layout::new(&cx.config.root_dir, util::uid(&pod));
             let source = Source { api: &cx.api, watches: &cx.watches, looks: &cx.looks, tokens: &tokens, facts: cx.facts(&pod, &ips) };
-            Outcome::Refreshed(volumes::refresh(&source, &layout).await)
+            tokio::select! {
+                errors = volumes::refresh(&source, &layout) => Outcome::Refreshed(errors),
+                // A pod that goes waits for nobody's answer.
+                () = cancel.cancelled() => Outcome::Refreshed(Vec::new()),
+            }
         });
         None
     }

@@ -435,7 +435,7 @@ impl Worker {
             *self.handle.status.lock() = new.clone();
             return self.writer.publish(new);
         }
-        if self.settled && containers.is_empty() {
+        if self.settled && containers.iter().all(|c| c.sandbox.0.is_empty()) {
             // The API's status stands for an ended pod whose containers are forgotten.
             return;
         }

@@ -249,6 +249,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whatever_a_hook_is_answered_is_an_answer() {
+        let port = serve(vec!["HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n"]).await;
+        assert_eq!(get(&request(port)).await.unwrap().status, 404);
+        // TLS is asked for and plain HTTP is spoken: the hook asks again without.
+        let port = serve(vec!["HTTP/1.1 400 No\r\ncontent-length: 0\r\n\r\n"]).await;
+        let e = get(&Request { tls: true, ..request(port) }).await.unwrap_err();
+        assert!(e.contains(NOT_TLS), "{e}");
+    }
+
+    #[tokio::test]
     async fn a_relative_redirect_is_followed_and_a_path_is_escaped() {
         let port = serve(vec!["HTTP/1.1 302 Found\r\nlocation: ok\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"]).await;
         let e = probe(&Request { path: encoded("/a b/c"), ..request(port) }, Duration::from_secs(5)).await.unwrap_err();

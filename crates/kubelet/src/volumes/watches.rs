@@ -140,3 +140,27 @@ async fn follow(all: Watches, kind: RefKind, namespace: String, name: String, mu
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeApi;
+    use tokio::sync::mpsc;
+
+    #[tokio::test]
+    async fn who_comes_to_a_watch_that_another_began_looks_once_more() {
+        let (told, mut stale) = mpsc::unbounded_channel();
+        let watches = Watches::new(Arc::new(FakeApi::default()), Arc::new(move |uid: &PodUid| drop(told.send(uid.clone()))));
+        let (first, second) = (PodUid("u1".into()), PodUid("u2".into()));
+        let watch = |pod: &PodUid| watches.watch(pod.clone(), RefKind::Secret, "n", "s", "7");
+        assert!(!watches.join(&first, RefKind::Secret, "n", "s"));
+        watch(&first);
+        assert!(stale.try_recv().is_err(), "who begins it has read what it begins from");
+        // The second read the object before the first began to watch it from a later revision.
+        watch(&second);
+        assert_eq!(stale.try_recv().unwrap(), second);
+        watch(&second);
+        assert!(watches.join(&second, RefKind::Secret, "n", "s"));
+        assert!(stale.try_recv().is_err(), "it is told once");
+    }
+}
