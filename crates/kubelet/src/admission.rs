@@ -86,7 +86,7 @@ pub fn check(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Verdict {
     if let Some(message) = pressure::refuses(pod, cx.pressure.told()) {
         return Verdict::Refused(Rejection::new("Evicted", message));
     }
-    if let Some(message) = unconfinable(pod) {
+    if let Some(message) = unconfinable(pod).filter(|_| !crate::cri::apparmor_enabled()) {
         return Verdict::Refused(Rejection::new("AppArmor", message));
     }
     let node = cx.node.read().clone();

@@ -16,6 +16,7 @@ use tokio::sync::{broadcast, mpsc};
 
 // Values that mean the same to every runtime are those of the built-in one. What names things or bounds them is the kubelet's
 // own, below: each runtime chooses its identifiers, and the kubelet's numbers are the API's.
+pub use ::runtime::{APPARMOR_RUNTIME_DEFAULT, apparmor_enabled};
 pub use ::runtime::{ContainerState as State, Credentials, ExecResult, Mount, Propagation, Seccomp};
 
 /// Labels on sandboxes and containers, by which pods are found again after a restart. The names are those of CRI.
@@ -107,6 +108,8 @@ pub struct SandboxSpec {
     pub host_ipc: bool,
     /// One PID namespace for all containers of the pod.
     pub share_pid: bool,
+    /// Users of its own (`hostUsers: false`).
+    pub user_namespace: bool,
     /// Kernel parameters of the namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// Labels, see [`label`].
@@ -172,6 +175,8 @@ pub struct SecuritySpec {
     pub no_new_privileges: bool,
     /// Seccomp filter.
     pub seccomp: Seccomp,
+    /// The AppArmor profile: the runtime's default, or one by name; none: unconfined.
+    pub apparmor: Option<String>,
     /// `/proc` unmasked (`procMount: Unmasked`).
     pub unmasked_proc: bool,
 }
@@ -330,6 +335,10 @@ pub struct RuntimeEvent {
 pub trait ContainerRuntime: Send + Sync {
     /// Name and version, as shown in the node's status: `name://version`.
     fn version(&self) -> String;
+    /// Whether pods can have users of their own here; the error says why not. May look at the kernel's files.
+    fn user_namespaces(&self) -> Result<(), CriError> {
+        Err(CriError::Other("the runtime has no user namespaces".into()))
+    }
     /// All sandboxes of this node.
     fn sandboxes(&self) -> Vec<Sandbox>;
     /// All containers of this node, also ended ones.

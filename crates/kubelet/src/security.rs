@@ -3,9 +3,9 @@
 //! A number that is checked here is the number that is used: an image's numeric user is resolved once, and handed to the
 //! runtime as a number (upstream's `determineEffectiveSecurityContext`), so that no file of the image can say otherwise.
 
-use k8s_openapi::api::core::v1::{Container as Spec, Pod, SeccompProfile};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Container as Spec, Pod, SeccompProfile};
 
-use crate::cri::{Image, Seccomp, SecuritySpec};
+use crate::cri::{APPARMOR_RUNTIME_DEFAULT, Image, Seccomp, SecuritySpec};
 use crate::util;
 
 /// Root of local seccomp profiles on the node (upstream's default).
@@ -54,8 +54,20 @@ pub fn for_container(pod: &Pod, c: &Spec, image: &Image) -> Result<SecuritySpec,
         readonly_rootfs: own.and_then(|s| s.read_only_root_filesystem).unwrap_or(false),
         no_new_privileges: !allow,
         seccomp: if privileged { Seccomp::Unconfined } else { seccomp(profile)? },
+        apparmor: if privileged { None } else { apparmor(own.and_then(|s| s.app_armor_profile.as_ref()).or(level.and_then(|s| s.app_armor_profile.as_ref()))) },
         unmasked_proc: own.and_then(|s| s.proc_mount.as_deref()) == Some("Unmasked") && own_users,
     })
+}
+
+/// The AppArmor profile of a container that is not privileged. What names one where the kernel has none was refused by
+/// admission; where none is named none is set, since the runtime loads no profile of its own.
+fn apparmor(profile: Option<&AppArmorProfile>) -> Option<String> {
+    match profile.map(|p| (p.type_.as_str(), p.localhost_profile.as_deref())) {
+        Some(("Unconfined", _)) => None,
+        Some(("Localhost", Some(name))) => Some(name.to_owned()),
+        Some(("RuntimeDefault", _)) => Some(APPARMOR_RUNTIME_DEFAULT.to_owned()),
+        _ => None,
+    }
 }
 
 fn seccomp(profile: Option<&SeccompProfile>) -> Result<Seccomp, String> {
@@ -113,6 +125,21 @@ mod tests {
             assert!(for_container(&pod, c, &image(bad)).unwrap_err().starts_with("uids and gids must be in range"), "{bad}");
         }
         assert!(for_container(&pod, c, &image("0")).unwrap_err().contains("image will run as root"));
+    }
+
+    #[test]
+    fn profiles_are_the_containers_own_or_the_pods() {
+        let of = |own: serde_json::Value, level: serde_json::Value| {
+            let pod: Pod = serde_json::from_value(json!({"spec": {"securityContext": level, "containers": [{"name": "c", "securityContext": own}]}})).unwrap();
+            for_container(&pod, &pod.spec.as_ref().unwrap().containers[0], &Image::default()).unwrap().apparmor
+        };
+        let local = json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "mine"}});
+        let default = json!({"appArmorProfile": {"type": "RuntimeDefault"}});
+        let free = json!({"appArmorProfile": {"type": "Unconfined"}});
+        assert_eq!(of(local.clone(), default.clone()).as_deref(), Some("mine"));
+        assert_eq!(of(json!({}), default.clone()).as_deref(), Some(APPARMOR_RUNTIME_DEFAULT));
+        assert_eq!(of(free, default.clone()), None);
+        assert_eq!(of(json!({"privileged": true, "appArmorProfile": local["appArmorProfile"]}), default), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::Context;
+use crate::util;
 
 /// The handlers of RuntimeClasses that mean this runtime: none, its own name, and that of the runtime that it stands in for.
 const HANDLERS: [&str; 3] = ["", "knarr", "runc"];
@@ -33,15 +34,18 @@ pub async fn check(cx: &Context, pod: &Pod) -> Result<(), Refusal> {
         Some(name) => cx.api.runtime_handler(name).await.map_err(no_sandbox)?,
         None => String::new(),
     };
-    fits(pod, &handler, std::path::Path::new(SELINUX).exists())
+    let runtime = std::sync::Arc::clone(&cx.runtime);
+    let own_users = spec.host_users == Some(false);
+    let (users, selinux) = util::blocking(move || (!own_users || runtime.user_namespaces().is_ok(), std::path::Path::new(SELINUX).exists())).await;
+    fits(pod, &handler, users, selinux)
 }
 
-fn fits(pod: &Pod, handler: &str, selinux: bool) -> Result<(), Refusal> {
+fn fits(pod: &Pod, handler: &str, users: bool, selinux: bool) -> Result<(), Refusal> {
     let Some(spec) = &pod.spec else { return Ok(()) };
     if !HANDLERS.contains(&handler) {
         return Err(no_sandbox(format!("failed to get sandbox runtime: no runtime for {handler:?} is configured")));
     }
-    if spec.host_users == Some(false) {
+    if spec.host_users == Some(false) && !users {
         return Err(no_sandbox(format!("RuntimeClass handler {handler:?} does not support user namespaces")));
     }
     if let Some(claim) = spec.resource_claims.iter().flatten().next() {
@@ -70,7 +74,7 @@ mod tests {
     fn what_cannot_be_given_is_refused_in_the_originals_words() {
         let verdict = |spec: Value, handler: &str, selinux: bool| {
             let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
-            fits(&pod, handler, selinux).map_err(|r| format!("{}: {}", r.reason, r.message))
+            fits(&pod, handler, false, selinux).map_err(|r| format!("{}: {}", r.reason, r.message))
         };
         let plain = || json!({"containers": [{"name": "c"}]});
         assert_eq!(verdict(plain(), "", true), Ok(()));

@@ -227,6 +227,7 @@ async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, l
         host_pid: spec.host_pid.unwrap_or(false),
         host_ipc: spec.host_ipc.unwrap_or(false),
         share_pid: spec.share_process_namespace.unwrap_or(false),
+        user_namespace: spec.host_users == Some(false),
         sysctls,
         labels,
         annotations: BTreeMap::new(),

@@ -226,7 +226,7 @@ fn config(id: String, c: ContainerSpec) -> Result<rt::ContainerConfig, CriError>
         annotations: c.annotations,
         stop_signal: c.stop_signal,
         pid_target: c.target.map(|t| t.0),
-        apparmor: None,
+        apparmor: s.apparmor,
     })
 }
 
@@ -299,6 +299,10 @@ impl ContainerRuntime for RealRuntime {
         rt::Runtime::version()
     }
 
+    fn user_namespaces(&self) -> Result<(), CriError> {
+        self.inner.user_namespaces().map_err(error)
+    }
+
     fn sandboxes(&self) -> Vec<Sandbox> {
         self.index.lock().sandboxes.values().cloned().collect()
     }
@@ -350,7 +354,7 @@ impl ContainerRuntime for RealRuntime {
             annotations: spec.annotations,
             log_dir: spec.log_dir,
             shm_bytes: 0,
-            user_namespace: false,
+            user_namespace: spec.user_namespace,
         };
         // Known before it is up: its end, should it come at once, is news of a pod that has a name.
         self.index.lock().add_sandbox(Sandbox { ready: false, ..made.clone() });
