@@ -24,7 +24,7 @@ pub enum Command {
     #[command(subcommand)]
     Image(Image),
     /// Run the scheduler alone, against any API server
-    Scheduler(Part),
+    Scheduler(Scheduler),
     /// Run the controllers alone, against any API server
     Controllers(Controllers),
     /// Run the kubelet alone, against any API server
@@ -131,10 +131,28 @@ pub struct Part {
     pub kubeconfig: PathBuf,
 }
 
+/// Whether a part that runs alone shares its work with others of its kind.
+#[derive(Debug, Clone, Args)]
+pub struct Leader {
+    /// Work only while no other of its kind does
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub leader_elect: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Scheduler {
+    #[command(flatten)]
+    pub part: Part,
+    #[command(flatten)]
+    pub leader: Leader,
+}
+
 #[derive(Debug, Args)]
 pub struct Controllers {
     #[command(flatten)]
     pub part: Part,
+    #[command(flatten)]
+    pub leader: Leader,
     /// The controllers to run: `*` for all, `NAME`, `-NAME`
     #[arg(long, value_delimiter = ',', default_value = "*")]
     pub controllers: Vec<String>,

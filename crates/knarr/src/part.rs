@@ -2,7 +2,7 @@
 
 use crate::{
     accounts::Accounts,
-    cli::{Controllers, Dns, Kubelet, Part, Proxy},
+    cli::{Controllers, Dns, Kubelet, Leader, Part, Proxy, Scheduler},
     cluster::Cluster,
     image, preflight,
     progress::Steps,
@@ -10,8 +10,14 @@ use crate::{
     signals, up,
 };
 use anyhow::Context as _;
+use client::lease::{self, LeaderElector, Term};
 use client::{Client, Endpoint, HttpTransport, Informers, Reports};
-use std::{future::Future, net::IpAddr, path::Path};
+use std::{
+    future::Future,
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    path::Path,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -43,16 +49,37 @@ async fn until_signal<E: Into<anyhow::Error>>(name: &str, stop: CancellationToke
     part.await.map_err(Into::into)
 }
 
+/// Runs a part only while it leads, so that several may stand by: the original's names of the leases, so that it may be one of
+/// them.
+async fn elected<E, F>(leader: &Leader, lease: &str, client: &Client, stop: CancellationToken, part: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+where
+    E: Into<anyhow::Error>,
+    F: Future<Output = Result<(), E>>,
+{
+    if !leader.leader_elect {
+        return part(stop).await.map_err(Into::into);
+    }
+    // Unique among those who compete, also after a restart under the same process number; it need not be secret.
+    let identity = format!("{}_{:016x}", up::host_name(), RandomState::new().hash_one(std::process::id()));
+    let elector = LeaderElector::new(client.clone(), lease::Config::new("kube-system", lease, &identity));
+    match elector.run(stop, part).await {
+        Term::Ended(result) => result.map_err(Into::into),
+        Term::Lost(result) => result.map_err(Into::into).and_then(|()| Err(anyhow::anyhow!("leaderelection lost"))),
+        Term::NeverLed => Ok(()),
+    }
+}
+
 /// The scheduler alone.
-pub async fn scheduler(part: &Part) -> anyhow::Result<()> {
-    let Ready { client, informers, stop, .. } = connect(part)?;
+pub async fn scheduler(command: &Scheduler) -> anyhow::Result<()> {
+    let Ready { client, informers, stop, .. } = connect(&command.part)?;
     let client = client.user_agent("kube-scheduler");
-    until_signal("scheduler", stop.clone(), scheduler::run(scheduler::Config::default(), client, informers, stop)).await
+    let run = |term| scheduler::run(scheduler::Config::default(), client.clone(), informers, term);
+    until_signal("scheduler", stop.clone(), elected(&command.leader, "kube-scheduler", &client, stop, run)).await
 }
 
 /// The controllers alone. The kubeconfig's identity reads; each controller writes as its service account.
 pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
-    let Ready { informers, reports, stop, .. } = connect(&command.part)?;
+    let Ready { client, informers, reports, stop } = connect(&command.part)?;
     let accounts = Accounts::new(&command.part.kubeconfig, reports)?;
     let root_ca = match &command.root_ca_file {
         Some(file) => std::fs::read_to_string(file).with_context(|| file.display().to_string())?,
@@ -64,7 +91,8 @@ pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
     let config =
         controllers::Config { enabled: command.controllers.clone(), cluster_cidr: command.cluster_cidr.clone(), root_ca, ..controllers::Config::default() };
     let client_for = move |name: &str| accounts.client(name);
-    until_signal("controllers", stop.clone(), controllers::run(config, client_for, informers, stop)).await
+    let run = |term| controllers::run(config, client_for, informers, term);
+    until_signal("controllers", stop.clone(), Box::pin(elected(&command.leader, "kube-controller-manager", &client, stop, run))).await
 }
 
 /// A certificate as a PEM block (RFC 7468: lines of 64 characters).
