@@ -6,11 +6,13 @@
 
 mod cluster;
 mod files;
+mod renewable;
 #[cfg(test)]
 mod tests;
 
 pub use cluster::{ClusterNames, ClusterPki, NodePki, SIGNING_LIFE};
 pub(crate) use files::{Durability, read_or_make, write_secret};
+pub use renewable::Renewable;
 
 use crate::Error;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -18,7 +20,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
-use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, client::WantsClientCert, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use std::{
     collections::BTreeSet,
@@ -259,19 +261,30 @@ impl Ca {
         server_config(&self.cert, own)
     }
 
+    /// The TLS settings of a client that trusts this authority and shows a certificate that may be replaced.
+    ///
+    /// # Errors
+    /// The authority is not usable.
+    pub fn client_config_of(&self, own: Arc<Renewable>) -> Result<ClientConfig, Error> {
+        Ok(self.client_builder()?.with_client_cert_resolver(own))
+    }
+
+    fn client_builder(&self) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.cert.clone())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        Ok(ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_root_certificates(roots))
+    }
+
     /// The TLS settings of a client that trusts this authority and shows a certificate if it has one.
     ///
     /// # Errors
     /// The credential is not usable.
     pub fn client_config(&self, own: Option<&Credential>) -> Result<ClientConfig, Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.cert.clone())?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_root_certificates(roots);
-        Ok(match own {
-            Some(own) => builder.with_client_auth_cert(vec![own.cert()?], own.key()?)?,
-            None => builder.with_no_client_auth(),
-        })
+        match own {
+            Some(own) => self.client_config_of(Renewable::new(own)?),
+            None => Ok(self.client_builder()?.with_no_client_auth()),
+        }
     }
 }
 
@@ -280,6 +293,11 @@ impl Ca {
 /// # Errors
 /// The certificate or the credential is not usable.
 pub fn server_config(authority: &CertificateDer<'_>, own: &Credential) -> Result<Arc<ServerConfig>, Error> {
+    server_config_of(authority, Renewable::new(own)?)
+}
+
+/// The same with a certificate that may be replaced.
+fn server_config_of(authority: &CertificateDer<'_>, own: Arc<Renewable>) -> Result<Arc<ServerConfig>, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone().into_owned())?;
@@ -287,10 +305,8 @@ pub fn server_config(authority: &CertificateDer<'_>, own: &Credential) -> Result
         .allow_unauthenticated()
         .build()
         .map_err(|e| Error::Key(e.to_string()))?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![own.cert()?], own.key()?)?;
+    let mut config =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_client_cert_verifier(verifier).with_cert_resolver(own);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -3,7 +3,7 @@
 //! Loading costs reading the files; what is absent, says something else than it should, or ends soon is made anew. Only the
 //! authorities must survive a crash right after they were made: everything else can be issued again, so it is not synced.
 
-use super::{Ca, Credential, DAY, Subject, Usage, files, kubeconfig};
+use super::{Ca, Credential, DAY, Renewable, Subject, Usage, files, kubeconfig};
 use crate::{Error, Trust};
 use rustls::{ClientConfig, ServerConfig};
 use std::{
@@ -67,6 +67,9 @@ pub struct ClusterPki {
     pub controller_manager: Credential,
     /// `kube-proxy`.
     pub proxy: Credential,
+    /// What the API server shows to its clients now, and to kubelets.
+    shown: Arc<Renewable>,
+    shown_to_kubelets: Arc<Renewable>,
     directory: PathBuf,
 }
 
@@ -77,6 +80,14 @@ pub struct NodePki {
     pub client: Credential,
     /// `kubelet-NAME`: the kubelet's own API.
     pub serving: Credential,
+    shown: Arc<Renewable>,
+}
+
+impl NodePki {
+    /// As [`ClusterPki::ends_soon`].
+    pub fn ends_soon(&self, now: SystemTime) -> bool {
+        [&self.client, &self.serving].into_iter().any(|credential| super::ends_soon(credential, now))
+    }
 }
 
 impl ClusterPki {
@@ -93,9 +104,13 @@ impl ClusterPki {
         });
         let (ca, front_proxy_ca) = (ca?, front_proxy_ca?);
         let client = |file, user, groups: &[&str]| ca.client_cert(file, user, groups);
+        let apiserver = ca.server_cert("apiserver", "kube-apiserver", &names.dns(), &names.addresses())?;
+        let kubelet_client = client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?;
         Ok(ClusterPki {
-            apiserver: ca.server_cert("apiserver", "kube-apiserver", &names.dns(), &names.addresses())?,
-            kubelet_client: client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?,
+            shown: Renewable::new(&apiserver)?,
+            shown_to_kubelets: Renewable::new(&kubelet_client)?,
+            apiserver,
+            kubelet_client,
             front_proxy_client: front_proxy_ca.client_cert("front-proxy-client", "front-proxy-client", &[])?,
             admin: client("admin", "kubernetes-admin", &["system:masters"])?,
             scheduler: client("scheduler", "system:kube-scheduler", &[])?,
@@ -112,6 +127,31 @@ impl ClusterPki {
         &self.directory
     }
 
+    /// Makes anew what ends soon, and shows it in the place of the former: servers and clients that were made from this need
+    /// not be told.
+    ///
+    /// # Errors
+    /// As [`ClusterPki::load_or_create`]; nothing has changed then.
+    pub fn renew(&mut self, names: &ClusterNames) -> Result<(), Error> {
+        let (shown, shown_to_kubelets) = (Arc::clone(&self.shown), Arc::clone(&self.shown_to_kubelets));
+        let new = ClusterPki::load_or_create(&self.directory, names)?;
+        shown.replace(&new.apiserver)?;
+        shown_to_kubelets.replace(&new.kubelet_client)?;
+        *self = ClusterPki { shown, shown_to_kubelets, ..new };
+        Ok(())
+    }
+
+    /// The same for a node's.
+    ///
+    /// # Errors
+    /// As [`ClusterPki::load_or_create`].
+    pub fn renew_node(&self, node: &mut NodePki, name: &str, ips: &[IpAddr]) -> Result<(), Error> {
+        let new = self.node(name, ips)?;
+        node.shown.replace(&new.serving)?;
+        *node = NodePki { shown: Arc::clone(&node.shown), ..new };
+        Ok(())
+    }
+
     /// The certificates of a node of this cluster.
     ///
     /// # Errors
@@ -125,7 +165,8 @@ impl ClusterPki {
             ips: ips.to_vec(),
             usage: Usage::Server,
         };
-        Ok(NodePki { client, serving: self.ca.load_or_issue(&format!("kubelet-{name}"), &serving)? })
+        let serving = self.ca.load_or_issue(&format!("kubelet-{name}"), &serving)?;
+        Ok(NodePki { client, shown: Renewable::new(&serving)?, serving })
     }
 
     /// The TLS settings that the API server serves with.
@@ -133,7 +174,7 @@ impl ClusterPki {
     /// # Errors
     /// The certificate is not usable.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
-        self.ca.server_config(&self.apiserver)
+        super::server_config_of(self.ca.cert(), Arc::clone(&self.shown))
     }
 
     /// The TLS settings that a node's kubelet serves its own API with.
@@ -141,7 +182,7 @@ impl ClusterPki {
     /// # Errors
     /// The certificate is not usable.
     pub fn kubelet_server_config(&self, node: &NodePki) -> Result<Arc<ServerConfig>, Error> {
-        self.ca.server_config(&node.serving)
+        super::server_config_of(self.ca.cert(), Arc::clone(&node.shown))
     }
 
     /// What the API server shows and trusts.
@@ -149,11 +190,11 @@ impl ClusterPki {
     /// # Errors
     /// A certificate is not usable.
     pub fn trust(&self) -> Result<Trust, Error> {
-        let client = |ca: &Ca, own| -> Result<Arc<ClientConfig>, Error> { Ok(Arc::new(ca.client_config(Some(own))?)) };
+        let to_kubelets: ClientConfig = self.ca.client_config_of(Arc::clone(&self.shown_to_kubelets))?;
         Ok(Trust {
             client_ca_pem: self.ca.cert_pem().to_owned(),
             front_proxy_ca_pem: self.front_proxy_ca.cert_pem().to_owned(),
-            kubelet_client: Some(client(&self.ca, &self.kubelet_client)?),
+            kubelet_client: Some(Arc::new(to_kubelets)),
             front_proxy_client: Some(self.front_proxy_client.clone()),
         })
     }

@@ -134,3 +134,59 @@ fn a_request_names_who_it_is_for() {
     assert_eq!(request_subject(pem.as_bytes()).expect("a subject"), ("eve".to_owned(), vec!["system:masters".to_owned()]));
     assert!(request_subject(b"nonsense").is_err());
 }
+
+/// Everything that one side has to say, told to the other.
+fn tell(from: &mut rustls::Connection, to: &mut rustls::Connection) {
+    let mut said = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut said).expect("memory");
+    }
+    let mut rest = said.as_slice();
+    while !rest.is_empty() {
+        to.read_tls(&mut rest).expect("memory");
+        to.process_new_packets().expect("TLS");
+    }
+}
+
+/// What each side of a handshake sees of the other.
+fn seen(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> (CertificateDer<'static>, CertificateDer<'static>) {
+    let name = "localhost".try_into().expect("a name");
+    let mut client: rustls::Connection = rustls::ClientConnection::new(client.clone(), name).expect("a client").into();
+    let mut server: rustls::Connection = rustls::ServerConnection::new(server.clone()).expect("a server").into();
+    while client.is_handshaking() || server.is_handshaking() {
+        tell(&mut client, &mut server);
+        tell(&mut server, &mut client);
+    }
+    let first = |c: &rustls::Connection| c.peer_certificates().expect("a certificate")[0].clone().into_owned();
+    (first(&client), first(&server))
+}
+
+#[test]
+fn a_running_server_and_its_clients_show_the_new_certificate() {
+    let path = directory("renewable");
+    let mut pki = ClusterPki::load_or_create(&path, &cluster_names()).expect("a cluster's keys");
+    let server = pki.server_config().expect("TLS");
+    // A resumed session would show the certificate that it began with.
+    let mut client = (*pki.trust().expect("trust").kubelet_client.expect("a client")).clone();
+    client.resumption = rustls::client::Resumption::disabled();
+    let client = Arc::new(client);
+    let mut node = pki.node("localhost", &[]).expect("a node's");
+    let kubelet = pki.kubelet_server_config(&node).expect("TLS");
+    let before = (pki.apiserver.cert().expect("one"), pki.kubelet_client.cert().expect("one"), node.serving.cert().expect("one"));
+    assert_eq!(seen(&server, &client), (before.0.clone(), before.1.clone()));
+    assert_eq!(seen(&kubelet, &client).0, before.2);
+    pki.renew(&cluster_names()).expect("nothing to do");
+    assert_eq!(seen(&server, &client).0, before.0, "what has time left stays");
+    // As near its end: what cannot be used is made anew likewise.
+    for file in ["apiserver.crt", "apiserver-kubelet-client.crt", "kubelet-localhost.crt"] {
+        std::fs::write(path.join(file), "").expect("written");
+    }
+    pki.renew(&cluster_names()).expect("renewed");
+    pki.renew_node(&mut node, "localhost", &[]).expect("renewed");
+    let (shown, known) = seen(&server, &client);
+    assert!(shown != before.0 && shown == pki.apiserver.cert().expect("one"));
+    assert!(known != before.1 && known == pki.kubelet_client.cert().expect("one"));
+    let shown = seen(&kubelet, &client).0;
+    assert!(shown != before.2 && shown == node.serving.cert().expect("one"));
+    std::fs::remove_dir_all(path).expect("clean");
+}
