@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use k8s_openapi::Resource;
 use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +62,8 @@ type Source = (TypeId, String, ListParams);
 struct Inner {
     client: Client,
     token: CancellationToken,
+    /// Where the reflectors run: the runtime that these were made in, whoever asks for an informer.
+    room: Option<Handle>,
     known: Mutex<HashMap<Source, Arc<dyn Any + Send + Sync>>>,
 }
 
@@ -68,7 +71,7 @@ impl Informers {
     /// Informers that read through this client until the token is cancelled.
     #[must_use]
     pub fn new(client: Client, token: CancellationToken) -> Self {
-        Self { inner: Arc::new(Inner { client, token, known: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { client, token, room: Handle::try_current().ok(), known: Mutex::default() }) }
     }
 
     /// The client that they read through.
@@ -119,10 +122,14 @@ impl Informers {
         let shared = Arc::new(Shared { cache: RwLock::new(Cache::default()), synced: watch::Sender::new(false), token: token.clone() });
         known.insert(key, shared.clone());
         let reflector = reflector::Reflector::new(self.inner.client.at::<K>(path), params, shared.clone());
-        tokio::spawn(async move {
+        let reflect = async move {
             let work = Box::pin(reflector.run());
             tokio::select! { () = token.cancelled() => {}, () = work => {} }
-        });
+        };
+        match &self.inner.room {
+            Some(room) => drop(room.spawn(reflect)),
+            None => drop(tokio::spawn(reflect)),
+        }
         Informer { shared }
     }
 }
