@@ -21,6 +21,8 @@ const V1_ALWAYS: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "devices"];
 const V1_ALL: [&str; 10] = ["cpu", "cpuacct", "memory", "pids", "devices", "cpuset", "hugetlb", "freezer", "blkio", "systemd"];
 /// A killed cgroup empties within this; after it the directory stays for the next purge.
 const EMPTY_MAX: Duration = Duration::from_secs(5);
+/// Between two looks at what is being cleared away.
+const PURGE_LOOK: Duration = Duration::from_millis(5);
 /// How often a cgroup of version 1 is looked through for processes to kill: one that forks meanwhile has a child that no
 /// earlier look saw.
 const KILL_PASSES_MAX: usize = 100;
@@ -182,18 +184,50 @@ impl Cgroups {
         plan.dirs.iter().for_each(|d| remove_dirs(d));
     }
 
-    /// Kills and removes everything below the mark's own cgroup.
-    pub(crate) fn purge(&self, mark: &str) {
-        let tops: Vec<PathBuf> =
-            if self.unified { vec![self.root.join(mark)] } else { V1_ALL.iter().map(|c| self.root.join(c).join(mark)).filter(|d| d.is_dir()).collect() };
-        for top in &tops {
-            let deadline = Instant::now() + EMPTY_MAX;
-            while kill_below(top, &mut BTreeSet::new()) && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
+    /// Kills and removes everything below the mark's own cgroup, in all hierarchies at once and by one deadline, however many
+    /// cgroups there are; what is left then, each with who holds it.
+    pub(crate) fn purge(&self, mark: &str) -> Vec<String> {
+        let mut tops: Vec<PathBuf> = if self.unified { vec![self.root.join(mark)] } else { V1_ALL.iter().map(|c| self.root.join(c).join(mark)).collect() };
+        let deadline = Instant::now() + EMPTY_MAX;
+        loop {
+            for top in &tops {
+                kill_below(top, &mut BTreeSet::new());
+                remove_empty(top);
             }
-            remove_dirs(top);
+            tops.retain(|top| top.is_dir());
+            if tops.is_empty() || Instant::now() > deadline {
+                return tops.iter().flat_map(|top| held(top)).collect();
+            }
+            std::thread::sleep(PURGE_LOOK);
         }
     }
+}
+
+/// Removes a cgroup and those below as far as nobody is in them.
+fn remove_empty(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_empty(&entry.path());
+        }
+    }
+    // One that is held is tried again, or told in the end.
+    let _ = fs::remove_dir(dir);
+}
+
+/// The lowest cgroups of a tree that could not be removed, with the processes in them.
+fn held(dir: &Path) -> Vec<String> {
+    let below: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
+    if !below.is_empty() {
+        return below.iter().flat_map(|dir| held(dir)).collect();
+    }
+    let who = |pid: &str| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // `PID (NAME) STATE …`
+        stat.rsplit_once(')').map_or_else(|| pid.to_owned(), |(name, rest)| format!("{name}) {}", rest.trim_start().chars().take(1).collect::<String>()))
+    };
+    let processes = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let processes: Vec<String> = processes.lines().map(who).collect();
+    vec![format!("{} is held by {}", dir.display(), if processes.is_empty() { "nobody to be seen".to_owned() } else { processes.join(", ") })]
 }
 
 fn set(list: &mut Vec<(String, String)>, name: &str, value: Option<impl ToString>) {
@@ -382,6 +416,31 @@ fn remove_dirs(dir: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_held_is_named_after_one_deadline_for_all() {
+        let root = std::env::temp_dir().join(format!("knarr-cg-purge-{}", std::process::id()));
+        for name in ["k/pod1/a", "k/pod2/b", "k/pod3", "other/pod"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        fs::write(root.join("cgroup.controllers"), "cpu memory").unwrap();
+        let begun = Instant::now();
+        assert_eq!(Cgroups::new(&root).purge("k"), Vec::<String>::new());
+        assert!(begun.elapsed() < Duration::from_secs(1), "nothing holds: {:?}", begun.elapsed());
+        assert!(!root.join("k").exists() && root.join("other/pod").exists());
+        // A file in a plain directory is as good as a process in a cgroup: the directory stays.
+        for name in ["k/pod1/a", "k/pod2/b", "k/pod3"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+            fs::write(root.join(name).join("cgroup.procs"), "1\n").unwrap();
+        }
+        let begun = Instant::now();
+        let mut left = Cgroups::new(&root).purge("k");
+        assert!(begun.elapsed() < EMPTY_MAX + Duration::from_secs(2), "one deadline: {:?}", begun.elapsed());
+        left.sort();
+        let name = fs::read_to_string("/proc/1/comm").unwrap();
+        assert!(left.len() == 3 && left[0].contains("k/pod1/a is held by 1 (") && left[0].contains(name.trim()), "{left:?}");
+        fs::remove_dir_all(root).unwrap();
+    }
 
     #[test]
     fn weights_are_those_of_the_other_runtimes() {

@@ -31,6 +31,8 @@ const EVENTS_MAX: usize = 4096;
 const EXEC_OUTPUT_BYTES_MAX: u64 = 64 << 10;
 /// A container's program runs within this, or its start has failed: the kubelet's own limit of a call (runtimeRequestTimeout).
 const LAUNCH_MAX: Duration = Duration::from_secs(120);
+/// Sandboxes are removed in order within this when everything is to go.
+const PURGE_MAX: Duration = Duration::from_secs(10);
 /// Killed processes are gone within this, unless the kernel holds them in a system call.
 const KILL_MAX: Duration = Duration::from_secs(30);
 
@@ -510,16 +512,25 @@ impl Runtime {
     /// Removes every process, mount, cgroup and directory of this mark; images stay. Works without shims that answer.
     pub async fn purge(&self) -> Result<()> {
         let ids: Vec<String> = self.0.state.lock().sandboxes.keys().cloned().collect();
+        let mut removals = tokio::task::JoinSet::new();
         for id in ids {
-            if let Err(e) = self.remove_sandbox(&id).await {
-                tracing::warn!(sandbox = id, error = %e, "not removed in order");
-            }
+            let this = self.clone();
+            removals.spawn(async move {
+                if let Err(e) = this.remove_sandbox(&id).await {
+                    tracing::warn!(sandbox = id, error = %e, "not removed in order");
+                }
+            });
         }
+        // All at once, and none for ever: what is not gone in order by then is killed below.
+        let _ = tokio::time::timeout(PURGE_MAX, async { while removals.join_next().await.is_some() {} }).await;
+        drop(removals);
         let this = self.clone();
         blocking(move || {
             let Config { root, run, mark, .. } = &this.0.config;
             prepare::kill_shims(run);
-            this.0.cgroups.purge(mark);
+            for held in this.0.cgroups.purge(mark) {
+                tracing::warn!("{held}");
+            }
             prepare::detach_mounts_below(run);
             prepare::detach_mounts_below(&root.join("containers"));
             this.0.ranges.keep(&HashSet::new());
