@@ -19,8 +19,8 @@ use crate::conf::Conf;
 const ROUNDS: usize = 2;
 /// Name servers of resolv.conf(5) that count.
 const SERVERS_MAX: usize = 3;
-/// Bytes of an answer by UDP; servers that are not told otherwise send no more than 512.
-const UDP_MAX: usize = 4096;
+/// Bytes of an answer by UDP: a question that is passed on may allow as many as there can be.
+const UDP_MAX: usize = 65_535;
 /// Bytes of a message's head.
 const HEAD: usize = 12;
 

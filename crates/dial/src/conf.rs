@@ -1,6 +1,6 @@
 //! The two files that say how names are found: resolv.conf(5) and hosts(5).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 /// The port of DNS.
 const PORT: u16 = 53;
@@ -24,7 +24,7 @@ impl Conf {
         for line in text.lines() {
             let mut words = line.split(['#', ';']).next().unwrap_or_default().split_whitespace();
             match words.next() {
-                Some("nameserver") => out.servers.extend(words.next().and_then(|w| w.parse().ok()).map(|ip: IpAddr| SocketAddr::new(ip, PORT))),
+                Some("nameserver") => out.servers.extend(words.next().and_then(server)),
                 Some("search") => out.search = words.map(str::to_owned).collect(),
                 Some("domain") => out.search = words.take(1).map(str::to_owned).collect(),
                 Some("options") => {
@@ -47,6 +47,14 @@ impl Conf {
         all.insert(if dots >= self.ndots { 0 } else { all.len() }, name.to_owned());
         all
     }
+}
+
+/// A server's address; one that is of a link names it (`fe80::1%eth0`, as routers announce themselves), by its name or number.
+fn server(word: &str) -> Option<SocketAddr> {
+    let Some((address, link)) = word.split_once('%') else { return word.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, PORT)) };
+    let number = || std::fs::read_to_string(format!("/sys/class/net/{link}/ifindex")).ok()?.trim().parse().ok();
+    let scope = link.parse().ok().or_else(|| (!link.contains('/')).then(number)?)?;
+    Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into())
 }
 
 /// The addresses that a hosts file gives a name, in its order.
@@ -78,6 +86,12 @@ mod tests {
         assert_eq!(conf.servers, ["10.0.0.1:53".parse().unwrap(), "[fd00::1]:53".parse().unwrap()]);
         assert_eq!(conf.candidates("x"), ["x.a.example", "x.b.example", "x"]);
         assert_eq!(conf.candidates("x.y"), ["x.y", "x.y.a.example", "x.y.b.example"]);
+    }
+
+    #[test]
+    fn a_server_of_a_link() {
+        let conf = Conf::parse("nameserver fe80::1%lo\nnameserver fe80::2%7\nnameserver fe80::3%no-such-link\nnameserver 10.0.0.1%lo\n");
+        assert_eq!(conf.servers, ["[fe80::1%1]:53".parse().unwrap(), "[fe80::2%7]:53".parse().unwrap()]);
     }
 
     #[test]

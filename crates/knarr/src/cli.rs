@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use network::Cidr;
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
@@ -72,8 +73,17 @@ pub struct Up {
     #[arg(long, value_delimiter = ',')]
     pub disable: Vec<Component>,
     /// Port of the API server [default: 6443, or the next free one for a further cluster]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
+    /// Range of the pods' addresses, chosen at the first start [default: 10.244.0.0/16, or the next that is free]
+    #[arg(long)]
+    pub pod_cidr: Option<Cidr>,
+    /// Range of the Services' addresses, chosen at the first start [default: 10.96.0.0/16, or the next that is free]
+    #[arg(long)]
+    pub service_cidr: Option<Cidr>,
+    /// Further names and addresses for the API server's certificate; with `--listen` on all addresses the host's own are in it
+    #[arg(long, value_delimiter = ',')]
+    pub tls_san: Vec<String>,
     /// Further addresses on which the API server listens, besides loopback and the node's own
     #[arg(long, value_delimiter = ',')]
     pub listen: Vec<IpAddr>,
@@ -180,6 +190,9 @@ pub struct Kubelet {
     /// The node's range of pod addresses
     #[arg(long, default_value = "10.244.0.0/24")]
     pub pod_cidr: String,
+    /// The cluster's range of pod addresses: its nodes' pods know each other by their own
+    #[arg(long, default_value = "10.244.0.0/16")]
+    pub cluster_cidr: String,
     /// The cluster's range of Service addresses
     #[arg(long, default_value = "10.96.0.0/16")]
     pub service_cidr: String,

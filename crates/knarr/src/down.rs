@@ -1,12 +1,22 @@
-//! `knarr down`: ends a cluster and takes away everything that it made on this machine, also after a crash.
+//! `knarr down`: ends a cluster and takes away everything that it made on this machine, also after a crash; nothing else.
 
-use crate::{cli::Down, cluster::Cluster, kubeconfig, preflight, progress::Steps, up};
+use crate::{
+    cli::Down,
+    cluster::{self, Cluster},
+    kubeconfig,
+    log::log,
+    preflight,
+    progress::Steps,
+};
 use anyhow::{Context as _, bail};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// For the running process to end by itself.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -15,49 +25,75 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs the command.
 pub async fn run(down: &Down) -> anyhow::Result<()> {
-    up::log();
+    log();
     preflight::root()?;
     let steps = Steps::new();
     let cluster = Cluster::find(&down.which.name, down.which.data_dir.as_deref())?;
-    if !cluster.data.exists() && !cluster.run.exists() {
-        bail!("there is no cluster {:?}: nothing in {} and {}", cluster.name, cluster.data.display(), cluster.run.display());
+    let mark = network::Mark::new(&cluster.name);
+    if !cluster.exists()? {
+        // A part that ran alone leaves rules and no directory.
+        let left = tokio::task::spawn_blocking(move || network::pod::purge(&mark)).await?.context("the rules")?;
+        if left == 0 {
+            bail!("there is no cluster {:?}: nothing in {} and {}", cluster.name, cluster.data.display(), cluster.run.display());
+        }
+        steps.done("links, addresses and rules removed");
+        return Ok(());
     }
     end(&cluster, &steps).await?;
-    cluster.make_directories()?;
-    let lock = cluster.lock()?;
+    let lock = cluster.lock().await?;
+    cluster.claim()?;
+    let known = kubeconfig::known(&cluster);
 
     let runtime = runtime::Runtime::open(cluster.runtime(None)).await.context("the container runtime")?;
     let (pods, images) = (runtime.sandboxes().len(), runtime.images().len());
     runtime.purge().await.context("the pods")?;
     steps.done(&format!("{pods} pods removed"));
-    let mark = network::Mark::new(&cluster.name);
     tokio::task::spawn_blocking(move || network::pod::purge(&mark)).await?.context("the pod network")?;
     steps.done("links, addresses and rules removed");
     kubelet::purge(&cluster.data.join("kubelet")).context("the pods' volumes")?;
+    forget(&cluster, down.which.kubeconfig.as_deref(), &known);
     if !down.keep_data {
-        remove(&cluster.data)?;
+        let left = cluster::remove_known(&cluster.data)?;
         steps.done(&format!("data removed from {}, {images} images with it", cluster.data.display()));
+        if !left.is_empty() {
+            steps.say(&format!("          kept, since knarr did not make it: {} in {}", left.join(", "), cluster.data.display()));
+        }
     }
+    runtime::tree::remove(&cluster.run).with_context(|| format!("cannot remove {}", cluster.run.display()))?;
     drop(lock);
-    remove(&cluster.run)?;
-    kubeconfig::remove(&kubeconfig::path(down.which.kubeconfig.as_deref())?, &cluster.name)?;
     steps.done(&format!("the cluster {:?} is gone", cluster.name));
     Ok(())
 }
 
+/// Takes the cluster's context out of every kubeconfig that has it. One that cannot be changed keeps nothing alive.
+fn forget(cluster: &Cluster, given: Option<&Path>, known: &[kubeconfig::Written]) {
+    let usual = kubeconfig::path(given).ok().and_then(|p| std::path::absolute(p).ok());
+    let mut files: Vec<_> = known.iter().map(|w| w.path.clone()).chain(usual).collect();
+    files.sort();
+    files.dedup();
+    for file in files {
+        if let Err(error) = kubeconfig::remove(&file, &cluster.name, known) {
+            tracing::warn!("the context {:?} stays: {error:#}", cluster.name);
+        }
+    }
+}
+
 /// Ends the process that runs the cluster.
 async fn end(cluster: &Cluster, steps: &Steps) -> anyhow::Result<()> {
-    let Some(pid) = cluster.running() else { return Ok(()) };
-    let pid = Pid::from_raw(pid);
+    let Some(number) = cluster.running() else { return Ok(()) };
+    let pid = Pid::from_raw(number);
     for (signal, patience) in [(Signal::SIGTERM, PATIENCE), (Signal::SIGKILL, PATIENCE)] {
         steps.now(&format!("ending process {pid}"));
-        match kill(pid, signal) {
-            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
-            Err(error) => bail!("process {pid}, which runs the cluster, cannot be ended: {error}"),
+        // The kernel says that it is the holder; whoever has its number afterwards is not meant.
+        if cluster.running() == Some(number) {
+            match kill(pid, signal) {
+                Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+                Err(error) => bail!("process {pid}, which runs the cluster, cannot be ended: {error}"),
+            }
         }
         let started = Instant::now();
         while started.elapsed() < patience {
-            if cluster.running().is_none() {
+            if cluster.running() != Some(number) {
                 steps.done(&format!("process {pid} ended"));
                 return Ok(());
             }
@@ -65,11 +101,4 @@ async fn end(cluster: &Cluster, steps: &Steps) -> anyhow::Result<()> {
         }
     }
     bail!("process {pid}, which runs the cluster, does not end")
-}
-
-fn remove(directory: &std::path::Path) -> anyhow::Result<()> {
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("cannot remove {}", directory.display())),
-        _ => Ok(()),
-    }
 }

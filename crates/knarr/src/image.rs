@@ -3,9 +3,9 @@
 use crate::{
     cli::{Image, Which},
     cluster::Cluster,
+    log::log,
     preflight,
     progress::{ImageBar, Steps, megabytes},
-    up,
 };
 use anyhow::Context as _;
 use runtime::{ImageConfig, LocalFile, Runtime};
@@ -22,7 +22,7 @@ const ID_DIGITS: usize = 12;
 
 /// Runs the command.
 pub async fn run(image: Image) -> anyhow::Result<()> {
-    up::log();
+    log();
     preflight::root()?;
     let steps = Steps::new();
     match image {
@@ -50,6 +50,7 @@ pub async fn run(image: Image) -> anyhow::Result<()> {
 
 fn open(which: &Which) -> anyhow::Result<runtime::Images> {
     let cluster = Cluster::find(&which.name, which.data_dir.as_deref())?;
+    cluster.claim()?;
     runtime::Images::open(&cluster.runtime(None)).with_context(|| format!("the images of the cluster {:?}", cluster.name))
 }
 

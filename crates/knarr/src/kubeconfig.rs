@@ -1,16 +1,72 @@
-//! The user's kubeconfig: one context, cluster and user of the cluster's name come and go; everything else stays.
+//! The user's kubeconfig: one context, cluster and user of the cluster's name come and go; everything else stays as it was
+//! written, comments too.
+//!
+//! An entry is the cluster's if it holds the cluster's authority or certificate, now or when knarr wrote it ([`Written`], kept
+//! with the cluster's data); one of the same name that is another's is never changed or removed. The file is locked as
+//! kubectl locks it (`FILE.lock`), edited as text (`text.rs`) and replaced in one step.
+
+mod emit;
+#[cfg(test)]
+mod tests;
+mod text;
 
 use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
 use serde_yaml_ng::{Mapping, Value};
 use std::{
-    io::Write as _,
-    os::unix::fs::MetadataExt as _,
-    os::unix::fs::{OpenOptionsExt as _, chown},
+    fs::{self, DirBuilder, OpenOptions},
+    io::{ErrorKind, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
-/// The lists of a kubeconfig that a cluster has an entry in.
-const LISTS: [&str; 3] = ["clusters", "users", "contexts"];
+/// The lists of a kubeconfig that a cluster has an entry in, with what is in an entry beside its name.
+const LISTS: [(&str, &str); 3] = [("clusters", "cluster"), ("users", "user"), ("contexts", "context")];
+/// Of the cluster: its authority.
+const AUTHORITY: &str = "certificate-authority-data";
+/// Of the user: its certificate.
+const CERTIFICATE: &str = "client-certificate-data";
+/// Authorities and certificates that are remembered for a file: the last, and the one that a crash may have left there.
+const REMEMBERED: usize = 2;
+/// Somebody else's lock is waited for so long; kubectl holds it for moments.
+const LOCK_MAX: Duration = Duration::from_secs(5);
+/// Between two tries: a file that must not be there cannot be awaited.
+const LOCK_LOOK: Duration = Duration::from_millis(10);
+
+/// A file that has a cluster's context, and by what its entries are known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The file.
+    pub path: PathBuf,
+    /// Authorities of the cluster that were written there, the newest last.
+    pub authorities: Vec<String>,
+    /// Certificates of its administrator, likewise.
+    pub certificates: Vec<String>,
+}
+
+impl Written {
+    fn add(&mut self, own: &Mapping) {
+        for (list, entry, field, known) in [("clusters", "cluster", AUTHORITY, &mut self.authorities), ("users", "user", CERTIFICATE, &mut self.certificates)] {
+            let value = own.get(list).and_then(|l| l.get(0)?.get(entry)?.get(field)?.as_str());
+            known.extend(value.filter(|v| !known.iter().any(|k| k == v)).map(str::to_owned).into_iter().collect::<Vec<_>>());
+            let old = known.len().saturating_sub(REMEMBERED);
+            known.drain(..old);
+        }
+    }
+}
+
+/// Remembers, before it is done, that `own` will be written to a file.
+pub fn remember(all: &mut Vec<Written>, path: &Path, own: &str) -> anyhow::Result<()> {
+    let path = std::path::absolute(path)?;
+    let own = serde_yaml_ng::from_str(own)?;
+    if !all.iter().any(|w| w.path == path) {
+        all.push(Written { path: path.clone(), authorities: Vec::new(), certificates: Vec::new() });
+    }
+    all.iter_mut().filter(|w| w.path == path).for_each(|w| w.add(&own));
+    Ok(())
+}
 
 /// The file that kubectl would write to: `--kubeconfig`, the first of `$KUBECONFIG`, `~/.kube/config`.
 pub fn path(given: Option<&Path>) -> anyhow::Result<PathBuf> {
@@ -25,135 +81,255 @@ pub fn path(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(Path::new(&home).join(".kube/config"))
 }
 
+/// Before anything is made: whether the file can take the context of a cluster of this name. What is not known yet of the
+/// cluster (`known`: from former starts) cannot be in the file.
+pub fn check(path: &Path, name: &str, known: &[Written]) -> anyhow::Result<()> {
+    let what = || format!("the kubeconfig {} cannot be used", path.display());
+    let file = File::read(path).with_context(what)?;
+    Ours { name, known }.refuse(&file.value).with_context(what)?;
+    let place = if file.target.exists() { file.target.clone() } else { existing(&file.target).to_owned() };
+    nix::unistd::access(&place, nix::unistd::AccessFlags::W_OK).with_context(|| format!("{} cannot be written", place.display())).with_context(what)
+}
+
+/// The nearest directory above a path that is there.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().skip(1).find(|p| p.is_dir()).unwrap_or(Path::new("."))
+}
+
 /// Puts the entries of `own` (a kubeconfig with one context) into the file and makes its context the current one.
-pub fn merge(path: &Path, own: &str) -> anyhow::Result<()> {
+pub fn merge(path: &Path, own: &str, known: &[Written]) -> anyhow::Result<()> {
     let own: Mapping = serde_yaml_ng::from_str(own)?;
+    let name = own.get("current-context").and_then(Value::as_str).context("a kubeconfig without a context")?.to_owned();
     change(path, |file| {
-        for list in LISTS {
-            for entry in own.get(list).and_then(Value::as_sequence).into_iter().flatten() {
-                put(file, list, entry)?;
+        Ours { name: &name, known }.refuse(&file.value)?;
+        for (list, _) in LISTS {
+            let Some(entry) = own.get(list).and_then(|l| l.get(0)) else { continue };
+            // What a user set in the context (a namespace) stays.
+            if list != "contexts" || find(&file.value, list, &name).is_none() {
+                file.put(list, entry)?;
             }
         }
-        if let Some(current) = own.get("current-context") {
-            file.insert("current-context".into(), current.clone());
-        }
-        Ok(true)
+        file.set_current(&name)
     })
 }
 
-/// Takes a cluster's entries out of the file, if it is there.
-pub fn remove(path: &Path, name: &str) -> anyhow::Result<()> {
+/// Takes a cluster's entries out of the file, if it is there; whatever is another's stays.
+pub fn remove(path: &Path, name: &str, known: &[Written]) -> anyhow::Result<()> {
     if !path.exists() {
         return Ok(());
     }
     change(path, |file| {
-        let mut changed = false;
-        for list in LISTS {
-            let own = if list == "users" { format!("{name}-admin") } else { name.to_owned() };
-            if let Some(entries) = file.get_mut(list).and_then(Value::as_sequence_mut) {
-                let before = entries.len();
-                entries.retain(|e| e.get("name").and_then(Value::as_str) != Some(&own));
-                changed |= entries.len() != before;
-            }
+        let ours = Ours { name, known }.entries(&file.value);
+        for (list, own) in &ours {
+            file.take(list, own)?;
         }
-        if file.get("current-context").and_then(Value::as_str) == Some(name) {
-            file.insert("current-context".into(), "".into());
-            changed = true;
+        if ours.iter().any(|(list, _)| *list == "contexts") && file.value.get("current-context").and_then(Value::as_str) == Some(name) {
+            file.set_current("")?;
         }
-        Ok(changed)
+        Ok(())
     })
 }
 
-fn put(file: &mut Mapping, list: &str, entry: &Value) -> anyhow::Result<()> {
-    let entries = file.entry(list.into()).or_insert(Value::Null);
-    if entries.is_null() {
-        *entries = Value::Sequence(Vec::new());
-    }
-    let Some(entries) = entries.as_sequence_mut() else { bail!("{list} is not a list") };
-    match entries.iter_mut().find(|e| e.get("name") == entry.get("name")) {
-        Some(old) => *old = entry.clone(),
-        None => entries.push(entry.clone()),
-    }
-    Ok(())
+/// Which entries of a file are a cluster's.
+struct Ours<'a> {
+    name: &'a str,
+    known: &'a [Written],
 }
 
-fn change(path: &Path, make: impl FnOnce(&mut Mapping) -> anyhow::Result<bool>) -> anyhow::Result<()> {
+impl Ours<'_> {
+    fn user(&self) -> String {
+        format!("{}-admin", self.name)
+    }
+
+    fn knows(&self, entry: &Value, field: &str, of: impl Fn(&Written) -> &Vec<String>) -> bool {
+        entry.get(field).and_then(Value::as_str).is_some_and(|value| self.known.iter().any(|w| of(w).iter().any(|k| k == value)))
+    }
+
+    /// The entries that are there and the cluster's: list and name.
+    fn entries(&self, file: &Mapping) -> Vec<(&'static str, String)> {
+        self.look(file).into_iter().filter(|(_, _, ours)| *ours).map(|(list, name, _)| (list, name)).collect()
+    }
+
+    /// The entries of the cluster's names that are there, and whether they are its.
+    fn look(&self, file: &Mapping) -> Vec<(&'static str, String, bool)> {
+        let mut out = Vec::new();
+        let user = self.user();
+        if let Some(entry) = find(file, "clusters", self.name) {
+            out.push(("clusters", self.name.to_owned(), self.knows(&entry["cluster"], AUTHORITY, |w| &w.authorities)));
+        }
+        if let Some(entry) = find(file, "users", &user) {
+            out.push(("users", user.clone(), self.knows(&entry["user"], CERTIFICATE, |w| &w.certificates)));
+        }
+        if let Some(entry) = find(file, "contexts", self.name) {
+            // A context holds nothing of its own: it is whose cluster and user it joins.
+            let joins = entry["context"]["cluster"] == self.name && entry["context"]["user"] == user.as_str();
+            let ours = joins && out.iter().all(|(_, _, ours)| *ours) && !self.known.is_empty();
+            out.push(("contexts", self.name.to_owned(), ours));
+        }
+        out
+    }
+
+    /// Another's entry of one of the names is told, with what to do.
+    fn refuse(&self, file: &Mapping) -> anyhow::Result<()> {
+        let Some((list, name, _)) = self.look(file).into_iter().find(|(_, _, ours)| !ours) else { return Ok(()) };
+        let kind = list.trim_end_matches('s');
+        bail!("its {kind} {name:?} is not this cluster's: choose another --name or --kubeconfig, or take it out with `kubectl config delete-{kind} {name}`")
+    }
+}
+
+fn find<'a>(file: &'a Mapping, list: &str, name: &str) -> Option<&'a Value> {
+    file.get(list)?.as_sequence()?.iter().find(|e| e.get("name").and_then(Value::as_str) == Some(name))
+}
+
+/// A kubeconfig as it is written and as it is understood.
+struct File {
+    target: PathBuf,
+    text: String,
+    value: Mapping,
+}
+
+impl File {
+    fn read(path: &Path) -> anyhow::Result<File> {
+        // A link stays a link.
+        let target = fs::canonicalize(path).or_else(|_| std::path::absolute(path))?;
+        let text = match fs::read_to_string(&target) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error.into()),
+        };
+        let value = match serde_yaml_ng::from_str(&text)? {
+            Value::Null => Mapping::new(),
+            Value::Mapping(mapping) => mapping,
+            _ => bail!("it is not a kubeconfig"),
+        };
+        for (list, _) in LISTS {
+            if value.get(list).is_some_and(|l| !l.is_sequence() && !l.is_null()) {
+                bail!("its {list} are not a list");
+            }
+        }
+        let text = if value.is_empty() { "apiVersion: v1\nkind: Config\n".to_owned() } else { text };
+        let value = serde_yaml_ng::from_str(&text)?;
+        Ok(File { target, text, value })
+    }
+
+    /// Puts an entry in the place of the one of its name, or behind the others.
+    fn put(&mut self, list: &str, entry: &Value) -> anyhow::Result<()> {
+        let entries = self.entries(list);
+        let at = entries.iter().position(|e| e.get("name") == entry.get("name")).unwrap_or(entries.len());
+        let mut wanted = self.value.clone();
+        let mut all = entries.to_vec();
+        all.splice(at..(at + 1).min(all.len()), [entry.clone()]);
+        wanted.insert(list.into(), Value::Sequence(all));
+        self.become_(wanted, text::put(&self.text, list, entries.len(), at, entry))
+    }
+
+    /// Removes the entry of a name.
+    fn take(&mut self, list: &str, name: &str) -> anyhow::Result<()> {
+        let entries = self.entries(list);
+        let Some(at) = entries.iter().position(|e| e.get("name").and_then(Value::as_str) == Some(name)) else { return Ok(()) };
+        let mut wanted = self.value.clone();
+        let mut all = entries.to_vec();
+        all.remove(at);
+        wanted.insert(list.into(), Value::Sequence(all));
+        self.become_(wanted, text::take(&self.text, list, entries.len(), at))
+    }
+
+    fn set_current(&mut self, name: &str) -> anyhow::Result<()> {
+        let mut wanted = self.value.clone();
+        wanted.insert("current-context".into(), name.into());
+        self.become_(wanted, text::set(&self.text, "current-context", name))
+    }
+
+    fn entries(&self, list: &str) -> &[Value] {
+        self.value.get(list).and_then(Value::as_sequence).map_or(&[], Vec::as_slice)
+    }
+
+    /// Takes the edited text if it means what is wanted; a file in another form than people and kubectl write is written anew.
+    fn become_(&mut self, wanted: Mapping, edited: Option<String>) -> anyhow::Result<()> {
+        let means = |text: &String| serde_yaml_ng::from_str::<Mapping>(text).is_ok_and(|m| m == wanted);
+        self.text = edited.filter(means).unwrap_or_else(|| emit::document(&wanted));
+        self.value = wanted;
+        Ok(())
+    }
+}
+
+fn change(path: &Path, make: impl FnOnce(&mut File) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let what = || format!("the kubeconfig {} cannot be changed", path.display());
-    // A link stays a link.
-    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let text = match std::fs::read_to_string(&target) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error).with_context(what),
-    };
-    let parsed: Value = serde_yaml_ng::from_str(&text).with_context(what)?;
-    let mut file = match parsed {
-        Value::Null => Mapping::from_iter([("apiVersion".into(), "v1".into()), ("kind".into(), "Config".into())]),
-        Value::Mapping(mapping) => mapping,
-        _ => bail!("{}: it is not a kubeconfig", what()),
-    };
-    if make(&mut file).with_context(what)? {
-        replace(&target, &serde_yaml_ng::to_string(&file)?).with_context(what)?;
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if let Some(folder) = target.parent().filter(|p| !p.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(what)?;
     }
-    Ok(())
+    let _lock = Lock::take(&target).with_context(what)?;
+    let mut file = File::read(path).with_context(what)?;
+    let before = file.text.clone();
+    make(&mut file).with_context(what)?;
+    if file.text != before { replace(&file.target, &file.text).with_context(what) } else { Ok(()) }
 }
 
-/// Writes beside the file and renames, so that no reader sees half of it; its owner stays its owner.
-fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
-    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)?;
+/// kubectl's lock: a file that is there while somebody writes.
+struct Lock(PathBuf);
+
+impl Lock {
+    fn take(path: &Path) -> anyhow::Result<Lock> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".lock");
+        let lock = PathBuf::from(name);
+        let begun = Instant::now();
+        loop {
+            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock) {
+                Ok(mut file) => {
+                    let _ = write!(file, "knarr {}", std::process::id());
+                    return Ok(Lock(lock));
+                }
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error).with_context(|| lock.display().to_string()),
+                Err(_) if abandoned(&lock) => drop(fs::remove_file(&lock)),
+                Err(_) if begun.elapsed() > LOCK_MAX => bail!("{} is there: somebody is changing it; if nobody is, remove that file", lock.display()),
+                Err(_) => thread::sleep(LOCK_LOOK),
+            }
+        }
     }
+}
+
+/// A knarr that was killed left it.
+fn abandoned(lock: &Path) -> bool {
+    let text = fs::read_to_string(lock).unwrap_or_default();
+    text.strip_prefix("knarr ").is_some_and(|pid| !pid.is_empty() && !Path::new("/proc").join(pid).exists())
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Writes beside the file and renames, so that no reader sees half of it; its owner and mode stay.
+fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let mut name = path.file_name().context("it has no name")?.to_owned();
     name.push(format!(".{}", std::process::id()));
     let new = path.with_file_name(name);
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    if let Ok(old) = std::fs::metadata(path) {
-        chown(&new, Some(old.uid()), Some(old.gid()))?;
-    }
-    std::fs::rename(&new, path)?;
+    let written = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        if let Ok(old) = fs::metadata(path) {
+            chown(&new, Some(old.uid()), Some(old.gid()))?;
+            file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o777))?;
+        }
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    written().inspect_err(|_| drop(fs::remove_file(&new)))?;
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const THEIRS: &str = "apiVersion: v1\nkind: Config\ncurrent-context: work\nclusters:\n- name: work\n  cluster: {server: 'https://work:6443'}\n\
-        users:\n- name: me\n  user: {token: secret}\ncontexts:\n- name: work\n  context: {cluster: work, user: me, namespace: team}\n";
-    const OURS: &str = "apiVersion: v1\nkind: Config\ncurrent-context: knarr\nclusters:\n- name: knarr\n  cluster: {server: 'https://127.0.0.1:6443'}\n\
-        users:\n- name: knarr-admin\n  user: {client-key-data: eA==}\ncontexts:\n- name: knarr\n  context: {cluster: knarr, user: knarr-admin}\n";
-
-    fn read(path: &Path) -> Value {
-        serde_yaml_ng::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+/// By what the cluster's entries are known: what was remembered, and what its keys say now.
+pub fn known(cluster: &crate::cluster::Cluster) -> Vec<Written> {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let mut all = cluster.kept().map(|plan| plan.contexts).unwrap_or_default();
+    let read = |file: &str| fs::read(cluster.data.join("pki").join(file)).ok().map(|pem| STANDARD.encode(pem));
+    let (authorities, certificates): (Vec<_>, Vec<_>) = (read("ca.crt").into_iter().collect(), read("admin.crt").into_iter().collect());
+    if !authorities.is_empty() && !all.iter().any(|w| authorities.iter().all(|a| w.authorities.contains(a))) {
+        // As a version before they were remembered left it.
+        all.extend(path(None).and_then(|p| Ok(std::path::absolute(p)?)).ok().map(|path| Written { path, authorities, certificates }));
     }
-
-    #[test]
-    fn a_context_comes_and_goes_and_the_others_stay() {
-        let folder = std::env::temp_dir().join(format!("knarr-kubeconfig-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("config");
-        std::fs::write(&path, THEIRS).unwrap();
-        let theirs = read(&path);
-        merge(&path, OURS).unwrap();
-        merge(&path, OURS).unwrap();
-        let both = read(&path);
-        assert_eq!(both["current-context"], "knarr");
-        for list in LISTS {
-            assert_eq!(both[list].as_sequence().unwrap().len(), 2, "{list}");
-            assert_eq!(both[list][0], theirs[list][0]);
-        }
-        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        remove(&path, "knarr").unwrap();
-        let after = read(&path);
-        assert!(LISTS.iter().all(|list| after[*list] == theirs[*list]));
-        let fresh = folder.join("none/config");
-        remove(&fresh, "knarr").unwrap();
-        merge(&fresh, OURS).unwrap();
-        assert_eq!(read(&fresh)["contexts"][0]["name"], "knarr");
-        std::fs::write(&path, "- not\n- this").unwrap();
-        assert!(merge(&path, OURS).unwrap_err().to_string().contains("not a kubeconfig"));
-        std::fs::remove_dir_all(&folder).unwrap();
-    }
+    all
 }

@@ -1,5 +1,8 @@
 //! The way of the parts in this process to the API server: no TLS and no HTTP, but an identity, and everything that the
 //! server does with a request.
+//!
+//! A request is handled on the API's threads, whoever sends it: a part that is busy does not delay what it has asked for, nor
+//! does the API's work take the part's time. As with a server elsewhere, what was sent is done, also if nobody waits for it.
 
 use apiserver::ApiServer;
 use bytes::Bytes;
@@ -7,26 +10,43 @@ use client::{Body, Client, Error, Transport};
 use http::{Request, Response};
 use identity::User;
 use std::{future::Future, pin::Pin, sync::Arc};
+use tokio::runtime::Handle;
 
 struct Local {
     server: ApiServer,
     user: Arc<User>,
+    room: Handle,
 }
 
 impl Transport for Local {
     fn send(&self, request: Request<Bytes>) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send + 'static>> {
         let (server, user) = (self.server.clone(), Arc::clone(&self.user));
-        Box::pin(async move {
+        let handled = self.room.spawn(async move {
             let mut request = request.map(apiserver::full);
             request.extensions_mut().insert(user);
-            Ok(server.handle(request).await)
-        })
+            server.handle(request).await
+        });
+        Box::pin(async move { handled.await.map_err(|e| Error::Transport(format!("the API server gave no answer: {e}"))) })
     }
 }
 
-/// A client with this identity.
-pub fn client(server: &ApiServer, user: User) -> Client {
-    Client::new(Arc::new(Local { server: server.clone(), user: Arc::new(user) }))
+/// The API server, and the room in which it handles requests. Cheap to clone.
+#[derive(Clone)]
+pub struct Door {
+    server: ApiServer,
+    room: Handle,
+}
+
+impl Door {
+    /// Of a server whose room is the one that this is called in.
+    pub fn new(server: &ApiServer) -> Door {
+        Door { server: server.clone(), room: Handle::current() }
+    }
+
+    /// A client with this identity.
+    pub fn client(&self, user: User) -> Client {
+        Client::new(Arc::new(Local { server: self.server.clone(), user: Arc::new(user), room: self.room.clone() }))
+    }
 }
 
 /// A user as a certificate or a token would name it.

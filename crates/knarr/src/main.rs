@@ -6,20 +6,25 @@
 
 mod accounts;
 mod addons;
+mod certificates;
 mod cli;
 mod cluster;
 mod demo;
 mod detach;
 mod dns_probe;
 mod down;
+mod farewell;
 mod image;
 mod kubeconfig;
+mod limits;
 mod local;
+mod log;
 mod manifest;
 mod part;
 mod preflight;
 mod progress;
 mod rollout;
+mod rooms;
 mod serve;
 mod signals;
 mod up;
@@ -27,19 +32,18 @@ mod up;
 use clap::Parser as _;
 use std::process::ExitCode;
 
-/// Small requests dominate and everything heavy is asynchronous: a thread a core is enough, and each costs memory.
-const THREADS: usize = 2;
-/// Bytes of a worker's stack; the deepest path (a patch of a nested object) needs a fraction.
-const STACK_BYTES: usize = 1 << 20;
-
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     match args.next().as_deref().and_then(|a| a.to_str()) {
-        Some("shim") => runtime::shim_main(args.collect()),
+        Some("shim") => {
+            limits::lower();
+            runtime::shim_main(args.collect())
+        }
         Some("unpack") => runtime::unpack_main(args.collect()),
         Some("demo") => return demo::main(args.filter_map(|a| a.into_string().ok()).collect()),
         _ => {}
     }
+    limits::raise();
     let cli = cli::Cli::parse();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,7 +60,7 @@ fn run(command: cli::Command) -> anyhow::Result<()> {
     {
         return detach::parent();
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_stack_size(STACK_BYTES).enable_all().build()?;
+    let runtime = rooms::runtime("api")?;
     let outcome = runtime.block_on(async {
         match command {
             cli::Command::Up(up) => up::run(up).await,

@@ -4,7 +4,9 @@ use crate::{
     accounts::Accounts,
     cli::{Controllers, Dns, Kubelet, Leader, Part, Proxy, Scheduler},
     cluster::Cluster,
-    image, preflight,
+    image,
+    log::log,
+    preflight,
     progress::Steps,
     serve::{cidr, network_config},
     signals, up,
@@ -30,7 +32,7 @@ struct Ready {
 }
 
 fn connect(part: &Part) -> anyhow::Result<Ready> {
-    up::log();
+    log();
     let endpoint = Endpoint::from_kubeconfig(&part.kubeconfig)?;
     let reports = Reports::new(&part.kubeconfig, &endpoint);
     let client = Client::new(reports.over(HttpTransport::new(endpoint)?));
@@ -108,10 +110,10 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     preflight::node()?;
     let Ready { client, informers, stop, .. } = connect(&command.part)?;
     let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
-    cluster.make_directories()?;
-    let _lock = cluster.lock()?;
+    let _lock = cluster.lock().await?;
+    cluster.claim()?;
     let runtime = open_runtime(&cluster, command.registries.as_deref()).await?;
-    let settings = network_config(&cluster.name, &cluster.run, &command.pod_cidr, &command.service_cidr)?;
+    let settings = network_config(&cluster.name, &cluster.run, (cidr(&command.pod_cidr)?, cidr(&command.cluster_cidr)?), cidr(&command.service_cidr)?);
     let node_ip = IpAddr::V4(settings.pod_cidr.nth(1).context("the pod range has no address")?);
     let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(settings)).await?.context("the pod network")?;
     let mut config = kubelet::Config::new(command.node_name.clone().unwrap_or_else(up::host_name), node_ip, cluster.data.join("kubelet"));
@@ -120,7 +122,15 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     config.cluster_domain = command.cluster_domain.clone();
     config.pod_cidr = Some(command.pod_cidr.clone());
     config.tls = kubelet_tls(command)?;
-    until_signal("kubelet", stop.clone(), kubelet::run(config, client.user_agent("kubelet"), informers, runtime, network, stop)).await
+    let kept = network.clone();
+    let keep = kept.keep(stop.clone());
+    let kubelet = kubelet::run(config, client.user_agent("kubelet"), informers, runtime, network, stop.clone());
+    let keep = async {
+        keep.await;
+        Ok(())
+    };
+    let both = async { tokio::try_join!(async { kubelet.await.map_err(anyhow::Error::from) }, keep).map(drop) };
+    until_signal("kubelet", stop, Box::pin(both)).await
 }
 
 /// A node's runtime, with the demo images that every node of `knarr up` has: a cluster of parts runs the same manifests.
@@ -180,7 +190,7 @@ mod tests {
     async fn a_node_of_its_own_has_the_demo_images() {
         let directory = std::env::temp_dir().join(format!("knarr-part-{}", std::process::id()));
         let cluster = Cluster { name: "knarr-part-test".into(), data: directory.join("data"), run: directory.join("run") };
-        cluster.make_directories().unwrap();
+        cluster.claim().unwrap();
         let runtime = open_runtime(&cluster, None).await.unwrap();
         let has = ["v1", "v2"].map(|version| runtime.image(&format!("{}:{version}", image::DEMO)).is_some());
         drop(runtime);

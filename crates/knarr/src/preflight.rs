@@ -44,10 +44,15 @@ fn nftables() -> anyhow::Result<()> {
 
 /// Binds a port of the API server, or says who is in the way.
 pub fn listen(ip: IpAddr, port: u16) -> anyhow::Result<tokio::net::TcpListener> {
+    Ok(tokio::net::TcpListener::from_std(free(ip, port)?)?)
+}
+
+/// As [`listen`], outside of a runtime.
+pub fn free(ip: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
     let address = SocketAddr::new(ip, port);
     let listener = TcpListener::bind(address).and_then(|l| l.set_nonblocking(true).map(|()| l));
     match listener {
-        Ok(listener) => Ok(tokio::net::TcpListener::from_std(listener)?),
+        Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             bail!("the API server's port {address} is in use by another program: end that one, or choose another with --port")
         }

@@ -49,12 +49,24 @@ impl Steps {
         if !self.terminal {
             return;
         }
-        let text: String = text.chars().take(STATUS_MAX).collect();
+        let text: String = plain(text).chars().take(STATUS_MAX).collect();
         *self.passing.lock() = true;
         let mut out = std::io::stdout().lock();
         let _ = write!(out, "\r\x1b[K          {text}");
         let _ = out.flush();
     }
+}
+
+/// A text without what a terminal obeys: words of images and users are shown to root.
+pub fn plain(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            out.extend(c.escape_debug());
+        } else {
+            out.push(c);
+        }
+        out
+    })
 }
 
 /// The bar of one image's pull or import.
@@ -107,4 +119,13 @@ impl runtime::Progress for ImageBar<'_> {
 /// Bytes as megabytes with one digit.
 pub fn megabytes(bytes: u64) -> String {
     format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_terminal_obeys_no_word_of_a_pod() {
+        assert_eq!(super::plain("pod/a: \u{1b}[2Jpulled\r\nroot# \u{202e}x"), "pod/a: \\u{1b}[2Jpulled\\r\\nroot# \\u{202e}x");
+        assert_eq!(super::plain("Größe: 3 µs"), "Größe: 3 µs");
+    }
 }

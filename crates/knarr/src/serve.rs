@@ -2,11 +2,14 @@
 //! it; a part that fails ends the cluster's process with its error, and leaves the containers alone.
 
 use crate::{
-    addons,
+    addons, certificates,
     cli::{Component, Up},
     cluster::{Cluster, DOMAIN, Plan},
-    dns_probe, local, preflight,
+    dns_probe,
+    local::{self, Door},
+    preflight,
     progress::Steps,
+    rooms::Room,
     signals::End,
 };
 use anyhow::{Context as _, anyhow};
@@ -19,9 +22,11 @@ use runtime::Runtime;
 use std::{
     future::Future,
     net::{IpAddr, Ipv4Addr},
+    path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// For requests that are being answered when the end comes.
@@ -39,11 +44,20 @@ pub struct Running {
     pub admin: Client,
     /// The runtime of the node, if this process has one.
     pub runtime: Option<Runtime>,
-    /// The kubeconfig of the administrator.
-    pub kubeconfig: String,
+    certificates: certificates::Keeper,
     network: Option<PodNetwork>,
-    parts: JoinSet<(&'static str, anyhow::Result<()>)>,
+    parts: Parts,
     stop: CancellationToken,
+    _rooms: Rooms,
+}
+
+/// The parts that run, with their names.
+type Parts = JoinSet<(&'static str, anyhow::Result<()>)>;
+
+/// The rooms beside the API's.
+struct Rooms {
+    control: Room,
+    node: Room,
 }
 
 /// What a start is told.
@@ -56,6 +70,8 @@ pub struct Setup<'a> {
     pub up: &'a Up,
     /// The node's name.
     pub node_name: String,
+    /// The user's kubeconfig.
+    pub kubeconfig: &'a Path,
 }
 
 impl Setup<'_> {
@@ -66,17 +82,19 @@ impl Setup<'_> {
 
 /// Starts everything; returns when the API is ready and, as far as they run here, the node is Ready and DNS answers.
 pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> {
-    let (cluster, plan) = (setup.cluster, setup.plan);
+    let plan = setup.plan;
     let stop = CancellationToken::new();
-    let mut parts = JoinSet::new();
+    let mut parts = Parts::new();
+    let rooms = Rooms { control: Room::open("control")?, node: Room::open("node")? };
 
     // The node's network first: the API server listens on its address. Keys, objects and images load beside it.
+    let names = certificates::names(plan, &setup.up.listen, &setup.up.tls_san)?;
     let loading = tokio::task::spawn_blocking({
-        let (cluster, plan, ips) = (cluster.clone(), plan.clone(), setup.up.listen.clone());
-        move || load(&cluster, &plan, ips)
+        let (cluster, names) = (setup.cluster.clone(), names.clone());
+        move || load(&cluster, &names)
     });
     let node = match setup.has(Component::Kubelet) {
-        true => Some(open_node(setup).await?),
+        true => Some(open_node(setup, &rooms.node).await?),
         false => None,
     };
     let (store, pki) = loading.await??;
@@ -85,7 +103,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     let server = api_server(setup, store, &pki, node.is_some())?;
     let listeners = listeners(setup, node.is_some())?;
     let tls = pki.server_config()?;
-    spawn(&mut parts, "API server", {
+    spawn(&mut parts, &Handle::current(), "API server", {
         let (server, stop) = (server.clone(), stop.clone());
         async move {
             server.serve(listeners, tls, stop).await;
@@ -95,32 +113,40 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     server.bootstrap().await.map_err(|e| anyhow!("the API's own objects cannot be made: {e}"))?;
     steps.done(&format!("API ready on https://127.0.0.1:{}", plan.port));
 
-    let admin = local::client(&server, local::user("kubernetes-admin", &["system:masters"]));
-    let informers = informers(&server, &stop);
-    control_plane(setup, &server, &pki, &informers, &stop, &mut parts);
+    let door = Door::new(&server);
+    let admin = door.client(local::user("kubernetes-admin", &["system:masters"]));
+    let informers = informers(&door, &rooms.control, &stop);
+    control_plane(setup, &door, &pki, (&informers, &rooms.control), &stop, &mut parts);
+    let mut node_pki = None;
     let (runtime, network) = match node {
         Some((runtime, network)) => {
-            start_kubelet(setup, &server, &pki, (runtime.clone(), network.clone()), &stop, &mut parts)?;
+            let own = pki.node(&setup.node_name, &[plan.node_ip().into()])?;
+            let kept = network.clone();
+            let token = stop.clone();
+            spawn(&mut parts, &rooms.node.handle, "pod network", async move {
+                kept.keep(token).await;
+                Ok::<_, std::convert::Infallible>(())
+            });
+            start_kubelet(setup, &door, pki.kubelet_server_config(&own)?, (runtime.clone(), network.clone(), &rooms.node), &stop, &mut parts);
+            node_pki = Some(own);
             (Some(runtime), Some(network))
         }
         None => (None, None),
     };
     addons::apply(&admin).await?;
-    services(setup, local::client(&server, addons::dns_user()), &informers, &stop, &mut parts)?;
+    services(setup, door.client(addons::dns_user()), (&informers, &rooms.node), &stop, &mut parts).await?;
     credentials(setup, &pki)?;
 
-    let kubeconfig = pki.admin_kubeconfig(&cluster.name, &format!("https://127.0.0.1:{}", plan.port));
-    let mut running = Running { admin, runtime, kubeconfig, network, parts, stop };
+    let certificates = certificates::Keeper::new(setup, pki, node_pki, names);
+    let mut running = Running { admin, runtime, certificates, network, parts, stop, _rooms: rooms };
     running.until_ready(setup, &informers, steps).await?;
     Ok(running)
 }
 
-fn load(cluster: &Cluster, plan: &Plan, mut ips: Vec<IpAddr>) -> anyhow::Result<(store::Store, ClusterPki)> {
-    ips.push(plan.node_ip().into());
-    let names = ClusterNames { domain: DOMAIN.into(), service_ip: plan.api_ip().into(), ips, names: Vec::new() };
+fn load(cluster: &Cluster, names: &ClusterNames) -> anyhow::Result<(store::Store, ClusterPki)> {
     let directory = cluster.data.join("pki");
     let (store, pki) = std::thread::scope(|scope| {
-        let pki = scope.spawn(|| ClusterPki::load_or_create(&directory, &names));
+        let pki = scope.spawn(|| ClusterPki::load_or_create(&directory, names));
         let store = store::Store::open(&cluster.data.join("store"), &store::Options::default());
         (store, pki.join())
     });
@@ -129,14 +155,12 @@ fn load(cluster: &Cluster, plan: &Plan, mut ips: Vec<IpAddr>) -> anyhow::Result<
 }
 
 /// The node's runtime, which finds the containers of a former process, and its network.
-async fn open_node(setup: &Setup<'_>) -> anyhow::Result<(Runtime, PodNetwork)> {
-    let runtime = Runtime::open(setup.cluster.runtime(setup.up.registries.as_deref()));
-    let network = async {
-        let config = network_config(&setup.cluster.name, &setup.cluster.run, &setup.plan.node_cidr(), &setup.plan.service_cidr())?;
-        tokio::task::spawn_blocking(move || PodNetwork::open(config)).await?.context("the pod network")
-    };
+async fn open_node(setup: &Setup<'_>, room: &Room) -> anyhow::Result<(Runtime, PodNetwork)> {
+    let runtime = room.handle.spawn(Runtime::open(setup.cluster.runtime(setup.up.registries.as_deref())));
+    let config = network_config(&setup.cluster.name, &setup.cluster.run, (setup.plan.node_cidr(), setup.plan.pod_cidr()), setup.plan.service_cidr());
+    let network = room.handle.spawn_blocking(move || PodNetwork::open(config));
     let (runtime, network) = tokio::join!(runtime, network);
-    Ok((runtime.context("the container runtime")?, network?))
+    Ok((runtime?.context("the container runtime")?, network?.context("the pod network")?))
 }
 
 /// Reads a range of addresses.
@@ -145,22 +169,23 @@ pub fn cidr(text: &str) -> anyhow::Result<Cidr> {
 }
 
 /// Settings of a node's pod network.
-pub fn network_config(name: &str, run: &std::path::Path, node_cidr: &str, service_cidr: &str) -> anyhow::Result<network::pod::Config> {
-    Ok(network::pod::Config {
+pub fn network_config(name: &str, run: &Path, (node_cidr, cluster_cidr): (Cidr, Cidr), service_cidr: Cidr) -> network::pod::Config {
+    network::pod::Config {
         mark: Mark::new(name),
         run_dir: run.join("network"),
         bridge: None,
-        pod_cidr: cidr(node_cidr)?,
-        service_cidr: Some(cidr(service_cidr)?),
+        pod_cidr: node_cidr,
+        cluster_cidr: Some(cluster_cidr),
+        service_cidr: Some(service_cidr),
         mtu: None,
-    })
+    }
 }
 
 fn api_server(setup: &Setup<'_>, store: store::Store, pki: &ClusterPki, has_node: bool) -> anyhow::Result<ApiServer> {
     let plan = setup.plan;
     let identity = apiserver::Identity::new(&store, Some(pki.directory()), ISSUER, pki.trust()?)?;
     let config = Config {
-        service_cidr: (plan.services.into(), 16),
+        service_cidr: (plan.services.into(), plan.services_prefix),
         runtime_config: setup.up.runtime_config.clone(),
         advertise_address: Some(if has_node { plan.node_ip().into() } else { LOOPBACK }),
         advertise_port: plan.port,
@@ -178,16 +203,20 @@ fn listeners(setup: &Setup<'_>, has_node: bool) -> anyhow::Result<Vec<TcpListene
     let ips = [LOOPBACK].into_iter().chain(node).chain(setup.up.listen.iter().copied());
     // One listener on all addresses is enough where one was asked for.
     let any = setup.up.listen.iter().find(|ip| ip.is_unspecified());
-    match any {
-        Some(any) => Ok(vec![preflight::listen(*any, setup.plan.port)?]),
-        None => ips.map(|ip| preflight::listen(ip, setup.plan.port)).collect(),
+    let Some(any) = any else { return ips.map(|ip| preflight::listen(ip, setup.plan.port)).collect() };
+    let mut all = vec![preflight::listen(*any, setup.plan.port)?];
+    // Where IPv6's all addresses are not IPv4's as well.
+    if any.is_ipv6() && std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").is_ok_and(|v| v.trim() == "1") {
+        all.push(preflight::listen(Ipv4Addr::UNSPECIFIED.into(), setup.plan.port)?);
     }
+    Ok(all)
 }
 
 /// What the parts of the control plane and the node's services read: one memory of the cluster for all of them, read as
-/// the controllers may.
-fn informers(server: &ApiServer, stop: &CancellationToken) -> Informers {
-    let reader = local::client(server, local::user("system:kube-controller-manager", &[])).user_agent("knarr-informers");
+/// the controllers may, and kept up in their room.
+fn informers(door: &Door, room: &Room, stop: &CancellationToken) -> Informers {
+    let reader = door.client(local::user("system:kube-controller-manager", &[])).user_agent("knarr-informers");
+    let _inside = room.handle.enter();
     Informers::new(reader, stop.clone())
 }
 
@@ -200,68 +229,65 @@ fn signer(pki: &ClusterPki) -> controllers::Signer {
     })
 }
 
-fn control_plane(
-    setup: &Setup<'_>,
-    server: &ApiServer,
-    pki: &ClusterPki,
-    informers: &Informers,
-    stop: &CancellationToken,
-    parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>,
-) {
+fn control_plane(setup: &Setup<'_>, door: &Door, pki: &ClusterPki, (informers, room): (&Informers, &Room), stop: &CancellationToken, parts: &mut Parts) {
     if setup.has(Component::Controllers) {
         let config = controllers::Config {
             root_ca: pki.ca.cert_pem().to_owned(),
-            cluster_cidr: Some(setup.plan.pod_cidr()),
+            cluster_cidr: Some(setup.plan.pod_cidr().to_string()),
             signer: Some(signer(pki)),
             ..Default::default()
         };
-        let server = server.clone();
-        let client_for = move |name: &str| local::client(&server, local::service_account(name)).user_agent(name);
-        spawn(parts, "controllers", controllers::run(config, client_for, informers.clone(), stop.clone()));
+        let door = door.clone();
+        let client_for = move |name: &str| door.client(local::service_account(name)).user_agent(name);
+        spawn(parts, &room.handle, "controllers", controllers::run(config, client_for, informers.clone(), stop.clone()));
     }
     if setup.has(Component::Scheduler) {
-        let client = local::client(server, local::user("system:kube-scheduler", &[])).user_agent("kube-scheduler");
-        spawn(parts, "scheduler", scheduler::run(scheduler::Config::default(), client, informers.clone(), stop.clone()));
+        let client = door.client(local::user("system:kube-scheduler", &[])).user_agent("kube-scheduler");
+        spawn(parts, &room.handle, "scheduler", scheduler::run(scheduler::Config::default(), client, informers.clone(), stop.clone()));
     }
 }
 
 fn start_kubelet(
     setup: &Setup<'_>,
-    server: &ApiServer,
-    pki: &ClusterPki,
-    (runtime, network): (Runtime, PodNetwork),
+    door: &Door,
+    tls: Arc<rustls::ServerConfig>,
+    (runtime, network, room): (Runtime, PodNetwork, &Room),
     stop: &CancellationToken,
-    parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>,
-) -> anyhow::Result<()> {
+    parts: &mut Parts,
+) {
     let (plan, name) = (setup.plan, setup.node_name.as_str());
-    let node = pki.node(name, &[plan.node_ip().into()])?;
     let mut config = kubelet::Config::new(name, plan.node_ip().into(), setup.cluster.data.join("kubelet"));
     config.cgroup_root = setup.cluster.name.clone();
     config.cluster_dns = vec![plan.dns_ip().into()];
     config.cluster_domain = DOMAIN.into();
-    config.pod_cidr = Some(plan.node_cidr());
-    config.tls = Some(kubelet::Tls { server: pki.kubelet_server_config(&node)? });
+    config.pod_cidr = Some(plan.node_cidr().to_string());
+    config.tls = Some(kubelet::Tls { server: tls });
     config.api_service = Some((plan.api_ip(), 443).into());
-    let client = local::client(server, local::user(&format!("system:node:{name}"), &["system:nodes"])).user_agent("kubelet");
+    let client = door.client(local::user(&format!("system:node:{name}"), &["system:nodes"])).user_agent("kubelet");
+    let _inside = room.handle.enter();
     let informers = Informers::new(client.clone(), stop.clone());
-    spawn(parts, "kubelet", kubelet::run(config, client, informers, runtime, network, stop.clone()));
-    Ok(())
+    spawn(parts, &room.handle, "kubelet", kubelet::run(config, client, informers, runtime, network, stop.clone()));
 }
 
 /// The node's services: proxy and DNS. They belong to a node, so without one there are none.
-fn services(
+async fn services(
     setup: &Setup<'_>,
     publisher: Client,
-    informers: &Informers,
+    (informers, room): (&Informers, &Room),
     stop: &CancellationToken,
-    parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>,
+    parts: &mut Parts,
 ) -> anyhow::Result<()> {
     let plan = setup.plan;
+    if !setup.has(Component::Kubelet) || !setup.has(Component::Proxy) {
+        // Rules of a former start would go before those of whoever proxies now.
+        let mark = Mark::new(&setup.cluster.name);
+        tokio::task::spawn_blocking(move || network::proxy::remove(&mark)).await?.context("the rules of a former start")?;
+    }
     if !setup.has(Component::Kubelet) {
         return Ok(());
     }
     let (ready, _) = watch::channel(false);
-    let ranges = [cidr(&plan.pod_cidr())?, cidr(&plan.service_cidr())?];
+    let ranges = [plan.pod_cidr(), plan.service_cidr()];
     if setup.has(Component::Proxy) {
         let config = network::proxy::Config {
             mark: Mark::new(&setup.cluster.name),
@@ -272,7 +298,7 @@ fn services(
             // Further clusters keep to their own node's address, so that all can use the same ports.
             node_ports: if plan.is_first() { NodePortAddresses::All } else { NodePortAddresses::Only(vec![plan.node_ip()]) },
         };
-        spawn(parts, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
+        spawn(parts, &room.handle, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
     }
     if setup.has(Component::Dns) {
         let config = network::dns::Config {
@@ -284,7 +310,7 @@ fn services(
             upstream: network::dns::Upstream::File("/etc/resolv.conf".into()),
             publish: Some(publisher.user_agent("knarr-dns")),
         };
-        spawn(parts, "DNS", network::dns::run(config, informers.clone(), stop.clone(), ready));
+        spawn(parts, &room.handle, "DNS", network::dns::run(config, informers.clone(), stop.clone(), ready));
     }
     Ok(())
 }
@@ -301,17 +327,16 @@ fn credentials(setup: &Setup<'_>, pki: &ClusterPki) -> anyhow::Result<()> {
             Component::Proxy => ("proxy", pki.proxy.clone()),
             Component::Dns => ("dns", pki.ca.client_cert("dns", addons::DNS_USER, &[])?),
         };
-        std::fs::create_dir_all(&directory)?;
         ClusterPki::write_kubeconfig(&directory.join(format!("{name}.conf")), &pki.kubeconfig(name, &server, &own))?;
     }
     Ok(())
 }
 
-fn spawn<E>(parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>, name: &'static str, part: impl Future<Output = Result<(), E>> + Send + 'static)
+fn spawn<E>(parts: &mut Parts, room: &Handle, name: &'static str, part: impl Future<Output = Result<(), E>> + Send + 'static)
 where
     E: Into<anyhow::Error>,
 {
-    parts.spawn(async move { (name, part.await.map_err(Into::into)) });
+    parts.spawn_on(async move { (name, part.await.map_err(Into::into)) }, room);
 }
 
 impl Running {
@@ -336,9 +361,21 @@ impl Running {
         }
     }
 
-    /// Waits until a part ends, which none does by itself.
+    /// Writes the administrator's kubeconfig beside the cluster's data and its context into the user's.
+    pub fn write_contexts(&mut self, user: &Path, steps: &Steps) {
+        match self.certificates.write_contexts() {
+            Ok(()) => steps.done(&format!("context {:?} written to {}", self.certificates.name(), user.display())),
+            // The cluster is none the worse for it.
+            Err(error) => steps.say(&format!("knarr: {error:#}\n{}", self.certificates.otherwise())),
+        }
+    }
+
+    /// Waits until a part ends, which none does by itself; until then certificates are kept from ending.
     pub async fn failed(&mut self) -> anyhow::Error {
-        next(&mut self.parts).await
+        tokio::select! {
+            error = next(&mut self.parts) => error,
+            never = self.certificates.keep() => match never {},
+        }
     }
 
     /// Ends everything: the parts, and after an interrupt the pods.
@@ -370,7 +407,7 @@ impl Running {
     }
 }
 
-async fn next(parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>) -> anyhow::Error {
+async fn next(parts: &mut Parts) -> anyhow::Error {
     match parts.join_next().await {
         Some(Ok((name, Ok(())))) => anyhow!("the {name} ended"),
         Some(Ok((name, Err(error)))) => error.context(format!("the {name} failed")),

@@ -1,9 +1,14 @@
 //! `knarr up`: a cluster on this machine, and manifests on it.
+//!
+//! What can be refused is refused before anything is made. Once the cluster is there, nothing that is only beside it (a
+//! kubeconfig that cannot be written, a roll-out that does not finish) takes it down: it is told, the cluster stays, and the
+//! exit code is 1.
 
 use crate::{
     cli::{Component, Up},
-    cluster::{Cluster, Plan},
-    detach, image, kubeconfig,
+    cluster::{Cluster, Plan, Ranges},
+    detach, farewell, image, kubeconfig,
+    log::log,
     manifest::{self, Object},
     preflight,
     progress::Steps,
@@ -11,61 +16,79 @@ use crate::{
     serve::{self, Running, Setup},
     signals::{self, End},
 };
-use machinery::Value;
-use std::{net::Ipv4Addr, path::Path, time::Duration};
+use anyhow::anyhow;
+use std::{net::Ipv4Addr, time::Duration};
 
 /// Runs until a signal.
 pub async fn run(up: Up) -> anyhow::Result<()> {
     let steps = Steps::new();
     let detached = detach::is_child();
     log();
-    // What can be refused is refused before anything is made.
     if up.disable.contains(&Component::Kubelet) {
         preflight::root()?
     } else {
         preflight::node()?
     }
     let objects = up.manifests.iter().map(|m| manifest::read(m)).collect::<Result<Vec<_>, _>>()?.concat();
-    let kubeconfig = kubeconfig::path(up.which.kubeconfig.as_deref())?;
+    let file = kubeconfig::path(up.which.kubeconfig.as_deref())?;
     let cluster = Cluster::find(&up.which.name, up.which.data_dir.as_deref())?;
-    cluster.make_directories()?;
-    let _lock = cluster.lock()?;
-    let plan = cluster.plan(up.port)?;
-    // When it is served a network stands already, and this start's port would be kept for the next.
-    drop(preflight::listen(Ipv4Addr::LOCALHOST.into(), plan.port)?);
-    cluster.keep(&plan)?;
+    cluster.exists()?;
+    let known = kubeconfig::known(&cluster);
+    kubeconfig::check(&file, &cluster.name, &known)?;
+    let _lock = cluster.lock().await?;
+    cluster.claim()?;
+    let ranges = Ranges { pods: up.pod_cidr, services: up.service_cidr, port: up.port };
+    let mut plan = tokio::task::spawn_blocking({
+        let cluster = cluster.clone();
+        move || choose(&cluster, &ranges)
+    })
+    .await??;
+    plan.contexts = known;
 
-    let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: host_name() };
+    let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: host_name(), kubeconfig: &file };
     let mut running = serve::start(&setup, &steps).await?;
+    let mut unfinished = false;
     let end = tokio::select! {
         told = signals::ended() => Ok(told?),
-        error = ready(&setup, &mut running, &objects, &kubeconfig, &steps, detached) => Err(error),
+        error = ready(&setup, &mut running, &objects, &steps, detached, &mut unfinished) => Err(error),
     };
+    let how = *end.as_ref().unwrap_or(&End::Terminate);
+    tokio::select! {
+        () = running.end(how, &steps) => {}
+        // Who asks again does not want to wait.
+        _ = signals::ended() => {}
+    }
     match end {
-        Ok(end) => {
-            running.end(end, &steps).await;
-            Ok(())
-        }
-        Err(error) => {
-            running.end(End::Terminate, &steps).await;
-            Err(error)
-        }
+        Ok(_) if unfinished => Err(anyhow!("not everything of the manifests was rolled out")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
+/// The cluster's addresses, kept before anybody else looks for some.
+fn choose(cluster: &Cluster, ranges: &Ranges) -> anyhow::Result<Plan> {
+    let _alone = Plan::alone()?;
+    let plan = cluster.plan(ranges)?;
+    // When it is served a network stands already, and this start's port would be kept for the next.
+    drop(preflight::free(Ipv4Addr::LOCALHOST.into(), plan.port)?);
+    cluster.keep(&plan)?;
+    Ok(plan)
+}
+
 /// Does what is left to do when the cluster is there, and then waits for a failure.
-async fn ready(setup: &Setup<'_>, running: &mut Running, objects: &[Object], kubeconfig: &Path, steps: &Steps, detached: bool) -> anyhow::Error {
+async fn ready(setup: &Setup<'_>, running: &mut Running, objects: &[Object], steps: &Steps, detached: bool, unfinished: &mut bool) -> anyhow::Error {
     let outcome = async {
         if let Some(runtime) = &running.runtime {
             image::demo(runtime, steps).await?;
         }
-        kubeconfig::merge(kubeconfig, &running.kubeconfig)?;
-        steps.done(&format!("context {:?} written to {}", setup.cluster.name, kubeconfig.display()));
-        if !objects.is_empty() {
-            rollout::apply(&running.admin, objects, steps, Duration::from_secs(setup.up.timeout)).await?;
+        running.write_contexts(setup.kubeconfig, steps);
+        let applied = rollout::apply(&running.admin, objects, steps, Duration::from_secs(setup.up.timeout)).await;
+        if let Err(error) = &applied {
+            *unfinished = true;
+            steps.say(&format!("\nknarr: {error:#}\n\nThe cluster runs on."));
         }
-        steps.say(&farewell(setup.plan, objects, &services(running, objects).await, detached));
-        if detached { detach::started(&setup.cluster.data.join("knarr.log")) } else { Ok(()) }
+        steps.say(&farewell::text(setup.plan, objects, &farewell::services(&running.admin, objects).await, detached));
+        if detached { detach::started(&setup.cluster.data.join("knarr.log"), applied.is_ok()) } else { Ok(()) }
     };
     match outcome.await {
         Ok(()) => running.failed().await,
@@ -73,68 +96,8 @@ async fn ready(setup: &Setup<'_>, running: &mut Running, objects: &[Object], kub
     }
 }
 
-/// The Services of the manifests as they are now, with their ports.
-async fn services(running: &Running, objects: &[Object]) -> Vec<Value> {
-    let mut found = Vec::new();
-    for object in objects.iter().filter(|o| o.value["kind"] == "Service") {
-        found.extend(manifest::get(&running.admin, &object.path).await);
-    }
-    found
-}
-
-/// The address to open and three things to try.
-fn farewell(plan: &Plan, objects: &[Object], services: &[Value], detached: bool) -> String {
-    let mut text = String::from("\n");
-    let ports = services.iter().filter_map(|s| s["spec"]["ports"][0]["nodePort"].as_u64());
-    for port in ports {
-        text.push_str(&format!("Open http://{}:{port}/\n\n", plan.node_ip()));
-    }
-    let deployment = objects.iter().find(|o| o.value["kind"] == "Deployment");
-    let context = format!("kubectl --context {}", plan.name);
-    let tries = match deployment.map(|d| &d.value) {
-        Some(deployment) => {
-            let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-            let namespace = deployment["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
-            let name = text(&deployment["metadata"]["name"]);
-            let container = &deployment["spec"]["template"]["spec"]["containers"][0];
-            let image = text(&container["image"]);
-            let next = if image.ends_with(":v1") {
-                format!("set image deployment/{name} {}={}", text(&container["name"]), image.replace(":v1", ":v2"))
-            } else {
-                format!("rollout restart deployment/{name}")
-            };
-            [
-                format!("{context} -n {namespace} get pods -o wide"),
-                format!("{context} -n {namespace} {next} && {context} -n {namespace} rollout status deployment/{name}"),
-                format!("{context} -n {namespace} logs -f deployment/{name}"),
-            ]
-        }
-        None => {
-            [format!("{context} get nodes -o wide"), format!("{context} get pods -A"), format!("{context} create deployment web --image knarr.local/shop:v1")]
-        }
-    };
-    text.push_str("Try:\n");
-    for line in tries {
-        text.push_str(&format!("  {line}\n"));
-    }
-    let name = if plan.name == "knarr" { String::new() } else { format!(" --name {}", plan.name) };
-    let end = if detached { "" } else { "Ctrl-C stops the cluster. " };
-    text.push_str(&format!("\n{end}`knarr down{name}` removes it from this machine.\n"));
-    text
-}
-
 /// The host's name as a node's: lower case, first label kept whole.
 pub fn host_name() -> String {
     let name = nix::unistd::gethostname().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
     if name.is_empty() { "node".to_owned() } else { name }
-}
-
-/// `KNARR_LOG` chooses what is logged, to standard error.
-pub fn log() {
-    use tracing_subscriber::{EnvFilter, fmt};
-    let filter = EnvFilter::try_from_env("KNARR_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    // The log's own errors go nowhere: on a full disk, telling them would fail too, and by a panic.
-    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).log_internal_errors(false);
-    // Fails only if it was set before.
-    let _ = log.try_init();
 }

@@ -45,6 +45,13 @@ impl Cidr {
         address.to_bits() & Self::bits(self.prefix) == self.base.to_bits()
     }
 
+    /// Whether two ranges have addresses in common.
+    pub fn overlaps(self, other: Cidr) -> bool {
+        let wider = if self.prefix <= other.prefix { self } else { other };
+        let narrower = if self.prefix <= other.prefix { other } else { self };
+        wider.contains(narrower.base)
+    }
+
     /// How many addresses it has.
     pub fn size(self) -> u64 {
         1 << (32 - u32::from(self.prefix))
@@ -82,6 +89,10 @@ mod tests {
         let range: Cidr = "10.244.3.9/16".parse().unwrap();
         assert_eq!(range.to_string(), "10.244.0.0/16");
         assert!(range.contains([10, 244, 255, 255].into()) && !range.contains([10, 245, 0, 0].into()));
+        for (other, common) in [("10.0.0.0/8", true), ("10.244.7.0/24", true), ("10.245.0.0/16", false), ("0.0.0.0/0", true)] {
+            let other: Cidr = other.parse().unwrap();
+            assert_eq!((range.overlaps(other), other.overlaps(range)), (common, common), "{other}");
+        }
         assert_eq!(range.nth(257), Some([10, 244, 1, 1].into()));
         assert_eq!(range.nth(65536), None);
         assert!("0.0.0.0/0".parse::<Cidr>().unwrap().contains([1, 2, 3, 4].into()));

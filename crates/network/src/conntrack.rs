@@ -49,17 +49,18 @@ fn parse(body: &[u8]) -> Option<Flow> {
     (i32::from(protocol) == libc::IPPROTO_UDP).then(|| Flow { client, called, answers, original: original.to_vec(), id })
 }
 
-/// All tracked UDP flows.
-pub fn udp_flows(socket: &mut Socket) -> Result<Vec<Flow>> {
+/// The tracked UDP flows that are wanted: a machine may track hundreds of thousands, so none is kept that is not.
+pub fn udp_flows(socket: &mut Socket, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>> {
     let mut m = Messages::new();
     m.begin(GET, DUMP, &HEADER);
-    let answers = socket.call("list tracked connections", &m)?;
-    Ok(answers.iter().filter_map(|(_, body)| parse(body)).collect())
+    let mut flows = Vec::new();
+    socket.each("list tracked connections", &m, &mut |_, body| flows.extend(parse(body).filter(&wanted)))?;
+    Ok(flows)
 }
 
 /// Forgets every UDP flow that `stale` says so of; how many there were.
 pub fn forget_udp(socket: &mut Socket, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
-    let flows: Vec<Flow> = udp_flows(socket)?.into_iter().filter(|f| stale(f)).collect();
+    let flows = udp_flows(socket, stale)?;
     for flow in &flows {
         let mut m = Messages::new();
         m.begin(DELETE, ACK, &HEADER);

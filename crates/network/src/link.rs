@@ -71,6 +71,8 @@ pub struct Link {
     pub alias: String,
     /// Its MTU.
     pub mtu: u32,
+    /// It is switched on.
+    pub up: bool,
     /// It passes packets: both ends are up, and the kernel has acted on it.
     pub active: bool,
 }
@@ -185,9 +187,11 @@ pub fn parse(kind: u16, body: &[u8]) -> Option<Link> {
         return None;
     }
     let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
+    let flags = u32::from_ne_bytes(body.get(8..12)?.try_into().ok()?);
     let attributes = body.get(16..)?;
     Some(Link {
         index,
+        up: flags & IFF_UP != 0,
         name: attribute(attributes, IFLA_IFNAME).map(text)?,
         alias: attribute(attributes, IFLA_IFALIAS).map(text).unwrap_or_default(),
         mtu: attribute(attributes, IFLA_MTU).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes),

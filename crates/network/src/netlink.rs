@@ -38,6 +38,12 @@ const NESTED: u16 = 0x8000;
 const RECEIVE_BYTES: usize = 128 * 1024;
 /// A batch of a full resynchronisation of tens of thousands of elements fits.
 const SOCKET_BUFFER_BYTES: libc::c_int = 32 * 1024 * 1024;
+/// The kernel answers within the system call; an answer that does not come will not.
+const ANSWER_MAX: libc::timeval = libc::timeval { tv_sec: 10, tv_usec: 0 };
+/// `NLM_F_DUMP_INTR`: what is listed changed meanwhile, and something may be missing.
+const INTERRUPTED: u16 = 0x10;
+/// A list that changes each time that it is read is taken as it comes after so many times.
+const DUMP_ATTEMPTS: u32 = 20;
 
 /// A buffer of messages: header, fixed part, attributes.
 #[derive(Default, Debug, Clone)]
@@ -202,28 +208,50 @@ pub struct Socket {
 pub type Answer = (u16, Vec<u8>);
 
 #[allow(unsafe_code)]
-fn set_option(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) {
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the pointer is to a live c_int of the length given; the call keeps no reference. Failure is harmless:
-    // these options only widen buffers and error texts.
-    unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+fn set_option<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+    let length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the pointer is to a live value of the length given; the call keeps no reference.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A netlink socket of a family in the network namespace of the calling thread.
+#[allow(unsafe_code)]
+fn socket(family: i32, flags: i32) -> Result<OwnedFd> {
+    // SAFETY: plain system call; the descriptor is owned at once.
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags, family) };
+    if fd < 0 {
+        return Err(Error::io("netlink socket", io::Error::last_os_error()));
+    }
+    // SAFETY: `fd` was just made and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[allow(unsafe_code)]
+fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        // SAFETY: the buffer is live and of the length given.
+        let n = unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+        match usize::try_from(n) {
+            Ok(n) => return Ok(n),
+            Err(_) => match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::Interrupted => {}
+                e => return Err(e),
+            },
+        }
+    }
 }
 
 impl Socket {
     /// Opens a socket of a family in the network namespace of the calling thread.
-    #[allow(unsafe_code)]
     pub fn open(family: i32) -> Result<Self> {
-        // SAFETY: plain system call; the descriptor is owned at once.
-        let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, family) };
-        if fd < 0 {
-            return Err(Error::io("netlink socket", io::Error::last_os_error()));
-        }
-        // SAFETY: `fd` was just made and belongs to nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        set_option(&fd, libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1);
-        set_option(&fd, libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, 1);
-        set_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SOCKET_BUFFER_BYTES);
-        set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, SOCKET_BUFFER_BYTES);
+        let fd = socket(family, 0)?;
+        // Failure is harmless: these options only widen buffers and error texts, and bound a wait.
+        let _ = set_option(&fd, libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, &1);
+        let _ = set_option(&fd, libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, &1);
+        let _ = set_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SOCKET_BUFFER_BYTES);
+        let _ = set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &SOCKET_BUFFER_BYTES);
+        let _ = set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &ANSWER_MAX);
         Ok(Self { fd, family, sequence: 1, buffer: vec![0; RECEIVE_BYTES] })
     }
 
@@ -234,26 +262,23 @@ impl Socket {
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    #[allow(unsafe_code)]
-    fn receive(&mut self) -> io::Result<usize> {
-        loop {
-            // SAFETY: the buffer is live and of the length given.
-            let n = unsafe { libc::recv(self.fd.as_raw_fd(), self.buffer.as_mut_ptr().cast(), self.buffer.len(), 0) };
-            match usize::try_from(n) {
-                Ok(n) => return Ok(n),
-                Err(_) => match io::Error::last_os_error() {
-                    e if e.kind() == io::ErrorKind::Interrupted => {}
-                    e => return Err(e),
-                },
-            }
-        }
-    }
-
     /// Sends messages; every one that asks for an acknowledgement must get one, the first refusal is the error.
     /// Returns the other answers. `what` names the step in errors.
     pub fn call(&mut self, what: &str, messages: &Messages) -> Result<Vec<Answer>> {
+        let mut answers = Vec::new();
+        for _ in 0..DUMP_ATTEMPTS {
+            answers.clear();
+            if self.each(what, messages, &mut |kind, body| answers.push((kind, body.to_vec())))? {
+                break;
+            }
+        }
+        Ok(answers)
+    }
+
+    /// The same with the answers given as they come, kept nowhere. False: what was listed changed meanwhile.
+    pub fn each(&mut self, what: &str, messages: &Messages, take: &mut dyn FnMut(u16, &[u8])) -> Result<bool> {
         if messages.is_empty() {
-            return Ok(Vec::new());
+            return Ok(true);
         }
         let base = self.sequence;
         self.sequence = self.sequence.wrapping_add(messages.count);
@@ -275,38 +300,103 @@ impl Socket {
         match last {
             Some(last) => {
                 let batch = self.family == NETFILTER && u16::from_ne_bytes([bytes[4], bytes[5]]) == BATCH_BEGIN;
-                self.collect(what, base, last, batch)
+                self.collect(what, (base, last), batch, take)
             }
-            None => Ok(Vec::new()),
+            None => Ok(true),
         }
     }
 
     /// Reads until the acknowledgement (or the end of the dump) of `last`; keeps the first refusal.
-    fn collect(&mut self, what: &str, base: u32, last: u32, batch: bool) -> Result<Vec<Answer>> {
-        let mut answers = Vec::new();
+    fn collect(&mut self, what: &str, (base, last): (u32, u32), batch: bool, take: &mut dyn FnMut(u16, &[u8])) -> Result<bool> {
         let mut refusal = None;
+        let mut whole = true;
         loop {
-            let n = self.receive().map_err(|e| Error::io(what, e))?;
-            let mut rest = &self.buffer[..n];
-            while rest.len() >= HEADER {
-                let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-                let kind = u16::from_ne_bytes([rest[4], rest[5]]);
-                let flags = u16::from_ne_bytes([rest[6], rest[7]]);
-                let sequence = u32::from_ne_bytes([rest[8], rest[9], rest[10], rest[11]]);
-                let Some(body) = rest.get(HEADER..length) else { break };
+            let n = receive(&self.fd, &mut self.buffer).map_err(|e| Error::io(what, e))?;
+            for (kind, flags, sequence, body) in messages(&self.buffer[..n]) {
                 let ours = sequence.wrapping_sub(base) <= last.wrapping_sub(base);
+                whole &= !ours || flags & INTERRUPTED == 0 || kind == NLMSG_ERROR;
                 if ours && matches!(kind, NLMSG_ERROR | NLMSG_DONE) {
                     let code = body.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
                     if code < 0 && refusal.is_none() {
                         refusal = Some(refused(what, sequence.wrapping_sub(base), code, flags, body));
                     }
                     if sequence == last || (batch && code < 0 && sequence == base) {
-                        return refusal.map_or(Ok(answers), Err);
+                        return refusal.map_or(Ok(whole), Err);
                     }
                 } else if ours {
-                    answers.push((kind, body.to_vec()));
+                    take(kind, body);
                 }
-                rest = rest.get((length + 3) & !3..).unwrap_or(&[]);
+            }
+        }
+    }
+}
+
+/// The messages in a buffer: type, flags, number, body.
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, u16, u32, &[u8])> {
+    std::iter::from_fn(move || {
+        let head = rest.get(..HEADER)?;
+        let length = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let (kind, flags) = (u16::from_ne_bytes([head[4], head[5]]), u16::from_ne_bytes([head[6], head[7]]));
+        let sequence = u32::from_ne_bytes([head[8], head[9], head[10], head[11]]);
+        let body = rest.get(HEADER..length)?;
+        rest = rest.get((length + 3) & !3..).unwrap_or(&[]);
+        Some((kind, flags, sequence, body))
+    })
+}
+
+/// The kernel's news of one kind, from whoever changed something.
+#[derive(Debug)]
+pub struct News {
+    fd: tokio::io::unix::AsyncFd<OwnedFd>,
+    kind: u16,
+    buffer: Vec<u8>,
+}
+
+impl News {
+    /// Joins a group of a family, for messages of one type: the kernel throws away all others before they are queued. Called
+    /// within a runtime.
+    #[allow(unsafe_code)]
+    pub fn join(family: i32, group: u32, kind: u16) -> Result<Self> {
+        let fd = socket(family, libc::SOCK_NONBLOCK)?;
+        // Load the type (big-endian, as filters read), and keep the message only if it is this one.
+        let wanted = u32::from(kind.to_ne_bytes()[0]) << 8 | u32::from(kind.to_ne_bytes()[1]);
+        let step = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+        let mut program = [
+            step(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 4),
+            step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, wanted),
+            step(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+            step(libc::BPF_RET | libc::BPF_K, 0, 0),
+        ];
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        let failed = |what: &str| format!("{what} of netlink group {group}");
+        set_option(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program).map_err(|e| Error::io(failed("filter"), e))?;
+        // SAFETY: all-zero is a valid address of netlink: the kernel chooses the port.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as u16;
+        let length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        // SAFETY: the address lives through the call and is of the length given.
+        if unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) } < 0 {
+            return Err(Error::io(failed("bind"), io::Error::last_os_error()));
+        }
+        set_option(&fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, &group).map_err(|e| Error::io(failed("join"), e))?;
+        // SAFETY: the descriptor is owned by what is registered, which hands out the same number all its life.
+        let fd = unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(|e| Error::io("watch a netlink socket", e.into()))?;
+        Ok(Self { fd, kind, buffer: vec![0; 8192] })
+    }
+
+    /// Waits for news that `concerns` says so of, by its body. News that was lost concerns everybody.
+    pub async fn next(&mut self, concerns: impl Fn(&[u8]) -> bool) -> Result<()> {
+        loop {
+            let mut ready = self.fd.readable().await.map_err(|e| Error::io("hear the kernel's news", e))?;
+            match ready.try_io(|fd| receive(fd.get_ref(), &mut self.buffer)) {
+                Err(_would_block) => {}
+                Ok(Ok(n)) => {
+                    if messages(&self.buffer[..n]).any(|(kind, _, _, body)| kind == self.kind && concerns(body)) {
+                        return Ok(());
+                    }
+                }
+                Ok(Err(e)) if e.raw_os_error() == Some(libc::ENOBUFS) => return Ok(()),
+                Ok(Err(e)) => return Err(Error::io("hear the kernel's news", e)),
             }
         }
     }

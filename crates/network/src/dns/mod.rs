@@ -4,6 +4,7 @@
 //! through the service proxy, ours or another's, like any Service. Names of the cluster are answered from the informers' memory
 //! (`zone.rs`), at once and in the loop that receives; other names are asked of the host's name servers (`forward.rs`).
 
+mod clients;
 mod forward;
 mod publish;
 mod server;
@@ -20,11 +21,12 @@ use client::{Client, Informers};
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use tokio::net::UdpSocket;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::cidr::Cidr;
 use crate::{Error, Result};
+use clients::Own;
 use forward::Forwarder;
 use zone::Zone;
 
@@ -32,6 +34,8 @@ use zone::Zone;
 const PORT: u16 = 53;
 /// Between two looks, at the start alone, whether the cluster's address leads here.
 const PROBE: Duration = Duration::from_millis(5);
+/// Between two attempts to open sockets that have failed.
+const REOPEN: Duration = Duration::from_secs(1);
 /// Without a proxy, DNS is as ready as it will be.
 const PROXY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -83,29 +87,49 @@ async fn reachable(address: Ipv4Addr) {
 /// Answers until `shutdown`; `ready` becomes true when names are answered from a whole memory, at the cluster's address.
 pub async fn run(config: Config, informers: Informers, shutdown: CancellationToken, ready: watch::Sender<bool>) -> Result<()> {
     let zone = Zone::new(&config.domain, config.cluster_ip, config.own_ranges.clone(), informers.informer(), informers.informer(), informers.informer())?;
-    let sockets = server::Sockets::bind(config.listen, PORT).await.map_err(|e| Error::io(format!("listen on {}", config.listen), e))?;
+    let mut sockets = server::Sockets::bind(config.listen, PORT).await.map_err(|e| Error::io(format!("listen on {}", config.listen), e))?;
+    let port = sockets.port();
     let own = vec![IpAddr::V4(config.listen), IpAddr::V4(config.cluster_ip)];
     let forwarder = Forwarder::new(config.upstream.clone(), own);
+    let published = Notify::new();
     let publish = async {
-        if let Some(client) = &config.publish {
-            publish::keep(client, &config, sockets.port()).await;
+        match &config.publish {
+            Some(client) => publish::keep(client, &config, port, &informers, || published.notify_one()).await,
+            None => published.notify_one(),
         }
+        std::future::pending::<()>().await
+    };
+    let tell = async {
+        published.notified().await;
         zone.synced().await;
         if config.publish.is_some() && tokio::time::timeout(PROXY_TIMEOUT, reachable(config.cluster_ip)).await.is_err() {
             tracing::warn!(address = %config.cluster_ip, "no service proxy leads the cluster's DNS address here");
         }
-        tracing::info!(address = %config.listen, port = sockets.port(), "DNS answers");
+        tracing::info!(address = %config.listen, port, "DNS answers");
         ready.send_replace(true);
         std::future::pending::<()>().await
     };
     let serve = async {
         // A question that comes before the memory is whole waits in the socket: it must not hear that a name does not exist.
         zone.synced().await;
-        server::serve(&sockets, server::Answerer::new(zone.clone(), forwarder)).await
+        let answerer = server::Answerer::new(zone.clone(), forwarder, Own::new(config.own_ranges.clone()));
+        loop {
+            let Err(error) = server::serve(&sockets, answerer.clone()).await else { continue };
+            tracing::warn!(%error, "DNS opens its sockets anew");
+            // The Service leads to this port.
+            sockets = loop {
+                tokio::time::sleep(REOPEN).await;
+                match server::Sockets::at(config.listen, port).await {
+                    Ok(sockets) => break sockets,
+                    Err(error) => tracing::warn!(%error, address = %config.listen, port, "DNS cannot listen; trying again"),
+                }
+            };
+        }
     };
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         () = publish => Ok(()),
-        result = serve => result.map_err(|e| Error::io("receive DNS questions", e)),
+        () = tell => Ok(()),
+        () = serve => Ok(()),
     }
 }

@@ -2,14 +2,18 @@
 //!
 //! The Service has no selector, since no pod serves it: the slice says the truth, the node's address and port. A Service of that
 //! name with a selector is somebody else's name server and is left alone.
+//!
+//! Both are compared with what they should be whenever somebody changes or deletes them, with a growing pause where somebody
+//! does so again and again.
 
 use std::time::Duration;
 
-use client::{Api, Client, Error, Meta, Result};
+use client::{Api, Client, Error, Informers, Meta, Result};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{Config, PORT};
 
@@ -19,18 +23,54 @@ const MANAGED_BY: &str = "knarr-dns";
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// Makes both, trying until it is done.
-pub(super) async fn keep(client: &Client, config: &Config, port: u16) {
-    let mut pause = BACKOFF_MIN;
+/// Makes both and keeps them so; `made` is told of the first time.
+pub(super) async fn keep(client: &Client, config: &Config, port: u16, informers: &Informers, made: impl FnOnce()) {
+    let mut services = informers.informer::<Service>().subscribe();
+    let mut slices = informers.informer::<EndpointSlice>().subscribe();
+    let slice = slice_name(config);
+    let mut made = Some(made);
+    let (mut pause, mut since) = (BACKOFF_MIN, Instant::now());
     loop {
         match ensure(client, config, port).await {
-            Ok(()) => return,
+            Ok(()) => {
+                if let Some(made) = made.take() {
+                    made();
+                }
+                // Whoever has let them be for a while gets a quick answer again.
+                if since.elapsed() > BACKOFF_MAX {
+                    pause = BACKOFF_MIN;
+                }
+                let changed = async {
+                    loop {
+                        let ours = tokio::select! {
+                            delta = services.recv() => delta.map(|d| is(&**d.object(), NAME)),
+                            delta = slices.recv() => delta.map(|d| is(&**d.object(), &slice)),
+                        };
+                        match ours {
+                            Some(true) => return,
+                            Some(false) => {}
+                            // The informers have ended, and with them the cluster's DNS.
+                            None => std::future::pending().await,
+                        }
+                    }
+                };
+                changed.await;
+                since = Instant::now();
+            }
             // The namespace or the server itself may not be there yet.
             Err(error) => tracing::debug!(%error, "the Service of the name server cannot be made yet"),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(BACKOFF_MAX);
     }
+}
+
+fn is(object: &impl Meta, name: &str) -> bool {
+    object.namespace() == NAMESPACE && object.name() == name
+}
+
+fn slice_name(config: &Config) -> String {
+    format!("{NAME}-{}", config.node_name)
 }
 
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T> {
@@ -95,7 +135,7 @@ fn slice(config: &Config, port: u16, owner: &str) -> Value {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": format!("{NAME}-{}", config.node_name),
+            "name": slice_name(config),
             "namespace": NAMESPACE,
             "labels": {"kubernetes.io/service-name": NAME, "endpointslice.kubernetes.io/managed-by": MANAGED_BY, "k8s-app": NAME},
             "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": NAME, "uid": owner, "controller": true, "blockOwnerDeletion": true}],

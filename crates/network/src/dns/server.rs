@@ -1,4 +1,8 @@
 //! Questions come in, answers go out: UDP and TCP, sizes, and what is to be said to those who ask wrongly.
+//!
+//! The server answers its cluster and its host, nobody else: the node's address may well be reached from a neighbour's. No
+//! client has more than its share of connections and of questions that wait (`clients.rs`), and no error of a socket ends the
+//! server: it rests, and in the end opens its sockets anew.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,9 +14,9 @@ use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, Res
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::clients::{Clients, Own};
 use super::forward::Forwarder;
 use super::zone::{Found, Outcome, Zone};
 
@@ -21,13 +25,22 @@ const PLAIN_UDP: usize = 512;
 /// Nor more than this, whatever the client says.
 const MAX_UDP: usize = 4096;
 const MAX_QUESTION: usize = 4096;
-const MAX_CONNECTIONS: usize = 128;
+/// TCP connections, of all clients and of one.
+const MAX_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS_OF_ONE: usize = 16;
+/// Questions that wait for servers elsewhere, of all clients and of one.
+const MAX_WAITING: usize = 512;
+const MAX_WAITING_OF_ONE: usize = 64;
+/// The smallest record: a name that was said before, type, class, time, length, an address.
+const RECORD_MIN: usize = 16;
 /// A connection on which nothing is asked.
 const IDLE: Duration = Duration::from_secs(10);
 /// Longer chains of aliases are a loop.
 const MAX_ALIASES: usize = 8;
 /// An error of a single datagram (an ICMP answer to a former one) is not the socket's end; many in a row are.
 const MAX_ERRORS: usize = 64;
+/// After a connection that could not be accepted, for want of descriptors mostly: some are given back meanwhile.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
 
 /// The two sockets, on one port.
 pub(super) struct Sockets {
@@ -48,7 +61,8 @@ impl Sockets {
         }
     }
 
-    async fn at(address: Ipv4Addr, port: u16) -> io::Result<Self> {
+    /// Binds exactly this port.
+    pub(super) async fn at(address: Ipv4Addr, port: u16) -> io::Result<Self> {
         let tcp = TcpListener::bind((address, port)).await?;
         let port = tcp.local_addr()?.port();
         Ok(Self { udp: UdpSocket::bind((address, port)).await?, tcp, port })
@@ -65,6 +79,9 @@ pub(super) struct Answerer {
     zone: Zone,
     forwarder: Forwarder,
     turn: Arc<AtomicUsize>,
+    own: Arc<Own>,
+    waiting: Clients,
+    connections: Clients,
 }
 
 /// What is to be done about a question.
@@ -77,7 +94,7 @@ enum Step {
     Ignore,
 }
 
-/// Answers until a socket fails.
+/// Answers until a socket fails for good.
 pub(super) async fn serve(sockets: &Sockets, answerer: Answerer) -> io::Result<()> {
     tokio::select! {
         result = serve_udp(&sockets.udp, &answerer) => result,
@@ -89,7 +106,7 @@ async fn serve_udp(socket: &UdpSocket, answerer: &Answerer) -> io::Result<()> {
     let mut buffer = vec![0; MAX_QUESTION];
     let mut errors = 0;
     // Answers that had to wait come back here, so that one socket sends them all.
-    let (sender, mut waiting) = tokio::sync::mpsc::channel::<(Vec<u8>, SocketAddr)>(MAX_CONNECTIONS);
+    let (sender, mut waiting) = tokio::sync::mpsc::channel::<(Vec<u8>, SocketAddr)>(MAX_WAITING);
     loop {
         let received = tokio::select! {
             Some((answer, to)) = waiting.recv() => {
@@ -107,16 +124,24 @@ async fn serve_udp(socket: &UdpSocket, answerer: &Answerer) -> io::Result<()> {
             }
         };
         errors = 0;
+        if !answerer.own.has(from.ip()) {
+            continue;
+        }
         let bytes = &buffer[..length];
         match answerer.begin(bytes, false) {
             // A client that is gone has nobody to tell.
             Step::Done(answer) => drop(socket.send_to(&answer, from).await),
             Step::Ignore => {}
             Step::Wait(question) => {
+                let Some(place) = answerer.waiting.enter(from.ip()) else {
+                    let _ = socket.send_to(&failure(&question, ResponseCode::ServFail, false), from).await;
+                    continue;
+                };
                 let (answerer, bytes, sender) = (answerer.clone(), bytes.to_vec(), sender.clone());
                 tokio::spawn(async move {
                     let answer = answerer.finish(*question, &bytes, false).await;
                     let _ = sender.send((answer, from)).await;
+                    drop(place);
                 });
             }
         }
@@ -124,21 +149,22 @@ async fn serve_udp(socket: &UdpSocket, answerer: &Answerer) -> io::Result<()> {
 }
 
 async fn serve_tcp(listener: &TcpListener, answerer: &Answerer) -> io::Result<()> {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut errors = 0;
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return Ok(()) };
         match listener.accept().await {
-            Ok((stream, _)) => {
-                errors = 0;
+            Ok((stream, from)) if answerer.own.has(from.ip()) => {
+                // Whoever has his share is hung up on; the others do not wait for him.
+                let Some(place) = answerer.connections.enter(from.ip()) else { continue };
                 let answerer = answerer.clone();
                 tokio::spawn(async move {
                     let _ = converse(stream, answerer).await;
-                    drop(permit);
+                    drop(place);
                 });
             }
-            Err(e) if errors >= MAX_ERRORS => return Err(e),
-            Err(_) => errors += 1,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "a DNS connection cannot be accepted");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
         }
     }
 }
@@ -177,13 +203,22 @@ fn frame(question: &Message) -> Message {
     answer
 }
 
-/// The wire form within the client's bounds; what does not fit is left out and said to be.
-fn fit(mut answer: Message, question: &Message, tcp: bool) -> Vec<u8> {
-    let limit = match &question.edns {
+/// Bytes that the client takes.
+fn limit(question: &Message, tcp: bool) -> usize {
+    match &question.edns {
         _ if tcp => usize::from(u16::MAX),
         Some(edns) => usize::from(edns.max_payload()).clamp(PLAIN_UDP, MAX_UDP),
         None => PLAIN_UDP,
-    };
+    }
+}
+
+/// The wire form within the client's bounds; what does not fit is left out and said to be.
+fn fit(mut answer: Message, question: &Message, tcp: bool) -> Vec<u8> {
+    let limit = limit(question, tcp);
+    // What cannot fit is not written first: a Service may have thousands of endpoints.
+    let most = limit / RECORD_MIN + 1;
+    answer.answers.truncate(most);
+    answer.additionals.truncate(most);
     loop {
         let bytes = answer.to_vec().unwrap_or_default();
         if bytes.len() <= limit {
@@ -195,6 +230,7 @@ fn fit(mut answer: Message, question: &Message, tcp: bool) -> Vec<u8> {
             continue;
         }
         answer.metadata.truncation = true;
+        answer.authorities.clear();
         let keep = answer.answers.len() * limit / bytes.len();
         let keep = keep.min(answer.answers.len().saturating_sub(1));
         if answer.answers.is_empty() {
@@ -237,8 +273,10 @@ fn refusal(question: &Message) -> Option<ResponseCode> {
 }
 
 impl Answerer {
-    pub(super) fn new(zone: Zone, forwarder: Forwarder) -> Self {
-        Self { zone, forwarder, turn: Arc::default() }
+    pub(super) fn new(zone: Zone, forwarder: Forwarder, own: Own) -> Self {
+        let waiting = Clients::new(MAX_WAITING, MAX_WAITING_OF_ONE);
+        let connections = Clients::new(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE);
+        Self { zone, forwarder, turn: Arc::default(), own: Arc::new(own), waiting, connections }
     }
 
     /// What can be said from memory alone.
@@ -265,14 +303,18 @@ impl Answerer {
         let mut answer = frame(question);
         answer.metadata.authoritative = true;
         answer.metadata.response_code = code;
-        if found.answers.is_empty() {
-            answer.add_authority(self.zone.soa(super::serial()));
+        answer.metadata.truncation = found.cut && !tcp;
+        let asked = question.queries.first().map(|q| q.name());
+        if found.answers.is_empty() || (code == ResponseCode::NXDomain && found.authorities.is_empty()) {
+            // What an alias leads to and is not there is missing from the same zone, or from another whose authority said so.
+            answer.add_authority(self.zone.soa(asked.unwrap_or(&Name::root()), super::serial()));
         } else if found.alias.is_none() {
             // Clients mostly take the first.
             let turn = self.turn.fetch_add(1, Ordering::Relaxed) % found.answers.len();
             found.answers.rotate_left(turn);
         }
         answer.insert_answers(found.answers);
+        answer.add_authorities(found.authorities);
         answer.insert_additionals(found.additionals);
         fit(answer, question, tcp)
     }
@@ -321,19 +363,26 @@ impl Answerer {
         let answer = self.forwarder.ask(&question, &bytes, tcp).await.and_then(|a| Message::from_vec(&a).ok());
         // The alias itself is known, whatever becomes of what it leads to.
         let Some(answer) = answer else { return ResponseCode::NoError };
+        found.cut = answer.metadata.truncation;
         found.answers.extend(answer.answers);
+        found.authorities = answer.authorities.into_iter().filter(|r| r.record_type() == RecordType::SOA).collect();
         answer.metadata.response_code
+    }
+}
+
+/// For tests: the answer to what may be a question.
+#[cfg(test)]
+pub(super) async fn answer(answerer: &Answerer, bytes: &[u8], tcp: bool) -> Option<Vec<u8>> {
+    match answerer.begin(bytes, tcp) {
+        Step::Done(answer) => Some(answer),
+        Step::Wait(question) => Some(answerer.finish(*question, bytes, tcp).await),
+        Step::Ignore => None,
     }
 }
 
 /// For tests: the answer to a question.
 #[cfg(test)]
 pub(super) async fn ask(answerer: &Answerer, question: &Message, tcp: bool) -> Message {
-    let bytes = question.to_vec().unwrap();
-    let answer = match answerer.begin(&bytes, tcp) {
-        Step::Done(answer) => answer,
-        Step::Wait(question) => answerer.finish(*question, &bytes, tcp).await,
-        Step::Ignore => panic!("no answer"),
-    };
+    let answer = answer(answerer, &question.to_vec().unwrap(), tcp).await.expect("an answer");
     Message::from_vec(&answer).unwrap()
 }

@@ -10,6 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 
+use super::clients::Own;
 use super::forward::{Forwarder, Upstream};
 use super::server::{Answerer, ask};
 use super::zone::Zone;
@@ -55,7 +56,7 @@ fn answerer(upstream: Vec<SocketAddr>) -> Answerer {
     let own = vec!["10.244.0.0/16".parse().unwrap(), "10.96.0.0/16".parse().unwrap()];
     let dns = Ipv4Addr::new(10, 96, 0, 10);
     let zone = Zone::new("cluster.local", dns, own, Informer::fixed(services), Informer::fixed(slices), Informer::fixed(namespaces));
-    Answerer::new(zone.unwrap(), Forwarder::new(Upstream::Servers(upstream), Vec::new()))
+    Answerer::new(zone.unwrap(), Forwarder::new(Upstream::Servers(upstream), Vec::new()), Own::new(Vec::new()))
 }
 
 fn question(name: &str, kind: RecordType) -> Message {
@@ -79,7 +80,8 @@ async fn say(answerer: &Answerer, name: &str, kind: RecordType) -> Vec<String> {
     assert!(answer.metadata.authoritative && answer.metadata.recursion_available, "{name}");
     if answer.answers.is_empty() {
         assert!(matches!(answer.authorities[0].data, RData::SOA(_)), "{name}");
-        assert_eq!(answer.authorities[0].name, Name::from_ascii("cluster.local.").unwrap());
+        let zone = if name.ends_with("in-addr.arpa.") { "in-addr.arpa." } else { "cluster.local." };
+        assert_eq!(answer.authorities[0].name, Name::from_ascii(zone).unwrap());
         return vec![if answer.metadata.response_code == ResponseCode::NXDomain { "NXDOMAIN" } else { "NODATA" }.to_owned()];
     }
     texts(&answer)
@@ -99,6 +101,10 @@ async fn names_of_services_and_pods() {
         ("_tcp.web.default.svc.cluster.local.", A, &["NODATA"]),
         ("_dns._udp.web.default.svc.cluster.local.", SRV, &["0 100 53 web.default.svc.cluster.local."]),
         ("_http._udp.web.default.svc.cluster.local.", SRV, &["NXDOMAIN"]),
+        // Without underscores they mean the same, and not any port: `www.example.web` is no name of this cluster's.
+        ("http.tcp.web.default.svc.cluster.local.", SRV, &["0 100 80 web.default.svc.cluster.local."]),
+        ("www.example.web.default.svc.cluster.local.", A, &["NXDOMAIN"]),
+        ("www.example.web.default.svc.cluster.local.", SRV, &["NXDOMAIN"]),
         ("web.other.svc.cluster.local.", A, &["NXDOMAIN"]),
         ("nope.default.svc.cluster.local.", A, &["NXDOMAIN"]),
         ("example.com.default.svc.cluster.local.", A, &["NXDOMAIN"]),
@@ -129,6 +135,7 @@ async fn names_of_services_and_pods() {
         ("5.0.244.10.in-addr.arpa.", PTR, &["db-0.db.default.svc.cluster.local."]),
         ("6.0.244.10.in-addr.arpa.", PTR, &["10-244-0-6.db.default.svc.cluster.local."]),
         ("99.0.244.10.in-addr.arpa.", PTR, &["NXDOMAIN"]),
+        ("7.0.244.10.in-addr.arpa.", PTR, &["NXDOMAIN"]),
         ("inner.default.svc.cluster.local.", CNAME, &["web.default.svc.cluster.local."]),
         ("inner.default.svc.cluster.local.", A, &["10.96.0.20", "web.default.svc.cluster.local."]),
     ] {
@@ -212,4 +219,114 @@ async fn other_names_are_asked_elsewhere_and_remembered() {
     assert_eq!(texts(&alias), ["93.184.216.34", "example.com."]);
     let missing = ask(&a, &question("nope.example.com.", RecordType::A), false).await;
     assert_eq!(missing.metadata.response_code, ResponseCode::NXDomain);
+}
+
+#[tokio::test]
+async fn a_missing_name_behind_an_alias_brings_its_authority() {
+    let (address, _) = upstream().await;
+    let a = answerer(vec![address]);
+    let services = [service("away", json!({"type": "ExternalName", "externalName": "nope.default.svc.cluster.local"}))];
+    let zone = Zone::new("cluster.local", Ipv4Addr::new(10, 96, 0, 10), Vec::new(), Informer::fixed(services), Informer::fixed([]), Informer::fixed([]));
+    let away = Answerer::new(zone.unwrap(), Forwarder::new(Upstream::Servers(Vec::new()), Vec::new()), Own::new(Vec::new()));
+    let answer = ask(&away, &question("away.default.svc.cluster.local.", RecordType::A), false).await;
+    assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NXDomain, 1));
+    assert!(matches!(answer.authorities[0].data, RData::SOA(_)));
+    let there = ask(&a, &question("outer.default.svc.cluster.local.", RecordType::A), false).await;
+    assert!(there.authorities.is_empty());
+}
+
+#[tokio::test]
+async fn thousands_of_endpoints_cost_no_more_than_an_answer() {
+    let count = 5000_u32;
+    let endpoint =
+        |n: u32| json!({"addresses": [Ipv4Addr::from_bits(Ipv4Addr::new(10, 244, 0, 0).to_bits() + n)], "hostname": format!("db-{n}"), "conditions": {}});
+    let slices: Vec<EndpointSlice> = (0..count / 100)
+        .map(|at| {
+            let mut slice = slice("db", (0..100).map(|n| endpoint(at * 100 + n)).collect());
+            slice.metadata.name = Some(format!("db-{at}"));
+            slice
+        })
+        .collect();
+    let services = [service("db", json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"name": "http", "port": 80}]}))];
+    let zone = Zone::new("cluster.local", Ipv4Addr::new(10, 96, 0, 10), Vec::new(), Informer::fixed(services), Informer::fixed(slices), Informer::fixed([]));
+    let a = Answerer::new(zone.unwrap(), Forwarder::new(Upstream::Servers(Vec::new()), Vec::new()), Own::new(Vec::new()));
+    let begun = std::time::Instant::now();
+    for (name, kind) in [("db.default.svc.cluster.local.", RecordType::A), ("_http._tcp.db.default.svc.cluster.local.", RecordType::SRV)] {
+        let cut = ask(&a, &question(name, kind), false).await;
+        assert!(cut.metadata.truncation && cut.answers.len() > 3 && cut.to_vec().unwrap().len() <= 512, "{name}");
+        let whole = ask(&a, &question(name, kind), true).await;
+        assert!(whole.answers.len() > 500, "{name}: {}", whole.answers.len());
+    }
+    let one = ask(&a, &question("db-4999.db.default.svc.cluster.local.", RecordType::A), false).await;
+    assert_eq!(texts(&one), ["10.244.19.135"]);
+    // Two seconds for each when every record was compared with every other; an unoptimised program on a busy machine has this.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+/// Numbers that look random and are the same each time (xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % n as u64).unwrap()
+    }
+}
+
+/// Questions as they come, one a line in hexadecimal.
+fn corpus() -> Vec<Vec<u8>> {
+    let lines = include_str!("../../tests/corpus/dns.txt").lines().filter(|l| !l.starts_with('#') && !l.is_empty());
+    let bytes = |line: &str| (0..line.len()).step_by(2).map(|at| u8::from_str_radix(&line[at..at + 2], 16).unwrap()).collect();
+    lines.map(bytes).collect()
+}
+
+fn mutate(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = corpus[random.below(corpus.len())].clone();
+    for _ in 0..=random.below(4) {
+        let at = random.below(bytes.len().max(1));
+        match random.below(6) {
+            0 => bytes.truncate(at),
+            1 if !bytes.is_empty() => bytes[at] = u8::try_from(random.below(256)).unwrap(),
+            // A pointer to anywhere, also to itself.
+            2 if bytes.len() > at + 1 => {
+                bytes[at] = 0xc0;
+                bytes[at + 1] = u8::try_from(random.below(256)).unwrap();
+            }
+            3 => bytes.insert(at, [0, 0xff, 63, 0x80][random.below(4)]),
+            4 => {
+                let other = &corpus[random.below(corpus.len())];
+                bytes.truncate(at);
+                bytes.extend_from_slice(&other[random.below(other.len())..]);
+            }
+            _ if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
+            _ => {}
+        }
+    }
+    bytes
+}
+
+/// The short form of a search for questions that hurt; `KNARR_FUZZ_SECONDS` makes it long.
+#[tokio::test]
+async fn no_bytes_hurt_the_name_server() {
+    let a = answerer(Vec::new());
+    let corpus = corpus();
+    assert!(corpus.iter().filter(|bytes| Message::from_vec(bytes).is_ok()).count() > 8, "most of the corpus are questions");
+    let seconds = std::env::var("KNARR_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let (mut asked, mut answered) = (0_u64, 0_u64);
+    while asked < 20_000 || std::time::Instant::now() < end {
+        let bytes = mutate(&mut random, &corpus);
+        for tcp in [false, true] {
+            let Some(answer) = super::server::answer(&a, &bytes, tcp).await else { continue };
+            answered += 1;
+            assert_eq!(answer[..2], bytes[..2], "{bytes:02x?}");
+            assert!(answer[2] & 0x80 != 0 && answer.len() <= if tcp { 65_535 } else { 4096 }, "{bytes:02x?}");
+            assert!(Message::from_vec(&answer).is_ok(), "{bytes:02x?} -> {answer:02x?}");
+        }
+        asked += 1;
+    }
+    assert!(answered > 1000, "{answered} of {asked} were questions");
 }

@@ -4,8 +4,8 @@
 //! `kubernetes` plugin: a headless Service without an endpoint does not exist as a name, an endpoint without a host name is
 //! called by its address with dashes, any address in a pod's name is answered as long as the namespace exists.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
 use client::{Informer, Meta};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
@@ -24,12 +24,21 @@ const BY_CLUSTER_IP: &str = "cluster-ip";
 const BY_ADDRESS: &str = "address";
 /// Shared among the targets of a service record.
 const SRV_WEIGHT: u16 = 100;
+/// Records that an answer begins with: no message holds more of the smallest (64 KiB, 16 bytes each), however many endpoints
+/// a Service has.
+const RECORDS_MAX: usize = 4096;
+/// Whose name the negative answers of reverse names bear, as CoreDNS's zones have it.
+const REVERSE: [&str; 2] = ["in-addr.arpa.", "ip6.arpa."];
 
 /// What is known of a name and a type.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Found {
     pub(super) answers: Vec<Record>,
     pub(super) additionals: Vec<Record>,
+    /// What an authority elsewhere says of what is missing.
+    pub(super) authorities: Vec<Record>,
+    /// Not all of it: it was cut on its way here.
+    pub(super) cut: bool,
     /// Where an alias leads, to be looked up further.
     pub(super) alias: Option<Name>,
 }
@@ -60,8 +69,12 @@ pub(super) struct Zone {
 fn cluster_ips(service: &Service) -> Vec<String> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let listed = spec.cluster_ips.iter().flatten();
-    let mut out: Vec<String> = listed.chain(&spec.cluster_ip).filter(|ip| !ip.is_empty() && *ip != "None").cloned().collect();
-    out.dedup();
+    let mut out: Vec<String> = Vec::new();
+    for ip in listed.chain(&spec.cluster_ip).filter(|ip| !ip.is_empty() && *ip != "None") {
+        if !out.contains(ip) {
+            out.push(ip.clone());
+        }
+    }
     out
 }
 
@@ -71,13 +84,6 @@ fn slice_addresses(slice: &EndpointSlice) -> Vec<String> {
 
 fn exists() -> Outcome {
     Outcome::Exists(Found::default())
-}
-
-/// A ready endpoint of a Service with its addresses.
-struct Member {
-    label: String,
-    address: IpAddr,
-    slice: Arc<EndpointSlice>,
 }
 
 fn ready(endpoint: &Endpoint) -> bool {
@@ -119,11 +125,12 @@ impl Zone {
         self.namespaces.synced().await;
     }
 
-    /// The record that says of a missing name how long it may be believed to be missing.
-    pub(super) fn soa(&self, serial: u32) -> Record {
+    /// The record that says of a missing name, or of its zone, how long it may be believed to be missing.
+    pub(super) fn soa(&self, of: &Name, serial: u32) -> Record {
         let (server, mailbox) = (self.name(&["ns", "dns"]), self.name(&["hostmaster"]));
         let data = SOA::new(server.unwrap_or_default(), mailbox.unwrap_or_default(), serial, 7200, 1800, 86_400, TTL_S);
-        Record::from_rdata(self.origin.clone(), TTL_S, RData::SOA(data))
+        let reverse = REVERSE.iter().filter_map(|zone| Name::from_ascii(zone).ok()).find(|zone| zone.zone_of(of));
+        Record::from_rdata(reverse.unwrap_or_else(|| self.origin.clone()), TTL_S, RData::SOA(data))
     }
 
     /// A name below the domain.
@@ -151,7 +158,7 @@ impl Zone {
             [service, namespace, "svc"] => self.of_service(namespace, service, |s| self.service(name, kind, s)),
             [label, service, namespace, "svc"] => self.of_service(namespace, service, |s| self.member(name, kind, s, label)),
             [port, protocol, service, namespace, "svc"] => {
-                self.of_service(namespace, service, |s| self.port(name, kind, s, port.strip_prefix('_'), protocol.strip_prefix('_')))
+                self.of_service(namespace, service, |s| self.port(name, kind, s, Some(bare(port)), Some(bare(protocol))))
             }
             _ => Outcome::Missing,
         }
@@ -159,12 +166,12 @@ impl Zone {
 
     fn apex(&self, name: &Name, kind: RecordType) -> Outcome {
         match kind {
-            RecordType::SOA => Outcome::Exists(Found { answers: vec![self.soa(super::serial())], ..Found::default() }),
+            RecordType::SOA => Outcome::Exists(Found { answers: vec![self.soa(name, super::serial())], ..Found::default() }),
             RecordType::NS => {
                 let Some(server) = self.name(&["ns", "dns"]) else { return exists() };
                 let additionals = vec![Record::from_rdata(server.clone(), TTL_S, RData::A(A(self.address)))];
                 let answers = vec![Record::from_rdata(name.clone(), TTL_S, RData::NS(NS(server)))];
-                Outcome::Exists(Found { answers, additionals, alias: None })
+                Outcome::Exists(Found { answers, additionals, ..Found::default() })
             }
             _ => exists(),
         }
@@ -178,12 +185,28 @@ impl Zone {
         self.services.get(namespace, service).map_or(Outcome::Missing, |s| then(&s))
     }
 
-    fn members(&self, service: &Service) -> Vec<Member> {
-        let mut out = Vec::new();
+    /// The addresses of a Service's ready endpoints, each once. `label` chooses those of one name.
+    fn addresses(&self, service: &Service, label: Option<&str>) -> BTreeSet<IpAddr> {
+        let mut out = BTreeSet::new();
         for slice in self.slices.by_index(BY_SERVICE, &service.key().to_string()) {
             for endpoint in slice.endpoints.iter().flatten().filter(|e| ready(e)) {
+                let addresses = endpoint.addresses.iter().filter_map(|a| a.parse().ok());
+                out.extend(addresses.filter(|a| label.is_none_or(|label| endpoint_label(endpoint, *a) == label)));
+            }
+        }
+        out
+    }
+
+    /// The ready endpoints' names and addresses, each once, with each of their ports that is wanted.
+    fn targets(&self, service: &Service, wanted: impl Fn(&Option<String>, &Option<String>) -> bool) -> BTreeSet<(u16, String, IpAddr)> {
+        let mut out = BTreeSet::new();
+        for slice in self.slices.by_index(BY_SERVICE, &service.key().to_string()) {
+            let ports = slice.ports.iter().flatten().filter(|p| wanted(&p.name, &p.protocol));
+            let numbers: Vec<u16> = ports.filter_map(|p| u16::try_from(p.port?).ok()).collect();
+            for endpoint in slice.endpoints.iter().flatten().filter(|e| ready(e)) {
                 for address in endpoint.addresses.iter().filter_map(|a| a.parse().ok()) {
-                    out.push(Member { label: endpoint_label(endpoint, address), address, slice: slice.clone() });
+                    let label = endpoint_label(endpoint, address);
+                    out.extend(numbers.iter().map(|port| (*port, label.clone(), address)));
                 }
             }
         }
@@ -202,8 +225,11 @@ impl Zone {
         if !ips.is_empty() {
             return found(name, kind, ips.into_iter().map(address_data));
         }
-        let members = self.members(service);
-        if members.is_empty() { Outcome::Missing } else { found(name, kind, members.into_iter().map(|m| address_data(m.address))) }
+        self.found_addresses(name, kind, self.addresses(service, None))
+    }
+
+    fn found_addresses(&self, name: &Name, kind: RecordType, addresses: BTreeSet<IpAddr>) -> Outcome {
+        if addresses.is_empty() { Outcome::Missing } else { found(name, kind, addresses.into_iter().map(address_data)) }
     }
 
     /// `ENDPOINT.SERVICE.NAMESPACE.svc`, and the empty name between a protocol and its ports.
@@ -213,8 +239,7 @@ impl Zone {
             let known = ports.into_iter().any(|p| p.protocol.as_deref().unwrap_or("TCP").eq_ignore_ascii_case(protocol));
             return if known { exists() } else { Outcome::Missing };
         }
-        let members: Vec<Member> = self.members(service).into_iter().filter(|m| m.label == label).collect();
-        if members.is_empty() { Outcome::Missing } else { found(name, kind, members.into_iter().map(|m| address_data(m.address))) }
+        self.found_addresses(name, kind, self.addresses(service, Some(label)))
     }
 
     /// `_PORT._PROTOCOL.SERVICE.NAMESPACE.svc`; none: any.
@@ -230,10 +255,9 @@ impl Zone {
         let (namespace, service_name) = (service.namespace().to_owned(), service.name().to_owned());
         let mut targets: Vec<(u16, Name, IpAddr)> = Vec::new();
         if ips.is_empty() {
-            for member in self.members(service) {
-                let Some(target) = self.name(&[&member.label, &service_name, &namespace, "svc"]) else { continue };
-                let ports = member.slice.ports.iter().flatten().filter(|p| wanted(&p.name, &p.protocol));
-                targets.extend(ports.filter_map(|p| Some((u16::try_from(p.port?).ok()?, target.clone(), member.address))));
+            for (port, label, address) in self.targets(service, wanted).into_iter().take(RECORDS_MAX) {
+                let Some(target) = self.name(&[&label, &service_name, &namespace, "svc"]) else { continue };
+                targets.push((port, target, address));
             }
         } else if let Some(target) = self.name(&[&service_name, &namespace, "svc"]) {
             let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten()).filter(|p| wanted(&p.name, &p.protocol));
@@ -257,7 +281,7 @@ impl Zone {
         if names.is_empty() {
             for slice in self.slices.by_index(BY_ADDRESS, &text) {
                 let Some(service) = slice.label(crate::proxy::SERVICE_NAME) else { continue };
-                for endpoint in slice.endpoints.iter().flatten().filter(|e| e.addresses.contains(&text)) {
+                for endpoint in slice.endpoints.iter().flatten().filter(|e| ready(e) && e.addresses.contains(&text)) {
                     names.extend(self.name(&[&endpoint_label(endpoint, address), service, slice.namespace(), "svc"]));
                 }
             }
@@ -281,16 +305,16 @@ fn address_data(address: IpAddr) -> RData {
     }
 }
 
-/// The records of this type among the data; the name exists in any case.
+/// The records of this type among the data, which has none twice; the name exists in any case.
 fn found(name: &Name, kind: RecordType, data: impl IntoIterator<Item = RData>) -> Outcome {
     let data = data.into_iter().filter(|d| kind == RecordType::ANY || d.record_type() == kind);
-    let mut answers: Vec<Record> = Vec::new();
-    for record in data.map(|d| Record::from_rdata(name.clone(), TTL_S, d)) {
-        if !answers.contains(&record) {
-            answers.push(record);
-        }
-    }
+    let answers = data.take(RECORDS_MAX).map(|d| Record::from_rdata(name.clone(), TTL_S, d)).collect();
     Outcome::Exists(Found { answers, ..Found::default() })
+}
+
+/// A label of a port or protocol without its underscore, if it has one: without, it means the same, and not any.
+fn bare(label: &str) -> &str {
+    label.strip_prefix('_').unwrap_or(label)
 }
 
 /// An `ExternalName` Service is an alias, whatever was asked.
@@ -299,7 +323,7 @@ fn alias(name: &Name, service: &Service) -> Option<Outcome> {
     let target = spec.external_name.as_deref()?.trim_end_matches('.');
     let Ok(target) = Name::from_ascii(format!("{target}.")) else { return Some(Outcome::Missing) };
     let answers = vec![Record::from_rdata(name.clone(), TTL_S, RData::CNAME(CNAME(target.clone())))];
-    Some(Outcome::Exists(Found { answers, additionals: Vec::new(), alias: Some(target) }))
+    Some(Outcome::Exists(Found { answers, alias: Some(target), ..Found::default() }))
 }
 
 /// `1-2-3-4.NAMESPACE.pod`: what the name says is the answer.
@@ -311,20 +335,20 @@ fn pod(name: &Name, kind: RecordType, dashed: &str) -> Outcome {
     }
 }
 
-/// SRV records, the weight shared among the targets, and the targets' addresses.
+/// SRV records, the weight shared among the targets, and the targets' addresses. The targets come sorted by port and name.
 fn services_found(name: &Name, targets: Vec<(u16, Name, IpAddr)>) -> Found {
     let mut out = Found::default();
-    let mut distinct: Vec<(u16, Name)> = targets.iter().map(|(port, target, _)| (*port, target.clone())).collect();
-    distinct.sort();
+    let mut distinct: Vec<(u16, &Name)> = targets.iter().map(|(port, target, _)| (*port, target)).collect();
     distinct.dedup();
     let weight = (SRV_WEIGHT / u16::try_from(distinct.len()).unwrap_or(SRV_WEIGHT).max(1)).max(1);
     for (port, target) in distinct {
-        out.answers.push(Record::from_rdata(name.clone(), TTL_S, RData::SRV(SRV::new(0, weight, port, target))));
+        out.answers.push(Record::from_rdata(name.clone(), TTL_S, RData::SRV(SRV::new(0, weight, port, target.clone()))));
     }
+    // A target with several ports has its addresses once.
+    let mut known = BTreeSet::new();
     for (_, target, address) in targets {
-        let record = Record::from_rdata(target, TTL_S, address_data(address));
-        if !out.additionals.contains(&record) {
-            out.additionals.push(record);
+        if known.insert((address, target.clone())) {
+            out.additionals.push(Record::from_rdata(target, TTL_S, address_data(address)));
         }
     }
     out

@@ -279,6 +279,8 @@ pub mod step {
     use super::{Base, Cmp, Expr, Fib, Verdict, reg};
     use crate::cidr::Cidr;
 
+    /// `NFT_META_NFPROTO`.
+    const META_NFPROTO: u32 = 15;
     /// `NFT_META_L4PROTO`.
     const META_L4PROTO: u32 = 16;
     /// `NFT_META_IIFNAME`.
@@ -336,6 +338,11 @@ pub mod step {
     /// Goes on only if the packet came by a link whose name begins so.
     pub fn came_by(prefix: &str) -> [Expr; 2] {
         [Expr::Meta { to: reg(0), key: META_IIFNAME }, Expr::Cmp { from: reg(0), op: Cmp::Eq, value: prefix.as_bytes().to_vec() }]
+    }
+
+    /// Goes on only for IPv4, in a table that has IPv6 as well.
+    pub fn is_ipv4() -> [Expr; 2] {
+        [Expr::Meta { to: reg(0), key: META_NFPROTO }, Expr::Cmp { from: reg(0), op: Cmp::Eq, value: vec![super::super::FAMILY] }]
     }
 
     /// Goes on only if the packet leaves by a link whose name begins so.

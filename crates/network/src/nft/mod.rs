@@ -6,29 +6,27 @@
 
 mod expr;
 pub mod key;
+mod look;
 
 pub use expr::{Anonymous, Base, Cmp, Expr, Fib, Rule, Verdict, reg, step};
+pub use look::{BaseChain, Commented, Foreign, base_chains, chains, commented_rules, delete_table, keys, rules, sets, tables};
 
 use std::net::Ipv4Addr;
 
-use crate::netlink::{ACK, APPEND, BATCH_BEGIN, CREATE, DUMP, Messages, Nest, Socket, attribute, text};
+use crate::netlink::{ACK, APPEND, BATCH_BEGIN, CREATE, Messages, Nest, Socket};
 use crate::{Error, Result};
 
 const SUBSYSTEM: u16 = 10 << 8;
 const BATCH_END: u16 = 0x11;
 const NEWTABLE: u16 = SUBSYSTEM;
-const GETTABLE: u16 = SUBSYSTEM | 1;
 const DELTABLE: u16 = SUBSYSTEM | 2;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;
 const DELCHAIN: u16 = SUBSYSTEM | 5;
-const GETCHAIN: u16 = SUBSYSTEM | 4;
 const NEWRULE: u16 = SUBSYSTEM | 6;
-const GETRULE: u16 = SUBSYSTEM | 7;
 const DELRULE: u16 = SUBSYSTEM | 8;
 const NEWSET: u16 = SUBSYSTEM | 9;
 const DELSET: u16 = SUBSYSTEM | 11;
 const NEWSETELEM: u16 = SUBSYSTEM | 12;
-const GETSETELEM: u16 = SUBSYSTEM | 13;
 const DELSETELEM: u16 = SUBSYSTEM | 14;
 
 const RULE_USERDATA: u16 = 7;
@@ -47,6 +45,10 @@ const SET_EVAL: u32 = 0x20;
 
 /// The family of all of our tables: IPv4.
 const FAMILY: u8 = libc::NFPROTO_IPV4 as u8;
+/// IPv4 and IPv6 in one table, as many firewalls have it.
+pub const INET: u8 = libc::NFPROTO_INET as u8;
+/// The family of iptables' tables.
+pub const IP: u8 = FAMILY;
 
 /// Where a chain is entered by the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +117,10 @@ pub type Element = (Vec<u8>, Option<Data>);
 #[derive(Debug)]
 pub struct Batch {
     m: Messages,
+    family: u8,
     table: String,
     sets: u32,
+    rules: usize,
     changes: usize,
 }
 
@@ -128,9 +132,19 @@ fn header(family: u8, resource: u16) -> [u8; 4] {
 impl Batch {
     /// No changes yet.
     pub fn new(table: &str) -> Self {
+        Self::of_family(FAMILY, table)
+    }
+
+    /// The same for a table of another family.
+    pub fn of_family(family: u8, table: &str) -> Self {
         let mut m = Messages::new();
         m.begin(BATCH_BEGIN, 0, &header(0, SUBSYSTEM >> 8));
-        Self { m, table: table.to_owned(), sets: 0, changes: 0 }
+        Self { m, family, table: table.to_owned(), sets: 0, rules: 0, changes: 0 }
+    }
+
+    /// How many rules it adds.
+    pub fn rules(&self) -> usize {
+        self.rules
     }
 
     /// Whether there is nothing to do.
@@ -140,7 +154,7 @@ impl Batch {
 
     fn begin(&mut self, kind: u16, flags: u16, table_attribute: u16) -> &mut Messages {
         self.changes += 1;
-        self.m.begin(kind, flags, &header(FAMILY, 0)).text(table_attribute, &self.table)
+        self.m.begin(kind, flags, &header(self.family, 0)).text(table_attribute, &self.table)
     }
 
     /// Makes the table if it is not there.
@@ -183,6 +197,18 @@ impl Batch {
         self
     }
 
+    /// Removes the rules of all chains.
+    pub fn flush_table(&mut self) -> &mut Self {
+        self.begin(DELRULE, 0, 1);
+        self
+    }
+
+    /// Removes all elements of a set.
+    pub fn flush_set(&mut self, set: &str) -> &mut Self {
+        self.begin(DELSETELEM, 0, 1).text(2, set);
+        self
+    }
+
     /// Removes a chain that nothing leads to.
     pub fn delete_chain(&mut self, name: &str) -> &mut Self {
         self.begin(DELCHAIN, 0, 1).text(3, name);
@@ -212,6 +238,7 @@ impl Batch {
     }
 
     fn rule(&mut self, chain: &str, rule: &Rule, flags: u16) {
+        self.rules += 1;
         let mut anonymous = Vec::new();
         for set in rule.iter().filter_map(Expr::anonymous) {
             anonymous.push(self.anonymous(set));
@@ -346,89 +373,6 @@ fn write_data(m: &mut Messages, kind: u16, data: &Data) {
             m.end(inner).end(nest);
         }
     }
-}
-
-/// The names of all IPv4 tables.
-pub fn tables(socket: &mut Socket) -> Result<Vec<String>> {
-    list(socket, "list nf_tables tables", GETTABLE, |table| attribute(table, 1).map(text))
-}
-
-/// All of IPv4 that is asked for by `kind`, as far as `parse` makes something of its attributes.
-fn list<T>(socket: &mut Socket, what: &'static str, kind: u16, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>> {
-    let mut m = Messages::new();
-    m.begin(kind, DUMP, &header(FAMILY, 0));
-    let answers = socket.call(what, &m)?;
-    Ok(answers.iter().filter_map(|(_, body)| parse(body.get(4..)?)).collect())
-}
-
-/// A chain that the kernel enters by itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BaseChain {
-    /// Its table.
-    pub table: String,
-    /// Its name.
-    pub name: String,
-    /// Where it is entered ([`At`]).
-    pub at: u32,
-    /// What no rule decides is dropped.
-    pub drops: bool,
-}
-
-/// All IPv4 chains that the kernel enters by itself.
-pub fn base_chains(socket: &mut Socket) -> Result<Vec<BaseChain>> {
-    let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
-    list(socket, "list nf_tables chains", GETCHAIN, |chain| {
-        let at = attribute(attribute(chain, 4)?, 1).and_then(number)?;
-        let drops = attribute(chain, 5).and_then(number) == Some(0);
-        Some(BaseChain { table: attribute(chain, 1).map(text)?, name: attribute(chain, 3).map(text)?, at, drops })
-    })
-}
-
-/// A rule that somebody left a comment on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Commented {
-    /// Its table.
-    pub table: String,
-    /// Its chain.
-    pub chain: String,
-    /// Its number in the table.
-    pub handle: u64,
-    /// The comment.
-    pub comment: String,
-}
-
-/// All IPv4 rules with a comment.
-pub fn commented_rules(socket: &mut Socket) -> Result<Vec<Commented>> {
-    list(socket, "list nf_tables rules", GETRULE, |rule| {
-        let comment = match attribute(rule, RULE_USERDATA)? {
-            [COMMENT, length, rest @ ..] => text(rest.get(..usize::from(*length))?),
-            _ => return None,
-        };
-        let handle = attribute(rule, 3)?.try_into().ok().map(u64::from_be_bytes)?;
-        Some(Commented { table: attribute(rule, 1).map(text)?, chain: attribute(rule, 2).map(text)?, handle, comment })
-    })
-}
-
-/// Removes a table; one that is gone already is no error.
-pub fn delete_table(socket: &mut Socket, table: &str) -> Result<()> {
-    let mut batch = Batch::new(table);
-    batch.add_table().delete_table();
-    batch.commit(socket, "remove the nf_tables table")
-}
-
-/// The keys that are in a set now.
-pub fn keys(socket: &mut Socket, table: &str, set: &str) -> Result<Vec<Vec<u8>>> {
-    let mut m = Messages::new();
-    m.begin(GETSETELEM, DUMP, &header(FAMILY, 0)).text(1, table).text(2, set);
-    let answers = socket.call("list a set", &m)?;
-    let mut out = Vec::new();
-    for (_, body) in &answers {
-        let Some(list) = body.get(4..).and_then(|b| attribute(b, 3)) else { continue };
-        for (_, element) in crate::netlink::attributes(list) {
-            out.extend(attribute(element, 1).and_then(|k| attribute(k, 1)).map(<[u8]>::to_vec));
-        }
-    }
-    Ok(out)
 }
 
 /// Data of a map: an address and a port.

@@ -1,42 +1,109 @@
-//! Other people's firewalls: a chain that drops whatever it does not know would drop what pods send each other.
+//! Other people's firewalls: a chain that refuses whatever it does not know would refuse what pods send each other, and what
+//! they ask of the node (its DNS, the API, the kubelet are processes of the host).
 //!
-//! No rule of our own table can undo another table's drop, so two rules go to the head of such a chain (Docker's and ufw's
-//! `FORWARD` are of this kind), in the form that `iptables` itself writes, with the mark as their comment. Chains that accept by
-//! default are left alone.
+//! No rule of our own table can undo another table's drop, so rules go to the head of such a chain, in the form that
+//! `iptables` itself writes, with the mark as their comment: chains whose policy drops (Docker's and ufw's), and those that
+//! end with a rule which refuses all (firewalld's), of families `ip` and `inet`. Chains that accept by default are left alone.
+//! What is there is compared with what is to be, so that looking again changes nothing.
+
+use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::cidr::Cidr;
 use crate::mark::Mark;
 use crate::netlink::Socket;
-use crate::nft::{At, Batch, Cmp, Expr, Verdict, base_chains, commented_rules, step};
+use crate::nft::{self, At, BaseChain, Batch, Cmp, Commented, Expr, Rule, Verdict, base_chains, commented_rules, step};
+
+/// Rules that each kind of chain gets.
+const FORWARD_RULES: usize = 2;
+const INPUT_RULES: usize = 1;
 
 fn comment(mark: &Mark) -> String {
     format!("{}pods", mark.alias())
 }
 
-/// Lets the pods' packets through.
-pub(super) fn open(socket: &mut Socket, mark: &Mark, range: Cidr) -> Result<()> {
-    close(socket, mark)?;
-    let comment = comment(mark);
-    for chain in base_chains(socket)?.iter().filter(|c| c.drops && c.at == At::Forward as u32) {
-        let mut batch = Batch::new(&chain.table);
-        for mut rule in [step::source_in(range, Cmp::Eq), step::destination_in(range, Cmp::Eq)] {
+/// What the pods' packets are known by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pods {
+    /// Their range.
+    pub(super) range: Cidr,
+    /// The node, as they call it.
+    pub(super) gateway: std::net::Ipv4Addr,
+}
+
+impl Pods {
+    /// The rules for a chain, the last first.
+    fn rules(self, chain: &BaseChain) -> Vec<Rule> {
+        let mut rules = if chain.at == At::Input as u32 {
+            let mut rule = step::source_in(self.range, Cmp::Eq);
+            rule.extend(step::destination_is(self.gateway));
+            vec![rule]
+        } else {
+            vec![step::source_in(self.range, Cmp::Eq), step::destination_in(self.range, Cmp::Eq)]
+        };
+        for rule in &mut rules {
+            if chain.family == nft::INET {
+                rule.splice(0..0, step::is_ipv4());
+            }
             rule.extend([Expr::Counter, Expr::Verdict(Verdict::Accept)]);
-            batch.insert_rule(&chain.name, &rule, &comment);
         }
-        tracing::info!(table = chain.table, chain = chain.name, "this host's firewall forwards nothing by default; letting pods through");
+        rules
+    }
+}
+
+/// Rules of others' tables by the chain that they stand in.
+fn by_chain(rules: &[Commented]) -> BTreeMap<(u8, &str, &str), Vec<&Commented>> {
+    let mut chains: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for rule in rules {
+        chains.entry((rule.family, rule.table.as_str(), rule.chain.as_str())).or_default().push(rule);
+    }
+    chains
+}
+
+/// Lets the pods' packets through, where they are not yet.
+pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: Pods) -> Result<()> {
+    let comment = comment(mark);
+    let rules = commented_rules(socket)?;
+    let by_chain = by_chain(&rules);
+    let own = [mark.table(), mark.proxy_table()];
+    let filters = |c: &&BaseChain| (c.filters(At::Forward) || c.filters(At::Input)) && !own.contains(&c.table);
+    for chain in base_chains(socket)?.iter().filter(filters) {
+        let there = by_chain.get(&(chain.family, chain.table.as_str(), chain.name.as_str())).map_or(&[][..], Vec::as_slice);
+        let refuses = chain.drops || there.last().is_some_and(|r| r.refuses);
+        let ours: Vec<&&Commented> = there.iter().filter(|r| r.comment == comment).collect();
+        let wanted = match (refuses, chain.at == At::Input as u32) {
+            (false, _) => 0,
+            (true, true) => INPUT_RULES,
+            (true, false) => FORWARD_RULES,
+        };
+        // At the head, all of them, and none twice.
+        if ours.len() == wanted && there.iter().take(wanted).all(|r| r.comment == comment) {
+            continue;
+        }
+        let mut batch = Batch::of_family(chain.family, &chain.table);
+        for rule in ours {
+            batch.delete_rule(&chain.name, rule.handle);
+        }
+        if refuses {
+            for rule in &pods.rules(chain) {
+                batch.insert_rule(&chain.name, rule, &comment);
+            }
+            tracing::info!(table = chain.table, chain = chain.name, "this host's firewall refuses what it does not know; letting pods through");
+        }
         batch.commit(socket, "let pods through this host's firewall")?;
     }
     Ok(())
 }
 
-/// Takes the rules away again.
-pub(super) fn close(socket: &mut Socket, mark: &Mark) -> Result<()> {
+/// Takes the rules away again; how many there were.
+pub(super) fn close(socket: &mut Socket, mark: &Mark) -> Result<usize> {
     let comment = comment(mark);
+    let mut removed = 0;
     for rule in commented_rules(socket)?.iter().filter(|r| r.comment == comment) {
-        let mut batch = Batch::new(&rule.table);
+        let mut batch = Batch::of_family(rule.family, &rule.table);
         batch.delete_rule(&rule.chain, rule.handle);
         batch.commit(socket, "remove a rule from this host's firewall")?;
+        removed += 1;
     }
-    Ok(())
+    Ok(removed)
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -52,7 +53,7 @@ fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 impl Ipam {
     /// Reads what was given away before. Files that a crash left half-written belong to no answered attachment.
     pub(super) fn open(dir: PathBuf, range: Cidr) -> Result<Self> {
-        fs::create_dir_all(&dir).map_err(failed("make", &dir))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed("make", &dir))?;
         let mut this = Self { dir, range, records: BTreeMap::new(), sandboxes: HashMap::new(), last: 1 };
         for entry in fs::read_dir(&this.dir).map_err(failed("read", &this.dir))?.flatten() {
             let name = entry.file_name();
@@ -99,10 +100,17 @@ impl Ipam {
             if self.records.contains_key(&address) {
                 continue;
             }
-            self.write(address, &record)?;
-            let path = self.dir.join(LAST);
-            fs::write(&path, address.to_string()).map_err(failed("write", &path))?;
+            // First of all: whatever becomes of this address, the next attempt is at the next.
             self.last = at;
+            match self.write(address, &record) {
+                // A file that nobody here made: somebody's who died between making and filling it.
+                Err(e) if e.errno() == Some(libc::EEXIST) => continue,
+                other => other?,
+            }
+            if let Err(e) = self.keep_last(address) {
+                let _ = fs::remove_file(self.dir.join(address.to_string()));
+                return Err(e);
+            }
             self.sandboxes.insert(record.sandbox.clone(), address);
             self.records.insert(address, record);
             return Ok(address);
@@ -110,11 +118,18 @@ impl Ipam {
         Err(Error::Exhausted(self.range.to_string()))
     }
 
+    /// In one step: whoever starts after a crash begins behind this address or the one before.
+    fn keep_last(&self, address: Ipv4Addr) -> Result<()> {
+        let (path, new) = (self.dir.join(LAST), self.dir.join(format!("{LAST}.new")));
+        fs::write(&new, address.to_string()).map_err(failed("write", &new))?;
+        fs::rename(&new, &path).map_err(failed("replace", &path))
+    }
+
     fn write(&self, address: Ipv4Addr, record: &Record) -> Result<()> {
         let path = self.dir.join(address.to_string());
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed("make", &path))?;
         let text = serde_json::to_vec(record).map_err(|e| Error::Config(e.to_string()))?;
-        file.write_all(&text).map_err(failed("write", &path))
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed("make", &path))?;
+        file.write_all(&text).map_err(failed("write", &path)).inspect_err(|_| drop(fs::remove_file(&path)))
     }
 
     /// Changes what is known of an address, in one step for whoever reads the file.
@@ -181,6 +196,22 @@ mod tests {
         let address = ipam.allocate(record("a")).unwrap();
         ipam.update(address, Record { ready: true, ..record("a") }).unwrap();
         assert!(Ipam::open(dir.clone(), range).unwrap().find("a").unwrap().1.ready);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_written_keeps_no_address() {
+        let (dir, range) = (directory("full"), "10.1.0.0/29".parse().unwrap());
+        let mut ipam = Ipam::open(dir.clone(), range).unwrap();
+        // Of an unknown hand: passed over.
+        fs::write(dir.join("10.1.0.2"), "").unwrap();
+        assert_eq!(ipam.allocate(record("a")).unwrap(), Ipv4Addr::new(10, 1, 0, 3));
+        // As a full disk: the last step fails, since a directory is in its place.
+        fs::create_dir(dir.join("last.new")).unwrap();
+        ipam.allocate(record("b")).unwrap_err();
+        assert!(!dir.join("10.1.0.4").exists() && ipam.find("b").is_none());
+        fs::remove_dir(dir.join("last.new")).unwrap();
+        assert_eq!(ipam.allocate(record("b")).unwrap(), Ipv4Addr::new(10, 1, 0, 5), "and the next one works");
         fs::remove_dir_all(dir).unwrap();
     }
 }

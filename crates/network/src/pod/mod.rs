@@ -7,7 +7,9 @@
 //! from the IP address and are told to both sides, so nothing is ever asked by ARP and the first packet goes out at once.
 //!
 //! The bridge holds the gateway's address, which is the node's; it has no ports. Everything is found again by name and
-//! alias after a crash; what was made half is made anew when it is asked for again.
+//! alias after a crash; what was made half is made anew when it is asked for again. What others change afterwards (a flushed
+//! rule set, a firewall that starts later, forwarding switched off) is put right by [`PodNetwork::keep`], at the kernel's news
+//! and once a minute.
 
 mod firewall;
 mod ipam;
@@ -25,13 +27,16 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::cidr::Cidr;
+use crate::conntrack::{self, Flow};
 use crate::link::{self, End, Ipv4Conf, Settings, Way};
 use crate::mark::Mark;
 use crate::netlink::{self, Messages, Socket};
-use crate::nft::{self, Batch};
-use crate::{Error, Result, conntrack, netns};
+use crate::nft::{self, At, Batch, Foreign};
+use crate::{Error, Result, netns};
+use firewall::Pods;
 use ipam::{Ipam, Record};
 
 /// The name of a pod's link inside the pod.
@@ -48,6 +53,14 @@ const CARRIER_LOOK: Duration = Duration::from_micros(200);
 const CARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 /// In the bridge's alias, after the mark and before the pod range.
 const BRIDGE: &str = "bridge ";
+/// In the bridge's alias, after the range: it was this network that switched forwarding on.
+const FORWARDS: &str = " forward";
+/// The parameter that makes a host pass packets on.
+const IP_FORWARD: &str = "ipv4/ip_forward";
+/// Others' changes come in numbers; one look is for all that come within this.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Between two looks for which there is no news: links, addresses, parameters.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// How a node's pod network is made.
 #[derive(Clone, Debug)]
@@ -60,6 +73,8 @@ pub struct Config {
     pub bridge: Option<String>,
     /// The node's range; its first address is the gateway's.
     pub pod_cidr: Cidr,
+    /// All nodes' pods, which know each other by their own addresses; none: this node's range.
+    pub cluster_cidr: Option<Cidr>,
     /// The Services' range, so that it is reached also where the host has no default route.
     pub service_cidr: Option<Cidr>,
     /// The links' MTU; none: as the host's default route.
@@ -105,6 +120,7 @@ pub struct PodNetwork {
 }
 
 struct Inner {
+    config: Config,
     mark: Mark,
     bridge: String,
     gateway: Ipv4Addr,
@@ -137,23 +153,40 @@ impl PodNetwork {
         let gateway = config.pod_cidr.nth(1).filter(|_| config.pod_cidr.prefix() <= 29);
         let gateway = gateway.ok_or_else(|| Error::Config(format!("the pod range {} is too small", config.pod_cidr)))?;
         let mut route = Socket::open(netlink::ROUTE)?;
-        let mut nft = Socket::open(netlink::NETFILTER)?;
+        let nft = Socket::open(netlink::NETFILTER)?;
         let bridge = config.bridge.clone().unwrap_or_else(|| config.mark.bridge());
         let mtu = match config.mtu {
             Some(mtu) => mtu,
             None => default_mtu(&mut route),
         };
         let no_ipv6 = link::has_ipv6();
-        make_bridge(&mut route, &config, &bridge, gateway, mtu, no_ipv6)?;
-        sysctl("ipv4/ip_forward", "1")?;
         let ipam = Ipam::open(config.run_dir.join("ipam"), config.pod_cidr)?;
-        let ports: Vec<_> = ipam.records().map(|(a, r)| (a, r.ports.as_slice())).collect();
-        rules::table(&config.mark, config.pod_cidr, gateway, &ports).commit(&mut nft, "write the pod network's rules")?;
-        if let Err(error) = firewall::open(&mut nft, &config.mark, config.pod_cidr) {
-            tracing::warn!(%error, "this host's firewall may keep pods from each other");
-        }
         let state = Mutex::new(State { route, nft, ipam });
-        Ok(Self { inner: Arc::new(Inner { mark: config.mark, bridge, gateway, mtu, no_ipv6, state }) })
+        let inner = Inner { mark: config.mark.clone(), config, bridge, gateway, mtu, no_ipv6, state };
+        {
+            let state = &mut *inner.state.lock();
+            inner.make_bridge(state)?;
+            inner.write_rules(state)?;
+            inner.open_firewall(state);
+        }
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Puts right what others change, until `shutdown`.
+    pub async fn keep(&self, shutdown: CancellationToken) {
+        let mut news = Foreign::listen();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = news.changed() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            tokio::time::sleep(SETTLE).await;
+            let inner = self.inner.clone();
+            if let Err(error) = blocking(move || inner.repair()).await {
+                tracing::warn!(%error, "the pod network is not as it should be; looking again in a minute");
+            }
+        }
     }
 
     /// The gateway's address: the node's `InternalIP`.
@@ -211,6 +244,43 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 }
 
 impl Inner {
+    fn pods(&self) -> Pods {
+        Pods { range: self.config.pod_cidr, gateway: self.gateway }
+    }
+
+    /// The table with the ports of the pods that exist.
+    fn write_rules(&self, state: &mut State) -> Result<()> {
+        let ports: Vec<_> = state.ipam.records().map(|(a, r)| (a, r.ports.as_slice())).collect();
+        let range = self.config.pod_cidr;
+        let table = rules::table(&self.mark, (range, self.config.cluster_cidr.unwrap_or(range)), self.gateway, &ports);
+        table.commit(&mut state.nft, "write the pod network's rules")
+    }
+
+    fn open_firewall(&self, state: &mut State) {
+        if let Err(error) = firewall::open(&mut state.nft, &self.mark, self.pods()) {
+            tracing::warn!(%error, "this host's firewall may keep pods from each other and from the node");
+        }
+    }
+
+    /// Looks whether everything is there, and makes again what is not.
+    fn repair(&self) -> Result<()> {
+        let state = &mut *self.state.lock();
+        let bridge = link::find(&mut state.route, &self.bridge)?;
+        let forwards = fs::read_to_string(format!("/proc/sys/net/{IP_FORWARD}")).is_ok_and(|v| v.trim() == "1");
+        if bridge.is_none_or(|b| !b.up) || !has_address(self.gateway)? || !forwards {
+            tracing::warn!(bridge = self.bridge, forwards, "somebody changed the pod network's bridge or forwarding; making them again");
+            self.make_bridge(state)?;
+        }
+        let table = self.mark.table();
+        let there = nft::tables(&mut state.nft)?.contains(&table);
+        if !there || nft::rules(&mut state.nft, &table)?.len() != rules::RULES {
+            tracing::warn!(table, "somebody changed the pod network's rules; writing them again");
+            self.write_rules(state)?;
+        }
+        self.open_firewall(state);
+        Ok(())
+    }
+
     fn answer(&self, address: Ipv4Addr) -> PodAddresses {
         PodAddresses { ips: vec![address], gateway: self.gateway }
     }
@@ -310,10 +380,20 @@ impl Inner {
         if ports.is_empty() {
             return Ok(());
         }
-        let mut batch = Batch::new(&self.mark.table());
-        rules::change(&mut batch, address, ports, Batch::add_elements);
-        batch.commit(&mut state.nft, "open a pod's host ports")?;
-        forget_flows(state, ports)
+        let add = |state: &mut State| {
+            let mut batch = Batch::new(&self.mark.table());
+            rules::change(&mut batch, address, ports, Batch::add_elements);
+            batch.commit(&mut state.nft, "open a pod's host ports")
+        };
+        match add(state) {
+            // Somebody removed the table, and the look at his news is still to come.
+            Err(e) if e.errno() == Some(libc::ENOENT) => {
+                self.write_rules(state)?;
+                add(state)?;
+            }
+            other => other?,
+        }
+        forget_flows(state, address, ports)
     }
 
     /// Takes a sandbox off the network; the name of the link that is left to be removed.
@@ -326,7 +406,7 @@ impl Inner {
             rules::change(&mut batch, address, &record.ports, Batch::delete_elements);
             match batch.commit(&mut state.nft, "close a pod's host ports") {
                 Err(e) if e.errno() != Some(libc::ENOENT) => return Err(e),
-                _ => forget_flows(state, &record.ports)?,
+                _ => forget_flows(state, address, &record.ports)?,
             }
         }
         // Without its route a pod is cut off both ways: what it sends fails the source check.
@@ -377,41 +457,61 @@ fn wait_active(route: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
-/// UDP flows to these ports of the host begin anew.
-fn forget_flows(state: &mut State, ports: &[HostPort]) -> Result<()> {
-    let udp: Vec<u16> = ports.iter().filter(|p| p.protocol == "UDP").map(|p| p.host_port).collect();
-    if !udp.is_empty() {
-        conntrack::forget_udp(&mut state.nft, |flow| udp.contains(&flow.called.1))?;
+/// UDP flows to these ports of the host begin anew: those that this pod answers, and those that the host itself did.
+fn forget_flows(state: &mut State, pod: Ipv4Addr, ports: &[HostPort]) -> Result<()> {
+    let udp: Vec<&HostPort> = ports.iter().filter(|p| p.protocol == "UDP").collect();
+    if udp.is_empty() {
+        return Ok(());
     }
+    let own = host_addresses()?;
+    let concerns = |flow: &Flow| udp.iter().any(|p| p.host_port == flow.called.1 && p.host_ip.is_none_or(|ip| ip == flow.called.0));
+    conntrack::forget_udp(&mut state.nft, |flow| concerns(flow) && (flow.answers.0 == pod || own.contains(&flow.called.0) && flow.answers == flow.called))?;
     Ok(())
 }
 
-fn make_bridge(route: &mut Socket, config: &Config, name: &str, gateway: Ipv4Addr, mtu: u32, no_ipv6: bool) -> Result<()> {
-    // The range stands in the alias, so that whoever clears up knows which route to remove.
-    let ours = format!("{}{BRIDGE}", config.mark.alias());
-    let alias = format!("{ours}{}", config.pod_cidr);
-    match link::find(route, name)? {
-        Some(found) if found.alias.starts_with(&ours) || found.alias.is_empty() => {}
-        Some(found) => return Err(Error::Config(format!("link {name} belongs to {:?}", found.alias))),
-        None => {
-            let mut m = Messages::new();
-            link::add_bridge(&mut m, name);
-            route.call(&format!("make the bridge {name}"), &m)?;
+/// The addresses of this host.
+fn host_addresses() -> Result<HashSet<Ipv4Addr>> {
+    let all = nix::ifaddrs::getifaddrs().map_err(|e| Error::io("list this host's addresses", e.into()))?;
+    Ok(all.filter_map(|i| Some(i.address?.as_sockaddr_in()?.ip())).collect())
+}
+
+fn has_address(address: Ipv4Addr) -> Result<bool> {
+    Ok(host_addresses()?.contains(&address))
+}
+
+impl Inner {
+    /// Makes the bridge, its address and routes, and switches forwarding on; what is there already stays.
+    fn make_bridge(&self, state: &mut State) -> Result<()> {
+        let (config, name, route) = (&self.config, &self.bridge, &mut state.route);
+        // The range stands in the alias, so that whoever clears up knows which route to remove, and whether forwarding was off.
+        let ours = format!("{}{BRIDGE}", config.mark.alias());
+        let forwarded = fs::read_to_string(format!("/proc/sys/net/{IP_FORWARD}")).is_ok_and(|v| v.trim() == "1");
+        let mut switched = !forwarded;
+        match link::find(route, name)? {
+            Some(found) if found.alias.starts_with(&ours) || found.alias.is_empty() => switched |= found.alias.ends_with(FORWARDS),
+            Some(found) => return Err(Error::Config(format!("link {name} belongs to {:?}", found.alias))),
+            None => {
+                let mut m = Messages::new();
+                link::add_bridge(&mut m, name);
+                route.call(&format!("make the bridge {name}"), &m)?;
+            }
         }
+        let alias = format!("{ours}{}{}", config.pod_cidr, if switched { FORWARDS } else { "" });
+        let mut m = Messages::new();
+        let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::RouteLocalnet, 1)];
+        link::set(&mut m, name, &Settings { up: true, alias: Some(&alias), mtu: Some(self.mtu), ipv4: &ipv4, no_ipv6: self.no_ipv6 });
+        link::get(&mut m, name);
+        let index = link::index_of(&route.call(&format!("set up the bridge {name}"), &m)?, name)?;
+        let mut m = Messages::new();
+        link::add_address(&mut m, index, self.gateway);
+        // An address of the range that no pod has is answered at once, not waited for.
+        link::add_route(&mut m, config.pod_cidr, Way::Unreachable);
+        if let Some(services) = config.service_cidr {
+            link::add_route(&mut m, services, Way::Link { index, source: Some(self.gateway) });
+        }
+        route.call("set the bridge's address and routes", &m)?;
+        sysctl(IP_FORWARD, "1")
     }
-    let mut m = Messages::new();
-    let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::RouteLocalnet, 1)];
-    link::set(&mut m, name, &Settings { up: true, alias: Some(&alias), mtu: Some(mtu), ipv4: &ipv4, no_ipv6 });
-    link::get(&mut m, name);
-    let index = link::index_of(&route.call(&format!("set up the bridge {name}"), &m)?, name)?;
-    let mut m = Messages::new();
-    link::add_address(&mut m, index, gateway);
-    // An address of the range that no pod has is answered at once, not waited for.
-    link::add_route(&mut m, config.pod_cidr, Way::Unreachable);
-    if let Some(services) = config.service_cidr {
-        link::add_route(&mut m, services, Way::Link { index, source: Some(gateway) });
-    }
-    route.call("set the bridge's address and routes", &m).map(drop)
 }
 
 /// The MTU of the link of the host's default route.
@@ -432,21 +532,33 @@ fn sysctl(name: &str, value: &str) -> Result<()> {
     fs::write(&path, value).map_err(|e| Error::io(format!("set net/{name} to {value}"), e))
 }
 
-/// Removes everything on this host that carries the mark: links, routes, rules. Nothing there is no error.
-pub fn purge(mark: &Mark) -> Result<()> {
+/// Removes everything on this host that carries the mark: links, routes, rules; how many things there were.
+pub fn purge(mark: &Mark) -> Result<usize> {
     let mut route = Socket::open(netlink::ROUTE)?;
     let alias = mark.alias();
+    let (mut removed, mut switched) = (0, false);
     for link in link::list(&mut route)?.into_iter().filter(|l| l.alias.starts_with(&alias)) {
         link::remove(&mut route, &link.name)?;
-        if let Some(range) = link.alias[alias.len()..].strip_prefix(BRIDGE).and_then(|r| r.parse().ok()) {
-            link::delete_route(&mut route, range, false)?;
+        removed += 1;
+        if let Some(range) = link.alias[alias.len()..].strip_prefix(BRIDGE) {
+            switched |= range.ends_with(FORWARDS);
+            if let Ok(range) = range.trim_end_matches(FORWARDS).parse() {
+                link::delete_route(&mut route, range, false)?;
+            }
         }
     }
     let mut nft = Socket::open(netlink::NETFILTER)?;
-    firewall::close(&mut nft, mark)?;
+    removed += firewall::close(&mut nft, mark)?;
     let ours = [mark.table(), mark.proxy_table()];
     for table in nft::tables(&mut nft)?.iter().filter(|t| ours.contains(t)) {
         nft::delete_table(&mut nft, table)?;
+        removed += 1;
     }
-    Ok(())
+    // Whoever came since and passes packets on (another cluster, Docker) found it on and did not say that he needs it.
+    let needed =
+        nft::base_chains(&mut nft)?.iter().any(|c| c.at == At::Forward as u32) || link::list(&mut route)?.iter().any(|l| l.alias.starts_with("knarr:"));
+    if switched && !needed {
+        sysctl(IP_FORWARD, "0")?;
+    }
+    Ok(removed)
 }

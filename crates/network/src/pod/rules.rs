@@ -27,7 +27,8 @@ pub(crate) fn protocol(name: &str) -> Option<u8> {
 }
 
 /// The whole table with the ports of the pods that exist.
-pub(super) fn table(mark: &Mark, range: Cidr, gateway: Ipv4Addr, pods: &[(Ipv4Addr, &[HostPort])]) -> Batch {
+/// `cluster` is where pods are known by their own addresses: all nodes' pods.
+pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Addr, pods: &[(Ipv4Addr, &[HostPort])]) -> Batch {
     let mut batch = Batch::new(&mark.table());
     batch.fresh_table();
     let set = |name, key, data| Set { name, key, data, timeout_s: None };
@@ -68,7 +69,7 @@ pub(super) fn table(mark: &Mark, range: Cidr, gateway: Ipv4Addr, pods: &[(Ipv4Ad
     rule.extend(step::snat(gateway));
     batch.add_rule("postrouting", &rule);
     let mut rule = step::source_in(range, Cmp::Eq);
-    rule.extend(step::destination_in(range, Cmp::Ne));
+    rule.extend(step::destination_in(cluster, Cmp::Ne));
     rule.extend(step::destination_in(Cidr::new(MULTICAST.0, MULTICAST.1), Cmp::Ne));
     rule.push(Expr::Masquerade);
     batch.add_rule("postrouting", &rule);
@@ -81,6 +82,9 @@ pub(super) fn table(mark: &Mark, range: Cidr, gateway: Ipv4Addr, pods: &[(Ipv4Ad
     }
     batch
 }
+
+/// Rules in the table: by their number one sees that somebody took some away. (`table` says which they are.)
+pub(super) const RULES: usize = 8;
 
 /// Elements of a pod's ports: for every address, and for single ones.
 fn elements(address: Ipv4Addr, ports: &[HostPort]) -> (Vec<Element>, Vec<Element>) {

@@ -28,8 +28,10 @@ pub(super) struct Backends {
     pub(super) cluster: BTreeSet<Backend>,
     /// Those that take traffic, from this node.
     pub(super) local: BTreeSet<Backend>,
-    /// There is an endpoint, whether it takes traffic or not.
-    pub(super) any: bool,
+    /// Those that still answer, whatever new traffic they take: flows without an end may go on to them.
+    pub(super) serving: BTreeSet<Backend>,
+    /// Addresses of ready endpoints on this node: what a load balancer's health check counts.
+    pub(super) ready_here: BTreeSet<Ipv4Addr>,
     /// Addresses that may be of this node.
     pub(super) here: BTreeSet<Ipv4Addr>,
 }
@@ -42,14 +44,18 @@ pub(super) fn of_port(port: &ServicePort, slices: &[Arc<EndpointSlice>], node: &
         let candidates = || all.iter().filter(move |e| e.local || !local_only);
         let ready: Vec<&Endpoint> = candidates().filter(|e| e.ready).collect();
         if !ready.is_empty() {
-            return preferred(ready, node).into_iter().map(|e| e.backend).collect();
+            // Hints choose among all nodes' endpoints; those of this node are not narrowed further.
+            let chosen = if local_only { ready } else { preferred(ready, node) };
+            return chosen.into_iter().map(|e| e.backend).collect();
         }
         candidates().filter(|e| e.serving && e.terminating).map(|e| e.backend).collect()
     };
     let (cluster, local) = (choose(false), choose(true));
     // An endpoint that names no node may be of this one.
     let here = all.iter().filter(|e| !e.elsewhere).map(|e| e.backend).filter(|b| cluster.contains(b) || local.contains(b)).map(|b| b.0).collect();
-    Backends { any: !all.is_empty(), cluster, local, here }
+    let serving = all.iter().filter(|e| e.ready || e.serving).map(|e| e.backend).collect();
+    let ready_here = all.iter().filter(|e| e.ready && e.local).map(|e| e.backend.0).collect();
+    Backends { cluster, local, serving, ready_here, here }
 }
 
 /// Those that this node is to prefer, if the hints are whole and name any (`trafficDistribution: PreferSameNode`).

@@ -1,7 +1,8 @@
-//! The health checks of load balancers: how many endpoints of a Service are on this node.
+//! The health checks of load balancers: how many ready endpoints of a Service are on this node. Those that finish their work
+//! serve on, but are not counted (KEP-1669), so that a balancer goes elsewhere meanwhile.
 //!
 //! Only Services of type LoadBalancer with `externalTrafficPolicy: Local` have one. Each listens by itself and answers from a
-//! number; without such Services nothing listens.
+//! number, at the addresses where node ports are; without such Services nothing listens.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -13,35 +14,39 @@ use client::ObjectKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
+
+use super::NodePortAddresses;
 
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 4096;
 /// Requests at a time, per Service.
 const MAX_CONNECTIONS: usize = 32;
 const DEADLINE: Duration = Duration::from_secs(5);
+/// After an address that is taken, or a connection that cannot be had for want of descriptors.
+const RETRY: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
 struct Check {
     port: u16,
     endpoints: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
+    /// Whoever listens: they end with this.
+    _tasks: JoinSet<()>,
 }
 
 /// The checks that are answered.
 pub(super) struct Checks {
-    address: Ipv4Addr,
+    addresses: Vec<Ipv4Addr>,
     checks: HashMap<ObjectKey, Check>,
 }
 
-impl Drop for Check {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Checks {
-    pub(super) fn new(address: Ipv4Addr) -> Self {
-        Self { address, checks: HashMap::new() }
+    pub(super) fn new(at: NodePortAddresses) -> Self {
+        let addresses = match at {
+            NodePortAddresses::All => vec![Ipv4Addr::UNSPECIFIED],
+            NodePortAddresses::Only(addresses) => addresses,
+        };
+        Self { addresses, checks: HashMap::new() }
     }
 
     /// Port and local endpoints of a Service; none: it has no check.
@@ -55,23 +60,33 @@ impl Checks {
             return;
         }
         let count = Arc::new(AtomicUsize::new(endpoints));
-        let task = tokio::spawn(listen((self.address, port), service.clone(), count.clone()));
-        self.checks.insert(service.clone(), Check { port, endpoints: count, task });
+        let tasks = self.addresses.iter().map(|address| listen((*address, port), service.clone(), count.clone())).collect();
+        self.checks.insert(service.clone(), Check { port, endpoints: count, _tasks: tasks });
     }
 }
 
 async fn listen(at: (Ipv4Addr, u16), service: ObjectKey, endpoints: Arc<AtomicUsize>) {
-    let listener = match TcpListener::bind(at).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(%service, port = at.1, %error, "the health check of a Service cannot be answered");
-            return;
+    let mut pause = RETRY;
+    let listener = loop {
+        match TcpListener::bind(at).await {
+            Ok(listener) => break listener,
+            // Perhaps the former Service's, whose task is just ending.
+            Err(error) => tracing::warn!(%service, port = at.1, %error, "the health check of a Service cannot be answered; trying again"),
         }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
     };
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%service, %error, "a health check cannot be accepted");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
         let body = answer(&service, endpoints.load(Ordering::Relaxed));
         tokio::spawn(async move {
             let _ = tokio::time::timeout(DEADLINE, respond(stream, body)).await;

@@ -3,6 +3,9 @@
 //! A change of a Service or of its endpoints is turned into a plan (`plan.rs`, pure), the plan's difference to the last one
 //! into one batch (`table.rs`), and the batch is one transaction of the kernel. Connections that exist are not touched: the kernel
 //! translates them as they began. Only UDP flows whose backend is gone are forgotten, since nothing else ends them.
+//!
+//! The kernel tells when somebody else has changed rules (`nft flush ruleset`, a firewall that is loaded again): then the table is
+//! looked at, and written anew if it is not ours any more. Once an hour it is written anew in any case, as upstream does.
 
 mod endpoints;
 mod health;
@@ -27,11 +30,17 @@ use crate::cidr::Cidr;
 use crate::conntrack::{self, Flow};
 use crate::mark::Mark;
 use crate::netlink::{self, Socket};
-use crate::nft::Batch;
+use crate::nft::{self, Batch, Foreign};
 use crate::{BY_SERVICE, Error, Result, service_of_slice};
 use plan::{Node, Plan, UdpFront};
-use table::{Frame, Table};
+use table::{Frame, Table, There};
 
+/// What nothing leads to any more goes with a batch of its own when no other comes within this.
+const STALE: Duration = Duration::from_secs(1);
+/// Others' changes come in numbers; one look is for all that come within this.
+const SETTLE: Duration = Duration::from_millis(100);
+/// As upstream's wholly new table, whatever happened to the one that is there.
+const WHOLE: Duration = Duration::from_secs(60 * 60);
 /// After the kernel refused the whole table.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -73,6 +82,12 @@ pub async fn run(config: Config, informers: Informers, shutdown: CancellationTok
     }
 }
 
+/// Removes the rules that a proxy of this mark left, for whoever proxies in its place. Blocks for a moment.
+pub fn remove(mark: &Mark) -> Result<()> {
+    let mut socket = Socket::open(netlink::NETFILTER)?;
+    if nft::tables(&mut socket)?.contains(&mark.proxy_table()) { nft::delete_table(&mut socket, &mark.proxy_table()) } else { Ok(()) }
+}
+
 /// The same on these informers.
 pub(crate) async fn serve(config: Config, services: Informer<Service>, slices: Informer<EndpointSlice>, ready: watch::Sender<bool>) -> Result<()> {
     slices.add_index(BY_SERVICE, service_of_slice);
@@ -86,10 +101,31 @@ pub(crate) async fn serve(config: Config, services: Informer<Service>, slices: I
     proxy.start(&dirty).await;
     tracing::info!(services = dirty.len(), "service proxy is in step");
     ready.send_replace(true);
-    while let Some(dirty) = changes.next().await {
-        proxy.update(&dirty).await;
+    let mut news = Foreign::listen();
+    let mut whole = Box::pin(tokio::time::sleep(WHOLE));
+    loop {
+        let stale = async {
+            match proxy.table.has_stale() {
+                true => tokio::time::sleep(STALE).await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            dirty = changes.next() => match dirty {
+                Some(dirty) => proxy.update(&dirty).await,
+                None => return Err(Error::Closed),
+            },
+            () = stale => proxy.update(&BTreeSet::new()).await,
+            () = news.changed() => {
+                tokio::time::sleep(SETTLE).await;
+                proxy.look().await;
+            }
+            () = &mut whole => {
+                proxy.write_whole().await;
+                whole.as_mut().reset(tokio::time::Instant::now() + WHOLE);
+            }
+        }
     }
-    Err(Error::Closed)
 }
 
 /// The informers' news, as the Services that they concern.
@@ -154,7 +190,7 @@ impl Proxy {
             node: Node { name: config.node_name.clone(), cluster_cidr: config.cluster_cidr },
             table: Table::new(frame),
             socket: Arc::new(Mutex::new(Socket::open(netlink::NETFILTER)?)),
-            health: health::Checks::new(config.node_ip),
+            health: health::Checks::new(config.node_ports.clone()),
         })
     }
 
@@ -199,31 +235,74 @@ impl Proxy {
         }
     }
 
-    async fn write_whole(&self) {
+    async fn write_whole(&mut self) {
         let mut pause = RETRY;
-        while let Err(error) = self.commit(self.table.whole(), "write all Services").await {
+        loop {
+            let there = self.there().await.inspect_err(|error| tracing::warn!(%error, "the Services' rules cannot be listed")).ok();
+            let batch = self.table.whole(there.as_ref());
+            let Err(first) = self.commit(batch, "write all Services").await else { return };
+            // As another version or configuration made it, the table cannot be kept.
+            let batch = self.table.whole(None);
+            let Err(error) = self.commit(batch, "write all Services from nothing").await else {
+                tracing::warn!(error = %first, "the Services' rules were made from nothing; clients are not remembered");
+                return;
+            };
             tracing::error!(%error, "the kernel refused the Services' rules; trying again");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
     }
 
-    async fn commit(&self, batch: Batch, what: &'static str) -> Result<()> {
+    /// Whether the table is as it was written; else it is written anew.
+    async fn look(&mut self) {
+        let (table, rules) = (self.table.name().to_owned(), self.table.rules());
+        let found = self
+            .kernel(move |socket| {
+                let there = nft::tables(socket)?.contains(&table);
+                Ok(if there { nft::rules(socket, &table)?.len() } else { 0 })
+            })
+            .await;
+        match found {
+            Ok(found) if found == rules => {}
+            Ok(found) => {
+                tracing::warn!(found, rules, "somebody changed the Services' rules; writing them again");
+                self.write_whole().await;
+            }
+            Err(error) => tracing::warn!(%error, "the Services' rules cannot be looked at"),
+        }
+    }
+
+    /// What is in the kernel's table.
+    async fn there(&self) -> Result<There> {
+        let table = self.table.name().to_owned();
+        self.kernel(move |socket| {
+            if !nft::tables(socket)?.contains(&table) {
+                return Ok(There::default());
+            }
+            let chains = nft::chains(socket, &table)?.into_iter().filter(|(_, entered)| !entered).map(|(name, _)| name);
+            Ok(There { chains: chains.collect(), sets: nft::sets(socket, &table)? })
+        })
+        .await
+    }
+
+    async fn kernel<T: Send + 'static>(&self, work: impl FnOnce(&mut Socket) -> Result<T> + Send + 'static) -> Result<T> {
         let socket = self.socket.clone();
-        let work = tokio::task::spawn_blocking(move || batch.commit(&mut socket.lock(), what));
-        work.await.unwrap_or(Err(Error::Closed))
+        tokio::task::spawn_blocking(move || work(&mut socket.lock())).await.unwrap_or(Err(Error::Closed))
+    }
+
+    async fn commit(&self, batch: Batch, what: &'static str) -> Result<()> {
+        self.kernel(move |socket| batch.commit(socket, what)).await
     }
 
     async fn forget_flows(&self, fronts: Vec<UdpFront>) {
         if fronts.is_empty() {
             return;
         }
-        let socket = self.socket.clone();
-        let work = tokio::task::spawn_blocking(move || {
+        let forgotten = self.kernel(move |socket| {
             let stale = Stale::new(&fronts);
-            conntrack::forget_udp(&mut socket.lock(), |flow| stale.is(flow))
+            conntrack::forget_udp(socket, |flow| stale.is(flow))
         });
-        match work.await.unwrap_or(Err(Error::Closed)) {
+        match forgotten.await {
             Ok(0) => {}
             Ok(flows) => tracing::debug!(flows, "forgot UDP flows to endpoints that are gone"),
             Err(error) => tracing::warn!(%error, "UDP flows to endpoints that are gone may stay"),
@@ -240,9 +319,13 @@ fn stale_fronts(before: Option<&Plan>, after: &Plan) -> Vec<UdpFront> {
             None => out.push(UdpFront { backends: BTreeSet::new(), ..old.clone() }),
             Some(new) => {
                 let first = old.backends.is_empty() && !new.backends.is_empty();
-                if first || !old.backends.is_subset(&new.backends) || !old.addresses.is_subset(&new.addresses) {
+                let moved = old.node_port != new.node_port;
+                if first || moved || !old.backends.is_subset(&new.backends) || !old.addresses.is_subset(&new.addresses) {
                     let addresses = old.addresses.union(&new.addresses).copied().collect();
                     out.push(UdpFront { addresses, ..new.clone() });
+                }
+                if moved && old.node_port.is_some() {
+                    out.push(UdpFront { addresses: BTreeSet::new(), node_port: old.node_port, backends: BTreeSet::new() });
                 }
             }
         }

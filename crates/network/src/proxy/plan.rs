@@ -2,7 +2,7 @@
 //!
 //! Names of chains say whose they are: `svc/NAMESPACE/NAME/PROTOCOL/PORT` sends a connection to any endpoint, `local/…` to
 //! one on this node, `ext/…` is entered from outside the cluster (node ports, external and load balancer addresses), `from/…`
-//! holds the source ranges of a load balancer.
+//! holds the source ranges of a load balancer, `ep/…/ADDRESS/PORT` remembers a client and translates to one endpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -96,10 +96,10 @@ pub(super) fn concerns(service: &Service) -> bool {
 pub(super) fn of(service: &Service, slices: &[Arc<EndpointSlice>], node: &Node) -> Plan {
     let mut plan = Plan::default();
     let Some(spec) = service.spec.as_ref().filter(|_| concerns(service)) else { return plan };
-    let mut local = BTreeSet::new();
+    let mut local: BTreeSet<Ipv4Addr> = BTreeSet::new();
     for port in spec.ports.iter().flatten() {
         let backends = endpoints::of_port(port, slices, &node.name);
-        local.extend(backends.local.iter().map(|b| b.0));
+        local.extend(&backends.ready_here);
         if let Some(planner) = Planner::new(service, spec, port, &backends, node) {
             planner.write(&mut plan);
         }
@@ -155,7 +155,7 @@ impl<'a> Planner<'a> {
     }
 
     fn write(&self, plan: &mut Plan) {
-        let Backends { cluster, local, any, here } = self.backends;
+        let Backends { cluster, local, serving, here, .. } = self.backends;
         let (svc, only, ext) = (format!("svc/{}", self.id), format!("local/{}", self.id), format!("ext/{}", self.id));
         let cluster_ips: BTreeSet<Ipv4Addr> = self.spec.cluster_ip.iter().filter_map(|t| t.parse().ok()).collect();
         let balancer: BTreeSet<Ipv4Addr> = self.load_balancer_ips().collect();
@@ -189,10 +189,8 @@ impl<'a> Planner<'a> {
         self.sources(plan, &balancer);
         if i32::from(self.protocol) == libc::IPPROTO_UDP {
             let addresses = cluster_ips.iter().chain(&outside).map(|ip| (*ip, self.port)).collect();
-            let backends = cluster.union(local).copied().collect();
-            plan.udp.insert(svc, UdpFront { addresses, node_port: self.node_port, backends });
+            plan.udp.insert(svc, UdpFront { addresses, node_port: self.node_port, backends: serving.clone() });
         }
-        debug_assert!(*any || cluster.is_empty());
     }
 
     /// Leads one address (or node port) to its chain. Without an endpoint it is refused; if there are some which the policy
@@ -247,28 +245,49 @@ impl<'a> Planner<'a> {
                 rules.push(rule);
             }
         }
-        let (address, port, client) = (reg(4), reg(5), reg(6));
-        let translate = Expr::Dnat { address, port };
         // The way here has looked at the protocol already; it is said again for those who list the rules.
         let mut pick = step::protocol_is(self.protocol).to_vec();
-        pick.extend(choose(backends, address));
         if self.spec.session_affinity.as_deref() == Some("ClientIP") {
-            let config = self.spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
-            let timeout_s = config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok()).unwrap_or(AFFINITY_S);
-            // A set's timeout cannot be changed, so it is part of the name.
-            let set = format!("aff-{timeout_s}/{chain}");
-            let known = backends.iter().map(|(a, p)| (endpoint_data(*a, *p), None)).collect();
-            let known = Anonymous { key: key::IP_PORT, data: DataKind::None, elements: known };
-            let remember = Expr::Remember { set: set.clone(), key: client, data: address, timeout_s };
-            let recall = Expr::Map { set: set.clone(), from: client, to: address };
-            rules.push(vec![step::source(6), recall, Expr::InOwn { set: known, from: address }, remember.clone(), translate.clone()]);
-            // Whoever is remembered with an endpoint that is gone is forgotten first: a refresh would not change where it goes.
-            pick.extend([step::source(6), Expr::Forget { set: set.clone(), key: client, data: address }, remember]);
-            plan.affinity.insert(set, timeout_s);
+            self.remembering(plan, &mut rules, &mut pick, backends);
+        } else {
+            let (address, port) = (reg(4), reg(5));
+            pick.extend(choose(backends, address));
+            pick.push(Expr::Dnat { address, port });
         }
-        pick.push(translate);
         rules.push(pick);
         plan.chains.insert(chain.to_owned(), rules);
+    }
+
+    /// The same for clients that stay with their endpoint. Remembering is a rule of its own before the one that translates: when
+    /// there is no room for another client, only the memory of him is lost.
+    fn remembering(&self, plan: &mut Plan, rules: &mut Vec<Rule>, pick: &mut Rule, backends: &BTreeSet<Backend>) {
+        let (address, port, client) = (reg(4), reg(5), reg(6));
+        let config = self.spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
+        let timeout_s = config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok()).unwrap_or(AFFINITY_S);
+        // A set's timeout cannot be changed, so it is part of the name. All ways to the port share it.
+        let set = format!("aff-{timeout_s}/{}", self.id);
+        let chain = |(address, port): &Backend| format!("ep/{}/{address}/{port}", self.id);
+        let to_chain = |backend: &Backend| Some(Data::Verdict(Verdict::Goto(chain(backend))));
+        let known = backends.iter().map(|b| (endpoint_data(b.0, b.1), to_chain(b))).collect();
+        let known = Anonymous { key: key::IP_PORT, data: DataKind::Verdict, elements: known };
+        let recall = Expr::Map { set: set.clone(), from: client, to: address };
+        rules.push(vec![step::source(6), recall, Expr::MapOwn { set: known, from: address, to: 0 }]);
+        // Whoever is remembered with an endpoint that is gone is forgotten first: a refresh would not change where it goes.
+        // The kernel reads no register that was not written; what stands in this one means nothing.
+        let nothing = Expr::Load { to: address, value: endpoint_data(Ipv4Addr::UNSPECIFIED, 0) };
+        rules.push(vec![step::source(6), nothing, Expr::Forget { set: set.clone(), key: client, data: address }]);
+        let numbered = (0_u32..).zip(backends).map(|(n, b)| (n.to_ne_bytes().to_vec(), to_chain(b))).collect();
+        let numbered = Anonymous { key: key::NUMBER, data: DataKind::Verdict, elements: numbered };
+        pick.push(Expr::Random { to: reg(7), modulus: u32::try_from(backends.len()).unwrap_or(u32::MAX) });
+        pick.push(Expr::MapOwn { set: numbered, from: reg(7), to: 0 });
+        for backend in backends {
+            let load = Expr::Load { to: address, value: endpoint_data(backend.0, backend.1) };
+            let remember = Expr::Remember { set: set.clone(), key: client, data: address, timeout_s };
+            let mut translate = step::protocol_is(self.protocol).to_vec();
+            translate.extend([load.clone(), Expr::Dnat { address, port }]);
+            plan.chains.insert(chain(backend), vec![vec![step::source(6), load, remember], translate]);
+        }
+        plan.affinity.insert(set, timeout_s);
     }
 
     /// Sources that may use a load balancer's addresses.

@@ -1,8 +1,11 @@
 //! The proxy's table: what stands in the kernel, and the smallest batch that leads to what should.
 //!
 //! Services change one by one: a batch holds only what differs between a Service's old plan and its new one. The table's frame (base
-//! chains, shared maps) is written once, together with everything, when the proxy starts or a batch was refused.
-//! Invariant: `plans`, `owners` and `selves` describe what the kernel has after the last batch was committed.
+//! chains, shared maps) is written once, together with everything, when the proxy starts, a batch was refused or somebody else
+//! changed the table; clients that are remembered are kept then.
+//! A chain is emptied when nothing leads to it any more, and removed by a later batch: kernels before 6.2 see only after a
+//! transaction that it is no longer used, and refuse (upstream keeps its stale chains likewise).
+//! Invariant: `plans`, `owners`, `selves` and `stale` describe what the kernel has after the last batch was committed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
@@ -70,6 +73,24 @@ pub(super) struct Table {
     selves: HashMap<Ipv4Addr, usize>,
     /// Services with an element that is another's.
     waiting: BTreeSet<ObjectKey>,
+    /// Chains and maps of clients that nothing leads to any more.
+    stale: Stale,
+}
+
+/// What is to be removed by a later batch.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Stale {
+    chains: BTreeSet<String>,
+    sets: BTreeSet<String>,
+}
+
+/// What is in the kernel's table before it is written anew.
+#[derive(Debug, Default)]
+pub(super) struct There {
+    /// Chains that the kernel does not enter by itself.
+    pub(super) chains: Vec<String>,
+    /// Sets and maps.
+    pub(super) sets: Vec<String>,
 }
 
 /// Elements to add or to remove, by set.
@@ -81,7 +102,12 @@ fn pair(ip: Ipv4Addr) -> Element {
 
 impl Table {
     pub(super) fn new(frame: Frame) -> Self {
-        Self { frame, plans: HashMap::new(), owners: HashMap::new(), selves: HashMap::new(), waiting: BTreeSet::new() }
+        Self { frame, plans: HashMap::new(), owners: HashMap::new(), selves: HashMap::new(), waiting: BTreeSet::new(), stale: Stale::default() }
+    }
+
+    /// The table's name in the kernel.
+    pub(super) fn name(&self) -> &str {
+        &self.frame.table
     }
 
     pub(super) fn plan(&self, service: &ObjectKey) -> Option<&Plan> {
@@ -101,9 +127,20 @@ impl Table {
         self.count_selves(&old, &new, &mut gone, &mut come);
         let mut batch = Batch::new(&self.frame.table);
         let empty = Plan::default();
+        let stale = std::mem::take(&mut self.stale);
         for (service, plan) in &new {
             let before = old.get(service).unwrap_or(&empty);
             chains(&mut batch, before, plan);
+            self.leave(before, plan);
+        }
+        // What was left before this batch goes now, unless it is wanted again.
+        let wanted = |f: fn(&Plan) -> Vec<&String>| -> BTreeSet<&String> { new.iter().flat_map(|(_, plan)| f(plan)).collect() };
+        let (chains_wanted, sets_wanted) = (wanted(|p| p.chains.keys().collect()), wanted(|p| p.affinity.keys().collect()));
+        for name in stale.chains.iter().filter(|name| !chains_wanted.contains(name)) {
+            batch.delete_chain(name);
+        }
+        for name in stale.sets.iter().filter(|name| !sets_wanted.contains(name)) {
+            batch.delete_set(name);
         }
         let changed: Vec<ObjectKey> = new.iter().map(|(s, _)| s.clone()).collect();
         for (service, plan) in new {
@@ -122,11 +159,18 @@ impl Table {
         for (set, elements) in &come {
             batch.add_elements(set, elements);
         }
-        for service in &changed {
-            let (before, after) = (old.get(service).unwrap_or(&empty), self.plans.get(service).unwrap_or(&empty));
-            remains(&mut batch, before, after);
-        }
         batch
+    }
+
+    /// Whether something is left for a batch that nothing else asks for.
+    pub(super) fn has_stale(&self) -> bool {
+        self.stale != Stale::default()
+    }
+
+    /// Keeps in mind what a new plan leaves behind.
+    fn leave(&mut self, before: &Plan, after: &Plan) {
+        self.stale.chains.extend(before.chains.keys().filter(|c| !after.chains.contains_key(*c)).cloned());
+        self.stale.sets.extend(before.affinity.keys().filter(|c| !after.affinity.contains_key(*c)).cloned());
     }
 
     /// Gives up the elements that the new plan does not have in the same way.
@@ -188,11 +232,23 @@ impl Table {
         }
     }
 
-    /// The whole table anew, in one batch: connections that exist do not notice, and no packet meets a half-made one.
-    pub(super) fn whole(&self) -> Batch {
+    /// The whole table anew, in one batch: connections that exist do not notice, no packet meets a half-made one, and clients
+    /// that are remembered stay so. None: the table as it is there is not believed, and goes with all that is in it.
+    pub(super) fn whole(&mut self, there: Option<&There>) -> Batch {
         let mut batch = Batch::new(&self.frame.table);
-        batch.fresh_table();
+        if there.is_some() {
+            batch.add_table().flush_table();
+        } else {
+            batch.fresh_table();
+        }
         self.frame.write(&mut batch);
+        let shared: Vec<&str> = Shared::ALL.iter().map(|s| s.name()).chain([SELVES, NODE_PORT_IPS]).collect();
+        if there.is_some() {
+            for set in &shared {
+                batch.flush_set(set);
+            }
+            self.frame.node_port_ips(&mut batch);
+        }
         let empty = Plan::default();
         for plan in self.plans.values() {
             chains(&mut batch, &empty, plan);
@@ -207,9 +263,24 @@ impl Table {
         for (set, elements) in &come {
             batch.add_elements(set, elements);
         }
+        self.stale = Stale::default();
+        if let Some(there) = there {
+            let chain_wanted = |name: &str| FRAME_CHAINS.contains(&name) || self.plans.values().any(|p| p.chains.contains_key(name));
+            let set_wanted = |name: &str| shared.contains(&name) || self.plans.values().any(|p| p.affinity.contains_key(name));
+            self.stale.chains = there.chains.iter().filter(|c| !chain_wanted(c)).cloned().collect();
+            self.stale.sets = there.sets.iter().filter(|s| !set_wanted(s)).cloned().collect();
+        }
         batch
     }
+
+    /// How many rules the kernel's table has if nobody else has changed it.
+    pub(super) fn rules(&self) -> usize {
+        self.frame.rules() + self.plans.values().flat_map(|p| p.chains.values()).map(Vec::len).sum::<usize>()
+    }
 }
+
+/// Chains of the frame that the kernel does not enter by itself.
+const FRAME_CHAINS: [&str; 5] = ["services", "endpoints-check", "cluster-ips-check", MARK_CHAIN, REJECT_CHAIN];
 
 /// Makes what is new in a plan's chains. All chains exist before the first rule, which may lead to any of them.
 fn chains(batch: &mut Batch, before: &Plan, after: &Plan) {
@@ -238,16 +309,6 @@ fn chains(batch: &mut Batch, before: &Plan, after: &Plan) {
     }
 }
 
-/// Removes what is left of the old plan, now that nothing leads there.
-fn remains(batch: &mut Batch, before: &Plan, after: &Plan) {
-    for name in before.chains.keys().filter(|c| !after.chains.contains_key(*c)) {
-        batch.delete_chain(name);
-    }
-    for name in before.affinity.keys().filter(|c| !after.affinity.contains_key(*c)) {
-        batch.delete_set(name);
-    }
-}
-
 impl Frame {
     fn write(&self, batch: &mut Batch) {
         for shared in Shared::ALL {
@@ -255,12 +316,8 @@ impl Frame {
         }
         batch.add_set(&Set { name: SELVES, key: key::IP_IP, data: DataKind::None, timeout_s: None });
         batch.add_set(&Set { name: NODE_PORT_IPS, key: key::IP, data: DataKind::None, timeout_s: None });
-        if let NodePortAddresses::Only(ips) = &self.node_ports {
-            let ips: BTreeSet<&Ipv4Addr> = ips.iter().collect();
-            let elements: Vec<Element> = ips.iter().map(|ip| (ip.octets().to_vec(), None)).collect();
-            batch.add_elements(NODE_PORT_IPS, &elements);
-        }
-        for name in ["services", "endpoints-check", "cluster-ips-check", MARK_CHAIN, REJECT_CHAIN] {
+        self.node_port_ips(batch);
+        for name in FRAME_CHAINS {
             batch.add_chain(name, None);
         }
         let hook = |kind, at, priority| Some(Hook { kind, at, priority });
@@ -279,6 +336,21 @@ impl Frame {
         self.translation(batch);
         self.refusal(batch);
         self.masquerade(batch);
+    }
+
+    fn node_port_ips(&self, batch: &mut Batch) {
+        if let NodePortAddresses::Only(ips) = &self.node_ports {
+            let ips: BTreeSet<&Ipv4Addr> = ips.iter().collect();
+            let elements: Vec<Element> = ips.iter().map(|ip| (ip.octets().to_vec(), None)).collect();
+            batch.add_elements(NODE_PORT_IPS, &elements);
+        }
+    }
+
+    /// Rules that do not depend on Services.
+    fn rules(&self) -> usize {
+        let mut batch = Batch::new(&self.table);
+        self.write(&mut batch);
+        batch.rules()
     }
 
     /// Goes on only for the addresses at which node ports are served.

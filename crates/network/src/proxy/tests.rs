@@ -114,5 +114,53 @@ fn a_change_touches_only_its_own_service() {
     assert!(!table.change(vec![(one.clone(), more)]).is_empty());
     assert!(!table.change(vec![(one.clone(), Plan::default()), (two, first)]).is_empty());
     assert!(table.plan(&one).is_none());
+    assert!(!table.change(Vec::new()).is_empty(), "the chains that it left");
     assert!(table.change(vec![(one, Plan::default())]).is_empty(), "what is not there need not be removed");
+}
+
+#[test]
+fn what_nothing_leads_to_goes_with_a_later_batch() {
+    let frame = Frame { table: "t".into(), node_ip: Ipv4Addr::new(10, 244, 0, 1), cluster_cidr: None, service_cidr: None, node_ports: NodePortAddresses::All };
+    let mut table = Table::new(frame);
+    let one = ObjectKey::new("ns", "one");
+    let first = planned(spec(&json!({"sessionAffinity": "ClientIP"})), json!([here(true), there()]));
+    assert!(first.chains.contains_key("ep/ns/s/tcp/80/10.244.1.5/8080") && first.affinity.contains_key("aff-10800/ns/s/tcp/80"));
+    table.change(vec![(one.clone(), first.clone())]);
+    assert!(!table.has_stale());
+    let rules = table.rules();
+    let gone = table.change(vec![(one.clone(), Plan::default())]);
+    assert!(!gone.is_empty() && table.has_stale(), "emptied, not removed");
+    assert_eq!(rules - table.rules(), first.chains.values().map(Vec::len).sum::<usize>());
+    // Wanted again before they went: they stay.
+    table.change(vec![(one.clone(), first)]);
+    assert!(!table.has_stale());
+    table.change(vec![(one, Plan::default())]);
+    assert!(!table.change(Vec::new()).is_empty(), "a batch of their own");
+    assert!(!table.has_stale() && table.change(Vec::new()).is_empty());
+}
+
+#[test]
+fn flows_without_an_end_stay_with_whoever_still_serves() {
+    let ends = json!({"addresses": ["10.244.0.5"], "conditions": {"ready": false, "serving": true, "terminating": true}, "nodeName": "n1"});
+    let gone = json!({"addresses": ["10.244.0.5"], "conditions": {"ready": false, "serving": false, "terminating": true}, "nodeName": "n1"});
+    let of = |endpoints: Value, node_port: u16| {
+        let ports = json!([{"port": 80, "nodePort": node_port, "protocol": "UDP"}]);
+        let service = serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": spec(&json!({"ports": ports}))})).unwrap();
+        let slice = json!({"metadata": {"namespace": "ns", "name": "s-1"}, "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{"name": "", "port": 8080, "protocol": "UDP"}]});
+        plan::of(&service, &[Arc::new(serde_json::from_value(slice).unwrap())], &node())
+    };
+    let before = of(json!([here(true), there()]), 30080);
+    assert!(stale_fronts(Some(&before), &of(json!([ends, there()]), 30080)).is_empty(), "it finishes what it has");
+    assert_eq!(stale_fronts(Some(&before), &of(json!([gone, there()]), 30080)).len(), 1);
+    let moved = stale_fronts(Some(&before), &of(json!([here(true), there()]), 30081));
+    assert!(moved.iter().any(|front| front.node_port == Some(30080) && front.backends.is_empty()), "{moved:?}");
+}
+
+#[test]
+fn a_balancer_is_told_of_ready_endpoints_alone() {
+    let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32100});
+    let ends = json!({"addresses": ["10.244.0.5"], "conditions": {"ready": false, "serving": true, "terminating": true}, "nodeName": "n1"});
+    assert_eq!(planned(spec(&local), json!([here(true), there()])).health, Some((32100, 1)));
+    assert_eq!(planned(spec(&local), json!([ends, there()])).health, Some((32100, 0)), "it serves on, uncounted");
 }

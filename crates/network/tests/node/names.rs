@@ -101,6 +101,14 @@ fn pods_and_the_host_resolve_names_through_the_service() {
             assert_eq!(a.run(move || by_tcp(web)), "10.96.0.20");
             assert_eq!(by_udp(web), "10.96.0.20");
             assert_eq!(by_tcp("kube-dns.kube-system.svc.cluster.local."), "10.96.0.10");
+            // Somebody clears up; what leads here is made again.
+            api.remove(SLICES, "kube-system/kube-dns-n1");
+            api.remove(SERVICES, "kube-system/kube-dns");
+            let begun = std::time::Instant::now();
+            while api.get(SLICES, "kube-system/kube-dns-n1").is_none() || api.get(SERVICES, "kube-system/kube-dns").is_none() {
+                assert!(begun.elapsed() < DEADLINE, "kube-dns is not made again");
+                std::thread::yield_now();
+            }
             stop.cancel();
             node.runtime.block_on(async { (names.await.unwrap().unwrap(), services.await.unwrap().unwrap()) });
         });

@@ -1,13 +1,16 @@
 //! Pods reach each other, the host and the outside; addresses outlive a crash; everything can be removed.
 
 use std::collections::HashSet;
-use std::time::Instant;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use network::netlink::{self, Socket};
 use network::pod::{self, HostPort, PodNetwork};
 use network::{link, nft};
+use tokio_util::sync::CancellationToken;
 
-use crate::world::{HOST, NODE_IP, Node, OUTSIDE, Space, call, machine};
+use crate::world::{DEADLINE, HOST, NODE_IP, Node, OUTSIDE, Space, call, machine};
 
 #[test]
 fn pods_reach_each_other_the_host_and_the_outside() {
@@ -145,29 +148,107 @@ fn host_ports_lead_into_the_pod_from_everywhere() {
     });
 }
 
+/// A datagram to the host's 127.0.0.1, written by hand: a pod's own loopback would keep whatever its kernel sends there.
+fn to_loopback(from: Ipv4Addr, port: u16) {
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket};
+    let [a, b, c, d] = from.octets();
+    let mut frame = vec![0x0a, 0x59, a, b, c, d, 0x0a, 0x58, a, b, c, d, 0x08, 0x00];
+    let mut ip = vec![0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0, 0, a, b, c, d, 127, 0, 0, 1];
+    let sum: u32 = ip.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+    ip[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    frame.extend(ip);
+    frame.extend([0x30, 0x39]);
+    frame.extend(port.to_be_bytes());
+    frame.extend([0, 9, 0, 0, b'x']);
+    let link = nix::ifaddrs::getifaddrs().unwrap().find(|i| i.interface_name == "eth0" && i.address.is_some_and(|a| a.as_link_addr().is_some()));
+    let link = *link.unwrap().address.unwrap().as_link_addr().unwrap();
+    let raw = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None).unwrap();
+    assert_eq!(sendto(raw.as_raw_fd(), &frame, &link, MsgFlags::empty()).unwrap(), frame.len());
+}
+
 #[test]
 fn pods_do_not_reach_the_hosts_loopback() {
     machine(|_outside| {
         let node = Node::new();
         let listener = std::net::UdpSocket::bind("127.0.0.1:5555").unwrap();
-        listener.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
-        let (a, _) = node.pod("a");
-        // A pod that has the right to can send such packets; the host must not take them.
-        a.run(|| {
-            std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
-            let mut socket = Socket::open(netlink::ROUTE).unwrap();
-            let mut m = netlink::Messages::new();
-            link::get(&mut m, "eth0");
-            let index = link::index_of(&socket.call("eth0", &m).unwrap(), "eth0").unwrap();
-            let mut m = netlink::Messages::new();
-            let way = link::Way::Gateway { index, router: NODE_IP };
-            link::add_route(&mut m, "127.9.0.0/16".parse().unwrap(), way);
-            socket.call("route", &m).unwrap();
-            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-            let _ = socket.send_to(b"x", "127.9.0.1:5555");
-        });
-        assert!(listener.recv(&mut [0; 8]).is_err());
+        listener.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let (a, ip) = node.pod("a");
+        a.run(move || to_loopback(ip, 5555));
+        assert!(listener.recv(&mut [0; 8]).is_err(), "the guard drops it");
+        // The same without the guard is heard: it is the guard that kept it off.
+        let mut socket = Socket::open(netlink::NETFILTER).unwrap();
+        nft::delete_table(&mut socket, &node.config.mark.table()).unwrap();
+        listener.set_read_timeout(Some(DEADLINE)).unwrap();
+        a.run(move || to_loopback(ip, 5555));
+        assert_eq!(listener.recv(&mut [0; 8]).unwrap(), 1);
     });
+}
+
+/// Asks until it is so.
+fn until(what: &str, good: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !good() {
+        assert!(begun.elapsed() < DEADLINE, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_others_flush_is_written_again() {
+    machine(|outside| {
+        let node = Node::new();
+        let stop = CancellationToken::new();
+        let (network, token) = (node.network.clone(), stop.clone());
+        let keeper = node.runtime.spawn(async move { network.keep(token).await });
+        outside.serve(9000, "outside");
+        let (a, _) = node.pod("a");
+        let leaves = || a.call((OUTSIDE, 9000)).is_ok_and(|answer| answer == format!("outside {HOST}"));
+        assert!(leaves());
+        let table = node.config.mark.table();
+        let rules = |table: &str| {
+            let mut socket = Socket::open(netlink::NETFILTER).unwrap();
+            if nft::tables(&mut socket).unwrap().iter().any(|t| t == table) { nft::rules(&mut socket, table).unwrap().len() } else { 0 }
+        };
+        let whole = rules(&table);
+        assert!(whole > 5);
+        // As another process would: the thread that changes the rules is not one of ours.
+        let foreign = |line: &str| {
+            let program = std::env::current_exe().unwrap();
+            let status = std::process::Command::new(program).args(["--exact", "pods::as_somebody_else", "--ignored"]).env("KNARR_TEST_FLUSH", line).output();
+            assert!(status.unwrap().status.success(), "{line}");
+        };
+        foreign(&format!("delete {table}"));
+        until("the table is back", || rules(&table) == whole);
+        assert!(leaves(), "pods leave as before");
+        foreign(&format!("flush {table}"));
+        until("the rules are back", || rules(&table) == whole);
+        // Before the news is heard, a pod with a host's port does not wait for it.
+        let mut socket = Socket::open(netlink::NETFILTER).unwrap();
+        nft::delete_table(&mut socket, &table).unwrap();
+        let space = Space::new();
+        node.attach("b", &space.path, vec![host_port(7000, "TCP")]);
+        space.serve(8080, "b");
+        assert_eq!(outside.call((HOST, 7000)).unwrap(), format!("b {OUTSIDE}"));
+        stop.cancel();
+        node.runtime.block_on(keeper).unwrap();
+    });
+}
+
+/// Not a test by itself: another process that changes rules, started by [`what_others_flush_is_written_again`] and others.
+#[test]
+#[ignore = "a helper of other tests"]
+fn as_somebody_else() {
+    let Ok(line) = std::env::var("KNARR_TEST_FLUSH") else { return };
+    let (what, table) = line.split_once(' ').unwrap();
+    let mut socket = Socket::open(netlink::NETFILTER).unwrap();
+    let mut batch = nft::Batch::new(table);
+    match what {
+        "delete" => batch.add_table().delete_table(),
+        "flush" => batch.flush_table(),
+        "firewall" => firewall(&mut batch, true),
+        _ => panic!("{what}"),
+    };
+    batch.commit(&mut socket, what).unwrap();
 }
 
 #[test]
@@ -193,28 +274,98 @@ fn purge_removes_everything_with_the_mark_and_nothing_else() {
     });
 }
 
+/// As Docker and others leave it: forwarding nothing, or taking nothing in that they do not know.
+fn firewall(batch: &mut nft::Batch, input: bool) -> &mut nft::Batch {
+    let hook = |at| nft::Hook { kind: "filter", at, priority: 0 };
+    batch.add_table().add_chain("FORWARD", Some(hook(nft::At::Forward))).add_rule("FORWARD", &vec![nft::Expr::Counter]);
+    batch.set_policy("FORWARD", true);
+    if input {
+        batch.add_chain("INPUT", Some(hook(nft::At::Input))).add_rule("INPUT", &vec![nft::Expr::Counter]);
+        batch.set_policy("INPUT", true);
+    }
+    batch
+}
+
+fn ours(socket: &mut Socket, mark: &network::Mark) -> usize {
+    nft::commented_rules(socket).unwrap().iter().filter(|r| r.comment == format!("knarr:{mark}/pods")).count()
+}
+
 #[test]
 fn a_firewall_that_forwards_nothing_lets_pods_through() {
     machine(|outside| {
-        // As Docker and others leave it.
-        let hook = nft::Hook { kind: "filter", at: nft::At::Forward, priority: 0 };
         let mut socket = Socket::open(netlink::NETFILTER).unwrap();
         let mut batch = nft::Batch::new("filter");
-        batch.add_table().add_chain("FORWARD", Some(hook)).add_rule("FORWARD", &vec![nft::Expr::Counter]);
-        batch.set_policy("FORWARD", true);
+        firewall(&mut batch, true);
         batch.commit(&mut socket, "firewall").unwrap();
+        let host = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 5353)).unwrap();
+        std::thread::spawn(move || host.incoming().for_each(drop));
         let mut node = Node::new();
         let (a, ip_a) = node.pod("a");
         let (_b, ip_b) = node.pod("b");
         assert_eq!(a.call((ip_b, 8080)).unwrap(), format!("b {ip_a}"));
         outside.serve(9000, "outside");
         assert_eq!(a.call((OUTSIDE, 9000)).unwrap(), format!("outside {HOST}"));
-        let ours = |socket: &mut Socket| nft::commented_rules(socket).unwrap().len();
-        let before = ours(&mut socket);
+        let reaches = |to: Ipv4Addr| std::net::TcpStream::connect_timeout(&(to, 5353).into(), Duration::from_millis(300)).is_ok();
+        assert!(a.run(move || reaches(NODE_IP)), "the node's DNS and API are processes of the host");
+        assert!(!a.run(move || reaches(HOST)), "its other addresses are the firewall's business");
+        assert!(!outside.run(move || reaches(HOST)), "and so is everybody else");
+        let before = ours(&mut socket, &node.config.mark);
+        assert_eq!(before, 3);
         node.network = PodNetwork::open(node.config.clone()).unwrap();
-        assert_eq!(ours(&mut socket), before, "not twice");
+        assert_eq!(ours(&mut socket, &node.config.mark), before, "not twice");
         pod::purge(&node.config.mark).unwrap();
-        assert_eq!(ours(&mut socket), 0);
+        assert_eq!(ours(&mut socket, &node.config.mark), 0);
         assert_eq!(nft::tables(&mut socket).unwrap(), ["filter"]);
+    });
+}
+
+#[test]
+fn a_firewall_that_comes_later_or_refuses_by_its_last_rule_is_seen() {
+    machine(|_outside| {
+        let node = Node::new();
+        let stop = CancellationToken::new();
+        let (network, token) = (node.network.clone(), stop.clone());
+        let keeper = node.runtime.spawn(async move { network.keep(token).await });
+        let (a, ip_a) = node.pod("a");
+        let (_b, ip_b) = node.pod("b");
+        let mut socket = Socket::open(netlink::NETFILTER).unwrap();
+        // As firewalld: one table for IPv4 and IPv6 that accepts by policy and rejects at its end.
+        let mut batch = nft::Batch::of_family(nft::INET, "firewalld");
+        let hook = nft::Hook { kind: "filter", at: nft::At::Forward, priority: 10 };
+        let last = vec![nft::Expr::Counter, nft::Expr::Verdict(nft::Verdict::Drop)];
+        batch.add_table().add_chain("filter_FORWARD", Some(hook)).add_rule("filter_FORWARD", &last);
+        batch.commit(&mut socket, "firewalld").unwrap();
+        assert!(a.call((ip_b, 8080)).is_err(), "it refuses what it does not know");
+        let program = std::env::current_exe().unwrap();
+        let mut other = std::process::Command::new(program);
+        other.args(["--exact", "pods::as_somebody_else", "--ignored"]).env("KNARR_TEST_FLUSH", "firewall filter");
+        assert!(other.output().unwrap().status.success());
+        until("both are opened", || ours(&mut Socket::open(netlink::NETFILTER).unwrap(), &node.config.mark) == 5);
+        assert_eq!(a.call((ip_b, 8080)).unwrap(), format!("b {ip_a}"));
+        pod::purge(&node.config.mark).unwrap();
+        assert_eq!(ours(&mut socket, &node.config.mark), 0);
+        stop.cancel();
+        node.runtime.block_on(keeper).unwrap();
+    });
+}
+
+#[test]
+fn forwarding_is_given_back_if_nobody_else_may_need_it() {
+    machine(|_outside| {
+        let forwards = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap().trim() == "1";
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+        let node = Node::new();
+        assert!(forwards());
+        // Found again after a crash, it is still known who switched it on.
+        drop(PodNetwork::open(node.config.clone()).unwrap());
+        let other = Node::named("two", "10.245.0.0/16", "10.97.0.0/16");
+        pod::purge(&node.config.mark).unwrap();
+        assert!(forwards(), "another cluster needs it");
+        pod::purge(&other.config.mark).unwrap();
+        assert!(forwards(), "who found it on leaves it on");
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+        let node = Node::new();
+        pod::purge(&node.config.mark).unwrap();
+        assert!(!forwards());
     });
 }

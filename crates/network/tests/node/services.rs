@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use network::netlink::{self, Socket};
+use network::nft;
 use network::proxy::{self, NodePortAddresses};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -276,6 +278,10 @@ fn load_balancers_have_sources_and_health_checks() {
         };
         let healthy = settle("health", health, |a| a.is_ok()).unwrap();
         assert!(healthy.starts_with("HTTP/1.1 200") && healthy.contains("\"localEndpoints\":1"), "{healthy}");
+        assert!(outside.run(move || dial((HOST, 32100))).is_ok(), "a balancer outside asks at the host's address");
+        cluster.endpoints("web", &[terminating(ip_a)]);
+        until("finishing", health, |a| a.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 503")));
+        assert!(served(&outside.call((balancer, 80)), "a"), "it serves on meanwhile");
         cluster.endpoints("web", &[]);
         until("unhealthy", health, |a| a.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 503")));
         cluster.endpoints("web", &[ready(ip_a)]);
@@ -464,5 +470,73 @@ fn clusters_beside_each_other_do_not_touch() {
         network::pod::purge(&two.node.config.mark).unwrap();
         assert!(served(&outside.call((NODE_IP, 30080)), "a"));
         assert!(served(&a.call((VIP, 80)), "a"));
+    });
+}
+
+#[test]
+fn a_full_memory_of_clients_costs_only_the_memory() {
+    machine(|outside| {
+        let cluster = Cluster::new(NodePortAddresses::All);
+        let (_a, ip_a) = cluster.node.pod("a");
+        let (b, _) = cluster.node.pod("b");
+        cluster.service("web", json!({"sessionAffinity": "ClientIP"}));
+        cluster.endpoints("web", &[ready(ip_a)]);
+        until("served", || outside.call((VIP, 80)), |a| a.is_ok());
+        // As many clients as there is room for, without their packets: what they would leave.
+        let table = cluster.node.config.mark.proxy_table();
+        let mut socket = Socket::open(netlink::NETFILTER).unwrap();
+        let sets = nft::sets(&mut socket, &table).unwrap();
+        let memory = sets.iter().find(|s| s.starts_with("aff-") && s.ends_with("/p")).unwrap();
+        let data = nft::endpoint_data(ip_a, 8080);
+        let element = |n: u32| (Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() + n).octets().to_vec(), Some(nft::Data::Value(data.clone())));
+        let room = 65_535 - u32::try_from(nft::keys(&mut socket, &table, memory).unwrap().len()).unwrap();
+        let mut batch = nft::Batch::new(&table);
+        batch.add_elements(memory, &(0..room).map(element).collect::<Vec<_>>());
+        batch.commit(&mut socket, "clients").unwrap();
+        let mut one_more = nft::Batch::new(&table);
+        one_more.add_elements(memory, &[element(room)]);
+        assert!(one_more.commit(&mut socket, "one more").is_err(), "it is full");
+        for _ in 0..5 {
+            assert!(served(&b.call((VIP, 80)), "a"), "who is not remembered is served");
+        }
+    });
+}
+
+#[test]
+fn clients_are_remembered_over_a_new_process_and_a_flush() {
+    machine(|_outside| {
+        let mut cluster = Cluster::new(NodePortAddresses::All);
+        let pods: Vec<(Space, Ipv4Addr)> = ["a", "b", "c", "d"].iter().map(|n| cluster.node.pod(n)).collect();
+        cluster.service("web", json!({"sessionAffinity": "ClientIP"}));
+        cluster.service("other", json!({"clusterIP": "10.96.0.21"}));
+        cluster.endpoints("web", &pods.iter().map(|(_, ip)| ready(*ip)).collect::<Vec<_>>());
+        cluster.endpoints("other", &[ready(pods[0].1)]);
+        let clients: Vec<(Space, Ipv4Addr)> = (0..8).map(|i| cluster.node.pod(&format!("client-{i}"))).collect();
+        until("served", || clients[0].0.call((VIP, 80)), |a| a.is_ok());
+        let who = || clients.iter().map(|(c, _)| c.call((VIP, 80)).unwrap()).collect::<Vec<_>>();
+        let first = who();
+        cluster.stop.cancel();
+        cluster.stop = CancellationToken::new();
+        // What went meanwhile is taken away by the next.
+        cluster.api.remove(SERVICES, "default/other");
+        cluster.start(NodePortAddresses::All);
+        assert_eq!(who(), first, "after a restart");
+        let table = cluster.node.config.mark.proxy_table();
+        let left = || {
+            let mut socket = Socket::open(netlink::NETFILTER).unwrap();
+            nft::chains(&mut socket, &table).unwrap().into_iter().filter(|(name, _)| name.contains("/other/")).count()
+        };
+        until("nothing of it is left", left, |n| *n == 0);
+        // Somebody flushes the rules, and then everything.
+        for what in ["flush", "delete"] {
+            let program = std::env::current_exe().unwrap();
+            let mut other = std::process::Command::new(program);
+            other.args(["--exact", "pods::as_somebody_else", "--ignored"]).env("KNARR_TEST_FLUSH", format!("{what} {table}"));
+            assert!(other.output().unwrap().status.success());
+            until(what, || clients[0].0.call((VIP, 80)), |a| a.is_ok());
+            if what == "flush" {
+                assert_eq!(who(), first, "the rules went, the memory did not");
+            }
+        }
     });
 }

@@ -189,6 +189,7 @@ impl Node {
             pod_cidr: pods.parse().unwrap(),
             service_cidr: Some(services.parse().unwrap()),
             mtu: None,
+            cluster_cidr: None,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         Self { network: PodNetwork::open(config.clone()).unwrap(), config, runtime }

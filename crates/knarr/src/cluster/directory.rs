@@ -1,0 +1,147 @@
+//! Whose a directory is.
+//!
+//! `mark.json` is the first thing in a data directory and the last to be removed: it names the cluster and says whether the
+//! directory was there before. Removal takes what knarr makes there by name, follows no link and crosses no mount
+//! (`runtime::tree`); what else lies there is told and stays, and so does a directory that was there.
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io::ErrorKind,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Component, Path, PathBuf},
+};
+
+use super::plan;
+
+/// Names the cluster whose directory it is in.
+const MARK: &str = "mark.json";
+/// What knarr makes in a data directory; the mark goes last.
+const ENTRIES: [&str; 10] = ["pki", "store", "runtime", "kubelet", "kubeconfig", "knarr.log", plan::FILE, "cluster.json.new", "mark.json.new", MARK];
+/// What its owner may put there before the first start, and keeps.
+const USERS: [&str; 1] = ["registries.yaml"];
+/// For root alone.
+const PRIVATE: u32 = 0o700;
+
+/// What the mark says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The mode of the directory if it was there before the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<u32>,
+}
+
+/// A path without links and dots, as the kernel tells mounts; what is not there yet is taken as it is written.
+pub fn real(path: &Path) -> anyhow::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    let mut missing = Vec::new();
+    let mut there = path.as_path();
+    loop {
+        match fs::canonicalize(there) {
+            Ok(found) => return Ok(missing.into_iter().rev().fold(found, |at: PathBuf, name| at.join(name))),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot look for {}", path.display())),
+        }
+        // A link that leads nowhere would be followed by whoever makes the directory.
+        if there.is_symlink() {
+            bail!("{} is a link that leads nowhere", there.display());
+        }
+        let Some(Component::Normal(name)) = there.components().next_back() else { bail!("{} is no path to a directory", path.display()) };
+        missing.push(name.to_owned());
+        there = there.parent().context("the root is there")?;
+    }
+}
+
+/// Makes a directory and its parents, or takes one that is there, for root alone.
+pub fn private(path: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(PRIVATE).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(PRIVATE))
+}
+
+/// What is in a directory: nothing if it is not there.
+fn names(path: &Path) -> anyhow::Result<Option<Vec<String>>> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot look into {}", path.display())),
+    };
+    let mut names = entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect::<std::io::Result<Vec<_>>>()?;
+    names.sort();
+    Ok(Some(names))
+}
+
+/// Whether a directory is this cluster's. False: there is none, or nothing in it. `default`: it is the place that is knarr's
+/// own, where a version before the mark may have left data.
+pub fn owned(path: &Path, cluster: &str, default: bool) -> anyhow::Result<bool> {
+    let Some(names) = names(path)? else { return Ok(false) };
+    if names.iter().all(|n| USERS.contains(&n.as_str()) || n.ends_with(".json.new")) {
+        return Ok(false);
+    }
+    let whose = match fs::read(path.join(MARK)) {
+        Ok(text) => serde_json::from_slice::<Made>(&text).ok().map(|m| m.cluster),
+        Err(_) => plan::read(&path.join(plan::FILE)).map(|p| p.name),
+    };
+    match whose {
+        Some(name) if name == cluster => Ok(true),
+        Some(name) => bail!("{} holds the data of the cluster {name:?}, not of {cluster:?}: choose another --data-dir or --name", path.display()),
+        None if default && names.iter().all(|n| ENTRIES.contains(&n.as_str()) || USERS.contains(&n.as_str())) => Ok(true),
+        None => bail!(
+            "{} is not empty and not the data of a cluster ({} is in it): nothing was changed; choose another --data-dir, such as {}",
+            path.display(),
+            names.first().map_or("something", String::as_str),
+            path.join(cluster).display()
+        ),
+    }
+}
+
+/// Makes a directory the cluster's: makes it, or takes an empty one.
+pub fn claim(path: &Path, cluster: &str, default: bool) -> anyhow::Result<()> {
+    let mark = path.join(MARK);
+    let ours = owned(path, cluster, default)?;
+    let before = match fs::symlink_metadata(path) {
+        Ok(found) => Some(found),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(|| format!("cannot look for {}", path.display())),
+    };
+    let mode = before.as_ref().map(|b| b.mode() & 0o7777);
+    if let (false, Some(found), Some(mode)) = (ours, &before, mode)
+        && (found.uid() != nix::unistd::geteuid().as_raw() || mode & 0o022 != 0)
+    {
+        bail!("{} is not root's alone (owner {}, mode {mode:04o}): choose another --data-dir", path.display(), found.uid());
+    }
+    // The mark first: it keeps the mode that is changed next.
+    if before.is_none() {
+        private(path).with_context(|| format!("cannot make {}", path.display()))?;
+    }
+    if !mark.exists() {
+        let was = mode.filter(|_| !ours && !default);
+        super::write(&mark, &serde_json::to_vec(&Made { cluster: cluster.to_owned(), was })?)?;
+    }
+    private(path).with_context(|| format!("cannot make {} private", path.display()))
+}
+
+/// Removes what knarr made in a directory that is the cluster's, and the directory if knarr made that too. The names of what
+/// is left.
+pub fn remove_known(path: &Path) -> anyhow::Result<Vec<String>> {
+    let made: Option<Made> = fs::read(path.join(MARK)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    for entry in ENTRIES {
+        let entry = path.join(entry);
+        runtime::tree::remove(&entry).with_context(|| format!("cannot remove {}", entry.display()))?;
+    }
+    let left = names(path)?.unwrap_or_default();
+    match made.and_then(|m| m.was) {
+        Some(mode) => fs::set_permissions(path, Permissions::from_mode(mode))?,
+        None if left.is_empty() => match fs::remove_dir(path) {
+            // Where a file system is mounted the directory is the machine's.
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ResourceBusy) => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        },
+        None => {}
+    }
+    Ok(left)
+}

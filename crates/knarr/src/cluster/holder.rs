@@ -1,0 +1,137 @@
+//! Who runs a cluster: whoever holds the lock in its volatile directory.
+//!
+//! The kernel says who that is (`/proc/locks`), not the number in the file, which may be the last run's. A holder that is
+//! dying (killed, and not done with what it held) is waited for: to the user it is gone already.
+
+use anyhow::{Context as _, bail};
+use nix::fcntl::{Flock, FlockArg};
+use std::{
+    fs::File,
+    io::{Seek as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use super::Cluster;
+
+/// The lock's file.
+const FILE: &str = "lock";
+/// A process that was killed has let go of everything within this, however much it held.
+const DYING: Duration = Duration::from_secs(15);
+/// Between two looks at a dying holder: its lock cannot be awaited with a limit.
+const LOOK: Duration = Duration::from_millis(5);
+/// `PF_EXITING` in the flags of `/proc/PID/stat`.
+const EXITING: u64 = 0x4;
+/// SIGKILL's bit in the masks of `/proc/PID/status`.
+const KILLED: u64 = 1 << 8;
+
+/// The lock; it ends with the process.
+pub type Lock = Flock<File>;
+
+/// Takes the lock, or says who has it.
+pub(super) async fn lock(cluster: &Cluster) -> anyhow::Result<Lock> {
+    let path = cluster.run.join(FILE);
+    let begun = Instant::now();
+    loop {
+        super::directory::private(&cluster.run).with_context(|| format!("cannot make {}", cluster.run.display()))?;
+        let file = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // A `down` that held it may have removed the file meanwhile: then the lock is on nothing.
+            Ok(mut lock) if std::fs::metadata(&path).is_ok_and(|m| lock.metadata().is_ok_and(|own| own.ino() == m.ino())) => {
+                lock.set_len(0)?;
+                lock.rewind()?;
+                write!(lock, "{}", std::process::id())?;
+                return Ok(lock);
+            }
+            Ok(_) => continue,
+            // Without a holder it was let go of just now.
+            Err((file, _)) => {
+                if let Some(pid) = holder_of(&file).filter(|pid| !dying(*pid) || begun.elapsed() > DYING) {
+                    let name = &cluster.name;
+                    bail!("the cluster {name:?} is running already (process {pid}): use it, or end it with `knarr down --name {name}`");
+                }
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The process that holds the lock of a volatile directory.
+pub(super) fn holder(run: &Path) -> Option<i32> {
+    holder_of(&File::open(run.join(FILE)).ok()?)
+}
+
+fn holder_of(file: &File) -> Option<i32> {
+    let meta = file.metadata().ok()?;
+    let place = format!("{:02x}:{:02x}:{}", nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()), meta.ino());
+    find(&std::fs::read_to_string("/proc/locks").ok()?, &place)
+}
+
+/// The holder of an exclusive flock(2) in the kernel's table; who only waits has an arrow before its line.
+fn find(table: &str, place: &str) -> Option<i32> {
+    table.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [_, "FLOCK", _, "WRITE", pid, at, ..] if at == place => pid.parse().ok().filter(|pid| *pid > 0),
+            _ => None,
+        }
+    })
+}
+
+/// Whether a process has ended but for what the kernel still has to clear away.
+fn dying(pid: i32) -> bool {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else { return true };
+    is_dying(&stat, &status)
+}
+
+fn is_dying(stat: &str, status: &str) -> bool {
+    // After the command's name, which may hold anything: state, and the flags as the seventh.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let exiting = fields.get(6).and_then(|f| f.parse::<u64>().ok()).is_some_and(|flags| flags & EXITING != 0);
+    let pending = |name: &str| status.lines().find_map(|l| u64::from_str_radix(l.strip_prefix(name)?.trim(), 16).ok()).unwrap_or(0);
+    matches!(fields.first(), Some(&"Z" | &"X")) || exiting || (pending("SigPnd:") | pending("ShdPnd:")) & KILLED != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_says_who_holds_a_lock() {
+        let table = "1: POSIX  ADVISORY  WRITE 11 00:19:700 0 EOF\n2: FLOCK  ADVISORY  WRITE 4711 00:19:700 0 EOF\n\
+            2: -> FLOCK  ADVISORY  WRITE 12 00:19:700 0 EOF\n3: FLOCK  ADVISORY  READ 13 00:19:701 0 EOF\n";
+        assert_eq!(find(table, "00:19:700"), Some(4711));
+        assert_eq!(find(table, "00:19:701"), None, "whoever only reads runs no cluster");
+        assert_eq!(find(table, "00:19:702"), None);
+    }
+
+    #[test]
+    fn the_dying_are_known() {
+        let status = |pending: &str| format!("Name:\tknarr\nSigPnd:\t0000000000000000\nShdPnd:\t{pending}\n");
+        let none = status("0000000000000000");
+        assert!(!is_dying("7 (a) b) S 1 7 7 0 -1 4194560 0", &none));
+        assert!(is_dying("7 (knarr) Z 1 7 7 0 -1 4194560 0", &none), "a zombie");
+        assert!(is_dying("7 (knarr) R 1 7 7 0 -1 4194564 0", &none), "it exits");
+        assert!(is_dying("7 (knarr) D 1 7 7 0 -1 4194560 0", &status("0000000000000100")), "it was killed");
+    }
+
+    #[tokio::test]
+    async fn a_lock_is_taken_once_and_its_holder_is_told() {
+        let run = std::env::temp_dir().join(format!("knarr-holder-{}", std::process::id()));
+        std::fs::create_dir_all(&run).unwrap();
+        let cluster = Cluster { name: "held".into(), data: run.clone(), run: run.clone() };
+        // What the last run left says nothing.
+        std::fs::write(run.join(FILE), "1").unwrap();
+        assert_eq!(holder(&run), None);
+        let held = lock(&cluster).await.unwrap();
+        assert_eq!(holder(&run), Some(std::process::id() as i32));
+        let error = lock(&cluster).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
+        drop(held);
+        drop(lock(&cluster).await.unwrap());
+        std::fs::remove_dir_all(&run).unwrap();
+    }
+}

@@ -1,0 +1,249 @@
+//! A cluster's addresses, chosen at its first start and kept: the default cluster gets Kubernetes' usual ones, further
+//! clusters the next that nobody on this machine uses.
+//!
+//! Looking for free ranges and keeping them is one step under one lock of the machine ([`Plan::alone`]): two clusters that
+//! start at the same time do not find the same.
+
+use anyhow::{Context as _, bail};
+use network::Cidr;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::File,
+    net::Ipv4Addr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::{Cluster, RUN_ROOT};
+
+/// The plan's file.
+pub(super) const FILE: &str = "cluster.json";
+/// The lock over looking and keeping; no cluster's name begins with a dot.
+const ALONE: &str = ".plan.lock";
+/// The default cluster's name.
+const DEFAULT: &str = "knarr";
+/// Clusters side by side.
+pub(super) const CLUSTERS_MAX: u8 = 50;
+/// The DNS domain of every cluster.
+pub const DOMAIN: &str = "cluster.local";
+/// Bits of a range's prefix unless a flag says otherwise.
+const PREFIX: u8 = 16;
+/// A range of pods has room for a node's (`/24`), a range of Services for the well-known ones; none is wider than upstream allows.
+const PREFIXES: std::ops::RangeInclusive<u8> = 12..=24;
+
+/// The addresses of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The cluster's name.
+    pub name: String,
+    /// Where its data lies.
+    pub data: PathBuf,
+    /// The network of pods, `10.244.0.0`.
+    pub pods: Ipv4Addr,
+    /// Bits of its prefix.
+    #[serde(default = "usual_prefix")]
+    pub pods_prefix: u8,
+    /// The network of Services, `10.96.0.0`.
+    pub services: Ipv4Addr,
+    /// Bits of its prefix.
+    #[serde(default = "usual_prefix")]
+    pub services_prefix: u8,
+    /// The API server's port.
+    pub port: u16,
+    /// Kubeconfigs that have the cluster's context, and by what its entries are known.
+    #[serde(default)]
+    pub contexts: Vec<crate::kubeconfig::Written>,
+}
+
+fn usual_prefix() -> u8 {
+    PREFIX
+}
+
+/// What the command line asks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ranges {
+    /// The pods' network.
+    pub pods: Option<Cidr>,
+    /// The Services' network.
+    pub services: Option<Cidr>,
+    /// The API server's port.
+    pub port: Option<u16>,
+}
+
+impl Plan {
+    /// The lock under which a plan is chosen and kept. Blocks while another start does so: milliseconds.
+    pub fn alone() -> anyhow::Result<Flock<File>> {
+        super::directory::private(Path::new(RUN_ROOT)).with_context(|| format!("cannot make {RUN_ROOT}"))?;
+        let path = Path::new(RUN_ROOT).join(ALONE);
+        let file =
+            File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).with_context(|| format!("cannot lock {}", path.display()))
+    }
+
+    pub(super) fn nth(name: &str, data: &Path, index: u8) -> Plan {
+        let (pods, services) = if index == 0 { (244, 96) } else { (128 + index, 32 + index) };
+        Plan {
+            name: name.to_owned(),
+            data: data.to_owned(),
+            pods: Ipv4Addr::new(10, pods, 0, 0),
+            pods_prefix: PREFIX,
+            services: Ipv4Addr::new(10, services, 0, 0),
+            services_prefix: PREFIX,
+            port: 6443 + u16::from(index),
+            contexts: Vec::new(),
+        }
+    }
+
+    fn low(network: Ipv4Addr, last: u8) -> Ipv4Addr {
+        let [a, b, c, _] = network.octets();
+        Ipv4Addr::new(a, b, c, last)
+    }
+
+    /// The node's own address: its bridge's.
+    pub fn node_ip(&self) -> Ipv4Addr {
+        Self::low(self.pods, 1)
+    }
+
+    /// The address of the Service `kubernetes`.
+    pub fn api_ip(&self) -> Ipv4Addr {
+        Self::low(self.services, 1)
+    }
+
+    /// The address of the cluster's DNS.
+    pub fn dns_ip(&self) -> Ipv4Addr {
+        Self::low(self.services, 10)
+    }
+
+    /// Whether these are the default cluster's addresses.
+    pub fn is_first(&self) -> bool {
+        self.pods == Plan::nth("", Path::new(""), 0).pods
+    }
+
+    /// All pods' range.
+    pub fn pod_cidr(&self) -> Cidr {
+        Cidr::new(self.pods, self.pods_prefix)
+    }
+
+    /// The only node's range of pods.
+    pub fn node_cidr(&self) -> Cidr {
+        Cidr::new(self.pods, 24)
+    }
+
+    /// The Services' range.
+    pub fn service_cidr(&self) -> Cidr {
+        Cidr::new(self.services, self.services_prefix)
+    }
+
+    fn overlaps(&self, other: &Plan) -> bool {
+        let ours = [self.pod_cidr(), self.service_cidr()];
+        self.port == other.port || [other.pod_cidr(), other.service_cidr()].iter().any(|theirs| ours.iter().any(|own| own.overlaps(*theirs)))
+    }
+
+    /// The plan with what the command line asks for.
+    fn with(mut self, ranges: &Ranges) -> Plan {
+        if let Some(pods) = ranges.pods {
+            (self.pods, self.pods_prefix) = (pods.base(), pods.prefix());
+        }
+        if let Some(services) = ranges.services {
+            (self.services, self.services_prefix) = (services.base(), services.prefix());
+        }
+        self.port = ranges.port.unwrap_or(self.port);
+        self
+    }
+}
+
+pub(super) fn read(path: &Path) -> Option<Plan> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// The plans of the other clusters that stand on this machine.
+pub(super) fn others(name: &str) -> Vec<Plan> {
+    let entries = std::fs::read_dir(RUN_ROOT).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_name() != name).filter_map(|e| read(&e.path().join(FILE))).collect()
+}
+
+pub(super) fn choose(cluster: &Cluster, ranges: &Ranges, others: &[Plan]) -> anyhow::Result<Plan> {
+    for range in [ranges.pods, ranges.services].into_iter().flatten() {
+        if !PREFIXES.contains(&range.prefix()) {
+            bail!("the range {range} has a prefix of {} bits: a cluster's have {} to {}", range.prefix(), PREFIXES.start(), PREFIXES.end());
+        }
+    }
+    let (name, data) = (&cluster.name, &cluster.data);
+    if let Some(mut plan) = read(&data.join(FILE)) {
+        (plan.name, plan.data) = (name.clone(), data.clone());
+        let asked = plan.clone().with(ranges);
+        if (asked.pod_cidr(), asked.service_cidr()) != (plan.pod_cidr(), plan.service_cidr()) {
+            bail!(
+                "the addresses of the cluster {name:?} were chosen at its first start ({} for pods, {} for Services): `knarr down --name {name}` first",
+                plan.pod_cidr(),
+                plan.service_cidr()
+            );
+        }
+        if let Some(other) = others.iter().find(|o| asked.overlaps(o)) {
+            bail!(
+                "the cluster {:?} uses the addresses {} or port {} of this one: run `knarr down --name {}` first",
+                other.name,
+                asked.pod_cidr(),
+                asked.port,
+                other.name
+            );
+        }
+        return Ok(asked);
+    }
+    let taken = Taken::now();
+    let wrong = |plan: &Plan| -> Option<String> {
+        if plan.pod_cidr().overlaps(plan.service_cidr()) {
+            return Some(format!("the ranges {} and {} have addresses in common", plan.pod_cidr(), plan.service_cidr()));
+        }
+        if let Some(other) = others.iter().find(|o| plan.overlaps(o)) {
+            return Some(format!("the cluster {:?} has {}, {} and port {}", other.name, other.pod_cidr(), other.service_cidr(), other.port));
+        }
+        [plan.pod_cidr(), plan.service_cidr()].iter().find_map(|range| taken.by(*range).map(|who| format!("{range} is in use on this machine: {who}")))
+    };
+    let first = u8::from(name != DEFAULT);
+    let mut candidates = (first..CLUSTERS_MAX).map(|i| Plan::nth(name, data, i).with(ranges));
+    let mut last = String::new();
+    let free = candidates.find(|plan| wrong(plan).map(|why| last = why).is_none());
+    free.with_context(|| format!("no free ranges of addresses for the cluster ({last}): choose with --pod-cidr and --service-cidr"))
+}
+
+/// What this machine uses: routes and addresses.
+pub(super) struct Taken {
+    routes: Vec<(String, Cidr)>,
+    addresses: Vec<(String, Ipv4Addr)>,
+}
+
+impl Taken {
+    fn now() -> Taken {
+        let routes = parse(&std::fs::read_to_string("/proc/net/route").unwrap_or_default());
+        let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
+        let addresses = all.filter_map(|i| Some((i.interface_name.clone(), i.address?.as_sockaddr_in()?.ip()))).collect();
+        Taken { routes, addresses }
+    }
+
+    /// Who is in the way of a range. A route that holds it among much else (a VPN's `10.0.0.0/8`, the default route) is not:
+    /// the cluster's own, more specific routes come before it.
+    pub(super) fn by(&self, range: Cidr) -> Option<String> {
+        let route = self.routes.iter().find(|(_, to)| to.prefix() >= range.prefix() && to.overlaps(range));
+        let address = self.addresses.iter().find(|(_, ip)| range.contains(*ip));
+        route.map(|(link, to)| format!("the route {to} by {link}")).or_else(|| address.map(|(link, ip)| format!("{link} has the address {ip}")))
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(routes: &str, addresses: &[(&str, Ipv4Addr)]) -> Taken {
+        Taken { routes: parse(routes), addresses: addresses.iter().map(|(link, ip)| ((*link).to_owned(), *ip)).collect() }
+    }
+}
+
+/// The routes of `/proc/net/route`.
+fn parse(table: &str) -> Vec<(String, Cidr)> {
+    let number = |field: Option<&str>| field.and_then(|f| u32::from_str_radix(f, 16).ok()).map(u32::from_be);
+    let lines = table.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let link = fields.next()?.to_owned();
+        let (destination, mask) = (number(fields.next())?, number(fields.nth(5))?);
+        Some((link, Cidr::new(Ipv4Addr::from_bits(destination), u8::try_from(mask.leading_ones()).unwrap_or(32))))
+    });
+    lines.collect()
+}

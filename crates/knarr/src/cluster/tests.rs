@@ -1,0 +1,178 @@
+//! Whose directories are, and which addresses are free.
+
+use super::{
+    directory::{Made, claim, owned, real, remove_known},
+    plan::{CLUSTERS_MAX, Taken, choose},
+    *,
+};
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("knarr-directory-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Folder(fs::canonicalize(path).unwrap())
+    }
+
+    fn make(&self, name: &str, mode: u32) -> PathBuf {
+        let path = self.0.join(name);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_directory_with_others_files_is_refused_and_not_changed() {
+    let folder = Folder::new("others");
+    let home = folder.make("home", 0o755);
+    fs::write(home.join("thesis"), "years").unwrap();
+    for outcome in [claim(&home, "typo", false), owned(&home, "typo", false).map(drop)] {
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("not the data of a cluster") && error.contains("thesis"), "{error}");
+    }
+    assert_eq!((mode(&home), fs::read_to_string(home.join("thesis")).unwrap().as_str()), (0o755, "years"));
+    // A name that knarr uses is no mark.
+    fs::rename(home.join("thesis"), home.join("store")).unwrap();
+    assert!(claim(&home, "typo", false).is_err());
+    // Nor is a directory that everybody may write to anybody's.
+    let shared = folder.make("shared", 0o1777);
+    assert!(claim(&shared, "typo", false).unwrap_err().to_string().contains("mode 1777"));
+    assert_eq!(mode(&shared), 0o1777);
+}
+
+#[test]
+fn one_clusters_data_is_not_anothers() {
+    let folder = Folder::new("names");
+    let data = folder.0.join("a/b/data");
+    claim(&data, "one", false).unwrap();
+    assert_eq!((mode(&data), mode(&folder.0.join("a"))), (0o700, 0o700));
+    claim(&data, "one", false).unwrap();
+    assert!(owned(&data, "one", false).unwrap());
+    for outcome in [claim(&data, "two", false), owned(&data, "two", false).map(drop)] {
+        assert!(outcome.unwrap_err().to_string().contains("the cluster \"one\", not of \"two\""));
+    }
+    // What a version before the mark left is known by its plan.
+    fs::remove_file(data.join("mark.json")).unwrap();
+    fs::write(data.join("cluster.json"), serde_json::to_vec(&Plan::nth("one", &data, 0)).unwrap()).unwrap();
+    assert!(owned(&data, "one", false).unwrap() && owned(&data, "two", false).is_err());
+}
+
+#[test]
+fn only_what_knarr_made_is_removed() {
+    let folder = Folder::new("removal");
+    let there = folder.make("disk", 0o755);
+    let outside = folder.make("outside", 0o755);
+    fs::write(outside.join("theirs"), "x").unwrap();
+    fs::write(there.join("registries.yaml"), "mirrors: {}").unwrap();
+    claim(&there, "one", false).unwrap();
+    assert_eq!(mode(&there), 0o700);
+    assert_eq!(serde_json::from_slice::<Made>(&fs::read(there.join("mark.json")).unwrap()).unwrap().was, Some(0o755));
+    fs::create_dir_all(there.join("store/deep")).unwrap();
+    std::os::unix::fs::symlink(&outside, there.join("runtime")).unwrap();
+    std::os::unix::fs::symlink(&outside, there.join("store/deep/link")).unwrap();
+    fs::write(there.join("notes"), "mine").unwrap();
+    assert_eq!(remove_known(&there).unwrap(), ["notes", "registries.yaml"]);
+    assert_eq!(mode(&there), 0o755, "a directory that was there is as it was");
+    assert!(outside.join("theirs").exists(), "no link is followed");
+    let made = folder.0.join("made");
+    claim(&made, "one", false).unwrap();
+    assert_eq!(remove_known(&made).unwrap(), Vec::<String>::new());
+    assert!(!made.exists());
+}
+
+#[test]
+fn paths_are_real_once_and_for_all() {
+    let folder = Folder::new("links");
+    let disk = folder.make("disk", 0o755);
+    std::os::unix::fs::symlink(&disk, folder.0.join("link")).unwrap();
+    assert_eq!(real(&folder.0.join("link/k/./data")).unwrap(), disk.join("k/data"));
+    std::os::unix::fs::symlink(folder.0.join("nowhere"), folder.0.join("dead")).unwrap();
+    assert!(real(&folder.0.join("dead")).unwrap_err().to_string().contains("leads nowhere"));
+    assert!(real(&folder.0.join("dead/k")).is_err());
+}
+
+#[test]
+fn nobody_else_looks_in() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("needs root");
+        return;
+    }
+    let folder = Folder::new("nobody");
+    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
+    let cluster = Cluster { name: "n".into(), data: folder.0.join("data"), run: folder.0.join("run") };
+    cluster.claim().unwrap();
+    super::directory::private(&cluster.run).unwrap();
+    let mut plan = Plan::nth("n", &cluster.data, 3);
+    plan.contexts = Vec::new();
+    cluster.keep(&plan).unwrap();
+    for path in [cluster.data.join("cluster.json"), cluster.run.join("cluster.json"), cluster.data.join("mark.json")] {
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        let seen = std::process::Command::new("cat").arg(&path).uid(65534).gid(65534).output().unwrap();
+        assert!(!seen.status.success() && seen.stdout.is_empty(), "{}", path.display());
+        let own = std::process::Command::new("cat").arg(&path).output().unwrap();
+        assert!(own.status.success() && !own.stdout.is_empty());
+    }
+}
+
+const ROUTES: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+    eth0\t00000000\t0100A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+    eth0\t0000F40A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+    vpn\t0000000A\t00000000\t0001\t0\t0\t0\t000000FF\t0\t0\t0\n";
+
+#[test]
+fn routes_of_others_are_respected_and_wide_ones_are_in_nobodys_way() {
+    let taken = Taken::of(ROUTES, &[("lan", Ipv4Addr::new(10, 131, 0, 7))]);
+    let by = |range: &str| taken.by(range.parse().unwrap());
+    assert!(by("10.244.0.0/16").unwrap().contains("10.244.0.0/24 by eth0"));
+    assert_eq!(by("10.129.0.0/16"), None, "a VPN's 10.0.0.0/8 is less specific than a cluster's routes");
+    assert!(by("10.131.0.0/16").unwrap().contains("lan has the address 10.131.0.7"));
+}
+
+#[test]
+fn clusters_side_by_side_share_nothing() {
+    let plans: Vec<Plan> = (0..CLUSTERS_MAX).map(|i| Plan::nth("c", Path::new("/d"), i)).collect();
+    for (at, plan) in plans.iter().enumerate() {
+        assert!(plans.iter().skip(at + 1).all(|p| p.port != plan.port && p.pods != plan.pods && p.services != plan.services));
+        assert!(plans.iter().all(|p| plan.pods != p.services && plan.services != p.pods));
+    }
+    assert_eq!((plans[0].pod_cidr().to_string().as_str(), plans[0].dns_ip().to_string().as_str()), ("10.244.0.0/16", "10.96.0.10"));
+}
+
+#[test]
+fn ranges_are_asked_for_once() {
+    let folder = Folder::new("ranges");
+    let cluster = Cluster { name: "r".into(), data: folder.0.clone(), run: folder.0.join("run") };
+    let ranges = |pods: &str, services: &str| Ranges { pods: pods.parse().ok(), services: services.parse().ok(), port: None };
+    let told = |outcome: anyhow::Result<Plan>| format!("{:#}", outcome.unwrap_err());
+    let plan = choose(&cluster, &ranges("172.30.0.0/17", "172.31.0.0/20"), &[]).unwrap();
+    assert_eq!(
+        (plan.pod_cidr().to_string(), plan.node_cidr().to_string(), plan.dns_ip()),
+        ("172.30.0.0/17".into(), "172.30.0.0/24".into(), [172, 31, 0, 10].into())
+    );
+    assert!(told(choose(&cluster, &ranges("172.30.0.0/16", "172.30.8.0/24"), &[])).contains("addresses in common"));
+    assert!(told(choose(&cluster, &ranges("172.0.0.0/8", "10.1.0.0/16"), &[])).contains("prefix of 8 bits"));
+    let other = Plan { name: "o".into(), ..plan.clone() };
+    assert!(told(choose(&cluster, &ranges("172.30.64.0/18", ""), &[other])).contains("the cluster \"o\""));
+    fs::create_dir_all(&cluster.run).unwrap();
+    cluster.keep(&plan).unwrap();
+    assert_eq!(choose(&cluster, &Ranges::default(), &[]).unwrap(), plan, "what was chosen is kept");
+    assert!(told(choose(&cluster, &ranges("172.29.0.0/16", ""), &[])).contains("chosen at its first start"));
+}

@@ -1,0 +1,162 @@
+//! What happens to a user's file.
+
+use super::*;
+
+const THEIRS: &str = "# my clusters, do not lose this\napiVersion: v1\nkind: Config\ncurrent-context: work # the usual one\nclusters:\n\
+    - cluster: {server: 'https://work:6443'}\n  name: \"no\"\n# the user\nusers:\n  - name: me\n    user:\n      token: \"1_000\"\n      password: 'yes'\n\
+    contexts:\n- name: work\n  context: {cluster: \"no\", user: me, namespace: \"on\"}\npreferences: {colors: true}\n";
+
+fn own(name: &str, ca: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: {name}\nclusters:\n- name: {name}\n  cluster: {{server: 'https://127.0.0.1:6443', certificate-authority-data: {ca}}}\n\
+        users:\n- name: {name}-admin\n  user: {{client-certificate-data: c{ca}, client-key-data: eA==}}\ncontexts:\n- name: {name}\n  context: {{cluster: {name}, user: {name}-admin}}\n"
+    )
+}
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let folder = std::env::temp_dir().join(format!("knarr-kubeconfig-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        Folder(folder)
+    }
+
+    fn file(&self, text: &str) -> PathBuf {
+        let path = self.0.join("config");
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn read(path: &Path) -> Value {
+    serde_yaml_ng::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn known(path: &Path, text: &str) -> Vec<Written> {
+    let mut all = Vec::new();
+    remember(&mut all, path, text).unwrap();
+    all
+}
+
+#[test]
+fn a_context_comes_and_goes_and_every_other_line_stays() {
+    let folder = Folder::new("lines");
+    let path = folder.file(THEIRS);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let text = own("knarr", "QQ==");
+    let known = known(&path, &text);
+    merge(&path, &text, &known).unwrap();
+    let once = fs::read_to_string(&path).unwrap();
+    merge(&path, &text, &known).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), once, "the same again is no change");
+    let (theirs, both): (Value, Value) = (serde_yaml_ng::from_str(THEIRS).unwrap(), read(&path));
+    assert_eq!(both["current-context"], "knarr");
+    for (list, _) in LISTS {
+        assert_eq!(both[list].as_sequence().unwrap().len(), 2, "{list}");
+        assert_eq!(both[list][0], theirs[list][0]);
+    }
+    for line in THEIRS.lines().filter(|l| !l.starts_with("current-context")) {
+        assert!(once.lines().any(|l| l == line), "{line:?} is still there:\n{once}");
+    }
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+    remove(&path, "knarr", &known).unwrap();
+    let after = fs::read_to_string(&path).unwrap();
+    assert_eq!(after, THEIRS.replace("current-context: work # the usual one", "current-context: \"\""));
+    assert!(!folder.0.join("config.lock").exists());
+}
+
+#[test]
+fn a_file_in_another_form_keeps_its_texts_as_texts() {
+    let folder = Folder::new("json");
+    let path = folder.file(r#"{"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "no", "cluster": {"server": "x"}}], "users": [{"name": "y", "user": {"token": "1_000", "password": "on"}}]}"#);
+    let theirs = read(&path);
+    let text = own("knarr", "QQ==");
+    merge(&path, &text, &known(&path, &text)).unwrap();
+    let written = fs::read_to_string(&path).unwrap();
+    for quoted in ["\"no\"", "\"y\"", "\"1_000\"", "\"on\""] {
+        assert!(written.contains(quoted), "{quoted} in {written}");
+    }
+    assert_eq!((&read(&path)["users"][0], &read(&path)["clusters"][0]), (&theirs["users"][0], &theirs["clusters"][0]));
+    assert_eq!(read(&path)["contexts"][0]["name"], "knarr");
+}
+
+#[test]
+fn what_is_anothers_is_neither_overwritten_nor_removed() {
+    let folder = Folder::new("theirs");
+    // Another cluster of this name, kept by another file or machine.
+    let path = folder.file(&own("prod", "THEIRS=="));
+    let before = fs::read_to_string(&path).unwrap();
+    let text = own("prod", "OURS==");
+    let known_ours = known(&folder.0.join("elsewhere"), &text);
+    for known in [&[][..], &known_ours] {
+        let error = format!("{:#}", check(&path, "prod", known).unwrap_err());
+        assert!(error.contains("cluster \"prod\" is not this cluster's") && error.contains("kubectl config delete-cluster prod"), "{error}");
+        assert!(merge(&path, &text, known).is_err());
+        remove(&path, "prod", known).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), before);
+    }
+    // Once it is ours, it is found by what it holds, also by the certificates of the time before the last.
+    let mut known = known(&path, &own("prod", "THEIRS=="));
+    remember(&mut known, &path, &text).unwrap();
+    merge(&path, &text, &known).unwrap();
+    remember(&mut known, &path, &own("prod", "NEWER==")).unwrap();
+    remove(&path, "prod", &known).unwrap();
+    for (list, _) in LISTS {
+        assert_eq!(read(&path)[list].as_sequence().unwrap().len(), 0, "{list}");
+    }
+}
+
+#[test]
+fn what_a_user_set_in_the_context_stays() {
+    let folder = Folder::new("namespace");
+    let path = folder.0.join("new/config");
+    let text = own("knarr", "QQ==");
+    let known = known(&path, &text);
+    check(&path, "knarr", &[]).unwrap();
+    merge(&path, &text, &known).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    let with = fs::read_to_string(&path).unwrap().replace("cluster: \"knarr\"\n", "cluster: \"knarr\"\n    namespace: shop\n");
+    fs::write(&path, &with).unwrap();
+    assert_eq!(read(&path)["contexts"][0]["context"]["namespace"], "shop");
+    merge(&path, &text, &known).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), with);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_told_before_the_start() {
+    let folder = Folder::new("broken");
+    let error = |text: &str| format!("{:#}", check(&folder.file(text), "knarr", &[]).unwrap_err());
+    assert!(error("- not\n- this").contains("not a kubeconfig"));
+    assert!(error("clusters: {a: b}").contains("clusters are not a list"));
+    assert!(error("a: [").contains("cannot be used"));
+}
+
+#[test]
+fn a_lock_of_others_is_waited_for_and_one_of_the_dead_is_not() {
+    let folder = Folder::new("lock");
+    let path = folder.file(THEIRS);
+    let lock = folder.0.join("config.lock");
+    // Beyond any process number (PID_MAX_LIMIT).
+    fs::write(&lock, "knarr 4194305").unwrap();
+    let text = own("knarr", "QQ==");
+    merge(&path, &text, &known(&path, &text)).unwrap();
+    fs::write(&lock, "").unwrap();
+    let waits = thread::spawn({
+        let path = path.clone();
+        move || remove(&path, "knarr", &known(&path, &own("knarr", "QQ==")))
+    });
+    // Nothing is written while it is there.
+    thread::sleep(LOCK_LOOK * 3);
+    assert_eq!(read(&path)["contexts"].as_sequence().unwrap().len(), 2);
+    fs::remove_file(&lock).unwrap();
+    waits.join().unwrap().unwrap();
+    assert_eq!(read(&path)["contexts"].as_sequence().unwrap().len(), 1);
+}
