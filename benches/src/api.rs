@@ -55,8 +55,9 @@ fn bench(apibench: &Path, kubeconfig: &Path, pids: &str, n: &str, content: &str)
         .map(|line| {
             let values: Value = serde_json::from_str(line)?;
             let errors = values["errors"].as_u64().unwrap_or(0);
+            // A server that refuses is quick: its figures say nothing.
             if errors > 0 {
-                eprintln!("{} of {kubeconfig:?}: {errors} errors, first: {}", values["phase"], values["first_error"]);
+                bail!("{} of {}: {errors} errors, first: {}", values["phase"], kubeconfig.display(), values["first_error"]);
             }
             Ok(Phase { name: values["phase"].as_str().unwrap_or_default().to_owned(), values })
         })

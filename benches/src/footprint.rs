@@ -21,7 +21,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let empty = process::memory(pid)?;
     println!("{:<40} {:>9} {:>9} {:>9}", "memory, KiB", "RSS", "PSS", "anonymous");
     line("knarr, no pods (it is one process)", empty);
-    idle("no pods", pid, seconds);
+    idle("no pods", &[pid], seconds);
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let client = {
@@ -50,7 +50,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         anonymous: share(full.anonymous + held.anonymous, empty.anonymous),
     };
     line("each pod: its shim and knarr's growth", each);
-    idle(&format!("{count} idle pods"), pid, seconds);
+    let all: Vec<i32> = shims.iter().copied().chain([pid]).collect();
+    idle(&format!("{count} idle pods, with their shims"), &all, seconds);
     cluster.down();
     Ok(())
 }
@@ -59,11 +60,14 @@ fn line(name: &str, memory: Memory) {
     println!("{name:<40} {:>9} {:>9} {:>9}", memory.rss, memory.pss, memory.anonymous);
 }
 
-fn idle(with: &str, pid: i32, seconds: u32) {
-    let (cpu, written) = (process::cpu(pid), process::written(pid));
+/// What these processes use together while nothing happens.
+fn idle(with: &str, pids: &[i32], seconds: u32) {
+    let used = || (pids.iter().map(|pid| process::cpu(*pid)).sum::<Duration>(), pids.iter().map(|pid| process::written(*pid)).sum::<u64>());
+    let (cpu, written) = used();
     sleep(Duration::from_secs(seconds.into()));
-    let share = (process::cpu(pid) - cpu).as_secs_f64() / f64::from(seconds) * 100.0;
-    let bytes = (process::written(pid) - written) as f64 / f64::from(seconds);
+    let (cpu_after, written_after) = used();
+    let share = (cpu_after - cpu).as_secs_f64() / f64::from(seconds) * 100.0;
+    let bytes = (written_after - written) as f64 / f64::from(seconds);
     println!("{:<40} {share:.3} % of a core", format!("CPU over {seconds} s, {with}"));
     println!("{:<40} {bytes:.0} bytes a second", format!("disk writes over {seconds} s, {with}"));
 }

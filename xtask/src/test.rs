@@ -1,8 +1,10 @@
-//! `cargo xtask test`: everything that is checked, in the order of what it costs, with one closing line.
+//! `cargo xtask test`: everything that is checked, in the order of what it costs, with one closing line: the form of the code,
+//! the licences of what it stands on, lints, unit tests, a real cluster. A filter that no test matches is an error.
 //!
 //! Lints and unit tests need nothing. The tests of a cluster run the release program as root on this machine, in
 //! clusters of their own names, and need kubectl: the one on the path, or one built from its Go module.
 
+use crate::licences;
 use anyhow::{Context as _, bail};
 use std::{
     io::{BufRead as _, BufReader},
@@ -31,13 +33,21 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     let mut count = Count::default();
     match what {
         None => {
+            form(&root)?;
+            licences::check(&root)?;
             lints(&root)?;
             unit(&root, None, &mut count)?;
             cluster(&root, None, &mut count)?;
         }
         Some("unit") => unit(&root, filter, &mut count)?,
         Some("cluster") => cluster(&root, filter, &mut count)?,
-        Some(other) => bail!("{other:?} is neither `unit` nor `cluster`"),
+        Some("swap") => return swap(&root, &arguments[1..]),
+        Some(other) => bail!("{other:?} is neither `unit` nor `cluster` nor `swap`"),
+    }
+    if let Some(filter) = filter
+        && count.passed + count.failed == 0
+    {
+        bail!("no test's name has {filter:?} in it");
     }
     println!("\n{} passed, {} failed", count.passed, count.failed);
     if count.failed > 0 {
@@ -50,10 +60,34 @@ pub fn workspace() -> anyhow::Result<PathBuf> {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).context("the workspace has a folder")
 }
 
+/// A cargo in the environment of whoever started this task. What cargo tells a program that it runs (its package, its
+/// manifest) is taken away: build scripts look at these variables (`ring`'s does), and would be run again by the next cargo
+/// that a user starts.
 pub fn cargo(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_of_a_package)) {
+        command.env_remove(name);
+    }
     command.current_dir(root);
     command
+}
+
+fn is_of_a_package(name: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|prefix| name.starts_with(prefix))
+        || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"].contains(&name)
+}
+
+/// The parts of the cluster in the originals' places and the originals in theirs, where the originals are built.
+fn swap(root: &Path, scenarios: &[String]) -> anyhow::Result<()> {
+    program(root)?;
+    let ok = Command::new(root.join("tests/swap")).args(scenarios).current_dir(root).env("KUBECTL", kubectl(root)?).status()?.success();
+    if ok { Ok(()) } else { bail!("the swap failed") }
+}
+
+fn form(root: &Path) -> anyhow::Result<()> {
+    step("form: rustfmt");
+    let ok = cargo(root).args(["fmt", "--all", "--check", "--quiet"]).status()?.success();
+    if ok { Ok(()) } else { bail!("the code is not formatted: `cargo fmt --all`") }
 }
 
 fn lints(root: &Path) -> anyhow::Result<()> {
@@ -73,18 +107,23 @@ fn cluster(root: &Path, filter: Option<&str>, count: &mut Count) -> anyhow::Resu
     if !is_root() {
         bail!("the tests of a cluster must be root: run `cargo xtask test` with sudo, or `cargo xtask test unit`");
     }
-    step("the release program");
-    if !cargo(root).args(["build", "--release", "--package", "knarr"]).status()?.success() {
-        bail!("the program does not build");
-    }
+    let program = program(root)?;
     let kubectl = kubectl(root)?;
     step("tests of a real cluster");
-    let program = target(root)?.join("x86_64-unknown-linux-gnu/release/knarr");
     let mut command = cargo(root);
     command.args(["test", "--package", CLUSTER, "--no-fail-fast"]);
     command.args(filter).args(["--", "--test-threads=1"]).env("KNARR", program).env("KUBECTL", kubectl);
     // Each of them loads both cores, and one holds a rate of requests: they run one after another.
     counted(&mut command, count)
+}
+
+/// The release program.
+fn program(root: &Path) -> anyhow::Result<PathBuf> {
+    step("the release program");
+    if !cargo(root).args(["build", "--release", "--package", "knarr"]).status()?.success() {
+        bail!("the program does not build");
+    }
+    Ok(target(root)?.join("x86_64-unknown-linux-gnu/release/knarr"))
 }
 
 pub fn target(root: &Path) -> anyhow::Result<PathBuf> {
@@ -118,7 +157,7 @@ fn kubectl(root: &Path) -> anyhow::Result<PathBuf> {
     Ok(built)
 }
 
-fn step(what: &str) {
+pub fn step(what: &str) {
     println!("\n== {what}");
 }
 
@@ -158,5 +197,12 @@ mod tests {
         let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s";
         assert_eq!(super::result(line), Some((12, 3)));
         assert_eq!(super::result("test a ... ok"), None);
+    }
+
+    #[test]
+    fn a_nested_cargo_knows_nothing_of_this_package() {
+        for (name, gone) in [("CARGO_MANIFEST_DIR", true), ("CARGO_PKG_NAME", true), ("CARGO_HOME", false), ("CARGO_TARGET_DIR", false), ("PATH", false)] {
+            assert_eq!(super::is_of_a_package(name), gone, "{name}");
+        }
     }
 }
