@@ -5,7 +5,8 @@ use serde_yaml_ng::Value;
 use std::{fs, path::Path};
 
 /// Somebody's own contexts, which no cluster may touch.
-const THEIRS: &str = "apiVersion: v1
+const THEIRS: &str = "# written by hand
+apiVersion: v1
 kind: Config
 current-context: work
 preferences: {colors: true}
@@ -56,13 +57,17 @@ fn two_clusters_do_not_touch_each_other_nor_anybody_else() {
     let before = theirs(&config);
     one = one.kubeconfig_in(&config);
     let mut two = Cluster::new("two").kubeconfig_in(&config);
-    for cluster in [&mut one, &mut two] {
-        cluster.start(&[]).assert_ok();
-    }
+    // At the same moment: neither may choose what the other does.
+    std::thread::scope(|scope| {
+        for cluster in [&mut one, &mut two] {
+            scope.spawn(|| cluster.start(&[]).assert_ok());
+        }
+    });
     let mut all = vec!["work".to_owned(), one.name.clone(), two.name.clone()];
     all.sort();
     assert_eq!(names(&config, "contexts"), all);
     assert_eq!(theirs(&config), before);
+    assert!(fs::read_to_string(&config).expect("a kubeconfig").starts_with("# written by hand\n"));
     assert_ne!(one.node_ip(), two.node_ip());
 
     one.apply(&pod("of-one"));
@@ -118,4 +123,64 @@ fn kept_data_comes_back_with_its_pods() {
     let public = cluster.value("-n shop get service web-public", "{.spec.ports[0].nodePort}");
     let answer = http::get(&format!("{}:{public}", cluster.node_ip()), "/whoami").expect("the node's port");
     assert!(answer.code == 200 && answer.body.starts_with("v1 web-"), "{answer:?}");
+}
+
+/// What a user without rights sees of a path.
+fn as_nobody(words: &[&str]) -> std::process::Output {
+    use std::os::unix::process::CommandExt as _;
+    std::process::Command::new(words[0]).args(&words[1..]).uid(65534).gid(65534).current_dir("/").output().expect("it runs")
+}
+
+#[test]
+fn a_cluster_keeps_to_what_is_its_own() {
+    let mut cluster = Cluster::new("own");
+    // Somebody's directory, and a disk that is reached by a link.
+    let (theirs, disk) = (cluster.folder.join("theirs"), cluster.folder.join("disk"));
+    fs::create_dir(&theirs).expect("a folder");
+    fs::create_dir(&disk).expect("a folder");
+    fs::write(theirs.join("thesis"), "years of work").expect("a file");
+    std::os::unix::fs::symlink(&disk, cluster.folder.join("link")).expect("a link");
+    for words in [&["up", "--detach"][..], &["down"]] {
+        let mut command = std::process::Command::new(cluster_tests::knarr());
+        command.args(words).args(["--name", &cluster.name]).arg("--data-dir").arg(&theirs).arg("--kubeconfig").arg(cluster.kubeconfig());
+        let said = cluster_tests::process::run(&mut command, &[], cluster_tests::PATIENCE);
+        assert!(said.clone().assert_fails().contains("not the data of a cluster") || said.stdout.contains("not the data of a cluster"), "{said}");
+    }
+    assert_eq!(fs::read_to_string(theirs.join("thesis")).expect("it is there"), "years of work");
+
+    let data = cluster.folder.join("link/data");
+    cluster = cluster.data_in(&data);
+    // A host's directory that a pod has by a path below it.
+    let host = cluster.folder.join("host");
+    fs::create_dir_all(host.join("db")).expect("a folder");
+    fs::write(host.join("db/rows"), "1 2 3").expect("a file");
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: db}}\nspec:\n  containers:\n  - {{name: c, image: '{IMAGE}', args: [web], volumeMounts: [{{name: v, mountPath: /v, subPath: db}}]}}\n  \
+        volumes: [{{name: v, hostPath: {{path: '{}'}}}}]\n",
+        host.display()
+    );
+    // A roll-out that cannot finish: the cluster stays, says why, and the exit code is 1.
+    let manifest = cluster.folder.join("never.yaml");
+    let never = format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: never, namespace: default}}\nspec:\n  selector: {{matchLabels: {{a: b}}}}\n  template:\n    \
+        metadata: {{labels: {{a: b}}}}\n    spec: {{nodeSelector: {{no: such}}, containers: [{{name: c, image: '{IMAGE}'}}]}}\n"
+    );
+    fs::write(&manifest, never).expect("a manifest");
+    cluster = cluster.with(&["--timeout", "2"]);
+    let late = cluster.start(&[manifest]);
+    assert_eq!(late.code, Some(1), "{late}");
+    for word in ["not finished after 2 s", "default/never: 0 of 1 pods", "didn't match Pod's node affinity/selector", "The cluster runs on."] {
+        assert!(late.stdout.contains(word), "{word}: {late}");
+    }
+    cluster.apply(&pod);
+    cluster.ready("default", "db");
+
+    // Secrets, tokens, images: nobody else looks in.
+    for folder in [cluster.data().to_owned(), cluster.run_folder()] {
+        let seen = as_nobody(&["find", folder.to_str().expect("text")]);
+        let lines = String::from_utf8_lossy(&seen.stdout).lines().count();
+        assert!(lines <= 1 && !seen.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&seen.stdout));
+    }
+    cluster.down();
+    assert_eq!(fs::read_to_string(host.join("db/rows")).expect("it is there"), "1 2 3");
 }
