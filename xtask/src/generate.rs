@@ -1,7 +1,7 @@
 //! `cargo xtask generate --from DIR`: turns the published facts about the Kubernetes API into the compact files that
 //! `machinery` carries.
 //!
-//! DIR holds `types.json`, `wire_messages.json`, `resources.json`, `columns.json`, `bootstrap.json`, `roots.txt` and
+//! DIR holds `types.json`, `field_order.json`, `wire_messages.json`, `resources.json`, `columns.json`, `bootstrap.json`, `roots.txt` and
 //! `version.json`; how Go holds each field comes from `xtask/data/go_types.txt` (made by `xtask/gotypes`). The output is
 //! text, one fact a line, in a stable order, so that an update of the API is a readable diff:
 //! - `schema.txt`: see [`types`] for its grammar, `machinery::schema::load` for its reader;
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let go = fs::read_to_string(root.join("xtask/data/go_types.txt")).context("xtask/data/go_types.txt")?;
     let types = read(&from, "types.json")?;
     fs::write(root.join("xtask/descriptions/src/roots.rs"), types::roots(&types)?)?;
-    let schema = types::schema(&types, &read(&from, "wire_messages.json")?, &go)?;
+    let schema = types::schema(&types, &read(&from, "wire_messages.json")?, &read(&from, "field_order.json")?, &go)?;
     write(&data, "schema.txt", &schema)?;
     let rows = resources::rows(&read(&from, "resources.json")?, &read(&from, "columns.json")?)?;
     write(&data, "resources.json", &rows)?;

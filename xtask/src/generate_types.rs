@@ -7,7 +7,8 @@
 //! Shapes are `object` or one of the special encodings of [`SHAPES`]. Flags: `r` required, `p` behind a pointer in Go,
 //! `e` omitempty, `z` omitzero, `i` a field that only the wire has (an embedded struct, its JSON fields inlined),
 //! `n` a JSON field that the wire carries inside such a struct. Keys: `d` default (JSON), `e` enum, `l` list type, `k`
-//! its keys, `m` map type, `s` patch strategy, `g` patch merge key.
+//! its keys, `m` map type, `s` patch strategy, `g` patch merge key. The fields stand in the order in which the original
+//! writes them as JSON.
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
@@ -69,7 +70,27 @@ struct Field<'a> {
     facts: Option<&'a Value>,
 }
 
-pub(crate) fn schema(types: &Value, messages: &Value, go: &str) -> Result<String> {
+/// The order of a type that `field_order.json` leaves out.
+const VERSION_INFO: (&str, &[&str]) = (
+    "io.k8s.apimachinery.pkg.version.Info",
+    &[
+        "major",
+        "minor",
+        "emulationMajor",
+        "emulationMinor",
+        "minCompatibilityMajor",
+        "minCompatibilityMinor",
+        "gitVersion",
+        "gitCommit",
+        "gitTreeState",
+        "buildDate",
+        "goVersion",
+        "compiler",
+        "platform",
+    ],
+);
+
+pub(crate) fn schema(types: &Value, messages: &Value, order: &Value, go: &str) -> Result<String> {
     let types = types.as_object().context("types.json is an object")?;
     let mut facts = Facts { messages, names: HashMap::new(), go: HashMap::new() };
     for (name, ty) in types {
@@ -86,7 +107,8 @@ pub(crate) fn schema(types: &Value, messages: &Value, go: &str) -> Result<String
     let mut out = String::new();
     let mut embedded: BTreeMap<String, Vec<Field>> = BTreeMap::new();
     for (name, ty) in types {
-        let fields = facts.fields(name, ty, &mut embedded)?;
+        let mut fields = facts.fields(name, ty, &mut embedded)?;
+        put_in_order(&mut fields, order, name);
         let gvk = match &ty["gvk"] {
             Value::Null => "-".to_owned(),
             gvk => format!("{}/{}/{}", text(gvk, "group"), text(gvk, "version"), text(gvk, "kind")),
@@ -95,7 +117,9 @@ pub(crate) fn schema(types: &Value, messages: &Value, go: &str) -> Result<String
         line(&mut out, name, ty["proto"].as_str().unwrap_or("-"), shape, &gvk, text(ty, "map-type"));
         lines(&mut out, &fields);
     }
-    for (proto, fields) in &embedded {
+    for (proto, mut fields) in embedded {
+        put_in_order(&mut fields, order, &openapi(&proto));
+        let (proto, fields) = (&proto, &fields);
         line(&mut out, &openapi(proto), proto, "object", "-", "");
         lines(&mut out, fields);
     }
@@ -104,9 +128,22 @@ pub(crate) fn schema(types: &Value, messages: &Value, go: &str) -> Result<String
         let (group, version) = api_version.split_once('/').context("an apiVersion")?;
         let name = openapi(proto);
         line(&mut out, &name, proto, "object", &format!("{group}/{version}/{kind}"), "");
-        lines(&mut out, &facts.wire_fields(&name, proto)?);
+        let mut fields = facts.wire_fields(&name, proto)?;
+        put_in_order(&mut fields, order, &name);
+        lines(&mut out, &fields);
     }
     Ok(out)
+}
+
+/// Puts a type's fields into the order in which the original writes them; a type without a known one begins with its kind
+/// and apiVersion.
+fn put_in_order(fields: &mut [Field], order: &Value, ty: &str) {
+    let known: Vec<&str> = match order[ty].as_array() {
+        Some(names) => names.iter().filter_map(Value::as_str).collect(),
+        None if ty == VERSION_INFO.0 => VERSION_INFO.1.to_vec(),
+        None => vec!["kind", "apiVersion", "metadata"],
+    };
+    fields.sort_by_key(|field| known.iter().position(|name| *name == field.name).unwrap_or(known.len()));
 }
 
 impl<'a> Facts<'a> {

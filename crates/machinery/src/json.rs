@@ -14,6 +14,9 @@ mod scalar;
 mod seed;
 #[cfg(test)]
 mod tests;
+mod write;
+
+pub use write::Indent;
 
 use crate::{
     Map, Value,
@@ -27,6 +30,7 @@ use crate::{
 use path::Node;
 use seed::{Context, Seed};
 use serde::{Deserialize, de::DeserializeSeed};
+use write::Writer;
 
 /// What happens with unknown and duplicate fields (`fieldValidation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,8 +236,29 @@ pub fn peek(bytes: &[u8]) -> Result<(String, String), Status> {
     Ok((meta.api_version.unwrap_or_default(), meta.kind.unwrap_or_default()))
 }
 
-/// Encodes a value.
+/// Encodes a value whose type is not known: keys sorted, otherwise as the original writes it.
 pub fn encode(value: &Value) -> Vec<u8> {
-    // A tree with string keys cannot fail to encode.
-    serde_json::to_vec(value).unwrap_or_default()
+    encode_as(None, value)
+}
+
+/// Encodes a value as the original would: the fields of a built-in type in the order of its Go type, all else sorted.
+pub fn encode_as(ty: Option<TypeRef<'_>>, value: &Value) -> Vec<u8> {
+    let mut writer = Writer::new(1024);
+    writer.value(ty, value);
+    writer.finish()
+}
+
+/// Encodes an object that has a resourceVersion with an empty one, and tells where its digits go.
+pub fn encode_with_hole(ty: Option<TypeRef<'_>>, value: &Value) -> (Vec<u8>, usize) {
+    let mut writer = Writer::new(1024);
+    let empty = Map::new();
+    let hole = writer.with_hole(ty, value.as_object().unwrap_or(&empty));
+    (writer.finish(), hole)
+}
+
+/// Indents an encoded value.
+pub fn indented(compact: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    Indent::default().push(compact, &mut out);
+    out
 }

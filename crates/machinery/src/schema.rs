@@ -4,6 +4,9 @@
 //! the generated `data/schema.txt` (862 published types); a custom resource's schema is built with [`Builder`] and is the
 //! same type, so codecs, patches and server-side apply do not know the difference.
 //!
+//! The original writes a built-in type's JSON in the order of its Go fields; that order is carried by the file's lines and
+//! kept as a rank ([`crate::json::encode_as`]). What a [`Builder`] makes of a custom resource is in the order of its names.
+//!
 //! Invariants: the fields of an [`Object`] are sorted by name, so that a walk over a value's map (which is sorted, too)
 //! and the fields is a merge, not a search; the ids inside an arena point into it.
 
@@ -110,6 +113,8 @@ pub struct Object {
     /// Unknown fields are kept (`x-kubernetes-preserve-unknown-fields`).
     pub preserve_unknown: bool,
     by_tag: Vec<u16>,
+    /// The place of each field among those that the original writes.
+    ranks: Vec<u16>,
     /// Fields that defaulting may have to add.
     fill: Vec<u16>,
 }
@@ -317,6 +322,11 @@ impl Object {
         self.fields.get(usize::from(at))
     }
 
+    /// The place of the field at `at` among those that the original writes as JSON; what is no field comes last.
+    pub(crate) fn rank(&self, at: usize) -> u16 {
+        self.ranks.get(at).copied().unwrap_or(u16::MAX)
+    }
+
     /// The fields that defaulting may have to add to a value.
     pub(crate) fn fillable(&self) -> impl Iterator<Item = &Field> {
         self.fill.iter().filter_map(|at| self.fields.get(usize::from(*at)))
@@ -327,8 +337,11 @@ impl Object {
         self.name.rsplit('.').next().unwrap_or(&self.name)
     }
 
-    /// Sorts the fields and fills the index of tags.
+    /// Sorts the fields and fills the index of tags. The order in which they stood is the one in which they are written.
     fn seal(&mut self) {
+        let mut order: Vec<u16> = (0..self.fields.len()).map(|at| u16::try_from(at).unwrap_or(u16::MAX)).collect();
+        order.sort_by(|a, b| self.fields[usize::from(*a)].name.cmp(&self.fields[usize::from(*b)].name));
+        self.ranks = order;
         self.fields.sort_by(|a, b| a.name.cmp(&b.name));
         let highest = self.fields.iter().map(|f| f.tag).max().unwrap_or(0);
         self.by_tag = vec![u16::MAX; highest as usize + 1];
