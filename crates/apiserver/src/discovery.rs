@@ -9,10 +9,18 @@ use crate::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
-use machinery::{Value, resources::Resource, status::Status};
+use machinery::{
+    Value,
+    resources::Resource,
+    schema::{Builder, Field, ListType, Object, Schema, Type, TypeId, TypeRef},
+    status::Status,
+};
 use serde_json::json;
 use sha2::{Digest, Sha256, Sha512};
-use std::{fmt::Write as _, sync::Arc};
+use std::{
+    fmt::Write as _,
+    sync::{Arc, LazyLock},
+};
 
 /// The aggregated documents of one table.
 #[derive(Debug)]
@@ -90,16 +98,54 @@ impl Aggregated {
         let document = |core: bool| {
             let items: Vec<Value> = groups(rows).into_iter().filter(|g| g.is_empty() == core).map(|g| aggregated_group(rows, g)).collect();
             let list = |version: &str| json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items});
-            let v2 = Bytes::from(list("v2").to_string());
+            let v2 = Bytes::from(in_order(&list("v2")));
             let mut etag = String::from("\"");
             for byte in Sha512::digest(&v2) {
                 let _ = write!(etag, "{byte:02X}");
             }
             etag.push('"');
-            Document { v2, v2beta1: Bytes::from(list("v2beta1").to_string()), etag }
+            Document { v2, v2beta1: Bytes::from(in_order(&list("v2beta1"))), etag }
         };
         Aggregated { core: document(true), groups: document(false) }
     }
+}
+
+/// The document as the original writes it: its types are no part of the published schema.
+fn in_order(document: &Value) -> Vec<u8> {
+    static LIST: LazyLock<(Schema, TypeId)> = LazyLock::new(|| {
+        let mut builder = Builder::new();
+        let any = builder.plain(&Type::Any);
+        let mut object = |name: &'static str, fields: &[(&'static str, Option<TypeId>)]| {
+            let fields = fields.iter().map(|(field, ty)| Field::new(*field, ty.unwrap_or(any))).collect();
+            let mut described = Object::anonymous(false, false);
+            described.name = name.into();
+            described.fields = fields;
+            let ty = builder.object(described);
+            (ty, builder.list(ty, ListType::Atomic, false))
+        };
+        let (kind, _) = object("kind", &[("group", None), ("version", None), ("kind", None)]);
+        let (_, subresources) = object("subresource", &[("subresource", None), ("responseKind", Some(kind)), ("acceptedTypes", None), ("verbs", None)]);
+        let resource = [
+            ("resource", None),
+            ("responseKind", Some(kind)),
+            ("scope", None),
+            ("singularResource", None),
+            ("verbs", None),
+            ("shortNames", None),
+            ("categories", None),
+            ("subresources", Some(subresources)),
+        ];
+        let (_, resources) = object("resource", &resource);
+        let (_, versions) = object("version", &[("version", None), ("resources", Some(resources)), ("freshness", None)]);
+        let (metadata, _) = object("metadata", &[("name", None), ("resourceVersion", None), ("creationTimestamp", None)]);
+        let (_, items) = object("group", &[("metadata", Some(metadata)), ("versions", Some(versions))]);
+        let (list, _) = object("list", &[("kind", None), ("apiVersion", None), ("metadata", None), ("items", Some(items))]);
+        (builder.build(), list)
+    });
+    let (schema, id) = &*LIST;
+    let mut text = machinery::json::encode_as(Some(TypeRef { schema, id: *id }), document);
+    text.push(b'\n');
+    text
 }
 
 fn groups(rows: &Rows) -> Vec<&str> {
@@ -136,7 +182,7 @@ fn aggregated_group(rows: &Rows, group: &str) -> Value {
             json!({"version": version, "resources": resources, "freshness": "Current"})
         })
         .collect();
-    let mut metadata = json!({"creationTimestamp": null});
+    let mut metadata = json!({});
     if !group.is_empty() {
         metadata["name"] = group.into();
     }

@@ -1,16 +1,26 @@
-//! Compressed answers. A large list is put together from pieces that each object keeps, so that it is compressed once,
-//! however often it is listed.
+//! Compressed answers. A large list is put together from stretches that are kept, so that it is compressed once, however
+//! often it is listed, and while it is sent for the first time.
 //!
 //! A deflate stream (RFC 1951) may be cut at byte boundaries ("sync flush"), and parts that do not refer to each other can
-//! be joined in any order. An object that is listed again keeps its part; objects that are listed for the first time are
-//! compressed together, as a stretch, which costs less and packs better. Every reader of gzip (RFC 1952) takes the result
-//! for an ordinary stream.
+//! be joined. A stretch is some [`STRETCH_BYTES`] of consecutive objects of a list; where it ends is decided by the object it
+//! ends with, so that a change of one object costs one stretch and not all that come after it. A stretch is known by the
+//! revisions of its objects, kept as long as lists ask for it, and as many as [`KEPT_BYTES_MAX`] holds. Every reader of gzip
+//! (RFC 1952) takes the result for an ordinary stream. Nobody waits for another's compression: two that ask for the same
+//! stretch at once both make it.
 
+use crate::{listing, negotiate::Encoding, rows::Row, storage};
 use bytes::Bytes;
 use flate2::{Compress, CompressError, Compression, FlushCompress, write::GzEncoder};
 use machinery::proto::ItemHead;
-use std::io::Write as _;
-use store::{Deflated, Entry};
+use parking_lot::Mutex;
+use std::{
+    collections::{HashMap, VecDeque},
+    io::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+    vec,
+};
+use store::Entry;
 
 /// Responses from this size on are compressed when asked for, as upstream's.
 pub(crate) const MIN_BYTES: usize = 128 * 1024;
@@ -20,6 +30,17 @@ const LEVEL: u32 = 1;
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 /// The last block, which is empty.
 const LAST_BLOCK: [u8; 2] = [3, 0];
+/// Bytes of a stretch before it is compressed, on average.
+const STRETCH_BYTES: usize = 100 * 1024;
+/// No stretch is longer than this and one object.
+const STRETCH_BYTES_MAX: usize = 4 * STRETCH_BYTES;
+/// Compressed bytes that one resource keeps at most.
+const KEPT_BYTES_MAX: usize = 32 << 20;
+/// A stretch that no list has asked for between two ends of this is forgotten.
+const KEPT_AGE: Duration = Duration::from_secs(150);
+/// Compressed bytes and new stretches that are made at a time.
+const WINDOW_BYTES: usize = 64 * 1024;
+const WINDOW_MADE: usize = 4;
 
 /// Bytes that are needed once.
 pub(crate) fn whole(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -28,81 +49,231 @@ pub(crate) fn whole(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// An object of a list.
-pub(crate) struct Item<'e> {
-    entry: &'e Entry,
-    encoding: Deflated,
-    lead: Lead,
-    body: Bytes,
-}
+/// An answer that is compressed as it is made, and kept by nobody.
+pub(crate) struct Packed(GzEncoder<Vec<u8>>);
 
-/// What stands before an object.
-enum Lead {
-    /// Nothing: the first of a JSON list; the pieces that are kept begin with a comma.
-    Nothing,
-    Comma,
-    Protobuf(ItemHead),
-}
-
-impl<'e> Item<'e> {
-    /// An object of a JSON list, at a place in it.
-    pub(crate) fn json(entry: &'e Entry, at: usize) -> Item<'e> {
-        let lead = if at == 0 { Lead::Nothing } else { Lead::Comma };
-        Item { entry, encoding: Deflated::Json, lead, body: entry.json.clone() }
+impl Packed {
+    pub(crate) fn new() -> Packed {
+        Packed(GzEncoder::new(Vec::new(), Compression::new(LEVEL)))
     }
 
-    /// An object of a protobuf list with its message.
-    pub(crate) fn protobuf(entry: &'e Entry, message: Bytes) -> Item<'e> {
-        Item { entry, encoding: Deflated::Protobuf, lead: Lead::Protobuf(ItemHead::new(message.len())), body: message }
+    /// Takes in a window; returns what is ready, which may be nothing. Compressing into memory cannot fail.
+    pub(crate) fn push(&mut self, window: &[u8]) -> Bytes {
+        let _ = self.0.write_all(window);
+        std::mem::take(self.0.get_mut()).into()
     }
 
-    fn lead(&self) -> &[u8] {
-        match &self.lead {
-            Lead::Nothing => b"",
-            Lead::Comma => b",",
-            Lead::Protobuf(head) => head.as_ref(),
+    /// The end.
+    pub(crate) fn finish(&mut self) -> Bytes {
+        let _ = self.0.try_finish();
+        std::mem::take(self.0.get_mut()).into()
+    }
+}
+
+/// A compressed stretch, and what the trailer needs to know of it.
+#[derive(Clone)]
+struct Stretch {
+    packed: Bytes,
+    checksum: crc32fast::Hasher,
+    plain_bytes: u32,
+}
+
+type Name = (u64, u64);
+
+/// The stretches that a resource keeps: those that were asked for lately, and those before. Where the former are half of what
+/// may be kept, or old, they become the latter.
+#[derive(Default)]
+pub(crate) struct Stretches(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    late: HashMap<Name, Stretch>,
+    late_bytes: usize,
+    before: HashMap<Name, Stretch>,
+    turned: Option<Instant>,
+}
+
+impl Stretches {
+    fn get(&self, name: Name) -> Option<Stretch> {
+        let mut kept = self.0.lock();
+        if let Some(stretch) = kept.late.get(&name) {
+            return Some(stretch.clone());
+        }
+        let stretch = kept.before.remove(&name)?;
+        kept.insert(name, stretch.clone());
+        Some(stretch)
+    }
+
+    fn put(&self, name: Name, stretch: Stretch) {
+        self.0.lock().insert(name, stretch);
+    }
+
+    /// Forgets what no list has asked for.
+    pub(crate) fn forget(&self, now: Instant) {
+        let mut kept = self.0.lock();
+        let idle = kept.late.is_empty() && kept.before.is_empty();
+        if !idle && kept.turned.is_none_or(|turned| now.duration_since(turned) >= KEPT_AGE) {
+            kept.turn(now);
+        }
+    }
+}
+
+impl Kept {
+    fn insert(&mut self, name: Name, stretch: Stretch) {
+        if self.late_bytes + stretch.packed.len() > KEPT_BYTES_MAX / 2 {
+            self.turn(Instant::now());
+        }
+        self.late_bytes += stretch.packed.len();
+        self.late.insert(name, stretch);
+    }
+
+    fn turn(&mut self, now: Instant) {
+        self.before = std::mem::take(&mut self.late);
+        self.late_bytes = 0;
+        self.turned = Some(now);
+    }
+}
+
+/// Puts a compressed list together, window by window.
+pub(crate) struct Packer {
+    row: Arc<Row>,
+    encoding: Encoding,
+    entries: vec::IntoIter<Arc<Entry>>,
+    /// Before the first stretch.
+    head: Option<Vec<u8>>,
+    tail: Vec<u8>,
+    /// No object was written: the first has no comma before it.
+    first: bool,
+    /// Of the plain bytes, by the processor's own instructions.
+    checksum: crc32fast::Hasher,
+    plain_bytes: u32,
+    /// A compressor is a quarter of a megabyte that must be cleared: a list of kept stretches needs none.
+    compress: Option<Compress>,
+}
+
+impl Packer {
+    pub(crate) fn new(row: &Arc<Row>, encoding: Encoding, head: Vec<u8>, entries: vec::IntoIter<Arc<Entry>>, tail: Vec<u8>) -> Packer {
+        Packer {
+            row: Arc::clone(row),
+            encoding,
+            entries,
+            head: Some(head),
+            tail,
+            first: true,
+            checksum: crc32fast::Hasher::new(),
+            plain_bytes: 0,
+            compress: None,
         }
     }
 
-    /// The bytes that it takes in its list, uncompressed.
-    pub(crate) fn len(&self) -> usize {
-        self.lead().len() + self.body.len()
+    /// Makes a window; `None` if it was the last.
+    pub(crate) fn window(&mut self, out: &mut VecDeque<Bytes>) -> Option<()> {
+        let (mut bytes, mut made) = (0, 0);
+        if let Some(head) = self.head.take() {
+            let mut begin = HEADER.to_vec();
+            self.stored(&head, &mut begin);
+            out.push_back(begin.into());
+        }
+        while bytes < WINDOW_BYTES && made < WINDOW_MADE {
+            let (name, count) = self.next_stretch();
+            if count == 0 {
+                out.push_back(self.end());
+                return None;
+            }
+            let stretch = match self.row.stretches().get(name) {
+                Some(stretch) => stretch,
+                None => {
+                    made += 1;
+                    let stretch = self.make(count);
+                    self.row.stretches().put(name, stretch.clone());
+                    stretch
+                }
+            };
+            self.entries.by_ref().take(count).for_each(drop);
+            self.first = false;
+            self.checksum.combine(&stretch.checksum);
+            self.plain_bytes = self.plain_bytes.wrapping_add(stretch.plain_bytes);
+            bytes += stretch.packed.len();
+            out.push_back(stretch.packed);
+        }
+        Some(())
+    }
+
+    /// The name of the next stretch, and of how many objects it is.
+    fn next_stretch(&self) -> (Name, usize) {
+        let mut name = (u64::from(self.encoding == Encoding::Protobuf), u64::from(self.first));
+        let (mut bytes, mut count) = (0, 0);
+        for entry in self.entries.as_slice() {
+            name = (scatter(name.0 ^ entry.revision), scatter(name.1.rotate_left(7).wrapping_add(entry.revision)));
+            bytes += entry.json.len();
+            count += 1;
+            // An object ends a stretch the more likely the larger it is, whatever comes before it.
+            let share = u64::MAX / STRETCH_BYTES as u64 * entry.json.len().min(STRETCH_BYTES) as u64;
+            if bytes >= STRETCH_BYTES_MAX || scatter(entry.create_revision) < share {
+                break;
+            }
+        }
+        (name, count)
+    }
+
+    /// Compresses the next objects without regard to what comes before. Compressing into memory cannot fail.
+    fn make(&mut self, count: usize) -> Stretch {
+        let mut plain = Vec::with_capacity(STRETCH_BYTES);
+        for (at, entry) in self.entries.as_slice().iter().take(count).enumerate() {
+            if self.encoding == Encoding::Protobuf {
+                let message = storage::protobuf_raw(&self.row, entry);
+                plain.extend_from_slice(ItemHead::new(message.len()).as_ref());
+                plain.extend_from_slice(&message);
+                continue;
+            }
+            if !(self.first && at == 0) {
+                plain.push(b',');
+            }
+            listing::item_json(&self.row, entry).into_iter().for_each(|part| plain.extend_from_slice(part));
+        }
+        let compress = self.compress.get_or_insert_with(|| Compress::new(Compression::new(LEVEL), false));
+        compress.reset();
+        let mut packed = Vec::new();
+        if let Err(error) = deflate(compress, &plain, FlushCompress::Sync, &mut packed) {
+            tracing::error!(%error, "a list could not be compressed");
+        }
+        packed.shrink_to_fit();
+        let mut checksum = crc32fast::Hasher::new();
+        checksum.update(&plain);
+        Stretch { packed: packed.into(), checksum, plain_bytes: plain.len() as u32 }
+    }
+
+    /// Adds bytes as they are, for what is short and stands alone: blocks of a length, its complement, and so many bytes.
+    fn stored(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        // What the trailer tells: a checksum, and the length modulo 2^32.
+        self.checksum.update(bytes);
+        self.plain_bytes = self.plain_bytes.wrapping_add(bytes.len() as u32);
+        for block in bytes.chunks(usize::from(u16::MAX)) {
+            let length = block.len() as u16;
+            out.push(0);
+            out.extend_from_slice(&length.to_le_bytes());
+            out.extend_from_slice(&(!length).to_le_bytes());
+            out.extend_from_slice(block);
+        }
+    }
+
+    fn end(&mut self) -> Bytes {
+        let mut out = Vec::new();
+        let tail = std::mem::take(&mut self.tail);
+        self.stored(&tail, &mut out);
+        out.extend_from_slice(&LAST_BLOCK);
+        out.extend_from_slice(&self.checksum.clone().finalize().to_le_bytes());
+        out.extend_from_slice(&self.plain_bytes.to_le_bytes());
+        out.into()
     }
 }
 
-/// A list: `head`, the objects, `tail`.
-pub(crate) fn list(head: &[u8], items: &[Item<'_>], tail: &[u8]) -> Result<Vec<u8>, CompressError> {
-    let mut out = Joined::new(items.iter().map(Item::len).sum::<usize>() / 4);
-    // A compressor is a quarter of a megabyte that must be cleared: a list of kept pieces needs none.
-    let mut apart = None;
-    out.stored(head)?;
-    for item in items {
-        let plain = [item.lead(), &item.body];
-        if matches!(item.lead, Lead::Nothing) {
-            out.stored(&item.body)?;
-            continue;
-        }
-        match item.entry.deflated(item.encoding, || piece(apart.get_or_insert_with(compressor), plain)) {
-            Some(piece) => out.piece(piece, plain)?,
-            None => plain.into_iter().try_for_each(|bytes| out.stretch(bytes))?,
-        }
-    }
-    out.stored(tail)?;
-    out.finish()
-}
-
-fn compressor() -> Compress {
-    Compress::new(Compression::new(LEVEL), false)
-}
-
-/// An object and what stands before it, compressed without regard to the rest. `None` if that fails, which it does not in
-/// memory.
-fn piece(compress: &mut Compress, [lead, body]: [&[u8]; 2]) -> Option<Box<[u8]>> {
-    compress.reset();
-    let mut out = Vec::new();
-    deflate(compress, lead, FlushCompress::None, &mut out).ok()?;
-    deflate(compress, body, FlushCompress::Sync, &mut out).ok()?;
-    Some(out.into())
+/// Every bit of the number decides on every bit of the result (the last steps of splitmix64).
+fn scatter(number: u64) -> u64 {
+    let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 /// Takes in all of `input`, and with a flush puts out all that is pending.
@@ -120,87 +291,12 @@ fn deflate(compress: &mut Compress, input: &[u8], flush: FlushCompress, out: &mu
     }
 }
 
-/// A gzip stream that is put together.
-struct Joined {
-    out: Vec<u8>,
-    /// Of the plain bytes, by the processor's own instructions: flate2's would take more time than all the rest.
-    checksum: crc32fast::Hasher,
-    plain_bytes: u32,
-    /// Of the stretches, once there is one.
-    compress: Option<Compress>,
-    /// A stretch is open: the compressor holds bytes of it.
-    open: bool,
-}
-
-impl Joined {
-    fn new(capacity: usize) -> Self {
-        let mut out = Vec::with_capacity(capacity + HEADER.len());
-        out.extend_from_slice(&HEADER);
-        Joined { out, checksum: crc32fast::Hasher::new(), plain_bytes: 0, compress: None, open: false }
-    }
-
-    /// Adds bytes to the open stretch.
-    fn stretch(&mut self, bytes: &[u8]) -> Result<(), CompressError> {
-        self.count(bytes);
-        let compress = self.compress.get_or_insert_with(compressor);
-        if !self.open {
-            // What was put in between is in the reader's window, but not in the compressor's.
-            compress.reset();
-            self.open = true;
-        }
-        deflate(compress, bytes, FlushCompress::None, &mut self.out)
-    }
-
-    /// Adds bytes as they are, for what is short and stands alone: blocks of a length, its complement, and so many bytes.
-    fn stored(&mut self, bytes: &[u8]) -> Result<(), CompressError> {
-        self.close()?;
-        self.count(bytes);
-        for block in bytes.chunks(usize::from(u16::MAX)) {
-            let length = block.len() as u16;
-            self.out.push(0);
-            self.out.extend_from_slice(&length.to_le_bytes());
-            self.out.extend_from_slice(&(!length).to_le_bytes());
-            self.out.extend_from_slice(block);
-        }
-        Ok(())
-    }
-
-    /// Adds a piece that was compressed before.
-    fn piece(&mut self, piece: &[u8], plain: [&[u8]; 2]) -> Result<(), CompressError> {
-        self.close()?;
-        self.out.extend_from_slice(piece);
-        plain.into_iter().for_each(|bytes| self.count(bytes));
-        Ok(())
-    }
-
-    /// What the trailer tells: a checksum, and the length modulo 2^32.
-    fn count(&mut self, plain: &[u8]) {
-        self.checksum.update(plain);
-        self.plain_bytes = self.plain_bytes.wrapping_add(plain.len() as u32);
-    }
-
-    fn close(&mut self) -> Result<(), CompressError> {
-        match &mut self.compress {
-            Some(compress) if std::mem::take(&mut self.open) => deflate(compress, b"", FlushCompress::Sync, &mut self.out),
-            _ => Ok(()),
-        }
-    }
-
-    fn finish(mut self) -> Result<Vec<u8>, CompressError> {
-        self.close()?;
-        self.out.extend_from_slice(&LAST_BLOCK);
-        self.out.extend_from_slice(&self.checksum.finalize().to_le_bytes());
-        self.out.extend_from_slice(&self.plain_bytes.to_le_bytes());
-        Ok(self.out)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machinery::{Value, gvk::Gvk, proto, schema};
+    use machinery::{Value, proto};
     use serde_json::json;
-    use std::{io::Read as _, sync::Arc};
+    use std::io::Read as _;
     use store::{Draft, Expect, Options, Store};
 
     fn unpacked(packed: &[u8]) -> Vec<u8> {
@@ -209,60 +305,82 @@ mod tests {
         plain
     }
 
-    /// A list as JSON: compressed and unpacked again, and as it should be.
-    fn json_lists(entries: &[Arc<Entry>]) -> [Vec<u8>; 2] {
-        let items: Vec<_> = entries.iter().enumerate().map(|(at, entry)| Item::json(entry, at)).collect();
-        let texts: Vec<_> = entries.iter().map(|e| String::from_utf8_lossy(&e.json).into_owned()).collect();
-        [unpacked(&list(b"{[", &items, b"]}").expect("compressed")), format!("{{[{}]}}", texts.join(",")).into_bytes()]
+    fn row() -> Arc<Row> {
+        let found = machinery::resources::builtin().iter().find(|r| r.resource == "configmaps").expect("a resource");
+        Arc::new(Row::builtin(found).expect("a row"))
     }
 
-    /// The same as protobuf.
-    fn protobuf_lists(entries: &[Arc<Entry>]) -> [Vec<u8>; 2] {
-        let kind = Gvk { group: String::new(), version: "v1".into(), kind: "ConfigMap".into() };
-        let ty = schema::builtin().kind(&kind).expect("a kind");
-        let messages: Vec<Bytes> = entries.iter().map(|e| e.protobuf(|value| proto::encode_raw(ty, value))).collect();
-        let items: Vec<_> = entries.iter().zip(&messages).map(|(entry, message)| Item::protobuf(entry, message.clone())).collect();
-        let (kind, metadata) = (Gvk { kind: "ConfigMapList".into(), ..kind }, json!({"resourceVersion": "7"}));
-        let frame = proto::ListFrame::new(&kind, &metadata, items.iter().map(Item::len).sum());
-        [unpacked(&list(&frame.head, &items, &frame.tail).expect("compressed")), proto::list(&kind, &metadata, messages.iter().map(AsRef::as_ref))]
+    fn list(row: &Arc<Row>, encoding: Encoding, entries: &[Arc<Entry>]) -> Vec<u8> {
+        let mut packer = Packer::new(row, encoding, b"{[".to_vec(), Vec::from(entries).into_iter(), b"]}".to_vec());
+        let mut frames = VecDeque::new();
+        while packer.window(&mut frames).is_some() {}
+        frames.iter().flat_map(|frame| frame.to_vec()).collect()
+    }
+
+    fn expected(row: &Arc<Row>, encoding: Encoding, entries: &[Arc<Entry>]) -> Vec<u8> {
+        if encoding == Encoding::Protobuf {
+            let items = entries.iter().flat_map(|entry| {
+                let message = proto::encode_raw(row.ty(), &entry.value());
+                [ItemHead::new(message.len()).as_ref(), &message].concat()
+            });
+            return b"{[".iter().copied().chain(items).chain(*b"]}").collect();
+        }
+        let texts: Vec<_> = entries.iter().map(|e| String::from_utf8_lossy(&listing::item_json(row, e).concat()).into_owned()).collect();
+        format!("{{[{}]}}", texts.join(",")).into_bytes()
     }
 
     async fn put(store: &Store, number: usize, data: &str) -> Arc<Entry> {
         let bucket = store.bucket("/registry/configmaps/");
-        let value: Value = json!({"metadata": {"name": format!("map-{number}")}, "data": {"data": data}});
-        store.put(&bucket, &format!("/registry/configmaps/default/map-{number}"), Expect::Absent, Draft::new(value, Vec::new())).await.expect("stored")
+        let key = format!("/registry/configmaps/default/map-{number}");
+        let present = bucket.get(&key).map_or(Expect::Absent, |entry| Expect::Revision(entry.revision));
+        let value: Value = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("map-{number}")}, "data": {"data": data}});
+        store.put(&bucket, &key, present, Draft::new(value, Some(row().ty()), Vec::new())).await.expect("stored")
+    }
+
+    /// Text that does not repeat itself much.
+    fn text(seed: usize, length: usize) -> String {
+        (0..length).map(|n| char::from(b'#' + (scatter((n * 31 + seed) as u64) % 57) as u8)).collect()
     }
 
     #[tokio::test]
     async fn lists_are_the_same_text_however_often_and_in_whatever_order_their_objects_are_listed() {
-        let store = Store::in_memory(&Options::default()).expect("a store");
+        let (store, row) = (Store::in_memory(&Options::default()).expect("a store"), row());
         let mut entries = Vec::new();
-        for number in 0..40 {
-            // From the compressible to what takes more room than it had.
-            let data: String = (0..number * 50).map(|n| char::from(b'#' + (n * n * (number + 7) % 89) as u8)).collect();
-            entries.push(put(&store, number, &data).await);
+        for number in 0..60 {
+            entries.push(put(&store, number, &text(number, number * 400)).await);
         }
-        for lists in [json_lists, protobuf_lists] {
-            // Only some of them have been listed before, then all, then in another order.
-            let every_third: Vec<_> = entries.iter().step_by(3).cloned().collect();
-            let reversed: Vec<_> = entries.iter().rev().cloned().collect();
-            for entries in [&every_third, &every_third, &entries, &entries, &entries, &reversed] {
-                let [packed, plain] = lists(entries);
-                assert!(packed == plain, "{}\n{}", String::from_utf8_lossy(&packed), String::from_utf8_lossy(&plain));
+        let every_third: Vec<_> = entries.iter().step_by(3).cloned().collect();
+        let reversed: Vec<_> = entries.iter().rev().cloned().collect();
+        for encoding in [Encoding::Json, Encoding::Protobuf] {
+            for entries in [&every_third[..], &every_third, &entries, &entries, &reversed, &[]] {
+                let packed = unpacked(&list(&row, encoding, entries));
+                assert!(packed == expected(&row, encoding, entries), "{encoding:?}, {} objects", entries.len());
             }
-            let [packed, plain] = lists(&[]);
-            assert_eq!(packed, plain);
         }
     }
 
     #[tokio::test]
-    async fn what_is_listed_again_is_compressed_once() {
-        let store = Store::in_memory(&Options::default()).expect("a store");
-        let entry = put(&store, 1, "data").await;
-        let never = || panic!("not for the first list, and not when it is kept");
-        assert_eq!(entry.deflated(Deflated::Json, never), None);
-        assert_eq!(entry.deflated(Deflated::Protobuf, never), None, "each encoding counts by itself");
-        assert_eq!(entry.deflated(Deflated::Json, || Some(Box::new([7]))), Some([7].as_slice()));
-        assert_eq!(entry.deflated(Deflated::Json, never), Some([7].as_slice()));
+    async fn a_change_costs_one_stretch_and_kept_ones_are_hardly_longer_than_the_whole() {
+        let (store, row) = (Store::in_memory(&Options::default()).expect("a store"), row());
+        let mut entries = Vec::new();
+        for number in 0..400 {
+            entries.push(put(&store, number, &text(number, 2500)).await);
+        }
+        let known = || row.stretches().0.lock().late.len();
+        let first = list(&row, Encoding::Json, &entries);
+        let stretches = known();
+        assert!((5..40).contains(&stretches), "{stretches}");
+        assert_eq!(list(&row, Encoding::Json, &entries), first, "the second time is the first");
+        assert_eq!(known(), stretches);
+        let best = whole(&expected(&row, Encoding::Json, &entries)).expect("compressed");
+        assert!(first.len() < best.len() * 11 / 10, "{} to {}", first.len(), best.len());
+        entries[200] = put(&store, 200, &text(7, 2500)).await;
+        entries.remove(100);
+        list(&row, Encoding::Json, &entries);
+        assert!((1..=3).contains(&(known() - stretches)), "the others stay as they were");
+        let now = Instant::now();
+        row.stretches().forget(now + KEPT_AGE);
+        row.stretches().forget(now + 2 * KEPT_AGE);
+        assert_eq!(known() + row.stretches().0.lock().before.len(), 0, "what nobody asks for is given back");
     }
 }

@@ -1,10 +1,11 @@
-//! What the server does by itself as time goes: Events end by age, and what Services have taken is repaired.
+//! What the server does by itself as time goes: Events end by age, what Services have taken is repaired, and what lists keep
+//! compressed is given back when no list asks for it.
 //!
 //! Upstream gives each Event a lease of an hour from its last write; here the last time that an Event tells is the same.
 
 use crate::{ApiServer, services, storage};
 use machinery::{Value, time};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio_util::sync::CancellationToken;
 
 /// How often old Events are looked for: a 1/60 of how long they live, so none stays more than a minute too long.
@@ -26,6 +27,8 @@ pub(crate) async fn run(server: ApiServer, shutdown: CancellationToken) {
         if round % REPAIR_ROUNDS == 0 {
             suspects = services::repair(&server, suspects, false).await;
         }
+        let now = Instant::now();
+        server.rows().iter().for_each(|row| row.stretches().forget(now));
         let removed = end_events(&server, SystemTime::now()).await;
         if removed > 0 {
             tracing::debug!(removed, "events have ended by age");

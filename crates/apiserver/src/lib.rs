@@ -16,6 +16,7 @@ mod gather;
 mod gzip;
 mod health;
 mod housekeeping;
+mod listing;
 mod meta;
 mod metrics;
 mod negotiate;

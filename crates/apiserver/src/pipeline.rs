@@ -399,9 +399,14 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
             discovery::Found::Whole(response) => response,
         });
     }
-    let json = |value: &Value| Ok(respond::respond(StatusCode::OK, negotiate::JSON, serde_json::to_vec_pretty(value).unwrap_or_default()));
+    let info = machinery::schema::builtin().named("io.k8s.apimachinery.pkg.version.Info");
+    let json_as = |ty, value: &Value| {
+        let text = machinery::json::indented(&machinery::json::encode_as(ty, value));
+        Ok(respond::respond(StatusCode::OK, negotiate::JSON, text))
+    };
+    let json = |value: &Value| json_as(None, value);
     match path {
-        "/version" | "/version/" => json(&machinery::resources::version()),
+        "/version" | "/version/" => json_as(info, &machinery::resources::version()),
         "/" => json(&serde_json::json!({ "paths": machinery::resources::roots().collect::<Vec<_>>() })),
         "/metrics" => {
             let mut response = respond::respond(StatusCode::OK, negotiate::JSON, server.render_metrics());

@@ -1,19 +1,20 @@
 //! From an answer to a response: the one place where objects, lists and errors are encoded.
 //!
-//! A stored object that is asked for as JSON leaves as the bytes that lie in memory; a list is those bytes joined.
-//! Everything else (YAML, protobuf, tables, metadata only, other versions) is made from the tree.
+//! A stored object that is asked for as JSON leaves as the bytes that lie in memory; lists are written as they are sent
+//! ([`listing`]). Everything else (YAML, protobuf, tables, metadata only, other versions) is made from the tree.
 
 use crate::{
     Body, body,
     context::Context,
     gzip,
+    listing::{self, Asked},
     negotiate::{self, Accepted, Encoding, Form},
     rows::Row,
     storage, table,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use machinery::{Map, Value, gvk::Gvk, proto, schema::TypeRef, status::Status};
+use machinery::{Map, Value, proto, schema::TypeRef, status::Status};
 use std::sync::Arc;
 use store::Entry;
 
@@ -72,139 +73,37 @@ impl List {
 }
 
 /// Encodes an answer of the API.
-pub(crate) fn answer(row: &Row, cx: &Context, accepted: Accepted, include: table::Include, answer: Answer) -> Response<Body> {
-    let now = cx.now;
+pub(crate) fn answer(row: &Arc<Row>, cx: &Context, accepted: Accepted, include: table::Include, answer: Answer) -> Response<Body> {
+    let asked = Asked { accepted, include, now: cx.now };
     match (answer, accepted.form) {
         (Answer::Whole(response), _) => response,
-        (Answer::Other(code, value), Form::Table) if value["kind"] == "Scale" => {
-            let table = table::scale(&value, include, now);
-            encoded(code, accepted, storage::type_of(&table), &table)
-        }
+        (Answer::Other(code, value), Form::Table) if value["kind"] == "Scale" => from_json(code, accepted, table::scale(&value, include, cx.now)),
         (Answer::Other(code, value), _) => {
             let ty = storage::type_of(&value);
             encoded(code, accepted, ty, &value)
         }
         (Answer::Stored(code, entry), Form::Object) => match accepted.encoding {
-            Encoding::Json if !accepted.pretty => respond(code, negotiate::JSON, storage::json(row, &entry)),
+            Encoding::Json => from_json(code, accepted, storage::json(row, &entry).into()),
             Encoding::Protobuf => respond(code, negotiate::PROTOBUF, storage::protobuf(row, &entry)),
-            _ => encoded(code, accepted, Some(row.ty()), &storage::value(row, &entry)),
+            Encoding::Yaml => encoded(code, accepted, Some(row.ty()), &storage::value(row, &entry)),
         },
         (Answer::Object(code, value), Form::Object) => encoded(code, accepted, Some(row.ty()), &value),
-        (Answer::List(list), Form::Object) => object_list(row, accepted, &list),
-        (Answer::Computed(values), Form::Object) => computed_list(row, accepted, &values),
-        (Answer::Computed(values), form) => {
-            let values: Vec<Arc<Value>> = values.into_iter().map(Arc::new).collect();
-            special(row, accepted, form, include, StatusCode::OK, &values, Some(Value::Object(Map::new())), now)
-        }
-        (Answer::Stored(code, entry), form) => special(row, accepted, form, include, code, &[storage::value(row, &entry)], None, now),
-        (Answer::Object(code, value), form) => special(row, accepted, form, include, code, &[Arc::new(value)], None, now),
-        (Answer::List(list), form) => {
-            let values: Vec<Arc<Value>> = list.entries.iter().map(|e| storage::value(row, e)).collect();
-            special(row, accepted, form, include, StatusCode::OK, &values, Some(list.metadata()), now)
-        }
+        (Answer::List(list), _) => listing::stored(row, asked, list),
+        (Answer::Computed(values), _) => listing::computed(row, asked, values),
+        (Answer::Stored(code, entry), _) => special(row, asked, code, &storage::value(row, &entry)),
+        (Answer::Object(code, value), _) => special(row, asked, code, &value),
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "one call site a form; a struct would be named once")]
-fn special(
-    row: &Row,
-    accepted: Accepted,
-    form: Form,
-    include: table::Include,
-    code: StatusCode,
-    values: &[Arc<Value>],
-    list: Option<Value>,
-    now: std::time::SystemTime,
-) -> Response<Body> {
-    let value = match form {
-        Form::Table => {
-            let metadata = list.unwrap_or_else(|| {
-                let version = values.first().map(|v| v["metadata"]["resourceVersion"].clone()).unwrap_or_default();
-                serde_json::json!({ "resourceVersion": version })
-            });
-            table::table(row, values.iter().map(AsRef::as_ref), metadata, include, true, now)
-        }
-        _ => match list {
-            Some(metadata) => table::partial_list(values.iter().map(AsRef::as_ref), metadata),
-            None => values.first().map(|v| table::partial(v)).unwrap_or_default(),
-        },
-    };
-    encoded(code, accepted, storage::type_of(&value), &value)
-}
-
-fn object_list(row: &Row, accepted: Accepted, list: &List) -> Response<Body> {
-    match accepted.encoding {
-        Encoding::Json if !accepted.pretty => json_list(row, accepted, list),
-        Encoding::Protobuf => {
-            let messages: Vec<Bytes> = list.entries.iter().map(|e| storage::protobuf_raw(row, e)).collect();
-            let items: Vec<_> = list.entries.iter().zip(&messages).map(|(entry, message)| gzip::Item::protobuf(entry, message.clone())).collect();
-            let bytes = items.iter().map(gzip::Item::len).sum();
-            if accepted.gzip && bytes >= gzip::MIN_BYTES && !row.converts {
-                let frame = proto::ListFrame::new(&list_kind(row), &list.metadata(), bytes);
-                if let Some(response) = joined(negotiate::PROTOBUF, &frame.head, &items, &frame.tail) {
-                    return response;
-                }
-            }
-            protobuf_list(row, &list.metadata(), &messages)
-        }
-        _ => tree_list(row, accepted, list.metadata(), list.entries.iter().map(|e| (*storage::value(row, e)).clone()).collect()),
+/// One object as a table or by its metadata.
+fn special(row: &Row, asked: Asked, code: StatusCode, value: &Value) -> Response<Body> {
+    let accepted = asked.accepted;
+    if accepted.form == Form::Table {
+        let metadata = serde_json::json!({ "resourceVersion": value["metadata"]["resourceVersion"] });
+        return from_json(code, accepted, table::one(row, Some(value), &metadata, asked.include, true, asked.now));
     }
-}
-
-fn computed_list(row: &Row, accepted: Accepted, values: &[Value]) -> Response<Body> {
-    let metadata = Value::Object(Map::new());
-    match accepted.encoding {
-        Encoding::Protobuf => {
-            let messages: Vec<Bytes> = values.iter().map(|value| proto::encode_raw(row.ty(), value).into()).collect();
-            protobuf_list(row, &metadata, &messages)
-        }
-        _ => tree_list(row, accepted, metadata, values.to_vec()),
-    }
-}
-
-fn protobuf_list(row: &Row, metadata: &Value, items: &[Bytes]) -> Response<Body> {
-    respond(StatusCode::OK, negotiate::PROTOBUF, proto::list(&list_kind(row), metadata, items.iter().map(AsRef::as_ref)))
-}
-
-fn list_kind(row: &Row) -> Gvk {
-    Gvk { kind: row.list_kind(), ..row.resource.kind.clone() }
-}
-
-/// A large list, joined from what its objects keep compressed.
-fn joined(media: &'static str, head: &[u8], items: &[gzip::Item<'_>], tail: &[u8]) -> Option<Response<Body>> {
-    let packed = gzip::list(head, items, tail).ok()?;
-    let mut response = respond(StatusCode::OK, media, Bytes::new());
-    *response.body_mut() = body::full(packed);
-    tell_gzip(&mut response);
-    Some(response)
-}
-
-/// A list as JSON or YAML from the trees of its items.
-fn tree_list(row: &Row, accepted: Accepted, metadata: Value, items: Vec<Value>) -> Response<Body> {
-    let value = serde_json::json!({"kind": row.list_kind(), "apiVersion": row.api_version, "metadata": metadata, "items": items});
-    encoded(StatusCode::OK, accepted, None, &value)
-}
-
-fn json_list(row: &Row, accepted: Accepted, list: &List) -> Response<Body> {
-    let head = format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{},"items":["#, row.list_kind(), row.api_version, list.metadata());
-    let tail = b"]}";
-    let size: usize = list.entries.iter().map(|entry| entry.json.len() + 1).sum();
-    if accepted.gzip && size >= gzip::MIN_BYTES && !row.converts {
-        let items: Vec<_> = list.entries.iter().enumerate().map(|(at, entry)| gzip::Item::json(entry, at)).collect();
-        if let Some(response) = joined(negotiate::JSON, head.as_bytes(), &items, tail) {
-            return response;
-        }
-    }
-    let mut out = Vec::with_capacity(head.len() + size + tail.len());
-    out.extend_from_slice(head.as_bytes());
-    for (at, entry) in list.entries.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(&storage::json(row, entry));
-    }
-    out.extend_from_slice(tail);
-    respond(StatusCode::OK, negotiate::JSON, out)
+    let partial = table::partial(value);
+    encoded(code, accepted, storage::type_of(&partial), &partial)
 }
 
 /// Encodes a tree; protobuf needs its type and falls back to JSON for what has none on the wire.
@@ -212,9 +111,21 @@ pub(crate) fn encoded(code: StatusCode, accepted: Accepted, ty: Option<TypeRef<'
     match (accepted.encoding, ty) {
         (Encoding::Yaml, _) => respond(code, negotiate::YAML, machinery::yaml::encode(value)),
         (Encoding::Protobuf, Some(ty)) => respond(code, negotiate::PROTOBUF, proto::encode(ty, value)),
-        _ if accepted.pretty => respond(code, negotiate::JSON, serde_json::to_vec_pretty(value).unwrap_or_default()),
-        _ => respond(code, negotiate::JSON, machinery::json::encode(value)),
+        _ => from_json(code, accepted, machinery::json::encode_as(ty, value)),
     }
+}
+
+/// From compact JSON to what was asked for. The original ends what it does not indent with a line's end.
+pub(crate) fn from_json(code: StatusCode, accepted: Accepted, mut compact: Vec<u8>) -> Response<Body> {
+    if accepted.encoding == Encoding::Yaml {
+        let value: Value = serde_json::from_slice(&compact).unwrap_or_default();
+        return respond(code, negotiate::YAML, machinery::yaml::encode(&value));
+    }
+    if accepted.pretty {
+        return respond(code, negotiate::JSON, machinery::json::indented(&compact));
+    }
+    compact.push(b'\n');
+    respond(code, negotiate::JSON, compact)
 }
 
 /// An error as a response; the only place where one becomes such.
@@ -274,7 +185,7 @@ pub(crate) fn finish(response: &mut Response<Body>, request: &HeaderMap, warning
     }
 }
 
-fn tell_gzip(response: &mut Response<Body>) {
+pub(crate) fn tell_gzip(response: &mut Response<Body>) {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));

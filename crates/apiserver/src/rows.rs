@@ -3,7 +3,7 @@
 //! The table is immutable and replaced as a whole, so that a request sees one state of it and custom resources can
 //! be added at run time.
 
-use crate::{discovery::Aggregated, storage::Frames};
+use crate::{discovery::Aggregated, gzip::Stretches, storage::Frames};
 use kinds::Strategy;
 use machinery::apply::FieldSet;
 use machinery::{
@@ -15,7 +15,7 @@ use std::{
     fmt,
     sync::{Arc, OnceLock},
 };
-use store::{Bucket, Store};
+use store::{Bucket, FieldsOf, Store};
 
 /// The arena that a row's type lives in.
 #[derive(Clone)]
@@ -41,6 +41,10 @@ pub struct Row {
     pub(crate) storage_strategy: &'static dyn Strategy,
     bucket: OnceLock<Bucket>,
     frames: Frames,
+    stretches: Stretches,
+    /// What a stored object of a built-in kind begins with, and an item of a list does not.
+    item_prefix: Vec<u8>,
+    fields: FieldsOf,
     resets: Vec<(String, FieldSet)>,
     no_resets: FieldSet,
     arena: Arena,
@@ -62,14 +66,19 @@ impl Row {
         let storage_id = schema.kind(&resource.storage)?.id;
         let strategy = kinds::strategy(&resource.group, &resource.resource);
         let endpoints = std::iter::once("").chain(resource.subresources.iter().map(|s| s.name.as_str()));
+        let storage_strategy = kinds::strategy(&resource.storage.group, &resource.resource);
+        let (kind, api_version) = (&resource.kind.kind, resource.api_version());
         Some(Row {
-            storage_strategy: kinds::strategy(&resource.storage.group, &resource.resource),
+            storage_strategy,
+            stretches: Stretches::default(),
+            item_prefix: format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","#).into(),
+            fields: Arc::new(move |value: &machinery::Value| storage_strategy.selectable_fields(value)),
             bucket: OnceLock::new(),
             frames: Frames::default(),
             resets: endpoints.map(|name| (name.to_owned(), FieldSet::from_paths(strategy.reset_fields(name)))).collect(),
             no_resets: FieldSet::new(),
             strategy,
-            api_version: resource.api_version(),
+            api_version,
             root_key: resource.root_key(),
             converts: resource.storage.version != resource.kind.version || resource.storage.group != resource.kind.group,
             resource: resource.clone(),
@@ -107,6 +116,26 @@ impl Row {
     /// The encoded events of the row.
     pub(crate) fn frames(&self) -> &Frames {
         &self.frames
+    }
+
+    /// The compressed stretches of the row's lists.
+    pub(crate) fn stretches(&self) -> &Stretches {
+        &self.stretches
+    }
+
+    /// What a stored object of a built-in kind begins with, and an item of a list does not.
+    pub(crate) fn item_prefix(&self) -> &[u8] {
+        &self.item_prefix
+    }
+
+    /// Tells the selectable fields of an object that lies in the store.
+    pub(crate) fn fields(&self) -> &FieldsOf {
+        &self.fields
+    }
+
+    /// Whether the kind is the original's own, and not a custom resource's.
+    pub(crate) fn is_builtin(&self) -> bool {
+        matches!(self.arena, Arena::Builtin(_))
     }
 
     fn schema(&self) -> &Schema {

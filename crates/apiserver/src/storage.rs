@@ -25,8 +25,8 @@ use std::{
     ops::ControlFlow,
     sync::{Arc, OnceLock},
 };
+pub(crate) use store::{Candidates, Demand, Event, Expired, Scope, Snapshot, Watch};
 use store::{CommitError, Draft, Entry, Expect};
-pub(crate) use store::{Event, Expired, Snapshot, Watch};
 
 /// What happened to an object, as watches name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub(crate) fn value(row: &Row, entry: &Arc<Entry>) -> Arc<Value> {
 
 /// An entry's JSON in the row's version.
 pub(crate) fn json(row: &Row, entry: &Arc<Entry>) -> Bytes {
-    if row.converts { machinery::json::encode(&value(row, entry)).into() } else { entry.json.clone() }
+    if row.converts { machinery::json::encode_as(Some(row.ty()), &value(row, entry)).into() } else { entry.json.clone() }
 }
 
 /// An entry's protobuf with its envelope. The message is kept: who writes in protobuf lists and watches in it.
@@ -101,13 +101,13 @@ pub(crate) fn protobuf_raw(row: &Row, entry: &Arc<Entry>) -> Bytes {
 
 /// Whether an entry's labels are selected.
 pub(crate) fn matches_labels(row: &Row, entry: &Entry, selector: &Selector) -> bool {
-    let attributes = entry.attributes(|value| row.storage_strategy.selectable_fields(value));
+    let attributes = entry.attributes(|value| row.fields()(value));
     selector.matches(|key| attributes.label(key))
 }
 
 /// Whether an entry's fields are selected.
 pub(crate) fn matches_fields(row: &Row, entry: &Arc<Entry>, selector: &FieldSelector) -> bool {
-    let attributes = entry.attributes(|value| row.storage_strategy.selectable_fields(value));
+    let attributes = entry.attributes(|value| row.fields()(value));
     let converted = if row.converts { row.strategy.selectable_fields(&value(row, entry)) } else { Vec::new() };
     let path = entry.key.strip_prefix(row.root_key.as_str()).unwrap_or_default();
     let (namespace, name) = path.split_once('/').unwrap_or(("", path));
@@ -122,7 +122,7 @@ pub(crate) fn matches_fields(row: &Row, entry: &Arc<Entry>, selector: &FieldSele
 fn draft(row: &Row, value: Value) -> Draft {
     let value = if row.converts { convert::convert(value, &row.resource.kind, &row.resource.storage) } else { value };
     let fields = row.storage_strategy.selectable_fields(&value);
-    Draft::new(value, fields)
+    Draft::new(value, Some(row.storage_ty()), fields)
 }
 
 fn unavailable(error: &CommitError) -> Status {
@@ -159,9 +159,14 @@ pub(crate) async fn delete(server: &ApiServer, row: &Row, key: &str, present: &E
     }
 }
 
-/// The changes after a revision; the oldest known one if that is too old.
-pub(crate) fn watch(server: &ApiServer, row: &Row, from: u64) -> Result<Watch, Expired> {
-    server.store().watch(row.bucket(server.store()), from)
+/// The changes of a scope after a revision; the oldest known one if that is too old.
+pub(crate) fn watch(server: &ApiServer, row: &Row, from: u64, scope: Scope) -> Result<Watch, Expired> {
+    server.store().watch(row.bucket(server.store()), from, scope, row.fields())
+}
+
+/// The newest state, and where an index knows it, the only entries that can be selected.
+pub(crate) fn candidates(server: &ApiServer, row: &Row, demands: &[Demand<'_>]) -> (Snapshot, Option<Candidates>) {
+    server.store().snapshot_for(row.bucket(server.store()), demands, row.fields())
 }
 
 /// An event as a line of JSON.
@@ -205,6 +210,11 @@ impl Frames {
     }
 }
 
+/// For a watch of a whole bucket, which asks for no field.
+fn no_fields() -> store::FieldsOf {
+    Arc::new(|_| Vec::new())
+}
+
 /// The store's newest state as authentication and authorisation read it: objects in their storage versions.
 pub(crate) struct StoredObjects(pub(crate) store::Store);
 
@@ -215,7 +225,7 @@ impl identity::Objects for StoredObjects {
 
     fn changes(&self, prefix: &str, since: Option<u64>) -> Changes {
         let Some(bucket) = self.0.bucket_of(prefix) else { return Changes { mark: 0, whole: true, objects: Vec::new() } };
-        if let Some(mut watch) = since.and_then(|since| self.0.watch(&bucket, since).ok()) {
+        if let Some(mut watch) = since.and_then(|since| self.0.watch(&bucket, since, Scope::Bucket, &no_fields()).ok()) {
             let mut changes = Changes { mark: since.unwrap_or_default(), whole: false, objects: Vec::new() };
             // What is there is told at once; nothing is waited for.
             loop {
@@ -239,10 +249,16 @@ impl identity::Objects for StoredObjects {
     }
 
     fn on_node(&self, prefix: &str, node: &str, visit: &mut dyn FnMut(Seen<'_>) -> ControlFlow<()>) {
-        let Some(snapshot) = self.0.bucket_of(prefix).and_then(|bucket| self.0.snapshot(&bucket, None)) else { return };
+        let Some(bucket) = self.0.bucket_of(prefix) else { return };
         let strategy = kinds::strategy("", "pods");
-        for entry in snapshot.range(prefix, "") {
-            if entry.attributes(|value| strategy.selectable_fields(value)).field("spec.nodeName") != Some(node) {
+        let fields: store::FieldsOf = Arc::new(move |value: &Value| strategy.selectable_fields(value));
+        let (snapshot, candidates) = self.0.snapshot_for(&bucket, &[Demand::Field("spec.nodeName", node)], &fields);
+        let all: Box<dyn Iterator<Item = &Arc<Entry>>> = match &candidates {
+            Some(candidates) => Box::new(candidates.range(&snapshot, prefix, "")),
+            None => Box::new(snapshot.range(prefix, "")),
+        };
+        for entry in all {
+            if entry.attributes(|value| fields(value)).field("spec.nodeName") != Some(node) {
                 continue;
             }
             if visit(Seen { key: &entry.key, revision: entry.revision, value: &|| entry.value() }).is_break() {

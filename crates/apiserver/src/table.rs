@@ -2,7 +2,11 @@
 //! informers ask for instead of the objects.
 
 use crate::{query::Query, rows::Row};
-use machinery::{Map, Value, status::Status};
+use machinery::{
+    Value, json,
+    schema::{self, TypeRef},
+    status::Status,
+};
 use serde_json::json;
 use std::time::SystemTime;
 
@@ -30,53 +34,89 @@ impl Include {
     }
 }
 
-/// A table of objects. `head`: with the columns, which a watch sends only once.
-pub(crate) fn table<'a>(row: &Row, objects: impl Iterator<Item = &'a Value>, metadata: Value, include: Include, head: bool, now: SystemTime) -> Value {
-    let rows: Vec<Value> = objects.map(|object| table_row(row, object, include, now)).collect();
-    let columns = if head { columns(row) } else { Value::Null };
-    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns, "rows": rows})
+/// A list's or a table's metadata as JSON.
+pub(crate) fn list_metadata(metadata: &Value) -> Vec<u8> {
+    json::encode_as(schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"), metadata)
+}
+
+/// What stands before the rows of a table. With its columns, which a watch sends only once.
+pub(crate) fn head(row: &Row, metadata: &str, with_columns: bool) -> String {
+    frame(metadata, if with_columns { column_text(&columns(row)) } else { "null".into() })
+}
+
+fn frame(metadata: &str, columns: String) -> String {
+    format!(r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{metadata},"columnDefinitions":{columns},"rows":["#)
+}
+
+/// Columns in the order of their Go fields.
+fn column_text(columns: &Value) -> String {
+    let part = |column: &Value, key: &str| String::from_utf8(json::encode(&column[key])).unwrap_or_default();
+    let texts = columns.as_array().into_iter().flatten().map(|column| {
+        let fields = ["name", "type", "format", "description", "priority"].map(|key| format!("{key:?}:{}", part(column, key)));
+        format!("{{{}}}", fields.join(","))
+    });
+    format!("[{}]", texts.collect::<Vec<_>>().join(","))
+}
+
+/// A table of one object, or of none, as JSON.
+pub(crate) fn one(row: &Row, object: Option<&Value>, metadata: &Value, include: Include, with_columns: bool, now: SystemTime) -> Vec<u8> {
+    let mut out = head(row, &String::from_utf8_lossy(&list_metadata(metadata)), with_columns).into_bytes();
+    if let Some(object) = object {
+        write_row(row, object, include, now, &mut out);
+    }
+    out.extend_from_slice(b"]}");
+    out
 }
 
 /// The table of a `scale`, which has columns of its own.
-pub(crate) fn scale(scale: &Value, include: Include, now: SystemTime) -> Value {
+pub(crate) fn scale(scale: &Value, include: Include, now: SystemTime) -> Vec<u8> {
     let replicas = |part: &str| scale[part]["replicas"].as_i64().unwrap_or(0);
     let cells = json!([scale["metadata"]["name"], replicas("spec"), replicas("status"), kinds::print::age(scale, now)]);
-    json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1",
-        "metadata": { "resourceVersion": scale["metadata"]["resourceVersion"] },
-        "columnDefinitions": [
-            column("Name", "string", "", "", 0),
-            column("Desired", "integer", "", "", 0),
-            column("Available", "integer", "", "", 0),
-            column("Age", "string", "", "", 0),
-        ],
-        "rows": [with_object(json!({ "cells": cells }), scale, include)],
-    })
+    let columns = json!([
+        column("Name", "string", "", "", 0),
+        column("Desired", "integer", "", "", 0),
+        column("Available", "integer", "", "", 0),
+        column("Age", "string", "", "", 0),
+    ]);
+    let metadata = json!({ "resourceVersion": scale["metadata"]["resourceVersion"] });
+    let mut out = frame(&String::from_utf8_lossy(&list_metadata(&metadata)), column_text(&columns)).into_bytes();
+    write_cells(&cells, crate::storage::type_of(scale), scale, include, &mut out);
+    out.extend_from_slice(b"]}");
+    out
 }
 
-fn table_row(row: &Row, object: &Value, include: Include, now: SystemTime) -> Value {
+/// Appends the row of an object.
+pub(crate) fn write_row(row: &Row, object: &Value, include: Include, now: SystemTime, out: &mut Vec<u8>) {
     let cells = if row.resource.columns.is_empty() {
         vec![object["metadata"]["name"].clone(), object["metadata"]["creationTimestamp"].clone()]
     } else {
         row.strategy.row(object, now)
     };
-    with_object(json!({ "cells": cells }), object, include)
+    write_cells(&Value::Array(cells), Some(row.ty()), object, include, out);
 }
 
-fn with_object(mut row: Value, object: &Value, include: Include) -> Value {
+fn write_cells(cells: &Value, ty: Option<TypeRef<'_>>, object: &Value, include: Include, out: &mut Vec<u8>) {
+    out.extend_from_slice(br#"{"cells":"#);
+    out.extend_from_slice(&json::encode(cells));
     match include {
         Include::None => {}
-        Include::Metadata => row["object"] = partial(object),
-        Include::Object => row["object"] = object.clone(),
+        Include::Metadata => {
+            out.extend_from_slice(br#","object":"#);
+            out.extend_from_slice(&partial_json(object));
+        }
+        Include::Object => {
+            out.extend_from_slice(br#","object":"#);
+            out.extend_from_slice(&json::encode_as(ty, object));
+        }
     }
-    row
+    out.push(b'}');
 }
 
 fn column(name: &str, kind: &str, format: &str, description: &str, priority: i32) -> Value {
     json!({"name": name, "type": kind, "format": format, "description": description, "priority": priority})
 }
 
-fn columns(row: &Row) -> Value {
+pub(crate) fn columns(row: &Row) -> Value {
     if row.resource.columns.is_empty() {
         return json!([column("Name", "string", "name", "", 0), column("Created At", "date", "", "", 0)]);
     }
@@ -88,16 +128,11 @@ pub(crate) fn partial(object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
 }
 
-/// The metadata of many.
-pub(crate) fn partial_list<'a>(objects: impl Iterator<Item = &'a Value>, metadata: Value) -> Value {
-    let items: Vec<Value> = objects
-        .map(|object| {
-            let mut item = Map::new();
-            item.insert("kind".into(), "PartialObjectMetadata".into());
-            item.insert("apiVersion".into(), "meta.k8s.io/v1".into());
-            item.insert("metadata".into(), object["metadata"].clone());
-            Value::Object(item)
-        })
-        .collect();
-    json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
+/// The metadata of an object alone, as JSON.
+pub(crate) fn partial_json(object: &Value) -> Vec<u8> {
+    let ty = schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+    let mut out = br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#.to_vec();
+    out.extend_from_slice(&json::encode_as(ty, &object["metadata"]));
+    out.push(b'}');
+    out
 }

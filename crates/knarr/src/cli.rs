@@ -96,6 +96,9 @@ pub struct Up {
     /// How long the roll-out of the manifests may take, in seconds
     #[arg(long, default_value_t = 300)]
     pub timeout: u64,
+    /// Start with what is there of a damaged store, without what is lost
+    #[arg(long)]
+    pub accept_data_loss: bool,
 }
 
 #[derive(Debug, Args)]

@@ -90,8 +90,8 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     // The node's network first: the API server listens on its address. Keys, objects and images load beside it.
     let names = certificates::names(plan, &setup.up.listen, &setup.up.tls_san)?;
     let loading = tokio::task::spawn_blocking({
-        let (cluster, names) = (setup.cluster.clone(), names.clone());
-        move || load(&cluster, &names)
+        let (cluster, names, accept_data_loss) = (setup.cluster.clone(), names.clone(), setup.up.accept_data_loss);
+        move || load(&cluster, &names, accept_data_loss)
     });
     let node = match setup.has(Component::Kubelet) {
         true => Some(open_node(setup, &rooms.node).await?),
@@ -143,11 +143,12 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     Ok(running)
 }
 
-fn load(cluster: &Cluster, names: &ClusterNames) -> anyhow::Result<(store::Store, ClusterPki)> {
+fn load(cluster: &Cluster, names: &ClusterNames, accept_data_loss: bool) -> anyhow::Result<(store::Store, ClusterPki)> {
     let directory = cluster.data.join("pki");
     let (store, pki) = std::thread::scope(|scope| {
         let pki = scope.spawn(|| ClusterPki::load_or_create(&directory, names));
-        let store = store::Store::open(&cluster.data.join("store"), &store::Options::default());
+        let options = store::Options { accept_data_loss, ..store::Options::default() };
+        let store = store::Store::open(&cluster.data.join("store"), &options);
         (store, pki.join())
     });
     let pki = pki.map_err(|_| anyhow!("making the keys panicked"))?;

@@ -2,19 +2,36 @@
 //! on the disk is only written.
 //!
 //! A value is the create revision, the revision and the place of the resourceVersion (all little endian), then the
-//! JSON. Each batch also writes the revision that it ends at, so that a restart knows it even if the last change was
-//! a removal.
+//! JSON; the highest bit of the place says that its keys are in the original's order. Each batch also writes the revision
+//! that it ends at, so that a restart knows it even if the last change was a removal, and a digest of what there is then.
+//!
+//! The engine cuts its journal silently where the structure of a record is damaged, and all that comes after is gone. So two
+//! things are compared at the start: the digest with what was read (something in the middle is missing), and the last
+//! revision with the one that was acknowledged last ([`Synced`]; the end is missing). What does not fit is told, and the
+//! store opens without it only when it is told to; the journals as they were found are kept aside before that.
 
-use crate::{entry::Entry, memory::Memory};
+use crate::{
+    entry::{self, Entry},
+    memory::Memory,
+    synced::{self, Synced},
+};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 /// The key of the newest revision; objects' keys begin with a slash.
 const REVISION_KEY: &str = "revision";
+/// The key of the digest of all objects at that revision.
+const DIGEST_KEY: &str = "digest";
+/// Says of the place of the resourceVersion that the object's keys are in the original's order.
+const IN_ORDER: u32 = 1 << 31;
+/// Where the journals of a damaged store are kept as they were found.
+const DAMAGED: &str = "damaged";
 /// Bytes before the JSON.
 const HEAD: usize = 20;
 /// Reads happen at the start only, so a block cache has no use.
@@ -39,7 +56,10 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// What lies there is not a store, or not a whole one.
-    #[error("the store in {path} is damaged ({what}): put a copy in its place, or move it away to start with an empty cluster")]
+    #[error(
+        "the store in {path} is damaged: {what}. Put a copy in its place, move it away to start with an empty cluster, or start with \
+         --accept-data-loss to go on with what is there"
+    )]
     Damaged {
         /// The store's directory.
         path: PathBuf,
@@ -68,56 +88,99 @@ pub(crate) struct Change<'a> {
     pub(crate) key: &'a str,
     /// The new state; `None` removes.
     pub(crate) entry: Option<&'a Entry>,
+    /// The revision of the state before, if there was one.
+    pub(crate) replaces: Option<u64>,
 }
 
 pub(crate) struct Disk {
     directory: PathBuf,
     /// `None` after an error, until the engine could be opened again: it accepts nothing after a failed write.
     open: Option<(Database, Keyspace)>,
+    /// Of the objects on disk.
+    digest: u64,
+    synced: Synced,
 }
 
 impl Disk {
-    /// Opens the store and loads its objects into memory.
-    pub(crate) fn open(directory: &Path, memory: &Memory) -> Result<Disk, OpenError> {
-        std::fs::create_dir_all(directory).map_err(|e| OpenError::io(directory, e))?;
-        let (database, keyspace) = open(directory).map_err(|e| OpenError::of(directory, e))?;
-        let revision = revision(&keyspace).map_err(|e| OpenError::of(directory, e))?;
-        let mut entries = Vec::new();
-        // All keys that begin with a slash: the next character is `0`.
-        for guard in keyspace.range("/".."0") {
-            let (key, value) = guard.into_inner().map_err(|e| OpenError::of(directory, e))?;
-            let entry = decode(&key, &value, memory).ok_or_else(|| OpenError::Damaged {
-                path: directory.into(),
-                what: format!("the object at {} cannot be read", String::from_utf8_lossy(&key)),
-            })?;
-            entries.push(entry);
-        }
+    /// Opens the store and loads its objects into memory. With `accept_loss` it goes on with what is there of a damaged one.
+    pub(crate) fn open(directory: &Path, accept_loss: bool, memory: &Memory) -> Result<Disk, OpenError> {
+        let io = |e| OpenError::io(directory, e);
+        let damaged = |what: String| OpenError::Damaged { path: directory.into(), what };
+        make_private(directory).map_err(io)?;
+        let (synced, acknowledged) = Synced::open(directory).map_err(io)?;
+        let journals = Journals::read(directory).map_err(io)?;
+        let (database, keyspace) = match open(directory) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let error = OpenError::of(directory, error);
+                let OpenError::Damaged { what, .. } = &error else { return Err(error) };
+                let aside = journals.keep(directory).map_err(io)?;
+                let what = format!("{what}; its journals are kept in {}", aside.display());
+                if !accept_loss {
+                    return Err(damaged(what));
+                }
+                tracing::error!(directory = %directory.display(), what, "the store is damaged; it is opened with what comes before the damage");
+                journals.open_before_the_damage(directory).ok_or_else(|| damaged(what))?
+            }
+        };
+        let fault = |e| OpenError::of(directory, e);
+        let entries = read_all(directory, &keyspace, memory)?;
+        let revision = number(&keyspace, REVISION_KEY).map_err(fault)?.unwrap_or(0);
+        let digest = entries.iter().fold(0, |digest, entry| synced::add(digest, &entry.key, entry.revision));
+        let told = number(&keyspace, DIGEST_KEY).map_err(fault)?;
         let newest = entries.iter().map(|e| e.revision).max().unwrap_or(0);
-        if newest > revision {
-            let what = format!("an object has revision {newest}, the newest should be {revision}");
-            return Err(OpenError::Damaged { path: directory.into(), what });
+        let mut missing = Vec::new();
+        if revision < acknowledged {
+            missing.push(format!("the {} changes from revision {} to {acknowledged} were acknowledged and are gone", acknowledged - revision, revision + 1));
         }
+        if newest > revision || told.is_some_and(|told| told != digest) {
+            missing.push(format!("changes before revision {revision} are missing among the {} objects that are there", entries.len()));
+        }
+        let mut disk = Disk { directory: directory.into(), open: Some((database, keyspace)), digest, synced };
+        let revision = revision.max(newest).max(acknowledged);
+        if !missing.is_empty() {
+            let aside = journals.keep(directory).map_err(io)?;
+            let what = format!("{}; its journals as they were found are kept in {}", missing.join(", and "), aside.display());
+            if !accept_loss {
+                return Err(damaged(what));
+            }
+            tracing::error!(directory = %directory.display(), what, "the store goes on with what is there");
+            // From here on it is whole, and a revision that was told is not given again.
+            disk.write(revision, &[]).map_err(damaged)?;
+        }
+        make_private(directory).map_err(io)?;
         memory.load(revision, entries.into_iter());
-        Ok(Disk { directory: directory.into(), open: Some((database, keyspace)) })
+        Ok(disk)
     }
 
     /// Writes changes that end at a revision, all or none, and returns when they are durable.
     pub(crate) fn write(&mut self, revision: u64, changes: &[Change<'_>]) -> Result<(), String> {
         let (database, keyspace) = self.open.as_ref().ok_or("the store is not open")?;
         let mut batch = database.batch().durability(Some(PersistMode::SyncData));
+        let mut digest = self.digest;
         for change in changes {
+            if let Some(replaced) = change.replaces {
+                digest = synced::take(digest, change.key, replaced);
+            }
             match change.entry {
-                Some(entry) => batch.insert(keyspace, change.key, encode(entry)),
+                Some(entry) => {
+                    digest = synced::add(digest, change.key, entry.revision);
+                    batch.insert(keyspace, change.key, encode(entry));
+                }
                 None => batch.remove(keyspace, change.key),
             }
         }
         batch.insert(keyspace, REVISION_KEY, revision.to_le_bytes());
+        batch.insert(keyspace, DIGEST_KEY, digest.to_le_bytes());
         batch.commit().map_err(|error| {
             let text = describe(&error);
             tracing::error!(directory = %self.directory.display(), error = %text, "the store cannot write; it is opened anew at the next write");
             self.open = None;
             text
-        })
+        })?;
+        self.digest = digest;
+        self.synced.tell(revision);
+        Ok(())
     }
 
     /// Opens the engine again after an error; returns the revision that is on disk.
@@ -126,11 +189,96 @@ impl Disk {
             self.open = Some(open(&self.directory).map_err(|e| describe(&e))?);
         }
         let (_, keyspace) = self.open.as_ref().ok_or("the store is not open")?;
-        revision(keyspace).map_err(|e| describe(&e))
+        if let Some(digest) = number(keyspace, DIGEST_KEY).map_err(|e| describe(&e))? {
+            self.digest = digest;
+        }
+        number(keyspace, REVISION_KEY).map(Option::unwrap_or_default).map_err(|e| describe(&e))
     }
 
     pub(crate) fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+}
+
+fn read_all(directory: &Path, keyspace: &Keyspace, memory: &Memory) -> Result<Vec<Entry>, OpenError> {
+    let mut entries = Vec::new();
+    // All keys that begin with a slash: the next character is `0`.
+    for guard in keyspace.range("/".."0") {
+        let (key, value) = guard.into_inner().map_err(|e| OpenError::of(directory, e))?;
+        let entry = decode(&key, &value, memory)
+            .ok_or_else(|| OpenError::Damaged { path: directory.into(), what: format!("the object at {} cannot be read", String::from_utf8_lossy(&key)) })?;
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+/// Makes a directory, and gives it and what lies in it to its owner alone, whatever the umask was when it was made: Secrets
+/// are in there. Files that the engine makes later are behind the directory's own 0700.
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    if !directory.is_dir() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+    for file in fs::read_dir(directory)? {
+        let file = file?;
+        let kind = file.file_type()?;
+        if kind.is_dir() {
+            make_private(&file.path())?;
+        } else if kind.is_file() && file.metadata()?.mode() & 0o7777 != 0o600 {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600))?;
+        }
+    }
+    Ok(())
+}
+
+/// The engine's journals as they are found, since it cuts them when it opens.
+struct Journals(Vec<(PathBuf, Vec<u8>)>);
+
+impl Journals {
+    fn read(directory: &Path) -> std::io::Result<Journals> {
+        let mut found = Vec::new();
+        for file in fs::read_dir(directory)? {
+            let path = file?.path();
+            if path.extension().is_some_and(|e| e == "jnl") {
+                // The rest of a file that was made long beforehand is empty.
+                let written_bytes = path.metadata()?.blocks() * 512;
+                let mut bytes = Vec::new();
+                std::io::Read::read_to_end(&mut std::io::Read::take(fs::File::open(&path)?, written_bytes), &mut bytes)?;
+                found.push((path, bytes));
+            }
+        }
+        // The newest last: their names are numbers.
+        found.sort_by_key(|(path, _)| path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<u64>().ok()));
+        Ok(Journals(found))
+    }
+
+    /// Writes them into a directory of their own, which is returned; copies of an earlier damage stay.
+    fn keep(&self, directory: &Path) -> std::io::Result<PathBuf> {
+        let aside = (0..).map(|n: u32| directory.join(format!("{DAMAGED}-{n}"))).find(|path| !path.exists()).unwrap_or_default();
+        fs::DirBuilder::new().mode(0o700).create(&aside)?;
+        for (path, bytes) in &self.0 {
+            fs::write(aside.join(path.file_name().unwrap_or_default()), bytes)?;
+        }
+        make_private(&aside)?;
+        Ok(aside)
+    }
+
+    /// Opens the store with as much of the newest journal as the engine accepts: it takes any beginning of a good one.
+    fn open_before_the_damage(&self, directory: &Path) -> Option<(Database, Keyspace)> {
+        let (path, bytes) = self.0.last()?;
+        let with = |length: usize| {
+            fs::write(path, bytes.get(..length)?).ok()?;
+            open(directory).ok()
+        };
+        let (mut good, mut bad) = (0, bytes.len());
+        while bad - good > 1 {
+            let middle = usize::midpoint(good, bad);
+            match with(middle) {
+                Some(_) => good = middle,
+                None => bad = middle,
+            }
+        }
+        with(good)
     }
 }
 
@@ -140,9 +288,9 @@ fn open(directory: &Path) -> fjall::Result<(Database, Keyspace)> {
     Ok((database, keyspace))
 }
 
-fn revision(keyspace: &Keyspace) -> fjall::Result<u64> {
-    let bytes = keyspace.get(REVISION_KEY)?;
-    Ok(bytes.and_then(|b| Some(u64::from_le_bytes(b.as_ref().try_into().ok()?))).unwrap_or(0))
+fn number(keyspace: &Keyspace, key: &str) -> fjall::Result<Option<u64>> {
+    let bytes = keyspace.get(key)?;
+    Ok(bytes.and_then(|b| Some(u64::from_le_bytes(b.as_ref().try_into().ok()?))))
 }
 
 /// The system's words where there are some: `No space left on device` says more than the engine's wrapping.
@@ -157,7 +305,7 @@ fn encode(entry: &Entry) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEAD + entry.json.len());
     out.extend_from_slice(&entry.create_revision.to_le_bytes());
     out.extend_from_slice(&entry.revision.to_le_bytes());
-    out.extend_from_slice(&u32::try_from(entry.hole).unwrap_or(0).to_le_bytes());
+    out.extend_from_slice(&(u32::try_from(entry.hole).unwrap_or(0) | IN_ORDER).to_le_bytes());
     out.extend_from_slice(&entry.json);
     out
 }
@@ -165,12 +313,18 @@ fn encode(entry: &Entry) -> Vec<u8> {
 fn decode(key: &[u8], value: &[u8], memory: &Memory) -> Option<Entry> {
     let number = |from: usize| Some(u64::from_le_bytes(value.get(from..from + 8)?.try_into().ok()?));
     let (create_revision, revision) = (number(0)?, number(8)?);
-    let hole = u32::from_le_bytes(value.get(16..HEAD)?.try_into().ok()?) as usize;
+    let place = u32::from_le_bytes(value.get(16..HEAD)?.try_into().ok()?);
     let json = value.get(HEAD..)?;
-    let digits = json.get(hole..hole + crate::entry::decimal_len(revision))?;
+    let (json, hole) = if place & IN_ORDER != 0 {
+        (Bytes::copy_from_slice(json), (place & !IN_ORDER) as usize)
+    } else {
+        let (json, hole) = entry::put_in_order(json)?;
+        (json.into(), hole)
+    };
+    let digits = json.get(hole..hole + entry::decimal_len(revision))?;
     if digits != revision.to_string().as_bytes() {
         return None;
     }
     let key = std::str::from_utf8(key).ok()?;
-    Some(Entry::stored(key.into(), create_revision, revision, hole, Bytes::copy_from_slice(json), Arc::clone(&memory.decoded)))
+    Some(Entry::stored(key.into(), create_revision, revision, hole, json, Arc::clone(&memory.decoded)))
 }

@@ -13,14 +13,19 @@ use crate::{
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
 /// Writes in one batch at most, so that the first of them does not wait for thousands.
 const BATCH_MAX: usize = 512;
+/// How often what is over in memory is given back: history, snapshots and indexes that nobody asks for.
+const FORGET_EVERY: Duration = Duration::from_secs(30);
 
 pub(crate) struct Embedded {
     queue: Mutex<Option<mpsc::Sender<Pending>>>,
@@ -33,9 +38,20 @@ impl Embedded {
         let (queue, writes) = mpsc::channel();
         let mut committer = Committer { disk, memory, doubt: None };
         let run = move || {
-            while let Ok(first) = writes.recv() {
-                let rest = writes.try_iter().take(BATCH_MAX - 1);
-                committer.commit(std::iter::once(first).chain(rest).collect());
+            let mut forgotten = Instant::now();
+            loop {
+                match writes.recv_timeout(FORGET_EVERY) {
+                    Ok(first) => {
+                        let rest = writes.try_iter().take(BATCH_MAX - 1);
+                        committer.commit(std::iter::once(first).chain(rest).collect());
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+                if forgotten.elapsed() >= FORGET_EVERY {
+                    forgotten = Instant::now();
+                    committer.memory.forget(forgotten);
+                }
             }
         };
         let thread = std::thread::Builder::new().name("store".into()).stack_size(512 << 10).spawn(run)?;
@@ -143,7 +159,8 @@ impl Committer {
 
     fn persist(&mut self, steps: &[Step]) -> Result<(), String> {
         let (Some(disk), Some(last)) = (self.disk.as_mut(), steps.last()) else { return Ok(()) };
-        let changes: Vec<Change<'_>> = steps.iter().map(|s| Change { key: &s.key, entry: s.event.new.as_deref() }).collect();
+        let changes: Vec<Change<'_>> =
+            steps.iter().map(|s| Change { key: &s.key, entry: s.event.new.as_deref(), replaces: s.event.old.as_ref().map(|e| e.revision) }).collect();
         disk.write(last.event.revision, &changes)
     }
 

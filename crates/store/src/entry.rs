@@ -1,46 +1,77 @@
-//! What lies in the store: an object as the JSON that is answered, with its revision already inside.
+//! What lies in the store: an object as the JSON that is answered, with its revision already inside. Its keys are in the
+//! original's order: those of the type's Go fields.
 //!
 //! The decoded tree is made when it is needed and forgotten when many others were needed since ([`Decoded`]): the JSON
 //! is an eighth of its size. Labels and selectable fields are kept apart, so that a selector decodes nothing.
 
 use bytes::Bytes;
-use machinery::{Map, Value};
+use machinery::{
+    Map, Value,
+    gvk::Gvk,
+    json,
+    schema::{self, TypeRef},
+};
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
     fmt::Write as _,
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::{Arc, OnceLock, Weak},
 };
 
-/// What selectors ask for.
+/// Tells the selectable fields of an object that was read from the disk.
+pub type FieldsOf = Arc<dyn Fn(&Value) -> Vec<(&'static str, String)> + Send + Sync>;
+
+/// What selectors ask for: labels, sorted, and selectable fields, in one piece of text, since every object has some.
 #[derive(Debug, Default)]
 pub struct Attributes {
-    labels: Box<[(Box<str>, Box<str>)]>,
-    fields: Box<[(&'static str, Box<str>)]>,
+    /// Keys and values, one after the other.
+    text: Box<str>,
+    /// Where each ends.
+    ends: Box<[u32]>,
+    /// How many of the pairs are labels.
+    labels: u32,
 }
 
 impl Attributes {
     fn new(value: &Value, fields: Vec<(&'static str, String)>) -> Self {
-        let labels = value["metadata"]["labels"].as_object().into_iter().flatten();
-        Attributes {
-            // The map is ordered, so the slice is sorted.
-            labels: labels.map(|(k, v)| (k.as_str().into(), v.as_str().unwrap_or_default().into())).collect(),
-            fields: fields.into_iter().map(|(k, v)| (k, v.into())).collect(),
-        }
+        let (mut text, mut ends) = (String::new(), Vec::new());
+        let mut push = |key: &str, value: &str| {
+            for part in [key, value] {
+                text.push_str(part);
+                ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
+            }
+        };
+        // The map is ordered, so the labels are sorted.
+        let labels = value["metadata"]["labels"].as_object();
+        labels.into_iter().flatten().for_each(|(key, value)| push(key, value.as_str().unwrap_or_default()));
+        fields.iter().for_each(|(name, value)| push(name, value));
+        let labels = labels.map_or(0, |labels| u32::try_from(labels.len()).unwrap_or(u32::MAX));
+        Attributes { text: text.into(), ends: ends.into(), labels }
+    }
+
+    fn part(&self, at: usize) -> Option<&str> {
+        let start = if at == 0 { 0 } else { *self.ends.get(at - 1)? };
+        self.text.get(start as usize..*self.ends.get(at)? as usize)
     }
 
     /// The value of a label.
     pub fn label(&self, key: &str) -> Option<&str> {
-        let at = self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
-        self.labels.get(at).map(|(_, v)| &**v)
+        let (mut low, mut high) = (0, self.labels as usize);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            match self.part(2 * middle)?.cmp(key) {
+                std::cmp::Ordering::Equal => return self.part(2 * middle + 1),
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        None
     }
 
     /// The value of a selectable field that the kind has of its own.
     pub fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(k, _)| *k == name).map(|(_, v)| &**v)
+        let at = (self.labels as usize..self.ends.len() / 2).find(|at| self.part(2 * at) == Some(name))?;
+        self.part(2 * at + 1)
     }
 }
 
@@ -58,9 +89,6 @@ pub struct Entry {
     pub(crate) hole: usize,
     attributes: OnceLock<Attributes>,
     protobuf: OnceLock<Bytes>,
-    /// In which encodings it has been part of a compressed list, a bit each.
-    listed: AtomicU8,
-    deflated: [OnceLock<Box<[u8]>>; 2],
     value: Mutex<Option<Arc<Value>>>,
     decoded: Arc<Decoded>,
 }
@@ -74,19 +102,7 @@ impl std::fmt::Debug for Entry {
 impl Entry {
     /// An entry as it was read from the disk.
     pub(crate) fn stored(key: Arc<str>, create_revision: u64, revision: u64, hole: usize, json: Bytes, decoded: Arc<Decoded>) -> Entry {
-        Entry {
-            key,
-            create_revision,
-            revision,
-            json,
-            hole,
-            attributes: OnceLock::new(),
-            protobuf: OnceLock::new(),
-            listed: AtomicU8::new(0),
-            deflated: Default::default(),
-            value: Mutex::new(None),
-            decoded,
-        }
+        Entry { key, create_revision, revision, json, hole, attributes: OnceLock::new(), protobuf: OnceLock::new(), value: Mutex::new(None), decoded }
     }
 
     /// The last state of a removed object, at the revision of its removal.
@@ -129,31 +145,6 @@ impl Entry {
     pub fn protobuf(self: &Arc<Self>, encode: impl FnOnce(&Value) -> Vec<u8>) -> Bytes {
         self.protobuf.get_or_init(|| encode(&self.value()).into()).clone()
     }
-
-    /// The object as a piece of a deflate stream, made and kept from the second time on that it is asked for: an object that
-    /// changes between lists is not worth it.
-    pub fn deflated(&self, encoding: Deflated, make: impl FnOnce() -> Option<Box<[u8]>>) -> Option<&[u8]> {
-        let slot = &self.deflated[encoding as usize];
-        if let Some(piece) = slot.get() {
-            return Some(piece);
-        }
-        // No order is needed: who sees an old value compresses once more.
-        let bit = 1 << encoding as u8;
-        if self.listed.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-            return None;
-        }
-        let piece = make()?;
-        Some(slot.get_or_init(|| piece))
-    }
-}
-
-/// The encodings whose pieces of compressed lists are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deflated {
-    /// Of the JSON that is answered.
-    Json,
-    /// Of the protobuf message of the storage version.
-    Protobuf,
 }
 
 /// A change: an object made, changed or removed.
@@ -178,13 +169,11 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Encodes an object. `fields` are its selectable fields.
-    pub fn new(mut value: Value, fields: Vec<(&'static str, String)>) -> Draft {
-        let (body, hole) = encode(&value);
+    /// Encodes an object of a type. `fields` are its selectable fields.
+    pub fn new(mut value: Value, ty: Option<TypeRef<'_>>, fields: Vec<(&'static str, String)>) -> Draft {
+        set_version(&mut value, String::new());
+        let (body, hole) = json::encode_with_hole(ty, &value);
         let attributes = Attributes::new(&value, fields);
-        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.remove("resourceVersion");
-        }
         Draft { value, body, hole, attributes }
     }
 
@@ -193,11 +182,7 @@ impl Draft {
         let Draft { mut value, body, hole, attributes } = self;
         let (head, tail) = body.split_at(hole);
         let json = splice(head, revision, tail);
-        if let Value::Object(map) = &mut value
-            && let Value::Object(metadata) = map.entry("metadata").or_insert_with(|| Value::Object(Map::new()))
-        {
-            metadata.insert("resourceVersion".into(), Value::String(revision.to_string()));
-        }
+        set_version(&mut value, revision.to_string());
         let entry = Arc::new(Entry {
             key,
             create_revision,
@@ -206,8 +191,6 @@ impl Draft {
             hole,
             attributes: OnceLock::from(attributes),
             protobuf: OnceLock::new(),
-            listed: AtomicU8::new(0),
-            deflated: Default::default(),
             value: Mutex::new(Some(Arc::new(value))),
             decoded: Arc::clone(decoded),
         });
@@ -216,51 +199,27 @@ impl Draft {
     }
 }
 
-/// The object's JSON with an empty resourceVersion as the first field of its metadata, and where its digits go.
-fn encode(value: &Value) -> (Vec<u8>, usize) {
-    let mut out = Vec::with_capacity(1024);
-    let mut hole = 0;
-    let empty = Map::new();
-    let map = value.as_object().unwrap_or(&empty);
-    let mut head = |out: &mut Vec<u8>, metadata: &Map<String, Value>| {
-        out.extend_from_slice(br#""metadata":{"resourceVersion":""#);
-        hole = out.len();
-        out.push(b'"');
-        for (key, value) in metadata.iter().filter(|(key, _)| *key != "resourceVersion") {
-            out.push(b',');
-            field(out, key, value);
-        }
-        out.push(b'}');
-    };
-    out.push(b'{');
-    let mut found = false;
-    for (at, (key, value)) in map.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        match value {
-            Value::Object(metadata) if key == "metadata" => {
-                found = true;
-                head(&mut out, metadata);
-            }
-            _ => field(&mut out, key, value),
-        }
+/// Every object has metadata with a resourceVersion.
+fn set_version(value: &mut Value, version: String) {
+    let Value::Object(map) = value else { return };
+    let metadata = map.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+    if !metadata.is_object() {
+        *metadata = Value::Object(Map::new());
     }
-    if !found {
-        if !map.is_empty() {
-            out.push(b',');
-        }
-        head(&mut out, &empty);
-    }
-    out.push(b'}');
-    (out, hole)
+    metadata["resourceVersion"] = Value::String(version);
 }
 
-/// `"key":value`. Writing JSON of a tree into memory cannot fail.
-fn field(out: &mut Vec<u8>, key: &str, value: &Value) {
-    let _ = serde_json::to_writer(&mut *out, key);
-    out.push(b':');
-    let _ = serde_json::to_writer(out, value);
+/// An object that was stored with sorted keys, as before the original's order was known, in that order: its bytes, and where
+/// its revision stands.
+pub(crate) fn put_in_order(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let value: Value = serde_json::from_slice(bytes).ok()?;
+    let api_version = value["apiVersion"].as_str()?;
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let gvk = Gvk { group: group.into(), version: version.into(), kind: value["kind"].as_str()?.into() };
+    let revision = value["metadata"]["resourceVersion"].as_str()?;
+    let (mut body, hole) = json::encode_with_hole(schema::builtin().kind(&gvk), &value);
+    body.splice(hole..hole, revision.bytes());
+    Some((body, hole))
 }
 
 fn splice(head: &[u8], revision: u64, tail: &[u8]) -> Bytes {

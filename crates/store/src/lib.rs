@@ -12,20 +12,29 @@
 //! Invariants:
 //! - a revision is given to one change only, and revisions are published in order;
 //! - when [`Store::revision`] says R, every change up to R is in its bucket;
-//! - a watch delivers every change of its bucket after its start exactly once and in order, or ends.
+//! - a watch delivers every change of its scope after its start exactly once and in order, or ends;
+//! - what was acknowledged and is not there at the next start is told, and nobody starts without it by accident.
+//!
+//! What is kept for those who come back (history, older snapshots, indexes) ends by age, number and bytes; the committing
+//! thread looks for what is over, also when there is nothing to commit.
 
 mod disk;
 mod embedded;
 mod entry;
 mod history;
+mod index;
 mod memory;
+mod routes;
+mod synced;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 pub use disk::OpenError;
-pub use entry::{Attributes, Deflated, Draft, Entry, Event};
-pub use memory::{Bucket, Snapshot};
+pub use entry::{Attributes, Draft, Entry, Event, FieldsOf};
+pub use index::Demand;
+pub use memory::{Bucket, Candidates, Snapshot};
+pub use routes::Scope;
 pub use watch::{Expired, Watch};
 
 use memory::Memory;
@@ -77,11 +86,13 @@ pub(crate) trait Backend: Send + Sync {
 pub struct Options {
     /// For how long a list at an older revision can be continued (the original compacts after five minutes).
     pub compaction: Duration,
+    /// Goes on without what is damaged or missing on disk, instead of refusing to open.
+    pub accept_data_loss: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { compaction: Duration::from_secs(5 * 60) }
+        Options { compaction: Duration::from_secs(5 * 60), accept_data_loss: false }
     }
 }
 
@@ -99,7 +110,7 @@ impl Store {
     /// Another process uses it, the disk refuses, or what lies there is damaged.
     pub fn open(directory: &Path, options: &Options) -> Result<Store, OpenError> {
         let memory = Arc::new(Memory::new(options.compaction));
-        let disk = disk::Disk::open(directory, &memory)?;
+        let disk = disk::Disk::open(directory, options.accept_data_loss, &memory)?;
         let backend = embedded::Embedded::start(Some(disk), Arc::clone(&memory)).map_err(|e| OpenError::io(directory, e))?;
         Ok(Store { memory, backend: Arc::new(backend) })
     }
@@ -137,12 +148,18 @@ impl Store {
         }
     }
 
-    /// The changes of a bucket after a revision.
+    /// The newest state of a bucket, and where an index knows it, the only entries that can meet the demands. `fields` tells
+    /// the selectable fields of an object. An index that would help is made for the next time.
+    pub fn snapshot_for(&self, bucket: &Bucket, demands: &[Demand<'_>], fields: &FieldsOf) -> (Snapshot, Option<Candidates>) {
+        self.memory.snapshot_for(bucket, demands, fields)
+    }
+
+    /// The changes of a bucket, or a part of it, after a revision.
     ///
     /// # Errors
     /// The bucket's history begins later.
-    pub fn watch(&self, bucket: &Bucket, from: u64) -> Result<Watch, Expired> {
-        Watch::new(Arc::clone(&self.memory), bucket.clone(), from)
+    pub fn watch(&self, bucket: &Bucket, from: u64, scope: Scope, fields: &FieldsOf) -> Result<Watch, Expired> {
+        Watch::new(Arc::clone(&self.memory), bucket.clone(), from, scope, fields)
     }
 
     /// Writes an entry and returns it when it is durable and in memory.

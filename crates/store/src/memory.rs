@@ -2,8 +2,10 @@
 
 use crate::{
     Expect,
-    entry::{Decoded, Entry, Event},
+    entry::{Decoded, Entry, Event, FieldsOf},
     history::History,
+    index::{self, Demand, Indexes, Keys},
+    routes::Routes,
 };
 use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
@@ -18,7 +20,9 @@ use std::{
 };
 use tokio::sync::watch;
 
-type Entries = OrdMap<Arc<str>, Arc<Entry>>;
+pub(crate) type Entries = OrdMap<Arc<str>, Arc<Entry>>;
+/// How many entries a namespace has, by the prefix of its keys.
+type Counts = OrdMap<Arc<str>, usize>;
 
 /// The objects of one resource. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -27,23 +31,81 @@ pub struct Bucket(Arc<Inner>);
 struct Inner {
     prefix: Arc<str>,
     state: RwLock<State>,
-    /// The snapshot at an older revision that was made last: the next page of a list asks for it again.
-    older: Mutex<Option<(u64, Entries)>>,
-    /// Tells watches the end of the history.
+    /// The snapshots at older revisions that were made last: the next pages of lists ask for them again.
+    older: Mutex<Vec<Older>>,
+    /// Tells watches of the whole bucket the end of the history.
     signal: watch::Sender<u64>,
 }
 
-struct State {
+/// Older snapshots that a bucket remembers: as many lists are paged through at once without undoing changes for each page.
+const OLDER_MAX: usize = 4;
+/// An older snapshot that nobody asked for so long is forgotten, and with it the objects that it alone holds.
+const OLDER_UNUSED_MAX: Duration = Duration::from_secs(60);
+
+struct Older {
+    revision: u64,
+    content: Content,
+    used: Instant,
+}
+
+/// What a bucket holds at one revision.
+#[derive(Clone, Default)]
+struct Content {
     entries: Entries,
+    counts: Counts,
+}
+
+impl Content {
+    fn insert(&mut self, key: Arc<str>, entry: Arc<Entry>) {
+        let namespace = namespace(&key);
+        if self.entries.insert(Arc::clone(&key), entry).is_none() {
+            match self.counts.get_mut(namespace) {
+                Some(count) => *count += 1,
+                None => {
+                    self.counts.insert(namespace.into(), 1);
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &str) {
+        if self.entries.remove(key).is_none() {
+            return;
+        }
+        let namespace = namespace(key);
+        match self.counts.get_mut(namespace) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                self.counts.remove(namespace);
+            }
+        }
+    }
+}
+
+/// A key without its last part.
+fn namespace(key: &str) -> &str {
+    key.rfind('/').map_or("", |slash| key.split_at(slash + 1).0)
+}
+
+pub(crate) struct State {
+    content: Content,
     /// The revision of the last change.
     last: u64,
-    history: History,
+    /// The same of the last change that is published, which watches tell.
+    told: u64,
+    pub(crate) history: History,
+    pub(crate) indexes: Indexes,
+    pub(crate) routes: Routes,
 }
 
 impl Bucket {
-    fn new(prefix: &str, entries: Entries, revision: u64) -> Self {
-        let state = State { entries, last: revision, history: History::new(revision) };
-        Bucket(Arc::new(Inner { prefix: prefix.into(), state: RwLock::new(state), older: Mutex::new(None), signal: watch::Sender::new(0) }))
+    fn new(prefix: &str, entries: BTreeMap<Arc<str>, Arc<Entry>>, revision: u64, age_max: Duration) -> Self {
+        let mut content = Content::default();
+        entries.into_iter().for_each(|(key, entry)| content.insert(key, entry));
+        let history = History::new(revision, age_max);
+        let state = State { content, last: revision, told: revision, history, indexes: Indexes::default(), routes: Routes::default() };
+        let (older, signal) = (Mutex::default(), watch::Sender::new(0));
+        Bucket(Arc::new(Inner { prefix: prefix.into(), state: RwLock::new(state), older, signal }))
     }
 
     /// The prefix of all keys.
@@ -53,17 +115,17 @@ impl Bucket {
 
     /// The present entry of a key.
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
-        self.0.state.read().entries.get(key).cloned()
+        self.0.state.read().content.entries.get(key).cloned()
     }
 
-    /// The revision of the bucket's last change.
+    /// The revision of the bucket's last change that is published: a watch tells it at once.
     pub fn last_revision(&self) -> u64 {
-        self.0.state.read().last
+        self.0.state.read().told
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.0.state.read().entries.len()
+        self.0.state.read().content.entries.len()
     }
 
     /// Whether there is no entry.
@@ -87,23 +149,59 @@ impl Bucket {
         read(&self.0.state.read().history)
     }
 
+    pub(crate) fn write<R>(&self, write: impl FnOnce(&mut State) -> R) -> R {
+        write(&mut self.0.state.write())
+    }
+
+    /// The entries at the bucket's last change, and its revision.
+    pub(crate) fn entries(&self) -> (Entries, u64) {
+        let state = self.0.state.read();
+        (state.content.entries.clone(), state.last)
+    }
+
+    /// Gives back what is too old or not used.
+    pub(crate) fn forget(&self, now: Instant) {
+        let forgotten = std::mem::take(&mut *self.0.older.lock());
+        let (kept, forgotten): (Vec<_>, Vec<_>) = forgotten.into_iter().partition(|o| now.duration_since(o.used) < OLDER_UNUSED_MAX);
+        self.0.older.lock().extend(kept);
+        drop(forgotten);
+        self.write(|state| {
+            state.history.forget(now);
+            state.indexes.forget(now);
+        });
+    }
+
     /// Brings changes into memory, all at once for readers.
     pub(crate) fn apply(&self, now: Instant, events: impl Iterator<Item = (Arc<str>, Arc<Event>)>) {
         let mut state = self.0.state.write();
         for (key, event) in events {
             state.last = event.revision;
             match &event.new {
-                Some(entry) => state.entries.insert(key, Arc::clone(entry)),
-                None => state.entries.remove(&*key),
-            };
+                Some(entry) => state.content.insert(key, Arc::clone(entry)),
+                None => state.content.remove(&key),
+            }
+            state.indexes.apply(&event);
+            state.routes.tell(&event);
             state.history.push(now, event);
         }
     }
 
+    /// How many changes and older snapshots are remembered.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> (u64, usize) {
+        (self.history(|h| h.end() - h.begin()), self.0.older.lock().len())
+    }
+
     /// Wakes the watches; called when the revision is published.
     pub(crate) fn wake(&self) {
-        let end = self.history(History::end);
+        let (end, touched) = self.write(|state| {
+            state.told = state.last;
+            (state.history.end(), state.routes.touched())
+        });
         self.0.signal.send_replace(end);
+        for queue in touched {
+            queue.signal.notify_one();
+        }
     }
 }
 
@@ -118,7 +216,8 @@ pub(crate) fn meets(present: Option<&Entry>, expect: Expect) -> bool {
 /// The state of a bucket at one revision.
 pub struct Snapshot {
     revision: u64,
-    entries: Entries,
+    prefix: Arc<str>,
+    content: Content,
 }
 
 impl Snapshot {
@@ -129,13 +228,30 @@ impl Snapshot {
 
     /// The entry of a key.
     pub fn get(&self, key: &str) -> Option<&Arc<Entry>> {
-        self.entries.get(key)
+        self.content.entries.get(key)
+    }
+
+    /// How many entries there are below a prefix that is the bucket's or a namespace's.
+    pub fn count(&self, prefix: &str) -> usize {
+        if *prefix == *self.prefix { self.content.entries.len() } else { self.content.counts.get(prefix).copied().unwrap_or(0) }
     }
 
     /// The entries whose keys start with `prefix` and come after `after`, in order.
     pub fn range<'s>(&'s self, prefix: &'s str, after: &'s str) -> impl Iterator<Item = &'s Arc<Entry>> {
         let from = if after >= prefix { Bound::Excluded(after) } else { Bound::Included(prefix) };
-        self.entries.range::<_, str>((from, Bound::Unbounded)).map(|(_, e)| e).take_while(move |e| e.key.starts_with(prefix))
+        self.content.entries.range::<_, str>((from, Bound::Unbounded)).map(|(_, e)| e).take_while(move |e| e.key.starts_with(prefix))
+    }
+}
+
+/// What an index knows of a snapshot: the only keys that can meet what was demanded.
+pub struct Candidates(Keys);
+
+impl Candidates {
+    /// The candidates whose keys start with `prefix` and come after `after`, in order.
+    pub fn range<'c>(&'c self, snapshot: &'c Snapshot, prefix: &'c str, after: &'c str) -> impl Iterator<Item = &'c Arc<Entry>> {
+        let from = if after >= prefix { Bound::Excluded(after) } else { Bound::Included(prefix) };
+        let keys = self.0.range::<_, str>((from, Bound::Unbounded)).take_while(move |key| key.starts_with(prefix));
+        keys.filter_map(|key| snapshot.get(key))
     }
 }
 
@@ -208,7 +324,9 @@ impl Memory {
         if let Some(end) = end {
             unclaimed.append(&mut mine.split_off(&end));
         }
-        let bucket = Bucket::new(prefix, mine.into_iter().collect(), self.revision());
+        // As long as a list can be continued, and until the next mark.
+        let age_max = self.compaction + 2 * MARK_EVERY;
+        let bucket = Bucket::new(prefix, mine, self.revision(), age_max);
         buckets.insert(prefix.into(), bucket.clone());
         bucket
     }
@@ -219,44 +337,71 @@ impl Memory {
         key.starts_with(&**prefix).then(|| bucket.clone())
     }
 
+    /// Gives back what is too old or not used, in all buckets.
+    pub(crate) fn forget(&self, now: Instant) {
+        let buckets: Vec<Bucket> = self.buckets.read().values().cloned().collect();
+        buckets.iter().for_each(|bucket| bucket.forget(now));
+    }
+
     pub(crate) fn snapshot(&self, bucket: &Bucket) -> Snapshot {
         // The revision first: what it covers is then in the state that is read after it.
         let published = self.revision();
         let state = bucket.0.state.read();
-        Snapshot { revision: published.max(state.last), entries: state.entries.clone() }
+        Snapshot { revision: published.max(state.last), prefix: Arc::clone(&bucket.0.prefix), content: state.content.clone() }
+    }
+
+    /// The newest state, and what an index says of it. Without one, one is made for the next time.
+    pub(crate) fn snapshot_for(&self, bucket: &Bucket, demands: &[Demand<'_>], fields: &FieldsOf) -> (Snapshot, Option<Candidates>) {
+        if demands.is_empty() || bucket.len() < index::BUCKET_MIN {
+            return (self.snapshot(bucket), None);
+        }
+        let published = self.revision();
+        let (snapshot, keys) = bucket.write(|state| {
+            let revision = published.max(state.last);
+            let snapshot = Snapshot { revision, prefix: Arc::clone(&bucket.0.prefix), content: state.content.clone() };
+            (snapshot, state.indexes.keys(demands))
+        });
+        if keys.is_none() {
+            index::make(bucket, demands, fields);
+        }
+        (snapshot, keys.map(Candidates))
     }
 
     pub(crate) fn snapshot_at(&self, bucket: &Bucket, at: u64) -> Option<Snapshot> {
-        let published = self.revision();
-        if at < self.compacted(Instant::now()) {
+        let (published, now) = (self.revision(), Instant::now());
+        if at < self.compacted(now) {
             return None;
         }
-        let state = bucket.0.state.read();
-        if at >= state.last {
-            return Some(Snapshot { revision: at.min(published.max(state.last)), entries: state.entries.clone() });
+        let prefix = Arc::clone(&bucket.0.prefix);
+        if let Some(older) = bucket.0.older.lock().iter_mut().find(|older| older.revision == at) {
+            older.used = now;
+            return Some(Snapshot { revision: at, prefix, content: older.content.clone() });
         }
-        if at < state.history.complete_after() {
-            return None;
-        }
-        let mut older = bucket.0.older.lock();
-        if let Some((revision, entries)) = &*older
-            && *revision == at
-        {
-            return Some(Snapshot { revision: at, entries: entries.clone() });
-        }
-        let mut entries = state.entries.clone();
-        for event in state.history.back_to(at) {
+        // What is to be undone is taken under the lock, and undone without it.
+        let (mut content, events) = {
+            let state = bucket.0.state.read();
+            if at >= state.last {
+                return Some(Snapshot { revision: at.min(published.max(state.last)), prefix, content: state.content.clone() });
+            }
+            if at < state.history.complete_after() {
+                return None;
+            }
+            (state.content.clone(), state.history.back_to(at).cloned().collect::<Vec<_>>())
+        };
+        for event in events {
             match (&event.old, &event.new) {
-                (Some(old), _) => {
-                    entries.insert(Arc::clone(&old.key), Arc::clone(old));
-                }
-                (None, Some(new)) => {
-                    entries.remove(&*new.key);
-                }
+                (Some(old), _) => content.insert(Arc::clone(&old.key), Arc::clone(old)),
+                (None, Some(new)) => content.remove(&new.key),
                 (None, None) => {}
             }
         }
-        *older = Some((at, entries.clone()));
-        Some(Snapshot { revision: at, entries })
+        let mut older = bucket.0.older.lock();
+        if older.len() >= OLDER_MAX
+            && let Some(longest) = (0..older.len()).min_by_key(|at| older[*at].used)
+        {
+            older.remove(longest);
+        }
+        older.push(Older { revision: at, content: content.clone(), used: now });
+        Some(Snapshot { revision: at, prefix, content })
     }
 }

@@ -24,7 +24,7 @@ pub(super) async fn wait_for_default(server: &ApiServer, namespace: &str, pod: &
         return;
     }
     let Some(row) = server.row(ACCOUNTS.0, ACCOUNTS.1, ACCOUNTS.2) else { return };
-    let Ok(mut watch) = storage::watch(server, &row, storage::revision(server)) else { return };
+    let Ok(mut watch) = storage::watch(server, &row, storage::revision(server), storage::Scope::Bucket) else { return };
     let there = async {
         while server.read(&ACCOUNTS, namespace, name).is_err() {
             if watch.next().await.is_err() {

@@ -1,5 +1,6 @@
 //! Continue tokens: where the next page of a list starts, and at which revision. The form is upstream's: base64url of
-//! `{"v":"meta.k8s.io/v1","rv":REVISION,"start":KEY}`, where a start that ends in a zero byte means "after".
+//! `{"v":"meta.k8s.io/v1","rv":REVISION,"start":KEY}`, where a start that ends in a zero byte means "after". Ours also tell
+//! how many objects are left, so that no page has to count them.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use machinery::status::Status;
@@ -14,6 +15,8 @@ pub(crate) struct Cursor {
     pub(crate) revision: Option<u64>,
     /// The last key of the page before, relative to the resource's root.
     pub(crate) after: String,
+    /// How many come after it, where that is known.
+    pub(crate) left: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -22,13 +25,15 @@ struct Token {
     rv: i64,
     #[serde(default)]
     start: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    left: Option<u64>,
 }
 
 impl Cursor {
     /// Encodes the token.
     pub(crate) fn encode(&self) -> String {
         let rv = self.revision.and_then(|r| i64::try_from(r).ok()).unwrap_or(-1);
-        let token = Token { v: VERSION.into(), rv, start: format!("{}\0", self.after) };
+        let token = Token { v: VERSION.into(), rv, start: format!("{}\0", self.after), left: self.left };
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
     }
 
@@ -47,7 +52,7 @@ impl Cursor {
             return Err(bad("encoded start key empty (version meta.k8s.io/v1)"));
         }
         let after = token.start.strip_suffix('\0').unwrap_or(&token.start).to_owned();
-        Ok(Cursor { revision: u64::try_from(token.rv).ok(), after })
+        Ok(Cursor { revision: u64::try_from(token.rv).ok(), after, left: token.left })
     }
 }
 
@@ -57,9 +62,9 @@ mod tests {
 
     #[test]
     fn there_and_back() {
-        let cursor = Cursor { revision: Some(7), after: "default/a".into() };
+        let cursor = Cursor { revision: Some(7), after: "default/a".into(), left: Some(3) };
         assert_eq!(Cursor::decode(&cursor.encode()).unwrap(), cursor);
-        let any = Cursor { revision: None, after: "a".into() };
+        let any = Cursor { revision: None, after: "a".into(), left: None };
         assert_eq!(Cursor::decode(&any.encode()).unwrap(), any);
         assert_eq!(Cursor::decode("%%").unwrap_err().code, 400);
     }

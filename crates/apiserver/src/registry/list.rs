@@ -3,14 +3,19 @@
 use super::{Call, Selectors, cursor::Cursor};
 use crate::{
     respond::{Answer, List},
-    storage,
+    rows::Row,
+    storage::{self, Demand},
 };
 use http::StatusCode;
 use machinery::{
     field::{self, Path},
+    fields::FieldSelector,
+    labels::{Operator, Selector},
     status::Status,
 };
 use serde_json::json;
+use std::sync::Arc;
+use store::Entry;
 
 /// Answers a GET of one object.
 pub(crate) fn get(call: &Call<'_>) -> Result<Answer, Status> {
@@ -26,6 +31,8 @@ struct Options {
     /// The snapshot that is asked for exactly.
     exact: Option<u64>,
     after: String,
+    /// How many are left after the page before, where its token says so.
+    left: Option<u64>,
 }
 
 /// Answers a GET of many.
@@ -44,13 +51,17 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Answer, Status> {
 
 /// Every selected object of the newest snapshot.
 pub(crate) fn all(call: &Call<'_>, selectors: &Selectors) -> Result<List, Status> {
-    select(call, selectors, &Options { limit: 0, exact: None, after: String::new() }).ok_or_else(|| Status::internal("the newest state is not there"))
+    select(call, selectors, &Options { limit: 0, exact: None, after: String::new(), left: None })
+        .ok_or_else(|| Status::internal("the newest state is not there"))
 }
 
 /// The selected objects of a snapshot; `None` if that is no longer known.
 fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Option<List> {
     let row = call.row;
-    let snapshot = storage::snapshot(call.server, row, options.exact)?;
+    let (snapshot, candidates) = match options.exact {
+        None => storage::candidates(call.server, row, &demands(row, selectors)),
+        exact => (storage::snapshot(call.server, row, exact)?, None),
+    };
     let namespace = call.namespace();
     let prefix = if namespace.is_empty() { row.root_key.clone() } else { format!("{}{namespace}/", row.root_key) };
     let start = if options.after.is_empty() { String::new() } else { format!("{}{}", row.root_key, options.after) };
@@ -61,30 +72,36 @@ fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Option<L
     }
     let everything = selectors.is_everything();
     let mut list = List { entries: Vec::new(), revision: snapshot.revision(), next: String::new(), remaining: None };
-    let mut left = 0_u64;
-    for entry in snapshot.range(&prefix, &start) {
-        if options.limit > 0 && list.entries.len() >= options.limit {
-            if !everything {
-                // With a selector the rest is not counted, as upstream: one more match is enough to go on.
-                if selectors.matches(row, entry) {
-                    left = 1;
-                    break;
-                }
-                continue;
-            }
-            left += 1;
-            continue;
-        }
-        if everything || selectors.matches(row, entry) {
-            list.entries.push(entry.clone());
-        }
+    let all: Box<dyn Iterator<Item = &Arc<Entry>>> = match &candidates {
+        Some(candidates) => Box::new(candidates.range(&snapshot, &prefix, &start)),
+        None => Box::new(snapshot.range(&prefix, &start)),
+    };
+    let mut selected = all.filter(|entry| everything || selectors.matches(row, entry));
+    if options.limit == 0 {
+        list.entries.extend(selected.cloned());
+        return Some(list);
     }
-    if left > 0 {
+    list.entries.extend(selected.by_ref().take(options.limit).cloned());
+    // With a selector the rest is not counted, as upstream: one more match is enough to go on.
+    if selected.next().is_some() {
         let after = list.entries.last().map(|e| storage::key(e).strip_prefix(row.root_key.as_str()).unwrap_or_default().to_owned());
-        list.next = Cursor { revision: Some(list.revision), after: after.unwrap_or_default() }.encode();
-        list.remaining = everything.then_some(left);
+        // Each page has one snapshot, so the pages before it tell what is left.
+        let before = if options.after.is_empty() { u64::try_from(snapshot.count(&prefix)).ok() } else { options.left };
+        list.remaining = before.filter(|_| everything).and_then(|before| before.checked_sub(list.entries.len() as u64));
+        list.next = Cursor { revision: Some(list.revision), after: after.unwrap_or_default(), left: list.remaining }.encode();
     }
     Some(list)
+}
+
+/// What an index may know: the labels and fields that must have one value.
+fn demands<'s>(row: &Row, selectors: &'s Selectors) -> Vec<Demand<'s>> {
+    let fields = selectors.fields.iter().flat_map(FieldSelector::requirements);
+    // Name and namespace are in the key; another version's fields are not those of what is stored.
+    let fields = fields.filter(|r| r.equal && !row.converts && !r.field.starts_with("metadata."));
+    let labels = selectors.labels.iter().flat_map(Selector::requirements);
+    let labels = labels.filter(|r| r.operator == Operator::In && r.values.len() == 1);
+    let fields = fields.map(|r| Demand::Field(&r.field, &r.value));
+    fields.chain(labels.flat_map(|r| r.values.iter().map(|value| Demand::Label(&r.key, value)))).collect()
 }
 
 /// The one name that a field selector asks for, where the place of the object is known: no search is needed.
@@ -102,7 +119,7 @@ fn page_too_old(options: &Options) -> Answer {
          now may show up in the list.",
     );
     let mut value = status.to_value();
-    value["metadata"]["continue"] = Cursor { revision: None, after: options.after.clone() }.encode().into();
+    value["metadata"]["continue"] = Cursor { revision: None, after: options.after.clone(), left: options.left }.encode().into();
     Answer::Other(StatusCode::GONE, value)
 }
 
@@ -140,7 +157,7 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
         let cursor = Cursor::decode(token)?;
-        return Ok(Options { limit, exact: cursor.revision, after: cursor.after });
+        return Ok(Options { limit, exact: cursor.revision, after: cursor.after, left: cursor.left });
     }
     let wanted = revision(version, "ListOptions")?;
     let current = storage::revision(call.server);
@@ -149,7 +166,7 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
     }
     // Upstream reads an exact snapshot also where a limit goes with a version and no rule is given.
     let exact = wanted.filter(|v| *v > 0 && (rule == "Exact" || (rule.is_empty() && limit > 0)));
-    Ok(Options { limit, exact, after: String::new() })
+    Ok(Options { limit, exact, after: String::new(), left: None })
 }
 
 /// Reads a resourceVersion; 422 in Go's words.

@@ -10,7 +10,7 @@ use crate::{
     negotiate::{Encoding, Form},
     respond::{self, Answer},
     rows::Row,
-    storage::{self, Change},
+    storage::{self, Change, Scope},
     table,
 };
 use bytes::Bytes;
@@ -111,7 +111,7 @@ pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, Status> {
         bookmark: options.bookmarks.then(|| Box::pin(tokio::time::sleep(BOOKMARK_EVERY))),
         wanted,
     };
-    match storage::watch(call.server, &stream.wanted.row, from) {
+    match storage::watch(call.server, &stream.wanted.row, from, stream.wanted.scope()) {
         Ok(source) => stream.source = Some(source),
         Err(storage::Expired(oldest)) => stream.ended = Some(Status::expired(format!("too old resource version: {from} ({oldest})"))),
     }
@@ -141,7 +141,25 @@ struct Wanted {
     selectors: Selectors,
 }
 
+/// The field by which the original tells its watches apart, since each node watches its own pods.
+const NODE: &str = "spec.nodeName";
+
 impl Wanted {
+    /// The narrowest part of the resource's changes that holds all that is wanted.
+    fn scope(&self) -> Scope {
+        let exact = |field: &str| self.selectors.fields.as_ref().and_then(|fields| fields.exact(field));
+        let name = if self.name.is_empty() { exact("metadata.name") } else { Some(self.name.as_str()) };
+        let placed = !self.row.resource.namespaced || self.prefix != self.row.root_key;
+        if let Some(name) = name.filter(|_| placed) {
+            return Scope::Object(format!("{}{name}", self.prefix));
+        }
+        let own_fields = !self.row.converts;
+        if let Some(node) = exact(NODE).filter(|_| own_fields) {
+            return Scope::Field(NODE, node.to_owned());
+        }
+        if self.prefix == self.row.root_key { Scope::Bucket } else { Scope::Namespace(self.prefix.clone()) }
+    }
+
     fn takes(&self, entry: &Arc<Entry>) -> bool {
         let key = storage::key(entry);
         key.starts_with(self.prefix.as_str())
@@ -295,9 +313,8 @@ impl Stream {
             Form::Object => self.whole(kind, Some(row.ty()), value),
             Form::Table => {
                 let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
-                let rows = (kind != "BOOKMARK").then_some(value);
-                let table = table::table(&row, rows.into_iter(), metadata, self.format.include, first, SystemTime::now());
-                self.whole(kind, None, &table)
+                let object = (kind != "BOOKMARK").then_some(value);
+                json_line(kind, &table::one(&row, object, &metadata, self.format.include, first, SystemTime::now()))
             }
             Form::Partial => {
                 let partial = table::partial(value);
@@ -309,7 +326,7 @@ impl Stream {
     fn whole(&self, kind: &str, ty: Option<machinery::schema::TypeRef<'_>>, value: &Value) -> Bytes {
         match (self.format.encoding, ty) {
             (Encoding::Protobuf, Some(ty)) => delimited(&proto::watch_event(kind, &proto::encode(ty, value))),
-            _ => json_line(kind, &machinery::json::encode(value)),
+            _ => json_line(kind, &machinery::json::encode_as(ty, value)),
         }
     }
 

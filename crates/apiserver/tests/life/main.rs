@@ -1,6 +1,7 @@
 //! The life of ConfigMaps, Pods and Deployments, driven through [`apiserver::ApiServer::handle`] as an in-process caller does.
 
 mod support;
+mod wire;
 
 use serde_json::{Value, json};
 use support::{Server, names};

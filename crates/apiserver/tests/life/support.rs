@@ -116,6 +116,11 @@ impl Server {
         Watch { body: response.into_body(), buffer: Vec::new() }
     }
 
+    /// A body that is still to come.
+    pub async fn body(&self, uri: &str) -> Body {
+        self.send("admin", Method::GET, uri, &[], "").await.into_body()
+    }
+
     /// Code and body as they come.
     pub async fn raw(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: &'static str) -> (u16, Bytes) {
         self.raw_as("admin", method, uri, headers, body).await

@@ -1,0 +1,427 @@
+//! Lists, written as they are sent: an answer holds a window of what it sends, whatever the number of objects.
+//!
+//! A list is a head, its items and a tail. [`Listing`] makes windows of them: JSON from the bytes that lie in memory, YAML,
+//! tables and bare metadata from one tree at a time; indentation is added as the bytes pass. A large list that is asked for
+//! compressed is put together from stretches that are kept ([`crate::gzip`]). The first window is made with the request, the
+//! rest on the heavy threads, when the connection has room for them.
+//!
+//! Items of a built-in type carry no apiVersion and kind, as the original's typed lists; those of custom resources do.
+
+use crate::{
+    Body, BoxError,
+    gzip::{self, Packed, Packer},
+    negotiate::{self, Accepted, Encoding, Form},
+    offload,
+    respond::{self, List},
+    rows::Row,
+    storage, table,
+};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use machinery::{
+    Map, Value,
+    gvk::Gvk,
+    json, proto,
+    schema::{self, TypeRef},
+    yaml,
+};
+use std::{collections::VecDeque, sync::Arc, time::SystemTime, vec};
+use store::Entry;
+
+/// A window of an answer: so much is made at a time.
+const WINDOW_BYTES: usize = 64 * 1024;
+
+/// What a list's items are made of.
+enum Items {
+    Stored(vec::IntoIter<Arc<Entry>>),
+    Computed(vec::IntoIter<Value>),
+}
+
+enum Item {
+    Stored(Arc<Entry>),
+    Computed(Value),
+}
+
+impl Iterator for Items {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        match self {
+            Items::Stored(entries) => entries.next().map(Item::Stored),
+            Items::Computed(values) => values.next().map(Item::Computed),
+        }
+    }
+}
+
+/// How a list is asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) accepted: Accepted,
+    pub(crate) include: table::Include,
+    pub(crate) now: SystemTime,
+}
+
+/// Answers a list of stored objects.
+pub(crate) fn stored(row: &Arc<Row>, asked: Asked, list: List) -> Response<Body> {
+    let plain = matches!(asked.accepted.encoding, Encoding::Json if !asked.accepted.pretty) || asked.accepted.encoding == Encoding::Protobuf;
+    if asked.accepted.gzip && plain && asked.accepted.form == Form::Object && !row.converts {
+        let mut bytes = 0;
+        let large = list.entries.iter().any(|entry| {
+            bytes += entry.json.len();
+            bytes >= gzip::MIN_BYTES
+        });
+        if large {
+            return packed(row, asked, list);
+        }
+    }
+    let metadata = list.metadata();
+    answer(Listing::new(row, asked, &metadata, Items::Stored(list.entries.into_iter())))
+}
+
+/// Answers a list of objects that are found out when they are asked for.
+pub(crate) fn computed(row: &Arc<Row>, asked: Asked, values: Vec<Value>) -> Response<Body> {
+    let metadata = Value::Object(Map::new());
+    answer(Listing::new(row, asked, &metadata, Items::Computed(values.into_iter())))
+}
+
+fn media(accepted: Accepted) -> &'static str {
+    match accepted.encoding {
+        Encoding::Json => negotiate::JSON,
+        Encoding::Yaml => negotiate::YAML,
+        Encoding::Protobuf => negotiate::PROTOBUF,
+    }
+}
+
+/// A small list leaves whole, a large one as it is made.
+fn answer(mut listing: Listing) -> Response<Body> {
+    let (accepted, mut first) = (listing.asked.accepted, Vec::new());
+    while first.len() < gzip::MIN_BYTES {
+        match listing.window() {
+            Some(window) if first.is_empty() => first = window,
+            Some(window) => first.extend_from_slice(&window),
+            None => return respond::respond(StatusCode::OK, media(accepted), first),
+        }
+    }
+    let mut response = respond::respond(StatusCode::OK, media(accepted), Bytes::new());
+    let mut source = Source::Plain(listing);
+    let mut ready = VecDeque::from([Bytes::from(first)]);
+    if accepted.gzip {
+        let Source::Plain(listing) = source else { return response };
+        let mut packed = Packed::new();
+        ready = ready.into_iter().map(|first| packed.push(&first)).collect();
+        source = Source::Packed(listing, packed);
+        respond::tell_gzip(&mut response);
+    }
+    *response.body_mut() = stream_of(Stream { source: Some(source), ready });
+    response
+}
+
+/// A large list from kept stretches.
+fn packed(row: &Arc<Row>, asked: Asked, list: List) -> Response<Body> {
+    let metadata = list.metadata();
+    let bytes = || list.entries.iter().map(|entry| item_bytes(&storage::protobuf_raw(row, entry))).sum();
+    let (head, tail) = frame(row, asked, &metadata, bytes);
+    let packer = Packer::new(row, asked.accepted.encoding, head, list.entries.into_iter(), tail);
+    let mut stream = Stream { source: Some(Source::Stretches(packer)), ready: VecDeque::new() };
+    stream.advance();
+    let mut response = respond::respond(StatusCode::OK, media(asked.accepted), Bytes::new());
+    respond::tell_gzip(&mut response);
+    *response.body_mut() = stream_of(stream);
+    response
+}
+
+enum Source {
+    Plain(Listing),
+    Packed(Listing, Packed),
+    Stretches(Packer),
+}
+
+/// An answer on its way.
+struct Stream {
+    /// What makes the rest; `None` at the end.
+    source: Option<Source>,
+    /// What is made and not yet sent.
+    ready: VecDeque<Bytes>,
+}
+
+impl Stream {
+    /// Makes the next window.
+    fn advance(&mut self) {
+        let Some(source) = &mut self.source else { return };
+        let more = match source {
+            Source::Plain(listing) => listing.window().map(|window| self.ready.push_back(window.into())),
+            Source::Packed(listing, packed) => match listing.window() {
+                Some(window) => {
+                    self.ready.push_back(packed.push(&window));
+                    Some(())
+                }
+                None => {
+                    self.ready.push_back(packed.finish());
+                    None
+                }
+            },
+            Source::Stretches(packer) => packer.window(&mut self.ready),
+        };
+        if more.is_none() {
+            self.source = None;
+        }
+    }
+}
+
+fn stream_of(stream: Stream) -> Body {
+    let frames = stream::unfold(stream, |mut stream| async move {
+        loop {
+            match stream.ready.pop_front() {
+                // An empty frame would say nothing.
+                Some(bytes) if bytes.is_empty() => {}
+                Some(bytes) => return Some((Ok::<_, BoxError>(Frame::data(bytes)), stream)),
+                None if stream.source.is_none() => return None,
+                None => {
+                    stream = offload::call(move || {
+                        stream.advance();
+                        stream
+                    })
+                    .await;
+                }
+            }
+        }
+    });
+    StreamBody::new(frames).boxed_unsync()
+}
+
+/// Makes the windows of a list.
+pub(crate) struct Listing {
+    row: Arc<Row>,
+    asked: Asked,
+    items: Items,
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    begun: bool,
+    /// Whether no item was written.
+    empty: bool,
+    ended: bool,
+    indent: Option<json::Indent>,
+}
+
+impl Listing {
+    fn new(row: &Arc<Row>, asked: Asked, metadata: &Value, items: Items) -> Listing {
+        let bytes = || match &items {
+            Items::Stored(entries) => entries.as_slice().iter().map(|entry| item_bytes(&message(row, asked, &Item::Stored(Arc::clone(entry))))).sum(),
+            Items::Computed(values) => values.as_slice().iter().map(|value| item_bytes(&message(row, asked, &Item::Computed(value.clone())))).sum(),
+        };
+        let (head, tail) = frame(row, asked, metadata, bytes);
+        let indent = is_indented(asked.accepted).then(json::Indent::default);
+        Listing { row: Arc::clone(row), asked, items, head, tail, begun: false, empty: true, ended: false, indent }
+    }
+
+    /// The next window; `None` at the end.
+    fn window(&mut self) -> Option<Vec<u8>> {
+        if self.ended {
+            return None;
+        }
+        let mut out = Vec::with_capacity(WINDOW_BYTES + WINDOW_BYTES / 4);
+        if !self.begun {
+            self.begun = true;
+            out.append(&mut self.head);
+        }
+        while out.len() < WINDOW_BYTES {
+            let Some(item) = self.items.next() else {
+                self.ended = true;
+                self.end(&mut out);
+                break;
+            };
+            self.write(&item, &mut out);
+            self.empty = false;
+        }
+        Some(match &mut self.indent {
+            Some(indent) => {
+                let mut indented = Vec::new();
+                indent.push(&out, &mut indented);
+                indented
+            }
+            None => out,
+        })
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>) {
+        if self.empty && self.asked.accepted.encoding == Encoding::Yaml {
+            // `items:` and its line's end stand there.
+            out.pop();
+            out.extend_from_slice(b" []\n");
+        }
+        out.append(&mut self.tail);
+    }
+
+    fn write(&self, item: &Item, out: &mut Vec<u8>) {
+        match self.asked.accepted.encoding {
+            Encoding::Json => {
+                if !self.empty {
+                    out.push(b',');
+                }
+                self.write_json(item, out);
+            }
+            Encoding::Yaml => {
+                let value = match self.asked.accepted.form {
+                    Form::Object => self.bare(item),
+                    _ => {
+                        let mut text = Vec::new();
+                        self.write_json(item, &mut text);
+                        serde_json::from_slice(&text).unwrap_or_default()
+                    }
+                };
+                yaml_item(&yaml::encode(&value), out);
+            }
+            Encoding::Protobuf => {
+                let message = message(&self.row, self.asked, item);
+                out.extend_from_slice(proto::ItemHead::new(message.len()).as_ref());
+                out.extend_from_slice(&message);
+            }
+        }
+    }
+
+    fn write_json(&self, item: &Item, out: &mut Vec<u8>) {
+        match (self.asked.accepted.form, item) {
+            (Form::Object, Item::Stored(entry)) if !self.row.converts => item_json(&self.row, entry).into_iter().for_each(|part| out.extend_from_slice(part)),
+            (Form::Object, _) => out.extend_from_slice(&json::encode_as(Some(self.row.ty()), &self.bare(item))),
+            (Form::Table, _) => table::write_row(&self.row, &self.value(item), self.asked.include, self.asked.now, out),
+            (Form::Partial, _) => out.extend_from_slice(&table::partial_json(&self.value(item))),
+        }
+    }
+
+    fn value(&self, item: &Item) -> Arc<Value> {
+        value(&self.row, item)
+    }
+
+    /// An item without what the list says for all.
+    fn bare(&self, item: &Item) -> Value {
+        let mut value = (*self.value(item)).clone();
+        if let (Value::Object(map), true) = (&mut value, self.row.is_builtin()) {
+            map.remove("kind");
+            map.remove("apiVersion");
+        }
+        value
+    }
+}
+
+fn value(row: &Row, item: &Item) -> Arc<Value> {
+    match item {
+        Item::Stored(entry) => storage::value(row, entry),
+        Item::Computed(value) => Arc::new(value.clone()),
+    }
+}
+
+/// An item as a protobuf message.
+fn message(row: &Row, asked: Asked, item: &Item) -> Bytes {
+    match (asked.accepted.form, item) {
+        (Form::Partial, _) => match partial_type() {
+            Some(ty) => proto::encode_raw(ty, &table::partial(&value(row, item))).into(),
+            None => Bytes::new(),
+        },
+        (_, Item::Stored(entry)) => storage::protobuf_raw(row, entry),
+        (_, Item::Computed(value)) => proto::encode_raw(row.ty(), value).into(),
+    }
+}
+
+/// The bytes that a message takes in its list.
+fn item_bytes(message: &[u8]) -> usize {
+    proto::ItemHead::new(message.len()).as_ref().len() + message.len()
+}
+
+fn is_indented(accepted: Accepted) -> bool {
+    accepted.pretty && accepted.encoding == Encoding::Json
+}
+
+/// What stands before and after the items. A protobuf list tells its length first, so its items are measured before they are
+/// written.
+fn frame(row: &Row, asked: Asked, metadata: &Value, items_bytes: impl FnOnce() -> usize) -> (Vec<u8>, Vec<u8>) {
+    match asked.accepted.encoding {
+        Encoding::Json => {
+            let (head, mut tail) = json_frame(row, asked, metadata);
+            if !is_indented(asked.accepted) {
+                tail.push(b'\n');
+            }
+            (head, tail)
+        }
+        Encoding::Yaml => yaml_frame(row, asked, metadata),
+        Encoding::Protobuf => {
+            let kind = match asked.accepted.form {
+                Form::Partial => Gvk { group: "meta.k8s.io".into(), version: "v1".into(), kind: "PartialObjectMetadataList".into() },
+                _ => list_kind(row),
+            };
+            let frame = proto::ListFrame::new(&kind, metadata, items_bytes());
+            (frame.head, frame.tail.to_vec())
+        }
+    }
+}
+
+fn partial_type() -> Option<TypeRef<'static>> {
+    schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata")
+}
+
+/// The kind of a row's lists.
+fn list_kind(row: &Row) -> Gvk {
+    Gvk { kind: row.list_kind(), ..row.resource.kind.clone() }
+}
+
+/// An object as an item of a JSON list, in the parts that it is put together from.
+pub(crate) fn item_json<'e>(row: &Row, entry: &'e Entry) -> [&'e [u8]; 2] {
+    match entry.json.strip_prefix(row.item_prefix()) {
+        Some(rest) if row.is_builtin() => [b"{", rest],
+        _ => [b"", &entry.json],
+    }
+}
+
+/// What stands before and after the items in JSON.
+fn json_frame(row: &Row, asked: Asked, metadata: &Value) -> (Vec<u8>, Vec<u8>) {
+    let list = table::list_metadata(metadata);
+    let list = String::from_utf8_lossy(&list);
+    let head = match asked.accepted.form {
+        Form::Table => table::head(row, &list, true),
+        Form::Partial => format!(r#"{{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{list},"items":["#),
+        Form::Object if row.is_builtin() => format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{list},"items":["#, row.list_kind(), row.api_version),
+        // A list of custom resources is a map, whose keys are sorted.
+        Form::Object => {
+            let tail = format!(r#"],"kind":"{}","metadata":{metadata}}}"#, row.list_kind());
+            return (format!(r#"{{"apiVersion":"{}","items":["#, row.api_version).into(), tail.into());
+        }
+    };
+    (head.into(), b"]}".to_vec())
+}
+
+/// What stands before and after the items in YAML, whose keys are sorted.
+fn yaml_frame(row: &Row, asked: Asked, metadata: &Value) -> (Vec<u8>, Vec<u8>) {
+    let (api_version, kind) = match asked.accepted.form {
+        Form::Table => ("meta.k8s.io/v1", "Table".to_owned()),
+        Form::Partial => ("meta.k8s.io/v1", "PartialObjectMetadataList".to_owned()),
+        Form::Object => (row.api_version.as_str(), row.list_kind()),
+    };
+    let (mut before, mut after) = (serde_json::json!({ "apiVersion": api_version }), serde_json::json!({}));
+    let items = if asked.accepted.form == Form::Table {
+        before["columnDefinitions"] = table::columns(row);
+        before["kind"] = kind.into();
+        before["metadata"] = metadata.clone();
+        "rows:\n"
+    } else {
+        after = serde_json::json!({"kind": kind, "metadata": metadata});
+        "items:\n"
+    };
+    let tail = if after.as_object().is_some_and(Map::is_empty) { String::new() } else { yaml::encode(&after) };
+    ((yaml::encode(&before) + items).into(), tail.into())
+}
+
+/// A document as an element of a list that is not indented itself.
+fn yaml_item(document: &str, out: &mut Vec<u8>) {
+    for (at, line) in document.split_inclusive('\n').enumerate() {
+        let lead = match at {
+            0 => "- ",
+            // A blank line of a text stays blank.
+            _ if line == "\n" => "",
+            _ => "  ",
+        };
+        out.extend_from_slice(lead.as_bytes());
+        out.extend_from_slice(line.as_bytes());
+    }
+}

@@ -1,0 +1,203 @@
+//! Answers as the original writes them, byte for byte where it matters: the order of keys, escapes, line ends, indentation,
+//! and large lists in every form.
+
+use super::{MAPS, PODS, map, pod, support::Server};
+use http::Method;
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use std::io::Read as _;
+
+async fn text(server: &Server, uri: &str, headers: &[(&str, &str)]) -> String {
+    String::from_utf8(server.raw(Method::GET, uri, headers, "").await.1.to_vec()).expect("UTF-8")
+}
+
+/// Where each of the texts stands, which must be in this order.
+#[track_caller]
+fn in_order(text: &str, parts: &[&str]) {
+    let places: Vec<usize> = parts.iter().map(|part| text.find(part).unwrap_or_else(|| panic!("{part} in {text}"))).collect();
+    assert!(places.is_sorted(), "{places:?} of {parts:?} in {text}");
+}
+
+#[tokio::test]
+async fn keys_stand_in_the_order_of_the_go_fields() {
+    let server = Server::start().await;
+    let mut object = map("a", "<&>\u{2028}");
+    object["metadata"]["annotations"] = json!({"b": "1", "a": "2"});
+    server.post(MAPS, &object).await.expect(201);
+    let one = text(&server, &format!("{MAPS}/a"), &[]).await;
+    let begin = r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":""#;
+    assert!(one.starts_with(begin), "{one}");
+    in_order(
+        &one,
+        &[
+            r#""uid""#,
+            r#""resourceVersion""#,
+            r#""creationTimestamp""#,
+            r#""labels":{"app""#,
+            r#""annotations":{"a":"2","b""#,
+            r#""managedFields":[{"operation":"Update","apiVersion":"v1","time":""#,
+        ],
+    );
+    assert!(one.ends_with("},\"data\":{\"k\":\"\\u003c\\u0026\\u003e\\u2028\"}}\n"), "{one}");
+
+    let many = text(&server, &format!("{MAPS}?labelSelector=app%3Da"), &[]).await;
+    assert!(many.starts_with(r#"{"kind":"ConfigMapList","apiVersion":"v1","metadata":{"resourceVersion":""#), "{many}");
+    assert!(many.contains(r#""items":[{"metadata":{"name":"a","#), "an item says nothing that the list says: {many}");
+    assert!(many.ends_with("]}\n"));
+    assert!(text(&server, &format!("{MAPS}?labelSelector=none%3Da"), &[]).await.ends_with("\"items\":[]}\n"));
+
+    let missing = text(&server, &format!("{MAPS}/none"), &[]).await;
+    let status = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"configmaps \"none\" not found","reason":"NotFound","details":{"name":"none","kind":"configmaps"},"code":404}"#;
+    assert_eq!(missing, format!("{status}\n"));
+    let pretty = text(&server, &format!("{MAPS}/none?pretty=true"), &[]).await;
+    in_order(&pretty, &["{\n  \"kind\": \"Status\",\n  \"apiVersion\": \"v1\",\n  \"metadata\": {},\n  \"status\"", "\n  \"code\": 404\n}"]);
+    assert!(pretty.ends_with('}'), "what is indented ends without a line's end");
+}
+
+#[tokio::test]
+async fn tables_metadata_and_discovery_are_in_order_too() {
+    let server = Server::start().await;
+    server.post(PODS, &pod("p")).await.expect(201);
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let rows = text(&server, PODS, &table).await;
+    in_order(
+        &rows,
+        &[
+            r#"{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{"resourceVersion":""#,
+            r#""columnDefinitions":[{"name":"Name","type":"string","format":"name","description":""#,
+        ],
+    );
+    in_order(&rows, &[r#""rows":[{"cells":["p","#, r#""object":{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{"name":"p""#]);
+    assert!(rows.ends_with("]}\n"));
+    let one = text(&server, &format!("{PODS}/p?includeObject=Object"), &table).await;
+    assert!(one.contains(r#""object":{"kind":"Pod","apiVersion":"v1","metadata":{"name":"p""#), "{one}");
+    let partial = [("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io")];
+    let metadata = text(&server, PODS, &partial).await;
+    in_order(
+        &metadata,
+        &[
+            r#"{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{"#,
+            r#""items":[{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{"name":"p""#,
+        ],
+    );
+
+    let resources = text(&server, "/apis/apps/v1", &[]).await;
+    assert!(resources.starts_with(r#"{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"apps/v1","resources":[{"name":"#), "{resources}");
+    let aggregated = [("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")];
+    let groups = text(&server, "/apis", &aggregated).await;
+    in_order(
+        &groups,
+        &[
+            r#"{"kind":"APIGroupDiscoveryList","apiVersion":"apidiscovery.k8s.io/v2","metadata":{},"items":[{"metadata":{"name":""#,
+            r#""versions":[{"version":"v1","resources":[{"resource":""#,
+        ],
+    );
+    in_order(&text(&server, "/version", &[]).await, &["{\n  \"major\": ", "\n  \"minor\": ", "\n  \"gitVersion\": ", "\n  \"platform\": "]);
+    let watched = server.raw(Method::GET, &format!("{PODS}?watch=1&timeoutSeconds=1"), &[], "").await.1;
+    assert!(watched.starts_with(br#"{"type":"ADDED","object":{"kind":"Pod","apiVersion":"v1","metadata":{"name":"p""#));
+}
+
+/// Every form of a list that is sent in many windows says what the same list says in one piece.
+#[tokio::test]
+async fn a_large_list_is_whole_in_every_form() {
+    let server = Server::start().await;
+    for n in 0..120 {
+        server.post(MAPS, &map(&format!("m{n:03}"), &format!("{n}\n\n  {n} ").repeat(400))).await.expect(201);
+    }
+    let json: Value = serde_json::from_str(&text(&server, MAPS, &[]).await).expect("JSON");
+    let items = json["items"].as_array().expect("items").len();
+    let pretty = text(&server, &format!("{MAPS}?pretty=1"), &[]).await;
+    assert_eq!(serde_json::from_str::<Value>(&pretty).expect("JSON"), json);
+    assert!(pretty.starts_with("{\n  \"kind\": \"ConfigMapList\",\n  \"apiVersion\": \"v1\",\n  \"metadata\": {\n    \"resourceVersion\": "));
+    let decoded = machinery::yaml::decode(text(&server, MAPS, &[("accept", "application/yaml")]).await.as_bytes(), None, machinery::json::Validation::Ignore);
+    assert_eq!(decoded.expect("YAML").value, json);
+    let empty = text(&server, &format!("{MAPS}?labelSelector=x%3Dy"), &[("accept", "application/yaml")]).await;
+    assert!(empty.starts_with("apiVersion: v1\nitems: []\nkind: ConfigMapList\nmetadata:\n"), "{empty}");
+    for (form, list, entries) in [("Table", "rows", "cells"), ("PartialObjectMetadataList", "items", "metadata")] {
+        for encoding in ["json", "yaml"] {
+            let accept = format!("application/{encoding};as={form};v=v1;g=meta.k8s.io");
+            let uri = format!("{MAPS}?includeObject=Object");
+            let found = text(&server, &uri, &[("accept", &accept)]).await;
+            let found = if encoding == "json" {
+                serde_json::from_str::<Value>(&found).expect("JSON")
+            } else {
+                machinery::yaml::decode(found.as_bytes(), None, machinery::json::Validation::Ignore).expect("YAML").value
+            };
+            assert_eq!(found["kind"], form);
+            assert_eq!(found[list].as_array().map(|all| all.iter().filter(|one| !one[entries].is_null()).count()), Some(items), "{accept}");
+        }
+    }
+    // Compressed as it is made, in the forms that nobody keeps.
+    for accept in ["application/yaml", "application/json;as=Table;v=v1;g=meta.k8s.io", "application/vnd.kubernetes.protobuf"] {
+        let plain = server.raw(Method::GET, &format!("{MAPS}?includeObject=Object"), &[("accept", accept)], "").await.1;
+        let packed = server.raw(Method::GET, &format!("{MAPS}?includeObject=Object"), &[("accept", accept), ("accept-encoding", "gzip")], "").await.1;
+        let mut unpacked = Vec::new();
+        flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).expect("gzip");
+        // A table tells ages, which go on.
+        assert!(unpacked.len() == plain.len() && packed.len() * 4 < plain.len(), "{accept}: {} {} {}", packed.len(), unpacked.len(), plain.len());
+    }
+}
+
+/// What is made of a large list before somebody takes it is a window, not the list.
+#[tokio::test]
+async fn a_list_that_nobody_reads_is_not_made() {
+    let server = Server::start().await;
+    for n in 0..120 {
+        server.post(MAPS, &map(&format!("m{n:03}"), &"x".repeat(8000))).await.expect(201);
+    }
+    for query in ["", "?pretty=1"] {
+        let mut body = server.body(&format!("{MAPS}{query}")).await;
+        let first = body.frame().await.expect("a frame").expect("no error").into_data().expect("data");
+        assert!(first.len() < 400_000, "{query}: {} bytes at once", first.len());
+        let mut frames = 1;
+        while let Some(frame) = body.frame().await {
+            assert!(frame.expect("no error").into_data().expect("data").len() < 400_000);
+            frames += 1;
+        }
+        assert!(frames > 5, "{query}: {frames} frames");
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_is_told_on_every_page() {
+    let server = Server::start().await;
+    for n in 0..25 {
+        server.post(MAPS, &map(&format!("m{n:02}"), "1")).await.expect(201);
+    }
+    for root in [MAPS, "/api/v1/configmaps"] {
+        let all = server.get(root).await.expect(200)["items"].as_array().map_or(0, Vec::len);
+        let (mut token, mut seen) = (String::new(), 0);
+        loop {
+            let page = server.get(&format!("{root}?limit=10&continue={token}")).await.expect(200);
+            seen += page["items"].as_array().map_or(0, Vec::len);
+            let left = page["metadata"]["remainingItemCount"].as_u64().map_or(0, |n| usize::try_from(n).expect("a count"));
+            assert_eq!(seen + left, all, "{root}");
+            // A change between pages changes nothing of the snapshot.
+            server.patch(&format!("{MAPS}/m24"), "application/merge-patch+json", &json!({"data": {"seen": seen.to_string()}})).await.expect(200);
+            match page["metadata"]["continue"].as_str() {
+                Some(next) => token = next.to_owned(),
+                None => break,
+            }
+        }
+        assert_eq!(seen, all);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_of_one_node_sees_its_pods_come_and_go() {
+    let server = Server::start().await;
+    let mut one = server.watch("/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Dn").await;
+    let mut named = server.watch(&format!("{MAPS}?watch=1&fieldSelector=metadata.name%3Da&resourceVersion=1")).await;
+    for (name, node) in [("p", "m"), ("q", "n")] {
+        let mut pod = pod(name);
+        pod["spec"]["nodeName"] = node.into();
+        server.post(PODS, &pod).await.expect(201);
+        server.post(MAPS, &map(if name == "p" { "b" } else { "a" }, "1")).await.expect(201);
+    }
+    let (kind, object) = one.next().await;
+    assert_eq!((kind.as_str(), &object["metadata"]["name"]), ("ADDED", &json!("q")));
+    let (kind, object) = named.next().await;
+    assert_eq!((kind.as_str(), &object["metadata"]["name"]), ("ADDED", &json!("a")));
+    server.delete(&format!("{PODS}/q"), Some(json!({"gracePeriodSeconds": 0}))).await.expect(200);
+    assert_eq!(one.next().await.0, "DELETED");
+}
