@@ -365,7 +365,7 @@ pub(crate) fn kill_all(plan: &CgroupPlan) -> bool {
 /// One pass over a cgroup and those below; true when it met a process that was not in `seen`.
 fn kill_below(dir: &Path, seen: &mut BTreeSet<i32>) -> bool {
     // Version 2 kills all at once, forking or not.
-    let _ = fs::write(dir.join("cgroup.kill"), "1");
+    let _ = fs::OpenOptions::new().write(true).open(dir.join("cgroup.kill")).and_then(|mut file| io::Write::write_all(&mut file, b"1"));
     let mut any = false;
     for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
         if let Ok(pid) = pid.parse::<i32>()
