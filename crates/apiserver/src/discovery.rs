@@ -249,7 +249,12 @@ fn resource_list(rows: &Rows, group: &str, version: &str) -> Option<Value> {
     }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     let resources: Vec<Value> = found.into_iter().flat_map(|r| api_resources(&r.resource)).collect();
-    Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}))
+    let mut list = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": resources});
+    if !group.is_empty() {
+        // The original leaves it out for the group without a name, which is older than this kind.
+        list["apiVersion"] = "v1".into();
+    }
+    Some(list)
 }
 
 fn api_resources(resource: &Resource) -> Vec<Value> {
@@ -266,7 +271,8 @@ fn api_resources(resource: &Resource) -> Vec<Value> {
     if !resource.categories.is_empty() {
         own["categories"] = json!(resource.categories);
     }
-    if resource.has_verb("list") {
+    // What is found out when it is asked for is not stored in any version.
+    if resource.has_verb("list") && resource.has_verb("create") {
         own["storageVersionHash"] = storage_version_hash(&resource.storage).into();
     }
     if resource.kind.group != resource.group || resource.kind.version != resource.version {

@@ -83,6 +83,9 @@ async fn tables_metadata_and_discovery_are_in_order_too() {
 
     let resources = text(&server, "/apis/apps/v1", &[]).await;
     assert!(resources.starts_with(r#"{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"apps/v1","resources":[{"name":"#), "{resources}");
+    let core = text(&server, "/api/v1", &[]).await;
+    assert!(core.starts_with(r#"{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"bindings""#), "{core}");
+    assert!(core.contains(r#""verbs":["get","list"],"shortNames":["cs"]}"#), "component statuses are stored in no version: {core}");
     let aggregated = [("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")];
     let groups = text(&server, "/apis", &aggregated).await;
     in_order(
