@@ -218,17 +218,43 @@ fn make_private(directory: &Path) -> std::io::Result<()> {
     if !directory.is_dir() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
+    make_content_private(directory)
+}
+
+/// The engine (this process's, or another's that has the store open) makes and removes files while this looks at them: what
+/// has gone meanwhile is nobody's.
+fn make_content_private(directory: &Path) -> std::io::Result<()> {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
     for file in fs::read_dir(directory)? {
         let file = file?;
-        let kind = file.file_type()?;
-        if kind.is_dir() {
-            make_private(&file.path())?;
-        } else if kind.is_file() && file.metadata()?.mode() & 0o7777 != 0o600 {
-            fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600))?;
-        }
+        let private = || {
+            let kind = file.file_type()?;
+            if kind.is_dir() {
+                make_content_private(&file.path())?;
+            } else if kind.is_file() && file.metadata()?.mode() & 0o7777 != 0o600 {
+                fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600))?;
+            }
+            Ok(())
+        };
+        unless_gone(private())?;
     }
     Ok(())
+}
+
+/// The outcome of looking at a file, if it is still there.
+pub(crate) fn unless_gone<T>(outcome: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    match outcome {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
+
+/// What a journal holds: the rest of its file, which was made long beforehand, is empty.
+fn written(path: &Path) -> std::io::Result<Vec<u8>> {
+    let written_bytes = path.metadata()?.blocks() * 512;
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::Read::take(fs::File::open(path)?, written_bytes), &mut bytes)?;
+    Ok(bytes)
 }
 
 /// The engine's journals as they are found, since it cuts them when it opens.
@@ -240,11 +266,10 @@ impl Journals {
         for file in fs::read_dir(directory)? {
             let path = file?.path();
             if path.extension().is_some_and(|e| e == "jnl") {
-                // The rest of a file that was made long beforehand is empty.
-                let written_bytes = path.metadata()?.blocks() * 512;
-                let mut bytes = Vec::new();
-                std::io::Read::read_to_end(&mut std::io::Read::take(fs::File::open(&path)?, written_bytes), &mut bytes)?;
-                found.push((path, bytes));
+                // Another process may have the store open, and remove what it has written to tables.
+                if let Some(bytes) = unless_gone(written(&path))? {
+                    found.push((path, bytes));
+                }
             }
         }
         // The newest last: their names are numbers.

@@ -87,6 +87,11 @@ impl Queue {
         Next::Event(event)
     }
 
+    /// The revision of the last event that waits.
+    pub(crate) fn newest(&self) -> Option<u64> {
+        self.waiting.lock().events.back().map(|event| event.revision)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         let waiting = self.waiting.lock();
         waiting.events.is_empty() && !waiting.lost
@@ -159,6 +164,11 @@ impl Routes {
                 give(old.and_then(|value| values.get(value)));
             }
         }
+    }
+
+    /// Has a queue woken with those that the next published events concern.
+    pub(crate) fn touch(&mut self, queue: &Arc<Queue>) {
+        self.touched.push(Arc::clone(queue));
     }
 
     /// Takes those that are to be woken.

@@ -427,3 +427,30 @@ fn an_object_with_sorted_keys_is_put_in_order() {
     assert_eq!(String::from_utf8(ordered).unwrap(), text);
     assert!(text[hole..].starts_with("17"));
 }
+
+#[tokio::test]
+async fn a_watch_that_begins_before_a_change_is_published_is_woken() {
+    let memory = Arc::new(Memory::new(hours()));
+    let bucket = memory.bucket(PODS);
+    let key: Arc<str> = format!("{PODS}d/a").into();
+    let new = draft("a", "x").into_entry(Arc::clone(&key), 1, 1, &memory.decoded);
+    let event = Arc::new(Event { revision: 1, new: Some(new), old: None, deleted: None });
+    let now = std::time::Instant::now();
+    bucket.apply(now, std::iter::once((key, event)));
+    let scope = Scope::Namespace(format!("{PODS}d/"));
+    let mut watch = Watch::new(Arc::clone(&memory), bucket.clone(), 0, scope, &fields()).unwrap();
+    let mut next = Box::pin(watch.next());
+    let first = std::future::poll_fn(|cx| std::task::Poll::Ready(next.as_mut().poll(cx))).await;
+    assert!(first.is_pending(), "it is not published yet");
+    memory.publish(now, 1);
+    bucket.wake();
+    let told = tokio::time::timeout(Duration::from_secs(20), next).await.expect("it is woken");
+    assert_eq!(told.unwrap().revision, 1);
+}
+
+#[test]
+fn a_file_that_goes_while_it_is_looked_at_stops_nobody() {
+    let gone = || std::io::Error::from(std::io::ErrorKind::NotFound);
+    assert!(matches!(disk::unless_gone::<()>(Err(gone())), Ok(None)));
+    assert!(disk::unless_gone::<()>(Err(std::io::ErrorKind::PermissionDenied.into())).is_err());
+}

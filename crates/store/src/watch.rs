@@ -54,6 +54,10 @@ impl Watch {
             let events = state.history.read(position, usize::MAX).into_iter().flatten();
             let queue = Arc::new(Queue::new(events.filter(|event| routes::concerns(&scope, event, fields)).cloned().collect()));
             state.routes.add(&scope, Arc::clone(&queue), fields);
+            // What is in the history and not yet published is told by a wake-up that is still to come.
+            if queue.newest().is_some_and(|newest| newest > memory.revision()) {
+                state.routes.touch(&queue);
+            }
             Ok(queue)
         })?;
         Ok(Watch { memory, bucket, source: Source::Routed(scope, queue) })
