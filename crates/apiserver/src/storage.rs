@@ -143,6 +143,10 @@ pub(crate) async fn replace(server: &ApiServer, row: &Row, key: &str, present: &
 }
 
 async fn put(server: &ApiServer, row: &Row, key: &str, expect: Expect, value: Value) -> Result<Option<Arc<Entry>>, Status> {
+    // Protobuf, and the owners of deep fields, may be nested deeper than JSON is read again.
+    if !machinery::json::is_readable(&value) {
+        return Err(Status::bad_request("exceeded max depth"));
+    }
     match server.store().put(row.bucket(server.store()), key, expect, draft(row, value)).await {
         Ok(entry) => Ok(Some(entry)),
         Err(CommitError::Conflict) => Ok(None),

@@ -58,6 +58,20 @@ pub(crate) const PROBLEMS_LIMIT: usize = 100;
 /// Levels of nesting that are read.
 pub(crate) const DEPTH_MAX: usize = 128;
 
+/// Whether a value is nested no deeper than the parser reads again what was written of it.
+pub fn is_readable(value: &Value) -> bool {
+    fits(value, DEPTH_MAX - 1)
+}
+
+/// Whether a value has no more than so many containers in each other; no deeper does it look.
+pub(crate) fn fits(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(items) => levels > 0 && items.iter().all(|item| fits(item, levels - 1)),
+        Value::Object(map) => levels > 0 && map.values().all(|item| fits(item, levels - 1)),
+        _ => true,
+    }
+}
+
 /// Decodes a body of a kind, or any JSON if `ty` is `None`. The nesting is limited to 128 levels by the parser.
 ///
 /// # Errors

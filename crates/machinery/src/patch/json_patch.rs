@@ -2,7 +2,7 @@
 //! `replace` adds a key that an object has not; negative indices count from the end of a list, for `add` from behind it; what
 //! stands before the first slash of a path is not looked at.
 
-use crate::{Value, status::Status};
+use crate::{Value, json::DEPTH_MAX, status::Status};
 
 /// The most operations that upstream accepts in one patch.
 const OPERATIONS_LIMIT: usize = 10_000;
@@ -10,6 +10,9 @@ const OPERATIONS_LIMIT: usize = 10_000;
 /// How much the `copy` operations of a patch may add, in bytes of JSON: as the limit of a request's body, so that a small
 /// patch cannot blow an object up.
 const COPY_LIMIT_BYTES: usize = 3 << 20;
+
+/// How deep a document may become before it is looked at: operations put values into each other.
+const DEPTH_BETWEEN_MAX: usize = 1024;
 
 /// An operation does not fit the document. Upstream tells nobody why.
 struct Unfit;
@@ -33,10 +36,33 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, Status> {
     }
     let mut doc = doc.clone();
     let mut copied_bytes = 0;
+    let mut deepest = DEPTH_MAX;
     for operation in operations {
         apply(&mut doc, operation, &mut copied_bytes).map_err(|Unfit| super::unprocessable())?;
+        deepest = deepest.max(may_be_as_deep_as(operation, deepest));
+        if deepest > DEPTH_BETWEEN_MAX {
+            bounded(&doc)?;
+            deepest = DEPTH_MAX;
+        }
     }
+    bounded(&doc)?;
     Ok(doc)
+}
+
+/// How deep the document may be after an operation upon one of a depth: nothing is walked for it.
+fn may_be_as_deep_as(operation: &Value, deepest: usize) -> usize {
+    let text = |key: &str| operation.get(key).and_then(Value::as_str).unwrap_or_default();
+    let place = text("path").matches('/').count();
+    match text("op") {
+        "add" | "replace" => place + DEPTH_MAX,
+        "move" | "copy" => place + deepest,
+        _ => 0,
+    }
+}
+
+/// A document that is nested deeper than any body may be could not even be dropped.
+fn bounded(doc: &Value) -> Result<(), Status> {
+    if crate::json::is_readable(doc) { Ok(()) } else { Err(super::unprocessable()) }
 }
 
 fn no_patch(found: &Value, go_type: &str) -> Status {

@@ -228,3 +228,26 @@ fn nulls_delete_and_leave_no_trace() {
     let patch = json!({"nodeSelector": {"a": null, "b": null}, "hostname": null, "securityContext": {"runAsUser": null, "runAsGroup": 1}});
     assert_eq!(strategically(POD_SPEC, doc, patch).unwrap(), json!({"nodeSelector": {}, "securityContext": {"runAsGroup": 1}}));
 }
+
+#[test]
+fn a_json_patch_makes_nothing_that_is_nested_without_end() {
+    // Each round puts the document's value into a new one that is a hundred levels deep itself.
+    let mut nested = json!({});
+    for _ in 0..100 {
+        nested = json!({ "a": nested });
+    }
+    let inner = "/a".repeat(100);
+    let round = [
+        json!({"op": "add", "path": "/y", "value": nested}),
+        json!({"op": "move", "from": "/x", "path": format!("/y{inner}/b")}),
+        json!({"op": "move", "from": "/y", "path": "/x"}),
+    ];
+    let rounds = |n: usize| Value::from(round.iter().cycle().take(3 * n).cloned().collect::<Vec<_>>());
+    let refused = json_patch(&json!({"x": {}}), &rounds(3000)).map_err(|s| s.code);
+    assert_eq!(refused, Err(422));
+    assert_eq!(json_patch(&json!({"x": {}}), &rounds(2)).map_err(|s| s.code), Err(422), "what could not be read again is not stored");
+    assert!(json_patch(&json!({"x": {}}), &rounds(1)).is_ok());
+    let flat = json!([{"op": "move", "from": "/x", "path": "/y"}, {"op": "move", "from": "/y", "path": "/x"}]);
+    let many = Value::from(flat.as_array().unwrap().iter().cycle().take(10_000).cloned().collect::<Vec<_>>());
+    assert_eq!(json_patch(&json!({"x": {}}), &many).map_err(|s| s.code), Ok(json!({"x": {}})));
+}
