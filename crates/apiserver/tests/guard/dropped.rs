@@ -53,7 +53,7 @@ async fn settled(cluster: &Cluster) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), look).await.expect("the writes end");
+    tokio::time::timeout(Duration::from_secs(60), look).await.expect("the writes end");
 }
 
 /// Hangs up at the first await, the second, …, until a write is answered before; `uri` and `body` by the number of the try.

@@ -296,7 +296,7 @@ fn a_create_costs_little() {
     }
     let each = begun.elapsed() / rounds;
     println!("default, prepare and validate: {each:?}");
-    assert!(each < Duration::from_millis(2), "{each:?}");
+    assert!(each < Duration::from_millis(20), "{each:?}");
 }
 
 #[test]
