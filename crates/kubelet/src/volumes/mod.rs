@@ -190,19 +190,21 @@ fn fs_group(pod: &Pod) -> Option<u32> {
 }
 
 fn empty_dir(dir: &Path, v: &EmptyDirVolumeSource, group: Option<u32>) -> io::Result<()> {
-    let mode = v.mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(0o777);
-    let own = |dir: &Path| match group {
-        Some(g) => chown(dir, None, Some(g)).and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o2070))),
-        None => fs::set_permissions(dir, fs::Permissions::from_mode(mode)),
-    };
+    let mode = v.mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(0o777) | if group.is_some() { 0o2070 } else { 0 };
     if v.medium.as_deref() == Some("Memory") {
         fs::create_dir_all(dir)?;
-        if !removal::is_mountpoint(dir) {
-            let size = v.size_limit.as_ref().map(resources::value).filter(|s| *s > 0);
-            let options = size.map_or_else(|| "mode=0777".to_owned(), |s| format!("mode=0777,size={s}"));
-            mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))?;
+        if removal::is_mountpoint(dir) {
+            return Ok(());
         }
-        return own(dir);
+        // It is what it is to be from the first moment: what the pod makes of it later is the pod's, also after a restart.
+        let mut options = format!("mode={mode:o}");
+        if let Some(g) = group {
+            options += &format!(",gid={g}");
+        }
+        if let Some(size) = v.size_limit.as_ref().map(resources::value).filter(|s| *s > 0) {
+            options += &format!(",size={size}");
+        }
+        return Ok(mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))?);
     }
     if dir.is_dir() {
         return Ok(());
@@ -211,7 +213,10 @@ fn empty_dir(dir: &Path, v: &EmptyDirVolumeSource, group: Option<u32>) -> io::Re
     let (Some(parent), Some(name)) = (dir.parent(), dir.file_name().and_then(|n| n.to_str())) else { return Ok(()) };
     let making = parent.join(format!(".{name}.making"));
     fs::create_dir_all(&making)?;
-    own(&making)?;
+    if group.is_some() {
+        chown(&making, None, group)?;
+    }
+    fs::set_permissions(&making, fs::Permissions::from_mode(mode))?;
     fs::rename(&making, dir)
 }
 
@@ -250,4 +255,27 @@ pub fn container_mounts(layout: &Layout, ready: &BTreeMap<String, Ready>, c: &Co
         });
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn what_a_pod_makes_of_its_empty_dir_stays() {
+        let dir = crate::testing::TempDir::new("empty-dir");
+        for medium in ["", "Memory"] {
+            let (at, v) = (dir.path().join(format!("v{medium}")), EmptyDirVolumeSource { medium: Some(medium.into()), ..EmptyDirVolumeSource::default() });
+            let show = || fs::metadata(&at).map(|m| (m.mode() & 0o7777, m.gid())).unwrap();
+            empty_dir(&at, &v, Some(4711)).unwrap();
+            assert_eq!(show(), (0o2777, 4711), "{medium:?}");
+            chown(&at, Some(99), Some(99)).unwrap();
+            fs::set_permissions(&at, fs::Permissions::from_mode(0o700)).unwrap();
+            // A kubelet that begins anew sets its pods up again.
+            empty_dir(&at, &v, Some(4711)).unwrap();
+            assert_eq!(show(), (0o700, 99), "{medium:?}");
+        }
+        purge(dir.path()).unwrap();
+    }
 }
