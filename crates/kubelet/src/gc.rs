@@ -46,8 +46,14 @@ pub fn orphaned_dirs(cx: &Context, pods: &Pods) {
 async fn spare(cx: &Arc<Context>, pods: &Pods) -> Vec<Image> {
     let (cx, pods) = (Arc::clone(cx), pods.clone());
     util::blocking(move || {
+        // Asked before the images are listed: one that is pulled in between must not be taken for one that is gone, since what
+        // is not remembered is for everybody.
+        let mut gone = cx.images.remembered();
         let all = cx.runtime.images();
-        cx.images.keep(&all.iter().map(|i| i.id.clone()).collect());
+        for image in &all {
+            gone.remove(&image.id);
+        }
+        cx.images.gone(&gone);
         let mut in_use: HashSet<String> = cx.runtime.containers().into_iter().flat_map(|c| [c.image, c.image_id]).collect();
         for pod in pods.all().into_iter().filter(|h| !h.ended()).map(|h| h.pod()) {
             let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());

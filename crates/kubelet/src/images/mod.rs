@@ -53,9 +53,15 @@ impl Images {
         self.pulled.contains(id)
     }
 
-    /// These images exist now: what is remembered of others is forgotten.
-    pub fn keep(&self, ids: &HashSet<String>) {
-        self.pulled.keep(ids);
+    /// The images that came by a pull of this node, as far as that is remembered.
+    #[must_use]
+    pub fn remembered(&self) -> HashSet<String> {
+        self.pulled.remembered()
+    }
+
+    /// These images are gone: nothing is remembered of them. Blocks on the disk.
+    pub fn gone(&self, ids: &HashSet<String>) {
+        self.pulled.gone(ids);
     }
 
     /// When the pull of an image for a pod is tried again.

@@ -100,11 +100,17 @@ impl Pulled {
         }
     }
 
-    /// Forgets all images but these. Blocks on the disk.
-    pub fn keep(&self, ids: &HashSet<String>) {
+    /// The images that are remembered.
+    #[must_use]
+    pub fn remembered(&self) -> HashSet<String> {
+        self.images.lock().keys().cloned().collect()
+    }
+
+    /// Forgets these images. Blocks on the disk.
+    pub fn gone(&self, ids: &HashSet<String>) {
         let mut images = self.images.lock();
         let before = images.len();
-        images.retain(|id, _| ids.contains(id));
+        images.retain(|id, _| !ids.contains(id));
         if images.len() < before
             && let Err(e) = self.rewrite(&images)
         {
@@ -151,7 +157,8 @@ mod tests {
             assert!(!memory.opened_by("sha256:a", &[]));
         }
         let again = Pulled::open(dir.path());
-        again.keep(&HashSet::from(["sha256:a".to_owned()]));
+        assert_eq!(again.remembered().len(), 2);
+        again.gone(&HashSet::from(["sha256:b".to_owned()]));
         let again = Pulled::open(dir.path());
         assert!(again.needs_login("sha256:a") && !again.contains("sha256:b"));
     }
