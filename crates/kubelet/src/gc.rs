@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::sync::Arc;
 
-use crate::cri::{Image, label};
+use crate::cri::{Image, PodUid, label};
 use crate::node;
 use crate::pod::Context;
 use crate::pod::manager::Pods;
@@ -17,7 +17,8 @@ const IMAGE_GC_LOW_PERCENT: u64 = 80;
 
 /// Removes the directories of pods that neither the API nor the runtime knows: they ended while no kubelet ran, or their
 /// removal failed. What is on the disk is listed before it is asked who is known: a pod that comes in between is in neither.
-pub fn orphaned_dirs(cx: &Context, pods: &Pods) {
+/// `held`: pods that wait for their admission, as many do after a reboot: their data is theirs.
+pub fn orphaned_dirs(cx: &Context, pods: &Pods, held: &[PodUid]) {
     let mut found = BTreeSet::new();
     for dir in ["pods", "memory"] {
         let entries = fs::read_dir(cx.config.root_dir.join(dir)).into_iter().flatten().flatten();
@@ -25,6 +26,7 @@ pub fn orphaned_dirs(cx: &Context, pods: &Pods) {
     }
     let logs: Vec<_> = fs::read_dir(&cx.config.pod_logs_dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
     let mut known: HashSet<String> = pods.all().iter().map(|h| h.uid.0.clone()).collect();
+    known.extend(held.iter().map(|uid| uid.0.clone()));
     known.extend(cx.runtime.containers().iter().filter_map(|c| c.labels.get(label::POD_UID).cloned()));
     known.extend(cx.runtime.sandboxes().iter().filter_map(|s| s.labels.get(label::POD_UID).cloned()));
     for uid in found.iter().filter(|uid| !known.contains(*uid)) {

@@ -120,8 +120,8 @@ pub async fn run_with(
             _ = sweep.tick(), if synced => {
                 manager.end_orphans();
                 if sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
-                    let (cx, pods) = (Arc::clone(&cx), pods.clone());
-                    sweeping = Some(tokio::task::spawn_blocking(move || gc::orphaned_dirs(&cx, &pods)));
+                    let (cx, pods, held) = (Arc::clone(&cx), pods.clone(), manager.held());
+                    sweeping = Some(tokio::task::spawn_blocking(move || gc::orphaned_dirs(&cx, &pods, &held)));
                 }
             }
             () = manager.next() => {}

@@ -66,6 +66,8 @@ pub struct FakeApi {
     revision: AtomicU64,
     /// How often ConfigMaps and Secrets were read.
     pub reads: AtomicU64,
+    /// Who asks for the node gets no answer.
+    pub silent: std::sync::atomic::AtomicBool,
     /// The bundles of trust anchors.
     pub bundles: tokio::sync::watch::Sender<Vec<Arc<ClusterTrustBundle>>>,
 }
@@ -157,6 +159,9 @@ impl KubeApi for FakeApi {
         Vec::new()
     }
     async fn get_node(&self, _: &str) -> Result<Option<Node>, ApiError> {
+        if self.silent.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         Ok(None)
     }
     async fn create_node(&self, node: &Node) -> Result<Node, ApiError> {
@@ -190,6 +195,8 @@ pub struct FakeRuntime {
     events: broadcast::Sender<RuntimeEvent>,
     /// Pulls never end.
     pub stalled: std::sync::atomic::AtomicBool,
+    /// Containers cannot be stopped.
+    pub stuck: std::sync::atomic::AtomicBool,
     /// Commands cannot be run at all.
     pub broken: std::sync::atomic::AtomicBool,
     /// The next look at the sandboxes panics.
@@ -211,6 +218,7 @@ impl FakeRuntime {
             changes: watch::Sender::new(0),
             events: broadcast::Sender::new(64),
             stalled: std::sync::atomic::AtomicBool::new(false),
+            stuck: std::sync::atomic::AtomicBool::new(false),
             broken: std::sync::atomic::AtomicBool::new(false),
             trap: std::sync::atomic::AtomicBool::new(false),
             exec: Mutex::default(),
@@ -343,6 +351,9 @@ impl ContainerRuntime for FakeRuntime {
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<(), CriError> {
         let name = self.name(id);
         self.call(format!("stop {name} {}s", grace.as_secs()));
+        if self.stuck.load(Ordering::Relaxed) {
+            return Err(CriError::Other("no shim".into()));
+        }
         self.exit(&name, 143);
         Ok(())
     }

@@ -343,6 +343,87 @@ async fn a_container_counts_as_running_when_its_post_start_hook_has_ended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_cannot_be_stopped_after_its_hook_failed_is_stopped_later() {
+    let node = Node::fresh("unhooked");
+    node.runtime.set_exec(1, false);
+    node.runtime.stuck.store(true, std::sync::atomic::Ordering::Relaxed);
+    let hook = json!({"postStart": {"exec": {"command": ["hook"]}}});
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1", "lifecycle": hook}]})));
+    let begun = Instant::now();
+    node.runtime.called("stop a 30s", 2).await;
+    assert!(begun.elapsed() >= Duration::from_secs(2), "not without a pause: {:?}", begun.elapsed());
+    node.runtime.stuck.store(false, std::sync::atomic::Ordering::Relaxed);
+    node.runtime.called("start a", 2).await;
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_to_be_let_in_keeps_what_he_had() {
+    let dir = TempDir::new("held");
+    let (mine, other) = (dir.path().join("pods/u/volumes"), dir.path().join("pods/other/volumes"));
+    for dir in [&mine, &other] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    let clock = clock();
+    let node = Node::start(Arc::new(FakeRuntime::new(clock.clone())), clock, dir);
+    // The node's labels are not known yet, as after a reboot.
+    node.api.silent.store(true, std::sync::atomic::Ordering::Relaxed);
+    node.apply(&pod(json!({"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "a", "image": "img:1"}]})));
+    node.changes.send(PodChange::Synced).unwrap();
+    while other.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    a_while(1).await;
+    assert!(mine.exists(), "what it wrote before is its own");
+    let failed = |p: &Pod| p.status.as_ref().is_some_and(|s| s.reason.as_deref() == Some("NodeAffinity"));
+    node.until("refused", failed).await;
+    while mine.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_to_be_let_in_can_be_deleted() {
+    let node = Node::fresh("held-gone");
+    node.api.silent.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut p = pod(json!({"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "a", "image": "img:1"}]}));
+    node.apply(&p);
+    p.metadata.deletion_timestamp = Some(crate::util::time(node.runtime.now()));
+    let begun = Instant::now();
+    node.apply(&p);
+    while node.api.pod("n", "p").is_some() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(node.runtime.calls().is_empty());
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_makes_room_for_what_has_ended() {
+    let node = Node::fresh("over");
+    // More than half of the node: there is no room for two.
+    let cpu = format!("{}m", std::thread::available_parallelism().map_or(1, std::num::NonZero::get) * 600);
+    let big = |name: &str, priority: i32| -> Pod {
+        let asks = json!({"requests": {"cpu": cpu}});
+        let mut p = pod(json!({"priority": priority, "containers": [{"name": "a", "image": "img:1", "resources": asks}]}));
+        (p.metadata.name, p.metadata.uid) = (Some(name.into()), Some(name.into()));
+        p
+    };
+    node.apply(&big("p", 0));
+    node.until("ready", is_ready).await;
+    // It is critical, but it has ended, and nothing of it is left on the host.
+    let mut over = big("over", 2_000_001_000);
+    over.status = serde_json::from_value(json!({"phase": "Succeeded"})).unwrap();
+    node.apply(&over);
+    a_while(5).await;
+    assert_eq!(node.runtime.calls(), ["sandbox", "start a"]);
+    assert!(is_ready(&node.api.pod("n", "p").unwrap()));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn logs_go_with_the_runs_that_they_are_of() {
     let node = Node::fresh("logs");
     node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1"}]})));

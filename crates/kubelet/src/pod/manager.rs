@@ -113,18 +113,30 @@ impl Manager {
         let uid = PodUid(util::uid(&pod).to_owned());
         if let Some(h) = self.pods.get(&uid) {
             h.update(pod);
-        } else if let Some(held) = self.held.get_mut(&uid) {
-            held.pod = pod;
         } else {
-            self.admit(uid, Held { pod, looked: false, made_room: false });
+            match self.held.get_mut(&uid) {
+                // Whoever is to end need not wait until he is let in.
+                Some(_) if pod.metadata.deletion_timestamp.is_some() => {
+                    self.held.remove(&uid);
+                    self.begin(pod, None);
+                }
+                Some(held) => held.pod = pod,
+                None => self.admit(uid, Held { pod, looked: false, made_room: false }),
+            }
         }
+    }
+
+    /// The pods that wait for their admission.
+    #[must_use]
+    pub fn held(&self) -> Vec<PodUid> {
+        self.held.keys().cloned().collect()
     }
 
     fn admit(&mut self, uid: PodUid, held: Held) {
         let pod = &held.pod;
-        // What runs already was admitted by a former process.
+        // What runs already was admitted by a former process, and what has ended takes no room: nobody makes any for it.
         let runs = !self.cx.runtime.pod_sandboxes(&uid).is_empty();
-        if runs || pod.metadata.deletion_timestamp.is_some() {
+        if runs || pod.metadata.deletion_timestamp.is_some() || super::worker::has_ended(pod) {
             return self.begin(held.pod, None);
         }
         let verdict = admission::check(&self.cx, pod, &self.pods.others(&uid));

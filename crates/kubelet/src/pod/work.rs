@@ -140,7 +140,7 @@ impl Worker {
         }
     }
 
-    fn kill(&mut self, pod: &Arc<Pod>, c: &Container, message: String, deadline: Instant) {
+    pub(super) fn kill(&mut self, pod: &Arc<Pod>, c: &Container, message: String, deadline: Instant) {
         if self.killing.contains_key(&c.id) {
             return;
         }

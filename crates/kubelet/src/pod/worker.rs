@@ -143,7 +143,7 @@ pub(super) fn grace_period(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(GRACE_MAX)
 }
 
-fn has_ended(pod: &Pod) -> bool {
+pub(super) fn has_ended(pod: &Pod) -> bool {
     pod.status.as_ref().is_some_and(|s| matches!(s.phase.as_deref(), Some("Succeeded" | "Failed")))
 }
 
@@ -319,6 +319,10 @@ impl Worker {
     fn sync(&mut self, pod: &Arc<Pod>, sandbox: Option<&Sandbox>, containers: &[Container], at: Instant) -> Option<Instant> {
         let killing: HashSet<ContainerId> =
             self.killing.keys().chain(self.kill_pauses.iter().filter(|(_, until)| **until > at).map(|(id, _)| id)).cloned().collect();
+        // The planner sees no running container in these: where the stop failed it is for the worker to try it again.
+        for c in containers.iter().filter(|c| self.unhooked.contains(&c.id) && !killing.contains(&c.id)).cloned().collect::<Vec<_>>() {
+            self.kill(pod, &c, "FailedPostStartHook".into(), at + self.grace(pod));
+        }
         let live = sandbox.filter(|s| s.ready);
         let outgrown = self.outgrown(pod, containers, at);
         let view = plan::View {
