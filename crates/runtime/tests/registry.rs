@@ -95,6 +95,28 @@ fn many(layers: usize, bytes: usize) -> Built {
     build(&layers, json!({"Cmd": ["/x"]}))
 }
 
+/// The empty layer of every instruction that changes nothing is one and the same blob.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_may_be_several_layers_of_several_images() {
+    let host = Host::new().await;
+    let layer = |name: &str| Tar::new().file(name, 0o644, name.as_bytes()).done();
+    // Of the same place in the round of compressions, so that the same layer is the same blob.
+    let built = build(&["a", "same", "b", "c", "same"].map(layer), json!({"Cmd": ["/x"]}));
+    let other = build(&["d", "same"].map(layer), json!({"Cmd": ["/y"]}));
+    assert!(built.blobs[1].0 == built.blobs[4].0 && built.blobs[1].0 == other.blobs[1].0);
+    let mut registry = Registry::default();
+    registry.add("many", "v1", &built);
+    registry.add("one", "v1", &other);
+    // While the first layer is waited for, the others are here and not unpacked yet.
+    let slow = format!("/v2/many/blobs/{}", built.blobs[0].0);
+    registry.refusals = vec![(slow, "429 Too Many Requests".into(), "Retry-After: 3\r\n".into())];
+    let (address, _) = registry.serve();
+    let (many, one) = (format!("{address}/many:v1"), format!("{address}/one:v1"));
+    let (many, one) = tokio::join!(host.rt.pull(&many, None, quiet()), host.rt.pull(&one, None, quiet()));
+    assert_eq!((many.unwrap().layers.len(), one.unwrap().layers.len()), (5, 2));
+    assert!(ingest(&host.config.root).is_empty(), "{:?}", ingest(&host.config.root));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_stumble_are_asked_again_when_they_say_so() {
     let host = Host::new().await;

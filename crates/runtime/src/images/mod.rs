@@ -62,6 +62,10 @@ struct Known {
     changed: Option<SystemTime>,
 }
 
+/// The turn to fetch a blob, and its file while somebody is about to unpack it: the same blob may be several layers of an image
+/// (empty ones mostly), or of several images.
+pub(crate) type Transfer = tokio::sync::Mutex<Weak<ingest::Held>>;
+
 /// The store. Shared by reference; calls may overlap.
 pub(crate) struct Images {
     dir: PathBuf,
@@ -72,7 +76,7 @@ pub(crate) struct Images {
     registries: Registries,
     pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Held while a blob is fetched, by its digest: two images may want the same one.
-    transfers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    transfers: Mutex<HashMap<String, Weak<Transfer>>>,
 }
 
 impl Images {
@@ -139,13 +143,13 @@ impl Images {
     }
 
     /// The turn to fetch a blob.
-    pub(crate) fn transfer(&self, digest: &str) -> Arc<tokio::sync::Mutex<()>> {
+    pub(crate) fn transfer(&self, digest: &str) -> Arc<Transfer> {
         let mut transfers = self.transfers.lock();
         transfers.retain(|_, turn| turn.strong_count() > 0);
         if let Some(turn) = transfers.get(digest).and_then(Weak::upgrade) {
             return turn;
         }
-        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        let turn = Arc::new(Transfer::new(Weak::new()));
         transfers.insert(digest.to_owned(), Arc::downgrade(&turn));
         turn
     }

@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Result};
 use crate::images::ingest::{self, Held};
 use crate::images::manifest::Descriptor;
 use crate::images::unpack::{Section, hex};
-use crate::images::{self, Images};
+use crate::images::{self, Images, Transfer};
 use crate::types::{Progress, Step};
 
 /// Progress is told in steps of this size.
@@ -32,6 +32,8 @@ const HELD_PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct Fetched {
     file: Arc<Held>,
     path: PathBuf,
+    /// Whoever wants the same blob meanwhile finds the file by it.
+    _transfer: Arc<Transfer>,
 }
 
 fn path_of(images: &Images, digest: &str) -> Result<PathBuf> {
@@ -48,8 +50,8 @@ pub(super) async fn fetch(
     progress: Arc<dyn Progress>,
     places: Arc<tokio::sync::Semaphore>,
 ) -> Result<Option<Fetched>> {
-    let turn = images.transfer(&layer.digest);
-    let _turn = turn.lock().await;
+    let transfer = images.transfer(&layer.digest);
+    let mut here = transfer.lock().await;
     let _place = places.acquire().await.map_err(|e| Error::Image(e.to_string()))?;
     let this = Arc::clone(&images);
     if blocking(move || Ok(this.has_layer(&name))).await? {
@@ -59,11 +61,14 @@ pub(super) async fn fetch(
         return Err(Error::Image(format!("the manifest does not tell the size of {}", layer.digest)));
     }
     let path = path_of(&images, &layer.digest)?;
+    if let Some(file) = here.upgrade() {
+        return Ok(Some(Fetched { file, path, _transfer: Arc::clone(&transfer) }));
+    }
     let file = hold(&path).await?;
     let url = session.url("blobs", &layer.digest);
     let mut pause = FIRST_PAUSE;
     for attempt in 1.. {
-        let (done, asked) = transfer(&session, &url, &layer, &file, &*progress).await;
+        let (done, asked) = receive(&session, &url, &layer, &file, &*progress).await;
         match done {
             Ok(()) => break,
             Err(e) if matches!(e, Error::Registry { .. }) && !may_pass(&e) => return Err(e),
@@ -73,7 +78,8 @@ pub(super) async fn fetch(
         tokio::time::sleep(asked.unwrap_or(pause)).await;
         pause *= 2;
     }
-    Ok(Some(Fetched { file, path }))
+    *here = Arc::downgrade(&file);
+    Ok(Some(Fetched { file, path, _transfer: Arc::clone(&transfer) }))
 }
 
 async fn hold(path: &Path) -> Result<Arc<Held>> {
@@ -88,7 +94,7 @@ async fn hold(path: &Path) -> Result<Arc<Held>> {
 }
 
 /// Reads on from where the file ends. Answers, too, how long the server asks to wait before another try.
-async fn transfer(session: &Session, url: &str, layer: &Descriptor, file: &Arc<Held>, progress: &dyn Progress) -> (Result<()>, Option<Duration>) {
+async fn receive(session: &Session, url: &str, layer: &Descriptor, file: &Arc<Held>, progress: &dyn Progress) -> (Result<()>, Option<Duration>) {
     let begun = begin(session, url, layer, file).await;
     let (mut body, mut have) = match begun {
         Ok(Some(begun)) => begun,
