@@ -75,7 +75,7 @@ impl fmt::Display for Mark {
 }
 
 /// What every alias of any cluster begins with.
-const ALIAS: &str = "knarr:";
+pub(crate) const ALIAS: &str = "knarr:";
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::cidr::Cidr;
-use crate::mark::Mark;
+use crate::mark::{ALIAS, Mark};
 use crate::netlink::Socket;
 use crate::nft::{self, At, BaseChain, Batch, Cmp, Commented, Expr, Rule, Verdict, base_chains, commented_rules, step};
 
@@ -18,8 +18,11 @@ use crate::nft::{self, At, BaseChain, Batch, Cmp, Commented, Expr, Rule, Verdict
 const FORWARD_RULES: usize = 2;
 const INPUT_RULES: usize = 1;
 
+/// In a rule's comment, after the mark.
+const PODS: &str = "/pods";
+
 fn comment(mark: &Mark) -> String {
-    format!("{}pods", mark.alias())
+    format!("{}{PODS}", mark.alias().trim_end_matches('/'))
 }
 
 /// What the pods' packets are known by.
@@ -60,6 +63,13 @@ fn by_chain(rules: &[Commented]) -> BTreeMap<(u8, &str, &str), Vec<&Commented>> 
     chains
 }
 
+/// How many of the rules with this comment stand before all but other clusters' such rules. Clusters side by side accept each
+/// their own pods, so none needs to be the first: each would go before the other again and again.
+fn heads(there: &[&Commented], comment: &str) -> usize {
+    let of_clusters = |rule: &&&Commented| rule.comment.starts_with(ALIAS) && rule.comment.ends_with(PODS);
+    there.iter().take_while(of_clusters).filter(|rule| rule.comment == comment).count()
+}
+
 /// Lets the pods' packets through, where they are not yet.
 pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: Pods) -> Result<()> {
     let comment = comment(mark);
@@ -76,8 +86,7 @@ pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: Pods) -> Result<()> {
             (true, true) => INPUT_RULES,
             (true, false) => FORWARD_RULES,
         };
-        // At the head, all of them, and none twice.
-        if ours.len() == wanted && there.iter().take(wanted).all(|r| r.comment == comment) {
+        if ours.len() == wanted && heads(there, &comment) == wanted {
             continue;
         }
         let mut batch = Batch::of_family(chain.family, &chain.table);
@@ -106,4 +115,29 @@ pub(super) fn close(socket: &mut Socket, mark: &Mark) -> Result<usize> {
         removed += 1;
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_side_by_side_let_each_other_be() {
+        let rule = |comment: &str| Commented {
+            family: nft::INET,
+            table: "filter".into(),
+            chain: "FORWARD".into(),
+            handle: 1,
+            comment: comment.into(),
+            refuses: false,
+        };
+        let (one, two) = (comment(&Mark::new("one")), comment(&Mark::new("two")));
+        assert_eq!(one, "knarr:one/pods", "as versions before wrote it");
+        let rules = [&two, &two, &one, &one, "", "knarr:x/other"].map(|comment: &str| rule(comment));
+        let there: Vec<&Commented> = rules.iter().collect();
+        assert_eq!((heads(&there, &one), heads(&there, &two)), (2, 2), "both are at the head");
+        assert_eq!((heads(&there[2..], &one), heads(&there[2..], &two)), (2, 0));
+        let behind: Vec<&Commented> = [4, 2, 3].map(|n: usize| &rules[n]).to_vec();
+        assert_eq!(heads(&behind, &one), 0, "somebody else's rule decides first");
+    }
 }
