@@ -44,6 +44,8 @@ const ANSWER_MAX: libc::timeval = libc::timeval { tv_sec: 10, tv_usec: 0 };
 const INTERRUPTED: u16 = 0x10;
 /// A list that changes each time that it is read is taken as it comes after so many times.
 const DUMP_ATTEMPTS: u32 = 20;
+/// Messages of news that are thrown away at once.
+const DRAIN_MAX: u32 = 10_000;
 
 /// A buffer of messages: header, fixed part, attributes.
 #[derive(Default, Debug, Clone)]
@@ -382,6 +384,17 @@ impl News {
         // SAFETY: the descriptor is owned by what is registered, which hands out the same number all its life.
         let fd = unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(|e| Error::io("watch a netlink socket", e.into()))?;
         Ok(Self { fd, kind, buffer: vec![0; 8192] })
+    }
+
+    /// Throws away what is queued, up to a bound: news may come faster than it is read.
+    pub fn drain(&mut self) {
+        for _ in 0..DRAIN_MAX {
+            match receive(self.fd.get_ref(), &mut self.buffer) {
+                Ok(_) => {}
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     /// Waits for news that `concerns` says so of, by its body. News that was lost concerns everybody.

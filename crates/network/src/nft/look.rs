@@ -185,6 +185,14 @@ impl Foreign {
         self.news = News::join(NETFILTER, GROUP, NEWGEN).inspect_err(|error| tracing::warn!(%error, "others' changes of rules are not heard")).ok();
     }
 
+    /// Forgets the news that is there already: whoever looks now sees all that it tells of. Else many changes would be as many
+    /// looks.
+    pub fn heard(&mut self) {
+        if let Some(news) = &mut self.news {
+            news.drain();
+        }
+    }
+
     /// Waits until another process has changed something, or may have.
     pub async fn changed(&mut self) {
         match &mut self.news {

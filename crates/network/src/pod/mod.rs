@@ -182,6 +182,7 @@ impl PodNetwork {
                 () = tokio::time::sleep(LOOK) => {}
             }
             tokio::time::sleep(SETTLE).await;
+            news.heard();
             let inner = self.inner.clone();
             if let Err(error) = blocking(move || inner.repair()).await {
                 tracing::warn!(%error, "the pod network is not as it should be; looking again in a minute");

@@ -118,6 +118,7 @@ pub(crate) async fn serve(config: Config, services: Informer<Service>, slices: I
             () = stale => proxy.update(&BTreeSet::new()).await,
             () = news.changed() => {
                 tokio::time::sleep(SETTLE).await;
+                news.heard();
                 proxy.look().await;
             }
             () = &mut whole => {
