@@ -275,9 +275,24 @@ impl Runtime {
         })
         .await?;
         let record = Record { id: id.clone(), ..Record::default() };
-        let entry = ContainerEntry { sandbox, spec: Arc::new(spec), record };
-        self.0.state.lock().containers.insert(id, entry);
-        Ok(())
+        let spec = Arc::new(spec);
+        let entry = ContainerEntry { sandbox: sandbox.clone(), spec: Arc::clone(&spec), record };
+        {
+            let mut state = self.0.state.lock();
+            if state.sandboxes.get(&sandbox).is_some_and(|s| s.ready && !s.stopping) {
+                state.containers.insert(id, entry);
+                return Ok(());
+            }
+        }
+        // It ended meanwhile, and whoever removes it may not see this container any more.
+        let (this, file) = (self.clone(), spec_file(&self.sandbox_dir(&sandbox), &id));
+        blocking(move || {
+            this.0.cgroups.remove_plan(&spec.cgroup);
+            let _ = std::fs::remove_file(file);
+            remove_tree(&spec.container_dir)
+        })
+        .await?;
+        Err(Error::NotFound { kind: "sandbox", name: sandbox })
     }
 
     /// Starts a prepared container: when this returns its program runs.

@@ -399,6 +399,7 @@ impl Shim {
     /// A process that was cloned became its program, or could not. `ended`: it is no more, whoever still holds the channel.
     fn launch_ready(&mut self, pid: i32, ended: bool) {
         let Some(at) = self.launches.iter().position(|l| l.pid == pid) else { return };
+        let stopping = self.stopping;
         loop {
             let launch = &mut self.launches[at];
             match sys::receive_packet(&launch.channel) {
@@ -407,6 +408,10 @@ impl Shim {
                     Some(&child::PROCESS) => {
                         launch.pid = bytes[1..].try_into().map_or(launch.pid, i32::from_le_bytes);
                         launch.known = true;
+                        // Who was killed when all were is the one that made it.
+                        if stopping {
+                            sys::kill(launch.pid, libc::SIGKILL);
+                        }
                     }
                     Some(_) => launch.failure = Some(String::from_utf8_lossy(&bytes[1..]).into_owned()),
                     None => break,
