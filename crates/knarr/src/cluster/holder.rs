@@ -52,6 +52,10 @@ pub(super) async fn lock(cluster: &Cluster) -> anyhow::Result<Lock> {
                     let name = &cluster.name;
                     bail!("the cluster {name:?} is running already (process {pid}): use it, or end it with `knarr down --name {name}`");
                 }
+                // Or the kernel does not tell here: of another process namespace, or of a file system that names its device otherwise.
+                if begun.elapsed() > DYING {
+                    bail!("somebody holds {} and the kernel does not tell who: is the cluster {:?} running in a container?", path.display(), cluster.name);
+                }
             }
         }
         tokio::time::sleep(LOOK).await;
