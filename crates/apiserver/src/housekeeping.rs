@@ -25,7 +25,7 @@ pub(crate) async fn run(server: ApiServer, shutdown: CancellationToken) {
             () = tokio::time::sleep(EVERY) => {}
         }
         if round % REPAIR_ROUNDS == 0 {
-            suspects = services::repair(&server, suspects, false).await;
+            suspects = services::repair(&server, suspects).await;
         }
         let now = Instant::now();
         server.rows().iter().for_each(|row| row.stretches().forget(now));

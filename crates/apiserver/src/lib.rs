@@ -127,9 +127,10 @@ impl ApiServer {
     /// # Errors
     /// An object cannot be written.
     pub async fn bootstrap(&self) -> Result<(), Status> {
+        let found = services::repair(self, services::Suspects::default()).await;
         bootstrap::run(self).await?;
-        // No write is under way yet: what a crash has left behind is put right at once.
-        services::repair(self, services::Suspects::default(), true).await;
+        // What a crash has left behind is put right at once.
+        services::repair(self, found.of_a_crash()).await;
         self.0.bootstrapped.store(true, Ordering::Release);
         Ok(())
     }

@@ -21,8 +21,17 @@ pub(crate) struct Suspects {
     objects: HashSet<String>,
 }
 
-/// One round. `certain`: no write is under way, so what no Service has is nobody's.
-pub(crate) async fn repair(server: &ApiServer, last: Suspects, certain: bool) -> Suspects {
+impl Suspects {
+    /// What two rounds at the start look for, however soon after each other: an IPAddress is written after its Service, so one
+    /// that no later look finds a Service for is left over. What is taken may belong to a write that is under way, since the
+    /// server is asked before it is ready; and a crash leaves nothing in memory.
+    pub(crate) fn of_a_crash(self) -> Suspects {
+        Suspects { objects: self.objects, ..Suspects::default() }
+    }
+}
+
+/// One round.
+pub(crate) async fn repair(server: &ApiServer, last: Suspects) -> Suspects {
     let services = stored(server);
     for service in &services {
         let others = server.services().adopt(service);
@@ -32,11 +41,11 @@ pub(crate) async fn repair(server: &ApiServer, last: Suspects, certain: bool) ->
         }
     }
     let mut suspects = server.services().unused(&services);
-    let freed = server.services().free_again(&mut suspects, &last, certain);
+    let freed = server.services().free_again(&mut suspects, &last);
     if freed > 0 {
         tracing::warn!(freed, "addresses and ports were taken by no Service; they are free again");
     }
-    suspects.objects = show(server, &services, &last, certain).await;
+    suspects.objects = show(server, &services, &last).await;
     suspects
 }
 
@@ -47,7 +56,7 @@ fn stored(server: &ApiServer) -> Vec<Arc<Value>> {
 }
 
 /// Has the IPAddress objects agree with the Services; returns those that are suspect.
-async fn show(server: &ApiServer, services: &[Arc<Value>], last: &Suspects, certain: bool) -> HashSet<String> {
+async fn show(server: &ApiServer, services: &[Arc<Value>], last: &Suspects) -> HashSet<String> {
     let (Some(row), Some(own)) = (objects::row(server), server.row("", "v1", "services")) else { return HashSet::new() };
     let text = |value: &Value, field: &str| value["metadata"][field].as_str().unwrap_or_default().to_owned();
     let mut wanted = BTreeSet::new();
@@ -72,7 +81,7 @@ async fn show(server: &ApiServer, services: &[Arc<Value>], last: &Suspects, cert
         snapshot.range(&row.root_key, "").map(|entry| storage::value(&row, entry)).filter(|o| !wanted.contains(&text(o, "name"))).collect();
     for object in lost.iter().filter(|o| o["metadata"]["labels"][objects::MANAGED_BY.0] == objects::MANAGED_BY.1) {
         let name = text(object, "name");
-        if !certain && !last.objects.contains(&name) {
+        if !last.objects.contains(&name) {
             suspects.insert(name);
             continue;
         }
@@ -87,7 +96,7 @@ async fn show(server: &ApiServer, services: &[Arc<Value>], last: &Suspects, cert
 
 impl Allocators {
     /// What is taken and no Service has.
-    fn unused(&self, services: &[Arc<Value>]) -> Suspects {
+    pub(super) fn unused(&self, services: &[Arc<Value>]) -> Suspects {
         let mut used: HashMap<Owner, &Value> = HashMap::new();
         for service in services {
             used.insert(super::owner(service), service);
@@ -103,9 +112,9 @@ impl Allocators {
     }
 
     /// Frees what was suspect before as well; returns how much.
-    fn free_again(&self, suspects: &mut Suspects, last: &Suspects, certain: bool) -> usize {
-        let ips: Vec<_> = suspects.ips.extract_if(|one| certain || last.ips.contains(one)).collect();
-        let ports: Vec<_> = suspects.ports.extract_if(|one| certain || last.ports.contains(one)).collect();
+    pub(super) fn free_again(&self, suspects: &mut Suspects, last: &Suspects) -> usize {
+        let ips: Vec<_> = suspects.ips.extract_if(|one| last.ips.contains(one)).collect();
+        let ports: Vec<_> = suspects.ports.extract_if(|one| last.ports.contains(one)).collect();
         for (ip, owner) in &ips {
             self.free(owner, &[*ip], &[]);
         }

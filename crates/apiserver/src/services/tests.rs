@@ -93,3 +93,17 @@ fn what_a_write_leaves_in_doubt_stays_taken() {
     all.removed(&again);
     assert!(all.create(&mut service("b", json!({"clusterIP": "10.96.0.10"}))).is_err());
 }
+
+#[test]
+fn what_a_write_under_way_has_taken_is_not_freed_at_the_start() {
+    let all = allocators();
+    let mut under_way = service("a", json!({"clusterIP": "10.96.0.10", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30_001}]}));
+    let _hold = all.create(&mut under_way).unwrap();
+    let first = all.unused(&[]);
+    assert_eq!(all.free_again(&mut all.unused(&[]), &Suspects::default()), 0);
+    assert_eq!(all.free_again(&mut all.unused(&[]), &first.of_a_crash()), 0);
+    assert!(all.create(&mut service("b", json!({"clusterIP": "10.96.0.10"}))).is_err());
+    // Two rounds of minutes find what nobody has.
+    let long_ago = all.unused(&[]);
+    assert_eq!(all.free_again(&mut all.unused(&[]), &long_ago), 2);
+}
