@@ -426,6 +426,9 @@ fn an_object_with_sorted_keys_is_put_in_order() {
     let text = r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","resourceVersion":"17"},"data":{"a":"\u003c"}}"#;
     assert_eq!(String::from_utf8(ordered).unwrap(), text);
     assert!(text[hole..].starts_with("17"));
+    let nameless = br#"{"data":{"b":"1","a":"2"},"metadata":{"resourceVersion":"17"}}"#;
+    let (ordered, hole) = entry::put_in_order(nameless).expect("the store opens with it");
+    assert!(ordered[hole..].starts_with(b"17") && ordered.starts_with(br#"{"data":{"a":"2","b":"1"}"#));
 }
 
 #[tokio::test]

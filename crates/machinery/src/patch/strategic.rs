@@ -219,15 +219,13 @@ fn merge_list(elem: Option<TypeRef<'_>>, field: Option<&Field>, mut old: Vec<Val
 fn special_elements(old: &mut Vec<Value>, new: Vec<Value>, key: &str) -> Result<Option<Vec<Value>>, String> {
     let mut rest = Vec::with_capacity(new.len());
     let mut replace = false;
+    let mut gone = HashSet::new();
     for item in new {
         match item.get(PATCH) {
             None => rest.push(item),
             Some(directive) => match directive.as_str() {
                 Some("delete") if item.get(key).is_none() => return Err(no_merge_key(&item, key)),
-                Some("delete") => {
-                    let own = identity(&item, key);
-                    old.retain(|o| identity(o, key) != own);
-                }
+                Some("delete") => drop(gone.insert(identity(&item, key))),
                 Some("replace") => replace = true,
                 Some("merge") => return Err("merging lists cannot yet be specified in the patch".to_owned()),
                 _ => return Err(format!("unknown patch type: {} in map: {}", plain(directive), plain(&item))),
@@ -237,6 +235,10 @@ fn special_elements(old: &mut Vec<Value>, new: Vec<Value>, key: &str) -> Result<
     if replace {
         *old = rest;
         return Ok(None);
+    }
+    // In one walk, however many they are.
+    if !gone.is_empty() {
+        old.retain(|o| !gone.contains(&identity(o, key)));
     }
     Ok(Some(rest))
 }

@@ -251,3 +251,16 @@ fn a_json_patch_makes_nothing_that_is_nested_without_end() {
     let many = Value::from(flat.as_array().unwrap().iter().cycle().take(10_000).cloned().collect::<Vec<_>>());
     assert_eq!(json_patch(&json!({"x": {}}), &many).map_err(|s| s.code), Ok(json!({"x": {}})));
 }
+
+#[test]
+fn many_elements_are_deleted_in_one_walk() {
+    let names = |directive: bool| -> Vec<Value> {
+        (0..20_000).map(|n| if directive { json!({"name": format!("c{n}"), "$patch": "delete"}) } else { json!({"name": format!("c{n}")}) }).collect()
+    };
+    let mut old = names(false);
+    old.push(json!({"name": "stays"}));
+    let begun = std::time::Instant::now();
+    let left = strategically(POD_SPEC, json!({ "containers": old }), json!({ "containers": names(true) }));
+    assert_eq!(left, Ok(json!({"containers": [{"name": "stays"}]})));
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+}
