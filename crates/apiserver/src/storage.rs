@@ -142,11 +142,14 @@ pub(crate) async fn replace(server: &ApiServer, row: &Row, key: &str, present: &
     put(server, row, key, Expect::Revision(present.revision), value).await
 }
 
+/// Refuses what could not be read again when it is stored: protobuf, and the owners of deep fields, may be nested deeper than
+/// JSON is read. A write asks before it takes anything for its object.
+pub(crate) fn readable(value: &Value) -> Result<(), Status> {
+    if machinery::json::is_readable(value) { Ok(()) } else { Err(Status::bad_request("exceeded max depth")) }
+}
+
 async fn put(server: &ApiServer, row: &Row, key: &str, expect: Expect, value: Value) -> Result<Option<Arc<Entry>>, Status> {
-    // Protobuf, and the owners of deep fields, may be nested deeper than JSON is read again.
-    if !machinery::json::is_readable(&value) {
-        return Err(Status::bad_request("exceeded max depth"));
-    }
+    readable(&value)?;
     match server.store().put(row.bucket(server.store()), key, expect, draft(row, value)).await {
         Ok(entry) => Ok(Some(entry)),
         Err(CommitError::Conflict) => Ok(None),

@@ -108,6 +108,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     for warning in row.strategy.warnings(&value, None) {
         cx.warn(warning);
     }
+    storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() {
         true => Some(call.server.services().create(&mut value).map_err(|e| errors::invalid(row, &name, e))?),
         false => None,

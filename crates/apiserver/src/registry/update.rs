@@ -126,6 +126,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         "approval" => kinds::prepare_approval(&cx.strategy(), &mut value, old),
         other => subresources::prepare(other, &mut value, old),
     }
+    storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() && what.subresource.is_empty() {
         true => Some(call.server.services().update(&mut value, old).map_err(|e| errors::invalid(row, what.name, e))?),
         false => None,

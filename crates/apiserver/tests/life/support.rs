@@ -97,6 +97,10 @@ impl Server {
         self.reply(Method::POST, uri, &[("content-type", "application/json")], body.to_string()).await
     }
 
+    pub async fn post_protobuf(&self, uri: &str, body: Vec<u8>) -> Reply {
+        self.reply(Method::POST, uri, &[("content-type", "application/vnd.kubernetes.protobuf")], body).await
+    }
+
     pub async fn put(&self, uri: &str, body: &Value) -> Reply {
         self.reply(Method::PUT, uri, &[("content-type", "application/json")], body.to_string()).await
     }
