@@ -445,7 +445,8 @@ fn many_services_start_and_change_quickly() {
         }
         times.sort();
         println!("2000 Services: start {start:?}; a change is in effect after {:?} (median), {:?} (worst)", times[10], times[19]);
-        assert!(times[10] < Duration::from_millis(250), "{times:?}");
+        // Some milliseconds, but the machine may have other work; writing all of them for each change takes longer than this.
+        assert!(times[10] < Duration::from_secs(2), "{times:?}");
     });
 }
 
