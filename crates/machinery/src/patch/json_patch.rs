@@ -14,8 +14,26 @@ const COPY_LIMIT_BYTES: usize = 3 << 20;
 /// How deep a document may become before it is looked at: operations put values into each other.
 const DEPTH_BETWEEN_MAX: usize = 1024;
 
+/// How many places the elements of lists may be shifted by all operations: ten thousand of them, each at the beginning of a
+/// list of a hundred thousand, would keep a core for many seconds.
+const SHIFTS_LIMIT: usize = 200_000_000;
+
 /// An operation does not fit the document. Upstream tells nobody why.
 struct Unfit;
+
+/// What the operations so far have cost.
+#[derive(Default)]
+struct Work {
+    copied_bytes: usize,
+    shifts: usize,
+}
+
+impl Work {
+    fn shift(&mut self, places: usize) -> Result<(), Unfit> {
+        self.shifts = self.shifts.saturating_add(places);
+        if self.shifts > SHIFTS_LIMIT { Err(Unfit) } else { Ok(()) }
+    }
+}
 
 /// Applies a patch and returns the patched document; null is a patch without operations.
 ///
@@ -35,10 +53,10 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, Status> {
         return Err(Status::too_large(format!("The allowed maximum operations in a JSON patch is {OPERATIONS_LIMIT}, got {found}")));
     }
     let mut doc = doc.clone();
-    let mut copied_bytes = 0;
+    let mut work = Work::default();
     let mut deepest = DEPTH_MAX;
     for operation in operations {
-        apply(&mut doc, operation, &mut copied_bytes).map_err(|Unfit| super::unprocessable())?;
+        apply(&mut doc, operation, &mut work).map_err(|Unfit| super::unprocessable())?;
         deepest = deepest.max(may_be_as_deep_as(operation, deepest));
         if deepest > DEPTH_BETWEEN_MAX {
             bounded(&doc)?;
@@ -69,26 +87,26 @@ fn no_patch(found: &Value, go_type: &str) -> Status {
     Status::bad_request(format!("json: cannot unmarshal {} into Go value of type {go_type}", super::json_type(found)))
 }
 
-fn apply(doc: &mut Value, operation: &Value, copied_bytes: &mut usize) -> Result<(), Unfit> {
+fn apply(doc: &mut Value, operation: &Value, work: &mut Work) -> Result<(), Unfit> {
     let text = |key: &str| operation.get(key).and_then(Value::as_str);
     let path = || text("path").ok_or(Unfit);
     let from = || text("from").ok_or(Unfit);
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
     match text("op").unwrap_or_default() {
-        "add" => add(doc, path()?, value()),
-        "remove" => remove(doc, path()?).map(drop),
+        "add" => add(doc, path()?, value(), work),
+        "remove" => remove(doc, path()?, work).map(drop),
         "replace" => replace(doc, path()?, value()),
         "move" => {
-            let moved = remove(doc, from()?)?;
-            add(doc, path()?, moved)
+            let moved = remove(doc, from()?, work)?;
+            add(doc, path()?, moved, work)
         }
         "copy" => {
             let copied = find(doc, from()?)?.cloned().unwrap_or(Value::Null);
-            *copied_bytes += crate::json::encode(&copied).len();
-            if *copied_bytes > COPY_LIMIT_BYTES {
+            work.copied_bytes += crate::json::encode(&copied).len();
+            if work.copied_bytes > COPY_LIMIT_BYTES {
                 return Err(Unfit);
             }
-            add(doc, path()?, copied)
+            add(doc, path()?, copied, work)
         }
         "test" => {
             let (path, value) = (path()?, value());
@@ -138,7 +156,7 @@ fn find<'d>(doc: &'d mut Value, path: &str) -> Result<Option<&'d Value>, Unfit> 
     }
 }
 
-fn add(doc: &mut Value, path: &str, value: Value) -> Result<(), Unfit> {
+fn add(doc: &mut Value, path: &str, value: Value, work: &mut Work) -> Result<(), Unfit> {
     let (place, last) = container(doc, path)?;
     match place {
         Value::Object(map) => drop(map.insert(last, value)),
@@ -146,6 +164,7 @@ fn add(doc: &mut Value, path: &str, value: Value) -> Result<(), Unfit> {
         Value::Array(items) => {
             // A negative place is counted in the list as it will be.
             let at = index(&last, items.len() + 1).filter(|at| *at <= items.len()).ok_or(Unfit)?;
+            work.shift(items.len() - at)?;
             items.insert(at, value);
         }
         _ => return Err(Unfit),
@@ -173,12 +192,13 @@ fn replace(doc: &mut Value, path: &str, value: Value) -> Result<(), Unfit> {
     Ok(())
 }
 
-fn remove(doc: &mut Value, path: &str) -> Result<Value, Unfit> {
+fn remove(doc: &mut Value, path: &str, work: &mut Work) -> Result<Value, Unfit> {
     let (place, last) = container(doc, path)?;
     match place {
         Value::Object(map) => map.remove(&last).ok_or(Unfit),
         Value::Array(items) => {
             let at = index(&last, items.len()).filter(|at| *at < items.len()).ok_or(Unfit)?;
+            work.shift(items.len() - at)?;
             Ok(items.remove(at))
         }
         _ => Err(Unfit),

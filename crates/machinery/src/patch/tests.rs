@@ -264,3 +264,13 @@ fn many_elements_are_deleted_in_one_walk() {
     assert_eq!(left, Ok(json!({"containers": [{"name": "stays"}]})));
     assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
 }
+
+#[test]
+fn a_json_patch_does_not_shift_long_lists_without_end() {
+    let operation = json!({"op": "add", "path": "/a/0", "value": 0});
+    let patch = |n: usize| Value::from(vec![operation.clone(); n]);
+    let long = json!({ "a": vec![0; 300_000] });
+    assert_eq!(json_patch(&long, &patch(10_000)).map_err(|s| s.code), Err(422));
+    assert!(json_patch(&long, &patch(100)).is_ok());
+    assert!(json_patch(&json!({"a": []}), &patch(10_000)).is_ok());
+}
