@@ -7,6 +7,9 @@ use std::cmp::Ordering;
 /// More update managers than this are folded into one, the oldest first (KEP-555; upstream's `DefaultMaxUpdateManagers`).
 const UPDATE_MANAGERS_LIMIT: usize = 10;
 
+/// More entries than this are sorted before equal owners are found among them.
+const READ_UNSORTED_MAX: usize = 64;
+
 /// The name under which upstream folds them.
 const ANCIENT: &str = "ancient-changes";
 
@@ -37,10 +40,12 @@ impl Entry {
 
     /// Whether both are the same owner: an applier is one whatever version it uses.
     pub(super) fn is_same_owner(&self, other: &Self) -> bool {
-        self.name == other.name
-            && self.applies == other.applies
-            && self.subresource == other.subresource
-            && (self.applies || self.api_version == other.api_version)
+        self.owner() == other.owner()
+    }
+
+    /// What two entries of one owner have in common, in an order.
+    fn owner(&self) -> (&str, bool, &str, &str) {
+        (&self.name, self.applies, &self.subresource, if self.applies { "" } else { &self.api_version })
     }
 
     fn read(entry: &Value) -> Option<Self> {
@@ -88,9 +93,22 @@ impl Managers {
     /// read must not be kept, since clients would fail on it.
     pub(super) fn of(object: Option<&Value>) -> Self {
         let entries = object.and_then(|o| o.get("metadata")?.get("managedFields")?.as_array());
-        let entries: Option<Vec<Entry>> = entries.into_iter().flatten().map(Entry::read).collect();
+        let Some(mut entries) = entries.into_iter().flatten().map(Entry::read).collect::<Option<Vec<Entry>>>() else { return Self::default() };
+        // Equal owners beside each other: a client may send some ten thousand, which are not all compared with each other.
+        if entries.len() > READ_UNSORTED_MAX {
+            entries.sort_by(|a, b| a.owner().cmp(&b.owner()));
+            entries.dedup_by(|later, kept| {
+                let same = kept.is_same_owner(later);
+                if same {
+                    kept.set.union(&later.set);
+                    kept.time = std::mem::take(&mut later.time);
+                }
+                same
+            });
+            return Self(entries);
+        }
         let mut managers = Self::default();
-        entries.into_iter().flatten().for_each(|entry| managers.add(entry));
+        entries.into_iter().for_each(|entry| managers.add(entry));
         managers
     }
 

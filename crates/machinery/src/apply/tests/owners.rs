@@ -255,3 +255,21 @@ fn kubectl_keeps_its_record() {
     let plain = apply_by("kubectl", None, &config);
     assert!(plain["metadata"]["annotations"].get(RECORD).is_none());
 }
+
+#[test]
+fn many_entries_of_managed_fields_are_read_in_reasonable_time() {
+    let entry = |n: usize, field: &str| json!({"manager": format!("m{n}"), "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {format!("f:{field}"): {}}}});
+    let object = |n: usize| {
+        let entries: Vec<Value> = (0..n).map(|n| entry(n, "a")).chain([entry(0, "b")]).collect();
+        json!({"metadata": {"managedFields": entries}})
+    };
+    let begun = std::time::Instant::now();
+    // As few and as many are read alike.
+    for n in [3, 100, 30_000] {
+        let managers = super::super::Managers::of(Some(&object(n)));
+        assert_eq!(managers.0.len(), n);
+        let both = managers.0.iter().find(|e| e.name == "m0").unwrap();
+        assert_eq!(both.set.clone().into_value(), json!({"f:data": {"f:a": {}, "f:b": {}}}));
+    }
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+}
