@@ -21,7 +21,8 @@ const ORPHAN: &str = "orphan";
 /// What became of the owners that an object names.
 #[derive(Default)]
 struct Owners {
-    solid: usize,
+    /// Those that are there, and hold it.
+    solid: Vec<Uid>,
     dangling: Vec<Uid>,
     /// Deleted in the foreground: they wait for this object, among others.
     waiting: Vec<Uid>,
@@ -58,9 +59,9 @@ impl Collector {
             return Ok(None);
         }
         let Some(owners) = self.classify(&seen).await? else { return Ok(None) };
-        if owners.solid > 0 {
+        if !owners.solid.is_empty() {
             let mut work = Vec::new();
-            self.graph.lock().relink(uid, &mut work);
+            self.graph.lock().relink(uid, &owners.solid, &mut work);
             work.into_iter().for_each(|w| self.queue.add(w));
             let lost: Vec<Uid> = owners.dangling.into_iter().chain(owners.waiting).collect();
             return if lost.is_empty() { Ok(None) } else { self.drop_owners(&served, &latest, &lost).await.map(|()| None) };
@@ -119,7 +120,7 @@ impl Collector {
                     owners.dangling.push(owner.uid.clone());
                 }
                 Some(live) if live.is_deleting() && live.has_finalizer(FOREGROUND) => owners.waiting.push(owner.uid.clone()),
-                Some(_) => owners.solid += 1,
+                Some(_) => owners.solid.push(owner.uid.clone()),
             }
         }
         Ok(Some(owners))

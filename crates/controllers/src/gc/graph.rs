@@ -133,10 +133,11 @@ impl Graph {
         self.absent.insert((uid.clone(), place));
     }
 
-    /// An object that was looked at lives on: what it refers to is in the graph again, if it was taken for absent.
-    pub(super) fn relink(&mut self, uid: &Uid, work: &mut Vec<Work>) {
+    /// An object that was looked at lives on: those that hold it are in the graph again, if they were taken for absent. Not those
+    /// that it lost: each would be looked for and lead back to the object, without a pause, until the object has let go of it.
+    pub(super) fn relink(&mut self, uid: &Uid, solid: &[Uid], work: &mut Vec<Work>) {
         let owners = self.nodes.get(uid).map(|n| n.owners.clone()).unwrap_or_default();
-        for owner in &owners {
+        for owner in owners.iter().filter(|o| solid.contains(&o.uid)) {
             if self.nodes.get(&owner.uid).is_none_or(|n| !n.dependents.contains(uid)) {
                 self.join(uid, owner, work, &mut Vec::new());
             }

@@ -153,7 +153,9 @@ fn what_lives_on_is_linked_to_its_owner_again() {
     world.see(seen("a", &[owner("o", false)]));
     world.gone("o");
     let mut work = Vec::new();
-    world.0.relink(&"a".into(), &mut work);
+    world.0.relink(&"a".into(), &[], &mut work);
+    assert!(work.is_empty() && world.0.node("o").is_none(), "what it lost is not looked for again and again");
+    world.0.relink(&"a".into(), &["o".into()], &mut work);
     assert_eq!(work, [Work::Delete("o".into())], "it is looked for once more");
     world.see(seen("o", &[]));
     assert_eq!(world.gone("o"), "delete a");
