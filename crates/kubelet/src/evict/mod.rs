@@ -115,9 +115,14 @@ pub(crate) fn evict(handle: &Handle, message: String, condition: Option<String>)
     handle.evict(Eviction { reason: "Evicted".into(), message, condition, grace: GRACE });
 }
 
+/// Whether a pod may be evicted: not if the cluster cannot be without it, whatever it takes (upstream's `evictPod`).
+fn evictable(handle: &Handle) -> bool {
+    !handle.ended() && !pressure::critical(&handle.pod())
+}
+
 /// Evicts the pods that are over a limit of their own, and one more if the node runs short.
 pub async fn check(cx: Arc<Context>, pods: Pods) {
-    for handle in pods.all().into_iter().filter(|h| !h.ended()) {
+    for handle in pods.all().into_iter().filter(|h| evictable(h)) {
         let pod = handle.pod();
         if limited(&pod)
             && let Some(message) = exceeded(&pod, &measure(&cx, &pod).await)
@@ -140,6 +145,17 @@ mod tests {
     fn disk(volumes: &[(&str, u64)], containers: &[(&str, u64)]) -> Disk {
         let own = |l: &[(&str, u64)]| l.iter().map(|(n, b)| ((*n).to_owned(), *b << 20)).collect();
         Disk { volumes: own(volumes), containers: own(containers) }
+    }
+
+    #[test]
+    fn what_the_cluster_cannot_be_without_is_not_evicted() {
+        let may = |priority: i32, phase: &str| {
+            let mut p = pod(json!({"containers": [], "priority": priority}));
+            p.status = serde_json::from_value(json!({"phase": phase})).unwrap();
+            evictable(&Handle::new(Arc::new(p)))
+        };
+        assert!(may(1_000_000_000, "Running"));
+        assert!(!may(2_000_000_000, "Running") && !may(0, "Failed"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use machinery::placement;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{evict, measure};
+use super::{evict, evictable, measure};
 use crate::cri::PodUid;
 use crate::node;
 use crate::pod::manager::Pods;
@@ -146,7 +146,7 @@ pub async fn relieve(cx: &Arc<Context>, pods: &Pods) {
         return;
     }
     let mut candidates = Vec::new();
-    for handle in pods.all().into_iter().filter(|h| !h.ended() && !h.is_gone()) {
+    for handle in pods.all().into_iter().filter(|h| evictable(h) && !h.is_gone()) {
         let pod = handle.pod();
         let Some(spec) = &pod.spec else { continue };
         if pod.metadata.deletion_timestamp.is_some() {
