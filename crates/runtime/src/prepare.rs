@@ -244,19 +244,20 @@ fn own_volumes(config: &ContainerConfig, image: &ImageConfig) -> Result<Vec<Stri
     all.into_iter().map(text).collect()
 }
 
-/// The container's directories on the host. Its `/` has owner and mode of the image's (of the highest layer's, as overlayfs
-/// shows it), whatever the umask, shifted to the ids of the sandbox's users.
+/// The container's directories on the host. Its `/` has the owner of the image's (of the highest layer's, as overlayfs shows
+/// it), shifted to the ids of the sandbox's users. Its mode is 0755 whatever the umask and whatever the image says, as with
+/// containerd's snapshots: images made of a private directory (`./` 0700) are common, and run as anybody there.
 fn directories(dir: &Path, top: Option<PathBuf>, users: Option<IdMapping>) -> Result<()> {
     private_dir(dir)?;
     for name in ["upper", "work", "rootfs"] {
         private_dir(&dir.join(name))?;
     }
     let of_image = top.map(|layer| fs::metadata(&layer).at("cannot look at", &layer)).transpose()?;
-    let (uid, gid, mode) = of_image.map_or((0, 0, 0o755), |m| (m.uid(), m.gid(), m.mode() & 0o7777));
+    let (uid, gid) = of_image.map_or((0, 0), |m| (m.uid(), m.gid()));
     let first = users.map_or(0, |u| u.host_first);
     let upper = dir.join("upper");
     std::os::unix::fs::chown(&upper, Some(first.saturating_add(uid)), Some(first.saturating_add(gid))).at("cannot give away", &upper)?;
-    fs::set_permissions(&upper, fs::Permissions::from_mode(mode)).at("cannot open", &upper)
+    fs::set_permissions(&upper, fs::Permissions::from_mode(0o755)).at("cannot open", &upper)
 }
 
 fn device_rules(devices: &[Device]) -> Result<Vec<String>> {
@@ -363,6 +364,20 @@ mod tests {
             argv(&ContainerConfig { command: own(command), args: own(args), ..ContainerConfig::default() }, &image).unwrap()
         };
         assert_eq!((with(&[], &[]), with(&["x"], &[]), with(&[], &["a"])), (vec!["e".into(), "c".into()], vec!["x".into()], vec!["e".to_owned(), "a".into()]));
+    }
+
+    #[test]
+    fn the_root_is_the_image_owners_and_open_whatever_the_image_says() {
+        let base = std::env::temp_dir().join(format!("knarr-prepare-{}", std::process::id()));
+        let (layer, container) = (base.join("layer"), base.join("container"));
+        fs::create_dir_all(&layer).unwrap();
+        fs::set_permissions(&layer, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&layer, Some(5), Some(6)).unwrap();
+        directories(&container, Some(layer), None).unwrap();
+        let upper = fs::metadata(container.join("upper")).unwrap();
+        assert_eq!((upper.mode() & 0o7777, upper.uid(), upper.gid()), (0o755, 5, 6));
+        assert_eq!(fs::metadata(&container).unwrap().mode() & 0o7777, 0o700, "on the host it is root's alone");
+        fs::remove_dir_all(&base).unwrap();
     }
 
     #[test]
