@@ -71,7 +71,9 @@ fn one(rest: &mut &[&str], allowed: &[String]) -> bool {
     let Some((word, after)) = rest.split_first() else { return false };
     *rest = after;
     if *word != "(" {
-        return allowed.iter().any(|name| *name == word.replace("+WITH+", " WITH "));
+        // "Or a later one" is kept by the one that it names.
+        let named = word.replace("+WITH+", " WITH ");
+        return allowed.iter().any(|name| *name == named || named.strip_suffix('+') == Some(name));
     }
     let ok = either(rest, allowed);
     match rest.split_first() {
@@ -101,6 +103,8 @@ mod tests {
             ("MIT AND (GPL-3.0 OR BSD-1-Clause)", false),
             ("Apache-2.0 WITH LLVM-exception", true),
             ("Apache-2.0", false),
+            ("ISC+", true),
+            ("GPL-3.0+", false),
             ("(MIT", false),
             ("", false),
         ] {
