@@ -222,7 +222,8 @@ async fn who_joins_a_container_shows_nothing_of_the_host() {
         host.ended(id).await;
         let said = host.said(id);
         let met: usize = said.lines().find_map(|l| l.strip_prefix("met ")?.parse().ok()).unwrap();
-        assert!(!said.contains("saw ") && met > n / 2, "{n} times: {said}");
+        // How many of them it gets to see is the scheduler's; none would mean that it did not look.
+        assert!(!said.contains("saw ") && met > 0, "{n} times: {said}");
     }
 }
 

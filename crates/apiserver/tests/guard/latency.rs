@@ -26,6 +26,8 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const CLIENTS: usize = 32;
 /// How long the clients do their worst.
 const WORST: Duration = Duration::from_secs(2);
+/// How long they are waited for where the machine leaves them no time, being behind all others: each is to be answered once.
+const WORST_MAX: Duration = Duration::from_secs(60);
 /// What a probe may take beside them: without the heavy threads it is seconds, and a machine of two cores that compiles
 /// beside the tests takes some of this for itself.
 const PROBE_MAX: Duration = Duration::from_millis(500);
@@ -104,11 +106,12 @@ impl Door {
     }
 }
 
-/// The 95th of a hundred answers to a probe, a moment between each two.
-async fn probes(sender: &mut SendRequest<Body>, pause: Duration) -> Duration {
+/// What 95 of a hundred answers to a probe keep, a moment between each two; more are asked for until there is `enough`.
+async fn probes(sender: &mut SendRequest<Body>, pause: Duration, enough: impl Fn() -> bool) -> Duration {
     let probe = Ask::new(Method::GET, "/readyz", &[], "");
     let mut took = Vec::new();
-    for _ in 0..100 {
+    let first = Instant::now();
+    while took.len() < 100 || (!enough() && first.elapsed() < WORST_MAX) {
         let began = Instant::now();
         let answer = sender.send_request(probe.request()).await.expect("an answer");
         assert_eq!(answer.status(), 200);
@@ -117,7 +120,7 @@ async fn probes(sender: &mut SendRequest<Body>, pause: Duration) -> Duration {
         tokio::time::sleep(pause).await;
     }
     took.sort_unstable();
-    took[94]
+    took[took.len() * 95 / 100 - 1]
 }
 
 /// Clients that do their worst, each on a connection of its own, until they are told to stop.
@@ -161,11 +164,12 @@ async fn a_probe_does_not_wait_for_the_worst_of_others() {
     config.alpn_protocols = vec![b"h2".to_vec()];
     let door = Door { tls: TlsConnector::from(Arc::new(config)), at: world.api };
     let mut sender = door.open().await.expect("a connection");
-    let idle = probes(&mut sender, Duration::ZERO).await;
+    let idle = probes(&mut sender, Duration::ZERO, || true).await;
     let stop = Arc::new(AtomicBool::new(false));
     let answered: Arc<[AtomicUsize]> = worst().iter().map(|_| AtomicUsize::new(0)).collect();
     let clients = clients(door, Arc::clone(&stop), Arc::clone(&answered));
-    let busy = probes(&mut sender, WORST / 100).await;
+    let all = || answered.iter().map(|n| n.load(Ordering::Relaxed)).sum::<usize>() >= CLIENTS;
+    let busy = probes(&mut sender, WORST / 100, all).await;
     stop.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || clients.join()).await.expect("joined").expect("every answer is good");
     let counts: Vec<usize> = answered.iter().map(|n| n.load(Ordering::Relaxed)).collect();
