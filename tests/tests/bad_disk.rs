@@ -145,9 +145,13 @@ fn a_store_whose_last_write_is_half_there_starts() {
         ("rubbish after it", |path, end| overwrite(path, end, &[0xa5; 300])),
     ];
     for (what, damage) in damages {
-        // The one that is damaged was on its way when the power went: nobody was told that it is there.
+        // The one that is damaged was on its way when the power went: nobody was told that it is there, nor had the store
+        // written down that somebody was.
+        let acknowledged = cluster.data().join("store/acknowledged");
+        let before = std::fs::read(&acknowledged).expect("what was acknowledged");
         cluster.block_on("a write", api.create(&map("last", what))).expect("a write");
         cluster.kill();
+        std::fs::write(&acknowledged, before).expect("the store's folder");
         let (path, end) = journal(&cluster);
         damage(&path, end);
         let start = cluster.start(&[]);
