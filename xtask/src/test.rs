@@ -111,10 +111,26 @@ fn cluster(root: &Path, filter: Option<&str>, count: &mut Count) -> anyhow::Resu
     let kubectl = kubectl(root)?;
     step("tests of a real cluster");
     let mut command = cargo(root);
-    command.args(["test", "--package", CLUSTER, "--no-fail-fast"]);
+    // Of the whole workspace, as the unit tests: another choice of packages is another choice of features, for which every
+    // dependency is built once more.
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    for name in cluster_tests(root)? {
+        command.args(["--test", &name]);
+    }
     command.args(filter).args(["--", "--test-threads=1"]).env("KNARR", program).env("KUBECTL", kubectl);
     // Each of them loads both cores, and one holds a rate of requests: they run one after another.
     counted(&mut command, count)
+}
+
+/// The names of the programs of [`CLUSTER`]: one a file.
+fn cluster_tests(root: &Path) -> anyhow::Result<Vec<String>> {
+    let folder = root.join("tests/tests");
+    let mut names = Vec::new();
+    for file in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        names.extend(file?.file_name().to_str().and_then(|name| name.strip_suffix(".rs")).map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The release program.
