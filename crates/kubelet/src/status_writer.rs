@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::api::{ApiError, SharedApi};
+use crate::pod::status::OWN;
 
 /// First and longest wait before a failed write is tried again.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -45,18 +46,6 @@ const FIELDS: [&str; 14] = [
 ];
 /// Lists whose elements strategic merge would merge by key, though they are to be replaced.
 const MERGED_LISTS: [&str; 2] = ["podIPs", "hostIPs"];
-/// The conditions that the kubelet sets.
-const OWN: [&str; 9] = [
-    "PodReadyToStartContainers",
-    "Initialized",
-    "Ready",
-    "ContainersReady",
-    "PodScheduled",
-    "PodResizePending",
-    "PodResizeInProgress",
-    "AllContainersRestarting",
-    "DisruptionTarget",
-];
 /// Those of them that go again.
 const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 /// Those of them that others set too: theirs stand.

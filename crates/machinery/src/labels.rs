@@ -23,6 +23,21 @@ pub enum Operator {
     LessThan,
 }
 
+impl Operator {
+    /// The one that an object's `operator` names.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "In" => Operator::In,
+            "NotIn" => Operator::NotIn,
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            "Gt" => Operator::GreaterThan,
+            "Lt" => Operator::LessThan,
+            _ => return None,
+        })
+    }
+}
+
 /// One term.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirement {
@@ -135,15 +150,8 @@ impl Selector {
             requirements.push(Requirement::new(key, Operator::In, vec![value.as_str().unwrap_or_default().to_owned()])?);
         }
         for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
-            let operator = match expression["operator"].as_str().unwrap_or_default() {
-                "In" => Operator::In,
-                "NotIn" => Operator::NotIn,
-                "Exists" => Operator::Exists,
-                "DoesNotExist" => Operator::DoesNotExist,
-                "Gt" => Operator::GreaterThan,
-                "Lt" => Operator::LessThan,
-                other => return Err(format!("{other:?} is not a valid label selector operator")),
-            };
+            let operator = expression["operator"].as_str().unwrap_or_default();
+            let operator = Operator::of(operator).ok_or_else(|| format!("{operator:?} is not a valid label selector operator"))?;
             let values = expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
             requirements.push(Requirement::new(expression["key"].as_str().unwrap_or_default(), operator, values.collect())?);
         }

@@ -139,15 +139,7 @@ impl Field {
 }
 
 fn requirement(expression: &Value) -> Option<Requirement> {
-    let operator = match text(&expression["operator"]) {
-        "In" => Operator::In,
-        "NotIn" => Operator::NotIn,
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
-        "Gt" => Operator::GreaterThan,
-        "Lt" => Operator::LessThan,
-        _ => return None,
-    };
+    let operator = Operator::of(text(&expression["operator"]))?;
     let values = list(&expression["values"]).iter().map(|v| text(v).to_owned()).collect();
     Requirement::new(text(&expression["key"]), operator, values).ok()
 }

@@ -44,7 +44,7 @@ const RESTARTING_ALL: &str = "AllContainersRestarting";
 /// The condition that a pod goes though it did nothing.
 const DISRUPTION: &str = "DisruptionTarget";
 /// The conditions that are made here; those of others stay as they are.
-const OWN: [&str; 9] = [
+pub(crate) const OWN: [&str; 9] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",

@@ -52,25 +52,29 @@ impl<'v> Writer<'v> {
     }
 
     fn map(&mut self, ty: Option<TypeRef<'v>>, map: &'v Map<String, Value>) {
-        let first = self.gather(ty, map);
-        self.out.push(b'{');
-        for at in first..self.members.len() {
-            let (_, key, value, ty) = self.members[at];
-            if at > first {
-                self.out.push(b',');
-            }
-            string(&mut self.out, key);
-            self.out.push(b':');
-            self.value(ty, value);
-        }
-        self.members.truncate(first);
-        self.out.push(b'}');
+        self.object(ty, map, |writer, _, ty, value| writer.value(ty, value));
     }
 
     /// An object with room for its resourceVersion, which is left empty; where its digits go.
     pub(super) fn with_hole(&mut self, ty: Option<TypeRef<'v>>, map: &'v Map<String, Value>) -> usize {
         const VERSION: &str = "resourceVersion";
         let mut hole = 0;
+        self.object(ty, map, |writer, key, ty, value| match value {
+            Value::Object(metadata) if key == "metadata" => writer.object(ty, metadata, |writer, key, ty, value| {
+                if key == VERSION {
+                    hole = writer.out.len() + 1;
+                    writer.out.extend_from_slice(br#""""#);
+                } else {
+                    writer.value(ty, value);
+                }
+            }),
+            _ => writer.value(ty, value),
+        });
+        hole
+    }
+
+    /// An object whose values are written by `each`, which is told their keys and types.
+    fn object(&mut self, ty: Option<TypeRef<'v>>, map: &'v Map<String, Value>, mut each: impl FnMut(&mut Self, &'v str, Option<TypeRef<'v>>, &'v Value)) {
         let first = self.gather(ty, map);
         self.out.push(b'{');
         for at in first..self.members.len() {
@@ -80,33 +84,10 @@ impl<'v> Writer<'v> {
             }
             string(&mut self.out, key);
             self.out.push(b':');
-            match value {
-                Value::Object(metadata) if key == "metadata" => {
-                    let inner = self.gather(ty, metadata);
-                    self.out.push(b'{');
-                    for at in inner..self.members.len() {
-                        let (_, key, value, ty) = self.members[at];
-                        if at > inner {
-                            self.out.push(b',');
-                        }
-                        string(&mut self.out, key);
-                        self.out.push(b':');
-                        if key == VERSION {
-                            hole = self.out.len() + 1;
-                            self.out.extend_from_slice(br#""""#);
-                        } else {
-                            self.value(ty, value);
-                        }
-                    }
-                    self.members.truncate(inner);
-                    self.out.push(b'}');
-                }
-                _ => self.value(ty, value),
-            }
+            each(self, key, ty, value);
         }
         self.members.truncate(first);
         self.out.push(b'}');
-        hole
     }
 
     /// Appends a map's members in the order in which they are written; where they begin.
