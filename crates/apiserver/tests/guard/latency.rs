@@ -30,7 +30,7 @@ const WORST: Duration = Duration::from_secs(2);
 const WORST_MAX: Duration = Duration::from_secs(60);
 /// What a probe may take beside them: without the heavy threads it is seconds, and a machine of two cores that compiles
 /// beside the tests takes some of this for itself.
-const PROBE_MAX: Duration = Duration::from_millis(500);
+const PROBE_MAX: Duration = Duration::from_millis(50);
 /// A machine that is busy with others is slow at rest as well: so many times its own reading is granted.
 const SLOWER_MAX: u32 = 20;
 

@@ -13,8 +13,8 @@ type Outcome = Result<String, String>;
 pub(crate) fn run(args: &[&str]) -> i32 {
     match args {
         ["all", marker] => all(marker),
-        // Looks through whatever becomes visible, until it is killed.
-        ["peek", marker, seconds] => return peek(marker, Duration::from_secs(seconds.parse().unwrap_or(1))),
+        // Looks through whatever becomes visible, until it has met so many.
+        ["peek", marker, count, seconds] => return peek(marker, count.parse().unwrap_or(1), Duration::from_secs(seconds.parse().unwrap_or(1))),
         ["cwd", marker] => tell("working directory", above(marker)),
         ["exe"] => tell("the runtime's program", overwrite("/proc/self/exe")),
         ["mount", kind, at] => tell(kind, mount(kind, at)),
@@ -200,8 +200,8 @@ fn keyring() -> i64 {
 }
 
 /// Watches every process that appears, from the first moment that its number is there: through its rights, its root and its
-/// descriptors. Prints what it should not have seen, and how many it met.
-fn peek(marker: &str, limit: Duration) -> i32 {
+/// descriptors. Prints what it should not have seen, and how many it met: `count`, or fewer if the time is over.
+fn peek(marker: &str, count: usize, limit: Duration) -> i32 {
     /// Numbers that others may have taken meanwhile.
     const AHEAD: u32 = 4;
     /// Looks at each: until it has become its program, and a while after.
@@ -217,8 +217,15 @@ fn peek(marker: &str, limit: Duration) -> i32 {
     let mut next = std::process::id() + 1;
     let mut met = 0;
     let begun = Instant::now();
-    while begun.elapsed() < limit {
-        let Some(pid) = (next..next + AHEAD).find(|pid| rights(&pid.to_string()).is_some_and(|r| told_rights(r, own, &mut told))) else { continue };
+    while met < count && begun.elapsed() < limit {
+        let Some(pid) = (next..next + AHEAD).find(|pid| rights(&pid.to_string()).is_some_and(|r| told_rights(r, own, &mut told))) else {
+            // Those that came and went while it looked at another are passed over, or it would wait for their numbers for ever.
+            let newest = newest();
+            if newest >= next + AHEAD {
+                next = newest;
+            }
+            continue;
+        };
         met += 1;
         next = pid + 1;
         for _ in 0..LOOKS {
@@ -240,6 +247,12 @@ fn peek(marker: &str, limit: Duration) -> i32 {
     }
     let _ = writeln!(out, "met {met}");
     0
+}
+
+/// The number that was given last in this process namespace (proc_loadavg(5)).
+fn newest() -> u32 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().last().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 fn told_rights(rights: u64, own: u64, told: &mut std::collections::BTreeSet<String>) -> bool {
