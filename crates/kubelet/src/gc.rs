@@ -37,8 +37,11 @@ pub fn orphaned_dirs(cx: &Context, pods: &Pods, held: &[PodUid]) {
     }
     for path in logs {
         let uid = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.rsplit('_').next()).unwrap_or_default();
-        if !uid.is_empty() && !known.contains(uid) {
-            let _ = fs::remove_dir_all(&path);
+        if !uid.is_empty()
+            && !known.contains(uid)
+            && let Err(e) = runtime::tree::remove(&path)
+        {
+            tracing::warn!(uid, error = %e, "logs of a former pod could not be removed");
         }
     }
 }

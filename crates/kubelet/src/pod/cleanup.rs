@@ -109,11 +109,7 @@ pub async fn forget(cx: &Arc<Context>, pod: &Pod, sandboxes: Vec<Sandbox>, runs:
     }
     remove_sandboxes(cx, sandboxes, runs, false).await?;
     let dir = cx.config.pod_log_dir(util::namespace(pod), util::name(pod), util::uid(pod));
-    let removed = util::blocking(move || match std::fs::remove_dir_all(&dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("logs {}: {e}", dir.display())),
-        _ => Ok(()),
-    });
-    removed.await?;
+    util::blocking(move || runtime::tree::remove(&dir).map_err(|e| format!("logs: {e}"))).await?;
     cx.images.forget(&PodUid(util::uid(pod).to_owned()));
     Ok(())
 }

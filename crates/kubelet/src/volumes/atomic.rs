@@ -173,7 +173,7 @@ fn sweep(dir: &Path, payload: &Payload, keep: &str) -> io::Result<()> {
         }
         if name.starts_with("..") {
             if entry.file_type()?.is_dir() {
-                fs::remove_dir_all(entry.path())?;
+                runtime::tree::remove(&entry.path())?;
             } else {
                 fs::remove_file(entry.path())?;
             }
