@@ -26,11 +26,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut cluster = Cluster::new("bench-pods").with(&["--port", "7443"]);
     cluster.start(&[]).assert_ok();
     if let Some(archive) = options.text("import") {
-        let mut import = Command::new(cluster_tests::knarr());
-        import.args(["image", "import", archive, "--name", &cluster.name]);
-        if !import.status()?.success() {
-            bail!("{archive} cannot be imported");
-        }
+        import(&cluster, archive)?;
     }
     let client = cluster.client();
     let ours = async {
@@ -49,6 +45,16 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     cluster.down();
+    Ok(())
+}
+
+/// Brings the images of an archive in.
+pub fn import(cluster: &Cluster, archive: &str) -> anyhow::Result<()> {
+    let mut import = Command::new(cluster_tests::knarr());
+    import.args(["image", "import", archive, "--name", &cluster.name]).arg("--data-dir").arg(cluster.data());
+    if !import.status()?.success() {
+        bail!("{archive} cannot be imported");
+    }
     Ok(())
 }
 

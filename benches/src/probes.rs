@@ -3,12 +3,12 @@
 //! processes', since most of it is spent by processes that live for milliseconds (shims' children, runc, the probe itself).
 
 use crate::{Options, peer::Peer, pods};
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use client::{Client, DeleteParams};
 use cluster_tests::Cluster;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
-use std::{fs, path::Path, process::Command, thread::sleep, time::Duration};
+use std::{fs, path::Path, thread::sleep, time::Duration};
 
 const SETTLE: Duration = Duration::from_secs(15);
 const NAMESPACE: &str = "default";
@@ -22,11 +22,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut cluster = Cluster::new("bench-probes").with(&["--port", "7443"]);
     cluster.start(&[]).assert_ok();
     if let Some(archive) = options.text("import") {
-        let import =
-            Command::new(cluster_tests::knarr()).args(["image", "import", archive, "--name", &cluster.name]).arg("--data-dir").arg(cluster.data()).status()?;
-        if !import.success() {
-            bail!("{archive} cannot be imported");
-        }
+        pods::import(&cluster, archive)?;
     }
     let ours = measure(cluster.kubeconfig(), image, count, seconds);
     cluster.down();
