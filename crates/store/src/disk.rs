@@ -195,6 +195,11 @@ impl Disk {
         number(keyspace, REVISION_KEY).map(Option::unwrap_or_default).map_err(|e| describe(&e))
     }
 
+    /// Writes nothing more until it is reopened.
+    pub(crate) fn close(&mut self) {
+        self.open = None;
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.open.is_some()
     }
@@ -277,9 +282,14 @@ impl Journals {
         Ok(Journals(found))
     }
 
-    /// Writes them into a directory of their own, which is returned; copies of an earlier damage stay.
+    /// Writes them into a directory of their own, which is returned; copies of an earlier damage stay. The engine has cut them
+    /// when a start was refused before: what is kept already is not kept a second time.
     fn keep(&self, directory: &Path) -> std::io::Result<PathBuf> {
-        let aside = (0..).map(|n: u32| directory.join(format!("{DAMAGED}-{n}"))).find(|path| !path.exists()).unwrap_or_default();
+        let place = |n: u32| directory.join(format!("{DAMAGED}-{n}"));
+        if let Some(kept) = (0..).map(place).take_while(|path| path.exists()).find(|path| self.are_kept(path)) {
+            return Ok(kept);
+        }
+        let aside = (0..).map(place).find(|path| !path.exists()).unwrap_or_default();
         fs::DirBuilder::new().mode(0o700).create(&aside)?;
         for (path, bytes) in &self.0 {
             fs::write(aside.join(path.file_name().unwrap_or_default()), bytes)?;
@@ -288,13 +298,33 @@ impl Journals {
         Ok(aside)
     }
 
-    /// Opens the store with as much of the newest journal as the engine accepts: it takes any beginning of a good one.
+    /// Whether a directory has all that is written in them.
+    fn are_kept(&self, aside: &Path) -> bool {
+        self.0.iter().all(|(path, bytes)| {
+            let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let kept = fs::read(aside.join(path.file_name().unwrap_or_default()));
+            kept.is_ok_and(|kept| bytes.get(..end).is_some_and(|written| kept.starts_with(written)))
+        })
+    }
+
+    /// Opens the store with as much of its journals as the engine accepts: it takes any beginning of a good one. What comes after
+    /// the damage rests on what is lost, so the journals behind the damaged one are left out as well.
     fn open_before_the_damage(&self, directory: &Path) -> Option<(Database, Keyspace)> {
-        let (path, bytes) = self.0.last()?;
+        (0..self.0.len()).rev().find_map(|damaged| self.open_with_part(directory, damaged))
+    }
+
+    /// Opens the store with as much of one journal as the engine accepts, and none of those behind it; none if the damage is in one
+    /// before.
+    fn open_with_part(&self, directory: &Path, damaged: usize) -> Option<(Database, Keyspace)> {
+        let (path, bytes) = self.0.get(damaged)?;
+        for (later, _) in self.0.get(damaged + 1..)? {
+            fs::write(later, []).ok()?;
+        }
         let with = |length: usize| {
             fs::write(path, bytes.get(..length)?).ok()?;
             open(directory).ok()
         };
+        with(0)?;
         let (mut good, mut bad) = (0, bytes.len());
         while bad - good > 1 {
             let middle = usize::midpoint(good, bad);

@@ -2,7 +2,8 @@
 //! into memory and answers. While it waits for the disk the next writes gather: the slower the disk, the larger the batch.
 //!
 //! A batch that the disk refused is in doubt: it may be there after all. The thread then opens the store anew and looks at
-//! the revision on disk before it takes any other write; meanwhile every writer is told the disk's error.
+//! the revision on disk before it takes any other write; meanwhile every writer is told the disk's error. A disk that then has
+//! less than was acknowledged is not written on: reads go on from memory, and every writer is told what is lost.
 
 use crate::{
     Backend, CommitError, Pending,
@@ -193,11 +194,73 @@ impl Committer {
             return Ok(());
         }
         let on_disk = disk.reopen()?;
+        let published = self.memory.revision();
+        if on_disk < published {
+            // What was acknowledged is not there: a write upon it would hide that from the next start.
+            let why = format!("the disk has lost what was acknowledged: it ends at revision {on_disk}, and {published} was told");
+            tracing::error!(on_disk, published, "the store takes no more writes: the disk has lost what was acknowledged");
+            disk.close();
+            return Err(why);
+        }
         let steps = self.doubt.take().unwrap_or_default();
         if steps.last().is_some_and(|s| s.event.revision == on_disk) {
             tracing::info!(revision = on_disk, "the last batch before the disk's error is there");
             self.publish(steps);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Draft, Expect};
+    use serde_json::json;
+    use std::{fs, path::Path};
+
+    const KEY: &str = "/registry/pods/a";
+
+    fn write(committer: &mut Committer, expect: Expect) -> Result<Arc<Entry>, CommitError> {
+        let bucket = committer.memory.bucket("/registry/pods/");
+        let (reply, mut answer) = oneshot::channel();
+        let draft = Some(Box::new(Draft::new(json!({"metadata": {"name": "a"}}), None, Vec::new())));
+        committer.commit(vec![Pending { bucket, key: KEY.into(), expect, draft, reply }]);
+        answer.try_recv().expect("an answer")
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).expect("a directory");
+        for file in fs::read_dir(from).expect("a directory").filter_map(Result::ok) {
+            let place = to.join(file.file_name());
+            if file.path().is_dir() {
+                copy(&file.path(), &place);
+            } else {
+                fs::copy(file.path(), place).expect("a copy");
+            }
+        }
+    }
+
+    #[test]
+    fn a_disk_that_lost_what_was_acknowledged_is_not_written_on() {
+        let root = std::env::temp_dir().join(format!("store-lost-{}", std::process::id()));
+        let (directory, before) = (root.join("data"), root.join("before"));
+        let memory = Arc::new(Memory::new(Duration::from_secs(60)));
+        let open = |memory: &Memory| Disk::open(&directory, false, memory).expect("a store");
+        let mut committer = Committer { disk: Some(open(&memory)), memory: Arc::clone(&memory), doubt: None };
+        let first = write(&mut committer, Expect::Absent).expect("written");
+        copy(&directory, &before);
+        let second = write(&mut committer, Expect::Revision(first.revision)).expect("written");
+        // As a file system that came back from an earlier state of itself, after an error that closed the store.
+        committer.disk.as_mut().expect("a disk").close();
+        committer.doubt = Some(Vec::new());
+        fs::remove_dir_all(&directory).expect("removed");
+        copy(&before, &directory);
+        for _ in 0..2 {
+            let refused = write(&mut committer, Expect::Revision(second.revision)).expect_err("nothing is written upon a loss");
+            assert!(refused.to_string().contains("lost what was acknowledged"), "{refused}");
+        }
+        assert_eq!(memory.revision(), second.revision, "readers still see what was told");
+        drop(committer);
+        let _ = fs::remove_dir_all(root);
     }
 }

@@ -1,8 +1,8 @@
 //! What lies in the store: an object as the JSON that is answered, with its revision already inside. Its keys are in the
 //! original's order: those of the type's Go fields.
 //!
-//! The decoded tree is made when it is needed and forgotten when many others were needed since ([`Decoded`]): the JSON
-//! is an eighth of its size. Labels and selectable fields are kept apart, so that a selector decodes nothing.
+//! The decoded tree and the protobuf message are made when they are needed and forgotten when many others were needed since
+//! ([`Decoded`]): the JSON is an eighth of the tree's size, and what is listed once in protobuf must not be held twice for ever. Labels and selectable fields are kept apart, so that a selector decodes nothing.
 
 use bytes::Bytes;
 use machinery::{
@@ -88,7 +88,7 @@ pub struct Entry {
     /// Where the digits of resourceVersion begin in `json`.
     pub(crate) hole: usize,
     attributes: OnceLock<Attributes>,
-    protobuf: OnceLock<Bytes>,
+    protobuf: Mutex<Option<Bytes>>,
     value: Mutex<Option<Arc<Value>>>,
     decoded: Arc<Decoded>,
 }
@@ -102,7 +102,7 @@ impl std::fmt::Debug for Entry {
 impl Entry {
     /// An entry as it was read from the disk.
     pub(crate) fn stored(key: Arc<str>, create_revision: u64, revision: u64, hole: usize, json: Bytes, decoded: Arc<Decoded>) -> Entry {
-        Entry { key, create_revision, revision, json, hole, attributes: OnceLock::new(), protobuf: OnceLock::new(), value: Mutex::new(None), decoded }
+        Entry { key, create_revision, revision, json, hole, attributes: OnceLock::new(), protobuf: Mutex::new(None), value: Mutex::new(None), decoded }
     }
 
     /// The last state of a removed object, at the revision of its removal.
@@ -122,7 +122,7 @@ impl Entry {
         let value = Arc::new(self.decode());
         *slot = Some(Arc::clone(&value));
         drop(slot);
-        self.decoded.used(self);
+        self.decoded.tree_used(self);
         value
     }
 
@@ -141,9 +141,16 @@ impl Entry {
         })
     }
 
-    /// The object as a protobuf message of its storage version, made once by `encode`.
+    /// The object as a protobuf message of its storage version. `encode` makes it if it was not used lately.
     pub fn protobuf(self: &Arc<Self>, encode: impl FnOnce(&Value) -> Vec<u8>) -> Bytes {
-        self.protobuf.get_or_init(|| encode(&self.value()).into()).clone()
+        if let Some(message) = &*self.protobuf.lock() {
+            return message.clone();
+        }
+        // Outside the lock: two may make it at once, and none waits for another's tree.
+        let message: Bytes = encode(&self.value()).into();
+        *self.protobuf.lock() = Some(message.clone());
+        self.decoded.message_used(self, message.len());
+        message
     }
 }
 
@@ -190,11 +197,11 @@ impl Draft {
             json,
             hole,
             attributes: OnceLock::from(attributes),
-            protobuf: OnceLock::new(),
+            protobuf: Mutex::new(None),
             value: Mutex::new(Some(Arc::new(value))),
             decoded: Arc::clone(decoded),
         });
-        decoded.used(&entry);
+        decoded.tree_used(&entry);
         entry
     }
 }
@@ -239,33 +246,58 @@ pub(crate) fn decimal_len(number: u64) -> usize {
 
 /// JSON bytes of the entries whose trees are kept; the trees take about eight times as much.
 const DECODED_JSON_BYTES_MAX: usize = 1 << 20;
+/// Bytes of protobuf messages that are kept: those of the objects that are being listed and watched in it.
+const MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// What an entry holds as long as it is remembered here, besides what is counted.
+const REMEMBERED_BYTES: usize = 256;
 
-/// Remembers which entries hold a tree, and drops the oldest ones' trees.
+/// Remembers which entries hold a tree or a message, and drops the oldest ones'.
 #[derive(Default)]
-pub(crate) struct Decoded(Mutex<Ring>);
+pub(crate) struct Decoded {
+    trees: Mutex<Ring>,
+    messages: Mutex<Ring>,
+}
 
 #[derive(Default)]
 struct Ring {
-    /// The entries with the sizes of their JSON, the oldest first.
+    /// The entries with what they count for, the oldest first.
     entries: VecDeque<(Weak<Entry>, usize)>,
     bytes: usize,
 }
 
-impl Decoded {
-    fn used(&self, entry: &Arc<Entry>) {
-        let mut guard = self.0.lock();
-        let Ring { entries, bytes } = &mut *guard;
-        entries.push_back((Arc::downgrade(entry), entry.json.len()));
-        *bytes += entry.json.len();
-        let mut dropped = Vec::new();
-        while *bytes > DECODED_JSON_BYTES_MAX && entries.len() > 1 {
-            let Some((oldest, size)) = entries.pop_front() else { break };
-            *bytes -= size;
-            dropped.extend(oldest.upgrade());
+impl Ring {
+    /// Remembers an entry; returns those that are over for it.
+    fn push(&mut self, entry: &Arc<Entry>, bytes: usize, bytes_max: usize) -> Vec<Arc<Entry>> {
+        self.entries.push_back((Arc::downgrade(entry), bytes));
+        self.bytes += bytes;
+        let mut over = Vec::new();
+        while self.bytes > bytes_max && self.entries.len() > 1 {
+            let Some((oldest, bytes)) = self.entries.pop_front() else { break };
+            self.bytes -= bytes;
+            over.extend(oldest.upgrade());
         }
-        drop(guard);
-        for entry in dropped {
+        over
+    }
+}
+
+impl Decoded {
+    fn tree_used(&self, entry: &Arc<Entry>) {
+        let over = self.trees.lock().push(entry, entry.json.len(), DECODED_JSON_BYTES_MAX);
+        for entry in over {
             entry.value.lock().take();
         }
+    }
+
+    fn message_used(&self, entry: &Arc<Entry>, bytes: usize) {
+        let over = self.messages.lock().push(entry, bytes + REMEMBERED_BYTES, MESSAGE_BYTES_MAX);
+        for entry in over {
+            entry.protobuf.lock().take();
+        }
+    }
+
+    /// Bytes of messages that are remembered.
+    #[cfg(test)]
+    pub(crate) fn message_bytes(&self) -> usize {
+        self.messages.lock().bytes
     }
 }

@@ -385,6 +385,7 @@ async fn damage_in_the_middle_of_the_journal_is_told_and_not_passed_over() {
             assert!(matches!(refused, OpenError::Damaged { .. }) && text.contains("--accept-data-loss"), "{name}: {text}");
         }
         assert!(directory.0.join("damaged-0/0.jnl").exists(), "{name}: what was found is kept");
+        assert!(!directory.0.join("damaged-1").exists(), "{name}: once is enough");
         let accepting = Options { accept_data_loss: true, ..options.clone() };
         let store = Store::open(&directory.0, &accepting).unwrap();
         let there = store.bucket(PODS).len();
@@ -395,6 +396,62 @@ async fn damage_in_the_middle_of_the_journal_is_told_and_not_passed_over() {
         let store = Store::open(&directory.0, &options).expect("it is whole again");
         assert_eq!(store.bucket(PODS).len(), there + 1);
     }
+}
+
+#[tokio::test]
+async fn damage_in_an_older_journal_leaves_what_comes_before_it() {
+    let directory = Directory::new("sealed");
+    let store = Store::open(&directory.0, &Options::default()).unwrap();
+    let journal = directory.0.join("0.jnl");
+    let end = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let mut boundary = 0;
+    for n in 0..50 {
+        put(&store, &format!("p{n:02}"), &"x".repeat(200)).await;
+        if n == 30 {
+            boundary = end(&std::fs::read(&journal).unwrap());
+        }
+    }
+    drop(store);
+    // As if the engine had begun a second journal and not yet turned the first into a table.
+    let bytes = std::fs::read(&journal).unwrap();
+    std::fs::write(directory.0.join("1.jnl"), &bytes[boundary..end(&bytes)]).unwrap();
+    let mut first = bytes[..boundary].to_vec();
+    let x = first.iter().skip(boundary / 2).position(|byte| *byte == b'x').unwrap();
+    first[boundary / 2 + x] = b'y';
+    std::fs::write(&journal, first).unwrap();
+    assert!(matches!(Store::open(&directory.0, &Options::default()), Err(OpenError::Damaged { .. })));
+    let accepting = Options { accept_data_loss: true, ..Options::default() };
+    let store = Store::open(&directory.0, &accepting).expect("it goes on with what is there");
+    let there = store.bucket(PODS).len();
+    assert!((5..31).contains(&there), "what comes before the damage: {there}");
+    put(&store, "after", "1").await;
+    drop(store);
+    Store::open(&directory.0, &Options::default()).expect("it is whole again");
+}
+
+#[tokio::test]
+async fn messages_that_were_made_once_are_not_held_for_ever() {
+    let store = memory(hours());
+    let bucket = store.bucket(PODS);
+    for name in ["a", "b", "c"] {
+        put(&store, name, "1").await;
+    }
+    let made = std::cell::Cell::new(0);
+    let message = |name: &str, bytes: usize| {
+        let entry = bucket.get(&format!("{PODS}{name}")).unwrap();
+        entry.protobuf(|_| {
+            made.set(made.get() + 1);
+            vec![0; bytes]
+        })
+    };
+    message("a", 16 << 20);
+    message("a", 16 << 20);
+    assert_eq!(made.get(), 1, "it is kept while it is used");
+    message("b", 15 << 20);
+    message("c", 15 << 20);
+    assert!(store.memory.decoded.message_bytes() <= 32 << 20);
+    message("a", 1);
+    assert_eq!(made.get(), 4, "the oldest has made room");
 }
 
 #[tokio::test]
