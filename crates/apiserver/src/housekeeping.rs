@@ -1,20 +1,23 @@
-//! What the server does by itself as time goes: Events end by age, what Services have taken is repaired, and what lists keep
-//! compressed is given back when no list asks for it.
+//! What the server does by itself as time goes: Events end by age, what Services have taken is repaired, the cluster's own
+//! objects are kept as they should be, and what lists keep compressed is given back when no list asks for it.
 //!
 //! Upstream gives each Event a lease of an hour from its last write; here the last time that an Event tells is the same.
 
-use crate::{ApiServer, services, storage};
+use crate::{ApiServer, bootstrap, services, storage};
 use machinery::{Value, time};
 use std::time::{Duration, Instant, SystemTime};
 use tokio_util::sync::CancellationToken;
 
-/// How often old Events are looked for: a 1/60 of how long they live, so none stays more than a minute too long.
-const EVERY: Duration = Duration::from_secs(60);
+/// How often what clients find the server by is looked at, as upstream's `EndpointInterval`.
+const EVERY: Duration = Duration::from_secs(10);
+/// Rounds between two looks for old Events, and at the other objects of the cluster's own: a minute. It is a 1/60 of how long
+/// Events live, so none stays more than a minute too long.
+const LONG_ROUNDS: u32 = 6;
 /// Events removed in one round, so that a flood of them does not hold up other writes.
 const ROUND_MAX: usize = 5000;
 
 /// Rounds between two repairs of addresses and ports: three minutes, as upstream's repair loops.
-const REPAIR_ROUNDS: u32 = 3;
+const REPAIR_ROUNDS: u32 = 18;
 
 /// Runs until `shutdown`.
 pub(crate) async fn run(server: ApiServer, shutdown: CancellationToken) {
@@ -24,7 +27,12 @@ pub(crate) async fn run(server: ApiServer, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        if round % REPAIR_ROUNDS == 0 {
+        if !round.is_multiple_of(LONG_ROUNDS) {
+            bootstrap::keep(&server, bootstrap::Round::Short).await;
+            continue;
+        }
+        server.keep().await;
+        if round.is_multiple_of(REPAIR_ROUNDS) {
             suspects = services::repair(&server, suspects).await;
         }
         let now = Instant::now();

@@ -135,6 +135,13 @@ impl ApiServer {
         Ok(())
     }
 
+    /// Makes again what somebody has taken of the objects that the API keeps, and what is gone is no longer remembered.
+    /// [`Self::serve`] does it every minute.
+    pub async fn keep(&self) {
+        bootstrap::keep(self, bootstrap::Round::Long).await;
+        admission::tidy(self);
+    }
+
     /// The store.
     pub fn store(&self) -> &Store {
         &self.0.store

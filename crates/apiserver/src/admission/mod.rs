@@ -17,7 +17,7 @@ mod security;
 mod service_account;
 mod storage_objects;
 
-pub(crate) use quota::{Ledger, charge};
+pub(crate) use quota::{Ledger, charge, tidy};
 
 use crate::{ApiServer, Operation, Write, storage};
 use kinds::usage as amounts;

@@ -13,11 +13,15 @@ use super::{
     amounts::{self, Amounts},
     forbidden, is, text,
 };
-use crate::{ApiServer, Operation, Write, own, storage};
+use crate::{ApiServer, Operation, Write, own};
 use machinery::{Value, quantity::Quantity, status::Status};
 use parking_lot::Mutex;
 use serde_json::json;
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 const QUOTAS: (&str, &str, &str) = ("", "v1", "resourcequotas");
 
@@ -41,6 +45,18 @@ impl Ledger {
     fn forget(&self, uid: &str) {
         self.0.lock().remove(uid);
     }
+}
+
+/// Forgets the pages of quotas that are gone.
+pub(crate) fn tidy(server: &ApiServer) {
+    // Before the quotas are read: a page that comes later belongs to one that is there.
+    let known: Vec<String> = server.ledger().0.lock().keys().cloned().collect();
+    if known.is_empty() {
+        return;
+    }
+    let quotas = World { server }.list(QUOTAS, "");
+    let there: HashSet<&str> = quotas.iter().map(|quota| text(&quota["metadata"], "uid")).collect();
+    known.iter().filter(|uid| !there.contains(uid.as_str())).for_each(|uid| server.ledger().forget(uid));
 }
 
 /// What one write was charged.
@@ -70,11 +86,6 @@ pub(crate) async fn charge(server: &ApiServer, write: &Write<'_>, object: &Value
         return Ok(Charges::default());
     }
     let resource = &write.row.resource;
-    // What is there already is not made, so it is not charged again.
-    let key = resource.key(write.namespace, write.name);
-    if write.operation == Operation::Create && storage::get(server, write.row, &key).is_some() {
-        return Ok(Charges::default());
-    }
     let new = amounts::measure(&resource.group, &resource.resource, object);
     let old = write.old.map(|old| amounts::measure(&resource.group, &resource.resource, old)).unwrap_or_default();
     let delta: Amounts = new.iter().map(|(name, amount)| (name.clone(), *amount - old.get(name).copied().unwrap_or_default())).collect();

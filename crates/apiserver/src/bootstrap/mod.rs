@@ -2,7 +2,9 @@
 //! priority classes, flow control, APIServices, the Service `kubernetes` with its endpoints, what extension servers read.
 //!
 //! Runs at every start and changes nothing that is as it should be; what exists is reconciled by upstream's rules for its
-//! kind (`reconcile`). Objects are written concurrently, so that the store's group commit takes a first start's two
+//! kind (`reconcile`). Of some of them upstream does not let go afterwards: its loops that make a deleted Service
+//! `kubernetes`, a namespace or a flow schema again, and take back what others wrote into them, are [`keep`], at the same
+//! periods. Roles, bindings and priority classes are made at starts alone, there as here. Objects are written concurrently, so that the store's group commit takes a first start's two
 //! hundred writes in a few syncs: first what has no namespace, then what lies in one.
 
 mod data;
@@ -65,6 +67,41 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), Status> {
         try_join_all(batch.iter().map(|w| ensure(server, w))).await?;
     }
     status::settle(server).await
+}
+
+/// Whose objects are looked at every minute, as upstream's loops of the system's namespaces, of flow control, of local
+/// APIServices and of what extension servers read.
+const EVERY_MINUTE: [&str; 5] = ["namespaces", "flowschemas", "prioritylevelconfigurations", "apiservices", "configmaps"];
+
+/// What [`keep`] looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// By what clients inside the cluster find the server: every ten seconds.
+    Short,
+    /// All that is kept: every minute.
+    Long,
+}
+
+/// Makes what somebody has deleted since, and takes back what nobody else may write. What cannot be made now is told, and tried
+/// again at the next round.
+pub(crate) async fn keep(server: &ApiServer, round: Round) {
+    let mut wanted = kubernetes::wanted(server, SystemTime::now());
+    // When tokens of the old kind began to be tracked is known at the first start only.
+    wanted.retain(|w| w.resource.2 != "configmaps" || round == Round::Long && w.policy != Policy::Keep);
+    if round == Round::Long {
+        wanted.extend(data::wanted().into_iter().filter(|w| EVERY_MINUTE.contains(&w.resource.2)));
+    }
+    wanted.retain(|w| is_served(server, w));
+    // Namespaces stand before what lies in them.
+    wanted.sort_by_key(|w| !w.meta("namespace").is_empty());
+    for one in &wanted {
+        if let Err(error) = ensure(server, one).await {
+            tracing::warn!(resource = one.resource.2, name = one.meta("name"), %error, "an object of the cluster's own is not as it should be");
+        }
+    }
+    if let Err(error) = status::settle(server).await {
+        tracing::warn!(%error, "what is said of the cluster's own objects could not be written");
+    }
 }
 
 /// What is not served cannot be made; an APIService stands for a version that must be served itself.

@@ -115,11 +115,12 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     };
     admission::validate(call.server, &write, &value)?;
     let key = row.resource.key(namespace, &name);
+    // Before anything is charged for it: whoever is not charged here is not stored either, though the object may go meanwhile.
+    if storage::get(call.server, row, &key).is_some() {
+        return Err(errors::already_exists(row, &name));
+    }
     let charges = admission::charge(call.server, &write, &value).await?;
     if options.dry_run {
-        if storage::get(call.server, row, &key).is_some() {
-            return Err(errors::already_exists(row, &name));
-        }
         return Ok(Answer::Object(StatusCode::CREATED, value));
     }
     match storage::create(call.server, row, &key, value).await {

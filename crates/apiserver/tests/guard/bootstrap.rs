@@ -161,3 +161,42 @@ async fn the_roles_count() {
     }
     assert_eq!(get(&nobody, "/metrics").await.refused(403), "forbidden: User \"system:anonymous\" cannot get path \"/metrics\"");
 }
+
+/// Upstream's loops put these right while the server runs; roles wait for its next start.
+#[tokio::test]
+async fn what_somebody_takes_of_the_cluster_s_own_objects_comes_back_while_it_runs() {
+    let cluster = Cluster::start().await;
+    let before = cluster.store.revision();
+    cluster.api.keep().await;
+    assert_eq!(cluster.store.revision(), before, "what is as it should be is not written");
+    let service = cluster.get("/api/v1/namespaces/default/services/kubernetes").await.expect(200);
+    let gone = [
+        "/api/v1/namespaces/default/services/kubernetes",
+        "/api/v1/namespaces/default/endpoints/kubernetes",
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes",
+        "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication",
+        "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/system-nodes",
+        "/apis/apiregistration.k8s.io/v1/apiservices/v1.apps",
+    ];
+    for uri in gone {
+        cluster.delete(uri).await.expect(200);
+        cluster.get(uri).await.expect(404);
+    }
+    let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/view";
+    cluster.delete(role).await.expect(200);
+    let endpoints = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+    cluster.api.keep().await;
+    for uri in gone {
+        cluster.get(uri).await.expect(200);
+    }
+    cluster.get(role).await.expect(404);
+    let again = cluster.get("/api/v1/namespaces/default/services/kubernetes").await.expect(200);
+    assert_eq!(again["spec"]["clusterIP"], service["spec"]["clusterIP"]);
+    let right = cluster.get(endpoints).await.expect(200);
+    cluster.patch(endpoints, json!({"endpoints": [{"addresses": ["192.0.2.66"]}]})).await.expect(200);
+    cluster.api.keep().await;
+    assert_eq!(cluster.get(endpoints).await.expect(200)["endpoints"], right["endpoints"], "nobody else says where the server is");
+    let before = cluster.store.revision();
+    cluster.api.keep().await;
+    assert_eq!(cluster.store.revision(), before);
+}

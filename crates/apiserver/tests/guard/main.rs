@@ -4,6 +4,7 @@
 mod admission;
 mod bootstrap;
 mod dropped;
+mod dropped_parts;
 mod early;
 mod kubelet;
 mod latency;
