@@ -4,7 +4,7 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 
-use client::{Meta, ObjectKey};
+use client::Meta;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 
 use crate::expectations::Expectations;
@@ -14,19 +14,19 @@ use crate::pods::{self, PodControl};
 pub(crate) struct Burst<'a> {
     control: &'a PodControl,
     expectations: &'a Expectations,
-    owner: &'a ObjectKey,
+    owner: &'a str,
     about: &'a ObjectReference,
     creations: usize,
     deletions: &'a [Arc<Pod>],
 }
 
 impl<'a> Burst<'a> {
-    /// From now on so much is expected of `owner`'s pods; both [`create`](Self::create) and [`delete`](Self::delete) are to
+    /// From now on so much is expected of the pods of the owner with this UID; both [`create`](Self::create) and [`delete`](Self::delete) are to
     /// follow for what is not none. Events are `about` the owner.
     pub(crate) fn new(
         control: &'a PodControl,
         expectations: &'a Expectations,
-        (owner, about): (&'a ObjectKey, &'a ObjectReference),
+        (owner, about): (&'a str, &'a ObjectReference),
         creations: usize,
         deletions: &'a [Arc<Pod>],
     ) -> Self {

@@ -1,4 +1,9 @@
 //! ClusterRoles that are the sum of others (`aggregationRule`).
+//!
+//! What holds it: every change of any ClusterRole looks at all sums, so rules that somebody writes into a sum are taken back, and
+//! a part that changes, comes, goes or loses its label is in no sum any longer than that. A sum that is written while another
+//! writes it answers 409 and is reckoned anew. Roles of the cluster's own that are deleted are made at the API server's next start,
+//! as in the original.
 
 use std::sync::Arc;
 

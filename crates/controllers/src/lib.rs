@@ -5,9 +5,11 @@
 //! pure functions beside it (`plan.rs`, `sets.rs`, …) with tests of their own. Controllers know the API's client and nothing
 //! else of the cluster: each asks as its own service account, so that it can do what upstream's may and no more.
 //!
-//! Nothing is polled and nothing is resynced: a key is worked on when something that it depends on changed, when its last
-//! step failed, or when the API's own time for it has come. Where the original leans on its resync, the head of the module
-//! says what takes that place.
+//! Nothing is polled: a key is worked on when something that it depends on changed, when its last step failed, or when the
+//! API's own time for it has come. Where the original leans on its resync, the head of the module says what takes that place:
+//! what happens if an event is lost, a write fails, or somebody else changes or removes what the controller made. Three things
+//! hold for all of them and stand in no head: an informer that has lost its watch lists anew and tells what differs (`client`),
+//! a step that failed is tried again until it succeeds, and within a day everything is heard once more (`work.rs`).
 
 mod affinity;
 mod burst;

@@ -1,14 +1,35 @@
 //! A controller's own writes, until its informer tells of them: so the next step need not wait for the echo of the last
 //! one, and never creates twice.
+//!
+//! An echo may never come: what was written and removed again by others while the informer's watch was broken is in no later
+//! list. After [`ECHO_MAX`] only the informer is believed, and [`Overlay::look_again`] says when that is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::{Object, ObjectKey};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-/// By name; none is a deletion.
-type Written<K> = HashMap<String, Option<Arc<K>>>;
+/// An echo that has not come by then will not come any more: an informer that has lost its watch lists anew within it.
+const ECHO_MAX: Duration = Duration::from_secs(60);
+
+/// By name.
+type Written<K> = HashMap<String, Own<K>>;
+
+#[derive(Debug)]
+struct Own<K> {
+    /// None is a deletion.
+    state: Option<Arc<K>>,
+    at: Instant,
+}
+
+impl<K> Own<K> {
+    fn now(state: Option<Arc<K>>) -> Self {
+        Self { state, at: Instant::now() }
+    }
+}
 
 /// By the key of what the objects belong to.
 #[derive(Debug)]
@@ -25,11 +46,11 @@ impl<K> Default for Overlay<K> {
 impl<K: Object> Overlay<K> {
     /// The server's answer to a write.
     pub(crate) fn wrote(&self, owner: &ObjectKey, object: K) {
-        self.owners.lock().entry(owner.clone()).or_default().insert(object.name().to_owned(), Some(Arc::new(object)));
+        self.owners.lock().entry(owner.clone()).or_default().insert(object.name().to_owned(), Own::now(Some(Arc::new(object))));
     }
 
     pub(crate) fn deleted(&self, owner: &ObjectKey, name: &str) {
-        self.owners.lock().entry(owner.clone()).or_default().insert(name.to_owned(), None);
+        self.owners.lock().entry(owner.clone()).or_default().insert(name.to_owned(), Own::now(None));
     }
 
     /// Something did not fit: only the informer is believed.
@@ -41,7 +62,10 @@ impl<K: Object> Overlay<K> {
     pub(crate) fn over(&self, owner: &ObjectKey, mut seen: Vec<Arc<K>>) -> Vec<Arc<K>> {
         let mut owners = self.owners.lock();
         let Some(own) = owners.get_mut(owner) else { return seen };
-        own.retain(|name, written| {
+        own.retain(|name, Own { state: written, at: since }| {
+            if since.elapsed() >= ECHO_MAX {
+                return false;
+            }
             let at = seen.iter().position(|s| s.name() == name);
             match (at, written) {
                 (Some(at), Some(written)) if version(&**written) > version(&*seen[at]) => {
@@ -63,6 +87,13 @@ impl<K: Object> Overlay<K> {
             owners.remove(owner);
         }
         seen
+    }
+
+    /// When the owner is to be looked at again if nothing is heard before: an echo may have been lost.
+    pub(crate) fn look_again(&self, owner: &ObjectKey) -> Option<Duration> {
+        let owners = self.owners.lock();
+        let oldest = owners.get(owner)?.values().map(|own| own.at).min()?;
+        Some((oldest + ECHO_MAX).saturating_duration_since(Instant::now()))
     }
 
     /// The informer told that an object is gone.
@@ -104,5 +135,22 @@ mod tests {
         assert_eq!(told(vec![map("x", 4), map("z", 3)]), "x5 y9");
         assert_eq!(told(vec![map("x", 6), map("y", 9)]), "x6 y9");
         assert_eq!(told(vec![]), "", "everything was caught up with");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_echo_that_never_comes_is_not_waited_for() {
+        let (overlay, owner) = (Overlay::default(), ObjectKey::new("n", "a"));
+        assert_eq!(overlay.look_again(&owner), None);
+        overlay.wrote(&owner, map("x", 5));
+        tokio::time::advance(ECHO_MAX / 2).await;
+        overlay.deleted(&owner, "y");
+        let over = |seen: Vec<ConfigMap>| overlay.over(&owner, seen.into_iter().map(Arc::new).collect()).len();
+        assert_eq!(over(vec![map("y", 3)]), 1, "x is there, y is not");
+        assert_eq!(overlay.look_again(&owner), Some(ECHO_MAX / 2));
+        tokio::time::advance(ECHO_MAX / 2).await;
+        assert_eq!(over(vec![]), 0, "somebody has removed x, and nobody was told");
+        tokio::time::advance(ECHO_MAX / 2).await;
+        assert_eq!(over(vec![map("y", 4)]), 1, "somebody has made y again");
+        assert_eq!(overlay.look_again(&owner), None);
     }
 }

@@ -3,6 +3,11 @@
 //!
 //! Admission gives each of them a finalizer; these controllers take it away when the object is to go and nobody uses it any
 //! more, and give it to objects from before admission did.
+//!
+//! What holds it: whoever takes the finalizer from an object that is not to go is heard, and it gets it back. That a claim is in
+//! use is asked of the server and not of memory; that it no longer is comes with a pod's change or end, each of which names its
+//! claims. Of volumes and classes the users are read from memory, which may be older than the world: the finalizer is taken on
+//! the revision that was judged, and a use that comes later names an object that is being deleted, which binds nothing.
 
 use std::future::Future;
 use std::sync::Arc;

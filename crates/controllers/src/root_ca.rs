@@ -1,4 +1,8 @@
 //! Every namespace has the cluster's authority in a ConfigMap `kube-root-ca.crt`, for the volumes of service-account tokens.
+//!
+//! What holds it: the ConfigMaps of that name are listened to, so one that is changed or deleted by anybody is put right at
+//! once, and every change of a namespace looks at its own. A namespace that is still being made or is already ending answers
+//! 404 or 403; of the first the informer tells again, the second has no use for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

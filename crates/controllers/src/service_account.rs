@@ -1,4 +1,7 @@
 //! Every namespace has a ServiceAccount `default`.
+//!
+//! What holds it: its deletion is heard and answered by a new one (of another UID, so that tokens of the old one are void), and
+//! every change of a namespace looks whether it is there. What else stands in the account is its owner's: nobody takes it back.
 
 use std::sync::Arc;
 

@@ -2,6 +2,10 @@
 //!
 //! The authority's key is not here: [`Signer`] stands for whoever holds it. The kubelets' own signers are left to others,
 //! for knarr's kubelets get their certificates when they are started.
+//!
+//! What holds it: every change of a request is heard, and one that is approved and has neither certificate nor failure is signed,
+//! now or after the next start. A certificate that was made and could not be written (a conflict, a store that refuses) is thrown
+//! away and made again. What is once written is the API's to keep: certificates and conditions of a request do not go.
 
 use std::fmt;
 use std::sync::Arc;

@@ -7,21 +7,38 @@
 //!
 //! The first step comes when every listener has *heard* the first list of its kind, not only when that is in memory: what a
 //! controller keeps from what it heard (a graph, zones, expectations) is whole by then. A listener that panics would leave
-//! its controller deaf, since nothing is resynced: it ends all controllers, and their supervisor begins anew. A step that
-//! panics is a failed step.
+//! its controller deaf for half a day: it ends all controllers, and their supervisor begins anew. A step that panics is a
+//! failed step.
+//!
+//! **The last net.** Once or twice a day each listener hears all objects of its kind as changed to what they are ([`RESYNC`]),
+//! as the original's informers have it: whatever a listener should have made of an event and did not is made up for then, and
+//! costs a look in memory where nothing is to be done. No controller relies on it for what can happen while everything works as
+//! it is meant to; where one relied on a shorter period of the original's, its own head says what takes that place.
 
 use std::fmt::Debug;
 use std::future::Future;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, Delta, Informer, Informers, Object, ObjectKey, Recorder, WorkQueue};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+
+/// The least time after which all objects of a kind are heard again (upstream `--min-resync-period`); each listener takes up to
+/// twice as long, so that they do not all come at once.
+const RESYNC: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// A listener's own period.
+fn resync() -> Duration {
+    // Every state of hashing is seeded anew.
+    let spread = RandomState::new().hash_one(()) % RESYNC.as_secs();
+    RESYNC + Duration::from_secs(spread)
+}
 
 /// The result of one step: when to look again if nothing changes before.
 pub(crate) type Step = client::Result<Option<Duration>>;
@@ -66,15 +83,24 @@ impl Cx {
             let hear = async {
                 tokio::select! { () = informer.synced() => {}, () = informer.ended() => return }
                 let mut changes = informer.subscribe();
-                drop(informer);
                 for _ in 0..changes.len() {
                     if let Some(change) = changes.recv().await {
                         heard(change);
                     }
                 }
                 first.send_replace(true);
-                while let Some(change) = changes.recv().await {
-                    heard(change);
+                let every = resync();
+                let mut again = tokio::time::interval_at(Instant::now() + every, every);
+                loop {
+                    tokio::select! {
+                        biased;
+                        change = changes.recv() => match change {
+                            Some(change) => heard(change),
+                            None => return,
+                        },
+                        () = informer.ended() => return,
+                        _ = again.tick() => informer.list().into_iter().for_each(|object| heard(Delta::Updated { old: object.clone(), new: object })),
+                    }
                 }
             };
             shutdown.run_until_cancelled(hear).await;
@@ -153,6 +179,13 @@ pub(crate) struct Heard(watch::Receiver<bool>);
 impl Heard {
     pub(crate) fn is_complete(&self) -> bool {
         *self.0.borrow()
+    }
+
+    /// One of a list that is heard when the sender says so.
+    #[cfg(test)]
+    pub(crate) fn fake() -> (watch::Sender<bool>, Self) {
+        let (sender, heard) = watch::channel(false);
+        (sender, Heard(heard))
     }
 
     pub(crate) async fn complete(&mut self) {
@@ -244,6 +277,23 @@ mod tests {
         assert!(!first.is_complete(), "it is in memory, but nobody has heard it");
         first.complete().await;
         assert_eq!(count.load(Ordering::Relaxed), 50);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_heard_is_heard_again_within_a_day() {
+        let (cx, _told) = cx();
+        let (heard, mut told) = mpsc::unbounded_channel();
+        let mut first = cx.listen(&maps(1), move |change| {
+            let _ = heard.send(matches!(change, Delta::Updated { old, new } if Arc::ptr_eq(&old, &new)));
+        });
+        first.complete().await;
+        assert_eq!(told.recv().await, Some(false), "it was added");
+        let before = Instant::now();
+        assert_eq!(told.recv().await, Some(true));
+        assert!((RESYNC..2 * RESYNC).contains(&before.elapsed()), "{:?}", before.elapsed());
+        assert_eq!(told.recv().await, Some(true), "and again");
+        cx.shutdown.cancel();
+        assert_eq!(told.recv().await, None);
     }
 
     #[tokio::test]

@@ -72,9 +72,9 @@ struct Daemons {
 }
 
 impl Daemons {
-    fn owner(&self, pod: &Pod) -> Option<ObjectKey> {
+    fn owner(&self, pod: &Pod) -> Option<Arc<DaemonSet>> {
         let (key, uid) = controller_key::<DaemonSet>(pod)?;
-        self.sets.get_key(&key).filter(|s| s.uid() == uid).map(|_| key)
+        self.sets.get_key(&key).filter(|s| s.uid() == uid)
     }
 
     fn selector(&self, set: &DaemonSet) -> Arc<Selector> {
@@ -96,17 +96,17 @@ impl Daemons {
 
     fn heard_pod(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Pod>) {
         let gone = |pod: &Pod| {
-            if let Some(key) = self.owner(pod) {
-                self.expectations.deleted(&key, pod.uid());
-                queue.add(key);
+            if let Some(set) = self.owner(pod) {
+                self.expectations.deleted(set.uid(), pod.uid());
+                queue.add(set.key());
             }
         };
         match change {
             Delta::Added(pod) if pod.is_deleting() => gone(pod),
             Delta::Added(pod) => match self.owner(pod) {
-                Some(key) => {
-                    self.expectations.created(&key);
-                    queue.add(key);
+                Some(set) => {
+                    self.expectations.created(set.uid());
+                    queue.add(set.key());
                 }
                 None => self.heard_orphan(queue, pod),
             },
@@ -115,12 +115,12 @@ impl Daemons {
                     gone(new);
                 }
                 if old.controller() != new.controller()
-                    && let Some(key) = self.owner(old)
+                    && let Some(former) = self.owner(old)
                 {
-                    queue.add(key);
+                    queue.add(former.key());
                 }
                 match self.owner(new) {
-                    Some(key) => queue.add(key),
+                    Some(set) => queue.add(set.key()),
                     None => self.heard_orphan(queue, new),
                 }
             }
@@ -157,7 +157,7 @@ impl Daemons {
     }
 
     async fn act(&self, ds: &DaemonSet, hash: &str, mut plan: Plan) -> client::Result<()> {
-        let (key, about) = (ds.key(), object_reference(ds));
+        let about = object_reference(ds);
         for (ended, reason, word) in [(&plan.failed, "FailedDaemonPod", "kill"), (&plan.succeeded, "SucceededDaemonPod", "delete")] {
             for pod in ended {
                 let what = if word == "kill" { "failed" } else { "succeeded" };
@@ -173,7 +173,7 @@ impl Daemons {
         if plan.create.is_empty() && plan.delete.is_empty() {
             return Ok(());
         }
-        let burst = Burst::new(&self.control, &self.expectations, (&key, &about), plan.create.len(), &plan.delete);
+        let burst = Burst::new(&self.control, &self.expectations, (ds.uid(), &about), plan.create.len(), &plan.delete);
         let created = burst.create(|n| plan::pod(ds, &plan.create[n], hash)).await;
         let deleted = burst.delete().await;
         created.and(deleted)
@@ -212,10 +212,7 @@ impl Controller for Daemons {
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
-        let Some(ds) = self.sets.get_key(key) else {
-            self.expectations.forget(key);
-            return Ok(None);
-        };
+        let Some(ds) = self.sets.get_key(key) else { return Ok(None) };
         let selector = self.selector(&ds);
         if selector.is_everything() {
             let message = "This daemon set is selecting all pods. A non-empty selector is required.";
@@ -237,7 +234,7 @@ impl Controller for Daemons {
             other => other?,
         };
         let hash = history.update.label(HASH_LABEL).unwrap_or_default().to_owned();
-        let may_act = self.expectations.satisfied(key);
+        let may_act = self.expectations.satisfied(ds.uid());
         let pods = self.pods_of(&ds).await?;
         let (nodes, now, demands) = (self.nodes.list(), client::timestamp(), self.demands(&ds));
         let state = (nodes.as_slice(), &pods);
@@ -246,7 +243,7 @@ impl Controller for Daemons {
             let plan = plan::manage(&ds, &demands, state, &hash, now, |node| self.failed.held_back(ds.uid(), node));
             again = plan.again;
             result = self.act(&ds, &hash, plan).await;
-            if result.is_ok() && self.expectations.satisfied(key) && plan::rolls(&ds) {
+            if result.is_ok() && self.expectations.satisfied(ds.uid()) && plan::rolls(&ds) {
                 result = self.act(&ds, &hash, plan::roll(&ds, &demands, state, &hash, now)).await;
             }
         }
@@ -258,6 +255,6 @@ impl Controller for Daemons {
         history::truncate(&self.client, &history, ds.spec.revision_history_limit.unwrap_or(10), in_use).await?;
         let soonest = all.iter().filter_map(|p| pods::available_at(p, plan::min_ready_s(&ds))).filter(|at| *at > now).min();
         let available = soonest.map(|at| between(now, at) + secs(1));
-        Ok(again.into_iter().chain(available).min())
+        Ok(again.into_iter().chain(available).chain(self.expectations.look_again(ds.uid())).min())
     }
 }

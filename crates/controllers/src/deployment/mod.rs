@@ -2,6 +2,12 @@
 //!
 //! A step claims the ReplicaSets, finds or makes the one of the present template, and resizes new and old by the rules of
 //! `plan.rs`. How far it is tells `status.rs`; what the sets carry of the Deployment, `sets.rs`.
+//!
+//! What holds it: each change of a set is heard, whoever made it, so sizes, revision and the notes of a size that somebody writes
+//! into a set are put right, and a set that is deleted is made anew. A set that loses its controller reference is adopted again,
+//! one that loses its labels is let go and another made. Every write is on the revision that was read: a set or a Deployment that
+//! changed meanwhile fails the step, which is tried again from what is there then. The end of the progress deadline is the only
+//! thing that no event tells, and is waited for.
 
 mod plan;
 mod sets;

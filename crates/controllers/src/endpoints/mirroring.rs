@@ -64,7 +64,7 @@ impl Controller for Mirroring {
             }
         }
         self.writer.write(key, plan).await?;
-        Ok(None)
+        Ok(self.writer.overlay.look_again(key))
     }
 }
 

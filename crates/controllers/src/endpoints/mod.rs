@@ -3,6 +3,11 @@
 //! `facts.rs` says what a pod is to a Service, `plan.rs` how endpoints are laid out in slices; the three controllers only
 //! read and write. No request is lost in a rolling update because a pod's change is in the slices a moment later:
 //! nothing here waits, and a controller's own writes count before their echo (`overlay.rs`).
+//!
+//! What holds it: changes of slices and Endpoints are heard, so what somebody writes into those that a controller manages, or
+//! deletes of them, is put right; one that is given another manager or another Service is let go and made anew. An echo that
+//! never comes is waited for a minute and no longer. Endpoints that a Service leaves behind are deleted when they are seen without
+//! it, slices go by their owner. Deletion of a Service while nobody looked is told by the first list after it.
 
 mod facts;
 pub(crate) mod legacy;

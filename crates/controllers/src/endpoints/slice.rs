@@ -155,7 +155,7 @@ impl Controller for Slices {
                 self.recorder.event(&object_reference(&*service), EventType::Warning, "FailedToUpdateEndpointSlices", message);
                 Err(error)
             }
-            other => other.map(|()| None),
+            other => other.map(|()| self.writer.overlay.look_again(key)),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use client::{DeleteParams, Error, Meta, PartialObject, Patch, PatchParams, Preconditions, Propagation};
 use serde_json::json;
 
-use super::Collector;
 use super::graph::{Owner, Place, Seen, Uid, Work};
+use super::{Collector, Known};
 use crate::claim::release_patch;
 use crate::discovery::Served;
 use crate::work::Step;
@@ -26,6 +26,8 @@ struct Owners {
     dangling: Vec<Uid>,
     /// Deleted in the foreground: they wait for this object, among others.
     waiting: Vec<Uid>,
+    /// Gone, and their dependents were set free before this one was known.
+    freed: Vec<Uid>,
 }
 
 impl Collector {
@@ -59,6 +61,10 @@ impl Collector {
             return Ok(None);
         }
         let Some(owners) = self.classify(&seen).await? else { return Ok(None) };
+        if !owners.freed.is_empty() {
+            // Whether anybody else holds it is asked when it has let go of them, which is a change of it.
+            return self.drop_owners(&served, &latest, &owners.freed).await.map(|()| None);
+        }
         if !owners.solid.is_empty() {
             let mut work = Vec::new();
             self.graph.lock().relink(uid, &owners.solid, &mut work);
@@ -101,6 +107,10 @@ impl Collector {
     async fn classify(&self, item: &Seen) -> client::Result<Option<Owners>> {
         let mut owners = Owners::default();
         for owner in &item.owners {
+            if self.is_freed(&owner.uid) {
+                owners.freed.push(owner.uid.clone());
+                continue;
+            }
             let served = self.served(&owner.kind);
             let namespaced = served.as_ref().is_some_and(|s| s.namespaced);
             let namespace = if namespaced { &*item.place.namespace } else { "" };
@@ -187,8 +197,10 @@ impl Collector {
 
     /// Sets an object's dependents free, then lets it go.
     pub(super) async fn orphan(&self, uid: &Uid) -> Step {
-        if !self.knows_all() {
-            return Ok(Some(NOT_ALL_KNOWN));
+        match self.knows() {
+            Known::All => {}
+            Known::NotYet => return Ok(Some(NOT_ALL_KNOWN)),
+            Known::AllThatCanBe => self.note_freed(uid),
         }
         let (place, dependents) = {
             let graph = self.graph.lock();

@@ -4,6 +4,10 @@
 //! The graph (`graph.rs`) is fed by an informer of every resource that can be listed, watched and deleted: those that other
 //! controllers have anyway as they are, of all others the metadata alone (`monitors.rs`). Before anything is deleted the
 //! server is asked (`act.rs`), so that a stale graph costs a request and never an object.
+//!
+//! In place of the original's resync and its discovery every thirty seconds: a change of what is served is heard, a discovery that
+//! failed is tried again, and so is every step. A kind that cannot be listed holds the others back for half a minute only, as
+//! there; what was set free meanwhile is remembered, so that its dependents of that kind are not deleted when they are seen.
 
 mod act;
 mod graph;
@@ -11,7 +15,7 @@ mod monitors;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use client::{Client, Recorder, WorkQueue};
@@ -23,14 +27,33 @@ use graph::{Graph, Invalid, Kind, Seen, Uid, Work};
 use monitors::First;
 
 const WORKERS: usize = 20;
+/// Owners that are remembered in [`Collector::freed`].
+const FREED_MAX: usize = 10_000;
+
+/// How much of the world is in the graph.
+#[derive(Debug, PartialEq, Eq)]
+enum Known {
+    All,
+    /// A first list is on its way.
+    NotYet,
+    /// A kind cannot be listed, and nobody knows whether it ever can (its conversion fails, its server is down).
+    AllThatCanBe,
+}
 
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("generic-garbage-collector");
     let recorder = cx.recorder(&client, "garbage-collector-controller");
     let queue = WorkQueue::default();
-    let collector =
-        Arc::new(Collector { client, recorder, graph: Mutex::default(), kinds: RwLock::default(), first_lists: Mutex::default(), queue: queue.clone() });
+    let collector = Arc::new(Collector {
+        client,
+        recorder,
+        graph: Mutex::default(),
+        kinds: RwLock::default(),
+        first_lists: Mutex::default(),
+        freed: Mutex::default(),
+        queue: queue.clone(),
+    });
     if monitors::start(&cx, &collector).await {
         cx.work(collector, queue, WORKERS).await;
     }
@@ -44,6 +67,9 @@ struct Collector {
     kinds: RwLock<HashMap<Kind, Arc<Served>>>,
     /// Of monitors whose objects the graph may not know yet.
     first_lists: Mutex<Vec<First>>,
+    /// Owners whose dependents were set free while a kind could not be listed: those of that kind are free, too, when they are
+    /// seen at last.
+    freed: Mutex<HashSet<Uid>>,
     queue: WorkQueue<Work>,
 }
 
@@ -79,10 +105,28 @@ impl Collector {
 
     /// Whether the graph knows the objects of every kind that is served. While it does not, an owner's dependents are not all
     /// known, and letting the owner go would delete those that are seen later.
-    fn knows_all(&self) -> bool {
+    fn knows(&self) -> Known {
         let mut first = self.first_lists.lock();
         first.retain(|f| !f.of.is_cancelled() && !f.heard.is_complete());
-        first.is_empty()
+        match first.iter().map(|f| f.since.elapsed()).min() {
+            None => Known::All,
+            Some(youngest) if youngest < monitors::SYNC_MAX => Known::NotYet,
+            Some(_) => Known::AllThatCanBe,
+        }
+    }
+
+    /// Notes that what refers to an owner is free, whenever it is seen.
+    fn note_freed(&self, owner: &Uid) {
+        let mut freed = self.freed.lock();
+        if freed.len() >= FREED_MAX {
+            tracing::warn!("too many owners were let go while a kind cannot be listed; dependents of that kind may go with the first of them");
+            freed.clear();
+        }
+        freed.insert(owner.clone());
+    }
+
+    fn is_freed(&self, owner: &Uid) -> bool {
+        self.freed.lock().contains(owner)
     }
 
     fn served(&self, kind: &Kind) -> Option<Arc<Served>> {

@@ -16,6 +16,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Collector;
@@ -25,9 +26,9 @@ use crate::work::{Cx, Heard};
 
 /// Objects that nobody owns and that own nobody, and many of them.
 const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
-/// A kind that cannot be listed must not keep the collector from all others for ever (upstream's `initialSyncTimeout`). What is
-/// set free waits for it all the same (`Collector::orphan`).
-const SYNC_MAX: Duration = Duration::from_secs(30);
+/// A kind that cannot be listed must not keep the collector from all others for ever (upstream's `initialSyncTimeout`), nor what
+/// is to be set free (`Collector::orphan`).
+pub(super) const SYNC_MAX: Duration = Duration::from_secs(30);
 /// Changes of what is served come in groups.
 const SETTLE: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(1);
@@ -44,6 +45,7 @@ struct Monitors {
 pub(super) struct First {
     pub(super) of: CancellationToken,
     pub(super) heard: Heard,
+    pub(super) since: Instant,
 }
 
 /// Starts all monitors and keeps them as discovery has them; returns when the graph is complete, `false` at the end.
@@ -152,7 +154,7 @@ impl Monitors {
             }
             Delta::Deleted(object) => collector.gone(&object.uid().into()),
         });
-        self.collector.first_lists.lock().push(First { of: token, heard: heard.clone() });
+        self.collector.first_lists.lock().push(First { of: token, heard: heard.clone(), since: Instant::now() });
         Box::pin(async move { heard.complete().await })
     }
 }

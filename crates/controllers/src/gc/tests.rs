@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
+use http_body_util::BodyExt;
+use serde_json::json;
+
 use super::graph::{Graph, Kind, Owner, Place, Seen, Work};
+use crate::discovery::Served;
 
 fn kind(name: &str) -> Arc<Kind> {
     Arc::new(Kind { group: String::new(), kind: name.to_owned() })
@@ -159,4 +163,71 @@ fn what_lives_on_is_linked_to_its_owner_again() {
     assert_eq!(work, [Work::Delete("o".into())], "it is looked for once more");
     world.see(seen("o", &[]));
     assert_eq!(world.gone("o"), "delete a");
+}
+
+/// A server where an owner is gone and its dependent is still there; what was written.
+#[derive(Default)]
+struct Told(parking_lot::Mutex<Vec<String>>);
+
+impl client::Transport for Told {
+    fn send(&self, request: http::Request<bytes::Bytes>) -> futures_util::future::BoxFuture<'static, client::Result<http::Response<client::Body>>> {
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        let owner = json!({"uid": "O", "apiVersion": "v1", "kind": "K", "name": "o"});
+        let dependent = json!({"apiVersion": "v1", "kind": "Late", "metadata":
+            {"namespace": "n", "name": "d", "uid": "D", "resourceVersion": "7", "ownerReferences": [owner]}});
+        let (code, body) = match (method, path) {
+            ("GET", "/api/v1/namespaces/n/lates/d") => (200, dependent),
+            ("GET", _) => (404, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404})),
+            _ => {
+                self.0.lock().push(format!("{method} {path} {}", String::from_utf8_lossy(request.body())));
+                (200, dependent)
+            }
+        };
+        let body = http_body_util::Full::new(bytes::Bytes::from(body.to_string())).map_err(|never| match never {}).boxed_unsync();
+        Box::pin(async move { Ok(http::Response::builder().status(code).header("content-type", "application/json").body(body).expect("an answer")) })
+    }
+}
+
+fn served(resource: &str, kind: &str) -> (Kind, Arc<Served>) {
+    let served = Served {
+        group: String::new(),
+        version: "v1".into(),
+        resource: resource.into(),
+        kind: kind.into(),
+        namespaced: true,
+        verbs: ["get", "list", "watch", "delete", "patch"].map(str::to_owned).into(),
+    };
+    (Kind { group: String::new(), kind: kind.to_owned() }, Arc::new(served))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_set_free_while_a_kind_could_not_be_listed_is_not_deleted_when_it_is_seen() {
+    let told = Arc::new(Told::default());
+    let client = client::Client::new(told.clone());
+    let (never, unheard) = crate::work::Heard::fake();
+    let first = super::monitors::First { of: Default::default(), heard: unheard, since: tokio::time::Instant::now() };
+    let collector = super::Collector {
+        recorder: client::Recorder::new(client.clone(), "garbage-collector-controller", ""),
+        client,
+        graph: Default::default(),
+        kinds: parking_lot::RwLock::new([served("ks", "K"), served("lates", "Late")].into()),
+        first_lists: parking_lot::Mutex::new(vec![first]),
+        freed: Default::default(),
+        queue: Default::default(),
+    };
+    collector.see(Seen { uid: "O".into(), deleting: true, orphan: true, ..seen("o", &[]) });
+    assert!(collector.orphan(&"O".into()).await.expect("a step").is_some(), "its dependents may be on their way");
+    tokio::time::advance(super::monitors::SYNC_MAX).await;
+    assert!(collector.orphan(&"O".into()).await.expect("a step").is_none(), "but it does not wait for ever");
+    collector.gone(&"O".into());
+    never.send_replace(true);
+    let owner = Owner { uid: "O".into(), name: "o".into(), ..owner("O", false) };
+    let place = Place { kind: kind("Late"), namespace: "n".into(), name: "d".into() };
+    collector.see(Seen { uid: "D".into(), place, ..seen("d", &[owner]) });
+    // The owner is looked for in vain, and who meant it is looked at.
+    collector.attempt_delete(&"O".into()).await.expect("a step");
+    collector.attempt_delete(&"D".into()).await.expect("a step");
+    let written = told.0.lock().join("\n");
+    assert!(written.starts_with("PATCH /api/v1/namespaces/n/lates/d") && written.contains(r#""ownerReferences":[]"#), "{written}");
+    assert!(!written.contains("DELETE"), "{written}");
 }

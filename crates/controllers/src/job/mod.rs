@@ -82,14 +82,14 @@ impl Jobs {
         self.selectors.get(job, selector_of)
     }
 
-    fn owner(&self, pod: &Pod) -> Option<ObjectKey> {
+    fn owner(&self, pod: &Pod) -> Option<Arc<Job>> {
         let (key, uid) = controller_key::<Job>(pod)?;
-        self.jobs.get_key(&key).filter(|j| j.uid() == uid).map(|_| key)
+        self.jobs.get_key(&key).filter(|j| j.uid() == uid)
     }
 
     fn heard_job(&self, queue: &WorkQueue<Key>, change: &Delta<Job>) {
         if let Delta::Deleted(job) = change {
-            self.expectations.forget(&job.key());
+            self.expectations.forget(job.uid());
             self.selectors.forget(&job.key());
             // Their finalizers are nobody's any more.
             pods::of_controller(&self.pods, job.uid()).iter().for_each(|p| queue.add(Key::Orphan(p.key())));
@@ -99,7 +99,7 @@ impl Jobs {
 
     fn heard_pod(&self, queue: &WorkQueue<Key>, change: &Delta<Pod>) {
         let pod = change.object();
-        let Some(key) = self.owner(pod) else {
+        let Some(job) = self.owner(pod) else {
             if pod.has_finalizer(FINALIZER) && !matches!(change, Delta::Deleted(_)) {
                 queue.add(Key::Orphan(pod.key()));
             } else if pod.controller().is_none() && !labels(&**pod).is_empty() {
@@ -109,19 +109,16 @@ impl Jobs {
             return;
         };
         match change {
-            Delta::Added(_) => self.expectations.created(&key),
-            Delta::Updated { old, new } if new.is_deleting() && !old.is_deleting() => self.expectations.deleted(&key, new.uid()),
+            Delta::Added(_) => self.expectations.created(job.uid()),
+            Delta::Updated { old, new } if new.is_deleting() && !old.is_deleting() => self.expectations.deleted(job.uid(), new.uid()),
             Delta::Updated { .. } => {}
-            Delta::Deleted(pod) => self.expectations.deleted(&key, pod.uid()),
+            Delta::Deleted(pod) => self.expectations.deleted(job.uid(), pod.uid()),
         }
-        queue.add(Key::Job(key));
+        queue.add(Key::Job(job.key()));
     }
 
     async fn job(&self, key: &ObjectKey) -> Step {
-        let Some(job) = self.jobs.get_key(key) else {
-            self.expectations.forget(key);
-            return Ok(None);
-        };
+        let Some(job) = self.jobs.get_key(key) else { return Ok(None) };
         if job.spec.as_ref().is_some_and(|s| s.managed_by.as_deref().is_some_and(|m| m != "kubernetes.io/job-controller")) {
             return Ok(None);
         }
@@ -129,14 +126,14 @@ impl Jobs {
             let left = pods::of_controller(&self.pods, job.uid());
             return self.release(left.iter().filter(|p| p.has_finalizer(FINALIZER))).await.map(|()| None);
         }
-        let act = self.expectations.satisfied(key);
+        let act = self.expectations.satisfied(job.uid());
         let selector = self.selector(&job);
         let all = pods::of_controller_and_orphans(&self.pods, job.uid(), job.namespace());
         let pods = claim_with_finalizer::<Job, Pod>(&self.client, &job, &selector, all, FINALIZER).await?;
         let plan = plan::plan(&job, &pods, act, client::timestamp());
         let again = plan.again;
         self.carry_out(&job, plan).await?;
-        Ok(again)
+        Ok(again.into_iter().chain(self.expectations.look_again(job.uid())).min())
     }
 
     /// The status first: only what is noted there may lose its finalizer.
@@ -158,8 +155,7 @@ impl Jobs {
         if plan.create.is_empty() && plan.delete.is_empty() {
             return Ok(());
         }
-        let key = job.key();
-        let burst = Burst::new(&self.control, &self.expectations, (&key, &about), plan.create.len(), &plan.delete);
+        let burst = Burst::new(&self.control, &self.expectations, (job.uid(), &about), plan.create.len(), &plan.delete);
         let deleted = burst.delete().await;
         let created = burst.create(|n| plan::pod(job, plan.create[n])).await;
         created.and(deleted)

@@ -1,7 +1,8 @@
 //! ReplicaSets and ReplicationControllers: as many pods as wished, no more and no fewer.
 //!
 //! Both kinds are one controller over [`Replicated`]. What is decided without input and output is in `plan.rs`. In place of the
-//! original's resync a pod that is ready but not yet available names its time, and expectations end by themselves.
+//! original's resync a pod that is ready but not yet available names its time, and expectations whose events were lost name the
+//! end of their time.
 
 mod kinds;
 mod plan;
@@ -120,7 +121,7 @@ impl<K: Replicated> Replication<K> {
             Delta::Added(pod) if pod.is_deleting() => self.gone(queue, pod),
             Delta::Added(pod) => match (pod.controller(), self.owner(pod)) {
                 (_, Some(owner)) => {
-                    self.expectations.created(&owner.key());
+                    self.expectations.created(owner.uid());
                     queue.add(owner.key());
                 }
                 (Some(_), None) => {}
@@ -152,7 +153,7 @@ impl<K: Replicated> Replication<K> {
 
     fn gone(&self, queue: &WorkQueue<ObjectKey>, pod: &Pod) {
         if let Some(owner) = self.owner(pod) {
-            self.expectations.deleted(&owner.key(), pod.uid());
+            self.expectations.deleted(owner.uid(), pod.uid());
             queue.add(owner.key());
         }
     }
@@ -169,16 +170,16 @@ impl<K: Replicated> Replication<K> {
 
     async fn create(&self, set: &K, count: usize) -> client::Result<()> {
         let Some(template) = set.template() else { return Ok(()) };
-        let (key, about) = (set.key(), object_reference(set));
+        let about = object_reference(set);
         let pod = pods::from_template(template, set.name(), set.namespace(), owner_reference(set));
-        Burst::new(&self.control, &self.expectations, (&key, &about), count, &[]).create(|_| &pod).await
+        Burst::new(&self.control, &self.expectations, (set.uid(), &about), count, &[]).create(|_| &pod).await
     }
 
     async fn delete(&self, set: &K, active: &[Arc<Pod>], count: usize) -> client::Result<()> {
-        let (key, about) = (set.key(), object_reference(set));
+        let about = object_reference(set);
         let related = self.related(set);
         let chosen = plan::to_delete(active, &related, count, client::timestamp());
-        Burst::new(&self.control, &self.expectations, (&key, &about), 0, &chosen).delete().await
+        Burst::new(&self.control, &self.expectations, (set.uid(), &about), 0, &chosen).delete().await
     }
 
     /// Active pods of all sets that the same controller has (the old and the new of a Deployment): of pods on one node
@@ -213,11 +214,10 @@ impl<K: Replicated> Controller for Replication<K> {
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
         let Some(set) = self.sets.get_key(key) else {
-            self.expectations.forget(key);
             self.selectors.forget(key);
             return Ok(None);
         };
-        let may_act = self.expectations.satisfied(key);
+        let may_act = self.expectations.satisfied(set.uid());
         let all = pods::of_controller_and_orphans(&self.pods, set.uid(), set.namespace());
         let claimable = all.into_iter().filter(|p| pods::is_active(p) || (pods::is_terminating(p) && p.is_controlled_by(set.uid()))).collect();
         let claimed = claim::<K, Pod>(&self.client, &set, &self.selector(&set), claimable).await?;
@@ -234,6 +234,7 @@ impl<K: Replicated> Controller for Replication<K> {
         }
         managed?;
         // A second of grace: the API's times have no fractions.
-        Ok(available_next.map(|after| after + secs(1)))
+        let available_next = available_next.map(|after| after + secs(1));
+        Ok(available_next.into_iter().chain(self.expectations.look_again(set.uid())).min())
     }
 }
