@@ -75,6 +75,11 @@ pub(crate) fn bit(name: &str) -> Option<u64> {
     NAMES.iter().position(|n| *n == short).map(|at| 1 << at)
 }
 
+/// The bits of these capabilities.
+pub(crate) fn set(names: &[String]) -> Result<u64> {
+    names.iter().map(|n| bit(n).ok_or_else(|| Error::Invalid(format!("unknown capability {n:?}")))).try_fold(0, |set, bit| Ok(set | bit?))
+}
+
 /// The set of a container. `ALL` counts first in both lists, as in CRI: drop ALL and add one leaves that one.
 pub(crate) fn resolve(add: &[String], drop: &[String], privileged: bool) -> Result<u64> {
     if privileged {
@@ -88,10 +93,7 @@ pub(crate) fn resolve(add: &[String], drop: &[String], privileged: bool) -> Resu
     if has_all(drop) {
         set = 0;
     }
-    let named = |list: &[String]| -> Result<u64> {
-        let names = list.iter().filter(|n| !n.eq_ignore_ascii_case("ALL"));
-        names.map(|n| bit(n).ok_or_else(|| Error::Invalid(format!("unknown capability {n:?}")))).try_fold(0, |s, b| Ok(s | b?))
-    };
+    let named = |list: &[String]| self::set(&list.iter().filter(|n| !n.eq_ignore_ascii_case("ALL")).cloned().collect::<Vec<_>>());
     set |= named(add)?;
     Ok(set & !named(drop)? | if has_all(drop) { named(add)? } else { 0 })
 }

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::cgroup::{Cgroups, Level};
 use crate::error::{Context, Error, Result};
 use crate::images::{Images, Pins};
-use crate::proto::Spec;
+use crate::proto::{Sets, Spec};
 use crate::runtime::SandboxFile;
 use crate::seccomp::Filter;
 use crate::types::*;
@@ -121,18 +121,18 @@ pub(crate) fn merge_resources(old: &mut Resources, new: Resources) {
 /// made.
 pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox: &SandboxFile, mut config: ContainerConfig) -> Result<(Spec, Pins)> {
     let SandboxFile { config: sandbox, users, .. } = sandbox;
-    let missing = || Error::NotFound { kind: "image", name: config.image.clone() };
-    // Until the specification, which names the layers, is written: who removes the image meanwhile leaves them.
-    let pins = images.pin(&images.find(&config.image).ok_or_else(missing)?.layers)?;
-    let image = images.find(&config.image).ok_or_else(missing)?;
+    let (image, pins) = image_of(images, &config)?;
     let of_image = &image.config;
     let argv = argv(&config, of_image)?;
     let layers_dir = images.layers_dir();
-    let file = |path: &str| layers::read(&layers_dir, &image.layers, path, ACCOUNTS_BYTES_MAX).map(Option::unwrap_or_default).context(path);
+    // A directory counts like an image's only layer: an absolute path is itself, whatever stands before it.
+    let of_rootfs = config.rootfs.iter().map(|dir| dir.to_string_lossy().into_owned());
+    let whole: Vec<String> = image.layers.iter().cloned().chain(of_rootfs).collect();
+    let file = |path: &str| layers::read(&layers_dir, &whole, path, ACCOUNTS_BYTES_MAX).map(Option::unwrap_or_default).context(path);
     let (user, home) = user::resolve(&of_image.user, &config.user, &file("etc/passwd")?, &file("etc/group")?)?;
     let cwd = [&config.working_dir, &of_image.working_dir].into_iter().find(|d| !d.is_empty());
     let cwd = cwd.map_or("/", |d| d.as_str()).to_owned();
-    let capabilities = caps::resolve(&config.capabilities_add, &config.capabilities_drop, config.privileged)?;
+    let (capabilities, capability_sets) = capabilities(&config)?;
     let filter = match &config.seccomp {
         _ if config.privileged => Filter::default(),
         Seccomp::Unconfined => Filter::default(),
@@ -171,6 +171,8 @@ pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox
         cwd,
         user,
         capabilities,
+        capability_sets,
+        rlimits: config.rlimits.iter().map(rlimit).collect::<Result<_>>()?,
         filter: filter.program,
         filter_flags: filter.flags,
         apparmor,
@@ -258,6 +260,52 @@ fn directories(dir: &Path, top: Option<PathBuf>, users: Option<IdMapping>) -> Re
     let upper = dir.join("upper");
     std::os::unix::fs::chown(&upper, Some(first.saturating_add(uid)), Some(first.saturating_add(gid))).at("cannot give away", &upper)?;
     fs::set_permissions(&upper, fs::Permissions::from_mode(0o755)).at("cannot open", &upper)
+}
+
+/// The image, and what keeps its layers until the specification, which names them, is written: who removes the image meanwhile
+/// leaves them. A container with a directory for its root has none.
+fn image_of(images: &Images, config: &ContainerConfig) -> Result<(Image, Pins)> {
+    if config.rootfs.is_some() {
+        return Ok((Image::default(), images.pin(&[])?));
+    }
+    let missing = || Error::NotFound { kind: "image", name: config.image.clone() };
+    let pins = images.pin(&images.find(&config.image).ok_or_else(missing)?.layers)?;
+    Ok((images.find(&config.image).ok_or_else(missing)?, pins))
+}
+
+/// The bounding set, and the others where they are told one by one.
+fn capabilities(config: &ContainerConfig) -> Result<(u64, Option<Sets>)> {
+    let Some(given) = &config.capability_sets else {
+        return Ok((caps::resolve(&config.capabilities_add, &config.capabilities_drop, config.privileged)?, None));
+    };
+    let [effective, permitted, inheritable, ambient] = [&given.effective, &given.permitted, &given.inheritable, &given.ambient].map(|names| caps::set(names));
+    Ok((caps::set(&given.bounding)?, Some(Sets { effective: effective?, permitted: permitted?, inheritable: inheritable?, ambient: ambient? })))
+}
+
+/// The kernel's number of a limit (setrlimit(2)), with its values.
+fn rlimit(limit: &Rlimit) -> Result<(u32, u64, u64)> {
+    const NAMES: [(&str, libc::__rlimit_resource_t); 16] = [
+        ("CPU", libc::RLIMIT_CPU),
+        ("FSIZE", libc::RLIMIT_FSIZE),
+        ("DATA", libc::RLIMIT_DATA),
+        ("STACK", libc::RLIMIT_STACK),
+        ("CORE", libc::RLIMIT_CORE),
+        ("RSS", libc::RLIMIT_RSS),
+        ("NPROC", libc::RLIMIT_NPROC),
+        ("NOFILE", libc::RLIMIT_NOFILE),
+        ("MEMLOCK", libc::RLIMIT_MEMLOCK),
+        ("AS", libc::RLIMIT_AS),
+        ("LOCKS", libc::RLIMIT_LOCKS),
+        ("SIGPENDING", libc::RLIMIT_SIGPENDING),
+        ("MSGQUEUE", libc::RLIMIT_MSGQUEUE),
+        ("NICE", libc::RLIMIT_NICE),
+        ("RTPRIO", libc::RLIMIT_RTPRIO),
+        ("RTTIME", libc::RLIMIT_RTTIME),
+    ];
+    let invalid = |what: &str| Error::Invalid(format!("{what} limit {:?}", limit.name));
+    let found = NAMES.iter().find(|(name, _)| limit.name.strip_prefix("RLIMIT_") == Some(name));
+    let (_, number) = found.ok_or_else(|| invalid("unknown"))?;
+    if limit.soft > limit.hard { Err(invalid("the soft value is above the hard one of")) } else { Ok((*number, limit.soft, limit.hard)) }
 }
 
 fn device_rules(devices: &[Device]) -> Result<Vec<String>> {

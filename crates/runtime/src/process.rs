@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use crate::proto::Sets;
 use crate::sys::check;
 
 /// Forks with new namespaces: 0 in the child. The caller has one thread, so no lock of another can be held in the child.
@@ -268,28 +269,37 @@ pub(crate) fn bound_capabilities(keep: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The process's own sets; nothing is inheritable, hence nothing ambient.
-pub(crate) fn set_capabilities(set: u64) -> io::Result<()> {
+/// The process's own sets. Where the runtime itself lacks a capability, so do its containers.
+pub(crate) fn set_capabilities(sets: Sets) -> io::Result<()> {
     #[repr(C)]
     struct Header {
         version: u32,
         pid: i32,
     }
     #[repr(C)]
+    #[derive(Clone, Copy)]
     struct Data {
         effective: u32,
         permitted: u32,
         inheritable: u32,
     }
     let mut header = Header { version: 0x2008_0522, pid: 0 };
-    let half = |bits: u32| Data { effective: bits, permitted: bits, inheritable: 0 };
-    let mut now = [half(0), half(0)];
+    let mut now = [Data { effective: 0, permitted: 0, inheritable: 0 }; 2];
     // SAFETY: version 3 of the interface: one header, two data structures, all live.
     check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, now.as_mut_ptr()) })?;
-    // Where the runtime itself lacks a capability, so do its containers.
-    let data = [half(set as u32 & now[0].permitted), half((set >> 32) as u32 & now[1].permitted)];
+    let has = u64::from(now[0].permitted) | u64::from(now[1].permitted) << 32;
+    let half = |shift: u32| {
+        let of = |set: u64| ((set & has) >> shift) as u32;
+        Data { effective: of(sets.effective), permitted: of(sets.permitted), inheritable: of(sets.inheritable) }
+    };
+    let data = [half(0), half(32)];
     // SAFETY: as above.
-    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })?;
+    for bit in (0..64).filter(|bit| sets.ambient & has & 1 << bit != 0) {
+        // SAFETY: plain integers.
+        check(libc::c_long::from(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, bit, 0, 0) }))?;
+    }
+    Ok(())
 }
 
 /// Installs a seccomp filter.
@@ -306,9 +316,9 @@ pub(crate) fn set_open_files(limit: u64) {
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) };
 }
 
-/// Sets one of the process's limits for good.
-pub(crate) fn set_limit(resource: libc::__rlimit_resource_t, limit: u64) -> io::Result<()> {
-    let limits = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+/// Sets one of the process's limits.
+pub(crate) fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::Result<()> {
+    let limits = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the structure lives through the call.
     check(libc::c_long::from(unsafe { libc::setrlimit(resource, &raw const limits) })).map(drop)
 }

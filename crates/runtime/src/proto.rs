@@ -38,7 +38,17 @@ pub(crate) enum Request {
     /// Answered by `States`, then by `Changed` at each change, for as long as the connection lives.
     Subscribe,
     /// Starts the container whose specification is `CONTAINER.json`.
-    Start { container: String },
+    /// With `streams` its standard input, output and error lie beside, in place of its log. With `hold` its process stops before
+    /// its program, until `Release`.
+    Start {
+        container: String,
+        #[serde(default)]
+        hold: bool,
+        #[serde(default)]
+        streams: bool,
+    },
+    /// Lets a held container's program begin.
+    Release { container: String },
     /// Signals the container's first process, or all of its processes.
     Kill { container: String, signal: i32, all: bool },
     /// Runs a command; beside it the wanted ones of stdin, stdout, stderr (none with `tty`: the terminal comes back).
@@ -61,6 +71,7 @@ impl Request {
         match self {
             Request::Subscribe => "subscribe",
             Request::Start { .. } => "start",
+            Request::Release { .. } => "release",
             Request::Kill { .. } => "kill",
             Request::Exec { .. } => "exec",
             Request::Attach { .. } => "attach",
@@ -130,8 +141,12 @@ pub(crate) struct Spec {
     pub(crate) env: Vec<String>,
     pub(crate) cwd: String,
     pub(crate) user: ResolvedUser,
-    /// Bit sets of capabilities.
+    /// The bounding set, and root's other ones.
     pub(crate) capabilities: u64,
+    /// All sets one by one, where they are told apart.
+    pub(crate) capability_sets: Option<Sets>,
+    /// Number, soft and hard value.
+    pub(crate) rlimits: Vec<(u32, u64, u64)>,
     /// The filter of system calls (`sock_filter`: code, jt, jf, k); empty for none.
     pub(crate) filter: Vec<(u16, u8, u8, u32)>,
     /// `SECCOMP_FILTER_FLAG_*`
@@ -145,6 +160,22 @@ pub(crate) struct Spec {
     pub(crate) cgroup: CgroupPlan,
     /// Layers of image volumes, by index of `config.mounts`.
     pub(crate) image_mounts: Vec<(usize, Vec<String>)>,
+}
+
+/// Bit sets of capabilities, beside the bounding one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sets {
+    pub(crate) effective: u64,
+    pub(crate) permitted: u64,
+    pub(crate) inheritable: u64,
+    pub(crate) ambient: u64,
+}
+
+impl Sets {
+    /// The same for what counts and what may count; nothing is inheritable, hence nothing ambient.
+    pub(crate) fn own(set: u64) -> Sets {
+        Sets { effective: set, permitted: set, ..Sets::default() }
+    }
 }
 
 /// The directories of a container's cgroup.

@@ -297,8 +297,23 @@ impl Runtime {
 
     /// Starts a prepared container: when this returns its program runs.
     pub async fn start_container(&self, id: &str) -> Result<()> {
+        self.launch(id, &Request::Start { container: id.to_owned(), hold: false, streams: false }, &[]).await
+    }
+
+    /// Makes a prepared container's process and all that it will see, and stops it before its program: the OCI's `create`. Its
+    /// standard input, output and error are these, and not its log.
+    pub async fn hold_container(&self, id: &str, streams: [OwnedFd; 3]) -> Result<()> {
+        self.launch(id, &Request::Start { container: id.to_owned(), hold: true, streams: true }, &streams).await
+    }
+
+    /// Lets a held container's program begin: the OCI's `start`.
+    pub async fn release_container(&self, id: &str) -> Result<()> {
+        self.launch(id, &Request::Release { container: id.to_owned() }, &[]).await
+    }
+
+    async fn launch(&self, id: &str, request: &Request, fds: &[OwnedFd]) -> Result<()> {
         let connection = self.connect_container(id)?;
-        match connection.call(&Request::Start { container: id.to_owned() }, &[], LAUNCH_MAX).await {
+        match connection.call(request, fds, LAUNCH_MAX).await {
             Ok((Reply::Changed { container }, _)) => {
                 self.0.record(container);
                 Ok(())
@@ -316,7 +331,8 @@ impl Runtime {
     /// Sends the stop signal, waits, then kills. Returns when the container has ended; at once if it has before.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
         let Some(status) = self.container(id) else { return Ok(()) };
-        if status.state != ContainerState::Running {
+        // One that is held has a process too.
+        if status.pid == 0 {
             return Ok(());
         }
         let ended = |state: &State| state.containers.get(id).is_none_or(|c| c.record.state == ContainerState::Exited);

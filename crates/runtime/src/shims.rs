@@ -318,6 +318,10 @@ impl Inner {
             let mut state = self.state.lock();
             let Some(entry) = state.containers.get_mut(&record.id) else { return };
             if order(record.state) <= order(entry.record.state) {
+                // One that waits for its release has got its process: that is no event.
+                if record.state == ContainerState::Created && entry.record.state == ContainerState::Created {
+                    entry.record = record;
+                }
                 return;
             }
             entry.record = record;

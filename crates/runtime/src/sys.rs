@@ -324,7 +324,10 @@ fn make_mount(fs: &OwnedFd, kind: &CStr, options: &[(&CStr, Option<&CStr>)], fla
     const SET_STRING: u32 = 1;
     const CMD_CREATE: u32 = 6;
     let none = std::ptr::null::<libc::c_char>();
-    for (key, value) in [(c"source", Some(kind))].iter().chain(options) {
+    // What the table of mounts calls it.
+    let source = [(c"source", Some(kind))];
+    let unnamed = options.iter().all(|(key, _)| *key != c"source");
+    for (key, value) in source.iter().filter(|_| unnamed).chain(options) {
         let (command, value) = value.map_or((SET_FLAG, none), |v| (SET_STRING, v.as_ptr()));
         // SAFETY: key and value live through the call.
         check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), command, key.as_ptr(), value, 0) })?;

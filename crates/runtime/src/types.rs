@@ -221,6 +221,33 @@ pub struct Device {
     pub permissions: String,
 }
 
+/// A limit of a process, setrlimit(2).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// `RLIMIT_NOFILE`, …
+    pub name: String,
+    /// What counts now.
+    pub soft: u64,
+    /// How far the process may raise it.
+    pub hard: u64,
+}
+
+/// A process's sets of capabilities one by one, by names (capabilities(7)).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CapabilitySets {
+    /// The most that any program may gain.
+    pub bounding: Vec<String>,
+    /// What counts now.
+    pub effective: Vec<String>,
+    /// What it may make effective.
+    pub permitted: Vec<String>,
+    /// What a program with inheritable ones of its own keeps.
+    pub inheritable: Vec<String>,
+    /// What every further program keeps.
+    pub ambient: Vec<String>,
+}
+
 /// A container to make.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -233,6 +260,8 @@ pub struct ContainerConfig {
     pub attempt: u32,
     /// Reference or id (`sha256:…`) of an image that is present.
     pub image: String,
+    /// In place of an image: a directory of the host that is the root file system itself. What the container writes stays there.
+    pub rootfs: Option<PathBuf>,
     /// Replaces the image's entrypoint when not empty.
     pub command: Vec<String>,
     /// Replaces the image's cmd when not empty.
@@ -251,6 +280,10 @@ pub struct ContainerConfig {
     pub capabilities_add: Vec<String>,
     /// Capability names to drop; `ALL`.
     pub capabilities_drop: Vec<String>,
+    /// Exactly these, in place of the default set and the two lists above.
+    pub capability_sets: Option<CapabilitySets>,
+    /// Limits in place of the runtime's own.
+    pub rlimits: Vec<Rlimit>,
     /// All capabilities, all devices, writable `/sys`, nothing masked, no filter.
     pub privileged: bool,
     /// Nothing of the root file system can be written.

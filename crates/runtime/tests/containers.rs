@@ -346,3 +346,59 @@ async fn purging_leaves_nothing() {
     assert!(waited.is_ok(), "{:?}", host.traces());
     assert_eq!(next.images().len(), 1, "images stay");
 }
+
+/// The OCI's `create` and `start`: everything is there before the program is, and a directory can be the root itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_container_has_all_but_its_program() {
+    let host = Host::with_image().await;
+    host.sandbox("s").await;
+    let root = host.dir.join("bundle");
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    std::fs::copy(program(), root.join("bin/main")).unwrap();
+    let sets = CapabilitySets {
+        bounding: vec!["CAP_CHOWN".into(), "CAP_KILL".into()],
+        inheritable: vec!["CAP_KILL".into()],
+        permitted: vec!["CAP_KILL".into()],
+        effective: vec!["CAP_KILL".into()],
+        ambient: vec!["CAP_KILL".into()],
+    };
+    let config = |id: &str| ContainerConfig {
+        rootfs: Some(root.clone()),
+        command: vec!["/bin/main".into(), "guest".into(), "id".into()],
+        user: User { uid: Some(1000), gid: Some(1000), ..User::default() },
+        capability_sets: Some(sets.clone()),
+        rlimits: vec![Rlimit { name: "RLIMIT_CORE".into(), soft: 7, hard: 9 }],
+        ..host.container(id, &[])
+    };
+    let hold = async |id: &str| {
+        host.rt.create_container("s", config(id)).await.unwrap();
+        let (mut read, write) = std::io::pipe().unwrap();
+        let null = || std::fs::File::open("/dev/null").unwrap().into();
+        host.rt.hold_container(id, [null(), write.into(), null()]).await.unwrap();
+        let status = host.rt.container(id).unwrap();
+        assert_eq!((status.state, status.pid > 0), (ContainerState::Created, true));
+        (status.pid, move || std::io::read_to_string(&mut read).unwrap())
+    };
+    let (pid, mut said) = hold("a").await;
+    let seen = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+    assert!(seen.lines().any(|l| l.split(' ').nth(4) == Some("/dev/shm")), "its mounts are its own: {seen}");
+    assert!(host.rt.start_container("a").await.unwrap_err().to_string().contains("started before"));
+    host.rt.release_container("a").await.unwrap();
+    host.ended("a").await;
+    let said = said();
+    assert!(said.contains("Uid: 1000 1000 1000 1000") && said.contains("CapEff: 0000000000000020") && said.contains("CapBnd: 0000000000000021"), "{said}");
+    assert_eq!(host.said("a"), "", "its streams are the caller's");
+    assert!(host.rt.release_container("a").await.is_err());
+    // One that is never let go ends like any other.
+    let (pid, mut said) = hold("b").await;
+    host.rt.stop_container("b", Duration::ZERO).await.unwrap();
+    let status = host.ended("b").await;
+    assert_eq!((status.pid, said().as_str()), (0, ""));
+    assert!(!std::path::Path::new(&format!("/proc/{pid}/root")).exists());
+    assert!(host.rt.release_container("b").await.is_err());
+    // What no kernel has is refused before anything is made.
+    let unknown = ContainerConfig { rlimits: vec![Rlimit { name: "RLIMIT_NONE".into(), soft: 1, hard: 1 }], ..config("c") };
+    assert_eq!(host.rt.create_container("s", unknown).await.unwrap_err().to_string(), "unknown limit \"RLIMIT_NONE\"");
+    host.rt.remove_sandbox("s").await.unwrap();
+    assert!(root.join("bin/main").exists(), "a directory that is not the runtime's stays");
+}

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{index, unpack};
 use crate::error::{Context, Error, Result};
+use crate::proto::Sets;
 use crate::{process, sys};
 
 /// Bytes of address space: a decompressor's window (128 MiB), the names of some million files, and the program.
@@ -143,9 +144,9 @@ fn confine(root: &Path) -> io::Result<()> {
     nix::unistd::chroot(".")?;
     nix::unistd::chdir("/")?;
     for (resource, limit) in [(libc::RLIMIT_AS, MEMORY_BYTES_MAX), (libc::RLIMIT_NOFILE, DESCRIPTORS_MAX), (libc::RLIMIT_CORE, 0)] {
-        process::set_limit(resource, limit)?;
+        process::set_limit(resource, limit, limit)?;
     }
     process::bound_capabilities(CAPABILITIES)?;
-    process::set_capabilities(CAPABILITIES)?;
+    process::set_capabilities(Sets::own(CAPABILITIES))?;
     process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
 }

@@ -19,7 +19,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use super::rootfs::{self, Ground, Sources};
 use super::users::Users;
 use super::{Host, Step, process};
-use crate::proto::Spec;
+use crate::proto::{Sets, Spec};
 use crate::{apparmor, caps, cgroup, seccomp, sys};
 
 /// As many descriptors as the usual container runtimes allow.
@@ -30,6 +30,10 @@ pub(super) const TERMINAL: u8 = b'T';
 pub(super) const FAILED: u8 = b'E';
 /// First byte of a packet with the number of the process that becomes the program, four bytes.
 pub(super) const PROCESS: u8 = b'P';
+/// A packet that says that all is made, and that the program waits for [`GO`].
+pub(super) const HELD: u8 = b'H';
+/// What the shim answers to it.
+pub(super) const GO: u8 = b'G';
 /// First byte of a packet with the file system of processes of a new namespace beside it.
 pub(super) const PROC: u8 = b'M';
 
@@ -41,6 +45,8 @@ pub(super) struct Stdio(pub(super) [Option<OwnedFd>; 3]);
 pub(super) struct Command<'a> {
     pub(super) argv: &'a [String],
     pub(super) tty: bool,
+    /// Not before the shim says so.
+    pub(super) hold: bool,
 }
 
 /// The process namespace of a container.
@@ -51,6 +57,14 @@ pub(super) enum Pids {
     Join(OwnedFd),
     /// A new one, which belongs to the pod's users: it can be made only by who is one of them.
     New,
+}
+
+/// How a container's first process begins.
+pub(super) struct Start {
+    /// It is in its cgroup already.
+    pub(super) joined: bool,
+    pub(super) pids: Pids,
+    pub(super) hold: bool,
 }
 
 /// Runs `work` in the child and never returns: either it has become the program, or its error is told.
@@ -69,9 +83,11 @@ pub(super) fn run(channel: &OwnedFd, work: impl FnOnce() -> Step<()>) -> ! {
 }
 
 /// Becomes a container's first process.
-pub(super) fn container(host: &Host, spec: &Spec, joined: bool, stdio: Stdio, channel: &OwnedFd, pids: Pids) -> Step<()> {
+pub(super) fn container(host: &Host, spec: &Spec, start: Start, stdio: Stdio, channel: &OwnedFd) -> Step<()> {
+    let Start { joined, pids, hold } = start;
     prologue(host, spec, joined, None, &stdio)?;
-    let sources = Sources::open(spec, host)?;
+    let others = if let Pids::Join(pids) = &pids { Some(pids) } else { None };
+    let sources = Sources::open(spec, host, others)?;
     process::unshare(libc::CLONE_NEWNS).map_err(|e| format!("new mount namespace: {e}"))?;
     // Nothing that was opened with a umask is cut.
     process::set_umask(0);
@@ -95,7 +111,7 @@ pub(super) fn container(host: &Host, spec: &Spec, joined: bool, stdio: Stdio, ch
         }
     };
     let terminal = rootfs::build(spec, ground, pids.as_ref())?;
-    become_program(spec, &Command { argv: &spec.argv, tty: spec.config.tty }, Streams { stdio, terminal, channel }, pids, &Wording::START)
+    become_program(spec, &Command { argv: &spec.argv, tty: spec.config.tty, hold }, Streams { stdio, terminal, channel }, pids, &Wording::START)
 }
 
 /// Becomes a further process of a running container, whose first process is `pid`.
@@ -160,7 +176,7 @@ struct Streams<'a> {
 
 /// The last part of the way, in the container's file system. With `pids` it leads through a process that joins them.
 fn become_program(spec: &Spec, command: &Command<'_>, streams: Streams<'_>, pids: Option<OwnedFd>, wording: &Wording) -> Step<()> {
-    let &Command { argv, tty } = command;
+    let &Command { argv, tty, hold } = command;
     let channel = streams.channel;
     let stdio = standard_streams(spec, tty, streams)?;
     // Nothing of the host stays open: neither to be seen nor to be the working directory (CVE-2024-21626).
@@ -181,6 +197,9 @@ fn become_program(spec: &Spec, command: &Command<'_>, streams: Streams<'_>, pids
             drop_privileges(spec, &filter)?;
         }
         pass_on(channel)?;
+    }
+    if hold {
+        wait_for_go(channel)?;
     }
     if tty {
         process::control_terminal(&stdio[0]).map_err(|e| format!("take the terminal: {e}"))?;
@@ -208,6 +227,21 @@ fn become_program(spec: &Spec, command: &Command<'_>, streams: Streams<'_>, pids
         install(&filter, spec)?;
     }
     Err(format!("{}{}", wording.0, execute(&argv[0], &words, &env, search)))
+}
+
+/// All is made, and nothing of the container's runs until the shim says so.
+fn wait_for_go(channel: &OwnedFd) -> Step<()> {
+    let fail = |e: io::Error| format!("wait for the start: {e}");
+    sys::send_packet(channel, &[HELD], &[]).map_err(fail)?;
+    loop {
+        match sys::receive_packet(channel) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Ok((bytes, _)) if bytes == [GO] => return Ok(()),
+            // The shim is gone, and nobody will start it.
+            Ok(_) => process::exit_now(1),
+            Err(e) => return Err(fail(e)),
+        }
+    }
 }
 
 /// Whether a process under the container's filter can still make the one that becomes the program.
@@ -299,8 +333,16 @@ fn drop_privileges(spec: &Spec, filter: &[libc::sock_filter]) -> Step<()> {
     if spec.capabilities != caps::ALL {
         process::bound_capabilities(spec.capabilities).map_err(|e| format!("bounding set: {e}"))?;
     }
+    for &(limit, soft, hard) in &spec.rlimits {
+        process::set_limit(limit, soft, hard).map_err(|e| format!("limit {limit}: {e}"))?;
+    }
+    let given = spec.capability_sets;
+    if given.is_some() {
+        // Else the kernel takes all away with root's number, and what it has taken nobody can give.
+        process::prctl(libc::PR_SET_KEEPCAPS, 1).map_err(|e| format!("keep capabilities: {e}"))?;
+    }
     process::become_user(user.uid, user.gid, &user.groups).map_err(|e| format!("set user and groups: {e}"))?;
-    let own = if user.uid == 0 { spec.capabilities } else { 0 };
+    let own = given.unwrap_or_else(|| Sets::own(if user.uid == 0 { spec.capabilities } else { 0 }));
     process::set_capabilities(own).map_err(|e| format!("capabilities: {e}"))?;
     // The kernel allows looking into a process again when its identity changes.
     process::prctl(libc::PR_SET_DUMPABLE, 0).map_err(|e| format!("dumpable: {e}"))

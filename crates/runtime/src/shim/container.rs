@@ -84,6 +84,7 @@ impl Container {
         const START_FAILED: i32 = 128;
         let now = sys::now_ns();
         self.record.state = ContainerState::Exited;
+        self.record.pid = 0;
         self.record.start_failed = true;
         self.record.finished_ns = now;
         self.record.exit_code = START_FAILED;

@@ -90,17 +90,21 @@ fn host_devices(dir: &Path, depth: usize, list: &mut Vec<Node>) {
     }
 }
 
-/// Terminals; with `tty` the container's own is its `/dev/console`.
-pub(super) fn furnish(dev: &OwnedFd, spec: &Spec) -> Step<Option<Terminal>> {
+/// The file system of a container's terminals.
+pub(super) fn terminals() -> Step<OwnedFd> {
     let options = [(c"newinstance", None), (c"ptmxmode", Some(c"0666")), (c"mode", Some(c"0620")), (c"gid", Some(c"5"))];
-    let pts = fresh(c"devpts", &options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, "/dev/pts")?;
+    fresh(c"devpts", &options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, "/dev/pts")
+}
+
+/// Terminals; with `tty` the container's own is its `/dev/console`.
+pub(super) fn furnish(dev: &OwnedFd, pts: &OwnedFd, spec: &Spec) -> Step<Option<Terminal>> {
     let fail = |e: io::Error| format!("new terminal: {e}");
     let place = process::openat(dev, c"pts", libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0).map_err(fail)?;
-    attach_at(&pts, &place, "/dev/pts")?;
+    attach_at(pts, &place, "/dev/pts")?;
     if !spec.config.tty {
         return Ok(None);
     }
-    let master = process::openat(&pts, c"ptmx", libc::O_RDWR | libc::O_NOCTTY, 0).map_err(fail)?;
+    let master = process::openat(pts, c"ptmx", libc::O_RDWR | libc::O_NOCTTY, 0).map_err(fail)?;
     let terminal = Terminal::of(master).map_err(fail)?;
     // The one that was opened, not what a path leads to (CVE-2025-52565).
     let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;

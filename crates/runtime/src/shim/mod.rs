@@ -105,6 +105,18 @@ struct Launch {
     client: u64,
     container: String,
     exec: bool,
+    held: Held,
+}
+
+/// Whether a container's process stops before its program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// Nobody wants it, or it has not come that far.
+    No,
+    /// It waits.
+    Waiting,
+    /// It was let go.
+    Released,
 }
 
 /// A connection to a port of the pod that is not made yet: its listener is slow to take it.
@@ -413,6 +425,11 @@ impl Shim {
                             sys::kill(launch.pid, libc::SIGKILL);
                         }
                     }
+                    Some(&child::HELD) => {
+                        launch.held = Held::Waiting;
+                        let (pid, client, container) = (launch.pid, launch.client, launch.container.clone());
+                        self.held(pid, client, &container);
+                    }
                     Some(_) => launch.failure = Some(String::from_utf8_lossy(&bytes[1..]).into_owned()),
                     None => break,
                 },
@@ -423,7 +440,7 @@ impl Shim {
             }
         }
         let mut launch = self.launches.swap_remove(at);
-        if !launch.known && launch.failure.is_none() {
+        if (!launch.known || launch.held == Held::Waiting) && launch.failure.is_none() {
             launch.failure = Some("the process was killed before it became the program".to_owned());
         }
         if launch.exec {
@@ -442,6 +459,15 @@ impl Shim {
         };
         self.publish(&launch.container);
         self.reply(launch.client, &reply, &[]);
+    }
+
+    /// All of a container is made, and its program waits for its release.
+    fn held(&mut self, pid: i32, client: u64, id: &str) {
+        let Some(container) = self.container(id) else { return };
+        container.record.pid = pid as u32;
+        let reply = Reply::Changed { container: container.record.clone() };
+        self.publish(id);
+        self.reply(client, &reply, &[]);
     }
 
     fn exec_launched(&mut self, launch: Launch) {
@@ -571,7 +597,8 @@ fn shared_memory(dir: &Path, sandbox: &SandboxConfig, host_ns: &OwnedFd, owner: 
     let bytes = if sandbox.shm_bytes == 0 { SHM_BYTES } else { sandbox.shm_bytes };
     let [size, uid, gid] = [bytes, owner.0.into(), owner.1.into()].map(|n| sys::c_str(&n.to_string()));
     let (size, uid, gid) = (size?, uid?, gid?);
-    let options = [(c"mode", Some(c"1777")), (c"size", Some(size.as_c_str())), (c"uid", Some(uid.as_c_str())), (c"gid", Some(gid.as_c_str()))];
+    let options =
+        [(c"source", Some(c"shm")), (c"mode", Some(c"1777")), (c"size", Some(size.as_c_str())), (c"uid", Some(uid.as_c_str())), (c"gid", Some(gid.as_c_str()))];
     mounts_of(dir, host_ns, || sys::new_mount(c"tmpfs", &options, rootfs::NO_ALL))
 }
 

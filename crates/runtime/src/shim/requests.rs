@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use super::child::{self, Command, Pids, Stdio};
 use super::container::Container;
-use super::{Connecting, Launch, Shim, Step};
+use super::{Connecting, Held, Launch, Shim, Step};
 use crate::proto::{self, Record, Reply, Request, Spec};
 use crate::types::ContainerState;
 use crate::{cgroup, prepare, process, sys};
@@ -18,9 +18,13 @@ impl Shim {
                 self.subscribe(client);
                 return;
             }
-            Request::Start { container } => match self.start(client, &container) {
+            Request::Start { container, hold, streams } => match self.start(client, &container, hold, streams.then_some(fds)) {
                 Ok(()) => return,
                 Err(message) => Err(self.refuse_start(&container, message)),
+            },
+            Request::Release { container } => match self.release(client, &container) {
+                Ok(()) => return,
+                Err(reply) => Err(reply),
             },
             Request::Exec { container, cmd, tty, stdin, stdout, stderr } => match self.exec(client, &container, &cmd, tty, [stdin, stdout, stderr], fds) {
                 Ok(()) => return,
@@ -82,7 +86,7 @@ impl Shim {
     }
 
     /// Clones the container's first process; the answer comes when it has become its program.
-    fn start(&mut self, client: u64, id: &str) -> Step<()> {
+    fn start(&mut self, client: u64, id: &str, hold: bool, given: Option<Vec<OwnedFd>>) -> Step<()> {
         if self.stopping {
             return Err("the sandbox is ending".to_owned());
         }
@@ -94,7 +98,13 @@ impl Shim {
             prepare::read_json(&self.host.dir.join(format!("c-{id}.json"))).ok_or_else(|| format!("the specification of container {id:?} cannot be read"))?;
         let log = spec.log_path.clone();
         let mut container = Container::new(spec).map_err(|e| format!("failed to open log {log:?}: {e}"))?;
-        let stdio = streams(&mut container).map_err(|e| format!("streams: {e}"))?;
+        let stdio = match given {
+            Some(fds) => {
+                let mut fds = fds.into_iter();
+                Stdio([fds.next(), fds.next(), fds.next()])
+            }
+            None => streams(&mut container).map_err(|e| format!("streams: {e}"))?,
+        };
         let (channel, theirs) = process::packet_pair().map_err(|e| format!("socket: {e}"))?;
         let pids = match self.process_namespace(&container.spec)? {
             Some(pids) => Pids::Join(pids),
@@ -105,11 +115,23 @@ impl Shim {
         let fresh = known && !self.host.sandbox.host_pid;
         let Cloned { pid, joined } = clone_child(&container.spec, if fresh { libc::CLONE_NEWPID } else { 0 })?;
         if pid == 0 {
-            child::run(&theirs, || child::container(&self.host, &container.spec, joined, stdio, &theirs, pids));
+            child::run(&theirs, || child::container(&self.host, &container.spec, child::Start { joined, pids, hold }, stdio, &theirs));
         }
         self.containers.push(container);
         let container = id.to_owned();
-        self.launches.push(Launch { pid, known, channel, terminal: None, failure: None, client, container, exec: false });
+        self.launches.push(Launch { pid, known, channel, terminal: None, failure: None, client, container, exec: false, held: Held::No });
+        Ok(())
+    }
+
+    /// Lets a held container go on; the answer comes when it has become its program.
+    fn release(&mut self, client: u64, id: &str) -> Result<(), Reply> {
+        if !self.containers.iter().any(|c| c.record.id == id) {
+            return Err(missing(id));
+        }
+        let found = self.launches.iter_mut().find(|l| l.container == id && l.held == Held::Waiting);
+        let launch = found.ok_or_else(|| failed(format!("container {id:?} is not waiting to be started")))?;
+        sys::send_packet(&launch.channel, &[child::GO], &[]).map_err(|e| failed(format!("start: {e}")))?;
+        (launch.client, launch.held) = (client, Held::Released);
         Ok(())
     }
 
@@ -152,13 +174,13 @@ impl Shim {
             let (channel, theirs) = process::packet_pair().map_err(|e| format!("socket: {e}"))?;
             let Cloned { pid: child, joined } = clone_child(&container.spec, 0)?;
             if child == 0 {
-                child::run(&theirs, || child::exec(host, &container.spec, pid, joined, &Command { argv: cmd, tty }, stdio, &theirs));
+                child::run(&theirs, || child::exec(host, &container.spec, pid, joined, &Command { argv: cmd, tty, hold: false }, stdio, &theirs));
             }
             Ok((child, channel))
         };
         let (pid, channel) = begin().map_err(failed)?;
         let container = id.to_owned();
-        self.launches.push(Launch { pid, known: false, channel, terminal: None, failure: None, client, container, exec: true });
+        self.launches.push(Launch { pid, known: false, channel, terminal: None, failure: None, client, container, exec: true, held: Held::No });
         Ok(())
     }
 

@@ -36,19 +36,52 @@ const PROC_FILES: [&str; 11] =
 
 /// Detached copies of what the host lends, in the order of the configuration's mounts.
 pub(super) struct Sources {
+    /// A directory of the host that is the container's root itself.
+    own_root: Option<OwnedFd>,
     /// With whether it is a directory; none for an image volume.
     binds: Vec<Option<(OwnedFd, bool)>>,
+    dev: OwnedFd,
     shm: OwnedFd,
     /// Of a process namespace that the pod's containers share.
     proc: Option<OwnedFd>,
+    /// Not for a pod with users of its own, to whom these must belong.
+    kernel: Option<Kernel>,
     /// Version 1: name below `/sys/fs/cgroup` and the container's own directory.
     cgroups: Vec<(String, OwnedFd)>,
     devices: Vec<(Device, std::fs::Metadata)>,
 }
 
+/// The kernel's own file systems, new ones, but `/proc`.
+struct Kernel {
+    pts: OwnedFd,
+    mqueue: OwnedFd,
+    sysfs: OwnedFd,
+}
+
+impl Kernel {
+    fn make(spec: &Spec, pts: Option<OwnedFd>) -> Step<Kernel> {
+        let readonly = if spec.config.privileged { 0 } else { sys::MOUNT_ATTR_RDONLY };
+        Ok(Kernel {
+            pts: pts.map_or_else(dev::terminals, Ok)?,
+            mqueue: fresh(c"mqueue", &[], NO_ALL, "/dev/mqueue")?,
+            sysfs: fresh(c"sysfs", &[], NO_ALL | readonly, "/sys")?,
+        })
+    }
+}
+
 impl Sources {
-    /// Runs in the host's mount namespace.
-    pub(super) fn open(spec: &Spec, host: &Host) -> Step<Sources> {
+    /// Runs in the host's mount namespace, in the pod's other ones; `pids` as in [`build`]. The kernel's tables of mounts list
+    /// them by when they were made: hence the order, in which every OCI configuration has them.
+    pub(super) fn open(spec: &Spec, host: &Host, pids: Option<&OwnedFd>) -> Step<Sources> {
+        let fail = |e: io::Error| format!("new proc for /proc: {e}");
+        let proc = match shared_proc(spec, host).map_err(fail)? {
+            None if host.users.is_none() => Some(proc_of(pids).map_err(fail)?),
+            shared => shared,
+        };
+        let dev = dev::tree(Users::on_host(host.users.as_ref(), 0, 0))?;
+        let pts = host.users.is_none().then(dev::terminals).transpose()?;
+        let shm = shared_memory(&host.sandbox, &host.pod_ns, &host.host_ns).map_err(|e| format!("shared memory: {e}"))?;
+        let kernel = host.users.is_none().then(|| Kernel::make(spec, pts)).transpose()?;
         let mut binds = Vec::new();
         for mount in &spec.config.mounts {
             if mount.image.is_some() {
@@ -78,13 +111,30 @@ impl Sources {
             Ok((d.clone(), meta))
         });
         Ok(Sources {
+            own_root: own_root(spec, host)?,
             binds,
-            shm: shared_memory(&host.sandbox, &host.pod_ns, &host.host_ns).map_err(|e| format!("shared memory: {e}"))?,
-            proc: shared_proc(spec, host).map_err(|e| format!("proc: {e}"))?,
+            dev,
+            shm,
+            proc,
+            kernel,
             cgroups: own_cgroups(spec, &host.sandbox).map_err(|e| format!("cgroups: {e}"))?,
             devices: devices.collect::<Step<_>>()?,
         })
     }
+}
+
+fn own_root(spec: &Spec, host: &Host) -> Step<Option<OwnedFd>> {
+    let Some(dir) = &spec.config.rootfs else { return Ok(None) };
+    let copy = || -> io::Result<OwnedFd> {
+        let tree = sys::open_tree(AT_FDCWD, &sys::c_path(dir)?, true)?;
+        sys::mount_setattr(&tree, true, 0, libc::MS_PRIVATE)?;
+        Ok(tree)
+    };
+    let tree = copy().map_err(|e| format!("rootfs {dir:?}: {e}"))?;
+    if let Some(users) = &host.users {
+        users.show(&tree, true).map_err(|e| format!("rootfs {dir:?}: {e}"))?;
+    }
+    Ok(Some(tree))
 }
 
 fn shared_memory(sandbox: &SandboxConfig, pod_ns: &OwnedFd, host_ns: &OwnedFd) -> io::Result<OwnedFd> {
@@ -136,6 +186,7 @@ pub(super) struct Ground {
     volumes: Vec<(String, OwnedFd)>,
     shm: OwnedFd,
     proc: Option<OwnedFd>,
+    kernel: Option<Kernel>,
     cgroups: Vec<(String, OwnedFd)>,
     dev: OwnedFd,
 }
@@ -144,13 +195,17 @@ impl Ground {
     /// Runs in a mount namespace of the container's own, with the host's rights.
     pub(super) fn lay(spec: &Spec, host: &Host, sources: Sources) -> Step<Ground> {
         sys::mount(c"", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"").map_err(|e| format!("private mounts: {e}"))?;
-        let Sources { binds, shm, proc, cgroups, devices } = sources;
+        let Sources { own_root, binds, dev, shm, proc, kernel, cgroups, devices } = sources;
         let rootfs = spec.container_dir.join("rootfs");
         let layers = match &host.users {
             Some(users) => shifted_layers(spec, users)?,
             None => spec.layers_dir.clone(),
         };
-        overlay(spec, &layers, &rootfs).map_err(|e| format!("failed to mount rootfs at {rootfs:?}: {e}"))?;
+        let mounted = match own_root {
+            Some(own) => place(&own, &rootfs),
+            None => overlay(spec, &layers, &rootfs),
+        };
+        mounted.map_err(|e| format!("failed to mount rootfs at {rootfs:?}: {e}"))?;
         let root = Root::open(&rootfs).map_err(|e| format!("rootfs: {e}"))?;
         let mut placed = Vec::new();
         for (index, bind) in binds.into_iter().enumerate() {
@@ -160,13 +215,12 @@ impl Ground {
             });
         }
         let volumes = volume::fill(spec, &root)?;
-        let dev = dev::tree(Users::on_host(host.users.as_ref(), 0, 0))?;
         dev::place(&root, &dev, &dev::nodes(spec, &devices))?;
         if host.users.is_some() {
             // The way down to it is closed to the pod's users; the working directory is taken along.
             process::chdir(&sys::c_path(&rootfs).map_err(|e| e.to_string())?).map_err(|e| format!("rootfs: {e}"))?;
         }
-        Ok(Ground { rootfs, own_users: host.users.is_some(), binds: placed, volumes, shm, proc, cgroups, dev })
+        Ok(Ground { rootfs, own_users: host.users.is_some(), binds: placed, volumes, shm, proc, kernel, cgroups, dev })
     }
 
     /// The container's root, as a mount of the present namespace that may be made its root.
@@ -202,7 +256,8 @@ pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>) -> Step
     let root = ground.root().map_err(|e| format!("rootfs: {e}"))?;
     let own: Vec<&Path> = spec.config.mounts.iter().map(|m| m.container.as_path()).collect();
     let default = |path: &str| !own.iter().any(|p| *p == Path::new(path));
-    let Ground { binds, volumes, shm, proc, cgroups, dev, .. } = ground;
+    let Ground { binds, volumes, shm, proc, kernel, cgroups, dev, .. } = ground;
+    let Kernel { pts, mqueue, sysfs } = kernel.map_or_else(|| Kernel::make(spec, None), Ok)?;
     let proc = if default("/proc") {
         let proc = proc.map_or_else(|| proc_of(pids), Ok).map_err(|e| format!("new proc for /proc: {e}"))?;
         attach_at(&proc, &ordinary(&root, "proc")?, "/proc")?;
@@ -215,15 +270,13 @@ pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>) -> Step
     let mut terminal = None;
     if default("/dev") {
         attach_at(&dev, &ordinary(&root, "dev")?, "/dev")?;
-        terminal = dev::furnish(&dev, spec)?;
+        terminal = dev::furnish(&dev, &pts, spec)?;
         if default("/dev/shm") {
             attach_at(&shm, &below(&dev, c"shm", "/dev/shm")?, "/dev/shm")?;
         }
-        attach_at(&fresh(c"mqueue", &[], NO_ALL, "/dev/mqueue")?, &below(&dev, c"mqueue", "/dev/mqueue")?, "/dev/mqueue")?;
+        attach_at(&mqueue, &below(&dev, c"mqueue", "/dev/mqueue")?, "/dev/mqueue")?;
     }
     if default("/sys") {
-        let readonly = if spec.config.privileged { 0 } else { sys::MOUNT_ATTR_RDONLY };
-        let sysfs = fresh(c"sysfs", &[], NO_ALL | readonly, "/sys")?;
         attach_at(&sysfs, &ordinary(&root, "sys")?, "/sys")?;
         restrict::below(&sysfs, "/sys/", spec)?;
         if default("/sys/fs/cgroup") {
@@ -337,9 +390,13 @@ fn shifted_layers(spec: &Spec, users: &Users) -> Step<PathBuf> {
     };
     let tree = make().map_err(|e| format!("layers: {e}"))?;
     users.show(&tree, false).map_err(|e| format!("layers: {e}"))?;
-    let place = process::openat(&AT_FDCWD, &sys::c_path(&at).map_err(|e| e.to_string())?, libc::O_PATH | libc::O_DIRECTORY, 0);
-    place.and_then(|place| sys::move_mount(&tree, &place)).map_err(|e| format!("layers: {e}"))?;
+    place(&tree, &at).map_err(|e| format!("layers: {e}"))?;
     Ok(at)
+}
+
+/// Attaches a mount at a directory of the container's own on the host.
+fn place(tree: &OwnedFd, at: &Path) -> io::Result<()> {
+    sys::move_mount(tree, &process::openat(&AT_FDCWD, &sys::c_path(at)?, libc::O_PATH | libc::O_DIRECTORY, 0)?)
 }
 
 /// A directory of the container's own on the host.
