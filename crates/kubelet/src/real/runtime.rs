@@ -198,6 +198,10 @@ fn config(id: String, c: ContainerSpec) -> Result<rt::ContainerConfig, CriError>
     let s = c.security;
     let unmasked = s.unmasked_proc.then(Vec::new);
     Ok(rt::ContainerConfig {
+        // What only the OCI's own configuration can ask for.
+        rootfs: None,
+        capability_sets: None,
+        rlimits: Vec::new(),
         id,
         name: c.name,
         attempt: c.attempt,
