@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::codec::Coded;
 use crate::error::{Error, Result};
 use crate::http_transport::HttpTransport;
 use crate::kubeconfig::Endpoint;
@@ -24,7 +25,7 @@ use crate::lenient;
 use crate::object::{Object, PartialObject, Plural};
 use crate::params::{DeleteParams, ListParams, Patch, PatchParams};
 use crate::transport::{Body, Transport};
-use crate::watch::{self, Event};
+use crate::watch::{self, Event, Frames};
 
 /// Bytes of an answer (not a watch) at most: the full list of a large cluster fits, an endless answer does not.
 const ANSWER_MAX: usize = 1 << 30;
@@ -119,8 +120,8 @@ impl Client {
     }
 
     /// The collection at this path (`/apis/GROUP/VERSION/RESOURCE`), whatever the type makes of it.
-    pub fn at<K>(&self, path: String) -> Api<K> {
-        Api { client: self.clone(), path, kind: PhantomData }
+    pub fn at<K: 'static>(&self, path: String) -> Api<K> {
+        Api { of: Collection { client: self.clone(), path, accept: Accept::of::<K>() }, kind: PhantomData }
     }
 
     /// Sends a request as it is, with the client's identity; an answer that is an error becomes one.
@@ -144,9 +145,8 @@ impl Client {
     }
 
     /// Sends and decodes the answer.
-    async fn request<T: DeserializeOwned>(&self, method: Method, uri: &str, content_type: &'static str, body: Vec<u8>) -> Result<T> {
-        let bytes = self.bytes(method, uri, content_type, body).await?;
-        lenient::decode(&bytes).map_err(|e| Error::Decode(format!("{uri}: {e}")))
+    async fn request<T>(&self, method: Method, uri: &str, content_type: &'static str, body: Vec<u8>, read: fn(&[u8]) -> serde_json::Result<T>) -> Result<T> {
+        decode(uri, &self.bytes(method, uri, content_type, body).await?, read)
     }
 
     async fn bytes(&self, method: Method, uri: &str, content_type: &'static str, body: Vec<u8>) -> Result<Bytes> {
@@ -158,9 +158,8 @@ impl Client {
         read(self.raw(request).await?.into_body()).await
     }
 
-    async fn fetch<T: DeserializeOwned>(&self, uri: &str, accept: &str) -> Result<T> {
-        let bytes = read(self.raw(get(uri, accept)?).await?.into_body()).await?;
-        lenient::decode(&bytes).map_err(|e| Error::Decode(format!("{uri}: {e}")))
+    async fn fetch(&self, uri: &str, accept: &str) -> Result<Bytes> {
+        read(self.raw(get(uri, accept)?).await?.into_body()).await
     }
 
     /// GET of any JSON in one of these media types.
@@ -168,7 +167,7 @@ impl Client {
     /// # Errors
     /// As [`Self::get_json`].
     pub async fn get_as<T: DeserializeOwned>(&self, uri: &str, accept: &str) -> Result<T> {
-        self.fetch(uri, accept).await
+        decode(uri, &self.fetch(uri, accept).await?, from_json)
     }
 
     /// GET of any JSON (discovery, `/version`).
@@ -176,27 +175,67 @@ impl Client {
     /// # Errors
     /// The transport's, the server's `Status`, or JSON that is not a `T`.
     pub async fn get_json<T: DeserializeOwned>(&self, uri: &str) -> Result<T> {
-        self.request(Method::GET, uri, "", Vec::new()).await
+        self.request(Method::GET, uri, "", Vec::new(), from_json).await
+    }
+}
+
+/// One collection of objects, whatever their type: all that is asked and answered, in bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Collection {
+    client: Client,
+    path: String,
+    accept: Accept,
+}
+
+impl Collection {
+    fn named(&self, name: &str, subresource: &str, query: &[(&'static str, String)]) -> String {
+        let slash = if subresource.is_empty() { "" } else { "/" };
+        with_query(&format!("{}/{}{slash}{subresource}", self.path, escape(name)), query)
+    }
+
+    /// A page of objects; before it where it is from.
+    pub(crate) async fn list(&self, params: &ListParams) -> Result<(String, Bytes)> {
+        let uri = with_query(&self.path, &params.query());
+        let bytes = self.client.fetch(&uri, self.accept.list).await?;
+        Ok((uri, bytes))
+    }
+
+    /// A watch that the server is to end after a while.
+    pub(crate) async fn watch(&self, params: &ListParams, resource_version: &str, timeout_s: Option<u32>) -> Result<Frames> {
+        let mut query = params.selectors();
+        query.push(("watch", "true".to_owned()));
+        query.push(("allowWatchBookmarks", "true".to_owned()));
+        if !resource_version.is_empty() {
+            query.push(("resourceVersion", resource_version.to_owned()));
+        }
+        if let Some(seconds) = timeout_s {
+            query.push(("timeoutSeconds", seconds.to_string()));
+        }
+        let response = self.client.raw(get(&with_query(&self.path, &query), self.accept.object)?).await?;
+        Ok(Frames::new(response.into_body()))
+    }
+
+    async fn delete(&self, uri: &str, params: &DeleteParams) -> Result<()> {
+        self.client.bytes(Method::DELETE, uri, JSON, encode(&params.body())?).await.map(drop)
     }
 }
 
 /// One collection of objects of a kind.
 #[derive(Clone, Debug)]
 pub struct Api<K> {
-    client: Client,
-    path: String,
+    of: Collection,
     kind: PhantomData<fn() -> K>,
 }
 
 impl<K: Object> Api<K> {
     /// The client beneath.
     pub fn client(&self) -> &Client {
-        &self.client
+        &self.of.client
     }
 
-    fn named(&self, name: &str, subresource: &str, query: &[(&'static str, String)]) -> String {
-        let slash = if subresource.is_empty() { "" } else { "/" };
-        with_query(&format!("{}/{}{slash}{subresource}", self.path, escape(name)), query)
+    /// The same without the type.
+    pub(crate) fn untyped(self) -> Collection {
+        self.of
     }
 
     /// One object.
@@ -204,7 +243,8 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As every request; 404 if it does not exist.
     pub async fn get(&self, name: &str) -> Result<K> {
-        self.client.fetch(&self.named(name, "", &[]), Accept::of::<K>().object).await
+        let uri = self.of.named(name, "", &[]);
+        decode(&uri, &self.of.client.fetch(&uri, self.of.accept.object).await?, K::decode)
     }
 
     /// One object, or none if it does not exist.
@@ -224,14 +264,8 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As every request.
     pub async fn list(&self, params: &ListParams) -> Result<List<K>> {
-        let uri = with_query(&self.path, &params.query());
-        let bytes = read(self.client.raw(get(&uri, Accept::of::<K>().list)?).await?.into_body()).await?;
-        serde_json::from_slice(&bytes).or_else(|_| {
-            let mut value: Value = serde_json::from_slice(&bytes).map_err(|e| Error::Decode(format!("{uri}: {e}")))?;
-            let items = lenient::items(&mut value);
-            let metadata = serde_json::from_value(value["metadata"].take()).map_err(|e| Error::Decode(format!("{uri}: {e}")))?;
-            Ok(List { metadata, items: Some(items) })
-        })
+        let (uri, bytes) = self.of.list(params).await?;
+        decode_list(&uri, &bytes)
     }
 
     /// Creates an object; its answer is the object as stored.
@@ -239,7 +273,7 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As every request; 409 `AlreadyExists`.
     pub async fn create(&self, object: &K) -> Result<K> {
-        self.client.request(Method::POST, &self.path, JSON, encode(object)?).await
+        self.of.client.request(Method::POST, &self.of.path, JSON, bytes_of(object)?, K::decode).await
     }
 
     /// Replaces an object; with its resource version set, only if it has not changed since.
@@ -263,7 +297,7 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As [`Self::replace`].
     pub async fn replace_subresource(&self, name: &str, subresource: &str, object: &K) -> Result<K> {
-        self.client.request(Method::PUT, &self.named(name, subresource, &[]), JSON, encode(object)?).await
+        self.of.client.request(Method::PUT, &self.of.named(name, subresource, &[]), JSON, bytes_of(object)?, K::decode).await
     }
 
     /// Patches an object.
@@ -287,8 +321,8 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As every request.
     pub async fn patch_subresource(&self, name: &str, subresource: &str, patch: &Patch, params: &PatchParams) -> Result<K> {
-        let uri = self.named(name, subresource, &params.query());
-        self.client.request(Method::PATCH, &uri, patch.content_type(), encode(patch.document())?).await
+        let uri = self.of.named(name, subresource, &params.query());
+        self.of.client.request(Method::PATCH, &uri, patch.content_type(), encode(patch.document())?, K::decode).await
     }
 
     /// Deletes an object, or marks it for deletion if it has a grace period or finalizers.
@@ -296,8 +330,7 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As every request; 409 if a precondition does not hold.
     pub async fn delete(&self, name: &str, params: &DeleteParams) -> Result<()> {
-        let uri = self.named(name, "", &[]);
-        self.client.bytes(Method::DELETE, &uri, JSON, encode(&params.body())?).await.map(drop)
+        self.of.delete(&self.of.named(name, "", &[]), params).await
     }
 
     /// Deletes every object that is selected.
@@ -305,8 +338,7 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As every request.
     pub async fn delete_collection(&self, params: &DeleteParams, which: &ListParams) -> Result<()> {
-        let uri = with_query(&self.path, &which.query());
-        self.client.bytes(Method::DELETE, &uri, JSON, encode(&params.body())?).await.map(drop)
+        self.of.delete(&with_query(&self.of.path, &which.query()), params).await
     }
 
     /// Watches from just after a revision (empty: from the present state, told as additions), with bookmarks. The stream
@@ -315,22 +347,7 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As every request; 410 if the revision is no longer kept (also within the stream).
     pub async fn watch(&self, params: &ListParams, resource_version: &str) -> Result<BoxStream<'static, Result<Event<K>>>> {
-        self.watch_for(params, resource_version, None).await
-    }
-
-    /// A watch that the server is to end after a while.
-    pub(crate) async fn watch_for(&self, params: &ListParams, resource_version: &str, timeout_s: Option<u32>) -> Result<BoxStream<'static, Result<Event<K>>>> {
-        let mut query = params.selectors();
-        query.push(("watch", "true".to_owned()));
-        query.push(("allowWatchBookmarks", "true".to_owned()));
-        if !resource_version.is_empty() {
-            query.push(("resourceVersion", resource_version.to_owned()));
-        }
-        if let Some(seconds) = timeout_s {
-            query.push(("timeoutSeconds", seconds.to_string()));
-        }
-        let response = self.client.raw(get(&with_query(&self.path, &query), Accept::of::<K>().object)?).await?;
-        Ok(watch::events(response.into_body()).boxed())
+        Ok(watch::events(self.of.watch(params, resource_version, None).await?).boxed())
     }
 
     /// Posts to a subresource: `binding`, `eviction`, `token`.
@@ -338,13 +355,14 @@ impl<K: Object> Api<K> {
     /// # Errors
     /// As every request.
     pub async fn create_subresource<T: Serialize, R: DeserializeOwned>(&self, name: &str, subresource: &str, body: &T) -> Result<R> {
-        self.client.request(Method::POST, &self.named(name, subresource, &[]), JSON, encode(body)?).await
+        self.of.client.request(Method::POST, &self.of.named(name, subresource, &[]), JSON, encode(body)?, from_json).await
     }
 }
 
 const JSON: &str = "application/json";
 
 /// The media types asked for: of [`PartialObject`] the metadata alone, where the server can (the full object has it too).
+#[derive(Clone, Debug)]
 struct Accept {
     object: &'static str,
     list: &'static str,
@@ -366,6 +384,29 @@ impl Accept {
 fn get(uri: &str, accept: &str) -> Result<Request<Bytes>> {
     let request = Request::get(uri).header(header::ACCEPT, accept);
     request.body(Bytes::new()).map_err(|e| Error::Config(format!("{uri}: {e}")))
+}
+
+/// Reads what came from `uri`.
+fn decode<T>(uri: &str, bytes: &[u8], read: fn(&[u8]) -> serde_json::Result<T>) -> Result<T> {
+    lenient::decode(bytes, read).map_err(|e| Error::Decode(format!("{uri}: {e}")))
+}
+
+/// Reads a page that came from `uri`; objects that cannot be read are left out.
+pub(crate) fn decode_list<K: Coded>(uri: &str, bytes: &[u8]) -> Result<List<K>> {
+    K::decode_list(bytes).or_else(|_| {
+        let mut value: Value = decode(uri, bytes, from_json)?;
+        let items = lenient::items(&mut value);
+        let metadata = serde_json::from_value(value["metadata"].take()).map_err(|e| Error::Decode(format!("{uri}: {e}")))?;
+        Ok(List { metadata, items: Some(items) })
+    })
+}
+
+fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(bytes)
+}
+
+fn bytes_of<K: Coded>(object: &K) -> Result<Vec<u8>> {
+    object.encode().map_err(|e| Error::Decode(e.to_string()))
 }
 
 fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {

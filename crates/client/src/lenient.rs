@@ -4,30 +4,34 @@
 //! demands a time cannot hold. Such an object must be as usable as any other, and one that cannot be read at all must
 //! not hold up those after it.
 
+use crate::codec::Coded;
 use crate::error::{Error, Result};
 use crate::object::ObjectKey;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// What stands where the original has no time.
 const NO_TIME: &str = "1970-01-01T00:00:00Z";
 
 /// Decodes an answer; what the types refuse is tried again with its gaps filled.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).or_else(|first| {
-        let mut value: Value = serde_json::from_slice(bytes).map_err(|e| Error::Decode(e.to_string()))?;
-        fill(&mut value);
-        serde_json::from_value(value).map_err(|_| Error::Decode(first.to_string()))
-    })
+pub(crate) fn decode<T>(bytes: &[u8], read: fn(&[u8]) -> serde_json::Result<T>) -> Result<T> {
+    read(bytes).or_else(|first| read(&filled(bytes)?).map_err(|_| Error::Decode(first.to_string())))
+}
+
+/// The same JSON with its gaps filled.
+fn filled(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut value: Value = serde_json::from_slice(bytes).map_err(|e| Error::Decode(e.to_string()))?;
+    fill(&mut value);
+    serde_json::to_vec(&value).map_err(|e| Error::Decode(e.to_string()))
 }
 
 /// Decodes the items of a list one by one; those that cannot be read are left out.
-pub(crate) fn items<T: DeserializeOwned>(list: &mut Value) -> Vec<T> {
+pub(crate) fn items<T: Coded>(list: &mut Value) -> Vec<T> {
     let items = list["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
     let decoded = items.into_iter().filter_map(|mut item| {
         fill(&mut item);
         let at = format!("{}/{}", text(&item["metadata"]["namespace"]), text(&item["metadata"]["name"]));
-        serde_json::from_value(item).map_err(|error| tracing::warn!(object = at, %error, "an object cannot be read and is left out")).ok()
+        let bytes = serde_json::to_vec(&item).unwrap_or_default();
+        T::decode(&bytes).map_err(|error| tracing::warn!(object = at, %error, "an object cannot be read and is left out")).ok()
     });
     decoded.collect()
 }
@@ -78,7 +82,7 @@ mod tests {
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "resourceVersion": "7"},
             "status": {"conditions": [{"type": "T", "status": "True", "reason": "R", "message": "", "lastTransitionTime": null}]}});
         assert!(serde_json::from_value::<Service>(service.clone()).is_err(), "the type demands a time");
-        let read: Service = decode(&serde_json::to_vec(&service).unwrap()).unwrap();
+        let read = decode(&serde_json::to_vec(&service).unwrap(), Service::decode).unwrap();
         assert_eq!(read.metadata.name.as_deref(), Some("a"));
         let frame = json!({"type": "DELETED", "object": {"metadata": {"namespace": "n", "name": "a", "resourceVersion": "7"}, "spec": 5}});
         let told = unread(&serde_json::to_vec(&frame).unwrap()).unwrap();

@@ -6,6 +6,7 @@
 //! and where the API itself defines time.
 
 mod api;
+mod codec;
 mod error;
 mod http_transport;
 mod informer;
@@ -22,6 +23,7 @@ mod transport;
 mod watch;
 
 pub use api::{Api, Client, List};
+pub use codec::{Coded, Frame, Told, typed};
 pub use error::{Error, Result};
 pub use http_transport::HttpTransport;
 pub use informer::{Delta, Informer, Informers};

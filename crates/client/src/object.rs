@@ -5,13 +5,14 @@ use std::fmt;
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// An object of the API: a type of `k8s-openapi`, or anything with the same metadata.
-pub trait Object: Meta + DeserializeOwned + Serialize + Clone + fmt::Debug + Send + Sync + 'static {}
+use crate::codec::Coded;
 
-impl<T: Meta + DeserializeOwned + Serialize + Clone + fmt::Debug + Send + Sync + 'static> Object for T {}
+/// An object of the API: one of the types of `k8s-openapi` that `codec.rs` lists, or anything with the same metadata.
+pub trait Object: Meta + Coded + Clone + fmt::Debug + Send + Sync + 'static {}
+
+impl<T: Meta + Coded + Clone + fmt::Debug + Send + Sync + 'static> Object for T {}
 
 /// Where a typed kind is served.
 pub trait Plural: k8s_openapi::Resource {

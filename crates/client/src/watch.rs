@@ -3,10 +3,10 @@
 use bytes::{Buf, BytesMut};
 use futures_util::stream::{self, Stream};
 use http_body_util::BodyExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::WatchEvent;
 use machinery::status::Status;
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use crate::codec::{self, Coded, Told};
 use crate::error::{Error, Result};
 use crate::lenient;
 use crate::object::ObjectKey;
@@ -43,7 +43,7 @@ pub enum Event<K> {
 }
 
 /// Splits a body into lines.
-struct Frames {
+pub(crate) struct Frames {
     body: Body,
     buffer: BytesMut,
     /// Bytes of `buffer` known to hold no line end.
@@ -51,7 +51,12 @@ struct Frames {
 }
 
 impl Frames {
-    async fn next(&mut self) -> Result<Option<BytesMut>> {
+    pub(crate) fn new(body: Body) -> Self {
+        Self { body, buffer: BytesMut::new(), searched: 0 }
+    }
+
+    /// The next frame; none at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<BytesMut>> {
         loop {
             if let Some(at) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') {
                 let frame = self.buffer.split_to(self.searched + at);
@@ -81,8 +86,7 @@ impl Frames {
 }
 
 /// The events of a watch's body. Ends after the first error.
-pub(crate) fn events<K: DeserializeOwned + Send>(body: Body) -> impl Stream<Item = Result<Event<K>>> + Send {
-    let frames = Frames { body, buffer: BytesMut::new(), searched: 0 };
+pub(crate) fn events<K: Coded + Send>(frames: Frames) -> impl Stream<Item = Result<Event<K>>> + Send {
     stream::unfold(Some(frames), |state| async move {
         let mut frames = state?;
         match frames.next().await {
@@ -98,9 +102,17 @@ pub(crate) fn events<K: DeserializeOwned + Send>(body: Body) -> impl Stream<Item
 }
 
 /// One frame; an `ERROR` event is an error.
-fn decode<K: DeserializeOwned>(frame: &[u8]) -> Result<Event<K>> {
-    let event: WatchEvent<K> = match lenient::decode(frame) {
-        Ok(event) => event,
+pub(crate) fn decode<K: Coded>(frame: &[u8]) -> Result<Event<K>> {
+    let told = lenient::decode(frame, K::decode_frame).and_then(|told| match told.object {
+        Told::Other(value) if codec::holds_object(&told.change) => {
+            let object = serde_json::to_vec(&value).map_err(|e| Error::Decode(e.to_string()))?;
+            Ok((told.change, Told::Object(lenient::decode(&object, K::decode)?)))
+        }
+        object => Ok((told.change, object)),
+    });
+    let (change, object) = match told {
+        Ok((change, Told::Object(object))) => (change, object),
+        Ok((change, Told::Other(value))) => return other(&change, &value),
         Err(error) => {
             // An object that cannot be read must not hold up the ones after it: the watch goes on behind it.
             let Some(lenient::Unread { key, resource_version, is_gone }) = lenient::unread(frame) else { return Err(error) };
@@ -108,18 +120,24 @@ fn decode<K: DeserializeOwned>(frame: &[u8]) -> Result<Event<K>> {
             return Ok(Event::Unread { key, resource_version, is_gone });
         }
     };
-    match event {
-        WatchEvent::Added(object) => Ok(Event::Added(object)),
-        WatchEvent::Modified(object) => Ok(Event::Modified(object)),
-        WatchEvent::Deleted(object) => Ok(Event::Deleted(object)),
-        WatchEvent::Bookmark { annotations, resource_version } => {
-            Ok(Event::Bookmark { resource_version, initial_end: annotations.get("k8s.io/initial-events-end").is_some_and(|v| v == "true") })
+    Ok(match change.as_str() {
+        "ADDED" => Event::Added(object),
+        "MODIFIED" => Event::Modified(object),
+        _ => Event::Deleted(object),
+    })
+}
+
+/// A frame that holds no object of the kind.
+fn other<K>(change: &str, value: &Value) -> Result<Event<K>> {
+    match change {
+        "BOOKMARK" => {
+            let metadata = &value["metadata"];
+            let resource_version = metadata["resourceVersion"].as_str().ok_or_else(|| Error::Decode("a bookmark without a revision".to_owned()))?.to_owned();
+            Ok(Event::Bookmark { resource_version, initial_end: metadata["annotations"]["k8s.io/initial-events-end"] == "true" })
         }
-        WatchEvent::ErrorStatus(status) => {
-            let value = serde_json::to_value(&status).map_err(|e| Error::Decode(e.to_string()))?;
-            Err(Status::from_value(&value).into())
-        }
-        WatchEvent::ErrorOther(other) => Err(Error::Decode(format!("a watch error that is not a Status: {}", other.0))),
+        "ERROR" if value["kind"] == "Status" => Err(Status::from_value(value).into()),
+        "ERROR" => Err(Error::Decode(format!("a watch error that is not a Status: {value}"))),
+        _ => Err(Error::Decode(format!("a watch frame of an unknown type {change:?}"))),
     }
 }
 
@@ -150,7 +168,7 @@ mod tests {
             "\n",
         );
         for cut in 1..text.len() {
-            let got: Vec<_> = events::<ConfigMap>(body(&[&text[..cut], &text[cut..]])).collect().await;
+            let got: Vec<_> = events::<ConfigMap>(Frames::new(body(&[&text[..cut], &text[cut..]]))).collect().await;
             assert_eq!(got.len(), 3, "cut at {cut}");
             assert!(matches!(&got[0], Ok(Event::Added(c)) if c.name() == "a"));
             assert!(matches!(&got[1], Ok(Event::Deleted(c)) if c.name() == "b"));
@@ -164,8 +182,14 @@ mod tests {
             r#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410,"message":"too old"}}"#,
             "\n{}\n"
         );
-        let got: Vec<_> = events::<ConfigMap>(body(&[text])).collect().await;
+        let got: Vec<_> = events::<ConfigMap>(Frames::new(body(&[text]))).collect().await;
         assert_eq!(got.len(), 1);
         assert!(got[0].as_ref().is_err_and(Error::is_expired));
+    }
+    #[test]
+    fn an_object_may_stand_before_its_type() {
+        let frame = br#"{"object":{"metadata":{"name":"a"}},"type":"MODIFIED"}"#;
+        assert!(matches!(decode::<ConfigMap>(frame), Ok(Event::Modified(c)) if c.name() == "a"));
+        assert!(decode::<ConfigMap>(br#"{"object":{"metadata":{"name":"a"}},"type":"NEW"}"#).is_err());
     }
 }

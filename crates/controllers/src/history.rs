@@ -114,7 +114,7 @@ fn data(template: &PodTemplateSpec) -> Value {
 pub(crate) fn template(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     let mut template = revision.data.0.get("spec")?.get("template")?.clone();
     template.as_object_mut()?.remove("$patch");
-    serde_json::from_value(template).ok()
+    client::typed(&template).ok()
 }
 
 fn new<O: Object + Plural>(owner: &Owner<'_, O>, data: &Value, number: i64, collisions: i32) -> ControllerRevision {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, Delta, Informer, Informers, Object, ObjectKey, Recorder, WorkQueue};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -76,33 +76,16 @@ impl Cx {
 
     /// Tells `heard` of every change until the end, the present state first. What is returned waits until all of the first
     /// list was heard.
-    pub(crate) fn listen<K: Object>(&self, informer: &Informer<K>, mut heard: impl FnMut(Delta<K>) + Send + 'static) -> Heard {
+    pub(crate) fn listen<K: Object>(&self, informer: &Informer<K>, heard: impl FnMut(Delta<K>) + Send + 'static) -> Heard {
         let (first, done) = watch::channel(false);
-        let (informer, shutdown, fatal) = (informer.clone(), self.shutdown.clone(), self.fatal.clone());
+        self.attend(hear(informer.clone(), Box::new(heard), first).boxed(), std::any::type_name::<K>());
+        Heard(done)
+    }
+
+    /// Runs a listener until the end. Boxed: a task of its own type for each of a hundred listeners is a megabyte of program.
+    fn attend(&self, hear: BoxFuture<'static, ()>, kind: &'static str) {
+        let (shutdown, fatal) = (self.shutdown.clone(), self.fatal.clone());
         let hear = tokio::spawn(async move {
-            let hear = async {
-                tokio::select! { () = informer.synced() => {}, () = informer.ended() => return }
-                let mut changes = informer.subscribe();
-                for _ in 0..changes.len() {
-                    if let Some(change) = changes.recv().await {
-                        heard(change);
-                    }
-                }
-                first.send_replace(true);
-                let every = resync();
-                let mut again = tokio::time::interval_at(Instant::now() + every, every);
-                loop {
-                    tokio::select! {
-                        biased;
-                        change = changes.recv() => match change {
-                            Some(change) => heard(change),
-                            None => return,
-                        },
-                        () = informer.ended() => return,
-                        _ = again.tick() => informer.list().into_iter().for_each(|object| heard(Delta::Updated { old: object.clone(), new: object })),
-                    }
-                }
-            };
             shutdown.run_until_cancelled(hear).await;
         });
         tokio::spawn(async move {
@@ -110,10 +93,9 @@ impl Cx {
                 && error.is_panic()
             {
                 // Nobody hears it any more: then all is ending anyway.
-                let _ = fatal.send(format!("what listens to {} panicked", std::any::type_name::<K>()));
+                let _ = fatal.send(format!("what listens to {kind} panicked"));
             }
         });
-        Heard(done)
     }
 
     /// Begins to set a controller up.
@@ -132,7 +114,7 @@ impl Cx {
         while let Some(Some(key)) = self.shutdown.run_until_cancelled(queue.get()).await {
             let Ok(permit) = permits.clone().acquire_owned().await else { break };
             let (controller, queue, shutdown) = (controller.clone(), queue.clone(), self.shutdown.clone());
-            tokio::spawn(async move {
+            let step = async move {
                 let _permit = permit;
                 // Also if the work panics: else the key would never be worked on again.
                 let given = Given { queue: &queue, key };
@@ -150,9 +132,35 @@ impl Cx {
                         queue.add_rate_limited(given.key.clone());
                     }
                 }
-            });
+            };
+            tokio::spawn(step.boxed());
         }
         queue.shut_down();
+    }
+}
+
+/// Tells `heard` of the present state, then of every change, and now and then of all again.
+async fn hear<K: Object>(informer: Informer<K>, mut heard: Box<dyn FnMut(Delta<K>) + Send>, first: watch::Sender<bool>) {
+    tokio::select! { () = informer.synced() => {}, () = informer.ended() => return }
+    let mut changes = informer.subscribe();
+    for _ in 0..changes.len() {
+        if let Some(change) = changes.recv().await {
+            heard(change);
+        }
+    }
+    first.send_replace(true);
+    let every = resync();
+    let mut again = tokio::time::interval_at(Instant::now() + every, every);
+    loop {
+        tokio::select! {
+            biased;
+            change = changes.recv() => match change {
+                Some(change) => heard(change),
+                None => return,
+            },
+            () = informer.ended() => return,
+            _ = again.tick() => informer.list().into_iter().for_each(|object| heard(Delta::Updated { old: object.clone(), new: object })),
+        }
     }
 }
 

@@ -121,7 +121,12 @@ impl Informers {
         let token = self.inner.token.child_token();
         let shared = Arc::new(Shared { cache: RwLock::new(Cache::default()), synced: watch::Sender::new(false), token: token.clone() });
         known.insert(key, shared.clone());
-        let reflector = reflector::Reflector::new(self.inner.client.at::<K>(path), params, shared.clone());
+        let sink = Box::new(reflector::Memory::new(shared.clone()));
+        self.reflect(reflector::Reflector::new(self.inner.client.at::<K>(path).untyped(), params, sink), token);
+        Informer { shared }
+    }
+
+    fn reflect(&self, reflector: reflector::Reflector, token: CancellationToken) {
         let reflect = async move {
             let work = Box::pin(reflector.run());
             tokio::select! { () = token.cancelled() => {}, () = work => {} }
@@ -130,7 +135,6 @@ impl Informers {
             Some(room) => drop(room.spawn(reflect)),
             None => drop(tokio::spawn(reflect)),
         }
-        Informer { shared }
     }
 }
 

@@ -5,18 +5,18 @@
 //! differs (as client-go's `ListAndWatch`): whatever the failure was (the revision is no longer kept, or is one of another
 //! life of the server, or a frame cannot be read), the memory never stays behind for ever. Failures in a row wait longer
 //! each time, whatever they are.
+//!
+//! Of all this only [`Sink`] knows the type: the rest is compiled once for all kinds.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-
 use super::Shared;
-use crate::api::Api;
+use crate::api::{self, Collection};
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::params::ListParams;
-use crate::watch::Event;
+use crate::watch::{self, Event};
 
 /// After the first failure; a server in the same process is back soon.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -37,18 +37,32 @@ enum Step {
     Watch(String),
 }
 
-pub(super) struct Reflector<K> {
-    api: Api<K>,
+/// Where what the server sends goes to: a memory of objects of one type.
+pub(super) trait Sink: Send {
+    /// The type.
+    fn kind(&self) -> &'static str;
+    /// A list begins.
+    fn begin(&mut self);
+    /// Takes a page in that came from `uri`: its revision, and where the next begins (empty: nowhere).
+    fn page(&mut self, uri: &str, bytes: &[u8]) -> Result<(String, String)>;
+    /// The list is complete.
+    fn end(&mut self);
+    /// Takes a frame of a watch in: its revision.
+    fn frame(&mut self, frame: &[u8]) -> Result<String>;
+}
+
+pub(super) struct Reflector {
+    of: Collection,
     params: ListParams,
-    shared: Arc<Shared<K>>,
+    sink: Box<dyn Sink>,
     backoff: Duration,
     /// Connections that broke in a row.
     broken: u32,
 }
 
-impl<K: Object> Reflector<K> {
-    pub(super) fn new(api: Api<K>, params: ListParams, shared: Arc<Shared<K>>) -> Self {
-        Self { api, params, shared, backoff: BACKOFF_MIN, broken: 0 }
+impl Reflector {
+    pub(super) fn new(of: Collection, params: ListParams, sink: Box<dyn Sink>) -> Self {
+        Self { of, params, sink, backoff: BACKOFF_MIN, broken: 0 }
     }
 
     /// Runs until it is dropped.
@@ -84,7 +98,7 @@ impl<K: Object> Reflector<K> {
         let broken = matches!(error, Error::Transport(_)) || error.status().is_some_and(|s| s.code == 429);
         if !broken {
             if !error.is_expired() {
-                tracing::warn!(kind = std::any::type_name::<K>(), %error, "a watch failed, and all is listed anew");
+                tracing::warn!(kind = self.sink.kind(), %error, "a watch failed, and all is listed anew");
             }
             return false;
         }
@@ -93,7 +107,7 @@ impl<K: Object> Reflector<K> {
     }
 
     async fn pause(&mut self, error: &Error) {
-        tracing::debug!(kind = std::any::type_name::<K>(), %error, "list or watch failed");
+        tracing::debug!(kind = self.sink.kind(), %error, "list or watch failed");
         tokio::time::sleep(self.backoff).await;
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
     }
@@ -101,57 +115,92 @@ impl<K: Object> Reflector<K> {
     /// All objects, page by page; the revision at which the first page was taken.
     async fn list(&mut self) -> Result<String> {
         let mut params = ListParams { limit: PAGE, ..self.params.clone() };
-        let mut objects = Vec::new();
+        self.sink.begin();
         let version = loop {
-            let page = self.api.list(&params).await?;
-            let version = page.resource_version().to_owned();
-            let next = page.metadata.continue_.clone().unwrap_or_default();
-            objects.extend(page.into_items());
+            let (uri, bytes) = self.of.list(&params).await?;
+            let (version, next) = self.sink.page(&uri, &bytes)?;
             if next.is_empty() {
                 break version;
             }
             params.continue_token = next;
         };
-        self.shared.cache.write().replace(objects);
+        self.sink.end();
         self.broken = 0;
-        self.shared.synced.send_replace(true);
         Ok(version)
     }
 
     /// Follows a watch to its end; `version` is where to take up from.
     async fn watch(&mut self, version: &mut String) -> Result<()> {
-        let mut events = self.api.watch_for(&self.params, version, Some(WATCH_TIMEOUT_S)).await?;
+        let mut frames = self.of.watch(&self.params, version, Some(WATCH_TIMEOUT_S)).await?;
         let deadline = tokio::time::Instant::now() + WATCH_DEADLINE;
         loop {
-            let Ok(next) = tokio::time::timeout_at(deadline, events.next()).await else { return Ok(()) };
-            let event = match next {
-                Some(event) => event?,
-                None => break,
-            };
+            let Ok(next) = tokio::time::timeout_at(deadline, frames.next()).await else { return Ok(()) };
+            let Some(frame) = next? else { break };
+            *version = self.sink.frame(&frame)?;
             (self.backoff, self.broken) = (BACKOFF_MIN, 0);
-            let mut cache = self.shared.cache.write();
-            match event {
-                Event::Added(object) | Event::Modified(object) => {
-                    object.resource_version().clone_into(version);
-                    cache.upsert(object);
-                }
-                Event::Deleted(object) => {
-                    object.resource_version().clone_into(version);
-                    let key = object.key();
-                    cache.remove(&key, Some(object));
-                }
-                // What cannot be read stays as it was last known: better old than gone.
-                Event::Unread { key, resource_version, is_gone } => {
-                    if is_gone {
-                        cache.remove(&key, None);
-                    }
-                    *version = resource_version;
-                }
-                Event::Bookmark { resource_version, .. } => *version = resource_version,
-            }
         }
         // A server that ends every watch at once must not be asked in a busy loop.
         tokio::time::sleep(BACKOFF_MIN).await;
         Ok(())
+    }
+}
+
+/// The memory of one type.
+pub(super) struct Memory<K> {
+    shared: Arc<Shared<K>>,
+    /// The pages of the list that is being read.
+    listed: Vec<K>,
+}
+
+impl<K> Memory<K> {
+    pub(super) fn new(shared: Arc<Shared<K>>) -> Self {
+        Self { shared, listed: Vec::new() }
+    }
+}
+
+impl<K: Object> Sink for Memory<K> {
+    fn kind(&self) -> &'static str {
+        std::any::type_name::<K>()
+    }
+
+    fn begin(&mut self) {
+        self.listed = Vec::new();
+    }
+
+    fn page(&mut self, uri: &str, bytes: &[u8]) -> Result<(String, String)> {
+        let page = api::decode_list::<K>(uri, bytes)?;
+        let told = (page.resource_version().to_owned(), page.metadata.continue_.clone().unwrap_or_default());
+        self.listed.extend(page.into_items());
+        Ok(told)
+    }
+
+    fn end(&mut self) {
+        self.shared.cache.write().replace(std::mem::take(&mut self.listed));
+        self.shared.synced.send_replace(true);
+    }
+
+    fn frame(&mut self, frame: &[u8]) -> Result<String> {
+        let event = watch::decode::<K>(frame)?;
+        let mut cache = self.shared.cache.write();
+        Ok(match event {
+            Event::Added(object) | Event::Modified(object) => {
+                let version = object.resource_version().to_owned();
+                cache.upsert(object);
+                version
+            }
+            Event::Deleted(object) => {
+                let (version, key) = (object.resource_version().to_owned(), object.key());
+                cache.remove(&key, Some(object));
+                version
+            }
+            // What cannot be read stays as it was last known: better old than gone.
+            Event::Unread { key, resource_version, is_gone } => {
+                if is_gone {
+                    cache.remove(&key, None);
+                }
+                resource_version
+            }
+            Event::Bookmark { resource_version, .. } => resource_version,
+        })
     }
 }

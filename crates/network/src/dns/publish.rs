@@ -74,7 +74,7 @@ fn slice_name(config: &Config) -> String {
 }
 
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T> {
-    serde_json::from_value(value).map_err(|e| Error::Decode(e.to_string()))
+    client::typed(&value).map_err(|e| Error::Decode(e.to_string()))
 }
 
 async fn ensure(client: &Client, config: &Config, port: u16) -> Result<()> {
