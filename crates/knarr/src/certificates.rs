@@ -6,16 +6,14 @@
 
 use crate::{
     cluster::{Cluster, DOMAIN, Plan},
-    kubeconfig,
-    serve::Setup,
-    up,
+    host, kubeconfig,
 };
 use anyhow::Context as _;
 use identity::pki::{ClusterNames, ClusterPki, NodePki};
 use std::{
     convert::Infallible,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -30,8 +28,8 @@ pub fn names(plan: &Plan, listen: &[IpAddr], asked: &[String]) -> anyhow::Result
     let mut ips: Vec<IpAddr> = [plan.node_ip().into()].into_iter().chain(listen.iter().copied().filter(|ip| !ip.is_unspecified())).collect();
     let mut names = Vec::new();
     if listen.iter().any(IpAddr::is_unspecified) {
-        ips.extend(host_addresses().context("this host's addresses")?);
-        names.push(up::host_name());
+        ips.extend(host::addresses().context("this host's addresses")?);
+        names.push(host::name());
     }
     for name in asked {
         match name.parse() {
@@ -40,16 +38,6 @@ pub fn names(plan: &Plan, listen: &[IpAddr], asked: &[String]) -> anyhow::Result
         }
     }
     Ok(ClusterNames { domain: DOMAIN.into(), service_ip: plan.api_ip().into(), ips, names })
-}
-
-/// Addresses at which other machines may reach this one.
-fn host_addresses() -> std::io::Result<Vec<IpAddr>> {
-    let all = nix::ifaddrs::getifaddrs()?.filter_map(|i| {
-        let address = i.address?;
-        address.as_sockaddr_in().map(|a| a.ip().into()).or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
-    });
-    let local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-    Ok(all.filter(|ip| !ip.is_loopback() && !local(ip)).collect())
 }
 
 /// Keeps the certificates of a running cluster.
@@ -63,10 +51,9 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Of the cluster that was just started.
-    pub fn new(setup: &Setup<'_>, pki: ClusterPki, node: Option<NodePki>, names: ClusterNames) -> Keeper {
-        let node = node.map(|own| (setup.node_name.clone(), own));
-        Keeper { cluster: setup.cluster.clone(), plan: setup.plan.clone(), pki, node, names, user: setup.kubeconfig.to_owned() }
+    /// Of the cluster that was just started; `user` is the user's kubeconfig.
+    pub fn new(cluster: &Cluster, plan: &Plan, user: &Path, pki: ClusterPki, node: Option<(String, NodePki)>, names: ClusterNames) -> Keeper {
+        Keeper { cluster: cluster.clone(), plan: plan.clone(), pki, node, names, user: user.to_owned() }
     }
 
     /// The context's name.

@@ -7,6 +7,7 @@
 //! with everything that it tells of.
 
 mod directory;
+mod files;
 mod holder;
 mod plan;
 #[cfg(test)]
@@ -16,17 +17,13 @@ pub use directory::remove_known;
 pub use holder::Lock;
 pub use plan::{DOMAIN, Plan, Ranges};
 
-use anyhow::{Context as _, bail};
-use std::{
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-};
+use crate::kubeconfig::{self, Written};
+use anyhow::bail;
+use files::RUN_ROOT;
+use std::path::{Path, PathBuf};
 
 /// Where clusters' data lies unless `--data-dir` says otherwise.
 const DATA_ROOT: &str = "/var/lib/knarr";
-/// Where the volatile directories are.
-const RUN_ROOT: &str = "/run/knarr";
 
 /// The directories of a cluster.
 #[derive(Debug, Clone)]
@@ -75,7 +72,7 @@ impl Cluster {
     /// The cluster's addresses: those of its first start, or free ones. The caller holds [`Plan::alone`]'s lock from before
     /// this until they are kept.
     pub fn plan(&self, ranges: &Ranges) -> anyhow::Result<Plan> {
-        plan::choose(self, ranges, &plan::others(&self.name))
+        plan::choose(&self.name, &self.data, ranges, &plan::others(&self.name))
     }
 
     /// What is kept of it.
@@ -83,18 +80,24 @@ impl Cluster {
         plan::read(&self.data.join(plan::FILE)).or_else(|| plan::read(&self.run.join(plan::FILE)))
     }
 
+    /// By what its entries in kubeconfigs are known: what was remembered, and what its keys say now.
+    pub fn contexts(&self) -> Vec<Written> {
+        let remembered = self.kept().map(|plan| plan.contexts).unwrap_or_default();
+        kubeconfig::known(remembered, &self.data.join("pki"))
+    }
+
     /// Writes the plan where this and other starts find it.
     pub fn keep(&self, plan: &Plan) -> anyhow::Result<()> {
         let text = serde_json::to_vec_pretty(plan)?;
         for directory in [&self.data, &self.run] {
-            write(&directory.join(plan::FILE), &text)?;
+            files::write(&directory.join(plan::FILE), &text)?;
         }
         Ok(())
     }
 
     /// Makes the volatile directory, for root alone, and this process the one that runs the cluster; the lock ends with it.
     pub async fn lock(&self) -> anyhow::Result<Lock> {
-        holder::lock(self).await
+        holder::lock(&self.name, &self.run).await
     }
 
     /// The process that runs the cluster, if one does.
@@ -114,17 +117,4 @@ impl Cluster {
             shim: "/proc/self/exe".into(),
         }
     }
-}
-
-/// Writes a small file for root alone, so that whoever reads it finds the old or the new one.
-fn write(path: &Path, text: &[u8]) -> anyhow::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let written = || {
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)
-    };
-    written().with_context(|| format!("cannot write {}", path.display()))
 }

@@ -8,6 +8,7 @@ mod backend;
 mod cluster;
 mod fetch;
 mod load;
+mod me;
 mod server;
 mod web;
 
@@ -93,7 +94,7 @@ fn pause() -> Result<(), String> {
 
 /// Tells the server beside that the end is near, and gives its clients time to go.
 async fn drain(time: Duration) -> Result<(), String> {
-    let url = format!("http://127.0.0.1:{}{}", server::port(), server::DRAIN);
+    let url = format!("http://127.0.0.1:{}{}", me::port(), server::DRAIN);
     fetch::request(http::Method::POST, &url, Duration::from_secs(1)).await?;
     tokio::time::sleep(time).await;
     Ok(())

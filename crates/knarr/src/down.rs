@@ -42,7 +42,7 @@ pub async fn run(down: &Down) -> anyhow::Result<()> {
     end(&cluster, &steps).await?;
     let lock = cluster.lock().await?;
     cluster.claim()?;
-    let known = kubeconfig::known(&cluster);
+    let known = cluster.contexts();
 
     let runtime = runtime::Runtime::open(cluster.runtime(None)).await.context("the container runtime")?;
     let (pods, images) = (runtime.sandboxes().len(), runtime.images().len());

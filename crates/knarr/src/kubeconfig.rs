@@ -321,11 +321,11 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// By what the cluster's entries are known: what was remembered, and what its keys say now.
-pub fn known(cluster: &crate::cluster::Cluster) -> Vec<Written> {
+/// By what a cluster's entries are known: what was remembered, and what its keys in this directory say now.
+pub fn known(remembered: Vec<Written>, pki: &Path) -> Vec<Written> {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
-    let mut all = cluster.kept().map(|plan| plan.contexts).unwrap_or_default();
-    let read = |file: &str| fs::read(cluster.data.join("pki").join(file)).ok().map(|pem| STANDARD.encode(pem));
+    let mut all = remembered;
+    let read = |file: &str| fs::read(pki.join(file)).ok().map(|pem| STANDARD.encode(pem));
     let (authorities, certificates): (Vec<_>, Vec<_>) = (read("ca.crt").into_iter().collect(), read("admin.crt").into_iter().collect());
     if !authorities.is_empty() && !all.iter().any(|w| authorities.iter().all(|a| w.authorities.contains(a))) {
         // As a version before they were remembered left it.

@@ -4,12 +4,12 @@ use crate::{
     accounts::Accounts,
     cli::{Controllers, Dns, Kubelet, Leader, Part, Proxy, Scheduler},
     cluster::Cluster,
-    image,
+    host, image,
     log::log,
     preflight,
     progress::Steps,
     serve::{cidr, network_config},
-    signals, up,
+    signals,
 };
 use anyhow::Context as _;
 use client::lease::{self, LeaderElector, Term};
@@ -62,7 +62,7 @@ where
         return part(stop).await.map_err(Into::into);
     }
     // Unique among those who compete, also after a restart under the same process number; it need not be secret.
-    let identity = format!("{}_{:016x}", up::host_name(), RandomState::new().hash_one(std::process::id()));
+    let identity = format!("{}_{:016x}", host::name(), RandomState::new().hash_one(std::process::id()));
     let elector = LeaderElector::new(client.clone(), lease::Config::new("kube-system", lease, &identity));
     match elector.run(stop, part).await {
         Term::Ended(result) => result.map_err(Into::into),
@@ -116,7 +116,7 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     let settings = network_config(&cluster.name, &cluster.run, (cidr(&command.pod_cidr)?, cidr(&command.cluster_cidr)?), cidr(&command.service_cidr)?);
     let node_ip = IpAddr::V4(settings.pod_cidr.nth(1).context("the pod range has no address")?);
     let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(settings)).await?.context("the pod network")?;
-    let mut config = kubelet::Config::new(command.node_name.clone().unwrap_or_else(up::host_name), node_ip, cluster.data.join("kubelet"));
+    let mut config = kubelet::Config::new(command.node_name.clone().unwrap_or_else(host::name), node_ip, cluster.data.join("kubelet"));
     config.cgroup_root = cluster.name.clone();
     config.cluster_dns = vec![command.cluster_dns];
     config.cluster_domain = command.cluster_domain.clone();
@@ -155,7 +155,7 @@ pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
     let Ready { informers, stop, .. } = connect(&command.part)?;
     let config = network::proxy::Config {
         mark: network::Mark::new(&command.name),
-        node_name: command.node_name.clone().unwrap_or_else(up::host_name),
+        node_name: command.node_name.clone().unwrap_or_else(host::name),
         node_ip: command.node_ip,
         cluster_cidr: Some(cidr(&command.cluster_cidr)?),
         service_cidr: Some(cidr(&command.service_cidr)?),
@@ -170,7 +170,7 @@ pub async fn dns(command: &Dns) -> anyhow::Result<()> {
     preflight::root()?;
     let Ready { client, informers, stop, .. } = connect(&command.part)?;
     let config = network::dns::Config {
-        node_name: command.node_name.clone().unwrap_or_else(up::host_name),
+        node_name: command.node_name.clone().unwrap_or_else(host::name),
         listen: command.listen,
         cluster_ip: command.cluster_dns,
         domain: command.cluster_domain.clone(),

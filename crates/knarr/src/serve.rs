@@ -137,7 +137,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     services(setup, door.client(addons::dns_user()), (&informers, &rooms.node), &stop, &mut parts).await?;
     credentials(setup, &pki)?;
 
-    let certificates = certificates::Keeper::new(setup, pki, node_pki, names);
+    let certificates = certificates::Keeper::new(setup.cluster, plan, setup.kubeconfig, pki, node_pki.map(|own| (setup.node_name.clone(), own)), names);
     let mut running = Running { admin, runtime, certificates, network, parts, stop, _rooms: rooms };
     running.until_ready(setup, &informers, steps).await?;
     Ok(running)

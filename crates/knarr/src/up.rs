@@ -7,7 +7,7 @@
 use crate::{
     cli::{Component, Up},
     cluster::{Cluster, Plan, Ranges},
-    detach, farewell, image, kubeconfig,
+    detach, farewell, host, image, kubeconfig,
     log::log,
     manifest::{self, Object},
     preflight,
@@ -33,7 +33,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     let file = kubeconfig::path(up.which.kubeconfig.as_deref())?;
     let cluster = Cluster::find(&up.which.name, up.which.data_dir.as_deref())?;
     cluster.exists()?;
-    let known = kubeconfig::known(&cluster);
+    let known = cluster.contexts();
     kubeconfig::check(&file, &cluster.name, &known)?;
     let _lock = cluster.lock().await?;
     cluster.claim()?;
@@ -45,7 +45,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     .await??;
     plan.contexts = known;
 
-    let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: host_name(), kubeconfig: &file };
+    let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: host::name(), kubeconfig: &file };
     let mut running = serve::start(&setup, &steps).await?;
     let mut unfinished = false;
     let end = tokio::select! {
@@ -94,10 +94,4 @@ async fn ready(setup: &Setup<'_>, running: &mut Running, objects: &[Object], ste
         Ok(()) => running.failed().await,
         Err(error) => error,
     }
-}
-
-/// The host's name as a node's: lower case, first label kept whole.
-pub fn host_name() -> String {
-    let name = nix::unistd::gethostname().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
-    if name.is_empty() { "node".to_owned() } else { name }
 }

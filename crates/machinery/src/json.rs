@@ -7,6 +7,7 @@
 //!
 //! The path of the present value is a chain of stack frames ([`path::Node`]), so that a well-formed body costs no path at all.
 
+pub(crate) mod bounds;
 mod errors;
 mod escapes;
 mod path;
@@ -22,11 +23,9 @@ use crate::{
     Map, Value,
     schema::TypeRef,
     status::Status,
-    yaml::{
-        self,
-        compose::{Document, compose},
-    },
+    yaml::compose::{self, Document, compose},
 };
+use bounds::{DEPTH_MAX, PROBLEMS_LIMIT, fits};
 use path::Node;
 use seed::{Context, Seed};
 use serde::{Deserialize, de::DeserializeSeed};
@@ -52,24 +51,9 @@ pub struct Decoded {
     pub warnings: Vec<String>,
 }
 
-/// The most strict-decoding problems that are reported; a body may hold many more.
-pub(crate) const PROBLEMS_LIMIT: usize = 100;
-
-/// Levels of nesting that are read.
-pub(crate) const DEPTH_MAX: usize = 128;
-
 /// Whether a value is nested no deeper than the parser reads again what was written of it.
 pub fn is_readable(value: &Value) -> bool {
     fits(value, DEPTH_MAX - 1)
-}
-
-/// Whether a value has no more than so many containers in each other; no deeper does it look.
-pub(crate) fn fits(value: &Value, levels: usize) -> bool {
-    match value {
-        Value::Array(items) => levels > 0 && items.iter().all(|item| fits(item, levels - 1)),
-        Value::Object(map) => levels > 0 && map.values().all(|item| fits(item, levels - 1)),
-        _ => true,
-    }
 }
 
 /// Decodes a body of a kind, or any JSON if `ty` is `None`. The nesting is limited to 128 levels by the parser.
@@ -158,7 +142,7 @@ impl Applied {
     pub fn refuse_repeats(&self) -> Result<(), Status> {
         match self.repeats.as_slice() {
             [] => Ok(()),
-            lines => Err(Status::bad_request(format!("error strict decoding patch: error converting YAML to JSON: {}", yaml::repeats(lines)))),
+            lines => Err(Status::bad_request(format!("error strict decoding patch: error converting YAML to JSON: {}", compose::repeats(lines)))),
         }
     }
 }
@@ -205,7 +189,7 @@ pub(crate) fn decode_document(document: Document, ty: Option<TypeRef<'_>>, valid
         Validation::Ignore => Vec::new(),
         Validation::Warn => document.repeats,
         Validation::Strict if document.repeats.is_empty() => Vec::new(),
-        Validation::Strict => vec![yaml::repeats(&document.repeats)],
+        Validation::Strict => vec![compose::repeats(&document.repeats)],
     };
     decode_tree(document.value, ty, validation, known)
 }

@@ -27,11 +27,6 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
     crate::json::decode_document(document, ty, validation)
 }
 
-/// go-yaml's error of keys that are there twice.
-pub(crate) fn repeats(lines: &[String]) -> String {
-    format!("yaml: unmarshal errors:\n  {}", lines.join("\n  "))
-}
-
 /// Encodes a value as a YAML document.
 pub fn encode(value: &Value) -> String {
     // A tree with string keys cannot fail to encode.

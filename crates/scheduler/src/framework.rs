@@ -18,6 +18,9 @@ use crate::world::World;
 /// The best score of a node.
 pub const SCORE_MAX: i64 = 100;
 
+/// Chooses below a bound: the tie break between equal nodes.
+pub type Pick<'p> = &'p mut dyn FnMut(usize) -> usize;
+
 /// Pods that wait on a node for others to go, by node.
 pub type Nominated = HashMap<String, Vec<Arc<PodInfo>>>;
 

@@ -8,11 +8,10 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use machinery::labels::Selector;
 
-use crate::framework::{Cycle, Diagnosis, Filters, Rejection};
+use crate::framework::{Cycle, Diagnosis, Filters, Pick, Rejection};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::rules;
-use crate::schedule::Pick;
 
 /// Nodes that are tried at least, if there are so many (upstream `minCandidateNodesAbsolute`).
 const CANDIDATES_MIN: usize = 100;

@@ -4,16 +4,13 @@ use std::collections::BTreeSet;
 
 use client::Meta;
 
-use crate::framework::{Cycle, Diagnosis, Filters, Prepared, Rejection, Snapshot};
+use crate::framework::{Cycle, Diagnosis, Filters, Pick, Prepared, Rejection, Snapshot};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::{plugins, preemption};
 
 /// Up to this many nodes all are looked at (upstream `minFeasibleNodesToFind`).
 const NODES_MIN: usize = 100;
-
-/// Chooses below a bound: the tie break between equal nodes.
-pub type Pick<'p> = &'p mut dyn FnMut(usize) -> usize;
 
 /// What is to be done with a pod.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! ([`Decoded`]): the JSON is an eighth of the tree's size, and what is listed once in protobuf must not be held twice for ever. Labels and selectable fields are kept apart, so that a selector decodes nothing.
 
 use bytes::Bytes;
+use imbl::OrdMap;
 use machinery::{
     Map, Value,
     gvk::Gvk,
@@ -17,6 +18,9 @@ use std::{
     fmt::Write as _,
     sync::{Arc, OnceLock, Weak},
 };
+
+/// Entries by key.
+pub(crate) type Entries = OrdMap<Arc<str>, Arc<Entry>>;
 
 /// Tells the selectable fields of an object that was read from the disk.
 pub type FieldsOf = Arc<dyn Fn(&Value) -> Vec<(&'static str, String)> + Send + Sync>;

@@ -4,10 +4,7 @@
 //! meanwhile lists walk the bucket. From then on the committing thread keeps it. What nobody asks for is dropped, so a
 //! bucket without such lists pays nothing.
 
-use crate::{
-    entry::{Entry, Event, FieldsOf},
-    memory::{Bucket, Entries},
-};
+use crate::entry::{Entries, Entry, Event, FieldsOf};
 use imbl::OrdSet;
 use std::{
     collections::HashMap,
@@ -33,13 +30,13 @@ pub enum Demand<'d> {
 
 /// What an index is by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum By {
+pub(crate) enum By {
     Label(Box<str>),
     Field(Box<str>),
 }
 
 impl By {
-    fn of(demand: Demand<'_>) -> By {
+    pub(crate) fn of(demand: Demand<'_>) -> By {
         match demand {
             Demand::Label(key, _) => By::Label(key.into()),
             Demand::Field(name, _) => By::Field(name.into()),
@@ -66,7 +63,7 @@ impl By {
 /// The keys of the objects that have a value, in order.
 pub(crate) type Keys = OrdSet<Arc<str>>;
 
-struct Index {
+pub(crate) struct Index {
     by: By,
     fields: FieldsOf,
     places: HashMap<Box<str>, Keys>,
@@ -74,7 +71,7 @@ struct Index {
 }
 
 impl Index {
-    fn of(by: By, fields: FieldsOf, entries: &Entries) -> Index {
+    pub(crate) fn of(by: By, fields: FieldsOf, entries: &Entries) -> Index {
         let mut index = Index { by, fields, places: HashMap::new(), used: Instant::now() };
         for (key, entry) in entries {
             index.insert(key, entry);
@@ -104,7 +101,7 @@ impl Index {
         }
     }
 
-    fn apply(&mut self, event: &Event) {
+    pub(crate) fn apply(&mut self, event: &Event) {
         if let (Some(old), Some(new)) = (&event.old, &event.new)
             && self.by.value(old, &self.fields) == self.by.value(new, &self.fields)
         {
@@ -153,7 +150,7 @@ impl Indexes {
         self.ready.retain(|index| now.duration_since(index.used) < UNUSED_MAX);
     }
 
-    fn begin(&mut self, by: &By) -> bool {
+    pub(crate) fn begin(&mut self, by: &By) -> bool {
         let known = self.making.contains(by) || self.ready.iter().any(|index| index.by == *by);
         if !known && self.making.len() < INDEXES_MAX {
             self.making.push(by.clone());
@@ -162,7 +159,7 @@ impl Indexes {
         false
     }
 
-    fn end(&mut self, by: &By, index: Option<Index>) {
+    pub(crate) fn end(&mut self, by: &By, index: Option<Index>) {
         self.making.retain(|b| b != by);
         let Some(index) = index else { return };
         if self.ready.len() >= INDEXES_MAX
@@ -171,37 +168,5 @@ impl Indexes {
             self.ready.remove(oldest);
         }
         self.ready.push(index);
-    }
-}
-
-/// Makes an index for the first demand that has none.
-pub(crate) fn make(bucket: &Bucket, demands: &[Demand<'_>], fields: &FieldsOf) {
-    for demand in demands {
-        let by = By::of(*demand);
-        if !bucket.write(|state| state.indexes.begin(&by)) {
-            continue;
-        }
-        let (bucket, fields) = (bucket.clone(), Arc::clone(fields));
-        let name = by.clone();
-        let made = std::thread::Builder::new().name("index".into()).stack_size(512 << 10).spawn({
-            let bucket = bucket.clone();
-            move || {
-                let (entries, at) = bucket.entries();
-                let mut index = Index::of(by.clone(), fields, &entries);
-                drop(entries);
-                bucket.write(|state| {
-                    // What was forgotten meanwhile cannot be caught up with: the next list asks again.
-                    let known = at >= state.history.complete_after();
-                    let mut missed: Vec<_> = state.history.back_to(at).cloned().collect();
-                    missed.reverse();
-                    missed.iter().for_each(|event| index.apply(event));
-                    state.indexes.end(&by, known.then_some(index));
-                });
-            }
-        });
-        if let Err(error) = made {
-            tracing::warn!(%error, "no index can be made; lists go on walking");
-            bucket.write(|state| state.indexes.end(&name, None));
-        }
     }
 }

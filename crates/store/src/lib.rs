@@ -23,6 +23,7 @@ mod embedded;
 mod entry;
 mod history;
 mod index;
+mod indexing;
 mod memory;
 mod routes;
 mod synced;

@@ -2,9 +2,9 @@
 
 use crate::{
     Expect,
-    entry::{Decoded, Entry, Event, FieldsOf},
+    entry::{Decoded, Entries, Entry, Event},
     history::History,
-    index::{self, Demand, Indexes, Keys},
+    index::{Indexes, Keys},
     routes::Routes,
 };
 use imbl::OrdMap;
@@ -20,7 +20,6 @@ use std::{
 };
 use tokio::sync::watch;
 
-pub(crate) type Entries = OrdMap<Arc<str>, Arc<Entry>>;
 /// How many entries a namespace has, by the prefix of its keys.
 type Counts = OrdMap<Arc<str>, usize>;
 
@@ -153,6 +152,11 @@ impl Bucket {
         write(&mut self.0.state.write())
     }
 
+    /// What readers see of a state when all up to `published` is published.
+    pub(crate) fn shown(&self, state: &State, published: u64) -> Snapshot {
+        Snapshot { revision: published.max(state.last), prefix: Arc::clone(&self.0.prefix), content: state.content.clone() }
+    }
+
     /// The entries at the bucket's last change, and its revision.
     pub(crate) fn entries(&self) -> (Entries, u64) {
         let state = self.0.state.read();
@@ -244,7 +248,7 @@ impl Snapshot {
 }
 
 /// What an index knows of a snapshot: the only keys that can meet what was demanded.
-pub struct Candidates(Keys);
+pub struct Candidates(pub(crate) Keys);
 
 impl Candidates {
     /// The candidates whose keys start with `prefix` and come after `after`, in order.
@@ -346,25 +350,7 @@ impl Memory {
     pub(crate) fn snapshot(&self, bucket: &Bucket) -> Snapshot {
         // The revision first: what it covers is then in the state that is read after it.
         let published = self.revision();
-        let state = bucket.0.state.read();
-        Snapshot { revision: published.max(state.last), prefix: Arc::clone(&bucket.0.prefix), content: state.content.clone() }
-    }
-
-    /// The newest state, and what an index says of it. Without one, one is made for the next time.
-    pub(crate) fn snapshot_for(&self, bucket: &Bucket, demands: &[Demand<'_>], fields: &FieldsOf) -> (Snapshot, Option<Candidates>) {
-        if demands.is_empty() || bucket.len() < index::BUCKET_MIN {
-            return (self.snapshot(bucket), None);
-        }
-        let published = self.revision();
-        let (snapshot, keys) = bucket.write(|state| {
-            let revision = published.max(state.last);
-            let snapshot = Snapshot { revision, prefix: Arc::clone(&bucket.0.prefix), content: state.content.clone() };
-            (snapshot, state.indexes.keys(demands))
-        });
-        if keys.is_none() {
-            index::make(bucket, demands, fields);
-        }
-        (snapshot, keys.map(Candidates))
+        bucket.shown(&bucket.0.state.read(), published)
     }
 
     pub(crate) fn snapshot_at(&self, bucket: &Bucket, at: u64) -> Option<Snapshot> {

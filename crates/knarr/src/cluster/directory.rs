@@ -7,13 +7,16 @@
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::{self, DirBuilder, Permissions},
+    fs::{self, Permissions},
     io::ErrorKind,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Component, Path, PathBuf},
 };
 
-use super::plan;
+use super::{
+    files::{self, private},
+    plan,
+};
 
 /// Names the cluster whose directory it is in.
 const MARK: &str = "mark.json";
@@ -21,8 +24,6 @@ const MARK: &str = "mark.json";
 const ENTRIES: [&str; 10] = ["pki", "store", "runtime", "kubelet", "kubeconfig", "knarr.log", plan::FILE, "cluster.json.new", "mark.json.new", MARK];
 /// What its owner may put there before the first start, and keeps.
 const USERS: [&str; 1] = ["registries.yaml"];
-/// For root alone.
-const PRIVATE: u32 = 0o700;
 
 /// What the mark says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,12 +54,6 @@ pub fn real(path: &Path) -> anyhow::Result<PathBuf> {
         missing.push(name.to_owned());
         there = there.parent().context("the root is there")?;
     }
-}
-
-/// Makes a directory and its parents, or takes one that is there, for root alone.
-pub fn private(path: &Path) -> std::io::Result<()> {
-    DirBuilder::new().recursive(true).mode(PRIVATE).create(path)?;
-    fs::set_permissions(path, Permissions::from_mode(PRIVATE))
 }
 
 /// What is in a directory: nothing if it is not there.
@@ -118,7 +113,7 @@ pub fn claim(path: &Path, cluster: &str, default: bool) -> anyhow::Result<()> {
     }
     if !mark.exists() {
         let was = mode.filter(|_| !ours && !default);
-        super::write(&mark, &serde_json::to_vec(&Made { cluster: cluster.to_owned(), was })?)?;
+        files::write(&mark, &serde_json::to_vec(&Made { cluster: cluster.to_owned(), was })?)?;
     }
     private(path).with_context(|| format!("cannot make {} private", path.display()))
 }

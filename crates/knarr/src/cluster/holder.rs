@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Cluster;
+use super::files::private;
 
 /// The lock's file.
 const FILE: &str = "lock";
@@ -30,11 +30,11 @@ const KILLED: u64 = 1 << 8;
 pub type Lock = Flock<File>;
 
 /// Takes the lock, or says who has it.
-pub(super) async fn lock(cluster: &Cluster) -> anyhow::Result<Lock> {
-    let path = cluster.run.join(FILE);
+pub(super) async fn lock(name: &str, run: &Path) -> anyhow::Result<Lock> {
+    let path = run.join(FILE);
     let begun = Instant::now();
     loop {
-        super::directory::private(&cluster.run).with_context(|| format!("cannot make {}", cluster.run.display()))?;
+        private(run).with_context(|| format!("cannot make {}", run.display()))?;
         let file = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -49,12 +49,11 @@ pub(super) async fn lock(cluster: &Cluster) -> anyhow::Result<Lock> {
             // Without a holder it was let go of just now.
             Err((file, _)) => {
                 if let Some(pid) = holder_of(&file).filter(|pid| !dying(*pid) || begun.elapsed() > DYING) {
-                    let name = &cluster.name;
                     bail!("the cluster {name:?} is running already (process {pid}): use it, or end it with `knarr down --name {name}`");
                 }
                 // Or the kernel does not tell here: of another process namespace, or of a file system that names its device otherwise.
                 if begun.elapsed() > DYING {
-                    bail!("somebody holds {} and the kernel does not tell who: is the cluster {:?} running in a container?", path.display(), cluster.name);
+                    bail!("somebody holds {} and the kernel does not tell who: is the cluster {:?} running in a container?", path.display(), name);
                 }
             }
         }
@@ -126,16 +125,15 @@ mod tests {
     async fn a_lock_is_taken_once_and_its_holder_is_told() {
         let run = std::env::temp_dir().join(format!("knarr-holder-{}", std::process::id()));
         std::fs::create_dir_all(&run).unwrap();
-        let cluster = Cluster { name: "held".into(), data: run.clone(), run: run.clone() };
         // What the last run left says nothing.
         std::fs::write(run.join(FILE), "1").unwrap();
         assert_eq!(holder(&run), None);
-        let held = lock(&cluster).await.unwrap();
+        let held = lock("held", &run).await.unwrap();
         assert_eq!(holder(&run), Some(std::process::id() as i32));
-        let error = lock(&cluster).await.unwrap_err().to_string();
+        let error = lock("held", &run).await.unwrap_err().to_string();
         assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
         drop(held);
-        drop(lock(&cluster).await.unwrap());
+        drop(lock("held", &run).await.unwrap());
         std::fs::remove_dir_all(&run).unwrap();
     }
 }

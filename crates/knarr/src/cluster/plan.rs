@@ -15,7 +15,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Cluster, RUN_ROOT};
+use super::files::{RUN_ROOT, private};
+use crate::kubeconfig::Written;
 
 /// The plan's file.
 pub(super) const FILE: &str = "cluster.json";
@@ -53,7 +54,7 @@ pub struct Plan {
     pub port: u16,
     /// Kubeconfigs that have the cluster's context, and by what its entries are known.
     #[serde(default)]
-    pub contexts: Vec<crate::kubeconfig::Written>,
+    pub contexts: Vec<Written>,
 }
 
 fn usual_prefix() -> u8 {
@@ -74,7 +75,7 @@ pub struct Ranges {
 impl Plan {
     /// The lock under which a plan is chosen and kept. Blocks while another start does so: milliseconds.
     pub fn alone() -> anyhow::Result<Flock<File>> {
-        super::directory::private(Path::new(RUN_ROOT)).with_context(|| format!("cannot make {RUN_ROOT}"))?;
+        private(Path::new(RUN_ROOT)).with_context(|| format!("cannot make {RUN_ROOT}"))?;
         let path = Path::new(RUN_ROOT).join(ALONE);
         let file =
             File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
@@ -163,15 +164,15 @@ pub(super) fn others(name: &str) -> Vec<Plan> {
     entries.filter(|e| e.file_name() != name).filter_map(|e| read(&e.path().join(FILE))).collect()
 }
 
-pub(super) fn choose(cluster: &Cluster, ranges: &Ranges, others: &[Plan]) -> anyhow::Result<Plan> {
+/// The addresses of the cluster of this name with its data here; [`super::Cluster::plan`] says more.
+pub(super) fn choose(name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) -> anyhow::Result<Plan> {
     for range in [ranges.pods, ranges.services].into_iter().flatten() {
         if !PREFIXES.contains(&range.prefix()) {
             bail!("the range {range} has a prefix of {} bits: a cluster's have {} to {}", range.prefix(), PREFIXES.start(), PREFIXES.end());
         }
     }
-    let (name, data) = (&cluster.name, &cluster.data);
     if let Some(mut plan) = read(&data.join(FILE)) {
-        (plan.name, plan.data) = (name.clone(), data.clone());
+        (plan.name, plan.data) = (name.to_owned(), data.to_owned());
         let asked = plan.clone().with(ranges);
         if (asked.pod_cidr(), asked.service_cidr()) != (plan.pod_cidr(), plan.service_cidr()) {
             bail!(

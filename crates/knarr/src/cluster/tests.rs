@@ -119,7 +119,7 @@ fn nobody_else_looks_in() {
     fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
     let cluster = Cluster { name: "n".into(), data: folder.0.join("data"), run: folder.0.join("run") };
     cluster.claim().unwrap();
-    super::directory::private(&cluster.run).unwrap();
+    super::files::private(&cluster.run).unwrap();
     let mut plan = Plan::nth("n", &cluster.data, 3);
     plan.contexts = Vec::new();
     cluster.keep(&plan).unwrap();
@@ -162,17 +162,17 @@ fn ranges_are_asked_for_once() {
     let cluster = Cluster { name: "r".into(), data: folder.0.clone(), run: folder.0.join("run") };
     let ranges = |pods: &str, services: &str| Ranges { pods: pods.parse().ok(), services: services.parse().ok(), port: None };
     let told = |outcome: anyhow::Result<Plan>| format!("{:#}", outcome.unwrap_err());
-    let plan = choose(&cluster, &ranges("172.30.0.0/17", "172.31.0.0/20"), &[]).unwrap();
+    let plan = choose(&cluster.name, &cluster.data, &ranges("172.30.0.0/17", "172.31.0.0/20"), &[]).unwrap();
     assert_eq!(
         (plan.pod_cidr().to_string(), plan.node_cidr().to_string(), plan.dns_ip()),
         ("172.30.0.0/17".into(), "172.30.0.0/24".into(), [172, 31, 0, 10].into())
     );
-    assert!(told(choose(&cluster, &ranges("172.30.0.0/16", "172.30.8.0/24"), &[])).contains("addresses in common"));
-    assert!(told(choose(&cluster, &ranges("172.0.0.0/8", "10.1.0.0/16"), &[])).contains("prefix of 8 bits"));
+    assert!(told(choose(&cluster.name, &cluster.data, &ranges("172.30.0.0/16", "172.30.8.0/24"), &[])).contains("addresses in common"));
+    assert!(told(choose(&cluster.name, &cluster.data, &ranges("172.0.0.0/8", "10.1.0.0/16"), &[])).contains("prefix of 8 bits"));
     let other = Plan { name: "o".into(), ..plan.clone() };
-    assert!(told(choose(&cluster, &ranges("172.30.64.0/18", ""), &[other])).contains("the cluster \"o\""));
+    assert!(told(choose(&cluster.name, &cluster.data, &ranges("172.30.64.0/18", ""), &[other])).contains("the cluster \"o\""));
     fs::create_dir_all(&cluster.run).unwrap();
     cluster.keep(&plan).unwrap();
-    assert_eq!(choose(&cluster, &Ranges::default(), &[]).unwrap(), plan, "what was chosen is kept");
-    assert!(told(choose(&cluster, &ranges("172.29.0.0/16", ""), &[])).contains("chosen at its first start"));
+    assert_eq!(choose(&cluster.name, &cluster.data, &Ranges::default(), &[]).unwrap(), plan, "what was chosen is kept");
+    assert!(told(choose(&cluster.name, &cluster.data, &ranges("172.29.0.0/16", ""), &[])).contains("chosen at its first start"));
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use http::StatusCode;
 use serde_json::json;
 
-use super::server::{Answer, Me};
+use super::me::{Answer, Me};
 
 const GOODS: [(&str, u32); 4] = [("anchors", 12), ("compasses", 40), ("lanterns", 7), ("rope, by the fathom", 600)];
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use client::{Client, Endpoint, HttpTransport, ListParams, PartialObject};
 use serde_json::json;
 
-use super::server::env;
+use super::me::env;
 
 /// Where every pod finds its identity.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";

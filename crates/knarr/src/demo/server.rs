@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::backend::Backend;
+use super::me::{Answer, Me, port};
 use super::web::Web;
 
 /// Where the preStop hook knocks; only from the pod itself.
@@ -35,47 +36,11 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long requests in flight may take after SIGTERM; the kubelet's patience usually ends before.
 const END_MAX: Duration = Duration::from_secs(60);
 
-/// Who this pod is, as the environment says.
-#[derive(Clone, Debug)]
-pub struct Me {
-    pub version: String,
-    pub pod: String,
-    pub namespace: String,
-    pub node: String,
-    pub ip: String,
-}
-
-impl Me {
-    fn from_env() -> Self {
-        let own = |name: &str| std::fs::read_to_string("/etc/hostname").map_or_else(|_| name.to_owned(), |h| h.trim().to_owned());
-        Self {
-            version: env("SHOP_VERSION").unwrap_or_else(|| "v0".into()),
-            pod: env("POD_NAME").or_else(|| env("HOSTNAME")).unwrap_or_else(|| own("unknown")),
-            namespace: env("POD_NAMESPACE").unwrap_or_default(),
-            node: env("NODE_NAME").unwrap_or_default(),
-            ip: env("POD_IP").unwrap_or_default(),
-        }
-    }
-}
-
-/// A variable that is set to something.
-pub fn env(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|v| !v.is_empty())
-}
-
-/// The port to serve on.
-pub fn port() -> u16 {
-    env("PORT").and_then(|p| p.parse().ok()).unwrap_or(8080)
-}
-
 /// What is served.
 pub enum Site {
     Web(Web),
     Backend(Backend),
 }
-
-/// An answer's code, media type and body.
-pub type Answer = (StatusCode, &'static str, String);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {

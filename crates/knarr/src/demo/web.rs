@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::cluster::Cluster;
 use super::fetch;
-use super::server::{Answer, Me, env};
+use super::me::{Answer, Me, env};
 
 /// How old the backend's answer may be.
 const BACKEND_AGE: Duration = Duration::from_secs(1);

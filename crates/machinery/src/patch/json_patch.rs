@@ -2,7 +2,7 @@
 //! `replace` adds a key that an object has not; negative indices count from the end of a list, for `add` from behind it; what
 //! stands before the first slash of a path is not looked at.
 
-use crate::{Value, json::DEPTH_MAX, status::Status};
+use crate::{Value, json::bounds::DEPTH_MAX, status::Status};
 
 /// The most operations that upstream accepts in one patch.
 const OPERATIONS_LIMIT: usize = 10_000;

@@ -4,7 +4,10 @@
 //! sender chooses is bounded: the depth (the scanner's work for a token grows with it), and what aliases may add.
 
 use super::scalar;
-use crate::{Map, Value, json::PROBLEMS_LIMIT};
+use crate::{
+    Map, Value,
+    json::bounds::{self, PROBLEMS_LIMIT},
+};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
 use std::{
     borrow::Cow,
@@ -12,7 +15,7 @@ use std::{
 };
 
 /// Levels of nesting that are read: as many as of JSON. The scanner itself stops at 255 in flow style.
-const DEPTH_MAX: usize = crate::json::DEPTH_MAX;
+const DEPTH_MAX: usize = bounds::DEPTH_MAX;
 
 /// go-yaml's bounds on aliases: below the first number of nodes a document may consist of them nearly wholly, above the second
 /// to a tenth.
@@ -147,7 +150,7 @@ impl<'t> Composer<'t> {
         self.count(nodes)?;
         let value = self.anchors.get(&id).and_then(Option::as_ref).map(|(value, _)| value);
         // An anchor's value may hold aliases itself: what is put together so is as deep as what is written out.
-        if value.is_some_and(|value| !crate::json::fits(value, DEPTH_MAX - depth)) {
+        if value.is_some_and(|value| !bounds::fits(value, DEPTH_MAX - depth)) {
             return Err(format!("exceeded max depth of {DEPTH_MAX}"));
         }
         Ok(value.cloned().unwrap_or_default())
@@ -232,6 +235,11 @@ fn scalar_value(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>) -> Re
         (None, _, ScalarStyle::Plain) => scalar::plain(&text),
         _ => Ok(Value::String(text.into_owned())),
     }
+}
+
+/// go-yaml's error of keys that are there twice.
+pub(crate) fn repeats(lines: &[String]) -> String {
+    format!("yaml: unmarshal errors:\n  {}", lines.join("\n  "))
 }
 
 #[cfg(test)]
