@@ -9,6 +9,7 @@
 //! the strategy, its defaults, its checks. The tables' cells are in `rows`.
 
 mod amounts;
+mod claim;
 mod cluster;
 mod config;
 mod deployment;
@@ -17,6 +18,7 @@ mod groups;
 mod job;
 mod limits;
 pub mod meta;
+mod name_rule;
 mod pod;
 pub mod print;
 mod replicaset;
@@ -36,8 +38,9 @@ mod workloads;
 
 pub use groups::certificates::{prepare_approval, validate_approval};
 pub use meta::{validate_meta, validate_meta_update};
+pub use name_rule::NameRule;
 pub use pod::{check_ephemeral, check_resize, prepare_resize, qos_class};
-pub use strategy::{Context, Generic, Identity, NameRule, Propagation, Strategy};
+pub use strategy::{Context, Generic, Identity, Propagation, Strategy};
 
 /// The strategy of a resource; [`Generic`] for kinds without one.
 pub fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {

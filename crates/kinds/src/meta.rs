@@ -59,7 +59,7 @@ pub fn validate_meta_update(obj: &Value, old: &Value) -> ErrorList {
 }
 
 fn common(metadata: &Value, path: &Path, errors: &mut ErrorList) {
-    labels(&metadata["labels"], &path.child("labels"), errors);
+    rules::labels(&metadata["labels"], &path.child("labels"), errors);
     annotations(&metadata["annotations"], &path.child("annotations"), errors);
     owners(metadata, path, errors);
     for (at, name) in tree::list(metadata, "finalizers").iter().enumerate() {
@@ -75,15 +75,6 @@ pub(crate) fn finalizer(name: &Value, path: &Path, errors: &mut ErrorList) {
         errors.push(Error::invalid(path, text, "name is neither a standard finalizer name nor is it fully qualified"));
     }
     errors.extend(problems.into_iter().map(|m| Error::invalid(path, text, m)));
-}
-
-/// Checks labels.
-pub(crate) fn labels(labels: &Value, path: &Path, errors: &mut ErrorList) {
-    for (key, value) in labels.as_object().into_iter().flatten() {
-        errors.extend(names::qualified_name(key).into_iter().map(|m| Error::invalid(path, key.as_str(), m)));
-        let value = value.as_str().unwrap_or_default();
-        errors.extend(names::label_value(value).into_iter().map(|m| Error::invalid(path, value, m)));
-    }
 }
 
 /// Checks annotations.
@@ -124,17 +115,4 @@ fn owners(metadata: &Value, path: &Path, errors: &mut ErrorList) {
 
 fn describe(owner: &Value) -> String {
     format!("{}/{}", tree::text(owner, "kind"), tree::text(owner, "name"))
-}
-
-/// All metadata but managed fields and the resource version is the old object's: status updates of custom resources.
-pub(crate) fn keep_all_but_managers(obj: &mut Value, old: &Value) {
-    let Some(new) = tree::at(obj, &["metadata"]) else { return };
-    let Some(old) = old["metadata"].as_object() else { return };
-    let own = |key: &str| matches!(key, "managedFields" | "resourceVersion");
-    new.retain(|key, _| own(key) || old.contains_key(key));
-    for (key, value) in old {
-        if !own(key) && new.get(key) != Some(value) {
-            new.insert(key.clone(), value.clone());
-        }
-    }
 }

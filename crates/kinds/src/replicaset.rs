@@ -1,6 +1,6 @@
 //! ReplicaSets and their forerunner, ReplicationControllers.
 
-use crate::{Propagation, Strategy, deployment, meta, pod, rules, template, tree};
+use crate::{Propagation, Strategy, deployment, pod, rules, template, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -88,7 +88,7 @@ impl Strategy for ReplicationControllers {
         if tree::empty(selector) {
             errors.push(Error::required(&path.child("selector"), ""));
         } else {
-            meta::labels(selector, &path.child("selector"), errors);
+            rules::labels(selector, &path.child("selector"), errors);
         }
         rules::not_negative(&spec["replicas"], &path.child("replicas"), errors);
         if spec["template"].is_null() {

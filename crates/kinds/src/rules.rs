@@ -1,6 +1,6 @@
 //! Checks that many kinds share (`pkg/apis/core/validation`, `apimachinery/pkg/apis/meta/v1/validation`).
 
-use crate::tree;
+use crate::{name_rule::NameRule, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -72,7 +72,7 @@ pub(crate) fn name(value: &str, path: &Path, problems: Vec<String>, errors: &mut
 
 /// A name of most kinds, or the beginning of one.
 pub(crate) fn name_or_prefix(value: &str, path: &Path, errors: &mut ErrorList) {
-    name(value, path, crate::NameRule::Subdomain.check(value, true), errors);
+    name(value, path, NameRule::Subdomain.check(value, true), errors);
 }
 
 /// A port's number.
@@ -87,10 +87,19 @@ pub(crate) fn supported(value: &Value, path: &Path, allowed: &[&str], errors: &m
     }
 }
 
+/// Checks labels.
+pub(crate) fn labels(labels: &Value, path: &Path, errors: &mut ErrorList) {
+    for (key, value) in labels.as_object().into_iter().flatten() {
+        errors.extend(names::qualified_name(key).into_iter().map(|m| Error::invalid(path, key.as_str(), m)));
+        let value = value.as_str().unwrap_or_default();
+        errors.extend(names::label_value(value).into_iter().map(|m| Error::invalid(path, value, m)));
+    }
+}
+
 /// Checks a `LabelSelector`.
 pub(crate) fn label_selector(selector: &Value, path: &Path, errors: &mut ErrorList) {
     if !tree::empty(&selector["matchLabels"]) {
-        crate::meta::labels(&selector["matchLabels"], &path.child("matchLabels"), errors);
+        labels(&selector["matchLabels"], &path.child("matchLabels"), errors);
     }
     for (at, term) in tree::list(selector, "matchExpressions").iter().enumerate() {
         let path = path.child("matchExpressions").index(at);

@@ -4,7 +4,7 @@
 //! is still to give is not missed here.
 
 use crate::{
-    Context, NameRule, Strategy, meta, pod, rules,
+    Context, NameRule, Strategy, pod, rules,
     tree::{self, Fields},
 };
 use machinery::{
@@ -268,7 +268,7 @@ fn check(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     for (at, port) in ports.iter().enumerate() {
         check_port(port, ports.len() > 1, &mut seen, &list.index(at), errors);
     }
-    meta::labels(&spec["selector"], &path.child("selector"), errors);
+    rules::labels(&spec["selector"], &path.child("selector"), errors);
     affinity(spec, &path, errors);
     if kind(obj) != "ExternalName" {
         addresses(obj, &path, errors);

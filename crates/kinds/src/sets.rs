@@ -1,6 +1,6 @@
 //! StatefulSets and DaemonSets (`pkg/registry/apps`, `pkg/apis/apps/validation`).
 
-use crate::{Context, NameRule, Strategy, pod, rules, template, tree, volume};
+use crate::{Context, NameRule, Strategy, claim, pod, rules, template, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -25,7 +25,7 @@ impl Strategy for StatefulSets {
             tree::fill_text(claim, "kind", "PersistentVolumeClaim");
             tree::fill_text(claim, "apiVersion", "v1");
             if let Some(claim) = tree::child(claim, "spec") {
-                volume::default_claim_spec(claim);
+                claim::default_claim_spec(claim);
             }
             if let Some(status) = tree::child(claim, "status") {
                 tree::fill_text(status, "phase", "Pending");
@@ -59,7 +59,7 @@ impl Strategy for StatefulSets {
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         for (at, claim) in tree::list(spec, "volumeClaimTemplates").iter().enumerate() {
-            volume::check_claim_spec(&claim["spec"], &path.child("volumeClaimTemplates").index(at).child("spec"), errors);
+            claim::check_claim_spec(&claim["spec"], &path.child("volumeClaimTemplates").index(at).child("spec"), errors);
         }
         let service = tree::text(spec, "serviceName");
         if !service.is_empty() {

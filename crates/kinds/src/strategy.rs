@@ -1,7 +1,7 @@
 //! The trait that every kind's logic implements, with default bodies that do what most kinds want.
 
-use crate::{meta, rows, schema, tree};
-use machinery::{Value, field::ErrorList, names};
+use crate::{name_rule::NameRule, rows, schema, tree};
+use machinery::{Value, field::ErrorList};
 use std::{collections::BTreeMap, time::SystemTime};
 
 /// What a strategy may know of the request.
@@ -56,39 +56,6 @@ pub enum Propagation {
     Background,
     /// They go first.
     Foreground,
-}
-
-/// How objects of a kind may be named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NameRule {
-    /// RFC 1123 subdomain: most kinds.
-    Subdomain,
-    /// RFC 1123 label: namespaces, services.
-    Label,
-    /// RFC 1035 label.
-    Label1035,
-    /// Whatever can stand in a URL path: RBAC, API services.
-    PathSegment,
-    /// The kind checks its names itself.
-    Own,
-}
-
-impl NameRule {
-    /// What is wrong with a name; a generated one's prefix (`prefix`) may end in a dash.
-    pub fn check(self, name: &str, prefix: bool) -> Vec<String> {
-        let masked = match name.strip_suffix('-') {
-            Some(stem) if prefix => format!("{stem}a"),
-            _ => name.to_owned(),
-        };
-        match self {
-            Self::Subdomain => names::dns1123_subdomain(&masked),
-            Self::Label => names::dns1123_label(&masked),
-            Self::Label1035 => names::dns1035_label(&masked),
-            Self::PathSegment if prefix => names::path_segment_prefix(name),
-            Self::PathSegment => names::path_segment(name),
-            Self::Own => Vec::new(),
-        }
-    }
 }
 
 /// What a kind adds to the generic path.
@@ -230,7 +197,7 @@ impl Strategy for Generic {
 
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
-        meta::keep_all_but_managers(obj, old);
+        tree::keep_all_but_managers(obj, old);
     }
 
     fn allow_unconditional_update(&self) -> bool {

@@ -11,7 +11,7 @@ use machinery::{
 pub(crate) fn check(spec: &Value, path: &Path, always: bool, what: &str, errors: &mut ErrorList) {
     let (template, path) = (&spec["template"], path.child("template"));
     // Upstream leaves `metadata` out of these paths.
-    meta::labels(&template["metadata"]["labels"], &path.child("labels"), errors);
+    rules::labels(&template["metadata"]["labels"], &path.child("labels"), errors);
     meta::annotations(&template["metadata"]["annotations"], &path.child("annotations"), errors);
     pod::check_annotations(template, &template["spec"], &path.child("annotations"), errors);
     pod::check_spec(&template["spec"], &path.child("spec"), pod::Users::Template, errors);

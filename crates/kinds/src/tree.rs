@@ -126,3 +126,16 @@ pub(crate) fn bump_generation(obj: &mut Value, old: &Value) {
     let generation = old["metadata"]["generation"].as_i64().unwrap_or(0).saturating_add(1);
     set_meta(obj, "generation", generation.into());
 }
+
+/// All metadata but managed fields and the resource version is the old object's: status updates of custom resources.
+pub(crate) fn keep_all_but_managers(obj: &mut Value, old: &Value) {
+    let Some(new) = at(obj, &["metadata"]) else { return };
+    let Some(old) = old["metadata"].as_object() else { return };
+    let own = |key: &str| matches!(key, "managedFields" | "resourceVersion");
+    new.retain(|key, _| own(key) || old.contains_key(key));
+    for (key, value) in old {
+        if !own(key) && new.get(key) != Some(value) {
+            new.insert(key.clone(), value.clone());
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The strategies of the core group, `apps`, `batch` and `events.k8s.io`: the table from resource to strategy.
 
-use crate::{Strategy, cluster, config, deployment, event, job, limits, pod, replicaset, service, sets, template, volume};
+use crate::{Strategy, claim, cluster, config, deployment, event, job, limits, pod, replicaset, service, sets, template, volume};
 
 /// The strategy of a resource of these groups.
 pub(crate) fn strategy(group: &str, resource: &str) -> Option<&'static dyn Strategy> {
@@ -11,7 +11,7 @@ pub(crate) fn strategy(group: &str, resource: &str) -> Option<&'static dyn Strat
         ("", "limitranges") => &limits::LimitRanges,
         ("", "namespaces") => &cluster::Namespaces,
         ("", "nodes") => &cluster::Nodes,
-        ("", "persistentvolumeclaims") => &volume::Claims,
+        ("", "persistentvolumeclaims") => &claim::Claims,
         ("", "persistentvolumes") => &volume::Volumes,
         ("", "pods") => &pod::Pods,
         ("", "podtemplates") => &template::PodTemplates,

@@ -3,7 +3,7 @@
 //! The expressions of policies are not compiled here: a wrong one fails when it is evaluated.
 
 use super::checks;
-use crate::{Context, Strategy, meta, rules, tree};
+use crate::{Context, Strategy, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -220,7 +220,7 @@ impl Strategy for Policies {
 
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
-        meta::keep_all_but_managers(obj, old);
+        tree::keep_all_but_managers(obj, old);
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {

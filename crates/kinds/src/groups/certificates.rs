@@ -1,7 +1,7 @@
 //! `certificates.k8s.io`: requests for certificates, bundles of trusted ones, and requests for pods.
 
 use super::checks;
-use crate::{Context, NameRule, Strategy, meta, rules, tree};
+use crate::{Context, NameRule, Strategy, rules, tree};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{
     Value,
@@ -300,7 +300,7 @@ pub(super) struct PodRequests;
 impl Strategy for PodRequests {
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
-        meta::keep_all_but_managers(obj, old);
+        tree::keep_all_but_managers(obj, old);
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {

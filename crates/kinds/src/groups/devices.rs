@@ -1,7 +1,7 @@
 //! `resource.k8s.io`: classes of devices, claims to them, what drivers offer, and taints.
 
 use super::checks;
-use crate::{Context, Strategy, meta, rules, tree};
+use crate::{Context, Strategy, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -116,7 +116,7 @@ impl Strategy for Claims {
 
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
-        meta::keep_all_but_managers(obj, old);
+        tree::keep_all_but_managers(obj, old);
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
@@ -257,7 +257,7 @@ impl Strategy for TaintRules {
 
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
-        meta::keep_all_but_managers(obj, old);
+        tree::keep_all_but_managers(obj, old);
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {

@@ -3,7 +3,7 @@
 //! A slice may hold a thousand endpoints and is written often, so a path is spelled out only for what is wrong.
 
 use super::checks;
-use crate::{Context, Strategy, meta, rules, tree};
+use crate::{Context, Strategy, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -203,7 +203,7 @@ fn check_rest(endpoint: &Value, path: impl Fn() -> Path, errors: &mut ErrorList)
         if count > TOPOLOGY_MAX {
             errors.push(Error::too_many(&path().child("deprecatedTopology"), count, TOPOLOGY_MAX));
         }
-        meta::labels(topology, &path().child("deprecatedTopology"), errors);
+        rules::labels(topology, &path().child("deprecatedTopology"), errors);
     }
     for (key, check) in [("forZones", names::label_value as fn(&str) -> Vec<String>), ("forNodes", names::dns1123_subdomain)] {
         let hints = tree::list(&endpoint["hints"], key);

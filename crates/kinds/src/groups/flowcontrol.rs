@@ -1,7 +1,7 @@
 //! `flowcontrol.apiserver.k8s.io`: which requests belong together, and how many of them may be under way.
 
 use super::checks;
-use crate::{Context, Strategy, meta, rules, tree};
+use crate::{Context, Strategy, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -83,7 +83,7 @@ impl Strategy for FlowControl {
 
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
-        meta::keep_all_but_managers(obj, old);
+        tree::keep_all_but_managers(obj, old);
     }
 
     fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {

@@ -2,7 +2,7 @@
 //! of stored versions (`storagemigration.k8s.io`).
 
 use super::checks;
-use crate::{Context, NameRule, Strategy, meta, rules, tree};
+use crate::{Context, NameRule, Strategy, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -141,7 +141,7 @@ impl Strategy for RuntimeClasses {
             rules::quantity_not_negative(amount, &Path::root("overhead").child("podFixed").key(resource), errors);
         }
         let (scheduling, path) = (&obj["scheduling"], Path::root("scheduling"));
-        meta::labels(&scheduling["nodeSelector"], &path.child("nodeSelector"), errors);
+        rules::labels(&scheduling["nodeSelector"], &path.child("nodeSelector"), errors);
         let tolerations = tree::list(scheduling, "tolerations");
         for (at, toleration) in tolerations.iter().enumerate() {
             let same = |other: &&Value| ["key", "operator", "value", "effect"].iter().all(|f| other[*f] == toleration[*f]);
@@ -170,7 +170,7 @@ pub(super) struct Migrations;
 impl Strategy for Migrations {
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
-        meta::keep_all_but_managers(obj, old);
+        tree::keep_all_but_managers(obj, old);
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
@@ -238,7 +238,7 @@ impl Strategy for Plain {
 
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
-        meta::keep_all_but_managers(obj, old);
+        tree::keep_all_but_managers(obj, old);
     }
 
     fn allow_unconditional_update(&self) -> bool {

@@ -1,7 +1,7 @@
 //! `networking.k8s.io`: ingresses and their classes, network policies, addresses and ranges of services.
 
 use super::checks;
-use crate::{Context, NameRule, Strategy, meta, rules, tree};
+use crate::{Context, NameRule, Strategy, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -429,7 +429,7 @@ pub(super) struct ServiceCidrs;
 impl Strategy for ServiceCidrs {
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
-        meta::keep_all_but_managers(obj, old);
+        tree::keep_all_but_managers(obj, old);
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {

@@ -1,7 +1,7 @@
 //! `storage.k8s.io`: classes, drivers and what they tell of nodes, attachments and capacities.
 
 use super::checks;
-use crate::{Context, Strategy, meta, rules, tree};
+use crate::{Context, Strategy, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -195,7 +195,7 @@ pub(super) struct Nodes;
 impl Strategy for Nodes {
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
-        meta::keep_all_but_managers(obj, old);
+        tree::keep_all_but_managers(obj, old);
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
@@ -273,7 +273,7 @@ pub(super) struct Attachments;
 impl Strategy for Attachments {
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
-        meta::keep_all_but_managers(obj, old);
+        tree::keep_all_but_managers(obj, old);
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {

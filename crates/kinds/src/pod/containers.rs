@@ -1,6 +1,10 @@
 //! Checks of containers: what all have in common, and what distinguishes main, init, sidecar and ephemeral ones.
 
-use super::{env, handlers, mounts, spec, spec::Users, volumes::Known};
+use super::{
+    env, handlers, mounts,
+    security::{self, Users},
+    volumes::Known,
+};
 use crate::{amounts, rules, tree};
 use machinery::{
     Value,
@@ -268,7 +272,7 @@ fn security(context: &Value, own_users: bool, path: &Path, errors: &mut ErrorLis
         return;
     }
     for field in ["runAsUser", "runAsGroup"] {
-        spec::id(&context[field], &path.child(field), errors);
+        security::id(&context[field], &path.child(field), errors);
     }
     match context["procMount"].as_str() {
         None | Some("Default") => {}
@@ -276,7 +280,7 @@ fn security(context: &Value, own_users: bool, path: &Path, errors: &mut ErrorLis
         Some("Unmasked") => errors.push(Error::invalid(&path.child("procMount"), "Unmasked", "`hostUsers` must be false to use `Unmasked`")),
         Some(other) => errors.push(Error::not_supported(&path.child("procMount"), other, &["Default", "Unmasked"])),
     }
-    spec::seccomp(&context["seccompProfile"], &path.child("seccompProfile"), errors);
+    security::seccomp(&context["seccompProfile"], &path.child("seccompProfile"), errors);
     if context["allowPrivilegeEscalation"] == false {
         if context["privileged"] == true {
             errors.push(Error::invalid(path, context.clone(), "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"));
@@ -286,5 +290,5 @@ fn security(context: &Value, own_users: bool, path: &Path, errors: &mut ErrorLis
             errors.push(Error::invalid(path, context.clone(), detail));
         }
     }
-    spec::app_armor(&context["appArmorProfile"], &path.child("appArmorProfile"), errors);
+    security::app_armor(&context["appArmorProfile"], &path.child("appArmorProfile"), errors);
 }

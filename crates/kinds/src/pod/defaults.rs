@@ -1,6 +1,6 @@
 //! The defaults of pods and pod templates (`pkg/apis/core/v1/defaults.go`).
 
-use super::volumes;
+use super::{image, volumes};
 use crate::{
     amounts, rules,
     tree::{self, Fields},
@@ -60,7 +60,7 @@ pub(crate) fn alias_service_account(spec: &mut Fields) {
 
 fn container(container: &mut Fields) {
     let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
-    let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
+    let policy = if image::is_latest(image) { "Always" } else { "IfNotPresent" };
     tree::fill_text(container, "imagePullPolicy", policy);
     tree::fill_text(container, "terminationMessagePath", "/dev/termination-log");
     tree::fill_text(container, "terminationMessagePolicy", "File");
@@ -83,18 +83,6 @@ fn container(container: &mut Fields) {
                 http_get(http);
             }
         }
-    }
-}
-
-/// Whether an image reference means the newest image: no digest, and no tag or `latest`.
-pub(crate) fn is_latest(image: &str) -> bool {
-    if image.contains('@') {
-        return false;
-    }
-    let last = image.rsplit('/').next().unwrap_or(image);
-    match last.split_once(':') {
-        None => true,
-        Some((_, tag)) => tag == "latest",
     }
 }
 

@@ -82,7 +82,7 @@ fn file_key(source: &Value, path: &Path, errors: &mut ErrorList) {
         rules::name(name, &path.child("volumeName"), names::dns1123_label(name), errors);
     }
     if rules::required(source, path, "path", errors) {
-        super::volumes::no_backsteps(tree::text(source, "path"), &path.child("path"), errors);
+        super::sources::no_backsteps(tree::text(source, "path"), &path.child("path"), errors);
     }
 }
 

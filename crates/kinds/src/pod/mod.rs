@@ -7,11 +7,14 @@ mod containers;
 pub(crate) mod defaults;
 mod env;
 mod handlers;
+mod image;
 mod mounts;
 mod os;
 mod parts;
 mod placement;
 mod qos;
+mod security;
+mod sources;
 mod spec;
 mod status;
 #[cfg(test)]
@@ -24,8 +27,9 @@ pub(crate) use handlers::port;
 pub use parts::{check_ephemeral, check_resize, prepare_resize};
 pub(crate) use placement::node_selector;
 pub use qos::qos_class;
-pub(crate) use spec::{Users, annotations as check_annotations, check_spec};
-pub(crate) use volumes::{default_source as default_volume_source, host_path, nfs, no_backsteps};
+pub(crate) use security::Users;
+pub(crate) use sources::{default_source as default_volume_source, host_path, nfs, no_backsteps};
+pub(crate) use spec::{annotations as check_annotations, check_spec};
 
 use crate::{Context, Strategy, tree};
 use machinery::{

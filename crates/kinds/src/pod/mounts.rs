@@ -1,6 +1,6 @@
 //! Where a container sees the pod's volumes: mounts and block devices.
 
-use super::volumes::{self, Known};
+use super::{sources, volumes::Known};
 use crate::tree;
 use machinery::{
     Value,
@@ -48,13 +48,13 @@ fn mount_list(c: &Value, mounts: &[Value], devices: &HashMap<&str, &str>, volume
         // In the rest upstream names the list, not the element.
         let (sub, expr) = (tree::text(mount, "subPath"), tree::text(mount, "subPathExpr"));
         if !sub.is_empty() {
-            volumes::relative(sub, &list.child("subPath"), errors);
+            sources::relative(sub, &list.child("subPath"), errors);
         }
         if !expr.is_empty() {
             if !sub.is_empty() {
                 errors.push(Error::invalid(&path.child("subPathExpr"), expr, "subPathExpr and subPath are mutually exclusive"));
             }
-            volumes::relative(expr, &list.child("subPathExpr"), errors);
+            sources::relative(expr, &list.child("subPathExpr"), errors);
         }
         propagation(c, mount, list, errors);
     }

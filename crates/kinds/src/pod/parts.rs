@@ -1,9 +1,6 @@
 //! The subresources `ephemeralcontainers` and `resize`: what a request to them may change.
 
-use super::{
-    defaults, qos, spec,
-    spec::{MIRROR, Users},
-};
+use super::{defaults, qos, security::Users, spec, spec::MIRROR};
 use crate::tree::{self, Fields};
 use machinery::{
     Value,

@@ -1,24 +1,17 @@
 //! Checks of a pod spec as a whole.
 
-use super::{containers, os, placement, volumes};
-use crate::{amounts, meta, rules, tree};
+use super::{
+    containers, os, placement,
+    security::{Users, app_armor, id, seccomp},
+    volumes,
+};
+use crate::{amounts, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     names,
 };
 use std::collections::HashSet;
-
-/// Whose spec it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Users {
-    /// A new pod's.
-    Pod,
-    /// An existing pod's, which may have ephemeral containers.
-    ExistingPod,
-    /// A template's.
-    Template,
-}
 
 /// Checks a pod spec.
 pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut ErrorList) {
@@ -35,7 +28,7 @@ pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut Er
     rules::one_of(&spec["restartPolicy"], &path.child("restartPolicy"), &["Always", "OnFailure", "Never"], errors);
     let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
     rules::one_of(&spec["dnsPolicy"], &path.child("dnsPolicy"), &policies, errors);
-    meta::labels(&spec["nodeSelector"], &path.child("nodeSelector"), errors);
+    rules::labels(&spec["nodeSelector"], &path.child("nodeSelector"), errors);
     security(spec, path, errors);
     placement::affinity(&spec["affinity"], &path.child("affinity"), errors);
     dns(spec, path, errors);
@@ -297,13 +290,6 @@ fn search_domain(name: &str) -> Vec<String> {
     vec![names::regex_error(message, &format!("{part}(\\.{part})*"), &["example.com"])]
 }
 
-/// A group or user ID.
-pub(super) fn id(value: &Value, path: &Path, errors: &mut ErrorList) {
-    if let Some(number) = value.as_i64().filter(|n| !(0..=i64::from(i32::MAX)).contains(n)) {
-        errors.push(Error::invalid(path, number, format!("must be between 0 and {}, inclusive", i32::MAX)));
-    }
-}
-
 fn security(spec: &Value, path: &Path, errors: &mut ErrorList) {
     let (context, place) = (&spec["securityContext"], path.child("securityContext"));
     for field in ["fsGroup", "runAsUser", "runAsGroup"] {
@@ -352,42 +338,4 @@ fn is_sysctl(name: &str) -> bool {
         edge(p.as_bytes().first()) && edge(p.as_bytes().last()) && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
     };
     name.len() <= names::SUBDOMAIN_MAX_BYTES && name.split(['.', '/']).all(part)
-}
-
-/// Checks a seccomp profile.
-pub(super) fn seccomp(profile: &Value, path: &Path, errors: &mut ErrorList) {
-    if !profile.is_object() {
-        return;
-    }
-    let (kind, local) = (tree::text(profile, "type"), &profile["localhostProfile"]);
-    rules::one_of(&profile["type"], &path.child("type"), &["Localhost", "RuntimeDefault", "Unconfined"], errors);
-    if kind == "Localhost" {
-        match local.as_str() {
-            None => errors.push(Error::required(&path.child("localhostProfile"), "must be set when seccomp type is Localhost")),
-            Some(local) => volumes::relative(local, &path.child("localhostProfile"), errors),
-        }
-    } else if !local.is_null() {
-        errors.push(Error::invalid(&path.child("localhostProfile"), profile.clone(), "can only be set when seccomp type is Localhost"));
-    }
-}
-
-/// Checks an AppArmor profile.
-pub(super) fn app_armor(profile: &Value, path: &Path, errors: &mut ErrorList) {
-    if !profile.is_object() {
-        return;
-    }
-    let (local, place) = (&profile["localhostProfile"], path.child("localhostProfile"));
-    match tree::text(profile, "type") {
-        "Localhost" => match local.as_str() {
-            None | Some("") => errors.push(Error::required(&place, "must be set when AppArmor type is Localhost")),
-            Some(text) if text.trim() != text => errors.push(Error::invalid(&place, text, "must not be padded with whitespace")),
-            Some(_) => {}
-        },
-        "RuntimeDefault" | "Unconfined" if !local.is_null() => {
-            errors.push(Error::invalid(&place, local.clone(), "can only be set when AppArmor type is Localhost"));
-        }
-        "RuntimeDefault" | "Unconfined" => {}
-        "" => errors.push(Error::required(&path.child("type"), "type is required when appArmorProfile is set")),
-        other => errors.push(Error::not_supported(&path.child("type"), other, &["Localhost", "RuntimeDefault", "Unconfined"])),
-    }
 }

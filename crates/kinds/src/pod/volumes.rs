@@ -1,6 +1,11 @@
 //! Volumes of a pod: their defaults and checks.
 
+use super::{
+    env, image,
+    sources::{default_source, host_path, nfs, relative},
+};
 use crate::{
+    claim,
     groups::checks,
     rules,
     tree::{self, Fields},
@@ -45,34 +50,14 @@ pub(super) fn default(volume: &mut Fields) {
     }
     if let Some(image) = tree::present(volume, "image") {
         let reference = image.get("reference").and_then(Value::as_str).unwrap_or_default();
-        let policy = if super::defaults::is_latest(reference) { "Always" } else { "IfNotPresent" };
+        let policy = if image::is_latest(reference) { "Always" } else { "IfNotPresent" };
         tree::fill_text(image, "pullPolicy", policy);
     }
     default_source(volume);
     if let Some(claim) = tree::present(volume, "ephemeral").and_then(|e| tree::present(e, "volumeClaimTemplate"))
         && let Some(spec) = tree::present(claim, "spec")
     {
-        crate::volume::default_claim_spec(spec);
-    }
-}
-
-/// The defaults of sources that pods and persistent volumes share.
-pub(crate) fn default_source(volume: &mut Fields) {
-    if let Some(path) = tree::present(volume, "hostPath") {
-        tree::fill(path, "type", "");
-    }
-    if let Some(iscsi) = tree::present(volume, "iscsi") {
-        tree::fill_text(iscsi, "iscsiInterface", "default");
-    }
-    if let Some(disk) = tree::present(volume, "azureDisk") {
-        for (key, value) in [("cachingMode", json!("ReadWrite")), ("kind", json!("Shared")), ("fsType", json!("ext4")), ("readOnly", json!(false))] {
-            tree::fill(disk, key, value);
-        }
-    }
-    if let Some(rbd) = tree::present(volume, "rbd") {
-        for (key, value) in [("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")] {
-            tree::fill_text(rbd, key, value);
-        }
+        claim::default_claim_spec(spec);
     }
 }
 
@@ -197,36 +182,12 @@ fn source_of(key: &str, source: &Value, path: &Path, errors: &mut ErrorList) {
         "ephemeral" if source["volumeClaimTemplate"].is_null() => errors.push(Error::required(&path.child("volumeClaimTemplate"), "")),
         "ephemeral" => {
             let path = path.child("volumeClaimTemplate").child("spec");
-            crate::volume::check_claim_spec(&source["volumeClaimTemplate"]["spec"], &path, errors);
+            claim::check_claim_spec(&source["volumeClaimTemplate"]["spec"], &path, errors);
         }
         "gitRepo" => {
             rules::required(source, path, "repository", errors);
         }
         _ => {}
-    }
-}
-
-/// Checks a directory of a file server.
-pub(crate) fn nfs(source: &Value, path: &Path, errors: &mut ErrorList) {
-    rules::required(source, path, "server", errors);
-    rules::required(source, path, "path", errors);
-    if !tree::text(source, "path").starts_with('/') {
-        errors.push(Error::invalid(&path.child("path"), tree::text(source, "path"), "must be an absolute path"));
-    }
-}
-
-/// Checks a path on the node.
-pub(crate) fn host_path(source: &Value, path: &Path, errors: &mut ErrorList) {
-    let text = tree::text(source, "path");
-    if text.is_empty() {
-        errors.push(Error::required(&path.child("path"), ""));
-        return;
-    }
-    no_backsteps(text, &path.child("path"), errors);
-    let kinds = ["BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
-    let kind = tree::text(source, "type");
-    if !kind.is_empty() && !kinds.contains(&kind) {
-        errors.push(Error::not_supported(&path.child("type"), kind, &kinds));
     }
 }
 
@@ -257,21 +218,6 @@ fn below(text: &str, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-/// A path that stays below where it begins.
-pub(super) fn relative(text: &str, path: &Path, errors: &mut ErrorList) {
-    if text.starts_with('/') {
-        errors.push(Error::invalid(path, text, "must be a relative path"));
-    }
-    no_backsteps(text, path, errors);
-}
-
-/// A path that never goes up.
-pub(crate) fn no_backsteps(text: &str, path: &Path, errors: &mut ErrorList) {
-    if text.split('/').any(|part| part == "..") {
-        errors.push(Error::invalid(path, text, "must not contain '..'"));
-    }
-}
-
 const DOWNWARD_FIELDS: [&str; 5] = ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
 
 fn downward_items(source: &Value, path: &Path, errors: &mut ErrorList) {
@@ -282,11 +228,11 @@ fn downward_items(source: &Value, path: &Path, errors: &mut ErrorList) {
         }
         match (item["fieldRef"].is_object(), item["resourceFieldRef"].is_object()) {
             (true, true) => {
-                super::env::field_ref(&item["fieldRef"], &path.child("fieldRef"), &DOWNWARD_FIELDS, errors);
+                env::field_ref(&item["fieldRef"], &path.child("fieldRef"), &DOWNWARD_FIELDS, errors);
                 errors.push(Error::invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"));
             }
-            (true, false) => super::env::field_ref(&item["fieldRef"], &path.child("fieldRef"), &DOWNWARD_FIELDS, errors),
-            (false, true) => super::env::resource_ref(&item["resourceFieldRef"], &path.child("resourceFieldRef"), true, errors),
+            (true, false) => env::field_ref(&item["fieldRef"], &path.child("fieldRef"), &DOWNWARD_FIELDS, errors),
+            (false, true) => env::resource_ref(&item["resourceFieldRef"], &path.child("resourceFieldRef"), true, errors),
             (false, false) => errors.push(Error::required(path, "one of fieldRef and resourceFieldRef is required")),
         }
         mode(&item["mode"], &path.child("mode"), errors);
