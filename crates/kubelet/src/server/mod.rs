@@ -10,6 +10,8 @@
 mod auth;
 mod containers;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod idle;
 mod port_forward;
 mod remote;

@@ -8,7 +8,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 /// The dictionary of header compression, a constant of the specification.
-const DICTIONARY: &[u8] = include_bytes!("spdy.dict");
+pub(super) const DICTIONARY: &[u8] = include_bytes!("spdy.dict");
 /// Longest data or header frame taken; peers send at most 64 KiB at a time.
 const MAX_FRAME: usize = 1 << 20;
 /// Longest header block after unpacking.
@@ -175,10 +175,15 @@ impl Decoder {
         let mut at = plain.as_slice();
         let count = number(&mut at)?;
         let mut out = Headers::new();
+        // A long name with a value of nothing but separators is the square of what was sent.
+        let mut left = MAX_HEADERS;
         for _ in 0..count {
-            let name = text(&mut at)?;
+            let name = text(&mut at)?.to_ascii_lowercase();
             let value = text(&mut at)?;
-            out.extend(value.split('\0').map(|v| (name.to_ascii_lowercase(), v.to_owned())));
+            for part in value.split('\0') {
+                left = left.checked_sub(name.len() + part.len()).ok_or_else(|| bad("headers too long"))?;
+                out.push((name.clone(), part.to_owned()));
+            }
         }
         Ok(out)
     }
@@ -348,6 +353,17 @@ mod tests {
         ] {
             assert!(Decoder::default().decode(&mut BytesMut::from(bytes)).is_err());
         }
+    }
+
+    #[test]
+    fn headers_are_no_longer_than_what_was_sent() {
+        let of = |value: String| {
+            let mut wire = BytesMut::new();
+            Encoder::default().encode(&Frame::SynReply { id: 1, fin: false, headers: vec![("n".repeat(20_000), value)] }, &mut wire);
+            Decoder::default().decode(&mut wire)
+        };
+        assert!(matches!(of("a\0b".to_owned()), Ok(Some(Frame::SynReply { headers, .. })) if headers.len() == 2));
+        assert_eq!(of("\0".repeat(20_000)), Err(bad("headers too long")));
     }
 
     #[test]

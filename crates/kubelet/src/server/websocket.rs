@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -113,7 +113,10 @@ pub struct Channels {
 
 impl Channels {
     /// Takes a socket: what comes on a channel is written to its pipe in `inputs`.
-    pub fn start(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, base64: bool, inputs: Vec<(u8, DuplexStream)>) -> Self {
+    pub fn start<S>(socket: WebSocketStream<S>, base64: bool, inputs: Vec<(u8, DuplexStream)>) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let (sink, mut source) = socket.split();
         let (out, mut queue) = mpsc::channel::<Message>(QUEUE);
         let pong = out.downgrade();
