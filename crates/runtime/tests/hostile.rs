@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -176,4 +176,80 @@ async fn a_helper_that_dies_is_an_error_of_its_image_alone() {
     // The next one is as if nothing had been.
     host.rt.import(&path, quiet()).await.unwrap();
     assert!(helpers(&host).is_empty());
+}
+
+/// A disk of its own that a few megabytes fill.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn new(host: &Host, mebibytes: u32) -> Small {
+        let at = host.dir.join("small");
+        std::fs::create_dir_all(&at).unwrap();
+        let size = format!("size={mebibytes}m");
+        nix::mount::mount(Some("tmpfs"), &at, Some("tmpfs"), nix::mount::MsFlags::empty(), Some(size.as_str())).unwrap();
+        Small(at)
+    }
+
+    fn free_part(&self) -> f64 {
+        let of = nix::sys::statvfs::statvfs(&self.0).unwrap();
+        of.blocks_available() as f64 / of.blocks() as f64
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// A small layer that unpacks to more than there is room for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_image_fills_the_disk() {
+    let host = Host::new().await;
+    let small = Small::new(&host, 64);
+    let config = Config { root: small.0.join("root"), run: host.config.run.join("small"), ..host.config.clone() };
+    let rt = Runtime::open(config).await.unwrap();
+    let bomb = build(&[Tar::new().file("zeros", 0o644, &vec![0; 100 << 20]).done()], json!({"Cmd": ["/x"]}));
+    let archive = write(&host.dir.join("bomb.tar"), &layout(&[("bomb", &bomb)]));
+    assert!(std::fs::metadata(&archive).unwrap().len() < 2 << 20);
+    let error = rt.import(&archive, quiet()).await.unwrap_err().to_string();
+    assert!(error.contains("the disk is full: less than a twentieth of it would stay free"), "{error}");
+    assert!(small.free_part() > 0.9, "all of it is gone: {}", small.free_part());
+    // The same for an archive that is compressed as a whole.
+    let error = rt.import(&write(&host.dir.join("bomb.gz"), &gzip(&vec![0; 100 << 20])), quiet()).await.unwrap_err().to_string();
+    assert!(error.contains("the disk is full"), "{error}");
+    assert!(small.free_part() > 0.9);
+    let fits = build(&[Tar::new().file("zeros", 0o644, &vec![0; 10 << 20]).done()], json!({"Cmd": ["/x"]}));
+    rt.import(&write(&host.dir.join("fits.tar"), &layout(&[("fits", &fits)])), quiet()).await.unwrap();
+}
+
+/// Directories of a layer's own within one that hides what is below: more than a process may have descriptors.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deep_layer_may_hide_what_is_below() {
+    const DEEP: usize = 600;
+    let host = Host::new().await;
+    let path = |n: usize| format!("top/{}", "d/".repeat(n));
+    let long = |name: &str, hides: bool| {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut add = |kind: tar::EntryType, path: &str, data: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_mode(0o755);
+            header.set_size(data.len() as u64);
+            tar.append_data(&mut header, path, data).unwrap();
+        };
+        (0..=DEEP).for_each(|n| add(tar::EntryType::Directory, &path(n), b""));
+        add(tar::EntryType::Regular, &format!("{}{name}", path(DEEP)), name.as_bytes());
+        if hides {
+            add(tar::EntryType::Regular, "top/.wh..wh..opq", b"");
+        }
+        tar.into_inner().unwrap()
+    };
+    let (below, above) = (long("old", false), long("new", true));
+    let built = build(&[below, above], json!({"Cmd": ["/x"]}));
+    let images = host.rt.import(&write(&host.dir.join("deep.tar"), &layout(&[("deep", &built)])), quiet()).await.unwrap();
+    let layer = host.config.root.join("layers").join(&images[0].layers[1]);
+    assert_eq!(std::fs::read_to_string(layer.join(format!("{}new", path(DEEP)))).unwrap(), "new");
+    let old = std::fs::symlink_metadata(layer.join(format!("{}old", path(DEEP)))).map(|m| m.file_type().is_char_device());
+    assert!(old.unwrap_or(true), "the file below is hidden");
 }

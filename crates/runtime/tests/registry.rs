@@ -318,3 +318,27 @@ async fn a_pull_can_be_killed_at_any_moment() {
     assert_eq!(left, ["empty"], "{done}");
     assert!(ingest(&host.config.root).iter().all(|name| name.len() == 64), "at most beginnings of blobs: {:?}", ingest(&host.config.root));
 }
+
+/// Another process that fetches the same blob is waited for, and what it has fetched is not fetched again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_another_process_holds_is_waited_for() {
+    /// Longer than a look at the files takes.
+    const HELD: Duration = Duration::from_millis(1500);
+    let host = Host::new().await;
+    let built = build(&[Tar::new().file("a", 0o644, &noise(5000)).done()], json!({"Cmd": ["/x"]}));
+    let mut registry = Registry::default();
+    registry.add("app", "v1", &built);
+    let (address, log) = registry.serve();
+    let (digest, blob) = &built.blobs[0];
+    let path = host.config.root.join("ingest").join(digest.trim_start_matches("sha256:"));
+    let file = std::fs::File::options().create(true).truncate(true).write(true).open(&path).unwrap();
+    let mut held = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, e)| e).unwrap();
+    let (rt, name) = (host.rt.clone(), format!("{address}/app:v1"));
+    let pull = tokio::spawn(async move { rt.pull(&name, None, quiet()).await });
+    tokio::time::sleep(HELD).await;
+    assert!(!pull.is_finished());
+    std::io::Write::write_all(&mut *held, blob).unwrap();
+    drop(held);
+    pull.await.unwrap().unwrap();
+    assert!(!log.lock().unwrap().requests.iter().any(|r| r.contains(&format!("/blobs/{digest}"))), "it is here already");
+}

@@ -6,8 +6,9 @@ use std::io::{self, Seek};
 
 use serde::{Deserialize, Serialize};
 
+use super::space::Space;
 use super::tar::{Kind, Reader};
-use super::unpack::decompressed;
+use super::unpack::{COPY_BYTES, copy, decompressed};
 use crate::error::{Error, Result};
 
 /// An archive has some members for each image in it.
@@ -36,7 +37,7 @@ pub(super) fn read(file: File, mut expanded: File) -> Result<Index> {
         return Ok(index);
     }
     let mut expand = |file: File| -> io::Result<()> {
-        io::copy(&mut decompressed(file)?, &mut expanded)?;
+        copy(&mut decompressed(file)?, &mut expanded, &mut vec![0; COPY_BYTES], &mut Space::default())?;
         expanded.rewind()
     };
     expand(file).map_err(|e| Error::Image(format!("it cannot be decompressed: {e}")))?;

@@ -34,7 +34,7 @@ pub(super) fn add(images: &Images, name: &str, files: &[LocalFile], config: Imag
     }
     let chain = vec![layer];
     let _pins = images.pin(&chain)?;
-    images.layers.make(&chain[0], |work| {
+    images.make_layer(&chain[0], |work| {
         let root = images.layers.dir.join(work).join("fs");
         let mut size = 0;
         for dir in [root.clone(), root.join("tmp"), root.join("etc")] {

@@ -16,6 +16,7 @@ mod layers;
 mod local;
 pub(crate) mod manifest;
 pub(crate) mod reference;
+pub(crate) mod space;
 mod tar;
 pub(crate) mod unpack;
 
@@ -198,7 +199,7 @@ impl Images {
     /// Unpacks the last one of a chain of layers, unless it is there. `digest` is compared when it is given.
     pub(crate) fn layer(&self, chain: &[String], diff_id: &str, digest: Option<&str>, open: &dyn Fn() -> Result<Section>) -> Result<()> {
         let Some((name, lower)) = chain.split_last() else { return Ok(()) };
-        self.layers.make(name, |work| {
+        self.make_layer(name, |work| {
             let what = format!("layer {}", digest.unwrap_or(diff_id));
             let Section { file, at, end } = open()?;
             let job = unpack::Job {
@@ -213,6 +214,20 @@ impl Images {
             };
             self.helper.layer(job, &file, &what)
         })
+    }
+
+    /// Makes a layer, unless it is there. An image that was written down before it lost this layer (a crash, an administrator) is
+    /// one again then, though nothing of its record changes: whoever has looked at the records looks again.
+    pub(crate) fn make_layer(&self, name: &str, make: impl FnOnce(&str) -> Result<u64>) -> Result<()> {
+        let mut made = false;
+        self.layers.make(name, |work| {
+            made = true;
+            make(work)
+        })?;
+        if made {
+            fs::File::open(&self.dir).and_then(|dir| dir.set_modified(SystemTime::now())).at("cannot touch", &self.dir)?;
+        }
+        Ok(())
     }
 
     /// Writes down an image whose layers are there; from now on it exists. Names that others had become its own. What says
@@ -282,12 +297,15 @@ impl Images {
             let _lock = self.layers.locked()?;
             let mut needed: HashSet<String> = files_in(&self.dir).flat_map(|image| image.layers).collect();
             needed.extend(used());
-            self.layers.set_aside_all_but(&needed)
+            self.layers.set_aside_all_but(&needed)?;
+            // That they are no layers any more is on the disk before the first of their files goes: else a cut of power could
+            // leave one that counts and is not whole.
+            layers::sync_dir(&self.layers.dir)
         };
-        if let Err(e) = decide() {
-            tracing::warn!(error = %e, "layers that nobody needs were not all found");
+        match decide() {
+            Ok(()) => self.layers.remove_set_aside(),
+            Err(e) => tracing::warn!(error = %e, "layers that nobody needs were not all found"),
         }
-        self.layers.remove_set_aside();
         self.sweep();
     }
 

@@ -22,16 +22,19 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::space::Space;
 use super::tar::{Kind, Member, Reader};
 use crate::error::{Context, Error, Result};
 use crate::tree::{self, Links, Root};
 use crate::{process, sys};
 
-const COPY_BYTES: usize = 128 * 1024;
+pub(super) const COPY_BYTES: usize = 128 * 1024;
 /// `PATH_MAX` of the kernel with its zero byte: a longer path could not be used by the container either.
 const PATH_BYTES_MAX: usize = 4095;
 /// Directories within each other. No tool can handle deeper ones with ease, and a path has room for twice as many.
 const DEPTH_MAX: usize = 1000;
+/// What an entry without content is counted as.
+const ENTRY_BYTES: u64 = 4096;
 
 /// A reader that hashes what passes.
 pub(crate) struct Hashing<R> {
@@ -189,18 +192,21 @@ struct Unpacker<'a> {
     times: Vec<(Vec<u8>, (i64, u32))>,
     buffer: Vec<u8>,
     size: u64,
+    space: Space,
 }
 
 impl Unpacker<'_> {
     fn new(what: &str) -> io::Result<Unpacker<'_>> {
         let root = Root::open(Path::new("/"))?;
         let hasher = RandomState::new();
-        Ok(Unpacker { root, what, parent: None, own: HashSet::new(), hasher, times: Vec::new(), buffer: vec![0; COPY_BYTES], size: 0 })
+        Ok(Unpacker { root, what, parent: None, own: HashSet::new(), hasher, times: Vec::new(), buffer: vec![0; COPY_BYTES], size: 0, space: Space::default() })
     }
 
     fn run(mut self, tar: &mut Reader<impl Read>) -> Result<u64> {
         let bad = |what: &str, e: io::Error| Error::Image(format!("{what} cannot be read as a tar archive: {e}"));
         while let Some(member) = tar.next().map_err(|e| bad(self.what, e))? {
+            // Every entry takes an inode, and perhaps a block.
+            self.space.take(&self.root, ENTRY_BYTES).map_err(|e| Error::Image(format!("{}: {}", self.what, plain(&e))))?;
             self.entry(&member, tar).map_err(|e| {
                 let name = String::from_utf8_lossy(&member.path[..member.path.len().min(PATH_BYTES_MAX)]).into_owned();
                 Error::Image(format!("{}: cannot unpack entry {name:?}: {}", self.what, plain(&e)))
@@ -267,11 +273,11 @@ impl Unpacker<'_> {
         })?;
         let mut file = File::from(opened.ok_or(io::ErrorKind::NotFound)?);
         match &member.sparse {
-            None => copy(content, &mut file, &mut self.buffer)?,
+            None => copy(content, &mut file, &mut self.buffer, &mut self.space)?,
             Some((whole, ranges)) => {
                 for (offset, length) in ranges {
                     file.seek(SeekFrom::Start(*offset))?;
-                    copy(&mut (&mut *content).take(*length), &mut file, &mut self.buffer)?;
+                    copy(&mut (&mut *content).take(*length), &mut file, &mut self.buffer, &mut self.space)?;
                 }
                 file.set_len(*whole)?;
             }
@@ -311,9 +317,9 @@ impl Unpacker<'_> {
     /// Hides what lies below: one name, or (for an opaque directory) all.
     fn whiteout(&mut self, above: &[u8], hidden: &[u8]) -> io::Result<()> {
         if hidden == b".wh..opq" {
-            let (dir, _) = self.parent_of(&[above, b"x"].concat(), true)?;
+            self.parent_of(&[above, b"x"].concat(), true)?;
             let real = self.parent.as_ref().map(|p| p.real.clone()).unwrap_or_default();
-            self.hide_foreign(&dir, &real)?;
+            self.hide_foreign(real)?;
             self.parent = None;
             return Ok(());
         }
@@ -332,18 +338,22 @@ impl Unpacker<'_> {
         }
     }
 
-    /// Takes away all that is not this layer's own, also within its own directories. The depth is that of own paths.
-    fn hide_foreign(&mut self, dir: &File, real: &[u8]) -> io::Result<()> {
-        nix::unistd::fchdir(dir)?;
-        let names = fs::read_dir(".")?.map(|e| e.map(|e| e.file_name())).collect::<io::Result<Vec<_>>>()?;
-        for name in names {
-            let path = [real, name.as_bytes()].join(&b'/');
-            let name = CString::new(name.as_bytes())?;
-            if !self.own.contains(&self.hasher.hash_one(&path)) {
-                tree::remove_at(dir, &name)?;
-            } else if is_directory(dir, &name)? {
-                let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
-                self.hide_foreign(&File::from(process::openat(dir, &name, flags, 0)?), &path)?;
+    /// Takes away all that is not this layer's own, also within its own directories: one directory after the other, each opened
+    /// anew, since its own may be nested deeper than a process may have descriptors.
+    fn hide_foreign(&mut self, real: Vec<u8>) -> io::Result<()> {
+        let mut todo = vec![real];
+        while let Some(real) = todo.pop() {
+            let dir = File::from(self.root.find(OsStr::from_bytes(&real), Links::Refused, libc::O_DIRECTORY)?);
+            nix::unistd::fchdir(&dir)?;
+            let names = fs::read_dir(".")?.map(|e| e.map(|e| e.file_name())).collect::<io::Result<Vec<_>>>()?;
+            for name in names {
+                let path = [&real, name.as_bytes()].join(&b'/');
+                let name = CString::new(name.as_bytes())?;
+                if !self.own.contains(&self.hasher.hash_one(&path)) {
+                    tree::remove_at(&dir, &name)?;
+                } else if is_directory(&dir, &name)? {
+                    todo.push(path);
+                }
             }
         }
         Ok(())
@@ -392,11 +402,14 @@ impl Unpacker<'_> {
     }
 }
 
-fn copy(from: &mut impl Read, to: &mut File, buffer: &mut [u8]) -> io::Result<()> {
+pub(super) fn copy(from: &mut impl Read, to: &mut File, buffer: &mut [u8], space: &mut Space) -> io::Result<()> {
     loop {
         match from.read(buffer) {
             Ok(0) => return Ok(()),
-            Ok(n) => to.write_all(&buffer[..n])?,
+            Ok(n) => {
+                space.take(to, n as u64)?;
+                to.write_all(&buffer[..n])?;
+            }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use sha2::{Digest, Sha256};
@@ -16,6 +16,7 @@ use super::{BLOB_TRIES, DOCUMENT_BYTES_MAX, FIRST_PAUSE, blocking, may_pass, ref
 use crate::error::{Context, Error, Result};
 use crate::images::ingest::{self, Held};
 use crate::images::manifest::Descriptor;
+use crate::images::space;
 use crate::images::unpack::{Section, hex};
 use crate::images::{self, Images, Transfer};
 use crate::types::{Progress, Step};
@@ -24,9 +25,12 @@ use crate::types::{Progress, Step};
 const TOLD_BYTES: u64 = 256 << 10;
 /// Bytes gathered before they are written: a disk that is slow holds up no other task.
 const WRITTEN_BYTES: usize = 1 << 20;
-/// Whoever looks through the files holds one for no longer than this.
-const HELD_TRIES: u32 = 100;
-const HELD_PAUSE: Duration = Duration::from_millis(10);
+/// Between two looks at a file that another process holds: it is in its first quarter of a second if that only looks through the
+/// files, else until it has unpacked the layer.
+const HELD_PAUSE: Duration = Duration::from_millis(50);
+/// Another process that fetches the same blob is waited for as long as its file grows, and for so long without that: it may be
+/// unpacking.
+const HELD_STALL_MAX: Duration = Duration::from_secs(300);
 
 /// A blob that is here as a whole, and held: nobody removes it until this is dropped.
 pub(super) struct Fetched {
@@ -53,7 +57,7 @@ pub(super) async fn fetch(
     let transfer = images.transfer(&layer.digest);
     let mut here = transfer.lock().await;
     let _place = places.acquire().await.map_err(|e| Error::Image(e.to_string()))?;
-    let this = Arc::clone(&images);
+    let (this, chain_name) = (Arc::clone(&images), name.clone());
     if blocking(move || Ok(this.has_layer(&name))).await? {
         return Ok(None);
     }
@@ -65,6 +69,20 @@ pub(super) async fn fetch(
         return Ok(Some(Fetched { file, path, _transfer: Arc::clone(&transfer) }));
     }
     let file = hold(&path).await?;
+    // Another process may have had it meanwhile, and the layer with it.
+    let (this, name, held, size) = (Arc::clone(&images), chain_name, Arc::clone(&file), layer.size);
+    let there = blocking(move || {
+        let there = this.has_layer(&name);
+        let missing = size.saturating_sub(held.metadata().context("cannot look at a layer's file")?.len());
+        if !there {
+            space::fits(&**held, missing).context("cannot fetch a layer")?;
+        }
+        Ok(there)
+    });
+    if there.await? {
+        let _ = std::fs::remove_file(&path);
+        return Ok(None);
+    }
     let url = session.url("blobs", &layer.digest);
     let mut pause = FIRST_PAUSE;
     for attempt in 1.. {
@@ -83,14 +101,20 @@ pub(super) async fn fetch(
 }
 
 async fn hold(path: &Path) -> Result<Arc<Held>> {
-    for _ in 0..HELD_TRIES {
+    let (mut length, mut grown) = (0, Instant::now());
+    while grown.elapsed() < HELD_STALL_MAX {
         let own = path.to_owned();
-        if let Some(held) = blocking(move || ingest::open(&own).at("cannot write", &own)).await? {
+        let look = move || Ok((ingest::open(&own).at("cannot write", &own)?, std::fs::metadata(&own).map_or(0, |m| m.len())));
+        let (held, now) = blocking(look).await?;
+        if let Some(held) = held {
             return Ok(Arc::new(held));
+        }
+        if now != length {
+            (length, grown) = (now, Instant::now());
         }
         tokio::time::sleep(HELD_PAUSE).await;
     }
-    Err(Error::Image(format!("{} is held by another process", path.display())))
+    Err(Error::Image(format!("{} is held by another process, which does not go on", path.display())))
 }
 
 /// Reads on from where the file ends. Answers, too, how long the server asks to wait before another try.
