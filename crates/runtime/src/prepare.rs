@@ -353,9 +353,14 @@ pub(crate) fn detach_mounts_below(dir: &Path) {
     }
 }
 
+/// A path without links; as it is where nothing is there any more.
+fn real(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// Kills every shim that serves a directory below `run`.
 pub(crate) fn kill_shims(run: &Path) {
-    let base = run.join("sandboxes");
+    let base = real(&run.join("sandboxes"));
     for shim in shims(&|dir| dir.parent() == Some(&base)) {
         let _ = sys::pidfd_signal(&shim, libc::SIGKILL);
     }
@@ -364,6 +369,7 @@ pub(crate) fn kill_shims(run: &Path) {
 /// Kills the shim of a sandbox's directory, and waits until it is gone. False when it is not.
 pub(crate) fn kill_shim(dir: &Path, limit: Duration) -> bool {
     let deadline = Instant::now() + limit;
+    let dir = real(dir);
     shims(&|served| served == dir).iter().all(|shim| {
         let _ = sys::pidfd_signal(shim, libc::SIGKILL);
         // A process's handle is readable when it has ended.
@@ -376,6 +382,8 @@ pub(crate) fn kill_shim(dir: &Path, limit: Duration) -> bool {
 
 /// Handles of the shims that serve such directories, found by their command lines. (A socket's other end would tell who made
 /// it: a former knarr.) The handle is taken first, so that a number that is used again is seen for what it is.
+///
+/// A directory counts as what it is, whatever links lead to it: the one that started a shim may have come by another way.
 fn shims(serves: &dyn Fn(&Path) -> bool) -> Vec<OwnedFd> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -385,7 +393,7 @@ fn shims(serves: &dyn Fn(&Path) -> bool) -> Vec<OwnedFd> {
         let mut args = line.split(|b| *b == 0);
         let (_, verb, dir) = (args.next(), args.next(), args.next());
         let dir = dir.and_then(|d| std::str::from_utf8(d).ok()).map(Path::new);
-        if verb == Some(b"shim") && dir.is_some_and(serves) {
+        if verb == Some(b"shim") && dir.is_some_and(|dir| serves(&real(dir))) {
             found.push(handle);
         }
     }
@@ -425,6 +433,29 @@ mod tests {
         let upper = fs::metadata(container.join("upper")).unwrap();
         assert_eq!((upper.mode() & 0o7777, upper.uid(), upper.gid()), (0o755, 5, 6));
         assert_eq!(fs::metadata(&container).unwrap().mode() & 0o7777, 0o700, "on the host it is root's alone");
+        fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn a_shim_is_found_whichever_way_leads_to_its_directory() {
+        use std::os::unix::process::ExitStatusExt;
+        let base = std::env::temp_dir().join(format!("knarr-linked-{}", std::process::id()));
+        fs::create_dir_all(base.join("real/sandboxes/s")).unwrap();
+        std::os::unix::fs::symlink("real", base.join("link")).unwrap();
+        fs::write(base.join("shim"), "read x").unwrap();
+        let started = || {
+            let mut command = std::process::Command::new("sh");
+            command.current_dir(&base).arg("shim").arg(base.join("link/sandboxes/s")).stdin(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        let mut other = started();
+        assert!(kill_shim(&base.join("real/sandboxes/t"), Duration::from_secs(5)), "there is none");
+        assert_eq!(other.wait().unwrap().signal(), None, "who serves another directory is left alone");
+        let mut child = started();
+        assert!(kill_shim(&base.join("real/sandboxes/s"), Duration::from_secs(5)));
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        let mut child = started();
+        kill_shims(&base.join("real"));
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
         fs::remove_dir_all(&base).unwrap();
     }
 

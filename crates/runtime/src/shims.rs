@@ -276,13 +276,18 @@ async fn greet(dir: &Path, sandbox: &str, mut child: Child) -> Result<(u32, Conn
     }
 }
 
-/// Follows a shim's messages until it ends.
-async fn follow(inner: Arc<Inner>, sandbox: String, connection: Connection, child: Option<Child>) {
+/// Follows a shim's messages until it ends. That the connection does is not enough: a shim drops one that is slow to listen, and
+/// goes on with its containers.
+async fn follow(inner: Arc<Inner>, sandbox: String, mut connection: Connection, child: Option<Child>) {
     loop {
         match connection.receive().await {
             Ok((Reply::Changed { container }, _)) => inner.record(container),
+            Ok((Reply::States { containers, .. }, _)) => containers.into_iter().for_each(|record| inner.record(record)),
             Ok(_) => {}
-            Err(_) if connection.ended() => break,
+            Err(_) if connection.ended() => match subscribe_anew(&inner, &sandbox).await {
+                Some(again) => connection = again,
+                None => break,
+            },
             // A message of a version that is not understood: the state will be asked for again by the next process.
             Err(e) => tracing::warn!(sandbox, error = %e, "a message of a shim is passed over"),
         }
@@ -291,6 +296,14 @@ async fn follow(inner: Arc<Inner>, sandbox: String, connection: Connection, chil
         reap(child).await;
     }
     inner.shim_gone(&sandbox).await;
+}
+
+/// Another connection to a shim that lives; its first answer, all states, is still to be read. One that does not listen any more
+/// has ended, or is ending.
+async fn subscribe_anew(inner: &Arc<Inner>, sandbox: &str) -> Option<Connection> {
+    let connection = Connection::open(&Runtime(Arc::clone(inner)).sandbox_dir(sandbox), sandbox).ok()?;
+    connection.send(&Request::Subscribe, &[]).await.ok()?;
+    Some(connection)
 }
 
 /// Takes the exit status of a shim that has ended, so that no zombie stays.
@@ -363,5 +376,66 @@ impl Inner {
         if !expected {
             let _ = self.events.send(Event::SandboxGone { sandbox: sandbox.to_owned() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Packet;
+
+    /// Answers one subscription; the connection is the caller's to drop.
+    fn greeted(listener: &std::os::fd::OwnedFd, containers: Vec<Record>) -> std::os::fd::OwnedFd {
+        let mut one = [libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        crate::process::poll(&mut one, 10_000);
+        let client = sys::accept(listener).unwrap();
+        let body = Reply::States { pid: 1, containers };
+        sys::send_packet(&client, &serde_json::to_vec(&Packet { version: proto::VERSION, body }).unwrap(), &[]).unwrap();
+        client
+    }
+
+    /// A shim drops who is slow to listen, and goes on: what it says then is heard, and its containers are not called lost.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_shim_that_drops_its_listener_is_not_gone() {
+        let base = std::env::temp_dir().join(format!("knarr-follow-{}", std::process::id()));
+        let config = Config {
+            root: base.join("root"),
+            run: base.join("run"),
+            cgroup_root: "/sys/fs/cgroup".into(),
+            mark: format!("knarr-follow-{}", std::process::id()),
+            registries: None,
+            shim: "/bin/false".into(),
+        };
+        let rt = Runtime::open(config).await.unwrap();
+        let dir = rt.sandbox_dir("s");
+        prepare::private_dir(&dir).unwrap();
+        let listener = sys::seqpacket_listen(&dir.join(proto::SOCKET)).unwrap();
+        rt.insert_sandbox(SandboxFile { config: SandboxConfig { id: "s".into(), ..SandboxConfig::default() }, created_ns: 0, users: None }, 1, true);
+        let spec = crate::proto::Spec { config: ContainerConfig { id: "c".into(), ..ContainerConfig::default() }, ..Default::default() };
+        let running = Record { id: "c".into(), state: ContainerState::Running, pid: 7, ..Record::default() };
+        let entry = ContainerEntry { sandbox: "s".into(), spec: Arc::new(spec), record: Record { id: "c".into(), ..Record::default() } };
+        rt.0.state.lock().containers.insert("c".into(), entry);
+        let connection = rt.connect("s").unwrap();
+        connection.send(&Request::Subscribe, &[]).await.unwrap();
+        tokio::spawn(follow(Arc::clone(&rt.0), "s".into(), connection, None));
+        let (listener, first) = tokio::task::spawn_blocking(move || {
+            let first = greeted(&listener, Vec::new());
+            (listener, first)
+        })
+        .await
+        .unwrap();
+        drop(first);
+        let (listener, second) = tokio::task::spawn_blocking(move || {
+            let second = greeted(&listener, vec![running]);
+            (listener, second)
+        })
+        .await
+        .unwrap();
+        assert!(rt.wait_until(SHIM_START_MAX, |state| state.containers["c"].record.state == ContainerState::Running).await, "what it says is heard");
+        assert!(rt.0.state.lock().sandboxes["s"].ready);
+        drop((listener, second));
+        assert!(rt.wait_until(SHIM_START_MAX, |state| !state.sandboxes["s"].ready).await, "now it is gone");
+        assert_eq!(rt.container("c").unwrap().state, ContainerState::Exited);
+        std::fs::remove_dir_all(&base).unwrap();
     }
 }

@@ -101,6 +101,74 @@ async fn the_published_ways_out_are_closed() {
     assert!(theirs.iter().all(|k| *k != ours), "the session keyring of who started the test: {ours} {theirs:?}");
 }
 
+/// Each capability that Pod Security's "baseline" lets a pod add, alone and without a filter of system calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_capability_of_the_baseline_is_a_way_out() {
+    const BASELINE: [&str; 13] = [
+        "AUDIT_WRITE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "MKNOD",
+        "NET_BIND_SERVICE",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYS_CHROOT",
+    ];
+    let host = strict().await;
+    host.sandbox("s").await;
+    let marker = marker(&host);
+    for (at, capability) in BASELINE.into_iter().enumerate() {
+        let config = ContainerConfig {
+            capabilities_drop: vec!["ALL".into()],
+            capabilities_add: vec![capability.into()],
+            seccomp: Seccomp::Unconfined,
+            ..host.container(&format!("c{at}"), &["attack", "all", &marker])
+        };
+        let said = host.run("s", config).await;
+        assert_eq!(said.lines().count(), 16, "{capability}: {said}");
+        assert!(said.lines().all(|l| l.contains(": held (")), "{capability}: {said}");
+    }
+}
+
+/// CVE-2025-52881: writes to `/proc` that go elsewhere, because what lies there is not the kernel's. A volume full of such files
+/// is refused in its place; the kernel's own may be there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_else_passes_for_proc() {
+    let host = strict().await;
+    host.sandbox("s").await;
+    let fake = host.dir.join("fake");
+    let files = ["self/attr/exec", "self/attr/apparmor/exec", "thread-self/attr/exec", "self/oom_score_adj", "self/setgroups", "sys/kernel/hostname"];
+    for file in files {
+        write(&fake.join(file), b"untouched");
+    }
+    let resources = Resources { oom_score_adj: Some(500), ..Resources::default() };
+    let at = |id: &str, from: &Path, to: &str| ContainerConfig {
+        mounts: vec![Mount { host: from.to_owned(), container: to.into(), ..Mount::default() }],
+        resources: resources.clone(),
+        ..host.container(id, &["sleep"])
+    };
+    for (id, to) in [("a", "/proc"), ("b", "/proc/"), ("c", "/proc/.")] {
+        let error = start_error(&host, at(id, &fake, to)).await;
+        assert!(error.contains("is not of type proc") || error.contains("inside /proc"), "{error}");
+    }
+    // By a link of the image, which leads there.
+    tar_image(&host, "leading", Tar::new().link("way", "/proc", false)).await;
+    let error = start_error(&host, ContainerConfig { image: "leading".into(), ..at("d", &fake, "/way") }).await;
+    assert!(error.contains("inside /proc"), "{error}");
+    // A neighbour's volume is in the way of nothing that an exec writes.
+    host.start("s", at("e", &fake, "/elsewhere")).await;
+    assert_eq!(host.exec_text("e", &["read", "/proc/self/oom_score_adj"]).await, "500\n");
+    host.start("s", at("f", Path::new("/proc"), "/proc")).await;
+    for file in files {
+        assert_eq!(std::fs::read_to_string(fake.join(file)).unwrap(), "untouched", "{file}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_kernels_file_systems_need_ordinary_directories() {
     let host = strict().await;

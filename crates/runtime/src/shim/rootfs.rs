@@ -267,6 +267,13 @@ pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>) -> Step
     } else {
         None
     };
+    // Whatever the runtimes look up below it must be the kernel's (runc: CVE-2019-16884, CVE-2025-52881).
+    let covering = spec.config.mounts.iter().zip(&binds).find(|(mount, _)| mount.container == Path::new("/proc"));
+    if let Some((_, (tree, _))) = covering
+        && sys::file_system_of(tree).map_err(|e| format!("/proc: {e}"))? != PROC
+    {
+        return Err("error mounting to rootfs at \"/proc\": \"/proc\" cannot be mounted because it is not of type proc".to_owned());
+    }
     let mut terminal = None;
     if default("/dev") {
         attach_at(&dev, &ordinary(&root, "dev")?, "/dev")?;

@@ -30,6 +30,13 @@ pub fn program() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let path = exe.parent().unwrap().parent().unwrap().join("examples/ctr");
     assert!(path.exists(), "{} is built by `cargo test`, or `cargo build --example ctr`", path.display());
+    // `cargo test --test NAME` builds the test alone, and would try yesterday's shim.
+    let built = std::fs::metadata(&path).and_then(|m| m.modified()).unwrap();
+    let sources = std::fs::read_to_string(path.with_extension("d")).unwrap_or_default();
+    let newer = |source: &&str| std::fs::metadata(source).and_then(|m| m.modified()).is_ok_and(|at| at > built);
+    if let Some(source) = sources.split_whitespace().skip(1).find(newer) {
+        panic!("{} is older than {source}: cargo build -p runtime --example ctr", path.display());
+    }
     path
 }
 
