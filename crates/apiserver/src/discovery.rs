@@ -4,6 +4,8 @@
 
 use crate::{
     Body, body,
+    documents::{Aggregated, Document},
+    reply,
     rows::{Row, Rows},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -22,20 +24,6 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-/// The aggregated documents of one table.
-#[derive(Debug)]
-pub(crate) struct Aggregated {
-    core: Document,
-    groups: Document,
-}
-
-#[derive(Debug)]
-struct Document {
-    v2: Bytes,
-    v2beta1: Bytes,
-    etag: String,
-}
-
 /// What a discovery path answers.
 pub(crate) enum Found {
     /// A plain document, to be encoded as the client likes.
@@ -50,8 +38,8 @@ pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap, address: &str
     let wanted = aggregated_version(headers);
     let plain = |value: Option<Value>| Ok(value.map(Found::Plain).unwrap_or_else(|| Found::Whole(not_found())));
     Some(match (parts.as_slice(), wanted) {
-        (["api"], Some(version)) => Ok(Found::Whole(aggregated(&rows.aggregated().core, version, headers))),
-        (["apis"], Some(version)) => Ok(Found::Whole(aggregated(&rows.aggregated().groups, version, headers))),
+        (["api"], Some(version)) => Ok(Found::Whole(aggregated(&rows.aggregated(Aggregated::new).core, version, headers))),
+        (["apis"], Some(version)) => Ok(Found::Whole(aggregated(&rows.aggregated(Aggregated::new).groups, version, headers))),
         (["api"], None) => plain(Some(api_versions(address))),
         (["apis"], None) => plain(Some(group_list(rows))),
         (["api", version], _) => plain(resource_list(rows, "", version)),
@@ -62,7 +50,7 @@ pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap, address: &str
 }
 
 fn not_found() -> Response<Body> {
-    crate::respond::plain_not_found()
+    reply::plain_not_found()
 }
 
 /// The version of aggregated discovery that the client asks for first, if it does.

@@ -8,18 +8,16 @@
 //! (RFC 1952) takes the result for an ordinary stream. Nobody waits for another's compression: two that ask for the same
 //! stretch at once both make it.
 
-use crate::{listing, negotiate::Encoding, rows::Row, storage};
+use crate::{
+    negotiate::Encoding,
+    rows::Row,
+    storage,
+    stretches::{Name, Stretch},
+};
 use bytes::Bytes;
 use flate2::{Compress, CompressError, Compression, FlushCompress, write::GzEncoder};
 use machinery::proto::ItemHead;
-use parking_lot::Mutex;
-use std::{
-    collections::{HashMap, VecDeque},
-    io::Write as _,
-    sync::Arc,
-    time::{Duration, Instant},
-    vec,
-};
+use std::{collections::VecDeque, io::Write as _, sync::Arc, vec};
 use store::Entry;
 
 /// Responses from this size on are compressed when asked for, as upstream's.
@@ -34,10 +32,6 @@ const LAST_BLOCK: [u8; 2] = [3, 0];
 const STRETCH_BYTES: usize = 100 * 1024;
 /// No stretch is longer than this and one object.
 const STRETCH_BYTES_MAX: usize = 4 * STRETCH_BYTES;
-/// Compressed bytes that one resource keeps at most.
-const KEPT_BYTES_MAX: usize = 32 << 20;
-/// A stretch that no list has asked for between two ends of this is forgotten.
-const KEPT_AGE: Duration = Duration::from_secs(150);
 /// Compressed bytes and new stretches that are made at a time.
 const WINDOW_BYTES: usize = 64 * 1024;
 const WINDOW_MADE: usize = 4;
@@ -67,70 +61,6 @@ impl Packed {
     pub(crate) fn finish(&mut self) -> Bytes {
         let _ = self.0.try_finish();
         std::mem::take(self.0.get_mut()).into()
-    }
-}
-
-/// A compressed stretch, and what the trailer needs to know of it.
-#[derive(Clone)]
-struct Stretch {
-    packed: Bytes,
-    checksum: crc32fast::Hasher,
-    plain_bytes: u32,
-}
-
-type Name = (u64, u64);
-
-/// The stretches that a resource keeps: those that were asked for lately, and those before. Where the former are half of what
-/// may be kept, or old, they become the latter.
-#[derive(Default)]
-pub(crate) struct Stretches(Mutex<Kept>);
-
-#[derive(Default)]
-struct Kept {
-    late: HashMap<Name, Stretch>,
-    late_bytes: usize,
-    before: HashMap<Name, Stretch>,
-    turned: Option<Instant>,
-}
-
-impl Stretches {
-    fn get(&self, name: Name) -> Option<Stretch> {
-        let mut kept = self.0.lock();
-        if let Some(stretch) = kept.late.get(&name) {
-            return Some(stretch.clone());
-        }
-        let stretch = kept.before.remove(&name)?;
-        kept.insert(name, stretch.clone());
-        Some(stretch)
-    }
-
-    fn put(&self, name: Name, stretch: Stretch) {
-        self.0.lock().insert(name, stretch);
-    }
-
-    /// Forgets what no list has asked for.
-    pub(crate) fn forget(&self, now: Instant) {
-        let mut kept = self.0.lock();
-        let idle = kept.late.is_empty() && kept.before.is_empty();
-        if !idle && kept.turned.is_none_or(|turned| now.duration_since(turned) >= KEPT_AGE) {
-            kept.turn(now);
-        }
-    }
-}
-
-impl Kept {
-    fn insert(&mut self, name: Name, stretch: Stretch) {
-        if self.late_bytes + stretch.packed.len() > KEPT_BYTES_MAX / 2 {
-            self.turn(Instant::now());
-        }
-        self.late_bytes += stretch.packed.len();
-        self.late.insert(name, stretch);
-    }
-
-    fn turn(&mut self, now: Instant) {
-        self.before = std::mem::take(&mut self.late);
-        self.late_bytes = 0;
-        self.turned = Some(now);
     }
 }
 
@@ -229,7 +159,7 @@ impl Packer {
             if !(self.first && at == 0) {
                 plain.push(b',');
             }
-            listing::item_json(&self.row, entry).into_iter().for_each(|part| plain.extend_from_slice(part));
+            storage::item_json(&self.row, entry).into_iter().for_each(|part| plain.extend_from_slice(part));
         }
         let compress = self.compress.get_or_insert_with(|| Compress::new(Compression::new(LEVEL), false));
         compress.reset();
@@ -294,6 +224,7 @@ fn deflate(compress: &mut Compress, input: &[u8], flush: FlushCompress, out: &mu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stretches::KEPT_AGE;
     use machinery::{Value, proto};
     use serde_json::json;
     use std::io::Read as _;
@@ -325,7 +256,7 @@ mod tests {
             });
             return b"{[".iter().copied().chain(items).chain(*b"]}").collect();
         }
-        let texts: Vec<_> = entries.iter().map(|e| String::from_utf8_lossy(&listing::item_json(row, e).concat()).into_owned()).collect();
+        let texts: Vec<_> = entries.iter().map(|e| String::from_utf8_lossy(&storage::item_json(row, e).concat()).into_owned()).collect();
         format!("{{[{}]}}", texts.join(",")).into_bytes()
     }
 
@@ -378,7 +309,7 @@ mod tests {
         entries.remove(100);
         list(&row, Encoding::Json, &entries);
         assert!((1..=3).contains(&(known() - stretches)), "the others stay as they were");
-        let now = Instant::now();
+        let now = std::time::Instant::now();
         row.stretches().forget(now + KEPT_AGE);
         row.stretches().forget(now + 2 * KEPT_AGE);
         assert_eq!(known() + row.stretches().0.lock().before.len(), 0, "what nobody asks for is given back");

@@ -11,8 +11,7 @@ use crate::{
     Body, BoxError,
     gzip::{self, Packed, Packer},
     negotiate::{self, Accepted, Encoding, Form},
-    offload,
-    respond::{self, List},
+    offload, reply,
     rows::Row,
     storage, table,
 };
@@ -53,6 +52,33 @@ impl Iterator for Items {
             Items::Stored(entries) => entries.next().map(Item::Stored),
             Items::Computed(values) => values.next().map(Item::Computed),
         }
+    }
+}
+
+/// A list of stored objects.
+pub(crate) struct List {
+    /// The objects, in the order of their keys.
+    pub(crate) entries: Vec<Arc<Entry>>,
+    /// The revision of the snapshot.
+    pub(crate) revision: u64,
+    /// Token of the next page; empty on the last.
+    pub(crate) next: String,
+    /// Objects beyond this page, where it is known.
+    pub(crate) remaining: Option<u64>,
+}
+
+impl List {
+    /// The list's metadata.
+    pub(crate) fn metadata(&self) -> Value {
+        let mut metadata = Map::new();
+        if !self.next.is_empty() {
+            metadata.insert("continue".into(), self.next.clone().into());
+        }
+        if let Some(remaining) = self.remaining {
+            metadata.insert("remainingItemCount".into(), remaining.into());
+        }
+        metadata.insert("resourceVersion".into(), self.revision.to_string().into());
+        Value::Object(metadata)
     }
 }
 
@@ -102,10 +128,10 @@ fn answer(mut listing: Listing) -> Response<Body> {
         match listing.window() {
             Some(window) if first.is_empty() => first = window,
             Some(window) => first.extend_from_slice(&window),
-            None => return respond::respond(StatusCode::OK, media(accepted), first),
+            None => return reply::respond(StatusCode::OK, media(accepted), first),
         }
     }
-    let mut response = respond::respond(StatusCode::OK, media(accepted), Bytes::new());
+    let mut response = reply::respond(StatusCode::OK, media(accepted), Bytes::new());
     let mut source = Source::Plain(listing);
     let mut ready = VecDeque::from([Bytes::from(first)]);
     if accepted.gzip {
@@ -113,7 +139,7 @@ fn answer(mut listing: Listing) -> Response<Body> {
         let mut packed = Packed::new();
         ready = ready.into_iter().map(|first| packed.push(&first)).collect();
         source = Source::Packed(listing, packed);
-        respond::tell_gzip(&mut response);
+        reply::tell_gzip(&mut response);
     }
     *response.body_mut() = stream_of(Stream { source: Some(source), ready });
     response
@@ -127,8 +153,8 @@ fn packed(row: &Arc<Row>, asked: Asked, list: List) -> Response<Body> {
     let packer = Packer::new(row, asked.accepted.encoding, head, list.entries.into_iter(), tail);
     let mut stream = Stream { source: Some(Source::Stretches(packer)), ready: VecDeque::new() };
     stream.advance();
-    let mut response = respond::respond(StatusCode::OK, media(asked.accepted), Bytes::new());
-    respond::tell_gzip(&mut response);
+    let mut response = reply::respond(StatusCode::OK, media(asked.accepted), Bytes::new());
+    reply::tell_gzip(&mut response);
     *response.body_mut() = stream_of(stream);
     response
 }
@@ -284,7 +310,9 @@ impl Listing {
 
     fn write_json(&self, item: &Item, out: &mut Vec<u8>) {
         match (self.asked.accepted.form, item) {
-            (Form::Object, Item::Stored(entry)) if !self.row.converts => item_json(&self.row, entry).into_iter().for_each(|part| out.extend_from_slice(part)),
+            (Form::Object, Item::Stored(entry)) if !self.row.converts => {
+                storage::item_json(&self.row, entry).into_iter().for_each(|part| out.extend_from_slice(part))
+            }
             (Form::Object, _) => out.extend_from_slice(&json::encode_as(Some(self.row.ty()), &self.bare(item))),
             (Form::Table, _) => table::write_row(&self.row, &self.value(item), self.asked.include, self.asked.now, out),
             (Form::Partial, _) => out.extend_from_slice(&table::partial_json(&self.value(item))),
@@ -364,14 +392,6 @@ fn partial_type() -> Option<TypeRef<'static>> {
 /// The kind of a row's lists.
 fn list_kind(row: &Row) -> Gvk {
     Gvk { kind: row.list_kind(), ..row.resource.kind.clone() }
-}
-
-/// An object as an item of a JSON list, in the parts that it is put together from.
-pub(crate) fn item_json<'e>(row: &Row, entry: &'e Entry) -> [&'e [u8]; 2] {
-    match entry.json.strip_prefix(row.item_prefix()) {
-        Some(rest) if row.is_builtin() => [b"{", rest],
-        _ => [b"", &entry.json],
-    }
 }
 
 /// What stands before and after the items in JSON.

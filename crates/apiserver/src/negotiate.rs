@@ -93,9 +93,13 @@ pub fn accepted(headers: &HeaderMap, forms: bool) -> Result<Accepted, Status> {
     Err(Status::not_acceptable(&ALL))
 }
 
-/// Whether an answer may be compressed.
+/// Whether an answer may be compressed: `gzip` is named, and not with a quality of nothing.
 pub fn takes_gzip(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT_ENCODING).iter().any(|v| v.to_str().is_ok_and(|v| v.split(',').any(|e| e.trim() == "gzip")))
+    let named = |encoding: &str| {
+        let mut parts = encoding.split(';').map(str::trim);
+        parts.next() == Some("gzip") && !parts.filter_map(|p| p.strip_prefix("q=")).any(|q| q.parse::<f32>().is_ok_and(|q| q <= 0.0))
+    };
+    headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok()).any(|v| v.split(',').any(named))
 }
 
 /// The encoding of a request's body; JSON if none is named.
@@ -173,6 +177,13 @@ mod tests {
     fn kubectl_gets_a_table() {
         let got = accept("application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json");
         assert_eq!(got.unwrap().form, Form::Table);
+    }
+
+    #[test]
+    fn gzip_is_taken_unless_its_quality_is_nothing() {
+        let takes = |text: &str| takes_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, text.parse().unwrap())]));
+        assert!(takes("gzip") && takes("deflate, gzip") && takes("br;q=1.0, gzip; q=0.8"));
+        assert!(!takes("gzip;q=0") && !takes("gzip; q=0.0, br") && !takes("x-gzip") && !takes("identity"));
     }
 
     #[test]

@@ -5,32 +5,20 @@
 //! rows), so that the index costs no documents.
 
 use crate::{
-    ApiServer, Body, body, negotiate,
+    ApiServer, Body, body, negotiate, reply,
     rows::{Row, Rows},
 };
 use bytes::Bytes;
-use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use flate2::read::GzDecoder;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use machinery::openapi::{self, Served};
-use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use std::{
-    collections::HashMap,
-    fmt::Write as _,
-    io::{Read, Write as _},
-    sync::Arc,
-};
+use std::{fmt::Write as _, io::Read as _, sync::Arc};
 
-/// Packed once, read often.
-const GZIP_LEVEL: u32 = 6;
 /// What every spelling of the protobuf media type has (`.v1.0` and `@v1.0` follow).
 const PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2";
 /// The spelling that is answered.
 const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-
-/// The documents of one table of rows, by their path.
-#[derive(Debug, Default)]
-pub(crate) struct Documents(Mutex<HashMap<String, Bytes>>);
 
 /// Answers an OpenAPI path; `None` if it is none.
 pub(crate) fn answer(server: &ApiServer, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
@@ -39,7 +27,7 @@ pub(crate) fn answer(server: &ApiServer, path: &str, headers: &HeaderMap) -> Opt
     if path == "v3" || path == "v3/" {
         let paths: Vec<(String, String)> = groups(&rows).into_iter().map(|(path, rows)| (path, hash(&rows))).collect();
         let index = openapi::v3_index(paths.iter().map(|(path, hash)| (path.as_str(), hash.as_str())));
-        return Some(crate::respond::respond(StatusCode::OK, negotiate::JSON, index.to_string()));
+        return Some(reply::respond(StatusCode::OK, negotiate::JSON, index.to_string()));
     }
     if path == "v2" {
         let all: Vec<&Arc<Row>> = rows.iter().collect();
@@ -56,20 +44,6 @@ pub(crate) fn answer(server: &ApiServer, path: &str, headers: &HeaderMap) -> Opt
     let (_, found) = groups(&rows).into_iter().find(|(path, _)| path == group)?;
     let packed = rows.openapi().get(group, || json(&openapi::v3_document(&served(&found), git_version())));
     Some(respond(packed, &hash(&found), negotiate::JSON, headers))
-}
-
-impl Documents {
-    /// A document, packed; made if it is not there. Two that ask at once may both make it.
-    fn get(&self, path: &str, make: impl FnOnce() -> Vec<u8>) -> Bytes {
-        if let Some(found) = self.0.lock().get(path) {
-            return found.clone();
-        }
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
-        let written = encoder.write_all(&make());
-        let packed = Bytes::from(written.and_then(|()| encoder.finish()).unwrap_or_default());
-        self.0.lock().insert(path.to_owned(), packed.clone());
-        packed
-    }
 }
 
 fn json(document: &machinery::Value) -> Vec<u8> {
@@ -120,7 +94,7 @@ fn respond(packed: Bytes, hash: &str, media_type: &'static str, headers: &Header
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return response;
     }
-    let gzip = headers.get_all(header::ACCEPT_ENCODING).iter().any(|v| v.to_str().is_ok_and(|v| v.contains("gzip")));
+    let gzip = negotiate::takes_gzip(headers);
     let bytes = if gzip { packed } else { unpack(&packed) };
     let mut response = Response::new(body::full(bytes));
     let out = response.headers_mut();

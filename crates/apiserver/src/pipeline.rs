@@ -11,6 +11,7 @@ use crate::{
     proxy,
     query::Query,
     registry::{self, Call},
+    reply,
     respond::{self, Answer},
     reviews,
     rows::Row,
@@ -150,7 +151,7 @@ async fn dispatch(
     if !cx.info.is_resource {
         return other_path(server, cx, parts, *accepted).await;
     }
-    let Some(row) = row else { return Ok(respond::plain_not_found()) };
+    let Some(row) = row else { return Ok(reply::plain_not_found()) };
     if STREAMS.contains(&cx.info.subresource.as_str()) {
         return proxy::handle(server, cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
     }
@@ -202,7 +203,7 @@ impl Asked {
         let include = table::Include::of(&query)?;
         let answer = resource(&call, body).await?;
         let mut response = respond::answer(&self.row, &self.cx, self.accepted, include, answer);
-        respond::finish(&mut response, &self.headers, self.cx.take_warnings());
+        reply::finish(&mut response, &self.headers, self.cx.take_warnings());
         Ok(response)
     }
 
@@ -341,7 +342,7 @@ async fn bind(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
 async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let info = &call.cx.info;
     let Some(known) = call.row.resource.subresource(&info.subresource) else {
-        return Ok(Answer::Whole(respond::plain_not_found()));
+        return Ok(Answer::Whole(reply::plain_not_found()));
     };
     if !known.verbs.iter().any(|v| v == info.verb) {
         return Err(errors::method_not_supported(call.row, info.verb));
@@ -383,7 +384,7 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
     let (headers, query) = (&parts.headers, &Query::parse(parts.uri.query().unwrap_or_default()));
     let info = &cx.info;
     if !matches!(info.verb, "get" | "head") {
-        return Ok(respond::plain_not_found());
+        return Ok(reply::plain_not_found());
     }
     let path = info.path.as_str();
     if let Some(response) = health::answer(server, path, query) {
@@ -402,17 +403,17 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
     let info = machinery::schema::builtin().named("io.k8s.apimachinery.pkg.version.Info");
     let json_as = |ty, value: &Value| {
         let text = machinery::json::indented(&machinery::json::encode_as(ty, value));
-        Ok(respond::respond(StatusCode::OK, negotiate::JSON, text))
+        Ok(reply::respond(StatusCode::OK, negotiate::JSON, text))
     };
     let json = |value: &Value| json_as(None, value);
     match path {
         "/version" | "/version/" => json_as(info, &machinery::resources::version()),
         "/" => json(&serde_json::json!({ "paths": machinery::resources::roots().collect::<Vec<_>>() })),
         "/metrics" => {
-            let mut response = respond::respond(StatusCode::OK, negotiate::JSON, server.render_metrics());
+            let mut response = reply::respond(StatusCode::OK, negotiate::JSON, server.render_metrics());
             let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, media);
-            respond::finish(&mut response, headers, Vec::new());
+            reply::finish(&mut response, headers, Vec::new());
             Ok(response)
         }
         "/.well-known/openid-configuration" => json(&server.identity().tokens.openid_configuration()),
@@ -421,7 +422,7 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
             Ok(response)
         }
-        _ => Ok(crate::openapi::answer(server, path, headers).unwrap_or_else(respond::plain_not_found)),
+        _ => Ok(crate::openapi::answer(server, path, headers).unwrap_or_else(reply::plain_not_found)),
     }
 }
 

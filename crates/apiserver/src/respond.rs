@@ -4,17 +4,16 @@
 //! ([`listing`]). Everything else (YAML, protobuf, tables, metadata only, other versions) is made from the tree.
 
 use crate::{
-    Body, body,
+    Body,
     context::Context,
-    gzip,
-    listing::{self, Asked},
+    listing::{self, Asked, List},
     negotiate::{self, Accepted, Encoding, Form},
+    reply::respond,
     rows::Row,
     storage, table,
 };
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use machinery::{Map, Value, proto, schema::TypeRef, status::Status};
+use http::{HeaderValue, Response, StatusCode, header};
+use machinery::{Value, proto, schema::TypeRef, status::Status};
 use std::sync::Arc;
 use store::Entry;
 
@@ -42,33 +41,6 @@ impl Answer {
             Answer::Object(_, value) | Answer::Other(_, value) => value,
             Answer::List(_) | Answer::Computed(_) | Answer::Whole(_) => Value::Null,
         }
-    }
-}
-
-/// A list of stored objects.
-pub(crate) struct List {
-    /// The objects, in the order of their keys.
-    pub(crate) entries: Vec<Arc<Entry>>,
-    /// The revision of the snapshot.
-    pub(crate) revision: u64,
-    /// Token of the next page; empty on the last.
-    pub(crate) next: String,
-    /// Objects beyond this page, where it is known.
-    pub(crate) remaining: Option<u64>,
-}
-
-impl List {
-    /// The list's metadata.
-    pub(crate) fn metadata(&self) -> Value {
-        let mut metadata = Map::new();
-        if !self.next.is_empty() {
-            metadata.insert("continue".into(), self.next.clone().into());
-        }
-        if let Some(remaining) = self.remaining {
-            metadata.insert("remainingItemCount".into(), remaining.into());
-        }
-        metadata.insert("resourceVersion".into(), self.revision.to_string().into());
-        Value::Object(metadata)
     }
 }
 
@@ -137,70 +109,4 @@ pub(crate) fn status(status: &Status, accepted: Accepted) -> Response<Body> {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
-}
-
-/// What upstream's mux answers for a path that nobody serves.
-pub(crate) fn plain_not_found() -> Response<Body> {
-    let mut response = Response::new(body::full("404 page not found\n"));
-    *response.status_mut() = StatusCode::NOT_FOUND;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
-}
-
-/// A response of these bytes.
-pub(crate) fn respond(code: StatusCode, media: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
-    let bytes = bytes.into();
-    let mut response = Response::new(body::empty());
-    *response.status_mut() = code;
-    let headers = response.headers_mut();
-    headers.reserve(4);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    if bytes.len() >= gzip::MIN_BYTES {
-        response.extensions_mut().insert(Plain(bytes.clone()));
-    }
-    *response.body_mut() = body::full(bytes);
-    response
-}
-
-/// The uncompressed bytes of a large response, until it is known whether the client takes gzip.
-#[derive(Clone)]
-struct Plain(Bytes);
-
-/// Adds warnings, and compresses what is large if the client asked for it.
-pub(crate) fn finish(response: &mut Response<Body>, request: &HeaderMap, warnings: Vec<String>) {
-    for warning in warnings {
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - {}", quoted(&warning))) {
-            response.headers_mut().append(header::WARNING, value);
-        }
-    }
-    let Some(Plain(bytes)) = response.extensions_mut().remove::<Plain>() else { return };
-    if negotiate::takes_gzip(request)
-        && let Ok(packed) = gzip::whole(&bytes)
-    {
-        *response.body_mut() = body::full(packed);
-        tell_gzip(response);
-    }
-}
-
-pub(crate) fn tell_gzip(response: &mut Response<Body>) {
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-}
-
-/// A quoted string of HTTP: backslash and quote escaped, control characters dropped.
-fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars().filter(|c| !c.is_control()) {
-        if matches!(c, '"' | '\\') {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out.push('"');
-    out
 }

@@ -3,7 +3,11 @@
 //! The table is immutable and replaced as a whole, so that a request sees one state of it and custom resources can
 //! be added at run time.
 
-use crate::{discovery::Aggregated, gzip::Stretches, storage::Frames};
+use crate::{
+    documents::{Aggregated, Documents},
+    frames::Frames,
+    stretches::Stretches,
+};
 use kinds::Strategy;
 use machinery::apply::FieldSet;
 use machinery::{
@@ -152,7 +156,7 @@ pub struct Rows {
     rows: Vec<Arc<Row>>,
     index: HashMap<String, usize>,
     aggregated: OnceLock<Aggregated>,
-    openapi: crate::openapi::Documents,
+    openapi: Documents,
 }
 
 impl Rows {
@@ -190,12 +194,12 @@ impl Rows {
     }
 
     /// The aggregated discovery documents, made when first asked for.
-    pub(crate) fn aggregated(&self) -> &Aggregated {
-        self.aggregated.get_or_init(|| Aggregated::new(self))
+    pub(crate) fn aggregated(&self, make: impl FnOnce(&Rows) -> Aggregated) -> &Aggregated {
+        self.aggregated.get_or_init(|| make(self))
     }
 
     /// The OpenAPI documents of this table.
-    pub(crate) fn openapi(&self) -> &crate::openapi::Documents {
+    pub(crate) fn openapi(&self) -> &Documents {
         &self.openapi
     }
 

@@ -5,7 +5,7 @@
 
 use crate::{
     ApiServer,
-    registry::watch::{delimited, json_line},
+    frames::{Change, delimited, json_line},
     rows::Row,
 };
 use bytes::Bytes;
@@ -20,31 +20,9 @@ use machinery::{
     schema::{self, TypeRef},
     status::Status,
 };
-use parking_lot::Mutex;
-use std::{
-    ops::ControlFlow,
-    sync::{Arc, OnceLock},
-};
+use std::{ops::ControlFlow, sync::Arc};
 pub(crate) use store::{Candidates, Demand, Event, Expired, Scope, Snapshot, Watch};
 use store::{CommitError, Draft, Entry, Expect};
-
-/// What happened to an object, as watches name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
-    Added,
-    Modified,
-    Deleted,
-}
-
-impl Change {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Change::Added => "ADDED",
-            Change::Modified => "MODIFIED",
-            Change::Deleted => "DELETED",
-        }
-    }
-}
 
 /// The type of an object by what it says of itself.
 pub(crate) fn type_of(value: &Value) -> Option<TypeRef<'static>> {
@@ -87,6 +65,14 @@ pub(crate) fn value(row: &Row, entry: &Arc<Entry>) -> Arc<Value> {
 /// An entry's JSON in the row's version.
 pub(crate) fn json(row: &Row, entry: &Arc<Entry>) -> Bytes {
     if row.converts { machinery::json::encode_as(Some(row.ty()), &value(row, entry)).into() } else { entry.json.clone() }
+}
+
+/// An object as an item of a JSON list, in the parts that it is put together from.
+pub(crate) fn item_json<'e>(row: &Row, entry: &'e Entry) -> [&'e [u8]; 2] {
+    match entry.json.strip_prefix(row.item_prefix()) {
+        Some(rest) if row.is_builtin() => [b"{", rest],
+        _ => [b"", &entry.json],
+    }
 }
 
 /// An entry's protobuf with its envelope. The message is kept: who writes in protobuf lists and watches in it.
@@ -184,37 +170,6 @@ pub(crate) fn json_frame(row: &Row, change: Change, entry: &Arc<Entry>) -> Bytes
 /// An event as length-delimited protobuf.
 pub(crate) fn protobuf_frame(row: &Row, change: Change, entry: &Arc<Entry>) -> Bytes {
     row.frames().get(entry.revision, change, true, || delimited(&proto::watch_event(change.name(), &protobuf(row, entry))))
-}
-
-/// Frames that are remembered for each resource: those of the events that watchers are reading now.
-const FRAMES: usize = 128;
-/// Frames beyond this size are not kept: few watch what is so large, and they would hold much memory.
-const FRAME_BYTES_MAX: usize = 64 * 1024;
-
-type Slot = Mutex<Option<((u64, Change, bool), Bytes)>>;
-
-/// The frames of a row's latest events, so that an event is encoded once however many watch it. A slot belongs to the
-/// revisions of its remainder; a newer event takes it over.
-#[derive(Default)]
-pub(crate) struct Frames(OnceLock<Box<[Slot]>>);
-
-impl Frames {
-    fn get(&self, revision: u64, change: Change, protobuf: bool, make: impl FnOnce() -> Bytes) -> Bytes {
-        let slots = self.0.get_or_init(|| (0..FRAMES).map(|_| Slot::default()).collect());
-        let at = (revision.wrapping_mul(2) + u64::from(protobuf)) % FRAMES as u64;
-        let Some(slot) = usize::try_from(at).ok().and_then(|at| slots.get(at)) else { return make() };
-        let mut slot = slot.lock();
-        match &*slot {
-            Some((key, bytes)) if *key == (revision, change, protobuf) => bytes.clone(),
-            _ => {
-                let bytes = make();
-                if bytes.len() <= FRAME_BYTES_MAX {
-                    *slot = Some(((revision, change, protobuf), bytes.clone()));
-                }
-                bytes
-            }
-        }
-    }
 }
 
 /// For a watch of a whole bucket, which asks for no field.

@@ -19,7 +19,7 @@ mod tests;
 
 pub(crate) use probe::health;
 
-use crate::{ApiServer, Body, Context, errors, query::Query, respond, websocket};
+use crate::{ApiServer, Body, Context, errors, query::Query, reply, websocket};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, Uri};
 use machinery::{Value, status::Status};
@@ -34,7 +34,7 @@ pub(crate) fn handle<'a>(server: &'a ApiServer, cx: &'a Context, request: Reques
     let asked = ask(server, cx, &request);
     Box::pin(async move {
         match asked? {
-            Asked::Nothing => Ok(respond::plain_not_found()),
+            Asked::Nothing => Ok(reply::plain_not_found()),
             Asked::Empty => {
                 let mut response = Response::new(crate::empty());
                 *response.status_mut() = StatusCode::NO_CONTENT;

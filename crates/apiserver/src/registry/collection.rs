@@ -1,10 +1,7 @@
 //! Deletecollection: every selected object is deleted as a delete of its own would.
 
 use super::{Call, DeleteOptions, Selectors, delete_named, list, meta};
-use crate::{
-    respond::{Answer, List},
-    storage,
-};
+use crate::{listing::List, respond::Answer, storage};
 use bytes::Bytes;
 use machinery::status::Status;
 

@@ -2,7 +2,8 @@
 
 use super::{Call, Selectors, cursor::Cursor};
 use crate::{
-    respond::{Answer, List},
+    listing::List,
+    respond::Answer,
     rows::Row,
     storage::{self, Demand},
 };

@@ -7,10 +7,12 @@
 use super::{Call, Selectors, list};
 use crate::{
     ApiServer, Body, BoxError,
+    frames::{Change, delimited, json_line},
     negotiate::{Encoding, Form},
-    respond::{self, Answer},
+    reply,
+    respond::Answer,
     rows::Row,
-    storage::{self, Change, Scope},
+    storage::{self, Scope},
     table,
 };
 use bytes::Bytes;
@@ -119,7 +121,7 @@ pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, Status> {
         Form::Object => format.encoding.watch_media_type(),
         _ => Encoding::Json.watch_media_type(),
     };
-    let mut response = respond::respond(StatusCode::OK, media, Bytes::new());
+    let mut response = reply::respond(StatusCode::OK, media, Bytes::new());
     *response.body_mut() = body(stream);
     Ok(Answer::Whole(response))
 }
@@ -345,23 +347,4 @@ impl Stream {
         let value = status.to_value();
         self.whole("ERROR", storage::type_of(&value), &value)
     }
-}
-
-/// A frame of protobuf: four bytes of length, most significant first, and the message.
-pub(crate) fn delimited(message: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(message.len() + 4);
-    out.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend_from_slice(message);
-    out.into()
-}
-
-/// A frame of JSON: one line.
-pub(crate) fn json_line(kind: &str, object: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(object.len() + kind.len() + 24);
-    out.extend_from_slice(br#"{"type":""#);
-    out.extend_from_slice(kind.as_bytes());
-    out.extend_from_slice(br#"","object":"#);
-    out.extend_from_slice(object);
-    out.extend_from_slice(b"}\n");
-    out.into()
 }

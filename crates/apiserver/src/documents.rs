@@ -1,0 +1,42 @@
+//! What is made of a table of rows when it is first asked for, and kept with the table.
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use parking_lot::Mutex;
+use std::{collections::HashMap, io::Write as _};
+
+/// Packed once, read often.
+const GZIP_LEVEL: u32 = 6;
+
+/// The aggregated documents of one table.
+#[derive(Debug)]
+pub(crate) struct Aggregated {
+    pub(crate) core: Document,
+    pub(crate) groups: Document,
+}
+
+/// One of them, in its versions.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub(crate) v2: Bytes,
+    pub(crate) v2beta1: Bytes,
+    pub(crate) etag: String,
+}
+
+/// The OpenAPI documents of one table, packed, by their path.
+#[derive(Debug, Default)]
+pub(crate) struct Documents(Mutex<HashMap<String, Bytes>>);
+
+impl Documents {
+    /// A document, packed; made if it is not there. Two that ask at once may both make it.
+    pub(crate) fn get(&self, path: &str, make: impl FnOnce() -> Vec<u8>) -> Bytes {
+        if let Some(found) = self.0.lock().get(path) {
+            return found.clone();
+        }
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
+        let written = encoder.write_all(&make());
+        let packed = Bytes::from(written.and_then(|()| encoder.finish()).unwrap_or_default());
+        self.0.lock().insert(path.to_owned(), packed.clone());
+        packed
+    }
+}
