@@ -32,6 +32,7 @@ use std::{
 use x509_parser::{
     certification_request::X509CertificationRequest,
     prelude::{FromDer, GeneralName, X509Certificate},
+    public_key::PublicKey,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -415,6 +416,73 @@ pub fn request_subject(request_pem: &[u8]) -> Result<(String, Vec<String>), Erro
     let subject = &request.certification_request_info.subject;
     let name = subject.iter_common_name().find_map(|c| c.as_str().ok()).unwrap_or_default().to_owned();
     Ok((name, subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect()))
+}
+
+/// The public key of a certificate request (DER) that is signed with it, as both name keys; else what is wrong with the request, in
+/// upstream's words. Which keys are good enough is upstream's, too.
+///
+/// # Errors
+/// What to tell the client.
+pub fn request_key(request: &[u8]) -> Result<Vec<u8>, String> {
+    let (rest, parsed) = X509CertificationRequest::from_der(request).map_err(|_| "must be a valid PKCS#10 CSR".to_owned())?;
+    if !rest.is_empty() {
+        return Err("must be a valid PKCS#10 CSR".to_owned());
+    }
+    let key = &parsed.certification_request_info.subject_pki;
+    const ED25519: &str = "1.3.101.112";
+    const CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"];
+    match key.parsed() {
+        Ok(PublicKey::EC(_)) => {
+            let curve = key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).map(|oid| oid.to_id_string());
+            if !curve.is_some_and(|curve| CURVES.contains(&curve.as_str())) {
+                return Err("elliptic public keys must use curve P256, P384, or P521".to_owned());
+            }
+        }
+        Ok(PublicKey::RSA(rsa)) => {
+            if !matches!(rsa.key_size(), 3072 | 4096) {
+                return Err("RSA keys must have modulus size 3072 or 4096".to_owned());
+            }
+        }
+        _ if key.algorithm.algorithm.to_id_string() == ED25519 => {}
+        _ => return Err("unknown public key type; supported types are Ed25519, ECDSA, and RSA".to_owned()),
+    }
+    // ring knows no P-521: such a request is not told from one whose signature is wrong.
+    parsed.verify_signature().map_err(|_| "invalid signature".to_owned())?;
+    Ok(key.raw.to_vec())
+}
+
+/// What a chain of certificates (PEM) says of its first.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    /// Its public key, as [`request_key`] names keys.
+    pub key: Vec<u8>,
+    /// When it begins.
+    pub not_before: SystemTime,
+    /// When it ends.
+    pub not_after: SystemTime,
+}
+
+/// Reads a chain; else what is wrong with it, in upstream's words.
+///
+/// # Errors
+/// What to tell the client.
+pub fn leaf(chain_pem: &str) -> Result<Leaf, String> {
+    let mut leaf = None;
+    for block in x509_parser::pem::Pem::iter_from_buffer(chain_pem.as_bytes()) {
+        let Ok(block) = block else { break };
+        if block.label != "CERTIFICATE" {
+            return Err("issued certificate chain must consist entirely of CERTIFICATE PEM blocks".to_owned());
+        }
+        let which = if leaf.is_none() { "leaf" } else { "intermediate" };
+        let (_, read) = X509Certificate::from_der(&block.contents).map_err(|_| format!("{which} certificate does not parse as valid X.509"))?;
+        let at = |time: x509_parser::time::ASN1Time| {
+            let seconds = Duration::from_secs(time.timestamp().unsigned_abs());
+            if time.timestamp() < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) }.unwrap_or(UNIX_EPOCH)
+        };
+        let (not_before, not_after) = (at(read.validity().not_before), at(read.validity().not_after));
+        leaf.get_or_insert_with(|| Leaf { key: read.public_key().raw.to_vec(), not_before, not_after });
+    }
+    leaf.ok_or_else(|| "issued certificate chain must contain at least one certificate".to_owned())
 }
 
 /// A kubeconfig with one context that holds everything it needs.

@@ -8,7 +8,7 @@ use machinery::{
 };
 
 /// Most bytes in all annotations of an object together.
-const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
 /// What is wrong with a new object's metadata. An absent name is left to the caller, who knows the request's.
 pub fn validate_meta(obj: &Value, namespaced: bool, strategy: &dyn Strategy) -> ErrorList {

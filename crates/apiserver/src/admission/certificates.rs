@@ -34,7 +34,7 @@ impl Plugin for CertificateApproval {
 }
 
 /// On the signer itself, or on all of its domain.
-fn may(world: World<'_>, write: &Write<'_>, verb: &str, signer: &str) -> bool {
+pub(super) fn may(world: World<'_>, write: &Write<'_>, verb: &str, signer: &str) -> bool {
     let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
     [signer.to_owned(), format!("{domain}/*")].iter().any(|name| {
         world.server.identity().authorizer.allows(&Attributes {

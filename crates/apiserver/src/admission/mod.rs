@@ -11,6 +11,7 @@ mod limits;
 mod namespace;
 mod node;
 mod pod;
+mod pod_certificates;
 mod quota;
 mod rbac;
 mod security;
@@ -40,8 +41,9 @@ trait Plugin: Sync {
     }
 }
 
-/// The plug-ins, in upstream's order. `Rbac` stands for the checks that upstream's storage of roles makes.
-static PLUGINS: [&dyn Plugin; 17] = [
+/// The plug-ins, in upstream's order. `Rbac` and `PodCertificateRequests` stand for checks that upstream makes in the storage of
+/// these kinds.
+static PLUGINS: [&dyn Plugin; 18] = [
     &namespace::NamespaceLifecycle,
     &limits::LimitRanger,
     &service_account::ServiceAccount,
@@ -59,6 +61,7 @@ static PLUGINS: [&dyn Plugin; 17] = [
     &namespace::DefaultIngressClass,
     &pod::PodTopologyLabels,
     &rbac::Escalation,
+    &pod_certificates::PodCertificateRequests,
 ];
 
 /// The objects that plug-ins look at.

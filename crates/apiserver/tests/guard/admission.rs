@@ -332,6 +332,60 @@ async fn certificates_are_approved_by_who_may() {
 }
 
 #[tokio::test]
+async fn a_pod_s_certificate_is_of_the_key_that_asked_and_of_who_may_sign() {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let cluster = Cluster::start().await;
+    let uri = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
+    let (key, other) = (rcgen::KeyPair::generate().expect("a key"), rcgen::KeyPair::generate().expect("a key"));
+    let stub = rcgen::CertificateParams::default().serialize_request(&key).expect("a request");
+    let ask = |name: &str, request: &[u8]| {
+        json!({"apiVersion": "certificates.k8s.io/v1", "kind": "PodCertificateRequest", "metadata": {"name": name},
+            "spec": {"signerName": "example.com/signer", "podName": "p", "podUID": "u", "serviceAccountName": "default", "serviceAccountUID": "u",
+                "nodeName": "n", "nodeUID": "u", "maxExpirationSeconds": 86400, "stubPKCS10Request": STANDARD.encode(request)}})
+    };
+    let refused = cluster.post(uri, ask("bad", b"nothing")).await.refused(422);
+    assert!(refused.contains("spec.stubPKCS10Request: Invalid value: must be a valid PKCS#10 CSR"), "{refused}");
+    let mut forged = stub.der().to_vec();
+    *forged.last_mut().expect("a signature") ^= 1;
+    let refused = cluster.post(uri, ask("forged", &forged)).await.refused(422);
+    assert!(refused.contains("invalid signature"), "{refused}");
+    cluster.post(uri, ask("r", stub.der())).await.expect(201);
+    let now = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()).expect("a time");
+    let text = |at: i64| machinery::time::rfc3339(std::time::UNIX_EPOCH + std::time::Duration::from_secs(at.unsigned_abs()));
+    let issue = |key: &rcgen::KeyPair, begins: i64, hours: i64, refresh: i64| {
+        let mut params = rcgen::CertificateParams::default();
+        let at = |seconds: i64| rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(seconds.unsigned_abs());
+        (params.not_before, params.not_after) = (at(begins), at(begins + hours * 3600));
+        let chain = params.self_signed(key).expect("a certificate").pem();
+        json!({"status": {"certificateChain": chain, "notBefore": text(begins), "notAfter": text(begins + hours * 3600), "beginRefreshAt": text(refresh),
+            "conditions": [{"type": "Issued", "status": "True", "reason": "r", "message": "m", "lastTransitionTime": text(now)}]}})
+    };
+    let status = format!("{uri}/r/status");
+    for (answer, why) in [
+        (issue(&other, now, 24, now + 3600), "leaf certificate was not issued to the requested public key"),
+        (issue(&key, now - 600, 24, now + 3600), "must be set to within 5 minutes of kube-apiserver's current time"),
+        (issue(&key, now, 25, now + 3600), "leaf certificate lifetime must be <= spec.maxExpirationSeconds (86400)"),
+        (issue(&key, now, 24, now + 60), "must be at least 10 minutes after status.notBefore"),
+    ] {
+        let refused = cluster.patch(&status, answer).await.refused(422);
+        assert!(refused.contains(why), "{refused}");
+    }
+    let good = issue(&key, now - 60, 24, now + 3600);
+    let rules = json!([{"apiGroups": ["certificates.k8s.io"], "resources": ["podcertificaterequests/status"], "verbs": ["patch"]}]);
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "answers"}, "rules": rules});
+    cluster.post("/apis/rbac.authorization.k8s.io/v1/clusterroles", role).await.expect(201);
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "answers"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "answers"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]});
+    cluster.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await.expect(201);
+    let refused = cluster.patch_as(&user("ann", &[]), &status, good.clone()).await.refused(422);
+    assert!(refused.contains(r#"spec.signerName: Forbidden: User "ann" is not permitted to "sign" for signer "example.com/signer""#), "{refused}");
+    cluster.patch(&status, good.clone()).await.expect(200);
+    cluster.patch(&status, issue(&key, now, 24, now + 3600)).await.refused(422);
+    cluster.patch(&format!("{uri}/r"), json!({"metadata": {"labels": {"a": "b"}}})).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_bound_pod_learns_where_its_node_stands() {
     let cluster = Cluster::start().await;
     let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}}});

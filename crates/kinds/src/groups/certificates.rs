@@ -1,4 +1,5 @@
-//! `certificates.k8s.io`: requests for certificates, bundles of trusted ones, and requests for pods.
+//! `certificates.k8s.io`: requests for certificates, bundles of trusted ones, and requests for pods. What X.509 says of those last
+//! is looked at where certificates are read (`apiserver::admission`).
 
 use super::checks;
 use crate::{Context, NameRule, Strategy, rules, tree};
@@ -6,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
-    time,
+    names, time,
 };
 
 const USAGES: [&str; 23] = [
@@ -294,6 +295,11 @@ impl Strategy for TrustBundles {
     }
 }
 
+/// How a pod's request is answered, once.
+const ANSWERS: [&str; 3] = ["Issued", "Denied", "Failed"];
+const UID_BYTES_MAX: usize = 128;
+const CHAIN_BYTES_MAX: usize = 100 * 1024;
+
 /// The strategy of pods' requests for certificates: asked once, answered once.
 pub(super) struct PodRequests;
 
@@ -305,14 +311,98 @@ impl Strategy for PodRequests {
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
-        checks::signer_name(tree::text(spec, "signerName"), &path.child("signerName"), errors);
-        for field in ["podName", "podUID", "serviceAccountName", "serviceAccountUID", "nodeName", "nodeUID"] {
-            rules::required(spec, &path, field, errors);
+        let signer = tree::text(spec, "signerName");
+        checks::signer_name(signer, &path.child("signerName"), errors);
+        checks::user_annotations(&spec["unverifiedUserAnnotations"], &path.child("unverifiedUserAnnotations"), errors);
+        for who in ["pod", "serviceAccount", "node"] {
+            let (name, uid) = (format!("{who}Name"), format!("{who}UID"));
+            rules::name(tree::text(spec, &name), &path.child(&name), names::dns1123_subdomain(tree::text(spec, &name)), errors);
+            let (text, place) = (tree::text(spec, &uid), path.child(&uid));
+            if text.is_empty() {
+                errors.push(Error::invalid(&place, text, "must not be empty"));
+            } else if text.len() > UID_BYTES_MAX {
+                errors.push(Error::too_long(&place, UID_BYTES_MAX));
+            }
+        }
+        let place = path.child("maxExpirationSeconds");
+        let Some(seconds) = spec["maxExpirationSeconds"].as_i64() else {
+            errors.push(Error::required(&place, "must be set"));
+            return;
+        };
+        let (least, most) = (checks::CERTIFICATE_MIN_S, checks::certificate_max_s(signer));
+        if !(least..=most).contains(&seconds) {
+            errors.push(Error::invalid(&place, seconds, format!("must be in the range [{least}, {most}]")));
+        }
+        let [request, key, proof] = ["stubPKCS10Request", "pkixPublicKey", "proofOfPossession"].map(|field| !tree::empty(&spec[field]));
+        if !matches!((request, key, proof), (true, false, false) | (false, true, true)) {
+            let detail = "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set";
+            errors.push(Error::invalid_unshown(&path, detail));
         }
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
         rules::immutable(&obj["spec"], &old["spec"], &Path::root("spec"), errors);
+    }
+
+    /// Only metadata may change: what was asked for was looked at when it was asked.
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        self.check_update(obj, old, &mut errors);
+        errors
+    }
+
+    fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let (status, path) = (&obj["status"], Path::root("status"));
+        for (at, condition) in tree::list(status, "conditions").iter().enumerate() {
+            let (place, kind) = (path.child("conditions").index(at), tree::text(condition, "type"));
+            if !ANSWERS.contains(&kind) {
+                errors.push(Error::not_supported(&place.child("type"), kind, &ANSWERS));
+                continue;
+            }
+            if at > 0 {
+                let detail = "There may be at most one condition with type \"Issued\", \"Denied\", or \"Failed\"";
+                errors.push(Error::invalid(&place.child("type"), kind, detail));
+            }
+            rules::one_of(&condition["status"], &place.child("status"), &["True"], &mut errors);
+        }
+        if !errors.is_empty() {
+            return errors;
+        }
+        let answered = |status: &Value| tree::list(status, "conditions").first().map(|c| tree::text(c, "type").to_owned());
+        if answered(&old["status"]).is_some() {
+            if *status != old["status"] {
+                errors.push(Error::invalid(&path, status.clone(), "immutable after PodCertificateRequest is issued, denied, or failed"));
+            }
+            return errors;
+        }
+        let others = ["certificateChain", "notBefore", "notAfter", "beginRefreshAt"];
+        match answered(status).as_deref() {
+            Some("Issued") => {
+                if tree::text(status, "certificateChain").len() > CHAIN_BYTES_MAX {
+                    errors.push(Error::too_long(&path.child("certificateChain"), CHAIN_BYTES_MAX));
+                    return errors;
+                }
+                for field in ["notBefore", "notAfter"] {
+                    if tree::empty(&status[field]) {
+                        errors.push(Error::required(&path.child(field), "must be present and consistent with the issued certificate"));
+                    }
+                }
+                if tree::empty(&status["beginRefreshAt"]) {
+                    errors.push(Error::required(&path.child("beginRefreshAt"), "must be present and in the range [notbefore+10min, notafter-10min]"));
+                }
+            }
+            Some(_) if others.iter().any(|field| !tree::empty(&status[*field])) => {
+                let detail = "non-condition status fields must be empty when denying or failing the PodCertificateRequest";
+                errors.push(Error::invalid(&path, status.clone(), detail));
+            }
+            None if *status != old["status"] => {
+                let detail = "status is immutable unless transitioning to \"Issued\", \"Denied\", or \"Failed\"";
+                errors.push(Error::invalid(&path, status.clone(), detail));
+            }
+            _ => {}
+        }
+        errors
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {

@@ -1,6 +1,6 @@
 //! Checks that several groups share: addresses and ranges, webhooks, signers, conditions, names of drivers.
 
-use crate::{rules, tree};
+use crate::{meta, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -132,6 +132,37 @@ pub(super) fn driver_name(name: &str, path: &Path, errors: &mut ErrorList) {
         errors.push(Error::too_long(path, names::LABEL_MAX_BYTES));
     }
     rules::name(name, path, names::dns1123_subdomain(&name.to_lowercase()), errors);
+}
+
+/// The least time, in seconds, that a pod may ask a certificate for.
+pub(crate) const CERTIFICATE_MIN_S: i64 = 60 * 60;
+
+/// The longest: a day of Kubernetes' own signers, 91 days of others.
+pub(crate) fn certificate_max_s(signer: &str) -> i64 {
+    let domain = signer.split('/').next().unwrap_or_default();
+    let days = if domain == "kubernetes.io" || domain.ends_with(".kubernetes.io") { 1 } else { 91 };
+    days * 24 * 60 * 60
+}
+
+/// Annotations that a signer is told and nobody vouches for: each key has a domain in front.
+pub(crate) fn user_annotations(annotations: &Value, path: &Path, errors: &mut ErrorList) {
+    let mut bytes = 0;
+    for (key, value) in annotations.as_object().into_iter().flatten() {
+        bytes += key.len() + value.as_str().map_or(0, str::len);
+        let key = key.to_lowercase();
+        if key.is_empty() {
+            errors.push(Error::required(path, ""));
+            continue;
+        }
+        let mut problems = names::qualified_name(&key);
+        if problems.is_empty() && !key.contains('/') {
+            problems.push("must be a domain-prefixed key (such as \"acme.io/foo\")".to_owned());
+        }
+        errors.extend(problems.into_iter().map(|problem| Error::invalid(path, key.as_str(), problem)));
+    }
+    if bytes > meta::ANNOTATIONS_BYTES_MAX {
+        errors.push(Error::too_long(path, meta::ANNOTATIONS_BYTES_MAX));
+    }
 }
 
 /// The name of a signer: `example.com/name`.

@@ -259,6 +259,48 @@ fn autoscalers_of_both_versions() {
 }
 
 #[test]
+fn a_pod_s_request_for_a_certificate_is_asked_once_and_answered_once() {
+    let strategy = strategy("certificates.k8s.io", "podcertificaterequests").unwrap();
+    let spec = json!({"signerName": "example.com/s", "podName": "p", "podUID": "u", "serviceAccountName": "default", "serviceAccountUID": "u",
+        "nodeName": "n", "nodeUID": "u", "maxExpirationSeconds": 86400, "stubPKCS10Request": "MA=="});
+    let asked = |change: Value| {
+        let mut spec = spec.clone();
+        machinery::patch::merge(&mut spec, &change);
+        made("certificates.k8s.io", "podcertificaterequests", "v1", json!({"spec": spec}))
+    };
+    let obj = asked(json!({}));
+    assert_eq!(told(strategy.validate(&obj)), Vec::<String>::new());
+    for (change, wrong) in [
+        (json!({"maxExpirationSeconds": 60}), "spec.maxExpirationSeconds: Invalid value: 60: must be in the range [3600, 7862400]"),
+        (json!({"podUID": ""}), "spec.podUID: Invalid value: \"\": must not be empty"),
+        (json!({"pkixPublicKey": "MA=="}), "spec: Invalid value: exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set"),
+    ] {
+        assert_eq!(told(strategy.validate(&asked(change))), [wrong]);
+    }
+    let answer = |kind: &str, more: Value| {
+        let mut next = obj.clone();
+        next["status"] = json!({"conditions": [{"type": kind, "status": "True", "reason": "r", "message": "", "lastTransitionTime": "2026-11-24T12:00:00Z"}]});
+        machinery::patch::merge(&mut next["status"], &more);
+        next
+    };
+    let said = |next: &Value, old: &Value| told(strategy.validate_status(next, old)).join("; ");
+    let denied = answer("Denied", json!({}));
+    assert_eq!(said(&denied, &obj), "");
+    assert!(
+        said(&answer("Denied", json!({"notBefore": "2026-11-24T12:00:00Z"})), &obj)
+            .ends_with("must be empty when denying or failing the PodCertificateRequest")
+    );
+    assert!(said(&answer("Failed", json!({})), &denied).ends_with("immutable after PodCertificateRequest is issued, denied, or failed"));
+    assert!(said(&answer("Other", json!({})), &obj).starts_with("status.conditions[0].type: Unsupported value: \"Other\""));
+    let issued = said(&answer("Issued", json!({"certificateChain": "x"})), &obj);
+    assert_eq!(issued.matches("Required value").count(), 3, "{issued}");
+    let mut moved = obj.clone();
+    moved["status"]["notAfter"] = "2026-11-24T12:00:00Z".into();
+    assert!(said(&moved, &obj).contains("status is immutable unless transitioning"));
+    assert_eq!(told(strategy.validate_update(&asked(json!({"podName": "q"})), &obj)).len(), 1, "what was asked stays");
+}
+
+#[test]
 fn signing_requests_record_who_asked_and_are_approved_once() {
     let strategy = strategy("certificates.k8s.io", "certificatesigningrequests").unwrap();
     let pem = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJPQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";

@@ -76,6 +76,55 @@ fn bundle(source: Value) -> Value {
     json!({"containers": [{"name": "c", "image": "x"}], "volumes": [{"name": "v", "projected": {"sources": [{"clusterTrustBundle": source}]}}]})
 }
 
+/// A spec with a projected volume of a certificate, with this changed.
+fn certificate(change: Value) -> Value {
+    let mut source = json!({"signerName": "example.com/s", "keyType": "ED25519", "credentialBundlePath": "all.pem"});
+    for (key, value) in change.as_object().into_iter().flatten() {
+        source[key] = value.clone();
+    }
+    json!({"containers": [{"name": "c", "image": "x"}], "volumes": [{"name": "v", "projected": {"sources": [{"podCertificate": source}]}}]})
+}
+
+#[test]
+fn certificates_of_pods_are_asked_for_within_bounds() {
+    let at = "spec.volumes[0].projected.sources[0].podCertificate";
+    for (change, wrong) in [
+        (json!({"maxExpirationSeconds": 3600}), None),
+        (json!({"maxExpirationSeconds": 7_862_400, "userAnnotations": {"example.com/Path": "a"}}), None),
+        (
+            json!({"maxExpirationSeconds": 3599}),
+            Some(format!("{at}.maxExpirationSeconds: Invalid value: 3599: if provided, maxExpirationSeconds must be >= 3600")),
+        ),
+        (
+            json!({"maxExpirationSeconds": 7_862_401}),
+            Some(format!("{at}.maxExpirationSeconds: Invalid value: 7862401: if provided, maxExpirationSeconds must be <= 7862400")),
+        ),
+        (
+            json!({"maxExpirationSeconds": 86_401, "signerName": "kubernetes.io/s"}),
+            Some(format!("{at}.maxExpirationSeconds: Invalid value: 86401: if provided, maxExpirationSeconds must be <= 86400")),
+        ),
+        (
+            json!({"keyType": "RSA1024"}),
+            Some(format!(
+                "{at}.keyType: Unsupported value: \"RSA1024\": supported values: \"RSA3072\", \"RSA4096\", \"ECDSAP256\", \"ECDSAP384\", \"ECDSAP521\", \"ED25519\""
+            )),
+        ),
+        (
+            json!({"credentialBundlePath": ""}),
+            Some(format!("{at}: Required value: specify at least one of credentialBundlePath, keyPath, and certificateChainPath")),
+        ),
+        (json!({"keyPath": "/k"}), Some(format!("{at}.keyPath: Invalid value: \"/k\": must be a relative path"))),
+        (json!({"keyPath": "all.pem"}), Some("spec.volumes[0].projected: Invalid value: \"all.pem\": conflicting duplicate paths".to_owned())),
+        (
+            json!({"userAnnotations": {"plain": "a"}}),
+            Some(format!("{at}.userAnnotations: Invalid value: \"plain\": must be a domain-prefixed key (such as \"acme.io/foo\")")),
+        ),
+    ] {
+        let errors: Vec<String> = problems(certificate(change));
+        assert_eq!(errors, wrong.into_iter().collect::<Vec<_>>());
+    }
+}
+
 #[test]
 fn what_is_wrong_is_said_in_the_originals_words() {
     let cases = [

@@ -260,9 +260,9 @@ fn projected(source: &Value, base: &Path, errors: &mut ErrorList) {
                 "downwardAPI" => downward_items(value, &path, errors),
                 "serviceAccountToken" => token(value, &path, base, errors),
                 "clusterTrustBundle" => trust_bundle(value, &path, errors),
-                _ => {}
+                _ => certificate(value, &path, errors),
             }
-            let own = value["path"].as_str().into_iter();
+            let own = ["path"].iter().chain(&CERTIFICATE_PATHS).filter_map(|field| value[*field].as_str());
             for file in tree::list(value, "items").iter().filter_map(|i| i["path"].as_str()).chain(own) {
                 if !file.is_empty() && !taken.insert(file) {
                     let shown = if tree::empty(&value["name"]) { file } else { tree::text(value, "name") };
@@ -303,6 +303,36 @@ fn trust_bundle(value: &Value, path: &Path, errors: &mut ErrorList) {
     }
     if rules::required(value, path, "path", errors) {
         below(tree::text(value, "path"), &path.child("path"), errors);
+    }
+}
+
+/// The files of a certificate: all in one, the key, the chain.
+const CERTIFICATE_PATHS: [&str; 3] = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+const KEY_TYPES: [&str; 6] = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+
+/// A certificate that the kubelet asks a signer for.
+fn certificate(value: &Value, path: &Path, errors: &mut ErrorList) {
+    let signer = tree::text(value, "signerName");
+    checks::signer_name(signer, &path.child("signerName"), errors);
+    checks::user_annotations(&value["userAnnotations"], &path.child("userAnnotations"), errors);
+    if !KEY_TYPES.contains(&tree::text(value, "keyType")) {
+        errors.push(Error::not_supported(&path.child("keyType"), tree::text(value, "keyType"), &KEY_TYPES));
+    }
+    if let Some(seconds) = value["maxExpirationSeconds"].as_i64() {
+        let (place, least, most) = (path.child("maxExpirationSeconds"), checks::CERTIFICATE_MIN_S, checks::certificate_max_s(signer));
+        if seconds < least {
+            errors.push(Error::invalid(&place, seconds, format!("if provided, maxExpirationSeconds must be >= {least}")));
+        }
+        if seconds > most {
+            errors.push(Error::invalid(&place, seconds, format!("if provided, maxExpirationSeconds must be <= {most}")));
+        }
+    }
+    let named: Vec<&str> = CERTIFICATE_PATHS.into_iter().filter(|field| !tree::empty(&value[*field])).collect();
+    for field in &named {
+        below(tree::text(value, field), &path.child(field), errors);
+    }
+    if named.is_empty() {
+        errors.push(Error::required(path, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"));
     }
 }
 
