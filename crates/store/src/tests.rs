@@ -320,6 +320,16 @@ async fn an_index_knows_what_a_walk_would_find() {
         }
         assert_eq!(found, by_label);
     }
+    // A value that nobody has costs nothing: there is no entry to be looked at.
+    for demand in [Demand::Label("app", "none"), Demand::Field("spec.nodeName", "none")] {
+        let (snapshot, candidates) = loop {
+            if let (snapshot, Some(candidates)) = store.snapshot_for(&bucket, &[demand], &fields) {
+                break (snapshot, candidates);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        assert_eq!(candidates.range(&snapshot, PODS, "").count(), 0);
+    }
 }
 
 #[tokio::test]

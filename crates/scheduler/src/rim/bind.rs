@@ -111,3 +111,82 @@ impl Work {
         Ok(volume_binding::is_bound(&now))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use client::{Body, Transport};
+    use futures_util::future::BoxFuture;
+    use http_body_util::{BodyExt, Full};
+    use serde_json::Value;
+
+    /// A server that takes every write.
+    struct Willing;
+
+    impl Transport for Willing {
+        fn send(&self, _: http::Request<Bytes>) -> BoxFuture<'static, client::Result<http::Response<Body>>> {
+            let object = Bytes::from(json!({"metadata": {"name": "x"}, "spec": {}}).to_string());
+            let body = Full::new(object).map_err(|never| match never {}).boxed_unsync();
+            Box::pin(async { Ok(http::Response::builder().header("content-type", "application/json").body(body).expect("an answer")) })
+        }
+    }
+
+    fn claim(uid: &str, annotations: Value, volume: &str) -> PersistentVolumeClaim {
+        let value = json!({"metadata": {"namespace": "n", "name": "c", "uid": uid, "annotations": annotations}, "spec": {"volumeName": volume}});
+        serde_json::from_value(value).expect("a claim")
+    }
+
+    /// The work of a pod whose claim `c` is in memory like this.
+    fn work(steps: Vec<Step>, now: Option<PersistentVolumeClaim>) -> (Work, watch::Sender<()>) {
+        let client = Client::new(Arc::new(Willing));
+        let (changed, changes) = watch::channel(());
+        let claims = Informer::fixed(now);
+        let recorder = Recorder::new(client.clone(), "default-scheduler", "");
+        (Work { recorder, client, claims, changes, pod: Arc::default(), node: "node".into(), steps }, changed)
+    }
+
+    fn provision() -> Step {
+        Step::Provision(Arc::new(claim("u", json!({}), "")))
+    }
+
+    fn bind() -> Step {
+        Step::Bind(Arc::new(claim("u", json!({}), "")), Arc::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_goes_is_not_waited_for() {
+        let begun = tokio::time::Instant::now();
+        for now in [None, Some(claim("another of its name", json!({}), ""))] {
+            let (mut work, _changed) = work(vec![provision()], now);
+            let why = work.volumes().await.expect_err("it will never be bound").to_string();
+            assert!(why.contains(r#"persistentvolumeclaim "n/c" was deleted"#), "{why}");
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        let (mut work, _changed) = work(vec![bind()], Some(claim("u", json!({"pv.kubernetes.io/bind-completed": "yes"}), "v")));
+        work.volumes().await.expect("it is bound");
+    }
+
+    #[tokio::test]
+    async fn a_provisioner_that_gives_a_node_back_is_understood() {
+        let mut selected = HashSet::new();
+        let mut told = |annotations: Value| {
+            let (work, _changed) = work(vec![], Some(claim("u", annotations, "")));
+            work.is_bound(&provision(), &mut selected)
+        };
+        assert_eq!(told(json!({})), Ok(false), "the word to it is not in memory yet");
+        assert_eq!(told(json!({SELECTED_NODE: "node"})), Ok(false));
+        assert_eq!(told(json!({})), Err("provisioning failed for PVC \"c\"".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_volume_that_nobody_binds_does_not_hold_the_pod_s_room_for_long() {
+        for (step, patience) in [(bind(), BOUND_MAX), (provision(), VOLUMES_MAX)] {
+            let begun = tokio::time::Instant::now();
+            let (mut work, _changed) = work(vec![step], Some(claim("u", json!({}), "")));
+            let why = work.volumes().await.expect_err("nobody binds it").to_string();
+            assert!(why.contains("context deadline exceeded"), "{why}");
+            assert!((patience..patience + Duration::from_secs(1)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        }
+    }
+}
