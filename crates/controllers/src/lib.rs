@@ -23,6 +23,8 @@ mod discovery;
 mod disruption;
 mod endpoints;
 mod expectations;
+#[cfg(test)]
+mod fake;
 mod gc;
 mod hash;
 mod history;

@@ -112,6 +112,19 @@ impl Informers {
         }
     }
 
+    /// Paths whose objects are all held more than once, as different types. For tests of those who share informers: each
+    /// object costs memory, and each watch work.
+    #[must_use]
+    pub fn held_twice(&self) -> Vec<String> {
+        let known = self.inner.known.lock();
+        let whole = known.keys().filter(|(_, _, params)| *params == ListParams::default());
+        let mut paths: Vec<&String> = whole.map(|(_, path, _)| path).collect();
+        paths.sort();
+        let mut twice: Vec<String> = paths.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone()).collect();
+        twice.dedup();
+        twice
+    }
+
     fn at<K: Object>(&self, path: String, params: ListParams) -> Informer<K> {
         let key = (TypeId::of::<K>(), path.clone(), params.clone());
         let mut known = self.inner.known.lock();

@@ -7,7 +7,10 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
+use super::Daemons;
 use super::plan::{self, ByNode, Demands, Plan};
+use crate::fake::{Fake, refusal};
+use crate::pods::PodControl;
 
 fn set(change: Value) -> DaemonSet {
     let mut spec = json!({"selector": {"matchLabels": {"app": "a"}}, "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": []}}});
@@ -122,4 +125,35 @@ fn a_heartbeat_changes_nothing_of_a_node() {
     beat.metadata.resource_version = Some("9".to_owned());
     beat.status.get_or_insert_default().phase = Some("Running".to_owned());
     assert!(plan::is_same_place(&old, &beat) && !plan::is_same_place(&old, &tainted));
+}
+
+/// As with ReplicaSets: the second try after a conflict is for the same set alone.
+#[tokio::test]
+async fn a_namesake_does_not_get_the_status_of_the_one_before() {
+    for (live, writes) in [("u", 2), ("another", 1)] {
+        let server = Fake::new(move |method, _| {
+            let set = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "d", "namespace": "n", "uid": live, "resourceVersion": "9"},
+                "spec": {"selector": {}, "template": {}}});
+            if method == "GET" { (200, set) } else { refusal(409, "Conflict") }
+        });
+        let client = server.client();
+        let recorder = client::Recorder::new(client.clone(), "c", "");
+        let daemons = Daemons {
+            control: PodControl { recorder: recorder.clone(), client: client.clone() },
+            client,
+            recorder,
+            sets: client::Informer::fixed([]),
+            pods: client::Informer::fixed([]),
+            nodes: client::Informer::fixed([]),
+            revisions: client::Informer::fixed([]),
+            expectations: Default::default(),
+            failed: Default::default(),
+            selectors: Default::default(),
+            demands: Default::default(),
+        };
+        let status = k8s_openapi::api::apps::v1::DaemonSetStatus { number_ready: 3, ..Default::default() };
+        let written = daemons.write_status(&set(json!({})), status).await;
+        assert_eq!(written.is_ok(), writes == 1);
+        assert_eq!(server.written().len(), writes);
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use client::{Informer, Meta, ObjectKey};
-use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Service};
+use client::{EventType, Informer, Meta, ObjectKey, Recorder, object_reference};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
 
 use super::plan::{Desired, Plan, Template};
@@ -24,7 +24,12 @@ const WORKERS: usize = 2;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("endpointslicemirroring-controller");
-    let controller = Arc::new(Mirroring { services: cx.informers.informer(), endpoints: cx.informers.informer(), writer: Writer::new(&cx, client) });
+    let controller = Arc::new(Mirroring {
+        services: cx.informers.informer(),
+        endpoints: cx.informers.informer(),
+        recorder: cx.recorder(&client, "endpoint-slice-mirroring-controller"),
+        writer: Writer::new(&cx, client),
+    });
     cx.setup(&controller)
         .on(&controller.services, itself)
         .on(&controller.endpoints, itself)
@@ -36,6 +41,7 @@ pub(crate) async fn run(cx: Cx) {
 struct Mirroring {
     services: Informer<Service>,
     endpoints: Informer<Endpoints>,
+    recorder: Recorder,
     writer: Writer,
 }
 
@@ -49,6 +55,11 @@ impl Controller for Mirroring {
             let service = self.services.get_key(key);
             service.is_some_and(|s| s.spec.as_ref().is_none_or(|s| s.selector.as_ref().is_none_or(|s| s.is_empty())))
         });
+        if let Some((endpoints, skipped)) = wanted.as_ref().map(|e| (e, skipped(e))).filter(|(_, skipped)| *skipped > 0) {
+            let message =
+                format!("A max of {ADDRESSES_MAX} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped");
+            self.recorder.event(&object_reference(&**endpoints), EventType::Warning, "TooManyAddressesToMirror", message);
+        }
         let mut plan = Plan::default();
         for family in ["IPv4", "IPv6"] {
             let mine: Vec<_> = existing.iter().filter(|s| s.address_type == family).cloned().collect();
@@ -72,8 +83,22 @@ fn is_mirrored(endpoints: &Endpoints) -> bool {
     !endpoints.is_deleting() && endpoints.label(SKIP) != Some("true") && endpoints.annotation(LEADER).is_none()
 }
 
+/// The addresses of a subset that are mirrored, and whether they are ready: the ready ones come first, and of one that is said to
+/// be both they count.
+fn mirrored(subset: &EndpointSubset) -> impl Iterator<Item = (&EndpointAddress, bool)> {
+    let ready = subset.addresses.iter().flatten().map(|a| (a, true));
+    let others = subset.not_ready_addresses.iter().flatten().map(|a| (a, false));
+    ready.chain(others).take(ADDRESSES_MAX)
+}
+
+/// How many addresses are left out, since their subsets have too many.
+pub(super) fn skipped(endpoints: &Endpoints) -> usize {
+    let all = |s: &EndpointSubset| s.addresses.as_ref().map_or(0, Vec::len) + s.not_ready_addresses.as_ref().map_or(0, Vec::len);
+    endpoints.subsets.iter().flatten().map(|s| all(s).saturating_sub(ADDRESSES_MAX)).sum()
+}
+
 /// The endpoints of one family, and whether there are any.
-fn desired(endpoints: &Endpoints, family: &str) -> (Desired, bool) {
+pub(super) fn desired(endpoints: &Endpoints, family: &str) -> (Desired, bool) {
     let (mut desired, mut any) = (Desired::default(), false);
     for subset in endpoints.subsets.iter().flatten() {
         let ports: Vec<EndpointPort> = subset
@@ -87,9 +112,10 @@ fn desired(endpoints: &Endpoints, family: &str) -> (Desired, bool) {
                 app_protocol: p.app_protocol.clone(),
             })
             .collect();
-        let ready = subset.addresses.iter().flatten().map(|a| (a, true));
-        let others = subset.not_ready_addresses.iter().flatten().map(|a| (a, false));
-        for (address, ready) in ready.chain(others).filter(|(a, _)| facts::is_family(&a.ip, family)).take(ADDRESSES_MAX) {
+        // What comes later is kept by the plan.
+        let mut all: Vec<_> = mirrored(subset).filter(|(a, _)| facts::is_family(&a.ip, family)).collect();
+        all.reverse();
+        for (address, ready) in all {
             desired.add(ports.clone(), endpoint(address, ready));
             any = true;
         }
@@ -108,7 +134,7 @@ fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
     }
 }
 
-fn template(endpoints: &Endpoints, family: &'static str) -> Template {
+pub(super) fn template(endpoints: &Endpoints, family: &'static str) -> Template {
     let mut own = labels(endpoints).clone();
     own.insert(SERVICE_NAME.to_owned(), endpoints.name().to_owned());
     own.insert(MANAGED_BY.to_owned(), CONTROLLER.to_owned());
@@ -121,5 +147,7 @@ fn template(endpoints: &Endpoints, family: &'static str) -> Template {
         annotations: Some(notes),
         owner: owner_reference(endpoints),
         family,
+        // So that a subset is one slice.
+        endpoints_max: ADDRESSES_MAX,
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Template {
     pub(super) annotations: Option<Map>,
     pub(super) owner: OwnerReference,
     pub(super) family: &'static str,
+    /// Endpoints of a slice at most.
+    pub(super) endpoints_max: usize,
 }
 
 /// The endpoints that are to be, by their ports.
@@ -138,11 +140,11 @@ fn lay_out(template: &Template, group: Group, slices: Vec<Arc<EndpointSlice>>, o
     // The fullest first, so that the others may become empty in time.
     touched.sort_by_key(|(_, kept)| std::cmp::Reverse(kept.len()));
     for (_, kept) in &mut touched {
-        let room = ENDPOINTS_MAX.saturating_sub(kept.len()).min(rest.len());
+        let room = template.endpoints_max.saturating_sub(kept.len()).min(rest.len());
         kept.extend(rest.drain(..room));
     }
-    if !rest.is_empty() && rest.len() < ENDPOINTS_MAX {
-        let room = |s: &EndpointSlice| ENDPOINTS_MAX.saturating_sub(s.endpoints.as_ref().map_or(0, Vec::len));
+    if !rest.is_empty() && rest.len() < template.endpoints_max {
+        let room = |s: &EndpointSlice| template.endpoints_max.saturating_sub(s.endpoints.as_ref().map_or(0, Vec::len));
         let fitting = untouched.iter().enumerate().filter(|(_, s)| room(s) >= rest.len()).min_by_key(|(_, s)| room(s));
         if let Some(at) = fitting.map(|(at, _)| at) {
             let slice = untouched.swap_remove(at);
@@ -162,7 +164,7 @@ fn lay_out(template: &Template, group: Group, slices: Vec<Arc<EndpointSlice>>, o
     }
     let mut rest = rest.into_iter().peekable();
     while rest.peek().is_some() {
-        out.create.push(template.slice(group.ports.clone(), rest.by_ref().take(ENDPOINTS_MAX).collect()));
+        out.create.push(template.slice(group.ports.clone(), rest.by_ref().take(template.endpoints_max).collect()));
     }
 }
 
@@ -183,7 +185,8 @@ impl Template {
         }
     }
 
-    /// The slice with today's labels and annotations; none if it has them.
+    /// The slice with today's labels, annotations and owner; none if it has them. An owner of the same name that was made anew has
+    /// another UID: what still names the one before would be collected with it.
     fn refreshed(&self, slice: &EndpointSlice) -> Option<EndpointSlice> {
         let noted = self.annotations.as_ref().map(|wanted| {
             let mut wanted = wanted.clone();
@@ -191,11 +194,15 @@ impl Template {
             wanted
         });
         let same_notes = noted.as_ref().is_none_or(|n| n == annotations(slice));
-        if *labels(slice) == self.labels && same_notes {
+        let same_owner = slice.metadata.owner_references.as_deref().is_some_and(|owners| owners.contains(&self.owner));
+        if *labels(slice) == self.labels && same_notes && same_owner {
             return None;
         }
         let mut next = slice.clone();
         next.meta_mut().labels = Some(self.labels.clone());
+        if !same_owner {
+            next.meta_mut().owner_references = Some(vec![self.owner.clone()]);
+        }
         if noted.is_some() {
             next.meta_mut().annotations = noted.filter(|a| !a.is_empty());
         }

@@ -6,7 +6,7 @@ use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::plan::{Desired, Plan, Template};
+use super::plan::{Desired, ENDPOINTS_MAX, Plan, Template};
 use super::{Backends, HEADLESS, MANAGED_BY, SERVICE_NAME, Triggers, facts, selects};
 use crate::claim::owner_reference;
 use crate::meta::labels;
@@ -201,5 +201,6 @@ pub(super) fn template(service: &Service, family: &'static str) -> Template {
         annotations: None,
         owner: owner_reference(service),
         family,
+        endpoints_max: ENDPOINTS_MAX,
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use super::plan::{Desired, ENDPOINTS_MAX, Plan, plan};
-use super::{facts, legacy, slice};
+use super::{facts, legacy, mirroring, slice};
 
 fn service(change: Value) -> Service {
     let mut spec = json!({"clusterIP": "10.96.0.7", "ipFamilies": ["IPv4"], "selector": {"app": "a"},
@@ -141,4 +141,36 @@ fn endpoints_tell_the_same_in_the_older_form() {
     assert_eq!(subset.ports.as_deref().map(|p| (p[0].name.clone(), p[0].port)), Some((Some("http".to_owned()), 8080)));
     assert_eq!(made.label("endpoints.kubernetes.io/managed-by"), Some("endpoint-controller"));
     assert!(legacy::endpoints(&service, &[], None).subsets.is_none());
+}
+
+/// A name that is used again: the slices of the one before go with it, unless they are given to the new one.
+#[test]
+fn a_service_that_was_made_anew_takes_over_its_slices() {
+    let (mut service, pods) = (service(json!({})), [pod(1, true)]);
+    let mut slices = Vec::new();
+    step(&mut slices, &service, &pods);
+    assert!(step(&mut slices, &service, &pods).update.is_empty());
+    service.meta_mut().uid = Some("another".into());
+    let plan = step(&mut slices, &service, &pods);
+    assert_eq!((plan.create.len(), plan.update.len(), plan.delete.len()), (0, 1, 0));
+    let owners = slices[0].metadata.owner_references.clone().unwrap_or_default();
+    assert_eq!(owners.iter().map(|o| o.uid.as_str()).collect::<Vec<_>>(), ["another"]);
+    assert!(step(&mut slices, &service, &pods).update.is_empty());
+}
+
+#[test]
+fn a_subset_is_mirrored_to_one_slice_as_far_as_it_goes() {
+    let address = |n: usize| json!({"ip": format!("10.1.{}.{}", n / 250, n % 250 + 1)});
+    let some = |from: usize, to: usize| (from..to).map(address).collect::<Vec<_>>();
+    let subset = json!({"addresses": some(0, 700), "notReadyAddresses": some(699, 1200), "ports": [{"port": 80}]});
+    let endpoints: k8s_openapi::api::core::v1::Endpoints =
+        serde_json::from_value(json!({"metadata": {"name": "e", "namespace": "n", "uid": "eu"}, "subsets": [subset]})).unwrap_or_default();
+    let (desired, any) = mirroring::desired(&endpoints, "IPv4");
+    let plan = plan(&mirroring::template(&endpoints, "IPv4"), desired, &[], None);
+    assert!(any && !mirroring::desired(&endpoints, "IPv6").1);
+    let lengths: Vec<usize> = plan.create.iter().map(|s| s.endpoints.as_ref().map_or(0, Vec::len)).collect();
+    assert_eq!(lengths, [999], "1000 addresses are taken, of which one is twice there");
+    let ready = plan.create[0].endpoints.iter().flatten().filter(|e| e.conditions.as_ref().and_then(|c| c.ready) == Some(true)).count();
+    assert_eq!(ready, 700, "who is ready is ready");
+    assert_eq!(mirroring::skipped(&endpoints), 201);
 }

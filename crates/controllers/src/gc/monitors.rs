@@ -8,13 +8,14 @@ use std::time::Duration;
 use client::{Delta, Informer, Object, PartialObject};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{
     Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass, VolumeAttributesClass};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -130,6 +131,10 @@ impl Monitors {
             ("", "persistentvolumeclaims") => self.feed(&i.informer::<PersistentVolumeClaim>(), &served, token),
             ("", "persistentvolumes") => self.feed(&i.informer::<PersistentVolume>(), &served, token),
             ("storage.k8s.io", "storageclasses") => self.feed(&i.informer::<StorageClass>(), &served, token),
+            ("storage.k8s.io", "volumeattributesclasses") => self.feed(&i.informer::<VolumeAttributesClass>(), &served, token),
+            ("certificates.k8s.io", "certificatesigningrequests") if self.cx.config.signer.is_some() => {
+                self.feed(&i.informer::<CertificateSigningRequest>(), &served, token)
+            }
             ("storage.k8s.io", "csinodes") => self.feed(&i.informer::<CSINode>(), &served, token),
             ("", "resourcequotas") => self.feed(&i.informer::<ResourceQuota>(), &served, token),
             ("policy", "poddisruptionbudgets") => self.feed(&i.informer::<PodDisruptionBudget>(), &served, token),

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use http_body_util::BodyExt;
 use serde_json::json;
 
 use super::graph::{Graph, Kind, Owner, Place, Seen, Work};
 use crate::discovery::Served;
+use crate::fake::{Fake, refusal};
 
 fn kind(name: &str) -> Arc<Kind> {
     Arc::new(Kind { group: String::new(), kind: name.to_owned() })
@@ -165,29 +165,6 @@ fn what_lives_on_is_linked_to_its_owner_again() {
     assert_eq!(world.gone("o"), "delete a");
 }
 
-/// A server where an owner is gone and its dependent is still there; what was written.
-#[derive(Default)]
-struct Told(parking_lot::Mutex<Vec<String>>);
-
-impl client::Transport for Told {
-    fn send(&self, request: http::Request<bytes::Bytes>) -> futures_util::future::BoxFuture<'static, client::Result<http::Response<client::Body>>> {
-        let (method, path) = (request.method().as_str(), request.uri().path());
-        let owner = json!({"uid": "O", "apiVersion": "v1", "kind": "K", "name": "o"});
-        let dependent = json!({"apiVersion": "v1", "kind": "Late", "metadata":
-            {"namespace": "n", "name": "d", "uid": "D", "resourceVersion": "7", "ownerReferences": [owner]}});
-        let (code, body) = match (method, path) {
-            ("GET", "/api/v1/namespaces/n/lates/d") => (200, dependent),
-            ("GET", _) => (404, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404})),
-            _ => {
-                self.0.lock().push(format!("{method} {path} {}", String::from_utf8_lossy(request.body())));
-                (200, dependent)
-            }
-        };
-        let body = http_body_util::Full::new(bytes::Bytes::from(body.to_string())).map_err(|never| match never {}).boxed_unsync();
-        Box::pin(async move { Ok(http::Response::builder().status(code).header("content-type", "application/json").body(body).expect("an answer")) })
-    }
-}
-
 fn served(resource: &str, kind: &str) -> (Kind, Arc<Served>) {
     let served = Served {
         group: String::new(),
@@ -202,8 +179,15 @@ fn served(resource: &str, kind: &str) -> (Kind, Arc<Served>) {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_set_free_while_a_kind_could_not_be_listed_is_not_deleted_when_it_is_seen() {
-    let told = Arc::new(Told::default());
-    let client = client::Client::new(told.clone());
+    // A server where the owner is gone and its dependent is still there.
+    let server = Fake::new(|method, path| {
+        let owner = json!({"uid": "O", "apiVersion": "v1", "kind": "K", "name": "o"});
+        let dependent = json!({"apiVersion": "v1", "kind": "Late", "metadata":
+            {"namespace": "n", "name": "d", "uid": "D", "resourceVersion": "7", "ownerReferences": [owner]}});
+        let is_there = method != "GET" || path == "/api/v1/namespaces/n/lates/d";
+        if is_there { (200, dependent) } else { refusal(404, "NotFound") }
+    });
+    let client = server.client();
     let (never, unheard) = crate::work::Heard::fake();
     let first = super::monitors::First { of: Default::default(), heard: unheard, since: tokio::time::Instant::now() };
     let collector = super::Collector {
@@ -227,7 +211,7 @@ async fn what_was_set_free_while_a_kind_could_not_be_listed_is_not_deleted_when_
     // The owner is looked for in vain, and who meant it is looked at.
     collector.attempt_delete(&"O".into()).await.expect("a step");
     collector.attempt_delete(&"D".into()).await.expect("a step");
-    let written = told.0.lock().join("\n");
+    let written = server.written().join("\n");
     assert!(written.starts_with("PATCH /api/v1/namespaces/n/lates/d") && written.contains(r#""ownerReferences":[]"#), "{written}");
     assert!(!written.contains("DELETE"), "{written}");
 }

@@ -7,7 +7,9 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::{Replicated, plan};
+use super::{Replicated, Replication, plan};
+use crate::fake::{Fake, refusal};
+use crate::pods::PodControl;
 
 const NOW: &str = "2026-01-01T12:00:00Z";
 
@@ -84,4 +86,31 @@ fn counts_are_of_pods_and_failures_stay_until_they_are_over() {
     set.set_counts(counts.clone());
     assert_eq!(set.counts(), counts);
     assert!(plan::counts(&set, &active, 0, None, now()).conditions.is_empty());
+}
+
+/// The counts of a set that is gone are not written into its namesake, whose pods are others.
+#[tokio::test]
+async fn a_namesake_does_not_get_the_counts_of_the_one_before() {
+    for (live, writes) in [("u", 2), ("another", 1)] {
+        let server = Fake::new(move |method, _| {
+            let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "s", "namespace": "n", "uid": live, "resourceVersion": "9"},
+                "spec": {"selector": {}}});
+            if method == "GET" { (200, set) } else { refusal(409, "Conflict") }
+        });
+        let client = server.client();
+        let replication = Replication::<ReplicaSet> {
+            control: PodControl { recorder: client::Recorder::new(client.clone(), "c", ""), client: client.clone() },
+            client,
+            sets: client::Informer::fixed([]),
+            pods: client::Informer::fixed([]),
+            expectations: Default::default(),
+            selectors: Default::default(),
+        };
+        let set: ReplicaSet =
+            serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "n", "uid": "u", "resourceVersion": "5"}, "spec": {"selector": {}}}))
+                .unwrap_or_default();
+        let written = replication.write_status(&set, super::Counts { replicas: 3, ..Default::default() }).await;
+        assert_eq!(written.is_ok(), writes == 1, "nothing is left to be written, or it is tried again");
+        assert_eq!(server.written().len(), writes);
+    }
 }
