@@ -31,10 +31,22 @@ pub fn memory(pid: i32) -> anyhow::Result<Memory> {
 
 /// CPU time used so far, also by threads that have ended; known to 10 ms.
 pub fn cpu(pid: i32) -> Duration {
+    // Fields 14 and 15.
+    ticks(&pid.to_string(), 14)
+}
+
+/// CPU time used so far by this process's children that have ended, and by theirs.
+pub fn cpu_of_children() -> Duration {
+    // Fields 16 and 17.
+    ticks("self", 16)
+}
+
+/// Two fields of proc_pid_stat(5) that are counted in hundredths of a second.
+fn ticks(process: &str, first: usize) -> Duration {
     const TICK: Duration = Duration::from_millis(10);
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Fields 14 and 15, counted after the name, which may hold anything.
-    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // Counted after the second one, the name, which may hold anything.
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace().skip(first - 3);
     TICK * fields.take(2).filter_map(|f| f.parse::<u32>().ok()).sum()
 }
 

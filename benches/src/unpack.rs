@@ -1,9 +1,10 @@
 //! An image of a gibibyte in ten layers, brought in from an archive and unpacked: `knarr image import`, and containerd's
 //! `ctr image import` of the same archive in the same run if `--peer` is given.
 //!
-//! The layers are gzip, as images are published: half of each file is text that packs well, half is noise.
+//! The layers are gzip, as images are published: half of each file is text that packs well, half is noise. Beside the time it takes
+//! stands the CPU time of all that works on it: on a machine that does something else that is what can be compared.
 
-use crate::{Options, peer::Peer, stats::Samples};
+use crate::{Options, peer::Peer, process, stats::Samples};
 use anyhow::bail;
 use cluster_tests::Cluster;
 use flate2::{Compression, write::GzEncoder};
@@ -37,7 +38,7 @@ fn measure(options: &Options, folder: &Path, rounds: usize, mebibytes: u64) -> a
     println!("{mebibytes} MiB in {LAYERS} layers, {} MiB packed\n{}", fs::metadata(&archive)?.len() >> 20, Samples::head("import, ms"));
     let mut cluster = Cluster::new("bench-unpack").with(&["--port", "7443"]);
     cluster.start(&[]).assert_ok();
-    let mut samples = Samples::default();
+    let (mut samples, mut cpu) = (Samples::default(), Samples::default());
     for _ in 0..rounds {
         let name = cluster.name.clone();
         let knarr = |words: &[&str]| {
@@ -50,20 +51,26 @@ fn measure(options: &Options, folder: &Path, rounds: usize, mebibytes: u64) -> a
                 .stdout(Stdio::null())
                 .status()
         };
+        let before = process::cpu_of_children();
         samples.add(timed(|| knarr(&["import", archive.to_str().unwrap_or_default()]))?);
+        cpu.add(process::cpu_of_children() - before);
         checked(knarr(&["rm", NAME]))?;
     }
     cluster.down();
-    println!("{}", samples.line("knarr image import"));
+    println!("{}\n{}", samples.line("knarr image import"), cpu.line("  its CPU"));
     let Some(peer) = Peer::of(options)? else { return Ok(()) };
     let [socket, programs] = peer.containerd()?;
     let ctr = |words: &[&str]| Command::new(programs.join("ctr")).arg("-a").arg(&socket).args(["-n", "bench"]).args(words).stdout(Stdio::null()).status();
-    let mut samples = Samples::default();
+    let daemons: Vec<i32> = peer.pids()?.split(',').filter_map(|pid| pid.parse().ok()).collect();
+    let used = || daemons.iter().map(|pid| process::cpu(*pid)).sum::<std::time::Duration>() + process::cpu_of_children();
+    let (mut samples, mut cpu) = (Samples::default(), Samples::default());
     for _ in 0..rounds {
+        let before = used();
         samples.add(timed(|| ctr(&["images", "import", "--platform", "linux/amd64", "--local", archive.to_str().unwrap_or_default()]))?);
+        cpu.add(used() - before);
         checked(ctr(&["images", "rm", "--sync", NAME]))?;
     }
-    println!("{}", samples.line("ctr image import"));
+    println!("{}\n{}", samples.line("ctr image import"), cpu.line("  CPU, with containerd's"));
     Ok(())
 }
 

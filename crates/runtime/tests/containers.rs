@@ -401,4 +401,7 @@ async fn a_held_container_has_all_but_its_program() {
     assert_eq!(host.rt.create_container("s", unknown).await.unwrap_err().to_string(), "unknown limit \"RLIMIT_NONE\"");
     host.rt.remove_sandbox("s").await.unwrap();
     assert!(root.join("bin/main").exists(), "a directory that is not the runtime's stays");
+    // The shim is spared when memory is short, and its containers are not unless they are meant to be.
+    host.sandbox("t").await;
+    assert_eq!(host.run("t", host.container("d", &["read", "/proc/self/oom_score_adj"])).await, "0\n");
 }

@@ -142,10 +142,9 @@ fn prologue(host: &Host, spec: &Spec, joined: bool, beside: Option<u32>, stdio: 
     if !joined {
         cgroup::join(&spec.cgroup, beside).map_err(|e| format!("cannot join the cgroup: {e}"))?;
     }
-    if let Some(score) = spec.config.resources.oom_score_adj {
-        // Lowering it is refused where the runtime itself is confined: the container runs all the same.
-        let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
-    }
+    // Lowering it is refused where the runtime itself is confined: the container runs all the same. One that wants nothing has
+    // not the shim's, which the kernel spares.
+    let _ = std::fs::write("/proc/self/oom_score_adj", spec.config.resources.oom_score_adj.unwrap_or(0).to_string());
     if let Some(profile) = &spec.apparmor {
         apparmor::at_next_program(profile).map_err(|e| format!("apply apparmor profile {profile:?}: {e}"))?;
     }
