@@ -7,10 +7,10 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, Taint};
 use machinery::placement;
 
 use crate::cri::PodUid;
-use crate::evict::pressure;
-use crate::node;
+use crate::machine;
 use crate::pod::Context;
 use crate::resources;
+use crate::shortage;
 use crate::util;
 
 /// Begins the reasons that a resource is short.
@@ -77,20 +77,20 @@ pub fn allocatable(cx: &Context) -> BTreeMap<String, i64> {
     let told = node.iter().flat_map(|n| n.status.iter()).flat_map(|s| s.allocatable.iter().flatten());
     let mut out: BTreeMap<String, i64> = told.filter(|(n, _)| *n != "pods").map(|(n, q)| (n.clone(), resources::value(q))).collect();
     out.insert("cpu".to_owned(), cx.machine.cpu_milli);
-    out.insert("memory".to_owned(), cx.machine.memory_bytes - crate::node::RESERVED_MEMORY_BYTES);
+    out.insert("memory".to_owned(), cx.machine.memory_bytes - machine::RESERVED_MEMORY_BYTES);
     out
 }
 
 /// Checks a new pod against the node and the pods on it that have not ended.
 pub fn check(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Verdict {
-    if let Some(message) = pressure::refuses(pod, cx.pressure.told()) {
+    if let Some(message) = shortage::refuses(pod, cx.pressure.told()) {
         return Verdict::Refused(Rejection::new("Evicted", message));
     }
     if let Some(message) = unconfinable(pod).filter(|_| !crate::cri::apparmor_enabled()) {
         return Verdict::Refused(Rejection::new("AppArmor", message));
     }
     let node = cx.node.read().clone();
-    let default = node::labels(&cx.config);
+    let default = machine::labels(&cx.config);
     let place = Place {
         name: &cx.config.node_name,
         labels: node.as_ref().and_then(|n| n.metadata.labels.as_ref()).unwrap_or(&default),
@@ -100,9 +100,9 @@ pub fn check(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Verdict {
     };
     let without = |gone: &HashSet<PodUid>| -> Vec<&Pod> { others.iter().filter(|o| !gone.contains(&PodUid(util::uid(o).to_owned()))).map(|p| &**p).collect() };
     let Some(refused) = fits(pod, &without(&HashSet::new()), &place) else { return Verdict::Admitted };
-    if pressure::critical(pod) && refused.reason.starts_with(OUT_OF) {
+    if shortage::critical(pod) && refused.reason.starts_with(OUT_OF) {
         let lacks = |gone: &HashSet<PodUid>| fits(pod, &without(gone), &place).is_some();
-        if let Some(victims) = pressure::victims(pod, others, &lacks) {
+        if let Some(victims) = shortage::victims(pod, others, &lacks) {
             return Verdict::MakeRoom { victims, otherwise: refused };
         }
     }
@@ -288,7 +288,7 @@ mod tests {
         let others = [of("low", 0, "1"), of("mid", 10, "1"), of("system", 2_000_000_000, "2")];
         let critical = of("new", 2_000_001_000, "1500m");
         let left = |gone: &HashSet<PodUid>| others.iter().filter(|o| !gone.contains(&PodUid(util::uid(o).to_owned()))).count();
-        let victims = |enough: usize| pressure::victims(&critical, &others, &|gone| left(gone) > enough);
+        let victims = |enough: usize| shortage::victims(&critical, &others, &|gone| left(gone) > enough);
         assert_eq!(victims(2), Some(vec![PodUid("low".into())]));
         assert_eq!(victims(1), Some(vec![PodUid("low".into()), PodUid("mid".into())]));
         assert_eq!(victims(0), None, "another that the cluster cannot be without stays");

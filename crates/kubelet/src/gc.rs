@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 
 use crate::cri::{Image, PodUid, label};
-use crate::node;
+use crate::machine;
 use crate::pod::Context;
 use crate::pod::manager::Pods;
 use crate::util;
@@ -83,7 +83,7 @@ async fn remove(cx: &Arc<Context>, image: &Image) {
 pub async fn images(cx: Arc<Context>, pods: Pods) {
     let root = cx.config.root_dir.clone();
     let used_percent = || {
-        let (all, free) = node::disk(&root);
+        let (all, free) = machine::disk(&root);
         ((all - free.min(all)) * 100).checked_div(all).unwrap_or(0)
     };
     let spare = spare(&cx, &pods).await;

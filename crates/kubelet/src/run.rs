@@ -13,6 +13,7 @@ use crate::cgroups::Cgroups;
 use crate::config::{Config, Error};
 use crate::cri::{SharedNet, SharedRuntime};
 use crate::images::Images;
+use crate::machine::Machine;
 use crate::pod::Context;
 use crate::pod::manager::{Manager, Pods};
 use crate::volumes::watches::Watches;
@@ -74,14 +75,14 @@ pub async fn run_with(
     let scheme = runtime.version().split("://").next().unwrap_or("knarr").to_owned();
     let cx = Arc::new(Context {
         watches: Watches::new(Arc::clone(&api), Arc::new(move |uid| stale.stale(uid))),
-        images: Images::new(&config.root_dir),
+        images: Images::new(&config.root_dir, Arc::clone(&api), Arc::clone(&runtime)),
         cgroups: Cgroups::new("/sys/fs/cgroup", &config.cgroup_root),
-        machine: node::machine(&config),
+        machine: Machine::this(&config),
         scheme,
         started: config.clock.now(),
         others: Box::new(move |uid| beside.others(uid)),
         node: parking_lot::RwLock::default(),
-        pressure: crate::evict::pressure::Pressure::default(),
+        pressure: crate::shortage::Pressure::default(),
         looks: volumes::looks::Looks::default(),
         api,
         runtime: Arc::clone(&runtime),

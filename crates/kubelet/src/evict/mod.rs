@@ -4,50 +4,21 @@
 //! Both are looked at every ten seconds (upstream's `monitoringInterval`), never twice at the same time. The words are those of
 //! `pkg/kubelet/eviction`. Limits of their own are looked at only for pods that name one.
 
-pub mod pressure;
+mod pressure;
+mod take;
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::cri::PodUid;
+use crate::pod::Context;
 use crate::pod::manager::Pods;
-use crate::pod::{Context, Eviction, Handle};
 use crate::resources;
-use crate::util;
-use crate::volumes::{self, Layout};
-
-/// What an evicted pod gets between its stop signal and the end: one over its limit goes on filling the disk.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// What a pod takes of the node's disk, in bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Disk {
-    /// By emptyDir on disk.
-    volumes: Vec<(String, u64)>,
-    /// By container: its writable layer and its logs.
-    containers: Vec<(String, u64)>,
-}
-
-impl Disk {
-    fn sum(&self) -> u64 {
-        self.volumes.iter().chain(&self.containers).map(|(_, b)| *b).fold(0, u64::saturating_add)
-    }
-}
+use take::{Disk, evict, evictable, measure, on_disk};
 
 fn limit(of: Option<&k8s_openapi::api::core::v1::ResourceRequirements>) -> Option<(u64, String)> {
     let q = of?.limits.as_ref()?.get("ephemeral-storage")?;
     Some((u64::try_from(resources::value(q)).ok().filter(|b| *b > 0)?, q.0.clone()))
-}
-
-/// The emptyDirs that lie on disk.
-fn on_disk(pod: &Pod) -> impl Iterator<Item = (&str, Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>)> {
-    pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|v| {
-        let dir = v.empty_dir.as_ref().filter(|d| d.medium.as_deref() != Some("Memory"))?;
-        Some((v.name.as_str(), dir.size_limit.as_ref()))
-    })
 }
 
 /// The limit of the pod as a whole: what its containers' come to, as its requests do (upstream's `PodLimits`).
@@ -89,37 +60,6 @@ fn exceeded(pod: &Pod, disk: &Disk) -> Option<String> {
     })
 }
 
-async fn used_by(dir: PathBuf) -> u64 {
-    util::blocking(move || runtime::tree::usage(&dir).bytes).await
-}
-
-/// Measures what a pod takes of the disk.
-pub(crate) async fn measure(cx: &Context, pod: &Pod) -> Disk {
-    let layout = Layout::new(&cx.config.root_dir, util::uid(pod));
-    let mut out = Disk::default();
-    for (name, _) in on_disk(pod) {
-        let dir = volumes::empty_dir_path(&layout.pod_dir.join("volumes"), name);
-        out.volumes.push((name.to_owned(), used_by(dir).await));
-    }
-    let logs = cx.config.pod_log_dir(util::namespace(pod), util::name(pod), util::uid(pod));
-    for c in cx.runtime.pod_containers(&PodUid(util::uid(pod).to_owned())).into_iter().filter(crate::cri::Container::running) {
-        let layer = cx.runtime.disk_usage(&c.id).await.unwrap_or(0);
-        let logs = used_by(logs.join(&c.name)).await;
-        out.containers.push((c.name, layer.saturating_add(logs)));
-    }
-    out
-}
-
-pub(crate) fn evict(handle: &Handle, message: String, condition: Option<String>) {
-    tracing::info!(pod = %util::describe(&handle.pod()), message, "evicting");
-    handle.evict(Eviction { reason: "Evicted".into(), message, condition, grace: GRACE });
-}
-
-/// Whether a pod may be evicted: not if the cluster cannot be without it, whatever it takes (upstream's `evictPod`).
-fn evictable(handle: &Handle) -> bool {
-    !handle.ended() && !pressure::critical(&handle.pod())
-}
-
 /// Evicts the pods that are over a limit of their own, and one more if the node runs short.
 pub async fn check(cx: Arc<Context>, pods: Pods) {
     for handle in pods.all().into_iter().filter(|h| evictable(h)) {
@@ -152,7 +92,7 @@ mod tests {
         let may = |priority: i32, phase: &str| {
             let mut p = pod(json!({"containers": [], "priority": priority}));
             p.status = serde_json::from_value(json!({"phase": phase})).unwrap();
-            evictable(&Handle::new(Arc::new(p)))
+            evictable(&crate::pod::Handle::new(Arc::new(p)))
         };
         assert!(may(1_000_000_000, "Running"));
         assert!(!may(2_000_000_000, "Running") && !may(0, "Failed"));

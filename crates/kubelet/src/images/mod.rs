@@ -14,11 +14,10 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::api::{RefKind, RefObject, Severity};
-use crate::cri::{Credentials, CriError, Image, PodUid};
-use crate::pod::Context;
+use crate::api::{RefKind, RefObject, Severity, SharedApi};
+use crate::cri::{Credentials, CriError, Image, PodUid, SharedRuntime};
 use crate::pod::backoff::Backoff;
-use crate::pod::ops::StartError;
+use crate::start_error::StartError;
 use crate::util;
 use pulled::{Login, Pulled};
 
@@ -34,6 +33,8 @@ struct Failed {
 
 /// Image pulls of this node.
 pub struct Images {
+    api: SharedApi,
+    runtime: SharedRuntime,
     backoff: Mutex<HashMap<(PodUid, String), (Backoff, Failed)>>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     permits: tokio::sync::Semaphore,
@@ -43,8 +44,9 @@ pub struct Images {
 impl Images {
     /// The pulls of a kubelet with this directory.
     #[must_use]
-    pub fn new(root: &Path) -> Self {
-        Self { backoff: Mutex::default(), locks: Mutex::default(), permits: tokio::sync::Semaphore::new(MAX_PARALLEL_PULLS), pulled: Pulled::open(root) }
+    pub fn new(root: &Path, api: SharedApi, runtime: SharedRuntime) -> Self {
+        let permits = tokio::sync::Semaphore::new(MAX_PARALLEL_PULLS);
+        Self { api, runtime, backoff: Mutex::default(), locks: Mutex::default(), permits, pulled: Pulled::open(root) }
     }
 
     /// Whether an image came by a pull of this node.
@@ -78,10 +80,10 @@ impl Images {
     }
 
     /// The image of a container: the one on the node, or pulled. `path` names the container in Events.
-    pub async fn ensure(&self, cx: &Context, pod: &Pod, c: &Spec, path: &str) -> Result<Image, StartError> {
+    pub async fn ensure(&self, pod: &Pod, c: &Spec, path: &str) -> Result<Image, StartError> {
         let reference = c.image.as_deref().unwrap_or_default();
-        let warn = |reason: &str, message: &str| cx.api.pod_event(pod, Some(path), Severity::Warning, reason, message);
-        let normal = |reason: &str, message: &str| cx.api.pod_event(pod, Some(path), Severity::Normal, reason, message);
+        let warn = |reason: &str, message: &str| self.api.pod_event(pod, Some(path), Severity::Warning, reason, message);
+        let normal = |reason: &str, message: &str| self.api.pod_event(pod, Some(path), Severity::Normal, reason, message);
         if !valid(reference) {
             let message = format!("Failed to apply default image tag {reference:?}: couldn't parse image name {reference:?}: invalid reference format");
             warn("InspectFailed", &message);
@@ -89,11 +91,11 @@ impl Images {
             return Err(StartError::new("InvalidImageName", message));
         }
         let policy = c.image_pull_policy.as_deref().unwrap_or(if tag(reference) == Some("latest") { "Always" } else { "IfNotPresent" });
-        let present = self.present(cx, reference).await;
+        let present = self.present(reference).await;
         let logins = Lazy::default();
         let accessible = match (&present, policy) {
             (Some(image), "Never" | "IfNotPresent") => {
-                !self.pulled.needs_login(&image.id) || self.pulled.opened_by(&image.id, logins.get(cx, pod, reference).await)
+                !self.pulled.needs_login(&image.id) || self.pulled.opened_by(&image.id, logins.get(&self.api, pod, reference).await)
             }
             _ => false,
         };
@@ -117,7 +119,7 @@ impl Images {
             warn("Failed", "Error: ImagePullBackOff");
             return Err(StartError::new("ImagePullBackOff", format!("{text}: ErrImagePull: {message}")));
         }
-        self.pull(cx, pod, reference, policy, &logins, normal)
+        self.pull(pod, reference, policy, &logins, normal)
             .await
             .inspect(|_| {
                 self.backoff.lock().remove(&key);
@@ -141,12 +143,12 @@ impl Images {
     }
 
     /// An image by its name, if it is on the node. The store's memory may have to be read from the disk.
-    async fn present(&self, cx: &Context, reference: &str) -> Option<Image> {
-        let (runtime, reference) = (Arc::clone(&cx.runtime), reference.to_owned());
+    async fn present(&self, reference: &str) -> Option<Image> {
+        let (runtime, reference) = (Arc::clone(&self.runtime), reference.to_owned());
         util::blocking(move || runtime.image(&reference)).await
     }
 
-    async fn pull(&self, cx: &Context, pod: &Pod, reference: &str, policy: &str, logins: &Lazy, normal: impl Fn(&str, &str)) -> Result<Image, CriError> {
+    async fn pull(&self, pod: &Pod, reference: &str, policy: &str, logins: &Lazy, normal: impl Fn(&str, &str)) -> Result<Image, CriError> {
         normal("Pulling", &format!("Pulling image {reference:?}"));
         let asked = Instant::now();
         let lock = Arc::clone(self.locks.lock().entry(reference.to_owned()).or_default());
@@ -154,18 +156,18 @@ impl Images {
         let _one = lock.lock().await;
         // Somebody else's pull may just have brought it.
         if policy == "IfNotPresent"
-            && let Some(image) = self.present(cx, reference).await
-            && (!self.pulled.needs_login(&image.id) || self.pulled.opened_by(&image.id, logins.get(cx, pod, reference).await))
+            && let Some(image) = self.present(reference).await
+            && (!self.pulled.needs_login(&image.id) || self.pulled.opened_by(&image.id, logins.get(&self.api, pod, reference).await))
         {
             return Ok(image);
         }
         let _permit = self.permits.acquire().await.map_err(|e| CriError::Other(e.to_string()))?;
         // An image that was there and was not pulled was imported, and stays what it is when a pull confirms it.
-        let imported = self.present(cx, reference).await.is_some_and(|i| !self.was_pulled(&i.id));
+        let imported = self.present(reference).await.is_some_and(|i| !self.was_pulled(&i.id));
         let begun = Instant::now();
         let mut last = None;
-        for login in logins.get(cx, pod, reference).await.iter().map(Some).chain([None]) {
-            match cx.runtime.pull(reference, login.map(|l| l.credentials.clone())).await {
+        for login in logins.get(&self.api, pod, reference).await.iter().map(Some).chain([None]) {
+            match self.runtime.pull(reference, login.map(|l| l.credentials.clone())).await {
                 Ok(image) => {
                     if !imported {
                         self.pulled.note(&image.id, login).await;
@@ -209,8 +211,8 @@ impl Drop for Forget<'_> {
 struct Lazy(tokio::sync::OnceCell<Vec<Login>>);
 
 impl Lazy {
-    async fn get(&self, cx: &Context, pod: &Pod, reference: &str) -> &[Login] {
-        self.0.get_or_init(|| credentials(cx, pod, reference)).await
+    async fn get(&self, api: &SharedApi, pod: &Pod, reference: &str) -> &[Login] {
+        self.0.get_or_init(|| credentials(api, pod, reference)).await
     }
 }
 
@@ -265,17 +267,17 @@ fn registry(reference: &str) -> &str {
 }
 
 /// The logins for a registry from the pod's pull secrets, in order.
-async fn credentials(cx: &Context, pod: &Pod, reference: &str) -> Vec<Login> {
+async fn credentials(api: &SharedApi, pod: &Pod, reference: &str) -> Vec<Login> {
     let mut out = Vec::new();
     let secrets = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_ref());
     for s in secrets.into_iter().flatten() {
-        match cx.api.get_ref(RefKind::Secret, util::namespace(pod), &s.name).await {
+        match api.get_ref(RefKind::Secret, util::namespace(pod), &s.name).await {
             Ok((Some(RefObject::Secret(secret)), _)) => {
                 let data: BTreeMap<&str, &[u8]> = secret.data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.as_slice())).collect();
                 let of = format!("{}/{}/{}", util::namespace(pod), s.name, secret.metadata.uid.as_deref().unwrap_or_default());
                 out.extend(logins(&data, reference).into_iter().map(|credentials| Login { credentials, secret: of.clone() }));
             }
-            _ => cx.api.pod_event(
+            _ => api.pod_event(
                 pod,
                 None,
                 Severity::Warning,

@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Severity;
 use crate::config::Config;
-use crate::evict::pressure::{DISK_MIN_PERCENT, MEMORY_MIN_BYTES, Short};
+use crate::machine::{DISK_MIN_PERCENT, RESERVED_MEMORY_BYTES, architecture, disk, labels};
 use crate::pod::Context;
+use crate::shortage::Short;
 use crate::util::{self, time};
 
 /// How often the lease is renewed, and how long it stands (upstream's defaults).
@@ -34,52 +35,9 @@ const REPORT: Duration = Duration::from_secs(300);
 /// Images named in the status (upstream's `nodeStatusMaxImages`), and names of each.
 const MAX_IMAGES: usize = 50;
 const MAX_IMAGE_NAMES: usize = 5;
-/// Memory kept for the node itself (upstream's default `memory.available` threshold), in bytes.
-pub(crate) const RESERVED_MEMORY_BYTES: i64 = MEMORY_MIN_BYTES;
 /// First and longest wait before registration is tried again.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(7);
-
-/// The architecture as Go names it.
-#[must_use]
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-/// The labels of the node.
-#[must_use]
-pub fn labels(config: &Config) -> BTreeMap<String, String> {
-    let mut out = config.labels.clone();
-    for (k, v) in [("kubernetes.io/hostname", config.node_name.as_str()), ("kubernetes.io/os", "linux"), ("kubernetes.io/arch", architecture())] {
-        out.insert(k.into(), v.into());
-        if let Some(rest) = k.strip_prefix("kubernetes.io/").filter(|r| *r != "hostname") {
-            out.insert(format!("beta.kubernetes.io/{rest}"), v.into());
-        }
-    }
-    out
-}
-
-/// A value of `/proc/meminfo` in bytes.
-#[must_use]
-pub fn meminfo(key: &str) -> i64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
-    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<i64>().ok()).unwrap_or(0) * 1024
-}
-
-/// Bytes of the file system of `path`: all that can be had, and free. What the file system keeps back counts for neither, as
-/// df(1) has it: a disk with a large reserve is not a full one.
-#[must_use]
-pub fn disk(path: &std::path::Path) -> (u64, u64) {
-    nix::sys::statvfs::statvfs(path).map_or((0, 0), |s| {
-        let used = s.blocks().saturating_sub(s.blocks_free());
-        ((used + s.blocks_available()) * s.fragment_size(), s.blocks_available() * s.fragment_size())
-    })
-}
 
 fn read(path: &str) -> String {
     fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default()
@@ -310,13 +268,6 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::s
         }
         *cx.node.write() = Some(Arc::new(node.clone()));
     }
-}
-
-/// What the machine has.
-#[must_use]
-pub fn machine(config: &Config) -> crate::pod::Machine {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    crate::pod::Machine { cpu_milli: i64::try_from(cpus).unwrap_or(1) * 1000, memory_bytes: meminfo("MemTotal"), host_ips: vec![config.node_ip] }
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub async fn reset(cx: &Arc<Context>, pod: &Pod, order: Vec<Container>) -> Resul
     let newest: Vec<Container> = order.iter().filter(|c| latest(&order, &c.name, None).is_some_and(|l| l.id == c.id)).cloned().collect();
     for c in order.iter().filter(|c| !c.sandbox.0.is_empty()) {
         if c.state == State::Running {
-            let path = super::worker::find_spec(pod, &c.name).map(|(kind, _)| kind.field_path(&c.name));
+            let path = super::plan::find_spec(pod, &c.name).map(|(kind, _)| kind.field_path(&c.name));
             cx.api.pod_event(pod, path.as_deref(), Severity::Normal, "Killing", "killing");
             gone(cx.runtime.stop_container(&c.id, Duration::ZERO).await)?;
         }

@@ -36,9 +36,10 @@ use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::cri::{ContainerId, PodUid, SharedNet, SharedRuntime};
 use crate::env::downward::Facts;
-use crate::evict::pressure::Pressure;
 use crate::images::Images;
-use crate::probes::Results;
+use crate::machine::Machine;
+use crate::probes::results::Results;
+use crate::shortage::Pressure;
 use crate::util;
 use crate::volumes::looks::Looks;
 use crate::volumes::watches::Watches;
@@ -78,17 +79,6 @@ pub struct Context {
     pub pressure: Pressure,
 }
 
-/// What the machine has.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    /// Thousandths of a CPU.
-    pub cpu_milli: i64,
-    /// Bytes of memory.
-    pub memory_bytes: i64,
-    /// The node's addresses.
-    pub host_ips: Vec<IpAddr>,
-}
-
 impl Context {
     /// Now, by the kubelet's clock.
     #[must_use]
@@ -111,7 +101,7 @@ impl Context {
             host_ips: &self.machine.host_ips,
             pod_ips,
             node_cpu_milli: self.machine.cpu_milli,
-            node_memory_bytes: self.machine.memory_bytes - crate::node::RESERVED_MEMORY_BYTES,
+            node_memory_bytes: self.machine.memory_bytes - crate::machine::RESERVED_MEMORY_BYTES,
         }
     }
 }

@@ -19,26 +19,9 @@ use crate::env::{self, expand, services};
 use crate::hooks;
 use crate::resources;
 use crate::security;
+use crate::start_error::StartError;
 use crate::util;
 use crate::volumes::{self, Layout};
-
-/// Why a container could not be started: what its status says while it waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StartError {
-    /// Reason.
-    pub reason: String,
-    /// Message.
-    pub message: String,
-    /// The container that runs all the same, and is to be stopped: its postStart hook failed.
-    pub unhooked: Option<ContainerId>,
-}
-
-impl StartError {
-    /// An error with a reason.
-    pub fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.into(), message: message.into(), unhooked: None }
-    }
-}
 
 /// What to start.
 pub struct Start {
@@ -68,7 +51,7 @@ impl Start {
 pub async fn start(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
     let path = s.kind.field_path(&s.spec.name);
     let image = tokio::select! {
-        got = cx.images.ensure(&cx, &s.pod, &s.spec, &path) => got?,
+        got = cx.images.ensure(&s.pod, &s.spec, &path) => got?,
         () = s.cancel.cancelled() => return Err(StartError::new("ContainerCreating", "")),
     };
     let made = tokio::select! {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::backoff::{Backoff, go_duration};
 use crate::cri::{Container, ContainerId, Sandbox, State, label};
-use crate::probes::Results;
+use crate::probes::results::Results;
 use crate::resources::is_sidecar;
 use crate::util;
 
@@ -415,4 +415,17 @@ impl Step<'_> {
             out.actions.push(Action::Finish);
         }
     }
+}
+
+/// Finds a container of the spec by name.
+#[must_use]
+pub fn find_spec(pod: &Pod, name: &str) -> Option<(Kind, Spec)> {
+    let spec = pod.spec.as_ref()?;
+    let init = spec.init_containers.iter().flatten().find(|c| c.name == name).map(|c| (Kind::Init, c.clone()));
+    let regular = || spec.containers.iter().find(|c| c.name == name).map(|c| (Kind::Regular, c.clone()));
+    let ephemeral = || {
+        let found = spec.ephemeral_containers.iter().flatten().find(|c| c.name == name);
+        found.map(|c| (Kind::Ephemeral, util::ephemeral_as_container(c)))
+    };
+    init.or_else(regular).or_else(ephemeral)
 }

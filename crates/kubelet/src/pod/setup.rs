@@ -161,7 +161,7 @@ async fn image_volumes(cx: &Context, pod: &Pod) -> Result<Vec<(String, String)>,
         let Some(source) = &v.image else { continue };
         let like = Container { name: v.name.clone(), image: source.reference.clone(), image_pull_policy: source.pull_policy.clone(), ..Container::default() };
         let path = format!("spec.volumes{{{}}}", v.name);
-        let image = cx.images.ensure(cx, pod, &like, &path).await.map_err(|e| SetUpError(e.message))?;
+        let image = cx.images.ensure(pod, &like, &path).await.map_err(|e| SetUpError(e.message))?;
         out.push((v.name.clone(), image.id));
     }
     Ok(out)

@@ -14,7 +14,7 @@ use super::lost;
 use super::plan::{self, Kind, latest};
 use super::resize::{Applied, Pending};
 use crate::cri::{Container, ContainerId, Sandbox, State};
-use crate::probes::Results;
+use crate::probes::results::Results;
 use crate::resources::{is_sidecar, qos};
 use crate::util::{self, time};
 

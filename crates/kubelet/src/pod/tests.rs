@@ -11,7 +11,7 @@ use super::backoff::Backoff;
 use super::plan::{self, Action, Failure, Plan, View};
 use super::status;
 use crate::cri::{Container, ContainerId, Sandbox, State};
-use crate::probes::Results;
+use crate::probes::results::Results;
 use crate::testing::{container, sandbox};
 
 fn at(s: u64) -> SystemTime {

@@ -11,12 +11,13 @@ use tokio::time::Instant;
 
 use super::duties::Duty;
 use super::kill::{Kill, Turns};
-use super::ops::{self, Start, StartError};
-use super::plan::{Action, Failure, Kind, Plan, latest, restart_key};
-use super::worker::{Killing, Outcome, Stage, Worker, earliest, find_spec, grace_period};
+use super::ops::{self, Start};
+use super::plan::{Action, Failure, Kind, Plan, find_spec, latest, restart_key};
+use super::worker::{Killing, Outcome, Stage, Worker, earliest, grace_period};
 use super::{cleanup, lost, resize, setup};
 use crate::api::Severity;
 use crate::cri::{Container, ContainerId, Sandbox, State};
+use crate::start_error::StartError;
 use crate::util;
 use crate::volumes::payload::Source;
 use crate::volumes::{self, Layout};

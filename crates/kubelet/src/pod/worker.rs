@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::core::v1::{Container as Spec, Pod, PodStatus, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
@@ -20,8 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::duties::{Duties, Duty};
 use super::kill::Turns;
-use super::ops::StartError;
-use super::plan::{self, Failure, Kind, latest};
+use super::plan::{self, Failure, latest};
 use super::resize::{self, Applied, Pending};
 use super::setup::{self, SetUp, SetUpError};
 use super::{Context, Eviction, Handle, lost, messages, status};
@@ -29,6 +28,7 @@ use crate::api::Severity;
 use crate::cri::{Container, ContainerId, Sandbox, State};
 use crate::probes::Probes;
 use crate::resources;
+use crate::start_error::StartError;
 use crate::status_writer::StatusWriter;
 use crate::util;
 use crate::volumes;
@@ -123,19 +123,6 @@ pub struct Worker {
     /// Volumes are to be brought up to date.
     pub(super) refresh_due: bool,
     look_at: Instant,
-}
-
-/// Finds a container of the spec by name.
-#[must_use]
-pub fn find_spec(pod: &Pod, name: &str) -> Option<(Kind, Spec)> {
-    let spec = pod.spec.as_ref()?;
-    let init = spec.init_containers.iter().flatten().find(|c| c.name == name).map(|c| (Kind::Init, c.clone()));
-    let regular = || spec.containers.iter().find(|c| c.name == name).map(|c| (Kind::Regular, c.clone()));
-    let ephemeral = || {
-        let found = spec.ephemeral_containers.iter().flatten().find(|c| c.name == name);
-        found.map(|c| (Kind::Ephemeral, util::ephemeral_as_container(c)))
-    };
-    init.or_else(regular).or_else(ephemeral)
 }
 
 /// A grace period as the API has it, which may be any number.

@@ -6,6 +6,7 @@
 
 pub mod grpc;
 pub mod http;
+pub mod results;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,10 +21,11 @@ use tokio::time::Instant;
 use crate::api::Severity;
 use crate::cri::{Container, ContainerId, CriError};
 use crate::env::expand;
-use crate::pod::worker::find_spec;
+use crate::pod::plan::find_spec;
 use crate::pod::{Context, Handle};
 use crate::util;
 use http::Request;
+use results::Results;
 
 /// How long a container that has just started is asked in quick succession.
 const EARLY: Duration = Duration::from_secs(1);
@@ -32,19 +34,6 @@ const EARLY_PAUSE: Duration = Duration::from_millis(4);
 const EARLY_PAUSE_EXEC: Duration = Duration::from_millis(32);
 /// Most bytes of a probe's output in an Event (upstream's `maxRespBodyLength`).
 const MAX_OUTPUT: usize = 10 * 1024;
-
-/// What the probes of a container found so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Results {
-    /// The startup probe succeeded, or there is none.
-    pub started: bool,
-    /// The readiness probe succeeded, or there is none.
-    pub ready: bool,
-    /// The startup probe gave up: the container is to be killed.
-    pub startup_failed: bool,
-    /// The liveness probe failed: the container is to be killed.
-    pub liveness_failed: bool,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {

@@ -11,7 +11,7 @@ use super::{Answer, Call, Server, streamed, text};
 use crate::cri::{Container, State};
 use crate::logs::read::{self, Options};
 use crate::pod::Handle;
-use crate::pod::worker::find_spec;
+use crate::pod::plan::find_spec;
 
 /// Blocks of a log under way to a client.
 const LOG_QUEUE: usize = 8;

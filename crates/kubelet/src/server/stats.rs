@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Answer, text};
 use crate::cri::{Container, Usage, label};
-use crate::node;
+use crate::machine;
 use crate::pod::Context;
 use crate::pod::manager::Pods;
 use crate::util;
@@ -65,8 +65,8 @@ pub(super) async fn summary(cx: &Arc<Context>, pods: &Pods) -> Answer {
         v["containers"] = json!(containers);
         list.push(v);
     }
-    let (all, free) = node::disk(&cx.config.root_dir);
-    let available = node::meminfo("MemAvailable");
+    let (all, free) = machine::disk(&cx.config.root_dir);
+    let available = machine::meminfo("MemAvailable");
     let used = cx.machine.memory_bytes - available;
     let fs = json!({"time": now, "availableBytes": free, "capacityBytes": all, "usedBytes": all.saturating_sub(free)});
     super::json(&json!({
@@ -99,7 +99,7 @@ pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods) -> Answer {
     let mut gauge = |name: &str, help: &str, labels: &str, value: usize| {
         let _ = write!(out, "# HELP {name} [BETA] {help}\n# TYPE {name} gauge\n{name}{labels} {value}\n");
     };
-    let version = format!("{{git_version=\"{}\",platform=\"linux/{}\"}}", cx.config.version, node::architecture());
+    let version = format!("{{git_version=\"{}\",platform=\"linux/{}\"}}", cx.config.version, machine::architecture());
     gauge("kubernetes_build_info", "A metric with a constant '1' value labeled by version.", &version, 1);
     gauge("kubelet_node_name", "The node's name. The count is always 1.", &format!("{{node={:?}}}", cx.config.node_name), 1);
     gauge("kubelet_running_pods", "Number of pods that have a running pod sandbox", "", cx.runtime.sandboxes().iter().filter(|s| s.ready).count());
@@ -149,7 +149,7 @@ pub(super) async fn resource_metrics(cx: &Arc<Context>) -> Answer {
     for (pod, (_, memory)) in &pods {
         let _ = writeln!(out, "pod_memory_working_set_bytes{pod} {memory}");
     }
-    let used = cx.machine.memory_bytes - node::meminfo("MemAvailable");
+    let used = cx.machine.memory_bytes - machine::meminfo("MemAvailable");
     let _ = write!(
         out,
         "# HELP node_cpu_usage_seconds_total [STABLE] Cumulative cpu time consumed by the node in core-seconds\n# TYPE node_cpu_usage_seconds_total counter\nnode_cpu_usage_seconds_total {}\n# HELP node_memory_working_set_bytes [STABLE] Current working set of the node in bytes\n# TYPE node_memory_working_set_bytes gauge\nnode_memory_working_set_bytes {used}\n# HELP resource_scrape_error [STABLE] 1 if there was an error while getting container metrics, 0 otherwise\n# TYPE resource_scrape_error gauge\nresource_scrape_error 0\n",
