@@ -53,8 +53,10 @@ pub(crate) async fn run(cx: Cx) {
             queue.add(Key::Node(change.object().name().to_owned()));
         })
         .on(&cx.informers.informer_in::<Lease>(LEASES, ListParams::default()), |c, _, change| match change {
-            Delta::Added(lease) | Delta::Updated { new: lease, .. } => c.sign(lease.name()),
-            Delta::Deleted(_) => {}
+            Delta::Added(lease) => c.sign(lease.name()),
+            // Not when only the listener hears again what there is.
+            Delta::Updated { old, new } if old.spec != new.spec => c.sign(new.name()),
+            Delta::Updated { .. } | Delta::Deleted(_) => {}
         })
         .on(&controller.pods, Lifecycle::heard_pod)
         .work(WORKERS)
