@@ -162,6 +162,8 @@ async fn the_collector_deletes_waits_and_sets_free() {
     c.create(MAPS, map("child", owned(&top, true))).await;
     c.delete(&format!("{MAPS}/top"), "Orphan").await;
     c.until(&format!("{MAPS}/top"), gone).await;
+    // What it watches of everything is shared with whoever has the objects whole.
+    assert_eq!(c.informers.held_twice(), Vec::<String>::new());
     let child = c.until(&format!("{MAPS}/child"), |v| v["metadata"]["ownerReferences"].is_null()).await;
     assert!(child["metadata"]["deletionTimestamp"].is_null());
 
