@@ -144,6 +144,14 @@ impl Cluster {
         process::run(&mut command, &[], START)
     }
 
+    /// `knarr up` in the foreground, line by line; what is left of it is taken down when this cluster is dropped.
+    pub fn foreground(&mut self, options: &[&str], manifests: &[PathBuf]) -> Running {
+        self.stands = true;
+        let mut command = self.knarr(&["up"]);
+        command.args(&self.options).args(options).args(manifests);
+        Running::start(command.stdin(Stdio::null()))
+    }
+
     /// `knarr down`, and nothing may be left.
     pub fn down(&mut self) {
         self.stands = false;

@@ -127,6 +127,12 @@ impl Running {
         }
     }
 
+    /// What it has said so far, as far as it was waited for.
+    #[must_use]
+    pub fn seen(&self) -> &[String] {
+        &self.seen
+    }
+
     /// Writes a line to its input.
     pub fn say(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("the input is a pipe");

@@ -173,6 +173,36 @@ fn an_image_that_does_not_exist() {
     cluster.kubectl("delete pod none --timeout=30s");
 }
 
+/// What is started in the foreground stays when the roll-out of its manifests does not finish, says why, and says it again by
+/// its exit code when it is ended.
+#[test]
+fn a_roll_out_that_does_not_finish() {
+    let mut cluster = Cluster::new("unfinished");
+    let manifest = cluster.folder.join("none.yaml");
+    let template = "{metadata: {labels: {a: b}}, spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: '127.0.0.1:9/none:v1'}]}}";
+    let text =
+        format!("apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: none}}\nspec: {{selector: {{matchLabels: {{a: b}}}}, template: {template}}}\n");
+    fs::write(&manifest, text).expect("a manifest");
+    let mut up = cluster.foreground(&["--timeout", "3"], &[manifest]);
+    up.line(PATIENCE, |line| line == "The cluster runs on.");
+    let told = up.seen().join("\n");
+    for part in ["knarr: the roll-out is not finished after 3 s:", "  default/none: 0 of 1 pods", "/c: ", "ImagePull", "127.0.0.1:9/none:v1"] {
+        assert!(told.contains(part), "{part:?} is missing in:\n{told}");
+    }
+    up.line(PATIENCE, |line| line.contains("Ctrl-C stops the cluster."));
+    assert_eq!(cluster.value("get deployment none", "{.status.replicas}"), "1", "it is there and answers");
+    up.signal(nix::sys::signal::Signal::SIGINT);
+    let (lines, status) = up.end(PATIENCE);
+    assert_eq!(status.code(), Some(1), "{lines:#?}");
+    // Without anything to wait for, the same cluster ends well.
+    let mut up = cluster.foreground(&[], &[]);
+    up.line(PATIENCE, |line| line.contains("Ctrl-C stops the cluster."));
+    cluster.kubectl("delete deployment none --wait=false");
+    up.signal(nix::sys::signal::Signal::SIGTERM);
+    let (lines, status) = up.end(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{lines:#?}");
+}
+
 #[test]
 fn archives_that_lie_or_escape() {
     let cluster = Cluster::up("archive", &[]);

@@ -40,3 +40,84 @@ impl Drop for Room {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::{Door, user};
+    use apiserver::{ApiServer, Config, Identity};
+    use bytes::Bytes;
+    use std::{sync::mpsc, time::Duration};
+
+    /// What a machine that is busy with others keeps easily; who waits for a held thread waits for ever.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Holds all threads of a room, as work does that computes for long, until what is returned is dropped.
+    fn hold(room: &Handle) -> Vec<mpsc::Sender<()>> {
+        let (held, all) = mpsc::channel();
+        let holders: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let (release, released) = mpsc::channel::<()>();
+                let held = held.clone();
+                room.spawn(async move {
+                    let _ = held.send(());
+                    let _ = released.recv();
+                });
+                release
+            })
+            .collect();
+        (0..THREADS).for_each(|_| all.recv_timeout(PATIENCE).expect("a thread of the room"));
+        holders
+    }
+
+    /// Whether somebody in a room is answered by the API, and whether his clock runs.
+    struct Asked {
+        answer: mpsc::Receiver<u16>,
+        clock: mpsc::Receiver<()>,
+    }
+
+    fn ask(room: &Handle, door: &Door) -> Asked {
+        let (answered, answer) = mpsc::channel();
+        let (ticked, clock) = mpsc::channel();
+        let client = door.client(user("admin", &["system:masters"]));
+        room.spawn(async move {
+            let request = http::Request::get("/api/v1/namespaces").body(Bytes::new()).expect("a request");
+            let _ = answered.send(client.raw(request).await.map_or(0, |response| response.status().as_u16()));
+        });
+        room.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let _ = ticked.send(());
+        });
+        Asked { answer, clock }
+    }
+
+    #[test]
+    fn who_holds_his_threads_holds_nobody_else() {
+        let api = runtime("api").expect("a runtime");
+        let (control, node) = (Room::open("control").expect("a room"), Room::open("node").expect("a room"));
+        let store = store::Store::in_memory(&store::Options::default()).expect("a store");
+        let identity = Identity::new(&store, None, "https://kubernetes.default.svc", Default::default()).expect("keys");
+        let server = ApiServer::new(Config::default(), store, identity).expect("a server");
+        let door = api.block_on(async { Door::new(&server) });
+        for (busy, other) in [(&control, &node), (&node, &control)] {
+            let held = hold(&busy.handle);
+            let asked = ask(&other.handle, &door);
+            assert_eq!(asked.answer.recv_timeout(PATIENCE), Ok(200), "the API and the other room go on");
+            asked.clock.recv_timeout(PATIENCE).expect("its clock runs");
+            // The room that is held asks as well: it has its answer as soon as it can take it.
+            let own = ask(&busy.handle, &door);
+            assert!(own.answer.try_recv().is_err());
+            drop(held);
+            assert_eq!(own.answer.recv_timeout(PATIENCE), Ok(200));
+        }
+        let held = hold(api.handle());
+        for room in [&control, &node] {
+            let asked = ask(&room.handle, &door);
+            asked.clock.recv_timeout(PATIENCE).expect("whoever waits for the API has his threads for himself");
+            assert!(asked.answer.try_recv().is_err(), "requests are handled by the API's threads alone");
+        }
+        drop(held);
+        let asked = ask(&node.handle, &door);
+        assert_eq!(asked.answer.recv_timeout(PATIENCE), Ok(200));
+    }
+}
