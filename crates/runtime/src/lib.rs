@@ -10,6 +10,7 @@ mod caps;
 mod cgroup;
 mod devices;
 mod error;
+mod files;
 #[cfg(test)]
 mod fuzz;
 mod images;

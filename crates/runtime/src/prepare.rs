@@ -2,20 +2,16 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
-use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use crate::cgroup::{Cgroups, Level};
 use crate::error::{Context, Error, Result};
+use crate::files::{private_dir, read_json};
 use crate::images::{Images, Pins};
-use crate::proto::{Sets, Spec};
-use crate::runtime::SandboxFile;
+use crate::proto::{SandboxFile, Sets, Spec};
 use crate::seccomp::Filter;
 use crate::types::*;
 use crate::{apparmor, caps, devices, layers, process, seccomp, sys, user};
@@ -26,6 +22,8 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 const ACCOUNTS_BYTES_MAX: u64 = 4 << 20;
 /// Volumes that an image may declare for itself.
 const VOLUMES_MAX: usize = 128;
+/// A killed shim is gone within this, unless the kernel holds it in a system call.
+pub(crate) const SHIM_KILL_MAX: Duration = Duration::from_secs(5);
 
 /// What this host must have; the words say what to do.
 pub(crate) fn check_host(cgroup_root: &Path) -> Result<()> {
@@ -66,30 +64,6 @@ pub(crate) fn check_id(id: &str) -> Result<()> {
         return Err(Error::Invalid(format!("{id:?} cannot be an id")));
     }
     Ok(())
-}
-
-/// Makes a directory, with those above it, that nobody but its owner may enter, whatever the umask; one that is there becomes so.
-/// What lies in it are Secrets in the clear, and programs of images that would be root's for whoever starts them.
-pub(crate) fn private_dir(path: &Path) -> Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("cannot make", path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).at("cannot close", path)
-}
-
-/// Writes a file so that it is there as a whole or not at all, for its owner alone.
-pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let bytes = serde_json::to_vec(value).map_err(|e| Error::Invalid(e.to_string()))?;
-    let tmp = path.with_extension("tmp");
-    // One that a crash left has the mode of then.
-    let _ = fs::remove_file(&tmp);
-    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&tmp);
-    file.and_then(|mut file| file.write_all(&bytes)).at("cannot write", &tmp)?;
-    fs::rename(&tmp, path).at("cannot write", path)
-}
-
-/// Reads a file of [`write_json`].
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 /// The containers' specifications in a sandbox's directory.

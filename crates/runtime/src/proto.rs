@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{ContainerConfig, ContainerState, ResolvedUser};
+use crate::types::{ContainerConfig, ContainerState, IdMapping, ResolvedUser, SandboxConfig};
 
 /// Raised when a packet can no longer be understood by the version before.
 pub(crate) const VERSION: u32 = 1;
@@ -187,4 +187,14 @@ pub(crate) struct CgroupPlan {
     /// The one that counts memory.
     pub(crate) memory: Option<PathBuf>,
     pub(crate) unified: bool,
+}
+
+/// `sandbox.json`.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct SandboxFile {
+    pub(crate) config: SandboxConfig,
+    pub(crate) created_ns: u64,
+    /// The ids of its own users, if it has any.
+    #[serde(default)]
+    pub(crate) users: Option<IdMapping>,
 }

@@ -10,19 +10,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{broadcast, watch};
 
 use crate::cgroup::{Cgroups, Level};
 use crate::error::{Context, Error, Result};
 use crate::images::Images;
-use crate::proto::{Record, Reply, Request, Spec};
-use crate::shims::SHIM_KILL_MAX;
+use crate::prepare::SHIM_KILL_MAX;
+use crate::proto::{Record, Reply, Request, SandboxFile, Spec};
 use crate::stream::{AttachSession, ExecSession, Stream, Terminal};
 use crate::types::*;
 use crate::users::{self, Ranges};
-use crate::{prepare, sys};
+use crate::{files, prepare, sys};
 
 /// Events a slow listener may be behind before it is told that it missed some.
 const EVENTS_MAX: usize = 4096;
@@ -82,16 +81,6 @@ pub(crate) struct ContainerEntry {
     pub(crate) record: Record,
 }
 
-/// `sandbox.json`.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct SandboxFile {
-    pub(crate) config: SandboxConfig,
-    pub(crate) created_ns: u64,
-    /// The ids of its own users, if it has any.
-    #[serde(default)]
-    pub(crate) users: Option<IdMapping>,
-}
-
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Runtime").field("mark", &self.0.config.mark).finish_non_exhaustive()
@@ -105,7 +94,7 @@ impl Runtime {
         prepare::check_host(&config.cgroup_root)?;
         prepare::check_overlay()?;
         for dir in [config.root.clone(), config.run.clone(), config.root.join("containers"), config.run.join("sandboxes")] {
-            prepare::private_dir(&dir)?;
+            files::private_dir(&dir)?;
         }
         let inner = Inner {
             images: Arc::new(Images::open(&config)?),
@@ -264,7 +253,7 @@ impl Runtime {
         let spec = blocking(move || {
             let Inner { images, cgroups, config: host, .. } = &*this.0;
             let made = prepare::container(images, cgroups, &host.root, &file, config).and_then(|(spec, _pins)| {
-                prepare::write_json(&spec_file(&dir, &name), &spec)?;
+                files::write_json(&spec_file(&dir, &name), &spec)?;
                 Ok(spec)
             });
             if made.is_err() {
@@ -503,7 +492,7 @@ impl Runtime {
         blocking(move || {
             this.0.cgroups.apply(&spec.cgroup, &resources, Level::Container)?;
             prepare::merge_resources(&mut spec.config.resources, resources);
-            prepare::write_json(&spec_file(&this.sandbox_dir(&sandbox), &id), &spec)?;
+            files::write_json(&spec_file(&this.sandbox_dir(&sandbox), &id), &spec)?;
             if let Some(entry) = this.0.state.lock().containers.get_mut(&id) {
                 entry.spec = Arc::new(spec);
             }

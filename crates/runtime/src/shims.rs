@@ -18,18 +18,17 @@ use tokio::task::JoinSet;
 
 use crate::cgroup::{self, Level};
 use crate::error::{Context, Error, Result};
-use crate::proto::{self, Record, Reply, Request};
-use crate::runtime::{ContainerEntry, Inner, Runtime, SandboxEntry, SandboxFile, State, blocking, netns_of, remove_tree};
+use crate::prepare::SHIM_KILL_MAX;
+use crate::proto::{self, Record, Reply, Request, SandboxFile};
+use crate::runtime::{ContainerEntry, Inner, Runtime, SandboxEntry, State, blocking, netns_of, remove_tree};
 use crate::shimclient::Connection;
 use crate::types::*;
-use crate::{prepare, sys};
+use crate::{files, prepare, sys};
 
 /// A shim answers its first message within this, or is taken for dead.
 const SHIM_START_MAX: Duration = Duration::from_secs(10);
 /// A shim answers what it need not wait for within this, or hangs and is killed.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// A killed shim is gone within this, unless the kernel holds it in a system call.
-pub(crate) const SHIM_KILL_MAX: Duration = Duration::from_secs(5);
 
 impl Runtime {
     /// Makes a sandbox. What has been made of it is undone when anything fails: the shim is killed first, then waited for.
@@ -66,7 +65,7 @@ impl Runtime {
 
     fn start_shim(&self, file: &mut SandboxFile) -> Result<Child> {
         let dir = self.sandbox_dir(&file.config.id);
-        prepare::private_dir(&dir)?;
+        files::private_dir(&dir)?;
         if file.config.user_namespace {
             file.users = Some(self.0.ranges.take(&file.config.id)?);
         }
@@ -75,7 +74,7 @@ impl Runtime {
             let plan = self.0.cgroups.create(cgroup_parent, resources)?;
             self.0.cgroups.apply(&plan, resources, Level::Pod)?;
         }
-        prepare::write_json(&dir.join(proto::SANDBOX_FILE), file)?;
+        files::write_json(&dir.join(proto::SANDBOX_FILE), file)?;
         let listener = sys::seqpacket_listen(&dir.join(proto::SOCKET)).at("cannot listen in", &dir)?;
         let program = match &self.0.sealed {
             Some(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
@@ -190,7 +189,7 @@ impl Runtime {
         let mut all = JoinSet::new();
         for entry in std::fs::read_dir(&base).at("cannot list", &base)?.flatten() {
             let dir = entry.path();
-            let Some(file) = prepare::read_json::<SandboxFile>(&dir.join(proto::SANDBOX_FILE)) else {
+            let Some(file) = files::read_json::<SandboxFile>(&dir.join(proto::SANDBOX_FILE)) else {
                 // Died between making the directory and writing the file: no shim can have been started.
                 let _ = remove_tree(&dir);
                 continue;
@@ -219,7 +218,7 @@ impl Runtime {
 
     async fn adopt_sandbox(&self, dir: &Path, file: SandboxFile) {
         let id = file.config.id.clone();
-        let mut records: Vec<Record> = prepare::read_json(&dir.join(proto::STATE_FILE)).unwrap_or_default();
+        let mut records: Vec<Record> = files::read_json(&dir.join(proto::STATE_FILE)).unwrap_or_default();
         let mut alive = None;
         if let Ok(connection) = Connection::open(dir, &id) {
             let greeted = tokio::time::timeout(SHIM_START_MAX, async {
@@ -408,7 +407,7 @@ mod tests {
         };
         let rt = Runtime::open(config).await.unwrap();
         let dir = rt.sandbox_dir("s");
-        prepare::private_dir(&dir).unwrap();
+        files::private_dir(&dir).unwrap();
         let listener = sys::seqpacket_listen(&dir.join(proto::SOCKET)).unwrap();
         rt.insert_sandbox(SandboxFile { config: SandboxConfig { id: "s".into(), ..SandboxConfig::default() }, created_ns: 0, users: None }, 1, true);
         let spec = crate::proto::Spec { config: ContainerConfig { id: "c".into(), ..ContainerConfig::default() }, ..Default::default() };

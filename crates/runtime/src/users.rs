@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
-use crate::prepare;
+use crate::files;
 use crate::types::IdMapping;
 
 /// Where ranges are taken.
@@ -40,7 +40,7 @@ impl Ranges {
 
     /// A range for this sandbox.
     pub(crate) fn take(&self, sandbox: &str) -> Result<IdMapping> {
-        prepare::private_dir(&self.base)?;
+        files::private_dir(&self.base)?;
         // Ids cannot begin with a point, nor contain what separates here.
         let claim = self.base.join(format!(".{}:{sandbox}", self.mark));
         fs::write(&claim, self.owner(sandbox)).at("cannot write", &claim)?;

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::layers::is_free;
 use super::reference::is_hex;
+use crate::files::is_free;
 
 /// The kubelet tries again after five minutes at most.
 const KEPT_MAX: Duration = Duration::from_secs(3600);

@@ -21,8 +21,9 @@ use parking_lot::Mutex;
 
 use super::{EMPTY_LAYER, random_name};
 use crate::error::{Context, Result};
+use crate::files::{self, is_free};
+use crate::tree;
 use crate::types::Image;
-use crate::{prepare, tree};
 
 const MARK: &str = ".ok";
 /// What stood for the mark before there were marks: it was written before the layer was whole.
@@ -69,7 +70,7 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
 impl Layers {
     pub(super) fn open(dir: PathBuf, ingest: PathBuf) -> Result<Layers> {
         for dir in [&dir, &ingest] {
-            prepare::private_dir(dir)?;
+            files::private_dir(dir)?;
         }
         let empty = dir.join(EMPTY_LAYER);
         fs::create_dir_all(&empty).at("cannot make", &empty)?;
@@ -238,9 +239,4 @@ impl Layers {
         }
         sync_dir(&self.dir)
     }
-}
-
-/// Whether nobody holds the lock of a file or directory.
-pub(super) fn is_free(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok())
 }

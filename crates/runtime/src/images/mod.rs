@@ -38,9 +38,9 @@ pub(crate) use self::layers::Pins;
 use self::reference::Reference;
 use self::unpack::Section;
 use crate::error::{Context, Error, Result};
-use crate::prepare;
-use crate::registry::Registries;
-use crate::types::{Config, Credentials, Image, ImageConfig, LocalFile, Progress, Step};
+use crate::files;
+use crate::registry::config::Registries;
+use crate::types::{Config, Image, ImageConfig, LocalFile, Progress, Step};
 
 /// A directory without files: what an image without layers is made of.
 pub(crate) const EMPTY_LAYER: &str = "empty";
@@ -74,8 +74,8 @@ pub(crate) struct Images {
     known: RwLock<Arc<Known>>,
     layers: Layers,
     helper: Helper,
-    registries: Registries,
-    pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    pub(crate) registries: Registries,
+    pub(crate) pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Held while a blob is fetched, by its digest: two images may want the same one.
     transfers: Mutex<HashMap<String, Weak<Transfer>>>,
 }
@@ -83,7 +83,7 @@ pub(crate) struct Images {
 impl Images {
     pub(crate) fn open(config: &Config) -> Result<Images> {
         let dir = config.root.join("images");
-        prepare::private_dir(&dir)?;
+        files::private_dir(&dir)?;
         let layers = Layers::open(config.root.join("layers"), config.root.join("ingest"))?;
         layers.migrate(files_in(&dir)).at("cannot bring up to date", &layers.dir)?;
         Ok(Images {
@@ -153,21 +153,6 @@ impl Images {
         let turn = Arc::new(Transfer::new(Weak::new()));
         transfers.insert(digest.to_owned(), Arc::downgrade(&turn));
         turn
-    }
-
-    pub(crate) async fn pull(self: &Arc<Self>, name: &str, credentials: Option<Credentials>, progress: Arc<dyn Progress>) -> Result<Image> {
-        let reference = Reference::parse(name)?;
-        let full = reference.tagged().unwrap_or_else(|| reference.digested(reference.version()));
-        let turn = Arc::clone(self.pulls.lock().entry(full.clone()).or_default());
-        let done = {
-            let _turn = turn.lock().await;
-            crate::registry::pull(self, &self.registries, &reference, credentials, progress).await
-        };
-        let mut pulls = self.pulls.lock();
-        if Arc::strong_count(&turn) == 2 {
-            pulls.remove(&full);
-        }
-        done
     }
 
     // ---- writing
@@ -331,7 +316,7 @@ impl Known {
 /// The images that a directory's files describe. One that cannot be read, as a power cut left it, is none.
 fn files_in(dir: &Path) -> impl Iterator<Item = Image> {
     let files = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    files.filter(|path| path.extension().is_some_and(|e| e == "json")).filter_map(|path| prepare::read_json(&path))
+    files.filter(|path| path.extension().is_some_and(|e| e == "json")).filter_map(|path| files::read_json(&path))
 }
 
 /// The name by which an image is found.

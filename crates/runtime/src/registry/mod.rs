@@ -5,7 +5,7 @@
 //! there is anything to fetch is asked by HEAD first: that costs the registry nothing, and nobody's quota.
 
 mod blob;
-mod config;
+pub(crate) mod config;
 mod http;
 mod proxy;
 mod session;
@@ -17,7 +17,7 @@ use ::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio_util::task::AbortOnDropHandle;
 
-pub(crate) use self::config::Registries;
+use self::config::Registries;
 use self::http::{Http, read};
 use self::session::Session;
 use crate::error::{Error, Result};
@@ -39,8 +39,26 @@ const FIRST_PAUSE: Duration = Duration::from_millis(300);
 /// What a server asks to wait is waited up to this; then it is for the kubelet to try again.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(20);
 
+impl Images {
+    /// Fetches an image; those who want the same wait for one fetch after the other.
+    pub(crate) async fn pull(self: &Arc<Self>, name: &str, credentials: Option<Credentials>, progress: Arc<dyn Progress>) -> Result<Image> {
+        let reference = Reference::parse(name)?;
+        let full = reference.tagged().unwrap_or_else(|| reference.digested(reference.version()));
+        let turn = Arc::clone(self.pulls.lock().entry(full.clone()).or_default());
+        let done = {
+            let _turn = turn.lock().await;
+            pull(self, &self.registries, &reference, credentials, progress).await
+        };
+        let mut pulls = self.pulls.lock();
+        if Arc::strong_count(&turn) == 2 {
+            pulls.remove(&full);
+        }
+        done
+    }
+}
+
 /// Fetches an image from the first server that has it.
-pub(crate) async fn pull(
+async fn pull(
     images: &Arc<Images>,
     registries: &Registries,
     reference: &Reference,

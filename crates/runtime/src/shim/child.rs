@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
+use super::mounts::Terminal;
 use super::rootfs::{self, Ground, Sources};
 use super::users::Users;
 use super::{Host, Step, process};
@@ -169,7 +170,7 @@ impl Wording {
 struct Streams<'a> {
     stdio: Stdio,
     /// The user's side of a terminal that was made with the file system.
-    terminal: Option<rootfs::Terminal>,
+    terminal: Option<Terminal>,
     channel: &'a OwnedFd,
 }
 
@@ -289,10 +290,10 @@ fn standard_streams(spec: &Spec, tty: bool, streams: Streams<'_>) -> Step<[Owned
             None => {
                 // Whatever lies there: only a terminal answers what it is asked then.
                 let master = process::openat(&libc::AT_FDCWD, c"/dev/ptmx", libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK, 0);
-                master.and_then(rootfs::Terminal::of).map_err(|e| format!("new terminal: {e}"))?
+                master.and_then(Terminal::of).map_err(|e| format!("new terminal: {e}"))?
             }
         };
-        let rootfs::Terminal { master, peer } = terminal;
+        let Terminal { master, peer } = terminal;
         sys::send_packet(streams.channel, &[TERMINAL], &[master]).map_err(|e| format!("hand over the terminal: {e}"))?;
         process::fchown(peer.as_raw_fd(), spec.user.uid, 5);
         return Ok([high(&peer).map_err(fail)?, high(&peer).map_err(fail)?, high(&peer).map_err(fail)?]);

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::rootfs::{MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, Terminal, attach_at, fresh};
+use super::mounts::{MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, Terminal, attach_at, fresh};
 use super::{Step, process};
 use crate::proto::Spec;
 use crate::sys;

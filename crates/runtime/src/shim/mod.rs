@@ -9,6 +9,7 @@ mod child;
 mod container;
 mod dev;
 mod log;
+mod mounts;
 mod requests;
 mod restrict;
 mod rootfs;
@@ -24,10 +25,9 @@ use std::path::{Path, PathBuf};
 
 use self::container::Container;
 use self::users::Users;
-use crate::proto::{self, Packet, Record, Reply, Request};
-use crate::runtime::SandboxFile;
+use crate::proto::{self, Packet, Record, Reply, Request, SandboxFile};
 use crate::types::{ContainerState, SandboxConfig};
-use crate::{cgroup, prepare, process, sys};
+use crate::{cgroup, files, process, sys};
 
 /// What a step of the shim or its children gives; the error is for a person.
 type Step<T> = Result<T, String>;
@@ -177,7 +177,7 @@ impl Shim {
         set(libc::PR_SET_CHILD_SUBREAPER, 1)?;
         // Lowering it may be refused; then the shim is as mortal as its containers.
         let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
-        let file: SandboxFile = prepare::read_json(&dir.join(proto::SANDBOX_FILE)).ok_or("no sandbox configuration")?;
+        let file: SandboxFile = files::read_json(&dir.join(proto::SANDBOX_FILE)).ok_or("no sandbox configuration")?;
         let host = namespaces(dir, file)?;
         // SAFETY: the runtime gave the listening socket as standard input; nothing else uses that number.
         #[allow(unsafe_code)]
@@ -368,7 +368,7 @@ impl Shim {
 
     fn save(&self) {
         let records: Vec<&Record> = self.containers.iter().map(|c| &c.record).collect();
-        if let Err(e) = prepare::write_json(&self.host.dir.join(proto::STATE_FILE), &records) {
+        if let Err(e) = files::write_json(&self.host.dir.join(proto::STATE_FILE), &records) {
             eprintln!("state not written: {e}");
         }
     }
@@ -551,8 +551,8 @@ fn shared_pids(host: &Host) -> Step<SharedPids> {
             process::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWPID).map_err(fail)?;
             sys::mount(c"", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"").map_err(fail)?;
             child::pass_on(&theirs)?;
-            let proc = sys::new_mount(c"proc", &[], rootfs::NO_ALL).map_err(fail)?;
-            let empty = sys::new_mount(c"tmpfs", &[(c"size", Some(c"0k"))], rootfs::NO_ALL).map_err(fail)?;
+            let proc = sys::new_mount(c"proc", &[], mounts::NO_ALL).map_err(fail)?;
+            let empty = sys::new_mount(c"tmpfs", &[(c"size", Some(c"0k"))], mounts::NO_ALL).map_err(fail)?;
             // By no name: the pod's users may not look into that directory.
             sys::move_mount(&empty, &libc::AT_FDCWD).and_then(|()| process::fchdir(&empty)).and_then(|()| process::pivot_here()).map_err(fail)?;
             sys::send_packet(&theirs, &[child::PROC], &[proc]).map_err(fail)?;
@@ -599,7 +599,7 @@ fn shared_memory(dir: &Path, sandbox: &SandboxConfig, host_ns: &OwnedFd, owner: 
     let (size, uid, gid) = (size?, uid?, gid?);
     let options =
         [(c"source", Some(c"shm")), (c"mode", Some(c"1777")), (c"size", Some(size.as_c_str())), (c"uid", Some(uid.as_c_str())), (c"gid", Some(gid.as_c_str()))];
-    mounts_of(dir, host_ns, || sys::new_mount(c"tmpfs", &options, rootfs::NO_ALL))
+    mounts_of(dir, host_ns, || sys::new_mount(c"tmpfs", &options, mounts::NO_ALL))
 }
 
 /// A mount namespace that holds nothing but one mount, as its root: there it stays, and can be copied from.

@@ -9,7 +9,7 @@ use super::container::Container;
 use super::{Connecting, Held, Launch, Shim, Step};
 use crate::proto::{self, Record, Reply, Request, Spec};
 use crate::types::ContainerState;
-use crate::{cgroup, prepare, process, sys};
+use crate::{cgroup, files, prepare, process, sys};
 
 impl Shim {
     pub(super) fn request(&mut self, client: u64, request: Request, fds: Vec<OwnedFd>) {
@@ -95,7 +95,7 @@ impl Shim {
         }
         prepare::check_id(id).map_err(|e| e.to_string())?;
         let spec: Spec =
-            prepare::read_json(&self.host.dir.join(format!("c-{id}.json"))).ok_or_else(|| format!("the specification of container {id:?} cannot be read"))?;
+            files::read_json(&self.host.dir.join(format!("c-{id}.json"))).ok_or_else(|| format!("the specification of container {id:?} cannot be read"))?;
         let log = spec.log_path.clone();
         let mut container = Container::new(spec).map_err(|e| format!("failed to open log {log:?}: {e}"))?;
         let stdio = match given {
@@ -149,7 +149,7 @@ impl Shim {
     /// A start that was refused before anything was cloned counts as one that failed.
     fn refuse_start(&mut self, id: &str, message: String) -> Reply {
         let known = self.containers.iter().any(|c| c.record.id == id);
-        if !known && let Some(spec) = prepare::read_json::<Spec>(&self.host.dir.join(format!("c-{id}.json"))) {
+        if !known && let Some(spec) = files::read_json::<Spec>(&self.host.dir.join(format!("c-{id}.json"))) {
             // Without its log, which may be the reason.
             let spec = Spec { log_path: Default::default(), ..spec };
             if let Ok(mut container) = Container::new(spec) {

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::rootfs::{AT_FDCWD, NO_ALL, is_directory};
+use super::mounts::{AT_FDCWD, NO_ALL, is_directory};
 use super::{Step, process};
 use crate::proto::Spec;
 use crate::sys;

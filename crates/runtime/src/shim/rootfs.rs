@@ -12,10 +12,11 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::mounts::{AT_FDCWD, NO_ALL, Terminal, attach_at, fresh, is_directory, make_dir};
 use super::users::Users;
 use super::{Host, Step, dev, process, restrict, volume};
 use crate::proto::Spec;
@@ -23,11 +24,6 @@ use crate::sys;
 use crate::tree::{Links, Root};
 use crate::types::{Device, Propagation, SandboxConfig};
 
-pub(super) const AT_FDCWD: RawFd = libc::AT_FDCWD;
-pub(super) const MOUNT_ATTR_NOSUID: u64 = 2;
-const MOUNT_ATTR_NODEV: u64 = 4;
-pub(super) const MOUNT_ATTR_NOEXEC: u64 = 8;
-pub(super) const NO_ALL: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
 /// `PROC_SUPER_MAGIC`
 const PROC: i64 = 0x9fa0;
 /// What may be mounted over below `/proc`: files about the machine, for which others know better (lxcfs). The list of runc.
@@ -235,21 +231,6 @@ impl Ground {
     }
 }
 
-/// The user's side of a new terminal, and the controlling one.
-pub(super) struct Terminal {
-    pub(super) master: OwnedFd,
-    pub(super) peer: OwnedFd,
-}
-
-impl Terminal {
-    /// Both sides, by the opened `ptmx` of a devpts.
-    pub(super) fn of(master: OwnedFd) -> io::Result<Terminal> {
-        process::set_blocking(&master)?;
-        let peer = process::terminal_peer(&master)?;
-        Ok(Terminal { master, peer })
-    }
-}
-
 /// Builds everything and makes it the root. Runs in the container's own mount and cgroup namespaces; `pids` is its process
 /// namespace, if that is not the present one. Answers the terminal, if the container has one.
 pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>) -> Step<Option<Terminal>> {
@@ -348,14 +329,6 @@ fn below(mount: &OwnedFd, name: &CStr, path: &str) -> Step<OwnedFd> {
     sys::openat2(mount, name, flags, 0, sys::RESOLVE_IN_ROOT | sys::RESOLVE_NO_SYMLINKS).map_err(|e| format!("error mounting to rootfs at {path:?}: {e}"))
 }
 
-pub(super) fn is_directory(fd: &OwnedFd) -> io::Result<bool> {
-    Ok(File::from(fd.try_clone()?).metadata()?.is_dir())
-}
-
-pub(super) fn attach_at(tree: &OwnedFd, place: &OwnedFd, target: &str) -> Step<()> {
-    sys::move_mount(tree, place).map_err(|e| format!("error mounting to rootfs at {target:?}: {e}"))
-}
-
 /// Mounts where the configuration wants it. `proc` is the container's file system of processes, in which nothing may be
 /// covered but a few files: what hides or replaces the rest deceives whoever looks into the container.
 fn attach(root: &Root, tree: &OwnedFd, target: &str, directory: bool, proc: Option<&OwnedFd>) -> Step<()> {
@@ -383,10 +356,6 @@ fn may_cover(place: &OwnedFd, proc: &OwnedFd) -> io::Result<bool> {
     Ok(false)
 }
 
-pub(super) fn fresh(kind: &CStr, options: &[(&CStr, Option<&CStr>)], flags: u64, target: &str) -> Step<OwnedFd> {
-    sys::new_mount(kind, options, flags).map_err(|e| format!("new {kind:?} for {target}: {e}"))
-}
-
 /// The image store's layers, owned by the pod's users: overlayfs itself cannot be shown shifted, its layers can. The writable
 /// layer above has their ids on disk.
 fn shifted_layers(spec: &Spec, users: &Users) -> Step<PathBuf> {
@@ -404,12 +373,6 @@ fn shifted_layers(spec: &Spec, users: &Users) -> Step<PathBuf> {
 /// Attaches a mount at a directory of the container's own on the host.
 fn place(tree: &OwnedFd, at: &Path) -> io::Result<()> {
     sys::move_mount(tree, &process::openat(&AT_FDCWD, &sys::c_path(at)?, libc::O_PATH | libc::O_DIRECTORY, 0)?)
-}
-
-/// A directory of the container's own on the host.
-pub(super) fn make_dir(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// The image's layers with a writable one above, which dies with its container.

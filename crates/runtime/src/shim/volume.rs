@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
-use super::rootfs::{AT_FDCWD, make_dir};
+use super::mounts::{AT_FDCWD, make_dir};
 use super::{Step, process};
 use crate::proto::Spec;
 use crate::sys;
