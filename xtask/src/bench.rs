@@ -1,6 +1,9 @@
 //! `cargo xtask bench NAME`: builds the release program and runs one program of `benches/` against it.
 
-use crate::test::{cargo, target, workspace};
+use crate::{
+    task::cargo,
+    test::{target, workspace},
+};
 use anyhow::bail;
 
 /// Runs the task. `KNARR` names another program to measure.

@@ -1,7 +1,7 @@
 //! The licences of the dependencies: each is one of those that `deny.toml` allows. `cargo deny check licenses` looks into the
 //! texts as well and is asked where it is installed; what packages say of themselves is checked everywhere.
 
-use crate::test::{cargo, step};
+use crate::task::{cargo, step};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 use std::path::Path;

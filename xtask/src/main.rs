@@ -3,6 +3,7 @@
 mod bench;
 mod generate;
 mod licences;
+mod task;
 mod test;
 
 use std::process::ExitCode;

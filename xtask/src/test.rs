@@ -4,7 +4,10 @@
 //! Lints and unit tests need nothing. The tests of a cluster run the release program as root on this machine, in
 //! clusters of their own names, and need kubectl: the one on the path, or one built from its Go module.
 
-use crate::licences;
+use crate::{
+    licences,
+    task::{cargo, step},
+};
 use anyhow::{Context as _, bail};
 use std::{
     io::{BufRead as _, BufReader},
@@ -58,23 +61,6 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
 
 pub fn workspace() -> anyhow::Result<PathBuf> {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).context("the workspace has a folder")
-}
-
-/// A cargo in the environment of whoever started this task. What cargo tells a program that it runs (its package, its
-/// manifest) is taken away: build scripts look at these variables (`ring`'s does), and would be run again by the next cargo
-/// that a user starts.
-pub fn cargo(root: &Path) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_of_a_package)) {
-        command.env_remove(name);
-    }
-    command.current_dir(root);
-    command
-}
-
-fn is_of_a_package(name: &str) -> bool {
-    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|prefix| name.starts_with(prefix))
-        || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"].contains(&name)
 }
 
 /// The parts of the cluster in the originals' places and the originals in theirs, where the originals are built.
@@ -173,10 +159,6 @@ fn kubectl(root: &Path) -> anyhow::Result<PathBuf> {
     Ok(built)
 }
 
-pub fn step(what: &str) {
-    println!("\n== {what}");
-}
-
 /// Runs tests, shows what they print and adds up what they tell.
 fn counted(command: &mut Command, count: &mut Count) -> anyhow::Result<()> {
     let started = Instant::now();
@@ -218,7 +200,7 @@ mod tests {
     #[test]
     fn a_nested_cargo_knows_nothing_of_this_package() {
         for (name, gone) in [("CARGO_MANIFEST_DIR", true), ("CARGO_PKG_NAME", true), ("CARGO_HOME", false), ("CARGO_TARGET_DIR", false), ("PATH", false)] {
-            assert_eq!(super::is_of_a_package(name), gone, "{name}");
+            assert_eq!(crate::task::is_of_a_package(name), gone, "{name}");
         }
     }
 }

@@ -11,10 +11,9 @@ use futures_util::stream::{BoxStream, StreamExt};
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use k8s_openapi::Resource;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use machinery::status::Status;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::codec::Coded;
@@ -22,8 +21,10 @@ use crate::error::{Error, Result};
 use crate::http_transport::HttpTransport;
 use crate::kubeconfig::Endpoint;
 use crate::lenient;
-use crate::object::{Object, PartialObject, Plural};
+use crate::list::List;
+use crate::object::{Object, Plural};
 use crate::params::{DeleteParams, ListParams, Patch, PatchParams};
+use crate::partial::PartialObject;
 use crate::transport::{Body, Transport};
 use crate::watch::{self, Event, Frames};
 
@@ -41,35 +42,6 @@ pub struct Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("user_agent", &self.user_agent).finish_non_exhaustive()
-    }
-}
-
-/// A page of objects.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(bound = "K: DeserializeOwned")]
-pub struct List<K> {
-    /// Revision, continue token, how many remain.
-    #[serde(default)]
-    pub metadata: ListMeta,
-    /// The objects.
-    #[serde(default)]
-    items: Option<Vec<K>>,
-}
-
-impl<K> List<K> {
-    /// The objects.
-    pub fn into_items(self) -> Vec<K> {
-        self.items.unwrap_or_default()
-    }
-
-    /// The objects.
-    pub fn items(&self) -> &[K] {
-        self.items.as_deref().unwrap_or_default()
-    }
-
-    /// The revision at which the list was taken.
-    pub fn resource_version(&self) -> &str {
-        self.metadata.resource_version.as_deref().unwrap_or_default()
     }
 }
 

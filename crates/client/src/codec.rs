@@ -30,8 +30,8 @@ use k8s_openapi::api::{
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-use crate::api::List;
-use crate::object::PartialObject;
+use crate::list::List;
+use crate::partial::PartialObject;
 
 /// What a tree says, as a type: by the one decoder that the type has.
 ///

@@ -2,12 +2,10 @@
 
 use std::fmt;
 
+use crate::codec::Coded;
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use serde::{Deserialize, Serialize};
-
-use crate::codec::Coded;
 
 /// An object of the API: one of the types of `k8s-openapi` that `codec.rs` lists, or anything with the same metadata.
 pub trait Object: Meta + Coded + Clone + fmt::Debug + Send + Sync + 'static {}
@@ -110,34 +108,6 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// An object of any kind, of which only the metadata is looked at (`meta.k8s.io/v1 PartialObjectMetadata`).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PartialObject {
-    /// The metadata.
-    #[serde(default)]
-    pub metadata: ObjectMeta,
-}
-
-impl k8s_openapi::Resource for PartialObject {
-    const API_VERSION: &'static str = "meta.k8s.io/v1";
-    const GROUP: &'static str = "meta.k8s.io";
-    const KIND: &'static str = "PartialObjectMetadata";
-    const VERSION: &'static str = "v1";
-    const URL_PATH_SEGMENT: &'static str = "";
-    type Scope = k8s_openapi::NamespaceResourceScope;
-}
-
-impl Metadata for PartialObject {
-    type Ty = ObjectMeta;
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
 /// A reference to an object, as Events carry it.
 pub fn object_reference<K: Meta + k8s_openapi::Resource>(object: &K) -> ObjectReference {
     ObjectReference {
@@ -149,4 +119,9 @@ pub fn object_reference<K: Meta + k8s_openapi::Resource>(object: &K) -> ObjectRe
         uid: object.meta().uid.clone(),
         field_path: None,
     }
+}
+
+/// The name of the claim that is made for a pod's generic ephemeral volume (upstream's `ephemeral.VolumeClaimName`).
+pub fn own_claim(pod: &impl Meta, volume: &str) -> String {
+    format!("{}-{volume}", pod.name())
 }

@@ -149,20 +149,15 @@ fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     let ended = pod.is_deleting() && pod.meta().deletion_grace_period_seconds == Some(0);
     spec.volumes.iter().flatten().any(|volume| {
         let named = volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim.name());
-        let own = || !ended && volume.ephemeral.is_some() && own_claim(pod, &volume.name) == claim.name() && claim.is_controlled_by(pod.uid());
+        let own = || !ended && volume.ephemeral.is_some() && client::own_claim(pod, &volume.name) == claim.name() && claim.is_controlled_by(pod.uid());
         named || own()
     })
-}
-
-/// The name of the claim that is made for a pod's ephemeral volume.
-fn own_claim(pod: &Pod, volume: &str) -> String {
-    format!("{}-{volume}", pod.name())
 }
 
 fn claim_names(pod: &Pod) -> impl Iterator<Item = String> {
     pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|volume| match &volume.persistent_volume_claim {
         Some(source) => Some(source.claim_name.clone()),
-        None => volume.ephemeral.as_ref().map(|_| own_claim(pod, &volume.name)),
+        None => volume.ephemeral.as_ref().map(|_| client::own_claim(pod, &volume.name)),
     })
 }
 

@@ -204,7 +204,7 @@ impl PodInfo {
     pub fn claims(&self) -> impl Iterator<Item = (String, bool)> + '_ {
         self.spec().volumes.iter().flatten().filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
             (Some(claim), _) => Some((claim.claim_name.clone(), false)),
-            (None, Some(_)) => Some((format!("{}-{}", self.pod.name(), volume.name), true)),
+            (None, Some(_)) => Some((client::own_claim(&*self.pod, &volume.name), true)),
             _ => None,
         })
     }

@@ -21,8 +21,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Client;
-use crate::object::{Object, ObjectKey, PartialObject, Plural};
+use crate::object::{Object, ObjectKey, Plural};
 use crate::params::ListParams;
+use crate::partial::PartialObject;
 use cache::Cache;
 
 /// A change, as a listener sees it.

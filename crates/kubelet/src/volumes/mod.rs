@@ -155,7 +155,7 @@ async fn one(source: &Source<'_>, layout: &Layout, volume: &Volume) -> Result<Re
     }
     let claim = match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(v), _) => Some((v.claim_name.clone(), v.read_only.unwrap_or(false))),
-        (None, Some(_)) => Some((format!("{}-{}", util::name(pod), volume.name), false)),
+        (None, Some(_)) => Some((client::own_claim(pod, &volume.name), false)),
         (None, None) => None,
     };
     match claim {
