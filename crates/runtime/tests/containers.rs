@@ -405,3 +405,31 @@ async fn a_held_container_has_all_but_its_program() {
     host.sandbox("t").await;
     assert_eq!(host.run("t", host.container("d", &["read", "/proc/self/oom_score_adj"])).await, "0\n");
 }
+
+/// Found by ten minutes of nonsense: who had left a container that says nothing was kept for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_left_a_silent_container_is_not_kept() {
+    let host = Host::with_image().await;
+    let shim = host.sandbox("s").await.shim_pid;
+    host.start("s", host.container("c", &["sleep"])).await;
+    let open = || std::fs::read_dir(format!("/proc/{shim}/fd")).unwrap().count();
+    let before = open();
+    for _ in 0..40 {
+        drop(host.rt.attach("c", false, true, true).await.unwrap());
+    }
+    let wait = async {
+        while open() > before + 4 {
+            // A list of descriptors tells nobody that it changed.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{} descriptors, before {before}", open()));
+    let mut held = Vec::new();
+    let refused = loop {
+        match host.rt.attach("c", false, true, true).await {
+            Ok(session) => held.push(session),
+            Err(e) => break e.to_string(),
+        }
+    };
+    assert!(held.len() >= 15 && refused.contains("too many listen"), "{} {refused}", held.len());
+}

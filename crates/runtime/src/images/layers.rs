@@ -147,10 +147,14 @@ impl Layers {
     fn make_now(&self, name: &str, make: impl FnOnce(&str) -> Result<u64>) -> Result<()> {
         let work_name = format!("{MAKING}{}", random_name()?);
         let work = self.dir.join(&work_name);
-        fs::DirBuilder::new().mode(0o700).create(&work).at("cannot make", &work)?;
-        // Whoever cleans up sees by the lock that somebody works here.
-        let lock = File::open(&work).and_then(|dir| Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, e)| e.into()));
-        let made = lock.at("cannot lock", &work).and_then(|_lock| {
+        // Whoever cleans up sees by the lock that somebody works here, and does not look before it is taken.
+        let begin = || -> io::Result<Flock<File>> {
+            let _store = self.locked()?;
+            fs::DirBuilder::new().mode(0o700).create(&work)?;
+            Flock::lock(File::open(&work)?, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
+        };
+        let lock = begin();
+        let made = lock.at("cannot make", &work).and_then(|_lock| {
             let size = make(&work_name)?;
             File::open(&work).and_then(|dir| Ok(nix::unistd::syncfs(&dir)?)).at("cannot sync", &work)?;
             self.put(name, &work.join("fs"), size).at("cannot put a layer into", &self.dir)
@@ -204,14 +208,17 @@ impl Layers {
         Ok(())
     }
 
-    /// Removes what was set aside, now or before a crash.
+    /// Removes what was set aside, now or before a crash. That these are no layers any more is on the disk before the first of
+    /// their files goes: else a cut of power could leave one that counts and is not whole.
     pub(super) fn remove_set_aside(&self) {
-        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(|n| n.starts_with(GOING))
-                && let Err(e) = tree::remove(&entry.path())
-            {
-                tracing::warn!(error = %e, "a layer that nobody needs stays");
-            }
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let gone: Vec<PathBuf> = entries.filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(GOING))).map(|e| e.path()).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let removed = sync_dir(&self.dir).and_then(|()| gone.iter().try_for_each(|path| tree::remove(path)));
+        if let Err(e) = removed {
+            tracing::warn!(error = %e, "layers that nobody needs stay");
         }
     }
 

@@ -282,15 +282,12 @@ impl Images {
             let _lock = self.layers.locked()?;
             let mut needed: HashSet<String> = files_in(&self.dir).flat_map(|image| image.layers).collect();
             needed.extend(used());
-            self.layers.set_aside_all_but(&needed)?;
-            // That they are no layers any more is on the disk before the first of their files goes: else a cut of power could
-            // leave one that counts and is not whole.
-            layers::sync_dir(&self.layers.dir)
+            self.layers.set_aside_all_but(&needed)
         };
-        match decide() {
-            Ok(()) => self.layers.remove_set_aside(),
-            Err(e) => tracing::warn!(error = %e, "layers that nobody needs were not all found"),
+        if let Err(e) = decide() {
+            tracing::warn!(error = %e, "layers that nobody needs were not all found");
         }
+        self.layers.remove_set_aside();
         self.sweep();
     }
 

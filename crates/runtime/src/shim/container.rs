@@ -10,6 +10,8 @@ use crate::types::ContainerState;
 
 /// A listener that is behind by this much holds the container's output back, as a full pipe would.
 const PENDING_BYTES_MAX: usize = 256 * 1024;
+/// Streams that one container's listeners hold; each costs the shim a descriptor.
+const ATTACHED_MAX: usize = 32;
 /// What a pipe can hold (the kernel's own limit for users): all that an ended container can have left in one.
 const DRAIN_BYTES_MAX: usize = 1 << 20;
 
@@ -56,6 +58,9 @@ impl Container {
     }
 
     pub(super) fn attach(&mut self, fd: OwnedFd, name: &'static str) -> io::Result<()> {
+        if self.attached.len() >= ATTACHED_MAX {
+            return Err(io::Error::other("too many listen to this container already"));
+        }
         sys::set_nonblocking(&fd)?;
         self.attached.push(Attached { fd, name, pending: Vec::new(), gone: false });
         Ok(())
@@ -138,8 +143,14 @@ impl Container {
         self.terminal = None;
     }
 
-    pub(super) fn flush_attached(&mut self) {
-        self.attached.iter_mut().for_each(|a| a.send(&[]));
+    /// A listener can take more, or has left.
+    pub(super) fn listener_ready(&mut self, n: usize, left: bool) {
+        let Some(attached) = self.attached.get_mut(n) else { return };
+        if left {
+            attached.gone = true;
+        } else {
+            attached.send(&[]);
+        }
     }
 
     /// Forgets streams that have ended, and listeners that left or have heard all.

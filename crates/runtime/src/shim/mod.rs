@@ -156,7 +156,8 @@ enum Source {
     Connecting(u64),
     /// Container and output, by position; both lists only change after all events of a round were seen.
     Output(usize, usize),
-    Attached(usize),
+    /// Container and listener, by position.
+    Attached(usize, usize),
 }
 
 impl Shim {
@@ -219,7 +220,7 @@ impl Shim {
             // Streams first: what a process wrote before it ended is read before its end is told.
             let mut ready: Vec<(Source, i16)> = ready.map(|(fd, source)| (*source, fd.revents)).collect();
             ready.sort_by_key(|(source, _)| match source {
-                Source::Output(..) | Source::Attached(_) => 0,
+                Source::Output(..) | Source::Attached(..) => 0,
                 Source::Launch(_) | Source::Connecting(_) => 1,
                 Source::Signals => 2,
                 Source::Client(_) | Source::Listener => 3,
@@ -258,8 +259,9 @@ impl Shim {
                     add(Source::Output(at, n), output.fd.as_raw_fd(), libc::POLLIN);
                 }
             }
-            for attached in container.attached.iter().filter(|a| !a.pending.is_empty()) {
-                add(Source::Attached(at), attached.fd.as_raw_fd(), libc::POLLOUT);
+            // That nobody reads any more is told unasked: a silent container would keep who has left for ever.
+            for (n, attached) in container.attached.iter().enumerate() {
+                add(Source::Attached(at, n), attached.fd.as_raw_fd(), if attached.pending.is_empty() { 0 } else { libc::POLLOUT });
             }
         }
     }
@@ -286,9 +288,9 @@ impl Shim {
                     container.read(n, &mut self.buffer);
                 }
             }
-            Source::Attached(at) => {
+            Source::Attached(at, n) => {
                 if let Some(container) = self.containers.get_mut(at) {
-                    container.flush_attached();
+                    container.listener_ready(n, events & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0);
                 }
             }
         }
