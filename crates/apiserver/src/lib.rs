@@ -29,6 +29,7 @@ mod path;
 mod pipeline;
 mod proxy;
 mod query;
+mod read;
 mod registry;
 mod reply;
 mod respond;

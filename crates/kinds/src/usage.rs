@@ -2,15 +2,12 @@
 //! object (upstream's `component-helpers/resource` and `pkg/quota/v1/evaluator/core`). Admission charges by it, the quota
 //! controller counts by it.
 
+use crate::tree::text;
 use machinery::{Value, quantity::Quantity};
 use std::collections::BTreeMap;
 
 /// Amounts by name of the resource.
 pub type Amounts = BTreeMap<String, Quantity>;
-
-fn text<'v>(value: &'v Value, key: &str) -> &'v str {
-    value[key].as_str().unwrap_or_default()
-}
 
 fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)

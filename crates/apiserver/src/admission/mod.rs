@@ -20,6 +20,7 @@ mod storage_objects;
 
 pub(crate) use quota::{Ledger, charge, tidy};
 
+use crate::read::{items, text};
 use crate::{ApiServer, Operation, Write, storage};
 use kinds::usage as amounts;
 use machinery::{Value, status::Status};
@@ -132,14 +133,6 @@ fn joined(errors: &[String]) -> String {
         [one] => one.clone(),
         more => format!("[{}]", more.join(", ")),
     }
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_default()
-}
-
-fn items(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 /// Adds to a list, which is made if it is not there.

@@ -19,6 +19,7 @@ mod tests;
 
 pub(crate) use probe::health;
 
+use crate::read::{items, text};
 use crate::{ApiServer, Body, Context, errors, query::Query, reply, websocket};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -78,14 +79,6 @@ fn ask(server: &ApiServer, cx: &Context, request: &Request<Body>) -> Result<Aske
         ("pods" | "services" | "nodes", "proxy") => location::find(server, info).map(Asked::Forward),
         _ => Ok(Asked::Nothing),
     }
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_default()
-}
-
-fn items(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 fn pod(server: &ApiServer, cx: &Context) -> Result<Arc<Value>, Status> {

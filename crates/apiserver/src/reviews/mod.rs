@@ -8,6 +8,7 @@ mod token;
 
 pub(crate) use token::create as token;
 
+use crate::read::text;
 use crate::{ApiServer, Context, registry::check_kind, rows::Row};
 use identity::{Attributes, Decision, User, node_of};
 use machinery::{
@@ -53,10 +54,6 @@ pub(crate) async fn create(server: &ApiServer, cx: &Context, row: &Row, mut valu
         value["metadata"]["creationTimestamp"] = json!(time::rfc3339(cx.now));
     }
     Ok(value)
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_default()
 }
 
 fn texts(value: &Value) -> Vec<String> {
