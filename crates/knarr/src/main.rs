@@ -21,6 +21,7 @@ mod limits;
 mod local;
 mod log;
 mod manifest;
+mod memory;
 mod part;
 mod preflight;
 mod progress;
@@ -61,6 +62,7 @@ fn run(command: cli::Command) -> anyhow::Result<()> {
     {
         return detach::parent();
     }
+    memory::return_in_background();
     let runtime = rooms::runtime("api")?;
     let outcome = runtime.block_on(async {
         match command {
