@@ -27,8 +27,3 @@ pub(crate) fn modified(row: &Row, name: &str) -> Status {
 pub(crate) fn invalid(row: &Row, name: &str, errors: ErrorList) -> Status {
     Status::invalid(&row.resource.group, &row.resource.kind.kind, name, errors)
 }
-
-/// 405.
-pub(crate) fn method_not_supported(row: &Row, verb: &str) -> Status {
-    Status::method_not_supported(&row.resource.group, &row.resource.resource, verb)
-}

@@ -42,6 +42,7 @@ mod stretches;
 mod subresources;
 mod table;
 mod websocket;
+mod windows;
 
 pub use body::{Body, BoxError, empty, full};
 pub use config::{Config, Identity};

@@ -14,6 +14,7 @@ use crate::{
     offload, reply,
     rows::Row,
     storage, table,
+    windows::{Indented, WINDOW_BYTES, Windows},
 };
 use bytes::Bytes;
 use futures_util::stream;
@@ -29,9 +30,6 @@ use machinery::{
 };
 use std::{collections::VecDeque, sync::Arc, time::SystemTime, vec};
 use store::Entry;
-
-/// A window of an answer: so much is made at a time.
-const WINDOW_BYTES: usize = 64 * 1024;
 
 /// What a list's items are made of.
 enum Items {
@@ -104,13 +102,13 @@ pub(crate) fn stored(row: &Arc<Row>, asked: Asked, list: List) -> Response<Body>
         }
     }
     let metadata = list.metadata();
-    answer(Listing::new(row, asked, &metadata, Items::Stored(list.entries.into_iter())))
+    answer(StatusCode::OK, asked.accepted, Box::new(Listing::new(row, asked, &metadata, Items::Stored(list.entries.into_iter()))))
 }
 
 /// Answers a list of objects that are found out when they are asked for.
 pub(crate) fn computed(row: &Arc<Row>, asked: Asked, values: Vec<Value>) -> Response<Body> {
     let metadata = Value::Object(Map::new());
-    answer(Listing::new(row, asked, &metadata, Items::Computed(values.into_iter())))
+    answer(StatusCode::OK, asked.accepted, Box::new(Listing::new(row, asked, &metadata, Items::Computed(values.into_iter()))))
 }
 
 fn media(accepted: Accepted) -> &'static str {
@@ -121,27 +119,26 @@ fn media(accepted: Accepted) -> &'static str {
     }
 }
 
-/// A small list leaves whole, a large one as it is made.
-fn answer(mut listing: Listing) -> Response<Body> {
-    let (accepted, mut first) = (listing.asked.accepted, Vec::new());
+/// A small answer leaves whole, a large one as it is made.
+pub(crate) fn answer(code: StatusCode, accepted: Accepted, mut windows: Box<dyn Windows>) -> Response<Body> {
+    let mut first = Vec::new();
     while first.len() < gzip::MIN_BYTES {
-        match listing.window() {
+        match windows.window() {
             Some(window) if first.is_empty() => first = window,
             Some(window) => first.extend_from_slice(&window),
-            None => return reply::respond(StatusCode::OK, media(accepted), first),
+            None => return reply::respond(code, media(accepted), first),
         }
     }
-    let mut response = reply::respond(StatusCode::OK, media(accepted), Bytes::new());
-    let mut source = Source::Plain(listing);
-    let mut ready = VecDeque::from([Bytes::from(first)]);
-    if accepted.gzip {
-        let Source::Plain(listing) = source else { return response };
-        let mut packed = Packed::new();
-        ready = ready.into_iter().map(|first| packed.push(&first)).collect();
-        source = Source::Packed(listing, packed);
+    let mut response = reply::respond(code, media(accepted), Bytes::new());
+    let stream = if accepted.gzip {
         reply::tell_gzip(&mut response);
-    }
-    *response.body_mut() = stream_of(Stream { source: Some(source), ready });
+        let mut packed = Packed::new();
+        let ready = VecDeque::from([packed.push(&first)]);
+        Stream { source: Some(Source::Packed(windows, packed)), ready }
+    } else {
+        Stream { source: Some(Source::Plain(windows)), ready: VecDeque::from([first.into()]) }
+    };
+    *response.body_mut() = stream_of(stream);
     response
 }
 
@@ -160,8 +157,8 @@ fn packed(row: &Arc<Row>, asked: Asked, list: List) -> Response<Body> {
 }
 
 enum Source {
-    Plain(Listing),
-    Packed(Listing, Packed),
+    Plain(Box<dyn Windows>),
+    Packed(Box<dyn Windows>, Packed),
     Stretches(Packer),
 }
 
@@ -178,8 +175,8 @@ impl Stream {
     fn advance(&mut self) {
         let Some(source) = &mut self.source else { return };
         let more = match source {
-            Source::Plain(listing) => listing.window().map(|window| self.ready.push_back(window.into())),
-            Source::Packed(listing, packed) => match listing.window() {
+            Source::Plain(windows) => windows.window().map(|window| self.ready.push_back(window.into())),
+            Source::Packed(windows, packed) => match windows.window() {
                 Some(window) => {
                     self.ready.push_back(packed.push(&window));
                     Some(())
@@ -229,7 +226,18 @@ pub(crate) struct Listing {
     /// Whether no item was written.
     empty: bool,
     ended: bool,
-    indent: Option<json::Indent>,
+    /// What is made and not yet written as it is to be.
+    rest: Rest,
+}
+
+/// What is left of what was made last.
+enum Rest {
+    /// It is written as it is made.
+    Nothing,
+    /// JSON that is indented.
+    Indented(Indented),
+    /// An item in YAML.
+    Yaml(Box<yaml::Emitter>),
 }
 
 impl Listing {
@@ -239,37 +247,22 @@ impl Listing {
             Items::Computed(values) => values.as_slice().iter().map(|value| item_bytes(&message(row, asked, &Item::Computed(value.clone())))).sum(),
         };
         let (head, tail) = frame(row, asked, metadata, bytes);
-        let indent = is_indented(asked.accepted).then(json::Indent::default);
-        Listing { row: Arc::clone(row), asked, items, head, tail, begun: false, empty: true, ended: false, indent }
+        let rest = if is_indented(asked.accepted) { Rest::Indented(Indented::default()) } else { Rest::Nothing };
+        Listing { row: Arc::clone(row), asked, items, head, tail, begun: false, empty: true, ended: false, rest }
     }
 
-    /// The next window; `None` at the end.
-    fn window(&mut self) -> Option<Vec<u8>> {
-        if self.ended {
-            return None;
-        }
-        let mut out = Vec::with_capacity(WINDOW_BYTES + WINDOW_BYTES / 4);
+    /// Makes the next piece: the head, an item, or the tail.
+    fn piece(&mut self, out: &mut Vec<u8>) {
         if !self.begun {
             self.begun = true;
             out.append(&mut self.head);
-        }
-        while out.len() < WINDOW_BYTES {
-            let Some(item) = self.items.next() else {
-                self.ended = true;
-                self.end(&mut out);
-                break;
-            };
-            self.write(&item, &mut out);
+        } else if let Some(item) = self.items.next() {
+            self.write(&item, out);
             self.empty = false;
+        } else {
+            self.ended = true;
+            self.end(out);
         }
-        Some(match &mut self.indent {
-            Some(indent) => {
-                let mut indented = Vec::new();
-                indent.push(&out, &mut indented);
-                indented
-            }
-            None => out,
-        })
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
@@ -281,7 +274,7 @@ impl Listing {
         out.append(&mut self.tail);
     }
 
-    fn write(&self, item: &Item, out: &mut Vec<u8>) {
+    fn write(&mut self, item: &Item, out: &mut Vec<u8>) {
         match self.asked.accepted.encoding {
             Encoding::Json => {
                 if !self.empty {
@@ -295,10 +288,10 @@ impl Listing {
                     _ => {
                         let mut text = Vec::new();
                         self.write_json(item, &mut text);
-                        serde_json::from_slice(&text).unwrap_or_default()
+                        json::read(&text).unwrap_or_default()
                     }
                 };
-                yaml_item(&yaml::encode(&value), out);
+                self.rest = Rest::Yaml(Box::new(yaml::Emitter::element(&value)));
             }
             Encoding::Protobuf => {
                 let message = message(&self.row, self.asked, item);
@@ -331,6 +324,32 @@ impl Listing {
             map.remove("apiVersion");
         }
         value
+    }
+}
+
+impl Windows for Listing {
+    fn window(&mut self) -> Option<Vec<u8>> {
+        let mut out = Vec::with_capacity(WINDOW_BYTES + WINDOW_BYTES / 4);
+        while out.len() < WINDOW_BYTES {
+            match &mut self.rest {
+                Rest::Yaml(item) => {
+                    if item.window(WINDOW_BYTES, &mut out) {
+                        self.rest = Rest::Nothing;
+                    }
+                }
+                Rest::Indented(indented) if !indented.is_empty() => indented.take(&mut out),
+                _ if self.ended => break,
+                Rest::Indented(_) => {
+                    let mut piece = Vec::new();
+                    self.piece(&mut piece);
+                    if let Rest::Indented(indented) = &mut self.rest {
+                        indented.push(piece);
+                    }
+                }
+                Rest::Nothing => self.piece(&mut out),
+            }
+        }
+        Some(out).filter(|out| !out.is_empty())
     }
 }
 
@@ -430,18 +449,4 @@ fn yaml_frame(row: &Row, asked: Asked, metadata: &Value) -> (Vec<u8>, Vec<u8>) {
     };
     let tail = if after.as_object().is_some_and(Map::is_empty) { String::new() } else { yaml::encode(&after) };
     ((yaml::encode(&before) + items).into(), tail.into())
-}
-
-/// A document as an element of a list that is not indented itself.
-fn yaml_item(document: &str, out: &mut Vec<u8>) {
-    for (at, line) in document.split_inclusive('\n').enumerate() {
-        let lead = match at {
-            0 => "- ",
-            // A blank line of a text stays blank.
-            _ if line == "\n" => "",
-            _ => "  ",
-        };
-        out.extend_from_slice(lead.as_bytes());
-        out.extend_from_slice(line.as_bytes());
-    }
 }

@@ -63,7 +63,7 @@ impl Encoding {
 
     fn of(media: &str) -> Option<Encoding> {
         match media {
-            "*/*" | "application/*" | JSON => Some(Encoding::Json),
+            "*/*" | JSON => Some(Encoding::Json),
             YAML | "application/x-yaml" | "text/yaml" => Some(Encoding::Yaml),
             PROTOBUF => Some(Encoding::Protobuf),
             _ => None,
@@ -71,8 +71,8 @@ impl Encoding {
     }
 }
 
-/// What `Accept` asks for. `forms`: whether tables and partial metadata are to be had here.
-pub fn accepted(headers: &HeaderMap, forms: bool) -> Result<Accepted, Status> {
+/// What `Accept` asks for. `forms`: whether tables and partial metadata are to be had here; `streams`: whether watches are.
+pub fn accepted(headers: &HeaderMap, forms: bool, streams: bool) -> Result<Accepted, Status> {
     let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Accepted::default()) };
     let accept = accept.to_str().unwrap_or_default();
     match accept {
@@ -90,7 +90,8 @@ pub fn accepted(headers: &HeaderMap, forms: bool) -> Result<Accepted, Status> {
             return Ok(found);
         }
     }
-    Err(Status::not_acceptable(&ALL))
+    let watches: &[&str] = if streams { &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"] } else { &[] };
+    Err(Status::not_acceptable(&[&ALL, watches].concat()))
 }
 
 /// Whether an answer may be compressed: `gzip` is named, and not with a quality of nothing.
@@ -106,7 +107,7 @@ pub fn takes_gzip(headers: &HeaderMap) -> bool {
 pub fn content(headers: &HeaderMap) -> Result<Encoding, Status> {
     match media(headers, header::CONTENT_TYPE) {
         None | Some("") => Ok(Encoding::Json),
-        Some(media) => match media {
+        Some(media) => match media.to_ascii_lowercase().as_str() {
             JSON => Ok(Encoding::Json),
             YAML => Ok(Encoding::Yaml),
             PROTOBUF => Ok(Encoding::Protobuf),
@@ -170,7 +171,7 @@ mod tests {
     fn accept(text: &str) -> Result<Accepted, Status> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, text.parse().unwrap());
-        accepted(&headers, true)
+        accepted(&headers, true, false)
     }
 
     #[test]

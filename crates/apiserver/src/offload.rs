@@ -44,9 +44,6 @@ const THREADS_MAX: usize = 4;
 const RUNNING_MAX: usize = 16;
 /// How far behind the workers the heavy threads stand: about a third of a worker's share where both want a core.
 const NICE: i32 = 5;
-/// Bytes of a heavy thread's stack: what is large may be deep as well. Only what is used takes memory.
-const STACK_BYTES: usize = 8 << 20;
-
 thread_local! {
     static HEAVY: Cell<bool> = const { Cell::new(false) };
 }
@@ -69,7 +66,13 @@ fn heavy() -> Option<&'static Heavy> {
             }
         };
         let builder = || {
-            Builder::new_multi_thread().worker_threads(threads).thread_name("heavy").thread_stack_size(STACK_BYTES).on_thread_start(begin).enable_time().build()
+            Builder::new_multi_thread()
+                .worker_threads(threads)
+                .thread_name("heavy")
+                .thread_stack_size(machinery::json::STACK_BYTES)
+                .on_thread_start(begin)
+                .enable_time()
+                .build()
         };
         match builder() {
             Ok(runtime) => Some(Heavy { runtime, running: Semaphore::new(RUNNING_MAX) }),

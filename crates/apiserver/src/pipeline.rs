@@ -76,7 +76,8 @@ async fn stages(
 ) -> Result<Response<Body>, Status> {
     let now = SystemTime::now();
     let offered_token = websocket::take_token(&mut parts.headers);
-    *accepted = negotiate::accepted(&parts.headers, false).unwrap_or_default();
+    *accepted = negotiate::accepted(&parts.headers, false, false).unwrap_or_default();
+    accepted.pretty |= pretty(query, header_text(&parts.headers, header::USER_AGENT));
     let user = access::authenticate(server, &parts, offered_token.as_deref(), now).await?;
     let user = access::impersonate(server, user, &parts.headers)?;
     access::authorize(server, &user, &info)?;
@@ -151,7 +152,7 @@ async fn dispatch(
     if !cx.info.is_resource {
         return other_path(server, cx, parts, *accepted).await;
     }
-    let Some(row) = row else { return Ok(reply::plain_not_found()) };
+    let Some(row) = row else { return Err(Status::no_such_path()) };
     if STREAMS.contains(&cx.info.subresource.as_str()) {
         return proxy::handle(server, cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
     }
@@ -159,7 +160,12 @@ async fn dispatch(
     let forms = reads && matches!(cx.info.subresource.as_str(), "" | "status");
     // What is answered and not stored has neither rows nor metadata to show.
     let stored = cx.info.subresource.is_empty() && !REVIEWS.contains(&cx.info.group.as_str());
-    *accepted = negotiate::accepted(&parts.headers, forms || stored)?;
+    // Only what tells of the server itself is to be had by HEAD.
+    if parts.method == http::Method::HEAD {
+        return Err(Status::method_not_allowed());
+    }
+    let streams = matches!(cx.info.verb, "list" | "watch");
+    *accepted = negotiate::accepted(&parts.headers, forms || stored, streams)?;
     accepted.pretty |= pretty(query, &cx.user_agent);
     accepted.gzip = negotiate::takes_gzip(&parts.headers);
     if let Some(warning) = deprecated(&row.resource.kind) {
@@ -174,13 +180,10 @@ async fn dispatch(
         headers: std::mem::take(&mut parts.headers),
         accepted: *accepted,
     };
-    let mut response = if reads { asked.read().await? } else { asked.write(body).await? };
+    let response = if reads { asked.read().await? } else { asked.write(body).await? };
     if let Some(headers) = socket {
         parts.headers = headers;
         return websocket::watch(&mut parts, response);
-    }
-    if parts.method == http::Method::HEAD {
-        *response.body_mut() = crate::empty();
     }
     Ok(response)
 }
@@ -236,7 +239,7 @@ impl Asked {
     fn is_served(&self) -> bool {
         let (info, resource) = (&self.cx.info, &self.row.resource);
         match info.subresource.as_str() {
-            "" => resource.has_verb(info.verb) && is_placed(info),
+            "" => resource.has_verb(info.verb) && is_placed(&self.row, info),
             name => resource.subresource(name).is_some_and(|known| known.verbs.iter().any(|v| v == info.verb)),
         }
     }
@@ -286,7 +289,10 @@ fn deprecated(kind: &machinery::gvk::Gvk) -> Option<&'static str> {
 /// Whether JSON is to be indented: as asked, or for people's own tools.
 fn pretty(query: &Query<'_>, user_agent: &str) -> bool {
     let by_hand = ["curl", "Wget", "Mozilla/5.0"];
-    query.flag_opt("pretty").unwrap_or_else(|| by_hand.iter().any(|agent| user_agent.starts_with(agent)))
+    match query.text("pretty") {
+        "" => by_hand.iter().any(|agent| user_agent.starts_with(agent)),
+        said => matches!(said, "1" | "t" | "T" | "true" | "True" | "TRUE"),
+    }
 }
 
 /// The verbs of resources and their generic subresources.
@@ -296,8 +302,8 @@ async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     if !info.subresource.is_empty() {
         return subresource(call, body).await;
     }
-    if !call.row.resource.has_verb(verb) || !is_placed(info) {
-        return Err(errors::method_not_supported(call.row, verb));
+    if !call.row.resource.has_verb(verb) || !is_placed(call.row, info) {
+        return Err(Status::method_not_allowed());
     }
     match verb {
         "get" if is_component(call) => components::get(call).await,
@@ -316,7 +322,7 @@ async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         "patch" => registry::patch::patch(call, "", body).await,
         "delete" => registry::delete(call, body).await,
         "deletecollection" => registry::delete_collection(call, body).await,
-        other => Err(errors::method_not_supported(call.row, other)),
+        _ => Err(Status::method_not_allowed()),
     }
 }
 
@@ -325,8 +331,12 @@ fn is_component(call: &Call<'_>) -> bool {
     call.row.resource.resource == "componentstatuses" && call.row.resource.group.is_empty()
 }
 
-/// Whether the path has a name where the verb wants one: what is made has none yet, what is changed has.
-fn is_placed(info: &RequestInfo) -> bool {
+/// Whether the path has a name where the verb wants one (what is made has none yet, what is changed has), and a namespace: of
+/// all namespaces at once objects can be listed alone.
+fn is_placed(row: &Row, info: &RequestInfo) -> bool {
+    if row.resource.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch") {
+        return false;
+    }
     match info.verb {
         "create" => info.name.is_empty(),
         "update" | "patch" => !info.name.is_empty(),
@@ -342,10 +352,10 @@ async fn bind(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
 async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let info = &call.cx.info;
     let Some(known) = call.row.resource.subresource(&info.subresource) else {
-        return Ok(Answer::Whole(reply::plain_not_found()));
+        return Err(Status::no_such_path());
     };
     if !known.verbs.iter().any(|v| v == info.verb) {
-        return Err(errors::method_not_supported(call.row, info.verb));
+        return Err(Status::method_not_allowed());
     }
     match (info.subresource.as_str(), info.verb) {
         ("scale", "get") => subresources::scale_get(call),
@@ -364,9 +374,9 @@ async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
             "get" => registry::get(call),
             "update" => registry::update(call, part, body).await,
             "patch" => registry::patch::patch(call, part, body).await,
-            other => Err(errors::method_not_supported(call.row, other)),
+            _ => Err(Status::method_not_allowed()),
         },
-        (_, other) => Err(errors::method_not_supported(call.row, other)),
+        _ => Err(Status::method_not_allowed()),
     }
 }
 

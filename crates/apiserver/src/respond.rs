@@ -11,6 +11,7 @@ use crate::{
     reply::respond,
     rows::Row,
     storage, table,
+    windows::{Indented, Yaml},
 };
 use http::{HeaderValue, Response, StatusCode, header};
 use machinery::{Value, proto, schema::TypeRef, status::Status};
@@ -81,7 +82,7 @@ fn special(row: &Row, asked: Asked, code: StatusCode, value: &Value) -> Response
 /// Encodes a tree; protobuf needs its type and falls back to JSON for what has none on the wire.
 pub(crate) fn encoded(code: StatusCode, accepted: Accepted, ty: Option<TypeRef<'_>>, value: &Value) -> Response<Body> {
     match (accepted.encoding, ty) {
-        (Encoding::Yaml, _) => respond(code, negotiate::YAML, machinery::yaml::encode(value)),
+        (Encoding::Yaml, _) => listing::answer(code, accepted, Box::new(Yaml::of(value))),
         (Encoding::Protobuf, Some(ty)) => respond(code, negotiate::PROTOBUF, proto::encode(ty, value)),
         _ => from_json(code, accepted, machinery::json::encode_as(ty, value)),
     }
@@ -90,11 +91,11 @@ pub(crate) fn encoded(code: StatusCode, accepted: Accepted, ty: Option<TypeRef<'
 /// From compact JSON to what was asked for. The original ends what it does not indent with a line's end.
 pub(crate) fn from_json(code: StatusCode, accepted: Accepted, mut compact: Vec<u8>) -> Response<Body> {
     if accepted.encoding == Encoding::Yaml {
-        let value: Value = serde_json::from_slice(&compact).unwrap_or_default();
-        return respond(code, negotiate::YAML, machinery::yaml::encode(&value));
+        let value: Value = machinery::json::read(&compact).unwrap_or_default();
+        return listing::answer(code, accepted, Box::new(Yaml::of(&value)));
     }
     if accepted.pretty {
-        return respond(code, negotiate::JSON, machinery::json::indented(&compact));
+        return listing::answer(code, accepted, Box::new(Indented::of(compact)));
     }
     compact.push(b'\n');
     respond(code, negotiate::JSON, compact)

@@ -136,6 +136,7 @@ fn is_uri(text: &str) -> bool {
     let scheme = text.split_once(':').map(|(scheme, _)| scheme).unwrap_or_default();
     let named = scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
     match named {
+        true if &text[scheme.len()..] == "://" => true,
         true if text[scheme.len()..].starts_with("://") => text.parse::<http::Uri>().is_ok_and(|uri| {
             let authority = uri.authority().map_or("", |a| a.as_str());
             let port = authority.rsplit_once(':').filter(|(host, _)| !host.contains('[') || host.ends_with(']')).map_or("", |(_, port)| port);
@@ -266,7 +267,7 @@ mod tests {
 
     #[test]
     fn origins_are_uris() {
-        for good in ["http://localhost:8001", "https://example.com", "/", "chrome-extension:abc"] {
+        for good in ["http://localhost:8001", "https://example.com", "/", "chrome-extension:abc", "file://", "http://"] {
             assert!(is_uri(good), "{good}");
         }
         for bad in ["", "null", "localhost", "http://a:b", "1:2"] {

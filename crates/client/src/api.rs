@@ -11,7 +11,7 @@ use futures_util::stream::{BoxStream, StreamExt};
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use k8s_openapi::Resource;
-use machinery::status::Status;
+use machinery::{json, status::Status};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -366,7 +366,7 @@ fn decode<T>(uri: &str, bytes: &[u8], read: fn(&[u8]) -> serde_json::Result<T>) 
 /// Reads a page that came from `uri`; objects that cannot be read are left out.
 pub(crate) fn decode_list<K: Coded>(uri: &str, bytes: &[u8]) -> Result<List<K>> {
     K::decode_list(bytes).or_else(|_| {
-        let mut value: Value = decode(uri, bytes, from_json)?;
+        let mut value = decode(uri, bytes, json::read)?;
         let items = lenient::items(&mut value);
         let metadata = serde_json::from_value(value["metadata"].take()).map_err(|e| Error::Decode(format!("{uri}: {e}")))?;
         Ok(List { metadata, items: Some(items) })

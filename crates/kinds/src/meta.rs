@@ -62,8 +62,8 @@ fn common(metadata: &Value, path: &Path, errors: &mut ErrorList) {
     rules::labels(&metadata["labels"], &path.child("labels"), errors);
     annotations(&metadata["annotations"], &path.child("annotations"), errors);
     owners(metadata, path, errors);
-    for (at, name) in tree::list(metadata, "finalizers").iter().enumerate() {
-        finalizer(name, &path.child("finalizers").index(at), errors);
+    for name in tree::list(metadata, "finalizers") {
+        finalizer(name, &path.child("finalizers"), errors);
     }
 }
 

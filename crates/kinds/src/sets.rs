@@ -170,6 +170,9 @@ pub struct DaemonSets;
 
 impl Strategy for DaemonSets {
     fn default(&self, obj: &mut Value) {
+        // Upstream's conversion writes it into every object, so that who creates one owns it.
+        let own = template_generation(obj);
+        set_template_generation(obj, own);
         let Some(spec) = tree::at(obj, &["spec"]) else { return };
         pod::defaults::template(spec);
         if let Some(strategy) = tree::child(spec, "updateStrategy") {

@@ -123,6 +123,11 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
+    /// The selectable field that a selector means by a name of old.
+    fn field_alias(&self, _field: &str) -> Option<&'static str> {
+        None
+    }
+
     /// What the client should be told although the object is accepted.
     fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()

@@ -349,3 +349,33 @@ fn strategies_bear_any_shape() {
         }
     }
 }
+
+/// What the running original answers, character for character: NUL and its like in names and keys are refused and shown as Go
+/// quotes them, in values they stay.
+#[test]
+fn control_characters_in_names_and_keys_are_refused_as_upstream_shows_them() {
+    let found = |change: fn(&mut Value)| {
+        let mut map = core("ConfigMap", json!({"data": {"k": "b\u{0}\u{1}\u{7f}"}}));
+        map["metadata"]["annotations"] = json!({"a": "b\u{0}\u{1}\u{7f}"});
+        change(&mut map);
+        let kind = strategy("", "configmaps");
+        let mut errors = validate_meta(&map, true, kind);
+        errors.extend(kind.validate(&map));
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(found(|_| {}), NONE);
+    let table: [(fn(&mut Value), &str); 8] = [
+        (|o| o["metadata"]["name"] = "a\u{0}b".into(), r#"metadata.name: Invalid value: "a\x00b": a lowercase RFC 1123 subdomain"#),
+        (|o| o["metadata"]["name"] = "a\tb".into(), r#"metadata.name: Invalid value: "a\tb": a lowercase RFC 1123 subdomain"#),
+        (|o| o["metadata"]["name"] = "a\nb".into(), r#"metadata.name: Invalid value: "a\nb": a lowercase RFC 1123 subdomain"#),
+        (|o| o["metadata"]["labels"] = json!({"a": "b\u{0}"}), r#"metadata.labels: Invalid value: "b\x00": a valid label must be"#),
+        (|o| o["metadata"]["labels"] = json!({"a\u{0}": "b"}), r#"metadata.labels: Invalid value: "a\x00": name part must consist of"#),
+        (|o| o["metadata"]["annotations"] = json!({"a\u{0}": "b"}), r#"metadata.annotations: Invalid value: "a\x00": name part must consist of"#),
+        (|o| o["metadata"]["finalizers"] = json!(["a/\u{0}"]), r#"metadata.finalizers: Invalid value: "a/\x00": name part must consist of"#),
+        (|o| o["data"] = json!({"a\u{0}": "b"}), "data[a\u{0}]: Invalid value: \"a\\x00\": a valid config key must consist of"),
+    ];
+    for (change, told) in table {
+        let errors = found(change);
+        assert!(errors.len() == 1 && errors[0].starts_with(told), "{told}: {errors:?}");
+    }
+}

@@ -8,12 +8,15 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Threads of a room: two, so that one that is held does not hold the rest of its room. Each costs memory.
 const THREADS: usize = 2;
-/// Bytes of a worker's stack; the deepest path (a patch of a nested object) needs a fraction.
-const STACK_BYTES: usize = 1 << 20;
 
 /// A room's runtime.
 pub fn runtime(name: &str) -> std::io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(THREADS).thread_stack_size(STACK_BYTES).thread_name(format!("knarr-{name}")).enable_all().build()
+    Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_stack_size(machinery::json::STACK_BYTES)
+        .thread_name(format!("knarr-{name}"))
+        .enable_all()
+        .build()
 }
 
 /// A room beside that of the API. Its tasks end with it; nobody waits for them.

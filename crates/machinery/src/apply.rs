@@ -253,8 +253,7 @@ fn conflict<'e>(conflicts: impl Iterator<Item = (&'e Entry, &'e FieldSet)>) -> S
 /// Records an update (create, replace, any patch but apply) from `old` (`None`: it did not exist) to `new` in the
 /// managedFields of `new`.
 ///
-/// A request may bring managedFields of its own; an empty list is taken for a client that does not know them, and a list
-/// of one empty entry deletes them all. Through a subresource they are always those of `old`. The other arguments are as
+/// A request may bring managedFields of its own; an empty list, or one of one empty entry, deletes them all. Through a subresource they are always those of `old`. The other arguments are as
 /// in [`apply`].
 #[allow(clippy::too_many_arguments, reason = "the seam: every one is a fact of the request, and there is one caller")]
 pub fn track_update(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manager: &str, api_version: &str, subresource: &str, now: &str, exclude: &FieldSet) {
@@ -262,11 +261,11 @@ pub fn track_update(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manag
 }
 
 fn track(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
-    let reset = new
-        .get("metadata")
-        .and_then(|m| m.get("managedFields"))
-        .and_then(Value::as_array)
-        .is_some_and(|entries| matches!(entries.as_slice(), [Value::Object(entry)] if entry.is_empty()));
+    let reset = new.get("metadata").and_then(|m| m.get("managedFields")).and_then(Value::as_array).is_some_and(|entries| match entries.as_slice() {
+        [] => true,
+        [Value::Object(entry)] => entry.is_empty(),
+        _ => false,
+    });
     let brought = if manager.subresource.is_empty() { Managers::of(Some(new)) } else { Managers::default() };
     let mut managers = if brought.is_empty() && !reset { Managers::of(old) } else { brought };
     let brought_fields = new.get_mut("metadata").and_then(Value::as_object_mut).and_then(|m| m.remove("managedFields"));

@@ -1,9 +1,9 @@
 //! Defaults that the schema alone knows.
 //!
 //! Two sorts, in one walk: published defaults (`protocol: TCP`, and those of custom resources), and the zeros that Go
-//! always writes because the field is a struct or has no `omitempty` (`status: {}`, `resources: {}`, `name: ""`). The
-//! second sort is not told from the first by anybody who reads the object, and is owned in managedFields like it. Lists
-//! and maps are the exception: Go writes their absence as `null`, which is left out here.
+//! always writes because the field is a struct or has no `omitempty` (`status: {}`, `resources: {}`, `name: ""`, and `null`
+//! for a time, a list, a map or a pointer: `lastProbeTime: null`). The second sort is not told from the first by anybody who
+//! reads the object, and is owned in managedFields like it.
 //!
 //! The walk also rounds the amounts of lists of resources up to thousandths, as upstream's `SetDefaults_ResourceList`.
 //!
@@ -74,11 +74,14 @@ fn missing(ty: TypeRef<'_>, field: &Field) -> Option<Value> {
     if let Some(default) = &field.default {
         return Some(default.clone());
     }
-    if field.go.pointer || field.go.omit_zero {
-        return None;
-    }
     let always = !field.go.omit_empty;
+    if field.go.pointer || field.go.omit_zero {
+        return (always && !field.go.omit_zero).then_some(Value::Null);
+    }
     match ty.to(field.ty).get() {
+        // `omitempty` leaves out no struct.
+        Type::Time | Type::MicroTime => Some(Value::Null),
+        Type::List { .. } | Type::Map { .. } | Type::Bytes | Type::RawExtension if always => Some(Value::Null),
         Type::Object(_) => Some(Value::Object(Map::new())),
         Type::Quantity => Some(Value::String("0".into())),
         Type::IntOrString => Some(0.into()),
@@ -115,6 +118,21 @@ mod tests {
         apply(ty, &mut value);
         assert_eq!(value["status"], json!({"loadBalancer": {}}));
         assert_eq!(value["spec"]["ports"][0], json!({"port": 80, "protocol": "TCP", "targetPort": 0}));
+    }
+
+    #[test]
+    fn what_go_cannot_leave_out_is_null() {
+        let of = |kind: &str, mut value: Value| {
+            apply(schema::builtin().named(kind).unwrap(), &mut value);
+            value
+        };
+        let node = of("io.k8s.api.core.v1.Node", json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}));
+        assert_eq!(node["status"]["conditions"][0], json!({"type": "Ready", "status": "True", "lastHeartbeatTime": null, "lastTransitionTime": null}));
+        assert_eq!(node["metadata"], json!({}), "with omitzero it can");
+        let claim = of("io.k8s.api.core.v1.PersistentVolumeClaim", json!({"spec": {"dataSource": {"kind": "A", "name": "b"}}}));
+        assert_eq!(claim["spec"]["dataSource"], json!({"kind": "A", "name": "b", "apiGroup": null}));
+        assert_eq!(of("io.k8s.api.rbac.v1.Role", json!({})), json!({"metadata": {}, "rules": null}));
+        assert_eq!(of("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler", json!({}))["status"], json!({"desiredReplicas": 0, "currentMetrics": null}));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Errors of fields, as validation reports them (`apimachinery/pkg/util/validation/field`).
 
 use crate::Value;
+use crate::quote::Quoted;
 use std::fmt;
 
 /// Where a field is: `spec.containers[0].name`.
@@ -200,7 +201,7 @@ impl Error {
         let shown = !self.bare && !matches!(self.kind, ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal);
         if shown {
             out.push_str(&match &self.value {
-                Value::String(text) => format!(": {text:?}"),
+                Value::String(text) => format!(": {}", Quoted(text)),
                 other => format!(": {other}"),
             });
         }

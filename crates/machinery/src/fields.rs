@@ -31,9 +31,21 @@ impl FieldSelector {
             let operators = ["!=", "==", "="];
             let operator = operators.into_iter().find(|o| rest.starts_with(o)).ok_or_else(bad)?;
             let value = unescape(&rest[operator.len()..])?;
-            requirements.push(Requirement { field: field.to_owned(), value, equal: operator != "!=" });
+            // A term of nothing at all says nothing.
+            if !field.is_empty() || !value.is_empty() {
+                requirements.push(Requirement { field: field.to_owned(), value, equal: operator != "!=" });
+            }
         }
         Ok(Self(requirements))
+    }
+
+    /// Names the fields otherwise that are known by another name.
+    pub fn rename(&mut self, alias: impl Fn(&str) -> Option<&'static str>) {
+        for requirement in &mut self.0 {
+            if let Some(name) = alias(&requirement.field) {
+                requirement.field = name.to_owned();
+            }
+        }
     }
 
     /// The terms.

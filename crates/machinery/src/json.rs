@@ -5,11 +5,15 @@
 //! quantities and times are written in canonical form, base64 is checked, and a wrong JSON type is an error that names the
 //! Go type. So two spellings of the same object are equal values afterwards.
 //!
+//! What is nested deeper than `serde_json` reads is read by [`deep`]; [`read`] is the reader for all that holds objects.
+//!
 //! The path of the present value is a chain of stack frames ([`path::Node`]), so that a well-formed body costs no path at all.
 
 pub(crate) mod bounds;
+mod deep;
 mod errors;
 mod escapes;
+mod natural;
 mod path;
 mod scalar;
 mod seed;
@@ -17,6 +21,7 @@ mod seed;
 mod tests;
 mod write;
 
+pub(crate) use deep::after_string;
 pub use write::Indent;
 
 use crate::{
@@ -25,10 +30,11 @@ use crate::{
     status::Status,
     yaml::compose::{self, Document, compose},
 };
-use bounds::{DEPTH_MAX, PROBLEMS_LIMIT, fits};
+pub use bounds::DEPTH_MAX;
+use bounds::{PROBLEMS_LIMIT, fits};
 use path::Node;
-use seed::{Context, Seed};
-use serde::{Deserialize, de::DeserializeSeed};
+use seed::{AnySeed, Context, Seed};
+use serde::{Deserialize, Deserializer, de::DeserializeSeed};
 use write::Writer;
 
 /// What happens with unknown and duplicate fields (`fieldValidation`).
@@ -51,27 +57,57 @@ pub struct Decoded {
     pub warnings: Vec<String>,
 }
 
-/// Whether a value is nested no deeper than the parser reads again what was written of it.
-pub fn is_readable(value: &Value) -> bool {
-    fits(value, DEPTH_MAX - 1)
+/// Bytes of the stack of every thread that may hold a value, so that it can be walked and dropped at its deepest: a level
+/// takes some hundred bytes to drop and up to some thousand to decode (without optimisation, where a test tries all walks).
+/// It is address space; memory is what is used.
+pub const STACK_BYTES: usize = 64 << 20;
+
+/// Reads JSON that holds objects, as deep as any body may be.
+///
+/// # Errors
+/// As `serde_json`.
+pub fn read(bytes: &[u8]) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice(bytes).or_else(|error| if deep::is_too_deep(&error) { deep::read(bytes) } else { Err(error) })
 }
 
-/// Decodes a body of a kind, or any JSON if `ty` is `None`. The nesting is limited to 128 levels by the parser.
+/// Whether a value is nested no deeper than is read again of what was written of it.
+pub fn is_readable(value: &Value) -> bool {
+    fits(value, DEPTH_MAX)
+}
+
+/// Decodes a body of a kind, or any JSON if `ty` is `None`. The nesting is limited to [`DEPTH_MAX`] levels.
 ///
 /// # Errors
 /// 400 in upstream's wording: bad syntax, a wrong type, or (strict) unknown and duplicate fields.
 pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
-    let cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
-    let mut parser = serde_json::Deserializer::from_slice(bytes);
-    let outcome = match ty {
-        Some(ty) => Seed::root(ty, &Node::ROOT, &cx).deserialize(&mut parser).map(|v| v.unwrap_or_else(|| Value::Object(Map::new()))),
-        None => seed::AnySeed { at: &Node::ROOT, cx: &cx }.deserialize(&mut parser),
-    };
     let kind = ty.and_then(TypeRef::gvk);
-    let mut value = match outcome.and_then(|v| parser.end().map(|()| v)) {
+    let mut cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
+    let mut outcome = parse(bytes, ty, &cx);
+    if let Err(error) = &outcome {
+        let deep = deep::is_too_deep(error);
+        // What is no JSON at all is told before what its type cannot hold.
+        match deep::reader(bytes) {
+            Ok(mut reader) if deep => {
+                cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
+                outcome = parse_with(&mut reader, ty, &cx);
+            }
+            Ok(_) => {}
+            Err(deep::Wrong::Syntax(error)) => {
+                if cx.take_failure().is_some() || deep {
+                    outcome = Err(error);
+                }
+            }
+            Err(deep::Wrong::Depth(bracket)) => return Err(errors::unrecognized(kind, &errors::too_deep(bracket), bytes)),
+        }
+    }
+    let mut value = match outcome {
         Ok(value) => value,
         Err(error) => {
+            let is_object = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
             if let Some(failure) = cx.take_failure() {
+                if !is_object {
+                    return Err(errors::unrecognized_type(kind, bytes));
+                }
                 return Err(errors::cannot_be_handled(kind, &errors::as_spelled(failure, cx.last_float(), bytes)));
             }
             return match escapes::mended(bytes, &error) {
@@ -82,6 +118,18 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
     };
     fill_kind(ty, &mut value);
     finish(value, cx.take_problems(), kind, validation)
+}
+
+fn parse(bytes: &[u8], ty: Option<TypeRef<'_>>, cx: &Context) -> Result<Value, serde_json::Error> {
+    let mut parser = serde_json::Deserializer::from_slice(bytes);
+    parse_with(&mut parser, ty, cx).and_then(|value| parser.end().map(|()| value))
+}
+
+fn parse_with<'de, D: Deserializer<'de>>(parser: D, ty: Option<TypeRef<'_>>, cx: &Context) -> Result<Value, D::Error> {
+    match ty {
+        Some(ty) => Seed::root(ty, &Node::ROOT, cx).deserialize(parser).map(|v| v.unwrap_or_else(|| Value::Object(Map::new()))),
+        None => AnySeed { at: &Node::ROOT, cx }.deserialize(parser),
+    }
 }
 
 /// Sets apiVersion and kind where the body left them out and the type has them: the request's path has named them.
@@ -153,18 +201,7 @@ impl Applied {
 /// 400 for what is neither, or no object.
 pub fn parse_applied(bytes: &[u8]) -> Result<Applied, Status> {
     let refused = |why: &str| Status::bad_request(format!("error decoding patch: error converting YAML to JSON: yaml: {why}"));
-    let is_json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-    if is_json {
-        let cx = Context::new(false, PROBLEMS_LIMIT);
-        let mut parser = serde_json::Deserializer::from_slice(bytes);
-        let outcome = seed::AnySeed { at: &Node::ROOT, cx: &cx }.deserialize(&mut parser).and_then(|v| parser.end().map(|()| v));
-        // YAML's flow style looks like JSON; and only YAML's parser tells lines.
-        if let (Ok(value), false) = (outcome, cx.repeats()) {
-            return Ok(Applied { value, repeats: Vec::new() });
-        }
-    }
-    let text = std::str::from_utf8(bytes).map_err(|_| refused("invalid UTF-8"))?;
-    let Document { value, repeats } = compose(text).map_err(|why| refused(&why))?;
+    let Document { value, repeats } = document(bytes).map_err(|why| refused(&why))?;
     match value {
         Value::Object(_) => Ok(Applied { value, repeats }),
         // Go leaves a map as it is for null.
@@ -176,6 +213,30 @@ pub fn parse_applied(bytes: &[u8]) -> Result<Applied, Status> {
             )))
         }
     }
+}
+
+/// Reads the first document of YAML. Its flow style looks like JSON, and what is JSON is read as such, since that goes deeper; but
+/// only YAML's parser tells the lines of keys that are there twice. The error is go-yaml's without its `yaml: `.
+pub(crate) fn document(bytes: &[u8]) -> Result<Document, String> {
+    let is_json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
+    if is_json && let Some(value) = plain_tree(bytes).map_err(|()| bounds::too_deep())? {
+        return Ok(Document { value, repeats: Vec::new() });
+    }
+    compose(std::str::from_utf8(bytes).map_err(|_| "invalid UTF-8")?)
+}
+
+/// A tree without types from JSON in which no key is there twice; none if it is anything else. The error is that it is too deep.
+fn plain_tree(bytes: &[u8]) -> Result<Option<Value>, ()> {
+    let cx = Context::new(false, PROBLEMS_LIMIT);
+    let mut outcome = parse(bytes, None, &cx);
+    if outcome.as_ref().is_err_and(deep::is_too_deep) {
+        outcome = match deep::reader(bytes) {
+            Ok(mut reader) => parse_with(&mut reader, None, &cx),
+            Err(deep::Wrong::Syntax(error)) => Err(error),
+            Err(deep::Wrong::Depth(_)) => return Err(()),
+        };
+    }
+    Ok(outcome.ok().filter(|_| !cx.repeats()))
 }
 
 /// The error of a body that is no YAML.
@@ -243,6 +304,13 @@ pub fn encode(value: &Value) -> Vec<u8> {
 pub fn encode_as(ty: Option<TypeRef<'_>>, value: &Value) -> Vec<u8> {
     let mut writer = Writer::new(1024);
     writer.value(ty, value);
+    writer.finish()
+}
+
+/// Encodes a value with its keys as YAML sorts them.
+pub(crate) fn encode_for_yaml(value: &Value) -> Vec<u8> {
+    let mut writer = Writer::for_yaml();
+    writer.value(None, value);
     writer.finish()
 }
 

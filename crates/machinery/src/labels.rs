@@ -338,7 +338,7 @@ impl<'t> Parser<'t> {
                     values.push(token.to_owned());
                     after_value = true;
                 }
-                token => return Err(format!("found '{token}', expected: ',', or ')'")),
+                token => return Err(format!("found '{token}', expected: ',' or ')'")),
             }
         }
     }

@@ -348,7 +348,7 @@ impl Object {
         for (at, field) in self.fields.iter().enumerate().filter(|(_, f)| f.tag > 0) {
             self.by_tag[field.tag as usize] = u16::try_from(at).unwrap_or(u16::MAX);
         }
-        let may_be_filled = |f: &Field| f.default.is_some() || (!f.go.pointer && !f.go.omit_zero && (!f.go.omit_empty || !builder::is_plain(f.ty)));
+        let may_be_filled = |f: &Field| f.default.is_some() || (!f.go.omit_zero && (!f.go.omit_empty || !f.go.pointer && !builder::is_plain(f.ty)));
         let filled = self.fields.iter().enumerate().filter(|(_, f)| may_be_filled(f));
         self.fill = filled.map(|(at, _)| u16::try_from(at).unwrap_or(u16::MAX)).collect();
     }

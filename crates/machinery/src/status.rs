@@ -1,5 +1,6 @@
 //! `Status`: every error that leaves the API, with upstream's codes, reasons and wording (`apimachinery/pkg/api/errors`).
 
+use crate::quote::Quoted;
 use crate::{Value, field::ErrorList};
 use serde_json::json;
 use std::fmt;
@@ -79,7 +80,7 @@ impl Status {
 
     /// 404 for an object.
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
-        let message = format!("{} {name:?} not found", qualified(group, resource));
+        let message = format!("{} {} not found", qualified(group, resource), Quoted(name));
         Self::new(404, "NotFound", message).about(group, resource, name)
     }
 
@@ -90,13 +91,13 @@ impl Status {
 
     /// 409 for an object that exists.
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
-        let message = format!("{} {name:?} already exists", qualified(group, resource));
+        let message = format!("{} {} already exists", qualified(group, resource), Quoted(name));
         Self::new(409, "AlreadyExists", message).about(group, resource, name)
     }
 
     /// 409 for an object that is not as the writer thinks.
     pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(group, resource));
+        let message = format!("Operation cannot be fulfilled on {} {}: {why}", qualified(group, resource), Quoted(name));
         Self::new(409, "Conflict", message).about(group, resource, name)
     }
 
@@ -118,7 +119,7 @@ impl Status {
             [one] => one.clone(),
             more => format!("[{}]", more.join(", ")),
         };
-        let message = format!("{} {name:?} is invalid: {all}", qualified(group, kind));
+        let message = format!("{} {} is invalid: {all}", qualified(group, kind), Quoted(name));
         let status = Self::new(422, "Invalid", message).about(group, kind, name);
         errors.iter().fold(status, |s, e| s.cause(e.kind.reason(), e.body(), e.path.as_str()))
     }
@@ -134,7 +135,7 @@ impl Status {
         let message = match (what.as_str(), name) {
             ("", _) => format!("forbidden: {why}"),
             (what, "") => format!("{what} is forbidden: {why}"),
-            (what, name) => format!("{what} {name:?} is forbidden: {why}"),
+            (what, name) => format!("{what} {} is forbidden: {why}", Quoted(name)),
         };
         Self::new(403, "Forbidden", message).about(group, resource, name)
     }
@@ -144,16 +145,27 @@ impl Status {
         Self::new(401, "Unauthorized", "Unauthorized")
     }
 
+    /// 404 for a path that no resource has.
+    pub fn no_such_path() -> Self {
+        Self::new(404, "NotFound", "the server could not find the requested resource").with_empty_details()
+    }
+
     /// 405.
-    pub fn method_not_supported(group: &str, resource: &str, verb: &str) -> Self {
-        let message = format!("{verb} is not supported on resources of kind {:?}", qualified(group, resource));
-        Self::new(405, "MethodNotAllowed", message).about(group, resource, "")
+    pub fn method_not_allowed() -> Self {
+        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource").with_empty_details()
     }
 
     /// 406.
     pub fn not_acceptable(accepted: &[impl AsRef<str>]) -> Self {
         let accepted: Vec<&str> = accepted.iter().map(AsRef::as_ref).collect();
-        Self::new(406, "NotAcceptable", format!("only the following media types are accepted: {}", accepted.join(", ")))
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", accepted.join(", "));
+        Self::new(406, "NotAcceptable", message).with_empty_details()
+    }
+
+    /// Answers that upstream makes of a code alone have details without anything in them.
+    fn with_empty_details(mut self) -> Self {
+        self.details = Some(Box::default());
+        self
     }
 
     /// 415.

@@ -4,7 +4,10 @@
 //! themselves. The work is linear in the body, whose size the caller bounds.
 
 pub(crate) mod compose;
+mod emit;
 mod scalar;
+
+pub use emit::Emitter;
 
 use crate::{
     Value,
@@ -22,15 +25,15 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
         Some(ty) => crate::json::unrecognized_yaml(ty, why, bytes),
         None => Status::bad_request(format!("error converting YAML to JSON: yaml: {why}")),
     };
-    let text = std::str::from_utf8(bytes).map_err(|_| refused("invalid UTF-8"))?;
-    let document = compose::compose(text).map_err(|why| refused(&why))?;
+    let document = crate::json::document(bytes).map_err(|why| refused(&why))?;
     crate::json::decode_document(document, ty, validation)
 }
 
 /// Encodes a value as a YAML document.
 pub fn encode(value: &Value) -> String {
-    // A tree with string keys cannot fail to encode.
-    serde_yaml_ng::to_string(value).unwrap_or_default()
+    let mut out = Vec::new();
+    Emitter::new(value).window(usize::MAX, &mut out);
+    String::from_utf8(out).unwrap_or_default()
 }
 
 #[cfg(test)]

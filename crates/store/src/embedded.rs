@@ -55,7 +55,7 @@ impl Embedded {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("store".into()).stack_size(512 << 10).spawn(run)?;
+        let thread = std::thread::Builder::new().name("store".into()).stack_size(machinery::json::STACK_BYTES).spawn(run)?;
         Ok(Embedded { queue: Mutex::new(Some(queue)), thread: Some(thread) })
     }
 }

@@ -131,7 +131,7 @@ impl Entry {
     }
 
     fn decode(&self) -> Value {
-        serde_json::from_slice(&self.json).unwrap_or_else(|error| {
+        json::read(&self.json).unwrap_or_else(|error| {
             tracing::error!(key = %self.key, %error, "a stored object cannot be decoded");
             Value::Null
         })
@@ -223,7 +223,7 @@ fn set_version(value: &mut Value, version: String) {
 /// An object that was stored with sorted keys, as before the original's order was known, in that order: its bytes, and where
 /// its revision stands.
 pub(crate) fn put_in_order(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
-    let value: Value = serde_json::from_slice(bytes).ok()?;
+    let value: Value = json::read(bytes).ok()?;
     // What does not say what it is keeps its keys sorted: it is no reason not to start.
     let text = |field: &str| value[field].as_str().unwrap_or_default();
     let gvk = Gvk::parse(text("apiVersion"), text("kind"));

@@ -31,7 +31,7 @@ fn make(bucket: &Bucket, demands: &[Demand<'_>], fields: &FieldsOf) {
         }
         let (bucket, fields) = (bucket.clone(), Arc::clone(fields));
         let name = by.clone();
-        let made = std::thread::Builder::new().name("index".into()).stack_size(512 << 10).spawn({
+        let made = std::thread::Builder::new().name("index".into()).stack_size(machinery::json::STACK_BYTES).spawn({
             let bucket = bucket.clone();
             move || {
                 let (entries, at) = bucket.entries();

@@ -524,3 +524,30 @@ fn a_file_that_goes_while_it_is_looked_at_stops_nobody() {
     assert!(matches!(disk::unless_gone::<()>(Err(gone())), Ok(None)));
     assert!(disk::unless_gone::<()>(Err(std::io::ErrorKind::PermissionDenied.into())).is_err());
 }
+
+/// As many levels as any body may have, on threads as the program has them.
+#[test]
+fn what_is_nested_deep_is_there_after_a_restart() {
+    let test = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let directory = Directory::new("deep");
+            let text = format!(
+                r#"{{"apiVersion":"apps/v1","kind":"ControllerRevision","metadata":{{"name":"a"}},"data":{}1{}}}"#,
+                r#"{"a":"#.repeat(9_990),
+                "}".repeat(9_990)
+            );
+            let deep: Value = machinery::json::read(text.as_bytes()).unwrap();
+            let key = format!("{PODS}deep");
+            let store = Store::open(&directory.0, &Options::default()).unwrap();
+            let put = store.put(&store.bucket(PODS), &key, Expect::Absent, Draft::new(deep.clone(), None, Vec::new())).await.unwrap();
+            assert!(put.value()["data"] == deep["data"]);
+            drop((put, store));
+            let store = Store::open(&directory.0, &Options::default()).unwrap();
+            let entry = store.bucket(PODS).get(&key).unwrap();
+            assert!(entry.value()["data"] == deep["data"]);
+            assert_eq!(entry.attributes(|value| vec![("kind", value["kind"].to_string())]).field("kind"), Some("\"ControllerRevision\""));
+        });
+    };
+    std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES).spawn(test).unwrap().join().unwrap();
+}

@@ -20,7 +20,7 @@ mod tests;
 pub(crate) use probe::health;
 
 use crate::read::{items, text};
-use crate::{ApiServer, Body, Context, errors, query::Query, reply, websocket};
+use crate::{ApiServer, Body, Context, query::Query, reply, websocket};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, Uri};
 use machinery::{Value, status::Status};
@@ -70,7 +70,7 @@ fn ask(server: &ApiServer, cx: &Context, request: &Request<Body>) -> Result<Aske
     // OPTIONS has no verb of the API; upstream's proxies take it.
     let options = request.method() == Method::OPTIONS && info.subresource == "proxy";
     if !options && !known.verbs.iter().any(|v| v == info.verb) {
-        return Err(errors::method_not_supported(&row, info.verb));
+        return Err(Status::method_not_allowed());
     }
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match (info.resource.as_str(), info.subresource.as_str()) {

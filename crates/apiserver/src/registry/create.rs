@@ -14,6 +14,7 @@ use http::StatusCode;
 use machinery::{
     Value, apply,
     field::{self, Path},
+    gvk::Gvk,
     status::Status,
     time,
 };
@@ -25,7 +26,7 @@ const NAMES_MAX: usize = 8;
 /// Answers a POST.
 pub(crate) async fn create(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     if call.row.resource.namespaced && call.namespace().is_empty() {
-        return Err(errors::method_not_supported(call.row, "create"));
+        return Err(Status::method_not_allowed());
     }
     let options = WriteOptions::of(call, "CreateOptions")?;
     let mut value = call.decode(body, options.validation)?;
@@ -37,14 +38,19 @@ pub(crate) async fn create(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
 /// The apiVersion and kind of a body must be the endpoint's.
 pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
     let (api_version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
-    if api_version != row.api_version {
-        return Err(Status::bad_request(format!("the API version in the data ({api_version}) does not match the expected API version ({})", row.api_version)));
+    let expected = &row.resource.kind;
+    if api_version == row.api_version && *kind == expected.kind {
+        return Ok(());
     }
-    let expected = &row.resource.kind.kind;
-    if kind != expected {
-        return Err(Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {expected}", row.api_version)));
-    }
-    Ok(())
+    let given = Gvk::parse(api_version, kind);
+    let why = if machinery::schema::builtin().kind(&given).is_some() {
+        // Upstream's internal package is named after the first part of the group.
+        let package = expected.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+        format!("converting ({}.{kind}) to ({package}.{}): unknown conversion", given.version, expected.kind)
+    } else {
+        format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\"")
+    };
+    Err(Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {}: {why}", given.version, expected.kind)))
 }
 
 /// Creates a decoded, defaulted object. `applied`: its managers are already written (server-side apply).
@@ -59,7 +65,7 @@ pub(crate) async fn create_value(
     place(row, namespace, &mut value)?;
     // A dry run does not reach the store, which refuses this in upstream.
     if !options.dry_run && !matches!(meta::text(&value, "resourceVersion"), "" | "0") {
-        return Err(Status::internal("resourceVersion should not be set on objects to be created"));
+        return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
     let base = meta::text(&value, "generateName").to_owned();
     if !meta::text(&value, "name").is_empty() || base.is_empty() {

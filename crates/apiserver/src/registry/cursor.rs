@@ -2,7 +2,7 @@
 //! `{"v":"meta.k8s.io/v1","rv":REVISION,"start":KEY}`, where a start that ends in a zero byte means "after". Ours also tell
 //! how many objects are left, so that no page has to count them.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{DecodeError, Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use machinery::status::Status;
 use serde::{Deserialize, Serialize};
 
@@ -39,11 +39,18 @@ impl Cursor {
 
     /// Decodes a token; 400 in upstream's words.
     pub(crate) fn decode(text: &str) -> Result<Cursor, Status> {
-        let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| bad(&e.to_string()))?;
+        let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| {
+            let at = match error {
+                DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+                DecodeError::InvalidLength(length) => length - length % 4,
+                DecodeError::InvalidPadding => text.len(),
+            };
+            bad(&format!("illegal base64 data at input byte {at}"))
+        })?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
         if token.v != VERSION {
-            return Err(bad(&format!("server does not recognize this encoded version {:?}", token.v)));
+            return Err(bad(&format!("server does not recognize this encoded version {}", token.v)));
         }
         if token.rv == 0 {
             return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));

@@ -54,7 +54,7 @@ impl DeleteOptions {
             Some("Background") => Some(Propagation::Background),
             Some("Foreground") => Some(Propagation::Foreground),
             Some(other) => {
-                let allowed = ["Background", "Foreground", "Orphan", "nil"];
+                let allowed = ["Foreground", "Background", "Orphan", "nil"];
                 errors.push(field::Error::not_supported(&Path::root("propagationPolicy"), json!(other), &allowed));
                 None
             }
@@ -140,13 +140,18 @@ fn code(options: &DeleteOptions) -> StatusCode {
 /// 409 if the object is another than the one that is meant.
 pub(crate) fn check_preconditions(row: &Row, name: &str, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
     let (uid, version) = (meta::text(old, "uid"), meta::text(old, "resourceVersion"));
+    // Upstream names the kind here, not the resource.
+    let conflict = |why: &str| Status::conflict(&row.resource.group, &row.resource.kind.kind, name, why);
     if let Some(wanted) = options.uid.as_deref().filter(|w| *w != uid) {
-        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");
-        return Err(errors::conflict(row, name, &why));
+        let why =
+            format!("the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated");
+        return Err(conflict(&why));
     }
     if let Some(wanted) = options.resource_version.as_deref().filter(|w| *w != version) {
-        let why = format!("Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {version}");
-        return Err(errors::conflict(row, name, &why));
+        let why = format!(
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified"
+        );
+        return Err(conflict(&why));
     }
     Ok(())
 }

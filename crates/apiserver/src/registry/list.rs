@@ -20,7 +20,7 @@ use store::Entry;
 
 /// Answers a GET of one object.
 pub(crate) fn get(call: &Call<'_>) -> Result<Answer, Status> {
-    if let Some(version) = revision(call.query.text("resourceVersion"), "GetOptions")? {
+    if let Some(version) = revision(call.query.text("resourceVersion")).map_err(unreadable)? {
         not_ahead(version, storage::revision(call.server))?;
     }
     Ok(Answer::Stored(StatusCode::OK, call.entry()?))
@@ -42,10 +42,7 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Answer, Status> {
     let options = options(call)?;
     match select(call, &selectors, &options) {
         Some(list) => Ok(Answer::List(list)),
-        None if options.after.is_empty() => {
-            let version = options.exact.unwrap_or(0);
-            Err(Status::expired(format!("The provided resource version is too old: {version}")))
-        }
+        None if options.after.is_empty() => Err(Status::expired("The resourceVersion for the provided list is too old.")),
         None => Ok(page_too_old(&options)),
     }
 }
@@ -154,13 +151,14 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
     }
     let limit = usize::try_from(query.int("limit")?.unwrap_or(0)).unwrap_or(0);
     if !token.is_empty() {
+        let cursor = Cursor::decode(token)?;
         if !matches!(version, "" | "0") {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let cursor = Cursor::decode(token)?;
         return Ok(Options { limit, exact: cursor.revision, after: cursor.after, left: cursor.left });
     }
-    let wanted = revision(version, "ListOptions")?;
+    query.int("timeoutSeconds")?;
+    let wanted = revision(version).map_err(|why| Status::bad_request(format!("invalid resource version: {why}")))?;
     let current = storage::revision(call.server);
     if let Some(wanted) = wanted {
         not_ahead(wanted, current)?;
@@ -170,16 +168,20 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
     Ok(Options { limit, exact, after: String::new(), left: None })
 }
 
-/// Reads a resourceVersion; 422 in Go's words.
-pub(crate) fn revision(text: &str, kind: &str) -> Result<Option<u64>, Status> {
+/// Reads a resourceVersion. Upstream words what is none in the same way everywhere and answers it in three.
+pub(crate) fn revision(text: &str) -> Result<Option<u64>, field::Error> {
     if text.is_empty() {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| {
         let detail = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
-        let error = field::Error::invalid(&Path::root("resourceVersion"), json!(text), &detail);
-        Status::invalid("meta.k8s.io", kind, "", vec![error])
+        field::Error::invalid(&Path::root("resourceVersion"), json!(text), &detail)
     })
+}
+
+/// Where nothing else is wrong, an error of its own becomes upstream's 500 without a reason.
+pub(crate) fn unreadable(why: field::Error) -> Status {
+    Status::new(500, "", why.to_string())
 }
 
 /// A version that this server has not reached is told as upstream does after its wait: every revision that was ever

@@ -106,22 +106,21 @@ impl Selectors {
             "" => None,
             text => Some(Selector::parse(text).map_err(|e| Status::bad_request(&e))?),
         };
-        let fields = match query.text("fieldSelector") {
+        let mut fields = match query.text("fieldSelector") {
             "" => None,
             text => Some(FieldSelector::parse(text).map_err(|e| Status::bad_request(&e))?),
         };
-        if let Some(fields) = &fields {
+        if let Some(fields) = &mut fields {
+            fields.rename(|field| row.strategy.field_alias(field));
             let known = row.strategy.selectable_fields(&Value::Null);
             for requirement in fields.requirements() {
                 let field = requirement.field.as_str();
-                let general = field == "metadata.name" || (field == "metadata.namespace" && row.resource.namespaced);
+                let general = field == "metadata.name" || (field == "metadata.namespace" && (row.resource.namespaced || known.is_empty()));
                 if !general && !known.iter().any(|(name, _)| *name == field) {
-                    return Err(Status::bad_request(format!(
-                        "Unable to find {:?} that match label selector {:?}, field selector {:?}: field label not supported: {field}",
-                        gvr_text(row),
-                        query.text("labelSelector"),
-                        query.text("fieldSelector"),
-                    )));
+                    return Err(Status::bad_request(match known.is_empty() {
+                        true => format!(r#"{field:?} is not a known field selector: only "metadata.name", "metadata.namespace""#),
+                        false => format!("field label not supported: {field}"),
+                    }));
                 }
             }
         }
@@ -138,8 +137,4 @@ impl Selectors {
         self.labels.as_ref().is_none_or(|s| storage::matches_labels(row, entry, s))
             && self.fields.as_ref().is_none_or(|s| storage::matches_fields(row, entry, s))
     }
-}
-
-fn gvr_text(row: &Row) -> String {
-    format!("{}, Resource={}", row.api_version, row.resource.resource)
 }

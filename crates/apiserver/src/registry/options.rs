@@ -43,8 +43,8 @@ impl WriteOptions {
         let given = call.query.text("fieldManager");
         if given.chars().count() > MANAGER_MAX {
             errors.push(field::Error::too_long(&Path::root("fieldManager"), MANAGER_MAX));
-        } else if given.chars().any(char::is_control) {
-            let detail = "should only contain printable characters";
+        } else if let Some((at, c)) = given.char_indices().find(|(_, c)| c.is_control()) {
+            let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
             errors.push(field::Error::invalid(&Path::root("fieldManager"), json!(given), detail));
         }
         if !errors.is_empty() {
@@ -70,7 +70,7 @@ pub(crate) fn dry_run<'q>(values: impl Iterator<Item = &'q str>, errors: &mut Er
 
 /// The first part of the user agent, as upstream's `prefixFromUserAgent`.
 fn default_manager(user_agent: &str) -> String {
-    let first = user_agent.split('/').next().unwrap_or_default();
+    let first = user_agent.split('/').next().filter(|first| !first.is_empty()).unwrap_or("unknown");
     first.chars().filter(|c| !c.is_control()).take(MANAGER_MAX).collect()
 }
 

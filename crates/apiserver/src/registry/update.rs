@@ -61,7 +61,7 @@ fn check_name(call: &Call<'_>, value: &mut Value) -> Result<(), Status> {
         return Ok(());
     }
     if name.is_empty() {
-        return Err(Status::bad_request("name must be provided"));
+        return Err(Status::bad_request(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name())));
     }
     Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())))
 }

@@ -66,7 +66,10 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
             return Err(Status::invalid("meta.k8s.io", "ListOptions", "", vec![error]));
         }
     }
-    let version = list::revision(query.text("resourceVersion"), "ListOptions")?;
+    if !query.text("continue").is_empty() {
+        return Err(invalid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+    }
+    let version = list::revision(query.text("resourceVersion")).map_err(list::unreadable)?;
     if let Some(version) = version {
         list::not_ahead(version, storage::revision(call.server))?;
     }

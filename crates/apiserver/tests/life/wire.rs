@@ -35,7 +35,7 @@ async fn keys_stand_in_the_order_of_the_go_fields() {
             r#""creationTimestamp""#,
             r#""labels":{"app""#,
             r#""annotations":{"a":"2","b""#,
-            r#""managedFields":[{"operation":"Update","apiVersion":"v1","time":""#,
+            r#""managedFields":[{"manager":"unknown","operation":"Update","apiVersion":"v1","time":""#,
         ],
     );
     assert!(one.ends_with("},\"data\":{\"k\":\"\\u003c\\u0026\\u003e\\u2028\"}}\n"), "{one}");
@@ -211,18 +211,94 @@ async fn a_watch_of_one_node_sees_its_pods_come_and_go() {
     assert_eq!(one.next().await.0, "DELETED");
 }
 
-/// An object that is deeper than JSON is read again would be null as soon as its tree is forgotten, and at the next start.
-#[tokio::test]
-async fn nothing_is_stored_that_cannot_be_read_again() {
+/// An object that is deeper than JSON is read again would be null as soon as its tree is forgotten, and at the next start. As
+/// deep as that it may be, on threads with stacks as the program's have.
+#[test]
+fn what_is_stored_can_be_read_again_however_deep_it_is() {
+    let test = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(deep_objects());
+    std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES).spawn(test).expect("a thread").join().expect("it holds");
+}
+
+async fn deep_objects() {
     let server = Server::start().await;
     let revisions = "/apis/apps/v1/namespaces/default/controllerrevisions";
     let ty = machinery::schema::builtin().named("io.k8s.api.apps.v1.ControllerRevision").expect("a type");
-    for (name, levels, code) in [("deep", 126, 400), ("less", 100, 201), ("deep", 100, 201)] {
-        let data = (0..levels).fold(json!({}), |inner, _| json!({ "a": inner }));
-        let object = json!({"metadata": {"name": name, "namespace": "default"}, "revision": 1, "data": data});
+    let most = machinery::json::DEPTH_MAX - 1;
+    for (name, levels, code) in [("deep", most + 1, 400), ("less", 100, 201), ("deep", most, 201)] {
+        let data = machinery::json::read((r#"{"a":"#.repeat(levels - 1) + "{}" + &"}".repeat(levels - 1)).as_bytes());
+        let object = json!({"metadata": {"name": name, "namespace": "default"}, "revision": 1, "data": data.expect("JSON")});
         let reply = server.post_protobuf(revisions, machinery::proto::encode(ty, &object)).await.expect(code);
         if code == 400 {
-            assert_eq!(reply["message"], "exceeded max depth");
+            assert!(reply["message"].as_str().is_some_and(|m| m.contains("exceeded max depth")), "{}", reply["message"]);
         }
+    }
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    for patch in ["application/merge-patch+json", "application/strategic-merge-patch+json"] {
+        server.patch(&format!("{revisions}/deep"), patch, &label).await.expect(200);
+    }
+    let deep = "\"a\":{".repeat(most - 1);
+    for uri in [format!("{revisions}/deep"), revisions.to_owned()] {
+        assert!(text(&server, &uri, &[]).await.contains(&deep), "{uri}");
+    }
+    server.delete(&format!("{revisions}/deep"), None).await.expect(200);
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_refused_in_the_original_s_words() {
+    let server = Server::start().await;
+    server.post(MAPS, &map("a", "v")).await.expect(201);
+    server.post(PODS, &pod("p")).await.expect(201);
+    let json: &[(&str, &str)] = &[("content-type", "application/json")];
+    let answer = async |method: Method, uri: &str, headers: &[(&str, &str)], body: &'static str| {
+        let (code, text) = server.raw(method, uri, headers, body).await;
+        (code, String::from_utf8(text.to_vec()).expect("UTF-8"))
+    };
+    let status = |reason: &str, message: &str, code: u16| {
+        let text = format!(
+            r#"{{"kind":"Status","apiVersion":"v1","metadata":{{}},"status":"Failure","message":"{message}","reason":"{reason}","details":{{}},"code":{code}}}"#
+        );
+        (code, text + "\n")
+    };
+    let no_method = status("MethodNotAllowed", "the server does not allow this method on the requested resource", 405);
+    for (method, uri) in [
+        (Method::DELETE, "/api/v1/pods".to_owned()),
+        (Method::POST, "/api/v1/pods".to_owned()),
+        (Method::PUT, MAPS.to_owned()),
+        (Method::POST, format!("{MAPS}/a")),
+        (Method::DELETE, "/api/v1/namespaces".to_owned()),
+    ] {
+        assert_eq!(answer(method.clone(), &uri, json, "{}").await, no_method, "{method} {uri}");
+    }
+    server.get(&format!("{PODS}/p")).await.expect(200);
+    assert_eq!(answer(Method::HEAD, &format!("{MAPS}/a"), &[], "").await.0, 405);
+    let no_path = status("NotFound", "the server could not find the requested resource", 404);
+    for uri in ["/api/v1/nothing".to_owned(), format!("{MAPS}/a/status"), format!("{PODS}/p/nothing")] {
+        assert_eq!(answer(Method::GET, &uri, &[], "").await, no_path, "{uri}");
+    }
+    for (uri, code, told) in [
+        ("?continue=x", 400, "invalid continue token: continue key is not valid: illegal base64 data at input byte 0"),
+        ("?resourceVersion=x", 400, r#"invalid resource version: resourceVersion: Invalid value: \"x\": strconv.ParseUint"#),
+        ("?watch=1&resourceVersion=x", 500, r#"resourceVersion: Invalid value: \"x\": strconv.ParseUint"#),
+        ("?timeoutSeconds=x", 400, r#"strconv.ParseInt: parsing \"x\": invalid syntax"#),
+        ("?fieldSelector=foo%3Dx", 400, r#"\"foo\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""#),
+        ("?fieldSelector=%3D%3D", 200, "ConfigMapList"),
+        ("?pretty=x", 200, r#"{"kind":"ConfigMapList","apiVersion""#),
+    ] {
+        let (found, text) = answer(Method::GET, &format!("{MAPS}{uri}"), &[], "").await;
+        assert!(found == code && text.contains(told), "{uri}: {found} {text}");
+    }
+    assert_eq!(answer(Method::GET, &format!("{PODS}?fieldSelector=spec.host%3Dnone"), &[], "").await.0, 200);
+    for (body, told) in [
+        (
+            r#"{"kind":"Secret","apiVersion":"v1"}"#,
+            r#"Secret in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Secret) to (core.ConfigMap): unknown conversion"#,
+        ),
+        (
+            r#"{"kind":"ConfigMap","apiVersion":"v2"}"#,
+            r#"ConfigMap in version \"v2\" cannot be handled as a ConfigMap: no kind \"ConfigMap\" is registered for version \"v2\" in scheme"#,
+        ),
+    ] {
+        let (code, text) = answer(Method::POST, MAPS, json, body).await;
+        assert!(code == 400 && text.contains(told), "{text}");
     }
 }

@@ -120,7 +120,7 @@ impl Strategy for Drivers {
     fn default(&self, obj: &mut Value) {
         let Some(spec) = tree::at(obj, &["spec"]) else { return };
         tree::fill(spec, "attachRequired", true);
-        for field in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
+        for field in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount", "preventPodSchedulingIfMissing"] {
             tree::fill(spec, field, false);
         }
         tree::fill(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");

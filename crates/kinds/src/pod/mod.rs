@@ -138,6 +138,10 @@ impl Strategy for Pods {
         errors
     }
 
+    fn field_alias(&self, field: &str) -> Option<&'static str> {
+        (field == "spec.host").then_some("spec.nodeName")
+    }
+
     fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
         let (spec, status) = (&obj["spec"], &obj["status"]);
         let text = |v: &Value, key: &str| tree::text(v, key).to_owned();

@@ -124,16 +124,23 @@ fn maps(shape: Shape<'_>, old: Option<&Map<String, Value>>, new: Option<&Map<Str
     }
 }
 
-/// What Go's object has in a field before any write: a struct is there and empty, other fields without `omitempty` are
-/// `null`. Setting such a field is no addition of the field itself.
+/// What Go's object has in a field before any write: a struct is there and empty, other fields without `omitempty` are zero
+/// or `null`. Setting such a field is no addition of the field itself, and leaving it at that is none at all.
 fn always_written(ty: TypeRef<'_>, field: &Field) -> Option<&'static Value> {
     static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
-    if field.go.pointer || field.go.omit_zero {
+    static TEXT: LazyLock<Value> = LazyLock::new(|| Value::String(String::new()));
+    static ZERO: LazyLock<Value> = LazyLock::new(|| 0.into());
+    if field.go.omit_zero {
         return None;
     }
     match ty.to(field.ty).get() {
+        _ if field.go.pointer => (!field.go.omit_empty).then_some(&Value::Null),
         Type::Object(_) => Some(&EMPTY),
+        Type::Time | Type::MicroTime => Some(&Value::Null),
         _ if field.go.omit_empty => None,
+        Type::String => Some(&TEXT),
+        Type::Bool => Some(&Value::Bool(false)),
+        Type::Int32 | Type::Int64 => Some(&ZERO),
         _ => Some(&Value::Null),
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn owned(ty: TypeRef<'_>, manager: &str, live: &Value) -> Option<Fiel
     if manager != KUBECTL {
         return None;
     }
-    let record: Value = serde_json::from_str(recorded(live)?).ok()?;
+    let record: Value = crate::json::read(recorded(live)?.as_bytes()).ok()?;
     let kind = ty.gvk()?;
     if record.get("apiVersion").and_then(Value::as_str) != Some(kind.api_version().as_str()) || typed::errors(ty, &record).is_some() {
         return None;

@@ -1,6 +1,7 @@
 //! Decoding errors in upstream's words: Go's JSON decoder's, and the API handlers' around them.
 
-use crate::{gvk::Gvk, status::Status};
+use super::after_string;
+use crate::{gvk::Gvk, quote::QuotedChar, status::Status};
 use serde_json::error::Category;
 
 /// How much of a body that makes no sense is shown, in bytes, as upstream does.
@@ -39,22 +40,21 @@ pub(super) fn as_spelled(message: String, number: Option<f64>, bytes: &[u8]) -> 
     message
 }
 
-/// The place behind a string that begins at a place.
-fn after_string(bytes: &[u8], start: usize) -> usize {
-    let mut at = start + 1;
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'\\' => at += 2,
-            b'"' => return at + 1,
-            _ => at += 1,
-        }
-    }
-    at
-}
-
 /// The body is not even JSON.
 pub(super) fn unrecognized(kind: Option<&Gvk>, message: &str, bytes: &[u8]) -> Status {
     no_object(kind, &format!("couldn't get version/kind; json parse error: {message}"), bytes)
+}
+
+/// The body is JSON and no object.
+pub(super) fn unrecognized_type(kind: Option<&Gvk>, bytes: &[u8]) -> Status {
+    let found = match bytes.iter().find(|b| !b.is_ascii_whitespace()) {
+        Some(b'[') => "array",
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "bool",
+        _ => "number",
+    };
+    let go_type = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+    unrecognized(kind, &format!("json: cannot unmarshal {found} into Go value of type {go_type}"), bytes)
 }
 
 /// The body is no object at all.
@@ -76,18 +76,17 @@ fn summary(bytes: &[u8]) -> String {
     }
 }
 
+/// A bracket that opens a level too many.
+pub(super) fn too_deep(bracket: char) -> String {
+    format!("invalid character '{bracket}' exceeded max depth")
+}
+
 /// A syntax error as Go's decoder says it.
 pub(super) fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
     if error.classify() == Category::Eof {
         return "unexpected end of JSON input".to_owned();
     }
     let text = error.to_string();
-    if text.contains("recursion limit") {
-        return "exceeded max depth".to_owned();
-    }
-    if text.contains("unicode") && std::str::from_utf8(bytes).is_err() {
-        return "invalid UTF-8".to_owned();
-    }
     let place = if text.starts_with("expected `,` or `}`") {
         "after object key:value pair"
     } else if text.starts_with("expected `,` or `]`") {
@@ -104,7 +103,7 @@ pub(super) fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
         "looking for beginning of value"
     };
     match character(bytes, error.line(), error.column()) {
-        Some(c) => format!("invalid character {c:?} {place}"),
+        Some(c) => format!("invalid character {} {place}", QuotedChar(c)),
         None => "unexpected end of JSON input".to_owned(),
     }
 }

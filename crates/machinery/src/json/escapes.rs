@@ -1,8 +1,12 @@
-//! Escapes of half a character (`\\ud800` alone): Go reads each as U+FFFD, where the parser refuses the body.
+//! Escapes of half a character (`\\ud800` alone), and bytes that are no UTF-8: Go reads each as U+FFFD, where the parser
+//! refuses the body.
 
 /// The body with such escapes replaced, if the parser stumbled over one.
 pub(super) fn mended(bytes: &[u8], error: &serde_json::Error) -> Option<Vec<u8>> {
     let message = error.to_string();
+    if message.contains("unicode") && std::str::from_utf8(bytes).is_err() {
+        return Some(String::from_utf8_lossy(bytes).into_owned().into_bytes());
+    }
     if !message.contains("surrogate") && !message.contains("hex escape") {
         return None;
     }

@@ -149,7 +149,9 @@ impl<'a> Seed<'a> {
                     seen |= bit;
                     let node = self.at.field(&field.name, self.ty);
                     let seed = Seed { ty: self.ty.to(field.ty), at: &node, cx: self.cx, owner: object.go_name(), go_type: &field.go_type };
-                    match map.next_value_seed(seed)?.filter(|v| !self.ty.leaves_out(field, v)) {
+                    // An empty list of owners is a wish: that there be none.
+                    let stays = |v: &Value| field.name == "managedFields" && v.is_array() && self.at.is_metadata();
+                    match map.next_value_seed(seed)?.filter(|v| !self.ty.leaves_out(field, v) || stays(v)) {
                         Some(value) => drop(out.insert(field.name.clone().into_owned(), value)),
                         None if field.nullable => drop(out.insert(field.name.clone().into_owned(), Value::Null)),
                         None => drop(out.remove(field.name.as_ref())),

@@ -56,7 +56,6 @@ fn wrong_types_name_the_go_field() {
         (r#"{"metadata":{"labels":[]}}"#, "array into Go struct field ObjectMeta.metadata.labels of type map[string]string"),
         (r#"{"metadata":{"labels":{"a":1}}}"#, "number into Go struct field ObjectMeta.metadata.labels of type string"),
         (r#"{"spec":{"template":{"spec":{"containers":{}}}}}"#, "object into Go struct field PodSpec.spec.template.spec.containers of type []v1.Container"),
-        ("[]", "array into Go value of type v1.Deployment"),
     ] {
         assert_eq!(strict(deployment, body).unwrap_err(), format!("{head}{tail}"));
     }
@@ -75,10 +74,14 @@ fn syntax_errors_speak_go() {
         assert!(error.contains(message), "{error}");
         assert!(error.contains("(must be of type Pod): couldn't get version/kind; json parse error"), "{error}");
     }
-    let deep = decode("{\"a\":".repeat(200).as_bytes(), None, Validation::Strict).unwrap_err();
-    assert!(deep.message.contains("exceeded max depth"), "{}", deep.message);
-    let broken = decode(b"{\"metadata\":{\"name\":\"\xff\"}}", Some(pod), Validation::Strict).unwrap_err();
-    assert!(broken.message.contains("invalid UTF-8"), "{}", broken.message);
+    let wrong_too = strict(pod, "{\"metadata\":[],\"spec\":{]}").unwrap_err();
+    assert!(wrong_too.contains("invalid character ']' looking for beginning of object key string"), "no JSON comes first: {wrong_too}");
+    let broken = decode(b"{\"metadata\":{\"name\":\"\xff\"}}", Some(pod), Validation::Strict).unwrap().value;
+    assert_eq!(broken["metadata"]["name"], "\u{fffd}");
+    let array = decode(b" [1]", Some(pod), Validation::Strict).unwrap_err().message;
+    assert!(array.contains("json: cannot unmarshal array into Go value of type struct { APIVersion string \"json:"), "{array}");
+    let nul = strict(pod, "{\"metadata\":\"\u{1}\"}").unwrap_err();
+    assert!(nul.contains(r"invalid character '\x01' in string literal"), "{nul}");
 }
 
 #[test]

@@ -18,11 +18,16 @@ pub(super) struct Writer<'v> {
     out: Vec<u8>,
     /// The members of the objects that are being written, the innermost last.
     members: Vec<(u16, &'v str, &'v Value, Option<TypeRef<'v>>)>,
+    for_yaml: bool,
 }
 
 impl<'v> Writer<'v> {
     pub(super) fn new(bytes: usize) -> Self {
-        Writer { out: Vec::with_capacity(bytes), members: Vec::new() }
+        Writer { out: Vec::with_capacity(bytes), members: Vec::new(), for_yaml: false }
+    }
+
+    pub(super) fn for_yaml() -> Self {
+        Writer { for_yaml: true, ..Writer::new(1024) }
     }
 
     pub(super) fn finish(self) -> Vec<u8> {
@@ -105,7 +110,12 @@ impl<'v> Writer<'v> {
             Some((ty, Type::SchemaOrArray(schema) | Type::SchemaOrBool(schema) | Type::SchemaOrStrings(schema))) => {
                 return self.gather(Some(ty.to(*schema)), map);
             }
-            _ => self.members.extend(map.iter().map(|(k, v)| (0, k.as_str(), v, None))),
+            _ => {
+                self.members.extend(map.iter().map(|(k, v)| (0, k.as_str(), v, None)));
+                if self.for_yaml {
+                    self.members[first..].sort_by(|a, b| super::natural::order(a.1, b.1));
+                }
+            }
         }
         first
     }
@@ -266,8 +276,14 @@ impl Indent {
     /// The next bytes, indented, appended to `out`. They are compact JSON and may be cut anywhere.
     pub fn push(&mut self, compact: &[u8], out: &mut Vec<u8>) {
         out.reserve(compact.len() * 2);
+        self.push_until(compact, usize::MAX, out);
+    }
+
+    /// As [`Self::push`], until there are `limit` bytes or a little more in `out`: what is nested deep is mostly indentation.
+    /// How many of the bytes were taken.
+    pub fn push_until(&mut self, compact: &[u8], limit: usize, out: &mut Vec<u8>) -> usize {
         let mut at = 0;
-        while let Some(byte) = compact.get(at) {
+        while let Some(byte) = compact.get(at).filter(|_| out.len() < limit) {
             if self.in_string {
                 let end = self.string_end(&compact[at..]);
                 out.extend_from_slice(&compact[at..at + end]);
@@ -304,6 +320,7 @@ impl Indent {
                 _ => out.push(*byte),
             }
         }
+        at
     }
 
     /// How many of the bytes of a string belong to it, its closing quote included.

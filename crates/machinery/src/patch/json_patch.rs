@@ -2,7 +2,11 @@
 //! `replace` adds a key that an object has not; negative indices count from the end of a list, for `add` from behind it; what
 //! stands before the first slash of a path is not looked at.
 
-use crate::{Value, json::bounds::DEPTH_MAX, status::Status};
+use crate::{
+    Value,
+    json::bounds::{DEPTH_MAX, depth},
+    status::Status,
+};
 
 /// The most operations that upstream accepts in one patch.
 const OPERATIONS_LIMIT: usize = 10_000;
@@ -11,8 +15,8 @@ const OPERATIONS_LIMIT: usize = 10_000;
 /// patch cannot blow an object up.
 const COPY_LIMIT_BYTES: usize = 3 << 20;
 
-/// How deep a document may become before it is looked at: operations put values into each other.
-const DEPTH_BETWEEN_MAX: usize = 1024;
+/// How deep a document may become between two operations, which put values into each other, before it is looked at.
+const DEPTH_BETWEEN_MAX: usize = 2 * DEPTH_MAX;
 
 /// How many places the elements of lists may be shifted by all operations: ten thousand of them, each at the beginning of a
 /// list of a hundred thousand, would keep a core for many seconds.
@@ -54,33 +58,35 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, Status> {
     }
     let mut doc = doc.clone();
     let mut work = Work::default();
-    let mut deepest = DEPTH_MAX;
+    let mut deepest = depth(&doc);
     for operation in operations {
-        apply(&mut doc, operation, &mut work).map_err(|Unfit| super::unprocessable())?;
+        if may_be_as_deep_as(operation, deepest) > DEPTH_BETWEEN_MAX {
+            deepest = bounded(&doc)?;
+        }
         deepest = deepest.max(may_be_as_deep_as(operation, deepest));
         if deepest > DEPTH_BETWEEN_MAX {
-            bounded(&doc)?;
-            deepest = DEPTH_MAX;
+            return Err(super::unprocessable());
         }
+        apply(&mut doc, operation, &mut work).map_err(|Unfit| super::unprocessable())?;
     }
     bounded(&doc)?;
     Ok(doc)
 }
 
-/// How deep the document may be after an operation upon one of a depth: nothing is walked for it.
+/// How deep the document may be after an operation upon one of a depth: of the document nothing is walked for it.
 fn may_be_as_deep_as(operation: &Value, deepest: usize) -> usize {
     let text = |key: &str| operation.get(key).and_then(Value::as_str).unwrap_or_default();
     let place = text("path").matches('/').count();
     match text("op") {
-        "add" | "replace" => place + DEPTH_MAX,
+        "add" | "replace" => place + operation.get("value").map_or(0, depth),
         "move" | "copy" => place + deepest,
         _ => 0,
     }
 }
 
-/// A document that is nested deeper than any body may be could not even be dropped.
-fn bounded(doc: &Value) -> Result<(), Status> {
-    if crate::json::is_readable(doc) { Ok(()) } else { Err(super::unprocessable()) }
+/// The depth of a document. One that is nested deeper than any body may be could not even be dropped.
+fn bounded(doc: &Value) -> Result<usize, Status> {
+    Some(depth(doc)).filter(|depth| *depth <= DEPTH_MAX).ok_or_else(super::unprocessable)
 }
 
 fn no_patch(found: &Value, go_type: &str) -> Status {

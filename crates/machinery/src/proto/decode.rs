@@ -8,7 +8,7 @@ use crate::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 /// Messages nest as types do, and only `JSONSchemaProps` nests in itself; the JSON decoder has the same limit.
-const DEPTH_LIMIT: usize = 128;
+const DEPTH_LIMIT: usize = crate::json::DEPTH_MAX;
 
 /// The value of a message.
 pub(super) fn message(ty: TypeRef<'_>, bytes: &[u8], depth: usize) -> Result<Value, Malformed> {
@@ -241,5 +241,5 @@ fn embedded(raw: &[u8], depth: usize) -> Result<Value, Malformed> {
     if raw.starts_with(super::MAGIC) {
         return super::decode_at(raw, depth + 1).map(|(_, value)| value).map_err(|_| Malformed::Embedded);
     }
-    serde_json::from_slice(raw).map_err(|_| Malformed::Embedded)
+    crate::json::read(raw).map_err(|_| Malformed::Embedded)
 }

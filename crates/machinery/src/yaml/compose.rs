@@ -14,7 +14,7 @@ use std::{
     collections::{HashMap, HashSet},
 };
 
-/// Levels of nesting that are read: as many as of JSON. The scanner itself stops at 255 in flow style.
+/// Levels of nesting that are read: as many as of JSON. The scanner itself stops at 255 in flow style; what is JSON is read as such.
 const DEPTH_MAX: usize = bounds::DEPTH_MAX;
 
 /// go-yaml's bounds on aliases: below the first number of nodes a document may consist of them nearly wholly, above the second
@@ -80,8 +80,9 @@ impl<'t> Composer<'t> {
     }
 
     fn node(&mut self, (event, span): Spanned<'t>, depth: usize) -> Result<Node, String> {
-        if depth >= DEPTH_MAX {
-            return Err(format!("exceeded max depth of {DEPTH_MAX}"));
+        let holds = matches!(event, Event::SequenceStart(..) | Event::MappingStart(..));
+        if depth + usize::from(holds) > DEPTH_MAX {
+            return Err(bounds::too_deep());
         }
         self.count(1)?;
         let before = self.nodes;
@@ -151,7 +152,7 @@ impl<'t> Composer<'t> {
         let value = self.anchors.get(&id).and_then(Option::as_ref).map(|(value, _)| value);
         // An anchor's value may hold aliases itself: what is put together so is as deep as what is written out.
         if value.is_some_and(|value| !bounds::fits(value, DEPTH_MAX - depth)) {
-            return Err(format!("exceeded max depth of {DEPTH_MAX}"));
+            return Err(bounds::too_deep());
         }
         Ok(value.cloned().unwrap_or_default())
     }
@@ -292,6 +293,10 @@ mod tests {
 
     #[test]
     fn the_work_is_bounded() {
+        std::thread::Builder::new().stack_size(crate::json::STACK_BYTES).spawn(the_worst).expect("a thread").join().expect("it holds");
+    }
+
+    fn the_worst() {
         let start = std::time::Instant::now();
         for open in ["[", "{a: ", "{\"a\":", "- ", "? "] {
             assert!(compose(&open.repeat(500_000)).is_err(), "{open}");
@@ -302,11 +307,11 @@ mod tests {
         }
         assert_eq!(compose(&laughs).unwrap_err(), "document contains excessive aliasing");
         // Each anchor adds to the depth of the one before, and a tree that deep could not be dropped.
-        let mut deep = "a0: &a0 x\n".to_owned();
-        for n in 1..200 {
-            deep += &format!("a{n}: &a{n} {}*a{} {}\n", "[x, ".repeat(50), n - 1, "]".repeat(50));
+        let mut deep = format!("a0: &a0\n  {}x\n", "- ".repeat(DEPTH_MAX - 10));
+        for n in 1..20 {
+            deep += &format!("a{n}: &a{n} [*a{}]\n", n - 1);
         }
-        assert_eq!(compose(&deep).unwrap_err(), "exceeded max depth of 128");
+        assert_eq!(compose(&deep).unwrap_err(), "exceeded max depth of 10000");
         // What stands within a hundred anchors is not kept a hundred times.
         let within: String = (0..100).map(|n| format!("&b{n} [")).collect();
         let whole = format!("a: {within}{}x{}\n", "x, ".repeat(50_000), "]".repeat(100));

@@ -103,12 +103,17 @@ fn an_update_without_a_change_leaves_no_mark() {
     track(deployment(), Some(&live), &mut new, &manager("scaler"));
     assert_eq!(new, live);
     // A client that does not know managedFields sends none.
-    new["metadata"]["managedFields"] = json!([]);
+    new["metadata"].as_object_mut().unwrap().remove("managedFields");
     track(deployment(), Some(&live), &mut new, &manager("scaler"));
     assert_eq!(new["metadata"]["managedFields"], live["metadata"]["managedFields"]);
-    new["metadata"]["managedFields"] = json!([{}]);
-    track(deployment(), Some(&live), &mut new, &manager("scaler"));
-    assert!(new["metadata"].get("managedFields").is_none());
+    for none in [json!([{}]), json!([])] {
+        new["metadata"]["managedFields"] = none.clone();
+        let sent = crate::json::decode(new.to_string().as_bytes(), Some(deployment()), crate::json::Validation::Strict).unwrap().value;
+        assert_eq!(sent["metadata"]["managedFields"], none);
+        let mut next = sent;
+        track(deployment(), Some(&live), &mut next, &manager("scaler"));
+        assert!(next["metadata"].get("managedFields").is_none(), "{none}");
+    }
 }
 
 #[test]
@@ -236,4 +241,19 @@ fn sets_are_trees() {
     let mut paths = Vec::new();
     set(json!({"f:a": {"k:{\"n\":\"x\",\"p\":1}": {"f:v": {}}, "v:\"s\"": {}}})).for_each(&mut |p| paths.push(p.to_owned()));
     assert_eq!(paths, [".a[=\"s\"]", ".a[n=\"x\",p=1].v"], "members before what lies below");
+}
+
+#[test]
+fn who_creates_an_object_owns_no_zero_that_go_writes_anyway() {
+    let ty = schema::builtin().named("io.k8s.api.apps.v1.StatefulSet").unwrap();
+    let mut new =
+        json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "a"}, "spec": {"serviceName": "", "replicas": 1, "selector": {}}});
+    track(ty, None, &mut new, &manager("m"));
+    assert_eq!(owned(&new, "m"), json!({"f:spec": {"f:replicas": {}, "f:selector": {}}}));
+    let ty = schema::builtin().named("io.k8s.api.core.v1.Node").unwrap();
+    let condition = json!({"type": "Ready", "status": "True", "lastHeartbeatTime": null});
+    let mut new = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}, "status": {"conditions": [condition]}});
+    track(ty, None, &mut new, &manager("m"));
+    let fields = json!({".": {}, "f:type": {}, "f:status": {}, "f:lastHeartbeatTime": {}});
+    assert_eq!(owned(&new, "m"), json!({"f:status": {"f:conditions": {".": {}, "k:{\"type\":\"Ready\"}": fields}}}), "what is new in a list is new whole");
 }

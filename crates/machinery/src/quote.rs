@@ -1,0 +1,59 @@
+//! Text between quotes as Go's `strconv.Quote` writes it: messages show what clients have sent, control characters among it.
+
+use std::fmt::{self, Write};
+
+/// A text that is shown between double quotes.
+pub(crate) struct Quoted<'t>(pub(crate) &'t str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        self.0.chars().try_for_each(|c| character(f, c, '"'))?;
+        f.write_char('"')
+    }
+}
+
+/// A character that is shown between single quotes.
+pub(crate) struct QuotedChar(pub(crate) char);
+
+impl fmt::Display for QuotedChar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('\'')?;
+        character(f, self.0, '\'')?;
+        f.write_char('\'')
+    }
+}
+
+fn character(f: &mut fmt::Formatter<'_>, c: char, quote: char) -> fmt::Result {
+    match c {
+        '\u{7}' => f.write_str("\\a"),
+        '\u{8}' => f.write_str("\\b"),
+        '\u{c}' => f.write_str("\\f"),
+        '\n' => f.write_str("\\n"),
+        '\r' => f.write_str("\\r"),
+        '\t' => f.write_str("\\t"),
+        '\u{b}' => f.write_str("\\v"),
+        '\\' => f.write_str("\\\\"),
+        c if c == quote => write!(f, "\\{c}"),
+        c if c < ' ' || c == '\u{7f}' => write!(f, "\\x{:02x}", u32::from(c)),
+        c if c.is_ascii() || is_shown(c) => f.write_char(c),
+        c if u32::from(c) < 0x1_0000 => write!(f, "\\u{:04x}", u32::from(c)),
+        c => write!(f, "\\U{:08x}", u32::from(c)),
+    }
+}
+
+/// Whether a character above ASCII stands for itself.
+fn is_shown(c: char) -> bool {
+    c.escape_debug().len() == 1 && !c.is_whitespace()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_go_quotes() {
+        assert_eq!(Quoted("a\0\u{1}\u{7f}\t\n\"\\é€😀\u{a0}\u{2028}\u{feff}'").to_string(), r#""a\x00\x01\x7f\t\n\"\\é€😀\u00a0\u2028\ufeff'""#);
+        assert_eq!([QuotedChar('"'), QuotedChar('\''), QuotedChar('\0'), QuotedChar('x')].map(|c| c.to_string()), ["'\"'", r"'\''", r"'\x00'", "'x'"]);
+    }
+}
