@@ -216,9 +216,13 @@ impl Layers {
         if gone.is_empty() {
             return;
         }
-        let removed = sync_dir(&self.dir).and_then(|()| gone.iter().try_for_each(|path| tree::remove(path)));
-        if let Err(e) = removed {
+        if let Err(e) = sync_dir(&self.dir) {
             tracing::warn!(error = %e, "layers that nobody needs stay");
+            return;
+        }
+        // One that cannot go keeps no other.
+        for e in gone.iter().filter_map(|path| tree::remove(path).err()) {
+            tracing::warn!(error = %e, "a layer that nobody needs stays");
         }
     }
 

@@ -9,6 +9,9 @@ use nix::sys::statvfs::fstatvfs;
 
 /// Of a file system this part stays free: half of what the kubelet's eviction wants (`nodefs.available<10%`).
 const RESERVED_PART: u64 = 20;
+/// But no more than the store and what else the node writes for itself may need: of a large disk a part that small is a lot, and
+/// somebody else's files may have taken the rest.
+const RESERVED_BYTES_MAX: u64 = 2 << 30;
 /// Bytes between two looks.
 const LOOK_BYTES: u64 = 16 << 20;
 
@@ -49,16 +52,30 @@ fn room(to: &impl AsFd) -> io::Result<u64> {
         return Ok(u64::MAX);
     }
     let unit = of.fragment_size();
-    Ok(of.blocks_available().saturating_sub(of.blocks() / RESERVED_PART).saturating_mul(unit))
+    let [all, free] = [of.blocks(), of.blocks_available()].map(|n| n.saturating_mul(unit));
+    Ok(free.saturating_sub(reserved(all)))
+}
+
+/// Of a file system of this size.
+fn reserved(bytes: u64) -> u64 {
+    (bytes / RESERVED_PART).min(RESERVED_BYTES_MAX)
 }
 
 fn full() -> io::Error {
-    io::Error::new(io::ErrorKind::StorageFull, "the disk is full: less than a twentieth of it would stay free")
+    io::Error::new(io::ErrorKind::StorageFull, "the disk is full: its last twentieth, or 2 GiB of a large one, stays free")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_large_disk_with_little_left_takes_images_still() {
+        assert_eq!(reserved(64 << 20), (64 << 20) / 20);
+        assert_eq!(reserved(40 << 30), 2 << 30);
+        // 4 % of it are 160 GiB.
+        assert_eq!(reserved(4 << 40), 2 << 30);
+    }
 
     #[test]
     fn a_look_lasts_for_a_while_and_no_longer_than_there_is_room() {
