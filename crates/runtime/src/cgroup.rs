@@ -426,7 +426,7 @@ mod tests {
         fs::write(root.join("cgroup.controllers"), "cpu memory").unwrap();
         let begun = Instant::now();
         assert_eq!(Cgroups::new(&root).purge("k"), Vec::<String>::new());
-        assert!(begun.elapsed() < Duration::from_secs(1), "nothing holds: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < EMPTY_MAX, "nothing holds: {:?}", begun.elapsed());
         assert!(!root.join("k").exists() && root.join("other/pod").exists());
         // A file in a plain directory is as good as a process in a cgroup: the directory stays.
         for name in ["k/pod1/a", "k/pod2/b", "k/pod3"] {
@@ -435,7 +435,7 @@ mod tests {
         }
         let begun = Instant::now();
         let mut left = Cgroups::new(&root).purge("k");
-        assert!(begun.elapsed() < EMPTY_MAX + Duration::from_secs(2), "one deadline: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < EMPTY_MAX * 2, "one deadline: {:?}", begun.elapsed());
         left.sort();
         let name = fs::read_to_string("/proc/1/comm").unwrap();
         assert!(left.len() == 3 && left[0].contains("k/pod1/a is held by 1 (") && left[0].contains(name.trim()), "{left:?}");

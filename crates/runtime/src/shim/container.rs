@@ -10,8 +10,9 @@ use crate::types::ContainerState;
 
 /// A listener that is behind by this much holds the container's output back, as a full pipe would.
 const PENDING_BYTES_MAX: usize = 256 * 1024;
-/// Streams that one container's listeners hold; each costs the shim a descriptor.
-const ATTACHED_MAX: usize = 32;
+/// Streams that one container's listeners hold, two for each: many more than people who look on, and few beside the descriptors
+/// that a shim may have, of which each costs one.
+const ATTACHED_MAX: usize = 128;
 /// What a pipe can hold (the kernel's own limit for users): all that an ended container can have left in one.
 const DRAIN_BYTES_MAX: usize = 1 << 20;
 
