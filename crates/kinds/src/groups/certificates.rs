@@ -366,6 +366,7 @@ impl Strategy for PodRequests {
             }
             rules::one_of(&condition["status"], &place.child("status"), &["True"], &mut errors);
         }
+        checks::conditions(status, &path, &mut errors);
         if !errors.is_empty() {
             return errors;
         }
