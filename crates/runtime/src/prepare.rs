@@ -334,8 +334,9 @@ fn real(path: &Path) -> PathBuf {
 
 /// Kills every shim that serves a directory below `run`.
 pub(crate) fn kill_shims(run: &Path) {
-    let base = real(&run.join("sandboxes"));
-    for shim in shims(&|dir| dir.parent() == Some(&base)) {
+    let base = run.join("sandboxes");
+    let ways = [real(&base), base];
+    for shim in shims(&|dir| dir.parent().is_some_and(|above| ways.iter().any(|way| way == above))) {
         let _ = sys::pidfd_signal(&shim, libc::SIGKILL);
     }
 }
@@ -343,8 +344,8 @@ pub(crate) fn kill_shims(run: &Path) {
 /// Kills the shim of a sandbox's directory, and waits until it is gone. False when it is not.
 pub(crate) fn kill_shim(dir: &Path, limit: Duration) -> bool {
     let deadline = Instant::now() + limit;
-    let dir = real(dir);
-    shims(&|served| served == dir).iter().all(|shim| {
+    let ways = [real(dir), dir.to_owned()];
+    shims(&|served| ways.iter().any(|way| way == served)).iter().all(|shim| {
         let _ = sys::pidfd_signal(shim, libc::SIGKILL);
         // A process's handle is readable when it has ended.
         let mut one = [libc::pollfd { fd: shim.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
@@ -357,7 +358,8 @@ pub(crate) fn kill_shim(dir: &Path, limit: Duration) -> bool {
 /// Handles of the shims that serve such directories, found by their command lines. (A socket's other end would tell who made
 /// it: a former knarr.) The handle is taken first, so that a number that is used again is seen for what it is.
 ///
-/// A directory counts as what it is, whatever links lead to it: the one that started a shim may have come by another way.
+/// A directory counts as what it is, whatever links lead to it: the one that started a shim may have come by another way. Only a
+/// process with this one's mounts, as shims are, is believed so far: a container's may name a path that answers nobody.
 fn shims(serves: &dyn Fn(&Path) -> bool) -> Vec<OwnedFd> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -367,11 +369,16 @@ fn shims(serves: &dyn Fn(&Path) -> bool) -> Vec<OwnedFd> {
         let mut args = line.split(|b| *b == 0);
         let (_, verb, dir) = (args.next(), args.next(), args.next());
         let dir = dir.and_then(|d| std::str::from_utf8(d).ok()).map(Path::new);
-        if verb == Some(b"shim") && dir.is_some_and(|dir| serves(&real(dir))) {
+        if verb == Some(b"shim") && dir.is_some_and(|dir| serves(dir) || has_our_mounts(&entry.path()) && serves(&real(dir))) {
             found.push(handle);
         }
     }
     found
+}
+
+fn has_our_mounts(process: &Path) -> bool {
+    let of = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
+    of(process).is_some_and(|theirs| Some(theirs) == of(Path::new("/proc/self")))
 }
 
 #[cfg(test)]
@@ -427,6 +434,16 @@ mod tests {
         let mut child = started();
         assert!(kill_shim(&base.join("real/sandboxes/s"), Duration::from_secs(5)));
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        // A container's process may say what it likes.
+        let mut stranger = std::process::Command::new("unshare");
+        stranger.current_dir(&base).args(["--mount", "sh", "shim"]).arg(base.join("link/sandboxes/s"));
+        let mut stranger = stranger.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        while !fs::read(format!("/proc/{}/cmdline", stranger.id())).unwrap().starts_with(b"sh\0") {
+            assert_eq!(stranger.try_wait().unwrap(), None);
+            std::thread::yield_now();
+        }
+        assert!(kill_shim(&base.join("real/sandboxes/s"), Duration::from_secs(5)));
+        assert_eq!(stranger.wait().unwrap().signal(), None, "its path is not followed");
         let mut child = started();
         kill_shims(&base.join("real"));
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
