@@ -113,7 +113,7 @@ impl<'v> Writer<'v> {
             _ => {
                 self.members.extend(map.iter().map(|(k, v)| (0, k.as_str(), v, None)));
                 if self.for_yaml {
-                    self.members[first..].sort_by(|a, b| super::natural::order(a.1, b.1));
+                    super::natural::sort(&mut self.members[first..], |member| member.1);
                 }
             }
         }
