@@ -364,7 +364,8 @@ fn control_characters_in_names_and_keys_are_refused_as_upstream_shows_them() {
         errors.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(found(|_| {}), NONE);
-    let table: [(fn(&mut Value), &str); 8] = [
+    type Change = fn(&mut Value);
+    let table: [(Change, &str); 8] = [
         (|o| o["metadata"]["name"] = "a\u{0}b".into(), r#"metadata.name: Invalid value: "a\x00b": a lowercase RFC 1123 subdomain"#),
         (|o| o["metadata"]["name"] = "a\tb".into(), r#"metadata.name: Invalid value: "a\tb": a lowercase RFC 1123 subdomain"#),
         (|o| o["metadata"]["name"] = "a\nb".into(), r#"metadata.name: Invalid value: "a\nb": a lowercase RFC 1123 subdomain"#),
