@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn what_is_nested_deep_is_read_by_every_part() {
         let test = || {
-            let data = format!("{}1{}", r#"{"a":"#.repeat(9_900), "}".repeat(9_900));
+            let data = format!("{}1{}", r#"{"a":"#.repeat(json::DEPTH_MAX - 1), "}".repeat(json::DEPTH_MAX - 1));
             let object =
                 format!(r#"{{"apiVersion":"apps/v1","kind":"ControllerRevision","metadata":{{"name":"a","resourceVersion":"7"}},"revision":1,"data":{data}}}"#);
             let read = decode(object.as_bytes(), ControllerRevision::decode).unwrap();

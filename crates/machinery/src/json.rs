@@ -62,7 +62,7 @@ pub struct Decoded {
 /// It is address space; memory is what is used.
 pub const STACK_BYTES: usize = 64 << 20;
 
-/// Reads JSON that holds objects, as deep as any body may be.
+/// Reads JSON that holds objects, as deep as any body may be, and what lists and events put around them.
 ///
 /// # Errors
 /// As `serde_json`.
@@ -86,7 +86,7 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
     if let Err(error) = &outcome {
         let deep = deep::is_too_deep(error);
         // What is no JSON at all is told before what its type cannot hold.
-        match deep::reader(bytes) {
+        match deep::reader(bytes, DEPTH_MAX) {
             Ok(mut reader) if deep => {
                 cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
                 outcome = parse_with(&mut reader, ty, &cx);
@@ -230,7 +230,7 @@ fn plain_tree(bytes: &[u8]) -> Result<Option<Value>, ()> {
     let cx = Context::new(false, PROBLEMS_LIMIT);
     let mut outcome = parse(bytes, None, &cx);
     if outcome.as_ref().is_err_and(deep::is_too_deep) {
-        outcome = match deep::reader(bytes) {
+        outcome = match deep::reader(bytes, DEPTH_MAX) {
             Ok(mut reader) => parse_with(&mut reader, None, &cx),
             Err(deep::Wrong::Syntax(error)) => Err(error),
             Err(deep::Wrong::Depth(_)) => return Err(()),

@@ -8,6 +8,9 @@ pub(crate) const PROBLEMS_LIMIT: usize = 100;
 /// Levels of nesting that are read, as Go's decoders for JSON and YAML count them.
 pub const DEPTH_MAX: usize = 10_000;
 
+/// Levels that an answer puts around an object, which may itself be as deep as any: those of a list, an event, a table's row.
+pub(crate) const AROUND_MAX: usize = 8;
+
 /// go-yaml's error of what is nested too deep.
 pub(crate) fn too_deep() -> String {
     format!("exceeded max depth of {DEPTH_MAX}")

@@ -12,7 +12,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::DEPTH_MAX;
+use super::{DEPTH_MAX, bounds::AROUND_MAX};
 use crate::Value;
 use serde::de::{Deserialize as _, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Error, error::Category};
@@ -31,10 +31,10 @@ pub(crate) fn is_too_deep(error: &Error) -> bool {
     error.classify() == Category::Syntax && error.to_string().starts_with("recursion limit")
 }
 
-/// A reader of a body that was looked through.
-pub(crate) fn reader(bytes: &[u8]) -> Result<Reader<'_>, Wrong> {
+/// A reader of what was looked through and has no more than so many levels.
+pub(crate) fn reader(bytes: &[u8], levels: usize) -> Result<Reader<'_>, Wrong> {
     let is_json = |bytes| serde_json::from_slice::<IgnoredAny>(bytes);
-    match level_too_many(bytes) {
+    match level_too_many(bytes, levels) {
         None => match is_json(bytes) {
             Ok(_) => Ok(Reader { bytes, at: 0 }),
             Err(error) => Err(Wrong::Syntax(error)),
@@ -47,9 +47,9 @@ pub(crate) fn reader(bytes: &[u8]) -> Result<Reader<'_>, Wrong> {
     }
 }
 
-/// Reads a value, however deep.
+/// Reads a value, however deep, with what an answer puts around it.
 pub(super) fn read(bytes: &[u8]) -> Result<Value, Error> {
-    match reader(bytes) {
+    match reader(bytes, DEPTH_MAX + AROUND_MAX) {
         Ok(mut reader) => Value::deserialize(&mut reader),
         Err(Wrong::Syntax(error)) => Err(error),
         Err(Wrong::Depth(_)) => Err(Error::custom("exceeded max depth")),
@@ -57,14 +57,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value, Error> {
 }
 
 /// The place of the first bracket that opens more levels than are read.
-fn level_too_many(bytes: &[u8]) -> Option<usize> {
+fn level_too_many(bytes: &[u8], levels: usize) -> Option<usize> {
     let (mut depth, mut at) = (0_usize, 0);
     while let Some(byte) = bytes.get(at) {
         match byte {
             b'"' => at = after_string(bytes, at) - 1,
             b'[' | b'{' => {
                 depth += 1;
-                if depth > DEPTH_MAX {
+                if depth > levels {
                     return Some(at);
                 }
             }
