@@ -101,6 +101,17 @@ where
 /// One round; `None` if somebody was faster.
 async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>, old: &Value, mut value: Value) -> Result<Option<Answer>, Status> {
     let (cx, row, options) = (call.cx, what.row, what.options);
+    // An earlier release wrote less of what is absent (`null` where Go leaves nothing out), and that is no change of what may not
+    // change. Upstream's decoder gives what is stored its defaults; here only what does not look alike is given them.
+    let filled;
+    let old = if value["spec"] == old["spec"] {
+        old
+    } else {
+        let mut with_defaults = old.clone();
+        own::default(row, &mut with_defaults);
+        filled = with_defaults;
+        &filled
+    };
     check_preconditions(what, &value, old)?;
     keep_system_fields(&mut value, old);
     if !what.applied {

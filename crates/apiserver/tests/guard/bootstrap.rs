@@ -200,3 +200,28 @@ async fn what_somebody_takes_of_the_cluster_s_own_objects_comes_back_while_it_ru
     cluster.api.keep().await;
     assert_eq!(cluster.store.revision(), before);
 }
+
+/// What Go cannot leave out was not written by earlier releases, and is no change of what may not change.
+#[tokio::test]
+async fn what_an_earlier_release_stored_can_still_be_changed() {
+    let cluster = Cluster::start().await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": {"requests": {"storage": "1Mi"}},
+        "dataSource": {"kind": "PersistentVolumeClaim", "name": "other"}});
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"}, "spec": spec});
+    let mut old = cluster.post(claims, claim).await.expect(201);
+    let source = |claim: &Value| claim["spec"]["dataSource"].as_object().and_then(|source| source.get("apiGroup").cloned());
+    assert_eq!(source(&old), Some(Value::Null));
+    let revision = text(&old, "resourceVersion").parse().expect("a revision");
+    for part in ["dataSource", "dataSourceRef"] {
+        old["spec"][part].as_object_mut().expect("a source").remove("apiGroup");
+    }
+    let key = "/registry/persistentvolumeclaims/default/c";
+    let (bucket, draft) = (cluster.store.bucket("/registry/persistentvolumeclaims/"), store::Draft::new(old, None, Vec::new()));
+    cluster.store.put(&bucket, key, store::Expect::Revision(revision), draft).await.expect("a write");
+    assert_eq!(source(&cluster.get(&format!("{claims}/c")).await.expect(200)), None);
+    let changed = cluster.patch(&format!("{claims}/c"), json!({"metadata": {"labels": {"a": "b"}}})).await.expect(200);
+    assert_eq!(source(&changed), Some(Value::Null));
+    let other = json!({"spec": {"dataSource": {"name": "another"}}});
+    assert!(cluster.patch(&format!("{claims}/c"), other).await.refused(422).contains("spec is immutable"));
+}
