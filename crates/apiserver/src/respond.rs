@@ -73,7 +73,7 @@ fn special(row: &Row, asked: Asked, code: StatusCode, value: &Value) -> Response
     let accepted = asked.accepted;
     if accepted.form == Form::Table {
         let metadata = serde_json::json!({ "resourceVersion": value["metadata"]["resourceVersion"] });
-        return from_json(code, accepted, table::one(row, Some(value), &metadata, asked.include, true, asked.now));
+        return from_json(code, accepted, table::one(row, value, &metadata, asked.include, true, asked.now));
     }
     let partial = table::partial(value);
     encoded(code, accepted, storage::type_of(&partial), &partial)

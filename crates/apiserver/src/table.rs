@@ -59,11 +59,9 @@ fn column_text(columns: &Value) -> String {
 }
 
 /// A table of one object, or of none, as JSON.
-pub(crate) fn one(row: &Row, object: Option<&Value>, metadata: &Value, include: Include, with_columns: bool, now: SystemTime) -> Vec<u8> {
+pub(crate) fn one(row: &Row, object: &Value, metadata: &Value, include: Include, with_columns: bool, now: SystemTime) -> Vec<u8> {
     let mut out = head(row, &String::from_utf8_lossy(&list_metadata(metadata)), with_columns).into_bytes();
-    if let Some(object) = object {
-        write_row(row, object, include, now, &mut out);
-    }
+    write_row(row, object, include, now, &mut out);
     out.extend_from_slice(b"]}");
     out
 }
@@ -99,7 +97,8 @@ fn write_cells(cells: &Value, ty: Option<TypeRef<'_>>, object: &Value, include: 
     out.extend_from_slice(br#"{"cells":"#);
     out.extend_from_slice(&json::encode(cells));
     match include {
-        Include::None => {}
+        // A RawExtension is a struct, which `omitempty` does not leave out.
+        Include::None => out.extend_from_slice(br#","object":null"#),
         Include::Metadata => {
             out.extend_from_slice(br#","object":"#);
             out.extend_from_slice(&partial_json(object));

@@ -318,8 +318,13 @@ impl Stream {
             Form::Object => self.whole(kind, Some(row.ty()), value),
             Form::Table => {
                 let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
-                let object = (kind != "BOOKMARK").then_some(value);
-                json_line(kind, &table::one(&row, object, &metadata, self.format.include, first, SystemTime::now()))
+                // A bookmark, too, has its row; that which ends the initial events shows its annotation there whatever is asked for.
+                let ends = kind == "BOOKMARK" && !value["metadata"]["annotations"].is_null();
+                let include = match self.format.include {
+                    table::Include::None if ends => table::Include::Metadata,
+                    asked => asked,
+                };
+                json_line(kind, &table::one(&row, value, &metadata, include, first, SystemTime::now()))
             }
             Form::Partial => {
                 let partial = table::partial(value);

@@ -179,6 +179,14 @@ async fn initial_events_end_with_a_bookmark() {
     let (kind, object) = watch.next().await;
     assert_eq!(kind, "BOOKMARK");
     assert_eq!(object["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let mut watch = server.watch_with(&format!("{MAPS}?{query}&includeObject=None"), &table).await;
+    let (_, added) = watch.next().await;
+    assert_eq!((&added["rows"][0]["cells"][0], added["rows"][0].get("object")), (&json!("a"), Some(&Value::Null)));
+    let (kind, ended) = watch.next().await;
+    assert_eq!(kind, "BOOKMARK");
+    assert_eq!(ended["rows"][0]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true", "whatever is included");
+    assert_eq!(ended["metadata"]["resourceVersion"], ended["rows"][0]["object"]["metadata"]["resourceVersion"]);
 }
 
 #[tokio::test]

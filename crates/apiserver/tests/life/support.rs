@@ -115,7 +115,12 @@ impl Server {
     }
 
     pub async fn watch(&self, uri: &str) -> Watch {
-        let response = self.send("admin", Method::GET, uri, &[], "").await;
+        self.watch_with(uri, &[]).await
+    }
+
+    /// As [`Server::watch`], with headers.
+    pub async fn watch_with(&self, uri: &str, headers: &[(&str, &str)]) -> Watch {
+        let response = self.send("admin", Method::GET, uri, headers, "").await;
         assert_eq!(response.status(), 200, "{uri}");
         Watch { body: response.into_body(), buffer: Vec::new() }
     }
