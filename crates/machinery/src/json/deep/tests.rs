@@ -59,7 +59,10 @@ fn as_many_levels_as_the_original_s_decoders_take() {
             let error = json::parse_applied(body).unwrap_err();
             assert_eq!(error.message, "error decoding patch: error converting YAML to JSON: yaml: exceeded max depth of 10000");
             assert_eq!(patch::parse(patch::Kind::Merge, body, Validation::Strict).unwrap_err().message, "invalid JSON patch");
-            assert!(json::read(body).is_err());
+            assert!(json::read(body).is_ok(), "a list around an object is read");
+        }
+        for body in both(DEPTH_MAX + json::bounds::AROUND_MAX + 1) {
+            assert!(json::read(body.as_bytes()).is_err(), "what nobody answers is not");
         }
         let block: String = (0..300).map(|level| format!("{}a:\n", " ".repeat(level))).collect();
         assert!(yaml::decode(block.as_bytes(), None, Validation::Strict).is_ok(), "YAML's own style");
