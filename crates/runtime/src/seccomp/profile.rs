@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ALLOW, Compare, Condition, ERRNO, LOG, Rules, TRACE};
+use super::{ALLOW, Calls, Compare, Condition, ERRNO, LOG, Rules, TRACE};
 
 /// Always allowed.
 #[rustfmt::skip]
@@ -21,7 +21,7 @@ const ALLOWED: &[&str] = &[
     "inotify_rm_watch", "io_cancel", "io_destroy", "io_getevents", "io_pgetevents", "io_setup", "io_submit", "ioctl",
     "ioprio_get", "ioprio_set", "kill", "landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "lchown",
     "lgetxattr", "link", "linkat", "listen", "listmount", "listxattr", "listxattrat", "llistxattr", "lremovexattr",
-    "lseek", "lsetxattr", "lstat", "madvise", "map_shadow_stack", "membarrier", "memfd_create", "memfd_secret", "mincore",
+    "lseek", "lsetxattr", "lsm_get_self_attr", "lsm_list_modules", "lsm_set_self_attr", "lstat", "madvise", "map_shadow_stack", "membarrier", "memfd_create", "memfd_secret", "mincore",
     "mkdir", "mkdirat", "mknod", "mknodat", "mlock", "mlock2", "mlockall", "mmap", "modify_ldt", "mprotect",
     "mq_getsetattr", "mq_notify", "mq_open", "mq_timedreceive", "mq_timedsend", "mq_unlink", "mremap", "mseal", "msgctl",
     "msgget", "msgrcv", "msgsnd", "msync", "munlock", "munlockall", "munmap", "name_to_handle_at", "nanosleep",
@@ -42,6 +42,19 @@ const ALLOWED: &[&str] = &[
     "timer_create", "timer_delete", "timer_getoverrun", "timer_gettime", "timer_settime", "timerfd_create",
     "timerfd_gettime", "timerfd_settime", "times", "tkill", "truncate", "umask", "uname", "unlink", "unlinkat", "utime",
     "utimensat", "utimes", "vfork", "vmsplice", "wait4", "waitid", "write", "writev",
+];
+
+/// Always allowed to 32-bit programs besides: what they call by other names.
+#[rustfmt::skip]
+const ALLOWED_32: &[&str] = &[
+    "_llseek", "_newselect", "chown32", "clock_adjtime64", "clock_getres_time64", "clock_gettime64", "clock_nanosleep_time64",
+    "fadvise64_64", "fchown32", "fcntl64", "fstat64", "fstatat64", "fstatfs64", "ftruncate64", "futex_time64", "getegid32",
+    "geteuid32", "getgid32", "getgroups32", "getresgid32", "getresuid32", "getuid32", "io_pgetevents_time64", "ipc",
+    "lchown32", "lstat64", "mmap2", "mq_timedreceive_time64", "mq_timedsend_time64", "ppoll_time64", "pselect6_time64",
+    "recv", "recvmmsg_time64", "rt_sigtimedwait_time64", "sched_rr_get_interval_time64", "semtimedop_time64", "send",
+    "sendfile64", "setfsgid32", "setfsuid32", "setgid32", "setgroups32", "setregid32", "setresgid32", "setresuid32",
+    "setreuid32", "setuid32", "sigprocmask", "sigreturn", "socketcall", "stat64", "statfs64", "timer_gettime64",
+    "timer_settime64", "timerfd_gettime64", "timerfd_settime64", "truncate64", "ugetrlimit", "utimensat_time64", "waitpid",
 ];
 
 /// Allowed to who has a capability.
@@ -69,13 +82,28 @@ const WITH_CAPABILITY: &[(&str, &[&str])] = &[
 
 /// The execution domains that harm nobody: Linux, 32-bit Linux, both without address randomisation's legacy, and "which?".
 const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+/// The newest family of sockets.
+const AF_MCTP: libc::c_int = 45;
+/// The architectures that profiles name.
+#[rustfmt::skip]
+const ARCHITECTURES: &[&str] = &[
+    "SCMP_ARCH_X86", "SCMP_ARCH_X86_64", "SCMP_ARCH_X32", "SCMP_ARCH_ARM", "SCMP_ARCH_AARCH64", "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIPS64N32", "SCMP_ARCH_MIPSEL", "SCMP_ARCH_MIPSEL64", "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PPC", "SCMP_ARCH_PPC64", "SCMP_ARCH_PPC64LE", "SCMP_ARCH_RISCV64", "SCMP_ARCH_S390", "SCMP_ARCH_S390X",
+    "SCMP_ARCH_LOONGARCH64",
+];
+/// This machine's, and whose 32-bit programs it can run.
+#[cfg(target_arch = "x86_64")]
+const OWN: (&str, Option<&str>) = ("SCMP_ARCH_X86_64", Some("SCMP_ARCH_X86"));
+#[cfg(not(target_arch = "x86_64"))]
+const OWN: (&str, Option<&str>) = ("SCMP_ARCH_AARCH64", None);
 /// Flags of clone(2) that make namespaces.
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
 
 /// The rules that containerd and Docker have in common, in effect if not in form.
 pub(super) fn runtime_default(has: &dyn Fn(&str) -> bool) -> Rules {
-    let mut rules = Rules { default: ERRNO | libc::EPERM as u32, ..Rules::default() };
-    for name in ALLOWED {
+    let mut rules = Rules { default: ERRNO | libc::EPERM as u32, calls_32: OWN.1.map(|_| Calls::new()), ..Rules::default() };
+    for name in ALLOWED.iter().chain(ALLOWED_32) {
         rules.add(name, Vec::new(), ALLOW);
     }
     for (_, names) in WITH_CAPABILITY.iter().filter(|(capability, _)| has(capability)) {
@@ -91,8 +119,11 @@ pub(super) fn runtime_default(has: &dyn Fn(&str) -> bool) -> Rules {
     for value in PERSONALITIES {
         rules.add("personality", vec![Condition { argument: 0, compare: Compare::Equal, value }], ALLOW);
     }
-    let not_vsock = Condition { argument: 0, compare: Compare::NotEqual, value: libc::AF_VSOCK as u64 };
-    rules.add("socket", vec![not_vsock], ALLOW);
+    let family = |compare, value: libc::c_int| Condition { argument: 0, compare, value: value as u64 };
+    // All families that there are, but for AF_ALG and AF_VSOCK: what they reach belongs to no namespace.
+    rules.add("socket", vec![family(Compare::Less, libc::AF_ALG)], ALLOW);
+    rules.add("socket", vec![family(Compare::Equal, libc::AF_NFC)], ALLOW);
+    rules.add("socket", vec![family(Compare::Greater, libc::AF_VSOCK), family(Compare::LessOrEqual, AF_MCTP)], ALLOW);
     rules
 }
 
@@ -101,10 +132,24 @@ pub(super) fn runtime_default(has: &dyn Fn(&str) -> bool) -> Rules {
 struct Profile {
     default_action: String,
     default_errno_ret: Option<u32>,
+    /// Beside the machine's own; the specification's form.
+    #[serde(default)]
+    architectures: Vec<String>,
+    /// Docker's form.
+    #[serde(default)]
+    arch_map: Vec<Architecture>,
     #[serde(default)]
     flags: Vec<String>,
     #[serde(default)]
     syscalls: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Architecture {
+    architecture: String,
+    #[serde(default)]
+    sub_architectures: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -142,6 +187,9 @@ struct Filter {
 pub(super) fn parse(text: &[u8], has: &dyn Fn(&str) -> bool) -> Result<Rules, String> {
     let profile: Profile = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     let mut rules = Rules { default: action(&profile.default_action, profile.default_errno_ret)?, ..Rules::default() };
+    if names_32(&profile)? {
+        rules.calls_32 = Some(Calls::new());
+    }
     rules.flags = profile.flags.iter().map(|name| flag(name)).try_fold(0, |all, one| Ok::<_, String>(all | one?))?;
     let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     let mine = |arches: &[String]| arches.iter().any(|a| a == arch);
@@ -163,6 +211,16 @@ pub(super) fn parse(text: &[u8], has: &dyn Fn(&str) -> bool) -> Result<Rules, St
         }
     }
     Ok(rules)
+}
+
+/// Whether the profile is for 32-bit programs of this machine too.
+fn names_32(profile: &Profile) -> Result<bool, String> {
+    let mapped = profile.arch_map.iter().filter(|m| m.architecture == OWN.0).flat_map(|m| &m.sub_architectures);
+    let named: Vec<&str> = profile.architectures.iter().chain(mapped).map(String::as_str).collect();
+    match named.iter().find(|name| !ARCHITECTURES.contains(name)) {
+        Some(unknown) => Err(format!("unknown architecture {unknown:?}")),
+        None => Ok(OWN.1.is_some_and(|other| named.contains(&other))),
+    }
 }
 
 fn action(name: &str, errno: Option<u32>) -> Result<u32, String> {

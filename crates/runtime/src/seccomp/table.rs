@@ -90,3 +90,11 @@ pub(super) fn number(name: &str) -> Option<u32> {
     let all = COMMON.iter().chain(OWN).chain(NEW);
     all.into_iter().find(|(known, _)| known.strip_prefix("SYS_") == Some(name)).map(|(_, number)| *number)
 }
+
+/// The number that a 32-bit program calls it by.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn number_32(name: &str) -> Option<u32> {
+    let calls = super::table32::CALLS;
+    let known = calls.binary_search_by_key(&name, |(known, _)| known).ok().map(|at| calls[at].1);
+    known.or_else(|| NEW.iter().find(|(known, _)| known.strip_prefix("SYS_") == Some(name)).map(|(_, number)| *number))
+}
