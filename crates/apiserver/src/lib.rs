@@ -124,7 +124,8 @@ impl ApiServer {
 
     /// Serves TLS, HTTP/1.1 and HTTP/2 on these listeners until `shutdown`, and keeps house meanwhile (Events end by age).
     pub async fn serve(&self, listeners: Vec<TcpListener>, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) {
-        let all = listeners.into_iter().map(|listener| server::serve(self.clone(), listener, Arc::clone(&tls), shutdown.clone()));
+        let clients = server::Clients::new();
+        let all = listeners.into_iter().map(|listener| server::serve(self.clone(), listener, Arc::clone(&tls), clients.clone(), shutdown.clone()));
         tokio::join!(futures_util::future::join_all(all), housekeeping::run(self.clone(), shutdown.clone()));
     }
 

@@ -2,8 +2,14 @@
 //!
 //! The requests of an HTTP/2 connection are polled by the connection's own task ([`Local`]): most are answered in some
 //! tens of microseconds, less than it costs to wake another thread for each.
+//!
+//! What a client may hold follows upstream's server (`secure_serving.go`, `UnauthenticatedHTTP2DOSMitigation`): the times for
+//! a head and between two requests, streams of a connection, and an HTTP/2 connection on which nobody in particular asks ends
+//! with that request. Beside that each address has a share of the connections, and those who have not asked anything yet a
+//! smaller one, so that nobody shuts out the others.
 
 use crate::{ApiServer, Body, BoxError, gather::gather};
+use dial::guests::{self, Door, Guest, Idle, Place, Places};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -22,21 +28,21 @@ use std::{
     task::{Context, Poll, Waker},
     time::{Duration, SystemTime},
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A TLS handshake may last this long.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Requests in flight on one HTTP/2 connection, as upstream's default.
-const STREAMS_MAX: u32 = 250;
+const STREAMS_MAX: u32 = 100;
 /// Bytes that a client may send ahead on one stream; upstream's buffers hold one frame of 256 KiB.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Bytes that a client may send ahead on a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Bytes that are buffered for a slow reader of one stream.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
-/// Connections that are open at once.
+/// Connections that are open at once, but no more than half of the descriptors: the others are the store's and the node's.
 const CONNECTIONS_MAX: usize = 16_384;
 /// How long requests in flight may go on after the end was asked for.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -76,31 +82,39 @@ impl PeerCertificate {
     }
 }
 
+/// The places for clients of all listeners together.
+#[derive(Clone)]
+pub(crate) struct Clients {
+    all: Places,
+    strangers: Places,
+}
+
+impl Clients {
+    pub(crate) fn new() -> Self {
+        let all = guests::at_most(CONNECTIONS_MAX, 2);
+        let strangers = all / 8;
+        Self { all: Places::new(all, all / 4), strangers: Places::new(strangers, strangers / 4) }
+    }
+}
+
 /// Serves until `shutdown`, then lets requests in flight end.
-pub(crate) async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) {
+pub(crate) async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<rustls::ServerConfig>, clients: Clients, shutdown: CancellationToken) {
     let acceptor = TlsAcceptor::from(with_alpn(tls));
     let connections = TaskTracker::new();
+    let mut door = Door::new("API", listener, clients.all);
     loop {
-        let accepted = tokio::select! {
+        let guest = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            guest = door.next() => guest,
         };
-        match accepted {
-            Ok((stream, _)) if connections.len() < CONNECTIONS_MAX => {
-                let (server, acceptor, shutdown) = (server.clone(), acceptor.clone(), shutdown.clone());
-                connections.spawn(async move {
-                    if let Err(error) = connection(server, acceptor, stream, shutdown).await {
-                        tracing::debug!(%error, "connection ended");
-                    }
-                });
+        // Whoever has asked nothing yet is nobody: of them there are fewer.
+        let Some(stranger) = clients.strangers.enter(guest.address().ip()) else { continue };
+        let (server, acceptor, shutdown) = (server.clone(), acceptor.clone(), shutdown.clone());
+        connections.spawn(async move {
+            if let Err(error) = connection(server, acceptor, (guest, stranger), shutdown).await {
+                tracing::debug!(%error, "connection ended");
             }
-            Ok(_) => tracing::warn!(CONNECTIONS_MAX, "too many connections, one is turned away"),
-            Err(error) => {
-                // Out of file descriptors, mostly: a moment's rest lets some be closed.
-                tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
+        });
     }
     server.end_watches();
     connections.close();
@@ -118,50 +132,62 @@ fn with_alpn(tls: Arc<rustls::ServerConfig>) -> Arc<rustls::ServerConfig> {
     Arc::new(own)
 }
 
-async fn connection(server: ApiServer, acceptor: TlsAcceptor, stream: TcpStream, shutdown: CancellationToken) -> Result<(), BoxError> {
-    stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await??;
+async fn connection(server: ApiServer, acceptor: TlsAcceptor, (guest, stranger): (Guest, Place), shutdown: CancellationToken) -> Result<(), BoxError> {
+    let stream = tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(guest)).await??;
     let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = peer.map(|der| PeerCertificate::new(der.clone().into_owned()));
+    let (idle, leave) = (Idle::new(), CancellationToken::new());
+    let (requests, last, stranger) = (idle.clone(), leave.clone(), Mutex::new(Some(stranger)));
     let service = service_fn(move |mut request: Request<Incoming>| {
+        drop(stranger.lock().take());
+        let (busy, server, last) = (requests.begin(), server.clone(), last.clone());
+        let two = request.version() == http::Version::HTTP_2;
+        let nobody = two && peer.is_none() && !request.headers().contains_key(http::header::AUTHORIZATION);
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }
-        let server = server.clone();
         async move {
             let request = request.map(|body| body.map_err(|e| Box::new(e) as BoxError).boxed_unsync());
             let response: Response<Body> = server.handle(request).await;
-            Ok::<_, Infallible>(response)
+            if nobody || two && response.status() == http::StatusCode::UNAUTHORIZED {
+                last.cancel();
+            }
+            Ok::<_, Infallible>(response.map(|body| {
+                body.map_frame(move |frame| {
+                    let _under_way = &busy;
+                    frame
+                })
+            }))
         }
     });
     let local = Local::default();
-    let mut builder = auto::Builder::new(local.clone());
-    builder.http1().timer(TokioTimer::new()).pipeline_flush(true);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(64 * 1024);
+    let builder = builder(&local);
     let gathers = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let (stream, rest) = gather(stream, gathers);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut tasks = FuturesUnordered::new();
-    let mut ending = pin!(shutdown.cancelled());
+    let mut ending = pin!(async {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = leave.cancelled() => {}
+            () = idle.too_long() => {}
+        }
+    });
+    let mut over = pin!(idle.farewell());
     let mut told = false;
     poll_fn(|cx| {
-        if !told && ending.as_mut().poll(cx).is_ready() {
-            told = true;
-            connection.as_mut().graceful_shutdown();
-        }
         loop {
+            if !told && ending.as_mut().poll(cx).is_ready() {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
             let done = connection.as_mut().poll(cx);
             local.drain_into(&mut tasks, cx);
             while let Poll::Ready(Some(())) = tasks.poll_next_unpin(cx) {}
             match done {
                 Poll::Ready(result) => return Poll::Ready(result),
+                // Who does not hear the farewell, or never said a word, is cut.
+                Poll::Pending if told && over.as_mut().poll(cx).is_ready() => return Poll::Ready(Ok(())),
                 // A task may have made the connection ready, or the connection new tasks.
                 Poll::Pending if local.is_empty() => {
                     return match rest.poll(cx) {
@@ -174,6 +200,20 @@ async fn connection(server: ApiServer, acceptor: TlsAcceptor, stream: TcpStream,
         }
     })
     .await
+}
+
+fn builder(local: &Local) -> auto::Builder<Local> {
+    let mut builder = auto::Builder::new(local.clone());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(guests::IDLE_MAX).pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(64 * 1024);
+    builder
 }
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -1,4 +1,4 @@
-//! How a host is reached.
+//! How a host is reached, and how many hosts may reach us ([`guests`]).
 //!
 //! Its name is found as a C library would find it: `/etc/hosts`, then the servers and search domains of `/etc/resolv.conf`.
 //! The C library itself is not asked: its resolver cannot be linked statically. And where a host need not prove who it is, TLS
@@ -8,6 +8,7 @@
 
 mod ask;
 mod conf;
+pub mod guests;
 mod tls;
 
 use std::fs::File;

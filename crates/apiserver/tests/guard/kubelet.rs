@@ -82,8 +82,18 @@ impl World {
     }
 
     /// A connection of the administrator, or of whoever shows no certificate.
-    async fn connect(&self, as_admin: bool) -> TlsStream<TcpStream> {
-        let config = self.keys.ca.client_config(as_admin.then_some(&self.keys.admin)).expect("TLS");
+    pub async fn connect(&self, as_admin: bool) -> TlsStream<TcpStream> {
+        self.connect_by(as_admin, &[]).await
+    }
+
+    /// The same, for HTTP/2.
+    pub async fn speak_two(&self, as_admin: bool) -> TlsStream<TcpStream> {
+        self.connect_by(as_admin, &[b"h2"]).await
+    }
+
+    async fn connect_by(&self, as_admin: bool, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+        let mut config = self.keys.ca.client_config(as_admin.then_some(&self.keys.admin)).expect("TLS");
+        config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
         let stream = TcpStream::connect(self.api).await.expect("connected");
         let name = ServerName::try_from("localhost").expect("a name");
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS")
@@ -94,8 +104,18 @@ impl World {
         socket(self.connect(true).await, path, protocols, accept).await
     }
 
+    /// Whether somebody who connects now is answered.
+    pub async fn healthy(&self) -> bool {
+        let config = self.keys.ca.client_config(None).expect("TLS");
+        let Ok(stream) = TcpStream::connect(self.api).await else { return false };
+        let name = ServerName::try_from("localhost").expect("a name");
+        let Ok(mut stream) = TlsConnector::from(Arc::new(config)).connect(name, stream).await else { return false };
+        let mut byte = [0];
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await.is_ok() && stream.read(&mut byte).await.is_ok_and(|n| n > 0)
+    }
+
     /// A connection of the administrator, with one request sent on it.
-    async fn ask(&self, request: &str) -> TlsStream<TcpStream> {
+    pub async fn ask(&self, request: &str) -> TlsStream<TcpStream> {
         let mut stream = self.connect(true).await;
         let text = format!("{}\r\nHost: localhost\r\n\r\n", request.replace('\n', "\r\n"));
         stream.write_all(text.as_bytes()).await.expect("sent");

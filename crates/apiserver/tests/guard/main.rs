@@ -3,6 +3,7 @@
 
 mod admission;
 mod bootstrap;
+mod connections;
 mod dropped;
 mod dropped_parts;
 mod early;

@@ -12,7 +12,6 @@ mod containers;
 mod files;
 #[cfg(test)]
 mod fuzz;
-mod idle;
 mod port_forward;
 mod remote;
 mod spdy;
@@ -25,14 +24,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dial::guests::{self, Busy, Door, Guest, Idle, Place, Places};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use nix::sys::socket::{setsockopt, sockopt};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Error;
@@ -40,17 +41,15 @@ use crate::pod::Context;
 use crate::pod::manager::Pods;
 use auth::{Auth, Identity};
 
-/// Connections at the same time; each costs a few ten kilobytes.
+/// Connections at the same time; each costs a few ten kilobytes. No more than this share of the descriptors that there are.
 const MAX_CONNECTIONS: usize = 1024;
+const SHARE: usize = 8;
+/// Requests in flight on one HTTP/2 connection; Go's server allows as many.
+const STREAMS_MAX: u32 = 250;
 /// A client must finish its TLS handshake in this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A request's head must be read in this time (upstream's `ReadHeaderTimeout`).
-const HEAD_MAX: Duration = Duration::from_secs(32);
-/// How often a silent peer is asked whether it is there: by HTTP/2, and by TCP in seconds.
+/// How often a silent peer of HTTP/2 is asked whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-const KEEP_IDLE_S: u32 = 30;
-/// Wait after a failed `accept`, which fails for want of descriptors, or it would spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -124,48 +123,35 @@ pub async fn spawn(cx: Arc<Context>, pods: Pods, stop: CancellationToken) -> Res
 }
 
 async fn accept(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, server: Arc<Server>, stop: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let all = guests::at_most(MAX_CONNECTIONS, SHARE);
+    let mut door = Door::new("kubelet API", listener, Places::new(all, all * 3 / 4));
+    let strangers = Places::new(all / 2, all / 4);
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        let tcp = tokio::select! {
-            got = listener.accept() => match got {
-                Ok((tcp, _)) => tcp,
-                Err(e) => {
-                    tracing::warn!(error = %e, "connection not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
+        let guest = tokio::select! {
+            guest = door.next() => guest,
             () = stop.cancelled() => return,
         };
+        let Some(stranger) = strangers.enter(guest.address().ip()) else { continue };
         let (acceptor, server, stop) = (acceptor.clone(), Arc::clone(&server), stop.clone());
         tokio::spawn(async move {
-            let _permit = permit;
-            let _ = tcp.set_nodelay(true);
-            // Who vanishes without a word is noticed, also while nothing is to be sent.
-            let _ = setsockopt(&tcp, sockopt::KeepAlive, &true);
-            let _ = setsockopt(&tcp, sockopt::TcpKeepIdle, &KEEP_IDLE_S);
-            let _ = setsockopt(&tcp, sockopt::TcpKeepInterval, &KEEP_IDLE_S);
-            let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await else { return };
+            let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(guest)).await else { return };
             let peer = tls.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| auth::from_certificate(c));
-            connection(tls, server, peer.map(Arc::new), stop).await;
+            connection(tls, server, (peer.map(Arc::new), stranger), stop).await;
         });
     }
 }
 
-async fn connection<T>(io: T, server: Arc<Server>, peer: Option<Arc<Identity>>, stop: CancellationToken)
-where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-{
-    let idle = idle::Idle::new();
-    let requests = idle.clone();
+async fn connection(io: TlsStream<Guest>, server: Arc<Server>, (peer, stranger): (Option<Arc<Identity>>, Place), stop: CancellationToken) {
+    let idle = Idle::new();
+    let (requests, stranger) = (idle.clone(), Mutex::new(Some(stranger)));
     let service = hyper::service::service_fn(move |request| {
         let (server, peer, busy) = (Arc::clone(&server), peer.clone(), requests.begin());
-        async move { Ok::<_, Infallible>(server.handle(request, peer.as_deref()).await.map(|body| busy.body(body))) }
+        drop(stranger.lock().take());
+        async move { Ok::<_, Infallible>(server.handle(request, peer.as_deref()).await.map(|body| under_way(body, busy))) }
     });
     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(guests::IDLE_MAX);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).max_concurrent_streams(STREAMS_MAX);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
     tokio::select! {
         done = serving => if let Err(e) = done {
@@ -174,6 +160,15 @@ where
         () = idle.too_long() => tracing::debug!("connection ended: nobody uses it"),
         () = stop.cancelled() => {}
     }
+}
+
+/// A body that counts as under way until it is gone.
+fn under_way(body: Body, busy: Busy) -> Body {
+    body.map_frame(move |frame| {
+        let _under_way = &busy;
+        frame
+    })
+    .boxed_unsync()
 }
 
 fn percent_decode(text: &str, plus: bool) -> String {

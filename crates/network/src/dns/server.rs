@@ -1,22 +1,24 @@
 //! Questions come in, answers go out: UDP and TCP, sizes, and what is to be said to those who ask wrongly.
 //!
 //! The server answers its cluster and its host, nobody else: the node's address may well be reached from a neighbour's. No
-//! client has more than its share of connections and of questions that wait (`clients.rs`), and no error of a socket ends the
+//! client has more than its share of connections and of questions that wait, and no error of a socket ends the
 //! server: it rests, and in the end opens its sockets anew.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use dial::guests::{Door, Guest, Places};
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
 
-use super::clients::{Clients, Own};
+use super::clients::Own;
 use super::forward::Forwarder;
 use super::zone::{Found, Outcome, Zone};
 
@@ -39,8 +41,6 @@ const IDLE: Duration = Duration::from_secs(10);
 const MAX_ALIASES: usize = 8;
 /// An error of a single datagram (an ICMP answer to a former one) is not the socket's end; many in a row are.
 const MAX_ERRORS: usize = 64;
-/// After a connection that could not be accepted, for want of descriptors mostly: some are given back meanwhile.
-const ACCEPT_REST: Duration = Duration::from_millis(50);
 
 /// The two sockets, on one port.
 pub(super) struct Sockets {
@@ -80,8 +80,8 @@ pub(super) struct Answerer {
     forwarder: Forwarder,
     turn: Arc<AtomicUsize>,
     own: Arc<Own>,
-    waiting: Clients,
-    connections: Clients,
+    waiting: Places,
+    connections: Places,
 }
 
 /// What is to be done about a question.
@@ -98,7 +98,7 @@ enum Step {
 pub(super) async fn serve(sockets: &Sockets, answerer: Answerer) -> io::Result<()> {
     tokio::select! {
         result = serve_udp(&sockets.udp, &answerer) => result,
-        result = serve_tcp(&sockets.tcp, &answerer) => result,
+        never = serve_tcp(&sockets.tcp, &answerer) => match never {},
     }
 }
 
@@ -148,28 +148,17 @@ async fn serve_udp(socket: &UdpSocket, answerer: &Answerer) -> io::Result<()> {
     }
 }
 
-async fn serve_tcp(listener: &TcpListener, answerer: &Answerer) -> io::Result<()> {
+async fn serve_tcp(listener: &TcpListener, answerer: &Answerer) -> Infallible {
+    let mut door = Door::new("DNS", listener, answerer.connections.clone());
     loop {
-        match listener.accept().await {
-            Ok((stream, from)) if answerer.own.has(from.ip()) => {
-                // Whoever has his share is hung up on; the others do not wait for him.
-                let Some(place) = answerer.connections.enter(from.ip()) else { continue };
-                let answerer = answerer.clone();
-                tokio::spawn(async move {
-                    let _ = converse(stream, answerer).await;
-                    drop(place);
-                });
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(%error, "a DNS connection cannot be accepted");
-                tokio::time::sleep(ACCEPT_REST).await;
-            }
+        let guest = door.next().await;
+        if answerer.own.has(guest.address().ip()) {
+            tokio::spawn(converse(guest, answerer.clone()));
         }
     }
 }
 
-async fn converse(mut stream: TcpStream, answerer: Answerer) -> io::Result<()> {
+async fn converse(mut stream: Guest, answerer: Answerer) -> io::Result<()> {
     loop {
         let question = async {
             let length = stream.read_u16().await?;
@@ -274,8 +263,8 @@ fn refusal(question: &Message) -> Option<ResponseCode> {
 
 impl Answerer {
     pub(super) fn new(zone: Zone, forwarder: Forwarder, own: Own) -> Self {
-        let waiting = Clients::new(MAX_WAITING, MAX_WAITING_OF_ONE);
-        let connections = Clients::new(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE);
+        let waiting = Places::new(MAX_WAITING, MAX_WAITING_OF_ONE);
+        let connections = Places::new(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE);
         Self { zone, forwarder, turn: Arc::default(), own: Arc::new(own), waiting, connections }
     }
 

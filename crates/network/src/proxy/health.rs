@@ -11,19 +11,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use client::ObjectKey;
+use dial::guests::{Door, Guest, Places};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::NodePortAddresses;
 
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 4096;
-/// Requests at a time, per Service.
-const MAX_CONNECTIONS: usize = 32;
+/// Requests at a time, per Service: of all balancers, and of one.
+const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS_OF_ONE: usize = 16;
 const DEADLINE: Duration = Duration::from_secs(5);
-/// After an address that is taken, or a connection that cannot be had for want of descriptors.
+/// After an address that is taken.
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -76,22 +77,11 @@ async fn listen(at: (Ipv4Addr, u16), service: ObjectKey, endpoints: Arc<AtomicUs
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     };
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut door = Door::new("health check", listener, Places::new(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE));
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::debug!(%service, %error, "a health check cannot be accepted");
-                tokio::time::sleep(RETRY).await;
-                continue;
-            }
-        };
+        let guest = door.next().await;
         let body = answer(&service, endpoints.load(Ordering::Relaxed));
-        tokio::spawn(async move {
-            let _ = tokio::time::timeout(DEADLINE, respond(stream, body)).await;
-            drop(permit);
-        });
+        tokio::spawn(tokio::time::timeout(DEADLINE, respond(guest, body)));
     }
 }
 
@@ -109,7 +99,7 @@ fn answer(service: &ObjectKey, endpoints: usize) -> String {
     )
 }
 
-async fn respond(mut stream: TcpStream, answer: String) -> std::io::Result<()> {
+async fn respond(mut stream: Guest, answer: String) -> std::io::Result<()> {
     let mut head = Vec::with_capacity(512);
     while !head.windows(4).any(|w| w == b"\r\n\r\n") {
         if head.len() > MAX_HEAD || stream.read_buf(&mut head).await? == 0 {
