@@ -1,7 +1,8 @@
 //! A SPDY connection, served: the peer opens streams, each a pair of pipes here.
 //!
 //! What comes for a stream waits in a queue of its own, so that one whose user does not read holds back nobody: not the other
-//! streams, not their ends, not pings. Only when its queue is full it does, for a moment, and is reset then if others are open.
+//! streams, not their ends, not pings. Only when its queue is full it does, and is reset then: if others are open after a
+//! moment, else after as long as the original lets a connection stand on which nothing moves.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,6 +21,9 @@ const SEND_QUEUE: usize = 32;
 const STREAM_QUEUE: usize = 32;
 /// How long one stream that nobody reads may hold back the others; the protocol as the peers speak it has no windows.
 const STALL_MAX: Duration = Duration::from_secs(10);
+/// The same where there is no other: the original's `streamingConnectionIdleTimeout`. Whether the peer is still there is not seen
+/// meanwhile, since nothing is read.
+const IDLE_MAX: Duration = Duration::from_secs(4 * 60 * 60);
 /// Bytes in the pipe between a stream and its user.
 const PIPE: usize = 64 << 10;
 /// Streams that wait to be taken.
@@ -239,12 +243,8 @@ async fn handle(
 async fn deliver(open: &HashMap<u32, Open>, id: u32, bytes: Bytes) -> bool {
     let Some(stream) = open.get(&id) else { return true };
     // A user who has gone is told of by his own half.
-    let sent = stream.queue.send(bytes);
-    if open.len() < 2 {
-        let _ = sent.await;
-        return true;
-    }
-    match tokio::time::timeout(STALL_MAX, sent).await {
+    let most = if open.len() < 2 { IDLE_MAX } else { STALL_MAX };
+    match tokio::time::timeout(most, stream.queue.send(bytes)).await {
         Ok(_) => true,
         Err(_) => {
             stream.gone.cancel();
@@ -281,6 +281,22 @@ mod tests {
         let mut text = String::new();
         second.reader.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "through");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_only_stream_is_waited_for_but_not_for_ever() {
+        let (client, server) = tokio::io::duplex(1 << 22);
+        let mut incoming = serve(server);
+        let (_read, mut write) = tokio::io::split(client);
+        let (mut encoder, mut out) = (Encoder::default(), BytesMut::new());
+        encoder.encode(&Frame::SynStream { id: 1, fin: false, headers: Headers::new() }, &mut out);
+        for _ in 0..STREAM_QUEUE + 4 {
+            encoder.encode(&data(1, false, Bytes::from(vec![0; PIPE])), &mut out);
+        }
+        write.write_all(&out).await.unwrap();
+        let only = incoming.recv().await.unwrap();
+        assert!(tokio::time::timeout(IDLE_MAX / 2, only.gone.cancelled()).await.is_err(), "it may take its time");
+        tokio::time::timeout(IDLE_MAX, only.gone.cancelled()).await.expect("given up in the end");
     }
 
     #[tokio::test]

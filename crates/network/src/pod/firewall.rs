@@ -4,7 +4,8 @@
 //! No rule of our own table can undo another table's drop, so rules go to the head of such a chain, in the form that
 //! `iptables` itself writes, with the mark as their comment: chains whose policy drops (Docker's and ufw's), and those that
 //! end with a rule which refuses all (firewalld's), of families `ip` and `inet`. Chains that accept by default are left alone.
-//! What is there is compared with what is to be, so that looking again changes nothing.
+//! What is there is compared with what is to be, so that looking again changes nothing. iptables' older tables are another
+//! matter (`legacy`), and whether packets get through after all is tried (`probe`).
 
 use std::collections::BTreeMap;
 
@@ -19,9 +20,9 @@ const FORWARD_RULES: usize = 2;
 const INPUT_RULES: usize = 1;
 
 /// In a rule's comment, after the mark.
-const PODS: &str = "/pods";
+pub(super) const PODS: &str = "/pods";
 
-fn comment(mark: &Mark) -> String {
+pub(super) fn comment(mark: &Mark) -> String {
     format!("{}{PODS}", mark.alias().trim_end_matches('/'))
 }
 

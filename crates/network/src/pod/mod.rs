@@ -13,8 +13,11 @@
 
 mod firewall;
 mod ipam;
+mod legacy;
+mod probe;
 mod rules;
 
+pub use probe::Passage;
 pub(crate) use rules::protocol;
 
 use std::collections::HashSet;
@@ -55,10 +58,14 @@ const CARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 const BRIDGE: &str = "bridge ";
 /// In the bridge's alias, after the range: it was this network that switched forwarding on.
 const FORWARDS: &str = " forward";
+/// What the names of all clusters' tables begin with.
+const TABLES: &str = "knarr-";
 /// The parameter that makes a host pass packets on.
 const IP_FORWARD: &str = "ipv4/ip_forward";
 /// Others' changes come in numbers; one look is for all that come within this.
 const SETTLE: Duration = Duration::from_millis(100);
+/// From the start to the first look whether packets get through: it is not to hold up the first pods.
+const PROBE_AFTER: Duration = Duration::from_secs(5);
 /// Between two looks for which there is no news: links, addresses, parameters.
 const LOOK: Duration = Duration::from_secs(60);
 
@@ -133,6 +140,8 @@ struct State {
     route: Socket,
     nft: Socket,
     ipam: Ipam,
+    /// It was this network that switched forwarding on.
+    switched: bool,
 }
 
 /// A pod's end has this hardware address.
@@ -161,7 +170,7 @@ impl PodNetwork {
         };
         let no_ipv6 = link::has_ipv6();
         let ipam = Ipam::open(config.run_dir.join("ipam"), config.pod_cidr)?;
-        let state = Mutex::new(State { route, nft, ipam });
+        let state = Mutex::new(State { route, nft, ipam, switched: false });
         let inner = Inner { mark: config.mark.clone(), config, bridge, gateway, mtu, no_ipv6, state };
         {
             let state = &mut *inner.state.lock();
@@ -173,13 +182,20 @@ impl PodNetwork {
     }
 
     /// Puts right what others change, until `shutdown`.
+    ///
+    /// After the start, and when others have changed rules, it also tries whether pods' packets get through, and says so in the
+    /// log where they do not.
     pub async fn keep(&self, shutdown: CancellationToken) {
         let mut news = Foreign::listen();
+        let (mut look_at, mut probe_at) = (later(LOOK), later(PROBE_AFTER));
+        let (mut news_since, mut passes) = (true, true);
         loop {
+            let probes = news_since || !passes;
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = news.changed() => {}
-                () = tokio::time::sleep(LOOK) => {}
+                () = news.changed() => news_since = true,
+                () = tokio::time::sleep_until(look_at) => {}
+                () = tokio::time::sleep_until(probe_at), if probes => {}
             }
             tokio::time::sleep(SETTLE).await;
             news.heard();
@@ -187,7 +203,37 @@ impl PodNetwork {
             if let Err(error) = blocking(move || inner.repair()).await {
                 tracing::warn!(%error, "the pod network is not as it should be; looking again in a minute");
             }
+            look_at = later(LOOK);
+            if probes && probe_at <= later(Duration::ZERO) {
+                passes = self.tell_passage(passes).await;
+                // Others may change rules all the time.
+                (news_since, probe_at) = (false, later(LOOK));
+            }
         }
+    }
+
+    /// Tries whether packets get through and says what has changed; whether they do.
+    async fn tell_passage(&self, before: bool) -> bool {
+        let Passage { pods, node } = match self.probe().await {
+            Ok(passage) => passage,
+            Err(error) => {
+                tracing::debug!(%error, "the pod network could not be tried");
+                return before;
+            }
+        };
+        let why = if legacy::in_use() { "iptables-legacy has rules on this host" } else { "a firewall of this host" };
+        match (pods && node, before) {
+            (false, true) => tracing::warn!(pods, node, why, "packets of pods do not get through to each other (pods) or to DNS and the API (node)"),
+            (true, false) => tracing::warn!("packets of pods get through again"),
+            _ => {}
+        }
+        pods && node
+    }
+
+    /// Sends packets as pods do, from network namespaces that are thrown away: which get through.
+    pub async fn probe(&self) -> Result<Passage> {
+        let inner = self.inner.clone();
+        blocking(move || inner.probe()).await
     }
 
     /// The gateway's address: the node's `InternalIP`.
@@ -240,6 +286,10 @@ impl PodNetwork {
     }
 }
 
+fn later(after: Duration) -> tokio::time::Instant {
+    tokio::time::Instant::now() + after
+}
+
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Closed))
 }
@@ -251,14 +301,23 @@ impl Inner {
 
     /// The table with the ports of the pods that exist.
     fn write_rules(&self, state: &mut State) -> Result<()> {
+        let router = Self::routes_for_others(state)?;
         let ports: Vec<_> = state.ipam.records().map(|(a, r)| (a, r.ports.as_slice())).collect();
         let range = self.config.pod_cidr;
-        let table = rules::table(&self.mark, (range, self.config.cluster_cidr.unwrap_or(range)), self.gateway, &ports);
+        let table = rules::table(&self.mark, (range, self.config.cluster_cidr.unwrap_or(range)), self.gateway, router, &ports);
         table.commit(&mut state.nft, "write the pod network's rules")
     }
 
+    /// Whether the host passes packets on for others than pods: it did before, or somebody has rules for it now, who came since
+    /// and found forwarding on.
+    fn routes_for_others(state: &mut State) -> Result<bool> {
+        let theirs = |c: &nft::BaseChain| c.at == At::Forward as u32 && !c.table.starts_with(TABLES);
+        Ok(!state.switched || legacy::in_use() || nft::base_chains(&mut state.nft)?.iter().any(theirs))
+    }
+
     fn open_firewall(&self, state: &mut State) {
-        if let Err(error) = firewall::open(&mut state.nft, &self.mark, self.pods()) {
+        let opened = firewall::open(&mut state.nft, &self.mark, self.pods()).and_then(|()| legacy::open(&self.mark, self.pods()));
+        if let Err(error) = opened {
             tracing::warn!(%error, "this host's firewall may keep pods from each other and from the node");
         }
     }
@@ -274,7 +333,8 @@ impl Inner {
         }
         let table = self.mark.table();
         let there = nft::tables(&mut state.nft)?.contains(&table);
-        if !there || nft::rules(&mut state.nft, &table)?.len() != rules::RULES {
+        let rules = rules::count(Self::routes_for_others(state)?);
+        if !there || nft::rules(&mut state.nft, &table)?.len() != rules {
             tracing::warn!(table, "somebody changed the pod network's rules; writing them again");
             self.write_rules(state)?;
         }
@@ -499,6 +559,7 @@ impl Inner {
         }
         let alias = format!("{ours}{}{}", config.pod_cidr, if switched { FORWARDS } else { "" });
         let mut m = Messages::new();
+        state.switched = switched;
         let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::RouteLocalnet, 1)];
         link::set(&mut m, name, &Settings { up: true, alias: Some(&alias), mtu: Some(self.mtu), ipv4: &ipv4, no_ipv6: self.no_ipv6 });
         link::get(&mut m, name);
@@ -549,7 +610,7 @@ pub fn purge(mark: &Mark) -> Result<usize> {
         }
     }
     let mut nft = Socket::open(netlink::NETFILTER)?;
-    removed += firewall::close(&mut nft, mark)?;
+    removed += firewall::close(&mut nft, mark)? + legacy::close(mark)?;
     let ours = [mark.table(), mark.proxy_table()];
     for table in nft::tables(&mut nft)?.iter().filter(|t| ours.contains(t)) {
         nft::delete_table(&mut nft, table)?;

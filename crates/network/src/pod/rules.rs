@@ -14,6 +14,8 @@ const ADDRESS_PORTS: &str = "host-address-ports";
 /// Pods that have ports of the host, paired with themselves.
 const SELVES: &str = "selves";
 const MULTICAST: (Ipv4Addr, u8) = (Ipv4Addr::new(224, 0, 0, 0), 4);
+/// What every pod's link of any cluster begins with.
+const LINKS: &str = "kn";
 const LOOPBACK: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 0, 0, 0), 8);
 
 /// The number of a protocol by the API's name.
@@ -27,8 +29,9 @@ pub(crate) fn protocol(name: &str) -> Option<u8> {
 }
 
 /// The whole table with the ports of the pods that exist.
+/// With `router` off, the host passes on nothing but what comes from a pod or goes to one.
 /// `cluster` is where pods are known by their own addresses: all nodes' pods.
-pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Addr, pods: &[(Ipv4Addr, &[HostPort])]) -> Batch {
+pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Addr, router: bool, pods: &[(Ipv4Addr, &[HostPort])]) -> Batch {
     let mut batch = Batch::new(&mark.table());
     batch.fresh_table();
     let set = |name, key, data| Set { name, key, data, timeout_s: None };
@@ -74,6 +77,14 @@ pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Ad
     rule.push(Expr::Masquerade);
     batch.add_rule("postrouting", &rule);
 
+    if !router {
+        batch.add_chain("forward", Some(Hook { kind: "filter", at: At::Forward, priority: 0 }));
+        for concerns in [step::came_by(LINKS), step::leaves_by(LINKS)] {
+            batch.add_rule("forward", &[&concerns[..], &[Expr::Verdict(Verdict::Accept)]].concat());
+        }
+        batch.add_rule("forward", &vec![Expr::Counter, Expr::Verdict(Verdict::Drop)]);
+    }
+
     let mut known = std::collections::BTreeSet::new();
     for (address, ports) in pods {
         // Should two claim a port, the first has it; a refused element would refuse the whole table.
@@ -84,7 +95,9 @@ pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Ad
 }
 
 /// Rules in the table: by their number one sees that somebody took some away. (`table` says which they are.)
-pub(super) const RULES: usize = 8;
+pub(super) fn count(router: bool) -> usize {
+    if router { 8 } else { 11 }
+}
 
 /// Elements of a pod's ports: for every address, and for single ones.
 fn elements(address: Ipv4Addr, ports: &[HostPort]) -> (Vec<Element>, Vec<Element>) {

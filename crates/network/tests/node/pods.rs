@@ -6,11 +6,11 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use network::netlink::{self, Socket};
-use network::pod::{self, HostPort, PodNetwork};
+use network::pod::{self, HostPort, Passage, PodNetwork};
 use network::{link, nft};
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{DEADLINE, HOST, NODE_IP, Node, OUTSIDE, Space, call, machine};
+use crate::world::{DEADLINE, HOST, NODE_IP, Node, OUTSIDE, Space, call, configure, join, machine};
 
 #[test]
 fn pods_reach_each_other_the_host_and_the_outside() {
@@ -246,6 +246,7 @@ fn as_somebody_else() {
         "delete" => batch.add_table().delete_table(),
         "flush" => batch.flush_table(),
         "firewall" => firewall(&mut batch, true),
+        "forwards" => batch.add_table().add_chain("any", Some(nft::Hook { kind: "filter", at: nft::At::Forward, priority: 0 })),
         _ => panic!("{what}"),
     };
     batch.commit(&mut socket, what).unwrap();
@@ -306,6 +307,7 @@ fn a_firewall_that_forwards_nothing_lets_pods_through() {
         outside.serve(9000, "outside");
         assert_eq!(a.call((OUTSIDE, 9000)).unwrap(), format!("outside {HOST}"));
         let reaches = |to: Ipv4Addr| std::net::TcpStream::connect_timeout(&(to, 5353).into(), Duration::from_millis(300)).is_ok();
+        assert_eq!(node.runtime.block_on(node.network.probe()).unwrap(), Passage { pods: true, node: true });
         assert!(a.run(move || reaches(NODE_IP)), "the node's DNS and API are processes of the host");
         assert!(!a.run(move || reaches(HOST)), "its other addresses are the firewall's business");
         assert!(!outside.run(move || reaches(HOST)), "and so is everybody else");
@@ -336,6 +338,7 @@ fn a_firewall_that_comes_later_or_refuses_by_its_last_rule_is_seen() {
         batch.add_table().add_chain("filter_FORWARD", Some(hook)).add_rule("filter_FORWARD", &last);
         batch.commit(&mut socket, "firewalld").unwrap();
         assert!(a.call((ip_b, 8080)).is_err(), "it refuses what it does not know");
+        assert_eq!(node.runtime.block_on(node.network.probe()).unwrap(), Passage { pods: false, node: true }, "and that is found out");
         let program = std::env::current_exe().unwrap();
         let mut other = std::process::Command::new(program);
         other.args(["--exact", "pods::as_somebody_else", "--ignored"]).env("KNARR_TEST_FLUSH", "firewall filter");
@@ -367,5 +370,37 @@ fn forwarding_is_given_back_if_nobody_else_may_need_it() {
         let node = Node::new();
         pod::purge(&node.config.mark).unwrap();
         assert!(!forwards());
+    });
+}
+
+#[test]
+fn the_host_passes_on_for_pods_alone_unless_others_want_it() {
+    machine(|outside| {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+        // Somebody behind the host, whom it never led anywhere.
+        let behind = Space::new();
+        let there = std::fs::File::open(&behind.path).unwrap();
+        let (own, theirs) = (Ipv4Addr::new(192, 168, 78, 1), Ipv4Addr::new(192, 168, 78, 2));
+        let mut socket = Socket::open(netlink::ROUTE).unwrap();
+        join(&mut socket, "up1", &there, (own, theirs), [2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 4]).unwrap();
+        behind.run(move || configure(&mut Socket::open(netlink::ROUTE).unwrap(), "eth0", theirs, own)).unwrap();
+        behind.serve(9001, "behind");
+        outside.serve(9000, "outside");
+        let node = Node::new();
+        let (a, ip_a) = node.pod("a");
+        assert_eq!(a.call((OUTSIDE, 9000)).unwrap(), format!("outside {HOST}"));
+        assert_eq!(a.call((theirs, 9001)).unwrap(), format!("behind {own}"));
+        assert_eq!(outside.call((ip_a, 8080)).unwrap(), format!("a {OUTSIDE}"));
+        assert!(outside.call((theirs, 9001)).is_err(), "forwarding was switched on for pods");
+        let stop = CancellationToken::new();
+        let (network, token) = (node.network.clone(), stop.clone());
+        let keeper = node.runtime.spawn(async move { network.keep(token).await });
+        let program = std::env::current_exe().unwrap();
+        let mut other = std::process::Command::new(program);
+        other.args(["--exact", "pods::as_somebody_else", "--ignored"]).env("KNARR_TEST_FLUSH", "forwards filter");
+        assert!(other.output().unwrap().status.success());
+        until("who has rules of his own decides himself", || outside.call((theirs, 9001)).is_ok());
+        stop.cancel();
+        node.runtime.block_on(keeper).unwrap();
     });
 }

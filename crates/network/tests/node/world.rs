@@ -133,7 +133,7 @@ pub fn machine(test: impl FnOnce(Space) + Send) {
         link::up(&mut m, 1);
         socket.call("loopback", &m)?;
         let there = std::fs::File::open(&outside.path).unwrap();
-        join(&mut socket, "up0", &there, HOST, [2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])?;
+        join(&mut socket, "up0", &there, (HOST, OUTSIDE), [2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])?;
         outside.run(|| -> Result<()> {
             let mut socket = Socket::open(netlink::ROUTE)?;
             configure(&mut socket, "eth0", OUTSIDE, HOST)
@@ -144,14 +144,30 @@ pub fn machine(test: impl FnOnce(Space) + Send) {
     .unwrap();
 }
 
-fn join(socket: &mut Socket, name: &str, there: &std::fs::File, address: Ipv4Addr, near: [u8; 6], far: [u8; 6]) -> Result<()> {
+pub fn join(socket: &mut Socket, name: &str, there: &std::fs::File, (own, other): (Ipv4Addr, Ipv4Addr), near: [u8; 6], far: [u8; 6]) -> Result<()> {
     let mut m = Messages::new();
     link::add_veth(&mut m, End { name, mac: near }, End { name: "eth0", mac: far }, there.as_raw_fd(), 1500);
     socket.call("link", &m)?;
-    configure(socket, name, address, OUTSIDE)
+    let index = address(socket, name, own, other)?;
+    // The first of them leads everywhere.
+    if name != "up0" {
+        return Ok(());
+    }
+    default_route(socket, index, other)
 }
 
-fn configure(socket: &mut Socket, name: &str, address: Ipv4Addr, other: Ipv4Addr) -> Result<()> {
+pub fn configure(socket: &mut Socket, name: &str, own: Ipv4Addr, other: Ipv4Addr) -> Result<()> {
+    let index = address(socket, name, own, other)?;
+    default_route(socket, index, other)
+}
+
+fn default_route(socket: &mut Socket, index: u32, router: Ipv4Addr) -> Result<()> {
+    let mut m = Messages::new();
+    link::add_route(&mut m, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), Way::Gateway { index, router });
+    socket.call("route", &m).map(drop)
+}
+
+fn address(socket: &mut Socket, name: &str, address: Ipv4Addr, other: Ipv4Addr) -> Result<u32> {
     let mut m = Messages::new();
     link::set(&mut m, name, &Settings { up: true, ..Settings::default() });
     link::get(&mut m, name);
@@ -159,8 +175,8 @@ fn configure(socket: &mut Socket, name: &str, address: Ipv4Addr, other: Ipv4Addr
     let mut m = Messages::new();
     link::add_address(&mut m, index, address);
     link::add_route(&mut m, Cidr::new(other, 32), Way::Link { index, source: Some(address) });
-    link::add_route(&mut m, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), Way::Gateway { index, router: other });
-    socket.call("address", &m).map(drop)
+    socket.call("address", &m)?;
+    Ok(index)
 }
 
 /// A node's network with its pods.

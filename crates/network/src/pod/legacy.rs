@@ -1,0 +1,152 @@
+//! The older tables of iptables (`iptables-legacy`): the kernel has them beside nf_tables, and what they refuse nobody else
+//! can let through.
+//!
+//! They are written by one program alone, as a whole and under its own lock. Whoever has such tables has that program, so it is
+//! called where they are in use and refuse what they do not know; where it cannot be found, the log says what is to be done.
+
+use std::io;
+use std::process::{Command, Stdio};
+
+use super::firewall::Pods;
+use crate::mark::Mark;
+use crate::{Error, Result};
+
+/// What it is called where both are installed.
+const PROGRAM: &str = "iptables-legacy";
+/// Where administrators' programs are, also for a service without a path.
+const PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+/// Seconds to wait for others who change the tables.
+const WAIT_S: &str = "5";
+
+/// A rule as it is given to the program: behind the chain's name.
+type Rule = Vec<String>;
+
+/// Whether this network namespace has the older table of filters.
+pub(super) fn in_use() -> bool {
+    std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").is_ok_and(|names| names.lines().any(|name| name == "filter"))
+}
+
+fn call(words: &[&str]) -> Result<String> {
+    let failed = |why: String| Error::Config(format!("{PROGRAM} {}: {why}", words.join(" ")));
+    let output = Command::new(PROGRAM).env("PATH", PATH).args(["-w", WAIT_S]).args(words).stdin(Stdio::null()).output();
+    let output = output.map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => failed("the program is not installed".into()),
+        _ => failed(e.to_string()),
+    })?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The rules of a chain, the first first.
+fn rules(chain: &str, pods: Pods, comment: &str) -> Vec<Rule> {
+    let (range, gateway) = (pods.range.to_string(), format!("{}/32", pods.gateway));
+    let matches: &[&[&str]] = match chain {
+        "INPUT" => &[&["-s", &range, "-d", &gateway]],
+        _ => &[&["-d", &range], &["-s", &range]],
+    };
+    let rest = ["-m", "comment", "--comment", comment, "-j", "ACCEPT"];
+    matches.iter().map(|m| m.iter().chain(&rest).map(|w| (*w).to_owned()).collect()).collect()
+}
+
+/// A chain as `-S` lists it.
+#[derive(Debug, PartialEq, Eq)]
+struct Chain<'a> {
+    /// It refuses what no rule knows: by policy, or by a last rule that looks at nothing.
+    refuses: bool,
+    rules: Vec<&'a str>,
+}
+
+fn read<'a>(chain: &str, listed: &'a str) -> Chain<'a> {
+    let (policy, append) = (format!("-P {chain} "), format!("-A {chain} "));
+    let drops = listed.lines().any(|l| l.strip_prefix(&policy).is_some_and(|p| p.trim() != "ACCEPT"));
+    let rules: Vec<&str> = listed.lines().filter_map(|l| l.strip_prefix(&append)).collect();
+    let last = rules.last().is_some_and(|r| *r == "-j DROP" || *r == "-j REJECT" || r.starts_with("-j REJECT --reject-with"));
+    Chain { refuses: drops || last, rules }
+}
+
+/// Whether a listed rule is ours.
+fn has(rule: &str, comment: &str) -> bool {
+    rule.split_whitespace().any(|word| word.trim_matches('"') == comment)
+}
+
+/// Lets the pods' packets through, where they are not yet.
+pub(super) fn open(mark: &Mark, pods: Pods) -> Result<()> {
+    if !in_use() {
+        return Ok(());
+    }
+    let comment = super::firewall::comment(mark);
+    for chain in ["FORWARD", "INPUT"] {
+        let listed = call(&["-S", chain])?;
+        let there = read(chain, &listed);
+        let wanted = if there.refuses { rules(chain, pods, &comment) } else { Vec::new() };
+        let ours = there.rules.iter().filter(|r| has(r, &comment)).count();
+        let at_head = there.rules.iter().take_while(|r| r.contains(super::firewall::PODS)).filter(|r| has(r, &comment)).count();
+        if ours == wanted.len() && at_head == wanted.len() {
+            continue;
+        }
+        remove(chain, &there, &comment)?;
+        for rule in wanted.iter().rev() {
+            call(&[&["-I", chain], &rule.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat())?;
+        }
+        if !wanted.is_empty() {
+            tracing::info!(chain, "this host's {PROGRAM} refuses what it does not know; letting pods through");
+        }
+    }
+    Ok(())
+}
+
+fn remove(chain: &str, there: &Chain<'_>, comment: &str) -> Result<()> {
+    // By number, the last first: whatever form the program gives them.
+    for (at, _) in there.rules.iter().enumerate().rev().filter(|(_, rule)| has(rule, comment)) {
+        call(&["-D", chain, &(at + 1).to_string()])?;
+    }
+    Ok(())
+}
+
+/// Takes the rules away again; how many there were.
+pub(super) fn close(mark: &Mark) -> Result<usize> {
+    let (comment, mut removed) = (super::firewall::comment(mark), 0);
+    if !in_use() {
+        return Ok(0);
+    }
+    for chain in ["FORWARD", "INPUT"] {
+        let listed = match call(&["-S", chain]) {
+            Ok(listed) => listed,
+            // Without the program nothing of ours was ever written.
+            Err(Error::Config(_)) => return Ok(removed),
+            Err(other) => return Err(other),
+        };
+        let there = read(chain, &listed);
+        removed += there.rules.iter().filter(|r| has(r, &comment)).count();
+        remove(chain, &there, &comment)?;
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_that_refuses_is_told_from_one_that_does_not() {
+        let docker = "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n-A FORWARD -o docker0 -j DOCKER\n";
+        assert_eq!(read("FORWARD", docker), Chain { refuses: true, rules: vec!["-j DOCKER-USER", "-o docker0 -j DOCKER"] });
+        assert!(!read("FORWARD", "-P FORWARD ACCEPT\n-A FORWARD -i eth0 -j DROP\n").refuses, "not all");
+        for last in ["-j DROP", "-j REJECT --reject-with icmp-host-prohibited"] {
+            assert!(read("INPUT", &format!("-P INPUT ACCEPT\n-A INPUT {last}\n")).refuses);
+        }
+    }
+
+    #[test]
+    fn only_pods_and_the_node_are_named_and_the_rules_are_found_again() {
+        let pods = Pods { range: "10.244.0.0/16".parse().unwrap(), gateway: [10, 244, 0, 1].into() };
+        let text = |chain| rules(chain, pods, "knarr:a/pods").iter().map(|r| r.join(" ")).collect::<Vec<_>>();
+        let tail = "-m comment --comment knarr:a/pods -j ACCEPT";
+        assert_eq!(text("FORWARD"), [format!("-d 10.244.0.0/16 {tail}"), format!("-s 10.244.0.0/16 {tail}")]);
+        assert_eq!(text("INPUT"), [format!("-s 10.244.0.0/16 -d 10.244.0.1/32 {tail}")]);
+        assert!(has(&text("INPUT")[0], "knarr:a/pods") && !has(&text("INPUT")[0], "knarr:ab/pods"));
+        assert!(has("-m comment --comment \"knarr:a/pods\" -j ACCEPT", "knarr:a/pods"), "some versions quote");
+    }
+}
