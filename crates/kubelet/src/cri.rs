@@ -43,6 +43,14 @@ pub mod label {
     pub const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
 }
 
+/// Annotations on containers: what may be long, and is needed when the pod's object is gone.
+pub mod annotation {
+    /// The preStop hook, as JSON.
+    pub const PRE_STOP: &str = "io.kubernetes.container.preStopHandler";
+    /// The container's ports, which a hook may name, as JSON.
+    pub const PORTS: &str = "io.kubernetes.container.ports";
+}
+
 /// A sandbox as the runtime names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SandboxId(pub String);
@@ -255,6 +263,8 @@ pub struct Container {
     pub image_id: String,
     /// Labels it was made with.
     pub labels: BTreeMap<String, String>,
+    /// Annotations it was made with, see [`annotation`].
+    pub annotations: BTreeMap<String, String>,
     /// Its log file.
     pub log_path: PathBuf,
     /// UID, GID and groups of its first process, if known.

@@ -99,6 +99,7 @@ impl StatusWriter {
             revision: revision(pod),
             overwritten: false,
             said_again: None,
+            pause: RETRY_MIN,
             done,
         };
         tokio::spawn(task.run());
@@ -188,6 +189,8 @@ struct Task {
     /// Somebody changed it since; and when it was said again last.
     overwritten: bool,
     said_again: Option<Instant>,
+    /// After a write that failed, whatever is to be written next.
+    pause: Duration,
     done: watch::Sender<u64>,
 }
 
@@ -272,13 +275,13 @@ impl Task {
         let part = |p: &Option<String>| p.clone().unwrap_or_default();
         let (ns, name, uid) = (part(&self.meta.namespace), part(&self.meta.name), part(&self.meta.uid));
         let patch = json!({"metadata": {"uid": uid}, "status": change});
-        let mut wait = RETRY_MIN;
         loop {
             match self.api.patch_pod_status(&ns, &name, patch.clone()).await {
                 Ok(answer) => {
                     self.revision = self.revision.max(revision(&answer));
                     self.facet = facet(answer.status.as_ref().unwrap_or(&status));
                     self.last = status;
+                    self.pause = RETRY_MIN;
                     self.done.send_replace(version);
                     return true;
                 }
@@ -286,16 +289,12 @@ impl Task {
                 Err(ApiError::Conflict(_)) if self.replaced(&ns, &name, &uid).await => return false,
                 Err(e) => {
                     tracing::debug!(pod = %format!("{ns}/{name}"), error = %e, "status not written; will be tried again");
+                    tokio::time::sleep(self.pause).await;
+                    self.pause = (self.pause * 2).min(RETRY_MAX);
                     // What is wanted by then may be another: the caller looks again.
-                    tokio::time::sleep(wait).await;
-                    let (newer, closed) = {
-                        let w = self.shared.wanted.lock();
-                        (w.version != version, w.closed)
-                    };
-                    if newer || closed {
+                    if self.shared.wanted.lock().version != version {
                         return true;
                     }
-                    wait = (wait * 2).min(RETRY_MAX);
                 }
             }
         }
@@ -429,6 +428,30 @@ mod tests {
             {"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ErrImagePull"}}}]})));
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(api.patches().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_that_is_away_is_asked_less_and_less_also_for_a_pod_that_changes_or_is_done_with() {
+        for closed in [false, true] {
+            let api = Arc::new(FakeApi::default());
+            let known = pod("5", "True");
+            api.put_pod(&known);
+            *api.away.lock() = true;
+            let writer = StatusWriter::spawn(api.clone(), &known);
+            let told = |n: u64| status(json!({"phase": "Running", "message": n.to_string()}));
+            writer.publish(told(0));
+            let writer = (!closed).then_some(writer);
+            for n in 1..600 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                writer.iter().for_each(|w| w.publish(told(n)));
+            }
+            let asked = api.asked();
+            assert!((8..=16).contains(&asked), "closed: {closed}: {asked} times in a minute");
+            *api.away.lock() = false;
+            tokio::time::sleep(RETRY_MAX + Duration::from_secs(1)).await;
+            let message = api.pod("n", "p").unwrap().status.unwrap().message;
+            assert_eq!(message.as_deref(), Some(if closed { "0" } else { "599" }), "what was wanted is told in the end");
+        }
     }
 
     #[tokio::test(start_paused = true)]

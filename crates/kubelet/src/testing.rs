@@ -66,6 +66,9 @@ pub struct FakeApi {
     revision: AtomicU64,
     /// How often ConfigMaps and Secrets were read.
     pub reads: AtomicU64,
+    /// Statuses cannot be written.
+    pub away: Mutex<bool>,
+    asked: AtomicU64,
     /// Who asks for the node gets no answer.
     pub silent: std::sync::atomic::AtomicBool,
     /// The bundles of trust anchors.
@@ -80,6 +83,11 @@ impl FakeApi {
     /// Stores a pod.
     pub fn put_pod(&self, pod: &Pod) {
         self.pods.lock().insert(Self::key(pod), pod.clone());
+    }
+
+    /// How often a status was to be written.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
     }
 
     /// A pod.
@@ -127,6 +135,10 @@ impl KubeApi for FakeApi {
         self.pod(namespace, name).map_or_else(|| missing(name), Ok)
     }
     async fn patch_pod_status(&self, namespace: &str, name: &str, patch: Value) -> Result<Pod, ApiError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if *self.away.lock() {
+            return Err(ApiError::Other("away".into()));
+        }
         let mut pods = self.pods.lock();
         let Some(pod) = pods.get_mut(&(namespace.to_owned(), name.to_owned())) else { return missing(name) };
         let mut value = serde_json::to_value(&*pod).unwrap();
@@ -335,6 +347,7 @@ impl ContainerRuntime for FakeRuntime {
             image: spec.image.clone(),
             image_id: spec.image,
             labels: spec.labels,
+            annotations: spec.annotations,
             log_path: spec.log_path,
             user: None,
         });
@@ -451,6 +464,7 @@ pub fn container(name: &str, attempt: u32, state: State, exit_code: i32) -> Cont
         image: "img".into(),
         image_id: "sha256:x".into(),
         labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
         log_path: PathBuf::new(),
         user: None,
     }

@@ -20,6 +20,7 @@ use crate::{Clock, PodChange, run_with};
 struct Node {
     _dir: TempDir,
     cgroup_root: String,
+    clock: Clock,
     api: Arc<FakeApi>,
     runtime: Arc<FakeRuntime>,
     changes: mpsc::UnboundedSender<PodChange>,
@@ -38,12 +39,12 @@ impl Node {
         let (changes, receiver) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let mut config = Config::new("node-1", [127, 0, 0, 1].into(), dir.path());
-        config.clock = clock;
+        config.clock = clock.clone();
         // Of its own, so that tests side by side can each remove theirs.
         let cgroup_root = format!("knarr-test-{}", dir.path().file_name().and_then(|n| n.to_str()).unwrap());
         config.cgroup_root.clone_from(&cgroup_root);
         let task = tokio::spawn(run_with(config, api.clone(), runtime.clone(), Arc::new(FakeNet), receiver, stop.clone()));
-        Self { _dir: dir, cgroup_root, api, runtime, changes, stop, task }
+        Self { _dir: dir, cgroup_root, clock, api, runtime, changes, stop, task }
     }
 
     fn apply(&self, pod: &Pod) {
@@ -231,6 +232,11 @@ async fn resources_change_in_place() {
     node.apply(&too_much);
     let p = node.until("pending", |p| p.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "PodResizePending")).await;
     assert_eq!(has(&p).as_deref(), Some("200m"));
+    let events: Vec<_> = node.api.events().into_iter().filter(|(reason, _)| reason.starts_with("Resize")).collect();
+    let reasons: Vec<&str> = events.iter().map(|(reason, _)| reason.as_str()).collect();
+    assert_eq!(reasons, ["ResizeStarted", "ResizeCompleted", "ResizeInfeasible"], "each once");
+    assert_eq!(events[0].1, r#"Pod resize started: {"containers":[{"name":"a","resources":{"requests":{"cpu":"200m"}}}],"generation":0}"#);
+    assert!(events[2].1.starts_with("Pod resize Infeasible: {") && events[2].1.contains(r#""error":"Node didn't have enough capacity"#), "{}", events[2].1);
     node.end().await;
 }
 
@@ -302,6 +308,34 @@ async fn a_worker_that_panics_is_begun_anew() {
     node.runtime.exit("a", 1);
     node.runtime.called("start a", 2).await;
     assert_eq!(node.runtime.calls().iter().filter(|c| *c == "sandbox").count(), 1, "what ran was taken over");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_to_make_room_makes_it_also_by_a_worker_that_is_begun_anew() {
+    let pod = pod(json!({"containers": [{"name": "a", "image": "img:1"}]}));
+    let handle = super::Handle::new(Arc::new(pod));
+    let eviction = super::Eviction { reason: "Evicted".into(), message: "m".into(), condition: None, grace: Duration::ZERO };
+    handle.evict(eviction.clone());
+    for worker in ["first, which fails", "second"] {
+        assert_eq!(handle.eviction(), Some(eviction.clone()), "{worker}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_hook_of_a_pod_whose_object_is_gone_is_run() {
+    let node = Node::fresh("orphan");
+    let hook = json!({"preStop": {"exec": {"command": ["drain"]}}});
+    let mut p = pod(json!({"containers": [{"name": "a", "image": "img:1", "lifecycle": hook}], "terminationGracePeriodSeconds": 40}));
+    node.apply(&p);
+    p.status = node.until("ready", is_ready).await.status;
+    let (runtime, clock) = (Arc::clone(&node.runtime), node.clock.clone());
+    let dir = node.end().await;
+    // The next kubelet finds the pod at the runtime alone.
+    let node = Node::start(runtime, clock, dir);
+    node.changes.send(PodChange::Synced).unwrap();
+    node.runtime.called("exec drain", 1).await;
+    node.runtime.called("stop a 39s", 1).await;
     node.end().await;
 }
 

@@ -65,6 +65,7 @@ fn run(s: &ContainerStatus) -> Option<Container> {
         image: s.image.clone(),
         image_id: s.image_id.clone(),
         labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
         log_path: PathBuf::new(),
         user: None,
     })
@@ -82,7 +83,7 @@ fn unknown() -> ContainerStateTerminated {
 /// A run that was just removed so that all containers begin anew.
 #[must_use]
 pub fn removed(c: &Container) -> Container {
-    let mut out = Container { sandbox: SandboxId(String::new()), labels: BTreeMap::new(), log_path: PathBuf::new(), ..c.clone() };
+    let mut out = Container { sandbox: SandboxId(String::new()), labels: BTreeMap::new(), annotations: BTreeMap::new(), log_path: PathBuf::new(), ..c.clone() };
     if c.state != State::Exited {
         (out.state, out.exit_code) = (State::Exited, UNKNOWN_CODE);
         (out.reason, out.message) = (RESTARTING_ALL.into(), "The container is removed because RestartAllContainers in place".into());

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container as Spec, Lifecycle, Pod};
 use parking_lot::Mutex;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use super::worker::Worker;
 use super::{Context, Eviction, Handle};
 use crate::admission::{self, Rejection, Verdict};
 use crate::api::Severity;
-use crate::cri::{Container, PodUid, RuntimeEvent, label};
+use crate::cri::{Container, PodUid, RuntimeEvent, annotation, label};
 use crate::util;
 
 /// First and longest wait before a worker that panicked is begun anew.
@@ -289,12 +289,28 @@ impl Manager {
                 orphans.entry(uid.clone()).or_insert_with(|| orphan(&uid, l));
             }
         }
+        for c in containers.iter().filter(|c| c.running()) {
+            if let Some(spec) = c.pod_uid().and_then(|uid| orphans.get_mut(&uid)?.spec.as_mut()) {
+                spec.containers.push(remains(c));
+            }
+        }
         for (_, pod) in orphans {
             let pod = Arc::new(pod);
             tracing::info!(pod = %util::describe(&pod), "ending a pod that the API no longer has");
             self.apply(Arc::clone(&pod));
             self.remove(&pod);
         }
+    }
+}
+
+/// What is known of a container whose pod's object is gone: its hook (upstream's `restoreSpecsFromContainerLabels`).
+fn remains(c: &Container) -> Spec {
+    let pre_stop = c.annotations.get(annotation::PRE_STOP).and_then(|json| serde_json::from_str(json).ok());
+    Spec {
+        name: c.name.clone(),
+        ports: c.annotations.get(annotation::PORTS).and_then(|json| serde_json::from_str(json).ok()),
+        lifecycle: Some(Lifecycle { pre_stop, ..Lifecycle::default() }),
+        ..Spec::default()
     }
 }
 

@@ -193,8 +193,9 @@ impl Handle {
         self.leaving.load(Ordering::Acquire)
     }
 
-    fn take_evicted(&self) -> Option<Eviction> {
-        self.evicted.lock().take()
+    /// Why it is to make room. It stays so: a worker that is begun anew must know it as well.
+    fn eviction(&self) -> Option<Eviction> {
+        self.evicted.lock().clone()
     }
 
     /// Whether it was removed from the API.

@@ -14,7 +14,7 @@ use super::Context;
 use super::plan::{Kind, container_hash};
 use super::setup::{SetUp, hostname_path, hosts_path, resolv_path};
 use crate::api::Severity;
-use crate::cri::{ContainerId, ContainerSpec, CriError, Mount, label};
+use crate::cri::{ContainerId, ContainerSpec, CriError, Mount, annotation, label};
 use crate::env::{self, expand, services};
 use crate::hooks;
 use crate::resources;
@@ -146,7 +146,7 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
         target: s.target.clone(),
         stop_signal: c.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()),
         labels: labels(s, &message_path),
-        annotations: BTreeMap::from([("io.kubernetes.container.image".to_owned(), c.image.clone().unwrap_or_default())]),
+        annotations: annotations(c),
     })
 }
 
@@ -169,6 +169,17 @@ fn log_path(cx: &Context, s: &Start) -> PathBuf {
     let pod = &s.pod;
     let dir = cx.config.pod_log_dir(util::namespace(pod), util::name(pod), util::uid(pod));
     dir.join(&s.spec.name).join(format!("{}.log", s.attempt))
+}
+
+fn annotations(c: &Spec) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::from([("io.kubernetes.container.image".to_owned(), c.image.clone().unwrap_or_default())]);
+    // Whoever ends it when its object is gone must still run its hook.
+    if let Some(hook) = c.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()) {
+        let json = |value: serde_json::Result<String>| value.unwrap_or_default();
+        out.insert(annotation::PRE_STOP.to_owned(), json(serde_json::to_string(hook)));
+        out.insert(annotation::PORTS.to_owned(), json(serde_json::to_string(&c.ports)));
+    }
+    out
 }
 
 fn labels(s: &Start, message_path: &std::path::Path) -> BTreeMap<String, String> {

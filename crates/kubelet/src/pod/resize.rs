@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod, PodStatus, ResourceRequirements};
+use serde::Serialize;
 
 use super::Context;
 use super::plan::latest;
@@ -86,6 +87,36 @@ pub fn pending(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Option<Pending> 
         }
     }
     None
+}
+
+/// What an Event of a change says, as upstream's `podResizeMessage`: the resources of the spec.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    init_containers: Vec<Asked<'a>>,
+    containers: Vec<Asked<'a>>,
+    generation: i64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    error: &'a str,
+}
+
+#[derive(Serialize)]
+struct Asked<'a> {
+    name: &'a str,
+    resources: ResourceRequirements,
+}
+
+/// The message of such an Event.
+#[must_use]
+pub fn message(what: &str, pod: &Pod, generation: i64, error: &str) -> String {
+    fn asked(list: Option<&Vec<Spec>>) -> Vec<Asked<'_>> {
+        list.into_iter().flatten().map(|c| Asked { name: &c.name, resources: c.resources.clone().unwrap_or_default() }).collect()
+    }
+    let spec = pod.spec.as_ref();
+    let init_containers = asked(spec.and_then(|s| s.init_containers.as_ref()));
+    let summary = Summary { init_containers, containers: asked(spec.map(|s| &s.containers)), generation, error };
+    format!("Pod resize {what}: {}", serde_json::to_string(&summary).unwrap_or_default())
 }
 
 /// Gives containers, and the pod as a whole, the numbers of the spec. Answers who has them now, and what went wrong.

@@ -285,6 +285,11 @@ impl Worker {
             Outcome::Resized { done, error } => {
                 self.applied.extend(done);
                 let good = error.is_none();
+                if let Some(why) = error.as_deref().filter(|_| self.resize.1.as_ref() != Some(&error)) {
+                    let pod = self.handle.pod();
+                    let message = resize::message("error", &pod, self.resizing.unwrap_or(0), why);
+                    self.cx.api.pod_event(&pod, None, Severity::Warning, "ResizeError", &message);
+                }
                 self.resize.1 = Some(error);
                 good
             }
@@ -354,6 +359,9 @@ impl Worker {
         if changes.is_empty() {
             self.resize = (None, None);
             self.resize_look_at = None;
+            if let Some(generation) = self.resizing.take() {
+                self.cx.api.pod_event(pod, None, Severity::Normal, "ResizeCompleted", &resize::message("completed", pod, generation, ""));
+            }
             return HashSet::new();
         }
         if !self.duties.ready(Duty::Resize, at) || self.resize_look_at.is_some_and(|look| look > at) {
@@ -362,13 +370,22 @@ impl Worker {
         }
         self.resize_look_at = None;
         let others: Vec<Arc<Pod>> = (self.cx.others)(&self.handle.uid);
-        self.resize.0 = resize::pending(&self.cx, pod, &others);
+        let generation = pod.metadata.generation.unwrap_or(0);
+        let pending = resize::pending(&self.cx, pod, &others);
+        if let Some((reason, message)) = pending.as_ref().filter(|_| pending != self.resize.0) {
+            self.cx.api.pod_event(pod, None, Severity::Warning, &format!("Resize{reason}"), &resize::message(reason, pod, generation, message));
+        }
+        self.resize.0 = pending;
         if self.resize.0.is_some() {
             // What others give back is not told here; it is looked at again after a while.
             self.resize_look_at = Some(at + RESIZE_RETRY);
             return HashSet::new();
         }
         self.resize.1.get_or_insert(None);
+        if self.resizing != Some(generation) {
+            self.resizing = Some(generation);
+            self.cx.api.pod_event(pod, None, Severity::Normal, "ResizeStarted", &resize::message("started", pod, generation, ""));
+        }
         let in_place: Vec<(ContainerId, Spec)> =
             changes.iter().filter(|c| !c.restart).filter_map(|c| Some((c.id.clone(), find_spec(pod, &c.name)?.1))).collect();
         if !in_place.is_empty() {

@@ -108,6 +108,8 @@ pub struct Worker {
     pub(super) applied: Applied,
     pub(super) resize: (Option<Pending>, Option<Option<String>>),
     pub(super) resize_look_at: Option<Instant>,
+    /// The generation whose resources are being given.
+    pub(super) resizing: Option<i64>,
     forced: Option<status::Forced>,
     /// Admission refused it.
     rejected: bool,
@@ -165,6 +167,7 @@ impl Worker {
             applied: Applied::new(),
             resize: (None, None),
             resize_look_at: None,
+            resizing: None,
             forced: None,
             rejected: false,
             settled: false,
@@ -359,7 +362,7 @@ impl Worker {
             self.begin_stop(pod, None);
             return None;
         }
-        if let Some(Eviction { reason, message, condition, grace }) = self.handle.take_evicted() {
+        if let Some(Eviction { reason, message, condition, grace }) = self.handle.eviction() {
             self.cx.api.pod_event(pod, None, Severity::Warning, &reason, &message);
             self.forced = Some(status::Forced { disruption: condition, ..status::Forced::failed(&reason, message) });
             self.begin_stop(pod, Some(grace));

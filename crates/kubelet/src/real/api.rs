@@ -1,5 +1,6 @@
 //! [`KubeApi`] over the client and the informers.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,31 @@ use crate::run::PodChange;
 const LEASES: &str = "kube-node-lease";
 /// How long a pod's volume waits for the first list of bundles; after that the pod is tried again, and its event says why.
 const BUNDLES_WAIT: Duration = Duration::from_secs(10);
+
+/// For an answer: what it takes longer is asked anew, on a connection that may be another. A little more than the server gives
+/// itself (upstream's `--request-timeout`).
+const CALL_MAX: Duration = Duration::from_secs(75);
+
+/// For a sign of life, of which the next is due by then (upstream's heartbeat client has the status' period).
+const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
+
+/// A call with an end: nothing of the kubelet waits for ever for a server that does not answer. (An exec probe, a set-up, a
+/// status: each is tried again by whoever wanted it.)
+async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, ApiError> {
+    ends(CALL_MAX, call).await
+}
+
+/// The same for a sign of life.
+async fn soon<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, ApiError> {
+    ends(HEARTBEAT_MAX, call).await
+}
+
+async fn ends<T>(most: Duration, call: impl Future<Output = Result<T, Error>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(most, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(ApiError::Other(format!("the API server did not answer within {} s", most.as_secs()))),
+    }
+}
 
 /// The API server through the client.
 pub struct RealApi {
@@ -123,14 +149,14 @@ fn severity(s: Severity) -> EventType {
 impl KubeApi for RealApi {
     async fn get_ref(&self, kind: RefKind, namespace: &str, name: &str) -> Result<(Option<RefObject>, String), ApiError> {
         Ok(match kind {
-            RefKind::ConfigMap => match self.client.namespaced::<ConfigMap>(namespace).get_opt(name).await? {
+            RefKind::ConfigMap => match within(self.client.namespaced::<ConfigMap>(namespace).get_opt(name)).await? {
                 Some(m) => {
                     let revision = m.resource_version().to_owned();
                     (Some(RefObject::ConfigMap(Arc::new(m))), revision)
                 }
                 None => (None, String::new()),
             },
-            RefKind::Secret => match self.client.namespaced::<Secret>(namespace).get_opt(name).await? {
+            RefKind::Secret => match within(self.client.namespaced::<Secret>(namespace).get_opt(name)).await? {
                 Some(s) => {
                     let revision = s.resource_version().to_owned();
                     (Some(RefObject::Secret(Arc::new(s))), revision)
@@ -143,8 +169,8 @@ impl KubeApi for RealApi {
     async fn watch_ref(&self, kind: RefKind, namespace: &str, name: &str, revision: &str) -> Result<BoxStream<'static, ()>, ApiError> {
         let one = ListParams::fields(format!("metadata.name={name}"));
         Ok(match kind {
-            RefKind::ConfigMap => pulses(self.client.namespaced::<ConfigMap>(namespace).watch(&one, revision).await?),
-            RefKind::Secret => pulses(self.client.namespaced::<Secret>(namespace).watch(&one, revision).await?),
+            RefKind::ConfigMap => pulses(within(self.client.namespaced::<ConfigMap>(namespace).watch(&one, revision)).await?),
+            RefKind::Secret => pulses(within(self.client.namespaced::<Secret>(namespace).watch(&one, revision)).await?),
         })
     }
 
@@ -162,36 +188,36 @@ impl KubeApi for RealApi {
     }
 
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError> {
-        Ok(self.client.namespaced::<Pod>(namespace).get(name).await?)
+        within(self.client.namespaced::<Pod>(namespace).get(name)).await
     }
 
     async fn patch_pod_status(&self, namespace: &str, name: &str, patch: Value) -> Result<Pod, ApiError> {
         let api = self.client.namespaced::<Pod>(namespace);
-        Ok(api.patch_status(name, &Patch::Strategic(patch), &PatchParams::default()).await?)
+        within(api.patch_status(name, &Patch::Strategic(patch), &PatchParams::default())).await
     }
 
     async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiError> {
-        Ok(self.client.namespaced::<Pod>(namespace).delete(name, &DeleteParams::now().uid(uid)).await?)
+        within(self.client.namespaced::<Pod>(namespace).delete(name, &DeleteParams::now().uid(uid))).await
     }
 
     async fn create_token(&self, namespace: &str, account: &str, request: TokenRequest) -> Result<TokenRequest, ApiError> {
-        Ok(self.client.namespaced::<ServiceAccount>(namespace).create_subresource(account, "token", &request).await?)
+        within(self.client.namespaced::<ServiceAccount>(namespace).create_subresource(account, "token", &request)).await
     }
 
     async fn get_service_account(&self, namespace: &str, name: &str) -> Result<ServiceAccount, ApiError> {
-        Ok(self.client.namespaced::<ServiceAccount>(namespace).get(name).await?)
+        within(self.client.namespaced::<ServiceAccount>(namespace).get(name)).await
     }
 
     async fn get_claim(&self, namespace: &str, name: &str) -> Result<PersistentVolumeClaim, ApiError> {
-        Ok(self.client.namespaced::<PersistentVolumeClaim>(namespace).get(name).await?)
+        within(self.client.namespaced::<PersistentVolumeClaim>(namespace).get(name)).await
     }
 
     async fn get_volume(&self, name: &str) -> Result<PersistentVolume, ApiError> {
-        Ok(self.client.all::<PersistentVolume>().get(name).await?)
+        within(self.client.all::<PersistentVolume>().get(name)).await
     }
 
     async fn runtime_handler(&self, class: &str) -> Result<String, ApiError> {
-        Ok(self.client.all::<RuntimeClass>().get(class).await?.handler)
+        Ok(within(self.client.all::<RuntimeClass>().get(class)).await?.handler)
     }
 
     async fn services(&self, namespace: &str) -> Vec<Arc<Service>> {
@@ -200,26 +226,26 @@ impl KubeApi for RealApi {
     }
 
     async fn get_node(&self, name: &str) -> Result<Option<Node>, ApiError> {
-        Ok(self.client.all::<Node>().get_opt(name).await?)
+        within(self.client.all::<Node>().get_opt(name)).await
     }
 
     async fn create_node(&self, node: &Node) -> Result<Node, ApiError> {
-        Ok(self.client.all::<Node>().create(node).await?)
+        within(self.client.all::<Node>().create(node)).await
     }
 
     async fn patch_node(&self, name: &str, patch: Value, status: bool) -> Result<Node, ApiError> {
         let (api, patch) = (self.client.all::<Node>(), Patch::Strategic(patch));
         let params = PatchParams::default();
-        Ok(if status { api.patch_status(name, &patch, &params).await? } else { api.patch(name, &patch, &params).await? })
+        if status { soon(api.patch_status(name, &patch, &params)).await } else { within(api.patch(name, &patch, &params)).await }
     }
 
     async fn renew_lease(&self, node: &Node, duration_s: i32) -> Result<(), ApiError> {
         let api = self.client.namespaced::<Lease>(LEASES);
         let renewal = Patch::Merge(json!({"spec": {"renewTime": client::now_micro()}}));
-        match api.patch(&self.node_name, &renewal, &PatchParams::default()).await {
+        match soon(api.patch(&self.node_name, &renewal, &PatchParams::default())).await {
             Ok(_) => return Ok(()),
             Err(e) if e.is_not_found() => {}
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err(e),
         }
         let owner = OwnerReference {
             api_version: "v1".into(),
@@ -242,16 +268,16 @@ impl KubeApi for RealApi {
                 ..LeaseSpec::default()
             }),
         };
-        api.create(&lease).await?;
+        soon(api.create(&lease)).await?;
         Ok(())
     }
 
     async fn review_token(&self, review: TokenReview) -> Result<TokenReview, ApiError> {
-        Ok(self.client.all::<TokenReview>().create(&review).await?)
+        within(self.client.all::<TokenReview>().create(&review)).await
     }
 
     async fn review_access(&self, review: SubjectAccessReview) -> Result<SubjectAccessReview, ApiError> {
-        Ok(self.client.all::<SubjectAccessReview>().create(&review).await?)
+        within(self.client.all::<SubjectAccessReview>().create(&review)).await
     }
 
     fn pod_event(&self, pod: &Pod, field_path: Option<&str>, kind: Severity, reason: &str, message: &str) {
@@ -264,5 +290,47 @@ impl KubeApi for RealApi {
         let about =
             ObjectReference { kind: Some("Node".into()), name: Some(self.node_name.clone()), uid: Some(self.node_name.clone()), ..ObjectReference::default() };
         self.recorder.event(&about, severity(kind), reason, message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that takes every request and answers none.
+    struct Silent;
+
+    impl client::Transport for Silent {
+        fn send(&self, _: http::Request<bytes::Bytes>) -> futures_util::future::BoxFuture<'static, client::Result<http::Response<client::Body>>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_call_waits_for_ever() {
+        let client = Client::new(Arc::new(Silent));
+        let stop = CancellationToken::new();
+        let api = RealApi::new(client.clone(), Informers::new(client, stop.clone()), "n1");
+        let node = Node::default();
+        let calls = async {
+            let ends = [
+                api.get_pod("n", "p").await.is_err(),
+                api.patch_pod_status("n", "p", json!({})).await.is_err(),
+                api.delete_pod("n", "p", "u").await.is_err(),
+                api.get_ref(RefKind::Secret, "n", "s").await.is_err(),
+                api.watch_ref(RefKind::ConfigMap, "n", "s", "1").await.is_err(),
+                api.create_token("n", "a", TokenRequest::default()).await.is_err(),
+                api.get_claim("n", "c").await.is_err(),
+                api.runtime_handler("c").await.is_err(),
+                api.get_node("n1").await.is_err(),
+                api.create_node(&node).await.is_err(),
+                api.patch_node("n1", json!({}), true).await.is_err(),
+                api.renew_lease(&node, 40).await.is_err(),
+                api.review_token(TokenReview::default()).await.is_err(),
+            ];
+            assert!(ends.iter().all(|end| *end), "{ends:?}");
+        };
+        tokio::time::timeout(CALL_MAX * 14, calls).await.expect("each call has an end");
+        stop.cancel();
     }
 }

@@ -123,6 +123,7 @@ impl RealRuntime {
             image: c.annotations.get(IMAGE).cloned().unwrap_or(c.image),
             image_id,
             labels: c.labels,
+            annotations: c.annotations,
             log_path: c.log_path,
             user,
         }
