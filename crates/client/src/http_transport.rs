@@ -1,4 +1,5 @@
-//! Requests over the network: TLS, HTTP/2 on one kept connection that is made anew when it breaks, HTTP/1.1 where the
+//! Requests over the network: TLS, HTTP/2 on one kept connection that is made anew when it breaks (and on a second where the
+//! first has as many requests as a server takes: watches stay, and a lease would wait for their end), HTTP/1.1 where the
 //! server speaks nothing better (a connection a request then, so that watches do not hold up reads).
 
 use std::sync::Arc;
@@ -31,6 +32,8 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Window of a stream in bytes: large lists do not wait for acknowledgements.
 const STREAM_WINDOW: u32 = 1 << 20;
+/// Requests under way on one connection: what servers allow (the original's `http2-max-streams-per-connection`).
+const STREAMS_MAX: usize = 100;
 /// A token file is read again after this long; tokens are renewed long before they expire.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 
@@ -49,13 +52,20 @@ struct Inner {
     token: Option<HeaderValue>,
     token_file: Option<std::path::PathBuf>,
     file_token: Mutex<Option<(Instant, HeaderValue)>>,
-    /// The kept connection; the lock is held while it is made, so that many requests make one.
-    connection: tokio::sync::Mutex<Option<Sender2>>,
+    /// The kept connections; the lock is held while one is made, so that many requests make one.
+    connections: tokio::sync::Mutex<Vec<Kept>>,
+}
+
+/// A connection that is kept.
+struct Kept {
+    sender: Sender2,
+    /// Held by each request under way, until its answer's body is gone.
+    under_way: Arc<()>,
 }
 
 /// What a new connection speaks.
 enum Sender {
-    Two(Sender2),
+    Two(Sender2, Arc<()>),
     One(http1::SendRequest<Full<Bytes>>),
 }
 
@@ -86,7 +96,7 @@ impl HttpTransport {
             token,
             token_file: endpoint.credentials.token_file,
             file_token: Mutex::default(),
-            connection: tokio::sync::Mutex::default(),
+            connections: tokio::sync::Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -122,10 +132,9 @@ impl Inner {
             let (sender, kept) = self.sender().await?;
             let mut request = Request::from_parts(parts.clone(), Full::new(body.clone()));
             match sender {
-                Sender::Two(mut sender) => match sender.try_send_request(request).await {
-                    Ok(response) => return Ok(response.map(|b| b.map_err(Into::into).boxed_unsync())),
+                Sender::Two(mut sender, under_way) => match sender.try_send_request(request).await {
+                    Ok(response) => return Ok(response.map(|body| held(body, under_way))),
                     Err(mut error) => {
-                        self.forget(&sender).await;
                         if kept && error.take_message().is_some() {
                             continue;
                         }
@@ -155,29 +164,20 @@ impl Inner {
         built.build().map_err(|e| Error::Config(e.to_string()))
     }
 
-    /// The kept connection (true), or a new one.
+    /// A kept connection (true), or a new one.
     async fn sender(&self) -> Result<(Sender, bool)> {
-        let mut kept = self.connection.lock().await;
-        if let Some(sender) = kept.as_ref().filter(|s| !s.is_closed()) {
-            return Ok((Sender::Two(sender.clone()), true));
+        let mut kept = self.connections.lock().await;
+        kept.retain(|k| !k.sender.is_closed());
+        // Its own is one of the count.
+        if let Some(kept) = kept.iter().find(|k| Arc::strong_count(&k.under_way) <= STREAMS_MAX) {
+            return Ok((Sender::Two(kept.sender.clone(), Arc::clone(&kept.under_way)), true));
         }
-        *kept = None;
         let sender = tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await;
         let sender = sender.map_err(|_| Error::Transport(format!("connecting to {}:{} took longer than {CONNECT_TIMEOUT:?}", self.host, self.port)))??;
-        if let Sender::Two(two) = &sender {
-            *kept = Some(two.clone());
+        if let Sender::Two(sender, under_way) = &sender {
+            kept.push(Kept { sender: sender.clone(), under_way: Arc::clone(under_way) });
         }
         Ok((sender, false))
-    }
-
-    /// Drops the kept connection if it is this one and is closed.
-    async fn forget(&self, sender: &Sender2) {
-        if sender.is_closed() {
-            let mut kept = self.connection.lock().await;
-            if kept.as_ref().is_some_and(http2::SendRequest::is_closed) {
-                *kept = None;
-            }
-        }
     }
 
     async fn connect(&self) -> Result<Sender> {
@@ -237,7 +237,17 @@ async fn two(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Re
             tracing::debug!(%error, "connection to the API server ended");
         }
     });
-    Ok(Sender::Two(sender))
+    Ok(Sender::Two(sender, Arc::new(())))
+}
+
+/// A body that counts as under way until it is gone.
+fn held(body: hyper::body::Incoming, under_way: Arc<()>) -> Body {
+    body.map_err(Into::into)
+        .map_frame(move |frame| {
+            let _under_way = &under_way;
+            frame
+        })
+        .boxed_unsync()
 }
 
 async fn one(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Sender> {
