@@ -3,13 +3,11 @@
 //! None has a time limit of its own: a postStart hook may take as long as its pod lives, a preStop hook has the grace period.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container as Spec, LifecycleHandler};
 
-use crate::cri::ContainerId;
-use crate::pod::Context;
+use crate::cri::{ContainerId, SharedRuntime};
 use crate::probes::http::{self, Request};
 use crate::util;
 
@@ -19,11 +17,11 @@ const MAX_OUTPUT: usize = 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs a hook to its end. The caller bounds its time.
-pub async fn run(cx: &Arc<Context>, spec: &Spec, id: &ContainerId, ips: &[IpAddr], handler: &LifecycleHandler) -> Result<(), String> {
+pub async fn run(runtime: &SharedRuntime, spec: &Spec, id: &ContainerId, ips: &[IpAddr], handler: &LifecycleHandler) -> Result<(), String> {
     if let Some(e) = &handler.exec {
         let command = e.command.clone().unwrap_or_default();
         let shown = command.join(" ");
-        let out = cx.runtime.exec_sync(id, command, None).await.map_err(|e| e.to_string())?;
+        let out = runtime.exec_sync(id, command, None).await.map_err(|e| e.to_string())?;
         if out.exit_code != 0 {
             let text = [out.stdout, out.stderr].concat();
             let text = String::from_utf8_lossy(&text).into_owned();

@@ -30,6 +30,7 @@ pub mod resources;
 pub mod security;
 pub mod server;
 pub mod shortage;
+pub mod shutdown;
 pub mod start_error;
 pub mod status_writer;
 pub mod util;

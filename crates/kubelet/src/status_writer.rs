@@ -345,8 +345,14 @@ fn conditions(before: Option<&Value>, now: &[Value]) -> Option<Value> {
     for c in now {
         let Some(type_) = c.get("type").filter(|t| t.as_str().is_some_and(|t| OWN.contains(&t))) else { continue };
         let old = find(type_);
-        // The scheduler writes that a pod is scheduled; it is added only where nobody did.
-        if old == Some(c) || (type_ == "PodScheduled" && old.is_some()) {
+        if old == Some(c) {
+            continue;
+        }
+        // The scheduler writes that a pod is scheduled; it is added only where nobody did, and else the generation that is seen.
+        if let (true, Some(old)) = (type_ == "PodScheduled", old) {
+            if let Some(seen) = c.get("observedGeneration").filter(|seen| old.get("observedGeneration") != Some(seen)) {
+                out.push(json!({"type": type_, "observedGeneration": seen}));
+            }
             continue;
         }
         let mut c = c.clone();
@@ -387,6 +393,12 @@ mod tests {
         assert_eq!(d["podIPs"], json!([{"ip": "10.0.0.2"}, {"$patch": "replace"}]));
         assert_eq!(d["conditions"], json!([{"type": "Ready", "status": "True", "reason": null}]));
         assert_eq!(difference(&new, &new), None);
+        let scheduled = |generation: Value, time: &str| {
+            status(json!({"conditions": [{"type": "PodScheduled", "status": "True", "reason": time, "observedGeneration": generation}]}))
+        };
+        let seen = difference(&scheduled(Value::Null, "theirs"), &scheduled(2.into(), "ours")).unwrap();
+        assert_eq!(seen["conditions"], json!([{"type": "PodScheduled", "observedGeneration": 2}]), "the rest is the scheduler's");
+        assert_eq!(difference(&scheduled(2.into(), "theirs"), &scheduled(2.into(), "ours")), None);
         let pending = status(json!({"conditions": [{"type": "PodResizePending", "status": "True"}]}));
         assert_eq!(difference(&pending, &status(json!({"conditions": []}))).unwrap()["conditions"], json!([{"$patch": "delete", "type": "PodResizePending"}]));
     }

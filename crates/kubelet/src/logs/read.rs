@@ -1,23 +1,28 @@
 //! Reading a container's log for a client: tail, since, limit, timestamps, following.
 
 use std::io::SeekFrom;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use k8s_openapi::jiff::Timestamp;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio::sync::mpsc;
+use tokio::net::unix::pipe;
+use tokio::sync::{broadcast, mpsc};
 
 use super::parse::Line;
+use crate::cri::RuntimeEvent;
 
 /// Bytes read at a time.
 const BLOCK: usize = 64 << 10;
 /// Longest line kept while its end is not there; the runtime splits at 16 KiB.
 const MAX_LINE: usize = 1 << 20;
-/// How often a followed file is looked at. Only while a client follows it.
-const FOLLOW_EVERY: Duration = Duration::from_millis(50);
+/// How often a followed file is looked at though nothing is heard of it, and where the kernel cannot tell.
+const LOOK: Duration = Duration::from_secs(5);
+const LOOK_DEAF: Duration = Duration::from_millis(50);
 
 /// What a client asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,8 +120,57 @@ async fn rotated(path: &Path, file: &File) -> bool {
     }
 }
 
+/// News of a log that is followed: of its directory from the kernel (lines, another file in its place), and of containers from
+/// the runtime. Nobody looks without need, however many follow.
+struct News {
+    /// Read as a pipe is.
+    directory: Option<pipe::Receiver>,
+    events: broadcast::Receiver<RuntimeEvent>,
+}
+
+impl News {
+    fn of(path: &Path, events: broadcast::Receiver<RuntimeEvent>) -> Self {
+        let listen = || -> std::io::Result<pipe::Receiver> {
+            let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+            let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+            inotify.add_watch(path.parent().unwrap_or(path), changes)?;
+            pipe::Receiver::from_owned_fd_unchecked(OwnedFd::from(inotify))
+        };
+        // A user has so many of these and no more.
+        let directory = listen().inspect_err(|error| tracing::debug!(%error, "a log is looked at again and again")).ok();
+        Self { directory, events }
+    }
+
+    async fn heard(&mut self) {
+        let look = if self.directory.is_some() { LOOK } else { LOOK_DEAF };
+        let changed = async {
+            let Some(directory) = &self.directory else { return std::future::pending().await };
+            // What it says does not matter: the file is looked at.
+            let mut events = [0; 1024];
+            if directory.readable().await.is_ok() {
+                while directory.try_read(&mut events).is_ok_and(|bytes| bytes > 0) {}
+            }
+        };
+        let told = async {
+            if let Err(broadcast::error::RecvError::Closed) = self.events.recv().await {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = changed => {}
+            () = told => {}
+            () = tokio::time::sleep(look) => {}
+        }
+    }
+}
+
 /// Sends the log to `to` until its end, or, following, until `running` says that nothing more will come.
-pub async fn send(path: PathBuf, options: Options, running: impl Fn() -> bool + Send, to: mpsc::Sender<Bytes>) -> std::io::Result<()> {
+pub async fn send(
+    path: PathBuf,
+    options: Options,
+    (running, events): (impl Fn() -> bool + Send, broadcast::Receiver<RuntimeEvent>),
+    to: mpsc::Sender<Bytes>,
+) -> std::io::Result<()> {
     let mut file = File::open(&path).await?;
     let len = file.metadata().await?.len();
     let start = match options.tail {
@@ -130,6 +184,7 @@ pub async fn send(path: PathBuf, options: Options, running: impl Fn() -> bool + 
     let mut filter = Filter { left: options.limit, options, open: false };
     let mut pending = BytesMut::with_capacity(BLOCK);
     let mut ended = false;
+    let mut news = News::of(&path, events);
     // The file that goes on where a rotated one ended; that one is read to its end first.
     let mut next = None;
     loop {
@@ -178,7 +233,7 @@ pub async fn send(path: PathBuf, options: Options, running: impl Fn() -> bool + 
         ended = !running();
         if !ended {
             tokio::select! {
-                () = tokio::time::sleep(FOLLOW_EVERY) => {}
+                () = news.heard() => {}
                 () = to.closed() => return Ok(()),
             }
         }
@@ -196,12 +251,38 @@ mod tests {
         let path = dir.path().join("0.log");
         std::fs::write(&path, LOG).unwrap();
         let (tx, mut rx) = mpsc::channel(16);
-        send(path, options, || false, tx).await.unwrap();
+        send(path, options, (|| false, broadcast::channel(1).1), tx).await.unwrap();
         let mut out = Vec::new();
         while let Some(b) = rx.recv().await {
             out.extend_from_slice(&b);
         }
         String::from_utf8(out).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_follower_hears_of_lines_of_a_new_file_and_of_the_end() {
+        let dir = crate::testing::TempDir::new("logfollow");
+        let path = dir.path().join("0.log");
+        std::fs::write(&path, "").unwrap();
+        let ((tx, mut rx), (events, heard)) = (mpsc::channel(16), broadcast::channel(4));
+        let runs = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let running = std::sync::Arc::clone(&runs);
+        let follow = Options { follow: true, ..Options::default() };
+        let sending = tokio::spawn(send(path.clone(), follow, (move || running.load(std::sync::atomic::Ordering::Relaxed), heard), tx));
+        let line = |n: u8| format!("2026-01-01T00:00:0{n}.000000000Z stdout F {n}\n");
+        let add = |n: u8| std::io::Write::write_all(&mut std::fs::File::options().append(true).create(true).open(&path).unwrap(), line(n).as_bytes()).unwrap();
+        let soon = Duration::from_secs(2);
+        for n in [1, 2] {
+            add(n);
+            assert_eq!(tokio::time::timeout(soon, rx.recv()).await.unwrap().unwrap(), format!("{n}\n"));
+        }
+        std::fs::rename(&path, dir.path().join("0.log.old")).unwrap();
+        add(3);
+        assert_eq!(tokio::time::timeout(soon, rx.recv()).await.unwrap().unwrap(), "3\n");
+        runs.store(false, std::sync::atomic::Ordering::Relaxed);
+        events.send(RuntimeEvent { pod: None }).unwrap();
+        assert!(tokio::time::timeout(soon, rx.recv()).await.unwrap().is_none(), "it ends with its container");
+        sending.await.unwrap().unwrap();
     }
 
     #[tokio::test]

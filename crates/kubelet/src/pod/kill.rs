@@ -13,10 +13,9 @@ use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Context;
 use super::plan::Kind;
-use crate::api::Severity;
-use crate::cri::ContainerId;
+use crate::api::{Severity, SharedApi};
+use crate::cri::{ContainerId, SharedRuntime};
 use crate::hooks;
 use crate::resources::is_sidecar;
 use crate::util;
@@ -64,6 +63,23 @@ impl Turns {
     }
 }
 
+/// What it takes to stop a container.
+#[derive(Clone)]
+pub struct Hands {
+    /// Where it runs.
+    pub runtime: SharedRuntime,
+    /// Where it is told, if anywhere.
+    pub api: Option<SharedApi>,
+}
+
+impl Hands {
+    fn tell(&self, k: &Kill, severity: Severity, reason: &str, message: &str) {
+        if let Some(api) = &self.api {
+            api.pod_event(&k.pod, Some(&k.kind.field_path(&k.name)), severity, reason, message);
+        }
+    }
+}
+
 /// One container to stop.
 pub struct Kill {
     /// Its pod.
@@ -100,20 +116,20 @@ async fn over(deadline: &mut watch::Receiver<Instant>) {
 }
 
 /// Stops the container; returns when it has ended, or when the runtime gave up.
-pub async fn kill(cx: Arc<Context>, mut k: Kill) -> Result<(), String> {
-    cx.api.pod_event(&k.pod, Some(&k.kind.field_path(&k.name)), Severity::Normal, "Killing", &k.message);
-    pre_stop(&cx, &mut k).await;
+pub async fn kill(hands: Hands, mut k: Kill) -> Result<(), String> {
+    hands.tell(&k, Severity::Normal, "Killing", &k.message);
+    pre_stop(&hands, &mut k).await;
     if let Some(turns) = k.turns.clone() {
         tokio::select! {
             () = turns.wait(&k.name) => {}
             () = over(&mut k.deadline) => {}
         }
     }
-    stop(&cx, &mut k).await
+    stop(&hands.runtime, &mut k).await
 }
 
 /// Runs the hook until it ends or the grace period does. Its process is not waited for any longer then.
-async fn pre_stop(cx: &Arc<Context>, k: &mut Kill) {
+async fn pre_stop(hands: &Hands, k: &mut Kill) {
     let Some(spec) = k.spec.clone() else { return };
     let Some(handler) = spec.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()) else { return };
     if *k.deadline.borrow() <= Instant::now() {
@@ -124,7 +140,7 @@ async fn pre_stop(cx: &Arc<Context>, k: &mut Kill) {
     let pause = if k.pod.metadata.deletion_timestamp.is_some() { OUT_OF_SERVICE } else { Duration::ZERO };
     let hook = async {
         tokio::time::sleep(pause).await;
-        hooks::run(cx, &spec, &k.id, &k.ips, handler).await
+        hooks::run(&hands.runtime, &spec, &k.id, &k.ips, handler).await
     };
     let ran = tokio::select! {
         ran = hook => ran,
@@ -135,20 +151,20 @@ async fn pre_stop(cx: &Arc<Context>, k: &mut Kill) {
     };
     if let Err(e) = ran {
         tracing::info!(pod = %util::describe(&k.pod), container = %k.name, error = %e, "preStop hook failed");
-        cx.api.pod_event(&k.pod, Some(&k.kind.field_path(&k.name)), Severity::Warning, "FailedPreStopHook", "PreStopHook failed");
+        hands.tell(k, Severity::Warning, "FailedPreStopHook", "PreStopHook failed");
     }
 }
 
-async fn stop(cx: &Arc<Context>, k: &mut Kill) -> Result<(), String> {
+async fn stop(runtime: &SharedRuntime, k: &mut Kill) -> Result<(), String> {
     loop {
         let left = k.deadline.borrow_and_update().saturating_duration_since(Instant::now()).max(MINIMUM_GRACE);
         tokio::select! {
-            done = cx.runtime.stop_container(&k.id, left) => return match done {
+            done = runtime.stop_container(&k.id, left) => return match done {
                 Err(crate::cri::CriError::NotFound(_)) => Ok(()),
                 other => other.map_err(|e| e.to_string()),
             },
             changed = k.deadline.changed() => if changed.is_err() {
-                return cx.runtime.stop_container(&k.id, left).await.map_err(|e| e.to_string());
+                return runtime.stop_container(&k.id, left).await.map_err(|e| e.to_string());
             },
         }
     }

@@ -167,6 +167,7 @@ async fn a_liveness_probe_that_fails_three_times_restarts_the_container() {
     assert!((20..23).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     assert_eq!(node.runtime.calls(), ["sandbox", "start a", "exec alive", "exec alive", "exec alive", "stop a 7s", "start a"]);
     let p = node.until("restarted", |p| p.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).any(|c| c.restart_count == 1)).await;
+    assert!(!node.api.reasons().contains(&"BackOff".to_owned()), "the first restart waits for nothing, and does not say that it did");
     assert!(p.status.unwrap().container_statuses.unwrap()[0].last_state.as_ref().unwrap().terminated.is_some());
     let unhealthy = node.api.reasons().iter().filter(|r| *r == "Unhealthy").count();
     assert_eq!(unhealthy, 3);

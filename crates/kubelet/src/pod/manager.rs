@@ -8,16 +8,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container as Spec, Lifecycle, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::worker::Worker;
-use super::{Context, Eviction, Handle};
+use super::{Context, Eviction, Handle, remains};
 use crate::admission::{self, Rejection, Verdict};
 use crate::api::Severity;
-use crate::cri::{Container, PodUid, RuntimeEvent, annotation, label};
+use crate::cri::{Container, PodUid, RuntimeEvent, label};
 use crate::util;
 
 /// First and longest wait before a worker that panicked is begun anew.
@@ -279,19 +279,20 @@ impl Manager {
 
     /// Ends pods that the runtime still has but the API does not: they were deleted while no kubelet ran, or their removal failed.
     pub fn end_orphans(&mut self) {
-        let containers: Vec<Container> = self.cx.runtime.containers();
+        let mut containers: Vec<Container> = self.cx.runtime.containers();
         let mut orphans: HashMap<PodUid, Pod> = HashMap::new();
         let labels = containers.iter().map(|c| &c.labels);
         let sandboxes = self.cx.runtime.sandboxes();
         for l in labels.chain(sandboxes.iter().map(|s| &s.labels)) {
             let Some(uid) = l.get(label::POD_UID).map(|u| PodUid(u.clone())) else { continue };
             if self.pods.get(&uid).is_none() && !self.held.contains_key(&uid) {
-                orphans.entry(uid.clone()).or_insert_with(|| orphan(&uid, l));
+                orphans.entry(uid.clone()).or_insert_with(|| remains::pod(&uid, l));
             }
         }
+        containers.sort_by_key(|c| c.created);
         for c in containers.iter().filter(|c| c.running()) {
-            if let Some(spec) = c.pod_uid().and_then(|uid| orphans.get_mut(&uid)?.spec.as_mut()) {
-                spec.containers.push(remains(c));
+            if let Some(pod) = c.pod_uid().and_then(|uid| orphans.get_mut(&uid)) {
+                remains::add(pod, c);
             }
         }
         for (_, pod) in orphans {
@@ -301,27 +302,4 @@ impl Manager {
             self.remove(&pod);
         }
     }
-}
-
-/// What is known of a container whose pod's object is gone: its hook (upstream's `restoreSpecsFromContainerLabels`).
-fn remains(c: &Container) -> Spec {
-    let pre_stop = c.annotations.get(annotation::PRE_STOP).and_then(|json| serde_json::from_str(json).ok());
-    Spec {
-        name: c.name.clone(),
-        ports: c.annotations.get(annotation::PORTS).and_then(|json| serde_json::from_str(json).ok()),
-        lifecycle: Some(Lifecycle { pre_stop, ..Lifecycle::default() }),
-        ..Spec::default()
-    }
-}
-
-/// What is known of a pod whose object is gone: its names and its grace period.
-fn orphan(uid: &PodUid, labels: &std::collections::BTreeMap<String, String>) -> Pod {
-    let mut pod = Pod::default();
-    pod.metadata.uid = Some(uid.0.clone());
-    pod.metadata.name = labels.get(label::POD_NAME).cloned();
-    pod.metadata.namespace = labels.get(label::POD_NAMESPACE).cloned();
-    pod.metadata.deletion_timestamp = Some(util::time(std::time::SystemTime::now()));
-    pod.metadata.deletion_grace_period_seconds = labels.get(label::POD_GRACE).and_then(|g| g.parse().ok());
-    pod.spec = Some(k8s_openapi::api::core::v1::PodSpec::default());
-    pod
 }

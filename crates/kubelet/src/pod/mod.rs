@@ -10,6 +10,7 @@ pub mod messages;
 pub mod ops;
 pub mod plan;
 mod refusals;
+pub mod remains;
 pub mod resize;
 pub mod setup;
 pub mod status;
@@ -80,6 +81,12 @@ pub struct Context {
 }
 
 impl Context {
+    /// What it takes to stop a container, and to tell of it.
+    #[must_use]
+    pub fn hands(&self) -> kill::Hands {
+        kill::Hands { runtime: Arc::clone(&self.runtime), api: Some(Arc::clone(&self.api)) }
+    }
+
     /// Now, by the kubelet's clock.
     #[must_use]
     pub fn now(&self) -> SystemTime {

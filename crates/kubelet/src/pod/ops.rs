@@ -82,7 +82,7 @@ pub async fn start(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
 async fn post_start(cx: &Arc<Context>, s: &Start, id: &ContainerId) -> Result<(), StartError> {
     let Some(handler) = s.spec.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
     let ran = tokio::select! {
-        ran = hooks::run(cx, &s.spec, id, &s.set_up.ips, handler) => ran,
+        ran = hooks::run(&cx.runtime, &s.spec, id, &s.set_up.ips, handler) => ran,
         () = s.cancel.cancelled() => return Ok(()),
     };
     if let Err(e) = ran {

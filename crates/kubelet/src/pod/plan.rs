@@ -85,6 +85,8 @@ pub struct View<'a> {
     pub failures: &'a BTreeMap<String, Failure>,
     /// Restart waits by [`restart_key`].
     pub backoff: &'a Backoff,
+    /// The container that is being started.
+    pub starting: Option<&'a str>,
     /// Containers that must be started anew for their new resources.
     pub outgrown: &'a HashSet<ContainerId>,
     /// Containers that are being stopped.
@@ -307,7 +309,8 @@ impl Step<'_> {
             }
         }
         let after = last.and_then(|l| v.ended.get(&l.id).copied());
-        if let Some(ended) = after
+        // What is being started has waited as long as it had to: the wait that its start begins is for the next one.
+        if let Some(ended) = after.filter(|_| v.starting != Some(name))
             && let Some(wait) = v.backoff.waiting(&restart_key(c), ended, v.now)
         {
             let message = format!("back-off {} restarting failed container={name} pod={}", go_duration(wait.delay), util::describe(v.pod));

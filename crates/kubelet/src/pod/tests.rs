@@ -37,6 +37,7 @@ struct Scene {
     probes: HashMap<ContainerId, Results>,
     failures: BTreeMap<String, Failure>,
     backoff: Backoff,
+    starting: Option<&'static str>,
     killing: HashSet<ContainerId>,
     again: HashSet<ContainerId>,
     now: u64,
@@ -53,6 +54,7 @@ impl Scene {
             probes,
             failures: BTreeMap::new(),
             backoff: Backoff::default(),
+            starting: None,
             killing: HashSet::new(),
             again: HashSet::new(),
             now: 205,
@@ -71,6 +73,7 @@ impl Scene {
             probes: &self.probes,
             failures: &self.failures,
             backoff: &self.backoff,
+            starting: self.starting,
             outgrown: &HashSet::new(),
             killing: &self.killing,
             busy: false,
@@ -148,6 +151,12 @@ fn a_crash_loop_waits_and_says_so() {
     assert_eq!((reason.as_str(), message.as_str()), ("CrashLoopBackOff", "back-off 10s restarting failed container=a pod=p_n(u)"));
     scene.now = 210;
     assert_eq!(scene.steps(), ["start regular 0"]);
+    // Its start begins the next wait, which is not told before that run has ended too.
+    scene.backoff.next(&key, tick(200), tick(210));
+    scene.starting = Some("a");
+    assert!(scene.plan().waiting.is_empty());
+    scene.starting = None;
+    assert!(scene.plan().waiting["a"].1.starts_with("back-off 20s"));
     // Another image has not failed yet, neither to run nor to come.
     scene.now = 205;
     let failure = Failure { reason: "ImagePullBackOff".into(), message: "m".into(), image: None, retry_at: tick(999) };

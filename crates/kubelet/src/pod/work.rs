@@ -159,7 +159,7 @@ impl Worker {
             deadline: receiver,
             turns: self.turns.clone(),
         };
-        let id = self.kills.spawn(super::kill::kill(Arc::clone(&self.cx), kill)).id();
+        let id = self.kills.spawn(super::kill::kill(self.cx.hands(), kill)).id();
         self.kill_of.insert(id, c.id.clone());
     }
 

@@ -132,6 +132,14 @@ pub(super) fn grace_period(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(GRACE_MAX)
 }
 
+/// What a pod's containers get between its deletion and SIGKILL.
+pub(crate) fn grace_of(pod: &Pod) -> Duration {
+    let spec = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+    let asked = pod.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(30);
+    // Never nothing: a process gets the chance to see the signal, as upstream's workers decide.
+    grace_period(asked).max(Duration::from_secs(1))
+}
+
 pub(super) fn has_ended(pod: &Pod) -> bool {
     pod.status.as_ref().is_some_and(|s| matches!(s.phase.as_deref(), Some("Succeeded" | "Failed")))
 }
@@ -326,6 +334,7 @@ impl Worker {
             probes: &self.handle.results(),
             failures: &self.failures,
             backoff: &self.backoff,
+            starting: self.starting.as_ref().map(|(name, _)| name.as_str()),
             outgrown: &outgrown,
             killing: &killing,
             busy: self.duties.running(&[Duty::SetUp, Duty::Start, Duty::Reset]) || !self.unhooked.is_empty(),
@@ -382,10 +391,7 @@ impl Worker {
     }
 
     pub(super) fn grace(&self, pod: &Pod) -> Duration {
-        let spec = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-        let asked = pod.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(30);
-        // Never nothing: a process gets the chance to see the signal, as upstream's workers decide.
-        grace_period(asked).max(Duration::from_secs(1))
+        grace_of(pod)
     }
 
     pub(super) fn begin_stop(&mut self, pod: &Pod, grace: Option<Duration>) {

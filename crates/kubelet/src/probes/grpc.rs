@@ -6,55 +6,92 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use super::http::authority;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::http::authority;
+use crate::pod::backoff::go_duration;
+
+/// Between two calls of somebody who is not there: gRPC's first back-off.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Most bytes of an answer; a health answer has seven.
 const MAX_ANSWER: usize = 4096;
 /// gRPC's status code of a method that does not exist.
 const UNIMPLEMENTED: &str = "12";
 
-/// Asks whether `service` (empty: the server) serves.
+/// Asks whether `service` (empty: the server) serves. Whoever is not there yet is called again until the time is over, as the
+/// original's dialler does.
 pub async fn check(host: &str, port: u16, service: &str, timeout: Duration) -> Result<(), String> {
-    let at = authority(host, port);
-    match tokio::time::timeout(timeout, ask(host, port, &at, service)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(format!("timeout: failed to connect service {at:?} within {}s: context deadline exceeded", timeout.as_secs())),
-    }
+    let (at, end) = (authority(host, port), Instant::now() + timeout);
+    let connected = async {
+        loop {
+            match crate::util::connect(host, port).await {
+                Ok(tcp) => return tcp,
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    };
+    let within = go_duration(timeout);
+    let tcp = tokio::time::timeout_at(end, connected).await;
+    let tcp = tcp.map_err(|_| format!("timeout: failed to connect service {at:?} within {within}: context deadline exceeded"))?;
+    let answer = tokio::time::timeout_at(end, ask(tcp, &at, service)).await;
+    answer.unwrap_or_else(|_| Err(format!("timeout: health rpc did not complete within {within}")))
 }
 
-async fn ask(host: &str, port: u16, at: &str, service: &str) -> Result<(), String> {
-    let tcp = crate::util::connect(host, port).await.map_err(|e| {
-        format!(
-            "error: failed to connect service at {at:?}: connection error: desc = \"transport: Error while dialing: dial tcp {at}: {}\"",
-            super::http::go_error(&e)
-        )
-    })?;
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(tcp)).await.map_err(|e| e.to_string())?;
-    let driver = tokio::spawn(connection);
+async fn ask(tcp: TcpStream, at: &str, service: &str) -> Result<(), String> {
+    let lost = |e: hyper::Error| format!("error: health rpc probe failed: rpc error: code = Unavailable desc = {e}");
+    let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(tcp)).await.map_err(lost)?;
+    let driver = AbortOnDropHandle::new(tokio::spawn(connection));
     let request = http::Request::post(format!("http://{at}/grpc.health.v1.Health/Check"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("user-agent", "kube-probe/1.37 grpc-rust")
         .body(Full::new(encode(service)))
         .map_err(|e| e.to_string())?;
-    let answer = sender.send_request(request).await.map_err(|e| format!("error: health rpc probe failed: {e}"))?;
+    let answer = sender.send_request(request).await.map_err(lost)?;
     let (head, body) = answer.into_parts();
     let collected = Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| format!("error: health rpc probe failed: {e}"))?;
     let trailers = collected.trailers().cloned().unwrap_or_default();
-    driver.abort();
+    drop(driver);
     let code = trailers.get("grpc-status").or_else(|| head.headers.get("grpc-status")).and_then(|v| v.to_str().ok()).unwrap_or("0").to_owned();
     let text = trailers.get("grpc-message").or_else(|| head.headers.get("grpc-message")).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     match code.as_str() {
         "0" => {}
         UNIMPLEMENTED => return Err(format!("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {text}")),
-        _ => return Err(format!("error: health rpc probe failed: rpc error: code = {code} desc = {text}")),
+        _ => return Err(format!("error: health rpc probe failed: rpc error: code = {} desc = {text}", code_name(&code))),
     }
     match decode(&collected.to_bytes()) {
         Some(1) => Ok(()),
         Some(s) => Err(format!("service unhealthy (responded with {:?})", name(s))),
         None => Err("error: health rpc probe failed: malformed answer".into()),
     }
+}
+
+/// The names of gRPC's codes, by their numbers.
+const CODES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+fn code_name(code: &str) -> String {
+    let known = code.parse::<usize>().ok().and_then(|n| CODES.get(n));
+    known.map_or_else(|| format!("Code({code})"), |name| (*name).to_owned())
 }
 
 fn name(status: u64) -> &'static str {
@@ -103,6 +140,20 @@ fn decode(frame: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_not_there_and_who_says_nothing_are_told_apart() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let silent = check("127.0.0.1", port, "", Duration::from_secs(3)).await.unwrap_err();
+        assert_eq!(silent, "timeout: health rpc did not complete within 3s");
+        drop(listener);
+        let begun = Instant::now();
+        let absent = check("127.0.0.1", port, "", Duration::from_secs(3)).await.unwrap_err();
+        assert_eq!(absent, format!("timeout: failed to connect service \"127.0.0.1:{port}\" within 3s: context deadline exceeded"));
+        assert_eq!(begun.elapsed(), Duration::from_secs(3), "it was called again meanwhile");
+        assert_eq!(["5", "14", "99"].map(code_name), ["NotFound", "Unavailable", "Code(99)"]);
+    }
 
     #[test]
     fn frames() {
