@@ -14,6 +14,13 @@ const DELETE: u16 = SUBSYSTEM | 2;
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const ID: u16 = 12;
+/// What a dump is to be about: parts of the tuple that are given must be the same.
+const FILTER: u16 = 25;
+const FILTER_ORIGINAL: u16 = 1;
+const FILTER_PROTOCOL: u32 = 1 << 3;
+/// Of a tuple: the part about the protocol, and its number there.
+const TUPLE_PROTOCOL: u16 = 2;
+const PROTOCOL_NUMBER: u16 = 1;
 const HEADER: [u8; 4] = [libc::AF_INET as u8, 0, 0, 0];
 
 /// One end of a flow's first packet or of its answer.
@@ -49,10 +56,18 @@ fn parse(body: &[u8]) -> Option<Flow> {
     (i32::from(protocol) == libc::IPPROTO_UDP).then(|| Flow { client, called, answers, original: original.to_vec(), id })
 }
 
-/// The tracked UDP flows that are wanted: a machine may track hundreds of thousands, so none is kept that is not.
+/// The tracked UDP flows that are wanted: a machine may track hundreds of thousands, so the kernel is told to leave out the
+/// others (before Linux 5.8 it does not hear it), and none is kept that is not.
 pub fn udp_flows(socket: &mut Socket, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>> {
     let mut m = Messages::new();
     m.begin(GET, DUMP, &HEADER);
+    let tuple = m.nest(TUPLE_ORIGINAL);
+    let protocol = m.nest(TUPLE_PROTOCOL);
+    m.attr(PROTOCOL_NUMBER, &[libc::IPPROTO_UDP as u8]);
+    m.end(protocol).end(tuple);
+    let filter = m.nest(FILTER);
+    m.attr(FILTER_ORIGINAL, &FILTER_PROTOCOL.to_ne_bytes());
+    m.end(filter);
     let mut flows = Vec::new();
     socket.each("list tracked connections", &m, &mut |_, body| flows.extend(parse(body).filter(&wanted)))?;
     Ok(flows)

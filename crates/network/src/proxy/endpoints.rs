@@ -7,6 +7,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use super::plan::Node;
+
 /// Where a connection may go.
 pub(super) type Backend = (Ipv4Addr, u16);
 
@@ -17,8 +19,9 @@ struct Endpoint {
     terminating: bool,
     local: bool,
     elsewhere: bool,
-    /// Nodes that are to prefer it.
+    /// Nodes, and zones, that are to prefer it.
     nodes: Vec<String>,
+    zones: Vec<String>,
 }
 
 /// The endpoints of one port.
@@ -37,8 +40,8 @@ pub(super) struct Backends {
 }
 
 /// The endpoints of a port in a Service's slices, as `node` sees them.
-pub(super) fn of_port(port: &ServicePort, slices: &[Arc<EndpointSlice>], node: &str) -> Backends {
-    let all: Vec<Endpoint> = slices.iter().flat_map(|s| of_slice(port, s, node)).collect();
+pub(super) fn of_port(port: &ServicePort, slices: &[Arc<EndpointSlice>], node: &Node) -> Backends {
+    let all: Vec<Endpoint> = slices.iter().flat_map(|s| of_slice(port, s, &node.name)).collect();
     // Endpoints that finish their work take new connections only if there is no other.
     let choose = |local_only: bool| -> BTreeSet<Backend> {
         let candidates = || all.iter().filter(move |e| e.local || !local_only);
@@ -58,13 +61,14 @@ pub(super) fn of_port(port: &ServicePort, slices: &[Arc<EndpointSlice>], node: &
     Backends { cluster, local, serving, ready_here, here }
 }
 
-/// Those that this node is to prefer, if the hints are whole and name any (`trafficDistribution: PreferSameNode`).
-fn preferred<'a>(ready: Vec<&'a Endpoint>, node: &str) -> Vec<&'a Endpoint> {
-    let ours = |e: &&&Endpoint| e.nodes.iter().any(|n| n == node);
-    if ready.iter().all(|e| !e.nodes.is_empty()) && ready.iter().any(|e| ours(&e)) {
-        return ready.iter().filter(ours).copied().collect();
-    }
-    ready
+/// Those that this node is to prefer, if the hints are whole and name any: by the node (`trafficDistribution: PreferSameNode`),
+/// else by its zone (`PreferSameZone`, `PreferClose`). One endpoint without a hint, or none for here, and all are taken.
+fn preferred<'a>(ready: Vec<&'a Endpoint>, node: &Node) -> Vec<&'a Endpoint> {
+    let by = |hints: fn(&Endpoint) -> &Vec<String>, own: &str| {
+        let ours: Vec<&Endpoint> = ready.iter().filter(|e| hints(e).iter().any(|hint| hint == own)).copied().collect();
+        (ready.iter().all(|e| !hints(e).is_empty()) && !ours.is_empty()).then_some(ours)
+    };
+    by(|e| &e.nodes, &node.name).or_else(|| by(|e| &e.zones, &node.zone)).unwrap_or(ready)
 }
 
 fn of_slice(port: &ServicePort, slice: &EndpointSlice, node: &str) -> Vec<Endpoint> {
@@ -90,6 +94,7 @@ fn of_slice(port: &ServicePort, slice: &EndpointSlice, node: &str) -> Vec<Endpoi
                 terminating: conditions.terminating.unwrap_or(false),
                 local: endpoint.node_name.as_deref() == Some(node),
                 nodes: endpoint.hints.iter().flat_map(|h| h.for_nodes.iter().flatten()).map(|n| n.name.clone()).collect(),
+                zones: endpoint.hints.iter().flat_map(|h| h.for_zones.iter().flatten()).map(|z| z.name.clone()).collect(),
                 elsewhere: endpoint.node_name.as_deref().is_some_and(|n| n != node),
             });
         }

@@ -19,7 +19,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Delta, Informer, Informers, Meta, ObjectKey};
+use client::{Delta, Informer, Informers, ListParams, Meta, ObjectKey};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
@@ -76,9 +76,10 @@ pub struct Config {
 pub async fn run(config: Config, informers: Informers, shutdown: CancellationToken, ready: watch::Sender<bool>) -> Result<()> {
     let services = informers.informer::<Service>();
     let slices = informers.informer::<EndpointSlice>();
+    let own = informers.informer_with::<k8s_openapi::api::core::v1::Node>(ListParams::fields(format!("metadata.name={}", config.node_name)));
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
-        result = serve(config, services, slices, ready) => result,
+        result = serve(config, services, slices, own, ready) => result,
     }
 }
 
@@ -89,7 +90,13 @@ pub fn remove(mark: &Mark) -> Result<()> {
 }
 
 /// The same on these informers.
-pub(crate) async fn serve(config: Config, services: Informer<Service>, slices: Informer<EndpointSlice>, ready: watch::Sender<bool>) -> Result<()> {
+pub(crate) async fn serve(
+    config: Config,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    own: Informer<k8s_openapi::api::core::v1::Node>,
+    ready: watch::Sender<bool>,
+) -> Result<()> {
     slices.add_index(BY_SERVICE, service_of_slice);
     let (service_changes, slice_changes) = (services.subscribe(), slices.subscribe());
     services.synced().await;
@@ -102,6 +109,8 @@ pub(crate) async fn serve(config: Config, services: Informer<Service>, slices: I
     tracing::info!(services = dirty.len(), "service proxy is in step");
     ready.send_replace(true);
     let mut news = Foreign::listen();
+    // Its zone may be said later, or by nobody; it is not waited for.
+    let mut places = own.subscribe();
     let mut whole = Box::pin(tokio::time::sleep(WHOLE));
     loop {
         let stale = async {
@@ -113,6 +122,10 @@ pub(crate) async fn serve(config: Config, services: Informer<Service>, slices: I
         tokio::select! {
             dirty = changes.next() => match dirty {
                 Some(dirty) => proxy.update(&dirty).await,
+                None => return Err(Error::Closed),
+            },
+            place = places.recv() => match place {
+                Some(delta) => proxy.move_to(delta.object().label(ZONE).unwrap_or_default()).await,
                 None => return Err(Error::Closed),
             },
             () = stale => proxy.update(&BTreeSet::new()).await,
@@ -140,6 +153,8 @@ fn of_slices(delta: &Delta<EndpointSlice>) -> impl Iterator<Item = ObjectKey> + 
     old.into_iter().chain([delta.object()]).filter_map(|s| Some(ObjectKey::new(s.namespace(), s.label(SERVICE_NAME)?)))
 }
 
+/// The label of a node that names its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// The label of a slice that names its Service.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -188,7 +203,7 @@ impl Proxy {
         Ok(Self {
             services,
             slices,
-            node: Node { name: config.node_name.clone(), cluster_cidr: config.cluster_cidr },
+            node: Node { name: config.node_name.clone(), zone: String::new(), cluster_cidr: config.cluster_cidr },
             table: Table::new(frame),
             socket: Arc::new(Mutex::new(Socket::open(netlink::NETFILTER)?)),
             health: health::Checks::new(config.node_ports.clone()),
@@ -228,6 +243,15 @@ impl Proxy {
             self.write_whole().await;
         }
         self.forget_flows(fronts).await;
+    }
+
+    /// The node is in this zone: endpoints may be preferred for it.
+    async fn move_to(&mut self, zone: &str) {
+        if self.node.zone != zone {
+            zone.clone_into(&mut self.node.zone);
+            let all = self.services.list().iter().map(|s| s.key()).collect();
+            self.update(&all).await;
+        }
     }
 
     fn checks(&mut self, plans: &[(ObjectKey, Plan)]) {

@@ -46,6 +46,8 @@ const AFFINITY_S: u32 = 10_800;
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) name: String,
+    /// Its zone (`topology.kubernetes.io/zone`), or empty.
+    pub(super) zone: String,
     pub(super) cluster_cidr: Option<Cidr>,
 }
 
@@ -98,7 +100,7 @@ pub(super) fn of(service: &Service, slices: &[Arc<EndpointSlice>], node: &Node) 
     let Some(spec) = service.spec.as_ref().filter(|_| concerns(service)) else { return plan };
     let mut local: BTreeSet<Ipv4Addr> = BTreeSet::new();
     for port in spec.ports.iter().flatten() {
-        let backends = endpoints::of_port(port, slices, &node.name);
+        let backends = endpoints::of_port(port, slices, node);
         local.extend(&backends.ready_here);
         if let Some(planner) = Planner::new(service, spec, port, &backends, node) {
             planner.write(&mut plan);

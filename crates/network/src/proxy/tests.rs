@@ -10,7 +10,7 @@ use super::*;
 use crate::nft::{Data, Verdict, key};
 
 fn node() -> Node {
-    Node { name: "n1".into(), cluster_cidr: Some("10.244.0.0/16".parse().unwrap()) }
+    Node { name: "n1".into(), zone: "z1".into(), cluster_cidr: Some("10.244.0.0/16".parse().unwrap()) }
 }
 
 fn planned(spec: Value, endpoints: Value) -> Plan {
@@ -93,6 +93,16 @@ fn hints_prefer_the_node_if_they_are_whole() {
     assert_eq!(partly, backends(json!([here(true), there()])));
     let others = backends(json!([hinted("10.244.1.5", "n2")]));
     assert_eq!(others, backends(json!([there()])), "nobody is left without an endpoint");
+    let zoned = |ip: &str, zones: &[&str], nodes: &[&str]| {
+        let names = |all: &[&str]| all.iter().map(|name| json!({"name": name})).collect::<Vec<_>>();
+        json!({"addresses": [ip], "conditions": {}, "nodeName": "n2", "hints": {"forZones": names(zones), "forNodes": names(nodes)}})
+    };
+    let [near, far] = [("10.244.1.5", "z1"), ("10.244.1.6", "z2")].map(|(ip, zone)| zoned(ip, &[zone], &[]));
+    assert_eq!(backends(json!([near, far])), backends(json!([near])));
+    let bare = json!({"addresses": ["10.244.1.6"], "conditions": {}, "nodeName": "n2"});
+    assert_eq!(backends(json!([near, bare])), backends(json!([zoned("10.244.1.5", &[], &[]), bare])), "one has none");
+    assert_eq!(backends(json!([far])), backends(json!([bare])));
+    assert_eq!(backends(json!([zoned("10.244.1.5", &["z1"], &["n2"]), zoned("10.244.1.6", &["z2"], &["n1"])])), backends(json!([bare])), "the node first");
 }
 
 #[test]
