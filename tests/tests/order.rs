@@ -177,3 +177,36 @@ fn a_hook_longer_than_the_grace_period_is_cut() {
     let processes = cluster_tests::host::containers(&cluster.name);
     assert!(!processes.values().any(|c| c.contains("sleep 600")), "the hook's process too: {processes:?}");
 }
+
+#[test]
+fn ctrl_c_ends_pods_as_a_deletion_does_and_keeps_their_objects() {
+    let mut cluster = Cluster::up("ctrl-c", &[]);
+    let hook = Listener::new();
+    cluster.apply(&manifest("kept", 30, &format!("httpGet: {{host: 127.0.0.1, port: {}, path: /stopping}}", hook.port()), "[web]"));
+    cluster.ready("default", "kept");
+    in_service(&cluster, "kept");
+    let service = format!("{}:80", cluster.value("get service kept", "{.spec.clusterIP}"));
+    assert_eq!(http::get(&service, "/whoami").expect("the Service").body.trim(), "v1 kept");
+    let uid = cluster.value("get pod kept", "{.metadata.uid}");
+
+    let lock = std::fs::File::open(cluster.run_folder().join("lock")).expect("the lock");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(cluster.pid()), nix::sys::signal::Signal::SIGINT).expect("it runs");
+    let asked = hook.asked();
+    assert_eq!(asked.line, "GET /stopping HTTP/1.1");
+    // While hooks run, what they may ask is there.
+    assert_eq!(cluster.value("get pod kept", "{.metadata.uid}"), uid);
+    assert_eq!(http::get(&service, "/whoami").expect("the Service while the hook runs").body.trim(), "v1 kept");
+    let answered = Instant::now();
+    asked.answer();
+    lock.lock_shared().expect("the lock is free when the process has ended");
+    drop(lock);
+    assert!(answered.elapsed() < Duration::from_secs(15), "nobody waits for the whole grace period: {:?}", answered.elapsed());
+    assert!(cluster_tests::host::containers(&cluster.name).is_empty());
+    let reached = std::net::TcpStream::connect_timeout(&service.parse().expect("an address"), Duration::from_millis(500));
+    assert!(reached.is_err(), "nothing leads to where nobody is");
+
+    cluster.start(&[]).assert_ok();
+    cluster.ready("default", "kept");
+    assert_eq!(cluster.value("get pod kept", "{.metadata.uid}"), uid, "the same pod runs again");
+    assert_eq!(http::get(&service, "/whoami").expect("the Service again").body.trim(), "v1 kept");
+}

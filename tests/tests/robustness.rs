@@ -1,7 +1,11 @@
 //! `kill -9` at any moment, and what must not be noticed of it.
 
 use client::{Error, Event, ListParams};
-use cluster_tests::{Cluster, PATIENCE, example, host, http::Connection, process, watching};
+use cluster_tests::{
+    Cluster, PATIENCE, example, host,
+    http::{self, Connection},
+    process, watching,
+};
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use serde_json::Value;
 use std::{
@@ -155,4 +159,64 @@ fn a_cluster_killed_while_it_starts_starts_the_next_time() {
     assert_eq!(host::containers(&cluster.name), processes);
     cluster.start(&[]).assert_ok();
     assert_eq!((pods(&cluster), host::containers(&cluster.name)), (before, processes));
+}
+
+/// So many descriptors may the cluster's process have from now on; how many it might have before.
+fn descriptors(cluster: &Cluster, most: usize) -> usize {
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", cluster.pid())).expect("it runs");
+    let before = limits.lines().find_map(|l| l.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok()).expect("a limit");
+    // The soft limit alone.
+    process::run(std::process::Command::new("prlimit").args(["--pid", &cluster.pid().to_string(), &format!("--nofile={most}:")]), &[], PATIENCE).assert_ok();
+    before
+}
+
+#[test]
+fn a_cluster_that_is_asked_for_too_much_says_so_stays_and_recovers() {
+    let cluster = Cluster::up("much", &[example("shop.yaml")]);
+    let (pid, service) = (cluster.pid(), cluster.value("-n shop get service web", "{.spec.clusterIP}:{.spec.ports[0].port}"));
+    let pod = cluster.value("-n shop get pods -l app=web", "{.items[0].status.podIP}");
+    let served = |at: &str| http::get(at, "/whoami").is_ok_and(|answer| answer.code == 200);
+    assert!(served(&service) && served(&format!("{pod}:8080")));
+
+    // More watches than there may be requests on one connection; who asks after them is answered too.
+    let maps = cluster.client().namespaced::<ConfigMap>("default");
+    let many = async {
+        let list = maps.list(&ListParams::default()).await.expect("a list");
+        let mut watches = Vec::new();
+        for _ in 0..130 {
+            watches.push(maps.watch(&ListParams::default(), list.resource_version()).await.expect("a watch"));
+        }
+        maps.list(&ListParams::default()).await.expect("a list beside them")
+    };
+    cluster.block_on("130 watches and a list", many);
+
+    // No descriptor is left for whoever comes.
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
+    let before = descriptors(&cluster, open.saturating_sub(20));
+    let server = cluster.value("config view --minify", "{.clusters[0].cluster.server}");
+    let guest = std::net::TcpStream::connect(server.trim_start_matches("https://")).expect("the kernel takes it");
+    let log = cluster.data().join("knarr.log");
+    let end = std::time::Instant::now() + PATIENCE;
+    while !std::fs::read_to_string(&log).is_ok_and(|text| text.contains("connections cannot be accepted")) {
+        assert!(std::time::Instant::now() < end, "nothing is said");
+        thread::sleep(Duration::from_millis(20));
+    }
+    // Who has a connection is served. (Probes need descriptors: a container that cannot be asked is taken for one that fails, as
+    // by the original.)
+    cluster.block_on("a list on an open connection", maps.list(&ListParams::default())).expect("a list");
+    drop(guest);
+    descriptors(&cluster, before);
+    cluster.kubectl("create configmap after");
+    cluster.kubectl("-n shop scale deployment/backend --replicas=3");
+    cluster.kubectl("-n shop rollout status deployment/backend --timeout=55s");
+    cluster.kubectl("-n shop rollout status deployment/web --timeout=55s");
+    assert_eq!(cluster.pid(), pid, "it is the same process");
+
+    // Another proxy takes over: of this one nothing may go before it.
+    cluster.kill();
+    let mut command = cluster.knarr(&["up", "--detach", "--disable", "proxy"]);
+    process::run(&mut command, &[], PATIENCE).assert_ok();
+    assert!(served(&format!("{pod}:8080")), "the pods are there");
+    let reached = std::net::TcpStream::connect_timeout(&service.parse().expect("an address"), Duration::from_millis(500));
+    assert!(reached.is_err(), "the Services are the other's");
 }

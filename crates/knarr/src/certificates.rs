@@ -100,3 +100,63 @@ impl Keeper {
         self.write_contexts()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use identity::pki::{Credential, Subject, Usage};
+
+    fn plan(data: &std::path::Path) -> Plan {
+        let plan = r#"{"name": "certs", "data": "/", "pods": "10.244.0.0", "services": "10.96.0.0", "port": 6443}"#;
+        Plan { data: data.to_owned(), ..serde_json::from_str(plan).unwrap() }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_in_the_certificate_and_the_hosts_addresses_where_it_listens_on_all() {
+        let directory = std::env::temp_dir().join(format!("knarr-san-{}", std::process::id()));
+        let (plan, any) = (plan(&directory), IpAddr::from([0, 0, 0, 0]));
+        let asked = ["Api.Example.COM".to_owned(), "203.0.113.9".to_owned()];
+        let some = names(&plan, &[[192, 0, 2, 1].into()], &asked).unwrap();
+        assert_eq!(some.names, ["api.example.com"]);
+        assert_eq!(some.ips, [IpAddr::from([10, 244, 0, 1]), [192, 0, 2, 1].into(), [203, 0, 113, 9].into()]);
+        let all = names(&plan, &[any], &[]).unwrap();
+        assert!(all.names == [host::name()] && !all.ips.contains(&any) && !all.ips.iter().any(IpAddr::is_loopback), "{all:?}");
+        let has = |pki: &ClusterPki, text: &[u8]| pki.apiserver.cert().unwrap().windows(text.len()).any(|w| w == text);
+        let pki = ClusterPki::load_or_create(&directory, &some).unwrap();
+        assert!(has(&pki, b"api.example.com") && has(&pki, &[203, 0, 113, 9]));
+        // Another start that is asked for another name says that one, and not the former.
+        let other = ClusterPki::load_or_create(&directory, &names(&plan, &[], &["b.example".to_owned()]).unwrap()).unwrap();
+        assert!(has(&other, b"b.example") && !has(&other, b"api.example.com"));
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_runs_on_makes_anew_what_ends_soon_and_writes_the_kubeconfigs() {
+        let folder = std::env::temp_dir().join(format!("knarr-renewal-{}", std::process::id()));
+        let cluster = Cluster { name: "certs".into(), data: folder.join("data"), run: folder.join("run") };
+        std::fs::create_dir_all(&cluster.data).unwrap();
+        std::fs::create_dir_all(&cluster.run).unwrap();
+        let (plan, user) = (plan(&cluster.data), folder.join("config"));
+        let names = names(&plan, &[], &[]).unwrap();
+        let pki = ClusterPki::load_or_create(&cluster.data.join("pki"), &names).unwrap();
+        let mut keeper = Keeper { cluster, plan, node: None, names, user: user.clone(), pki };
+        keeper.write_contexts().unwrap();
+        let shown = |keeper: &Keeper| (std::fs::read_to_string(&user).unwrap(), keeper.pki.admin.cert_pem.clone());
+        let first = shown(&keeper);
+        let days = async |keeper: &mut Keeper, days: u32| tokio::time::timeout(LOOK * days + LOOK / 2, keeper.keep()).await.unwrap_err();
+        days(&mut keeper, 3).await;
+        assert_eq!(shown(&keeper), first, "what has time left stays");
+        // As it is eleven months later: fifty days are left.
+        let subject =
+            Subject { common_name: "kubernetes-admin".into(), organizations: vec!["system:masters".into()], names: vec![], ips: vec![], usage: Usage::Client };
+        let old: Credential = keeper.pki.ca.issue(&subject, SystemTime::now() - Duration::from_secs(315 * 24 * 3600)).unwrap();
+        std::fs::write(keeper.pki.directory().join("admin.crt"), &old.cert_pem).unwrap();
+        std::fs::write(keeper.pki.directory().join("admin.key"), &old.key_pem).unwrap();
+        keeper.pki.admin = old.clone();
+        days(&mut keeper, 1).await;
+        let (config, admin) = shown(&keeper);
+        assert!(admin != old.cert_pem && admin != first.1 && config != first.0, "it was made anew and written");
+        assert!(!keeper.pki.ends_soon(SystemTime::now()));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

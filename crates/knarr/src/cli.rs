@@ -87,6 +87,10 @@ pub struct Up {
     /// Further addresses on which the API server listens, besides loopback and the node's own
     #[arg(long, value_delimiter = ',')]
     pub listen: Vec<IpAddr>,
+    /// Addresses of this machine at which node ports are served; 0.0.0.0: all of them [default: all, and for a further cluster
+    /// its node's own]
+    #[arg(long, value_delimiter = ',')]
+    pub node_port_addresses: Vec<Ipv4Addr>,
     /// Serve more or fewer resources, as kube-apiserver does: `GROUP/VERSION=true`, `api/all=true`
     #[arg(long, value_delimiter = ',', value_parser = key_bool)]
     pub runtime_config: Vec<(String, bool)>,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use client::Client;
 use http::{Method, Request, header};
 use machinery::{
-    Value,
+    Map, Value,
     gvk::parse_api_version,
     json::{self, Validation},
     resources, schema, yaml,
@@ -75,9 +75,16 @@ pub fn parse(text: &str) -> anyhow::Result<Vec<Object>> {
         let value = yaml::decode(document.as_bytes(), None, Validation::Strict).map_err(|e| anyhow!("{}", e.message))?.value;
         match value {
             Value::Null => {}
-            Value::Object(mut map) if map.get("kind").and_then(Value::as_str) == Some("List") => {
+            Value::Object(mut map) if is_list(&map) => {
+                let text = |map: &Map<String, Value>, key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+                let (version, kind) = (text(&map, "apiVersion"), text(&map, "kind"));
                 let items = map.remove("items").and_then(|v| if let Value::Array(items) = v { Some(items) } else { None });
-                for item in items.unwrap_or_default() {
+                for mut item in items.unwrap_or_default() {
+                    // Of a list of one kind the items need not say which.
+                    if let (Value::Object(own), Some(of)) = (&mut item, kind.strip_suffix("List").filter(|of| !of.is_empty())) {
+                        own.entry("apiVersion".to_owned()).or_insert_with(|| version.clone().into());
+                        own.entry("kind".to_owned()).or_insert_with(|| of.into());
+                    }
                     let text = serde_json::to_string(&item)?;
                     objects.push(Object::new(&item, &text)?);
                 }
@@ -88,30 +95,50 @@ pub fn parse(text: &str) -> anyhow::Result<Vec<Object>> {
     Ok(objects)
 }
 
+/// Whether a document is a list of objects: of any kind, or of one.
+fn is_list(map: &Map<String, Value>) -> bool {
+    let kind = map.get("kind").and_then(Value::as_str).unwrap_or_default();
+    kind == "List" || kind.ends_with("List") && map.get("items").is_some_and(Value::is_array)
+}
+
 /// The documents of a YAML stream; JSON is one. Each begins with as many empty lines as come before it in the stream, so that
 /// an error tells the line that a person finds it on.
 fn documents(text: &str) -> Vec<String> {
     let mut found = vec![String::new()];
-    for (number, line) in text.split_inclusive('\n').enumerate() {
-        if line.trim_end() == "---" || line.starts_with("--- ") {
+    for (number, line) in text.trim_start_matches('\u{feff}').split_inclusive('\n').enumerate() {
+        // Behind the marker of a beginning the document may begin at once; behind that of an end nothing is.
+        let marker = |marker: &str| line.strip_prefix(marker).filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if let Some(rest) = marker("---") {
+            found.push("\n".repeat(number));
+            if let Some(document) = found.last_mut() {
+                document.push_str("   ");
+                document.push_str(rest);
+            }
+        } else if marker("...").is_some() {
             found.push("\n".repeat(number + 1));
         } else if let Some(document) = found.last_mut() {
             document.push_str(line);
         }
     }
-    found.retain(|document| document.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')));
+    // Comments and directives (`%YAML 1.2`) say nothing by themselves.
+    found.retain(|document| document.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#') && !line.starts_with('%')));
     found
 }
 
-/// Applies one object; the answer is what the server made of it.
-pub async fn apply(client: &Client, object: &Object) -> anyhow::Result<Value> {
-    let uri = format!("{}?fieldManager={MANAGER}&force=true&fieldValidation=Strict", object.path);
-    let request = Request::builder()
-        .method(Method::PATCH)
-        .uri(uri)
-        .header(header::CONTENT_TYPE, "application/apply-patch+yaml")
-        .body(Bytes::from(serde_json::to_vec(&object.value)?))?;
-    send(client, request).await.with_context(|| object.title())
+/// Applies one object: what the server made of it, and, if it had fields of other managers, what the server said of that. A
+/// manifest that is given to `up` is what its user wants, so such fields are taken.
+pub async fn apply(client: &Client, object: &Object) -> anyhow::Result<(Value, Option<String>)> {
+    let body = Bytes::from(serde_json::to_vec(&object.value)?);
+    let apply = async |force: bool| {
+        let uri = format!("{}?fieldManager={MANAGER}&force={force}&fieldValidation=Strict", object.path);
+        let request = Request::builder().method(Method::PATCH).uri(uri).header(header::CONTENT_TYPE, "application/apply-patch+yaml");
+        send(client, request.body(body.clone())?).await
+    };
+    let (made, taken) = match apply(false).await {
+        Err(error) if error.downcast_ref::<client::Error>().is_some_and(client::Error::is_conflict) => (apply(true).await, Some(error.to_string())),
+        other => (other, None),
+    };
+    Ok((made.with_context(|| object.title())?, taken))
 }
 
 /// Reads the object at a path.
@@ -138,6 +165,19 @@ mod tests {
         let paths: Vec<&str> = objects.iter().map(|o| o.path.as_str()).collect();
         assert_eq!(paths, ["/api/v1/namespaces/shop", "/apis/apps/v1/namespaces/shop/deployments/web", "/api/v1/namespaces/default/configmaps/c"]);
         assert_eq!(objects[1].title(), "Deployment shop/web");
+    }
+
+    #[test]
+    fn documents_begin_and_end_as_yaml_says() {
+        let text = "\u{feff}%YAML 1.2\n--- {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n---\t# the second\napiVersion: v1\nkind: ConfigMap\n\
+            metadata: {name: b}\ndata:\n  text: |\n    --- not a marker\n...\n# nothing\n---\n...\n---\napiVersion: v1\nkind: ConfigMapList\nmetadata: {}\nitems:\n\
+            - metadata: {name: c}\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: d}}\n";
+        let objects = parse(text).unwrap();
+        let names: Vec<String> = objects.iter().map(Object::title).collect();
+        assert_eq!(names, ["ConfigMap a", "ConfigMap b", "ConfigMap c", "ConfigMap d"]);
+        assert_eq!(objects[1].value["data"]["text"], "--- not a marker\n");
+        let late = parse("--- {apiVersion: v1}\n--- {apiVersion: v1,\n  kind: Pod, metadata: {name: a, name: b}}\n").unwrap_err().to_string();
+        assert!(late.starts_with("an object has no"), "{late}");
     }
 
     #[test]

@@ -25,7 +25,10 @@ pub async fn apply(client: &Client, objects: &[Object], steps: &Steps, patience:
     let mut wanted = Vec::new();
     for object in objects {
         steps.now(&format!("applying {}", object.title()));
-        let applied = manifest::apply(client, object).await?;
+        let (applied, taken) = manifest::apply(client, object).await?;
+        if let Some(why) = taken {
+            steps.say(&format!("knarr: {}: fields of others were taken over: {why}", object.title()));
+        }
         wanted.extend(Wanted::of(&applied));
     }
     steps.done(&format!("{} objects applied", objects.len()));

@@ -24,15 +24,15 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// For requests that are being answered when the end comes.
 const DRAIN: Duration = Duration::from_secs(5);
-/// For containers to end after SIGTERM when the user interrupts.
-const CONTAINER_GRACE: Duration = Duration::from_secs(10);
+/// The part that would start again what is ended.
+const KUBELET: &str = "kubelet";
 /// Seconds of a node's lease interval are 10; a first registration that takes this long will not come.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -48,6 +48,8 @@ pub struct Running {
     network: Option<PodNetwork>,
     parts: Parts,
     stop: CancellationToken,
+    /// Of the kubelet alone, which ends before the others.
+    node_stop: CancellationToken,
     _rooms: Rooms,
 }
 
@@ -84,6 +86,7 @@ impl Setup<'_> {
 pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> {
     let plan = setup.plan;
     let stop = CancellationToken::new();
+    let node_stop = stop.child_token();
     let mut parts = Parts::new();
     let rooms = Rooms { control: Room::open("control")?, node: Room::open("node")? };
 
@@ -127,7 +130,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
                 kept.keep(token).await;
                 Ok::<_, std::convert::Infallible>(())
             });
-            start_kubelet(setup, &door, pki.kubelet_server_config(&own)?, (runtime.clone(), network.clone(), &rooms.node), &stop, &mut parts);
+            start_kubelet(setup, &door, pki.kubelet_server_config(&own)?, (runtime.clone(), network.clone(), &rooms.node), &node_stop, &mut parts);
             node_pki = Some(own);
             (Some(runtime), Some(network))
         }
@@ -138,7 +141,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     credentials(setup, &pki)?;
 
     let certificates = certificates::Keeper::new(setup.cluster, plan, setup.kubeconfig, pki, node_pki.map(|own| (setup.node_name.clone(), own)), names);
-    let mut running = Running { admin, runtime, certificates, network, parts, stop, _rooms: rooms };
+    let mut running = Running { admin, runtime, certificates, network, parts, stop, node_stop, _rooms: rooms };
     running.until_ready(setup, &informers, steps).await?;
     Ok(running)
 }
@@ -267,7 +270,7 @@ fn start_kubelet(
     let client = door.client(local::user(&format!("system:node:{name}"), &["system:nodes"])).user_agent("kubelet");
     let _inside = room.handle.enter();
     let informers = Informers::new(client.clone(), stop.clone());
-    spawn(parts, &room.handle, "kubelet", kubelet::run(config, client, informers, runtime, network, stop.clone()));
+    spawn(parts, &room.handle, KUBELET, kubelet::run(config, client, informers, runtime, network, stop.clone()));
 }
 
 /// The node's services: proxy and DNS. They belong to a node, so without one there are none.
@@ -296,8 +299,7 @@ async fn services(
             node_ip: plan.node_ip(),
             cluster_cidr: Some(ranges[0]),
             service_cidr: Some(ranges[1]),
-            // Further clusters keep to their own node's address, so that all can use the same ports.
-            node_ports: if plan.is_first() { NodePortAddresses::All } else { NodePortAddresses::Only(vec![plan.node_ip()]) },
+            node_ports: node_ports(plan, &setup.up.node_port_addresses),
         };
         spawn(parts, &room.handle, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
     }
@@ -314,6 +316,16 @@ async fn services(
         spawn(parts, &room.handle, "DNS", network::dns::run(config, informers.clone(), stop.clone(), ready));
     }
     Ok(())
+}
+
+/// Where node ports are served. Further clusters keep to their own node's address unless they are told otherwise, so that all can
+/// use the same ports.
+pub fn node_ports(plan: &Plan, asked: &[Ipv4Addr]) -> NodePortAddresses {
+    match asked {
+        [] if plan.is_first() => NodePortAddresses::All,
+        all if all.iter().any(Ipv4Addr::is_unspecified) => NodePortAddresses::All,
+        some => NodePortAddresses::Only([plan.node_ip()].iter().chain(some).copied().collect()),
+    }
 }
 
 /// Kubeconfigs for the parts that are left out: whatever takes their place needs their identities.
@@ -379,22 +391,35 @@ impl Running {
         }
     }
 
-    /// Ends everything: the parts, and after an interrupt the pods.
+    /// Ends everything: after an interrupt the pods, as if each were deleted, while what their hooks may ask is still there;
+    /// then the parts. Pods' objects are kept.
     pub async fn end(mut self, how: End, steps: &Steps) {
+        if let (End::Interrupt, Some(runtime)) = (how, self.runtime.clone()) {
+            self.node_stop.cancel();
+            let kubelet = async { while matches!(self.parts.join_next().await, Some(Ok((name, _))) if name != KUBELET) {} };
+            let _ = tokio::time::timeout(DRAIN, kubelet).await;
+            self.end_pods(&runtime, steps).await;
+        }
         self.stop.cancel();
         let ending = async { while self.parts.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(DRAIN, ending).await;
-        let (End::Interrupt, Some(runtime)) = (how, &self.runtime) else { return };
-        let sandboxes = runtime.sandboxes();
-        steps.now(&format!("ending {} pods", sandboxes.len()));
-        let started = SystemTime::now();
-        let containers = runtime.containers().into_iter().map(|c| {
-            let runtime = runtime.clone();
-            tokio::spawn(async move { runtime.stop_container(&c.id, CONTAINER_GRACE).await })
-        });
-        for container in containers.collect::<Vec<_>>() {
-            let _ = container.await;
+        if how == End::Interrupt {
+            // Nobody is behind the Services any more; at the next start their rules are written anew.
+            let mark = Mark::new(self.certificates.name());
+            let removed = tokio::task::spawn_blocking(move || network::proxy::remove(&mark)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(%error, "the Services' rules stay");
+            }
         }
+    }
+
+    async fn end_pods(&self, runtime: &Runtime, steps: &Steps) {
+        let sandboxes = runtime.sandboxes();
+        steps.now(&format!("ending {} pods, each in its grace period (Ctrl-C again leaves them)", sandboxes.len()));
+        let started = Instant::now();
+        let network = self.network.clone();
+        let ips = move |sandbox: &str| network.iter().filter_map(|n| n.addresses(sandbox)).flat_map(|a| a.ips).map(IpAddr::V4).collect();
+        kubelet::shutdown::end_pods(runtime.clone(), ips).await;
         for sandbox in &sandboxes {
             if let Some(network) = &self.network {
                 let _ = network.detach(&sandbox.config.id).await;
@@ -403,8 +428,7 @@ impl Running {
                 tracing::warn!(sandbox = sandbox.config.id, %error, "a pod's sandbox could not be stopped");
             }
         }
-        let seconds = started.elapsed().unwrap_or_default().as_secs_f64();
-        steps.done(&format!("{} pods ended in {seconds:.1} s; their objects are kept", sandboxes.len()));
+        steps.done(&format!("{} pods ended in {:.1} s; their objects are kept", sandboxes.len(), started.elapsed().as_secs_f64()));
     }
 }
 

@@ -82,7 +82,18 @@ pub fn owned(path: &Path, cluster: &str, default: bool) -> anyhow::Result<bool> 
     match whose {
         Some(name) if name == cluster => Ok(true),
         Some(name) => bail!("{} holds the data of the cluster {name:?}, not of {cluster:?}: choose another --data-dir or --name", path.display()),
-        None if default && names.iter().all(|n| ENTRIES.contains(&n.as_str()) || USERS.contains(&n.as_str())) => Ok(true),
+        None if names.iter().all(|n| ENTRIES.contains(&n.as_str()) || USERS.contains(&n.as_str())) => {
+            if default {
+                return Ok(true);
+            }
+            // As a part alone left it before there were marks; a name is no mark, so its owner says that it is his.
+            let mark = serde_json::to_string(&Made { cluster: cluster.to_owned(), was: None })?;
+            bail!(
+                "{} has no mark of the cluster whose data it is; if it is {cluster:?}'s, of a version before marks, take it by: echo '{mark}' > {}",
+                path.display(),
+                path.join(MARK).display()
+            )
+        }
         None => bail!(
             "{} is not empty and not the data of a cluster ({} is in it): nothing was changed; choose another --data-dir, such as {}",
             path.display(),

@@ -192,7 +192,7 @@ pub(super) fn choose(name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) 
         }
         return Ok(asked);
     }
-    let taken = Taken::now();
+    let taken = Taken::now(name);
     let wrong = |plan: &Plan| -> Option<String> {
         if plan.pod_cidr().overlaps(plan.service_cidr()) {
             return Some(format!("the ranges {} and {} have addresses in common", plan.pod_cidr(), plan.service_cidr()));
@@ -216,11 +216,25 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    fn now() -> Taken {
+    /// But for what the cluster of this name has left: its data may be gone, and its links stand.
+    fn now(cluster: &str) -> Taken {
         let routes = parse(&std::fs::read_to_string("/proc/net/route").unwrap_or_default());
         let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
         let addresses = all.filter_map(|i| Some((i.interface_name.clone(), i.address?.as_sockaddr_in()?.ip()))).collect();
-        Taken { routes, addresses }
+        let links = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+        let aliases = links.filter_map(|l| Some((l.file_name().into_string().ok()?, std::fs::read_to_string(l.path().join("ifalias")).ok()?)));
+        Taken { routes, addresses }.without(&network::Mark::new(cluster).alias(), aliases)
+    }
+
+    /// Leaves out links whose alias begins with a mark, and the ranges that it names: addresses of theirs that nobody has are a
+    /// route without a link.
+    pub(super) fn without(mut self, mark: &str, aliases: impl Iterator<Item = (String, String)>) -> Taken {
+        let own: Vec<(String, String)> = aliases.filter(|(_, alias)| alias.starts_with(mark)).collect();
+        let ranges: Vec<Cidr> = own.iter().flat_map(|(_, alias)| alias.split_whitespace()).filter_map(|word| word.parse().ok()).collect();
+        let ours = |link: &String| own.iter().any(|(name, _)| name == link);
+        self.routes.retain(|(link, to)| !ours(link) && !ranges.contains(to));
+        self.addresses.retain(|(link, _)| !ours(link));
+        self
     }
 
     /// Who is in the way of a range. A route that holds it among much else (a VPN's `10.0.0.0/8`, the default route) is not:

@@ -49,9 +49,13 @@ fn a_directory_with_others_files_is_refused_and_not_changed() {
         assert!(error.contains("not the data of a cluster") && error.contains("thesis"), "{error}");
     }
     assert_eq!((mode(&home), fs::read_to_string(home.join("thesis")).unwrap().as_str()), (0o755, "years"));
-    // A name that knarr uses is no mark.
+    // A name that knarr uses is no mark; whoever has such data is told how to take it.
     fs::rename(home.join("thesis"), home.join("store")).unwrap();
-    assert!(claim(&home, "typo", false).is_err());
+    let error = claim(&home, "typo", false).unwrap_err().to_string();
+    let (_, command) = error.split_once("take it by: ").unwrap();
+    assert!(std::process::Command::new("sh").args(["-c", command]).status().unwrap().success());
+    assert!(owned(&home, "typo", false).unwrap() && owned(&home, "other", false).is_err());
+    fs::remove_file(home.join("mark.json")).unwrap();
     // Nor is a directory that everybody may write to anybody's.
     let shared = folder.make("shared", 0o1777);
     assert!(claim(&shared, "typo", false).unwrap_err().to_string().contains("mode 1777"));
@@ -144,6 +148,31 @@ fn routes_of_others_are_respected_and_wide_ones_are_in_nobodys_way() {
     assert!(by("10.244.0.0/16").unwrap().contains("10.244.0.0/24 by eth0"));
     assert_eq!(by("10.129.0.0/16"), None, "a VPN's 10.0.0.0/8 is less specific than a cluster's routes");
     assert!(by("10.131.0.0/16").unwrap().contains("lan has the address 10.131.0.7"));
+}
+
+#[test]
+fn what_the_cluster_itself_has_left_is_in_nobodys_way() {
+    let routes = format!("{ROUTES}*\t0001810A\t00000000\t0201\t0\t0\t0\t00FFFFFF\t0\t0\t0\nknarr-one\t0000210A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n");
+    let aliases = || [("knarr-one", "knarr:one/bridge 10.129.1.0/24 forward\n"), ("eth0", "")].map(|(l, a)| (l.to_owned(), a.to_owned())).into_iter();
+    let by = |mark: &str, range: &str| {
+        let taken = Taken::of(&routes, &[("knarr-one", Ipv4Addr::new(10, 129, 1, 1))]).without(mark, aliases());
+        taken.by(range.parse().unwrap())
+    };
+    for range in ["10.129.0.0/16", "10.33.0.0/16"] {
+        assert_eq!(by("knarr:one/", range), None, "its own {range}");
+        assert!(by("knarr:on/", range).is_some(), "another's {range}");
+    }
+    assert!(by("knarr:one/", "10.244.0.0/16").is_some());
+}
+
+#[test]
+fn node_ports_are_served_where_they_are_asked_for() {
+    use crate::serve::node_ports;
+    use network::proxy::NodePortAddresses::{All, Only};
+    let (first, further) = (Plan::nth("c", Path::new("/d"), 0), Plan::nth("c", Path::new("/d"), 3));
+    let lan = Ipv4Addr::new(192, 168, 1, 2);
+    assert_eq!([node_ports(&first, &[]), node_ports(&further, &[Ipv4Addr::UNSPECIFIED])], [All, All]);
+    assert_eq!([node_ports(&further, &[]), node_ports(&first, &[lan])], [Only(vec![further.node_ip()]), Only(vec![first.node_ip(), lan])]);
 }
 
 #[test]
