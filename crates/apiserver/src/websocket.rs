@@ -10,8 +10,10 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use bytes::Bytes;
+use dial::websocket::{Refusal, accept, choose, offered, origin, sole};
+pub(crate) use dial::websocket::{upgrade_wanted, wanted};
 use futures_util::{SinkExt, StreamExt};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Response, header, request::Parts};
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -21,7 +23,6 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Message,
-        handshake::derive_accept_key,
         protocol::{
             CloseFrame, Role, WebSocketConfig,
             frame::{Utf8Bytes, coding::CloseCode},
@@ -53,29 +54,13 @@ enum Framing {
     Delimited,
 }
 
-/// Whether a request asks for another protocol on its connection.
-pub(crate) fn upgrade_wanted(headers: &HeaderMap) -> bool {
-    let has = |value: &HeaderValue| value.to_str().is_ok_and(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case("upgrade")));
-    headers.get_all(header::CONNECTION).iter().any(has)
-}
-
-/// Whether a request asks for a WebSocket.
-pub(crate) fn wanted(headers: &HeaderMap) -> bool {
-    headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket")) && upgrade_wanted(headers)
-}
-
-fn offered(headers: &HeaderMap) -> Vec<String> {
-    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
-    values.flat_map(|v| v.split(',')).map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()).collect()
-}
-
 /// Takes a bearer token out of the protocols that a client offers, so that it gets no further than this server. One that is
 /// malformed, doubled or without another protocol beside it is a token that nobody has, the empty one.
 pub(crate) fn take_token(headers: &mut HeaderMap) -> Option<String> {
     if !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) || !wanted(headers) {
         return None;
     }
-    let (tokens, others): (Vec<String>, Vec<String>) = offered(headers).into_iter().partition(|p| p.starts_with(TOKEN_PROTOCOL));
+    let (tokens, others): (Vec<String>, Vec<String>) = offered(headers).map(str::to_owned).partition(|p| p.starts_with(TOKEN_PROTOCOL));
     let first = tokens.first()?;
     headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
     if let Ok(rest) = HeaderValue::from_str(&others.join(", "))
@@ -90,60 +75,32 @@ pub(crate) fn take_token(headers: &mut HeaderMap) -> Option<String> {
 
 /// Answers a log as messages. They begin with an empty one, which tells that the log was found.
 pub(crate) fn log(parts: &mut Parts, response: Response<Body>) -> Result<Response<Body>, Status> {
-    let offered = offered(&parts.headers);
-    let find = |name: &str| LOG_PROTOCOLS.into_iter().find(|(known, _)| *known == name);
-    let chosen = if offered.is_empty() { find("") } else { offered.iter().find_map(|o| find(o)) };
-    let Some((protocol, framing)) = chosen else { return Ok(refused(StatusCode::FORBIDDEN, "")) };
+    let protocol = match choose(&parts.headers, &LOG_PROTOCOLS.map(|(name, _)| name)) {
+        Ok(protocol) => protocol,
+        Err(refusal) => return Ok(refused(refusal)),
+    };
+    let framing = LOG_PROTOCOLS.into_iter().find(|(name, _)| *name == protocol).map_or(Framing::Binary, |(_, framing)| framing);
     answer(parts, response, protocol, framing, true)
 }
 
 /// Answers a watch as messages, one an event. Its client says by `Origin` from where it comes, whatever that is: upstream
 /// serves watches by golang.org/x/net's plain handler, which wants one and does not judge it.
 pub(crate) fn watch(parts: &mut Parts, response: Response<Body>) -> Result<Response<Body>, Status> {
+    let headers = &parts.headers;
+    // An answer that is none, and a handshake that is none, are told first.
     if response.status().is_success()
-        && handshake(&parts.headers).is_ok()
-        && !parts.headers.get(header::ORIGIN).is_some_and(|origin| origin.to_str().is_ok_and(is_uri))
+        && accept(headers).is_ok()
+        && let Err(refusal) = origin(headers)
     {
-        return Ok(refused(StatusCode::FORBIDDEN, ""));
+        return Ok(refused(refusal));
     }
-    let offered = offered(&parts.headers);
-    // There is none to choose by, so upstream takes the one that is offered, whatever it is.
-    let protocol = match offered.as_slice() {
-        [] => "",
-        [one] => one,
-        _ => return Ok(refused(StatusCode::BAD_REQUEST, "")),
+    let protocol = match sole(headers) {
+        Ok(protocol) => protocol.to_owned(),
+        Err(refusal) => return Ok(refused(refusal)),
     };
     let media = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let framing = if media.starts_with("application/json") { Framing::Lines } else { Framing::Delimited };
-    answer(parts, response, protocol, framing, false)
-}
-
-/// What the server answers to the client's key, or why it does not.
-fn handshake(headers: &HeaderMap) -> Result<String, Box<Response<Body>>> {
-    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes())) else {
-        return Err(Box::new(refused(StatusCode::BAD_REQUEST, "sec-websocket-key is missing")));
-    };
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
-        let mut answer = refused(StatusCode::BAD_REQUEST, "missing or bad WebSocket Version");
-        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return Err(Box::new(answer));
-    }
-    Ok(key)
-}
-
-/// What Go's `ParseRequestURI` takes: a path, or a scheme and what follows it.
-fn is_uri(text: &str) -> bool {
-    let scheme = text.split_once(':').map(|(scheme, _)| scheme).unwrap_or_default();
-    let named = scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
-    match named {
-        true if &text[scheme.len()..] == "://" => true,
-        true if text[scheme.len()..].starts_with("://") => text.parse::<http::Uri>().is_ok_and(|uri| {
-            let authority = uri.authority().map_or("", |a| a.as_str());
-            let port = authority.rsplit_once(':').filter(|(host, _)| !host.contains('[') || host.ends_with(']')).map_or("", |(_, port)| port);
-            port.chars().all(|c| c.is_ascii_digit())
-        }),
-        named => named || text.starts_with('/') || text == "*",
-    }
+    answer(parts, response, &protocol, framing, false)
 }
 
 /// Finishes the handshake; a task of its own speaks for as long as the body goes on.
@@ -151,24 +108,11 @@ fn answer(parts: &mut Parts, response: Response<Body>, protocol: &str, framing: 
     if !response.status().is_success() {
         return Ok(response);
     }
-    let key = match handshake(&parts.headers) {
-        Ok(key) => key,
-        Err(refusal) => return Ok(*refusal),
+    let accepted = match accept(&parts.headers) {
+        Ok(accepted) => accepted,
+        Err(refusal) => return Ok(refused(refusal)),
     };
     let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(|| Status::internal("this connection cannot be upgraded"))?;
-    let mut answer = Response::new(crate::empty());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let mut set = |name: HeaderName, text: &str| {
-        if let Ok(value) = HeaderValue::from_str(text) {
-            answer.headers_mut().insert(name, value);
-        }
-    };
-    set(header::UPGRADE, "websocket");
-    set(header::CONNECTION, "Upgrade");
-    set(header::SEC_WEBSOCKET_ACCEPT, &key);
-    if !protocol.is_empty() {
-        set(header::SEC_WEBSOCKET_PROTOCOL, protocol);
-    }
     let body = response.into_body();
     tokio::spawn(async move {
         match upgrade.await {
@@ -176,13 +120,11 @@ fn answer(parts: &mut Parts, response: Response<Body>, protocol: &str, framing: 
             Err(error) => tracing::debug!(%error, "an upgrade did not come about"),
         }
     });
-    Ok(answer)
+    Ok(accepted.answer(protocol).map(|()| crate::empty()))
 }
 
-fn refused(code: StatusCode, why: &'static str) -> Response<Body> {
-    let mut answer = Response::new(crate::full(why));
-    *answer.status_mut() = code;
-    answer
+fn refused(refusal: Refusal) -> Response<Body> {
+    refusal.answer().map(crate::full)
 }
 
 /// Sends what the body has until it or the client ends.
@@ -249,6 +191,7 @@ impl Framing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderName;
 
     fn offer(protocols: &str) -> HeaderMap {
         let pairs = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket"), ("sec-websocket-protocol", protocols)];
@@ -266,25 +209,15 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_uris() {
-        for good in ["http://localhost:8001", "https://example.com", "/", "chrome-extension:abc", "file://", "http://"] {
-            assert!(is_uri(good), "{good}");
-        }
-        for bad in ["", "null", "localhost", "http://a:b", "1:2"] {
-            assert!(!is_uri(bad), "{bad}");
-        }
-    }
-
-    #[test]
     fn a_token_among_the_protocols_is_taken_out() {
         let mut headers = offer("base64url.bearer.authorization.k8s.io.c2VjcmV0, binary.k8s.io");
         assert_eq!(take_token(&mut headers).as_deref(), Some("secret"));
-        assert_eq!(offered(&headers), ["binary.k8s.io"]);
+        assert_eq!(offered(&headers).collect::<Vec<_>>(), ["binary.k8s.io"]);
         assert_eq!(take_token(&mut headers), None, "there is one no more");
         for bad in ["base64url.bearer.authorization.k8s.io.c2VjcmV0", "base64url.bearer.authorization.k8s.io.!, binary.k8s.io"] {
             let mut headers = offer(bad);
             assert_eq!(take_token(&mut headers).as_deref(), Some(""), "{bad}");
-            assert!(!offered(&headers).iter().any(|p| p.contains("bearer")), "{bad}");
+            assert!(!offered(&headers).any(|p| p.contains("bearer")), "{bad}");
         }
         let mut plain = offer("base64url.bearer.authorization.k8s.io.c2VjcmV0, binary.k8s.io");
         plain.remove("upgrade");

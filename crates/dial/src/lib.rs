@@ -2,7 +2,8 @@
 //!
 //! Its name is found as a C library would find it: `/etc/hosts`, then the servers and search domains of `/etc/resolv.conf`.
 //! The C library itself is not asked: its resolver cannot be linked statically. And where a host need not prove who it is, TLS
-//! takes any certificate.
+//! takes any certificate. The other end of one kind of connection is here as well, since every server above has it: how a
+//! WebSocket's handshake is answered.
 //!
 //! Nothing is kept between two lookups, and nothing runs in between: whoever asks often remembers for himself.
 
@@ -10,6 +11,7 @@ mod ask;
 mod conf;
 pub mod guests;
 mod tls;
+pub mod websocket;
 
 use std::fs::File;
 use std::io::{self, Read};

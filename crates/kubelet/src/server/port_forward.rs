@@ -48,7 +48,7 @@ pub(super) async fn serve(server: &Server, mut call: Call) -> Answer {
     let sandbox = server.cx.runtime.pod_sandboxes(&handle.uid).into_iter().filter(|s| s.ready).max_by_key(|s| s.created);
     let Some(sandbox) = sandbox.map(|s| s.id) else { return text(StatusCode::NOT_FOUND, format!("pod {pod:?} has no running sandbox\n")) };
     let runtime = server.cx.runtime.clone();
-    if websocket::wanted(&call.request) {
+    if websocket::wanted(call.request.headers()) {
         let ports: Vec<u16> =
             call.query.iter().filter(|(n, _)| n == "port" || n == "ports").flat_map(|(_, v)| v.split(',')).filter_map(|p| p.parse().ok()).collect();
         return match websocket::accept(&mut call.request, &CHANNELS) {

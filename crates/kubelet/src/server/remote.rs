@@ -96,7 +96,7 @@ async fn start(server: &Server, mut call: Call, job: Job) -> Answer {
     };
     let runtime = server.cx.runtime.clone();
     let session = Session { runtime, id: container.id, job, wanted };
-    if websocket::wanted(&call.request) {
+    if websocket::wanted(call.request.headers()) {
         return match websocket::accept(&mut call.request, &WEBSOCKET) {
             Ok((protocol, answer, upgrade)) => {
                 tokio::spawn(async move {

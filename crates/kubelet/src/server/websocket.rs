@@ -1,4 +1,4 @@
-//! WebSockets: the handshake, and the channels that Kubernetes puts into their messages.
+//! WebSockets: the channels that Kubernetes puts into their messages.
 //!
 //! A message's first byte is a channel: 0 standard input, 1 output, 2 errors, 3 the end's status, 4 terminal sizes. Version 5
 //! adds 255: the peer closes the channel named by the next byte. With `base64.` protocols messages are text: the channel as
@@ -7,9 +7,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use dial::websocket;
+pub use dial::websocket::wanted;
 use futures_util::{SinkExt, StreamExt};
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http::Request;
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -17,12 +19,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Utf8Bytes, coding::CloseCode};
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, text};
+use super::Answer;
 
 /// Channels.
 pub const STDIN: u8 = 0;
@@ -43,53 +44,12 @@ const QUEUE: usize = 32;
 /// Seconds that a peer gets to answer the close.
 const CLOSE_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Whether a request asks for a WebSocket.
-#[must_use]
-pub fn wanted(request: &Request<Incoming>) -> bool {
-    let has = |name: &str, value: &str| {
-        request.headers().get_all(name).iter().filter_map(|v| v.to_str().ok()).any(|v| v.to_ascii_lowercase().split(',').any(|p| p.trim() == value))
-    };
-    has("upgrade", "websocket") && has("connection", "upgrade")
-}
-
-/// The first of `known` that the client offers; none if it offers others only. A client that offers nothing gets "".
-fn choose(request: &Request<Incoming>, known: &[&'static str]) -> Option<&'static str> {
-    let offered: Vec<&str> = request
-        .headers()
-        .get_all("sec-websocket-protocol")
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .map(str::trim)
-        .filter(|p| !p.is_empty())
-        .collect();
-    if offered.is_empty() {
-        return known.contains(&"").then_some("");
-    }
-    offered.iter().find_map(|o| known.iter().find(|k| *k == o).copied())
-}
-
 /// Answers the handshake: the protocol chosen, the response, and the promise of the connection.
 pub fn accept(request: &mut Request<Incoming>, known: &[&'static str]) -> Result<(&'static str, Answer, OnUpgrade), Answer> {
-    let Some(key) = request.headers().get("sec-websocket-key").map(|k| derive_accept_key(k.as_bytes())) else {
-        return Err(text(StatusCode::BAD_REQUEST, "sec-websocket-key is missing\n"));
-    };
-    let Some(protocol) = choose(request, known) else {
-        return Err(text(StatusCode::BAD_REQUEST, format!("unable to upgrade: protocols offered are not known, known are {known:?}\n")));
-    };
-    let upgrade = hyper::upgrade::on(request);
-    let mut answer = Response::new(Empty::new().boxed_unsync());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = answer.headers_mut();
-    headers.insert("upgrade", HeaderValue::from_static("websocket"));
-    headers.insert("connection", HeaderValue::from_static("Upgrade"));
-    if let Ok(key) = HeaderValue::from_str(&key) {
-        headers.insert("sec-websocket-accept", key);
-    }
-    if !protocol.is_empty() {
-        headers.insert("sec-websocket-protocol", HeaderValue::from_static(protocol));
-    }
-    Ok((protocol, answer, upgrade))
+    let headers = request.headers();
+    let chosen = websocket::accept(headers).and_then(|accepted| Ok((accepted, websocket::choose(headers, known)?)));
+    let (accepted, protocol) = chosen.map_err(|refusal| refusal.answer().map(|why| Full::from(why).boxed_unsync()))?;
+    Ok((protocol, accepted.answer(protocol).map(|()| Empty::new().boxed_unsync()), hyper::upgrade::on(request)))
 }
 
 /// The socket, once the upgrade is through.
