@@ -29,22 +29,10 @@ fn complete(case: &Value) -> Value {
         Err(problem) => return json!({ "problem": problem }),
     };
     let namespaced = object["metadata"]["namespace"].is_string();
-    if case["part"] == "status" {
-        strategy.prepare_status(&cx, &mut object, &case["old"]);
-        let errors = strategy.validate_status(&object, &case["old"]);
+    if let Some(part) = case["part"].as_str().filter(|part| !part.is_empty()) {
+        strategy.prepare_through(&cx, part, &mut object, &case["old"]);
+        let errors = strategy.validate_through(part, &object, &case["old"]);
         return answer(object, &errors, strategy.warnings(&Value::Null, None));
-    }
-    match case["part"].as_str() {
-        Some("resize") => {
-            kinds::prepare_resize(&mut object, &case["old"]);
-            let errors = kinds::check_resize(&object, &case["old"]);
-            return answer(object, &errors, Vec::new());
-        }
-        Some("ephemeralcontainers") => {
-            let errors = kinds::check_ephemeral(&object, &case["old"]);
-            return answer(object, &errors, Vec::new());
-        }
-        _ => {}
     }
     let mut errors = if case["old"].is_object() {
         strategy.prepare_update(&cx, &mut object, &case["old"]);

@@ -28,6 +28,16 @@ impl Strategy for Namespaces {
         obj["status"]["phase"] = "Terminating".into();
     }
 
+    /// The endpoint of their own is `finalize`.
+    fn prepare_part(&self, _cx: &Context, _part: &str, obj: &mut Value, old: &Value) {
+        tree::keep_all_but(obj, old, &["spec", "finalizers"]);
+    }
+
+    /// A namespace is not among what it holds.
+    fn charged(&self, _part: &str, _change: bool) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         label(obj);
         if let Some(status) = tree::at(obj, &["status"]) {

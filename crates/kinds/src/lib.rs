@@ -36,10 +36,9 @@ pub mod usage;
 mod volume;
 mod workloads;
 
-pub use groups::certificates::{prepare_approval, validate_approval};
 pub use meta::{validate_meta, validate_meta_update};
 pub use name_rule::NameRule;
-pub use pod::{check_ephemeral, check_resize, prepare_resize, qos_class};
+pub use pod::qos_class;
 pub use strategy::{Context, Generic, Identity, Propagation, Strategy};
 
 /// The strategy of a resource; [`Generic`] for kinds without one.

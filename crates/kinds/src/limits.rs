@@ -146,6 +146,11 @@ impl Strategy for ResourceQuotas {
         true
     }
 
+    /// A quota that is full can be raised.
+    fn charged(&self, part: &str, change: bool) -> bool {
+        part.is_empty() && !change
+    }
+
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         hard(spec, "hard", &path, errors);

@@ -91,6 +91,22 @@ pub trait Strategy: Send + Sync {
         tree::keep_all_but_status(obj, old);
     }
 
+    /// Readies an update through an endpoint that only this kind has: nothing but the endpoint's own fields changes. One of
+    /// which nothing is known writes the status.
+    fn prepare_part(&self, _cx: &Context, _part: &str, obj: &mut Value, old: &Value) {
+        tree::keep_all_but(obj, old, &["status"]);
+    }
+
+    /// Readies an update through an endpoint of the object, `""` being the object itself: what the request path calls, the
+    /// same for every kind.
+    fn prepare_through(&self, cx: &Context, part: &str, obj: &mut Value, old: &Value) {
+        match part {
+            "" | "scale" => self.prepare_update(cx, obj, old),
+            "status" => self.prepare_status(cx, obj, old),
+            own => self.prepare_part(cx, own, obj, old),
+        }
+    }
+
     /// The kind's own checks of an object as a whole.
     fn check(&self, _obj: &Value, _errors: &mut ErrorList) {}
 
@@ -115,6 +131,20 @@ pub trait Strategy: Send + Sync {
     /// What is wrong with an update of the status.
     fn validate_status(&self, _obj: &Value, _old: &Value) -> ErrorList {
         ErrorList::new()
+    }
+
+    /// What is wrong with an update through an endpoint that only this kind has.
+    fn validate_part(&self, _part: &str, _obj: &Value, _old: &Value) -> ErrorList {
+        ErrorList::new()
+    }
+
+    /// What is wrong with an update through an endpoint: the counterpart of `prepare_through`.
+    fn validate_through(&self, part: &str, obj: &Value, old: &Value) -> ErrorList {
+        match part {
+            "" | "scale" => self.validate_update(obj, old),
+            "status" => self.validate_status(obj, old),
+            own => self.validate_part(own, obj, old),
+        }
     }
 
     /// The fields that field selectors may name, with their values, besides `metadata.name` and `metadata.namespace`. The
@@ -179,6 +209,11 @@ pub trait Strategy: Send + Sync {
     /// Whether the objects are given addresses and ports of the cluster.
     fn takes_addresses(&self) -> bool {
         false
+    }
+
+    /// Whether quotas count writes through an endpoint, changes or others.
+    fn charged(&self, part: &str, _change: bool) -> bool {
+        part.is_empty()
     }
 
     /// The fields that writers of an endpoint (`""`, `status`, …) never own, since the server resets them.

@@ -342,9 +342,13 @@ fn strategies_bear_any_shape() {
                 kind.prepare_status(&cx(), &mut new, old);
                 let _ = (kind.validate(&new), kind.validate_update(&new, old), kind.validate_status(&new, old));
                 let _ = (kind.warnings(&new, Some(old)), kind.selectable_fields(&new), kind.grace_period(&new, None));
-                let _ = (kind.row(&new, SystemTime::UNIX_EPOCH), crate::check_resize(&new, old), crate::check_ephemeral(&new, old));
+                let _ = (kind.row(&new, SystemTime::UNIX_EPOCH), kind.charged("", true));
                 let _ = (validate_meta(&new, resource.namespaced, kind), crate::validate_meta_update(&new, old));
-                crate::prepare_resize(&mut new, old);
+                for part in ["ephemeralcontainers", "resize", "binding", "eviction", "approval", "finalize"] {
+                    let mut new = new.clone();
+                    let _ = kind.validate_through(part, &new, old);
+                    kind.prepare_through(&cx(), part, &mut new, old);
+                }
             }
         }
     }

@@ -113,6 +113,20 @@ pub(crate) fn keep_all_but_status(obj: &mut Value, old: &Value) {
     }
 }
 
+/// Everything but the field at a path and who manages what is the old object's.
+pub(crate) fn keep_all_but(obj: &mut Value, old: &Value, path: &[&str]) {
+    let new = std::mem::replace(obj, old.clone());
+    for path in [&["metadata", "managedFields"], path] {
+        let Some((key, owner)) = path.split_last() else { continue };
+        let wanted = path.iter().fold(&new, |value, key| &value[*key]);
+        match (wanted, at(obj, owner)) {
+            (Value::Null, Some(fields)) => drop(fields.remove(*key)),
+            (wanted, Some(fields)) => drop(fields.insert((*key).to_owned(), wanted.clone())),
+            (_, None) => {}
+        }
+    }
+}
+
 /// Whether anything but type, metadata and status differs.
 pub(crate) fn body_differs(obj: &Value, old: &Value) -> bool {
     let own = |key: &str| !matches!(key, "metadata" | "status" | "apiVersion" | "kind");

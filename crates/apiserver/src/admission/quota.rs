@@ -77,8 +77,7 @@ struct Charge {
 
 /// Measures a write and charges it.
 pub(crate) async fn charge(server: &ApiServer, write: &Write<'_>, object: &Value) -> Result<Charges, Status> {
-    let counted = write.subresource.is_empty() || (is(write, "", "pods") && write.subresource == "resize");
-    if write.namespace.is_empty() || !counted || is(write, "", "namespaces") || is(write, "", "resourcequotas") && write.operation == Operation::Update {
+    if write.namespace.is_empty() || !write.row.strategy.charged(write.subresource, write.operation == Operation::Update) {
         return Ok(Charges::default());
     }
     let quotas = World { server }.list(QUOTAS, write.namespace);

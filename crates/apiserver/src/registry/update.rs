@@ -2,7 +2,7 @@
 //! `binding` and the rest differ only in how the next object is made from the present one.
 
 use super::{ATTEMPTS_MAX, Call, create, delete, meta, options::WriteOptions};
-use crate::{Operation, Write, access, admission, errors, own, respond::Answer, rows::Row, services, storage, subresources};
+use crate::{Operation, Write, access, admission, errors, own, respond::Answer, rows::Row, services, storage};
 use bytes::Bytes;
 use http::StatusCode;
 use machinery::{
@@ -130,13 +130,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         old: Some(old),
     };
     admission::mutate(call.server, &write, &mut value).await?;
-    match what.subresource {
-        "" | "scale" => row.strategy.prepare_update(&cx.strategy(), &mut value, old),
-        "binding" => {}
-        "status" => row.strategy.prepare_status(&cx.strategy(), &mut value, old),
-        "approval" => kinds::prepare_approval(&cx.strategy(), &mut value, old),
-        other => subresources::prepare(other, &mut value, old),
-    }
+    row.strategy.prepare_through(&cx.strategy(), what.subresource, &mut value, old);
     storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() && what.subresource.is_empty() {
         true => Some(call.server.services().update(&mut value, old).map_err(|e| errors::invalid(row, what.name, e))?),
@@ -241,11 +235,6 @@ fn keep_system_fields(value: &mut Value, old: &Value) {
 fn validate(what: &Change<'_>, value: &Value, old: &Value) -> Result<(), Status> {
     let row = what.row;
     let mut errors = kinds::validate_meta_update(value, old);
-    errors.extend(match what.subresource {
-        "" | "scale" => row.strategy.validate_update(value, old),
-        "status" => row.strategy.validate_status(value, old),
-        "approval" => kinds::validate_approval(value, old),
-        other => subresources::validate(other, value, old),
-    });
+    errors.extend(row.strategy.validate_through(what.subresource, value, old));
     if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, what.name, errors)) }
 }

@@ -40,7 +40,7 @@ const DURATION_MIN_S: i64 = 600;
 /// The conditions that only the subresource `approval` sets.
 const APPROVALS: [&str; 2] = ["Approved", "Denied"];
 
-/// The strategy of certificate signing requests. What is asked for never changes.
+/// The strategy of certificate signing requests. What is asked for never changes. The endpoint of their own is `approval`.
 pub(super) struct SigningRequests;
 
 impl Strategy for SigningRequests {
@@ -82,6 +82,14 @@ impl Strategy for SigningRequests {
 
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
         check_change(obj, old, Through::Status)
+    }
+
+    fn prepare_part(&self, cx: &Context, _part: &str, obj: &mut Value, old: &Value) {
+        prepare_approval(cx, obj, old);
+    }
+
+    fn validate_part(&self, _part: &str, obj: &Value, old: &Value) -> ErrorList {
+        check_change(obj, old, Through::Approval)
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
@@ -128,7 +136,7 @@ fn stamp_conditions(obj: &mut Value, old: &Value, cx: &Context) {
 }
 
 /// Readies an update through `approval`: the conditions alone change, and get the times that they lack.
-pub fn prepare_approval(cx: &Context, obj: &mut Value, old: &Value) {
+fn prepare_approval(cx: &Context, obj: &mut Value, old: &Value) {
     stamp_conditions(obj, old, cx);
     let conditions = obj["status"]["conditions"].clone();
     tree::keep_all_but_status(obj, old);
@@ -138,11 +146,6 @@ pub fn prepare_approval(cx: &Context, obj: &mut Value, old: &Value) {
         Value::Null => status.remove("conditions"),
         conditions => status.insert("conditions".into(), conditions),
     };
-}
-
-/// What is wrong with an update through `approval`.
-pub fn validate_approval(obj: &Value, old: &Value) -> ErrorList {
-    check_change(obj, old, Through::Approval)
 }
 
 /// Which endpoint a change comes through.

@@ -322,13 +322,13 @@ fn signing_requests_record_who_asked_and_are_approved_once() {
     approved["spec"]["usages"] = json!(["server auth"]);
     approved["status"]["conditions"] = json!([{"type": "Approved", "status": "True", "reason": "r"}]);
     let mut refused = approved.clone();
-    super::certificates::prepare_approval(&cx(), &mut approved, &obj);
+    strategy.prepare_through(&cx(), "approval", &mut approved, &obj);
     assert_eq!(approved["spec"], obj["spec"]);
     assert_eq!(approved["status"]["conditions"][0]["lastUpdateTime"], "2026-11-24T12:00:00Z");
-    assert_eq!(told(super::certificates::validate_approval(&approved, &obj)), Vec::<String>::new());
+    assert_eq!(told(strategy.validate_through("approval", &approved, &obj)), Vec::<String>::new());
     let mut both = approved.clone();
     both["status"]["conditions"].as_array_mut().unwrap().push(json!({"type": "Denied", "status": "True"}));
-    let told_of_both = told(super::certificates::validate_approval(&both, &approved));
+    let told_of_both = told(strategy.validate_through("approval", &both, &approved));
     assert!(told_of_both[0].ends_with("must specify at most one of: `conditions[{\"type\": \"Approved\"}]`, `conditions[{\"type\": \"Denied\"}]`"));
     strategy.prepare_status(&cx(), &mut refused, &obj);
     assert_eq!(told(strategy.validate_status(&refused, &obj)), ["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]);

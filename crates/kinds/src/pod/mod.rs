@@ -24,7 +24,6 @@ mod volumes;
 mod warnings;
 
 pub(crate) use handlers::port;
-pub use parts::{check_ephemeral, check_resize, prepare_resize};
 pub(crate) use placement::node_selector;
 pub use qos::qos_class;
 pub(crate) use security::Users;
@@ -119,6 +118,22 @@ impl Strategy for Pods {
         }
     }
 
+    fn prepare_part(&self, _cx: &Context, part: &str, obj: &mut Value, old: &Value) {
+        match part {
+            // What a binding writes is made from the present pod.
+            "binding" => return,
+            "ephemeralcontainers" => tree::keep_all_but(obj, old, &["spec", "ephemeralContainers"]),
+            "resize" => {
+                parts::prepare_resize(obj, old);
+                tree::keep_all_but(obj, old, &["spec"]);
+            }
+            _ => return tree::keep_all_but(obj, old, &["status"]),
+        }
+        if obj["spec"] != old["spec"] {
+            tree::bump_generation(obj, old);
+        }
+    }
+
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         spec::check_pod(obj, Users::Pod, errors);
     }
@@ -136,6 +151,18 @@ impl Strategy for Pods {
         let mut errors = ErrorList::new();
         status::check(obj, old, &mut errors);
         errors
+    }
+
+    fn validate_part(&self, part: &str, obj: &Value, old: &Value) -> ErrorList {
+        match part {
+            "ephemeralcontainers" => parts::check_ephemeral(obj, old),
+            "resize" => parts::check_resize(obj, old),
+            _ => ErrorList::new(),
+        }
+    }
+
+    fn charged(&self, part: &str, _change: bool) -> bool {
+        matches!(part, "" | "resize")
     }
 
     fn field_alias(&self, field: &str) -> Option<&'static str> {

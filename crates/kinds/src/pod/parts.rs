@@ -11,7 +11,7 @@ use machinery::{
 const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 
 /// What is wrong with an update of a pod's ephemeral containers: they may be added, never changed or removed.
-pub fn check_ephemeral(obj: &Value, old: &Value) -> ErrorList {
+pub(super) fn check_ephemeral(obj: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     spec::check_pod(obj, Users::ExistingPod, &mut errors);
     if is_mirror(old) {
@@ -35,9 +35,9 @@ fn is_mirror(pod: &Value) -> bool {
     !pod["metadata"]["annotations"][MIRROR].is_null()
 }
 
-/// Readies a resize: all but the resources of containers and pod is the old pod's. Containers that do not match the old
+/// Readies a resize's spec: all but the resources of containers and pod is the old pod's. Containers that do not match the old
 /// ones stay as they are, for the check to complain.
-pub fn prepare_resize(obj: &mut Value, old: &Value) {
+pub(super) fn prepare_resize(obj: &mut Value, old: &Value) {
     let Some(new) = obj.get("spec").cloned() else { return };
     let lists = ["containers", "initContainers"];
     if lists.iter().any(|l| tree::list(&new, l).len() != tree::list(&old["spec"], l).len()) {
@@ -54,13 +54,8 @@ pub fn prepare_resize(obj: &mut Value, old: &Value) {
         }
     }
     defaults::pod_level_requests(&mut next);
-    let grown = next != old["spec"];
     if let Some(fields) = obj.as_object_mut() {
         fields.insert("spec".into(), next);
-    }
-    tree::keep(obj, old, "status");
-    if grown {
-        tree::bump_generation(obj, old);
     }
 }
 
@@ -82,7 +77,7 @@ fn merge(fields: &mut Fields, list: &str, new: &Value) {
 }
 
 /// What is wrong with a resize.
-pub fn check_resize(obj: &Value, old: &Value) -> ErrorList {
+pub(super) fn check_resize(obj: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     spec::check_pod(obj, Users::ExistingPod, &mut errors);
     if is_mirror(old) {

@@ -266,28 +266,34 @@ fn a_resize_changes_amounts_and_not_the_class() {
     let mut new = old.clone();
     new["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "300m".into();
     new["spec"]["containers"][0]["image"] = "other:1".into();
-    prepare_resize(&mut new, &old);
-    assert_eq!(check_resize(&new, &old), vec![]);
+    new["metadata"]["labels"] = json!({"new": "one"});
+    Pods.prepare_through(&cx(), "resize", &mut new, &old);
+    assert_eq!(Pods.validate_through("resize", &new, &old), vec![]);
     assert_eq!(new["spec"]["containers"][0]["image"], "nginx:1", "a resize changes nothing else");
+    assert_eq!(new["metadata"].get("labels"), None);
     assert_eq!(new["metadata"]["generation"], 2);
     new["spec"]["containers"][0]["resources"] = json!({});
-    let found: Vec<String> = check_resize(&new, &old).iter().map(ToString::to_string).collect();
+    let found: Vec<String> = Pods.validate_through("resize", &new, &old).iter().map(ToString::to_string).collect();
     assert_eq!(found[0], "spec: Invalid value: \"BestEffort\": Pod QOS Class may not change as a result of resizing".replace("BestEffort", "Burstable"));
     assert!(found.contains(&"spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed".to_owned()), "{found:?}");
 }
 
 #[test]
 fn ephemeral_containers_are_only_added() {
+    let check = |new: &Value, old: &Value| Pods.validate_through("ephemeralcontainers", new, old);
     let old = created(container(json!({})));
     let mut new = old.clone();
     new["spec"]["ephemeralContainers"] = json!([{"name": "e", "image": "busybox:1", "targetContainerName": "c"}]);
-    let new = defaulted(new);
-    assert_eq!(check_ephemeral(&new, &old), vec![]);
+    let mut new = defaulted(new);
+    new["spec"]["nodeName"] = "other".into();
+    Pods.prepare_through(&cx(), "ephemeralcontainers", &mut new, &old);
+    assert_eq!((new["spec"].get("nodeName"), &new["metadata"]["generation"]), (None, &json!(2)), "nothing else changes");
+    assert_eq!(check(&new, &old), vec![]);
     let mut bad = new.clone();
     bad["spec"]["ephemeralContainers"][0]["ports"] = json!([{"containerPort": 1, "protocol": "TCP"}]);
-    let found: Vec<String> = check_ephemeral(&bad, &old).iter().map(ToString::to_string).collect();
+    let found: Vec<String> = check(&bad, &old).iter().map(ToString::to_string).collect();
     assert_eq!(found, vec!["spec.ephemeralContainers[0].ports: Forbidden: cannot be set for an Ephemeral Container"]);
-    let found = check_ephemeral(&old, &new);
+    let found = check(&old, &new);
     assert_eq!(found[0].to_string(), "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"e\" may not be removed\n");
 }
 
