@@ -19,7 +19,7 @@ use crate::{
     schema::{self, TypeRef},
     status::Status,
 };
-use wire::{Reader, message_field, string_field, string_head};
+use wire::{Reader, message_field, short_varint, string_field, string_head};
 
 /// What every enveloped body starts with.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
@@ -153,29 +153,22 @@ impl ListFrame {
 #[derive(Debug, Clone, Copy)]
 pub struct ItemHead {
     bytes: [u8; 11],
-    len: usize,
+    used: usize,
 }
 
 impl ItemHead {
     /// For a message of so many bytes.
     pub fn new(message_bytes: usize) -> ItemHead {
-        let mut head = ItemHead { bytes: [0; 11], len: 1 };
-        head.bytes[0] = 2 << 3 | 2;
-        let mut rest = message_bytes as u64;
-        while rest >= 0x80 {
-            head.bytes[head.len] = (rest & 0x7f) as u8 | 0x80;
-            rest >>= 7;
-            head.len += 1;
-        }
-        head.bytes[head.len] = rest as u8;
-        head.len += 1;
-        head
+        let (length, used) = short_varint(message_bytes as u64);
+        let mut bytes = [2 << 3 | 2; 11];
+        bytes[1..].copy_from_slice(&length);
+        ItemHead { bytes, used: used + 1 }
     }
 }
 
 impl AsRef<[u8]> for ItemHead {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes[..self.used]
     }
 }
 

@@ -21,11 +21,13 @@ use std::time::Duration;
 use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::Pod;
+use machinery::labels::Selector;
 
 use crate::claim::{claim, controller_key, owner_reference};
-use crate::meta::{self, annotations, annotations_mut, generation, labels, map};
+use crate::compiled::Compiled;
+use crate::meta::{self, annotations, annotations_mut, generation, labels, map, selector};
 use crate::pods;
-use crate::work::{Controller, Cx, Step, itself};
+use crate::work::{Controller, Cx, Step};
 use plan::Resize;
 pub(crate) use sets::scaled;
 use sets::{HASH_LABEL, REVISION, Set, size, wished};
@@ -41,10 +43,11 @@ pub(crate) async fn run(cx: Cx) {
         deployments: cx.informers.informer(),
         sets: cx.informers.informer(),
         pods: cx.informers.informer(),
+        selectors: Compiled::default(),
     });
     pods::index_controller(&controller.pods);
     cx.setup(&controller)
-        .on(&controller.deployments, itself)
+        .on(&controller.deployments, Deployments::heard)
         .on(&controller.sets, Deployments::heard_set)
         .on(&controller.pods, Deployments::heard_pod)
         .work(WORKERS)
@@ -57,6 +60,7 @@ struct Deployments {
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
     recorder: Recorder,
+    selectors: Compiled<Selector>,
 }
 
 /// A Deployment with its sets.
@@ -78,6 +82,17 @@ impl Deployments {
         self.deployments.get_key(&key).filter(|d| d.uid() == uid)
     }
 
+    fn selector(&self, d: &Deployment) -> Arc<Selector> {
+        self.selectors.get(d, |d| selector(&d.spec.selector))
+    }
+
+    fn heard(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Deployment>) {
+        if let Delta::Deleted(d) = change {
+            self.selectors.forget(&d.key());
+        }
+        queue.add(change.object().key());
+    }
+
     fn heard_set(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<ReplicaSet>) {
         if let Delta::Updated { old, new } = change
             && old.controller() != new.controller()
@@ -90,7 +105,7 @@ impl Deployments {
             queue.add(owner.key());
         } else if set.controller().is_none() && !labels(&**set).is_empty() && !matches!(change, Delta::Deleted(_)) {
             let all = self.deployments.list_namespace(set.namespace());
-            let matching = all.iter().filter(|d| selector(d).matches_map(labels(&**set)));
+            let matching = all.iter().filter(|d| self.selector(d).matches_map(labels(&**set)));
             matching.for_each(|d| queue.add(d.key()));
         }
     }
@@ -315,7 +330,7 @@ impl Controller for Deployments {
     async fn reconcile(&self, key: &ObjectKey) -> Step {
         let Some(d) = self.deployments.get_key(key) else { return Ok(None) };
         let mut d = (*d).clone();
-        let selector = selector(&d);
+        let selector = self.selector(&d);
         if selector.is_everything() {
             let message = "This deployment is selecting all pods. A non-empty selector is required.";
             self.recorder.event(&object_reference(&d), EventType::Warning, "SelectingAll", message);
@@ -355,10 +370,6 @@ fn settle(step: Step) -> Result<Option<Duration>, client::Error> {
         Err(error) if error.is_namespace_terminating() => Ok(None),
         other => other,
     }
-}
-
-fn selector(d: &Deployment) -> machinery::labels::Selector {
-    meta::selector(&d.spec.selector)
 }
 
 /// The ReplicaSet of the present template, without its size and annotations.

@@ -121,6 +121,18 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// A number's bytes, on the stack.
+pub(super) fn short_varint(mut n: u64) -> ([u8; 10], usize) {
+    let (mut bytes, mut used) = ([0; 10], 0);
+    while n >= 0x80 {
+        bytes[used] = (n & 0x7f) as u8 | 0x80;
+        n >>= 7;
+        used += 1;
+    }
+    bytes[used] = n as u8;
+    (bytes, used + 1)
+}
+
 pub(super) fn varint(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push((n & 0x7f) as u8 | 0x80);
@@ -161,12 +173,6 @@ pub(crate) fn message_field(out: &mut Vec<u8>, tag: u32, write: impl FnOnce(&mut
         out[start] = length as u8;
         return;
     }
-    let (mut prefix, mut used, mut n) = ([0u8; 10], 0, length);
-    while n >= 0x80 {
-        prefix[used] = (n & 0x7f) as u8 | 0x80;
-        n >>= 7;
-        used += 1;
-    }
-    prefix[used] = n as u8;
-    out.splice(start..=start, prefix[..=used].iter().copied());
+    let (prefix, used) = short_varint(length as u64);
+    out.splice(start..=start, prefix[..used].iter().copied());
 }

@@ -1,5 +1,6 @@
 //! What a rule is made of: expressions that load registers, compare them and decide.
 
+use super::numbers::{EXPR_DATA, EXPR_NAME, LIST_ELEM};
 use super::{Data, DataKind, Element, key, value, write_data};
 use crate::netlink::Messages;
 
@@ -175,9 +176,9 @@ impl Expr {
     }
 
     pub(super) fn write(&self, m: &mut Messages, anonymous: &mut impl Iterator<Item = u32>) {
-        let element = m.nest(super::LIST_ELEM);
-        m.text(1, self.name());
-        let data = m.nest(2);
+        let element = m.nest(LIST_ELEM);
+        m.text(EXPR_NAME, self.name());
+        let data = m.nest(EXPR_DATA);
         self.write_data(m, anonymous);
         m.end(data).end(element);
     }

@@ -4,16 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{At, Batch, COMMENT, FAMILY, RULE_USERDATA, SUBSYSTEM, header};
+use super::numbers::*;
+use super::{At, Batch, FAMILY, header};
 use crate::Result;
 use crate::netlink::{DUMP, Messages, NETFILTER, News, Socket, attribute, attributes, text};
 
-const GETTABLE: u16 = SUBSYSTEM | 1;
-const GETCHAIN: u16 = SUBSYSTEM | 4;
-const GETRULE: u16 = SUBSYSTEM | 7;
-const GETSET: u16 = SUBSYSTEM | 10;
-const GETSETELEM: u16 = SUBSYSTEM | 13;
-const NEWGEN: u16 = SUBSYSTEM | 15;
 /// `NFNLGRP_NFTABLES`.
 const GROUP: u32 = 7;
 /// Before the kernel's news is listened to again after an error.
@@ -26,7 +21,7 @@ fn list<T>(socket: &mut Socket, what: &'static str, kind: u16, (family, of): (u8
     let mut m = Messages::new();
     m.begin(kind, DUMP, &header(family, 0));
     if let Some(table) = of {
-        m.text(1, table);
+        m.text(TABLE, table);
     }
     let answers = socket.call(what, &m)?;
     Ok(answers.iter().filter_map(|(_, body)| parse(*body.first()?, body.get(4..)?)).collect())
@@ -34,26 +29,26 @@ fn list<T>(socket: &mut Socket, what: &'static str, kind: u16, (family, of): (u8
 
 /// The names of all IPv4 tables.
 pub fn tables(socket: &mut Socket) -> Result<Vec<String>> {
-    list(socket, "list nf_tables tables", GETTABLE, (FAMILY, None), |_, table| attribute(table, 1).map(text))
+    list(socket, "list nf_tables tables", GETTABLE, (FAMILY, None), |_, table| attribute(table, TABLE).map(text))
 }
 
 /// The names of a table's chains, and whether the kernel enters them by itself.
 pub fn chains(socket: &mut Socket, of: &str) -> Result<Vec<(String, bool)>> {
     list(socket, "list nf_tables chains", GETCHAIN, (FAMILY, None), |_, chain| {
-        (attribute(chain, 1).map(text)? == of).then_some(())?;
-        Some((attribute(chain, 3).map(text)?, attribute(chain, 4).is_some()))
+        (attribute(chain, TABLE).map(text)? == of).then_some(())?;
+        Some((attribute(chain, CHAIN_NAME).map(text)?, attribute(chain, CHAIN_HOOK).is_some()))
     })
 }
 
 /// The names of a table's sets and maps that have one.
 pub fn sets(socket: &mut Socket, of: &str) -> Result<Vec<String>> {
-    let names = list(socket, "list nf_tables sets", GETSET, (FAMILY, Some(of)), |_, set| attribute(set, 2).map(text))?;
+    let names = list(socket, "list nf_tables sets", GETSET, (FAMILY, Some(of)), |_, set| attribute(set, SET_NAME).map(text))?;
     Ok(names.into_iter().filter(|name| !name.starts_with("__")).collect())
 }
 
 /// Of each rule of a table: its chain.
 pub fn rules(socket: &mut Socket, of: &str) -> Result<Vec<String>> {
-    list(socket, "list nf_tables rules", GETRULE, (FAMILY, Some(of)), |_, rule| attribute(rule, 2).map(text))
+    list(socket, "list nf_tables rules", GETRULE, (FAMILY, Some(of)), |_, rule| attribute(rule, RULE_CHAIN).map(text))
 }
 
 /// A chain that the kernel enters by itself.
@@ -84,9 +79,10 @@ impl BaseChain {
 pub fn base_chains(socket: &mut Socket) -> Result<Vec<BaseChain>> {
     let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
     list(socket, "list nf_tables chains", GETCHAIN, (0, None), |family, chain| {
-        let at = attribute(attribute(chain, 4)?, 1).and_then(number)?;
-        let drops = attribute(chain, 5).and_then(number) == Some(0);
-        let (table, name, kind) = (attribute(chain, 1).map(text)?, attribute(chain, 3).map(text)?, attribute(chain, 7).map(text)?);
+        let at = attribute(attribute(chain, CHAIN_HOOK)?, HOOK_NUMBER).and_then(number)?;
+        let drops = attribute(chain, CHAIN_POLICY).and_then(number) == Some(0);
+        let told = |what| attribute(chain, what).map(text);
+        let (table, name, kind) = (told(TABLE)?, told(CHAIN_NAME)?, told(CHAIN_TYPE)?);
         [FAMILY, super::INET].contains(&family).then_some(BaseChain { family, table, name, kind, at, drops })
     })
 }
@@ -116,9 +112,9 @@ pub fn commented_rules(socket: &mut Socket) -> Result<Vec<Commented>> {
             Some([COMMENT, length, rest @ ..]) => text(rest.get(..usize::from(*length))?),
             _ => String::new(),
         };
-        let handle = attribute(rule, 3)?.try_into().ok().map(u64::from_be_bytes)?;
-        let refuses = attribute(rule, 4).is_some_and(refuses_all);
-        Some(Commented { family, table: attribute(rule, 1).map(text)?, chain: attribute(rule, 2).map(text)?, handle, comment, refuses })
+        let handle = attribute(rule, RULE_HANDLE)?.try_into().ok().map(u64::from_be_bytes)?;
+        let refuses = attribute(rule, RULE_EXPRESSIONS).is_some_and(refuses_all);
+        Some(Commented { family, table: attribute(rule, TABLE).map(text)?, chain: attribute(rule, RULE_CHAIN).map(text)?, handle, comment, refuses })
     })
 }
 
@@ -126,13 +122,13 @@ pub fn commented_rules(socket: &mut Socket) -> Result<Vec<Commented>> {
 fn refuses_all(expressions: &[u8]) -> bool {
     let mut refuses = false;
     for (_, expression) in attributes(expressions) {
-        let name = attribute(expression, 1).map(text).unwrap_or_default();
+        let name = attribute(expression, EXPR_NAME).map(text).unwrap_or_default();
         match name.as_str() {
             "counter" | "log" => {}
             "reject" => refuses = true,
             // A verdict: its code is 0 for a drop.
             "immediate" => {
-                let verdict = attribute(expression, 2).and_then(|d| attribute(d, 2)).and_then(|v| attribute(v, 2)).and_then(|v| attribute(v, 1));
+                let verdict = [EXPR_DATA, IMMEDIATE_DATA, DATA_VERDICT, VERDICT_CODE].into_iter().try_fold(expression, attribute);
                 refuses = verdict == Some(&[0; 4]);
             }
             _ => return false,
@@ -151,13 +147,13 @@ pub fn delete_table(socket: &mut Socket, table: &str) -> Result<()> {
 /// The keys that are in a set now.
 pub fn keys(socket: &mut Socket, table: &str, set: &str) -> Result<Vec<Vec<u8>>> {
     let mut m = Messages::new();
-    m.begin(GETSETELEM, DUMP, &header(FAMILY, 0)).text(1, table).text(2, set);
+    m.begin(GETSETELEM, DUMP, &header(FAMILY, 0)).text(TABLE, table).text(ELEMENTS_SET, set);
     let answers = socket.call("list a set", &m)?;
     let mut out = Vec::new();
     for (_, body) in &answers {
-        let Some(list) = body.get(4..).and_then(|b| attribute(b, 3)) else { continue };
+        let Some(list) = body.get(4..).and_then(|b| attribute(b, ELEMENTS_LIST)) else { continue };
         for (_, element) in attributes(list) {
-            out.extend(attribute(element, 1).and_then(|k| attribute(k, 1)).map(<[u8]>::to_vec));
+            out.extend(attribute(element, ELEMENT_KEY).and_then(|k| attribute(k, DATA_VALUE)).map(<[u8]>::to_vec));
         }
     }
     Ok(out)

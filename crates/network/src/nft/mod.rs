@@ -7,6 +7,7 @@
 mod expr;
 pub mod key;
 mod look;
+mod numbers;
 
 pub use expr::{Anonymous, Base, Cmp, Expr, Fib, Rule, Verdict, reg, step};
 pub use look::{BaseChain, Commented, Foreign, base_chains, chains, commented_rules, delete_table, keys, rules, sets, tables};
@@ -15,24 +16,8 @@ use std::net::Ipv4Addr;
 
 use crate::netlink::{ACK, APPEND, BATCH_BEGIN, CREATE, Messages, Nest, Socket};
 use crate::{Error, Result};
+use numbers::*;
 
-const SUBSYSTEM: u16 = 10 << 8;
-const BATCH_END: u16 = 0x11;
-const NEWTABLE: u16 = SUBSYSTEM;
-const DELTABLE: u16 = SUBSYSTEM | 2;
-const NEWCHAIN: u16 = SUBSYSTEM | 3;
-const DELCHAIN: u16 = SUBSYSTEM | 5;
-const NEWRULE: u16 = SUBSYSTEM | 6;
-const DELRULE: u16 = SUBSYSTEM | 8;
-const NEWSET: u16 = SUBSYSTEM | 9;
-const DELSET: u16 = SUBSYSTEM | 11;
-const NEWSETELEM: u16 = SUBSYSTEM | 12;
-const DELSETELEM: u16 = SUBSYSTEM | 14;
-
-const RULE_USERDATA: u16 = 7;
-/// The kind of a rule's note that is a comment.
-const COMMENT: u8 = 0;
-const LIST_ELEM: u16 = 1;
 /// A nested attribute is at most 65,535 bytes; an element is far below the rest.
 const NEST_BYTES: usize = 60_000;
 const VERDICT_TYPE: u32 = 0xffff_ff00;
@@ -152,20 +137,20 @@ impl Batch {
         self.changes == 0
     }
 
-    fn begin(&mut self, kind: u16, flags: u16, table_attribute: u16) -> &mut Messages {
+    fn begin(&mut self, kind: u16, flags: u16) -> &mut Messages {
         self.changes += 1;
-        self.m.begin(kind, flags, &header(self.family, 0)).text(table_attribute, &self.table)
+        self.m.begin(kind, flags, &header(self.family, 0)).text(TABLE, &self.table)
     }
 
     /// Makes the table if it is not there.
     pub fn add_table(&mut self) -> &mut Self {
-        self.begin(NEWTABLE, CREATE, 1);
+        self.begin(NEWTABLE, CREATE);
         self
     }
 
     /// Removes the table with all that is in it.
     pub fn delete_table(&mut self) -> &mut Self {
-        self.begin(DELTABLE, 0, 1);
+        self.begin(DELTABLE, 0);
         self
     }
 
@@ -176,42 +161,42 @@ impl Batch {
 
     /// Makes a chain if it is not there.
     pub fn add_chain(&mut self, name: &str, hook: Option<Hook>) -> &mut Self {
-        let m = self.begin(NEWCHAIN, CREATE, 1).text(3, name);
+        let m = self.begin(NEWCHAIN, CREATE).text(CHAIN_NAME, name);
         if let Some(hook) = hook {
-            let nest = m.nest(4);
-            m.be32(1, hook.at as u32).be32(2, hook.priority as u32);
-            m.end(nest).text(7, hook.kind);
+            let nest = m.nest(CHAIN_HOOK);
+            m.be32(HOOK_NUMBER, hook.at as u32).be32(HOOK_PRIORITY, hook.priority as u32);
+            m.end(nest).text(CHAIN_TYPE, hook.kind);
         }
         self
     }
 
     /// What becomes of packets that no rule of a chain with a hook decides about.
     pub fn set_policy(&mut self, chain: &str, drop: bool) -> &mut Self {
-        self.begin(NEWCHAIN, CREATE, 1).text(3, chain).be32(5, u32::from(!drop));
+        self.begin(NEWCHAIN, CREATE).text(CHAIN_NAME, chain).be32(CHAIN_POLICY, u32::from(!drop));
         self
     }
 
     /// Removes all rules of a chain.
     pub fn flush_chain(&mut self, name: &str) -> &mut Self {
-        self.begin(DELRULE, 0, 1).text(2, name);
+        self.begin(DELRULE, 0).text(RULE_CHAIN, name);
         self
     }
 
     /// Removes the rules of all chains.
     pub fn flush_table(&mut self) -> &mut Self {
-        self.begin(DELRULE, 0, 1);
+        self.begin(DELRULE, 0);
         self
     }
 
     /// Removes all elements of a set.
     pub fn flush_set(&mut self, set: &str) -> &mut Self {
-        self.begin(DELSETELEM, 0, 1).text(2, set);
+        self.begin(DELSETELEM, 0).text(ELEMENTS_SET, set);
         self
     }
 
     /// Removes a chain that nothing leads to.
     pub fn delete_chain(&mut self, name: &str) -> &mut Self {
-        self.begin(DELCHAIN, 0, 1).text(3, name);
+        self.begin(DELCHAIN, 0).text(CHAIN_NAME, name);
         self
     }
 
@@ -227,7 +212,7 @@ impl Batch {
 
     /// Removes one rule.
     pub fn delete_rule(&mut self, chain: &str, handle: u64) -> &mut Self {
-        self.begin(DELRULE, 0, 1).text(2, chain).be64(3, handle);
+        self.begin(DELRULE, 0).text(RULE_CHAIN, chain).be64(RULE_HANDLE, handle);
         self
     }
 
@@ -244,8 +229,8 @@ impl Batch {
             anonymous.push(self.anonymous(set));
         }
         let mut anonymous = anonymous.into_iter();
-        let m = self.begin(NEWRULE, flags, 1).text(2, chain);
-        let nest = m.nest(4);
+        let m = self.begin(NEWRULE, flags).text(RULE_CHAIN, chain);
+        let nest = m.nest(RULE_EXPRESSIONS);
         for expr in rule {
             expr.write(m, &mut anonymous);
         }
@@ -278,7 +263,7 @@ impl Batch {
 
     fn set(&mut self, name: &str, key: key::Type, data: DataKind, flags: u32, id: u32, size: Option<u32>) {
         let flags = flags | if data == DataKind::None { 0 } else { SET_MAP };
-        let m = self.begin(NEWSET, CREATE, 1).text(2, name).be32(3, flags);
+        let m = self.begin(NEWSET, CREATE).text(SET_NAME, name).be32(3, flags);
         m.be32(4, key.id).be32(5, key.length).be32(10, id);
         match data {
             DataKind::None => {}
@@ -298,7 +283,7 @@ impl Batch {
 
     /// Removes a set that no rule uses.
     pub fn delete_set(&mut self, name: &str) -> &mut Self {
-        self.begin(DELSET, 0, 1).text(2, name);
+        self.begin(DELSET, 0).text(SET_NAME, name);
         self
     }
 
@@ -317,18 +302,18 @@ impl Batch {
     fn elements(&mut self, kind: u16, set: &str, id: Option<u32>, elements: &[Element]) {
         let mut rest = elements.iter().peekable();
         while rest.peek().is_some() {
-            let m = self.begin(kind, if kind == NEWSETELEM { CREATE } else { 0 }, 1).text(2, set);
+            let m = self.begin(kind, if kind == NEWSETELEM { CREATE } else { 0 }).text(ELEMENTS_SET, set);
             if let Some(id) = id {
                 m.be32(4, id);
             }
-            let list = m.nest(3);
+            let list = m.nest(ELEMENTS_LIST);
             while m.nested_bytes(&list) < NEST_BYTES {
                 let Some((key, data)) = rest.next() else { break };
                 let element = m.nest(LIST_ELEM);
-                value(m, 1, key);
+                value(m, ELEMENT_KEY, key);
                 // A deletion by key alone is enough, and the kernel compares no data there.
                 if let Some(data) = data.as_ref().filter(|_| kind == NEWSETELEM) {
-                    write_data(m, 2, data);
+                    write_data(m, ELEMENT_DATA, data);
                 }
                 m.end(element);
             }
@@ -356,7 +341,7 @@ impl Batch {
 /// A nested attribute with bytes for a register.
 fn value(m: &mut Messages, kind: u16, bytes: &[u8]) {
     let nest = m.nest(kind);
-    m.attr(1, bytes);
+    m.attr(DATA_VALUE, bytes);
     m.end(nest);
 }
 
@@ -365,10 +350,10 @@ fn write_data(m: &mut Messages, kind: u16, data: &Data) {
         Data::Value(bytes) => value(m, kind, bytes),
         Data::Verdict(verdict) => {
             let nest: Nest = m.nest(kind);
-            let inner = m.nest(2);
-            m.be32(1, verdict.code() as u32);
+            let inner = m.nest(DATA_VERDICT);
+            m.be32(VERDICT_CODE, verdict.code() as u32);
             if let Some(chain) = verdict.chain() {
-                m.text(2, chain);
+                m.text(VERDICT_CHAIN, chain);
             }
             m.end(inner).end(nest);
         }
