@@ -3,6 +3,13 @@
 //! Two narrow traits, shaped like CRI, so that pods can be synced against the built-in runtime, against a CRI runtime on
 //! a socket, and against fakes in tests. Every identifier is a type of its own. The runtime knows nothing of the API:
 //! what the kubelet must find again after a restart travels as labels and annotations on sandboxes and containers.
+//!
+//! The specs look like the built-in runtime's configs and are not them, on purpose. A spec is written by whoever knows the
+//! pod: it has no identifier yet, its user and groups are the API's wide numbers, a limit of 0 is none, and it says what the
+//! API asks (`unmasked_proc`, `merge_groups`). A config is what the runtime keeps on disk and makes: the identifier is chosen, ids
+//! are the kernel's, a limit that is absent leaves the present one, and there are devices, root file systems and limits of
+//! processes that no pod can ask for. Shared, either side would have fields that it must not fill. `real/runtime.rs` turns
+//! the one into the other, in one place.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
