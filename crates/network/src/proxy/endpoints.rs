@@ -7,7 +7,16 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::plan::Node;
+use crate::cidr::Cidr;
+
+/// The node, as far as rules depend on it.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) name: String,
+    /// Its zone (`topology.kubernetes.io/zone`), or empty.
+    pub(super) zone: String,
+    pub(super) cluster_cidr: Option<Cidr>,
+}
 
 /// Where a connection may go.
 pub(super) type Backend = (Ipv4Addr, u16);

@@ -32,7 +32,8 @@ use crate::mark::Mark;
 use crate::netlink::{self, Socket};
 use crate::nft::{self, Batch, Foreign};
 use crate::{BY_SERVICE, Error, Result, service_of_slice};
-use plan::{Node, Plan, UdpFront};
+use endpoints::Node;
+use plan::{Plan, UdpFront};
 use table::{Frame, Table, There};
 
 /// What nothing leads to any more goes with a batch of its own when no other comes within this.

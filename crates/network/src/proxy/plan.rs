@@ -11,7 +11,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::endpoints::{self, Backend, Backends};
+use super::endpoints::{self, Backend, Backends, Node};
 use crate::cidr::Cidr;
 use crate::nft::{Anonymous, Cmp, Data, DataKind, Expr, Fib, Rule, Verdict, endpoint_data, key, reg, step};
 use crate::pod::protocol;
@@ -41,15 +41,6 @@ pub(super) const REJECT_CHAIN: &str = "reject";
 pub(super) const MARK: u32 = 0x4000;
 /// As upstream's default.
 const AFFINITY_S: u32 = 10_800;
-
-/// The node, as far as rules depend on it.
-#[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) name: String,
-    /// Its zone (`topology.kubernetes.io/zone`), or empty.
-    pub(super) zone: String,
-    pub(super) cluster_cidr: Option<Cidr>,
-}
 
 /// Whom a UDP flow may talk to, by how the client calls it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

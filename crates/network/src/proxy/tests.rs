@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::plan::{self, Node, Shared};
+use super::endpoints::Node;
+use super::plan::{self, Shared};
 use super::table::{Frame, Table};
 use super::*;
 use crate::nft::{Data, Verdict, key};
