@@ -27,16 +27,22 @@ pub(super) fn in_use() -> bool {
 }
 
 fn call(words: &[&str]) -> Result<String> {
-    let failed = |why: String| Error::Config(format!("{PROGRAM} {}: {why}", words.join(" ")));
-    let output = Command::new(PROGRAM).env("PATH", PATH).args(["-w", WAIT_S]).args(words).stdin(Stdio::null()).output();
-    let output = output.map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => failed("the program is not installed".into()),
-        _ => failed(e.to_string()),
-    })?;
+    run(PROGRAM, &[&["-w", WAIT_S], words].concat())
+}
+
+fn run(program: &str, words: &[&str]) -> Result<String> {
+    let output = Command::new(program).env("PATH", PATH).args(words).stdin(Stdio::null()).output();
+    let output = output.map_err(|e| Error::io(format!("run {program}"), e))?;
     if !output.status.success() {
-        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Error::Config(format!("{program} {}: {why}", words.join(" "))));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether the program is not installed: then nothing of ours was ever written by it.
+fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::Kernel { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }
 
 /// The rules of a chain, the first first.
@@ -68,7 +74,12 @@ fn read<'a>(chain: &str, listed: &'a str) -> Chain<'a> {
 
 /// Whether a listed rule is ours.
 fn has(rule: &str, comment: &str) -> bool {
-    rule.split_whitespace().any(|word| word.trim_matches('"') == comment)
+    words(rule).contains(&comment)
+}
+
+/// A listed rule as it is given to the program again. There is no space within a word of ours.
+fn words(rule: &str) -> Vec<&str> {
+    rule.split_whitespace().map(|word| word.trim_matches('"')).collect()
 }
 
 /// Lets the pods' packets through, where they are not yet.
@@ -98,9 +109,9 @@ pub(super) fn open(mark: &Mark, pods: Pods) -> Result<()> {
 }
 
 fn remove(chain: &str, there: &Chain<'_>, comment: &str) -> Result<()> {
-    // By number, the last first: whatever form the program gives them.
-    for (at, _) in there.rules.iter().enumerate().rev().filter(|(_, rule)| has(rule, comment)) {
-        call(&["-D", chain, &(at + 1).to_string()])?;
+    // By their own words and not by number: somebody may have put a rule before them since they were listed.
+    for rule in there.rules.iter().filter(|rule| has(rule, comment)) {
+        call(&[&["-D", chain], &words(rule)[..]].concat())?;
     }
     Ok(())
 }
@@ -114,8 +125,7 @@ pub(super) fn close(mark: &Mark) -> Result<usize> {
     for chain in ["FORWARD", "INPUT"] {
         let listed = match call(&["-S", chain]) {
             Ok(listed) => listed,
-            // Without the program nothing of ours was ever written.
-            Err(Error::Config(_)) => return Ok(removed),
+            Err(error) if is_missing(&error) => return Ok(removed),
             Err(other) => return Err(other),
         };
         let there = read(chain, &listed);
@@ -140,6 +150,13 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_is_missing_is_told_from_one_that_fails() {
+        assert!(is_missing(&run("knarr-has-no-such-program", &[]).unwrap_err()));
+        let failed = run("false", &[]).unwrap_err();
+        assert!(!is_missing(&failed), "its rules may still be there: {failed}");
+    }
+
+    #[test]
     fn only_pods_and_the_node_are_named_and_the_rules_are_found_again() {
         let pods = Pods { range: "10.244.0.0/16".parse().unwrap(), gateway: [10, 244, 0, 1].into() };
         let text = |chain| rules(chain, pods, "knarr:a/pods").iter().map(|r| r.join(" ")).collect::<Vec<_>>();
@@ -147,6 +164,8 @@ mod tests {
         assert_eq!(text("FORWARD"), [format!("-d 10.244.0.0/16 {tail}"), format!("-s 10.244.0.0/16 {tail}")]);
         assert_eq!(text("INPUT"), [format!("-s 10.244.0.0/16 -d 10.244.0.1/32 {tail}")]);
         assert!(has(&text("INPUT")[0], "knarr:a/pods") && !has(&text("INPUT")[0], "knarr:ab/pods"));
-        assert!(has("-m comment --comment \"knarr:a/pods\" -j ACCEPT", "knarr:a/pods"), "some versions quote");
+        let quoted = format!("-s 10.244.0.0/16 {}", tail.replace("knarr:a/pods", "\"knarr:a/pods\""));
+        assert!(has(&quoted, "knarr:a/pods"), "some versions quote");
+        assert_eq!(words(&quoted), rules("FORWARD", pods, "knarr:a/pods")[1], "it is removed by the words that it was made with");
     }
 }

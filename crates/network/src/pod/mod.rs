@@ -547,16 +547,18 @@ impl Inner {
         // The range stands in the alias, so that whoever clears up knows which route to remove, and whether forwarding was off.
         let ours = format!("{}{BRIDGE}", config.mark.alias());
         let forwarded = fs::read_to_string(format!("/proc/sys/net/{IP_FORWARD}")).is_ok_and(|v| v.trim() == "1");
-        let mut switched = !forwarded;
-        match link::find(route, name)? {
-            Some(found) if found.alias.starts_with(&ours) || found.alias.is_empty() => switched |= found.alias.ends_with(FORWARDS),
+        // What was so when the bridge was made counts: who has switched a router's forwarding off for a moment does not make it ours.
+        let switched = match link::find(route, name)? {
+            Some(found) if found.alias.starts_with(&ours) => found.alias.ends_with(FORWARDS),
+            Some(found) if found.alias.is_empty() => !forwarded,
             Some(found) => return Err(Error::Config(format!("link {name} belongs to {:?}", found.alias))),
             None => {
                 let mut m = Messages::new();
                 link::add_bridge(&mut m, name);
                 route.call(&format!("make the bridge {name}"), &m)?;
+                state.switched || !forwarded
             }
-        }
+        };
         let alias = format!("{ours}{}{}", config.pod_cidr, if switched { FORWARDS } else { "" });
         let mut m = Messages::new();
         state.switched = switched;
@@ -617,8 +619,9 @@ pub fn purge(mark: &Mark) -> Result<usize> {
         removed += 1;
     }
     // Whoever came since and passes packets on (another cluster, Docker) found it on and did not say that he needs it.
-    let needed =
-        nft::base_chains(&mut nft)?.iter().any(|c| c.at == At::Forward as u32) || link::list(&mut route)?.iter().any(|l| l.alias.starts_with("knarr:"));
+    let needed = legacy::in_use()
+        || nft::base_chains(&mut nft)?.iter().any(|c| c.at == At::Forward as u32)
+        || link::list(&mut route)?.iter().any(|l| l.alias.starts_with("knarr:"));
     if switched && !needed {
         sysctl(IP_FORWARD, "0")?;
     }
