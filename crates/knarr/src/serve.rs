@@ -20,6 +20,7 @@ use k8s_openapi::api::core::v1::Node;
 use network::{Cidr, Mark, pod::PodNetwork, proxy::NodePortAddresses};
 use runtime::Runtime;
 use std::{
+    collections::BTreeSet,
     future::Future,
     net::{IpAddr, Ipv4Addr},
     path::Path,
@@ -46,10 +47,12 @@ pub struct Running {
     pub runtime: Option<Runtime>,
     certificates: certificates::Keeper,
     network: Option<PodNetwork>,
+    node_ip: IpAddr,
     parts: Parts,
     stop: CancellationToken,
-    /// Of the kubelet alone, which ends before the others.
-    node_stop: CancellationToken,
+    /// Of those who start pods and delete them, the kubelet, the scheduler and the controllers: they end before the others. (A node
+    /// whose kubelet has ended is soon taken for dead, and its pods would be deleted while they end.)
+    pods_stop: CancellationToken,
     _rooms: Rooms,
 }
 
@@ -86,7 +89,7 @@ impl Setup<'_> {
 pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> {
     let plan = setup.plan;
     let stop = CancellationToken::new();
-    let node_stop = stop.child_token();
+    let pods_stop = stop.child_token();
     let mut parts = Parts::new();
     let rooms = Rooms { control: Room::open("control")?, node: Room::open("node")? };
 
@@ -119,7 +122,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     let door = Door::new(&server);
     let admin = door.client(local::user("kubernetes-admin", &["system:masters"]));
     let informers = informers(&door, &rooms.control, &stop);
-    control_plane(setup, &door, &pki, (&informers, &rooms.control), &stop, &mut parts);
+    control_plane(setup, &door, &pki, (&informers, &rooms.control), &pods_stop, &mut parts);
     let mut node_pki = None;
     let (runtime, network) = match node {
         Some((runtime, network)) => {
@@ -130,7 +133,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
                 kept.keep(token).await;
                 Ok::<_, std::convert::Infallible>(())
             });
-            start_kubelet(setup, &door, pki.kubelet_server_config(&own)?, (runtime.clone(), network.clone(), &rooms.node), &node_stop, &mut parts);
+            start_kubelet(setup, &door, pki.kubelet_server_config(&own)?, (runtime.clone(), network.clone(), &rooms.node), &pods_stop, &mut parts);
             node_pki = Some(own);
             (Some(runtime), Some(network))
         }
@@ -141,7 +144,8 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     credentials(setup, &pki)?;
 
     let certificates = certificates::Keeper::new(setup.cluster, plan, setup.kubeconfig, pki, node_pki.map(|own| (setup.node_name.clone(), own)), names);
-    let mut running = Running { admin, runtime, certificates, network, parts, stop, node_stop, _rooms: rooms };
+    let node_ip = plan.node_ip().into();
+    let mut running = Running { admin, runtime, certificates, network, node_ip, parts, stop, pods_stop, _rooms: rooms };
     running.until_ready(setup, &informers, steps).await?;
     Ok(running)
 }
@@ -324,7 +328,7 @@ pub fn node_ports(plan: &Plan, asked: &[Ipv4Addr]) -> NodePortAddresses {
     match asked {
         [] if plan.is_first() => NodePortAddresses::All,
         all if all.iter().any(Ipv4Addr::is_unspecified) => NodePortAddresses::All,
-        some => NodePortAddresses::Only([plan.node_ip()].iter().chain(some).copied().collect()),
+        some => NodePortAddresses::Only(BTreeSet::from_iter([plan.node_ip()].iter().chain(some).copied()).into_iter().collect()),
     }
 }
 
@@ -395,7 +399,7 @@ impl Running {
     /// then the parts. Pods' objects are kept.
     pub async fn end(mut self, how: End, steps: &Steps) {
         if let (End::Interrupt, Some(runtime)) = (how, self.runtime.clone()) {
-            self.node_stop.cancel();
+            self.pods_stop.cancel();
             let kubelet = async { while matches!(self.parts.join_next().await, Some(Ok((name, _))) if name != KUBELET) {} };
             let _ = tokio::time::timeout(DRAIN, kubelet).await;
             self.end_pods(&runtime, steps).await;
@@ -417,8 +421,12 @@ impl Running {
         let sandboxes = runtime.sandboxes();
         steps.now(&format!("ending {} pods, each in its grace period (Ctrl-C again leaves them)", sandboxes.len()));
         let started = Instant::now();
-        let network = self.network.clone();
-        let ips = move |sandbox: &str| network.iter().filter_map(|n| n.addresses(sandbox)).flat_map(|a| a.ips).map(IpAddr::V4).collect();
+        let (network, node_ip) = (self.network.clone(), self.node_ip);
+        // What has no address of its own has the node's, as when it was started.
+        let ips = move |sandbox: &str| match network.as_ref().and_then(|network| network.addresses(sandbox)) {
+            Some(own) => own.ips.into_iter().map(IpAddr::V4).collect(),
+            None => vec![node_ip],
+        };
         kubelet::shutdown::end_pods(runtime.clone(), ips).await;
         for sandbox in &sandboxes {
             if let Some(network) = &self.network {

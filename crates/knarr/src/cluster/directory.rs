@@ -89,9 +89,9 @@ pub fn owned(path: &Path, cluster: &str, default: bool) -> anyhow::Result<bool> 
             // As a part alone left it before there were marks; a name is no mark, so its owner says that it is his.
             let mark = serde_json::to_string(&Made { cluster: cluster.to_owned(), was: None })?;
             bail!(
-                "{} has no mark of the cluster whose data it is; if it is {cluster:?}'s, of a version before marks, take it by: echo '{mark}' > {}",
+                "{} has no mark of the cluster whose data it is; if it is {cluster:?}'s, of a version before marks, take it by: echo '{mark}' > '{}'",
                 path.display(),
-                path.join(MARK).display()
+                path.join(MARK).display().to_string().replace('\'', r"'\''")
             )
         }
         None => bail!(
