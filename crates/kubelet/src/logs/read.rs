@@ -184,7 +184,8 @@ pub async fn send(
     let mut filter = Filter { left: options.limit, options, open: false };
     let mut pending = BytesMut::with_capacity(BLOCK);
     let mut ended = false;
-    let mut news = News::of(&path, events);
+    // A watch on a file is scarce on a host: only who waits for more has one.
+    let mut news = follow.then(|| News::of(&path, events));
     // The file that goes on where a rotated one ended; that one is read to its end first.
     let mut next = None;
     loop {
@@ -231,7 +232,7 @@ pub async fn send(
         }
         // Whether it runs is asked before the file is read for the last time, or its last words would be missed.
         ended = !running();
-        if !ended {
+        if let Some(news) = news.as_mut().filter(|_| !ended) {
             tokio::select! {
                 () = news.heard() => {}
                 () = to.closed() => return Ok(()),
