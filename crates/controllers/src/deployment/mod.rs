@@ -27,7 +27,7 @@ use crate::claim::{claim, controller_key, owner_reference};
 use crate::compiled::Compiled;
 use crate::meta::{self, annotations, annotations_mut, generation, labels, map, selector};
 use crate::pods;
-use crate::work::{Controller, Cx, Step};
+use crate::work::{Controller, Cx, Step, itself};
 use plan::Resize;
 pub(crate) use sets::scaled;
 use sets::{HASH_LABEL, REVISION, Set, size, wished};
@@ -47,7 +47,7 @@ pub(crate) async fn run(cx: Cx) {
     });
     pods::index_controller(&controller.pods);
     cx.setup(&controller)
-        .on(&controller.deployments, Deployments::heard)
+        .on(&controller.deployments, itself)
         .on(&controller.sets, Deployments::heard_set)
         .on(&controller.pods, Deployments::heard_pod)
         .work(WORKERS)
@@ -84,13 +84,6 @@ impl Deployments {
 
     fn selector(&self, d: &Deployment) -> Arc<Selector> {
         self.selectors.get(d, |d| selector(&d.spec.selector))
-    }
-
-    fn heard(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Deployment>) {
-        if let Delta::Deleted(d) = change {
-            self.selectors.forget(&d.key());
-        }
-        queue.add(change.object().key());
     }
 
     fn heard_set(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<ReplicaSet>) {
@@ -328,7 +321,10 @@ impl Controller for Deployments {
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
-        let Some(d) = self.deployments.get_key(key) else { return Ok(None) };
+        let Some(d) = self.deployments.get_key(key) else {
+            self.selectors.forget(key);
+            return Ok(None);
+        };
         let mut d = (*d).clone();
         let selector = self.selector(&d);
         if selector.is_everything() {

@@ -200,7 +200,8 @@ impl Collector {
         match self.knows() {
             Known::All => {}
             Known::NotYet => return Ok(Some(NOT_ALL_KNOWN)),
-            Known::AllThatCanBe => self.note_freed(uid),
+            Known::AllThatCanBe if self.note_freed(uid) => {}
+            Known::AllThatCanBe => return Ok(Some(NOT_ALL_KNOWN)),
         }
         let (place, dependents) = {
             let graph = self.graph.lock();

@@ -7,7 +7,8 @@
 //!
 //! In place of the original's resync and its discovery every thirty seconds: a change of what is served is heard, a discovery that
 //! failed is tried again, and so is every step. A kind that cannot be listed holds the others back for half a minute only, as
-//! there; what was set free meanwhile is remembered, so that its dependents of that kind are not deleted when they are seen.
+//! there; what was set free meanwhile is remembered until the end of the process, so that its dependents of that kind are not deleted
+//! when they are seen.
 
 mod act;
 mod graph;
@@ -27,7 +28,7 @@ use graph::{Graph, Invalid, Kind, Seen, Uid, Work};
 use monitors::First;
 
 const WORKERS: usize = 20;
-/// Owners that are remembered in [`Collector::freed`].
+/// Owners that are remembered in [`Collector::freed`]; further ones wait until all kinds can be listed.
 const FREED_MAX: usize = 10_000;
 
 /// How much of the world is in the graph.
@@ -115,14 +116,14 @@ impl Collector {
         }
     }
 
-    /// Notes that what refers to an owner is free, whenever it is seen.
-    fn note_freed(&self, owner: &Uid) {
+    /// Notes that what refers to an owner is free, whenever it is seen. False if no more can be noted: then the owner must stay.
+    fn note_freed(&self, owner: &Uid) -> bool {
         let mut freed = self.freed.lock();
-        if freed.len() >= FREED_MAX {
-            tracing::warn!("too many owners were let go while a kind cannot be listed; dependents of that kind may go with the first of them");
-            freed.clear();
+        let noted = freed.len() < FREED_MAX || freed.contains(owner);
+        if noted {
+            freed.insert(owner.clone());
         }
-        freed.insert(owner.clone());
+        noted
     }
 
     fn is_freed(&self, owner: &Uid) -> bool {

@@ -202,6 +202,10 @@ async fn what_was_set_free_while_a_kind_could_not_be_listed_is_not_deleted_when_
     collector.see(Seen { uid: "O".into(), deleting: true, orphan: true, ..seen("o", &[]) });
     assert!(collector.orphan(&"O".into()).await.expect("a step").is_some(), "its dependents may be on their way");
     tokio::time::advance(super::monitors::SYNC_MAX).await;
+    collector.freed.lock().extend((0..super::FREED_MAX).map(|n| n.to_string().into()));
+    assert!(collector.orphan(&"O".into()).await.expect("a step").is_some(), "it stays where it could not be remembered");
+    assert!(server.written().is_empty() && collector.is_freed(&"0".into()), "and none is forgotten for it");
+    collector.freed.lock().remove("0");
     assert!(collector.orphan(&"O".into()).await.expect("a step").is_none(), "but it does not wait for ever");
     collector.gone(&"O".into());
     never.send_replace(true);
