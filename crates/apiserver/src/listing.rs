@@ -145,7 +145,7 @@ pub(crate) fn answer(code: StatusCode, accepted: Accepted, mut windows: Box<dyn 
 /// A large list from kept stretches.
 fn packed(row: &Arc<Row>, asked: Asked, list: List) -> Response<Body> {
     let metadata = list.metadata();
-    let bytes = || list.entries.iter().map(|entry| item_bytes(&storage::protobuf_raw(row, entry))).sum();
+    let bytes = || list.entries.iter().map(|entry| item_bytes(storage::protobuf_len(row, entry))).sum();
     let (head, tail) = frame(row, asked, &metadata, bytes);
     let packer = Packer::new(row, asked.accepted.encoding, head, list.entries.into_iter(), tail);
     let mut stream = Stream { source: Some(Source::Stretches(packer)), ready: VecDeque::new() };
@@ -243,8 +243,8 @@ enum Rest {
 impl Listing {
     fn new(row: &Arc<Row>, asked: Asked, metadata: &Value, items: Items) -> Listing {
         let bytes = || match &items {
-            Items::Stored(entries) => entries.as_slice().iter().map(|entry| item_bytes(&message(row, asked, &Item::Stored(Arc::clone(entry))))).sum(),
-            Items::Computed(values) => values.as_slice().iter().map(|value| item_bytes(&message(row, asked, &Item::Computed(value.clone())))).sum(),
+            Items::Stored(entries) => entries.as_slice().iter().map(|entry| item_bytes(message_len(row, asked, &Item::Stored(Arc::clone(entry))))).sum(),
+            Items::Computed(values) => values.as_slice().iter().map(|value| item_bytes(message_len(row, asked, &Item::Computed(value.clone())))).sum(),
         };
         let (head, tail) = frame(row, asked, metadata, bytes);
         let rest = if is_indented(asked.accepted) { Rest::Indented(Indented::default()) } else { Rest::Nothing };
@@ -372,9 +372,16 @@ fn message(row: &Row, asked: Asked, item: &Item) -> Bytes {
     }
 }
 
-/// The bytes that a message takes in its list.
-fn item_bytes(message: &[u8]) -> usize {
-    proto::ItemHead::new(message.len()).as_ref().len() + message.len()
+fn message_len(row: &Row, asked: Asked, item: &Item) -> usize {
+    match (asked.accepted.form, item) {
+        (Form::Partial, _) | (_, Item::Computed(_)) => message(row, asked, item).len(),
+        (_, Item::Stored(entry)) => storage::protobuf_len(row, entry),
+    }
+}
+
+/// The bytes that a message of this length takes in its list.
+fn item_bytes(message: usize) -> usize {
+    proto::ItemHead::new(message).as_ref().len() + message
 }
 
 fn is_indented(accepted: Accepted) -> bool {

@@ -9,7 +9,7 @@
 //! smaller one, so that nobody shuts out the others.
 
 use crate::{ApiServer, Body, BoxError, gather::gather};
-use dial::guests::{self, Door, Guest, Idle, Place, Places};
+use dial::guests::{self, Door, Guest, Idle, Place, Places, Told};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -102,13 +102,19 @@ pub(crate) async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<rus
     let acceptor = TlsAcceptor::from(with_alpn(tls));
     let connections = TaskTracker::new();
     let mut door = Door::new("API", listener, clients.all);
+    let mut full = Told::default();
     loop {
         let guest = tokio::select! {
             () = shutdown.cancelled() => break,
             guest = door.next() => guest,
         };
         // Whoever has asked nothing yet is nobody: of them there are fewer.
-        let Some(stranger) = clients.strangers.enter(guest.address().ip()) else { continue };
+        let Some(stranger) = clients.strangers.enter(guest.address().ip()) else {
+            if full.due() {
+                tracing::warn!(client = %guest.address().ip(), "too many connections that have asked nothing yet; one is turned away");
+            }
+            continue;
+        };
         let (server, acceptor, shutdown) = (server.clone(), acceptor.clone(), shutdown.clone());
         connections.spawn(async move {
             if let Err(error) = connection(server, acceptor, (guest, stranger), shutdown).await {

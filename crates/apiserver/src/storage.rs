@@ -75,7 +75,7 @@ pub(crate) fn item_json<'e>(row: &Row, entry: &'e Entry) -> [&'e [u8]; 2] {
     }
 }
 
-/// An entry's protobuf with its envelope. The message is kept: who writes in protobuf lists and watches in it.
+/// An entry's protobuf with its envelope. The message is kept for a while: who writes in protobuf lists and watches in it.
 pub(crate) fn protobuf(row: &Row, entry: &Arc<Entry>) -> Bytes {
     proto::envelope(&row.api_version, &row.resource.kind.kind, &protobuf_raw(row, entry)).into()
 }
@@ -83,6 +83,11 @@ pub(crate) fn protobuf(row: &Row, entry: &Arc<Entry>) -> Bytes {
 /// An entry's protobuf message alone, as lists hold it.
 pub(crate) fn protobuf_raw(row: &Row, entry: &Arc<Entry>) -> Bytes {
     if row.converts { proto::encode_raw(row.ty(), &value(row, entry)).into() } else { entry.protobuf(|value| proto::encode_raw(row.ty(), value)) }
+}
+
+/// The bytes of that message.
+pub(crate) fn protobuf_len(row: &Row, entry: &Arc<Entry>) -> usize {
+    if row.converts { protobuf_raw(row, entry).len() } else { entry.protobuf_len(|value| proto::encode_raw(row.ty(), value)) }
 }
 
 /// Whether an entry's labels are selected.

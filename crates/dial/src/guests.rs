@@ -98,10 +98,11 @@ impl Drop for Place {
 
 /// Says one thing once in a while.
 #[derive(Default)]
-struct Told(Option<Instant>);
+pub struct Told(Option<Instant>);
 
 impl Told {
-    fn due(&mut self) -> bool {
+    /// Whether it may be said again.
+    pub fn due(&mut self) -> bool {
         let due = self.0.is_none_or(|told| told.elapsed() >= TELL);
         if due {
             self.0 = Some(Instant::now());

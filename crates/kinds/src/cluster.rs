@@ -33,6 +33,12 @@ impl Strategy for Namespaces {
         tree::keep_all_but(obj, old, &["spec", "finalizers"]);
     }
 
+    fn validate_part(&self, _part: &str, obj: &Value, _old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        self.check(obj, &mut errors);
+        errors
+    }
+
     /// A namespace is not among what it holds.
     fn charged(&self, _part: &str, _change: bool) -> bool {
         false

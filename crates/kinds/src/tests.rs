@@ -175,6 +175,11 @@ fn a_namespace_is_active_and_labelled() {
     gone["status"]["phase"] = "Terminating".into();
     let found = strategy("", "namespaces").validate_status(&gone, &obj);
     assert_eq!(found[0].to_string(), "status.Phase: Invalid value: \"Terminating\": may only be 'Active' if `deletionTimestamp` is empty");
+    let mut held = obj.clone();
+    held["spec"]["finalizers"] = json!(["no good"]);
+    assert!(!strategy("", "namespaces").validate_through("finalize", &held, &obj).is_empty(), "or no later change of it would be taken");
+    held["spec"]["finalizers"] = json!(["example.com/good"]);
+    assert!(strategy("", "namespaces").validate_through("finalize", &held, &obj).is_empty());
     let named = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a.b"}});
     assert_eq!(validate_meta(&named, false, strategy("", "namespaces")).len(), 1, "a namespace is named like a DNS label");
 }

@@ -99,7 +99,9 @@ pub(crate) async fn keep(server: &ApiServer, round: Round) {
             tracing::warn!(resource = one.resource.2, name = one.meta("name"), %error, "an object of the cluster's own is not as it should be");
         }
     }
-    if let Err(error) = status::settle(server).await {
+    if round == Round::Long
+        && let Err(error) = status::settle(server).await
+    {
         tracing::warn!(%error, "what is said of the cluster's own objects could not be written");
     }
 }

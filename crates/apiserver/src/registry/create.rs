@@ -25,9 +25,6 @@ const NAMES_MAX: usize = 8;
 
 /// Answers a POST.
 pub(crate) async fn create(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
-    if call.row.resource.namespaced && call.namespace().is_empty() {
-        return Err(Status::method_not_allowed());
-    }
     let options = WriteOptions::of(call, "CreateOptions")?;
     let mut value = call.decode(body, options.validation)?;
     check_kind(call.row, &value)?;

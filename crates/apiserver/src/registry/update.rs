@@ -151,10 +151,10 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         return Ok(Some(Answer::Stored(StatusCode::OK, Arc::clone(entry))));
     }
     if delete::is_finished(row, &value) {
-        // The last finalizer is gone: this change is the deletion, and what it was charged stands for nothing, won or lost.
-        let removed = delete::remove(call, row, key, entry, old).await?;
+        // The last finalizer is gone: this change is the deletion, and what it was charged stands for nothing, won, lost or failed.
+        let removed = delete::remove(call, row, key, entry, old).await;
         charges.refund(call.server).await;
-        return Ok(removed.then_some(Answer::Object(StatusCode::OK, value)));
+        return Ok(removed?.then_some(Answer::Object(StatusCode::OK, value)));
     }
     match storage::replace(call.server, row, key, entry, value).await {
         Ok(Some(stored)) => {

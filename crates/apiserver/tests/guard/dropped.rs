@@ -311,7 +311,8 @@ async fn nothing_is_stored_that_was_not_charged() {
         let name = format!("p{n}");
         cluster.post(PODS, pod(&name)).await.expect(201);
         let uri = format!("{PODS}/{name}?gracePeriodSeconds=0");
-        let (made, gone) = tokio::join!(cluster.post(PODS, pod(&name)), cluster.delete(&uri));
+        // In this order the object is still there when the create looks for it, and gone when it would be stored.
+        let (gone, made) = tokio::join!(cluster.delete(&uri), cluster.post(PODS, pod(&name)));
         gone.expect(200);
         let used = cluster.get(QUOTA).await.expect(200)["status"]["used"]["pods"].as_str().expect("used").to_owned();
         let there = items(cluster, PODS).await.len();
