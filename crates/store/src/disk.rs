@@ -310,7 +310,16 @@ impl Journals {
     /// Opens the store with as much of its journals as the engine accepts: it takes any beginning of a good one. What comes after
     /// the damage rests on what is lost, so the journals behind the damaged one are left out as well.
     fn open_before_the_damage(&self, directory: &Path) -> Option<(Database, Keyspace)> {
-        (0..self.0.len()).rev().find_map(|damaged| self.open_with_part(directory, damaged))
+        let opened = (0..self.0.len()).rev().find_map(|damaged| self.open_with_part(directory, damaged));
+        if opened.is_none() {
+            // The damage is not in them: whoever mends what it is in needs them whole.
+            for (path, bytes) in &self.0 {
+                if let Err(error) = fs::write(path, bytes) {
+                    tracing::error!(path = %path.display(), %error, "a journal could not be written back; its copy is kept aside");
+                }
+            }
+        }
+        opened
     }
 
     /// Opens the store with as much of one journal as the engine accepts, and none of those behind it; none if the damage is in one

@@ -93,6 +93,8 @@ pub struct Entry {
     pub(crate) hole: usize,
     attributes: OnceLock<Attributes>,
     protobuf: Mutex<Option<Bytes>>,
+    /// Of the message, also when it is forgotten: a list tells its length before it is made.
+    protobuf_len: OnceLock<usize>,
     value: Mutex<Option<Arc<Value>>>,
     decoded: Arc<Decoded>,
 }
@@ -106,7 +108,18 @@ impl std::fmt::Debug for Entry {
 impl Entry {
     /// An entry as it was read from the disk.
     pub(crate) fn stored(key: Arc<str>, create_revision: u64, revision: u64, hole: usize, json: Bytes, decoded: Arc<Decoded>) -> Entry {
-        Entry { key, create_revision, revision, json, hole, attributes: OnceLock::new(), protobuf: Mutex::new(None), value: Mutex::new(None), decoded }
+        Entry {
+            key,
+            create_revision,
+            revision,
+            json,
+            hole,
+            attributes: OnceLock::new(),
+            protobuf: Mutex::new(None),
+            protobuf_len: OnceLock::new(),
+            value: Mutex::new(None),
+            decoded,
+        }
     }
 
     /// The last state of a removed object, at the revision of its removal.
@@ -145,7 +158,7 @@ impl Entry {
         })
     }
 
-    /// The object as a protobuf message of its storage version. `encode` makes it if it was not used lately.
+    /// The object as a protobuf message of its storage version. `encode` makes it if it was not made lately.
     pub fn protobuf(self: &Arc<Self>, encode: impl FnOnce(&Value) -> Vec<u8>) -> Bytes {
         if let Some(message) = &*self.protobuf.lock() {
             return message.clone();
@@ -153,8 +166,14 @@ impl Entry {
         // Outside the lock: two may make it at once, and none waits for another's tree.
         let message: Bytes = encode(&self.value()).into();
         *self.protobuf.lock() = Some(message.clone());
+        let _ = self.protobuf_len.set(message.len());
         self.decoded.message_used(self, message.len());
         message
+    }
+
+    /// The bytes of [`Self::protobuf`]; it is made for that once.
+    pub fn protobuf_len(self: &Arc<Self>, encode: impl FnOnce(&Value) -> Vec<u8>) -> usize {
+        self.protobuf_len.get().copied().unwrap_or_else(|| self.protobuf(encode).len())
     }
 }
 
@@ -202,6 +221,7 @@ impl Draft {
             hole,
             attributes: OnceLock::from(attributes),
             protobuf: Mutex::new(None),
+            protobuf_len: OnceLock::new(),
             value: Mutex::new(Some(Arc::new(value))),
             decoded: Arc::clone(decoded),
         });
