@@ -23,8 +23,13 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects to the shim of the sandbox whose directory this is.
     pub(crate) fn open(dir: &Path, sandbox: &str) -> Result<Connection> {
-        let fd = sys::seqpacket_connect(&dir.join(proto::SOCKET)).and_then(sys::watched);
-        fd.map(|fd| Connection { fd, sandbox: sandbox.to_owned(), ended: AtomicBool::new(false) }).map_err(|e| gone(sandbox, &e))
+        Connection::connect(dir, sandbox).map_err(|e| gone(sandbox, &e))
+    }
+
+    /// The same, with the kernel's reason: nobody listens (`ConnectionRefused`, `NotFound`) is not that this process cannot ask.
+    pub(crate) fn connect(dir: &Path, sandbox: &str) -> io::Result<Connection> {
+        let fd = sys::seqpacket_connect(&dir.join(proto::SOCKET)).and_then(sys::watched)?;
+        Ok(Connection { fd, sandbox: sandbox.to_owned(), ended: AtomicBool::new(false) })
     }
 
     /// Sends a request with descriptors beside it.

@@ -6,6 +6,7 @@
 //! lost only when its process is gone.
 
 use std::collections::HashSet;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -29,6 +30,8 @@ use crate::{files, prepare, sys};
 const SHIM_START_MAX: Duration = Duration::from_secs(10);
 /// A shim answers what it need not wait for within this, or hangs and is killed.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Between two subscriptions to one shim.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Runtime {
     /// Makes a sandbox. What has been made of it is undone when anything fails: the shim is killed first, then waited for.
@@ -298,11 +301,24 @@ async fn follow(inner: Arc<Inner>, sandbox: String, mut connection: Connection, 
 }
 
 /// Another connection to a shim that lives; its first answer, all states, is still to be read. One that does not listen any more
-/// has ended, or is ending.
+/// has ended, or is ending; that this process cannot ask (it has no descriptor left) says nothing of the shim.
 async fn subscribe_anew(inner: &Arc<Inner>, sandbox: &str) -> Option<Connection> {
-    let connection = Connection::open(&Runtime(Arc::clone(inner)).sandbox_dir(sandbox), sandbox).ok()?;
-    connection.send(&Request::Subscribe, &[]).await.ok()?;
-    Some(connection)
+    let dir = Runtime(Arc::clone(inner)).sandbox_dir(sandbox);
+    loop {
+        let subscribed = match Connection::connect(&dir, sandbox) {
+            Ok(connection) => connection.send(&Request::Subscribe, &[]).await.is_ok().then_some(connection),
+            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => return None,
+            Err(error) => {
+                tracing::warn!(sandbox, %error, "a shim cannot be asked just now");
+                None
+            }
+        };
+        // Also before what was asked is read: a shim that drops each of its listeners is not asked without a pause.
+        tokio::time::sleep(ASK_AGAIN).await;
+        if subscribed.is_some() {
+            return subscribed;
+        }
+    }
 }
 
 /// Takes the exit status of a shim that has ended, so that no zombie stays.

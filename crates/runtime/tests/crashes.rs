@@ -1,4 +1,4 @@
-//! Kill -9 of the program and of a shim, and a cut of power, at every step: nothing half-made is trusted afterwards, and nothing is
+//! Kill -9 of the program and of a shim at ten moments of each step, and a cut of power: nothing half-made is trusted afterwards, and nothing is
 //! left behind.
 //!
 //! A cut of power is tried on the directory as it may be found: what was synced is there, of everything after that any part may

@@ -156,6 +156,12 @@ async fn nothing_else_passes_for_proc() {
         let error = start_error(&host, at(id, &fake, to)).await;
         assert!(error.contains("is not of type proc") || error.contains("inside /proc"), "{error}");
     }
+    // Upon the host's own, which may be there.
+    for (id, to) in [("g", "/proc/"), ("h", "/proc/self/attr")] {
+        let twice = ContainerConfig { mounts: [at(id, Path::new("/proc"), "/proc").mounts, at(id, &fake, to).mounts].concat(), ..at(id, &fake, to) };
+        let error = start_error(&host, twice).await;
+        assert!(error.contains("is not of type proc") || error.contains("inside /proc"), "{to}: {error}");
+    }
     // By a link of the image, which leads there.
     tar_image(&host, "leading", Tar::new().link("way", "/proc", false)).await;
     let error = start_error(&host, ContainerConfig { image: "leading".into(), ..at("d", &fake, "/way") }).await;

@@ -122,8 +122,10 @@ async fn command(args: &[String]) -> Done {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&base)?;
         fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|e| format!("container {id:?}: {e}"))?;
         let created = create(&dir, id, &bundle, option(&["--pid-file"])).await;
-        if created.is_err() {
-            clear(&dir).await?;
+        if created.is_err()
+            && let Err(e) = clear(&dir).await
+        {
+            eprintln!("oci: warning: {e}");
         }
         return created;
     }
@@ -178,6 +180,8 @@ async fn create(dir: &Path, id: &str, bundle_dir: &Path, pid_file: Option<&str>)
     let sandbox = map::sandbox(id, MARK, &bundle)?;
     let container = map::container(bundle_dir, &bundle, &dir.join("seccomp.json"))?;
     let kept = Kept { id: id.into(), oci_version: bundle.oci_version, bundle: bundle_dir.into(), annotations: bundle.annotations, hooks };
+    // Before anything is made: whoever ends this command in its middle can still delete what it made.
+    fs::write(dir.join("kept.json"), serde_json::to_vec(&kept)?)?;
     let rt = open(dir).await?;
     rt.create_sandbox(sandbox).await?;
     rt.create_container("bundle", container).await?;
@@ -191,7 +195,6 @@ async fn create(dir: &Path, id: &str, bundle_dir: &Path, pid_file: Option<&str>)
     if let Some(file) = pid_file {
         fs::write(file, status.pid.to_string())?;
     }
-    fs::write(dir.join("kept.json"), serde_json::to_vec(&kept)?)?;
     Ok(())
 }
 

@@ -51,6 +51,10 @@ fn room(to: &impl AsFd) -> io::Result<u64> {
     if of.blocks() == 0 {
         return Ok(u64::MAX);
     }
+    // Empty files take no blocks: where their number is laid out in advance, a part of it stays free as well.
+    if of.files() != 0 && of.files_available() <= of.files() / RESERVED_PART {
+        return Ok(0);
+    }
     let unit = of.fragment_size();
     let [all, free] = [of.blocks(), of.blocks_available()].map(|n| n.saturating_mul(unit));
     Ok(free.saturating_sub(reserved(all)))

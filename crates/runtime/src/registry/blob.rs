@@ -16,7 +16,7 @@ use super::{BLOB_TRIES, DOCUMENT_BYTES_MAX, FIRST_PAUSE, blocking, may_pass, ref
 use crate::error::{Context, Error, Result};
 use crate::images::ingest::{self, Held};
 use crate::images::manifest::Descriptor;
-use crate::images::space;
+use crate::images::space::{self, Space};
 use crate::images::unpack::{Section, hex};
 use crate::images::{self, Images, Transfer};
 use crate::types::{Progress, Step};
@@ -128,6 +128,8 @@ async fn receive(session: &Session, url: &str, layer: &Descriptor, file: &Arc<He
     let run = async {
         let mut told = have;
         let mut gathered = Vec::new();
+        // Others write to the same disk meanwhile, layers of this image among them.
+        let mut space = Space::default();
         loop {
             let piece = body.next().await;
             let ended = !matches!(piece, Ok(Some(_)));
@@ -140,8 +142,12 @@ async fn receive(session: &Session, url: &str, layer: &Descriptor, file: &Arc<He
                 return Err(Error::Image(format!("{} is longer than its manifest says", layer.digest)));
             }
             if gathered.len() >= WRITTEN_BYTES || ended {
-                let (file, bytes) = (Arc::clone(file), std::mem::take(&mut gathered));
-                blocking(move || (&**file).write_all(&bytes).context("cannot write a layer")).await?;
+                let (file, bytes, mut there) = (Arc::clone(file), std::mem::take(&mut gathered), std::mem::take(&mut space));
+                let written = blocking(move || {
+                    there.take(&**file, bytes.len() as u64).and_then(|()| (&**file).write_all(&bytes)).context("cannot write a layer")?;
+                    Ok(there)
+                });
+                space = written.await?;
             }
             if have - told >= TOLD_BYTES || ended {
                 told = have;

@@ -249,12 +249,14 @@ pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>) -> Step
         None
     };
     // Whatever the runtimes look up below it must be the kernel's (runc: CVE-2019-16884, CVE-2025-52881).
-    let covering = spec.config.mounts.iter().zip(&binds).find(|(mount, _)| mount.container == Path::new("/proc"));
-    if let Some((_, (tree, _))) = covering
-        && sys::file_system_of(tree).map_err(|e| format!("/proc: {e}"))? != PROC
-    {
-        return Err("error mounting to rootfs at \"/proc\": \"/proc\" cannot be mounted because it is not of type proc".to_owned());
+    let mut covering = None;
+    for (_, (tree, _)) in spec.config.mounts.iter().zip(&binds).filter(|(mount, _)| mount.container == Path::new("/proc")) {
+        if sys::file_system_of(tree).map_err(|e| format!("/proc: {e}"))? != PROC {
+            return Err("error mounting to rootfs at \"/proc\": \"/proc\" cannot be mounted because it is not of type proc".to_owned());
+        }
+        covering = Some(tree);
     }
+    let proc = proc.as_ref().or(covering);
     let mut terminal = None;
     if default("/dev") {
         attach_at(&dev, &ordinary(&root, "dev")?, "/dev")?;
@@ -276,7 +278,7 @@ pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>) -> Step
     let mut all: Vec<_> = binds.chain(volumes.iter().map(|(path, tree)| (path.into(), tree, true))).collect();
     all.sort_by_key(|(path, ..)| Path::new(path.as_ref()).components().count());
     for (path, tree, directory) in all {
-        attach(&root, tree, &path, directory, proc.as_ref())?;
+        attach(&root, tree, &path, directory, proc)?;
     }
     restrict::elsewhere(&root, spec, [("/proc/", default("/proc")), ("/sys/", default("/sys"))])?;
     working_directory(&root, spec)?;
