@@ -1,0 +1,31 @@
+//! Evaluation.
+
+use std::fmt;
+
+use crate::value::Value;
+
+/// Does what a function does; a target is the first argument.
+pub type Run = fn(&[Value]) -> Result<Value, EvalError>;
+
+/// Counts what a call did: its arguments (a target first) and its result.
+pub type CallCost = fn(&[Value], &Value) -> u64;
+
+/// Why an expression has no value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EvalError {
+    pub message: String,
+}
+
+impl fmt::Display for EvalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for EvalError {}
+
+/// The values of variables.
+pub trait Activation {
+    /// The variable of this name.
+    fn find(&self, name: &str) -> Option<Value>;
+}
