@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::ast::Id;
-use crate::source::{Location, Source};
+use crate::source::Location;
+use crate::types::Str;
 
 /// One error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct Issue {
 #[derive(Debug, Clone)]
 pub struct Issues {
     pub errors: Vec<Issue>,
-    pub source: Source,
+    pub text: Str,
 }
 
 impl fmt::Display for Issues {
