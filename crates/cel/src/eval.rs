@@ -29,3 +29,13 @@ pub trait Activation {
     /// The variable of this name.
     fn find(&self, name: &str) -> Option<Value>;
 }
+
+/// What the functions of the language do.
+pub mod standard {
+    use super::{CallCost, EvalError, Run};
+
+    /// What an overload of the standard library does, and what it counts as where that is not the usual.
+    pub fn row(_id: &str) -> (Run, Option<CallCost>) {
+        (|_| Err(EvalError { message: "no such overload".to_string() }), None)
+    }
+}

@@ -21,3 +21,8 @@ pub struct MacroError {
     pub id: crate::ast::Id,
     pub message: String,
 }
+
+/// The macros of the language itself.
+pub fn standard() -> Vec<Macro> {
+    Vec::new()
+}
