@@ -1,13 +1,13 @@
 //! Who asks, as whom, and whether they may: the stages of the path before anything is looked at.
 
-use crate::{ApiServer, Context, PeerCertificate, path::RequestInfo, query, rows::Row};
+use crate::{Context, PeerCertificate, path::RequestInfo, query, rows::Row, world::World};
 use http::{HeaderMap, header, request::Parts};
 use identity::{Attributes, Decision, User};
 use machinery::status::Status;
 use std::{sync::Arc, time::SystemTime};
 
 /// Who asks: a caller in this process, a certificate, a token, or nobody.
-pub(crate) async fn authenticate(server: &ApiServer, parts: &Parts, offered_token: Option<&str>, now: SystemTime) -> Result<Arc<User>, Status> {
+pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Option<&str>, now: SystemTime) -> Result<Arc<User>, Status> {
     let extensions = &parts.extensions;
     if let Some(user) = extensions.get::<Arc<User>>() {
         return Ok(Arc::clone(user));
@@ -15,7 +15,7 @@ pub(crate) async fn authenticate(server: &ApiServer, parts: &Parts, offered_toke
     if let Some(user) = extensions.get::<User>() {
         return Ok(Arc::new(user.clone()));
     }
-    let authenticator = &server.identity().authenticator;
+    let authenticator = &world.identity().authenticator;
     let mut ended = false;
     if let Some(PeerCertificate(peer)) = extensions.get::<PeerCertificate>() {
         // A certificate that names nobody leaves the token its turn; so does one that has ended since the handshake, but
@@ -29,7 +29,7 @@ pub(crate) async fn authenticate(server: &ApiServer, parts: &Parts, offered_toke
     if let Some(token) = bearer(&parts.headers).or(offered_token) {
         return authenticator.bearer(token).await.map(Arc::new).map_err(|_| Status::unauthorized());
     }
-    if ended { Err(Status::unauthorized()) } else { Ok(server.anonymous()) }
+    if ended { Err(Status::unauthorized()) } else { Ok(world.anonymous()) }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -39,7 +39,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Acts as another user if the headers ask for it and the real one may (`impersonate` on users, groups, …).
-pub(crate) fn impersonate(server: &ApiServer, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, Status> {
+pub(crate) fn impersonate(world: &World, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, Status> {
     if !headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
         return Ok(user);
     }
@@ -60,7 +60,7 @@ pub(crate) fn impersonate(server: &ApiServer, user: Arc<User>, headers: &HeaderM
             name: name.to_owned(),
             ..RequestInfo::default()
         };
-        authorize(server, &user, &info)
+        authorize(world, &user, &info)
     };
     match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
         Some((namespace, account)) => {
@@ -95,7 +95,7 @@ pub(crate) fn impersonate(server: &ApiServer, user: Arc<User>, headers: &HeaderM
 }
 
 /// `Ok` if somebody allows it; otherwise the reason that the authorisers give, which may be empty.
-fn decide(server: &ApiServer, user: &Arc<User>, info: &RequestInfo) -> Result<(), String> {
+fn decide(world: &World, user: &Arc<User>, info: &RequestInfo) -> Result<(), String> {
     let attributes = Attributes {
         user,
         verb: info.verb,
@@ -108,7 +108,7 @@ fn decide(server: &ApiServer, user: &Arc<User>, info: &RequestInfo) -> Result<()
         path: &info.path,
         is_resource: info.is_resource,
     };
-    match server.identity().authorizer.authorize(&attributes) {
+    match world.identity().authorizer.authorize(&attributes) {
         (Decision::Allow, _) => Ok(()),
         (_, reason) => Err(reason),
     }
@@ -116,7 +116,7 @@ fn decide(server: &ApiServer, user: &Arc<User>, info: &RequestInfo) -> Result<()
 
 /// A write that turns out to make a new object (apply, and an update of a kind that allows it) needs the right to create it
 /// as well (upstream's `withAuthorization`); 403 with the authorisers' reason alone, as there.
-pub(crate) fn authorize_create(server: &ApiServer, cx: &Context, row: &Row, namespace: &str, name: &str) -> Result<(), Status> {
+pub(crate) fn authorize_create(world: &World, cx: &Context, row: &Row, namespace: &str, name: &str) -> Result<(), Status> {
     let resource = &row.resource;
     let info = RequestInfo {
         is_resource: true,
@@ -129,12 +129,12 @@ pub(crate) fn authorize_create(server: &ApiServer, cx: &Context, row: &Row, name
         name: name.to_owned(),
         ..RequestInfo::default()
     };
-    decide(server, &cx.user, &info).map_err(|reason| Status::forbidden(&resource.group, &resource.resource, name, &reason))
+    decide(world, &cx.user, &info).map_err(|reason| Status::forbidden(&resource.group, &resource.resource, name, &reason))
 }
 
 /// 403 in upstream's words unless somebody allows it.
-pub(crate) fn authorize(server: &ApiServer, user: &Arc<User>, info: &RequestInfo) -> Result<(), Status> {
-    let Err(reason) = decide(server, user, info) else { return Ok(()) };
+pub(crate) fn authorize(world: &World, user: &Arc<User>, info: &RequestInfo) -> Result<(), Status> {
+    let Err(reason) = decide(world, user, info) else { return Ok(()) };
     let mut message = if info.is_resource {
         let resource = match info.subresource.as_str() {
             "" => info.resource.clone(),

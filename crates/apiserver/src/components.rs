@@ -38,7 +38,7 @@ pub(crate) async fn get(call: &Call<'_>) -> Result<Answer, Status> {
 async fn component(call: &Call<'_>, name: &str) -> Option<Value> {
     let program = PROGRAMS.into_iter().find(|(known, _)| *known == name);
     let health = match program {
-        Some((known, _)) if call.server.config().resident.contains(&known) => Ok("ok".to_owned()),
+        Some((known, _)) if call.world.config().resident.contains(&known) => Ok("ok".to_owned()),
         Some((_, port)) => proxy::health(port).await,
         None if name == STORE => Ok("ok".to_owned()),
         None => return None,

@@ -50,7 +50,7 @@ fn names(endpoint: &str) -> impl Iterator<Item = &'static str> {
 
 fn healthy(server: &ApiServer, endpoint: &str, check: &str) -> bool {
     match check {
-        "shutdown" => !server.is_ending(),
+        "shutdown" => !server.world().ending().is_cancelled(),
         name if BOOTSTRAP_CHECKS.contains(&name) => endpoint == "livez" || server.is_bootstrapped(),
         _ => true,
     }

@@ -3,7 +3,7 @@
 //!
 //! Upstream gives each Event a lease of an hour from its last write; here the last time that an Event tells is the same.
 
-use crate::{ApiServer, bootstrap, services, storage};
+use crate::{ApiServer, bootstrap, services, storage, world::World};
 use machinery::{Value, time};
 use std::time::{Duration, Instant, SystemTime};
 use tokio_util::sync::CancellationToken;
@@ -28,16 +28,16 @@ pub(crate) async fn run(server: ApiServer, shutdown: CancellationToken) {
             () = tokio::time::sleep(EVERY) => {}
         }
         if !round.is_multiple_of(LONG_ROUNDS) {
-            bootstrap::keep(&server, bootstrap::Round::Short).await;
+            bootstrap::keep(server.world(), bootstrap::Round::Short).await;
             continue;
         }
         server.keep().await;
         if round.is_multiple_of(REPAIR_ROUNDS) {
-            suspects = services::repair(&server, suspects).await;
+            suspects = services::repair(server.world(), suspects).await;
         }
         let now = Instant::now();
         server.rows().iter().for_each(|row| row.stretches().forget(now));
-        let removed = end_events(&server, SystemTime::now()).await;
+        let removed = end_events(server.world(), SystemTime::now()).await;
         if removed > 0 {
             tracing::debug!(removed, "events have ended by age");
         }
@@ -45,16 +45,16 @@ pub(crate) async fn run(server: ApiServer, shutdown: CancellationToken) {
 }
 
 /// Removes the Events that are older than the configured age; returns how many.
-pub(crate) async fn end_events(server: &ApiServer, now: SystemTime) -> usize {
-    let Some(row) = server.row("", "v1", "events") else { return 0 };
-    let Some(snapshot) = storage::snapshot(server, &row, None) else { return 0 };
-    let Some(limit) = now.checked_sub(server.config().event_ttl) else { return 0 };
+pub(crate) async fn end_events(world: &World, now: SystemTime) -> usize {
+    let Some(row) = world.row("", "v1", "events") else { return 0 };
+    let Some(snapshot) = storage::snapshot(world.store(), &row, None) else { return 0 };
+    let Some(limit) = now.checked_sub(world.config().event_ttl) else { return 0 };
     let old: Vec<_> =
         snapshot.range(&row.root_key, "").filter(|e| last_seen(&storage::value(&row, e)).is_some_and(|t| t < limit)).take(ROUND_MAX).cloned().collect();
     let mut removed = 0;
     for entry in old {
         let key = storage::key(&entry).to_owned();
-        match storage::delete(server, &row, &key, &entry).await {
+        match storage::delete(world.store(), &row, &key, &entry).await {
             Ok(true) => removed += 1,
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "an event could not be removed"),

@@ -18,6 +18,7 @@ mod gather;
 mod gzip;
 mod health;
 mod housekeeping;
+mod ledger;
 mod listing;
 mod meta;
 mod metrics;
@@ -43,6 +44,8 @@ mod subresources;
 mod table;
 mod websocket;
 mod windows;
+mod world;
+mod writer;
 
 pub use body::{Body, BoxError, empty, full};
 pub use config::{Config, Identity};
@@ -51,38 +54,25 @@ pub use path::RequestInfo;
 pub use rows::{Row, Rows};
 pub use server::PeerCertificate;
 
-use arc_swap::ArcSwap;
-use identity::User;
 use machinery::{Value, status::Status};
-use registry::{Call, DeleteOptions, WriteOptions};
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::SystemTime,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use world::World;
+use writer::Writer;
 
 /// The API server. Cheap to clone; all clones are one server.
 #[derive(Clone)]
 pub struct ApiServer(Arc<Inner>);
 
 struct Inner {
-    config: Config,
-    store: Store,
-    identity: Identity,
-    rows: ArcSwap<Rows>,
-    metrics: metrics::Metrics,
-    services: services::Allocators,
-    anonymous: Arc<User>,
-    own: Arc<User>,
+    world: World,
     given_up: offload::GivenUp,
-    ledger: admission::Ledger,
     bootstrapped: AtomicBool,
-    ending: CancellationToken,
 }
 
 impl ApiServer {
@@ -91,23 +81,8 @@ impl ApiServer {
     /// # Errors
     /// A resource's objects cannot be loaded from the store.
     pub fn new(config: Config, store: Store, identity: Identity) -> Result<ApiServer, Status> {
-        let rows = Rows::builtin(|resource| config.serves(resource));
-        let (network, prefix) = config.service_cidr;
-        let user = |name: &str, group: &str| Arc::new(User { name: name.into(), uid: String::new(), groups: vec![group.into()], extra: Default::default() });
-        let server = ApiServer(Arc::new(Inner {
-            services: services::Allocators::new(network, prefix, config.node_ports),
-            rows: ArcSwap::from_pointee(rows),
-            metrics: metrics::Metrics::new(SystemTime::now()),
-            anonymous: user("system:anonymous", "system:unauthenticated"),
-            own: user("system:apiserver", "system:masters"),
-            given_up: offload::GivenUp::default(),
-            ledger: admission::Ledger::default(),
-            bootstrapped: AtomicBool::new(false),
-            ending: CancellationToken::new(),
-            config,
-            store,
-            identity,
-        }));
+        let world = World::new(config, store, identity);
+        let server = ApiServer(Arc::new(Inner { world, given_up: offload::GivenUp::default(), bootstrapped: AtomicBool::new(false) }));
         // Every bucket takes its objects now: authorisation reads them without asking for a row.
         for row in server.rows().iter() {
             row.bucket(server.store());
@@ -134,10 +109,10 @@ impl ApiServer {
     /// # Errors
     /// An object cannot be written.
     pub async fn bootstrap(&self) -> Result<(), Status> {
-        let found = services::repair(self, services::Suspects::default()).await;
-        bootstrap::run(self).await?;
+        let found = services::repair(self.world(), services::Suspects::default()).await;
+        bootstrap::run(self.world()).await?;
         // What a crash has left behind is put right at once.
-        services::repair(self, found.of_a_crash()).await;
+        services::repair(self.world(), found.of_a_crash()).await;
         self.0.bootstrapped.store(true, Ordering::Release);
         Ok(())
     }
@@ -145,33 +120,33 @@ impl ApiServer {
     /// Makes again what somebody has taken of the objects that the API keeps, and what is gone is no longer remembered.
     /// [`Self::serve`] does it every minute.
     pub async fn keep(&self) {
-        bootstrap::keep(self, bootstrap::Round::Long).await;
-        admission::tidy(self);
+        bootstrap::keep(self.world(), bootstrap::Round::Long).await;
+        admission::tidy(self.world());
     }
 
     /// The store.
     pub fn store(&self) -> &Store {
-        &self.0.store
+        self.world().store()
     }
 
     /// Who is who and who may what.
     pub fn identity(&self) -> &Identity {
-        &self.0.identity
+        self.world().identity()
     }
 
     /// The settings.
     pub fn config(&self) -> &Config {
-        &self.0.config
+        self.world().config()
     }
 
     /// The resources that are served now.
     pub fn rows(&self) -> Arc<Rows> {
-        self.0.rows.load_full()
+        self.world().rows()
     }
 
     /// A served resource.
     pub fn row(&self, group: &str, version: &str, resource: &str) -> Option<Arc<Row>> {
-        self.0.rows.load().get(group, version, resource).cloned()
+        self.world().row(group, version, resource)
     }
 
     /// An object, read by the server itself: no authorisation.
@@ -179,26 +154,15 @@ impl ApiServer {
     /// # Errors
     /// 404.
     pub fn read(&self, resource: &(&str, &str, &str), namespace: &str, name: &str) -> Result<Arc<Value>, Status> {
-        let row = self.own_row(resource)?;
-        let key = row.resource.key(namespace, name);
-        let entry = storage::get(self, &row, &key).ok_or_else(|| errors::not_found(&row, name))?;
-        Ok(storage::value(&row, &entry))
+        self.world().read(*resource, namespace, name)
     }
 
     /// Creates an object as the server itself (`system:apiserver`), with defaults, admission and validation.
     ///
     /// # Errors
     /// As a create by anybody.
-    pub async fn create(&self, resource: &(&str, &str, &str), namespace: &str, mut value: Value) -> Result<Value, Status> {
-        let row = self.own_row(resource)?;
-        let cx = self.own_context(&row, "create", namespace);
-        own::default(&row, &mut value);
-        let options = WriteOptions::internal();
-        let (query, headers) = (query::Query::default(), http::HeaderMap::new());
-        let call = Call { server: self, cx: &cx, row: &row, query: &query, headers: &headers, accepted: Default::default() };
-        // Boxed: a Service's create writes its IPAddress by this same function.
-        let answer = Box::pin(registry::create_value(&call, &row, namespace, &options, value, false)).await?;
-        Ok(answer.into_value(&row))
+    pub async fn create(&self, resource: &(&str, &str, &str), namespace: &str, value: Value) -> Result<Value, Status> {
+        Writer(self.world()).create(*resource, namespace, value).await
     }
 
     /// Replaces an object as the server itself; `value` names the resourceVersion that it stems from, or none.
@@ -206,19 +170,7 @@ impl ApiServer {
     /// # Errors
     /// As an update by anybody.
     pub async fn update(&self, resource: &(&str, &str, &str), namespace: &str, name: &str, value: Value) -> Result<Value, Status> {
-        let row = self.own_row(resource)?;
-        let cx = self.own_context(&row, "update", namespace);
-        let options = WriteOptions::internal();
-        let (query, headers) = (query::Query::default(), http::HeaderMap::new());
-        let call = Call { server: self, cx: &cx, row: &row, query: &query, headers: &headers, accepted: Default::default() };
-        let change = registry::Change { row: &row, namespace, name, subresource: "", options: &options, may_create: false, applied: false, derived: true };
-        let answer = Box::pin(registry::change(&call, &change, |_| {
-            let mut value = value.clone();
-            own::default(&row, &mut value);
-            Ok(value)
-        }))
-        .await?;
-        Ok(answer.into_value(&row))
+        Writer(self.world()).update(*resource, namespace, name, value).await
     }
 
     /// Deletes an object as the server itself.
@@ -226,41 +178,17 @@ impl ApiServer {
     /// # Errors
     /// As a delete by anybody.
     pub async fn delete(&self, resource: &(&str, &str, &str), namespace: &str, name: &str) -> Result<(), Status> {
-        let row = self.own_row(resource)?;
-        let cx = self.own_context(&row, "delete", namespace);
-        let (query, headers) = (query::Query::default(), http::HeaderMap::new());
-        let call = Call { server: self, cx: &cx, row: &row, query: &query, headers: &headers, accepted: Default::default() };
-        Box::pin(registry::delete_named(&call, &row, namespace, name, &DeleteOptions::default())).await?;
-        Ok(())
-    }
-
-    fn own_row(&self, (group, version, resource): &(&str, &str, &str)) -> Result<Arc<Row>, Status> {
-        self.row(group, version, resource).ok_or_else(|| Status::internal(format!("{resource}.{group}/{version} is not served")))
-    }
-
-    fn own_context(&self, row: &Row, verb: &'static str, namespace: &str) -> Context {
-        let info = RequestInfo {
-            is_resource: true,
-            verb,
-            group: row.resource.group.clone(),
-            version: row.resource.version.clone(),
-            resource: row.resource.resource.clone(),
-            namespace: namespace.to_owned(),
-            ..RequestInfo::default()
-        };
-        Context::new(Arc::clone(&self.0.own), info, "kube-apiserver".into(), SystemTime::now())
+        Writer(self.world()).delete(*resource, namespace, name).await
     }
 
     fn adopt_services(&self) {
-        let Some(row) = self.row("", "v1", "services") else { return };
-        let Some(snapshot) = storage::snapshot(self, &row, None) else { return };
-        for entry in snapshot.range(&row.root_key, "") {
-            self.0.services.adopt(&storage::value(&row, entry));
+        for service in self.world().list(("", "v1", "services"), "") {
+            self.world().services().adopt(&service);
         }
     }
 
-    pub(crate) fn metrics(&self) -> &metrics::Metrics {
-        &self.0.metrics
+    pub(crate) fn world(&self) -> &World {
+        &self.0.world
     }
 
     /// The writes that go on though their clients are gone.
@@ -268,55 +196,7 @@ impl ApiServer {
         &self.0.given_up
     }
 
-    /// What quotas were charged.
-    pub(crate) fn ledger(&self) -> &admission::Ledger {
-        &self.0.ledger
-    }
-
-    pub(crate) fn services(&self) -> &services::Allocators {
-        &self.0.services
-    }
-
-    pub(crate) fn anonymous(&self) -> Arc<User> {
-        Arc::clone(&self.0.anonymous)
-    }
-
-    pub(crate) fn own_user(&self) -> Arc<User> {
-        Arc::clone(&self.0.own)
-    }
-
     pub(crate) fn is_bootstrapped(&self) -> bool {
         self.0.bootstrapped.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn is_ending(&self) -> bool {
-        self.0.ending.is_cancelled()
-    }
-
-    /// Ends every watch: the clients come back to whoever serves next.
-    pub(crate) fn end_watches(&self) {
-        self.0.ending.cancel();
-    }
-
-    pub(crate) fn ending(&self) -> &CancellationToken {
-        &self.0.ending
-    }
-
-    /// `host:port` by which clients reach this server.
-    pub(crate) fn address(&self) -> String {
-        let config = &self.0.config;
-        config
-            .advertise_address
-            .map_or_else(|| format!("localhost:{}", config.advertise_port), |ip| std::net::SocketAddr::new(ip, config.advertise_port).to_string())
-    }
-
-    pub(crate) fn render_metrics(&self) -> String {
-        let rows = self.rows();
-        let objects = rows.iter().filter(|r| r.resource.has_verb("list")).map(|row| {
-            let count = storage::count(self, row);
-            let name = &row.resource;
-            (if name.group.is_empty() { name.resource.clone() } else { format!("{}.{}", name.resource, name.group) }, count)
-        });
-        self.0.metrics.render(&objects.collect::<Vec<_>>(), self.given_up().count())
     }
 }

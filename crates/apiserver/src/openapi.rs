@@ -5,7 +5,7 @@
 //! rows), so that the index costs no documents.
 
 use crate::{
-    ApiServer, Body, body, negotiate, reply,
+    Body, body, negotiate, reply,
     rows::{Row, Rows},
 };
 use bytes::Bytes;
@@ -21,11 +21,10 @@ const PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2";
 const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Answers an OpenAPI path; `None` if it is none.
-pub(crate) fn answer(server: &ApiServer, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
-    let rows = server.rows();
+pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
     let path = path.strip_prefix("/openapi/")?;
     if path == "v3" || path == "v3/" {
-        let paths: Vec<(String, String)> = groups(&rows).into_iter().map(|(path, rows)| (path, hash(&rows))).collect();
+        let paths: Vec<(String, String)> = groups(rows).into_iter().map(|(path, rows)| (path, hash(&rows))).collect();
         let index = openapi::v3_index(paths.iter().map(|(path, hash)| (path.as_str(), hash.as_str())));
         return Some(reply::respond(StatusCode::OK, negotiate::JSON, index.to_string()));
     }
@@ -41,7 +40,7 @@ pub(crate) fn answer(server: &ApiServer, path: &str, headers: &HeaderMap) -> Opt
         return Some(respond(packed, &hash(&all), negotiate::JSON, headers));
     }
     let group = path.strip_prefix("v3/")?;
-    let (_, found) = groups(&rows).into_iter().find(|(path, _)| path == group)?;
+    let (_, found) = groups(rows).into_iter().find(|(path, _)| path == group)?;
     let packed = rows.openapi().get(group, || json(&openapi::v3_document(&served(&found), git_version())));
     Some(respond(packed, &hash(&found), negotiate::JSON, headers))
 }

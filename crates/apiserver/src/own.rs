@@ -6,16 +6,18 @@
 //! request's path. What they have in common with every write stands here: a change is made from the present object and
 //! starts again when somebody was faster, and owns the fields that it sets.
 
-use crate::{ApiServer, errors, meta, rows::Row, storage};
+use crate::{errors, meta, rows::Row, storage};
 use machinery::{Value, apply, defaulting, status::Status, time};
 use std::{sync::Arc, time::SystemTime};
-use store::Entry;
+use store::{Entry, Store};
 
 /// How often a write starts again because others were faster. Upstream's patch tries five times; here a round costs
 /// microseconds, and a writer that loses this often has met a fault.
 pub(crate) const ATTEMPTS_MAX: usize = 64;
 /// The manager of what the server writes.
 pub(crate) const MANAGER: &str = "kube-apiserver";
+/// The name of the server's own user.
+pub(crate) const OWN_USER: &str = "system:apiserver";
 
 /// Defaults from the schema, then those of the kind.
 pub(crate) fn default(row: &Row, value: &mut Value) {
@@ -48,7 +50,7 @@ pub(crate) enum Owns {
 /// # Errors
 /// 404; what `make` says; the store cannot write, and then it is not known whether it has.
 pub(crate) async fn amend(
-    server: &ApiServer,
+    store: &Store,
     row: &Row,
     (namespace, name): (&str, &str),
     owns: Owns,
@@ -57,14 +59,14 @@ pub(crate) async fn amend(
 ) -> Result<(Arc<Entry>, Arc<Entry>), Status> {
     let key = row.resource.key(namespace, name);
     for _ in 0..ATTEMPTS_MAX {
-        let entry = storage::get(server, row, &key).ok_or_else(|| errors::not_found(row, name))?;
+        let entry = storage::get(store, row, &key).ok_or_else(|| errors::not_found(row, name))?;
         let old = storage::value(row, &entry);
         let Some(mut value) = make(&old)? else { return Ok((Arc::clone(&entry), entry)) };
         if let Owns::By(subresource) = owns {
             let exclude = row.reset_fields(subresource);
             apply::track_update(row.ty(), Some(&old), &mut value, MANAGER, &row.api_version, subresource, &time::rfc3339(now), exclude);
         }
-        if let Some(stored) = storage::replace(server, row, &key, &entry, value).await? {
+        if let Some(stored) = storage::replace(store, row, &key, &entry, value).await? {
             return Ok((entry, stored));
         }
     }
@@ -75,24 +77,24 @@ pub(crate) async fn amend(
 ///
 /// # Errors
 /// The store cannot write.
-pub(crate) async fn create(server: &ApiServer, row: &Row, now: SystemTime, mut value: Value) -> Result<Option<Arc<Entry>>, Status> {
+pub(crate) async fn create(store: &Store, row: &Row, now: SystemTime, mut value: Value) -> Result<Option<Arc<Entry>>, Status> {
     default(row, &mut value);
     stamp(now, &mut value);
     apply::track_update(row.ty(), None, &mut value, MANAGER, &row.api_version, "", &time::rfc3339(now), row.reset_fields(""));
-    row.strategy.prepare_create(&kinds::Context::new(now, server.own_user().name.clone()), &mut value);
+    row.strategy.prepare_create(&kinds::Context::new(now, OWN_USER), &mut value);
     let key = row.resource.key("", meta::text(&value, "name"));
-    storage::create(server, row, &key, value).await
+    storage::create(store, row, &key, value).await
 }
 
 /// Removes an object if it is as `wanted` says; one that is not there is removed already.
 ///
 /// # Errors
 /// The store cannot write.
-pub(crate) async fn remove(server: &ApiServer, row: &Row, name: &str, wanted: impl Fn(&Value) -> bool) -> Result<(), Status> {
+pub(crate) async fn remove(store: &Store, row: &Row, name: &str, wanted: impl Fn(&Value) -> bool) -> Result<(), Status> {
     let key = row.resource.key("", name);
     for _ in 0..ATTEMPTS_MAX {
-        let Some(entry) = storage::get(server, row, &key).filter(|entry| wanted(&storage::value(row, entry))) else { return Ok(()) };
-        if storage::delete(server, row, &key, &entry).await? {
+        let Some(entry) = storage::get(store, row, &key).filter(|entry| wanted(&storage::value(row, entry))) else { return Ok(()) };
+        if storage::delete(store, row, &key, &entry).await? {
             return Ok(());
         }
     }

@@ -6,7 +6,7 @@
 use crate::{
     ApiServer, Body, Context, access, body, components, discovery, errors, health,
     negotiate::{self, Accepted, Encoding, Form},
-    offload::{self, Finish},
+    offload::{self, Finish, GivenUp},
     path::RequestInfo,
     proxy,
     query::Query,
@@ -16,6 +16,7 @@ use crate::{
     reviews,
     rows::Row,
     storage, subresources, table, websocket,
+    world::World,
 };
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -43,7 +44,7 @@ pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Respon
     let uri = request.uri().clone();
     let query = Query::parse(uri.query().unwrap_or_default());
     let info = RequestInfo::parse(request.method(), uri.path(), &query);
-    let _ongoing = server.metrics().begin(&info);
+    let _ongoing = server.world().metrics().begin(&info);
     let row = if info.is_resource { server.row(&info.group, &info.version, &info.resource) } else { None };
     let (verb, subresource) = (info.verb, info.subresource.clone());
     let mut accepted = Accepted::default();
@@ -60,7 +61,7 @@ pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Respon
     if let Some(rest) = body {
         body::drain(rest);
     }
-    server.metrics().end(row.as_ref(), verb, subresource, response.status().as_u16(), started.elapsed());
+    server.world().metrics().end(row.as_ref(), verb, subresource, response.status().as_u16(), started.elapsed());
     response
 }
 
@@ -78,11 +79,11 @@ async fn stages(
     let offered_token = websocket::take_token(&mut parts.headers);
     *accepted = negotiate::accepted(&parts.headers, false, false).unwrap_or_default();
     accepted.pretty |= pretty(query, header_text(&parts.headers, header::USER_AGENT));
-    let user = access::authenticate(server, &parts, offered_token.as_deref(), now).await?;
-    let user = access::impersonate(server, user, &parts.headers)?;
-    access::authorize(server, &user, &info)?;
+    let user = access::authenticate(server.world(), &parts, offered_token.as_deref(), now).await?;
+    let user = access::impersonate(server.world(), user, &parts.headers)?;
+    access::authorize(server.world(), &user, &info)?;
     let lasts = info.is_long_running();
-    if !lasts && server.metrics().in_flight() + server.given_up().count() > IN_FLIGHT_MAX {
+    if !lasts && server.world().metrics().in_flight() + server.given_up().count() > IN_FLIGHT_MAX {
         return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
     }
     let cx = Arc::new(Context::new(user, info, header_text(&parts.headers, header::USER_AGENT).to_owned(), now));
@@ -154,7 +155,7 @@ async fn dispatch(
     }
     let Some(row) = row else { return Err(Status::no_such_path()) };
     if STREAMS.contains(&cx.info.subresource.as_str()) {
-        return proxy::handle(server, cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
+        return proxy::handle(server.world(), cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
     }
     let reads = matches!(cx.info.verb, "get" | "list" | "watch");
     let forms = reads && matches!(cx.info.subresource.as_str(), "" | "status");
@@ -173,7 +174,8 @@ async fn dispatch(
     }
     let socket = (cx.info.verb == "watch" && websocket::wanted(&parts.headers)).then(|| parts.headers.clone());
     let asked = Asked {
-        server: server.clone(),
+        world: server.world().clone(),
+        given_up: server.given_up().clone(),
         cx: Arc::clone(cx),
         row: Arc::clone(row),
         query: parts.uri.query().unwrap_or_default().to_owned(),
@@ -191,7 +193,8 @@ async fn dispatch(
 /// A request for a resource that has been let in, with everything that its answer needs: owned, so that it can be worked on
 /// elsewhere and go on when its client is gone.
 struct Asked {
-    server: ApiServer,
+    world: World,
+    given_up: GivenUp,
     cx: Arc<Context>,
     row: Arc<Row>,
     query: String,
@@ -202,7 +205,7 @@ struct Asked {
 impl Asked {
     async fn answer(&self, body: &Bytes) -> Result<Response<Body>, Status> {
         let query = Query::parse(&self.query);
-        let call = Call { server: &self.server, cx: &self.cx, row: &self.row, query: &query, headers: &self.headers, accepted: self.accepted };
+        let call = Call { world: &self.world, cx: &self.cx, row: &self.row, query: &query, headers: &self.headers, accepted: self.accepted };
         let include = table::Include::of(&query)?;
         let answer = resource(&call, body).await?;
         let mut response = respond::answer(&self.row, &self.cx, self.accepted, include, answer);
@@ -229,7 +232,7 @@ impl Asked {
         }
         let body = body::read(body).await?;
         let heavy = self.is_heavy(body.len());
-        let (given_up, cx) = (self.server.given_up().clone(), Arc::clone(&self.cx));
+        let (given_up, cx) = (self.given_up.clone(), Arc::clone(&self.cx));
         let work = async move { self.answer(&body).await };
         let work = async move { if heavy { offload::run(work).await } else { work.await } };
         Finish::new(work, given_up, move || cx.give_up()).await
@@ -261,17 +264,17 @@ impl Asked {
                 _ if info.name.is_empty() => false,
                 _ => {
                     let namespace = if self.row.resource.namespaced { info.namespace.as_str() } else { "" };
-                    let entry = storage::get(&self.server, &self.row, &self.row.resource.key(namespace, &info.name));
+                    let entry = storage::get(self.world.store(), &self.row, &self.row.resource.key(namespace, &info.name));
                     entry.is_some_and(|entry| entry.json.len() >= offload::INLINE_BYTES_MAX)
                 }
             }
     }
 
     fn list_is_heavy(&self) -> bool {
-        if storage::count(&self.server, &self.row) >= offload::INLINE_OBJECTS_MAX {
+        if storage::count(self.world.store(), &self.row) >= offload::INLINE_OBJECTS_MAX {
             return true;
         }
-        let Some(snapshot) = storage::snapshot(&self.server, &self.row, None) else { return true };
+        let Some(snapshot) = storage::snapshot(self.world.store(), &self.row, None) else { return true };
         let bytes: usize = snapshot.range(&self.row.root_key, "").map(|entry| entry.json.len()).sum();
         bytes >= offload::INLINE_LIST_BYTES_MAX
     }
@@ -313,7 +316,7 @@ async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         "watch" => registry::watch(call),
         "create" if REVIEWS.contains(&info.group.as_str()) => {
             let value = call.decode(body, machinery::json::Validation::Ignore)?;
-            let answer = reviews::create(call.server, call.cx, call.row, value).await?;
+            let answer = reviews::create(call.world, call.cx, call.row, value).await?;
             Ok(Answer::Object(StatusCode::CREATED, answer))
         }
         "create" if info.resource == "bindings" && info.group.is_empty() => bind(call, body).await,
@@ -345,7 +348,7 @@ fn is_placed(row: &Row, info: &RequestInfo) -> bool {
 }
 
 async fn bind(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
-    let pods = call.server.row("", "v1", "pods").ok_or_else(|| errors::not_found(call.row, call.name()))?;
+    let pods = call.world.row("", "v1", "pods").ok_or_else(|| errors::not_found(call.row, call.name()))?;
     subresources::bind(call, &pods, body).await
 }
 
@@ -367,7 +370,7 @@ async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
             let request = machinery::gvk::Gvk { group: "authentication.k8s.io".into(), version: "v1".into(), kind: "TokenRequest".into() };
             let ty = machinery::schema::builtin().kind(&request).ok_or_else(|| Status::internal("the schema lacks TokenRequest"))?;
             let value = call.decode_as(body, ty, machinery::json::Validation::Ignore)?;
-            let answer = reviews::token(call.server, call.cx, call.namespace(), call.name(), value).await?;
+            let answer = reviews::token(call.world, call.cx, call.namespace(), call.name(), value).await?;
             Ok(Answer::Other(StatusCode::CREATED, answer))
         }
         (part, verb) if subresources::PARTS.contains(&part) => match verb {
@@ -401,7 +404,7 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
         return Ok(response);
     }
     let rows = server.rows();
-    if let Some(found) = discovery::answer(&rows, path, headers, &server.address()) {
+    if let Some(found) = discovery::answer(&rows, path, headers, &server.world().address()) {
         return Ok(match found? {
             discovery::Found::Plain(value) => {
                 let accepted = Accepted { pretty: pretty(query, &cx.user_agent), ..accepted };
@@ -420,7 +423,7 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
         "/version" | "/version/" => json_as(info, &machinery::resources::version()),
         "/" => json(&serde_json::json!({ "paths": machinery::resources::roots().collect::<Vec<_>>() })),
         "/metrics" => {
-            let mut response = reply::respond(StatusCode::OK, negotiate::JSON, server.render_metrics());
+            let mut response = reply::respond(StatusCode::OK, negotiate::JSON, server.world().render_metrics(server.given_up().count()));
             let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, media);
             reply::finish(&mut response, headers, Vec::new());
@@ -432,7 +435,7 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
             Ok(response)
         }
-        _ => Ok(crate::openapi::answer(server, path, headers).unwrap_or_else(reply::plain_not_found)),
+        _ => Ok(crate::openapi::answer(&rows, path, headers).unwrap_or_else(reply::plain_not_found)),
     }
 }
 

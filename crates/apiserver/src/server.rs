@@ -122,7 +122,7 @@ pub(crate) async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<rus
             }
         });
     }
-    server.end_watches();
+    server.world().ending().cancel();
     connections.close();
     if tokio::time::timeout(DRAIN_MAX, connections.wait()).await.is_err() {
         tracing::warn!(left = connections.len(), "connections were cut at the end of the drain");

@@ -4,7 +4,6 @@
 //! answers those bytes; another version's are converted on the way out, which is rare (autoscaling/v1, core Events).
 
 use crate::{
-    ApiServer,
     frames::{Change, delimited, json_line},
     rows::Row,
 };
@@ -22,7 +21,7 @@ use machinery::{
 };
 use std::{ops::ControlFlow, sync::Arc};
 pub(crate) use store::{Candidates, Demand, Event, Expired, Scope, Snapshot, Watch};
-use store::{CommitError, Draft, Entry, Expect};
+use store::{CommitError, Draft, Entry, Expect, Store};
 
 /// The type of an object by what it says of itself.
 pub(crate) fn type_of(value: &Value) -> Option<TypeRef<'static>> {
@@ -32,8 +31,8 @@ pub(crate) fn type_of(value: &Value) -> Option<TypeRef<'static>> {
 }
 
 /// The newest revision.
-pub(crate) fn revision(server: &ApiServer) -> u64 {
-    server.store().revision()
+pub(crate) fn revision(store: &Store) -> u64 {
+    store.revision()
 }
 
 /// The key of an entry.
@@ -42,18 +41,18 @@ pub(crate) fn key(entry: &Entry) -> &str {
 }
 
 /// The present entry of a key.
-pub(crate) fn get(server: &ApiServer, row: &Row, key: &str) -> Option<Arc<Entry>> {
-    row.bucket(server.store()).get(key)
+pub(crate) fn get(store: &Store, row: &Row, key: &str) -> Option<Arc<Entry>> {
+    row.bucket(store).get(key)
 }
 
 /// How many objects a row has.
-pub(crate) fn count(server: &ApiServer, row: &Row) -> usize {
-    row.bucket(server.store()).len()
+pub(crate) fn count(store: &Store, row: &Row) -> usize {
+    row.bucket(store).len()
 }
 
 /// The newest state, or the one at a revision; `None` if that is no longer known.
-pub(crate) fn snapshot(server: &ApiServer, row: &Row, at: Option<u64>) -> Option<Snapshot> {
-    server.store().snapshot(row.bucket(server.store()), at)
+pub(crate) fn snapshot(store: &Store, row: &Row, at: Option<u64>) -> Option<Snapshot> {
+    store.snapshot(row.bucket(store), at)
 }
 
 /// An entry's object in the row's version.
@@ -124,13 +123,13 @@ fn unavailable(error: &CommitError) -> Status {
 }
 
 /// Stores a new object; `None` if its key is taken.
-pub(crate) async fn create(server: &ApiServer, row: &Row, key: &str, value: Value) -> Result<Option<Arc<Entry>>, Status> {
-    put(server, row, key, Expect::Absent, value).await
+pub(crate) async fn create(store: &Store, row: &Row, key: &str, value: Value) -> Result<Option<Arc<Entry>>, Status> {
+    put(store, row, key, Expect::Absent, value).await
 }
 
 /// Stores an object's next state; `None` if the present one is another.
-pub(crate) async fn replace(server: &ApiServer, row: &Row, key: &str, present: &Entry, value: Value) -> Result<Option<Arc<Entry>>, Status> {
-    put(server, row, key, Expect::Revision(present.revision), value).await
+pub(crate) async fn replace(store: &Store, row: &Row, key: &str, present: &Entry, value: Value) -> Result<Option<Arc<Entry>>, Status> {
+    put(store, row, key, Expect::Revision(present.revision), value).await
 }
 
 /// Refuses what could not be read again when it is stored: protobuf, and the owners of deep fields, may be nested deeper than
@@ -139,9 +138,9 @@ pub(crate) fn readable(value: &Value) -> Result<(), Status> {
     if machinery::json::is_readable(value) { Ok(()) } else { Err(Status::bad_request("exceeded max depth")) }
 }
 
-async fn put(server: &ApiServer, row: &Row, key: &str, expect: Expect, value: Value) -> Result<Option<Arc<Entry>>, Status> {
+async fn put(store: &Store, row: &Row, key: &str, expect: Expect, value: Value) -> Result<Option<Arc<Entry>>, Status> {
     readable(&value)?;
-    match server.store().put(row.bucket(server.store()), key, expect, draft(row, value)).await {
+    match store.put(row.bucket(store), key, expect, draft(row, value)).await {
         Ok(entry) => Ok(Some(entry)),
         Err(CommitError::Conflict) => Ok(None),
         Err(error) => Err(unavailable(&error)),
@@ -149,8 +148,8 @@ async fn put(server: &ApiServer, row: &Row, key: &str, expect: Expect, value: Va
 }
 
 /// Removes an object; `false` if the present one is another.
-pub(crate) async fn delete(server: &ApiServer, row: &Row, key: &str, present: &Entry) -> Result<bool, Status> {
-    match server.store().delete(row.bucket(server.store()), key, Expect::Revision(present.revision)).await {
+pub(crate) async fn delete(store: &Store, row: &Row, key: &str, present: &Entry) -> Result<bool, Status> {
+    match store.delete(row.bucket(store), key, Expect::Revision(present.revision)).await {
         Ok(_) => Ok(true),
         Err(CommitError::Conflict) => Ok(false),
         Err(error) => Err(unavailable(&error)),
@@ -158,13 +157,13 @@ pub(crate) async fn delete(server: &ApiServer, row: &Row, key: &str, present: &E
 }
 
 /// The changes of a scope after a revision; the oldest known one if that is too old.
-pub(crate) fn watch(server: &ApiServer, row: &Row, from: u64, scope: Scope) -> Result<Watch, Expired> {
-    server.store().watch(row.bucket(server.store()), from, scope, row.fields())
+pub(crate) fn watch(store: &Store, row: &Row, from: u64, scope: Scope) -> Result<Watch, Expired> {
+    store.watch(row.bucket(store), from, scope, row.fields())
 }
 
 /// The newest state, and where an index knows it, the only entries that can be selected.
-pub(crate) fn candidates(server: &ApiServer, row: &Row, demands: &[Demand<'_>]) -> (Snapshot, Option<Candidates>) {
-    server.store().snapshot_for(row.bucket(server.store()), demands, row.fields())
+pub(crate) fn candidates(store: &Store, row: &Row, demands: &[Demand<'_>]) -> (Snapshot, Option<Candidates>) {
+    store.snapshot_for(row.bucket(store), demands, row.fields())
 }
 
 /// An event as a line of JSON.
@@ -183,7 +182,7 @@ fn no_fields() -> store::FieldsOf {
 }
 
 /// The store's newest state as authentication and authorisation read it: objects in their storage versions.
-pub(crate) struct StoredObjects(pub(crate) store::Store);
+pub(crate) struct StoredObjects(pub(crate) Store);
 
 impl identity::Objects for StoredObjects {
     fn get(&self, key: &str) -> Option<Arc<Value>> {

@@ -15,7 +15,7 @@ impl Plugin for CertificateApproval {
         "CertificateApproval"
     }
 
-    fn validate(&self, world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
         let Some(old) = write.old else { return Ok(()) };
         if !is(write, "certificates.k8s.io", "certificatesigningrequests") || write.operation != Operation::Update {
             return Ok(());
@@ -34,10 +34,10 @@ impl Plugin for CertificateApproval {
 }
 
 /// On the signer itself, or on all of its domain.
-pub(super) fn may(world: World<'_>, write: &Write<'_>, verb: &str, signer: &str) -> bool {
+pub(super) fn may(world: &World, write: &Write<'_>, verb: &str, signer: &str) -> bool {
     let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
     [signer.to_owned(), format!("{domain}/*")].iter().any(|name| {
-        world.server.identity().authorizer.allows(&Attributes {
+        world.identity().authorizer.allows(&Attributes {
             user: &write.cx.user,
             verb,
             group: "certificates.k8s.io",
@@ -59,7 +59,7 @@ impl Plugin for CertificateSubjectRestriction {
         "CertificateSubjectRestriction"
     }
 
-    fn validate(&self, _world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    fn validate(&self, _world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
         if !creates(write, "certificates.k8s.io", "certificatesigningrequests") || text(&object["spec"], "signerName") != "kubernetes.io/kube-apiserver-client"
         {
             return Ok(());

@@ -22,7 +22,7 @@ impl Plugin for LimitRanger {
         "LimitRanger"
     }
 
-    fn mutate(&self, world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         if !creates(write, "", "pods") {
             return Ok(());
         }
@@ -32,7 +32,7 @@ impl Plugin for LimitRanger {
         Ok(())
     }
 
-    fn validate(&self, world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
         let pod = is(write, "", "pods") && (creates(write, "", "pods") || write.subresource == "resize");
         let claim = is(write, "", "persistentvolumeclaims") && write.operation != Operation::Delete && write.subresource.is_empty();
         let going = write.old.is_some_and(|old| !old["metadata"]["deletionTimestamp"].is_null());

@@ -18,10 +18,10 @@ mod security;
 mod service_account;
 mod storage_objects;
 
-pub(crate) use quota::{Ledger, charge, tidy};
+pub(crate) use quota::{charge, tidy};
 
 use crate::read::{items, text};
-use crate::{ApiServer, Operation, Write, storage};
+use crate::{Operation, Write, world::World};
 use kinds::usage as amounts;
 use machinery::{Value, status::Status};
 use std::sync::Arc;
@@ -32,12 +32,12 @@ trait Plugin: Sync {
     fn name(&self) -> &'static str;
 
     /// Changes the object.
-    fn mutate(&self, _world: World<'_>, _write: &Write<'_>, _object: &mut Value) -> Result<(), Status> {
+    fn mutate(&self, _world: &World, _write: &Write<'_>, _object: &mut Value) -> Result<(), Status> {
         Ok(())
     }
 
     /// Refuses the object.
-    fn validate(&self, _world: World<'_>, _write: &Write<'_>, _object: &Value) -> Result<(), Status> {
+    fn validate(&self, _world: &World, _write: &Write<'_>, _object: &Value) -> Result<(), Status> {
         Ok(())
     }
 }
@@ -65,35 +65,11 @@ static PLUGINS: [&dyn Plugin; 18] = [
     &pod_certificates::PodCertificateRequests,
 ];
 
-/// The objects that plug-ins look at.
-#[derive(Clone, Copy)]
-struct World<'a> {
-    server: &'a ApiServer,
-}
-
-/// Group, version, resource.
-type Gvr<'a> = (&'a str, &'a str, &'a str);
-
-impl World<'_> {
-    fn get(&self, resource: Gvr<'_>, namespace: &str, name: &str) -> Option<Arc<Value>> {
-        self.server.read(&resource, namespace, name).ok()
-    }
-
-    /// All objects of a namespace (empty: of the cluster), in order of their names.
-    fn list(&self, (group, version, resource): Gvr<'_>, namespace: &str) -> Vec<Arc<Value>> {
-        let Some(row) = self.server.row(group, version, resource) else { return Vec::new() };
-        let prefix = if namespace.is_empty() { row.root_key.clone() } else { format!("{}{namespace}/", row.root_key) };
-        let Some(snapshot) = storage::snapshot(self.server, &row, None) else { return Vec::new() };
-        snapshot.range(&prefix, "").map(|entry| storage::value(&row, entry)).collect()
-    }
-}
-
 /// The mutating stages. Not for deletions.
-pub(crate) async fn mutate(server: &ApiServer, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+pub(crate) async fn mutate(world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
     if is(write, "", "pods") && write.operation == Operation::Create && write.subresource.is_empty() {
-        service_account::wait_for_default(server, write.namespace, object).await;
+        service_account::wait_for_default(world, write.namespace, object).await;
     }
-    let world = World { server };
     for plugin in PLUGINS {
         plugin.mutate(world, write, object).inspect_err(|error| tracing::debug!(plugin = plugin.name(), %error, "refused"))?;
     }
@@ -102,8 +78,7 @@ pub(crate) async fn mutate(server: &ApiServer, write: &Write<'_>, object: &mut V
 
 /// The validating stages; `object` is null for a deletion. ResourceQuota is not among them: [`charge`] follows when nothing
 /// else can refuse.
-pub(crate) fn validate(server: &ApiServer, write: &Write<'_>, object: &Value) -> Result<(), Status> {
-    let world = World { server };
+pub(crate) fn validate(world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
     for plugin in PLUGINS {
         plugin.validate(world, write, object).inspect_err(|error| tracing::debug!(plugin = plugin.name(), %error, "refused"))?;
     }

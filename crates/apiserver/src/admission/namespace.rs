@@ -16,7 +16,7 @@ impl Plugin for NamespaceLifecycle {
     }
 
     // Before everything else that reads the namespace, as upstream's mutating stage does.
-    fn mutate(&self, world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         let namespace = write.namespace;
         if namespace.is_empty() || is(write, "", "namespaces") || is(write, "authorization.k8s.io", "localsubjectaccessreviews") {
             return Ok(());
@@ -33,7 +33,7 @@ impl Plugin for NamespaceLifecycle {
         Ok(())
     }
 
-    fn validate(&self, _world: World<'_>, write: &Write<'_>, _object: &Value) -> Result<(), Status> {
+    fn validate(&self, _world: &World, write: &Write<'_>, _object: &Value) -> Result<(), Status> {
         if write.operation == Operation::Delete && is(write, "", "namespaces") && IMMORTAL.contains(&write.name) {
             return Err(Status::forbidden("", "namespaces", write.name, "this namespace may not be deleted"));
         }
@@ -48,7 +48,7 @@ impl Plugin for DefaultIngressClass {
         "DefaultIngressClass"
     }
 
-    fn mutate(&self, world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         let named = !object["spec"]["ingressClassName"].is_null() || object["metadata"]["annotations"]["kubernetes.io/ingress.class"].is_string();
         if !creates(write, "networking.k8s.io", "ingresses") || named {
             return Ok(());

@@ -30,7 +30,7 @@ impl Plugin for NodeRestriction {
         "NodeRestriction"
     }
 
-    fn validate(&self, world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
         let Some(node) = node_of(&write.cx.user) else { return Ok(()) };
         match (write.row.resource.group.as_str(), write.row.resource.resource.as_str()) {
             ("", "pods") => pods(world, write, object, node),
@@ -62,7 +62,7 @@ impl Plugin for NodeRestriction {
     }
 }
 
-fn pods(world: World<'_>, write: &Write<'_>, object: &Value, node: &str) -> Result<(), Status> {
+fn pods(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result<(), Status> {
     match (write.operation, write.subresource) {
         (Operation::Create, "") => {
             if !object["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string() {
@@ -107,7 +107,7 @@ fn pods(world: World<'_>, write: &Write<'_>, object: &Value, node: &str) -> Resu
 }
 
 /// A mirror pod belongs to its node.
-fn owner(world: World<'_>, pod: &Value, node: &str) -> Result<(), String> {
+fn owner(world: &World, pod: &Value, node: &str) -> Result<(), String> {
     let itself = format!("node {node:?} can only create pods with an owner reference set to itself");
     let owner = match items(&pod["metadata"]["ownerReferences"]) {
         [] => return Err(itself),
@@ -201,7 +201,7 @@ impl Plugin for TaintNodesByCondition {
     }
 
     // Until the node controller has seen that it is ready, nothing is put on it.
-    fn mutate(&self, _world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    fn mutate(&self, _world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         const KEY: &str = "node.kubernetes.io/not-ready";
         if creates(write, "", "nodes") && !items(&object["spec"]["taints"]).iter().any(|t| text(t, "key") == KEY && text(t, "effect") == "NoSchedule") {
             push(&mut object["spec"], "taints", json!({"key": KEY, "effect": "NoSchedule"}));

@@ -16,7 +16,7 @@ impl Plugin for Priority {
         "Priority"
     }
 
-    fn mutate(&self, world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         if !is(write, "", "pods") || !write.subresource.is_empty() {
             return Ok(());
         }
@@ -66,7 +66,7 @@ impl Plugin for Priority {
         Ok(())
     }
 
-    fn validate(&self, world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
         if write.operation == Operation::Delete || !is(write, "scheduling.k8s.io", "priorityclasses") || object["globalDefault"] != true {
             return Ok(());
         }
@@ -88,7 +88,7 @@ impl Plugin for DefaultTolerationSeconds {
         "DefaultTolerationSeconds"
     }
 
-    fn mutate(&self, _world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    fn mutate(&self, _world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         // An update that replaces the tolerations must not lose them.
         if !is(write, "", "pods") || !write.subresource.is_empty() || !matches!(write.operation, Operation::Create | Operation::Update) {
             return Ok(());
@@ -113,7 +113,7 @@ impl Plugin for RuntimeClass {
         "RuntimeClass"
     }
 
-    fn mutate(&self, world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         if !creates(write, "", "pods") {
             return Ok(());
         }
@@ -158,7 +158,7 @@ impl Plugin for PodTopologyLabels {
     }
 
     // A pod that is bound learns where its node stands.
-    fn mutate(&self, world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         if !is(write, "", "pods") || write.subresource != "binding" {
             return Ok(());
         }

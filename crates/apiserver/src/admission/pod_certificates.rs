@@ -30,7 +30,7 @@ impl Plugin for PodCertificateRequests {
         "PodCertificateRequests"
     }
 
-    fn validate(&self, world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
         if !is(write, "certificates.k8s.io", "podcertificaterequests") {
             return Ok(());
         }

@@ -9,54 +9,26 @@
 mod usage;
 
 use super::{
-    World,
     amounts::{self, Amounts},
     forbidden, is, text,
 };
-use crate::{ApiServer, Operation, Write, own};
+use crate::{Operation, Write, own, world::World};
 use machinery::{Value, quantity::Quantity, status::Status};
-use parking_lot::Mutex;
 use serde_json::json;
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
 const QUOTAS: (&str, &str, &str) = ("", "v1", "resourcequotas");
 
-/// What this server knows of each quota by its UID: the revision that it wrote last, and how often somebody else had
-/// written in between.
-#[derive(Debug, Default)]
-pub(crate) struct Ledger(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Page>>>>);
-
-#[derive(Debug, Default)]
-struct Page {
-    revision: u64,
-    epoch: u64,
-}
-
-impl Ledger {
-    /// The page of a quota. Its lock is held over a charge, so that the page follows the quota.
-    fn page(&self, uid: &str) -> Arc<tokio::sync::Mutex<Page>> {
-        Arc::clone(self.0.lock().entry(uid.to_owned()).or_default())
-    }
-
-    fn forget(&self, uid: &str) {
-        self.0.lock().remove(uid);
-    }
-}
-
 /// Forgets the pages of quotas that are gone.
-pub(crate) fn tidy(server: &ApiServer) {
+pub(crate) fn tidy(world: &World) {
     // Before the quotas are read: a page that comes later belongs to one that is there.
-    let known: Vec<String> = server.ledger().0.lock().keys().cloned().collect();
+    let known: Vec<String> = world.ledger().known();
     if known.is_empty() {
         return;
     }
-    let quotas = World { server }.list(QUOTAS, "");
+    let quotas = world.list(QUOTAS, "");
     let there: HashSet<&str> = quotas.iter().map(|quota| text(&quota["metadata"], "uid")).collect();
-    known.iter().filter(|uid| !there.contains(uid.as_str())).for_each(|uid| server.ledger().forget(uid));
+    known.iter().filter(|uid| !there.contains(uid.as_str())).for_each(|uid| world.ledger().forget(uid));
 }
 
 /// What one write was charged.
@@ -76,11 +48,11 @@ struct Charge {
 }
 
 /// Measures a write and charges it.
-pub(crate) async fn charge(server: &ApiServer, write: &Write<'_>, object: &Value) -> Result<Charges, Status> {
+pub(crate) async fn charge(world: &World, write: &Write<'_>, object: &Value) -> Result<Charges, Status> {
     if write.namespace.is_empty() || !write.row.strategy.charged(write.subresource, write.operation == Operation::Update) {
         return Ok(Charges::default());
     }
-    let quotas = World { server }.list(QUOTAS, write.namespace);
+    let quotas = world.list(QUOTAS, write.namespace);
     if quotas.is_empty() {
         return Ok(Charges::default());
     }
@@ -99,10 +71,10 @@ pub(crate) async fn charge(server: &ApiServer, write: &Write<'_>, object: &Value
         return Ok(charges);
     }
     for quota in matching.into_iter().filter(|q| grows(q)) {
-        match commit(server, write, object, quota, &delta).await {
+        match commit(world, write, object, quota, &delta).await {
             Ok(charge) => charges.all.extend(charge),
             Err(error) => {
-                charges.refund(server).await;
+                charges.refund(world).await;
                 return Err(error);
             }
         }
@@ -145,14 +117,14 @@ fn examine(write: &Write<'_>, object: &Value, quota: &Value, delta: &Amounts) ->
 }
 
 /// Adds a write's usage to a quota's status; `None` if the quota is gone, which bounds nothing.
-async fn commit(server: &ApiServer, write: &Write<'_>, object: &Value, quota: &Value, delta: &Amounts) -> Result<Option<Charge>, Status> {
+async fn commit(world: &World, write: &Write<'_>, object: &Value, quota: &Value, delta: &Amounts) -> Result<Option<Charge>, Status> {
     let (group, version, resource) = QUOTAS;
-    let Some(row) = server.row(group, version, resource) else { return Ok(None) };
+    let Some(row) = world.row(group, version, resource) else { return Ok(None) };
     let (name, uid) = (text(&quota["metadata"], "name"), text(&quota["metadata"], "uid"));
-    let page = server.ledger().page(uid);
+    let page = world.ledger().page(uid);
     let mut page = page.lock().await;
     let mut amounts = Amounts::new();
-    let outcome = own::amend(server, &row, (write.namespace, name), own::Owns::By("status"), write.cx.now, |present| {
+    let outcome = own::amend(world.store(), &row, (write.namespace, name), own::Owns::By("status"), write.cx.now, |present| {
         examine(write, object, present, delta)?;
         amounts = masked(delta, present);
         Ok(Some(add(present, &amounts)))
@@ -166,7 +138,7 @@ async fn commit(server: &ApiServer, write: &Write<'_>, object: &Value, quota: &V
             Ok(Some(Charge { quota: name.to_owned(), uid: uid.to_owned(), amounts, epoch: page.epoch }))
         }
         Err(error) if error.code == 404 => {
-            server.ledger().forget(uid);
+            world.ledger().forget(uid);
             Ok(None)
         }
         Err(error) => Err(error),
@@ -185,18 +157,18 @@ fn add(quota: &Value, amounts: &Amounts) -> Value {
 
 impl Charges {
     /// Gives back what a write was charged that is certain not to be stored.
-    pub(crate) async fn refund(self, server: &ApiServer) {
+    pub(crate) async fn refund(self, world: &World) {
         for charge in &self.all {
-            if let Err(error) = self.give_back(server, charge).await {
+            if let Err(error) = self.give_back(world, charge).await {
                 tracing::warn!(quota = charge.quota, %error, "a quota's charge could not be given back; its controller will count again");
             }
         }
     }
 
-    async fn give_back(&self, server: &ApiServer, charge: &Charge) -> Result<(), Status> {
+    async fn give_back(&self, world: &World, charge: &Charge) -> Result<(), Status> {
         let (group, version, resource) = QUOTAS;
-        let Some(row) = server.row(group, version, resource) else { return Ok(()) };
-        let page = server.ledger().page(&charge.uid);
+        let Some(row) = world.row(group, version, resource) else { return Ok(()) };
+        let page = world.ledger().page(&charge.uid);
         let mut page = page.lock().await;
         let known = page.revision.to_string();
         if page.epoch != charge.epoch {
@@ -204,7 +176,7 @@ impl Charges {
         }
         let back: Amounts = charge.amounts.iter().map(|(name, amount)| (name.clone(), Quantity::ZERO - *amount)).collect();
         let target = (self.namespace.as_str(), charge.quota.as_str());
-        let outcome = own::amend(server, &row, target, own::Owns::By("status"), SystemTime::now(), |present| {
+        let outcome = own::amend(world.store(), &row, target, own::Owns::By("status"), SystemTime::now(), |present| {
             // Another's writing, or another quota of that name: it was counted anew.
             Ok((text(&present["metadata"], "resourceVersion") == known).then(|| add(present, &back)))
         });

@@ -11,14 +11,14 @@ impl Plugin for Escalation {
         "RBAC escalation"
     }
 
-    fn validate(&self, world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
         let resource = &write.row.resource;
         let kinds = ["roles", "clusterroles", "rolebindings", "clusterrolebindings"];
         let concerned = resource.group == "rbac.authorization.k8s.io" && kinds.contains(&resource.resource.as_str());
         if !concerned || write.operation == Operation::Delete {
             return Ok(());
         }
-        let authorizer = &world.server.identity().authorizer;
+        let authorizer = &world.identity().authorizer;
         let allowed = |asked: &identity::Attributes<'_>| authorizer.allows(asked);
         identity::rbac::check_escalation(authorizer.rbac(), &allowed, &write.cx.user, &resource.resource, object, write.old)
     }

@@ -1,7 +1,7 @@
 //! ServiceAccount: every pod has an account, and unless it says otherwise, that account's token as files.
 
 use super::{Plugin, World, creates, forbidden, items, push, text};
-use crate::{ApiServer, Write, meta, storage};
+use crate::{Write, meta, storage};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{Value, status::Status};
 use serde_json::json;
@@ -18,15 +18,15 @@ const ACCOUNTS: (&str, &str, &str) = ("", "v1", "serviceaccounts");
 
 /// Waits for the default account of a namespace: its controller may be one event behind the user. Upstream tries again
 /// for about a second; here the wait ends with the very event.
-pub(super) async fn wait_for_default(server: &ApiServer, namespace: &str, pod: &Value) {
+pub(super) async fn wait_for_default(world: &World, namespace: &str, pod: &Value) {
     let name = account_name(pod);
-    if name != "default" || server.read(&ACCOUNTS, namespace, name).is_ok() || server.read(&("", "v1", "namespaces"), "", namespace).is_err() {
+    if name != "default" || world.read(ACCOUNTS, namespace, name).is_ok() || world.read(("", "v1", "namespaces"), "", namespace).is_err() {
         return;
     }
-    let Some(row) = server.row(ACCOUNTS.0, ACCOUNTS.1, ACCOUNTS.2) else { return };
-    let Ok(mut watch) = storage::watch(server, &row, storage::revision(server), storage::Scope::Bucket) else { return };
+    let Some(row) = world.row(ACCOUNTS.0, ACCOUNTS.1, ACCOUNTS.2) else { return };
+    let Ok(mut watch) = storage::watch(world.store(), &row, storage::revision(world.store()), storage::Scope::Bucket) else { return };
     let there = async {
-        while server.read(&ACCOUNTS, namespace, name).is_err() {
+        while world.read(ACCOUNTS, namespace, name).is_err() {
             if watch.next().await.is_err() {
                 break;
             }
@@ -48,7 +48,7 @@ impl Plugin for ServiceAccount {
         "ServiceAccount"
     }
 
-    fn mutate(&self, world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         if write.row.resource.group.is_empty() && write.row.resource.resource == "secrets" && write.subresource.is_empty() {
             fill_token_secret(world, write, object);
             return Ok(());
@@ -119,7 +119,7 @@ fn token_volume(name: &str) -> Value {
 
 /// A Secret of type `kubernetes.io/service-account-token` gets its token at once. Upstream's controller manager does it
 /// a moment later, with the same result.
-fn fill_token_secret(world: World<'_>, write: &Write<'_>, secret: &mut Value) {
+fn fill_token_secret(world: &World, write: &Write<'_>, secret: &mut Value) {
     const NAME: &str = "kubernetes.io/service-account.name";
     const UID: &str = "kubernetes.io/service-account.uid";
     if text(secret, "type") != "kubernetes.io/service-account-token" || write.name.is_empty() {
@@ -132,7 +132,7 @@ fn fill_token_secret(world: World<'_>, write: &Write<'_>, secret: &mut Value) {
     if !stated.is_empty() && stated != uid {
         return;
     }
-    let identity = world.server.identity();
+    let identity = world.identity();
     if text(&secret["data"], "token").is_empty() {
         let Ok(token) = identity.tokens.issue_legacy(write.namespace, &name, &uid, write.name) else { return };
         secret["data"]["token"] = json!(STANDARD.encode(token));

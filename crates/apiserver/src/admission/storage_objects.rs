@@ -15,7 +15,7 @@ impl Plugin for DefaultStorageClass {
         "DefaultStorageClass"
     }
 
-    fn mutate(&self, world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         let named = object["spec"]["storageClassName"].is_string() || object["metadata"]["annotations"][CLASS_ANNOTATION].is_string();
         if !creates(write, "", "persistentvolumeclaims") || named {
             return Ok(());
@@ -34,7 +34,7 @@ impl Plugin for StorageObjectInUseProtection {
         "StorageObjectInUseProtection"
     }
 
-    fn mutate(&self, _world: World<'_>, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    fn mutate(&self, _world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         if write.operation != Operation::Create || !write.subresource.is_empty() {
             return Ok(());
         }
@@ -59,7 +59,7 @@ impl Plugin for PersistentVolumeClaimResize {
         "PersistentVolumeClaimResize"
     }
 
-    fn validate(&self, world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
         let Some(old) = write.old else { return Ok(()) };
         if write.operation != Operation::Update || !write.subresource.is_empty() || !is(write, "", "persistentvolumeclaims") {
             return Ok(());

@@ -2,7 +2,7 @@
 //! endpoints, the range of Service addresses, and what extension API servers read to know their callers.
 
 use super::{Gvr, Policy, Wanted};
-use crate::ApiServer;
+use crate::world::World;
 use machinery::time;
 use serde_json::json;
 use std::{net::IpAddr, time::SystemTime};
@@ -11,8 +11,8 @@ pub(super) const SERVICE_CIDRS: Gvr = ("networking.k8s.io", "v1", "servicecidrs"
 pub(super) const NAME: &str = "kubernetes";
 
 /// The objects of this server's settings.
-pub(super) fn wanted(server: &ApiServer, now: SystemTime) -> Vec<Wanted> {
-    let config = server.config();
+pub(super) fn wanted(world: &World, now: SystemTime) -> Vec<Wanted> {
+    let config = world.config();
     let (network, prefix) = config.service_cidr;
     let mut out = vec![
         Wanted {
@@ -25,7 +25,7 @@ pub(super) fn wanted(server: &ApiServer, now: SystemTime) -> Vec<Wanted> {
             }),
         },
         service(first_address(network), config.advertise_port),
-        authentication(server),
+        authentication(world),
         Wanted {
             resource: ("", "v1", "configmaps"),
             policy: Policy::Keep,
@@ -92,8 +92,8 @@ fn endpoints(ip: IpAddr, port: u16) -> [Wanted; 2] {
 }
 
 /// What an extension API server reads to know who its callers are.
-fn authentication(server: &ApiServer) -> Wanted {
-    let trust = server.identity().authenticator.trust();
+fn authentication(world: &World) -> Wanted {
+    let trust = world.identity().authenticator.trust();
     let mut data = json!({});
     if !trust.client_ca_pem.is_empty() {
         data["client-ca-file"] = trust.client_ca_pem.as_str().into();

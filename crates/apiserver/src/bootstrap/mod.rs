@@ -12,7 +12,7 @@ mod kubernetes;
 mod reconcile;
 mod status;
 
-use crate::ApiServer;
+use crate::{world::World, writer::Writer};
 use futures_util::future::try_join_all;
 use machinery::{Value, status::Status};
 use std::time::SystemTime;
@@ -58,15 +58,15 @@ impl Wanted {
 ///
 /// # Errors
 /// An object can neither be made nor be left as it is.
-pub(crate) async fn run(server: &ApiServer) -> Result<(), Status> {
+pub(crate) async fn run(world: &World) -> Result<(), Status> {
     let mut wanted = data::wanted();
-    wanted.extend(kubernetes::wanted(server, SystemTime::now()));
-    wanted.retain(|w| is_served(server, w));
+    wanted.extend(kubernetes::wanted(world, SystemTime::now()));
+    wanted.retain(|w| is_served(world, w));
     let (namespaced, cluster): (Vec<Wanted>, Vec<Wanted>) = wanted.into_iter().partition(|w| !w.meta("namespace").is_empty());
     for batch in [cluster, namespaced] {
-        try_join_all(batch.iter().map(|w| ensure(server, w))).await?;
+        try_join_all(batch.iter().map(|w| ensure(world, w))).await?;
     }
-    status::settle(server).await
+    status::settle(world).await
 }
 
 /// Whose objects are looked at every minute, as upstream's loops of the system's namespaces, of flow control, of local
@@ -84,48 +84,48 @@ pub(crate) enum Round {
 
 /// Makes what somebody has deleted since, and takes back what nobody else may write. What cannot be made now is told, and tried
 /// again at the next round.
-pub(crate) async fn keep(server: &ApiServer, round: Round) {
-    let mut wanted = kubernetes::wanted(server, SystemTime::now());
+pub(crate) async fn keep(world: &World, round: Round) {
+    let mut wanted = kubernetes::wanted(world, SystemTime::now());
     // When tokens of the old kind began to be tracked is known at the first start only.
     wanted.retain(|w| w.resource.2 != "configmaps" || round == Round::Long && w.policy != Policy::Keep);
     if round == Round::Long {
         wanted.extend(data::wanted().into_iter().filter(|w| EVERY_MINUTE.contains(&w.resource.2)));
     }
-    wanted.retain(|w| is_served(server, w));
+    wanted.retain(|w| is_served(world, w));
     // Namespaces stand before what lies in them.
     wanted.sort_by_key(|w| !w.meta("namespace").is_empty());
     for one in &wanted {
-        if let Err(error) = ensure(server, one).await {
+        if let Err(error) = ensure(world, one).await {
             tracing::warn!(resource = one.resource.2, name = one.meta("name"), %error, "an object of the cluster's own is not as it should be");
         }
     }
     if round == Round::Long
-        && let Err(error) = status::settle(server).await
+        && let Err(error) = status::settle(world).await
     {
         tracing::warn!(%error, "what is said of the cluster's own objects could not be written");
     }
 }
 
 /// What is not served cannot be made; an APIService stands for a version that must be served itself.
-fn is_served(server: &ApiServer, wanted: &Wanted) -> bool {
+fn is_served(world: &World, wanted: &Wanted) -> bool {
     let (group, version, resource) = wanted.resource;
     let spec = &wanted.value["spec"];
-    let stands_for = || server.rows().has_version(spec["group"].as_str().unwrap_or_default(), spec["version"].as_str().unwrap_or_default());
-    server.row(group, version, resource).is_some() && (resource != "apiservices" || stands_for())
+    let stands_for = || world.rows().has_version(spec["group"].as_str().unwrap_or_default(), spec["version"].as_str().unwrap_or_default());
+    world.row(group, version, resource).is_some() && (resource != "apiservices" || stands_for())
 }
 
 /// Makes an object or brings the present one to what it should be.
-async fn ensure(server: &ApiServer, wanted: &Wanted) -> Result<(), Status> {
+async fn ensure(world: &World, wanted: &Wanted) -> Result<(), Status> {
     let (namespace, name) = (wanted.meta("namespace"), wanted.meta("name"));
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
-        let outcome = match server.read(&wanted.resource, namespace, name) {
-            Err(_) => server.create(&wanted.resource, namespace, wanted.value.clone()).await.map(drop),
+        let outcome = match world.read(wanted.resource, namespace, name) {
+            Err(_) => Writer(world).create(wanted.resource, namespace, wanted.value.clone()).await.map(drop),
             Ok(present) => match reconcile::next(wanted, &present) {
                 reconcile::Next::Nothing => return Ok(()),
-                reconcile::Next::Update(value) => server.update(&wanted.resource, namespace, name, *value).await.map(drop),
-                reconcile::Next::Replace => match server.delete(&wanted.resource, namespace, name).await {
-                    Ok(()) => server.create(&wanted.resource, namespace, wanted.value.clone()).await.map(drop),
+                reconcile::Next::Update(value) => Writer(world).update(wanted.resource, namespace, name, *value).await.map(drop),
+                reconcile::Next::Replace => match Writer(world).delete(wanted.resource, namespace, name).await {
+                    Ok(()) => Writer(world).create(wanted.resource, namespace, wanted.value.clone()).await.map(drop),
                     Err(error) => Err(error),
                 },
             },

@@ -2,44 +2,31 @@
 //! soon as they are there.
 
 use super::{ATTEMPTS_MAX, Gvr, kubernetes};
-use crate::{
-    ApiServer,
-    context::Context,
-    path::RequestInfo,
-    query::Query,
-    registry::{Call, Change, WriteOptions, change},
-    storage,
-};
+use crate::{world::World, writer::Writer};
 use futures_util::future::try_join_all;
 use machinery::{Value, status::Status, time};
 use serde_json::json;
-use std::{sync::Arc, time::SystemTime};
+use std::time::SystemTime;
 
 const API_SERVICES: Gvr = ("apiregistration.k8s.io", "v1", "apiservices");
 const FLOW_SCHEMAS: Gvr = ("flowcontrol.apiserver.k8s.io", "v1", "flowschemas");
 const PRIORITY_LEVELS: Gvr = ("flowcontrol.apiserver.k8s.io", "v1", "prioritylevelconfigurations");
 
 /// Writes the conditions that are missing.
-pub(super) async fn settle(server: &ApiServer) -> Result<(), Status> {
+pub(super) async fn settle(world: &World) -> Result<(), Status> {
     let now = SystemTime::now();
     let mut missing: Vec<(Gvr, String, Value)> = Vec::new();
     for resource in [kubernetes::SERVICE_CIDRS, API_SERVICES, FLOW_SCHEMAS] {
-        for object in all(server, resource) {
+        for object in world.list(resource, "") {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            let Some(mut condition) = condition(server, resource, &object, name) else { continue };
+            let Some(mut condition) = condition(world, resource, &object, name) else { continue };
             condition["lastTransitionTime"] = time::rfc3339(now).into();
             if find(&object, &condition).is_none_or(|have| have["status"] != condition["status"]) {
                 missing.push((resource, name.to_owned(), condition));
             }
         }
     }
-    try_join_all(missing.iter().map(|(resource, name, condition)| write(server, resource, name, condition, now))).await.map(drop)
-}
-
-fn all(server: &ApiServer, (group, version, resource): Gvr) -> Vec<Arc<Value>> {
-    let Some(row) = server.row(group, version, resource) else { return Vec::new() };
-    let Some(snapshot) = storage::snapshot(server, &row, None) else { return Vec::new() };
-    snapshot.range(&row.root_key, "").map(|entry| storage::value(&row, entry)).collect()
+    try_join_all(missing.iter().map(|(resource, name, condition)| write(world, resource, name, condition))).await.map(drop)
 }
 
 fn find<'a>(object: &'a Value, condition: &Value) -> Option<&'a Value> {
@@ -47,7 +34,7 @@ fn find<'a>(object: &'a Value, condition: &Value) -> Option<&'a Value> {
 }
 
 /// What is to be said of an object, if anything.
-fn condition(server: &ApiServer, resource: Gvr, object: &Value, name: &str) -> Option<Value> {
+fn condition(world: &World, resource: Gvr, object: &Value, name: &str) -> Option<Value> {
     match resource {
         kubernetes::SERVICE_CIDRS if name == kubernetes::NAME => {
             Some(json!({"type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready"}))
@@ -57,7 +44,7 @@ fn condition(server: &ApiServer, resource: Gvr, object: &Value, name: &str) -> O
         }
         FLOW_SCHEMAS => {
             let level = object["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default();
-            let found = server.read(&PRIORITY_LEVELS, "", level).is_ok();
+            let found = world.get(PRIORITY_LEVELS, "", level).is_some();
             let (status, reason, word) = if found { ("False", "Found", "it exists") } else { ("True", "NotFound", "there is no such object") };
             let message = format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and {word}");
             Some(json!({"type": "Dangling", "status": status, "reason": reason, "message": message}))
@@ -66,27 +53,13 @@ fn condition(server: &ApiServer, resource: Gvr, object: &Value, name: &str) -> O
     }
 }
 
-async fn write(server: &ApiServer, resource: &Gvr, name: &str, condition: &Value, now: SystemTime) -> Result<(), Status> {
+async fn write(world: &World, resource: &Gvr, name: &str, condition: &Value) -> Result<(), Status> {
     let (group, version, plural) = *resource;
-    let Some(row) = server.row(group, version, plural) else { return Ok(()) };
-    let info = RequestInfo {
-        is_resource: true,
-        verb: "update",
-        group: group.into(),
-        version: version.into(),
-        resource: plural.into(),
-        subresource: "status".into(),
-        name: name.into(),
-        ..RequestInfo::default()
-    };
-    let cx = Context::new(server.own_user(), info, "kube-apiserver".into(), now);
-    let options = WriteOptions::internal();
-    let (query, headers) = (Query::default(), http::HeaderMap::new());
-    let call = Call { server, cx: &cx, row: &row, query: &query, headers: &headers, accepted: Default::default() };
-    let what = Change { row: &row, namespace: "", name, subresource: "status", options: &options, may_create: false, applied: false, derived: true };
+    let Some(row) = world.row(group, version, plural) else { return Ok(()) };
     let mut last = Ok(());
     for _ in 0..ATTEMPTS_MAX {
-        let outcome = change(&call, &what, |old| {
+        let writer = Writer(world);
+        let outcome = writer.change(&row, ("", name), "status", |old| {
             let mut value = old.cloned().unwrap_or_default();
             let conditions = value["status"]["conditions"].as_array().into_iter().flatten();
             let mut kept: Vec<Value> = conditions.filter(|c| c["type"] != condition["type"]).cloned().collect();

@@ -1,7 +1,7 @@
 //! Where the kubelet of a node listens.
 
 use super::{NODES, dial::Backend, items, text};
-use crate::ApiServer;
+use crate::world::World;
 use machinery::{Value, status::Status};
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,9 +11,9 @@ pub(super) const PORT: u16 = 10_250;
 const TYPES: [&str; 2] = ["InternalIP", "ExternalIP"];
 
 /// The kubelet of a node.
-pub(super) fn of_node(server: &ApiServer, name: &str) -> Result<Backend, Status> {
-    let node = server.read(&NODES, "", name)?;
-    let tls = server.identity().authenticator.trust().kubelet_client.clone();
+pub(super) fn of_node(world: &World, name: &str) -> Result<Backend, Status> {
+    let node = world.read(NODES, "", name)?;
+    let tls = world.identity().authenticator.trust().kubelet_client.clone();
     let tls = tls.ok_or_else(|| Status::internal("this API server has no client certificate for kubelets"))?;
     Ok(Backend { address: SocketAddr::new(address(&node)?, port(&node)), tls: Some(tls) })
 }

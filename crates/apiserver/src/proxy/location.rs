@@ -5,12 +5,12 @@ use super::{
     dial::{self, Backend},
     items, kubelet, text,
 };
-use crate::{ApiServer, path::RequestInfo, storage};
+use crate::{path::RequestInfo, storage, world::World};
 use machinery::{Value, status::Status};
 use std::net::{IpAddr, SocketAddr};
 
 /// Finds the backend of a proxy request.
-pub(super) fn find(server: &ApiServer, info: &RequestInfo) -> Result<Backend, Status> {
+pub(super) fn find(world: &World, info: &RequestInfo) -> Result<Backend, Status> {
     let kind = match info.resource.as_str() {
         "pods" => "pod",
         "services" => "service",
@@ -20,9 +20,9 @@ pub(super) fn find(server: &ApiServer, info: &RequestInfo) -> Result<Backend, St
         return Err(Status::bad_request(format!("invalid {kind} request {:?}", info.name)));
     };
     match kind {
-        "pod" => of_pod(server, &info.namespace, scheme, name, port),
-        "service" => of_service(server, info, scheme, name, port),
-        _ => of_node(server, scheme, name, port),
+        "pod" => of_pod(world, &info.namespace, scheme, name, port),
+        "service" => of_service(world, info, scheme, name, port),
+        _ => of_node(world, scheme, name, port),
     }
 }
 
@@ -59,31 +59,31 @@ pub(super) fn proxyable(ip: IpAddr) -> Result<IpAddr, Status> {
     if local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() { Err(Status::bad_request("address not allowed")) } else { Ok(ip) }
 }
 
-fn of_pod(server: &ApiServer, namespace: &str, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
-    let pod = server.read(&PODS, namespace, name)?;
+fn of_pod(world: &World, namespace: &str, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
+    let pod = world.read(PODS, namespace, name)?;
     let ip = text(&pod["status"], "podIP").parse().map_err(|_| Status::bad_request("address not allowed"))?;
     let mut ports = items(&pod["spec"]["containers"]).iter().filter_map(|c| items(&c["ports"]).first());
     let first = ports.next().and_then(|p| p["containerPort"].as_u64()).map(|p| p.to_string()).unwrap_or_default();
     backend(proxyable(ip)?, scheme, if port.is_empty() { &first } else { port })
 }
 
-fn of_node(server: &ApiServer, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
-    let node = server.read(&NODES, "", name)?;
+fn of_node(world: &World, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
+    let node = world.read(NODES, "", name)?;
     if port.is_empty() || port.parse() == Ok(kubelet::port(&node)) {
-        return kubelet::of_node(server, name);
+        return kubelet::of_node(world, name);
     }
     backend(proxyable(kubelet::address(&node)?)?, scheme, port)
 }
 
-fn of_service(server: &ApiServer, info: &RequestInfo, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
-    let service = server.read(&("", "v1", "services"), &info.namespace, name)?;
+fn of_service(world: &World, info: &RequestInfo, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
+    let service = world.read(("", "v1", "services"), &info.namespace, name)?;
     let mut wanted = port.to_owned();
     if let Ok(number) = port.parse::<i64>() {
         let found = items(&service["spec"]["ports"]).iter().find(|p| p["port"].as_i64() == Some(number));
         let found = found.ok_or_else(|| Status::service_unavailable(format!("no service port {number} found for service {name:?}")))?;
         text(found, "name").clone_into(&mut wanted);
     }
-    let mut ready = endpoints(server, &info.namespace, name, &wanted);
+    let mut ready = endpoints(world, &info.namespace, name, &wanted);
     if ready.is_empty() {
         return Err(Status::service_unavailable(format!("no endpoints available for service {:?}", info.name)));
     }
@@ -100,31 +100,31 @@ fn random() -> [u8; 2] {
 }
 
 /// The ready endpoints of a service that are pods, at the port of that name.
-fn endpoints(server: &ApiServer, namespace: &str, service: &str, port: &str) -> Vec<(IpAddr, u16)> {
-    let Some(row) = server.row("discovery.k8s.io", "v1", "endpointslices") else { return Vec::new() };
+fn endpoints(world: &World, namespace: &str, service: &str, port: &str) -> Vec<(IpAddr, u16)> {
+    let Some(row) = world.row("discovery.k8s.io", "v1", "endpointslices") else { return Vec::new() };
     let prefix = format!("{}{namespace}/", row.root_key);
-    let Some(snapshot) = storage::snapshot(server, &row, None) else { return Vec::new() };
+    let Some(snapshot) = storage::snapshot(world.store(), &row, None) else { return Vec::new() };
     let slices: Vec<_> = snapshot.range(&prefix, "").map(|entry| storage::value(&row, entry)).collect();
     let mut out = Vec::new();
     for slice in slices.iter().filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == service) {
         let named = items(&slice["ports"]).iter().find(|p| text(p, "name") == port).and_then(|p| p["port"].as_u64());
         let Some(number) = named.and_then(|p| u16::try_from(p).ok()) else { continue };
         let ready = items(&slice["endpoints"]).iter().filter(|e| e["conditions"]["ready"] != false);
-        out.extend(ready.filter_map(|e| Some((pod_address(server, namespace, e)?, number))));
+        out.extend(ready.filter_map(|e| Some((pod_address(world, namespace, e)?, number))));
     }
     out
 }
 
 /// The address of an endpoint if it is truly that of the pod that it names: nobody reaches another host by writing
 /// endpoints.
-fn pod_address(server: &ApiServer, namespace: &str, endpoint: &Value) -> Option<IpAddr> {
+fn pod_address(world: &World, namespace: &str, endpoint: &Value) -> Option<IpAddr> {
     let target = &endpoint["targetRef"];
     let ip = endpoint["addresses"][0].as_str()?;
     let elsewhere = !text(target, "namespace").is_empty() && text(target, "namespace") != namespace;
     if text(target, "kind") != "Pod" || elsewhere {
         return None;
     }
-    let pod = server.read(&PODS, namespace, text(target, "name")).ok()?;
+    let pod = world.read(PODS, namespace, text(target, "name")).ok()?;
     let own = text(&pod["status"], "podIP") == ip || items(&pod["status"]["podIPs"]).iter().any(|p| text(p, "ip") == ip);
     let ip = ip.parse().ok()?;
     (own && proxyable(ip).is_ok()).then_some(ip)

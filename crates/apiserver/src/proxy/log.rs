@@ -5,7 +5,7 @@ use super::{
     dial::{self, Backend},
     forward, items, kubelet, plain_error, pod, text,
 };
-use crate::{ApiServer, Body, Context, query::Query};
+use crate::{Body, Context, query::Query, world::World};
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use machinery::{
@@ -30,16 +30,16 @@ pub(super) struct Wanted {
 }
 
 /// Finds out which log a GET of `pods/NAME/log` wants.
-pub(super) fn find(server: &ApiServer, cx: &Context, query: &Query<'_>) -> Result<Asked, Status> {
+pub(super) fn find(world: &World, cx: &Context, query: &Query<'_>) -> Result<Asked, Status> {
     let name = cx.info.name.as_str();
     let parameters = parameters(query, name)?;
-    let pod = pod(server, cx)?;
+    let pod = pod(world, cx)?;
     let container = container(&pod, query.text("container"))?;
     let node = text(&pod["spec"], "nodeName");
     if node.is_empty() {
         return Ok(Asked::Empty);
     }
-    let backend = kubelet::of_node(server, node)?;
+    let backend = kubelet::of_node(world, node)?;
     let path = format!("/containerLogs/{}/{name}/{container}", cx.info.namespace);
     let path = if parameters.is_empty() { path } else { format!("{path}?{parameters}") };
     Ok(Asked::Log(Wanted { pod: name.to_owned(), backend, path }))

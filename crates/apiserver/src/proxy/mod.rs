@@ -20,7 +20,7 @@ mod tests;
 pub(crate) use probe::health;
 
 use crate::read::{items, text};
-use crate::{ApiServer, Body, Context, query::Query, reply, websocket};
+use crate::{Body, Context, query::Query, reply, websocket, world::World};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, Uri};
 use machinery::{Value, status::Status};
@@ -30,9 +30,9 @@ const PODS: (&str, &str, &str) = ("", "v1", "pods");
 const NODES: (&str, &str, &str) = ("", "v1", "nodes");
 
 /// Answers a request for one of the subresources that lead elsewhere.
-pub(crate) fn handle<'a>(server: &'a ApiServer, cx: &'a Context, request: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+pub(crate) fn handle<'a>(world: &'a World, cx: &'a Context, request: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Status>> {
     // What is asked is found out at once, so that nothing of it lives as long as a tunnel.
-    let asked = ask(server, cx, &request);
+    let asked = ask(world, cx, &request);
     Box::pin(async move {
         match asked? {
             Asked::Nothing => Ok(reply::plain_not_found()),
@@ -63,9 +63,9 @@ enum Asked {
     Forward(dial::Backend),
 }
 
-fn ask(server: &ApiServer, cx: &Context, request: &Request<Body>) -> Result<Asked, Status> {
+fn ask(world: &World, cx: &Context, request: &Request<Body>) -> Result<Asked, Status> {
     let info = &cx.info;
-    let Some(row) = server.row(&info.group, &info.version, &info.resource) else { return Ok(Asked::Nothing) };
+    let Some(row) = world.row(&info.group, &info.version, &info.resource) else { return Ok(Asked::Nothing) };
     let Some(known) = row.resource.subresource(&info.subresource) else { return Ok(Asked::Nothing) };
     // OPTIONS has no verb of the API; upstream's proxies take it.
     let options = request.method() == Method::OPTIONS && info.subresource == "proxy";
@@ -74,15 +74,15 @@ fn ask(server: &ApiServer, cx: &Context, request: &Request<Body>) -> Result<Aske
     }
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match (info.resource.as_str(), info.subresource.as_str()) {
-        ("pods", "log") => log::find(server, cx, &query),
-        ("pods", "exec" | "attach" | "portforward") => streams::find(server, cx, &query, request),
-        ("pods" | "services" | "nodes", "proxy") => location::find(server, info).map(Asked::Forward),
+        ("pods", "log") => log::find(world, cx, &query),
+        ("pods", "exec" | "attach" | "portforward") => streams::find(world, cx, &query, request),
+        ("pods" | "services" | "nodes", "proxy") => location::find(world, info).map(Asked::Forward),
         _ => Ok(Asked::Nothing),
     }
 }
 
-fn pod(server: &ApiServer, cx: &Context) -> Result<Arc<Value>, Status> {
-    server.read(&PODS, &cx.info.namespace, &cx.info.name)
+fn pod(world: &World, cx: &Context) -> Result<Arc<Value>, Status> {
+    world.read(PODS, &cx.info.namespace, &cx.info.name)
 }
 
 /// An error of the way to a backend that upstream answers without a reason.

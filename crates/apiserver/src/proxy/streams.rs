@@ -1,17 +1,17 @@
 //! exec, attach and port-forward: an upgraded connection to the kubelet, carried as bytes.
 
 use super::{Asked, dial::Backend, forward, kubelet, log, plain_error, pod, text};
-use crate::{ApiServer, Body, Context, access, path::RequestInfo, query::Query, websocket};
+use crate::{Body, Context, access, path::RequestInfo, query::Query, websocket, world::World};
 use http::{Method, Request, Response, Uri};
 use machinery::{Value, status::Status};
 
 /// Finds out what a request for `pods/NAME/{exec,attach,portforward}` wants.
-pub(super) fn find(server: &ApiServer, cx: &Context, query: &Query<'_>, request: &Request<Body>) -> Result<Asked, Status> {
+pub(super) fn find(world: &World, cx: &Context, query: &Query<'_>, request: &Request<Body>) -> Result<Asked, Status> {
     // A WebSocket begins with GET, which must not make the right to look the right to run something.
     if request.method() == Method::GET {
-        access::authorize(server, &cx.user, &RequestInfo { verb: "create", ..cx.info.clone() })?;
+        access::authorize(world, &cx.user, &RequestInfo { verb: "create", ..cx.info.clone() })?;
     }
-    let pod = pod(server, cx)?;
+    let pod = pod(world, cx)?;
     let name = cx.info.name.as_str();
     let path = path(cx, &pod, query)?;
     let node = text(&pod["spec"], "nodeName");
@@ -22,7 +22,7 @@ pub(super) fn find(server: &ApiServer, cx: &Context, query: &Query<'_>, request:
         return Err(Status::bad_request("Upgrade request required"));
     }
     let uri: Uri = path.parse().map_err(|_| Status::bad_request("the request is too long"))?;
-    Ok(Asked::Stream(kubelet::of_node(server, node)?, uri))
+    Ok(Asked::Stream(kubelet::of_node(world, node)?, uri))
 }
 
 /// Joins the client with the kubelet.

@@ -105,7 +105,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
         let now = time::rfc3339(cx.now);
         apply::track_update(row.ty(), None, &mut value, &options.manager, &row.api_version, "", &now, row.reset_fields(""));
     }
-    admission::mutate(call.server, &write, &mut value).await?;
+    admission::mutate(call.world, &write, &mut value).await?;
     row.strategy.prepare_create(&cx.strategy(), &mut value);
     validate(row, &name, &value)?;
     for warning in row.strategy.warnings(&value, None) {
@@ -113,28 +113,28 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     }
     storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() {
-        true => Some(call.server.services().create(&mut value).map_err(|e| errors::invalid(row, &name, e))?),
+        true => Some(call.world.services().create(&mut value).map_err(|e| errors::invalid(row, &name, e))?),
         false => None,
     };
-    admission::validate(call.server, &write, &value)?;
+    admission::validate(call.world, &write, &value)?;
     let key = row.resource.key(namespace, &name);
     // Before anything is charged for it: whoever is not charged here is not stored either, though the object may go meanwhile.
-    if storage::get(call.server, row, &key).is_some() {
+    if storage::get(call.world.store(), row, &key).is_some() {
         return Err(errors::already_exists(row, &name));
     }
-    let charges = admission::charge(call.server, &write, &value).await?;
+    let charges = admission::charge(call.world, &write, &value).await?;
     if options.dry_run {
         return Ok(Answer::Object(StatusCode::CREATED, value));
     }
-    match storage::create(call.server, row, &key, value).await {
+    match storage::create(call.world.store(), row, &key, value).await {
         Ok(Some(entry)) => {
             if let Some(hold) = hold {
-                services::settle(call.server, hold.keep(), namespace, &name).await;
+                services::settle(call.world, hold.keep(), namespace, &name).await;
             }
             Ok(Answer::Stored(StatusCode::CREATED, entry))
         }
         Ok(None) => {
-            charges.refund(call.server).await;
+            charges.refund(call.world).await;
             Err(errors::already_exists(row, &name))
         }
         // It may be stored all the same: what was taken for it stays until that is known.

@@ -113,15 +113,15 @@ pub(crate) async fn delete(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
 pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Answer, Status> {
     let key = row.resource.key(namespace, name);
     for _ in 0..ATTEMPTS_MAX {
-        let entry = storage::get(call.server, row, &key).ok_or_else(|| errors::not_found(row, name))?;
+        let entry = storage::get(call.world.store(), row, &key).ok_or_else(|| errors::not_found(row, name))?;
         let old = storage::value(row, &entry);
         check_preconditions(row, name, options, &old)?;
         let write = Write { cx: call.cx, row, operation: Operation::Delete, subresource: "", namespace, name, dry_run: options.dry_run, old: Some(&old) };
-        admission::validate(call.server, &write, &Value::Null)?;
+        admission::validate(call.world, &write, &Value::Null)?;
         let answer = match plan(call, row, options, &old) {
             Plan::Nothing => Some(Answer::Stored(StatusCode::OK, entry)),
             Plan::Mark(value) if options.dry_run => Some(Answer::Object(code(options), *value)),
-            Plan::Mark(value) => storage::replace(call.server, row, &key, &entry, *value).await?.map(|e| Answer::Stored(code(options), e)),
+            Plan::Mark(value) => storage::replace(call.world.store(), row, &key, &entry, *value).await?.map(|e| Answer::Stored(code(options), e)),
             Plan::Remove if options.dry_run => Some(removed(row, name, &old)),
             Plan::Remove => remove(call, row, &key, &entry, &old).await?.then(|| removed(row, name, &old)),
         };
@@ -273,9 +273,9 @@ pub(crate) fn is_finished(row: &Row, value: &Value) -> bool {
 
 /// Removes an entry if it is still the same; `false` if somebody was faster.
 pub(crate) async fn remove(call: &Call<'_>, row: &Arc<Row>, key: &str, entry: &Arc<Entry>, old: &Value) -> Result<bool, Status> {
-    let removed = storage::delete(call.server, row, key, entry).await?;
+    let removed = storage::delete(call.world.store(), row, key, entry).await?;
     if removed && row.strategy.takes_addresses() {
-        services::gone(call.server, old).await;
+        services::gone(call.world, old).await;
     }
     Ok(removed)
 }

@@ -21,7 +21,7 @@ use store::Entry;
 /// Answers a GET of one object.
 pub(crate) fn get(call: &Call<'_>) -> Result<Answer, Status> {
     if let Some(version) = revision(call.query.text("resourceVersion")).map_err(unreadable)? {
-        not_ahead(version, storage::revision(call.server))?;
+        not_ahead(version, storage::revision(call.world.store()))?;
     }
     Ok(Answer::Stored(StatusCode::OK, call.entry()?))
 }
@@ -57,8 +57,8 @@ pub(crate) fn all(call: &Call<'_>, selectors: &Selectors) -> Result<List, Status
 fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Option<List> {
     let row = call.row;
     let (snapshot, candidates) = match options.exact {
-        None => storage::candidates(call.server, row, &demands(row, selectors)),
-        exact => (storage::snapshot(call.server, row, exact)?, None),
+        None => storage::candidates(call.world.store(), row, &demands(row, selectors)),
+        exact => (storage::snapshot(call.world.store(), row, exact)?, None),
     };
     let namespace = call.namespace();
     let prefix = if namespace.is_empty() { row.root_key.clone() } else { format!("{}{namespace}/", row.root_key) };
@@ -159,7 +159,7 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
     }
     query.int("timeoutSeconds")?;
     let wanted = revision(version).map_err(|why| Status::bad_request(format!("invalid resource version: {why}")))?;
-    let current = storage::revision(call.server);
+    let current = storage::revision(call.world.store());
     if let Some(wanted) = wanted {
         not_ahead(wanted, current)?;
     }

@@ -22,7 +22,7 @@ pub(crate) use options::WriteOptions;
 pub(crate) use update::{Change, change, check_uid, update};
 pub(crate) use watch::watch;
 
-use crate::{ApiServer, context::Context, negotiate::Accepted, query::Query, rows::Row, storage};
+use crate::{context::Context, negotiate::Accepted, query::Query, rows::Row, storage, world::World};
 use bytes::Bytes;
 use http::HeaderMap;
 use machinery::{
@@ -40,7 +40,7 @@ use store::Entry;
 /// One request for a resource.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
-    pub(crate) server: &'a ApiServer,
+    pub(crate) world: &'a World,
     pub(crate) cx: &'a Context,
     pub(crate) row: &'a Arc<Row>,
     pub(crate) query: &'a Query<'a>,
@@ -66,7 +66,7 @@ impl<'a> Call<'a> {
 
     /// The entry that the path names, or 404.
     pub(crate) fn entry(&self) -> Result<Arc<Entry>, Status> {
-        storage::get(self.server, self.row, &self.key()).ok_or_else(|| crate::errors::not_found(self.row, self.name()))
+        storage::get(self.world.store(), self.row, &self.key()).ok_or_else(|| crate::errors::not_found(self.row, self.name()))
     }
 
     /// Decodes a body of the row's kind; what a lenient mode tolerates becomes a warning.

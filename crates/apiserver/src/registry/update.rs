@@ -73,7 +73,7 @@ where
 {
     let key = what.row.resource.key(what.namespace, what.name);
     for _ in 0..ATTEMPTS_MAX {
-        let Some(entry) = storage::get(call.server, what.row, &key) else {
+        let Some(entry) = storage::get(call.world.store(), what.row, &key) else {
             if !what.may_create {
                 return Err(errors::not_found(what.row, what.name));
             }
@@ -81,7 +81,7 @@ where
             if !meta::text(&value, "uid").is_empty() {
                 return Err(errors::conflict(what.row, what.name, &uid_mismatch(meta::text(&value, "uid"), "")));
             }
-            access::authorize_create(call.server, call.cx, what.row, what.namespace, what.name)?;
+            access::authorize_create(call.world, call.cx, what.row, what.namespace, what.name)?;
             // Nothing is there whose version it could be; only a plain create is told so.
             meta::set(&mut value, "resourceVersion", Value::Null);
             match create::create_value(call, what.row, what.namespace, what.options, value, what.applied).await {
@@ -129,11 +129,11 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         dry_run: options.dry_run,
         old: Some(old),
     };
-    admission::mutate(call.server, &write, &mut value).await?;
+    admission::mutate(call.world, &write, &mut value).await?;
     row.strategy.prepare_through(&cx.strategy(), what.subresource, &mut value, old);
     storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() && what.subresource.is_empty() {
-        true => Some(call.server.services().update(&mut value, old).map_err(|e| errors::invalid(row, what.name, e))?),
+        true => Some(call.world.services().update(&mut value, old).map_err(|e| errors::invalid(row, what.name, e))?),
         false => None,
     };
     validate(what, &value, old)?;
@@ -142,8 +142,8 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
             cx.warn(warning);
         }
     }
-    admission::validate(call.server, &write, &value)?;
-    let charges = admission::charge(call.server, &write, &value).await?;
+    admission::validate(call.world, &write, &value)?;
+    let charges = admission::charge(call.world, &write, &value).await?;
     if options.dry_run {
         return Ok(Some(Answer::Object(StatusCode::OK, value)));
     }
@@ -153,18 +153,18 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     if delete::is_finished(row, &value) {
         // The last finalizer is gone: this change is the deletion, and what it was charged stands for nothing, won, lost or failed.
         let removed = delete::remove(call, row, key, entry, old).await;
-        charges.refund(call.server).await;
+        charges.refund(call.world).await;
         return Ok(removed?.then_some(Answer::Object(StatusCode::OK, value)));
     }
-    match storage::replace(call.server, row, key, entry, value).await {
+    match storage::replace(call.world.store(), row, key, entry, value).await {
         Ok(Some(stored)) => {
             if let Some(hold) = hold {
-                services::settle(call.server, hold.keep(), what.namespace, what.name).await;
+                services::settle(call.world, hold.keep(), what.namespace, what.name).await;
             }
             Ok(Some(Answer::Stored(StatusCode::OK, stored)))
         }
         Ok(None) => {
-            charges.refund(call.server).await;
+            charges.refund(call.world).await;
             Ok(None)
         }
         // It may be stored all the same: what was taken for it stays until that is known.

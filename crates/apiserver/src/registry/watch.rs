@@ -6,7 +6,7 @@
 
 use super::{Call, Selectors, list};
 use crate::{
-    ApiServer, Body, BoxError,
+    Body, BoxError,
     frames::{Change, delimited, json_line},
     negotiate::{Encoding, Form},
     reply,
@@ -14,6 +14,7 @@ use crate::{
     rows::Row,
     storage::{self, Scope},
     table,
+    world::World,
 };
 use bytes::Bytes;
 use futures_util::stream;
@@ -71,7 +72,7 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
     }
     let version = list::revision(query.text("resourceVersion")).map_err(list::unreadable)?;
     if let Some(version) = version {
-        list::not_ahead(version, storage::revision(call.server))?;
+        list::not_ahead(version, storage::revision(call.world.store()))?;
     }
     let version = version.filter(|v| *v > 0);
     let initial = send.unwrap_or(version.is_none());
@@ -79,7 +80,7 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
     let timeout = match query.int("timeoutSeconds")? {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
         // Between once and twice the least, so that the watches of a restart do not all end together again.
-        _ => call.server.config().watch_timeout_min.mul_f64(1.0 + spread(call.cx.now)),
+        _ => call.world.config().watch_timeout_min.mul_f64(1.0 + spread(call.cx.now)),
     };
     Ok(Options { from: if initial { None } else { version }, initial, mark_initial_end: send == Some(true) && bookmarks, bookmarks, timeout })
 }
@@ -97,14 +98,14 @@ pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     let namespace = call.namespace();
     let row = Arc::clone(call.row);
     let prefix = if namespace.is_empty() { row.root_key.clone() } else { format!("{}{namespace}/", row.root_key) };
-    let snapshot = storage::snapshot(call.server, &row, None).ok_or_else(|| Status::internal("the newest state is not there"))?;
+    let snapshot = storage::snapshot(call.world.store(), &row, None).ok_or_else(|| Status::internal("the newest state is not there"))?;
     let from = options.from.unwrap_or(snapshot.revision());
     let name = call.name().to_owned();
     let wanted = Wanted { row, prefix, name, selectors };
     let initial: Vec<Arc<Entry>> = if options.initial { snapshot.range(&wanted.prefix, "").filter(|e| wanted.takes(e)).cloned().collect() } else { Vec::new() };
     let format = Format { encoding: call.accepted.encoding, form: call.accepted.form, include: table::Include::of(call.query)? };
     let mut stream = Stream {
-        server: call.server.clone(),
+        world: call.world.clone(),
         format,
         first: true,
         ended: None,
@@ -116,7 +117,7 @@ pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, Status> {
         bookmark: options.bookmarks.then(|| Box::pin(tokio::time::sleep(BOOKMARK_EVERY))),
         wanted,
     };
-    match storage::watch(call.server, &stream.wanted.row, from, stream.wanted.scope()) {
+    match storage::watch(call.world.store(), &stream.wanted.row, from, stream.wanted.scope()) {
         Ok(source) => stream.source = Some(source),
         Err(storage::Expired(oldest)) => stream.ended = Some(Status::expired(format!("too old resource version: {from} ({oldest})"))),
     }
@@ -182,7 +183,7 @@ struct Format {
 }
 
 struct Stream {
-    server: ApiServer,
+    world: World,
     wanted: Wanted,
     format: Format,
     /// Nothing was sent yet: a table's columns go with the first event.
@@ -221,7 +222,7 @@ impl Stream {
             };
             tokio::select! {
                 biased;
-                () = self.server.ending().cancelled() => return None,
+                () = self.world.ending().cancelled() => return None,
                 // Time comes first: a watch that always has something to tell would else never end.
                 () = &mut self.deadline => return None,
                 () = tick => {
@@ -235,7 +236,7 @@ impl Stream {
                     Ok(event) => {
                         self.seen = event.revision;
                         if let Some(bytes) = self.event(&event) {
-                            self.server.metrics().watched(1);
+                            self.world.metrics().watched(1);
                             return Some(bytes);
                         }
                     }

@@ -9,7 +9,7 @@ mod token;
 pub(crate) use token::create as token;
 
 use crate::read::text;
-use crate::{ApiServer, Context, registry::check_kind, rows::Row};
+use crate::{Context, registry::check_kind, rows::Row, world::World};
 use identity::{Attributes, Decision, User, node_of};
 use machinery::{
     Value,
@@ -21,28 +21,28 @@ use serde_json::json;
 
 /// Answers a create of one of the review kinds.
 #[allow(clippy::unused_async, reason = "token and authorisation webhooks will wait")]
-pub(crate) async fn create(server: &ApiServer, cx: &Context, row: &Row, mut value: Value) -> Result<Value, Status> {
+pub(crate) async fn create(world: &World, cx: &Context, row: &Row, mut value: Value) -> Result<Value, Status> {
     check_kind(row, &value)?;
     let kind = row.resource.kind.kind.as_str();
     if row.resource.namespaced && text(&value["metadata"], "namespace").is_empty() {
         value["metadata"]["namespace"] = json!(cx.info.namespace);
     }
     let status = match kind {
-        "TokenReview" => token_review(server, cx, &value)?,
+        "TokenReview" => token_review(world, cx, &value)?,
         "SelfSubjectReview" => json!({ "userInfo": cx.user.to_value() }),
-        "SelfSubjectRulesReview" => rules(server, cx, &value)?,
+        "SelfSubjectRulesReview" => rules(world, cx, &value)?,
         "SelfSubjectAccessReview" => {
             check(kind, &value, false)?;
-            access(server, &cx.user, &value["spec"])
+            access(world, &cx.user, &value["spec"])
         }
         "SubjectAccessReview" => {
             check(kind, &value, true)?;
-            access(server, &user_of(&value["spec"]), &value["spec"])
+            access(world, &user_of(&value["spec"]), &value["spec"])
         }
         "LocalSubjectAccessReview" => {
             check(kind, &value, true)?;
             local(cx, &value)?;
-            access(server, &user_of(&value["spec"]), &value["spec"])
+            access(world, &user_of(&value["spec"]), &value["spec"])
         }
         other => return Err(Status::internal(format!("{other} is no review"))),
     };
@@ -114,7 +114,7 @@ fn local(cx: &Context, value: &Value) -> Result<(), Status> {
 }
 
 /// `SubjectAccessReviewStatus`.
-fn access(server: &ApiServer, user: &User, spec: &Value) -> Value {
+fn access(world: &World, user: &User, spec: &Value) -> Value {
     let (resource, other) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     let is_resource = resource.is_object();
     let asked = Attributes {
@@ -129,7 +129,7 @@ fn access(server: &ApiServer, user: &User, spec: &Value) -> Value {
         path: text(other, "path"),
         is_resource,
     };
-    let (decision, reason) = server.identity().authorizer.authorize(&asked);
+    let (decision, reason) = world.identity().authorizer.authorize(&asked);
     let mut status = json!({ "allowed": decision == Decision::Allow });
     if decision == Decision::Deny {
         status["denied"] = true.into();
@@ -141,12 +141,12 @@ fn access(server: &ApiServer, user: &User, spec: &Value) -> Value {
 }
 
 /// `SubjectRulesReviewStatus` of the one who asks.
-fn rules(server: &ApiServer, cx: &Context, value: &Value) -> Result<Value, Status> {
+fn rules(world: &World, cx: &Context, value: &Value) -> Result<Value, Status> {
     let namespace = text(&value["spec"], "namespace");
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
     }
-    let (rules, problems) = server.identity().authorizer.rbac().rules_of(&cx.user, namespace);
+    let (rules, problems) = world.identity().authorizer.rbac().rules_of(&cx.user, namespace);
     let mut resource_rules = Vec::new();
     let mut other_rules = Vec::new();
     for rule in &rules {
@@ -176,13 +176,13 @@ fn rules(server: &ApiServer, cx: &Context, value: &Value) -> Result<Value, Statu
 }
 
 /// `TokenReviewStatus`.
-fn token_review(server: &ApiServer, cx: &Context, value: &Value) -> Result<Value, Status> {
+fn token_review(world: &World, cx: &Context, value: &Value) -> Result<Value, Status> {
     let spec = &value["spec"];
     let token = text(spec, "token");
     if token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
     }
-    Ok(match server.identity().tokens.verify(token, &texts(&spec["audiences"]), cx.now) {
+    Ok(match world.identity().tokens.verify(token, &texts(&spec["audiences"]), cx.now) {
         Ok(review) => json!({"authenticated": true, "user": review.user.to_value(), "audiences": review.audiences}),
         Err(error) => json!({"user": {}, "error": format!("[invalid bearer token, {error}]")}),
     })

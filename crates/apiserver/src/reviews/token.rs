@@ -1,7 +1,7 @@
 //! `serviceaccounts/token` (TokenRequest): a token for an account, for a time and audiences, bound to a pod, node or secret.
 
 use super::{text, texts};
-use crate::{ApiServer, Context};
+use crate::{Context, world::World};
 use identity::{Bound, TokenSpec, node_of};
 use machinery::{
     Value,
@@ -21,8 +21,8 @@ const MAX_SECONDS: i64 = 1 << 32;
 
 /// Answers a POST of a TokenRequest.
 #[allow(clippy::unused_async, reason = "external signers will wait")]
-pub(crate) async fn create(server: &ApiServer, cx: &Context, namespace: &str, name: &str, mut request: Value) -> Result<Value, Status> {
-    let account = server.read(&("", "v1", "serviceaccounts"), namespace, name)?;
+pub(crate) async fn create(world: &World, cx: &Context, namespace: &str, name: &str, mut request: Value) -> Result<Value, Status> {
+    let account = world.read(("", "v1", "serviceaccounts"), namespace, name)?;
     for (key, own, what) in [("name", name, "name"), ("namespace", namespace, "namespace")] {
         let told = text(&request["metadata"], key);
         if !told.is_empty() && told != own {
@@ -33,9 +33,9 @@ pub(crate) async fn create(server: &ApiServer, cx: &Context, namespace: &str, na
     }
     let seconds = check_seconds(&mut request)?;
     if let Some(node) = node_of(&cx.user) {
-        node_restriction(server, node, namespace, name, &request["spec"])?;
+        node_restriction(world, node, namespace, name, &request["spec"])?;
     }
-    let tokens = &server.identity().tokens;
+    let tokens = &world.identity().tokens;
     let mut audiences = texts(&request["spec"]["audiences"]);
     if audiences.is_empty() {
         audiences = tokens.audiences().to_vec();
@@ -49,7 +49,7 @@ pub(crate) async fn create(server: &ApiServer, cx: &Context, namespace: &str, na
         may_extend: true,
         ..TokenSpec::default()
     };
-    bind(server, &request["spec"]["boundObjectRef"], &mut spec)?;
+    bind(world, &request["spec"]["boundObjectRef"], &mut spec)?;
     let (token, end) = tokens.issue(&spec, cx.now).map_err(Status::internal)?;
     request["apiVersion"] = json!("authentication.k8s.io/v1");
     request["kind"] = json!(KIND);
@@ -77,7 +77,7 @@ fn check_seconds(request: &mut Value) -> Result<i64, Status> {
 }
 
 /// Finds the object that the token is to die with.
-fn bind(server: &ApiServer, reference: &Value, spec: &mut TokenSpec) -> Result<(), Status> {
+fn bind(world: &World, reference: &Value, spec: &mut TokenSpec) -> Result<(), Status> {
     if !reference.is_object() {
         return Ok(());
     }
@@ -85,20 +85,20 @@ fn bind(server: &ApiServer, reference: &Value, spec: &mut TokenSpec) -> Result<(
     let bound = |object: &Value| Bound { name: name.to_owned(), uid: text(&object["metadata"], "uid").into() };
     let found = match (api_version, kind) {
         ("v1", "Pod") => {
-            let pod = server.read(&("", "v1", "pods"), &spec.namespace, name)?;
+            let pod = world.read(("", "v1", "pods"), &spec.namespace, name)?;
             if text(&pod["spec"], "serviceAccountName") != spec.account {
                 let why = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.", spec.account);
                 return Err(Status::bad_request(why));
             }
             let node = text(&pod["spec"], "nodeName");
             if !node.is_empty() {
-                let uid = server.read(&("", "v1", "nodes"), "", node).map(|n| text(&n["metadata"], "uid").to_owned());
+                let uid = world.read(("", "v1", "nodes"), "", node).map(|n| text(&n["metadata"], "uid").to_owned());
                 spec.node = Some(Bound { name: node.into(), uid: uid.unwrap_or_default() });
             }
             spec.pod.insert(bound(&pod)).clone()
         }
-        ("v1", "Node") => spec.node.insert(bound(&*server.read(&("", "v1", "nodes"), "", name)?)).clone(),
-        ("v1", "Secret") => spec.secret.insert(bound(&*server.read(&("", "v1", "secrets"), &spec.namespace, name)?)).clone(),
+        ("v1", "Node") => spec.node.insert(bound(&*world.read(("", "v1", "nodes"), "", name)?)).clone(),
+        ("v1", "Secret") => spec.secret.insert(bound(&*world.read(("", "v1", "secrets"), &spec.namespace, name)?)).clone(),
         _ => {
             let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
             let gvk = format!("{group}/{version}, Kind={kind}");
@@ -117,7 +117,7 @@ fn recreated(uid: &str) -> String {
 }
 
 /// NodeRestriction for tokens: a kubelet gets those of its own pods only, for the audiences that they ask for.
-fn node_restriction(server: &ApiServer, node: &str, namespace: &str, name: &str, spec: &Value) -> Result<(), Status> {
+fn node_restriction(world: &World, node: &str, namespace: &str, name: &str, spec: &Value) -> Result<(), Status> {
     let no = |why: &str| Err(Status::forbidden("", "serviceaccounts", name, why));
     let reference = &spec["boundObjectRef"];
     let (kind, pod_name, uid) = (text(reference, "kind"), text(reference, "name"), text(reference, "uid"));
@@ -127,7 +127,7 @@ fn node_restriction(server: &ApiServer, node: &str, namespace: &str, name: &str,
     if uid.is_empty() {
         return no("node requested token with a pod binding without a uid");
     }
-    let pod: Arc<Value> = server.read(&("", "v1", "pods"), namespace, pod_name)?;
+    let pod: Arc<Value> = world.read(("", "v1", "pods"), namespace, pod_name)?;
     if text(&pod["metadata"], "uid") != uid {
         return no(&recreated(uid));
     }
@@ -139,30 +139,30 @@ fn node_restriction(server: &ApiServer, node: &str, namespace: &str, name: &str,
         return no("node may only request 0 or 1 audiences");
     }
     let audience = asked.first().map(String::as_str).unwrap_or_default();
-    let own = server.identity().tokens.audiences();
+    let own = world.identity().tokens.audiences();
     let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
     let mut sources = volumes.flat_map(|v| v["projected"]["sources"].as_array().into_iter().flatten());
     let named = sources.any(|s| s["serviceAccountToken"].is_object() && text(&s["serviceAccountToken"], "audience") == audience);
-    if audience.is_empty() || own.iter().any(|a| a == audience) || named || csi_audience(server, &pod, audience) {
+    if audience.is_empty() || own.iter().any(|a| a == audience) || named || csi_audience(world, &pod, audience) {
         return Ok(());
     }
     no(&format!("audience {audience:?} not found in pod spec volume"))
 }
 
 /// Whether a CSI driver of the pod's volumes asks for tokens of that audience.
-fn csi_audience(server: &ApiServer, pod: &Value, audience: &str) -> bool {
+fn csi_audience(world: &World, pod: &Value, audience: &str) -> bool {
     let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
     let drivers = volumes.filter_map(|v| {
         let claim = text(&v["persistentVolumeClaim"], "claimName");
         if claim.is_empty() {
             return v["csi"]["driver"].as_str().map(str::to_owned);
         }
-        let claim = server.read(&("", "v1", "persistentvolumeclaims"), text(&pod["metadata"], "namespace"), claim).ok()?;
-        let volume = server.read(&("", "v1", "persistentvolumes"), "", text(&claim["spec"], "volumeName")).ok()?;
+        let claim = world.read(("", "v1", "persistentvolumeclaims"), text(&pod["metadata"], "namespace"), claim).ok()?;
+        let volume = world.read(("", "v1", "persistentvolumes"), "", text(&claim["spec"], "volumeName")).ok()?;
         volume["spec"]["csi"]["driver"].as_str().map(str::to_owned)
     });
     drivers.into_iter().any(|name| {
-        let driver = server.read(&("storage.k8s.io", "v1", "csidrivers"), "", &name);
+        let driver = world.read(("storage.k8s.io", "v1", "csidrivers"), "", &name);
         driver.is_ok_and(|d| d["spec"]["tokenRequests"].as_array().into_iter().flatten().any(|t| text(t, "audience") == audience))
     })
 }

@@ -2,7 +2,7 @@
 //! much after a crash is repaired.
 
 use super::Kept;
-use crate::{ApiServer, own, rows::Row};
+use crate::{own, rows::Row, world::World};
 use machinery::Value;
 use serde_json::json;
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
@@ -11,25 +11,25 @@ use std::{net::IpAddr, sync::Arc, time::SystemTime};
 pub(super) const MANAGED_BY: (&str, &str) = ("ipaddress.kubernetes.io/managed-by", "ipallocator.k8s.io");
 
 /// The row of IPAddresses; `None` where they are not served.
-pub(super) fn row(server: &ApiServer) -> Option<Arc<Row>> {
-    server.row("networking.k8s.io", "v1", "ipaddresses")
+pub(super) fn row(world: &World) -> Option<Arc<Row>> {
+    world.row("networking.k8s.io", "v1", "ipaddresses")
 }
 
 /// What a committed write has taken is shown, and what it no longer uses is free.
-pub(crate) async fn settle(server: &ApiServer, kept: Kept<'_>, namespace: &str, name: &str) {
+pub(crate) async fn settle(world: &World, kept: Kept<'_>, namespace: &str, name: &str) {
     for ip in &kept.taken {
-        show(server, *ip, namespace, name).await;
+        show(world, *ip, namespace, name).await;
     }
-    hide(server, &kept.freed, namespace, name).await;
+    hide(world, &kept.freed, namespace, name).await;
     kept.free();
 }
 
 /// A Service is gone: so are its addresses.
-pub(crate) async fn gone(server: &ApiServer, service: &Value) {
+pub(crate) async fn gone(world: &World, service: &Value) {
     let meta = &service["metadata"];
     let text = |field: &str| meta[field].as_str().unwrap_or_default();
-    hide(server, &super::addresses(service), text("namespace"), text("name")).await;
-    server.services().removed(service);
+    hide(world, &super::addresses(service), text("namespace"), text("name")).await;
+    world.services().removed(service);
 }
 
 fn parent(namespace: &str, name: &str) -> Value {
@@ -45,8 +45,8 @@ pub(super) fn is_of(object: &Value, namespace: &str, name: &str) -> bool {
 }
 
 /// Makes the IPAddress of a Service, or has one that was left over name it.
-pub(super) async fn show(server: &ApiServer, ip: IpAddr, namespace: &str, name: &str) {
-    let Some(row) = row(server) else { return };
+pub(super) async fn show(world: &World, ip: IpAddr, namespace: &str, name: &str) {
+    let Some(row) = row(world) else { return };
     let now = SystemTime::now();
     let object = json!({
         "kind": "IPAddress",
@@ -58,7 +58,7 @@ pub(super) async fn show(server: &ApiServer, ip: IpAddr, namespace: &str, name: 
         "spec": {"parentRef": parent(namespace, name)},
     });
     let written = async {
-        if own::create(server, &row, now, object).await?.is_some() {
+        if own::create(world.store(), &row, now, object).await?.is_some() {
             return Ok(());
         }
         let mend = |old: &Value| {
@@ -66,7 +66,7 @@ pub(super) async fn show(server: &ApiServer, ip: IpAddr, namespace: &str, name: 
             value["spec"]["parentRef"] = parent(namespace, name);
             Ok((value != *old).then_some(value))
         };
-        own::amend(server, &row, ("", &ip.to_string()), own::Owns::By(""), now, mend).await.map(drop)
+        own::amend(world.store(), &row, ("", &ip.to_string()), own::Owns::By(""), now, mend).await.map(drop)
     };
     if let Err(error) = written.await {
         tracing::warn!(%ip, %error, "the IPAddress of a Service could not be written; it will be repaired");
@@ -74,10 +74,10 @@ pub(super) async fn show(server: &ApiServer, ip: IpAddr, namespace: &str, name: 
 }
 
 /// Removes the IPAddresses that name a Service as their parent.
-pub(super) async fn hide(server: &ApiServer, ips: &[IpAddr], namespace: &str, name: &str) {
-    let Some(row) = row(server) else { return };
+pub(super) async fn hide(world: &World, ips: &[IpAddr], namespace: &str, name: &str) {
+    let Some(row) = row(world) else { return };
     for ip in ips {
-        if let Err(error) = own::remove(server, &row, &ip.to_string(), |object| is_of(object, namespace, name)).await {
+        if let Err(error) = own::remove(world.store(), &row, &ip.to_string(), |object| is_of(object, namespace, name)).await {
             tracing::warn!(%ip, %error, "the IPAddress of a Service could not be removed; it will be repaired");
         }
     }

@@ -4,7 +4,7 @@
 //! twice in a row by the same owner: rounds are further apart than a request may last.
 
 use super::{Allocators, Owner, addresses, fields, objects};
-use crate::{ApiServer, storage};
+use crate::{storage, world::World};
 use machinery::Value;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -31,51 +31,45 @@ impl Suspects {
 }
 
 /// One round.
-pub(crate) async fn repair(server: &ApiServer, last: Suspects) -> Suspects {
-    let services = stored(server);
+pub(crate) async fn repair(world: &World, last: Suspects) -> Suspects {
+    let services = world.list(("", "v1", "services"), "");
     for service in &services {
-        let others = server.services().adopt(service);
+        let others = world.services().adopt(service);
         if !others.is_empty() {
             let meta = &service["metadata"];
             tracing::warn!(namespace = %meta["namespace"], name = %meta["name"], ?others, "a Service has what belongs to another; it must be made again");
         }
     }
-    let mut suspects = server.services().unused(&services);
-    let freed = server.services().free_again(&mut suspects, &last);
+    let mut suspects = world.services().unused(&services);
+    let freed = world.services().free_again(&mut suspects, &last);
     if freed > 0 {
         tracing::warn!(freed, "addresses and ports were taken by no Service; they are free again");
     }
-    suspects.objects = show(server, &services, &last).await;
+    suspects.objects = show(world, &services, &last).await;
     suspects
 }
 
-fn stored(server: &ApiServer) -> Vec<Arc<Value>> {
-    let Some(row) = server.row("", "v1", "services") else { return Vec::new() };
-    let Some(snapshot) = storage::snapshot(server, &row, None) else { return Vec::new() };
-    snapshot.range(&row.root_key, "").map(|entry| storage::value(&row, entry)).collect()
-}
-
 /// Has the IPAddress objects agree with the Services; returns those that are suspect.
-async fn show(server: &ApiServer, services: &[Arc<Value>], last: &Suspects) -> HashSet<String> {
-    let (Some(row), Some(own)) = (objects::row(server), server.row("", "v1", "services")) else { return HashSet::new() };
+async fn show(world: &World, services: &[Arc<Value>], last: &Suspects) -> HashSet<String> {
+    let (Some(row), Some(own)) = (objects::row(world), world.row("", "v1", "services")) else { return HashSet::new() };
     let text = |value: &Value, field: &str| value["metadata"][field].as_str().unwrap_or_default().to_owned();
     let mut wanted = BTreeSet::new();
     for service in services {
         let (namespace, name) = (text(service, "namespace"), text(service, "name"));
         for ip in addresses(service) {
             wanted.insert(ip.to_string());
-            let there = storage::get(server, &row, &row.resource.key("", &ip.to_string()));
+            let there = storage::get(world.store(), &row, &row.resource.key("", &ip.to_string()));
             if there.is_some_and(|entry| objects::is_of(&storage::value(&row, &entry), &namespace, &name)) {
                 continue;
             }
             // The Service may have gone since it was read; its IPAddress must not come back.
-            let present = storage::get(server, &own, &own.resource.key(&namespace, &name));
+            let present = storage::get(world.store(), &own, &own.resource.key(&namespace, &name));
             if present.is_some_and(|entry| addresses(&storage::value(&own, &entry)).contains(&ip)) {
-                objects::show(server, ip, &namespace, &name).await;
+                objects::show(world, ip, &namespace, &name).await;
             }
         }
     }
-    let Some(snapshot) = storage::snapshot(server, &row, None) else { return HashSet::new() };
+    let Some(snapshot) = storage::snapshot(world.store(), &row, None) else { return HashSet::new() };
     let mut suspects = HashSet::new();
     let lost: Vec<Arc<Value>> =
         snapshot.range(&row.root_key, "").map(|entry| storage::value(&row, entry)).filter(|o| !wanted.contains(&text(o, "name"))).collect();
@@ -88,7 +82,7 @@ async fn show(server: &ApiServer, services: &[Arc<Value>], last: &Suspects) -> H
         let parent = &object["spec"]["parentRef"];
         let (space, of) = (parent["namespace"].as_str().unwrap_or_default(), parent["name"].as_str().unwrap_or_default());
         if let Ok(ip) = name.parse() {
-            objects::hide(server, &[ip], space, of).await;
+            objects::hide(world, &[ip], space, of).await;
         }
     }
     suspects

@@ -55,8 +55,8 @@ async fn admit(call: &Call<'_>, eviction: &mut Value, dry_run: bool) -> Result<(
         dry_run,
         old: None,
     };
-    admission::mutate(call.server, &write, eviction).await?;
-    admission::validate(call.server, &write, eviction)
+    admission::mutate(call.world, &write, eviction).await?;
+    admission::validate(call.world, &write, eviction)
 }
 
 /// One try; `false` if the pod has changed since it was looked at and nothing was taken for it.
@@ -104,7 +104,7 @@ async fn tell_why(call: &Call<'_>, options: &mut DeleteOptions) -> Result<(), St
     let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"});
     let now = time::rfc3339(call.cx.now);
     let target = (call.namespace(), call.name());
-    let (_, changed) = own::amend(call.server, call.row, target, own::Owns::Nothing, call.cx.now, |present| {
+    let (_, changed) = own::amend(call.world.store(), call.row, target, own::Owns::Nothing, call.cx.now, |present| {
         check_preconditions(call.row, call.name(), options, present)?;
         let mut pod = present.clone();
         set_condition(&mut pod, condition.clone(), &now);
@@ -135,7 +135,7 @@ fn is_ready(pod: &Value) -> bool {
 
 /// The budgets whose selector matches the pod.
 fn budgets(call: &Call<'_>, row: &Arc<Row>, pod: &Value) -> Vec<Arc<Entry>> {
-    let Some(snapshot) = storage::snapshot(call.server, row, None) else { return Vec::new() };
+    let Some(snapshot) = storage::snapshot(call.world.store(), row, None) else { return Vec::new() };
     let prefix = format!("{}{}/", row.root_key, call.namespace());
     let labels = |selector: &Selector| {
         let pairs = pod["metadata"]["labels"].as_object();
@@ -159,7 +159,7 @@ enum Allowance {
 }
 
 async fn allowance(call: &Call<'_>, pod: &Value, dry_run: bool) -> Result<Allowance, Status> {
-    let Some(row) = call.server.row("policy", "v1", "poddisruptionbudgets") else { return Ok(Allowance::NoBudget) };
+    let Some(row) = call.world.row("policy", "v1", "poddisruptionbudgets") else { return Ok(Allowance::NoBudget) };
     let found = budgets(call, &row, pod);
     let entry = match found.as_slice() {
         [] => return Ok(Allowance::NoBudget),
@@ -171,7 +171,7 @@ async fn allowance(call: &Call<'_>, pod: &Value, dry_run: bool) -> Result<Allowa
         return Ok(Allowance::NotNeeded(meta::text(&budget, "name").to_owned()));
     }
     let target = (call.namespace(), meta::text(&budget, "name"));
-    let taken = own::amend(call.server, &row, target, own::Owns::By("status"), call.cx.now, |present| {
+    let taken = own::amend(call.world.store(), &row, target, own::Owns::By("status"), call.cx.now, |present| {
         check(&row, present)?;
         Ok((!dry_run).then(|| one_less(present, call.name(), &time::rfc3339(call.cx.now))))
     });

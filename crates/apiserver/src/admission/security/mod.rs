@@ -20,7 +20,7 @@ impl Plugin for PodSecurity {
         "PodSecurity"
     }
 
-    fn validate(&self, world: World<'_>, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
         if write.operation == Operation::Delete || write.namespace.is_empty() {
             return Ok(());
         }
