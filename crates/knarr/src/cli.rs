@@ -240,6 +240,9 @@ pub struct Proxy {
     /// The cluster's range of Service addresses
     #[arg(long, default_value = "10.96.0.0/16")]
     pub service_cidr: String,
+    /// Addresses of this machine, besides the node's, at which node ports are served; 0.0.0.0: all of them [default: all]
+    #[arg(long, value_delimiter = ',')]
+    pub node_port_addresses: Vec<Ipv4Addr>,
 }
 
 #[derive(Debug, Args)]

@@ -159,7 +159,7 @@ pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
         node_ip: command.node_ip,
         cluster_cidr: Some(cidr(&command.cluster_cidr)?),
         service_cidr: Some(cidr(&command.service_cidr)?),
-        node_ports: network::proxy::NodePortAddresses::All,
+        node_ports: crate::serve::node_ports(command.node_ip, true, &command.node_port_addresses),
     };
     let (ready, _) = watch::channel(false);
     until_signal("service proxy", stop.clone(), network::proxy::run(config, informers, stop, ready)).await

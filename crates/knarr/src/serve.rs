@@ -303,7 +303,7 @@ async fn services(
             node_ip: plan.node_ip(),
             cluster_cidr: Some(ranges[0]),
             service_cidr: Some(ranges[1]),
-            node_ports: node_ports(plan, &setup.up.node_port_addresses),
+            node_ports: node_ports(plan.node_ip(), plan.is_first(), &setup.up.node_port_addresses),
         };
         spawn(parts, &room.handle, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
     }
@@ -322,13 +322,13 @@ async fn services(
     Ok(())
 }
 
-/// Where node ports are served. Further clusters keep to their own node's address unless they are told otherwise, so that all can
-/// use the same ports.
-pub fn node_ports(plan: &Plan, asked: &[Ipv4Addr]) -> NodePortAddresses {
+/// Where node ports are served. Further clusters (`alone` false) keep to their own node's address unless they are told otherwise, so
+/// that all can use the same ports.
+pub fn node_ports(node_ip: Ipv4Addr, alone: bool, asked: &[Ipv4Addr]) -> NodePortAddresses {
     match asked {
-        [] if plan.is_first() => NodePortAddresses::All,
+        [] if alone => NodePortAddresses::All,
         all if all.iter().any(Ipv4Addr::is_unspecified) => NodePortAddresses::All,
-        some => NodePortAddresses::Only(BTreeSet::from_iter([plan.node_ip()].iter().chain(some).copied()).into_iter().collect()),
+        some => NodePortAddresses::Only(BTreeSet::from_iter([node_ip].iter().chain(some).copied()).into_iter().collect()),
     }
 }
 

@@ -171,8 +171,9 @@ fn node_ports_are_served_where_they_are_asked_for() {
     use network::proxy::NodePortAddresses::{All, Only};
     let (first, further) = (Plan::nth("c", Path::new("/d"), 0), Plan::nth("c", Path::new("/d"), 3));
     let lan = Ipv4Addr::new(192, 168, 1, 2);
-    assert_eq!([node_ports(&first, &[]), node_ports(&further, &[Ipv4Addr::UNSPECIFIED])], [All, All]);
-    assert_eq!([node_ports(&further, &[]), node_ports(&first, &[lan])], [Only(vec![further.node_ip()]), Only(vec![first.node_ip(), lan])]);
+    let ports = |plan: &Plan, asked: &[Ipv4Addr]| node_ports(plan.node_ip(), plan.is_first(), asked);
+    assert_eq!([ports(&first, &[]), ports(&further, &[Ipv4Addr::UNSPECIFIED])], [All, All]);
+    assert_eq!([ports(&further, &[]), ports(&first, &[lan])], [Only(vec![further.node_ip()]), Only(vec![first.node_ip(), lan])]);
 }
 
 #[test]

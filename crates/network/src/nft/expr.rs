@@ -1,7 +1,7 @@
 //! What a rule is made of: expressions that load registers, compare them and decide.
 
 use super::numbers::{EXPR_DATA, EXPR_NAME, LIST_ELEM};
-use super::{Data, DataKind, Element, key, value, write_data};
+use super::{Data, value, write_data};
 use crate::netlink::Messages;
 
 /// The `n`th of the sixteen four-byte registers. Values longer than four bytes take the registers that follow.
@@ -76,17 +76,6 @@ pub enum Fib {
     Destination = 2,
 }
 
-/// A set or map that lives and dies with its rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Anonymous {
-    /// What its keys are.
-    pub key: key::Type,
-    /// What it maps to.
-    pub data: DataKind,
-    /// What is in it.
-    pub elements: Vec<Element>,
-}
-
 /// One step of a rule. `to`, `from` and the like are registers ([`reg`]).
 #[allow(missing_docs, reason = "the fields are said by their variant")]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,10 +102,6 @@ pub enum Expr {
     In { set: String, from: u32, not: bool },
     /// Loads from a map; goes on only if the key is in it. `to` 0: it is a verdict.
     Map { set: String, from: u32, to: u32 },
-    /// The same with a set of its own.
-    InOwn { set: Anonymous, from: u32 },
-    /// The same with a map of its own.
-    MapOwn { set: Anonymous, from: u32, to: u32 },
     /// Loads a random number below `modulus`.
     Random { to: u32, modulus: u32 },
     /// Changes the destination; port 0: only the address.
@@ -148,13 +133,6 @@ const DYNSET_DELETE: u32 = 2;
 const FIB_ADDRESS_TYPE: u32 = 3;
 
 impl Expr {
-    pub(super) fn anonymous(&self) -> Option<&Anonymous> {
-        match self {
-            Self::InOwn { set, .. } | Self::MapOwn { set, .. } => Some(set),
-            _ => None,
-        }
-    }
-
     fn name(&self) -> &'static str {
         match self {
             Self::Payload { .. } => "payload",
@@ -164,7 +142,7 @@ impl Expr {
             Self::Cmp { .. } => "cmp",
             Self::Bits { .. } => "bitwise",
             Self::Load { .. } | Self::Verdict(_) => "immediate",
-            Self::In { .. } | Self::Map { .. } | Self::InOwn { .. } | Self::MapOwn { .. } => "lookup",
+            Self::In { .. } | Self::Map { .. } => "lookup",
             Self::Random { .. } => "numgen",
             Self::Dnat { .. } | Self::Snat { .. } => "nat",
             Self::Masquerade => "masq",
@@ -175,15 +153,15 @@ impl Expr {
         }
     }
 
-    pub(super) fn write(&self, m: &mut Messages, anonymous: &mut impl Iterator<Item = u32>) {
+    pub(super) fn write(&self, m: &mut Messages) {
         let element = m.nest(LIST_ELEM);
         m.text(EXPR_NAME, self.name());
         let data = m.nest(EXPR_DATA);
-        self.write_data(m, anonymous);
+        self.write_data(m);
         m.end(data).end(element);
     }
 
-    fn write_data(&self, m: &mut Messages, anonymous: &mut impl Iterator<Item = u32>) {
+    fn write_data(&self, m: &mut Messages) {
         match self {
             Self::Payload { to, base, offset, length } => {
                 m.be32(1, *to).be32(2, *base as u32).be32(3, *offset).be32(4, *length);
@@ -217,7 +195,15 @@ impl Expr {
                 m.be32(1, 0);
                 write_data(m, 2, &Data::Verdict(verdict.clone()));
             }
-            Self::In { .. } | Self::Map { .. } | Self::InOwn { .. } | Self::MapOwn { .. } => self.write_lookup(m, anonymous),
+            Self::In { set, from, not } => {
+                m.text(1, set).be32(2, *from);
+                if *not {
+                    m.be32(5, 1);
+                }
+            }
+            Self::Map { set, from, to } => {
+                m.text(1, set).be32(2, *from).be32(3, *to);
+            }
             Self::Random { to, modulus } => {
                 m.be32(1, *to).be32(2, *modulus).be32(3, 1);
             }
@@ -247,28 +233,6 @@ impl Expr {
                 m.be64(1, 0).be64(2, 0);
             }
             Self::Notrack => {}
-        }
-    }
-
-    fn write_lookup(&self, m: &mut Messages, anonymous: &mut impl Iterator<Item = u32>) {
-        match self {
-            Self::In { set, from, not } => {
-                m.text(1, set).be32(2, *from);
-                if *not {
-                    m.be32(5, 1);
-                }
-            }
-            Self::Map { set, from, to } => {
-                m.text(1, set).be32(2, *from).be32(3, *to);
-            }
-            Self::InOwn { set, from } | Self::MapOwn { set, from, .. } => {
-                m.text(1, if set.data == DataKind::None { "__set%d" } else { "__map%d" }).be32(2, *from);
-                m.be32(4, anonymous.next().unwrap_or_default());
-                if let Self::MapOwn { to, .. } = self {
-                    m.be32(3, *to);
-                }
-            }
-            _ => {}
         }
     }
 }

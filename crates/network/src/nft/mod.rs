@@ -9,7 +9,7 @@ pub mod key;
 mod look;
 mod numbers;
 
-pub use expr::{Anonymous, Base, Cmp, Expr, Fib, Rule, Verdict, reg, step};
+pub use expr::{Base, Cmp, Expr, Fib, Rule, Verdict, reg, step};
 pub use look::{BaseChain, Commented, Foreign, base_chains, chains, commented_rules, delete_table, keys, rules, sets, tables};
 
 use std::net::Ipv4Addr;
@@ -22,8 +22,6 @@ use numbers::*;
 const NEST_BYTES: usize = 60_000;
 const VERDICT_TYPE: u32 = 0xffff_ff00;
 
-const SET_ANONYMOUS: u32 = 1;
-const SET_CONSTANT: u32 = 2;
 const SET_MAP: u32 = 8;
 const SET_TIMEOUT: u32 = 0x10;
 const SET_EVAL: u32 = 0x20;
@@ -93,6 +91,8 @@ pub struct Set<'a> {
     pub data: DataKind,
     /// Elements are added by rules and vanish this many seconds after the last refresh.
     pub timeout_s: Option<u32>,
+    /// No more elements than these will be in it: the kernel chooses a quicker form.
+    pub size: Option<u32>,
 }
 
 /// A key with its data.
@@ -224,27 +224,12 @@ impl Batch {
 
     fn rule(&mut self, chain: &str, rule: &Rule, flags: u16) {
         self.rules += 1;
-        let mut anonymous = Vec::new();
-        for set in rule.iter().filter_map(Expr::anonymous) {
-            anonymous.push(self.anonymous(set));
-        }
-        let mut anonymous = anonymous.into_iter();
         let m = self.begin(NEWRULE, flags).text(RULE_CHAIN, chain);
         let nest = m.nest(RULE_EXPRESSIONS);
         for expr in rule {
-            expr.write(m, &mut anonymous);
+            expr.write(m);
         }
         m.end(nest);
-    }
-
-    fn anonymous(&mut self, set: &Anonymous) -> u32 {
-        self.sets += 1;
-        let id = self.sets;
-        let name = if set.data == DataKind::None { "__set%d" } else { "__map%d" };
-        let flags = SET_ANONYMOUS | SET_CONSTANT;
-        self.set(name, set.key, set.data, flags, id, Some(set.elements.len() as u32));
-        self.elements(NEWSETELEM, name, Some(id), &set.elements);
-        id
     }
 
     /// Makes a named set or map if it is not there.
@@ -253,19 +238,11 @@ impl Batch {
         let id = self.sets;
         // The bound only guards the kernel's memory against many clients: beyond it new ones are not remembered.
         const MAX_TIMED: u32 = 65_535;
-        let (flags, size) = if set.timeout_s.is_some() { (SET_TIMEOUT | SET_EVAL, Some(MAX_TIMED)) } else { (0, None) };
-        self.set(set.name, set.key, set.data, flags, id, size);
-        if let Some(seconds) = set.timeout_s {
-            self.m.be64(11, u64::from(seconds) * 1000);
-        }
-        self
-    }
-
-    fn set(&mut self, name: &str, key: key::Type, data: DataKind, flags: u32, id: u32, size: Option<u32>) {
-        let flags = flags | if data == DataKind::None { 0 } else { SET_MAP };
-        let m = self.begin(NEWSET, CREATE).text(SET_NAME, name).be32(3, flags);
-        m.be32(4, key.id).be32(5, key.length).be32(10, id);
-        match data {
+        let (flags, size) = if set.timeout_s.is_some() { (SET_TIMEOUT | SET_EVAL, Some(MAX_TIMED)) } else { (0, set.size) };
+        let flags = flags | if set.data == DataKind::None { 0 } else { SET_MAP };
+        let m = self.begin(NEWSET, CREATE).text(SET_NAME, set.name).be32(3, flags);
+        m.be32(4, set.key.id).be32(5, set.key.length).be32(10, id);
+        match set.data {
             DataKind::None => {}
             DataKind::Verdict => {
                 m.be32(6, VERDICT_TYPE).be32(7, 16);
@@ -279,6 +256,10 @@ impl Batch {
             m.be32(1, size);
             m.end(nest);
         }
+        if let Some(seconds) = set.timeout_s {
+            m.be64(11, u64::from(seconds) * 1000);
+        }
+        self
     }
 
     /// Removes a set that no rule uses.
@@ -289,23 +270,20 @@ impl Batch {
 
     /// Adds elements; one that is there with other data is refused.
     pub fn add_elements(&mut self, set: &str, elements: &[Element]) -> &mut Self {
-        self.elements(NEWSETELEM, set, None, elements);
+        self.elements(NEWSETELEM, set, elements);
         self
     }
 
     /// Removes elements; one that is not there is refused.
     pub fn delete_elements(&mut self, set: &str, elements: &[Element]) -> &mut Self {
-        self.elements(DELSETELEM, set, None, elements);
+        self.elements(DELSETELEM, set, elements);
         self
     }
 
-    fn elements(&mut self, kind: u16, set: &str, id: Option<u32>, elements: &[Element]) {
+    fn elements(&mut self, kind: u16, set: &str, elements: &[Element]) {
         let mut rest = elements.iter().peekable();
         while rest.peek().is_some() {
             let m = self.begin(kind, if kind == NEWSETELEM { CREATE } else { 0 }).text(ELEMENTS_SET, set);
-            if let Some(id) = id {
-                m.be32(4, id);
-            }
             let list = m.nest(ELEMENTS_LIST);
             while m.nested_bytes(&list) < NEST_BYTES {
                 let Some((key, data)) = rest.next() else { break };

@@ -13,7 +13,7 @@ use crate::Result;
 use crate::cidr::Cidr;
 use crate::mark::{ALIAS, Mark};
 use crate::netlink::Socket;
-use crate::nft::{self, At, BaseChain, Batch, Cmp, Commented, Expr, Rule, Verdict, base_chains, commented_rules, step};
+use crate::nft::{self, At, BaseChain, Batch, Cmp, Commented, Expr, Rule, Verdict, commented_rules, step};
 
 /// Rules that each kind of chain gets.
 const FORWARD_RULES: usize = 2;
@@ -71,14 +71,16 @@ fn heads(there: &[&Commented], comment: &str) -> usize {
     there.iter().take_while(of_clusters).filter(|rule| rule.comment == comment).count()
 }
 
-/// Lets the pods' packets through, where they are not yet.
-pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: Pods) -> Result<()> {
+/// Lets the pods' packets through others' chains, where they are not yet.
+pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: Pods, chains: &[BaseChain]) -> Result<()> {
+    let mut filters = chains.iter().filter(|c| c.filters(At::Forward) || c.filters(At::Input)).peekable();
+    if filters.peek().is_none() {
+        return Ok(());
+    }
     let comment = comment(mark);
     let rules = commented_rules(socket)?;
     let by_chain = by_chain(&rules);
-    let own = [mark.table(), mark.proxy_table()];
-    let filters = |c: &&BaseChain| (c.filters(At::Forward) || c.filters(At::Input)) && !own.contains(&c.table);
-    for chain in base_chains(socket)?.iter().filter(filters) {
+    for chain in filters {
         let there = by_chain.get(&(chain.family, chain.table.as_str(), chain.name.as_str())).map_or(&[][..], Vec::as_slice);
         let refuses = chain.drops || there.last().is_some_and(|r| r.refuses);
         let ours: Vec<&&Commented> = there.iter().filter(|r| r.comment == comment).collect();

@@ -82,11 +82,8 @@ fn words(rule: &str) -> Vec<&str> {
     rule.split_whitespace().map(|word| word.trim_matches('"')).collect()
 }
 
-/// Lets the pods' packets through, where they are not yet.
+/// Lets the pods' packets through the tables, which are in use, where they are not yet.
 pub(super) fn open(mark: &Mark, pods: Pods) -> Result<()> {
-    if !in_use() {
-        return Ok(());
-    }
     let comment = super::firewall::comment(mark);
     for chain in ["FORWARD", "INPUT"] {
         let listed = call(&["-S", chain])?;

@@ -10,6 +10,11 @@
 //! alias after a crash; what was made half is made anew when it is asked for again. What others change afterwards (a flushed
 //! rule set, a firewall that starts later, forwarding switched off) is put right by [`PodNetwork::keep`], at the kernel's news
 //! and once a minute.
+//!
+//! Where forwarding was off, the host is no router by switching it on for pods: what is not theirs is dropped (as Docker does).
+//! It is dropped too if the host is meant to be a router from then on and nobody has a rule of his own for what is passed on:
+//! "on" cannot be switched on again, so the kernel shows nothing of that wish. A chain at the forward hook shows it, be it empty, and
+//! so does forwarding that is on before knarr starts; from then on knarr decides about its own packets only.
 
 mod firewall;
 mod ipam;
@@ -142,6 +147,28 @@ struct State {
     ipam: Ipam,
     /// It was this network that switched forwarding on.
     switched: bool,
+    /// The rules let the host pass packets on for others than pods.
+    router: bool,
+}
+
+/// What others have on this host.
+struct Others {
+    chains: Vec<nft::BaseChain>,
+    /// Rules of `iptables-legacy`.
+    legacy: bool,
+}
+
+impl Others {
+    fn look(socket: &mut Socket) -> Result<Self> {
+        let mut chains = nft::base_chains(socket)?;
+        chains.retain(|c| !c.table.starts_with(TABLES));
+        Ok(Self { chains, legacy: legacy::in_use() })
+    }
+
+    /// Whether somebody has rules for packets that this host passes on.
+    fn pass_on(&self) -> bool {
+        self.legacy || self.chains.iter().any(|c| c.at == At::Forward as u32)
+    }
 }
 
 /// A pod's end has this hardware address.
@@ -170,13 +197,15 @@ impl PodNetwork {
         };
         let no_ipv6 = link::has_ipv6();
         let ipam = Ipam::open(config.run_dir.join("ipam"), config.pod_cidr)?;
-        let state = Mutex::new(State { route, nft, ipam, switched: false });
+        let state = Mutex::new(State { route, nft, ipam, switched: false, router: true });
         let inner = Inner { mark: config.mark.clone(), config, bridge, gateway, mtu, no_ipv6, state };
         {
             let state = &mut *inner.state.lock();
+            let others = Others::look(&mut state.nft)?;
             inner.make_bridge(state)?;
+            state.router = !state.switched || others.pass_on();
             inner.write_rules(state)?;
-            inner.open_firewall(state);
+            inner.open_firewall(&mut state.nft, &others);
         }
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -301,29 +330,31 @@ impl Inner {
 
     /// The table with the ports of the pods that exist.
     fn write_rules(&self, state: &mut State) -> Result<()> {
-        let router = Self::routes_for_others(state)?;
         let ports: Vec<_> = state.ipam.records().map(|(a, r)| (a, r.ports.as_slice())).collect();
         let range = self.config.pod_cidr;
-        let table = rules::table(&self.mark, (range, self.config.cluster_cidr.unwrap_or(range)), self.gateway, router, &ports);
+        let table = rules::table(&self.mark, (range, self.config.cluster_cidr.unwrap_or(range)), self.gateway, state.router, &ports);
         table.commit(&mut state.nft, "write the pod network's rules")
     }
 
-    /// Whether the host passes packets on for others than pods: it did before, or somebody has rules for it now, who came since
-    /// and found forwarding on.
-    fn routes_for_others(state: &mut State) -> Result<bool> {
-        let theirs = |c: &nft::BaseChain| c.at == At::Forward as u32 && !c.table.starts_with(TABLES);
-        Ok(!state.switched || legacy::in_use() || nft::base_chains(&mut state.nft)?.iter().any(theirs))
-    }
-
-    fn open_firewall(&self, state: &mut State) {
-        let opened = firewall::open(&mut state.nft, &self.mark, self.pods()).and_then(|()| legacy::open(&self.mark, self.pods()));
+    fn open_firewall(&self, socket: &mut Socket, others: &Others) {
+        let opened = firewall::open(socket, &self.mark, self.pods(), &others.chains);
+        let opened = opened.and_then(|()| if others.legacy { legacy::open(&self.mark, self.pods()) } else { Ok(()) });
         if let Err(error) = opened {
             tracing::warn!(%error, "this host's firewall may keep pods from each other and from the node");
         }
     }
 
-    /// Looks whether everything is there, and makes again what is not.
+    /// Looks whether everything is there, and makes again what is not. What others have is looked at, and their firewall opened,
+    /// without the lock: pods come and go meanwhile, whatever their programs take.
     fn repair(&self) -> Result<()> {
+        let mut socket = Socket::open(netlink::NETFILTER)?;
+        let others = Others::look(&mut socket)?;
+        self.repair_own(&others)?;
+        self.open_firewall(&mut socket, &others);
+        Ok(())
+    }
+
+    fn repair_own(&self, others: &Others) -> Result<()> {
         let state = &mut *self.state.lock();
         let bridge = link::find(&mut state.route, &self.bridge)?;
         let forwards = fs::read_to_string(format!("/proc/sys/net/{IP_FORWARD}")).is_ok_and(|v| v.trim() == "1");
@@ -333,13 +364,17 @@ impl Inner {
         }
         let table = self.mark.table();
         let there = nft::tables(&mut state.nft)?.contains(&table);
-        let rules = rules::count(Self::routes_for_others(state)?);
-        if !there || nft::rules(&mut state.nft, &table)?.len() != rules {
+        let untouched = there && nft::rules(&mut state.nft, &table)?.len() == rules::count(state.router);
+        let router = !state.switched || others.pass_on();
+        if !untouched {
             tracing::warn!(table, "somebody changed the pod network's rules; writing them again");
-            self.write_rules(state)?;
+        } else if router != state.router {
+            tracing::info!(router, "whether somebody has rules for what this host passes on has changed: with none it passes on for pods alone");
+        } else {
+            return Ok(());
         }
-        self.open_firewall(state);
-        Ok(())
+        let before = std::mem::replace(&mut state.router, router);
+        self.write_rules(state).inspect_err(|_| state.router = before)
     }
 
     fn answer(&self, address: Ipv4Addr) -> PodAddresses {

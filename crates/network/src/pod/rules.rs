@@ -34,7 +34,7 @@ pub(crate) fn protocol(name: &str) -> Option<u8> {
 pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Addr, router: bool, pods: &[(Ipv4Addr, &[HostPort])]) -> Batch {
     let mut batch = Batch::new(&mark.table());
     batch.fresh_table();
-    let set = |name, key, data| Set { name, key, data, timeout_s: None };
+    let set = |name, key, data| Set { name, key, data, timeout_s: None, size: None };
     batch.add_set(&set(PORTS, key::PROTO_PORT, DataKind::Value(key::IP_PORT)));
     batch.add_set(&set(ADDRESS_PORTS, key::IP_PROTO_PORT, DataKind::Value(key::IP_PORT)));
     batch.add_set(&set(SELVES, key::IP_IP, DataKind::None));

@@ -1,7 +1,7 @@
 //! The service proxy of one node: Services as nftables maps, from the informers' memory.
 //!
 //! A change of a Service or of its endpoints is turned into a plan (`plan.rs`, pure), the plan's difference to the last one
-//! into one batch (`table.rs`), and the batch is one transaction of the kernel. Connections that exist are not touched: the kernel
+//! into two batches (`table.rs`), each one transaction of the kernel: what is new, then what leads to it. Connections that exist are not touched: the kernel
 //! translates them as they began. Only UDP flows whose backend is gone are forgotten, since nothing else ends them.
 //!
 //! The kernel tells when somebody else has changed rules (`nft flush ruleset`, a firewall that is loaded again): then the table is
@@ -24,6 +24,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cidr::Cidr;
@@ -34,9 +35,9 @@ use crate::nft::{self, Batch, Foreign};
 use crate::{BY_SERVICE, Error, Result, service_of_slice};
 use endpoints::Node;
 use plan::{Plan, UdpFront};
-use table::{Frame, Table, There};
+use table::{Change, Frame, Table, There};
 
-/// What nothing leads to any more goes with a batch of its own when no other comes within this.
+/// What nothing leads to any more is emptied after this, and goes a while later: no packet is under way as long.
 const STALE: Duration = Duration::from_secs(1);
 /// Others' changes come in numbers; one look is for all that come within this.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -137,7 +138,7 @@ pub(crate) async fn serve(
             }
             () = &mut whole => {
                 proxy.write_whole().await;
-                whole.as_mut().reset(tokio::time::Instant::now() + WHOLE);
+                whole.as_mut().reset(Instant::now() + WHOLE);
             }
         }
     }
@@ -224,7 +225,7 @@ impl Proxy {
     async fn start(&mut self, dirty: &BTreeSet<ObjectKey>) {
         let plans = self.plans(dirty);
         self.checks(&plans);
-        drop(self.table.change(plans));
+        drop(self.table.change(plans, Instant::now()));
         self.write_whole().await;
         // Flows that began under a former process may lead to backends that went meanwhile.
         let fronts: Vec<UdpFront> = dirty.iter().filter_map(|k| self.table.plan(k)).flat_map(|p| p.udp.values().cloned()).collect();
@@ -235,11 +236,15 @@ impl Proxy {
         let plans = self.plans(dirty);
         let fronts = plans.iter().flat_map(|(key, plan)| stale_fronts(self.table.plan(key), plan)).collect();
         self.checks(&plans);
-        let batch = self.table.change(plans);
-        if batch.is_empty() {
+        let Change { make, lead } = self.table.change(plans, Instant::now());
+        if make.is_empty() && lead.is_empty() {
             return;
         }
-        if let Err(error) = self.commit(batch, "update Services").await {
+        let written = match self.commit(make, "make what Services need").await {
+            Ok(()) => self.commit(lead, "update Services").await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
             tracing::warn!(%error, "the kernel refused a change of Services; writing all of them anew");
             self.write_whole().await;
         }
@@ -265,10 +270,10 @@ impl Proxy {
         let mut pause = RETRY;
         loop {
             let there = self.there().await.inspect_err(|error| tracing::warn!(%error, "the Services' rules cannot be listed")).ok();
-            let batch = self.table.whole(there.as_ref());
+            let batch = self.table.whole(there.as_ref(), Instant::now());
             let Err(first) = self.commit(batch, "write all Services").await else { return };
             // As another version or configuration made it, the table cannot be kept.
-            let batch = self.table.whole(None);
+            let batch = self.table.whole(None, Instant::now());
             let Err(error) = self.commit(batch, "write all Services from nothing").await else {
                 tracing::warn!(error = %first, "the Services' rules were made from nothing; clients are not remembered");
                 return;

@@ -2,9 +2,11 @@
 //!
 //! Names of chains say whose they are: `svc/NAMESPACE/NAME/PROTOCOL/PORT` sends a connection to any endpoint, `local/…` to
 //! one on this node, `ext/…` is entered from outside the cluster (node ports, external and load balancer addresses), `from/…`
-//! holds the source ranges of a load balancer, `ep/…/ADDRESS/PORT` remembers a client and translates to one endpoint.
+//! holds the source ranges of a load balancer, `ep/…/ADDRESS/PORT` remembers a client and translates to one endpoint. The maps by
+//! which an endpoint is chosen have a digest of what is in them in their name: other endpoints are another map (see `table.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -13,7 +15,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::endpoints::{self, Backend, Backends, Node};
 use crate::cidr::Cidr;
-use crate::nft::{Anonymous, Cmp, Data, DataKind, Expr, Fib, Rule, Verdict, endpoint_data, key, reg, step};
+use crate::nft::{Cmp, Data, DataKind, Element, Expr, Fib, Rule, Verdict, endpoint_data, key, reg, step};
 use crate::pod::protocol;
 
 /// A shared map or set of the table.
@@ -62,12 +64,46 @@ pub(super) struct Plan {
     pub(super) elements: BTreeMap<(Shared, Vec<u8>), Option<Data>>,
     /// Maps that remember clients: name → seconds.
     pub(super) affinity: BTreeMap<String, u32>,
+    /// Maps that choose an endpoint, by name.
+    pub(super) maps: BTreeMap<String, Fixed>,
     /// Pods of this node that may call themselves.
     pub(super) selves: BTreeSet<Ipv4Addr>,
     /// UDP ports, by chain.
     pub(super) udp: BTreeMap<String, UdpFront>,
     /// Port of the health check and how many endpoints are on this node.
     pub(super) health: Option<(u16, usize)>,
+}
+
+/// A map that is never changed: other elements are another map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fixed {
+    /// What its keys are.
+    pub(super) key: key::Type,
+    /// What it maps to.
+    pub(super) data: DataKind,
+    /// What is in it.
+    pub(super) elements: Vec<Element>,
+}
+
+impl Plan {
+    /// The names of its sets and maps.
+    pub(super) fn sets(&self) -> impl Iterator<Item = &String> {
+        self.affinity.keys().chain(self.maps.keys())
+    }
+
+    /// Whether it has this set or map.
+    pub(super) fn has_set(&self, name: &str) -> bool {
+        self.affinity.contains_key(name) || self.maps.contains_key(name)
+    }
+
+    /// Takes in a map for this port; its name.
+    fn map(&mut self, id: &str, key: key::Type, data: DataKind, elements: Vec<Element>) -> String {
+        let mut digest = DefaultHasher::new();
+        (key.id, &elements).hash(&mut digest);
+        let name = format!("to-{:016x}/{id}", digest.finish());
+        self.maps.insert(name.clone(), Fixed { key, data, elements });
+        name
+    }
 }
 
 fn addresses(texts: &Option<Vec<String>>) -> impl Iterator<Item = Ipv4Addr> {
@@ -244,7 +280,7 @@ impl<'a> Planner<'a> {
             self.remembering(plan, &mut rules, &mut pick, backends);
         } else {
             let (address, port) = (reg(4), reg(5));
-            pick.extend(choose(backends, address));
+            pick.extend(self.choose(plan, backends, address));
             pick.push(Expr::Dnat { address, port });
         }
         rules.push(pick);
@@ -262,17 +298,17 @@ impl<'a> Planner<'a> {
         let chain = |(address, port): &Backend| format!("ep/{}/{address}/{port}", self.id);
         let to_chain = |backend: &Backend| Some(Data::Verdict(Verdict::Goto(chain(backend))));
         let known = backends.iter().map(|b| (endpoint_data(b.0, b.1), to_chain(b))).collect();
-        let known = Anonymous { key: key::IP_PORT, data: DataKind::Verdict, elements: known };
+        let known = plan.map(&self.id, key::IP_PORT, DataKind::Verdict, known);
         let recall = Expr::Map { set: set.clone(), from: client, to: address };
-        rules.push(vec![step::source(6), recall, Expr::MapOwn { set: known, from: address, to: 0 }]);
+        rules.push(vec![step::source(6), recall, Expr::Map { set: known, from: address, to: 0 }]);
         // Whoever is remembered with an endpoint that is gone is forgotten first: a refresh would not change where it goes.
         // The kernel reads no register that was not written; what stands in this one means nothing.
         let nothing = Expr::Load { to: address, value: endpoint_data(Ipv4Addr::UNSPECIFIED, 0) };
         rules.push(vec![step::source(6), nothing, Expr::Forget { set: set.clone(), key: client, data: address }]);
         let numbered = (0_u32..).zip(backends).map(|(n, b)| (n.to_ne_bytes().to_vec(), to_chain(b))).collect();
-        let numbered = Anonymous { key: key::NUMBER, data: DataKind::Verdict, elements: numbered };
+        let numbered = plan.map(&self.id, key::NUMBER, DataKind::Verdict, numbered);
         pick.push(Expr::Random { to: reg(7), modulus: u32::try_from(backends.len()).unwrap_or(u32::MAX) });
-        pick.push(Expr::MapOwn { set: numbered, from: reg(7), to: 0 });
+        pick.push(Expr::Map { set: numbered, from: reg(7), to: 0 });
         for backend in backends {
             let load = Expr::Load { to: address, value: endpoint_data(backend.0, backend.1) };
             let remember = Expr::Remember { set: set.clone(), key: client, data: address, timeout_s };
@@ -304,16 +340,16 @@ impl<'a> Planner<'a> {
             plan.elements.insert((Shared::Sources, self.key(*ip)), Some(Data::Verdict(Verdict::Goto(chain.clone()))));
         }
     }
-}
 
-/// Loads an endpoint's address and port, chosen at random, into two registers.
-fn choose(backends: &BTreeSet<Backend>, to: u32) -> Rule {
-    if let (1, Some((address, port))) = (backends.len(), backends.first()) {
-        return vec![Expr::Load { to, value: endpoint_data(*address, *port) }];
+    /// Loads an endpoint's address and port, chosen at random, into two registers.
+    fn choose(&self, plan: &mut Plan, backends: &BTreeSet<Backend>, to: u32) -> Rule {
+        if let (1, Some((address, port))) = (backends.len(), backends.first()) {
+            return vec![Expr::Load { to, value: endpoint_data(*address, *port) }];
+        }
+        let numbered = (0_u32..).zip(backends);
+        let elements = numbered.map(|(n, (a, p))| (n.to_ne_bytes().to_vec(), Some(Data::Value(endpoint_data(*a, *p))))).collect();
+        let set = plan.map(&self.id, key::NUMBER, DataKind::Value(key::IP_PORT), elements);
+        let from = reg(7);
+        vec![Expr::Random { to: from, modulus: u32::try_from(backends.len()).unwrap_or(u32::MAX) }, Expr::Map { set, from, to }]
     }
-    let numbered = (0_u32..).zip(backends);
-    let elements = numbered.map(|(n, (a, p))| (n.to_ne_bytes().to_vec(), Some(Data::Value(endpoint_data(*a, *p))))).collect();
-    let set = Anonymous { key: key::NUMBER, data: DataKind::Value(key::IP_PORT), elements };
-    let from = reg(7);
-    vec![Expr::Random { to: from, modulus: u32::try_from(backends.len()).unwrap_or(u32::MAX) }, Expr::MapOwn { set, from, to }]
 }

@@ -1,19 +1,33 @@
-//! The proxy's table: what stands in the kernel, and the smallest batch that leads to what should.
+//! The proxy's table: what stands in the kernel, and the smallest batches that lead to what should.
 //!
-//! Services change one by one: a batch holds only what differs between a Service's old plan and its new one. The table's frame (base
+//! Services change one by one: batches hold only what differs between a Service's old plan and its new one. The table's frame (base
 //! chains, shared maps) is written once, together with everything, when the proxy starts, a batch was refused or somebody else
 //! changed the table; clients that are remembered are kept then.
-//! A chain is emptied when nothing leads to it any more, and removed by a later batch: kernels before 6.2 see only after a
-//! transaction that it is no longer used, and refuse (upstream keeps its stale chains likewise).
+//!
+//! **A batch is not one moment for a packet.** The kernel takes the rules of the generation in which the packet entered the hook, but
+//! looks into each set as it is *now*. A map that goes in the batch that changes its rule (as every anonymous one does) is empty for
+//! a packet that was under way: it leaves the chain untranslated and is refused. A chain that comes in the batch that leads to it
+//! is empty for a packet of the generation before. So
+//! 1. what is new (chains with their rules, maps with their elements) is made by a batch of its own, when nothing leads there;
+//! 2. the next batch changes the rules of chains that were there, and the elements of the shared maps;
+//! 3. what nothing leads to any more stays as it is for [`STALE`], then is emptied, and then goes.
+//!
+//! No map that a rule chooses by is ever changed: other endpoints are a map of another name. With that, whoever enters a hook at any
+//! moment of a change finds an endpoint of before or of after. Not so for the whole table, which is one batch: its chains and maps
+//! have their names already, but those that are new in it may be missed by a packet that was under way.
+//!
+//! What goes does so one step after the other, maps before the chains that they lead to: kernels before 6.2 see only after a
+//! transaction that a chain is no longer used, and refuse (upstream keeps its stale chains likewise).
 //! Invariant: `plans`, `owners`, `selves` and `stale` describe what the kernel has after the last batch was committed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 use client::ObjectKey;
+use tokio::time::Instant;
 
-use super::NodePortAddresses;
 use super::plan::{MARK, MARK_CHAIN, Plan, REJECT_CHAIN, Shared};
+use super::{NodePortAddresses, STALE};
 use crate::cidr::Cidr;
 use crate::nft::{At, Batch, Cmp, DataKind, Element, Expr, Fib, Hook, Rule, Set, Verdict, key, reg, step};
 
@@ -50,7 +64,7 @@ impl Shared {
             Self::NodePorts | Self::NoNodePortEndpoints => (key::PROTO_PORT, DataKind::Verdict),
             Self::ClusterIps => (key::IP, DataKind::None),
         };
-        Set { name: self.name(), key, data, timeout_s: None }
+        Set { name: self.name(), key, data, timeout_s: None, size: None }
     }
 }
 
@@ -77,11 +91,78 @@ pub(super) struct Table {
     stale: Stale,
 }
 
-/// What is to be removed by a later batch.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What is to be removed by later batches.
+#[derive(Debug, Default)]
 struct Stale {
-    chains: BTreeSet<String>,
-    sets: BTreeSet<String>,
+    chains: BTreeMap<String, Left>,
+    sets: BTreeMap<String, Left>,
+}
+
+/// Something that nothing leads to any more.
+#[derive(Debug)]
+struct Left {
+    /// How many of the steps on its way out are done.
+    steps: u8,
+    /// When the last of them was.
+    since: Instant,
+    /// The rules that are still in it.
+    rules: usize,
+}
+
+/// The step at which a chain loses its rules; with them go the uses of maps.
+const EMPTIED: u8 = 1;
+/// The step at which a map goes, and with it the ways to chains that it held.
+const MAP_GONE: u8 = 2;
+/// The step at which a chain goes.
+const CHAIN_GONE: u8 = 3;
+
+impl Left {
+    /// Whether the next step is due, which is taken then.
+    fn step(&mut self, now: Instant) -> bool {
+        let due = now.duration_since(self.since) >= STALE;
+        if due {
+            (self.steps, self.since) = (self.steps + 1, now);
+        }
+        due
+    }
+}
+
+impl Stale {
+    /// Takes everything that is due one step further.
+    fn clear(&mut self, batch: &mut Batch, now: Instant) {
+        self.sets.retain(|name, left| {
+            let goes = left.step(now) && left.steps >= MAP_GONE;
+            if goes {
+                batch.delete_set(name);
+            }
+            !goes
+        });
+        self.chains.retain(|name, left| {
+            if !left.step(now) {
+                return true;
+            }
+            match left.steps {
+                EMPTIED => {
+                    left.rules = 0;
+                    batch.flush_chain(name);
+                }
+                CHAIN_GONE.. => {
+                    batch.delete_chain(name);
+                }
+                _ => {}
+            }
+            left.steps < CHAIN_GONE
+        });
+    }
+}
+
+/// The two batches of a change, to be committed in this order.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// Makes what is new.
+    pub(super) make: Batch,
+    /// Leads to it, and away from what goes.
+    pub(super) lead: Batch,
 }
 
 /// What is in the kernel's table before it is written anew.
@@ -114,8 +195,8 @@ impl Table {
         self.plans.get(service)
     }
 
-    /// Takes in new plans; the batch makes the difference. An empty plan is no plan.
-    pub(super) fn change(&mut self, new: Vec<(ObjectKey, Plan)>) -> Batch {
+    /// Takes in new plans; the batches make the difference. An empty plan is no plan.
+    pub(super) fn change(&mut self, new: Vec<(ObjectKey, Plan)>, now: Instant) -> Change {
         let (mut gone, mut come) = (Elements::new(), Elements::new());
         let mut old = HashMap::new();
         for (service, plan) in &new {
@@ -125,22 +206,14 @@ impl Table {
             }
         }
         self.count_selves(&old, &new, &mut gone, &mut come);
-        let mut batch = Batch::new(&self.frame.table);
+        let (mut make, mut lead) = (Batch::new(&self.frame.table), Batch::new(&self.frame.table));
         let empty = Plan::default();
-        let stale = std::mem::take(&mut self.stale);
         for (service, plan) in &new {
             let before = old.get(service).unwrap_or(&empty);
-            chains(&mut batch, before, plan);
-            self.leave(before, plan);
-        }
-        // What was left before this batch goes now, unless it is wanted again.
-        let wanted = |f: fn(&Plan) -> Vec<&String>| -> BTreeSet<&String> { new.iter().flat_map(|(_, plan)| f(plan)).collect() };
-        let (chains_wanted, sets_wanted) = (wanted(|p| p.chains.keys().collect()), wanted(|p| p.affinity.keys().collect()));
-        for name in stale.chains.iter().filter(|name| !chains_wanted.contains(name)) {
-            batch.delete_chain(name);
-        }
-        for name in stale.sets.iter().filter(|name| !sets_wanted.contains(name)) {
-            batch.delete_set(name);
+            self.recall(&mut make, before, plan);
+            make_new(&mut make, before, plan);
+            change_rules(&mut lead, before, plan);
+            self.leave(before, plan, now);
         }
         let changed: Vec<ObjectKey> = new.iter().map(|(s, _)| s.clone()).collect();
         for (service, plan) in new {
@@ -154,23 +227,41 @@ impl Table {
             self.own(service, &mut come);
         }
         for (set, elements) in &gone {
-            batch.delete_elements(set, elements);
+            lead.delete_elements(set, elements);
         }
         for (set, elements) in &come {
-            batch.add_elements(set, elements);
+            lead.add_elements(set, elements);
         }
-        batch
+        self.stale.clear(&mut lead, now);
+        Change { make, lead }
     }
 
     /// Whether something is left for a batch that nothing else asks for.
     pub(super) fn has_stale(&self) -> bool {
-        self.stale != Stale::default()
+        !self.stale.chains.is_empty() || !self.stale.sets.is_empty()
     }
 
     /// Keeps in mind what a new plan leaves behind.
-    fn leave(&mut self, before: &Plan, after: &Plan) {
-        self.stale.chains.extend(before.chains.keys().filter(|c| !after.chains.contains_key(*c)).cloned());
-        self.stale.sets.extend(before.affinity.keys().filter(|c| !after.affinity.contains_key(*c)).cloned());
+    fn leave(&mut self, before: &Plan, after: &Plan, now: Instant) {
+        for (name, rules) in before.chains.iter().filter(|(name, _)| !after.chains.contains_key(*name)) {
+            self.stale.chains.insert(name.clone(), Left { steps: 0, since: now, rules: rules.len() });
+        }
+        for name in before.sets().filter(|name| !after.has_set(name)) {
+            self.stale.sets.insert(name.clone(), Left { steps: 0, since: now, rules: 0 });
+        }
+    }
+
+    /// What is left and wanted again stays. A chain may have other rules by now; a map has what its name says, and remembered clients
+    /// are remembered still.
+    fn recall(&mut self, make: &mut Batch, before: &Plan, after: &Plan) {
+        for name in after.chains.keys().filter(|name| !before.chains.contains_key(*name)) {
+            if self.stale.chains.remove(name).is_some_and(|left| left.rules > 0) {
+                make.flush_chain(name);
+            }
+        }
+        for name in after.sets() {
+            self.stale.sets.remove(name);
+        }
     }
 
     /// Gives up the elements that the new plan does not have in the same way.
@@ -234,7 +325,7 @@ impl Table {
 
     /// The whole table anew, in one batch: connections that exist do not notice, no packet meets a half-made one, and clients
     /// that are remembered stay so. None: the table as it is there is not believed, and goes with all that is in it.
-    pub(super) fn whole(&mut self, there: Option<&There>) -> Batch {
+    pub(super) fn whole(&mut self, there: Option<&There>, now: Instant) -> Batch {
         let mut batch = Batch::new(&self.frame.table);
         if there.is_some() {
             batch.add_table().flush_table();
@@ -251,7 +342,7 @@ impl Table {
         }
         let empty = Plan::default();
         for plan in self.plans.values() {
-            chains(&mut batch, &empty, plan);
+            make_new(&mut batch, &empty, plan);
         }
         let mut come = Elements::new();
         for (at, owner) in &self.owners {
@@ -266,46 +357,56 @@ impl Table {
         self.stale = Stale::default();
         if let Some(there) = there {
             let chain_wanted = |name: &str| FRAME_CHAINS.contains(&name) || self.plans.values().any(|p| p.chains.contains_key(name));
-            let set_wanted = |name: &str| shared.contains(&name) || self.plans.values().any(|p| p.affinity.contains_key(name));
-            self.stale.chains = there.chains.iter().filter(|c| !chain_wanted(c)).cloned().collect();
-            self.stale.sets = there.sets.iter().filter(|s| !set_wanted(s)).cloned().collect();
+            let set_wanted = |name: &str| shared.contains(&name) || self.plans.values().any(|p| p.has_set(name));
+            // This batch empties the chains.
+            let left = |name: &String| (name.clone(), Left { steps: EMPTIED, since: now, rules: 0 });
+            self.stale.chains = there.chains.iter().filter(|c| !chain_wanted(c)).map(left).collect();
+            self.stale.sets = there.sets.iter().filter(|s| !set_wanted(s)).map(left).collect();
         }
         batch
     }
 
     /// How many rules the kernel's table has if nobody else has changed it.
     pub(super) fn rules(&self) -> usize {
-        self.frame.rules() + self.plans.values().flat_map(|p| p.chains.values()).map(Vec::len).sum::<usize>()
+        let planned = self.plans.values().flat_map(|p| p.chains.values()).map(Vec::len);
+        self.frame.rules() + planned.chain(self.stale.chains.values().map(|left| left.rules)).sum::<usize>()
     }
 }
 
 /// Chains of the frame that the kernel does not enter by itself.
 const FRAME_CHAINS: [&str; 5] = ["services", "endpoints-check", "cluster-ips-check", MARK_CHAIN, REJECT_CHAIN];
 
-/// Makes what is new in a plan's chains. All chains exist before the first rule, which may lead to any of them.
-fn chains(batch: &mut Batch, before: &Plan, after: &Plan) {
-    for (name, timeout_s) in &after.affinity {
-        if !before.affinity.contains_key(name) {
-            batch.add_set(&Set { name, key: key::IP, data: DataKind::Value(key::IP_PORT), timeout_s: Some(*timeout_s) });
-        }
-    }
-    for name in after.chains.keys().filter(|c| !before.chains.contains_key(*c)) {
+/// Makes what is new in a plan. All chains exist before the first rule or element, which may lead to any of them, and all maps before
+/// the first rule.
+fn make_new(batch: &mut Batch, before: &Plan, after: &Plan) {
+    let new_chains = || after.chains.iter().filter(|(name, _)| !before.chains.contains_key(*name));
+    for (name, _) in new_chains() {
         batch.add_chain(name, None);
     }
-    for (name, rules) in &after.chains {
-        match before.chains.get(name) {
-            Some(old) if old == rules => continue,
-            Some(_) => {
-                batch.flush_chain(name);
-            }
-            None => {}
-        }
+    for (name, timeout_s) in after.affinity.iter().filter(|(name, _)| !before.affinity.contains_key(*name)) {
+        batch.add_set(&Set { name, key: key::IP, data: DataKind::Value(key::IP_PORT), timeout_s: Some(*timeout_s), size: None });
+    }
+    for (name, map) in after.maps.iter().filter(|(name, _)| !before.maps.contains_key(*name)) {
+        let size = u32::try_from(map.elements.len()).ok();
+        batch.add_set(&Set { name, key: map.key, data: map.data, timeout_s: None, size });
+        batch.add_elements(name, &map.elements);
+    }
+    for (name, rules) in new_chains() {
         for rule in rules {
             batch.add_rule(name, rule);
         }
     }
-    for name in before.chains.keys().filter(|c| !after.chains.contains_key(*c)) {
-        batch.flush_chain(name);
+}
+
+/// Changes the rules of chains that both plans have.
+fn change_rules(batch: &mut Batch, before: &Plan, after: &Plan) {
+    for (name, rules) in &after.chains {
+        if before.chains.get(name).is_some_and(|old| old != rules) {
+            batch.flush_chain(name);
+            for rule in rules {
+                batch.add_rule(name, rule);
+            }
+        }
     }
 }
 
@@ -314,8 +415,8 @@ impl Frame {
         for shared in Shared::ALL {
             batch.add_set(&shared.set());
         }
-        batch.add_set(&Set { name: SELVES, key: key::IP_IP, data: DataKind::None, timeout_s: None });
-        batch.add_set(&Set { name: NODE_PORT_IPS, key: key::IP, data: DataKind::None, timeout_s: None });
+        batch.add_set(&Set { name: SELVES, key: key::IP_IP, data: DataKind::None, timeout_s: None, size: None });
+        batch.add_set(&Set { name: NODE_PORT_IPS, key: key::IP, data: DataKind::None, timeout_s: None, size: None });
         self.node_port_ips(batch);
         for name in FRAME_CHAINS {
             batch.add_chain(name, None);

@@ -113,41 +113,76 @@ fn services_without_an_address_need_nothing() {
     }
 }
 
-#[test]
-fn a_change_touches_only_its_own_service() {
-    let frame = Frame { table: "t".into(), node_ip: Ipv4Addr::new(10, 244, 0, 1), cluster_cidr: None, service_cidr: None, node_ports: NodePortAddresses::All };
-    let mut table = Table::new(frame);
-    let (one, two) = (ObjectKey::new("ns", "one"), ObjectKey::new("ns", "two"));
-    let first = planned(spec(&json!({})), json!([here(true)]));
-    assert!(!table.change(vec![(one.clone(), first.clone())]).is_empty());
-    assert!(table.change(vec![(one.clone(), first.clone())]).is_empty(), "the same again is no change");
-    let more = planned(spec(&json!({})), json!([here(true), there()]));
-    assert!(!table.change(vec![(one.clone(), more)]).is_empty());
-    assert!(!table.change(vec![(one.clone(), Plan::default()), (two, first)]).is_empty());
-    assert!(table.plan(&one).is_none());
-    assert!(!table.change(Vec::new()).is_empty(), "the chains that it left");
-    assert!(table.change(vec![(one, Plan::default())]).is_empty(), "what is not there need not be removed");
+fn empty_table() -> Table {
+    Table::new(Frame { table: "t".into(), node_ip: Ipv4Addr::new(10, 244, 0, 1), cluster_cidr: None, service_cidr: None, node_ports: NodePortAddresses::All })
+}
+
+/// Whether something is made, and whether something is led elsewhere or cleared.
+fn changed(table: &mut Table, at: Instant, new: Vec<(ObjectKey, Plan)>) -> (bool, bool) {
+    let change = table.change(new, at);
+    (!change.make.is_empty(), !change.lead.is_empty())
 }
 
 #[test]
-fn what_nothing_leads_to_goes_with_a_later_batch() {
-    let frame = Frame { table: "t".into(), node_ip: Ipv4Addr::new(10, 244, 0, 1), cluster_cidr: None, service_cidr: None, node_ports: NodePortAddresses::All };
-    let mut table = Table::new(frame);
+fn a_change_touches_only_its_own_service() {
+    let (mut table, now) = (empty_table(), Instant::now());
+    let (one, two) = (ObjectKey::new("ns", "one"), ObjectKey::new("ns", "two"));
+    let first = planned(spec(&json!({})), json!([here(true)]));
+    assert_eq!(changed(&mut table, now, vec![(one.clone(), first.clone())]), (true, true));
+    assert_eq!(changed(&mut table, now, vec![(one.clone(), first.clone())]), (false, false), "the same again is no change");
+    let more = planned(spec(&json!({})), json!([here(true), there()]));
+    assert_eq!(changed(&mut table, now, vec![(one.clone(), more)]), (true, true), "another map, and who looks into it");
+    assert_eq!(changed(&mut table, now, vec![(one.clone(), first.clone())]), (false, true), "the rule alone");
+    assert_eq!(changed(&mut table, now, vec![(one.clone(), Plan::default()), (two, first)]), (true, true));
+    assert!(table.plan(&one).is_none());
+    assert_eq!(changed(&mut table, now, vec![(one, Plan::default())]), (false, false), "what is not there need not be removed");
+}
+
+#[test]
+fn what_nothing_leads_to_stays_a_while_then_is_emptied_then_goes() {
+    let (mut table, begun) = (empty_table(), Instant::now());
     let one = ObjectKey::new("ns", "one");
     let first = planned(spec(&json!({"sessionAffinity": "ClientIP"})), json!([here(true), there()]));
     assert!(first.chains.contains_key("ep/ns/s/tcp/80/10.244.1.5/8080") && first.affinity.contains_key("aff-10800/ns/s/tcp/80"));
-    table.change(vec![(one.clone(), first.clone())]);
+    table.change(vec![(one.clone(), first.clone())], begun);
     assert!(!table.has_stale());
-    let rules = table.rules();
-    let gone = table.change(vec![(one.clone(), Plan::default())]);
-    assert!(!gone.is_empty() && table.has_stale(), "emptied, not removed");
-    assert_eq!(rules - table.rules(), first.chains.values().map(Vec::len).sum::<usize>());
-    // Wanted again before they went: they stay.
-    table.change(vec![(one.clone(), first)]);
+    let (rules, own) = (table.rules(), first.chains.values().map(Vec::len).sum::<usize>());
+    assert_eq!(changed(&mut table, begun, vec![(one.clone(), Plan::default())]), (false, true));
+    assert!(table.has_stale() && table.rules() == rules, "a packet under way may still come to the rules");
+    let early = begun + STALE - Duration::from_millis(1);
+    assert_eq!(changed(&mut table, early, Vec::new()), (false, false), "however many changes come meanwhile");
+    // Wanted again before they went: they stay, and their rules are written as they are to be.
+    assert_eq!(changed(&mut table, early, vec![(one.clone(), first)]), (true, true));
     assert!(!table.has_stale());
-    table.change(vec![(one, Plan::default())]);
-    assert!(!table.change(Vec::new()).is_empty(), "a batch of their own");
-    assert!(!table.has_stale() && table.change(Vec::new()).is_empty());
+
+    table.change(vec![(one, Plan::default())], begun);
+    assert_eq!(changed(&mut table, begun + STALE, Vec::new()), (false, true), "emptied");
+    assert_eq!(rules - table.rules(), own);
+    assert_eq!(changed(&mut table, begun + STALE, Vec::new()), (false, false), "one step at a time");
+    assert_eq!(changed(&mut table, begun + 2 * STALE, Vec::new()), (false, true), "the maps go, with their ways to chains");
+    assert!(table.has_stale());
+    assert_eq!(changed(&mut table, begun + 3 * STALE, Vec::new()), (false, true), "the chains go");
+    assert!(!table.has_stale());
+}
+
+#[test]
+fn a_map_that_rules_choose_by_is_never_changed() {
+    let of = |extra: Value, endpoints: Value| planned(spec(&extra), endpoints);
+    let two = json!([here(true), there()]);
+    let third = json!({"addresses": ["10.244.1.6"], "conditions": {}, "nodeName": "n2"});
+    for extra in [json!({}), json!({"sessionAffinity": "ClientIP"})] {
+        let (before, same) = (of(extra.clone(), two.clone()), of(extra.clone(), json!([there(), here(true)])));
+        assert!(!before.maps.is_empty());
+        assert_eq!(before.maps, same.maps, "the order of endpoints is nothing");
+        for other in [json!([here(true), third.clone()]), json!([here(true), there(), third.clone()])] {
+            let after = of(extra.clone(), other);
+            assert!(after.maps.keys().all(|name| !before.maps.contains_key(name)), "{:?} {:?}", before.maps.keys(), after.maps.keys());
+        }
+        // Rules look into maps of the plan alone.
+        let looked: Vec<&String> =
+            before.chains.values().flatten().flatten().filter_map(|e| if let crate::nft::Expr::Map { set, .. } = e { Some(set) } else { None }).collect();
+        assert!(!looked.is_empty() && looked.iter().all(|set| before.has_set(set)), "{looked:?}");
+    }
 }
 
 #[test]

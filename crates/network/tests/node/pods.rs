@@ -373,18 +373,34 @@ fn forwarding_is_given_back_if_nobody_else_may_need_it() {
     });
 }
 
+/// Somebody behind the host, at an address of his own: who he is, the host's address there, his.
+fn behind_the_host() -> (Space, Ipv4Addr, Ipv4Addr) {
+    let behind = Space::new();
+    let there = std::fs::File::open(&behind.path).unwrap();
+    let (own, theirs) = (Ipv4Addr::new(192, 168, 78, 1), Ipv4Addr::new(192, 168, 78, 2));
+    let mut socket = Socket::open(netlink::ROUTE).unwrap();
+    join(&mut socket, "up1", &there, (own, theirs), [2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 4]).unwrap();
+    behind.run(move || configure(&mut Socket::open(netlink::ROUTE).unwrap(), "eth0", theirs, own)).unwrap();
+    behind.serve(9001, "behind");
+    (behind, own, theirs)
+}
+
+#[test]
+fn a_router_from_before_stays_one() {
+    machine(|outside| {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let (_behind, _, theirs) = behind_the_host();
+        let _node = Node::new();
+        assert!(outside.call((theirs, 9001)).is_ok());
+    });
+}
+
 #[test]
 fn the_host_passes_on_for_pods_alone_unless_others_want_it() {
     machine(|outside| {
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
-        // Somebody behind the host, whom it never led anywhere.
-        let behind = Space::new();
-        let there = std::fs::File::open(&behind.path).unwrap();
-        let (own, theirs) = (Ipv4Addr::new(192, 168, 78, 1), Ipv4Addr::new(192, 168, 78, 2));
-        let mut socket = Socket::open(netlink::ROUTE).unwrap();
-        join(&mut socket, "up1", &there, (own, theirs), [2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 4]).unwrap();
-        behind.run(move || configure(&mut Socket::open(netlink::ROUTE).unwrap(), "eth0", theirs, own)).unwrap();
-        behind.serve(9001, "behind");
+        // Whom the host never led anywhere.
+        let (_behind, own, theirs) = behind_the_host();
         outside.serve(9000, "outside");
         let node = Node::new();
         let (a, ip_a) = node.pod("a");
@@ -392,6 +408,9 @@ fn the_host_passes_on_for_pods_alone_unless_others_want_it() {
         assert_eq!(a.call((theirs, 9001)).unwrap(), format!("behind {own}"));
         assert_eq!(outside.call((ip_a, 8080)).unwrap(), format!("a {OUTSIDE}"));
         assert!(outside.call((theirs, 9001)).is_err(), "forwarding was switched on for pods");
+        // Whoever wants a router now can only write what stands there already, which nobody sees.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        assert!(outside.call((theirs, 9001)).is_err(), "a wish that the kernel does not show");
         let stop = CancellationToken::new();
         let (network, token) = (node.network.clone(), stop.clone());
         let keeper = node.runtime.spawn(async move { network.keep(token).await });
