@@ -88,13 +88,24 @@ async fn stages(
     }
     let cx = Arc::new(Context::new(user, info, header_text(&parts.headers, header::USER_AGENT).to_owned(), now));
     let limit = deadline(server, query)?;
-    if lasts {
-        return dispatch(server, &cx, parts, body, query, row, accepted).await;
-    }
-    match tokio::time::timeout(limit, dispatch(server, &cx, parts, body, query, row, accepted)).await {
-        Ok(result) => result,
-        Err(_) => Err(Status::timeout("Timeout: request did not complete within the allotted timeout")),
-    }
+    let work = dispatch(server, &cx, parts, body, query, row, accepted);
+    let result = match lasts {
+        true => work.await,
+        false => match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Status::timeout("Timeout: request did not complete within the allotted timeout")),
+        },
+    };
+    // A refusal carries the warnings that came before it.
+    result.or_else(|status| {
+        let warnings = cx.take_warnings();
+        if warnings.is_empty() {
+            return Err(status);
+        }
+        let mut response = respond::status(&status, *accepted);
+        reply::finish(&mut response, &HeaderMap::new(), warnings);
+        Ok(response)
+    })
 }
 
 fn header_text(headers: &HeaderMap, name: header::HeaderName) -> &str {
@@ -167,6 +178,9 @@ async fn dispatch(
     }
     let streams = matches!(cx.info.verb, "list" | "watch");
     *accepted = negotiate::accepted(&parts.headers, forms || stored, streams)?;
+    if cx.info.verb == "watch" {
+        accepted.for_watch()?;
+    }
     accepted.pretty |= pretty(query, &cx.user_agent);
     accepted.gzip = negotiate::takes_gzip(&parts.headers);
     if let Some(warning) = deprecated(&row.resource.kind) {

@@ -15,6 +15,7 @@ use machinery::{
     Value, apply,
     field::{self, Path},
     gvk::Gvk,
+    quote::Quoted,
     status::Status,
     time,
 };
@@ -45,9 +46,9 @@ pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
         let package = expected.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
         format!("converting ({}.{kind}) to ({package}.{}): unknown conversion", given.version, expected.kind)
     } else {
-        format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\"")
+        format!("no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"", Quoted(kind), Quoted(api_version))
     };
-    Err(Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {}: {why}", given.version, expected.kind)))
+    Err(Status::bad_request(format!("{kind} in version {} cannot be handled as a {}: {why}", Quoted(&given.version), expected.kind)))
 }
 
 /// Creates a decoded, defaulted object. `applied`: its managers are already written (server-side apply).
