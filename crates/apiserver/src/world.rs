@@ -8,7 +8,6 @@
 use crate::{
     config::{Config, Identity},
     errors,
-    gate::Gate,
     ledger::Ledger,
     metrics::Metrics,
     own,
@@ -40,7 +39,6 @@ struct Inner {
     anonymous: Arc<User>,
     own: Arc<User>,
     ledger: Ledger,
-    gate: Gate,
     ending: CancellationToken,
 }
 
@@ -56,7 +54,6 @@ impl World {
             anonymous: user("system:anonymous", "system:unauthenticated"),
             own: user(own::OWN_USER, "system:masters"),
             ledger: Ledger::default(),
-            gate: Gate::new(&store, &config.admission),
             ending: CancellationToken::new(),
             config,
             store,
@@ -130,11 +127,6 @@ impl World {
     /// What quotas were charged.
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.0.ledger
-    }
-
-    /// What is registered for admission.
-    pub(crate) fn gate(&self) -> &Gate {
-        &self.0.gate
     }
 
     pub(crate) fn anonymous(&self) -> Arc<User> {

@@ -8,17 +8,11 @@ use identity::Attributes;
 use machinery::{Value, status::Status};
 
 /// Both CertificateApproval and CertificateSigning: they differ in a verb and a subresource.
-pub(super) enum CertificateRight {
-    Approval,
-    Signing,
-}
+pub(super) struct CertificateApproval;
 
-impl Plugin for CertificateRight {
+impl Plugin for CertificateApproval {
     fn name(&self) -> &'static str {
-        match self {
-            CertificateRight::Approval => "CertificateApproval",
-            CertificateRight::Signing => "CertificateSigning",
-        }
+        "CertificateApproval"
     }
 
     fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
@@ -26,9 +20,9 @@ impl Plugin for CertificateRight {
         if !is(write, "certificates.k8s.io", "certificatesigningrequests") || write.operation != Operation::Update {
             return Ok(());
         }
-        let verb = match (self, write.subresource) {
-            (CertificateRight::Approval, "approval") => "approve",
-            (CertificateRight::Signing, "status") if object["status"]["certificate"] != old["status"]["certificate"] => "sign",
+        let verb = match write.subresource {
+            "approval" => "approve",
+            "status" if object["status"]["certificate"] != old["status"]["certificate"] => "sign",
             _ => return Ok(()),
         };
         let signer = text(&old["spec"], "signerName");

@@ -128,13 +128,8 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         name: what.name,
         dry_run: options.dry_run,
         old: Some(old),
-        options: Some(options),
     };
-    // A Binding has been admitted as what it is.
-    let admits = what.subresource != "binding";
-    if admits {
-        admission::mutate(call.world, &write, &mut value).await?;
-    }
+    admission::mutate(call.world, &write, &mut value).await?;
     row.strategy.prepare_through(&cx.strategy(), what.subresource, &mut value, old);
     storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() && what.subresource.is_empty() {
@@ -147,9 +142,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
             cx.warn(warning);
         }
     }
-    if admits {
-        admission::validate(call.world, &write, &value).await?;
-    }
+    admission::validate(call.world, &write, &value)?;
     let charges = admission::charge(call.world, &write, &value).await?;
     if options.dry_run {
         return Ok(Some(Answer::Object(StatusCode::OK, value)));

@@ -1,0 +1,179 @@
+//! A description is a readable file that stands for many requests: what is set up first, an object that is right, and the
+//! ways in which each case departs from it.
+//!
+//! ```yaml
+//! about: what is compared, in a sentence
+//! setup:                                  # must succeed; not compared
+//!   - {send: POST /api/v1/namespaces, body: {…}}
+//!   - {until: GET /apis/example.com/v1/widgets}          # asked again until it is 200
+//! request: POST /apis/example.com/v1/widgets?dryRun=All  # of each case that names none
+//! headers: {content-type: application/json}              # likewise
+//! base: {…}                               # the body of each case that has none, changed by what the case says
+//! bases: {other: {…}}                     # more of them, by name
+//! cases:
+//!   - {name: the right one}
+//!   - {name: no names, remove: [/spec/names]}            # JSON pointers
+//!   - {name: a scope, set: {/spec/scope: Galaxy}}        # what lies between is made
+//!   - {name: scopes, each: {/spec/scope: ["", x, 1]}}    # a case for each; several pointers: each combination
+//!   - {name: other, request: GET /version, as: alice, base: other, body: {…}, raw: "text", headers: {accept: …}}
+//! cleanup: [DELETE /…]                    # not compared, may fail
+//! ```
+
+use serde_json::{Map, Value};
+use std::{fs, path::Path};
+
+/// A file of requests.
+pub struct Description {
+    pub setup: Vec<Step>,
+    pub cases: Vec<Case>,
+    pub cleanup: Vec<String>,
+}
+
+/// What must have happened before the cases.
+pub enum Step {
+    Send { request: String, body: Value },
+    Until(String),
+}
+
+/// One request that is compared.
+pub struct Case {
+    pub name: String,
+    /// Verb and path.
+    pub request: String,
+    /// Impersonated; the administrator otherwise.
+    pub user: Option<String>,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Description {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let text = fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let told = |why: String| format!("{}: {why}", path.display());
+        let file = machinery::yaml::decode(&text, None, machinery::json::Validation::Strict).map_err(|e| told(e.message))?.value;
+        let known = ["about", "setup", "request", "headers", "base", "bases", "cases", "cleanup"];
+        if let Some(unknown) = file.as_object().into_iter().flatten().find(|(key, _)| !known.contains(&key.as_str())) {
+            return Err(told(format!("unknown key {}", unknown.0)));
+        }
+        let setup = list(&file["setup"]).iter().map(step).collect::<Result<_, _>>().map_err(told)?;
+        let mut cases = Vec::new();
+        for case in list(&file["cases"]) {
+            expand(&file, case, &mut cases).map_err(told)?;
+        }
+        let cleanup = list(&file["cleanup"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        Ok(Self { setup, cases, cleanup })
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn step(step: &Value) -> Result<Step, String> {
+    match (step["send"].as_str(), step["until"].as_str()) {
+        (Some(request), None) => Ok(Step::Send { request: request.into(), body: step["body"].clone() }),
+        (None, Some(request)) => Ok(Step::Until(request.into())),
+        _ => Err(format!("a step either sends or waits: {step}")),
+    }
+}
+
+/// The cases that one entry stands for.
+fn expand(file: &Value, entry: &Value, cases: &mut Vec<Case>) -> Result<(), String> {
+    let known = ["name", "request", "as", "headers", "base", "set", "remove", "each", "body", "raw"];
+    if let Some(unknown) = entry.as_object().into_iter().flatten().find(|(key, _)| !known.contains(&key.as_str())) {
+        return Err(format!("unknown key {} in {entry}", unknown.0));
+    }
+    let name = entry["name"].as_str().ok_or_else(|| format!("a case without a name: {entry}"))?;
+    let base = match entry["base"].as_str() {
+        Some(base) => &file["bases"][base],
+        None => &file["base"],
+    };
+    let mut body = if entry["body"].is_null() { base.clone() } else { entry["body"].clone() };
+    for pointer in list(&entry["remove"]).iter().filter_map(Value::as_str) {
+        remove(&mut body, pointer);
+    }
+    for (pointer, value) in entry["set"].as_object().into_iter().flatten() {
+        set(&mut body, pointer, value.clone())?;
+    }
+    let mut bodies = vec![(name.to_owned(), body)];
+    for (pointer, values) in entry["each"].as_object().into_iter().flatten() {
+        let mut more = Vec::new();
+        for (name, body) in &bodies {
+            for (at, value) in list(values).iter().enumerate() {
+                let mut body = body.clone();
+                set(&mut body, pointer, value.clone())?;
+                more.push((format!("{name}, {}", at + 1), body));
+            }
+        }
+        bodies = more;
+    }
+    let request = entry["request"].as_str().or(file["request"].as_str()).ok_or_else(|| format!("{name}: no request"))?;
+    let mut headers = Vec::new();
+    for (key, value) in [&file["headers"], &entry["headers"]].into_iter().filter_map(Value::as_object).flatten() {
+        headers.retain(|(known, _)| known != key);
+        headers.push((key.clone(), value.as_str().unwrap_or_default().to_owned()));
+    }
+    for (name, body) in bodies {
+        if cases.iter().any(|c| c.name == name) {
+            return Err(format!("two cases are called {name:?}"));
+        }
+        let body = match entry["raw"].as_str() {
+            Some(raw) => raw.as_bytes().to_vec(),
+            None if body.is_null() || request.starts_with("GET ") => Vec::new(),
+            None => body.to_string().into_bytes(),
+        };
+        cases.push(Case { name, request: request.into(), user: entry["as"].as_str().map(str::to_owned), headers: headers.clone(), body });
+    }
+    Ok(())
+}
+
+/// The last part of a JSON pointer, and what holds it.
+fn split(pointer: &str) -> (Vec<String>, String) {
+    let mut parts: Vec<String> = pointer.split('/').skip(1).map(|p| p.replace("~1", "/").replace("~0", "~")).collect();
+    let last = parts.pop().unwrap_or_default();
+    (parts, last)
+}
+
+fn set(body: &mut Value, pointer: &str, value: Value) -> Result<(), String> {
+    let (parents, last) = split(pointer);
+    let mut at = body;
+    for part in parents {
+        at = match at {
+            Value::Array(items) => part.parse::<usize>().ok().and_then(|n| items.get_mut(n)).ok_or_else(|| format!("{pointer}: no element {part}"))?,
+            other => {
+                if !other.is_object() {
+                    *other = Value::Object(Map::new());
+                }
+                &mut other[part]
+            }
+        };
+    }
+    match at {
+        Value::Array(items) if last == "-" => items.push(value),
+        Value::Array(items) => *last.parse::<usize>().ok().and_then(|n| items.get_mut(n)).ok_or_else(|| format!("{pointer}: no element {last}"))? = value,
+        other => {
+            if !other.is_object() {
+                *other = Value::Object(Map::new());
+            }
+            other[last] = value;
+        }
+    }
+    Ok(())
+}
+
+fn remove(body: &mut Value, pointer: &str) {
+    let (parents, last) = split(pointer);
+    let parent = parents.iter().map(|p| format!("/{}", p.replace('~', "~0").replace('/', "~1"))).collect::<String>();
+    match body.pointer_mut(&parent) {
+        Some(Value::Object(fields)) => {
+            fields.remove(&last);
+        }
+        Some(Value::Array(items)) => {
+            if let Some(at) = last.parse::<usize>().ok().filter(|at| *at < items.len()) {
+                items.remove(at);
+            }
+        }
+        _ => {}
+    }
+}
