@@ -145,6 +145,24 @@ impl Checked {
 }
 
 impl Expr {
+    /// Calls for each node right below, in the order of evaluation.
+    pub fn each_child<'a>(&'a self, call: &mut dyn FnMut(&'a Expr)) {
+        match &self.kind {
+            Kind::Unspecified | Kind::Literal(_) | Kind::Ident(_) => {}
+            Kind::Select(select) => call(&select.operand),
+            Kind::Call(inner) => inner.target.as_deref().into_iter().chain(&inner.args).for_each(call),
+            Kind::List(list) => list.elements.iter().for_each(call),
+            Kind::Map(entries) => entries.iter().for_each(|entry| {
+                call(&entry.key);
+                call(&entry.value);
+            }),
+            Kind::Struct(object) => object.fields.iter().for_each(|field| call(&field.value)),
+            Kind::Comprehension(inner) => {
+                [&inner.range, &inner.accu_init, &inner.condition, &inner.step, &inner.result].into_iter().for_each(call);
+            }
+        }
+    }
+
     /// The constant that this is.
     pub fn literal(&self) -> Option<&Literal> {
         match &self.kind {

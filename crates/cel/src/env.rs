@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::ast::{Checked, Literal};
-use crate::cost::{Cost, Sizes};
+use crate::checker;
+use crate::cost::{self, Cost, Sizes};
 use crate::decl::{Function, Library, Overload, Provider};
 use crate::issues::Issues;
 use crate::macros::Macro;
+use crate::parser;
 use crate::types::{Str, Type};
+use crate::validate;
 use crate::version::Version;
 
 /// What an expression may use. Cheap to clone and to extend.
@@ -65,6 +68,37 @@ impl Env {
         &self.provider
     }
 
+    /// What a full name stands for: a variable, a constant or a type.
+    pub(crate) fn find(&self, name: &str) -> Option<(Type, Option<Literal>)> {
+        if let Some(ty) = self.variables.get(name) {
+            return Some((ty.clone(), None));
+        }
+        if let Some((ty, value)) = self.base.constants.get(name) {
+            return Some((ty.clone(), Some(value.clone())));
+        }
+        self.find_type(name).map(|ty| (Type::type_of(ty), None))
+    }
+
+    /// The type that a name means.
+    pub(crate) fn find_type(&self, name: &str) -> Option<Type> {
+        self.provider.names.get(name).cloned().or_else(|| self.provider.objects.contains_key(name).then(|| Type::object(name)))
+    }
+
+    /// Whether there is an object of this name.
+    pub(crate) fn has_object(&self, name: &str) -> bool {
+        self.provider.objects.contains_key(name) || matches!(self.provider.names.get(name), Some(Type::Object(_)))
+    }
+
+    /// The type of an object's field.
+    pub(crate) fn field(&self, object: &str, field: &str) -> Option<Type> {
+        self.provider.field(object, field).cloned()
+    }
+
+    /// A function by its name, which may begin with a dot.
+    pub(crate) fn function(&self, name: &str) -> Option<&Function> {
+        self.base.functions.get(name.strip_prefix('.').unwrap_or(name))
+    }
+
     /// The overload of this id.
     pub fn overload(&self, id: &str) -> Option<&Overload> {
         self.base.overloads.get(id)
@@ -72,8 +106,15 @@ impl Env {
 
     /// A program, or what is wrong with the text.
     pub fn compile(&self, text: &str) -> Result<Program, Issues> {
-        let _ = self;
-        Err(Issues { errors: Vec::new(), text: text.into() })
+        let issues = |errors| Issues::new(errors, text.into());
+        let (expr, source) = parser::parse(text, &self.base.macros).map_err(issues)?;
+        let checked = checker::check(self, expr, source).map_err(issues)?;
+        let errors = validate::validate(&checked);
+        if !errors.is_empty() {
+            return Err(issues(errors));
+        }
+        let output = checked.type_of(checked.expr.id).clone();
+        Ok(Program { output, checked: Arc::new(checked), env: self.clone() })
     }
 }
 
@@ -88,7 +129,7 @@ pub struct Program {
 
 impl Program {
     /// What evaluating it may cost.
-    pub fn estimate(&self, _sizes: &dyn Sizes) -> Cost {
-        Cost::UNKNOWN
+    pub fn estimate(&self, sizes: &dyn Sizes) -> Cost {
+        cost::estimate(&self.env, &self.checked, sizes)
     }
 }

@@ -1,10 +1,15 @@
-//! What is wrong with an expression, in the original's words and form.
+//! What is wrong with an expression, in the original's words and form: each error with its place, the line and a caret.
 
 use std::fmt;
 
 use crate::ast::Id;
 use crate::source::Location;
 use crate::types::Str;
+
+/// Errors that are told; more are counted.
+const TOLD_MAX: usize = 100;
+/// Bytes of a line that is shown.
+const LINE_MAX: usize = 16_384;
 
 /// One error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,16 +27,51 @@ pub struct Issues {
     pub text: Str,
 }
 
+impl Issues {
+    /// These errors of this text, in the order of their places. Beyond the first hundred they were not looked at.
+    pub fn new(errors: Vec<Issue>, text: Str) -> Issues {
+        Issues { errors, text }
+    }
+}
+
 impl fmt::Display for Issues {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, issue) in self.errors.iter().enumerate() {
+        let mut told: Vec<&Issue> = self.errors.iter().take(TOLD_MAX).collect();
+        told.sort_by_key(|issue| place(issue));
+        for (at, issue) in told.iter().enumerate() {
             if at > 0 {
                 f.write_str("\n")?;
             }
-            f.write_str(&issue.message)?;
+            self.show(issue, f)?;
         }
-        Ok(())
+        match self.errors.len().checked_sub(TOLD_MAX) {
+            Some(more) if more > 0 => write!(f, "\n{more} more errors were truncated"),
+            _ => Ok(()),
+        }
     }
+}
+
+impl Issues {
+    fn show(&self, issue: &Issue, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Location { line, column } = place(issue);
+        write!(f, "ERROR: <input>:{line}:{}: {}", column + 1, issue.message)?;
+        let Some(text) = usize::try_from(line - 1).ok().and_then(|line| self.text.split('\n').nth(line)) else { return Ok(()) };
+        if text.len() > LINE_MAX {
+            return Ok(());
+        }
+        let text = text.replace('\t', " ");
+        write!(f, "\n | {text}\n | ")?;
+        let mut characters = text.chars();
+        for char in characters.by_ref().take(usize::try_from(column).unwrap_or(0)) {
+            f.write_str(if char.len_utf8() > 1 { "\u{ff0e}" } else { "." })?;
+        }
+        f.write_str(if characters.next().is_some_and(|char| char.len_utf8() > 1) { "\u{ff3e}" } else { "^" })
+    }
+}
+
+/// Where an error is shown; one about the whole has a place that no text has.
+fn place(issue: &Issue) -> Location {
+    issue.location.unwrap_or(Location { line: -1, column: -1 })
 }
 
 impl std::error::Error for Issues {}

@@ -6,6 +6,7 @@
 #![allow(missing_docs, reason = "the fields and variants of the tree, the types and the rows say by their names what they are")]
 
 pub mod ast;
+mod checker;
 pub mod cost;
 pub mod decl;
 pub mod env;
@@ -17,6 +18,7 @@ pub mod operators;
 pub mod parser;
 pub mod source;
 pub mod types;
+mod validate;
 pub mod value;
 pub mod version;
 

@@ -2,10 +2,15 @@
 //!
 //! All sums and products saturate: a cost that cannot be counted is the largest number.
 
+mod estimator;
+mod paths;
+
 use std::sync::Arc;
 
 use crate::ast::Literal;
 use crate::types::{Str, Type};
+
+pub(crate) use estimator::estimate;
 
 /// The cost of reading one character of a string.
 pub const STRING_TRAVERSAL: f64 = 0.1;
