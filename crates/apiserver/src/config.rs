@@ -1,6 +1,6 @@
 //! What the API server is told at start.
 
-use crate::storage::StoredObjects;
+use crate::{gate::settings::AdmissionSettings, storage::StoredObjects};
 use identity::{Tokens, Trust};
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 use store::Store;
@@ -24,6 +24,8 @@ pub struct Config {
     pub advertise_address: Option<IpAddr>,
     /// Port by which clients reach this server.
     pub advertise_port: u16,
+    /// Which admission plug-ins are on, and their settings.
+    pub admission: AdmissionSettings,
     /// The parts that run in this process, by the names that componentstatuses have: `scheduler`, `controller-manager`.
     pub resident: Vec<&'static str>,
 }
@@ -39,6 +41,7 @@ impl Default for Config {
             event_ttl: Duration::from_secs(60 * 60),
             advertise_address: None,
             advertise_port: 6443,
+            admission: AdmissionSettings::default(),
             resident: Vec::new(),
         }
     }

@@ -11,11 +11,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
-/// Warnings that one response carries at most (upstream's limit is 4 KiB of headers).
-const WARNINGS_MAX: usize = 32;
+/// Characters of warnings that one response carries, and those of each where all together are more (upstream's
+/// `truncateAtTotalRunes` and `truncateItemRunes`).
+const WARNINGS_CHARS_MAX: usize = 4 * 1024;
+const WARNING_CHARS_CUT: usize = 256;
+/// How long a write may take, whatever it asks of others (upstream's `requestTimeoutUpperBound`).
+const WRITE_MAX: Duration = Duration::from_secs(34);
 
 /// An authenticated, authorised request.
 #[derive(Debug)]
@@ -30,26 +34,45 @@ pub struct Context {
     pub user_agent: String,
     warnings: Mutex<Vec<String>>,
     given_up: AtomicBool,
+    began: Instant,
 }
 
 impl Context {
     /// A context with no warnings yet.
     pub fn new(user: Arc<identity::User>, info: RequestInfo, user_agent: String, now: SystemTime) -> Self {
-        Context { user, info, now, user_agent, warnings: Mutex::new(Vec::new()), given_up: AtomicBool::new(false) }
+        Context { user, info, now, user_agent, warnings: Mutex::new(Vec::new()), given_up: AtomicBool::new(false), began: Instant::now() }
     }
 
     /// Adds a warning for the client (`Warning: 299 - "…"`); repeated ones are dropped.
     pub fn warn(&self, text: impl Into<String>) {
         let text = text.into();
         let mut warnings = self.warnings.lock();
-        if warnings.len() < WARNINGS_MAX && !warnings.contains(&text) {
+        if !text.is_empty() && warnings.len() < WARNINGS_CHARS_MAX && !warnings.contains(&text) {
             warnings.push(text);
         }
     }
 
-    /// Takes the warnings out.
+    /// Takes the warnings out. Where they are too much for headers each is cut, and what is still too much is left out.
     pub fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut *self.warnings.lock())
+        let mut warnings = std::mem::take(&mut *self.warnings.lock());
+        // A text that is no header's is counted by nobody.
+        warnings.retain(|text| !text.contains(char::is_control));
+        if warnings.iter().map(|text| text.chars().count()).sum::<usize>() <= WARNINGS_CHARS_MAX {
+            return warnings;
+        }
+        let mut written = 0;
+        let cut = warnings.iter().map(|text| text.chars().take(WARNING_CHARS_CUT).collect::<String>());
+        cut.take_while(|text| {
+            let fits = written < WARNINGS_CHARS_MAX;
+            written += text.chars().count();
+            fits
+        })
+        .collect()
+    }
+
+    /// How long what this request asks of others may still take.
+    pub(crate) fn time_left(&self) -> Duration {
+        WRITE_MAX.saturating_sub(self.began.elapsed())
     }
 
     /// Nobody waits for the answer any more; what has begun is finished, and nothing more is begun.
@@ -85,6 +108,12 @@ pub enum Operation {
     Connect,
 }
 
+/// The options of a write, as those are told who are asked about it.
+pub(crate) trait Options: Send + Sync + std::fmt::Debug {
+    /// `CreateOptions`, `UpdateOptions` or `DeleteOptions`.
+    fn to_value(&self, operation: Operation) -> Value;
+}
+
 /// A write on its way through admission (upstream's `admission.Attributes`).
 #[derive(Debug, Clone, Copy)]
 pub struct Write<'a> {
@@ -104,4 +133,6 @@ pub struct Write<'a> {
     pub dry_run: bool,
     /// The object before the write; absent for a create.
     pub old: Option<&'a Value>,
+    /// Its options; absent where something is connected to.
+    pub(crate) options: Option<&'a dyn Options>,
 }

@@ -71,6 +71,19 @@ impl Encoding {
     }
 }
 
+/// The media types of streams of watch events.
+const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
+impl Accepted {
+    /// Whether a watch can be answered so: YAML has no way to tell where an event ends.
+    pub fn for_watch(&self) -> Result<(), Status> {
+        match self.encoding {
+            Encoding::Yaml => Err(Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {}", STREAMS.join(", ")))),
+            Encoding::Json | Encoding::Protobuf => Ok(()),
+        }
+    }
+}
+
 /// What `Accept` asks for. `forms`: whether tables and partial metadata are to be had here; `streams`: whether watches are.
 pub fn accepted(headers: &HeaderMap, forms: bool, streams: bool) -> Result<Accepted, Status> {
     let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Accepted::default()) };
@@ -90,7 +103,7 @@ pub fn accepted(headers: &HeaderMap, forms: bool, streams: bool) -> Result<Accep
             return Ok(found);
         }
     }
-    let watches: &[&str] = if streams { &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"] } else { &[] };
+    let watches: &[&str] = if streams { &STREAMS } else { &[] };
     Err(Status::not_acceptable(&[&ALL, watches].concat()))
 }
 

@@ -25,12 +25,19 @@ pub(crate) fn default(row: &Row, value: &mut Value) {
     row.strategy.default(value);
 }
 
-/// What the server sets on every new object, once; and what no new object has.
-pub(crate) fn stamp(now: SystemTime, value: &mut Value) {
+/// Takes away what no new object has, and what only the server says of one.
+pub(crate) fn wipe(value: &mut Value) {
     let metadata = meta::of(value);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"] {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation", "uid"] {
         metadata.remove(field);
     }
+    metadata.insert("creationTimestamp".into(), Value::Null);
+}
+
+/// What the server sets on every new object, once; and what no new object has.
+pub(crate) fn stamp(now: SystemTime, value: &mut Value) {
+    wipe(value);
+    let metadata = meta::of(value);
     metadata.insert("creationTimestamp".into(), time::rfc3339(now).into());
     metadata.insert("uid".into(), meta::uuid().into());
 }

@@ -4,7 +4,7 @@
 //! request a 500 and nobody else anything.
 
 use crate::{
-    ApiServer, Body, Context, access, body, components, discovery, errors, health,
+    ApiServer, Body, Context, Operation, Write, access, admission, body, components, discovery, errors, health,
     negotiate::{self, Accepted, Encoding, Form},
     offload::{self, Finish, GivenUp},
     path::RequestInfo,
@@ -88,13 +88,24 @@ async fn stages(
     }
     let cx = Arc::new(Context::new(user, info, header_text(&parts.headers, header::USER_AGENT).to_owned(), now));
     let limit = deadline(server, query)?;
-    if lasts {
-        return dispatch(server, &cx, parts, body, query, row, accepted).await;
-    }
-    match tokio::time::timeout(limit, dispatch(server, &cx, parts, body, query, row, accepted)).await {
-        Ok(result) => result,
-        Err(_) => Err(Status::timeout("Timeout: request did not complete within the allotted timeout")),
-    }
+    let work = dispatch(server, &cx, parts, body, query, row, accepted);
+    let result = match lasts {
+        true => work.await,
+        false => match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Status::timeout("Timeout: request did not complete within the allotted timeout")),
+        },
+    };
+    // A refusal carries the warnings that came before it.
+    result.or_else(|status| {
+        let warnings = cx.take_warnings();
+        if warnings.is_empty() {
+            return Err(status);
+        }
+        let mut response = respond::status(&status, *accepted);
+        reply::finish(&mut response, &HeaderMap::new(), warnings);
+        Ok(response)
+    })
 }
 
 fn header_text(headers: &HeaderMap, name: header::HeaderName) -> &str {
@@ -167,6 +178,9 @@ async fn dispatch(
     }
     let streams = matches!(cx.info.verb, "list" | "watch");
     *accepted = negotiate::accepted(&parts.headers, forms || stored, streams)?;
+    if cx.info.verb == "watch" {
+        accepted.for_watch()?;
+    }
     accepted.pretty |= pretty(query, &cx.user_agent);
     accepted.gzip = negotiate::takes_gzip(&parts.headers);
     if let Some(warning) = deprecated(&row.resource.kind) {
@@ -369,7 +383,8 @@ async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         ("token", "create") => {
             let request = machinery::gvk::Gvk { group: "authentication.k8s.io".into(), version: "v1".into(), kind: "TokenRequest".into() };
             let ty = machinery::schema::builtin().kind(&request).ok_or_else(|| Status::internal("the schema lacks TokenRequest"))?;
-            let value = call.decode_as(body, ty, machinery::json::Validation::Ignore)?;
+            let mut value = call.decode_as(body, ty, machinery::json::Validation::Ignore)?;
+            admit_token(call, &mut value).await?;
             let answer = reviews::token(call.world, call.cx, call.namespace(), call.name(), value).await?;
             Ok(Answer::Other(StatusCode::CREATED, answer))
         }
@@ -381,6 +396,24 @@ async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         },
         _ => Err(Status::method_not_allowed()),
     }
+}
+
+/// Admission of a TokenRequest.
+async fn admit_token(call: &Call<'_>, request: &mut Value) -> Result<(), Status> {
+    let options = registry::WriteOptions::of(call, "CreateOptions")?;
+    let write = Write {
+        cx: call.cx,
+        row: call.row,
+        operation: Operation::Create,
+        subresource: "token",
+        namespace: call.namespace(),
+        name: call.name(),
+        dry_run: options.dry_run,
+        old: None,
+        options: Some(&options),
+    };
+    admission::mutate(call.world, &write, request).await?;
+    admission::validate(call.world, &write, request).await
 }
 
 /// Everything that is no resource. Documents are made when they are asked for, some of them of the whole schema.

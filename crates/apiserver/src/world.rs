@@ -8,6 +8,7 @@
 use crate::{
     config::{Config, Identity},
     errors,
+    gate::Gate,
     ledger::Ledger,
     metrics::Metrics,
     own,
@@ -39,6 +40,7 @@ struct Inner {
     anonymous: Arc<User>,
     own: Arc<User>,
     ledger: Ledger,
+    gate: Gate,
     ending: CancellationToken,
 }
 
@@ -54,6 +56,7 @@ impl World {
             anonymous: user("system:anonymous", "system:unauthenticated"),
             own: user(own::OWN_USER, "system:masters"),
             ledger: Ledger::default(),
+            gate: Gate::new(&store, &config.admission),
             ending: CancellationToken::new(),
             config,
             store,
@@ -127,6 +130,11 @@ impl World {
     /// What quotas were charged.
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.0.ledger
+    }
+
+    /// What is registered for admission.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.0.gate
     }
 
     pub(crate) fn anonymous(&self) -> Arc<User> {

@@ -75,6 +75,18 @@ pub(crate) fn name_or_prefix(value: &str, path: &Path, errors: &mut ErrorList) {
     name(value, path, NameRule::Subdomain.check(value, true), errors);
 }
 
+/// The name of a CSI driver, in any case.
+pub(crate) fn driver_name(name: &str, path: &Path, errors: &mut ErrorList) {
+    if name.is_empty() {
+        errors.push(Error::required(path, ""));
+        return;
+    }
+    if name.len() > names::LABEL_MAX_BYTES {
+        errors.push(Error::too_long(path, names::LABEL_MAX_BYTES));
+    }
+    errors.extend(names::dns1123_subdomain(&name.to_lowercase()).into_iter().map(|m| Error::invalid(path, name, m)));
+}
+
 /// A port's number.
 pub(crate) fn port(number: i64, path: &Path, errors: &mut ErrorList) {
     errors.extend(names::port_number(number).into_iter().map(|m| Error::invalid(path, number, m)));

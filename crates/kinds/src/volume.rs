@@ -27,6 +27,9 @@ const NOT_SOURCES: [&str; 9] = [
     "volumeMode",
 ];
 
+/// The secrets of a CSI volume whose names are looked at.
+const SECRETS: [&str; 4] = ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
+
 /// The strategy of persistent volumes.
 #[derive(Debug, Clone, Copy)]
 pub struct Volumes;
@@ -187,8 +190,12 @@ fn check_source(spec: &Value, path: &Path, errors: &mut ErrorList) {
                 }
             }
             "csi" => {
-                rules::required(source, &place, "driver", errors);
+                rules::driver_name(tree::text(source, "driver"), &place.child("driver"), errors);
                 rules::required(source, &place, "volumeHandle", errors);
+                for field in SECRETS.iter().filter(|field| !source[**field].is_null()) {
+                    rules::required(&source[*field], &place.child(field), "name", errors);
+                    rules::required(&source[*field], &place.child(field), "namespace", errors);
+                }
             }
             _ => {}
         }

@@ -83,6 +83,11 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
     let kind = ty.and_then(TypeRef::gvk);
     let mut cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
     let mut outcome = parse(bytes, ty, &cx);
+    // The parser does not tell `-0`, which is a whole number, from `-0.0`, which is none.
+    if outcome.is_ok() && cx.has_minus_zero() && errors::has_float_zero(bytes) {
+        cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT).refusing_minus_zero();
+        outcome = parse(bytes, ty, &cx);
+    }
     if let Err(error) = &outcome {
         let deep = deep::is_too_deep(error);
         // What is no JSON at all is told before what its type cannot hold.
@@ -112,7 +117,7 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
             }
             return match escapes::mended(bytes, &error) {
                 Some(mended) => decode(&mended, ty, validation),
-                None => Err(errors::unrecognized(kind, &errors::syntax(bytes, &error), bytes)),
+                None => Err(errors::unreadable(kind, bytes, &error)),
             };
         }
     };
@@ -222,7 +227,21 @@ pub(crate) fn document(bytes: &[u8]) -> Result<Document, String> {
     if is_json && let Some(value) = plain_tree(bytes).map_err(|()| bounds::too_deep())? {
         return Ok(Document { value, repeats: Vec::new() });
     }
-    compose(std::str::from_utf8(bytes).map_err(|_| "invalid UTF-8")?)
+    let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(bytes, &error))?;
+    // go-yaml's reader refuses them before its parser sees anything.
+    if text.chars().any(|c| c.is_ascii_control() && !matches!(c, '\t' | '\n' | '\r')) {
+        return Err("control characters are not allowed".to_owned());
+    }
+    compose(text)
+}
+
+/// What is wrong with text in go-yaml's words.
+fn not_utf8(bytes: &[u8], error: &std::str::Utf8Error) -> &'static str {
+    match (error.error_len(), bytes.get(error.valid_up_to())) {
+        (None, _) => "incomplete UTF-8 octet sequence",
+        (Some(_), Some(0x80..=0xbf | 0xf8..)) => "invalid leading UTF-8 octet",
+        _ => "invalid trailing UTF-8 octet",
+    }
 }
 
 /// A tree without types from JSON in which no key is there twice; none if it is anything else. The error is that it is too deep.

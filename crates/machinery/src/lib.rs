@@ -23,7 +23,7 @@ pub mod patch;
 pub mod placement;
 pub mod proto;
 pub mod quantity;
-mod quote;
+pub mod quote;
 pub mod resources;
 pub mod schema;
 pub mod status;

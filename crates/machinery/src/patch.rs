@@ -9,7 +9,7 @@ mod strategic;
 #[cfg(test)]
 mod tests;
 
-pub use json_patch::json_patch;
+pub use json_patch::{Unfit, json_patch, json_patch_told};
 pub use parse::{Kind, Patch, parse};
 pub use strategic::strategic;
 

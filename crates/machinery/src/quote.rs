@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 /// A text that is shown between double quotes.
-pub(crate) struct Quoted<'t>(pub(crate) &'t str);
+pub struct Quoted<'t>(pub &'t str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,11 +8,17 @@ use identity::Attributes;
 use machinery::{Value, status::Status};
 
 /// Both CertificateApproval and CertificateSigning: they differ in a verb and a subresource.
-pub(super) struct CertificateApproval;
+pub(super) enum CertificateRight {
+    Approval,
+    Signing,
+}
 
-impl Plugin for CertificateApproval {
+impl Plugin for CertificateRight {
     fn name(&self) -> &'static str {
-        "CertificateApproval"
+        match self {
+            CertificateRight::Approval => "CertificateApproval",
+            CertificateRight::Signing => "CertificateSigning",
+        }
     }
 
     fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
@@ -20,9 +26,9 @@ impl Plugin for CertificateApproval {
         if !is(write, "certificates.k8s.io", "certificatesigningrequests") || write.operation != Operation::Update {
             return Ok(());
         }
-        let verb = match write.subresource {
-            "approval" => "approve",
-            "status" if object["status"]["certificate"] != old["status"]["certificate"] => "sign",
+        let verb = match (self, write.subresource) {
+            (CertificateRight::Approval, "approval") => "approve",
+            (CertificateRight::Signing, "status") if object["status"]["certificate"] != old["status"]["certificate"] => "sign",
             _ => return Ok(()),
         };
         let signer = text(&old["spec"], "signerName");

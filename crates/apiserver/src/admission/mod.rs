@@ -1,11 +1,15 @@
 //! Admission: what a cluster adds to objects and forbids, beyond what a kind says of itself.
 //!
-//! An ordered list of plug-ins of one shape ([`Plugin`]), in upstream's order (`AllOrderedPlugins`); upstream's default
-//! set is on. Mutating stages run first, on the object as sent and defaulted; validating stages see the object as it
-//! would be stored. A plug-in reads the store's memory and writes nothing, so a dry run needs no care of its own; the
-//! one exception is ResourceQuota, which charges its quotas as the very last step ([`charge`]) and gives back what a write
-//! that was refused after all was charged ([`quota::Charges::refund`]).
+//! One ordered list of stages ([`STAGES`]) under upstream's names and in its order (`AllOrderedPlugins`): plug-ins of one shape
+//! ([`Plugin`]), and those that ask others ([`webhook`]). Which of them are on the settings say
+//! ([`crate::gate::settings`]). Mutating stages run first, on the object as sent and defaulted, and once more if a webhook has
+//! changed it after others had seen it; validating stages see the object as it would be stored.
+//!
+//! A plug-in reads the store's memory and writes nothing, so a dry run needs no care of its own; the one exception is
+//! ResourceQuota, which charges its quotas as the very last step ([`charge`]) and gives back what a write that was refused after
+//! all was charged ([`quota::Charges::refund`]).
 
+mod attributes;
 mod certificates;
 mod limits;
 mod namespace;
@@ -17,16 +21,24 @@ mod rbac;
 mod security;
 mod service_account;
 mod storage_objects;
+mod webhook;
 
 pub(crate) use quota::{charge, tidy};
 
-use crate::read::{items, text};
-use crate::{Operation, Write, world::World};
+use crate::{
+    Context, Operation, Write,
+    gate::order::{COUNT, ORDER},
+    read::{items, text},
+    rows::Row,
+    world::World,
+};
+use attributes::Attributes;
 use kinds::usage as amounts;
 use machinery::{Value, status::Status};
 use std::sync::Arc;
+use webhook::Again;
 
-/// One stage of admission. Each method decides by the write whether it concerns the plug-in at all.
+/// A plug-in that decides by what the server knows. Each method decides by the write whether it concerns the plug-in at all.
 trait Plugin: Sync {
     /// Upstream's name of the plug-in.
     fn name(&self) -> &'static str;
@@ -42,47 +54,145 @@ trait Plugin: Sync {
     }
 }
 
-/// The plug-ins, in upstream's order. `Rbac` and `PodCertificateRequests` stand for checks that upstream makes in the storage of
-/// these kinds.
-static PLUGINS: [&dyn Plugin; 18] = [
-    &namespace::NamespaceLifecycle,
-    &limits::LimitRanger,
-    &service_account::ServiceAccount,
-    &node::NodeRestriction,
-    &node::TaintNodesByCondition,
-    &security::PodSecurity,
-    &pod::Priority,
-    &pod::DefaultTolerationSeconds,
-    &storage_objects::DefaultStorageClass,
-    &storage_objects::StorageObjectInUseProtection,
-    &storage_objects::PersistentVolumeClaimResize,
-    &pod::RuntimeClass,
-    &certificates::CertificateApproval,
-    &certificates::CertificateSubjectRestriction,
-    &namespace::DefaultIngressClass,
-    &pod::PodTopologyLabels,
-    &rbac::Escalation,
-    &pod_certificates::PodCertificateRequests,
+/// A stage of admission.
+enum Stage {
+    Plugin(&'static dyn Plugin),
+    MutatingWebhooks,
+    ValidatingWebhooks,
+    /// Charged apart, when nothing else can refuse.
+    Quota,
+    Absent,
+}
+
+/// The stages, each at the place that [`ORDER`] names.
+static STAGES: [Stage; COUNT] = [
+    Stage::Absent,
+    Stage::Absent,
+    Stage::Plugin(&namespace::NamespaceLifecycle),
+    Stage::Absent,
+    Stage::Absent,
+    Stage::Plugin(&limits::LimitRanger),
+    Stage::Plugin(&service_account::ServiceAccount),
+    Stage::Plugin(&node::NodeRestriction),
+    Stage::Plugin(&node::TaintNodesByCondition),
+    Stage::Absent,
+    Stage::Absent,
+    Stage::Plugin(&security::PodSecurity),
+    Stage::Absent,
+    Stage::Plugin(&pod::Priority),
+    Stage::Plugin(&pod::DefaultTolerationSeconds),
+    Stage::Absent,
+    Stage::Absent,
+    Stage::Absent,
+    Stage::Plugin(&storage_objects::DefaultStorageClass),
+    Stage::Plugin(&storage_objects::StorageObjectInUseProtection),
+    Stage::Absent,
+    Stage::Absent,
+    Stage::Plugin(&storage_objects::PersistentVolumeClaimResize),
+    Stage::Plugin(&pod::RuntimeClass),
+    Stage::Plugin(&certificates::CertificateRight::Approval),
+    Stage::Plugin(&certificates::CertificateRight::Signing),
+    Stage::Absent,
+    Stage::Plugin(&certificates::CertificateSubjectRestriction),
+    Stage::Plugin(&namespace::DefaultIngressClass),
+    Stage::Absent,
+    Stage::Plugin(&pod::PodTopologyLabels),
+    Stage::Absent,
+    Stage::Absent,
+    Stage::Absent,
+    Stage::MutatingWebhooks,
+    Stage::Absent,
+    Stage::ValidatingWebhooks,
+    Stage::Quota,
+    Stage::Absent,
 ];
 
-/// The mutating stages. Not for deletions.
+/// Checks that upstream makes in the storage of these kinds: nobody can switch them off.
+static ALWAYS: [&dyn Plugin; 2] = [&rbac::Escalation, &pod_certificates::PodCertificateRequests];
+
+/// The stages that are on, each with its name.
+fn stages(world: &World) -> impl Iterator<Item = (&'static Stage, &'static str)> + '_ {
+    let named = STAGES.iter().zip(ORDER).enumerate();
+    named.filter(|(at, _)| world.config().admission.is_on(*at)).map(|(_, (stage, (name, _)))| (stage, name))
+}
+
+fn is_on(world: &World, name: &str) -> bool {
+    ORDER.iter().position(|(known, _)| *known == name).is_some_and(|at| world.config().admission.is_on(at))
+}
+
+/// The mutating stages, but for deletions and connections.
 pub(crate) async fn mutate(world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
-    if is(write, "", "pods") && write.operation == Operation::Create && write.subresource.is_empty() {
+    if creates(write, "", "pods") && is_on(world, "ServiceAccount") {
         service_account::wait_for_default(world, write.namespace, object).await;
     }
-    for plugin in PLUGINS {
-        plugin.mutate(world, write, object).inspect_err(|error| tracing::debug!(plugin = plugin.name(), %error, "refused"))?;
+    let mut again = Again::default();
+    round(world, write, object, &mut again).await?;
+    if again.wanted {
+        again.second = true;
+        round(world, write, object, &mut again).await?;
+    }
+    Ok(())
+}
+
+async fn round(world: &World, write: &Write<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
+    for (stage, name) in stages(world) {
+        match stage {
+            Stage::Plugin(plugin) => plugin.mutate(world, write, object),
+            Stage::MutatingWebhooks => webhook::admit(&Attributes { world, write }, object, again).await,
+            Stage::ValidatingWebhooks | Stage::Quota | Stage::Absent => Ok(()),
+        }
+        .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
     }
     Ok(())
 }
 
 /// The validating stages; `object` is null for a deletion. ResourceQuota is not among them: [`charge`] follows when nothing
 /// else can refuse.
-pub(crate) fn validate(world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
-    for plugin in PLUGINS {
+pub(crate) async fn validate(world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    for plugin in ALWAYS {
         plugin.validate(world, write, object).inspect_err(|error| tracing::debug!(plugin = plugin.name(), %error, "refused"))?;
     }
+    for (stage, name) in stages(world) {
+        match stage {
+            Stage::Plugin(plugin) => plugin.validate(world, write, object),
+            Stage::ValidatingWebhooks => webhook::validate(&Attributes { world, write }, object).await,
+            Stage::MutatingWebhooks | Stage::Quota | Stage::Absent => Ok(()),
+        }
+        .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
+    }
     Ok(())
+}
+
+/// All stages of a deletion: what would change its object can only refuse.
+pub(crate) async fn remove(world: &World, write: &Write<'_>) -> Result<(), Status> {
+    asks_mutating(world, write, &mut Value::Null).await?;
+    validate(world, write, &Value::Null).await
+}
+
+/// All stages of a connection to a workload, whose object are its options.
+pub(crate) async fn connect(world: &World, cx: &Context, row: &Row, mut options: Value) -> Result<(), Status> {
+    let info = &cx.info;
+    let write = Write {
+        cx,
+        row,
+        operation: Operation::Connect,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        dry_run: false,
+        old: None,
+        options: None,
+    };
+    asks_mutating(world, &write, &mut options).await?;
+    validate(world, &write, &options).await
+}
+
+/// The mutating stages that ask others: no plug-in changes what is deleted or connected to.
+async fn asks_mutating(world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    if !is_on(world, "MutatingAdmissionWebhook") {
+        return Ok(());
+    }
+    webhook::admit(&Attributes { world, write }, object, &mut Again::default()).await
 }
 
 /// Whether a write concerns a resource, in whatever version.
@@ -125,4 +235,23 @@ fn default_of(objects: Vec<Arc<Value>>, annotations: &[&str]) -> Option<Arc<Valu
         let created = |o: &Value| text(&o["metadata"], "creationTimestamp").to_owned();
         created(b).cmp(&created(a)).then_with(|| text(&a["metadata"], "name").cmp(text(&b["metadata"], "name")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_plug_in_stands_at_the_place_of_its_name() {
+        for (stage, (name, _)) in STAGES.iter().zip(ORDER) {
+            let own = match stage {
+                Stage::Plugin(plugin) => plugin.name(),
+                Stage::MutatingWebhooks => "MutatingAdmissionWebhook",
+                Stage::ValidatingWebhooks => "ValidatingAdmissionWebhook",
+                Stage::Quota => "ResourceQuota",
+                Stage::Absent => continue,
+            };
+            assert_eq!(own, name);
+        }
+    }
 }

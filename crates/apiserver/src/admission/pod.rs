@@ -159,10 +159,11 @@ impl Plugin for PodTopologyLabels {
 
     // A pod that is bound learns where its node stands.
     fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
-        if !is(write, "", "pods") || write.subresource != "binding" {
+        let binding = (is(write, "", "pods") && write.subresource == "binding") || is(write, "", "bindings");
+        if !binding || object["target"]["kind"] != "Node" {
             return Ok(());
         }
-        let Some(node) = world.get(("", "v1", "nodes"), "", text(&object["spec"], "nodeName")) else { return Ok(()) };
+        let Some(node) = world.get(("", "v1", "nodes"), "", text(&object["target"], "name")) else { return Ok(()) };
         for label in ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"] {
             if let Some(value) = node["metadata"]["labels"][label].as_str() {
                 object["metadata"]["labels"][label] = json!(value);

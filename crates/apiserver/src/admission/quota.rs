@@ -49,7 +49,10 @@ struct Charge {
 
 /// Measures a write and charges it.
 pub(crate) async fn charge(world: &World, write: &Write<'_>, object: &Value) -> Result<Charges, Status> {
-    if write.namespace.is_empty() || !write.row.strategy.charged(write.subresource, write.operation == Operation::Update) {
+    if !super::is_on(world, "ResourceQuota")
+        || write.namespace.is_empty()
+        || !write.row.strategy.charged(write.subresource, write.operation == Operation::Update)
+    {
         return Ok(Charges::default());
     }
     let quotas = world.list(QUOTAS, write.namespace);

@@ -12,6 +12,7 @@ mod html;
 mod kubelet;
 mod location;
 mod log;
+mod options;
 mod probe;
 mod streams;
 #[cfg(test)]
@@ -20,7 +21,7 @@ mod tests;
 pub(crate) use probe::health;
 
 use crate::read::{items, text};
-use crate::{Body, Context, query::Query, reply, websocket, world::World};
+use crate::{Body, Context, admission, query::Query, reply, websocket, world::World};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, Uri};
 use machinery::{Value, status::Status};
@@ -31,9 +32,13 @@ const NODES: (&str, &str, &str) = ("", "v1", "nodes");
 
 /// Answers a request for one of the subresources that lead elsewhere.
 pub(crate) fn handle<'a>(world: &'a World, cx: &'a Context, request: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+    let connects = options::of(world, cx, &Query::parse(request.uri().query().unwrap_or_default()));
     // What is asked is found out at once, so that nothing of it lives as long as a tunnel.
     let asked = ask(world, cx, &request);
     Box::pin(async move {
+        if let Some((row, options)) = connects {
+            Box::pin(admission::connect(world, cx, &row, options)).await?;
+        }
         match asked? {
             Asked::Nothing => Ok(reply::plain_not_found()),
             Asked::Empty => {

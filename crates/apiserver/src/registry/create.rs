@@ -15,6 +15,7 @@ use machinery::{
     Value, apply,
     field::{self, Path},
     gvk::Gvk,
+    quote::Quoted,
     status::Status,
     time,
 };
@@ -45,9 +46,9 @@ pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
         let package = expected.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
         format!("converting ({}.{kind}) to ({package}.{}): unknown conversion", given.version, expected.kind)
     } else {
-        format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\"")
+        format!("no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"", Quoted(kind), Quoted(api_version))
     };
-    Err(Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {}: {why}", given.version, expected.kind)))
+    Err(Status::bad_request(format!("{kind} in version {} cannot be handled as a {}: {why}", Quoted(&given.version), expected.kind)))
 }
 
 /// Creates a decoded, defaulted object. `applied`: its managers are already written (server-side apply).
@@ -64,15 +65,23 @@ pub(crate) async fn create_value(
     if !options.dry_run && !matches!(meta::text(&value, "resourceVersion"), "" | "0") {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
+    own::wipe(&mut value);
+    if !applied {
+        let now = time::rfc3339(call.cx.now);
+        apply::track_update(row.ty(), None, &mut value, &options.manager, &row.api_version, "", &now, row.reset_fields(""));
+    }
+    // Once, whatever name is found for it: who is asked about it sees it without one.
+    let name = meta::text(&value, "name").to_owned();
+    admission::mutate(call.world, &write(call, row, namespace, &name, options), &mut value).await?;
     let base = meta::text(&value, "generateName").to_owned();
     if !meta::text(&value, "name").is_empty() || base.is_empty() {
-        return attempt(call, row, namespace, options, value, applied).await;
+        return attempt(call, row, namespace, options, value).await;
     }
     let mut last = None;
     for _ in 0..NAMES_MAX {
         let mut named = value.clone();
         meta::set(&mut named, "name", meta::generate_name(&base).into());
-        match attempt(call, row, namespace, options, named, applied).await {
+        match attempt(call, row, namespace, options, named).await {
             Err(status) if status.reason == "AlreadyExists" => last = Some(status),
             other => return other,
         }
@@ -96,16 +105,16 @@ pub(crate) fn place(row: &Row, namespace: &str, value: &mut Value) -> Result<(),
     Ok(())
 }
 
-async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &WriteOptions, mut value: Value, applied: bool) -> Result<Answer, Status> {
+fn write<'w>(call: &'w Call<'_>, row: &'w Row, namespace: &'w str, name: &'w str, options: &'w WriteOptions) -> Write<'w> {
+    let operation = Operation::Create;
+    Write { cx: call.cx, row, operation, subresource: "", namespace, name, dry_run: options.dry_run, old: None, options: Some(options) }
+}
+
+async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &WriteOptions, mut value: Value) -> Result<Answer, Status> {
     let cx = call.cx;
     let name = meta::text(&value, "name").to_owned();
-    let write = Write { cx, row, operation: Operation::Create, subresource: "", namespace, name: &name, dry_run: options.dry_run, old: None };
+    let write = write(call, row, namespace, &name, options);
     own::stamp(cx.now, &mut value);
-    if !applied {
-        let now = time::rfc3339(cx.now);
-        apply::track_update(row.ty(), None, &mut value, &options.manager, &row.api_version, "", &now, row.reset_fields(""));
-    }
-    admission::mutate(call.world, &write, &mut value).await?;
     row.strategy.prepare_create(&cx.strategy(), &mut value);
     validate(row, &name, &value)?;
     for warning in row.strategy.warnings(&value, None) {
@@ -116,7 +125,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
         true => Some(call.world.services().create(&mut value).map_err(|e| errors::invalid(row, &name, e))?),
         false => None,
     };
-    admission::validate(call.world, &write, &value)?;
+    admission::validate(call.world, &write, &value).await?;
     let key = row.resource.key(namespace, &name);
     // Before anything is charged for it: whoever is not charged here is not stored either, though the object may go meanwhile.
     if storage::get(call.world.store(), row, &key).is_some() {

@@ -5,7 +5,7 @@
 //! with grace 0, removes it.
 
 use super::{ATTEMPTS_MAX, Call, meta, options};
-use crate::{Operation, Write, admission, errors, respond::Answer, rows::Row, services, storage};
+use crate::{Operation, Write, admission, context::Options, errors, respond::Answer, rows::Row, services, storage};
 use bytes::Bytes;
 use http::StatusCode;
 use kinds::Propagation;
@@ -79,6 +79,35 @@ impl DeleteOptions {
     }
 }
 
+impl Options for DeleteOptions {
+    fn to_value(&self, _operation: Operation) -> Value {
+        let mut out = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if let Some(grace) = self.grace_s {
+            out["gracePeriodSeconds"] = grace.into();
+        }
+        for (field, told) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(told) = told {
+                out["preconditions"][field] = told.as_str().into();
+            }
+        }
+        if let Some(orphan) = self.orphan_dependents {
+            out["orphanDependents"] = orphan.into();
+        }
+        if let Some(policy) = self.propagation {
+            out["propagationPolicy"] = match policy {
+                Propagation::Orphan => "Orphan",
+                Propagation::Background => "Background",
+                Propagation::Foreground => "Foreground",
+            }
+            .into();
+        }
+        if self.dry_run {
+            out["dryRun"] = json!(["All"]);
+        }
+        out
+    }
+}
+
 fn from_body(call: &Call<'_>, bytes: &Bytes) -> Result<Value, Status> {
     let gvk = machinery::gvk::Gvk { group: String::new(), version: "v1".into(), kind: "DeleteOptions".into() };
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks DeleteOptions"))?;
@@ -116,8 +145,9 @@ pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &st
         let entry = storage::get(call.world.store(), row, &key).ok_or_else(|| errors::not_found(row, name))?;
         let old = storage::value(row, &entry);
         check_preconditions(row, name, options, &old)?;
-        let write = Write { cx: call.cx, row, operation: Operation::Delete, subresource: "", namespace, name, dry_run: options.dry_run, old: Some(&old) };
-        admission::validate(call.world, &write, &Value::Null)?;
+        let (cx, operation) = (call.cx, Operation::Delete);
+        let write = Write { cx, row, operation, subresource: "", namespace, name, dry_run: options.dry_run, old: Some(&old), options: Some(options) };
+        admission::remove(call.world, &write).await?;
         let answer = match plan(call, row, options, &old) {
             Plan::Nothing => Some(Answer::Stored(StatusCode::OK, entry)),
             Plan::Mark(value) if options.dry_run => Some(Answer::Object(code(options), *value)),

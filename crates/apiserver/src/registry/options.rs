@@ -1,7 +1,9 @@
 //! The options of writes, from the query: `dryRun`, `fieldManager`, `fieldValidation`, `force`.
 
 use super::Call;
+use crate::context::{Operation, Options};
 use machinery::{
+    Value,
     field::{self, ErrorList, Path},
     json::Validation,
     status::Status,
@@ -24,6 +26,8 @@ pub(crate) struct WriteOptions {
     pub(crate) force: bool,
     /// `fieldManager` was given.
     pub(crate) manager_given: bool,
+    /// `fieldValidation` was given.
+    pub(crate) validation_given: bool,
 }
 
 impl WriteOptions {
@@ -51,7 +55,14 @@ impl WriteOptions {
             return Err(Status::invalid("meta.k8s.io", kind, "", errors));
         }
         let manager = if given.is_empty() { default_manager(&call.cx.user_agent) } else { given.to_owned() };
-        Ok(WriteOptions { dry_run, manager, validation, force: call.query.flag("force"), manager_given: !given.is_empty() })
+        Ok(WriteOptions {
+            dry_run,
+            manager,
+            validation,
+            force: call.query.flag("force"),
+            manager_given: !given.is_empty(),
+            validation_given: !call.query.text("fieldValidation").is_empty(),
+        })
     }
 }
 
@@ -77,6 +88,35 @@ fn default_manager(user_agent: &str) -> String {
 impl WriteOptions {
     /// The options of the server's own writes.
     pub(crate) fn internal() -> WriteOptions {
-        WriteOptions { dry_run: false, manager: "kube-apiserver".into(), validation: Validation::Ignore, force: false, manager_given: true }
+        WriteOptions {
+            dry_run: false,
+            manager: "kube-apiserver".into(),
+            validation: Validation::Ignore,
+            force: false,
+            manager_given: true,
+            validation_given: false,
+        }
+    }
+}
+
+impl Options for WriteOptions {
+    fn to_value(&self, operation: Operation) -> Value {
+        let kind = if operation == Operation::Create { "CreateOptions" } else { "UpdateOptions" };
+        let mut out = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if self.dry_run {
+            out["dryRun"] = json!(["All"]);
+        }
+        if self.manager_given {
+            out["fieldManager"] = self.manager.as_str().into();
+        }
+        if self.validation_given {
+            out["fieldValidation"] = match self.validation {
+                Validation::Strict => "Strict",
+                Validation::Warn => "Warn",
+                Validation::Ignore => "Ignore",
+            }
+            .into();
+        }
+        out
     }
 }

@@ -128,8 +128,13 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         name: what.name,
         dry_run: options.dry_run,
         old: Some(old),
+        options: Some(options),
     };
-    admission::mutate(call.world, &write, &mut value).await?;
+    // A Binding has been admitted as what it is.
+    let admits = what.subresource != "binding";
+    if admits {
+        admission::mutate(call.world, &write, &mut value).await?;
+    }
     row.strategy.prepare_through(&cx.strategy(), what.subresource, &mut value, old);
     storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() && what.subresource.is_empty() {
@@ -142,7 +147,9 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
             cx.warn(warning);
         }
     }
-    admission::validate(call.world, &write, &value)?;
+    if admits {
+        admission::validate(call.world, &write, &value).await?;
+    }
     let charges = admission::charge(call.world, &write, &value).await?;
     if options.dry_run {
         return Ok(Some(Answer::Object(StatusCode::OK, value)));

@@ -47,6 +47,8 @@ struct Options {
     from: Option<u64>,
     /// The present state comes first.
     initial: bool,
+    /// Why there is none to send: the one that was asked for is still to come.
+    too_new: Option<Status>,
     /// The end of the initial state is marked by a bookmark.
     mark_initial_end: bool,
     bookmarks: bool,
@@ -71,18 +73,24 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
         return Err(invalid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
     }
     let version = list::revision(query.text("resourceVersion")).map_err(list::unreadable)?;
-    if let Some(version) = version {
-        list::not_ahead(version, storage::revision(call.world.store()))?;
-    }
     let version = version.filter(|v| *v > 0);
     let initial = send.unwrap_or(version.is_none());
+    // A state that is still to come cannot be sent; what comes after it can be waited for.
+    let too_new = version.filter(|_| initial).and_then(|version| list::not_ahead(version, storage::revision(call.world.store())).err());
     let bookmarks = query.flag("allowWatchBookmarks");
     let timeout = match query.int("timeoutSeconds")? {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
         // Between once and twice the least, so that the watches of a restart do not all end together again.
         _ => call.world.config().watch_timeout_min.mul_f64(1.0 + spread(call.cx.now)),
     };
-    Ok(Options { from: if initial { None } else { version }, initial, mark_initial_end: send == Some(true) && bookmarks, bookmarks, timeout })
+    Ok(Options {
+        from: if initial { None } else { version },
+        initial: initial && too_new.is_none(),
+        too_new,
+        mark_initial_end: send == Some(true) && bookmarks,
+        bookmarks,
+        timeout,
+    })
 }
 
 /// A number from 0 to 1 from the time's last digits.
@@ -111,13 +119,15 @@ pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, Status> {
         ended: None,
         source: None,
         initial: initial.into_iter(),
-        initial_end: options.mark_initial_end.then_some(from),
+        initial_end: (options.mark_initial_end && options.too_new.is_none()).then_some(from),
         seen: from,
         deadline: Box::pin(tokio::time::sleep(options.timeout)),
         bookmark: options.bookmarks.then(|| Box::pin(tokio::time::sleep(BOOKMARK_EVERY))),
         wanted,
     };
+    // Once a watch is let in, errors are told as events, as upstream's cacher tells them.
     match storage::watch(call.world.store(), &stream.wanted.row, from, stream.wanted.scope()) {
+        _ if options.too_new.is_some() => stream.ended = options.too_new,
         Ok(source) => stream.source = Some(source),
         Err(storage::Expired(oldest)) => stream.ended = Some(Status::expired(format!("too old resource version: {from} ({oldest})"))),
     }
@@ -233,6 +243,8 @@ impl Stream {
                     return Some(self.mark(revision, false));
                 }
                 event = source.next() => match event {
+                    // A watch from a revision that is still to come tells nothing before it.
+                    Ok(event) if event.revision <= self.seen => {}
                     Ok(event) => {
                         self.seen = event.revision;
                         if let Some(bytes) = self.event(&event) {

@@ -2,7 +2,7 @@
 
 use super::set_condition;
 use crate::{
-    errors,
+    Operation, Write, admission, errors,
     registry::{Call, Change, WriteOptions, change, meta},
     respond::Answer,
     rows::Row,
@@ -24,11 +24,12 @@ pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: &Bytes) -> Resu
     let options = WriteOptions::of(call, "CreateOptions")?;
     let gvk = Gvk { group: String::new(), version: "v1".into(), kind: "Binding".into() };
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks Binding"))?;
-    let binding = call.decode_as(body, ty, options.validation)?;
+    let mut binding = call.decode_as(body, ty, options.validation)?;
     let name = match call.name() {
         "" => meta::text(&binding, "name").to_owned(),
         name => name.to_owned(),
     };
+    admit(call, &name, &options, &mut binding).await?;
     check(&binding, &name)?;
     let target = Change {
         row: pods,
@@ -47,6 +48,24 @@ pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: &Bytes) -> Resu
     })
     .await?;
     Ok(Answer::Other(StatusCode::CREATED, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+}
+
+/// Admission of the Binding itself: the pod is changed by nothing else.
+async fn admit(call: &Call<'_>, name: &str, options: &WriteOptions, binding: &mut Value) -> Result<(), Status> {
+    let info = &call.cx.info;
+    let write = Write {
+        cx: call.cx,
+        row: call.row,
+        operation: Operation::Create,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name,
+        dry_run: options.dry_run,
+        old: None,
+        options: Some(options),
+    };
+    admission::mutate(call.world, &write, binding).await?;
+    admission::validate(call.world, &write, binding).await
 }
 
 fn check(binding: &Value, name: &str) -> Result<(), Status> {

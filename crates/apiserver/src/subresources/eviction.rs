@@ -8,7 +8,7 @@
 use super::set_condition;
 use crate::{
     Operation, Write, admission, errors, own,
-    registry::{ATTEMPTS_MAX, Call, DeleteOptions, check_preconditions, delete_named, meta},
+    registry::{ATTEMPTS_MAX, Call, DeleteOptions, WriteOptions, check_preconditions, delete_named, meta},
     respond::Answer,
     rows::Row,
     storage,
@@ -45,6 +45,7 @@ pub(crate) async fn evict(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
 
 /// Admission of the eviction itself: a node may evict its own pods alone, and nothing is taken from a budget before.
 async fn admit(call: &Call<'_>, eviction: &mut Value, dry_run: bool) -> Result<(), Status> {
+    let options = WriteOptions::of(call, "CreateOptions")?;
     let write = Write {
         cx: call.cx,
         row: call.row,
@@ -54,9 +55,10 @@ async fn admit(call: &Call<'_>, eviction: &mut Value, dry_run: bool) -> Result<(
         name: call.name(),
         dry_run,
         old: None,
+        options: Some(&options),
     };
     admission::mutate(call.world, &write, eviction).await?;
-    admission::validate(call.world, &write, eviction)
+    admission::validate(call.world, &write, eviction).await
 }
 
 /// One try; `false` if the pod has changed since it was looked at and nothing was taken for it.

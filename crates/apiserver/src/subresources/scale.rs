@@ -23,7 +23,7 @@ fn ty() -> Result<TypeRef<'static>, Status> {
 }
 
 /// The scale of an object.
-fn of(object: &Value) -> Value {
+pub(crate) fn of(object: &Value) -> Value {
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if !object["metadata"][field].is_null() {

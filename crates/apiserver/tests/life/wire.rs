@@ -302,3 +302,90 @@ async fn what_is_not_served_is_refused_in_the_original_s_words() {
         assert!(code == 400 && text.contains(told), "{text}");
     }
 }
+
+/// As a running original answered.
+#[tokio::test]
+async fn a_watch_from_a_revision_to_come_tells_what_comes_after_it() {
+    let server = Server::start().await;
+    let now: u64 = text_of(&server.get(MAPS).await.expect(200)["metadata"]["resourceVersion"]).parse().expect("a revision");
+    let mut watch = server.watch(&format!("{MAPS}?watch=1&allowWatchBookmarks=true&resourceVersion={}", now + 2)).await;
+    let mut scoped = server.watch(&format!("{MAPS}?watch=1&fieldSelector=metadata.name=m3&resourceVersion={}", now + 2)).await;
+    for name in ["m1", "m2", "m3"] {
+        server.post(MAPS, &map(name, "v")).await.expect(201);
+    }
+    for watch in [&mut watch, &mut scoped] {
+        let (kind, object) = watch.next().await;
+        assert_eq!((kind.as_str(), &object["metadata"]["name"]), ("ADDED", &json!("m3")));
+    }
+    let initial = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let (kind, status) = server.watch(&format!("{MAPS}?{initial}&resourceVersion=99999999")).await.next().await;
+    assert_eq!((kind.as_str(), &status["code"], &status["reason"]), ("ERROR", &json!(504), &json!("Timeout")));
+    assert_eq!(status["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    let (kind, _) = server.watch(&format!("{MAPS}?{initial}&resourceVersion={now}")).await.next().await;
+    assert_eq!(kind, "ADDED", "a state that is there is sent");
+}
+
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_watch_is_not_to_be_had_in_yaml() {
+    let server = Server::start().await;
+    for accept in ["application/yaml", "application/yaml, application/json", "application/yaml;as=Table;v=v1;g=meta.k8s.io"] {
+        let (code, body) = server.raw(Method::GET, &format!("{MAPS}?watch=1&timeoutSeconds=1"), &[("accept", accept)], "").await;
+        let words = String::from_utf8(body.to_vec()).expect("UTF-8").replace("\n  ", " ");
+        assert_eq!(code, 406, "{accept}: {words}");
+        let types = "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+        assert!(words.contains(types), "{accept}: {words}");
+    }
+    let (code, _) = server.raw(Method::GET, MAPS, &[("accept", "application/yaml")], "").await;
+    assert_eq!(code, 200, "a list is");
+}
+
+#[tokio::test]
+async fn a_refusal_carries_the_warnings_that_came_before_it() {
+    let server = Server::start().await;
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "e"}, "subsets": [{}]});
+    let reply = server.post("/api/v1/namespaces/default/endpoints", &endpoints).await;
+    assert_eq!(reply.warnings, ["299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\""]);
+    reply.expect(422);
+    assert!(server.post(MAPS, &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "A_"}})).await.warnings.is_empty());
+}
+
+/// As a running original worded each.
+#[tokio::test]
+async fn drivers_and_runtime_classes_are_refused_in_the_original_s_words() {
+    let server = Server::start().await;
+    let said = |reply: Value| text_of(&reply["message"]).to_owned();
+    let mut volume = pod("v");
+    volume["spec"]["volumes"] = json!([{"name": "v", "csi": {"driver": "A_b", "nodePublishSecretRef": {"name": ""}}}]);
+    let message = said(server.post(PODS, &volume).await.expect(422));
+    assert!(message.contains(r#"spec.volumes[0].csi.driver: Invalid value: "A_b": a lowercase RFC 1123 subdomain must"#), "{message}");
+    assert!(message.contains("spec.volumes[0].csi.nodePublishSecretRef.name: Required value"), "{message}");
+    volume["spec"]["volumes"] = json!([{"name": "v", "csi": {"driver": "a".repeat(64)}}]);
+    let message = said(server.post(PODS, &volume).await.expect(422));
+    assert!(message.ends_with("spec.volumes[0].csi.driver: Too long: may not be more than 63 bytes"), "{message}");
+    let spec =
+        json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "csi": {"driver": "d", "volumeHandle": "", "controllerPublishSecretRef": {}}});
+    let message = said(
+        server
+            .post("/api/v1/persistentvolumes", &json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "p"}, "spec": spec}))
+            .await
+            .expect(422),
+    );
+    let missing = "[spec.csi.volumeHandle: Required value, spec.csi.controllerPublishSecretRef.name: Required value, spec.csi.controllerPublishSecretRef.namespace: Required value]";
+    assert!(message.ends_with(missing), "{message}");
+    let tolerations = json!([{"key": "a", "operator": "Exists", "value": "x", "effect": "Y"}, {"key": "a"}, {"key": "a"}]);
+    let class = json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "r"}, "handler": "h",
+        "overhead": {"podFixed": {"cpu": "-1"}}, "scheduling": {"tolerations": tolerations}});
+    let message = said(server.post("/apis/node.k8s.io/v1/runtimeclasses", &class).await.expect(422));
+    for part in [
+        r#"overhead.limits[cpu]: Invalid value: "-1": must be greater than or equal to 0"#,
+        r#"scheduling.tolerations[0].operator: Invalid value: "x": value must be empty when `operator` is 'Exists'"#,
+        r#"scheduling.tolerations[0].effect: Unsupported value: "Y": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute""#,
+        "scheduling.tolerations[2]: Duplicate value: ",
+    ] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+}

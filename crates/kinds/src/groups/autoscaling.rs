@@ -184,8 +184,7 @@ fn check_metric(metric: &Value, path: &Path, errors: &mut ErrorList) {
         Some(field) if metric[field].is_null() => {
             errors.push(Error::required(&path.child(field), "must populate information for the given metric source"));
         }
-        Some(_) => {}
-        None => errors.push(Error::not_supported(&path.child("type"), kind, &KINDS)),
+        _ => {}
     }
     if present.len() != 1 {
         for other in present.into_iter().filter(|field| Some(*field) != expected) {

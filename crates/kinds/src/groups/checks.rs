@@ -122,18 +122,6 @@ pub(super) fn domain(name: &str, segments: usize, path: &Path, errors: &mut Erro
     }
 }
 
-/// The name of a CSI driver, in any case.
-pub(super) fn driver_name(name: &str, path: &Path, errors: &mut ErrorList) {
-    if name.is_empty() {
-        errors.push(Error::required(path, ""));
-        return;
-    }
-    if name.len() > names::LABEL_MAX_BYTES {
-        errors.push(Error::too_long(path, names::LABEL_MAX_BYTES));
-    }
-    rules::name(name, path, names::dns1123_subdomain(&name.to_lowercase()), errors);
-}
-
 /// The least time, in seconds, that a pod may ask a certificate for.
 pub(crate) const CERTIFICATE_MIN_S: i64 = 60 * 60;
 

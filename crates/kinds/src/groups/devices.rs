@@ -181,7 +181,7 @@ impl Strategy for Slices {
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
-        checks::driver_name(tree::text(spec, "driver"), &path.child("driver"), errors);
+        rules::driver_name(tree::text(spec, "driver"), &path.child("driver"), errors);
         let (pool, place) = (&spec["pool"], path.child("pool"));
         rules::required(pool, &place, "name", errors);
         let count = pool["resourceSliceCount"].as_i64().unwrap_or(0);

@@ -2,12 +2,14 @@
 //! of stored versions (`storagemigration.k8s.io`).
 
 use super::checks;
-use crate::{Context, NameRule, Strategy, rules, tree};
+use crate::{Context, NameRule, Strategy, amounts, pod, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     names,
 };
+use serde_json::json;
+use std::collections::HashSet;
 
 /// The highest priority that is not the system's own.
 const PRIORITY_MAX: i64 = 1_000_000_000;
@@ -137,11 +139,12 @@ impl Strategy for RuntimeClasses {
             let handler = tree::text(obj, "handler");
             rules::name(handler, &Path::root("handler"), names::dns1123_label(handler), errors);
         }
-        for (resource, amount) in tree::entries(&obj["overhead"], "podFixed") {
-            rules::quantity_not_negative(amount, &Path::root("overhead").child("podFixed").key(resource), errors);
-        }
+        // Upstream checks an overhead as the limits of a container, and tells it so.
+        let limits = json!({"limits": obj["overhead"]["podFixed"]});
+        amounts::container(&limits, &HashSet::new(), &Path::root("overhead"), errors);
         let (scheduling, path) = (&obj["scheduling"], Path::root("scheduling"));
         rules::labels(&scheduling["nodeSelector"], &path.child("nodeSelector"), errors);
+        pod::tolerations(scheduling, &path, errors);
         let tolerations = tree::list(scheduling, "tolerations");
         for (at, toleration) in tolerations.iter().enumerate() {
             let same = |other: &&Value| ["key", "operator", "value", "effect"].iter().all(|f| other[*f] == toleration[*f]);

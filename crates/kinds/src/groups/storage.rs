@@ -202,7 +202,7 @@ impl Strategy for Nodes {
         let (drivers, path) = (tree::list(&obj["spec"], "drivers"), Path::root("spec").child("drivers"));
         for (at, driver) in drivers.iter().enumerate() {
             let (place, name, id) = (path.index(at), tree::text(driver, "name"), tree::text(driver, "nodeID"));
-            checks::driver_name(name, &place.child("name"), errors);
+            rules::driver_name(name, &place.child("name"), errors);
             if id.is_empty() {
                 errors.push(Error::required(&place.child("nodeID"), ""));
             }
@@ -278,7 +278,7 @@ impl Strategy for Attachments {
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
-        checks::driver_name(tree::text(spec, "attacher"), &path.child("attacher"), errors);
+        rules::driver_name(tree::text(spec, "attacher"), &path.child("attacher"), errors);
         let (source, place) = (&spec["source"], path.child("source"));
         let (inline, volume) = (&source["inlineVolumeSpec"], &source["persistentVolumeName"]);
         let one = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";

@@ -24,7 +24,7 @@ mod volumes;
 mod warnings;
 
 pub(crate) use handlers::port;
-pub(crate) use placement::node_selector;
+pub(crate) use placement::{node_selector, tolerations};
 pub use qos::qos_class;
 pub(crate) use security::Users;
 pub(crate) use sources::{default_source as default_volume_source, host_path, nfs, no_backsteps};

@@ -173,7 +173,13 @@ fn source_of(key: &str, source: &Value, path: &Path, errors: &mut ErrorList) {
         }
         "nfs" => nfs(source, path, errors),
         "csi" => {
-            rules::required(source, path, "driver", errors);
+            rules::driver_name(tree::text(source, "driver"), &path.child("driver"), errors);
+            let secret = &source["nodePublishSecretRef"];
+            if !secret.is_null() && rules::required(secret, &path.child("nodePublishSecretRef"), "name", errors) {
+                // Upstream leaves the reference out of the path here.
+                let name = tree::text(secret, "name");
+                rules::name(name, &path.child("name"), names::dns1123_subdomain(name), errors);
+            }
         }
         "image" => {
             rules::required(source, path, "reference", errors);

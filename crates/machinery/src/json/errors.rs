@@ -22,22 +22,38 @@ pub(super) fn as_spelled(message: String, number: Option<f64>, bytes: &[u8]) -> 
     if !message.contains(&shown) {
         return message;
     }
-    let mut at = 0;
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'"' => at = after_string(bytes, at),
-            b'-' | b'0'..=b'9' => {
-                let length = bytes[at..].iter().take_while(|b| b.is_ascii_digit() || b"+-.eE".contains(b)).count();
-                let token = std::str::from_utf8(&bytes[at..at + length]).unwrap_or_default();
-                if token.parse::<i64>().is_err() && token.parse() == Ok(number) {
-                    return message.replacen(&shown, &format!("number {token}"), 1);
-                }
-                at += length;
-            }
-            _ => at += 1,
-        }
+    let found = numbers(bytes).find(|token| token.parse::<i64>().is_err() && token.parse() == Ok(number));
+    match found {
+        Some(token) => message.replacen(&shown, &format!("number {token}"), 1),
+        None => message,
     }
-    message
+}
+
+/// Whether a zero with a sign is spelled as no whole number is.
+pub(super) fn has_float_zero(bytes: &[u8]) -> bool {
+    numbers(bytes).any(|token| token.starts_with('-') && token != "-0" && token.parse() == Ok(0.0))
+}
+
+/// The numbers of a body as they are spelled.
+fn numbers(bytes: &[u8]) -> impl Iterator<Item = &str> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            match bytes.get(at)? {
+                b'"' => at = after_string(bytes, at),
+                b'-' | b'0'..=b'9' => {
+                    let length = bytes[at..].iter().take_while(|b| is_of_number(b)).count();
+                    at += length;
+                    return std::str::from_utf8(&bytes[at - length..at]).ok();
+                }
+                _ => at += 1,
+            }
+        }
+    })
+}
+
+fn is_of_number(byte: &u8) -> bool {
+    byte.is_ascii_digit() || b"+-.eE".contains(byte)
 }
 
 /// The body is not even JSON.
@@ -87,6 +103,9 @@ pub(super) fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
         return "unexpected end of JSON input".to_owned();
     }
     let text = error.to_string();
+    let Some((at, found)) = offset(bytes, error.line(), error.column()).and_then(|at| Some((at, character(bytes, at)?))) else {
+        return "unexpected end of JSON input".to_owned();
+    };
     let place = if text.starts_with("expected `,` or `}`") {
         "after object key:value pair"
     } else if text.starts_with("expected `,` or `]`") {
@@ -99,19 +118,71 @@ pub(super) fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
         "after top-level value"
     } else if text.starts_with("control character") {
         "in string literal"
+    } else if text.starts_with("invalid number") {
+        in_number(bytes, at)
     } else {
         "looking for beginning of value"
     };
-    match character(bytes, error.line(), error.column()) {
-        Some(c) => format!("invalid character {} {place}", QuotedChar(c)),
-        None => "unexpected end of JSON input".to_owned(),
+    format!("invalid character {} {place}", QuotedChar(found))
+}
+
+/// Where Go's scanner is when a number meets a character that it cannot have.
+fn in_number(bytes: &[u8], at: usize) -> &'static str {
+    let before = |n: usize| at.checked_sub(n).and_then(|at| bytes.get(at)).copied().unwrap_or_default();
+    match (before(2), before(1)) {
+        (_, b'.') => "after decimal point in numeric literal",
+        (_, b'e' | b'E') | (b'e' | b'E', b'+' | b'-') => "in exponent of numeric literal",
+        (_, b'-') => "in numeric literal",
+        // A zero is a whole number: what follows it stands after a value.
+        _ => match innermost(&bytes[..at]) {
+            Some(b'{') => "after object key:value pair",
+            Some(_) => "after array element",
+            None => "after top-level value",
+        },
     }
 }
 
-/// The character at a position as the parser counts it: lines from 1, columns in bytes from 1.
-fn character(bytes: &[u8], line: usize, column: usize) -> Option<char> {
-    let line = bytes.split(|b| *b == b'\n').nth(line.checked_sub(1)?)?;
-    let rest = line.get(column.saturating_sub(1)..)?;
-    let shown = &rest[..rest.len().min(4)];
-    String::from_utf8_lossy(shown).chars().next()
+/// The bracket that is open at the end of these bytes.
+fn innermost(bytes: &[u8]) -> Option<u8> {
+    let (mut open, mut at) = (Vec::new(), 0);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => {
+                at = after_string(bytes, at);
+                continue;
+            }
+            b'{' | b'[' => open.push(*byte),
+            b'}' | b']' => drop(open.pop()),
+            _ => {}
+        }
+        at += 1;
+    }
+    open.pop()
+}
+
+/// The body cannot be read: it is no JSON, or has a number that no float holds, at which Go's decoder gives up later.
+pub(super) fn unreadable(kind: Option<&Gvk>, bytes: &[u8], error: &serde_json::Error) -> Status {
+    if error.to_string().starts_with("number out of range")
+        && let Some(at) = offset(bytes, error.line(), error.column())
+    {
+        let from = at - bytes[..at].iter().rev().take_while(|b| is_of_number(b)).count();
+        let token: Vec<u8> = bytes[from..].iter().copied().take_while(is_of_number).collect();
+        let token = String::from_utf8_lossy(&token);
+        return cannot_be_handled(kind, &format!("json: cannot unmarshal number {token} into Go value of type float64"));
+    }
+    unrecognized(kind, &syntax(bytes, error), bytes)
+}
+
+/// The place that the parser means: lines from 1, columns in bytes from 1; column 0 is the end of the line before.
+fn offset(bytes: &[u8], line: usize, column: usize) -> Option<usize> {
+    let mut start = 0;
+    for _ in 1..line {
+        start += bytes.get(start..)?.iter().position(|b| *b == b'\n')? + 1;
+    }
+    (start + column).checked_sub(1)
+}
+
+fn character(bytes: &[u8], at: usize) -> Option<char> {
+    let rest = bytes.get(at..)?;
+    String::from_utf8_lossy(&rest[..rest.len().min(4)]).chars().next()
 }

@@ -5,6 +5,7 @@
 use super::{path::Node, scalar};
 use crate::{
     Map, Value,
+    quote::Quoted,
     schema::{Object, Type, TypeRef},
 };
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -21,11 +22,32 @@ pub(super) struct Context {
     failure: Cell<Option<String>>,
     /// The last number that is no 64-bit integer, for errors that show it as it is spelled.
     float: Cell<Option<f64>>,
+    /// Where a whole number is due: `-0` was met, which the parser gives as a float; and it is not taken.
+    minus_zero: Cell<bool>,
+    refuses_minus_zero: bool,
 }
 
 impl Context {
     pub(super) fn new(strict: bool, limit: usize) -> Self {
-        Self { strict, limit, problems: RefCell::new(Vec::new()), repeats: Cell::new(false), failure: Cell::new(None), float: Cell::new(None) }
+        Self {
+            strict,
+            limit,
+            problems: RefCell::new(Vec::new()),
+            repeats: Cell::new(false),
+            failure: Cell::new(None),
+            float: Cell::new(None),
+            minus_zero: Cell::new(false),
+            refuses_minus_zero: false,
+        }
+    }
+
+    /// For a body whose zeros are no whole numbers.
+    pub(super) fn refusing_minus_zero(self) -> Self {
+        Self { refuses_minus_zero: true, ..self }
+    }
+
+    pub(super) fn has_minus_zero(&self) -> bool {
+        self.minus_zero.get()
     }
 
     /// What was found already by other means.
@@ -64,12 +86,19 @@ impl Context {
         if !self.strict {
             return;
         }
-        let problem = format!("{what} field {:?}", at.strict(name));
+        let problem = format!("{what} field {}", Quoted(&at.strict(name)));
         let mut problems = self.problems.borrow_mut();
         if problems.len() < self.limit && !problems.contains(&problem) {
             problems.push(problem);
         }
     }
+}
+
+/// Every whole number up to this one is a float.
+const FLOAT_EXACT: u64 = 1 << 53;
+
+fn is_minus_zero(number: &serde_json::Number) -> bool {
+    number.is_f64() && number.as_f64() == Some(0.0)
 }
 
 /// A value of a known type.
@@ -92,7 +121,14 @@ impl<'a> Seed<'a> {
         if matches!(self.ty.get(), Type::Quantity) {
             return self.cx.fail(crate::quantity::ParseError::Format.to_string());
         }
-        let go_type = if matches!(self.go_type, "" | "-" | "v1.Time" | "v1.MicroTime") { scalar::go_type(self.ty) } else { self.go_type.to_owned() };
+        // Its decoder leaves all but strings to that of a number.
+        let go_type = if matches!(self.ty.get(), Type::IntOrString) {
+            "int32".to_owned()
+        } else if matches!(self.go_type, "" | "-" | "v1.Time" | "v1.MicroTime") {
+            scalar::go_type(self.ty)
+        } else {
+            self.go_type.to_owned()
+        };
         let place = if self.owner.is_empty() {
             format!("Go value of type {go_type}")
         } else {
@@ -111,6 +147,12 @@ impl<'a> Seed<'a> {
             Type::Int32 if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
             Type::IntOrString if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
             Type::Int64 if number.is_i64() => Ok(Some(Value::Number(number))),
+            Type::Int32 | Type::Int64 | Type::IntOrString if is_minus_zero(&number) && !self.cx.refuses_minus_zero => {
+                self.cx.minus_zero.set(true);
+                Ok(Some(0.into()))
+            }
+            // What a float cannot hold is rounded, as Go reads it.
+            Type::Double if number.as_i64().is_some_and(|n| n.unsigned_abs() > FLOAT_EXACT) => Ok(Some(number.as_f64().into())),
             Type::Double | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => Ok(Some(Value::Number(number))),
             Type::Quantity => self.text(&shown.to_string()),
             Type::Int32 | Type::Int64 | Type::IntOrString => self.wrong(&format!("number {shown}"), Value::Number(number)),

@@ -175,3 +175,46 @@ fn microseconds_have_six_digits() {
         assert!(error.ends_with(&format!("parsing time {time:?} as \"2006-01-02T15:04:05.000000Z07:00\": {why}")), "{error}");
     }
 }
+
+/// As a running original said each.
+#[test]
+fn numbers_that_are_none_are_told_as_go_tells_them() {
+    let pod = kind("", "v1", "Pod");
+    let refused = |number: &str| {
+        decode(format!("{{\"spec\":{{\"priority\":{number},\"x\":[{number}]}}}}").as_bytes(), Some(pod), Validation::Ignore).unwrap_err().message
+    };
+    for (number, why) in [
+        ("01", "invalid character '1' after object key:value pair"),
+        ("-01", "invalid character '1' after object key:value pair"),
+        ("1.", "invalid character ',' after decimal point in numeric literal"),
+        ("1e", "invalid character ',' in exponent of numeric literal"),
+        ("1e+", "invalid character ',' in exponent of numeric literal"),
+        ("-x", "invalid character 'x' in numeric literal"),
+        (".5", "invalid character '.' looking for beginning of value"),
+        ("NaN", "invalid character 'N' looking for beginning of value"),
+    ] {
+        let message = refused(number);
+        assert!(message.contains(&format!("couldn't get version/kind; json parse error: {why}")), "{number}: {message}");
+    }
+    let in_list = decode(b"{\"spec\":{\"x\":[\"[\",00]}}", Some(pod), Validation::Ignore).unwrap_err().message;
+    assert!(in_list.contains("invalid character '0' after array element"), "{in_list}");
+    let line = decode(b"{\"metadata\":{\"name\":\"a\nb\"}}", Some(pod), Validation::Ignore).unwrap_err().message;
+    assert!(line.contains(r"invalid character '\n' in string literal"), "{line}");
+    let huge = "Pod in version \"v1\" cannot be handled as a Pod: json: cannot unmarshal number 1e400 into Go value of type float64";
+    assert_eq!(refused("1e400"), huge);
+}
+
+#[test]
+fn a_zero_with_a_sign_is_a_whole_number_unless_it_has_a_fraction() {
+    let pod = kind("", "v1", "Pod");
+    let read = |number: &str| {
+        decode(format!("{{\"metadata\":{{\"generation\":{number}}},\"spec\":{{\"priority\":{number}}}}}").as_bytes(), Some(pod), Validation::Strict)
+    };
+    let value = read("-0").unwrap().value;
+    assert_eq!((value["spec"]["priority"].clone(), value["metadata"].get("generation")), (json!(0), None));
+    let refused = read("-0.0").unwrap_err().message;
+    assert!(refused.ends_with("json: cannot unmarshal number -0.0 into Go struct field ObjectMeta.metadata.generation of type int64"), "{refused}");
+    let service = kind("", "v1", "Service");
+    let refused = decode(br#"{"spec":{"ports":[{"targetPort":true}]}}"#, Some(service), Validation::Strict).unwrap_err().message;
+    assert!(refused.ends_with("cannot unmarshal bool into Go struct field ServicePort.spec.ports.targetPort of type int32"), "{refused}");
+}

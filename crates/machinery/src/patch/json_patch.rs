@@ -22,8 +22,27 @@ const DEPTH_BETWEEN_MAX: usize = 2 * DEPTH_MAX;
 /// list of a hundred thousand, would keep a core for many seconds.
 const SHIFTS_LIMIT: usize = 200_000_000;
 
-/// An operation does not fit the document. Upstream tells nobody why.
-struct Unfit;
+/// Why a patch is not applied, in the words of upstream's library. A PATCH request is told none of them, whoever has sent a
+/// webhook's patch is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is no patch.
+    NoPatch(String),
+    /// An operation does not fit the document.
+    Operation(String),
+}
+
+const MISSING: &str = "missing value";
+const INVALID_INDEX: &str = "invalid index referenced";
+
+/// The error of an operation.
+fn unfit<T>(why: String) -> Result<T, Unfit> {
+    Err(Unfit::Operation(why))
+}
+
+fn too_much() -> Unfit {
+    Unfit::Operation("the patch is larger than what may come of it".into())
+}
 
 /// What the operations so far have cost.
 #[derive(Default)]
@@ -35,7 +54,7 @@ struct Work {
 impl Work {
     fn shift(&mut self, places: usize) -> Result<(), Unfit> {
         self.shifts = self.shifts.saturating_add(places);
-        if self.shifts > SHIFTS_LIMIT { Err(Unfit) } else { Ok(()) }
+        if self.shifts > SHIFTS_LIMIT { Err(too_much()) } else { Ok(()) }
     }
 }
 
@@ -44,6 +63,24 @@ impl Work {
 /// # Errors
 /// 400 for what is no patch, 413 for too many operations, 422 for a patch that does not fit the document.
 pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, Status> {
+    if let Value::Array(operations) = patch
+        && operations.len() > OPERATIONS_LIMIT
+        && operations.iter().all(|o| o.is_object() || o.is_null())
+    {
+        let found = operations.len();
+        return Err(Status::too_large(format!("The allowed maximum operations in a JSON patch is {OPERATIONS_LIMIT}, got {found}")));
+    }
+    json_patch_told(doc, patch).map_err(|why| match why {
+        Unfit::NoPatch(why) => Status::bad_request(why),
+        Unfit::Operation(_) => super::unprocessable(),
+    })
+}
+
+/// Applies a patch, and tells why it does not fit.
+///
+/// # Errors
+/// It is none, or it does not fit the document.
+pub fn json_patch_told(doc: &Value, patch: &Value) -> Result<Value, Unfit> {
     let operations = match patch {
         Value::Null => &[][..],
         Value::Array(operations) => operations,
@@ -53,8 +90,7 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, Status> {
         return Err(no_patch(other, "jsonpatch.Operation"));
     }
     if operations.len() > OPERATIONS_LIMIT {
-        let found = operations.len();
-        return Err(Status::too_large(format!("The allowed maximum operations in a JSON patch is {OPERATIONS_LIMIT}, got {found}")));
+        return Err(too_much());
     }
     let mut doc = doc.clone();
     let mut work = Work::default();
@@ -65,9 +101,9 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, Status> {
         }
         deepest = deepest.max(may_be_as_deep_as(operation, deepest));
         if deepest > DEPTH_BETWEEN_MAX {
-            return Err(super::unprocessable());
+            return Err(too_much());
         }
-        apply(&mut doc, operation, &mut work).map_err(|Unfit| super::unprocessable())?;
+        apply(&mut doc, operation, &mut work)?;
     }
     bounded(&doc)?;
     Ok(doc)
@@ -85,50 +121,93 @@ fn may_be_as_deep_as(operation: &Value, deepest: usize) -> usize {
 }
 
 /// The depth of a document. One that is nested deeper than any body may be could not even be dropped.
-fn bounded(doc: &Value) -> Result<usize, Status> {
-    Some(depth(doc)).filter(|depth| *depth <= DEPTH_MAX).ok_or_else(super::unprocessable)
+fn bounded(doc: &Value) -> Result<usize, Unfit> {
+    Some(depth(doc)).filter(|depth| *depth <= DEPTH_MAX).ok_or_else(too_much)
 }
 
-fn no_patch(found: &Value, go_type: &str) -> Status {
-    Status::bad_request(format!("json: cannot unmarshal {} into Go value of type {go_type}", super::json_type(found)))
+fn no_patch(found: &Value, go_type: &str) -> Unfit {
+    Unfit::NoPatch(format!("json: cannot unmarshal {} into Go value of type {go_type}", super::json_type(found)))
 }
 
 fn apply(doc: &mut Value, operation: &Value, work: &mut Work) -> Result<(), Unfit> {
     let text = |key: &str| operation.get(key).and_then(Value::as_str);
-    let path = || text("path").ok_or(Unfit);
-    let from = || text("from").ok_or(Unfit);
+    let kind = text("op").unwrap_or_default();
+    let undecoded = |what: &str, why: &str| Unfit::Operation(format!("{kind} operation failed to decode {what}: {why}"));
+    let path = || {
+        // Two of them do not say what is missing.
+        let why = if matches!(kind, "replace" | "move" | "test") { "operation missing path field: missing value" } else { MISSING };
+        text("path").ok_or_else(|| undecoded("path", why))
+    };
+    let from = || text("from").ok_or_else(|| undecoded("from", "operation, missing from field: missing value"));
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
-    match text("op").unwrap_or_default() {
-        "add" => add(doc, path()?, value(), work),
-        "remove" => remove(doc, path()?, work).map(drop),
+    match kind {
+        "add" => {
+            let path = path()?;
+            let place = container(doc, path).ok_or_else(|| nowhere(format!("add operation does not apply: doc is missing path: \"{path}\"")))?;
+            add(place, value(), work).or_else(|why| unfit(format!("error in add for path: '{path}': {why}")))
+        }
+        "remove" => {
+            let path = path()?;
+            let place = container(doc, path).ok_or_else(|| nowhere(format!("remove operation does not apply: doc is missing path: \"{path}\"")))?;
+            remove(place, work).map(drop).or_else(|why| unfit(format!("error in remove for path: '{path}': {why}")))
+        }
         "replace" => replace(doc, path()?, value()),
         "move" => {
-            let moved = remove(doc, from()?, work)?;
-            add(doc, path()?, moved, work)
+            let from = from()?;
+            let (place, key) = container(doc, from).ok_or_else(|| nowhere(format!("move operation does not apply: doc is missing from path: {from}")))?;
+            let moved = remove((place, key.clone()), work).or_else(|why| unfit(format!("error in move for path: '{key}': {why}")))?;
+            let path = path()?;
+            let place = container(doc, path).ok_or_else(|| nowhere(format!("move operation does not apply: doc is missing destination path: {path}")))?;
+            add(place, moved, work).or_else(|why| unfit(format!("error in move for path: '{path}': {why}")))
         }
         "copy" => {
-            let copied = find(doc, from()?)?.cloned().unwrap_or(Value::Null);
+            let from = from()?;
+            let place = container(doc, from).ok_or_else(|| nowhere(format!("copy operation does not apply: doc is missing from path: {from}")))?;
+            let copied = get(&place).or_else(|why| unfit(format!("error in copy for from: '{from}': {why}")))?.cloned().unwrap_or(Value::Null);
+            let path = path()?;
+            let place = container(doc, path).ok_or_else(|| nowhere(format!("copy operation does not apply: doc is missing destination path: {path}")))?;
             work.copied_bytes += crate::json::encode(&copied).len();
             if work.copied_bytes > COPY_LIMIT_BYTES {
-                return Err(Unfit);
+                let size = work.copied_bytes;
+                return unfit(format!("Unable to complete the copy, the accumulated size increase of copy is {size}, exceeding the limit {COPY_LIMIT_BYTES}"));
             }
-            add(doc, path()?, copied, work)
+            add(place, copied, work).or_else(|why| unfit(format!("error while adding value during copy: {why}")))
         }
         "test" => {
             let (path, value) = (path()?, value());
-            let found = if path.is_empty() { Some(&*doc) } else { find(doc, path)? };
-            // What is not there is as good as null.
-            if *found.unwrap_or(&Value::Null) == value { Ok(()) } else { Err(Unfit) }
+            let found = if path.is_empty() {
+                Some(&*doc)
+            } else {
+                let place = container(doc, path).ok_or_else(|| nowhere(format!("test operation does not apply: is missing path: {path}")))?;
+                // What the place borrows ends here.
+                return match get(&place) {
+                    Err(why) => unfit(format!("error in test for path: '{path}': {why}")),
+                    Ok(found) => tested(path, found, &value),
+                };
+            };
+            tested(path, found, &value)
         }
-        _ => Err(Unfit),
+        other => unfit(format!("Unexpected kind: {}", if other.is_empty() { "unknown" } else { other })),
     }
 }
 
+fn nowhere(why: String) -> Unfit {
+    Unfit::Operation(format!("{why}: {MISSING}"))
+}
+
+/// What is not there is as good as null.
+fn tested(path: &str, found: Option<&Value>, value: &Value) -> Result<(), Unfit> {
+    if found.unwrap_or(&Value::Null) == value { Ok(()) } else { unfit(format!("testing value {path} failed: test failed")) }
+}
+
+/// An object or a list, and the unescaped name of a place in it.
+type Place<'d> = (&'d mut Value, String);
+
 /// The container that a path points into, and the unescaped last part.
-fn container<'d>(doc: &'d mut Value, path: &str) -> Result<(&'d mut Value, String), Unfit> {
+fn container<'d>(doc: &'d mut Value, path: &str) -> Option<Place<'d>> {
     let unescape = |part: &str| part.replace("~1", "/").replace("~0", "~");
     let mut parts: Vec<&str> = path.split('/').skip(1).collect();
-    let last = parts.pop().ok_or(Unfit)?;
+    let last = parts.pop()?;
     let place = parts.iter().try_fold(doc, |place, part| match place {
         Value::Object(map) => map.get_mut(&unescape(part)),
         Value::Array(items) => {
@@ -138,8 +217,8 @@ fn container<'d>(doc: &'d mut Value, path: &str) -> Result<(&'d mut Value, Strin
         _ => None,
     });
     match place {
-        Some(place @ (Value::Object(_) | Value::Array(_))) => Ok((place, unescape(last))),
-        _ => Err(Unfit),
+        Some(place @ (Value::Object(_) | Value::Array(_))) => Some((place, unescape(last))),
+        _ => None,
     }
 }
 
@@ -152,28 +231,40 @@ fn index(part: &str, length: usize) -> Option<usize> {
     }
 }
 
-/// The value at a path; `None` if an object has it not.
-fn find<'d>(doc: &'d mut Value, path: &str) -> Result<Option<&'d Value>, Unfit> {
-    let (place, last) = container(doc, path)?;
-    match place {
-        Value::Object(map) => Ok(map.get(&last)),
-        Value::Array(items) => index(&last, items.len()).and_then(|at| items.get(at)).map(Some).ok_or(Unfit),
-        _ => Err(Unfit),
+/// Why a list has not the place that a part of a path names.
+fn misplaced(part: &str) -> String {
+    match part.parse::<i64>() {
+        Ok(at) => format!("Unable to access invalid index: {at}: {INVALID_INDEX}"),
+        Err(_) => {
+            let why = format!("strconv.Atoi: parsing {part:?}: invalid syntax");
+            format!("value was not a proper array index: '{part}': {why}")
+        }
     }
 }
 
-fn add(doc: &mut Value, path: &str, value: Value, work: &mut Work) -> Result<(), Unfit> {
-    let (place, last) = container(doc, path)?;
+/// The value at a place; `None` if an object has it not.
+fn get<'p>((place, last): &'p Place<'_>) -> Result<Option<&'p Value>, String> {
+    match &**place {
+        Value::Object(map) => Ok(map.get(last)),
+        Value::Array(items) => {
+            let plain = last.parse::<i64>().map_err(|_| format!("strconv.Atoi: parsing {last:?}: invalid syntax"));
+            plain.and_then(|_| index(last, items.len()).and_then(|at| items.get(at)).map(Some).ok_or_else(|| misplaced(last)))
+        }
+        _ => Err(MISSING.into()),
+    }
+}
+
+fn add((place, last): Place<'_>, value: Value, work: &mut Work) -> Result<(), String> {
     match place {
         Value::Object(map) => drop(map.insert(last, value)),
         Value::Array(items) if last == "-" => items.push(value),
         Value::Array(items) => {
             // A negative place is counted in the list as it will be.
-            let at = index(&last, items.len() + 1).filter(|at| *at <= items.len()).ok_or(Unfit)?;
-            work.shift(items.len() - at)?;
+            let at = index(&last, items.len() + 1).filter(|at| *at <= items.len()).ok_or_else(|| misplaced(&last))?;
+            work.shift(items.len() - at).map_err(|_| MISSING.to_owned())?;
             items.insert(at, value);
         }
-        _ => return Err(Unfit),
+        _ => return Err(MISSING.into()),
     }
     Ok(())
 }
@@ -181,32 +272,32 @@ fn add(doc: &mut Value, path: &str, value: Value, work: &mut Work) -> Result<(),
 fn replace(doc: &mut Value, path: &str, value: Value) -> Result<(), Unfit> {
     if path.is_empty() {
         if !value.is_object() && !value.is_array() {
-            return Err(Unfit);
+            return unfit("replace operation value must be object or array: %!w(<nil>)".into());
         }
         *doc = value;
         return Ok(());
     }
-    let (place, last) = container(doc, path)?;
+    let missing = |what: &str| format!("replace operation does not apply: doc is missing {what}: {path}");
+    let (place, last) = container(doc, path).ok_or_else(|| nowhere(missing("path")))?;
     match place {
         Value::Object(map) => drop(map.insert(last, value)),
         Value::Array(items) => {
-            let at = index(&last, items.len()).ok_or(Unfit)?;
-            *items.get_mut(at).ok_or(Unfit)? = value;
+            let at = index(&last, items.len()).ok_or_else(|| nowhere(missing("key")))?;
+            *items.get_mut(at).ok_or_else(|| nowhere(missing("key")))? = value;
         }
-        _ => return Err(Unfit),
+        _ => return Err(nowhere(missing("path"))),
     }
     Ok(())
 }
 
-fn remove(doc: &mut Value, path: &str, work: &mut Work) -> Result<Value, Unfit> {
-    let (place, last) = container(doc, path)?;
+fn remove((place, last): Place<'_>, work: &mut Work) -> Result<Value, String> {
     match place {
-        Value::Object(map) => map.remove(&last).ok_or(Unfit),
+        Value::Object(map) => map.remove(&last).ok_or_else(|| format!("Unable to remove nonexistent key: {last}: {MISSING}")),
         Value::Array(items) => {
-            let at = index(&last, items.len()).filter(|at| *at < items.len()).ok_or(Unfit)?;
-            work.shift(items.len() - at)?;
+            let at = index(&last, items.len()).filter(|at| *at < items.len()).ok_or_else(|| misplaced(&last))?;
+            work.shift(items.len() - at).map_err(|_| MISSING.to_owned())?;
             Ok(items.remove(at))
         }
-        _ => Err(Unfit),
+        _ => Err(MISSING.into()),
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     apply::typed::plain,
     field::{Error, Path},
     json::{self, Validation},
+    quote::Quoted,
     schema::TypeRef,
     status::Status,
 };
@@ -116,7 +117,7 @@ impl Patch {
             let other_version = !version.is_empty() && version != own.api_version();
             if other_version || !kind.is_empty() && kind != own.kind {
                 let found = crate::gvk::Gvk::parse(version, kind);
-                return Err(invalid(value.to_string(), format!("no kind {:?} is registered for version {:?}", found.kind, found.api_version())));
+                return Err(invalid(value.to_string(), format!("no kind {} is registered for version {}", Quoted(&found.kind), Quoted(&found.api_version()))));
             }
         }
         let (decoded, unknown) = match json::canonical(value.clone(), ty) {

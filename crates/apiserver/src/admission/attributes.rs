@@ -1,0 +1,152 @@
+//! A write as webhooks and policies see it: upstream's `admission.Attributes`, in the version that one of them asks for.
+//!
+//! A subresource whose body is another kind than the object's (`scale`, `eviction`, `binding`, `token`, what is connected to) is
+//! seen as that kind. Only the scale of an object is a view of the object itself, and is written back into it.
+
+use crate::{Operation, Write, rows::Row, subresources, world::World};
+use machinery::{
+    Value, convert,
+    gvk::Gvk,
+    schema::{self, TypeRef},
+};
+use std::{borrow::Cow, sync::Arc};
+
+/// Kinds whose own admission they would be subject to: a webhook or a policy could make itself irremovable.
+const OWN: [&str; 6] = [
+    "validatingwebhookconfigurations",
+    "mutatingwebhookconfigurations",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+    "mutatingadmissionpolicies",
+    "mutatingadmissionpolicybindings",
+];
+
+/// A write, named as the request names it.
+#[derive(Clone, Copy)]
+pub(crate) struct Attributes<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) write: &'a Write<'a>,
+}
+
+/// A served version of what is written.
+#[derive(Clone)]
+pub(crate) struct Version {
+    pub(crate) group: String,
+    pub(crate) version: String,
+    pub(crate) resource: String,
+    /// The kind of the objects, or of the subresource's.
+    pub(crate) kind: Gvk,
+    /// None where the subresource's kind is the same in all versions.
+    row: Option<Arc<Row>>,
+}
+
+impl<'a> Attributes<'a> {
+    /// Create, update, delete or connect, as reviews name them.
+    pub(crate) fn operation(&self) -> &'static str {
+        match self.write.operation {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
+
+    /// The namespace; for a Namespace its own name.
+    pub(crate) fn namespace(&self) -> &'a str {
+        if self.is_namespace() { self.write.name } else { self.write.namespace }
+    }
+
+    /// The name, which the deletion of a collection does not tell.
+    pub(crate) fn name(&self) -> &'a str {
+        if self.write.cx.info.verb == "deletecollection" { "" } else { self.write.name }
+    }
+
+    pub(crate) fn is_namespace(&self) -> bool {
+        let resource = &self.write.row.resource;
+        resource.group.is_empty() && resource.resource == "namespaces"
+    }
+
+    /// Whether nobody is asked about it but the plug-ins.
+    pub(crate) fn is_exempt(&self) -> bool {
+        let resource = &self.write.row.resource;
+        resource.group == "admissionregistration.k8s.io" && OWN.contains(&resource.resource.as_str())
+    }
+
+    /// The version of the request.
+    pub(crate) fn version(&self) -> Version {
+        version_of(self.write.row, self.write.subresource, None)
+    }
+
+    /// The other served versions of the same objects.
+    pub(crate) fn equivalents(&self) -> Vec<Version> {
+        let own = &self.write.row.resource;
+        let part = self.write.subresource;
+        let rows = self.world.rows();
+        let same = rows.iter().filter(|row| row.root_key == self.write.row.root_key);
+        let others = same.filter(|row| (&row.resource.group, &row.resource.version) != (&own.group, &own.version));
+        others.filter(|row| part.is_empty() || row.resource.subresource(part).is_some()).map(|row| version_of(row, part, Some(row))).collect()
+    }
+
+    /// The object as this write's admission sees it.
+    pub(crate) fn view<'v>(&self, object: &'v Value) -> Cow<'v, Value> {
+        if self.is_scale() && !object.is_null() { Cow::Owned(subresources::scale_of(object)) } else { Cow::Borrowed(object) }
+    }
+
+    /// The object before the write, as this write's admission sees it; null if there is none.
+    pub(crate) fn old(&self) -> Cow<'a, Value> {
+        self.write.old.map_or(Cow::Owned(Value::Null), |old| self.view(old))
+    }
+
+    /// Writes a changed view back.
+    pub(crate) fn put(&self, viewed: Value, object: &mut Value) {
+        if self.is_scale() {
+            object["spec"]["replicas"] = viewed["spec"]["replicas"].clone();
+        } else {
+            *object = viewed;
+        }
+    }
+
+    fn is_scale(&self) -> bool {
+        self.write.subresource == "scale"
+    }
+
+    /// An object of the request's version in another one.
+    pub(crate) fn to(&self, version: &Version, object: Value) -> Value {
+        match &version.row {
+            Some(row) if !object.is_null() => convert::convert(object, &self.write.row.resource.kind, &row.resource.kind),
+            _ => object,
+        }
+    }
+
+    /// An object of another version in the request's.
+    pub(crate) fn from(&self, version: &Version, object: Value) -> Value {
+        match &version.row {
+            Some(row) if !object.is_null() => convert::convert(object, &row.resource.kind, &self.write.row.resource.kind),
+            _ => object,
+        }
+    }
+
+    /// The type of the objects of a version; none for what is no stored kind and has no schema.
+    pub(crate) fn ty<'v>(&'v self, version: &'v Version) -> Option<TypeRef<'v>> {
+        let row = version.row.as_deref().unwrap_or(self.write.row);
+        if version.kind == row.resource.kind { Some(row.ty()) } else { schema::builtin().kind(&version.kind) }
+    }
+
+    /// The row whose objects a version's are, if they are objects and no subresource's.
+    pub(crate) fn row<'v>(&'v self, version: &'v Version) -> Option<&'v Row> {
+        let row = version.row.as_deref().unwrap_or(self.write.row);
+        (version.kind == row.resource.kind).then_some(row)
+    }
+}
+
+fn version_of(row: &Row, part: &str, own: Option<&Arc<Row>>) -> Version {
+    let resource = &row.resource;
+    let kind = resource.subresource(part).map_or(&resource.kind, |part| &part.kind);
+    Version {
+        group: resource.group.clone(),
+        version: resource.version.clone(),
+        resource: resource.resource.clone(),
+        row: own.filter(|row| *kind == row.resource.kind).cloned(),
+        kind: kind.clone(),
+    }
+}

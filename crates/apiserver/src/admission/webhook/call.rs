@@ -1,0 +1,79 @@
+//! One call of one webhook, and what its end means for the write.
+
+use super::{
+    super::attributes::Attributes,
+    matching::Invocation,
+    review::{self, Refused, Verdict},
+};
+use crate::{hooks::Services, meta, world::World};
+use machinery::{Value, status::Status};
+use std::sync::Arc;
+
+/// Why a call did not let the write pass.
+pub(super) enum Problem {
+    /// The webhook was not reached or answered nothing that counts; its failure policy decides.
+    Calling(String),
+    /// It said no.
+    Rejected(Status),
+    /// The write cannot be: no policy is asked.
+    Refused(Status),
+}
+
+impl Services for World {
+    fn service(&self, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        self.read(("", "v1", "services"), namespace, name).ok()
+    }
+}
+
+/// Asks. `object` and `old` are in the webhook's version, null for what is not there.
+pub(super) async fn ask(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value, mutating: bool) -> Result<Verdict, Problem> {
+    let (hook, cx) = (&invocation.hook, asked.write.cx);
+    let calling = |why: String| Problem::Calling(format!("failed calling webhook {:?}: {why}", hook.name));
+    if asked.write.dry_run {
+        match hook.dry_run {
+            None => return Err(calling("Webhook SideEffects is nil".into())),
+            Some(false) => return Err(Problem::Refused(Status::bad_request(format!("admission webhook {:?} does not support dry run", hook.name)))),
+            Some(true) => {}
+        }
+    }
+    let unknown = || calling("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)".into());
+    let spoken = hook.review.ok_or_else(unknown)?;
+    let target = hook.target().map_err(|why| calling(format!("could not get REST client: {why}")))?;
+    let uid = meta::uuid();
+    let body = review::request(asked, invocation, spoken, &uid, object, old);
+    let within = hook.timeout.min(cx.time_left());
+    let answer = target.post(asked.world, body, within).await.map_err(|why| calling(format!("failed to call webhook: {why}")))?;
+    let verdict = review::verdict(&answer, spoken, &uid, mutating).map_err(|refused| match refused {
+        Refused::Unread(why) => calling(format!("failed to call webhook: {why}")),
+        Refused::Invalid(why) => calling(format!("received invalid webhook response: {why}")),
+    })?;
+    for warning in &verdict.warnings {
+        cx.warn(warning.clone());
+    }
+    if verdict.allowed { Ok(verdict) } else { Err(Problem::Rejected(denied(&hook.name, &verdict.result))) }
+}
+
+/// The write's answer when a webhook says no (upstream's `ToStatusErr`).
+fn denied(webhook: &str, result: &Value) -> Status {
+    let mut status = Status::from_value(result);
+    status.code = status.code.max(400);
+    let by = format!("admission webhook {webhook:?} denied the request");
+    status.message = match (status.message.as_str(), status.reason.as_str()) {
+        ("", "") => format!("{by} without explanation"),
+        ("", reason) => format!("{by}: {reason}"),
+        (message, _) => format!("{by}: {message}"),
+    };
+    status
+}
+
+/// The error of a webhook that failed, unless its failure is to be ignored.
+pub(super) fn failed(asked: &Attributes<'_>, invocation: &Invocation, why: &str) -> Result<(), Status> {
+    if !invocation.hook.ignore {
+        return Err(Status::internal(why));
+    }
+    tracing::warn!(webhook = invocation.hook.name, why, "a webhook failed, which its policy ignores");
+    if asked.write.cx.time_left().is_zero() {
+        return Err(Status::timeout("Timeout: request did not complete within requested timeout"));
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! Whether a webhook is asked about a write, and in which version (upstream's `ShouldCallHook`).
+
+use super::super::attributes::{Attributes, Version};
+use crate::{
+    Operation,
+    gate::{rules::Asked, webhooks::Webhook},
+    world::World,
+};
+use machinery::{Value, labels::Selector, status::Status};
+use std::sync::Arc;
+
+/// A webhook that is asked, and the version in which it wants the object.
+pub(super) struct Invocation {
+    pub(super) hook: Arc<Webhook>,
+    pub(super) version: Version,
+}
+
+/// The invocation of a webhook; none if the write does not concern it. `object` and `old` are null for what is not there.
+pub(super) fn find(asked: &Attributes<'_>, hook: &Arc<Webhook>, object: &Value, old: &Value) -> Result<Option<Invocation>, Status> {
+    // What goes wrong with a selector is no matter of those whom the write does not concern.
+    let by_namespace = in_namespace(asked, hook.namespaces.as_ref(), object);
+    if matches!(by_namespace, Ok(false)) {
+        return Ok(None);
+    }
+    let by_object = by_labels(hook.objects.as_ref(), object, old);
+    if matches!(by_object, Ok(false)) {
+        return Ok(None);
+    }
+    let Some(version) = version(asked, hook) else { return Ok(None) };
+    by_namespace?;
+    by_object?;
+    Ok(Some(Invocation { hook: Arc::clone(hook), version }))
+}
+
+fn version(asked: &Attributes<'_>, hook: &Webhook) -> Option<Version> {
+    let resource = &asked.write.row.resource;
+    let own = Asked {
+        group: &resource.group,
+        version: &resource.version,
+        resource: &resource.resource,
+        subresource: asked.write.subresource,
+        namespace: asked.namespace(),
+        operation: asked.operation(),
+    };
+    if hook.rules.iter().any(|rule| rule.matches(&own)) {
+        return Some(asked.version());
+    }
+    if !hook.equivalent {
+        return None;
+    }
+    let others = asked.equivalents();
+    // Earlier rules count first, whatever version they name.
+    hook.rules.iter().find_map(|rule| {
+        let fits = |other: &&Version| rule.matches(&Asked { group: &other.group, version: &other.version, resource: &other.resource, ..own });
+        others.iter().find(fits).cloned()
+    })
+}
+
+/// Whether the write's namespace is selected; what lies in none always is.
+pub(in crate::admission) fn in_namespace(asked: &Attributes<'_>, selector: Result<&Selector, &String>, object: &Value) -> Result<bool, Status> {
+    let namespace = asked.namespace();
+    if namespace.is_empty() && !asked.is_namespace() {
+        return Ok(true);
+    }
+    let selector = selector.map_err(Status::internal)?;
+    if selector.is_everything() {
+        return Ok(true);
+    }
+    // The labels that a Namespace will have count, if the write tells them.
+    let writes = matches!(asked.write.operation, Operation::Create | Operation::Update);
+    if asked.is_namespace() && asked.write.subresource.is_empty() && writes {
+        return Ok(selects(selector, object));
+    }
+    Ok(selects(selector, &*namespace_of(asked.world, namespace)?))
+}
+
+fn namespace_of(world: &World, name: &str) -> Result<Arc<Value>, Status> {
+    world.read(("", "v1", "namespaces"), "", name)
+}
+
+/// Whether the object before or after the write is selected.
+pub(in crate::admission) fn by_labels(selector: Result<&Selector, &String>, object: &Value, old: &Value) -> Result<bool, Status> {
+    let selector = selector.map_err(Status::internal)?;
+    let selected = |object: &Value| !object.is_null() && selects(selector, object);
+    Ok(selector.is_everything() || selected(object) || selected(old))
+}
+
+fn selects(selector: &Selector, object: &Value) -> bool {
+    let labels = object["metadata"]["labels"].as_object();
+    selector.matches(|key| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str))
+}

@@ -1,0 +1,130 @@
+//! The mutating webhooks: asked one after the other, each about the object that the one before has left.
+
+use super::{
+    call::{self, Problem},
+    is_left_alone,
+    matching::{self, Invocation},
+    review::Verdict,
+};
+use crate::{admission::attributes::Attributes, own};
+use machinery::{Value, json, patch, status::Status};
+use std::collections::HashSet;
+
+/// What the second round of a write's mutation must know of the first (upstream's reinvocation context).
+#[derive(Debug, Default)]
+pub(in crate::admission) struct Again {
+    /// The second round goes on.
+    pub(in crate::admission) second: bool,
+    /// Somebody has changed the object after others had seen it.
+    pub(in crate::admission) wanted: bool,
+    output: Option<Value>,
+    invoked: HashSet<String>,
+    reinvoke: HashSet<String>,
+}
+
+impl Again {
+    /// Those that were asked before and want to be asked again are asked again.
+    fn require(&mut self) {
+        self.reinvoke.extend(self.invoked.drain());
+    }
+}
+
+/// Asks all that the write concerns; `object` is null for a deletion.
+pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
+    let hooks = asked.world.gate().mutating.all();
+    if hooks.is_empty() || is_left_alone(asked) {
+        return Ok(());
+    }
+    if again.second && again.output.as_ref().is_some_and(|output| output != object) {
+        again.require();
+    }
+    let old = asked.old();
+    let mut viewed = asked.view(object).into_owned();
+    let mut dirty = false;
+    for hook in hooks.iter() {
+        let Some(invocation) = matching::find(asked, hook, &viewed, &old)? else { continue };
+        if again.second && !again.reinvoke.contains(&hook.uid) {
+            continue;
+        }
+        let outcome = Box::pin(one(asked, &invocation, &viewed, &old)).await;
+        let (changed, problem) = match outcome {
+            Ok(None) => (false, None),
+            Ok(Some(next)) => {
+                let changed = next.changed;
+                viewed = next.object;
+                dirty = true;
+                (changed, None)
+            }
+            Err(problem) => (false, Some(problem)),
+        };
+        if changed {
+            again.require();
+            again.wanted = true;
+        }
+        if hook.reinvoked {
+            again.invoked.insert(hook.uid.clone());
+        }
+        match problem {
+            None => {}
+            Some(Problem::Rejected(status) | Problem::Refused(status)) => return Err(status),
+            Some(Problem::Calling(why)) => call::failed(asked, &invocation, &why)?,
+        }
+    }
+    if dirty {
+        asked.put(viewed, object);
+    }
+    if !again.second && !again.invoked.is_empty() {
+        again.output = Some(object.clone());
+    }
+    Ok(())
+}
+
+/// An object after a patch.
+struct Patched {
+    object: Value,
+    changed: bool,
+}
+
+/// Asks one; the patched object, if there is a patch.
+async fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value) -> Result<Option<Patched>, Problem> {
+    let version = &invocation.version;
+    let (own, old) = (asked.to(version, object.clone()), asked.to(version, old.clone()));
+    let verdict = call::ask(asked, invocation, &own, &old, true).await?;
+    let Some(next) = patched(asked, invocation, &own, &verdict)? else { return Ok(None) };
+    let changed = next != own;
+    let mut next = next;
+    if let Some(row) = asked.row(version) {
+        own::default(row, &mut next);
+    }
+    Ok(Some(Patched { object: asked.from(version, next), changed }))
+}
+
+fn patched(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, verdict: &Verdict) -> Result<Option<Value>, Problem> {
+    let (hook, version) = (&invocation.hook, &invocation.version);
+    let calling = |why: String| Problem::Calling(format!("failed calling webhook {:?}: {why}", hook.name));
+    let refused = |why: String| Problem::Refused(Status::internal(why));
+    if verdict.patch.is_empty() {
+        return Ok(None);
+    }
+    let undecodable = |why: String| calling(format!("received undecodable patch in webhook response: {why}"));
+    let operations: Value = json::read(&verdict.patch).map_err(|error| undecodable(error.to_string()))?;
+    match &operations {
+        Value::Null => return Ok(None),
+        Value::Array(list) if list.is_empty() => return Ok(None),
+        _ => {}
+    }
+    if object.is_null() {
+        return Err(refused(format!("admission webhook {:?} attempted to modify the object, which is not supported for this operation", hook.name)));
+    }
+    if verdict.patch_type != "JSONPatch" {
+        return Err(calling(format!("unsupported patch type {:?}", verdict.patch_type)));
+    }
+    let next = patch::json_patch_told(object, &operations).map_err(|problem| match problem {
+        patch::Unfit::NoPatch(why) => undecodable(why),
+        patch::Unfit::Operation(why) => refused(why),
+    })?;
+    match asked.ty(version) {
+        Some(ty) => json::canonical(next, ty).map(|(next, _)| Some(next)).map_err(refused),
+        None => Ok(Some(next)),
+    }
+}

@@ -1,0 +1,207 @@
+//! The AdmissionReview: what a webhook is told, and what of its answer counts (upstream's `webhook/request`).
+
+use super::{super::attributes::Attributes, matching::Invocation};
+use crate::gate::webhooks::Review;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use machinery::{Value, json};
+use serde_json::json;
+
+const GROUP: &str = "admission.k8s.io";
+
+/// What a webhook has answered.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    pub(super) allowed: bool,
+    /// A JSON patch; empty for none.
+    pub(super) patch: Vec<u8>,
+    pub(super) patch_type: String,
+    /// A Status, or null.
+    pub(super) result: Value,
+    pub(super) warnings: Vec<String>,
+}
+
+fn name_of(review: Review) -> &'static str {
+    match review {
+        Review::V1 => "admission.k8s.io/v1",
+        Review::V1beta1 => "admission.k8s.io/v1beta1",
+    }
+}
+
+/// The request's body. Objects are written as they are answered, in the order of Go's fields.
+pub(super) fn request(asked: &Attributes<'_>, invocation: &Invocation, review: Review, uid: &str, object: &Value, old: &Value) -> Bytes {
+    let write = asked.write;
+    let (own, told) = (asked.version(), &invocation.version);
+    let kind = |version: &super::super::attributes::Version| json!({"group": version.kind.group, "version": version.kind.version, "kind": version.kind.kind});
+    let resource = |version: &super::super::attributes::Version| json!({"group": version.group, "version": version.version, "resource": version.resource});
+    let mut head = json!({
+        "uid": uid,
+        "kind": kind(told),
+        "resource": resource(told),
+        "requestKind": kind(&own),
+        "requestResource": resource(&own),
+        "operation": asked.operation(),
+        "userInfo": write.cx.user.to_value(),
+        "dryRun": write.dry_run,
+        "options": write.options.map_or(Value::Null, |options| options.to_value(write.operation)),
+    });
+    let texts = [("subResource", write.subresource), ("requestSubResource", write.subresource), ("name", asked.name()), ("namespace", asked.namespace())];
+    for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+        head[field] = text.into();
+    }
+    let ty = asked.ty(told);
+    let head = json::encode(&head);
+    let mut out = Vec::with_capacity(head.len() + 4096);
+    out.extend_from_slice(format!("{{\"kind\":\"AdmissionReview\",\"apiVersion\":\"{}\",\"request\":", name_of(review)).as_bytes());
+    out.extend_from_slice(head.strip_suffix(b"}").unwrap_or(&head));
+    for (field, value) in [("object", object), ("oldObject", old)] {
+        out.extend_from_slice(format!(",\"{field}\":").as_bytes());
+        out.extend_from_slice(&json::encode_as(ty.filter(|_| !value.is_null()), value));
+    }
+    out.extend_from_slice(b"}}");
+    out.into()
+}
+
+/// What an answer says, if it is one to this question; else why it does not count.
+pub(super) fn verdict(body: &[u8], review: Review, uid: &str, mutating: bool) -> Result<Verdict, Refused> {
+    let value: Value = json::read(body).map_err(|error| Refused::Unread(unreadable(body, &error)))?;
+    kind_of(&value, review)?;
+    let response = &value["response"];
+    if response.is_null() {
+        return Err(Refused::Invalid("webhook response was absent".into()));
+    }
+    check_types(&value)?;
+    let text = |field: &str| response[field].as_str().unwrap_or_default();
+    if review == Review::V1 {
+        if text("uid") != uid {
+            return Err(Refused::Invalid(format!("expected response.uid={uid:?}, got {:?}", text("uid"))));
+        }
+        let (version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
+        if version != name_of(review) || kind != "AdmissionReview" {
+            let (group, version) = version.split_once('/').unwrap_or(("", version));
+            return Err(Refused::Invalid(format!("expected webhook response of {GROUP}/v1, Kind=AdmissionReview, got {group}/{version}, Kind={kind}")));
+        }
+    }
+    let patch = STANDARD.decode(text("patch")).map_err(|error| Refused::Unread(format!("illegal base64 data: {error}")))?;
+    let patch_type = response["patchType"].as_str();
+    let patch_type = match (review, mutating) {
+        (Review::V1, true) => paired(&patch, patch_type).map_err(Refused::Invalid)?,
+        (Review::V1, false) if !patch.is_empty() => return Err(Refused::Invalid("validating webhook may not return response.patch".into())),
+        (Review::V1, false) if patch_type.is_some() => return Err(Refused::Invalid("validating webhook may not return response.patchType".into())),
+        (Review::V1, false) => "",
+        // The older review pins what it does not check.
+        (Review::V1beta1, _) => "JSONPatch",
+    };
+    let warnings = response["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    Ok(Verdict {
+        allowed: response["allowed"] == true,
+        patch_type: patch_type.to_owned(),
+        patch: if mutating { patch } else { Vec::new() },
+        result: response["status"].clone(),
+        warnings,
+    })
+}
+
+/// Why an answer does not count.
+#[derive(Debug, PartialEq)]
+pub(super) enum Refused {
+    /// It cannot be read at all.
+    Unread(String),
+    /// It is no answer to the question.
+    Invalid(String),
+}
+
+fn paired<'t>(patch: &[u8], patch_type: Option<&'t str>) -> Result<&'t str, String> {
+    match (patch.is_empty(), patch_type) {
+        (false, None) => Err("webhook returned response.patch but not response.patchType".into()),
+        (true, Some(_)) => Err("webhook returned response.patchType but not response.patch".into()),
+        (false, Some("")) => Err("webhook returned invalid response.patchType of \"\"".into()),
+        (_, found) => Ok(found.unwrap_or_default()),
+    }
+}
+
+/// The kinds that an answer may be read as.
+fn kind_of(value: &Value, review: Review) -> Result<(), Refused> {
+    let unread = |why: String| Err(Refused::Unread(why));
+    if !value.is_object() {
+        let found = go_type(value);
+        return unread(format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+        ));
+    }
+    let (version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
+    if (version.is_empty() || version == name_of(review)) && (kind.is_empty() || kind == "AdmissionReview") {
+        return Ok(());
+    }
+    if kind == "Status" && version == "v1" {
+        let status = machinery::status::Status::from_value(value);
+        // A good Status is no review either, but no error: nothing of it counts.
+        return if value["status"] == "Success" { Ok(()) } else { unread(status.message) };
+    }
+    let other = [Review::V1, Review::V1beta1].into_iter().find(|other| *other != review).map_or("", name_of);
+    if version == other && kind == "AdmissionReview" {
+        let short = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+        return unread(format!("converting ({}.AdmissionReview) to ({}.AdmissionReview): unknown conversion", short(other), short(name_of(review))));
+    }
+    let version = if version.is_empty() { name_of(review) } else { version };
+    let kind = if kind.is_empty() { "AdmissionReview" } else { kind };
+    unread(format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""))
+}
+
+/// Fields of the wrong type are told as Go's decoder tells them.
+fn check_types(value: &Value) -> Result<(), Refused> {
+    const FIELDS: [(&str, &str); 7] = [
+        ("uid", "string"),
+        ("allowed", "bool"),
+        ("patch", "[]uint8"),
+        ("patchType", "string"),
+        ("status", "v1.Status"),
+        ("auditAnnotations", "map[string]string"),
+        ("warnings", "[]string"),
+    ];
+    let response = &value["response"];
+    let wrong = |found: &Value, place: &str, ty: &str| {
+        Err(Refused::Unread(format!("json: cannot unmarshal {} into Go struct field {place} of type {ty}", go_type(found))))
+    };
+    if !response.is_object() {
+        return wrong(response, "AdmissionReview.response", "v1.AdmissionResponse");
+    }
+    for (field, ty) in FIELDS {
+        let found = &response[field];
+        let fits = match ty {
+            "bool" => found.is_boolean(),
+            "[]string" => found.is_array(),
+            "v1.Status" | "map[string]string" => found.is_object(),
+            _ => found.is_string(),
+        };
+        if !fits && !found.is_null() {
+            let ty = if field == "uid" { "types.UID" } else { ty };
+            return wrong(found, &format!("AdmissionResponse.response.{field}"), ty);
+        }
+    }
+    Ok(())
+}
+
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// What Go says of bytes that are no JSON.
+fn unreadable(body: &[u8], error: &serde_json::Error) -> String {
+    let why = match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        None => "unexpected end of JSON input".to_owned(),
+        Some(first) if !b"{[\"-0123456789tfn".contains(first) => {
+            format!("invalid character '{}' looking for beginning of value", char::from(*first))
+        }
+        Some(_) if error.is_eof() => "unexpected end of JSON input".to_owned(),
+        Some(_) => error.to_string(),
+    };
+    format!("couldn't get version/kind; json parse error: {why}")
+}

@@ -1,0 +1,42 @@
+//! The validating webhooks: all that a write concerns are asked at once, and the first that refuses is heard.
+
+use super::{
+    call::{self, Problem},
+    is_left_alone,
+    matching::{self, Invocation},
+};
+use crate::admission::attributes::Attributes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use machinery::{Value, status::Status};
+
+/// Asks all that the write concerns; `object` is as it would be stored, null for a deletion.
+pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Value) -> Result<(), Status> {
+    let hooks = asked.world.gate().validating.all();
+    if hooks.is_empty() || is_left_alone(asked) {
+        return Ok(());
+    }
+    let (object, old) = (asked.view(object), asked.old());
+    let mut invocations = Vec::new();
+    for hook in hooks.iter() {
+        if let Some(invocation) = matching::find(asked, hook, &object, &old)? {
+            invocations.push(invocation);
+        }
+    }
+    let mut calls: FuturesUnordered<_> = invocations.iter().map(|invocation| one(asked, invocation, &object, &old)).collect();
+    let mut first = Ok(());
+    // All are waited for, as upstream does: what one of them is told of is over when the write is answered.
+    while let Some(result) = calls.next().await {
+        first = first.and(result);
+    }
+    first
+}
+
+async fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value) -> Result<(), Status> {
+    let version = &invocation.version;
+    let (object, old) = (asked.to(version, object.clone()), asked.to(version, old.clone()));
+    match Box::pin(call::ask(asked, invocation, &object, &old, false)).await {
+        Ok(_) => Ok(()),
+        Err(Problem::Rejected(status) | Problem::Refused(status)) => Err(status),
+        Err(Problem::Calling(why)) => call::failed(asked, invocation, &why),
+    }
+}

@@ -1,0 +1,34 @@
+//! What admission is told, below the path that uses it: the plug-ins that are on with their settings, and the webhooks that are
+//! registered, compiled once for each state of their configuration.
+//!
+//! Nothing runs to keep this up to date. Whoever asks compares the revision of what is registered with the one that was compiled
+//! last ([`source::Source`]), so a configuration counts for the very next request, and a request that meets none pays one look
+//! at a number.
+
+pub(crate) mod order;
+pub(crate) mod rules;
+pub(crate) mod settings;
+pub(crate) mod source;
+pub(crate) mod webhooks;
+
+use source::Source;
+use store::Store;
+use webhooks::Webhook;
+
+/// What is registered for admission.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(crate) mutating: Source<Webhook>,
+    pub(crate) validating: Source<Webhook>,
+}
+
+impl Gate {
+    /// Over the objects of a store, with who the server is at its hooks.
+    pub(crate) fn new(store: &Store, settings: &settings::AdmissionSettings) -> Gate {
+        let hooks = |resource: &str, mutating| {
+            let credentials = settings.credentials(mutating);
+            Source::new(store, &format!("/registry/{resource}/"), move |value| webhooks::compile(value, mutating, &credentials))
+        };
+        Gate { mutating: hooks("mutatingwebhookconfigurations", true), validating: hooks("validatingwebhookconfigurations", false) }
+    }
+}

@@ -1,0 +1,89 @@
+//! Webhook configurations, compiled.
+
+use super::rules::Rule;
+use crate::hooks::{ClientConfig, Credentials, Target};
+use machinery::{Value, labels::Selector};
+use std::{collections::HashMap, sync::OnceLock, time::Duration};
+
+/// The time of a webhook that names none (the original's default).
+const TIMEOUT_S: u64 = 10;
+
+/// The versions of a review that are spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Review {
+    V1,
+    V1beta1,
+}
+
+/// One webhook of a configuration.
+#[derive(Debug)]
+pub(crate) struct Webhook {
+    pub(crate) name: String,
+    /// Configuration, name and which of that name: what tells it from all others.
+    pub(crate) uid: String,
+    pub(crate) rules: Vec<Rule>,
+    /// `matchPolicy: Equivalent`.
+    pub(crate) equivalent: bool,
+    /// `failurePolicy: Ignore`.
+    pub(crate) ignore: bool,
+    pub(crate) namespaces: Result<Selector, String>,
+    pub(crate) objects: Result<Selector, String>,
+    /// It may be asked about what is not stored; none if it does not say.
+    pub(crate) dry_run: Option<bool>,
+    pub(crate) timeout: Duration,
+    /// The first version of a review that both know.
+    pub(crate) review: Option<Review>,
+    /// `reinvocationPolicy: IfNeeded`.
+    pub(crate) reinvoked: bool,
+    config: ClientConfig,
+    credentials: Credentials,
+    target: OnceLock<Result<Target, String>>,
+}
+
+impl Webhook {
+    /// Where it is; found out when it is asked first.
+    pub(crate) fn target(&self) -> Result<&Target, String> {
+        self.target.get_or_init(|| Target::new(&self.config, &self.credentials)).as_ref().map_err(Clone::clone)
+    }
+}
+
+/// The webhooks of a configuration, in its order.
+pub(crate) fn compile(configuration: &Value, mutating: bool, credentials: &Credentials) -> Vec<Webhook> {
+    let own = configuration["metadata"]["name"].as_str().unwrap_or_default();
+    let mut names: HashMap<&str, usize> = HashMap::new();
+    let hooks = configuration["webhooks"].as_array().into_iter().flatten();
+    hooks
+        .map(|hook| {
+            let name = hook["name"].as_str().unwrap_or_default();
+            let count = names.entry(name).or_default();
+            let uid = format!("{own}/{name}/{count}");
+            *count += 1;
+            one(hook, name, uid, mutating, credentials)
+        })
+        .collect()
+}
+
+fn one(hook: &Value, name: &str, uid: String, mutating: bool, credentials: &Credentials) -> Webhook {
+    let versions = hook["admissionReviewVersions"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let selector = |field: &str| if hook[field].is_null() { Ok(Selector::nothing()) } else { Selector::from_label_selector(&hook[field]) };
+    Webhook {
+        name: name.to_owned(),
+        uid,
+        rules: Rule::list(&hook["rules"]),
+        equivalent: hook["matchPolicy"] == "Equivalent",
+        ignore: hook["failurePolicy"] == "Ignore",
+        namespaces: selector("namespaceSelector"),
+        objects: selector("objectSelector"),
+        dry_run: hook["sideEffects"].as_str().map(|effects| matches!(effects, "None" | "NoneOnDryRun")),
+        timeout: Duration::from_secs(hook["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT_S)),
+        review: { versions }.find_map(|version| match version {
+            "v1" => Some(Review::V1),
+            "v1beta1" => Some(Review::V1beta1),
+            _ => None,
+        }),
+        reinvoked: mutating && hook["reinvocationPolicy"] == "IfNeeded",
+        config: ClientConfig::of(&hook["clientConfig"]),
+        credentials: credentials.clone(),
+        target: OnceLock::new(),
+    }
+}

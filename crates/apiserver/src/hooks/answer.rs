@@ -1,0 +1,99 @@
+//! What an answer of HTTP says: its body within a bound, and whether it is an error (client-go's `transformResponse`).
+
+use super::{ANSWER_BYTES_MAX, Failure, words};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header, response::Parts};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use machinery::{
+    Value,
+    status::{Details, Status},
+};
+
+/// Bytes of a text that an error repeats at most.
+const TEXT_BYTES_MAX: usize = 2048;
+
+/// A whole body.
+pub(super) async fn read(mut body: Incoming) -> Result<Bytes, String> {
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|error| words::of_http(&error)).map_err(unexpected)?.into_data() else { continue };
+        if all.len() + data.len() > ANSWER_BYTES_MAX {
+            return Err("http: response body too large".into());
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(all.freeze())
+}
+
+/// Go tells an end before the announced one so.
+fn unexpected(why: String) -> String {
+    if why == "EOF" { "unexpected EOF".into() } else { why }
+}
+
+/// The body of a good answer, or the error that it tells.
+pub(super) fn judge(parts: &Parts, body: Bytes) -> Result<Bytes, Failure> {
+    let (text, json) = media(&parts.headers).map_err(|why| Failure::Answer(Box::new(Status::internal(why))))?;
+    if !(200..=206).contains(&parts.status.as_u16()) {
+        let told = if json { told_status(&body) } else { None };
+        return Err(Failure::Answer(Box::new(told.unwrap_or_else(|| generic(parts.status, text, &body)))));
+    }
+    if !json {
+        let media = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        return Err(Failure::Transport(format!("serializer for {media} doesn't exist")));
+    }
+    if body.is_empty() {
+        let media = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
+        return Err(Failure::Transport(format!("0-length response with status code: {} and content type: {media}", parts.status.as_u16())));
+    }
+    Ok(body)
+}
+
+/// Whether the answer is text, and whether it can be read. Client-go reads whatever is sent with the one serialiser that it
+/// has for hooks, and only what is no media type at all is refused.
+fn media(headers: &HeaderMap) -> Result<(bool, bool), String> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok((true, true)) };
+    let value = String::from_utf8_lossy(value.as_bytes());
+    let media = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match media.as_str() {
+        "" => Err("mime: no media type".into()),
+        media if media.split('/').any(str::is_empty) || media.contains(char::is_whitespace) => Err("mime: expected token after slash".into()),
+        media => Ok((media.starts_with("text/"), true)),
+    }
+}
+
+/// A Status that the body holds.
+fn told_status(body: &[u8]) -> Option<Status> {
+    let value: Value = machinery::json::read(body).ok()?;
+    let is_status = value["kind"] == "Status" && matches!(value["apiVersion"].as_str(), None | Some("" | "v1"));
+    (is_status && value["status"] != "Success").then(|| Status::from_value(&value))
+}
+
+/// The error that stands for a status code (upstream's `NewGenericServerResponse`).
+fn generic(code: StatusCode, text: bool, body: &[u8]) -> Status {
+    let cut = body.get(..TEXT_BYTES_MAX).unwrap_or(body);
+    let said = if text { String::from_utf8_lossy(cut).trim().to_owned() } else { "unknown".to_owned() };
+    let number = code.as_u16();
+    let (reason, message) = match number {
+        409 => ("AlreadyExists", "the server reported a conflict".to_owned()),
+        404 => ("NotFound", "the server could not find the requested resource".to_owned()),
+        400 => ("BadRequest", "the server rejected our request for an unknown reason".to_owned()),
+        401 => ("Unauthorized", "the server has asked for the client to provide credentials".to_owned()),
+        403 => ("Forbidden", said.clone()),
+        406 if said.is_empty() || said == "unknown" => {
+            ("NotAcceptable", "the server was unable to respond with a content type that the client supports".to_owned())
+        }
+        406 => ("NotAcceptable", said.clone()),
+        415 => ("UnsupportedMediaType", said.clone()),
+        405 => ("MethodNotAllowed", "the server does not allow this method on the requested resource".to_owned()),
+        422 => ("Invalid", "the server rejected our request due to an error in our request".to_owned()),
+        503 => ("ServiceUnavailable", "the server is currently unable to handle the request".to_owned()),
+        504 => ("Timeout", "the server was unable to return a response in the time allotted, but may still be processing the request".to_owned()),
+        429 => ("TooManyRequests", "the server has received too many requests and has asked us to try again later".to_owned()),
+        500.. => ("InternalError", format!("an error on the server ({said:?}) has prevented the request from succeeding")),
+        _ => ("", format!("the server responded with the status code {number} but did not return more information")),
+    };
+    let mut status = Status::new(number, reason, message);
+    status.details = Some(Box::<Details>::default());
+    status.cause("UnexpectedServerResponse", said, "")
+}

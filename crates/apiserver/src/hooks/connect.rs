@@ -1,0 +1,157 @@
+//! A new connection to a target: its address, TCP, TLS, HTTP.
+//!
+//! A Service is reached at its cluster IP, as upstream's resolver does without aggregator routing: the API server's process sees
+//! the service network as every process of the host does.
+
+use super::{Services, words};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use machinery::Value;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use std::{
+    io::{self, ErrorKind},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// How long one address may take to accept (Go's dialer has 30 s, which no webhook's time exceeds).
+const DIAL_MAX: Duration = Duration::from_secs(30);
+/// Bytes of headers of an answer; Go's client takes 1 MiB, hyper's own bound is near it.
+const HEAD_BYTES_MAX: usize = 1 << 20;
+
+/// Where a target is.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// A name or an address.
+    Host { host: String, port: u16 },
+    /// A Service's port, found out when it is needed.
+    Service { namespace: String, name: String, port: u16 },
+}
+
+/// A connection that takes requests.
+pub(super) enum Sender {
+    One(http1::SendRequest<Full<Bytes>>),
+    Two(http2::SendRequest<Full<Bytes>>),
+}
+
+/// Why a request has no answer, with the request if not a byte of it was sent.
+pub(super) struct Unanswered(Box<TrySendError<Request<Full<Bytes>>>>);
+
+impl Unanswered {
+    pub(super) fn is_unsent(&self) -> bool {
+        self.0.message().is_some()
+    }
+
+    pub(super) fn into_error(self) -> hyper::Error {
+        self.0.into_error()
+    }
+}
+
+impl Sender {
+    pub(super) fn is_two(&self) -> bool {
+        matches!(self, Sender::Two(_))
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        match self {
+            Sender::One(sender) => sender.is_closed(),
+            Sender::Two(sender) => sender.is_closed(),
+        }
+    }
+
+    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Unanswered> {
+        let sent = match self {
+            Sender::One(sender) => {
+                // One that was read to its end is ready a moment later.
+                if sender.ready().await.is_err() {
+                    return sender.try_send_request(request).await.map_err(|error| Unanswered(Box::new(error)));
+                }
+                sender.try_send_request(request).await
+            }
+            Sender::Two(sender) => sender.try_send_request(request).await,
+        };
+        sent.map_err(|error| Unanswered(Box::new(error)))
+    }
+}
+
+/// Connects; errors in Go's words.
+pub(super) async fn connect(place: &Place, name: &ServerName<'static>, tls: &Arc<ClientConfig>, services: &dyn Services) -> Result<Sender, String> {
+    let stream = match place {
+        Place::Host { host, port } => to_host(host, *port).await?,
+        Place::Service { namespace, name, port } => {
+            let (host, port) = resolve(services, namespace, name, *port)?;
+            to_host(&host, port).await?
+        }
+    };
+    let stream = TlsConnector::from(Arc::clone(tls)).connect(name.clone(), stream).await.map_err(|error| words::of_tls(&error))?;
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        let builder = http2::Builder::new(TokioExecutor::new());
+        let (sender, connection) = { builder }.timer(TokioTimer::new()).handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;
+        tokio::spawn(told(connection));
+        return Ok(Sender::Two(sender));
+    }
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HEAD_BYTES_MAX);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;
+    tokio::spawn(told(connection));
+    Ok(Sender::One(sender))
+}
+
+/// What went wrong is told to whoever waits for the answer as well.
+async fn told(connection: impl Future<Output = hyper::Result<()>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection to a webhook ended");
+    }
+}
+
+async fn to_host(host: &str, port: u16) -> Result<TcpStream, String> {
+    let addresses = dial::addresses(host, dial::ANSWER_MAX).await.map_err(|error| words::of_lookup(host, &error))?;
+    let mut last = String::new();
+    for ip in addresses {
+        match to_address(ip, port).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => {
+                // Go tells of the first address that it tried.
+                if last.is_empty() {
+                    last = words::of_dial(SocketAddr::new(ip, port), &error);
+                }
+            }
+        }
+    }
+    Err(last)
+}
+
+async fn to_address(ip: IpAddr, port: u16) -> io::Result<TcpStream> {
+    let dialled = tokio::time::timeout(DIAL_MAX, TcpStream::connect((ip, port))).await;
+    let stream = dialled.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Host and port by which a Service is reached (upstream's `ResolveCluster`).
+fn resolve(services: &dyn Services, namespace: &str, name: &str, port: u16) -> Result<(String, u16), String> {
+    let service = services.service(namespace, name).ok_or_else(|| format!("service {name:?} not found"))?;
+    let spec = &service["spec"];
+    let text = |field: &str| spec[field].as_str().unwrap_or_default().to_owned();
+    let kind = text("type");
+    match kind.as_str() {
+        "ClusterIP" if text("clusterIP") == "None" => Err("cannot route to service with ClusterIP \"None\"".into()),
+        "ClusterIP" | "NodePort" | "LoadBalancer" => {
+            let ports = spec["ports"].as_array().into_iter().flatten();
+            let known = { ports }.any(|known: &Value| known["port"].as_u64() == Some(u64::from(port)));
+            if known { Ok((text("clusterIP"), port)) } else { Err(format!("no service port {port} found for service {name:?}")) }
+        }
+        "ExternalName" => Ok((text("externalName"), port)),
+        other => Err(format!("unsupported service type {other:?}")),
+    }
+}

@@ -1,0 +1,59 @@
+//! What the server asks of others over HTTPS: admission webhooks, the conversion of custom objects, image policies.
+//!
+//! A [`Target`] is where one hook is, by URL or by Service, whom it is believed to be and who the server is there; it keeps its
+//! connections. A [`Target::post`] is one POST of a review: it ends at its deadline whatever the other side does, follows no
+//! redirect, and takes no more than [`ANSWER_BYTES_MAX`]. What goes wrong is told in the words of Go's client, since people and
+//! tests match on them ([`Failure`]). A hook that hangs, lies or floods costs the request that asked it, and nobody else.
+//!
+//! Upstream's rules: `apiserver/pkg/util/webhook` (client, authentication, service resolver) and `client-go/rest`.
+
+mod answer;
+mod connect;
+mod credentials;
+mod target;
+mod trust;
+mod words;
+
+pub(crate) use credentials::Credentials;
+pub(crate) use target::{ClientConfig, Target};
+
+use machinery::{Value, status::Status};
+use std::{fmt, io, path::Path, sync::Arc};
+
+/// Bytes of an answer at most. A patch is at most as large as a request's body, in base64, with some text around it; upstream
+/// has no bound and reads whatever comes.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What a call needs to know of the cluster.
+pub(crate) trait Services: Send + Sync {
+    /// A Service.
+    fn service(&self, namespace: &str, name: &str) -> Option<Arc<Value>>;
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone)]
+pub(crate) enum Failure {
+    /// The other side was not reached, did not answer in time or not as HTTP.
+    Transport(String),
+    /// It answered with an error.
+    Answer(Box<Status>),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Transport(why) => f.write_str(why),
+            Failure::Answer(status) => f.write_str(&status.message),
+        }
+    }
+}
+
+/// An error of a file in the words of Go.
+pub(crate) fn file_error(file: &Path, error: &io::Error) -> String {
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    };
+    format!("open {}: {why}", file.display())
+}

@@ -1,0 +1,93 @@
+//! Errors of the network in the words of Go's standard library.
+
+use rustls::{AlertDescription, Error as Tls, InvalidMessage};
+use std::{
+    error::Error as _,
+    fmt::Write as _,
+    io::{self, ErrorKind},
+    net::SocketAddr,
+};
+
+/// A name that has no address.
+pub(super) fn of_lookup(host: &str, error: &io::Error) -> String {
+    let server = std::fs::read_to_string("/etc/resolv.conf").ok().and_then(|text| dial::Conf::parse(&text).servers.first().copied());
+    let mut out = format!("dial tcp: lookup {host}");
+    if let Some(server) = server {
+        let _ = write!(out, " on {server}");
+    }
+    match error.kind() {
+        ErrorKind::NotFound => out.push_str(": no such host"),
+        ErrorKind::TimedOut => out.push_str(": i/o timeout"),
+        _ => {
+            let _ = write!(out, ": {error}");
+        }
+    }
+    out
+}
+
+/// An address that takes no connection.
+pub(super) fn of_dial(address: SocketAddr, error: &io::Error) -> String {
+    let why = match error.kind() {
+        ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        ErrorKind::ConnectionReset => "connect: connection reset by peer".to_owned(),
+        ErrorKind::TimedOut => "i/o timeout".to_owned(),
+        _ => format!("connect: {error}"),
+    };
+    format!("dial tcp {address}: {why}")
+}
+
+/// A handshake that failed.
+pub(super) fn of_tls(error: &io::Error) -> String {
+    let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) else { return of_io(error) };
+    match inner {
+        // What this server's own verifier says of a certificate.
+        Tls::General(why) => format!("tls: failed to verify certificate: {why}"),
+        Tls::InvalidMessage(InvalidMessage::InvalidContentType) => "http: server gave HTTP response to HTTPS client".to_owned(),
+        Tls::AlertReceived(alert) => format!("remote error: tls: {}", alert_text(*alert)),
+        Tls::InvalidMessage(_) => "tls: first record does not look like a TLS handshake".to_owned(),
+        other => format!("tls: {other}"),
+    }
+}
+
+fn alert_text(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::BadCertificate => "bad certificate".into(),
+        AlertDescription::CertificateExpired => "expired certificate".into(),
+        AlertDescription::CertificateRequired => "certificate required".into(),
+        AlertDescription::CertificateRevoked => "revoked certificate".into(),
+        AlertDescription::CertificateUnknown => "unknown certificate".into(),
+        AlertDescription::HandshakeFailure => "handshake failure".into(),
+        AlertDescription::InternalError => "internal error".into(),
+        AlertDescription::NoApplicationProtocol => "no application protocol".into(),
+        AlertDescription::ProtocolVersion => "protocol version not supported".into(),
+        AlertDescription::UnknownCA => "unknown certificate authority".into(),
+        AlertDescription::UnrecognisedName => "unrecognized name".into(),
+        AlertDescription::UnsupportedCertificate => "unsupported certificate".into(),
+        other => format!("alert({})", u8::from(other)),
+    }
+}
+
+fn of_io(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::UnexpectedEof => "EOF".into(),
+        ErrorKind::ConnectionReset => "read: connection reset by peer".into(),
+        ErrorKind::BrokenPipe => "write: broken pipe".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// An exchange of HTTP that failed.
+pub(super) fn of_http(error: &hyper::Error) -> String {
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        return "EOF".into();
+    }
+    if let Some(io) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+        return match io.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
+            Some(_) => of_tls(io),
+            None => of_io(io),
+        };
+    }
+    if error.is_parse() { "net/http: HTTP/1.x transport connection broken: malformed HTTP response".into() } else { error.to_string() }
+}

@@ -1,0 +1,412 @@
+//! Webhooks: whom they are asked about, what they are told, what their answers do, and what it costs when they are wrong.
+
+use crate::{
+    hook::{Act, Hook, configuration, entry, papers},
+    support::{Cluster, admin, merged, pod},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::Method;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1/";
+
+fn map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"start": "yes"}})
+}
+
+fn patch(operations: Value) -> Act {
+    Act::Respond(json!({"allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(operations.to_string())}))
+}
+
+fn yes() -> Act {
+    Act::Respond(json!({"allowed": true}))
+}
+
+impl Cluster {
+    async fn register(&self, kind: &str, name: &str, hooks: Vec<Value>) {
+        let resource = format!("{CONFIGURATIONS}{}webhookconfigurations", kind.to_lowercase());
+        self.post(&resource, configuration(kind, name, hooks)).await.expect(201);
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_is_told_everything_and_counts_at_once() {
+    let (cluster, hook) = (Cluster::start().await, Hook::start(|_, _| yes()).await);
+    let everything = json!([{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"]}]);
+    cluster.register("Mutating", "m", vec![merged(entry("m.example.com", hook.by_url("/m")), json!({"rules": everything}))]).await;
+    cluster.register("Validating", "v", vec![merged(entry("v.example.com", hook.by_url("/v")), json!({"rules": everything}))]).await;
+    assert!(hook.on("/m").is_empty(), "webhooks are not asked about webhooks");
+    let generated = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "map-"}});
+    let made = cluster.post(&format!("{MAPS}?fieldManager=me&fieldValidation=Strict"), generated).await.expect(201);
+    let (mutating, validating) = (&hook.on("/m")[0], &hook.on("/v")[0]);
+    let kind = json!({"group": "", "version": "v1", "kind": "ConfigMap"});
+    let resource = json!({"group": "", "version": "v1", "resource": "configmaps"});
+    for request in [mutating, validating] {
+        assert_eq!((&request["kind"], &request["requestKind"]), (&kind, &kind));
+        assert_eq!((&request["resource"], &request["requestResource"]), (&resource, &resource));
+        assert_eq!((&request["operation"], &request["namespace"], &request["dryRun"]), (&"CREATE".into(), &"default".into(), &false.into()));
+        assert_eq!(request["userInfo"], json!({"username": "admin", "groups": ["system:masters", "system:authenticated"]}));
+        assert_eq!(request["options"], json!({"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1", "fieldManager": "me", "fieldValidation": "Strict"}));
+        assert!(request["oldObject"].is_null() && request.get("subResource").is_none());
+    }
+    // Who mutates sees no name yet and nothing that the server adds; who validates sees the object as it is stored.
+    assert!(mutating.get("name").is_none() && mutating["object"]["metadata"]["uid"].is_null() && mutating["object"]["metadata"]["creationTimestamp"].is_null());
+    assert_eq!((&validating["name"], &validating["object"]["metadata"]["uid"]), (&made["metadata"]["name"], &made["metadata"]["uid"]));
+    assert_ne!(mutating["uid"], validating["uid"]);
+
+    let name = made["metadata"]["name"].as_str().unwrap();
+    cluster.patch(&format!("{MAPS}/{name}?dryRun=All"), json!({"data": {"a": "b"}})).await.expect(200);
+    let update = hook.on("/v").pop().unwrap();
+    assert_eq!((&update["operation"], &update["dryRun"], &update["name"]), (&"UPDATE".into(), &true.into(), &name.into()));
+    assert_eq!((&update["object"]["data"]["a"], &update["oldObject"]["data"]), (&"b".into(), &Value::Null));
+    assert_eq!(update["options"]["kind"], "UpdateOptions");
+
+    cluster.delete(&format!("{MAPS}/{name}?propagationPolicy=Background")).await.expect(200);
+    let delete = hook.on("/v").pop().unwrap();
+    assert_eq!((&delete["operation"], &delete["object"], &delete["oldObject"]["metadata"]["name"]), (&"DELETE".into(), &Value::Null, &name.into()));
+    assert_eq!(delete["options"], json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1", "propagationPolicy": "Background"}));
+    assert_eq!(hook.on("/m").last().unwrap()["operation"], "DELETE", "mutating webhooks are asked about deletions too");
+
+    // What is gone is asked no more.
+    cluster.delete(&format!("{CONFIGURATIONS}mutatingwebhookconfigurations/m")).await.expect(200);
+    let before = hook.on("/m").len();
+    cluster.post(MAPS, map("after")).await.expect(201);
+    assert_eq!(hook.on("/m").len(), before);
+    assert_eq!(hook.seen.lock().unwrap()[0].1["query"], "timeout=5s");
+}
+
+#[tokio::test]
+async fn every_way_to_write_is_asked_about() {
+    let (cluster, hook) = (Cluster::start().await, Hook::start(|_, _| yes()).await);
+    let namespaced = json!([{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"]}]);
+    cluster.register("Validating", "v", vec![merged(entry("v.example.com", hook.by_url("/v")), json!({"rules": namespaced}))]).await;
+    let last = || hook.on("/v").pop().unwrap();
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+    });
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let apply = [("content-type", "application/apply-patch+yaml")];
+    cluster.call(&admin(), Method::PATCH, &format!("{deployments}/d?fieldManager=me"), &apply, deployment).await.expect(201);
+    assert_eq!((&last()["operation"], &last()["options"]["kind"]), (&"CREATE".into(), &"CreateOptions".into()), "apply that creates");
+    cluster.patch(&format!("{deployments}/d/scale"), json!({"spec": {"replicas": 3}})).await.expect(200);
+    let scale = last();
+    assert_eq!((&scale["subResource"], &scale["kind"]["kind"], &scale["resource"]["resource"]), (&"scale".into(), &"Scale".into(), &"deployments".into()));
+    assert_eq!((&scale["object"]["spec"]["replicas"], &scale["oldObject"]["spec"]["replicas"]), (&3.into(), &1.into()));
+    cluster.patch(&format!("{deployments}/d/status"), json!({"status": {"replicas": 1}})).await.expect(200);
+    assert_eq!((&last()["subResource"], &last()["kind"]["kind"]), (&"status".into(), &"Deployment".into()));
+
+    cluster.post("/api/v1/namespaces/default/pods", pod("p")).await.expect(201);
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    cluster.post("/api/v1/namespaces/default/pods/p/binding", binding).await.expect(201);
+    let bound = last();
+    assert_eq!((&bound["operation"], &bound["subResource"], &bound["kind"]["kind"]), (&"CREATE".into(), &"binding".into(), &"Binding".into()));
+    assert_eq!(bound["object"]["target"]["name"], "n");
+    let debug = json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "i"}]}});
+    cluster.patch("/api/v1/namespaces/default/pods/p/ephemeralcontainers", debug).await.expect(200);
+    assert_eq!((&last()["subResource"], &last()["operation"]), (&"ephemeralcontainers".into(), &"UPDATE".into()));
+    let exec = cluster.call(&admin(), Method::POST, "/api/v1/namespaces/default/pods/p/exec?command=ls&command=-l&stdout=true", &[], Value::Null).await;
+    assert_ne!(exec.code, 200);
+    let connect = last();
+    assert_eq!((&connect["operation"], &connect["kind"]["kind"], &connect["options"]), (&"CONNECT".into(), &"PodExecOptions".into(), &Value::Null));
+    assert_eq!(connect["object"], json!({"kind": "PodExecOptions", "apiVersion": "v1", "stdout": true, "command": ["ls", "-l"]}));
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    cluster.post("/api/v1/namespaces/default/pods/p/eviction", eviction).await.expect(201);
+    let all = hook.on("/v");
+    let evicted = all.iter().find(|request| request["subResource"] == "eviction").unwrap();
+    assert_eq!((&evicted["operation"], &evicted["kind"]["kind"], &evicted["kind"]["group"]), (&"CREATE".into(), &"Eviction".into(), &"policy".into()));
+
+    for name in ["a", "b"] {
+        cluster.post(MAPS, map(name)).await.expect(201);
+    }
+    let before = hook.on("/v").len();
+    cluster.delete(MAPS).await.expect(200);
+    let gone: Vec<Value> = hook.on("/v").split_off(before);
+    assert!(gone.len() >= 2 && gone.iter().all(|request| request["operation"] == "DELETE" && request.get("name").is_none()), "{gone:?}");
+    cluster.namespace("other").await;
+    let all = hook.on("/v");
+    let namespace = all.iter().rev().find(|request| request["kind"]["kind"] == "Namespace").unwrap();
+    assert_eq!(namespace["namespace"], "other", "a namespace is in itself");
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let before = hook.on("/v").len();
+    cluster.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review).await.expect(201);
+    assert_eq!(hook.on("/v").len(), before, "nobody is asked about questions");
+}
+
+#[tokio::test]
+async fn what_webhooks_answer_is_the_writes_answer() {
+    let cluster = Cluster::start().await;
+    let hook = Hook::start(|_, request| match request["name"].as_str().unwrap_or_default() {
+        "plain" => Act::Respond(json!({"allowed": false})),
+        "said" => Act::Respond(json!({"allowed": false, "status": {"message": "not today"}})),
+        "reasoned" => Act::Respond(json!({"allowed": false, "status": {"reason": "Forbidden", "code": 403}})),
+        "kind" => Act::Respond(
+            json!({"allowed": false, "status": {"message": "full", "code": 429, "reason": "TooManyRequests", "details": {"retryAfterSeconds": 7}}}),
+        ),
+        "low" => Act::Respond(json!({"allowed": false, "status": {"code": 200, "message": "odd", "status": "Success"}})),
+        "warned" => Act::Respond(json!({"allowed": true, "warnings": ["first", "second", "first"]})),
+        "uid" => Act::Respond(json!({"allowed": true, "uid": "other"})),
+        "kindless" => Act::Body(json!({"response": {"uid": request["uid"], "allowed": true}}).to_string()),
+        "absent" => Act::Body(json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}).to_string()),
+        "patching" => patch(json!([{"op": "add", "path": "/data/x", "value": "y"}])),
+        "typed" => Act::Respond(json!({"allowed": true, "patchType": "JSONPatch"})),
+        "string" => Act::Respond(json!({"allowed": "yes"})),
+        "foreign" => Act::Body(json!({"apiVersion": "v1", "kind": "Pod"}).to_string()),
+        "text" => Act::Body("hello".into()),
+        "empty" => Act::Body(String::new()),
+        "missing" => Act::Code(404, ("content-type", "text/plain"), "nothing here".into()),
+        "broken" => Act::Code(500, ("content-type", "text/plain"), "oh no".into()),
+        "status" => Act::Code(
+            403,
+            ("content-type", "application/json"),
+            json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "message": "go away"}).to_string(),
+        ),
+        "moved" => Act::Code(307, ("location", "https://127.0.0.1:1/"), String::new()),
+        "flood" => Act::Flood,
+        _ => yes(),
+    })
+    .await;
+    cluster.register("Validating", "v", vec![entry("v.example.com", hook.by_url("/v"))]).await;
+    let denied = [
+        ("plain", 400, "", "admission webhook \"v.example.com\" denied the request without explanation"),
+        ("said", 400, "", "admission webhook \"v.example.com\" denied the request: not today"),
+        ("reasoned", 403, "Forbidden", "admission webhook \"v.example.com\" denied the request: Forbidden"),
+        ("kind", 429, "TooManyRequests", "admission webhook \"v.example.com\" denied the request: full"),
+        ("low", 400, "", "admission webhook \"v.example.com\" denied the request: odd"),
+    ];
+    for (name, code, reason, message) in denied {
+        let status = cluster.post(MAPS, map(name)).await.expect(code);
+        assert_eq!((&status["message"], status["reason"].as_str().unwrap_or_default()), (&message.into(), reason), "{name}");
+    }
+    let uid = "received invalid webhook response: expected response.uid=";
+    let failures = [
+        ("uid", uid),
+        ("kindless", "received invalid webhook response: expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got /, Kind="),
+        ("absent", "received invalid webhook response: webhook response was absent"),
+        ("patching", "received invalid webhook response: validating webhook may not return response.patch"),
+        ("typed", "received invalid webhook response: validating webhook may not return response.patchType"),
+        ("string", "failed to call webhook: json: cannot unmarshal string into Go struct field AdmissionResponse.response.allowed of type bool"),
+        ("foreign", "failed to call webhook: no kind \"Pod\" is registered for version \"v1\" in scheme \"pkg/runtime/scheme.go:111\""),
+        ("text", "failed to call webhook: couldn't get version/kind; json parse error: invalid character 'h' looking for beginning of value"),
+        ("empty", "failed to call webhook: 0-length response with status code: 200 and content type: application/json"),
+        ("missing", "failed to call webhook: the server could not find the requested resource"),
+        ("broken", "failed to call webhook: an error on the server (\"oh no\") has prevented the request from succeeding"),
+        ("status", "failed to call webhook: go away"),
+        ("moved", "failed to call webhook: the server responded with the status code 307 but did not return more information"),
+        ("flood", "failed to call webhook: unexpected error when reading response body. Please retry. Original error: http: response body too large"),
+    ];
+    for (name, message) in failures {
+        let status = cluster.post(MAPS, map(name)).await.expect(500);
+        let text = status["message"].as_str().unwrap();
+        let expected = format!("Internal error occurred: failed calling webhook \"v.example.com\": {message}");
+        assert!(text.starts_with(&expected), "{name}: {text}");
+        assert_eq!(status["reason"], "InternalError");
+    }
+    cluster.post(MAPS, map("warned")).await.expect(201);
+    cluster.get(&format!("{MAPS}/warned")).await.expect(200);
+    cluster.get(&format!("{MAPS}/plain")).await.expect(404);
+}
+
+#[tokio::test]
+async fn patches_change_the_object_or_say_why_not() {
+    let cluster = Cluster::start().await;
+    let hook = Hook::start(|path, request| match (path, request["name"].as_str().unwrap_or_default()) {
+        ("/second", _) => patch(json!([{"op": "test", "path": "/data/first", "value": "yes"}, {"op": "add", "path": "/data/second", "value": "yes"}])),
+        (_, "gone") => patch(json!([{"op": "remove", "path": "/data/nothing"}])),
+        (_, "deep") => patch(json!([{"op": "add", "path": "/spec/a/b", "value": 1}])),
+        (_, "wrong") => patch(json!([{"op": "replace", "path": "/data", "value": "text"}])),
+        (_, "none") => patch(json!({"op": "add"})),
+        (_, "empty") => patch(json!([])),
+        (_, "unknown") => patch(json!([{"op": "add", "path": "/extra", "value": 1}, {"op": "add", "path": "/data/first", "value": "yes"}])),
+        (_, "half") => Act::Respond(json!({"allowed": true, "patch": STANDARD.encode("[]")})),
+        (_, "merge") => Act::Respond(json!({"allowed": true, "patchType": "Merge", "patch": STANDARD.encode("[{}]")})),
+        (_, "invalid") => patch(json!([{"op": "add", "path": "/data/a b", "value": "c"}])),
+        _ => patch(json!([{"op": "add", "path": "/data/first", "value": "yes"}])),
+    })
+    .await;
+    cluster.register("Mutating", "a", vec![entry("a.example.com", hook.by_url("/first"))]).await;
+    // The order is that of the configurations' names, not of their making; the webhook that sees what the other left is second.
+    let second = merged(entry("b.example.com", hook.by_url("/second")), json!({"objectSelector": {"matchLabels": {"second": "yes"}}}));
+    cluster.register("Mutating", "b", vec![second]).await;
+    let labelled = merged(map("both"), json!({"metadata": {"labels": {"second": "yes"}}}));
+    let both = cluster.post(MAPS, labelled).await.expect(201);
+    assert_eq!(both["data"], json!({"start": "yes", "first": "yes", "second": "yes"}));
+    assert_eq!(cluster.get(&format!("{MAPS}/both")).await.expect(200)["data"], both["data"]);
+    assert_eq!(cluster.post(MAPS, map("empty")).await.expect(201)["data"], json!({"start": "yes"}));
+    let unknown = cluster.post(MAPS, map("unknown")).await.expect(201);
+    assert!(unknown.get("extra").is_none() && unknown["data"]["first"] == "yes");
+    let failing = [
+        ("gone", "error in remove for path: '/data/nothing': Unable to remove nonexistent key: nothing: missing value"),
+        ("deep", "add operation does not apply: doc is missing path: \"/spec/a/b\": missing value"),
+        (
+            "none",
+            "failed calling webhook \"a.example.com\": received undecodable patch in webhook response: json: cannot unmarshal object into Go value of type jsonpatch.Patch",
+        ),
+        ("half", "failed calling webhook \"a.example.com\": received invalid webhook response: webhook returned response.patch but not response.patchType"),
+        ("merge", "failed calling webhook \"a.example.com\": unsupported patch type \"Merge\""),
+    ];
+    for (name, why) in failing {
+        assert_eq!(cluster.post(MAPS, map(name)).await.refused(500), format!("Internal error occurred: {why}"), "{name}");
+    }
+    let wrong = cluster.post(MAPS, map("wrong")).await.refused(500);
+    assert!(wrong.contains("json: cannot unmarshal string into Go struct field ConfigMap.data of type map[string]string"), "{wrong}");
+    // What a webhook makes of an object is validated as what anybody makes.
+    let invalid = cluster.post(MAPS, map("invalid")).await.refused(422);
+    assert!(invalid.contains("data[a b]: Invalid value"), "{invalid}");
+}
+
+#[tokio::test]
+async fn those_that_want_it_see_what_others_changed_after_them() {
+    let cluster = Cluster::start().await;
+    let hook = Hook::start(|path, request| {
+        let path = path.trim_start_matches('/');
+        let has = !request["object"]["data"][path].is_null();
+        if has { yes() } else { patch(json!([{"op": "add", "path": format!("/data/{path}"), "value": "yes"}])) }
+    })
+    .await;
+    let again =
+        |name: &str, policy: &str| merged(entry(&format!("{name}.example.com"), hook.by_url(&format!("/{name}"))), json!({"reinvocationPolicy": policy}));
+    cluster.register("Mutating", "m", vec![again("one", "IfNeeded"), again("two", "Never"), again("three", "IfNeeded")]).await;
+    let made = cluster.post(MAPS, map("x")).await.expect(201);
+    assert_eq!(made["data"], json!({"start": "yes", "one": "yes", "two": "yes", "three": "yes"}));
+    assert_eq!([hook.on("/one").len(), hook.on("/two").len(), hook.on("/three").len()], [2, 1, 1]);
+    assert_eq!(hook.on("/one")[1]["object"]["data"], made["data"]);
+}
+
+#[tokio::test]
+async fn rules_selectors_and_versions_choose() {
+    let (cluster, hook) = (Cluster::start().await, Hook::start(|_, _| yes()).await);
+    cluster.namespace("other").await;
+    cluster.patch("/api/v1/namespaces/other", json!({"metadata": {"labels": {"asked": "yes"}}})).await.expect(200);
+    let selected = json!({"namespaceSelector": {"matchLabels": {"asked": "yes"}}});
+    cluster.register("Validating", "namespaces", vec![merged(entry("n.example.com", hook.by_url("/n")), selected)]).await;
+    let labelled = json!({"objectSelector": {"matchLabels": {"asked": "yes"}}, "rules": [{"operations": ["CREATE", "UPDATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]});
+    cluster.register("Validating", "objects", vec![merged(entry("o.example.com", hook.by_url("/o")), labelled)]).await;
+    cluster.post(MAPS, map("x")).await.expect(201);
+    assert!(hook.on("/n").is_empty() && hook.on("/o").is_empty());
+    cluster.post("/api/v1/namespaces/other/configmaps", map("x")).await.expect(201);
+    assert_eq!(hook.on("/n").len(), 1);
+    cluster.patch(&format!("{MAPS}/x"), json!({"metadata": {"labels": {"asked": "yes"}}})).await.expect(200);
+    cluster.patch(&format!("{MAPS}/x"), json!({"metadata": {"labels": null}})).await.expect(200);
+    assert_eq!(hook.on("/o").len(), 2, "the label before the write counts, and the one after it");
+
+    // A rule of one version meets a request of another, and the webhook is told the version that it knows.
+    let scaler = json!({
+        "apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+        "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50, "scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"}},
+    });
+    let rules = json!({"rules": [{"operations": ["CREATE"], "apiGroups": ["autoscaling"], "apiVersions": ["v2"], "resources": ["horizontalpodautoscalers"]}]});
+    cluster.register("Validating", "equivalent", vec![merged(entry("e.example.com", hook.by_url("/e")), rules.clone())]).await;
+    let exact = merged(merged(entry("x.example.com", hook.by_url("/x")), rules.clone()), json!({"matchPolicy": "Exact"}));
+    cluster.register("Validating", "exact", vec![exact]).await;
+    cluster.register("Mutating", "equivalent", vec![merged(entry("m.example.com", hook.by_url("/m")), rules)]).await;
+    cluster.post("/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers", scaler).await.expect(201);
+    assert!(hook.on("/x").is_empty());
+    for path in ["/e", "/m"] {
+        let asked = &hook.on(path)[0];
+        assert_eq!((&asked["kind"]["version"], &asked["requestKind"]["version"]), (&"v2".into(), &"v1".into()));
+        assert_eq!((&asked["resource"]["version"], &asked["requestResource"]["version"]), (&"v2".into(), &"v1".into()));
+        assert_eq!((&asked["object"]["apiVersion"], &asked["object"]["spec"]["metrics"][0]["resource"]["name"]), (&"autoscaling/v2".into(), &"cpu".into()));
+    }
+}
+
+#[tokio::test]
+async fn failures_are_ignored_where_the_policy_says_so() {
+    let (cluster, hook) = (Cluster::start().await, Hook::start(|path, _| if path == "/hang" { Act::Hang } else { Act::Trickle }).await);
+    let timed = |name: &str, policy: &str| {
+        let own = json!({"failurePolicy": policy, "timeoutSeconds": 1, "objectSelector": {"matchLabels": {"asked": name}}});
+        merged(entry(&format!("{name}.example.com"), hook.by_url(&format!("/{}", name.split('-').next().unwrap()))), own)
+    };
+    for kind in ["Mutating", "Validating"] {
+        cluster.register(kind, "v", vec![timed("hang", "Fail"), timed("hang-ignored", "Ignore"), timed("trickle", "Fail")]).await;
+    }
+    let asked = |name: &str| merged(map(name), json!({"metadata": {"labels": {"asked": name}}}));
+    let began = Instant::now();
+    let hung = cluster.post(MAPS, asked("hang")).await.refused(500);
+    let url = format!("https://127.0.0.1:{}/hang?timeout=1s", hook.port);
+    assert_eq!(
+        hung,
+        format!("Internal error occurred: failed calling webhook \"hang.example.com\": failed to call webhook: Post \"{url}\": context deadline exceeded")
+    );
+    let trickled = cluster.post(MAPS, asked("trickle")).await.refused(500);
+    assert!(trickled.ends_with("unexpected error when reading response body. Please retry. Original error: context deadline exceeded"), "{trickled}");
+    // Both kinds are asked, each for its time.
+    cluster.post(MAPS, asked("hang-ignored")).await.expect(201);
+    assert!((Duration::from_secs(4)..Duration::from_secs(8)).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn validating_webhooks_are_asked_at_once() {
+    let cluster = Cluster::start().await;
+    let hook = Hook::start(|_, _| Act::Hang).await;
+    let hooks =
+        (0..10).map(|at| merged(entry(&format!("h{at}.example.com"), hook.by_url("/v")), json!({"failurePolicy": "Ignore", "timeoutSeconds": 1}))).collect();
+    cluster.register("Validating", "v", hooks).await;
+    let began = Instant::now();
+    cluster.post(MAPS, map("x")).await.expect(201);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(hook.on("/v").len(), 10);
+}
+
+#[tokio::test]
+async fn who_a_webhook_is_must_be_proven() {
+    let cluster = Cluster::start().await;
+    let wrong_name = Hook::with(papers(&["other.example.com"], |_| {}), |_, _| yes()).await;
+    let old = Hook::with(
+        papers(&["127.0.0.1"], |params| {
+            params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        }),
+        |_, _| yes(),
+    )
+    .await;
+    let good = Hook::start(|_, _| yes()).await;
+    // Its certificate could sign others, which Go takes.
+    let authority = Hook::with(papers(&["127.0.0.1"], |params| params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained)), |_, _| yes()).await;
+    let asked = |name: &str, client: Value| merged(entry(&format!("{name}.example.com"), client), json!({"objectSelector": {"matchLabels": {"asked": name}}}));
+    let stranger = json!({"url": format!("https://127.0.0.1:{}/", good.port), "caBundle": wrong_name.bundle()});
+    let nobody = json!({"url": format!("https://127.0.0.1:{}/", good.port)});
+    let service = json!({"service": {"namespace": "default", "name": "hook", "path": "/s", "port": good.port}, "caBundle": good.bundle()});
+    let absent = json!({"service": {"namespace": "default", "name": "absent"}, "caBundle": good.bundle()});
+    let closed = json!({"url": "https://127.0.0.1:1/x", "caBundle": good.bundle()});
+    let garbage = json!({"url": format!("https://127.0.0.1:{}/", good.port), "caBundle": STANDARD.encode("garbage")});
+    let hooks = [
+        ("name", wrong_name.by_url("")),
+        ("old", old.by_url("")),
+        ("stranger", stranger),
+        ("nobody", nobody),
+        ("service", service),
+        ("absent", absent),
+        ("closed", closed),
+        ("garbage", garbage),
+        ("authority", authority.by_url("")),
+    ];
+    cluster.register("Validating", "v", hooks.into_iter().map(|(name, client)| asked(name, client)).collect()).await;
+    let outside = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "hook"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
+    cluster.post("/api/v1/namespaces/default/services", outside).await.expect(201);
+    let labelled = |name: &str| merged(map(name), json!({"metadata": {"labels": {"asked": name}}}));
+    let refused = async |name: &str| {
+        let message = cluster.post(MAPS, labelled(name)).await.refused(500);
+        message.strip_prefix(&format!("Internal error occurred: failed calling webhook \"{name}.example.com\": ")).unwrap_or(&message).to_owned()
+    };
+    let post = |port: u16, path: &str, why: &str| format!("failed to call webhook: Post \"https://127.0.0.1:{port}{path}?timeout=5s\": {why}");
+    let verify = "tls: failed to verify certificate: x509: ";
+    assert_eq!(
+        refused("name").await,
+        post(wrong_name.port, "/", &format!("{verify}cannot validate certificate for 127.0.0.1 because it doesn't contain any IP SANs"))
+    );
+    let expired = refused("old").await;
+    assert!(expired.starts_with(&post(old.port, "/", &format!("{verify}certificate has expired or is not yet valid: current time "))), "{expired}");
+    assert!(expired.ends_with(" is after 2020-01-01T00:00:00Z"), "{expired}");
+    let hint = "(possibly because of \"x509: ECDSA verification failure\" while trying to verify candidate authority certificate \"hooks-ca\")";
+    assert_eq!(refused("stranger").await, post(good.port, "/", &format!("{verify}certificate signed by unknown authority {hint}")));
+    assert_eq!(refused("nobody").await, post(good.port, "/", &format!("{verify}certificate signed by unknown authority")));
+    assert_eq!(refused("closed").await, post(1, "/x", "dial tcp 127.0.0.1:1: connect: connection refused"));
+    assert_eq!(refused("absent").await, "failed to call webhook: Post \"https://absent.default.svc:443/?timeout=5s\": service \"absent\" not found");
+    assert_eq!(refused("garbage").await, "could not get REST client: unable to load root certificates: unable to parse bytes as PEM block");
+    cluster.post(MAPS, labelled("authority")).await.expect(201);
+    cluster.post(MAPS, labelled("service")).await.expect(201);
+    assert_eq!(good.on("/s").len(), 1);
+}
