@@ -13,6 +13,7 @@
 
 mod affinity;
 mod burst;
+mod certificates;
 mod claim;
 mod cluster_role;
 mod compiled;
@@ -41,8 +42,8 @@ mod quota;
 mod replication;
 mod root_ca;
 mod service_account;
-mod signing;
 mod statefulset;
+mod token_cleaner;
 mod ttl;
 mod work;
 
@@ -58,7 +59,7 @@ use tokio_util::sync::CancellationToken;
 
 use work::Cx;
 
-pub use signing::Signer;
+pub use certificates::signing::Signer;
 
 /// What the controllers need to know of the cluster.
 #[derive(Clone, Debug)]
@@ -106,6 +107,9 @@ pub enum Error {
 
 type Start = fn(Cx) -> BoxFuture<'static, ()>;
 
+/// The one that `*` does not stand for, as upstream's does not.
+const TOKEN_CLEANER: &str = "token-cleaner-controller";
+
 /// Every controller by upstream's name.
 const ALL: &[(&str, Start)] = &[
     ("replicaset-controller", |cx| replication::run::<ReplicaSet>(cx).boxed()),
@@ -129,7 +133,11 @@ const ALL: &[(&str, Start)] = &[
     ("disruption-controller", |cx| disruption::run(cx).boxed()),
     ("resourcequota-controller", |cx| quota::run(cx).boxed()),
     ("ttl-after-finished-controller", |cx| ttl::run(cx).boxed()),
-    ("certificatesigningrequest-signing-controller", |cx| signing::run(cx).boxed()),
+    ("certificatesigningrequest-approving-controller", |cx| certificates::approving::run(cx).boxed()),
+    ("certificatesigningrequest-signing-controller", |cx| certificates::signing::run(cx).boxed()),
+    ("certificatesigningrequest-cleaner-controller", |cx| certificates::cleaner::run(cx).boxed()),
+    ("podcertificaterequest-cleaner-controller", |cx| certificates::cleaner::of_pods(cx).boxed()),
+    (TOKEN_CLEANER, |cx| token_cleaner::run(cx).boxed()),
     ("persistentvolumeclaim-protection-controller", |cx| protection::claims(cx).boxed()),
     ("persistentvolume-protection-controller", |cx| protection::volumes(cx).boxed()),
     ("volumeattributesclass-protection-controller", |cx| protection::attributes(cx).boxed()),
@@ -149,7 +157,7 @@ impl Config {
             None if e == name => Some(true),
             _ => None,
         });
-        word.unwrap_or_else(|| self.enabled.iter().any(|e| e == "*"))
+        word.unwrap_or_else(|| name != TOKEN_CLEANER && self.enabled.iter().any(|e| e == "*"))
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -132,9 +132,7 @@ impl Monitors {
             ("", "persistentvolumes") => self.feed(&i.informer::<PersistentVolume>(), &served, token),
             ("storage.k8s.io", "storageclasses") => self.feed(&i.informer::<StorageClass>(), &served, token),
             ("storage.k8s.io", "volumeattributesclasses") => self.feed(&i.informer::<VolumeAttributesClass>(), &served, token),
-            ("certificates.k8s.io", "certificatesigningrequests") if self.cx.config.signer.is_some() => {
-                self.feed(&i.informer::<CertificateSigningRequest>(), &served, token)
-            }
+            ("certificates.k8s.io", "certificatesigningrequests") => self.feed(&i.informer::<CertificateSigningRequest>(), &served, token),
             ("storage.k8s.io", "csinodes") => self.feed(&i.informer::<CSINode>(), &served, token),
             ("", "resourcequotas") => self.feed(&i.informer::<ResourceQuota>(), &served, token),
             ("policy", "poddisruptionbudgets") => self.feed(&i.informer::<PodDisruptionBudget>(), &served, token),

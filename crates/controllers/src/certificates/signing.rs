@@ -1,7 +1,7 @@
-//! Approved requests for client certificates are signed (`kubernetes.io/kube-apiserver-client`).
+//! Approved requests for certificates of clients are signed (`kubernetes.io/kube-apiserver-client`, and those of kubelets).
 //!
-//! The authority's key is not here: [`Signer`] stands for whoever holds it. The kubelets' own signers are left to others,
-//! for knarr's kubelets get their certificates when they are started.
+//! The authority's key is not here: [`Signer`] stands for whoever holds it. The certificates of servers are left to others, for
+//! knarr's kubelets get theirs when they are started.
 //!
 //! What holds it: every change of a request is heard, and one that is approved and has neither certificate nor failure is signed,
 //! now or after the next start. A certificate that was made and could not be written (a conflict, a store that refuses) is thrown
@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use client::{Client, Informer, Meta};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus};
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestStatus};
 
-use crate::meta::{seconds, secs};
+use super::{KUBELET_CLIENT, condition, is, kubelet_client};
+use crate::meta::secs;
 use crate::work::{Controller, Cx, Step};
 
 const SIGNER: &str = "kubernetes.io/kube-apiserver-client";
@@ -67,9 +68,14 @@ struct Signing {
 
 /// Whether a request is this signer's, approved, and neither signed nor given up.
 fn waits(request: &CertificateSigningRequest) -> bool {
-    let Some(status) = &request.status else { return false };
-    let is = |kind: &str| status.conditions.iter().flatten().any(|c| c.type_ == kind && c.status == "True");
-    request.spec.signer_name == SIGNER && status.certificate.is_none() && is("Approved") && !is("Denied") && !is("Failed")
+    let ours = [SIGNER, KUBELET_CLIENT].contains(&request.spec.signer_name.as_str());
+    let open = request.status.as_ref().is_some_and(|s| s.certificate.is_none());
+    ours && open && is(request, "Approved") && !is(request, "Denied") && !is(request, "Failed")
+}
+
+/// Whether the signer makes such certificates; else what is wrong with the request.
+fn acceptable(request: &CertificateSigningRequest) -> Result<(), String> {
+    if request.spec.signer_name == KUBELET_CLIENT { kubelet_client(request).map(drop) } else { check(request.spec.usages.as_deref().unwrap_or_default()) }
 }
 
 /// Whether a client's certificate may be for these; else what is wrong with them.
@@ -87,18 +93,6 @@ fn life(asked_s: Option<i32>) -> Duration {
     asked_s.map_or(LIFE_MAX, |s| secs(s).clamp(LIFE_MIN, LIFE_MAX))
 }
 
-fn failed(why: String) -> CertificateSigningRequestCondition {
-    let now = Some(seconds(client::timestamp()));
-    CertificateSigningRequestCondition {
-        type_: "Failed".to_owned(),
-        status: "True".to_owned(),
-        reason: Some("SignerValidationFailure".to_owned()),
-        message: Some(why),
-        last_transition_time: now.clone(),
-        last_update_time: now,
-    }
-}
-
 impl Controller for Signing {
     type Key = String;
 
@@ -106,13 +100,13 @@ impl Controller for Signing {
         let Some(request) = self.requests.get("", name).filter(|r| waits(r)) else { return Ok(None) };
         let mut changed = (*request).clone();
         let status = changed.status.get_or_insert_with(CertificateSigningRequestStatus::default);
-        let signed = match check(request.spec.usages.as_deref().unwrap_or_default()) {
+        let signed = match acceptable(&request) {
             Ok(()) => self.sign(&request).await,
             Err(why) => Err(why),
         };
         match signed {
             Ok(certificate) => status.certificate = Some(ByteString(certificate.into_bytes())),
-            Err(why) => status.conditions.get_or_insert_default().push(failed(why)),
+            Err(why) => status.conditions.get_or_insert_default().push(condition("Failed", "SignerValidationFailure", why)),
         }
         match self.client.all::<CertificateSigningRequest>().replace_status(name, &changed).await {
             Err(error) if !error.is_not_found() => Err(error),
@@ -132,6 +126,7 @@ impl Signing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::certificates::v1::CertificateSigningRequestCondition;
 
     fn request(signer: &str, conditions: &[&str], certificate: bool) -> CertificateSigningRequest {
         let mut request = CertificateSigningRequest::default();
@@ -151,6 +146,7 @@ mod tests {
         assert!(!waits(&request(SIGNER, &["Approved"], true)));
         assert!(!waits(&request(SIGNER, &["Approved", "Failed"], false)));
         assert!(!waits(&request("example.com/signer", &["Approved"], false)));
+        assert!(waits(&request(KUBELET_CLIENT, &["Approved"], false)));
     }
 
     #[test]
@@ -159,6 +155,13 @@ mod tests {
         assert_eq!(check(&usages(&["client auth", "digital signature", "key encipherment"])), Ok(()));
         assert_eq!(check(&usages(&["client auth", "server auth"])), Err("invalid usage for client certificate: server auth".to_owned()));
         assert_eq!(check(&usages(&["digital signature"])), Err("missing required usage for client certificate: client auth".to_owned()));
+    }
+
+    #[test]
+    fn a_kubelet_gets_a_kubelets_certificate_alone() {
+        use super::super::tests::request;
+        assert_eq!(acceptable(&request("system:node:a", "system:nodes", None)), Ok(()));
+        assert_eq!(acceptable(&request("system:node:a", "system:masters", None)), Err("subject organization is not system:nodes".to_owned()));
     }
 
     #[test]
