@@ -128,7 +128,8 @@ pub fn compute(requests: &Amounts, limits: &Amounts, out: &mut Amounts) {
     }
 }
 
-fn is_extended(name: &str) -> bool {
+/// Whether a resource is one that a node has beside those of every node.
+pub fn is_extended(name: &str) -> bool {
     name.split_once('/').is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
 }
 

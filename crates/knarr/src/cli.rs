@@ -94,6 +94,15 @@ pub struct Up {
     /// Serve more or fewer resources, as kube-apiserver does: `GROUP/VERSION=true`, `api/all=true`
     #[arg(long, value_delimiter = ',', value_parser = key_bool)]
     pub runtime_config: Vec<(String, bool)>,
+    /// Admission plug-ins beside those that are on by themselves, as kube-apiserver names them
+    #[arg(long, value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
+    /// Admission plug-ins that are on by themselves, and are to be off
+    #[arg(long, value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
+    /// Settings of the admission plug-ins: an AdmissionConfiguration, as kube-apiserver reads it
+    #[arg(long)]
+    pub admission_control_config_file: Option<PathBuf>,
     /// Where images come from: mirrors and credentials [default: DATA/registries.yaml, if it is there]
     #[arg(long)]
     pub registries: Option<PathBuf>,

@@ -13,7 +13,7 @@ use crate::{
     signals::End,
 };
 use anyhow::{Context as _, anyhow};
-use apiserver::{ApiServer, Config};
+use apiserver::{AdmissionOptions, AdmissionSettings, ApiServer, Config};
 use client::{Client, Informers};
 use identity::pki::{Ca, ClusterNames, ClusterPki, Usage};
 use k8s_openapi::api::core::v1::Node;
@@ -189,6 +189,16 @@ pub fn network_config(name: &str, run: &Path, (node_cidr, cluster_cidr): (Cidr, 
     }
 }
 
+/// The admission plug-ins that are asked for, with their settings.
+pub fn admission(up: &Up) -> anyhow::Result<AdmissionSettings> {
+    let options = AdmissionOptions {
+        enable: up.enable_admission_plugins.clone(),
+        disable: up.disable_admission_plugins.clone(),
+        config_file: up.admission_control_config_file.clone(),
+    };
+    options.check().map_err(|errors| anyhow!("{}", errors.join("\n")))
+}
+
 fn api_server(setup: &Setup<'_>, store: store::Store, pki: &ClusterPki, has_node: bool) -> anyhow::Result<ApiServer> {
     let plan = setup.plan;
     let identity = apiserver::Identity::new(&store, Some(pki.directory()), ISSUER, pki.trust()?)?;
@@ -197,6 +207,7 @@ fn api_server(setup: &Setup<'_>, store: store::Store, pki: &ClusterPki, has_node
         runtime_config: setup.up.runtime_config.clone(),
         advertise_address: Some(if has_node { plan.node_ip().into() } else { LOOPBACK }),
         advertise_port: plan.port,
+        admission: admission(setup.up)?,
         resident: [(Component::Scheduler, "scheduler"), (Component::Controllers, "controller-manager")]
             .into_iter()
             .filter_map(|(component, name)| setup.has(component).then_some(name))

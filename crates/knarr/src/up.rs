@@ -32,6 +32,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     if !up.node_port_addresses.is_empty() && up.disable.contains(&Component::Proxy) {
         return Err(anyhow!("--node-port-addresses is the proxy's, which is disabled: give it to `knarr proxy`"));
     }
+    serve::admission(&up)?;
     let objects = up.manifests.iter().map(|m| manifest::read(m)).collect::<Result<Vec<_>, _>>()?.concat();
     let file = kubeconfig::path(up.which.kubeconfig.as_deref())?;
     let cluster = Cluster::find(&up.which.name, up.which.data_dir.as_deref())?;

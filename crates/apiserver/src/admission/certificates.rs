@@ -58,6 +58,35 @@ pub(super) fn may(world: &World, write: &Write<'_>, verb: &str, signer: &str) ->
     })
 }
 
+/// ClusterTrustBundleAttest: who may say whom a signer's certificates are to be believed by.
+pub(super) struct ClusterTrustBundleAttest;
+
+impl Plugin for ClusterTrustBundleAttest {
+    fn name(&self) -> &'static str {
+        "ClusterTrustBundleAttest"
+    }
+
+    fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        let signer = text(&object["spec"], "signerName");
+        let concerned = is(write, "certificates.k8s.io", "clustertrustbundles") && matches!(write.operation, Operation::Create | Operation::Update);
+        // The semantics of one that stays the same are not attested again: storage migration and garbage collection touch it.
+        let same = write.old.is_some_and(|old| old["spec"] == object["spec"] && without_owners(old) == without_owners(object));
+        if !concerned || signer.is_empty() || same || may(world, write, "attest", signer) {
+            return Ok(());
+        }
+        Err(forbidden(write, object, format!("user not permitted to attest for signerName {signer:?}")))
+    }
+}
+
+/// The metadata that tells neither owners nor who has written it.
+fn without_owners(object: &Value) -> Value {
+    let mut meta = object["metadata"].clone();
+    for field in ["ownerReferences", "finalizers", "managedFields", "resourceVersion", "generation"] {
+        meta.as_object_mut().and_then(|meta| meta.remove(field));
+    }
+    meta
+}
+
 pub(super) struct CertificateSubjectRestriction;
 
 impl Plugin for CertificateSubjectRestriction {

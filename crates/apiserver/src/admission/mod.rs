@@ -9,18 +9,28 @@
 //! ResourceQuota, which charges its quotas as the very last step ([`charge`]) and gives back what a write that was refused after
 //! all was charged ([`quota::Charges::refund`]).
 
+mod always;
+mod anti_affinity;
 mod attributes;
 mod certificates;
+mod event_rate;
+mod extended;
+mod external_ips;
 mod limits;
 mod namespace;
 mod node;
+mod node_selector;
+mod owner_references;
 mod pod;
 mod pod_certificates;
+mod pull_images;
 mod quota;
 mod rbac;
+mod resize;
 mod security;
 mod service_account;
 mod storage_objects;
+mod tolerations;
 mod webhook;
 
 pub(crate) use quota::{charge, tidy};
@@ -57,54 +67,56 @@ trait Plugin: Sync {
 /// A stage of admission.
 enum Stage {
     Plugin(&'static dyn Plugin),
+    AutoProvision,
     MutatingWebhooks,
     ValidatingWebhooks,
     /// Charged apart, when nothing else can refuse.
     Quota,
-    Absent,
+    /// The feature of the plug-in is off in the original, or what it guards is not there.
+    Idle,
 }
 
 /// The stages, each at the place that [`ORDER`] names.
 static STAGES: [Stage; COUNT] = [
-    Stage::Absent,
-    Stage::Absent,
+    Stage::Plugin(&always::AlwaysAdmit),
+    Stage::AutoProvision,
     Stage::Plugin(&namespace::NamespaceLifecycle),
-    Stage::Absent,
-    Stage::Absent,
+    Stage::Plugin(&namespace::NamespaceExists),
+    Stage::Plugin(&anti_affinity::LimitPodHardAntiAffinityTopology),
     Stage::Plugin(&limits::LimitRanger),
     Stage::Plugin(&service_account::ServiceAccount),
     Stage::Plugin(&node::NodeRestriction),
     Stage::Plugin(&node::TaintNodesByCondition),
-    Stage::Absent,
-    Stage::Absent,
+    Stage::Plugin(&pull_images::AlwaysPullImages),
+    Stage::Idle,
     Stage::Plugin(&security::PodSecurity),
-    Stage::Absent,
+    Stage::Plugin(&node_selector::PodNodeSelector),
     Stage::Plugin(&pod::Priority),
     Stage::Plugin(&pod::DefaultTolerationSeconds),
-    Stage::Absent,
-    Stage::Absent,
-    Stage::Absent,
+    Stage::Plugin(&tolerations::PodTolerationRestriction),
+    Stage::Plugin(&event_rate::EventRateLimit),
+    Stage::Plugin(&extended::ExtendedResourceToleration),
     Stage::Plugin(&storage_objects::DefaultStorageClass),
     Stage::Plugin(&storage_objects::StorageObjectInUseProtection),
-    Stage::Absent,
-    Stage::Absent,
+    Stage::Idle,
+    Stage::Plugin(&owner_references::OwnerReferencesPermissionEnforcement),
     Stage::Plugin(&storage_objects::PersistentVolumeClaimResize),
     Stage::Plugin(&pod::RuntimeClass),
     Stage::Plugin(&certificates::CertificateRight::Approval),
     Stage::Plugin(&certificates::CertificateRight::Signing),
-    Stage::Absent,
+    Stage::Plugin(&certificates::ClusterTrustBundleAttest),
     Stage::Plugin(&certificates::CertificateSubjectRestriction),
     Stage::Plugin(&namespace::DefaultIngressClass),
-    Stage::Absent,
+    Stage::Plugin(&external_ips::DenyServiceExternalIps),
     Stage::Plugin(&pod::PodTopologyLabels),
-    Stage::Absent,
-    Stage::Absent,
-    Stage::Absent,
+    Stage::Idle,
+    Stage::Plugin(&resize::PodResizeValidator),
+    Stage::Idle,
     Stage::MutatingWebhooks,
-    Stage::Absent,
+    Stage::Idle,
     Stage::ValidatingWebhooks,
     Stage::Quota,
-    Stage::Absent,
+    Stage::Plugin(&always::AlwaysDeny),
 ];
 
 /// Checks that upstream makes in the storage of these kinds: nobody can switch them off.
@@ -138,8 +150,9 @@ async fn round(world: &World, write: &Write<'_>, object: &mut Value, again: &mut
     for (stage, name) in stages(world) {
         match stage {
             Stage::Plugin(plugin) => plugin.mutate(world, write, object),
+            Stage::AutoProvision => namespace::provide(world, write).await,
             Stage::MutatingWebhooks => webhook::admit(&Attributes { world, write }, object, again).await,
-            Stage::ValidatingWebhooks | Stage::Quota | Stage::Absent => Ok(()),
+            Stage::ValidatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
         }
         .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
     }
@@ -156,7 +169,7 @@ pub(crate) async fn validate(world: &World, write: &Write<'_>, object: &Value) -
         match stage {
             Stage::Plugin(plugin) => plugin.validate(world, write, object),
             Stage::ValidatingWebhooks => webhook::validate(&Attributes { world, write }, object).await,
-            Stage::MutatingWebhooks | Stage::Quota | Stage::Absent => Ok(()),
+            Stage::AutoProvision | Stage::MutatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
         }
         .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
     }
@@ -246,10 +259,11 @@ mod tests {
         for (stage, (name, _)) in STAGES.iter().zip(ORDER) {
             let own = match stage {
                 Stage::Plugin(plugin) => plugin.name(),
+                Stage::AutoProvision => "NamespaceAutoProvision",
                 Stage::MutatingWebhooks => "MutatingAdmissionWebhook",
                 Stage::ValidatingWebhooks => "ValidatingAdmissionWebhook",
                 Stage::Quota => "ResourceQuota",
-                Stage::Absent => continue,
+                Stage::Idle => continue,
             };
             assert_eq!(own, name);
         }

@@ -2,8 +2,9 @@
 //! DefaultIngressClass.
 
 use super::{Plugin, World, creates, default_of, forbidden, is, text};
-use crate::{Operation, Write};
+use crate::{Operation, Write, own};
 use machinery::{Value, status::Status};
+use serde_json::json;
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -18,7 +19,11 @@ impl Plugin for NamespaceLifecycle {
     // Before everything else that reads the namespace, as upstream's mutating stage does.
     fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         let namespace = write.namespace;
-        if namespace.is_empty() || is(write, "", "namespaces") || is(write, "authorization.k8s.io", "localsubjectaccessreviews") {
+        if namespace.is_empty()
+            || write.operation == Operation::Connect
+            || is(write, "", "namespaces")
+            || is(write, "authorization.k8s.io", "localsubjectaccessreviews")
+        {
             return Ok(());
         }
         let Some(found) = world.get(("", "v1", "namespaces"), "", namespace) else {
@@ -39,6 +44,33 @@ impl Plugin for NamespaceLifecycle {
         }
         Ok(())
     }
+}
+
+pub(super) struct NamespaceExists;
+
+impl Plugin for NamespaceExists {
+    fn name(&self) -> &'static str {
+        "NamespaceExists"
+    }
+
+    fn validate(&self, world: &World, write: &Write<'_>, _object: &Value) -> Result<(), Status> {
+        if write.namespace.is_empty() || is(write, "", "namespaces") || write.operation == Operation::Connect {
+            return Ok(());
+        }
+        world.read(("", "v1", "namespaces"), "", write.namespace).map(drop)
+    }
+}
+
+/// NamespaceAutoProvision: the namespace of what is made is made with it, as the server's own.
+pub(super) async fn provide(world: &World, write: &Write<'_>) -> Result<(), Status> {
+    let missing = || world.get(("", "v1", "namespaces"), "", write.namespace).is_none();
+    if write.operation != Operation::Create || write.dry_run || write.namespace.is_empty() || !missing() {
+        return Ok(());
+    }
+    let row = world.expect_row(("", "v1", "namespaces"))?;
+    let value = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": write.namespace}});
+    // One that somebody else has made meanwhile will do.
+    own::create(world.store(), &row, write.cx.now, value).await.map(drop)
 }
 
 pub(super) struct DefaultIngressClass;

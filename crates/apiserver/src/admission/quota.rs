@@ -10,7 +10,7 @@ mod usage;
 
 use super::{
     amounts::{self, Amounts},
-    forbidden, is, text,
+    forbidden, is, items, text,
 };
 use crate::{Operation, Write, own, world::World};
 use machinery::{Value, quantity::Quantity, status::Status};
@@ -56,7 +56,8 @@ pub(crate) async fn charge(world: &World, write: &Write<'_>, object: &Value) -> 
         return Ok(Charges::default());
     }
     let quotas = world.list(QUOTAS, write.namespace);
-    if quotas.is_empty() {
+    let limited = items(&world.config().admission.of("ResourceQuota")["limitedResources"]);
+    if quotas.is_empty() && limited.is_empty() {
         return Ok(Charges::default());
     }
     let resource = &write.row.resource;
@@ -64,6 +65,7 @@ pub(crate) async fn charge(world: &World, write: &Write<'_>, object: &Value) -> 
     let old = write.old.map(|old| amounts::measure(&resource.group, &resource.resource, old)).unwrap_or_default();
     let delta: Amounts = new.iter().map(|(name, amount)| (name.clone(), *amount - old.get(name).copied().unwrap_or_default())).collect();
     let matching: Vec<&Arc<Value>> = quotas.iter().filter(|q| amounts::selects(q, &resource.group, &resource.resource, object)).collect();
+    covered(write, object, &matching, limited, &new)?;
     // First everything is looked at, so that a quota is not charged for what another refuses.
     for quota in &matching {
         examine(write, object, quota, &delta)?;
@@ -83,6 +85,19 @@ pub(crate) async fn charge(world: &World, write: &Write<'_>, object: &Value) -> 
         }
     }
     Ok(charges)
+}
+
+/// What is limited by default is used by those alone whose use a quota bounds.
+fn covered(write: &Write<'_>, object: &Value, matching: &[&Arc<Value>], limited: &[Value], new: &Amounts) -> Result<(), Status> {
+    let resource = &write.row.resource;
+    let own = limited.iter().filter(|limit| text(limit, "apiGroup") == resource.group && text(limit, "resource") == resource.resource);
+    let parts: Vec<&str> = own.flat_map(|limit| items(&limit["matchContains"])).filter_map(Value::as_str).collect();
+    let bounded = |name: &str| matching.iter().any(|quota| !quota["status"]["hard"][name].is_null());
+    let uncovered: Vec<&str> = new.keys().map(String::as_str).filter(|name| parts.iter().any(|part| name.contains(part)) && !bounded(name)).collect();
+    if uncovered.is_empty() {
+        return Ok(());
+    }
+    Err(forbidden(write, object, format!("insufficient quota to consume: {}", uncovered.join(","))))
 }
 
 /// Those of the amounts that a quota bounds.

@@ -5,12 +5,14 @@
 //! last ([`source::Source`]), so a configuration counts for the very next request, and a request that meets none pays one look
 //! at a number.
 
+pub(crate) mod event_limits;
 pub(crate) mod order;
 pub(crate) mod rules;
 pub(crate) mod settings;
 pub(crate) mod source;
 pub(crate) mod webhooks;
 
+use event_limits::Limit;
 use source::Source;
 use store::Store;
 use webhooks::Webhook;
@@ -20,6 +22,7 @@ use webhooks::Webhook;
 pub(crate) struct Gate {
     pub(crate) mutating: Source<Webhook>,
     pub(crate) validating: Source<Webhook>,
+    pub(crate) event_limits: Vec<Limit>,
 }
 
 impl Gate {
@@ -29,6 +32,10 @@ impl Gate {
             let credentials = settings.credentials(mutating);
             Source::new(store, &format!("/registry/{resource}/"), move |value| webhooks::compile(value, mutating, &credentials))
         };
-        Gate { mutating: hooks("mutatingwebhookconfigurations", true), validating: hooks("validatingwebhookconfigurations", false) }
+        Gate {
+            mutating: hooks("mutatingwebhookconfigurations", true),
+            validating: hooks("validatingwebhookconfigurations", false),
+            event_limits: settings.event_limits(),
+        }
     }
 }

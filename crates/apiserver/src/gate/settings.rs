@@ -1,7 +1,10 @@
 //! `--enable-admission-plugins`, `--disable-admission-plugins` and `--admission-control-config-file`: as they are given
 //! ([`AdmissionOptions`]) and checked ([`AdmissionSettings`]), with the original's refusals.
 
-use super::order::{COUNT, ORDER, SECURE};
+use super::{
+    event_limits::{self, Limit},
+    order::{COUNT, ORDER, SECURE},
+};
 use crate::hooks::{Credentials, file_error};
 use machinery::{Value, json::Validation};
 use std::{
@@ -9,6 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// A plug-in that the original has and knarr has not.
+const ABSENT: &str = "ImagePolicyWebhook";
 const GROUP: &str = "apiserver.config.k8s.io/";
 
 /// What the command line says of admission.
@@ -30,12 +35,23 @@ pub struct AdmissionSettings {
     configurations: BTreeMap<String, Value>,
     mutating: Credentials,
     validating: Credentials,
+    /// PodNodeSelector: a selector for each namespace, and the cluster's.
+    pub(crate) node_selectors: BTreeMap<String, String>,
+    /// PodTolerationRestriction: those that pods have by themselves, and those that they may have.
+    pub(crate) tolerations: (Vec<Value>, Vec<Value>),
 }
 
 impl Default for AdmissionSettings {
     fn default() -> Self {
         let on = ORDER.map(|(name, on)| on || SECURE.contains(&name));
-        AdmissionSettings { on, configurations: BTreeMap::new(), mutating: Credentials::default(), validating: Credentials::default() }
+        AdmissionSettings {
+            on,
+            configurations: BTreeMap::new(),
+            mutating: Credentials::default(),
+            validating: Credentials::default(),
+            node_selectors: BTreeMap::new(),
+            tolerations: Default::default(),
+        }
     }
 }
 
@@ -49,6 +65,9 @@ impl AdmissionOptions {
         let known = |name: &&String| ORDER.iter().any(|(known, _)| *known == name.as_str());
         errors.extend(self.enable.iter().filter(|name| !known(name)).map(|name| format!("enable-admission-plugins plugin {name:?} is unknown")));
         errors.extend(self.disable.iter().filter(|name| !known(name)).map(|name| format!("disable-admission-plugins plugin {name:?} is unknown")));
+        if self.enable.iter().any(|name| name == ABSENT) {
+            errors.push(format!("admission plugin {ABSENT:?} is not there"));
+        }
         let mut both: Vec<&str> = self.enable.iter().filter(|name| self.disable.contains(name)).map(String::as_str).collect();
         both.sort_unstable();
         both.dedup();
@@ -82,8 +101,43 @@ impl AdmissionSettings {
         if mutating { self.mutating.clone() } else { self.validating.clone() }
     }
 
-    /// Reads what the settings of plug-ins name.
+    /// The settings of a plug-in, as they are written; null if it has none.
+    pub(crate) fn of(&self, name: &str) -> &Value {
+        self.configurations.get(name).unwrap_or(&Value::Null)
+    }
+
+    /// The buckets of EventRateLimit, which were checked before.
+    pub(crate) fn event_limits(&self) -> Vec<Limit> {
+        event_limits::of(self.of("EventRateLimit")).unwrap_or_default()
+    }
+
+    /// Reads what the settings of plug-ins say and name.
     fn complete(&mut self) -> Result<(), String> {
+        self.plugins().map_err(|(name, why)| format!("couldn't init admission plugin {name:?}: {why}"))?;
+        self.webhooks()
+    }
+
+    fn plugins(&mut self) -> Result<(), (&'static str, String)> {
+        let on = |name: &str| ORDER.iter().position(|(known, _)| *known == name).is_some_and(|at| self.is_on(at));
+        if on("EventRateLimit") {
+            event_limits::of(self.of("EventRateLimit")).map_err(|why| ("EventRateLimit", why))?;
+        }
+        let security = self.of("PodSecurity");
+        if !security.is_null() {
+            pod_security(security).map_err(|why| ("PodSecurity", why))?;
+        }
+        if let Some(own) = self.configurations.get("PodNodeSelector") {
+            let pairs = own["podNodeSelectorPluginConfig"].as_object().into_iter().flatten();
+            self.node_selectors = pairs.filter_map(|(name, selector)| Some((name.clone(), selector.as_str()?.to_owned()))).collect();
+        }
+        if let Some(own) = self.configurations.get("PodTolerationRestriction") {
+            let list = |field: &str| own[field].as_array().cloned().unwrap_or_default();
+            self.tolerations = (list("default"), list("whitelist"));
+        }
+        Ok(())
+    }
+
+    fn webhooks(&mut self) -> Result<(), String> {
         for (name, place) in [("MutatingAdmissionWebhook", true), ("ValidatingAdmissionWebhook", false)] {
             let Some(own) = self.configurations.get(name) else { continue };
             let failed = |why: String| format!("couldn't init admission plugin {name:?}: {why}");
@@ -101,6 +155,21 @@ impl AdmissionSettings {
         }
         Ok(())
     }
+}
+
+/// Whether the settings of PodSecurity are some.
+fn pod_security(own: &Value) -> Result<(), String> {
+    let (version, kind) = (own["apiVersion"].as_str().unwrap_or_default(), own["kind"].as_str().unwrap_or_default());
+    if !version.starts_with("pod-security.admission.config.k8s.io/") || kind != "PodSecurityConfiguration" {
+        return Err(format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""));
+    }
+    for mode in ["enforce", "audit", "warn"] {
+        match own["defaults"][mode].as_str() {
+            None | Some("privileged" | "baseline" | "restricted") => {}
+            Some(other) => return Err(format!("defaults.{mode}: Invalid value: {other:?}: must be one of privileged, baseline, restricted")),
+        }
+    }
+    Ok(())
 }
 
 /// The settings of the plug-ins that a file tells of, those in files of their own included.

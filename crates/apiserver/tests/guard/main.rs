@@ -10,6 +10,7 @@ mod early;
 mod hook;
 mod kubelet;
 mod latency;
+mod plugins;
 mod reviews;
 mod rights;
 mod support;

@@ -28,9 +28,13 @@ impl Plugin for PodSecurity {
         let pod = if is_pod { Some(object) } else { template(write, object) };
         let Some(pod) = pod else { return Ok(()) };
         let Some(namespace) = world.get(("", "v1", "namespaces"), "", write.namespace) else { return Ok(()) };
-        let labels = &namespace["metadata"]["labels"];
-        let level = |mode: &str| Level::parse(text(labels, &format!("{PREFIX}/{mode}")));
-        let version = |mode: &str| [text(labels, &format!("{PREFIX}/{mode}-version")), "latest"].into_iter().find(|v| !v.is_empty()).unwrap_or("latest");
+        let (labels, settings) = (&namespace["metadata"]["labels"], world.config().admission.of("PodSecurity"));
+        if is_exempt(settings, write, pod) {
+            return Ok(());
+        }
+        let told = |key: String| [text(labels, &format!("{PREFIX}/{key}")), text(&settings["defaults"], &key)].into_iter().find(|told| !told.is_empty());
+        let level = |mode: &str| Level::parse(told(mode.to_owned()).unwrap_or_default());
+        let version = |mode: &str| told(format!("{mode}-version")).unwrap_or("latest");
         let (enforce, warn) = (level("enforce"), level("warn"));
         let told = |level: Level, mode: &str| {
             let problems = level.problems(pod);
@@ -45,6 +49,12 @@ impl Plugin for PodSecurity {
         }
         Ok(())
     }
+}
+
+/// Whether the settings let a namespace, a user or a runtime class do what they like.
+fn is_exempt(settings: &Value, write: &Write<'_>, pod: &Value) -> bool {
+    let exempt = |list: &str, own: &str| !own.is_empty() && items(&settings["exemptions"][list]).iter().any(|name| name == own);
+    exempt("namespaces", write.namespace) || exempt("usernames", &write.cx.user.name) || exempt("runtimeClasses", text(&pod["spec"], "runtimeClassName"))
 }
 
 /// The pod template of what makes pods, if this write sets it.

@@ -1,0 +1,98 @@
+//! PodTolerationRestriction: which taints the pods of a namespace bear by themselves, and which they may bear at all.
+
+use super::{Plugin, World, is, items, text};
+use crate::{Operation, Write};
+use machinery::{Value, status::Status};
+use serde_json::json;
+
+const DEFAULTS: &str = "scheduler.alpha.kubernetes.io/defaultTolerations";
+const ALLOWED: &str = "scheduler.alpha.kubernetes.io/tolerationsWhitelist";
+
+pub(super) struct PodTolerationRestriction;
+
+impl Plugin for PodTolerationRestriction {
+    fn name(&self) -> &'static str {
+        "PodTolerationRestriction"
+    }
+
+    fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+        if !concerns(write) {
+            return Ok(());
+        }
+        let mut extra = Vec::new();
+        if write.operation == Operation::Create {
+            extra = of_namespace(world, write, DEFAULTS)?.unwrap_or_else(|| world.config().admission.tolerations.0.clone());
+        }
+        if kinds::qos_class(&object["spec"]) != "BestEffort" {
+            extra.push(json!({"key": "node.kubernetes.io/memory-pressure", "operator": "Exists", "effect": "NoSchedule"}));
+        }
+        if !extra.is_empty() {
+            object["spec"]["tolerations"] = merged(items(&object["spec"]["tolerations"]).iter().cloned().chain(extra).collect()).into();
+        }
+        self.validate(world, write, object)
+    }
+
+    fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        let own = items(&object["spec"]["tolerations"]);
+        if !concerns(write) || own.is_empty() {
+            return Ok(());
+        }
+        let (allowed, scope) = match of_namespace(world, write, ALLOWED)? {
+            Some(allowed) => (allowed, "namespace"),
+            None => (world.config().admission.tolerations.1.clone(), "cluster"),
+        };
+        if allowed.is_empty() || own.iter().all(|toleration| allowed.iter().any(|wider| covers(wider, toleration))) {
+            return Ok(());
+        }
+        let why = format!("pod tolerations (possibly merged with namespace default tolerations) conflict with its {scope} whitelist");
+        Err(Status::new(500, "", why))
+    }
+}
+
+fn concerns(write: &Write<'_>) -> bool {
+    is(write, "", "pods") && write.subresource.is_empty() && matches!(write.operation, Operation::Create | Operation::Update)
+}
+
+/// The tolerations of an annotation of the namespace; none if it has none.
+fn of_namespace(world: &World, write: &Write<'_>, annotation: &str) -> Result<Option<Vec<Value>>, Status> {
+    let namespace = world.read(("", "v1", "namespaces"), "", write.namespace)?;
+    let Some(told) = namespace["metadata"]["annotations"][annotation].as_str() else { return Ok(None) };
+    if told.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    let read: Vec<Value> = serde_json::from_str(told).map_err(|error| Status::new(500, "", error.to_string()))?;
+    Ok(Some(read))
+}
+
+/// Whether one toleration bears all that another does.
+fn covers(wider: &Value, toleration: &Value) -> bool {
+    let same = |field: &str| text(wider, field) == text(toleration, field);
+    let (wider_s, own_s) = (wider["tolerationSeconds"].as_i64(), toleration["tolerationSeconds"].as_i64());
+    if ["key", "operator", "value", "effect"].into_iter().all(same) && wider_s == own_s {
+        return true;
+    }
+    let all_keys = text(wider, "key").is_empty() && text(wider, "operator") == "Exists";
+    if !same("key") && !all_keys || !same("effect") && !text(wider, "effect").is_empty() {
+        return false;
+    }
+    if text(wider, "effect") == "NoExecute" && wider_s.is_some_and(|wider| own_s.is_none_or(|own| own > wider)) {
+        return false;
+    }
+    match text(wider, "operator") {
+        "Equal" | "" => text(toleration, "operator") == "Equal" && same("value"),
+        "Exists" => true,
+        _ => false,
+    }
+}
+
+/// All of them without those that another one covers.
+fn merged(all: Vec<Value>) -> Vec<Value> {
+    let mut out: Vec<Value> = Vec::new();
+    for (at, toleration) in all.iter().enumerate() {
+        let later = all.iter().skip(at + 1).any(|other| other != toleration && covers(other, toleration));
+        if !later && !out.iter().any(|other| covers(other, toleration)) {
+            out.push(toleration.clone());
+        }
+    }
+    out
+}
