@@ -54,7 +54,7 @@ fn characters(text: &str) -> u32 {
 }
 
 /// The length of the white space or comment that stands first.
-fn blank(text: &str) -> usize {
+pub(super) fn blank(text: &str) -> usize {
     if text.starts_with("//") {
         return text.find('\n').unwrap_or(text.len());
     }
@@ -62,7 +62,7 @@ fn blank(text: &str) -> usize {
 }
 
 /// The token that stands first, and its length.
-fn token(text: &str) -> Option<(TokenKind, usize)> {
+pub(super) fn token(text: &str) -> Option<(TokenKind, usize)> {
     let first = *text.as_bytes().first()?;
     if let Some(length) = string(text) {
         return Some((TokenKind::String, length));

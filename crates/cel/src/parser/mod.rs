@@ -1,8 +1,8 @@
 //! Text to a tree: the grammar, macros expanded on the way.
 //!
-//! What is in the grammar is parsed here, in one pass and without a table. What is not is given to the ANTLR parser of the crate
-//! `cel`, a port of the original's, for the sake of its texts alone ([`syntax`]): which token is extraneous, missing or mismatched
-//! is what ANTLR's recovery makes of it, and clients show it.
+//! What is in the grammar is parsed here, in one pass and without a table. What is not is read again for the sake of its errors
+//! ([`syntax`]): the original's parser is made by ANTLR, and so are its words. (The crate `cel` has a port of that parser; it
+//! expects other tokens than the original's does, and tells errors that the original does not have.)
 //!
 //! Depth is bounded as in the original ([`DEPTH_MAX`]): by counting the rules that are open, and then the nodes one above the other.
 //! The text's length is bounded too ([`SIZE_MAX`]). So all that walks a tree may do so by recursion.

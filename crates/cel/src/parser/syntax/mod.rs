@@ -1,0 +1,30 @@
+//! What is wrong with a text that is not in the grammar, in the original's words.
+//!
+//! The original's parser was made by ANTLR. Which token it calls extraneous, missing or mismatched, what it says was expected, and
+//! where it goes on behind an error follow from ANTLR's rules, and clients show the result. So the grammar stands here a second
+//! time, as a table ([`rules`]) from which an automaton is made ([`automaton`]); it is walked as the generated parser walks it
+//! ([`walk`]), which way to go is predicted as ANTLR predicts it ([`predict`]). Only texts that were refused come here.
+
+mod automaton;
+mod predict;
+mod rules;
+mod tokens;
+mod walk;
+
+use std::sync::OnceLock;
+
+use crate::issues::Issue;
+use crate::source::Source;
+use automaton::Automaton;
+
+/// The errors of a text; never none.
+pub(super) fn errors(text: &str) -> Vec<Issue> {
+    static AUTOMATON: OnceLock<Automaton> = OnceLock::new();
+    let source = Source::new(text);
+    let (tokens, mut errors) = tokens::read(text, &source);
+    errors.extend(walk::errors(AUTOMATON.get_or_init(Automaton::new), &tokens, text, &source));
+    if errors.is_empty() {
+        errors.push(super::whole("Syntax error: the expression could not be parsed".to_string()));
+    }
+    errors
+}
