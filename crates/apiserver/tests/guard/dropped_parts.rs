@@ -119,6 +119,8 @@ async fn the_parts_of_a_pod_are_set_whole_and_charged() {
     let cluster = &world.cluster;
     cluster.patch(QUOTA, json!({"spec": {"hard": {"requests.cpu": "1000"}}})).await.expect(200);
     cluster.patch(&format!("{QUOTA}/status"), json!({"status": {"hard": {"requests.cpu": "1000"}, "used": {"requests.cpu": "0"}}})).await.expect(200);
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "4", "memory": "1Gi"}}});
+    cluster.post("/api/v1/nodes", node).await.expect(201);
     let running = async |name: String| {
         let resources = json!({"requests": {"cpu": "100m"}});
         let mut one = pod(&name);
