@@ -7,6 +7,7 @@
 mod api;
 mod conditions;
 mod containers;
+mod custom;
 mod engines;
 mod footprint;
 mod peer;
@@ -29,6 +30,8 @@ usage: KNARR=PROGRAM benches NAME [OPTION…]
   footprint  memory, idle CPU and idle disk writes                     --pods 20 --seconds 60
   api        CPU of a request, requests a second, latency; beside the original kube-apiserver and etcd
              --apibench PROGRAM --peer SCRIPT --peer-bin FOLDER --rounds 2 --objects 2000 --content json --whole
+  custom     custom objects, policies and definitions, beside the original kube-apiserver and etcd
+             --peer SCRIPT --peer-bin FOLDER --objects 2000 --definitions 500
   engines    what a durable write costs on fjall and on redb           --seconds 3
   containers a container's whole life, beside runc                     --rounds 50 --runc PROGRAM
   unpack     an image of 1 GiB in ten layers, beside containerd        --rounds 3 --mebibytes 1024 --peer SCRIPT --peer-bin FOLDER
@@ -85,6 +88,7 @@ fn run(name: &str, options: &Options) -> anyhow::Result<()> {
         "footprint" => footprint::run,
         "api" => api::run,
         "containers" => containers::run,
+        "custom" => custom::run,
         "unpack" => unpack::run,
         "probes" => probes::run,
         "engines" => engines::run,
