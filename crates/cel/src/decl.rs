@@ -97,6 +97,11 @@ pub struct Provider {
 }
 
 impl Provider {
+    /// The type that a name means.
+    pub fn find_type(&self, name: &str) -> Option<Type> {
+        self.names.get(name).cloned().or_else(|| self.objects.contains_key(name).then(|| Type::object(name)))
+    }
+
     /// The type of an object's field.
     pub fn field(&self, object: &str, field: &str) -> Option<&Type> {
         self.objects.get(object)?.fields.get(field)

@@ -7,6 +7,7 @@ use crate::ast::{Checked, Literal};
 use crate::checker;
 use crate::cost::{self, Cost, Sizes};
 use crate::decl::{Function, Library, Overload, Provider};
+use crate::declared::{Declared, RESERVED};
 use crate::issues::Issues;
 use crate::macros::Macro;
 use crate::parser;
@@ -20,6 +21,8 @@ pub struct Env {
     pub(crate) base: Arc<Base>,
     pub(crate) variables: BTreeMap<Str, Type>,
     pub(crate) provider: Arc<Provider>,
+    /// What was declared beyond the libraries.
+    pub(crate) declared: Arc<Provider>,
 }
 
 /// What the libraries of a version declare.
@@ -47,7 +50,7 @@ impl Env {
             provider.names.extend(library.types.iter().map(|(name, ty)| (Str::from(*name), ty.clone())));
             base.constants.extend(library.constants.iter().map(|(name, ty, value)| (*name, (ty.clone(), value.clone()))));
         }
-        Env { base: Arc::new(base), variables: BTreeMap::new(), provider: Arc::new(provider) }
+        Env { base: Arc::new(base), variables: BTreeMap::new(), provider: Arc::new(provider), declared: Arc::default() }
     }
 
     /// What expressions may use that are new in this version (or stored: [`Version::STORED`]).
@@ -60,6 +63,15 @@ impl Env {
     /// The same with a variable.
     pub fn with_variable(mut self, name: &str, ty: Type) -> Env {
         self.variables.insert(name.into(), ty);
+        self
+    }
+
+    /// The same with the objects of these types, and with the names that schemas have for types.
+    pub fn with_declared(mut self, types: &[&Declared]) -> Env {
+        let declared = Arc::make_mut(&mut self.declared);
+        declared.names.insert("duration".into(), Type::Duration);
+        declared.names.insert("timestamp".into(), Type::Timestamp);
+        types.iter().for_each(|ty| ty.register(declared));
         self
     }
 
@@ -81,17 +93,18 @@ impl Env {
 
     /// The type that a name means.
     pub(crate) fn find_type(&self, name: &str) -> Option<Type> {
-        self.provider.names.get(name).cloned().or_else(|| self.provider.objects.contains_key(name).then(|| Type::object(name)))
+        [&self.provider, &self.declared].into_iter().find_map(|provider| provider.find_type(name))
     }
 
     /// Whether there is an object of this name.
     pub(crate) fn has_object(&self, name: &str) -> bool {
-        self.provider.objects.contains_key(name) || matches!(self.provider.names.get(name), Some(Type::Object(_)))
+        matches!(self.find_type(name), Some(Type::Object(_)))
     }
 
-    /// The type of an object's field.
+    /// The type of an object's field. Fields that are called as words of the language are known by both names.
     pub(crate) fn field(&self, object: &str, field: &str) -> Option<Type> {
-        self.provider.field(object, field).cloned()
+        let find = |field: &str| [&self.declared, &self.provider].into_iter().find_map(|provider| provider.field(object, field).cloned());
+        find(field).or_else(|| RESERVED.contains(&field).then(|| find(&format!("__{field}__")))?)
     }
 
     /// A function by its name, which may begin with a dot.

@@ -9,6 +9,7 @@ pub mod ast;
 mod checker;
 pub mod cost;
 pub mod decl;
+pub mod declared;
 pub mod env;
 pub mod eval;
 pub mod issues;
@@ -22,6 +23,7 @@ mod validate;
 pub mod value;
 pub mod version;
 
+pub use declared::Declared;
 pub use env::{Env, Program};
 pub use issues::{Issue, Issues};
 pub use types::Type;
