@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::ast::{Checked, Literal};
+use crate::ast::{Checked, Expr, Literal, Reference};
 use crate::checker;
 use crate::cost::{self, Cost, Sizes};
-use crate::decl::{Function, Library, Overload, Provider};
-use crate::declared::{Declared, RESERVED};
+use crate::decl::{Function, Library, ObjectType, Overload, Provider};
+use crate::declared::{Declared, RESERVED, admission};
 use crate::issues::Issues;
 use crate::macros::Macro;
 use crate::parser;
@@ -23,6 +23,8 @@ pub struct Env {
     pub(crate) provider: Arc<Provider>,
     /// What was declared beyond the libraries.
     pub(crate) declared: Arc<Provider>,
+    /// Whether there are the types of patches.
+    pub(crate) patches: bool,
 }
 
 /// What the libraries of a version declare.
@@ -50,7 +52,7 @@ impl Env {
             provider.names.extend(library.types.iter().map(|(name, ty)| (Str::from(*name), ty.clone())));
             base.constants.extend(library.constants.iter().map(|(name, ty, value)| (*name, (ty.clone(), value.clone()))));
         }
-        Env { base: Arc::new(base), variables: BTreeMap::new(), provider: Arc::new(provider), declared: Arc::default() }
+        Env { base: Arc::new(base), variables: BTreeMap::new(), provider: Arc::new(provider), declared: Arc::default(), patches: false }
     }
 
     /// What expressions may use that are new in this version (or stored: [`Version::STORED`]).
@@ -63,6 +65,30 @@ impl Env {
     /// The same with a variable.
     pub fn with_variable(mut self, name: &str, ty: Type) -> Env {
         self.variables.insert(name.into(), ty);
+        self
+    }
+
+    /// What policies, match conditions and webhooks may use. (The authorizer's variables need its library.)
+    pub fn admission(version: Version, optional: admission::Optional) -> Env {
+        let (request, namespace) = (admission::request(), admission::namespace());
+        let mut env = Env::new(version).with_declared(&[&request, &namespace]);
+        env = env.with_variable("request", request.cel_type()).with_variable("namespaceObject", namespace.cel_type());
+        env = env.with_variable("object", Type::Dyn).with_variable("oldObject", Type::Dyn);
+        if optional.params {
+            env = env.with_variable("params", Type::Dyn);
+        }
+        if optional.authorizer {
+            env = env.with_variable("authorizer", Type::object("kubernetes.authorization.Authorizer"));
+            env = env.with_variable("authorizer.requestResource", Type::object("kubernetes.authorization.ResourceCheck"));
+        }
+        env.patches = optional.patches;
+        env
+    }
+
+    /// The same with an object's type that is known by its fields alone (`variables` of a policy).
+    pub fn with_object(mut self, name: &str, fields: impl IntoIterator<Item = (Str, Type)>) -> Env {
+        let object = ObjectType { fields: fields.into_iter().collect() };
+        Arc::make_mut(&mut self.declared).objects.insert(name.into(), Arc::new(object));
         self
     }
 
@@ -93,7 +119,8 @@ impl Env {
 
     /// The type that a name means.
     pub(crate) fn find_type(&self, name: &str) -> Option<Type> {
-        [&self.provider, &self.declared].into_iter().find_map(|provider| provider.find_type(name))
+        let patch = if self.patches { admission::patch_type(name) } else { None };
+        patch.or_else(|| [&self.provider, &self.declared].into_iter().find_map(|provider| provider.find_type(name)))
     }
 
     /// Whether there is an object of this name.
@@ -103,6 +130,11 @@ impl Env {
 
     /// The type of an object's field. Fields that are called as words of the language are known by both names.
     pub(crate) fn field(&self, object: &str, field: &str) -> Option<Type> {
+        if self.patches
+            && let Some(ty) = admission::patch_field(object, field)
+        {
+            return Some(ty);
+        }
         let find = |field: &str| [&self.declared, &self.provider].into_iter().find_map(|provider| provider.field(object, field).cloned());
         find(field).or_else(|| RESERVED.contains(&field).then(|| find(&format!("__{field}__")))?)
     }
@@ -141,6 +173,32 @@ pub struct Program {
 }
 
 impl Program {
+    /// Whether it can be evaluated: types that are only declared have no value that a name could mean.
+    pub fn instantiate(&self) -> Result<(), String> {
+        match self.undefined_type(&self.checked.expr) {
+            Some(name) => Err(format!("reference to undefined type: {name}")),
+            None => Ok(()),
+        }
+    }
+
+    fn undefined_type<'a>(&'a self, expr: &'a Expr) -> Option<&'a Str> {
+        if let Some(name) = expr.ident()
+            && matches!(self.checked.type_of(expr.id), Type::Type(_))
+            && !self.env.variables.contains_key(name)
+            && !self.env.provider.names.contains_key(name)
+        {
+            return Some(name);
+        }
+        let mut found = None;
+        expr.each_child(&mut |child| found = found.or_else(|| self.undefined_type(child)));
+        found
+    }
+
+    /// Whether it reads the variable of this name.
+    pub fn uses(&self, variable: &str) -> bool {
+        self.checked.references.values().any(|reference| matches!(reference, Reference::Ident { name, .. } if &**name == variable))
+    }
+
     /// What evaluating it may cost.
     pub fn estimate(&self, sizes: &dyn Sizes) -> Cost {
         cost::estimate(&self.env, &self.checked, sizes)

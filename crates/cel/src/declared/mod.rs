@@ -4,6 +4,7 @@
 //! their fields by those ([`crate::Env::with_declared`]). The sizes bound what an expression may cost ([`DeclaredSizes`]) and how
 //! often a rule below lists and maps may be evaluated in one request ([`max_cardinality`]).
 
+pub mod admission;
 mod escape;
 mod schema;
 

@@ -11,6 +11,7 @@
 //	@root                  … which is a resource's root
 //	@value JSON            the value of `self`
 //	@old JSON              the value of `oldSelf`
+//	@admission WORD…       what policies have, with params, authorizer, patches; there are no estimates
 package main
 
 import (
@@ -36,6 +37,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	apiservercel "k8s.io/apiserver/pkg/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
 	"k8s.io/apiserver/pkg/cel/library"
@@ -60,7 +62,15 @@ type state struct {
 	self   any
 	old    any
 	root   bool
+	policy *plugincel.OptionalVariableDeclarations
 }
+
+// policyExpression is an expression of a policy that may be of any type.
+type policyExpression string
+
+func (e policyExpression) GetExpression() string { return string(e) }
+
+func (policyExpression) ReturnTypes() []*cel.Type { return []*cel.Type{cel.AnyType} }
 
 type variable struct {
 	name, ty string
@@ -319,6 +329,9 @@ func (s *state) answer(expr string) (out answer) {
 			out.Error = fmt.Sprintf("PANIC %v", p)
 		}
 	}()
+	if s.policy != nil {
+		return s.policyAnswer(expr)
+	}
 	env := s.env()
 	estimator := &library.CostEstimator{SizeEstimator: &sizes{root: s.decl}}
 	ast, issues := env.Compile(strings.ReplaceAll(expr, "⏎", "\n"))
@@ -347,6 +360,22 @@ func (s *state) answer(expr string) (out answer) {
 	return out
 }
 
+func (s *state) policyAnswer(expr string) (out answer) {
+	out.Expr = expr
+	compiler := plugincel.NewCompiler(environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()))
+	mode := environment.NewExpressions
+	if s.stored {
+		mode = environment.StoredExpressions
+	}
+	result := compiler.CompileCELExpression(policyExpression(strings.ReplaceAll(expr, "⏎", "\n")), *s.policy, mode)
+	if result.Error != nil {
+		out.Error = strings.TrimPrefix(result.Error.Detail, "compilation failed: ")
+		return out
+	}
+	out.Type = cel.FormatCELType(result.OutputType)
+	return out
+}
+
 func (s *state) directive(line string) {
 	word, rest, _ := strings.Cut(line, " ")
 	switch word {
@@ -354,6 +383,12 @@ func (s *state) directive(line string) {
 		*s = state{}
 	case "@env":
 		s.stored = rest == "stored"
+	case "@admission":
+		s.policy = &plugincel.OptionalVariableDeclarations{
+			HasParams:     strings.Contains(rest, "params"),
+			HasAuthorizer: strings.Contains(rest, "authorizer"),
+			HasPatchTypes: strings.Contains(rest, "patches"),
+		}
 	case "@root":
 		s.root = true
 	case "@var":
