@@ -9,6 +9,7 @@ mod cluster;
 mod fetch;
 mod load;
 mod me;
+mod operator;
 mod server;
 mod web;
 
@@ -22,6 +23,7 @@ Usage: knarr demo COMMAND
 Commands:
   web              the shop's web pages, on $PORT (8080)
   backend          the shop's stock, on $PORT (8080)
+  operator         makes a Deployment and a Service for each Stall (examples/operator.yaml)
   drain [SECONDS]  as a preStop hook: the server beside asks its clients to go; returns after SECONDS (3)
   sleep SECONDS    waits
   pause            waits for SIGTERM
@@ -42,6 +44,7 @@ pub fn main(args: Vec<String>) -> ExitCode {
     let result = match command {
         "web" => block_on(server::run(|me| server::Site::Web(web::Web::new(me)))),
         "backend" => block_on(server::run(|me| server::Site::Backend(backend::Backend::new(me)))),
+        "operator" => block_on(operator::run()),
         "drain" => seconds(rest.first(), Some(DRAIN_S)).and_then(|time| block_on(drain(time))),
         "sleep" => seconds(rest.first(), None).map(std::thread::sleep),
         "pause" => pause(),

@@ -35,7 +35,8 @@ impl Cluster {
     }
 }
 
-fn connect() -> Option<Client> {
+/// A client with this pod's identity, if it has one.
+pub fn connect() -> Option<Client> {
     let (host, port) = (env("KUBERNETES_SERVICE_HOST")?, env("KUBERNETES_SERVICE_PORT")?);
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     // The same as a kubeconfig would say; the token is read from its file again and again, since it is renewed there.
