@@ -1,9 +1,10 @@
-//! What an extended API costs: objects of a custom kind with 200 fields and ten rules, writes under fifty policies, and five
-//! hundred definitions; on knarr and on the original kube-apiserver with etcd, in turn, in one run.
+//! What an extended API costs: objects of a custom kind with 200 fields and ten rules, writes under fifty policies and
+//! webhooks, and five hundred definitions; on knarr and on the original kube-apiserver with etcd, in turn, in one run.
 //!
 //! CPU is that of the server's processes, its store included. knarr runs its API server alone, as the original does.
 
 mod bodies;
+mod hook;
 mod load;
 
 use crate::{Options, peer::Peer, process, stats::Samples};
@@ -24,6 +25,7 @@ use tokio::time::sleep;
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const ADMISSION: &str = "/apis/admissionregistration.k8s.io/v1";
 const WIDGETS: &str = "/apis/bench.example.com/v1/namespaces/default/widgets";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PATIENCE: Duration = Duration::from_secs(120);
 const AGAIN: Duration = Duration::from_millis(1);
 
@@ -95,6 +97,10 @@ fn measure(runtime: &tokio::runtime::Runtime, kubeconfig: &Path, pids: Vec<i32>,
         let load = Load { client: client.clone(), pids: pids.clone() };
         let mut phases = life(&load, objects).await?;
         phases.push(policies(&load, objects).await?);
+        let hook = hook::Hook::open().await?;
+        phases.push(webhooks(&load, &hook, "no webhook", 0, objects).await?);
+        phases.push(webhooks(&load, &hook, "1 webhook", 1, objects).await?);
+        phases.push(webhooks(&load, &hook, "10 webhooks", 10, objects / 4).await?);
         let many = many(&client, &pids, definitions).await?;
         Ok(Measured { phases, served, many })
     })
@@ -153,18 +159,44 @@ async fn policies(load: &Load, objects: u32) -> anyhow::Result<Figures> {
         post(&load.client, &format!("{ADMISSION}/validatingadmissionpolicybindings"), binding).await?;
     }
     // A policy counts as soon as it is refused for.
-    let maps = "/api/v1/namespaces/default/configmaps";
     let begun = Instant::now();
-    while send(&load.client, Method::POST, &format!("{maps}?dryRun=All"), "application/json", bodies::forbidden()).await.is_ok() {
+    while send(&load.client, Method::POST, &format!("{MAPS}?dryRun=All"), "application/json", bodies::forbidden()).await.is_ok() {
         if begun.elapsed() > PATIENCE {
             bail!("no policy refuses anything after {PATIENCE:?}");
         }
         sleep(Duration::from_millis(50)).await;
     }
-    let figures = load.each("50 policies", objects, |i| (Method::POST, maps.to_owned(), "application/json", bodies::map(i))).await?;
+    let figures = load.each("50 policies", objects, |i| (Method::POST, MAPS.to_owned(), "application/json", bodies::map("policed", i))).await?;
     for n in 0..50 {
         send(&load.client, Method::DELETE, &format!("{ADMISSION}/validatingadmissionpolicybindings/policy-{n}"), "", String::new()).await?;
         send(&load.client, Method::DELETE, &format!("{ADMISSION}/validatingadmissionpolicies/policy-{n}"), "", String::new()).await?;
+    }
+    Ok(figures)
+}
+
+/// Writes about which so many webhooks are asked.
+async fn webhooks(load: &Load, hook: &hook::Hook, name: &'static str, count: u32, objects: u32) -> anyhow::Result<Figures> {
+    let configurations = format!("{ADMISSION}/validatingwebhookconfigurations");
+    if count > 0 {
+        post(&load.client, &configurations, hook.configuration(count)).await?;
+        // A configuration counts as soon as a write takes as long as the webhook.
+        let begun = Instant::now();
+        loop {
+            let asked = Instant::now();
+            post(&load.client, &format!("{MAPS}?dryRun=All"), bodies::map("probe", 0)).await?;
+            if asked.elapsed() >= hook::THINKS {
+                break;
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("no webhook is asked after {PATIENCE:?}");
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let figures = load.each(name, objects, |i| (Method::POST, MAPS.to_owned(), "application/json", bodies::map(&format!("hooked-{count}"), i))).await?;
+    if count > 0 {
+        send(&load.client, Method::DELETE, &format!("{configurations}/hooks-{count}"), "", String::new()).await?;
+        sleep(Duration::from_secs(2)).await;
     }
     Ok(figures)
 }
@@ -233,6 +265,7 @@ fn table(ours: &Measured, theirs: Option<&Measured>) {
             of(|f| f.p99),
         );
     }
+    println!("each webhook thinks for {} ms", hook::THINKS.as_millis());
     println!("\n{}", Samples::head("a definition created until …, ms"));
     for (who, measured) in [("knarr", Some(ours)), ("original", theirs)] {
         let Some(measured) = measured else { continue };

@@ -119,8 +119,8 @@ pub(super) fn policy(n: u32) -> (String, String) {
 }
 
 /// A ConfigMap that all policies admit.
-pub(super) fn map(i: u32) -> String {
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("policed-{i}")}, "data": {"a": "x".repeat(512), "b": "y".repeat(512)}})
+pub(super) fn map(name: &str, i: u32) -> String {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("{name}-{i}")}, "data": {"a": "x".repeat(512), "b": "y".repeat(512)}})
         .to_string()
 }
 
