@@ -1,19 +1,19 @@
 //! What is served, as clients discover it: `/api`, `/apis` and below, plain and aggregated (`apidiscovery.k8s.io`).
 //!
-//! The documents are made once from a table of rows and kept with it. The aggregated ones carry an `ETag`.
+//! What a group has in the aggregated documents is made once and kept with it; they are put together when a table of rows is
+//! first asked for them, and carry an `ETag`.
 
 use crate::{
     Body, body,
     documents::{Aggregated, Document},
     reply,
-    rows::{Row, Rows},
+    rows::{Group, Row, Rows},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 use machinery::{
     Value,
-    resources::Resource,
     schema::{Builder, Field, ListType, Object, Schema, Type, TypeId, TypeRef},
     status::Status,
 };
@@ -81,26 +81,37 @@ fn aggregated(document: &Document, version: &str, headers: &HeaderMap) -> Respon
 }
 
 impl Aggregated {
-    /// Makes the documents of a table.
+    /// Puts the documents of a table together from the parts of its groups.
     pub(crate) fn new(rows: &Rows) -> Self {
         let document = |core: bool| {
-            let items: Vec<Value> = groups(rows).into_iter().filter(|g| g.is_empty() == core).map(|g| aggregated_group(rows, g)).collect();
-            let list = |version: &str| json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items});
-            let v2 = Bytes::from(in_order(&list("v2")));
+            let parts: Vec<&[u8]> = rows.groups().iter().filter(|group| group.name.is_empty() == core).map(part).collect();
+            let list = |version: &str| {
+                let mut text =
+                    format!(r#"{{"kind":"APIGroupDiscoveryList","apiVersion":"apidiscovery.k8s.io/{version}","metadata":{{}},"items":["#).into_bytes();
+                text.extend_from_slice(&parts.join(&b','));
+                text.extend_from_slice(b"]}\n");
+                Bytes::from(text)
+            };
+            let v2 = list("v2");
             let mut etag = String::from("\"");
             for byte in Sha512::digest(&v2) {
                 let _ = write!(etag, "{byte:02X}");
             }
             etag.push('"');
-            Document { v2, v2beta1: Bytes::from(in_order(&list("v2beta1"))), etag }
+            Document { v2, v2beta1: list("v2beta1"), etag }
         };
         Aggregated { core: document(true), groups: document(false) }
     }
 }
 
-/// The document as the original writes it: its types are no part of the published schema.
-fn in_order(document: &Value) -> Vec<u8> {
-    static LIST: LazyLock<(Schema, TypeId)> = LazyLock::new(|| {
+/// A group's part of the aggregated documents, made when it is first asked for.
+fn part(group: &Arc<Group>) -> &[u8] {
+    group.discovery.get_or_init(|| in_order(&aggregated_group(group)))
+}
+
+/// A group's part as the original writes it: its types are no part of the published schema.
+fn in_order(group: &Value) -> Vec<u8> {
+    static GROUP: LazyLock<(Schema, TypeId)> = LazyLock::new(|| {
         let mut builder = Builder::new();
         let any = builder.plain(&Type::Any);
         let mut object = |name: &'static str, fields: &[(&'static str, Option<TypeId>)]| {
@@ -126,68 +137,47 @@ fn in_order(document: &Value) -> Vec<u8> {
         let (_, resources) = object("resource", &resource);
         let (_, versions) = object("version", &[("version", None), ("resources", Some(resources)), ("freshness", None)]);
         let (metadata, _) = object("metadata", &[("name", None), ("resourceVersion", None), ("creationTimestamp", None)]);
-        let (_, items) = object("group", &[("metadata", Some(metadata)), ("versions", Some(versions))]);
-        let (list, _) = object("list", &[("kind", None), ("apiVersion", None), ("metadata", None), ("items", Some(items))]);
-        (builder.build(), list)
+        let (group, _) = object("group", &[("metadata", Some(metadata)), ("versions", Some(versions))]);
+        (builder.build(), group)
     });
-    let (schema, id) = &*LIST;
-    let mut text = machinery::json::encode_as(Some(TypeRef { schema, id: *id }), document);
-    text.push(b'\n');
-    text
+    let (schema, id) = &*GROUP;
+    machinery::json::encode_as(Some(TypeRef { schema, id: *id }), group)
 }
 
-fn groups(rows: &Rows) -> Vec<&str> {
-    let mut groups: Vec<&str> = Vec::new();
-    for row in rows.iter() {
-        if !groups.contains(&row.resource.group.as_str()) {
-            groups.push(&row.resource.group);
-        }
-    }
-    groups
-}
-
-fn versions<'a>(rows: &'a Rows, group: &str) -> Vec<&'a str> {
-    let mut versions: Vec<&str> = Vec::new();
-    for row in rows.iter().filter(|r| r.resource.group == group) {
-        if !versions.contains(&row.resource.version.as_str()) {
-            versions.push(&row.resource.version);
-        }
-    }
-    versions
-}
-
-fn of_version<'a>(rows: &'a Rows, group: &str, version: &str) -> Vec<&'a Arc<Row>> {
-    let mut found: Vec<&Arc<Row>> = rows.iter().filter(|r| r.resource.group == group && r.resource.version == version).collect();
-    found.sort_by(|a, b| a.resource.resource.cmp(&b.resource.resource));
-    found
-}
-
-fn aggregated_group(rows: &Rows, group: &str) -> Value {
-    let versions: Vec<Value> = versions(rows, group)
+fn aggregated_group(group: &Group) -> Value {
+    let versions: Vec<Value> = group
+        .versions()
         .into_iter()
         .map(|version| {
-            let resources: Vec<Value> = of_version(rows, group, version).into_iter().map(|r| aggregated_resource(&r.resource)).collect();
+            let resources: Vec<Value> = group.of_version(version).into_iter().map(aggregated_resource).collect();
             json!({"version": version, "resources": resources, "freshness": "Current"})
         })
         .collect();
     let mut metadata = json!({});
-    if !group.is_empty() {
-        metadata["name"] = group.into();
+    if !group.name.is_empty() {
+        metadata["name"] = group.name.as_str().into();
     }
     json!({"metadata": metadata, "versions": versions})
+}
+
+/// The verbs that discovery tells: of a definition that goes, those that make nothing new.
+fn verbs(row: &Row) -> Vec<&str> {
+    let ends = row.custom.as_ref().is_some_and(|custom| custom.terminating);
+    row.resource.verbs.iter().map(String::as_str).filter(|verb| !ends || !matches!(*verb, "create" | "patch" | "update")).collect()
 }
 
 fn kind_value(kind: &machinery::gvk::Gvk) -> Value {
     json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
 }
 
-fn aggregated_resource(resource: &Resource) -> Value {
+fn aggregated_resource(row: &Arc<Row>) -> Value {
+    let resource = &row.resource;
     let mut value = json!({
         "resource": resource.resource,
         "responseKind": kind_value(&resource.kind),
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": resource.singular,
-        "verbs": resource.verbs,
+        "verbs": verbs(row),
     });
     if !resource.short_names.is_empty() {
         value["shortNames"] = json!(resource.short_names);
@@ -210,33 +200,31 @@ fn api_versions(address: &str) -> Value {
     })
 }
 
-fn group_value(rows: &Rows, group: &str) -> Value {
-    let versions: Vec<Value> = versions(rows, group).into_iter().map(|v| json!({"groupVersion": format!("{group}/{v}"), "version": v})).collect();
-    json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
+fn group_value(group: &Group) -> Value {
+    let name = &group.name;
+    let versions: Vec<Value> = group.versions().into_iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
+    json!({"name": name, "preferredVersion": versions.first(), "versions": versions})
 }
 
 fn group_list(rows: &Rows) -> Value {
-    let groups: Vec<Value> = groups(rows).into_iter().filter(|g| !g.is_empty()).map(|g| group_value(rows, g)).collect();
+    let groups: Vec<Value> = rows.groups().iter().filter(|g| !g.name.is_empty()).map(|g| group_value(g)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 fn one_group(rows: &Rows, group: &str) -> Option<Value> {
-    if group.is_empty() || !groups(rows).contains(&group) {
-        return None;
-    }
-    let mut value = group_value(rows, group);
+    let mut value = group_value(rows.group(group).filter(|group| !group.name.is_empty())?);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
     Some(value)
 }
 
 fn resource_list(rows: &Rows, group: &str, version: &str) -> Option<Value> {
-    let found = of_version(rows, group, version);
+    let found = rows.group(group)?.of_version(version);
     if found.is_empty() {
         return None;
     }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    let resources: Vec<Value> = found.into_iter().flat_map(|r| api_resources(&r.resource)).collect();
+    let resources: Vec<Value> = found.into_iter().flat_map(|row| api_resources(row)).collect();
     let mut list = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": resources});
     if !group.is_empty() {
         // The original leaves it out for the group without a name, which is older than this kind.
@@ -245,13 +233,14 @@ fn resource_list(rows: &Rows, group: &str, version: &str) -> Option<Value> {
     Some(list)
 }
 
-fn api_resources(resource: &Resource) -> Vec<Value> {
+fn api_resources(row: &Row) -> Vec<Value> {
+    let resource = &row.resource;
     let mut own = json!({
         "name": resource.resource,
         "singularName": resource.singular,
         "namespaced": resource.namespaced,
         "kind": resource.kind.kind,
-        "verbs": resource.verbs,
+        "verbs": verbs(row),
     });
     if !resource.short_names.is_empty() {
         own["shortNames"] = json!(resource.short_names);

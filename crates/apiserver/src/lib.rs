@@ -10,9 +10,11 @@ mod bootstrap;
 mod components;
 mod config;
 mod context;
+mod definitions;
 mod discovery;
 mod documents;
 mod errors;
+mod family;
 mod frames;
 mod gate;
 mod gather;
@@ -58,6 +60,7 @@ pub use rows::{Row, Rows};
 pub use server::PeerCertificate;
 
 use machinery::{Value, status::Status};
+use parking_lot::Mutex;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -76,6 +79,8 @@ struct Inner {
     world: World,
     given_up: offload::GivenUp,
     bootstrapped: AtomicBool,
+    /// Keeps the rows of definitions, as long as nothing runs.
+    keeper: Mutex<Option<definitions::Keeper>>,
 }
 
 impl ApiServer {
@@ -85,7 +90,8 @@ impl ApiServer {
     /// A resource's objects cannot be loaded from the store.
     pub fn new(config: Config, store: Store, identity: Identity) -> Result<ApiServer, Status> {
         let world = World::new(config, store, identity);
-        let server = ApiServer(Arc::new(Inner { world, given_up: offload::GivenUp::default(), bootstrapped: AtomicBool::new(false) }));
+        let keeper = Mutex::new(definitions::Keeper::load(&world));
+        let server = ApiServer(Arc::new(Inner { world, given_up: offload::GivenUp::default(), bootstrapped: AtomicBool::new(false), keeper }));
         // Every bucket takes its objects now: authorisation reads them without asking for a row.
         for row in server.rows().iter() {
             row.bucket(server.store());
@@ -112,6 +118,10 @@ impl ApiServer {
     /// # Errors
     /// An object cannot be written.
     pub async fn bootstrap(&self) -> Result<(), Status> {
+        let keeper = self.0.keeper.lock().take();
+        if let Some(keeper) = keeper {
+            tokio::spawn(keeper.run());
+        }
         let found = services::repair(self.world(), services::Suspects::default()).await;
         bootstrap::run(self.world()).await?;
         // What a crash has left behind is put right at once.

@@ -91,7 +91,7 @@ pub(crate) struct Asked {
 /// Answers a list of stored objects.
 pub(crate) fn stored(row: &Arc<Row>, asked: Asked, list: List) -> Response<Body> {
     let plain = matches!(asked.accepted.encoding, Encoding::Json if !asked.accepted.pretty) || asked.accepted.encoding == Encoding::Protobuf;
-    if asked.accepted.gzip && plain && asked.accepted.form == Form::Object && !row.converts {
+    if asked.accepted.gzip && plain && asked.accepted.form == Form::Object && list.entries.iter().all(|entry| storage::lies(row, entry)) {
         let mut bytes = 0;
         let large = list.entries.iter().any(|entry| {
             bytes += entry.json.len();
@@ -303,10 +303,10 @@ impl Listing {
 
     fn write_json(&self, item: &Item, out: &mut Vec<u8>) {
         match (self.asked.accepted.form, item) {
-            (Form::Object, Item::Stored(entry)) if !self.row.converts => {
+            (Form::Object, Item::Stored(entry)) if storage::lies(&self.row, entry) => {
                 storage::item_json(&self.row, entry).into_iter().for_each(|part| out.extend_from_slice(part))
             }
-            (Form::Object, _) => out.extend_from_slice(&json::encode_as(Some(self.row.ty()), &self.bare(item))),
+            (Form::Object, _) => out.extend_from_slice(&json::encode_as(self.row.written_ty(), &self.bare(item))),
             (Form::Table, _) => table::write_row(&self.row, &self.value(item), self.asked.include, self.asked.now, out),
             (Form::Partial, _) => out.extend_from_slice(&table::partial_json(&self.value(item))),
         }
@@ -417,7 +417,7 @@ fn partial_type() -> Option<TypeRef<'static>> {
 
 /// The kind of a row's lists.
 fn list_kind(row: &Row) -> Gvk {
-    Gvk { kind: row.list_kind(), ..row.resource.kind.clone() }
+    Gvk { kind: row.list_kind.clone(), ..row.resource.kind.clone() }
 }
 
 /// What stands before and after the items in JSON.
@@ -427,10 +427,10 @@ fn json_frame(row: &Row, asked: Asked, metadata: &Value) -> (Vec<u8>, Vec<u8>) {
     let head = match asked.accepted.form {
         Form::Table => table::head(row, &list, true),
         Form::Partial => format!(r#"{{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{list},"items":["#),
-        Form::Object if row.is_builtin() => format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{list},"items":["#, row.list_kind(), row.api_version),
+        Form::Object if row.is_builtin() => format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{list},"items":["#, row.list_kind, row.api_version),
         // A list of custom resources is a map, whose keys are sorted.
         Form::Object => {
-            let tail = format!(r#"],"kind":"{}","metadata":{metadata}}}"#, row.list_kind());
+            let tail = format!(r#"],"kind":"{}","metadata":{metadata}}}"#, row.list_kind);
             return (format!(r#"{{"apiVersion":"{}","items":["#, row.api_version).into(), tail.into());
         }
     };
@@ -442,7 +442,7 @@ fn yaml_frame(row: &Row, asked: Asked, metadata: &Value) -> (Vec<u8>, Vec<u8>) {
     let (api_version, kind) = match asked.accepted.form {
         Form::Table => ("meta.k8s.io/v1", "Table".to_owned()),
         Form::Partial => ("meta.k8s.io/v1", "PartialObjectMetadataList".to_owned()),
-        Form::Object => (row.api_version.as_str(), row.list_kind()),
+        Form::Object => (row.api_version.as_str(), row.list_kind.clone()),
     };
     let (mut before, mut after) = (serde_json::json!({ "apiVersion": api_version }), serde_json::json!({}));
     let items = if asked.accepted.form == Form::Table {

@@ -2,7 +2,10 @@
 //!
 //! A request costs one lock and one lookup by small numbers; names are put together only when `/metrics` is read.
 
-use crate::{path::RequestInfo, rows::Row};
+use crate::{
+    path::RequestInfo,
+    rows::{Labels, Row},
+};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
@@ -28,7 +31,7 @@ struct Key {
 }
 
 struct Series {
-    row: Option<Arc<Row>>,
+    row: Option<Arc<Labels>>,
     count: u64,
     sum_s: f64,
     buckets: [u64; BOUNDS_S.len()],
@@ -87,12 +90,12 @@ impl Metrics {
 
     /// Counts an answer.
     pub(crate) fn end(&self, row: Option<&Arc<Row>>, verb: &'static str, subresource: String, code: u16, took: Duration) {
-        let key = Key { row: row.map_or(0, |r| Arc::as_ptr(r) as usize), verb, code, subresource };
+        let key = Key { row: row.map_or(0, |r| Arc::as_ptr(r.labels()) as usize), verb, code, subresource };
         let mut series = self.series.lock();
         if series.len() >= SERIES_MAX && !series.contains_key(&key) {
             return;
         }
-        let one = series.entry(key).or_insert_with(|| Series { row: row.cloned(), count: 0, sum_s: 0.0, buckets: [0; BOUNDS_S.len()] });
+        let one = series.entry(key).or_insert_with(|| Series { row: row.map(|r| Arc::clone(r.labels())), count: 0, sum_s: 0.0, buckets: [0; BOUNDS_S.len()] });
         one.count += 1;
         one.sum_s += took.as_secs_f64();
         if let Some(at) = BOUNDS_S.iter().position(|bound| took.as_secs_f64() <= *bound) {
@@ -178,7 +181,7 @@ fn labels(key: &Key, series: &Series) -> String {
     let (group, version, resource, scope) = match &series.row {
         Some(row) => {
             let scope = if key.verb == "list" || key.verb == "watch" { "cluster" } else { "resource" };
-            (row.resource.group.as_str(), row.resource.version.as_str(), row.resource.resource.as_str(), scope)
+            (row.group.as_str(), row.version.as_str(), row.resource.as_str(), scope)
         }
         None => ("", "", "", ""),
     };

@@ -84,13 +84,30 @@ impl Accepted {
     }
 }
 
-/// What `Accept` asks for. `forms`: whether tables and partial metadata are to be had here; `streams`: whether watches are.
-pub fn accepted(headers: &HeaderMap, forms: bool, streams: bool) -> Result<Accepted, Status> {
+/// What an endpoint has besides objects as JSON and YAML.
+#[derive(Debug, Clone, Copy)]
+pub struct Offered {
+    /// Tables and partial metadata.
+    pub forms: bool,
+    /// Watches.
+    pub streams: bool,
+    /// Objects as protobuf: custom resources have none, their metadata has.
+    pub protobuf: bool,
+}
+
+impl Default for Offered {
+    fn default() -> Self {
+        Offered { forms: false, streams: false, protobuf: true }
+    }
+}
+
+/// What `Accept` asks for.
+pub fn accepted(headers: &HeaderMap, offered: Offered) -> Result<Accepted, Status> {
     let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Accepted::default()) };
     let accept = accept.to_str().unwrap_or_default();
     match accept {
         "" | JSON | "*/*" => return Ok(Accepted::default()),
-        PROTOBUF => return Ok(Accepted { encoding: Encoding::Protobuf, ..Accepted::default() }),
+        PROTOBUF if offered.protobuf => return Ok(Accepted { encoding: Encoding::Protobuf, ..Accepted::default() }),
         _ => {}
     }
     let mut clauses: Vec<(f32, Clause<'_>)> = accept.split(',').map(|c| (0.0, Clause::parse(c))).collect();
@@ -99,12 +116,17 @@ pub fn accepted(headers: &HeaderMap, forms: bool, streams: bool) -> Result<Accep
     }
     clauses.sort_by(|a, b| b.0.total_cmp(&a.0));
     for (_, clause) in &clauses {
-        if let Some(found) = clause.resolve(forms) {
+        if let Some(found) = clause.resolve(offered) {
             return Ok(found);
         }
     }
-    let watches: &[&str] = if streams { &STREAMS } else { &[] };
-    Err(Status::not_acceptable(&[&ALL, watches].concat()))
+    let all = if offered.protobuf { &ALL[..] } else { &ALL[..2] };
+    let watches = match (offered.streams, offered.protobuf) {
+        (false, _) => &[][..],
+        (true, false) => &STREAMS[..1],
+        (true, true) => &STREAMS[..],
+    };
+    Err(Status::not_acceptable(&[all, watches].concat()))
 }
 
 /// Whether an answer may be compressed: `gzip` is named, and not with a quality of nothing.
@@ -164,11 +186,11 @@ impl<'a> Clause<'a> {
         clause
     }
 
-    fn resolve(&self, forms: bool) -> Option<Accepted> {
+    fn resolve(&self, Offered { forms, protobuf, .. }: Offered) -> Option<Accepted> {
         let encoding = Encoding::of(self.media)?;
         let meta = self.group == "meta.k8s.io" && matches!(self.version, "v1" | "v1beta1");
         let form = match self.kind {
-            "" => Form::Object,
+            "" if encoding != Encoding::Protobuf || protobuf => Form::Object,
             "Table" if forms && meta && encoding != Encoding::Protobuf => Form::Table,
             "PartialObjectMetadata" | "PartialObjectMetadataList" if forms && meta => Form::Partial,
             _ => return None,
@@ -184,7 +206,7 @@ mod tests {
     fn accept(text: &str) -> Result<Accepted, Status> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, text.parse().unwrap());
-        accepted(&headers, true, false)
+        accepted(&headers, Offered { forms: true, ..Offered::default() })
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use crate::{
     Body, body, negotiate, reply,
-    rows::{Row, Rows},
+    rows::{Group, Row, Rows},
 };
 use bytes::Bytes;
 use flate2::read::GzDecoder;
@@ -24,7 +24,7 @@ const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protob
 pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
     let path = path.strip_prefix("/openapi/")?;
     if path == "v3" || path == "v3/" {
-        let paths: Vec<(String, String)> = groups(rows).into_iter().map(|(path, rows)| (path, hash(&rows))).collect();
+        let paths: Vec<(String, String)> = versions(rows).map(|(group, version)| (path_of(group, version), hash(&group.of_version(version)))).collect();
         let index = openapi::v3_index(paths.iter().map(|(path, hash)| (path.as_str(), hash.as_str())));
         return Some(reply::respond(StatusCode::OK, negotiate::JSON, index.to_string()));
     }
@@ -39,9 +39,10 @@ pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Res
         let packed = rows.openapi().get("v2", || json(&document()));
         return Some(respond(packed, &hash(&all), negotiate::JSON, headers));
     }
-    let group = path.strip_prefix("v3/")?;
-    let (_, found) = groups(rows).into_iter().find(|(path, _)| path == group)?;
-    let packed = rows.openapi().get(group, || json(&openapi::v3_document(&served(&found), git_version())));
+    let wanted = path.strip_prefix("v3/")?;
+    let (group, version) = versions(rows).find(|(group, version)| path_of(group, version) == wanted)?;
+    let found = group.of_version(version);
+    let packed = group.documents.get(version, || json(&openapi::v3_document(&served(&found), git_version())));
     Some(respond(packed, &hash(&found), negotiate::JSON, headers))
 }
 
@@ -56,20 +57,23 @@ fn git_version() -> &'static str {
 }
 
 fn served<'r>(rows: &[&'r Arc<Row>]) -> Vec<Served<'r>> {
-    rows.iter().map(|row| Served { resource: &row.resource, schema: None }).collect()
+    rows.iter()
+        .map(|row| {
+            // A version without a schema is custom all the same.
+            let described = row.custom.as_ref().map(|custom| &custom.described["schema"]["openAPIV3Schema"]);
+            Served { resource: &row.resource, schema: described }
+        })
+        .collect()
 }
 
-/// The rows of each document of version 3, by its path.
-fn groups(rows: &Rows) -> Vec<(String, Vec<&Arc<Row>>)> {
-    let mut groups: Vec<(String, Vec<&Arc<Row>>)> = Vec::new();
-    for row in rows.iter() {
-        let path = format!("{}/{}", if row.resource.group.is_empty() { "api" } else { "apis" }, row.api_version);
-        match groups.iter_mut().find(|(known, _)| *known == path) {
-            Some((_, rows)) => rows.push(row),
-            None => groups.push((path, vec![row])),
-        }
-    }
-    groups
+/// The groups and versions that have a document of version 3.
+fn versions(rows: &Rows) -> impl Iterator<Item = (&Arc<Group>, &str)> {
+    rows.groups().iter().flat_map(|group| group.versions().into_iter().map(move |version| (group, version)))
+}
+
+/// The path of such a document.
+fn path_of(group: &Group, version: &str) -> String {
+    if group.name.is_empty() { format!("api/{version}") } else { format!("apis/{}/{version}", group.name) }
 }
 
 /// A hash of what a document is made from.
@@ -78,6 +82,7 @@ fn hash(rows: &[&Arc<Row>]) -> String {
     digest.update(git_version());
     for row in rows {
         digest.update(format!("{}/{};", row.api_version, row.resource.resource));
+        digest.update(row.custom.as_ref().map_or("", |custom| &custom.digest));
     }
     let mut text = String::with_capacity(64);
     for byte in digest.finalize() {

@@ -5,7 +5,7 @@
 
 use crate::{
     ApiServer, Body, Context, Operation, Write, access, admission, body, components, discovery, errors, health,
-    negotiate::{self, Accepted, Encoding, Form},
+    negotiate::{self, Accepted, Encoding, Form, Offered},
     offload::{self, Finish, GivenUp},
     path::RequestInfo,
     proxy,
@@ -77,7 +77,7 @@ async fn stages(
 ) -> Result<Response<Body>, Status> {
     let now = SystemTime::now();
     let offered_token = websocket::take_token(&mut parts.headers);
-    *accepted = negotiate::accepted(&parts.headers, false, false).unwrap_or_default();
+    *accepted = negotiate::accepted(&parts.headers, Offered::default()).unwrap_or_default();
     accepted.pretty |= pretty(query, header_text(&parts.headers, header::USER_AGENT));
     let user = access::authenticate(server.world(), &parts, offered_token.as_deref(), now).await?;
     let user = access::impersonate(server.world(), user, &parts.headers)?;
@@ -165,6 +165,9 @@ async fn dispatch(
         return other_path(server, cx, parts, *accepted).await;
     }
     let Some(row) = row else { return Err(Status::no_such_path()) };
+    if row.custom.is_some() && !is_scoped(row, &cx.info) {
+        return Err(Status::no_such_path());
+    }
     if STREAMS.contains(&cx.info.subresource.as_str()) {
         return proxy::handle(server.world(), cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
     }
@@ -177,13 +180,14 @@ async fn dispatch(
         return Err(Status::method_not_allowed());
     }
     let streams = matches!(cx.info.verb, "list" | "watch");
-    *accepted = negotiate::accepted(&parts.headers, forms || stored, streams)?;
+    *accepted = negotiate::accepted(&parts.headers, Offered { forms: forms || stored, streams, protobuf: row.is_builtin() || cx.info.subresource == "scale" })?;
     if cx.info.verb == "watch" {
         accepted.for_watch()?;
     }
     accepted.pretty |= pretty(query, &cx.user_agent);
     accepted.gzip = negotiate::takes_gzip(&parts.headers);
-    if let Some(warning) = deprecated(&row.resource.kind) {
+    let deprecation = row.custom.as_ref().and_then(|custom| custom.deprecation.as_deref());
+    if let Some(warning) = deprecation.or_else(|| deprecated(&row.resource.kind)) {
         cx.warn(warning);
     }
     let socket = (cx.info.verb == "watch" && websocket::wanted(&parts.headers)).then(|| parts.headers.clone());
@@ -241,7 +245,7 @@ impl Asked {
         }
         match self.cx.info.verb {
             "create" | "update" => drop(negotiate::content(&self.headers)?),
-            "patch" => drop(registry::patch::Kind::of(&self.headers)?),
+            "patch" => drop(registry::patch::Kind::of(&self.headers, &self.row)?),
             _ => {}
         }
         let body = body::read(body).await?;
@@ -361,6 +365,15 @@ fn is_placed(row: &Row, info: &RequestInfo) -> bool {
     }
 }
 
+/// Whether a request for a custom resource has a namespace where its objects have one. Upstream passes what has not on to those
+/// who might serve it, and nobody does.
+fn is_scoped(row: &Row, info: &RequestInfo) -> bool {
+    match row.resource.namespaced {
+        true => !info.namespace.is_empty() || matches!(info.verb, "list" | "watch"),
+        false => info.namespace.is_empty(),
+    }
+}
+
 async fn bind(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let pods = call.world.row("", "v1", "pods").ok_or_else(|| errors::not_found(call.row, call.name()))?;
     subresources::bind(call, &pods, body).await
@@ -369,7 +382,7 @@ async fn bind(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
 async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let info = &call.cx.info;
     let Some(known) = call.row.resource.subresource(&info.subresource) else {
-        return Err(Status::no_such_path());
+        return Err(if call.row.custom.is_some() { errors::not_found(call.row, call.name()) } else { Status::no_such_path() });
     };
     if !known.verbs.iter().any(|v| v == info.verb) {
         return Err(Status::method_not_allowed());

@@ -58,9 +58,9 @@ pub(crate) fn answer(row: &Arc<Row>, cx: &Context, accepted: Accepted, include: 
         (Answer::Stored(code, entry), Form::Object) => match accepted.encoding {
             Encoding::Json => from_json(code, accepted, storage::json(row, &entry).into()),
             Encoding::Protobuf => respond(code, negotiate::PROTOBUF, storage::protobuf(row, &entry)),
-            Encoding::Yaml => encoded(code, accepted, Some(row.ty()), &storage::value(row, &entry)),
+            Encoding::Yaml => encoded(code, accepted, row.written_ty(), &storage::value(row, &entry)),
         },
-        (Answer::Object(code, value), Form::Object) => encoded(code, accepted, Some(row.ty()), &value),
+        (Answer::Object(code, value), Form::Object) => encoded(code, accepted, row.written_ty(), &value),
         (Answer::List(list), _) => listing::stored(row, asked, list),
         (Answer::Computed(values), _) => listing::computed(row, asked, values),
         (Answer::Stored(code, entry), _) => special(row, asked, code, &storage::value(row, &entry)),

@@ -1,32 +1,76 @@
 //! The table of what is served: one [`Row`] a resource and version, looked up once per request.
 //!
-//! The table is immutable and replaced as a whole, so that a request sees one state of it and custom resources can
-//! be added at run time.
+//! The table is immutable and replaced as a whole, so that a request sees one state of it while definitions of custom
+//! resources come and go. Rows stand in groups, and what is made of a group (its part of discovery, its OpenAPI) is kept
+//! with it: a table that replaces another shares all groups but the one that changed.
 
 use crate::{
     documents::{Aggregated, Documents},
+    family::{Custom, Family},
     frames::Frames,
     stretches::Stretches,
 };
 use kinds::Strategy;
 use machinery::apply::FieldSet;
 use machinery::{
+    Value,
     resources::Resource,
     schema::{Schema, TypeId, TypeRef},
 };
 use std::{
     collections::HashMap,
     fmt,
+    ops::Deref,
     sync::{Arc, OnceLock},
 };
 use store::{Bucket, FieldsOf, Store};
+
+/// The logic of a kind: part of the program, or made from a definition.
+#[derive(Clone)]
+pub enum Logic {
+    /// A built-in kind's.
+    Builtin(&'static dyn Strategy),
+    /// A custom kind's.
+    Custom(Arc<dyn Strategy>),
+}
+
+impl Logic {
+    /// A custom kind's, to be shared with another row.
+    pub(crate) fn shared(&self) -> Option<Arc<dyn Strategy>> {
+        if let Logic::Custom(strategy) = self { Some(Arc::clone(strategy)) } else { None }
+    }
+}
+
+impl Deref for Logic {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Logic::Builtin(strategy) => *strategy,
+            Logic::Custom(strategy) => &**strategy,
+        }
+    }
+}
 
 /// The arena that a row's type lives in.
 #[derive(Clone)]
 enum Arena {
     Builtin(&'static Schema),
-    #[allow(dead_code, reason = "custom resources build their own arenas")]
-    Own(Arc<Schema>),
+    Custom(Arc<Family>),
+}
+
+/// By what a resource is counted and told of; it outlives the rows of a definition that changes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Labels {
+    pub(crate) group: String,
+    pub(crate) version: String,
+    pub(crate) resource: String,
+}
+
+impl Labels {
+    fn of(resource: &Resource) -> Arc<Labels> {
+        Arc::new(Labels { group: resource.group.clone(), version: resource.version.clone(), resource: resource.resource.clone() })
+    }
 }
 
 /// A served resource with everything that its requests need.
@@ -34,7 +78,7 @@ pub struct Row {
     /// Names, scope, verbs, columns.
     pub resource: Resource,
     /// The logic of the kind.
-    pub strategy: &'static dyn Strategy,
+    pub strategy: Logic,
     /// `group/version`, as in `apiVersion`.
     pub api_version: String,
     /// The key prefix of all objects, with a closing slash.
@@ -42,7 +86,12 @@ pub struct Row {
     /// The objects lie in the store in another version than this row's.
     pub converts: bool,
     /// The logic of the kind that lies in the store: the same but for Events, which two groups serve.
-    pub(crate) storage_strategy: &'static dyn Strategy,
+    pub(crate) storage_strategy: Logic,
+    /// `kind` of the lists of this resource's objects.
+    pub list_kind: String,
+    /// What a custom kind has besides.
+    pub(crate) custom: Option<Custom>,
+    labels: Arc<Labels>,
     bucket: OnceLock<Bucket>,
     frames: Frames,
     stretches: Stretches,
@@ -73,7 +122,10 @@ impl Row {
         let storage_strategy = kinds::strategy(&resource.storage.group, &resource.resource);
         let (kind, api_version) = (&resource.kind.kind, resource.api_version());
         Some(Row {
-            storage_strategy,
+            storage_strategy: Logic::Builtin(storage_strategy),
+            list_kind: format!("{kind}List"),
+            custom: None,
+            labels: Labels::of(resource),
             stretches: Stretches::default(),
             item_prefix: format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","#).into(),
             fields: Arc::new(move |value: &machinery::Value| storage_strategy.selectable_fields(value)),
@@ -81,7 +133,7 @@ impl Row {
             frames: Frames::default(),
             resets: endpoints.map(|name| (name.to_owned(), FieldSet::from_paths(strategy.reset_fields(name)))).collect(),
             no_resets: FieldSet::new(),
-            strategy,
+            strategy: Logic::Builtin(strategy),
             api_version,
             root_key: resource.root_key(),
             converts: resource.storage.version != resource.kind.version || resource.storage.group != resource.kind.group,
@@ -90,6 +142,33 @@ impl Row {
             id,
             storage_id,
         })
+    }
+
+    /// The row of one version of a custom kind. `labels` are those of the row that it takes the place of.
+    pub(crate) fn custom(resource: Resource, list_kind: String, strategy: Arc<dyn Strategy>, custom: Custom, id: TypeId, labels: Option<Arc<Labels>>) -> Row {
+        let endpoints = std::iter::once("").chain(resource.subresources.iter().map(|s| s.name.as_str()));
+        let of_fields = Arc::clone(&strategy);
+        Row {
+            storage_strategy: Logic::Custom(Arc::clone(&strategy)),
+            list_kind,
+            labels: labels.unwrap_or_else(|| Labels::of(&resource)),
+            stretches: Stretches::default(),
+            item_prefix: Vec::new(),
+            fields: Arc::new(move |value: &Value| of_fields.selectable_fields(value)),
+            bucket: OnceLock::new(),
+            frames: Frames::default(),
+            resets: endpoints.map(|name| (name.to_owned(), FieldSet::from_paths(strategy.reset_fields(name)))).collect(),
+            no_resets: FieldSet::new(),
+            strategy: Logic::Custom(strategy),
+            api_version: resource.api_version(),
+            root_key: resource.root_key(),
+            converts: false,
+            arena: Arena::Custom(Arc::clone(&custom.family)),
+            custom: Some(custom),
+            resource,
+            id,
+            storage_id: id,
+        }
     }
 
     /// The type that requests speak.
@@ -102,9 +181,13 @@ impl Row {
         TypeRef { schema: self.schema(), id: self.storage_id }
     }
 
-    /// `kind` of the list of this resource's objects.
-    pub fn list_kind(&self) -> String {
-        format!("{}List", self.resource.kind.kind)
+    /// The type by which objects are written: a custom one's keys are sorted whatever its schema says.
+    pub(crate) fn written_ty(&self) -> Option<TypeRef<'_>> {
+        self.is_builtin().then(|| self.ty())
+    }
+
+    pub(crate) fn labels(&self) -> &Arc<Labels> {
+        &self.labels
     }
 
     /// The fields that a write by this endpoint never owns: those that the strategy resets.
@@ -145,16 +228,48 @@ impl Row {
     fn schema(&self) -> &Schema {
         match &self.arena {
             Arena::Builtin(schema) => schema,
-            Arena::Own(schema) => schema,
+            Arena::Custom(family) => family.schema(),
         }
+    }
+}
+
+/// The rows of a group, and what was made of them.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    rows: Vec<Arc<Row>>,
+    /// Its part of aggregated discovery.
+    pub(crate) discovery: OnceLock<Vec<u8>>,
+    /// Its OpenAPI documents.
+    pub(crate) documents: Documents,
+}
+
+impl Group {
+    /// The versions, the preferred one first.
+    pub(crate) fn versions(&self) -> Vec<&str> {
+        let mut versions: Vec<&str> = Vec::new();
+        for row in &self.rows {
+            if !versions.contains(&row.resource.version.as_str()) {
+                versions.push(&row.resource.version);
+            }
+        }
+        versions
+    }
+
+    /// The rows of a version, in the order of their names.
+    pub(crate) fn of_version(&self, version: &str) -> Vec<&Arc<Row>> {
+        let mut found: Vec<&Arc<Row>> = self.rows.iter().filter(|r| r.resource.version == version).collect();
+        found.sort_by(|a, b| a.resource.resource.cmp(&b.resource.resource));
+        found
     }
 }
 
 /// All rows by group, version and resource.
 #[derive(Debug, Default)]
 pub struct Rows {
-    rows: Vec<Arc<Row>>,
-    index: HashMap<String, usize>,
+    /// In discovery order.
+    groups: Vec<Arc<Group>>,
+    index: HashMap<String, Arc<Row>>,
     aggregated: OnceLock<Aggregated>,
     openapi: Documents,
 }
@@ -162,35 +277,70 @@ pub struct Rows {
 impl Rows {
     /// The built-in resources that `served` accepts, in discovery order.
     pub fn builtin(served: impl Fn(&Resource) -> bool) -> Rows {
-        let mut rows = Rows::default();
-        for resource in machinery::resources::builtin().iter().filter(|r| served(r)) {
-            if let Some(row) = Row::builtin(resource) {
-                rows.add(Arc::new(row));
+        let mut groups: Vec<Group> = Vec::new();
+        let mut index = HashMap::new();
+        for row in machinery::resources::builtin().iter().filter(|r| served(r)).filter_map(Row::builtin).map(Arc::new) {
+            let resource = &row.resource;
+            index.insert(index_key(&resource.group, &resource.version, &resource.resource), Arc::clone(&row));
+            match groups.iter_mut().find(|group| group.name == resource.group) {
+                Some(group) => group.rows.push(row),
+                None => groups.push(Group { name: resource.group.clone(), rows: vec![row], ..Group::default() }),
             }
         }
-        rows
+        Rows { groups: groups.into_iter().map(Arc::new).collect(), index, ..Rows::default() }
     }
 
-    /// Adds or replaces a row.
-    pub fn add(&mut self, row: Arc<Row>) {
-        let key = index_key(&row.resource.group, &row.resource.version, &row.resource.resource);
-        match self.index.get(&key) {
-            Some(at) => self.rows[*at] = row,
-            None => {
-                self.index.insert(key, self.rows.len());
-                self.rows.push(row);
+    /// The table in which a definition of this name has these rows, and no others. A version that is built in stays as it is: what
+    /// is served of it is not for definitions to add to.
+    pub(crate) fn with_definition(&self, group: &str, definition: &str, rows: Vec<Arc<Row>>) -> Rows {
+        let present = self.group(group);
+        let of_it = |row: &Row| row.custom.as_ref().is_some_and(|custom| custom.family.definition == definition);
+        let (mut kept, mut index) = (Vec::new(), self.index.clone());
+        for row in present.into_iter().flat_map(|group| &group.rows) {
+            if of_it(row) {
+                index.remove(&index_key(group, &row.resource.version, &row.resource.resource));
+            } else {
+                kept.push(Arc::clone(row));
             }
         }
+        let is_builtin = |version: &str| kept.iter().any(|row| row.is_builtin() && row.resource.version == version);
+        let added: Vec<Arc<Row>> = rows.into_iter().filter(|row| !is_builtin(&row.resource.version)).collect();
+        for row in &added {
+            index.insert(index_key(group, &row.resource.version, &row.resource.resource), Arc::clone(row));
+        }
+        kept.extend(added);
+        // A stable sort: what is built in keeps its order.
+        kept.sort_by(|a, b| match (a.is_builtin(), b.is_builtin()) {
+            (false, false) => by_priority(&a.resource.version, &b.resource.version),
+            (a, b) => b.cmp(&a),
+        });
+        let mut groups = self.groups.clone();
+        let place = groups.iter().position(|known| known.name == group);
+        match (place, kept.is_empty()) {
+            (Some(at), true) => drop(groups.remove(at)),
+            (Some(at), false) => groups[at] = Arc::new(Group { name: group.to_owned(), rows: kept, ..Group::default() }),
+            (None, true) => {}
+            (None, false) => {
+                let first = groups.iter().position(|known| known.rows.iter().all(|row| !row.is_builtin()) && known.name.as_str() > group);
+                groups.insert(first.unwrap_or(groups.len()), Arc::new(Group { name: group.to_owned(), rows: kept, ..Group::default() }));
+            }
+        }
+        Rows { groups, index, ..Rows::default() }
     }
 
     /// The row of a resource.
     pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Row>> {
-        self.index.get(&index_key(group, version, resource)).and_then(|at| self.rows.get(*at))
+        self.index.get(&index_key(group, version, resource))
     }
 
-    /// The first served version of a resource.
-    pub fn any_version(&self, group: &str, resource: &str) -> Option<&Arc<Row>> {
-        self.rows.iter().find(|r| r.resource.group == group && r.resource.resource == resource)
+    /// The groups in discovery order.
+    pub(crate) fn groups(&self) -> &[Arc<Group>] {
+        &self.groups
+    }
+
+    /// A group by its name.
+    pub(crate) fn group(&self, name: &str) -> Option<&Arc<Group>> {
+        self.groups.iter().find(|group| group.name == name)
     }
 
     /// The aggregated discovery documents, made when first asked for.
@@ -205,12 +355,36 @@ impl Rows {
 
     /// All rows in discovery order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Row>> {
-        self.rows.iter()
+        self.groups.iter().flat_map(|group| &group.rows)
     }
 
     /// Whether a group and version is served at all.
     pub fn has_version(&self, group: &str, version: &str) -> bool {
-        self.rows.iter().any(|r| r.resource.group == group && r.resource.version == version)
+        self.group(group).is_some_and(|group| group.rows.iter().any(|r| r.resource.version == version))
+    }
+}
+
+/// The order of a group's versions: `v2`, `v1`, `v1beta1`, `v1alpha1`, then all others by name (upstream's kube-aware order).
+pub(crate) fn by_priority(a: &str, b: &str) -> std::cmp::Ordering {
+    /// Major version, stage (stable, beta, alpha), version of the stage.
+    fn parts(version: &str) -> Option<(u64, u64, u64)> {
+        let rest = version.strip_prefix('v')?;
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (major, stage) = rest.split_at(end);
+        let number = |text: &str| if text.starts_with('0') { None } else { text.parse().ok() };
+        let (stage, minor) = match (stage, stage.strip_prefix("beta"), stage.strip_prefix("alpha")) {
+            ("", ..) => (3, 0),
+            (_, Some(minor), _) => (2, number(minor)?),
+            (_, _, Some(minor)) => (1, number(minor)?),
+            _ => return None,
+        };
+        Some((stage, number(major)?, minor))
+    }
+    match (parts(a), parts(b)) {
+        (Some(a), Some(b)) => b.cmp(&a),
+        (Some(_), None) => std::cmp::Ordering::Less,
+        (None, Some(_)) => std::cmp::Ordering::Greater,
+        (None, None) => a.cmp(b),
     }
 }
 
@@ -220,4 +394,17 @@ fn index_key(group: &str, version: &str, resource: &str) -> String {
         key.push_str(part);
     }
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_in_the_original_s_order() {
+        // The example of the original's documentation of definitions.
+        let mut versions = ["v1", "foo10", "v11alpha2", "v10", "v12alpha1", "v3beta1", "v11beta2", "v2", "foo1", "v10beta3"];
+        versions.sort_by(|a, b| by_priority(a, b));
+        assert_eq!(versions, ["v10", "v2", "v1", "v11beta2", "v10beta3", "v3beta1", "v12alpha1", "v11alpha2", "foo1", "foo10"]);
+    }
 }

@@ -1,9 +1,11 @@
 //! The store as the path uses it: entries in the version of a row, in the encodings of answers and watches.
 //!
 //! What lies in the store is JSON of the storage version with its resourceVersion inside. A row of the same version
-//! answers those bytes; another version's are converted on the way out, which is rare (autoscaling/v1, core Events).
+//! answers those bytes; another version's are converted on the way out, which is rare (autoscaling/v1, core Events). Custom
+//! resources are looked at first ([`crate::family`]).
 
 use crate::{
+    family::Custom,
     frames::{Change, delimited, json_line},
     rows::Row,
 };
@@ -58,12 +60,36 @@ pub(crate) fn snapshot(store: &Store, row: &Row, at: Option<u64>) -> Option<Snap
 /// An entry's object in the row's version.
 pub(crate) fn value(row: &Row, entry: &Arc<Entry>) -> Arc<Value> {
     let value = entry.value();
+    if let Some(custom) = &row.custom {
+        return shown(row, custom, entry, value);
+    }
     if row.converts { Arc::new(convert::convert((*value).clone(), &row.resource.storage, &row.resource.kind)) } else { value }
+}
+
+/// An entry's object as a version of a custom kind shows it. What it leaves as it is, is noted as such.
+fn shown(row: &Row, custom: &Custom, entry: &Arc<Entry>, value: Arc<Value>) -> Arc<Value> {
+    if entry.has_shape(custom.shape) {
+        return value;
+    }
+    let shown = custom.family.shown(&row.resource.version, &value);
+    if shown == *value {
+        entry.note_shape(custom.shape, &value, row.strategy.selectable_fields(&value));
+        return value;
+    }
+    Arc::new(shown)
+}
+
+/// Whether an entry's bytes are those of the row's version.
+pub(crate) fn lies(row: &Row, entry: &Arc<Entry>) -> bool {
+    match &row.custom {
+        None => !row.converts,
+        Some(custom) => entry.has_shape(custom.shape) || Arc::ptr_eq(&value(row, entry), &entry.value()),
+    }
 }
 
 /// An entry's JSON in the row's version.
 pub(crate) fn json(row: &Row, entry: &Arc<Entry>) -> Bytes {
-    if row.converts { machinery::json::encode_as(Some(row.ty()), &value(row, entry)).into() } else { entry.json.clone() }
+    if lies(row, entry) { entry.json.clone() } else { machinery::json::encode_as(row.written_ty(), &value(row, entry)).into() }
 }
 
 /// An object as an item of a JSON list, in the parts that it is put together from.
@@ -98,18 +124,25 @@ pub(crate) fn matches_labels(row: &Row, entry: &Entry, selector: &Selector) -> b
 /// Whether an entry's fields are selected.
 pub(crate) fn matches_fields(row: &Row, entry: &Arc<Entry>, selector: &FieldSelector) -> bool {
     let attributes = entry.attributes(|value| row.fields()(value));
-    let converted = if row.converts { row.strategy.selectable_fields(&value(row, entry)) } else { Vec::new() };
+    let apart = row.converts || row.custom.as_ref().is_some_and(|custom| !entry.has_shape(custom.shape));
+    let converted = if apart { row.strategy.selectable_fields(&value(row, entry)) } else { Vec::new() };
     let path = entry.key.strip_prefix(row.root_key.as_str()).unwrap_or_default();
     let (namespace, name) = path.split_once('/').unwrap_or(("", path));
     selector.matches(|field| match field {
         "metadata.name" => Some(name),
         "metadata.namespace" => Some(namespace),
-        own if row.converts => converted.iter().find(|(field, _)| *field == own).map(|(_, value)| value.as_str()),
+        own if apart => converted.iter().find(|(field, _)| *field == own).map(|(_, value)| value.as_str()),
         own => attributes.field(own),
     })
 }
 
 fn draft(row: &Row, value: Value) -> Draft {
+    if let Some(custom) = &row.custom {
+        let value = custom.family.stored(&row.resource.version, value);
+        let fields = row.strategy.selectable_fields(&value);
+        let draft = Draft::new(value, None, fields);
+        return if row.resource.version == custom.family.storage { draft.shaped(custom.shape) } else { draft };
+    }
     let value = if row.converts { convert::convert(value, &row.resource.kind, &row.resource.storage) } else { value };
     let fields = row.storage_strategy.selectable_fields(&value);
     Draft::new(value, Some(row.storage_ty()), fields)

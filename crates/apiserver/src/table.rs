@@ -90,7 +90,7 @@ pub(crate) fn write_row(row: &Row, object: &Value, include: Include, now: System
     } else {
         row.strategy.row(object, now)
     };
-    write_cells(&Value::Array(cells), Some(row.ty()), object, include, out);
+    write_cells(&Value::Array(cells), row.written_ty(), object, include, out);
 }
 
 fn write_cells(cells: &Value, ty: Option<TypeRef<'_>>, object: &Value, include: Include, out: &mut Vec<u8>) {

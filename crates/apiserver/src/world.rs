@@ -81,6 +81,11 @@ impl World {
         self.0.rows.load_full()
     }
 
+    /// Puts another table in the place of the present one.
+    pub(crate) fn replace_rows(&self, next: impl Fn(&Rows) -> Rows) {
+        self.0.rows.rcu(|rows| next(rows));
+    }
+
     /// A served resource.
     pub(crate) fn row(&self, group: &str, version: &str, resource: &str) -> Option<Arc<Row>> {
         self.0.rows.load().get(group, version, resource).cloned()

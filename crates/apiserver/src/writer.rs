@@ -69,17 +69,17 @@ impl Writer<'_> {
     /// As a delete by anybody.
     pub(crate) async fn delete(&self, resource: Gvr<'_>, namespace: &str, name: &str) -> Result<(), Status> {
         let row = self.0.expect_row(resource)?;
-        self.delete_in(&row, namespace, name).await
+        self.delete_as(&row, (namespace, name), &DeleteOptions::default()).await
     }
 
-    /// Deletes an object of a row.
+    /// Deletes an object of a row in some way.
     ///
     /// # Errors
     /// As a delete by anybody.
-    pub(crate) async fn delete_in(&self, row: &Arc<Row>, namespace: &str, name: &str) -> Result<(), Status> {
+    pub(crate) async fn delete_as(&self, row: &Arc<Row>, (namespace, name): (&str, &str), options: &DeleteOptions) -> Result<(), Status> {
         let cx = self.context(row, "delete", namespace, "");
         let (query, headers) = (Query::default(), HeaderMap::new());
-        registry::delete_named(&self.call(&cx, row, &query, &headers), row, namespace, name, &DeleteOptions::default()).await?;
+        registry::delete_named(&self.call(&cx, row, &query, &headers), row, namespace, name, options).await?;
         Ok(())
     }
 

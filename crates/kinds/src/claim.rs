@@ -2,7 +2,7 @@
 //! `pkg/registry/core/persistentvolumeclaim`).
 
 use crate::{
-    Context, Strategy, amounts, rules,
+    Context, Selectable, Strategy, amounts, rules,
     tree::{self, Fields},
 };
 use machinery::{
@@ -69,9 +69,9 @@ impl Strategy for Claims {
         errors
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
         // `name` is the original's slip, kept for those who use it.
-        vec![("name", tree::text(&obj["metadata"], "name").to_owned())]
+        vec![("name".into(), tree::text(&obj["metadata"], "name").to_owned())]
     }
 
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Namespaces and nodes (`pkg/registry/core/{namespace,node}`).
 
-use crate::{Context, NameRule, Strategy, amounts, meta, rules, tree};
+use crate::{Context, NameRule, Selectable, Strategy, amounts, meta, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -92,9 +92,9 @@ impl Strategy for Namespaces {
         if phase == expected { ErrorList::new() } else { vec![Error::invalid(&Path::root("status.Phase"), phase, detail)] }
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
         // `name` is the original's slip, kept for those who use it.
-        vec![("status.phase", tree::text(&obj["status"], "phase").to_owned()), ("name", tree::text(&obj["metadata"], "name").to_owned())]
+        vec![("status.phase".into(), tree::text(&obj["status"], "phase").to_owned()), ("name".into(), tree::text(&obj["metadata"], "name").to_owned())]
     }
 
     fn name_rule(&self) -> NameRule {
@@ -180,8 +180,8 @@ impl Strategy for Nodes {
         errors
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
-        vec![("spec.unschedulable", (obj["spec"]["unschedulable"] == true).to_string())]
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
+        vec![("spec.unschedulable".into(), (obj["spec"]["unschedulable"] == true).to_string())]
     }
 
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Configuration: ConfigMaps, Secrets and ServiceAccounts.
 
-use crate::{Context, Strategy, rules, tree};
+use crate::{Context, Selectable, Strategy, rules, tree};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{
     Map, Value,
@@ -111,8 +111,8 @@ impl Strategy for Secrets {
         errors
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
-        vec![("type", tree::text(obj, "type").to_owned())]
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
+        vec![("type".into(), tree::text(obj, "type").to_owned())]
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The newer API is strict about new events; the older one checks what it always has.
 
-use crate::{Strategy, rules, tree};
+use crate::{Selectable, Strategy, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -30,22 +30,22 @@ impl Strategy for Events {
         errors
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
         let parts = Parts::of(obj);
         let of = |key: &str| tree::text(parts.object, key).to_owned();
         let source = tree::text(parts.source, "component");
         vec![
-            ("involvedObject.kind", of("kind")),
-            ("involvedObject.namespace", of("namespace")),
-            ("involvedObject.name", of("name")),
-            ("involvedObject.uid", of("uid")),
-            ("involvedObject.apiVersion", of("apiVersion")),
-            ("involvedObject.resourceVersion", of("resourceVersion")),
-            ("involvedObject.fieldPath", of("fieldPath")),
-            ("reason", tree::text(obj, "reason").to_owned()),
-            ("reportingComponent", parts.controller.to_owned()),
-            ("source", if source.is_empty() { parts.controller } else { source }.to_owned()),
-            ("type", tree::text(obj, "type").to_owned()),
+            ("involvedObject.kind".into(), of("kind")),
+            ("involvedObject.namespace".into(), of("namespace")),
+            ("involvedObject.name".into(), of("name")),
+            ("involvedObject.uid".into(), of("uid")),
+            ("involvedObject.apiVersion".into(), of("apiVersion")),
+            ("involvedObject.resourceVersion".into(), of("resourceVersion")),
+            ("involvedObject.fieldPath".into(), of("fieldPath")),
+            ("reason".into(), tree::text(obj, "reason").to_owned()),
+            ("reportingComponent".into(), parts.controller.to_owned()),
+            ("source".into(), if source.is_empty() { parts.controller } else { source }.to_owned()),
+            ("type".into(), tree::text(obj, "type").to_owned()),
         ]
     }
 
@@ -119,20 +119,20 @@ impl Strategy for NewEvents {
         errors
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
         let parts = Parts::of(obj);
         let of = |key: &str| tree::text(parts.object, key).to_owned();
         vec![
-            ("regarding.kind", of("kind")),
-            ("regarding.namespace", of("namespace")),
-            ("regarding.name", of("name")),
-            ("regarding.uid", of("uid")),
-            ("regarding.apiVersion", of("apiVersion")),
-            ("regarding.resourceVersion", of("resourceVersion")),
-            ("regarding.fieldPath", of("fieldPath")),
-            ("reason", tree::text(obj, "reason").to_owned()),
-            ("reportingController", parts.controller.to_owned()),
-            ("type", tree::text(obj, "type").to_owned()),
+            ("regarding.kind".into(), of("kind")),
+            ("regarding.namespace".into(), of("namespace")),
+            ("regarding.name".into(), of("name")),
+            ("regarding.uid".into(), of("uid")),
+            ("regarding.apiVersion".into(), of("apiVersion")),
+            ("regarding.resourceVersion".into(), of("resourceVersion")),
+            ("regarding.fieldPath".into(), of("fieldPath")),
+            ("reason".into(), tree::text(obj, "reason").to_owned()),
+            ("reportingController".into(), parts.controller.to_owned()),
+            ("type".into(), tree::text(obj, "type").to_owned()),
         ]
     }
 

@@ -12,6 +12,8 @@ mod amounts;
 mod claim;
 mod cluster;
 mod config;
+pub mod custom;
+pub mod definitions;
 mod deployment;
 mod event;
 mod groups;
@@ -39,7 +41,7 @@ mod workloads;
 pub use meta::{validate_meta, validate_meta_update};
 pub use name_rule::NameRule;
 pub use pod::qos_class;
-pub use strategy::{Context, Generic, Identity, Propagation, Strategy};
+pub use strategy::{Context, Generic, Identity, Propagation, Selectable, Strategy};
 
 /// The strategy of a resource; [`Generic`] for kinds without one.
 pub fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {

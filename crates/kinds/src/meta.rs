@@ -9,6 +9,8 @@ use machinery::{
 
 /// Most bytes in all annotations of an object together.
 pub(crate) const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+/// Finalizers that need no domain.
+pub(crate) const STANDARD_FINALIZERS: [&str; 3] = ["orphan", "foregroundDeletion", "kubernetes"];
 
 /// What is wrong with a new object's metadata. An absent name is left to the caller, who knows the request's.
 pub fn validate_meta(obj: &Value, namespaced: bool, strategy: &dyn Strategy) -> ErrorList {
@@ -32,12 +34,12 @@ pub fn validate_meta(obj: &Value, namespaced: bool, strategy: &dyn Strategy) -> 
     } else if !namespace.is_empty() {
         errors.push(Error::forbidden(&path.child("namespace"), "not allowed on this type"));
     }
-    common(metadata, &path, &mut errors);
+    common(metadata, &path, strategy, &mut errors);
     errors
 }
 
 /// What is wrong with the metadata of a changed object.
-pub fn validate_meta_update(obj: &Value, old: &Value) -> ErrorList {
+pub fn validate_meta_update(obj: &Value, old: &Value, strategy: &dyn Strategy) -> ErrorList {
     let mut errors = ErrorList::new();
     let (new, old, path) = (&obj["metadata"], &old["metadata"], Path::root("metadata"));
     if !old["deletionTimestamp"].is_null() {
@@ -54,16 +56,22 @@ pub fn validate_meta_update(obj: &Value, old: &Value) -> ErrorList {
             errors.push(Error::invalid(&path.child(field), new[field].clone(), rules::IMMUTABLE));
         }
     }
-    common(new, &path, &mut errors);
+    common(new, &path, strategy, &mut errors);
     errors
 }
 
-fn common(metadata: &Value, path: &Path, errors: &mut ErrorList) {
+fn common(metadata: &Value, path: &Path, strategy: &dyn Strategy, errors: &mut ErrorList) {
     rules::labels(&metadata["labels"], &path.child("labels"), errors);
     annotations(&metadata["annotations"], &path.child("annotations"), errors);
     owners(metadata, path, errors);
     for name in tree::list(metadata, "finalizers") {
-        finalizer(name, &path.child("finalizers"), errors);
+        let place = path.child("finalizers");
+        if strategy.any_finalizer() {
+            let text = name.as_str().unwrap_or_default();
+            errors.extend(names::qualified_name(text).into_iter().map(|m| Error::invalid(&place, text, m)));
+        } else {
+            finalizer(name, &place, errors);
+        }
     }
 }
 
@@ -71,7 +79,7 @@ fn common(metadata: &Value, path: &Path, errors: &mut ErrorList) {
 pub(crate) fn finalizer(name: &Value, path: &Path, errors: &mut ErrorList) {
     let text = name.as_str().unwrap_or_default();
     let problems = names::qualified_name(text);
-    if problems.is_empty() && !text.contains('/') && !matches!(text, "orphan" | "foregroundDeletion" | "kubernetes") {
+    if problems.is_empty() && !text.contains('/') && !STANDARD_FINALIZERS.contains(&text) {
         errors.push(Error::invalid(path, text, "name is neither a standard finalizer name nor is it fully qualified"));
     }
     errors.extend(problems.into_iter().map(|m| Error::invalid(path, text, m)));

@@ -1,6 +1,6 @@
 //! ReplicaSets and their forerunner, ReplicationControllers.
 
-use crate::{Propagation, Strategy, deployment, pod, rules, template, tree};
+use crate::{Propagation, Selectable, Strategy, deployment, pod, rules, template, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -39,8 +39,8 @@ impl Strategy for ReplicaSets {
         deployment::status_numbers(&obj["status"], &COUNTS, "fullyLabeledReplicas")
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", obj["status"]["replicas"].as_i64().unwrap_or(0).to_string())]
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
+        vec![("status.replicas".into(), obj["status"]["replicas"].as_i64().unwrap_or(0).to_string())]
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
@@ -107,7 +107,7 @@ impl Strategy for ReplicationControllers {
         deployment::status_numbers(&obj["status"], &COUNTS, "fullyLabeledReplicas")
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
         ReplicaSets.selectable_fields(obj)
     }
 

@@ -4,7 +4,7 @@
 //! is still to give is not missed here.
 
 use crate::{
-    Context, NameRule, Strategy, pod, rules,
+    Context, NameRule, Selectable, Strategy, pod, rules,
     tree::{self, Fields},
 };
 use machinery::{
@@ -91,9 +91,9 @@ impl Strategy for Services {
         errors
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
         let text = |key: &str| tree::text(&obj["spec"], key).to_owned();
-        vec![("spec.clusterIP", text("clusterIP")), ("spec.type", text("type"))]
+        vec![("spec.clusterIP".into(), text("clusterIP")), ("spec.type".into(), text("type"))]
     }
 
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! The trait that every kind's logic implements, with default bodies that do what most kinds want.
 
 use crate::{name_rule::NameRule, rows, schema, tree};
-use machinery::{Value, field::ErrorList};
+use machinery::{Value, field::ErrorList, schema::Text};
 use std::{collections::BTreeMap, time::SystemTime};
 
 /// What a strategy may know of the request.
@@ -46,6 +46,9 @@ impl Context {
         }
     }
 }
+
+/// Fields that selectors may name, with an object's values.
+pub type Selectable = Vec<(Text, String)>;
 
 /// What happens to the dependents of a deleted object (`DeleteOptions.propagationPolicy`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +152,7 @@ pub trait Strategy: Send + Sync {
 
     /// The fields that field selectors may name, with their values, besides `metadata.name` and `metadata.namespace`. The
     /// names are the same for every object, `Null` included.
-    fn selectable_fields(&self, _obj: &Value) -> Vec<(&'static str, String)> {
+    fn selectable_fields(&self, _obj: &Value) -> Selectable {
         Vec::new()
     }
 
@@ -178,6 +181,11 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Whether finalizers may be called as anybody likes: for custom resources a name without a domain is a warning alone.
+    fn any_finalizer(&self) -> bool {
+        false
+    }
+
     /// Whether an update may leave the resourceVersion out.
     fn allow_unconditional_update(&self) -> bool {
         true
@@ -191,6 +199,12 @@ pub trait Strategy: Send + Sync {
     /// How long a deleted object stays, in seconds; 0: it goes at once.
     fn grace_period(&self, _obj: &Value, _requested: Option<i64>) -> i64 {
         0
+    }
+
+    /// The object after the first request to delete it, where the kind says what it is: something of the server's own is to be
+    /// done before it goes.
+    fn mark_deleted(&self, _obj: &Value, _now: SystemTime) -> Option<Value> {
+        None
     }
 
     /// Whether a deletion answers the object that is gone instead of a Status (upstream's `ReturnDeletedObject`).
@@ -226,7 +240,7 @@ pub trait Strategy: Send + Sync {
     }
 }
 
-/// The strategy of kinds without logic of their own, custom resources among them.
+/// The strategy of kinds without logic of their own.
 #[derive(Debug, Clone, Copy)]
 pub struct Generic;
 

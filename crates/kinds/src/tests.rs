@@ -170,7 +170,7 @@ fn a_namespace_is_active_and_labelled() {
     assert_eq!(obj["metadata"]["labels"], json!({"kubernetes.io/metadata.name": "a"}));
     assert_eq!((&obj["spec"], &obj["status"]), (&json!({"finalizers": ["kubernetes"]}), &json!({"phase": "Active"})));
     assert_eq!(problems("", "namespaces", &obj), NONE);
-    assert_eq!(strategy("", "namespaces").selectable_fields(&obj)[0], ("status.phase", "Active".to_owned()));
+    assert_eq!(strategy("", "namespaces").selectable_fields(&obj)[0], ("status.phase".into(), "Active".to_owned()));
     let mut gone = obj.clone();
     gone["status"]["phase"] = "Terminating".into();
     let found = strategy("", "namespaces").validate_status(&gone, &obj);
@@ -298,7 +298,7 @@ fn events_of_old_are_taken_as_they_are() {
         core("Event", json!({"involvedObject": {"kind": "Pod", "name": "p", "namespace": "n"}, "reason": "Started", "source": {"component": "kubelet"}}));
     assert_eq!(problems("", "events", &event), NONE);
     let fields = strategy("", "events").selectable_fields(&event);
-    assert!(fields.contains(&("involvedObject.name", "p".to_owned())) && fields.contains(&("source", "kubelet".to_owned())));
+    assert!(fields.contains(&("involvedObject.name".into(), "p".to_owned())) && fields.contains(&("source".into(), "kubelet".to_owned())));
     let foreign = core("Event", json!({"involvedObject": {"namespace": "other"}}));
     assert_eq!(problems("", "events", &foreign), ["involvedObject.namespace: Invalid value: \"other\": does not match event.namespace"]);
     let new = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e", "namespace": "n"}, "regarding": {"namespace": "n"},
@@ -348,7 +348,7 @@ fn strategies_bear_any_shape() {
                 let _ = (kind.validate(&new), kind.validate_update(&new, old), kind.validate_status(&new, old));
                 let _ = (kind.warnings(&new, Some(old)), kind.selectable_fields(&new), kind.grace_period(&new, None));
                 let _ = (kind.row(&new, SystemTime::UNIX_EPOCH), kind.charged("", true));
-                let _ = (validate_meta(&new, resource.namespaced, kind), crate::validate_meta_update(&new, old));
+                let _ = (validate_meta(&new, resource.namespaced, kind), crate::validate_meta_update(&new, old, kind));
                 for part in ["ephemeralcontainers", "resize", "binding", "eviction", "approval", "finalize"] {
                     let mut new = new.clone();
                     let _ = kind.validate_through(part, &new, old);

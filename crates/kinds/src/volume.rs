@@ -1,7 +1,7 @@
 //! Persistent volumes (`pkg/apis/core/validation`, `pkg/registry/core/persistentvolume`).
 
 use crate::{
-    Context, Strategy,
+    Context, Selectable, Strategy,
     claim::{VOLUME_MODES, access_modes, class, class_warning, default_phase},
     pod, rules,
     tree::{self, Fields},
@@ -96,9 +96,9 @@ impl Strategy for Volumes {
         }
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
         // `name` is the original's slip, kept for those who use it.
-        vec![("name", tree::text(&obj["metadata"], "name").to_owned())]
+        vec![("name".into(), tree::text(&obj["metadata"], "name").to_owned())]
     }
 
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {

@@ -46,7 +46,7 @@ pub fn convert(mut value: Value, from: &Gvk, to: &Gvk) -> Value {
 
 /// Whether converting between two versions of a kind changes more than apiVersion.
 pub fn changes_shape(from: &Gvk, to: &Gvk) -> bool {
-    from != to && (from.group != to.group || from.kind == "HorizontalPodAutoscaler")
+    from != to && (from.group != to.group || (from.group == "autoscaling" && from.kind == "HorizontalPodAutoscaler"))
 }
 
 fn rename<'a>(map: &mut Map<String, Value>, names: impl Iterator<Item = (&'a str, &'a str)>) {

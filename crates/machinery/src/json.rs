@@ -122,7 +122,7 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
         }
     };
     fill_kind(ty, &mut value);
-    finish(value, cx.take_problems(), kind, validation)
+    finish(value, in_order(ty, cx.take_problems()), kind, validation)
 }
 
 fn parse(bytes: &[u8], ty: Option<TypeRef<'_>>, cx: &Context) -> Result<Value, serde_json::Error> {
@@ -145,6 +145,16 @@ fn fill_kind(ty: Option<TypeRef<'_>>, value: &mut Value) {
         map.entry("kind").or_insert_with(|| Value::String(gvk.kind.clone()));
         map.entry("apiVersion").or_insert_with(|| Value::String(gvk.api_version()));
     }
+}
+
+/// What was found in a custom object, as the original tells it: what is there twice, what metadata does not know, then all else
+/// by name. Of a built-in type it is told as it was met.
+fn in_order(ty: Option<TypeRef<'_>>, mut problems: Vec<String>) -> Vec<String> {
+    if ty.is_some_and(|ty| ty.schema.is_lenient()) {
+        let rank = |problem: &str| if problem.starts_with("duplicate") { 0 } else { 2 - u8::from(problem.starts_with("unknown field \"metadata.")) };
+        problems.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| if rank(a) == 2 { a.cmp(b) } else { std::cmp::Ordering::Equal }));
+    }
+    problems
 }
 
 /// Applies the validation mode to what was found.
@@ -287,7 +297,7 @@ fn decode_tree(tree: Value, ty: Option<TypeRef<'_>>, validation: Validation, kno
         }
     };
     fill_kind(ty, &mut value);
-    finish(value, cx.take_problems(), kind, validation)
+    finish(value, in_order(ty, cx.take_problems()), kind, validation)
 }
 
 /// The apiVersion and kind of a body, empty where absent, without decoding the rest.

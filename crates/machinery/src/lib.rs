@@ -16,6 +16,7 @@ pub mod field;
 pub mod fields;
 pub mod gvk;
 pub mod json;
+pub mod json_path;
 pub mod labels;
 pub mod names;
 pub mod openapi;

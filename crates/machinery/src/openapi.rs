@@ -53,6 +53,12 @@ fn group_path(resource: &Resource) -> String {
     format!("{prefix}/{}", resource.api_version())
 }
 
+/// What fields of a type mean, in the published words; empty where nothing is said.
+pub fn descriptions<const N: usize>(ty: &str, fields: [&str; N]) -> [String; N] {
+    let all = Descriptions::load();
+    fields.map(|field| all.of(ty, field).unwrap_or_default().to_owned())
+}
+
 /// The index at `/openapi/v3`, from the paths and the hashes of their documents.
 pub fn v3_index<'a>(documents: impl IntoIterator<Item = (&'a str, &'a str)>) -> Value {
     let paths: Map<String, Value> =

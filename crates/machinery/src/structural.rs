@@ -14,23 +14,26 @@ pub use validation::validate;
 use crate::{
     Value,
     gvk::Gvk,
-    schema::{self, Builder, Field, GoFlags, ListType, Object, Schema, Text, Type, TypeId},
+    schema::{self, Builder, Field, ListType, Object, Schema, Text, Type, TypeId},
 };
 
 /// Schemas nest as deep as their JSON, which the decoder bounds; below this nothing is described any more.
 const DEPTH_LIMIT: usize = 128;
 
-/// The schema of a custom kind, without one: everything is kept. apiVersion, kind and metadata are as in every kind.
-pub fn schema(gvk: &Gvk, structural: Option<&Value>) -> Schema {
+/// The schema of the versions of a custom kind, each with its own; without one everything is kept. apiVersion, kind and
+/// metadata are as in every kind.
+pub fn schema(versions: &[(Gvk, Option<&Value>)]) -> Schema {
     let mut builder = Builder::lenient();
-    let mut root = match structural {
-        Some(structural) => object(&mut builder, structural, 0),
-        None => Object::anonymous(true, false),
-    };
-    add_meta(&mut builder, &mut root);
-    root.gvk = Some(gvk.clone());
-    root.name = Text::from(format!("{}.{}.{}", gvk.group, gvk.version, gvk.kind));
-    builder.object(root);
+    for (gvk, structural) in versions {
+        let mut root = match structural {
+            Some(structural) => object(&mut builder, structural, 0),
+            None => Object::anonymous(true, false),
+        };
+        add_meta(&mut builder, &mut root);
+        root.gvk = Some(gvk.clone());
+        root.name = Text::from(format!("{}.{}.{}", gvk.group, gvk.version, gvk.kind));
+        builder.object(root);
+    }
     builder.build()
 }
 
@@ -41,9 +44,7 @@ fn add_meta(builder: &mut Builder, object: &mut Object) {
     object.fields.push(Field::new("apiVersion", text));
     object.fields.push(Field::new("kind", text));
     if let Some(meta) = schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") {
-        let mut field = Field::new("metadata", builder.import(meta));
-        field.go = GoFlags { pointer: false, omit_empty: true, omit_zero: false };
-        object.fields.push(field);
+        object.fields.push(Field::new("metadata", builder.import(meta)));
     }
 }
 

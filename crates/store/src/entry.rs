@@ -10,23 +10,29 @@ use machinery::{
     Map, Value,
     gvk::Gvk,
     json,
-    schema::{self, TypeRef},
+    schema::{self, Text, TypeRef},
 };
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
     fmt::Write as _,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Entries by key.
 pub(crate) type Entries = OrdMap<Arc<str>, Arc<Entry>>;
 
+/// Selectable fields of an object by their names.
+pub type Fields = Vec<(Text, String)>;
+
 /// Tells the selectable fields of an object that was read from the disk.
-pub type FieldsOf = Arc<dyn Fn(&Value) -> Vec<(&'static str, String)> + Send + Sync>;
+pub type FieldsOf = Arc<dyn Fn(&Value) -> Fields + Send + Sync>;
 
 /// What selectors ask for: labels, sorted, and selectable fields, in one piece of text, since every object has some.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Attributes {
     /// Keys and values, one after the other.
     text: Box<str>,
@@ -37,7 +43,7 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    fn new(value: &Value, fields: Vec<(&'static str, String)>) -> Self {
+    fn new(value: &Value, fields: Fields) -> Self {
         let (mut text, mut ends) = (String::new(), Vec::new());
         let mut push = |key: &str, value: &str| {
             for part in [key, value] {
@@ -92,6 +98,8 @@ pub struct Entry {
     /// Where the digits of resourceVersion begin in `json`.
     pub(crate) hole: usize,
     attributes: OnceLock<Attributes>,
+    /// By whose rules the object is as it lies here; 0 where nobody has looked yet. Labels and fields are of the same rules.
+    shape: AtomicU64,
     protobuf: Mutex<Option<Bytes>>,
     /// Of the message, also when it is forgotten: a list tells its length before it is made.
     protobuf_len: OnceLock<usize>,
@@ -115,6 +123,7 @@ impl Entry {
             json,
             hole,
             attributes: OnceLock::new(),
+            shape: AtomicU64::new(0),
             protobuf: Mutex::new(None),
             protobuf_len: OnceLock::new(),
             value: Mutex::new(None),
@@ -127,7 +136,12 @@ impl Entry {
         let digits = decimal_len(self.revision);
         let (head, tail) = (self.json.get(..self.hole).unwrap_or_default(), self.json.get(self.hole + digits..).unwrap_or_default());
         let json = splice(head, revision, tail);
-        Entry::stored(Arc::clone(&self.key), self.create_revision, revision, self.hole, json, Arc::clone(&self.decoded))
+        let entry = Entry::stored(Arc::clone(&self.key), self.create_revision, revision, self.hole, json, Arc::clone(&self.decoded));
+        if let Some(attributes) = self.attributes.get() {
+            let _ = entry.attributes.set(attributes.clone());
+            entry.shape.store(self.shape.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        entry
     }
 
     /// The object as a tree. It is decoded if it was not used lately.
@@ -143,6 +157,20 @@ impl Entry {
         value
     }
 
+    /// Whether the object lies here as it is by some rules: those of a version of a custom kind, which change while objects of
+    /// it are stored. Shapes are numbered by whoever has such rules, from 1.
+    pub fn has_shape(&self, shape: u64) -> bool {
+        self.shape.load(Ordering::Relaxed) == shape
+    }
+
+    /// Notes that the object is as it is by these rules, which find these fields in it. Where its fields were asked for by other
+    /// rules before, that is not noted.
+    pub fn note_shape(&self, shape: u64, value: &Value, fields: Fields) {
+        if self.attributes.set(Attributes::new(value, fields)).is_ok() {
+            self.shape.store(shape, Ordering::Relaxed);
+        }
+    }
+
     fn decode(&self) -> Value {
         json::read(&self.json).unwrap_or_else(|error| {
             tracing::error!(key = %self.key, %error, "a stored object cannot be decoded");
@@ -151,7 +179,7 @@ impl Entry {
     }
 
     /// Labels and fields; `fields` computes the latter for an entry that was read from the disk.
-    pub fn attributes(&self, fields: impl FnOnce(&Value) -> Vec<(&'static str, String)>) -> &Attributes {
+    pub fn attributes(&self, fields: impl FnOnce(&Value) -> Fields) -> &Attributes {
         self.attributes.get_or_init(|| {
             let value = self.value.lock().clone().unwrap_or_else(|| Arc::new(self.decode()));
             Attributes::new(&value, fields(&value))
@@ -196,20 +224,27 @@ pub struct Draft {
     body: Vec<u8>,
     hole: usize,
     attributes: Attributes,
+    shape: u64,
 }
 
 impl Draft {
     /// Encodes an object of a type. `fields` are its selectable fields.
-    pub fn new(mut value: Value, ty: Option<TypeRef<'_>>, fields: Vec<(&'static str, String)>) -> Draft {
+    pub fn new(mut value: Value, ty: Option<TypeRef<'_>>, fields: Fields) -> Draft {
         set_version(&mut value, String::new());
         let (body, hole) = json::encode_with_hole(ty, &value);
         let attributes = Attributes::new(&value, fields);
-        Draft { value, body, hole, attributes }
+        Draft { value, body, hole, attributes, shape: 0 }
+    }
+
+    /// The same, made by the rules of a shape ([`Entry::has_shape`]).
+    #[must_use]
+    pub fn shaped(self, shape: u64) -> Draft {
+        Draft { shape, ..self }
     }
 
     /// The entry of this draft at a revision.
     pub(crate) fn into_entry(self, key: Arc<str>, create_revision: u64, revision: u64, decoded: &Arc<Decoded>) -> Arc<Entry> {
-        let Draft { mut value, body, hole, attributes } = self;
+        let Draft { mut value, body, hole, attributes, shape } = self;
         let (head, tail) = body.split_at(hole);
         let json = splice(head, revision, tail);
         set_version(&mut value, revision.to_string());
@@ -220,6 +255,7 @@ impl Draft {
             json,
             hole,
             attributes: OnceLock::from(attributes),
+            shape: AtomicU64::new(shape),
             protobuf: Mutex::new(None),
             protobuf_len: OnceLock::new(),
             value: Mutex::new(Some(Arc::new(value))),

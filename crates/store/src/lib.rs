@@ -32,7 +32,7 @@ mod tests;
 mod watch;
 
 pub use disk::OpenError;
-pub use entry::{Attributes, Draft, Entry, Event, FieldsOf};
+pub use entry::{Attributes, Draft, Entry, Event, Fields, FieldsOf};
 pub use index::Demand;
 pub use memory::{Bucket, Candidates, Snapshot};
 pub use routes::Scope;

@@ -14,11 +14,11 @@ fn draft(name: &str, label: &str) -> Draft {
 }
 
 fn on_node(name: &str, label: &str, node: &str) -> Draft {
-    Draft::new(object(name, label), None, vec![("spec.nodeName", node.into())])
+    Draft::new(object(name, label), None, vec![("spec.nodeName".into(), node.into())])
 }
 
 fn fields() -> FieldsOf {
-    Arc::new(|value| vec![("spec.nodeName", value["spec"]["nodeName"].as_str().unwrap_or_default().into())])
+    Arc::new(|value| vec![("spec.nodeName".into(), value["spec"]["nodeName"].as_str().unwrap_or_default().into())])
 }
 
 /// A watch of everything in a bucket.
@@ -205,7 +205,7 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
     let bucket = store.bucket(PODS);
     let again = bucket.get("/registry/pods/a").unwrap();
     assert_eq!((bucket.len(), again.revision, again.create_revision, &again.json), (1, a.revision, a.create_revision, &a.json));
-    assert_eq!(again.attributes(|v| vec![("x", v["spec"]["nodeName"].as_str().unwrap().into())]).field("x"), Some("n"));
+    assert_eq!(again.attributes(|v| vec![("x".into(), v["spec"]["nodeName"].as_str().unwrap().into())]).field("x"), Some("n"));
     // History does not outlive a restart: older readers list again.
     assert!(watch_all(&store, &bucket, a.revision).is_err() && watch_all(&store, &bucket, gone.revision).is_ok());
     assert!(put(&store, "c", "1").await.revision > gone.revision);
@@ -546,7 +546,7 @@ fn what_is_nested_deep_is_there_after_a_restart() {
             let store = Store::open(&directory.0, &Options::default()).unwrap();
             let entry = store.bucket(PODS).get(&key).unwrap();
             assert!(entry.value()["data"] == deep["data"]);
-            assert_eq!(entry.attributes(|value| vec![("kind", value["kind"].to_string())]).field("kind"), Some("\"ControllerRevision\""));
+            assert_eq!(entry.attributes(|value| vec![("kind".into(), value["kind"].to_string())]).field("kind"), Some("\"ControllerRevision\""));
         });
     };
     std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES).spawn(test).unwrap().join().unwrap();

@@ -72,6 +72,10 @@ pub(crate) async fn create_value(
     }
     // Once, whatever name is found for it: who is asked about it sees it without one.
     let name = meta::text(&value, "name").to_owned();
+    if row.custom.as_ref().is_some_and(|custom| custom.terminating) {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::forbidden(&row.resource.group, &row.resource.resource, &name, why));
+    }
     admission::mutate(call.world, &write(call, row, namespace, &name, options), &mut value).await?;
     let base = meta::text(&value, "generateName").to_owned();
     if !meta::text(&value, "name").is_empty() || base.is_empty() {
@@ -161,7 +165,7 @@ fn validate(row: &Row, name: &str, value: &Value) -> Result<(), Status> {
     if name.is_empty() {
         errors.push(field::Error::required(&Path::root("metadata").child("name"), "name or generateName is required"));
     }
-    errors.extend(kinds::validate_meta(value, row.resource.namespaced, row.strategy));
+    errors.extend(kinds::validate_meta(value, row.resource.namespaced, &*row.strategy));
     errors.extend(row.strategy.validate(value));
     if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, name, errors)) }
 }

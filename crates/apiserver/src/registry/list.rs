@@ -95,7 +95,7 @@ fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Option<L
 fn demands<'s>(row: &Row, selectors: &'s Selectors) -> Vec<Demand<'s>> {
     let fields = selectors.fields.iter().flat_map(FieldSelector::requirements);
     // Name and namespace are in the key; another version's fields are not those of what is stored.
-    let fields = fields.filter(|r| r.equal && !row.converts && !r.field.starts_with("metadata."));
+    let fields = fields.filter(|r| r.equal && !row.converts && row.is_builtin() && !r.field.starts_with("metadata."));
     let labels = selectors.labels.iter().flat_map(Selector::requirements);
     let labels = labels.filter(|r| r.operator == Operator::In && r.values.len() == 1);
     let fields = fields.map(|r| Demand::Field(&r.field, &r.value));

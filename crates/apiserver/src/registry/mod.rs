@@ -116,7 +116,7 @@ impl Selectors {
             for requirement in fields.requirements() {
                 let field = requirement.field.as_str();
                 let general = field == "metadata.name" || (field == "metadata.namespace" && (row.resource.namespaced || known.is_empty()));
-                if !general && !known.iter().any(|(name, _)| *name == field) {
+                if !general && !known.iter().any(|(name, _)| name.as_ref() == field) {
                     return Err(Status::bad_request(match known.is_empty() {
                         true => format!(r#"{field:?} is not a known field selector: only "metadata.name", "metadata.namespace""#),
                         false => format!("field label not supported: {field}"),

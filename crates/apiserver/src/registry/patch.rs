@@ -10,7 +10,7 @@ use super::{
     options::WriteOptions,
     update::{Change, change},
 };
-use crate::{errors, negotiate, own, respond::Answer};
+use crate::{errors, negotiate, own, respond::Answer, rows::Row};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use machinery::{
@@ -45,8 +45,13 @@ const MEDIA: [(&str, Kind); 4] = [
 
 impl Kind {
     /// Reads the media type; 415 in the words of the router that upstream asks first.
-    pub(crate) fn of(headers: &HeaderMap) -> Result<Kind, Status> {
+    pub(crate) fn of(headers: &HeaderMap, row: &Row) -> Result<Kind, Status> {
         let media = negotiate::media(headers, header::CONTENT_TYPE).unwrap_or_default();
+        if row.custom.is_some() {
+            let known: Vec<&str> = MEDIA.iter().filter(|(_, kind)| *kind != Kind::Strategic).map(|(name, _)| *name).collect();
+            let found = MEDIA.iter().find(|(name, kind)| *name == media && *kind != Kind::Strategic);
+            return found.map(|(_, kind)| *kind).ok_or_else(|| Status::unsupported_media_type(&known));
+        }
         let found = MEDIA.iter().find(|(name, _)| *name == media).map(|(_, kind)| *kind);
         found.ok_or_else(|| {
             let mut status = Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
@@ -67,7 +72,7 @@ impl Kind {
 
 /// Answers a PATCH of an object or of one of its generic subresources.
 pub(crate) async fn patch(call: &Call<'_>, subresource: &str, body: &Bytes) -> Result<Answer, Status> {
-    let kind = Kind::of(call.headers)?;
+    let kind = Kind::of(call.headers, call.row)?;
     let options = options(call, kind)?;
     let target = Change {
         row: call.row,

@@ -241,7 +241,7 @@ fn keep_system_fields(value: &mut Value, old: &Value) {
 
 fn validate(what: &Change<'_>, value: &Value, old: &Value) -> Result<(), Status> {
     let row = what.row;
-    let mut errors = kinds::validate_meta_update(value, old);
+    let mut errors = kinds::validate_meta_update(value, old, &*row.strategy);
     errors.extend(row.strategy.validate_through(what.subresource, value, old));
     if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, what.name, errors)) }
 }

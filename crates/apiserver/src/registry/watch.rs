@@ -17,7 +17,7 @@ use crate::{
     world::World,
 };
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{FutureExt as _, stream};
 use http::StatusCode;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -123,6 +123,7 @@ pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, Status> {
         seen: from,
         deadline: Box::pin(tokio::time::sleep(options.timeout)),
         bookmark: options.bookmarks.then(|| Box::pin(tokio::time::sleep(BOOKMARK_EVERY))),
+        last: false,
         wanted,
     };
     // Once a watch is let in, errors are told as events, as upstream's cacher tells them.
@@ -169,7 +170,7 @@ impl Wanted {
         if let Some(name) = name.filter(|_| placed) {
             return Scope::Object(format!("{}{name}", self.prefix));
         }
-        let own_fields = !self.row.converts;
+        let own_fields = !self.row.converts && self.row.is_builtin();
         if let Some(node) = exact(NODE).filter(|_| own_fields) {
             return Scope::Field(NODE, node.to_owned());
         }
@@ -208,6 +209,8 @@ struct Stream {
     seen: u64,
     deadline: Pin<Box<Sleep>>,
     bookmark: Option<Pin<Box<Sleep>>>,
+    /// The row is served no more.
+    last: bool,
 }
 
 impl Stream {
@@ -230,9 +233,27 @@ impl Stream {
                     None => std::future::pending().await,
                 }
             };
+            let row = Arc::clone(&self.wanted.row);
+            let last = self.last;
+            let ended = async {
+                match &row.custom {
+                    Some(custom) if !last => custom.ended.cancelled().await,
+                    Some(_) => {}
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = self.world.ending().cancelled() => return None,
+                () = ended => {
+                    // The definition has changed or is gone: what has happened until then is still told.
+                    self.last = true;
+                    let Some(Ok(event)) = source.next().now_or_never() else { return None };
+                    self.seen = event.revision;
+                    if let Some(bytes) = self.event(&event) {
+                        return Some(bytes);
+                    }
+                }
                 // Time comes first: a watch that always has something to tell would else never end.
                 () = &mut self.deadline => return None,
                 () = tick => {
@@ -328,7 +349,7 @@ impl Stream {
         let row = Arc::clone(&self.wanted.row);
         let first = std::mem::replace(&mut self.first, false);
         match self.format.form {
-            Form::Object => self.whole(kind, Some(row.ty()), value),
+            Form::Object => self.whole(kind, row.written_ty(), value),
             Form::Table => {
                 let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
                 // A bookmark, too, has its row; that which ends the initial events shows its annotation there whatever is asked for.

@@ -1,9 +1,11 @@
-//! `scale`: one view of replicas for Deployments, ReplicaSets, StatefulSets and ReplicationControllers.
+//! `scale`: one view of replicas for Deployments, ReplicaSets, StatefulSets and ReplicationControllers, and for custom
+//! resources whose definition says where they stand.
 
 use crate::{
     errors,
     registry::{Call, Change, WriteOptions, change, check_uid, patch},
     respond::Answer,
+    rows::Row,
     storage,
 };
 use bytes::Bytes;
@@ -22,13 +24,19 @@ fn ty() -> Result<TypeRef<'static>, Status> {
     machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks Scale"))
 }
 
-/// The scale of an object.
-pub(crate) fn of(object: &Value) -> Value {
+/// Desired replicas that no scale asks for: a custom object tells none, and so must the writer.
+const UNTOLD: i64 = i32::MIN as i64;
+
+/// The scale of an object. Of a custom one that tells no desired replicas they are [`UNTOLD`].
+fn of(row: &Row, object: &Value) -> Result<Value, Status> {
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if !object["metadata"][field].is_null() {
             metadata[field] = object["metadata"][field].clone();
         }
+    }
+    if let Some(places) = row.custom.as_ref().and_then(|custom| custom.scale.as_ref()) {
+        return of_custom(places, metadata, object).map_err(|why| Status::new(500, "", why));
     }
     let mut status = json!({"replicas": object["status"]["replicas"].as_i64().unwrap_or(0)});
     let selector = &object["spec"]["selector"];
@@ -43,13 +51,37 @@ pub(crate) fn of(object: &Value) -> Value {
         status["selector"] = text.into();
     }
     let replicas = object["spec"]["replicas"].as_i64().unwrap_or(0);
-    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": {"replicas": replicas}, "status": status})
+    Ok(json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": {"replicas": replicas}, "status": status}))
+}
+
+fn of_custom(places: &kinds::custom::Scale, metadata: Value, object: &Value) -> Result<Value, String> {
+    let replicas = places.spec_replicas(object)?.unwrap_or(UNTOLD);
+    let mut status = json!({"replicas": places.status_replicas(object)?.unwrap_or(0)});
+    let selector = places.selector(object)?;
+    if !selector.is_empty() {
+        status["selector"] = selector.into();
+    }
+    Ok(json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": {"replicas": replicas}, "status": status}))
+}
+
+/// The scale that is answered to a write: what tells no replicas has none.
+pub(crate) fn answered(row: &Row, object: &Value) -> Result<Value, Status> {
+    let mut scale = of(row, object)?;
+    if scale["spec"]["replicas"] == UNTOLD {
+        scale["spec"]["replicas"] = 0.into();
+    }
+    Ok(scale)
 }
 
 /// Answers a GET.
 pub(crate) fn get(call: &Call<'_>) -> Result<Answer, Status> {
     let entry = call.entry()?;
-    Ok(Answer::Other(StatusCode::OK, of(&storage::value(call.row, &entry))))
+    let scale = of(call.row, &storage::value(call.row, &entry))?;
+    if scale["spec"]["replicas"] == UNTOLD {
+        let path = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref()).map_or("", |places| &places.spec_replicas);
+        return Err(Status::internal(format!("the spec replicas field {path:?} does not exist")));
+    }
+    Ok(Answer::Other(StatusCode::OK, scale))
 }
 
 /// Answers a PUT.
@@ -65,20 +97,20 @@ pub(crate) async fn update(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
 
 /// Answers a PATCH.
 pub(crate) async fn patch(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
-    let kind = patch::Kind::of(call.headers)?;
+    let kind = patch::Kind::of(call.headers, call.row)?;
     let options = patch::options(call, kind)?;
     let ty = ty()?;
     if kind == patch::Kind::Apply {
         let applied = machinery::yaml::decode(body, Some(ty), options.validation)?.value;
         return set(call, &options, |old| {
-            let mut scale = of(old);
+            let mut scale = of(call.row, old)?;
             scale["spec"]["replicas"] = applied["spec"]["replicas"].clone();
             Ok(scale)
         })
         .await;
     }
     let parsed = patch::parse(kind, body, &options)?;
-    set(call, &options, |old| patch::patched(call, ty, &of(old), &parsed)).await
+    set(call, &options, |old| patch::patched(call, ty, &of(call.row, old)?, &parsed)).await
 }
 
 async fn set<F>(call: &Call<'_>, options: &WriteOptions, mut scale_of: F) -> Result<Answer, Status>
@@ -100,13 +132,20 @@ where
         let scale = scale_of(old)?;
         check_uid(call.row, call.name(), &scale, old)?;
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-        if replicas < 0 {
+        let places = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref());
+        if let Some(places) = places.filter(|_| replicas == UNTOLD) {
+            return Err(Status::bad_request(format!("the spec replicas field {:?} cannot be empty", places.spec_replicas)));
+        }
+        if replicas < 0 && places.is_none() {
             let path = Path::root("spec").child("replicas");
             let error = field::Error::invalid(&path, json!(replicas), "must be greater than or equal to 0");
             return Err(Status::invalid("autoscaling", "Scale", call.name(), vec![error]));
         }
         let mut value = old.clone();
-        value["spec"]["replicas"] = replicas.into();
+        match places {
+            Some(places) => places.set_spec_replicas(&mut value, replicas).map_err(|why| Status::new(500, "", why))?,
+            None => value["spec"]["replicas"] = replicas.into(),
+        }
         if let Some(version) = scale["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty()) {
             value["metadata"]["resourceVersion"] = version.into();
         }
@@ -114,8 +153,8 @@ where
     })
     .await?;
     Ok(match answer {
-        Answer::Stored(code, entry) => Answer::Other(code, of(&storage::value(call.row, &entry))),
-        Answer::Object(code, value) => Answer::Other(code, of(&value)),
+        Answer::Stored(code, entry) => Answer::Other(code, answered(call.row, &storage::value(call.row, &entry))?),
+        Answer::Object(code, value) => Answer::Other(code, answered(call.row, &value)?),
         other => other,
     })
 }

@@ -1,5 +1,6 @@
 //! The life of ConfigMaps, Pods and Deployments, driven through [`apiserver::ApiServer::handle`] as an in-process caller does.
 
+mod custom;
 mod support;
 mod wire;
 

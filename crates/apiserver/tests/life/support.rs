@@ -29,6 +29,11 @@ impl Reply {
         assert_eq!(self.code, code, "{}: {:#}", self.asked, self.body);
         self.body
     }
+
+    /// Code and body, whatever they are.
+    pub fn either(self) -> (u16, Value) {
+        (self.code, self.body)
+    }
 }
 
 pub struct Watch {
@@ -39,14 +44,19 @@ pub struct Watch {
 impl Watch {
     /// The next event: its kind and its object.
     pub async fn next(&mut self) -> (String, Value) {
+        self.next_or_end().await.expect("the watch goes on")
+    }
+
+    /// The next event; `None` if the watch has ended.
+    pub async fn next_or_end(&mut self) -> Option<(String, Value)> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 let mut event: Value = serde_json::from_slice(&line).expect("an event is JSON");
-                return (event["type"].as_str().unwrap_or_default().to_owned(), event["object"].take());
+                return Some((event["type"].as_str().unwrap_or_default().to_owned(), event["object"].take()));
             }
             let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event in time");
-            let data = frame.expect("the watch goes on").expect("no error").into_data().expect("data");
+            let data = frame?.expect("no error").into_data().expect("data");
             self.buffer.extend_from_slice(&data);
         }
     }
@@ -54,11 +64,18 @@ impl Watch {
 
 impl Server {
     pub async fn start() -> Server {
-        let store = store::Store::in_memory(&store::Options::default()).expect("a store");
+        Server::over(store::Store::in_memory(&store::Options::default()).expect("a store")).await
+    }
+
+    /// Over a store, with nothing begun yet.
+    pub fn unbegun(store: store::Store) -> Server {
         let identity = Identity::new(&store, None, "https://kubernetes.default.svc", Default::default()).expect("keys");
-        let api = ApiServer::new(Config::default(), store, identity).expect("a server");
-        api.bootstrap().await.expect("bootstrap");
-        let server = Server { api };
+        Server { api: ApiServer::new(Config::default(), store, identity).expect("a server") }
+    }
+
+    pub async fn over(store: store::Store) -> Server {
+        let server = Server::unbegun(store);
+        server.api.bootstrap().await.expect("bootstrap");
         // What a controller does in a cluster.
         let account = serde_json::json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
         server.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);

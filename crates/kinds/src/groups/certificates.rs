@@ -2,7 +2,7 @@
 //! is looked at where certificates are read (`apiserver::admission`).
 
 use super::checks;
-use crate::{Context, NameRule, Strategy, rules, tree};
+use crate::{Context, NameRule, Selectable, Strategy, rules, tree};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{
     Value,
@@ -92,8 +92,8 @@ impl Strategy for SigningRequests {
         check_change(obj, old, Through::Approval)
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
-        vec![("spec.signerName", tree::text(&obj["spec"], "signerName").to_owned())]
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
+        vec![("spec.signerName".into(), tree::text(&obj["spec"], "signerName").to_owned())]
     }
 
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
@@ -289,8 +289,8 @@ impl Strategy for TrustBundles {
         rules::immutable(&obj["spec"]["signerName"], &old["spec"]["signerName"], &place, errors);
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
-        vec![("spec.signerName", tree::text(&obj["spec"], "signerName").to_owned())]
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
+        vec![("spec.signerName".into(), tree::text(&obj["spec"], "signerName").to_owned())]
     }
 
     fn allow_unconditional_update(&self) -> bool {
@@ -409,8 +409,10 @@ impl Strategy for PodRequests {
         errors
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
-        ["spec.signerName", "spec.podName", "spec.nodeName"].map(|field| (field, tree::text(&obj["spec"], field.trim_start_matches("spec.")).to_owned())).into()
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
+        ["spec.signerName", "spec.podName", "spec.nodeName"]
+            .map(|field| (field.into(), tree::text(&obj["spec"], field.trim_start_matches("spec.")).to_owned()))
+            .into()
     }
 
     fn allow_unconditional_update(&self) -> bool {

@@ -1,7 +1,7 @@
 //! `resource.k8s.io`: classes of devices, claims to them, what drivers offer, and taints.
 
 use super::checks;
-use crate::{Context, Strategy, rules, tree};
+use crate::{Context, Selectable, Strategy, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -208,12 +208,12 @@ impl Strategy for Slices {
         rules::immutable(&new["pool"]["name"], &old["pool"]["name"], &path.child("pool").child("name"), errors);
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
         let spec = &obj["spec"];
         vec![
-            ("spec.nodeName", tree::text(spec, "nodeName").to_owned()),
-            ("spec.driver", tree::text(spec, "driver").to_owned()),
-            ("spec.pool.name", tree::text(&spec["pool"], "name").to_owned()),
+            ("spec.nodeName".into(), tree::text(spec, "nodeName").to_owned()),
+            ("spec.driver".into(), tree::text(spec, "driver").to_owned()),
+            ("spec.pool.name".into(), tree::text(&spec["pool"], "name").to_owned()),
         ]
     }
 

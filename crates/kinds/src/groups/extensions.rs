@@ -5,13 +5,14 @@
 //! the paths of the errors say so.
 
 use super::{checks, structural};
-use crate::{Context, NameRule, Strategy, rules, tree};
+use crate::{Context, NameRule, Strategy, definitions, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     names, time,
 };
 use serde_json::json;
+use std::time::SystemTime;
 
 const APPROVAL: &str = "api-approved.kubernetes.io";
 const COLUMN_TYPES: &str = "boolean,date,integer,number,string";
@@ -93,6 +94,26 @@ impl Strategy for Definitions {
         check_stored(obj, &mut errors);
         check_approval(obj, Some(old), &mut errors);
         errors
+    }
+
+    /// All instances go before their definition: until they are gone the server's own finalizer holds it.
+    fn mark_deleted(&self, obj: &Value, now: SystemTime) -> Option<Value> {
+        let mut marked = obj.clone();
+        tree::set_meta(&mut marked, "deletionTimestamp", time::rfc3339(now).into());
+        let metadata = tree::at(&mut marked, &["metadata"])?;
+        tree::fill(metadata, "finalizers", Vec::<Value>::new());
+        let finalizers = metadata.get_mut("finalizers")?.as_array_mut()?;
+        if !finalizers.iter().any(|name| name == definitions::FINALIZER) {
+            finalizers.push(definitions::FINALIZER.into());
+        }
+        let terminating = definitions::condition(
+            "Terminating",
+            true,
+            "InstanceDeletionPending",
+            "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+        );
+        definitions::set_condition(&mut marked, terminating, now);
+        Some(marked)
     }
 
     fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {

@@ -9,7 +9,7 @@ mod status;
 mod tests;
 
 use crate::{
-    Context, Propagation, Strategy, pod, rules, template,
+    Context, Propagation, Selectable, Strategy, pod, rules, template,
     tree::{self, Fields},
 };
 use machinery::{
@@ -84,8 +84,8 @@ impl Strategy for Jobs {
         errors
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
-        vec![("status.successful", obj["status"]["succeeded"].as_i64().unwrap_or(0).to_string())]
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
+        vec![("status.successful".into(), obj["status"]["succeeded"].as_i64().unwrap_or(0).to_string())]
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {

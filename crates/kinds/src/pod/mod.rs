@@ -30,7 +30,7 @@ pub(crate) use security::Users;
 pub(crate) use sources::{default_source as default_volume_source, host_path, nfs, no_backsteps};
 pub(crate) use spec::{annotations as check_annotations, check_spec};
 
-use crate::{Context, Strategy, tree};
+use crate::{Context, Selectable, Strategy, tree};
 use machinery::{
     Value,
     field::{ErrorList, Path},
@@ -169,19 +169,19 @@ impl Strategy for Pods {
         (field == "spec.host").then_some("spec.nodeName")
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
         let (spec, status) = (&obj["spec"], &obj["status"]);
         let text = |v: &Value, key: &str| tree::text(v, key).to_owned();
         let ip = tree::list(status, "podIPs").first().map(|ip| text(ip, "ip")).unwrap_or_default();
         vec![
-            ("spec.nodeName", text(spec, "nodeName")),
-            ("spec.restartPolicy", text(spec, "restartPolicy")),
-            ("spec.schedulerName", text(spec, "schedulerName")),
-            ("spec.serviceAccountName", text(spec, "serviceAccountName")),
-            ("spec.hostNetwork", (spec["hostNetwork"] == true).to_string()),
-            ("status.phase", text(status, "phase")),
-            ("status.podIP", ip),
-            ("status.nominatedNodeName", text(status, "nominatedNodeName")),
+            ("spec.nodeName".into(), text(spec, "nodeName")),
+            ("spec.restartPolicy".into(), text(spec, "restartPolicy")),
+            ("spec.schedulerName".into(), text(spec, "schedulerName")),
+            ("spec.serviceAccountName".into(), text(spec, "serviceAccountName")),
+            ("spec.hostNetwork".into(), (spec["hostNetwork"] == true).to_string()),
+            ("status.phase".into(), text(status, "phase")),
+            ("status.podIP".into(), ip),
+            ("status.nominatedNodeName".into(), text(status, "nominatedNodeName")),
         ]
     }
 

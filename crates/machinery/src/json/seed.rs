@@ -12,6 +12,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
 /// What one decoding collects.
 pub(super) struct Context {
     strict: bool,
@@ -109,11 +111,13 @@ pub(super) struct Seed<'a> {
     /// The struct that holds the value and the Go type of the value there; for errors.
     owner: &'a str,
     go_type: &'a str,
+    /// Inside of metadata, which is typed in every kind.
+    in_meta: bool,
 }
 
 impl<'a> Seed<'a> {
     pub(super) fn root(ty: TypeRef<'a>, at: &'a Node<'a>, cx: &'a Context) -> Self {
-        Self { ty, at, cx, owner: "", go_type: "" }
+        Self { ty, at, cx, owner: "", go_type: "", in_meta: false }
     }
 
     /// The error for a JSON value of the wrong type.
@@ -137,9 +141,19 @@ impl<'a> Seed<'a> {
         self.cx.fail(format!("json: cannot unmarshal {found} into {place}"))
     }
 
+    /// Whether a wrong type is left to validation.
+    fn is_lenient(&self) -> bool {
+        self.ty.schema.is_lenient() && !self.in_meta
+    }
+
+    /// What an element that is null becomes: Go's zero, or what it is.
+    fn nothing(&self, elem: TypeRef<'_>) -> Value {
+        if self.is_lenient() { Value::Null } else { scalar::zero(elem) }
+    }
+
     /// A scalar of the wrong JSON type: an error, or left to validation.
     fn wrong<E: Error>(&self, found: &str, value: Value) -> Result<Option<Value>, E> {
-        if self.ty.schema.is_lenient() { Ok(Some(value)) } else { Err(self.mismatch(found)) }
+        if self.is_lenient() { Ok(Some(value)) } else { Err(self.mismatch(found)) }
     }
 
     fn number<E: Error>(&self, number: serde_json::Number, shown: &dyn fmt::Display) -> Result<Option<Value>, E> {
@@ -171,7 +185,7 @@ impl<'a> Seed<'a> {
         };
         match value {
             Ok(text) => Ok(Some(Value::String(text))),
-            Err(_) if self.ty.schema.is_lenient() => Ok(Some(Value::String(text.to_owned()))),
+            Err(_) if self.is_lenient() => Ok(Some(Value::String(text.to_owned()))),
             Err(message) => Err(self.cx.fail(message)),
         }
     }
@@ -190,7 +204,8 @@ impl<'a> Seed<'a> {
                     }
                     seen |= bit;
                     let node = self.at.field(&field.name, self.ty);
-                    let seed = Seed { ty: self.ty.to(field.ty), at: &node, cx: self.cx, owner: object.go_name(), go_type: &field.go_type };
+                    let in_meta = self.in_meta || object.name == OBJECT_META;
+                    let seed = Seed { ty: self.ty.to(field.ty), at: &node, cx: self.cx, owner: object.go_name(), go_type: &field.go_type, in_meta };
                     // An empty list of owners is a wish: that there be none.
                     let stays = |v: &Value| field.name == "managedFields" && v.is_array() && self.at.is_metadata();
                     match map.next_value_seed(seed)?.filter(|v| !self.ty.leaves_out(field, v) || stays(v)) {
@@ -221,8 +236,12 @@ impl<'a> Seed<'a> {
         let go_type = self.go_type.split_once(']').map_or("", |p| p.1);
         while let Some(key) = map.next_key::<String>()? {
             let node = self.at.key(&key);
-            let seed = Seed { ty: elem, at: &node, cx: self.cx, owner: self.owner, go_type };
-            let value = map.next_value_seed(seed)?.unwrap_or_else(|| scalar::zero(elem));
+            let seed = Seed { ty: elem, at: &node, cx: self.cx, owner: self.owner, go_type, in_meta: self.in_meta };
+            let value = match map.next_value_seed(seed)? {
+                Some(value) => value,
+                None if self.is_lenient() => continue,
+                None => scalar::zero(elem),
+            };
             if out.contains_key(&key) {
                 self.cx.duplicate(self.at, &key);
             }
@@ -295,16 +314,16 @@ impl<'de> Visitor<'de> for Seed<'_> {
             Type::SchemaOrStrings(_) | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => {
                 return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some);
             }
-            _ if self.ty.schema.is_lenient() => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
+            _ if self.is_lenient() => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
             _ => return Err(self.mismatch("array")),
         };
         let mut out = Vec::new();
         let go_type = self.go_type.strip_prefix("[]").unwrap_or("");
         loop {
             let node = self.at.index(out.len());
-            let seed = Seed { ty: elem, at: &node, cx: self.cx, owner: self.owner, go_type };
+            let seed = Seed { ty: elem, at: &node, cx: self.cx, owner: self.owner, go_type, in_meta: self.in_meta };
             match seq.next_element_seed(seed)? {
-                Some(value) => out.push(value.unwrap_or_else(|| scalar::zero(elem))),
+                Some(value) => out.push(value.unwrap_or_else(|| self.nothing(elem))),
                 None => return Ok(Some(Value::Array(out))),
             }
         }
@@ -316,7 +335,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             Type::Map { elem, .. } => self.map(self.ty.to(*elem), map),
             Type::SchemaOrArray(schema) | Type::SchemaOrBool(schema) | Type::SchemaOrStrings(schema) => Seed { ty: self.ty.to(*schema), ..self }.visit_map(map),
             Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
-            _ if self.ty.schema.is_lenient() => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
+            _ if self.is_lenient() => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
             _ => Err(self.mismatch("object")),
         }
     }

@@ -24,7 +24,7 @@ fn crontab() -> Value {
 }
 
 fn decoded(body: &Value) -> json::Decoded {
-    let schema = schema(&gvk(), Some(&crontab()));
+    let schema = schema(&[(gvk(), Some(&crontab()))]);
     let ty = schema.kind(&gvk()).unwrap();
     let mut out = json::decode(body.to_string().as_bytes(), Some(ty), Validation::Warn).unwrap();
     defaulting::apply(ty, &mut out.value);
@@ -45,7 +45,7 @@ fn unknown_fields_are_pruned_and_defaults_set() {
 
 #[test]
 fn without_a_schema_everything_is_kept() {
-    let schema = schema(&gvk(), None);
+    let schema = schema(&[(gvk(), None)]);
     let body = json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "a"}, "spec": {"x": [null, {"y": 0}]}});
     let out = json::decode(body.to_string().as_bytes(), schema.kind(&gvk()), Validation::Strict).unwrap();
     assert_eq!(out.value, body);
@@ -72,7 +72,7 @@ fn errors_speak_as_upstream() {
 
 #[test]
 fn lists_are_merged_and_owned_as_the_schema_says() {
-    let schema = schema(&gvk(), Some(&crontab()));
+    let schema = schema(&[(gvk(), Some(&crontab()))]);
     let ty = schema.kind(&gvk()).unwrap();
     let none = crate::apply::FieldSet::new();
     let config = |name: &str| json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "a"}, "spec": {"items": [{"name": name}]}});

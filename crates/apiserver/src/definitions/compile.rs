@@ -1,0 +1,244 @@
+//! From a definition to the rows of its served versions: names, scope, subresources, columns, strategy, schema.
+
+use crate::{
+    family::{Custom, Family, next_shape},
+    rows::{Row, Rows, by_priority},
+};
+use kinds::{
+    custom::{self, Cell},
+    definitions::holds,
+};
+use machinery::{
+    Value,
+    gvk::Gvk,
+    json,
+    json_path::JsonPath,
+    resources::{Column, Resource, Subresource},
+    structural,
+};
+use sha2::{Digest, Sha256};
+use std::{
+    fmt::Write as _,
+    sync::{Arc, LazyLock},
+};
+use tokio_util::sync::CancellationToken;
+
+const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+/// The verbs of a subresource.
+const PART_VERBS: [&str; 3] = ["get", "patch", "update"];
+/// What the original says of a name and of a time of creation.
+static DOCS: LazyLock<(String, String)> = LazyLock::new(|| {
+    let [name, created] = machinery::openapi::descriptions("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", ["name", "creationTimestamp"]);
+    (name, created)
+});
+
+/// A definition that is served: by what its rows are known, and they.
+pub(super) struct Compiled {
+    group: String,
+    /// Of the definition's UID, spec and accepted names: a definition is a megabyte, and its rows have what they need of it.
+    key: String,
+    terminating: bool,
+    pub(super) rows: Vec<Arc<Row>>,
+    /// The row of the version in which instances are stored, served or not.
+    pub(super) instances: Arc<Row>,
+}
+
+impl Compiled {
+    /// The definition's group.
+    pub(super) fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// Whether its rows are those of another state of the definition, too.
+    pub(super) fn is_of(&self, definition: &Value) -> bool {
+        self.key == key(definition)
+    }
+
+    /// Whether its rows say of the definition's end what it says of it.
+    pub(super) fn is_as_final(&self, definition: &Value) -> bool {
+        self.terminating == is_terminating(definition)
+    }
+
+    /// Its rows with what the definition's end changes. Watches go on, and so does what is known of its objects.
+    pub(super) fn ending(&self, definition: &Value) -> Compiled {
+        let terminating = is_terminating(definition);
+        let rows = self.rows.iter().filter_map(|row| {
+            let custom = Custom { terminating, ..row.custom.clone()? };
+            let strategy = row.strategy.shared()?;
+            Some(Arc::new(Row::custom(row.resource.clone(), row.list_kind.clone(), strategy, custom, row.ty().id, Some(Arc::clone(row.labels())))))
+        });
+        Compiled { rows: rows.collect(), group: self.group.clone(), key: self.key.clone(), terminating, instances: Arc::clone(&self.instances) }
+    }
+
+    /// Ends what goes on with its rows.
+    pub(super) fn end(&self) {
+        self.rows.iter().filter_map(|row| row.custom.as_ref()).for_each(|custom| custom.ended.cancel());
+    }
+}
+
+fn key(definition: &Value) -> String {
+    digest(&[&definition["metadata"]["uid"], &definition["spec"], &definition["status"]["acceptedNames"]])
+}
+
+/// Whether the definition is to go.
+fn is_terminating(definition: &Value) -> bool {
+    !definition["metadata"]["deletionTimestamp"].is_null() || holds(definition, "Terminating")
+}
+
+/// Compiles a definition whose names are accepted. `present` is the table that its rows will come into.
+pub(super) fn compile(definition: &Value, present: &Rows) -> Option<Compiled> {
+    let spec = &definition["spec"];
+    let names = &definition["status"]["acceptedNames"];
+    let (group, kind) = (text(spec, "group"), text(names, "kind"));
+    let versions = spec["versions"].as_array().map_or(&[][..], Vec::as_slice);
+    let gvk = |version: &str| Gvk::new(group, version, kind);
+    let storage = versions.iter().find(|v| v["storage"] == true).map_or("", |v| text(v, "name"));
+    let schemas: Vec<(Gvk, Option<&Value>)> = versions.iter().map(|v| (gvk(text(v, "name")), schema_of(v))).collect();
+    let family = Arc::new(Family::new(text(&definition["metadata"], "name").to_owned(), &gvk(storage), structural::schema(&schemas)));
+    let ended = CancellationToken::new();
+    let row = |version: &Value| {
+        let name = text(version, "name");
+        let resource = resource(definition, version, gvk(storage));
+        let described = Arc::new(version.clone());
+        let custom = Custom {
+            shape: next_shape(),
+            scale: scale(version),
+            deprecation: deprecation(spec, version),
+            terminating: is_terminating(definition),
+            digest: digest(&[version, names, &spec["scope"]]),
+            ended: ended.clone(),
+            described: Arc::clone(&described),
+            family: Arc::clone(&family),
+        };
+        let before = present.get(group, name, &resource.resource).filter(|row| row.custom.is_some());
+        let labels = before.map(|row| Arc::clone(row.labels()));
+        let id = family.type_id(name)?;
+        Some(Arc::new(Row::custom(resource, text(names, "listKind").to_owned(), Arc::new(strategy(described)), custom, id, labels)))
+    };
+    let rows: Vec<Arc<Row>> = versions.iter().filter(|version| version["served"] == true).filter_map(row).collect();
+    let stored = rows.iter().find(|row| row.resource.version == storage).cloned();
+    let instances = stored.or_else(|| row(versions.iter().find(|version| version["storage"] == true)?))?;
+    Some(Compiled { group: group.to_owned(), key: key(definition), terminating: is_terminating(definition), rows, instances })
+}
+
+fn schema_of(version: &Value) -> Option<&Value> {
+    version.get("schema")?.get("openAPIV3Schema").filter(|schema| schema.is_object())
+}
+
+fn resource(definition: &Value, version: &Value, storage: Gvk) -> Resource {
+    let (spec, names) = (&definition["spec"], &definition["status"]["acceptedNames"]);
+    let (group, plural) = (text(spec, "group").to_owned(), text(names, "plural").to_owned());
+    let kind = Gvk::new(group.as_str(), text(version, "name"), text(names, "kind"));
+    let mut subresources = Vec::new();
+    let verbs = |verbs: &[&str]| verbs.iter().map(|verb| (*verb).to_owned()).collect::<Vec<_>>();
+    let mut part = |name: &str, kind: Gvk| subresources.push(Subresource { name: name.to_owned(), verbs: verbs(&PART_VERBS), kind });
+    if version["subresources"]["status"].is_object() {
+        part("status", kind.clone());
+    }
+    if version["subresources"]["scale"].is_object() {
+        part("scale", Gvk::new("autoscaling", "v1", "Scale"));
+    }
+    Resource {
+        prefix: format!("{group}/{plural}"),
+        version: kind.version.clone(),
+        singular: text(names, "singular").to_owned(),
+        short_names: texts(names, "shortNames"),
+        categories: texts(names, "categories"),
+        namespaced: spec["scope"] == "Namespaced",
+        verbs: verbs(&VERBS),
+        served_by_default: true,
+        columns: columns(version),
+        resource: plural,
+        subresources,
+        storage,
+        kind,
+        group,
+    }
+}
+
+/// The columns that the definition asks for; the age alone if it asks for none.
+fn wanted_columns(version: &Value) -> Vec<(Column, String)> {
+    let of = |column: &Value| {
+        let path = text(column, "jsonPath").to_owned();
+        let description = match text(column, "description") {
+            "" => format!("Custom resource definition column (in JSONPath format): {path}"),
+            said => said.to_owned(),
+        };
+        let priority = column["priority"].as_i64().and_then(|p| i32::try_from(p).ok()).unwrap_or(0);
+        let (name, column_type, format) = (text(column, "name").to_owned(), text(column, "type").to_owned(), text(column, "format").to_owned());
+        (Column { name, column_type, format, description, priority }, path)
+    };
+    match version["additionalPrinterColumns"].as_array() {
+        Some(columns) if !columns.is_empty() => columns.iter().map(of).collect(),
+        _ => {
+            let age = Column { name: "Age".into(), column_type: "date".into(), format: String::new(), description: DOCS.1.clone(), priority: 0 };
+            vec![(age, ".metadata.creationTimestamp".to_owned())]
+        }
+    }
+}
+
+fn columns(version: &Value) -> Vec<Column> {
+    let name = Column { name: "Name".into(), column_type: "string".into(), format: "name".into(), description: DOCS.0.clone(), priority: 0 };
+    std::iter::once(name).chain(wanted_columns(version).into_iter().map(|(column, _)| column)).collect()
+}
+
+fn strategy(version: Arc<Value>) -> custom::Custom {
+    let selectable = version["selectableFields"].as_array().into_iter().flatten().filter_map(|field| {
+        let path = text(field, "jsonPath");
+        Some((path.strip_prefix('.').unwrap_or(path).to_owned().into(), JsonPath::parse(path)?))
+    });
+    let cells = wanted_columns(&version).into_iter();
+    custom::Custom {
+        has_status: version["subresources"]["status"].is_object(),
+        scale: scale(&version),
+        selectable: selectable.collect(),
+        cells: cells.map(|(column, path)| Cell { path: JsonPath::parse(&path), column_type: column.column_type }).collect(),
+        version,
+    }
+}
+
+fn scale(version: &Value) -> Option<custom::Scale> {
+    let scale = version.get("subresources")?.get("scale").filter(|scale| scale.is_object())?;
+    Some(custom::Scale {
+        spec_replicas: text(scale, "specReplicasPath").to_owned(),
+        status_replicas: text(scale, "statusReplicasPath").to_owned(),
+        selector: text(scale, "labelSelectorPath").to_owned(),
+    })
+}
+
+/// What the clients of a deprecated version are told: the definition's own words, or upstream's.
+fn deprecation(spec: &Value, version: &Value) -> Option<String> {
+    if version["deprecated"] != true {
+        return None;
+    }
+    if let Some(warning) = version["deprecationWarning"].as_str() {
+        return Some(warning.to_owned());
+    }
+    let (group, kind, name) = (text(spec, "group"), text(&spec["names"], "kind"), text(version, "name"));
+    let versions = spec["versions"].as_array().into_iter().flatten();
+    let mut better: Vec<&str> = versions.filter(|v| v["served"] == true && v["deprecated"] != true).map(|v| text(v, "name")).collect();
+    better.retain(|other| by_priority(other, name).is_lt());
+    better.sort_by(|a, b| by_priority(a, b));
+    let instead = better.first().map(|best| format!("; use {group}/{best} {kind}")).unwrap_or_default();
+    Some(format!("{group}/{name} {kind} is deprecated{instead}"))
+}
+
+fn digest(parts: &[&Value]) -> String {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update(json::encode(part));
+    }
+    let mut text = String::with_capacity(64);
+    for byte in digest.finalize() {
+        let _ = write!(text, "{byte:02X}");
+    }
+    text
+}
+
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn texts(value: &Value, key: &str) -> Vec<String> {
+    value[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}

@@ -1,0 +1,230 @@
+//! Definitions of custom resources, live: each is compiled once into rows that are served, its status says what became of
+//! its names, and its instances go before it does.
+//!
+//! One task hears the store's changes of definitions. It is level-triggered: [`Keeper::look`] reads a definition as it is now
+//! and moves the table and its status to what follows from it; it can be called twice, and at the start it is called for all.
+//! What upstream spreads over five controllers is one step here, so a definition is established by the first write after its
+//! creation. Rows come into the table before the status says so: nobody who has read `Established` meets a 404.
+//!
+//! What could not be written is tried again after [`RETRY_AFTER`]; a watch that fell behind begins with all definitions again.
+//! The task that removes instances ([`cleanup`]) is begun again at every start, and after a failure.
+
+mod cleanup;
+mod compile;
+
+use crate::{
+    own::{self, Owns},
+    rows::Row,
+    storage::{self, Scope},
+    world::World,
+};
+use compile::{Compiled, compile};
+use futures_util::FutureExt;
+use kinds::definitions::{self, holds};
+use machinery::{Value, status::Status};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// After which time what could not be written is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What is known of a definition whether it is served or not: what the others of its group ask for.
+struct Known {
+    group: String,
+    uid: String,
+    accepted: Value,
+    /// It waits for names that others have.
+    waits: bool,
+}
+
+/// Keeps the table of rows as the definitions say.
+pub(crate) struct Keeper {
+    world: World,
+    row: Arc<Row>,
+    known: BTreeMap<String, Known>,
+    compiled: HashMap<String, Compiled>,
+    /// The removals of instances that are under way, by the definition's name.
+    cleanups: HashMap<String, (String, AbortOnDropHandle<()>)>,
+    /// The revision up to which everything was looked at.
+    seen: u64,
+}
+
+impl Keeper {
+    /// Serves what is established in the store. `None` if definitions themselves are not served.
+    pub(crate) fn load(world: &World) -> Option<Keeper> {
+        let row = world.row("apiextensions.k8s.io", "v1", "customresourcedefinitions")?;
+        let mut keeper = Keeper { world: world.clone(), row, known: BTreeMap::new(), compiled: HashMap::new(), cleanups: HashMap::new(), seen: 0 };
+        for definition in keeper.all() {
+            keeper.know(&definition);
+            keeper.serve(&definition);
+        }
+        Some(keeper)
+    }
+
+    /// The definitions as they are now.
+    fn all(&mut self) -> Vec<Arc<Value>> {
+        let Some(snapshot) = storage::snapshot(self.world.store(), &self.row, None) else { return Vec::new() };
+        self.seen = snapshot.revision();
+        snapshot.range(&self.row.root_key, "").map(|entry| storage::value(&self.row, entry)).collect()
+    }
+
+    /// Follows the definitions until the server ends.
+    pub(crate) async fn run(mut self) {
+        let ending = self.world.ending().clone();
+        ending.run_until_cancelled(self.follow()).await;
+    }
+
+    async fn follow(&mut self) {
+        // All are looked at first: what a former process left half-way is finished.
+        let mut due: BTreeSet<String> = self.known.keys().cloned().collect();
+        loop {
+            let changes = storage::watch(self.world.store(), &self.row, self.seen, Scope::Bucket);
+            let Ok(mut changes) = changes else {
+                due.extend(self.begin_again());
+                continue;
+            };
+            loop {
+                due = self.look_at(due).await;
+                let again = async { if due.is_empty() { std::future::pending().await } else { tokio::time::sleep(RETRY_AFTER).await } };
+                let event = tokio::select! {
+                    event = changes.next() => event,
+                    () = again => continue,
+                };
+                let Ok(event) = event else { break };
+                self.seen = event.revision;
+                due.extend(event.new.as_ref().or(event.old.as_ref()).and_then(|entry| entry.key.rsplit('/').next().map(str::to_owned)));
+            }
+            due.extend(self.begin_again());
+        }
+    }
+
+    /// The names of all that is there or was.
+    fn begin_again(&mut self) -> Vec<String> {
+        let names: Vec<String> = self.all().iter().map(|definition| text(&definition["metadata"], "name").to_owned()).collect();
+        self.known.keys().cloned().chain(names).collect()
+    }
+
+    /// Looks at these and at whom that concerns; returns those that are to be looked at again.
+    async fn look_at(&mut self, mut due: BTreeSet<String>) -> BTreeSet<String> {
+        let mut failed = BTreeSet::new();
+        while let Some(name) = due.pop_first() {
+            let looked = AssertUnwindSafe(self.look(&name)).catch_unwind().await;
+            match looked {
+                Ok(Ok(concerned)) => due.extend(concerned),
+                Ok(Err(error)) => {
+                    tracing::warn!(definition = name, %error, "what is said of a definition could not be written");
+                    failed.insert(name);
+                }
+                Err(_) => tracing::error!(definition = name, "a definition could not be looked at"),
+            }
+        }
+        failed
+    }
+
+    /// Looks at a definition; returns those of its group that wait for names which it may have given back.
+    async fn look(&mut self, name: &str) -> Result<Vec<String>, Status> {
+        let Some(definition) = self.world.get(("apiextensions.k8s.io", "v1", "customresourcedefinitions"), "", name) else {
+            self.cleanups.remove(name);
+            self.forget(name);
+            let Some(known) = self.known.remove(name) else { return Ok(Vec::new()) };
+            return Ok(self.waiting(&known.group, name));
+        };
+        let group = text(&definition["spec"], "group");
+        let others = self.known.iter().filter(|(other, known)| *other != name && known.group == group).map(|(_, known)| &known.accepted);
+        let settled = Arc::new(definitions::settled(&definition, others, SystemTime::now()));
+        let changed = self.know(&settled);
+        self.serve(&settled);
+        if settled != definition {
+            self.write(name, &definition, &settled).await?;
+        }
+        self.clean_up(name, &settled);
+        Ok(if changed { self.waiting(group, name) } else { Vec::new() })
+    }
+
+    /// Writes what follows from a state of a definition, if that is still its state; otherwise the change is heard of.
+    async fn write(&self, name: &str, seen: &Value, settled: &Value) -> Result<(), Status> {
+        let written = own::amend(self.world.store(), &self.row, ("", name), Owns::By("status"), SystemTime::now(), |present| {
+            Ok((present["metadata"]["resourceVersion"] == seen["metadata"]["resourceVersion"]).then(|| settled.clone()))
+        });
+        match written.await {
+            Err(error) if error.code != 404 => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers what the others of the group must know; `true` if that is news.
+    fn know(&mut self, definition: &Value) -> bool {
+        let (spec, accepted) = (&definition["spec"], &definition["status"]["acceptedNames"]);
+        let known = Known {
+            group: text(spec, "group").to_owned(),
+            uid: text(&definition["metadata"], "uid").to_owned(),
+            accepted: accepted.clone(),
+            waits: !holds(definition, "NamesAccepted"),
+        };
+        let name = text(&definition["metadata"], "name").to_owned();
+        let before = self.known.insert(name, known);
+        before.is_some_and(|before| before.accepted != *accepted || before.uid != text(&definition["metadata"], "uid"))
+    }
+
+    fn waiting(&self, group: &str, name: &str) -> Vec<String> {
+        let waiting = self.known.iter().filter(|(other, known)| known.waits && known.group == group && *other != name);
+        waiting.map(|(other, _)| other.clone()).collect()
+    }
+
+    /// Has the table serve a definition as it says, if it is accepted.
+    fn serve(&mut self, definition: &Arc<Value>) {
+        let name = text(&definition["metadata"], "name");
+        let accepted = &definition["status"]["acceptedNames"];
+        let named = ["plural", "singular", "kind", "listKind"].iter().all(|key| !text(accepted, key).is_empty());
+        if !named || !(holds(definition, "NamesAccepted") || holds(definition, "Established")) {
+            return self.forget(name);
+        }
+        let next = match self.compiled.get(name) {
+            Some(present) if present.is_of(definition) && present.is_as_final(definition) => return,
+            Some(present) if present.is_of(definition) => present.ending(definition),
+            _ => match compile(definition, &self.world.rows()) {
+                Some(compiled) => compiled,
+                None => return self.forget(name),
+            },
+        };
+        let group = text(&definition["spec"], "group");
+        self.world.replace_rows(|rows| rows.with_definition(group, name, next.rows.clone()));
+        let before = self.compiled.insert(name.to_owned(), next);
+        if let Some(before) = before.filter(|before| !before.is_of(definition)) {
+            before.end();
+        }
+    }
+
+    /// Serves a definition no more.
+    fn forget(&mut self, name: &str) {
+        let Some(before) = self.compiled.remove(name) else { return };
+        self.world.replace_rows(|rows| rows.with_definition(before.group(), name, Vec::new()));
+        before.end();
+    }
+
+    /// Begins to remove the instances of a definition that is to go, unless that is under way.
+    fn clean_up(&mut self, name: &str, definition: &Value) {
+        let metadata = &definition["metadata"];
+        let uid = text(metadata, "uid");
+        let held = metadata["finalizers"].as_array().into_iter().flatten().any(|finalizer| finalizer == definitions::FINALIZER);
+        if metadata["deletionTimestamp"].is_null() || !held {
+            self.cleanups.remove(name);
+            return;
+        }
+        if self.cleanups.get(name).is_some_and(|(of, task)| of == uid && !task.is_finished()) {
+            return;
+        }
+        let instances = self.compiled.get(name).map(|compiled| Arc::clone(&compiled.instances));
+        let task = cleanup::Cleanup { world: self.world.clone(), row: Arc::clone(&self.row), name: name.to_owned(), uid: uid.to_owned(), instances };
+        self.cleanups.insert(name.to_owned(), (uid.to_owned(), AbortOnDropHandle::new(tokio::spawn(task.run()))));
+    }
+}
+
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_default()
+}

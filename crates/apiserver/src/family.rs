@@ -1,0 +1,110 @@
+//! What the versions of a custom kind share, and how an object that lies in the store is seen by one of them.
+//!
+//! A definition changes while objects of it are stored, in several versions. So what lies in the store is looked at when it
+//! is read, as upstream does each time: pruned and given its defaults by the schema of the version in which it lies, turned
+//! into the version that is asked for, and pruned by that one. An object that this leaves as it is, is noted as such by the
+//! number of the version's schema (`Entry::has_shape`), and is answered from then on as its bytes lie.
+
+use machinery::{
+    Value, defaulting, gvk,
+    gvk::Gvk,
+    json::{self, Validation},
+    schema::{Schema, TypeId, TypeRef},
+};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+use tokio_util::sync::CancellationToken;
+
+/// All versions of a custom kind.
+#[derive(Debug)]
+pub(crate) struct Family {
+    /// The definition's name.
+    pub(crate) definition: String,
+    pub(crate) group: String,
+    pub(crate) kind: String,
+    /// The version in which objects are stored.
+    pub(crate) storage: String,
+    schema: Schema,
+}
+
+impl Family {
+    pub(crate) fn new(definition: String, kind: &Gvk, schema: Schema) -> Family {
+        Family { definition, group: kind.group.clone(), kind: kind.kind.clone(), storage: kind.version.clone(), schema }
+    }
+
+    pub(crate) fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    fn kind_of(&self, version: &str) -> Gvk {
+        Gvk { group: self.group.clone(), version: version.to_owned(), kind: self.kind.clone() }
+    }
+
+    pub(crate) fn type_id(&self, version: &str) -> Option<TypeId> {
+        self.schema.kind(&self.kind_of(version)).map(|ty| ty.id)
+    }
+
+    fn ty(&self, version: &str) -> Option<TypeRef<'_>> {
+        self.schema.kind(&self.kind_of(version))
+    }
+
+    /// What the schema of a version leaves of an object.
+    fn pruned(&self, version: &str, value: Value) -> Value {
+        let Some(ty) = self.ty(version) else { return value };
+        // What the metadata of an object cannot hold was not stored by this program; it is shown as it is.
+        match json::normalize(value.clone(), ty, Validation::Ignore) {
+            Ok(decoded) => decoded.value,
+            Err(_) => value,
+        }
+    }
+
+    /// An object of the store as a version shows it.
+    pub(crate) fn shown(&self, version: &str, stored: &Value) -> Value {
+        let (_, lies_in) = gvk::parse_api_version(stored["apiVersion"].as_str().unwrap_or_default());
+        let mut value = self.pruned(lies_in, stored.clone());
+        if let Some(ty) = self.ty(lies_in) {
+            defaulting::apply(ty, &mut value);
+        }
+        if lies_in == version { value } else { self.pruned(version, self.renamed(version, value)) }
+    }
+
+    /// An object of a version as it is stored.
+    pub(crate) fn stored(&self, version: &str, value: Value) -> Value {
+        if version == self.storage { value } else { self.pruned(&self.storage, self.renamed(&self.storage, value)) }
+    }
+
+    /// Conversion `None`: the object says another version of itself.
+    fn renamed(&self, version: &str, mut value: Value) -> Value {
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("apiVersion".into(), gvk::api_version(&self.group, version).into());
+        }
+        value
+    }
+}
+
+/// The number of a version's schema; no other has it while the process lives.
+pub(crate) fn next_shape() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// What a row of a custom kind has besides what every row has.
+#[derive(Debug, Clone)]
+pub(crate) struct Custom {
+    pub(crate) family: Arc<Family>,
+    pub(crate) shape: u64,
+    /// The version as the definition describes it.
+    pub(crate) described: Arc<Value>,
+    /// Where replicas stand, if the version has `scale`.
+    pub(crate) scale: Option<kinds::custom::Scale>,
+    /// What clients of a deprecated version are told.
+    pub(crate) deprecation: Option<String>,
+    /// The definition goes: nothing new is made.
+    pub(crate) terminating: bool,
+    /// A hash of what the version's documents are made from.
+    pub(crate) digest: String,
+    /// Cancelled when the row is replaced: watches end then, and begin again with what takes its place.
+    pub(crate) ended: CancellationToken,
+}

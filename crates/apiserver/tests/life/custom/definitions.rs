@@ -1,0 +1,193 @@
+//! What becomes of a definition: names, conditions, discovery, changes, its end.
+
+use super::{DEFINITIONS, WIDGETS, condition, establish, eventually, version, widget, widgets};
+use crate::support::{Server, names};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+#[tokio::test]
+async fn a_definition_is_served_as_soon_as_it_is_established() {
+    let server = Server::start().await;
+    let begun = Instant::now();
+    let definition = establish(&server, &widgets()).await;
+    server.post(WIDGETS, &widget("a", json!({}))).await.expect(201);
+    let group = server.get("/apis/example.com").await.expect(200);
+    let open_api = server.get("/openapi/v3").await.expect(200);
+    assert!(begun.elapsed() < Duration::from_millis(1000), "{:?}: a debug build, and others may run beside", begun.elapsed());
+    assert_eq!(group["preferredVersion"]["groupVersion"], "example.com/v1");
+    assert!(open_api["paths"]["apis/example.com/v1"].is_object());
+
+    let shown = |kind: &str| {
+        let found = condition(&definition, kind);
+        ["status", "reason", "message"].map(|key| found[key].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(shown("NamesAccepted"), ["True", "NoConflicts", "no conflicts found"]);
+    assert_eq!(shown("Established"), ["True", "InitialNamesAccepted", "the initial names have been accepted"]);
+    assert_eq!(definition["status"]["acceptedNames"], definition["spec"]["names"]);
+    assert_eq!(definition["status"]["storedVersions"], json!(["v1"]));
+
+    let resources = server.get("/apis/example.com/v1").await.expect(200);
+    assert_eq!(
+        resources["resources"],
+        json!([
+            {"name": "widgets", "singularName": "widget", "namespaced": true, "kind": "Widget", "shortNames": ["wd"], "categories": ["all"],
+                "verbs": ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"], "storageVersionHash": resources["resources"][0]["storageVersionHash"]},
+            {"name": "widgets/status", "singularName": "", "namespaced": true, "kind": "Widget", "verbs": ["get", "patch", "update"]},
+            {"name": "widgets/scale", "singularName": "", "namespaced": true, "kind": "Scale", "group": "autoscaling", "version": "v1", "verbs": ["get", "patch", "update"]},
+        ])
+    );
+    let aggregated = server.get_as("/apis", "application/json;v=v2;g=apidiscovery.k8s.io;as=APIGroupDiscoveryList").await.expect(200);
+    let last = aggregated["items"].as_array().and_then(|items| items.last()).cloned().unwrap_or_default();
+    assert_eq!(last["metadata"]["name"], "example.com");
+    assert_eq!(last["versions"][0]["resources"][0]["subresources"][1]["responseKind"]["kind"], "Scale");
+}
+
+#[tokio::test]
+async fn names_that_are_taken_are_waited_for() {
+    let server = Server::start().await;
+    establish(&server, &widgets()).await;
+    let mut rival = widgets();
+    rival["metadata"]["name"] = "wudgets.example.com".into();
+    rival["spec"]["names"]["plural"] = "wudgets".into();
+    server.post(DEFINITIONS, &rival).await.expect(201);
+    let at = format!("{DEFINITIONS}/wudgets.example.com");
+    let refused = eventually(&server, &at, |_, object| condition(object, "NamesAccepted")["status"] == "False").await;
+    assert_eq!(condition(&refused, "NamesAccepted")["reason"], "ListKindConflict");
+    assert_eq!(condition(&refused, "NamesAccepted")["message"], "\"WidgetList\" is already in use");
+    assert_eq!(condition(&refused, "Established")["reason"], "NotAccepted");
+    assert_eq!(condition(&refused, "Established")["message"], "not all names are accepted");
+    assert_eq!(refused["status"]["acceptedNames"]["plural"], "wudgets");
+    server.get("/apis/example.com/v1/wudgets").await.expect(404);
+
+    server.delete(&format!("{DEFINITIONS}/widgets.example.com"), None).await.expect(200);
+    let accepted = eventually(&server, &at, |_, object| condition(object, "Established")["status"] == "True").await;
+    assert_eq!(condition(&accepted, "NamesAccepted")["reason"], "NoConflicts");
+    server.get("/apis/example.com/v1/wudgets").await.expect(200);
+    server.get("/apis/example.com/v1/widgets").await.expect(404);
+}
+
+#[tokio::test]
+async fn a_definition_goes_when_its_instances_are_gone() {
+    let server = Server::start().await;
+    establish(&server, &widgets()).await;
+    let mut held = widget("held", json!({}));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    server.post(WIDGETS, &held).await.expect(201);
+    server.post(WIDGETS, &widget("free", json!({}))).await.expect(201);
+    let mut instances = server.watch(&format!("{WIDGETS}?watch=true&resourceVersion=0")).await;
+    for _ in 0..2 {
+        assert_eq!(instances.next().await.0, "ADDED");
+    }
+
+    let at = format!("{DEFINITIONS}/widgets.example.com");
+    let marked = server.delete(&at, None).await.expect(200);
+    assert_eq!(condition(&marked, "Terminating")["reason"], "InstanceDeletionPending");
+    assert_eq!(marked["metadata"]["finalizers"], json!(["customresourcecleanup.apiextensions.k8s.io"]));
+    let going = eventually(&server, &at, |_, object| condition(object, "Terminating")["reason"] == "InstanceDeletionInProgress").await;
+    assert_eq!(condition(&going, "Terminating")["message"], "CustomResource deletion is in progress");
+    let refused = server.post(WIDGETS, &widget("late", json!({}))).await.expect(403);
+    assert_eq!(refused["message"], "widgets.example.com \"late\" is forbidden: create not allowed while custom resource definition is terminating");
+    let resources = server.get("/apis/example.com/v1").await.expect(200);
+    assert_eq!(resources["resources"][0]["verbs"], json!(["delete", "deletecollection", "get", "list", "watch"]));
+
+    let left = eventually(&server, WIDGETS, |_, list| names(list) == ["held"]).await;
+    assert!(left["items"][0]["metadata"]["deletionTimestamp"].is_string());
+    server.patch(&format!("{WIDGETS}/held"), "application/merge-patch+json", &json!({"metadata": {"finalizers": null}})).await.expect(200);
+    eventually(&server, &at, |code, _| code == 404).await;
+    eventually(&server, WIDGETS, |code, _| code == 404).await;
+    server.get("/apis/example.com").await.expect(404);
+    let mut gone = Vec::new();
+    while let Some((kind, object)) = instances.next_or_end().await {
+        gone.push(format!("{kind} {}", object["metadata"]["name"].as_str().unwrap_or_default()));
+    }
+    gone.sort();
+    assert_eq!(gone, ["DELETED free", "DELETED held", "MODIFIED held"], "all is told before the watch ends");
+
+    // The same name with another UID begins anew.
+    establish(&server, &widgets()).await;
+    assert!(names(&server.get(WIDGETS).await.expect(200)).is_empty());
+}
+
+#[tokio::test]
+async fn a_changed_definition_ends_watches_and_is_followed() {
+    let server = Server::start().await;
+    let mut definition = establish(&server, &widgets()).await;
+    server.post(WIDGETS, &widget("a", json!({"color": "red"}))).await.expect(201);
+    let tag = |reply: Value| reply["paths"]["apis/example.com/v1"]["serverRelativeURL"].clone();
+    let before = server.get("/openapi/v3").await.expect(200);
+    let mut watch = server.watch(&format!("{WIDGETS}?watch=true")).await;
+    assert_eq!(watch.next().await.0, "ADDED");
+
+    let spec = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    spec["properties"]["shape"] = json!({"type": "string", "default": "round"});
+    spec["properties"].as_object_mut().expect("properties").remove("color");
+    definition["spec"]["versions"][0].as_object_mut().expect("a version").remove("selectableFields");
+    server.put(&format!("{DEFINITIONS}/widgets.example.com"), &definition).await.expect(200);
+    assert_eq!(watch.next_or_end().await, None, "a watch ends without an error");
+    let read = eventually(&server, &format!("{WIDGETS}/a"), |_, object| object["spec"]["shape"] == "round").await;
+    assert_eq!(read["spec"], json!({"shape": "round"}), "what the schema knows no more is pruned when it is read");
+    let list = server.get(WIDGETS).await.expect(200);
+    assert_eq!(list["items"][0]["spec"], read["spec"]);
+    let after = server.get("/openapi/v3").await.expect(200);
+    assert_ne!(tag(before.clone()), tag(after.clone()));
+    assert_eq!(before["paths"]["api/v1"], after["paths"]["api/v1"], "no other group's hash changes");
+}
+
+#[tokio::test]
+async fn versions_are_ordered_and_converted_by_name() {
+    let server = Server::start().await;
+    let mut definition = widgets();
+    definition["spec"]["versions"] = json!([version("v1beta1", true), version("v1", false), version("v2alpha1", false)]);
+    definition["spec"]["versions"][2]["served"] = false.into();
+    definition["spec"]["versions"][0]["deprecated"] = true.into();
+    let definition = establish(&server, &definition).await;
+    let group = server.get("/apis/example.com").await.expect(200);
+    assert_eq!(group["versions"], json!([{"groupVersion": "example.com/v1", "version": "v1"}, {"groupVersion": "example.com/v1beta1", "version": "v1beta1"}]));
+
+    let made = server.post(WIDGETS, &widget("a", json!({"color": "red"}))).await.expect(201);
+    assert_eq!(made["apiVersion"], "example.com/v1");
+    let old = server.get("/apis/example.com/v1beta1/namespaces/default/widgets/a").await;
+    assert_eq!(old.warnings, ["299 - \"example.com/v1beta1 Widget is deprecated; use example.com/v1 Widget\""]);
+    let old = old.expect(200);
+    assert_eq!((old["apiVersion"].as_str(), &old["metadata"]["uid"]), (Some("example.com/v1beta1"), &made["metadata"]["uid"]));
+    let list = server.get(WIDGETS).await.expect(200);
+    assert_eq!((list["apiVersion"].as_str(), list["items"][0]["apiVersion"].as_str()), (Some("example.com/v1"), Some("example.com/v1")));
+    server.get("/apis/example.com/v2alpha1/widgets").await.expect(404);
+
+    // The storage version changes; what lies in the former one is read all the same.
+    let mut next = definition.clone();
+    next["spec"]["versions"][0]["storage"] = false.into();
+    next["spec"]["versions"][1]["storage"] = true.into();
+    let next = server.put(&format!("{DEFINITIONS}/widgets.example.com"), &next).await.expect(200);
+    assert_eq!(next["status"]["storedVersions"], json!(["v1beta1", "v1"]));
+    let read = server.get(&format!("{WIDGETS}/a")).await.expect(200);
+    assert_eq!((&read["apiVersion"], &read["spec"]["color"]), (&json!("example.com/v1"), &json!("red")));
+}
+
+#[tokio::test]
+async fn what_is_stored_is_served_by_the_next_server_at_once() {
+    let store = store::Store::in_memory(&store::Options::default()).expect("a store");
+    let first = Server::over(store.clone()).await;
+    establish(&first, &widgets()).await;
+    first.post(WIDGETS, &widget("a", json!({}))).await.expect(201);
+    let next = Server::unbegun(store);
+    let read = next.get(&format!("{WIDGETS}/a")).await.expect(200);
+    assert_eq!(read["spec"]["color"], "blue");
+}
+
+#[tokio::test]
+async fn groups_of_the_community_want_approval() {
+    let server = Server::start().await;
+    let mut definition = widgets();
+    definition["metadata"]["name"] = "widgets.extra.k8s.io".into();
+    definition["spec"]["group"] = "extra.k8s.io".into();
+    let refused = server.post(DEFINITIONS, &definition).await.expect(422);
+    assert_eq!(refused["details"]["causes"][0]["field"], "metadata.annotations[api-approved.kubernetes.io]");
+    definition["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": "unapproved, just a test"});
+    let made = establish(&server, &definition).await;
+    let conformant = condition(&made, "KubernetesAPIApprovalPolicyConformant");
+    assert_eq!(
+        ["status", "reason", "message"].map(|key| conformant[key].as_str().unwrap_or_default()),
+        ["False", "UnapprovedAnnotation", "not approved: \"unapproved, just a test\""]
+    );
+}

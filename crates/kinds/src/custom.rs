@@ -1,0 +1,332 @@
+//! Custom resources: the strategy of one version of a kind that a definition describes.
+//!
+//! Built once for a definition; it knows nothing of where the definition came from. What is wrong with an object is told by
+//! its schema (`machinery::structural`) and by where its replicas stand.
+//!
+//! Source: `apiextensions-apiserver/pkg/registry/customresource`.
+
+use crate::{Context, NameRule, Selectable, Strategy, meta, print, tree};
+use machinery::{
+    Map, Value,
+    field::{Error, ErrorList, Path},
+    json_path::JsonPath,
+    names,
+    schema::Text,
+    structural, time,
+};
+use std::{sync::Arc, time::SystemTime};
+
+/// Replicas at most: Go's largest `int32`.
+const REPLICAS_MAX: i64 = i32::MAX as i64;
+
+/// Where the parts of a `scale` stand in an object: the paths as the definition writes them, with their leading dot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scale {
+    /// Desired replicas.
+    pub spec_replicas: String,
+    /// Replicas that there are.
+    pub status_replicas: String,
+    /// The selector of the pods, as text; empty where there is none.
+    pub selector: String,
+}
+
+/// What a column shows.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// Where it stands; `None` for a path that cannot be read.
+    pub path: Option<JsonPath>,
+    /// OpenAPI type of the column.
+    pub column_type: String,
+}
+
+/// One version of a custom kind.
+#[derive(Debug, Clone, Default)]
+pub struct Custom {
+    /// The version as the definition describes it.
+    pub version: Arc<Value>,
+    /// Has the subresource `status`.
+    pub has_status: bool,
+    /// Has the subresource `scale`.
+    pub scale: Option<Scale>,
+    /// Selectable fields: names without their leading dot.
+    pub selectable: Vec<(Text, JsonPath)>,
+    /// What the columns behind the name show.
+    pub cells: Vec<Cell>,
+}
+
+impl Strategy for Custom {
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
+        if let (true, Some(fields)) = (self.has_status, obj.as_object_mut()) {
+            fields.remove("status");
+        }
+        tree::set_meta(obj, "generation", 1.into());
+    }
+
+    fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        if self.has_status {
+            tree::keep(obj, old, "status");
+        }
+        let body = |object: &Value| -> Option<Map<String, Value>> {
+            let mut fields = object.as_object()?.clone();
+            fields.remove("metadata");
+            Some(fields)
+        };
+        if body(obj) != body(old) {
+            tree::bump_generation(obj, old);
+        }
+    }
+
+    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but(obj, old, &["status"]);
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = self.against_schema(obj);
+        self.check_spec_replicas(obj, &mut errors);
+        self.check_scale_status(obj, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, obj: &Value, _old: &Value) -> ErrorList {
+        self.validate(obj)
+    }
+
+    fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let schema = self.schema().and_then(|schema| schema.get("properties")?.get("status"));
+        if let (Some(schema), Some(status)) = (schema, obj.get("status")) {
+            errors.extend(structural::validate(schema, status, &Path::root("status")));
+        }
+        self.check_scale_status(obj, &mut errors);
+        errors
+    }
+
+    fn selectable_fields(&self, obj: &Value) -> Selectable {
+        let of = |path: &JsonPath| match path.find(obj).as_deref() {
+            Ok([Value::String(text)]) => text.clone(),
+            Ok([value]) if !value.is_null() => value.to_string(),
+            _ => String::new(),
+        };
+        self.selectable.iter().map(|(name, path)| (name.clone(), of(path))).collect()
+    }
+
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let had: &[Value] = old.map_or(&[], |old| tree::list(&old["metadata"], "finalizers"));
+        let mut added: Vec<&str> = tree::list(&obj["metadata"], "finalizers").iter().filter(|f| !had.contains(f)).filter_map(Value::as_str).collect();
+        added.sort_unstable();
+        added.dedup();
+        added.into_iter().flat_map(finalizer_warnings).collect()
+    }
+
+    fn row(&self, obj: &Value, now: SystemTime) -> Vec<Value> {
+        let mut cells = vec![print::name(obj)];
+        cells.extend(self.cells.iter().map(|cell| cell.of(obj, now)));
+        cells
+    }
+
+    fn name_rule(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+
+    fn any_finalizer(&self) -> bool {
+        true
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        match subresource {
+            "" if self.has_status => &[&["status"]],
+            "status" => &[&["metadata"], &["spec"]],
+            _ => &[],
+        }
+    }
+}
+
+impl Custom {
+    fn schema(&self) -> Option<&Value> {
+        self.version.get("schema")?.get("openAPIV3Schema")
+    }
+
+    fn against_schema(&self, obj: &Value) -> ErrorList {
+        self.schema().map(|schema| structural::validate(schema, obj, &Path::empty())).unwrap_or_default()
+    }
+
+    fn check_spec_replicas(&self, obj: &Value, errors: &mut ErrorList) {
+        if let Some(scale) = &self.scale {
+            check_replicas(obj, &scale.spec_replicas, errors);
+        }
+    }
+
+    fn check_scale_status(&self, obj: &Value, errors: &mut ErrorList) {
+        let Some(scale) = &self.scale else { return };
+        check_replicas(obj, &scale.status_replicas, errors);
+        if !scale.selector.is_empty()
+            && let Err(why) = nested(obj, &scale.selector, "string", Value::is_string)
+        {
+            errors.push(Error::invalid(&Path::root(&scale.selector), "", why));
+        }
+    }
+}
+
+impl Scale {
+    /// Desired replicas, if the object tells them.
+    ///
+    /// # Errors
+    /// What stands there is no number, in upstream's words.
+    pub fn spec_replicas(&self, obj: &Value) -> Result<Option<i64>, String> {
+        replicas(obj, &self.spec_replicas)
+    }
+
+    /// Replicas that there are, if the object tells them.
+    ///
+    /// # Errors
+    /// As [`Self::spec_replicas`].
+    pub fn status_replicas(&self, obj: &Value) -> Result<Option<i64>, String> {
+        replicas(obj, &self.status_replicas)
+    }
+
+    /// The selector, as text.
+    ///
+    /// # Errors
+    /// What stands there is no text, in upstream's words.
+    pub fn selector<'v>(&self, obj: &'v Value) -> Result<&'v str, String> {
+        if self.selector.is_empty() {
+            return Ok("");
+        }
+        Ok(nested(obj, &self.selector, "string", Value::is_string)?.and_then(Value::as_str).unwrap_or_default())
+    }
+
+    /// Sets the desired replicas, making what is on the way to them.
+    ///
+    /// # Errors
+    /// Something else is in the way, in upstream's words.
+    pub fn set_spec_replicas(&self, obj: &mut Value, replicas: i64) -> Result<(), String> {
+        let names: Vec<&str> = names_of(&self.spec_replicas).collect();
+        let Some((last, way)) = names.split_last() else { return Ok(()) };
+        let mut place = obj;
+        for (at, name) in way.iter().enumerate() {
+            let Some(map) = place.as_object_mut() else { return Err(in_the_way(&names[..at])) };
+            place = map.entry(*name).or_insert_with(|| Value::Object(Map::new()));
+        }
+        match place.as_object_mut() {
+            Some(map) => drop(map.insert((*last).to_owned(), replicas.into())),
+            None => return Err(in_the_way(way)),
+        }
+        Ok(())
+    }
+}
+
+fn in_the_way(names: &[&str]) -> String {
+    format!("value cannot be set because .{} is not a map[string]interface{{}}", names.join("."))
+}
+
+fn names_of(path: &str) -> impl Iterator<Item = &str> {
+    path.strip_prefix('.').unwrap_or(path).split('.')
+}
+
+/// What stands at a path of names; `None` if it is not there.
+fn nested<'v>(obj: &'v Value, path: &str, wanted: &str, fits: impl Fn(&Value) -> bool) -> Result<Option<&'v Value>, String> {
+    let names: Vec<&str> = names_of(path).collect();
+    let mut value = obj;
+    for (at, name) in names.iter().enumerate() {
+        let Some(map) = value.as_object() else {
+            if value.is_null() {
+                return Ok(None);
+            }
+            let way = names.get(..at).unwrap_or_default().join(".");
+            return Err(format!(
+                ".{} accessor error: {} is of the type {}, expected map[string]interface{{}}",
+                names.join("."),
+                go_value(value, &way),
+                go_type(value)
+            ));
+        };
+        match map.get(*name) {
+            Some(found) => value = found,
+            None => return Ok(None),
+        }
+    }
+    if fits(value) {
+        return Ok(Some(value));
+    }
+    Err(format!(".{} accessor error: {} is of the type {}, expected {wanted}", names.join("."), go_value(value, ""), go_type(value)))
+}
+
+fn go_value(value: &Value, _way: &str) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "<nil>".into(),
+        other => other.to_string(),
+    }
+}
+
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_i64() => "int64",
+        Value::Number(_) => "float64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+fn replicas(obj: &Value, path: &str) -> Result<Option<i64>, String> {
+    Ok(nested(obj, path, "int64", Value::is_i64)?.and_then(Value::as_i64))
+}
+
+fn check_replicas(obj: &Value, path: &str, errors: &mut ErrorList) {
+    let place = Path::root(path);
+    match replicas(obj, path) {
+        Err(why) => errors.push(Error::invalid(&place, 0, why)),
+        Ok(Some(number)) if number < 0 => errors.push(Error::invalid(&place, number, "should be a non-negative integer")),
+        Ok(Some(number)) if number > REPLICAS_MAX => {
+            errors.push(Error::invalid(&place, number, format!("should be less than or equal to {REPLICAS_MAX}")));
+        }
+        Ok(_) => {}
+    }
+}
+
+fn finalizer_warnings(name: &str) -> Vec<String> {
+    let say = |what: &str| format!("metadata.finalizers: {name:?}: {what}");
+    let mut warnings: Vec<String> = names::qualified_name(name).iter().map(|what| say(what)).collect();
+    if !name.contains('/') && !meta::STANDARD_FINALIZERS.contains(&name) {
+        warnings.push(say(match name.contains('.') {
+            true => "prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers",
+            false => "prefer a domain-qualified finalizer name to avoid accidental conflicts with other finalizer writers",
+        }));
+    }
+    warnings
+}
+
+/// How long ago, as people read it.
+fn date(value: &Value, text: &str, now: SystemTime) -> Value {
+    let readable = text.is_empty() || time::parse(text).is_ok();
+    if readable { print::since(value, now).into() } else { "<invalid>".into() }
+}
+
+impl Cell {
+    fn of(&self, obj: &Value, now: SystemTime) -> Value {
+        let Some(Ok(found)) = self.path.as_ref().map(|path| path.find(obj)) else { return Value::Null };
+        let Some(value) = found.first() else { return Value::Null };
+        match (self.column_type.as_str(), value) {
+            ("string", Value::Null) => "<no value>".into(),
+            ("string", Value::String(text)) => text.as_str().into(),
+            ("string", Value::Array(_) | Value::Object(_)) => String::from_utf8(machinery::json::encode(value)).unwrap_or_default().into(),
+            ("string", other) => other.to_string().into(),
+            ("integer", Value::Number(number)) => number.as_i64().or_else(|| number.as_f64().map(|n| n as i64)).map_or(Value::Null, Value::from),
+            ("number", Value::Number(number)) => number.as_f64().map_or(Value::Null, Value::from),
+            ("boolean", Value::Bool(truth)) => (*truth).into(),
+            ("date", Value::String(text)) => date(value, text, now),
+            _ => Value::Null,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What a CustomResourceDefinition says of itself: the conditions of its status, and what they follow from.
+//!
+//! Source: `apiextensions-apiserver/pkg/controller/{status,establish,nonstructuralschema,apiapproval}`, `pkg/apihelpers`.
+
+use crate::tree;
+use machinery::{Value, time};
+use serde_json::{Map, json};
+use std::{collections::HashSet, time::SystemTime};
+
+/// Holds a definition until its instances are gone.
+pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// Who agreed to an API of the community's groups.
+pub const APPROVAL: &str = "api-approved.kubernetes.io";
+const SEE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
+
+/// A condition without a time.
+pub fn condition(kind: &str, holds: bool, reason: &str, message: &str) -> Value {
+    json!({"type": kind, "status": if holds { "True" } else { "False" }, "reason": reason, "message": message})
+}
+
+/// Notes a condition; its time is that of the last change of its status.
+pub fn set_condition(definition: &mut Value, condition: Value, now: SystemTime) {
+    let Some(status) = tree::at(definition, &["status"]) else { return };
+    if !status.get("conditions").is_some_and(Value::is_array) {
+        status.insert("conditions".into(), Value::Array(Vec::new()));
+    }
+    let Some(list) = status.get_mut("conditions").and_then(Value::as_array_mut) else { return };
+    let at = list.iter().position(|c| c["type"] == condition["type"]);
+    let mut next = condition;
+    let kept = at.and_then(|at| list.get(at)).filter(|had| had["status"] == next["status"] && !tree::empty(&had["lastTransitionTime"]));
+    next["lastTransitionTime"] = kept.map_or_else(|| time::rfc3339(now).into(), |had| had["lastTransitionTime"].clone());
+    match at.and_then(|at| list.get_mut(at)) {
+        Some(slot) => {
+            // What else stands in it is not the server's to take away.
+            for (key, value) in next.as_object().into_iter().flatten() {
+                slot[key] = value.clone();
+            }
+        }
+        None => list.push(next),
+    }
+}
+
+/// Whether a condition of the status is `True`.
+pub fn holds(definition: &Value, kind: &str) -> bool {
+    find(definition, kind).is_some_and(|condition| condition["status"] == "True")
+}
+
+fn find<'v>(definition: &'v Value, kind: &str) -> Option<&'v Value> {
+    tree::list(&definition["status"], "conditions").iter().find(|condition| condition["type"] == kind)
+}
+
+/// The definition with what its names, its approval and its establishing make of its status. `others` are the names that the
+/// other definitions of its group have.
+pub fn settled<'v>(definition: &Value, others: impl Iterator<Item = &'v Value>, now: SystemTime) -> Value {
+    let mut next = definition.clone();
+    settle_names(&mut next, others, now);
+    settle_approval(&mut next, now);
+    next
+}
+
+fn settle_names<'v>(definition: &mut Value, others: impl Iterator<Item = &'v Value>, now: SystemTime) {
+    let wanted = definition["spec"]["names"].clone();
+    let had = definition["status"]["acceptedNames"].clone();
+    if !same_names(&wanted, &had) {
+        let (mut resources, mut kinds) = (HashSet::new(), HashSet::new());
+        let own = had.clone();
+        let others: Vec<&Value> = others.collect();
+        for names in others.into_iter().chain([&own]) {
+            resources.extend(["plural", "singular"].map(|key| tree::text(names, key)));
+            resources.extend(tree::list(names, "shortNames").iter().filter_map(Value::as_str));
+            kinds.extend(["kind", "listKind"].map(|key| tree::text(names, key)));
+        }
+        let (accepted, conflict) = accept(&wanted, &had, &resources, &kinds);
+        let names = match conflict {
+            Some((reason, message)) => condition("NamesAccepted", false, reason, &message),
+            None => condition("NamesAccepted", true, "NoConflicts", "no conflicts found"),
+        };
+        let accepting = names["status"] == "True";
+        let before = find(definition, "NamesAccepted");
+        let news = accepted != had || before.is_none_or(|before| ["status", "reason", "message"].iter().any(|key| before[*key] != names[*key]));
+        if news {
+            if let Some(status) = tree::at(definition, &["status"]) {
+                status.insert("acceptedNames".into(), accepted);
+            }
+            set_condition(definition, names, now);
+            if !accepting && find(definition, "Established").is_none() {
+                set_condition(definition, condition("Established", false, "NotAccepted", "not all names are accepted"), now);
+            }
+        }
+    }
+    if holds(definition, "NamesAccepted") && !holds(definition, "Established") {
+        set_condition(definition, condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted"), now);
+    }
+}
+
+fn same_names(a: &Value, b: &Value) -> bool {
+    let texts = ["plural", "singular", "kind", "listKind"].iter().all(|key| tree::text(a, key) == tree::text(b, key));
+    texts && ["shortNames", "categories"].iter().all(|key| tree::list(a, key) == tree::list(b, key))
+}
+
+/// The names that are accepted, and the last conflict among those that are not.
+fn accept(wanted: &Value, had: &Value, resources: &HashSet<&str>, kinds: &HashSet<&str>) -> (Value, Option<(&'static str, String)>) {
+    let mut accepted = had.as_object().cloned().unwrap_or_default();
+    let mut conflict = None;
+    let taken = |name: &str, own: &str, used: &HashSet<&str>| (name != own && used.contains(name)).then(|| format!("{name:?} is already in use"));
+    let mut one = |key: &str, reason: &'static str, used: &HashSet<&str>, accepted: &mut Map<String, Value>| match taken(
+        tree::text(wanted, key),
+        tree::text(had, key),
+        used,
+    ) {
+        Some(message) => conflict = Some((reason, message)),
+        None => drop(accepted.insert(key.to_owned(), tree::text(wanted, key).into())),
+    };
+    one("plural", "PluralConflict", resources, &mut accepted);
+    one("singular", "SingularConflict", resources, &mut accepted);
+    let (short, own) = (tree::list(wanted, "shortNames"), tree::list(had, "shortNames"));
+    let mut short_conflict = None;
+    if short != own {
+        let mut messages: Vec<String> = short.iter().filter(|name| !own.contains(name)).filter_map(|name| taken(name.as_str()?, "", resources)).collect();
+        messages.dedup();
+        short_conflict = match messages.as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            several => Some(format!("[{}]", several.join(", "))),
+        };
+        match (short_conflict.is_some(), short.is_empty()) {
+            (true, _) => {}
+            (false, true) => drop(accepted.remove("shortNames")),
+            (false, false) => drop(accepted.insert("shortNames".into(), short.to_vec().into())),
+        }
+    }
+    let early = conflict.take();
+    let mut conflict = short_conflict.map(|message| ("ShortNamesConflict", message)).or(early);
+    for (key, reason) in [("kind", "KindConflict"), ("listKind", "ListKindConflict")] {
+        match taken(tree::text(wanted, key), tree::text(had, key), kinds) {
+            Some(message) => conflict = Some((reason, message)),
+            None => drop(accepted.insert(key.to_owned(), tree::text(wanted, key).into())),
+        }
+    }
+    match tree::list(wanted, "categories") {
+        [] => drop(accepted.remove("categories")),
+        categories => drop(accepted.insert("categories".into(), categories.to_vec().into())),
+    }
+    (Value::Object(accepted), conflict)
+}
+
+/// Whether the community's rules say who may have a group.
+pub fn is_protected(group: &str) -> bool {
+    ["k8s.io", "kubernetes.io"].iter().any(|own| group.strip_suffix(own).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+}
+
+fn settle_approval(definition: &mut Value, now: SystemTime) {
+    if !is_protected(tree::text(&definition["spec"], "group")) {
+        return;
+    }
+    let note = tree::text(&definition["metadata"]["annotations"], APPROVAL).to_owned();
+    let is_url = note.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty() && !rest.starts_with('/'));
+    let (holds, reason, message) = match note.as_str() {
+        "" => (false, "MissingAnnotation", format!("protected groups must have approval annotation {APPROVAL:?}, {SEE}")),
+        note if note.starts_with("unapproved") => (false, "UnapprovedAnnotation", format!("not approved: {note:?}")),
+        note if is_url => (true, "ApprovedAnnotation", format!("approved in {note}")),
+        _ => {
+            let wanted = "with either a URL or a reason starting with \"unapproved\"";
+            (false, "InvalidAnnotation", format!("protected groups must have approval annotation {APPROVAL:?} {wanted}, {SEE}"))
+        }
+    };
+    let next = condition("KubernetesAPIApprovalPolicyConformant", holds, reason, &message);
+    let before = find(definition, "KubernetesAPIApprovalPolicyConformant");
+    if before.is_none_or(|before| ["status", "reason", "message"].iter().any(|key| before[*key] != next[*key])) {
+        set_condition(definition, next, now);
+    }
+}
