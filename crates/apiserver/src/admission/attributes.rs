@@ -89,7 +89,11 @@ impl<'a> Attributes<'a> {
 
     /// The object as this write's admission sees it.
     pub(crate) fn view<'v>(&self, object: &'v Value) -> Cow<'v, Value> {
-        if self.is_scale() && !object.is_null() { Cow::Owned(subresources::scale_of(object)) } else { Cow::Borrowed(object) }
+        if !self.is_scale() || object.is_null() {
+            return Cow::Borrowed(object);
+        }
+        // An object whose scale cannot be told is seen as it is; validation refuses it.
+        subresources::scale_of(self.write.row, object).map_or(Cow::Borrowed(object), Cow::Owned)
     }
 
     /// The object before the write, as this write's admission sees it; null if there is none.

@@ -7,7 +7,7 @@ mod scale;
 
 pub(crate) use binding::bind;
 pub(crate) use eviction::evict;
-pub(crate) use scale::{get as scale_get, answered as scale_of, patch as scale_patch, update as scale_update};
+pub(crate) use scale::{answered as scale_of, get as scale_get, patch as scale_patch, update as scale_update};
 
 use machinery::Value;
 

@@ -40,7 +40,7 @@ fn unknown_fields_are_pruned_and_defaults_set() {
         json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "a"}, "spec": {"cron": "1", "replicas": 1,
             "note": null, "raw": {"any": {"thing": [1]}}, "limits": {"a": "b"}, "items": [{"name": "x"}]}})
     );
-    assert_eq!(out.warnings, ["unknown field \"extra\"", "unknown field \"metadata.foo\"", "unknown field \"spec.items[0].y\"", "unknown field \"spec.more\""]);
+    assert_eq!(out.warnings, ["unknown field \"metadata.foo\"", "unknown field \"extra\"", "unknown field \"spec.items[0].y\"", "unknown field \"spec.more\""]);
 }
 
 #[test]
