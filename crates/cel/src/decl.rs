@@ -49,8 +49,11 @@ pub struct Overload {
     /// Whether it takes errors and unknowns as arguments.
     pub non_strict: bool,
     pub run: Run,
+    pub binding: Binding,
     /// What a call is counted as; `None` for the usual one.
     pub cost: Option<CallCost>,
+    /// Whether it is counted so by the function's name, and therefore also where the overload is found only when it runs.
+    pub counted_by_name: bool,
     /// What a call is estimated as; `None` for the usual one.
     pub estimate: Option<Estimate>,
 }
@@ -58,7 +61,18 @@ pub struct Overload {
 impl Overload {
     /// A function of arguments.
     pub fn global(id: &'static str, params: impl Into<Vec<Type>>, result: Type, run: Run) -> Overload {
-        Overload { id, member: false, params: params.into(), result, non_strict: false, run, cost: None, estimate: None }
+        Overload {
+            id,
+            member: false,
+            params: params.into(),
+            result,
+            non_strict: false,
+            run,
+            binding: Binding::Guarded,
+            cost: None,
+            counted_by_name: false,
+            estimate: None,
+        }
     }
 
     /// A function of a target (the first of `params`) and arguments.
@@ -66,9 +80,19 @@ impl Overload {
         Overload { member: true, ..Overload::global(id, params, result, run) }
     }
 
-    /// The same, counted and estimated by these.
+    /// The same, counted and estimated by these, whatever overload of the function it is.
     pub fn costs(self, cost: CallCost, estimate: Estimate) -> Overload {
+        Overload { cost: Some(cost), counted_by_name: true, estimate: Some(estimate), ..self }
+    }
+
+    /// The same, counted and estimated by these where it is known to be this overload.
+    pub fn overload_costs(self, cost: CallCost, estimate: Estimate) -> Overload {
         Overload { cost: Some(cost), estimate: Some(estimate), ..self }
+    }
+
+    /// The same, bound so.
+    pub fn bound(self, binding: Binding) -> Overload {
+        Overload { binding, ..self }
     }
 
     /// The same, estimated by this.
@@ -80,6 +104,17 @@ impl Overload {
     pub fn non_strict(self) -> Overload {
         Overload { non_strict: true, ..self }
     }
+}
+
+/// How a function finds out what it is called with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// It is called only with values of its parameters' types.
+    Guarded,
+    /// It looks at the values itself.
+    Unguarded,
+    /// All overloads of the function do the same and look at the values themselves.
+    Singleton,
 }
 
 /// An object's type: its fields with their types.

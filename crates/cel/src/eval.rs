@@ -1,19 +1,80 @@
-//! Evaluation.
+//! Evaluation of a checked expression.
+//!
+//! [`Plan::new`] puts the checked tree into a compact form once: variables become slots, calls the functions of their overloads,
+//! constant patterns compiled expressions, constant parts values. [`Plan::run`] evaluates it, counts what the original's tracker counts
+//! (`cel-go/interpreter/runtimecost.go` with Kubernetes' estimator) and stops where the budget ends or its caller says so; those two
+//! are the only failures that `&&`, `||` and comprehensions do not absorb. The depth of the recursion is that of the tree, which the
+//! parser bounds.
 
+mod attribute;
+mod comprehension;
+mod node;
+mod plan;
+mod run;
+pub mod standard;
+
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::atomic::AtomicBool;
+
+pub use plan::Plan;
 
 use crate::value::Value;
 
-/// Does what a function does; a target is the first argument.
-pub type Run = fn(&[Value]) -> Result<Value, EvalError>;
+/// What one evaluation may cost (`apiserver/pkg/apis/cel`, `PerCallLimit`).
+pub const PER_CALL_LIMIT: u64 = 1_000_000;
 
-/// Counts what a call did: its arguments (a target first) and its result.
-pub type CallCost = fn(&[Value], &Value) -> u64;
+/// Does what a function does; a target is the first argument.
+pub type Run = for<'v> fn(&[Value<'v>]) -> Result<Value<'v>, EvalError>;
+
+/// Counts what a call did: its arguments (a target first; a failed one is null) and its result.
+pub type CallCost = for<'v> fn(&[Value<'v>], &Value<'v>) -> u64;
 
 /// Why an expression has no value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EvalError {
-    pub message: String,
+    pub message: Cow<'static, str>,
+    pub cause: Cause,
+}
+
+/// What kind of failure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The expression itself: logic may absorb it.
+    Expression,
+    /// The budget is spent.
+    CostLimit,
+    /// The caller wants no answer any more.
+    Interrupted,
+    /// The original would have panicked.
+    Internal,
+}
+
+impl EvalError {
+    /// A failure of the expression.
+    pub fn of(message: impl Into<Cow<'static, str>>) -> EvalError {
+        EvalError { message: message.into(), cause: Cause::Expression }
+    }
+
+    /// A function that is not for such values.
+    pub fn no_such_overload() -> EvalError {
+        EvalError::of("no such overload")
+    }
+
+    /// The budget is spent.
+    pub(crate) fn cost_limit() -> EvalError {
+        EvalError { message: "operation cancelled: actual cost limit exceeded".into(), cause: Cause::CostLimit }
+    }
+
+    /// What the original panics at.
+    pub(crate) fn internal(message: &'static str) -> EvalError {
+        EvalError { message: message.into(), cause: Cause::Internal }
+    }
+
+    /// Whether the whole evaluation ends with it.
+    pub fn is_final(&self) -> bool {
+        self.cause != Cause::Expression
+    }
 }
 
 impl fmt::Display for EvalError {
@@ -25,23 +86,66 @@ impl fmt::Display for EvalError {
 impl std::error::Error for EvalError {}
 
 /// The values of variables.
-pub trait Activation {
-    /// The variable of this name.
-    fn find(&self, name: &str) -> Option<Value>;
+pub trait Activation<'v> {
+    /// The variable of this name. It is asked once in an evaluation, before the expression runs.
+    fn find(&self, name: &str) -> Option<Value<'v>>;
+
+    /// A field of a variable that was given as [`Value::Lazy`]: computed when it is first read; none where there is no such field.
+    ///
+    /// # Errors
+    /// What computing it gave.
+    fn member(&self, _variable: &str, _field: &str) -> Result<Option<Value<'v>>, EvalError> {
+        Ok(None)
+    }
 }
 
-/// What the functions of the language do.
-pub mod standard {
-    use super::{CallCost, EvalError, Run};
-    use crate::ast::Literal;
-
-    /// Whether a constant can be converted by `duration` or `timestamp`, or is a pattern that `matches` takes.
-    pub fn converts(_function: &str, _literal: &Literal) -> bool {
-        true
+/// Variables as a list.
+impl<'v, const N: usize> Activation<'v> for [(&str, Value<'v>); N] {
+    fn find(&self, name: &str) -> Option<Value<'v>> {
+        self.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
     }
+}
 
-    /// What an overload of the standard library does, and what it counts as where that is not the usual.
-    pub fn row(_id: &str) -> (Run, Option<CallCost>) {
-        (|_| Err(EvalError { message: "no such overload".to_string() }), None)
+/// What ends an evaluation from outside.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits<'l> {
+    /// What it may cost.
+    pub cost: u64,
+    /// Set when nobody waits for it any more; looked at in every hundredth turn of a comprehension.
+    pub stop: Option<&'l AtomicBool>,
+}
+
+impl Default for Limits<'_> {
+    fn default() -> Self {
+        Limits { cost: PER_CALL_LIMIT, stop: None }
+    }
+}
+
+/// What an evaluation gave, and what it has cost until then.
+#[derive(Debug, Clone)]
+pub struct Outcome<'v> {
+    pub value: Result<Value<'v>, EvalError>,
+    pub cost: u64,
+}
+
+/// The type that the original has for a value, as some of its errors print it.
+fn go_type(value: &Value<'_>) -> &'static str {
+    match value {
+        Value::Null => "types.Null",
+        Value::Bool(_) => "types.Bool",
+        Value::Int(_) => "types.Int",
+        Value::Uint(_) => "types.Uint",
+        Value::Double(_) => "types.Double",
+        Value::String(_) => "types.String",
+        Value::Bytes(_) => "types.Bytes",
+        Value::Timestamp(_) => "types.Timestamp",
+        Value::Duration(_) => "types.Duration",
+        Value::Optional(_) => "*types.Optional",
+        Value::Type(_) => "*types.Type",
+        Value::List(_) => "*types.baseList",
+        Value::Map(_) | Value::Lazy => "*types.baseMap",
+        Value::Struct(_) => "*dynamic.ObjectVal",
+        Value::Preserved(_) => "*common.unknownPreserved",
+        Value::Opaque(_) => "cel.Opaque",
     }
 }

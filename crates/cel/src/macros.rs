@@ -13,6 +13,8 @@ pub const ACCUMULATOR: &str = "@result";
 const OLD_ACCUMULATOR: &str = "__result__";
 /// The variable of the loop that only binds a name.
 const UNUSED: &str = "#unused";
+/// The name of the list that is sorted; no expression can write it.
+const SORT_INPUT: &str = "@__sortBy_input__";
 /// Adds entries to a map that a loop makes.
 pub const MAP_INSERT: &str = "cel.@mapInsert";
 
@@ -73,6 +75,11 @@ pub fn two_variables() -> Vec<Macro> {
 /// The macros of optional values.
 pub fn optional() -> Vec<Macro> {
     vec![receiver("optMap", 2, opt_map), receiver("optFlatMap", 2, opt_flat_map)]
+}
+
+/// The macro that sorts by what an expression makes of the elements.
+pub fn sort_by() -> Vec<Macro> {
+    vec![receiver("sortBy", 2, sort_by_key)]
 }
 
 fn receiver(name: &'static str, args: usize, expand: Expand) -> Macro {
@@ -295,4 +302,22 @@ fn bound(to: &mut Expander<'_>, target: Option<Expr>, args: Vec<Expr>, not_a_nam
     }
     let none = to.call("optional.none", Vec::new());
     Ok(to.call(op::CONDITIONAL, vec![there, made, none]))
+}
+
+/// A loop over nothing binds the list to a name, under which its keys are made of it and the list is put in their order.
+fn sort_by_key(to: &mut Expander<'_>, target: Option<Expr>, args: Vec<Expr>) -> Result<Expr, MacroError> {
+    let target = target.unwrap_or(Expr { id: 0, kind: Kind::Unspecified });
+    let bound = to.node(Kind::Ident(SORT_INPUT.into()));
+    if matches!(target.kind, Kind::Literal(_) | Kind::Map(_) | Kind::Struct(_) | Kind::Unspecified) {
+        let message = "sortBy can only be applied to a list, identifier, comprehension, call or select expression";
+        return Err(MacroError::new(target.id, message));
+    }
+    let input = to.copy(&bound);
+    let keys = map(to, Some(input), args)?;
+    let list_again = to.copy(&bound);
+    let sorted = to.member("@sortByAssociatedKeys", list_again, vec![keys]);
+    let range = list(to, Vec::new());
+    let condition = literal(to, Literal::Bool(false));
+    let variables = Variables { first: UNUSED.into(), second: None };
+    Ok(comprehension(to, Some(range), variables, SORT_INPUT.into(), Loop { init: target, condition, step: bound, result: sorted }))
 }

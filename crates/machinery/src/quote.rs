@@ -14,7 +14,7 @@ impl fmt::Display for Quoted<'_> {
 }
 
 /// A character that is shown between single quotes.
-pub(crate) struct QuotedChar(pub(crate) char);
+pub struct QuotedChar(pub char);
 
 impl fmt::Display for QuotedChar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,13 +1,61 @@
 //! The libraries, one file each.
 
+pub mod authorizer;
+mod comprehensions;
+mod costs;
+mod format;
+mod formats;
+mod ip;
+pub mod jsonpatch;
+mod lists;
+mod optional;
+mod quantity;
+pub(crate) mod regex;
+mod semver;
+mod sets;
 mod standard;
+mod strings;
+mod urls;
 
-use crate::decl::Library;
+use crate::decl::{Library, Overload};
+use crate::eval::Run;
 use crate::types::Type;
 
-/// Every library, with the versions that may use it.
+/// Every library, with the versions that may use it (`apiserver/pkg/cel/environment`).
 pub fn all() -> Vec<Library> {
-    vec![standard::library()]
+    vec![
+        standard::library(),
+        urls::library(),
+        regex::library(),
+        lists::library(),
+        authorizer::library(),
+        optional::library(),
+        quantity::library(),
+        strings::library(),
+        strings::formatting(),
+        sets::library(),
+        ip::addresses(),
+        ip::networks(),
+        formats::library(),
+        authorizer::selectors(),
+        comprehensions::library(),
+        semver::library(),
+        lists::extended(),
+        lists::includes(),
+    ]
+}
+
+/// A function of arguments, as a row: `id type type -> type`.
+fn global(row: &'static str, run: Run) -> Overload {
+    let (left, result) = row.split_once(" -> ").unwrap_or((row, "dyn"));
+    let mut words = left.split_ascii_whitespace();
+    let id = words.next().unwrap_or_default();
+    Overload::global(id, words.map(signature).collect::<Vec<_>>(), signature(result), run)
+}
+
+/// A function of a target and arguments, as such a row.
+fn member(row: &'static str, run: Run) -> Overload {
+    Overload { member: true, ..global(row, run) }
 }
 
 /// A type as signatures write it: `int`, `list(A)`, `map(A,B)`; a capital letter is a parameter.

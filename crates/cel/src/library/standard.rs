@@ -53,8 +53,9 @@ fn overload(row: &'static str) -> Option<(&'static str, Overload)> {
     let (member, id) = id.strip_prefix('.').map_or((false, id), |id| (true, id));
     let (non_strict, id) = id.strip_suffix('!').map_or((false, id), |id| (true, id));
     let params: Vec<Type> = words.map(signature).collect();
-    let (run, cost) = eval::standard::row(id);
-    Some((function, Overload { id, member, params, result: signature(result), non_strict, run, cost, estimate: estimate(id) }))
+    let eval::standard::Row { run, cost, binding } = eval::standard::row(id);
+    let overload = Overload { member, non_strict, binding, cost, estimate: estimate(id), ..Overload::global(id, params, signature(result), run) };
+    Some((function, overload))
 }
 
 /// How the cost of an overload is estimated. (Logic, conditions and the sizes of joined lists are the estimate's own:

@@ -1,0 +1,72 @@
+//! Regular expressions in Go's syntax (RE2), matched in linear time by the crate `regex`.
+//!
+//! A pattern is read by Go's rules, with Go's errors, and written again in the crate's syntax: what the two understand differently
+//! (`\d`, `\b` and the like are ASCII in Go; classes nest and subtract in the crate) is spelled out. A compiled pattern is bounded in
+//! size; patterns that expressions compute are compiled again only if they were not among the last ones of their thread.
+
+mod translate;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// Bytes of a compiled pattern. Go bounds the pattern itself.
+const SIZE_LIMIT: usize = 8 << 20;
+/// How deep groups nest in Go.
+const NEST_LIMIT: u32 = 1_000;
+/// How many computed patterns a thread keeps.
+const KEPT: usize = 16;
+
+/// A compiled pattern.
+#[derive(Debug, Clone)]
+pub struct Regex(regex::Regex);
+
+impl Regex {
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    /// Go's text.
+    pub fn new(pattern: &str) -> Result<Regex, String> {
+        let translated = translate::translate(pattern).map_err(|error| format!("error parsing regexp: {error}"))?;
+        let compiled = regex::RegexBuilder::new(&translated).size_limit(SIZE_LIMIT).nest_limit(NEST_LIMIT * 2).build();
+        compiled.map(Regex).map_err(|_| format!("error parsing regexp: expression too large: `{pattern}`"))
+    }
+
+    /// Whether it matches anywhere in a text.
+    pub fn is_match(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+
+    /// The first match.
+    pub fn find<'t>(&self, text: &'t str) -> Option<&'t str> {
+        self.0.find(text).map(|found| found.as_str())
+    }
+
+    /// The first so many matches, or all.
+    pub fn find_all<'t>(&self, text: &'t str, limit: Option<usize>) -> Vec<&'t str> {
+        self.0.find_iter(text).take(limit.unwrap_or(usize::MAX)).map(|found| found.as_str()).collect()
+    }
+}
+
+/// Does something with a pattern that an expression computed.
+///
+/// # Errors
+/// Go's text, if it is none.
+pub(crate) fn with_computed<T>(pattern: &str, run: impl FnOnce(&Regex) -> T) -> Result<T, String> {
+    thread_local! {
+        static LAST: RefCell<VecDeque<(String, Rc<Regex>)>> = const { RefCell::new(VecDeque::new()) };
+    }
+    let known = LAST.with_borrow(|last| last.iter().find(|(known, _)| known == pattern).map(|(_, regex)| regex.clone()));
+    let regex = match known {
+        Some(regex) => regex,
+        None => {
+            let regex = Rc::new(Regex::new(pattern)?);
+            LAST.with_borrow_mut(|last| {
+                last.truncate(KEPT - 1);
+                last.push_front((pattern.to_owned(), regex.clone()));
+            });
+            regex
+        }
+    };
+    Ok(run(&regex))
+}

@@ -1,0 +1,135 @@
+//! Lists: of JSON, of JSON under a schema, and those that expressions make.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::compare::{element_key, map_key};
+use super::view::{ListKind, Node};
+use super::{Json, Value, typed};
+use crate::eval::EvalError;
+
+/// A list. Cheap to clone.
+#[derive(Debug, Clone)]
+pub enum List<'v> {
+    Json(&'v [Json]),
+    /// Under the schema of a list.
+    Viewed {
+        elements: &'v [Json],
+        items: &'v Node,
+        kind: &'v ListKind,
+    },
+    Owned(Arc<Vec<Value<'v>>>),
+    /// One behind the other, as `+` puts them: neither is copied.
+    Concat(Arc<(List<'v>, List<'v>)>, usize),
+    /// What `+` makes of a list of type set or map: it is still one.
+    Kind {
+        elements: Arc<Vec<Value<'v>>>,
+        kind: &'v ListKind,
+    },
+}
+
+impl<'v> List<'v> {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            List::Json(elements) | List::Viewed { elements, .. } => elements.len(),
+            List::Owned(elements) | List::Kind { elements, .. } => elements.len(),
+            List::Concat(_, length) => *length,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether it belongs to a schema.
+    pub fn is_viewed(&self) -> bool {
+        matches!(self, List::Viewed { .. } | List::Kind { .. })
+    }
+
+    /// The element at an index below the length; an error where the JSON is not as the schema says.
+    pub fn at(&self, index: usize) -> Result<Value<'v>, EvalError> {
+        match self {
+            List::Json(elements) => Ok(elements.get(index).map_or(Value::Null, Value::json)),
+            List::Viewed { elements, items, .. } => elements.get(index).map_or(Ok(Value::Null), |element| typed(element, items)),
+            List::Concat(parts, _) => match index.checked_sub(parts.0.len()) {
+                Some(index) => parts.1.at(index),
+                None => parts.0.at(index),
+            },
+            List::Owned(elements) | List::Kind { elements, .. } => Ok(elements.get(index).cloned().unwrap_or(Value::Null)),
+        }
+    }
+
+    /// The elements in order.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Value<'v>, EvalError>> + '_ {
+        (0..self.len()).map(|index| self.at(index))
+    }
+
+    /// The type of a list of type set or map.
+    pub fn kind(&self) -> Option<&'v ListKind> {
+        match self {
+            List::Viewed { kind, .. } | List::Kind { kind, .. } if **kind != ListKind::Atomic => Some(kind),
+            _ => None,
+        }
+    }
+
+    /// Whether an element is equal.
+    pub fn contains(&self, value: &Value<'v>) -> Result<bool, EvalError> {
+        let mut failed = None;
+        for element in self.iter() {
+            // The original asks the value where the list is a plain one, and the element where it is of a schema.
+            let equal = match element {
+                Err(error) if self.is_viewed() => Err(error),
+                Err(_) => Ok(false),
+                Ok(element) if self.is_viewed() => super::method_equal(&element, value),
+                Ok(element) => Ok(super::method_equal(value, &element).unwrap_or(false)),
+            };
+            match equal {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(false), Err)
+    }
+
+    /// Both lists in one, by the list type of the first: a set takes what it has not, a map overwrites what has the same keys.
+    pub fn concat(&self, other: &List<'v>) -> Result<List<'v>, EvalError> {
+        match self.kind() {
+            None if self.is_empty() && !self.is_viewed() => Ok(other.clone()),
+            None if other.is_empty() && !self.is_viewed() => Ok(self.clone()),
+            None => Ok(List::Concat(Arc::new((self.clone(), other.clone())), self.len() + other.len())),
+            Some(kind) => {
+                let mut elements: Vec<Value<'v>> = self.iter().collect::<Result<_, _>>()?;
+                match kind {
+                    ListKind::Map(keys) => {
+                        let mut known: Vec<_> = elements.iter().map(|element| map_key(element, keys)).collect();
+                        for element in other.iter() {
+                            let element = element?;
+                            let key = map_key(&element, keys);
+                            // Of equal keys the last place counts, as in the original's index.
+                            match known.iter().rposition(|one| *one == key) {
+                                Some(at) => elements[at] = element,
+                                None => {
+                                    known.push(key);
+                                    elements.push(element);
+                                }
+                            }
+                        }
+                    }
+                    _ => {
+                        let mut known = elements.iter().map(element_key).collect::<Result<BTreeSet<_>, _>>()?;
+                        for element in other.iter() {
+                            let element = element?;
+                            if known.insert(element_key(&element)?) {
+                                elements.push(element);
+                            }
+                        }
+                    }
+                }
+                Ok(List::Kind { elements: Arc::new(elements), kind })
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Maps: of JSON, of JSON under a schema (objects among them), and those that expressions make.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::view::{Node, Shape, escape, unescape};
+use super::{Json, Text, Value, double_to_int, double_to_uint, literal, typed};
+use crate::eval::EvalError;
+
+/// A map or an object. Cheap to clone.
+#[derive(Debug, Clone)]
+pub enum Map<'v> {
+    Json(&'v serde_json::Map<String, Json>),
+    /// Under the schema of a map or an object.
+    Viewed {
+        fields: &'v serde_json::Map<String, Json>,
+        node: &'v Node,
+    },
+    Owned(Arc<Entries<'v>>),
+}
+
+/// The entries of a map that an expression makes.
+pub type Entries<'v> = BTreeMap<Key<'v>, Value<'v>>;
+
+/// A key of such a map.
+#[derive(Debug, Clone)]
+pub enum Key<'v> {
+    Bool(bool),
+    Int(i64),
+    Uint(u64),
+    Double(f64),
+    String(Text<'v>),
+    /// What nobody takes for a key, by its text.
+    Other(Box<(String, Value<'v>)>),
+}
+
+impl<'v> Key<'v> {
+    /// Any value as a key.
+    ///
+    /// # Errors
+    /// The original panics where the key is bytes.
+    pub(crate) fn any(value: &Value<'v>) -> Result<Key<'v>, EvalError> {
+        match value {
+            Value::Bytes(_) => Err(EvalError::internal("internal error: runtime error: hash of unhashable type types.Bytes")),
+            other => Ok(Key::of(other).unwrap_or_else(|| Key::Other(Box::new((literal(other), other.clone()))))),
+        }
+    }
+
+    /// The value as a key of a usual type.
+    pub fn of(value: &Value<'v>) -> Option<Key<'v>> {
+        Some(match value {
+            Value::Bool(value) => Key::Bool(*value),
+            Value::Int(value) => Key::Int(*value),
+            Value::Uint(value) => Key::Uint(*value),
+            Value::Double(value) => Key::Double(*value),
+            Value::String(text) => Key::String(text.clone()),
+            _ => return None,
+        })
+    }
+
+    /// The key as a value.
+    pub fn value(&self) -> Value<'v> {
+        match self {
+            Key::Bool(value) => Value::Bool(*value),
+            Key::Int(value) => Value::Int(*value),
+            Key::Uint(value) => Value::Uint(*value),
+            Key::Double(value) => Value::Double(*value),
+            Key::String(text) => Value::String(text.clone()),
+            Key::Other(other) => other.1.clone(),
+        }
+    }
+
+    /// What lies at the key, or at the same number of another type.
+    pub(crate) fn find_in<'e>(&self, entries: &'e Entries<'v>) -> Option<&'e Value<'v>> {
+        entries.get(self).or_else(|| self.alternatives().iter().flatten().find_map(|other| entries.get(other)))
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Key::Bool(_) => 0,
+            Key::Int(_) => 1,
+            Key::Uint(_) => 2,
+            Key::Double(_) => 3,
+            Key::String(_) => 4,
+            Key::Other(_) => 5,
+        }
+    }
+
+    /// The same number in the other types of numbers, in the order in which they are tried.
+    fn alternatives(&self) -> [Option<Key<'v>>; 2] {
+        match self {
+            Key::Double(value) => [
+                double_to_int(*value).ok().filter(|int| *int as f64 == *value).map(Key::Int),
+                double_to_uint(*value).ok().filter(|uint| *uint as f64 == *value).map(Key::Uint),
+            ],
+            Key::Int(value) => [u64::try_from(*value).ok().map(Key::Uint), None],
+            Key::Uint(value) => [i64::try_from(*value).ok().map(Key::Int), None],
+            Key::Bool(_) | Key::String(_) | Key::Other(_) => [None, None],
+        }
+    }
+}
+
+impl Ord for Key<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Key::Bool(a), Key::Bool(b)) => a.cmp(b),
+            (Key::Int(a), Key::Int(b)) => a.cmp(b),
+            (Key::Uint(a), Key::Uint(b)) => a.cmp(b),
+            (Key::Double(a), Key::Double(b)) => a.total_cmp(b),
+            (Key::String(a), Key::String(b)) => a.cmp(b),
+            (Key::Other(a), Key::Other(b)) => a.0.cmp(&b.0),
+            (a, b) => a.rank().cmp(&b.rank()),
+        }
+    }
+}
+
+impl PartialOrd for Key<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Key<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Key<'_> {}
+
+impl<'v> Map<'v> {
+    /// The number of entries, of an object the unknown fields among them.
+    pub fn len(&self) -> usize {
+        match self {
+            Map::Json(fields) | Map::Viewed { fields, .. } => fields.len(),
+            Map::Owned(entries) => entries.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether it belongs to a schema.
+    pub fn is_viewed(&self) -> bool {
+        matches!(self, Map::Viewed { .. })
+    }
+
+    /// What lies at a key.
+    pub fn find(&self, key: &Value<'v>) -> Result<Option<Value<'v>>, EvalError> {
+        match (self, key) {
+            (Map::Json(fields), Value::String(key)) => Ok(fields.get(&**key).map(Value::json)),
+            (Map::Json(_), _) => Ok(None),
+            (Map::Viewed { .. }, Value::String(key)) => self.field(key),
+            (Map::Viewed { .. }, _) => Err(EvalError::no_such_overload()),
+            (Map::Owned(entries), key) => Ok(Key::any(key).ok().and_then(|key| key.find_in(entries).cloned())),
+        }
+    }
+
+    /// What lies at a key that is a text (of an object: the escaped name of a field).
+    pub fn field(&self, name: &str) -> Result<Option<Value<'v>>, EvalError> {
+        match self {
+            Map::Json(fields) => Ok(fields.get(name).map(Value::json)),
+            Map::Owned(entries) => Ok(entries.get(&Key::String(Text::Borrowed(name))).cloned()),
+            Map::Viewed { fields, node } => match &node.shape {
+                Shape::Object(properties) => {
+                    let Some(name) = unescape(name) else { return Ok(None) };
+                    match (fields.get(&*name), properties.get(&*name)) {
+                        // A null field of an object is as good as an absent one.
+                        (None | Some(Json::Null), _) | (_, None) => Ok(None),
+                        (Some(value), Some(node)) => typed(value, node).map(Some),
+                    }
+                }
+                Shape::Map(values) => fields.get(name).map(|value| typed(value, values)).transpose(),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> Vec<Value<'v>> {
+        match self {
+            Map::Json(fields) => fields.keys().map(|key| Value::String(Text::Borrowed(key))).collect(),
+            Map::Owned(entries) => entries.keys().map(Key::value).collect(),
+            Map::Viewed { fields, node } => match &node.shape {
+                Shape::Object(properties) => {
+                    let known = fields.keys().filter(|key| properties.contains_key(key.as_str()));
+                    known.map(|key| escape(key).map_or(Value::String(Text::Borrowed(key)), |escaped| Value::text(&*escaped))).collect()
+                }
+                Shape::Map(_) => fields.keys().map(|key| Value::String(Text::Borrowed(key))).collect(),
+                _ => Vec::new(),
+            },
+        }
+    }
+}
