@@ -16,6 +16,7 @@ pub mod custom;
 pub mod definitions;
 mod deployment;
 mod event;
+pub mod expressions;
 mod groups;
 mod job;
 mod limits;

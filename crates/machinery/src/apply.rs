@@ -91,6 +91,23 @@ pub fn apply(
     apply_as(ty, live, applied, &Manager { name: manager, api_version, subresource, now, exclude }, force)
 }
 
+/// Merges a configuration into an object without noting whose its fields are: what a policy changes is nobody's.
+///
+/// # Errors
+/// The configuration does not fit the schema, or has parts that would replace others as a whole; in upstream's words.
+pub fn merge_unowned(ty: TypeRef<'_>, live: &Value, applied: &Value) -> Result<Value, String> {
+    if let Some(why) = typed::errors(ty, applied) {
+        return Err(format!("failed to convert patch object to typed object: {why}"));
+    }
+    let atomics = merge::atomics(ty, applied);
+    if !atomics.is_empty() {
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}", atomics.join(", ")));
+    }
+    let mut merged = live.clone();
+    merge::merge(ty, &mut merged, applied);
+    Ok(merged)
+}
+
 fn apply_as(ty: TypeRef<'_>, live: Option<&Value>, applied: &Value, manager: &Manager<'_>, force: bool) -> Result<Value, Status> {
     check(ty, applied)?;
     let mut managers = Managers::of(live);

@@ -9,8 +9,18 @@ use machinery::{
     gvk::Gvk,
     schema::{self, TypeRef},
 };
+use serde_json::json;
 use std::{borrow::Cow, sync::Arc};
 
+/// Reviews are questions about the very right to write: who could refuse them could lock everybody out (KEP-5793).
+const REVIEWS: [(&str, &str); 6] = [
+    ("authentication.k8s.io", "selfsubjectreviews"),
+    ("authentication.k8s.io", "tokenreviews"),
+    ("authorization.k8s.io", "localsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews"),
+    ("authorization.k8s.io", "subjectaccessreviews"),
+];
 /// Kinds whose own admission they would be subject to: a webhook or a policy could make itself irremovable.
 const OWN: [&str; 6] = [
     "validatingwebhookconfigurations",
@@ -67,9 +77,10 @@ impl<'a> Attributes<'a> {
     }
 
     /// Whether nobody is asked about it but the plug-ins.
-    pub(crate) fn is_exempt(&self) -> bool {
+    pub(crate) fn is_left_alone(&self) -> bool {
         let resource = &self.write.row.resource;
-        resource.group == "admissionregistration.k8s.io" && OWN.contains(&resource.resource.as_str())
+        let own = resource.group == "admissionregistration.k8s.io" && OWN.contains(&resource.resource.as_str());
+        own || REVIEWS.iter().any(|(group, name)| resource.group == *group && resource.resource == *name)
     }
 
     /// The version of the request.
@@ -128,6 +139,28 @@ impl<'a> Attributes<'a> {
             Some(row) if !object.is_null() => convert::convert(object, &row.resource.kind, &self.write.row.resource.kind),
             _ => object,
         }
+    }
+
+    /// The request of a review, without its objects.
+    pub(crate) fn request(&self, told: &Version) -> Value {
+        let (write, own) = (self.write, self.version());
+        let kind = |version: &Version| json!({"group": version.kind.group, "version": version.kind.version, "kind": version.kind.kind});
+        let resource = |version: &Version| json!({"group": version.group, "version": version.version, "resource": version.resource});
+        let mut out = json!({
+            "kind": kind(told),
+            "resource": resource(told),
+            "requestKind": kind(&own),
+            "requestResource": resource(&own),
+            "operation": self.operation(),
+            "userInfo": write.cx.user.to_value(),
+            "dryRun": write.dry_run,
+            "options": write.options.map_or(Value::Null, |options| options.to_value(write.operation)),
+        });
+        let texts = [("subResource", write.subresource), ("requestSubResource", write.subresource), ("name", self.name()), ("namespace", self.namespace())];
+        for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+            out[field] = text.into();
+        }
+        out
     }
 
     /// The type of the objects of a version; none for what is no stored kind and has no schema.

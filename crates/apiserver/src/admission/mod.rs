@@ -23,6 +23,7 @@ mod node_selector;
 mod owner_references;
 mod pod;
 mod pod_certificates;
+mod policy;
 mod pull_images;
 mod quota;
 mod rbac;
@@ -68,7 +69,9 @@ trait Plugin: Sync {
 enum Stage {
     Plugin(&'static dyn Plugin),
     AutoProvision,
+    MutatingPolicies,
     MutatingWebhooks,
+    ValidatingPolicies,
     ValidatingWebhooks,
     /// Charged apart, when nothing else can refuse.
     Quota,
@@ -111,9 +114,9 @@ static STAGES: [Stage; COUNT] = [
     Stage::Plugin(&pod::PodTopologyLabels),
     Stage::Idle,
     Stage::Plugin(&resize::PodResizeValidator),
-    Stage::Idle,
+    Stage::MutatingPolicies,
     Stage::MutatingWebhooks,
-    Stage::Idle,
+    Stage::ValidatingPolicies,
     Stage::ValidatingWebhooks,
     Stage::Quota,
     Stage::Plugin(&always::AlwaysDeny),
@@ -137,22 +140,23 @@ pub(crate) async fn mutate(world: &World, write: &Write<'_>, object: &mut Value)
     if creates(write, "", "pods") && is_on(world, "ServiceAccount") {
         service_account::wait_for_default(world, write.namespace, object).await;
     }
-    let mut again = Again::default();
-    round(world, write, object, &mut again).await?;
+    let (mut again, mut policies) = (Again::default(), policy::Again::default());
+    round(world, write, object, &mut again, &mut policies).await?;
     if again.wanted {
         again.second = true;
-        round(world, write, object, &mut again).await?;
+        round(world, write, object, &mut again, &mut policies).await?;
     }
     Ok(())
 }
 
-async fn round(world: &World, write: &Write<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
+async fn round(world: &World, write: &Write<'_>, object: &mut Value, again: &mut Again, policies: &mut policy::Again) -> Result<(), Status> {
     for (stage, name) in stages(world) {
         match stage {
             Stage::Plugin(plugin) => plugin.mutate(world, write, object),
             Stage::AutoProvision => namespace::provide(world, write).await,
             Stage::MutatingWebhooks => webhook::admit(&Attributes { world, write }, object, again).await,
-            Stage::ValidatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
+            Stage::MutatingPolicies => policy::admit(&Attributes { world, write }, object, policies, again.second).map(|wanted| again.wanted |= wanted),
+            Stage::ValidatingPolicies | Stage::ValidatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
         }
         .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
     }
@@ -168,8 +172,9 @@ pub(crate) async fn validate(world: &World, write: &Write<'_>, object: &Value) -
     for (stage, name) in stages(world) {
         match stage {
             Stage::Plugin(plugin) => plugin.validate(world, write, object),
+            Stage::ValidatingPolicies => policy::validate(&Attributes { world, write }, object),
             Stage::ValidatingWebhooks => webhook::validate(&Attributes { world, write }, object).await,
-            Stage::AutoProvision | Stage::MutatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
+            Stage::AutoProvision | Stage::MutatingPolicies | Stage::MutatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
         }
         .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
     }
@@ -260,6 +265,8 @@ mod tests {
             let own = match stage {
                 Stage::Plugin(plugin) => plugin.name(),
                 Stage::AutoProvision => "NamespaceAutoProvision",
+                Stage::MutatingPolicies => "MutatingAdmissionPolicy",
+                Stage::ValidatingPolicies => "ValidatingAdmissionPolicy",
                 Stage::MutatingWebhooks => "MutatingAdmissionWebhook",
                 Stage::ValidatingWebhooks => "ValidatingAdmissionWebhook",
                 Stage::Quota => "ResourceQuota",

@@ -7,12 +7,14 @@
 
 pub(crate) mod event_limits;
 pub(crate) mod order;
+pub(crate) mod policies;
 pub(crate) mod rules;
 pub(crate) mod settings;
 pub(crate) mod source;
 pub(crate) mod webhooks;
 
 use event_limits::Limit;
+use policies::{Binding, Policy};
 use source::Source;
 use store::Store;
 use webhooks::Webhook;
@@ -22,6 +24,10 @@ use webhooks::Webhook;
 pub(crate) struct Gate {
     pub(crate) mutating: Source<Webhook>,
     pub(crate) validating: Source<Webhook>,
+    pub(crate) mutating_policies: Source<Policy>,
+    pub(crate) mutating_bindings: Source<Binding>,
+    pub(crate) validating_policies: Source<Policy>,
+    pub(crate) validating_bindings: Source<Binding>,
     pub(crate) event_limits: Vec<Limit>,
 }
 
@@ -35,6 +41,10 @@ impl Gate {
         Gate {
             mutating: hooks("mutatingwebhookconfigurations", true),
             validating: hooks("validatingwebhookconfigurations", false),
+            mutating_policies: Source::new(store, "/registry/mutatingadmissionpolicies/", policies::policy),
+            mutating_bindings: Source::new(store, "/registry/mutatingadmissionpolicybindings/", policies::binding),
+            validating_policies: Source::new(store, "/registry/validatingadmissionpolicies/", policies::policy),
+            validating_bindings: Source::new(store, "/registry/validatingadmissionpolicybindings/", policies::binding),
             event_limits: settings.event_limits(),
         }
     }

@@ -1,6 +1,9 @@
 //! Webhook configurations, compiled.
 
-use super::rules::Rule;
+use super::{
+    policies::{self, Condition},
+    rules::Rule,
+};
 use crate::hooks::{ClientConfig, Credentials, Target};
 use machinery::{Value, labels::Selector};
 use std::{collections::HashMap, sync::OnceLock, time::Duration};
@@ -35,6 +38,7 @@ pub(crate) struct Webhook {
     pub(crate) review: Option<Review>,
     /// `reinvocationPolicy: IfNeeded`.
     pub(crate) reinvoked: bool,
+    pub(crate) conditions: Vec<Condition>,
     config: ClientConfig,
     credentials: Credentials,
     target: OnceLock<Result<Target, String>>,
@@ -82,6 +86,7 @@ fn one(hook: &Value, name: &str, uid: String, mutating: bool, credentials: &Cred
             _ => None,
         }),
         reinvoked: mutating && hook["reinvocationPolicy"] == "IfNeeded",
+        conditions: policies::conditions(hook),
         config: ClientConfig::of(&hook["clientConfig"]),
         credentials: credentials.clone(),
         target: OnceLock::new(),

@@ -11,6 +11,7 @@ mod hook;
 mod kubelet;
 mod latency;
 mod plugins;
+mod policies;
 mod reviews;
 mod rights;
 mod support;

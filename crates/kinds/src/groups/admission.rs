@@ -1,9 +1,13 @@
 //! `admissionregistration.k8s.io`: webhooks, and policies with their bindings.
 //!
-//! The expressions of policies are not compiled here: a wrong one fails when it is evaluated.
+//! Expressions are compiled here as where they are evaluated; one that was stored before may use what is no longer taken anew.
 
 use super::checks;
-use crate::{Context, Strategy, rules, tree};
+use crate::{
+    Context, Strategy,
+    expressions::{Compiler, Declared, Gives},
+    rules, tree,
+};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -13,6 +17,8 @@ use serde_json::json;
 
 const MATCH_CONDITIONS_MAX: usize = 64;
 const AUDIT_ANNOTATIONS_MAX: usize = 20;
+/// Bytes of the expression of an audit annotation.
+const AUDIT_EXPRESSION_MAX: usize = 5 * 1024;
 const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 
 /// What is left out of a webhook or of a policy's match.
@@ -52,21 +58,47 @@ impl Strategy for Webhooks {
         true
     }
 
-    fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        let hooks = tree::list(obj, "webhooks");
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check_webhooks(obj, None, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check_webhooks(obj, Some(old), &mut errors);
+        errors
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+/// The texts of the expressions that were stored before.
+fn conditions_of(hooks: Option<&Value>) -> Vec<&str> {
+    let hooks = hooks.map_or(&[][..], |old| tree::list(old, "webhooks"));
+    hooks.iter().flat_map(|hook| tree::list(hook, "matchConditions")).map(|condition| tree::text(condition, "expression")).collect()
+}
+
+fn check_webhooks(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+    let (hooks, stored) = (tree::list(obj, "webhooks"), conditions_of(old));
+    // Conditions that were taken before are not looked at again while none of them changes.
+    let conditions = |owner: &Value| tree::list(owner, "webhooks").iter().map(|hook| hook["matchConditions"].clone()).collect::<Vec<_>>();
+    let same = old.is_some_and(|old| conditions(old) == conditions(obj));
+    {
         for (at, hook) in hooks.iter().enumerate() {
             let path = Path::root("webhooks").index(at);
             check_webhook(hook, &path, errors);
+            if !same {
+                check_match_conditions(hook, false, &stored, &path, errors);
+            }
             check_review_versions(hook, &path.child("admissionReviewVersions"), errors);
             let name = tree::text(hook, "name");
             if !name.is_empty() && hooks.iter().take(at).any(|h| h["name"] == name) {
                 errors.push(Error::duplicate(&path.child("name"), name));
             }
         }
-    }
-
-    fn allow_unconditional_update(&self) -> bool {
-        false
     }
 }
 
@@ -95,7 +127,6 @@ fn check_webhook(hook: &Value, path: &Path, errors: &mut ErrorList) {
     checks::selector(hook, "objectSelector", path, errors);
     limited(hook, "reinvocationPolicy", &["IfNeeded", "Never"], path, errors);
     checks::client_config(&hook["clientConfig"], &path.child("clientConfig"), errors);
-    check_match_conditions(hook, path, errors);
 }
 
 fn check_review_versions(hook: &Value, path: &Path, errors: &mut ErrorList) {
@@ -177,15 +208,28 @@ fn check_resources(rule: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-fn check_match_conditions(owner: &Value, path: &Path, errors: &mut ErrorList) {
+/// What compiling an expression gave, at its place.
+fn told<T>(compiled: Result<T, String>, expression: &str, path: &Path, errors: &mut ErrorList) {
+    if let Err(why) = compiled {
+        errors.push(Error::invalid(path, expression, why));
+    }
+}
+
+/// Conditions; `stored` are the texts that were taken before.
+fn check_match_conditions(owner: &Value, params: bool, stored: &[&str], path: &Path, errors: &mut ErrorList) {
+    let declared = Declared { params, authorizer: true, patches: false };
     let (list, path) = (tree::list(owner, "matchConditions"), path.child("matchConditions"));
     if list.len() > MATCH_CONDITIONS_MAX {
         errors.push(Error::too_many(&path, list.len(), MATCH_CONDITIONS_MAX));
     }
     for (at, condition) in list.iter().enumerate() {
         let (place, name) = (path.index(at), tree::text(condition, "name"));
-        if tree::text(condition, "expression").trim().is_empty() {
+        let expression = tree::text(condition, "expression");
+        if expression.trim().is_empty() {
             errors.push(Error::required(&place.child("expression"), ""));
+        } else {
+            let compiled = Compiler::new(false).compile(expression, declared, Gives::Bool, stored.contains(&expression));
+            told(compiled, expression, &place.child("expression"), errors);
         }
         if name.is_empty() {
             errors.push(Error::required(&place.child("name"), ""));
@@ -223,29 +267,16 @@ impl Strategy for Policies {
         tree::keep_all_but_managers(obj, old);
     }
 
-    fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        let (spec, path) = (&obj["spec"], Path::root("spec"));
-        rules::one_of(&spec["failurePolicy"], &path.child("failurePolicy"), &["Fail", "Ignore"], errors);
-        if !spec["paramKind"].is_null() {
-            check_kind(&spec["paramKind"], &path.child("paramKind"), errors);
-        }
-        let (constraints, place) = (&spec["matchConstraints"], path.child("matchConstraints"));
-        if constraints.is_null() {
-            errors.push(Error::required(&place, ""));
-        } else {
-            check_match(constraints, &place, errors);
-            if tree::list(constraints, "resourceRules").is_empty() {
-                errors.push(Error::required(&place.child("resourceRules"), ""));
-            }
-        }
-        check_match_conditions(spec, &path, errors);
-        for (at, variable) in tree::list(spec, "variables").iter().enumerate() {
-            check_variable(variable, &path.child("variables").index(at), errors);
-        }
-        match self.mutating {
-            true => check_mutations(spec, &path, errors),
-            false => check_validations(spec, tree::text(&obj["metadata"], "name"), &path, errors),
-        }
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        self.check_policy(obj, None, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        self.check_policy(obj, Some(old), &mut errors);
+        errors
     }
 
     fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
@@ -266,6 +297,62 @@ impl Strategy for Policies {
 
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
         checks::resets_with_metadata(subresource)
+    }
+}
+
+impl Policies {
+    fn check_policy(&self, obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+        let (spec, path) = (&obj["spec"], Path::root("spec"));
+        let before = old.map_or(&Value::Null, |old| &old["spec"]);
+        rules::one_of(&spec["failurePolicy"], &path.child("failurePolicy"), &["Fail", "Ignore"], errors);
+        if !spec["paramKind"].is_null() {
+            check_kind(&spec["paramKind"], &path.child("paramKind"), errors);
+        }
+        let (constraints, place) = (&spec["matchConstraints"], path.child("matchConstraints"));
+        if constraints.is_null() {
+            errors.push(Error::required(&place, ""));
+        } else {
+            check_match(constraints, &place, errors);
+            if tree::list(constraints, "resourceRules").is_empty() {
+                errors.push(Error::required(&place.child("resourceRules"), ""));
+            }
+        }
+        let params = !spec["paramKind"].is_null();
+        if old.is_none() || spec["matchConditions"] != before["matchConditions"] {
+            check_match_conditions(spec, params, &texts(before, "matchConditions", "expression"), &path, errors);
+        }
+        let variables = tree::list(spec, "variables");
+        let mut policy = Policy { compiler: Compiler::new(self.mutating || !variables.is_empty()), params, before };
+        for (at, variable) in variables.iter().enumerate() {
+            policy.check_variable(variable, &path.child("variables").index(at), errors);
+        }
+        match self.mutating {
+            true => check_mutations(spec, &policy, &path, errors),
+            false => check_validations(spec, tree::text(&obj["metadata"], "name"), &policy, &path, errors),
+        }
+    }
+}
+
+/// The texts of a field of a list's items.
+fn texts<'v>(owner: &'v Value, list: &str, field: &str) -> Vec<&'v str> {
+    tree::list(owner, list).iter().map(|item| tree::text(item, field)).collect()
+}
+
+/// A policy's expressions while they are checked.
+struct Policy<'p> {
+    compiler: Compiler,
+    params: bool,
+    /// The `spec` that was stored before, or null.
+    before: &'p Value,
+}
+
+impl Policy<'_> {
+    fn declared(&self, authorizer: bool, patches: bool) -> Declared {
+        Declared { params: self.params, authorizer, patches }
+    }
+
+    fn was(&self, list: &str, field: &str, text: &str) -> bool {
+        texts(self.before, list, field).contains(&text)
     }
 }
 
@@ -319,43 +406,49 @@ fn check_match(constraints: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-fn check_variable(variable: &Value, path: &Path, errors: &mut ErrorList) {
-    const RESERVED: [&str; 21] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
-    let name = tree::text(variable, "name");
-    let word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.starts_with(|c: char| c.is_ascii_digit());
-    if name.trim().is_empty() {
-        errors.push(Error::required(&path.child("name"), "name is not specified"));
-    } else if !word || RESERVED.contains(&name) {
-        errors.push(Error::invalid(&path.child("name"), name, "must be a valid CEL identifier"));
-    }
-    if tree::text(variable, "expression").trim().is_empty() {
-        errors.push(Error::required(&path.child("expression"), "expression is not specified"));
+impl Policy<'_> {
+    fn check_variable(&mut self, variable: &Value, path: &Path, errors: &mut ErrorList) {
+        const RESERVED: [&str; 21] = [
+            "true",
+            "false",
+            "null",
+            "in",
+            "as",
+            "break",
+            "const",
+            "continue",
+            "else",
+            "for",
+            "function",
+            "if",
+            "import",
+            "let",
+            "loop",
+            "package",
+            "namespace",
+            "return",
+            "var",
+            "void",
+            "while",
+        ];
+        let name = tree::text(variable, "name");
+        let word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.starts_with(|c: char| c.is_ascii_digit());
+        if name.trim().is_empty() {
+            errors.push(Error::required(&path.child("name"), "name is not specified"));
+        } else if !word || RESERVED.contains(&name) {
+            errors.push(Error::invalid(&path.child("name"), name, "must be a valid CEL identifier"));
+        }
+        let expression = tree::text(variable, "expression");
+        if expression.trim().is_empty() {
+            errors.push(Error::required(&path.child("expression"), "expression is not specified"));
+            return;
+        }
+        let (declared, stored) = (self.declared(true, false), self.was("validations", "expression", expression));
+        told(self.compiler.define(name, expression, declared, stored), expression, &path.child("expression"), errors);
     }
 }
 
-fn check_validations(spec: &Value, policy: &str, path: &Path, errors: &mut ErrorList) {
+fn check_validations(spec: &Value, name: &str, policy: &Policy<'_>, path: &Path, errors: &mut ErrorList) {
     let (validations, audits) = (tree::list(spec, "validations"), tree::list(spec, "auditAnnotations"));
     if validations.is_empty() && audits.is_empty() {
         for field in ["validations", "auditAnnotations"] {
@@ -365,8 +458,19 @@ fn check_validations(spec: &Value, policy: &str, path: &Path, errors: &mut Error
     }
     for (at, validation) in validations.iter().enumerate() {
         let place = path.child("validations").index(at);
-        if tree::text(validation, "expression").trim().is_empty() {
+        let expression = tree::text(validation, "expression");
+        if expression.trim().is_empty() {
             errors.push(Error::required(&place.child("expression"), "expression is not specified"));
+        } else {
+            let stored = policy.was("validations", "expression", expression);
+            let compiled = policy.compiler.compile(expression, policy.declared(true, false), Gives::Bool, stored);
+            told(compiled, expression, &place.child("expression"), errors);
+        }
+        let message = tree::text(validation, "messageExpression");
+        if !message.trim().is_empty() {
+            let stored = policy.was("validations", "messageExpression", message);
+            let compiled = policy.compiler.compile(message, policy.declared(false, false), Gives::Text, stored);
+            told(compiled, message, &place.child("messageExpression"), errors);
         }
         for field in ["messageExpression", "message"] {
             let text = tree::text(validation, field);
@@ -384,10 +488,17 @@ fn check_validations(spec: &Value, policy: &str, path: &Path, errors: &mut Error
     }
     for (at, audit) in audits.iter().enumerate() {
         let (place, key) = (path.index(at), tree::text(audit, "key"));
-        let whole = format!("{policy}/{key}");
+        let whole = format!("{name}/{key}");
         rules::name(&whole, &place.child("key"), names::qualified_name(&whole), errors);
-        if tree::text(audit, "valueExpression").trim().is_empty() {
-            errors.push(Error::required(&place.child("valueExpression"), "valueExpression is not specified"));
+        let (value, place_of_value) = (tree::text(audit, "valueExpression"), place.child("valueExpression"));
+        if value.trim().is_empty() {
+            errors.push(Error::required(&place_of_value, "valueExpression is not specified"));
+        } else if value.trim().len() > AUDIT_EXPRESSION_MAX {
+            errors.push(Error::required(&place_of_value, format!("must not exceed {AUDIT_EXPRESSION_MAX} bytes in length")));
+        } else {
+            let stored = policy.was("auditAnnotations", "valueExpression", value);
+            let compiled = policy.compiler.compile(value.trim(), policy.declared(true, false), Gives::TextOrNull, stored);
+            told(compiled, value, &place_of_value, errors);
         }
         if audits.iter().take(at).any(|a| a["key"] == key) {
             errors.push(Error::duplicate(&place.child("key"), key));
@@ -395,7 +506,7 @@ fn check_validations(spec: &Value, policy: &str, path: &Path, errors: &mut Error
     }
 }
 
-fn check_mutations(spec: &Value, path: &Path, errors: &mut ErrorList) {
+fn check_mutations(spec: &Value, policy: &Policy<'_>, path: &Path, errors: &mut ErrorList) {
     for operation in tree::list(&spec["matchConstraints"], "resourceRules").iter().flat_map(|r| tree::list(r, "operations")).filter(|o| *o == "DELETE") {
         let place = path.child("matchConstraints").child("resourceRules").child("operations");
         errors.push(Error::not_supported(&place, operation.clone(), &["*", "CONNECT", "CREATE", "UPDATE"]));
@@ -423,6 +534,12 @@ fn check_mutations(spec: &Value, path: &Path, errors: &mut ErrorList) {
             errors.push(Error::required(&place.child(own), format!("must be specified when patchType is {kind}")));
         } else if tree::text(&mutation[own], "expression").trim().is_empty() {
             errors.push(Error::required(&place.child(own).child("expression"), ""));
+        } else {
+            let expression = tree::text(&mutation[own], "expression").trim();
+            let stored = tree::list(policy.before, "mutations").iter().any(|before| tree::text(&before["applyConfiguration"], "expression") == expression);
+            let gives = if kind == "JSONPatch" { Gives::Patch } else { Gives::Configuration };
+            let compiled = policy.compiler.compile(expression, policy.declared(true, true), gives, stored);
+            told(compiled, expression, &place.child(own).child("expression"), errors);
         }
         if !mutation[other].is_null() {
             let detail = format!("must not be specified when patchType is {kind}");

@@ -5,13 +5,49 @@ use super::{
     set::{FieldSet, is_member},
     shape::{Shape, element, field_type, shape},
 };
-use crate::{Map, Value, schema::TypeRef};
+use crate::{
+    Map, Value,
+    schema::{ListType, Type, TypeRef},
+};
 use std::collections::HashSet;
 
 /// Merges `applied`, which fits the type, into `live`. An applied null or empty value of something granular takes nothing
 /// away: what is below it may be somebody else's.
 pub(super) fn merge(ty: TypeRef<'_>, live: &mut Value, applied: &Value) {
     merge_node(Some(ty), false, live, applied);
+}
+
+/// The paths of what is applied as a whole.
+pub(super) fn atomics(ty: TypeRef<'_>, applied: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    find_atomics(ty, false, "", applied, &mut out);
+    out
+}
+
+/// Only named fields and elements of lists are entered: upstream knows no type of a map's values here.
+fn find_atomics(ty: TypeRef<'_>, atomic: bool, path: &str, applied: &Value, out: &mut Vec<String>) {
+    match (ty.get(), applied) {
+        (Type::Object(object), Value::Object(fields)) => {
+            if atomic || object.atomic {
+                out.push(path.to_owned());
+            }
+            for (name, value) in fields {
+                if let (Some(ty), atomic) = field_type(ty, object.field(name)) {
+                    find_atomics(ty, atomic, &format!("{path}.{name}"), value, out);
+                }
+            }
+        }
+        (Type::Map { atomic: whole, .. }, Value::Object(_)) if atomic || *whole => out.push(path.to_owned()),
+        (Type::List { elem, list_type, .. }, Value::Array(items)) => {
+            if atomic || *list_type == ListType::Atomic {
+                out.push(path.to_owned());
+            }
+            for (at, item) in items.iter().enumerate() {
+                find_atomics(ty.to(*elem), false, &format!("{path}[{at}]"), item, out);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn merge_node(ty: Option<TypeRef<'_>>, atomic: bool, live: &mut Value, applied: &Value) {

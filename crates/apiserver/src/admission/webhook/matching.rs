@@ -1,6 +1,9 @@
 //! Whether a webhook is asked about a write, and in which version (upstream's `ShouldCallHook`).
 
-use super::super::attributes::{Attributes, Version};
+use super::super::{
+    attributes::{Attributes, Version},
+    policy,
+};
 use crate::{
     Operation,
     gate::{rules::Asked, webhooks::Webhook},
@@ -29,6 +32,16 @@ pub(super) fn find(asked: &Attributes<'_>, hook: &Arc<Webhook>, object: &Value, 
     let Some(version) = version(asked, hook) else { return Ok(None) };
     by_namespace?;
     by_object?;
+    if !hook.conditions.is_empty() {
+        let (object, old) = (asked.to(&version, object.clone()), asked.to(&version, old.clone()));
+        let refused = |why: String| {
+            let resource = &asked.write.row.resource;
+            Status::forbidden(&resource.group, &resource.resource, asked.name(), why)
+        };
+        if !policy::meets(asked, &hook.conditions, hook.ignore, &version, &object, &old).map_err(refused)? {
+            return Ok(None);
+        }
+    }
     Ok(Some(Invocation { hook: Arc::clone(hook), version }))
 }
 

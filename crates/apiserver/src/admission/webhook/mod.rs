@@ -11,21 +11,6 @@ mod mutating;
 mod review;
 mod validating;
 
+pub(super) use matching::{by_labels, in_namespace};
 pub(super) use mutating::{Again, admit};
 pub(super) use validating::validate;
-
-use super::attributes::Attributes;
-
-/// Reviews are questions about the very right to write: a webhook for them could lock everybody out (KEP-5793).
-fn is_left_alone(asked: &Attributes<'_>) -> bool {
-    const REVIEWS: [(&str, &str); 6] = [
-        ("authentication.k8s.io", "selfsubjectreviews"),
-        ("authentication.k8s.io", "tokenreviews"),
-        ("authorization.k8s.io", "localsubjectaccessreviews"),
-        ("authorization.k8s.io", "selfsubjectaccessreviews"),
-        ("authorization.k8s.io", "selfsubjectrulesreviews"),
-        ("authorization.k8s.io", "subjectaccessreviews"),
-    ];
-    let resource = &asked.write.row.resource;
-    asked.is_exempt() || REVIEWS.iter().any(|(group, name)| resource.group == *group && resource.resource == *name)
-}

@@ -2,7 +2,6 @@
 
 use super::{
     call::{self, Problem},
-    is_left_alone,
     matching::{self, Invocation},
     review::Verdict,
 };
@@ -32,7 +31,7 @@ impl Again {
 /// Asks all that the write concerns; `object` is null for a deletion.
 pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
     let hooks = asked.world.gate().mutating.all();
-    if hooks.is_empty() || is_left_alone(asked) {
+    if hooks.is_empty() || asked.is_left_alone() {
         return Ok(());
     }
     if again.second && again.output.as_ref().is_some_and(|output| output != object) {

@@ -5,7 +5,6 @@ use crate::gate::webhooks::Review;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use machinery::{Value, json};
-use serde_json::json;
 
 const GROUP: &str = "admission.k8s.io";
 
@@ -30,26 +29,9 @@ fn name_of(review: Review) -> &'static str {
 
 /// The request's body. Objects are written as they are answered, in the order of Go's fields.
 pub(super) fn request(asked: &Attributes<'_>, invocation: &Invocation, review: Review, uid: &str, object: &Value, old: &Value) -> Bytes {
-    let write = asked.write;
-    let (own, told) = (asked.version(), &invocation.version);
-    let kind = |version: &super::super::attributes::Version| json!({"group": version.kind.group, "version": version.kind.version, "kind": version.kind.kind});
-    let resource = |version: &super::super::attributes::Version| json!({"group": version.group, "version": version.version, "resource": version.resource});
-    let mut head = json!({
-        "uid": uid,
-        "kind": kind(told),
-        "resource": resource(told),
-        "requestKind": kind(&own),
-        "requestResource": resource(&own),
-        "operation": asked.operation(),
-        "userInfo": write.cx.user.to_value(),
-        "dryRun": write.dry_run,
-        "options": write.options.map_or(Value::Null, |options| options.to_value(write.operation)),
-    });
-    let texts = [("subResource", write.subresource), ("requestSubResource", write.subresource), ("name", asked.name()), ("namespace", asked.namespace())];
-    for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
-        head[field] = text.into();
-    }
-    let ty = asked.ty(told);
+    let mut head = asked.request(&invocation.version);
+    head["uid"] = uid.into();
+    let ty = asked.ty(&invocation.version);
     let head = json::encode(&head);
     let mut out = Vec::with_capacity(head.len() + 4096);
     out.extend_from_slice(format!("{{\"kind\":\"AdmissionReview\",\"apiVersion\":\"{}\",\"request\":", name_of(review)).as_bytes());

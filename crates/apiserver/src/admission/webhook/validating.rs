@@ -2,7 +2,6 @@
 
 use super::{
     call::{self, Problem},
-    is_left_alone,
     matching::{self, Invocation},
 };
 use crate::admission::attributes::Attributes;
@@ -12,7 +11,7 @@ use machinery::{Value, status::Status};
 /// Asks all that the write concerns; `object` is as it would be stored, null for a deletion.
 pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Value) -> Result<(), Status> {
     let hooks = asked.world.gate().validating.all();
-    if hooks.is_empty() || is_left_alone(asked) {
+    if hooks.is_empty() || asked.is_left_alone() {
         return Ok(());
     }
     let (object, old) = (asked.view(object), asked.old());

@@ -1,0 +1,69 @@
+//! What policies and bindings are about (upstream's `policy/matching`).
+
+use super::{
+    super::{
+        attributes::{Attributes, Version},
+        webhook::{by_labels, in_namespace},
+    },
+    scope::Subject,
+};
+use crate::gate::{
+    policies::{Binding, Match, Named, Policy},
+    rules::Asked,
+};
+
+/// The version in which a policy looks at a write; none if the write does not concern it.
+pub(super) fn of_policy(asked: &Attributes<'_>, policy: &Policy, subject: &Subject<'_>) -> Result<Option<Version>, String> {
+    let constraints = policy.constraints.as_ref().ok_or("policy contained no match constraints, a required field")?;
+    find(asked, constraints, subject)
+}
+
+/// Whether a binding concerns a write.
+pub(super) fn of_binding(asked: &Attributes<'_>, binding: &Binding, subject: &Subject<'_>) -> Result<bool, String> {
+    match &binding.resources {
+        None => Ok(true),
+        Some(resources) => find(asked, resources, subject).map(|version| version.is_some()),
+    }
+}
+
+fn find(asked: &Attributes<'_>, about: &Match, subject: &Subject<'_>) -> Result<Option<Version>, String> {
+    let told = |status: machinery::status::Status| status.message;
+    let by_namespace = in_namespace(asked, about.namespaces.as_ref(), subject.object).map_err(told);
+    if matches!(by_namespace, Ok(false)) {
+        return Ok(None);
+    }
+    let by_object = by_labels(about.objects.as_ref(), subject.object, subject.old).map_err(told);
+    if matches!(by_object, Ok(false)) || among(asked, &about.exclude, about.equivalent).is_some() {
+        return Ok(None);
+    }
+    let found = if about.rules.is_empty() { Some(asked.version()) } else { among(asked, &about.rules, about.equivalent) };
+    let Some(version) = found else { return Ok(None) };
+    by_namespace?;
+    by_object?;
+    Ok(Some(version))
+}
+
+/// The version that one of the rules names.
+fn among(asked: &Attributes<'_>, rules: &[Named], equivalent: bool) -> Option<Version> {
+    let resource = &asked.write.row.resource;
+    let own = Asked {
+        group: &resource.group,
+        version: &resource.version,
+        resource: &resource.resource,
+        subresource: asked.write.subresource,
+        namespace: asked.namespace(),
+        operation: asked.operation(),
+    };
+    let named = |rule: &Named| rule.names.is_empty() || rule.names.iter().any(|name| name == asked.name());
+    if rules.iter().any(|rule| rule.rule.matches(&own) && named(rule)) {
+        return Some(asked.version());
+    }
+    if !equivalent || rules.is_empty() {
+        return None;
+    }
+    let others = asked.equivalents();
+    rules.iter().filter(|rule| named(rule)).find_map(|rule| {
+        let fits = |other: &&Version| rule.rule.matches(&Asked { group: &other.group, version: &other.version, resource: &other.resource, ..own });
+        others.iter().find(fits).cloned()
+    })
+}

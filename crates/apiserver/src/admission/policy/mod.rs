@@ -1,0 +1,115 @@
+//! ValidatingAdmissionPolicy and MutatingAdmissionPolicy: rules of the cluster's own, in expressions (upstream's
+//! `admission/plugin/policy`).
+//!
+//! A policy counts where a binding says so; both say what they are about ([`matching`]), and a binding from which objects its
+//! parameters come ([`params`]). What an expression reads and what it may cost stands in [`scope`]. Expressions have no side
+//! effects and a budget, so they are evaluated on the spot.
+
+mod conditions;
+mod matching;
+mod merge;
+mod mutating;
+mod params;
+mod scope;
+mod validating;
+
+pub(super) use conditions::meets;
+pub(super) use mutating::{Again, admit};
+pub(super) use validating::validate;
+
+use super::attributes::{Attributes, Version};
+use crate::gate::{
+    policies::{Binding, Policy},
+    source::Source,
+};
+use machinery::{Value, status::Status};
+use scope::Subject;
+use std::sync::Arc;
+
+/// A policy that a write concerns by one of its bindings, with one of the objects that are its parameters.
+struct Invocation {
+    policy: Arc<Policy>,
+    binding: Arc<Binding>,
+    version: Version,
+    /// None: it has none.
+    param: Option<Arc<Value>>,
+}
+
+/// Why a policy could not be looked at.
+struct Misconfigured {
+    policy: Arc<Policy>,
+    binding: Option<Arc<Binding>>,
+    why: String,
+}
+
+impl Misconfigured {
+    fn new(policy: &Arc<Policy>, binding: Option<&Arc<Binding>>, why: &str) -> Misconfigured {
+        let why = format!("failed to configure {}: {why}", if binding.is_some() { "binding" } else { "policy" });
+        Misconfigured { policy: Arc::clone(policy), binding: binding.cloned(), why }
+    }
+}
+
+/// What a write meets.
+#[derive(Default)]
+struct Met {
+    invocations: Vec<Invocation>,
+    misconfigured: Vec<Misconfigured>,
+}
+
+/// The policies that a write concerns, in the order of their names and those of their bindings.
+fn find(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &Source<Binding>, subject: &Subject<'_>) -> Met {
+    let mut met = Met::default();
+    let all = policies.all();
+    if all.is_empty() || asked.is_left_alone() {
+        return met;
+    }
+    let bound = bindings.all();
+    for policy in all.iter() {
+        if !bound.iter().any(|binding| binding.policy == policy.name) {
+            continue;
+        }
+        let version = match matching::of_policy(asked, policy, subject) {
+            Ok(Some(version)) => version,
+            Ok(None) => continue,
+            Err(why) => {
+                met.misconfigured.push(Misconfigured::new(policy, None, &why));
+                continue;
+            }
+        };
+        if let Err(why) = params::known(asked.world, policy) {
+            met.misconfigured.push(Misconfigured::new(policy, None, &why));
+            continue;
+        }
+        for binding in bound.iter().filter(|binding| binding.policy == policy.name) {
+            let taken = matching::of_binding(asked, binding, subject).and_then(|matches| match matches {
+                true => params::of(asked, policy, binding),
+                false => Ok(Vec::new()),
+            });
+            match taken {
+                Ok(params) => met.invocations.extend(params.into_iter().map(|param| Invocation {
+                    policy: Arc::clone(policy),
+                    binding: Arc::clone(binding),
+                    version: version.clone(),
+                    param,
+                })),
+                Err(why) => met.misconfigured.push(Misconfigured::new(policy, Some(binding), &why)),
+            }
+        }
+    }
+    met
+}
+
+/// The namespace that expressions see; none for what lies in no namespace, and for a Namespace.
+fn namespace_of(asked: &Attributes<'_>) -> Result<Option<Value>, Status> {
+    if asked.is_namespace() || asked.write.namespace.is_empty() {
+        return Ok(None);
+    }
+    let namespace = asked.world.read(("", "v1", "namespaces"), "", asked.write.namespace)?;
+    let mut seen = (*namespace).clone();
+    if let Some(metadata) = seen["metadata"].as_object_mut() {
+        for hidden in ["managedFields", "ownerReferences", "selfLink"] {
+            metadata.remove(hidden);
+        }
+    }
+    Ok(Some(seen))
+}

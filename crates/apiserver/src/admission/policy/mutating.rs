@@ -1,0 +1,141 @@
+//! MutatingAdmissionPolicy: what policies make of an object, one after the other, and again where it has changed after them.
+
+use super::{
+    super::{attributes::Attributes, forbidden},
+    Invocation, Misconfigured, conditions, find, merge, namespace_of,
+    scope::{self, BUDGET, Scope, Subject},
+};
+use crate::own;
+use machinery::{Value, status::Status};
+use std::collections::HashSet;
+
+/// What the second round must know of the first.
+#[derive(Debug, Default)]
+pub(in crate::admission) struct Again {
+    output: Option<Value>,
+    invoked: HashSet<String>,
+    reinvoke: HashSet<String>,
+}
+
+impl Again {
+    fn require(&mut self) {
+        self.reinvoke.extend(self.invoked.drain());
+    }
+}
+
+/// Changes the object. `second`: this is the second round; the answer is whether there must be one.
+pub(in crate::admission) fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again, second: bool) -> Result<bool, Status> {
+    let gate = asked.world.gate();
+    if gate.mutating_policies.all().is_empty() {
+        return Ok(false);
+    }
+    let old = asked.old();
+    let mut viewed = asked.view(object).into_owned();
+    let met = find(asked, &gate.mutating_policies, &gate.mutating_bindings, &Subject { object: &viewed, old: &old });
+    if second && again.output.as_ref().is_some_and(|output| output != object) {
+        again.require();
+    }
+    let namespace = if met.invocations.is_empty() { None } else { namespace_of(asked)? };
+    let mut wrong = met.misconfigured;
+    let (mut wanted, mut dirty) = (false, false);
+    for invocation in &met.invocations {
+        let key = key(invocation);
+        if second && !again.reinvoke.contains(&key) {
+            continue;
+        }
+        let before = asked.to(&invocation.version, viewed.clone());
+        let outcome = one(asked, invocation, &before, &asked.to(&invocation.version, (*old).clone()), namespace.as_ref())?;
+        let Some((next, problems)) = outcome else { continue };
+        wrong.extend(problems.into_iter().map(|why| Misconfigured { policy: invocation.policy.clone(), binding: Some(invocation.binding.clone()), why }));
+        if next != before {
+            viewed = asked.from(&invocation.version, next);
+            dirty = true;
+            wanted = true;
+            again.require();
+        }
+        if invocation.policy.reinvoked {
+            again.invoked.insert(key);
+        }
+    }
+    if dirty {
+        asked.put(viewed, object);
+    }
+    if !second && !again.invoked.is_empty() {
+        again.output = Some(object.clone());
+    }
+    let told: Vec<Misconfigured> = wrong.into_iter().filter(|wrong| !wrong.policy.ignore).collect();
+    if told.is_empty() { Ok(wanted) } else { Err(refusal(asked, object, &told)) }
+}
+
+/// What tells one invocation from another.
+fn key(invocation: &Invocation) -> String {
+    let meta = |field: &str| invocation.param.as_ref().and_then(|param| param["metadata"][field].as_str()).unwrap_or_default().to_owned();
+    format!("{}/{}/{}/{}", invocation.policy.name, invocation.binding.name, meta("namespace"), meta("name"))
+}
+
+/// An object that a policy has changed, and what went wrong meanwhile.
+type Changed = (Value, Vec<String>);
+
+/// The object after one policy; none if its conditions do not hold.
+fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value, namespace: Option<&Value>) -> Result<Option<Changed>, Status> {
+    let (policy, version) = (&*invocation.policy, &invocation.version);
+    let request = scope::request(asked, version);
+    {
+        let subject = Subject { object, old };
+        let scope = Scope::new(subject, &request).with_params(invocation.param.as_deref()).with_variables(&policy.variables).with_authorizer(asked);
+        match conditions::all(&scope, &policy.conditions, policy.ignore) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(why) => return Ok(Some((object.clone(), vec![why]))),
+        }
+    }
+    let mut current = object.clone();
+    let mut problems = Vec::new();
+    for mutation in &policy.mutations {
+        // Nothing is there to be changed.
+        if current.is_null() {
+            break;
+        }
+        let Some(ty) = asked.ty(version) else {
+            let kind = format!("{}, Kind={}", version.kind.api_version(), version.kind.kind);
+            let why =
+                format!("Resource kind {kind} not found. There can be a delay between when CustomResourceDefinitions are created and when they are available.");
+            return Err(Status::service_unavailable(why));
+        };
+        let next = {
+            let subject = Subject { object: &current, old };
+            let scope = Scope::new(subject, &request).with_params(invocation.param.as_deref()).with_variables(&policy.variables);
+            let scope = scope.with_authorizer(asked).with_namespace(namespace);
+            let mut budget = BUDGET;
+            // What does not compile is told as it is.
+            let compiled = mutation.expression.plan.as_ref().map(drop).map_err(Clone::clone);
+            let value = compiled.and_then(|()| scope.evaluate(&mutation.expression, &mut budget).map_err(|spent| spent.0)).and_then(|value| value);
+            value.and_then(|value| merge::mutated(mutation, &value, ty, &current))
+        };
+        match next {
+            Ok(mut next) => {
+                if let Some(row) = asked.row(version) {
+                    own::default(row, &mut next);
+                }
+                current = next;
+            }
+            Err(why) => problems.push(why),
+        }
+    }
+    Ok(Some((current, problems)))
+}
+
+fn refusal(asked: &Attributes<'_>, object: &Value, wrong: &[Misconfigured]) -> Status {
+    let message = |wrong: &Misconfigured| match &wrong.binding {
+        Some(binding) => format!("policy '{}' with binding '{}' denied request: {}", wrong.policy.name, binding.name, wrong.why),
+        None => format!("policy {:?} denied request: {}", wrong.policy.name, wrong.why),
+    };
+    let mut status = forbidden(asked.write, object, "admission request denied by policy");
+    if let Some(first) = wrong.first() {
+        status.message = message(first);
+        if !first.why.starts_with("failed to configure ") {
+            status.reason = "Invalid".into();
+        }
+    }
+    wrong.iter().fold(status, |status, wrong| status.cause("", message(wrong), ""))
+}

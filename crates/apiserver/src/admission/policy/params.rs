@@ -1,0 +1,57 @@
+//! The objects that are a binding's parameters (upstream's `CollectParams`).
+
+use super::super::attributes::Attributes;
+use crate::{
+    gate::policies::{Binding, Policy},
+    rows::Row,
+    world::World,
+};
+use machinery::Value;
+use std::sync::Arc;
+
+/// Whether the kind of a policy's parameters is served.
+pub(super) fn known(world: &World, policy: &Policy) -> Result<(), String> {
+    let Some((api, kind)) = &policy.params else { return Ok(()) };
+    row(world, api, kind).map(drop).ok_or_else(|| {
+        let (group, version) = api.split_once('/').unwrap_or(("", api));
+        format!("failed to find resource referenced by paramKind: '{}/{version}, Kind={kind}'", group)
+    })
+}
+
+fn row(world: &World, api: &str, kind: &str) -> Option<Arc<Row>> {
+    let rows = world.rows();
+    rows.iter().find(|row| row.api_version == api && row.resource.kind.kind == kind).cloned()
+}
+
+/// The parameters of a binding, one at a time; a single none if it has none.
+pub(super) fn of(asked: &Attributes<'_>, policy: &Policy, binding: &Binding) -> Result<Vec<Option<Arc<Value>>>, String> {
+    let (Some((api, kind)), Some(wanted)) = (&policy.params, &binding.params) else { return Ok(vec![None]) };
+    let Some(row) = row(asked.world, api, kind) else { return Err(format!("paramKind kind `{api}, Kind={kind}` not known")) };
+    let mut namespace = "";
+    if row.resource.namespaced {
+        namespace = if wanted.namespace.is_empty() { asked.namespace() } else { &wanted.namespace };
+        if namespace.is_empty() {
+            return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".into());
+        }
+    } else if !wanted.namespace.is_empty() {
+        return Err("paramRef.namespace must not be provided for a cluster-scoped `paramKind`".into());
+    }
+    let resource = (row.resource.group.as_str(), row.resource.version.as_str(), row.resource.resource.as_str());
+    let found: Vec<Arc<Value>> = match &wanted.selector {
+        _ if !wanted.name.is_empty() => asked.world.read(resource, namespace, &wanted.name).into_iter().collect(),
+        None => return Err("one of name or selector must be provided".into()),
+        Some(Err(why)) => return Err(why.clone()),
+        Some(Ok(selector)) => {
+            let all = asked.world.list(resource, namespace).into_iter();
+            let selected = |object: &Arc<Value>| {
+                let labels = object["metadata"]["labels"].as_object();
+                selector.matches(|key| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str))
+            };
+            all.filter(selected).collect()
+        }
+    };
+    if found.is_empty() && wanted.required {
+        return Err("no params found for policy binding with `Deny` parameterNotFoundAction".into());
+    }
+    Ok(found.into_iter().map(Some).collect())
+}

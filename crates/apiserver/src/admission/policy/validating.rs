@@ -1,0 +1,162 @@
+//! ValidatingAdmissionPolicy: what its validations say of a write, and what its bindings make of that.
+
+use super::{
+    super::{attributes::Attributes, forbidden},
+    Invocation, conditions, find, namespace_of,
+    scope::{self, BUDGET, Scope, Subject},
+};
+use crate::gate::policies::{Policy, Validation};
+use kubecel::Value as Cel;
+use machinery::{Value, status::Status};
+use std::collections::HashMap;
+
+/// Bytes of a message that an expression gives.
+const MESSAGE_MAX: usize = 5 * 1024;
+
+/// A validation that failed.
+struct Denial {
+    message: String,
+    reason: String,
+}
+
+/// Refuses what a policy refuses; `object` is as it would be stored, null for a deletion.
+pub(in crate::admission) fn validate(asked: &Attributes<'_>, object: &Value) -> Result<(), Status> {
+    let gate = asked.world.gate();
+    if gate.validating_policies.all().is_empty() {
+        return Ok(());
+    }
+    let (viewed, old) = (asked.view(object), asked.old());
+    let met = find(asked, &gate.validating_policies, &gate.validating_bindings, &Subject { object: &viewed, old: &old });
+    let mut denied = Vec::new();
+    for wrong in met.misconfigured.iter().filter(|wrong| !wrong.policy.ignore) {
+        denied.push((
+            wrong.policy.name.clone(),
+            wrong.binding.as_ref().map(|binding| binding.name.clone()),
+            Denial { message: wrong.why.clone(), reason: String::new() },
+        ));
+    }
+    let namespace = if met.invocations.is_empty() { None } else { namespace_of(asked)? };
+    let mut versions: HashMap<String, (Value, Value, Value)> = HashMap::new();
+    for invocation in &met.invocations {
+        let version = &invocation.version;
+        let (object, old, request) = &*versions
+            .entry(version.kind.api_version())
+            .or_insert_with(|| (asked.to(version, (*viewed).clone()), asked.to(version, (*old).clone()), scope::request(asked, version)));
+        let base = || Scope::new(Subject { object, old }, request).with_params(invocation.param.as_deref());
+        let outcome = run(asked, invocation, namespace.as_ref(), base);
+        for denial in outcome.denials {
+            let binding = &invocation.binding;
+            if binding.warns {
+                let text =
+                    format!("Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}", invocation.policy.name, binding.name, denial.message);
+                asked.write.cx.warn(text);
+            }
+            if binding.denies {
+                denied.push((invocation.policy.name.clone(), Some(binding.name.clone()), denial));
+            }
+        }
+        denied.extend(
+            outcome
+                .unaudited
+                .into_iter()
+                .map(|message| (invocation.policy.name.clone(), Some(invocation.binding.name.clone()), Denial { message, reason: String::new() })),
+        );
+    }
+    denied.into_iter().next().map_or(Ok(()), |first| Err(refusal(asked, &viewed, first)))
+}
+
+fn refusal(asked: &Attributes<'_>, object: &Value, (policy, binding, denial): (String, Option<String>, Denial)) -> Status {
+    let by = binding.map(|binding| format!(" with binding '{binding}'")).unwrap_or_default();
+    let message = format!("ValidatingAdmissionPolicy '{policy}'{by} denied request: {}", denial.message);
+    let mut status = forbidden(asked.write, object, &message);
+    let (code, reason) = match denial.reason.as_str() {
+        "Forbidden" => (403, "Forbidden"),
+        "Unauthorized" => (401, "Unauthorized"),
+        "RequestEntityTooLarge" => (413, "RequestEntityTooLarge"),
+        "" => (422, "Invalid"),
+        other => (422, other),
+    };
+    status.code = code;
+    status.reason = reason.to_owned();
+    status.cause("", message, "")
+}
+
+/// What a policy says.
+#[derive(Default)]
+struct Outcome {
+    denials: Vec<Denial>,
+    /// Audit annotations that cannot be evaluated: they deny whatever the actions are.
+    unaudited: Vec<String>,
+}
+
+fn run<'v>(asked: &Attributes<'_>, invocation: &'v Invocation, namespace: Option<&'v Value>, base: impl Fn() -> Scope<'v>) -> Outcome {
+    let policy = &*invocation.policy;
+    let failed = |why: String| {
+        let denials = if policy.ignore { Vec::new() } else { vec![Denial { message: why, reason: String::new() }] };
+        Outcome { denials, unaudited: Vec::new() }
+    };
+    let scope = || base().with_variables(&policy.variables);
+    // A condition sees no namespace.
+    match conditions::all(&scope().with_authorizer(asked), &policy.conditions, policy.ignore) {
+        Ok(true) => {}
+        Ok(false) => return Outcome::default(),
+        Err(why) => return failed(why),
+    }
+    let mut budget = BUDGET;
+    let main = scope().with_namespace(namespace).with_authorizer(asked);
+    let mut results = Vec::new();
+    for validation in &policy.validations {
+        match main.evaluate(&validation.expression, &mut budget) {
+            Ok(result) => results.push(result),
+            Err(spent) => return failed(spent.0),
+        }
+    }
+    let messages = messages(policy, &scope().with_namespace(namespace), &mut budget);
+    let mut denials = Vec::new();
+    for (at, (validation, result)) in policy.validations.iter().zip(results).enumerate() {
+        let errs = |why: String| (!policy.ignore).then_some(Denial { message: why, reason: String::new() });
+        denials.extend(match (result, &messages) {
+            (Err(why), _) => errs(why),
+            (Ok(_), Err(why)) => errs(format!("failed messageExpression: {why}")),
+            (Ok(Cel::Bool(true)), _) => None,
+            (Ok(_), Ok(messages)) => {
+                Some(Denial { message: message(validation, messages.get(at).and_then(Option::as_deref)), reason: validation.reason.clone() })
+            }
+        });
+    }
+    Outcome { denials, unaudited: audits(policy, &scope().with_namespace(namespace)) }
+}
+
+/// The texts that message expressions give; none where there is none or it failed.
+fn messages<'v>(policy: &'v Policy, scope: &Scope<'v>, budget: &mut u64) -> Result<Vec<Option<String>>, String> {
+    let one = |validation: &'v Validation, budget: &mut u64| {
+        let Some(expression) = &validation.message_expression else { return Ok(None) };
+        let value = scope.evaluate(expression, budget).map_err(|spent| spent.0)?;
+        Ok(value.ok().and_then(|value| value.as_str().map(str::to_owned)))
+    };
+    policy.validations.iter().map(|validation| one(validation, budget)).collect()
+}
+
+/// The message of a validation that failed.
+fn message(validation: &Validation, computed: Option<&str>) -> String {
+    let computed = computed.map(str::trim).filter(|text| text.len() <= MESSAGE_MAX && !text.contains('\n'));
+    let own = [computed.unwrap_or_default(), validation.message.trim()].into_iter().find(|text| !text.is_empty());
+    own.map_or_else(|| format!("failed expression: {}", validation.expression.text.trim()), str::to_owned)
+}
+
+/// Why audit annotations have no value: nobody writes an audit log here, but who counts on one is told that it would lack them.
+fn audits<'v>(policy: &'v Policy, scope: &Scope<'v>) -> Vec<String> {
+    let mut budget = BUDGET;
+    let mut out = Vec::new();
+    for audit in &policy.audits {
+        match scope.evaluate(audit, &mut budget) {
+            Ok(Ok(_)) => {}
+            Ok(Err(why)) => out.push(why),
+            Err(spent) => {
+                out.push(spent.0);
+                break;
+            }
+        }
+    }
+    if policy.ignore { Vec::new() } else { out }
+}

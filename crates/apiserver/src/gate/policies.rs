@@ -1,0 +1,208 @@
+//! Admission policies and their bindings, compiled; and the conditions of webhooks, which are the same expressions.
+//!
+//! What does not compile is kept with the reason: whoever is asked for it says so, and the failure policy decides.
+
+use super::rules::Rule;
+use kinds::expressions::{Compiler, Declared, Gives};
+use kubecel::{Program, eval::Plan};
+use machinery::{Value, labels::Selector};
+
+/// An expression, with its text for errors.
+#[derive(Debug)]
+pub(crate) struct Expression {
+    pub(crate) text: String,
+    pub(crate) plan: Result<Plan, String>,
+}
+
+impl Expression {
+    fn of(text: &str, compiled: Result<Program, String>) -> Expression {
+        let plan = compiled.and_then(|program| Plan::new(&program).map_err(|error| format!("program instantiation failed: {error}")));
+        Expression { text: text.to_owned(), plan }
+    }
+}
+
+/// A condition, with its name.
+#[derive(Debug)]
+pub(crate) struct Condition {
+    pub(crate) name: String,
+    pub(crate) expression: Expression,
+}
+
+/// The conditions of a webhook.
+pub(crate) fn conditions(owner: &Value) -> Vec<Condition> {
+    compile_conditions(owner, &Compiler::new(false), Declared { authorizer: true, ..Declared::default() })
+}
+
+fn compile_conditions(owner: &Value, compiler: &Compiler, declared: Declared) -> Vec<Condition> {
+    let one = |condition: &Value| {
+        let expression = text(condition, "expression");
+        let compiled = compiler.compile(expression, declared, Gives::Bool, true);
+        Condition { name: text(condition, "name").to_owned(), expression: Expression::of(expression, compiled) }
+    };
+    list(owner, "matchConditions").iter().map(one).collect()
+}
+
+/// What a policy or a binding is about.
+#[derive(Debug)]
+pub(crate) struct Match {
+    pub(crate) namespaces: Result<Selector, String>,
+    pub(crate) objects: Result<Selector, String>,
+    pub(crate) rules: Vec<Named>,
+    pub(crate) exclude: Vec<Named>,
+    /// `matchPolicy: Equivalent`.
+    pub(crate) equivalent: bool,
+}
+
+/// A rule for objects of these names, or of all.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) rule: Rule,
+    pub(crate) names: Vec<String>,
+}
+
+impl Match {
+    fn of(value: &Value) -> Match {
+        let selector = |field: &str, what: &str| match &value[field] {
+            Value::Null => Err(format!("a nil {what} selector was passed, please ensure selectors are initialized properly")),
+            own => Selector::from_label_selector(own),
+        };
+        let named = |field: &str| list(value, field).iter().map(|rule| Named { rule: Rule::of(rule), names: texts(rule, "resourceNames") }).collect();
+        Match {
+            namespaces: selector("namespaceSelector", "namespace"),
+            objects: selector("objectSelector", "object"),
+            rules: named("resourceRules"),
+            exclude: named("excludeResourceRules"),
+            equivalent: value["matchPolicy"] == "Equivalent",
+        }
+    }
+}
+
+/// A validation of a policy.
+#[derive(Debug)]
+pub(crate) struct Validation {
+    pub(crate) expression: Expression,
+    pub(crate) message: String,
+    pub(crate) message_expression: Option<Expression>,
+    pub(crate) reason: String,
+}
+
+/// A mutation of a policy.
+#[derive(Debug)]
+pub(crate) struct Mutation {
+    /// A JSON patch; else an apply configuration.
+    pub(crate) patch: bool,
+    pub(crate) expression: Expression,
+}
+
+/// A policy.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    pub(crate) name: String,
+    /// `failurePolicy: Ignore`.
+    pub(crate) ignore: bool,
+    pub(crate) constraints: Option<Match>,
+    /// apiVersion and kind of its parameters.
+    pub(crate) params: Option<(String, String)>,
+    pub(crate) variables: Vec<(String, Expression)>,
+    pub(crate) conditions: Vec<Condition>,
+    pub(crate) validations: Vec<Validation>,
+    /// Keys and values of audit annotations.
+    pub(crate) audits: Vec<Expression>,
+    pub(crate) mutations: Vec<Mutation>,
+    /// `reinvocationPolicy: IfNeeded`.
+    pub(crate) reinvoked: bool,
+}
+
+/// Compiles a policy of either kind.
+pub(crate) fn policy(object: &Value) -> Vec<Policy> {
+    let spec = &object["spec"];
+    let params = !spec["paramKind"].is_null();
+    let declared = Declared { params, authorizer: true, patches: false };
+    let variables = list(spec, "variables");
+    let mut compiler = Compiler::new(true);
+    let define = |variable: &Value| {
+        let (name, expression) = (text(variable, "name"), text(variable, "expression"));
+        (name.to_owned(), Expression::of(expression, compiler.define(name, expression, declared, true)))
+    };
+    let variables = variables.iter().map(define).collect();
+    let compile = |text: &str, declared: Declared, gives: Gives| Expression::of(text, compiler.compile(text, declared, gives, true));
+    let validation = |validation: &Value| {
+        let message = text(validation, "messageExpression");
+        Validation {
+            expression: compile(text(validation, "expression"), declared, Gives::Bool),
+            message: text(validation, "message").to_owned(),
+            message_expression: (!message.is_empty()).then(|| compile(message, Declared { authorizer: false, ..declared }, Gives::Text)),
+            reason: text(validation, "reason").to_owned(),
+        }
+    };
+    let mutation = |mutation: &Value| {
+        let patch = mutation["patchType"] == "JSONPatch";
+        let (own, gives) = if patch { ("jsonPatch", Gives::Patch) } else { ("applyConfiguration", Gives::Configuration) };
+        Mutation { patch, expression: compile(text(&mutation[own], "expression"), Declared { patches: true, ..declared }, gives) }
+    };
+    vec![Policy {
+        name: text(&object["metadata"], "name").to_owned(),
+        ignore: spec["failurePolicy"] == "Ignore",
+        constraints: spec["matchConstraints"].is_object().then(|| Match::of(&spec["matchConstraints"])),
+        params: params.then(|| (text(&spec["paramKind"], "apiVersion").to_owned(), text(&spec["paramKind"], "kind").to_owned())),
+        conditions: compile_conditions(spec, &compiler, declared),
+        validations: list(spec, "validations").iter().map(validation).collect(),
+        audits: list(spec, "auditAnnotations").iter().map(|audit| compile(text(audit, "valueExpression"), declared, Gives::TextOrNull)).collect(),
+        mutations: list(spec, "mutations").iter().map(mutation).collect(),
+        variables,
+        reinvoked: spec["reinvocationPolicy"] == "IfNeeded",
+    }]
+}
+
+/// Which objects a binding takes its parameters from.
+#[derive(Debug)]
+pub(crate) struct Params {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) selector: Option<Result<Selector, String>>,
+    /// `parameterNotFoundAction: Deny`.
+    pub(crate) required: bool,
+}
+
+/// A binding.
+#[derive(Debug)]
+pub(crate) struct Binding {
+    pub(crate) name: String,
+    pub(crate) policy: String,
+    pub(crate) resources: Option<Match>,
+    pub(crate) params: Option<Params>,
+    pub(crate) denies: bool,
+    pub(crate) warns: bool,
+}
+
+/// Compiles a binding of either kind.
+pub(crate) fn binding(object: &Value) -> Vec<Binding> {
+    let spec = &object["spec"];
+    let acts = |action: &str| list(spec, "validationActions").iter().any(|own| own == action);
+    let params = &spec["paramRef"];
+    vec![Binding {
+        name: text(&object["metadata"], "name").to_owned(),
+        policy: text(spec, "policyName").to_owned(),
+        resources: spec["matchResources"].is_object().then(|| Match::of(&spec["matchResources"])),
+        params: params.is_object().then(|| Params {
+            name: text(params, "name").to_owned(),
+            namespace: text(params, "namespace").to_owned(),
+            selector: (!params["selector"].is_null()).then(|| Selector::from_label_selector(&params["selector"])),
+            required: params["parameterNotFoundAction"] == "Deny",
+        }),
+        denies: acts("Deny"),
+        warns: acts("Warn"),
+    }]
+}
+
+fn text<'v>(value: &'v Value, field: &str) -> &'v str {
+    value[field].as_str().unwrap_or_default()
+}
+
+fn list<'v>(value: &'v Value, field: &str) -> &'v [Value] {
+    value[field].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn texts(value: &Value, field: &str) -> Vec<String> {
+    list(value, field).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
