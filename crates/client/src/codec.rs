@@ -9,6 +9,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use k8s_openapi::api::{
+    admissionregistration::v1::ValidatingAdmissionPolicy,
     apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
     authentication::v1::TokenReview,
     authorization::v1::SubjectAccessReview,
@@ -119,6 +120,7 @@ coded!(
     StorageClass,
     SubjectAccessReview,
     TokenReview,
+    ValidatingAdmissionPolicy,
     VolumeAttributesClass,
 );
 

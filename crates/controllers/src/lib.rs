@@ -37,6 +37,7 @@ mod node;
 mod overlay;
 mod pod_gc;
 mod pods;
+mod policy_types;
 mod protection;
 mod quota;
 mod replication;
@@ -137,6 +138,7 @@ const ALL: &[(&str, Start)] = &[
     ("certificatesigningrequest-signing-controller", |cx| certificates::signing::run(cx).boxed()),
     ("certificatesigningrequest-cleaner-controller", |cx| certificates::cleaner::run(cx).boxed()),
     ("podcertificaterequest-cleaner-controller", |cx| certificates::cleaner::of_pods(cx).boxed()),
+    ("validatingadmissionpolicy-status-controller", |cx| policy_types::run(cx).boxed()),
     (TOKEN_CLEANER, |cx| token_cleaner::run(cx).boxed()),
     ("persistentvolumeclaim-protection-controller", |cx| protection::claims(cx).boxed()),
     ("persistentvolume-protection-controller", |cx| protection::volumes(cx).boxed()),

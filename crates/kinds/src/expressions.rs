@@ -7,7 +7,12 @@
 /// Which variables there are beside `object`, `oldObject`, `request` and `namespaceObject`.
 pub use kubecel::declared::admission::Optional as Declared;
 
+/// A type that a schema declares.
+pub use kubecel::declared::Declared as Typed;
+
 use kubecel::{Env, Program, Type, Version};
+use machinery::Value;
+use serde_json::json;
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
@@ -60,8 +65,10 @@ impl Gives {
 }
 
 /// The compiler of one policy's expressions: it knows the variables that were compiled before.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Compiler {
+    /// The environment of all its expressions; none: that of their declarations.
+    env: Option<Env>,
     /// None: the policy has no `variables`.
     variables: Option<BTreeMap<Arc<str>, Type>>,
 }
@@ -69,7 +76,17 @@ pub struct Compiler {
 impl Compiler {
     /// Of a policy with variables, or of conditions.
     pub fn new(composed: bool) -> Compiler {
-        Compiler { variables: composed.then(BTreeMap::new) }
+        Compiler { env: None, variables: composed.then(BTreeMap::new) }
+    }
+
+    /// Of a policy about objects and parameters of these types: what it says of expressions is no more than advice.
+    fn typed(declared: Declared, object: &Typed, params: Option<&Typed>) -> Compiler {
+        let mut env = environment(declared, true).with_declared(&[object]);
+        env = env.with_variable("object", object.cel_type()).with_variable("oldObject", object.cel_type());
+        if let Some(params) = params {
+            env = env.with_declared(&[params]).with_variable("params", params.cel_type());
+        }
+        Compiler { env: Some(env), variables: Some(BTreeMap::new()) }
     }
 
     /// A program, or what is wrong with the text. `stored`: it was taken before.
@@ -77,7 +94,7 @@ impl Compiler {
     /// # Errors
     /// In the original's words.
     pub fn compile(&self, text: &str, declared: Declared, gives: Gives, stored: bool) -> Result<Program, String> {
-        let mut env = environment(declared, stored);
+        let mut env = self.env.clone().unwrap_or_else(|| environment(declared, stored));
         if let Some(variables) = &self.variables {
             env = env.with_variable("variables", Type::object(VARIABLES)).with_object(VARIABLES, variables.clone());
         }
@@ -98,6 +115,33 @@ impl Compiler {
     }
 }
 
+/// What the types of what a policy is about say of its validations: `ExpressionWarning`s (upstream's `TypeChecker`). Each of the
+/// kinds is given with what it is called in warnings.
+pub fn check_types(spec: &Value, kinds: &[(String, Typed)], params: Option<&Typed>) -> Vec<Value> {
+    let declared = Declared { params: !spec["paramKind"].is_null(), authorizer: true, patches: false };
+    let mut warnings = Vec::new();
+    for (at, validation) in spec["validations"].as_array().into_iter().flatten().enumerate() {
+        for field in ["expression", "messageExpression"] {
+            let Some(expression) = validation[field].as_str().filter(|expression| !expression.is_empty()) else { continue };
+            let wrong = kinds.iter().filter_map(|(name, object)| {
+                let mut compiler = Compiler::typed(declared, object, params);
+                for variable in spec["variables"].as_array().into_iter().flatten() {
+                    let text = |field: &str| variable[field].as_str().unwrap_or_default();
+                    // What is wrong with a variable is told where it is used.
+                    let _ = compiler.define(text("name"), text("expression"), declared, true);
+                }
+                let why = compiler.compile(expression, declared, Gives::Anything, true).err()?;
+                Some(format!("{name}: {}\n", why.strip_prefix("compilation failed: ").unwrap_or(&why)))
+            });
+            let wrong: Vec<String> = wrong.collect();
+            if !wrong.is_empty() {
+                warnings.push(json!({"fieldRef": format!("spec.validations[{at}].{field}"), "warning": wrong.join("\n")}));
+            }
+        }
+    }
+    warnings
+}
+
 /// A type as a field can have it: what is no simple value is anything.
 fn plain(ty: &Type) -> Type {
     match ty {
@@ -116,4 +160,40 @@ fn environment(declared: Declared, stored: bool) -> Env {
     let make = || Env::admission(if stored { Version::STORED } else { Version::NEW }, declared);
     let at = usize::from(declared.params) | usize::from(declared.authorizer) << 1 | usize::from(declared.patches) << 2 | usize::from(stored) << 3;
     MADE.get(at).map_or_else(make, |place| place.get_or_init(make).clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_advice() {
+        let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"replicas": {"type": "integer"}}}}});
+        let kinds = [("apps/v1, Kind=Deployment".to_owned(), Typed::of_schema(&schema, true).unwrap().named("Deployment"))];
+        let spec = json!({
+            "variables": [{"name": "wanted", "expression": "object.spec.replicas"}],
+            "validations": [
+                {"expression": "object.spec.replicas > 1 && variables.wanted > 1"},
+                {"expression": "object.spec.replicas > '1'", "messageExpression": "'got ' + variables.wanted"},
+                {"expression": "object.spec.other == 1"},
+            ],
+        });
+        let warnings = check_types(&spec, &kinds, None);
+        let told: Vec<(&str, &str)> = warnings.iter().map(|w| (w["fieldRef"].as_str().unwrap(), w["warning"].as_str().unwrap())).collect();
+        let expected = [
+            (
+                "spec.validations[1].expression",
+                "apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_' applied to '(int, string)'\n | object.spec.replicas > '1'\n | .....................^\n",
+            ),
+            (
+                "spec.validations[1].messageExpression",
+                "apps/v1, Kind=Deployment: ERROR: <input>:1:8: found no matching overload for '_+_' applied to '(string, int)'\n | 'got ' + variables.wanted\n | .......^\n",
+            ),
+            (
+                "spec.validations[2].expression",
+                "apps/v1, Kind=Deployment: ERROR: <input>:1:12: undefined field 'other'\n | object.spec.other == 1\n | ...........^\n",
+            ),
+        ];
+        assert_eq!(told, expected);
+    }
 }

@@ -381,3 +381,30 @@ async fn claims_follow_the_policy_of_their_set_and_are_made_anew() {
     let kept = c.get(claims).await.unwrap_or_default();
     assert!(items(&kept).iter().all(|p| p["metadata"]["deletionTimestamp"].is_null()) && items(&kept).len() == 1, "{kept}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_are_told_what_the_types_say() {
+    let c = Cluster::start().await;
+    let policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let policy = |name: &str, expression: &str| {
+        json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name}, "spec": {
+            "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+            "matchConstraints": {"resourceRules": [{"operations": ["*"], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments", "statefulsets/scale"]}]},
+            "validations": [{"expression": expression}],
+        }})
+    };
+    let right = "object.spec.replicas > 1 && object.spec.template.spec.containers.all(c, c.name != params.data.name) && object.metadata.name != ''";
+    c.create(policies, policy("right", right)).await;
+    c.create(policies, policy("wrong", "object.spec.replicas > params.data.max")).await;
+    let checked = |p: &Value| p["status"]["observedGeneration"] == 1;
+    let right = c.until(&format!("{policies}/right"), checked).await;
+    assert_eq!(right["status"]["typeChecking"], json!({}));
+    let wrong = c.until(&format!("{policies}/wrong"), checked).await;
+    let warning = &wrong["status"]["typeChecking"]["expressionWarnings"][0];
+    assert_eq!(warning["fieldRef"], "spec.validations[0].expression");
+    let told = warning["warning"].as_str().unwrap();
+    assert!(told.starts_with("apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_' applied to '(int, string)'\n"), "{told}");
+    c.merge(&format!("{policies}/wrong"), json!({"spec": {"validations": [{"expression": "object.spec.replicas > int(params.data.max)"}]}})).await;
+    let mended = c.until(&format!("{policies}/wrong"), |p| p["status"]["observedGeneration"] == 2).await;
+    assert!(mended["status"]["typeChecking"]["expressionWarnings"].is_null(), "{mended:#}");
+}
