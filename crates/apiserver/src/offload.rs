@@ -7,13 +7,15 @@
 //! at a time. What waits for its turn waits in its own request, so the queue is as long as requests are let in.
 //!
 //! [`run`] takes whole futures (a request), [`call`] one piece of plain work (a stretch of a list). Work that is already
-//! on such a thread stays where it is, so the two may be nested.
+//! on such a thread stays where it is, so the two may be nested. Heavy threads have no network: what connects does so [`at_home`],
+//! and what waits for others gives its place to whoever has work meanwhile ([`resting`]).
 //!
 //! A request's future can be dropped at every await: the client hangs up, or its time is over. What a write does must
 //! not be cut there: its commit may be on its way already, and charges, addresses and answers belong to it. [`Finish`]
 //! polls a write like any future, and if it is dropped half-way, its rest becomes a task. So nothing in the path of a
 //! write needs to know of dropping.
 
+use parking_lot::Mutex;
 use std::{
     cell::Cell,
     future::Future,
@@ -27,7 +29,7 @@ use std::{
 };
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    sync::Semaphore,
+    sync::{Semaphore, SemaphorePermit},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -46,6 +48,16 @@ const RUNNING_MAX: usize = 16;
 const NICE: i32 = 5;
 thread_local! {
     static HEAVY: Cell<bool> = const { Cell::new(false) };
+}
+
+tokio::task_local! {
+    static AWAY: Away;
+}
+
+/// What a piece of heavy work has: the runtime that it came from, and its place.
+struct Away {
+    home: Handle,
+    place: Mutex<Option<SemaphorePermit<'static>>>,
 }
 
 struct Heavy {
@@ -100,11 +112,8 @@ where
     let Some(heavy) = heavy() else { return future.await };
     // The semaphore is never closed.
     let Ok(permit) = heavy.running.acquire().await else { return future.await };
-    let task = heavy.runtime.spawn(async move {
-        let output = future.await;
-        drop(permit);
-        output
-    });
+    let away = Away { home: Handle::current(), place: Mutex::new(Some(permit)) };
+    let task = heavy.runtime.spawn(AWAY.scope(away, future));
     match AbortOnDropHandle::new(task).await {
         Ok(output) => output,
         Err(error) => match error.try_into_panic() {
@@ -113,6 +122,39 @@ where
             Err(error) => panic!("heavy work was given up: {error}"),
         },
     }
+}
+
+/// Runs a future where the network is: on the runtime that heavy work came from, or here.
+///
+/// # Panics
+/// As the future does.
+pub(crate) async fn at_home<F>(future: F) -> F::Output
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let Ok(home) = AWAY.try_with(|away| away.home.clone()) else { return future.await };
+    match AbortOnDropHandle::new(home.spawn(future)).await {
+        Ok(output) => output,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => panic!("work at home was given up: {error}"),
+        },
+    }
+}
+
+/// Waits for others without holding a place among the heavy work.
+pub(crate) async fn resting<F: Future>(future: F) -> F::Output {
+    let place = AWAY.try_with(|away| away.place.lock().take()).ok().flatten();
+    let had = place.is_some();
+    drop(place);
+    let output = future.await;
+    if let (true, Some(heavy)) = (had, heavy())
+        && let Ok(place) = heavy.running.acquire().await
+    {
+        let _ = AWAY.try_with(|away| *away.place.lock() = Some(place));
+    }
+    output
 }
 
 /// Runs one piece of work on the heavy threads.

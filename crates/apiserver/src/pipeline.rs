@@ -249,7 +249,8 @@ impl Asked {
             _ => {}
         }
         let body = body::read(body).await?;
-        let heavy = self.is_heavy(body.len());
+        let resource = &self.row.resource;
+        let heavy = self.is_heavy(body.len()) || self.world.gate().is_heavy(&resource.group, &resource.resource);
         let (given_up, cx) = (self.given_up.clone(), Arc::clone(&self.cx));
         let work = async move { self.answer(&body).await };
         let work = async move { if heavy { offload::run(work).await } else { work.await } };

@@ -16,6 +16,7 @@ pub(crate) mod webhooks;
 use event_limits::Limit;
 use policies::{Binding, Policy};
 use source::Source;
+use std::sync::Arc;
 use store::Store;
 use webhooks::Webhook;
 
@@ -32,6 +33,14 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// Whether policies may think about writes of a resource for longer than a moment.
+    pub(crate) fn is_heavy(&self, group: &str, resource: &str) -> bool {
+        let concerned = |policy: &Arc<Policy>| {
+            policy.heavy && policy.constraints.as_ref().is_some_and(|about| about.rules.iter().any(|named| named.rule.names(group, resource)))
+        };
+        self.validating_policies.all().iter().any(concerned) || self.mutating_policies.all().iter().any(concerned)
+    }
+
     /// Over the objects of a store, with who the server is at its hooks.
     pub(crate) fn new(store: &Store, settings: &settings::AdmissionSettings) -> Gate {
         let hooks = |resource: &str, mutating| {

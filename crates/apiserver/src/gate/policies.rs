@@ -4,20 +4,26 @@
 
 use super::rules::Rule;
 use kinds::expressions::{Compiler, Declared, Gives};
-use kubecel::{Program, eval::Plan};
+use kubecel::{Program, cost::Unsized, eval::Plan};
 use machinery::{Value, labels::Selector};
+
+/// What may cost more is not evaluated on the threads that answer at once: a million is about a tenth of a second.
+const INLINE_COST_MAX: u64 = 50_000;
 
 /// An expression, with its text for errors.
 #[derive(Debug)]
 pub(crate) struct Expression {
     pub(crate) text: String,
     pub(crate) plan: Result<Plan, String>,
+    /// What it may cost at most.
+    cost_max: u64,
 }
 
 impl Expression {
     fn of(text: &str, compiled: Result<Program, String>) -> Expression {
+        let cost_max = compiled.as_ref().map_or(0, |program| program.estimate(&Unsized).max);
         let plan = compiled.and_then(|program| Plan::new(&program).map_err(|error| format!("program instantiation failed: {error}")));
-        Expression { text: text.to_owned(), plan }
+        Expression { text: text.to_owned(), plan, cost_max }
     }
 }
 
@@ -111,6 +117,8 @@ pub(crate) struct Policy {
     pub(crate) mutations: Vec<Mutation>,
     /// `reinvocationPolicy: IfNeeded`.
     pub(crate) reinvoked: bool,
+    /// Its expressions may take longer than a moment.
+    pub(crate) heavy: bool,
 }
 
 /// Compiles a policy of either kind.
@@ -140,7 +148,7 @@ pub(crate) fn policy(object: &Value) -> Vec<Policy> {
         let (own, gives) = if patch { ("jsonPatch", Gives::Patch) } else { ("applyConfiguration", Gives::Configuration) };
         Mutation { patch, expression: compile(text(&mutation[own], "expression"), Declared { patches: true, ..declared }, gives) }
     };
-    vec![Policy {
+    let mut made = Policy {
         name: text(&object["metadata"], "name").to_owned(),
         ignore: spec["failurePolicy"] == "Ignore",
         constraints: spec["matchConstraints"].is_object().then(|| Match::of(&spec["matchConstraints"])),
@@ -151,7 +159,14 @@ pub(crate) fn policy(object: &Value) -> Vec<Policy> {
         mutations: list(spec, "mutations").iter().map(mutation).collect(),
         variables,
         reinvoked: spec["reinvocationPolicy"] == "IfNeeded",
-    }]
+        heavy: false,
+    };
+    let conditions = made.conditions.iter().map(|condition| &condition.expression);
+    let validations = made.validations.iter().flat_map(|validation| [Some(&validation.expression), validation.message_expression.as_ref()]).flatten();
+    let mutations = made.mutations.iter().map(|mutation| &mutation.expression);
+    let all = conditions.chain(validations).chain(mutations).chain(&made.audits).chain(made.variables.iter().map(|(_, expression)| expression));
+    made.heavy = all.fold(0_u64, |sum, expression| sum.saturating_add(expression.cost_max)) > INLINE_COST_MAX;
+    vec![made]
 }
 
 /// Which objects a binding takes its parameters from.

@@ -61,6 +61,12 @@ impl Rule {
         value.as_array().into_iter().flatten().map(Rule::of).collect()
     }
 
+    /// Whether it is about a resource, in whatever version and by whatever operation.
+    pub(crate) fn names(&self, group: &str, resource: &str) -> bool {
+        let groups = self.groups.iter().any(|own| own == "*" || own == group);
+        groups && self.resources.iter().any(|(name, _)| name == "*" || name == resource)
+    }
+
     pub(crate) fn matches(&self, asked: &Asked<'_>) -> bool {
         let among = |list: &[String], wanted: &str| list.iter().any(|item| item == "*" || item == wanted);
         let is_namespace = asked.resource == "namespaces" && asked.group.is_empty();

@@ -84,16 +84,18 @@ impl Sender {
     }
 }
 
+/// Host and port of a place.
+pub(super) fn locate(place: &Place, services: &dyn Services) -> Result<(String, u16), String> {
+    match place {
+        Place::Host { host, port } => Ok((host.clone(), *port)),
+        Place::Service { namespace, name, port } => resolve(services, namespace, name, *port),
+    }
+}
+
 /// Connects; errors in Go's words.
-pub(super) async fn connect(place: &Place, name: &ServerName<'static>, tls: &Arc<ClientConfig>, services: &dyn Services) -> Result<Sender, String> {
-    let stream = match place {
-        Place::Host { host, port } => to_host(host, *port).await?,
-        Place::Service { namespace, name, port } => {
-            let (host, port) = resolve(services, namespace, name, *port)?;
-            to_host(&host, port).await?
-        }
-    };
-    let stream = TlsConnector::from(Arc::clone(tls)).connect(name.clone(), stream).await.map_err(|error| words::of_tls(&error))?;
+pub(super) async fn connect(host: &str, port: u16, name: ServerName<'static>, tls: Arc<ClientConfig>) -> Result<Sender, String> {
+    let stream = to_host(host, port).await?;
+    let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(|error| words::of_tls(&error))?;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         let builder = http2::Builder::new(TokioExecutor::new());
         let (sender, connection) = { builder }.timer(TokioTimer::new()).handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;

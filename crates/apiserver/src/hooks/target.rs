@@ -9,6 +9,7 @@ use super::{
     credentials::Credentials,
     trust, words,
 };
+use crate::offload;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
@@ -137,7 +138,7 @@ impl Target {
         loop {
             let (mut sender, kept) = match self.kept() {
                 Some(sender) => (sender, true),
-                None => (connect::connect(&self.place, &self.server_name, &self.tls, services).await?, false),
+                None => (self.connect(services).await?, false),
             };
             match sender.send(self.request(query, body.clone(), sender.is_two())?).await {
                 Ok(response) => return Ok((response, sender)),
@@ -145,6 +146,12 @@ impl Target {
                 Err(error) => return Err(words::of_http(&error.into_error())),
             }
         }
+    }
+
+    async fn connect(&self, services: &dyn Services) -> Result<Sender, String> {
+        let (host, port) = connect::locate(&self.place, services)?;
+        let (name, tls) = (self.server_name.clone(), Arc::clone(&self.tls));
+        offload::at_home(async move { connect::connect(&host, port, name, tls).await }).await
     }
 
     fn request(&self, query: &str, body: Bytes, two: bool) -> Result<Request<Full<Bytes>>, String> {

@@ -61,10 +61,6 @@ pub(crate) async fn create_value(
     applied: bool,
 ) -> Result<Answer, Status> {
     place(row, namespace, &mut value)?;
-    // A dry run does not reach the store, which refuses this in upstream.
-    if !options.dry_run && !matches!(meta::text(&value, "resourceVersion"), "" | "0") {
-        return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
-    }
     own::wipe(&mut value);
     if !applied {
         let now = time::rfc3339(call.cx.now);
@@ -118,6 +114,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     let cx = call.cx;
     let name = meta::text(&value, "name").to_owned();
     let write = write(call, row, namespace, &name, options);
+    let versioned = !matches!(meta::text(&value, "resourceVersion"), "" | "0");
     own::stamp(cx.now, &mut value);
     row.strategy.prepare_create(&cx.strategy(), &mut value);
     validate(row, &name, &value)?;
@@ -130,6 +127,10 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
         false => None,
     };
     admission::validate(call.world, &write, &value).await?;
+    // It is the store that refuses this in upstream, which a dry run does not reach.
+    if versioned && !options.dry_run {
+        return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
+    }
     let key = row.resource.key(namespace, &name);
     // Before anything is charged for it: whoever is not charged here is not stored either, though the object may go meanwhile.
     if storage::get(call.world.store(), row, &key).is_some() {

@@ -262,3 +262,19 @@ async fn what_does_not_compile_is_refused_with_its_place() {
         "{refused}"
     );
 }
+
+#[tokio::test]
+async fn what_costs_too_much_fails_by_its_policy() {
+    let cluster = Cluster::start().await;
+    let list = "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20]";
+    let costly = format!("{list}.all(a, {list}.all(b, {list}.all(c, {list}.all(d, {list}.all(e, a + b + c + d + e > 0)))))");
+    cluster.rule("Validating", "costly", json!({"validations": [{"expression": costly}]}), json!({})).await;
+    let refused = cluster.post(MAPS, labelled("costly")).await.refused(422);
+    assert!(refused.contains("with binding 'costly-b' denied request: "), "{refused}");
+    assert!(
+        refused.ends_with("operation cancelled: actual cost limit exceeded")
+            || refused.ends_with("running out of cost budget, no further validation rules will be run"),
+        "{refused}"
+    );
+    cluster.post(MAPS, map("cheap")).await.expect(201);
+}

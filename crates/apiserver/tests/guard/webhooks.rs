@@ -410,3 +410,28 @@ async fn who_a_webhook_is_must_be_proven() {
     cluster.post(MAPS, labelled("service")).await.expect(201);
     assert_eq!(good.on("/s").len(), 1);
 }
+
+#[tokio::test]
+async fn large_objects_are_asked_about_as_well_and_hold_nobody_up() {
+    let cluster = Cluster::start().await;
+    let hook = Hook::start(|_, request| match request["name"].as_str().unwrap_or_default().starts_with("hang") {
+        true => Act::Hang,
+        false => patch(json!([{"op": "add", "path": "/data/asked", "value": "yes"}])),
+    })
+    .await;
+    cluster.register("Mutating", "m", vec![merged(entry("m.example.com", hook.by_url("/m")), json!({"timeoutSeconds": 3}))]).await;
+    let large = |name: &str| merged(map(name), json!({"data": {"large": "x".repeat(100_000)}}));
+    assert_eq!(cluster.post(MAPS, large("one")).await.expect(201)["data"]["asked"], "yes");
+    // More requests that hang than heavy work has places: others are answered meanwhile.
+    let began = Instant::now();
+    let names: Vec<String> = (0..40).map(|at| format!("hang-{at}")).collect();
+    let hanging = futures_util::future::join_all(names.iter().map(|name| cluster.post(MAPS, large(name))));
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.post(MAPS, large("two")).await.expect(201);
+        began.elapsed()
+    };
+    let (hung, took) = tokio::join!(hanging, other);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(hung.into_iter().all(|reply| reply.code == 500));
+}

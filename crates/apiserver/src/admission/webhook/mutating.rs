@@ -5,7 +5,7 @@ use super::{
     matching::{self, Invocation},
     review::Verdict,
 };
-use crate::{admission::attributes::Attributes, own};
+use crate::{admission::attributes::Attributes, offload, own};
 use machinery::{Value, json, patch, status::Status};
 use std::collections::HashSet;
 
@@ -88,7 +88,7 @@ struct Patched {
 async fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value) -> Result<Option<Patched>, Problem> {
     let version = &invocation.version;
     let (own, old) = (asked.to(version, object.clone()), asked.to(version, old.clone()));
-    let verdict = call::ask(asked, invocation, &own, &old, true).await?;
+    let verdict = offload::resting(call::ask(asked, invocation, &own, &old, true)).await?;
     let Some(next) = patched(asked, invocation, &own, &verdict)? else { return Ok(None) };
     let changed = next != own;
     let mut next = next;

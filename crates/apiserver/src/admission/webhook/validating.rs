@@ -4,7 +4,7 @@ use super::{
     call::{self, Problem},
     matching::{self, Invocation},
 };
-use crate::admission::attributes::Attributes;
+use crate::{admission::attributes::Attributes, offload};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use machinery::{Value, status::Status};
 
@@ -22,11 +22,17 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
         }
     }
     let mut calls: FuturesUnordered<_> = invocations.iter().map(|invocation| one(asked, invocation, &object, &old)).collect();
+    if calls.is_empty() {
+        return Ok(());
+    }
     let mut first = Ok(());
     // All are waited for, as upstream does: what one of them is told of is over when the write is answered.
-    while let Some(result) = calls.next().await {
-        first = first.and(result);
-    }
+    let all = async {
+        while let Some(result) = calls.next().await {
+            first = std::mem::replace(&mut first, Ok(())).and(result);
+        }
+    };
+    offload::resting(all).await;
     first
 }
 
