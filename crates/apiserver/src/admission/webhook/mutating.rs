@@ -88,7 +88,7 @@ struct Patched {
 async fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value) -> Result<Option<Patched>, Problem> {
     let version = &invocation.version;
     let (own, old) = (asked.to(version, object.clone()), asked.to(version, old.clone()));
-    let verdict = offload::resting(call::ask(asked, invocation, &own, &old, true)).await?;
+    let verdict = offload::resting(Box::pin(call::ask(asked, invocation, &own, &old, true))).await?;
     let Some(next) = patched(asked, invocation, &own, &verdict)? else { return Ok(None) };
     let changed = next != own;
     let mut next = next;
