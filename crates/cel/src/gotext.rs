@@ -63,7 +63,7 @@ fn hex_float(text: &str) -> Option<f64> {
     Some(value * 2f64.powi(exponent))
 }
 
-/// `%g` and `%v`: the shortest that reads back, with an exponent below -4 and from 21 on.
+/// `%g` and `%v`: the shortest that reads back, with an exponent below -4 and from 6 on.
 pub fn general(value: f64) -> String {
     if let Some(text) = nonfinite(value, true) {
         return text.to_owned();
@@ -74,7 +74,7 @@ pub fn general(value: f64) -> String {
     let scientific = format!("{value:e}");
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or_default();
-    if (-4..21).contains(&exponent) { format!("{value}") } else { format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()) }
+    if (-4..6).contains(&exponent) { format!("{value}") } else { format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()) }
 }
 
 /// `strconv.FormatFloat(value, 'f', -1, 64)`: the shortest without an exponent.
@@ -292,7 +292,8 @@ mod tests {
     fn floats_as_go_writes_them() {
         let known = [
             (1e21, "1e+21"),
-            (123456789.0, "123456789"),
+            (123456789.0, "1.23456789e+08"),
+            (123456.0, "123456"),
             (1e-5, "1e-05"),
             (0.0001, "0.0001"),
             (-0.0, "-0"),

@@ -29,6 +29,11 @@ fn is_pattern(literal: &Literal) -> bool {
     standard::converts("matches", literal)
 }
 
+/// Whether what is in a call may be of mixed types: what is formatted.
+fn takes_anything(expr: &Expr) -> bool {
+    matches!(&expr.kind, Kind::Call(call) if &*call.function == "format")
+}
+
 struct Validator<'a> {
     checked: &'a Checked,
     errors: Vec<Issue>,
@@ -53,6 +58,9 @@ impl<'a> Validator<'a> {
     }
 
     fn lists(&mut self, expr: &Expr) {
+        if takes_anything(expr) {
+            return;
+        }
         if let Kind::List(list) = &expr.kind {
             let mut first: Option<&'a Type> = None;
             for (at, element) in list.elements.iter().enumerate() {
@@ -71,6 +79,9 @@ impl<'a> Validator<'a> {
     }
 
     fn maps(&mut self, expr: &Expr) {
+        if takes_anything(expr) {
+            return;
+        }
         if let Kind::Map(entries) = &expr.kind {
             let mut first: Option<(&'a Type, &'a Type)> = None;
             for entry in entries {

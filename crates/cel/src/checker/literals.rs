@@ -39,7 +39,7 @@ impl Checker<'_> {
         for (at, element) in list.elements.iter_mut().enumerate() {
             self.check(element);
             let ty = self.element(element, list.optional.contains(&at));
-            joined = Some(self.join(element, joined, ty));
+            joined = Some(self.join(joined, ty));
         }
         let element = joined.unwrap_or_else(|| self.new_variable());
         self.set(id, Type::list(element));
@@ -50,10 +50,10 @@ impl Checker<'_> {
         for entry in entries {
             self.check(&mut entry.key);
             let ty = self.get(&entry.key);
-            keys = Some(self.join(&entry.key, keys, ty));
+            keys = Some(self.join(keys, ty));
             self.check(&mut entry.value);
             let ty = self.element(&entry.value, entry.optional);
-            values = Some(self.join(&entry.value, values, ty));
+            values = Some(self.join(values, ty));
         }
         let key = keys.unwrap_or_else(|| self.new_variable());
         let value = values.unwrap_or_else(|| self.new_variable());

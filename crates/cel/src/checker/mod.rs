@@ -370,13 +370,13 @@ impl Checker<'_> {
     }
 
     /// The type of a list's or map's elements so far and one more.
-    fn join(&mut self, expr: &Expr, previous: Option<Type>, current: Type) -> Type {
+    fn join(&mut self, previous: Option<Type>, current: Type) -> Type {
         let Some(previous) = previous else { return current };
         if self.assignable(&previous, &current) {
             return most_general(&previous, &current).clone();
         }
-        self.mismatch(expr.id, &previous, &current);
-        Type::Error
+        // Whether they may be mixed is asked when the types are right ([`crate::validate`]).
+        Type::Dyn
     }
 }
 

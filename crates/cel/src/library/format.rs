@@ -227,7 +227,7 @@ fn scientific(value: f64, width: usize) -> String {
             let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
             let (sign, digits) = exponent.strip_prefix('-').map_or(("", exponent), |digits| ("⁻", digits));
             let power: String = format!("{digits:0>2}").bytes().map(|digit| SUPERSCRIPTS[usize::from(digit - b'0')]).collect();
-            format!("{mantissa}\u{202f}×\u{202f}10{sign}{power}")
+            format!("{mantissa}×10{sign}{power}")
         }
     };
     let length = text.chars().count();

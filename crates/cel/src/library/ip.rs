@@ -112,7 +112,10 @@ pub fn networks() -> Library {
         Function {
             name: "containsIP",
             overloads: vec![
-                member("cidr_contains_ip_string net.CIDR string -> bool", |args| contains_ip(args, parsed(&args[1..])?)).costs(
+                member("cidr_contains_ip_string net.CIDR string -> bool", |args| {
+                    contains_ip(args, parsed(&args[1..]).map_err(|_| EvalError::no_such_overload())?)
+                })
+                .costs(
                     |args, _| within_cost(args).saturating_add(by_factor(counted_plain(&args[1]), STRING_TRAVERSAL)),
                     |call| Some(CallEstimate::cost(within_estimate().plus(call.size(call.args.first()?).by_factor(STRING_TRAVERSAL)))),
                 ),

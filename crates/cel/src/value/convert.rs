@@ -34,7 +34,7 @@ pub fn negate<'v>(value: &Value<'v>) -> Result<Value<'v>, EvalError> {
         Value::Int(value) => value.checked_neg().map(Value::Int).ok_or_else(|| EvalError::of("integer overflow")),
         Value::Double(value) => Ok(Value::Double(-value)),
         Value::Duration(value) => negate_duration(*value).map(Value::Duration),
-        Value::Bool(_) => Err(EvalError::no_such_overload()),
+        Value::Bool(_) | Value::String(_) | Value::Timestamp(_) => Err(EvalError::no_such_overload()),
         _ => Err(EvalError::of("no such overload: -_")),
     }
 }
