@@ -9,7 +9,8 @@ mod refs;
 #[cfg(test)]
 mod tests;
 
-use crate::{Attributes, Decision, Objects, objects::text, rbac::Rule, user::node_of};
+use crate::{Attributes, Decision, Objects, rbac::Rule, user::node_of};
+use machinery::tree::text;
 use refs::{Refs, Remembered};
 use std::{
     ops::ControlFlow,

@@ -39,13 +39,3 @@ pub struct Seen<'a> {
     /// The object itself, decoded when it is called.
     pub value: &'a dyn Fn() -> Arc<Value>,
 }
-
-/// The text of a field, empty if it is none.
-pub(crate) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_default()
-}
-
-/// The elements of a list, none if it is none.
-pub(crate) fn items(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}

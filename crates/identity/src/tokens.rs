@@ -11,10 +11,10 @@ mod tests;
 use crate::{
     Error, Objects, User,
     jwt::Key,
-    objects::{items, text},
     user::{AUTHENTICATED, SERVICE_ACCOUNT_PREFIX},
 };
 use machinery::Value;
+use machinery::tree::{items, text};
 use parking_lot::Mutex;
 use serde_json::json;
 use std::{

@@ -66,6 +66,13 @@ impl Strategy for Services {
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
+        // Upstream's allocators look at these before anything else is, and what they find is all that is told.
+        if kind(obj) != "ExternalName" {
+            addresses(obj, &Path::root("spec"), &mut errors);
+            if !errors.is_empty() {
+                return errors;
+            }
+        }
         kept_addresses(obj, old, &mut errors);
         let (new, had) = (&obj["spec"], &old["spec"]);
         if kind(obj) == "LoadBalancer" && kind(old) == "LoadBalancer" && new["loadBalancerClass"] != had["loadBalancerClass"] {
@@ -471,7 +478,8 @@ fn traffic(obj: &Value, path: &Path, errors: &mut ErrorList) {
 
 /// Once given, the primary address and family stay.
 fn kept_addresses(obj: &Value, old: &Value, errors: &mut ErrorList) {
-    if kind(obj) == "ExternalName" || kind(old) == "ExternalName" || (is_headless(obj) && is_headless(old)) {
+    let has_addresses = |service: &Value| matches!(kind(service), "ClusterIP" | "NodePort" | "LoadBalancer");
+    if !has_addresses(obj) || !has_addresses(old) || (is_headless(obj) && is_headless(old)) {
         return;
     }
     let same_headless = is_headless(obj) == is_headless(old);

@@ -5,14 +5,11 @@ use machinery::{Map, Value, defaulting, gvk::Gvk, schema};
 /// An object's fields.
 pub(crate) type Fields = Map<String, Value>;
 
-/// The text at a key; empty if it is absent.
-pub(crate) fn text<'v>(value: &'v Value, key: &str) -> &'v str {
-    value[key].as_str().unwrap_or_default()
-}
+pub(crate) use machinery::tree::text;
 
 /// The elements of a list; none if it is absent.
 pub(crate) fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
-    value[key].as_array().map_or(&[], Vec::as_slice)
+    machinery::tree::items(&value[key])
 }
 
 /// The entries of a map; none if it is absent.

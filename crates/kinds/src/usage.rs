@@ -3,15 +3,11 @@
 //! controller counts by it.
 
 use crate::tree::text;
-use machinery::{Value, quantity::Quantity};
+use machinery::{Value, quantity::Quantity, tree::items};
 use std::collections::BTreeMap;
 
 /// Amounts by name of the resource.
 pub type Amounts = BTreeMap<String, Quantity>;
-
-fn items(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
 
 /// The amounts of a resource list; what is no quantity was refused by validation.
 pub fn of(list: &Value) -> Amounts {

@@ -30,5 +30,6 @@ pub mod schema;
 pub mod status;
 pub mod structural;
 pub mod time;
+pub mod tree;
 mod unix;
 pub mod yaml;

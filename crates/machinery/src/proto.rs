@@ -99,8 +99,8 @@ pub fn open_envelope(bytes: &[u8]) -> Result<(String, String, &[u8]), Status> {
 /// 400 if the body is malformed or the kind unknown.
 pub fn decode(bytes: &[u8]) -> Result<(Gvk, Value), Status> {
     let (gvk, value) = decode_at(bytes, 0)?;
-    // Messages and the JSON in them may each be as deep.
-    if crate::json::is_readable(&value) { Ok((gvk, value)) } else { Err(malformed(wire::Malformed::Depth)) }
+    // Messages and the JSON in them may each be as deep. A level takes a byte at least, so most bodies need no look.
+    if bytes.len() <= crate::json::DEPTH_MAX || crate::json::is_readable(&value) { Ok((gvk, value)) } else { Err(malformed(wire::Malformed::Depth)) }
 }
 
 /// As [`decode`], inside `depth` other messages: a raw extension may hold an envelope again.

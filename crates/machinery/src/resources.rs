@@ -6,6 +6,7 @@
 use crate::{
     Value,
     gvk::{Gvk, Gvr},
+    tree::texts,
 };
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -198,10 +199,6 @@ fn row(row: &Value) -> Resource {
 
 fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_default().to_owned()
-}
-
-fn texts(value: &Value) -> Vec<String> {
-    value.as_array().map_or(&[][..], Vec::as_slice).iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

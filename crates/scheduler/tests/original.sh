@@ -2,6 +2,8 @@
 # Puts the same pods before the original kube-scheduler and before this one, each on an original kube-apiserver in a
 # network namespace of its own, and compares placements, conditions and events word by word.
 #   PEERS=DIR KIT=DIR ALONE=PROGRAM original.sh WORKDIR
+# It ends with "the same, word by word", or with the difference. By hand, since it wants the original's programs; half a minute.
+# Last run on 29 November 2026, against v1.37.2: the same.
 # PEERS: the folder with `cluster` and the programs that `build` made in bin; KIT: has kubectl; ALONE: the example `alone`.
 set -euo pipefail
 work=$(realpath -m "${1:?folder}")

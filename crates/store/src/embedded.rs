@@ -27,6 +27,8 @@ use tokio::sync::oneshot;
 const BATCH_MAX: usize = 512;
 /// How often what is over in memory is given back: history, snapshots and indexes that nobody asks for.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
+/// After so long it is looked again whether what the disk has lost is back.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 pub(crate) struct Embedded {
     queue: Mutex<Option<mpsc::Sender<Pending>>>,
@@ -37,7 +39,7 @@ impl Embedded {
     /// Starts the thread. Without a disk, writes are only in memory.
     pub(crate) fn start(disk: Option<Disk>, memory: Arc<Memory>) -> std::io::Result<Self> {
         let (queue, writes) = mpsc::channel();
-        let mut committer = Committer { disk, memory, doubt: None };
+        let mut committer = Committer { disk, memory, doubt: None, lost: None };
         let run = move || {
             let mut forgotten = Instant::now();
             loop {
@@ -103,6 +105,8 @@ struct Committer {
     memory: Arc<Memory>,
     /// What the disk refused last, if it may be there nevertheless.
     doubt: Option<Vec<Step>>,
+    /// That the disk has lost what was acknowledged: when that was seen last, and how it is told.
+    lost: Option<(Instant, String)>,
 }
 
 impl Committer {
@@ -193,6 +197,10 @@ impl Committer {
         if disk.is_open() && self.doubt.is_none() {
             return Ok(());
         }
+        // Opening reads all that is there; writers who try again and again are told what was found.
+        if let Some((_, why)) = self.lost.as_ref().filter(|(seen, _)| seen.elapsed() < LOOK_AGAIN) {
+            return Err(why.clone());
+        }
         let on_disk = disk.reopen()?;
         let published = self.memory.revision();
         if on_disk < published {
@@ -200,8 +208,10 @@ impl Committer {
             let why = format!("the disk has lost what was acknowledged: it ends at revision {on_disk}, and {published} was told");
             tracing::error!(on_disk, published, "the store takes no more writes: the disk has lost what was acknowledged");
             disk.close();
+            self.lost = Some((Instant::now(), why.clone()));
             return Err(why);
         }
+        self.lost = None;
         let steps = self.doubt.take().unwrap_or_default();
         if steps.last().is_some_and(|s| s.event.revision == on_disk) {
             tracing::info!(revision = on_disk, "the last batch before the disk's error is there");
@@ -246,7 +256,7 @@ mod tests {
         let (directory, before) = (root.join("data"), root.join("before"));
         let memory = Arc::new(Memory::new(Duration::from_secs(60)));
         let open = |memory: &Memory| Disk::open(&directory, false, memory).expect("a store");
-        let mut committer = Committer { disk: Some(open(&memory)), memory: Arc::clone(&memory), doubt: None };
+        let mut committer = Committer { disk: Some(open(&memory)), memory: Arc::clone(&memory), doubt: None, lost: None };
         let first = write(&mut committer, Expect::Absent).expect("written");
         copy(&directory, &before);
         let second = write(&mut committer, Expect::Revision(first.revision)).expect("written");

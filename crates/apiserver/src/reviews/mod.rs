@@ -8,7 +8,7 @@ mod token;
 
 pub(crate) use token::create as token;
 
-use crate::read::text;
+use crate::read::{text, texts};
 use crate::{Context, registry::check_kind, rows::Row, world::World};
 use identity::{Attributes, Decision, User, node_of};
 use machinery::{
@@ -54,10 +54,6 @@ pub(crate) async fn create(world: &World, cx: &Context, row: &Row, mut value: Va
         value["metadata"]["creationTimestamp"] = json!(time::rfc3339(cx.now));
     }
     Ok(value)
-}
-
-fn texts(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// The user that a review asks about.

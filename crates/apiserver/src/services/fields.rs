@@ -104,8 +104,7 @@ pub(super) fn families(service: &mut Value, ipv6: bool) -> Result<(), field::Err
     if let Some(families) = service["spec"]["ipFamilies"].as_array()
         && let Some(at) = families.iter().position(|f| f == other)
     {
-        let detail = format!("not configured on this cluster: {other}");
-        return Err(vec![field::Error::invalid(&spec.child("ipFamilies").index(at), json!(other), &detail)]);
+        return Err(vec![field::Error::invalid(&spec.child("ipFamilies").index(at), json!(other), "not configured on this cluster")]);
     }
     if text(service, "ipFamilyPolicy").is_empty() {
         service["spec"]["ipFamilyPolicy"] = "SingleStack".into();

@@ -1,7 +1,10 @@
 //! Answers as the original writes them, byte for byte where it matters: the order of keys, escapes, line ends, indentation,
 //! and large lists in every form.
 
-use super::{MAPS, PODS, map, pod, support::Server};
+use super::{
+    MAPS, PODS, map, pod,
+    support::{Server, names},
+};
 use http::Method;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -387,5 +390,65 @@ async fn drivers_and_runtime_classes_are_refused_in_the_original_s_words() {
         "scheduling.tolerations[2]: Duplicate value: ",
     ] {
         assert!(message.contains(part), "{part} in {message}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_of_its_snapshot_until_too_much_has_changed_and_a_watch_of_one_object_outlives_that() {
+    let server = Server::start().await;
+    for name in ["a", "b", "z"] {
+        server.post(MAPS, &map(name, "1")).await.expect(201);
+    }
+    let large = "x".repeat(1_000_000);
+    let change = async |times: usize| {
+        for n in 0..times {
+            server.put(&format!("{MAPS}/z"), &map("z", &format!("{times} {n} {large}"))).await.expect(200);
+        }
+    };
+    let begin = async || {
+        let first = server.get(&format!("{MAPS}?limit=1")).await.expect(200);
+        let next = format!("{MAPS}?limit=1&continue={}", text_of(&first["metadata"]["continue"]));
+        (text_of(&first["metadata"]["resourceVersion"]).to_owned(), next)
+    };
+    let (version, next) = begin().await;
+    // Nobody reads them while all else changes: the one has a queue of what concerns it, the other looks into the history.
+    let mut of_one = server.watch(&format!("{MAPS}?watch=1&fieldSelector=metadata.name%3Dquiet&resourceVersion={version}")).await;
+    let mut of_all = server.watch(&format!("{MAPS}?watch=1&resourceVersion={version}")).await;
+    // More than the 32 MiB after which pages once ended.
+    change(40).await;
+    let page = server.get(&next).await.expect(200);
+    assert_eq!((names(&page), text_of(&page["metadata"]["resourceVersion"])), (vec!["b"], version.as_str()));
+    // More than history holds, of a list whose second page nobody has asked for in time.
+    let (version, next) = begin().await;
+    change(80).await;
+    let expired = server.get(&next).await.expect(410);
+    assert_eq!(expired["reason"], "Expired");
+    assert!(text_of(&expired["message"]).starts_with("The provided continue parameter is too old to display a consistent list result."), "{expired}");
+    let go_on = text_of(&expired["metadata"]["continue"]);
+    let rest = server.get(&format!("{MAPS}?limit=1&continue={go_on}")).await.expect(200);
+    assert_eq!(names(&rest), ["b"]);
+    assert_ne!(text_of(&rest["metadata"]["resourceVersion"]), version, "what follows is of another state");
+
+    server.post(MAPS, &map("quiet", "1")).await.expect(201);
+    let (kind, object) = of_one.next().await;
+    assert_eq!((kind.as_str(), &object["metadata"]["name"]), ("ADDED", &json!("quiet")));
+    let (kind, status) = of_all.next().await;
+    assert_eq!((kind.as_str(), &status["code"]), ("ERROR", &json!(410)));
+}
+
+/// As a running original worded each.
+#[tokio::test]
+async fn changes_of_a_service_s_addresses_are_refused_in_the_original_s_words() {
+    const SERVICES: &str = "/api/v1/namespaces/default/services";
+    let server = Server::start().await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
+    server.post(SERVICES, &service).await.expect(201);
+    for (spec, words) in [
+        (json!({"clusterIP": "x"}), r#"spec.clusterIPs[0]: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"#),
+        (json!({"clusterIP": "10.96.77.77"}), r#"spec.clusterIPs[0]: Invalid value: ["10.96.77.77"]: may not change once set"#),
+        (json!({"type": "X"}), r#"spec.type: Unsupported value: "X": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort""#),
+    ] {
+        let refused = server.patch(&format!("{SERVICES}/s"), "application/merge-patch+json", &json!({"spec": spec})).await.expect(422);
+        assert_eq!(refused["message"], format!("Service \"s\" is invalid: {words}"));
     }
 }

@@ -22,6 +22,9 @@ use crate::watch::{self, Event};
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// As client-go's reflector.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Until the first list is there: whoever reads the informer does nothing before it, and a server that is slow to start is not to be
+/// waited for half a minute longer than it takes.
+const FIRST_BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Connections that break in a row until all is listed anew.
 const BROKEN_MAX: u32 = 5;
 /// Objects a page, so that no answer is out of bounds however large the cluster; within it one page is enough.
@@ -56,13 +59,15 @@ pub(super) struct Reflector {
     params: ListParams,
     sink: Box<dyn Sink>,
     backoff: Duration,
+    /// There was a list.
+    listed: bool,
     /// Connections that broke in a row.
     broken: u32,
 }
 
 impl Reflector {
     pub(super) fn new(of: Collection, params: ListParams, sink: Box<dyn Sink>) -> Self {
-        Self { of, params, sink, backoff: BACKOFF_MIN, broken: 0 }
+        Self { of, params, sink, backoff: BACKOFF_MIN, listed: false, broken: 0 }
     }
 
     /// Runs until it is dropped.
@@ -109,7 +114,7 @@ impl Reflector {
     async fn pause(&mut self, error: &Error) {
         tracing::debug!(kind = self.sink.kind(), %error, "list or watch failed");
         tokio::time::sleep(self.backoff).await;
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        self.backoff = (self.backoff * 2).min(if self.listed { BACKOFF_MAX } else { FIRST_BACKOFF_MAX });
     }
 
     /// All objects, page by page; the revision at which the first page was taken.
@@ -125,7 +130,7 @@ impl Reflector {
             params.continue_token = next;
         };
         self.sink.end();
-        self.broken = 0;
+        (self.listed, self.broken) = (true, 0);
         Ok(version)
     }
 

@@ -148,6 +148,19 @@ async fn connections_that_break_are_taken_up_a_few_times_and_then_listed() {
     assert_eq!(asked.iter().filter(|u| u.contains("watch=true") && u.contains("resourceVersion=5")).count(), 5, "{asked:?}");
 }
 
+/// Refusals of a server that is not ready yet, one after the other for half a minute.
+#[tokio::test(start_paused = true)]
+async fn the_first_list_is_there_a_second_after_the_server_is() {
+    let unready = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403});
+    let mut answers = vec![(403, vec![unready]); 30];
+    answers.push(list(5, &[map("a", 3)]));
+    let (_, informers) = start(answers);
+    let began = tokio::time::Instant::now();
+    assert_eq!(take(&mut informers.informer::<ConfigMap>().subscribe(), 1).await, ["+a@3"]);
+    let waited = began.elapsed();
+    assert!((20..30).contains(&waited.as_secs()), "a second between two, and the first ones sooner: {waited:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_is_no_ghost() {
     let unreadable = |kind: &str, name: &str, version: u32| {

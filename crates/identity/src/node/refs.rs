@@ -1,10 +1,8 @@
 //! What a pod names that its node may therefore read, and the memory of it.
 
-use crate::{
-    Seen,
-    objects::{items, text},
-};
+use crate::Seen;
 use machinery::Value;
+use machinery::tree::{items, text};
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
 

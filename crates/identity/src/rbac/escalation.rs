@@ -2,11 +2,8 @@
 //! `pkg/registry/rbac/escalation_check.go` and the policybased storages).
 
 use super::{Rbac, Rule, compact, uncovered};
-use crate::{
-    Attributes, User,
-    objects::{items, text},
-    user::MASTERS,
-};
+use crate::{Attributes, User, user::MASTERS};
+use machinery::tree::{items, text};
 use machinery::{Value, status::Status};
 
 const GROUP: &str = "rbac.authorization.k8s.io";

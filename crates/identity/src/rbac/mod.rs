@@ -14,10 +14,8 @@ mod tests;
 pub use escalation::check as check_escalation;
 pub use rule::{Rule, compact, uncovered};
 
-use crate::{
-    Attributes, Objects, User,
-    objects::{items, text},
-};
+use crate::{Attributes, Objects, User};
+use machinery::tree::{items, text};
 use machinery::{Value, labels::Selector};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::{collections::BTreeMap, sync::Arc};

@@ -1,8 +1,9 @@
 //! One policy rule: what it allows, and whether rules cover other rules (upstream's `pkg/apis/rbac/v1/evaluation_helpers.go`
 //! and `component-helpers/auth/rbac/validation`).
 
-use crate::{Attributes, objects::items};
+use crate::Attributes;
 use machinery::Value;
+use machinery::tree::{items, texts};
 use serde_json::json;
 
 /// A `PolicyRule` of rbac.authorization.k8s.io/v1.
@@ -20,10 +21,6 @@ pub struct Rule {
     pub urls: Vec<String>,
 }
 
-fn strings(value: &Value) -> Vec<String> {
-    items(value).iter().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
 fn has(list: &[String], wanted: &str) -> bool {
     list.iter().any(|l| l == "*" || l == wanted)
 }
@@ -32,11 +29,11 @@ impl Rule {
     /// From its JSON.
     pub fn from_value(value: &Value) -> Rule {
         Rule {
-            verbs: strings(&value["verbs"]),
-            groups: strings(&value["apiGroups"]),
-            resources: strings(&value["resources"]),
-            names: strings(&value["resourceNames"]),
-            urls: strings(&value["nonResourceURLs"]),
+            verbs: texts(&value["verbs"]),
+            groups: texts(&value["apiGroups"]),
+            resources: texts(&value["resources"]),
+            names: texts(&value["resourceNames"]),
+            urls: texts(&value["nonResourceURLs"]),
         }
     }
 

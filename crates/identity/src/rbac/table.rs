@@ -1,11 +1,8 @@
 //! The table that decisions are made from: grants by subject, rules by role.
 
 use super::Rule;
-use crate::{
-    Objects, User,
-    objects::{items, text},
-    user::SERVICE_ACCOUNT_PREFIX,
-};
+use crate::{Objects, User, user::SERVICE_ACCOUNT_PREFIX};
+use machinery::tree::{items, text};
 use machinery::{Value, labels::Selector};
 use std::{
     collections::{BTreeMap, HashMap},

@@ -2,9 +2,10 @@
 //! their Secret holds them.
 
 use super::{Tokens, account_user};
-use crate::{Error, User, objects::text};
+use crate::{Error, User};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::Value;
+use machinery::tree::text;
 use serde_json::json;
 
 /// The issuer of these tokens (upstream's `LegacyIssuer`).

@@ -114,11 +114,6 @@ fn check(obj: &Value, old: Option<&Value>) -> ErrorList {
         errors.push(Error::invalid(&path.child("minReplicas"), least, "must be greater than or equal to 0"));
     }
     let place = path.child("maxReplicas");
-    match most {
-        0 => errors.push(Error::required(&place, "")),
-        ..0 => errors.push(Error::invalid(&place, most, "must be greater than or equal to 1")),
-        _ => {}
-    }
     if least.is_some_and(|least| most < least) {
         errors.push(Error::invalid(&place, most, "must be greater than or equal to `minReplicas`"));
     }
@@ -129,6 +124,13 @@ fn check(obj: &Value, old: Option<&Value>) -> ErrorList {
     check_metrics(spec, least, &path.child("metrics"), &mut errors);
     for direction in ["scaleUp", "scaleDown"] {
         check_scaling(&spec["behavior"][direction], &path.child("behavior").child(direction), &mut errors);
+    }
+    // Upstream's declared rules are told after those that are written out.
+    let place = path.child("maxReplicas");
+    match most {
+        0 => errors.push(Error::required(&place, "")),
+        ..0 => errors.push(Error::invalid(&place, most, "must be greater than or equal to 1")),
+        _ => {}
     }
     errors
 }
