@@ -16,6 +16,7 @@ mod certificates;
 mod event_rate;
 mod extended;
 mod external_ips;
+mod image_policy;
 mod limits;
 mod namespace;
 mod node;
@@ -69,6 +70,7 @@ trait Plugin: Sync {
 enum Stage {
     Plugin(&'static dyn Plugin),
     AutoProvision,
+    ImagePolicy,
     MutatingPolicies,
     MutatingWebhooks,
     ValidatingPolicies,
@@ -91,7 +93,7 @@ static STAGES: [Stage; COUNT] = [
     Stage::Plugin(&node::NodeRestriction),
     Stage::Plugin(&node::TaintNodesByCondition),
     Stage::Plugin(&pull_images::AlwaysPullImages),
-    Stage::Idle,
+    Stage::ImagePolicy,
     Stage::Plugin(&security::PodSecurity),
     Stage::Plugin(&node_selector::PodNodeSelector),
     Stage::Plugin(&pod::Priority),
@@ -156,7 +158,7 @@ async fn round(world: &World, write: &Write<'_>, object: &mut Value, again: &mut
             Stage::AutoProvision => namespace::provide(world, write).await,
             Stage::MutatingWebhooks => webhook::admit(&Attributes { world, write }, object, again).await,
             Stage::MutatingPolicies => policy::admit(&Attributes { world, write }, object, policies, again.second).map(|wanted| again.wanted |= wanted),
-            Stage::ValidatingPolicies | Stage::ValidatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
+            Stage::ImagePolicy | Stage::ValidatingPolicies | Stage::ValidatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
         }
         .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
     }
@@ -172,6 +174,7 @@ pub(crate) async fn validate(world: &World, write: &Write<'_>, object: &Value) -
     for (stage, name) in stages(world) {
         match stage {
             Stage::Plugin(plugin) => plugin.validate(world, write, object),
+            Stage::ImagePolicy => image_policy::review(world, write, object).await,
             Stage::ValidatingPolicies => policy::validate(&Attributes { world, write }, object),
             Stage::ValidatingWebhooks => webhook::validate(&Attributes { world, write }, object).await,
             Stage::AutoProvision | Stage::MutatingPolicies | Stage::MutatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
@@ -265,6 +268,7 @@ mod tests {
             let own = match stage {
                 Stage::Plugin(plugin) => plugin.name(),
                 Stage::AutoProvision => "NamespaceAutoProvision",
+                Stage::ImagePolicy => "ImagePolicyWebhook",
                 Stage::MutatingPolicies => "MutatingAdmissionPolicy",
                 Stage::ValidatingPolicies => "ValidatingAdmissionPolicy",
                 Stage::MutatingWebhooks => "MutatingAdmissionWebhook",

@@ -6,6 +6,7 @@
 //! at a number.
 
 pub(crate) mod event_limits;
+pub(crate) mod image_reviews;
 pub(crate) mod order;
 pub(crate) mod policies;
 pub(crate) mod rules;

@@ -3,6 +3,7 @@
 
 use super::{
     event_limits::{self, Limit},
+    image_reviews::{self, ImageReviews},
     order::{COUNT, ORDER, SECURE},
 };
 use crate::hooks::{Credentials, file_error};
@@ -10,10 +11,9 @@ use machinery::{Value, json::Validation};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-/// A plug-in that the original has and knarr has not.
-const ABSENT: &str = "ImagePolicyWebhook";
 const GROUP: &str = "apiserver.config.k8s.io/";
 
 /// What the command line says of admission.
@@ -39,6 +39,8 @@ pub struct AdmissionSettings {
     pub(crate) node_selectors: BTreeMap<String, String>,
     /// PodTolerationRestriction: those that pods have by themselves, and those that they may have.
     pub(crate) tolerations: (Vec<Value>, Vec<Value>),
+    /// ImagePolicyWebhook: whom it asks.
+    pub(crate) image_reviews: Option<Arc<ImageReviews>>,
 }
 
 impl Default for AdmissionSettings {
@@ -51,6 +53,7 @@ impl Default for AdmissionSettings {
             validating: Credentials::default(),
             node_selectors: BTreeMap::new(),
             tolerations: Default::default(),
+            image_reviews: None,
         }
     }
 }
@@ -65,9 +68,6 @@ impl AdmissionOptions {
         let known = |name: &&String| ORDER.iter().any(|(known, _)| *known == name.as_str());
         errors.extend(self.enable.iter().filter(|name| !known(name)).map(|name| format!("enable-admission-plugins plugin {name:?} is unknown")));
         errors.extend(self.disable.iter().filter(|name| !known(name)).map(|name| format!("disable-admission-plugins plugin {name:?} is unknown")));
-        if self.enable.iter().any(|name| name == ABSENT) {
-            errors.push(format!("admission plugin {ABSENT:?} is not there"));
-        }
         let mut both: Vec<&str> = self.enable.iter().filter(|name| self.disable.contains(name)).map(String::as_str).collect();
         both.sort_unstable();
         both.dedup();
@@ -121,6 +121,10 @@ impl AdmissionSettings {
         let on = |name: &str| ORDER.iter().position(|(known, _)| *known == name).is_some_and(|at| self.is_on(at));
         if on("EventRateLimit") {
             event_limits::of(self.of("EventRateLimit")).map_err(|why| ("EventRateLimit", why))?;
+        }
+        if on("ImagePolicyWebhook") {
+            let reviews = image_reviews::of(self.of("ImagePolicyWebhook")).map_err(|why| ("ImagePolicyWebhook", why))?;
+            self.image_reviews = Some(Arc::new(reviews));
         }
         let security = self.of("PodSecurity");
         if !security.is_null() {

@@ -1,6 +1,7 @@
 //! Who the server is at its hooks: the users of a kubeconfig, chosen by the hook's host (upstream's
 //! `defaultAuthenticationInfoResolver`). Without one it is nobody.
 
+use super::ClientConfig;
 use base64::Engine as _;
 use http::HeaderValue;
 use machinery::Value;
@@ -31,15 +32,39 @@ impl Credentials {
     /// # Errors
     /// It cannot be read.
     pub(crate) fn load(file: &Path) -> Result<Credentials, String> {
-        let text = std::fs::read(file).map_err(|error| super::file_error(file, &error))?;
-        let value = machinery::yaml::decode(&text, None, machinery::json::Validation::Ignore).map_err(|status| status.message)?.value;
-        let named = |list: &str, part: &str| -> BTreeMap<String, Value> {
-            let all = value[list].as_array().into_iter().flatten();
-            all.filter_map(|item| Some((item["name"].as_str()?.to_owned(), item[part].clone()))).collect()
+        Ok(Credentials::of_value(&read(file)?, file))
+    }
+
+    /// Those of a kubeconfig file, with the cluster that it names as a hook.
+    ///
+    /// # Errors
+    /// It cannot be read, or names no cluster.
+    pub(crate) fn with_cluster(file: &Path) -> Result<(ClientConfig, Credentials), String> {
+        let value = read(file)?;
+        let mut credentials = Credentials::of_value(&value, file);
+        let context = named(&value, "contexts", "context").remove(value["current-context"].as_str().unwrap_or_default()).unwrap_or_default();
+        let mut clusters = named(&value, "clusters", "cluster");
+        let cluster = match (context["cluster"].as_str(), clusters.len()) {
+            (None, 1) => clusters.pop_first().map(|(_, cluster)| cluster),
+            (name, _) => clusters.remove(name.unwrap_or_default()),
         };
+        let cluster = cluster.unwrap_or_default();
+        let text = |field: &str| cluster[field].as_str().filter(|text| !text.is_empty());
+        let server = text("server").ok_or("invalid configuration: no configuration has been provided, try setting KUBERNETES_MASTER environment variable")?;
+        if !server.starts_with("https://") {
+            return Err(format!("{server:?} is not asked: it must begin with https://"));
+        }
+        if credentials.current.is_none() && credentials.users.len() == 1 {
+            credentials.current = credentials.users.keys().next().cloned();
+        }
+        let ca_bundle = credentials.data_or_file(text("certificate-authority-data"), text("certificate-authority"))?.unwrap_or_default();
+        Ok((ClientConfig { url: Some(server.to_owned()), service: None, ca_bundle }, credentials))
+    }
+
+    fn of_value(value: &Value, file: &Path) -> Credentials {
         let current = value["current-context"].as_str().unwrap_or_default();
-        let current = named("contexts", "context").get(current).and_then(|context| context["user"].as_str()).map(str::to_owned);
-        Ok(Credentials { users: named("users", "user"), current, folder: file.parent().unwrap_or(Path::new(".")).to_owned() })
+        let current = named(value, "contexts", "context").get(current).and_then(|context| context["user"].as_str()).map(str::to_owned);
+        Credentials { users: named(value, "users", "user"), current, folder: file.parent().unwrap_or(Path::new(".")).to_owned() }
     }
 
     /// Who to be at `host:port`: a user of that name, of `*.` and the end of the name, the same without the usual port, `*`, or the
@@ -97,4 +122,15 @@ impl Credentials {
         let path = self.folder.join(name);
         std::fs::read(&path).map_err(|error| super::file_error(&path, &error))
     }
+}
+
+fn read(file: &Path) -> Result<Value, String> {
+    let text = std::fs::read(file).map_err(|error| super::file_error(file, &error))?;
+    Ok(machinery::yaml::decode(&text, None, machinery::json::Validation::Ignore).map_err(|status| status.message)?.value)
+}
+
+/// The parts of a kubeconfig's list by name.
+fn named(value: &Value, list: &str, part: &str) -> BTreeMap<String, Value> {
+    let all = value[list].as_array().into_iter().flatten();
+    all.filter_map(|item| Some((item["name"].as_str()?.to_owned(), item[part].clone()))).collect()
 }

@@ -134,7 +134,8 @@ async fn exchange(request: Request<Incoming>, answer: Arc<Answer>, seen: Arc<Mut
     review["query"] = query.into();
     seen.lock().expect("no panic").push((path.clone(), review.clone()));
     let json_of = |text: String| Response::builder().header("content-type", "application/json").body(full(text)).expect("a response");
-    Ok(match answer(&path, &review["request"]) {
+    let asked = if review["request"].is_null() { &review["spec"] } else { &review["request"] };
+    Ok(match answer(&path, asked) {
         Act::Respond(mut response) => {
             if response["uid"].is_null() {
                 response["uid"] = review["request"]["uid"].clone();

@@ -1,6 +1,9 @@
 //! The admission plug-ins that are off unless somebody wants them.
 
-use crate::support::{Cluster, merged, pod, user};
+use crate::{
+    hook::{Act, Hook},
+    support::{Cluster, merged, pod, user},
+};
 use apiserver::{AdmissionOptions, Config};
 use identity::Trust;
 use serde_json::{Value, json};
@@ -147,4 +150,43 @@ async fn everything_is_denied_where_that_is_wanted() {
     let cluster = Cluster::bare(Config { admission, ..Config::default() }, Trust::default());
     let refused = cluster.post("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}})).await.refused(403);
     assert_eq!(refused, "nodes \"n\" is forbidden: admission control is denying all modifications");
+}
+
+#[tokio::test]
+async fn a_backend_says_which_images_are_run() {
+    let hook = Hook::start(|_, review| {
+        let image = review["containers"][0]["image"].as_str().unwrap_or_default();
+        let status = json!({"allowed": image.starts_with("good"), "reason": format!("not {image}")});
+        Act::Body(json!({"kind": "ImageReview", "apiVersion": "imagepolicy.k8s.io/v1alpha1", "status": status}).to_string())
+    })
+    .await;
+    let folder = std::env::temp_dir().join(format!("knarr-images-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("ca.pem"), &hook.ca).unwrap();
+    let at = |port: u16, name: &str| {
+        let cluster = format!("{{server: \"https://127.0.0.1:{port}/images\", certificate-authority: ca.pem}}");
+        std::fs::write(folder.join(name), format!("clusters: [{{name: c, cluster: {cluster}}}]\n")).unwrap();
+        folder.join(name).display().to_string()
+    };
+    let settings =
+        |file: String, open: bool| format!("- name: ImagePolicyWebhook\n  configuration: {{imagePolicy: {{kubeConfigFile: {file}, defaultAllow: {open}}}}}\n");
+    let asking = cluster("images", &["ImagePolicyWebhook"], &[], &settings(at(hook.port, "here"), false)).await;
+    let with = |image: &str| json!({"spec": {"containers": [{"name": "c", "image": image}]}});
+    asking.post(PODS, merged(pod("a"), with("good:1"))).await.expect(201);
+    asking.post(PODS, merged(pod("b"), with("good:1"))).await.expect(201);
+    let refused = asking.post(PODS, merged(pod("c"), with("bad:1"))).await.refused(403);
+    assert_eq!(refused, "pods \"c\" is forbidden: image policy webhook backend denied one or more images: not bad:1");
+    let reviews: Vec<Value> = hook.seen.lock().unwrap().iter().map(|(_, review)| review["spec"].clone()).collect();
+    let spec = |image: &str| json!({"containers": [{"image": image}], "namespace": "default"});
+    assert_eq!(reviews, [spec("good:1"), spec("bad:1")], "what was said is remembered");
+    let nobody = hook.port;
+    drop(hook);
+    let open = cluster("open", &["ImagePolicyWebhook"], &[], &settings(at(nobody, "open"), true)).await;
+    open.post(PODS, merged(pod("a"), with("bad:1"))).await.expect(201);
+    let closed = cluster("closed", &["ImagePolicyWebhook"], &[], &settings(at(nobody, "closed"), false)).await;
+    let refused = closed.post(PODS, merged(pod("a"), with("good:1"))).await.refused(403);
+    assert!(refused.contains("Post \"https://127.0.0.1:") && refused.ends_with("connection refused"), "{refused}");
+    let bare = AdmissionOptions { enable: vec!["ImagePolicyWebhook".into()], ..AdmissionOptions::default() }.check().unwrap_err();
+    assert_eq!(bare, ["couldn't init admission plugin \"ImagePolicyWebhook\": no config specified"]);
+    std::fs::remove_dir_all(&folder).unwrap();
 }
