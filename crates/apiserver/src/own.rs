@@ -6,9 +6,9 @@
 //! request's path. What they have in common with every write stands here: a change is made from the present object and
 //! starts again when somebody was faster, and owns the fields that it sets.
 
-use crate::{errors, meta, rows::Row, storage};
+use crate::{Context, errors, meta, rows::Row, storage};
 use machinery::{Value, apply, defaulting, status::Status, time};
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::HashSet, sync::Arc, time::SystemTime};
 use store::{Entry, Store};
 
 /// How often a write starts again because others were faster. Upstream's patch tries five times; here a round costs
@@ -23,6 +23,28 @@ pub(crate) const OWN_USER: &str = "system:apiserver";
 pub(crate) fn default(row: &Row, value: &mut Value) {
     defaulting::apply(row.ty(), value);
     row.strategy.default(value);
+}
+
+/// Leaves each owner reference once, and tells that some stood twice. `admitted`: it was admission that wrote them.
+pub(crate) fn owners_once(value: &mut Value, cx: &Context, admitted: bool) {
+    let Some(owners) = value["metadata"]["ownerReferences"].as_array_mut().filter(|owners| owners.len() > 1) else { return };
+    let (mut seen, mut twice): (HashSet<String>, Vec<String>) = (HashSet::new(), Vec::new());
+    owners.retain(|owner| {
+        let first = seen.insert(String::from_utf8_lossy(&machinery::json::encode(owner)).into_owned());
+        if !first {
+            twice.push(owner["uid"].as_str().unwrap_or_default().to_owned());
+        }
+        first
+    });
+    if twice.is_empty() {
+        return;
+    }
+    let when = if admitted { " after mutating admission happens" } else { "" };
+    cx.warn(format!(
+        ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as \
+         early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+        twice.join(", ")
+    ));
 }
 
 /// Takes away what no new object has, and what only the server says of one.

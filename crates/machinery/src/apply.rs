@@ -267,6 +267,13 @@ fn conflict<'e>(conflicts: impl Iterator<Item = (&'e Entry, &'e FieldSet)>) -> S
     Status::apply_conflict(&message, &causes)
 }
 
+/// What is wrong with an object's managedFields, if they cannot be read (upstream's `ValidateManagedFields`).
+#[must_use]
+pub fn unfit_managers(object: &Value) -> Option<String> {
+    let entries = object["metadata"]["managedFields"].as_array()?;
+    entries.iter().enumerate().find_map(|(at, entry)| managers::unfit(at, entry))
+}
+
 /// Records an update (create, replace, any patch but apply) from `old` (`None`: it did not exist) to `new` in the
 /// managedFields of `new`.
 ///

@@ -40,13 +40,14 @@ pub(crate) use quota::{charge, tidy};
 use crate::{
     Context, Operation, Write,
     gate::order::{COUNT, ORDER},
+    meta, own,
     read::{items, text},
     rows::Row,
     world::World,
 };
 use attributes::Attributes;
 use kinds::usage as amounts;
-use machinery::{Value, status::Status};
+use machinery::{Value, apply, status::Status};
 use std::sync::Arc;
 use webhook::Again;
 
@@ -148,6 +149,7 @@ pub(crate) async fn mutate(world: &World, write: &Write<'_>, object: &mut Value)
         again.second = true;
         round(world, write, object, &mut again, &mut policies).await?;
     }
+    own::owners_once(object, write.cx, true);
     Ok(())
 }
 
@@ -231,6 +233,17 @@ fn forbidden(write: &Write<'_>, object: &Value, why: impl std::fmt::Display) -> 
     let meta = &object["metadata"];
     let name = [write.name, text(meta, "name"), text(meta, "generateName")].into_iter().find(|n| !n.is_empty()).unwrap_or("Unknown");
     Status::forbidden(&write.row.resource.group, &write.row.resource.resource, name, why)
+}
+
+/// Puts the managedFields back that were made unreadable, and tells so.
+fn keep_managers(write: &Write<'_>, before: &Value, next: &mut Value) {
+    if before["metadata"]["managedFields"] == next["metadata"]["managedFields"] {
+        return;
+    }
+    let Some(why) = apply::unfit_managers(next) else { return };
+    let fault = "this could be caused by an outdated mutating admission controller; please fix your requests";
+    write.cx.warn(format!(".metadata.managedFields was in an invalid state after admission; {fault}: {why}"));
+    meta::set(next, "managedFields", before["metadata"]["managedFields"].clone());
 }
 
 /// Several errors as upstream joins them.

@@ -62,6 +62,7 @@ pub(crate) async fn create_value(
 ) -> Result<Answer, Status> {
     place(row, namespace, &mut value)?;
     own::wipe(&mut value);
+    own::owners_once(&mut value, call.cx, false);
     if !applied {
         let now = time::rfc3339(call.cx.now);
         apply::track_update(row.ty(), None, &mut value, &options.manager, &row.api_version, "", &now, row.reset_fields(""));

@@ -114,6 +114,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     };
     check_preconditions(what, &value, old)?;
     keep_system_fields(&mut value, old);
+    own::owners_once(&mut value, cx, false);
     if !what.applied {
         let now = time::rfc3339(cx.now);
         let exclude = row.reset_fields(what.subresource);

@@ -30,6 +30,8 @@ pub fn node(name: &str) -> User {
 pub struct Reply {
     pub code: u16,
     pub body: Value,
+    /// The texts of its headers.
+    pub warnings: Vec<String>,
     asked: String,
 }
 
@@ -90,9 +92,10 @@ impl Cluster {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let response = self.api.handle(request.body(full(body)).expect("a request")).await;
         let code = response.status().as_u16();
+        let warnings = response.headers().get_all("warning").iter().map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned()).collect();
         let bytes = response.into_body().collect().await.expect("a body").to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
-        Reply { code, body, asked }
+        Reply { code, body, warnings, asked }
     }
 
     pub async fn get(&self, uri: &str) -> Reply {

@@ -258,6 +258,27 @@ async fn patches_change_the_object_or_say_why_not() {
 }
 
 #[tokio::test]
+async fn what_patches_break_in_the_metadata_is_put_right_and_told() {
+    let cluster = Cluster::start().await;
+    let hook = Hook::start(|_, request| match request["name"].as_str().unwrap_or_default() {
+        "managers" => patch(json!([{"op": "replace", "path": "/metadata/managedFields/0/operation", "value": "Steal"}])),
+        _ => patch(json!([{"op": "add", "path": "/metadata/ownerReferences/-", "value": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}}])),
+    })
+    .await;
+    cluster.register("Mutating", "a", vec![entry("a.example.com", hook.by_url("/"))]).await;
+    let reply = cluster.post(&format!("{MAPS}?fieldManager=me"), map("managers")).await;
+    let told = reply.warnings.clone();
+    assert!(told[0].contains("managedFields[0].operation: Invalid value: \\\"Steal\\\": must be `Apply` or `Update`"), "{told:?}");
+    assert_eq!(reply.expect(201)["metadata"]["managedFields"][0]["manager"], "me");
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"});
+    let owned = |owners: Value| merged(map("owned"), json!({"metadata": {"ownerReferences": owners}}));
+    let reply = cluster.post(MAPS, owned(json!([owner, owner]))).await;
+    let told = reply.warnings.clone();
+    assert!(told.len() == 2 && told[0].contains("entries; API server dedups") && told[1].contains("entries after mutating admission happens; API"), "{told:?}");
+    assert_eq!(reply.expect(201)["metadata"]["ownerReferences"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn those_that_want_it_see_what_others_changed_after_them() {
     let cluster = Cluster::start().await;
     let hook = Hook::start(|path, request| {

@@ -1,7 +1,7 @@
 //! MutatingAdmissionPolicy: what policies make of an object, one after the other, and again where it has changed after them.
 
 use super::{
-    super::{attributes::Attributes, forbidden},
+    super::{attributes::Attributes, forbidden, keep_managers},
     Invocation, Misconfigured, conditions, find, merge, namespace_of,
     scope::{self, BUDGET, Scope, Subject},
 };
@@ -114,6 +114,7 @@ fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Va
         };
         match next {
             Ok(mut next) => {
+                keep_managers(asked.write, &current, &mut next);
                 if let Some(row) = asked.row(version) {
                     own::default(row, &mut next);
                 }

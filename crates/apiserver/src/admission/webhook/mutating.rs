@@ -5,7 +5,10 @@ use super::{
     matching::{self, Invocation},
     review::Verdict,
 };
-use crate::{admission::attributes::Attributes, offload, own};
+use crate::{
+    admission::{attributes::Attributes, keep_managers},
+    offload, own,
+};
 use machinery::{Value, json, patch, status::Status};
 use std::collections::HashSet;
 
@@ -92,6 +95,7 @@ async fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, ol
     let Some(next) = patched(asked, invocation, &own, &verdict)? else { return Ok(None) };
     let changed = next != own;
     let mut next = next;
+    keep_managers(asked.write, &own, &mut next);
     if let Some(row) = asked.row(version) {
         own::default(row, &mut next);
     }
