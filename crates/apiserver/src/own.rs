@@ -27,7 +27,8 @@ pub(crate) fn default(row: &Row, value: &mut Value) {
 
 /// Leaves each owner reference once, and tells that some stood twice. `admitted`: it was admission that wrote them.
 pub(crate) fn owners_once(value: &mut Value, cx: &Context, admitted: bool) {
-    let Some(owners) = value["metadata"]["ownerReferences"].as_array_mut().filter(|owners| owners.len() > 1) else { return };
+    let owners = value.get_mut("metadata").and_then(|metadata| metadata.get_mut("ownerReferences")).and_then(Value::as_array_mut);
+    let Some(owners) = owners.filter(|owners| owners.len() > 1) else { return };
     let (mut seen, mut twice): (HashSet<String>, Vec<String>) = (HashSet::new(), Vec::new());
     owners.retain(|owner| {
         let first = seen.insert(String::from_utf8_lossy(&machinery::json::encode(owner)).into_owned());
