@@ -1,7 +1,7 @@
 //! An environment: what an expression may use.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::ast::{Checked, Expr, Literal, Reference};
 use crate::checker;
@@ -57,6 +57,16 @@ impl Env {
 
     /// What expressions may use that are new in this version (or stored: [`Version::STORED`]).
     pub fn new(version: Version) -> Env {
+        static NEW: OnceLock<Env> = OnceLock::new();
+        static STORED: OnceLock<Env> = OnceLock::new();
+        match version {
+            Version::NEW => NEW.get_or_init(|| Env::made(version)).clone(),
+            Version::STORED => STORED.get_or_init(|| Env::made(version)).clone(),
+            _ => Env::made(version),
+        }
+    }
+
+    fn made(version: Version) -> Env {
         let mut libraries = crate::library::all();
         libraries.retain(|library| library.since <= version && library.until.is_none_or(|until| version < until));
         Env::of(&libraries)

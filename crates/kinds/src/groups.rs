@@ -4,6 +4,8 @@ mod admission;
 mod autoscaling;
 pub(crate) mod certificates;
 pub(crate) mod checks;
+pub mod definition_paths;
+pub mod definition_rules;
 mod devices;
 mod discovery;
 mod extensions;

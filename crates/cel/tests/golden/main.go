@@ -1,6 +1,7 @@
 // Command golden asks the original's CEL what it makes of expressions and prints the answers, one JSON object a line.
 //
 //	go run . < cases.txt > answers.jsonl
+//	go run . definitions < definitions.jsonl > said.jsonl   (of the crate kinds: the rules of definitions)
 //
 // A line of the input is a directive or an expression (with "⏎" for an end of line):
 //
@@ -417,6 +418,10 @@ func (s *state) directive(line string) {
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "definitions" {
+		definitions()
+		return
+	}
 	in := bufio.NewScanner(os.Stdin)
 	in.Buffer(nil, 16<<20)
 	out := json.NewEncoder(os.Stdout)

@@ -4,6 +4,7 @@
 //! What all versions of a definition have in common upstream checks at the top of the spec, where older definitions had it;
 //! the paths of the errors say so.
 
+use super::definition_rules::{self, Options, Preexisting};
 use super::{checks, structural};
 use crate::{Context, NameRule, Strategy, definitions, rules, tree};
 use machinery::{
@@ -69,7 +70,7 @@ impl Strategy for Definitions {
         if name != format!("{}.{}", tree::text(&spec["names"], "plural"), tree::text(spec, "group")) {
             errors.push(Error::invalid(&place, name, "must be spec.names.plural+\".\"+spec.group"));
         }
-        check_spec(spec, &mut errors);
+        check_spec(spec, None, &mut errors);
         check_names(&obj["status"]["acceptedNames"], &Path::root("status").child("acceptedNames"), &mut errors);
         check_stored(obj, &mut errors);
         check_approval(obj, None, &mut errors);
@@ -83,7 +84,7 @@ impl Strategy for Definitions {
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, had, path) = (&obj["spec"], &old["spec"], Path::root("spec"));
-        check_spec(spec, &mut errors);
+        check_spec(spec, Some(had), &mut errors);
         let established = tree::list(&old["status"], "conditions").iter().any(|c| c["type"] == "Established" && c["status"] == "True");
         if established {
             rules::immutable(&spec["scope"], &had["scope"], &path.child("scope"), &mut errors);
@@ -191,7 +192,7 @@ fn check_approval(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     }
 }
 
-fn check_spec(spec: &Value, errors: &mut ErrorList) {
+fn check_spec(spec: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     let path = Path::root("spec");
     let (group, place) = (tree::text(spec, "group"), path.child("group"));
     let problems = names::dns1123_subdomain(group);
@@ -214,7 +215,13 @@ fn check_spec(spec: &Value, errors: &mut ErrorList) {
         checks::joined(name, &place.index(at).child("name"), &names::dns1035_label(name), errors);
         check_deprecation(version, &place.index(at).child("deprecationWarning"), errors);
     }
-    check_parts(versions, false, &path, errors);
+    let preexisting = old.map(Preexisting::of).unwrap_or_default();
+    let was = old.map_or(&[][..], |old| tree::list(old, "versions"));
+    let options = |version: &Value| {
+        let same = |old: &&Value| old["name"] == version["name"] && old["schema"] == version["schema"];
+        Options { preexisting: preexisting.clone(), schema_unchanged: was.iter().any(|old| same(&old)) }
+    };
+    check_parts(versions, false, &options, &path, errors);
     let bad = |detail: &str| Error::invalid(&place, versions.to_vec(), detail);
     if versions.iter().enumerate().any(|(at, v)| versions.iter().take(at).any(|w| w["name"] == v["name"])) {
         errors.push(bad("must contain unique version names"));
@@ -227,12 +234,12 @@ fn check_spec(spec: &Value, errors: &mut ErrorList) {
         rules::required(&spec["names"], &names_path, field, errors);
     }
     check_names(&spec["names"], &names_path, errors);
-    check_parts(versions, true, &path, errors);
+    check_parts(versions, true, &options, &path, errors);
     check_conversion(&spec["conversion"], &path.child("conversion"), errors);
 }
 
 /// Schemas, subresources and columns: those that all versions have in common (`shared`), at the top, or the others.
-fn check_parts(versions: &[Value], shared: bool, path: &Path, errors: &mut ErrorList) {
+fn check_parts(versions: &[Value], shared: bool, options: &dyn Fn(&Value) -> Options, path: &Path, errors: &mut ErrorList) {
     let agree = |key: &str| versions.first().is_some_and(|first| versions.iter().all(|v| v[key] == first[key]));
     for key in ["schema", "subresources", "additionalPrinterColumns"].into_iter().filter(|key| agree(key) == shared) {
         let shown = if shared { versions.get(..1).unwrap_or_default() } else { versions };
@@ -245,7 +252,7 @@ fn check_parts(versions: &[Value], shared: bool, path: &Path, errors: &mut Error
             match key {
                 "schema" => {
                     let has_status = !version["subresources"]["status"].is_null();
-                    structural::check(&version["schema"]["openAPIV3Schema"], has_status, &place.child("openAPIV3Schema"), errors);
+                    check_schema(&version["schema"]["openAPIV3Schema"], has_status, &options(version), &place.child("openAPIV3Schema"), errors);
                 }
                 "subresources" => check_scale(&version["subresources"]["scale"], &place, errors),
                 _ => {
@@ -255,6 +262,18 @@ fn check_parts(versions: &[Value], shared: bool, path: &Path, errors: &mut Error
                 }
             }
         }
+    }
+}
+
+/// A version's schema, and its rules where it is itself in order.
+fn check_schema(schema: &Value, has_status: bool, options: &Options, path: &Path, errors: &mut ErrorList) {
+    let before = errors.len();
+    structural::check(schema, has_status, path, errors);
+    let is_structural = errors.len() == before;
+    definition_rules::check_form(schema, path, errors);
+    if is_structural {
+        let found = definition_rules::check(schema, path, &errors[before..], options);
+        errors.extend(found);
     }
 }
 
