@@ -9,6 +9,7 @@ use crate::cost::{self, Cost, Sizes};
 use crate::decl::{Function, Library, ObjectType, Overload, Provider};
 use crate::declared::{Declared, RESERVED, admission};
 use crate::issues::Issues;
+use crate::library;
 use crate::macros::Macro;
 use crate::parser;
 use crate::types::{Str, Type};
@@ -60,15 +61,17 @@ impl Env {
         static NEW: OnceLock<Env> = OnceLock::new();
         static STORED: OnceLock<Env> = OnceLock::new();
         match version {
-            Version::NEW => NEW.get_or_init(|| Env::made(version)).clone(),
-            Version::STORED => STORED.get_or_init(|| Env::made(version)).clone(),
-            _ => Env::made(version),
+            Version::NEW => NEW.get_or_init(|| Env::made(version, Vec::new())).clone(),
+            Version::STORED => STORED.get_or_init(|| Env::made(version, Vec::new())).clone(),
+            _ => Env::made(version, Vec::new()),
         }
     }
 
-    fn made(version: Version) -> Env {
-        let mut libraries = crate::library::all();
+    /// The libraries of a version, and more.
+    fn made(version: Version, more: Vec<Library>) -> Env {
+        let mut libraries = library::all();
         libraries.retain(|library| library.since <= version && library.until.is_none_or(|until| version < until));
+        libraries.extend(more);
         Env::of(&libraries)
     }
 
@@ -81,7 +84,8 @@ impl Env {
     /// What policies, match conditions and webhooks may use. (The authorizer's variables need its library.)
     pub fn admission(version: Version, optional: admission::Optional) -> Env {
         let (request, namespace) = (admission::request(), admission::namespace());
-        let mut env = Env::new(version).with_declared(&[&request, &namespace]);
+        let base = if optional.patches { Env::made(version, vec![library::jsonpatch::library()]) } else { Env::new(version) };
+        let mut env = base.with_declared(&[&request, &namespace]);
         env = env.with_variable("request", request.cel_type()).with_variable("namespaceObject", namespace.cel_type());
         env = env.with_variable("object", Type::Dyn).with_variable("oldObject", Type::Dyn);
         if optional.params {

@@ -1,4 +1,7 @@
-//! What is looked at when the types are right: constants that are no duration, time or pattern, lists and maps of mixed types.
+//! What is looked at when the types are right: lists and maps of mixed types, constants that are no duration, time or pattern, and
+//! what constant formats ask for.
+
+mod formats;
 
 use crate::ast::{Checked, Expr, Id, Kind, Literal};
 use crate::checker::equivalent;
@@ -9,11 +12,12 @@ use crate::types::Type;
 /// The errors of a checked expression.
 pub(crate) fn validate(checked: &Checked) -> Vec<Issue> {
     let mut validator = Validator { checked, errors: Vec::new() };
+    validator.lists(&checked.expr);
+    validator.maps(&checked.expr);
     for (function, is_valid) in [("duration", is_duration as fn(&Literal) -> bool), ("timestamp", is_timestamp), ("matches", is_pattern)] {
         validator.constants(&checked.expr, function, is_valid);
     }
-    validator.lists(&checked.expr);
-    validator.maps(&checked.expr);
+    validator.formats(&checked.expr);
     validator.errors
 }
 
@@ -29,8 +33,8 @@ fn is_pattern(literal: &Literal) -> bool {
     standard::converts("matches", literal)
 }
 
-/// Whether what is in a call may be of mixed types: what is formatted.
-fn takes_anything(expr: &Expr) -> bool {
+/// Whether a call takes lists of anything.
+fn takes_mixed(expr: &Expr) -> bool {
     matches!(&expr.kind, Kind::Call(call) if &*call.function == "format")
 }
 
@@ -58,9 +62,6 @@ impl<'a> Validator<'a> {
     }
 
     fn lists(&mut self, expr: &Expr) {
-        if takes_anything(expr) {
-            return;
-        }
         if let Kind::List(list) = &expr.kind {
             let mut first: Option<&'a Type> = None;
             for (at, element) in list.elements.iter().enumerate() {
@@ -75,13 +76,12 @@ impl<'a> Validator<'a> {
                 }
             }
         }
-        expr.each_child(&mut |child| self.lists(child));
+        if !takes_mixed(expr) {
+            expr.each_child(&mut |child| self.lists(child));
+        }
     }
 
     fn maps(&mut self, expr: &Expr) {
-        if takes_anything(expr) {
-            return;
-        }
         if let Kind::Map(entries) = &expr.kind {
             let mut first: Option<(&'a Type, &'a Type)> = None;
             for entry in entries {
@@ -95,7 +95,9 @@ impl<'a> Validator<'a> {
                 }
             }
         }
-        expr.each_child(&mut |child| self.maps(child));
+        if !takes_mixed(expr) {
+            expr.each_child(&mut |child| self.maps(child));
+        }
     }
 
     /// The type of an element; of an optional one what is in it.

@@ -100,6 +100,7 @@ impl Compiler {
         }
         let program = env.compile(text).map_err(|issues| format!("compilation failed: {issues}"))?;
         gives.check(&program.output)?;
+        program.instantiate().map_err(|error| format!("program instantiation failed: {error}"))?;
         Ok(program)
     }
 

@@ -369,14 +369,14 @@ impl Checker<'_> {
         }
     }
 
-    /// The type of a list's or map's elements so far and one more.
+    /// The type of a list's or map's elements so far and one more. (That they are of different types is an error only when all else
+    /// is right: [`crate::validate`].)
     fn join(&mut self, previous: Option<Type>, current: Type) -> Type {
         let Some(previous) = previous else { return current };
-        if self.assignable(&previous, &current) {
-            return most_general(&previous, &current).clone();
+        match self.assignable(&previous, &current) {
+            true => most_general(&previous, &current).clone(),
+            false => Type::Dyn,
         }
-        // Whether they may be mixed is asked when the types are right ([`crate::validate`]).
-        Type::Dyn
     }
 }
 

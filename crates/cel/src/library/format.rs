@@ -49,7 +49,7 @@ fn filled(text: &str, args: &List<'_>) -> Text {
 }
 
 /// The letter of a clause, its precision, and what is behind it.
-fn clause(text: &str) -> Result<(char, Option<usize>, &str), String> {
+pub(crate) fn clause(text: &str) -> Result<(char, Option<usize>, &str), String> {
     let (precision, rest) = match text.strip_prefix('.') {
         None => (None, text),
         Some(after) => {

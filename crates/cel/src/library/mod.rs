@@ -3,7 +3,7 @@
 pub mod authorizer;
 mod comprehensions;
 mod costs;
-mod format;
+pub(crate) mod format;
 mod formats;
 mod ip;
 pub mod jsonpatch;
