@@ -218,3 +218,23 @@ fn a_zero_with_a_sign_is_a_whole_number_unless_it_has_a_fraction() {
     let refused = decode(br#"{"spec":{"ports":[{"targetPort":true}]}}"#, Some(service), Validation::Strict).unwrap_err().message;
     assert!(refused.ends_with("cannot unmarshal bool into Go struct field ServicePort.spec.ports.targetPort of type int32"), "{refused}");
 }
+
+/// The shortest text that is read as the same float; `float_roundtrip` makes the parser exact.
+#[test]
+fn floats_keep_their_last_digit() {
+    let crd = kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    for (sent, answered) in [
+        ("1.2345678901234567e-7", "1.2345678901234566e-7"),
+        ("123456789012345680000", "123456789012345680000"),
+        ("9007199254740993", "9007199254740992"),
+        ("0.1234567890123456789", "0.12345678901234568"),
+        ("65.613616999999977", "65.61361699999998"),
+        ("2.2250738585072014e-308", "2.2250738585072014e-308"),
+        ("5e-324", "5e-324"),
+    ] {
+        let body = format!("{{\"spec\":{{\"versions\":[{{\"schema\":{{\"openAPIV3Schema\":{{\"maximum\":{sent}}}}}}}]}}}}");
+        let value = decode(body.as_bytes(), Some(crd), Validation::Strict).unwrap().value;
+        let text = String::from_utf8(encode_as(Some(crd), &value)).unwrap();
+        assert!(text.contains(&format!("\"maximum\":{answered}}}")), "{sent}: {text}");
+    }
+}
