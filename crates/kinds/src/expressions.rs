@@ -55,10 +55,10 @@ impl Gives {
         match types.as_slice() {
             [] => Ok(()),
             types if types.contains(output) => Ok(()),
-            [one] => Err(format!("must evaluate to {one} but got {output}")),
+            [one] => Err(format!("must evaluate to {} but got {}", shown(one), shown(output))),
             more => {
-                let names: Vec<String> = more.iter().map(ToString::to_string).collect();
-                Err(format!("must evaluate to one of [{}] but got {output}", names.join(" ")))
+                let names: Vec<String> = more.iter().map(shown).collect();
+                Err(format!("must evaluate to one of [{}] but got {}", names.join(" "), shown(output)))
             }
         }
     }
@@ -141,6 +141,11 @@ pub fn check_types(spec: &Value, kinds: &[(String, Typed)], params: Option<&Type
         }
     }
     warnings
+}
+
+/// A type by the name that values give to it.
+fn shown(ty: &Type) -> String {
+    if *ty == Type::Null { "null_type".into() } else { ty.to_string() }
 }
 
 /// A type as a field can have it: what is no simple value is anything.

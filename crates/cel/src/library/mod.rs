@@ -15,7 +15,7 @@ mod semver;
 mod sets;
 mod standard;
 mod strings;
-mod urls;
+pub mod urls;
 
 use crate::decl::{Library, Overload};
 use crate::eval::Run;

@@ -93,6 +93,16 @@ fn from_text<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
     Ok(Value::opaque(url))
 }
 
+/// Why a text is no URL (Go's `url.Parse`); none where it is one.
+pub fn problem(text: &str) -> Option<String> {
+    let (before, fragment) = text.split_once('#').unwrap_or((text, ""));
+    let wrong = |shown: &str, error: String| format!("parse {}: {error}", quote(shown));
+    if let Err(error) = parse(before, false) {
+        return Some(wrong(before, error));
+    }
+    unescape(fragment, Part::Fragment).err().map(|error| wrong(text, error))
+}
+
 /// Why a text is no URI, as validation says it; none where it is one.
 pub(super) fn request_uri_error(text: &str) -> Option<String> {
     parse(text, true).err().map(|error| format!("parse {}: {error}", quote(text)))

@@ -304,7 +304,7 @@ impl Policies {
     fn check_policy(&self, obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         let before = old.map_or(&Value::Null, |old| &old["spec"]);
-        rules::one_of(&spec["failurePolicy"], &path.child("failurePolicy"), &["Fail", "Ignore"], errors);
+        limited(spec, "failurePolicy", &["Fail", "Ignore"], &path, errors);
         if !spec["paramKind"].is_null() {
             check_kind(&spec["paramKind"], &path.child("paramKind"), errors);
         }

@@ -213,6 +213,10 @@ pub(super) fn client_config(config: &Value, path: &Path, errors: &mut ErrorList)
 
 fn webhook_url(url: &str, path: &Path, errors: &mut ErrorList) {
     const FORM: &str = "; desired format: https://host[/path]";
+    if let Some(why) = kubecel::library::urls::problem(url) {
+        errors.push(Error::required(path, format!("url must be a valid URL: {why}{FORM}")));
+        return;
+    }
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     if scheme != "https" {
         errors.push(Error::invalid(path, scheme, format!("'https' is the only allowed URL scheme{FORM}")));
