@@ -14,7 +14,7 @@ use k8s_openapi::api::{
     authentication::v1::TokenReview,
     authorization::v1::SubjectAccessReview,
     batch::v1::{CronJob, Job},
-    certificates::v1::{CertificateSigningRequest, ClusterTrustBundle},
+    certificates::v1::{CertificateSigningRequest, ClusterTrustBundle, PodCertificateRequest},
     coordination::v1::Lease,
     core::v1::{
         ConfigMap, Endpoints, Event as CoreEvent, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Secret,
@@ -107,6 +107,7 @@ coded!(
     PersistentVolume,
     PersistentVolumeClaim,
     Pod,
+    PodCertificateRequest,
     PodDisruptionBudget,
     PriorityClass,
     ReplicaSet,

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
+use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, PodCertificateRequest};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use serde_json::Value;
 
@@ -70,6 +70,14 @@ pub trait KubeApi: Send + Sync {
     async fn trust_bundles(&self) -> Result<Vec<Arc<ClusterTrustBundle>>, ApiError>;
     /// Pulses whenever a bundle changes, and at once for those that there are. Never ends while the kubelet runs.
     fn trust_bundle_changes(&self) -> BoxStream<'static, ()>;
+    /// A request for a certificate of a pod of this node, from the memory of an informer that begins with the first call; none if it is not
+    /// there, or not heard of yet.
+    async fn certificate_request(&self, namespace: &str, name: &str) -> Result<Option<Arc<PodCertificateRequest>>, ApiError>;
+    /// The UID of a pod of this node whenever one of its requests changes, and at once for those that there are. Never ends while the kubelet
+    /// runs.
+    fn certificate_request_changes(&self) -> BoxStream<'static, String>;
+    /// Makes such a request.
+    async fn create_certificate_request(&self, namespace: &str, request: &PodCertificateRequest) -> Result<PodCertificateRequest, ApiError>;
     /// The pod as the server has it now.
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError>;
     /// A strategic merge patch of the pod's status.

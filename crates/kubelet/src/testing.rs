@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
+use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, PodCertificateRequest};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use machinery::gvk::Gvk;
 use parking_lot::Mutex;
@@ -73,6 +73,10 @@ pub struct FakeApi {
     pub silent: std::sync::atomic::AtomicBool,
     /// The bundles of trust anchors.
     pub bundles: tokio::sync::watch::Sender<Vec<Arc<ClusterTrustBundle>>>,
+    /// Service accounts and nodes exist, by any name.
+    pub peopled: std::sync::atomic::AtomicBool,
+    /// The requests for certificates.
+    pub requests: tokio::sync::watch::Sender<Vec<Arc<PodCertificateRequest>>>,
 }
 
 impl FakeApi {
@@ -131,6 +135,24 @@ impl KubeApi for FakeApi {
         let changes = self.bundles.subscribe();
         futures_util::stream::unfold(changes, |mut changes| async move { changes.changed().await.ok().map(|()| ((), changes)) }).boxed()
     }
+    async fn certificate_request(&self, _: &str, name: &str) -> Result<Option<Arc<PodCertificateRequest>>, ApiError> {
+        Ok(self.requests.borrow().iter().find(|r| r.metadata.name.as_deref() == Some(name)).cloned())
+    }
+    fn certificate_request_changes(&self) -> BoxStream<'static, String> {
+        let changes = self.requests.subscribe();
+        futures_util::stream::unfold(changes, |mut changes| async move {
+            changes.changed().await.ok()?;
+            let newest = changes.borrow_and_update().last().map(|r| r.spec.pod_uid.clone()).unwrap_or_default();
+            Some((newest, changes))
+        })
+        .boxed()
+    }
+    async fn create_certificate_request(&self, _: &str, request: &PodCertificateRequest) -> Result<PodCertificateRequest, ApiError> {
+        let mut made = request.clone();
+        made.metadata.name = Some(format!("req-{}", self.requests.borrow().len()));
+        self.requests.send_modify(|all| all.push(Arc::new(made.clone())));
+        Ok(made)
+    }
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError> {
         self.pod(namespace, name).map_or_else(|| missing(name), Ok)
     }
@@ -156,7 +178,10 @@ impl KubeApi for FakeApi {
         missing("token")
     }
     async fn get_service_account(&self, _: &str, name: &str) -> Result<ServiceAccount, ApiError> {
-        missing(name)
+        if !self.peopled.load(Ordering::Relaxed) {
+            return missing(name);
+        }
+        Ok(serde_json::from_value(serde_json::json!({"metadata": {"name": name, "uid": "account-uid"}})).unwrap())
     }
     async fn get_claim(&self, _: &str, name: &str) -> Result<PersistentVolumeClaim, ApiError> {
         missing(name)
@@ -170,11 +195,12 @@ impl KubeApi for FakeApi {
     async fn services(&self, _: &str) -> Vec<Arc<Service>> {
         Vec::new()
     }
-    async fn get_node(&self, _: &str) -> Result<Option<Node>, ApiError> {
+    async fn get_node(&self, name: &str) -> Result<Option<Node>, ApiError> {
         if self.silent.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
-        Ok(None)
+        let node = || serde_json::from_value(serde_json::json!({"metadata": {"name": name, "uid": "node-uid"}})).unwrap();
+        Ok(self.peopled.load(Ordering::Relaxed).then(node))
     }
     async fn create_node(&self, node: &Node) -> Result<Node, ApiError> {
         Ok(node.clone())

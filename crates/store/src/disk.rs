@@ -12,6 +12,7 @@
 
 use crate::{
     entry::{self, Entry},
+    journal,
     memory::Memory,
     synced::{self, Synced},
 };
@@ -30,6 +31,8 @@ const REVISION_KEY: &str = "revision";
 const DIGEST_KEY: &str = "digest";
 /// Says of the place of the resourceVersion that the object's keys are in the original's order.
 const IN_ORDER: u32 = 1 << 31;
+/// The file that the engine locks while it has the store open.
+const LOCK: &str = "lock";
 /// Where the journals of a damaged store are kept as they were found.
 const DAMAGED: &str = "damaged";
 /// Bytes before the JSON.
@@ -109,6 +112,7 @@ impl Disk {
         make_private(directory).map_err(io)?;
         let (synced, acknowledged) = Synced::open(directory).map_err(io)?;
         let journals = Journals::read(directory).map_err(io)?;
+        journals.cut_torn(directory).map_err(io)?;
         let (database, keyspace) = match open(directory) {
             Ok(opened) => opened,
             Err(error) => {
@@ -280,6 +284,21 @@ impl Journals {
         // The newest last: their names are numbers.
         found.sort_by_key(|(path, _)| path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<u64>().ok()));
         Ok(Journals(found))
+    }
+
+    /// Cuts what a loss of power left of the batch that was under way; see [`journal`]. Of a store that is open it is the batch that is
+    /// being written: the engine's own lock tells, and is held meanwhile.
+    fn cut_torn(&self, directory: &Path) -> std::io::Result<()> {
+        let Some((path, bytes)) = self.0.last() else { return Ok(()) };
+        let Some(whole) = journal::torn_at(bytes) else { return Ok(()) };
+        let Some(lock) = unless_gone(fs::File::open(directory.join(LOCK)))? else { return Ok(()) };
+        if lock.try_lock().is_err() || written(path)? != *bytes {
+            return Ok(());
+        }
+        tracing::info!(journal = %path.display(), whole, "the write that was under way when the power was lost is left out");
+        let file = fs::OpenOptions::new().write(true).open(path)?;
+        file.set_len(whole as u64)?;
+        file.sync_all()
     }
 
     /// Writes them into a directory of their own, which is returned; copies of an earlier damage stay. The engine has cut them

@@ -24,7 +24,10 @@ mod entry;
 mod history;
 mod index;
 mod indexing;
+mod journal;
 mod memory;
+#[cfg(test)]
+mod power;
 mod routes;
 mod synced;
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::dns::{self, Resolver};
 use crate::resources;
 use crate::util;
 use crate::volumes::payload::Source;
-use crate::volumes::tokens::Tokens;
+use crate::volumes::tokens::Proofs;
 use crate::volumes::{self, Layout, Ready};
 
 /// All that is ready.
@@ -77,7 +77,7 @@ pub fn hostname_path(pod_dir: &Path) -> PathBuf {
 pub async fn set_up(
     cx: Arc<Context>,
     pod: Arc<Pod>,
-    tokens: Arc<Tokens>,
+    proofs: Arc<Proofs>,
     existing: Option<Sandbox>,
     attempt: u32,
     cancel: CancellationToken,
@@ -103,7 +103,7 @@ pub async fn set_up(
         cx.api.pod_event(&pod, None, Severity::Warning, "DNSConfigForming", &warning);
     }
     let facts = cx.facts(&pod, &[]);
-    let source = Source { api: &cx.api, watches: &cx.watches, looks: &cx.looks, tokens: &tokens, facts };
+    let source = Source { api: &cx.api, watches: &cx.watches, looks: &cx.looks, proofs: &proofs, facts };
     let content = async {
         tokio::select! {
             made = async { tokio::join!(volumes::set_up(&source, &layout), image_volumes(&cx, &pod)) } => Some(made),

@@ -72,7 +72,7 @@ impl Worker {
             self.cx.api.pod_event(pod, None, Severity::Normal, "SandboxChanged", message);
         }
         self.set_up = None;
-        let (cx, pod, tokens, cancel) = (Arc::clone(&self.cx), Arc::clone(pod), Arc::clone(&self.tokens), self.cancel.clone());
+        let (cx, pod, proofs, cancel) = (Arc::clone(&self.cx), Arc::clone(pod), Arc::clone(&self.proofs), self.cancel.clone());
         let old = sandbox.cloned();
         self.duties.begin(Duty::SetUp, at, async move {
             if let Some(dead) = old.as_ref().filter(|s| !s.ready) {
@@ -80,7 +80,7 @@ impl Worker {
                 let _ = cx.net.detach(&dead.id).await;
                 let _ = cx.runtime.stop_sandbox(&dead.id).await;
             }
-            Outcome::SetUp(setup::set_up(cx, pod, tokens, old, attempt, cancel).await)
+            Outcome::SetUp(setup::set_up(cx, pod, proofs, old, attempt, cancel).await)
         });
     }
 
@@ -405,7 +405,7 @@ impl Worker {
         if self.set_up.is_none() || self.duties.running(&[Duty::SetUp, Duty::Refresh]) {
             return None;
         }
-        let due = self.tokens.next_renewal();
+        let due = self.proofs.next_renewal();
         if !self.refresh_due && due.is_none_or(|due| due > at) {
             return due;
         }
@@ -413,11 +413,11 @@ impl Worker {
             return Some(until);
         }
         self.refresh_due = false;
-        let (cx, pod, tokens, ips) = (Arc::clone(&self.cx), Arc::clone(pod), Arc::clone(&self.tokens), self.ips.clone());
+        let (cx, pod, proofs, ips) = (Arc::clone(&self.cx), Arc::clone(pod), Arc::clone(&self.proofs), self.ips.clone());
         let cancel = self.cancel.clone();
         self.duties.begin(Duty::Refresh, at, async move {
             let layout = Layout::new(&cx.config.root_dir, util::uid(&pod));
-            let source = Source { api: &cx.api, watches: &cx.watches, looks: &cx.looks, tokens: &tokens, facts: cx.facts(&pod, &ips) };
+            let source = Source { api: &cx.api, watches: &cx.watches, looks: &cx.looks, proofs: &proofs, facts: cx.facts(&pod, &ips) };
             tokio::select! {
                 errors = volumes::refresh(&source, &layout) => Outcome::Refreshed(errors),
                 // A pod that goes waits for nobody's answer.

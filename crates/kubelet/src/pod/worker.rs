@@ -32,7 +32,7 @@ use crate::start_error::StartError;
 use crate::status_writer::StatusWriter;
 use crate::util;
 use crate::volumes;
-use crate::volumes::tokens::Tokens;
+use crate::volumes::tokens::Proofs;
 
 /// How long a restart may take before the status tells that the container does not run.
 const RESTART_UNTOLD: Duration = Duration::from_millis(500);
@@ -83,7 +83,7 @@ pub struct Worker {
     pub(super) probes: Probes,
     pub(super) stage: Stage,
     first_seen: SystemTime,
-    pub(super) tokens: Arc<Tokens>,
+    pub(super) proofs: Arc<Proofs>,
     pub(super) set_up: Option<SetUp>,
     pub(super) ips: Vec<IpAddr>,
     pub(super) failures: BTreeMap<String, Failure>,
@@ -154,7 +154,7 @@ impl Worker {
             probes: Probes::new(Arc::clone(&cx), Arc::clone(&handle)),
             stage: Stage::Syncing,
             first_seen: cx.now(),
-            tokens: Arc::default(),
+            proofs: Arc::default(),
             set_up: None,
             ips: Vec::new(),
             failures: BTreeMap::new(),

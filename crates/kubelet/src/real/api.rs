@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
+use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, PodCertificateRequest};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -24,8 +24,8 @@ use crate::run::PodChange;
 
 /// Where nodes' leases are.
 const LEASES: &str = "kube-node-lease";
-/// How long a pod's volume waits for the first list of bundles; after that the pod is tried again, and its event says why.
-const BUNDLES_WAIT: Duration = Duration::from_secs(10);
+/// How long a pod's volume waits for the first list of bundles or requests; after that the pod is tried again, and its event says why.
+const LIST_WAIT: Duration = Duration::from_secs(10);
 
 /// For an answer: what it takes longer is asked anew, on a connection that may be another. A little more than the server gives
 /// itself (upstream's `--request-timeout`).
@@ -72,6 +72,10 @@ impl From<Error> for ApiError {
 }
 
 impl RealApi {
+    fn certificate_requests(&self) -> Informer<PodCertificateRequest> {
+        self.informers.informer_with(ListParams::fields(format!("spec.nodeName={}", self.node_name)))
+    }
+
     /// Reads services from the informers' memory, the rest through `client`.
     #[must_use]
     pub fn new(client: Client, informers: Informers, node_name: &str) -> Self {
@@ -176,7 +180,7 @@ impl KubeApi for RealApi {
 
     async fn trust_bundles(&self) -> Result<Vec<Arc<ClusterTrustBundle>>, ApiError> {
         let bundles = self.informers.informer::<ClusterTrustBundle>();
-        match tokio::time::timeout(BUNDLES_WAIT, bundles.synced()).await {
+        match tokio::time::timeout(LIST_WAIT, bundles.synced()).await {
             Ok(()) => Ok(bundles.list()),
             Err(_) => Err(ApiError::Other("ClusterTrustBundle informer has not yet synced".into())),
         }
@@ -185,6 +189,27 @@ impl KubeApi for RealApi {
     fn trust_bundle_changes(&self) -> BoxStream<'static, ()> {
         let changes = self.informers.informer::<ClusterTrustBundle>().subscribe();
         futures_util::stream::unfold(changes, |mut changes| async move { changes.recv().await.map(|_| ((), changes)) }).boxed()
+    }
+
+    async fn certificate_request(&self, namespace: &str, name: &str) -> Result<Option<Arc<PodCertificateRequest>>, ApiError> {
+        let requests = self.certificate_requests();
+        match tokio::time::timeout(LIST_WAIT, requests.synced()).await {
+            Ok(()) => Ok(requests.get(namespace, name)),
+            Err(_) => Err(ApiError::Other("PodCertificateRequest informer has not yet synced".into())),
+        }
+    }
+
+    fn certificate_request_changes(&self) -> BoxStream<'static, String> {
+        let changes = self.certificate_requests().subscribe();
+        let next = |mut changes: mpsc::UnboundedReceiver<Delta<PodCertificateRequest>>| async move {
+            let delta = changes.recv().await?;
+            Some((delta.object().spec.pod_uid.clone(), changes))
+        };
+        futures_util::stream::unfold(changes, next).boxed()
+    }
+
+    async fn create_certificate_request(&self, namespace: &str, request: &PodCertificateRequest) -> Result<PodCertificateRequest, ApiError> {
+        within(self.client.namespaced::<PodCertificateRequest>(namespace).create(request)).await
     }
 
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError> {

@@ -51,10 +51,20 @@ pub fn pem(bundles: &[&ClusterTrustBundle]) -> Result<Vec<u8>, String> {
             anchors.insert(anchor.map_err(|e| format!("while normalizing trust anchors: {e}"))?.to_vec());
         }
     }
+    Ok(blocks(anchors.iter().map(Vec::as_slice)).into_bytes())
+}
+
+/// A chain of certificates, in its order, without what stands around them.
+pub fn clean_chain(chain: &str) -> Result<String, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
+    Ok(blocks(found.map_err(|e| format!("while reading the certificate chain: {e}"))?.iter().map(AsRef::as_ref)))
+}
+
+fn blocks<'a>(certificates: impl Iterator<Item = &'a [u8]>) -> String {
     let mut out = String::new();
-    for anchor in anchors {
+    for certificate in certificates {
         out.push_str("-----BEGIN CERTIFICATE-----\n");
-        let mut text = STANDARD.encode(anchor);
+        let mut text = STANDARD.encode(certificate);
         while !text.is_empty() {
             let rest = text.split_off(text.len().min(LINE));
             out.push_str(&text);
@@ -63,7 +73,7 @@ pub fn pem(bundles: &[&ClusterTrustBundle]) -> Result<Vec<u8>, String> {
         }
         out.push_str("-----END CERTIFICATE-----\n");
     }
-    Ok(out.into_bytes())
+    out
 }
 
 #[cfg(test)]

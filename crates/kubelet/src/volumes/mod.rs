@@ -7,6 +7,7 @@
 
 pub mod anchors;
 pub mod atomic;
+pub mod certificates;
 mod host;
 pub mod looks;
 pub mod payload;

@@ -1,12 +1,14 @@
 //! What the volumes made from API objects show: configMap, secret, downwardAPI and projected.
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume};
+use k8s_openapi::api::core::v1::{
+    ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, Pod, PodCertificateProjection, ServiceAccountTokenProjection, Volume,
+};
 
 use super::anchors;
 use super::atomic::{File, Payload};
 use super::looks::Looks;
-use super::tokens::Tokens;
+use super::tokens::Proofs;
 use super::watches::Watches;
 use crate::api::{ApiError, RefKind, RefObject, SharedApi};
 use crate::cri::PodUid;
@@ -26,8 +28,8 @@ pub struct Source<'a> {
     pub watches: &'a Watches,
     /// Looks at the host's own places.
     pub looks: &'a Looks,
-    /// The pod's tokens.
-    pub tokens: &'a Tokens,
+    /// The pod's tokens and certificates.
+    pub proofs: &'a Proofs,
     /// What the downward API tells.
     pub facts: Facts<'a>,
 }
@@ -74,7 +76,7 @@ impl Source<'_> {
         sources: &[k8s_openapi::api::core::v1::VolumeProjection],
         d: &Defaults,
     ) -> Result<(), String> {
-        for s in sources {
+        for (index, s) in sources.iter().enumerate() {
             if let Some(m) = &s.config_map {
                 self.object(out, RefKind::ConfigMap, &m.name, m.items.as_deref(), m.optional, d).await?;
             } else if let Some(m) = &s.secret {
@@ -85,8 +87,8 @@ impl Source<'_> {
                 self.token(out, &volume.name, t, d).await?;
             } else if let Some(b) = &s.cluster_trust_bundle {
                 self.trust_anchors(out, b, d).await?;
-            } else if s.pod_certificate.is_some() {
-                return Err("podCertificate projections are not supported by this kubelet".into());
+            } else if let Some(c) = &s.pod_certificate {
+                self.certificate(out, (volume.name.clone(), index), c, d).await?;
             }
         }
         Ok(())
@@ -182,9 +184,27 @@ impl Source<'_> {
             }),
             ..TokenRequest::default()
         };
-        let token =
-            self.tokens.get(self.api, util::namespace(pod), account, volume, &t.path, request).await.map_err(|e| format!("failed to fetch token: {e}"))?;
+        let token = self
+            .proofs
+            .tokens
+            .get(self.api, util::namespace(pod), account, volume, &t.path, request)
+            .await
+            .map_err(|e| format!("failed to fetch token: {e}"))?;
         out.insert(t.path.clone(), self.own_file(token.into_bytes(), t.user, d));
+        Ok(())
+    }
+
+    async fn certificate(&self, out: &mut Payload, place: (String, usize), c: &PodCertificateProjection, d: &Defaults) -> Result<(), String> {
+        let pod = self.facts.pod;
+        // Before it is asked for, so that the answer is not missed.
+        self.watches.watch_certificate_requests(PodUid(util::uid(pod).to_owned()));
+        let bundle = self.proofs.certificates.get(self.api, pod, place, c).await?;
+        let both = format!("{}{}", bundle.key, bundle.chain);
+        for (path, text) in [(&c.credential_bundle_path, both), (&c.key_path, bundle.key), (&c.certificate_chain_path, bundle.chain)] {
+            if let Some(path) = path.as_ref().filter(|p| !p.is_empty()) {
+                out.insert(path.clone(), self.own_file(text.into_bytes(), c.user, d));
+            }
+        }
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use k8s_openapi::api::authentication::v1::TokenRequest;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::certificates::Certificates;
 use crate::api::{ApiError, SharedApi};
 use crate::util;
 
@@ -27,6 +28,23 @@ struct Held {
     /// When it is renewed, by the time of day and by the clock that nobody sets: whichever comes first.
     renew: SystemTime,
     renew_at: Instant,
+}
+
+/// What one pod is given to prove who it is.
+#[derive(Default)]
+pub struct Proofs {
+    /// Its tokens.
+    pub tokens: Tokens,
+    /// Its certificates.
+    pub certificates: Certificates,
+}
+
+impl Proofs {
+    /// When the next of them must be renewed or looked for.
+    #[must_use]
+    pub fn next_renewal(&self) -> Option<Instant> {
+        self.tokens.next_renewal().into_iter().chain(self.certificates.next_step()).min()
+    }
 }
 
 /// The tokens of one pod, by volume and path.

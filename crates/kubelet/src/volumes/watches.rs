@@ -1,6 +1,7 @@
-//! Watches on what running pods show: ConfigMaps and Secrets, each by its name alone, and the bundles of trust anchors.
+//! Watches on what running pods show: ConfigMaps and Secrets, each by its name alone, the bundles of trust anchors, and the requests for
+//! this node's pods' certificates.
 //!
-//! One watch per object (and one for all bundles), however many pods use it, ended with the last of them. A pulse tells the pods that their volumes are
+//! One watch per object (one for all bundles, one for all requests), however many pods use it, ended with the last of them. A pulse tells the pods that their volumes are
 //! stale; they read the object themselves, so a lost or doubled pulse does no harm.
 
 use std::collections::{HashMap, HashSet};
@@ -23,6 +24,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 enum Key {
     Object(RefKind, String, String),
     TrustBundles,
+    CertificateRequests,
 }
 
 /// Told which pod's volumes are stale.
@@ -73,6 +75,11 @@ impl Watches {
         self.open(pod, Key::TrustBundles, || follow_trust_bundles(self.clone()));
     }
 
+    /// Sees to it that `pod` is told of changes of its own requests for certificates.
+    pub fn watch_certificate_requests(&self, pod: PodUid) {
+        self.open(pod, Key::CertificateRequests, || follow_certificate_requests(self.clone()));
+    }
+
     fn open<F: Future<Output = ()> + Send + 'static>(&self, pod: PodUid, key: Key, task: impl FnOnce() -> F) {
         let mut open = self.open.lock();
         if let Some(w) = open.get_mut(&key) {
@@ -112,6 +119,17 @@ async fn follow_trust_bundles(all: Watches) {
         // What came together, the present state at first, is one change.
         while let Some(Some(())) = changes.next().now_or_never() {}
         all.pulse(&Key::TrustBundles);
+    }
+}
+
+async fn follow_certificate_requests(all: Watches) {
+    let mut changes = all.api.certificate_request_changes();
+    while let Some(pod) = changes.next().await {
+        let pod = PodUid(pod);
+        let uses = all.open.lock().get(&Key::CertificateRequests).is_some_and(|w| w.users.contains(&pod));
+        if uses {
+            (all.stale)(&pod);
+        }
     }
 }
 

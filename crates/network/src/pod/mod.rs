@@ -17,6 +17,7 @@
 //! so does forwarding that is on before knarr starts; from then on knarr decides about its own packets only.
 
 mod firewall;
+mod holders;
 mod ipam;
 mod legacy;
 mod probe;
@@ -45,6 +46,7 @@ use crate::netlink::{self, Messages, Socket};
 use crate::nft::{self, At, Batch, Foreign};
 use crate::{Error, Result, netns};
 use firewall::Pods;
+use holders::Holders;
 use ipam::{Ipam, Record};
 
 /// The name of a pod's link inside the pod.
@@ -145,6 +147,8 @@ struct State {
     route: Socket,
     nft: Socket,
     ipam: Ipam,
+    /// Who has the host's ports.
+    holders: Holders,
     /// It was this network that switched forwarding on.
     switched: bool,
     /// The rules let the host pass packets on for others than pods.
@@ -197,7 +201,7 @@ impl PodNetwork {
         };
         let no_ipv6 = link::has_ipv6();
         let ipam = Ipam::open(config.run_dir.join("ipam"), config.pod_cidr)?;
-        let state = Mutex::new(State { route, nft, ipam, switched: false, router: true });
+        let state = Mutex::new(State { route, nft, ipam, holders: Holders::default(), switched: false, router: true });
         let inner = Inner { mark: config.mark.clone(), config, bridge, gateway, mtu, no_ipv6, state };
         {
             let state = &mut *inner.state.lock();
@@ -330,7 +334,7 @@ impl Inner {
 
     /// The table with the ports of the pods that exist.
     fn write_rules(&self, state: &mut State) -> Result<()> {
-        let ports: Vec<_> = state.ipam.records().map(|(a, r)| (a, r.ports.as_slice())).collect();
+        let ports = state.holders.settle(state.ipam.records().map(|(address, record)| (address, record.ports.as_slice())));
         let range = self.config.pod_cidr;
         let table = rules::table(&self.mark, (range, self.config.cluster_cidr.unwrap_or(range)), self.gateway, state.router, &ports);
         table.commit(&mut state.nft, "write the pod network's rules")
@@ -477,19 +481,46 @@ impl Inner {
             return Ok(());
         }
         let add = |state: &mut State| {
+            let free = state.holders.take(address, ports);
             let mut batch = Batch::new(&self.mark.table());
-            rules::change(&mut batch, address, ports, Batch::add_elements);
-            batch.commit(&mut state.nft, "open a pod's host ports")
+            rules::change(&mut batch, address, &free, Batch::add_elements);
+            batch.commit(&mut state.nft, "open a pod's host ports").inspect_err(|_| state.holders.give(address))?;
+            forget_flows(state, address, &free)
         };
         match add(state) {
             // Somebody removed the table, and the look at his news is still to come.
             Err(e) if e.errno() == Some(libc::ENOENT) => {
                 self.write_rules(state)?;
-                add(state)?;
+                add(state)
             }
-            other => other?,
+            other => other,
         }
-        forget_flows(state, address, ports)
+    }
+
+    /// Takes the ports from a pod that goes, and gives each to who waits for it.
+    fn remove_ports(&self, state: &mut State, address: Ipv4Addr, ports: &[HostPort]) -> Result<()> {
+        let held: Vec<HostPort> = state.holders.of(address, ports);
+        if held.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new(&self.mark.table());
+        rules::change(&mut batch, address, &held, Batch::delete_elements);
+        match batch.commit(&mut state.nft, "close a pod's host ports") {
+            Err(e) if e.errno() != Some(libc::ENOENT) => return Err(e),
+            _ => forget_flows(state, address, &held)?,
+        }
+        state.holders.give(address);
+        let waiting: Vec<(Ipv4Addr, Vec<HostPort>)> = state
+            .ipam
+            .records()
+            .filter(|(other, _)| *other != address)
+            .map(|(other, record)| (other, record.ports.iter().filter(|p| held.iter().any(|h| holders::same(h, p))).cloned().collect::<Vec<_>>()))
+            .filter(|(_, ports)| !ports.is_empty())
+            .collect();
+        for (other, ports) in waiting {
+            self.add_ports(state, other, &ports)?;
+        }
+        Ok(())
     }
 
     /// Takes a sandbox off the network; the name of the link that is left to be removed.
@@ -497,14 +528,7 @@ impl Inner {
         let mut state = self.state.lock();
         let state = &mut *state;
         let Some((address, record)) = state.ipam.find(sandbox).map(|(a, r)| (a, r.clone())) else { return Ok(None) };
-        if !record.ports.is_empty() {
-            let mut batch = Batch::new(&self.mark.table());
-            rules::change(&mut batch, address, &record.ports, Batch::delete_elements);
-            match batch.commit(&mut state.nft, "close a pod's host ports") {
-                Err(e) if e.errno() != Some(libc::ENOENT) => return Err(e),
-                _ => forget_flows(state, address, &record.ports)?,
-            }
-        }
+        self.remove_ports(state, address, &record.ports)?;
         // Without its route a pod is cut off both ways: what it sends fails the source check.
         link::delete_route(&mut state.route, Cidr::new(address, 32), true)?;
         state.ipam.free(address)?;

@@ -31,7 +31,7 @@ pub(crate) fn protocol(name: &str) -> Option<u8> {
 /// The whole table with the ports of the pods that exist.
 /// With `router` off, the host passes on nothing but what comes from a pod or goes to one.
 /// `cluster` is where pods are known by their own addresses: all nodes' pods.
-pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Addr, router: bool, pods: &[(Ipv4Addr, &[HostPort])]) -> Batch {
+pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Addr, router: bool, pods: &[(Ipv4Addr, Vec<HostPort>)]) -> Batch {
     let mut batch = Batch::new(&mark.table());
     batch.fresh_table();
     let set = |name, key, data| Set { name, key, data, timeout_s: None, size: None };
@@ -85,11 +85,8 @@ pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Ad
         batch.add_rule("forward", &vec![Expr::Counter, Expr::Verdict(Verdict::Drop)]);
     }
 
-    let mut known = std::collections::BTreeSet::new();
     for (address, ports) in pods {
-        // Should two claim a port, the first has it; a refused element would refuse the whole table.
-        let free: Vec<HostPort> = ports.iter().filter(|p| known.insert((p.host_ip, p.host_port, p.protocol.clone()))).cloned().collect();
-        change(&mut batch, *address, &free, Batch::add_elements);
+        change(&mut batch, *address, ports, Batch::add_elements);
     }
     batch
 }

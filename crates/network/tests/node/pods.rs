@@ -149,6 +149,32 @@ fn host_ports_lead_into_the_pod_from_everywhere() {
 }
 
 /// A datagram to the host's 127.0.0.1, written by hand: a pod's own loopback would keep whatever its kernel sends there.
+#[test]
+fn a_port_of_a_pod_that_still_ends_waits_for_its_successor() {
+    machine(|outside| {
+        let node = Node::new();
+        let with_port = |name: &str| {
+            let space = Space::new();
+            let ip = node.attach(name, &space.path, vec![host_port(8081, "TCP")]);
+            space.serve(8080, name);
+            (space, ip)
+        };
+        let (_old, _) = with_port("old");
+        assert!(outside.call((HOST, 8081)).unwrap().starts_with("old "));
+        // Its successor is not refused, and takes nothing from it.
+        let (_new, ip) = with_port("new");
+        assert!(outside.call((HOST, 8081)).unwrap().starts_with("old "));
+        node.runtime.block_on(node.network.detach("old")).unwrap();
+        assert!(outside.call((HOST, 8081)).unwrap().starts_with("new "), "{ip}");
+        // Nor does one who goes without having had it.
+        let (_third, _) = with_port("third");
+        node.runtime.block_on(node.network.detach("third")).unwrap();
+        assert!(outside.call((HOST, 8081)).unwrap().starts_with("new "));
+        node.runtime.block_on(node.network.detach("new")).unwrap();
+        assert!(outside.call((HOST, 8081)).is_err());
+    });
+}
+
 fn to_loopback(from: Ipv4Addr, port: u16) {
     use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket};
     let [a, b, c, d] = from.octets();

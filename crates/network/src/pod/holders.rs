@@ -1,0 +1,75 @@
+//! Who has a port of the host, where several pods claim it: the first, until he goes; then the next.
+//!
+//! The scheduler and the kubelet let no two pods of a node claim the same, but a pod that was deleted by force is gone for them while it
+//! still ends here, and its successor is not to wait for that.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use super::HostPort;
+
+type Port = (Option<Ipv4Addr>, u16, String);
+
+fn key(port: &HostPort) -> Port {
+    (port.host_ip, port.host_port, port.protocol.clone())
+}
+
+/// Whether two pods' ports are the same one of the host.
+pub(super) fn same(a: &HostPort, b: &HostPort) -> bool {
+    key(a) == key(b)
+}
+
+/// Ports of the host with the pods that have them.
+#[derive(Debug, Default)]
+pub(super) struct Holders(HashMap<Port, Ipv4Addr>);
+
+impl Holders {
+    /// Takes those of the ports that nobody has; which the pod has now.
+    pub(super) fn take(&mut self, pod: Ipv4Addr, ports: &[HostPort]) -> Vec<HostPort> {
+        ports.iter().filter(|p| *self.0.entry(key(p)).or_insert(pod) == pod).cloned().collect()
+    }
+
+    /// Which of its ports a pod has.
+    pub(super) fn of(&self, pod: Ipv4Addr, ports: &[HostPort]) -> Vec<HostPort> {
+        ports.iter().filter(|p| self.0.get(&key(p)) == Some(&pod)).cloned().collect()
+    }
+
+    /// A pod has no ports any more.
+    pub(super) fn give(&mut self, pod: Ipv4Addr) {
+        self.0.retain(|_, holder| *holder != pod);
+    }
+
+    /// These are all the pods: what each has. Who has a port keeps it.
+    pub(super) fn settle<'a>(&mut self, pods: impl Iterator<Item = (Ipv4Addr, &'a [HostPort])>) -> Vec<(Ipv4Addr, Vec<HostPort>)> {
+        let pods: Vec<_> = pods.collect();
+        let before = std::mem::take(self);
+        for (pod, ports) in &pods {
+            self.take(*pod, &before.of(*pod, ports));
+        }
+        pods.into_iter().map(|(pod, ports)| (pod, self.take(pod, ports))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(number: u16, protocol: &str) -> HostPort {
+        HostPort { host_ip: None, host_port: number, container_port: number, protocol: protocol.into() }
+    }
+
+    #[test]
+    fn the_first_has_a_port_until_he_goes() {
+        let mut holders = Holders::default();
+        let (a, b) = (Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 2));
+        let (ports, udp) = ([port(80, "TCP"), port(81, "TCP")], [port(80, "UDP")]);
+        assert_eq!(holders.take(a, &ports), ports);
+        assert_eq!(holders.take(b, &[&ports[..1], &udp].concat()), udp, "another protocol's is another port");
+        // A table that is written anew changes nothing about it, whatever the order of addresses.
+        let wanted = [(b, &ports[..1]), (a, &ports[..])];
+        assert_eq!(holders.settle(wanted.into_iter()), [(b, Vec::new()), (a, ports.to_vec())]);
+        holders.give(a);
+        assert_eq!(holders.of(a, &ports), []);
+        assert_eq!(holders.take(b, &ports[..1]), ports[..1]);
+    }
+}
