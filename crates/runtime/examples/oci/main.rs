@@ -129,6 +129,9 @@ async fn command(args: &[String]) -> Done {
         }
         return created;
     }
+    if verb == "delete" && rest.len() == 1 && half_made(&dir).await? {
+        return clear(&dir).await;
+    }
     let kept: Kept = serde_json::from_slice(&fs::read(dir.join("kept.json")).map_err(|e| format!("container {id:?}: {e}"))?)?;
     let rt = open(&dir).await?;
     let status = rt.container(CONTAINER).ok_or_else(|| format!("container {id:?} is not there"))?;
@@ -166,6 +169,11 @@ async fn open(dir: &Path) -> Done<Runtime> {
         shim: "/proc/self/exe".into(),
     };
     Ok(Runtime::open(config).await?)
+}
+
+/// Whether a `create` was ended before there was a container: then there is nothing to be stopped, and no hook is owed.
+async fn half_made(dir: &Path) -> Done<bool> {
+    Ok(dir.is_dir() && (!dir.join("kept.json").exists() || open(dir).await?.container(CONTAINER).is_none()))
 }
 
 /// Makes everything of a container but its program. What the configuration says counts from here on.

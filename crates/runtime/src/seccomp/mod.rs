@@ -4,7 +4,7 @@
 //! answer, so that an allowed call costs about eight comparisons. 32-bit programs have numbers of their own: where a profile
 //! names their architecture (the default does) its rules hold for them by the calls' names, else they are killed, as with
 //! libseccomp. x86's x32 numbers do not exist: they mean other things, and would pass by every rule of a list of what is
-//! denied. What 32-bit programs give to `socketcall` lies in memory, where a filter cannot look, so a rule about a socket's
+//! denied. (A profile may name x32, and containerd's default one does; nearly all kernels are made without it, and answer just so.) What 32-bit programs give to `socketcall` lies in memory, where a filter cannot look, so a rule about a socket's
 //! family does not hold for that call (containerd's default profile says so of itself).
 //! As with runc, a call that is newer than everything the profile names does not exist (`ENOSYS`) instead of being forbidden,
 //! so that C libraries fall back to an older one.

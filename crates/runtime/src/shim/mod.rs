@@ -136,6 +136,8 @@ struct Shim {
     host: Host,
     signals: OwnedFd,
     listener: OwnedFd,
+    /// There was no descriptor left for who came: others must go first, or a while must pass.
+    full: bool,
     clients: Vec<Client>,
     last_client: u64,
     containers: Vec<Container>,
@@ -187,6 +189,7 @@ impl Shim {
             host,
             signals,
             listener,
+            full: false,
             clients: Vec::new(),
             last_client: 0,
             containers: Vec::new(),
@@ -210,7 +213,8 @@ impl Shim {
                 sources.push(source);
                 fds.push(libc::pollfd { fd, events, revents: 0 });
             });
-            process::poll(&mut fds, if lean { -1 } else { QUIET_MS });
+            process::poll(&mut fds, if lean && !self.full { -1 } else { QUIET_MS });
+            self.full = false;
             lean = fds.iter().all(|fd| fd.revents == 0);
             if lean {
                 slim();
@@ -242,7 +246,9 @@ impl Shim {
     /// Everything that is waited for.
     fn watch(&self, mut add: impl FnMut(Source, i32, i16)) {
         add(Source::Signals, self.signals.as_raw_fd(), libc::POLLIN);
-        add(Source::Listener, self.listener.as_raw_fd(), libc::POLLIN);
+        if !self.full {
+            add(Source::Listener, self.listener.as_raw_fd(), libc::POLLIN);
+        }
         for client in &self.clients {
             let more = if client.queue.is_empty() { 0 } else { libc::POLLOUT };
             add(Source::Client(client.id), client.fd.as_raw_fd(), libc::POLLIN | more);
@@ -275,9 +281,13 @@ impl Shim {
                 }
             }
             Source::Listener => {
-                if let Ok(fd) = sys::accept(&self.listener) {
-                    self.last_client += 1;
-                    self.clients.push(Client { id: self.last_client, fd, subscribed: false, queue: VecDeque::new() });
+                match sys::accept(&self.listener) {
+                    Ok(fd) => {
+                        self.last_client += 1;
+                        self.clients.push(Client { id: self.last_client, fd, subscribed: false, queue: VecDeque::new() });
+                    }
+                    // Who waits is still there, and would wake it again and again.
+                    Err(e) => self.full = matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)),
                 }
             }
             Source::Client(id) => self.client_ready(id, events),
