@@ -48,7 +48,7 @@ pub fn dns_user() -> User {
 pub async fn apply(admin: &Client) -> anyhow::Result<()> {
     let objects = manifest::parse(DNS_RIGHTS)?;
     let all = objects.iter().map(|object| async move {
-        if manifest::get(admin, &object.path).await.is_err() {
+        if manifest::read_now(admin, object).await.is_err() {
             manifest::apply(admin, object).await?;
         }
         anyhow::Ok(())

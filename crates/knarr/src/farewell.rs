@@ -11,7 +11,7 @@ use machinery::Value;
 pub async fn services(admin: &Client, objects: &[Object]) -> Vec<Value> {
     let mut found = Vec::new();
     for object in objects.iter().filter(|o| o.value["kind"] == "Service") {
-        found.extend(manifest::get(admin, &object.path).await);
+        found.extend(manifest::read_now(admin, object).await);
     }
     found
 }

@@ -10,18 +10,26 @@ use machinery::{
     json::{self, Validation},
     resources, schema, yaml,
 };
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// The field manager of what `up` applies.
 const MANAGER: &str = "knarr";
+
+/// How long a definition may take to be served.
+const SERVED_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks at whether it is.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// An object of a manifest, and where it lives.
 #[derive(Debug, Clone)]
 pub struct Object {
     /// The object.
     pub value: Value,
-    /// Its path in the API.
-    pub path: String,
+    /// Its path in the API; not known yet for a custom kind, whose definition may come before it in the same manifest.
+    path: Option<String>,
 }
 
 impl Object {
@@ -37,17 +45,47 @@ impl Object {
         }
         let (group, version) = parse_api_version(&api_version);
         let found = resources::builtin().iter().find(|r| r.group == group && r.version == version && r.kind.kind == kind);
-        let Some(resource) = found else { bail!("no matches for kind {kind:?} in version {api_version:?}") };
-        let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-        let namespace = value["metadata"]["namespace"].as_str().unwrap_or("default");
-        let place = if resource.namespaced { format!("/namespaces/{namespace}") } else { String::new() };
-        let path = format!("{root}{place}/{}/{name}", resource.resource);
+        let Some(resource) = found else {
+            if resources::builtin().iter().any(|r| r.group == group) {
+                bail!("no matches for kind {kind:?} in version {api_version:?}");
+            }
+            let applied = json::parse_applied(text.as_bytes()).map_err(|e| anyhow!("{}", e.message))?;
+            return Ok(Object { path: None, value: applied.value });
+        };
+        let path = Some(path(value, &resource.resource, resource.namespaced));
         let Some(ty) = schema::builtin().kind(&resource.kind) else { bail!("{kind}: the kind has no schema") };
         let told = |e: machinery::status::Status| anyhow!("{}", e.message);
         yaml::decode(text.as_bytes(), Some(ty), Validation::Strict).map_err(told)?;
         // What is applied is what was written, zeros among it.
         let applied = json::parse_applied(text.as_bytes()).map_err(told)?;
         Ok(Object { path, value: applied.value })
+    }
+
+    /// Its path in the API. A custom kind is looked for in discovery, for as long as it takes to serve a definition that was
+    /// applied just now.
+    ///
+    /// # Errors
+    /// Nobody serves the kind.
+    async fn path(&self, client: &Client) -> anyhow::Result<String> {
+        if let Some(path) = &self.path {
+            return Ok(path.clone());
+        }
+        let text = |key: &str| self.value[key].as_str().unwrap_or_default();
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        let asked = Instant::now();
+        loop {
+            let served = get(client, &format!("/apis/{api_version}")).await.unwrap_or_default();
+            let mut resources = served["resources"].as_array().into_iter().flatten();
+            // Subresources have kinds too.
+            let found = resources.find(|r| r["kind"] == kind && r["name"].as_str().is_some_and(|name| !name.contains('/')));
+            if let Some(resource) = found {
+                return Ok(path(&self.value, resource["name"].as_str().unwrap_or_default(), resource["namespaced"] == true));
+            }
+            if asked.elapsed() > SERVED_WITHIN {
+                bail!("no matches for kind {kind:?} in version {api_version:?}: no definition of it is in the cluster; give the manifest that has it before");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// `Deployment shop/web`.
@@ -59,6 +97,16 @@ impl Object {
             None => format!("{} {}", text(&self.value["kind"]), text(&metadata["name"])),
         }
     }
+}
+
+/// The path of an object of a resource.
+fn path(value: &Value, resource: &str, namespaced: bool) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (group, version) = parse_api_version(value["apiVersion"].as_str().unwrap_or_default());
+    let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+    let namespace = value["metadata"]["namespace"].as_str().unwrap_or("default");
+    let place = if namespaced { format!("/namespaces/{namespace}") } else { String::new() };
+    format!("{root}{place}/{resource}/{}", text(&value["metadata"]["name"]))
 }
 
 /// Reads the objects of a file.
@@ -129,8 +177,9 @@ fn documents(text: &str) -> Vec<String> {
 /// manifest that is given to `up` is what its user wants, so such fields are taken.
 pub async fn apply(client: &Client, object: &Object) -> anyhow::Result<(Value, Option<String>)> {
     let body = Bytes::from(serde_json::to_vec(&object.value)?);
+    let path = object.path(client).await.with_context(|| object.title())?;
     let apply = async |force: bool| {
-        let uri = format!("{}?fieldManager={MANAGER}&force={force}&fieldValidation=Strict", object.path);
+        let uri = format!("{path}?fieldManager={MANAGER}&force={force}&fieldValidation=Strict");
         let request = Request::builder().method(Method::PATCH).uri(uri).header(header::CONTENT_TYPE, "application/apply-patch+yaml");
         send(client, request.body(body.clone())?).await
     };
@@ -141,8 +190,12 @@ pub async fn apply(client: &Client, object: &Object) -> anyhow::Result<(Value, O
     Ok((made.with_context(|| object.title())?, taken))
 }
 
-/// Reads the object at a path.
-pub async fn get(client: &Client, path: &str) -> anyhow::Result<Value> {
+/// Reads an object as it is now.
+pub async fn read_now(client: &Client, object: &Object) -> anyhow::Result<Value> {
+    get(client, &object.path(client).await?).await
+}
+
+async fn get(client: &Client, path: &str) -> anyhow::Result<Value> {
     send(client, Request::builder().uri(path).body(Bytes::new())?).await
 }
 
@@ -162,7 +215,7 @@ mod tests {
         let text = "# a comment\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\n---\napiVersion: v1\nkind: List\nitems:\n\
             - {apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: shop}}\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: c}}\n";
         let objects = parse(text).unwrap();
-        let paths: Vec<&str> = objects.iter().map(|o| o.path.as_str()).collect();
+        let paths: Vec<&str> = objects.iter().filter_map(|o| o.path.as_deref()).collect();
         assert_eq!(paths, ["/api/v1/namespaces/shop", "/apis/apps/v1/namespaces/shop/deployments/web", "/api/v1/namespaces/default/configmaps/c"]);
         assert_eq!(objects[1].title(), "Deployment shop/web");
     }
@@ -185,6 +238,8 @@ mod tests {
         let error = |text: &str| parse(text).unwrap_err().to_string();
         assert_eq!(error("apiVersion: v1\nkind: Pod\nmetadata: {}"), "Pod: resource name may not be empty");
         assert_eq!(error("apiVersion: v1\nkind: Pot\nmetadata: {name: a}"), "no matches for kind \"Pot\" in version \"v1\"");
+        let unknown = parse("apiVersion: example.com/v1\nkind: Pot\nmetadata: {name: a}").unwrap();
+        assert_eq!((unknown.len(), &unknown[0].path), (1, &None), "a custom kind is looked for when it is applied");
         assert_eq!(error("metadata: {name: a}"), "an object has no apiVersion or no kind");
         let twice = "kind: List\napiVersion: v1\n---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  name: b\n";
         assert_eq!(error(twice), "strict decoding error: yaml: unmarshal errors:\n  line 8: key \"name\" already set in map");
