@@ -96,7 +96,7 @@ pub fn apply(
 /// # Errors
 /// The configuration does not fit the schema, or has parts that would replace others as a whole; in upstream's words.
 pub fn merge_unowned(ty: TypeRef<'_>, live: &Value, applied: &Value) -> Result<Value, String> {
-    if let Some(why) = typed::errors(ty, applied) {
+    if let Some(why) = typed::errors(ty, applied, true) {
         return Err(format!("failed to convert patch object to typed object: {why}"));
     }
     let atomics = merge::atomics(ty, applied);
@@ -163,7 +163,7 @@ fn check(ty: TypeRef<'_>, applied: &Value) -> Result<(), Status> {
     if applied.get("metadata").and_then(|m| m.get("managedFields")).is_some_and(Value::is_array) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    match typed::errors(ty, applied) {
+    match typed::errors(ty, applied, false) {
         Some(errors) => Err(failed(format!("failed to create typed patch object ({}): {errors}", title(applied)))),
         None => Ok(()),
     }

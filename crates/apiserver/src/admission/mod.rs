@@ -47,7 +47,7 @@ use crate::{
 };
 use attributes::Attributes;
 use kinds::usage as amounts;
-use machinery::{Value, apply, status::Status};
+use machinery::{Value, apply, gvk::Gvk, status::Status};
 use std::sync::Arc;
 use webhook::Again;
 
@@ -231,8 +231,20 @@ fn creates(write: &Write<'_>, group: &str, resource: &str) -> bool {
 /// 403 in the words that every plug-in refuses with.
 fn forbidden(write: &Write<'_>, object: &Value, why: impl std::fmt::Display) -> Status {
     let meta = &object["metadata"];
-    let name = [write.name, text(meta, "name"), text(meta, "generateName")].into_iter().find(|n| !n.is_empty()).unwrap_or("Unknown");
+    let named = if write.cx.info.verb == "deletecollection" { "" } else { write.name };
+    let name = [named, text(meta, "name"), text(meta, "generateName")].into_iter().find(|n| !n.is_empty()).unwrap_or("Unknown");
     Status::forbidden(&write.row.resource.group, &write.row.resource.resource, name, why)
+}
+
+/// Whether an object of the server's own kinds still is of its kind; in the words of a conversion that there is not.
+fn same_kind(before: &Value, next: &Value) -> Result<(), String> {
+    let kind = |object: &Value| Gvk::parse(text(object, "apiVersion"), text(object, "kind"));
+    let (own, other) = (kind(before), kind(next));
+    if own == other {
+        return Ok(());
+    }
+    let package = own.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+    Err(format!("converting ({}.{}) to ({package}.{}): unknown conversion", other.version, other.kind, own.kind))
 }
 
 /// Puts the managedFields back that were made unreadable, and tells so.

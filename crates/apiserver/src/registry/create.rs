@@ -74,6 +74,8 @@ pub(crate) async fn create_value(
         return Err(Status::forbidden(&row.resource.group, &row.resource.resource, &name, why));
     }
     admission::mutate(call.world, &write(call, row, namespace, &name, options), &mut value).await?;
+    // Whoever changed it may have left out what the path says.
+    place(row, namespace, &mut value)?;
     let base = meta::text(&value, "generateName").to_owned();
     if !meta::text(&value, "name").is_empty() || base.is_empty() {
         return attempt(call, row, namespace, options, value).await;

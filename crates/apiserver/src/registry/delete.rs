@@ -114,7 +114,15 @@ impl Options for DeleteOptions {
 fn from_body(call: &Call<'_>, bytes: &Bytes) -> Result<Value, Status> {
     let gvk = machinery::gvk::Gvk { group: String::new(), version: "v1".into(), kind: "DeleteOptions".into() };
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks DeleteOptions"))?;
-    call.decode_as(bytes, ty, machinery::json::Validation::Ignore)
+    let value = call.decode_as(bytes, ty, machinery::json::Validation::Ignore)?;
+    let text = |field: &str| value[field].as_str().unwrap_or_default();
+    match text("kind") {
+        "" | "DeleteOptions" => Ok(value),
+        kind => {
+            let why = format!("no kind {kind:?} is registered for version {:?} in scheme \"pkg/runtime/scheme.go:111\"", text("apiVersion"));
+            Err(Status::bad_request(why))
+        }
+    }
 }
 
 fn from_query(call: &Call<'_>) -> Result<Value, Status> {

@@ -135,6 +135,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     let admits = what.subresource != "binding";
     if admits {
         admission::mutate(call.world, &write, &mut value).await?;
+        create::place(row, what.namespace, &mut value)?;
     }
     row.strategy.prepare_through(&cx.strategy(), what.subresource, &mut value, old);
     storage::readable(&value)?;

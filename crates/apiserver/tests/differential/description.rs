@@ -5,7 +5,8 @@
 //! about: what is compared, in a sentence
 //! setup:                                  # must succeed; not compared
 //!   - {send: POST /api/v1/namespaces, body: {…}}
-//!   - {until: GET /apis/example.com/v1/widgets}          # asked again until it is 200
+//!   - {until: GET /apis/example.com/v1/widgets}          # asked again until it succeeds
+//!   - {until: POST /api/v1/namespaces?dryRun=All, body: {…}, status: 422}          # or until it is this
 //! request: POST /apis/example.com/v1/widgets?dryRun=All  # of each case that names none
 //! headers: {content-type: application/json}              # likewise
 //! base: {…}                               # the body of each case that has none, changed by what the case says
@@ -32,7 +33,7 @@ pub struct Description {
 /// What must have happened before the cases.
 pub enum Step {
     Send { request: String, body: Value },
-    Until(String),
+    Until { request: String, body: Value, status: Option<u64> },
 }
 
 /// One request that is compared.
@@ -73,7 +74,7 @@ fn list(value: &Value) -> &[Value] {
 fn step(step: &Value) -> Result<Step, String> {
     match (step["send"].as_str(), step["until"].as_str()) {
         (Some(request), None) => Ok(Step::Send { request: request.into(), body: step["body"].clone() }),
-        (None, Some(request)) => Ok(Step::Until(request.into())),
+        (None, Some(request)) => Ok(Step::Until { request: request.into(), body: step["body"].clone(), status: step["status"].as_u64() }),
         _ => Err(format!("a step either sends or waits: {step}")),
     }
 }

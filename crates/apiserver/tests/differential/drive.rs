@@ -20,8 +20,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// The answers to a description's cases, in their order.
 pub async fn answers(server: &dyn Transport, description: &Description) -> Result<Vec<Value>, String> {
+    let mut failed = Vec::new();
     for step in &description.setup {
-        prepare(server, step).await?;
+        failed.extend(prepare(server, step).await.err());
+    }
+    if !failed.is_empty() {
+        return Err(failed.join("\n"));
     }
     let mut answers = Vec::new();
     for case in &description.cases {
@@ -53,11 +57,12 @@ async fn prepare(server: &dyn Transport, step: &Step) -> Result<(), String> {
             let (status, body) = (response.status(), whole(response).await?);
             if status.is_success() { Ok(()) } else { Err(format!("{request}: {status} {}", String::from_utf8_lossy(&body))) }
         }
-        Step::Until(request) => {
+        Step::Until { request, body, status } => {
             let begun = Instant::now();
+            let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
             loop {
-                let response = send(server, request, &[], Vec::new()).await?;
-                if response.status().is_success() {
+                let response = send(server, request, &[("content-type".into(), "application/json".into())], body.clone()).await?;
+                if status.map_or(response.status().is_success(), |status| u64::from(response.status().as_u16()) == status) {
                     return Ok(());
                 }
                 if begun.elapsed() > PATIENCE {

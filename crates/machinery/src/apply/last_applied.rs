@@ -46,7 +46,7 @@ pub(super) fn owned(ty: TypeRef<'_>, manager: &str, live: &Value) -> Option<Fiel
     }
     let record: Value = crate::json::read(recorded(live)?.as_bytes()).ok()?;
     let kind = ty.gvk()?;
-    if record.get("apiVersion").and_then(Value::as_str) != Some(kind.api_version().as_str()) || typed::errors(ty, &record).is_some() {
+    if record.get("apiVersion").and_then(Value::as_str) != Some(kind.api_version().as_str()) || typed::errors(ty, &record, false).is_some() {
         return None;
     }
     let mut set = fields_of(ty, &record);

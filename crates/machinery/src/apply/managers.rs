@@ -87,17 +87,18 @@ impl Entry {
 /// What is wrong with one entry.
 pub(super) fn unfit(at: usize, entry: &Value) -> Option<String> {
     let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default();
-    let invalid = |field: &str, found: &str, why: &str| Some(format!("metadata.managedFields[{at}].{field}: Invalid value: {found:?}: {why}"));
-    match (text("operation"), text("fieldsType")) {
-        ("Apply" | "Update", "FieldsV1") => {}
-        ("Apply" | "Update", "") => return Some(format!("failed to decode managed fields: missing fieldsType in managed fields entry {at}")),
-        ("Apply" | "Update", other) => return invalid("fieldsType", other, "must be `FieldsV1`"),
-        (other, _) => return invalid("operation", other, "must be `Apply` or `Update`"),
+    match text("operation") {
+        "Apply" | "Update" => {}
+        _ => return Some("operation must be `Apply` or `Update`".into()),
     }
     if text("apiVersion").is_empty() {
-        return Some(format!("failed to decode managed fields: missing apiVersion in managed fields entry {at}"));
+        return Some("apiVersion must not be empty".into());
     }
-    Entry::read(entry).is_none().then(|| format!("failed to decode managed fields: error decoding fieldsV1 in managed fields entry {at}"))
+    match text("fieldsType") {
+        "FieldsV1" => Entry::read(entry).is_none().then(|| format!("error decoding versioned set from {entry}: error decoding set")),
+        "" => Some(format!("missing fieldsType in managed fields entry {at}")),
+        other => Some(format!("invalid fieldsType {other:?} in managed fields entry {at}")),
+    }
 }
 
 /// The owners of an object.

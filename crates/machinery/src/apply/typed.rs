@@ -15,8 +15,9 @@ use std::{collections::HashSet, fmt::Write};
 const ERRORS_LIMIT: usize = 100;
 
 /// What is wrong with a value of a type, as one text; `None` if nothing is.
-pub(super) fn errors(ty: TypeRef<'_>, value: &Value) -> Option<String> {
-    let mut check = Check { path: String::new(), errors: Vec::new() };
+/// `nulls`: null is a value like others, as expressions give it.
+pub(super) fn errors(ty: TypeRef<'_>, value: &Value, nulls: bool) -> Option<String> {
+    let mut check = Check { path: String::new(), errors: Vec::new(), nulls };
     check.value(Some(ty), value);
     match check.errors.as_slice() {
         [] => None,
@@ -28,6 +29,7 @@ pub(super) fn errors(ty: TypeRef<'_>, value: &Value) -> Option<String> {
 struct Check {
     path: String,
     errors: Vec<String>,
+    nulls: bool,
 }
 
 impl Check {
@@ -50,6 +52,9 @@ impl Check {
         let Some(ty) = ty else { return };
         // Null is of every type.
         if value.is_null() {
+            if self.nulls {
+                self.null(ty);
+            }
             return;
         }
         match (ty.get(), value) {
@@ -82,10 +87,28 @@ impl Check {
         }
     }
 
+    fn null(&mut self, ty: TypeRef<'_>) {
+        match ty.get() {
+            Type::Object(_) | Type::Map { .. } | Type::RawExtension | Type::Fields => self.error("expected map, got &{NULL_VALUE}"),
+            Type::List { .. } => self.error("expected list, got &{NULL_VALUE}"),
+            Type::String | Type::Bytes => self.error("expected string, got &value.valueUnstructured{Value:0}"),
+            Type::Int32 | Type::Int64 | Type::Double => self.error("expected numeric (int or float), got structpb.NullValue"),
+            Type::Bool => self.error("expected boolean, got &{NULL_VALUE}"),
+            _ => {}
+        }
+    }
+
     fn list(&mut self, ty: TypeRef<'_>, elem: TypeRef<'_>, list_type: &ListType, items: &[Value]) {
         let shape = shape(Some(ty), false, [None, None]);
         let mut seen = HashSet::new();
         for (at, item) in items.iter().enumerate() {
+            if self.nulls && item.is_null() && matches!(shape, Shape::Set) {
+                let before = self.path.len();
+                self.path.push_str("[={{undefined}}]");
+                self.null(elem);
+                self.path.truncate(before);
+                continue;
+            }
             let name = match nameless(shape, item) {
                 Some(why) => return self.error(&format!("element {at}: {why}")),
                 None if *list_type == ListType::Atomic => format!("i:{at}"),

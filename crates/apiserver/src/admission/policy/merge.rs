@@ -2,16 +2,36 @@
 
 use crate::gate::policies::Mutation;
 use kubecel::Value as Cel;
-use machinery::{Map, Value, apply, json, patch, schema::TypeRef};
+use machinery::{Map, Value, apply, json, patch, schema::TypeRef, status::Status};
 use serde_json::json;
+
+/// Why there is no object after a mutation.
+pub(super) enum Unfit {
+    /// The policy is wrong; its failure policy decides.
+    Policy(String),
+    /// The write is refused, whatever the policy says of failures.
+    Write(Status),
+}
+
+impl From<String> for Unfit {
+    fn from(why: String) -> Unfit {
+        Unfit::Policy(why)
+    }
+}
 
 /// The object after a mutation whose expression gave this value.
 ///
 /// # Errors
 /// It fits neither the object nor its schema; in upstream's words.
-pub(super) fn mutated(mutation: &Mutation, value: &Cel<'_>, ty: TypeRef<'_>, object: &Value) -> Result<Value, String> {
-    let next = if mutation.patch { patched(value, object)? } else { Some(configured(value, ty, object)?) };
-    let Some(next) = next else { return Ok(object.clone()) };
+pub(super) fn mutated(mutation: &Mutation, value: &Cel<'_>, ty: TypeRef<'_>, object: &Value) -> Result<Value, Unfit> {
+    if !mutation.patch {
+        return Ok(decoded(configured(value, ty, object)?, ty)?);
+    }
+    let Some(next) = patched(value, object)? else { return Ok(object.clone()) };
+    decoded(next, ty).map_err(|why| Unfit::Write(Status::internal(why)))
+}
+
+fn decoded(next: Value, ty: TypeRef<'_>) -> Result<Value, String> {
     let (decoded, unknown) = json::canonical(next, ty)?;
     match unknown.as_slice() {
         [] => Ok(decoded),
@@ -27,7 +47,7 @@ fn patched(value: &Cel<'_>, object: &Value) -> Result<Option<Value>, String> {
         let Ok(Cel::Struct(operation)) = element else {
             return Err("type mismatch: JSONPatchType.expression should evaluate to array of JSONPatch".into());
         };
-        let mut out = json!({});
+        let mut out = json!({"path": ""});
         for (field, value) in &operation.fields {
             if &**field == "value" {
                 names(value, &mut vec!["Object".to_owned()])?;

@@ -1,8 +1,10 @@
 //! MutatingAdmissionPolicy: what policies make of an object, one after the other, and again where it has changed after them.
 
 use super::{
-    super::{attributes::Attributes, forbidden, keep_managers},
-    Invocation, Misconfigured, conditions, find, merge, namespace_of,
+    super::{attributes::Attributes, forbidden, keep_managers, same_kind},
+    Invocation, Misconfigured, conditions, find,
+    merge::{self, Unfit},
+    namespace_of,
     scope::{self, BUDGET, Scope, Subject},
 };
 use crate::own;
@@ -110,17 +112,21 @@ fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Va
             // What does not compile is told as it is.
             let compiled = mutation.expression.plan.as_ref().map(drop).map_err(Clone::clone);
             let value = compiled.and_then(|()| scope.evaluate(&mutation.expression, &mut budget).map_err(|spent| spent.0)).and_then(|value| value);
-            value.and_then(|value| merge::mutated(mutation, &value, ty, &current))
+            value.map_err(Unfit::Policy).and_then(|value| merge::mutated(mutation, &value, ty, &current))
         };
         match next {
             Ok(mut next) => {
+                if asked.row(version).is_some_and(|row| row.custom.is_none()) {
+                    same_kind(&current, &next).map_err(|why| Status::internal(format!("failed to convert object: {why}")))?;
+                }
                 keep_managers(asked.write, &current, &mut next);
                 if let Some(row) = asked.row(version) {
                     own::default(row, &mut next);
                 }
                 current = next;
             }
-            Err(why) => problems.push(why),
+            Err(Unfit::Policy(why)) => problems.push(why),
+            Err(Unfit::Write(status)) => return Err(status),
         }
     }
     Ok(Some((current, problems)))

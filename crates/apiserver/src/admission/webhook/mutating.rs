@@ -6,7 +6,7 @@ use super::{
     review::Verdict,
 };
 use crate::{
-    admission::{attributes::Attributes, keep_managers},
+    admission::{attributes::Attributes, keep_managers, same_kind},
     offload, own,
 };
 use machinery::{Value, json, patch, status::Status};
@@ -127,7 +127,13 @@ fn patched(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, verd
         patch::Unfit::Operation(why) => refused(why),
     })?;
     match asked.ty(version) {
-        Some(ty) => json::canonical(next, ty).map(|(next, _)| Some(next)).map_err(refused),
+        Some(ty) => {
+            let (next, _) = json::canonical(next, ty).map_err(refused)?;
+            if asked.row(version).is_some_and(|row| row.custom.is_none()) {
+                same_kind(object, &next).map_err(refused)?;
+            }
+            Ok(Some(next))
+        }
         None => Ok(Some(next)),
     }
 }
