@@ -13,6 +13,7 @@ mod claim;
 mod cluster;
 mod config;
 pub mod custom;
+pub mod custom_rules;
 pub mod definitions;
 mod deployment;
 mod event;

@@ -116,11 +116,19 @@ impl Node {
         }
     }
 
-    /// The root of an object (and every embedded one) has its type and the name in its metadata, whatever its schema says.
+    /// A whole object (and every embedded one) has its type, and in its metadata the names, unless its schema says so itself.
     fn add_meta(properties: &mut HashMap<Box<str>, Node>) {
         let text = || Node { nullable: false, shape: Shape::String(Format::None) };
-        properties.entry("apiVersion".into()).or_insert_with(text);
-        properties.entry("kind".into()).or_insert_with(text);
+        let is_text = |node: Option<&Node>| matches!(node, Some(Node { shape: Shape::String(_), .. }));
+        let has_names = match properties.get("metadata").map(|meta| &meta.shape) {
+            Some(Shape::Object(fields)) => is_text(fields.get("name")) && is_text(fields.get("generateName")),
+            _ => false,
+        };
+        if has_names && is_text(properties.get("apiVersion")) && is_text(properties.get("kind")) {
+            return;
+        }
+        properties.insert("apiVersion".into(), text());
+        properties.insert("kind".into(), text());
         let names = ["name", "generateName"].map(|name| (Box::from(name), text()));
         properties.insert("metadata".into(), Node { nullable: false, shape: Shape::Object(HashMap::from(names)) });
     }

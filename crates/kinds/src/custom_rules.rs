@@ -1,0 +1,313 @@
+//! Rules of custom objects (`x-kubernetes-validations`): an object is looked at node by node, beside its old one.
+//!
+//! A schema's rules are compiled once ([`CustomRules::compile`]). Each node's rules see the value there as `self` and what it was
+//! as `oldSelf`: fields by their names, elements of keyed lists by their keys, others by nothing. A rule that asks for the old
+//! value runs only where there is one, unless it takes it as an optional value. All rules of a request share one budget beside
+//! what each may cost. What an unchanged part of an object breaks is a warning, unless the rule is about the change.
+//!
+//! Source: `apiextensions-apiserver/pkg/apiserver/schema/cel/validation.go`.
+
+mod compile;
+mod correlate;
+#[cfg(test)]
+mod tests;
+
+use compile::{Rule, Validator};
+use correlate::{Correlation, KeyedList, Ratchet};
+use kubecel::{
+    Value as Cel,
+    eval::{Activation, Cause, EvalError, Limits, Plan},
+    value::{Node, typed, view::Shape},
+};
+use machinery::{
+    Value,
+    field::{Error, ErrorKind, ErrorList, Path},
+};
+use std::sync::atomic::AtomicBool;
+
+/// What all rules of one object may cost (`RuntimeCELCostBudget`).
+const BUDGET: i64 = 10_000_000;
+/// Bytes of a message that an expression makes.
+const MESSAGE_MAX: usize = 5 * 1024;
+
+/// The compiled rules of a schema.
+#[derive(Debug)]
+pub struct CustomRules {
+    /// The schema, by which old values are found.
+    schema: Value,
+    node: Node,
+    root: Validator,
+}
+
+/// What the rules say of an object.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// What is wrong.
+    pub errors: ErrorList,
+    /// What unchanged parts break.
+    pub warnings: Vec<String>,
+}
+
+impl CustomRules {
+    /// Compiles the rules of a version's schema (`openAPIV3Schema`); none where it has none. What does not compile is an error of
+    /// every object: it was compiled when it was defined.
+    pub fn compile(schema: &Value) -> Option<CustomRules> {
+        let root = Validator::of(schema, schema, true)?;
+        Some(CustomRules { schema: schema.clone(), node: Node::root(schema), root })
+    }
+
+    /// What is wrong with an object, and with its change if there was one before. `stop` is set when nobody waits any more.
+    pub fn validate(&self, object: &Value, old: Option<&Value>, stop: Option<&AtomicBool>) -> Verdict {
+        let mut walk = Walk { budget: BUDGET, stop, verdict: Verdict::default() };
+        let ratchet = old.map_or(Ratchet::NONE, |old| Ratchet::root(Correlation { new: object, old, schema: &self.schema }));
+        let place = Place { validator: &self.root, node: &self.node, new: object, old };
+        // The budget's end is told where it came; nothing else comes after it.
+        let _ = walk.at(&Path::empty(), place, ratchet);
+        walk.verdict
+    }
+}
+
+/// A node of the schema with the values there.
+#[derive(Clone, Copy)]
+struct Place<'v> {
+    validator: &'v Validator,
+    node: &'v Node,
+    new: &'v Value,
+    old: Option<&'v Value>,
+}
+
+/// No further rules are run.
+struct Spent;
+
+struct Walk<'s> {
+    budget: i64,
+    stop: Option<&'s AtomicBool>,
+    verdict: Verdict,
+}
+
+/// `self` and `oldSelf`.
+struct Selves<'v> {
+    new: Cel<'v>,
+    old: Option<Cel<'v>>,
+}
+
+impl<'v> Activation<'v> for Selves<'v> {
+    fn find(&self, name: &str) -> Option<Cel<'v>> {
+        match name {
+            "self" => Some(self.new.clone()),
+            "oldSelf" => self.old.clone(),
+            _ => None,
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// The rules of a node, of what narrows it, and of everything below.
+    fn at(&mut self, path: &Path, place: Place<'_>, ratchet: Ratchet<'_>) -> Result<(), Spent> {
+        if place.new.is_null() {
+            return Ok(());
+        }
+        self.rules(path, place, &ratchet)?;
+        for narrower in &place.validator.all_of {
+            self.at(path, Place { validator: narrower, ..place }, ratchet.of_all_of())?;
+        }
+        match place.new {
+            Value::Array(elements) => self.elements(path, place, elements, &ratchet),
+            Value::Object(_) => self.fields(path, place, &ratchet),
+            _ => Ok(()),
+        }
+    }
+
+    fn elements(&mut self, path: &Path, place: Place<'_>, elements: &[Value], ratchet: &Ratchet<'_>) -> Result<(), Spent> {
+        let (Some(validator), Shape::Array { items: Some(node), .. }) = (place.validator.items.as_deref(), &place.node.shape) else { return Ok(()) };
+        let old = place.old.and_then(Value::as_array).map(|old| KeyedList::of(old, &place.validator.list_keys));
+        for (at, new) in elements.iter().enumerate() {
+            let old = old.as_ref().and_then(|old| old.get(new));
+            self.at(&path.index(at), Place { validator, node, new, old }, ratchet.index(at))?;
+        }
+        Ok(())
+    }
+
+    fn fields(&mut self, path: &Path, place: Place<'_>, ratchet: &Ratchet<'_>) -> Result<(), Spent> {
+        let Some(fields) = place.new.as_object() else { return Ok(()) };
+        for (name, new) in fields {
+            let old = place.old.and_then(|old| old.get(name));
+            let below = match &place.node.shape {
+                Shape::Map(node) => place.validator.additional.as_deref().map(|validator| (path.key(name), validator, &**node)),
+                Shape::Object(nodes) => {
+                    let validator = place.validator.properties.get(name);
+                    validator.and_then(|validator| nodes.get(name.as_str()).map(|node| (path.child(name), validator, node)))
+                }
+                _ => None,
+            };
+            if let Some((path, validator, node)) = below {
+                self.at(&path, Place { validator, node, new, old }, ratchet.key(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rules of one node.
+    fn rules(&mut self, path: &Path, place: Place<'_>, ratchet: &Ratchet<'_>) -> Result<(), Spent> {
+        let validator = place.validator;
+        if let Some(error) = &validator.error {
+            self.tell(path, validator, format!("rule compiler initialization error: {error}"));
+            return Ok(());
+        }
+        if validator.rules.is_empty() {
+            return Ok(());
+        }
+        if self.budget <= 0 {
+            return Err(self.out_of_budget(path, validator));
+        }
+        let old = place.old.filter(|old| !old.is_null());
+        for rule in &validator.rules {
+            let plan = match &rule.plan {
+                Ok(plan) => plan,
+                Err(error) => {
+                    self.tell(path, validator, format!("rule compile error: {error}"));
+                    continue;
+                }
+            };
+            // A rule about a change needs one.
+            if rule.uses_old && old.is_none() && !rule.optional_old {
+                continue;
+            }
+            self.rule(path, place, old, rule, plan, ratchet)?;
+        }
+        Ok(())
+    }
+
+    fn rule(&mut self, path: &Path, place: Place<'_>, old: Option<&Value>, rule: &Rule, plan: &Plan, ratchet: &Ratchet<'_>) -> Result<(), Spent> {
+        let (value, cost) = match selves(place, old, rule.optional_old) {
+            Ok(selves) => {
+                let outcome = plan.run(&selves, self.limits());
+                (outcome.value, outcome.cost)
+            }
+            Err(error) => (Err(error), 0),
+        };
+        if !self.spend(cost) {
+            return Err(self.out_of_budget(path, place.validator));
+        }
+        match value {
+            Ok(Cel::Bool(true)) => Ok(()),
+            Ok(_) => self.broken(path, place, old, rule, ratchet),
+            Err(error) => {
+                let (shown, spent) = match error.cause {
+                    Cause::CostLimit => {
+                        (format!("'{error}': no further validation rules will be run due to call cost exceeds limit for rule: {}", rule.shown), true)
+                    }
+                    _ if error.message.starts_with("no such overload") => {
+                        (format!("'{error}': call arguments did not match a supported operator, function or macro signature for rule: {}", rule.shown), false)
+                    }
+                    _ => (format!("{error} evaluating rule: {}", rule.shown), false),
+                };
+                self.tell(path, place.validator, shown);
+                if spent { Err(Spent) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// A rule that is not kept: its message, where it says so, and how the value is shown.
+    fn broken(&mut self, path: &Path, place: Place<'_>, old: Option<&Value>, rule: &Rule, ratchet: &Ratchet<'_>) -> Result<(), Spent> {
+        let validator = place.validator;
+        let at = match &rule.field_path {
+            Some(field) => path.child(field),
+            None => path.clone(),
+        };
+        let detail = match &rule.message {
+            None => None,
+            Some((source, plan)) => match self.message(place, old, source, plan) {
+                Ok(message) => message,
+                Err(detail) => {
+                    self.add(Error::invalid(&shown(&at), validator.ty.clone(), detail), rule, ratchet);
+                    return Err(Spent);
+                }
+            },
+        };
+        let detail = detail.unwrap_or_else(|| rule.detail.clone());
+        let bare = matches!(validator.ty.as_str(), "object" | "array");
+        let (kind, value, detail) = match rule.reason.as_deref() {
+            Some("FieldValueForbidden") => (ErrorKind::Forbidden, Value::Null, detail),
+            Some("FieldValueRequired") => (ErrorKind::Required, Value::Null, detail),
+            Some("FieldValueDuplicate") => (ErrorKind::Duplicate, place.new.clone(), String::new()),
+            _ => (ErrorKind::Invalid, place.new.clone(), detail),
+        };
+        let value = if bare { Value::Null } else { value };
+        self.add(Error { kind, path: shown(&at), value, detail, bare }, rule, ratchet);
+        Ok(())
+    }
+
+    /// The message that an expression makes; none where it makes none, and then the rule's own counts.
+    ///
+    /// # Errors
+    /// The budget's end.
+    fn message(&mut self, place: Place<'_>, old: Option<&Value>, source: &str, plan: &Plan) -> Result<Option<String>, String> {
+        // The original gives the old value as it is, even to rules that take it as optional.
+        let Ok(selves) = selves(place, old, false) else { return Ok(None) };
+        let outcome = plan.run(&selves, self.limits());
+        if !self.spend(outcome.cost) {
+            return Err("messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run".to_owned());
+        }
+        match outcome.value {
+            Err(error) if error.cause == Cause::CostLimit => {
+                Err(format!("no further validation rules will be run due to call cost exceeds limit for messageExpression: {}", kubecel::gotext::quote(source)))
+            }
+            Ok(Cel::String(text)) => {
+                let message = text.trim();
+                Ok((!message.is_empty() && message.len() <= MESSAGE_MAX && !message.contains('\n')).then(|| message.to_owned()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn limits(&self) -> Limits<'_> {
+        Limits { stop: self.stop, ..Limits::default() }
+    }
+
+    /// Takes a cost from the budget, if it is there.
+    fn spend(&mut self, cost: u64) -> bool {
+        match i64::try_from(cost) {
+            Ok(cost) if cost <= self.budget => {
+                self.budget -= cost;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn out_of_budget(&mut self, path: &Path, validator: &Validator) -> Spent {
+        self.tell(path, validator, "validation failed due to running out of cost budget, no further validation rules will be run".to_owned());
+        Spent
+    }
+
+    /// An error of the rules themselves: the value is shown by its type.
+    fn tell(&mut self, path: &Path, validator: &Validator, detail: String) {
+        self.verdict.errors.push(Error::invalid(&shown(path), validator.ty.clone(), detail));
+    }
+
+    /// An error of the object; a warning if what breaks the rule is what it was.
+    fn add(&mut self, error: Error, rule: &Rule, ratchet: &Ratchet<'_>) {
+        if !rule.uses_old && ratchet.is_unchanged() {
+            self.verdict.warnings.push(format!("{}: {}", error.path.as_str(), error.body()));
+        } else {
+            self.verdict.errors.push(error);
+        }
+    }
+}
+
+/// `self` and `oldSelf` at a node.
+fn selves<'v>(place: Place<'v>, old: Option<&'v Value>, optional: bool) -> Result<Selves<'v>, EvalError> {
+    let old = old.map(|old| typed(old, place.node)).transpose()?;
+    let old = match (old, optional) {
+        (None, true) => Some(Cel::NONE),
+        (Some(old), true) => Some(Cel::some(old)),
+        (old, false) => old,
+    };
+    Ok(Selves { new: typed(place.new, place.node)?, old })
+}
+
+/// The place as errors show it: the root has no name.
+fn shown(path: &Path) -> Path {
+    if path.as_str().is_empty() { Path::root("<nil>") } else { path.clone() }
+}
