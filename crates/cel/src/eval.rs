@@ -12,6 +12,7 @@ mod node;
 mod plan;
 mod run;
 pub mod standard;
+pub(crate) mod work;
 
 use std::borrow::Cow;
 use std::fmt;

@@ -10,10 +10,14 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::eval::{EvalError, work};
+
 /// Bytes of a compiled pattern. Go bounds the pattern itself.
 const SIZE_LIMIT: usize = 8 << 20;
 /// How deep groups nest in Go.
 const NEST_LIMIT: u32 = 1_000;
+/// What compiling a pattern is taken for, in elements that are compared.
+const COMPILED: u64 = 100_000;
 /// How many computed patterns a thread keeps.
 const KEPT: usize = 16;
 
@@ -51,8 +55,8 @@ impl Regex {
 /// Does something with a pattern that an expression computed.
 ///
 /// # Errors
-/// Go's text, if it is none.
-pub(crate) fn with_computed<T>(pattern: &str, run: impl FnOnce(&Regex) -> T) -> Result<T, String> {
+/// If it is none: what `wrong` makes of Go's text.
+pub(crate) fn with_computed<T>(pattern: &str, wrong: fn(String) -> EvalError, run: impl FnOnce(&Regex) -> T) -> Result<T, EvalError> {
     thread_local! {
         static LAST: RefCell<VecDeque<(String, Rc<Regex>)>> = const { RefCell::new(VecDeque::new()) };
     }
@@ -60,7 +64,8 @@ pub(crate) fn with_computed<T>(pattern: &str, run: impl FnOnce(&Regex) -> T) -> 
     let regex = match known {
         Some(regex) => regex,
         None => {
-            let regex = Rc::new(Regex::new(pattern)?);
+            work::take(COMPILED)?;
+            let regex = Rc::new(Regex::new(pattern).map_err(wrong)?);
             LAST.with_borrow_mut(|last| {
                 last.truncate(KEPT - 1);
                 last.push_front((pattern.to_owned(), regex.clone()));

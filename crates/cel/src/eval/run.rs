@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::node::{Call, Element, Node, Object, Target};
 use super::plan::Plan;
-use super::{Activation, Cause, EvalError, Limits, Outcome, standard};
+use super::{Activation, Cause, EvalError, Limits, Outcome, standard, work};
 use crate::cost::{LIST_CREATE, MAP_CREATE, STRUCT_CREATE};
 use crate::types::Type;
 use crate::value::{Entries, Key, List, Map, Struct, Value, equal, shown};
@@ -45,7 +45,7 @@ impl Plan {
             stop: limits.stop,
             turns: 0,
         };
-        let value = machine.eval(&self.root);
+        let value = work::with_all(|| machine.eval(&self.root));
         Outcome { value, cost: machine.cost }
     }
 }

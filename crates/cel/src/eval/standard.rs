@@ -196,7 +196,7 @@ fn texts<'v>(args: &[Value<'v>], is: fn(&str, &str) -> bool) -> Result<Value<'v>
 
 fn matches<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
     match (&args[0], &args[1]) {
-        (Value::String(text), Value::String(pattern)) => regex::with_computed(pattern, |pattern| Value::Bool(pattern.is_match(text))).map_err(EvalError::of),
+        (Value::String(text), Value::String(pattern)) => regex::with_computed(pattern, EvalError::of, |pattern| Value::Bool(pattern.is_match(text))),
         (Value::String(_), _) => Err(EvalError::no_such_overload()),
         (other, _) => Err(refused(other, false, "matches")),
     }

@@ -1,6 +1,7 @@
 //! What several libraries count and estimate alike (`apiserver/pkg/cel/library/cost.go`).
 
 use crate::cost::{CallEstimate, Cost, EstimatedCall, STRING_TRAVERSAL};
+use crate::eval::PER_CALL_LIMIT;
 use crate::eval::standard::read_cost;
 use crate::types::Type;
 use crate::value::Value;
@@ -33,18 +34,40 @@ pub(super) fn read_first_sized(call: &EstimatedCall<'_>) -> Option<CallEstimate>
 
 /// Going through the target once, however deep it is.
 pub(super) fn traversed(args: &[Value<'_>], _result: &Value<'_>) -> u64 {
-    args.first().map_or(0, traversal)
+    let mut left = PER_CALL_LIMIT;
+    args.first().map_or(0, |value| traversal(value, &mut left))
 }
 
-fn traversal(value: &Value<'_>) -> u64 {
+/// What costs more than all that there is needs not be counted to its end.
+fn traversal(value: &Value<'_>, left: &mut u64) -> u64 {
+    *left = left.saturating_sub(1);
+    if *left == 0 {
+        return PER_CALL_LIMIT + 1;
+    }
     match value {
         // Bytes, and rounded down, as the original.
         Value::String(text) => (text.len() as f64 * STRING_TRAVERSAL) as u64,
         Value::Bytes(bytes) => (bytes.len() as f64 * STRING_TRAVERSAL) as u64,
-        Value::List(list) => list.iter().map(|element| element.as_ref().map_or(1, traversal)).fold(0, u64::saturating_add),
+        Value::List(list) => {
+            let mut cost: u64 = 0;
+            for element in list.iter() {
+                cost = cost.saturating_add(element.as_ref().map_or(1, |element| traversal(element, left)));
+                if *left == 0 {
+                    break;
+                }
+            }
+            cost
+        }
         Value::Map(map) => {
-            let entry = |key: Value<'_>| traversal(&key).saturating_add(map.find(&key).ok().flatten().as_ref().map_or(1, traversal));
-            map.keys().into_iter().map(entry).fold(0, u64::saturating_add)
+            let mut cost: u64 = 0;
+            for key in map.keys() {
+                let value = map.find(&key).ok().flatten();
+                cost = cost.saturating_add(traversal(&key, left)).saturating_add(value.as_ref().map_or(1, |value| traversal(value, left)));
+                if *left == 0 {
+                    break;
+                }
+            }
+            cost
         }
         _ => 1,
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::eval::EvalError;
+use crate::eval::{EvalError, work};
 use crate::gotext;
 use crate::types::Type;
 use crate::value::{List, Map, Value, convert};
@@ -12,12 +12,18 @@ const PRECISION: usize = 6;
 /// The most digits or places that a clause may ask for: what is longer is no text that anyone reads. (The original takes any number.)
 const PRECISION_MAX: usize = 1 << 16;
 
-type Text = Result<String, String>;
+type Text = Result<String, EvalError>;
 
 /// `"…".format([…])`.
 pub(super) fn format<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
     let [Value::String(text), Value::List(list)] = args else { return Err(EvalError::no_such_overload()) };
-    filled(text, list).map(Value::text).map_err(EvalError::of)
+    filled(text, list).map(Value::text)
+}
+
+/// What a clause makes of an argument, as far as there is work left for it.
+fn bounded(text: String) -> Result<String, EvalError> {
+    work::take_bytes(text.len() as u64)?;
+    Ok(text)
 }
 
 fn filled(text: &str, args: &List<'_>) -> Text {
@@ -33,14 +39,15 @@ fn filled(text: &str, args: &List<'_>) -> Text {
             continue;
         }
         if next >= args.len() {
-            return Err(format!("index {next} out of range"));
+            return Err(EvalError::of(format!("index {next} out of range")));
         }
         if rest.is_empty() {
-            return Err("unexpected end of string".to_owned());
+            return Err(EvalError::of("unexpected end of string"));
         }
-        let arg = args.at(next).map_err(|error| error.to_string())?;
-        let (clause, precision, after) = clause(rest).map_err(|error| format!("could not parse formatting clause: {error}"))?;
-        out.push_str(&formatted(clause, precision, &arg).map_err(|error| format!("error during formatting: {error}"))?);
+        let arg = args.at(next)?;
+        let (clause, precision, after) = clause(rest).map_err(|error| EvalError::of(format!("could not parse formatting clause: {error}")))?;
+        let made = formatted(clause, precision, &arg).and_then(bounded);
+        out.push_str(&made.map_err(|error| if error.is_final() { error } else { EvalError::of(format!("error during formatting: {error}")) })?);
         rest = after;
         next += 1;
     }
@@ -76,20 +83,20 @@ fn formatted(clause: char, precision: Option<usize>, arg: &Value<'_>) -> Text {
         'd' => decimal(arg),
         'f' => float(arg)
             .map(|value| fixed(value, precision.unwrap_or(PRECISION)))
-            .ok_or_else(|| format!("fixed-point clause can only be used on doubles, was given {}", arg.type_name())),
+            .ok_or_else(|| EvalError::of(format!("fixed-point clause can only be used on doubles, was given {}", arg.type_name()))),
         'e' => float(arg)
             .map(|value| scientific(value, precision.unwrap_or(PRECISION)))
-            .ok_or_else(|| format!("scientific clause can only be used on doubles, was given {}", arg.type_name())),
+            .ok_or_else(|| EvalError::of(format!("scientific clause can only be used on doubles, was given {}", arg.type_name()))),
         'b' => match arg {
             Value::Int(value) => Ok(signed(*value, |magnitude| format!("{magnitude:b}"))),
             Value::Uint(value) => Ok(format!("{value:b}")),
             Value::Bool(value) => Ok(u8::from(*value).to_string()),
-            other => Err(format!("only integers and bools can be formatted as binary, was given {}", other.type_name())),
+            other => Err(EvalError::of(format!("only integers and bools can be formatted as binary, was given {}", other.type_name()))),
         },
         'o' => match arg {
             Value::Int(value) => Ok(signed(*value, |magnitude| format!("{magnitude:o}"))),
             Value::Uint(value) => Ok(format!("{value:o}")),
-            other => Err(format!("octal clause can only be used on integers, was given {}", other.type_name())),
+            other => Err(EvalError::of(format!("octal clause can only be used on integers, was given {}", other.type_name()))),
         },
         upper => {
             let text = match arg {
@@ -97,7 +104,9 @@ fn formatted(clause: char, precision: Option<usize>, arg: &Value<'_>) -> Text {
                 Value::Bytes(bytes) => hex(bytes),
                 Value::Int(value) => signed(*value, |magnitude| format!("{magnitude:x}")),
                 Value::Uint(value) => format!("{value:x}"),
-                other => return Err(format!("only integers, byte buffers, and strings can be formatted as hex, was given {}", other.type_name())),
+                other => {
+                    return Err(EvalError::of(format!("only integers, byte buffers, and strings can be formatted as hex, was given {}", other.type_name())));
+                }
             };
             Ok(if upper == 'X' { text.to_uppercase() } else { text })
         }
@@ -131,12 +140,12 @@ fn shown(arg: &Value<'_>) -> Text {
         | Value::Duration(_)
         | Value::Type(_) => match convert(arg, &Type::String) {
             Ok(text) => Ok(text.as_str().unwrap_or_default().to_owned()),
-            Err(error) => Err(format!("could not convert argument {} to string", gotext::quote(&error.message))),
+            Err(error) => Err(EvalError::of(format!("could not convert argument {} to string", gotext::quote(&error.message)))),
         },
-        other => Err(format!(
+        other => Err(EvalError::of(format!(
             "string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, durations, and timestamps, was given {}",
             other.type_name()
-        )),
+        ))),
     }
 }
 
@@ -144,7 +153,7 @@ fn decimal(arg: &Value<'_>) -> Text {
     match arg {
         Value::Int(value) => Ok(value.to_string()),
         Value::Uint(value) => Ok(value.to_string()),
-        other => Err(format!("decimal clause can only be used on integers, was given {}", other.type_name())),
+        other => Err(EvalError::of(format!("decimal clause can only be used on integers, was given {}", other.type_name()))),
     }
 }
 
@@ -163,12 +172,12 @@ fn inside(value: &Value<'_>) -> Text {
             Some(text) => format!("\"{text}\""),
             None => format!("{value:.PRECISION$}"),
         },
-        other => return Err(format!("no formatting function for {}", other.type_name())),
+        other => return Err(EvalError::of(format!("no formatting function for {}", other.type_name()))),
     })
 }
 
 fn shown_list(list: &List<'_>) -> Text {
-    let elements: Vec<String> = list.iter().map(|element| inside(&element.map_err(|error| error.to_string())?)).collect::<Result<_, String>>()?;
+    let elements: Vec<String> = list.iter().map(|element| bounded(inside(&element?)?)).collect::<Result<_, EvalError>>()?;
     Ok(format!("[{}]", elements.join(", ")))
 }
 
@@ -177,10 +186,10 @@ fn shown_map(map: &Map<'_>) -> Text {
     for key in map.keys() {
         let name = match &key {
             Value::String(_) | Value::Bool(_) | Value::Int(_) | Value::Uint(_) => inside(&key)?,
-            other => return Err(format!("no formatting function for map key of type {}", other.type_name())),
+            other => return Err(EvalError::of(format!("no formatting function for map key of type {}", other.type_name()))),
         };
-        let value = map.find(&key).map_err(|error| error.to_string())?.unwrap_or(Value::Null);
-        entries.push((name, inside(&value)?));
+        let value = map.find(&key)?.unwrap_or(Value::Null);
+        entries.push((bounded(name)?, bounded(inside(&value)?)?));
     }
     entries.sort();
     let entries: Vec<String> = entries.into_iter().map(|(key, value)| format!("{key}:{value}")).collect();

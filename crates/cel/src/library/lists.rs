@@ -8,7 +8,7 @@ use crate::ast::Literal;
 use crate::cost::{CallEstimate, Cost, EstimatedCall, LIST_CREATE, Node, Range, STRING_TRAVERSAL, Size};
 use crate::decl::{Binding, Function, Library, Overload};
 use crate::eval::standard::counted_plain;
-use crate::eval::{EvalError, Run, standard};
+use crate::eval::{EvalError, PER_CALL_LIMIT, Run, standard, work};
 use crate::macros;
 use crate::types::Type;
 use crate::value::{List, Value, compare, is_ordered, method_equal};
@@ -81,11 +81,13 @@ pub fn includes() -> Library {
         name: "includes",
         overloads: vec![
             member("list_includes_dyn_dyn dyn dyn -> bool", |args| {
-                let equal = |element: &Value<'_>| method_equal(element, &args[1]) == Ok(true);
-                Ok(Value::Bool(match &args[0] {
-                    Value::List(list) => list.iter().flatten().any(|element| equal(&element)),
-                    other => equal(other),
-                }))
+                let Value::List(list) = &args[0] else { return is_equal(&args[0], &args[1]).map(Value::Bool) };
+                for element in list.iter() {
+                    if is_equal(&element?, &args[1])? {
+                        return Ok(Value::Bool(true));
+                    }
+                }
+                Ok(Value::Bool(false))
             })
             .costs(costs::traversed, includes_estimate),
         ],
@@ -103,6 +105,14 @@ fn list<'a, 'v>(args: &'a [Value<'v>], at: usize) -> Result<&'a List<'v>, EvalEr
     match args.get(at) {
         Some(Value::List(list)) => Ok(list),
         _ => Err(EvalError::no_such_overload()),
+    }
+}
+
+/// Whether two are equal; what cannot be compared is not.
+fn is_equal<'v>(one: &Value<'v>, other: &Value<'v>) -> Result<bool, EvalError> {
+    match method_equal(one, other) {
+        Err(error) if error.is_final() => Err(error),
+        equal => Ok(equal.unwrap_or(false)),
     }
 }
 
@@ -161,9 +171,13 @@ fn extreme<'v>(args: &[Value<'v>], name: &str, replaced: Ordering) -> Result<Val
 
 fn index_of<'v>(args: &[Value<'v>], last: bool) -> Result<Value<'v>, EvalError> {
     let (list, element) = (list(args, 0)?, &args[1]);
-    let is_it = |at: &usize| list.at(*at).is_ok_and(|other| method_equal(&other, element) == Ok(true));
-    let found = if last { (0..list.len()).rev().find(is_it) } else { (0..list.len()).find(is_it) };
-    Ok(Value::Int(found.map_or(-1, |at| at as i64)))
+    for turn in 0..list.len() {
+        let at = if last { list.len() - 1 - turn } else { turn };
+        if is_equal(&list.at(at)?, element)? {
+            return Ok(Value::Int(at as i64));
+        }
+    }
+    Ok(Value::Int(-1))
 }
 
 /// Those of `cel-go/ext`.
@@ -244,6 +258,7 @@ fn slice<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
 
 fn flatten<'v>(args: &[Value<'v>], depth: i64) -> Result<Value<'v>, EvalError> {
     fn into<'v>(list: &List<'v>, depth: i64, out: &mut Vec<Value<'v>>) -> Result<(), EvalError> {
+        work::take(list.len() as u64)?;
         for element in list.iter() {
             match element? {
                 Value::List(inner) if depth > 0 => into(&inner, depth - 1, out)?,
@@ -273,6 +288,10 @@ fn range<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
     if *size > RANGE_MAX {
         return Err(EvalError::of(format!("lists.range: size {size} exceeds maximum allowed ({RANGE_MAX})")));
     }
+    // What costs more than all that there is needs not be made.
+    if *size as u64 > PER_CALL_LIMIT {
+        return Err(EvalError::cost_limit());
+    }
     Ok(Value::list((0..*size).map(Value::Int).collect()))
 }
 
@@ -285,7 +304,15 @@ fn distinct<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
     let mut seen: Vec<Value<'v>> = Vec::new();
     for element in list(args, 0)?.iter() {
         let element = element?;
-        if !seen.iter().any(|other| method_equal(&element, other) == Ok(true)) {
+        work::take(seen.len() as u64)?;
+        let mut known = false;
+        for other in &seen {
+            known = is_equal(&element, other)?;
+            if known {
+                break;
+            }
+        }
+        if !known {
             seen.push(element);
         }
     }

@@ -30,7 +30,7 @@ pub fn library() -> Library {
 
 fn computed<'v>(args: &[Value<'v>], run: for<'a> fn(&Regex, &[Value<'a>]) -> Result<Value<'a>, EvalError>) -> Result<Value<'v>, EvalError> {
     let pattern = args[1].as_str().ok_or_else(EvalError::no_such_overload)?;
-    with_computed(pattern, |pattern| run(pattern, args)).map_err(|error| EvalError::of(format!("Illegal regex: {error}")))?
+    with_computed(pattern, |error| EvalError::of(format!("Illegal regex: {error}")), |pattern| run(pattern, args))?
 }
 
 /// The first match, or nothing.

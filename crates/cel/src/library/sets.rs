@@ -13,7 +13,7 @@ pub fn library() -> Library {
     let both = |overload: Overload| overload.overload_costs(|args, _| pairs(args, 2.0), |call| estimate(call, 2.0));
     let contained = global("list_sets_contains_list list(T) list(T) -> bool", |args| with_lists(args, contains));
     let equal = global("list_sets_equivalent_list list(T) list(T) -> bool", |args| with_lists(args, |a, b| Ok(contains(a, b)? && contains(b, a)?)));
-    let common = global("list_sets_intersects_list list(T) list(T) -> bool", |args| with_lists(args, |a, b| Ok(intersects(a, b))));
+    let common = global("list_sets_intersects_list list(T) list(T) -> bool", |args| with_lists(args, intersects));
     let mut library = Library::new("cel.lib.ext.sets", Version(29));
     library.functions = vec![
         Function { name: "sets.contains", overloads: vec![once(contained)] },
@@ -40,8 +40,15 @@ fn contains<'v>(list: &List<'v>, part: &List<'v>) -> Result<bool, EvalError> {
 }
 
 /// What cannot be compared is not there.
-fn intersects<'v>(one: &List<'v>, other: &List<'v>) -> bool {
-    one.iter().flatten().any(|element| other.contains(&element) == Ok(true))
+fn intersects<'v>(one: &List<'v>, other: &List<'v>) -> Result<bool, EvalError> {
+    for element in one.iter().flatten() {
+        match other.contains(&element) {
+            Ok(true) => return Ok(true),
+            Err(error) if error.is_final() => return Err(error),
+            Ok(false) | Err(_) => {}
+        }
+    }
+    Ok(false)
 }
 
 fn pairs(args: &[Value<'_>], factor: f64) -> u64 {

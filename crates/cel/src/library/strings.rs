@@ -5,7 +5,7 @@ use super::{costs, global, member};
 use crate::cost::{CallEstimate, EstimatedCall, Range, STRING_TRAVERSAL, by_factor};
 use crate::decl::{Binding, Function, Library};
 use crate::eval::standard::{counted, counted_plain, read_cost};
-use crate::eval::{CallCost, EvalError};
+use crate::eval::{CallCost, EvalError, work};
 use crate::value::{Value, shown};
 use crate::version::Version;
 
@@ -47,8 +47,8 @@ pub fn library() -> Library {
         Function {
             name: "replace",
             overloads: vec![
-                member("string_replace_string_string string string string -> string", |args| Ok(replace(args, -1))).costs(made, replaced),
-                member("string_replace_string_string_int string string string int -> string", |args| Ok(replace(args, int(args, 3)))).costs(made, replaced),
+                member("string_replace_string_string string string string -> string", |args| replace(args, -1)).costs(made, replaced),
+                member("string_replace_string_string_int string string string int -> string", |args| replace(args, int(args, 3))).costs(made, replaced),
             ],
         },
         Function {
@@ -179,9 +179,13 @@ fn last_index_of_from<'v>(args: &[Value<'v>], from: i64) -> Result<Value<'v>, Ev
     Ok(Value::Int(text[..end].rfind(part).map_or(-1, |at| count(&text[..at]))))
 }
 
-fn replace<'v>(args: &[Value<'v>], limit: i64) -> Value<'v> {
+fn replace<'v>(args: &[Value<'v>], limit: i64) -> Result<Value<'v>, EvalError> {
     let (text, old, new) = (text(args, 0), text(args, 1), text(args, 2));
-    Value::text(if limit < 0 { text.replace(old, new) } else { text.replacen(old, new, limit as usize) })
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    // The result may be as long as the product of the two.
+    let times = if new.len() > old.len() { text.matches(old).take(limit).count() } else { 0 };
+    work::take_bytes((times as u64).saturating_mul(new.len() as u64).saturating_add(text.len() as u64))?;
+    Ok(Value::text(text.replacen(old, new, limit)))
 }
 
 fn split<'v>(args: &[Value<'v>], limit: i64) -> Value<'v> {
@@ -228,7 +232,10 @@ fn join<'v>(args: &[Value<'v>], separator: &str) -> Result<Value<'v>, EvalError>
             out.push_str(separator);
         }
         match element {
-            Ok(Value::String(text)) => out.push_str(&text),
+            Ok(Value::String(text)) => {
+                work::take_bytes((text.len() + separator.len()) as u64)?;
+                out.push_str(&text);
+            }
             Ok(other) => return Err(EvalError::of(format!("join: invalid input: {}", shown(&other)))),
             Err(error) => return Err(EvalError::of(format!("join: invalid input: {error}"))),
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::view::{ListKind, Shape};
 use super::{Json, List, Map, Struct, Value, shown};
-use crate::eval::EvalError;
+use crate::eval::{EvalError, work};
 use crate::types::Str;
 
 /// The bound of the ints as doubles.
@@ -76,6 +76,7 @@ fn lists<'v>(left: &List<'v>, right: &List<'v>) -> Result<bool, EvalError> {
     if left.len() != right.len() {
         return Ok(false);
     }
+    work::take(left.len() as u64)?;
     match left.kind() {
         Some(ListKind::Map(keys)) => return keyed(left, right, keys),
         Some(_) => return sets(left, right),
@@ -87,11 +88,13 @@ fn lists<'v>(left: &List<'v>, right: &List<'v>) -> Result<bool, EvalError> {
             if !method_equal(&a?, &b?)? {
                 return Ok(false);
             }
-        } else if let (Ok(a), Ok(b)) = (a, b)
-            && equal(&a, &b) == Ok(false)
-        {
-            // A plain list takes an error for no difference.
-            return Ok(false);
+        } else if let (Ok(a), Ok(b)) = (a, b) {
+            match equal(&a, &b) {
+                Ok(false) => return Ok(false),
+                Err(error) if error.is_final() => return Err(error),
+                // A plain list takes an error for no difference.
+                Ok(true) | Err(_) => {}
+            }
         }
     }
     Ok(true)
@@ -152,11 +155,16 @@ fn maps<'v>(left: &Map<'v>, right: &Map<'v>) -> Result<bool, EvalError> {
     if left.len() != right.len() {
         return Ok(false);
     }
+    work::take(left.len() as u64)?;
     let Map::Viewed { fields, node } = left else {
         for key in left.keys() {
             let (Ok(a), Ok(b)) = (left.find(&key), right.find(&key)) else { return Ok(false) };
             match (a, b) {
-                (Some(a), Some(b)) if equal(&a, &b) != Ok(false) => {}
+                (Some(a), Some(b)) => match equal(&a, &b) {
+                    Ok(false) => return Ok(false),
+                    Err(error) if error.is_final() => return Err(error),
+                    Ok(true) | Err(_) => {}
+                },
                 _ => return Ok(false),
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::compare::{element_key, map_key};
 use super::view::{ListKind, Node};
 use super::{Json, Value, typed};
-use crate::eval::EvalError;
+use crate::eval::{EvalError, work};
 
 /// A list. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -77,13 +77,17 @@ impl<'v> List<'v> {
     /// Whether an element is equal.
     pub fn contains(&self, value: &Value<'v>) -> Result<bool, EvalError> {
         let mut failed = None;
+        work::take(self.len() as u64)?;
         for element in self.iter() {
             // The original asks the value where the list is a plain one, and the element where it is of a schema.
             let equal = match element {
                 Err(error) if self.is_viewed() => Err(error),
                 Err(_) => Ok(false),
                 Ok(element) if self.is_viewed() => super::method_equal(&element, value),
-                Ok(element) => Ok(super::method_equal(value, &element).unwrap_or(false)),
+                Ok(element) => match super::method_equal(value, &element) {
+                    Err(error) if error.is_final() => return Err(error),
+                    equal => Ok(equal.unwrap_or(false)),
+                },
             };
             match equal {
                 Ok(true) => return Ok(true),
@@ -101,6 +105,7 @@ impl<'v> List<'v> {
             None if other.is_empty() && !self.is_viewed() => Ok(self.clone()),
             None => Ok(List::Concat(Arc::new((self.clone(), other.clone())), self.len() + other.len())),
             Some(kind) => {
+                work::take((self.len() + other.len()) as u64)?;
                 let mut elements: Vec<Value<'v>> = self.iter().collect::<Result<_, _>>()?;
                 match kind {
                     ListKind::Map(keys) => {

@@ -1,0 +1,180 @@
+//! Expressions by mutation: whatever the text and the values are, compiling and evaluating end soon, without a panic.
+//!
+//! The corpus is the recorded expressions. An ordinary run tries the same mutations each time;
+//! `KNARR_FUZZ_SECONDS=600 cargo test -p kubecel --test fuzz` goes on for so long with others.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use kubecel::eval::{Limits, Plan};
+use kubecel::value::{Json, Node, typed};
+use kubecel::{Env, Type, Value, Version, declared::Declared};
+use serde_json::json;
+
+const CORPUS: [&str; 2] = [include_str!("golden/cases.txt"), include_str!("golden/run.txt")];
+/// Mutations in an ordinary run.
+const ROUNDS: u32 = 2_000;
+/// No text takes longer, on a busy machine and without optimisation.
+const SLOWEST: Duration = Duration::from_secs(60);
+/// Parts that make expressions of expressions.
+const PARTS: [&str; 24] = [
+    " && ",
+    " || ",
+    " + ",
+    " == ",
+    " in ",
+    "[0]",
+    ".size()",
+    "?.x",
+    ".all(x, ",
+    ".map(x, ",
+    ")",
+    "(",
+    "[",
+    "]",
+    "{",
+    "}",
+    "self",
+    "d",
+    "has(",
+    "optional.of(",
+    "'é😀'",
+    "9223372036854775807",
+    ".matches('",
+    "lists.range(100)",
+];
+
+/// Xorshift: the same numbers each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        if end == 0 { 0 } else { (self.next() % end as u64) as usize }
+    }
+
+    fn json(&mut self, depth: usize) -> Json {
+        match self.below(if depth == 0 { 6 } else { 9 }) {
+            0 => Json::Null,
+            1 => json!(self.next() & 1 == 0),
+            2 => json!(self.next() as i64),
+            3 => json!(f64::from_bits(self.next())),
+            4 => json!(self.below(10)),
+            5 => json!(["", "a", "é😀", "2024-01-01T00:00:00Z", "1Gi", "10.0.0.0/8"][self.below(6)]),
+            6 => (0..self.below(5)).map(|_| self.json(depth - 1)).collect(),
+            _ => Json::Object(["a", "l", "m", "s", "i"].iter().take(self.below(6)).map(|key| ((*key).to_owned(), self.json(depth - 1))).collect()),
+        }
+    }
+}
+
+fn mutate(numbers: &mut Numbers, text: &str, other: &str) -> String {
+    let mut chars: Vec<char> = text.chars().collect();
+    let other: Vec<char> = other.chars().collect();
+    for _ in 0..=numbers.below(3) {
+        let at = numbers.below(chars.len() + 1).min(chars.len());
+        let length = numbers.below(12).min(chars.len() - at);
+        match numbers.below(5) {
+            0 => drop(chars.drain(at..at + length)),
+            1 => drop(chars.splice(at..at, PARTS[numbers.below(PARTS.len())].chars())),
+            2 => {
+                let from = numbers.below(other.len());
+                let to = (from + numbers.below(40)).min(other.len());
+                chars.splice(at..at, other[from..to].iter().copied());
+            }
+            3 => {
+                let copy = chars[at..at + length].to_vec();
+                chars.splice(at..at, copy);
+            }
+            _ => drop(chars.splice(at..at + length.min(1), char::from_u32(numbers.below(0x250) as u32))),
+        }
+    }
+    chars.into_iter().collect()
+}
+
+/// The environment of all texts, with a schema for `self`.
+fn environment(schema: &Json) -> Env {
+    let declared = Declared::of_schema(schema, false).map(|declared| declared.named("selfType1")).expect("a type");
+    let mut env = Env::new(Version::STORED).with_declared(&[&declared]).with_variable("self", declared.cel_type());
+    for name in ["d", "m", "s", "i", "l", "y"] {
+        env = env.with_variable(name, Type::Dyn);
+    }
+    env
+}
+
+fn attempt(env: &Env, node: &Node, text: &str, object: &Json) {
+    let Ok(program) = env.compile(text) else { return };
+    let Ok(plan) = Plan::new(&program) else { return };
+    let value = || Value::json(object);
+    let this = typed(object, node).unwrap_or(Value::Null);
+    let variables = [("d", value()), ("m", value()), ("s", value()), ("i", value()), ("l", value()), ("y", value()), ("self", this)];
+    let outcome = plan.run(&variables, Limits { cost: 100_000, ..Limits::default() });
+    if let Ok(value) = outcome.value {
+        assert!(outcome.cost <= 100_000);
+        let _ = kubecel::value::shown(&value);
+    }
+}
+
+#[test]
+fn any_text_ends() {
+    let all = std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES).spawn(fuzz).expect("a thread");
+    assert!(all.join().is_ok(), "see above");
+}
+
+fn fuzz() {
+    let text = json!({"type": "string"});
+    let schema = json!({"type": "object", "properties": {
+        "a": {"type": "integer"}, "s": text, "i": {"x-kubernetes-int-or-string": true},
+        "l": {"type": "array", "items": text, "x-kubernetes-list-type": "set"}, "m": {"type": "object", "additionalProperties": {"type": "number"}},
+    }});
+    let (env, node) = (environment(&schema), Node::of(&schema));
+    let corpus: Vec<&str> =
+        CORPUS.iter().flat_map(|text| text.lines()).filter(|line| !line.is_empty() && !line.starts_with(['#', '@']) && line.len() < 300).collect();
+    let end = std::env::var("KNARR_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut round = 0;
+    while end.map_or(round < ROUNDS, |end| Instant::now() < end) {
+        round += 1;
+        let text = corpus[numbers.below(corpus.len())];
+        let other = corpus[numbers.below(corpus.len())];
+        let text = mutate(&mut numbers, text, other);
+        let object = numbers.json(3);
+        let started = Instant::now();
+        let ended = catch_unwind(AssertUnwindSafe(|| attempt(&env, &node, &text, &object)));
+        assert!(ended.is_ok() && started.elapsed() < SLOWEST, "{text:?} with {object} took {:?}", started.elapsed());
+    }
+}
+
+/// What costs little by the original's reckoning and is much work.
+#[test]
+fn work_has_a_limit_beside_the_cost() {
+    let all = std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES).spawn(|| {
+        let big = Json::from("x".repeat(1 << 20));
+        let env = Env::new(Version::STORED).with_variable("s", Type::String);
+        let shared = format!("[[0, 1]]{}", ".map(a, [a, a])".repeat(60));
+        for text in [
+            "s.replace('', s).size() > 0".to_owned(),
+            "lists.range(20000).map(x, s).join(s).size() > 0".to_owned(),
+            "(lists.range(1000).map(x, '%s').join()).format(lists.range(1000).map(x, s)).size() > 0".to_owned(),
+            "lists.range(10000000).size() > 0".to_owned(),
+            format!("{shared} == {shared}"),
+            format!("{shared}.indexOf({shared}[0]) == 0"),
+            format!("'%s'.format([{shared}]).size() > 0"),
+            "lists.range(300).all(x, lists.range(300).all(y, 'a'.matches('a{' + string(x) + '}b{' + string(y) + '}') || true))".to_owned(),
+        ] {
+            let program = env.compile(&text).unwrap_or_else(|issues| panic!("{issues}"));
+            let plan = Plan::new(&program).expect("a plan");
+            let started = Instant::now();
+            let outcome = plan.run(&[("s", Value::json(&big))], Limits::default());
+            let message = outcome.value.map(|_| ()).map_err(|error| error.to_string());
+            assert_eq!(message, Err("operation cancelled: actual cost limit exceeded".to_owned()), "{text}");
+            assert!(started.elapsed() < SLOWEST, "{text}: {:?}", started.elapsed());
+        }
+    });
+    assert!(all.expect("a thread").join().is_ok(), "see above");
+}
