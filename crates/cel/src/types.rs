@@ -104,6 +104,18 @@ impl Type {
         }
     }
 
+    /// Of how many types it is made, itself counted; no more than somewhat above the bound.
+    pub(crate) fn parts(&self, bound: usize) -> usize {
+        let mut parts = 1;
+        for parameter in self.parameters() {
+            if parts > bound {
+                break;
+            }
+            parts += parameter.parts(bound - parts.min(bound));
+        }
+        parts
+    }
+
     /// The name that the type has at run time, without its parameters.
     pub fn runtime_name(&self) -> &str {
         match self {

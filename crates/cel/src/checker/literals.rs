@@ -5,6 +5,9 @@ use super::unify::is_dyn;
 use crate::ast::{Expr, Id, List, Literal, MapEntry, Reference, Struct};
 use crate::types::Type;
 
+/// The most parts of the type of a map; one with more is of anything. (The original sets no bound.)
+const TYPE_PARTS_MAX: usize = 10_000;
+
 /// The type of a constant.
 pub(super) fn type_of(literal: &Literal) -> Type {
     match literal {
@@ -57,7 +60,9 @@ impl Checker<'_> {
         }
         let key = keys.unwrap_or_else(|| self.new_variable());
         let value = values.unwrap_or_else(|| self.new_variable());
-        self.set(id, Type::map(key, value));
+        // Maps of maps by maps grow by doubling, in a loop within a loop without end.
+        let ty = if key.parts(TYPE_PARTS_MAX) + value.parts(TYPE_PARTS_MAX) > TYPE_PARTS_MAX { Type::map(Type::Dyn, Type::Dyn) } else { Type::map(key, value) };
+        self.set(id, ty);
     }
 
     pub(super) fn object(&mut self, id: Id, object: &mut Struct) {

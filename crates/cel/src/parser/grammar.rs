@@ -1,7 +1,7 @@
 //! The rules of the grammar, one function each.
 
 use super::lexer::{Token, TokenKind};
-use super::{DEPTH_MAX, Expander, literal, whole};
+use super::{DEPTH_MAX, Expander, NODES_MAX, literal, whole};
 use crate::ast::{Call, Expr, Field, Id, Kind, List, Literal, MapEntry, Select, Struct};
 use crate::issues::Issue;
 use crate::macros::Macro;
@@ -49,16 +49,17 @@ impl<'a> Parser<'a> {
     }
 
     /// The whole text.
-    pub(super) fn parse(mut self) -> Result<Result<(Expr, Source), Vec<Issue>>, Halt> {
+    pub(super) fn parse(mut self) -> Result<Result<(Expr, Source), Vec<Issue>>, (Halt, Vec<Issue>)> {
         let parsed = self.expr().and_then(|expr| match self.peek().kind {
             TokenKind::End => Ok(expr),
             _ => Err(Halt::Syntax),
         });
         match parsed {
+            Ok(_) if self.last > NODES_MAX => Ok(Err(vec![whole(format!("macros expand to more than {NODES_MAX} nodes"))])),
             Ok(_) if self.too_high => Ok(Err(vec![whole("max recursion depth exceeded".to_string())])),
             Ok(expr) if self.errors.is_empty() => Ok(Ok((expr, self.source))),
             Ok(_) => Ok(Err(self.errors)),
-            Err(halt) => Err(halt),
+            Err(halt) => Err((halt, self.errors)),
         }
     }
 

@@ -23,6 +23,10 @@ pub const SIZE_MAX: usize = 100_000;
 /// The most that rules and nodes may be nested.
 pub const DEPTH_MAX: u32 = 250;
 
+/// The most nodes that macros may make of an expression: some write their target twice, and so do those in it. (The original sets no
+/// bound, and takes the memory.)
+const NODES_MAX: Id = 200_000;
+
 /// The tree of a text with the positions of its nodes, or what is wrong.
 pub fn parse(text: &str, macros: &[Macro]) -> Result<(Expr, Source), Vec<Issue>> {
     let size = text.chars().count();
@@ -30,11 +34,19 @@ pub fn parse(text: &str, macros: &[Macro]) -> Result<(Expr, Source), Vec<Issue>>
         return Err(vec![whole(format!("expression code point size exceeds limit: size: {size}, limit {SIZE_MAX}"))]);
     }
     let source = Source::new(text);
-    let Some(tokens) = lexer::tokens(text) else { return Err(syntax::errors(text)) };
+    let (tokens, unread) = match lexer::tokens(text) {
+        Some(tokens) => (tokens, Vec::new()),
+        None => {
+            let read = syntax::tokens::read(text, &source);
+            (read.tokens, read.errors)
+        }
+    };
     match grammar::Parser::new(&tokens, source, macros).parse() {
-        Ok(parsed) => parsed,
-        Err(grammar::Halt::TooDeep) => Err(vec![whole(format!("expression recursion limit exceeded: {DEPTH_MAX}"))]),
-        Err(grammar::Halt::Syntax) => Err(syntax::errors(text)),
+        Ok(Ok(parsed)) if unread.is_empty() => Ok(parsed),
+        Ok(parsed) => Err(unread.into_iter().chain(parsed.err().unwrap_or_default()).collect()),
+        Err((grammar::Halt::TooDeep, _)) => Err(vec![whole(format!("expression recursion limit exceeded: {DEPTH_MAX}"))]),
+        // What was wrong before is told too.
+        Err((grammar::Halt::Syntax, found)) => Err(syntax::errors(text).into_iter().chain(found).collect()),
     }
 }
 
@@ -72,8 +84,11 @@ impl Expander<'_> {
         self.node(Kind::Call(Call { function: function.into(), target: Some(Box::new(target)), args }))
     }
 
-    /// The same expression with ids of its own, at the same places.
+    /// The same expression with ids of its own, at the same places; where there are too many nodes, nothing.
     pub fn copy(&mut self, expr: &Expr) -> Expr {
+        if *self.last > NODES_MAX {
+            return Expr { id: 0, kind: Kind::Unspecified };
+        }
         let id = self.id(self.source.positions.get(&expr.id).copied().unwrap_or(self.at));
         let kind = match &expr.kind {
             Kind::Unspecified | Kind::Literal(_) | Kind::Ident(_) => expr.kind.clone(),

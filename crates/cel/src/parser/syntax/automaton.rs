@@ -53,8 +53,8 @@ pub(super) struct Automaton {
     pub(super) states: Vec<State>,
     /// Where each rule begins.
     pub(super) starts: Vec<At>,
-    /// Where each rule is followed, wherever it is used.
-    pub(super) follows: Vec<Vec<At>>,
+    /// Where each rule is followed, wherever it is used, and from which precedence it is used there.
+    pub(super) follows: Vec<Vec<(At, u8)>>,
     /// What may come next at a state inside its rule, and whether the rule may end there.
     next: Vec<(Set, bool)>,
 }
@@ -68,13 +68,38 @@ impl Automaton {
             let end = automaton.sequence(rule, parts, start);
             automaton.states[end].kind = Kind::Stop;
         }
+        automaton.shorten();
         for state in 0..automaton.states.len() {
-            if let Some(Edge::Rule(rule, _, to)) = automaton.states[state].edges.first().copied() {
-                automaton.follows[rule].push(to);
+            if let Some(Edge::Rule(rule, precedence, to)) = automaton.states[state].edges.first().copied() {
+                automaton.follows[rule].push((to, precedence));
             }
         }
         automaton.next = (0..automaton.states.len()).map(|state| automaton.look(state)).collect();
         automaton
+    }
+
+    /// Lets edges lead past states at which nothing happens: what is behind two alternatives is then one place, as it is in ANTLR's
+    /// automata.
+    fn shorten(&mut self) {
+        let behind = |states: &[State], mut at: At| {
+            while let (Kind::Basic, [Edge::Free(to)]) = (states[at].kind, states[at].edges.as_slice()) {
+                at = *to;
+            }
+            at
+        };
+        for state in 0..self.states.len() {
+            let edges = std::mem::take(&mut self.states[state].edges);
+            let shorter = edges.iter().map(|edge| {
+                let to = behind(&self.states, edge.to());
+                match *edge {
+                    Edge::Free(_) => Edge::Free(to),
+                    Edge::Tokens(set, _) => Edge::Tokens(set, to),
+                    Edge::Rule(rule, precedence, _) => Edge::Rule(rule, precedence, to),
+                    Edge::Binds(level, _) => Edge::Binds(level, to),
+                }
+            });
+            self.states[state].edges = shorter.collect();
+        }
     }
 
     fn state(&mut self, rule: Rule, kind: Kind) -> At {

@@ -8,7 +8,7 @@
 mod automaton;
 mod predict;
 mod rules;
-mod tokens;
+pub(super) mod tokens;
 mod walk;
 
 use std::sync::OnceLock;
@@ -21,8 +21,10 @@ use automaton::Automaton;
 pub(super) fn errors(text: &str) -> Vec<Issue> {
     static AUTOMATON: OnceLock<Automaton> = OnceLock::new();
     let source = Source::new(text);
-    let (tokens, mut errors) = tokens::read(text, &source);
-    errors.extend(walk::errors(AUTOMATON.get_or_init(Automaton::new), &tokens, text, &source));
+    let read = tokens::read(text, &source);
+    let walked = walk::errors(AUTOMATON.get_or_init(Automaton::new), &read, text, &source);
+    let mut errors = read.errors;
+    errors.extend(walked);
     if errors.is_empty() {
         errors.push(super::whole("Syntax error: the expression could not be parsed".to_string()));
     }

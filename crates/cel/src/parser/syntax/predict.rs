@@ -4,7 +4,7 @@
 //! several ways, again with the rules that are open. The two differ in when a token is found to be wrong: here or only where it is
 //! to be matched.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use super::automaton::{At, Automaton, Edge, Kind};
@@ -31,6 +31,8 @@ struct Way {
     stack: Stack,
     /// Whether it went on behind the rule in which the choice is.
     outside: bool,
+    /// Whether it did so to where the rule is used from the lowest precedence.
+    lowest: bool,
 }
 
 /// No way is open: the token (from the one at which the choice begins) that none takes.
@@ -40,6 +42,18 @@ pub(super) struct NoWay {
 
 /// A depth from which no rule that ends leads back to the rule of the choice: behind a token precedences do not count.
 const BEHIND: i32 = i32::MAX / 2;
+
+/// So many tokens decide most choices.
+const NEAR: usize = 4;
+
+/// What was predicted: by the choice, the precedence and the next tokens.
+pub(super) type Known = HashMap<(At, u8, [u8; NEAR]), usize>;
+
+/// The alternative, or nothing where the rules around must be known to tell; and how many tokens were looked at.
+struct Found {
+    alternative: Option<usize>,
+    looked: usize,
+}
 
 /// The most configurations of ways that are followed; more than any text in the grammar needs.
 const WAYS_MAX: usize = 4096;
@@ -56,44 +70,61 @@ pub(super) struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// The alternative to take.
-    pub(super) fn predict(&self) -> Result<usize, NoWay> {
+    /// The alternative to take, by what was predicted before where the next tokens were the same.
+    pub(super) fn predict(&self, known: &mut Known) -> Result<usize, NoWay> {
+        let mut near = [0; NEAR];
+        near.iter_mut().zip(self.tokens).for_each(|(near, token)| *near = *token);
+        let key = (self.at, self.precedence, near);
+        if let Some(alternative) = known.get(&key) {
+            return Ok(*alternative);
+        }
         match self.follow(false)? {
-            Some(alternative) => Ok(alternative),
-            None => Ok(self.follow(true)?.unwrap_or(0)),
+            Found { alternative: Some(alternative), looked } => {
+                // Without the rules around nothing else decides.
+                if looked <= NEAR {
+                    known.insert(key, alternative);
+                }
+                Ok(alternative)
+            }
+            _ => Ok(self.follow(true)?.alternative.unwrap_or(0)),
         }
     }
 
-    /// The alternative, or nothing where the rules around must be known to tell.
-    fn follow(&self, full: bool) -> Result<Option<usize>, NoWay> {
+    fn follow(&self, full: bool) -> Result<Found, NoWay> {
         let begin = if full { self.stack.clone() } else { None };
         let mut ways = Vec::new();
         let mut seen = HashSet::new();
         for (alternative, edge) in self.automaton.states[self.at].edges.iter().enumerate() {
-            self.close(Way { alternative, at: edge.to(), stack: begin.clone(), outside: false }, 0, full, &mut seen, &mut ways);
+            self.close(Way { alternative, at: edge.to(), stack: begin.clone(), outside: false, lowest: false }, 0, full, &mut seen, &mut ways);
+        }
+        if !full && matches!(self.automaton.states[self.at].kind, Kind::StarEntry { precedence: true, .. }) {
+            // What a round can take, no rule around takes in its place: the round binds more tightly.
+            let rounds: Vec<(At, Stack)> = ways.iter().filter(|way| way.alternative == 0).map(|way| (way.at, way.stack.clone())).collect();
+            ways.retain(|way| way.alternative == 0 || way.lowest || !rounds.contains(&(way.at, way.stack.clone())));
         }
         let mut ahead = 0;
         loop {
             let token = self.tokens[ahead.min(self.tokens.len() - 1)];
             let next = self.step(&ways, token, full);
+            let found = |alternative| Ok(Found { alternative, looked: ahead + 1 });
             if next.is_empty() {
                 return match self.finished(&ways) {
-                    Some(alternative) => Ok(Some(alternative)),
+                    Some(alternative) => found(Some(alternative)),
                     None => Err(NoWay { offending: ahead.min(self.tokens.len() - 1) }),
                 };
             }
             if let Some(alternative) = only(&next) {
-                return Ok(Some(alternative));
+                return found(Some(alternative));
             }
             if full {
                 if let Some(alternative) = resolved(&next) {
-                    return Ok(Some(alternative));
+                    return found(Some(alternative));
                 }
             } else if conflict(&next) {
-                return Ok(None);
+                return found(None);
             }
             if token == 0 || next.len() > WAYS_MAX {
-                return Ok(next.iter().map(|way| way.alternative).min());
+                return found(next.iter().map(|way| way.alternative).min());
             }
             ways = next;
             ahead += 1;
@@ -134,8 +165,10 @@ impl Choice<'_> {
                 None if full || self.automaton.follows[state.rule].is_empty() => ways.push(way),
                 None => {
                     ways.push(Way { outside: true, ..way.clone() });
-                    for follow in &self.automaton.follows[state.rule] {
-                        self.close(Way { at: *follow, outside: true, ..way.clone() }, -1, full, seen, ways);
+                    let own = state.rule == self.automaton.states[self.at].rule;
+                    for (follow, precedence) in &self.automaton.follows[state.rule] {
+                        let lowest = way.lowest || (own && *precedence == 0);
+                        self.close(Way { at: *follow, outside: true, lowest, ..way.clone() }, -1, full, seen, ways);
                     }
                 }
             };

@@ -92,9 +92,18 @@ pub(super) fn kind(token: &Token<'_>) -> u8 {
     })
 }
 
-/// The tokens of a text, an `End` last, and an error for each part that is none.
-pub(super) fn read<'a>(text: &'a str, source: &Source) -> (Vec<Token<'a>>, Vec<Issue>) {
-    let (mut found, mut errors) = (Vec::new(), Vec::new());
+/// The tokens of a text, an `End` last.
+pub(in crate::parser) struct Read<'a> {
+    pub(in crate::parser) tokens: Vec<Token<'a>>,
+    /// An error for each part that is no token.
+    pub(in crate::parser) errors: Vec<Issue>,
+    /// Where those parts begin and end, in characters.
+    pub(super) unread: Vec<(u32, u32)>,
+}
+
+/// Reads a text.
+pub(in crate::parser) fn read<'a>(text: &'a str, source: &Source) -> Read<'a> {
+    let (mut found, mut errors, mut unread) = (Vec::new(), Vec::new(), Vec::new());
     let (mut byte, mut at) = (0, 0);
     while byte < text.len() {
         let rest = &text[byte..];
@@ -109,6 +118,7 @@ pub(super) fn read<'a>(text: &'a str, source: &Source) -> (Vec<Token<'a>>, Vec<I
                 let length = progress + rest[progress..].chars().next().map_or(0, char::len_utf8);
                 let message = format!("Syntax error: token recognition error at: '{}'", &rest[..length]);
                 errors.push(Issue { id: 0, location: Some(source.location_at(at)), message });
+                unread.push((at, at + rest[..length].chars().count() as u32));
                 length
             }
             (blank, _) => blank,
@@ -117,7 +127,7 @@ pub(super) fn read<'a>(text: &'a str, source: &Source) -> (Vec<Token<'a>>, Vec<I
         byte += length;
     }
     found.push(Token { kind: TokenKind::End, text: "<EOF>", at });
-    (found, errors)
+    Read { tokens: found, errors, unread }
 }
 
 /// How far a text that is no token looks like one.

@@ -2,9 +2,9 @@
 //! original's limits.
 
 use super::automaton::{At, Automaton, Edge, Kind};
-use super::predict::{Choice, stack};
+use super::predict::{Choice, Known, stack};
 use super::rules::{Rule, WHOLE};
-use super::tokens::{Set, kind};
+use super::tokens::{Read, Set, kind};
 use crate::issues::Issue;
 use crate::parser::lexer::Token;
 use crate::parser::{DEPTH_MAX, whole};
@@ -18,13 +18,15 @@ const PASSED_MAX: u32 = 256;
 const REPORTS_MAX: usize = 100;
 
 /// The errors of these tokens.
-pub(super) fn errors(automaton: &Automaton, tokens: &[Token<'_>], text: &str, source: &Source) -> Vec<Issue> {
+pub(super) fn errors(automaton: &Automaton, read: &Read<'_>, text: &str, source: &Source) -> Vec<Issue> {
+    let tokens = &read.tokens;
     let kinds = tokens.iter().map(kind).collect();
     let mut walk = Walk {
         automaton,
         tokens,
         kinds,
         text,
+        unread: &read.unread,
         source,
         next: 0,
         state: 0,
@@ -34,6 +36,7 @@ pub(super) fn errors(automaton: &Automaton, tokens: &[Token<'_>], text: &str, so
         last_error: None,
         recoveries: 0,
         errors: Vec::new(),
+        known: Known::new(),
     };
     // That it ended early is among the errors.
     let _ = walk.rule(WHOLE, 0, None);
@@ -65,6 +68,7 @@ struct Walk<'a> {
     tokens: &'a [Token<'a>],
     kinds: Vec<u8>,
     text: &'a str,
+    unread: &'a [(u32, u32)],
     source: &'a Source,
     next: usize,
     state: At,
@@ -76,6 +80,7 @@ struct Walk<'a> {
     last_error: Option<(usize, Vec<At>)>,
     recoveries: u32,
     errors: Vec<Issue>,
+    known: Known,
 }
 
 impl Walk<'_> {
@@ -169,7 +174,7 @@ impl Walk<'_> {
         };
         if !by_one {
             let choice = Choice { automaton: self.automaton, at, precedence, stack: stack(self.frames.iter().copied()), tokens: &self.kinds[self.next..] };
-            return match choice.predict() {
+            return match choice.predict(&mut self.known) {
                 Ok(alternative) => Ok(state.edges[alternative].to()),
                 Err(no_way) => Err(Trouble::NoWay { offending: self.next + no_way.offending }),
             };
@@ -362,10 +367,12 @@ impl Walk<'_> {
         if self.kinds[first] == 0 {
             return "<EOF>".to_string();
         }
-        // The end of the text has no text of its own, but what stands before it is the text's.
-        let end = if self.kinds[last] == 0 { last.saturating_sub(1).max(first) } else { last };
-        let characters = self.tokens[end].at as usize + self.tokens[end].text.chars().count() - self.tokens[first].at as usize;
-        self.text.chars().skip(self.tokens[first].at as usize).take(characters).collect()
+        let begin = self.tokens[first].at;
+        // Up to the end of the text there is what stands before it.
+        let own = if self.kinds[last] == 0 { 0 } else { self.tokens[last].text.chars().count() as u32 };
+        let end = self.tokens[last].at + own;
+        let is_read = |at: u32| !self.unread.iter().any(|(from, to)| (*from..*to).contains(&at));
+        self.text.chars().zip(0..end).skip(begin as usize).filter(|(_, at)| is_read(*at)).map(|(char, _)| char).collect()
     }
 
     fn tell(&mut self, token: usize, message: String) -> Result<(), Enough> {
