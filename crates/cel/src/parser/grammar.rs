@@ -20,6 +20,9 @@ pub(super) enum Halt {
     TooDeep,
 }
 
+/// A tree with the positions of its nodes, or what is wrong with a text that is in the grammar.
+pub(super) type Outcome = Result<(Expr, Source), Vec<Issue>>;
+
 type Parsed = Result<Expr, Halt>;
 
 /// The rules whose nesting is counted; the others are never deeper than these.
@@ -49,7 +52,7 @@ impl<'a> Parser<'a> {
     }
 
     /// The whole text.
-    pub(super) fn parse(mut self) -> Result<Result<(Expr, Source), Vec<Issue>>, (Halt, Vec<Issue>)> {
+    pub(super) fn parse(mut self) -> Result<Outcome, (Halt, Vec<Issue>)> {
         let parsed = self.expr().and_then(|expr| match self.peek().kind {
             TokenKind::End => Ok(expr),
             _ => Err(Halt::Syntax),
