@@ -109,6 +109,10 @@ fn owners(metadata: &Value, path: &Path, errors: &mut ErrorList) {
                 errors.push(Error::required(&place.child(field), "must not be empty"));
             }
         }
+        let version = tree::text(owner, "apiVersion");
+        if !version.is_empty() && (version.matches('/').count() > 1 || version.ends_with('/')) {
+            errors.push(Error::invalid(&place.child("apiVersion"), version, "must be <group>/<version> or <version>"));
+        }
         if owner["controller"] == true {
             if let Some(first) = controller {
                 let detail =

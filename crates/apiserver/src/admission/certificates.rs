@@ -28,7 +28,9 @@ impl Plugin for CertificateRight {
         }
         let verb = match (self, write.subresource) {
             (CertificateRight::Approval, "approval") => "approve",
-            (CertificateRight::Signing, "status") if object["status"]["certificate"] != old["status"]["certificate"] => "sign",
+            (CertificateRight::Signing, "status") if ["certificate", "conditions"].iter().any(|field| object["status"][field] != old["status"][field]) => {
+                "sign"
+            }
             _ => return Ok(()),
         };
         let signer = text(&old["spec"], "signerName");

@@ -157,7 +157,7 @@ async fn round(world: &World, write: &Write<'_>, object: &mut Value, again: &mut
     for (stage, name) in stages(world) {
         match stage {
             Stage::Plugin(plugin) => plugin.mutate(world, write, object),
-            Stage::AutoProvision => namespace::provide(world, write).await,
+            Stage::AutoProvision => namespace::provide(world, write, object).await,
             Stage::MutatingWebhooks => webhook::admit(&Attributes { world, write }, object, again).await,
             Stage::MutatingPolicies => policy::admit(&Attributes { world, write }, object, policies, again.second).map(|wanted| again.wanted |= wanted),
             Stage::ImagePolicy | Stage::ValidatingPolicies | Stage::ValidatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),

@@ -3,7 +3,12 @@
 
 use super::{Plugin, World, creates, default_of, forbidden, is, text};
 use crate::{Operation, Write, own};
-use machinery::{Value, status::Status};
+use machinery::{
+    Value,
+    field::{Error, Path},
+    names,
+    status::Status,
+};
 use serde_json::json;
 
 /// Namespaces that cannot be deleted.
@@ -62,12 +67,18 @@ impl Plugin for NamespaceExists {
 }
 
 /// NamespaceAutoProvision: the namespace of what is made is made with it, as the server's own.
-pub(super) async fn provide(world: &World, write: &Write<'_>) -> Result<(), Status> {
+pub(super) async fn provide(world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
     let missing = || world.get(("", "v1", "namespaces"), "", write.namespace).is_none();
     if write.operation != Operation::Create || write.dry_run || write.namespace.is_empty() || !missing() {
         return Ok(());
     }
     let row = world.expect_row(("", "v1", "namespaces"))?;
+    let name = Path::root("metadata").child("name");
+    let wrong: Vec<Error> = names::dns1123_label(write.namespace).into_iter().map(|why| Error::invalid(&name, write.namespace, why)).collect();
+    if !wrong.is_empty() {
+        let invalid = Status::invalid("", "Namespace", write.namespace, wrong);
+        return Err(forbidden(write, object, invalid.message));
+    }
     let value = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": write.namespace}});
     // One that somebody else has made meanwhile will do.
     own::create(world.store(), &row, write.cx.now, value).await.map(drop)

@@ -2,7 +2,7 @@
 
 use super::{Plugin, World, creates, text};
 use crate::Write;
-use machinery::{Value, status::Status};
+use machinery::{Value, names, status::Status};
 use std::collections::BTreeMap;
 
 const ANNOTATION: &str = "scheduler.alpha.kubernetes.io/node-selector";
@@ -63,9 +63,16 @@ fn labels(selector: &str) -> Result<BTreeMap<String, String>, Status> {
     let mut out = BTreeMap::new();
     for pair in selector.split(',').filter(|_| !selector.is_empty()) {
         let Some((key, value)) = pair.split_once('=').filter(|(_, value)| !value.contains('=')) else {
-            return Err(Status::new(500, "", format!("invalid selector: {pair}")));
+            return Err(Status::new(500, "", format!("invalid selector: [{}]", pair.replace('=', " "))));
         };
-        out.insert(key.trim().to_owned(), value.trim().to_owned());
+        let (key, value) = (key.trim(), value.trim());
+        let told = |place: String, found: &str, problems: Vec<String>| match problems.as_slice() {
+            [] => Ok(()),
+            some => Err(Status::new(500, "", format!("{place}: Invalid value: {found:?}: {}", some.join("; ")))),
+        };
+        told("<nil>".into(), key, names::qualified_name(key))?;
+        told(format!("[{key}]"), value, names::label_value(value))?;
+        out.insert(key.to_owned(), value.to_owned());
     }
     Ok(out)
 }

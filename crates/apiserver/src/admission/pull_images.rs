@@ -24,11 +24,11 @@ impl Plugin for AlwaysPullImages {
             return Ok(());
         }
         for list in LISTS {
-            for container in object["spec"][list].as_array_mut().into_iter().flatten() {
+            for container in each(object, list) {
                 container["imagePullPolicy"] = ALWAYS.into();
             }
         }
-        for volume in object["spec"]["volumes"].as_array_mut().into_iter().flatten().filter(|volume| volume["image"].is_object()) {
+        for volume in each(object, "volumes").filter(|volume| volume["image"].is_object()) {
             volume["image"]["pullPolicy"] = ALWAYS.into();
         }
         Ok(())
@@ -63,6 +63,12 @@ impl Plugin for AlwaysPullImages {
             }
         }
     }
+}
+
+/// The elements of a list of the spec, which stays away if it is not there.
+fn each<'v>(object: &'v mut Value, list: &str) -> impl Iterator<Item = &'v mut Value> {
+    let list = object.get_mut("spec").and_then(|spec| spec.get_mut(list)).and_then(Value::as_array_mut);
+    list.into_iter().flatten()
 }
 
 /// Pods, unless an update names no image that was not there before.

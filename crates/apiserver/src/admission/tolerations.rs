@@ -60,8 +60,24 @@ fn of_namespace(world: &World, write: &Write<'_>, annotation: &str) -> Result<Op
     if told.is_empty() {
         return Ok(Some(Vec::new()));
     }
-    let read: Vec<Value> = serde_json::from_str(told).map_err(|error| Status::new(500, "", error.to_string()))?;
-    Ok(Some(read))
+    let wrong = |why: String| Status::new(500, "", why);
+    let read: Value = serde_json::from_str(told).map_err(|error| match error.is_eof() {
+        true => wrong("unexpected end of JSON input".into()),
+        false => wrong(error.to_string()),
+    })?;
+    match read {
+        Value::Array(list) => Ok(Some(list)),
+        Value::Null => Ok(Some(Vec::new())),
+        other => {
+            let kind = match other {
+                Value::Object(_) => "object",
+                Value::String(_) => "string",
+                Value::Bool(_) => "bool",
+                _ => "number",
+            };
+            Err(wrong(format!("json: cannot unmarshal {kind} into Go value of type []core.Toleration")))
+        }
+    }
 }
 
 /// Whether one toleration bears all that another does.

@@ -3,7 +3,8 @@
 //!
 //! ```yaml
 //! about: what is compared, in a sentence
-//! setup:                                  # must succeed; not compared
+//! plugins: [AlwaysPullImages]             # of admission, on beside those that are by themselves
+//! setup:                                  # must succeed, or be there already; not compared
 //!   - {send: POST /api/v1/namespaces, body: {…}}
 //!   - {until: GET /apis/example.com/v1/widgets}          # asked again until it succeeds
 //!   - {until: POST /api/v1/namespaces?dryRun=All, body: {…}, status: 422}          # or until it is this
@@ -25,6 +26,8 @@ use std::{fs, path::Path};
 
 /// A file of requests.
 pub struct Description {
+    #[allow(dead_code, reason = "who records starts the original with them")]
+    pub plugins: Vec<String>,
     pub setup: Vec<Step>,
     pub cases: Vec<Case>,
     pub cleanup: Vec<String>,
@@ -53,7 +56,7 @@ impl Description {
         let text = fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let told = |why: String| format!("{}: {why}", path.display());
         let file = machinery::yaml::decode(&text, None, machinery::json::Validation::Strict).map_err(|e| told(e.message))?.value;
-        let known = ["about", "setup", "request", "headers", "base", "bases", "cases", "cleanup"];
+        let known = ["about", "plugins", "setup", "request", "headers", "base", "bases", "cases", "cleanup"];
         if let Some(unknown) = file.as_object().into_iter().flatten().find(|(key, _)| !known.contains(&key.as_str())) {
             return Err(told(format!("unknown key {}", unknown.0)));
         }
@@ -63,7 +66,8 @@ impl Description {
             expand(&file, case, &mut cases).map_err(told)?;
         }
         let cleanup = list(&file["cleanup"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
-        Ok(Self { setup, cases, cleanup })
+        let plugins = list(&file["plugins"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        Ok(Self { plugins, setup, cases, cleanup })
     }
 }
 

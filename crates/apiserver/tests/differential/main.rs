@@ -8,7 +8,7 @@
 mod description;
 mod drive;
 
-use apiserver::{ApiServer, Config, Identity, full};
+use apiserver::{AdmissionOptions, ApiServer, Config, Identity, full};
 use bytes::Bytes;
 use client::Transport;
 use description::Description;
@@ -30,17 +30,21 @@ impl Transport for Local {
     fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'static, client::Result<http::Response<client::Body>>> {
         let server = self.0.clone();
         let groups = vec!["system:masters".into(), "system:authenticated".into()];
-        let user = User { name: "admin".into(), uid: String::new(), groups, extra: Default::default() };
+        // As by a certificate, whose hash is no matter.
+        let extra = [("authentication.kubernetes.io/credential-id".to_owned(), vec!["*".to_owned()])].into_iter().collect();
+        let user = User { name: "admin".into(), uid: String::new(), groups, extra };
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(Arc::new(user));
         Box::pin(async move { Ok(server.handle(http::Request::from_parts(parts, full(body))).await) })
     }
 }
 
-async fn server() -> Local {
+async fn server(description: &Description) -> Local {
     let store = store::Store::in_memory(&store::Options::default()).expect("a store");
+    let admission = AdmissionOptions { enable: description.plugins.clone(), ..AdmissionOptions::default() };
+    let config = Config { admission: admission.check().expect("known plug-ins"), ..Config::default() };
     let identity = Identity::new(&store, None, "https://kubernetes.default.svc.cluster.local", Default::default()).expect("keys");
-    let api = ApiServer::new(Config::default(), store, identity).expect("a server");
+    let api = ApiServer::new(config, store, identity).expect("a server");
     api.bootstrap().await.expect("bootstrap");
     Local(api)
 }
@@ -90,7 +94,7 @@ async fn answers_are_the_originals() {
     for name in names().into_iter().filter(|name| name.contains(&only)) {
         let description = Description::read(&folder().join(format!("requests/{name}.yaml"))).unwrap_or_else(|e| panic!("{e}"));
         // A server for each: what one leaves behind is not what another finds.
-        let server = server().await;
+        let server = server(&description).await;
         let ours = drive::answers(&server, &description).await.unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut theirs = recorded(&name);
         let none = BTreeMap::new();
