@@ -11,7 +11,7 @@ use super::{
 };
 use crate::offload;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Uri, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header, response::Parts};
 use http_body_util::Full;
 use machinery::Value;
 use parking_lot::Mutex;
@@ -28,6 +28,8 @@ const IDLE_MAX: usize = 25;
 /// How long a connection is kept idle, as Go's default transport does.
 const IDLE_LIFE: Duration = Duration::from_secs(90);
 const PORT: u16 = 443;
+/// How often somebody who asks for it is asked again.
+const RETRIES_MAX: usize = 10;
 const AGENT: HeaderValue = HeaderValue::from_static("kube-apiserver-admission");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -120,9 +122,26 @@ impl Target {
     /// There is no answer by then, or it tells an error.
     pub(crate) async fn post(&self, services: &dyn Services, body: Bytes, within: Duration) -> Result<Bytes, Failure> {
         let query = format!("?timeout={}s", within.as_secs() + u64::from(within.subsec_nanos() > 0));
-        let shown = |why: String| Failure::Transport(format!("Post {:?}: {why}", format!("{}{query}", self.base)));
         let until = tokio::time::Instant::now() + within;
-        let answered = tokio::time::timeout_at(until, self.exchange(services, &query, body)).await;
+        for _ in 0..RETRIES_MAX {
+            let (parts, body) = self.once(services, &query, body.clone(), until).await?;
+            match wait(&parts) {
+                Some(wait) if tokio::time::Instant::now() + wait < until => tokio::time::sleep(wait).await,
+                Some(_) => {
+                    tokio::time::sleep_until(until).await;
+                    return Err(Failure::Transport(format!("Post {:?}: context deadline exceeded", format!("{}{query}", self.base))));
+                }
+                None => return answer::judge(&parts, body),
+            }
+        }
+        let (parts, body) = self.once(services, &query, body, until).await?;
+        answer::judge(&parts, body)
+    }
+
+    /// One exchange, with its whole body.
+    async fn once(&self, services: &dyn Services, query: &str, body: Bytes, until: tokio::time::Instant) -> Result<(Parts, Bytes), Failure> {
+        let shown = |why: String| Failure::Transport(format!("Post {:?}: {why}", format!("{}{query}", self.base)));
+        let answered = tokio::time::timeout_at(until, self.exchange(services, query, body)).await;
         let late = || "context deadline exceeded".to_owned();
         let response = answered.unwrap_or_else(|_| Err(late())).map_err(shown)?;
         let (response, sender) = response;
@@ -130,7 +149,7 @@ impl Target {
         let (parts, body) = response.into_parts();
         let read = tokio::time::timeout_at(until, answer::read(body)).await.unwrap_or_else(|_| Err(late())).map_err(unread)?;
         self.keep(sender);
-        answer::judge(&parts, read)
+        Ok((parts, read))
     }
 
     async fn exchange(&self, services: &dyn Services, query: &str, body: Bytes) -> Result<(http::Response<hyper::body::Incoming>, Sender), String> {
@@ -190,6 +209,13 @@ impl Target {
             idle.push((Instant::now(), sender));
         }
     }
+}
+
+/// How long somebody who is busy asks to wait before he is asked again.
+fn wait(parts: &Parts) -> Option<Duration> {
+    let busy = parts.status == StatusCode::TOO_MANY_REQUESTS || parts.status.is_server_error();
+    let seconds = parts.headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    busy.then(|| Duration::from_secs(seconds))
 }
 
 /// A path as Go joins it with the root: each slash once, none at the end, no dots.

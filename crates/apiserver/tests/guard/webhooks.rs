@@ -258,6 +258,28 @@ async fn patches_change_the_object_or_say_why_not() {
 }
 
 #[tokio::test]
+async fn who_is_busy_is_asked_again() {
+    let cluster = Cluster::start().await;
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let hook = Hook::start(move |_, request| match (request["name"].as_str(), asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+        (Some("later"), _) => Act::Code(503, ("retry-after", "30"), String::new()),
+        (_, 0) => Act::Code(429, ("retry-after", "1"), String::new()),
+        (_, 1) => Act::Code(500, ("retry-after", "0"), String::new()),
+        _ => yes(),
+    })
+    .await;
+    let brief = json!({"timeoutSeconds": 2});
+    cluster.register("Validating", "v", vec![merged(entry("v.example.com", hook.by_url("/v")), brief)]).await;
+    let begun = Instant::now();
+    cluster.post(MAPS, map("busy")).await.expect(201);
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert_eq!(hook.on("/v").len(), 3);
+    let begun = Instant::now();
+    let refused = cluster.post(MAPS, map("later")).await.refused(500);
+    assert!(refused.ends_with("context deadline exceeded") && begun.elapsed() < Duration::from_secs(4), "{refused}");
+}
+
+#[tokio::test]
 async fn what_patches_break_in_the_metadata_is_put_right_and_told() {
     let cluster = Cluster::start().await;
     let hook = Hook::start(|_, request| match request["name"].as_str().unwrap_or_default() {
