@@ -388,12 +388,13 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\t', "\\t").replace('\n', "\\n").replace('\r', "\\r"))
 }
 
-/// Of words of the grammar behind a dot the original speaks as its earlier versions did.
+/// Of a word of the grammar behind one other character the original speaks as its earlier versions did.
 fn as_before(message: String) -> String {
-    for word in ["true", "false", "null"] {
-        if message == format!("no viable alternative at input '.{word}'") {
-            return format!("mismatched input '{word}' expecting IDENTIFIER");
-        }
+    let inside = message.strip_prefix("no viable alternative at input '").and_then(|rest| rest.strip_suffix('\''));
+    let mut characters = inside.unwrap_or_default().chars();
+    characters.next();
+    match characters.as_str() {
+        word @ ("true" | "false" | "null") => format!("mismatched input '{word}' expecting IDENTIFIER"),
+        _ => message,
     }
-    message
 }
