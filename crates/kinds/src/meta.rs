@@ -113,6 +113,10 @@ fn owners(metadata: &Value, path: &Path, errors: &mut ErrorList) {
         if !version.is_empty() && (version.matches('/').count() > 1 || version.ends_with('/')) {
             errors.push(Error::invalid(&place.child("apiVersion"), version, "must be <group>/<version> or <version>"));
         }
+        // Events come and go by the thousand: what they owned would go with them.
+        if version == "v1" && tree::text(owner, "kind") == "Event" {
+            errors.push(Error::invalid(&place, owner.clone(), "/v1, Kind=Event is disallowed from being an owner"));
+        }
         if owner["controller"] == true {
             if let Some(first) = controller {
                 let detail =
