@@ -223,7 +223,7 @@ fn configuration_may_be_frozen() {
 fn owners_are_named_in_full_and_are_no_events() {
     let owner = |version: &str, kind: &str| json!({"apiVersion": version, "kind": kind, "name": "n", "uid": "u"});
     let owned = |owner: Value| core("ConfigMap", json!({"metadata": {"name": "m", "namespace": "n", "ownerReferences": [owner]}}));
-    let found = |owner: Value| crate::validate_meta(&owned(owner), true, &*strategy("", "configmaps")).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let found = |owner: Value| crate::validate_meta(&owned(owner), true, strategy("", "configmaps")).iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(found(owner("apps/v1", "Deployment")), NONE);
     let wrong = "metadata.ownerReferences[0].apiVersion: Invalid value: \"a/b/c\": must be <group>/<version> or <version>";
     assert_eq!(found(owner("a/b/c", "X")), [wrong]);
