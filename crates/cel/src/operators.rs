@@ -20,8 +20,4 @@ pub const INDEX: &str = "_[_]";
 pub const OPT_INDEX: &str = "_[?_]";
 pub const OPT_SELECT: &str = "_?._";
 pub const IN: &str = "@in";
-/// An older spelling of `in`, which expressions cannot write.
-pub const OLD_IN: &str = "_in_";
 pub const NOT_STRICTLY_FALSE: &str = "@not_strictly_false";
-/// An older spelling of the same.
-pub const OLD_NOT_STRICTLY_FALSE: &str = "__not_strictly_false__";

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::ast::{Expr, Id};
+use crate::ast::Id;
 use crate::types::Str;
 
 /// A place: line from 1, column from 0, in characters.
@@ -18,8 +18,6 @@ pub struct Source {
     pub text: Str,
     /// The offset (in characters) at which a node begins.
     pub positions: HashMap<Id, u32>,
-    /// The calls that were macros, by the id of what they became.
-    pub macros: HashMap<Id, Expr>,
     /// The offsets (in characters) at which lines begin, but the first.
     pub lines: Vec<u32>,
 }
@@ -46,10 +44,5 @@ impl Source {
         let line = self.lines.partition_point(|&start| start <= offset);
         let start = if line == 0 { 0 } else { self.lines[line - 1] };
         Location { line: line as i32 + 1, column: (offset - start) as i32 }
-    }
-
-    /// A line's text, from 1.
-    pub fn line(&self, line: i32) -> Option<&str> {
-        self.text.split('\n').nth(usize::try_from(line - 1).ok()?)
     }
 }

@@ -306,8 +306,7 @@ impl Estimator<'_> {
     fn node(&mut self, expr: &Expr) -> Node {
         let path = self.path(expr).names();
         let path = (!path.is_empty() && !["__result__", ACCUMULATOR].contains(&&*path[0])).then_some(path);
-        let entries = self.entries_of(expr).map(|entries| (entries.key, entries.value));
-        Node { path, ty: self.checked.type_of(expr.id).clone(), size: self.size(expr), literal: expr.literal().cloned(), entries }
+        Node { path, ty: self.checked.type_of(expr.id).clone(), size: self.size(expr), literal: expr.literal().cloned() }
     }
 }
 

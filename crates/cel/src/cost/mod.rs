@@ -101,8 +101,6 @@ pub struct Node {
     pub size: Option<Size>,
     /// The constant that it is.
     pub literal: Option<Literal>,
-    /// The sizes of the keys (or indices) and values of a list or map that the expression makes.
-    pub entries: Option<(Size, Size)>,
 }
 
 /// What a call costs beyond its arguments, and how large its result is.
@@ -110,19 +108,17 @@ pub struct Node {
 pub struct CallEstimate {
     pub cost: Cost,
     pub size: Option<Size>,
-    /// The sizes of the result's keys (or indices) and values.
-    pub entries: Option<(Size, Size)>,
 }
 
 impl CallEstimate {
     /// A cost alone.
     pub fn cost(cost: Cost) -> CallEstimate {
-        CallEstimate { cost, size: None, entries: None }
+        CallEstimate { cost, size: None }
     }
 
     /// With the result's size.
     pub fn sized(cost: Cost, size: Size) -> CallEstimate {
-        CallEstimate { cost, size: Some(size), entries: None }
+        CallEstimate { cost, size: Some(size) }
     }
 }
 
@@ -143,7 +139,7 @@ impl EstimatedCall<'_> {
     pub fn element(&self, list: &Node) -> Option<Node> {
         let ty = (*list.ty.parameters().first()?).clone();
         let path = list.path.as_ref().map(|path| path.iter().cloned().chain([Arc::from("@items")]).collect());
-        Some(Node { path, ty, size: None, literal: None, entries: None })
+        Some(Node { path, ty, size: None, literal: None })
     }
 }
 
