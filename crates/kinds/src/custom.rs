@@ -1,20 +1,23 @@
 //! Custom resources: the strategy of one version of a kind that a definition describes.
 //!
 //! Built once for a definition; it knows nothing of where the definition came from. What is wrong with an object is told by
-//! its schema (`machinery::structural`) and by where its replicas stand.
+//! its schema (`machinery::structural`), by the schema's rules ([`crate::custom_rules`]) and by where its replicas stand.
 //!
 //! Source: `apiextensions-apiserver/pkg/registry/customresource`.
 
-use crate::{Context, NameRule, Selectable, Strategy, meta, print, tree};
+use crate::{Context, NameRule, Selectable, Strategy, custom_rules::CustomRules, meta, print, tree};
 use machinery::{
     Map, Value,
-    field::{Error, ErrorList, Path},
+    field::{Error, ErrorKind, ErrorList, Path},
     json_path::JsonPath,
     names,
     schema::Text,
     structural, time,
 };
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 
 /// Replicas at most: Go's largest `int32`.
 const REPLICAS_MAX: i64 = i32::MAX as i64;
@@ -52,7 +55,12 @@ pub struct Custom {
     pub selectable: Vec<(Text, JsonPath)>,
     /// What the columns behind the name show.
     pub cells: Vec<Cell>,
+    /// The schema's rules: compiled when an object is first judged by them.
+    pub rules: LazyRules,
 }
+
+/// Rules that are compiled once, by whoever needs them first; none where the schema has none.
+pub type LazyRules = Arc<OnceLock<Option<CustomRules>>>;
 
 impl Strategy for Custom {
     fn has_generation(&self) -> bool {
@@ -85,23 +93,21 @@ impl Strategy for Custom {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let mut errors = self.against_schema(obj);
-        self.check_spec_replicas(obj, &mut errors);
-        self.check_scale_status(obj, &mut errors);
-        errors
+        self.judged(obj, None)
     }
 
-    fn validate_update(&self, obj: &Value, _old: &Value) -> ErrorList {
-        self.validate(obj)
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        self.judged(obj, Some(old))
     }
 
-    fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
+    fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let schema = self.schema().and_then(|schema| schema.get("properties")?.get("status"));
         if let (Some(schema), Some(status)) = (schema, obj.get("status")) {
             errors.extend(structural::validate(schema, status, &Path::root("status")));
         }
         self.check_scale_status(obj, &mut errors);
+        self.check_rules(obj, Some(old), &mut errors);
         errors
     }
 
@@ -119,7 +125,10 @@ impl Strategy for Custom {
         let mut added: Vec<&str> = tree::list(&obj["metadata"], "finalizers").iter().filter(|f| !had.contains(f)).filter_map(Value::as_str).collect();
         added.sort_unstable();
         added.dedup();
-        added.into_iter().flat_map(finalizer_warnings).collect()
+        let finalizers = added.into_iter().flat_map(finalizer_warnings);
+        // What an unchanged part breaks is told, and not refused.
+        let rules = old.and_then(|old| Some(self.rules()?.validate(obj, Some(old), None).warnings));
+        finalizers.chain(rules.into_iter().flatten()).collect()
     }
 
     fn row(&self, obj: &Value, now: SystemTime) -> Vec<Value> {
@@ -156,6 +165,30 @@ impl Custom {
 
     fn against_schema(&self, obj: &Value) -> ErrorList {
         self.schema().map(|schema| structural::validate(schema, obj, &Path::empty())).unwrap_or_default()
+    }
+
+    fn judged(&self, obj: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = self.against_schema(obj);
+        self.check_spec_replicas(obj, &mut errors);
+        self.check_scale_status(obj, &mut errors);
+        self.check_rules(obj, old, &mut errors);
+        errors
+    }
+
+    fn rules(&self) -> Option<&CustomRules> {
+        self.rules.get_or_init(|| self.schema().and_then(CustomRules::compile)).as_ref()
+    }
+
+    /// What the rules say of an object, unless it is not even what they are made for.
+    fn check_rules(&self, obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+        use ErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+        let Some(rules) = self.rules() else { return };
+        if errors.iter().any(|error| matches!(error.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid)) {
+            let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+            errors.push(Error::invalid(&Path::root("<nil>"), Value::Null, detail));
+        } else {
+            errors.extend(rules.validate(obj, old, None).errors);
+        }
     }
 
     fn check_spec_replicas(&self, obj: &Value, errors: &mut ErrorList) {

@@ -193,6 +193,7 @@ fn strategy(version: Arc<Value>) -> custom::Custom {
         scale: scale(&version),
         selectable: selectable.collect(),
         cells: cells.map(|(column, path)| Cell { path: JsonPath::parse(&path), column_type: column.column_type }).collect(),
+        rules: custom::LazyRules::default(),
         version,
     }
 }

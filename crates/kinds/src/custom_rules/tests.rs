@@ -1,5 +1,8 @@
 use super::CustomRules;
-use machinery::Value;
+use crate::{Strategy, custom::Custom};
+use machinery::{Value, field::ErrorList};
+use serde_json::json;
+use std::sync::Arc;
 
 const CASES: &str = include_str!("../../tests/objects/cases.jsonl");
 const ANSWERS: &str = include_str!("../../tests/objects/answers.jsonl");
@@ -26,5 +29,28 @@ fn objects_are_judged_as_the_original_judges_them() {
 
 #[test]
 fn a_schema_without_rules_has_none() {
-    assert!(CustomRules::compile(&serde_json::json!({"type": "object", "properties": {"a": {"type": "integer"}}})).is_none());
+    assert!(CustomRules::compile(&json!({"type": "object", "properties": {"a": {"type": "integer"}}})).is_none());
+}
+
+/// The strategy of a custom kind asks the rules last, and only about objects that are otherwise as the schema wants them.
+#[test]
+fn rules_are_asked_last() {
+    let schema = json!({"type": "object", "properties": {"spec": {
+        "type": "object",
+        "required": ["a"],
+        "properties": {"a": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > 1"}, {"rule": "self >= oldSelf"}]}},
+    }}});
+    let custom = Custom { version: Arc::new(json!({"schema": {"openAPIV3Schema": schema}})), ..Default::default() };
+    let object = |a: i64| json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"}, "spec": {"a": a}});
+    let said = |errors: ErrorList| errors.iter().map(|error| format!("{}: {}", error.path.as_str(), error.body())).collect::<Vec<_>>();
+    assert_eq!(said(custom.validate(&object(2))), [""; 0]);
+    assert_eq!(said(custom.validate(&object(1))), ["spec.a: Invalid value: 1: failed rule: self > 1"]);
+    assert_eq!(said(custom.validate_update(&object(2), &object(3))), ["spec.a: Invalid value: 2: failed rule: self >= oldSelf"]);
+    assert_eq!(said(custom.validate_status(&object(2), &object(3))), ["spec.a: Invalid value: 2: failed rule: self >= oldSelf"]);
+    assert_eq!(said(custom.validate_update(&object(1), &object(1))), [""; 0]);
+    assert_eq!(custom.warnings(&object(1), Some(&object(1))), ["spec.a: Invalid value: 1: failed rule: self > 1"]);
+    let unchecked = "<nil>: Invalid value: null: some validation rules were not checked because the object was invalid; \
+                     correct the existing errors to complete validation";
+    let broken = json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"}, "spec": {}});
+    assert_eq!(said(custom.validate(&broken)), ["spec.a: Required value", unchecked]);
 }
