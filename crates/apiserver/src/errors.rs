@@ -1,7 +1,10 @@
 //! Errors of the path, named by rows: one place for how machinery's constructors are called.
 
 use crate::rows::Row;
-use machinery::{field::ErrorList, status::Status};
+use machinery::{
+    field::ErrorList,
+    status::{Details, Status},
+};
 
 /// 404 in upstream's words.
 pub(crate) fn not_found(row: &Row, name: &str) -> Status {
@@ -21,6 +24,14 @@ pub(crate) fn conflict(row: &Row, name: &str, why: &str) -> Status {
 /// 409 because somebody else has changed the object.
 pub(crate) fn modified(row: &Row, name: &str) -> Status {
     conflict(row, name, "the object has been modified; please apply your changes to the latest version and try again")
+}
+
+/// 405 of a verb that a part of a custom resource has not.
+pub(crate) fn unsupported(row: &Row, verb: &str) -> Status {
+    let (group, kind) = (row.resource.group.clone(), row.resource.resource.clone());
+    let mut status = Status::new(405, "MethodNotAllowed", format!("{verb} is not supported on resources of kind \"{kind}.{group}\""));
+    status.details = Some(Box::new(Details { group, kind, ..Details::default() }));
+    status
 }
 
 /// 422 with its causes.

@@ -430,11 +430,20 @@ fn json_frame(row: &Row, asked: Asked, metadata: &Value) -> (Vec<u8>, Vec<u8>) {
         Form::Object if row.is_builtin() => format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{list},"items":["#, row.list_kind, row.api_version),
         // A list of custom resources is a map, whose keys are sorted.
         Form::Object => {
-            let tail = format!(r#"],"kind":"{}","metadata":{metadata}}}"#, row.list_kind);
+            let tail = format!(r#"],"kind":"{}","metadata":{}}}"#, row.list_kind, untyped(metadata));
             return (format!(r#"{{"apiVersion":"{}","items":["#, row.api_version).into(), tail.into());
         }
     };
     (head.into(), b"]}".to_vec())
+}
+
+/// A list's metadata in a list without a type of its own, where nothing is left out.
+fn untyped(metadata: &Value) -> Value {
+    let mut metadata = metadata.clone();
+    if metadata["continue"].is_null() {
+        metadata["continue"] = "".into();
+    }
+    metadata
 }
 
 /// What stands before and after the items in YAML, whose keys are sorted.
@@ -451,7 +460,8 @@ fn yaml_frame(row: &Row, asked: Asked, metadata: &Value) -> (Vec<u8>, Vec<u8>) {
         before["metadata"] = metadata.clone();
         "rows:\n"
     } else {
-        after = serde_json::json!({"kind": kind, "metadata": metadata});
+        let untyped_list = row.custom.is_some() && asked.accepted.form == Form::Object;
+        after = serde_json::json!({"kind": kind, "metadata": if untyped_list { untyped(metadata) } else { metadata.clone() }});
         "items:\n"
     };
     let tail = if after.as_object().is_some_and(Map::is_empty) { String::new() } else { yaml::encode(&after) };

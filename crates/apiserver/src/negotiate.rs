@@ -50,7 +50,7 @@ pub const JSON: &str = "application/json";
 pub const YAML: &str = "application/yaml";
 /// The media type of Kubernetes' protobuf envelope.
 pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
-const ALL: [&str; 3] = [JSON, YAML, PROTOBUF];
+pub(crate) const ALL: [&str; 3] = [JSON, YAML, PROTOBUF];
 
 impl Encoding {
     /// The media type of a stream of watch events.
@@ -78,10 +78,15 @@ impl Accepted {
     /// Whether a watch can be answered so: YAML has no way to tell where an event ends.
     pub fn for_watch(&self) -> Result<(), Status> {
         match self.encoding {
-            Encoding::Yaml => Err(Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {}", STREAMS.join(", ")))),
+            Encoding::Yaml => Err(only(&STREAMS)),
             Encoding::Json | Encoding::Protobuf => Ok(()),
         }
     }
+}
+
+/// 406 of handlers that look once more at what is accepted.
+fn only(media: &[&str]) -> Status {
+    Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {}", media.join(", ")))
 }
 
 /// What an endpoint has besides objects as JSON and YAML.
@@ -120,13 +125,11 @@ pub fn accepted(headers: &HeaderMap, offered: Offered) -> Result<Accepted, Statu
             return Ok(found);
         }
     }
-    let all = if offered.protobuf { &ALL[..] } else { &ALL[..2] };
-    let watches = match (offered.streams, offered.protobuf) {
-        (false, _) => &[][..],
-        (true, false) => &STREAMS[..1],
-        (true, true) => &STREAMS[..],
-    };
-    Err(Status::not_acceptable(&[all, watches].concat()))
+    if !offered.protobuf {
+        return Err(only(&ALL));
+    }
+    let watches: &[&str] = if offered.streams { &STREAMS } else { &[] };
+    Err(Status::not_acceptable(&[&ALL, watches].concat()))
 }
 
 /// Whether an answer may be compressed: `gzip` is named, and not with a quality of nothing.

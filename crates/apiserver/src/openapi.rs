@@ -59,9 +59,8 @@ fn git_version() -> &'static str {
 fn served<'r>(rows: &[&'r Arc<Row>]) -> Vec<Served<'r>> {
     rows.iter()
         .map(|row| {
-            // A version without a schema is custom all the same.
-            let described = row.custom.as_ref().map(|custom| &custom.described["schema"]["openAPIV3Schema"]);
-            Served { resource: &row.resource, schema: described }
+            let custom = row.custom.as_ref().map(|custom| openapi::Custom { described: &custom.described, list_kind: &row.list_kind });
+            Served { resource: &row.resource, custom }
         })
         .collect()
 }

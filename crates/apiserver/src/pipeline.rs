@@ -164,15 +164,17 @@ async fn dispatch(
     if !cx.info.is_resource {
         return other_path(server, cx, parts, *accepted).await;
     }
-    let Some(row) = row else { return Err(Status::no_such_path()) };
-    if row.custom.is_some() && !is_scoped(row, &cx.info) {
-        return Err(Status::no_such_path());
+    let unserved = row.is_none_or(|row| row.custom.is_some() && !is_scoped(row, &cx.info));
+    // What no version of the program's own is asked for, upstream passes on to the end of all its servers.
+    if unserved && !server.rows().is_builtin_version(&cx.info.group, &cx.info.version) {
+        return Ok(reply::plain_not_found());
     }
+    let Some(row) = row.filter(|_| !unserved) else { return Err(Status::no_such_path()) };
     if STREAMS.contains(&cx.info.subresource.as_str()) {
         return proxy::handle(server.world(), cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
     }
     let reads = matches!(cx.info.verb, "get" | "list" | "watch");
-    let forms = reads && matches!(cx.info.subresource.as_str(), "" | "status");
+    let forms = reads && (matches!(cx.info.subresource.as_str(), "" | "status") || row.custom.is_some() && cx.info.subresource == "scale");
     // What is answered and not stored has neither rows nor metadata to show.
     let stored = cx.info.subresource.is_empty() && !REVIEWS.contains(&cx.info.group.as_str());
     // Only what tells of the server itself is to be had by HEAD.
@@ -180,7 +182,7 @@ async fn dispatch(
         return Err(Status::method_not_allowed());
     }
     let streams = matches!(cx.info.verb, "list" | "watch");
-    *accepted = negotiate::accepted(&parts.headers, Offered { forms: forms || stored, streams, protobuf: row.is_builtin() || cx.info.subresource == "scale" })?;
+    *accepted = negotiate::accepted(&parts.headers, Offered { forms: forms || stored, streams, protobuf: row.is_builtin() })?;
     if cx.info.verb == "watch" {
         accepted.for_watch()?;
     }
@@ -261,7 +263,7 @@ impl Asked {
     fn is_served(&self) -> bool {
         let (info, resource) = (&self.cx.info, &self.row.resource);
         match info.subresource.as_str() {
-            "" => resource.has_verb(info.verb) && is_placed(&self.row, info),
+            "" => resource.has_verb(info.verb) && (self.row.custom.is_some() || is_placed(&self.row, info)),
             name => resource.subresource(name).is_some_and(|known| known.verbs.iter().any(|v| v == info.verb)),
         }
     }
@@ -324,7 +326,11 @@ async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     if !info.subresource.is_empty() {
         return subresource(call, body).await;
     }
-    if !call.row.resource.has_verb(verb) || !is_placed(call.row, info) {
+    let custom = call.row.custom.is_some();
+    if custom && info.name.is_empty() && matches!(verb, "update" | "patch") {
+        return Err(Status::bad_request("name must be provided"));
+    }
+    if !call.row.resource.has_verb(verb) || !custom && !is_placed(call.row, info) {
         return Err(Status::method_not_allowed());
     }
     match verb {
@@ -386,7 +392,7 @@ async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         return Err(if call.row.custom.is_some() { errors::not_found(call.row, call.name()) } else { Status::no_such_path() });
     };
     if !known.verbs.iter().any(|v| v == info.verb) {
-        return Err(Status::method_not_allowed());
+        return Err(if call.row.custom.is_some() { errors::unsupported(call.row, info.verb) } else { Status::method_not_allowed() });
     }
     match (info.subresource.as_str(), info.verb) {
         ("scale", "get") => subresources::scale_get(call),

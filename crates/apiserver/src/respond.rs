@@ -50,7 +50,7 @@ pub(crate) fn answer(row: &Arc<Row>, cx: &Context, accepted: Accepted, include: 
     let asked = Asked { accepted, include, now: cx.now };
     match (answer, accepted.form) {
         (Answer::Whole(response), _) => response,
-        (Answer::Other(code, value), Form::Table) if value["kind"] == "Scale" => from_json(code, accepted, table::scale(&value, include, cx.now)),
+        (Answer::Other(code, value), Form::Table) if value["kind"] == "Scale" => from_json(code, accepted, table::scale(row, &value, include, cx.now)),
         (Answer::Other(code, value), _) => {
             let ty = storage::type_of(&value);
             encoded(code, accepted, ty, &value)

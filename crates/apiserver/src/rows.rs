@@ -358,6 +358,11 @@ impl Rows {
         self.groups.iter().flat_map(|group| &group.rows)
     }
 
+    /// Whether a group and version is one of the program's own.
+    pub(crate) fn is_builtin_version(&self, group: &str, version: &str) -> bool {
+        self.group(group).is_some_and(|group| group.rows.iter().any(|r| r.is_builtin() && r.resource.version == version))
+    }
+
     /// Whether a group and version is served at all.
     pub fn has_version(&self, group: &str, version: &str) -> bool {
         self.group(group).is_some_and(|group| group.rows.iter().any(|r| r.resource.version == version))

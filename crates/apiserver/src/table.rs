@@ -8,7 +8,7 @@ use machinery::{
     status::Status,
 };
 use serde_json::json;
-use std::time::SystemTime;
+use std::{sync::LazyLock, time::SystemTime};
 
 /// What a table's rows carry of their objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,7 +67,7 @@ pub(crate) fn one(row: &Row, object: &Value, metadata: &Value, include: Include,
 }
 
 /// The table of a `scale`, which has columns of its own.
-pub(crate) fn scale(scale: &Value, include: Include, now: SystemTime) -> Vec<u8> {
+pub(crate) fn scale(row: &Row, scale: &Value, include: Include, now: SystemTime) -> Vec<u8> {
     let replicas = |part: &str| scale[part]["replicas"].as_i64().unwrap_or(0);
     let cells = json!([scale["metadata"]["name"], replicas("spec"), replicas("status"), kinds::print::age(scale, now)]);
     let columns = json!([
@@ -76,12 +76,30 @@ pub(crate) fn scale(scale: &Value, include: Include, now: SystemTime) -> Vec<u8>
         column("Available", "integer", "", "", 0),
         column("Age", "string", "", "", 0),
     ]);
+    let columns = if row.is_builtin() { columns } else { custom_scale_columns() };
     let metadata = json!({ "resourceVersion": scale["metadata"]["resourceVersion"] });
     let mut out = frame(&String::from_utf8_lossy(&list_metadata(&metadata)), column_text(&columns)).into_bytes();
     write_cells(&cells, crate::storage::type_of(scale), scale, include, &mut out);
     out.extend_from_slice(b"]}");
     out
 }
+
+/// The columns of the scale of a custom resource.
+fn custom_scale_columns() -> Value {
+    let (name, created) = &*OBJECT_DOCS;
+    json!([
+        column("Name", "string", "name", name, 0),
+        column("Desired", "integer", "", "Number of desired replicas", 0),
+        column("Available", "integer", "", "Number of actual replicas", 0),
+        column("Age", "date", "", created, 0),
+    ])
+}
+
+/// What the original says of a name and of a time of creation.
+pub(crate) static OBJECT_DOCS: LazyLock<(String, String)> = LazyLock::new(|| {
+    let [name, created] = machinery::openapi::descriptions("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", ["name", "creationTimestamp"]);
+    (name, created)
+});
 
 /// Appends the row of an object.
 pub(crate) fn write_row(row: &Row, object: &Value, include: Include, now: SystemTime, out: &mut Vec<u8>) {

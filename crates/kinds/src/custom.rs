@@ -104,7 +104,9 @@ impl Strategy for Custom {
         let mut errors = ErrorList::new();
         let schema = self.schema().and_then(|schema| schema.get("properties")?.get("status"));
         if let (Some(schema), Some(status)) = (schema, obj.get("status")) {
-            errors.extend(structural::validate(schema, status, &Path::root("status")));
+            // The values are called by their names in the status, and stand below it.
+            let found = structural::validate(schema, status, &Path::empty());
+            errors.extend(found.into_iter().map(|error| Error { path: below_status(error.path.as_str()), ..error }));
         }
         self.check_scale_status(obj, &mut errors);
         self.check_rules(obj, Some(old), &mut errors);
@@ -256,6 +258,11 @@ impl Scale {
     }
 }
 
+fn below_status(path: &str) -> Path {
+    let dot = if path.is_empty() || path.starts_with('[') { "" } else { "." };
+    Path::root(format!("status{dot}{path}"))
+}
+
 fn in_the_way(names: &[&str]) -> String {
     format!("value cannot be set because .{} is not a map[string]interface{{}}", names.join("."))
 }
@@ -268,16 +275,15 @@ fn names_of(path: &str) -> impl Iterator<Item = &str> {
 fn nested<'v>(obj: &'v Value, path: &str, wanted: &str, fits: impl Fn(&Value) -> bool) -> Result<Option<&'v Value>, String> {
     let names: Vec<&str> = names_of(path).collect();
     let mut value = obj;
-    for (at, name) in names.iter().enumerate() {
+    for name in &names {
         let Some(map) = value.as_object() else {
             if value.is_null() {
                 return Ok(None);
             }
-            let way = names.get(..at).unwrap_or_default().join(".");
             return Err(format!(
                 ".{} accessor error: {} is of the type {}, expected map[string]interface{{}}",
                 names.join("."),
-                go_value(value, &way),
+                go_value(value),
                 go_type(value)
             ));
         };
@@ -289,13 +295,14 @@ fn nested<'v>(obj: &'v Value, path: &str, wanted: &str, fits: impl Fn(&Value) ->
     if fits(value) {
         return Ok(Some(value));
     }
-    Err(format!(".{} accessor error: {} is of the type {}, expected {wanted}", names.join("."), go_value(value, ""), go_type(value)))
+    Err(format!(".{} accessor error: {} is of the type {}, expected {wanted}", names.join("."), go_value(value), go_type(value)))
 }
 
-fn go_value(value: &Value, _way: &str) -> String {
+fn go_value(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => "<nil>".into(),
+        Value::Number(number) if !number.is_i64() => number.as_f64().map(|number| number.to_string()).unwrap_or_default(),
         other => other.to_string(),
     }
 }

@@ -121,6 +121,9 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
             };
         }
     };
+    if ty.is_some_and(|ty| ty.schema.is_lenient()) {
+        expect_kind(kind, &value, bytes)?;
+    }
     fill_kind(ty, &mut value);
     finish(value, in_order(ty, cx.take_problems()), kind, validation)
 }
@@ -139,7 +142,7 @@ fn parse_with<'de, D: Deserializer<'de>>(parser: D, ty: Option<TypeRef<'_>>, cx:
 
 /// Sets apiVersion and kind where the body left them out and the type has them: the request's path has named them.
 fn fill_kind(ty: Option<TypeRef<'_>>, value: &mut Value) {
-    if let (Some(ty), Value::Object(map)) = (ty, value)
+    if let (Some(ty), Value::Object(map)) = (ty.filter(|ty| !ty.schema.is_lenient()), value)
         && let (Some(gvk), Some(_)) = (ty.gvk(), ty.field("kind"))
     {
         map.entry("kind").or_insert_with(|| Value::String(gvk.kind.clone()));
@@ -147,11 +150,27 @@ fn fill_kind(ty: Option<TypeRef<'_>>, value: &mut Value) {
     }
 }
 
+/// The body of a custom object says of what kind it is: the path does not say it for it.
+fn expect_kind(kind: Option<&crate::gvk::Gvk>, value: &Value, bytes: &[u8]) -> Result<(), Status> {
+    if !value.is_object() {
+        return Err(errors::unrecognized_type(kind, bytes));
+    }
+    if value["kind"].as_str().unwrap_or_default().is_empty() {
+        let why = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(bytes));
+        return Err(errors::no_object(kind, &why, bytes));
+    }
+    Ok(())
+}
+
 /// What was found in a custom object, as the original tells it: what is there twice, what metadata does not know, then all else
 /// by name. Of a built-in type it is told as it was met.
 fn in_order(ty: Option<TypeRef<'_>>, mut problems: Vec<String>) -> Vec<String> {
     if ty.is_some_and(|ty| ty.schema.is_lenient()) {
-        let rank = |problem: &str| if problem.starts_with("duplicate") { 0 } else { 2 - u8::from(problem.starts_with("unknown field \"metadata.")) };
+        let rank = |problem: &str| match problem.strip_prefix("unknown field \"") {
+            None => 0,
+            Some(field) if field.starts_with("metadata.") => 1,
+            Some(_) => 2,
+        };
         problems.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| if rank(a) == 2 { a.cmp(b) } else { std::cmp::Ordering::Equal }));
     }
     problems
@@ -281,6 +300,9 @@ pub(crate) fn decode_document(document: Document, ty: Option<TypeRef<'_>>, valid
         Validation::Strict if document.repeats.is_empty() => Vec::new(),
         Validation::Strict => vec![compose::repeats(&document.repeats)],
     };
+    if let Some(ty) = ty.filter(|ty| ty.schema.is_lenient()) {
+        expect_kind(ty.gvk(), &document.value, &encode(&document.value))?;
+    }
     decode_tree(document.value, ty, validation, known)
 }
 

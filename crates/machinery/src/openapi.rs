@@ -5,6 +5,7 @@
 //! `kubectl explain`, `kubectl apply` and `--dry-run=server` read them: kinds are found by the
 //! `x-kubernetes-group-version-kind` of operations and schemas, support for a query parameter by the parameters of `PATCH`.
 
+mod custom;
 mod descriptions;
 mod packed;
 mod paths;
@@ -34,8 +35,17 @@ pub(crate) enum Version {
 pub struct Served<'a> {
     /// The row.
     pub resource: &'a Resource,
-    /// A custom resource's `openAPIV3Schema`; `None` for built-in kinds.
-    pub schema: Option<&'a Value>,
+    /// What a definition says of it; `None` for built-in kinds.
+    pub custom: Option<Custom<'a>>,
+}
+
+/// A version of a custom kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Custom<'a> {
+    /// The version as its definition has it.
+    pub described: &'a Value,
+    /// The kind of its lists.
+    pub list_kind: &'a str,
 }
 
 /// The documents of OpenAPI v3 by their path: `api/v1`, `apis/apps/v1`, ….
@@ -69,6 +79,10 @@ pub fn v3_index<'a>(documents: impl IntoIterator<Item = (&'a str, &'a str)>) -> 
 /// The document of one group version.
 pub fn v3_document(served: &[Served<'_>], git_version: &str) -> Value {
     let (paths, schemas) = content(served, Version::V3);
+    // What definitions describe has a document that says so.
+    if served.iter().all(|one| one.custom.is_some()) {
+        return json!({"openapi": "3.0.0", "info": {"title": "Kubernetes CRD Swagger", "version": "v0.1.0"}, "paths": paths, "components": {"schemas": schemas}});
+    }
     json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": git_version},
@@ -99,7 +113,11 @@ fn content(served: &[Served<'_>], version: Version) -> (Map<String, Value>, Map<
     for one in served {
         paths::add(one, version, &mut schemas, &mut out);
     }
-    for name in ["APIResourceList", "DeleteOptions", "Patch", "Status", "WatchEvent"] {
+    let general: &[&str] = match served.iter().all(|one| one.custom.is_some()) {
+        true => &["DeleteOptions", "Patch", "Status"],
+        false => &["APIResourceList", "DeleteOptions", "Patch", "Status", "WatchEvent"],
+    };
+    for name in general {
         schemas.add(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"));
     }
     (out, schemas.finish())

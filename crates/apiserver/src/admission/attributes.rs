@@ -115,7 +115,12 @@ impl<'a> Attributes<'a> {
     /// Writes a changed view back.
     pub(crate) fn put(&self, viewed: Value, object: &mut Value) {
         if self.is_scale() {
-            object["spec"]["replicas"] = viewed["spec"]["replicas"].clone();
+            let replicas = &viewed["spec"]["replicas"];
+            match (self.write.row.custom.as_ref().and_then(|custom| custom.scale.as_ref()), replicas.as_i64()) {
+                // What stands in its way is told by validation.
+                (Some(places), Some(replicas)) => drop(places.set_spec_replicas(object, replicas)),
+                _ => object["spec"]["replicas"] = replicas.clone(),
+            }
         } else {
             *object = viewed;
         }

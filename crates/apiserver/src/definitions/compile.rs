@@ -3,6 +3,7 @@
 use crate::{
     family::{Custom, Family, next_shape},
     rows::{Row, Rows, by_priority},
+    table::OBJECT_DOCS,
 };
 use kinds::{
     custom::{self, Cell},
@@ -17,21 +18,12 @@ use machinery::{
     structural,
 };
 use sha2::{Digest, Sha256};
-use std::{
-    fmt::Write as _,
-    sync::{Arc, LazyLock},
-};
+use std::{fmt::Write as _, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 /// The verbs of a subresource.
 const PART_VERBS: [&str; 3] = ["get", "patch", "update"];
-/// What the original says of a name and of a time of creation.
-static DOCS: LazyLock<(String, String)> = LazyLock::new(|| {
-    let [name, created] = machinery::openapi::descriptions("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", ["name", "creationTimestamp"]);
-    (name, created)
-});
-
 /// A definition that is served: by what its rows are known, and they.
 pub(super) struct Compiled {
     group: String,
@@ -104,6 +96,7 @@ pub(super) fn compile(definition: &Value, present: &Rows) -> Option<Compiled> {
             shape: next_shape(),
             scale: scale(version),
             deprecation: deprecation(spec, version),
+            has_rules: schema_of(version).is_some_and(|schema| has_rules(schema, 0)),
             terminating: is_terminating(definition),
             digest: digest(&[version, names, &spec["scope"]]),
             ended: ended.clone(),
@@ -123,6 +116,15 @@ pub(super) fn compile(definition: &Value, present: &Rows) -> Option<Compiled> {
 
 fn schema_of(version: &Value) -> Option<&Value> {
     version.get("schema")?.get("openAPIV3Schema").filter(|schema| schema.is_object())
+}
+
+/// Whether a schema has rules somewhere.
+fn has_rules(schema: &Value, depth: usize) -> bool {
+    const DEPTH_MAX: usize = 128;
+    let Some(map) = schema.as_object().filter(|_| depth <= DEPTH_MAX) else { return false };
+    map.get("x-kubernetes-validations").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty())
+        || map.get("properties").and_then(Value::as_object).is_some_and(|properties| properties.values().any(|inner| has_rules(inner, depth + 1)))
+        || ["items", "additionalProperties"].iter().any(|key| map.get(*key).is_some_and(|inner| has_rules(inner, depth + 1)))
 }
 
 fn resource(definition: &Value, version: &Value, storage: Gvk) -> Resource {
@@ -171,14 +173,14 @@ fn wanted_columns(version: &Value) -> Vec<(Column, String)> {
     match version["additionalPrinterColumns"].as_array() {
         Some(columns) if !columns.is_empty() => columns.iter().map(of).collect(),
         _ => {
-            let age = Column { name: "Age".into(), column_type: "date".into(), format: String::new(), description: DOCS.1.clone(), priority: 0 };
+            let age = Column { name: "Age".into(), column_type: "date".into(), format: String::new(), description: OBJECT_DOCS.1.clone(), priority: 0 };
             vec![(age, ".metadata.creationTimestamp".to_owned())]
         }
     }
 }
 
 fn columns(version: &Value) -> Vec<Column> {
-    let name = Column { name: "Name".into(), column_type: "string".into(), format: "name".into(), description: DOCS.0.clone(), priority: 0 };
+    let name = Column { name: "Name".into(), column_type: "string".into(), format: "name".into(), description: OBJECT_DOCS.0.clone(), priority: 0 };
     std::iter::once(name).chain(wanted_columns(version).into_iter().map(|(column, _)| column)).collect()
 }
 

@@ -11,6 +11,7 @@
 
 mod cleanup;
 mod compile;
+mod registration;
 
 use crate::{
     own::{self, Owns},
@@ -50,6 +51,8 @@ pub(crate) struct Keeper {
     compiled: HashMap<String, Compiled>,
     /// The removals of instances that are under way, by the definition's name.
     cleanups: HashMap<String, (String, AbortOnDropHandle<()>)>,
+    /// The APIServices that there are for definitions.
+    registered: BTreeSet<String>,
     /// The revision up to which everything was looked at.
     seen: u64,
 }
@@ -58,7 +61,15 @@ impl Keeper {
     /// Serves what is established in the store. `None` if definitions themselves are not served.
     pub(crate) fn load(world: &World) -> Option<Keeper> {
         let row = world.row("apiextensions.k8s.io", "v1", "customresourcedefinitions")?;
-        let mut keeper = Keeper { world: world.clone(), row, known: BTreeMap::new(), compiled: HashMap::new(), cleanups: HashMap::new(), seen: 0 };
+        let mut keeper = Keeper {
+            world: world.clone(),
+            row,
+            known: BTreeMap::new(),
+            compiled: HashMap::new(),
+            cleanups: HashMap::new(),
+            registered: BTreeSet::new(),
+            seen: 0,
+        };
         for definition in keeper.all() {
             keeper.know(&definition);
             keeper.serve(&definition);
@@ -82,6 +93,13 @@ impl Keeper {
     async fn follow(&mut self) {
         // All are looked at first: what a former process left half-way is finished.
         let mut due: BTreeSet<String> = self.known.keys().cloned().collect();
+        self.registered = registration::present(&self.world);
+        let groups: BTreeSet<String> = self.registered.iter().filter_map(|name| name.split_once('.')).map(|(_, group)| group.to_owned()).collect();
+        for group in groups {
+            if let Err(error) = registration::follow(&self.world, &group, &mut self.registered).await {
+                tracing::warn!(group, %error, "the APIServices of a group could not be written");
+            }
+        }
         loop {
             let changes = storage::watch(self.world.store(), &self.row, self.seen, Scope::Bucket);
             let Ok(mut changes) = changes else {
@@ -131,8 +149,11 @@ impl Keeper {
         let Some(definition) = self.world.get(("apiextensions.k8s.io", "v1", "customresourcedefinitions"), "", name) else {
             self.cleanups.remove(name);
             self.forget(name);
-            let Some(known) = self.known.remove(name) else { return Ok(Vec::new()) };
-            return Ok(self.waiting(&known.group, name));
+            let Some(known) = self.known.get(name) else { return Ok(Vec::new()) };
+            let group = known.group.clone();
+            registration::follow(&self.world, &group, &mut self.registered).await?;
+            self.known.remove(name);
+            return Ok(self.waiting(&group, name));
         };
         let group = text(&definition["spec"], "group");
         let others = self.known.iter().filter(|(other, known)| *other != name && known.group == group).map(|(_, known)| &known.accepted);
@@ -143,6 +164,7 @@ impl Keeper {
             self.write(name, &definition, &settled).await?;
         }
         self.clean_up(name, &settled);
+        registration::follow(&self.world, group, &mut self.registered).await?;
         Ok(if changed { self.waiting(group, name) } else { Vec::new() })
     }
 

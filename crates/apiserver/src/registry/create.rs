@@ -37,6 +37,15 @@ pub(crate) async fn create(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
 pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
     let (api_version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
     let expected = &row.resource.kind;
+    if row.custom.is_some() {
+        // The kind is left to validation, as upstream does.
+        return match api_version == row.api_version {
+            true => Ok(()),
+            false => {
+                Err(Status::bad_request(format!("the API version in the data ({api_version}) does not match the expected API version ({})", row.api_version)))
+            }
+        };
+    }
     if api_version == row.api_version && *kind == expected.kind {
         return Ok(());
     }
@@ -165,11 +174,38 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
 }
 
 fn validate(row: &Row, name: &str, value: &Value) -> Result<(), Status> {
+    check_type(row, name, value)?;
     let mut errors = field::ErrorList::new();
     if name.is_empty() {
         errors.push(field::Error::required(&Path::root("metadata").child("name"), "name or generateName is required"));
     }
     errors.extend(kinds::validate_meta(value, row.resource.namespaced, &*row.strategy));
     errors.extend(row.strategy.validate(value));
+    note_unchecked_rules(row, &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, name, errors)) }
+}
+
+/// What an object says that it is, of a custom kind: 422 alone, and of the kind that it says.
+pub(crate) fn check_type(row: &Row, name: &str, value: &Value) -> Result<(), Status> {
+    if row.custom.is_none() {
+        return Ok(());
+    }
+    let mut errors = field::ErrorList::new();
+    let kind = value["kind"].as_str().unwrap_or_default();
+    for (field, wanted) in [("kind", &row.resource.kind.kind), ("apiVersion", &row.api_version)] {
+        if value[field] != wanted.as_str() {
+            errors.push(field::Error::invalid(&Path::root(field), value[field].clone(), format!("must be {wanted}")));
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&row.resource.group, kind, name, errors)) }
+}
+
+/// Rules are not looked at where the schema has refused what they would look at; the client is told so.
+pub(crate) fn note_unchecked_rules(row: &Row, errors: &mut field::ErrorList) {
+    use field::ErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+    let has_rules = row.custom.as_ref().is_some_and(|custom| custom.has_rules);
+    if has_rules && errors.iter().any(|error| matches!(error.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid)) {
+        let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+        errors.push(field::Error::invalid(&Path::empty(), Value::Null, detail));
+    }
 }

@@ -80,6 +80,7 @@ impl<'a> Call<'a> {
         let decoded = match crate::negotiate::content(self.headers)? {
             Encoding::Json => json::decode(bytes, Some(ty), validation)?,
             Encoding::Yaml => yaml::decode(bytes, Some(ty), validation)?,
+            Encoding::Protobuf if ty.schema.is_lenient() => return Err(Status::unsupported_media_type(&crate::negotiate::ALL)),
             Encoding::Protobuf => {
                 let (_, value) = proto::decode(bytes)?;
                 json::Decoded { value, warnings: Vec::new() }
@@ -115,9 +116,10 @@ impl Selectors {
             let known = row.strategy.selectable_fields(&Value::Null);
             for requirement in fields.requirements() {
                 let field = requirement.field.as_str();
-                let general = field == "metadata.name" || (field == "metadata.namespace" && (row.resource.namespaced || known.is_empty()));
+                let no_namespace_but_no_fields = known.is_empty() && row.is_builtin();
+                let general = field == "metadata.name" || (field == "metadata.namespace" && (row.resource.namespaced || no_namespace_but_no_fields));
                 if !general && !known.iter().any(|(name, _)| name.as_ref() == field) {
-                    return Err(Status::bad_request(match known.is_empty() {
+                    return Err(Status::bad_request(match known.is_empty() && row.is_builtin() {
                         true => format!(r#"{field:?} is not a known field selector: only "metadata.name", "metadata.namespace""#),
                         false => format!("field label not supported: {field}"),
                     }));

@@ -126,7 +126,9 @@ pub(crate) fn patched(call: &Call<'_>, ty: TypeRef<'_>, old: &Value, patch: &Pat
 
 /// A patch does not change what the object is called. What the result leaves out of its place, the request says.
 fn check_identity(call: &Call<'_>, value: &mut Value) -> Result<(), Status> {
-    create::check_kind(call.row, value)?;
+    if call.row.is_builtin() {
+        create::check_kind(call.row, value)?;
+    }
     create::place(call.row, call.namespace(), value)?;
     match meta::text(value, "name") {
         "" => Err(Status::bad_request(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name()))),

@@ -209,7 +209,9 @@ fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<
         }
         let path = Path::root("metadata").child("resourceVersion");
         let error = field::Error::invalid(&path, json!(0), "must be specified for an update");
-        return Err(errors::invalid(what.row, what.name, vec![error]));
+        // Upstream names the resource here, not the kind.
+        let resource = &what.row.resource;
+        return Err(Status::invalid(&resource.group, &resource.resource, what.name, vec![error]));
     }
     if version.parse::<u64>().is_err() {
         let path = Path::root("metadata").child("resourceVersion");
@@ -243,7 +245,9 @@ fn keep_system_fields(value: &mut Value, old: &Value) {
 
 fn validate(what: &Change<'_>, value: &Value, old: &Value) -> Result<(), Status> {
     let row = what.row;
+    create::check_type(row, what.name, value)?;
     let mut errors = kinds::validate_meta_update(value, old, &*row.strategy);
     errors.extend(row.strategy.validate_through(what.subresource, value, old));
+    create::note_unchecked_rules(row, &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, what.name, errors)) }
 }

@@ -133,7 +133,15 @@ impl<'a> Seed<'a> {
         } else {
             self.go_type.to_owned()
         };
-        let place = if self.owner.is_empty() {
+        if self.is_meta() {
+            return self.cx.fail(format!("json: cannot unmarshal {found} into Go value of type v1.ObjectMeta"));
+        }
+        let place = if self.in_meta && self.ty.schema.is_lenient() {
+            // The original decodes the metadata of a custom object by itself.
+            let path = self.at.go();
+            let path = path.split_once("metadata.").map_or(path.as_str(), |(_, inside)| inside);
+            format!("Go struct field {}.{path} of type {go_type}", self.owner)
+        } else if self.owner.is_empty() {
             format!("Go value of type {go_type}")
         } else {
             format!("Go struct field {}.{} of type {go_type}", self.owner, self.at.go())
@@ -143,7 +151,12 @@ impl<'a> Seed<'a> {
 
     /// Whether a wrong type is left to validation.
     fn is_lenient(&self) -> bool {
-        self.ty.schema.is_lenient() && !self.in_meta
+        self.ty.schema.is_lenient() && !self.in_meta && !self.is_meta()
+    }
+
+    /// Whether it is the metadata of a custom object.
+    fn is_meta(&self) -> bool {
+        self.ty.schema.is_lenient() && self.ty.object().is_some_and(|object| object.name == OBJECT_META)
     }
 
     /// What an element that is null becomes: Go's zero, or what it is.

@@ -36,6 +36,8 @@ const SELECT: &[Parameter] = &[
     ("shardSelector", "string", "Selects objects by the hash of a field."),
     ("timeoutSeconds", "integer", "How long the call may take."),
 ];
+/// Of a custom resource's read, as the original tells it there alone.
+const READ: &[Parameter] = &[("resourceVersion", "string", "Which state to answer from.")];
 const WATCH: &[Parameter] =
     &[("allowWatchBookmarks", "boolean", "Asks for BOOKMARK events."), ("watch", "boolean", "Answers changes as events instead of a list.")];
 
@@ -56,15 +58,15 @@ struct Row<'a> {
 pub(super) fn add(served: &Served<'_>, version: Version, schemas: &mut Schemas, out: &mut Map<String, Value>) {
     let resource = served.resource;
     let list_kind = Gvk { kind: format!("{}List", resource.kind.kind), ..resource.kind.clone() };
-    let (kind, list) = match served.schema {
-        Some(schema) => schemas.add_custom(&resource.kind, schema),
+    let (kind, list) = match &served.custom {
+        Some(custom) => schemas.add_custom(&resource.kind, custom, &resource.resource),
         None => {
             let kind = schemas.add_kind(&resource.kind).unwrap_or_else(|| json!({"type": "object"}));
             let list = if resource.has_verb("list") { schemas.add_kind(&list_kind) } else { None };
             (kind.clone(), list.unwrap_or(kind))
         }
     };
-    let row = Row { resource, version, custom: served.schema.is_some(), kind, list };
+    let row = Row { resource, version, custom: served.custom.is_some(), kind, list };
     let root = if resource.group.is_empty() { "/api" } else { "/apis" };
     let base = format!("{root}/{}", resource.api_version());
     let collection = match resource.namespaced {
@@ -75,19 +77,22 @@ pub(super) fn add(served: &Served<'_>, version: Version, schemas: &mut Schemas, 
     if resource.namespaced && resource.has_verb("list") {
         let mut item = row.item(&[]);
         item["get"] = row.operation(schemas, "list", "", &resource.kind, &row.list, &[SELECT, WATCH], None);
+        if row.custom {
+            item["get"]["operationId"] = format!("list{}{}ForAllNamespaces", row.group_words(), resource.kind.kind).into();
+        }
         put(out, format!("{base}/{}", resource.resource), item);
     }
     let item = format!("{collection}/{{name}}");
     row.object(schemas, out, &item);
     for sub in &resource.subresources {
-        let body = match served.schema {
+        let body = match served.custom {
             Some(_) if sub.name == "status" => row.kind.clone(),
             _ => schemas.add_kind(&sub.kind).unwrap_or_else(|| json!({"type": "string"})),
         };
         let mut operations = row.item(&["name"]);
         for verb in &sub.verbs {
             let (method, parameters, takes_body): (&str, &[&[Parameter]], bool) = match verb.as_str() {
-                "get" => ("get", &[], false),
+                "get" => ("get", row.read(), false),
                 "update" => ("put", &[WRITE], true),
                 "patch" => ("patch", &[WRITE, FORCE], true),
                 "create" => ("post", &[WRITE], true),
@@ -95,7 +100,8 @@ pub(super) fn add(served: &Served<'_>, version: Version, schemas: &mut Schemas, 
                 _ => continue,
             };
             let body_schema = takes_body.then_some(&body);
-            operations[method] = row.operation(schemas, method, &sub.name, &sub.kind, &body, parameters, body_schema);
+            let kind = if row.custom { &resource.kind } else { &sub.kind };
+            operations[method] = row.operation(schemas, method, &sub.name, kind, &body, parameters, body_schema);
         }
         put(out, format!("{item}/{}", sub.name), operations);
     }
@@ -152,7 +158,10 @@ impl Row<'_> {
         if resource.has_verb("deletecollection") {
             let status = schemas.add(&format!("{META}.Status"));
             let options = schemas.add(&format!("{META}.DeleteOptions"));
-            item["delete"] = self.operation(schemas, "deletecollection", "", &resource.kind, &status, &[SELECT, DELETE], Some(&options));
+            item["delete"] = match self.custom {
+                true => self.operation(schemas, "deletecollection", "", &resource.kind, &status, &[SELECT, WATCH], None),
+                false => self.operation(schemas, "deletecollection", "", &resource.kind, &status, &[SELECT, DELETE], Some(&options)),
+            };
         }
         put(out, path.to_owned(), item);
     }
@@ -161,7 +170,7 @@ impl Row<'_> {
         let resource = self.resource;
         let mut item = self.item(&["name"]);
         if resource.has_verb("get") {
-            item["get"] = self.operation(schemas, "get", "", &resource.kind, &self.kind, &[], None);
+            item["get"] = self.operation(schemas, "get", "", &resource.kind, &self.kind, self.read(), None);
         }
         if resource.has_verb("update") {
             item["put"] = self.operation(schemas, "put", "", &resource.kind, &self.kind, &[WRITE], Some(&self.kind));
@@ -193,7 +202,7 @@ impl Row<'_> {
         query.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
         let mut out = json!({
             "operationId": self.operation_id(action, subresource),
-            "description": format!("{} {}", self.words(action), self.resource.kind.kind),
+            "description": self.description(action, subresource),
             "tags": [self.tag()],
             "x-kubernetes-action": action,
             "x-kubernetes-group-version-kind": gvk_value(kind),
@@ -203,7 +212,8 @@ impl Row<'_> {
         let media: Vec<&str> = ["application/json", "application/yaml"].into_iter().chain(protobuf).collect();
         let codes: &[(&str, &str)] = match action {
             "post" => &[("200", "OK"), ("201", "Created"), ("202", "Accepted")],
-            "put" | "patch" => &[("200", "OK"), ("201", "Created")],
+            "put" => &[("200", "OK"), ("201", "Created")],
+            "patch" if !self.custom => &[("200", "OK"), ("201", "Created")],
             "delete" => &[("200", "OK"), ("202", "Accepted")],
             _ => &[("200", "OK")],
         };
@@ -221,16 +231,31 @@ impl Row<'_> {
         let patches = if self.custom { &PATCHES[..3] } else { &PATCHES[..] };
         match (self.version, body) {
             (Version::V2, body) => {
-                out["consumes"] = if action == "patch" { json!(patches) } else { json!(["*/*"]) };
+                out["consumes"] = match action {
+                    "patch" => json!(patches),
+                    _ if self.custom => json!(media),
+                    _ => json!(["*/*"]),
+                };
                 out["produces"] = json!(media);
                 out["schemes"] = json!(["https"]);
                 if let Some(body) = body {
-                    query.insert(0, json!({"name": "body", "in": "body", "required": true, "schema": body}));
+                    let mut parameter = json!({"name": "body", "in": "body", "required": true, "schema": body});
+                    if self.custom && action == "delete" {
+                        parameter.as_object_mut().map(|parameter| parameter.remove("required"));
+                    }
+                    query.insert(0, parameter);
                 }
             }
             (Version::V3, Some(body)) => {
-                let media: &[&str] = if action == "patch" { patches } else { &["*/*"] };
-                out["requestBody"] = json!({"required": true, "content": by_media(media, &body)});
+                let taken: &[&str] = match action {
+                    "patch" => patches,
+                    _ if self.custom => &media,
+                    _ => &["*/*"],
+                };
+                out["requestBody"] = json!({"content": by_media(taken, &body)});
+                if !(self.custom && action == "delete") {
+                    out["requestBody"]["required"] = true.into();
+                }
             }
             (Version::V3, None) => {}
         }
@@ -238,6 +263,29 @@ impl Row<'_> {
             out["parameters"] = Value::Array(query);
         }
         out
+    }
+
+    /// The parameters of a read.
+    fn read(&self) -> &'static [&'static [Parameter]] {
+        if self.custom { &[READ] } else { &[] }
+    }
+
+    fn description(&self, action: &str, subresource: &str) -> String {
+        let kind = &self.resource.kind.kind;
+        if !self.custom {
+            return format!("{} {kind}", self.words(action));
+        }
+        let of = if subresource.is_empty() { String::new() } else { format!(" {subresource} of") };
+        let article = if kind.starts_with(['A', 'E', 'I', 'O', 'U', 'a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        match action {
+            "list" => format!("list objects of kind {kind}"),
+            "post" => format!("create {article} {kind}"),
+            "delete" => format!("delete {article} {kind}"),
+            "deletecollection" => format!("delete collection of {kind}"),
+            "put" => format!("replace{of} the specified {kind}"),
+            "patch" => format!("partially update{of} the specified {kind}"),
+            _ => format!("read{of} the specified {kind}"),
+        }
     }
 
     fn words(&self, action: &str) -> &'static str {
@@ -254,12 +302,29 @@ impl Row<'_> {
 
     /// `apps_v1`, `core_v1`.
     fn tag(&self) -> String {
+        if self.custom {
+            let words = self.group_words();
+            let version = words.len() - self.resource.version.len();
+            let mut chars = words[..version].chars();
+            let lower: String = chars.next().map(|c| c.to_ascii_lowercase()).into_iter().chain(chars).collect();
+            return format!("{lower}_{}", self.resource.version);
+        }
         let group = if self.resource.group.is_empty() { "core" } else { self.resource.group.split('.').next().unwrap_or_default() };
         format!("{group}_{}", self.resource.version)
     }
 
+    /// A custom group and its version as one word: `ExampleComV1`.
+    fn group_words(&self) -> String {
+        let parts = self.resource.group.split(['.', '-']).chain([self.resource.version.as_str()]);
+        parts.map(|part| part.get(..1).unwrap_or_default().to_ascii_uppercase() + part.get(1..).unwrap_or_default()).collect()
+    }
+
     /// `patchAppsV1NamespacedDeploymentScale`.
     fn operation_id(&self, action: &str, subresource: &str) -> String {
+        if self.custom && action == "deletecollection" {
+            let scope = if self.resource.namespaced { "Namespaced" } else { "" };
+            return format!("delete{}Collection{scope}{}", self.group_words(), self.resource.kind.kind);
+        }
         let verb = match action {
             "post" => "create",
             "put" => "replace",
@@ -271,7 +336,7 @@ impl Row<'_> {
             let mut chars = text.chars();
             chars.next().map(|c| c.to_ascii_uppercase()).into_iter().chain(chars).collect()
         };
-        let tag: String = self.tag().split('_').map(upper).collect();
+        let tag: String = if self.custom { self.group_words() } else { self.tag().split('_').map(upper).collect() };
         let scope = if self.resource.namespaced { "Namespaced" } else { "" };
         format!("{verb}{tag}{scope}{}{}", self.resource.kind.kind, upper(subresource))
     }

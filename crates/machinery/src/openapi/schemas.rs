@@ -1,6 +1,6 @@
 //! Schemas of types, and of everything that they refer to.
 
-use super::{Version, descriptions::Descriptions};
+use super::{Custom, Version, custom, descriptions::Descriptions};
 use crate::{
     Map, Value,
     gvk::Gvk,
@@ -55,41 +55,18 @@ impl Schemas {
     }
 
     /// Adds a custom kind and its list; answers references to both.
-    pub(super) fn add_custom(&mut self, kind: &Gvk, schema: &Value) -> (Value, Value) {
-        let mut parts: Vec<&str> = kind.group.split('.').rev().collect();
-        parts.extend([kind.version.as_str(), kind.kind.as_str()]);
-        let name = parts.join(".");
-        let mut own = schema.clone();
-        if self.version == Version::V2 {
-            plain_v2(&mut own);
-        }
-        let type_meta = self.type_meta();
-        let meta = self.described(self.reference(&format!("{META}.ObjectMeta")), Some("Standard object's metadata."));
-        let list_meta = self.described(self.reference(&format!("{META}.ListMeta")), Some("Standard list metadata."));
-        if !own.is_object() {
-            own = json!({"type": "object"});
-        }
-        own["type"] = "object".into();
-        let mut properties = own.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
-        properties.extend(type_meta.clone());
-        properties.insert("metadata".into(), meta);
-        own["properties"] = Value::Object(properties);
-        own["x-kubernetes-group-version-kind"] = json!([gvk_value(kind)]);
-        let reference = self.reference(&name);
-        let list_kind = Gvk { kind: format!("{}List", kind.kind), ..kind.clone() };
-        let mut list_properties = type_meta;
-        list_properties.insert("metadata".into(), list_meta);
-        list_properties.insert("items".into(), json!({"description": format!("List of {}.", kind.kind), "type": "array", "items": reference}));
-        let list = json!({
-            "description": format!("{} is a list of {}", list_kind.kind, kind.kind), "type": "object", "required": ["items"],
-            "properties": list_properties, "x-kubernetes-group-version-kind": [gvk_value(&list_kind)],
-        });
+    pub(super) fn add_custom(&mut self, kind: &Gvk, custom: &Custom<'_>, plural: &str) -> (Value, Value) {
         for meta in ["ObjectMeta", "ListMeta"] {
             self.add(&format!("{META}.{meta}"));
         }
-        self.out.insert(name.clone(), own);
-        self.out.insert(format!("{name}List"), list);
-        (reference, self.reference(&format!("{name}List")))
+        let general = custom::General { version: self.version, type_meta: self.type_meta() };
+        let list_kind = Gvk { kind: custom.list_kind.to_owned(), ..kind.clone() };
+        let (name, list_name) = (custom::name(kind), custom::name(&list_kind));
+        let reference = self.reference(&name);
+        let list = general.list(kind, custom.list_kind, plural, custom.described, &reference);
+        self.out.insert(name, general.kind(kind, custom.described));
+        self.out.insert(list_name.clone(), list);
+        (reference, self.reference(&list_name))
     }
 
     /// The properties apiVersion and kind, as every kind has them.
@@ -207,30 +184,4 @@ impl Schemas {
 /// As extensions name a kind.
 pub(super) fn gvk_value(gvk: &Gvk) -> Value {
     json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind})
-}
-
-/// Version 2 knows no `oneOf`, `nullable` and the like; upstream leaves such parts of a custom schema out.
-fn plain_v2(schema: &mut Value) {
-    let Value::Object(map) = schema else { return };
-    let preserves = map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
-    let either = map.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true));
-    let nullable = map.get("nullable") == Some(&Value::Bool(true));
-    for key in ["oneOf", "anyOf", "allOf", "not", "nullable", "$schema", "id", "x-kubernetes-validations"] {
-        map.remove(key);
-    }
-    if preserves || either || nullable {
-        // What cannot be said with a type is said without one.
-        map.remove("type");
-        map.remove("properties");
-        map.remove("items");
-    }
-    match map.get_mut("properties") {
-        Some(Value::Object(properties)) => properties.values_mut().for_each(plain_v2),
-        _ => drop(map.remove("properties")),
-    }
-    for key in ["items", "additionalProperties"] {
-        if let Some(inner) = map.get_mut(key) {
-            plain_v2(inner);
-        }
-    }
 }

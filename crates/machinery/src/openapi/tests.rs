@@ -3,7 +3,7 @@ use crate::{gvk::Gvk, resources};
 use std::collections::HashSet;
 
 fn everything() -> Vec<Served<'static>> {
-    resources::builtin().iter().map(|resource| Served { resource, schema: None }).collect()
+    resources::builtin().iter().map(|resource| Served { resource, custom: None }).collect()
 }
 
 /// Every reference in a document must lead somewhere.
@@ -70,13 +70,18 @@ fn custom_kinds_stand_beside_built_in_ones() {
     resource.resource = "crontabs".into();
     resource.kind = Gvk { group: "stable.example.com".into(), version: "v1".into(), kind: "CronTab".into() };
     resource.subresources.truncate(0);
-    let schema = json!({"type": "object", "description": "a job", "properties": {"spec": {"type": "object", "nullable": true, "properties": {"cron": {"type": "string"}}}}});
-    let served = [Served { resource: &resource, schema: Some(&schema) }];
+    let described = json!({"schema": {"openAPIV3Schema": {"type": "object", "description": "a job", "properties": {"spec": {"type": "object", "nullable": true, "properties": {"cron": {"type": "string"}}}}}}, "selectableFields": [{"jsonPath": ".spec.cron"}]});
+    let served = [Served { resource: &resource, custom: Some(Custom { described: &described, list_kind: "CronTabList" }) }];
     let document = v3_document(&served, "v1.37.2");
     let own = &document["components"]["schemas"]["com.example.stable.v1.CronTab"];
     assert_eq!(own["properties"]["spec"]["properties"]["cron"]["type"], "string");
     assert_eq!(own["properties"]["kind"]["type"], "string");
     assert_eq!(own["x-kubernetes-group-version-kind"][0]["kind"], "CronTab");
+    assert_eq!(own["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.cron"}]));
+    assert_eq!(document["info"], json!({"title": "Kubernetes CRD Swagger", "version": "v0.1.0"}));
+    let item = &document["paths"]["/apis/stable.example.com/v1/namespaces/{namespace}/crontabs/{name}"];
+    assert_eq!(item["get"]["operationId"], "readStableExampleComV1NamespacedCronTab");
+    assert_eq!(item["get"]["tags"], json!(["stableExampleCom_v1"]));
     let patch = &document["paths"]["/apis/stable.example.com/v1/namespaces/{namespace}/crontabs/{name}"]["patch"]["requestBody"]["content"];
     assert!(patch["application/merge-patch+json"].is_object() && patch.get("application/strategic-merge-patch+json").is_none());
     let list = &document["components"]["schemas"]["com.example.stable.v1.CronTabList"];
@@ -101,7 +106,7 @@ fn the_packed_document_names_its_kinds() {
         found
     }
     let pods = crate::resources::find("", "v1", "pods").unwrap();
-    let document = v2_document(&[Served { resource: pods, schema: None }], "v1.37.2");
+    let document = v2_document(&[Served { resource: pods, custom: None }], "v1.37.2");
     let packed = v2_packed(&document);
     assert_eq!(all(&packed, 1), [b"2.0"]);
     let definitions = all(all(&packed, 9)[0], 1);

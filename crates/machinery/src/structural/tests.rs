@@ -33,8 +33,10 @@ fn decoded(body: &Value) -> json::Decoded {
 
 #[test]
 fn unknown_fields_are_pruned_and_defaults_set() {
-    let out = decoded(&json!({"metadata": {"name": "a", "foo": 1}, "extra": 1, "spec": {"cron": "1", "more": 2, "note": null,
-        "raw": {"any": {"thing": [1]}}, "limits": {"a": "b"}, "items": [{"name": "x", "y": 1}]}}));
+    let out = decoded(
+        &json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "a", "foo": 1}, "extra": 1, "spec": {"cron": "1", "more": 2, "note": null,
+        "raw": {"any": {"thing": [1]}}, "limits": {"a": "b"}, "items": [{"name": "x", "y": 1}]}}),
+    );
     assert_eq!(
         out.value,
         json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "a"}, "spec": {"cron": "1", "replicas": 1,

@@ -5,6 +5,8 @@ use crate::support::{Server, names};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
+const API_SERVICE: &str = "/apis/apiregistration.k8s.io/v1/apiservices/v1.example.com";
+
 #[tokio::test]
 async fn a_definition_is_served_as_soon_as_it_is_established() {
     let server = Server::start().await;
@@ -25,6 +27,11 @@ async fn a_definition_is_served_as_soon_as_it_is_established() {
     assert_eq!(shown("Established"), ["True", "InitialNamesAccepted", "the initial names have been accepted"]);
     assert_eq!(definition["status"]["acceptedNames"], definition["spec"]["names"]);
     assert_eq!(definition["status"]["storedVersions"], json!(["v1"]));
+
+    let service = eventually(&server, API_SERVICE, |code, _| code == 200).await;
+    assert_eq!(service["metadata"]["labels"], json!({"kube-aggregator.kubernetes.io/automanaged": "true"}));
+    assert_eq!(service["spec"], json!({"group": "example.com", "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 100}));
+    assert_eq!(condition(&service, "Available")["reason"], "Local");
 
     let resources = server.get("/apis/example.com/v1").await.expect(200);
     assert_eq!(
@@ -96,6 +103,7 @@ async fn a_definition_goes_when_its_instances_are_gone() {
     eventually(&server, &at, |code, _| code == 404).await;
     eventually(&server, WIDGETS, |code, _| code == 404).await;
     server.get("/apis/example.com").await.expect(404);
+    eventually(&server, API_SERVICE, |code, _| code == 404).await;
     let mut gone = Vec::new();
     while let Some((kind, object)) = instances.next_or_end().await {
         gone.push(format!("{kind} {}", object["metadata"]["name"].as_str().unwrap_or_default()));
@@ -190,4 +198,29 @@ async fn groups_of_the_community_want_approval() {
         ["status", "reason", "message"].map(|key| conformant[key].as_str().unwrap_or_default()),
         ["False", "UnapprovedAnnotation", "not approved: \"unapproved, just a test\""]
     );
+}
+
+#[tokio::test]
+async fn what_is_published_is_what_the_original_publishes() {
+    let server = Server::start().await;
+    establish(&server, &widgets()).await;
+    let document = server.get("/openapi/v3/apis/example.com/v1").await.expect(200);
+    assert_eq!(document["info"], json!({"title": "Kubernetes CRD Swagger", "version": "v0.1.0"}));
+    let own = &document["components"]["schemas"]["com.example.v1.Widget"];
+    assert_eq!(own["description"], "A thing.");
+    assert_eq!(own["properties"]["metadata"]["allOf"][0]["$ref"], "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+    assert_eq!(own["properties"]["spec"]["properties"]["anything"], json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+    assert_eq!(own["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.color"}, {"fieldPath": "spec.replicas"}]));
+    let list = &document["components"]["schemas"]["com.example.v1.WidgetList"];
+    assert_eq!(
+        list["properties"]["items"]["description"],
+        "List of widgets. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md"
+    );
+    let scale = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}/scale"]["get"];
+    assert_eq!(scale["operationId"], "readExampleComV1NamespacedWidgetScale");
+    assert_eq!(scale["x-kubernetes-group-version-kind"], json!({"group": "example.com", "version": "v1", "kind": "Widget"}));
+    let all = server.get("/openapi/v2").await.expect(200);
+    let own = &all["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["properties"];
+    assert_eq!(own["anything"], json!({"x-kubernetes-preserve-unknown-fields": true}), "version 2 cannot say it with a type");
+    assert_eq!(own["color"], json!({"type": "string", "default": "blue", "maxLength": 10}));
 }

@@ -47,9 +47,6 @@ async fn the_schema_judges_and_metadata_is_typed() {
     assert_eq!(wrong["reason"], "Invalid");
     let causes: Vec<&str> = wrong["details"]["causes"].as_array().into_iter().flatten().filter_map(|c| c["field"].as_str()).collect();
     assert!(causes.contains(&"spec.color") && causes.contains(&"spec.replicas"), "{wrong:#}");
-    let mut typed = widget("a", json!({}));
-    typed["metadata"]["labels"] = json!({"a": 1});
-    server.post(WIDGETS, &typed).await.expect(400);
     let mut named = widget("A", json!({}));
     named["metadata"]["finalizers"] = json!(["hold"]);
     server.post(WIDGETS, &named).await.expect(422);
@@ -88,7 +85,7 @@ async fn status_and_spec_are_written_apart() {
     let mut unversioned = changed.clone();
     unversioned["metadata"].as_object_mut().expect("metadata").remove("resourceVersion");
     let refused = server.put(&at, &unversioned).await.expect(422);
-    assert_eq!(refused["message"], "Widget.example.com \"a\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update");
+    assert_eq!(refused["message"], "widgets.example.com \"a\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update");
 }
 
 #[tokio::test]
@@ -209,4 +206,45 @@ async fn cluster_scoped_kinds_have_no_namespace() {
     server.get("/apis/example.com/v1/widgets/a/odd").await.expect(404);
     server.delete(&format!("{DEFINITIONS}/widgets.example.com"), None).await.expect(200);
     eventually(&server, "/apis/example.com/v1/widgets", |code, _| code == 404).await;
+}
+
+/// Each text is what the original answered.
+#[tokio::test]
+async fn bodies_of_something_else_are_refused() {
+    let server = started().await;
+    let posted = async |body: Value| server.post(WIDGETS, &body).await;
+    let mut other = widget("b", json!({}));
+    other["apiVersion"] = "other.com/v1".into();
+    let refused = posted(other).await.expect(400);
+    assert_eq!(refused["message"], "the API version in the data (other.com/v1) does not match the expected API version (example.com/v1)");
+    let mut gadget = widget("b", json!({}));
+    gadget["kind"] = "Gadget".into();
+    let refused = posted(gadget).await.expect(422);
+    assert_eq!(refused["message"], "Gadget.example.com \"b\" is invalid: kind: Invalid value: \"Gadget\": must be Widget");
+    let (code, body) = server
+        .raw(Method::POST, WIDGETS, &[("content-type", "application/json")], r#"{"apiVersion":"example.com/v1","metadata":{"name":"b"},"spec":{}}"#)
+        .await;
+    let body: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(code, 400);
+    assert_eq!(
+        body["message"],
+        r#"the object provided is unrecognized (must be of type Widget): Object 'Kind' is missing in '{"apiVersion":"example.com/v1","metadata":{"name":"b"},"spec":{}}' ({"apiVersion":"example.com/v1" ...)"#
+    );
+    let refused = server.post(WIDGETS, &json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": 1})).await.expect(400);
+    assert_eq!(refused["message"], "Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal number into Go value of type v1.ObjectMeta");
+    let mut typed = widget("a", json!({}));
+    typed["metadata"]["labels"] = json!({"a": 1});
+    let refused = posted(typed).await.expect(400);
+    assert_eq!(
+        refused["message"],
+        "Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"
+    );
+    let (code, body) = server.raw(Method::PUT, WIDGETS, &[("content-type", "application/json")], "{}").await;
+    assert!(code == 400 && String::from_utf8_lossy(&body).contains("name must be provided"));
+    let (code, body) = server.raw(Method::GET, "/apis/example.com/v1/nones", &[], "").await;
+    assert_eq!((code, &body[..]), (404, &b"404 page not found\n"[..]));
+    let unsupported = server.post(&format!("{WIDGETS}/a/status"), &json!({})).await.expect(405);
+    assert_eq!(unsupported["message"], "create is not supported on resources of kind \"widgets.example.com\"");
+    let list = server.get(&format!("{WIDGETS}?limit=1")).await.expect(200);
+    assert_eq!(list["metadata"]["continue"], "", "nothing is left out of a list without a type");
 }
