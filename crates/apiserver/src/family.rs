@@ -101,8 +101,6 @@ pub(crate) struct Custom {
     pub(crate) scale: Option<kinds::custom::Scale>,
     /// What clients of a deprecated version are told.
     pub(crate) deprecation: Option<String>,
-    /// The schema has rules in CEL.
-    pub(crate) has_rules: bool,
     /// The definition goes: nothing new is made.
     pub(crate) terminating: bool,
     /// A hash of what the version's documents are made from.

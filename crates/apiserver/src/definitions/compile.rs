@@ -96,7 +96,6 @@ pub(super) fn compile(definition: &Value, present: &Rows) -> Option<Compiled> {
             shape: next_shape(),
             scale: scale(version),
             deprecation: deprecation(spec, version),
-            has_rules: schema_of(version).is_some_and(|schema| has_rules(schema, 0)),
             terminating: is_terminating(definition),
             digest: digest(&[version, names, &spec["scope"]]),
             ended: ended.clone(),
@@ -116,15 +115,6 @@ pub(super) fn compile(definition: &Value, present: &Rows) -> Option<Compiled> {
 
 fn schema_of(version: &Value) -> Option<&Value> {
     version.get("schema")?.get("openAPIV3Schema").filter(|schema| schema.is_object())
-}
-
-/// Whether a schema has rules somewhere.
-fn has_rules(schema: &Value, depth: usize) -> bool {
-    const DEPTH_MAX: usize = 128;
-    let Some(map) = schema.as_object().filter(|_| depth <= DEPTH_MAX) else { return false };
-    map.get("x-kubernetes-validations").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty())
-        || map.get("properties").and_then(Value::as_object).is_some_and(|properties| properties.values().any(|inner| has_rules(inner, depth + 1)))
-        || ["items", "additionalProperties"].iter().any(|key| map.get(*key).is_some_and(|inner| has_rules(inner, depth + 1)))
 }
 
 fn resource(definition: &Value, version: &Value, storage: Gvk) -> Resource {

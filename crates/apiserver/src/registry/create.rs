@@ -181,7 +181,6 @@ fn validate(row: &Row, name: &str, value: &Value) -> Result<(), Status> {
     }
     errors.extend(kinds::validate_meta(value, row.resource.namespaced, &*row.strategy));
     errors.extend(row.strategy.validate(value));
-    note_unchecked_rules(row, &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, name, errors)) }
 }
 
@@ -198,14 +197,4 @@ pub(crate) fn check_type(row: &Row, name: &str, value: &Value) -> Result<(), Sta
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&row.resource.group, kind, name, errors)) }
-}
-
-/// Rules are not looked at where the schema has refused what they would look at; the client is told so.
-pub(crate) fn note_unchecked_rules(row: &Row, errors: &mut field::ErrorList) {
-    use field::ErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
-    let has_rules = row.custom.as_ref().is_some_and(|custom| custom.has_rules);
-    if has_rules && errors.iter().any(|error| matches!(error.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid)) {
-        let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
-        errors.push(field::Error::invalid(&Path::empty(), Value::Null, detail));
-    }
 }

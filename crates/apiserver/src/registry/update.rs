@@ -248,6 +248,5 @@ fn validate(what: &Change<'_>, value: &Value, old: &Value) -> Result<(), Status>
     create::check_type(row, what.name, value)?;
     let mut errors = kinds::validate_meta_update(value, old, &*row.strategy);
     errors.extend(row.strategy.validate_through(what.subresource, value, old));
-    create::note_unchecked_rules(row, &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, what.name, errors)) }
 }
