@@ -4,7 +4,7 @@
 //! (`\d`, `\b` and the like are ASCII in Go; classes nest and subtract in the crate) is spelled out. A compiled pattern is bounded in
 //! size; patterns that expressions compute are compiled again only if they were not among the last ones of their thread.
 
-mod translate;
+pub use machinery::regexp::Regex;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,45 +12,10 @@ use std::rc::Rc;
 
 use crate::eval::{EvalError, work};
 
-/// Bytes of a compiled pattern. Go bounds the pattern itself.
-const SIZE_LIMIT: usize = 8 << 20;
-/// How deep groups nest in Go.
-const NEST_LIMIT: u32 = 1_000;
 /// What compiling a pattern is taken for, in elements that are compared.
 const COMPILED: u64 = 100_000;
 /// How many computed patterns a thread keeps.
 const KEPT: usize = 16;
-
-/// A compiled pattern.
-#[derive(Debug, Clone)]
-pub struct Regex(regex::Regex);
-
-impl Regex {
-    /// Compiles a pattern.
-    ///
-    /// # Errors
-    /// Go's text.
-    pub fn new(pattern: &str) -> Result<Regex, String> {
-        let translated = translate::translate(pattern).map_err(|error| format!("error parsing regexp: {error}"))?;
-        let compiled = regex::RegexBuilder::new(&translated).size_limit(SIZE_LIMIT).nest_limit(NEST_LIMIT * 2).build();
-        compiled.map(Regex).map_err(|_| format!("error parsing regexp: expression too large: `{pattern}`"))
-    }
-
-    /// Whether it matches anywhere in a text.
-    pub fn is_match(&self, text: &str) -> bool {
-        self.0.is_match(text)
-    }
-
-    /// The first match.
-    pub fn find<'t>(&self, text: &'t str) -> Option<&'t str> {
-        self.0.find(text).map(|found| found.as_str())
-    }
-
-    /// The first so many matches, or all.
-    pub fn find_all<'t>(&self, text: &'t str, limit: Option<usize>) -> Vec<&'t str> {
-        self.0.find_iter(text).take(limit.unwrap_or(usize::MAX)).map(|found| found.as_str()).collect()
-    }
-}
 
 /// Does something with a pattern that an expression computed.
 ///

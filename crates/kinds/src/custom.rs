@@ -5,14 +5,15 @@
 //!
 //! Source: `apiextensions-apiserver/pkg/registry/customresource`.
 
-use crate::{Context, NameRule, Selectable, Strategy, custom_rules::CustomRules, meta, print, tree};
+use crate::{Context, NameRule, Selectable, Strategy, custom_rules::CustomRules, groups::definition::embedded, meta, print, tree};
 use machinery::{
     Map, Value,
     field::{Error, ErrorKind, ErrorList, Path},
     json_path::JsonPath,
     names,
     schema::Text,
-    structural, time,
+    structural::Node,
+    time,
 };
 use std::{
     sync::{Arc, OnceLock},
@@ -47,6 +48,8 @@ pub struct Cell {
 pub struct Custom {
     /// The version as the definition describes it.
     pub version: Arc<Value>,
+    /// What is asked of objects; nothing where the version has no schema.
+    pub schema: Option<Arc<Node>>,
     /// Has the subresource `status`.
     pub has_status: bool,
     /// Has the subresource `scale`.
@@ -102,13 +105,13 @@ impl Strategy for Custom {
 
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        let schema = self.schema().and_then(|schema| schema.get("properties")?.get("status"));
-        if let (Some(schema), Some(status)) = (schema, obj.get("status")) {
-            // The values are called by their names in the status, and stand below it.
-            let found = structural::validate(schema, status, &Path::empty());
-            errors.extend(found.into_iter().map(|error| Error { path: below_status(error.path.as_str()), ..error }));
+        if let (Some(schema), Some(status)) = (self.schema.as_ref().and_then(|schema| schema.property("status")), obj.get("status")) {
+            errors.extend(schema.validate_update(status, &old["status"], &Path::root("status")));
         }
         self.check_scale_status(obj, &mut errors);
+        if let Some(schema) = &self.schema {
+            errors.extend(newly_repeated(schema, obj, old));
+        }
         self.check_rules(obj, Some(old), &mut errors);
         errors
     }
@@ -161,24 +164,23 @@ impl Strategy for Custom {
 }
 
 impl Custom {
-    fn schema(&self) -> Option<&Value> {
-        self.version.get("schema")?.get("openAPIV3Schema")
-    }
-
-    fn against_schema(&self, obj: &Value) -> ErrorList {
-        self.schema().map(|schema| structural::validate(schema, obj, &Path::empty())).unwrap_or_default()
-    }
-
     fn judged(&self, obj: &Value, old: Option<&Value>) -> ErrorList {
-        let mut errors = self.against_schema(obj);
+        let (mut errors, root) = (ErrorList::new(), Path::empty());
+        if let Some(schema) = &self.schema {
+            errors.extend(old.map_or_else(|| schema.validate(obj, &root), |old| schema.validate_update(obj, old, &root)));
+        }
         self.check_spec_replicas(obj, &mut errors);
         self.check_scale_status(obj, &mut errors);
+        if let Some(schema) = &self.schema {
+            errors.extend(embedded::check(schema, obj, &root));
+            errors.extend(old.map_or_else(|| schema.repeated(obj, &root), |old| newly_repeated(schema, obj, old)));
+        }
         self.check_rules(obj, old, &mut errors);
         errors
     }
 
     fn rules(&self) -> Option<&CustomRules> {
-        self.rules.get_or_init(|| self.schema().and_then(CustomRules::compile)).as_ref()
+        self.rules.get_or_init(|| CustomRules::compile(self.version.get("schema")?.get("openAPIV3Schema")?)).as_ref()
     }
 
     /// What the rules say of an object, unless it is not even what they are made for.
@@ -208,6 +210,12 @@ impl Custom {
             errors.push(Error::invalid(&Path::root(&scale.selector), "", why));
         }
     }
+}
+
+/// Elements that are there twice, if none was before.
+fn newly_repeated(schema: &Node, obj: &Value, old: &Value) -> ErrorList {
+    let found = schema.repeated(obj, &Path::empty());
+    if found.is_empty() || schema.repeated(old, &Path::empty()).is_empty() { found } else { ErrorList::new() }
 }
 
 impl Scale {
@@ -256,11 +264,6 @@ impl Scale {
         }
         Ok(())
     }
-}
-
-fn below_status(path: &str) -> Path {
-    let dot = if path.is_empty() || path.starts_with('[') { "" } else { "." };
-    Path::root(format!("status{dot}{path}"))
 }
 
 fn in_the_way(names: &[&str]) -> String {

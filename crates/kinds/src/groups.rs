@@ -4,6 +4,7 @@ mod admission;
 mod autoscaling;
 pub(crate) mod certificates;
 pub(crate) mod checks;
+pub(crate) mod definition;
 pub mod definition_paths;
 pub mod definition_rules;
 mod devices;
@@ -14,7 +15,7 @@ mod misc;
 mod networking;
 mod rbac;
 mod storage;
-mod structural;
+
 #[cfg(test)]
 mod tests;
 

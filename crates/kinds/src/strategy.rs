@@ -181,7 +181,7 @@ pub trait Strategy: Send + Sync {
         false
     }
 
-    /// Whether finalizers may be called as anybody likes: for custom resources a name without a domain is a warning alone.
+    /// Whether finalizers may be called as anybody likes: only the original's core asks for a domain.
     fn any_finalizer(&self) -> bool {
         false
     }

@@ -1,7 +1,6 @@
 //! Errors of fields, as validation reports them (`apimachinery/pkg/util/validation/field`).
 
-use crate::Value;
-use crate::quote::Quoted;
+use crate::{Value, json, numerals, quote::Quoted};
 use std::fmt;
 
 /// Where a field is: `spec.containers[0].name`.
@@ -154,7 +153,7 @@ impl Error {
 
     /// A value is none of the allowed ones.
     pub fn not_supported(path: &Path, value: impl Into<Value>, allowed: &[impl AsRef<str>]) -> Self {
-        let allowed: Vec<String> = allowed.iter().map(|a| format!("{:?}", a.as_ref())).collect();
+        let allowed: Vec<String> = allowed.iter().map(|a| Quoted(a.as_ref()).to_string()).collect();
         let detail = if allowed.is_empty() { String::new() } else { format!("supported values: {}", allowed.join(", ")) };
         Self::make(ErrorKind::NotSupported, path, value, detail)
     }
@@ -202,7 +201,8 @@ impl Error {
         if shown {
             out.push_str(&match &self.value {
                 Value::String(text) => format!(": {}", Quoted(text)),
-                other => format!(": {other}"),
+                Value::Number(number) if number.is_f64() => format!(": {}", number.as_f64().map(numerals::float).unwrap_or_default()),
+                other => format!(": {}", String::from_utf8_lossy(&json::encode(other))),
             });
         }
         if !self.detail.is_empty() {

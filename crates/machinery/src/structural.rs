@@ -1,21 +1,56 @@
 //! Structural schemas: the `openAPIV3Schema` of a custom resource as a [`Schema`], and validation against it.
 //!
-//! The schema decides what is kept, defaulted, merged and owned; [`validate`] says what is wrong with an object, in the words
-//! of `kube-openapi`. CEL rules (`x-kubernetes-validations`) are not evaluated here.
+//! The schema decides what is kept, defaulted, merged and owned. A [`Node`], compiled once, says what is wrong with an object, in
+//! the words of `kube-openapi`. CEL rules (`x-kubernetes-validations`) are not evaluated here.
 //!
 //! Source: `apiextensions-apiserver/pkg/apiserver/{schema,validation}`, the "structural schema" rules of the CRD documentation.
 
+mod formats;
+mod node;
+mod ratchet;
 #[cfg(test)]
 mod tests;
 mod validation;
+mod walk;
 
-pub use validation::validate;
+pub use formats::is_recognized;
+pub use node::{Listed, Node, Purpose};
 
 use crate::{
-    Value,
+    Map, Value,
+    field::{ErrorList, Path},
     gvk::Gvk,
     schema::{self, Builder, Field, ListType, Object, Schema, Text, Type, TypeId},
 };
+
+impl Node {
+    /// What is wrong with a value that stands at `path`.
+    pub fn validate(&self, value: &Value, path: &Path) -> ErrorList {
+        validation::validate(self, value, path)
+    }
+
+    /// What is wrong with a value that was another, and was not wrong before.
+    pub fn validate_update(&self, value: &Value, old: &Value, path: &Path) -> ErrorList {
+        validation::validate_update(self, value, old, path)
+    }
+
+    /// Which elements of sets, and of lists that are maps, are there twice.
+    pub fn repeated(&self, value: &Value, path: &Path) -> ErrorList {
+        let mut errors = ErrorList::new();
+        walk::lists(self, value, path, &mut errors);
+        errors
+    }
+
+    /// Visits the resources that are embedded in a value.
+    pub fn embedded<'v>(&self, value: &'v Value, path: &Path, visit: &mut dyn FnMut(&Path, &'v Map<String, Value>)) {
+        walk::embedded(self, value, path, visit);
+    }
+
+    /// Whether a value has fields that are not known and not kept.
+    pub fn has_unknown(&self, value: &Value) -> bool {
+        walk::has_unknown(Some(self), value)
+    }
+}
 
 /// Schemas nest as deep as their JSON, which the decoder bounds; below this nothing is described any more.
 const DEPTH_LIMIT: usize = 128;

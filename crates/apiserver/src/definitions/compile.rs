@@ -15,7 +15,7 @@ use machinery::{
     json,
     json_path::JsonPath,
     resources::{Column, Resource, Subresource},
-    structural,
+    structural::{self, Node, Purpose},
 };
 use sha2::{Digest, Sha256};
 use std::{fmt::Write as _, sync::Arc};
@@ -186,6 +186,7 @@ fn strategy(version: Arc<Value>) -> custom::Custom {
         selectable: selectable.collect(),
         cells: cells.map(|(column, path)| Cell { path: JsonPath::parse(&path), column_type: column.column_type }).collect(),
         rules: custom::LazyRules::default(),
+        schema: schema_of(&version).map(|schema| Arc::new(Node::compile(schema, Purpose::Objects))),
         version,
     }
 }

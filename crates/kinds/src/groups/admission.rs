@@ -73,6 +73,10 @@ impl Strategy for Webhooks {
     fn allow_unconditional_update(&self) -> bool {
         false
     }
+
+    fn any_finalizer(&self) -> bool {
+        true
+    }
 }
 
 /// The texts of the expressions that were stored before.
@@ -293,6 +297,10 @@ impl Strategy for Policies {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn any_finalizer(&self) -> bool {
+        true
     }
 
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
@@ -585,6 +593,10 @@ impl Strategy for PolicyBindings {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn any_finalizer(&self) -> bool {
+        true
     }
 }
 

@@ -68,16 +68,8 @@ pub struct Options {
     pub schema_unchanged: bool,
 }
 
-/// The errors in the form of the rules of a schema: what an error in the schema itself is.
-pub fn check_form(schema: &Value, path: &Path, errors: &mut ErrorList) {
-    form(schema, path, 0, errors);
-}
-
-fn form(schema: &Value, path: &Path, depth: usize, errors: &mut ErrorList) {
-    if depth > DEPTH_MAX {
-        return;
-    }
-    below(schema, path, &mut |part, place, _| form(part, place, depth + 1, errors));
+/// The errors in the form of the rules that stand at one place.
+pub(super) fn check_place(schema: &Value, path: &Path, errors: &mut ErrorList) {
     for (at, rule) in tree::list(schema, RULES).iter().enumerate() {
         check_rule_form(schema, rule, &path.child(RULES).index(at), errors);
     }

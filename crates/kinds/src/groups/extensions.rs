@@ -1,11 +1,7 @@
 //! `apiextensions.k8s.io` and `apiregistration.k8s.io`: what adds to the API. Custom resource definitions, and services that
 //! answer for whole groups.
-//!
-//! What all versions of a definition have in common upstream checks at the top of the spec, where older definitions had it;
-//! the paths of the errors say so.
 
-use super::definition_rules::{self, Options, Preexisting};
-use super::{checks, structural};
+use super::{checks, definition};
 use crate::{Context, NameRule, Strategy, definitions, rules, tree};
 use machinery::{
     Value,
@@ -16,9 +12,6 @@ use serde_json::json;
 use std::time::SystemTime;
 
 const APPROVAL: &str = "api-approved.kubernetes.io";
-const COLUMN_TYPES: &str = "boolean,date,integer,number,string";
-const COLUMN_FORMATS: &str = "byte,date,date-time,double,float,int32,int64,password";
-const WARNING_MAX_CHARS: usize = 256;
 
 /// The strategy of custom resource definitions.
 pub(super) struct Definitions;
@@ -37,6 +30,9 @@ impl Strategy for Definitions {
         let config = tree::present(spec, "conversion").and_then(|c| tree::present(c, "webhook")).and_then(|w| tree::present(w, "clientConfig"));
         if let Some(service) = config.and_then(|c| tree::present(c, "service")) {
             tree::fill(service, "port", 443);
+        }
+        if tree::empty(&obj["status"]["storedVersions"]) {
+            note_stored(obj);
         }
     }
 
@@ -66,34 +62,36 @@ impl Strategy for Definitions {
         let mut errors = ErrorList::new();
         let (name, spec) = (tree::text(&obj["metadata"], "name"), &obj["spec"]);
         let place = Path::root("metadata").child("name");
-        rules::name(name, &place, names::dns1123_subdomain(name), &mut errors);
-        if name != format!("{}.{}", tree::text(&spec["names"], "plural"), tree::text(spec, "group")) {
+        if !name.is_empty() {
+            rules::name(name, &place, names::dns1123_subdomain(name), &mut errors);
+        }
+        if !name.is_empty() && name != format!("{}.{}", tree::text(&spec["names"], "plural"), tree::text(spec, "group")) {
             errors.push(Error::invalid(&place, name, "must be spec.names.plural+\".\"+spec.group"));
         }
-        check_spec(spec, None, &mut errors);
-        check_names(&obj["status"]["acceptedNames"], &Path::root("status").child("acceptedNames"), &mut errors);
+        definition::check_spec(spec, None, &mut errors);
+        definition::check_names(&obj["status"]["acceptedNames"], &Path::root("status").child("acceptedNames"), &mut errors);
         check_stored(obj, &mut errors);
         check_approval(obj, None, &mut errors);
-        if spec["preserveUnknownFields"] == true {
-            let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
-            errors.push(Error::invalid(&Path::root("spec").child("preserveUnknownFields"), true, detail));
-        }
+        check_kept(spec, &mut errors);
         errors
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, had, path) = (&obj["spec"], &old["spec"], Path::root("spec"));
-        check_spec(spec, Some(had), &mut errors);
-        let established = tree::list(&old["status"], "conditions").iter().any(|c| c["type"] == "Established" && c["status"] == "True");
-        if established {
+        definition::check_spec(spec, Some(old), &mut errors);
+        if definition::is_established(old) {
             rules::immutable(&spec["scope"], &had["scope"], &path.child("scope"), &mut errors);
             rules::immutable(&spec["names"]["kind"], &had["names"]["kind"], &path.child("names").child("kind"), &mut errors);
         }
         rules::immutable(&spec["group"], &had["group"], &path.child("group"), &mut errors);
         rules::immutable(&spec["names"]["plural"], &had["names"]["plural"], &path.child("names").child("plural"), &mut errors);
+        definition::check_names(&obj["status"]["acceptedNames"], &Path::root("status").child("acceptedNames"), &mut errors);
         check_stored(obj, &mut errors);
         check_approval(obj, Some(old), &mut errors);
+        if had["preserveUnknownFields"] != true {
+            check_kept(spec, &mut errors);
+        }
         errors
     }
 
@@ -117,14 +115,23 @@ impl Strategy for Definitions {
         Some(marked)
     }
 
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let known = old.map(|old| definition::warnings(&old["spec"])).unwrap_or_default();
+        definition::warnings(&obj["spec"]).into_iter().filter(|warning| !known.contains(warning)).collect()
+    }
+
     fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        check_names(&obj["status"]["acceptedNames"], &Path::root("status").child("acceptedNames"), &mut errors);
+        definition::check_names(&obj["status"]["acceptedNames"], &Path::root("status").child("acceptedNames"), &mut errors);
         errors
     }
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn any_finalizer(&self) -> bool {
+        true
     }
 }
 
@@ -142,11 +149,18 @@ fn note_stored(obj: &mut Value) {
     }
 }
 
+fn check_kept(spec: &Value, errors: &mut ErrorList) {
+    if spec["preserveUnknownFields"] == true {
+        let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        errors.push(Error::invalid(&Path::root("spec").child("preserveUnknownFields"), true, detail));
+    }
+}
+
 fn check_stored(obj: &Value, errors: &mut ErrorList) {
     let path = Path::root("status").child("storedVersions");
     let (stored, versions) = (tree::list(&obj["status"], "storedVersions"), tree::list(&obj["spec"], "versions"));
     if stored.is_empty() {
-        errors.push(Error::invalid(&path, Value::Array(Vec::new()), "must have at least one stored version"));
+        errors.push(Error::invalid(&path, obj["status"]["storedVersions"].clone(), "must have at least one stored version"));
         return;
     }
     for version in versions.iter().filter(|v| v["storage"] == true && !stored.contains(&v["name"])) {
@@ -192,213 +206,6 @@ fn check_approval(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     }
 }
 
-fn check_spec(spec: &Value, old: Option<&Value>, errors: &mut ErrorList) {
-    let path = Path::root("spec");
-    let (group, place) = (tree::text(spec, "group"), path.child("group"));
-    let problems = names::dns1123_subdomain(group);
-    if group.is_empty() {
-        errors.push(Error::required(&place, ""));
-    } else if !problems.is_empty() {
-        checks::joined(group, &place, &problems, errors);
-    } else if !group.contains('.') {
-        errors.push(Error::invalid(&place, group, "should be a domain with at least one dot"));
-    }
-    rules::one_of(&spec["scope"], &path.child("scope"), &["Cluster", "Namespaced"], errors);
-    let (versions, place) = (tree::list(spec, "versions"), path.child("versions"));
-    for (at, version) in versions.iter().enumerate() {
-        if version["schema"]["openAPIV3Schema"].is_null() {
-            errors.push(Error::required(&place.index(at).child("schema").child("openAPIV3Schema"), ""));
-        }
-    }
-    for (at, version) in versions.iter().enumerate() {
-        let name = tree::text(version, "name");
-        checks::joined(name, &place.index(at).child("name"), &names::dns1035_label(name), errors);
-        check_deprecation(version, &place.index(at).child("deprecationWarning"), errors);
-    }
-    let preexisting = old.map(Preexisting::of).unwrap_or_default();
-    let was = old.map_or(&[][..], |old| tree::list(old, "versions"));
-    let options = |version: &Value| {
-        let same = |old: &&Value| old["name"] == version["name"] && old["schema"] == version["schema"];
-        Options { preexisting: preexisting.clone(), schema_unchanged: was.iter().any(|old| same(&old)) }
-    };
-    check_parts(versions, false, &options, &path, errors);
-    let bad = |detail: &str| Error::invalid(&place, versions.to_vec(), detail);
-    if versions.iter().enumerate().any(|(at, v)| versions.iter().take(at).any(|w| w["name"] == v["name"])) {
-        errors.push(bad("must contain unique version names"));
-    }
-    if versions.iter().filter(|v| v["storage"] == true).count() != 1 {
-        errors.push(bad("must have exactly one version marked as storage version"));
-    }
-    let names_path = path.child("names");
-    for field in ["plural", "singular", "kind", "listKind"] {
-        rules::required(&spec["names"], &names_path, field, errors);
-    }
-    check_names(&spec["names"], &names_path, errors);
-    check_parts(versions, true, &options, &path, errors);
-    check_conversion(&spec["conversion"], &path.child("conversion"), errors);
-}
-
-/// Schemas, subresources and columns: those that all versions have in common (`shared`), at the top, or the others.
-fn check_parts(versions: &[Value], shared: bool, options: &dyn Fn(&Value) -> Options, path: &Path, errors: &mut ErrorList) {
-    let agree = |key: &str| versions.first().is_some_and(|first| versions.iter().all(|v| v[key] == first[key]));
-    for key in ["schema", "subresources", "additionalPrinterColumns"].into_iter().filter(|key| agree(key) == shared) {
-        let shown = if shared { versions.get(..1).unwrap_or_default() } else { versions };
-        for (at, version) in shown.iter().enumerate() {
-            let place = match (shared, key) {
-                (true, "schema") => path.child("validation"),
-                (true, key) => path.child(key),
-                (false, key) => path.child("versions").index(at).child(key),
-            };
-            match key {
-                "schema" => {
-                    let has_status = !version["subresources"]["status"].is_null();
-                    check_schema(&version["schema"]["openAPIV3Schema"], has_status, &options(version), &place.child("openAPIV3Schema"), errors);
-                }
-                "subresources" => check_scale(&version["subresources"]["scale"], &place, errors),
-                _ => {
-                    for (at, column) in tree::list(version, key).iter().enumerate() {
-                        check_column(column, &place.index(at), errors);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A version's schema, and its rules where it is itself in order.
-fn check_schema(schema: &Value, has_status: bool, options: &Options, path: &Path, errors: &mut ErrorList) {
-    let before = errors.len();
-    structural::check(schema, has_status, path, errors);
-    let is_structural = errors.len() == before;
-    definition_rules::check_form(schema, path, errors);
-    if is_structural {
-        let found = definition_rules::check(schema, path, &errors[before..], options);
-        errors.extend(found);
-    }
-}
-
-fn check_deprecation(version: &Value, path: &Path, errors: &mut ErrorList) {
-    let Some(warning) = version["deprecationWarning"].as_str() else { return };
-    let mut bad = |detail: String| errors.push(Error::invalid(path, warning, detail));
-    if version["deprecated"] != true {
-        bad("can only be set for deprecated versions".into());
-        return;
-    }
-    if warning.len() > WARNING_MAX_CHARS {
-        bad("must be <= 256 characters long".into());
-    }
-    if warning.is_empty() {
-        bad("must not be an empty string".into());
-    }
-    if let Some((at, _)) = warning.char_indices().find(|(_, c)| c.is_control()) {
-        bad(format!("must only contain printable UTF-8 characters; non-printable character found at index {at}"));
-    }
-}
-
-fn check_names(given: &Value, path: &Path, errors: &mut ErrorList) {
-    for (field, mixed) in [("plural", false), ("singular", false), ("kind", true), ("listKind", true)] {
-        let value = tree::text(given, field);
-        let problems = if mixed { names::dns1035_label(&value.to_lowercase()) } else { names::dns1035_label(value) };
-        if !value.is_empty() && !problems.is_empty() {
-            let prefix = if mixed { "may have mixed case, but should otherwise match: " } else { "" };
-            errors.push(Error::invalid(&path.child(field), value, format!("{prefix}{}", problems.join(","))));
-        }
-    }
-    let lists = |key: &'static str, errors: &mut ErrorList| {
-        for (at, name) in checks::texts(given, key) {
-            checks::joined(name, &path.child(key).index(at), &names::dns1035_label(name), errors);
-        }
-    };
-    lists("shortNames", errors);
-    let kind = tree::text(given, "kind");
-    if !kind.is_empty() && given["listKind"] == kind {
-        errors.push(Error::invalid(&path.child("listKind"), kind, "kind and listKind may not be the same"));
-    }
-    lists("categories", errors);
-}
-
-fn check_json_path(text: &str, path: &Path, errors: &mut ErrorList) -> bool {
-    let simple = text.starts_with('.');
-    if !simple {
-        errors.push(Error::invalid(path, text, "must be a simple json path starting with ."));
-    }
-    simple
-}
-
-fn check_column(column: &Value, path: &Path, errors: &mut ErrorList) {
-    rules::required(column, path, "name", errors);
-    let (kind, format, place) = (tree::text(column, "type"), tree::text(column, "format"), path.child("type"));
-    if kind.is_empty() {
-        errors.push(Error::required(&place, format!("must be one of {COLUMN_TYPES}")));
-    } else if !COLUMN_TYPES.split(',').any(|t| t == kind) {
-        errors.push(Error::invalid(&place, kind, format!("must be one of {COLUMN_TYPES}")));
-    }
-    if !format.is_empty() && !COLUMN_FORMATS.split(',').any(|f| f == format) {
-        errors.push(Error::invalid(&path.child("format"), format, format!("must be one of {COLUMN_FORMATS}")));
-    }
-    let (text, place) = (tree::text(column, "jsonPath"), path.child("JSONPath"));
-    if text.is_empty() {
-        errors.push(Error::required(&place, ""));
-    } else {
-        check_json_path(text, &place, errors);
-    }
-}
-
-fn check_scale(scale: &Value, path: &Path, errors: &mut ErrorList) {
-    if scale.is_null() {
-        return;
-    }
-    let paths: [(&str, &[&str], &str); 3] = [
-        ("specReplicasPath", &[".spec."], "should be a json path under .spec"),
-        ("statusReplicasPath", &[".status."], "should be a json path under .status"),
-        ("labelSelectorPath", &[".spec.", ".status."], "should be a json path under either .spec or .status"),
-    ];
-    for (field, roots, detail) in paths {
-        let (text, place) = (tree::text(scale, field), path.child("scale").child(field));
-        if text.is_empty() {
-            if field != "labelSelectorPath" {
-                errors.push(Error::required(&place, ""));
-            }
-        } else if check_json_path(text, &place, errors) && !roots.iter().any(|root| text.starts_with(root)) {
-            errors.push(Error::invalid(&place, text, detail));
-        }
-    }
-}
-
-fn check_conversion(conversion: &Value, path: &Path, errors: &mut ErrorList) {
-    rules::one_of(&conversion["strategy"], &path.child("strategy"), &["None", "Webhook"], errors);
-    let (webhook, place) = (&conversion["webhook"], path.child("webhookClientConfig"));
-    if conversion["strategy"] != "Webhook" {
-        if !webhook["clientConfig"].is_null() {
-            errors.push(Error::forbidden(&place, "should not be set when strategy is not set to Webhook"));
-        }
-        if !tree::empty(&webhook["conversionReviewVersions"]) {
-            errors.push(Error::forbidden(&path.child("conversionReviewVersions"), "should not be set when strategy is not set to Webhook"));
-        }
-        return;
-    }
-    if webhook["clientConfig"].is_null() {
-        errors.push(Error::required(&place, "required when strategy is set to Webhook"));
-    } else {
-        checks::client_config(&webhook["clientConfig"], &place, errors);
-    }
-    let (versions, place) = (tree::list(webhook, "conversionReviewVersions"), path.child("conversionReviewVersions"));
-    if versions.is_empty() {
-        errors.push(Error::required(&place, ""));
-        return;
-    }
-    for (at, version) in checks::texts(webhook, "conversionReviewVersions") {
-        if versions.iter().take(at).any(|v| v == version) {
-            errors.push(Error::invalid(&place.index(at), version, "duplicate version"));
-        } else {
-            rules::name(version, &place.index(at), names::dns1035_label(version), errors);
-        }
-    }
-    if !versions.iter().any(|v| v == "v1" || v == "v1beta1") {
-        errors.push(Error::invalid(&place, versions.to_vec(), "must include at least one of v1, v1beta1"));
-    }
-}
-
 /// The strategy of API services.
 pub(super) struct ApiServices;
 
@@ -439,7 +246,7 @@ impl Strategy for ApiServices {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         let (group, version) = (tree::text(spec, "group"), tree::text(spec, "version"));
         let (name, required) = (tree::text(&obj["metadata"], "name"), format!("{version}.{group}"));
-        if name != required && !name.contains(['/', '%']) {
+        if name != required && !name.is_empty() && !name.contains(['/', '%']) {
             let detail = format!("must be `spec.version+\".\"+spec.group`: {required:?}");
             errors.push(Error::invalid(&Path::root("metadata").child("name"), name, detail));
         }
@@ -469,6 +276,10 @@ impl Strategy for ApiServices {
             }
         }
         errors
+    }
+
+    fn any_finalizer(&self) -> bool {
+        true
     }
 
     fn allow_unconditional_update(&self) -> bool {

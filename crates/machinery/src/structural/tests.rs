@@ -55,7 +55,12 @@ fn without_a_schema_everything_is_kept() {
 
 #[test]
 fn errors_speak_as_upstream() {
-    let says = |spec: Value| -> Vec<String> { validate(&crontab(), &json!({"spec": spec}), &Path::empty()).iter().map(ToString::to_string).collect() };
+    let node = Node::compile(&crontab(), Purpose::Objects);
+    let says = |spec: Value| -> Vec<String> {
+        let object = json!({"spec": spec});
+        let found = node.validate(&object, &Path::empty()).into_iter().chain(node.repeated(&object, &Path::empty()));
+        found.map(|error| error.to_string()).collect()
+    };
     for (spec, error) in [
         (json!({}), "spec.cron: Required value"),
         (json!({"cron": 1}), "spec.cron: Invalid value: \"integer\": spec.cron in body must be of type string: \"integer\""),
@@ -81,4 +86,18 @@ fn lists_are_merged_and_owned_as_the_schema_says() {
     let one = crate::apply::apply(ty, None, &config("x"), "one", "stable.example.com/v1", "", false, "2026-01-01T00:00:00Z", &none).unwrap();
     let two = crate::apply::apply(ty, Some(&one), &config("y"), "two", "stable.example.com/v1", "", false, "2026-01-01T00:00:00Z", &none).unwrap();
     assert_eq!(two["spec"]["items"], json!([{"name": "x"}, {"name": "y"}]));
+}
+
+#[test]
+fn what_was_wrong_and_is_unchanged_is_forgiven() {
+    let node = Node::compile(&crontab(), Purpose::Objects);
+    let says = |new: Value, old: Value| -> Vec<String> {
+        node.validate_update(&json!({"spec": new}), &json!({"spec": old}), &Path::empty()).iter().map(ToString::to_string).collect()
+    };
+    let wrong = json!({"cron": "x", "items": [{"name": "a", "n": "no"}, {"name": "b"}]});
+    let moved = json!({"cron": "x", "mode": "fast", "items": [{"name": "b"}, {"name": "a", "n": "no"}]});
+    assert!(says(moved, wrong.clone()).is_empty());
+    let changed = json!({"cron": "y", "items": [{"name": "a", "n": "yes"}]});
+    let found = says(changed, wrong);
+    assert_eq!(found.len(), 2, "{found:?}");
 }

@@ -1,0 +1,42 @@
+//! Numbers as Go treats them.
+
+/// The largest number below which floats are exact.
+const EXACT_MAX: f64 = 9_007_199_254_740_991.0;
+/// How far from a whole number a float may be, in proportion (`go-openapi/swag/conv`).
+const EPSILON: f64 = 1e-9;
+
+/// Whether a float stands for a whole number.
+pub(crate) fn is_whole(float: f64) -> bool {
+    if !(-EXACT_MAX..=EXACT_MAX).contains(&float) {
+        return false;
+    }
+    let rounded = float.round();
+    float == rounded || (rounded != 0.0 && (float - rounded).abs() < EPSILON * rounded.abs())
+}
+
+/// A float as `%v` prints it: the shortest digits, with an exponent below 1e-4 and from 1e21 on.
+pub(crate) fn float(float: f64) -> String {
+    let size = float.abs();
+    if size == 0.0 || (1e-4..1e21).contains(&size) {
+        return float.to_string();
+    }
+    let text = format!("{float:e}");
+    match text.split_once('e') {
+        Some((digits, exponent)) => {
+            let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
+            format!("{digits}e{sign}{exponent:0>2}")
+        }
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_go_prints_floats() {
+        assert_eq!([0.5, 5.0, 1e20, 1e21, 1e-4, 1e-5, -2.5e-7].map(float), ["0.5", "5", "100000000000000000000", "1e+21", "0.0001", "1e-05", "-2.5e-07"]);
+        assert_eq!([1.0, 1.5, 0.0, 1e-12, 3.000_000_000_1, 1e16].map(is_whole), [true, false, true, false, true, false]);
+    }
+}
