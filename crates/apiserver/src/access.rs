@@ -1,6 +1,6 @@
 //! Who asks, as whom, and whether they may: the stages of the path before anything is looked at.
 
-use crate::{Context, PeerCertificate, path::RequestInfo, query, rows::Row, world::World};
+use crate::{Context, PeerCertificate, aggregation::headers, path::RequestInfo, query, rows::Row, server::Who, world::World};
 use http::{HeaderMap, header, request::Parts};
 use identity::{Attributes, Decision, User};
 use machinery::status::Status;
@@ -18,10 +18,17 @@ pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Op
     let authenticator = &world.identity().authenticator;
     let mut ended = false;
     if let Some(PeerCertificate(peer)) = extensions.get::<PeerCertificate>() {
-        // A certificate that names nobody leaves the token its turn; so does one that has ended since the handshake, but
-        // whoever shows nothing else is then nobody whom anonymous rights are for.
+        // A certificate that names nobody leaves the token its turn; so does one that has ended since the handshake, and the
+        // front proxy's where it names nobody, but whoever shows nothing else is then nobody whom anonymous rights are for.
         match peer.owner(authenticator) {
-            Some(owner) if now <= owner.ends => return Ok(Arc::clone(&owner.user)),
+            Some(owner) if now <= owner.ends => match &owner.who {
+                Who::User(user) => return Ok(Arc::clone(user)),
+                Who::FrontProxy => match headers::named(&parts.headers) {
+                    Some(user) => return Ok(Arc::new(proved(user))),
+                    None => ended = true,
+                },
+                Who::NotFrontProxy => ended = true,
+            },
             Some(_) => ended = true,
             None => {}
         }
@@ -30,6 +37,14 @@ pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Op
         return authenticator.bearer(token).await.map(Arc::new).map_err(|_| Status::unauthorized());
     }
     if ended { Err(Status::unauthorized()) } else { Ok(world.anonymous()) }
+}
+
+/// A user of whom the front proxy has proof.
+fn proved(mut user: User) -> User {
+    if !user.groups.iter().any(|group| matches!(group.as_str(), "system:authenticated" | "system:unauthenticated")) {
+        user.groups.push("system:authenticated".into());
+    }
+    user
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -54,7 +54,7 @@ fn not_found() -> Response<Body> {
 }
 
 /// The version of aggregated discovery that the client asks for first, if it does.
-fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
+pub(crate) fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
     let accept = headers.get(header::ACCEPT)?.to_str().ok()?;
     let first = accept.split(',').find(|clause| clause.contains("json") || clause.contains('*'))?;
     if !first.contains("as=APIGroupDiscoveryList") || !first.contains("g=apidiscovery.k8s.io") {
@@ -63,7 +63,7 @@ fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
     Some(if first.contains("v=v2beta1") { "v2beta1" } else { "v2" })
 }
 
-fn aggregated(document: &Document, version: &str, headers: &HeaderMap) -> Response<Body> {
+pub(crate) fn aggregated(document: &Document, version: &str, headers: &HeaderMap) -> Response<Body> {
     let matches = headers.get(header::IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == document.etag.as_bytes());
     let bytes = if version == "v2" { &document.v2 } else { &document.v2beta1 };
     let mut response = Response::new(if matches { body::empty() } else { body::full(bytes.clone()) });
@@ -85,32 +85,36 @@ impl Aggregated {
     pub(crate) fn new(rows: &Rows) -> Self {
         let document = |core: bool| {
             let parts: Vec<&[u8]> = rows.groups().iter().filter(|group| group.name.is_empty() == core).map(part).collect();
-            let list = |version: &str| {
-                let mut text =
-                    format!(r#"{{"kind":"APIGroupDiscoveryList","apiVersion":"apidiscovery.k8s.io/{version}","metadata":{{}},"items":["#).into_bytes();
-                text.extend_from_slice(&parts.join(&b','));
-                text.extend_from_slice(b"]}\n");
-                Bytes::from(text)
-            };
-            let v2 = list("v2");
-            let mut etag = String::from("\"");
-            for byte in Sha512::digest(&v2) {
-                let _ = write!(etag, "{byte:02X}");
-            }
-            etag.push('"');
-            Document { v2, v2beta1: list("v2beta1"), etag }
+            self::document(&parts)
         };
         Aggregated { core: document(true), groups: document(false) }
     }
 }
 
+/// An aggregated document of the parts of its groups.
+pub(crate) fn document(parts: &[&[u8]]) -> Document {
+    let list = |version: &str| {
+        let mut text = format!(r#"{{"kind":"APIGroupDiscoveryList","apiVersion":"apidiscovery.k8s.io/{version}","metadata":{{}},"items":["#).into_bytes();
+        text.extend_from_slice(&parts.join(&b','));
+        text.extend_from_slice(b"]}\n");
+        Bytes::from(text)
+    };
+    let v2 = list("v2");
+    let mut etag = String::from("\"");
+    for byte in Sha512::digest(&v2) {
+        let _ = write!(etag, "{byte:02X}");
+    }
+    etag.push('"');
+    Document { v2, v2beta1: list("v2beta1"), etag }
+}
+
 /// A group's part of the aggregated documents, made when it is first asked for.
-fn part(group: &Arc<Group>) -> &[u8] {
+pub(crate) fn part(group: &Arc<Group>) -> &[u8] {
     group.discovery.get_or_init(|| in_order(&aggregated_group(group)))
 }
 
 /// A group's part as the original writes it: its types are no part of the published schema.
-fn in_order(group: &Value) -> Vec<u8> {
+pub(crate) fn in_order(group: &Value) -> Vec<u8> {
     static GROUP: LazyLock<(Schema, TypeId)> = LazyLock::new(|| {
         let mut builder = Builder::new();
         let any = builder.plain(&Type::Any);
@@ -122,8 +126,9 @@ fn in_order(group: &Value) -> Vec<u8> {
             let ty = builder.object(described);
             (ty, builder.list(ty, ListType::Atomic, false))
         };
-        let (kind, _) = object("kind", &[("group", None), ("version", None), ("kind", None)]);
-        let (_, subresources) = object("subresource", &[("subresource", None), ("responseKind", Some(kind)), ("acceptedTypes", None), ("verbs", None)]);
+        let (kind, kinds) = object("kind", &[("group", None), ("version", None), ("kind", None)]);
+        let subresource = [("subresource", None), ("responseKind", Some(kind)), ("acceptedTypes", Some(kinds)), ("verbs", None)];
+        let (_, subresources) = object("subresource", &subresource);
         let resource = [
             ("resource", None),
             ("responseKind", Some(kind)),
@@ -144,7 +149,7 @@ fn in_order(group: &Value) -> Vec<u8> {
     machinery::json::encode_as(Some(TypeRef { schema, id: *id }), group)
 }
 
-fn aggregated_group(group: &Group) -> Value {
+pub(crate) fn aggregated_group(group: &Group) -> Value {
     let versions: Vec<Value> = group
         .versions()
         .into_iter()

@@ -5,6 +5,7 @@
 
 mod access;
 mod admission;
+mod aggregation;
 mod body;
 mod bootstrap;
 mod components;
@@ -59,6 +60,7 @@ pub use path::RequestInfo;
 pub use rows::{Row, Rows};
 pub use server::PeerCertificate;
 
+use aggregation::Aggregation;
 use machinery::{Value, status::Status};
 use parking_lot::Mutex;
 use std::sync::{
@@ -81,6 +83,7 @@ struct Inner {
     bootstrapped: AtomicBool,
     /// Keeps the rows of definitions, as long as nothing runs.
     keeper: Mutex<Option<definitions::Keeper>>,
+    aggregation: Arc<Aggregation>,
 }
 
 impl ApiServer {
@@ -89,9 +92,11 @@ impl ApiServer {
     /// # Errors
     /// A resource's objects cannot be loaded from the store.
     pub fn new(config: Config, store: Store, identity: Identity) -> Result<ApiServer, Status> {
+        let aggregation = Arc::new(Aggregation::new(&store, identity.authenticator.trust().front_proxy_client.clone()));
         let world = World::new(config, store, identity);
         let keeper = Mutex::new(definitions::Keeper::load(&world));
-        let server = ApiServer(Arc::new(Inner { world, given_up: offload::GivenUp::default(), bootstrapped: AtomicBool::new(false), keeper }));
+        let (given_up, bootstrapped) = (offload::GivenUp::default(), AtomicBool::new(false));
+        let server = ApiServer(Arc::new(Inner { world, given_up, bootstrapped, keeper, aggregation }));
         // Every bucket takes its objects now: authorisation reads them without asking for a row.
         for row in server.rows().iter() {
             row.bucket(server.store());
@@ -126,7 +131,9 @@ impl ApiServer {
         bootstrap::run(self.world()).await?;
         // What a crash has left behind is put right at once.
         services::repair(self.world(), found.of_a_crash()).await;
-        self.0.bootstrapped.store(true, Ordering::Release);
+        if !self.0.bootstrapped.swap(true, Ordering::AcqRel) {
+            tokio::spawn(aggregation::keeper::run(self.world().clone(), Arc::clone(&self.0.aggregation)));
+        }
         Ok(())
     }
 
@@ -202,6 +209,11 @@ impl ApiServer {
 
     pub(crate) fn world(&self) -> &World {
         &self.0.world
+    }
+
+    /// What other servers serve behind this one.
+    pub(crate) fn aggregation(&self) -> &Aggregation {
+        &self.0.aggregation
     }
 
     /// The writes that go on though their clients are gone.

@@ -16,34 +16,52 @@ use sha2::{Digest, Sha256};
 use std::{fmt::Write as _, io::Read as _, sync::Arc};
 
 /// What every spelling of the protobuf media type has (`.v1.0` and `@v1.0` follow).
-const PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2";
+pub(crate) const PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2";
 /// The spelling that is answered.
-const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+pub(crate) const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Answers an OpenAPI path; `None` if it is none.
 pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
     let path = path.strip_prefix("/openapi/")?;
     if path == "v3" || path == "v3/" {
-        let paths: Vec<(String, String)> = versions(rows).map(|(group, version)| (path_of(group, version), hash(&group.of_version(version)))).collect();
-        let index = openapi::v3_index(paths.iter().map(|(path, hash)| (path.as_str(), hash.as_str())));
-        return Some(reply::respond(StatusCode::OK, negotiate::JSON, index.to_string()));
+        return Some(reply::respond(StatusCode::OK, negotiate::JSON, index(rows).to_string()));
     }
     if path == "v2" {
-        let all: Vec<&Arc<Row>> = rows.iter().collect();
-        let document = || openapi::v2_document(&served(&all), git_version());
+        let (hash, document) = (hash_of_all(rows), || whole(rows));
         // client-go asks for protobuf alone and reads nothing else; everybody else gets JSON.
         if headers.get_all(header::ACCEPT).iter().any(|v| v.to_str().is_ok_and(|v| v.contains(PROTOBUF_ASKED))) {
             let packed = rows.openapi().get("v2.pb", || openapi::v2_packed(&document()));
-            return Some(respond(packed, &format!("{}.pb", hash(&all)), PROTOBUF, headers));
+            return Some(respond(packed, &format!("{hash}.pb"), PROTOBUF, headers));
         }
         let packed = rows.openapi().get("v2", || json(&document()));
-        return Some(respond(packed, &hash(&all), negotiate::JSON, headers));
+        return Some(respond(packed, &hash, negotiate::JSON, headers));
     }
     let wanted = path.strip_prefix("v3/")?;
     let (group, version) = versions(rows).find(|(group, version)| path_of(group, version) == wanted)?;
     let found = group.of_version(version);
     let packed = group.documents.get(version, || json(&openapi::v3_document(&served(&found), git_version())));
     Some(respond(packed, &hash(&found), negotiate::JSON, headers))
+}
+
+/// The index of version 3.
+pub(crate) fn index(rows: &Rows) -> machinery::Value {
+    let paths: Vec<(String, String)> = versions(rows).map(|(group, version)| (path_of(group, version), hash(&group.of_version(version)))).collect();
+    openapi::v3_index(paths.iter().map(|(path, hash)| (path.as_str(), hash.as_str())))
+}
+
+/// Whether version 3 has a document of this path.
+pub(crate) fn has(rows: &Rows, path: &str) -> bool {
+    versions(rows).any(|(group, version)| path_of(group, version) == path)
+}
+
+/// The document of version 2.
+pub(crate) fn whole(rows: &Rows) -> machinery::Value {
+    openapi::v2_document(&served(&rows.iter().collect::<Vec<_>>()), git_version())
+}
+
+/// A hash of what it is made from.
+pub(crate) fn hash_of_all(rows: &Rows) -> String {
+    hash(&rows.iter().collect::<Vec<_>>())
 }
 
 fn json(document: &machinery::Value) -> Vec<u8> {
@@ -90,7 +108,7 @@ fn hash(rows: &[&Arc<Row>]) -> String {
     text
 }
 
-fn respond(packed: Bytes, hash: &str, media_type: &'static str, headers: &HeaderMap) -> Response<Body> {
+pub(crate) fn respond(packed: Bytes, hash: &str, media_type: &'static str, headers: &HeaderMap) -> Response<Body> {
     let tag = format!("\"{hash}\"");
     if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
         let mut response = Response::new(body::empty());

@@ -4,7 +4,12 @@
 //! request a 500 and nobody else anything.
 
 use crate::{
-    ApiServer, Body, Context, Operation, Write, access, admission, body, components, discovery, errors, health,
+    ApiServer, Body, Context, Operation, Write, access, admission,
+    aggregation::{
+        Answered,
+        forward::{self, Passed},
+    },
+    body, components, discovery, errors, health,
     negotiate::{self, Accepted, Encoding, Form, Offered},
     offload::{self, Finish, GivenUp},
     path::RequestInfo,
@@ -88,7 +93,13 @@ async fn stages(
     }
     let cx = Arc::new(Context::new(user, info, header_text(&parts.headers, header::USER_AGENT).to_owned(), now));
     let limit = deadline(server, query)?;
-    let work = dispatch(server, &cx, parts, body, query, row, accepted);
+    let until = (!lasts).then(|| tokio::time::Instant::now() + limit);
+    let work = async {
+        match server.aggregation().of(&cx.info) {
+            Some(remote) => Ok(forward::answer(server.world(), &remote, Passed::new(&cx, parts, until), body).await),
+            None => dispatch(server, &cx, parts, body, query, row, accepted).await,
+        }
+    };
     let result = match lasts {
         true => work.await,
         false => match tokio::time::timeout(limit, work).await {
@@ -439,11 +450,29 @@ async fn admit_token(call: &Call<'_>, request: &mut Value) -> Result<(), Status>
 /// Everything that is no resource. Documents are made when they are asked for, some of them of the whole schema.
 async fn other_path(server: &ApiServer, cx: &Arc<Context>, parts: Parts, accepted: Accepted) -> Result<Response<Body>, Status> {
     const MADE: [&str; 3] = ["/openapi/", "/api", "/metrics"];
+    let parts = match described_elsewhere(server, cx, parts).await {
+        Ok(response) => return Ok(response),
+        Err(parts) => parts,
+    };
     if !MADE.iter().any(|prefix| cx.info.path.starts_with(prefix)) {
         return document(server, cx, &parts, accepted);
     }
     let (server, cx) = (server.clone(), Arc::clone(cx));
     offload::call(move || document(&server, &cx, &parts, accepted)).await
+}
+
+/// An OpenAPI document with which another server has something to do; the request again if none has.
+async fn described_elsewhere(server: &ApiServer, cx: &Arc<Context>, parts: Parts) -> Result<Response<Body>, Parts> {
+    if !cx.info.path.starts_with("/openapi/") || !matches!(cx.info.verb, "get" | "head") || !server.aggregation().describes() {
+        return Err(parts);
+    }
+    let (asked, path, headers) = (server.clone(), cx.info.path.clone(), parts.headers.clone());
+    let answered = offload::call(move || asked.aggregation().described(&asked.rows(), &path, &headers)).await;
+    match answered {
+        None => Err(parts),
+        Some(Answered::Here(response)) => Ok(response),
+        Some(Answered::By(remote)) => Ok(forward::answer(server.world(), &remote, Passed::new(cx, parts, None), &mut None).await),
+    }
 }
 
 fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted) -> Result<Response<Body>, Status> {
@@ -457,7 +486,11 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
         return Ok(response);
     }
     let rows = server.rows();
-    if let Some(found) = discovery::answer(&rows, path, headers, &server.world().address()) {
+    if let Some(response) = server.aggregation().aggregated(&rows, path, headers) {
+        return Ok(response);
+    }
+    let elsewhere = server.aggregation().plain(&rows, path, headers).map(|value| Ok(discovery::Found::Plain(value)));
+    if let Some(found) = elsewhere.or_else(|| discovery::answer(&rows, path, headers, &server.world().address())) {
         return Ok(match found? {
             discovery::Found::Plain(value) => {
                 let accepted = Accepted { pretty: pretty(query, &cx.user_agent), ..accepted };

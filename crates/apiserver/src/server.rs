@@ -23,6 +23,7 @@ use rustls_pki_types::CertificateDer;
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
+    net::IpAddr,
     pin::{Pin, pin},
     sync::{Arc, OnceLock},
     task::{Context, Poll, Waker},
@@ -47,6 +48,10 @@ const CONNECTIONS_MAX: usize = 16_384;
 /// How long requests in flight may go on after the end was asked for.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
+/// Where a request came from, put into its extensions by the TLS layer.
+#[derive(Clone, Copy)]
+pub(crate) struct ClientAddress(pub(crate) IpAddr);
+
 /// The client's certificate, put into a request's extensions by the TLS layer; its user is found once a connection.
 #[derive(Clone)]
 pub struct PeerCertificate(pub(crate) Arc<Peer>);
@@ -54,12 +59,23 @@ pub struct PeerCertificate(pub(crate) Arc<Peer>);
 /// The certificate and, once asked for, whose it is.
 pub(crate) struct Peer {
     der: CertificateDer<'static>,
+    /// Those between it and its authority, as they were shown.
+    between: Vec<CertificateDer<'static>>,
     owner: OnceLock<Owner>,
 }
 
 /// Whose a certificate is.
+pub(crate) enum Who {
+    User(Arc<identity::User>),
+    /// The front proxy's, who says who asks.
+    FrontProxy,
+    /// Somebody's for whom the front proxy's authority vouches, and who is not it.
+    NotFrontProxy,
+}
+
+/// The same, and for how long.
 pub(crate) struct Owner {
-    pub(crate) user: Arc<identity::User>,
+    pub(crate) who: Who,
     /// When the certificate ends. The handshake has looked at it, but a connection may outlive it.
     pub(crate) ends: SystemTime,
 }
@@ -71,14 +87,26 @@ impl Peer {
             return Some(owner);
         }
         let (user, ends) = authenticator.certificate(&self.der).ok()?;
-        Some(self.owner.get_or_init(|| Owner { user: Arc::new(user), ends }))
+        let who = match authenticator.is_front_proxy(&self.der, &self.between) {
+            false => Who::User(Arc::new(user)),
+            true if identity::FRONT_PROXY_NAMES.contains(&user.name.as_str()) => Who::FrontProxy,
+            true => Who::NotFrontProxy,
+        };
+        Some(self.owner.get_or_init(|| Owner { who, ends }))
     }
 }
 
 impl PeerCertificate {
     /// A certificate that a handshake has verified.
     pub fn new(der: CertificateDer<'static>) -> Self {
-        PeerCertificate(Arc::new(Peer { der, owner: OnceLock::new() }))
+        PeerCertificate(Arc::new(Peer { der, between: Vec::new(), owner: OnceLock::new() }))
+    }
+
+    /// The certificates that a client has shown in a handshake, its own first.
+    fn shown(chain: &[CertificateDer<'_>]) -> Option<Self> {
+        let (der, between) = chain.split_first()?;
+        let between = between.iter().map(|der| der.clone().into_owned()).collect();
+        Some(PeerCertificate(Arc::new(Peer { der: der.clone().into_owned(), between, owner: OnceLock::new() })))
     }
 }
 
@@ -139,9 +167,10 @@ fn with_alpn(tls: Arc<rustls::ServerConfig>) -> Arc<rustls::ServerConfig> {
 }
 
 async fn connection(server: ApiServer, acceptor: TlsAcceptor, (guest, stranger): (Guest, Place), shutdown: CancellationToken) -> Result<(), BoxError> {
+    let address = guest.address().ip();
     let stream = tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(guest)).await??;
-    let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = peer.map(|der| PeerCertificate::new(der.clone().into_owned()));
+    let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificate::shown);
+    let client = ClientAddress(address);
     let (idle, leave) = (Idle::new(), CancellationToken::new());
     let (requests, last, stranger) = (idle.clone(), leave.clone(), Mutex::new(Some(stranger)));
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -149,6 +178,7 @@ async fn connection(server: ApiServer, acceptor: TlsAcceptor, (guest, stranger):
         let (busy, server, last) = (requests.begin(), server.clone(), last.clone());
         let two = request.version() == http::Version::HTTP_2;
         let nobody = two && peer.is_none() && !request.headers().contains_key(http::header::AUTHORIZATION);
+        request.extensions_mut().insert(client);
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }

@@ -1,7 +1,11 @@
 //! From a certificate or a token to a user.
 
 use crate::{Error, Tokens, User, pki::Credential, user::AUTHENTICATED};
-use rustls_pki_types::CertificateDer;
+use rustls::{
+    RootCertStore,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -23,16 +27,21 @@ pub struct Trust {
     pub front_proxy_client: Option<Credential>,
 }
 
+/// Names of the front proxy: who shows a certificate with one of them, by the front proxy's authority, may say who asks.
+pub const FRONT_PROXY_NAMES: [&str; 1] = ["front-proxy-client"];
+
 /// Knows who somebody is by what they show.
 pub struct Authenticator {
     tokens: Arc<Tokens>,
     trust: Trust,
+    front_proxy: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 impl Authenticator {
     /// With the tokens of service accounts.
     pub fn new(tokens: Arc<Tokens>, trust: Trust) -> Self {
-        Authenticator { tokens, trust }
+        let front_proxy = verifier(&trust.front_proxy_ca_pem);
+        Authenticator { tokens, trust, front_proxy }
     }
 
     /// What the server itself shows and trusts.
@@ -64,6 +73,12 @@ impl Authenticator {
         Ok((User { name: name.to_owned(), uid: String::new(), groups, extra }, ends))
     }
 
+    /// Whether it is the front proxy's authority that vouches for a certificate which the TLS handshake has verified. Its owner is
+    /// then no user: it says who asks, if its name is one of [`FRONT_PROXY_NAMES`].
+    pub fn is_front_proxy(&self, der: &CertificateDer<'_>, between: &[CertificateDer<'_>]) -> bool {
+        self.front_proxy.as_ref().is_some_and(|verifier| verifier.verify_client_cert(der, between, UnixTime::now()).is_ok())
+    }
+
     /// The user of a bearer token that is meant for the API server.
     ///
     /// # Errors
@@ -72,4 +87,12 @@ impl Authenticator {
     pub async fn bearer(&self, token: &str) -> Result<User, Error> {
         self.tokens.verify(token, &[], SystemTime::now()).map(|review| review.user)
     }
+}
+
+/// A verifier of clients' certificates; none without an authority.
+fn verifier(authority: &str) -> Option<Arc<dyn ClientCertVerifier>> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(authority.as_bytes()).filter_map(Result::ok));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().ok()
 }

@@ -294,14 +294,16 @@ impl Ca {
 /// # Errors
 /// The certificate or the credential is not usable.
 pub fn server_config(authority: &CertificateDer<'_>, own: &Credential) -> Result<Arc<ServerConfig>, Error> {
-    server_config_of(authority, Renewable::new(own)?)
+    server_config_of(&[authority], Renewable::new(own)?)
 }
 
-/// The same with a certificate that may be replaced.
-fn server_config_of(authority: &CertificateDer<'_>, own: Arc<Renewable>) -> Result<Arc<ServerConfig>, Error> {
+/// The same with a certificate that may be replaced, and clients of several authorities.
+fn server_config_of(authorities: &[&CertificateDer<'_>], own: Arc<Renewable>) -> Result<Arc<ServerConfig>, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add(authority.clone().into_owned())?;
+    for authority in authorities {
+        roots.add((*authority).clone().into_owned())?;
+    }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .allow_unauthenticated()
         .build()

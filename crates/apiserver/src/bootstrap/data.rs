@@ -2,6 +2,7 @@
 
 use super::{Gvr, Policy, Wanted};
 use machinery::Value;
+use std::{collections::HashMap, sync::LazyLock};
 
 static TEXT: &str = include_str!("../../data/bootstrap.txt");
 
@@ -17,6 +18,16 @@ pub(super) fn wanted() -> Vec<Wanted> {
     }
     aggregate(&mut out);
     out
+}
+
+/// The priorities of a group and of its version in discovery; none for those that the original does not register.
+pub(super) fn priorities(group: &str, version: &str) -> Option<(i64, i64)> {
+    static KNOWN: LazyLock<HashMap<String, (i64, i64)>> = LazyLock::new(|| {
+        let services = wanted().into_iter().filter(|wanted| wanted.resource.2 == "apiservices");
+        let numbers = |spec: &Value| Some((spec["groupPriorityMinimum"].as_i64()?, spec["versionPriority"].as_i64()?));
+        services.filter_map(|wanted| Some((wanted.meta("name").to_owned(), numbers(&wanted.value["spec"])?))).collect()
+    });
+    KNOWN.get(&format!("{version}.{group}")).copied()
 }
 
 struct Section {
@@ -47,7 +58,7 @@ impl Section {
             "clusterroles" | "roles" => Policy::Role,
             "clusterrolebindings" | "rolebindings" => Policy::Binding,
             "flowschemas" | "prioritylevelconfigurations" => Policy::FlowControl,
-            "apiservices" => Policy::Set(&["spec"]),
+            "apiservices" => Policy::Registration,
             _ => Policy::Keep,
         };
         Some(Wanted { resource: self.resource, policy, value })

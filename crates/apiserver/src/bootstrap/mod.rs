@@ -36,6 +36,9 @@ enum Policy {
     FlowControl,
     /// The ports of its spec are set (the Service).
     Ports,
+    /// Its whole spec is set at starts, as long as its label says that it is ours (APIServices); between them a group that somebody
+    /// has given to another server is that server's.
+    Registration,
     /// These parts of it are set.
     Set(&'static [&'static str]),
 }
@@ -52,6 +55,11 @@ impl Wanted {
     fn meta(&self, field: &str) -> &str {
         self.value["metadata"][field].as_str().unwrap_or_default()
     }
+}
+
+/// The priorities of a group and of its version in discovery; none for those that the original does not register.
+pub(crate) fn priorities(group: &str, version: &str) -> Option<(i64, i64)> {
+    data::priorities(group, version)
 }
 
 /// Makes everything; called before the server says that it is ready.
@@ -89,7 +97,9 @@ pub(crate) async fn keep(world: &World, round: Round) {
     // When tokens of the old kind began to be tracked is known at the first start only.
     wanted.retain(|w| w.resource.2 != "configmaps" || round == Round::Long && w.policy != Policy::Keep);
     if round == Round::Long {
-        wanted.extend(data::wanted().into_iter().filter(|w| EVERY_MINUTE.contains(&w.resource.2)));
+        let kept = data::wanted().into_iter().filter(|w| EVERY_MINUTE.contains(&w.resource.2));
+        // What is there of these is set right at starts alone.
+        wanted.extend(kept.map(|w| if w.policy == Policy::Registration { Wanted { policy: Policy::Keep, ..w } } else { w }));
     }
     wanted.retain(|w| is_served(world, w));
     // Namespaces stand before what lies in them.

@@ -14,6 +14,7 @@ pub(super) enum Next {
 }
 
 const RBAC_AUTO: &str = "rbac.authorization.kubernetes.io/autoupdate";
+const REGISTERED: &str = "kube-aggregator.kubernetes.io/automanaged";
 const FLOW_AUTO: &str = "apf.kubernetes.io/autoupdate-spec";
 /// These two hold the server together, so their specs are always ours.
 const MANDATORY: [&str; 2] = ["exempt", "catch-all"];
@@ -25,6 +26,15 @@ pub(super) fn next(wanted: &Wanted, present: &Value) -> Next {
     match wanted.policy {
         Policy::Keep => return Next::Nothing,
         Policy::Role | Policy::Binding if note(RBAC_AUTO) == Some("false") => return Next::Nothing,
+        Policy::Registration => {
+            let labels = &present["metadata"]["labels"];
+            let ours = labels[REGISTERED].as_str().is_some_and(|kept| matches!(kept, "onstart" | "true"));
+            let same = covers(&present["spec"], &wanted.value["spec"]) && present["spec"]["service"].is_null();
+            if !ours || same {
+                return Next::Nothing;
+            }
+            value["spec"] = wanted.value["spec"].clone();
+        }
         Policy::Role => {
             keep_metadata(&wanted.value, &mut value);
             role(&wanted.value, &mut value);

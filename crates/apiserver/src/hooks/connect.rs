@@ -116,7 +116,7 @@ async fn told(connection: impl Future<Output = hyper::Result<()>>) {
     }
 }
 
-async fn to_host(host: &str, port: u16) -> Result<TcpStream, String> {
+pub(crate) async fn to_host(host: &str, port: u16) -> Result<TcpStream, String> {
     let addresses = dial::addresses(host, dial::ANSWER_MAX).await.map_err(|error| words::of_lookup(host, &error))?;
     let mut last = String::new();
     for ip in addresses {
@@ -141,7 +141,7 @@ async fn to_address(ip: IpAddr, port: u16) -> io::Result<TcpStream> {
 }
 
 /// Host and port by which a Service is reached (upstream's `ResolveCluster`).
-fn resolve(services: &dyn Services, namespace: &str, name: &str, port: u16) -> Result<(String, u16), String> {
+pub(crate) fn resolve(services: &dyn Services, namespace: &str, name: &str, port: u16) -> Result<(String, u16), String> {
     let service = services.service(namespace, name).ok_or_else(|| format!("service {name:?} not found"))?;
     let spec = &service["spec"];
     let text = |field: &str| spec[field].as_str().unwrap_or_default().to_owned();

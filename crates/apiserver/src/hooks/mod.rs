@@ -8,11 +8,11 @@
 //! Upstream's rules: `apiserver/pkg/util/webhook` (client, authentication, service resolver) and `client-go/rest`.
 
 mod answer;
-mod connect;
+pub(crate) mod connect;
 mod credentials;
 mod target;
-mod trust;
-mod words;
+pub(crate) mod trust;
+pub(crate) mod words;
 
 pub(crate) use credentials::Credentials;
 pub(crate) use target::{ClientConfig, Target};

@@ -36,7 +36,7 @@ const FILES: [&str; 6] = [
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// TLS to a hook: whom to believe (nobody named: the host's authorities), who to be, whether to offer HTTP/2.
-pub(super) fn config(bundle: &[u8], identity: Option<Identity>, two: bool) -> Result<ClientConfig, String> {
+pub(crate) fn config(bundle: &[u8], identity: Option<Identity>, two: bool) -> Result<ClientConfig, String> {
     let roots = if bundle.is_empty() { system() } else { Arc::new(read(bundle)) };
     if roots.is_empty() && !bundle.is_empty() {
         return Err("unable to load root certificates: unable to parse bytes as PEM block".into());

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// A name that has no address.
-pub(super) fn of_lookup(host: &str, error: &io::Error) -> String {
+pub(crate) fn of_lookup(host: &str, error: &io::Error) -> String {
     let server = std::fs::read_to_string("/etc/resolv.conf").ok().and_then(|text| dial::Conf::parse(&text).servers.first().copied());
     let mut out = format!("dial tcp: lookup {host}");
     if let Some(server) = server {
@@ -26,7 +26,7 @@ pub(super) fn of_lookup(host: &str, error: &io::Error) -> String {
 }
 
 /// An address that takes no connection.
-pub(super) fn of_dial(address: SocketAddr, error: &io::Error) -> String {
+pub(crate) fn of_dial(address: SocketAddr, error: &io::Error) -> String {
     let why = match error.kind() {
         ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
         ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
@@ -39,7 +39,7 @@ pub(super) fn of_dial(address: SocketAddr, error: &io::Error) -> String {
 }
 
 /// A handshake that failed.
-pub(super) fn of_tls(error: &io::Error) -> String {
+pub(crate) fn of_tls(error: &io::Error) -> String {
     let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) else { return of_io(error) };
     match inner {
         // What this server's own verifier says of a certificate.
@@ -79,7 +79,7 @@ fn of_io(error: &io::Error) -> String {
 }
 
 /// An exchange of HTTP that failed.
-pub(super) fn of_http(error: &hyper::Error) -> String {
+pub(crate) fn of_http(error: &hyper::Error) -> String {
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return "EOF".into();
     }

@@ -10,7 +10,7 @@ use http::{
     header::{self, Entry},
 };
 use http_body_util::BodyExt;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::{body::Incoming, client::conn::http1::SendRequest, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use machinery::status::Status;
 
@@ -54,7 +54,7 @@ pub(super) fn encode(text: &str) -> String {
 }
 
 /// Removes what must not reach a backend: the caller's credentials and assumed identity.
-fn drop_credentials(headers: &mut HeaderMap) {
+pub(crate) fn drop_credentials(headers: &mut HeaderMap) {
     headers.remove(header::AUTHORIZATION);
     let assumed: Vec<HeaderName> = headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
     for name in assumed {
@@ -62,7 +62,7 @@ fn drop_credentials(headers: &mut HeaderMap) {
     }
 }
 
-fn drop_hop_headers(headers: &mut HeaderMap) {
+pub(crate) fn drop_hop_headers(headers: &mut HeaderMap) {
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     let named: Vec<HeaderName> = values.flat_map(|v| v.split(',')).filter_map(|n| n.trim().parse().ok()).collect();
     for name in named.into_iter().chain(HOP).chain([HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")]) {
@@ -156,13 +156,9 @@ async fn rewrite(answer: Response<Incoming>, source: &html::Source<'_>) -> Resul
     Ok(Response::from_parts(parts, crate::full(page)))
 }
 
-/// Has the backend upgrade its connection as the client asks, and then carries bytes both ways until both have ended.
-/// An end in one direction leaves the other open. What is no upgrade is answered as the backend answers it.
+/// Has the backend upgrade its connection as the client asks ([`switch`]).
 pub(super) async fn tunnel(backend: &Backend, uri: Uri, host: Option<String>, mut request: Request<Body>) -> Result<Response<Body>, String> {
-    if request.extensions().get::<OnUpgrade>().is_none() {
-        return Err("this connection cannot be upgraded".into());
-    }
-    let client = hyper::upgrade::on(&mut request);
+    let client = request.extensions_mut().remove::<OnUpgrade>().ok_or("this connection cannot be upgraded")?;
     let mut outward = Request::new(crate::empty());
     *outward.method_mut() = request.method().clone();
     *outward.uri_mut() = uri;
@@ -170,7 +166,12 @@ pub(super) async fn tunnel(backend: &Backend, uri: Uri, host: Option<String>, mu
     drop_credentials(outward.headers_mut());
     outward.headers_mut().remove(header::CONTENT_LENGTH);
     set(outward.headers_mut(), header::HOST, host.as_deref().unwrap_or_default());
-    let mut sender = dial::connect(backend).await?;
+    switch(dial::connect(backend).await?, outward, client).await
+}
+
+/// Asks for an upgrade, and then carries bytes both ways until both have ended. An end in one direction leaves the other open.
+/// What is no upgrade is answered as the backend answers it.
+pub(crate) async fn switch(mut sender: SendRequest<Body>, outward: Request<Body>, client: OnUpgrade) -> Result<Response<Body>, String> {
     let mut answer = sender.send_request(outward).await.map_err(|e| told(&e))?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         if answer.status().as_u16() < 400 {

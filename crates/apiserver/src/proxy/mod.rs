@@ -18,6 +18,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use forward::{drop_credentials, drop_hop_headers, switch};
 pub(crate) use probe::health;
 
 use crate::read::{items, text};

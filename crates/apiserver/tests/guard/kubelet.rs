@@ -12,7 +12,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Frame, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use identity::pki::{ClusterNames, ClusterPki};
+use identity::pki::{ClusterNames, ClusterPki, Credential};
 use rustls_pki_types::ServerName;
 use serde_json::json;
 use std::{convert::Infallible, net::SocketAddr, path::PathBuf, sync::Arc};
@@ -92,7 +92,12 @@ impl World {
     }
 
     async fn connect_by(&self, as_admin: bool, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
-        let mut config = self.keys.ca.client_config(as_admin.then_some(&self.keys.admin)).expect("TLS");
+        self.connect_with(as_admin.then_some(&self.keys.admin), protocols).await
+    }
+
+    /// A connection of whoever shows this certificate.
+    pub async fn connect_with(&self, shown: Option<&Credential>, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+        let mut config = self.keys.ca.client_config(shown).expect("TLS");
         config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
         let stream = TcpStream::connect(self.api).await.expect("connected");
         let name = ServerName::try_from("localhost").expect("a name");
@@ -172,7 +177,7 @@ async fn socket(stream: TlsStream<TcpStream>, path: &str, protocols: &str, accep
 }
 
 /// Reads until a text has come; all that has come.
-async fn until(stream: &mut TlsStream<TcpStream>, wanted: &str) -> String {
+pub async fn until(stream: &mut TlsStream<TcpStream>, wanted: &str) -> String {
     let mut out = String::new();
     while !out.contains(wanted) {
         let mut buffer = [0; 4096];

@@ -2,11 +2,13 @@
 //! kubelets; all driven through [`apiserver::ApiServer::handle`] as its callers do.
 
 mod admission;
+mod aggregation;
 mod bootstrap;
 mod connections;
 mod dropped;
 mod dropped_parts;
 mod early;
+mod extension;
 mod hook;
 mod kubelet;
 mod latency;

@@ -169,12 +169,13 @@ impl ClusterPki {
         Ok(NodePki { client, shown: Renewable::new(&serving)?, serving })
     }
 
-    /// The TLS settings that the API server serves with.
+    /// The TLS settings that the API server serves with: clients show certificates of the cluster's authority or of the front
+    /// proxy's, and who vouches for one is told apart by [`crate::Authenticator`].
     ///
     /// # Errors
     /// The certificate is not usable.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
-        super::server_config_of(self.ca.cert(), Arc::clone(&self.shown))
+        super::server_config_of(&[self.ca.cert(), self.front_proxy_ca.cert()], Arc::clone(&self.shown))
     }
 
     /// The TLS settings that a node's kubelet serves its own API with.
@@ -182,7 +183,7 @@ impl ClusterPki {
     /// # Errors
     /// The certificate is not usable.
     pub fn kubelet_server_config(&self, node: &NodePki) -> Result<Arc<ServerConfig>, Error> {
-        super::server_config_of(self.ca.cert(), Arc::clone(&node.shown))
+        super::server_config_of(&[self.ca.cert()], Arc::clone(&node.shown))
     }
 
     /// What the API server shows and trusts.
