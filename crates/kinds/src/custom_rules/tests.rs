@@ -1,6 +1,10 @@
 use super::CustomRules;
 use crate::{Strategy, custom::Custom};
-use machinery::{Value, field::ErrorList};
+use machinery::{
+    Value,
+    field::ErrorList,
+    structural::{Node, Purpose},
+};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -40,7 +44,8 @@ fn rules_are_asked_last() {
         "required": ["a"],
         "properties": {"a": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > 1"}, {"rule": "self >= oldSelf"}]}},
     }}});
-    let custom = Custom { version: Arc::new(json!({"schema": {"openAPIV3Schema": schema}})), ..Default::default() };
+    let compiled = Some(Arc::new(Node::compile(&schema, Purpose::Objects)));
+    let custom = Custom { version: Arc::new(json!({"schema": {"openAPIV3Schema": schema}})), schema: compiled, ..Default::default() };
     let object = |a: i64| json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"}, "spec": {"a": a}});
     let said = |errors: ErrorList| errors.iter().map(|error| format!("{}: {}", error.path.as_str(), error.body())).collect::<Vec<_>>();
     assert_eq!(said(custom.validate(&object(2))), [""; 0]);
