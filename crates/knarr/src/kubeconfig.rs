@@ -244,10 +244,12 @@ impl File {
         self.value.get(list).and_then(Value::as_sequence).map_or(&[], Vec::as_slice)
     }
 
-    /// Takes the edited text if it means what is wanted; a file in another form than people and kubectl write is written anew.
+    /// Takes the edited text if it means what is wanted; a file in another form than people and kubectl write is written anew, if that
+    /// means the same.
     fn become_(&mut self, wanted: Mapping, edited: Option<String>) -> anyhow::Result<()> {
         let means = |text: &String| serde_yaml_ng::from_str::<Mapping>(text).is_ok_and(|m| m == wanted);
-        self.text = edited.filter(means).unwrap_or_else(|| emit::document(&wanted));
+        let anew = || Some(emit::document(&wanted)).filter(means);
+        self.text = edited.filter(means).or_else(anew).context("something in it cannot be written as it is")?;
         self.value = wanted;
         Ok(())
     }

@@ -23,7 +23,7 @@ use tokio::sync::{broadcast, mpsc};
 
 // Values that mean the same to every runtime are those of the built-in one. What names things or bounds them is the kubelet's
 // own, below: each runtime chooses its identifiers, and the kubelet's numbers are the API's.
-pub use ::runtime::{APPARMOR_RUNTIME_DEFAULT, apparmor_enabled};
+pub use ::runtime::{APPARMOR_RUNTIME_DEFAULT, apparmor_default, apparmor_enabled};
 pub use ::runtime::{ContainerState as State, Credentials, ExecResult, Mount, Propagation, Seccomp};
 
 /// Labels on sandboxes and containers, by which pods are found again after a restart. The names are those of CRI.

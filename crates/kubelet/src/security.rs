@@ -5,7 +5,7 @@
 
 use k8s_openapi::api::core::v1::{AppArmorProfile, Container as Spec, Pod, SeccompProfile};
 
-use crate::cri::{APPARMOR_RUNTIME_DEFAULT, Image, Seccomp, SecuritySpec};
+use crate::cri::{APPARMOR_RUNTIME_DEFAULT, Image, Seccomp, SecuritySpec, apparmor_default};
 use crate::util;
 
 /// Root of local seccomp profiles on the node (upstream's default).
@@ -42,6 +42,7 @@ pub fn for_container(pod: &Pod, c: &Spec, image: &Image) -> Result<SecuritySpec,
     // An unmasked /proc belongs to who is root in a user namespace of the pod's own, never to the host's root.
     let own_users = pod.spec.as_ref().is_some_and(|s| s.host_users == Some(false));
     let profile = own.and_then(|s| s.seccomp_profile.as_ref()).or(level.and_then(|s| s.seccomp_profile.as_ref()));
+    let confined = own.and_then(|s| s.app_armor_profile.as_ref()).or(level.and_then(|s| s.app_armor_profile.as_ref()));
     let bare = |list: Vec<String>| list.into_iter().map(|c| c.trim_start_matches("CAP_").to_owned()).collect();
     Ok(SecuritySpec {
         uid,
@@ -54,18 +55,19 @@ pub fn for_container(pod: &Pod, c: &Spec, image: &Image) -> Result<SecuritySpec,
         readonly_rootfs: own.and_then(|s| s.read_only_root_filesystem).unwrap_or(false),
         no_new_privileges: !allow,
         seccomp: if privileged { Seccomp::Unconfined } else { seccomp(profile)? },
-        apparmor: if privileged { None } else { apparmor(own.and_then(|s| s.app_armor_profile.as_ref()).or(level.and_then(|s| s.app_armor_profile.as_ref()))) },
+        apparmor: if privileged { None } else { apparmor(confined, apparmor_default) },
         unmasked_proc: own.and_then(|s| s.proc_mount.as_deref()) == Some("Unmasked") && own_users,
     })
 }
 
 /// The AppArmor profile of a container that is not privileged. What names one where the kernel has none was refused by
-/// admission; where none is named none is set, since the runtime loads no profile of its own.
-fn apparmor(profile: Option<&AppArmorProfile>) -> Option<String> {
+/// admission; where none is named it is the default, if the host has one (`has_default`).
+fn apparmor(profile: Option<&AppArmorProfile>, has_default: impl Fn() -> bool) -> Option<String> {
+    let default = || Some(APPARMOR_RUNTIME_DEFAULT.to_owned());
     match profile.map(|p| (p.type_.as_str(), p.localhost_profile.as_deref())) {
-        Some(("Unconfined", _)) => None,
         Some(("Localhost", Some(name))) => Some(name.to_owned()),
-        Some(("RuntimeDefault", _)) => Some(APPARMOR_RUNTIME_DEFAULT.to_owned()),
+        Some(("RuntimeDefault", _)) => default(),
+        None if has_default() => default(),
         _ => None,
     }
 }
@@ -138,7 +140,10 @@ mod tests {
         let free = json!({"appArmorProfile": {"type": "Unconfined"}});
         assert_eq!(of(local.clone(), default.clone()).as_deref(), Some("mine"));
         assert_eq!(of(json!({}), default.clone()).as_deref(), Some(APPARMOR_RUNTIME_DEFAULT));
-        assert_eq!(of(free, default.clone()), None);
+        assert_eq!(of(free.clone(), default.clone()), None);
+        let profile = |v: &serde_json::Value| serde_json::from_value::<AppArmorProfile>(v["appArmorProfile"].clone()).unwrap();
+        assert_eq!(apparmor(None, || true).as_deref(), Some(APPARMOR_RUNTIME_DEFAULT), "where the host has one");
+        assert_eq!((apparmor(None, || false), apparmor(Some(&profile(&free)), || true)), (None, None));
         assert_eq!(of(json!({"privileged": true, "appArmorProfile": local["appArmorProfile"]}), default), None);
     }
 

@@ -1,5 +1,7 @@
 //! AppArmor: whether this host has it, and which of its profiles confines a container. Profiles are loaded by the host's
-//! administrator; this program brings none, and compiles none.
+//! administrator, or by another container runtime; this program brings none, and compiles none: containerd has one made by
+//! `apparmor_parser`, which such hosts need not have. So where no default profile is loaded, `runtime/default` is refused, and what names no
+//! profile runs without one.
 
 use std::fs;
 use std::path::Path;
@@ -18,6 +20,15 @@ pub fn apparmor_enabled() -> bool {
 fn enabled(sys: &Path) -> bool {
     let said = fs::read_to_string(sys.join("module/apparmor/parameters/enabled")).unwrap_or_default();
     said.starts_with('Y') && sys.join("kernel/security/apparmor").is_dir()
+}
+
+/// Whether this host has a default profile loaded: then it confines what names none, as with containerd.
+pub fn apparmor_default() -> bool {
+    default_in(Path::new("/sys"))
+}
+
+fn default_in(sys: &Path) -> bool {
+    enabled(sys) && resolve_in(sys, Some(APPARMOR_RUNTIME_DEFAULT)).is_ok()
 }
 
 /// The loaded profile that is meant; none for a container that is not to be confined.
@@ -73,9 +84,12 @@ mod tests {
         fs::write(sys.join("kernel/security/apparmor/profiles"), "mine (enforce)\nwith space (complain)\n").unwrap();
         assert_eq!((resolve(Some("mine")), resolve(Some("with space"))), (Ok(Some("mine".into())), Ok(Some("with space".into()))));
         assert_eq!(resolve(Some("other")), Err("apparmor profile not found other".to_owned()));
-        assert!(resolve(Some(APPARMOR_RUNTIME_DEFAULT)).is_err());
+        assert!(resolve(Some(APPARMOR_RUNTIME_DEFAULT)).is_err() && !default_in(&sys));
         fs::write(sys.join("kernel/security/apparmor/profiles"), "containers-default-0.57.4 (enforce)\n").unwrap();
         assert_eq!(resolve(Some(APPARMOR_RUNTIME_DEFAULT)), Ok(Some("containers-default-0.57.4".into())));
+        assert!(default_in(&sys), "what names no profile gets this one");
+        fs::write(sys.join("module/apparmor/parameters/enabled"), "N\n").unwrap();
+        assert!(!default_in(&sys));
         fs::remove_dir_all(&sys).unwrap();
     }
 }

@@ -32,7 +32,7 @@ mod types;
 mod user;
 mod users;
 
-pub use apparmor::apparmor_enabled;
+pub use apparmor::{apparmor_default, apparmor_enabled};
 pub use error::{Error, Result};
 pub use images::unpack_main;
 pub use offline::Images;

@@ -160,3 +160,19 @@ fn a_lock_of_others_is_waited_for_and_one_of_the_dead_is_not() {
     waits.join().unwrap().unwrap();
     assert_eq!(read(&path)["contexts"].as_sequence().unwrap().len(), 1);
 }
+
+#[test]
+fn what_cannot_be_written_anew_is_left_as_it_is() {
+    let folder = Folder::new("lossy");
+    let text = own("knarr", "QQ==");
+    // In a form that is not edited line by line: written anew where that means the same.
+    let path = folder.file("{apiVersion: v1, kind: Config, clusters: [], extra: {a: 1}}");
+    merge(&path, &text, &[]).unwrap();
+    assert_eq!((read(&path)["extra"]["a"].as_i64(), read(&path)["current-context"].as_str()), (Some(1), Some("knarr")));
+    // And where it would not: refused, and nothing is lost.
+    let theirs = "{apiVersion: v1, kind: Config, clusters: [], extra: !mine {a: 1}}";
+    let path = folder.file(theirs);
+    let refused = format!("{:#}", merge(&path, &text, &[]).unwrap_err());
+    assert!(refused.contains("cannot be written as it is"), "{refused}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), theirs);
+}

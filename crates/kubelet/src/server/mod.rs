@@ -17,6 +17,7 @@ mod remote;
 mod spdy;
 mod spdy_conn;
 mod stats;
+mod usage;
 mod websocket;
 
 use std::convert::Infallible;
@@ -61,6 +62,7 @@ pub struct Server {
     cx: Arc<Context>,
     pods: Pods,
     auth: Auth,
+    measures: usage::Measures,
 }
 
 /// A request taken apart.
@@ -118,7 +120,7 @@ pub async fn spawn(cx: Arc<Context>, pods: Pods, stop: CancellationToken) -> Res
     let address = cx.config.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     let acceptor = tokio_rustls::TlsAcceptor::from(tls.server);
-    let server = Arc::new(Server { auth: Auth::new(Arc::clone(&cx.api), &cx.config.node_name), cx, pods });
+    let server = Arc::new(Server { auth: Auth::new(Arc::clone(&cx.api), &cx.config.node_name), cx, pods, measures: usage::Measures::default() });
     Ok(Some(tokio::spawn(accept(listener, acceptor, server, stop))))
 }
 
@@ -227,7 +229,7 @@ impl Server {
                 let relative = call.parts[1..].join("/");
                 crate::util::blocking(move || files::logs(&relative)).await
             }
-            "stats" if get => stats::summary(&self.cx, &self.pods).await,
+            "stats" if get => stats::summary(&self.cx, &self.pods, &self.measures).await,
             "metrics" if get => match call.parts.get(1).map(String::as_str) {
                 None => stats::metrics(&self.cx, &self.pods),
                 Some("resource") => stats::resource_metrics(&self.cx).await,

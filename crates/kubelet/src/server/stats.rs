@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::usage::Measures;
 use super::{Answer, text};
 use crate::cri::{Container, Usage, label};
 use crate::machine;
@@ -38,19 +39,23 @@ fn usage(u: &Usage, now: &str) -> Value {
 }
 
 /// `GET /stats/summary`.
-pub(super) async fn summary(cx: &Arc<Context>, pods: &Pods) -> Answer {
+pub(super) async fn summary(cx: &Arc<Context>, pods: &Pods, measures: &Measures) -> Answer {
     let now = machinery::time::rfc3339(SystemTime::now());
     let measured = measure(cx).await;
     let mut list = Vec::new();
     for handle in pods.all() {
         let pod = handle.pod();
         let mine: Vec<&Measured> = measured.iter().filter(|m| m.container.labels.get(label::POD_UID).map(String::as_str) == Some(util::uid(&pod))).collect();
+        let taken = measures.of(cx, &pod).await;
         let containers: Vec<Value> = mine
             .iter()
             .map(|m| {
                 let mut v = usage(&m.usage, &now);
                 v["name"] = json!(m.container.name);
                 v["startTime"] = json!(machinery::time::rfc3339(m.container.started.unwrap_or(m.container.created)));
+                if let Some((rootfs, logs)) = taken.containers.get(&m.container.name) {
+                    (v["rootfs"], v["logs"]) = (rootfs.clone(), logs.clone());
+                }
                 v
             })
             .collect();
@@ -63,6 +68,13 @@ pub(super) async fn summary(cx: &Arc<Context>, pods: &Pods) -> Answer {
         v["podRef"] = json!({"name": util::name(&pod), "namespace": util::namespace(&pod), "uid": util::uid(&pod)});
         v["startTime"] = json!(pod.metadata.creation_timestamp);
         v["containers"] = json!(containers);
+        v["ephemeral-storage"] = taken.ephemeral.clone();
+        if !taken.volumes.is_empty() {
+            v["volume"] = json!(taken.volumes);
+        }
+        if let Some(network) = &taken.network {
+            v["network"] = network.clone();
+        }
         list.push(v);
     }
     let (all, free) = machine::disk(&cx.config.root_dir);

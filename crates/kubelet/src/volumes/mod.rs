@@ -86,6 +86,16 @@ pub fn empty_dir_path(volumes: &Path, name: &str) -> PathBuf {
     volumes.join("kubernetes.io~empty-dir").join(name)
 }
 
+/// Where a volume lies that is made by the kubelet itself; none for those of others.
+#[must_use]
+pub fn own_path(layout: &Layout, volume: &Volume) -> Option<PathBuf> {
+    if volume.empty_dir.is_some() {
+        return Some(layout.of("empty-dir", &volume.name));
+    }
+    let payload = volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some();
+    payload.then(|| payload_dir(layout, volume))
+}
+
 /// Mounts the tmpfs that secrets lie in, unless a former process did.
 pub fn prepare_memory(root: &Path) -> io::Result<()> {
     let dir = root.join("memory");
