@@ -258,11 +258,16 @@ pub(crate) fn unless_gone<T>(outcome: std::io::Result<T>) -> std::io::Result<Opt
     }
 }
 
-/// What a journal holds: the rest of its file, which was made long beforehand, is empty.
-fn written(path: &Path) -> std::io::Result<Vec<u8>> {
-    let written_bytes = path.metadata()?.blocks() * 512;
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut std::io::Read::take(fs::File::open(path)?, written_bytes), &mut bytes)?;
+/// What a journal holds: the rest of its file, which was made long beforehand, is empty. How much the file takes of the disk does not tell:
+/// it may be compressed there.
+pub(crate) fn written(path: &Path) -> std::io::Result<Vec<u8>> {
+    const EMPTY: [u8; 4096] = [0; 4096];
+    let mut bytes = fs::read(path)?;
+    // Piece by piece first: most of the file is empty.
+    while bytes.ends_with(&EMPTY) {
+        bytes.truncate(bytes.len() - EMPTY.len());
+    }
+    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
     Ok(bytes)
 }
 
@@ -287,13 +292,18 @@ impl Journals {
     }
 
     /// Cuts what a loss of power left of the batch that was under way; see [`journal`]. Of a store that is open it is the batch that is
-    /// being written: the engine's own lock tells, and is held meanwhile.
+    /// being written: the engine's own lock tells, and is held meanwhile. What has an end may be a batch that was acknowledged and is
+    /// damaged, or several: a copy is kept.
     fn cut_torn(&self, directory: &Path) -> std::io::Result<()> {
         let Some((path, bytes)) = self.0.last() else { return Ok(()) };
         let Some(whole) = journal::torn_at(bytes) else { return Ok(()) };
         let Some(lock) = unless_gone(fs::File::open(directory.join(LOCK)))? else { return Ok(()) };
         if lock.try_lock().is_err() || written(path)? != *bytes {
             return Ok(());
+        }
+        if bytes.get(whole..).is_some_and(journal::has_end) {
+            let aside = self.keep(directory)?;
+            tracing::warn!(journal = %path.display(), kept = %aside.display(), "what is cut from the journal's end may have been written whole; it is kept");
         }
         tracing::info!(journal = %path.display(), whole, "the write that was under way when the power was lost is left out");
         let file = fs::OpenOptions::new().write(true).open(path)?;
@@ -320,9 +330,8 @@ impl Journals {
     /// Whether a directory has all that is written in them.
     fn are_kept(&self, aside: &Path) -> bool {
         self.0.iter().all(|(path, bytes)| {
-            let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
             let kept = fs::read(aside.join(path.file_name().unwrap_or_default()));
-            kept.is_ok_and(|kept| bytes.get(..end).is_some_and(|written| kept.starts_with(written)))
+            kept.is_ok_and(|kept| kept.starts_with(bytes))
         })
     }
 

@@ -2,8 +2,9 @@
 //!
 //! The engine cuts a batch that ends too early, but takes one with a hole in it for damage, and would not open. So before it looks, the
 //! newest journal is walked as the engine does (`fjall/src/journal`), and what follows the last whole batch is cut away if it is no more
-//! than one: each batch is synced before the next is begun, so two that are not whole are no cut of power. What was acknowledged and is
-//! missing then is still told ([`super::synced`]).
+//! than one: each batch is synced before the next is begun, so two that are not whole are no cut of power. Ends may be gone themselves, so
+//! one end is no proof of one batch: a copy of what is cut with an end is kept. What was acknowledged and is missing then is still told
+//! ([`super::synced`]).
 //!
 //! A batch is a start (1, number of items, sequence number), items (2) or clearings (4), and an end (3, checksum of what is in
 //! between, a mark). Numbers are little endian.
@@ -62,6 +63,11 @@ fn batch(bytes: &[u8]) -> Option<usize> {
     let mut sum = Xxh3::new();
     sum.write(content);
     (reader.take(MARK.len())? == MARK && sum.finish() == told).then_some(reader.at)
+}
+
+/// Whether there is an end of a batch in bytes.
+pub(crate) fn has_end(bytes: &[u8]) -> bool {
+    ends(bytes) > 0
 }
 
 /// How many ends of batches there are in bytes; what users wrote may look like one, and then a tear is taken for damage.

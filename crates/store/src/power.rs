@@ -7,12 +7,7 @@
 
 use super::*;
 use serde_json::json;
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::fs::{FileExt as _, MetadataExt as _},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 const PODS: &str = "/registry/pods/";
 /// What a disk writes whole.
@@ -34,10 +29,7 @@ fn files(root: &Path, below: &Path, out: &mut Files) {
             files(root, &place, out);
             continue;
         }
-        let written = meta.len().min(meta.blocks() * 512);
-        let mut bytes = vec![0; usize::try_from(written).unwrap()];
-        fs::File::open(file.path()).unwrap().read_exact_at(&mut bytes, 0).unwrap();
-        out.insert(place, (bytes, meta.len()));
+        out.insert(place, (disk::written(&file.path()).unwrap(), meta.len()));
     }
 }
 

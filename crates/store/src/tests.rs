@@ -367,13 +367,51 @@ async fn what_is_over_is_given_back() {
 
 /// Changes bytes of the journal at a part of what is written in it.
 fn damage(directory: &Directory, at: f64, bytes: &[u8]) {
-    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    use std::os::unix::fs::FileExt as _;
     let journal = directory.0.join("0.jnl");
     let file = std::fs::OpenOptions::new().write(true).read(true).open(&journal).unwrap();
-    let mut content = std::fs::read(&journal).unwrap();
-    content.truncate(usize::try_from(file.metadata().unwrap().blocks() * 512).unwrap());
-    let written = content.iter().rposition(|byte| *byte != 0).unwrap();
+    let written = crate::disk::written(&journal).unwrap().len() - 1;
     file.write_all_at(bytes, (written as f64 * at) as u64).unwrap();
+}
+
+#[test]
+fn what_a_journal_holds_is_not_told_by_what_it_takes_of_the_disk() {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    let directory = Directory::new("sparse");
+    std::fs::create_dir_all(&directory.0).unwrap();
+    let path = directory.0.join("0.jnl");
+    let file = std::fs::File::create(&path).unwrap();
+    // A hole in what is written takes nothing, as what a file system compresses takes less.
+    let last = 1 << 20;
+    file.write_all_at(&[1], 0).unwrap();
+    file.write_all_at(&[2], last).unwrap();
+    file.set_len(4 << 20).unwrap();
+    assert!(file.metadata().unwrap().blocks() * 512 < last);
+    let bytes = crate::disk::written(&path).unwrap();
+    assert_eq!((bytes.len() as u64, bytes.first(), bytes.last()), (last + 1, Some(&1), Some(&2)));
+    file.set_len(0).unwrap();
+    file.set_len(1 << 20).unwrap();
+    assert!(crate::disk::written(&path).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_cut_from_the_end_of_the_journal_is_kept_if_it_may_have_been_whole() {
+    let directory = Directory::new("cut");
+    let store = Store::open(&directory.0, &Options::default()).unwrap();
+    put(&store, "a", "1").await;
+    put(&store, "b", "1").await;
+    drop(store);
+    let journal = directory.0.join("0.jnl");
+    let before = crate::disk::written(&journal).unwrap();
+    // A byte of the last batch is another, its end is there.
+    let end = before.windows(4).rposition(|w| w == b"FJL\x03").unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&journal).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[!before[end - 20]], end as u64 - 20).unwrap();
+    let damaged = crate::disk::written(&journal).unwrap();
+    let accepting = Options { accept_data_loss: true, ..Options::default() };
+    let store = Store::open(&directory.0, &accepting).unwrap();
+    assert!(store.bucket(PODS).get("/registry/pods/a").is_some() && store.bucket(PODS).get("/registry/pods/b").is_none());
+    assert_eq!(std::fs::read(directory.0.join("damaged-0/0.jnl")).unwrap(), damaged);
 }
 
 #[tokio::test]
