@@ -39,6 +39,15 @@ impl Holders {
         self.0.retain(|_, holder| *holder != pod);
     }
 
+    /// A pod has these ports no more.
+    pub(super) fn give_back(&mut self, pod: Ipv4Addr, ports: &[HostPort]) {
+        for port in ports {
+            if self.0.get(&key(port)) == Some(&pod) {
+                self.0.remove(&key(port));
+            }
+        }
+    }
+
     /// These are all the pods: what each has. Who has a port keeps it.
     pub(super) fn settle<'a>(&mut self, pods: impl Iterator<Item = (Ipv4Addr, &'a [HostPort])>) -> Vec<(Ipv4Addr, Vec<HostPort>)> {
         let pods: Vec<_> = pods.collect();
@@ -68,6 +77,9 @@ mod tests {
         // A table that is written anew changes nothing about it, whatever the order of addresses.
         let wanted = [(b, &ports[..1]), (a, &ports[..])];
         assert_eq!(holders.settle(wanted.into_iter()), [(b, Vec::new()), (a, ports.to_vec())]);
+        holders.give_back(b, &ports);
+        holders.give_back(a, &ports[1..]);
+        assert_eq!(holders.of(a, &ports), ports[..1], "nobody gives another's, nor more than he is asked to");
         holders.give(a);
         assert_eq!(holders.of(a, &ports), []);
         assert_eq!(holders.take(b, &ports[..1]), ports[..1]);

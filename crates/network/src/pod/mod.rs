@@ -334,7 +334,13 @@ impl Inner {
 
     /// The table with the ports of the pods that exist.
     fn write_rules(&self, state: &mut State) -> Result<()> {
-        let ports = state.holders.settle(state.ipam.records().map(|(address, record)| (address, record.ports.as_slice())));
+        self.write_rules_without(state, None)
+    }
+
+    /// The same without the ports of a pod that goes.
+    fn write_rules_without(&self, state: &mut State, leaving: Option<Ipv4Addr>) -> Result<()> {
+        let stay = state.ipam.records().filter(|(address, _)| Some(*address) != leaving);
+        let ports = state.holders.settle(stay.map(|(address, record)| (address, record.ports.as_slice())));
         let range = self.config.pod_cidr;
         let table = rules::table(&self.mark, (range, self.config.cluster_cidr.unwrap_or(range)), self.gateway, state.router, &ports);
         table.commit(&mut state.nft, "write the pod network's rules")
@@ -402,10 +408,14 @@ impl Inner {
             self.inside(netns, address)?;
             wait_active(&mut state.route, &link)?;
             self.add_ports(state, address, &request.host_ports)?;
-            state.ipam.update(address, Record { sandbox: sandbox.clone(), link, ports: request.host_ports, ready: true })
+            state.ipam.update(address, Record { sandbox: sandbox.clone(), link, ports: request.host_ports.clone(), ready: true })
         });
         if let Err(e) = made {
             // The namespace may be gone, and with it the link: nothing of it is to stay.
+            if let Err(error) = self.remove_ports(state, address, &request.host_ports) {
+                tracing::warn!(%sandbox, %error, "host ports of a pod that could not be joined are still open");
+                state.holders.give(address);
+            }
             let link = state.ipam.find(&sandbox).map(|(_, r)| r.link.clone());
             if let Some(link) = link {
                 let _ = link::remove(&mut state.route, &link);
@@ -480,21 +490,25 @@ impl Inner {
         if ports.is_empty() {
             return Ok(());
         }
-        let add = |state: &mut State| {
-            let free = state.holders.take(address, ports);
-            let mut batch = Batch::new(&self.mark.table());
-            rules::change(&mut batch, address, &free, Batch::add_elements);
-            batch.commit(&mut state.nft, "open a pod's host ports").inspect_err(|_| state.holders.give(address))?;
-            forget_flows(state, address, &free)
-        };
-        match add(state) {
+        match self.open_ports(state, address, ports) {
             // Somebody removed the table, and the look at his news is still to come.
             Err(e) if e.errno() == Some(libc::ENOENT) => {
                 self.write_rules(state)?;
-                add(state)
+                self.open_ports(state, address, ports)
             }
             other => other,
         }
+    }
+
+    /// Gives a pod those of the ports that nobody has.
+    fn open_ports(&self, state: &mut State, address: Ipv4Addr, ports: &[HostPort]) -> Result<()> {
+        let had = state.holders.of(address, ports);
+        let mut new = state.holders.take(address, ports);
+        new.retain(|port| !had.contains(port));
+        let mut batch = Batch::new(&self.mark.table());
+        rules::change(&mut batch, address, &new, Batch::add_elements);
+        batch.commit(&mut state.nft, "open a pod's host ports").inspect_err(|_| state.holders.give_back(address, &new))?;
+        forget_flows(state, address, &new)
     }
 
     /// Takes the ports from a pod that goes, and gives each to who waits for it.
@@ -517,8 +531,13 @@ impl Inner {
             .map(|(other, record)| (other, record.ports.iter().filter(|p| held.iter().any(|h| holders::same(h, p))).cloned().collect::<Vec<_>>()))
             .filter(|(_, ports)| !ports.is_empty())
             .collect();
+        let mut opened = Ok(());
         for (other, ports) in waiting {
-            self.add_ports(state, other, &ports)?;
+            opened = opened.and(self.open_ports(state, other, &ports));
+        }
+        // Who waits has nobody to ask for him again, and who goes is not held up by it.
+        if let Err(error) = opened.or_else(|_| self.write_rules_without(state, Some(address))) {
+            tracing::warn!(%address, %error, "host ports that this pod leaves are not open for the pods that wait for them");
         }
         Ok(())
     }

@@ -20,7 +20,7 @@
 //! transaction that a chain is no longer used, and refuse (upstream keeps its stale chains likewise).
 //! Invariant: `plans`, `owners`, `selves` and `stale` describe what the kernel has after the last batch was committed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use client::ObjectKey;
@@ -356,12 +356,12 @@ impl Table {
         }
         self.stale = Stale::default();
         if let Some(there) = there {
-            let chain_wanted = |name: &str| FRAME_CHAINS.contains(&name) || self.plans.values().any(|p| p.chains.contains_key(name));
-            let set_wanted = |name: &str| shared.contains(&name) || self.plans.values().any(|p| p.has_set(name));
+            let chains: HashSet<&str> = self.plans.values().flat_map(|p| p.chains.keys()).map(String::as_str).chain(FRAME_CHAINS).collect();
+            let sets: HashSet<&str> = self.plans.values().flat_map(Plan::sets).map(String::as_str).chain(shared).collect();
             // This batch empties the chains.
             let left = |name: &String| (name.clone(), Left { steps: EMPTIED, since: now, rules: 0 });
-            self.stale.chains = there.chains.iter().filter(|c| !chain_wanted(c)).map(left).collect();
-            self.stale.sets = there.sets.iter().filter(|s| !set_wanted(s)).map(left).collect();
+            self.stale.chains = there.chains.iter().filter(|c| !chains.contains(c.as_str())).map(left).collect();
+            self.stale.sets = there.sets.iter().filter(|s| !sets.contains(s.as_str())).map(left).collect();
         }
         batch
     }
