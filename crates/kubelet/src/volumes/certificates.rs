@@ -28,7 +28,7 @@ const ABANDON: Duration = Duration::from_secs(10 * 60);
 const SPREAD: Duration = Duration::from_secs(5 * 60);
 /// So long after the time of renewal the signer is late.
 const OVERDUE: Duration = Duration::from_secs(10 * 60);
-/// Wait before a request that could not be made is made again.
+/// Wait before what could not be done is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 /// A pod's set-up waits so long for the signer, who often answers at once; after that it is tried again when he has.
 const ANSWER_WAIT: Duration = Duration::from_secs(3);
@@ -96,7 +96,8 @@ impl Certificates {
         let state = states.entry(place).or_default();
         let outcome = state.step(api, pod, source).await;
         let bundle = state.bundle();
-        *self.next.lock() = states.values().filter_map(State::next).min();
+        // What is due and cannot be done, as long as the signer or the API does not answer, is due again after a while.
+        *self.next.lock() = states.values().filter_map(State::next).min().map(|at| at.max(Instant::now() + RETRY));
         match (outcome, bundle) {
             // What is shown stands while its successor cannot be had.
             (_, Ok(Some(bundle))) => Ok(bundle),
@@ -154,7 +155,7 @@ impl State {
         loop {
             self.look(api, pod).await?;
             let waits = self.asked.is_some() && Instant::now() < end;
-            if !waits || tokio::time::timeout_at(end, changes.next()).await.is_err() {
+            if !waits || !matches!(tokio::time::timeout_at(end, changes.next()).await, Ok(Some(_))) {
                 return Ok(());
             }
         }
@@ -182,6 +183,8 @@ impl State {
                     let chain = anchors::clean_chain(status.certificate_chain.as_deref().unwrap_or_default())?;
                     let (now, at) = (SystemTime::now(), Instant::now());
                     let renew = status.begin_refresh_at.as_ref().map_or(now, util::system_time) + spread(Duration::ZERO);
+                    // A clock that goes wrong, here or at the signer's, is not to make one request after the other.
+                    let renew = renew.max(now + SPREAD);
                     let rest = renew.duration_since(now).unwrap_or_default();
                     let not_after = status.not_after.as_ref().map_or(now, util::system_time);
                     let bundle = Bundle { key: asked.key.clone(), chain };
@@ -370,6 +373,41 @@ mod tests {
         answer(&api, "Issued", Duration::from_secs(7200));
         assert_ne!(get(&held, &api).await.unwrap().key, first.key, "each certificate has a key of its own");
         assert!(api.reasons().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signer_who_does_not_answer_is_not_asked_in_a_busy_loop() {
+        let (held, api) = (Certificates::default(), peopled());
+        get(&held, &api).await.unwrap_err();
+        answer(&api, "Issued", Duration::from_secs(7200));
+        let first = get(&held, &api).await.unwrap();
+        tokio::time::advance(held.next_step().unwrap() - Instant::now()).await;
+        assert_eq!(get(&held, &api).await.unwrap(), first, "the renewal is asked for");
+        tokio::time::advance(ABANDON + SPREAD).await;
+        for _ in 0..3 {
+            assert_eq!(get(&held, &api).await.unwrap(), first);
+            assert!(held.next_step().unwrap() >= Instant::now() + RETRY, "no step is due at once");
+        }
+        assert_eq!(api.requests.borrow().len(), 2, "the request stands");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_of_renewal_that_has_passed_makes_no_loop_of_requests() {
+        let (held, api) = (Certificates::default(), peopled());
+        get(&held, &api).await.unwrap_err();
+        let hour = Duration::from_secs(3600);
+        api.requests.send_modify(|all| {
+            let newest = Arc::make_mut(all.last_mut().unwrap());
+            newest.status = Some(serde_json::from_value(status("Issued", SystemTime::now() - hour, SystemTime::now() + hour)).unwrap());
+        });
+        let first = get(&held, &api).await.unwrap();
+        assert_eq!(get(&held, &api).await.unwrap(), first);
+        assert_eq!(api.requests.borrow().len(), 1);
+        let due = held.next_step().unwrap() - Instant::now();
+        assert!(due + Duration::from_secs(1) >= SPREAD, "{due:?}");
+        tokio::time::advance(due).await;
+        get(&held, &api).await.unwrap();
+        assert_eq!(api.requests.borrow().len(), 2, "then it is asked again");
     }
 
     #[tokio::test(start_paused = true)]
