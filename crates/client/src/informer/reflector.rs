@@ -25,6 +25,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Until the first list is there: whoever reads the informer does nothing before it, and a server that is slow to start is not to be
 /// waited for half a minute longer than it takes.
 const FIRST_BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A server that was not there so long does not just start: it is asked as seldom as any other.
+const START_PATIENCE: Duration = Duration::from_secs(120);
 /// Connections that break in a row until all is listed anew.
 const BROKEN_MAX: u32 = 5;
 /// Objects a page, so that no answer is out of bounds however large the cluster; within it one page is enough.
@@ -61,13 +63,14 @@ pub(super) struct Reflector {
     backoff: Duration,
     /// There was a list.
     listed: bool,
+    begun: tokio::time::Instant,
     /// Connections that broke in a row.
     broken: u32,
 }
 
 impl Reflector {
     pub(super) fn new(of: Collection, params: ListParams, sink: Box<dyn Sink>) -> Self {
-        Self { of, params, sink, backoff: BACKOFF_MIN, listed: false, broken: 0 }
+        Self { of, params, sink, backoff: BACKOFF_MIN, listed: false, begun: tokio::time::Instant::now(), broken: 0 }
     }
 
     /// Runs until it is dropped.
@@ -114,7 +117,7 @@ impl Reflector {
     async fn pause(&mut self, error: &Error) {
         tracing::debug!(kind = self.sink.kind(), %error, "list or watch failed");
         tokio::time::sleep(self.backoff).await;
-        self.backoff = (self.backoff * 2).min(if self.listed { BACKOFF_MAX } else { FIRST_BACKOFF_MAX });
+        self.backoff = (self.backoff * 2).min(backoff_max(self.listed, self.begun.elapsed()));
     }
 
     /// All objects, page by page; the revision at which the first page was taken.
@@ -148,6 +151,11 @@ impl Reflector {
         tokio::time::sleep(BACKOFF_MIN).await;
         Ok(())
     }
+}
+
+/// The longest wait after a failure so long after the beginning.
+fn backoff_max(listed: bool, since: Duration) -> Duration {
+    if listed || since >= START_PATIENCE { BACKOFF_MAX } else { FIRST_BACKOFF_MAX }
 }
 
 /// The memory of one type.
@@ -207,5 +215,19 @@ impl<K: Object> Sink for Memory<K> {
             }
             Event::Bookmark { resource_version, .. } => resource_version,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_starts_is_asked_often_and_one_that_stays_away_is_not() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(backoff_max(false, Duration::ZERO), FIRST_BACKOFF_MAX);
+        assert_eq!(backoff_max(false, minute), FIRST_BACKOFF_MAX);
+        assert_eq!(backoff_max(false, 2 * minute), BACKOFF_MAX);
+        assert_eq!(backoff_max(true, Duration::ZERO), BACKOFF_MAX);
     }
 }
