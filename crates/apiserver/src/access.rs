@@ -27,7 +27,7 @@ pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Op
                     Some(user) => return Ok(Arc::new(proved(user))),
                     None => ended = true,
                 },
-                Who::NotFrontProxy => ended = true,
+                Who::Nobody => ended = true,
             },
             Some(_) => ended = true,
             None => {}

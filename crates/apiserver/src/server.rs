@@ -18,6 +18,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
+use identity::Voucher;
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use std::{
@@ -69,8 +70,8 @@ pub(crate) enum Who {
     User(Arc<identity::User>),
     /// The front proxy's, who says who asks.
     FrontProxy,
-    /// Somebody's for whom the front proxy's authority vouches, and who is not it.
-    NotFrontProxy,
+    /// Somebody's for whom the front proxy's authority vouches, and who is not it; or for whom no authority does.
+    Nobody,
 }
 
 /// The same, and for how long.
@@ -87,10 +88,10 @@ impl Peer {
             return Some(owner);
         }
         let (user, ends) = authenticator.certificate(&self.der).ok()?;
-        let who = match authenticator.is_front_proxy(&self.der, &self.between) {
-            false => Who::User(Arc::new(user)),
-            true if identity::FRONT_PROXY_NAMES.contains(&user.name.as_str()) => Who::FrontProxy,
-            true => Who::NotFrontProxy,
+        let who = match authenticator.voucher(&self.der, &self.between) {
+            Some(Voucher::Cluster) => Who::User(Arc::new(user)),
+            Some(Voucher::FrontProxy) if identity::FRONT_PROXY_NAMES.contains(&user.name.as_str()) => Who::FrontProxy,
+            Some(Voucher::FrontProxy) | None => Who::Nobody,
         };
         Some(self.owner.get_or_init(|| Owner { who, ends }))
     }

@@ -30,18 +30,28 @@ pub struct Trust {
 /// Names of the front proxy: who shows a certificate with one of them, by the front proxy's authority, may say who asks.
 pub const FRONT_PROXY_NAMES: [&str; 1] = ["front-proxy-client"];
 
+/// The authority that vouches for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voucher {
+    /// The cluster's: its owner is a user.
+    Cluster,
+    /// The front proxy's: its owner is no user, it says who asks if its name is one of [`FRONT_PROXY_NAMES`].
+    FrontProxy,
+}
+
 /// Knows who somebody is by what they show.
 pub struct Authenticator {
     tokens: Arc<Tokens>,
     trust: Trust,
+    cluster: Option<Arc<dyn ClientCertVerifier>>,
     front_proxy: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 impl Authenticator {
     /// With the tokens of service accounts.
     pub fn new(tokens: Arc<Tokens>, trust: Trust) -> Self {
-        let front_proxy = verifier(&trust.front_proxy_ca_pem);
-        Authenticator { tokens, trust, front_proxy }
+        let (cluster, front_proxy) = (verifier(&trust.client_ca_pem), verifier(&trust.front_proxy_ca_pem));
+        Authenticator { tokens, trust, cluster, front_proxy }
     }
 
     /// What the server itself shows and trusts.
@@ -73,10 +83,13 @@ impl Authenticator {
         Ok((User { name: name.to_owned(), uid: String::new(), groups, extra }, ends))
     }
 
-    /// Whether it is the front proxy's authority that vouches for a certificate which the TLS handshake has verified. Its owner is
-    /// then no user: it says who asks, if its name is one of [`FRONT_PROXY_NAMES`].
-    pub fn is_front_proxy(&self, der: &CertificateDer<'_>, between: &[CertificateDer<'_>]) -> bool {
-        self.front_proxy.as_ref().is_some_and(|verifier| verifier.verify_client_cert(der, between, UnixTime::now()).is_ok())
+    /// Whose authority vouches for a certificate. The TLS handshake has verified it, but not told by which; who is vouched for by
+    /// neither now is nobody.
+    pub fn voucher(&self, der: &CertificateDer<'_>, between: &[CertificateDer<'_>]) -> Option<Voucher> {
+        let vouches = |verifier: &Option<Arc<dyn ClientCertVerifier>>| {
+            verifier.as_ref().is_some_and(|verifier| verifier.verify_client_cert(der, between, UnixTime::now()).is_ok())
+        };
+        if vouches(&self.cluster) { Some(Voucher::Cluster) } else { vouches(&self.front_proxy).then_some(Voucher::FrontProxy) }
     }
 
     /// The user of a bearer token that is meant for the API server.
@@ -95,4 +108,29 @@ fn verifier(authority: &str) -> Option<Arc<dyn ClientCertVerifier>> {
     roots.add_parsable_certificates(CertificateDer::pem_slice_iter(authority.as_bytes()).filter_map(Result::ok));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{pki::Ca, testing::Memory};
+
+    #[test]
+    fn an_authority_vouches_for_its_own_alone() {
+        let root = std::env::temp_dir().join(format!("identity-voucher-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&root);
+        let [cluster, front, other] = ["cluster", "front", "other"].map(|name| Ca::load_or_create(&root.join(name)).expect("an authority"));
+        let tokens = Arc::new(Tokens::ephemeral("https://issuer", Memory::of([])).expect("keys"));
+        let trust = |front: &str| Trust { client_ca_pem: cluster.cert_pem().to_owned(), front_proxy_ca_pem: front.to_owned(), ..Trust::default() };
+        let authenticator = Authenticator::new(Arc::clone(&tokens), trust(front.cert_pem()));
+        let shown = |ca: &Ca| ca.client_cert("jane", "jane", &["system:masters"]).expect("a certificate").cert().expect("DER").into_owned();
+        let voucher = |authenticator: &Authenticator, ca: &Ca| authenticator.voucher(&shown(ca), &[]);
+        assert_eq!(voucher(&authenticator, &cluster), Some(Voucher::Cluster));
+        assert_eq!(voucher(&authenticator, &front), Some(Voucher::FrontProxy));
+        assert_eq!(voucher(&authenticator, &other), None);
+        // Without a verifier for the front proxy's its certificates are nobody's, not users'.
+        let without = Authenticator::new(tokens, trust(""));
+        assert_eq!((voucher(&without, &front), voucher(&without, &cluster)), (None, Some(Voucher::Cluster)));
+        std::fs::remove_dir_all(&root).expect("clean");
+    }
 }

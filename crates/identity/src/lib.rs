@@ -15,7 +15,7 @@ pub mod rbac;
 mod tokens;
 mod user;
 
-pub use authn::{Authenticator, FRONT_PROXY_NAMES, Trust};
+pub use authn::{Authenticator, FRONT_PROXY_NAMES, Trust, Voucher};
 pub use authz::Authorizer;
 pub use error::Error;
 pub use objects::{Changes, Objects, Seen};

@@ -84,13 +84,15 @@ async fn a_node_evicts_its_own_pods_alone_and_takes_nothing_before_that_is_known
 }
 
 #[tokio::test]
-async fn a_certificate_that_has_ended_is_nobody_s() {
-    let cluster = Cluster::start().await;
+async fn a_certificate_that_has_ended_or_that_no_authority_vouches_for_is_nobody_s() {
     let directory = std::env::temp_dir().join(format!("apiserver-ended-{}", std::process::id()));
     let ca = Ca::load_or_create(&directory).expect("an authority");
+    let other = Ca::load_or_create(&directory.join("other")).expect("another authority");
+    let trust = identity::Trust { client_ca_pem: ca.cert_pem().to_owned(), ..Default::default() };
+    let cluster = Cluster::with(apiserver::Config::default(), trust).await;
     let subject = Subject { common_name: "eve".into(), organizations: vec!["system:masters".into()], names: Vec::new(), ips: Vec::new(), usage: Usage::Client };
     let long_ago = SystemTime::now() - Duration::from_secs(20 * 365 * 24 * 3600);
-    let ask = async |made: SystemTime, token: &str| {
+    let ask_as = async |ca: &Ca, made: SystemTime, token: &str| {
         let der = ca.issue(&subject, made).expect("a certificate").cert().expect("DER");
         let mut request = Request::get("/api/v1/namespaces").extension(PeerCertificate::new(der));
         if !token.is_empty() {
@@ -100,7 +102,9 @@ async fn a_certificate_that_has_ended_is_nobody_s() {
         let code = answer.status().as_u16();
         (code, String::from_utf8_lossy(&answer.into_body().collect().await.expect("a body").to_bytes()).into_owned())
     };
+    let ask = async |made: SystemTime, token: &str| ask_as(&ca, made, token).await;
     assert_eq!(ask(SystemTime::now(), "").await.0, 200);
+    assert_eq!(ask_as(&other, SystemTime::now(), "").await.0, 401, "whatever the name in it");
     assert_eq!(ask(long_ago, "").await.0, 401, "nor is it anonymous");
     let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
     let made = cluster.post("/api/v1/namespaces/default/serviceaccounts/default/token", request).await.expect(201);
