@@ -112,7 +112,8 @@ impl<'v, const N: usize> Activation<'v> for [(&str, Value<'v>); N] {
 pub struct Limits<'l> {
     /// What it may cost.
     pub cost: u64,
-    /// Set when nobody waits for it any more; looked at in every hundredth turn of a comprehension.
+    /// Setting it ends the evaluation, for a caller that may cease to wait; looked at in every hundredth turn of a comprehension.
+    /// Without one the cost alone is the end.
     pub stop: Option<&'l AtomicBool>,
 }
 

@@ -15,7 +15,7 @@ use crate::eval::{EvalError, work};
 /// What compiling a pattern is taken for, in elements that are compared.
 const COMPILED: u64 = 100_000;
 /// How many computed patterns a thread keeps.
-const KEPT: usize = 16;
+const KEPT: usize = 4;
 
 /// Does something with a pattern that an expression computed.
 ///

@@ -67,6 +67,8 @@ pub enum Value<'v> {
 pub struct Struct<'v> {
     pub name: Str,
     pub fields: BTreeMap<Str, Value<'v>>,
+    /// See `Value::depth`.
+    pub(crate) depth: u32,
 }
 
 /// A value of a library's own type.
@@ -115,7 +117,8 @@ impl<'v> Value<'v> {
 
     /// A list of its own.
     pub fn list(elements: Vec<Value<'v>>) -> Value<'v> {
-        Value::List(List::Owned(Arc::new(elements)))
+        let depth = list::depth_of(&elements);
+        Value::List(List::Owned(Arc::new(elements), depth))
     }
 
     /// A list of texts.
@@ -150,6 +153,23 @@ impl<'v> Value<'v> {
             Value::Opaque(opaque) => opaque.downcast(),
             _ => None,
         }
+    }
+
+    /// Of how many lists, maps, objects and optional values it is made, one within the other. What a value borrows counts as none: it
+    /// is as deep as the object's JSON may be.
+    pub(crate) fn depth(&self) -> u32 {
+        let (mut value, mut around) = (self, 0);
+        while let Value::Optional(Some(inner)) = value {
+            value = inner;
+            around += 1;
+        }
+        around
+            + match value {
+                Value::List(list) => list.depth(),
+                Value::Map(map) => map.depth(),
+                Value::Struct(object) => object.depth,
+                _ => 0,
+            }
     }
 
     /// The name of the type, as errors and the dispatch of calls have it.

@@ -52,6 +52,7 @@ fn costly() -> Vec<(&'static str, String)> {
         ("optional values of optional values", format!("optional.of(1){}", chain(&|at| format!(".optMap(v{at}, v{at})"), 240))),
         ("maps of maps", format!("[1]{}", chain(&|at| format!(".map(v{at}, {{v{at}: v{at}}})"), 110))),
         ("loops in loops", format!("{}true{}", chain(&|at| format!("[1].all(v{at}, "), 120), many(")", 120))),
+        ("lists in lists", format!("{}1{}", many("[", 8_000), many("]", 8_000))),
         ("a long string", format!("'{}'", many("a", 99_000))),
         ("too long", many("a", 1 << 20)),
     ]

@@ -208,7 +208,7 @@ fn typed<'v>(ty: &str, json: &'v Json) -> Value<'v> {
         (_, Json::Object(fields)) => {
             let of = ty.split_once(',').map_or("", |(_, of)| of);
             let entries: Entries<'v> = fields.iter().map(|(key, value)| (Key::String(Text::Borrowed(key)), typed(of, value))).collect();
-            Value::Map(Map::Owned(Arc::new(entries)))
+            Value::Map(Map::of(entries))
         }
         _ => Value::json(json),
     }

@@ -155,8 +155,16 @@ fn fuzz() {
 fn work_has_a_limit_beside_the_cost() {
     let all = std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES).spawn(|| {
         let big = Json::from("x".repeat(1 << 20));
-        let env = Env::new(Version::STORED).with_variable("s", Type::String);
+        let bigger = Json::from("x".repeat(3 << 20));
+        let env = Env::new(Version::STORED).with_variable("s", Type::String).with_variable("t", Type::String);
+        // A list that is as long as two to such a power, for a cost of some hundreds.
+        let doubled = |list: &str, times: usize, call: &str| format!("[{list}]{}[0]{call}", ".map(a, a + a)".repeat(times));
         let shared = format!("[[0, 1]]{}", ".map(a, [a, a])".repeat(60));
+        // Values of fifty lists, one within the other, so many times.
+        let deep = |times: usize| format!("dyn([1]{})", format!(".map(x, dyn({}x{}))", "[".repeat(50), "]".repeat(50)).repeat(times));
+        let program = env.compile(&format!("{0} == {0}", deep(80))).unwrap_or_else(|issues| panic!("{issues}"));
+        let outcome = Plan::new(&program).expect("a plan").run(&[], Limits::default());
+        assert!(matches!(outcome.value, Ok(Value::Bool(true))), "{:?}", outcome.value.map(|_| ()));
         for text in [
             "s.replace('', s).size() > 0".to_owned(),
             "lists.range(20000).map(x, s).join(s).size() > 0".to_owned(),
@@ -166,15 +174,73 @@ fn work_has_a_limit_beside_the_cost() {
             format!("{shared}.indexOf({shared}[0]) == 0"),
             format!("'%s'.format([{shared}]).size() > 0"),
             "lists.range(300).all(x, lists.range(300).all(y, 'a'.matches('a{' + string(x) + '}b{' + string(y) + '}') || true))".to_owned(),
+            doubled("[1]", 70, ".size() > 0"),
+            doubled("[1]", 40, ".isSorted()"),
+            doubled("[1]", 40, ".sum() > 0"),
+            doubled("[1]", 40, ".indexOf(2) > 0"),
+            doubled("[1]", 40, ".includes(2)"),
+            doubled("[1]", 40, ".slice(0, 1000000000000).size() > 0"),
+            doubled("[1]", 40, ".reverse().size() > 0"),
+            doubled("[1]", 40, ".sort().size() > 0"),
+            doubled("['']", 40, ".join().size() > 0"),
+            doubled("[optional.none()]", 40, ".unwrapOpt().size() > 0"),
+            format!("sets.intersects({}, [2])", doubled("[1]", 40, "")),
+            format!("{} == 1", deep(120)),
+            "t.split('').size() > 0".to_owned(),
+            "t.split('x').size() > 0".to_owned(),
+            "t.findAll('x').size() > 0".to_owned(),
         ] {
             let program = env.compile(&text).unwrap_or_else(|issues| panic!("{issues}"));
             let plan = Plan::new(&program).expect("a plan");
             let started = Instant::now();
-            let outcome = plan.run(&[("s", Value::json(&big))], Limits::default());
+            let outcome = plan.run(&[("s", Value::json(&big)), ("t", Value::json(&bigger))], Limits::default());
             let message = outcome.value.map(|_| ()).map_err(|error| error.to_string());
             assert_eq!(message, Err("operation cancelled: actual cost limit exceeded".to_owned()), "{text}");
             assert!(started.elapsed() < SLOWEST, "{text}: {:?}", started.elapsed());
         }
     });
     assert!(all.expect("a thread").join().is_ok(), "see above");
+}
+
+#[test]
+fn what_is_shared_is_shown_with_a_limit() {
+    let all = std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES).spawn(|| {
+        let env = Env::new(Version::STORED);
+        let shared = format!("[[0, 1]]{}", ".map(a, [a, a])".repeat(60));
+        for text in [format!("[dyn(''), dyn({shared})].join() == ''"), format!("[dyn(optional.none()), dyn({{dyn({shared}): 1}})].unwrapOpt().size() > 0")] {
+            let Ok(program) = env.compile(&text) else { panic!("{text}") };
+            let started = Instant::now();
+            let outcome = Plan::new(&program).expect("a plan").run(&[], Limits::default());
+            let message = outcome.value.expect_err("an error").to_string();
+            assert!(message.len() < 1 << 17 && message.contains("[0, 1], [0, 1]"), "{text}: {} bytes, {:.200}", message.len(), message);
+            assert!(started.elapsed() < SLOWEST, "{text}: {:?}", started.elapsed());
+        }
+    });
+    assert!(all.expect("a thread").join().is_ok(), "see above");
+}
+
+#[test]
+fn work_beyond_what_is_free_is_told_as_a_cost() {
+    let env = Env::new(Version::STORED).with_variable("s", Type::String);
+    let cost = |length: usize| {
+        let text = Json::from("x".repeat(length));
+        let program = env.compile("s.split('').size() > 0").unwrap_or_else(|issues| panic!("{issues}"));
+        let outcome = Plan::new(&program).expect("a plan").run(&[("s", Value::json(&text))], Limits::default());
+        assert!(outcome.value.is_ok(), "{length}");
+        outcome.cost
+    };
+    assert_eq!((cost(100), cost(100_000)), (23, 20_003));
+    assert_eq!(cost(1_000_000), 200_003 + (8_000_000 - 1_000_000) / 20);
+}
+
+#[test]
+fn constant_patterns_are_counted() {
+    let env = Env::new(Version::STORED);
+    let plan = |count: usize, pattern: &dyn Fn(usize) -> String| {
+        let text: Vec<_> = (0..count).map(|at| format!("'a'.matches('{}')", pattern(at))).collect();
+        Plan::new(&env.compile(&text.join(" || ")).unwrap_or_else(|issues| panic!("{issues}"))).map(|_| ())
+    };
+    assert!(plan(500, &|_| "a{1,900}".to_owned()).is_ok());
+    assert!(plan(100, &|at| format!("a{at}")).is_ok());
+    assert_eq!(plan(101, &|at| format!("a{at}")).map_err(|error| error.cause), Err(kubecel::eval::Cause::CostLimit));
 }

@@ -56,13 +56,14 @@ impl CustomRules {
         Some(CustomRules { schema: schema.clone(), node: Node::root(schema), root })
     }
 
-    /// What is wrong with an object, and with its change if there was one before. `stop` is set when nobody waits any more.
+    /// What is wrong with an object, and with its change if there was one before. Where a `stop` is given, setting it ends
+    /// the evaluation that runs; without one the rules' budget alone ends it.
     pub fn validate(&self, object: &Value, old: Option<&Value>, stop: Option<&AtomicBool>) -> Verdict {
         let mut walk = Walk { budget: BUDGET, stop, verdict: Verdict::default() };
-        let ratchet = old.map_or(Ratchet::NONE, |old| Ratchet::root(Correlation { new: object, old, schema: &self.schema }));
+        let ratchet = Ratchet::root(old.map(|old| Correlation { new: object, old, schema: &self.schema }));
         let place = Place { validator: &self.root, node: &self.node, new: object, old };
         // The budget's end is told where it came; nothing else comes after it.
-        let _ = walk.at(&Path::empty(), place, ratchet);
+        let _ = walk.at(&Path::empty(), place, &ratchet);
         walk.verdict
     }
 }
@@ -103,27 +104,28 @@ impl<'v> Activation<'v> for Selves<'v> {
 
 impl Walk<'_> {
     /// The rules of a node, of what narrows it, and of everything below.
-    fn at(&mut self, path: &Path, place: Place<'_>, ratchet: Ratchet<'_>) -> Result<(), Spent> {
+    fn at(&mut self, path: &Path, place: Place<'_>, ratchet: &Ratchet<'_>) -> Result<(), Spent> {
         if place.new.is_null() {
             return Ok(());
         }
-        self.rules(path, place, &ratchet)?;
+        self.rules(path, place, ratchet)?;
         for narrower in &place.validator.all_of {
-            self.at(path, Place { validator: narrower, ..place }, ratchet.of_all_of())?;
+            self.at(path, Place { validator: narrower, ..place }, &ratchet.of_all_of())?;
         }
         match place.new {
-            Value::Array(elements) => self.elements(path, place, elements, &ratchet),
-            Value::Object(_) => self.fields(path, place, &ratchet),
+            Value::Array(elements) => self.elements(path, place, elements, ratchet),
+            Value::Object(_) => self.fields(path, place, ratchet),
             _ => Ok(()),
         }
     }
 
     fn elements(&mut self, path: &Path, place: Place<'_>, elements: &[Value], ratchet: &Ratchet<'_>) -> Result<(), Spent> {
         let (Some(validator), Shape::Array { items: Some(node), .. }) = (place.validator.items.as_deref(), &place.node.shape) else { return Ok(()) };
-        let old = place.old.and_then(Value::as_array).map(|old| KeyedList::of(old, &place.validator.list_keys));
+        let old = place.old.and_then(Value::as_array).map(|old| KeyedList::of(old, place.validator.list_keys.clone()));
+        let were = ratchet.elements();
         for (at, new) in elements.iter().enumerate() {
             let old = old.as_ref().and_then(|old| old.get(new));
-            self.at(&path.index(at), Place { validator, node, new, old }, ratchet.index(at))?;
+            self.at(&path.index(at), Place { validator, node, new, old }, &were.of(new))?;
         }
         Ok(())
     }
@@ -141,7 +143,7 @@ impl Walk<'_> {
                 _ => None,
             };
             if let Some((path, validator, node)) = below {
-                self.at(&path, Place { validator, node, new, old }, ratchet.key(name))?;
+                self.at(&path, Place { validator, node, new, old }, &ratchet.key(name))?;
             }
         }
         Ok(())

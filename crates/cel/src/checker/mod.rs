@@ -19,6 +19,9 @@ use unify::{Mapping, exact, instantiate, is_dyn, is_dyn_or_error, most_general, 
 
 pub(crate) use unify::equivalent;
 
+/// Of how many types those of all nodes may be made: nothing is shared between them.
+const PARTS_MAX: usize = 4_000_000;
+
 /// The checked tree, or what is wrong with it.
 pub(crate) fn check(env: &Env, mut expr: Expr, source: Source) -> Result<Checked, Vec<Issue>> {
     let mut checker = Checker {
@@ -36,8 +39,13 @@ pub(crate) fn check(env: &Env, mut expr: Expr, source: Source) -> Result<Checked
     if !errors.is_empty() {
         return Err(errors);
     }
+    let mut left = PARTS_MAX;
     for ty in types.values_mut() {
         *ty = mapping.substitute(ty, true);
+        left = left.saturating_sub(ty.parts(left));
+        if left == 0 {
+            return Err(vec![Issue { id: expr.id, location: source.location(expr.id), message: "the types of the expression are too large".to_owned() }]);
+        }
     }
     Ok(Checked { expr, types, references, source })
 }

@@ -2,6 +2,7 @@
 //!
 //! What is constant is computed here, and where that fails (a conversion, a pattern) there is no program at all, as in the original.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::node::{Attribute, Base, Call, Element, Fold, Node, Object, PatternRun, Qualifier, QualifierKey, Target};
@@ -17,6 +18,13 @@ use crate::value::{Key, Value, double_to_int, double_to_uint};
 
 /// The conversions, which are computed at once if what they convert is constant.
 const CONVERSIONS: [&str; 10] = ["bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "type", "uint"];
+
+/// How many constant patterns an expression may have.
+const PATTERNS_MAX: usize = 100;
+/// How many of them may be as large as a pattern may be.
+const LARGE_PATTERNS: usize = 8;
+/// The bytes of each further one.
+const PATTERN_BYTES: usize = 1 << 20;
 
 /// An expression ready to run. It can be run by many threads at once.
 #[derive(Debug)]
@@ -36,7 +44,15 @@ impl Plan {
     /// # Errors
     /// What is constant in it cannot be computed.
     pub fn new(program: &Program) -> Result<Plan, EvalError> {
-        let mut planner = Planner { checked: &program.checked, env: &program.env, variables: Vec::new(), scopes: Vec::new(), locals: 0, inits: Vec::new() };
+        let mut planner = Planner {
+            checked: &program.checked,
+            env: &program.env,
+            variables: Vec::new(),
+            scopes: Vec::new(),
+            locals: 0,
+            inits: Vec::new(),
+            patterns: HashMap::new(),
+        };
         let root = planner.expr(&program.checked.expr)?;
         Ok(Plan { root, variables: planner.variables, locals: planner.locals, inits: planner.inits })
     }
@@ -64,6 +80,8 @@ struct Planner<'p> {
     scopes: Vec<Local>,
     locals: usize,
     inits: Vec<Node>,
+    /// The constant patterns, each once.
+    patterns: HashMap<Str, Regex>,
 }
 
 type Planned = Result<Node, EvalError>;
@@ -189,7 +207,7 @@ impl Planner<'_> {
     }
 
     /// A call of a function that is a row of a library.
-    fn function(&self, name: &Str, only: Option<&str>, args: Vec<Node>) -> Planned {
+    fn function(&mut self, name: &Str, only: Option<&str>, args: Vec<Node>) -> Planned {
         let unknown = || EvalError::of(format!("no such overload: {name}"));
         let declared = self.env.base.functions.get(&**name).ok_or_else(unknown)?;
         let named = only.and_then(|id| self.env.overload(id));
@@ -202,7 +220,7 @@ impl Planner<'_> {
         };
         let many = named.is_none() && declared.overloads.len() > 1 && of.binding != Binding::Singleton;
         let target = match pattern {
-            Some((pattern, run)) => Target::Pattern(Regex::new(pattern).map_err(EvalError::of)?, run),
+            Some((pattern, run)) => Target::Pattern(compiled(&mut self.patterns, pattern)?, run),
             None if many => {
                 let open = |overload: &Overload| match overload.binding {
                     Binding::Unguarded => vec![Type::Dyn; overload.params.len()].into(),
@@ -362,6 +380,21 @@ fn fold_map(entries: Vec<(Node, Element)>) -> Planned {
 fn computed(root: Node) -> Planned {
     let plan = Plan { root, variables: Vec::new(), locals: 0, inits: Vec::new() };
     plan.run(&[], Limits::default()).value.map(Node::Const)
+}
+
+/// A constant pattern, compiled once. Plans are kept for long: a few patterns may be large, and there are no more than so many.
+fn compiled(known: &mut HashMap<Str, Regex>, pattern: &str) -> Result<Regex, EvalError> {
+    if let Some(known) = known.get(pattern) {
+        return Ok(known.clone());
+    }
+    let made = match known.len() {
+        PATTERNS_MAX.. => return Err(EvalError::cost_limit()),
+        LARGE_PATTERNS.. => Regex::within(pattern, PATTERN_BYTES),
+        _ => Regex::new(pattern),
+    };
+    let made = made.map_err(EvalError::of)?;
+    known.insert(pattern.into(), made.clone());
+    Ok(made)
 }
 
 /// What is done with a constant pattern by the functions that take one.

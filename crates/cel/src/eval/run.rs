@@ -13,6 +13,9 @@ use crate::value::{Entries, Key, List, Map, Struct, Value, equal, shown};
 /// How often a comprehension looks whether anyone still waits (`CheckFrequency` of `apiserver/pkg/apis/cel`).
 const CHECK_FREQUENCY: u32 = 100;
 
+/// How deep values may be made of others: comparing, showing and dropping one goes as deep on the stack.
+const DEPTH_MAX: u32 = 5_000;
+
 /// A variable of a comprehension.
 #[derive(Debug, Clone)]
 pub(super) enum Slot<'v> {
@@ -45,8 +48,8 @@ impl Plan {
             stop: limits.stop,
             turns: 0,
         };
-        let value = work::with_all(|| machine.eval(&self.root));
-        Outcome { value, cost: machine.cost }
+        let (value, used) = work::with_all(|| machine.eval(&self.root));
+        Outcome { value, cost: machine.cost.saturating_add(work::cost(used)) }
     }
 }
 
@@ -81,7 +84,7 @@ impl<'p, 'v> Machine<'p, 'v> {
                 Ok(Value::Bool(found))
             }
             Node::Call(call) => self.call(call),
-            Node::List(elements) => self.list(elements).map(Value::list),
+            Node::List(elements) => self.list(elements).map(Value::list).and_then(bounded),
             Node::Map(entries) => self.map(entries),
             Node::Struct(object) => self.object(object),
             Node::Fold(fold) => self.fold(fold),
@@ -196,6 +199,13 @@ impl<'p, 'v> Machine<'p, 'v> {
     }
 
     fn apply(&mut self, call: &'p Call, args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
+        if call.cost.is_some() {
+            // What its arguments alone make too costly is not run. (A result may count one less than none does.)
+            let least = cost_of(call, args, &Value::Null);
+            if self.cost.saturating_add(least) > self.limit.saturating_add(1) {
+                self.charge(least)?;
+            }
+        }
         let result = match &call.target {
             Target::Plain(run) => run(args),
             Target::Guarded(run, types) if takes(types, args) => run(args),
@@ -207,7 +217,7 @@ impl<'p, 'v> Machine<'p, 'v> {
             Target::Pattern(pattern, run) => run(pattern, args),
         };
         self.charge(cost_of(call, args, result.as_ref().unwrap_or(&Value::Null)))?;
-        result
+        result.and_then(bounded)
     }
 
     /// The elements of a list. A list that fails costs as much as one that is made.
@@ -239,7 +249,7 @@ impl<'p, 'v> Machine<'p, 'v> {
             Err(error) if error.is_final() => {}
             _ => self.charge(MAP_CREATE)?,
         }
-        made.map(|entries| Value::Map(Map::Owned(Arc::new(entries))))
+        made.and_then(|entries| bounded(Value::Map(Map::of(entries))))
     }
 
     fn entries(&mut self, entries: &'p [(Node, Element)]) -> Result<Entries<'v>, EvalError> {
@@ -262,7 +272,7 @@ impl<'p, 'v> Machine<'p, 'v> {
     }
 
     fn object(&mut self, object: &'p Object) -> Result<Value<'v>, EvalError> {
-        let mut made = Struct { name: object.name.clone(), fields: Default::default() };
+        let mut made = Struct { name: object.name.clone(), fields: Default::default(), depth: 0 };
         let mut failed = None;
         for (field, element) in &object.fields {
             match self.argument(&element.node)? {
@@ -283,7 +293,8 @@ impl<'p, 'v> Machine<'p, 'v> {
             failed = failed.or_else(|| Some(EvalError::of(format!("unknown type '{}'", object.name))));
         }
         self.charge(STRUCT_CREATE)?;
-        failed.map_or_else(|| Ok(Value::Struct(Arc::new(made))), Err)
+        made.depth = 1 + made.fields.values().map(Value::depth).max().unwrap_or(0);
+        failed.map_or_else(|| bounded(Value::Struct(Arc::new(made))), Err)
     }
 
     /// `accumulator + [element]`, at the cost of the sum that it is.
@@ -298,11 +309,12 @@ impl<'p, 'v> Machine<'p, 'v> {
             },
         };
         self.charge(1)?;
-        let (Value::List(List::Owned(mut list)), mut elements) = (before?, elements?) else { return Err(EvalError::no_such_overload()) };
+        let (Value::List(List::Owned(mut list, depth)), mut elements) = (before?, elements?) else { return Err(EvalError::no_such_overload()) };
         // From here on nobody else holds the accumulator, so that it grows without a copy.
         self.locals[slot] = Slot::Unset;
+        let depth = elements.iter().map(|element| 1 + element.depth()).fold(depth, u32::max);
         Arc::make_mut(&mut list).append(&mut elements);
-        Ok(Value::List(List::Owned(list)))
+        bounded(Value::List(List::Owned(list, depth)))
     }
 
     /// `cel.@mapInsert(accumulator, key, value)` or `(accumulator, entries)`, at the cost of the call that it is.
@@ -322,13 +334,17 @@ impl<'p, 'v> Machine<'p, 'v> {
         self.charge(1)?;
         self.locals[slot] = Slot::Unset;
         let mut values = values.into_iter();
-        let (Some(Value::Map(Map::Owned(mut map))), Some(second)) = (values.next(), values.next()) else {
+        let (Some(Value::Map(Map::Owned(mut map, mut depth))), Some(second)) = (values.next(), values.next()) else {
             return Err(EvalError::no_such_overload());
         };
         let entries = Arc::make_mut(&mut map);
         match (second, values.next()) {
-            (key, Some(value)) => insert(entries, &key, value)?,
+            (key, Some(value)) => {
+                depth = depth.max(1 + key.depth().max(value.depth()));
+                insert(entries, &key, value)?;
+            }
             (Value::Map(others), None) => {
+                depth = depth.max(others.depth());
                 for key in others.keys() {
                     let value = others.find(&key)?.unwrap_or(Value::Null);
                     insert(entries, &key, value)?;
@@ -336,8 +352,13 @@ impl<'p, 'v> Machine<'p, 'v> {
             }
             _ => return Err(EvalError::no_such_overload()),
         }
-        Ok(Value::Map(Map::Owned(map)))
+        bounded(Value::Map(Map::Owned(map, depth)))
     }
+}
+
+/// A value that is not made of too many others, one within the other.
+fn bounded(value: Value<'_>) -> Result<Value<'_>, EvalError> {
+    if value.depth() > DEPTH_MAX { Err(EvalError::cost_limit()) } else { Ok(value) }
 }
 
 /// Adds an entry whose key must be new.

@@ -11,6 +11,12 @@ use super::EvalError;
 
 /// Elements that are compared or copied, and pieces of texts that are made, in one evaluation: about a second's.
 const WORK_MAX: u64 = 20_000_000;
+/// What of it is free: what is done beyond it is told as a cost, so that the budget of many evaluations ends too.
+const FREE: u64 = 1_000_000;
+/// How much of it is a cost of one.
+const PER_COST: u64 = 20;
+/// What a value of a new list is taken for.
+const KEPT: u64 = 8;
 /// The bytes of such a piece.
 const PIECE: u64 = 16;
 
@@ -32,6 +38,14 @@ pub(crate) fn take(elements: u64) -> Result<(), EvalError> {
     })
 }
 
+/// The same for so many values that are kept in a new list: each takes the memory of a few.
+///
+/// # Errors
+/// Nothing is left.
+pub(crate) fn take_kept(values: u64) -> Result<(), EvalError> {
+    take(values.saturating_mul(KEPT))
+}
+
 /// The same for a text of so many bytes.
 ///
 /// # Errors
@@ -40,10 +54,15 @@ pub(crate) fn take_bytes(bytes: u64) -> Result<(), EvalError> {
     take(bytes.div_ceil(PIECE))
 }
 
-/// Runs an evaluation with all that it may do. One within another (a variable that is computed when it is read) has its own.
-pub(super) fn with_all<T>(run: impl FnOnce() -> T) -> T {
+/// Runs an evaluation with all that it may do, and tells what it did. One within another (a variable that is computed when it is
+/// read) has its own.
+pub(super) fn with_all<T>(run: impl FnOnce() -> T) -> (T, u64) {
     let before = LEFT.replace(WORK_MAX);
     let result = run();
-    LEFT.set(before);
-    result
+    (result, WORK_MAX - LEFT.replace(before))
+}
+
+/// What such work is told as.
+pub(super) fn cost(used: u64) -> u64 {
+    used.saturating_sub(FREE) / PER_COST
 }

@@ -82,6 +82,7 @@ pub fn includes() -> Library {
         overloads: vec![
             member("list_includes_dyn_dyn dyn dyn -> bool", |args| {
                 let Value::List(list) = &args[0] else { return is_equal(&args[0], &args[1]).map(Value::Bool) };
+                work::take(list.len() as u64)?;
                 for element in list.iter() {
                     if is_equal(&element?, &args[1])? {
                         return Ok(Value::Bool(true));
@@ -101,9 +102,10 @@ fn includes_estimate(call: &EstimatedCall<'_>) -> Option<CallEstimate> {
     if call.element(target).is_some() { costs::scanned(call) } else { Some(CallEstimate::cost(call.size(target))) }
 }
 
+/// A list that is gone through.
 fn list<'a, 'v>(args: &'a [Value<'v>], at: usize) -> Result<&'a List<'v>, EvalError> {
     match args.get(at) {
-        Some(Value::List(list)) => Ok(list),
+        Some(Value::List(list)) => work::take(list.len() as u64).map(|()| list),
         _ => Err(EvalError::no_such_overload()),
     }
 }
@@ -253,6 +255,7 @@ fn slice<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
     if (list.len() as i64) < *end {
         return cannot(format!("list is length {}", list.len()));
     }
+    work::take_kept((*end - *start) as u64)?;
     (*start as usize..*end as usize).map(|at| list.at(at)).collect::<Result<_, _>>().map(Value::list)
 }
 
@@ -262,7 +265,10 @@ fn flatten<'v>(args: &[Value<'v>], depth: i64) -> Result<Value<'v>, EvalError> {
         for element in list.iter() {
             match element? {
                 Value::List(inner) if depth > 0 => into(&inner, depth - 1, out)?,
-                other => out.push(other),
+                other => {
+                    work::take_kept(1)?;
+                    out.push(other);
+                }
             }
         }
         Ok(())
@@ -297,6 +303,7 @@ fn range<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
 
 fn reverse<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
     let list = list(args, 0)?;
+    work::take_kept(list.len() as u64)?;
     (0..list.len()).rev().map(|at| list.at(at)).collect::<Result<_, _>>().map(Value::list)
 }
 
@@ -340,6 +347,7 @@ fn sorted<'v>(list: &List<'v>, keys: &List<'v>) -> Result<Value<'v>, EvalError> 
             keys.len()
         )));
     }
+    work::take_kept(list.len() as u64)?;
     let keys: Vec<Value<'v>> = keys.iter().collect::<Result<_, _>>()?;
     let Some(first) = keys.first() else { return Ok(Value::List(list.clone())) };
     if !is_ordered(first) {

@@ -2,7 +2,7 @@
 
 use super::{global, member};
 use crate::decl::{Binding, Function, Library, Overload};
-use crate::eval::EvalError;
+use crate::eval::{EvalError, work};
 use crate::macros;
 use crate::types::Type;
 use crate::value::{Value, shown};
@@ -77,6 +77,7 @@ fn end<'v>(args: &[Value<'v>], last: bool) -> Result<Value<'v>, EvalError> {
 
 fn unwrap<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
     let Value::List(list) = &args[0] else { return Err(EvalError::no_such_overload()) };
+    work::take(list.len() as u64)?;
     let mut values = Vec::new();
     for element in list.iter() {
         match element? {

@@ -54,14 +54,15 @@ impl Quantity {
         }
         let factor = if binary { 1i128 << exponent.clamp(0, 62) } else { 1 };
         number = number.saturating_mul(factor);
-        let mut scale = -(places as i32) + if binary { 0 } else { exponent };
+        let mut scale = (if binary { 0 } else { exponent }).saturating_sub(places as i32);
         let fast = precision >= 0 && scale >= -DIGITS && i64::try_from(number).is_ok();
         if !fast {
-            // Rounded up to a billionth, and no more than the largest int.
-            while scale < -DIGITS {
+            // Rounded up to a billionth, and no more than the largest int. None and one stay what they are, however fine they are.
+            while scale < -DIGITS && number > 1 {
                 number = number / 10 + i128::from(number % 10 != 0);
                 scale += 1;
             }
+            scale = scale.max(-DIGITS);
             if billionths(number, scale) > MOST * 1_000_000_000 {
                 (number, scale) = (MOST, 0);
             }
@@ -107,7 +108,7 @@ impl Quantity {
 
 /// A number in billionths.
 fn billionths(number: i128, scale: i32) -> i128 {
-    let power = scale + DIGITS;
+    let power = scale.saturating_add(DIGITS);
     let factor = 10i128.checked_pow(power.unsigned_abs()).unwrap_or(i128::MAX);
     if power >= 0 { number.saturating_mul(factor) } else { number / factor }
 }
@@ -205,7 +206,7 @@ fn get(args: &[Value<'_>], at: usize) -> Result<Quantity, EvalError> {
 fn sum<'v>(args: &[Value<'v>], negative: bool) -> Result<Value<'v>, EvalError> {
     let mut other = get(args, 1)?;
     if negative {
-        other.number = -other.number;
+        other.number = other.number.saturating_neg();
     }
     Ok(Value::opaque(get(args, 0)?.sum(other)))
 }
@@ -224,5 +225,17 @@ mod tests {
         assert!(Quantity::parse("-1Ki").unwrap() < Quantity::parse("1n").unwrap());
         assert_eq!(Quantity::parse("1.5Gi").unwrap().float(), 1_610_612_736.0);
         assert!(Quantity::parse("1Kx").is_err());
+    }
+
+    #[test]
+    fn any_exponent_is_read_at_once() {
+        let read = |text: &str| Quantity::parse(text).unwrap();
+        let started = std::time::Instant::now();
+        assert!(read("1e-2147483648") == read("1n") && read("-999e-2147483648") == read("-1n") && read("1.5e-2147483648") == read("1n"));
+        assert!(read("0e-2147483648") == read("0"));
+        assert!(read("1e2147483647") > read("1E") && read("1e2147483647").cmp(&read("1e2147483646")).is_eq());
+        let least = read("-1e2147483647").sum(read("-1"));
+        assert!(sum(&[Value::opaque(read("0")), Value::opaque(least)], true).is_ok());
+        assert!(started.elapsed().as_secs() < 2);
     }
 }

@@ -4,7 +4,7 @@ use super::member;
 use crate::cost::{CallEstimate, EstimatedCall, REGEX_LENGTH, Range, STRING_TRAVERSAL};
 use crate::decl::{Function, Library};
 use crate::eval::standard::{counted_plain, pattern_cost};
-use crate::eval::{CallCost, EvalError};
+use crate::eval::{CallCost, EvalError, work};
 use crate::regex::{Regex, with_computed};
 use crate::value::Value;
 use crate::version::Version;
@@ -47,7 +47,9 @@ pub(crate) fn find_all_pattern<'v>(pattern: &Regex, args: &[Value<'v>]) -> Resul
         Some(Value::Int(limit)) => usize::try_from(*limit).ok(),
         Some(_) => return Err(EvalError::no_such_overload()),
     };
-    Ok(Value::texts(pattern.find_all(text, limit).into_iter().map(str::to_owned)))
+    let found = pattern.find_all(text, limit);
+    work::take_kept(found.len() as u64)?;
+    Ok(Value::texts(found.into_iter().map(str::to_owned)))
 }
 
 fn estimate(call: &EstimatedCall<'_>) -> Option<CallEstimate> {

@@ -3,8 +3,8 @@
 use super::global;
 use crate::cost::{CallEstimate, Cost, EstimatedCall};
 use crate::decl::{Function, Library, Overload};
-use crate::eval::EvalError;
 use crate::eval::standard::counted_plain;
+use crate::eval::{EvalError, work};
 use crate::value::{List, Value};
 use crate::version::Version;
 
@@ -41,6 +41,7 @@ fn contains<'v>(list: &List<'v>, part: &List<'v>) -> Result<bool, EvalError> {
 
 /// What cannot be compared is not there.
 fn intersects<'v>(one: &List<'v>, other: &List<'v>) -> Result<bool, EvalError> {
+    work::take(one.len() as u64)?;
     for element in one.iter().flatten() {
         match other.contains(&element) {
             Ok(true) => return Ok(true),

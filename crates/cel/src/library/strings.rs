@@ -54,8 +54,8 @@ pub fn library() -> Library {
         Function {
             name: "split",
             overloads: vec![
-                member("string_split_string string string -> list(string)", |args| Ok(split(args, -1))).costs(made, parted),
-                member("string_split_string_int string string int -> list(string)", |args| Ok(split(args, int(args, 2)))).costs(made, parted),
+                member("string_split_string string string -> list(string)", |args| split(args, -1)).costs(made, parted),
+                member("string_split_string_int string string int -> list(string)", |args| split(args, int(args, 2))).costs(made, parted),
             ],
         },
         Function {
@@ -188,14 +188,16 @@ fn replace<'v>(args: &[Value<'v>], limit: i64) -> Result<Value<'v>, EvalError> {
     Ok(Value::text(text.replacen(old, new, limit)))
 }
 
-fn split<'v>(args: &[Value<'v>], limit: i64) -> Value<'v> {
+fn split<'v>(args: &[Value<'v>], limit: i64) -> Result<Value<'v>, EvalError> {
     let (text, separator) = (text(args, 0), text(args, 1));
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     if limit == 0 {
-        return Value::list(Vec::new());
+        return Ok(Value::list(Vec::new()));
     }
+    let parts = if separator.is_empty() { count(text) as usize } else { text.matches(separator).count() + 1 };
+    work::take_kept(parts.min(limit) as u64)?;
     if !separator.is_empty() {
-        return Value::texts(text.splitn(limit, separator).map(str::to_owned));
+        return Ok(Value::texts(text.splitn(limit, separator).map(str::to_owned)));
     }
     // Every character by itself, the rest in the last one.
     let mut parts = Vec::new();
@@ -206,7 +208,7 @@ fn split<'v>(args: &[Value<'v>], limit: i64) -> Value<'v> {
         parts.push(part.to_owned());
         rest = after;
     }
-    Value::texts(parts)
+    Ok(Value::texts(parts))
 }
 
 fn substring<'v>(args: &[Value<'v>], end: Option<i64>) -> Result<Value<'v>, EvalError> {
@@ -226,6 +228,7 @@ fn substring<'v>(args: &[Value<'v>], end: Option<i64>) -> Result<Value<'v>, Eval
 
 fn join<'v>(args: &[Value<'v>], separator: &str) -> Result<Value<'v>, EvalError> {
     let Some(Value::List(list)) = args.first() else { return Err(EvalError::no_such_overload()) };
+    work::take(list.len() as u64)?;
     let mut out = String::new();
     for (at, element) in list.iter().enumerate() {
         if at > 0 {

@@ -1,7 +1,6 @@
 //! URLs (`kubernetes.urls`), read as Go's `net/url` reads them, with its errors.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::{costs, global, ip, member};
 use crate::decl::{Function, Library};
@@ -316,7 +315,7 @@ impl Url {
             }
         }
         let entries: Entries<'v> = all.into_iter().map(|(key, values)| (Key::String(Text::Shared(key.into())), Value::list(values))).collect();
-        Value::Map(Map::Owned(Arc::new(entries)))
+        Value::Map(Map::of(entries))
     }
 
     /// The URL as a text: what equality compares.

@@ -8,6 +8,11 @@ use super::view::{ListKind, Node};
 use super::{Json, Value, typed};
 use crate::eval::{EvalError, work};
 
+/// The depth of a list of these elements.
+pub(super) fn depth_of(elements: &[Value<'_>]) -> u32 {
+    1 + elements.iter().map(Value::depth).max().unwrap_or(0)
+}
+
 /// A list. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum List<'v> {
@@ -18,13 +23,15 @@ pub enum List<'v> {
         items: &'v Node,
         kind: &'v ListKind,
     },
-    Owned(Arc<Vec<Value<'v>>>),
-    /// One behind the other, as `+` puts them: neither is copied.
-    Concat(Arc<(List<'v>, List<'v>)>, usize),
+    /// With its depth (`Value::depth`).
+    Owned(Arc<Vec<Value<'v>>>, u32),
+    /// One behind the other, as `+` puts them: neither is copied. With the length and the depth.
+    Concat(Arc<(List<'v>, List<'v>)>, usize, u32),
     /// What `+` makes of a list of type set or map: it is still one.
     Kind {
         elements: Arc<Vec<Value<'v>>>,
         kind: &'v ListKind,
+        depth: u32,
     },
 }
 
@@ -33,14 +40,22 @@ impl<'v> List<'v> {
     pub fn len(&self) -> usize {
         match self {
             List::Json(elements) | List::Viewed { elements, .. } => elements.len(),
-            List::Owned(elements) | List::Kind { elements, .. } => elements.len(),
-            List::Concat(_, length) => *length,
+            List::Owned(elements, _) | List::Kind { elements, .. } => elements.len(),
+            List::Concat(_, length, _) => *length,
         }
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How deep it is made of others; see `Value::depth`.
+    pub(super) fn depth(&self) -> u32 {
+        match self {
+            List::Json(_) | List::Viewed { .. } => 0,
+            List::Owned(_, depth) | List::Concat(_, _, depth) | List::Kind { depth, .. } => *depth,
+        }
     }
 
     /// Whether it belongs to a schema.
@@ -53,11 +68,11 @@ impl<'v> List<'v> {
         match self {
             List::Json(elements) => Ok(elements.get(index).map_or(Value::Null, Value::json)),
             List::Viewed { elements, items, .. } => elements.get(index).map_or(Ok(Value::Null), |element| typed(element, items)),
-            List::Concat(parts, _) => match index.checked_sub(parts.0.len()) {
+            List::Concat(parts, ..) => match index.checked_sub(parts.0.len()) {
                 Some(index) => parts.1.at(index),
                 None => parts.0.at(index),
             },
-            List::Owned(elements) | List::Kind { elements, .. } => Ok(elements.get(index).cloned().unwrap_or(Value::Null)),
+            List::Owned(elements, _) | List::Kind { elements, .. } => Ok(elements.get(index).cloned().unwrap_or(Value::Null)),
         }
     }
 
@@ -103,9 +118,13 @@ impl<'v> List<'v> {
         match self.kind() {
             None if self.is_empty() && !self.is_viewed() => Ok(other.clone()),
             None if other.is_empty() && !self.is_viewed() => Ok(self.clone()),
-            None => Ok(List::Concat(Arc::new((self.clone(), other.clone())), self.len() + other.len())),
+            None => {
+                // Neither is copied, so that a sum of a list with itself doubles for nothing.
+                let length = self.len().checked_add(other.len()).ok_or_else(EvalError::cost_limit)?;
+                Ok(List::Concat(Arc::new((self.clone(), other.clone())), length, 1 + self.depth().max(other.depth())))
+            }
             Some(kind) => {
-                work::take((self.len() + other.len()) as u64)?;
+                work::take((self.len() as u64).saturating_add(other.len() as u64))?;
                 let mut elements: Vec<Value<'v>> = self.iter().collect::<Result<_, _>>()?;
                 match kind {
                     ListKind::Map(keys) => {
@@ -133,7 +152,7 @@ impl<'v> List<'v> {
                         }
                     }
                 }
-                Ok(List::Kind { elements: Arc::new(elements), kind })
+                Ok(List::Kind { depth: depth_of(&elements), elements: Arc::new(elements), kind })
             }
         }
     }

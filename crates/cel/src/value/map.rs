@@ -17,7 +17,8 @@ pub enum Map<'v> {
         fields: &'v serde_json::Map<String, Json>,
         node: &'v Node,
     },
-    Owned(Arc<Entries<'v>>),
+    /// With its depth (`Value::depth`).
+    Owned(Arc<Entries<'v>>, u32),
 }
 
 /// The entries of a map that an expression makes.
@@ -74,6 +75,14 @@ impl<'v> Key<'v> {
     /// What lies at the key, or at the same number of another type.
     pub(crate) fn find_in<'e>(&self, entries: &'e Entries<'v>) -> Option<&'e Value<'v>> {
         entries.get(self).or_else(|| self.alternatives().iter().flatten().find_map(|other| entries.get(other)))
+    }
+
+    /// How deep the key is; see `Value::depth`.
+    pub(crate) fn depth(&self) -> u32 {
+        match self {
+            Key::Other(other) => other.1.depth(),
+            _ => 0,
+        }
     }
 
     fn rank(&self) -> u8 {
@@ -134,7 +143,21 @@ impl<'v> Map<'v> {
     pub fn len(&self) -> usize {
         match self {
             Map::Json(fields) | Map::Viewed { fields, .. } => fields.len(),
-            Map::Owned(entries) => entries.len(),
+            Map::Owned(entries, _) => entries.len(),
+        }
+    }
+
+    /// Such entries as a map.
+    pub fn of(entries: Entries<'v>) -> Map<'v> {
+        let depth = entries.iter().map(|(key, value)| key.depth().max(value.depth())).max().unwrap_or(0);
+        Map::Owned(Arc::new(entries), 1 + depth)
+    }
+
+    /// How deep it is made of others; see `Value::depth`.
+    pub(crate) fn depth(&self) -> u32 {
+        match self {
+            Map::Json(_) | Map::Viewed { .. } => 0,
+            Map::Owned(_, depth) => *depth,
         }
     }
 
@@ -155,7 +178,7 @@ impl<'v> Map<'v> {
             (Map::Json(_), _) => Ok(None),
             (Map::Viewed { .. }, Value::String(key)) => self.field(key),
             (Map::Viewed { .. }, _) => Err(EvalError::no_such_overload()),
-            (Map::Owned(entries), key) => Ok(Key::any(key).ok().and_then(|key| key.find_in(entries).cloned())),
+            (Map::Owned(entries, _), key) => Ok(Key::any(key).ok().and_then(|key| key.find_in(entries).cloned())),
         }
     }
 
@@ -163,7 +186,7 @@ impl<'v> Map<'v> {
     pub fn field(&self, name: &str) -> Result<Option<Value<'v>>, EvalError> {
         match self {
             Map::Json(fields) => Ok(fields.get(name).map(Value::json)),
-            Map::Owned(entries) => Ok(entries.get(&Key::String(Text::Borrowed(name))).cloned()),
+            Map::Owned(entries, _) => Ok(entries.get(&Key::String(Text::Borrowed(name))).cloned()),
             Map::Viewed { fields, node } => match &node.shape {
                 Shape::Object(properties) => {
                     let Some(name) = unescape(name) else { return Ok(None) };
@@ -183,7 +206,7 @@ impl<'v> Map<'v> {
     pub fn keys(&self) -> Vec<Value<'v>> {
         match self {
             Map::Json(fields) => fields.keys().map(|key| Value::String(Text::Borrowed(key))).collect(),
-            Map::Owned(entries) => entries.keys().map(Key::value).collect(),
+            Map::Owned(entries, _) => entries.keys().map(Key::value).collect(),
             Map::Viewed { fields, node } => match &node.shape {
                 Shape::Object(properties) => {
                     let known = fields.keys().filter(|key| properties.contains_key(key.as_str()));

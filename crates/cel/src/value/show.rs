@@ -5,6 +5,9 @@ use std::fmt::Write;
 use super::{Json, Value};
 use crate::gotext;
 
+/// Bytes after which nothing is added: lists that share their elements would be texts without end.
+const SHOWN_MAX: usize = 64 << 10;
+
 /// A value as errors show it.
 pub fn shown(value: &Value<'_>) -> String {
     let mut out = String::new();
@@ -13,6 +16,9 @@ pub fn shown(value: &Value<'_>) -> String {
 }
 
 fn show(value: &Value<'_>, out: &mut String) {
+    if out.len() > SHOWN_MAX {
+        return;
+    }
     match value {
         Value::Null => out.push_str("NULL_VALUE"),
         Value::Bool(value) => _ = write!(out, "{value}"),
@@ -32,6 +38,9 @@ fn show(value: &Value<'_>, out: &mut String) {
         Value::List(list) => {
             out.push('[');
             for (at, element) in list.iter().enumerate() {
+                if out.len() > SHOWN_MAX {
+                    break;
+                }
                 out.push_str(if at == 0 { "" } else { ", " });
                 match element {
                     Ok(element) => show(&element, out),
@@ -43,6 +52,9 @@ fn show(value: &Value<'_>, out: &mut String) {
         Value::Map(map) => {
             out.push('{');
             for (at, key) in map.keys().into_iter().enumerate() {
+                if out.len() > SHOWN_MAX {
+                    break;
+                }
                 out.push_str(if at == 0 { "" } else { ", " });
                 show(&key, out);
                 out.push_str(": ");
@@ -68,40 +80,78 @@ fn show(value: &Value<'_>, out: &mut String) {
 
 /// A value as the language writes it: for people alone.
 pub fn literal(value: &Value<'_>) -> String {
+    let mut out = String::new();
+    write(value, &mut out, SHOWN_MAX);
+    out
+}
+
+/// Adds a value's literal, unless there are more bytes than these.
+fn write(value: &Value<'_>, out: &mut String, most: usize) {
+    if out.len() > most {
+        return;
+    }
     match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(_) | Value::Int(_) | Value::Type(_) => shown(value),
-        Value::Uint(value) => format!("{value}u"),
-        Value::Double(value) if value.is_nan() => "double(\"NaN\")".to_owned(),
-        Value::Double(value) if value.is_infinite() => format!("double(\"{}Infinity\")", if *value < 0.0 { "-" } else { "" }),
+        Value::Null => out.push_str("null"),
+        Value::Uint(value) => _ = write!(out, "{value}u"),
+        Value::Double(value) if value.is_nan() => out.push_str("double(\"NaN\")"),
+        Value::Double(value) if value.is_infinite() => _ = write!(out, "double(\"{}Infinity\")", if *value < 0.0 { "-" } else { "" }),
         Value::Double(value) => {
             let text = gotext::fixed_shortest(*value);
-            if text.contains('.') { text } else { text + ".0" }
+            out.push_str(&text);
+            out.push_str(if text.contains('.') { "" } else { ".0" });
         }
-        Value::String(text) => gotext::quote(text),
+        Value::String(text) => out.push_str(&gotext::quote(text)),
         Value::Bytes(bytes) => {
-            let mut out = "b\"".to_owned();
+            out.push_str("b\"");
             bytes.iter().for_each(|byte| _ = write!(out, "\\{byte:03o}"));
-            out + "\""
+            out.push('"');
         }
-        Value::Timestamp(time) => format!("timestamp(\"{}\")", time.utc()),
-        Value::Duration(nanos) => format!("duration(\"{}\")", gotext::seconds(*nanos)),
+        Value::Timestamp(time) => _ = write!(out, "timestamp(\"{}\")", time.utc()),
+        Value::Duration(nanos) => _ = write!(out, "duration(\"{}\")", gotext::seconds(*nanos)),
         Value::List(list) => {
-            let elements: Vec<_> = list.iter().map(|element| element.map_or_else(|error| error.message.into_owned(), |element| literal(&element))).collect();
-            format!("[{}]", elements.join(", "))
+            out.push('[');
+            for (at, element) in list.iter().enumerate() {
+                if out.len() > most {
+                    break;
+                }
+                out.push_str(if at == 0 { "" } else { ", " });
+                match element {
+                    Ok(element) => write(&element, out, most),
+                    Err(error) => out.push_str(&error.message),
+                }
+            }
+            out.push(']');
         }
         Value::Map(map) => {
-            let entry = |key: Value<'_>| {
-                let value = map.find(&key).ok().flatten().map(|value| literal(&value)).unwrap_or_default();
-                (literal(&key), value)
-            };
-            let mut entries: Vec<_> = map.keys().into_iter().map(entry).collect();
+            let mut left = most.saturating_sub(out.len());
+            let mut entries = Vec::new();
+            for key in map.keys() {
+                let mut entry = (String::new(), String::new());
+                write(&key, &mut entry.0, left);
+                if let Ok(Some(value)) = map.find(&key) {
+                    write(&value, &mut entry.1, left.saturating_sub(entry.0.len()));
+                }
+                left = left.saturating_sub(entry.0.len() + entry.1.len());
+                entries.push(entry);
+                if left == 0 {
+                    break;
+                }
+            }
             entries.sort();
-            let entries: Vec<_> = entries.into_iter().map(|(key, value)| format!("{key}: {value}")).collect();
-            format!("{{{}}}", entries.join(", "))
+            out.push('{');
+            for (at, (key, value)) in entries.iter().enumerate() {
+                _ = write!(out, "{}{key}: {value}", if at == 0 { "" } else { ", " });
+            }
+            out.push('}');
         }
-        Value::Optional(None) => "optional.none()".to_owned(),
-        Value::Optional(Some(value)) => format!("optional.of({})", literal(value)),
-        Value::Struct(_) | Value::Opaque(_) | Value::Preserved(_) | Value::Lazy => shown(value),
+        Value::Optional(None) => out.push_str("optional.none()"),
+        Value::Optional(Some(value)) => {
+            out.push_str("optional.of(");
+            write(value, out, most);
+            out.push(')');
+        }
+        Value::Bool(_) | Value::Int(_) | Value::Type(_) | Value::Struct(_) | Value::Opaque(_) | Value::Preserved(_) | Value::Lazy => {
+            out.push_str(&shown(value));
+        }
     }
 }

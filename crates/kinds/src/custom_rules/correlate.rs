@@ -1,23 +1,24 @@
 //! Which old value a new one was: for rules about changes, and for what an unchanged part may keep breaking
 //! (`apiserver/pkg/cel/common/{maplist,equality}.go`).
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use machinery::Value;
 
 /// A list whose elements are found by their keys.
 pub(super) struct KeyedList<'v> {
-    keys: &'v [String],
+    keys: Vec<String>,
     elements: HashMap<String, &'v Value>,
 }
 
 impl<'v> KeyedList<'v> {
     /// The elements of a list by these keys; without keys none is found.
-    pub(super) fn of(list: &'v [Value], keys: &'v [String]) -> KeyedList<'v> {
+    pub(super) fn of(list: &'v [Value], keys: Vec<String>) -> KeyedList<'v> {
         let mut elements = HashMap::new();
         if !keys.is_empty() {
             for element in list {
-                if let Some(key) = composite(element, keys) {
+                if let Some(key) = composite(element, &keys) {
                     elements.entry(key).or_insert(element);
                 }
             }
@@ -27,7 +28,7 @@ impl<'v> KeyedList<'v> {
 
     /// The element with the keys of this one.
     pub(super) fn get(&self, like: &Value) -> Option<&'v Value> {
-        if self.elements.is_empty() { None } else { self.elements.get(&composite(like, self.keys)?).copied() }
+        if self.elements.is_empty() { None } else { self.elements.get(&composite(like, &self.keys)?).copied() }
     }
 }
 
@@ -66,16 +67,10 @@ impl<'v> Correlation<'v> {
         self.schema["x-kubernetes-list-type"] == "map"
     }
 
-    fn index(&self, at: usize) -> Option<Correlation<'v>> {
-        let new = self.new.as_array()?.get(at)?;
+    /// The old elements by their keys, and the schema of each.
+    fn elements(&self) -> Option<(KeyedList<'v>, &'v Value)> {
         let (old, schema) = (self.old.as_array()?, self.schema.get("items")?);
-        if !self.is_keyed() {
-            return None;
-        }
-        let keys = self.keys();
-        let key = composite(new, &keys)?;
-        let old = old.iter().find(|element| composite(element, &keys).as_deref() == Some(&key))?;
-        Some(Correlation { new, old, schema })
+        self.is_keyed().then(|| (KeyedList::of(old, self.keys()), schema))
     }
 
     fn keys(&self) -> Vec<String> {
@@ -91,8 +86,7 @@ impl<'v> Correlation<'v> {
                 if !self.is_keyed() {
                     return new == old;
                 }
-                let keys = self.keys();
-                let (list, Some(schema)) = (KeyedList::of(old, &keys), self.schema.get("items")) else { return new.is_empty() };
+                let Some((list, schema)) = self.elements() else { return new.is_empty() };
                 new.iter().all(|new| list.get(new).is_some_and(|old| Correlation { new, old, schema }.is_unchanged()))
             }
             (Value::Object(new), Value::Object(old)) if new.len() == old.len() => {
@@ -104,44 +98,71 @@ impl<'v> Correlation<'v> {
     }
 }
 
+/// A correlation with the answer whether nothing has changed: many rules, and many parts without one of their own, ask for it.
+#[derive(Debug)]
+struct Known<'v> {
+    correlation: Correlation<'v>,
+    unchanged: OnceCell<bool>,
+}
+
+impl<'v> Known<'v> {
+    fn of(correlation: Correlation<'v>) -> Known<'v> {
+        Known { correlation, unchanged: OnceCell::new() }
+    }
+
+    fn is_unchanged(&self) -> bool {
+        *self.unchanged.get_or_init(|| self.correlation.is_unchanged())
+    }
+}
+
 /// What a node was, or else the nearest node above that was something.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(super) struct Ratchet<'v> {
-    current: Option<Correlation<'v>>,
-    parent: Option<Correlation<'v>>,
+    current: Option<Known<'v>>,
+    parent: Option<&'v Known<'v>>,
+}
+
+/// What the elements of a list were: their index is made once.
+pub(super) struct Elements<'v> {
+    list: &'v Ratchet<'v>,
+    known: Option<(KeyedList<'v>, &'v Value)>,
 }
 
 impl<'v> Ratchet<'v> {
-    /// There was nothing before.
-    pub(super) const NONE: Ratchet<'static> = Ratchet { current: None, parent: None };
-
-    pub(super) fn root(current: Correlation<'v>) -> Ratchet<'v> {
-        Ratchet { current: Some(current), parent: None }
+    /// Nothing is there without an object before it.
+    pub(super) fn root(current: Option<Correlation<'v>>) -> Ratchet<'v> {
+        Ratchet { current: current.map(Known::of), parent: None }
     }
 
-    pub(super) fn key(&self, name: &str) -> Ratchet<'v> {
-        match self.current {
-            None => *self,
+    pub(super) fn key(&'v self, name: &str) -> Ratchet<'v> {
+        match &self.current {
+            None => self.of_all_of(),
             // Both objects are given in the same version: a change of it is not seen.
-            Some(_) if self.parent.is_none() && matches!(name, "apiVersion" | "kind") => Ratchet { current: None, parent: None },
-            Some(current) => Ratchet { current: current.key(name), parent: Some(current) },
+            Some(_) if self.parent.is_none() && matches!(name, "apiVersion" | "kind") => Ratchet::default(),
+            Some(current) => Ratchet { current: current.correlation.key(name).map(Known::of), parent: Some(current) },
         }
     }
 
-    pub(super) fn index(&self, at: usize) -> Ratchet<'v> {
-        match self.current {
-            None => *self,
-            Some(current) => Ratchet { current: current.index(at), parent: Some(current) },
-        }
+    pub(super) fn elements(&'v self) -> Elements<'v> {
+        Elements { list: self, known: self.current.as_ref().and_then(|current| current.correlation.elements()) }
     }
 
     /// For the rules of `allOf`, which look at the node above alone.
-    pub(super) fn of_all_of(&self) -> Ratchet<'v> {
+    pub(super) fn of_all_of(&'v self) -> Ratchet<'v> {
         Ratchet { current: None, parent: self.parent }
     }
 
     /// Whether what is here was so before.
     pub(super) fn is_unchanged(&self) -> bool {
-        self.current.or(self.parent).is_some_and(|correlation| correlation.is_unchanged())
+        self.current.as_ref().or(self.parent).is_some_and(Known::is_unchanged)
+    }
+}
+
+impl<'v> Elements<'v> {
+    /// What an element was.
+    pub(super) fn of(&self, new: &'v Value) -> Ratchet<'v> {
+        let Some(list) = &self.list.current else { return self.list.of_all_of() };
+        let found = self.known.as_ref().and_then(|(known, schema)| known.get(new).map(|old| Correlation { new, old, schema }));
+        Ratchet { current: found.map(Known::of), parent: Some(list) }
     }
 }

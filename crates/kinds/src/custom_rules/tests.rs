@@ -59,3 +59,29 @@ fn rules_are_asked_last() {
     let broken = json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"}, "spec": {}});
     assert_eq!(said(custom.validate(&broken)), ["spec.a: Required value", unchecked]);
 }
+
+#[test]
+fn many_elements_are_found_at_once() {
+    const COUNT: usize = 10_000;
+    let rule = json!([{"rule": "self.v < 0"}]);
+    let element = json!({
+        "type": "object",
+        "properties": {"k": {"type": "string"}, "v": {"type": "integer"}, "w": {"type": "integer", "x-kubernetes-validations": [{"rule": "self < 0"}]}},
+        "x-kubernetes-validations": rule,
+    });
+    let list = json!({"type": "array", "items": element, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"]});
+    let rules = CustomRules::compile(&json!({"type": "object", "properties": {"list": list}})).expect("rules");
+    let object = |changed: usize| {
+        let element = |at: usize| json!({"k": format!("{at}"), "v": if at == changed { 2 } else { 1 }});
+        json!({"list": (0..COUNT).map(element).collect::<Vec<_>>()})
+    };
+    let started = std::time::Instant::now();
+    let verdict = rules.validate(&object(7), Some(&object(COUNT)), None);
+    let errors: Vec<_> = verdict.errors.iter().map(|error| error.path.as_str().to_owned()).collect();
+    assert_eq!((errors, verdict.warnings.len()), (vec!["list[7]".to_owned()], COUNT - 1));
+    // None is found: all ask for the list's answer.
+    let renamed = json!({"list": (0..COUNT).map(|at| json!({"k": format!("new{at}"), "v": 1})).collect::<Vec<_>>()});
+    let verdict = rules.validate(&renamed, Some(&object(COUNT)), None);
+    assert_eq!((verdict.errors.len(), verdict.warnings.len()), (COUNT, 0));
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+}
