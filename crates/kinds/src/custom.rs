@@ -58,6 +58,8 @@ pub struct Custom {
     pub selectable: Vec<(Text, JsonPath)>,
     /// What the columns behind the name show.
     pub cells: Vec<Cell>,
+    /// The schema has rules.
+    pub has_rules: bool,
     /// The schema's rules: compiled when an object is first judged by them.
     pub rules: LazyRules,
 }
@@ -123,6 +125,10 @@ impl Strategy for Custom {
             _ => String::new(),
         };
         self.selectable.iter().map(|(name, path)| (name.clone(), of(path))).collect()
+    }
+
+    fn judges_at_length(&self) -> bool {
+        self.has_rules
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {

@@ -161,6 +161,11 @@ pub trait Strategy: Send + Sync {
         None
     }
 
+    /// Whether it may take long to judge an object, however small it is.
+    fn judges_at_length(&self) -> bool {
+        false
+    }
+
     /// What the client should be told although the object is accepted.
     fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()

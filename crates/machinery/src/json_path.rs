@@ -4,12 +4,19 @@
 //! `.spec.replicas`, `.status.conditions[?(@.type=="Ready")].status`, `.metadata.annotations['a\.b']`, `.items[0:2].name`,
 //! `..name`, `[*]`. A key that is not there is nothing; a step that does not fit its value is an error, as there.
 //!
-//! The walk is as deep as the path is long, but for `..`, which goes as deep as the value.
+//! The walk is as deep as filters stand in each other ([`FILTERS_MAX`]), but for `..`, which goes as deep as the value. Who writes
+//! a path chooses what it costs: a search that comes by more than [`FOUND_MAX`] values is given up.
 
 use crate::Value;
 
 /// Steps of a path at most: a path is as long as its text, and nobody needs more.
 const STEPS_MAX: usize = 256;
+/// Bytes of a path at most.
+const PATH_BYTES_MAX: usize = 4_096;
+/// Filters in each other at most.
+const FILTERS_MAX: usize = 8;
+/// Values that one search comes by at most, those that it asks a filter for among them.
+const FOUND_MAX: usize = 100_000;
 
 /// A path that was read.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +53,10 @@ enum Operand {
 impl JsonPath {
     /// Reads a path; `None` if it is none.
     pub fn parse(text: &str) -> Option<JsonPath> {
+        if text.len() > PATH_BYTES_MAX { None } else { Self::parse_within(text, 0) }
+    }
+
+    fn parse_within(text: &str, filters: usize) -> Option<JsonPath> {
         let mut rest = text.strip_prefix('$').unwrap_or(text);
         let mut steps = Vec::new();
         while !rest.is_empty() && steps.len() < STEPS_MAX {
@@ -69,7 +80,7 @@ impl JsonPath {
                 rest = left;
             } else if let Some(after) = rest.strip_prefix('[') {
                 let (inside, left) = bracket(after)?;
-                steps.push(subscript(inside)?);
+                steps.push(subscript(inside, filters)?);
                 rest = left;
             } else {
                 return None;
@@ -81,13 +92,17 @@ impl JsonPath {
     /// What lies at the path. Nothing if a key is not there.
     ///
     /// # Errors
-    /// A step does not fit its value.
+    /// A step does not fit its value, or there is too much to look at.
     pub fn find<'v>(&self, root: &'v Value) -> Result<Vec<&'v Value>, Misfit> {
+        self.find_within(root, &mut Budget(FOUND_MAX))
+    }
+
+    fn find_within<'v>(&self, root: &'v Value, budget: &mut Budget) -> Result<Vec<&'v Value>, Misfit> {
         let mut found = vec![root];
         for step in &self.0 {
             let mut next = Vec::new();
             for value in found {
-                step.walk(value, &mut next)?;
+                step.walk(value, &mut next, budget)?;
             }
             found = next;
         }
@@ -103,6 +118,16 @@ impl JsonPath {
 /// A step that does not fit its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Misfit;
+
+/// How many values a search may still come by.
+struct Budget(usize);
+
+impl Budget {
+    fn spend(&mut self, values: usize) -> Result<(), Misfit> {
+        self.0 = self.0.checked_sub(values).ok_or(Misfit)?;
+        Ok(())
+    }
+}
 
 /// A field's name, where a backslash takes the next character as it is; and the rest.
 fn field(text: &str) -> Option<(Step, &str)> {
@@ -145,17 +170,17 @@ fn bracket(text: &str) -> Option<(&str, &str)> {
     None
 }
 
-fn subscript(text: &str) -> Option<Step> {
+fn subscript(text: &str, filters: usize) -> Option<Step> {
     let text = text.trim();
     if let Some(filter) = text.strip_prefix("?(").and_then(|rest| rest.strip_suffix(')')) {
-        return condition(filter);
+        return (filters < FILTERS_MAX).then(|| condition(filter, filters + 1))?;
     }
     if text == "*" {
         return Some(Step::Wildcard);
     }
     let parts = split(text, ',');
     if parts.len() > 1 {
-        return parts.into_iter().map(|part| subscript(part.trim())).collect::<Option<Vec<_>>>().map(Step::Union);
+        return parts.into_iter().map(|part| subscript(part.trim(), filters)).collect::<Option<Vec<_>>>().map(Step::Union);
     }
     if let Some(name) = quoted(text) {
         return Some(Step::Field(name));
@@ -204,7 +229,7 @@ fn quoted(text: &str) -> Option<String> {
     Some(out)
 }
 
-fn condition(text: &str) -> Option<Step> {
+fn condition(text: &str, filters: usize) -> Option<Step> {
     const OPERATORS: [(&str, Operator); 6] = [
         ("==", Operator::Equal),
         ("!=", Operator::Unequal),
@@ -223,17 +248,18 @@ fn condition(text: &str) -> Option<Step> {
             (None, '"' | '\'') => quote = Some(c),
             (None, '=' | '!' | '<' | '>') => {
                 let (sign, operator) = OPERATORS.into_iter().find(|(sign, _)| text[at..].starts_with(sign))?;
-                return Some(Step::Filter(operand(text[..at].trim())?, Some((operator, operand(text[at + sign.len()..].trim())?))));
+                let (left, right) = (text[..at].trim(), text[at + sign.len()..].trim());
+                return Some(Step::Filter(operand(left, filters)?, Some((operator, operand(right, filters)?))));
             }
             _ => {}
         }
     }
-    Some(Step::Filter(operand(text.trim())?, None))
+    Some(Step::Filter(operand(text.trim(), filters)?, None))
 }
 
-fn operand(text: &str) -> Option<Operand> {
+fn operand(text: &str, filters: usize) -> Option<Operand> {
     if let Some(path) = text.strip_prefix('@') {
-        return JsonPath::parse(path).map(Operand::Path);
+        return JsonPath::parse_within(path, filters).map(Operand::Path);
     }
     let value = match (quoted(text), text) {
         (Some(text), _) => Value::String(text),
@@ -244,12 +270,19 @@ fn operand(text: &str) -> Option<Operand> {
 }
 
 impl Step {
-    fn walk<'v>(&self, value: &'v Value, out: &mut Vec<&'v Value>) -> Result<(), Misfit> {
+    fn walk<'v>(&self, value: &'v Value, out: &mut Vec<&'v Value>, budget: &mut Budget) -> Result<(), Misfit> {
+        budget.spend(1)?;
         match self {
             Step::Field(name) => out.extend(value.get(name)),
             Step::Wildcard => match value {
-                Value::Array(items) => out.extend(items),
-                Value::Object(map) => out.extend(map.values()),
+                Value::Array(items) => {
+                    budget.spend(items.len())?;
+                    out.extend(items);
+                }
+                Value::Object(map) => {
+                    budget.spend(map.len())?;
+                    out.extend(map.values());
+                }
                 _ => {}
             },
             Step::Index(at) => {
@@ -263,49 +296,57 @@ impl Step {
                 let place = |at: i64| usize::try_from(if at < 0 { (at + len).max(0) } else { at.min(len) }).unwrap_or(0);
                 let (first, end) = (place(first.unwrap_or(0)), place(end.unwrap_or(len)));
                 let step = usize::try_from(*step).unwrap_or(1);
-                out.extend(items.get(first..end).unwrap_or_default().iter().step_by(step));
+                let items = items.get(first..end).unwrap_or_default();
+                budget.spend(items.len())?;
+                out.extend(items.iter().step_by(step));
             }
             Step::Union(steps) => {
                 for step in steps {
-                    step.walk(value, out)?;
+                    step.walk(value, out, budget)?;
                 }
             }
             Step::Filter(left, comparison) => {
                 for item in value.as_array().ok_or(Misfit)? {
-                    if holds(item, left, comparison.as_ref())? {
+                    budget.spend(1)?;
+                    if holds(item, left, comparison.as_ref(), budget)? {
                         out.push(item);
                     }
                 }
             }
-            Step::Descend => descend(value, out),
+            Step::Descend => descend(value, out, budget)?,
         }
         Ok(())
     }
 }
 
-fn descend<'v>(value: &'v Value, out: &mut Vec<&'v Value>) {
+fn descend<'v>(value: &'v Value, out: &mut Vec<&'v Value>, budget: &mut Budget) -> Result<(), Misfit> {
+    budget.spend(1)?;
     out.push(value);
     match value {
-        Value::Array(items) => items.iter().for_each(|item| descend(item, out)),
-        Value::Object(map) => map.values().for_each(|item| descend(item, out)),
-        _ => {}
+        Value::Array(items) => items.iter().try_for_each(|item| descend(item, out, budget)),
+        Value::Object(map) => map.values().try_for_each(|item| descend(item, out, budget)),
+        _ => Ok(()),
     }
 }
 
-fn holds(item: &Value, left: &Operand, comparison: Option<&(Operator, Operand)>) -> Result<bool, Misfit> {
-    let one = |operand: &'_ Operand| -> Result<Option<Value>, Misfit> {
-        match operand {
-            Operand::Literal(value) => Ok(Some(value.clone())),
-            Operand::Path(path) => match path.find(item)?.as_slice() {
+impl Operand {
+    /// The one value that it stands for, if there is one.
+    fn of<'v>(&'v self, item: &'v Value, budget: &mut Budget) -> Result<Option<&'v Value>, Misfit> {
+        match self {
+            Operand::Literal(value) => Ok(Some(value)),
+            Operand::Path(path) => match path.find_within(item, budget)?.as_slice() {
                 [] => Ok(None),
-                [one] => Ok(Some((*one).clone())),
+                [one] => Ok(Some(*one)),
                 _ => Err(Misfit),
             },
         }
-    };
-    let Some((operator, right)) = comparison else { return Ok(one(left)?.is_some()) };
-    let (Some(left), Some(right)) = (one(left)?, one(right)?) else { return Ok(false) };
-    let order = match (&left, &right) {
+    }
+}
+
+fn holds(item: &Value, left: &Operand, comparison: Option<&(Operator, Operand)>, budget: &mut Budget) -> Result<bool, Misfit> {
+    let Some((operator, right)) = comparison else { return Ok(left.of(item, budget)?.is_some()) };
+    let (Some(left), Some(right)) = (left.of(item, budget)?, right.of(item, budget)?) else { return Ok(false) };
+    let order = match (left, right) {
         (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
         (Value::Number(a), Value::Number(b)) => a.as_f64().zip(b.as_f64()).and_then(|(a, b)| a.partial_cmp(&b)),
         (Value::Bool(a), Value::Bool(b)) if matches!(operator, Operator::Equal | Operator::Unequal) => Some(a.cmp(b)),
@@ -356,5 +397,31 @@ mod tests {
         for wrong in ["spec", ".spec[", ".spec[?(]", ".", ".a b", ".spec[x]", ".a.[?(@.b=c)]"] {
             assert_eq!(JsonPath::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_a_path_costs_is_bounded() {
+        let nested = |filters: usize| format!("{}.b{}", ".a[?(@".repeat(filters), ")]".repeat(filters));
+        assert!(JsonPath::parse(&nested(FILTERS_MAX)).is_some());
+        assert_eq!(JsonPath::parse(&nested(FILTERS_MAX + 1)), None);
+        // As deep as the stack would not hold, were it not for the length.
+        assert_eq!(JsonPath::parse(&".a[?(@".repeat(200_000)), None);
+        assert!(JsonPath::parse(&format!(".{}", "a".repeat(PATH_BYTES_MAX - 1))).is_some());
+        assert_eq!(JsonPath::parse(&format!(".{}", "a".repeat(PATH_BYTES_MAX))), None);
+
+        let wide = json!({"a": vec![json!({"a": [{"a": [1, 2, 3]}, {"a": [1, 2, 3]}]}); 300]});
+        for (path, good) in [("..*", true), ("..*..*..*..*", false), ("['a','a','a','a','a','a','a','a']", true)] {
+            assert_eq!(JsonPath::parse(path).unwrap().find(&wide).is_ok(), good, "{path}");
+        }
+        // Each step finds everything twice.
+        let doubled = "[0,0]".repeat(40);
+        let mut tower = json!([]);
+        for _ in 0..40 {
+            tower = json!([tower]);
+        }
+        assert_eq!(JsonPath::parse(&doubled).unwrap().find(&tower), Err(Misfit));
+        // So does what filters ask, though nothing is found by them.
+        let filters = "..[?(@..[?(@..[?(@..[?(@..[?(@.x)])])])])]";
+        assert_eq!(JsonPath::parse(filters).map(|path| path.find(&tower)), Some(Err(Misfit)));
     }
 }

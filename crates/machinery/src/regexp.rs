@@ -6,10 +6,51 @@
 
 mod translate;
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
+};
+
 /// Bytes of a compiled pattern. Go bounds the pattern itself.
 const SIZE_LIMIT: usize = 8 << 20;
+/// The sizes by which compiled patterns are counted ([`size_at_most`]): the least that is not too small, up to the limit.
+const SIZES: [usize; 8] = [8 << 10, 16 << 10, 32 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, SIZE_LIMIT];
 /// How deep groups nest in Go.
 const NEST_LIMIT: u32 = 1_000;
+
+fn build(translated: &str, size_limit: usize) -> Result<Regex, regex::Error> {
+    regex::RegexBuilder::new(translated).size_limit(size_limit).nest_limit(NEST_LIMIT * 2).build().map(Regex)
+}
+
+/// The compiled pattern, one for all who hold it at the same time.
+///
+/// # Errors
+/// Go's text.
+pub fn shared(pattern: &str) -> Result<Arc<Regex>, String> {
+    type Held = HashMap<Box<str>, Weak<Regex>>;
+    static HELD: LazyLock<Mutex<(Held, usize)>> = LazyLock::new(Mutex::default);
+    let lock = || HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(regex) = lock().0.get(pattern).and_then(Weak::upgrade) {
+        return Ok(regex);
+    }
+    // Outside the lock: two may compile it at once, and the last one's is shared.
+    let regex = Arc::new(Regex::new(pattern)?);
+    let mut held = lock();
+    held.0.insert(pattern.into(), Arc::downgrade(&regex));
+    // What nobody holds any more goes each time that twice as many are known as were held the last time.
+    if held.0.len() > held.1 {
+        held.0.retain(|_, regex| regex.strong_count() > 0);
+        held.1 = held.0.len() * 2;
+    }
+    Ok(regex)
+}
+
+/// Within which of some limits a pattern can be compiled: about what it takes. The largest for one that is too large, and nothing
+/// for one that is none.
+pub fn size_at_most(pattern: &str) -> usize {
+    let Ok(translated) = translate::translate(pattern) else { return 0 };
+    SIZES.into_iter().find(|size| build(&translated, *size).is_ok()).unwrap_or(SIZE_LIMIT)
+}
 
 /// A compiled pattern.
 #[derive(Debug, Clone)]
@@ -21,9 +62,16 @@ impl Regex {
     /// # Errors
     /// Go's text.
     pub fn new(pattern: &str) -> Result<Regex, String> {
+        Regex::within(pattern, SIZE_LIMIT)
+    }
+
+    /// Compiles a pattern that may have no more than so many bytes.
+    ///
+    /// # Errors
+    /// Go's text.
+    pub fn within(pattern: &str, size_limit: usize) -> Result<Regex, String> {
         let translated = translate::translate(pattern).map_err(|error| format!("error parsing regexp: {error}"))?;
-        let compiled = regex::RegexBuilder::new(&translated).size_limit(SIZE_LIMIT).nest_limit(NEST_LIMIT * 2).build();
-        compiled.map(Regex).map_err(|_| format!("error parsing regexp: expression too large: `{pattern}`"))
+        build(&translated, size_limit.min(SIZE_LIMIT)).map_err(|_| format!("error parsing regexp: expression too large: `{pattern}`"))
     }
 
     /// Whether it matches anywhere in a text.

@@ -3,7 +3,7 @@
 use crate::quote::Quoted;
 use crate::{Value, field::ErrorList};
 use serde_json::json;
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 /// An error of the API.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -109,14 +109,11 @@ impl Status {
 
     /// 422 for an object with errors.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: ErrorList) -> Self {
-        let mut texts: Vec<String> = Vec::new();
-        for text in errors.iter().map(ToString::to_string) {
-            if !texts.contains(&text) {
-                texts.push(text);
-            }
-        }
+        let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let mut known = HashSet::new();
+        let texts: Vec<&str> = all.iter().map(String::as_str).filter(|text| known.insert(*text)).collect();
         let all = match texts.as_slice() {
-            [one] => one.clone(),
+            [one] => (*one).to_owned(),
             more => format!("[{}]", more.join(", ")),
         };
         let message = format!("{} {} is invalid: {all}", qualified(group, kind), Quoted(name));

@@ -32,7 +32,7 @@ pub type Fields = Vec<(Text, String)>;
 pub type FieldsOf = Arc<dyn Fn(&Value) -> Fields + Send + Sync>;
 
 /// What selectors ask for: labels, sorted, and selectable fields, in one piece of text, since every object has some.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Attributes {
     /// Keys and values, one after the other.
     text: Box<str>,
@@ -164,9 +164,10 @@ impl Entry {
     }
 
     /// Notes that the object is as it is by these rules, which find these fields in it. Where its fields were asked for by other
-    /// rules before, that is not noted.
+    /// rules before, and those found others, that is not noted.
     pub fn note_shape(&self, shape: u64, value: &Value, fields: Fields) {
-        if self.attributes.set(Attributes::new(value, fields)).is_ok() {
+        let made = Attributes::new(value, fields);
+        if *self.attributes.get_or_init(|| made.clone()) == made {
             self.shape.store(shape, Ordering::Relaxed);
         }
     }

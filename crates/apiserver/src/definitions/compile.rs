@@ -107,7 +107,11 @@ pub(super) fn compile(definition: &Value, present: &Rows) -> Option<Compiled> {
         let id = family.type_id(name)?;
         Some(Arc::new(Row::custom(resource, text(names, "listKind").to_owned(), Arc::new(strategy(described)), custom, id, labels)))
     };
-    let rows: Vec<Arc<Row>> = versions.iter().filter(|version| version["served"] == true).filter_map(row).collect();
+    // Webhooks are not asked to convert: what would have to be is not served, so that nothing is shown or stored that only looks
+    // like the version.
+    let by_webhook = spec["conversion"]["strategy"] == "Webhook";
+    let is_served = |version: &&Value| version["served"] == true && (!by_webhook || version["storage"] == true);
+    let rows: Vec<Arc<Row>> = versions.iter().filter(is_served).filter_map(row).collect();
     let stored = rows.iter().find(|row| row.resource.version == storage).cloned();
     let instances = stored.or_else(|| row(versions.iter().find(|version| version["storage"] == true)?))?;
     Some(Compiled { group: group.to_owned(), key: key(definition), terminating: is_terminating(definition), rows, instances })
@@ -115,6 +119,15 @@ pub(super) fn compile(definition: &Value, present: &Rows) -> Option<Compiled> {
 
 fn schema_of(version: &Value) -> Option<&Value> {
     version.get("schema")?.get("openAPIV3Schema").filter(|schema| schema.is_object())
+}
+
+/// Whether rules stand anywhere in a schema: at most one property too many that bears their name is taken for some.
+fn has_rules(schema: &Value) -> bool {
+    match schema {
+        Value::Object(map) => map.iter().any(|(key, value)| key == "x-kubernetes-validations" || has_rules(value)),
+        Value::Array(items) => items.iter().any(has_rules),
+        _ => false,
+    }
 }
 
 fn resource(definition: &Value, version: &Value, storage: Gvk) -> Resource {
@@ -185,6 +198,7 @@ fn strategy(version: Arc<Value>) -> custom::Custom {
         scale: scale(&version),
         selectable: selectable.collect(),
         cells: cells.map(|(column, path)| Cell { path: JsonPath::parse(&path), column_type: column.column_type }).collect(),
+        has_rules: schema_of(&version).is_some_and(has_rules),
         rules: custom::LazyRules::default(),
         schema: schema_of(&version).map(|schema| Arc::new(Node::compile(schema, Purpose::Objects))),
         version,

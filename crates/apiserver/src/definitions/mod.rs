@@ -6,7 +6,8 @@
 //! What upstream spreads over five controllers is one step here, so a definition is established by the first write after its
 //! creation. Rows come into the table before the status says so: nobody who has read `Established` meets a 404.
 //!
-//! What could not be written is tried again after [`RETRY_AFTER`]; a watch that fell behind begins with all definitions again.
+//! What could not be written is tried again after [`RETRY_AFTER`], and who waits for it is remembered until then; a watch that
+//! fell behind begins with all definitions again. A definition may be a megabyte: it is compiled off the workers.
 //! The task that removes instances ([`cleanup`]) is begun again at every start, and after a failure.
 
 mod cleanup;
@@ -14,6 +15,7 @@ mod compile;
 mod registration;
 
 use crate::{
+    offload,
     own::{self, Owns},
     rows::Row,
     storage::{self, Scope},
@@ -29,10 +31,13 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
+use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 
 /// After which time what could not be written is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often it is looked whether somebody took an APIService away.
+const REGISTER_EVERY: Duration = Duration::from_secs(60);
 
 /// What is known of a definition whether it is served or not: what the others of its group ask for.
 struct Known {
@@ -43,6 +48,19 @@ struct Known {
     waits: bool,
 }
 
+/// What is to become of the rows of a definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// There are to be none.
+    Nothing,
+    /// They stay.
+    Same,
+    /// The same, with what the definition's end changes.
+    Ending,
+    /// They are made anew.
+    Compiled,
+}
+
 /// Keeps the table of rows as the definitions say.
 pub(crate) struct Keeper {
     world: World,
@@ -51,8 +69,8 @@ pub(crate) struct Keeper {
     compiled: HashMap<String, Compiled>,
     /// The removals of instances that are under way, by the definition's name.
     cleanups: HashMap<String, (String, AbortOnDropHandle<()>)>,
-    /// The APIServices that there are for definitions.
-    registered: BTreeSet<String>,
+    /// The definitions that are to be looked at when the names of one of their group have been written.
+    owed: BTreeSet<String>,
     /// The revision up to which everything was looked at.
     seen: u64,
 }
@@ -61,18 +79,14 @@ impl Keeper {
     /// Serves what is established in the store. `None` if definitions themselves are not served.
     pub(crate) fn load(world: &World) -> Option<Keeper> {
         let row = world.row("apiextensions.k8s.io", "v1", "customresourcedefinitions")?;
-        let mut keeper = Keeper {
-            world: world.clone(),
-            row,
-            known: BTreeMap::new(),
-            compiled: HashMap::new(),
-            cleanups: HashMap::new(),
-            registered: BTreeSet::new(),
-            seen: 0,
-        };
+        let mut keeper =
+            Keeper { world: world.clone(), row, known: BTreeMap::new(), compiled: HashMap::new(), cleanups: HashMap::new(), owed: BTreeSet::new(), seen: 0 };
         for definition in keeper.all() {
             keeper.know(&definition);
-            keeper.serve(&definition);
+            // Nothing is served yet that this could hold up.
+            let next = keeper.next(&definition);
+            let compiled = if next == Next::Compiled { compile(&definition, &keeper.world.rows()) } else { None };
+            keeper.put(&definition, next, compiled);
         }
         Some(keeper)
     }
@@ -93,13 +107,8 @@ impl Keeper {
     async fn follow(&mut self) {
         // All are looked at first: what a former process left half-way is finished.
         let mut due: BTreeSet<String> = self.known.keys().cloned().collect();
-        self.registered = registration::present(&self.world);
-        let groups: BTreeSet<String> = self.registered.iter().filter_map(|name| name.split_once('.')).map(|(_, group)| group.to_owned()).collect();
-        for group in groups {
-            if let Err(error) = registration::follow(&self.world, &group, &mut self.registered).await {
-                tracing::warn!(group, %error, "the APIServices of a group could not be written");
-            }
-        }
+        let mut register = tokio::time::interval(REGISTER_EVERY);
+        register.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let changes = storage::watch(self.world.store(), &self.row, self.seen, Scope::Bucket);
             let Ok(mut changes) = changes else {
@@ -112,12 +121,26 @@ impl Keeper {
                 let event = tokio::select! {
                     event = changes.next() => event,
                     () = again => continue,
+                    _ = register.tick() => {
+                        self.register().await;
+                        continue;
+                    }
                 };
                 let Ok(event) = event else { break };
                 self.seen = event.revision;
                 due.extend(event.new.as_ref().or(event.old.as_ref()).and_then(|entry| entry.key.rsplit('/').next().map(str::to_owned)));
             }
             due.extend(self.begin_again());
+        }
+    }
+
+    /// Looks at the APIServices of all groups, those of definitions that are gone among them.
+    async fn register(&self) {
+        let groups = self.known.values().map(|known| known.group.clone()).chain(registration::groups(&self.world)).collect::<BTreeSet<_>>();
+        for group in groups {
+            if let Err(error) = registration::follow(&self.world, &group).await {
+                tracing::warn!(group, %error, "the APIServices of a group could not be written");
+            }
         }
     }
 
@@ -151,21 +174,24 @@ impl Keeper {
             self.forget(name);
             let Some(known) = self.known.get(name) else { return Ok(Vec::new()) };
             let group = known.group.clone();
-            registration::follow(&self.world, &group, &mut self.registered).await?;
+            registration::follow(&self.world, &group).await?;
             self.known.remove(name);
             return Ok(self.waiting(&group, name));
         };
         let group = text(&definition["spec"], "group");
         let others = self.known.iter().filter(|(other, known)| *other != name && known.group == group).map(|(_, known)| &known.accepted);
         let settled = Arc::new(definitions::settled(&definition, others, SystemTime::now()));
-        let changed = self.know(&settled);
-        self.serve(&settled);
+        if self.know(&settled) {
+            let waiting = self.waiting(group, name);
+            self.owed.extend(waiting);
+        }
+        self.serve(&settled).await;
         if settled != definition {
             self.write(name, &definition, &settled).await?;
         }
         self.clean_up(name, &settled);
-        registration::follow(&self.world, group, &mut self.registered).await?;
-        Ok(if changed { self.waiting(group, name) } else { Vec::new() })
+        registration::follow(&self.world, group).await?;
+        Ok(std::mem::take(&mut self.owed).into_iter().collect())
     }
 
     /// Writes what follows from a state of a definition, if that is still its state; otherwise the change is heard of.
@@ -199,21 +225,41 @@ impl Keeper {
     }
 
     /// Has the table serve a definition as it says, if it is accepted.
-    fn serve(&mut self, definition: &Arc<Value>) {
-        let name = text(&definition["metadata"], "name");
+    async fn serve(&mut self, definition: &Arc<Value>) {
+        let next = self.next(definition);
+        let compiled = if next == Next::Compiled {
+            let (world, definition) = (self.world.clone(), Arc::clone(definition));
+            offload::call(move || compile(&definition, &world.rows())).await
+        } else {
+            None
+        };
+        self.put(definition, next, compiled);
+    }
+
+    /// What is to become of the rows of a definition.
+    fn next(&self, definition: &Value) -> Next {
         let accepted = &definition["status"]["acceptedNames"];
         let named = ["plural", "singular", "kind", "listKind"].iter().all(|key| !text(accepted, key).is_empty());
         if !named || !(holds(definition, "NamesAccepted") || holds(definition, "Established")) {
-            return self.forget(name);
+            return Next::Nothing;
         }
-        let next = match self.compiled.get(name) {
-            Some(present) if present.is_of(definition) && present.is_as_final(definition) => return,
-            Some(present) if present.is_of(definition) => present.ending(definition),
-            _ => match compile(definition, &self.world.rows()) {
-                Some(compiled) => compiled,
-                None => return self.forget(name),
-            },
+        match self.compiled.get(text(&definition["metadata"], "name")).filter(|present| present.is_of(definition)) {
+            Some(present) if present.is_as_final(definition) => Next::Same,
+            Some(_) => Next::Ending,
+            None => Next::Compiled,
+        }
+    }
+
+    /// Puts the rows of a definition in their place. `compiled` are those that it is to have, if they are new.
+    fn put(&mut self, definition: &Value, next: Next, compiled: Option<Compiled>) {
+        let name = text(&definition["metadata"], "name");
+        let rows = match next {
+            Next::Same => return,
+            Next::Nothing => None,
+            Next::Ending => self.compiled.get(name).map(|present| present.ending(definition)),
+            Next::Compiled => compiled,
         };
+        let Some(next) = rows else { return self.forget(name) };
         let group = text(&definition["spec"], "group");
         self.world.replace_rows(|rows| rows.with_definition(group, name, next.rows.clone()));
         let before = self.compiled.insert(name.to_owned(), next);

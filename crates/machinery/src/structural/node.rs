@@ -1,10 +1,17 @@
-//! A schema compiled for validation: what is asked of each value is at hand, patterns are compiled, enumerations are hashed.
+//! A schema compiled for validation: what is asked of each value is at hand, enumerations are hashed. Patterns are compiled when
+//! a text is first asked to match them, each once for all schemas that have it ([`crate::regexp::shared`]).
 //!
 //! The tree follows the schema. A part that a nested schema (`anyOf` and the like) only narrows is a node like any other.
 
 use super::formats::{self, Format};
-use crate::{Value, regexp::Regex};
-use std::collections::HashSet;
+use crate::{
+    Value,
+    regexp::{self, Regex},
+};
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock},
+};
 
 /// Schemas nest as deep as their JSON, which the decoder bounds; below this everything is good.
 const DEPTH_LIMIT: usize = 128;
@@ -69,7 +76,20 @@ pub(super) struct Numbers {
 pub(super) struct Texts {
     pub(super) max_length: Option<i64>,
     pub(super) min_length: Option<i64>,
-    pub(super) pattern: Option<(Box<str>, Result<Regex, String>)>,
+    pub(super) pattern: Option<Pattern>,
+}
+
+/// A pattern, compiled at its first use.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    pub(super) text: Box<str>,
+    compiled: OnceLock<Result<Arc<Regex>, String>>,
+}
+
+impl Pattern {
+    pub(super) fn compiled(&self) -> &Result<Arc<Regex>, String> {
+        self.compiled.get_or_init(|| regexp::shared(&self.text))
+    }
 }
 
 /// How many elements or entries there may be.
@@ -300,7 +320,7 @@ fn texts(schema: &Value) -> Option<Box<Texts>> {
     let found = Texts {
         max_length: schema["maxLength"].as_i64(),
         min_length: schema["minLength"].as_i64(),
-        pattern: (!pattern.is_empty()).then(|| (pattern.into(), Regex::new(pattern))),
+        pattern: (!pattern.is_empty()).then(|| Pattern { text: pattern.into(), compiled: OnceLock::new() }),
     };
     let any = found.max_length.is_some() || found.min_length.is_some() || found.pattern.is_some();
     any.then(|| Box::new(found))

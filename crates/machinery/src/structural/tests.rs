@@ -101,3 +101,37 @@ fn what_was_wrong_and_is_unchanged_is_forgiven() {
     let found = says(changed, wrong);
     assert_eq!(found.len(), 2, "{found:?}");
 }
+
+#[test]
+fn much_that_is_wrong_is_told_in_part_and_soon() {
+    let node = |items: Value| Node::compile(&json!({"type": "object", "properties": {"list": {"type": "array", "items": items}}}), Purpose::Objects);
+    let started = std::time::Instant::now();
+    let errors = node(json!({"type": "string"})).validate(&json!({"list": vec![1; 100_000]}), &Path::empty());
+    assert_eq!(errors.len(), 1_000);
+    let status = crate::status::Status::invalid("stable.example.com", "CronTab", "a", errors);
+    assert_eq!(status.details.map(|details| details.causes.len()), Some(1_000));
+    // Of each element, too, that has much wrong by itself.
+    let nested = json!({"type": "array", "items": {"type": "string"}});
+    assert_eq!(node(nested).validate(&json!({"list": vec![vec![1; 900]; 300]}), &Path::empty()).len(), 1_000);
+    // The whole enumeration stands in every error.
+    let long: Vec<String> = (0..10_000).map(|n| format!("value-{n}")).collect();
+    let errors = node(json!({"type": "string", "enum": long})).validate(&json!({"list": vec!["x"; 50_000]}), &Path::empty());
+    assert!((1..20).contains(&errors.len()), "{}", errors.len());
+    assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
+    // What comes before the limit is told as ever, each once.
+    assert_eq!(node(json!({"type": "string"})).validate(&json!({"list": [1, "a", 2]}), &Path::empty()).len(), 2);
+}
+
+#[test]
+fn patterns_are_compiled_when_they_are_asked_and_shared() {
+    let pattern = "^shared-[a-z]{1,9}$";
+    let schema = json!({"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}});
+    let (one, two) = (Node::compile(&schema, Purpose::Objects), Node::compile(&schema, Purpose::Objects));
+    for node in [&one, &two] {
+        assert!(node.validate(&json!({"a": "shared-x"}), &Path::empty()).is_empty());
+        assert_eq!(node.validate(&json!({"a": "x"}), &Path::empty()).len(), 1);
+    }
+    let compiled = |node: &Node| node.property("a")?.texts.as_ref()?.pattern.as_ref()?.compiled().clone().ok();
+    let (of_one, of_two) = (compiled(&one).unwrap(), compiled(&two).unwrap());
+    assert!(std::sync::Arc::ptr_eq(&of_one, &of_two));
+}

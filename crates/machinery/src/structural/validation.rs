@@ -6,6 +6,9 @@
 //!
 //! Of the schemas of an `anyOf` or `oneOf` that all refuse, the one that agrees in most points tells why: [`Outcome::matches`]
 //! counts them as the original does. Entries of objects are visited in the order of their names (the original: in none).
+//!
+//! How much is wrong is the sender's choice: of one object [`PROBLEMS_MAX`] problems, or [`PROBLEM_BYTES_MAX`] of them, are told
+//! at most, and what comes after them is not looked at.
 
 use super::{
     node::{Additional, Listed, Node, Numbers, Texts, Types},
@@ -17,7 +20,12 @@ use crate::{
     numerals,
     quote::Quoted,
 };
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, rc::Rc};
+
+/// Problems that are told of one object at most; nobody reads more.
+const PROBLEMS_MAX: usize = 1_000;
+/// Bytes that they may have together: the text of one may hold a whole enumeration.
+const PROBLEM_BYTES_MAX: usize = 1 << 20;
 
 /// Where a value is, as kube-openapi writes it.
 #[derive(Clone, Copy)]
@@ -47,7 +55,7 @@ impl fmt::Display for Place<'_> {
 
 /// What is wrong, with the text by which the original tells errors apart.
 struct Problem {
-    text: String,
+    text: Rc<str>,
     /// `None`: of the whole object, whatever place it speaks of.
     name: Option<String>,
     told: Told,
@@ -63,32 +71,61 @@ enum Told {
     Invalid(Value),
 }
 
+impl Told {
+    /// About how much it holds.
+    fn bytes(&self) -> usize {
+        match self {
+            Told::Enum(value, allowed) => weight(value) + allowed.iter().map(String::len).sum::<usize>(),
+            Told::Type(value) | Told::Invalid(value) => weight(value),
+            Told::Required | Told::TooLong(_) | Told::TooMany(..) => 0,
+        }
+    }
+}
+
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(|item| weight(item) + 1).sum(),
+        Value::Object(map) => map.iter().map(|(name, value)| name.len() + weight(value)).sum(),
+        _ => 1,
+    }
+}
+
 /// What came of a validation.
 #[derive(Default)]
 struct Outcome {
     problems: Vec<Problem>,
+    /// The texts of the problems.
+    known: HashSet<Rc<str>>,
+    bytes: usize,
     matches: usize,
 }
 
 impl Outcome {
+    fn good(matches: usize) -> Outcome {
+        Outcome { matches, ..Outcome::default() }
+    }
+
+    /// Nothing more is told.
+    fn is_full(&self) -> bool {
+        self.problems.len() >= PROBLEMS_MAX || self.bytes >= PROBLEM_BYTES_MAX
+    }
+
     fn add(&mut self, problem: Problem) {
-        if !self.problems.iter().any(|known| known.text == problem.text) {
+        if !self.is_full() && self.known.insert(Rc::clone(&problem.text)) {
+            self.bytes += problem.text.len() + problem.told.bytes();
             self.problems.push(problem);
         }
     }
 
     fn merge(&mut self, other: Outcome) {
-        self.matches += other.matches;
+        let matches = self.matches + other.matches;
         if self.problems.is_empty() {
-            self.problems = other.problems;
-            return;
+            *self = other;
+        } else {
+            other.problems.into_iter().for_each(|problem| self.add(problem));
         }
-        if other.problems.is_empty() {
-            return;
-        }
-        let known: HashSet<&str> = self.problems.iter().map(|p| p.text.as_str()).collect();
-        let new: Vec<Problem> = other.problems.into_iter().filter(|p| !known.contains(p.text.as_str())).collect();
-        self.problems.extend(new);
+        self.matches = matches;
     }
 
     fn is_good(&self) -> bool {
@@ -97,12 +134,12 @@ impl Outcome {
 
     fn say(&mut self, place: Place<'_>, told: Told, what: impl fmt::Display) {
         let name = place.to_string();
-        self.add(Problem { text: format!("{name} in body {what}"), name: Some(name), told });
+        self.add(Problem { text: format!("{name} in body {what}").into(), name: Some(name), told });
     }
 
     /// What the original says without a place.
     fn say_at_large(&mut self, text: String) {
-        self.add(Problem { text, name: None, told: Told::Invalid(Value::String(String::new())) });
+        self.add(Problem { text: text.into(), name: None, told: Told::Invalid(Value::String(String::new())) });
     }
 }
 
@@ -130,8 +167,8 @@ fn errors(outcome: Outcome, path: &Path) -> ErrorList {
             Told::Enum(value, allowed) => Error::not_supported(&place, value, &allowed),
             Told::TooLong(max) => Error::too_long(&place, usize::try_from(max).unwrap_or_default()),
             Told::TooMany(actual, max) => Error::too_many(&place, actual, usize::try_from(max).unwrap_or_default()),
-            Told::Type(value) => Error { kind: ErrorKind::TypeInvalid, path: place, value, detail: problem.text, bare: false },
-            Told::Invalid(value) => Error::invalid(&place, value, problem.text),
+            Told::Type(value) => Error { kind: ErrorKind::TypeInvalid, path: place, value, detail: problem.text.to_string(), bare: false },
+            Told::Invalid(value) => Error::invalid(&place, value, problem.text.to_string()),
         }
     };
     outcome.problems.into_iter().map(error).collect()
@@ -154,7 +191,7 @@ fn type_of(value: &Value) -> (&'static str, &'static str) {
 fn check(node: &Node, value: &Value, old: Old<'_>, place: Place<'_>) -> Outcome {
     let outcome = check_all(node, value, old, place);
     match old {
-        Some(old) if !outcome.is_good() && ratchet::same(node, value, old) => Outcome { problems: Vec::new(), matches: outcome.matches },
+        Some(old) if !outcome.is_good() && ratchet::same(node, value, old) => Outcome::good(outcome.matches),
         _ => outcome,
     }
 }
@@ -251,11 +288,11 @@ fn check_text(texts: Option<&Texts>, text: &str, place: Place<'_>, out: &mut Out
         out.say(place, Told::TooLong(max), format_args!("should be at most {max} chars long"));
     } else if let Some(min) = texts.min_length.filter(|min| length() < *min) {
         out.say(place, Told::Invalid(text.into()), format_args!("should be at least {min} chars long"));
-    } else if let Some((pattern, compiled)) = &texts.pattern {
-        match compiled {
+    } else if let Some(pattern) = &texts.pattern {
+        match pattern.compiled() {
             Ok(compiled) if compiled.is_match(text) => {}
-            Ok(_) => out.say(place, Told::Invalid(text.into()), format_args!("should match '{pattern}'")),
-            Err(why) => out.say(place, Told::Invalid(text.into()), format_args!("should match '{pattern}, but pattern is invalid: {why}'")),
+            Ok(_) => out.say(place, Told::Invalid(text.into()), format_args!("should match '{}'", pattern.text)),
+            Err(why) => out.say(place, Told::Invalid(text.into()), format_args!("should match '{}, but pattern is invalid: {why}'", pattern.text)),
         }
     }
 }
@@ -355,7 +392,7 @@ fn multiples(limits: &Numbers, node: &Node, value: &Value, place: Place<'_>, out
     if !positive {
         let name = place.to_string();
         let text = format!("factor MultipleOf declared for {name} must be positive: {shown}");
-        out.add(Problem { text, name: Some(name), told: Told::Invalid(factor_value) });
+        out.add(Problem { text: text.into(), name: Some(name), told: Told::Invalid(factor_value) });
     } else if !good {
         out.say(place, Told::Invalid(as_shown(value, native)), format_args!("should be a multiple of {shown}"));
     }
@@ -372,6 +409,9 @@ fn check_items(node: &Node, items: &[Value], old: Old<'_>, place: Place<'_>, out
             _ => None,
         };
         for (at, item) in items.iter().enumerate() {
+            if out.is_full() {
+                break;
+            }
             let old = before.as_ref().and_then(|before| before.of(item));
             out.merge(check(schema, item, old, Place::Item(&place, at)));
         }
@@ -404,12 +444,18 @@ fn check_entries(node: &Node, map: &Map<String, Value>, old: Old<'_>, place: Pla
     match &node.additional {
         Additional::None => {
             for name in map.keys().filter(|name| node.property(name).is_none()) {
-                let text = format!("{place}.{name} in body is a forbidden property");
+                if out.is_full() {
+                    break;
+                }
+                let text = format!("{place}.{name} in body is a forbidden property").into();
                 out.add(Problem { text, name: Some(place.to_string()), told: Told::Invalid(name.as_str().into()) });
             }
         }
         Additional::Schema(schema) => {
             for (name, value) in map.iter().filter(|(name, _)| node.property(name).is_none()) {
+                if out.is_full() {
+                    break;
+                }
                 out.merge(check(schema, value, before(name), Place::Field(&place, name, false)));
             }
         }
@@ -431,7 +477,7 @@ fn check_entries(node: &Node, map: &Map<String, Value>, old: Old<'_>, place: Pla
     }
     for name in node.required.iter().filter(|name| !map.contains_key(name.as_ref())) {
         let name = format!("{place}.{name}");
-        out.add(Problem { text: format!("{name} in body is required"), name: Some(name), told: Told::Required });
+        out.add(Problem { text: format!("{name} in body is required").into(), name: Some(name), told: Told::Required });
     }
 }
 
@@ -444,7 +490,7 @@ fn keep_better(best: &mut Option<Outcome>, other: Outcome) {
 
 /// `anyOf`, `oneOf`, `allOf` and `not`.
 fn combined(node: &Node, value: &Value, place: Place<'_>) -> Outcome {
-    let mut out = Outcome { problems: Vec::new(), matches: 1 };
+    let mut out = Outcome::good(1);
     let of = |node: &Node| check(node, value, None, place);
     if !node.any_of.is_empty() {
         let mut best = None;

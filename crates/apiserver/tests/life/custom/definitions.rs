@@ -224,3 +224,19 @@ async fn what_is_published_is_what_the_original_publishes() {
     assert_eq!(own["anything"], json!({"x-kubernetes-preserve-unknown-fields": true}), "version 2 cannot say it with a type");
     assert_eq!(own["color"], json!({"type": "string", "default": "blue", "maxLength": 10}));
 }
+
+#[tokio::test]
+async fn of_versions_that_a_webhook_would_have_to_convert_the_stored_one_alone_is_served() {
+    let server = Server::start().await;
+    let mut definition = widgets();
+    definition["spec"]["versions"] = json!([version("v1", true), version("v2", false)]);
+    let client = json!({"url": "https://127.0.0.1:1/convert"});
+    definition["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": ["v1"]}});
+    establish(&server, &definition).await;
+    server.post(WIDGETS, &widget("a", json!({}))).await.expect(201);
+    let other = WIDGETS.replace("/v1/", "/v2/");
+    server.get(&other).await.expect(404);
+    let mut second = widget("b", json!({}));
+    second["apiVersion"] = "example.com/v2".into();
+    server.post(&other, &second).await.expect(404);
+}

@@ -24,8 +24,11 @@ use crate::{
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
-    names,
+    names, regexp,
 };
+
+/// Bytes that the patterns of one definition may take compiled. Go's are compiled for each object again; here they stay.
+const PATTERN_BYTES_MAX: usize = 64 << 20;
 
 /// What is asked; less of the change of a definition that has it wrong already.
 #[derive(Debug, Clone, Copy)]
@@ -150,6 +153,11 @@ pub(super) fn check_spec(spec: &Value, old: Option<&Value>, errors: &mut ErrorLi
         versions: old.map_or(&[][..], |old| tree::list(&old["spec"], "versions")),
     };
     let versions = Versions::of(spec);
+    // First: what comes after it compiles them all.
+    if old.is_none_or(|old| old["spec"]["versions"] != spec["versions"]) && !patterns_fit(&versions) {
+        errors.push(Error::forbidden(&path.child("versions"), format!("the schemas' patterns must not take more than {PATTERN_BYTES_MAX} bytes compiled")));
+        return;
+    }
     check_group(spec, &path, errors);
     rules::one_of(&spec["scope"], &path.child("scope"), &["Cluster", "Namespaced"], errors);
     let keeps_all = spec["preserveUnknownFields"] == true;
@@ -177,6 +185,20 @@ pub(super) fn check_spec(spec: &Value, old: Option<&Value>, errors: &mut ErrorLi
         errors.push(Error::invalid(&place, tree::text(conversion, "strategy"), "must be None if spec.preserveUnknownFields is true"));
     }
     conversion::check(conversion, asked, &path.child("conversion"), errors);
+}
+
+/// Whether the patterns of all schemas can be held at the same time.
+fn patterns_fit(versions: &Versions<'_>) -> bool {
+    let mut left = Some(PATTERN_BYTES_MAX);
+    for schema in versions.schemas() {
+        schema::visit(schema, &mut |schema| {
+            let pattern = tree::text(schema, "pattern");
+            if !pattern.is_empty() {
+                left = left.and_then(|left| left.checked_sub(regexp::size_at_most(pattern)));
+            }
+        });
+    }
+    left.is_some()
 }
 
 fn check_group(spec: &Value, path: &Path, errors: &mut ErrorList) {
