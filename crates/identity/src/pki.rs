@@ -31,7 +31,7 @@ use std::{
 };
 use x509_parser::{
     certification_request::X509CertificationRequest,
-    prelude::{FromDer, GeneralName, X509Certificate},
+    prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate},
     public_key::PublicKey,
 };
 
@@ -410,14 +410,17 @@ fn subject_key(cert: &X509Certificate<'_>) -> Option<Vec<u8>> {
 /// Common name and organisations that a certificate request (PEM) asks for.
 ///
 /// # Errors
-/// It is no certificate request.
+/// It is no certificate request, or one of them is a text of a type that is not read here (T.61, UCS-2, UCS-4).
 pub fn request_subject(request_pem: &[u8]) -> Result<(String, Vec<String>), Error> {
     let bad = |why: String| Error::Key(format!("the certificate request: {why}"));
     let (_, pem) = x509_parser::pem::parse_x509_pem(request_pem).map_err(|e| bad(e.to_string()))?;
     let (_, request) = X509CertificationRequest::from_der(&pem.contents).map_err(|e| bad(e.to_string()))?;
     let subject = &request.certification_request_info.subject;
-    let name = subject.iter_common_name().find_map(|c| c.as_str().ok()).unwrap_or_default().to_owned();
-    Ok((name, subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect()))
+    let text = |part: &AttributeTypeAndValue<'_>| part.as_str().map(str::to_owned).map_err(|e| bad(e.to_string()));
+    // Of several names the last counts, as for Go.
+    let mut names = subject.iter_common_name().map(text).collect::<Result<Vec<_>, _>>()?;
+    let organizations = subject.iter_organization().map(text).collect::<Result<_, _>>()?;
+    Ok((names.pop().unwrap_or_default(), organizations))
 }
 
 /// The public key of a certificate request (DER) that is signed with it, as both name keys; else what is wrong with the request, in

@@ -4,6 +4,7 @@
 //! seen as that kind. Only the scale of an object is a view of the object itself, and is written back into it.
 
 use crate::{Operation, Write, rows::Row, subresources, world::World};
+use kinds::custom::Scale;
 use machinery::{
     Value, convert,
     gvk::Gvk,
@@ -115,12 +116,7 @@ impl<'a> Attributes<'a> {
     /// Writes a changed view back.
     pub(crate) fn put(&self, viewed: Value, object: &mut Value) {
         if self.is_scale() {
-            let replicas = &viewed["spec"]["replicas"];
-            match (self.write.row.custom.as_ref().and_then(|custom| custom.scale.as_ref()), replicas.as_i64()) {
-                // What stands in its way is told by validation.
-                (Some(places), Some(replicas)) => drop(places.set_spec_replicas(object, replicas)),
-                _ => object["spec"]["replicas"] = replicas.clone(),
-            }
+            put_scale(self.write.row.custom.as_ref().and_then(|custom| custom.scale.as_ref()), &viewed, object);
         } else {
             *object = viewed;
         }
@@ -181,6 +177,24 @@ impl<'a> Attributes<'a> {
     }
 }
 
+/// Writes the replicas of a scale into its object. A scale without a number has none (`omitempty`).
+fn put_scale(places: Option<&Scale>, viewed: &Value, object: &mut Value) {
+    // An object whose scale cannot be told was seen as it is.
+    if viewed["kind"] != "Scale" {
+        return;
+    }
+    let replicas = viewed["spec"]["replicas"].as_i64().unwrap_or(0);
+    match places {
+        // What stands in its way is told by validation.
+        Some(places) => drop(places.set_spec_replicas(object, replicas)),
+        None => {
+            if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
+                spec.insert("replicas".into(), replicas.into());
+            }
+        }
+    }
+}
+
 fn version_of(row: &Row, part: &str, own: Option<&Arc<Row>>) -> Version {
     let resource = &row.resource;
     let kind = resource.subresource(part).map_or(&resource.kind, |part| &part.kind);
@@ -190,5 +204,26 @@ fn version_of(row: &Row, part: &str, own: Option<&Arc<Row>>) -> Version {
         resource: resource.resource.clone(),
         row: own.filter(|row| *kind == row.resource.kind).cloned(),
         kind: kind.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_scale_is_written_where_the_replicas_are() {
+        let scale = |spec: Value| json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "spec": spec});
+        let put = |places: Option<&Scale>, viewed: Value, mut object: Value| {
+            put_scale(places, &viewed, &mut object);
+            object
+        };
+        assert_eq!(put(None, scale(json!({"replicas": 3})), json!({"spec": {"replicas": 1, "a": 1}})), json!({"spec": {"replicas": 3, "a": 1}}));
+        assert_eq!(put(None, scale(json!({})), json!({"spec": {"replicas": 2}})), json!({"spec": {"replicas": 0}}), "none is no null");
+        assert_eq!(put(None, scale(json!({"replicas": 3})), json!({"spec": "a"})), json!({"spec": "a"}));
+        let places = Scale { spec_replicas: ".spec.size.wanted".into(), status_replicas: String::new(), selector: String::new() };
+        assert_eq!(put(Some(&places), scale(json!({"replicas": 3})), json!({"spec": {"a": 1}})), json!({"spec": {"a": 1, "size": {"wanted": 3}}}));
+        assert_eq!(put(Some(&places), scale(json!({})), json!({"spec": {"size": {"wanted": 3}}})), json!({"spec": {"size": {"wanted": 0}}}));
+        assert_eq!(put(None, json!({"kind": "A", "spec": {"replicas": 7}}), json!({"spec": {"replicas": 1}})), json!({"spec": {"replicas": 1}}));
     }
 }

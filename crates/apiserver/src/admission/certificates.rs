@@ -102,8 +102,7 @@ impl Plugin for CertificateSubjectRestriction {
             return Ok(());
         }
         let Ok(pem) = STANDARD.decode(text(&object["spec"], "request")) else { return Ok(()) };
-        // What cannot be read is refused by the kind's own validation.
-        let Ok((_, groups)) = identity::pki::request_subject(&pem) else { return Ok(()) };
+        let (_, groups) = identity::pki::request_subject(&pem).map_err(|why| forbidden(write, object, format!("failed to parse CSR: {why}")))?;
         if groups.iter().any(|g| g == "system:masters") {
             let why = "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
             return Err(forbidden(write, object, why));

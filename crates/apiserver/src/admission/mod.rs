@@ -206,12 +206,21 @@ pub(crate) async fn connect(world: &World, cx: &Context, row: &Row, mut options:
         old: None,
         options: None,
     };
+    let sent = options.clone();
     asks_mutating(world, &write, &mut options).await?;
+    if options != sent {
+        // The connection would be opened with what was sent, and nobody has admitted that.
+        return Err(Status::internal("admission changed the options of a connection, which is not supported"));
+    }
     validate(world, &write, &options).await
 }
 
 /// The mutating stages that ask others: no plug-in changes what is deleted or connected to.
 async fn asks_mutating(world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    // Upstream's policies of this kind are not asked about deletions.
+    if write.operation == Operation::Connect && is_on(world, "MutatingAdmissionPolicy") {
+        policy::admit(&Attributes { world, write }, object, &mut policy::Again::default(), false)?;
+    }
     if !is_on(world, "MutatingAdmissionWebhook") {
         return Ok(());
     }

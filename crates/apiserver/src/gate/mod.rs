@@ -17,7 +17,6 @@ pub(crate) mod webhooks;
 use event_limits::Limit;
 use policies::{Binding, Policy};
 use source::Source;
-use std::sync::Arc;
 use store::Store;
 use webhooks::Webhook;
 
@@ -34,12 +33,21 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Whether policies may think about writes of a resource for longer than a moment.
+    /// Whether policies, or the conditions of webhooks, may be thought about for longer than a moment when a resource is written.
     pub(crate) fn is_heavy(&self, group: &str, resource: &str) -> bool {
-        let concerned = |policy: &Arc<Policy>| {
-            policy.heavy && policy.constraints.as_ref().is_some_and(|about| about.rules.iter().any(|named| named.rule.names(group, resource)))
+        let policies = |policies: &Source<Policy>, bindings: &Source<Binding>| {
+            policies.all().iter().any(|policy| {
+                let concerned = || policy.constraints.as_ref().is_some_and(|about| about.rules.iter().any(|named| named.rule.names(group, resource)));
+                // Once for each of its parameters, which may be many.
+                let many = || bindings.all().iter().any(|binding| binding.policy == policy.name && binding.selects());
+                concerned() && (policy.heavy || many())
+            })
         };
-        self.validating_policies.all().iter().any(concerned) || self.mutating_policies.all().iter().any(concerned)
+        let webhooks = |hooks: &Source<Webhook>| hooks.all().iter().any(|hook| hook.heavy && hook.rules.iter().any(|rule| rule.names(group, resource)));
+        policies(&self.validating_policies, &self.validating_bindings)
+            || policies(&self.mutating_policies, &self.mutating_bindings)
+            || webhooks(&self.mutating)
+            || webhooks(&self.validating)
     }
 
     /// Over the objects of a store, with who the server is at its hooks.

@@ -19,6 +19,11 @@ pub(crate) struct Expression {
     cost_max: u64,
 }
 
+/// Whether expressions may together take longer than a moment.
+pub(super) fn are_heavy<'e>(expressions: impl Iterator<Item = &'e Expression>) -> bool {
+    expressions.fold(0_u64, |sum, expression| sum.saturating_add(expression.cost_max)) > INLINE_COST_MAX
+}
+
 impl Expression {
     fn of(text: &str, compiled: Result<Program, String>) -> Expression {
         let cost_max = compiled.as_ref().map_or(0, |program| program.estimate(&Unsized).max);
@@ -165,7 +170,7 @@ pub(crate) fn policy(object: &Value) -> Vec<Policy> {
     let validations = made.validations.iter().flat_map(|validation| [Some(&validation.expression), validation.message_expression.as_ref()]).flatten();
     let mutations = made.mutations.iter().map(|mutation| &mutation.expression);
     let all = conditions.chain(validations).chain(mutations).chain(&made.audits).chain(made.variables.iter().map(|(_, expression)| expression));
-    made.heavy = all.fold(0_u64, |sum, expression| sum.saturating_add(expression.cost_max)) > INLINE_COST_MAX;
+    made.heavy = are_heavy(all);
     vec![made]
 }
 
@@ -188,6 +193,13 @@ pub(crate) struct Binding {
     pub(crate) params: Option<Params>,
     pub(crate) denies: bool,
     pub(crate) warns: bool,
+}
+
+impl Binding {
+    /// Whether it takes its parameters by their labels, however many they are.
+    pub(crate) fn selects(&self) -> bool {
+        self.params.as_ref().is_some_and(|params| params.selector.is_some())
+    }
 }
 
 /// Compiles a binding of either kind.

@@ -67,6 +67,12 @@ impl Credentials {
         Credentials { users: named(value, "users", "user"), current, folder: file.parent().unwrap_or(Path::new(".")).to_owned() }
     }
 
+    /// Whether a user's token or certificate lies in a file of its own, which may be replaced.
+    pub(crate) fn has_files(&self) -> bool {
+        let text = |user: &Value, field: &str| user[field].as_str().is_some_and(|text| !text.is_empty());
+        self.users.values().any(|user| ["tokenFile", "client-certificate", "client-key"].iter().any(|field| text(user, field)))
+    }
+
     /// Who to be at `host:port`: a user of that name, of `*.` and the end of the name, the same without the usual port, `*`, or the
     /// current context's.
     pub(super) fn of(&self, target: &str) -> Result<Who, String> {

@@ -126,7 +126,8 @@ impl Target {
         for _ in 0..RETRIES_MAX {
             let (parts, body) = self.once(services, &query, body.clone(), until).await?;
             match wait(&parts) {
-                Some(wait) if tokio::time::Instant::now() + wait < until => tokio::time::sleep(wait).await,
+                // Not added to the time: what the other side asks for may be more than there is.
+                Some(wait) if wait < until.saturating_duration_since(tokio::time::Instant::now()) => tokio::time::sleep(wait).await,
                 Some(_) => {
                     tokio::time::sleep_until(until).await;
                     return Err(Failure::Transport(format!("Post {:?}: context deadline exceeded", format!("{}{query}", self.base))));

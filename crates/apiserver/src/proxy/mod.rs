@@ -22,7 +22,7 @@ pub(crate) use forward::{drop_credentials, drop_hop_headers, switch};
 pub(crate) use probe::health;
 
 use crate::read::{items, text};
-use crate::{Body, Context, admission, query::Query, reply, websocket, world::World};
+use crate::{Body, Context, admission, offload, query::Query, reply, websocket, world::World};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, Uri};
 use machinery::{Value, status::Status};
@@ -32,13 +32,16 @@ const PODS: (&str, &str, &str) = ("", "v1", "pods");
 const NODES: (&str, &str, &str) = ("", "v1", "nodes");
 
 /// Answers a request for one of the subresources that lead elsewhere.
-pub(crate) fn handle<'a>(world: &'a World, cx: &'a Context, request: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+pub(crate) fn handle<'a>(world: &'a World, cx: &'a Arc<Context>, request: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Status>> {
     let connects = options::of(world, cx, &Query::parse(request.uri().query().unwrap_or_default()));
     // What is asked is found out at once, so that nothing of it lives as long as a tunnel.
     let asked = ask(world, cx, &request);
     Box::pin(async move {
         if let Some((row, options)) = connects {
-            Box::pin(admission::connect(world, cx, &row, options)).await?;
+            let heavy = world.gate().is_heavy(&row.resource.group, &row.resource.resource);
+            let (world, cx) = (world.clone(), Arc::clone(cx));
+            let admitted = Box::pin(async move { admission::connect(&world, &cx, &row, options).await });
+            if heavy { offload::run(admitted).await } else { admitted.await }?;
         }
         match asked? {
             Asked::Nothing => Ok(reply::plain_not_found()),

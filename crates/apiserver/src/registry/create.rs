@@ -79,8 +79,7 @@ pub(crate) async fn create_value(
     // Once, whatever name is found for it: who is asked about it sees it without one.
     let name = meta::text(&value, "name").to_owned();
     if row.custom.as_ref().is_some_and(|custom| custom.terminating) {
-        let why = "create not allowed while custom resource definition is terminating";
-        return Err(Status::forbidden(&row.resource.group, &row.resource.resource, &name, why));
+        return Err(terminating(row, &name));
     }
     admission::mutate(call.world, &write(call, row, namespace, &name, options), &mut value).await?;
     // Whoever changed it may have left out what the path says.
@@ -152,6 +151,11 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     if options.dry_run {
         return Ok(Answer::Object(StatusCode::CREATED, value));
     }
+    // Who was asked about it may have taken long: what is stored when its definition is gone would be there for ever.
+    if row.custom.is_some() && !is_accepted(call, row) {
+        charges.refund(call.world).await;
+        return Err(terminating(row, &name));
+    }
     match storage::create(call.world.store(), row, &key, value).await {
         Ok(Some(entry)) => {
             if let Some(hold) = hold {
@@ -171,6 +175,18 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
             Err(error)
         }
     }
+}
+
+/// Whether objects of a custom kind may still be made, as the table says now.
+fn is_accepted(call: &Call<'_>, row: &Row) -> bool {
+    let resource = &row.resource;
+    let present = call.world.row(&resource.group, &resource.version, &resource.resource);
+    present.as_ref().and_then(|present| present.custom.as_ref()).is_some_and(|custom| !custom.terminating)
+}
+
+fn terminating(row: &Row, name: &str) -> Status {
+    let why = "create not allowed while custom resource definition is terminating";
+    Status::forbidden(&row.resource.group, &row.resource.resource, name, why)
 }
 
 fn validate(row: &Row, name: &str, value: &Value) -> Result<(), Status> {

@@ -34,7 +34,7 @@ pub(crate) struct DeleteOptions {
     pub(crate) resource_version: Option<String>,
     pub(crate) orphan_dependents: Option<bool>,
     pub(crate) propagation: Option<Propagation>,
-    /// No admission is asked: the instances of a definition that goes.
+    /// No admission is asked: the instances of a definition that goes, and pods whose eviction was admitted as such.
     pub(crate) unadmitted: bool,
 }
 

@@ -136,6 +136,8 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     if admits {
         admission::mutate(call.world, &write, &mut value).await?;
         create::place(row, what.namespace, &mut value)?;
+        // Nor do those who are asked write what the server alone writes.
+        keep_system_fields(&mut value, old);
     }
     row.strategy.prepare_through(&cx.strategy(), what.subresource, &mut value, old);
     storage::readable(&value)?;

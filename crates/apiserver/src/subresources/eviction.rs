@@ -95,6 +95,8 @@ fn being_processed(budget: &str) -> Status {
 }
 
 async fn remove(call: &Call<'_>, mut options: DeleteOptions) -> Result<(), Status> {
+    // Admission was asked about the eviction, before anything was taken for it.
+    options.unadmitted = true;
     if !options.dry_run {
         tell_why(call, &mut options).await?;
     }

@@ -117,6 +117,7 @@ async fn every_way_to_write_is_asked_about() {
     let all = hook.on("/v");
     let evicted = all.iter().find(|request| request["subResource"] == "eviction").unwrap();
     assert_eq!((&evicted["operation"], &evicted["kind"]["kind"], &evicted["kind"]["group"]), (&"CREATE".into(), &"Eviction".into(), &"policy".into()));
+    assert!(all.iter().all(|request| request["operation"] != "DELETE"), "an eviction is asked about as what it is, once");
 
     for name in ["a", "b"] {
         cluster.post(MAPS, map(name)).await.expect(201);
@@ -263,6 +264,7 @@ async fn who_is_busy_is_asked_again() {
     let asked = std::sync::atomic::AtomicUsize::new(0);
     let hook = Hook::start(move |_, request| match (request["name"].as_str(), asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
         (Some("later"), _) => Act::Code(503, ("retry-after", "30"), String::new()),
+        (Some("never"), _) => Act::Code(503, ("retry-after", "18446744073709551615"), String::new()),
         (_, 0) => Act::Code(429, ("retry-after", "1"), String::new()),
         (_, 1) => Act::Code(500, ("retry-after", "0"), String::new()),
         _ => yes(),
@@ -274,9 +276,37 @@ async fn who_is_busy_is_asked_again() {
     cluster.post(MAPS, map("busy")).await.expect(201);
     assert!(begun.elapsed() >= Duration::from_secs(1));
     assert_eq!(hook.on("/v").len(), 3);
-    let begun = Instant::now();
-    let refused = cluster.post(MAPS, map("later")).await.refused(500);
-    assert!(refused.ends_with("context deadline exceeded") && begun.elapsed() < Duration::from_secs(4), "{refused}");
+    for name in ["later", "never"] {
+        let begun = Instant::now();
+        let refused = cluster.post(MAPS, map(name)).await.refused(500);
+        assert!(refused.ends_with("context deadline exceeded") && begun.elapsed() < Duration::from_secs(4), "{name}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn what_patches_make_of_scales_and_connections() {
+    let cluster = Cluster::start().await;
+    let hook = Hook::start(|path, _| match path {
+        "/scale" => patch(json!([{"op": "remove", "path": "/spec/replicas"}])),
+        _ => patch(json!([{"op": "replace", "path": "/command", "value": ["id"]}])),
+    })
+    .await;
+    let about = |operation: &str, group: &str, resource: &str| json!({"rules": [{"operations": [operation], "apiGroups": [group], "apiVersions": ["v1"], "resources": [resource]}]});
+    let scale = merged(entry("scale.example.com", hook.by_url("/scale")), about("UPDATE", "apps", "deployments/scale"));
+    let exec = merged(entry("exec.example.com", hook.by_url("/exec")), about("CONNECT", "", "pods/exec"));
+    cluster.register("Mutating", "a", vec![scale, exec]).await;
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+    });
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    cluster.post(deployments, deployment).await.expect(201);
+    cluster.patch(&format!("{deployments}/d/scale"), json!({"spec": {"replicas": 3}})).await.expect(200);
+    assert_eq!(cluster.get(&format!("{deployments}/d")).await.expect(200)["spec"]["replicas"], 0, "a scale without a number has none");
+    cluster.post("/api/v1/namespaces/default/pods", pod("p")).await.expect(201);
+    let exec = "/api/v1/namespaces/default/pods/p/exec?command=ls&stdout=true";
+    let refused = cluster.call(&admin(), Method::POST, exec, &[], Value::Null).await.refused(500);
+    assert_eq!(refused, "Internal error occurred: admission changed the options of a connection, which is not supported");
 }
 
 #[tokio::test]
@@ -284,6 +314,10 @@ async fn what_patches_break_in_the_metadata_is_put_right_and_told() {
     let cluster = Cluster::start().await;
     let hook = Hook::start(|_, request| match request["name"].as_str().unwrap_or_default() {
         "managers" => patch(json!([{"op": "replace", "path": "/metadata/managedFields/0/operation", "value": "Steal"}])),
+        "system" if request["operation"] == "UPDATE" => {
+            patch(json!([{"op": "remove", "path": "/metadata/creationTimestamp"}, {"op": "add", "path": "/metadata/generation", "value": 7}]))
+        }
+        "system" => yes(),
         _ => patch(json!([{"op": "add", "path": "/metadata/ownerReferences/-", "value": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}}])),
     })
     .await;
@@ -298,6 +332,10 @@ async fn what_patches_break_in_the_metadata_is_put_right_and_told() {
     let told = reply.warnings.clone();
     assert!(told.len() == 2 && told[0].contains("entries; API server dedups") && told[1].contains("entries after mutating admission happens; API"), "{told:?}");
     assert_eq!(reply.expect(201)["metadata"]["ownerReferences"].as_array().unwrap().len(), 1);
+    let made = cluster.post(MAPS, map("system")).await.expect(201);
+    let changed = cluster.patch(&format!("{MAPS}/system"), json!({"data": {"more": "x"}})).await.expect(200);
+    assert_eq!(changed["metadata"]["creationTimestamp"], made["metadata"]["creationTimestamp"]);
+    assert_eq!((changed["metadata"].get("generation"), &changed["data"]["more"]), (None, &"x".into()), "what the server alone writes");
 }
 
 #[tokio::test]

@@ -45,8 +45,9 @@ pub(crate) fn kubelet_client(request: &CertificateSigningRequest) -> Result<Stri
     let (_, pem) = x509_parser::pem::parse_x509_pem(&request.spec.request.0).map_err(|error| error.to_string())?;
     let (_, parsed) = X509CertificationRequest::from_der(&pem.contents).map_err(|error| error.to_string())?;
     let subject = &parsed.certification_request_info.subject;
-    let organizations: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
-    if organizations != ["system:nodes"] {
+    // One that cannot be read here (T.61, UCS-2) is signed all the same: it is an organization like the others.
+    let organizations: Vec<Option<&str>> = subject.iter_organization().map(|o| o.as_str().ok()).collect();
+    if organizations != [Some("system:nodes")] {
         return Err("subject organization is not system:nodes".to_owned());
     }
     for extension in parsed.requested_extensions().into_iter().flatten() {
@@ -63,7 +64,7 @@ pub(crate) fn kubelet_client(request: &CertificateSigningRequest) -> Result<Stri
             }
         }
     }
-    let name = subject.iter_common_name().filter_map(|c| c.as_str().ok()).last().unwrap_or_default();
+    let name = subject.iter_common_name().last().and_then(|c| c.as_str().ok()).unwrap_or_default();
     if !name.starts_with("system:node:") {
         return Err("subject common name does not begin with system:node:".to_owned());
     }
@@ -80,13 +81,17 @@ pub(crate) fn kubelet_client(request: &CertificateSigningRequest) -> Result<Stri
 pub(crate) mod tests {
     use super::*;
     use k8s_openapi::ByteString;
-    use rcgen::{CertificateParams, DnType, KeyPair};
+    use rcgen::{CertificateParams, DnType, DnValue, KeyPair};
 
     /// A request for this common name and organization, with this name beside them.
     pub(crate) fn request(name: &str, organization: &str, host: Option<&str>) -> CertificateSigningRequest {
         let mut params = CertificateParams::new(host.into_iter().map(str::to_owned).collect::<Vec<_>>()).expect("names");
         params.distinguished_name.push(DnType::CommonName, name);
         params.distinguished_name.push(DnType::OrganizationName, organization);
+        of(&params, name)
+    }
+
+    fn of(params: &CertificateParams, name: &str) -> CertificateSigningRequest {
         let key = KeyPair::generate().expect("a key");
         let mut request = CertificateSigningRequest::default();
         request.metadata.name = Some("r".to_owned());
@@ -95,6 +100,28 @@ pub(crate) mod tests {
         request.spec.usages = Some(["digital signature", "client auth"].map(str::to_owned).to_vec());
         request.spec.request = ByteString(params.serialize_request(&key).and_then(|r| r.pem()).expect("a request").into_bytes());
         request
+    }
+
+    #[test]
+    fn no_string_of_another_type_slips_through() {
+        const COMMON_NAME: &[u64] = &[2, 5, 4, 3];
+        const ORGANIZATION: &[u64] = &[2, 5, 4, 10];
+        let hidden = |kind: &[u64], text: DnValue| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, "system:node:a");
+            params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+            // Under its number it is another entry to rcgen, and the same to whoever reads the request.
+            params.distinguished_name.push(DnType::CustomDnType(kind.to_vec()), text);
+            kubelet_client(&of(&params, "system:node:a"))
+        };
+        let t61 = |text: &str| DnValue::TeletexString(text.try_into().expect("a text"));
+        let ucs2 = |text: &str| DnValue::BmpString(text.try_into().expect("a text"));
+        let organization = Err("subject organization is not system:nodes".to_owned());
+        assert_eq!(hidden(ORGANIZATION, t61("system:masters")), organization);
+        assert_eq!(hidden(ORGANIZATION, ucs2("system:masters")), organization);
+        assert_eq!(hidden(COMMON_NAME, t61("admin")), Err("subject common name does not begin with system:node:".to_owned()));
+        assert_eq!(hidden(&[2, 5, 4, 11], t61("a unit")), Ok("system:node:a".to_owned()), "what names nobody is nobody's");
     }
 
     #[test]

@@ -25,6 +25,10 @@ const LIFE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The shortest: certificates begin some minutes before now, so that clocks may differ.
 const LIFE_MIN: Duration = Duration::from_secs(10 * 60);
 
+/// How long to wait with a request that could not be signed: the authority's trouble is no fault of the request's, which would
+/// stay failed for ever.
+const AGAIN: Duration = Duration::from_secs(60);
+
 /// Makes a client's certificate (PEM) for a request (PEM) and a life, or says why not.
 #[derive(Clone)]
 pub struct Signer(Arc<Sign>);
@@ -100,12 +104,14 @@ impl Controller for Signing {
         let Some(request) = self.requests.get("", name).filter(|r| waits(r)) else { return Ok(None) };
         let mut changed = (*request).clone();
         let status = changed.status.get_or_insert_with(CertificateSigningRequestStatus::default);
-        let signed = match acceptable(&request) {
-            Ok(()) => self.sign(&request).await,
-            Err(why) => Err(why),
-        };
-        match signed {
-            Ok(certificate) => status.certificate = Some(ByteString(certificate.into_bytes())),
+        match acceptable(&request) {
+            Ok(()) => match self.sign(&request).await {
+                Ok(certificate) => status.certificate = Some(ByteString(certificate.into_bytes())),
+                Err(error) => {
+                    tracing::warn!(request = name, error, "a certificate could not be signed; it is tried again");
+                    return Ok(Some(AGAIN));
+                }
+            },
             Err(why) => status.conditions.get_or_insert_default().push(condition("Failed", "SignerValidationFailure", why)),
         }
         match self.client.all::<CertificateSigningRequest>().replace_status(name, &changed).await {

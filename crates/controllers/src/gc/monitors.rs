@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Delta, Informer, Object, PartialObject};
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
@@ -136,6 +137,7 @@ impl Monitors {
             ("storage.k8s.io", "csinodes") => self.feed(&i.informer::<CSINode>(), &served, token),
             ("", "resourcequotas") => self.feed(&i.informer::<ResourceQuota>(), &served, token),
             ("policy", "poddisruptionbudgets") => self.feed(&i.informer::<PodDisruptionBudget>(), &served, token),
+            ("admissionregistration.k8s.io", "validatingadmissionpolicies") => self.feed(&i.informer::<ValidatingAdmissionPolicy>(), &served, token),
             ("batch", "jobs") => self.feed(&i.informer::<Job>(), &served, token),
             ("batch", "cronjobs") => self.feed(&i.informer::<CronJob>(), &served, token),
             ("discovery.k8s.io", "endpointslices") => self.feed(&i.informer::<EndpointSlice>(), &served, token),

@@ -133,6 +133,10 @@ fn a_request_names_who_it_is_for() {
     let pem = params.serialize_request(&key).expect("a request").pem().expect("text");
     assert_eq!(request_subject(pem.as_bytes()).expect("a subject"), ("eve".to_owned(), vec!["system:masters".to_owned()]));
     assert!(request_subject(b"nonsense").is_err());
+    // An organization that cannot be read is not left out.
+    params.distinguished_name.push(DnType::OrganizationName, rcgen::DnValue::TeletexString("system:masters".try_into().expect("a text")));
+    let pem = params.serialize_request(&key).expect("a request").pem().expect("text");
+    assert!(request_subject(pem.as_bytes()).is_err());
 }
 
 /// Everything that one side has to say, told to the other.

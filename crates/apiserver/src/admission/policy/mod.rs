@@ -99,6 +99,14 @@ fn find(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &Source<Bin
     met
 }
 
+/// Expressions wait for nobody, so the end of a request's time is looked for between them.
+fn in_time(asked: &Attributes<'_>) -> Result<(), Status> {
+    match asked.write.cx.time_left().is_zero() {
+        true => Err(Status::timeout("Timeout: request did not complete within requested timeout")),
+        false => Ok(()),
+    }
+}
+
 /// The namespace that expressions see; none for what lies in no namespace, and for a Namespace.
 fn namespace_of(asked: &Attributes<'_>) -> Result<Option<Value>, Status> {
     if asked.is_namespace() || asked.write.namespace.is_empty() {

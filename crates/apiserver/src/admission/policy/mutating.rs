@@ -2,7 +2,7 @@
 
 use super::{
     super::{attributes::Attributes, forbidden, keep_managers, same_kind},
-    Invocation, Misconfigured, conditions, find,
+    Invocation, Misconfigured, conditions, find, in_time,
     merge::{self, Unfit},
     namespace_of,
     scope::{self, BUDGET, Scope, Subject},
@@ -41,6 +41,7 @@ pub(in crate::admission) fn admit(asked: &Attributes<'_>, object: &mut Value, ag
     let mut wrong = met.misconfigured;
     let (mut wanted, mut dirty) = (false, false);
     for invocation in &met.invocations {
+        in_time(asked)?;
         let key = key(invocation);
         if second && !again.reinvoke.contains(&key) {
             continue;

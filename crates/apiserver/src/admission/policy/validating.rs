@@ -2,7 +2,7 @@
 
 use super::{
     super::{attributes::Attributes, forbidden},
-    Invocation, conditions, find, namespace_of,
+    Invocation, conditions, find, in_time, namespace_of,
     scope::{self, BUDGET, Scope, Subject},
 };
 use crate::gate::policies::{Policy, Validation};
@@ -38,6 +38,7 @@ pub(in crate::admission) fn validate(asked: &Attributes<'_>, object: &Value) -> 
     let namespace = if met.invocations.is_empty() { None } else { namespace_of(asked)? };
     let mut versions: HashMap<String, (Value, Value, Value)> = HashMap::new();
     for invocation in &met.invocations {
+        in_time(asked)?;
         let version = &invocation.version;
         let (object, old, request) = &*versions
             .entry(version.kind.api_version())
