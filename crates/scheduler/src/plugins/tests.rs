@@ -383,8 +383,10 @@ fn costs(nodes: usize) -> [std::time::Duration; 2] {
 /// (as it once was) they are sixteen times.
 #[test]
 fn a_decision_costs_what_nodes_there_are() {
-    let (few, many) = (costs(250), costs(1000));
-    for (what, (few, many)) in ["anti-affinity", "spread"].into_iter().zip(few.into_iter().zip(many)) {
-        assert!(many < few * 10, "{what}: {few:?} for 250 nodes, {many:?} for 1000");
-    }
+    // Time is taken away from a machine now and then: one undisturbed comparison of some is enough, and a quadratic cost has none.
+    let compared = || {
+        let (few, many) = (costs(250), costs(1000));
+        few.into_iter().zip(many).all(|(few, many)| many < few * 10)
+    };
+    assert!((0..8).any(|_| compared()), "four times the nodes cost ten times as much or more");
 }
