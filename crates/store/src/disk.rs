@@ -18,8 +18,13 @@ use crate::{
 };
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use nix::{
+    errno::Errno,
+    unistd::{Whence, lseek},
+};
 use std::{
     fs,
+    io::{Read as _, Seek as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -259,14 +264,21 @@ pub(crate) fn unless_gone<T>(outcome: std::io::Result<T>) -> std::io::Result<Opt
 }
 
 /// What a journal holds: the rest of its file, which was made long beforehand, is empty. How much the file takes of the disk does not tell:
-/// it may be compressed there.
+/// it may be compressed there. What was never written is a hole, and is not read.
 pub(crate) fn written(path: &Path) -> std::io::Result<Vec<u8>> {
-    const EMPTY: [u8; 4096] = [0; 4096];
-    let mut bytes = fs::read(path)?;
-    // Piece by piece first: most of the file is empty.
-    while bytes.ends_with(&EMPTY) {
-        bytes.truncate(bytes.len() - EMPTY.len());
+    let mut file = fs::File::open(path)?;
+    let mut end = 0;
+    loop {
+        match lseek(&file, end, Whence::SeekData) {
+            Ok(data) => end = lseek(&file, data, Whence::SeekHole)?,
+            // Nothing but a hole follows.
+            Err(Errno::ENXIO) => break,
+            Err(error) => return Err(error.into()),
+        }
     }
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.take(end.unsigned_abs()).read_to_end(&mut bytes)?;
     bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
     Ok(bytes)
 }

@@ -166,8 +166,11 @@ impl Entry {
     /// Notes that the object is as it is by these rules, which find these fields in it. Where its fields were asked for by other
     /// rules before, and those found others, that is not noted.
     pub fn note_shape(&self, shape: u64, value: &Value, fields: Fields) {
-        let made = Attributes::new(value, fields);
-        if *self.attributes.get_or_init(|| made.clone()) == made {
+        let same = match self.attributes.set(Attributes::new(value, fields)) {
+            Ok(()) => true,
+            Err(made) => self.attributes.get() == Some(&made),
+        };
+        if same {
             self.shape.store(shape, Ordering::Relaxed);
         }
     }
