@@ -36,23 +36,31 @@ pub(super) struct Taken {
     pub(super) network: Option<Value>,
 }
 
+/// When a pod was measured, and what it took.
+type Measured = (Instant, Arc<Taken>);
+
 /// The last measures.
 #[derive(Default)]
-pub(super) struct Measures(Mutex<HashMap<PodUid, (Instant, Arc<Taken>)>>);
+pub(super) struct Measures(Arc<Mutex<HashMap<PodUid, Measured>>>);
 
 impl Measures {
     /// What a pod takes; at most a minute old.
-    pub(super) async fn of(&self, cx: &Context, pod: &Pod) -> Arc<Taken> {
+    pub(super) async fn of(&self, cx: &Arc<Context>, pod: &Arc<Pod>) -> Arc<Taken> {
         let uid = PodUid(util::uid(pod).to_owned());
-        let mut held = self.0.lock().await;
+        let mut held = Arc::clone(&self.0).lock_owned().await;
         let now = Instant::now();
         held.retain(|_, (at, _)| now.duration_since(*at) < STANDS);
         if let Some((_, taken)) = held.get(&uid) {
             return Arc::clone(taken);
         }
-        let taken = Arc::new(measure(cx, pod, &uid).await);
-        held.insert(uid, (Instant::now(), Arc::clone(&taken)));
-        taken
+        let (cx, pod) = (Arc::clone(cx), Arc::clone(pod));
+        // A task of its own: who asked may leave, and a walk that has begun keeps the others out until it ends.
+        let measured = tokio::spawn(async move {
+            let taken = Arc::new(measure(&cx, &pod, &uid).await);
+            held.insert(uid, (Instant::now(), Arc::clone(&taken)));
+            taken
+        });
+        measured.await.unwrap_or_default()
     }
 }
 
@@ -69,6 +77,16 @@ fn figures(at: &Path, used_bytes: u64, used_inodes: Option<u64>) -> Value {
         out["inodesUsed"] = json!(inodes);
     }
     out
+}
+
+/// What a volume takes. A file system of its own, as a volume in memory is, is entered by no walk; it tells by itself.
+fn used(at: &Path) -> runtime::DiskUsage {
+    match statvfs(at) {
+        Ok(s) if volumes::is_mountpoint(at) => {
+            runtime::DiskUsage { bytes: s.blocks().saturating_sub(s.blocks_free()) * s.fragment_size(), inodes: s.files().saturating_sub(s.files_free()) }
+        }
+        _ => runtime::tree::usage(at),
+    }
 }
 
 /// The kubelet's own volumes, by name; whether each lies on the node's disk.
@@ -100,7 +118,7 @@ async fn measure(cx: &Context, pod: &Pod, uid: &PodUid) -> Taken {
             out.containers.insert(container.name, shown);
         }
         for (name, at, on_disk) in own {
-            let used = runtime::tree::usage(&at);
+            let used = used(&at);
             if on_disk {
                 (bytes, inodes) = (bytes.saturating_add(used.bytes), inodes.saturating_add(used.inodes));
             }
@@ -167,7 +185,7 @@ mod tests {
         let at = &own[0].1;
         std::fs::create_dir_all(at).unwrap();
         std::fs::write(at.join("f"), vec![1; 10_000]).unwrap();
-        let used = runtime::tree::usage(at);
+        let used = used(at);
         let told = figures(at, used.bytes, Some(used.inodes));
         assert!(told["usedBytes"].as_u64().unwrap() >= 10_000 && told["inodesUsed"] == 1, "{told}");
         assert!(told["capacityBytes"].as_u64() > told["availableBytes"].as_u64() && told["inodes"].as_u64() > told["inodesFree"].as_u64(), "{told}");

@@ -32,7 +32,7 @@ use crate::resources;
 use crate::util;
 use atomic::Ownership;
 use payload::Source;
-pub use removal::{mounts_below, purge, tear_down};
+pub use removal::{is_mountpoint, mounts_below, purge, tear_down};
 
 /// A volume that is ready to be mounted into containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
