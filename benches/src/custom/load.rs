@@ -45,44 +45,45 @@ impl Load {
         Figures { name, cpu: cpu.as_secs_f64() * 1e6 / count, per_second: count / wall.as_secs_f64(), p99: samples.at(0.99) }
     }
 
-    /// Makes `count` requests, as many at once as there are workers; one that is refused ends the run.
-    pub(super) async fn each(&self, name: &'static str, count: u32, request: impl Fn(u32) -> Asked) -> anyhow::Result<Figures> {
+    /// Does something `count` times, as many at once as there are workers; a failure ends the run.
+    async fn run<F: Future<Output = anyhow::Result<()>>>(&self, name: &'static str, count: u32, work: impl Fn(u32) -> F) -> anyhow::Result<Figures> {
         let (cpu, begun) = (self.cpu(), Instant::now());
-        let answers = stream::iter(0..count).map(|i| {
-            let (method, path, kind, body) = request(i);
+        let done = stream::iter(0..count).map(|i| {
+            let work = work(i);
             async move {
                 let sent = Instant::now();
-                send(&self.client, method, &path, kind, body).await.with_context(|| format!("{name} {i}"))?;
+                work.await.with_context(|| format!("{name} {i}"))?;
                 anyhow::Ok(sent.elapsed())
             }
         });
-        let mut answers = answers.buffer_unordered(WORKERS);
+        let mut done = done.buffer_unordered(WORKERS);
         let mut samples = Samples::default();
-        while let Some(took) = answers.next().await {
+        while let Some(took) = done.next().await {
             samples.add(took?);
         }
         Ok(self.figures(name, &samples, self.cpu() - cpu, begun.elapsed()))
     }
 
+    /// Makes requests, as many at once as there are workers; one that is refused ends the run.
+    pub(super) async fn each(&self, name: &'static str, count: u32, request: impl Fn(u32) -> Asked) -> anyhow::Result<Figures> {
+        let one = |i| {
+            let (method, path, kind, body) = request(i);
+            async move { send(&self.client, method, &path, kind, body).await.map(drop) }
+        };
+        self.run(name, count, one).await
+    }
+
     /// Reads objects and writes them back changed: a request here is both, as an update is.
     pub(super) async fn update(&self, name: &'static str, count: u32, path: impl Fn(u32) -> String) -> anyhow::Result<Figures> {
-        let (cpu, begun) = (self.cpu(), Instant::now());
-        let answers = stream::iter(0..count).map(|i| {
+        let one = |i: u32| {
             let path = path(i);
             async move {
-                let sent = Instant::now();
                 let mut object = self.read(&path).await?;
                 object["spec"]["number3"] = i.into();
-                send(&self.client, Method::PUT, &path, "application/json", object.to_string()).await.with_context(|| format!("{name} {i}"))?;
-                anyhow::Ok(sent.elapsed())
+                send(&self.client, Method::PUT, &path, "application/json", object.to_string()).await.map(drop)
             }
-        });
-        let mut answers = answers.buffer_unordered(WORKERS);
-        let mut samples = Samples::default();
-        while let Some(took) = answers.next().await {
-            samples.add(took?);
-        }
-        Ok(self.figures(name, &samples, self.cpu() - cpu, begun.elapsed()))
+        };
+        self.run(name, count, one).await
     }
 
     async fn read(&self, path: &str) -> anyhow::Result<Value> {

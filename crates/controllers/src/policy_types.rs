@@ -17,6 +17,8 @@ use crate::work::{Controller, Cx, Step};
 
 /// Kinds that one policy is checked for, as upstream's `maxTypesToCheck`.
 const KINDS_MAX: usize = 10;
+/// Groups in versions that the kinds of one policy are looked for in: each is a request.
+const PLACES_MAX: usize = 100;
 /// The owner of the status.
 const MANAGER: &str = "validatingadmissionpolicy-status";
 
@@ -86,12 +88,15 @@ impl Types {
                 self.typed(&(group.to_owned(), version.to_owned(), text("kind").to_owned())).await?
             }
         };
-        Ok(check_types(spec, &kinds, params.as_ref()))
+        let spec = spec.clone();
+        // Every expression is compiled for every kind.
+        let checked = tokio::task::spawn_blocking(move || check_types(&spec, &kinds, params.as_ref())).await;
+        checked.map_err(|error| client::Error::Transport(format!("the types of a policy could not be checked: {error}")))
     }
 
     /// The kinds that a policy names without wildcards.
     async fn kinds(&self, spec: &Value) -> client::Result<BTreeSet<Gvk>> {
-        let mut found = BTreeSet::new();
+        let (mut found, mut left) = (BTreeSet::new(), PLACES_MAX);
         for rule in spec["matchConstraints"]["resourceRules"].as_array().into_iter().flatten() {
             let texts = |field: &str| rule[field].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
             let (groups, versions, mut resources) = (texts("apiGroups"), texts("apiVersions"), texts("resources"));
@@ -99,7 +104,8 @@ impl Types {
                 continue;
             }
             resources.retain(|resource| !resource.contains(['*', '/']));
-            let pairs: Vec<(&str, &str)> = groups.iter().flat_map(|group| versions.iter().map(move |version| (*group, *version))).collect();
+            let pairs: Vec<(&str, &str)> = groups.iter().flat_map(|group| versions.iter().map(move |version| (*group, *version))).take(left).collect();
+            left -= pairs.len();
             for (group, version) in pairs {
                 let Some(list) = self.known(&root(group, version)).await? else { continue };
                 for served in list["resources"].as_array().into_iter().flatten() {

@@ -120,17 +120,23 @@ impl Compiler {
 /// kinds is given with what it is called in warnings.
 pub fn check_types(spec: &Value, kinds: &[(String, Typed)], params: Option<&Typed>) -> Vec<Value> {
     let declared = Declared { params: !spec["paramKind"].is_null(), authorizer: true, patches: false };
+    let compilers: Vec<(&String, Compiler)> = kinds
+        .iter()
+        .map(|(name, object)| {
+            let mut compiler = Compiler::typed(declared, object, params);
+            for variable in spec["variables"].as_array().into_iter().flatten() {
+                let text = |field: &str| variable[field].as_str().unwrap_or_default();
+                // What is wrong with a variable is told where it is used.
+                let _ = compiler.define(text("name"), text("expression"), declared, true);
+            }
+            (name, compiler)
+        })
+        .collect();
     let mut warnings = Vec::new();
     for (at, validation) in spec["validations"].as_array().into_iter().flatten().enumerate() {
         for field in ["expression", "messageExpression"] {
             let Some(expression) = validation[field].as_str().filter(|expression| !expression.is_empty()) else { continue };
-            let wrong = kinds.iter().filter_map(|(name, object)| {
-                let mut compiler = Compiler::typed(declared, object, params);
-                for variable in spec["variables"].as_array().into_iter().flatten() {
-                    let text = |field: &str| variable[field].as_str().unwrap_or_default();
-                    // What is wrong with a variable is told where it is used.
-                    let _ = compiler.define(text("name"), text("expression"), declared, true);
-                }
+            let wrong = compilers.iter().filter_map(|(name, compiler)| {
                 let why = compiler.compile(expression, declared, Gives::Anything, true).err()?;
                 Some(format!("{name}: {}\n", why.strip_prefix("compilation failed: ").unwrap_or(&why)))
             });

@@ -3,7 +3,13 @@
 //! A subresource whose body is another kind than the object's (`scale`, `eviction`, `binding`, `token`, what is connected to) is
 //! seen as that kind. Only the scale of an object is a view of the object itself, and is written back into it.
 
-use crate::{Operation, Write, rows::Row, subresources, world::World};
+use crate::{
+    Operation, Write,
+    gate::rules::{Asked, Rule},
+    rows::Row,
+    subresources,
+    world::World,
+};
 use kinds::custom::Scale;
 use machinery::{
     Value, convert,
@@ -97,6 +103,32 @@ impl<'a> Attributes<'a> {
         let same = rows.iter().filter(|row| row.root_key == self.write.row.root_key);
         let others = same.filter(|row| (&row.resource.group, &row.resource.version) != (&own.group, &own.version));
         others.filter(|row| part.is_empty() || row.resource.subresource(part).is_some()).map(|row| version_of(row, part, Some(row))).collect()
+    }
+
+    /// The version that the first of the rules names that fits: the write's own if there is one, otherwise, if `equivalent`, another
+    /// in which the same objects are served. Earlier rules count first, whatever version they name.
+    pub(crate) fn fitting<'r>(&self, rules: impl Iterator<Item = &'r Rule> + Clone, equivalent: bool) -> Option<Version> {
+        let resource = &self.write.row.resource;
+        let own = Asked {
+            group: &resource.group,
+            version: &resource.version,
+            resource: &resource.resource,
+            subresource: self.write.subresource,
+            namespace: self.namespace(),
+            operation: self.operation(),
+        };
+        if rules.clone().any(|rule| rule.matches(&own)) {
+            return Some(self.version());
+        }
+        let mut rules = rules.peekable();
+        if !equivalent || rules.peek().is_none() {
+            return None;
+        }
+        let others = self.equivalents();
+        rules.find_map(|rule| {
+            let fits = |other: &&Version| rule.matches(&Asked { group: &other.group, version: &other.version, resource: &other.resource, ..own });
+            others.iter().find(fits).cloned()
+        })
     }
 
     /// The object as this write's admission sees it.

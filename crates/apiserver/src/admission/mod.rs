@@ -9,6 +9,7 @@
 //! ResourceQuota, which charges its quotas as the very last step ([`charge`]) and gives back what a write that was refused after
 //! all was charged ([`quota::Charges::refund`]).
 
+mod again;
 mod always;
 mod anti_affinity;
 mod attributes;
@@ -45,11 +46,11 @@ use crate::{
     rows::Row,
     world::World,
 };
+use again::Again;
 use attributes::Attributes;
 use kinds::usage as amounts;
 use machinery::{Value, apply, gvk::Gvk, status::Status};
 use std::sync::Arc;
-use webhook::Again;
 
 /// A plug-in that decides by what the server knows. Each method decides by the write whether it concerns the plug-in at all.
 trait Plugin: Sync {
@@ -143,23 +144,23 @@ pub(crate) async fn mutate(world: &World, write: &Write<'_>, object: &mut Value)
     if creates(write, "", "pods") && is_on(world, "ServiceAccount") {
         service_account::wait_for_default(world, write.namespace, object).await;
     }
-    let (mut again, mut policies) = (Again::default(), policy::Again::default());
-    round(world, write, object, &mut again, &mut policies).await?;
-    if again.wanted {
-        again.second = true;
-        round(world, write, object, &mut again, &mut policies).await?;
+    let (mut hooks, mut policies) = (Again::default(), Again::default());
+    round(world, write, object, &mut hooks, &mut policies).await?;
+    if hooks.wanted || policies.wanted {
+        (hooks.second, policies.second) = (true, true);
+        round(world, write, object, &mut hooks, &mut policies).await?;
     }
     own::owners_once(object, write.cx, true);
     Ok(())
 }
 
-async fn round(world: &World, write: &Write<'_>, object: &mut Value, again: &mut Again, policies: &mut policy::Again) -> Result<(), Status> {
+async fn round(world: &World, write: &Write<'_>, object: &mut Value, hooks: &mut Again, policies: &mut Again) -> Result<(), Status> {
     for (stage, name) in stages(world) {
         match stage {
             Stage::Plugin(plugin) => plugin.mutate(world, write, object),
             Stage::AutoProvision => namespace::provide(world, write, object).await,
-            Stage::MutatingWebhooks => webhook::admit(&Attributes { world, write }, object, again).await,
-            Stage::MutatingPolicies => policy::admit(&Attributes { world, write }, object, policies, again.second).map(|wanted| again.wanted |= wanted),
+            Stage::MutatingWebhooks => webhook::admit(&Attributes { world, write }, object, hooks).await,
+            Stage::MutatingPolicies => policy::admit(&Attributes { world, write }, object, policies),
             Stage::ImagePolicy | Stage::ValidatingPolicies | Stage::ValidatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
         }
         .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
@@ -219,7 +220,7 @@ pub(crate) async fn connect(world: &World, cx: &Context, row: &Row, mut options:
 async fn asks_mutating(world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
     // Upstream's policies of this kind are not asked about deletions.
     if write.operation == Operation::Connect && is_on(world, "MutatingAdmissionPolicy") {
-        policy::admit(&Attributes { world, write }, object, &mut policy::Again::default(), false)?;
+        policy::admit(&Attributes { world, write }, object, &mut Again::default())?;
     }
     if !is_on(world, "MutatingAdmissionWebhook") {
         return Ok(());

@@ -6,7 +6,11 @@
 //! one that was checked.
 
 use super::{ask, connect::Place, headers, remote::Remote};
-use crate::{read::text, world::World, writer::Writer};
+use crate::{
+    own::{self, Owns},
+    read::text,
+    world::World,
+};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use machinery::{Value, status::Status, time};
 use serde_json::json;
@@ -26,8 +30,6 @@ const TRIES: usize = 5;
 const TRY_MAX: Duration = Duration::from_secs(5);
 /// How often all is looked at though nothing has changed: what is between us and the server tells nobody.
 pub(super) const EVERY: Duration = Duration::from_secs(30);
-/// Writes of one condition that others were faster than.
-const WRITES_MAX: usize = 5;
 
 /// Why and in which words; `True` is said of nothing but an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,33 +124,25 @@ fn is_said(object: &Value, found: &Found) -> bool {
     said.is_some_and(|said| said["status"] == found.status && said["reason"] == found.reason && said["message"] == found.message.as_str())
 }
 
-/// Says it of the object of this name and uid, if it is still there and was not said before.
+/// Says it of the object of this name and uid, if it is still there and was not said before. It passes no admission ([`own`]): a
+/// webhook that hangs must not hold up what is said of all others.
 ///
 /// # Errors
 /// It could not be written.
 pub(super) async fn say(world: &World, name: &str, uid: &str, found: &Found) -> Result<(), Status> {
-    let row = world.expect_row(API_SERVICES)?;
-    let mut last = Ok(());
-    for _ in 0..WRITES_MAX {
-        let Some(object) = world.get(API_SERVICES, "", name).filter(|object| object["metadata"]["uid"] == uid) else { return Ok(()) };
-        if is_said(&object, found) {
-            return Ok(());
+    let (row, now) = (world.expect_row(API_SERVICES)?, SystemTime::now());
+    let said = own::amend(world.store(), &row, ("", name), Owns::By("status"), now, |present| {
+        if present["metadata"]["uid"] != uid || is_said(present, found) {
+            return Ok(None);
         }
-        let now = time::rfc3339(SystemTime::now());
-        let writer = Writer(world);
-        let written = writer.change(&row, ("", name), "status", |old| {
-            let mut value = old.filter(|old| old["metadata"]["uid"] == uid).cloned().ok_or_else(|| Status::new(404, "NotFound", "another object"))?;
-            set(&mut value, found, &now);
-            Ok(value)
-        });
-        match written.await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.code == 404 => return Ok(()),
-            Err(error) if error.code == 409 => last = Err(error),
-            Err(error) => return Err(error),
-        }
+        let mut next = present.clone();
+        set(&mut next, found, &time::rfc3339(now));
+        Ok(Some(next))
+    });
+    match said.await {
+        Err(error) if error.code != 404 => Err(error),
+        _ => Ok(()),
     }
-    last
 }
 
 /// Sets the condition in its place; its time is that of the last change of its status.

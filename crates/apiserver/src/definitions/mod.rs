@@ -253,6 +253,7 @@ impl Keeper {
     /// Puts the rows of a definition in their place. `compiled` are those that it is to have, if they are new.
     fn put(&mut self, definition: &Value, next: Next, compiled: Option<Compiled>) {
         let name = text(&definition["metadata"], "name");
+        let is_new = next == Next::Compiled;
         let rows = match next {
             Next::Same => return,
             Next::Nothing => None,
@@ -263,7 +264,7 @@ impl Keeper {
         let group = text(&definition["spec"], "group");
         self.world.replace_rows(|rows| rows.with_definition(group, name, next.rows.clone()));
         let before = self.compiled.insert(name.to_owned(), next);
-        if let Some(before) = before.filter(|before| !before.is_of(definition)) {
+        if let Some(before) = before.filter(|_| is_new) {
             before.end();
         }
     }

@@ -7,11 +7,14 @@
 
 use crate::{
     own,
+    rows::Row,
+    storage,
     world::{Gvr, World},
 };
 use machinery::{Value, status::Status};
 use serde_json::json;
 use std::{collections::BTreeSet, time::SystemTime};
+use store::Entry;
 
 const API_SERVICES: Gvr<'static> = ("apiregistration.k8s.io", "v1", "apiservices");
 /// Marks what is made and taken away as definitions come and go.
@@ -25,15 +28,24 @@ fn is_managed(service: &Value) -> bool {
     service["metadata"]["labels"][MANAGED] == "true"
 }
 
-/// The names of the APIServices that are there for definitions.
-fn present(world: &World) -> impl Iterator<Item = String> {
-    let managed = world.list(API_SERVICES, "").into_iter().filter(|service| is_managed(service));
-    managed.filter_map(|service| service["metadata"]["name"].as_str().map(str::to_owned))
+/// The group that an APIService is for: a version's name holds no dot, so what follows the first is the group.
+fn group_of(name: &str) -> &str {
+    name.split_once('.').map_or("", |(_, group)| group)
 }
 
-/// The groups that APIServices are there for. A version's name holds no dot, so what follows the first is the group.
+/// The names of the APIServices that are there for definitions; those of a group alone if one is named. The key tells the group,
+/// so that of the others nothing is decoded.
+fn present(world: &World, row: &Row, group: Option<&str>) -> Vec<String> {
+    let Some(snapshot) = storage::snapshot(world.store(), row, None) else { return Vec::new() };
+    let name = |entry: &Entry| entry.key.rsplit('/').next().unwrap_or_default().to_owned();
+    let found = snapshot.range(&row.root_key, "").map(|entry| (name(entry), entry)).filter(|(name, _)| group.is_none_or(|group| group_of(name) == group));
+    found.filter(|(_, entry)| is_managed(&storage::value(row, entry))).map(|(name, _)| name).collect()
+}
+
+/// The groups that APIServices are there for.
 pub(super) fn groups(world: &World) -> BTreeSet<String> {
-    present(world).filter_map(|name| name.split_once('.').map(|(_, group)| group.to_owned())).collect()
+    let Some(row) = world.row(API_SERVICES.0, API_SERVICES.1, API_SERVICES.2) else { return BTreeSet::new() };
+    present(world, &row, None).iter().map(|name| group_of(name).to_owned()).collect()
 }
 
 /// The name of an APIService.
@@ -57,8 +69,7 @@ pub(super) async fn follow(world: &World, group: &str) -> Result<(), Status> {
             own::create(world.store(), &row, SystemTime::now(), api_service(group, version)).await?;
         }
     }
-    let of_group = |name: &String| name.split_once('.').is_some_and(|(_, of)| of == group);
-    for name in present(world).filter(|name| of_group(name) && !wanted.contains(name)) {
+    for name in present(world, &row, Some(group)).into_iter().filter(|name| !wanted.contains(name)) {
         own::remove(world.store(), &row, &name, is_managed).await?;
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Whom ImagePolicyWebhook asks about images, and what it was told lately.
 
-use crate::hooks::{Credentials, Failure, Services, Target};
+use crate::hooks::{Address, Credentials, Failure, Services};
 use machinery::{Value, json};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -19,7 +19,7 @@ const TRIES: usize = 5;
 /// The webhook of image policies, with what its settings say.
 #[derive(Debug)]
 pub(crate) struct ImageReviews {
-    target: Target,
+    address: Address,
     /// How long a yes and a no are remembered.
     allow: Duration,
     deny: Duration,
@@ -48,8 +48,9 @@ pub(crate) fn of(settings: &Value) -> Result<ImageReviews, String> {
     let allow = duration(&own["allowTTL"], second, second..minutes(30), minutes(5))?;
     let deny = duration(&own["denyTTL"], second, second..minutes(30), Duration::from_secs(30))?;
     let (at, credentials) = Credentials::with_cluster(Path::new(own["kubeConfigFile"].as_str().unwrap_or_default()))?;
-    let target = Target::new(&at, &credentials)?;
-    Ok(ImageReviews { target, allow, deny, backoff, is_open: own["defaultAllow"] == true, kept: Mutex::default() })
+    let address = Address::new(at, credentials);
+    address.target()?;
+    Ok(ImageReviews { address, allow, deny, backoff, is_open: own["defaultAllow"] == true, kept: Mutex::default() })
 }
 
 /// A number in a unit: 0 stands for what is usual, -1 for none.
@@ -115,13 +116,17 @@ impl ImageReviews {
         let mut wait = self.backoff;
         for _ in 1..TRIES {
             let left = until.saturating_duration_since(Instant::now());
-            match self.target.post(services, body.clone(), left.min(CALL_MAX)).await {
+            match self.post(services, body.clone(), left.min(CALL_MAX)).await {
                 Err(failure) if is_passing(&failure) && wait < left => tokio::time::sleep(wait).await,
                 other => return other,
             }
             wait = wait.mul_f64(1.5);
         }
-        self.target.post(services, body, until.saturating_duration_since(Instant::now()).min(CALL_MAX)).await
+        self.post(services, body, until.saturating_duration_since(Instant::now()).min(CALL_MAX)).await
+    }
+
+    async fn post(&self, services: &dyn Services, body: bytes::Bytes, within: Duration) -> Result<bytes::Bytes, Failure> {
+        self.address.target().map_err(Failure::Transport)?.post(services, body, within).await
     }
 
     fn keep(&self, key: Vec<u8>, verdict: &Verdict) {

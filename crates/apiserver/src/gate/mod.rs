@@ -34,16 +34,16 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Whether policies, or the conditions of webhooks, may be thought about for longer than a moment when a resource is written.
-    pub(crate) fn is_heavy(&self, group: &str, resource: &str) -> bool {
+    pub(crate) fn is_heavy(&self, resource: &str) -> bool {
         let policies = |policies: &Source<Policy>, bindings: &Source<Binding>| {
             policies.all().iter().any(|policy| {
-                let concerned = || policy.constraints.as_ref().is_some_and(|about| about.rules.iter().any(|named| named.rule.names(group, resource)));
+                let concerned = || policy.constraints.as_ref().is_some_and(|about| about.rules.iter().any(|named| named.rule.names(resource)));
                 // Once for each of its parameters, which may be many.
                 let many = || bindings.all().iter().any(|binding| binding.policy == policy.name && binding.selects());
                 concerned() && (policy.heavy || many())
             })
         };
-        let webhooks = |hooks: &Source<Webhook>| hooks.all().iter().any(|hook| hook.heavy && hook.rules.iter().any(|rule| rule.names(group, resource)));
+        let webhooks = |hooks: &Source<Webhook>| hooks.all().iter().any(|hook| hook.heavy && hook.rules.iter().any(|rule| rule.names(resource)));
         policies(&self.validating_policies, &self.validating_bindings)
             || policies(&self.mutating_policies, &self.mutating_bindings)
             || webhooks(&self.mutating)

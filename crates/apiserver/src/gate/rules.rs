@@ -61,10 +61,10 @@ impl Rule {
         value.as_array().into_iter().flatten().map(Rule::of).collect()
     }
 
-    /// Whether it is about a resource, in whatever version and by whatever operation.
-    pub(crate) fn names(&self, group: &str, resource: &str) -> bool {
-        let groups = self.groups.iter().any(|own| own == "*" || own == group);
-        groups && self.resources.iter().any(|(name, _)| name == "*" || name == resource)
+    /// Whether it may be about a resource, in whatever group and version (the same objects may be served in several) and by whatever
+    /// operation.
+    pub(crate) fn names(&self, resource: &str) -> bool {
+        self.resources.iter().any(|(name, _)| name == "*" || name == resource)
     }
 
     pub(crate) fn matches(&self, asked: &Asked<'_>) -> bool {

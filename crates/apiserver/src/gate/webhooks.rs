@@ -4,19 +4,12 @@ use super::{
     policies::{self, Condition},
     rules::Rule,
 };
-use crate::hooks::{ClientConfig, Credentials, Target};
+use crate::hooks::{Address, ClientConfig, Credentials};
 use machinery::{Value, labels::Selector};
-use parking_lot::Mutex;
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
 /// The time of a webhook that names none (the original's default).
 const TIMEOUT_S: u64 = 10;
-/// How long what was read from files is believed.
-const FILES_LIFE: Duration = Duration::from_secs(60);
 
 /// The versions of a review that are spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,25 +41,7 @@ pub(crate) struct Webhook {
     pub(crate) conditions: Vec<Condition>,
     /// Its conditions may take longer than a moment.
     pub(crate) heavy: bool,
-    config: ClientConfig,
-    credentials: Credentials,
-    target: Mutex<Option<(Instant, Arc<Target>)>>,
-}
-
-impl Webhook {
-    /// Where it is; found out when it is asked first, and again where tokens and certificates lie in files that are replaced. What
-    /// is wrong is not kept: it may be right the next time.
-    pub(crate) fn target(&self) -> Result<Arc<Target>, String> {
-        let mut kept = self.target.lock();
-        if let Some((since, target)) = &*kept
-            && (!self.credentials.has_files() || since.elapsed() < FILES_LIFE)
-        {
-            return Ok(Arc::clone(target));
-        }
-        let target = Arc::new(Target::new(&self.config, &self.credentials)?);
-        *kept = Some((Instant::now(), Arc::clone(&target)));
-        Ok(target)
-    }
+    pub(crate) address: Address,
 }
 
 /// The webhooks of a configuration, in its order.
@@ -107,9 +82,7 @@ fn one(hook: &Value, name: &str, uid: String, mutating: bool, credentials: &Cred
         reinvoked: mutating && hook["reinvocationPolicy"] == "IfNeeded",
         heavy: policies::are_heavy(conditions.iter().map(|condition| &condition.expression)),
         conditions,
-        config: ClientConfig::of(&hook["clientConfig"]),
-        credentials: credentials.clone(),
-        target: Mutex::default(),
+        address: Address::new(ClientConfig::of(&hook["clientConfig"]), credentials.clone()),
     }
 }
 
@@ -118,33 +91,15 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn webhook(condition: &str, credentials: &Credentials) -> Webhook {
+    fn webhook(condition: &str) -> Webhook {
         let conditions = json!([{"name": "c", "expression": condition}]);
         let hook = json!({"name": "h", "clientConfig": {"url": "https://127.0.0.1/"}, "matchConditions": conditions});
-        compile(&json!({"metadata": {"name": "w"}, "webhooks": [hook]}), true, credentials).remove(0)
+        compile(&json!({"metadata": {"name": "w"}, "webhooks": [hook]}), true, &Credentials::default()).remove(0)
     }
 
     #[test]
     fn conditions_that_may_take_long_are_told() {
-        assert!(!webhook("true", &Credentials::default()).heavy);
-        assert!(webhook("object.a.all(a, object.b.all(b, object.c.all(c, a == b && b == c)))", &Credentials::default()).heavy);
-    }
-
-    #[test]
-    fn what_is_wrong_with_a_target_is_not_kept() {
-        let folder = std::env::temp_dir().join(format!("knarr-webhook-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let config = "users:\n- name: '*'\n  user:\n    tokenFile: token\n";
-        std::fs::write(folder.join("config"), config).expect("written");
-        let credentials = Credentials::load(&folder.join("config")).expect("credentials");
-        assert!(credentials.has_files() && !Credentials::default().has_files());
-        let hook = webhook("true", &credentials);
-        assert!(hook.target().is_err(), "there is no token yet");
-        std::fs::write(folder.join("token"), "t").expect("written");
-        let target = hook.target().expect("a token");
-        assert!(Arc::ptr_eq(&target, &hook.target().expect("the same")));
-        *hook.target.lock() = Instant::now().checked_sub(FILES_LIFE).map(|since| (since, Arc::clone(&target)));
-        assert!(!Arc::ptr_eq(&target, &hook.target().expect("another")), "files are read again");
-        std::fs::remove_dir_all(folder).expect("clean");
+        assert!(!webhook("true").heavy);
+        assert!(webhook("object.a.all(a, object.b.all(b, object.c.all(c, a == b && b == c)))").heavy);
     }
 }

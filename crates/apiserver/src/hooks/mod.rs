@@ -7,6 +7,7 @@
 //!
 //! Upstream's rules: `apiserver/pkg/util/webhook` (client, authentication, service resolver) and `client-go/rest`.
 
+mod address;
 mod answer;
 pub(crate) mod connect;
 mod credentials;
@@ -14,6 +15,7 @@ mod target;
 pub(crate) mod trust;
 pub(crate) mod words;
 
+pub(crate) use address::Address;
 pub(crate) use credentials::Credentials;
 pub(crate) use target::{ClientConfig, Target};
 

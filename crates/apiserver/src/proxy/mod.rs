@@ -38,7 +38,7 @@ pub(crate) fn handle<'a>(world: &'a World, cx: &'a Arc<Context>, request: Reques
     let asked = ask(world, cx, &request);
     Box::pin(async move {
         if let Some((row, options)) = connects {
-            let heavy = world.gate().is_heavy(&row.resource.group, &row.resource.resource);
+            let heavy = world.gate().is_heavy(&row.resource.resource);
             let (world, cx) = (world.clone(), Arc::clone(cx));
             let admitted = Box::pin(async move { admission::connect(&world, &cx, &row, options).await });
             if heavy { offload::run(admitted).await } else { admitted.await }?;

@@ -177,11 +177,14 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     }
 }
 
-/// Whether objects of a custom kind may still be made, as the table says now.
+/// Whether objects of a custom kind may still be made, as the table says now: a definition of its name may be another by now.
 fn is_accepted(call: &Call<'_>, row: &Row) -> bool {
     let resource = &row.resource;
     let present = call.world.row(&resource.group, &resource.version, &resource.resource);
-    present.as_ref().and_then(|present| present.custom.as_ref()).is_some_and(|custom| !custom.terminating)
+    present.is_some_and(|present| {
+        let alike = present.resource.namespaced == resource.namespaced && present.resource.kind == resource.kind;
+        alike && present.custom.as_ref().is_some_and(|custom| !custom.terminating)
+    })
 }
 
 fn terminating(row: &Row, name: &str) -> Status {

@@ -416,34 +416,11 @@ fn check_match(constraints: &Value, path: &Path, errors: &mut ErrorList) {
 
 impl Policy<'_> {
     fn check_variable(&mut self, variable: &Value, path: &Path, errors: &mut ErrorList) {
-        const RESERVED: [&str; 21] = [
-            "true",
-            "false",
-            "null",
-            "in",
-            "as",
-            "break",
-            "const",
-            "continue",
-            "else",
-            "for",
-            "function",
-            "if",
-            "import",
-            "let",
-            "loop",
-            "package",
-            "namespace",
-            "return",
-            "var",
-            "void",
-            "while",
-        ];
         let name = tree::text(variable, "name");
         let word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.starts_with(|c: char| c.is_ascii_digit());
         if name.trim().is_empty() {
             errors.push(Error::required(&path.child("name"), "name is not specified"));
-        } else if !word || RESERVED.contains(&name) {
+        } else if !word || kubecel::declared::RESERVED.contains(&name) {
             errors.push(Error::invalid(&path.child("name"), name, "must be a valid CEL identifier"));
         }
         let expression = tree::text(variable, "expression");

@@ -7,10 +7,7 @@ use super::{
     },
     scope::Subject,
 };
-use crate::gate::{
-    policies::{Binding, Match, Named, Policy},
-    rules::Asked,
-};
+use crate::gate::policies::{Binding, Match, Named, Policy};
 
 /// The version in which a policy looks at a write; none if the write does not concern it.
 pub(super) fn of_policy(asked: &Attributes<'_>, policy: &Policy, subject: &Subject<'_>) -> Result<Option<Version>, String> {
@@ -45,25 +42,6 @@ fn find(asked: &Attributes<'_>, about: &Match, subject: &Subject<'_>) -> Result<
 
 /// The version that one of the rules names.
 fn among(asked: &Attributes<'_>, rules: &[Named], equivalent: bool) -> Option<Version> {
-    let resource = &asked.write.row.resource;
-    let own = Asked {
-        group: &resource.group,
-        version: &resource.version,
-        resource: &resource.resource,
-        subresource: asked.write.subresource,
-        namespace: asked.namespace(),
-        operation: asked.operation(),
-    };
-    let named = |rule: &Named| rule.names.is_empty() || rule.names.iter().any(|name| name == asked.name());
-    if rules.iter().any(|rule| rule.rule.matches(&own) && named(rule)) {
-        return Some(asked.version());
-    }
-    if !equivalent || rules.is_empty() {
-        return None;
-    }
-    let others = asked.equivalents();
-    rules.iter().filter(|rule| named(rule)).find_map(|rule| {
-        let fits = |other: &&Version| rule.rule.matches(&Asked { group: &other.group, version: &other.version, resource: &other.resource, ..own });
-        others.iter().find(fits).cloned()
-    })
+    let named = |rule: &&Named| rule.names.is_empty() || rule.names.iter().any(|name| name == asked.name());
+    asked.fitting(rules.iter().filter(named).map(|rule| &rule.rule), equivalent)
 }

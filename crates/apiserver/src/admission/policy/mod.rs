@@ -14,7 +14,7 @@ mod scope;
 mod validating;
 
 pub(super) use conditions::meets;
-pub(super) use mutating::{Again, admit};
+pub(super) use mutating::admit;
 pub(super) use validating::validate;
 
 use super::attributes::{Attributes, Version};

@@ -1,7 +1,7 @@
 //! MutatingAdmissionPolicy: what policies make of an object, one after the other, and again where it has changed after them.
 
 use super::{
-    super::{attributes::Attributes, forbidden, keep_managers, same_kind},
+    super::{again::Again, attributes::Attributes, forbidden, keep_managers, same_kind},
     Invocation, Misconfigured, conditions, find, in_time,
     merge::{self, Unfit},
     namespace_of,
@@ -9,41 +9,24 @@ use super::{
 };
 use crate::own;
 use machinery::{Value, status::Status};
-use std::collections::HashSet;
 
-/// What the second round must know of the first.
-#[derive(Debug, Default)]
-pub(in crate::admission) struct Again {
-    output: Option<Value>,
-    invoked: HashSet<String>,
-    reinvoke: HashSet<String>,
-}
-
-impl Again {
-    fn require(&mut self) {
-        self.reinvoke.extend(self.invoked.drain());
-    }
-}
-
-/// Changes the object. `second`: this is the second round; the answer is whether there must be one.
-pub(in crate::admission) fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again, second: bool) -> Result<bool, Status> {
+/// Changes the object.
+pub(in crate::admission) fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
     let gate = asked.world.gate();
     if gate.mutating_policies.all().is_empty() {
-        return Ok(false);
+        return Ok(());
     }
     let old = asked.old();
     let mut viewed = asked.view(object).into_owned();
     let met = find(asked, &gate.mutating_policies, &gate.mutating_bindings, &Subject { object: &viewed, old: &old });
-    if second && again.output.as_ref().is_some_and(|output| output != object) {
-        again.require();
-    }
+    again.begin(object);
     let namespace = if met.invocations.is_empty() { None } else { namespace_of(asked)? };
     let mut wrong = met.misconfigured;
-    let (mut wanted, mut dirty) = (false, false);
+    let mut dirty = false;
     for invocation in &met.invocations {
         in_time(asked)?;
         let key = key(invocation);
-        if second && !again.reinvoke.contains(&key) {
+        if again.leaves_out(&key) {
             continue;
         }
         let before = asked.to(&invocation.version, viewed.clone());
@@ -53,21 +36,18 @@ pub(in crate::admission) fn admit(asked: &Attributes<'_>, object: &mut Value, ag
         if next != before {
             viewed = asked.from(&invocation.version, next);
             dirty = true;
-            wanted = true;
-            again.require();
+            again.changed();
         }
         if invocation.policy.reinvoked {
-            again.invoked.insert(key);
+            again.invoked(key);
         }
     }
     if dirty {
         asked.put(viewed, object);
     }
-    if !second && !again.invoked.is_empty() {
-        again.output = Some(object.clone());
-    }
+    again.end(object);
     let told: Vec<Misconfigured> = wrong.into_iter().filter(|wrong| !wrong.policy.ignore).collect();
-    if told.is_empty() { Ok(wanted) } else { Err(refusal(asked, object, &told)) }
+    if told.is_empty() { Ok(()) } else { Err(refusal(asked, object, &told)) }
 }
 
 /// What tells one invocation from another.

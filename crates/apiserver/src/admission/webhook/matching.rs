@@ -4,11 +4,7 @@ use super::super::{
     attributes::{Attributes, Version},
     policy,
 };
-use crate::{
-    Operation,
-    gate::{rules::Asked, webhooks::Webhook},
-    world::World,
-};
+use crate::{Operation, gate::webhooks::Webhook, world::World};
 use machinery::{Value, labels::Selector, status::Status};
 use std::sync::Arc;
 
@@ -29,7 +25,7 @@ pub(super) fn find(asked: &Attributes<'_>, hook: &Arc<Webhook>, object: &Value, 
     if matches!(by_object, Ok(false)) {
         return Ok(None);
     }
-    let Some(version) = version(asked, hook) else { return Ok(None) };
+    let Some(version) = asked.fitting(hook.rules.iter(), hook.equivalent) else { return Ok(None) };
     by_namespace?;
     by_object?;
     if !hook.conditions.is_empty() {
@@ -43,30 +39,6 @@ pub(super) fn find(asked: &Attributes<'_>, hook: &Arc<Webhook>, object: &Value, 
         }
     }
     Ok(Some(Invocation { hook: Arc::clone(hook), version }))
-}
-
-fn version(asked: &Attributes<'_>, hook: &Webhook) -> Option<Version> {
-    let resource = &asked.write.row.resource;
-    let own = Asked {
-        group: &resource.group,
-        version: &resource.version,
-        resource: &resource.resource,
-        subresource: asked.write.subresource,
-        namespace: asked.namespace(),
-        operation: asked.operation(),
-    };
-    if hook.rules.iter().any(|rule| rule.matches(&own)) {
-        return Some(asked.version());
-    }
-    if !hook.equivalent {
-        return None;
-    }
-    let others = asked.equivalents();
-    // Earlier rules count first, whatever version they name.
-    hook.rules.iter().find_map(|rule| {
-        let fits = |other: &&Version| rule.matches(&Asked { group: &other.group, version: &other.version, resource: &other.resource, ..own });
-        others.iter().find(fits).cloned()
-    })
 }
 
 /// Whether the write's namespace is selected; what lies in none always is.

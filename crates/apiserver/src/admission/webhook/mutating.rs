@@ -6,30 +6,10 @@ use super::{
     review::Verdict,
 };
 use crate::{
-    admission::{attributes::Attributes, keep_managers, same_kind},
+    admission::{again::Again, attributes::Attributes, keep_managers, same_kind},
     offload, own,
 };
 use machinery::{Value, json, patch, status::Status};
-use std::collections::HashSet;
-
-/// What the second round of a write's mutation must know of the first (upstream's reinvocation context).
-#[derive(Debug, Default)]
-pub(in crate::admission) struct Again {
-    /// The second round goes on.
-    pub(in crate::admission) second: bool,
-    /// Somebody has changed the object after others had seen it.
-    pub(in crate::admission) wanted: bool,
-    output: Option<Value>,
-    invoked: HashSet<String>,
-    reinvoke: HashSet<String>,
-}
-
-impl Again {
-    /// Those that were asked before and want to be asked again are asked again.
-    fn require(&mut self) {
-        self.reinvoke.extend(self.invoked.drain());
-    }
-}
 
 /// Asks all that the write concerns; `object` is null for a deletion.
 pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
@@ -37,15 +17,13 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
     if hooks.is_empty() || asked.is_left_alone() {
         return Ok(());
     }
-    if again.second && again.output.as_ref().is_some_and(|output| output != object) {
-        again.require();
-    }
+    again.begin(object);
     let old = asked.old();
     let mut viewed = asked.view(object).into_owned();
     let mut dirty = false;
     for hook in hooks.iter() {
         let Some(invocation) = matching::find(asked, hook, &viewed, &old)? else { continue };
-        if again.second && !again.reinvoke.contains(&hook.uid) {
+        if again.leaves_out(&hook.uid) {
             continue;
         }
         let outcome = Box::pin(one(asked, &invocation, &viewed, &old)).await;
@@ -60,11 +38,10 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
             Err(problem) => (false, Some(problem)),
         };
         if changed {
-            again.require();
-            again.wanted = true;
+            again.changed();
         }
         if hook.reinvoked {
-            again.invoked.insert(hook.uid.clone());
+            again.invoked(hook.uid.clone());
         }
         match problem {
             None => {}
@@ -75,9 +52,7 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
     if dirty {
         asked.put(viewed, object);
     }
-    if !again.second && !again.invoked.is_empty() {
-        again.output = Some(object.clone());
-    }
+    again.end(object);
     Ok(())
 }
 

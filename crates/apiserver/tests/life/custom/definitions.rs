@@ -239,4 +239,14 @@ async fn of_versions_that_a_webhook_would_have_to_convert_the_stored_one_alone_i
     let mut second = widget("b", json!({}));
     second["apiVersion"] = "example.com/v2".into();
     server.post(&other, &second).await.expect(404);
+    // Once another is stored, none is served until nothing lies in the former.
+    let at = format!("{DEFINITIONS}/widgets.example.com");
+    let mut moved = server.get(&at).await.expect(200);
+    moved["spec"]["versions"] = json!([version("v1", false), version("v2", true)]);
+    server.put(&at, &moved).await.expect(200);
+    eventually(&server, WIDGETS, |code, _| code == 404).await;
+    server.get(&other).await.expect(404);
+    let migrated = json!({"status": {"storedVersions": ["v2"]}});
+    server.patch(&format!("{at}/status"), "application/merge-patch+json", &migrated).await.expect(200);
+    eventually(&server, &other, |code, _| code == 200).await;
 }
