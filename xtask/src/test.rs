@@ -140,7 +140,7 @@ fn is_root() -> bool {
 }
 
 /// kubectl from the path, else built once from its Go module below the target directory.
-fn kubectl(root: &Path) -> anyhow::Result<PathBuf> {
+pub fn kubectl(root: &Path) -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|p| p.join("kubectl")).find(|p| p.is_file());
     if let Some(found) = found {

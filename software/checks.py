@@ -1,0 +1,110 @@
+"""What the checks of every program share: each is told by one line, `ok WHAT` or `WRONG WHAT`, which `cargo xtask software` counts.
+
+The environment: KUBECONFIG, KUBECTL, KNARR with CLUSTER (the options that name the cluster), OUT (what `build` made), WORK (a folder that
+is the check's own), PORT (the first of ten that are free).
+"""
+import glob, json, os, subprocess, sys, time, traceback
+
+OUT, WORK, PORT = os.environ["OUT"], os.environ["WORK"], int(os.environ["PORT"])
+HERE = os.path.dirname(os.path.abspath(sys.argv[0]))
+NAME = os.path.basename(HERE)
+SOURCE = f"{OUT}/src/{NAME}"
+wrong = 0
+
+
+def run(*command, input=None, timeout=120, env=None):
+    """(whether it went well, what it wrote)."""
+    done = subprocess.run([str(c) for c in command], input=input, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
+                          env={**os.environ, **(env or {})})
+    return done.returncode == 0, done.stdout
+
+
+def kubectl(*arguments, input=None, timeout=120):
+    return run(os.environ["KUBECTL"], *arguments, input=input, timeout=timeout)
+
+
+def get(*arguments):
+    """An object, or None."""
+    good, text = kubectl("get", *arguments, "-o", "json")
+    return json.loads(text) if good else None
+
+
+def told(what, good, detail=""):
+    global wrong
+    if good:
+        print(f"ok {what}", flush=True)
+    else:
+        wrong += 1
+        print(f"WRONG {what}\n" + "".join(f"    {line}\n" for line in str(detail).splitlines()[-40:]), flush=True)
+    return good
+
+
+def works(what, *command, **options):
+    """What it wrote."""
+    good, text = run(*command, **options)
+    told(what, good, text)
+    return text
+
+
+def applies(what, *arguments, **options):
+    return works(what, os.environ["KUBECTL"], "apply", *arguments, **options)
+
+
+def is_same(what, is_, wanted):
+    return told(what, is_ == wanted, f"is     {is_!r}\nwanted {wanted!r}")
+
+
+def holds(what, text, *parts):
+    return told(what, all(part in text for part in parts), f"{text}\nlacks {[part for part in parts if part not in text]}")
+
+
+def is_refused(what, object, *parts):
+    """An object that must not be taken, with all of PARTS in what is said."""
+    good, text = kubectl("create", "-f", "-", input=object if isinstance(object, str) else json.dumps(object))
+    return told(what, not good and all(part in text for part in parts), f"{text}\nwanted {parts}")
+
+
+def comes(what, condition, seconds=60):
+    """What a program brings about by itself, and kubectl has no words to wait for. Gives what CONDITION gave."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > end:
+            told(what, False, f"not within {seconds} s")
+            return None
+        time.sleep(0.2)
+    told(what, True)
+    return value
+
+
+def each_applies(what, folder, pattern, refused=()):
+    """Whether all files of a folder would be taken, but those that REFUSED names: {file: what is said, in part}."""
+    wanted, failed = dict(refused), []
+    files = sorted(glob.glob(f"{folder}/{pattern}", recursive=True))
+    for path in files:
+        name = os.path.relpath(path, folder)
+        good, text = kubectl("apply", "--dry-run=server", "--validate=warn", "-f", path)
+        expected = wanted.pop(name, None)
+        if (expected is None) != good or expected and expected not in text:
+            failed.append(name + ":\n" + "\n".join(line for line in text.splitlines() if not line.endswith("(server dry run)")))
+    told(f"{len(files)} {what}", files and not failed and not wanted, "\n".join([*failed, *wanted]))
+
+
+def wrong_objects(path):
+    """Objects of a file that must be refused. Each begins with `# WHAT: part of the message; another part`."""
+    for document in open(path).read().split("\n---\n"):
+        head, _, body = document.strip().partition("\n")
+        what, _, parts = head.removeprefix("# ").partition(": ")
+        is_refused(what, body, *parts.split("; "))
+
+
+def imports():
+    """The images of this program, into the node."""
+    works("the images are imported", os.environ["KNARR"], "image", "import", *os.environ["CLUSTER"].split(), f"{OUT}/images/{NAME}.tar")
+
+
+def main(check):
+    try:
+        check()
+    except Exception:  # noqa: BLE001: whatever went wrong is told as a check that failed
+        told("the check runs to its end", False, traceback.format_exc())
+    sys.exit(1 if wrong else 0)
