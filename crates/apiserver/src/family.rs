@@ -4,7 +4,11 @@
 //! is read, as upstream does each time: pruned and given its defaults by the schema of the version in which it lies, turned
 //! into the version that is asked for, and pruned by that one. An object that this leaves as it is, is noted as such by the
 //! number of the version's schema (`Entry::has_shape`), and is answered from then on as its bytes lie.
+//!
+//! Where a webhook converts, it is asked before anything else looks at an object ([`crate::conversion`]): what is looked at here is in
+//! its version already.
 
+use crate::conversion::Webhook;
 use machinery::{
     Value, defaulting, gvk,
     gvk::Gvk,
@@ -26,12 +30,14 @@ pub(crate) struct Family {
     pub(crate) kind: String,
     /// The version in which objects are stored.
     pub(crate) storage: String,
+    /// Who converts; none where versions differ by name alone.
+    pub(crate) webhook: Option<Webhook>,
     schema: Schema,
 }
 
 impl Family {
-    pub(crate) fn new(definition: String, kind: &Gvk, schema: Schema) -> Family {
-        Family { definition, group: kind.group.clone(), kind: kind.kind.clone(), storage: kind.version.clone(), schema }
+    pub(crate) fn new(definition: String, kind: &Gvk, schema: Schema, webhook: Option<Webhook>) -> Family {
+        Family { definition, group: kind.group.clone(), kind: kind.kind.clone(), storage: kind.version.clone(), webhook, schema }
     }
 
     pub(crate) fn schema(&self) -> &Schema {
@@ -51,7 +57,7 @@ impl Family {
     }
 
     /// What the schema of a version leaves of an object.
-    fn pruned(&self, version: &str, value: Value) -> Value {
+    pub(crate) fn pruned(&self, version: &str, value: Value) -> Value {
         let Some(ty) = self.ty(version) else { return value };
         // What the metadata of an object cannot hold was not stored by this program; it is shown as it is.
         match json::normalize(value.clone(), ty, Validation::Ignore) {
@@ -62,12 +68,19 @@ impl Family {
 
     /// An object of the store as a version shows it.
     pub(crate) fn shown(&self, version: &str, stored: &Value) -> Value {
+        let (lies_in, value) = self.read(stored);
+        // Only a webhook knows how another version looks; who has not asked it sees the object as what it is.
+        if lies_in == version || self.webhook.is_some() { value } else { self.pruned(version, self.renamed(version, value)) }
+    }
+
+    /// An object of the store as the version shows it in which it lies, and that version.
+    pub(crate) fn read<'s>(&self, stored: &'s Value) -> (&'s str, Value) {
         let (_, lies_in) = gvk::parse_api_version(stored["apiVersion"].as_str().unwrap_or_default());
         let mut value = self.pruned(lies_in, stored.clone());
         if let Some(ty) = self.ty(lies_in) {
             defaulting::apply(ty, &mut value);
         }
-        if lies_in == version { value } else { self.pruned(version, self.renamed(version, value)) }
+        (lies_in, value)
     }
 
     /// An object of a version as it is stored.

@@ -11,6 +11,7 @@ mod bootstrap;
 mod components;
 mod config;
 mod context;
+mod conversion;
 mod definitions;
 mod discovery;
 mod documents;

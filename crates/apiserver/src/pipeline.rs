@@ -292,7 +292,7 @@ impl Asked {
                     let initial = matches!(query.text("resourceVersion"), "" | "0") || query.flag("sendInitialEvents");
                     initial && self.list_is_heavy()
                 }
-                "get" if as_it_lies => false,
+                "get" if as_it_lies && self.row.reader().is_none() => false,
                 _ if info.name.is_empty() => false,
                 _ => {
                     let namespace = if self.row.resource.namespaced { info.namespace.as_str() } else { "" };
@@ -347,9 +347,9 @@ async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     match verb {
         "get" if is_component(call) => components::get(call).await,
         "list" if is_component(call) => components::list(call).await,
-        "get" => registry::get(call),
-        "list" => registry::list(call),
-        "watch" => registry::watch(call),
+        "get" => registry::get(call).await,
+        "list" => registry::list(call).await,
+        "watch" => registry::watch(call).await,
         "create" if REVIEWS.contains(&info.group.as_str()) => {
             let value = call.decode(body, machinery::json::Validation::Ignore)?;
             let answer = reviews::create(call.world, call.cx, call.row, value).await?;
@@ -406,7 +406,7 @@ async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         return Err(if call.row.custom.is_some() { errors::unsupported(call.row, info.verb) } else { Status::method_not_allowed() });
     }
     match (info.subresource.as_str(), info.verb) {
-        ("scale", "get") => subresources::scale_get(call),
+        ("scale", "get") => subresources::scale_get(call).await,
         ("scale", "update") => subresources::scale_update(call, body).await,
         ("scale", "patch") => subresources::scale_patch(call, body).await,
         ("binding", "create") => bind(call, body).await,
@@ -420,7 +420,7 @@ async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
             Ok(Answer::Other(StatusCode::CREATED, answer))
         }
         (part, verb) if subresources::PARTS.contains(&part) => match verb {
-            "get" => registry::get(call),
+            "get" => registry::get(call).await,
             "update" => registry::update(call, part, body).await,
             "patch" => registry::patch::patch(call, part, body).await,
             _ => Err(Status::method_not_allowed()),

@@ -5,6 +5,7 @@
 //! with it: a table that replaces another shares all groups but the one that changed.
 
 use crate::{
+    conversion::Reader,
     documents::{Aggregated, Documents},
     family::{Custom, Family},
     frames::Frames,
@@ -91,6 +92,7 @@ pub struct Row {
     pub list_kind: String,
     /// What a custom kind has besides.
     pub(crate) custom: Option<Custom>,
+    reader: Option<Arc<Reader>>,
     labels: Arc<Labels>,
     bucket: OnceLock<Bucket>,
     frames: Frames,
@@ -125,6 +127,7 @@ impl Row {
             storage_strategy: Logic::Builtin(storage_strategy),
             list_kind: format!("{kind}List"),
             custom: None,
+            reader: None,
             labels: Labels::of(resource),
             stretches: Stretches::default(),
             item_prefix: format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","#).into(),
@@ -148,7 +151,9 @@ impl Row {
     pub(crate) fn custom(resource: Resource, list_kind: String, strategy: Arc<dyn Strategy>, custom: Custom, id: TypeId, labels: Option<Arc<Labels>>) -> Row {
         let endpoints = std::iter::once("").chain(resource.subresources.iter().map(|s| s.name.as_str()));
         let of_fields = Arc::clone(&strategy);
+        let reader = Reader::of(&custom.family, &resource.version, custom.shape, &strategy);
         Row {
+            reader,
             storage_strategy: Logic::Custom(Arc::clone(&strategy)),
             list_kind,
             labels: labels.unwrap_or_else(|| Labels::of(&resource)),
@@ -223,6 +228,11 @@ impl Row {
     /// Whether the kind is the original's own, and not a custom resource's.
     pub(crate) fn is_builtin(&self) -> bool {
         matches!(self.arena, Arena::Builtin(_))
+    }
+
+    /// Who reads what lies in another version, where a webhook converts.
+    pub(crate) fn reader(&self) -> Option<&Arc<Reader>> {
+        self.reader.as_ref()
     }
 
     fn schema(&self) -> &Schema {

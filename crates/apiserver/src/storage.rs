@@ -2,9 +2,11 @@
 //!
 //! What lies in the store is JSON of the storage version with its resourceVersion inside. A row of the same version
 //! answers those bytes; another version's are converted on the way out, which is rare (autoscaling/v1, core Events). Custom
-//! resources are looked at first ([`crate::family`]).
+//! resources are looked at first ([`crate::family`]). Those that a webhook converts are asked for by [`present`], [`seen`] and
+//! [`heard`], and what these give is an entry like any other: the same key and revision, the bytes of the row's version.
 
 use crate::{
+    conversion::{Memory, UNREAD_MAX, Unread},
     family::Custom,
     frames::{Change, delimited, json_line},
     rows::Row,
@@ -15,11 +17,11 @@ use identity::{Changes, Seen};
 use machinery::{
     Value, convert,
     fields::FieldSelector,
-    gvk::Gvk,
+    gvk::{self, Gvk},
     labels::Selector,
     proto,
     schema::{self, TypeRef},
-    status::Status,
+    status::{Details, Status},
 };
 use std::{ops::ControlFlow, sync::Arc};
 pub(crate) use store::{Candidates, Demand, Event, Expired, Scope, Snapshot, Watch};
@@ -45,6 +47,85 @@ pub(crate) fn key(entry: &Entry) -> &str {
 /// The present entry of a key.
 pub(crate) fn get(store: &Store, row: &Row, key: &str) -> Option<Arc<Entry>> {
     row.bucket(store).get(key)
+}
+
+/// The present entry of a key as the row has it.
+///
+/// # Errors
+/// A webhook does not convert it.
+pub(crate) async fn present(store: &Store, row: &Row, key: &str, memory: Memory) -> Result<Option<Arc<Entry>>, Unread> {
+    let Some(entry) = get(store, row, key) else { return Ok(None) };
+    let Some(reader) = row.reader() else { return Ok(Some(entry)) };
+    Box::pin(reader.entries(store, vec![entry], memory)).await.map(|mut all| all.pop()).map_err(first)
+}
+
+/// Entries as the row has them: those that lie in another version are converted, where that takes a webhook.
+///
+/// # Errors
+/// It does not convert all of them.
+pub(crate) async fn seen(store: &Store, row: &Row, entries: Vec<Arc<Entry>>) -> Result<Vec<Arc<Entry>>, Status> {
+    let Some(reader) = row.reader() else { return Ok(entries) };
+    Box::pin(reader.entries(store, entries, Memory::Enough)).await.map_err(|unread| unlisted(row, &unread))
+}
+
+/// A change as the row has its objects; what `wanted` does not want of it stays as it lies. The last state of what is removed is told
+/// by the state before.
+///
+/// # Errors
+/// A webhook does not convert one of them.
+pub(crate) async fn heard(store: &Store, row: &Row, event: Arc<Event>, wanted: impl Fn(&Entry) -> bool, before: bool) -> Result<Arc<Event>, Unread> {
+    let Some(reader) = row.reader() else { return Ok(event) };
+    if !event.new.iter().chain(&event.old).any(|entry| wanted(entry)) {
+        return Ok(event);
+    }
+    let one = async |entry: &Option<Arc<Entry>>, asked: bool| match entry {
+        Some(entry) if asked => Box::pin(reader.heard(store, entry)).await.map(Some),
+        entry => Ok(entry.clone()),
+    };
+    let new = one(&event.new, true).await?;
+    let old = one(&event.old, before || event.new.is_none()).await?;
+    Ok(Arc::new(Event { revision: event.revision, new, old, deleted: None }))
+}
+
+fn first(unread: Vec<Unread>) -> Unread {
+    { unread }.swap_remove(0)
+}
+
+/// 500 for one object: it is there and cannot be read. Upstream's storage names its key without the prefix of all.
+pub(crate) fn unread(unread: &Unread) -> Status {
+    Status::internal(unread.corrupt(unread.key.strip_prefix("/registry").unwrap_or(&unread.key)))
+}
+
+/// 500 for a list of which some cannot be read.
+fn unlisted(row: &Row, unread: &[Unread]) -> Status {
+    let resource = &row.resource;
+    let told = |unread: &Unread| unread.corrupt(&unread.key);
+    let mut message = format!("failed to read one or more {}.{} from the storage: ", resource.resource, resource.group);
+    message.push_str(&unread.first().map(told).unwrap_or_default());
+    if unread.len() > 1 {
+        message.push_str(&format!(" (and {} more)", unread.len() - 1));
+    }
+    let mut status = Status::new(500, "StorageReadError", message);
+    let (group, kind, name) = (resource.group.clone(), resource.resource.clone(), "list".to_owned());
+    status.details = Some(Box::new(Details { group, kind, name, ..Details::default() }));
+    let status = unread.iter().fold(status, |status, unread| status.cause("UnexpectedServerResponse", told(unread), &unread.key));
+    if unread.len() < UNREAD_MAX { status } else { status.cause("FieldValueTooMany", "too many errors, the list is truncated", "") }
+}
+
+/// An object of the row's version in that which is stored, where that takes a webhook.
+async fn to_storage(store: &Store, row: &Row, value: Value) -> Result<Value, Status> {
+    let Some(reader) = row.reader() else { return Ok(value) };
+    let stored = Box::pin(reader.stored(store, value)).await.map_err(|why| Status::new(500, "", why))?;
+    readable(&stored)?;
+    Ok(stored)
+}
+
+/// Whether what is stored of an entry is in the version in which objects are stored now: if not, a write that changes nothing
+/// still writes it anew, as upstream's comparison of bytes has it.
+pub(crate) fn is_current(store: &Store, row: &Row, entry: &Entry) -> bool {
+    let Some(custom) = &row.custom else { return true };
+    let Some(stored) = get(store, row, &entry.key) else { return true };
+    gvk::parse_api_version(stored.value()["apiVersion"].as_str().unwrap_or_default()).1 == custom.family.storage
 }
 
 /// How many objects a row has.
@@ -138,7 +219,8 @@ pub(crate) fn matches_fields(row: &Row, entry: &Arc<Entry>, selector: &FieldSele
 
 fn draft(row: &Row, value: Value) -> Draft {
     if let Some(custom) = &row.custom {
-        let value = custom.family.stored(&row.resource.version, value);
+        // A webhook has converted it before.
+        let value = if custom.family.webhook.is_some() { value } else { custom.family.stored(&row.resource.version, value) };
         let fields = row.strategy.selectable_fields(&value);
         let draft = Draft::new(value, None, fields);
         return if row.resource.version == custom.family.storage { draft.shaped(custom.shape) } else { draft };
@@ -173,8 +255,16 @@ pub(crate) fn readable(value: &Value) -> Result<(), Status> {
 
 async fn put(store: &Store, row: &Row, key: &str, expect: Expect, value: Value) -> Result<Option<Arc<Entry>>, Status> {
     readable(&value)?;
+    let value = to_storage(store, row, value).await?;
     match store.put(row.bucket(store), key, expect, draft(row, value)).await {
-        Ok(entry) => Ok(Some(entry)),
+        // It is stored whether or not it can be shown.
+        Ok(entry) => match row.reader() {
+            None => Ok(Some(entry)),
+            Some(reader) => {
+                let shown = Box::pin(reader.entries(store, vec![entry], Memory::Enough)).await;
+                shown.map(|mut all| all.pop()).map_err(|unread| Status::new(500, "", first(unread).undecodable()))
+            }
+        },
         Err(CommitError::Conflict) => Ok(None),
         Err(error) => Err(unavailable(&error)),
     }

@@ -40,9 +40,10 @@ pub mod usage;
 mod volume;
 mod workloads;
 
-pub use meta::{validate_meta, validate_meta_update};
+pub use meta::{annotations as validate_annotations, validate_meta, validate_meta_update};
 pub use name_rule::NameRule;
 pub use pod::qos_class;
+pub use rules::labels as validate_labels;
 pub use strategy::{Context, Generic, Identity, Propagation, Selectable, Strategy};
 
 /// The strategy of a resource; [`Generic`] for kinds without one.

@@ -86,7 +86,7 @@ pub(crate) fn finalizer(name: &Value, path: &Path, errors: &mut ErrorList) {
 }
 
 /// Checks annotations.
-pub(crate) fn annotations(annotations: &Value, path: &Path, errors: &mut ErrorList) {
+pub fn annotations(annotations: &Value, path: &Path, errors: &mut ErrorList) {
     let mut bytes = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         // Case does not matter in the keys of annotations.

@@ -100,7 +100,7 @@ pub(crate) fn supported(value: &Value, path: &Path, allowed: &[&str], errors: &m
 }
 
 /// Checks labels.
-pub(crate) fn labels(labels: &Value, path: &Path, errors: &mut ErrorList) {
+pub fn labels(labels: &Value, path: &Path, errors: &mut ErrorList) {
     for (key, value) in labels.as_object().into_iter().flatten() {
         errors.extend(names::qualified_name(key).into_iter().map(|m| Error::invalid(path, key.as_str(), m)));
         let value = value.as_str().unwrap_or_default();

@@ -175,6 +175,12 @@ impl Entry {
         }
     }
 
+    /// The same object at the same revision as another would have it: what its key had in its place.
+    #[must_use]
+    pub fn told_as(&self, draft: Draft) -> Arc<Entry> {
+        draft.into_entry(Arc::clone(&self.key), self.create_revision, self.revision, &self.decoded)
+    }
+
     fn decode(&self) -> Value {
         json::read(&self.json).unwrap_or_else(|error| {
             tracing::error!(key = %self.key, %error, "a stored object cannot be decoded");

@@ -6,6 +6,7 @@
 use crate::{
     Operation, Write,
     gate::rules::{Asked, Rule},
+    offload,
     rows::Row,
     subresources,
     world::World,
@@ -159,18 +160,31 @@ impl<'a> Attributes<'a> {
     }
 
     /// An object of the request's version in another one.
-    pub(crate) fn to(&self, version: &Version, object: Value) -> Value {
+    ///
+    /// # Errors
+    /// A webhook does not convert it; in upstream's words.
+    pub(crate) async fn to(&self, version: &Version, object: Value) -> Result<Value, String> {
         match &version.row {
-            Some(row) if !object.is_null() => convert::convert(object, &self.write.row.resource.kind, &row.resource.kind),
-            _ => object,
+            Some(row) if !object.is_null() => self.turned(self.write.row, row, object).await,
+            _ => Ok(object),
         }
     }
 
     /// An object of another version in the request's.
-    pub(crate) fn from(&self, version: &Version, object: Value) -> Value {
+    ///
+    /// # Errors
+    /// A webhook does not convert it; in upstream's words.
+    pub(crate) async fn from(&self, version: &Version, object: Value) -> Result<Value, String> {
         match &version.row {
-            Some(row) if !object.is_null() => convert::convert(object, &row.resource.kind, &self.write.row.resource.kind),
-            _ => object,
+            Some(row) if !object.is_null() => self.turned(row, self.write.row, object).await,
+            _ => Ok(object),
+        }
+    }
+
+    async fn turned(&self, from: &Row, to: &Row, object: Value) -> Result<Value, String> {
+        match to.reader() {
+            Some(reader) => offload::resting(Box::pin(reader.turned(self.world, object))).await,
+            None => Ok(convert::convert(object, &from.resource.kind, &to.resource.kind)),
         }
     }
 

@@ -160,7 +160,7 @@ async fn round(world: &World, write: &Write<'_>, object: &mut Value, hooks: &mut
             Stage::Plugin(plugin) => plugin.mutate(world, write, object),
             Stage::AutoProvision => namespace::provide(world, write, object).await,
             Stage::MutatingWebhooks => webhook::admit(&Attributes { world, write }, object, hooks).await,
-            Stage::MutatingPolicies => policy::admit(&Attributes { world, write }, object, policies),
+            Stage::MutatingPolicies => policy::admit(&Attributes { world, write }, object, policies).await,
             Stage::ImagePolicy | Stage::ValidatingPolicies | Stage::ValidatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
         }
         .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
@@ -178,7 +178,7 @@ pub(crate) async fn validate(world: &World, write: &Write<'_>, object: &Value) -
         match stage {
             Stage::Plugin(plugin) => plugin.validate(world, write, object),
             Stage::ImagePolicy => image_policy::review(world, write, object).await,
-            Stage::ValidatingPolicies => policy::validate(&Attributes { world, write }, object),
+            Stage::ValidatingPolicies => policy::validate(&Attributes { world, write }, object).await,
             Stage::ValidatingWebhooks => webhook::validate(&Attributes { world, write }, object).await,
             Stage::AutoProvision | Stage::MutatingPolicies | Stage::MutatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
         }
@@ -220,7 +220,7 @@ pub(crate) async fn connect(world: &World, cx: &Context, row: &Row, mut options:
 async fn asks_mutating(world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
     // Upstream's policies of this kind are not asked about deletions.
     if write.operation == Operation::Connect && is_on(world, "MutatingAdmissionPolicy") {
-        policy::admit(&Attributes { world, write }, object, &mut Again::default())?;
+        policy::admit(&Attributes { world, write }, object, &mut Again::default()).await?;
     }
     if !is_on(world, "MutatingAdmissionWebhook") {
         return Ok(());

@@ -53,8 +53,7 @@ impl Cleanup {
                 condition("Terminating", false, "OverlappingBuiltInResource", "instances overlap with built-in resources in storage")
             }
             Some(row) if established => {
-                if let Err(error) = self.delete_all(row).await {
-                    let message = format!("could not issue all deletes: {}", error.message);
+                if let Err((error, message)) = self.delete_all(row).await {
                     self.say(condition("Terminating", true, "InstanceDeletionFailed", &message)).await?;
                     return Err(error);
                 }
@@ -68,13 +67,21 @@ impl Cleanup {
     }
 
     /// Deletes every instance. Upstream goes to the storage for it, so no admission is asked.
-    async fn delete_all(&self, row: &Arc<Row>) -> Result<(), Status> {
-        let Some(snapshot) = storage::snapshot(self.world.store(), row, None) else { return Err(Status::internal("the newest state is not there")) };
+    async fn delete_all(&self, row: &Arc<Row>) -> Result<(), (Status, String)> {
+        let unlisted = |error: Status| {
+            let why = format!("could not list instances: {}", error.message);
+            (error, why)
+        };
+        let snapshot = storage::snapshot(self.world.store(), row, None).ok_or_else(|| unlisted(Status::internal("the newest state is not there")))?;
         let options = DeleteOptions { unadmitted: true, ..DeleteOptions::default() };
-        for entry in snapshot.range(&row.root_key, "").cloned().collect::<Vec<_>>() {
+        let entries = storage::seen(self.world.store(), row, snapshot.range(&row.root_key, "").cloned().collect()).await.map_err(unlisted)?;
+        for entry in entries {
             let value = storage::value(row, &entry);
             match Writer(&self.world).delete_as(row, (meta::text(&value, "namespace"), meta::text(&value, "name")), &options).await {
-                Err(error) if error.code != 404 => return Err(error),
+                Err(error) if error.code != 404 => {
+                    let why = format!("could not issue all deletes: {}", error.message);
+                    return Err((error, why));
+                }
                 _ => {}
             }
         }

@@ -1,6 +1,7 @@
 //! From a definition to the rows of its served versions: names, scope, subresources, columns, strategy, schema.
 
 use crate::{
+    conversion::Webhook,
     family::{Custom, Family, next_shape},
     rows::{Row, Rows, by_priority},
     table::OBJECT_DOCS,
@@ -27,7 +28,7 @@ const PART_VERBS: [&str; 3] = ["get", "patch", "update"];
 /// A definition that is served: by what its rows are known, and they.
 pub(super) struct Compiled {
     group: String,
-    /// Of the definition's UID, spec, accepted names, and stored versions where they count: a definition is a megabyte, and its rows have what they need of it.
+    /// Of the definition's UID, spec and accepted names: a definition is a megabyte, and its rows have what they need of it.
     key: String,
     terminating: bool,
     pub(super) rows: Vec<Arc<Row>>,
@@ -69,20 +70,7 @@ impl Compiled {
 }
 
 fn key(definition: &Value) -> String {
-    let mut parts = vec![&definition["metadata"]["uid"], &definition["spec"], &definition["status"]["acceptedNames"]];
-    if converts_by_webhook(definition) {
-        parts.push(lies_in(definition));
-    }
-    digest(&parts)
-}
-
-fn converts_by_webhook(definition: &Value) -> bool {
-    definition["spec"]["conversion"]["strategy"] == "Webhook"
-}
-
-/// The versions in which objects may lie in the store.
-fn lies_in(definition: &Value) -> &Value {
-    &definition["status"]["storedVersions"]
+    digest(&[&definition["metadata"]["uid"], &definition["spec"], &definition["status"]["acceptedNames"]])
 }
 
 /// Whether the definition is to go.
@@ -99,7 +87,8 @@ pub(super) fn compile(definition: &Value, present: &Rows) -> Option<Compiled> {
     let gvk = |version: &str| Gvk::new(group, version, kind);
     let storage = versions.iter().find(|v| v["storage"] == true).map_or("", |v| text(v, "name"));
     let schemas: Vec<(Gvk, Option<&Value>)> = versions.iter().map(|v| (gvk(text(v, "name")), schema_of(v))).collect();
-    let family = Arc::new(Family::new(text(&definition["metadata"], "name").to_owned(), &gvk(storage), structural::schema(&schemas)));
+    let (name, webhook) = (text(&definition["metadata"], "name").to_owned(), Webhook::of(&spec["conversion"]));
+    let family = Arc::new(Family::new(name, &gvk(storage), structural::schema(&schemas), webhook));
     let ended = CancellationToken::new();
     let row = |version: &Value| {
         let name = text(version, "name");
@@ -120,12 +109,7 @@ pub(super) fn compile(definition: &Value, present: &Rows) -> Option<Compiled> {
         let id = family.type_id(name)?;
         Some(Arc::new(Row::custom(resource, text(names, "listKind").to_owned(), Arc::new(strategy(described)), custom, id, labels)))
     };
-    // Webhooks are not asked to convert: what would have to be is not served, so that nothing is shown or stored that only looks
-    // like the version. No version is while objects may lie in another than that in which they are stored now.
-    let alike = lies_in(definition).as_array().is_none_or(|all| all.iter().all(|version| version == storage));
-    let by_webhook = converts_by_webhook(definition);
-    let is_served = |version: &&Value| version["served"] == true && (!by_webhook || (version["storage"] == true && alike));
-    let rows: Vec<Arc<Row>> = versions.iter().filter(is_served).filter_map(row).collect();
+    let rows: Vec<Arc<Row>> = versions.iter().filter(|version| version["served"] == true).filter_map(row).collect();
     let stored = rows.iter().find(|row| row.resource.version == storage).cloned();
     let instances = stored.or_else(|| row(versions.iter().find(|version| version["storage"] == true)?))?;
     Some(Compiled { group: group.to_owned(), key: key(definition), terminating: is_terminating(definition), rows, instances })

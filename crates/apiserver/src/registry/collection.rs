@@ -9,7 +9,7 @@ use machinery::status::Status;
 pub(crate) async fn delete_collection(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let selectors = Selectors::of(call.query, call.row)?;
     let options = DeleteOptions::read(call, body)?;
-    let list: List = list::all(call, &selectors)?;
+    let list: List = list::all(call, &selectors).await?;
     for entry in &list.entries {
         // Each deletion is finished; those that have not begun are left when nobody waits any more, as upstream does.
         if call.cx.is_given_up() {

@@ -5,7 +5,7 @@
 //! with grace 0, removes it.
 
 use super::{ATTEMPTS_MAX, Call, meta, options};
-use crate::{Operation, Write, admission, context::Options, errors, respond::Answer, rows::Row, services, storage};
+use crate::{Operation, Write, admission, context::Options, conversion::Memory, errors, respond::Answer, rows::Row, services, storage};
 use bytes::Bytes;
 use http::StatusCode;
 use kinds::Propagation;
@@ -153,7 +153,8 @@ pub(crate) async fn delete(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
 pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Answer, Status> {
     let key = row.resource.key(namespace, name);
     for _ in 0..ATTEMPTS_MAX {
-        let entry = storage::get(call.world.store(), row, &key).ok_or_else(|| errors::not_found(row, name))?;
+        let present = storage::present(call.world.store(), row, &key, Memory::Anew).await.map_err(|unread| storage::unread(&unread))?;
+        let entry = present.ok_or_else(|| errors::not_found(row, name))?;
         let old = storage::value(row, &entry);
         check_preconditions(row, name, options, &old)?;
         let (cx, operation) = (call.cx, Operation::Delete);

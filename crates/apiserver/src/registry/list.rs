@@ -2,10 +2,11 @@
 
 use super::{Call, Selectors, cursor::Cursor};
 use crate::{
+    conversion::Memory,
     listing::List,
     respond::Answer,
     rows::Row,
-    storage::{self, Demand},
+    storage::{self, Demand, Snapshot},
 };
 use http::StatusCode;
 use machinery::{
@@ -18,12 +19,17 @@ use serde_json::json;
 use std::sync::Arc;
 use store::Entry;
 
+/// Objects that are converted at once for a selector.
+const PIECE_OBJECTS: usize = 500;
+
 /// Answers a GET of one object.
-pub(crate) fn get(call: &Call<'_>) -> Result<Answer, Status> {
+pub(crate) async fn get(call: &Call<'_>) -> Result<Answer, Status> {
     if let Some(version) = revision(call.query.text("resourceVersion")).map_err(unreadable)? {
         not_ahead(version, storage::revision(call.world.store()))?;
     }
-    Ok(Answer::Stored(StatusCode::OK, call.entry()?))
+    // Who says a revision takes what is remembered, as upstream answers from its cache.
+    let memory = if call.query.text("resourceVersion").is_empty() { Memory::Anew } else { Memory::Enough };
+    Ok(Answer::Stored(StatusCode::OK, call.entry(memory).await?))
 }
 
 /// The options of a list.
@@ -37,10 +43,10 @@ struct Options {
 }
 
 /// Answers a GET of many.
-pub(crate) fn list(call: &Call<'_>) -> Result<Answer, Status> {
+pub(crate) async fn list(call: &Call<'_>) -> Result<Answer, Status> {
     let selectors = Selectors::of(call.query, call.row)?;
     let options = options(call)?;
-    match select(call, &selectors, &options) {
+    match select(call, &selectors, &options).await? {
         Some(list) => Ok(Answer::List(list)),
         None if options.after.is_empty() => Err(Status::expired("The resourceVersion for the provided list is too old.")),
         None => Ok(page_too_old(&options)),
@@ -48,31 +54,73 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Answer, Status> {
 }
 
 /// Every selected object of the newest snapshot.
-pub(crate) fn all(call: &Call<'_>, selectors: &Selectors) -> Result<List, Status> {
+pub(crate) async fn all(call: &Call<'_>, selectors: &Selectors) -> Result<List, Status> {
     select(call, selectors, &Options { limit: 0, exact: None, after: String::new(), left: None })
+        .await?
         .ok_or_else(|| Status::internal("the newest state is not there"))
 }
 
-/// The selected objects of a snapshot; `None` if that is no longer known.
-fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Option<List> {
-    let row = call.row;
-    let (snapshot, candidates) = match options.exact {
-        None => storage::candidates(call.world.store(), row, &demands(row, selectors)),
-        exact => (storage::snapshot(call.world.store(), row, exact)?, None),
+/// The selected objects of a snapshot as the row has them; `None` if that is no longer known.
+async fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Result<Option<List>, Status> {
+    let (row, store) = (call.row, call.world.store());
+    let converted = if row.reader().is_some() && !selectors.is_everything() {
+        let Some(snapshot) = storage::snapshot(store, row, options.exact) else { return Ok(None) };
+        let selected = converted(call, selectors, options, &snapshot).await?;
+        Some((snapshot, selected))
+    } else {
+        None
     };
-    let namespace = call.namespace();
-    let prefix = if namespace.is_empty() { row.root_key.clone() } else { format!("{}{namespace}/", row.root_key) };
-    let start = if options.after.is_empty() { String::new() } else { format!("{}{}", row.root_key, options.after) };
-    if let Some(name) = one_name(call, selectors).filter(|_| options.after.is_empty()) {
+    let Some(mut list) = pick(call, selectors, options, converted) else { return Ok(None) };
+    list.entries = storage::seen(store, row, list.entries).await?;
+    Ok(Some(list))
+}
+
+/// Those that are selected by what they say when they are converted, and of a page one more: only what is converted can be selected.
+async fn converted(call: &Call<'_>, selectors: &Selectors, options: &Options, snapshot: &Snapshot) -> Result<Vec<Arc<Entry>>, Status> {
+    let (prefix, start) = bounds(call, options);
+    let all: Vec<Arc<Entry>> = match one_name(call, selectors).filter(|_| options.after.is_empty()) {
+        Some(name) => snapshot.get(&format!("{prefix}{name}")).cloned().into_iter().collect(),
+        None => snapshot.range(&prefix, &start).cloned().collect(),
+    };
+    let mut selected = Vec::new();
+    for piece in all.chunks(PIECE_OBJECTS) {
+        let seen = storage::seen(call.world.store(), call.row, piece.to_vec()).await?;
+        selected.extend(seen.into_iter().filter(|entry| selectors.matches(call.row, entry)));
+        if options.limit > 0 && selected.len() > options.limit {
+            break;
+        }
+    }
+    Ok(selected)
+}
+
+/// The prefix of the keys that are asked for, and the key after which they begin.
+fn bounds(call: &Call<'_>, options: &Options) -> (String, String) {
+    let (root, namespace) = (&call.row.root_key, call.namespace());
+    let prefix = if namespace.is_empty() { root.clone() } else { format!("{root}{namespace}/") };
+    (prefix, if options.after.is_empty() { String::new() } else { format!("{root}{}", options.after) })
+}
+
+/// The selected objects of a snapshot, or of what was `converted` of it; `None` if that is no longer known.
+fn pick(call: &Call<'_>, selectors: &Selectors, options: &Options, converted: Option<(Snapshot, Vec<Arc<Entry>>)>) -> Option<List> {
+    let row = call.row;
+    let (converted, of) = converted.map(|(snapshot, entries)| (entries, snapshot)).unzip();
+    let (snapshot, candidates) = match (of, options.exact) {
+        (Some(snapshot), _) => (snapshot, None),
+        (None, None) => storage::candidates(call.world.store(), row, &demands(row, selectors)),
+        (None, exact) => (storage::snapshot(call.world.store(), row, exact)?, None),
+    };
+    let (prefix, start) = bounds(call, options);
+    if let Some(name) = one_name(call, selectors).filter(|_| options.after.is_empty() && converted.is_none()) {
         let found = snapshot.get(&format!("{prefix}{name}")).filter(|e| selectors.matches(row, e));
         let entries = found.cloned().into_iter().collect();
         return Some(List { entries, revision: snapshot.revision(), next: String::new(), remaining: None });
     }
     let everything = selectors.is_everything();
     let mut list = List { entries: Vec::new(), revision: snapshot.revision(), next: String::new(), remaining: None };
-    let all: Box<dyn Iterator<Item = &Arc<Entry>>> = match &candidates {
-        Some(candidates) => Box::new(candidates.range(&snapshot, &prefix, &start)),
-        None => Box::new(snapshot.range(&prefix, &start)),
+    let all: Box<dyn Iterator<Item = &Arc<Entry>>> = match (&converted, &candidates) {
+        (Some(converted), _) => Box::new(converted.iter()),
+        (None, Some(candidates)) => Box::new(candidates.range(&snapshot, &prefix, &start)),
+        (None, None) => Box::new(snapshot.range(&prefix, &start)),
     };
     let mut selected = all.filter(|entry| everything || selectors.matches(row, entry));
     if options.limit == 0 {

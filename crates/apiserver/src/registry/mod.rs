@@ -22,7 +22,7 @@ pub(crate) use options::WriteOptions;
 pub(crate) use update::{Change, change, check_uid, update};
 pub(crate) use watch::watch;
 
-use crate::{context::Context, negotiate::Accepted, query::Query, rows::Row, storage, world::World};
+use crate::{context::Context, conversion::Memory, negotiate::Accepted, query::Query, rows::Row, storage, world::World};
 use bytes::Bytes;
 use http::HeaderMap;
 use machinery::{
@@ -65,8 +65,9 @@ impl<'a> Call<'a> {
     }
 
     /// The entry that the path names, or 404.
-    pub(crate) fn entry(&self) -> Result<Arc<Entry>, Status> {
-        storage::get(self.world.store(), self.row, &self.key()).ok_or_else(|| crate::errors::not_found(self.row, self.name()))
+    pub(crate) async fn entry(&self, memory: Memory) -> Result<Arc<Entry>, Status> {
+        let present = storage::present(self.world.store(), self.row, &self.key(), memory).await.map_err(|unread| storage::unread(&unread))?;
+        present.ok_or_else(|| crate::errors::not_found(self.row, self.name()))
     }
 
     /// Decodes a body of the row's kind; what a lenient mode tolerates becomes a warning.

@@ -2,7 +2,7 @@
 //! `binding` and the rest differ only in how the next object is made from the present one.
 
 use super::{ATTEMPTS_MAX, Call, create, delete, meta, options::WriteOptions};
-use crate::{Operation, Write, access, admission, errors, own, respond::Answer, rows::Row, services, storage};
+use crate::{Operation, Write, access, admission, conversion::Memory, errors, own, respond::Answer, rows::Row, services, storage};
 use bytes::Bytes;
 use http::StatusCode;
 use machinery::{
@@ -73,7 +73,8 @@ where
 {
     let key = what.row.resource.key(what.namespace, what.name);
     for _ in 0..ATTEMPTS_MAX {
-        let Some(entry) = storage::get(call.world.store(), what.row, &key) else {
+        let present = storage::present(call.world.store(), what.row, &key, Memory::Enough).await;
+        let Some(entry) = present.map_err(|unread| Status::new(500, "", unread.undecodable()))? else {
             if !what.may_create {
                 return Err(errors::not_found(what.row, what.name));
             }
@@ -158,7 +159,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     if options.dry_run {
         return Ok(Some(Answer::Object(StatusCode::OK, value)));
     }
-    if meta::same(&value, old) {
+    if meta::same(&value, old) && storage::is_current(call.world.store(), row, entry) {
         return Ok(Some(Answer::Stored(StatusCode::OK, Arc::clone(entry))));
     }
     if delete::is_finished(row, &value) {

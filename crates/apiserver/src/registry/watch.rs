@@ -2,7 +2,8 @@
 //! protobuf. A frame is encoded once per encoding, however many watch it.
 //!
 //! A watch without a revision begins with the present state as `ADDED` events. A reader that falls behind what the
-//! store's history holds gets an `ERROR` event with 410 and the end; it is never skipped over.
+//! store's history holds gets an `ERROR` event with 410 and the end; it is never skipped over. Where a webhook
+//! converts the objects and does not convert one, the watch ends without a word, as upstream's: who begins it again is told why.
 
 use super::{Call, Selectors, list};
 use crate::{
@@ -100,7 +101,7 @@ fn spread(now: SystemTime) -> f64 {
 }
 
 /// Answers a watch.
-pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, Status> {
+pub(crate) async fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     let selectors = Selectors::of(call.query, call.row)?;
     let options = options(call)?;
     let namespace = call.namespace();
@@ -110,7 +111,14 @@ pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     let from = options.from.unwrap_or(snapshot.revision());
     let name = call.name().to_owned();
     let wanted = Wanted { row, prefix, name, selectors };
-    let initial: Vec<Arc<Entry>> = if options.initial { snapshot.range(&wanted.prefix, "").filter(|e| wanted.takes(e)).cloned().collect() } else { Vec::new() };
+    let mut initial: Vec<Arc<Entry>> = Vec::new();
+    if options.initial && wanted.row.reader().is_some() {
+        let placed = snapshot.range(&wanted.prefix, "").filter(|e| wanted.is_placed(e)).cloned().collect();
+        initial = storage::seen(call.world.store(), &wanted.row, placed).await?;
+        initial.retain(|e| wanted.takes(e));
+    } else if options.initial {
+        initial.extend(snapshot.range(&wanted.prefix, "").filter(|e| wanted.takes(e)).cloned());
+    }
     let format = Format { encoding: call.accepted.encoding, form: call.accepted.form, include: table::Include::of(call.query)? };
     let mut stream = Stream {
         world: call.world.clone(),
@@ -177,11 +185,13 @@ impl Wanted {
         if self.prefix == self.row.root_key { Scope::Bucket } else { Scope::Namespace(self.prefix.clone()) }
     }
 
-    fn takes(&self, entry: &Arc<Entry>) -> bool {
+    fn is_placed(&self, entry: &Entry) -> bool {
         let key = storage::key(entry);
-        key.starts_with(self.prefix.as_str())
-            && (self.name.is_empty() || key.rsplit('/').next() == Some(self.name.as_str()))
-            && self.selectors.matches(&self.row, entry)
+        key.starts_with(self.prefix.as_str()) && (self.name.is_empty() || key.rsplit('/').next() == Some(self.name.as_str()))
+    }
+
+    fn takes(&self, entry: &Arc<Entry>) -> bool {
+        self.is_placed(entry) && self.selectors.matches(&self.row, entry)
     }
 }
 
@@ -249,8 +259,7 @@ impl Stream {
                     // The definition has changed or is gone: what has happened until then is still told.
                     self.last = true;
                     let Some(Ok(event)) = source.next().now_or_never() else { return None };
-                    self.seen = event.revision;
-                    if let Some(bytes) = self.event(&event) {
+                    if let Some(bytes) = self.told(event).await? {
                         return Some(bytes);
                     }
                 }
@@ -266,18 +275,36 @@ impl Stream {
                 event = source.next() => match event {
                     // A watch from a revision that is still to come tells nothing before it.
                     Ok(event) if event.revision <= self.seen => {}
-                    Ok(event) => {
-                        self.seen = event.revision;
-                        if let Some(bytes) = self.event(&event) {
-                            self.world.metrics().watched(1);
-                            return Some(bytes);
-                        }
-                    }
+                    Ok(event) => if let Some(bytes) = self.told(event).await? {
+                        self.world.metrics().watched(1);
+                        return Some(bytes);
+                    },
                     Err(storage::Expired(oldest)) => {
                         self.source = None;
                         self.ended = Some(Status::expired(format!("too old resource version: {} ({oldest})", self.seen)));
                     }
                 },
+            }
+        }
+    }
+
+    /// What this client is told of a change, if it is told of it; `None` if the watch ends meanwhile, or because the change cannot be
+    /// told.
+    async fn told(&mut self, event: Arc<storage::Event>) -> Option<Option<Bytes>> {
+        self.seen = event.revision;
+        let before = !self.wanted.selectors.is_everything();
+        let heard = storage::heard(self.world.store(), &self.wanted.row, event, |entry| self.wanted.is_placed(entry), before);
+        let heard = tokio::select! {
+            biased;
+            heard = heard => heard,
+            () = self.world.ending().cancelled() => return None,
+            () = &mut self.deadline => return None,
+        };
+        match heard {
+            Ok(event) => Some(self.event(&event)),
+            Err(unread) => {
+                tracing::debug!(key = %unread.key, why = unread.undecodable(), "a watch ends at what is not converted");
+                None
             }
         }
     }

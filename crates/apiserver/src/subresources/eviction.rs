@@ -7,7 +7,9 @@
 
 use super::set_condition;
 use crate::{
-    Operation, Write, admission, errors, own,
+    Operation, Write, admission,
+    conversion::Memory,
+    errors, own,
     registry::{ATTEMPTS_MAX, Call, DeleteOptions, WriteOptions, check_preconditions, delete_named, meta},
     respond::Answer,
     rows::Row,
@@ -63,7 +65,7 @@ async fn admit(call: &Call<'_>, eviction: &mut Value, dry_run: bool) -> Result<(
 
 /// One try; `false` if the pod has changed since it was looked at and nothing was taken for it.
 async fn attempt(call: &Call<'_>, asked: &DeleteOptions) -> Result<bool, Status> {
-    let entry = call.entry()?;
+    let entry = call.entry(Memory::Anew).await?;
     let pod = storage::value(call.row, &entry);
     check_preconditions(call.row, call.name(), asked, &pod)?;
     let seen = || Some(entry.revision.to_string());

@@ -2,6 +2,7 @@
 //! resources whose definition says where they stand.
 
 use crate::{
+    conversion::Memory,
     errors,
     registry::{Call, Change, WriteOptions, change, check_uid, patch},
     respond::Answer,
@@ -74,8 +75,8 @@ pub(crate) fn answered(row: &Row, object: &Value) -> Result<Value, Status> {
 }
 
 /// Answers a GET.
-pub(crate) fn get(call: &Call<'_>) -> Result<Answer, Status> {
-    let entry = call.entry()?;
+pub(crate) async fn get(call: &Call<'_>) -> Result<Answer, Status> {
+    let entry = call.entry(Memory::Anew).await?;
     let scale = of(call.row, &storage::value(call.row, &entry))?;
     if scale["spec"]["replicas"] == UNTOLD {
         let path = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref()).map_or("", |places| &places.spec_replicas);

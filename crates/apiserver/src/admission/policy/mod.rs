@@ -3,7 +3,7 @@
 //!
 //! A policy counts where a binding says so; both say what they are about ([`matching`]), and a binding from which objects its
 //! parameters come ([`params`]). What an expression reads and what it may cost stands in [`scope`]. Expressions have no side
-//! effects and a budget, so they are evaluated on the spot.
+//! effects and a budget, so they are evaluated on the spot; what they look at is converted before, where a webhook does that.
 
 mod conditions;
 mod matching;
@@ -24,7 +24,7 @@ use crate::gate::{
 };
 use machinery::{Value, status::Status};
 use scope::Subject;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 /// A policy that a write concerns by one of its bindings, with one of the objects that are its parameters.
 struct Invocation {
@@ -54,10 +54,27 @@ impl Misconfigured {
 struct Met {
     invocations: Vec<Invocation>,
     misconfigured: Vec<Misconfigured>,
+    /// The object and the one before it in the versions that are asked for, or why they are not had.
+    versions: HashMap<String, Result<(Value, Value), String>>,
+}
+
+impl Met {
+    async fn convert(&mut self, asked: &Attributes<'_>, version: &Version, subject: &Subject<'_>) -> Result<(), String> {
+        let name = version.kind.api_version();
+        if !self.versions.contains_key(&name) {
+            let both = async { Ok((asked.to(version, subject.object.clone()).await?, asked.to(version, subject.old.clone()).await?)) };
+            let both = both.await;
+            self.versions.insert(name.clone(), both);
+        }
+        match self.versions.get(&name) {
+            Some(Err(why)) => Err(format!("failed to convert object version: {why}")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The policies that a write concerns, in the order of their names and those of their bindings.
-fn find(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &Source<Binding>, subject: &Subject<'_>) -> Met {
+async fn find(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &Source<Binding>, subject: &Subject<'_>) -> Met {
     let mut met = Met::default();
     let all = policies.all();
     if all.is_empty() || asked.is_left_alone() {
@@ -81,10 +98,14 @@ fn find(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &Source<Bin
             continue;
         }
         for binding in bound.iter().filter(|binding| binding.policy == policy.name) {
-            let taken = matching::of_binding(asked, binding, subject).and_then(|matches| match matches {
-                true => params::of(asked, policy, binding),
-                false => Ok(Vec::new()),
-            });
+            let taken = match matching::of_binding(asked, binding, subject) {
+                Ok(true) => match met.convert(asked, &version, subject).await {
+                    Ok(()) => params::of(asked, policy, binding).await,
+                    Err(why) => Err(why),
+                },
+                Ok(false) => Ok(Vec::new()),
+                Err(why) => Err(why),
+            };
             match taken {
                 Ok(params) => met.invocations.extend(params.into_iter().map(|param| Invocation {
                     policy: Arc::clone(policy),

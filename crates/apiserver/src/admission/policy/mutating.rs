@@ -11,14 +11,14 @@ use crate::own;
 use machinery::{Value, status::Status};
 
 /// Changes the object.
-pub(in crate::admission) fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
+pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
     let gate = asked.world.gate();
     if gate.mutating_policies.all().is_empty() {
         return Ok(());
     }
     let old = asked.old();
     let mut viewed = asked.view(object).into_owned();
-    let met = find(asked, &gate.mutating_policies, &gate.mutating_bindings, &Subject { object: &viewed, old: &old });
+    let met = Box::pin(find(asked, &gate.mutating_policies, &gate.mutating_bindings, &Subject { object: &viewed, old: &old })).await;
     again.begin(object);
     let namespace = if met.invocations.is_empty() { None } else { namespace_of(asked)? };
     let mut wrong = met.misconfigured;
@@ -29,12 +29,16 @@ pub(in crate::admission) fn admit(asked: &Attributes<'_>, object: &mut Value, ag
         if again.leaves_out(&key) {
             continue;
         }
-        let before = asked.to(&invocation.version, viewed.clone());
-        let outcome = one(asked, invocation, &before, &asked.to(&invocation.version, (*old).clone()), namespace.as_ref())?;
+        let version = &invocation.version;
+        let (before, old) = match met.versions.get(&version.kind.api_version()).filter(|_| !dirty) {
+            Some(Ok(both)) => both.clone(),
+            _ => (asked.to(version, viewed.clone()).await.map_err(Status::internal)?, asked.to(version, (*old).clone()).await.map_err(Status::internal)?),
+        };
+        let outcome = one(asked, invocation, &before, &old, namespace.as_ref())?;
         let Some((next, problems)) = outcome else { continue };
         wrong.extend(problems.into_iter().map(|why| Misconfigured { policy: invocation.policy.clone(), binding: Some(invocation.binding.clone()), why }));
         if next != before {
-            viewed = asked.from(&invocation.version, next);
+            viewed = asked.from(version, next).await.map_err(Status::internal)?;
             dirty = true;
             again.changed();
         }

@@ -2,8 +2,10 @@
 
 use super::super::attributes::Attributes;
 use crate::{
+    conversion::Memory,
     gate::policies::{Binding, Policy},
     rows::Row,
+    storage,
     world::World,
 };
 use machinery::Value;
@@ -24,7 +26,7 @@ fn row(world: &World, api: &str, kind: &str) -> Option<Arc<Row>> {
 }
 
 /// The parameters of a binding, one at a time; a single none if it has none.
-pub(super) fn of(asked: &Attributes<'_>, policy: &Policy, binding: &Binding) -> Result<Vec<Option<Arc<Value>>>, String> {
+pub(super) async fn of(asked: &Attributes<'_>, policy: &Policy, binding: &Binding) -> Result<Vec<Option<Arc<Value>>>, String> {
     let (Some((api, kind)), Some(wanted)) = (&policy.params, &binding.params) else { return Ok(vec![None]) };
     let Some(row) = row(asked.world, api, kind) else { return Err(format!("paramKind kind `{api}, Kind={kind}` not known")) };
     let mut namespace = "";
@@ -36,13 +38,12 @@ pub(super) fn of(asked: &Attributes<'_>, policy: &Policy, binding: &Binding) -> 
     } else if !wanted.namespace.is_empty() {
         return Err("paramRef.namespace must not be provided for a cluster-scoped `paramKind`".into());
     }
-    let resource = (row.resource.group.as_str(), row.resource.version.as_str(), row.resource.resource.as_str());
     let found: Vec<Arc<Value>> = match &wanted.selector {
-        _ if !wanted.name.is_empty() => asked.world.read(resource, namespace, &wanted.name).into_iter().collect(),
+        _ if !wanted.name.is_empty() => named(asked.world, &row, namespace, &wanted.name).await?.into_iter().collect(),
         None => return Err("one of name or selector must be provided".into()),
         Some(Err(why)) => return Err(why.clone()),
         Some(Ok(selector)) => {
-            let all = asked.world.list(resource, namespace).into_iter();
+            let all = all(asked.world, &row, namespace).await?.into_iter();
             let selected = |object: &Arc<Value>| {
                 let labels = object["metadata"]["labels"].as_object();
                 selector.matches(|key| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str))
@@ -54,4 +55,22 @@ pub(super) fn of(asked: &Attributes<'_>, policy: &Policy, binding: &Binding) -> 
         return Err("no params found for policy binding with `Deny` parameterNotFoundAction".into());
     }
     Ok(found.into_iter().map(Some).collect())
+}
+
+/// Why parameters cannot be read that a webhook does not convert: upstream's informer of them never has them all.
+fn unread(row: &Row, why: &str) -> String {
+    format!("failed to read params of kind `{}, Kind={}`: {why}", row.api_version, row.resource.kind.kind)
+}
+
+async fn named(world: &World, row: &Row, namespace: &str, name: &str) -> Result<Option<Arc<Value>>, String> {
+    let present = storage::present(world.store(), row, &row.resource.key(namespace, name), Memory::Enough).await;
+    let present = present.map_err(|error| unread(row, &error.undecodable()))?;
+    Ok(present.map(|entry| storage::value(row, &entry)))
+}
+
+async fn all(world: &World, row: &Row, namespace: &str) -> Result<Vec<Arc<Value>>, String> {
+    let prefix = if namespace.is_empty() { row.root_key.clone() } else { format!("{}{namespace}/", row.root_key) };
+    let Some(snapshot) = storage::snapshot(world.store(), row, None) else { return Ok(Vec::new()) };
+    let entries = storage::seen(world.store(), row, snapshot.range(&prefix, "").cloned().collect()).await;
+    Ok(entries.map_err(|error| unread(row, &error.message))?.iter().map(|entry| storage::value(row, entry)).collect())
 }

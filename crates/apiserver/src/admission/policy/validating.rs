@@ -20,13 +20,13 @@ struct Denial {
 }
 
 /// Refuses what a policy refuses; `object` is as it would be stored, null for a deletion.
-pub(in crate::admission) fn validate(asked: &Attributes<'_>, object: &Value) -> Result<(), Status> {
+pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Value) -> Result<(), Status> {
     let gate = asked.world.gate();
     if gate.validating_policies.all().is_empty() {
         return Ok(());
     }
     let (viewed, old) = (asked.view(object), asked.old());
-    let met = find(asked, &gate.validating_policies, &gate.validating_bindings, &Subject { object: &viewed, old: &old });
+    let met = Box::pin(find(asked, &gate.validating_policies, &gate.validating_bindings, &Subject { object: &viewed, old: &old })).await;
     let mut denied = Vec::new();
     for wrong in met.misconfigured.iter().filter(|wrong| !wrong.policy.ignore) {
         denied.push((
@@ -36,13 +36,14 @@ pub(in crate::admission) fn validate(asked: &Attributes<'_>, object: &Value) -> 
         ));
     }
     let namespace = if met.invocations.is_empty() { None } else { namespace_of(asked)? };
-    let mut versions: HashMap<String, (Value, Value, Value)> = HashMap::new();
+    let mut requests: HashMap<String, Value> = HashMap::new();
     for invocation in &met.invocations {
         in_time(asked)?;
         let version = &invocation.version;
-        let (object, old, request) = &*versions
-            .entry(version.kind.api_version())
-            .or_insert_with(|| (asked.to(version, (*viewed).clone()), asked.to(version, (*old).clone()), scope::request(asked, version)));
+        let name = version.kind.api_version();
+        // Who is not converted is among the misconfigured.
+        let Some(Ok((object, old))) = met.versions.get(&name) else { continue };
+        let request = &*requests.entry(name).or_insert_with(|| scope::request(asked, version));
         let base = || Scope::new(Subject { object, old }, request).with_params(invocation.param.as_deref());
         let outcome = run(asked, invocation, namespace.as_ref(), base);
         for denial in outcome.denials {

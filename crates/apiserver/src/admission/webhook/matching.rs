@@ -15,7 +15,7 @@ pub(super) struct Invocation {
 }
 
 /// The invocation of a webhook; none if the write does not concern it. `object` and `old` are null for what is not there.
-pub(super) fn find(asked: &Attributes<'_>, hook: &Arc<Webhook>, object: &Value, old: &Value) -> Result<Option<Invocation>, Status> {
+pub(super) async fn find(asked: &Attributes<'_>, hook: &Arc<Webhook>, object: &Value, old: &Value) -> Result<Option<Invocation>, Status> {
     // What goes wrong with a selector is no matter of those whom the write does not concern.
     let by_namespace = in_namespace(asked, hook.namespaces.as_ref(), object);
     if matches!(by_namespace, Ok(false)) {
@@ -29,7 +29,8 @@ pub(super) fn find(asked: &Attributes<'_>, hook: &Arc<Webhook>, object: &Value, 
     by_namespace?;
     by_object?;
     if !hook.conditions.is_empty() {
-        let (object, old) = (asked.to(&version, object.clone()), asked.to(&version, old.clone()));
+        let object = asked.to(&version, object.clone()).await.map_err(Status::internal)?;
+        let old = asked.to(&version, old.clone()).await.map_err(Status::internal)?;
         let refused = |why: String| {
             let resource = &asked.write.row.resource;
             Status::forbidden(&resource.group, &resource.resource, asked.name(), why)

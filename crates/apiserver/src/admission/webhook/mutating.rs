@@ -22,7 +22,7 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
     let mut viewed = asked.view(object).into_owned();
     let mut dirty = false;
     for hook in hooks.iter() {
-        let Some(invocation) = matching::find(asked, hook, &viewed, &old)? else { continue };
+        let Some(invocation) = Box::pin(matching::find(asked, hook, &viewed, &old)).await? else { continue };
         if again.leaves_out(&hook.uid) {
             continue;
         }
@@ -65,7 +65,8 @@ struct Patched {
 /// Asks one; the patched object, if there is a patch.
 async fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value) -> Result<Option<Patched>, Problem> {
     let version = &invocation.version;
-    let (own, old) = (asked.to(version, object.clone()), asked.to(version, old.clone()));
+    let refused = |why: String| Problem::Refused(Status::internal(why));
+    let (own, old) = (asked.to(version, object.clone()).await.map_err(refused)?, asked.to(version, old.clone()).await.map_err(refused)?);
     let verdict = offload::resting(Box::pin(call::ask(asked, invocation, &own, &old, true))).await?;
     let Some(next) = patched(asked, invocation, &own, &verdict)? else { return Ok(None) };
     let changed = next != own;
@@ -74,7 +75,7 @@ async fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, ol
     if let Some(row) = asked.row(version) {
         own::default(row, &mut next);
     }
-    Ok(Some(Patched { object: asked.from(version, next), changed }))
+    Ok(Some(Patched { object: asked.from(version, next).await.map_err(refused)?, changed }))
 }
 
 fn patched(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, verdict: &Verdict) -> Result<Option<Value>, Problem> {

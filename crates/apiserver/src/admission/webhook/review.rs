@@ -1,7 +1,7 @@
 //! The AdmissionReview: what a webhook is told, and what of its answer counts (upstream's `webhook/request`).
 
 use super::{super::attributes::Attributes, matching::Invocation};
-use crate::gate::webhooks::Review;
+use crate::{gate::webhooks::Review, hooks::words};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use machinery::{Value, json};
@@ -106,10 +106,7 @@ fn paired<'t>(patch: &[u8], patch_type: Option<&'t str>) -> Result<&'t str, Stri
 fn kind_of(value: &Value, review: Review) -> Result<(), Refused> {
     let unread = |why: String| Err(Refused::Unread(why));
     if !value.is_object() {
-        let found = go_type(value);
-        return unread(format!(
-            "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
-        ));
+        return unread(words::no_object(value));
     }
     let (version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
     if (version.is_empty() || version == name_of(review)) && (kind.is_empty() || kind == "AdmissionReview") {
@@ -143,7 +140,7 @@ fn check_types(value: &Value) -> Result<(), Refused> {
     ];
     let response = &value["response"];
     let wrong = |found: &Value, place: &str, ty: &str| {
-        Err(Refused::Unread(format!("json: cannot unmarshal {} into Go struct field {place} of type {ty}", go_type(found))))
+        Err(Refused::Unread(format!("json: cannot unmarshal {} into Go struct field {place} of type {ty}", words::json_type(found))))
     };
     if !response.is_object() {
         return wrong(response, "AdmissionReview.response", "v1.AdmissionResponse");
@@ -162,17 +159,6 @@ fn check_types(value: &Value) -> Result<(), Refused> {
         }
     }
     Ok(())
-}
-
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 /// What Go says of bytes that are no JSON.

@@ -17,7 +17,7 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
     let (object, old) = (asked.view(object), asked.old());
     let mut invocations = Vec::new();
     for hook in hooks.iter() {
-        if let Some(invocation) = matching::find(asked, hook, &object, &old)? {
+        if let Some(invocation) = Box::pin(matching::find(asked, hook, &object, &old)).await? {
             invocations.push(invocation);
         }
     }
@@ -38,7 +38,7 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
 
 async fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value) -> Result<(), Status> {
     let version = &invocation.version;
-    let (object, old) = (asked.to(version, object.clone()), asked.to(version, old.clone()));
+    let (object, old) = (asked.to(version, object.clone()).await.map_err(Status::internal)?, asked.to(version, old.clone()).await.map_err(Status::internal)?);
     match Box::pin(call::ask(asked, invocation, &object, &old, false)).await {
         Ok(_) => Ok(()),
         Err(Problem::Rejected(status) | Problem::Refused(status)) => Err(status),

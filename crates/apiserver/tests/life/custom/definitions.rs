@@ -226,27 +226,30 @@ async fn what_is_published_is_what_the_original_publishes() {
 }
 
 #[tokio::test]
-async fn of_versions_that_a_webhook_would_have_to_convert_the_stored_one_alone_is_served() {
+async fn a_webhook_that_is_not_there_costs_those_alone_who_need_it() {
     let server = Server::start().await;
     let mut definition = widgets();
     definition["spec"]["versions"] = json!([version("v1", true), version("v2", false)]);
     let client = json!({"url": "https://127.0.0.1:1/convert"});
     definition["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": ["v1"]}});
     establish(&server, &definition).await;
-    server.post(WIDGETS, &widget("a", json!({}))).await.expect(201);
     let other = WIDGETS.replace("/v1/", "/v2/");
-    server.get(&other).await.expect(404);
+    assert_eq!(server.get(&other).await.expect(200)["items"], json!([]), "nobody is asked about nothing");
+    server.post(WIDGETS, &widget("a", json!({}))).await.expect(201);
+    server.get(WIDGETS).await.expect(200);
+    let why = "conversion webhook for example.com/v1, Kind=Widget failed: Post \"https://127.0.0.1:1/convert?timeout=30s\": dial tcp 127.0.0.1:1: connect: connection refused";
+    let refused = server.get(&other).await.expect(500);
+    assert_eq!(refused["reason"], "StorageReadError");
+    assert!(refused["message"].as_str().is_some_and(|message| message.ends_with(why)), "{refused}");
     let mut second = widget("b", json!({}));
     second["apiVersion"] = "example.com/v2".into();
-    server.post(&other, &second).await.expect(404);
-    // Once another is stored, none is served until nothing lies in the former.
+    let refused = server.post(&other, &second).await.expect(500);
+    assert_eq!(refused["message"], why.replace("/v1, ", "/v2, "));
+    // What lies in the former version of storage is read in it, and the definition goes with its instances.
     let at = format!("{DEFINITIONS}/widgets.example.com");
     let mut moved = server.get(&at).await.expect(200);
     moved["spec"]["versions"] = json!([version("v1", false), version("v2", true)]);
     server.put(&at, &moved).await.expect(200);
-    eventually(&server, WIDGETS, |code, _| code == 404).await;
-    server.get(&other).await.expect(404);
-    let migrated = json!({"status": {"storedVersions": ["v2"]}});
-    server.patch(&format!("{at}/status"), "application/merge-patch+json", &migrated).await.expect(200);
-    eventually(&server, &other, |code, _| code == 200).await;
+    server.get(&format!("{WIDGETS}/a")).await.expect(200);
+    server.get(&format!("{other}/a")).await.expect(500);
 }

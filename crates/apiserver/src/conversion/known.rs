@@ -1,0 +1,70 @@
+//! What was converted, by the revision at which it lies, and what is being converted for whoever hears of a change.
+//!
+//! A change is heard by many watches at once: the first asks, the others wait for the same answer, and a failure is theirs alone who
+//! have waited for it. What is kept is bounded by bytes; the oldest goes first, and who needs it asks again.
+
+use super::reader::Unread;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared, WeakShared},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+use store::Entry;
+
+/// Bytes of JSON that are kept for a version.
+const BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// One object's conversion.
+type Work = BoxFuture<'static, Result<Arc<Entry>, Unread>>;
+/// The same, for all who wait for it.
+pub(super) type Asked = Shared<Work>;
+
+#[derive(Default)]
+pub(super) struct Known(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// A revision is one object's.
+    entries: HashMap<u64, Arc<Entry>>,
+    order: VecDeque<u64>,
+    bytes: usize,
+    asked: HashMap<u64, WeakShared<Work>>,
+}
+
+impl Known {
+    pub(super) fn get(&self, revision: u64) -> Option<Arc<Entry>> {
+        self.0.lock().entries.get(&revision).cloned()
+    }
+
+    pub(super) fn keep(&self, entry: &Arc<Entry>) {
+        let mut inner = self.0.lock();
+        if let Some(before) = inner.entries.insert(entry.revision, Arc::clone(entry)) {
+            inner.bytes -= before.json.len();
+        } else {
+            inner.order.push_back(entry.revision);
+        }
+        inner.bytes += entry.json.len();
+        while inner.bytes > BYTES_MAX {
+            let Some(oldest) = inner.order.pop_front().and_then(|revision| inner.entries.remove(&revision)) else { break };
+            inner.bytes -= oldest.json.len();
+        }
+    }
+
+    /// The conversion of a revision that is under way, or one that begins.
+    pub(super) fn asked(&self, revision: u64, begin: impl FnOnce() -> Work) -> Asked {
+        let mut inner = self.0.lock();
+        if let Some(asked) = inner.asked.get(&revision).and_then(WeakShared::upgrade) {
+            return asked;
+        }
+        inner.asked.retain(|_, asked| asked.upgrade().is_some());
+        let asked = begin().shared();
+        if let Some(weak) = asked.downgrade() {
+            inner.asked.insert(revision, weak);
+        }
+        asked
+    }
+}

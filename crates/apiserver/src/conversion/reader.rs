@@ -1,0 +1,244 @@
+//! One version's way to objects that lie in another.
+
+use super::{
+    known::Known,
+    webhook::{Answered, at_length},
+};
+use crate::{family::Family, hooks::Services, offload};
+use futures_util::FutureExt;
+use kinds::Strategy;
+use machinery::{Value, gvk, json};
+use std::sync::Arc;
+use store::{Draft, Entry, Store};
+
+/// Objects and bytes that one review holds at most; a single object may be larger.
+const OBJECTS_MAX: usize = 500;
+const BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Objects that are told of when they cannot be read, as upstream tells no more.
+pub(crate) const UNREAD_MAX: usize = 100;
+
+/// Whether what was converted before will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Memory {
+    Enough,
+    /// The webhook is asked again.
+    Anew,
+}
+
+/// An object that was not converted.
+#[derive(Debug, Clone)]
+pub(crate) struct Unread {
+    pub(crate) key: Arc<str>,
+    revision: u64,
+    why: String,
+}
+
+impl Unread {
+    fn new(entry: &Entry, why: String) -> Unread {
+        Unread { key: Arc::clone(&entry.key), revision: entry.revision, why }
+    }
+
+    /// As upstream's decoder of what is stored says it.
+    pub(crate) fn undecodable(&self) -> String {
+        format!("object not decodable revision={}: {}", self.revision, self.why)
+    }
+
+    /// As upstream's storage says it of a key.
+    pub(crate) fn corrupt(&self, key: &str) -> String {
+        format!("StorageError: corrupt object, Code: 7, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {}", self.undecodable())
+    }
+}
+
+/// See the module's head.
+pub(crate) struct Reader {
+    family: Arc<Family>,
+    version: String,
+    api_version: String,
+    shape: u64,
+    strategy: Arc<dyn Strategy>,
+    known: Known,
+}
+
+impl Reader {
+    /// The reader of a version; none where nobody is asked. `shape` is the number of its schema.
+    pub(crate) fn of(family: &Arc<Family>, version: &str, shape: u64, strategy: &Arc<dyn Strategy>) -> Option<Arc<Reader>> {
+        family.webhook.as_ref()?;
+        Some(Arc::new(Reader {
+            api_version: gvk::api_version(&family.group, version),
+            family: Arc::clone(family),
+            version: version.to_owned(),
+            shape,
+            strategy: Arc::clone(strategy),
+            known: Known::default(),
+        }))
+    }
+
+    /// Entries as the version has them, in their order.
+    ///
+    /// # Errors
+    /// Those that are not converted, [`UNREAD_MAX`] of them at most.
+    pub(crate) async fn entries(self: &Arc<Self>, store: &Store, entries: Vec<Arc<Entry>>, memory: Memory) -> Result<Vec<Arc<Entry>>, Vec<Unread>> {
+        let differ = |entry: &&Arc<Entry>| !entry.has_shape(self.shape);
+        if entries.iter().find(differ).is_none() {
+            return Ok(entries);
+        }
+        let bytes: usize = entries.iter().filter(differ).map(|entry| entry.json.len()).sum();
+        let work = Box::pin(Arc::clone(self).each(store.clone(), entries, memory));
+        if bytes >= offload::INLINE_BYTES_MAX { offload::run(work).await } else { work.await }
+    }
+
+    /// One entry, for whoever hears of a change: who hears of it at the same time does not ask again.
+    ///
+    /// # Errors
+    /// It is not converted.
+    pub(crate) async fn heard(self: &Arc<Self>, store: &Store, entry: &Arc<Entry>) -> Result<Arc<Entry>, Unread> {
+        if entry.has_shape(self.shape) {
+            return Ok(Arc::clone(entry));
+        }
+        if let Some(known) = self.known.get(entry.revision) {
+            return Ok(known);
+        }
+        let begin = || {
+            let (reader, store, entry) = (Arc::clone(self), store.clone(), Arc::clone(entry));
+            async move {
+                match reader.entries(&store, vec![Arc::clone(&entry)], Memory::Enough).await {
+                    Ok(mut all) => Ok(all.pop().unwrap_or(entry)),
+                    Err(mut all) => Err(all.pop().unwrap_or_else(|| Unread::new(&entry, "nothing was converted".into()))),
+                }
+            }
+            .boxed()
+        };
+        self.known.asked(entry.revision, begin).await
+    }
+
+    async fn each(self: Arc<Self>, store: Store, mut entries: Vec<Arc<Entry>>, memory: Memory) -> Result<Vec<Arc<Entry>>, Vec<Unread>> {
+        let mut unread = Vec::new();
+        let mut from = 0;
+        while from < entries.len() && unread.len() < UNREAD_MAX {
+            let (mut places, mut objects, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while let Some(entry) = entries.get_mut(from) {
+                if !places.is_empty() && (places.len() >= OBJECTS_MAX || bytes + entry.json.len() > BYTES_MAX) {
+                    break;
+                }
+                if let Some(known) = self.own(entry, memory) {
+                    *entry = known;
+                } else {
+                    match self.sent(entry) {
+                        Ok(object) => {
+                            places.push(from);
+                            bytes += entry.json.len();
+                            objects.push(object);
+                        }
+                        Err(why) => unread.push(Unread::new(entry, why)),
+                    }
+                }
+                from += 1;
+            }
+            let Some(webhook) = self.family.webhook.as_ref().filter(|_| !objects.is_empty()) else { continue };
+            let answered = webhook.convert(&Cluster(store.clone()), &self.api_version, objects, bytes).await;
+            self.take(&mut entries, &places, answered, &mut unread);
+        }
+        unread.truncate(UNREAD_MAX);
+        if unread.is_empty() { Ok(entries) } else { Err(unread) }
+    }
+
+    /// Puts what was converted into its places.
+    fn take(&self, entries: &mut [Arc<Entry>], places: &[usize], answered: Answered, unread: &mut Vec<Unread>) {
+        let mut answers = match answered {
+            Ok(answers) => answers.into_iter(),
+            Err(why) => vec![Err(why); places.len()].into_iter(),
+        };
+        for at in places {
+            let Some(entry) = entries.get_mut(*at) else { continue };
+            match answers.next().unwrap_or_else(|| Err("nothing was converted".into())) {
+                Ok(value) => {
+                    let value = self.family.pruned(&self.version, value);
+                    let fields = self.strategy.selectable_fields(&value);
+                    *entry = entry.told_as(Draft::new(value, None, fields).shaped(self.shape));
+                    self.known.keep(entry);
+                }
+                Err(why) => unread.push(Unread::new(entry, why)),
+            }
+        }
+    }
+
+    /// An entry that nobody need be asked about.
+    fn own(&self, entry: &Arc<Entry>, memory: Memory) -> Option<Arc<Entry>> {
+        if entry.has_shape(self.shape) {
+            return Some(Arc::clone(entry));
+        }
+        if let Some(known) = self.known.get(entry.revision).filter(|_| memory == Memory::Enough) {
+            return Some(known);
+        }
+        (entry.value()["apiVersion"] == self.api_version.as_str()).then(|| Arc::clone(entry))
+    }
+
+    /// A stored object as it is sent.
+    fn sent(&self, entry: &Arc<Entry>) -> Result<Value, String> {
+        let stored = entry.value();
+        let (lies_in, value) = self.family.read(&stored);
+        if self.family.type_id(lies_in).is_none() {
+            return Err(format!("request to convert CR from an invalid group/version: {}", stored["apiVersion"].as_str().unwrap_or_default()));
+        }
+        Ok(without_revision(value))
+    }
+
+    /// An object of this version as it is stored.
+    ///
+    /// # Errors
+    /// It is not converted, in upstream's words.
+    pub(crate) async fn stored(&self, store: &Store, value: Value) -> Result<Value, String> {
+        let storage = &self.family.storage;
+        if *storage == self.version {
+            return Ok(value);
+        }
+        let converted = self.convert(&Cluster(store.clone()), &gvk::api_version(&self.family.group, storage), without_revision(value)).await?;
+        let (family, bytes) = (Arc::clone(&self.family), json::encode(&converted).len());
+        Ok(at_length(bytes, move || family.pruned(&family.storage, converted)).await)
+    }
+
+    /// An object of another version in this one, as admission shows it.
+    ///
+    /// # Errors
+    /// It is not converted, in upstream's words.
+    pub(crate) async fn turned(&self, services: &dyn Services, value: Value) -> Result<Value, String> {
+        if value["apiVersion"] == self.api_version.as_str() { Ok(value) } else { self.convert(services, &self.api_version, value).await }
+    }
+
+    async fn convert(&self, services: &dyn Services, to: &str, value: Value) -> Result<Value, String> {
+        let Some(webhook) = &self.family.webhook else { return Ok(value) };
+        // What is written or admitted is where work of its size belongs.
+        let answers = Box::pin(webhook.convert(services, to, vec![value], 0)).await?;
+        { answers }.pop().unwrap_or_else(|| Err("nothing was converted".into()))
+    }
+}
+
+/// The revision is no part of what is stored.
+fn without_revision(mut value: Value) -> Value {
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("resourceVersion");
+    }
+    value
+}
+
+/// What a call needs to know of the cluster, from its store.
+struct Cluster(Store);
+
+impl Services for Cluster {
+    fn service(&self, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        let key = format!("/registry/services/specs/{namespace}/{name}");
+        self.0.bucket_of(&key)?.get(&key).map(|entry| entry.value())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_sent_has_no_revision() {
+        assert_eq!(without_revision(json!({"metadata": {"name": "a", "resourceVersion": "7"}})), json!({"metadata": {"name": "a"}}));
+        assert_eq!(without_revision(json!({"metadata": 1})), json!({"metadata": 1}));
+    }
+}
