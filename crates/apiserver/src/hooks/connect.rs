@@ -62,6 +62,14 @@ impl Sender {
         matches!(self, Sender::Two(_))
     }
 
+    /// Another sender on the same connection, if it takes several requests at a time.
+    pub(super) fn shared(&self) -> Option<Sender> {
+        match self {
+            Sender::One(_) => None,
+            Sender::Two(sender) => Some(Sender::Two(sender.clone())),
+        }
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Sender::One(sender) => sender.is_closed(),

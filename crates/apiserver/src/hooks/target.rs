@@ -1,7 +1,8 @@
 //! Where a hook is, and one call of it.
 //!
 //! Connections of HTTP/1.1 are kept for the next call, as many as Go keeps for a host. Upstream speaks HTTP/1.1 to all but this
-//! host, since a connection of HTTP/2 would have all calls reach one backend of a Service; so it is here.
+//! host, since a connection of HTTP/2 would have all calls reach one backend of a Service; so it is here. One of HTTP/2 is shared by
+//! all calls from the moment that it stands.
 
 use super::{
     Failure, Services, answer, connect,
@@ -160,6 +161,7 @@ impl Target {
                 Some(sender) => (sender, true),
                 None => (self.connect(services).await?, false),
             };
+            self.share(&sender);
             match sender.send(self.request(query, body.clone(), sender.is_two())?).await {
                 Ok(response) => return Ok((response, sender)),
                 Err(unsent) if kept && unsent.is_unsent() => {}
@@ -201,12 +203,26 @@ impl Target {
     fn kept(&self) -> Option<Sender> {
         let mut idle = self.idle.lock();
         idle.retain(|(since, sender)| since.elapsed() < IDLE_LIFE && !sender.is_closed());
+        if let Some((since, shared)) = idle.iter_mut().find_map(|(since, sender)| Some((since, sender.shared()?))) {
+            *since = Instant::now();
+            return Some(shared);
+        }
         idle.pop().map(|(_, sender)| sender)
     }
 
+    /// Lets others use what several may use at a time.
+    fn share(&self, sender: &Sender) {
+        let Some(shared) = sender.shared() else { return };
+        let mut idle = self.idle.lock();
+        if !idle.iter().any(|(_, kept)| kept.is_two() && !kept.is_closed()) {
+            idle.push((Instant::now(), shared));
+        }
+    }
+
+    /// Keeps what one call at a time may use, for the next.
     fn keep(&self, sender: Sender) {
         let mut idle = self.idle.lock();
-        if idle.len() < IDLE_MAX && !sender.is_closed() {
+        if !sender.is_two() && idle.len() < IDLE_MAX && !sender.is_closed() {
             idle.push((Instant::now(), sender));
         }
     }

@@ -10,7 +10,10 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde_json::{Value, json};
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::net::TcpListener;
@@ -41,6 +44,8 @@ pub struct Hook {
     pub ca: String,
     /// Path and request of every review.
     pub seen: Arc<Mutex<Vec<(String, Value)>>>,
+    /// How many connections it has taken.
+    pub connections: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -144,8 +149,11 @@ impl Hook {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let seen: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
         let (answer, all): (Arc<Answer>, _) = (Arc::new(answer), Arc::clone(&seen));
+        let connections: Arc<AtomicUsize> = Arc::default();
+        let taken = Arc::clone(&connections);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                taken.fetch_add(1, Ordering::Relaxed);
                 let (acceptor, answer, all) = (acceptor.clone(), Arc::clone(&answer), Arc::clone(&all));
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
@@ -156,7 +164,7 @@ impl Hook {
                 });
             }
         });
-        Hook { port, ca: papers.ca, seen, task }
+        Hook { port, ca: papers.ca, seen, connections, task }
     }
 
     /// `clientConfig` by URL.

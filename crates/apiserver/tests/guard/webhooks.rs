@@ -432,6 +432,18 @@ async fn validating_webhooks_are_asked_at_once() {
 }
 
 #[tokio::test]
+async fn a_webhook_of_this_host_is_asked_on_one_connection() {
+    let (cluster, hook) = (Cluster::start().await, Hook::start(|_, _| yes()).await);
+    cluster.register("Validating", "v", vec![entry("v.example.com", hook.by_url("/v"))]).await;
+    cluster.post(MAPS, map("first")).await.expect(201);
+    let names: Vec<String> = (0..40).map(|n| format!("m{n}")).collect();
+    for answer in futures_util::future::join_all(names.iter().map(|name| cluster.post(MAPS, map(name)))).await {
+        answer.expect(201);
+    }
+    assert_eq!((hook.on("/v").len(), hook.connections.load(std::sync::atomic::Ordering::Relaxed)), (41, 1));
+}
+
+#[tokio::test]
 async fn who_a_webhook_is_must_be_proven() {
     let cluster = Cluster::start().await;
     let wrong_name = Hook::with(papers(&["other.example.com"], |_| {}), |_, _| yes()).await;
