@@ -34,13 +34,24 @@ pub struct Context {
     pub user_agent: String,
     warnings: Mutex<Vec<String>>,
     given_up: AtomicBool,
+    /// An evaluation has ended because of that.
+    cut_short: AtomicBool,
     began: Instant,
 }
 
 impl Context {
     /// A context with no warnings yet.
     pub fn new(user: Arc<identity::User>, info: RequestInfo, user_agent: String, now: SystemTime) -> Self {
-        Context { user, info, now, user_agent, warnings: Mutex::new(Vec::new()), given_up: AtomicBool::new(false), began: Instant::now() }
+        Context {
+            user,
+            info,
+            now,
+            user_agent,
+            warnings: Mutex::new(Vec::new()),
+            given_up: AtomicBool::new(false),
+            cut_short: AtomicBool::new(false),
+            began: Instant::now(),
+        }
     }
 
     /// Adds a warning for the client (`Warning: 299 - "…"`); repeated ones are dropped.
@@ -83,6 +94,21 @@ impl Context {
     /// Whether the client is gone.
     pub(crate) fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Is set when nobody waits any more: what is evaluated ends then.
+    pub(crate) fn stop(&self) -> &AtomicBool {
+        &self.given_up
+    }
+
+    /// An evaluation was cut short: whatever is made of its end, the write does not go on.
+    pub(crate) fn cut_short(&self) {
+        self.cut_short.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an evaluation was cut short.
+    pub(crate) fn was_cut_short(&self) -> bool {
+        self.cut_short.load(Ordering::Relaxed)
     }
 
     /// The context of the kinds crate.

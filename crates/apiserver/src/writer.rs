@@ -53,7 +53,7 @@ impl Writer<'_> {
     /// As an update by anybody; what `make` says.
     pub(crate) async fn change<F>(&self, row: &Arc<Row>, (namespace, name): (&str, &str), subresource: &str, make: F) -> Result<Value, Status>
     where
-        F: FnMut(Option<&Value>) -> Result<Value, Status>,
+        F: FnMut(Option<&Value>) -> Result<Value, Status> + Send,
     {
         let cx = self.context(row, "update", namespace, subresource);
         let options = WriteOptions::internal();

@@ -5,7 +5,7 @@
 //!
 //! Source: `apiextensions-apiserver/pkg/registry/customresource`.
 
-use crate::{Context, NameRule, Selectable, Strategy, custom_rules::CustomRules, groups::definition::embedded, meta, print, tree};
+use crate::{Context, Judged, NameRule, Selectable, Strategy, custom_rules::CustomRules, groups::definition::embedded, meta, print, tree};
 use machinery::{
     Map, Value,
     field::{Error, ErrorKind, ErrorList, Path},
@@ -16,7 +16,7 @@ use machinery::{
     time,
 };
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::SystemTime,
 };
 
@@ -98,24 +98,29 @@ impl Strategy for Custom {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        self.judged(obj, None)
+        self.whole(obj, None, None).errors
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        self.judged(obj, Some(old))
+        self.whole(obj, Some(old), None).errors
     }
 
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        if let (Some(schema), Some(status)) = (self.schema.as_ref().and_then(|schema| schema.property("status")), obj.get("status")) {
-            errors.extend(schema.validate_update(status, &old["status"], &Path::root("status")));
+        self.status(obj, old, None)
+    }
+
+    fn judge(&self, obj: &Value, stop: &AtomicBool) -> Judged {
+        Judged { warnings: self.warnings(obj, None), ..self.whole(obj, None, Some(stop)) }
+    }
+
+    /// The rules are asked once: what an unchanged part breaks is told, and not refused.
+    fn judge_through(&self, part: &str, obj: &Value, old: &Value, stop: &AtomicBool) -> Judged {
+        if part == "status" {
+            return Judged { errors: self.status(obj, old, Some(stop)), warnings: Vec::new() };
         }
-        self.check_scale_status(obj, &mut errors);
-        if let Some(schema) = &self.schema {
-            errors.extend(newly_repeated(schema, obj, old));
-        }
-        self.check_rules(obj, Some(old), &mut errors);
-        errors
+        let Judged { errors, warnings } = self.whole(obj, Some(old), Some(stop));
+        let warnings = if part.is_empty() { self.warnings(obj, Some(old)).into_iter().chain(warnings).collect() } else { Vec::new() };
+        Judged { errors, warnings }
     }
 
     fn selectable_fields(&self, obj: &Value) -> Selectable {
@@ -136,10 +141,7 @@ impl Strategy for Custom {
         let mut added: Vec<&str> = tree::list(&obj["metadata"], "finalizers").iter().filter(|f| !had.contains(f)).filter_map(Value::as_str).collect();
         added.sort_unstable();
         added.dedup();
-        let finalizers = added.into_iter().flat_map(finalizer_warnings);
-        // What an unchanged part breaks is told, and not refused.
-        let rules = old.and_then(|old| Some(self.rules()?.validate(obj, Some(old), None).warnings));
-        finalizers.chain(rules.into_iter().flatten()).collect()
+        added.into_iter().flat_map(finalizer_warnings).collect()
     }
 
     fn row(&self, obj: &Value, now: SystemTime) -> Vec<Value> {
@@ -170,7 +172,8 @@ impl Strategy for Custom {
 }
 
 impl Custom {
-    fn judged(&self, obj: &Value, old: Option<&Value>) -> ErrorList {
+    /// An object as a whole. The warnings are those of the rules.
+    fn whole(&self, obj: &Value, old: Option<&Value>, stop: Option<&AtomicBool>) -> Judged {
         let (mut errors, root) = (ErrorList::new(), Path::empty());
         if let Some(schema) = &self.schema {
             errors.extend(old.map_or_else(|| schema.validate(obj, &root), |old| schema.validate_update(obj, old, &root)));
@@ -181,7 +184,20 @@ impl Custom {
             errors.extend(embedded::check(schema, obj, &root));
             errors.extend(old.map_or_else(|| schema.repeated(obj, &root), |old| newly_repeated(schema, obj, old)));
         }
-        self.check_rules(obj, old, &mut errors);
+        let warnings = self.check_rules(obj, old, stop, &mut errors);
+        Judged { errors, warnings }
+    }
+
+    fn status(&self, obj: &Value, old: &Value, stop: Option<&AtomicBool>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if let (Some(schema), Some(status)) = (self.schema.as_ref().and_then(|schema| schema.property("status")), obj.get("status")) {
+            errors.extend(schema.validate_update(status, &old["status"], &Path::root("status")));
+        }
+        self.check_scale_status(obj, &mut errors);
+        if let Some(schema) = &self.schema {
+            errors.extend(newly_repeated(schema, obj, old));
+        }
+        self.check_rules(obj, Some(old), stop, &mut errors);
         errors
     }
 
@@ -189,16 +205,18 @@ impl Custom {
         self.rules.get_or_init(|| CustomRules::compile(self.version.get("schema")?.get("openAPIV3Schema")?)).as_ref()
     }
 
-    /// What the rules say of an object, unless it is not even what they are made for.
-    fn check_rules(&self, obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+    /// What the rules say of an object, unless it is not even what they are made for; and what they warn of.
+    fn check_rules(&self, obj: &Value, old: Option<&Value>, stop: Option<&AtomicBool>, errors: &mut ErrorList) -> Vec<String> {
         use ErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
-        let Some(rules) = self.rules() else { return };
+        let Some(rules) = self.rules() else { return Vec::new() };
         if errors.iter().any(|error| matches!(error.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid)) {
             let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
             errors.push(Error::invalid(&Path::root("<nil>"), Value::Null, detail));
-        } else {
-            errors.extend(rules.validate(obj, old, None).errors);
+            return Vec::new();
         }
+        let verdict = rules.validate(obj, old, stop);
+        errors.extend(verdict.errors);
+        verdict.warnings
     }
 
     fn check_spec_replicas(&self, obj: &Value, errors: &mut ErrorList) {

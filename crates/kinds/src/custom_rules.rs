@@ -23,10 +23,10 @@ use machinery::{
     Value,
     field::{Error, ErrorKind, ErrorList, Path},
 };
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What all rules of one object may cost (`RuntimeCELCostBudget`).
-const BUDGET: i64 = 10_000_000;
+pub(crate) const BUDGET: i64 = 10_000_000;
 /// Bytes of a message that an expression makes.
 const MESSAGE_MAX: usize = 5 * 1024;
 
@@ -65,6 +65,53 @@ impl CustomRules {
         // The budget's end is told where it came; nothing else comes after it.
         let _ = walk.at(&Path::empty(), place, &ratchet);
         walk.verdict
+    }
+}
+
+/// A node of the schema, with its rules.
+#[derive(Clone, Copy)]
+pub(crate) struct At<'r> {
+    validator: &'r Validator,
+    node: &'r Node,
+}
+
+impl CustomRules {
+    /// The rules of the schema's root.
+    pub(crate) fn root(&self) -> At<'_> {
+        At { validator: &self.root, node: &self.node }
+    }
+}
+
+impl<'r> At<'r> {
+    /// The rules of a field; none where it has none.
+    pub(crate) fn property(self, name: &str) -> Option<At<'r>> {
+        let Shape::Object(nodes) = &self.node.shape else { return None };
+        Some(At { validator: self.validator.properties.get(name)?, node: nodes.get(name)? })
+    }
+
+    /// The rules of a list's elements; none where they have none.
+    pub(crate) fn items(self) -> Option<At<'r>> {
+        let Shape::Array { items: Some(node), .. } = &self.node.shape else { return None };
+        Some(At { validator: self.validator.items.as_deref()?, node })
+    }
+
+    /// What is wrong with a default there: neither where it was before may it break a rule, nor where it comes new. All defaults
+    /// of a schema share a budget, which is below zero when it is spent.
+    pub(crate) fn judge_default(self, default: &Value, path: &Path, budget: &mut i64) -> ErrorList {
+        let run = |old: Option<&Value>| {
+            let mut walk = Walk { budget: *budget, stop: None, verdict: Verdict::default() };
+            let place = Place { validator: self.validator, node: self.node, new: default, old };
+            let spent = walk.at(path, place, &Ratchet::root(None)).is_err();
+            (walk.verdict.errors, if spent { -1 } else { walk.budget })
+        };
+        let (mut errors, mut left) = run(Some(default));
+        if errors.is_empty() {
+            let (found, rest) = run(None);
+            errors = found;
+            left = left.min(rest);
+        }
+        *budget = left;
+        errors
     }
 }
 
@@ -164,6 +211,10 @@ impl Walk<'_> {
         }
         let old = place.old.filter(|old| !old.is_null());
         for rule in &validator.rules {
+            if self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                self.tell(path, validator, format!("operation interrupted evaluating rule: {}", rule.shown));
+                return Err(Spent);
+            }
             let plan = match &rule.plan {
                 Ok(plan) => plan,
                 Err(error) => {

@@ -44,7 +44,7 @@ pub use meta::{annotations as validate_annotations, validate_meta, validate_meta
 pub use name_rule::NameRule;
 pub use pod::qos_class;
 pub use rules::labels as validate_labels;
-pub use strategy::{Context, Generic, Identity, Propagation, Selectable, Strategy};
+pub use strategy::{Context, Generic, Identity, Judged, Propagation, Selectable, Strategy};
 
 /// The strategy of a resource; [`Generic`] for kinds without one.
 pub fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {

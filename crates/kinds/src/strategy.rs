@@ -2,7 +2,7 @@
 
 use crate::{name_rule::NameRule, rows, schema, tree};
 use machinery::{Value, field::ErrorList, schema::Text};
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, sync::atomic::AtomicBool, time::SystemTime};
 
 /// What a strategy may know of the request.
 #[derive(Debug, Clone)]
@@ -24,6 +24,22 @@ pub struct Identity {
     pub groups: Vec<String>,
     /// Further attributes.
     pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// What is said of an object.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// What is wrong with it, apart from its metadata.
+    pub errors: ErrorList,
+    /// What the client of one that is right should be told.
+    pub warnings: Vec<String>,
+}
+
+impl Judged {
+    fn of(errors: ErrorList, warnings: impl FnOnce() -> Vec<String>) -> Self {
+        let warnings = if errors.is_empty() { warnings() } else { Vec::new() };
+        Self { errors, warnings }
+    }
 }
 
 impl Context {
@@ -148,6 +164,16 @@ pub trait Strategy: Send + Sync {
             "status" => self.validate_status(obj, old),
             own => self.validate_part(own, obj, old),
         }
+    }
+
+    /// What is said of a new object. Setting `stop` ends what takes long of it: nobody waits for it then, and the object is not right.
+    fn judge(&self, obj: &Value, _stop: &AtomicBool) -> Judged {
+        Judged::of(self.validate(obj), || self.warnings(obj, None))
+    }
+
+    /// What is said of an update through an endpoint, as [`Self::judge`] says it.
+    fn judge_through(&self, part: &str, obj: &Value, old: &Value, _stop: &AtomicBool) -> Judged {
+        Judged::of(self.validate_through(part, obj, old), || if part.is_empty() { self.warnings(obj, Some(old)) } else { Vec::new() })
     }
 
     /// The fields that field selectors may name, with their values, besides `metadata.name` and `metadata.namespace`. The

@@ -8,7 +8,7 @@
 //!   somebody else owns it.
 //!
 //! A set of fields is in the version of the kind in which its owner wrote; it is compared with, and cut out of, the object in
-//! that version (`versions`). A configuration is checked against the schema before it is merged (`typed`): a field that does
+//! that version (`versions`); where others know how to convert, they are asked ([`Conversions`]). A configuration is checked against the schema before it is merged (`typed`): a field that does
 //! not exist is an error, whatever `fieldValidation` says.
 //!
 //! Sets of fields are kept in the form in which they are stored, so that a plain update costs one walk over the old and the
@@ -27,6 +27,7 @@ pub(crate) mod typed;
 mod versions;
 
 pub use set::FieldSet;
+pub use versions::{Conversions, Written};
 
 use crate::{Map, Value, gvk::Gvk, json, schema::TypeRef, status::Status};
 use compare::{Comparison, compare, fields_of};
@@ -77,8 +78,8 @@ struct Manager<'a> {
 /// 409 with a cause for every conflicting field if others own it with other values and `force` is false; 400 for a
 /// configuration of another kind or with managedFields; 500, as upstream answers, for one that does not fit the schema.
 #[allow(clippy::too_many_arguments, reason = "the seam: every one is a fact of the request, and there is one caller")]
-pub fn apply(
-    ty: TypeRef<'_>,
+pub fn apply<'w>(
+    kind: impl Into<Written<'w>>,
     live: Option<&Value>,
     applied: &Value,
     manager: &str,
@@ -88,7 +89,7 @@ pub fn apply(
     now: &str,
     exclude: &FieldSet,
 ) -> Result<Value, Status> {
-    apply_as(ty, live, applied, &Manager { name: manager, api_version, subresource, now, exclude }, force)
+    apply_as(kind, live, applied, &Manager { name: manager, api_version, subresource, now, exclude }, force)
 }
 
 /// Merges a configuration into an object without noting whose its fields are: what a policy changes is nobody's.
@@ -108,7 +109,9 @@ pub fn merge_unowned(ty: TypeRef<'_>, live: &Value, applied: &Value) -> Result<V
     Ok(merged)
 }
 
-fn apply_as(ty: TypeRef<'_>, live: Option<&Value>, applied: &Value, manager: &Manager<'_>, force: bool) -> Result<Value, Status> {
+fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Value, manager: &Manager<'_>, force: bool) -> Result<Value, Status> {
+    let versions = Versions::new(kind.into());
+    let ty = versions.ty();
     check(ty, applied)?;
     let mut managers = Managers::of(live);
     let empty = Value::Object(Map::new());
@@ -116,7 +119,6 @@ fn apply_as(ty: TypeRef<'_>, live: Option<&Value>, applied: &Value, manager: &Ma
     if let Some(metadata) = old.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
-    let versions = Versions::new(ty);
     if managers.is_empty() && live.is_some() {
         let before = Manager { name: BEFORE_FIRST_APPLY, subresource: "", exclude: &FieldSet::new(), ..*manager };
         update_managers(&versions, &empty, &old, &mut managers, &before);
@@ -280,11 +282,20 @@ pub fn unfit_managers(object: &Value) -> Option<String> {
 /// A request may bring managedFields of its own; an empty list, or one of one empty entry, deletes them all. Through a subresource they are always those of `old`. The other arguments are as
 /// in [`apply`].
 #[allow(clippy::too_many_arguments, reason = "the seam: every one is a fact of the request, and there is one caller")]
-pub fn track_update(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manager: &str, api_version: &str, subresource: &str, now: &str, exclude: &FieldSet) {
-    track(ty, old, new, &Manager { name: manager, api_version, subresource, now, exclude });
+pub fn track_update<'w>(
+    kind: impl Into<Written<'w>>,
+    old: Option<&Value>,
+    new: &mut Value,
+    manager: &str,
+    api_version: &str,
+    subresource: &str,
+    now: &str,
+    exclude: &FieldSet,
+) {
+    track(kind, old, new, &Manager { name: manager, api_version, subresource, now, exclude });
 }
 
-fn track(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
+fn track<'w>(kind: impl Into<Written<'w>>, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
     let reset = new.get("metadata").and_then(|m| m.get("managedFields")).and_then(Value::as_array).is_some_and(|entries| match entries.as_slice() {
         [] => true,
         [Value::Object(entry)] => entry.is_empty(),
@@ -298,7 +309,7 @@ fn track(ty: TypeRef<'_>, old: Option<&Value>, new: &mut Value, manager: &Manage
         return;
     }
     let empty = Value::Object(Map::new());
-    let changed = update_managers(&Versions::new(ty), old.unwrap_or(&empty), new, &mut managers, manager);
+    let changed = update_managers(&Versions::new(kind.into()), old.unwrap_or(&empty), new, &mut managers, manager);
     let as_before = old.and_then(|o| o.get("metadata")?.get("managedFields"));
     match (changed, as_before) {
         // Nothing has changed, and the client brought what there was: no need to write it anew.

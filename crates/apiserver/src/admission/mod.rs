@@ -164,6 +164,7 @@ async fn round(world: &World, write: &Write<'_>, object: &mut Value, hooks: &mut
             Stage::ImagePolicy | Stage::ValidatingPolicies | Stage::ValidatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
         }
         .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
+        in_time(write)?;
     }
     Ok(())
 }
@@ -183,8 +184,18 @@ pub(crate) async fn validate(world: &World, write: &Write<'_>, object: &Value) -
             Stage::AutoProvision | Stage::MutatingPolicies | Stage::MutatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
         }
         .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
+        in_time(write)?;
     }
     Ok(())
+}
+
+/// Nobody is there any more to hear what was evaluated, and it was not evaluated to its end: policies and conditions whose failures
+/// are ignored must not be got around by hanging up.
+fn in_time(write: &Write<'_>) -> Result<(), Status> {
+    match write.cx.was_cut_short() {
+        true => Err(Status::timeout("Timeout: request did not complete within requested timeout")),
+        false => Ok(()),
+    }
 }
 
 /// All stages of a deletion: what would change its object can only refuse.

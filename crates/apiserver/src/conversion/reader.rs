@@ -7,7 +7,11 @@ use super::{
 use crate::{family::Family, hooks::Services, offload};
 use futures_util::FutureExt;
 use kinds::Strategy;
-use machinery::{Value, gvk, json};
+use machinery::{
+    Value,
+    gvk::{self, Gvk},
+    json,
+};
 use std::sync::Arc;
 use store::{Draft, Entry, Store};
 
@@ -203,6 +207,16 @@ impl Reader {
     /// It is not converted, in upstream's words.
     pub(crate) async fn turned(&self, services: &dyn Services, value: Value) -> Result<Value, String> {
         if value["apiVersion"] == self.api_version.as_str() { Ok(value) } else { self.convert(services, &self.api_version, value).await }
+    }
+
+    /// Objects of other versions in one of them, as far as that has their fields.
+    ///
+    /// # Errors
+    /// One of them is not converted, in upstream's words.
+    pub(super) async fn compared(&self, services: &dyn Services, to: &Gvk, values: Vec<Value>) -> Result<Vec<Value>, String> {
+        let Some(webhook) = &self.family.webhook else { return Ok(values) };
+        let answers = offload::resting(Box::pin(webhook.convert(services, &to.api_version(), values, 0))).await?;
+        answers.into_iter().map(|answer| answer.map(|value| self.family.pruned(&to.version, value))).collect()
     }
 
     async fn convert(&self, services: &dyn Services, to: &str, value: Value) -> Result<Value, String> {

@@ -3,7 +3,7 @@
 
 use super::{Call, meta, options::WriteOptions};
 use crate::{
-    Operation, Write, admission, errors,
+    Context, Operation, Write, admission, errors,
     own::{self, default},
     respond::Answer,
     rows::Row,
@@ -128,8 +128,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     let versioned = !matches!(meta::text(&value, "resourceVersion"), "" | "0");
     own::stamp(cx.now, &mut value);
     row.strategy.prepare_create(&cx.strategy(), &mut value);
-    validate(row, &name, &value)?;
-    for warning in row.strategy.warnings(&value, None) {
+    for warning in validate(row, cx, &name, &value)? {
         cx.warn(warning);
     }
     storage::readable(&value)?;
@@ -192,15 +191,17 @@ fn terminating(row: &Row, name: &str) -> Status {
     Status::forbidden(&row.resource.group, &row.resource.resource, name, why)
 }
 
-fn validate(row: &Row, name: &str, value: &Value) -> Result<(), Status> {
+/// Refuses what is wrong; else what the client should be told.
+fn validate(row: &Row, cx: &Context, name: &str, value: &Value) -> Result<Vec<String>, Status> {
     check_type(row, name, value)?;
     let mut errors = field::ErrorList::new();
     if name.is_empty() {
         errors.push(field::Error::required(&Path::root("metadata").child("name"), "name or generateName is required"));
     }
     errors.extend(kinds::validate_meta(value, row.resource.namespaced, &*row.strategy));
-    errors.extend(row.strategy.validate(value));
-    if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, name, errors)) }
+    let judged = row.strategy.judge(value, cx.stop());
+    errors.extend(judged.errors);
+    if errors.is_empty() { Ok(judged.warnings) } else { Err(errors::invalid(row, name, errors)) }
 }
 
 /// What an object says that it is, of a custom kind: 422 alone, and of the kind that it says.

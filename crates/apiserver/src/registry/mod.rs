@@ -3,6 +3,7 @@
 //! A write never holds a lock: it reads the present entry, computes the next object, and commits on the condition that
 //! the entry is still the same; if it is not, it starts again from the new one ([`ATTEMPTS_MAX`] times at most).
 
+mod apply;
 mod collection;
 mod create;
 mod cursor;

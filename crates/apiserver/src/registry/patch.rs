@@ -6,21 +6,21 @@
 //! refuses, so that nobody tries again for ever.
 
 use super::{
-    Call, create, meta,
+    Call,
+    apply::{Apply, check_identity},
     options::WriteOptions,
-    update::{Change, change},
+    update::{Change, Make, change, change_by},
 };
 use crate::{errors, negotiate, own, respond::Answer, rows::Row};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use machinery::{
-    Value, apply,
+    Value,
     field::{self, Path},
-    json::{self, Validation},
+    json,
     patch::{self as patches, Patch},
     schema::TypeRef,
     status::{Details, Status},
-    time,
 };
 
 /// The kinds of patch, by their media types.
@@ -86,7 +86,7 @@ pub(crate) async fn patch(call: &Call<'_>, subresource: &str, body: &Bytes) -> R
     };
     if kind == Kind::Apply {
         let applied = json::parse_applied(body)?;
-        return change(call, &target, |old| apply_to(call, &options, subresource, old, &applied)).await;
+        return change_by(call, &target, Make::Apply(&Apply { options: &options, subresource, applied: &applied })).await;
     }
     let parsed = parse(kind, body, &options)?;
     change(call, &target, |old| {
@@ -121,40 +121,5 @@ pub(crate) fn patched(call: &Call<'_>, ty: TypeRef<'_>, old: &Value, patch: &Pat
     for warning in warnings {
         call.cx.warn(warning);
     }
-    Ok(value)
-}
-
-/// A patch does not change what the object is called. What the result leaves out of its place, the request says.
-fn check_identity(call: &Call<'_>, value: &mut Value) -> Result<(), Status> {
-    if call.row.is_builtin() {
-        create::check_kind(call.row, value)?;
-    }
-    create::place(call.row, call.namespace(), value)?;
-    match meta::text(value, "name") {
-        "" => Err(Status::bad_request(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name()))),
-        name if name != call.name() => {
-            Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn apply_to(call: &Call<'_>, options: &WriteOptions, subresource: &str, old: Option<&Value>, applied: &json::Applied) -> Result<Value, Status> {
-    let row = call.row;
-    let now = time::rfc3339(call.cx.now);
-    let exclude = row.reset_fields(subresource);
-    let mut value = apply::apply(row.ty(), old, &applied.value, &options.manager, &row.api_version, subresource, options.force, &now, exclude)?;
-    match options.validation {
-        Validation::Strict => applied.refuse_repeats()?,
-        Validation::Warn => applied.repeats.iter().for_each(|line| call.cx.warn(line.clone())),
-        Validation::Ignore => {}
-    }
-    let uid = meta::text(&value, "uid");
-    if old.is_none() && !uid.is_empty() {
-        let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
-        return Err(errors::conflict(row, call.name(), &why));
-    }
-    check_identity(call, &mut value)?;
-    own::default(row, &mut value);
     Ok(value)
 }

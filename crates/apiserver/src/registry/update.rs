@@ -1,8 +1,15 @@
 //! Update, and the one loop that every change of a stored object takes: PUT, the four patches, `status`, `scale`,
 //! `binding` and the rest differ only in how the next object is made from the present one.
 
-use super::{ATTEMPTS_MAX, Call, create, delete, meta, options::WriteOptions};
-use crate::{Operation, Write, access, admission, conversion::Memory, errors, own, respond::Answer, rows::Row, services, storage};
+use super::{ATTEMPTS_MAX, Call, apply::Apply, create, delete, meta, options::WriteOptions};
+use crate::{
+    Context, Operation, Write, access, admission,
+    conversion::{Memory, replayed},
+    errors, own,
+    respond::Answer,
+    rows::Row,
+    services, storage,
+};
 use bytes::Bytes;
 use http::StatusCode;
 use machinery::{
@@ -66,11 +73,32 @@ fn check_name(call: &Call<'_>, value: &mut Value) -> Result<(), Status> {
     Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())))
 }
 
+/// How the next object is made from the present one.
+pub(super) enum Make<'a> {
+    /// On the spot.
+    By(&'a mut (dyn FnMut(Option<&Value>) -> Result<Value, Status> + Send)),
+    /// By an apply, which may have to ask how other versions look.
+    Apply(&'a Apply<'a>),
+}
+
+impl Make<'_> {
+    async fn next(&mut self, call: &Call<'_>, old: Option<&Value>) -> Result<Value, Status> {
+        match self {
+            Make::By(make) => make(old),
+            Make::Apply(apply) => Box::pin(apply.next(call, old)).await,
+        }
+    }
+}
+
 /// Makes the next object from the present one and commits it, again and again until nobody was faster.
 pub(crate) async fn change<F>(call: &Call<'_>, what: &Change<'_>, mut make: F) -> Result<Answer, Status>
 where
-    F: FnMut(Option<&Value>) -> Result<Value, Status>,
+    F: FnMut(Option<&Value>) -> Result<Value, Status> + Send,
 {
+    change_by(call, what, Make::By(&mut make)).await
+}
+
+pub(super) async fn change_by(call: &Call<'_>, what: &Change<'_>, mut make: Make<'_>) -> Result<Answer, Status> {
     let key = what.row.resource.key(what.namespace, what.name);
     for _ in 0..ATTEMPTS_MAX {
         let present = storage::present(call.world.store(), what.row, &key, Memory::Enough).await;
@@ -78,7 +106,7 @@ where
             if !what.may_create {
                 return Err(errors::not_found(what.row, what.name));
             }
-            let mut value = make(None)?;
+            let mut value = make.next(call, None).await?;
             if !meta::text(&value, "uid").is_empty() {
                 return Err(errors::conflict(what.row, what.name, &uid_mismatch(meta::text(&value, "uid"), "")));
             }
@@ -91,7 +119,7 @@ where
             }
         };
         let old = storage::value(what.row, &entry);
-        let value = make(Some(&old))?;
+        let value = make.next(call, Some(&old)).await?;
         if let Some(answer) = round(call, what, &key, &entry, &old, value).await? {
             return Ok(answer);
         }
@@ -117,9 +145,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     keep_system_fields(&mut value, old);
     own::owners_once(&mut value, cx, false);
     if !what.applied {
-        let now = time::rfc3339(cx.now);
-        let exclude = row.reset_fields(what.subresource);
-        apply::track_update(row.ty(), Some(old), &mut value, &options.manager, &row.api_version, what.subresource, &now, exclude);
+        value = tracked(call, what, old, value).await;
     }
     let write = Write {
         cx,
@@ -146,11 +172,8 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         true => Some(call.world.services().update(&mut value, old).map_err(|e| errors::invalid(row, what.name, e))?),
         false => None,
     };
-    validate(what, &value, old)?;
-    if what.subresource.is_empty() {
-        for warning in row.strategy.warnings(&value, Some(old)) {
-            cx.warn(warning);
-        }
+    for warning in validate(what, cx, &value, old)? {
+        cx.warn(warning);
     }
     if admits {
         admission::validate(call.world, &write, &value).await?;
@@ -187,6 +210,30 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
             Err(error)
         }
     }
+}
+
+/// The next object with its managers.
+async fn tracked(call: &Call<'_>, what: &Change<'_>, old: &Value, value: Value) -> Value {
+    let (row, now) = (what.row, time::rfc3339(call.cx.now));
+    let exclude = row.reset_fields(what.subresource);
+    let track = |kind: apply::Written<'_>, value: &mut Value| {
+        apply::track_update(kind, Some(old), value, &what.options.manager, &row.api_version, what.subresource, &now, exclude);
+    };
+    if row.reader().is_none() {
+        let mut value = value;
+        track(row.ty().into(), &mut value);
+        return value;
+    }
+    let replayed = replayed(call.world, row, |kind| {
+        let mut next = value.clone();
+        track(kind, &mut next);
+        next
+    });
+    // Who writes in the version that is stored need not wait for a webhook to be well: what others own in their versions stays theirs.
+    Box::pin(replayed).await.unwrap_or_else(|(why, next)| {
+        tracing::debug!(name = what.name, why, "owners of other versions are left as they are");
+        next
+    })
 }
 
 fn uid_mismatch(wanted: &str, found: &str) -> String {
@@ -246,10 +293,12 @@ fn keep_system_fields(value: &mut Value, old: &Value) {
     }
 }
 
-fn validate(what: &Change<'_>, value: &Value, old: &Value) -> Result<(), Status> {
+/// Refuses what is wrong; else what the client should be told.
+fn validate(what: &Change<'_>, cx: &Context, value: &Value, old: &Value) -> Result<Vec<String>, Status> {
     let row = what.row;
     create::check_type(row, what.name, value)?;
     let mut errors = kinds::validate_meta_update(value, old, &*row.strategy);
-    errors.extend(row.strategy.validate_through(what.subresource, value, old));
-    if errors.is_empty() { Ok(()) } else { Err(errors::invalid(row, what.name, errors)) }
+    let judged = row.strategy.judge_through(what.subresource, value, old, cx.stop());
+    errors.extend(judged.errors);
+    if errors.is_empty() { Ok(judged.warnings) } else { Err(errors::invalid(row, what.name, errors)) }
 }

@@ -116,7 +116,7 @@ pub(crate) async fn patch(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
 
 async fn set<F>(call: &Call<'_>, options: &WriteOptions, mut scale_of: F) -> Result<Answer, Status>
 where
-    F: FnMut(&Value) -> Result<Value, Status>,
+    F: FnMut(&Value) -> Result<Value, Status> + Send,
 {
     let target = Change {
         row: call.row,

@@ -251,6 +251,44 @@ async fn every_write_of_another_version_is_stored_in_the_one_that_is_stored() {
     assert_eq!(names(&lamps.cluster.get(ONE).await.expect(200)), [""; 0]);
 }
 
+/// What the original made of the same applies.
+#[tokio::test]
+async fn who_owns_what_is_compared_in_the_versions_of_the_owners() {
+    let lamps = Lamps::start().await;
+    let lamp = json!({"apiVersion": "example.com/v2", "kind": "Lamp", "metadata": {"name": "c"}, "spec": {"hue": "pink", "replicas": 1}});
+    lamps.cluster.post(&format!("{TWO}?fieldManager=first"), lamp).await.expect(201);
+    let apply = async |base: &str, version: &str, who: &str, force: bool, spec: Value| {
+        let body = json!({"apiVersion": format!("example.com/{version}"), "kind": "Lamp", "spec": spec});
+        lamps.send(Method::PATCH, &format!("{base}/c?fieldManager={who}&force={force}"), "application/apply-patch+yaml", body).await
+    };
+    let owners = |object: &Value| -> Vec<Value> {
+        let entries = object["metadata"]["managedFields"].as_array().unwrap().iter();
+        entries.map(|e| json!([e["manager"], e["apiVersion"].as_str().unwrap().rsplit('/').next(), e["fieldsV1"]["f:spec"]])).collect()
+    };
+    apply(TWO, "v2", "me", true, json!({"hue": "white"})).await.expect(200);
+    let refused = apply(ONE, "v1", "you", false, json!({"color": "black"})).await.expect(409);
+    assert_eq!(refused["message"], "Apply failed with 1 conflict: conflict with \"me\": .spec.hue");
+    // What was applied in another version, and is not any more, goes.
+    let same = apply(ONE, "v1", "me", true, json!({"replicas": 2})).await.expect(200);
+    assert_eq!(same["spec"], json!({"replicas": 2}));
+    assert_eq!(owners(&same), [json!(["me", "v1", {"f:replicas": {}}]), json!(["first", "v2", {}])]);
+    let forced = apply(ONE, "v1", "you", true, json!({"color": "black"})).await.expect(200);
+    assert_eq!(forced["spec"], json!({"color": "black", "replicas": 2}));
+    let refused = apply(TWO, "v2", "them", false, json!({"hue": "gray"})).await.expect(409);
+    assert_eq!(refused["message"], "Apply failed with 1 conflict: conflict with \"you\": .spec.color");
+    // An update takes the field from who owns it by another name.
+    let patched = lamps.cluster.patch(&format!("{TWO}/c?fieldManager=last"), json!({"spec": {"hue": "gray"}})).await.expect(200);
+    assert_eq!(owners(&patched), [json!(["me", "v1", {"f:replicas": {}}]), json!(["first", "v2", {}]), json!(["last", "v2", {"f:hue": {}}])]);
+    // Who writes in the version that is stored need not wait for a webhook to be well.
+    lamps.feel("fails");
+    let written = lamps.cluster.patch(&format!("{ONE}/c?fieldManager=late"), json!({"spec": {"color": "green"}})).await.expect(200);
+    assert_eq!(owners(&written).len(), 4);
+    assert_eq!(
+        apply(ONE, "v1", "late", true, json!({"color": "red"})).await.refused(500),
+        "failed to convert old object: conversion webhook for example.com/v1, Kind=Lamp failed: no lamp today"
+    );
+}
+
 #[tokio::test]
 async fn a_watch_tells_its_own_version() {
     let lamps = Lamps::start().await;

@@ -6,7 +6,7 @@ use machinery::{
     structural::{Node, Purpose},
 };
 use serde_json::json;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 const CASES: &str = include_str!("../../tests/objects/cases.jsonl");
 const ANSWERS: &str = include_str!("../../tests/objects/answers.jsonl");
@@ -53,7 +53,13 @@ fn rules_are_asked_last() {
     assert_eq!(said(custom.validate_update(&object(2), &object(3))), ["spec.a: Invalid value: 2: failed rule: self >= oldSelf"]);
     assert_eq!(said(custom.validate_status(&object(2), &object(3))), ["spec.a: Invalid value: 2: failed rule: self >= oldSelf"]);
     assert_eq!(said(custom.validate_update(&object(1), &object(1))), [""; 0]);
-    assert_eq!(custom.warnings(&object(1), Some(&object(1))), ["spec.a: Invalid value: 1: failed rule: self > 1"]);
+    let goes_on = AtomicBool::new(false);
+    let judged = custom.judge_through("", &object(1), &object(1), &goes_on);
+    assert_eq!((said(judged.errors), judged.warnings), (vec![], vec!["spec.a: Invalid value: 1: failed rule: self > 1".to_owned()]));
+    let ended = AtomicBool::new(true);
+    let cut = ["spec.a: Invalid value: \"integer\": operation interrupted evaluating rule: self > 1"];
+    assert_eq!(said(custom.judge(&object(2), &ended).errors), cut, "what nobody waits for is not found right");
+    assert_eq!(said(custom.judge_through("status", &object(2), &object(2), &ended).errors), cut);
     let unchecked = "<nil>: Invalid value: null: some validation rules were not checked because the object was invalid; \
                      correct the existing errors to complete validation";
     let broken = json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"}, "spec": {}});

@@ -3,10 +3,32 @@
 
 use crate::{Value, convert, gvk::Gvk, schema::TypeRef};
 
+/// Who knows how the versions of a kind differ, where the program does not.
+pub trait Conversions {
+    /// An object of one version in another.
+    fn convert(&self, value: &Value, from: &Gvk, to: &Gvk) -> Value;
+}
+
+/// The kind of what is written, in the version of the request.
+#[derive(Clone, Copy)]
+pub struct Written<'a> {
+    /// Its type.
+    pub ty: TypeRef<'a>,
+    /// Who converts it; none where the program does.
+    pub conversions: Option<&'a dyn Conversions>,
+}
+
+impl<'a> From<TypeRef<'a>> for Written<'a> {
+    fn from(ty: TypeRef<'a>) -> Self {
+        Self { ty, conversions: None }
+    }
+}
+
 /// The kind that is written, in the version of the request.
 pub(super) struct Versions<'a> {
     ty: TypeRef<'a>,
     gvk: Option<&'a Gvk>,
+    conversions: Option<&'a dyn Conversions>,
 }
 
 /// What a version is to the one of the request.
@@ -21,8 +43,8 @@ pub(super) enum Form {
 }
 
 impl<'a> Versions<'a> {
-    pub(super) fn new(ty: TypeRef<'a>) -> Self {
-        Self { ty, gvk: ty.gvk() }
+    pub(super) fn new(written: Written<'a>) -> Self {
+        Self { ty: written.ty, gvk: written.ty.gvk(), conversions: written.conversions }
     }
 
     pub(super) fn ty(&self) -> TypeRef<'a> {
@@ -37,7 +59,7 @@ impl<'a> Versions<'a> {
         }
         match self.ty.schema.kind(&other) {
             None => Form::Unknown,
-            Some(_) if convert::changes_shape(own, &other) => Form::Other(other),
+            Some(_) if self.conversions.is_some() || convert::changes_shape(own, &other) => Form::Other(other),
             Some(_) => Form::Same,
         }
     }
@@ -55,7 +77,10 @@ impl<'a> Versions<'a> {
         match (self.gvk, from == to) {
             (Some(own), false) => {
                 let gvk = |form: &Form| if let Form::Other(gvk) = form { gvk.clone() } else { own.clone() };
-                convert::convert(value.clone(), &gvk(from), &gvk(to))
+                match self.conversions {
+                    Some(conversions) => conversions.convert(value, &gvk(from), &gvk(to)),
+                    None => convert::convert(value.clone(), &gvk(from), &gvk(to)),
+                }
             }
             _ => value.clone(),
         }

@@ -21,7 +21,7 @@ pub(in crate::admission) fn meets(
     old: &Value,
 ) -> Result<bool, String> {
     let request = scope::request(asked, version);
-    let scope = Scope::new(Subject { object, old }, &request).with_authorizer(asked);
+    let scope = Scope::new(asked.write.cx, Subject { object, old }, &request).with_authorizer(asked);
     all(&scope, conditions, ignore)
 }
 

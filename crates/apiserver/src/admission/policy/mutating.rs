@@ -69,7 +69,8 @@ fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Va
     let request = scope::request(asked, version);
     {
         let subject = Subject { object, old };
-        let scope = Scope::new(subject, &request).with_params(invocation.param.as_deref()).with_variables(&policy.variables).with_authorizer(asked);
+        let scope =
+            Scope::new(asked.write.cx, subject, &request).with_params(invocation.param.as_deref()).with_variables(&policy.variables).with_authorizer(asked);
         match conditions::all(&scope, &policy.conditions, policy.ignore) {
             Ok(true) => {}
             Ok(false) => return Ok(None),
@@ -91,7 +92,7 @@ fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Va
         };
         let next = {
             let subject = Subject { object: &current, old };
-            let scope = Scope::new(subject, &request).with_params(invocation.param.as_deref()).with_variables(&policy.variables);
+            let scope = Scope::new(asked.write.cx, subject, &request).with_params(invocation.param.as_deref()).with_variables(&policy.variables);
             let scope = scope.with_authorizer(asked).with_namespace(namespace);
             let mut budget = BUDGET;
             // What does not compile is told as it is.

@@ -1,13 +1,14 @@
 //! What an expression of admission sees, and what its evaluation may cost.
 //!
 //! Variables of a policy are evaluated when they are first read, once for each run of expressions, and count for the expression
-//! that reads them. A budget is shared by all expressions of a run; where it ends, all of the policy fails.
+//! that reads them. A budget is shared by all expressions of a run; where it ends, all of the policy fails. Where the request
+//! ends, the evaluation does, and the write does not go on whatever the policy makes of failures.
 
 use super::super::attributes::{Attributes, Version};
-use crate::gate::policies::Expression;
+use crate::{Context, gate::policies::Expression};
 use kubecel::{
     Value as Cel,
-    eval::{Activation, EvalError, Limits},
+    eval::{Activation, Cause, EvalError, Limits, Outcome, Plan},
     library::authorizer::{self, Authorizer, Check, Resource, Target, Verdict},
 };
 use machinery::Value;
@@ -32,6 +33,7 @@ pub(super) struct Subject<'a> {
 
 /// What expressions see.
 pub(super) struct Scope<'v> {
+    cx: &'v Context,
     subject: Subject<'v>,
     request: &'v Value,
     namespace: Option<&'v Value>,
@@ -48,8 +50,8 @@ pub(super) struct Scope<'v> {
 pub(super) struct Spent(pub(super) String);
 
 impl<'v> Scope<'v> {
-    pub(super) fn new(subject: Subject<'v>, request: &'v Value) -> Scope<'v> {
-        Scope { subject, request, namespace: None, params: None, authorizer: None, variables: &[], known: RefCell::default(), spent: Cell::new(0) }
+    pub(super) fn new(cx: &'v Context, subject: Subject<'v>, request: &'v Value) -> Scope<'v> {
+        Scope { cx, subject, request, namespace: None, params: None, authorizer: None, variables: &[], known: RefCell::default(), spent: Cell::new(0) }
     }
 
     pub(super) fn with_namespace(mut self, namespace: Option<&'v Value>) -> Self {
@@ -81,7 +83,7 @@ impl<'v> Scope<'v> {
             Ok(plan) => plan,
             Err(why) => return Ok(Err(format!("compilation error: {why}"))),
         };
-        let outcome = plan.run(self, Limits::default());
+        let outcome = self.run(plan);
         for cost in [self.spent.take(), outcome.cost] {
             if cost > *budget {
                 return Err(Spent(SPENT.into()));
@@ -91,9 +93,18 @@ impl<'v> Scope<'v> {
         Ok(outcome.value.map_err(|error| format!("expression '{}' resulted in error: {error}", expression.text)))
     }
 
+    /// Runs a plan until nobody waits for it any more.
+    fn run(&self, plan: &'v Plan) -> Outcome<'v> {
+        let outcome = plan.run(self, Limits { stop: Some(self.cx.stop()), ..Limits::default() });
+        if outcome.value.as_ref().is_err_and(|error| error.cause == Cause::Interrupted) {
+            self.cx.cut_short();
+        }
+        outcome
+    }
+
     fn compute(&self, name: &'v str, expression: &'v Expression) -> Result<Cel<'v>, EvalError> {
         let plan = expression.plan.as_ref().map_err(|why| EvalError::of(format!("composited variable {name:?} fails to compile: {why}")))?;
-        let outcome = plan.run(self, Limits::default());
+        let outcome = self.run(plan);
         self.spent.set(self.spent.get().saturating_add(outcome.cost));
         outcome.value.map_err(|error| EvalError::of(format!("composited variable {name:?} fails to evaluate: {error}")))
     }

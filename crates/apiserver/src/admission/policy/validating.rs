@@ -44,7 +44,7 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
         // Who is not converted is among the misconfigured.
         let Some(Ok((object, old))) = met.versions.get(&name) else { continue };
         let request = &*requests.entry(name).or_insert_with(|| scope::request(asked, version));
-        let base = || Scope::new(Subject { object, old }, request).with_params(invocation.param.as_deref());
+        let base = || Scope::new(asked.write.cx, Subject { object, old }, request).with_params(invocation.param.as_deref());
         let outcome = run(asked, invocation, namespace.as_ref(), base);
         for denial in outcome.denials {
             let binding = &invocation.binding;

@@ -1,7 +1,10 @@
-//! Defaults fit their schema, and say nothing that is not in it (`apiserver/schema/defaulting`).
+//! Defaults fit their schema and its rules, and say nothing that is not in it (`apiserver/schema/defaulting`).
 
 use super::{embedded, schema, structural};
-use crate::tree;
+use crate::{
+    custom_rules::{At, BUDGET, CustomRules},
+    tree,
+};
 use machinery::{
     Map, Value,
     field::{Error, ErrorList, Path},
@@ -41,7 +44,7 @@ pub(super) fn has_unpruned(schema: &Value) -> bool {
         return false;
     }
     let mut errors = ErrorList::new();
-    check(schema, true, &Path::empty(), &mut errors);
+    check_by(schema, None, true, &Path::empty(), &mut errors);
     errors.iter().any(|error| error.detail == UNKNOWN)
 }
 
@@ -49,67 +52,95 @@ const UNKNOWN: &str = "must not have unknown fields";
 
 /// Checks the defaults of a structural schema.
 pub(super) fn check(schema: &Value, pruned: bool, path: &Path, errors: &mut ErrorList) {
-    if !has_defaults(schema) {
-        return;
+    if has_defaults(schema) {
+        let rules = CustomRules::compile(schema);
+        check_by(schema, rules.as_ref(), pruned, path, errors);
     }
+}
+
+fn check_by(schema: &Value, rules: Option<&CustomRules>, pruned: bool, path: &Path, errors: &mut ErrorList) {
     let whole = as_resource(schema);
     let root = Node::compile(&whole, Purpose::Defaults);
     let mut within = Within { resource: &root, steps: Vec::new(), in_meta: false };
-    check_place(&whole, &root, &mut within, pruned, path, errors);
+    let place = Place { schema: &whole, node: &root, rules: rules.map(CustomRules::root) };
+    Check { pruned, budget: BUDGET, errors }.place(place, &mut within, path);
 }
 
-fn check_place<'a>(schema: &'a Value, node: &'a Node, within: &mut Within<'a>, pruned: bool, path: &Path, errors: &mut ErrorList) {
-    let is_resource = schema["x-kubernetes-embedded-resource"] == true;
-    if is_resource {
-        let mut within = Within { resource: node, steps: Vec::new(), in_meta: false };
-        check_below(schema, node, &mut within, pruned, path, errors);
-    } else {
-        check_below(schema, node, within, pruned, path, errors);
-    }
+/// A part of a schema.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    schema: &'a Value,
+    node: &'a Node,
+    /// The rules there and below; none where there are none.
+    rules: Option<At<'a>>,
 }
 
-fn check_below<'a>(schema: &'a Value, node: &'a Node, within: &mut Within<'a>, pruned: bool, path: &Path, errors: &mut ErrorList) {
-    let is_resource = schema["x-kubernetes-embedded-resource"] == true;
-    let default = &schema["default"];
-    if !default.is_null() {
-        check_default(default, node, within, pruned, &path.child("default"), errors);
-    }
-    if let (true, Some(items)) = (schema["items"].is_object(), node.items()) {
-        within.steps.push(Step::Item);
-        check_place(&schema["items"], items, within, pruned, &path.child("items"), errors);
-        within.steps.pop();
-    }
-    for (name, property) in tree::entries(schema, "properties") {
-        let Some(node) = node.property(name) else { continue };
-        let before = within.in_meta;
-        within.in_meta |= is_resource && matches!(name, "metadata" | "apiVersion" | "kind");
-        within.steps.push(Step::Field(name));
-        check_place(property, node, within, pruned, &path.child("properties").key(name), errors);
-        within.steps.pop();
-        within.in_meta = before;
-    }
+struct Check<'e> {
+    pruned: bool,
+    /// What the rules may still cost; nothing more is looked at when it is spent.
+    budget: i64,
+    errors: &'e mut ErrorList,
 }
 
-fn check_default(default: &Value, node: &Node, within: &Within<'_>, pruned: bool, path: &Path, errors: &mut ErrorList) {
-    if within.in_meta {
-        if let Some(why) = bad_metadata(default, within) {
-            errors.push(Error::invalid(path, default.clone(), format!("must result in valid metadata: {why}")));
-            return;
+impl Check<'_> {
+    fn place<'a>(&mut self, place: Place<'a>, within: &mut Within<'a>, path: &Path) {
+        let is_resource = place.schema["x-kubernetes-embedded-resource"] == true;
+        if is_resource {
+            let mut within = Within { resource: place.node, steps: Vec::new(), in_meta: false };
+            self.below(place, &mut within, path);
+        } else {
+            self.below(place, within, path);
         }
-        errors.extend(node.validate(default, path));
-        return;
     }
-    if pruned && node.has_unknown(default) {
-        errors.push(Error::invalid(path, default.clone(), UNKNOWN));
+
+    fn below<'a>(&mut self, place: Place<'a>, within: &mut Within<'a>, path: &Path) {
+        let Place { schema, node, rules } = place;
+        let is_resource = schema["x-kubernetes-embedded-resource"] == true;
+        let default = &schema["default"];
+        if !default.is_null() {
+            self.default(default, place, within, &path.child("default"));
+        }
+        if let (true, Some(items)) = (schema["items"].is_object() && self.budget >= 0, node.items()) {
+            within.steps.push(Step::Item);
+            let place = Place { schema: &schema["items"], node: items, rules: rules.and_then(At::items) };
+            self.place(place, within, &path.child("items"));
+            within.steps.pop();
+        }
+        for (name, property) in tree::entries(schema, "properties") {
+            let Some(node) = node.property(name).filter(|_| self.budget >= 0) else { continue };
+            let before = within.in_meta;
+            within.in_meta |= is_resource && matches!(name, "metadata" | "apiVersion" | "kind");
+            within.steps.push(Step::Field(name));
+            let place = Place { schema: property, node, rules: rules.and_then(|rules| rules.property(name)) };
+            self.place(place, within, &path.child("properties").key(name));
+            within.steps.pop();
+            within.in_meta = before;
+        }
     }
-    let mut unreadable = None;
-    node.embedded(default, path, &mut |path, object| unreadable = unreadable.take().or_else(|| uncoercible(path, object)));
-    if let Some(error) = unreadable {
-        errors.push(error);
-        return;
+
+    fn default(&mut self, default: &Value, place: Place<'_>, within: &Within<'_>, path: &Path) {
+        let node = place.node;
+        let found = if within.in_meta {
+            match bad_metadata(default, within) {
+                Some(why) => vec![Error::invalid(path, default.clone(), format!("must result in valid metadata: {why}"))],
+                None => node.validate(default, path),
+            }
+        } else {
+            if self.pruned && node.has_unknown(default) {
+                self.errors.push(Error::invalid(path, default.clone(), UNKNOWN));
+            }
+            let mut unreadable = None;
+            node.embedded(default, path, &mut |path, object| unreadable = unreadable.take().or_else(|| uncoercible(path, object)));
+            match unreadable {
+                Some(error) => vec![error],
+                None => Some(embedded::check(node, default, path)).filter(|found| !found.is_empty()).unwrap_or_else(|| node.validate(default, path)),
+            }
+        };
+        match place.rules.filter(|_| found.is_empty()) {
+            Some(rules) => self.errors.extend(rules.judge_default(default, path, &mut self.budget)),
+            None => self.errors.extend(found),
+        }
     }
-    let found = embedded::check(node, default, path);
-    errors.extend(if found.is_empty() { node.validate(default, path) } else { found });
 }
 
 /// What of an embedded resource cannot be read at all.

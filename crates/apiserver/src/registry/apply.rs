@@ -1,0 +1,60 @@
+//! Server-side apply: the next object is the present one with a configuration merged into it. Whose fields are whose is compared in
+//! the versions in which their owners wrote, which a webhook may have to be asked for ([`replayed`]).
+
+use super::{Call, create, meta, options::WriteOptions};
+use crate::{conversion::replayed, errors, own};
+use machinery::{
+    Value, apply,
+    json::{self, Validation},
+    status::Status,
+    time,
+};
+
+/// A configuration that is applied.
+pub(super) struct Apply<'a> {
+    pub(super) options: &'a WriteOptions,
+    pub(super) subresource: &'a str,
+    pub(super) applied: &'a json::Applied,
+}
+
+impl Apply<'_> {
+    /// The next object.
+    pub(super) async fn next(&self, call: &Call<'_>, old: Option<&Value>) -> Result<Value, Status> {
+        let (row, options, applied) = (call.row, self.options, self.applied);
+        let now = time::rfc3339(call.cx.now);
+        let exclude = row.reset_fields(self.subresource);
+        let apply = |kind: apply::Written<'_>| {
+            apply::apply(kind, old, &applied.value, &options.manager, &row.api_version, self.subresource, options.force, &now, exclude)
+        };
+        let replayed = replayed(call.world, row, apply).await;
+        let mut value = replayed.map_err(|(why, _)| Status::new(500, "", format!("failed to convert old object: {why}")))??;
+        match options.validation {
+            Validation::Strict => applied.refuse_repeats()?,
+            Validation::Warn => applied.repeats.iter().for_each(|line| call.cx.warn(line.clone())),
+            Validation::Ignore => {}
+        }
+        let uid = meta::text(&value, "uid");
+        if old.is_none() && !uid.is_empty() {
+            let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            return Err(errors::conflict(row, call.name(), &why));
+        }
+        check_identity(call, &mut value)?;
+        own::default(row, &mut value);
+        Ok(value)
+    }
+}
+
+/// A patch does not change what the object is called. What the result leaves out of its place, the request says.
+pub(super) fn check_identity(call: &Call<'_>, value: &mut Value) -> Result<(), Status> {
+    if call.row.is_builtin() {
+        create::check_kind(call.row, value)?;
+    }
+    create::place(call.row, call.namespace(), value)?;
+    match meta::text(value, "name") {
+        "" => Err(Status::bad_request(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name()))),
+        name if name != call.name() => {
+            Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())))
+        }
+        _ => Ok(()),
+    }
+}
