@@ -5,6 +5,10 @@ use crate::{Value, field::ErrorList};
 use serde_json::json;
 use std::{collections::HashSet, fmt};
 
+/// Errors of one object that are told at most, and bytes that their texts have together.
+const ERRORS_MAX: usize = 1_000;
+const ERRORS_BYTES_MAX: usize = 1 << 20;
+
 /// An error of the API.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Status {
@@ -107,9 +111,19 @@ impl Status {
         causes.iter().fold(status, |s, (message, field)| s.cause("FieldManagerConflict", message, field))
     }
 
-    /// 422 for an object with errors.
+    /// 422 for an object with errors: the first thousand of them, and no more than a megabyte of text. (The original tells all, which
+    /// for an object of a megabyte can be a gigabyte.)
     pub fn invalid(group: &str, kind: &str, name: &str, errors: ErrorList) -> Self {
-        let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let (mut all, mut bytes) = (Vec::new(), 0);
+        for error in errors.iter().take(ERRORS_MAX) {
+            let text = error.to_string();
+            bytes += text.len();
+            if bytes > ERRORS_BYTES_MAX && !all.is_empty() {
+                break;
+            }
+            all.push(text);
+        }
+        let count = all.len();
         let mut known = HashSet::new();
         let texts: Vec<&str> = all.iter().map(String::as_str).filter(|text| known.insert(*text)).collect();
         let all = match texts.as_slice() {
@@ -118,7 +132,7 @@ impl Status {
         };
         let message = format!("{} {} is invalid: {all}", qualified(group, kind), Quoted(name));
         let status = Self::new(422, "Invalid", message).about(group, kind, name);
-        errors.iter().fold(status, |s, e| s.cause(e.kind.reason(), e.body(), e.path.as_str()))
+        errors.iter().take(count).fold(status, |s, e| s.cause(e.kind.reason(), e.body(), e.path.as_str()))
     }
 
     /// 400.
@@ -283,3 +297,20 @@ impl fmt::Display for Status {
 }
 
 impl std::error::Error for Status {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::{Error, Path};
+
+    #[test]
+    fn no_object_has_an_answer_of_any_size() {
+        let errors = |count: usize, text: &str| (0..count).map(|at| Error::invalid(&Path::root("list").index(at), json!(1), text)).collect::<Vec<_>>();
+        let told = |status: &Status| status.details.as_ref().map_or(0, |details| details.causes.len());
+        let many = Status::invalid("", "Pod", "p", errors(5_000, "is wrong"));
+        assert_eq!((told(&many), many.message.matches("is wrong").count()), (1_000, 1_000));
+        let long = Status::invalid("", "Pod", "p", errors(5_000, &"x".repeat(10_000)));
+        assert!(told(&long) > 50 && long.to_value().to_string().len() < 3 << 20, "{} causes", told(&long));
+        assert_eq!(told(&Status::invalid("", "Pod", "p", errors(1, &"x".repeat(2 << 20)))), 1, "the first is told whatever it is");
+    }
+}

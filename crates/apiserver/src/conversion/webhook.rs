@@ -48,7 +48,7 @@ impl Webhook {
         let review = self.review.ok_or("no supported conversion review versions")?;
         let about = objects.first().map(kind_of).unwrap_or_default();
         let failed = |why: String| format!("conversion webhook for {about} failed: {why}");
-        let target = self.address.target().map_err(failed)?;
+        let target = self.address.target().await.map_err(failed)?;
         let (uid, to) = (meta::uuid(), to.to_owned());
         let (body, objects) = {
             let (uid, to) = (uid.clone(), to.clone());

@@ -31,6 +31,7 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
+use store::Watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -115,14 +116,22 @@ impl Keeper {
                 due.extend(self.begin_again());
                 continue;
             };
+            // What happened to APIServices before is seen by the first look at all groups.
+            let mut services = registration::changes(&self.world, self.seen);
             loop {
                 due = self.look_at(due).await;
                 let again = async { if due.is_empty() { std::future::pending().await } else { tokio::time::sleep(RETRY_AFTER).await } };
                 let event = tokio::select! {
                     event = changes.next() => event,
                     () = again => continue,
+                    group = next_group(&mut services) => {
+                        let Some(group) = group else { break };
+                        self.register(BTreeSet::from([group])).await;
+                        continue;
+                    }
                     _ = register.tick() => {
-                        self.register().await;
+                        let groups = self.known.values().map(|known| known.group.clone()).chain(registration::groups(&self.world)).collect();
+                        self.register(groups).await;
                         continue;
                     }
                 };
@@ -134,9 +143,8 @@ impl Keeper {
         }
     }
 
-    /// Looks at the APIServices of all groups, those of definitions that are gone among them.
-    async fn register(&self) {
-        let groups = self.known.values().map(|known| known.group.clone()).chain(registration::groups(&self.world)).collect::<BTreeSet<_>>();
+    /// Looks at the APIServices of these groups, those of definitions that are gone among them.
+    async fn register(&self, groups: BTreeSet<String>) {
         for group in groups {
             if let Err(error) = registration::follow(&self.world, &group).await {
                 tracing::warn!(group, %error, "the APIServices of a group could not be written");
@@ -291,6 +299,17 @@ impl Keeper {
         let instances = self.compiled.get(name).map(|compiled| Arc::clone(&compiled.instances));
         let task = cleanup::Cleanup { world: self.world.clone(), row: Arc::clone(&self.row), name: name.to_owned(), uid: uid.to_owned(), instances };
         self.cleanups.insert(name.to_owned(), (uid.to_owned(), AbortOnDropHandle::new(tokio::spawn(task.run()))));
+    }
+}
+
+/// The next group of which an APIService changes; none if what happened is no longer known.
+async fn next_group(services: &mut Option<Watch>) -> Option<String> {
+    let Some(changes) = services else { std::future::pending().await };
+    loop {
+        let event = changes.next().await.ok()?;
+        if let Some(group) = registration::concerned(&event) {
+            return Some(group);
+        }
     }
 }
 

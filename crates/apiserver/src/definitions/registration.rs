@@ -6,15 +6,15 @@
 //! ([`own`]): nobody's webhook may hold up the definitions of all others.
 
 use crate::{
-    own,
+    own::{self, Owns},
     rows::Row,
-    storage,
+    storage::{self, Scope},
     world::{Gvr, World},
 };
 use machinery::{Value, status::Status};
 use serde_json::json;
 use std::{collections::BTreeSet, time::SystemTime};
-use store::Entry;
+use store::{Entry, Event, Watch};
 
 const API_SERVICES: Gvr<'static> = ("apiregistration.k8s.io", "v1", "apiservices");
 /// Marks what is made and taken away as definitions come and go.
@@ -48,6 +48,18 @@ pub(super) fn groups(world: &World) -> BTreeSet<String> {
     present(world, &row, None).iter().map(|name| group_of(name).to_owned()).collect()
 }
 
+/// The changes of APIServices from a revision on; none where they are not served.
+pub(super) fn changes(world: &World, from: u64) -> Option<Watch> {
+    let row = world.row(API_SERVICES.0, API_SERVICES.1, API_SERVICES.2)?;
+    storage::watch(world.store(), &row, from, Scope::Bucket).ok()
+}
+
+/// The group whose APIServices are to be looked at after a change of one.
+pub(super) fn concerned(event: &Event) -> Option<String> {
+    let entry = event.new.as_ref().or(event.old.as_ref())?;
+    entry.key.rsplit('/').next().map(|name| group_of(name).to_owned())
+}
+
 /// The name of an APIService.
 fn name(group: &str, version: &str) -> String {
     format!("{version}.{group}")
@@ -64,9 +76,22 @@ pub(super) async fn follow(world: &World, group: &str) -> Result<(), Status> {
     let wanted: BTreeSet<String> = served.iter().filter(|version| !rows.is_builtin_version(group, version)).map(|version| name(group, version)).collect();
     for version in &served {
         let name = name(group, version);
-        if wanted.contains(&name) && world.get(API_SERVICES, "", &name).is_none() {
+        if !wanted.contains(&name) {
+            continue;
+        }
+        let meant = api_service(group, version);
+        let Some(present) = world.get(API_SERVICES, "", &name) else {
             // A name that was taken meanwhile is as good.
-            own::create(world.store(), &row, SystemTime::now(), api_service(group, version)).await?;
+            own::create(world.store(), &row, SystemTime::now(), meant).await?;
+            continue;
+        };
+        if is_managed(&present) && present["spec"] != meant["spec"] {
+            let amended = own::amend(world.store(), &row, ("", &name), Owns::By(""), SystemTime::now(), |present| {
+                let mut amended = present.clone();
+                amended["spec"] = meant["spec"].clone();
+                Ok((is_managed(present) && amended != *present).then_some(amended))
+            });
+            amended.await.map(drop).or_else(|error| if error.code == 404 { Ok(()) } else { Err(error) })?;
         }
     }
     for name in present(world, &row, Some(group)).into_iter().filter(|name| !wanted.contains(name)) {

@@ -48,8 +48,7 @@ pub(crate) fn of(settings: &Value) -> Result<ImageReviews, String> {
     let allow = duration(&own["allowTTL"], second, second..minutes(30), minutes(5))?;
     let deny = duration(&own["denyTTL"], second, second..minutes(30), Duration::from_secs(30))?;
     let (at, credentials) = Credentials::with_cluster(Path::new(own["kubeConfigFile"].as_str().unwrap_or_default()))?;
-    let address = Address::new(at, credentials);
-    address.target()?;
+    let address = Address::found(at, credentials)?;
     Ok(ImageReviews { address, allow, deny, backoff, is_open: own["defaultAllow"] == true, kept: Mutex::default() })
 }
 
@@ -126,7 +125,7 @@ impl ImageReviews {
     }
 
     async fn post(&self, services: &dyn Services, body: bytes::Bytes, within: Duration) -> Result<bytes::Bytes, Failure> {
-        self.address.target().map_err(Failure::Transport)?.post(services, body, within).await
+        self.address.target().await.map_err(Failure::Transport)?.post(services, body, within).await
     }
 
     fn keep(&self, key: Vec<u8>, verdict: &Verdict) {

@@ -1,6 +1,7 @@
 //! Where one hook is and who the server is there, as it is configured.
 
 use super::{ClientConfig, Credentials, Target};
+use crate::offload;
 use parking_lot::Mutex;
 use std::{
     sync::Arc,
@@ -23,17 +24,35 @@ impl Address {
         Address { config, credentials, made: Mutex::default() }
     }
 
+    /// One whose target is found out now.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn found(config: ClientConfig, credentials: Credentials) -> Result<Address, String> {
+        let target = Arc::new(Target::new(&config, &credentials)?);
+        Ok(Address { config, credentials, made: Mutex::new(Some((Instant::now(), target))) })
+    }
+
     /// The target; found out when it is asked first, and again where tokens and certificates lie in files that are replaced. What
-    /// is wrong is not kept: it may be right the next time.
-    pub(crate) fn target(&self) -> Result<Arc<Target>, String> {
-        let mut made = self.made.lock();
-        if let Some((since, target)) = &*made
+    /// is wrong at first is not kept: it may be right the next time. Files that cannot be read later leave the target as it was, as
+    /// client-go keeps a token whose file is being replaced.
+    pub(crate) async fn target(&self) -> Result<Arc<Target>, String> {
+        let known = self.made.lock().clone();
+        if let Some((since, target)) = &known
             && (!self.credentials.has_files() || since.elapsed() < FILES_LIFE)
         {
             return Ok(Arc::clone(target));
         }
-        let target = Arc::new(Target::new(&self.config, &self.credentials)?);
-        *made = Some((Instant::now(), Arc::clone(&target)));
+        let (config, credentials) = (self.config.clone(), self.credentials.clone());
+        let target = match (offload::call(move || Target::new(&config, &credentials)).await, known) {
+            (Ok(target), _) => Arc::new(target),
+            (Err(why), Some((_, target))) => {
+                tracing::warn!(why, "a hook's credentials could not be read again; those of before are used");
+                target
+            }
+            (Err(why), None) => return Err(why),
+        };
+        *self.made.lock() = Some((Instant::now(), Arc::clone(&target)));
         Ok(target)
     }
 }
@@ -43,8 +62,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    #[test]
-    fn what_is_wrong_with_a_target_is_not_kept() {
+    #[tokio::test]
+    async fn what_is_wrong_with_a_target_is_not_kept() {
         let folder = std::env::temp_dir().join(format!("knarr-webhook-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let config = "users:\n- name: '*'\n  user:\n    tokenFile: token\n";
@@ -52,12 +71,17 @@ mod tests {
         let credentials = Credentials::load(&folder.join("config")).expect("credentials");
         assert!(credentials.has_files() && !Credentials::default().has_files());
         let address = Address::new(ClientConfig::of(&json!({"url": "https://127.0.0.1/"})), credentials);
-        assert!(address.target().is_err(), "there is no token yet");
+        assert!(address.target().await.is_err(), "there is no token yet");
         std::fs::write(folder.join("token"), "t").expect("written");
-        let target = address.target().expect("a token");
-        assert!(Arc::ptr_eq(&target, &address.target().expect("the same")));
-        *address.made.lock() = Instant::now().checked_sub(FILES_LIFE).map(|since| (since, Arc::clone(&target)));
-        assert!(!Arc::ptr_eq(&target, &address.target().expect("another")), "files are read again");
+        let target = address.target().await.expect("a token");
+        assert!(Arc::ptr_eq(&target, &address.target().await.expect("the same")));
+        let long_ago = || Instant::now().checked_sub(FILES_LIFE).map(|since| (since, Arc::clone(&target)));
+        *address.made.lock() = long_ago();
+        let another = address.target().await.expect("another");
+        assert!(!Arc::ptr_eq(&target, &another), "files are read again");
+        std::fs::remove_file(folder.join("token")).expect("gone");
+        *address.made.lock() = long_ago();
+        assert!(Arc::ptr_eq(&target, &address.target().await.expect("that of before")), "what was good is kept while a file is missing");
         std::fs::remove_dir_all(folder).expect("clean");
     }
 }

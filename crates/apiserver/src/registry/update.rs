@@ -280,7 +280,11 @@ fn keep_system_fields(value: &mut Value, old: &Value) {
     let old = &old["metadata"];
     let metadata = meta::of(value);
     metadata.remove("selfLink");
-    for field in ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    // An update neither takes a deletion back nor moves its time.
+    if !old["deletionTimestamp"].is_null() {
+        metadata.insert("deletionTimestamp".into(), old["deletionTimestamp"].clone());
+    }
+    for field in ["uid", "deletionGracePeriodSeconds"] {
         if metadata.get(field).is_none_or(|v| v.is_null() || v == "") && !old[field].is_null() {
             metadata.insert(field.into(), old[field].clone());
         }

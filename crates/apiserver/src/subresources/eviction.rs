@@ -17,7 +17,15 @@ use crate::{
 };
 use bytes::Bytes;
 use http::StatusCode;
-use machinery::{Value, gvk::Gvk, json::Validation, labels::Selector, status::Status, time};
+use machinery::{
+    Value,
+    field::{self, Path},
+    gvk::Gvk,
+    json::Validation,
+    labels::Selector,
+    status::Status,
+    time,
+};
 use serde_json::json;
 use std::sync::Arc;
 use store::Entry;
@@ -30,13 +38,7 @@ pub(crate) async fn evict(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
     let gvk = Gvk { group: "policy".into(), version: "v1".into(), kind: "Eviction".into() };
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks Eviction"))?;
     let mut eviction = call.decode_as(body, ty, Validation::Warn)?;
-    let own = meta::text(&eviction, "name");
-    if !own.is_empty() && own != call.name() {
-        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
-    }
-    let mut options = DeleteOptions::of(&eviction["deleteOptions"])?;
-    options.dry_run |= call.query.text("dryRun") == "All";
-    admit(call, &mut eviction, options.dry_run).await?;
+    let options = admit(call, &mut eviction).await?;
     for _ in 0..ATTEMPTS_MAX {
         if attempt(call, &options).await? {
             return Ok(Answer::Other(StatusCode::CREATED, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})));
@@ -45,9 +47,11 @@ pub(crate) async fn evict(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
     Err(errors::modified(call.row, call.name()))
 }
 
-/// Admission of the eviction itself: a node may evict its own pods alone, and nothing is taken from a budget before.
-async fn admit(call: &Call<'_>, eviction: &mut Value, dry_run: bool) -> Result<(), Status> {
+/// Admission of the eviction itself: a node may evict its own pods alone, and nothing is taken from a budget before. Which pod goes
+/// and how is read from what mutating admission has left.
+async fn admit(call: &Call<'_>, eviction: &mut Value) -> Result<DeleteOptions, Status> {
     let options = WriteOptions::of(call, "CreateOptions")?;
+    let dry_run = call.query.text("dryRun") == "All";
     let write = Write {
         cx: call.cx,
         row: call.row,
@@ -60,7 +64,19 @@ async fn admit(call: &Call<'_>, eviction: &mut Value, dry_run: bool) -> Result<(
         options: Some(&options),
     };
     admission::mutate(call.world, &write, eviction).await?;
-    admission::validate(call.world, &write, eviction).await
+    if meta::text(eviction, "name") != call.name() {
+        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+    }
+    const UNREAD: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+    if eviction["deleteOptions"][UNREAD] == true {
+        let path = Path::root("deleteOptions").child(UNREAD);
+        let error = field::Error::invalid(&path, json!(true), "can not be set for pod eviction, try after removing the option");
+        return Err(Status::invalid("policy", "Eviction", call.name(), vec![error]));
+    }
+    let mut asked = DeleteOptions::of(&eviction["deleteOptions"])?;
+    asked.dry_run |= dry_run;
+    admission::validate(call.world, &write, eviction).await?;
+    Ok(asked)
 }
 
 /// One try; `false` if the pod has changed since it was looked at and nothing was taken for it.

@@ -310,6 +310,25 @@ async fn what_patches_make_of_scales_and_connections() {
 }
 
 #[tokio::test]
+async fn an_eviction_is_what_webhooks_leave_of_it() {
+    let cluster = Cluster::start().await;
+    let hook = Hook::start(|_, request| match request["name"].as_str() {
+        Some("renamed") => patch(json!([{"op": "replace", "path": "/metadata/name", "value": "other"}])),
+        _ => patch(json!([{"op": "add", "path": "/deleteOptions", "value": {"preconditions": {"uid": "another"}}}])),
+    })
+    .await;
+    let rules = json!({"rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/eviction"]}]});
+    cluster.register("Mutating", "e", vec![merged(entry("e.example.com", hook.by_url("/e")), rules)]).await;
+    for (name, code) in [("renamed", 400), ("other", 409)] {
+        let path = format!("/api/v1/namespaces/default/pods/{name}");
+        cluster.post("/api/v1/namespaces/default/pods", pod(name)).await.expect(201);
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+        cluster.post(&format!("{path}/eviction"), eviction).await.refused(code);
+        cluster.get(&path).await.expect(200);
+    }
+}
+
+#[tokio::test]
 async fn what_patches_break_in_the_metadata_is_put_right_and_told() {
     let cluster = Cluster::start().await;
     let hook = Hook::start(|_, request| match request["name"].as_str().unwrap_or_default() {

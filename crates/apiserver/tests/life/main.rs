@@ -282,6 +282,10 @@ async fn a_pod_ends_gracefully() {
     let going = server.delete(&format!("{PODS}/p"), None).await.expect(200);
     assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 30);
     assert!(going["metadata"]["deletionTimestamp"].is_string());
+    let mut later = going.clone();
+    later["metadata"]["deletionTimestamp"] = json!("2099-01-01T00:00:00Z");
+    let put = server.put(&format!("{PODS}/p"), &later).await.expect(200);
+    assert_eq!(put["metadata"]["deletionTimestamp"], going["metadata"]["deletionTimestamp"], "an update moves no end");
     let status = json!({"status": {"phase": "Running"}});
     let running = server.patch(&format!("{PODS}/p/status"), "application/merge-patch+json", &status).await.expect(200);
     assert_eq!(running["status"]["phase"], "Running");

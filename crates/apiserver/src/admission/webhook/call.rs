@@ -38,7 +38,7 @@ pub(super) async fn ask(asked: &Attributes<'_>, invocation: &Invocation, object:
     }
     let unknown = || calling("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)".into());
     let spoken = hook.review.ok_or_else(unknown)?;
-    let target = hook.address.target().map_err(|why| calling(format!("could not get REST client: {why}")))?;
+    let target = hook.address.target().await.map_err(|why| calling(format!("could not get REST client: {why}")))?;
     let uid = meta::uuid();
     let body = review::request(asked, invocation, spoken, &uid, object, old);
     let within = hook.timeout.min(cx.time_left());

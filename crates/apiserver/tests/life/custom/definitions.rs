@@ -32,6 +32,10 @@ async fn a_definition_is_served_as_soon_as_it_is_established() {
     assert_eq!(service["metadata"]["labels"], json!({"kube-aggregator.kubernetes.io/automanaged": "true"}));
     assert_eq!(service["spec"], json!({"group": "example.com", "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 100}));
     assert_eq!(condition(&service, "Available")["reason"], "Local");
+    server.patch(API_SERVICE, "application/merge-patch+json", &json!({"spec": {"groupPriorityMinimum": 17}})).await.expect(200);
+    eventually(&server, API_SERVICE, |_, service| service["spec"]["groupPriorityMinimum"] == 1000).await;
+    server.delete(API_SERVICE, None).await.expect(200);
+    eventually(&server, API_SERVICE, |code, again| code == 200 && again["metadata"]["uid"] != service["metadata"]["uid"]).await;
 
     let resources = server.get("/apis/example.com/v1").await.expect(200);
     assert_eq!(
