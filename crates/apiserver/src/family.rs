@@ -19,6 +19,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 /// All versions of a custom kind.
@@ -32,12 +33,51 @@ pub(crate) struct Family {
     pub(crate) storage: String,
     /// Who converts; none where versions differ by name alone.
     pub(crate) webhook: Option<Webhook>,
+    /// The way in for new objects: one for each definition that there was.
+    pub(crate) entrance: Arc<Entrance>,
     schema: Schema,
 }
 
+/// Whoever stores a new object of a definition is inside meanwhile. When the definition goes nobody enters any more, and its end
+/// waits for those inside: none of its objects is stored behind the last one's removal, to be found under the next definition of
+/// the name.
+#[derive(Debug)]
+pub(crate) struct Entrance(Semaphore);
+
+/// How many may be inside.
+const INSIDE_MAX: u32 = 1 << 20;
+
+impl Entrance {
+    pub(crate) fn new() -> Arc<Entrance> {
+        Arc::new(Entrance(Semaphore::new(INSIDE_MAX as usize)))
+    }
+
+    /// A place inside; none if the definition goes.
+    pub(crate) async fn enter(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.acquire().await.ok()
+    }
+
+    /// Lets nobody in any more, and waits until nobody is inside.
+    pub(crate) async fn close(&self) {
+        if let Ok(_all) = self.0.acquire_many(INSIDE_MAX).await {
+            self.0.close();
+        }
+    }
+
+    /// Lets nobody in any more.
+    pub(crate) fn shut(&self) {
+        self.0.close();
+    }
+}
+
 impl Family {
-    pub(crate) fn new(definition: String, kind: &Gvk, schema: Schema, webhook: Option<Webhook>) -> Family {
-        Family { definition, group: kind.group.clone(), kind: kind.kind.clone(), storage: kind.version.clone(), webhook, schema }
+    pub(crate) fn new(definition: String, kind: &Gvk, schema: Schema, webhook: Option<Webhook>, entrance: Arc<Entrance>) -> Family {
+        Family { definition, group: kind.group.clone(), kind: kind.kind.clone(), storage: kind.version.clone(), webhook, entrance, schema }
+    }
+
+    /// Whether both are of the same definition, and not of two that have had its name.
+    pub(crate) fn is_of(&self, other: &Family) -> bool {
+        Arc::ptr_eq(&self.entrance, &other.entrance)
     }
 
     pub(crate) fn schema(&self) -> &Schema {
@@ -120,4 +160,25 @@ pub(crate) struct Custom {
     pub(crate) digest: String,
     /// Cancelled when the row is replaced: watches end then, and begin again with what takes its place.
     pub(crate) ended: CancellationToken,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::poll;
+
+    #[tokio::test]
+    async fn the_end_waits_for_those_inside_and_lets_nobody_in() {
+        let entrance = Entrance::new();
+        let inside = entrance.enter().await.expect("a place");
+        let mut end = Box::pin(entrance.close());
+        assert!(poll!(&mut end).is_pending());
+        let mut late = Box::pin(entrance.enter());
+        assert!(poll!(&mut late).is_pending());
+        drop(inside);
+        end.await;
+        assert!(late.await.is_none());
+        entrance.close().await;
+        assert!(entrance.enter().await.is_none());
+    }
 }

@@ -97,7 +97,8 @@ pub(crate) async fn amend(
             let exclude = row.reset_fields(subresource);
             apply::track_update(row.ty(), Some(&old), &mut value, MANAGER, &row.api_version, subresource, &time::rfc3339(now), exclude);
         }
-        if let Some(stored) = storage::replace(store, row, &key, &entry, value).await? {
+        let ready = storage::ready(store, row, value).await?;
+        if let Some(stored) = storage::replace(store, row, &key, &entry, ready).await? {
             return Ok((entry, stored));
         }
     }
@@ -114,7 +115,8 @@ pub(crate) async fn create(store: &Store, row: &Row, now: SystemTime, mut value:
     apply::track_update(row.ty(), None, &mut value, MANAGER, &row.api_version, "", &time::rfc3339(now), row.reset_fields(""));
     row.strategy.prepare_create(&kinds::Context::new(now, OWN_USER), &mut value);
     let key = row.resource.key("", meta::text(&value, "name"));
-    storage::create(store, row, &key, value).await
+    let ready = storage::ready(store, row, value).await?;
+    storage::create(store, row, &key, ready).await
 }
 
 /// Removes an object if it is as `wanted` says; one that is not there is removed already.

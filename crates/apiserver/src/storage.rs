@@ -112,12 +112,19 @@ fn unlisted(row: &Row, unread: &[Unread]) -> Status {
     if unread.len() < UNREAD_MAX { status } else { status.cause("FieldValueTooMany", "too many errors, the list is truncated", "") }
 }
 
-/// An object of the row's version in that which is stored, where that takes a webhook.
-async fn to_storage(store: &Store, row: &Row, value: Value) -> Result<Value, Status> {
-    let Some(reader) = row.reader() else { return Ok(value) };
+/// An object that can be stored: it can be read again, and is in the version in which it lies where a webhook converts it.
+pub(crate) struct Ready(Value);
+
+/// Readies an object of the row's version for being stored. What this refuses has not been stored.
+///
+/// # Errors
+/// It could not be read again; a webhook does not convert it.
+pub(crate) async fn ready(store: &Store, row: &Row, value: Value) -> Result<Ready, Status> {
+    readable(&value)?;
+    let Some(reader) = row.reader() else { return Ok(Ready(value)) };
     let stored = Box::pin(reader.stored(store, value)).await.map_err(|why| Status::new(500, "", why))?;
     readable(&stored)?;
-    Ok(stored)
+    Ok(Ready(stored))
 }
 
 /// Whether what is stored of an entry is in the version in which objects are stored now: if not, a write that changes nothing
@@ -238,12 +245,12 @@ fn unavailable(error: &CommitError) -> Status {
 }
 
 /// Stores a new object; `None` if its key is taken.
-pub(crate) async fn create(store: &Store, row: &Row, key: &str, value: Value) -> Result<Option<Arc<Entry>>, Status> {
+pub(crate) async fn create(store: &Store, row: &Row, key: &str, value: Ready) -> Result<Option<Arc<Entry>>, Status> {
     put(store, row, key, Expect::Absent, value).await
 }
 
 /// Stores an object's next state; `None` if the present one is another.
-pub(crate) async fn replace(store: &Store, row: &Row, key: &str, present: &Entry, value: Value) -> Result<Option<Arc<Entry>>, Status> {
+pub(crate) async fn replace(store: &Store, row: &Row, key: &str, present: &Entry, value: Ready) -> Result<Option<Arc<Entry>>, Status> {
     put(store, row, key, Expect::Revision(present.revision), value).await
 }
 
@@ -253,9 +260,7 @@ pub(crate) fn readable(value: &Value) -> Result<(), Status> {
     if machinery::json::is_readable(value) { Ok(()) } else { Err(Status::bad_request("exceeded max depth")) }
 }
 
-async fn put(store: &Store, row: &Row, key: &str, expect: Expect, value: Value) -> Result<Option<Arc<Entry>>, Status> {
-    readable(&value)?;
-    let value = to_storage(store, row, value).await?;
+async fn put(store: &Store, row: &Row, key: &str, expect: Expect, Ready(value): Ready) -> Result<Option<Arc<Entry>>, Status> {
     match store.put(row.bucket(store), key, expect, draft(row, value)).await {
         // It is stored whether or not it can be shown.
         Ok(entry) => match row.reader() {

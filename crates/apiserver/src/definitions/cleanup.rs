@@ -4,6 +4,7 @@
 //! and begins again after a minute; here the removal of the last one is heard of.
 
 use crate::{
+    family::Entrance,
     meta,
     own::{self, Owns},
     registry::DeleteOptions,
@@ -35,6 +36,8 @@ pub(super) struct Cleanup {
     pub(super) uid: String,
     /// The row by which its instances are deleted; `None` if it was never served.
     pub(super) instances: Option<Arc<Row>>,
+    /// The way in for new ones.
+    pub(super) entrance: Arc<Entrance>,
 }
 
 impl Cleanup {
@@ -47,6 +50,7 @@ impl Cleanup {
 
     async fn attempt(&self) -> Result<(), Status> {
         self.say(condition("Terminating", true, "InstanceDeletionInProgress", "CustomResource deletion is in progress")).await?;
+        self.entrance.close().await;
         let established = self.world.get(("apiextensions.k8s.io", "v1", "customresourcedefinitions"), "", &self.name).is_some_and(|d| holds(&d, "Established"));
         let last = match &self.instances {
             _ if OVERLAPPING.contains(&self.name.as_str()) => {

@@ -2,7 +2,7 @@
 
 use crate::{
     conversion::Webhook,
-    family::{Custom, Family, next_shape},
+    family::{Custom, Entrance, Family, next_shape},
     rows::{Row, Rows, by_priority},
     table::OBJECT_DOCS,
 };
@@ -78,8 +78,9 @@ fn is_terminating(definition: &Value) -> bool {
     !definition["metadata"]["deletionTimestamp"].is_null() || holds(definition, "Terminating")
 }
 
-/// Compiles a definition whose names are accepted. `present` is the table that its rows will come into.
-pub(super) fn compile(definition: &Value, present: &Rows) -> Option<Compiled> {
+/// Compiles a definition whose names are accepted. `present` is the table that its rows will come into, `entrance` the way in for its
+/// objects.
+pub(super) fn compile(definition: &Value, present: &Rows, entrance: Arc<Entrance>) -> Option<Compiled> {
     let spec = &definition["spec"];
     let names = &definition["status"]["acceptedNames"];
     let (group, kind) = (text(spec, "group"), text(names, "kind"));
@@ -88,7 +89,7 @@ pub(super) fn compile(definition: &Value, present: &Rows) -> Option<Compiled> {
     let storage = versions.iter().find(|v| v["storage"] == true).map_or("", |v| text(v, "name"));
     let schemas: Vec<(Gvk, Option<&Value>)> = versions.iter().map(|v| (gvk(text(v, "name")), schema_of(v))).collect();
     let (name, webhook) = (text(&definition["metadata"], "name").to_owned(), Webhook::of(&spec["conversion"]));
-    let family = Arc::new(Family::new(name, &gvk(storage), structural::schema(&schemas), webhook));
+    let family = Arc::new(Family::new(name, &gvk(storage), structural::schema(&schemas), webhook, entrance));
     let ended = CancellationToken::new();
     let row = |version: &Value| {
         let name = text(version, "name");

@@ -15,6 +15,7 @@ mod compile;
 mod registration;
 
 use crate::{
+    family::Entrance,
     offload,
     own::{self, Owns},
     rows::Row,
@@ -68,6 +69,8 @@ pub(crate) struct Keeper {
     row: Arc<Row>,
     known: BTreeMap<String, Known>,
     compiled: HashMap<String, Compiled>,
+    /// The ways in for new objects, with the UIDs of the definitions.
+    entrances: HashMap<String, (String, Arc<Entrance>)>,
     /// The removals of instances that are under way, by the definition's name.
     cleanups: HashMap<String, (String, AbortOnDropHandle<()>)>,
     /// The definitions that are to be looked at when the names of one of their group have been written.
@@ -80,13 +83,22 @@ impl Keeper {
     /// Serves what is established in the store. `None` if definitions themselves are not served.
     pub(crate) fn load(world: &World) -> Option<Keeper> {
         let row = world.row("apiextensions.k8s.io", "v1", "customresourcedefinitions")?;
-        let mut keeper =
-            Keeper { world: world.clone(), row, known: BTreeMap::new(), compiled: HashMap::new(), cleanups: HashMap::new(), owed: BTreeSet::new(), seen: 0 };
+        let mut keeper = Keeper {
+            world: world.clone(),
+            row,
+            known: BTreeMap::new(),
+            compiled: HashMap::new(),
+            entrances: HashMap::new(),
+            cleanups: HashMap::new(),
+            owed: BTreeSet::new(),
+            seen: 0,
+        };
         for definition in keeper.all() {
             keeper.know(&definition);
             // Nothing is served yet that this could hold up.
             let next = keeper.next(&definition);
-            let compiled = if next == Next::Compiled { compile(&definition, &keeper.world.rows()) } else { None };
+            let entrance = keeper.entrance(&definition);
+            let compiled = if next == Next::Compiled { compile(&definition, &keeper.world.rows(), entrance) } else { None };
             keeper.put(&definition, next, compiled);
         }
         Some(keeper)
@@ -179,6 +191,9 @@ impl Keeper {
     async fn look(&mut self, name: &str) -> Result<Vec<String>, Status> {
         let Some(definition) = self.world.get(("apiextensions.k8s.io", "v1", "customresourcedefinitions"), "", name) else {
             self.cleanups.remove(name);
+            if let Some((_, entrance)) = self.entrances.remove(name) {
+                entrance.shut();
+            }
             self.forget(name);
             let Some(known) = self.known.get(name) else { return Ok(Vec::new()) };
             let group = known.group.clone();
@@ -236,12 +251,26 @@ impl Keeper {
     async fn serve(&mut self, definition: &Arc<Value>) {
         let next = self.next(definition);
         let compiled = if next == Next::Compiled {
-            let (world, definition) = (self.world.clone(), Arc::clone(definition));
-            offload::call(move || compile(&definition, &world.rows())).await
+            let (world, entrance, definition) = (self.world.clone(), self.entrance(definition), Arc::clone(definition));
+            offload::call(move || compile(&definition, &world.rows(), entrance)).await
         } else {
             None
         };
         self.put(definition, next, compiled);
+    }
+
+    /// The way in for a definition's objects. That of one which had its name before is shut.
+    fn entrance(&mut self, definition: &Value) -> Arc<Entrance> {
+        let (name, uid) = (text(&definition["metadata"], "name"), text(&definition["metadata"], "uid"));
+        if let Some((of, entrance)) = self.entrances.get(name) {
+            if of == uid {
+                return Arc::clone(entrance);
+            }
+            entrance.shut();
+        }
+        let entrance = Entrance::new();
+        self.entrances.insert(name.to_owned(), (uid.to_owned(), Arc::clone(&entrance)));
+        entrance
     }
 
     /// What is to become of the rows of a definition.
@@ -297,7 +326,8 @@ impl Keeper {
             return;
         }
         let instances = self.compiled.get(name).map(|compiled| Arc::clone(&compiled.instances));
-        let task = cleanup::Cleanup { world: self.world.clone(), row: Arc::clone(&self.row), name: name.to_owned(), uid: uid.to_owned(), instances };
+        let (world, row, entrance) = (self.world.clone(), Arc::clone(&self.row), self.entrance(definition));
+        let task = cleanup::Cleanup { world, row, name: name.to_owned(), uid: uid.to_owned(), instances, entrance };
         self.cleanups.insert(name.to_owned(), (uid.to_owned(), AbortOnDropHandle::new(tokio::spawn(task.run()))));
     }
 }

@@ -4,6 +4,7 @@
 use super::{Call, meta, options::WriteOptions};
 use crate::{
     Context, Operation, Write, admission, errors,
+    family::Custom,
     own::{self, default},
     respond::Answer,
     rows::Row,
@@ -150,12 +151,27 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     if options.dry_run {
         return Ok(Answer::Object(StatusCode::CREATED, value));
     }
+    let ready = match storage::ready(call.world.store(), row, value).await {
+        Ok(ready) => ready,
+        Err(error) => {
+            charges.refund(call.world).await;
+            return Err(error);
+        }
+    };
     // Who was asked about it may have taken long: what is stored when its definition is gone would be there for ever.
-    if row.custom.is_some() && !is_accepted(call, row) {
-        charges.refund(call.world).await;
-        return Err(terminating(row, &name));
-    }
-    match storage::create(call.world.store(), row, &key, value).await {
+    let inside = match &row.custom {
+        None => None,
+        Some(custom) => match custom.family.entrance.enter().await.filter(|_| is_accepted(call, row, custom)) {
+            Some(inside) => Some(inside),
+            None => {
+                charges.refund(call.world).await;
+                return Err(terminating(row, &name));
+            }
+        },
+    };
+    let created = storage::create(call.world.store(), row, &key, ready).await;
+    drop(inside);
+    match created {
         Ok(Some(entry)) => {
             if let Some(hold) = hold {
                 services::settle(call.world, hold.keep(), namespace, &name).await;
@@ -176,14 +192,11 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     }
 }
 
-/// Whether objects of a custom kind may still be made, as the table says now: a definition of its name may be another by now.
-fn is_accepted(call: &Call<'_>, row: &Row) -> bool {
+/// Whether objects of a definition may still be made, as the table says now: one of its name may be another by now.
+fn is_accepted(call: &Call<'_>, row: &Row, custom: &Custom) -> bool {
     let resource = &row.resource;
     let present = call.world.row(&resource.group, &resource.version, &resource.resource);
-    present.is_some_and(|present| {
-        let alike = present.resource.namespaced == resource.namespaced && present.resource.kind == resource.kind;
-        alike && present.custom.as_ref().is_some_and(|custom| !custom.terminating)
-    })
+    present.and_then(|present| present.custom.clone()).is_some_and(|present| present.family.is_of(&custom.family) && !present.terminating)
 }
 
 fn terminating(row: &Row, name: &str) -> Status {

@@ -165,7 +165,10 @@ pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &st
         let answer = match plan(call, row, options, &old) {
             Plan::Nothing => Some(Answer::Stored(StatusCode::OK, entry)),
             Plan::Mark(value) if options.dry_run => Some(Answer::Object(code(options), *value)),
-            Plan::Mark(value) => storage::replace(call.world.store(), row, &key, &entry, *value).await?.map(|e| Answer::Stored(code(options), e)),
+            Plan::Mark(value) => {
+                let ready = storage::ready(call.world.store(), row, *value).await?;
+                storage::replace(call.world.store(), row, &key, &entry, ready).await?.map(|e| Answer::Stored(code(options), e))
+            }
             Plan::Remove if options.dry_run => Some(removed(row, name, &old)),
             Plan::Remove => remove(call, row, &key, &entry, &old).await?.then(|| removed(row, name, &old)),
         };

@@ -191,7 +191,14 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         charges.refund(call.world).await;
         return Ok(removed?.then_some(Answer::Object(StatusCode::OK, value)));
     }
-    match storage::replace(call.world.store(), row, key, entry, value).await {
+    let ready = match storage::ready(call.world.store(), row, value).await {
+        Ok(ready) => ready,
+        Err(error) => {
+            charges.refund(call.world).await;
+            return Err(error);
+        }
+    };
+    match storage::replace(call.world.store(), row, key, entry, ready).await {
         Ok(Some(stored)) => {
             if let Some(hold) = hold {
                 services::settle(call.world, hold.keep(), what.namespace, what.name).await;

@@ -46,12 +46,16 @@ struct Lamps {
     cluster: Cluster,
     hook: Hook,
     mood: Arc<Mutex<&'static str>>,
+    /// Ends a "waits".
+    go_on: Arc<tokio::sync::Notify>,
 }
 
 impl Lamps {
     async fn start() -> Lamps {
         let mood = Arc::new(Mutex::new("good"));
         let own = Arc::clone(&mood);
+        let go_on = Arc::new(tokio::sync::Notify::new());
+        let told = Arc::clone(&go_on);
         let hook = Hook::start(move |path, request| {
             if path != PATH {
                 return Act::Respond(json!({"allowed": true}));
@@ -65,6 +69,10 @@ impl Lamps {
                 "count" => drop(objects.pop()),
                 "name" => objects[0]["metadata"]["name"] = "another".into(),
                 "version" => objects[0]["apiVersion"] = "example.com/v9".into(),
+                "waits" => {
+                    let Act::Body(text) = review(&request["uid"], success, objects) else { return Act::Hang };
+                    return Act::After(Arc::clone(&told), text);
+                }
                 "hangs" => return Act::Hang,
                 "floods" => return Act::Flood,
                 "slow" => std::thread::sleep(Duration::from_millis(100)),
@@ -73,7 +81,7 @@ impl Lamps {
             review(&request["uid"], success, objects)
         })
         .await;
-        let lamps = Lamps { cluster: Cluster::start().await, hook, mood };
+        let lamps = Lamps { cluster: Cluster::start().await, hook, mood, go_on };
         lamps.define().await;
         lamps
     }
@@ -497,4 +505,26 @@ async fn what_is_stored_moves_with_the_storage_version() {
     assert_eq!(again["metadata"]["resourceVersion"], moved["metadata"]["resourceVersion"]);
     lamps.cluster.delete(&uri).await.expect(200);
     lamps.eventually(&uri, |reply| reply.code == 404).await;
+}
+
+#[tokio::test]
+async fn no_object_of_a_definition_appears_under_the_next_one_of_its_name() {
+    let lamps = Lamps::start().await;
+    lamps.feel("waits");
+    let lamp = json!({"apiVersion": "example.com/v2", "kind": "Lamp", "metadata": {"name": "a"}});
+    let meanwhile = async {
+        while lamps.hook.on(PATH).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        lamps.feel("good");
+        let uri = format!("{DEFINITIONS}/{NAME}");
+        lamps.cluster.delete(&uri).await.expect(200);
+        lamps.eventually(&uri, |reply| reply.code == 404).await;
+        lamps.define().await;
+        lamps.go_on.notify_one();
+    };
+    let (refused, ()) = tokio::join!(lamps.cluster.post(TWO, lamp), meanwhile);
+    assert_eq!(refused.refused(403), "lamps.example.com \"a\" is forbidden: create not allowed while custom resource definition is terminating");
+    assert_eq!(names(&lamps.cluster.get(ONE).await.expect(200)), [""; 0]);
+    lamps.make("a", "red").await;
 }

@@ -27,6 +27,8 @@ pub enum Act {
     Body(String),
     /// It answers with this code, a header and a body.
     Code(u16, (&'static str, &'static str), String),
+    /// It answers this body when it is told to.
+    After(Arc<tokio::sync::Notify>, String),
     /// It never answers.
     Hang,
     /// It begins an answer and never ends it.
@@ -207,6 +209,10 @@ async fn exchange(request: Request<Incoming>, answer: Arc<Answer>, seen: Arc<Mut
         }
         Act::Body(text) => json_of(text),
         Act::Code(code, (name, value), text) => Response::builder().status(code).header(name, value).body(full(text)).expect("a response"),
+        Act::After(told, text) => {
+            told.notified().await;
+            json_of(text)
+        }
         Act::Hang => {
             tokio::time::sleep(Duration::from_secs(3600)).await;
             Response::new(full(""))
