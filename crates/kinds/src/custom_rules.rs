@@ -27,6 +27,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What all rules of one object may cost (`RuntimeCELCostBudget`).
 pub(crate) const BUDGET: i64 = 10_000_000;
+/// Errors that are told of one object at most, and as many warnings; and the bytes of either.
+const TOLD_MAX: usize = 1_000;
+const TOLD_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a message that an expression makes.
 const MESSAGE_MAX: usize = 5 * 1024;
 
@@ -59,7 +62,7 @@ impl CustomRules {
     /// What is wrong with an object, and with its change if there was one before. Where a `stop` is given, setting it ends
     /// the evaluation that runs; without one the rules' budget alone ends it.
     pub fn validate(&self, object: &Value, old: Option<&Value>, stop: Option<&AtomicBool>) -> Verdict {
-        let mut walk = Walk { budget: BUDGET, stop, verdict: Verdict::default() };
+        let mut walk = Walk { budget: BUDGET, stop, verdict: Verdict::default(), told: [0; 2] };
         let ratchet = Ratchet::root(old.map(|old| Correlation { new: object, old, schema: &self.schema }));
         let place = Place { validator: &self.root, node: &self.node, new: object, old };
         // The budget's end is told where it came; nothing else comes after it.
@@ -99,7 +102,7 @@ impl<'r> At<'r> {
     /// of a schema share a budget, which is below zero when it is spent.
     pub(crate) fn judge_default(self, default: &Value, path: &Path, budget: &mut i64) -> ErrorList {
         let run = |old: Option<&Value>| {
-            let mut walk = Walk { budget: *budget, stop: None, verdict: Verdict::default() };
+            let mut walk = Walk { budget: *budget, stop: None, verdict: Verdict::default(), told: [0; 2] };
             let place = Place { validator: self.validator, node: self.node, new: default, old };
             let spent = walk.at(path, place, &Ratchet::root(None)).is_err();
             (walk.verdict.errors, if spent { -1 } else { walk.budget })
@@ -131,6 +134,8 @@ struct Walk<'s> {
     budget: i64,
     stop: Option<&'s AtomicBool>,
     verdict: Verdict,
+    /// Bytes of errors and of warnings.
+    told: [usize; 2],
 }
 
 /// `self` and `oldSelf`.
@@ -211,6 +216,10 @@ impl Walk<'_> {
         }
         let old = place.old.filter(|old| !old.is_null());
         for rule in &validator.rules {
+            // A rule costs little and its message may be long: what a list of many items breaks is told for the first of them.
+            if self.told[0] > TOLD_BYTES_MAX || self.verdict.errors.len() >= TOLD_MAX {
+                return Err(Spent);
+            }
             if self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
                 self.tell(path, validator, format!("operation interrupted evaluating rule: {}", rule.shown));
                 return Err(Spent);
@@ -336,15 +345,20 @@ impl Walk<'_> {
 
     /// An error of the rules themselves: the value is shown by its type.
     fn tell(&mut self, path: &Path, validator: &Validator, detail: String) {
+        self.told[0] += path.as_str().len() + detail.len();
         self.verdict.errors.push(Error::invalid(&shown(path), validator.ty.clone(), detail));
     }
 
     /// An error of the object; a warning if what breaks the rule is what it was.
     fn add(&mut self, error: Error, rule: &Rule, ratchet: &Ratchet<'_>) {
-        if !rule.uses_old && ratchet.is_unchanged() {
-            self.verdict.warnings.push(format!("{}: {}", error.path.as_str(), error.body()));
-        } else {
+        let bytes = error.path.as_str().len() + error.detail.len() + error.value.as_str().map_or(0, str::len);
+        if rule.uses_old || !ratchet.is_unchanged() {
+            self.told[0] += bytes;
             self.verdict.errors.push(error);
+        } else if self.told[1] <= TOLD_BYTES_MAX && self.verdict.warnings.len() < TOLD_MAX {
+            // What is left out refuses nothing, so the walk goes on.
+            self.told[1] += bytes;
+            self.verdict.warnings.push(format!("{}: {}", error.path.as_str(), error.body()));
         }
     }
 }

@@ -32,6 +32,21 @@ fn objects_are_judged_as_the_original_judges_them() {
 }
 
 #[test]
+fn what_many_items_break_is_told_for_the_first_of_them() {
+    let items = |message: &str| json!({"type": "integer", "x-kubernetes-validations": [{"rule": "self < 0", "message": message}]});
+    let told = |message: &str, old: bool| {
+        let rules = CustomRules::compile(&json!({"type": "array", "maxItems": 100_000, "items": items(message)})).unwrap();
+        let list = json!(vec![1; 100_000]);
+        let verdict = rules.validate(&list, old.then_some(&list), None);
+        (verdict.errors.len(), verdict.warnings.len())
+    };
+    assert_eq!(told("is below nothing", false), (1_000, 0));
+    assert_eq!(told("is below nothing", true), (0, 1_000), "what was there is told as warnings, and no more of them");
+    let (long, none) = told(&"x".repeat(20_000), false);
+    assert!((40..60).contains(&long) && none == 0, "{long}");
+}
+
+#[test]
 fn a_schema_without_rules_has_none() {
     assert!(CustomRules::compile(&json!({"type": "object", "properties": {"a": {"type": "integer"}}})).is_none());
 }
@@ -82,12 +97,13 @@ fn many_elements_are_found_at_once() {
         json!({"list": (0..COUNT).map(element).collect::<Vec<_>>()})
     };
     let started = std::time::Instant::now();
-    let verdict = rules.validate(&object(7), Some(&object(COUNT)), None);
+    let changed = COUNT - 7;
+    let verdict = rules.validate(&object(changed), Some(&object(COUNT)), None);
     let errors: Vec<_> = verdict.errors.iter().map(|error| error.path.as_str().to_owned()).collect();
-    assert_eq!((errors, verdict.warnings.len()), (vec!["list[7]".to_owned()], COUNT - 1));
+    assert_eq!((errors, verdict.warnings.len()), (vec![format!("list[{changed}]")], 1_000), "no warning hides an error");
     // None is found: all ask for the list's answer.
     let renamed = json!({"list": (0..COUNT).map(|at| json!({"k": format!("new{at}"), "v": 1})).collect::<Vec<_>>()});
     let verdict = rules.validate(&renamed, Some(&object(COUNT)), None);
-    assert_eq!((verdict.errors.len(), verdict.warnings.len()), (COUNT, 0));
+    assert_eq!((verdict.errors.len(), verdict.warnings.len()), (1_000, 0));
     assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
 }
