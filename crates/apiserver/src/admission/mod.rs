@@ -204,8 +204,9 @@ pub(crate) async fn remove(world: &World, write: &Write<'_>) -> Result<(), Statu
     validate(world, write, &Value::Null).await
 }
 
-/// All stages of a connection to a workload, whose object are its options.
-pub(crate) async fn connect(world: &World, cx: &Context, row: &Row, mut options: Value) -> Result<(), Status> {
+/// All stages of a connection to a workload, whose object are its options. Gives those with which it is to be opened, if they are
+/// others than those that were sent.
+pub(crate) async fn connect(world: &World, cx: &Context, row: &Row, mut options: Value) -> Result<Option<Value>, Status> {
     let info = &cx.info;
     let write = Write {
         cx,
@@ -220,11 +221,8 @@ pub(crate) async fn connect(world: &World, cx: &Context, row: &Row, mut options:
     };
     let sent = options.clone();
     asks_mutating(world, &write, &mut options).await?;
-    if options != sent {
-        // The connection would be opened with what was sent, and nobody has admitted that.
-        return Err(Status::internal("admission changed the options of a connection, which is not supported"));
-    }
-    validate(world, &write, &options).await
+    validate(world, &write, &options).await?;
+    Ok((options != sent).then_some(options))
 }
 
 /// The mutating stages that ask others: no plug-in changes what is deleted or connected to.

@@ -70,10 +70,10 @@ pub(crate) fn drop_hop_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// Answers a proxy request.
-pub(super) async fn answer(cx: &Context, backend: &Backend, mut request: Request<Body>) -> Result<Response<Body>, Status> {
+/// Answers a proxy request. `admitted` is the path that admission has left, if it is another than the one that was asked for.
+pub(super) async fn answer(cx: &Context, backend: &Backend, admitted: Option<&str>, mut request: Request<Body>) -> Result<Response<Body>, Status> {
     let reach = |error: String| Status::service_unavailable(format!("error trying to reach service: {error}"));
-    let tail = cx.info.tail.as_str();
+    let (asked, tail) = (cx.info.tail.as_str(), admitted.unwrap_or(&cx.info.tail));
     let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
     let own_path = request.uri().path().to_owned();
     let path = if tail.is_empty() { "/" } else { tail };
@@ -85,7 +85,7 @@ pub(super) async fn answer(cx: &Context, backend: &Backend, mut request: Request
     if tail.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(to_root(&format!("{own_path}/{query}")));
     }
-    let prefix = own_path.strip_suffix(tail).unwrap_or(&own_path).to_owned();
+    let prefix = own_path.strip_suffix(asked).unwrap_or(&own_path).to_owned();
     *request.uri_mut() = uri;
     *request.version_mut() = http::Version::HTTP_11;
     let headers = request.headers_mut();

@@ -37,12 +37,18 @@ pub(crate) fn handle<'a>(world: &'a World, cx: &'a Arc<Context>, request: Reques
     // What is asked is found out at once, so that nothing of it lives as long as a tunnel.
     let asked = ask(world, cx, &request);
     Box::pin(async move {
+        let mut admitted = None;
         if let Some((row, options)) = connects {
             let heavy = world.gate().is_heavy(&row.resource.resource);
             let (world, cx) = (world.clone(), Arc::clone(cx));
-            let admitted = Box::pin(async move { admission::connect(&world, &cx, &row, options).await });
-            if heavy { offload::run(admitted).await } else { admitted.await }?;
+            let admit = Box::pin(async move { admission::connect(&world, &cx, &row, options).await });
+            admitted = if heavy { offload::run(admit).await } else { admit.await }?;
         }
+        let asked = match &admitted {
+            Some(options) if cx.info.subresource != "proxy" => streams::find(world, cx, &Query::parse(&options::query(options)), &request),
+            _ => asked,
+        };
+        let path = admitted.as_ref().map(options::path);
         match asked? {
             Asked::Nothing => Ok(reply::plain_not_found()),
             Asked::Empty => {
@@ -56,7 +62,7 @@ pub(crate) fn handle<'a>(world: &'a World, cx: &'a Arc<Context>, request: Reques
                 if websocket::wanted(&parts.headers) { websocket::log(&mut parts, response) } else { Ok(response) }
             }
             Asked::Stream(backend, uri) => streams::answer(&backend, uri, request).await,
-            Asked::Forward(backend) => forward::answer(cx, &backend, request).await,
+            Asked::Forward(backend) => forward::answer(cx, &backend, path.as_deref(), request).await,
         }
     })
 }

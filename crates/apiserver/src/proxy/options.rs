@@ -1,7 +1,8 @@
 //! What a connection is opened with, as an object: what admission is asked about before anything is reached.
 
+use super::forward::encode;
 use crate::{Context, query::Query, rows::Row, world::World};
-use machinery::Value;
+use machinery::{Value, tree};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -44,4 +45,21 @@ pub(super) fn of(world: &World, cx: &Context, query: &Query<'_>) -> Option<(Arc<
         }
     }
     Some((row, out))
+}
+
+/// The options of exec, attach or port-forward as the query that asks for them: every stream is named, wanted or not.
+pub(super) fn query(options: &Value) -> String {
+    let flags = ["stdin", "stdout", "stderr", "tty"].map(|field| format!("{field}={}", options[field] == true));
+    let container = options["container"].as_str().map(|container| format!("container={}", encode(container)));
+    let command = tree::texts(&options["command"]).into_iter().map(|word| format!("command={}", encode(&word)));
+    let ports = tree::items(&options["ports"]).iter().map(|port| format!("ports={port}"));
+    flags.into_iter().chain(container).chain(command).chain(ports).collect::<Vec<_>>().join("&")
+}
+
+/// The path of the options of a proxy, as one is asked for.
+pub(super) fn path(options: &Value) -> String {
+    match options["path"].as_str() {
+        None | Some("") => String::new(),
+        Some(path) => format!("/{}", path.trim_start_matches('/')),
+    }
 }

@@ -288,7 +288,7 @@ async fn what_patches_make_of_scales_and_connections() {
     let cluster = Cluster::start().await;
     let hook = Hook::start(|path, _| match path {
         "/scale" => patch(json!([{"op": "remove", "path": "/spec/replicas"}])),
-        _ => patch(json!([{"op": "replace", "path": "/command", "value": ["id"]}])),
+        _ => patch(json!([{"op": "add", "path": "/container", "value": "of the webhook"}])),
     })
     .await;
     let about = |operation: &str, group: &str, resource: &str| json!({"rules": [{"operations": [operation], "apiGroups": [group], "apiVersions": ["v1"], "resources": [resource]}]});
@@ -305,8 +305,8 @@ async fn what_patches_make_of_scales_and_connections() {
     assert_eq!(cluster.get(&format!("{deployments}/d")).await.expect(200)["spec"]["replicas"], 0, "a scale without a number has none");
     cluster.post("/api/v1/namespaces/default/pods", pod("p")).await.expect(201);
     let exec = "/api/v1/namespaces/default/pods/p/exec?command=ls&stdout=true";
-    let refused = cluster.call(&admin(), Method::POST, exec, &[], Value::Null).await.refused(500);
-    assert_eq!(refused, "Internal error occurred: admission changed the options of a connection, which is not supported");
+    let refused = cluster.call(&admin(), Method::POST, exec, &[], Value::Null).await.refused(400);
+    assert_eq!(refused, "container of the webhook is not valid for pod p", "a connection is opened with what admission has left");
 }
 
 #[tokio::test]
