@@ -1,0 +1,59 @@
+// Command shell does one thing by name: `cat`, `both` (a line to each output), `exit N`, `size` (of its terminal, now and at each change),
+// `serve PORT`, `count` (a line every 100 ms), `wait`.
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+func main() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGWINCH)
+	switch os.Args[1] {
+	case "cat":
+		io.Copy(os.Stdout, os.Stdin)
+	case "both":
+		fmt.Println("to stdout")
+		fmt.Fprintln(os.Stderr, "to stderr")
+	case "exit":
+		code, _ := strconv.Atoi(os.Args[2])
+		os.Exit(code)
+	case "size":
+		for {
+			size()
+			if <-signals == syscall.SIGTERM {
+				return
+			}
+		}
+	case "serve":
+		http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s %s\n", r.Method, r.URL.Path) })
+		go http.ListenAndServe(":"+os.Args[2], nil)
+		wait(signals)
+	case "count":
+		for i := 0; ; i++ {
+			fmt.Println("line", i)
+			time.Sleep(100 * time.Millisecond)
+		}
+	case "wait":
+		wait(signals)
+	}
+}
+
+func wait(signals chan os.Signal) {
+	for <-signals != syscall.SIGTERM {
+	}
+}
+
+func size() {
+	var size struct{ rows, columns, x, y uint16 }
+	syscall.Syscall(syscall.SYS_IOCTL, 0, syscall.TIOCGWINSZ, uintptr(unsafe.Pointer(&size)))
+	fmt.Println(size.rows, size.columns)
+}
