@@ -140,11 +140,8 @@ pub(crate) async fn watch(call: &Call<'_>) -> Result<Answer, Status> {
         Ok(source) => stream.source = Some(source),
         Err(storage::Expired(oldest)) => stream.ended = Some(Status::expired(format!("too old resource version: {from} ({oldest})"))),
     }
-    let media = match format.form {
-        Form::Object => format.encoding.watch_media_type(),
-        _ => Encoding::Json.watch_media_type(),
-    };
-    let mut response = reply::respond(StatusCode::OK, media, Bytes::new());
+    // Metadata alone comes as protobuf, too; tables are never asked for so.
+    let mut response = reply::respond(StatusCode::OK, format.encoding.watch_media_type(), Bytes::new());
     *response.body_mut() = body(stream);
     Ok(Answer::Whole(response))
 }

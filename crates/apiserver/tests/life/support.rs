@@ -142,6 +142,13 @@ impl Server {
         Watch { body: response.into_body(), buffer: Vec::new() }
     }
 
+    /// The media type of an answer, and its body.
+    pub async fn typed(&self, uri: &str, accept: &str) -> (String, Bytes) {
+        let response = self.send("admin", Method::GET, uri, &[("accept", accept)], "").await;
+        let media = response.headers()["content-type"].to_str().expect("a media type").to_owned();
+        (media, response.into_body().collect().await.expect("a body").to_bytes())
+    }
+
     /// A body that is still to come.
     pub async fn body(&self, uri: &str) -> Body {
         self.send("admin", Method::GET, uri, &[], "").await.into_body()

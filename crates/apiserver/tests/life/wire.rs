@@ -346,6 +346,29 @@ async fn a_watch_is_not_to_be_had_in_yaml() {
     assert_eq!(code, 200, "a list is");
 }
 
+/// client-go's metadata informers (the original's garbage collector, operators) ask so.
+#[tokio::test]
+async fn a_watch_is_of_the_type_that_it_says() {
+    let server = Server::start().await;
+    server.post(MAPS, &map("a", "x")).await.expect(201);
+    let watch = format!("{MAPS}?watch=1&timeoutSeconds=1");
+    for form in ["", ";as=PartialObjectMetadata;g=meta.k8s.io;v=v1"] {
+        let accept = format!("application/vnd.kubernetes.protobuf{form},application/json{form},application/json");
+        let (media, body) = server.typed(&watch, &accept).await;
+        assert_eq!(media, "application/vnd.kubernetes.protobuf;stream=watch", "{form}");
+        let length = u32::from_be_bytes(body[..4].try_into().expect("four bytes")) as usize;
+        assert_eq!(&body[4..11], b"\n\x05ADDED", "{form}: an event of {length} bytes");
+        assert!(body[4..4 + length].windows(5).any(|w| w == b"k8s\0\n"), "{form}: with an object in its envelope");
+        let (media, body) = server.typed(&watch, &format!("application/json{form}")).await;
+        assert_eq!(media, "application/json", "{form}");
+        assert!(body.starts_with(br#"{"type":"ADDED","#), "{form}");
+    }
+    let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json;as=Table;g=meta.k8s.io;v=v1";
+    let (media, body) = server.typed(&watch, table).await;
+    assert_eq!(media, "application/json");
+    assert!(body.starts_with(br#"{"type":"ADDED","object":{"kind":"Table""#));
+}
+
 #[tokio::test]
 async fn a_refusal_carries_the_warnings_that_came_before_it() {
     let server = Server::start().await;
