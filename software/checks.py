@@ -3,7 +3,7 @@
 The environment: KUBECONFIG, KUBECTL, KNARR with CLUSTER (the options that name the cluster), OUT (what `build` made), WORK (a folder that
 is the check's own), PORT (the first of ten that are free).
 """
-import glob, json, os, subprocess, sys, time, traceback
+import atexit, base64, glob, json, os, subprocess, sys, time, traceback
 
 OUT, WORK, PORT = os.environ["OUT"], os.environ["WORK"], int(os.environ["PORT"])
 HERE = os.path.dirname(os.path.abspath(sys.argv[0]))
@@ -24,9 +24,9 @@ def kubectl(*arguments, input=None, timeout=120):
 
 
 def get(*arguments):
-    """An object, or None."""
-    good, text = kubectl("get", *arguments, "-o", "json")
-    return json.loads(text) if good else None
+    """An object, or None. Warnings are not for it."""
+    done = subprocess.run([os.environ["KUBECTL"], "get", *arguments, "-o", "json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=120)
+    return json.loads(done.stdout) if done.returncode == 0 else None
 
 
 def told(what, good, detail=""):
@@ -100,6 +100,23 @@ def wrong_objects(path):
 def imports():
     """The images of this program, into the node."""
     works("the images are imported", os.environ["KNARR"], "image", "import", *os.environ["CLUSTER"].split(), f"{OUT}/images/{NAME}.tar")
+
+
+def certificate(names):
+    """A key and a certificate of its own authority for a server on this host: (certificate, key, the certificate in base64)."""
+    crt, key = f"{WORK}/server.crt", f"{WORK}/server.key"
+    works("a certificate", "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=check",
+          "-addext", f"subjectAltName={names}", "-keyout", key, "-out", crt)
+    with open(crt, "rb") as f:
+        return crt, key, base64.b64encode(f.read()).decode()
+
+
+def serves(program, *arguments):
+    """A program that runs on this host until the check ends."""
+    log = open(f"{WORK}/{os.path.basename(program)}.log", "w")
+    process = subprocess.Popen([program, *map(str, arguments)], stdout=log, stderr=log)
+    atexit.register(process.kill)
+    return process
 
 
 def main(check):

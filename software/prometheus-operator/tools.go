@@ -3,7 +3,7 @@
 package software
 
 import (
+	_ "github.com/prometheus-operator/prometheus-operator/cmd/admission-webhook"
 	_ "github.com/prometheus-operator/prometheus-operator/cmd/operator"
 	_ "github.com/prometheus-operator/prometheus-operator/cmd/prometheus-config-reloader"
-	_ "github.com/prometheus-operator/prometheus-operator/cmd/admission-webhook"
 )
