@@ -1,10 +1,11 @@
 //! What one request knows about itself, and what one write tells admission.
 //!
 //! Invariants: a [`Context`] exists only for an authenticated and authorised request; nothing in it changes but the
-//! warnings, which every stage may add to and which leave as `Warning` headers, and whether its client is still there.
+//! warnings, which every stage may add to and which leave as `Warning` headers, the texts of free-form values that it brought,
+//! and whether its client is still there.
 
 use crate::{path::RequestInfo, rows::Row};
-use machinery::Value;
+use machinery::{Value, json::Texts};
 use parking_lot::Mutex;
 use std::{
     sync::{
@@ -33,6 +34,7 @@ pub struct Context {
     /// The `User-Agent` header; the default field manager is its first part.
     pub user_agent: String,
     warnings: Mutex<Vec<String>>,
+    texts: Mutex<Texts>,
     given_up: AtomicBool,
     /// An evaluation has ended because of that.
     cut_short: AtomicBool,
@@ -48,6 +50,7 @@ impl Context {
             now,
             user_agent,
             warnings: Mutex::new(Vec::new()),
+            texts: Mutex::default(),
             given_up: AtomicBool::new(false),
             cut_short: AtomicBool::new(false),
             began: Instant::now(),
@@ -61,6 +64,18 @@ impl Context {
         if !text.is_empty() && warnings.len() < WARNINGS_CHARS_MAX && !warnings.contains(&text) {
             warnings.push(text);
         }
+    }
+
+    /// Notes how free-form values are spelled; what was noted before counts more.
+    pub(crate) fn note_texts(&self, texts: Texts) {
+        if !texts.is_empty() {
+            self.texts.lock().extend(texts);
+        }
+    }
+
+    /// How the free-form values are spelled that this request brought.
+    pub(crate) fn texts(&self) -> Texts {
+        self.texts.lock().clone()
     }
 
     /// Takes the warnings out. Where they are too much for headers each is cut, and what is still too much is left out.

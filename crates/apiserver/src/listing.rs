@@ -24,7 +24,8 @@ use http_body_util::{BodyExt, StreamBody};
 use machinery::{
     Map, Value,
     gvk::Gvk,
-    json, proto,
+    json::{self, Texts},
+    proto,
     schema::{self, TypeRef},
     yaml,
 };
@@ -306,7 +307,13 @@ impl Listing {
             (Form::Object, Item::Stored(entry)) if storage::lies(&self.row, entry) => {
                 storage::item_json(&self.row, entry).into_iter().for_each(|part| out.extend_from_slice(part))
             }
-            (Form::Object, _) => out.extend_from_slice(&json::encode_as(self.row.written_ty(), &self.bare(item))),
+            (Form::Object, _) => {
+                let texts = match item {
+                    Item::Stored(entry) => storage::texts(&self.row, entry),
+                    Item::Computed(_) => Texts::default(),
+                };
+                out.extend_from_slice(&json::encode_spelled(self.row.written_ty(), &self.bare(item), &texts));
+            }
             (Form::Table, _) => table::write_row(&self.row, &self.value(item), self.asked.include, self.asked.now, out),
             (Form::Partial, _) => out.extend_from_slice(&table::partial_json(&self.value(item))),
         }

@@ -14,7 +14,7 @@ use crate::{
     windows::{Indented, Yaml},
 };
 use http::{HeaderValue, Response, StatusCode, header};
-use machinery::{Value, proto, schema::TypeRef, status::Status};
+use machinery::{Value, json, proto, schema::TypeRef, status::Status};
 use std::sync::Arc;
 use store::Entry;
 
@@ -60,7 +60,11 @@ pub(crate) fn answer(row: &Arc<Row>, cx: &Context, accepted: Accepted, include: 
             Encoding::Protobuf => respond(code, negotiate::PROTOBUF, storage::protobuf(row, &entry)),
             Encoding::Yaml => encoded(code, accepted, row.written_ty(), &storage::value(row, &entry)),
         },
-        (Answer::Object(code, value), Form::Object) => encoded(code, accepted, row.written_ty(), &value),
+        (Answer::Object(code, value), Form::Object) => match (accepted.encoding, row.written_ty()) {
+            (Encoding::Json, ty) => from_json(code, accepted, json::encode_spelled(ty, &value, &cx.texts())),
+            (Encoding::Protobuf, Some(ty)) => respond(code, negotiate::PROTOBUF, proto::encode_spelled(ty, &value, &cx.texts())),
+            (_, ty) => encoded(code, accepted, ty, &value),
+        },
         (Answer::List(list), _) => listing::stored(row, asked, list),
         (Answer::Computed(values), _) => listing::computed(row, asked, values),
         (Answer::Stored(code, entry), _) => special(row, asked, code, &storage::value(row, &entry)),

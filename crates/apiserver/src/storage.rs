@@ -18,6 +18,7 @@ use machinery::{
     Value, convert,
     fields::FieldSelector,
     gvk::{self, Gvk},
+    json::Texts,
     labels::Selector,
     proto,
     schema::{self, TypeRef},
@@ -113,7 +114,21 @@ fn unlisted(row: &Row, unread: &[Unread]) -> Status {
 }
 
 /// An object that can be stored: it can be read again, and is in the version in which it lies where a webhook converts it.
-pub(crate) struct Ready(Value);
+pub(crate) struct Ready {
+    value: Value,
+    texts: Texts,
+}
+
+impl Ready {
+    fn new(value: Value) -> Ready {
+        Ready { value, texts: Texts::default() }
+    }
+
+    /// With its free-form values spelled as these texts are.
+    pub(crate) fn spelled(self, texts: Texts) -> Ready {
+        Ready { texts, ..self }
+    }
+}
 
 /// Readies an object of the row's version for being stored. What this refuses has not been stored.
 ///
@@ -121,10 +136,10 @@ pub(crate) struct Ready(Value);
 /// It could not be read again; a webhook does not convert it.
 pub(crate) async fn ready(store: &Store, row: &Row, value: Value) -> Result<Ready, Status> {
     readable(&value)?;
-    let Some(reader) = row.reader() else { return Ok(Ready(value)) };
+    let Some(reader) = row.reader() else { return Ok(Ready::new(value)) };
     let stored = Box::pin(reader.stored(store, value)).await.map_err(|why| Status::new(500, "", why))?;
     readable(&stored)?;
-    Ok(Ready(stored))
+    Ok(Ready::new(stored))
 }
 
 /// Whether what is stored of an entry is in the version in which objects are stored now: if not, a write that changes nothing
@@ -177,7 +192,12 @@ pub(crate) fn lies(row: &Row, entry: &Arc<Entry>) -> bool {
 
 /// An entry's JSON in the row's version.
 pub(crate) fn json(row: &Row, entry: &Arc<Entry>) -> Bytes {
-    if lies(row, entry) { entry.json.clone() } else { machinery::json::encode_as(row.written_ty(), &value(row, entry)).into() }
+    if lies(row, entry) { entry.json.clone() } else { machinery::json::encode_spelled(row.written_ty(), &value(row, entry), &texts(row, entry)).into() }
+}
+
+/// The texts of an entry's free-form values, where its kind has such.
+pub(crate) fn texts(row: &Row, entry: &Entry) -> Texts {
+    if row.is_builtin() { Texts::read(row.storage_ty(), &entry.json) } else { Texts::default() }
 }
 
 /// An object as an item of a JSON list, in the parts that it is put together from.
@@ -195,12 +215,13 @@ pub(crate) fn protobuf(row: &Row, entry: &Arc<Entry>) -> Bytes {
 
 /// An entry's protobuf message alone, as lists hold it.
 pub(crate) fn protobuf_raw(row: &Row, entry: &Arc<Entry>) -> Bytes {
-    if row.converts { proto::encode_raw(row.ty(), &value(row, entry)).into() } else { entry.protobuf(|value| proto::encode_raw(row.ty(), value)) }
+    let encode = |value: &Value| proto::encode_raw_spelled(row.ty(), value, &texts(row, entry));
+    if row.converts { encode(&value(row, entry)).into() } else { entry.protobuf(encode) }
 }
 
 /// The bytes of that message.
 pub(crate) fn protobuf_len(row: &Row, entry: &Arc<Entry>) -> usize {
-    if row.converts { protobuf_raw(row, entry).len() } else { entry.protobuf_len(|value| proto::encode_raw(row.ty(), value)) }
+    if row.converts { protobuf_raw(row, entry).len() } else { entry.protobuf_len(|value| proto::encode_raw_spelled(row.ty(), value, &texts(row, entry))) }
 }
 
 /// Whether an entry's labels are selected.
@@ -224,7 +245,7 @@ pub(crate) fn matches_fields(row: &Row, entry: &Arc<Entry>, selector: &FieldSele
     })
 }
 
-fn draft(row: &Row, value: Value) -> Draft {
+fn draft(row: &Row, value: Value, texts: &Texts) -> Draft {
     if let Some(custom) = &row.custom {
         // A webhook has converted it before.
         let value = if custom.family.webhook.is_some() { value } else { custom.family.stored(&row.resource.version, value) };
@@ -234,7 +255,7 @@ fn draft(row: &Row, value: Value) -> Draft {
     }
     let value = if row.converts { convert::convert(value, &row.resource.kind, &row.resource.storage) } else { value };
     let fields = row.storage_strategy.selectable_fields(&value);
-    Draft::new(value, Some(row.storage_ty()), fields)
+    Draft::spelled(value, Some(row.storage_ty()), fields, texts)
 }
 
 fn unavailable(error: &CommitError) -> Status {
@@ -249,8 +270,10 @@ pub(crate) async fn create(store: &Store, row: &Row, key: &str, value: Ready) ->
     put(store, row, key, Expect::Absent, value).await
 }
 
-/// Stores an object's next state; `None` if the present one is another.
-pub(crate) async fn replace(store: &Store, row: &Row, key: &str, present: &Entry, value: Ready) -> Result<Option<Arc<Entry>>, Status> {
+/// Stores an object's next state; `None` if the present one is another. Free-form values of which nobody has said how they are
+/// spelled are so as they were.
+pub(crate) async fn replace(store: &Store, row: &Row, key: &str, present: &Entry, mut value: Ready) -> Result<Option<Arc<Entry>>, Status> {
+    value.texts.extend(texts(row, present));
     put(store, row, key, Expect::Revision(present.revision), value).await
 }
 
@@ -260,8 +283,8 @@ pub(crate) fn readable(value: &Value) -> Result<(), Status> {
     if machinery::json::is_readable(value) { Ok(()) } else { Err(Status::bad_request("exceeded max depth")) }
 }
 
-async fn put(store: &Store, row: &Row, key: &str, expect: Expect, Ready(value): Ready) -> Result<Option<Arc<Entry>>, Status> {
-    match store.put(row.bucket(store), key, expect, draft(row, value)).await {
+async fn put(store: &Store, row: &Row, key: &str, expect: Expect, Ready { value, texts }: Ready) -> Result<Option<Arc<Entry>>, Status> {
+    match store.put(row.bucket(store), key, expect, draft(row, value, &texts)).await {
         // It is stored whether or not it can be shown.
         Ok(entry) => match row.reader() {
             None => Ok(Some(entry)),

@@ -76,8 +76,10 @@ pub struct ControllerRevisions;
 impl Strategy for ControllerRevisions {
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         rules::not_negative(&obj["revision"], &Path::root("revision"), errors);
-        if obj["data"].is_null() {
-            errors.push(Error::required(&Path::root("data"), "data is mandatory"));
+        match &obj["data"] {
+            Value::Null => errors.push(Error::required(&Path::root("data"), "data is mandatory")),
+            Value::Object(_) => {}
+            _ => errors.push(Error::required(&Path::root("data"), "data must be a valid JSON object")),
         }
     }
 

@@ -19,9 +19,11 @@ mod scalar;
 mod seed;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod write;
 
 pub(crate) use deep::after_string;
+pub use texts::Texts;
 pub use write::Indent;
 
 use crate::{
@@ -353,7 +355,12 @@ pub fn encode(value: &Value) -> Vec<u8> {
 
 /// Encodes a value as the original would: the fields of a built-in type in the order of its Go type, all else sorted.
 pub fn encode_as(ty: Option<TypeRef<'_>>, value: &Value) -> Vec<u8> {
-    let mut writer = Writer::new(1024);
+    encode_spelled(ty, value, Texts::NONE)
+}
+
+/// As [`encode_as`], with free-form values in their texts.
+pub fn encode_spelled(ty: Option<TypeRef<'_>>, value: &Value, texts: &Texts) -> Vec<u8> {
+    let mut writer = Writer::new(1024).spelled(texts);
     writer.value(ty, value);
     writer.finish()
 }
@@ -365,9 +372,10 @@ pub(crate) fn encode_for_yaml(value: &Value) -> Vec<u8> {
     writer.finish()
 }
 
-/// Encodes an object that has a resourceVersion with an empty one, and tells where its digits go.
-pub fn encode_with_hole(ty: Option<TypeRef<'_>>, value: &Value) -> (Vec<u8>, usize) {
-    let mut writer = Writer::new(1024);
+/// Encodes an object that has a resourceVersion with an empty one and free-form values in their texts, and tells where the
+/// digits go.
+pub fn encode_with_hole(ty: Option<TypeRef<'_>>, value: &Value, texts: &Texts) -> (Vec<u8>, usize) {
+    let mut writer = Writer::new(1024).spelled(texts);
     let empty = Map::new();
     let hole = writer.with_hole(ty, value.as_object().unwrap_or(&empty));
     (writer.finish(), hole)

@@ -11,11 +11,13 @@ mod decode;
 mod encode;
 #[cfg(test)]
 mod tests;
+mod texts;
 pub(crate) mod wire;
 
 use crate::{
     Value,
     gvk::Gvk,
+    json::Texts,
     schema::{self, TypeRef},
     status::Status,
 };
@@ -26,7 +28,12 @@ pub const MAGIC: &[u8; 4] = b"k8s\0";
 
 /// Encodes an object with its envelope; the kind comes from the type.
 pub fn encode(ty: TypeRef<'_>, value: &Value) -> Vec<u8> {
-    let raw = encode_raw(ty, value);
+    encode_spelled(ty, value, Texts::NONE)
+}
+
+/// As [`encode`], with free-form values in their texts.
+pub fn encode_spelled(ty: TypeRef<'_>, value: &Value, texts: &Texts) -> Vec<u8> {
+    let raw = encode_raw_spelled(ty, value, texts);
     let (api_version, kind) = match ty.gvk() {
         Some(gvk) => (gvk.api_version(), gvk.kind.clone()),
         None => (text(value, "apiVersion"), text(value, "kind")),
@@ -36,10 +43,27 @@ pub fn encode(ty: TypeRef<'_>, value: &Value) -> Vec<u8> {
 
 /// Encodes an object's own message, without the envelope.
 pub fn encode_raw(ty: TypeRef<'_>, value: &Value) -> Vec<u8> {
+    encode_raw_spelled(ty, value, Texts::NONE)
+}
+
+/// As [`encode_raw`], with free-form values in their texts.
+pub fn encode_raw_spelled(ty: TypeRef<'_>, value: &Value, texts: &Texts) -> Vec<u8> {
     // The wire is about half as long as the JSON; one page holds most objects.
     let mut out = Vec::with_capacity(1024);
-    encode::message(ty, value, &mut out);
+    encode::message(ty, value, texts, &mut out);
     out
+}
+
+/// The texts of the free-form values in an enveloped body.
+pub fn texts(ty: TypeRef<'_>, bytes: &[u8]) -> Texts {
+    let mut found = Texts::default();
+    if Texts::are_kept(ty)
+        && let Ok((_, _, raw)) = open_envelope(bytes)
+    {
+        // What is malformed has been refused before.
+        let _ = texts::walk(ty, raw, &mut found);
+    }
+    found
 }
 
 /// Wraps an object's message.
@@ -140,7 +164,7 @@ impl ListFrame {
     pub fn new(list_gvk: &Gvk, list_meta: &Value, items_bytes: usize) -> ListFrame {
         let mut meta = Vec::with_capacity(64);
         if let Some(ty) = schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta") {
-            message_field(&mut meta, 1, |out| encode::message(ty, list_meta, out));
+            message_field(&mut meta, 1, |out| encode::message(ty, list_meta, Texts::NONE, out));
         }
         let mut head = Vec::with_capacity(meta.len() + 64);
         envelope_head(&mut head, &list_gvk.api_version(), &list_gvk.kind, meta.len() + items_bytes);

@@ -9,7 +9,7 @@ use imbl::OrdMap;
 use machinery::{
     Map, Value,
     gvk::Gvk,
-    json,
+    json::{self, Texts},
     schema::{self, Text, TypeRef},
 };
 use parking_lot::Mutex;
@@ -239,9 +239,14 @@ pub struct Draft {
 
 impl Draft {
     /// Encodes an object of a type. `fields` are its selectable fields.
-    pub fn new(mut value: Value, ty: Option<TypeRef<'_>>, fields: Fields) -> Draft {
+    pub fn new(value: Value, ty: Option<TypeRef<'_>>, fields: Fields) -> Draft {
+        Draft::spelled(value, ty, fields, Texts::NONE)
+    }
+
+    /// The same, with free-form values in their texts.
+    pub fn spelled(mut value: Value, ty: Option<TypeRef<'_>>, fields: Fields, texts: &Texts) -> Draft {
         set_version(&mut value, String::new());
-        let (body, hole) = json::encode_with_hole(ty, &value);
+        let (body, hole) = json::encode_with_hole(ty, &value, texts);
         let attributes = Attributes::new(&value, fields);
         Draft { value, body, hole, attributes, shape: 0 }
     }
@@ -294,7 +299,7 @@ pub(crate) fn put_in_order(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let text = |field: &str| value[field].as_str().unwrap_or_default();
     let gvk = Gvk::parse(text("apiVersion"), text("kind"));
     let revision = value["metadata"]["resourceVersion"].as_str()?;
-    let (mut body, hole) = json::encode_with_hole(schema::builtin().kind(&gvk), &value);
+    let (mut body, hole) = json::encode_with_hole(schema::builtin().kind(&gvk), &value, Texts::NONE);
     body.splice(hole..hole, revision.bytes());
     Some((body, hole))
 }

@@ -5,7 +5,7 @@ use super::{Call, create, meta, options::WriteOptions};
 use crate::{conversion::replayed, errors, own};
 use machinery::{
     Value, apply,
-    json::{self, Validation},
+    json::{self, Texts, Validation},
     status::Status,
     time,
 };
@@ -38,6 +38,7 @@ impl Apply<'_> {
             let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
             return Err(errors::conflict(row, call.name(), &why));
         }
+        call.cx.note_texts(Texts::of_tree(row.ty(), &value));
         check_identity(call, &mut value)?;
         own::default(row, &mut value);
         Ok(value)

@@ -152,7 +152,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
         return Ok(Answer::Object(StatusCode::CREATED, value));
     }
     let ready = match storage::ready(call.world.store(), row, value).await {
-        Ok(ready) => ready,
+        Ok(ready) => ready.spelled(cx.texts()),
         Err(error) => {
             charges.refund(call.world).await;
             return Err(error);

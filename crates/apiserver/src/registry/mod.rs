@@ -29,7 +29,7 @@ use http::HeaderMap;
 use machinery::{
     Value,
     fields::FieldSelector,
-    json::{self, Validation},
+    json::{self, Texts, Validation},
     labels::Selector,
     proto,
     status::Status,
@@ -79,7 +79,8 @@ impl<'a> Call<'a> {
     /// Decodes a body of some kind.
     pub(crate) fn decode_as(&self, bytes: &Bytes, ty: machinery::schema::TypeRef<'_>, validation: Validation) -> Result<Value, Status> {
         use crate::negotiate::Encoding;
-        let decoded = match crate::negotiate::content(self.headers)? {
+        let encoding = crate::negotiate::content(self.headers)?;
+        let decoded = match encoding {
             Encoding::Json => json::decode(bytes, Some(ty), validation)?,
             Encoding::Yaml => yaml::decode(bytes, Some(ty), validation)?,
             Encoding::Protobuf if ty.schema.is_lenient() => return Err(Status::unsupported_media_type(&crate::negotiate::ALL)),
@@ -90,6 +91,14 @@ impl<'a> Call<'a> {
         };
         for warning in decoded.warnings {
             self.cx.warn(warning);
+        }
+        if Texts::are_kept(ty) {
+            self.cx.note_texts(match encoding {
+                Encoding::Json => Texts::read(ty, bytes),
+                // It has become JSON by way of maps.
+                Encoding::Yaml => Texts::of_tree(ty, &decoded.value),
+                Encoding::Protobuf => proto::texts(ty, bytes),
+            });
         }
         Ok(decoded.value)
     }

@@ -17,7 +17,7 @@ use http::{HeaderMap, header};
 use machinery::{
     Value,
     field::{self, Path},
-    json,
+    json::{self, Texts},
     patch::{self as patches, Patch},
     schema::TypeRef,
     status::{Details, Status},
@@ -89,9 +89,18 @@ pub(crate) async fn patch(call: &Call<'_>, subresource: &str, body: &Bytes) -> R
         return change_by(call, &target, Make::Apply(&Apply { options: &options, subresource, applied: &applied })).await;
     }
     let parsed = parse(kind, body, &options)?;
+    match kind {
+        Kind::Json => call.cx.note_texts(Texts::of_patch(call.row.ty(), body)),
+        Kind::Merge => call.cx.note_texts(Texts::of_merge(call.row.ty(), body)),
+        Kind::Strategic | Kind::Apply => {}
+    }
     change(call, &target, |old| {
         let old = old.ok_or_else(|| errors::not_found(call.row, call.name()))?;
         let mut value = patched(call, call.row.ty(), old, &parsed)?;
+        if kind == Kind::Strategic {
+            // Upstream makes the object anew from maps, so that all of its free-form values are sorted.
+            call.cx.note_texts(Texts::of_tree(call.row.ty(), &value));
+        }
         own::default(call.row, &mut value);
         check_identity(call, &mut value)?;
         Ok(value)

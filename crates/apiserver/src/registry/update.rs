@@ -179,10 +179,12 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         admission::validate(call.world, &write, &value).await?;
     }
     let charges = admission::charge(call.world, &write, &value).await?;
+    let kept = storage::texts(row, entry);
     if options.dry_run {
+        cx.note_texts(kept);
         return Ok(Some(Answer::Object(StatusCode::OK, value)));
     }
-    if meta::same(&value, old) && storage::is_current(call.world.store(), row, entry) {
+    if meta::same(&value, old) && storage::is_current(call.world.store(), row, entry) && !cx.texts().respell(&kept) {
         return Ok(Some(Answer::Stored(StatusCode::OK, Arc::clone(entry))));
     }
     if delete::is_finished(row, &value) {
@@ -192,7 +194,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         return Ok(removed?.then_some(Answer::Object(StatusCode::OK, value)));
     }
     let ready = match storage::ready(call.world.store(), row, value).await {
-        Ok(ready) => ready,
+        Ok(ready) => ready.spelled(cx.texts()),
         Err(error) => {
             charges.refund(call.world).await;
             return Err(error);

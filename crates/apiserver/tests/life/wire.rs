@@ -21,6 +21,52 @@ fn in_order(text: &str, parts: &[&str]) {
     assert!(places.is_sorted(), "{places:?} of {parts:?} in {text}");
 }
 
+/// Texts observed from kube-apiserver 1.37.2.
+#[tokio::test]
+async fn free_form_values_keep_the_text_that_they_came_in() {
+    const CLASSES: &str = "/apis/resource.k8s.io/v1/deviceclasses";
+    const CLASS: &str = r#"{"apiVersion":"resource.k8s.io/v1","kind":"DeviceClass","metadata":{"name":"dc"},"spec":{"config":[{"opaque":{"driver":"d.example.com","parameters":{"b":1.0, "a":[1e3,0.10],"t":"<\u0041>","dup":1,"dup":2}}}]}}"#;
+    const KEPT: &str = r#"{"opaque":{"driver":"d.example.com","parameters":{"b":1.0,"a":[1e3,0.10],"t":"\u003c\u0041\u003e","dup":1,"dup":2}}}"#;
+    let server = Server::start().await;
+    let send = async |method: Method, uri: &str, media: &str, body: &'static str| {
+        let (code, answer) = server.raw(method, uri, &[("content-type", media)], body).await;
+        (code, String::from_utf8(answer.to_vec()).expect("UTF-8"))
+    };
+    let one = format!("{CLASSES}/dc");
+    let dry = send(Method::POST, &format!("{CLASSES}?dryRun=All&fieldValidation=Strict"), "application/json", CLASS).await;
+    assert!(dry.0 == 201 && dry.1.contains(KEPT), "{dry:?}");
+    let mut watch = server.body(&format!("{CLASSES}?watch=true&resourceVersion=0&allowWatchBookmarks=false")).await;
+    let made = send(Method::POST, &format!("{CLASSES}?fieldValidation=Strict"), "application/json", CLASS).await;
+    assert!(made.0 == 201 && made.1.contains(KEPT), "{made:?}");
+    let event = watch.frame().await.expect("an event").expect("a frame").into_data().expect("data");
+    assert!(String::from_utf8_lossy(&event).contains(KEPT), "{event:?}");
+    for uri in [&one, CLASSES] {
+        assert!(text(&server, uri, &[]).await.contains(KEPT), "{uri}");
+    }
+    let (_, message) = server.raw(Method::GET, &one, &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
+    let parameters = r#"{"b":1.0,"a":[1e3,0.10],"#;
+    assert!(message.windows(parameters.len()).any(|part| part == parameters.as_bytes()));
+
+    let merge = send(Method::PATCH, &one, "application/merge-patch+json", r#"{"metadata":{"labels":{"a":"1"}}}"#).await;
+    assert!(merge.1.contains(KEPT), "{merge:?}");
+    let add = r#"[{"op":"add","path":"/spec/config/-","value":{"opaque":{"driver":"e.example.com","parameters":{"z":1.0,"y":2 }}}}]"#;
+    let added = send(Method::PATCH, &one, "application/json-patch+json", add).await;
+    assert!(added.1.contains(&format!(r#"{KEPT},{{"opaque":{{"driver":"e.example.com","parameters":{{"z":1.0,"y":2}}}}}}"#)), "{added:?}");
+    // The same value in another text is another object.
+    let version = |answer: &str| serde_json::from_str::<Value>(answer).expect("JSON")["metadata"]["resourceVersion"].clone();
+    let same = send(Method::PATCH, &one, "application/merge-patch+json", r#"{"metadata":{"labels":{"a":"1"}}}"#).await;
+    assert_eq!(version(&same.1), version(&added.1));
+    let list = r#"{"spec":{"config":[{"opaque":{"driver":"d.example.com","parameters":{"b":1.0,"a":1e3}}}]}}"#;
+    let replaced = send(Method::PATCH, &one, "application/merge-patch+json", list).await;
+    assert!(replaced.1.contains(r#""parameters":{"a":1e3,"b":1.0}"#), "its library sorts what a merge puts in: {replaced:?}");
+    const OTHER: &str = r#"{"apiVersion":"resource.k8s.io/v1","kind":"DeviceClass","metadata":{"name":"dc","labels":{"a":"1"}},"spec":{"config":[{"opaque":{"driver":"d.example.com","parameters":{"b":1.0,"a":1e3}}}]}}"#;
+    let other = send(Method::PUT, &one, "application/json", OTHER).await;
+    assert!(other.1.contains(r#""parameters":{"b":1.0,"a":1e3}"#) && version(&other.1) != version(&replaced.1), "{other:?}");
+    // What is made from maps is sorted.
+    let strategic = send(Method::PATCH, &one, "application/strategic-merge-patch+json", r#"{"metadata":{"labels":{"b":"1"}}}"#).await;
+    assert!(strategic.1.contains(r#""parameters":{"a":1000,"b":1}"#), "{strategic:?}");
+}
+
 #[tokio::test]
 async fn keys_stand_in_the_order_of_the_go_fields() {
     let server = Server::start().await;

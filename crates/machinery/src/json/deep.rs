@@ -89,6 +89,35 @@ pub(crate) fn after_string(bytes: &[u8], start: usize) -> usize {
     at
 }
 
+/// The members of an object or the elements of a list, each with its text. Of what is neither, or broken off, there is no more.
+pub(super) fn members(json: &[u8]) -> Vec<(Option<String>, &[u8])> {
+    let mut reader = Reader { bytes: json, at: 0 };
+    let keyed = match reader.peek() {
+        Some(b'{') => true,
+        Some(b'[') => false,
+        _ => return Vec::new(),
+    };
+    let mut members = Vec::new();
+    loop {
+        reader.at += 1;
+        let key = match (keyed, reader.peek()) {
+            (true, Some(b'"')) => serde_json::from_slice(reader.scalar()).ok(),
+            (true, _) | (false, Some(b']') | None) => return members,
+            (false, _) => None,
+        };
+        if keyed && reader.peek() == Some(b':') {
+            reader.at += 1;
+        }
+        reader.peek();
+        let start = reader.at;
+        reader.skip();
+        members.extend(json.get(start..reader.at).filter(|text| !text.is_empty()).map(|text| (key, text)));
+        if reader.peek() != Some(b',') {
+            return members;
+        }
+    }
+}
+
 /// Reads well-formed JSON.
 pub(crate) struct Reader<'de> {
     bytes: &'de [u8],

@@ -324,9 +324,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let elem = match self.ty.get() {
             Type::List { elem, .. } => self.ty.to(*elem),
             Type::SchemaOrArray(schema) => self.ty.to(*schema),
-            Type::SchemaOrStrings(_) | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => {
-                return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some);
-            }
+            Type::SchemaOrStrings(_) | Type::Any => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
+            // Their Go types take their bytes as they are: nobody looks for what is there twice.
+            Type::RawJson | Type::RawExtension | Type::Fields => return AnySeed { at: self.at, cx: &Context::new(false, 0) }.visit_seq(seq).map(Some),
             _ if self.is_lenient() => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
             _ => return Err(self.mismatch("array")),
         };
@@ -347,7 +347,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
             Type::Object(object) => self.object(object, map),
             Type::Map { elem, .. } => self.map(self.ty.to(*elem), map),
             Type::SchemaOrArray(schema) | Type::SchemaOrBool(schema) | Type::SchemaOrStrings(schema) => Seed { ty: self.ty.to(*schema), ..self }.visit_map(map),
-            Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
+            Type::Any => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
+            Type::RawJson | Type::RawExtension | Type::Fields => AnySeed { at: self.at, cx: &Context::new(false, 0) }.visit_map(map).map(Some),
             _ if self.is_lenient() => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
             _ => Err(self.mismatch("object")),
         }

@@ -7,6 +7,7 @@
 //!
 //! Source: `encoding/json/encode.go` of Go, `structured-merge-diff/fieldpath/serialize.go`.
 
+use super::texts::Texts;
 use crate::{
     Map, Value,
     schema::{Object, Type, TypeRef},
@@ -19,11 +20,17 @@ pub(super) struct Writer<'v> {
     /// The members of the objects that are being written, the innermost last.
     members: Vec<(u16, &'v str, &'v Value, Option<TypeRef<'v>>)>,
     for_yaml: bool,
+    /// How free-form values are spelled.
+    texts: &'v Texts,
 }
 
 impl<'v> Writer<'v> {
     pub(super) fn new(bytes: usize) -> Self {
-        Writer { out: Vec::with_capacity(bytes), members: Vec::new(), for_yaml: false }
+        Writer { out: Vec::with_capacity(bytes), members: Vec::new(), for_yaml: false, texts: Texts::NONE }
+    }
+
+    pub(super) fn spelled(self, texts: &'v Texts) -> Self {
+        Writer { texts, ..self }
     }
 
     pub(super) fn for_yaml() -> Self {
@@ -35,6 +42,12 @@ impl<'v> Writer<'v> {
     }
 
     pub(super) fn value(&mut self, ty: Option<TypeRef<'v>>, value: &'v Value) {
+        if !self.texts.is_empty()
+            && ty.is_some_and(|ty| matches!(ty.get(), Type::RawExtension))
+            && let Some(text) = self.texts.of(value)
+        {
+            return self.out.extend_from_slice(text);
+        }
         match value {
             Value::Null => self.out.extend_from_slice(b"null"),
             Value::Bool(true) => self.out.extend_from_slice(b"true"),
@@ -412,7 +425,7 @@ mod tests {
         let ty = schema::builtin().named("io.k8s.api.core.v1.ConfigMap");
         for ty in [ty, None] {
             for metadata in [json!({"name": "a", "resourceVersion": "12", "uid": "u"}), json!({"resourceVersion": ""})] {
-                let (mut bytes, hole) = json::encode_with_hole(ty, &json!({"metadata": metadata, "data": {"a": "b"}}));
+                let (mut bytes, hole) = json::encode_with_hole(ty, &json!({"metadata": metadata, "data": {"a": "b"}}), Texts::NONE);
                 bytes.splice(hole..hole, *b"77");
                 let read: Value = serde_json::from_slice(&bytes).expect("JSON");
                 assert_eq!(read["metadata"]["resourceVersion"], "77");

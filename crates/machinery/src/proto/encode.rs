@@ -3,25 +3,26 @@
 use super::wire::{double_field, message_field, string_field, varint_field};
 use crate::{
     Map, Value,
+    json::Texts,
     schema::{Object, Type, TypeRef},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 /// The message of an object; nothing for a value that is none.
-pub(super) fn message(ty: TypeRef<'_>, value: &Value, out: &mut Vec<u8>) {
+pub(super) fn message(ty: TypeRef<'_>, value: &Value, texts: &Texts, out: &mut Vec<u8>) {
     match (ty.get(), value) {
-        (Type::Object(object), Value::Object(map)) => fields(ty, object, map, out),
-        _ => special(ty, value, out),
+        (Type::Object(object), Value::Object(map)) => fields(ty, object, map, texts, out),
+        _ => special(ty, value, texts, out),
     }
 }
 
 /// Map and fields are both sorted by name, so that one walk pairs them.
-fn fields(ty: TypeRef<'_>, object: &Object, map: &Map<String, Value>, out: &mut Vec<u8>) {
+fn fields(ty: TypeRef<'_>, object: &Object, map: &Map<String, Value>, texts: &Texts, out: &mut Vec<u8>) {
     for (tag, embedded) in &object.embedded {
         let before = out.len();
         message_field(out, *tag, |out| {
             if let Some(inner) = ty.to(*embedded).object() {
-                fields(ty.to(*embedded), inner, map, out);
+                fields(ty.to(*embedded), inner, map, texts, out);
             }
         });
         // A tag and a length of zero: the embedded struct holds nothing.
@@ -36,7 +37,7 @@ fn fields(ty: TypeRef<'_>, object: &Object, map: &Map<String, Value>, out: &mut 
             candidate = candidates.next();
         }
         match candidate {
-            Some(f) if f.name == name.as_str() && f.tag > 0 => field(ty.to(f.ty), f.tag, value, out),
+            Some(f) if f.name == name.as_str() && f.tag > 0 => field(ty.to(f.ty), f.tag, value, texts, out),
             Some(_) => {}
             None => break,
         }
@@ -44,7 +45,7 @@ fn fields(ty: TypeRef<'_>, object: &Object, map: &Map<String, Value>, out: &mut 
 }
 
 /// One field, with its tag; repeated for lists and maps.
-fn field(ty: TypeRef<'_>, tag: u32, value: &Value, out: &mut Vec<u8>) {
+fn field(ty: TypeRef<'_>, tag: u32, value: &Value, texts: &Texts, out: &mut Vec<u8>) {
     match (ty.get(), value) {
         (_, Value::Null) => {}
         (Type::String, Value::String(s)) => string_field(out, tag, s.as_bytes()),
@@ -54,36 +55,36 @@ fn field(ty: TypeRef<'_>, tag: u32, value: &Value, out: &mut Vec<u8>) {
         (Type::Double, Value::Number(n)) => double_field(out, tag, n.as_f64().unwrap_or(0.0)),
         (Type::List { elem, wrapped: false, .. }, Value::Array(items)) => {
             for item in items {
-                element(ty.to(*elem), tag, item, out);
+                element(ty.to(*elem), tag, item, texts, out);
             }
         }
         (Type::List { elem, .. }, Value::Array(items)) => message_field(out, tag, |out| {
             for item in items {
-                element(ty.to(*elem), 1, item, out);
+                element(ty.to(*elem), 1, item, texts, out);
             }
         }),
         (Type::Map { elem, .. }, Value::Object(map)) => {
             for (key, value) in map {
                 message_field(out, tag, |out| {
                     string_field(out, 1, key.as_bytes());
-                    element(ty.to(*elem), 2, value, out);
+                    element(ty.to(*elem), 2, value, texts, out);
                 });
             }
         }
         (Type::String | Type::Bytes | Type::Bool | Type::Int32 | Type::Int64 | Type::Double | Type::List { .. } | Type::Map { .. }, _) => {
             // A value of another JSON type cannot come out of decoding; it has no place on the wire.
         }
-        _ => message_field(out, tag, |out| message(ty, value, out)),
+        _ => message_field(out, tag, |out| message(ty, value, texts, out)),
     }
 }
 
 /// An element must be there even if it is null: it counts.
-fn element(ty: TypeRef<'_>, tag: u32, value: &Value, out: &mut Vec<u8>) {
-    if value.is_null() { string_field(out, tag, b"") } else { field(ty, tag, value, out) }
+fn element(ty: TypeRef<'_>, tag: u32, value: &Value, texts: &Texts, out: &mut Vec<u8>) {
+    if value.is_null() { string_field(out, tag, b"") } else { field(ty, tag, value, texts, out) }
 }
 
 /// The messages of types with an encoding of their own.
-fn special(ty: TypeRef<'_>, value: &Value, out: &mut Vec<u8>) {
+fn special(ty: TypeRef<'_>, value: &Value, texts: &Texts, out: &mut Vec<u8>) {
     match (ty.get(), value) {
         (Type::IntOrString, Value::Number(n)) => {
             varint_field(out, 1, 0);
@@ -104,23 +105,27 @@ fn special(ty: TypeRef<'_>, value: &Value, out: &mut Vec<u8>) {
                 varint_field(out, 2, u64::from(nanos));
             }
         }
-        (Type::RawExtension | Type::RawJson | Type::Fields, value) => string_field(out, 1, &crate::json::encode(value)),
+        (Type::RawExtension, value) => match texts.of(value) {
+            Some(text) => string_field(out, 1, text),
+            None => string_field(out, 1, &crate::json::encode(value)),
+        },
+        (Type::RawJson | Type::Fields, value) => string_field(out, 1, &crate::json::encode(value)),
         (Type::SchemaOrArray(schema), Value::Array(items)) => {
             for item in items {
-                field(ty.to(*schema), 2, item, out);
+                field(ty.to(*schema), 2, item, texts, out);
             }
         }
         (Type::SchemaOrBool(_), Value::Bool(b)) => varint_field(out, 1, u64::from(*b)),
         (Type::SchemaOrBool(schema), value) => {
             varint_field(out, 1, 1);
-            field(ty.to(*schema), 2, value, out);
+            field(ty.to(*schema), 2, value, texts, out);
         }
         (Type::SchemaOrStrings(_), Value::Array(items)) => {
             for item in items.iter().filter_map(Value::as_str) {
                 string_field(out, 2, item.as_bytes());
             }
         }
-        (Type::SchemaOrArray(schema) | Type::SchemaOrStrings(schema), value) => field(ty.to(*schema), 1, value, out),
+        (Type::SchemaOrArray(schema) | Type::SchemaOrStrings(schema), value) => field(ty.to(*schema), 1, value, texts, out),
         _ => {}
     }
 }
