@@ -1,19 +1,31 @@
 //! Who asks, as whom, and whether they may: the stages of the path before anything is looked at.
 
-use crate::{Context, PeerCertificate, aggregation::headers, path::RequestInfo, query, rows::Row, server::Who, world::World};
+use crate::{Context, PeerCertificate, aggregation::headers, legacy_tokens, path::RequestInfo, query, rows::Row, server::Who, world::World};
 use http::{HeaderMap, header, request::Parts};
 use identity::{Attributes, Decision, User};
 use machinery::status::Status;
 use std::{sync::Arc, time::SystemTime};
 
+/// Who asks, and what he is to be told of how he shows it.
+pub(crate) struct Asking {
+    pub(crate) user: Arc<User>,
+    pub(crate) warning: Option<&'static str>,
+}
+
+impl From<Arc<User>> for Asking {
+    fn from(user: Arc<User>) -> Asking {
+        Asking { user, warning: None }
+    }
+}
+
 /// Who asks: a caller in this process, a certificate, a token, or nobody.
-pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Option<&str>, now: SystemTime) -> Result<Arc<User>, Status> {
+pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Option<&str>, now: SystemTime) -> Result<Asking, Status> {
     let extensions = &parts.extensions;
     if let Some(user) = extensions.get::<Arc<User>>() {
-        return Ok(Arc::clone(user));
+        return Ok(Arc::clone(user).into());
     }
     if let Some(user) = extensions.get::<User>() {
-        return Ok(Arc::new(user.clone()));
+        return Ok(Arc::new(user.clone()).into());
     }
     let authenticator = &world.identity().authenticator;
     let mut ended = false;
@@ -22,9 +34,9 @@ pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Op
         // front proxy's where it names nobody, but whoever shows nothing else is then nobody whom anonymous rights are for.
         match peer.owner(authenticator) {
             Some(owner) if now <= owner.ends => match &owner.who {
-                Who::User(user) => return Ok(Arc::clone(user)),
+                Who::User(user) => return Ok(Arc::clone(user).into()),
                 Who::FrontProxy => match headers::named(&parts.headers) {
-                    Some(user) => return Ok(Arc::new(proved(user))),
+                    Some(user) => return Ok(Arc::new(proved(user)).into()),
                     None => ended = true,
                 },
                 Who::Nobody => ended = true,
@@ -34,9 +46,13 @@ pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Op
         }
     }
     if let Some(token) = bearer(&parts.headers).or(offered_token) {
-        return authenticator.bearer(token).await.map(Arc::new).map_err(|_| Status::unauthorized());
+        let shown = authenticator.bearer(token).await;
+        legacy_tokens::note(world, &shown, now).await;
+        let review = shown.map_err(|_| Status::unauthorized())?;
+        let warning = review.used.is_some_and(|used| used.is_generated).then_some(legacy_tokens::GENERATED);
+        return Ok(Asking { user: Arc::new(review.user), warning });
     }
-    if ended { Err(Status::unauthorized()) } else { Ok(world.anonymous()) }
+    if ended { Err(Status::unauthorized()) } else { Ok(world.anonymous().into()) }
 }
 
 /// A user of whom the front proxy has proof.

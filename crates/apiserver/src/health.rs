@@ -12,7 +12,7 @@ const BOOTSTRAP_CHECKS: [&str; 3] =
 
 /// Answers a health path; `None` if it is none.
 pub(crate) fn answer(server: &ApiServer, path: &str, query: &Query<'_>) -> Option<Response<Body>> {
-    let path = path.strip_prefix('/')?;
+    let path = path.strip_prefix('/').filter(|path| !path.ends_with('/'))?;
     let (endpoint, check) = path.split_once('/').unwrap_or((path, ""));
     if !matches!(endpoint, "healthz" | "livez" | "readyz") {
         return None;

@@ -6,6 +6,7 @@
 mod access;
 mod admission;
 mod aggregation;
+mod astray;
 mod body;
 mod bootstrap;
 mod components;
@@ -25,6 +26,7 @@ mod health;
 mod hooks;
 mod housekeeping;
 mod ledger;
+mod legacy_tokens;
 mod listing;
 mod meta;
 mod metrics;

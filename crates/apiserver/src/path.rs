@@ -34,6 +34,8 @@ pub struct RequestInfo {
     pub name: String,
     /// What follows the subresource, still encoded and with its leading slash: the path below `proxy`.
     pub tail: String,
+    /// A part between two slashes is empty, or holds a slash: no route of upstream's leads there.
+    pub is_odd: bool,
 }
 
 /// Subresources of a namespace; any other third part is a resource inside it.
@@ -43,7 +45,7 @@ impl RequestInfo {
     /// Reads method, path and query. Never fails: what is not a resource is a non-resource path.
     pub fn parse(method: &Method, raw_path: &str, query: &Query<'_>) -> RequestInfo {
         let mut info = RequestInfo { verb: method_verb(method), path: query::percent_decode(raw_path).into_owned(), ..Default::default() };
-        let mut rest = Parts { rest: raw_path.trim_start_matches('/') };
+        let mut rest = Parts { rest: raw_path.strip_prefix('/').unwrap_or(raw_path) };
         let prefix = rest.peek();
         match prefix {
             "api" => info.prefix = "api",
@@ -93,11 +95,19 @@ impl RequestInfo {
                 } else {
                     self.named(rest);
                 }
+            } else if rest.skip_empty() {
+                // The namespace without a name is all of them.
+                self.named(rest);
             } else {
                 self.resource = "namespaces".into();
             }
         } else {
             self.named(rest);
+        }
+        let holds_slash = [&self.namespace, &self.resource, &self.name, &self.subresource].iter().any(|part| part.contains('/'));
+        if self.subresource.is_empty() && rest.rest.len() > 1 || holds_slash {
+            self.is_odd = true;
+            self.tail = rest.tail();
         }
         if self.name.is_empty() && self.verb == "get" {
             self.verb = if watch_wanted(query) { "watch" } else { "list" };
@@ -178,6 +188,12 @@ impl<'a> Parts<'a> {
         Some(query::percent_decode(part))
     }
 
+    /// Goes past an empty part, if there is one with something behind it.
+    fn skip_empty(&mut self) -> bool {
+        let behind = self.rest.strip_prefix('/').filter(|rest| !rest.is_empty() && !rest.starts_with('/'));
+        behind.inspect(|rest| self.rest = rest).is_some()
+    }
+
     /// What is left, with its leading slash; a lone closing slash stays.
     fn tail(&self) -> String {
         match self.rest {
@@ -223,6 +239,19 @@ mod tests {
             assert!(got.is_resource, "{uri}");
             assert_eq!(show(&got), want, "{uri}");
         }
+    }
+
+    #[test]
+    fn parts_that_are_empty_or_hold_slashes_are_odd() {
+        for uri in ["/api/v1/namespaces/n//pods/x", "/api/v1/namespaces/n/pods/a%2Fb", "/api/v1/namespaces/n/pods/a//log", "/api/v1/pods//x"] {
+            let got = info(Method::GET, uri);
+            assert!(got.is_resource && got.is_odd, "{uri}");
+        }
+        for uri in ["/api/v1/namespaces/n/pods/", "/api/v1/namespaces/n/pods/a/", "/api/v1/namespaces/n/pods/a/proxy//b", "/api/v1/namespaces/n/"] {
+            assert!(!info(Method::GET, uri).is_odd, "{uri}");
+        }
+        assert_eq!(show(&info(Method::GET, "/api/v1/namespaces//pods")), "list g= v=v1 ns= pods// ");
+        assert!(!info(Method::GET, "//api/v1/pods").is_resource);
     }
 
     #[test]

@@ -9,12 +9,12 @@ use crate::{
         Answered,
         forward::{self, Passed},
     },
-    body, components, discovery, errors, health,
+    astray, body, components, discovery, errors, health,
     negotiate::{self, Accepted, Encoding, Form, Offered},
     offload::{self, Finish, GivenUp},
     path::RequestInfo,
     proxy,
-    query::Query,
+    query::{self, Query},
     registry::{self, Call},
     reply,
     respond::{self, Answer},
@@ -47,6 +47,9 @@ const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Response<Body> {
     let started = Instant::now();
     let uri = request.uri().clone();
+    if !query::is_escaped_well(uri.path()) {
+        return reply::plain_bad_request();
+    }
     let query = Query::parse(uri.query().unwrap_or_default());
     let info = RequestInfo::parse(request.method(), uri.path(), &query);
     let _ongoing = server.world().metrics().begin(&info);
@@ -84,14 +87,18 @@ async fn stages(
     let offered_token = websocket::take_token(&mut parts.headers);
     *accepted = negotiate::accepted(&parts.headers, Offered::default()).unwrap_or_default();
     accepted.pretty |= pretty(query, header_text(&parts.headers, header::USER_AGENT));
-    let user = access::authenticate(server.world(), &parts, offered_token.as_deref(), now).await?;
-    let user = access::impersonate(server.world(), user, &parts.headers)?;
-    access::authorize(server.world(), &user, &info)?;
+    let asking = access::authenticate(server.world(), &parts, offered_token.as_deref(), now).await?;
+    let user = access::impersonate(server.world(), asking.user, &parts.headers).and_then(|user| access::authorize(server.world(), &user, &info).map(|()| user));
+    let user = match user {
+        Ok(user) => user,
+        Err(status) => return refused(status, *accepted, asking.warning.map(str::to_owned).into_iter().collect()),
+    };
     let lasts = info.is_long_running();
     if !lasts && server.world().metrics().in_flight() + server.given_up().count() > IN_FLIGHT_MAX {
         return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
     }
     let cx = Arc::new(Context::new(user, info, header_text(&parts.headers, header::USER_AGENT).to_owned(), now));
+    asking.warning.into_iter().for_each(|warning| cx.warn(warning));
     let limit = deadline(server, query)?;
     let until = (!lasts).then(|| tokio::time::Instant::now() + limit);
     let work = async {
@@ -107,16 +114,17 @@ async fn stages(
             Err(_) => Err(Status::timeout("Timeout: request did not complete within the allotted timeout")),
         },
     };
-    // A refusal carries the warnings that came before it.
-    result.or_else(|status| {
-        let warnings = cx.take_warnings();
-        if warnings.is_empty() {
-            return Err(status);
-        }
-        let mut response = respond::status(&status, *accepted);
-        reply::finish(&mut response, &HeaderMap::new(), warnings);
-        Ok(response)
-    })
+    result.or_else(|status| refused(status, *accepted, cx.take_warnings()))
+}
+
+/// A refusal carries the warnings that came before it.
+fn refused(status: Status, accepted: Accepted, warnings: Vec<String>) -> Result<Response<Body>, Status> {
+    if warnings.is_empty() {
+        return Err(status);
+    }
+    let mut response = respond::status(&status, accepted);
+    reply::finish(&mut response, &HeaderMap::new(), warnings);
+    Ok(response)
 }
 
 fn header_text(headers: &HeaderMap, name: header::HeaderName) -> &str {
@@ -175,12 +183,12 @@ async fn dispatch(
     if !cx.info.is_resource {
         return other_path(server, cx, parts, *accepted).await;
     }
-    let unserved = row.is_none_or(|row| row.custom.is_some() && !is_scoped(row, &cx.info));
-    // What no version of the program's own is asked for, upstream passes on to the end of all its servers.
-    if unserved && !server.rows().is_builtin_version(&cx.info.group, &cx.info.version) {
-        return Ok(reply::plain_not_found());
+    if cx.info.is_odd {
+        return astray::no_route(server, &cx.info, row);
     }
-    let Some(row) = row.filter(|_| !unserved) else { return Err(Status::no_such_path()) };
+    let unserved = row.is_none_or(|row| row.custom.is_some() && !is_scoped(row, &cx.info));
+    let Some(row) = row.filter(|_| !unserved) else { return astray::nowhere(server, &cx.info.path) };
+    astray::check_name(&cx.info)?;
     if STREAMS.contains(&cx.info.subresource.as_str()) {
         return proxy::handle(server.world(), cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
     }
@@ -188,9 +196,13 @@ async fn dispatch(
     let forms = reads && (matches!(cx.info.subresource.as_str(), "" | "status") || row.custom.is_some() && cx.info.subresource == "scale");
     // What is answered and not stored has neither rows nor metadata to show.
     let stored = cx.info.subresource.is_empty() && !REVIEWS.contains(&cx.info.group.as_str());
-    // Only what tells of the server itself is to be had by HEAD.
-    if parts.method == http::Method::HEAD {
+    // What tells of the server itself is to be had by HEAD, and custom resources, which upstream routes by themselves.
+    let bodiless = parts.method == http::Method::HEAD;
+    if bodiless && row.custom.is_none() {
         return Err(Status::method_not_allowed());
+    }
+    if cx.info.verb.is_empty() && row.custom.is_some() {
+        return Err(errors::unsupported(row, ""));
     }
     let streams = matches!(cx.info.verb, "list" | "watch");
     *accepted = negotiate::accepted(&parts.headers, Offered { forms: forms || stored, streams, protobuf: row.is_builtin() })?;
@@ -214,6 +226,9 @@ async fn dispatch(
         accepted: *accepted,
     };
     let response = if reads { asked.read().await? } else { asked.write(body).await? };
+    if bodiless {
+        return Ok(response.map(|_| crate::empty()));
+    }
     if let Some(headers) = socket {
         parts.headers = headers;
         return websocket::watch(&mut parts, response);
@@ -340,6 +355,9 @@ async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let custom = call.row.custom.is_some();
     if custom && info.name.is_empty() && matches!(verb, "update" | "patch") {
         return Err(Status::bad_request("name must be provided"));
+    }
+    if !custom && call.row.resource.namespaced && info.namespace.is_empty() && !info.name.is_empty() && !matches!(verb, "list" | "watch") {
+        return Err(Status::no_such_path());
     }
     if !call.row.resource.has_verb(verb) || !custom && !is_placed(call.row, info) {
         return Err(Status::method_not_allowed());
@@ -478,12 +496,20 @@ async fn described_elsewhere(server: &ApiServer, cx: &Arc<Context>, parts: Parts
 fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted) -> Result<Response<Body>, Status> {
     let (headers, query) = (&parts.headers, &Query::parse(parts.uri.query().unwrap_or_default()));
     let info = &cx.info;
-    if !matches!(info.verb, "get" | "head") {
-        return Ok(reply::plain_not_found());
-    }
     let path = info.path.as_str();
+    // The original's handlers of these look at no method.
     if let Some(response) = health::answer(server, path, query) {
         return Ok(response);
+    }
+    let reads = matches!(info.verb, "get" | "head");
+    if path == "/version" && info.verb != "get" {
+        return Err(Status::method_not_allowed());
+    }
+    if path.contains("//") || !reads && path != "/openapi/v2" {
+        return if reads { astray::nowhere(server, path) } else { Ok(reply::plain_not_found()) };
+    }
+    if path == "/openapi/v3/" {
+        return Ok(reply::not_found_without_words());
     }
     let rows = server.rows();
     if let Some(response) = server.aggregation().aggregated(&rows, path, headers) {
@@ -515,13 +541,16 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
             reply::finish(&mut response, headers, Vec::new());
             Ok(response)
         }
-        "/.well-known/openid-configuration" => json(&server.identity().tokens.openid_configuration()),
-        "/openid/v1/jwks" => {
+        "/.well-known/openid-configuration" | "/.well-known/openid-configuration/" => json(&server.identity().tokens.openid_configuration()),
+        "/openid/v1/jwks" | "/openid/v1/jwks/" => {
             let mut response = json(&server.identity().tokens.jwks())?;
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
             Ok(response)
         }
-        _ => Ok(crate::openapi::answer(&rows, path, headers).unwrap_or_else(reply::plain_not_found)),
+        _ => match crate::openapi::answer(&rows, path, headers) {
+            Some(response) => Ok(response),
+            None => astray::nowhere(server, path),
+        },
     }
 }
 

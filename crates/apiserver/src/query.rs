@@ -71,6 +71,12 @@ pub fn go_bool(text: &str) -> bool {
     !matches!(text.to_ascii_lowercase().as_str(), "false" | "0")
 }
 
+/// Whether every `%` of a path is followed by two digits: Go's HTTP server takes no other.
+pub fn is_escaped_well(text: &str) -> bool {
+    let after = |at: usize| text.as_bytes().get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    text.bytes().enumerate().all(|(at, byte)| byte != b'%' || after(at))
+}
+
 /// Decodes `%XX`; what is not valid stays as it is. Bytes that are no UTF-8 are replaced.
 pub fn percent_decode(text: &str) -> Cow<'_, str> {
     if text.contains('%') { decode(text, false) } else { Cow::Borrowed(text) }

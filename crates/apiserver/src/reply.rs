@@ -15,6 +15,21 @@ pub(crate) fn plain_not_found() -> Response<Body> {
     response
 }
 
+/// What Go's HTTP server answers to what is no request: its connection ends with it.
+pub(crate) fn plain_bad_request() -> Response<Body> {
+    let mut response = Response::new(body::full("400 Bad Request"));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// A 404 of which nothing is said.
+pub(crate) fn not_found_without_words() -> Response<Body> {
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
+}
+
 /// A response of these bytes.
 pub(crate) fn respond(code: StatusCode, media: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
     let bytes = bytes.into();

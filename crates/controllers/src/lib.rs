@@ -30,6 +30,7 @@ mod gc;
 mod hash;
 mod history;
 mod job;
+mod legacy_token_cleaner;
 mod members;
 mod meta;
 mod namespace;
@@ -139,6 +140,7 @@ const ALL: &[(&str, Start)] = &[
     ("certificatesigningrequest-cleaner-controller", |cx| certificates::cleaner::run(cx).boxed()),
     ("podcertificaterequest-cleaner-controller", |cx| certificates::cleaner::of_pods(cx).boxed()),
     ("validatingadmissionpolicy-status-controller", |cx| policy_types::run(cx).boxed()),
+    ("legacy-serviceaccount-token-cleaner-controller", |cx| legacy_token_cleaner::run(cx).boxed()),
     (TOKEN_CLEANER, |cx| token_cleaner::run(cx).boxed()),
     ("persistentvolumeclaim-protection-controller", |cx| protection::claims(cx).boxed()),
     ("persistentvolume-protection-controller", |cx| protection::volumes(cx).boxed()),

@@ -78,6 +78,11 @@ pub(crate) fn plus(at: Timestamp, by: Duration) -> Timestamp {
     at.checked_add(by).unwrap_or(Timestamp::MAX)
 }
 
+/// A moment earlier.
+pub(crate) fn minus(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_sub(by).unwrap_or(Timestamp::MIN)
+}
+
 /// The metadata that controllers give a new object.
 pub(crate) fn new_meta(namespace: &str, name: &str) -> ObjectMeta {
     ObjectMeta { name: Some(name.to_owned()), namespace: Some(namespace.to_owned()).filter(|n| !n.is_empty()), ..ObjectMeta::default() }

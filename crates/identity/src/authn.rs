@@ -1,6 +1,6 @@
 //! From a certificate or a token to a user.
 
-use crate::{Error, Tokens, User, pki::Credential, user::AUTHENTICATED};
+use crate::{Error, Review, Tokens, User, pki::Credential, user::AUTHENTICATED};
 use rustls::{
     RootCertStore,
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
@@ -92,13 +92,13 @@ impl Authenticator {
         if vouches(&self.cluster) { Some(Voucher::Cluster) } else { vouches(&self.front_proxy).then_some(Voucher::FrontProxy) }
     }
 
-    /// The user of a bearer token that is meant for the API server.
+    /// What a bearer token says that is meant for the API server.
     ///
     /// # Errors
     /// It is not good, or not for us.
     #[allow(clippy::unused_async, reason = "token webhooks will wait")]
-    pub async fn bearer(&self, token: &str) -> Result<User, Error> {
-        self.tokens.verify(token, &[], SystemTime::now()).map(|review| review.user)
+    pub async fn bearer(&self, token: &str) -> Result<Review, Error> {
+        self.tokens.verify(token, &[], SystemTime::now())
     }
 }
 

@@ -1,5 +1,6 @@
 //! What can go wrong with keys, certificates and tokens.
 
+use crate::tokens::legacy::Used;
 use std::{io, path::PathBuf};
 
 /// An error of this crate. A [`Error::Token`] text is meant for TokenReview's `status.error`, never for the bearer.
@@ -28,6 +29,9 @@ pub enum Error {
     /// A token that is not accepted.
     #[error("{0}")]
     Token(String),
+    /// A token whose Secret says that it is not to be used any more; that it was used is noted all the same.
+    #[error("{0}")]
+    Invalidated(String, Box<Used>),
 }
 
 impl Error {

@@ -19,7 +19,7 @@ pub use authn::{Authenticator, FRONT_PROXY_NAMES, Trust, Voucher};
 pub use authz::Authorizer;
 pub use error::Error;
 pub use objects::{Changes, Objects, Seen};
-pub use tokens::{Bound, Review, TokenSpec, Tokens};
+pub use tokens::{Bound, Review, TokenSpec, Tokens, legacy};
 pub use user::{Attributes, Decision, User, node_of, service_account_of};
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! Invariant: a token is only as good as its objects. What is remembered is that a signature verified, which cannot
 //! change; times, audiences and the existence of the account, pod, node and secret are looked at on every use.
 
-mod legacy;
+pub mod legacy;
 #[cfg(test)]
 mod tests;
 
@@ -75,6 +75,8 @@ pub struct Review {
     pub user: User,
     /// Those of the wanted audiences that it is for.
     pub audiences: Vec<String>,
+    /// The Secret that holds it, of one without an end.
+    pub used: Option<legacy::Used>,
 }
 
 #[derive(Default)]
@@ -161,9 +163,9 @@ impl Tokens {
         let claims = self.claims(token)?;
         let wanted = if audiences.is_empty() { &self.audiences } else { audiences };
         if claims["iss"] == legacy::ISSUER {
-            let user = self.verify_legacy(&claims, token)?;
+            let (user, used) = self.verify_legacy(&claims, token)?;
             let audiences = wanted.iter().filter(|a| self.audiences.contains(a)).cloned().collect::<Vec<_>>();
-            return if audiences.is_empty() { Err(not_for(&self.audiences, wanted)) } else { Ok(Review { user, audiences }) };
+            return if audiences.is_empty() { Err(not_for(&self.audiences, wanted)) } else { Ok(Review { user, audiences, used: Some(used) }) };
         }
         if claims["iss"] != self.issuer.as_str() {
             return Err(Error::Token("the token was issued by somebody else".into()));
@@ -177,7 +179,7 @@ impl Tokens {
         if matching.is_empty() {
             return Err(not_for(&own, wanted));
         }
-        Ok(Review { user: self.bound_user(&claims, now)?, audiences: matching })
+        Ok(Review { user: self.bound_user(&claims, now)?, audiences: matching, used: None })
     }
 
     fn check_times(&self, claims: &Value, now: SystemTime) -> Result<(), Error> {

@@ -25,6 +25,7 @@ mod shape;
 mod tests;
 pub(crate) mod typed;
 mod versions;
+mod whole;
 
 pub use set::FieldSet;
 pub use versions::{Conversions, Written};
@@ -89,7 +90,9 @@ pub fn apply<'w>(
     now: &str,
     exclude: &FieldSet,
 ) -> Result<Value, Status> {
-    apply_as(kind, live, applied, &Manager { name: manager, api_version, subresource, now, exclude }, force)
+    let kind = kind.into();
+    let whole = whole::whole(kind.ty, applied);
+    apply_as(kind, live, whole.as_ref().unwrap_or(applied), &Manager { name: manager, api_version, subresource, now, exclude }, force)
 }
 
 /// Merges a configuration into an object without noting whose its fields are: what a policy changes is nobody's.
@@ -140,7 +143,7 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
     take_from_others(&versions, &mut managers, &changes, force, || last_applied::owned(ty, manager.name, &old))?;
     let unchanged = new == old;
     // What Go would leave out of the merged object is no part of it.
-    let (mut new, _) = json::canonical(new, ty).map_err(|why| {
+    let (mut new, _) = json::from_maps(new, ty).map_err(|why| {
         let kind = ty.gvk().map(ToString::to_string).unwrap_or_default();
         failed(format!("failed to convert new object ({}) to proper version: unable to convert unstructured object to {kind}: {why}", title(applied)))
     })?;

@@ -187,6 +187,18 @@ fn finish(value: Value, problems: Vec<String>, kind: Option<&crate::gvk::Gvk>, v
     }
 }
 
+/// What is wrong with bytes that hold a number beyond all floats: that number.
+pub(crate) fn out_of_range(bytes: &[u8]) -> Option<String> {
+    let error = serde_json::from_slice::<Value>(bytes).err()?;
+    errors::out_of_range(bytes, &error)
+}
+
+/// A message with a number in it as a patch spells it; `number` is how the message shows it.
+pub(crate) fn as_spelled(message: String, bytes: &[u8]) -> String {
+    let shown = message.split_once("number ").and_then(|(_, rest)| rest.split(' ').next()).and_then(|number| number.parse().ok());
+    errors::as_spelled(message, shown, bytes)
+}
+
 /// Runs a parsed tree through the same decoding: for what a patch has made.
 ///
 /// # Errors
@@ -200,7 +212,18 @@ pub fn normalize(value: Value, ty: TypeRef<'_>, validation: Validation) -> Resul
 /// # Errors
 /// A value that its type cannot hold, as Go's decoder words it.
 pub fn canonical(value: Value, ty: TypeRef<'_>) -> Result<(Value, Vec<String>), String> {
-    let cx = Context::new(true, PROBLEMS_LIMIT);
+    canonical_by(value, ty, Context::new(true, PROBLEMS_LIMIT))
+}
+
+/// As [`canonical`], of what upstream makes from maps and not from JSON: a whole number may be spelled as a float there.
+///
+/// # Errors
+/// A value that its type cannot hold, as Go's converter words it.
+pub fn from_maps(value: Value, ty: TypeRef<'_>) -> Result<(Value, Vec<String>), String> {
+    canonical_by(value, ty, Context::new(true, PROBLEMS_LIMIT).of_maps())
+}
+
+fn canonical_by(value: Value, ty: TypeRef<'_>, cx: Context) -> Result<(Value, Vec<String>), String> {
     let outcome = Seed::root(ty, &Node::ROOT, &cx).deserialize(value);
     let value = outcome.map_err(|e| cx.take_failure().unwrap_or_else(|| e.to_string()))?;
     let mut value = value.unwrap_or_else(|| Value::Object(Map::new()));

@@ -23,6 +23,7 @@ mod numerals;
 pub mod openapi;
 pub mod patch;
 pub mod placement;
+pub mod pod_names;
 pub mod proto;
 pub mod quantity;
 pub mod quote;

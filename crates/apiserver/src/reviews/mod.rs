@@ -9,7 +9,7 @@ mod token;
 pub(crate) use token::create as token;
 
 use crate::read::{text, texts};
-use crate::{Context, registry::check_kind, rows::Row, world::World};
+use crate::{Context, legacy_tokens, registry::check_kind, rows::Row, world::World};
 use identity::{Attributes, Decision, User, node_of};
 use machinery::{
     Value,
@@ -28,7 +28,7 @@ pub(crate) async fn create(world: &World, cx: &Context, row: &Row, mut value: Va
         value["metadata"]["namespace"] = json!(cx.info.namespace);
     }
     let status = match kind {
-        "TokenReview" => token_review(world, cx, &value)?,
+        "TokenReview" => token_review(world, cx, &value).await?,
         "SelfSubjectReview" => json!({ "userInfo": cx.user.to_value() }),
         "SelfSubjectRulesReview" => rules(world, cx, &value)?,
         "SelfSubjectAccessReview" => {
@@ -172,13 +172,15 @@ fn rules(world: &World, cx: &Context, value: &Value) -> Result<Value, Status> {
 }
 
 /// `TokenReviewStatus`.
-fn token_review(world: &World, cx: &Context, value: &Value) -> Result<Value, Status> {
+async fn token_review(world: &World, cx: &Context, value: &Value) -> Result<Value, Status> {
     let spec = &value["spec"];
     let token = text(spec, "token");
     if token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
     }
-    Ok(match world.identity().tokens.verify(token, &texts(&spec["audiences"]), cx.now) {
+    let shown = world.identity().tokens.verify(token, &texts(&spec["audiences"]), cx.now);
+    legacy_tokens::note(world, &shown, cx.now).await;
+    Ok(match shown {
         Ok(review) => json!({"authenticated": true, "user": review.user.to_value(), "audiences": review.audiences}),
         Err(error) => json!({"user": {}, "error": format!("[invalid bearer token, {error}]")}),
     })

@@ -1,4 +1,5 @@
 use crate::support::{Cluster, admin, merged, node, pod, user};
+use http::Method;
 use serde_json::{Value, json};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -217,6 +218,37 @@ async fn a_secret_of_an_account_is_filled() {
     let made = cluster.post("/api/v1/namespaces/default/secrets", secret).await.expect(201);
     assert_eq!(made["data"]["namespace"], "ZGVmYXVsdA==");
     assert!(made["data"]["token"].is_string() && made["metadata"]["annotations"]["kubernetes.io/service-account.uid"].is_string());
+}
+
+/// What kube-apiserver 1.37.2 notes of such tokens.
+#[tokio::test]
+async fn the_use_of_a_token_without_an_end_is_noted_by_the_day() {
+    const SECRET: &str = "/api/v1/namespaces/default/secrets/t";
+    const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
+    let cluster = Cluster::start().await;
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "t", "annotations": {"kubernetes.io/service-account.name": "default"}}});
+    let made = cluster.post("/api/v1/namespaces/default/secrets", secret).await.expect(201);
+    let token = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, made["data"]["token"].as_str().expect("a token")).expect("base64");
+    let bearer = format!("Bearer {}", String::from_utf8(token).expect("UTF-8"));
+    let used = async || cluster.call_by(None, Method::GET, "/api/v1/namespaces/default/pods", &[("authorization", &bearer)], Value::Null).await;
+    assert_eq!(used().await.code, 403);
+    let noted = cluster.get(SECRET).await.expect(200);
+    let today = noted["metadata"]["labels"][LAST_USED].as_str().expect("a day").to_owned();
+    assert_eq!(today, machinery::time::rfc3339(std::time::SystemTime::now())[..10]);
+    let entry = noted["metadata"]["managedFields"].as_array().into_iter().flatten().find(|entry| entry["manager"] == "kube-apiserver").expect("its owner");
+    assert_eq!(entry["fieldsV1"], json!({"f:metadata": {"f:labels": {".": {}, format!("f:{LAST_USED}"): {}}}}));
+    // Once a day, though it is used again.
+    assert!(used().await.warnings.is_empty());
+    assert_eq!(cluster.get(SECRET).await.expect(200)["metadata"]["resourceVersion"], noted["metadata"]["resourceVersion"]);
+
+    cluster.patch("/api/v1/namespaces/default/serviceaccounts/default", json!({"secrets": [{"name": "t"}]})).await.expect(200);
+    let told = used().await.warnings;
+    assert!(told.len() == 1 && told[0].contains("instead of auto-generated secret-based tokens."), "{told:?}");
+    let marked = json!({"metadata": {"labels": {"kubernetes.io/legacy-token-invalid-since": today, LAST_USED: "2020-01-01"}}});
+    cluster.patch(SECRET, marked).await.expect(200);
+    assert_eq!(used().await.code, 401);
+    assert_eq!(cluster.get(SECRET).await.expect(200)["metadata"]["labels"][LAST_USED], *today, "a use that is refused is one");
 }
 
 #[tokio::test]

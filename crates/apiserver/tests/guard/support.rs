@@ -83,8 +83,16 @@ impl Cluster {
     }
 
     pub async fn call(&self, who: &User, method: Method, uri: &str, headers: &[(&str, &str)], body: Value) -> Reply {
-        let asked = format!("{} {method} {uri}", who.name);
-        let mut request = Request::builder().method(method).uri(uri).extension(Arc::new(who.clone()));
+        self.call_by(Some(who), method, uri, headers, body).await
+    }
+
+    /// As [`Cluster::call`], by whomever the headers tell.
+    pub async fn call_by(&self, who: Option<&User>, method: Method, uri: &str, headers: &[(&str, &str)], body: Value) -> Reply {
+        let asked = format!("{} {method} {uri}", who.map_or("?", |who| who.name.as_str()));
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Some(who) = who {
+            request = request.extension(Arc::new(who.clone()));
+        }
         let media = headers.iter().any(|(k, _)| *k == "content-type");
         for (name, value) in headers.iter().copied().chain((!media).then_some(("content-type", "application/json"))) {
             request = request.header(name, value);

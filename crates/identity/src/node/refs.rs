@@ -2,6 +2,7 @@
 
 use crate::Seen;
 use machinery::Value;
+use machinery::pod_names::{env, secrets, sources};
 use machinery::tree::{items, text};
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
@@ -86,37 +87,6 @@ impl Remembered {
         both.0.insert(Arc::clone(pod.key), (pod.revision, Arc::clone(&refs)));
         refs
     }
-}
-
-fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
-    ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|list| items(&pod["spec"][list]))
-}
-
-/// Volumes, and the sources of projected ones.
-fn sources(pod: &Value) -> impl Iterator<Item = &Value> {
-    items(&pod["spec"]["volumes"]).iter().flat_map(|v| std::iter::once(v).chain(items(&v["projected"]["sources"])))
-}
-
-fn env<'a>(pod: &'a Value, from: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
-    containers(pod).flat_map(move |c| {
-        let whole = items(&c["envFrom"]).iter().map(move |e| text(&e[from], "name"));
-        whole.chain(items(&c["env"]).iter().map(move |e| text(&e["valueFrom"][key], "name")))
-    })
-}
-
-fn secrets(pod: &Value) -> impl Iterator<Item = &str> {
-    let direct = ["azureFile", "cephfs", "cinder", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"];
-    let pulls = items(&pod["spec"]["imagePullSecrets"]).iter().map(|s| text(s, "name"));
-    let volumes = sources(pod).flat_map(move |s| {
-        let own = [
-            text(&s["secret"], "secretName"),
-            text(&s["secret"], "name"),
-            text(&s["azureFile"], "secretName"),
-            text(&s["csi"]["nodePublishSecretRef"], "name"),
-        ];
-        own.into_iter().chain(direct.into_iter().map(move |kind| text(&s[kind]["secretRef"], "name")))
-    });
-    pulls.chain(env(pod, "secretRef", "secretKeyRef")).chain(volumes)
 }
 
 fn claims(pod: &Value) -> impl Iterator<Item = String> {

@@ -5,11 +5,31 @@ use super::{Tokens, account_user};
 use crate::{Error, User};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::Value;
-use machinery::tree::text;
+use machinery::tree::{items, text};
 use serde_json::json;
 
 /// The issuer of these tokens (upstream's `LegacyIssuer`).
 pub(super) const ISSUER: &str = "kubernetes/serviceaccount";
+
+/// When such a token was used last, by its day.
+pub const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
+/// Since when it is not to be used any more: set by the cleaner of those that nobody uses.
+pub const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
+
+/// The Secret of a token that was shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Used {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub secret: String,
+    /// Its UID.
+    pub uid: String,
+    /// What its label says.
+    pub last_used: String,
+    /// It was not made by somebody but for an account, which lists it.
+    pub is_generated: bool,
+}
 
 const NAMESPACE: &str = "kubernetes.io/serviceaccount/namespace";
 const SECRET: &str = "kubernetes.io/serviceaccount/secret.name";
@@ -32,7 +52,8 @@ impl Tokens {
         }))
     }
 
-    pub(super) fn verify_legacy(&self, claims: &Value, token: &str) -> Result<User, Error> {
+    /// The user and the Secret whose token it is. Only where both are there is anything said of the use.
+    pub(super) fn verify_legacy(&self, claims: &Value, token: &str) -> Result<(User, Used), Error> {
         let gone = || Error::Token("Token has been invalidated".into());
         let (namespace, account, secret) = (text(claims, NAMESPACE), text(claims, ACCOUNT), text(claims, SECRET));
         let held = self.objects.get(&format!("/registry/secrets/{namespace}/{secret}")).ok_or_else(gone)?;
@@ -45,6 +66,22 @@ impl Tokens {
         if text(meta, "uid") != text(claims, UID) || !meta["deletionTimestamp"].is_null() {
             return Err(gone());
         }
-        Ok(account_user(namespace, account, text(claims, UID), std::collections::BTreeMap::new()))
+        let labels = &held["metadata"]["labels"];
+        let used = Used {
+            namespace: namespace.to_owned(),
+            secret: secret.to_owned(),
+            uid: text(&held["metadata"], "uid").to_owned(),
+            last_used: text(labels, LAST_USED).to_owned(),
+            is_generated: items(&found["secrets"]).iter().any(|one| text(one, "name") == secret),
+        };
+        if !text(labels, INVALID_SINCE).is_empty() {
+            return Err(Error::Invalidated(
+                format!(
+                    "the token in secret {namespace}/{secret} for service account {namespace}/{account} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
+                ),
+                Box::new(used),
+            ));
+        }
+        Ok((account_user(namespace, account, text(claims, UID), std::collections::BTreeMap::new()), used))
     }
 }

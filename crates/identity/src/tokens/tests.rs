@@ -97,7 +97,16 @@ fn a_secret_s_token_is_good_while_the_secret_holds_it() {
     let token = tokens.issue_legacy("shop", "web", "sa-1", "web-token").expect("a token");
     tokens.verify(&token, &[], now).expect_err("no such secret");
     memory.put("/registry/secrets/shop/web-token", json!({"metadata": {"name": "web-token"}, "data": {"token": STANDARD.encode(&token)}}));
-    assert_eq!(tokens.verify(&token, &[], now).expect("good").user.name, "system:serviceaccount:shop:web");
+    let review = tokens.verify(&token, &[], now).expect("good");
+    assert_eq!(
+        (review.user.name.as_str(), review.used.map(|used| (used.secret, used.is_generated))),
+        ("system:serviceaccount:shop:web", Some(("web-token".into(), false)))
+    );
+    let marked = json!({"metadata": {"name": "web-token", "labels": {legacy::INVALID_SINCE: "2026-11-29"}}, "data": {"token": STANDARD.encode(&token)}});
+    memory.put("/registry/secrets/shop/web-token", marked);
+    let refused = tokens.verify(&token, &[], now).expect_err("marked");
+    let why = "the token in secret shop/web-token for service account shop/web has been marked invalid. ";
+    assert!(matches!(&refused, Error::Invalidated(_, used) if used.secret == "web-token") && refused.to_string().starts_with(why), "{refused}");
     memory.remove("/registry/secrets/shop/web-token");
     tokens.verify(&token, &[], now).expect_err("revoked");
 }

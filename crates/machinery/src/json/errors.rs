@@ -162,15 +162,18 @@ fn innermost(bytes: &[u8]) -> Option<u8> {
 
 /// The body cannot be read: it is no JSON, or has a number that no float holds, at which Go's decoder gives up later.
 pub(super) fn unreadable(kind: Option<&Gvk>, bytes: &[u8], error: &serde_json::Error) -> Status {
-    if error.to_string().starts_with("number out of range")
-        && let Some(at) = offset(bytes, error.line(), error.column())
-    {
-        let from = at - bytes[..at].iter().rev().take_while(|b| is_of_number(b)).count();
-        let token: Vec<u8> = bytes[from..].iter().copied().take_while(is_of_number).collect();
-        let token = String::from_utf8_lossy(&token);
-        return cannot_be_handled(kind, &format!("json: cannot unmarshal number {token} into Go value of type float64"));
+    match out_of_range(bytes, error) {
+        Some(token) => cannot_be_handled(kind, &format!("json: cannot unmarshal number {token} into Go value of type float64")),
+        None => unrecognized(kind, &syntax(bytes, error), bytes),
     }
-    unrecognized(kind, &syntax(bytes, error), bytes)
+}
+
+/// The number that no float holds, if that is the error.
+pub(super) fn out_of_range(bytes: &[u8], error: &serde_json::Error) -> Option<String> {
+    let at = offset(bytes, error.line(), error.column()).filter(|_| error.to_string().starts_with("number out of range"))?;
+    let from = at - bytes[..at].iter().rev().take_while(|b| is_of_number(b)).count();
+    let token: Vec<u8> = bytes[from..].iter().copied().take_while(is_of_number).collect();
+    Some(String::from_utf8_lossy(&token).into_owned())
 }
 
 /// The place that the parser means: lines from 1, columns in bytes from 1; column 0 is the end of the line before.

@@ -99,6 +99,37 @@ pub(super) fn zero(ty: TypeRef<'_>) -> Value {
     }
 }
 
+/// Why upstream's converter from maps does not make a plain type of a JSON value; `None` for types that decode themselves.
+pub(super) fn unconverted(ty: TypeRef<'_>, found: &str) -> Option<String> {
+    let wanted = match ty.get() {
+        Type::Int32 | Type::Int64 | Type::Double | Type::Bool => go_type(ty),
+        Type::String => "string".to_owned(),
+        Type::Object(_) => return Some(format!("cannot restore struct from: {}", kind_of(found))),
+        Type::List { .. } => return Some(format!("cannot restore slice from {}", kind_of(found))),
+        Type::Map { .. } => return Some(format!("cannot restore map from {}", kind_of(found))),
+        _ => return None,
+    };
+    let number = found.starts_with("number");
+    // Go converts between numbers, and a whole one to a text, and this converter refuses it; to all else nothing leads.
+    match (number, ty.get()) {
+        (true, Type::Int32 | Type::Int64) => Some(format!("cannot convert float64 to {wanted}")),
+        (true, Type::String) if !found.contains(['.', 'e']) => Some("cannot convert int64 to string".to_owned()),
+        _ => Some(format!("unrecognized type: {wanted}")),
+    }
+}
+
+/// Go's name of the kind of a JSON value.
+fn kind_of(found: &str) -> &'static str {
+    match found {
+        "array" => "slice",
+        "object" => "map",
+        "bool" => "bool",
+        "string" => "string",
+        other if other.contains(['.', 'e']) => "float64",
+        _ => "int64",
+    }
+}
+
 /// The Go spelling of a type that the facts do not name.
 pub(super) fn go_type(ty: TypeRef<'_>) -> String {
     match ty.get() {

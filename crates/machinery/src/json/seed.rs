@@ -27,6 +27,10 @@ pub(super) struct Context {
     /// Where a whole number is due: `-0` was met, which the parser gives as a float; and it is not taken.
     minus_zero: Cell<bool>,
     refuses_minus_zero: bool,
+    /// The value was made from maps: upstream's converter of those reads it, not its decoder of JSON.
+    from_maps: bool,
+    /// What is read is kept as it is.
+    verbatim: bool,
 }
 
 impl Context {
@@ -40,7 +44,19 @@ impl Context {
             float: Cell::new(None),
             minus_zero: Cell::new(false),
             refuses_minus_zero: false,
+            from_maps: false,
+            verbatim: false,
         }
+    }
+
+    /// For a value that was made from maps.
+    pub(super) fn of_maps(self) -> Self {
+        Self { from_maps: true, ..self }
+    }
+
+    /// For what lies within a type that takes its bytes as they are: nobody looks for what is there twice.
+    fn verbatim() -> Self {
+        Self { verbatim: true, ..Self::new(false, 0) }
     }
 
     /// For a body whose zeros are no whole numbers.
@@ -103,6 +119,24 @@ fn is_minus_zero(number: &serde_json::Number) -> bool {
     number.is_f64() && number.as_f64() == Some(0.0)
 }
 
+/// A number as Go's converter makes it a whole one: it cuts what does not fit (as amd64 does), but no fraction.
+fn converted(number: &serde_json::Number, narrow: bool) -> Option<i64> {
+    let whole = match (number.as_i64(), number.as_f64()) {
+        (Some(whole), _) => whole,
+        (None, Some(float)) if float.trunc() == float => {
+            if (-TWO_TO_63..TWO_TO_63).contains(&float) {
+                float as i64
+            } else {
+                i64::MIN
+            }
+        }
+        _ => return None,
+    };
+    Some(if narrow { i64::from(whole as i32) } else { whole })
+}
+
+const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
+
 /// A value of a known type.
 pub(super) struct Seed<'a> {
     ty: TypeRef<'a>,
@@ -124,6 +158,11 @@ impl<'a> Seed<'a> {
     fn mismatch<E: Error>(&self, found: &str) -> E {
         if matches!(self.ty.get(), Type::Quantity) {
             return self.cx.fail(crate::quantity::ParseError::Format.to_string());
+        }
+        if self.cx.from_maps
+            && let Some(why) = scalar::unconverted(self.ty, found)
+        {
+            return self.cx.fail(why);
         }
         // Its decoder leaves all but strings to that of a number.
         let go_type = if matches!(self.ty.get(), Type::IntOrString) {
@@ -174,12 +213,17 @@ impl<'a> Seed<'a> {
             Type::Int32 if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
             Type::IntOrString if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
             Type::Int64 if number.is_i64() => Ok(Some(Value::Number(number))),
+            Type::Int32 | Type::Int64 if self.cx.from_maps => match converted(&number, matches!(self.ty.get(), Type::Int32)) {
+                Some(whole) => Ok(Some(whole.into())),
+                None => self.wrong("number", Value::Number(number)),
+            },
             Type::Int32 | Type::Int64 | Type::IntOrString if is_minus_zero(&number) && !self.cx.refuses_minus_zero => {
                 self.cx.minus_zero.set(true);
                 Ok(Some(0.into()))
             }
             // What a float cannot hold is rounded, as Go reads it.
-            Type::Double if number.as_i64().is_some_and(|n| n.unsigned_abs() > FLOAT_EXACT) => Ok(Some(number.as_f64().into())),
+            Type::Double if !self.is_lenient() && number.as_i64().is_some_and(|n| n.unsigned_abs() > FLOAT_EXACT) => Ok(Some(number.as_f64().into())),
+            Type::Double | Type::Any if is_minus_zero(&number) => Ok(Some(0.into())),
             Type::Double | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => Ok(Some(Value::Number(number))),
             Type::Quantity => self.text(&shown.to_string()),
             Type::Int32 | Type::Int64 | Type::IntOrString => self.wrong(&format!("number {shown}"), Value::Number(number)),
@@ -325,8 +369,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             Type::List { elem, .. } => self.ty.to(*elem),
             Type::SchemaOrArray(schema) => self.ty.to(*schema),
             Type::SchemaOrStrings(_) | Type::Any => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
-            // Their Go types take their bytes as they are: nobody looks for what is there twice.
-            Type::RawJson | Type::RawExtension | Type::Fields => return AnySeed { at: self.at, cx: &Context::new(false, 0) }.visit_seq(seq).map(Some),
+            Type::RawJson | Type::RawExtension | Type::Fields => return AnySeed { at: self.at, cx: &Context::verbatim() }.visit_seq(seq).map(Some),
             _ if self.is_lenient() => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
             _ => return Err(self.mismatch("array")),
         };
@@ -348,7 +391,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             Type::Map { elem, .. } => self.map(self.ty.to(*elem), map),
             Type::SchemaOrArray(schema) | Type::SchemaOrBool(schema) | Type::SchemaOrStrings(schema) => Seed { ty: self.ty.to(*schema), ..self }.visit_map(map),
             Type::Any => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
-            Type::RawJson | Type::RawExtension | Type::Fields => AnySeed { at: self.at, cx: &Context::new(false, 0) }.visit_map(map).map(Some),
+            Type::RawJson | Type::RawExtension | Type::Fields => AnySeed { at: self.at, cx: &Context::verbatim() }.visit_map(map).map(Some),
             _ if self.is_lenient() => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
             _ => Err(self.mismatch("object")),
         }
@@ -418,7 +461,8 @@ impl<'de> Visitor<'de> for AnySeed<'_> {
     }
 
     fn visit_f64<E>(self, n: f64) -> Result<Value, E> {
-        Ok(n.into())
+        // A zero has no sign when it has been written and read once.
+        Ok(if n == 0.0 && !self.cx.verbatim { 0.into() } else { n.into() })
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Value, E> {

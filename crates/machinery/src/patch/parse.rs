@@ -30,6 +30,7 @@ pub struct Patch {
     /// What a strict decoding of the patch itself would refuse.
     problems: Vec<String>,
     validation: Validation,
+    bytes: Vec<u8>,
 }
 
 /// The fields of an operation of a JSON patch, each with whether it must be a text.
@@ -40,7 +41,14 @@ const OPERATION_FIELDS: [(&str, bool); 4] = [("op", true), ("path", true), ("fro
 /// # Errors
 /// 400 for what is no JSON or no patch of the kind.
 pub fn parse(kind: Kind, bytes: &[u8], validation: Validation) -> Result<Patch, Status> {
-    let decoded = json::decode(bytes, None, Validation::Warn).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+    let decoded = json::decode(bytes, None, Validation::Warn).map_err(|_| match json::out_of_range(bytes) {
+        Some(number) => {
+            let place = if kind == Kind::Json { "struct field jsonPatchOp.value" } else { "value" };
+            let why = format!("json: cannot unmarshal number {number} into Go {place} of type float64");
+            Status::bad_request(if kind == Kind::Strategic { why } else { format!("error decoding patch: {why}") })
+        }
+        None => Status::bad_request("invalid JSON patch"),
+    })?;
     let (value, mut problems) = (decoded.value, decoded.warnings);
     let strict = validation != Validation::Ignore;
     let refused = |found: &Value, into: &str| format!("json: cannot unmarshal {} into Go {into}", json_type(found));
@@ -59,7 +67,7 @@ pub fn parse(kind: Kind, bytes: &[u8], validation: Validation) -> Result<Patch, 
         (Kind::Merge, _) => return Err(Status::bad_request("Invalid JSON Patch")),
         (Kind::Strategic, other) => return Err(Status::bad_request(refused(other, "value of type map[string]interface {}"))),
     }
-    Ok(Patch { kind, value, problems: if strict { problems } else { Vec::new() }, validation })
+    Ok(Patch { kind, value, problems: if strict { problems } else { Vec::new() }, validation, bytes: bytes.to_vec() })
 }
 
 /// What is wrong with the operations of a JSON patch: an error, or fields that there are not.
@@ -120,10 +128,11 @@ impl Patch {
                 return Err(invalid(value.to_string(), format!("no kind {} is registered for version {}", Quoted(&found.kind), Quoted(&found.api_version()))));
             }
         }
-        let (decoded, unknown) = match json::canonical(value.clone(), ty) {
-            Ok(decoded) => decoded,
-            Err(why) => return Err(invalid(shown(&value), why)),
+        let outcome = match self.kind {
+            Kind::Strategic => json::from_maps(value.clone(), ty),
+            Kind::Json | Kind::Merge => json::canonical(value.clone(), ty).map_err(|why| json::as_spelled(why, &self.bytes)),
         };
+        let (decoded, unknown) = outcome.map_err(|why| invalid(shown(&value), why))?;
         let problems: Vec<String> = self.problems.iter().cloned().chain(unknown).collect();
         match self.validation {
             Validation::Strict if !problems.is_empty() => Err(invalid(shown(&value), format!("strict decoding error: {}", problems.join(", ")))),

@@ -137,6 +137,52 @@ fn what_is_no_patch_is_refused() {
     assert_eq!((lax.code, lax.message.as_str()), (400, "json: cannot unmarshal object into Go value of type jsonpatch.Patch"));
 }
 
+/// Answers of kube-apiserver 1.37.2.
+#[test]
+fn numbers_are_read_as_each_kind_of_patch_reads_them() {
+    use crate::json::Validation;
+    let ty = schema::builtin().named("io.k8s.api.apps.v1.Deployment").unwrap();
+    let old = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {"replicas": 1}});
+    let replicas = |kind: Kind, number: &str| {
+        let patch = match kind {
+            Kind::Json => format!(r#"[{{"op":"replace","path":"/spec/replicas","value":{number}}}]"#),
+            _ => format!(r#"{{"spec":{{"replicas":{number}}}}}"#),
+        };
+        let patched = parse(kind, patch.as_bytes(), Validation::Strict).and_then(|patch| patch.apply(ty, &old));
+        patched.map(|(value, _)| value["spec"]["replicas"].clone()).map_err(|error| error.message)
+    };
+    for (number, whole) in [("1.0", 1), ("1e1", 10), ("10e-1", 1), ("2e3", 2000), ("2147483648", -2_147_483_648), ("99999999999999999999", 0)] {
+        assert_eq!(replicas(Kind::Strategic, number), Ok(json!(whole)), "{number}");
+        for kind in [Kind::Merge, Kind::Json] {
+            let refused = replicas(kind, number).unwrap_err();
+            let why = format!(": json: cannot unmarshal number {number} into Go struct field DeploymentSpec.spec.replicas of type int32");
+            assert!(refused.ends_with(&why), "{refused}");
+        }
+    }
+    for (value, why) in [("1.5", "cannot convert float64 to int32"), ("true", "unrecognized type: int32"), ("[]", "unrecognized type: int32")] {
+        let refused = replicas(Kind::Strategic, value).unwrap_err();
+        assert!(refused.ends_with(&format!(": {why}")), "{refused}");
+    }
+    for (kind, told) in [
+        (Kind::Merge, "error decoding patch: json: cannot unmarshal number 1e400 into Go value of type float64"),
+        (Kind::Strategic, "json: cannot unmarshal number 1e400 into Go value of type float64"),
+        (Kind::Json, "error decoding patch: json: cannot unmarshal number 1e400 into Go struct field jsonPatchOp.value of type float64"),
+    ] {
+        assert_eq!(replicas(kind, "1e400"), Err(told.to_owned()));
+    }
+}
+
+#[test]
+fn a_test_compares_numbers_as_they_are_written() {
+    let doc = json!({"n": 1.0, "k": 1.5, "l": [{"a": 2}]});
+    for (path, value, passes) in
+        [("/n", "1", true), ("/n", "1.0", false), ("/n", "1e0", false), ("/k", "1.5", true), ("/l", r#"[{"a":2}]"#, true), ("/l", r#"[{"a":2.0}]"#, false)]
+    {
+        let patch: Value = serde_json::from_str(&format!(r#"[{{"op":"test","path":"{path}","value":{value}}}]"#)).unwrap();
+        assert_eq!(json_patch(&doc, &patch).is_ok(), passes, "{path} {value}");
+    }
+}
+
 #[test]
 fn of_elements_with_one_key_the_first_is_meant() {
     let doc = json!({"ports": [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]});

@@ -182,6 +182,6 @@ fn what_is_deep_is_read_as_what_is_not() {
         assert!(error.message.ends_with("json: cannot unmarshal number into Go struct field ConfigMap.data of type string"), "{}", error.message);
         let revision = format!(r#"{{"metadata":{{"name":"a"}},"data":{}}}"#, deep(r#"{"k":1,"k":2}"#));
         let warned = json::decode(revision.as_bytes(), Some(revision_type()), Validation::Warn).expect("decoded");
-        assert_eq!(warned.warnings.len(), 1, "{:?}", warned.warnings);
+        assert!(warned.warnings.is_empty(), "nobody looks into what is kept as it came: {:?}", warned.warnings);
     });
 }

@@ -1,0 +1,58 @@
+//! Paths with parts that are empty, go up, hold slashes or are badly escaped: what kube-apiserver 1.37.2 answers to each.
+
+use super::support::Server;
+use http::Method;
+
+const NO_PATH: &str = "the server could not find the requested resource";
+const PLAIN: &str = "404 page not found\n";
+
+/// Code and what is said: the message of a Status, or the text.
+async fn answer(server: &Server, method: Method, path: &str) -> (u16, String) {
+    let (code, body) = server.raw(method, path, &[], "").await;
+    let text = String::from_utf8_lossy(&body).into_owned();
+    let message = serde_json::from_str::<serde_json::Value>(&text).ok().and_then(|status| status["message"].as_str().map(str::to_owned));
+    (code, message.unwrap_or(text))
+}
+
+#[tokio::test]
+async fn paths_that_lead_nowhere() {
+    let server = Server::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let parent = "Name parameter invalid: \"..\": may not be '..'";
+    for (path, code, said) in [
+        ("/api/v1//pods".to_owned(), 404, NO_PATH),
+        ("//api/v1/pods".to_owned(), 404, PLAIN),
+        ("/api//v1/pods".to_owned(), 404, NO_PATH),
+        ("/apis//apps".to_owned(), 404, PLAIN),
+        ("/api/v2/x".to_owned(), 404, NO_PATH),
+        (format!("{pods}/.."), 400, parent),
+        (format!("{pods}/%2e%2e"), 400, parent),
+        (format!("{pods}/."), 400, "Name parameter invalid: \".\": may not be '.'"),
+        ("/api/v1/nodes/%2e%2e/proxy/".to_owned(), 400, parent),
+        (format!("{pods}/a%2Fb"), 404, NO_PATH),
+        (format!("{pods}/a%2fb/log"), 404, NO_PATH),
+        (format!("{pods}/a//log"), 404, NO_PATH),
+        (format!("{pods}/%2fx"), 404, NO_PATH),
+        ("/api/v1/pods/a".to_owned(), 404, NO_PATH),
+        ("/api/v1/namespaces/default//pods/x".to_owned(), 404, NO_PATH),
+        ("/apis/apps/v1/namespaces/default/deployments//scale".to_owned(), 400, "name must be provided"),
+        (format!("{pods}/a%zz"), 400, "400 Bad Request"),
+        (format!("{pods}/a%"), 400, "400 Bad Request"),
+        ("/healthz/".to_owned(), 404, PLAIN),
+        ("/version/x".to_owned(), 404, NO_PATH),
+        ("/openapi/v3/".to_owned(), 404, ""),
+        ("/apis/none.example.com/v1/x/".to_owned(), 404, PLAIN),
+    ] {
+        assert_eq!(answer(&server, Method::GET, &path).await, (code, said.to_owned()), "{path}");
+    }
+    for path in ["/api/v1/namespaces//pods", "/.well-known/openid-configuration/", "/openid/v1/jwks/", "/version/", &format!("{pods}/")] {
+        assert_eq!(answer(&server, Method::GET, path).await.0, 200, "{path}");
+    }
+    let refused = "the server does not allow this method on the requested resource";
+    for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
+        assert_eq!(answer(&server, method.clone(), "/healthz").await, (200, "ok".to_owned()), "{method}");
+        assert_eq!(answer(&server, method.clone(), "/version").await, (405, refused.to_owned()), "{method}");
+        assert_eq!(answer(&server, method.clone(), "/openapi/v2").await.0, 200, "{method}");
+        assert_eq!(answer(&server, method.clone(), &format!("{pods}/a%2fb")).await, (404, NO_PATH.to_owned()), "{method}");
+    }
+}
