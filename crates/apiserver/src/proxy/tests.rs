@@ -135,7 +135,7 @@ async fn ask(backend: &Backend, method: Method, path: &str, body: &'static str) 
     let cx = Context::new(Arc::default(), info, String::new(), SystemTime::now());
     let request = Request::builder().method(method).uri(&uri).header("host", "api:6443").header("authorization", "Bearer x").header("accept-encoding", "gzip");
     let request: Request<Body> = request.body(crate::full(body)).expect("a request");
-    let response = forward::answer(&cx, backend, request).await.expect("an answer");
+    let response = forward::answer(&cx, backend, None, request).await.expect("an answer");
     let (parts, body) = response.into_parts();
     let body = body.collect().await.expect("a body").to_bytes();
     (parts.status.as_u16(), Response::from_parts(parts, ()), String::from_utf8_lossy(&body).into_owned())
@@ -171,6 +171,6 @@ async fn nobody_there_is_told_so() {
     let info = RequestInfo { tail: "/x".into(), ..RequestInfo::default() };
     let cx = Context::new(Arc::default(), info, String::new(), SystemTime::now());
     let request: Request<Body> = Request::get("/p/x").body(crate::empty()).expect("a request");
-    let error = forward::answer(&cx, &Backend { address, tls: None }, request).await.expect_err("nobody");
+    let error = forward::answer(&cx, &Backend { address, tls: None }, None, request).await.expect_err("nobody");
     assert_eq!((error.code, error.message), (503, format!("error trying to reach service: dial tcp {address}: connect: connection refused")));
 }
