@@ -9,14 +9,16 @@
 //! its version already.
 
 use crate::conversion::Webhook;
+use kinds::custom::Described;
 use machinery::{
     Value, defaulting, gvk,
     gvk::Gvk,
     json::{self, Validation},
-    schema::{Schema, TypeId, TypeRef},
+    schema::{Schema, TypeRef},
+    structural,
 };
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU64, Ordering},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -35,7 +37,10 @@ pub(crate) struct Family {
     pub(crate) webhook: Option<Webhook>,
     /// The way in for new objects: one for each definition that there was.
     pub(crate) entrance: Arc<Entrance>,
-    schema: Schema,
+    /// All versions by their names, as the definition describes them.
+    versions: Vec<(String, Arc<Described>)>,
+    /// What is made of them when an object is first looked at.
+    schema: OnceLock<Schema>,
 }
 
 /// Whoever stores a new object of a definition is inside meanwhile. When the definition goes nobody enters any more, and its end
@@ -71,8 +76,9 @@ impl Entrance {
 }
 
 impl Family {
-    pub(crate) fn new(definition: String, kind: &Gvk, schema: Schema, webhook: Option<Webhook>, entrance: Arc<Entrance>) -> Family {
-        Family { definition, group: kind.group.clone(), kind: kind.kind.clone(), storage: kind.version.clone(), webhook, entrance, schema }
+    pub(crate) fn new(definition: String, kind: &Gvk, versions: Vec<(String, Arc<Described>)>, webhook: Option<Webhook>, entrance: Arc<Entrance>) -> Family {
+        let (group, kind, storage) = (kind.group.clone(), kind.kind.clone(), kind.version.clone());
+        Family { definition, group, kind, storage, webhook, entrance, versions, schema: OnceLock::new() }
     }
 
     /// Whether both are of the same definition, and not of two that have had its name.
@@ -81,19 +87,29 @@ impl Family {
     }
 
     pub(crate) fn schema(&self) -> &Schema {
-        &self.schema
+        self.schema.get_or_init(|| {
+            let trees: Vec<(Gvk, Value)> = self.versions.iter().map(|(name, described)| (self.kind_of(name), described.tree())).collect();
+            let schemas: Vec<_> = trees.iter().map(|(gvk, tree)| (gvk.clone(), kinds::custom::schema_of(tree))).collect();
+            structural::schema(&schemas)
+        })
+    }
+
+    /// Whether an object was looked at: until then the next look takes longer.
+    pub(crate) fn is_compiled(&self) -> bool {
+        self.schema.get().is_some()
+    }
+
+    /// Whether the definition has a version.
+    pub(crate) fn is_known(&self, version: &str) -> bool {
+        self.versions.iter().any(|(name, _)| name == version)
     }
 
     fn kind_of(&self, version: &str) -> Gvk {
         Gvk { group: self.group.clone(), version: version.to_owned(), kind: self.kind.clone() }
     }
 
-    pub(crate) fn type_id(&self, version: &str) -> Option<TypeId> {
-        self.schema.kind(&self.kind_of(version)).map(|ty| ty.id)
-    }
-
-    fn ty(&self, version: &str) -> Option<TypeRef<'_>> {
-        self.schema.kind(&self.kind_of(version))
+    pub(crate) fn ty(&self, version: &str) -> Option<TypeRef<'_>> {
+        self.schema().kind(&self.kind_of(version))
     }
 
     /// What the schema of a version leaves of an object.
@@ -149,7 +165,7 @@ pub(crate) struct Custom {
     pub(crate) family: Arc<Family>,
     pub(crate) shape: u64,
     /// The version as the definition describes it.
-    pub(crate) described: Arc<Value>,
+    pub(crate) described: Arc<Described>,
     /// Where replicas stand, if the version has `scale`.
     pub(crate) scale: Option<kinds::custom::Scale>,
     /// What clients of a deprecated version are told.

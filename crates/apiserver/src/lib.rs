@@ -30,6 +30,9 @@ mod legacy_tokens;
 mod listing;
 mod meta;
 mod metrics;
+#[cfg(test)]
+#[path = "../../runtime/src/fuzz.rs"]
+mod mutations;
 mod negotiate;
 mod offload;
 mod openapi;

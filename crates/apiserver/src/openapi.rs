@@ -39,7 +39,7 @@ pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Res
     let wanted = path.strip_prefix("v3/")?;
     let (group, version) = versions(rows).find(|(group, version)| path_of(group, version) == wanted)?;
     let found = group.of_version(version);
-    let packed = group.documents.get(version, || json(&openapi::v3_document(&served(&found), git_version())));
+    let packed = group.documents.get(version, || json(&with_served(&found, |served| openapi::v3_document(served, git_version()))));
     Some(respond(packed, &hash(&found), negotiate::JSON, headers))
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn has(rows: &Rows, path: &str) -> bool {
 
 /// The document of version 2.
 pub(crate) fn whole(rows: &Rows) -> machinery::Value {
-    openapi::v2_document(&served(&rows.iter().collect::<Vec<_>>()), git_version())
+    with_served(&rows.iter().collect::<Vec<_>>(), |served| openapi::v2_document(served, git_version()))
 }
 
 /// A hash of what it is made from.
@@ -74,13 +74,14 @@ fn git_version() -> &'static str {
     &VERSION
 }
 
-fn served<'r>(rows: &[&'r Arc<Row>]) -> Vec<Served<'r>> {
-    rows.iter()
-        .map(|row| {
-            let custom = row.custom.as_ref().map(|custom| openapi::Custom { described: &custom.described, list_kind: &row.list_kind });
-            Served { resource: &row.resource, custom }
-        })
-        .collect()
+/// What is made of rows. What definitions say of theirs is read for as long as that takes.
+fn with_served<T>(rows: &[&Arc<Row>], make: impl FnOnce(&[Served<'_>]) -> T) -> T {
+    let described: Vec<_> = rows.iter().map(|row| row.custom.as_ref().map(|custom| custom.described.tree())).collect();
+    let served = rows.iter().zip(&described).map(|(row, described)| {
+        let custom = described.as_ref().map(|described| openapi::Custom { described, list_kind: &row.list_kind });
+        Served { resource: &row.resource, custom }
+    });
+    make(&served.collect::<Vec<_>>())
 }
 
 /// The groups and versions that have a document of version 3.

@@ -299,6 +299,7 @@ impl Asked {
         let info = &self.cx.info;
         let as_it_lies = self.accepted.form == Form::Object && self.accepted.encoding == Encoding::Json && !self.accepted.pretty && !self.accepted.gzip;
         body_bytes >= offload::INLINE_BYTES_MAX
+            || self.row.is_uncompiled()
             || match info.verb {
                 "list" | "deletecollection" => self.list_is_heavy(),
                 // One that goes on from a revision has no initial state to find.

@@ -56,8 +56,10 @@ impl Deref for Logic {
 /// The arena that a row's type lives in.
 #[derive(Clone)]
 enum Arena {
-    Builtin(&'static Schema),
-    Custom(Arc<Family>),
+    /// With the type that requests speak, and the one that lies in the store.
+    Builtin(&'static Schema, TypeId, TypeId),
+    /// What its types are is found out when an object is first looked at.
+    Custom(Arc<Family>, OnceLock<TypeId>),
 }
 
 /// By what a resource is counted and told of; it outlives the rows of a definition that changes.
@@ -103,8 +105,6 @@ pub struct Row {
     resets: Vec<(String, FieldSet)>,
     no_resets: FieldSet,
     arena: Arena,
-    id: TypeId,
-    storage_id: TypeId,
 }
 
 impl fmt::Debug for Row {
@@ -141,14 +141,12 @@ impl Row {
             root_key: resource.root_key(),
             converts: resource.storage.version != resource.kind.version || resource.storage.group != resource.kind.group,
             resource: resource.clone(),
-            arena: Arena::Builtin(schema),
-            id,
-            storage_id,
+            arena: Arena::Builtin(schema, id, storage_id),
         })
     }
 
     /// The row of one version of a custom kind. `labels` are those of the row that it takes the place of.
-    pub(crate) fn custom(resource: Resource, list_kind: String, strategy: Arc<dyn Strategy>, custom: Custom, id: TypeId, labels: Option<Arc<Labels>>) -> Row {
+    pub(crate) fn custom(resource: Resource, list_kind: String, strategy: Arc<dyn Strategy>, custom: Custom, labels: Option<Arc<Labels>>) -> Row {
         let endpoints = std::iter::once("").chain(resource.subresources.iter().map(|s| s.name.as_str()));
         let of_fields = Arc::clone(&strategy);
         let reader = Reader::of(&custom.family, &resource.version, custom.shape, &strategy);
@@ -168,22 +166,35 @@ impl Row {
             api_version: resource.api_version(),
             root_key: resource.root_key(),
             converts: false,
-            arena: Arena::Custom(Arc::clone(&custom.family)),
+            arena: Arena::Custom(Arc::clone(&custom.family), OnceLock::new()),
             custom: Some(custom),
             resource,
-            id,
-            storage_id: id,
         }
     }
 
     /// The type that requests speak.
     pub fn ty(&self) -> TypeRef<'_> {
-        TypeRef { schema: self.schema(), id: self.id }
+        match &self.arena {
+            Arena::Builtin(schema, id, _) => TypeRef { schema, id: *id },
+            Arena::Custom(family, id) => {
+                // Each version of the family has a type.
+                let id = id.get_or_init(|| family.ty(&self.resource.version).map_or(TypeId::default(), |ty| ty.id));
+                TypeRef { schema: family.schema(), id: *id }
+            }
+        }
     }
 
     /// The type that lies in the store.
     pub fn storage_ty(&self) -> TypeRef<'_> {
-        TypeRef { schema: self.schema(), id: self.storage_id }
+        match &self.arena {
+            Arena::Builtin(schema, _, id) => TypeRef { schema, id: *id },
+            Arena::Custom(..) => self.ty(),
+        }
+    }
+
+    /// Whether the next look at an object takes longer than the later ones: what its definition says is compiled then.
+    pub(crate) fn is_uncompiled(&self) -> bool {
+        self.custom.as_ref().is_some_and(|custom| !custom.family.is_compiled())
     }
 
     /// The type by which objects are written: a custom one's keys are sorted whatever its schema says.
@@ -227,19 +238,12 @@ impl Row {
 
     /// Whether the kind is the original's own, and not a custom resource's.
     pub(crate) fn is_builtin(&self) -> bool {
-        matches!(self.arena, Arena::Builtin(_))
+        matches!(self.arena, Arena::Builtin(..))
     }
 
     /// Who reads what lies in another version, where a webhook converts.
     pub(crate) fn reader(&self) -> Option<&Arc<Reader>> {
         self.reader.as_ref()
-    }
-
-    fn schema(&self) -> &Schema {
-        match &self.arena {
-            Arena::Builtin(schema) => schema,
-            Arena::Custom(family) => family.schema(),
-        }
     }
 }
 

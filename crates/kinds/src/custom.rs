@@ -9,10 +9,11 @@ use crate::{Context, Judged, NameRule, Selectable, Strategy, custom_rules::Custo
 use machinery::{
     Map, Value,
     field::{Error, ErrorKind, ErrorList, Path},
+    json,
     json_path::JsonPath,
     names,
     schema::Text,
-    structural::Node,
+    structural::{Node, Purpose},
     time,
 };
 use std::{
@@ -47,9 +48,9 @@ pub struct Cell {
 #[derive(Debug, Clone, Default)]
 pub struct Custom {
     /// The version as the definition describes it.
-    pub version: Arc<Value>,
-    /// What is asked of objects; nothing where the version has no schema.
-    pub schema: Option<Arc<Node>>,
+    pub version: Arc<Described>,
+    /// What is asked of objects, compiled when the first one is looked at; nothing where the version has no schema.
+    pub node: Arc<OnceLock<Option<Node>>>,
     /// Has the subresource `status`.
     pub has_status: bool,
     /// Has the subresource `scale`.
@@ -62,6 +63,28 @@ pub struct Custom {
     pub has_rules: bool,
     /// The schema's rules: compiled when an object is first judged by them.
     pub rules: LazyRules,
+}
+
+/// A version as its definition describes it. It is kept as text: the tree is eight times as large, and of most of the definitions that
+/// operators bring few are ever asked for.
+#[derive(Debug, Default)]
+pub struct Described(Box<[u8]>);
+
+impl Described {
+    /// The text of a version.
+    pub fn new(version: &Value) -> Arc<Described> {
+        Arc::new(Described(json::encode(version).into()))
+    }
+
+    /// The version as a tree.
+    pub fn tree(&self) -> Value {
+        json::read(&self.0).unwrap_or_default()
+    }
+}
+
+/// The schema in the tree of a version.
+pub fn schema_of(version: &Value) -> Option<&Value> {
+    version.get("schema")?.get("openAPIV3Schema").filter(|schema| schema.is_object())
 }
 
 /// Rules that are compiled once, by whoever needs them first; none where the schema has none.
@@ -133,7 +156,7 @@ impl Strategy for Custom {
     }
 
     fn judges_at_length(&self) -> bool {
-        self.has_rules
+        self.has_rules || self.node.get().is_none()
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
@@ -175,12 +198,12 @@ impl Custom {
     /// An object as a whole. The warnings are those of the rules.
     fn whole(&self, obj: &Value, old: Option<&Value>, stop: Option<&AtomicBool>) -> Judged {
         let (mut errors, root) = (ErrorList::new(), Path::empty());
-        if let Some(schema) = &self.schema {
+        if let Some(schema) = self.schema() {
             errors.extend(old.map_or_else(|| schema.validate(obj, &root), |old| schema.validate_update(obj, old, &root)));
         }
         self.check_spec_replicas(obj, &mut errors);
         self.check_scale_status(obj, &mut errors);
-        if let Some(schema) = &self.schema {
+        if let Some(schema) = self.schema() {
             errors.extend(embedded::check(schema, obj, &root));
             errors.extend(old.map_or_else(|| schema.repeated(obj, &root), |old| newly_repeated(schema, obj, old)));
         }
@@ -190,11 +213,11 @@ impl Custom {
 
     fn status(&self, obj: &Value, old: &Value, stop: Option<&AtomicBool>) -> ErrorList {
         let mut errors = ErrorList::new();
-        if let (Some(schema), Some(status)) = (self.schema.as_ref().and_then(|schema| schema.property("status")), obj.get("status")) {
+        if let (Some(schema), Some(status)) = (self.schema().and_then(|schema| schema.property("status")), obj.get("status")) {
             errors.extend(schema.validate_update(status, &old["status"], &Path::root("status")));
         }
         self.check_scale_status(obj, &mut errors);
-        if let Some(schema) = &self.schema {
+        if let Some(schema) = self.schema() {
             errors.extend(newly_repeated(schema, obj, old));
         }
         self.check_rules(obj, Some(old), stop, &mut errors);
@@ -202,7 +225,12 @@ impl Custom {
     }
 
     fn rules(&self) -> Option<&CustomRules> {
-        self.rules.get_or_init(|| CustomRules::compile(self.version.get("schema")?.get("openAPIV3Schema")?)).as_ref()
+        let rules = || if self.has_rules { CustomRules::compile(schema_of(&self.version.tree())?) } else { None };
+        self.rules.get_or_init(rules).as_ref()
+    }
+
+    fn schema(&self) -> Option<&Node> {
+        self.node.get_or_init(|| Some(Node::compile(schema_of(&self.version.tree())?, Purpose::Objects))).as_ref()
     }
 
     /// What the rules say of an object, unless it is not even what they are made for; and what they warn of.

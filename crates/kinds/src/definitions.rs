@@ -2,8 +2,12 @@
 //!
 //! Source: `apiextensions-apiserver/pkg/controller/{status,establish,nonstructuralschema,apiapproval}`, `pkg/apihelpers`.
 
-use crate::tree;
-use machinery::{Value, time};
+use crate::{custom, groups::definition::structural, tree};
+use machinery::{
+    Value,
+    field::{Error, ErrorList, Path},
+    time,
+};
 use serde_json::{Map, json};
 use std::{collections::HashSet, time::SystemTime};
 
@@ -50,12 +54,52 @@ fn find<'v>(definition: &'v Value, kind: &str) -> Option<&'v Value> {
 }
 
 /// The definition with what its names, its approval and its establishing make of its status. `others` are the names that the
-/// other definitions of its group have.
-pub fn settled<'v>(definition: &Value, others: impl Iterator<Item = &'v Value>, now: SystemTime) -> Value {
+/// other definitions of its group have, `structure` is what [`structure`] says of its schemas.
+pub fn settled<'v>(definition: &Value, others: impl Iterator<Item = &'v Value>, structure: Option<Value>, now: SystemTime) -> Value {
     let mut next = definition.clone();
     settle_names(&mut next, others, now);
+    settle_structure(&mut next, structure, now);
     settle_approval(&mut next, now);
     next
+}
+
+/// What its schemas make of a definition that an older server has let in: the condition that they are not structural; none if they
+/// are.
+pub fn structure(definition: &Value) -> Option<Value> {
+    const KIND: &str = "NonStructuralSchema";
+    let spec = &definition["spec"];
+    let mut errors = ErrorList::new();
+    if spec["preserveUnknownFields"] == true {
+        errors.push(Error::invalid(&Path::root("spec").child("preserveUnknownFields"), true, "must be false"));
+    }
+    for (at, version) in tree::list(spec, "versions").iter().enumerate() {
+        let Some(schema) = custom::schema_of(version) else { continue };
+        if let Some(why) = structural::unfit(schema) {
+            let message = format!("failed to check validation schema for version {}: {why}", tree::text(version, "name"));
+            return Some(json!({"type": KIND, "status": "Unknown", "reason": "StructuralError", "message": message}));
+        }
+        errors.extend(structural::check(schema, &Path::root("spec").child("versions").index(at).child("schema").child("openAPIV3Schema")));
+    }
+    let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    match all.as_slice() {
+        [] => None,
+        [one] => Some(condition(KIND, true, "Violations", one)),
+        many => Some(condition(KIND, true, "Violations", &format!("[{}]", many.join(", ")))),
+    }
+}
+
+fn settle_structure(definition: &mut Value, structure: Option<Value>, now: SystemTime) {
+    let before = find(definition, "NonStructuralSchema");
+    match structure {
+        None if before.is_some() => {
+            let list = tree::at(definition, &["status"]).and_then(|status| status.get_mut("conditions")).and_then(Value::as_array_mut);
+            list.into_iter().for_each(|list| list.retain(|condition| condition["type"] != "NonStructuralSchema"));
+        }
+        Some(next) if before.is_none_or(|before| ["status", "reason", "message"].iter().any(|key| before[*key] != next[*key])) => {
+            set_condition(definition, next, now);
+        }
+        _ => {}
+    }
 }
 
 fn settle_names<'v>(definition: &mut Value, others: impl Iterator<Item = &'v Value>, now: SystemTime) {
@@ -168,5 +212,36 @@ fn settle_approval(definition: &mut Value, now: SystemTime) {
     let before = find(definition, "KubernetesAPIApprovalPolicyConformant");
     if before.is_none_or(|before| ["status", "reason", "message"].iter().any(|key| before[*key] != next[*key])) {
         set_condition(definition, next, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemas_that_are_not_structural_are_told_until_they_are() {
+        let definition = |schema: Value| json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}, "status": {}});
+        let at = "spec.versions[0].schema.openAPIV3Schema";
+        let now = SystemTime::UNIX_EPOCH;
+        let right = definition(json!({"type": "object", "properties": {"a": {"type": "string"}}}));
+        assert_eq!(structure(&right), None);
+        let told = structure(&definition(json!({"type": "object", "properties": {"a": {}}}))).expect("a violation");
+        let message = format!("{at}.properties[a].type: Required value: must not be empty for specified object fields");
+        assert_eq!(told, condition("NonStructuralSchema", true, "Violations", &message));
+        let two = structure(&definition(json!({"properties": {"a": {}}}))).expect("violations");
+        assert!(two["message"].as_str().is_some_and(|text| text.starts_with('[') && text.ends_with(']') && text.contains(", spec.")), "{two}");
+        let unfit = structure(&definition(json!({"type": "object", "$ref": "#/x"}))).expect("no structure");
+        assert_eq!((&unfit["status"], &unfit["reason"]), (&json!("Unknown"), &json!("StructuralError")));
+        assert_eq!(unfit["message"], "failed to check validation schema for version v1: OpenAPIV3Schema '$ref' is not supported");
+
+        let mut settled = right;
+        settle_structure(&mut settled, Some(told.clone()), now);
+        assert!(holds(&settled, "NonStructuralSchema"));
+        let before = settled.clone();
+        settle_structure(&mut settled, Some(told), SystemTime::now());
+        assert_eq!(settled, before, "what is said already is not said again");
+        settle_structure(&mut settled, None, now);
+        assert_eq!(settled["status"]["conditions"], json!([]));
     }
 }

@@ -26,7 +26,7 @@ use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 pub type Text = Cow<'static, str>;
 
 /// The place of a type in its [`Schema`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TypeId(pub(crate) u32);
 
 /// All types of one API surface.

@@ -9,6 +9,8 @@
 //! the objects of a list one by one; here they go together, as the protocol means it, in pieces of a bounded size.
 
 mod answer;
+#[cfg(test)]
+mod fuzz;
 mod known;
 mod reader;
 mod replay;

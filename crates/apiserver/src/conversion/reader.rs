@@ -181,7 +181,7 @@ impl Reader {
     fn sent(&self, entry: &Arc<Entry>) -> Result<Value, String> {
         let stored = entry.value();
         let (lies_in, value) = self.family.read(&stored);
-        if self.family.type_id(lies_in).is_none() {
+        if !self.family.is_known(lies_in) {
             return Err(format!("request to convert CR from an invalid group/version: {}", stored["apiVersion"].as_str().unwrap_or_default()));
         }
         Ok(without_revision(value))

@@ -7,7 +7,7 @@ use crate::{
     table::OBJECT_DOCS,
 };
 use kinds::{
-    custom::{self, Cell},
+    custom::{self, Cell, Described, schema_of},
     definitions::holds,
 };
 use machinery::{
@@ -16,7 +16,6 @@ use machinery::{
     json,
     json_path::JsonPath,
     resources::{Column, Resource, Subresource},
-    structural::{self, Node, Purpose},
 };
 use sha2::{Digest, Sha256};
 use std::{fmt::Write as _, sync::Arc};
@@ -58,7 +57,7 @@ impl Compiled {
         let rows = self.rows.iter().filter_map(|row| {
             let custom = Custom { terminating, ..row.custom.clone()? };
             let strategy = row.strategy.shared()?;
-            Some(Arc::new(Row::custom(row.resource.clone(), row.list_kind.clone(), strategy, custom, row.ty().id, Some(Arc::clone(row.labels())))))
+            Some(Arc::new(Row::custom(row.resource.clone(), row.list_kind.clone(), strategy, custom, Some(Arc::clone(row.labels())))))
         });
         Compiled { rows: rows.collect(), group: self.group.clone(), key: self.key.clone(), terminating, instances: Arc::clone(&self.instances) }
     }
@@ -87,14 +86,14 @@ pub(super) fn compile(definition: &Value, present: &Rows, entrance: Arc<Entrance
     let versions = spec["versions"].as_array().map_or(&[][..], Vec::as_slice);
     let gvk = |version: &str| Gvk::new(group, version, kind);
     let storage = versions.iter().find(|v| v["storage"] == true).map_or("", |v| text(v, "name"));
-    let schemas: Vec<(Gvk, Option<&Value>)> = versions.iter().map(|v| (gvk(text(v, "name")), schema_of(v))).collect();
+    let described: Vec<(String, Arc<Described>)> = versions.iter().map(|v| (text(v, "name").to_owned(), Described::new(v))).collect();
     let (name, webhook) = (text(&definition["metadata"], "name").to_owned(), Webhook::of(&spec["conversion"]));
-    let family = Arc::new(Family::new(name, &gvk(storage), structural::schema(&schemas), webhook, entrance));
+    let family = Arc::new(Family::new(name, &gvk(storage), described.clone(), webhook, entrance));
     let ended = CancellationToken::new();
     let row = |version: &Value| {
         let name = text(version, "name");
         let resource = resource(definition, version, gvk(storage));
-        let described = Arc::new(version.clone());
+        let described = described.iter().find(|(known, _)| known == name).map(|(_, described)| Arc::clone(described))?;
         let custom = Custom {
             shape: next_shape(),
             scale: scale(version),
@@ -107,17 +106,12 @@ pub(super) fn compile(definition: &Value, present: &Rows, entrance: Arc<Entrance
         };
         let before = present.get(group, name, &resource.resource).filter(|row| row.custom.is_some());
         let labels = before.map(|row| Arc::clone(row.labels()));
-        let id = family.type_id(name)?;
-        Some(Arc::new(Row::custom(resource, text(names, "listKind").to_owned(), Arc::new(strategy(described)), custom, id, labels)))
+        Some(Arc::new(Row::custom(resource, text(names, "listKind").to_owned(), Arc::new(strategy(version, described)), custom, labels)))
     };
     let rows: Vec<Arc<Row>> = versions.iter().filter(|version| version["served"] == true).filter_map(row).collect();
     let stored = rows.iter().find(|row| row.resource.version == storage).cloned();
     let instances = stored.or_else(|| row(versions.iter().find(|version| version["storage"] == true)?))?;
     Some(Compiled { group: group.to_owned(), key: key(definition), terminating: is_terminating(definition), rows, instances })
-}
-
-fn schema_of(version: &Value) -> Option<&Value> {
-    version.get("schema")?.get("openAPIV3Schema").filter(|schema| schema.is_object())
 }
 
 /// Whether rules stand anywhere in a schema: at most one property too many that bears their name is taken for some.
@@ -186,21 +180,21 @@ fn columns(version: &Value) -> Vec<Column> {
     std::iter::once(name).chain(wanted_columns(version).into_iter().map(|(column, _)| column)).collect()
 }
 
-fn strategy(version: Arc<Value>) -> custom::Custom {
+fn strategy(version: &Value, described: Arc<Described>) -> custom::Custom {
     let selectable = version["selectableFields"].as_array().into_iter().flatten().filter_map(|field| {
         let path = text(field, "jsonPath");
         Some((path.strip_prefix('.').unwrap_or(path).to_owned().into(), JsonPath::parse(path)?))
     });
-    let cells = wanted_columns(&version).into_iter();
+    let cells = wanted_columns(version).into_iter();
     custom::Custom {
         has_status: version["subresources"]["status"].is_object(),
-        scale: scale(&version),
+        scale: scale(version),
         selectable: selectable.collect(),
         cells: cells.map(|(column, path)| Cell { path: JsonPath::parse(&path), column_type: column.column_type }).collect(),
-        has_rules: schema_of(&version).is_some_and(has_rules),
+        has_rules: schema_of(version).is_some_and(has_rules),
         rules: custom::LazyRules::default(),
-        schema: schema_of(&version).map(|schema| Arc::new(Node::compile(schema, Purpose::Objects))),
-        version,
+        node: Arc::default(),
+        version: described,
     }
 }
 

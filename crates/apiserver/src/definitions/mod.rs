@@ -71,6 +71,8 @@ pub(crate) struct Keeper {
     compiled: HashMap<String, Compiled>,
     /// The ways in for new objects, with the UIDs of the definitions.
     entrances: HashMap<String, (String, Arc<Entrance>)>,
+    /// What was found of the structure of schemas, with UID and generation of the definitions.
+    structures: HashMap<String, (Value, Option<Value>)>,
     /// The removals of instances that are under way, by the definition's name.
     cleanups: HashMap<String, (String, AbortOnDropHandle<()>)>,
     /// The definitions that are to be looked at when the names of one of their group have been written.
@@ -89,6 +91,7 @@ impl Keeper {
             known: BTreeMap::new(),
             compiled: HashMap::new(),
             entrances: HashMap::new(),
+            structures: HashMap::new(),
             cleanups: HashMap::new(),
             owed: BTreeSet::new(),
             seen: 0,
@@ -191,6 +194,7 @@ impl Keeper {
     async fn look(&mut self, name: &str) -> Result<Vec<String>, Status> {
         let Some(definition) = self.world.get(("apiextensions.k8s.io", "v1", "customresourcedefinitions"), "", name) else {
             self.cleanups.remove(name);
+            self.structures.remove(name);
             if let Some((_, entrance)) = self.entrances.remove(name) {
                 entrance.shut();
             }
@@ -202,8 +206,9 @@ impl Keeper {
             return Ok(self.waiting(&group, name));
         };
         let group = text(&definition["spec"], "group");
+        let structure = self.structure(name, &definition).await;
         let others = self.known.iter().filter(|(other, known)| *other != name && known.group == group).map(|(_, known)| &known.accepted);
-        let settled = Arc::new(definitions::settled(&definition, others, SystemTime::now()));
+        let settled = Arc::new(definitions::settled(&definition, others, structure, SystemTime::now()));
         if self.know(&settled) {
             let waiting = self.waiting(group, name);
             self.owed.extend(waiting);
@@ -215,6 +220,18 @@ impl Keeper {
         self.clean_up(name, &settled);
         registration::follow(&self.world, group).await?;
         Ok(std::mem::take(&mut self.owed).into_iter().collect())
+    }
+
+    /// The condition of schemas that are not structural, looked for once in a generation.
+    async fn structure(&mut self, name: &str, definition: &Arc<Value>) -> Option<Value> {
+        let of = Value::from(vec![definition["metadata"]["uid"].clone(), definition["metadata"]["generation"].clone()]);
+        if let Some((_, known)) = self.structures.get(name).filter(|(known, _)| *known == of) {
+            return known.clone();
+        }
+        let looked = Arc::clone(definition);
+        let found = offload::call(move || definitions::structure(&looked)).await;
+        self.structures.insert(name.to_owned(), (of, found.clone()));
+        found
     }
 
     /// Writes what follows from a state of a definition, if that is still its state; otherwise the change is heard of.

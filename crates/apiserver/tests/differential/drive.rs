@@ -117,7 +117,7 @@ fn normalise(value: &mut Value) {
                 let uid = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
                 let time = r"20(?:2[5-9]|[3-9]\d)-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z";
                 let revision = r#"resourceVersion(?:: |\\?":\\?)"\d+\\?""#;
-                Regex::new(&format!("{uid}|{time}|{revision}|X509SHA256=[0-9a-f]{{64}}")).expect("an expression")
+                Regex::new(&format!("{uid}|{time}|{revision}|X509SHA256=[0-9a-f]{{64}}|revision=\\d+")).expect("an expression")
             });
             if let Cow::Owned(other) = RUNS_OWN.replace_all(text, "*") {
                 *text = other;

@@ -1,12 +1,11 @@
 use super::CustomRules;
-use crate::{Strategy, custom::Custom};
-use machinery::{
-    Value,
-    field::ErrorList,
-    structural::{Node, Purpose},
+use crate::{
+    Strategy,
+    custom::{Custom, Described},
 };
+use machinery::{Value, field::ErrorList};
 use serde_json::json;
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::atomic::AtomicBool;
 
 const CASES: &str = include_str!("../../tests/objects/cases.jsonl");
 const ANSWERS: &str = include_str!("../../tests/objects/answers.jsonl");
@@ -59,8 +58,7 @@ fn rules_are_asked_last() {
         "required": ["a"],
         "properties": {"a": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > 1"}, {"rule": "self >= oldSelf"}]}},
     }}});
-    let compiled = Some(Arc::new(Node::compile(&schema, Purpose::Objects)));
-    let custom = Custom { version: Arc::new(json!({"schema": {"openAPIV3Schema": schema}})), schema: compiled, ..Default::default() };
+    let custom = Custom { version: Described::new(&json!({"schema": {"openAPIV3Schema": schema}})), has_rules: true, ..Default::default() };
     let object = |a: i64| json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"}, "spec": {"a": a}});
     let said = |errors: ErrorList| errors.iter().map(|error| format!("{}: {}", error.path.as_str(), error.body())).collect::<Vec<_>>();
     assert_eq!(said(custom.validate(&object(2))), [""; 0]);

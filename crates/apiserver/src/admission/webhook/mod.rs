@@ -6,6 +6,8 @@
 //! names, and again where the object has changed after them ([`super::again`]); the validating ones all at once.
 
 mod call;
+#[cfg(test)]
+mod fuzz;
 mod matching;
 mod mutating;
 mod review;

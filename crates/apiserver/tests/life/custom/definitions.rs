@@ -257,3 +257,62 @@ async fn a_webhook_that_is_not_there_costs_those_alone_who_need_it() {
     server.get(&format!("{WIDGETS}/a")).await.expect(200);
     server.get(&format!("{other}/a")).await.expect(500);
 }
+
+/// Properties of a schema: so many on each level, three of which have properties themselves.
+fn properties(levels: usize, width: usize) -> Value {
+    let leaf = |at: usize| match at % 4 {
+        0 => json!({"type": "string", "maxLength": 253, "description": "A field that says something of itself, at some length, as fields do."}),
+        1 => json!({"type": "integer", "minimum": 0}),
+        2 => json!({"type": "array", "items": {"type": "string"}}),
+        _ => json!({"type": "object", "additionalProperties": {"type": "string"}}),
+    };
+    let property = |at: usize| match levels > 0 && at < 3 {
+        true => json!({"type": "object", "description": "A part.", "properties": properties(levels - 1, width)}),
+        false => leaf(at),
+    };
+    (0..width).map(|at| (format!("field{at}"), property(at))).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn large(name: &str, spec: Value) -> Value {
+    let mut definition = widgets();
+    definition["metadata"]["name"] = format!("{name}s.example.com").into();
+    definition["spec"]["names"] = json!({"plural": format!("{name}s"), "singular": name, "kind": name, "listKind": format!("{name}List")});
+    definition["spec"]["versions"] =
+        json!([{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}}]);
+    definition
+}
+
+/// As many as fit a test's time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_definitions_and_a_large_one_hold_up_nobody() {
+    let server = Server::start().await;
+    let begun = Instant::now();
+    let work = async {
+        for at in 0..60 {
+            server.post(DEFINITIONS, &large(&format!("thing{at}"), json!({"type": "object", "properties": properties(3, 9)}))).await.expect(201);
+        }
+        let many = (0..120).map(|at| (format!("part{at}"), json!({"type": "object", "properties": properties(2, 9)})));
+        let huge = large("huge", json!({"type": "object", "properties": many.collect::<serde_json::Map<_, _>>()}));
+        assert!(huge.to_string().len() > 1_000_000, "{}", huge.to_string().len());
+        server.post(DEFINITIONS, &huge).await.expect(201);
+        eventually(&server, "/apis/example.com/v1/huges", |code, _| code == 200).await;
+    };
+    let others = async {
+        let mut worst = Duration::ZERO;
+        loop {
+            let asked = Instant::now();
+            server.get("/api/v1/namespaces/default").await.expect(200);
+            worst = worst.max(asked.elapsed());
+            assert!(worst < Duration::from_secs(5), "{worst:?}: a debug build, and others may run beside");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = others => {}
+    }
+    assert!(begun.elapsed() < Duration::from_secs(90), "{:?}", begun.elapsed());
+    let object = json!({"apiVersion": "example.com/v1", "kind": "huge", "metadata": {"name": "a"}, "spec": {"part7": {"field5": 3, "none": 1}, "field1": 1}});
+    let made = server.post("/apis/example.com/v1/namespaces/default/huges", &object).await.expect(201);
+    assert_eq!(made["spec"], json!({"part7": {"field5": 3}}));
+}

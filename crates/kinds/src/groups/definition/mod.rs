@@ -10,7 +10,7 @@ pub(crate) mod embedded;
 mod parts;
 mod schema;
 mod shown;
-mod structural;
+pub(crate) mod structural;
 
 pub(super) use parts::check_names;
 

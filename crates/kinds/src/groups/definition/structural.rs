@@ -23,7 +23,7 @@ pub(super) fn is_structural(schema: &Value) -> bool {
 }
 
 /// Why a schema has no structural form at all.
-pub(super) fn unfit(schema: &Value) -> Option<String> {
+pub(crate) fn unfit(schema: &Value) -> Option<String> {
     unfit_below(schema, 0)
 }
 
@@ -59,7 +59,7 @@ fn unfit_below(schema: &Value, depth: usize) -> Option<String> {
 }
 
 /// What is not structural, in the order of the texts.
-pub(super) fn check(schema: &Value, path: &Path) -> ErrorList {
+pub(crate) fn check(schema: &Value, path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
     place(schema, Level::Root, 0, path, &mut errors);
     missing(schema, schema, 0, path, path, &mut errors);
