@@ -14,6 +14,7 @@ mod always;
 mod anti_affinity;
 mod attributes;
 mod certificates;
+mod declared;
 mod event_rate;
 mod extended;
 mod external_ips;
@@ -79,7 +80,7 @@ enum Stage {
     ValidatingWebhooks,
     /// Charged apart, when nothing else can refuse.
     Quota,
-    /// The feature of the plug-in is off in the original, or what it guards is not there.
+    /// The feature of the plug-in is off in the original.
     Idle,
 }
 
@@ -116,7 +117,7 @@ static STAGES: [Stage; COUNT] = [
     Stage::Plugin(&namespace::DefaultIngressClass),
     Stage::Plugin(&external_ips::DenyServiceExternalIps),
     Stage::Plugin(&pod::PodTopologyLabels),
-    Stage::Idle,
+    Stage::Plugin(&declared::NodeDeclaredFeatureValidator),
     Stage::Plugin(&resize::PodResizeValidator),
     Stage::MutatingPolicies,
     Stage::MutatingWebhooks,

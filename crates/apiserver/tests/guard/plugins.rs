@@ -190,3 +190,19 @@ async fn a_backend_says_which_images_are_run() {
     assert_eq!(bare, ["couldn't init admission plugin \"ImagePolicyWebhook\": no config specified"]);
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[tokio::test]
+async fn a_pod_is_changed_into_what_its_node_declares() {
+    let cluster = Cluster::start().await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "4", "memory": "1Gi"}}});
+    cluster.post("/api/v1/nodes", node).await.expect(201);
+    let mut one = merged(pod("p"), json!({"spec": {"nodeName": "n"}}));
+    one["spec"]["resources"] = json!({"requests": {"cpu": "1"}});
+    cluster.post(PODS, one).await.expect(201);
+    let larger = json!({"spec": {"resources": {"requests": {"cpu": "2"}}}});
+    let refused = cluster.patch(&format!("{PODS}/p/resize"), larger.clone()).await.refused(403);
+    let why = "pod update requires features InPlacePodLevelResourcesVerticalScaling which are not available on node \"n\"";
+    assert_eq!(refused, format!("pods \"p\" is forbidden: {why}"));
+    cluster.patch("/api/v1/nodes/n/status", json!({"status": {"declaredFeatures": ["InPlacePodLevelResourcesVerticalScaling"]}})).await.expect(200);
+    cluster.patch(&format!("{PODS}/p/resize"), larger).await.expect(200);
+}

@@ -35,6 +35,9 @@ const REPORT: Duration = Duration::from_secs(300);
 /// Images named in the status (upstream's `nodeStatusMaxImages`), and names of each.
 const MAX_IMAGES: usize = 50;
 const MAX_IMAGE_NAMES: usize = 5;
+/// What this kubelet can do that others may not (KEP-5328), sorted: who schedules and changes pods asks for it. Resources of a whole
+/// pod cannot be changed while it runs, so that is not among them.
+const DECLARED_FEATURES: [&str; 3] = ["ExtendWebSocketsToKubelet", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits"];
 /// First and longest wait before registration is tried again.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(7);
@@ -140,6 +143,7 @@ pub fn status(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> NodeSt
         capacity: Some(capacity),
         conditions: Some(conditions(cx, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(c.listen.port()) }) }),
+        declared_features: Some(DECLARED_FEATURES.map(str::to_owned).to_vec()),
         // What is empty is not there when it is read back.
         images: Some(images(cx)).filter(|i| !i.is_empty()),
         node_info: Some(system_info(cx)),

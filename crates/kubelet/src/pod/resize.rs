@@ -45,9 +45,8 @@ fn same(a: &ResourceRequirements, b: &ResourceRequirements, name: &str) -> bool 
 #[must_use]
 pub fn changes(pod: &Pod, containers: &[Container], applied: &Applied) -> Vec<Change> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| resources::is_sidecar(c));
     let mut out = Vec::new();
-    for c in spec.containers.iter().chain(sidecars) {
+    for c in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         let Some(running) = latest(containers, &c.name, None).filter(|r| r.running()) else { continue };
         let Some(has) = applied.get(&running.id) else { continue };
         let wanted = c.resources.clone().unwrap_or_default();

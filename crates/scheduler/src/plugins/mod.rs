@@ -1,6 +1,7 @@
 //! The rules of placement, one module each, in upstream's order: the first that turns a node away gives the reason.
 
 mod balanced;
+mod declared_features;
 mod fit;
 mod image_locality;
 mod interpod;
@@ -16,7 +17,7 @@ mod volume_restrictions;
 use crate::framework::Plugin;
 
 /// All of them.
-pub static ALL: [&dyn Plugin; 12] = [
+pub static ALL: [&dyn Plugin; 13] = [
     &node_name::NodeName,
     &unschedulable::NodeUnschedulable,
     &taints::TaintToleration,
@@ -29,6 +30,7 @@ pub static ALL: [&dyn Plugin; 12] = [
     &interpod::InterPodAffinity,
     &balanced::BalancedAllocation,
     &image_locality::ImageLocality,
+    &declared_features::NodeDeclaredFeatures,
 ];
 
 /// The plugin of this name.

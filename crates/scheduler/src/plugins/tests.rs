@@ -92,6 +92,20 @@ fn room() {
 }
 
 #[test]
+fn what_not_every_kubelet_can_do_is_for_those_that_say_so() {
+    let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}}]);
+    let wants = pod("p", json!({"containers": [{"name": "c", "restartPolicy": "Never", "restartPolicyRules": rules}]}));
+    let silent = plain("a", &[]);
+    assert_eq!(why(std::slice::from_ref(&silent), &wants), "0/1 nodes are available: 1 node(s) didn't match Pod's required features.");
+    let mut declaring = plain("b", &[]);
+    let mut node = (*declaring.node).clone();
+    node.status.get_or_insert_default().declared_features = Some(vec!["RestartAllContainersOnContainerExits".into()]);
+    declaring.node = Arc::new(node);
+    assert_eq!(place(&[silent.clone(), declaring], &wants), "b");
+    assert_eq!(place(&[silent], &pod("p", json!({}))), "a");
+}
+
+#[test]
 fn taints_and_cordons() {
     let tainted = |effect: &str| node("a", json!({}), json!({"taints": [{"key": "k", "value": "v", "effect": effect}]}), &[]);
     let refused =
