@@ -47,7 +47,7 @@ const CACHE_BYTES: u64 = 1 << 20;
 /// What is not yet in a table lies in memory a second time, so this is small.
 const MEMTABLE_BYTES: u64 = 4 << 20;
 /// The least that the engine allows. The journal's file is sparse until it is written.
-const JOURNAL_BYTES: u64 = 64 << 20;
+pub(crate) const JOURNAL_BYTES: u64 = 64 << 20;
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]

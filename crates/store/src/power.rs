@@ -22,20 +22,22 @@ type Files = BTreeMap<PathBuf, (Vec<u8>, u64)>;
 /// Objects with their JSON.
 type Objects = BTreeMap<String, Vec<u8>>;
 
-fn files(root: &Path, below: &Path, out: &mut Files) {
-    for file in fs::read_dir(root.join(below)).unwrap().map(Result::unwrap) {
-        let (place, meta) = (below.join(file.file_name()), file.metadata().unwrap());
+fn files(root: &Path, below: &Path, out: &mut Files) -> std::io::Result<()> {
+    for file in fs::read_dir(root.join(below))? {
+        let file = file?;
+        let (place, meta) = (below.join(file.file_name()), file.metadata()?);
         if meta.is_dir() {
-            files(root, &place, out);
+            files(root, &place, out)?;
             continue;
         }
-        out.insert(place, (disk::written(&file.path()).unwrap(), meta.len()));
+        out.insert(place, (disk::written(&file.path())?, meta.len()));
     }
+    Ok(())
 }
 
 fn look(root: &Path) -> Files {
     let mut out = Files::new();
-    files(root, Path::new(""), &mut out);
+    files(root, Path::new(""), &mut out).unwrap();
     out
 }
 
@@ -155,5 +157,131 @@ async fn a_cut_of_power_loses_nothing_acknowledged_and_leaves_nothing_half() {
         }
     }
     assert!(tried > 100 && whole > 10 && whole < tried, "{whole} of {tried} had the write that was under way");
+    let _ = fs::remove_dir_all(&folder);
+}
+
+/// What fills the engine's memory in a few writes.
+const BIG_BYTES: usize = 1 << 20;
+/// How often the engine writes a table before its journal is full and another is begun.
+const FLUSHES: usize = 2;
+
+/// The directory when the engine's own thread has nothing left to do: it gives no sign, so its files are compared until they stay.
+fn settled(root: &Path) -> Files {
+    let mut last = None;
+    loop {
+        let mut now = Files::new();
+        // What goes while it is looked at makes another look.
+        let now = files(root, Path::new(""), &mut now).is_ok().then_some(now);
+        if now.is_some() && now == last {
+            return now.unwrap_or_default();
+        }
+        last = now;
+        std::thread::sleep(std::time::Duration::from_millis(40));
+    }
+}
+
+fn tables(files: &Files) -> Vec<&PathBuf> {
+    files.keys().filter(|place| place.components().any(|part| part.as_os_str() == "tables")).collect()
+}
+
+fn journals(files: &Files) -> Vec<&PathBuf> {
+    files.keys().filter(|place| place.extension().is_some_and(|end| end == "jnl")).collect()
+}
+
+/// The directory before and after a write.
+type Pair = [(u64, Files, Objects); 2];
+
+/// Writes until the engine has written tables, and then until it has begun another journal; the writes that brought it to that.
+async fn full(root: &Path) -> Vec<Pair> {
+    let store = Store::open(root, &Options::default()).unwrap();
+    let bucket = store.bucket(PODS);
+    let (mut random, mut out) = (Random(0xD1B5_4A32_D192_ED03), Vec::new());
+    let mut before: Option<(u64, Files, Objects)> = None;
+    for step in 0.. {
+        let text: String = (0..BIG_BYTES / 16).map(|_| format!("{:016x}", random.next())).collect();
+        let draft = Draft::new(json!({"metadata": {"name": step.to_string()}, "spec": {"text": text}}), None, Vec::new());
+        let key = format!("{PODS}{}", step % 3);
+        let expect = bucket.get(&key).map_or(Expect::Absent, |e| Expect::Revision(e.revision));
+        store.put(&bucket, &key, expect, draft).await.unwrap();
+        // Between the first tables and the end of the journal there is nothing new to see.
+        let near_the_end = (step + 4) * (BIG_BYTES as u64 + 300) > disk::JOURNAL_BYTES;
+        if out.len() >= FLUSHES && !near_the_end {
+            before = None;
+            continue;
+        }
+        let now = (store.revision(), settled(root), objects(&store));
+        if let Some(before) = before.take() {
+            let (wrote, turned) = (tables(&before.1) != tables(&now.1), journals(&before.1) != journals(&now.1));
+            if wrote {
+                out.push([before, now.clone()]);
+            }
+            if turned {
+                return out;
+            }
+        }
+        before = Some(now);
+    }
+    out
+}
+
+/// What is new, in the order in which the engine syncs it (`fjall`, `lsm-tree`): the next journal, tables, versions, and at last the file that
+/// names the version.
+fn in_order(before: &Files, after: &Files) -> Vec<PathBuf> {
+    let rank = |place: &PathBuf| match place.file_name().and_then(|name| name.to_str()).unwrap_or_default() {
+        name if name.ends_with(".jnl") => 0,
+        "current" => 3,
+        _ if tables(after).contains(&place) => 1,
+        _ => 2,
+    };
+    let new = after.iter().filter(|(place, content)| !place.ends_with(NOTE) && (before.get(*place).is_none_or(|old| old != *content)));
+    let mut new: Vec<PathBuf> = new.map(|(place, _)| place.clone()).filter(|place| rank(place) > 0 || !before.contains_key(place)).collect();
+    new.sort_by_key(|place| (rank(place), place.clone()));
+    new
+}
+
+/// Tables are written, and another journal is begun, by the engine's own thread while nothing is acknowledged: whatever of it a cut of power
+/// leaves, what the journal held is there.
+#[tokio::test]
+async fn a_cut_of_power_while_tables_and_journals_are_written_loses_nothing() {
+    let folder = std::env::temp_dir().join(format!("knarr-store-tables-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    let pairs = full(&folder.join("first")).await;
+    let (mut random, mut tried) = (Random(0x9E37_79B9_7F4A_7C15), 0);
+    let root = folder.join("found");
+    for [(_, before, _), (revision, after, wanted)] in &pairs {
+        let turned = journals(before) != journals(after);
+        let mut base = before.clone();
+        if !turned {
+            // The write that filled the memory was synced before.
+            base.extend(journals(after).into_iter().map(|place| (place.clone(), after[place].clone())));
+        }
+        base.insert(NOTE.into(), before[Path::new(NOTE)].clone());
+        let mut check = |found: &Files, when: &str| {
+            lay(&root, found);
+            let store = Store::open(&root, &Options::default()).unwrap_or_else(|e| panic!("{when}: {e}"));
+            let now = store.revision();
+            // A journal that is gone afterwards is known as it was a write earlier.
+            assert!(now == *revision || turned && now + 1 == *revision, "{when}: {now} of {revision}");
+            assert!(now != *revision || objects(&store) == *wanted, "{when}: the objects are not those of revision {now}");
+            tried += 1;
+        };
+        for step in &in_order(before, after) {
+            let (bytes, length) = &after[step];
+            let when = format!("at {revision}, {}", step.display());
+            check(&base, &format!("{when} not begun"));
+            // The name of the version is replaced as a whole.
+            if !step.ends_with("current") {
+                for state in torn(&mut random, &[], bytes).into_iter().step_by(3) {
+                    let mut found = base.clone();
+                    found.insert(step.clone(), (state, *length));
+                    check(&found, &format!("{when} torn"));
+                }
+            }
+            base.insert(step.clone(), (bytes.clone(), *length));
+        }
+        check(&base, &format!("at {revision}, nothing removed yet"));
+        check(after, &format!("at {revision}"));
+    }
+    assert!(pairs.len() > FLUSHES && tried > 20, "{tried} states of {} writes", pairs.len());
     let _ = fs::remove_dir_all(&folder);
 }
