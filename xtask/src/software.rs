@@ -17,6 +17,8 @@ use std::{
 
 /// Of the cluster that is started.
 const CLUSTER: &str = "software";
+/// What building one program may take: kueue took fifteen minutes of two loaded cores.
+const BUILD_S: u32 = 3600;
 /// After its time a check is asked to end, and this later it is ended.
 const GRACE_S: u32 = 10;
 
@@ -56,7 +58,7 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     step("the programs");
     for program in &programs {
         // One by one: what does not build is told with its name, and what was built stays.
-        if !Command::new(folder.join("build")).arg(&out).arg(&program.name).status()?.success() {
+        if !Command::new("timeout").arg(BUILD_S.to_string()).arg(folder.join("build")).arg(&out).arg(&program.name).status()?.success() {
             bail!("{} does not build", program.name);
         }
     }
