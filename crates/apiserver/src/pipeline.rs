@@ -278,7 +278,7 @@ impl Asked {
         }
         let body = body::read(body).await?;
         let resource = &self.row.resource;
-        let heavy = self.is_heavy(body.len()) || self.row.strategy.judges_at_length() || self.world.gate().is_heavy(&resource.resource);
+        let heavy = self.is_heavy(body.len()) || self.row.strategy.judges_at_length() || self.world.gate().is_heavy(&resource.resource).await;
         let (given_up, cx) = (self.given_up.clone(), Arc::clone(&self.cx));
         let work = async move { self.answer(&body).await };
         let work = async move { if heavy { offload::run(work).await } else { work.await } };

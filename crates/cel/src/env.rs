@@ -1,9 +1,9 @@
 //! An environment: what an expression may use.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
-use crate::ast::{Checked, Expr, Literal, Reference};
+use crate::ast::{Checked, Expr, Kind, Literal, Reference};
 use crate::checker;
 use crate::cost::{self, Cost, Sizes};
 use crate::decl::{Function, Library, ObjectType, Overload, Provider};
@@ -100,9 +100,8 @@ impl Env {
     }
 
     /// The same with an object's type that is known by its fields alone (`variables` of a policy).
-    pub fn with_object(mut self, name: &str, fields: impl IntoIterator<Item = (Str, Type)>) -> Env {
-        let object = ObjectType { fields: fields.into_iter().collect() };
-        Arc::make_mut(&mut self.declared).objects.insert(name.into(), Arc::new(object));
+    pub fn with_object(mut self, name: &str, object: Arc<ObjectType>) -> Env {
+        Arc::make_mut(&mut self.declared).objects.insert(name.into(), object);
         self
     }
 
@@ -211,6 +210,32 @@ impl Program {
     /// Whether it reads the variable of this name.
     pub fn uses(&self, variable: &str) -> bool {
         self.checked.references.values().any(|reference| matches!(reference, Reference::Ident { name, .. } if &**name == variable))
+    }
+
+    /// The fields of the variable of this name that it reads.
+    pub fn fields_of(&self, variable: &str) -> BTreeSet<Str> {
+        let mut found = BTreeSet::new();
+        self.collect_fields(&self.checked.expr, variable, &mut found);
+        found
+    }
+
+    fn collect_fields(&self, expr: &Expr, variable: &str, found: &mut BTreeSet<Str>) {
+        if let Kind::Select(select) = &expr.kind
+            && select.operand.ident().is_some_and(|name| &**name == variable)
+        {
+            found.insert(select.field.clone());
+        }
+        expr.each_child(&mut |child| self.collect_fields(child, variable, found));
+    }
+
+    /// How many nodes of it are above one another at most: about how deep evaluating it goes on the stack.
+    pub fn height(&self) -> u32 {
+        fn of(expr: &Expr) -> u32 {
+            let mut below = 0;
+            expr.each_child(&mut |child| below = below.max(of(child)));
+            1 + below
+        }
+        of(&self.checked.expr)
     }
 
     /// What evaluating it may cost.

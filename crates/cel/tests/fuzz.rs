@@ -233,14 +233,74 @@ fn work_beyond_what_is_free_is_told_as_a_cost() {
     assert_eq!(cost(1_000_000), 200_003 + (8_000_000 - 1_000_000) / 20);
 }
 
+/// How many patterns an expression has is no matter, and what they take is: those that there is no room for are compiled when they
+/// are used, and paid for.
 #[test]
-fn constant_patterns_are_counted() {
-    let env = Env::new(Version::STORED);
-    let plan = |count: usize, pattern: &dyn Fn(usize) -> String| {
-        let text: Vec<_> = (0..count).map(|at| format!("'a'.matches('{}')", pattern(at))).collect();
-        Plan::new(&env.compile(&text.join(" || ")).unwrap_or_else(|issues| panic!("{issues}"))).map(|_| ())
-    };
-    assert!(plan(500, &|_| "a{1,900}".to_owned()).is_ok());
-    assert!(plan(100, &|at| format!("a{at}")).is_ok());
-    assert_eq!(plan(101, &|at| format!("a{at}")).map_err(|error| error.cause), Err(kubecel::eval::Cause::CostLimit));
+fn constant_patterns_have_room_together() {
+    let all = std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES).spawn(|| {
+        let env = Env::new(Version::STORED);
+        let run = |count: usize, pattern: &dyn Fn(usize) -> String| {
+            let text: Vec<_> = (0..count).map(|at| format!("'b'.matches('{}')", pattern(at))).collect();
+            let program = env.compile(&text.join(" || ")).unwrap_or_else(|issues| panic!("{issues}"));
+            let plan = Plan::new(&program).expect("a plan");
+            plan.run(&[], Limits::default()).value.map_err(|error| error.to_string()).map(|value| matches!(value, Value::Bool(true)))
+        };
+        let limit = Err("operation cancelled: actual cost limit exceeded".to_owned());
+        assert_eq!(run(500, &|_| "a{1,900}".to_owned()), Ok(false));
+        assert_eq!(run(1_000, &|at| format!("a{at}|b")), Ok(true));
+        let started = Instant::now();
+        assert_eq!(run(2_000, &|at| format!("^\\\\pL{{0,160}}c{at}")), limit);
+        assert!(started.elapsed() < SLOWEST, "{:?}", started.elapsed());
+    });
+    assert!(all.expect("a thread").join().is_ok(), "see above");
+}
+
+/// Patterns of a few characters that are megabytes of program, each another one, and texts that all of a pattern is compared with.
+#[test]
+fn computed_patterns_are_paid_for() {
+    let all = std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES).spawn(|| {
+        let text = Type::list(Type::String);
+        let env = Env::new(Version::STORED).with_variable("p", text).with_variable("t", Type::String);
+        let run = |rule: &str, patterns: Vec<String>, text: &str| {
+            let program = env.compile(rule).unwrap_or_else(|issues| panic!("{issues}"));
+            let (patterns, text) = (Json::from(patterns), Json::from(text));
+            let started = Instant::now();
+            let outcome = Plan::new(&program).expect("a plan").run(&[("p", Value::json(&patterns)), ("t", Value::json(&text))], Limits::default());
+            assert!(started.elapsed() < SLOWEST, "{rule}: {:?}", started.elapsed());
+            outcome.value.map_err(|error| error.to_string()).map(|value| matches!(value, Value::Bool(true)))
+        };
+        let limit = Err("operation cancelled: actual cost limit exceeded".to_owned());
+        let large = |count: usize| (0..count).map(|at| format!("\\pL{{0,160}}{at}")).collect();
+        assert_eq!(run("p.all(p, t.matches(p) || true)", large(190), "a"), Ok(true), "they are too large, and it is told soon");
+        assert_eq!(run("lists.range(10).all(n, p.all(p, t.matches(p) || true))", large(190), "a"), limit, "what fails is paid for, too");
+        let long = (0..100).map(|at| "\\pL".repeat(5_000) + &at.to_string()).collect();
+        assert_eq!(run("p.all(p, t.matches(p) || true)", long, "a"), limit);
+        let usual = |count: usize| (0..count).map(|at| format!("^[a-z]{{1,{}}}$", at + 1)).collect();
+        assert_eq!(run("p.all(p, t.matches(p))", usual(100), "a"), Ok(true));
+        assert_eq!(run("t.matches('^[a-z]+$')", Vec::new(), &"a".repeat(1 << 20)), Ok(true));
+        let states = "(?:\\\\pL{0,3}a){40}\\\\d";
+        assert_eq!(run(&format!("t.matches('{states}')"), Vec::new(), &"a".repeat(1 << 20)), limit);
+    });
+    assert!(all.expect("a thread").join().is_ok(), "see above");
+}
+
+/// An element of a list that is made of many is found in few steps.
+#[test]
+fn sums_of_many_lists_are_copied_now_and_then() {
+    let all = std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES).spawn(|| {
+        let env = Env::new(Version::STORED).with_variable("l", Type::list(Type::Dyn)).with_variable("n", Type::list(Type::Int));
+        let one = env.compile("l + [1]").unwrap_or_else(|issues| panic!("{issues}"));
+        let one = Plan::new(&one).expect("a plan");
+        let mut list = Value::list(Vec::new());
+        for _ in 0..4_000 {
+            list = one.run(&[("l", list), ("n", Value::Null)], Limits::default()).value.unwrap_or_else(|error| panic!("{error}"));
+        }
+        let all = env.compile("n.all(x, l[0] == 1) && l.size() == 4000").unwrap_or_else(|issues| panic!("{issues}"));
+        let numbers = Json::from((0..100_000).collect::<Vec<i32>>());
+        let started = Instant::now();
+        let outcome = Plan::new(&all).expect("a plan").run(&[("l", list), ("n", Value::json(&numbers))], Limits::default());
+        assert!(matches!(outcome.value, Ok(Value::Bool(true))), "{:?}", outcome.value);
+        assert!(started.elapsed() < SLOWEST / 4, "{:?}", started.elapsed());
+    });
+    assert!(all.expect("a thread").join().is_ok(), "see above");
 }

@@ -6,6 +6,7 @@
 //! Source: `apiextensions-apiserver/pkg/registry/customresource`.
 
 use crate::{Context, Judged, NameRule, Selectable, Strategy, custom_rules::CustomRules, groups::definition::embedded, meta, print, tree};
+use kubecel::regex::Patterns;
 use machinery::{
     Map, Value,
     field::{Error, ErrorKind, ErrorList, Path},
@@ -63,6 +64,8 @@ pub struct Custom {
     pub has_rules: bool,
     /// The schema's rules: compiled when an object is first judged by them.
     pub rules: LazyRules,
+    /// The rules' constant patterns, which all versions of the definition have together.
+    pub patterns: Patterns,
 }
 
 /// A version as its definition describes it. It is kept as text: the tree is eight times as large, and of most of the definitions that
@@ -225,7 +228,7 @@ impl Custom {
     }
 
     fn rules(&self) -> Option<&CustomRules> {
-        let rules = || if self.has_rules { CustomRules::compile(schema_of(&self.version.tree())?) } else { None };
+        let rules = || if self.has_rules { CustomRules::compile(schema_of(&self.version.tree())?, &self.patterns) } else { None };
         self.rules.get_or_init(rules).as_ref()
     }
 

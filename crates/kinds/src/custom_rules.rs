@@ -17,6 +17,7 @@ use correlate::{Correlation, KeyedList, Ratchet};
 use kubecel::{
     Value as Cel,
     eval::{Activation, Cause, EvalError, Limits, Plan},
+    regex::Patterns,
     value::{Node, typed, view::Shape},
 };
 use machinery::{
@@ -53,9 +54,9 @@ pub struct Verdict {
 
 impl CustomRules {
     /// Compiles the rules of a version's schema (`openAPIV3Schema`); none where it has none. What does not compile is an error of
-    /// every object: it was compiled when it was defined.
-    pub fn compile(schema: &Value) -> Option<CustomRules> {
-        let root = Validator::of(schema, schema, true)?;
+    /// every object: it was compiled when it was defined. The definition's versions share their constant `patterns`.
+    pub fn compile(schema: &Value, patterns: &Patterns) -> Option<CustomRules> {
+        let root = Validator::of(schema, schema, patterns)?;
         Some(CustomRules { schema: schema.clone(), node: Node::root(schema), root })
     }
 

@@ -13,13 +13,32 @@ use std::{
 
 /// Bytes of a compiled pattern. Go bounds the pattern itself.
 const SIZE_LIMIT: usize = 8 << 20;
-/// The sizes by which compiled patterns are counted ([`size_at_most`]): the least that is not too small, up to the limit.
-const SIZES: [usize; 8] = [8 << 10, 16 << 10, 32 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, SIZE_LIMIT];
+/// The sizes by which compiled patterns are counted ([`Regex::size`]): the least that is not too small, up to the limit.
+const SIZES: [usize; 7] = [8 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, SIZE_LIMIT];
 /// How deep groups nest in Go.
 const NEST_LIMIT: u32 = 1_000;
 
-fn build(translated: &str, size_limit: usize) -> Result<Regex, regex::Error> {
-    regex::RegexBuilder::new(translated).size_limit(size_limit).nest_limit(NEST_LIMIT * 2).build().map(Regex)
+fn build(translated: &str, size_limit: usize) -> Result<regex::Regex, regex::Error> {
+    regex::RegexBuilder::new(translated).size_limit(size_limit).nest_limit(NEST_LIMIT * 2).build()
+}
+
+fn translate(pattern: &str) -> Result<String, String> {
+    translate::translate(pattern).map_err(|error| format!("error parsing regexp: {error}"))
+}
+
+/// Whether it is a pattern at all, however large: about a thousandth of the time that compiling a large one takes.
+///
+/// # Errors
+/// Go's text.
+pub fn check(pattern: &str) -> Result<(), String> {
+    match build(&translate(pattern)?, SIZES[0]) {
+        Ok(_) | Err(regex::Error::CompiledTooBig(_)) => Ok(()),
+        Err(_) => Err(too_large(pattern)),
+    }
+}
+
+fn too_large(pattern: &str) -> String {
+    format!("error parsing regexp: expression too large: `{pattern}`")
 }
 
 /// The compiled pattern, one for all who hold it at the same time.
@@ -48,13 +67,15 @@ pub fn shared(pattern: &str) -> Result<Arc<Regex>, String> {
 /// Within which of some limits a pattern can be compiled: about what it takes. The largest for one that is too large, and nothing
 /// for one that is none.
 pub fn size_at_most(pattern: &str) -> usize {
-    let Ok(translated) = translate::translate(pattern) else { return 0 };
-    SIZES.into_iter().find(|size| build(&translated, *size).is_ok()).unwrap_or(SIZE_LIMIT)
+    match translate::translate(pattern) {
+        Ok(_) => Regex::new(pattern).map_or(SIZE_LIMIT, |regex| regex.size()),
+        Err(_) => 0,
+    }
 }
 
-/// A compiled pattern.
+/// A compiled pattern, with about the bytes that it takes.
 #[derive(Debug, Clone)]
-pub struct Regex(regex::Regex);
+pub struct Regex(regex::Regex, usize);
 
 impl Regex {
     /// Compiles a pattern.
@@ -65,13 +86,19 @@ impl Regex {
         Regex::within(pattern, SIZE_LIMIT)
     }
 
-    /// Compiles a pattern that may have no more than so many bytes.
+    /// Compiles a pattern that may have no more than so many bytes, by the sizes that [`Self::size`] tells.
     ///
     /// # Errors
     /// Go's text.
     pub fn within(pattern: &str, size_limit: usize) -> Result<Regex, String> {
-        let translated = translate::translate(pattern).map_err(|error| format!("error parsing regexp: {error}"))?;
-        build(&translated, size_limit.min(SIZE_LIMIT)).map_err(|_| format!("error parsing regexp: expression too large: `{pattern}`"))
+        let translated = translate(pattern)?;
+        let mut sizes = SIZES.into_iter().filter(|size| *size <= size_limit);
+        sizes.find_map(|size| build(&translated, size).ok().map(|regex| Regex(regex, size))).ok_or_else(|| too_large(pattern))
+    }
+
+    /// About the bytes that it takes: the least of some sizes that it fits into.
+    pub fn size(&self) -> usize {
+        self.1
     }
 
     /// Whether it matches anywhere in a text.

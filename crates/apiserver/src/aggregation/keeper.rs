@@ -76,7 +76,7 @@ pub(crate) async fn run(world: World, aggregation: Arc<Aggregation>) {
 
 /// Starts and ends tasks, and says of those that need no server that they are there.
 async fn settle(world: &World, aggregation: &Arc<Aggregation>, kept: &mut HashMap<String, Kept>) {
-    let remotes = aggregation.remotes.all();
+    let remotes = aggregation.remotes.at_once();
     kept.retain(|name, old| {
         let same = remotes.iter().any(|new| new.name == *name && new.is_same(&old.remote));
         if !same {

@@ -49,7 +49,7 @@ impl Aggregation {
 
     /// Whose a request is; none if it is ours.
     pub(crate) fn of(&self, info: &RequestInfo) -> Option<Arc<Remote>> {
-        let remotes = self.remotes.all();
+        let remotes = self.remotes.at_once();
         if remotes.is_empty() {
             return None;
         }
@@ -66,7 +66,7 @@ impl Aggregation {
         if path.trim_matches('/') == "apis" && discovery::aggregated_version(headers).is_some() {
             return None;
         }
-        catalog::plain(rows, &self.remotes.all(), path)
+        catalog::plain(rows, &self.remotes.at_once(), path)
     }
 
     /// Aggregated discovery; none if no other server has anything to do with it.
@@ -83,7 +83,7 @@ impl Aggregation {
     pub(crate) fn described(&self, rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Answered> {
         match self.descriptions.answer(rows, path, headers)? {
             // Whether it is there is said by its present state.
-            Answered::By(remote) => self.remotes.all().iter().find(|present| present.is_same(&remote)).cloned().map(Answered::By),
+            Answered::By(remote) => self.remotes.at_once().iter().find(|present| present.is_same(&remote)).cloned().map(Answered::By),
             here => Some(here),
         }
     }

@@ -10,6 +10,7 @@ use kinds::{
     custom::{self, Cell, Described, schema_of},
     definitions::holds,
 };
+use kubecel::regex::Patterns;
 use machinery::{
     Value,
     gvk::Gvk,
@@ -90,6 +91,7 @@ pub(super) fn compile(definition: &Value, present: &Rows, entrance: Arc<Entrance
     let (name, webhook) = (text(&definition["metadata"], "name").to_owned(), Webhook::of(&spec["conversion"]));
     let family = Arc::new(Family::new(name, &gvk(storage), described.clone(), webhook, entrance));
     let ended = CancellationToken::new();
+    let patterns = Patterns::default();
     let row = |version: &Value| {
         let name = text(version, "name");
         let resource = resource(definition, version, gvk(storage));
@@ -106,7 +108,7 @@ pub(super) fn compile(definition: &Value, present: &Rows, entrance: Arc<Entrance
         };
         let before = present.get(group, name, &resource.resource).filter(|row| row.custom.is_some());
         let labels = before.map(|row| Arc::clone(row.labels()));
-        Some(Arc::new(Row::custom(resource, text(names, "listKind").to_owned(), Arc::new(strategy(version, described)), custom, labels)))
+        Some(Arc::new(Row::custom(resource, text(names, "listKind").to_owned(), Arc::new(strategy(version, described, patterns.clone())), custom, labels)))
     };
     let rows: Vec<Arc<Row>> = versions.iter().filter(|version| version["served"] == true).filter_map(row).collect();
     let stored = rows.iter().find(|row| row.resource.version == storage).cloned();
@@ -180,7 +182,7 @@ fn columns(version: &Value) -> Vec<Column> {
     std::iter::once(name).chain(wanted_columns(version).into_iter().map(|(column, _)| column)).collect()
 }
 
-fn strategy(version: &Value, described: Arc<Described>) -> custom::Custom {
+fn strategy(version: &Value, described: Arc<Described>, patterns: Patterns) -> custom::Custom {
     let selectable = version["selectableFields"].as_array().into_iter().flatten().filter_map(|field| {
         let path = text(field, "jsonPath");
         Some((path.strip_prefix('.').unwrap_or(path).to_owned().into(), JsonPath::parse(path)?))
@@ -193,6 +195,7 @@ fn strategy(version: &Value, described: Arc<Described>) -> custom::Custom {
         cells: cells.map(|(column, path)| Cell { path: JsonPath::parse(&path), column_type: column.column_type }).collect(),
         has_rules: schema_of(version).is_some_and(has_rules),
         rules: custom::LazyRules::default(),
+        patterns,
         node: Arc::default(),
         version: described,
     }

@@ -34,20 +34,11 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Whether policies, or the conditions of webhooks, may be thought about for longer than a moment when a resource is written.
-    pub(crate) fn is_heavy(&self, resource: &str) -> bool {
-        let policies = |policies: &Source<Policy>, bindings: &Source<Binding>| {
-            policies.all().iter().any(|policy| {
-                let concerned = || policy.constraints.as_ref().is_some_and(|about| about.rules.iter().any(|named| named.rule.names(resource)));
-                // Once for each of its parameters, which may be many.
-                let many = || bindings.all().iter().any(|binding| binding.policy == policy.name && binding.selects());
-                concerned() && (policy.heavy || many())
-            })
-        };
-        let webhooks = |hooks: &Source<Webhook>| hooks.all().iter().any(|hook| hook.heavy && hook.rules.iter().any(|rule| rule.names(resource)));
-        policies(&self.validating_policies, &self.validating_bindings)
-            || policies(&self.mutating_policies, &self.mutating_bindings)
-            || webhooks(&self.mutating)
-            || webhooks(&self.validating)
+    pub(crate) async fn is_heavy(&self, resource: &str) -> bool {
+        are_heavy(&self.validating_policies, &self.validating_bindings, resource).await
+            || are_heavy(&self.mutating_policies, &self.mutating_bindings, resource).await
+            || ask_at_length(&self.mutating, resource).await
+            || ask_at_length(&self.validating, resource).await
     }
 
     /// Over the objects of a store, with who the server is at its hooks.
@@ -66,4 +57,18 @@ impl Gate {
             event_limits: settings.event_limits(),
         }
     }
+}
+
+async fn are_heavy(policies: &Source<Policy>, bindings: &Source<Binding>, resource: &str) -> bool {
+    let (policies, bindings) = (policies.all().await, bindings.all().await);
+    policies.iter().any(|policy| {
+        let concerned = || policy.constraints.as_ref().is_some_and(|about| about.rules.iter().any(|named| named.rule.names(resource)));
+        // Once for each of its parameters, which may be many.
+        let many = || bindings.iter().any(|binding| binding.policy == policy.name && binding.selects());
+        concerned() && (policy.heavy || many())
+    })
+}
+
+async fn ask_at_length(hooks: &Source<Webhook>, resource: &str) -> bool {
+    hooks.all().await.iter().any(|hook| hook.heavy && hook.rules.iter().any(|rule| rule.names(resource)))
 }

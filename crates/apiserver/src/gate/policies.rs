@@ -4,8 +4,9 @@
 
 use super::rules::Rule;
 use kinds::expressions::{Compiler, Declared, Gives};
-use kubecel::{Program, cost::Unsized, eval::Plan};
+use kubecel::{Program, cost::Unsized, eval::Plan, regex::Patterns};
 use machinery::{Value, labels::Selector};
+use std::collections::HashMap;
 
 /// What may cost more is not evaluated on the threads that answer at once: a million is about a tenth of a second.
 const INLINE_COST_MAX: u64 = 50_000;
@@ -17,6 +18,12 @@ pub(crate) struct Expression {
     pub(crate) plan: Result<Plan, String>,
     /// What it may cost at most.
     cost_max: u64,
+    /// How deep its own evaluation goes on the stack, in nodes.
+    pub(crate) height: u32,
+    /// The same with the variables that it reads, and those that they read.
+    pub(crate) stack: u32,
+    /// The places of the variables that it reads.
+    reads: Vec<usize>,
 }
 
 /// Whether expressions may together take longer than a moment.
@@ -25,10 +32,55 @@ pub(super) fn are_heavy<'e>(expressions: impl Iterator<Item = &'e Expression>) -
 }
 
 impl Expression {
-    fn of(text: &str, compiled: Result<Program, String>) -> Expression {
+    fn of(text: &str, compiled: Result<Program, String>, variables: &Variables, patterns: &Patterns) -> Expression {
         let cost_max = compiled.as_ref().map_or(0, |program| program.estimate(&Unsized).max);
-        let plan = compiled.and_then(|program| Plan::new(&program).map_err(|error| format!("program instantiation failed: {error}")));
-        Expression { text: text.to_owned(), plan, cost_max }
+        let height = compiled.as_ref().map_or(0, Program::height);
+        let fields = compiled.as_ref().map(|program| program.fields_of("variables")).unwrap_or_default();
+        let reads: Vec<usize> = fields.iter().filter_map(|name| variables.places.get(&**name).copied()).collect();
+        let below = reads.iter().filter_map(|at| variables.list.get(*at)).map(|variable| variable.expression.stack).max();
+        let plan = compiled.and_then(|program| Plan::sharing(&program, patterns).map_err(|error| format!("program instantiation failed: {error}")));
+        Expression { text: text.to_owned(), plan, cost_max, height, stack: height.saturating_add(below.unwrap_or(0)), reads }
+    }
+}
+
+/// A variable of a policy.
+#[derive(Debug)]
+pub(crate) struct Variable {
+    pub(crate) name: String,
+    pub(crate) expression: Expression,
+}
+
+/// The variables of a policy: each may read those before it.
+#[derive(Debug, Default)]
+pub(crate) struct Variables {
+    list: Vec<Variable>,
+    places: HashMap<String, usize>,
+}
+
+impl Variables {
+    /// The variable of a name, and its place.
+    pub(crate) fn find(&self, name: &str) -> Option<(usize, &Variable)> {
+        let at = *self.places.get(name)?;
+        Some((at, self.list.get(at)?))
+    }
+
+    /// All that an expression reads, and what that reads, in an order in which each comes behind what it reads.
+    pub(crate) fn below(&self, expression: &Expression) -> impl Iterator<Item = (usize, &Variable)> {
+        let mut is_read = vec![false; self.list.len()];
+        let mut open = expression.reads.clone();
+        while let Some(at) = open.pop() {
+            if let (Some(known @ false), Some(variable)) = (is_read.get_mut(at), self.list.get(at)) {
+                *known = true;
+                open.extend(&variable.expression.reads);
+            }
+        }
+        self.list.iter().enumerate().filter(move |(at, _)| is_read.get(*at) == Some(&true))
+    }
+
+    fn push(&mut self, variable: Variable) {
+        // Of two with the same name the first is meant.
+        self.places.entry(variable.name.clone()).or_insert(self.list.len());
+        self.list.push(variable);
     }
 }
 
@@ -39,17 +91,18 @@ pub(crate) struct Condition {
     pub(crate) expression: Expression,
 }
 
-/// The conditions of a webhook.
-pub(crate) fn conditions(owner: &Value) -> Vec<Condition> {
-    compile_conditions(owner, &Compiler::new(false), Declared { authorizer: true, ..Declared::default() })
+/// The conditions of a webhook, whose configuration has these patterns.
+pub(crate) fn conditions(owner: &Value, patterns: &Patterns) -> Vec<Condition> {
+    let (compiler, variables) = (Compiler::new(false), Variables::default());
+    let compile = |text: &str| {
+        let compiled = compiler.compile(text, Declared { authorizer: true, ..Declared::default() }, Gives::Bool, true);
+        Expression::of(text, compiled, &variables, patterns)
+    };
+    compile_conditions(owner, &compile)
 }
 
-fn compile_conditions(owner: &Value, compiler: &Compiler, declared: Declared) -> Vec<Condition> {
-    let one = |condition: &Value| {
-        let expression = text(condition, "expression");
-        let compiled = compiler.compile(expression, declared, Gives::Bool, true);
-        Condition { name: text(condition, "name").to_owned(), expression: Expression::of(expression, compiled) }
-    };
+fn compile_conditions(owner: &Value, compile: &dyn Fn(&str) -> Expression) -> Vec<Condition> {
+    let one = |condition: &Value| Condition { name: text(condition, "name").to_owned(), expression: compile(text(condition, "expression")) };
     list(owner, "matchConditions").iter().map(one).collect()
 }
 
@@ -114,7 +167,7 @@ pub(crate) struct Policy {
     pub(crate) constraints: Option<Match>,
     /// apiVersion and kind of its parameters.
     pub(crate) params: Option<(String, String)>,
-    pub(crate) variables: Vec<(String, Expression)>,
+    pub(crate) variables: Variables,
     pub(crate) conditions: Vec<Condition>,
     pub(crate) validations: Vec<Validation>,
     /// Keys and values of audit annotations.
@@ -131,14 +184,13 @@ pub(crate) fn policy(object: &Value) -> Vec<Policy> {
     let spec = &object["spec"];
     let params = !spec["paramKind"].is_null();
     let declared = Declared { params, authorizer: true, patches: false };
-    let variables = list(spec, "variables");
-    let mut compiler = Compiler::new(true);
-    let define = |variable: &Value| {
-        let (name, expression) = (text(variable, "name"), text(variable, "expression"));
-        (name.to_owned(), Expression::of(expression, compiler.define(name, expression, declared, true)))
-    };
-    let variables = variables.iter().map(define).collect();
-    let compile = |text: &str, declared: Declared, gives: Gives| Expression::of(text, compiler.compile(text, declared, gives, true));
+    let (mut compiler, mut variables, patterns) = (Compiler::new(true), Variables::default(), Patterns::default());
+    for variable in list(spec, "variables") {
+        let (name, own) = (text(variable, "name"), text(variable, "expression"));
+        let expression = compiler.define(name, own, declared, true, |compiled| Expression::of(own, compiled, &variables, &patterns));
+        variables.push(Variable { name: name.to_owned(), expression });
+    }
+    let compile = |text: &str, declared: Declared, gives: Gives| Expression::of(text, compiler.compile(text, declared, gives, true), &variables, &patterns);
     let validation = |validation: &Value| {
         let message = text(validation, "messageExpression");
         Validation {
@@ -158,19 +210,20 @@ pub(crate) fn policy(object: &Value) -> Vec<Policy> {
         ignore: spec["failurePolicy"] == "Ignore",
         constraints: spec["matchConstraints"].is_object().then(|| Match::of(&spec["matchConstraints"])),
         params: params.then(|| (text(&spec["paramKind"], "apiVersion").to_owned(), text(&spec["paramKind"], "kind").to_owned())),
-        conditions: compile_conditions(spec, &compiler, declared),
+        conditions: compile_conditions(spec, &|text| compile(text, declared, Gives::Bool)),
         validations: list(spec, "validations").iter().map(validation).collect(),
         audits: list(spec, "auditAnnotations").iter().map(|audit| compile(text(audit, "valueExpression"), declared, Gives::TextOrNull)).collect(),
         mutations: list(spec, "mutations").iter().map(mutation).collect(),
-        variables,
+        variables: Variables::default(),
         reinvoked: spec["reinvocationPolicy"] == "IfNeeded",
         heavy: false,
     };
     let conditions = made.conditions.iter().map(|condition| &condition.expression);
     let validations = made.validations.iter().flat_map(|validation| [Some(&validation.expression), validation.message_expression.as_ref()]).flatten();
     let mutations = made.mutations.iter().map(|mutation| &mutation.expression);
-    let all = conditions.chain(validations).chain(mutations).chain(&made.audits).chain(made.variables.iter().map(|(_, expression)| expression));
+    let all = conditions.chain(validations).chain(mutations).chain(&made.audits).chain(variables.list.iter().map(|variable| &variable.expression));
     made.heavy = are_heavy(all);
+    made.variables = variables;
     vec![made]
 }
 

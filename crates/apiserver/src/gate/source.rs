@@ -1,5 +1,9 @@
 //! What a kind's objects say to admission, compiled once and known at once.
+//!
+//! Compiling takes as long as whoever wrote the objects wants: it runs on the threads for heavy work, once for each state of the
+//! objects, whoever waits for it or ceases to. Requests that meet it wait as they wait for a webhook.
 
+use crate::offload;
 use arc_swap::ArcSwap;
 use machinery::Value;
 use parking_lot::Mutex;
@@ -9,12 +13,15 @@ use store::{Bucket, Store};
 type Compile<T> = dyn Fn(&Value) -> Vec<T> + Send + Sync;
 
 /// The compiled form of all objects of a bucket.
-pub(crate) struct Source<T> {
+pub(crate) struct Source<T>(Arc<Inner<T>>);
+
+struct Inner<T> {
     store: Store,
     bucket: Bucket,
     compile: Box<Compile<T>>,
     state: ArcSwap<State<T>>,
-    /// Held while a new state is made, so that many requests make one.
+    /// Held while a new state is made, so that many requests make one: by who waits for it to be made elsewhere, and by who makes it.
+    waiting: tokio::sync::Mutex<()>,
     making: Mutex<()>,
 }
 
@@ -30,35 +37,72 @@ struct State<T> {
 
 impl<T> fmt::Debug for Source<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("bucket", &self.bucket.prefix()).finish_non_exhaustive()
+        f.debug_struct("Source").field("bucket", &self.0.bucket.prefix()).finish_non_exhaustive()
     }
 }
 
-impl<T> Source<T> {
+impl<T: Send + Sync + 'static> Source<T> {
     pub(crate) fn new(store: &Store, prefix: &str, compile: impl Fn(&Value) -> Vec<T> + Send + Sync + 'static) -> Source<T> {
-        Source {
+        Source(Arc::new(Inner {
             bucket: store.bucket(prefix),
             store: store.clone(),
             compile: Box::new(compile),
             state: ArcSwap::from_pointee(State { mark: 0, objects: HashMap::new(), all: Arc::default() }),
+            waiting: tokio::sync::Mutex::new(()),
             making: Mutex::new(()),
-        }
+        }))
     }
 
     /// What all objects say now, in the order of their names.
-    pub(crate) fn all(&self) -> Arc<Vec<Arc<T>>> {
-        let state = self.state.load();
-        if state.mark == self.bucket.last_revision() {
-            return Arc::clone(&state.all);
+    pub(crate) async fn all(&self) -> Arc<Vec<Arc<T>>> {
+        if let Some(all) = self.0.known() {
+            return all;
         }
-        drop(state);
+        let inner = Arc::clone(&self.0);
+        // A task of its own: what is half made is needed by the next one, whether this one still waits or not.
+        let made = tokio::spawn(async move {
+            let _waiting = inner.waiting.lock().await;
+            match inner.known() {
+                Some(all) => all,
+                None => {
+                    let inner = Arc::clone(&inner);
+                    offload::call(move || inner.make()).await
+                }
+            }
+        });
+        match offload::resting(made).await {
+            Ok(all) => all,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Nobody aborts it: the runtime ends, and with it whoever asks.
+                Err(_) => Arc::clone(&self.0.state.load().all),
+            },
+        }
+    }
+}
+
+impl<T> Source<T> {
+    /// The same of objects of which each takes a moment: they are compiled here.
+    pub(crate) fn at_once(&self) -> Arc<Vec<Arc<T>>> {
+        self.0.known().unwrap_or_else(|| self.0.make())
+    }
+}
+
+impl<T> Inner<T> {
+    /// What was made of the objects as they are now.
+    fn known(&self) -> Option<Arc<Vec<Arc<T>>>> {
+        let state = self.state.load();
+        (state.mark == self.bucket.last_revision()).then(|| Arc::clone(&state.all))
+    }
+
+    fn make(&self) -> Arc<Vec<Arc<T>>> {
         let _making = self.making.lock();
+        if let Some(known) = self.known() {
+            return known;
+        }
         let old = self.state.load_full();
         // Before the objects are read: what changes meanwhile is seen next time.
         let mark = self.bucket.last_revision();
-        if old.mark == mark {
-            return Arc::clone(&old.all);
-        }
         let Some(snapshot) = self.store.snapshot(&self.bucket, None) else { return Arc::clone(&old.all) };
         let mut objects = HashMap::new();
         let mut all = Vec::new();
@@ -72,5 +116,55 @@ impl<T> Source<T> {
         let all = Arc::new(all);
         self.state.store(Arc::new(State { mark, objects, all: Arc::clone(&all) }));
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::{
+        sync::{
+            atomic::{AtomicUsize, Ordering},
+            mpsc,
+        },
+        time::Duration,
+    };
+    use store::{Draft, Expect, Options};
+
+    /// While one object is compiled at length, the only worker goes on, and however many wait for it: it is compiled once, and those
+    /// that do not wait any more change nothing.
+    #[tokio::test]
+    async fn compiling_keeps_no_worker() {
+        let store = Store::in_memory(&Options::default()).expect("a store");
+        let (go, gone) = mpsc::channel::<()>();
+        let (gone, times) = (Mutex::new(gone), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&times);
+        let source = Arc::new(Source::new(&store, "/registry/things/", move |value| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let _ = gone.lock().recv();
+            vec![value["spec"].as_u64()]
+        }));
+        assert!(source.all().await.is_empty());
+        let bucket = store.bucket("/registry/things/");
+        let thing = Draft::new(json!({"metadata": {"name": "a"}, "spec": 1}), None, Vec::new());
+        store.put(&bucket, "/registry/things/a", Expect::Absent, thing).await.expect("stored");
+        let waiting: Vec<_> = (0..20)
+            .map(|_| {
+                tokio::spawn({
+                    let source = Arc::clone(&source);
+                    async move { source.all().await }
+                })
+            })
+            .collect();
+        let impatient = tokio::time::timeout(Duration::from_millis(50), source.all()).await;
+        assert!(impatient.is_err(), "the worker is free to see that the time is over");
+        go.send(()).expect("it is compiled");
+        drop(go);
+        for one in waiting {
+            assert_eq!(*one.await.expect("an answer")[0], Some(1));
+        }
+        assert_eq!(source.all().await.len(), 1);
+        assert_eq!(times.load(Ordering::Relaxed), 1);
     }
 }

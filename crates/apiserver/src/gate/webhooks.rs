@@ -5,6 +5,7 @@ use super::{
     rules::Rule,
 };
 use crate::hooks::{Address, ClientConfig, Credentials};
+use kubecel::regex::Patterns;
 use machinery::{Value, labels::Selector};
 use std::{collections::HashMap, time::Duration};
 
@@ -48,6 +49,7 @@ pub(crate) struct Webhook {
 pub(crate) fn compile(configuration: &Value, mutating: bool, credentials: &Credentials) -> Vec<Webhook> {
     let own = configuration["metadata"]["name"].as_str().unwrap_or_default();
     let mut names: HashMap<&str, usize> = HashMap::new();
+    let patterns = Patterns::default();
     let hooks = configuration["webhooks"].as_array().into_iter().flatten();
     hooks
         .map(|hook| {
@@ -55,15 +57,15 @@ pub(crate) fn compile(configuration: &Value, mutating: bool, credentials: &Crede
             let count = names.entry(name).or_default();
             let uid = format!("{own}/{name}/{count}");
             *count += 1;
-            one(hook, name, uid, mutating, credentials)
+            one(hook, name, uid, mutating, credentials, &patterns)
         })
         .collect()
 }
 
-fn one(hook: &Value, name: &str, uid: String, mutating: bool, credentials: &Credentials) -> Webhook {
+fn one(hook: &Value, name: &str, uid: String, mutating: bool, credentials: &Credentials, patterns: &Patterns) -> Webhook {
     let versions = hook["admissionReviewVersions"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let selector = |field: &str| if hook[field].is_null() { Ok(Selector::nothing()) } else { Selector::from_label_selector(&hook[field]) };
-    let conditions = policies::conditions(hook);
+    let conditions = policies::conditions(hook, patterns);
     Webhook {
         name: name.to_owned(),
         uid,

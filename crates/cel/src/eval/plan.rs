@@ -2,7 +2,6 @@
 //!
 //! What is constant is computed here, and where that fails (a conversion, a pattern) there is no program at all, as in the original.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::node::{Attribute, Base, Call, Element, Fold, Node, Object, PatternRun, Qualifier, QualifierKey, Target};
@@ -12,19 +11,12 @@ use crate::decl::{Binding, Overload};
 use crate::env::{Env, Program};
 use crate::library;
 use crate::operators as op;
-use crate::regex::Regex;
+use crate::regex::Patterns;
 use crate::types::{Str, Type};
 use crate::value::{Key, Value, double_to_int, double_to_uint};
 
 /// The conversions, which are computed at once if what they convert is constant.
 const CONVERSIONS: [&str; 10] = ["bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "type", "uint"];
-
-/// How many constant patterns an expression may have.
-const PATTERNS_MAX: usize = 100;
-/// How many of them may be as large as a pattern may be.
-const LARGE_PATTERNS: usize = 8;
-/// The bytes of each further one.
-const PATTERN_BYTES: usize = 1 << 20;
 
 /// An expression ready to run. It can be run by many threads at once.
 #[derive(Debug)]
@@ -39,20 +31,21 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Prepares a program.
+    /// Prepares a program that shares its constant patterns with no other.
     ///
     /// # Errors
     /// What is constant in it cannot be computed.
     pub fn new(program: &Program) -> Result<Plan, EvalError> {
-        let mut planner = Planner {
-            checked: &program.checked,
-            env: &program.env,
-            variables: Vec::new(),
-            scopes: Vec::new(),
-            locals: 0,
-            inits: Vec::new(),
-            patterns: HashMap::new(),
-        };
+        Plan::sharing(program, &Patterns::default())
+    }
+
+    /// Prepares a program whose owner has others: their constant patterns are counted and held together.
+    ///
+    /// # Errors
+    /// What is constant in it cannot be computed.
+    pub fn sharing(program: &Program, patterns: &Patterns) -> Result<Plan, EvalError> {
+        let mut planner =
+            Planner { checked: &program.checked, env: &program.env, variables: Vec::new(), scopes: Vec::new(), locals: 0, inits: Vec::new(), patterns };
         let root = planner.expr(&program.checked.expr)?;
         Ok(Plan { root, variables: planner.variables, locals: planner.locals, inits: planner.inits })
     }
@@ -80,8 +73,7 @@ struct Planner<'p> {
     scopes: Vec<Local>,
     locals: usize,
     inits: Vec<Node>,
-    /// The constant patterns, each once.
-    patterns: HashMap<Str, Regex>,
+    patterns: &'p Patterns,
 }
 
 type Planned = Result<Node, EvalError>;
@@ -218,9 +210,15 @@ impl Planner<'_> {
             Some(Node::Const(Value::String(pattern))) => pattern_run(name, args.len()).map(|run| (pattern, run)),
             _ => None,
         };
+        let is_pattern = pattern.is_some();
+        // One that there is no room for is compiled when it is used.
+        let pattern = match pattern {
+            Some((pattern, run)) => self.patterns.compiled(pattern).map_err(EvalError::of)?.map(|pattern| (pattern, run)),
+            None => None,
+        };
         let many = named.is_none() && declared.overloads.len() > 1 && of.binding != Binding::Singleton;
         let target = match pattern {
-            Some((pattern, run)) => Target::Pattern(compiled(&mut self.patterns, pattern)?, run),
+            Some((pattern, run)) => Target::Pattern(pattern, run),
             None if many => {
                 let open = |overload: &Overload| match overload.binding {
                     Binding::Unguarded => vec![Type::Dyn; overload.params.len()].into(),
@@ -232,7 +230,7 @@ impl Planner<'_> {
             None => Target::Plain(of.run),
         };
         // The text is what the original has in a function of any number of arguments, as it has every pattern that is constant.
-        let all_args = !many && !matches!(target, Target::Pattern(..)) && of.id != "string_format";
+        let all_args = !many && !is_pattern && of.id != "string_format";
         let cost = of.cost.filter(|_| named.is_some() || of.counted_by_name);
         let non_strict = of.non_strict;
         let constant = CONVERSIONS.contains(&&**name) && matches!(args.as_slice(), [Node::Const(_)]);
@@ -380,21 +378,6 @@ fn fold_map(entries: Vec<(Node, Element)>) -> Planned {
 fn computed(root: Node) -> Planned {
     let plan = Plan { root, variables: Vec::new(), locals: 0, inits: Vec::new() };
     plan.run(&[], Limits::default()).value.map(Node::Const)
-}
-
-/// A constant pattern, compiled once. Plans are kept for long: a few patterns may be large, and there are no more than so many.
-fn compiled(known: &mut HashMap<Str, Regex>, pattern: &str) -> Result<Regex, EvalError> {
-    if let Some(known) = known.get(pattern) {
-        return Ok(known.clone());
-    }
-    let made = match known.len() {
-        PATTERNS_MAX.. => return Err(EvalError::cost_limit()),
-        LARGE_PATTERNS.. => Regex::within(pattern, PATTERN_BYTES),
-        _ => Regex::new(pattern),
-    };
-    let made = made.map_err(EvalError::of)?;
-    known.insert(pattern.into(), made.clone());
-    Ok(made)
 }
 
 /// What is done with a constant pattern by the functions that take one.

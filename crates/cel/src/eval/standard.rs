@@ -47,7 +47,7 @@ pub fn row(id: &str) -> Row {
 pub fn converts(function: &str, literal: &Literal) -> bool {
     let value = Value::from(literal);
     match (function, &value) {
-        ("matches", Value::String(pattern)) => Regex::new(pattern).is_ok(),
+        ("matches", Value::String(pattern)) => regex::check(pattern).is_ok(),
         ("duration", _) => convert(&value, &Type::Duration).is_ok(),
         ("timestamp", _) => convert(&value, &Type::Timestamp).is_ok(),
         _ => true,
@@ -196,7 +196,10 @@ fn texts<'v>(args: &[Value<'v>], is: fn(&str, &str) -> bool) -> Result<Value<'v>
 
 fn matches<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
     match (&args[0], &args[1]) {
-        (Value::String(text), Value::String(pattern)) => regex::with_computed(pattern, EvalError::of, |pattern| Value::Bool(pattern.is_match(text))),
+        (Value::String(text), Value::String(pattern)) => regex::with_computed(pattern, EvalError::of, |pattern| {
+            regex::take_search(pattern, text)?;
+            Ok(Value::Bool(pattern.is_match(text)))
+        }),
         (Value::String(_), _) => Err(EvalError::no_such_overload()),
         (other, _) => Err(refused(other, false, "matches")),
     }
@@ -205,7 +208,10 @@ fn matches<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
 /// `matches` with a constant pattern.
 pub(super) fn matches_pattern<'v>(pattern: &Regex, args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
     match &args[0] {
-        Value::String(text) => Ok(Value::Bool(pattern.is_match(text))),
+        Value::String(text) => {
+            regex::take_search(pattern, text)?;
+            Ok(Value::Bool(pattern.is_match(text)))
+        }
         _ => Err(EvalError::no_such_overload()),
     }
 }

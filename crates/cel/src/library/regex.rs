@@ -5,7 +5,7 @@ use crate::cost::{CallEstimate, EstimatedCall, REGEX_LENGTH, Range, STRING_TRAVE
 use crate::decl::{Function, Library};
 use crate::eval::standard::{counted_plain, pattern_cost};
 use crate::eval::{CallCost, EvalError, work};
-use crate::regex::{Regex, with_computed};
+use crate::regex::{Regex, take_search, with_computed};
 use crate::value::Value;
 use crate::version::Version;
 
@@ -30,12 +30,13 @@ pub fn library() -> Library {
 
 fn computed<'v>(args: &[Value<'v>], run: for<'a> fn(&Regex, &[Value<'a>]) -> Result<Value<'a>, EvalError>) -> Result<Value<'v>, EvalError> {
     let pattern = args[1].as_str().ok_or_else(EvalError::no_such_overload)?;
-    with_computed(pattern, |error| EvalError::of(format!("Illegal regex: {error}")), |pattern| run(pattern, args))?
+    with_computed(pattern, |error| EvalError::of(format!("Illegal regex: {error}")), |pattern| run(pattern, args))
 }
 
 /// The first match, or nothing.
 pub(crate) fn find_pattern<'v>(pattern: &Regex, args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
     let text = args[0].as_str().ok_or_else(EvalError::no_such_overload)?;
+    take_search(pattern, text)?;
     Ok(Value::text(pattern.find(text).unwrap_or_default()))
 }
 
@@ -47,6 +48,7 @@ pub(crate) fn find_all_pattern<'v>(pattern: &Regex, args: &[Value<'v>]) -> Resul
         Some(Value::Int(limit)) => usize::try_from(*limit).ok(),
         Some(_) => return Err(EvalError::no_such_overload()),
     };
+    take_search(pattern, text)?;
     let found = pattern.find_all(text, limit);
     work::take_kept(found.len() as u64)?;
     Ok(Value::texts(found.into_iter().map(str::to_owned)))

@@ -8,6 +8,9 @@ use super::view::{ListKind, Node};
 use super::{Json, Value, typed};
 use crate::eval::{EvalError, work};
 
+/// How many lists may lie one behind the other before they are copied into one: an element is found by as many steps.
+const HOPS_MAX: u32 = 64;
+
 /// The depth of a list of these elements.
 pub(super) fn depth_of(elements: &[Value<'_>]) -> u32 {
     1 + elements.iter().map(Value::depth).max().unwrap_or(0)
@@ -25,8 +28,8 @@ pub enum List<'v> {
     },
     /// With its depth (`Value::depth`).
     Owned(Arc<Vec<Value<'v>>>, u32),
-    /// One behind the other, as `+` puts them: neither is copied. With the length and the depth.
-    Concat(Arc<(List<'v>, List<'v>)>, usize, u32),
+    /// One behind the other, as `+` puts them: neither is copied.
+    Concat(Arc<Concat<'v>>),
     /// What `+` makes of a list of type set or map: it is still one.
     Kind {
         elements: Arc<Vec<Value<'v>>>,
@@ -35,13 +38,24 @@ pub enum List<'v> {
     },
 }
 
+/// Two lists, one behind the other.
+#[derive(Debug)]
+pub struct Concat<'v> {
+    parts: (List<'v>, List<'v>),
+    length: usize,
+    /// See `Value::depth`.
+    depth: u32,
+    /// Of how many such pairs it is made, one within the other.
+    hops: u32,
+}
+
 impl<'v> List<'v> {
     /// The number of elements.
     pub fn len(&self) -> usize {
         match self {
             List::Json(elements) | List::Viewed { elements, .. } => elements.len(),
             List::Owned(elements, _) | List::Kind { elements, .. } => elements.len(),
-            List::Concat(_, length, _) => *length,
+            List::Concat(concat) => concat.length,
         }
     }
 
@@ -54,8 +68,23 @@ impl<'v> List<'v> {
     pub(super) fn depth(&self) -> u32 {
         match self {
             List::Json(_) | List::Viewed { .. } => 0,
-            List::Owned(_, depth) | List::Concat(_, _, depth) | List::Kind { depth, .. } => *depth,
+            List::Owned(_, depth) | List::Kind { depth, .. } => *depth,
+            List::Concat(concat) => concat.depth,
         }
+    }
+
+    fn hops(&self) -> u32 {
+        match self {
+            List::Concat(concat) => concat.hops,
+            _ => 0,
+        }
+    }
+
+    /// The same elements in a list of their own.
+    fn copied(&self) -> Result<List<'v>, EvalError> {
+        work::take_kept(self.len() as u64)?;
+        let elements: Vec<Value<'v>> = self.iter().collect::<Result<_, _>>()?;
+        Ok(List::Owned(Arc::new(elements), self.depth()))
     }
 
     /// Whether it belongs to a schema.
@@ -68,9 +97,9 @@ impl<'v> List<'v> {
         match self {
             List::Json(elements) => Ok(elements.get(index).map_or(Value::Null, Value::json)),
             List::Viewed { elements, items, .. } => elements.get(index).map_or(Ok(Value::Null), |element| typed(element, items)),
-            List::Concat(parts, ..) => match index.checked_sub(parts.0.len()) {
-                Some(index) => parts.1.at(index),
-                None => parts.0.at(index),
+            List::Concat(concat) => match index.checked_sub(concat.parts.0.len()) {
+                Some(index) => concat.parts.1.at(index),
+                None => concat.parts.0.at(index),
             },
             List::Owned(elements, _) | List::Kind { elements, .. } => Ok(elements.get(index).cloned().unwrap_or(Value::Null)),
         }
@@ -121,7 +150,9 @@ impl<'v> List<'v> {
             None => {
                 // Neither is copied, so that a sum of a list with itself doubles for nothing.
                 let length = self.len().checked_add(other.len()).ok_or_else(EvalError::cost_limit)?;
-                Ok(List::Concat(Arc::new((self.clone(), other.clone())), length, 1 + self.depth().max(other.depth())))
+                let (depth, hops) = (1 + self.depth().max(other.depth()), 1 + self.hops().max(other.hops()));
+                let both = List::Concat(Arc::new(Concat { parts: (self.clone(), other.clone()), length, depth, hops }));
+                if hops <= HOPS_MAX { Ok(both) } else { both.copied() }
             }
             Some(kind) => {
                 work::take((self.len() as u64).saturating_add(other.len() as u64))?;

@@ -6,6 +6,7 @@ use kubecel::{
     Env, Type, Version,
     declared::Declared,
     eval::{EvalError, Plan},
+    regex::Patterns,
 };
 use machinery::Value;
 
@@ -54,12 +55,12 @@ pub(super) struct Rule {
 impl Validator {
     /// The rules that `rules` (a schema, or a part of it that only narrows) has for values of the schema `node`; none where there are
     /// none.
-    pub(super) fn of(rules: &Value, node: &Value, root: bool) -> Option<Validator> {
+    pub(super) fn of(rules: &Value, node: &Value, patterns: &Patterns) -> Option<Validator> {
         // The original looks for them everywhere but in `allOf`, and only then there too.
         if !has_rules(rules, false, 0) {
             return None;
         }
-        Some(Validator::make(rules, node, root, 0)).filter(Validator::has_any)
+        Some(Validator::make(rules, node, true, patterns, 0)).filter(Validator::has_any)
     }
 
     fn has_any(&self) -> bool {
@@ -67,7 +68,7 @@ impl Validator {
         below || self.error.is_some() || !self.rules.is_empty()
     }
 
-    fn make(rules: &Value, node: &Value, root: bool, depth: usize) -> Validator {
+    fn make(rules: &Value, node: &Value, root: bool, patterns: &Patterns, depth: usize) -> Validator {
         let mut made = Validator { ty: tree::text(node, "type").to_owned(), list_keys: list_keys(node), ..Validator::default() };
         if depth > DEPTH_MAX {
             return made;
@@ -76,7 +77,7 @@ impl Validator {
         if !texts.is_empty() {
             match Declared::of_schema(node, root) {
                 Some(declared) => {
-                    let envs = Envs::of(&declared);
+                    let envs = Envs::of(&declared, patterns);
                     // An empty rule has nothing to keep.
                     let given = texts.iter().filter(|rule| !tree::text(rule, "rule").trim().is_empty());
                     made.rules = given.map(|rule| envs.rule(rule, node)).collect();
@@ -86,7 +87,7 @@ impl Validator {
         }
         let below = |rules: &Value, node: &Value| {
             let wanted = has_rules(rules, true, depth) && rules.is_object() && node.is_object();
-            let made = wanted.then(|| Validator::make(rules, node, node["x-kubernetes-embedded-resource"] == true, depth + 1));
+            let made = wanted.then(|| Validator::make(rules, node, node["x-kubernetes-embedded-resource"] == true, patterns, depth + 1));
             made.filter(Validator::has_any)
         };
         made.items = below(&rules["items"], &node["items"]).map(Box::new);
@@ -102,7 +103,7 @@ impl Validator {
             }
         }
         let narrower = tree::list(rules, "allOf").iter().filter(|narrower| has_rules(narrower, true, depth));
-        made.all_of = narrower.map(|narrower| Validator::make(narrower, node, root, depth + 1)).filter(Validator::has_any).collect();
+        made.all_of = narrower.map(|narrower| Validator::make(narrower, node, root, patterns, depth + 1)).filter(Validator::has_any).collect();
         made
     }
 }
@@ -129,17 +130,22 @@ fn list_keys(schema: &Value) -> Vec<String> {
 }
 
 /// The environments of a node's rules: with the old value as it is, and as an optional one.
-struct Envs {
+struct Envs<'p> {
     plain: Env,
     optional: Env,
+    patterns: &'p Patterns,
 }
 
-impl Envs {
-    fn of(declared: &Declared) -> Envs {
+impl<'p> Envs<'p> {
+    fn of(declared: &Declared, patterns: &'p Patterns) -> Envs<'p> {
         static STORED: OnceLock<Env> = OnceLock::new();
         let named = declared.named(SELF_TYPE);
         let base = STORED.get_or_init(|| Env::new(Version::STORED)).clone().with_declared(&[&named]).with_variable("self", named.cel_type());
-        Envs { plain: base.clone().with_variable("oldSelf", named.cel_type()), optional: base.with_variable("oldSelf", Type::optional(named.cel_type())) }
+        Envs {
+            plain: base.clone().with_variable("oldSelf", named.cel_type()),
+            optional: base.with_variable("oldSelf", Type::optional(named.cel_type())),
+            patterns,
+        }
     }
 
     fn rule(&self, rule: &Value, schema: &Value) -> Rule {
@@ -149,14 +155,19 @@ impl Envs {
         let text = tree::text(rule, "rule");
         let shown = if message.is_empty() { text.trim() } else { message.trim() }.to_owned();
         let mut uses_old = false;
-        let plan =
-            compile(env, text, &Type::Bool, ["compilation failed: ", "cel expression must evaluate to a bool", "program instantiation failed: "], |program| {
+        let plan = compile(
+            (env, self.patterns),
+            text,
+            &Type::Bool,
+            ["compilation failed: ", "cel expression must evaluate to a bool", "program instantiation failed: "],
+            |program| {
                 uses_old = program.uses("oldSelf");
-            });
+            },
+        );
         let source = tree::text(rule, "messageExpression");
         let words = ["messageExpression compilation failed: ", "messageExpression must evaluate to a string", "messageExpression instantiation failed: "];
         // A message that does not compile is none: the definition was refused, or is older than the rule.
-        let made = (!source.is_empty() && plan.is_ok()).then(|| compile(env, source, &Type::String, words, |_| {}).ok()).flatten();
+        let made = (!source.is_empty() && plan.is_ok()).then(|| compile((env, self.patterns), source, &Type::String, words, |_| {}).ok()).flatten();
         let field = tree::text(rule, "fieldPath");
         let field_path = (!field.is_empty()).then(|| definition_paths::resolve(field, schema, true).ok()).flatten();
         Rule {
@@ -173,12 +184,12 @@ impl Envs {
 }
 
 /// Compiles one expression; `words` say what is wrong if it does not compile, is of another type, or cannot be made ready to run.
-fn compile(env: &Env, text: &str, ty: &Type, words: [&str; 3], look: impl FnOnce(&kubecel::Program)) -> Result<Plan, String> {
+fn compile((env, patterns): (&Env, &Patterns), text: &str, ty: &Type, words: [&str; 3], look: impl FnOnce(&kubecel::Program)) -> Result<Plan, String> {
     let [not_compiled, wrong_type, not_instantiated] = words;
     let program = env.compile(text).map_err(|issues| format!("{not_compiled}{issues}"))?;
     if program.output != *ty {
         return Err(wrong_type.to_owned());
     }
     look(&program);
-    Plan::new(&program).map_err(|error: EvalError| format!("{not_instantiated}{error}"))
+    Plan::sharing(&program, patterns).map_err(|error: EvalError| format!("{not_instantiated}{error}"))
 }

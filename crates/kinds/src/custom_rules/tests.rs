@@ -3,6 +3,7 @@ use crate::{
     Strategy,
     custom::{Custom, Described},
 };
+use kubecel::regex::Patterns;
 use machinery::{Value, field::ErrorList};
 use serde_json::json;
 use std::sync::atomic::AtomicBool;
@@ -16,7 +17,7 @@ fn objects_are_judged_as_the_original_judges_them() {
     let mut wrong = Vec::new();
     for (at, (case, answer)) in CASES.lines().zip(ANSWERS.lines()).enumerate() {
         let (case, answer): (Value, Value) = (serde_json::from_str(case).unwrap(), serde_json::from_str(answer).unwrap());
-        let rules = CustomRules::compile(&case["schema"]);
+        let rules = CustomRules::compile(&case["schema"], &Patterns::default());
         let verdict = rules.map(|rules| rules.validate(&case["object"], case.get("old"), None)).unwrap_or_default();
         let mut errors: Vec<String> = verdict.errors.iter().map(|error| format!("{}: {}", error.path.as_str(), error.body())).collect();
         let mut warnings = verdict.warnings;
@@ -47,7 +48,7 @@ fn what_many_items_break_is_told_for_the_first_of_them() {
 
 #[test]
 fn a_schema_without_rules_has_none() {
-    assert!(CustomRules::compile(&json!({"type": "object", "properties": {"a": {"type": "integer"}}})).is_none());
+    assert!(CustomRules::compile(&json!({"type": "object", "properties": {"a": {"type": "integer"}}}), &Patterns::default()).is_none());
 }
 
 /// The strategy of a custom kind asks the rules last, and only about objects that are otherwise as the schema wants them.
@@ -89,7 +90,7 @@ fn many_elements_are_found_at_once() {
         "x-kubernetes-validations": rule,
     });
     let list = json!({"type": "array", "items": element, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"]});
-    let rules = CustomRules::compile(&json!({"type": "object", "properties": {"list": list}})).expect("rules");
+    let rules = CustomRules::compile(&json!({"type": "object", "properties": {"list": list}}), &Patterns::default()).expect("rules");
     let object = |changed: usize| {
         let element = |at: usize| json!({"k": format!("{at}"), "v": if at == changed { 2 } else { 1 }});
         json!({"list": (0..COUNT).map(element).collect::<Vec<_>>()})

@@ -360,7 +360,7 @@ impl Policy<'_> {
     }
 
     fn was(&self, list: &str, field: &str, text: &str) -> bool {
-        texts(self.before, list, field).contains(&text)
+        tree::list(self.before, list).iter().any(|item| tree::text(item, field) == text)
     }
 }
 
@@ -429,7 +429,7 @@ impl Policy<'_> {
             return;
         }
         let (declared, stored) = (self.declared(true, false), self.was("validations", "expression", expression));
-        told(self.compiler.define(name, expression, declared, stored), expression, &path.child("expression"), errors);
+        self.compiler.define(name, expression, declared, stored, |compiled| told(compiled, expression, &path.child("expression"), errors));
     }
 }
 

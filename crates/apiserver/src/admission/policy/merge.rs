@@ -1,9 +1,59 @@
 //! What the expression of a mutation gives, made of an object (upstream's `policy/mutating/patch`).
+//!
+//! A value shares its parts, and is a tree when it is written out: a few lists of lists are millions. So that has a budget
+//! ([`Room`]), of no more than an object may have.
 
 use crate::gate::policies::Mutation;
 use kubecel::Value as Cel;
 use machinery::{Map, Value, apply, json, patch, schema::TypeRef, status::Status};
 use serde_json::json;
+
+/// Bytes of what a mutation gives, as for a request's body.
+const BYTES_MAX: usize = 3 << 20;
+/// Of how many values it is made.
+const NODES_MAX: usize = 300_000;
+
+/// What a mutation's value may still take.
+struct Room {
+    nodes: usize,
+    bytes: usize,
+}
+
+/// There is none left.
+struct Full;
+
+impl Default for Room {
+    fn default() -> Self {
+        Room { nodes: NODES_MAX, bytes: BYTES_MAX }
+    }
+}
+
+impl Room {
+    /// Takes a value with a text of so many bytes.
+    fn take(&mut self, bytes: usize) -> Result<(), Full> {
+        self.nodes = self.nodes.checked_sub(1).ok_or(Full)?;
+        self.bytes = self.bytes.checked_sub(bytes).ok_or(Full)?;
+        Ok(())
+    }
+}
+
+/// What is wrong with a value.
+enum Wrong {
+    Text(String),
+    Full,
+}
+
+impl From<String> for Wrong {
+    fn from(why: String) -> Wrong {
+        Wrong::Text(why)
+    }
+}
+
+impl From<Full> for Wrong {
+    fn from(_: Full) -> Wrong {
+        Wrong::Full
+    }
+}
 
 /// Why there is no object after a mutation.
 pub(super) enum Unfit {
@@ -24,10 +74,15 @@ impl From<String> for Unfit {
 /// # Errors
 /// It fits neither the object nor its schema; in upstream's words.
 pub(super) fn mutated(mutation: &Mutation, value: &Cel<'_>, ty: TypeRef<'_>, object: &Value) -> Result<Value, Unfit> {
+    let told = |wrong: Wrong| match wrong {
+        Wrong::Text(why) => why,
+        // As if the expression itself had made so much.
+        Wrong::Full => format!("expression '{}' resulted in error: operation cancelled: actual cost limit exceeded", mutation.expression.text),
+    };
     if !mutation.patch {
-        return Ok(decoded(configured(value, ty, object)?, ty)?);
+        return Ok(decoded(configured(value, ty, object).map_err(told)?, ty)?);
     }
-    let Some(next) = patched(value, object)? else { return Ok(object.clone()) };
+    let Some(next) = patched(value, object).map_err(told)? else { return Ok(object.clone()) };
     decoded(next, ty).map_err(|why| Unfit::Write(Status::internal(why)))
 }
 
@@ -40,20 +95,21 @@ fn decoded(next: Value, ty: TypeRef<'_>) -> Result<Value, String> {
 }
 
 /// By a list of `JSONPatch`; none if one of its tests fails.
-fn patched(value: &Cel<'_>, object: &Value) -> Result<Option<Value>, String> {
-    let Cel::List(list) = value else { return Err("type mismatch: JSONPatchType.expression should evaluate to array".into()) };
+fn patched(value: &Cel<'_>, object: &Value) -> Result<Option<Value>, Wrong> {
+    let mismatch = |of: &str| Wrong::Text(format!("type mismatch: JSONPatchType.expression should evaluate to array{of}"));
+    let Cel::List(list) = value else { return Err(mismatch("")) };
     let mut operations = Vec::new();
+    let mut room = Room::default();
     for element in list.iter() {
-        let Ok(Cel::Struct(operation)) = element else {
-            return Err("type mismatch: JSONPatchType.expression should evaluate to array of JSONPatch".into());
-        };
+        room.take(0)?;
+        let Ok(Cel::Struct(operation)) = element else { return Err(mismatch(" of JSONPatch")) };
         let mut out = json!({"path": ""});
         for (field, value) in &operation.fields {
             if &**field == "value" {
-                names(value, &mut vec!["Object".to_owned()])?;
+                names(value, &mut Room::default())?;
             }
             if &**field != "from" || value.as_str() != Some("") {
-                out[&**field] = plain(value)?;
+                out[&**field] = plain(value, &mut room)?;
             }
         }
         operations.push(out);
@@ -62,55 +118,71 @@ fn patched(value: &Cel<'_>, object: &Value) -> Result<Option<Value>, String> {
         Ok(next) => Ok(Some(next)),
         // A patch whose test fails is not for this object.
         Err(patch::Unfit::Operation(why)) if why.ends_with(": test failed") => Ok(None),
-        Err(patch::Unfit::Operation(why) | patch::Unfit::NoPatch(why)) => Err(format!("JSON Patch: {why}")),
+        Err(patch::Unfit::Operation(why) | patch::Unfit::NoPatch(why)) => Err(Wrong::Text(format!("JSON Patch: {why}"))),
     }
 }
 
 /// By an `Object`.
-fn configured(value: &Cel<'_>, ty: TypeRef<'_>, object: &Value) -> Result<Value, String> {
-    let Cel::Struct(_) = value else { return Err(format!("unsupported return type from ApplyConfiguration expression: {}", value.type_name())) };
-    names(value, &mut vec!["Object".to_owned()])?;
-    let mut configuration = plain(value)?;
+fn configured(value: &Cel<'_>, ty: TypeRef<'_>, object: &Value) -> Result<Value, Wrong> {
+    let Cel::Struct(_) = value else {
+        return Err(Wrong::Text(format!("unsupported return type from ApplyConfiguration expression: {}", value.type_name())));
+    };
+    names(value, &mut Room::default())?;
+    let mut configuration = plain(value, &mut Room::default())?;
     for field in ["apiVersion", "kind"] {
         configuration[field] = object[field].clone();
     }
-    apply::merge_unowned(ty, object, &configuration).map_err(|why| format!("error applying patch: {why}"))
+    apply::merge_unowned(ty, object, &configuration).map_err(|why| Wrong::Text(format!("error applying patch: {why}")))
 }
 
 /// Whether each part is of the type that its place says: `Object.spec` only at `spec`. A value of a patch begins anywhere.
-fn names(value: &Cel<'_>, path: &mut Vec<String>) -> Result<(), String> {
-    if let Cel::Struct(object) = value
-        && path.len() == 1
-    {
-        *path = object.name.split('.').map(str::to_owned).collect();
+fn names(value: &Cel<'_>, room: &mut Room) -> Result<(), Wrong> {
+    let mut path = vec!["Object".to_owned()];
+    if let Cel::Struct(object) = value {
+        path = object.name.split('.').map(str::to_owned).collect();
     }
     let mut wrong = Vec::new();
-    check_names(value, path, &mut wrong);
-    if wrong.is_empty() { Ok(()) } else { Err(format!("type mismatch: {}", wrong.join("\n"))) }
+    check_names(value, &mut path, &mut wrong, room)?;
+    if wrong.is_empty() { Ok(()) } else { Err(Wrong::Text(format!("type mismatch: {}", wrong.join("\n")))) }
 }
 
-fn check_names(value: &Cel<'_>, path: &mut Vec<String>, wrong: &mut Vec<String>) {
+fn check_names(value: &Cel<'_>, path: &mut Vec<String>, wrong: &mut Vec<String>, room: &mut Room) -> Result<(), Full> {
+    room.take(0)?;
     match value {
         Cel::Struct(object) => {
             let expected = path.join(".");
+            room.take(expected.len())?;
             if *object.name != *expected {
                 wrong.push(format!("unexpected type name {:?}, expected {expected:?}, which matches field name path from root Object type", &*object.name));
             }
             for (field, value) in &object.fields {
                 path.push(field.to_string());
-                check_names(value, path, wrong);
+                check_names(value, path, wrong, room)?;
                 path.pop();
             }
         }
-        Cel::List(list) => list.iter().flatten().for_each(|element| check_names(&element, path, wrong)),
-        Cel::Map(map) => map.keys().iter().filter_map(|key| map.find(key).ok().flatten()).for_each(|value| check_names(&value, path, wrong)),
+        Cel::List(list) => {
+            for element in list.iter() {
+                room.take(0)?;
+                if let Ok(element) = element {
+                    check_names(&element, path, wrong, room)?;
+                }
+            }
+        }
+        Cel::Map(map) => {
+            for value in map.keys().iter().filter_map(|key| map.find(key).ok().flatten()) {
+                check_names(&value, path, wrong, room)?;
+            }
+        }
         _ => {}
     }
+    Ok(())
 }
 
 /// A value as JSON.
-fn plain(value: &Cel<'_>) -> Result<Value, String> {
-    let unfit = |why: &str| format!("JSONPath valueExpression evaluated to a type that could not marshal to JSON: {why}");
+fn plain(value: &Cel<'_>, room: &mut Room) -> Result<Value, Wrong> {
+    let unfit = |why: &str| Wrong::Text(format!("JSONPath valueExpression evaluated to a type that could not marshal to JSON: {why}"));
+    room.take(value.as_str().map_or(0, str::len))?;
     Ok(match value {
         Cel::Null => Value::Null,
         Cel::Bool(value) => (*value).into(),
@@ -119,23 +191,74 @@ fn plain(value: &Cel<'_>) -> Result<Value, String> {
         Cel::Double(value) => json!(value),
         Cel::String(text) => (**text).into(),
         Cel::List(list) => {
-            let elements: Result<Vec<Value>, String> = list.iter().map(|element| plain(&element.map_err(|error| unfit(&error.message))?)).collect();
-            elements?.into()
+            let one = |element: Result<Cel<'_>, kubecel::eval::EvalError>| plain(&element.map_err(|error| unfit(&error.message))?, room);
+            list.iter().map(one).collect::<Result<Vec<Value>, Wrong>>()?.into()
         }
         Cel::Map(map) => {
             let mut out = Map::new();
             for key in map.keys() {
                 let Some(name) = key.as_str().map(str::to_owned) else { return Err(unfit("map keys must be strings")) };
                 let value = map.find(&key).map_err(|error| unfit(&error.message))?.unwrap_or(Cel::Null);
-                out.insert(name, plain(&value)?);
+                room.take(name.len())?;
+                out.insert(name, plain(&value, room)?);
             }
             out.into()
         }
         Cel::Struct(object) => {
-            let fields: Result<Map<String, Value>, String> = object.fields.iter().map(|(name, value)| Ok((name.to_string(), plain(value)?))).collect();
-            fields?.into()
+            let mut out = Map::new();
+            for (name, value) in &object.fields {
+                room.take(name.len())?;
+                out.insert(name.to_string(), plain(value, room)?);
+            }
+            out.into()
         }
-        Cel::Optional(Some(value)) => plain(value)?,
+        Cel::Optional(Some(value)) => plain(value, room)?,
         other => return Err(unfit(&format!("unsupported type {}", other.type_name()))),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kubecel::{
+        Env, Version,
+        declared::admission::Optional,
+        eval::{Limits, Plan},
+    };
+    use std::time::Instant;
+
+    fn given(text: &str) -> Cel<'static> {
+        let env = Env::admission(Version::STORED, Optional { patches: true, ..Optional::default() });
+        let program = env.compile(text).unwrap_or_else(|issues| panic!("{issues}"));
+        // It lives as long as the test.
+        let plan: &'static Plan = Box::leak(Box::new(Plan::new(&program).expect("a plan")));
+        plan.run(&[], Limits::default()).value.expect("a value")
+    }
+
+    fn written(text: &str) -> Result<Option<Value>, String> {
+        patched(&given(text), &json!({"data": {}})).map_err(|wrong| match wrong {
+            Wrong::Text(why) => why,
+            Wrong::Full => "full".to_owned(),
+        })
+    }
+
+    #[test]
+    fn what_is_shared_is_written_out_within_a_budget() {
+        let patch = |value: &str| format!("[JSONPatch{{op: 'add', path: '/data/a', value: {value}}}]");
+        let doubled = |times: usize| format!("{{'a': [[0]]{}[0]}}", ".map(a, [a, a])".repeat(times));
+        assert!(written(&patch(&doubled(10))).is_ok_and(|next| next.is_some_and(|next| next["data"]["a"]["a"].is_array())));
+        let began = Instant::now();
+        assert_eq!(written(&patch(&doubled(40))), Err("full".into()));
+        assert_eq!(written(&patch("[lists.range(10000)].map(all, lists.range(50).map(x, all))")), Err("full".into()));
+        let long = format!("'{}'", "x".repeat(40_000));
+        assert_eq!(written(&patch(&format!("lists.range(100).map(x, {long})"))), Err("full".into()));
+        assert_eq!(written(&format!("lists.range(100).map(x, {})[0] + lists.range(100).map(x, {}[0])", patch("1"), patch(&long))), Err("full".into()));
+        assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn names_are_looked_at_within_a_budget() {
+        let shared = format!("[[Object.spec{{}}]]{}[0]", ".map(a, [a, a])".repeat(40));
+        assert_eq!(written(&format!("[JSONPatch{{op: 'add', path: '/data/a', value: {shared}}}]")), Err("full".into()));
+    }
 }

@@ -76,11 +76,11 @@ impl Met {
 /// The policies that a write concerns, in the order of their names and those of their bindings.
 async fn find(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &Source<Binding>, subject: &Subject<'_>) -> Met {
     let mut met = Met::default();
-    let all = policies.all();
+    let all = policies.all().await;
     if all.is_empty() || asked.is_left_alone() {
         return met;
     }
-    let bound = bindings.all();
+    let bound = bindings.all().await;
     for policy in all.iter() {
         if !bound.iter().any(|binding| binding.policy == policy.name) {
             continue;

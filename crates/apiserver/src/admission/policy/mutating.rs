@@ -13,7 +13,7 @@ use machinery::{Value, status::Status};
 /// Changes the object.
 pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
     let gate = asked.world.gate();
-    if gate.mutating_policies.all().is_empty() {
+    if gate.mutating_policies.all().await.is_empty() {
         return Ok(());
     }
     let old = asked.old();

@@ -1,11 +1,15 @@
 //! What an expression of admission sees, and what its evaluation may cost.
 //!
 //! Variables of a policy are evaluated when they are first read, once for each run of expressions, and count for the expression
-//! that reads them. A budget is shared by all expressions of a run; where it ends, all of the policy fails. Where the request
+//! that reads them. One that reads another goes deeper on the stack; where it could come too deep ([`STACK_MAX`]), what an
+//! expression reads is evaluated before it, in order. A budget is shared by all expressions of a run; where it ends, all of the policy fails. Where the request
 //! ends, the evaluation does, and the write does not go on whatever the policy makes of failures.
 
 use super::super::attributes::{Attributes, Version};
-use crate::{Context, gate::policies::Expression};
+use crate::{
+    Context,
+    gate::policies::{Expression, Variable, Variables},
+};
 use kubecel::{
     Value as Cel,
     eval::{Activation, Cause, EvalError, Limits, Outcome, Plan},
@@ -24,6 +28,10 @@ pub(super) const BUDGET: u64 = 10_000_000;
 pub(super) const CONDITIONS_BUDGET: u64 = 2_500_000;
 const SPENT: &str = "validation failed due to running out of cost budget, no further validation rules will be run";
 
+/// How many nodes of expressions may be evaluated within one another: variables nest without a bound of their own. A node takes
+/// some thousand bytes of the stack without optimisation, and a thread has `machinery::json::STACK_BYTES`.
+const STACK_MAX: u32 = 4_000;
+
 /// The objects of a write in the version that is looked at; null for what is not there.
 #[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
@@ -39,10 +47,15 @@ pub(super) struct Scope<'v> {
     namespace: Option<&'v Value>,
     params: Option<&'v Value>,
     authorizer: Option<(Arc<dyn Authorizer>, Resource)>,
-    variables: &'v [(String, Expression)],
-    known: RefCell<HashMap<&'v str, Result<Cel<'v>, EvalError>>>,
-    /// What variables have cost since it was last asked.
+    variables: Option<&'v Variables>,
+    /// What variables gave, by their places.
+    known: RefCell<HashMap<usize, Result<Cel<'v>, EvalError>>>,
+    /// What variables have cost since it was last asked, and what they may until the budget is spent.
     spent: Cell<u64>,
+    left: Cell<u64>,
+    /// How many nodes are evaluated within one another, and whether that, or the budget, was the end of it all.
+    depth: Cell<u32>,
+    is_over: Cell<bool>,
 }
 
 /// Why expressions are not evaluated any further.
@@ -51,7 +64,20 @@ pub(super) struct Spent(pub(super) String);
 
 impl<'v> Scope<'v> {
     pub(super) fn new(cx: &'v Context, subject: Subject<'v>, request: &'v Value) -> Scope<'v> {
-        Scope { cx, subject, request, namespace: None, params: None, authorizer: None, variables: &[], known: RefCell::default(), spent: Cell::new(0) }
+        Scope {
+            cx,
+            subject,
+            request,
+            namespace: None,
+            params: None,
+            authorizer: None,
+            variables: None,
+            known: RefCell::default(),
+            spent: Cell::new(0),
+            left: Cell::new(0),
+            depth: Cell::new(0),
+            is_over: Cell::new(false),
+        }
     }
 
     pub(super) fn with_namespace(mut self, namespace: Option<&'v Value>) -> Self {
@@ -69,8 +95,8 @@ impl<'v> Scope<'v> {
         self
     }
 
-    pub(super) fn with_variables(mut self, variables: &'v [(String, Expression)]) -> Self {
-        self.variables = variables;
+    pub(super) fn with_variables(mut self, variables: &'v Variables) -> Self {
+        self.variables = Some(variables);
         self
     }
 
@@ -83,7 +109,12 @@ impl<'v> Scope<'v> {
             Ok(plan) => plan,
             Err(why) => return Ok(Err(format!("compilation error: {why}"))),
         };
+        self.left.set(*budget);
+        self.prepare(expression);
+        self.is_over.set(false);
+        self.depth.set(expression.height);
         let outcome = self.run(plan);
+        self.depth.set(0);
         for cost in [self.spent.take(), outcome.cost] {
             if cost > *budget {
                 return Err(Spent(SPENT.into()));
@@ -102,11 +133,49 @@ impl<'v> Scope<'v> {
         outcome
     }
 
-    fn compute(&self, name: &'v str, expression: &'v Expression) -> Result<Cel<'v>, EvalError> {
+    /// Evaluates what an expression reads before it, where evaluating it within could come too deep.
+    fn prepare(&self, expression: &'v Expression) {
+        let Some(variables) = self.variables.filter(|_| expression.stack > STACK_MAX) else { return };
+        for (at, variable) in variables.below(expression) {
+            // What ends all of it is found again by whoever reads it.
+            if self.variable(at, variable).is_err_and(|error| error.is_final()) {
+                return;
+            }
+        }
+    }
+
+    /// The value of a variable.
+    fn variable(&self, at: usize, variable: &'v Variable) -> Result<Cel<'v>, EvalError> {
+        if let Some(known) = self.known.borrow().get(&at) {
+            return known.clone();
+        }
+        let value = self.compute(variable);
+        if !value.as_ref().is_err_and(EvalError::is_final) {
+            self.known.borrow_mut().insert(at, value.clone());
+        }
+        value
+    }
+
+    fn compute(&self, variable: &'v Variable) -> Result<Cel<'v>, EvalError> {
+        let (name, expression) = (&variable.name, &variable.expression);
         let plan = expression.plan.as_ref().map_err(|why| EvalError::of(format!("composited variable {name:?} fails to compile: {why}")))?;
+        let around = self.depth.get();
+        let depth = around.saturating_add(expression.height);
+        // A variable can even read itself: one whose value is `variables` is read like those.
+        if depth > STACK_MAX || self.spent.get() > self.left.get() {
+            self.is_over.set(true);
+            return Err(EvalError { message: "operation cancelled: actual cost limit exceeded".into(), cause: Cause::CostLimit });
+        }
+        self.depth.set(depth);
         let outcome = self.run(plan);
+        self.depth.set(around);
         self.spent.set(self.spent.get().saturating_add(outcome.cost));
-        outcome.value.map_err(|error| EvalError::of(format!("composited variable {name:?} fails to evaluate: {error}")))
+        outcome.value.map_err(|error| match error.cause {
+            Cause::Interrupted => error,
+            // Its own limit is its own failure; the end of all is that of all.
+            Cause::CostLimit if self.is_over.get() => error,
+            _ => EvalError::of(format!("composited variable {name:?} fails to evaluate: {error}")),
+        })
     }
 }
 
@@ -127,13 +196,8 @@ impl<'v> Activation<'v> for Scope<'v> {
     }
 
     fn member(&self, _variable: &str, field: &str) -> Result<Option<Cel<'v>>, EvalError> {
-        let Some((name, expression)) = self.variables.iter().find(|(name, _)| name == field) else { return Ok(None) };
-        if let Some(known) = self.known.borrow().get(name.as_str()) {
-            return known.clone().map(Some);
-        }
-        let value = self.compute(name, expression);
-        self.known.borrow_mut().insert(name, value.clone());
-        value.map(Some)
+        let found = self.variables.and_then(|variables| variables.find(field));
+        found.map(|(at, variable)| self.variable(at, variable)).transpose()
     }
 }
 
@@ -195,5 +259,69 @@ impl Authorizer for Asker {
         };
         let (decision, reason) = self.authorizer.authorize(&asked);
         Verdict { allowed: decision == identity::Decision::Allow, reason, error: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{gate::policies, path::RequestInfo};
+    use serde_json::json;
+    use std::time::{Instant, SystemTime};
+
+    /// What the validation of a policy with these variables gives, on a thread with half of the stack that there is.
+    fn evaluated(variables: Vec<Value>, validation: &str) -> Result<Result<String, String>, String> {
+        let validation = validation.to_owned();
+        let run = move || {
+            let spec = json!({"variables": variables, "validations": [{"expression": validation}]});
+            let policy = policies::policy(&json!({"metadata": {"name": "p"}, "spec": spec})).remove(0);
+            let cx = Context::new(Arc::default(), RequestInfo::default(), String::new(), SystemTime::now());
+            let (object, request) = (json!({"data": {"a": "1"}}), json!({}));
+            let scope = Scope::new(&cx, Subject { object: &object, old: &Value::Null }, &request).with_variables(&policy.variables);
+            let mut budget = BUDGET;
+            let value = scope.evaluate(&policy.validations[0].expression, &mut budget).map_err(|spent| spent.0)?;
+            Ok(value.map(|value| format!("{value:?}")))
+        };
+        std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES / 2).spawn(run).expect("a thread").join().expect("it holds")
+    }
+
+    fn chain(first: &str, count: usize, next: impl Fn(&str) -> String) -> Vec<Value> {
+        let one = |at: usize| {
+            let text = if at == 0 { first.to_owned() } else { next(&format!("variables.a{}", at - 1)) };
+            json!({"name": format!("a{at}"), "expression": text})
+        };
+        (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn variables_that_read_one_another_do_not_exhaust_the_stack() {
+        let deep = |at: &str| format!("{}{at}{}", "int(".repeat(200), ")".repeat(200));
+        assert_eq!(evaluated(chain("1", 19, deep), "variables.a18 == 1"), Ok(Ok("Bool(true)".into())), "one within the other");
+        assert_eq!(evaluated(chain("1", 1_000, deep), "variables.a999 == 1"), Ok(Ok("Bool(true)".into())), "one after the other");
+        let loops = |at: &str| format!("{}{at}{}.size()", "[1].map(x, ".repeat(40), ")".repeat(40));
+        assert_eq!(evaluated(chain("1", 400, loops), "variables.a30 == 1"), Ok(Ok("Bool(true)".into())));
+        assert_eq!(evaluated(chain("1", 400, loops), "variables.a399 == 1"), Ok(Ok("Bool(true)".into())));
+        // What is not read is not evaluated, as long as it is usual.
+        let fails = |count| chain("1 / int(object.data.b)", count, |at| format!("{at} + 1"));
+        assert_eq!(evaluated(fails(100), "true || variables.a99 == 1"), Ok(Ok("Bool(true)".into())));
+        assert!(evaluated(fails(100), "variables.a99 == 1").is_ok_and(|value| value.is_err_and(|why| why.ends_with("no such key: b"))));
+    }
+
+    #[test]
+    fn a_variable_that_reads_itself_ends() {
+        let variables = vec![json!({"name": "own", "expression": "variables"}), json!({"name": "a", "expression": "variables.own.a"})];
+        let limit = "expression 'variables.a == 1' resulted in error: operation cancelled: actual cost limit exceeded";
+        assert_eq!(evaluated(variables, "variables.a == 1"), Ok(Err(limit.into())));
+    }
+
+    /// A policy's budget is over as soon as its variables have cost so much, however many of them an expression reads.
+    #[test]
+    fn variables_end_with_the_budget() {
+        let costly = |at: usize| json!({"name": format!("a{at}"), "expression": "lists.range(400).all(x, lists.range(400).all(y, x + y >= 0))"});
+        let reads: Vec<String> = (0..300).map(|at| format!("variables.a{at}")).collect();
+        let began = Instant::now();
+        let all = evaluated((0..300).map(costly).collect(), &reads.join(" && "));
+        assert_eq!(all, Err(SPENT.into()));
+        assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
     }
 }

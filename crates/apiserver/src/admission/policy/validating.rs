@@ -22,7 +22,7 @@ struct Denial {
 /// Refuses what a policy refuses; `object` is as it would be stored, null for a deletion.
 pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Value) -> Result<(), Status> {
     let gate = asked.world.gate();
-    if gate.validating_policies.all().is_empty() {
+    if gate.validating_policies.all().await.is_empty() {
         return Ok(());
     }
     let (viewed, old) = (asked.view(object), asked.old());

@@ -13,7 +13,7 @@ use machinery::{Value, json, patch, status::Status};
 
 /// Asks all that the write concerns; `object` is null for a deletion.
 pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
-    let hooks = asked.world.gate().mutating.all();
+    let hooks = asked.world.gate().mutating.all().await;
     if hooks.is_empty() || asked.is_left_alone() {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use machinery::{Value, status::Status};
 
 /// Asks all that the write concerns; `object` is as it would be stored, null for a deletion.
 pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Value) -> Result<(), Status> {
-    let hooks = asked.world.gate().validating.all();
+    let hooks = asked.world.gate().validating.all().await;
     if hooks.is_empty() || asked.is_left_alone() {
         return Ok(());
     }

@@ -5,6 +5,7 @@ use crate::{
     custom_rules::{At, BUDGET, CustomRules},
     tree,
 };
+use kubecel::regex::Patterns;
 use machinery::{
     Map, Value,
     field::{Error, ErrorList, Path},
@@ -53,7 +54,7 @@ const UNKNOWN: &str = "must not have unknown fields";
 /// Checks the defaults of a structural schema.
 pub(super) fn check(schema: &Value, pruned: bool, path: &Path, errors: &mut ErrorList) {
     if has_defaults(schema) {
-        let rules = CustomRules::compile(schema);
+        let rules = CustomRules::compile(schema, &Patterns::default());
         check_by(schema, rules.as_ref(), pruned, path, errors);
     }
 }

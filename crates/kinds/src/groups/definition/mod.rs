@@ -26,6 +26,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names, regexp,
 };
+use std::collections::HashSet;
 
 /// Bytes that the patterns of one definition may take compiled. Go's are compiled for each object again; here they stay.
 const PATTERN_BYTES_MAX: usize = 64 << 20;
@@ -189,11 +190,12 @@ pub(super) fn check_spec(spec: &Value, old: Option<&Value>, errors: &mut ErrorLi
 
 /// Whether the patterns of all schemas can be held at the same time.
 fn patterns_fit(versions: &Versions<'_>) -> bool {
-    let mut left = Some(PATTERN_BYTES_MAX);
+    let (mut left, mut known) = (Some(PATTERN_BYTES_MAX), HashSet::new());
     for schema in versions.schemas() {
         schema::visit(schema, &mut |schema| {
             let pattern = tree::text(schema, "pattern");
-            if !pattern.is_empty() {
+            // All places that have the same one share it.
+            if !pattern.is_empty() && left.is_some() && known.insert(pattern.to_owned()) {
                 left = left.and_then(|left| left.checked_sub(regexp::size_at_most(pattern)));
             }
         });
