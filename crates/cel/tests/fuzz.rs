@@ -189,6 +189,16 @@ fn work_has_a_limit_beside_the_cost() {
             "t.split('').size() > 0".to_owned(),
             "t.split('x').size() > 0".to_owned(),
             "t.findAll('x').size() > 0".to_owned(),
+            format!("[dyn(s)]{}[0].size() > 0", ".map(x, x + x)".repeat(40)),
+            format!("[dyn(bytes(s))]{}[0].size() > 0", ".map(x, x + x)".repeat(40)),
+            "lists.range(20000).map(x, bytes(dyn(s))).size() > 0".to_owned(),
+            "[bytes(s)].all(b, lists.range(20000).map(x, string(dyn(b))).size() > 0)".to_owned(),
+            "lists.range(20000).all(x, s.size() > 0)".to_owned(),
+            "lists.range(20000).all(x, s.charAt(x) == 'x')".to_owned(),
+            "lists.range(20000).all(x, isURL(s) || true)".to_owned(),
+            "lists.range(20000).all(x, isQuantity(s) || true)".to_owned(),
+            "lists.range(30000).all(x, [s] == [s])".to_owned(),
+            "[lists.range(5000).map(x, string(x))].all(l, [l.transformMapEntry(i, v, {v: i})].all(m, l.all(x, m.exists(k, v, true))))".to_owned(),
         ] {
             let program = env.compile(&text).unwrap_or_else(|issues| panic!("{issues}"));
             let plan = Plan::new(&program).expect("a plan");
@@ -230,7 +240,7 @@ fn work_beyond_what_is_free_is_told_as_a_cost() {
         outcome.cost
     };
     assert_eq!((cost(100), cost(100_000)), (23, 20_003));
-    assert_eq!(cost(1_000_000), 200_003 + (8_000_000 - 1_000_000) / 20);
+    assert_eq!(cost(1_000_000), 200_003 + (8_000_000 + 1_000_000 / 64 - 1_000_000) / 20);
 }
 
 /// How many patterns an expression has is no matter, and what they take is: those that there is no room for are compiled when they
@@ -301,6 +311,39 @@ fn sums_of_many_lists_are_copied_now_and_then() {
         let outcome = Plan::new(&all).expect("a plan").run(&[("l", list), ("n", Value::json(&numbers))], Limits::default());
         assert!(matches!(outcome.value, Ok(Value::Bool(true))), "{:?}", outcome.value);
         assert!(started.elapsed() < SLOWEST / 4, "{:?}", started.elapsed());
+    });
+    assert!(all.expect("a thread").join().is_ok(), "see above");
+}
+
+/// What objects hold, and what expressions make of them, is compared at a price.
+#[test]
+fn what_is_compared_is_paid_for() {
+    let all = std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES).spawn(|| {
+        let limit = Err("operation cancelled: actual cost limit exceeded".to_owned());
+        let kept = json!({"type": "object", "properties": {"k": {"x-kubernetes-preserve-unknown-fields": true}}});
+        let text = json!({"type": "string"});
+        let set = json!({"type": "array", "items": text, "x-kubernetes-list-type": "set"});
+        let schema = json!({"type": "object", "properties": {"x": kept, "y": kept, "l": set}});
+        let (env, node) = (environment(&schema), Node::of(&schema));
+        let many: Vec<u32> = (0..50_000).collect();
+        let object = json!({"x": {"k": [many]}, "y": {"k": {"b": "x".repeat(3 << 20)}}, "l": ["x".repeat(1 << 20)]});
+        let run = |env: &Env, text: &str| {
+            let program = env.compile(text).unwrap_or_else(|issues| panic!("{issues}"));
+            let started = Instant::now();
+            let plan = Plan::new(&program).expect("a plan");
+            let outcome = plan.run(&[("self", typed(&object, &node).expect("an object"))], Limits::default());
+            assert!(started.elapsed() < SLOWEST, "{text}: {:?}", started.elapsed());
+            outcome.value.map(|value| matches!(value, Value::Bool(true))).map_err(|error| error.to_string())
+        };
+        for same in ["self.x == self.x", "self.y == self.y", "self.l == self.l"] {
+            assert_eq!(run(&env, same), Ok(true));
+            assert_eq!(run(&env, &format!("lists.range(30000).all(n, {same})")), limit, "{same}");
+        }
+        assert!(run(&env, "{'a': 1}[self.l[0]] == 1").is_err_and(|why| why.starts_with("no such key: xx") && why.len() < 1 << 17));
+        let patches = Env::admission(Version::STORED, kubecel::declared::admission::Optional { patches: true, ..Default::default() });
+        let shared = |times: usize| format!("[dyn(Object{{}})]{}[0]", ".map(x, dyn(Object{a: x, b: x}))".repeat(times));
+        assert_eq!(run(&patches, &format!("{0} == {0}", shared(3))), Ok(true));
+        assert_eq!(run(&patches, &format!("{0} == {0}", shared(50))), limit);
     });
     assert!(all.expect("a thread").join().is_ok(), "see above");
 }

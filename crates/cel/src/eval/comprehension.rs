@@ -2,7 +2,7 @@
 
 use super::node::Fold;
 use super::run::{Machine, Slot};
-use super::{EvalError, go_type};
+use super::{EvalError, go_type, work};
 use crate::value::{List, Map, Text, Value};
 
 impl<'p, 'v> Machine<'p, 'v> {
@@ -46,6 +46,8 @@ impl<'p, 'v> Machine<'p, 'v> {
             }
             return Ok(());
         }
+        // All keys are there before the first turn, which may be the last.
+        work::take(map.len() as u64)?;
         for key in map.keys() {
             if let Some(second) = fold.second {
                 self.locals[second] = Slot::Set(map.find(&key).map(|found| found.unwrap_or(Value::Null)));

@@ -206,6 +206,14 @@ impl<'p, 'v> Machine<'p, 'v> {
                 self.charge(least)?;
             }
         }
+        for arg in args {
+            // Many functions go through a text that costs them nothing by its length: all that convert, parse or count it.
+            match arg {
+                Value::String(text) => work::take_passed(text.len() as u64)?,
+                Value::Bytes(bytes) => work::take_passed(bytes.len() as u64)?,
+                _ => {}
+            }
+        }
         let result = match &call.target {
             Target::Plain(run) => run(args),
             Target::Guarded(run, types) if takes(types, args) => run(args),

@@ -5,7 +5,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::{CallCost, EvalError, Run};
+use super::{CallCost, EvalError, Run, work};
 use crate::ast::Literal;
 use crate::cost::{REGEX_LENGTH, STRING_TRAVERSAL, by_factor};
 use crate::decl::Binding;
@@ -112,8 +112,15 @@ pub(crate) fn add<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
         (Value::Int(a), Value::Int(b)) => int(a.checked_add(*b)),
         (Value::Uint(a), Value::Uint(b)) => uint(a.checked_add(*b)),
         (Value::Double(a), Value::Double(b)) => Ok(Value::Double(a + b)),
-        (Value::String(a), Value::String(b)) => Ok(Value::text([&**a, &**b].concat())),
-        (Value::Bytes(a), Value::Bytes(b)) => Ok(Value::Bytes(Arc::from([&**a, &**b].concat()))),
+        // Where the types are not known before, it counts as one call, however long the sides are.
+        (Value::String(a), Value::String(b)) => {
+            work::take_bytes(a.len() as u64 + b.len() as u64)?;
+            Ok(Value::text([&**a, &**b].concat()))
+        }
+        (Value::Bytes(a), Value::Bytes(b)) => {
+            work::take_bytes(a.len() as u64 + b.len() as u64)?;
+            Ok(Value::Bytes(Arc::from([&**a, &**b].concat())))
+        }
         (Value::List(a), Value::List(b)) => a.concat(b).map(Value::List),
         (Value::Duration(a), Value::Duration(b)) => duration(a.checked_add(*b)),
         (Value::Duration(span), Value::Timestamp(time)) | (Value::Timestamp(time), Value::Duration(span)) => time.plus(*span).map(Value::Timestamp),
@@ -294,12 +301,23 @@ pub(crate) fn pattern_cost(text: u64, pattern: u64) -> u64 {
 
 /// Two values compared: as far as the shorter one goes.
 fn compared(args: &[Value<'_>]) -> u64 {
-    by_factor(counted(&args[0]).min(counted(&args[1])), STRING_TRAVERSAL)
+    by_factor(counted_least(&args[0], &args[1]), STRING_TRAVERSAL)
+}
+
+/// The lesser of what the sizes of two values are counted as. A text that is longer in any case is not gone through.
+fn counted_least(left: &Value<'_>, right: &Value<'_>) -> u64 {
+    let bytes = |value: &Value<'_>| value.as_str().map_or(0, str::len);
+    match (bytes(left), bytes(right)) {
+        (0, _) | (_, 0) => counted(left).min(counted(right)),
+        (a, b) if b / 4 >= a => counted(left),
+        (a, b) if a / 4 >= b => counted(right),
+        _ => counted(left).min(counted(right)),
+    }
 }
 
 /// `==` and `!=`: Kubernetes' own types have a price of their own, but only for `==`.
 pub(super) fn equality_cost(left: &Value<'_>, right: &Value<'_>, same: bool) -> u64 {
-    if same && matches!(left, Value::Opaque(_)) { 1 } else { by_factor(counted(left).min(counted(right)), STRING_TRAVERSAL) }
+    if same && matches!(left, Value::Opaque(_)) { 1 } else { by_factor(counted_least(left, right), STRING_TRAVERSAL) }
 }
 
 fn cost(id: &str) -> Option<CallCost> {

@@ -19,6 +19,8 @@ const PER_COST: u64 = 20;
 const KEPT: u64 = 8;
 /// The bytes of such a piece.
 const PIECE: u64 = 16;
+/// Bytes of a text that is only gone through, as one of them.
+const PASSED: u64 = 64;
 
 thread_local! {
     static LEFT: Cell<u64> = const { Cell::new(WORK_MAX) };
@@ -52,6 +54,14 @@ pub(crate) fn take_kept(values: u64) -> Result<(), EvalError> {
 /// Nothing is left.
 pub(crate) fn take_bytes(bytes: u64) -> Result<(), EvalError> {
     take(bytes.div_ceil(PIECE))
+}
+
+/// The same for so many bytes that are only gone through.
+///
+/// # Errors
+/// Nothing is left.
+pub(crate) fn take_passed(bytes: u64) -> Result<(), EvalError> {
+    take(bytes / PASSED)
 }
 
 /// Runs an evaluation with all that it may do, and tells what it did. One within another (a variable that is computed when it is

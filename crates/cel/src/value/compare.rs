@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use super::view::{ListKind, Shape};
 use super::{Json, List, Map, Struct, Value, shown};
 use crate::eval::{EvalError, work};
-use crate::types::Str;
 
 /// The bound of the ints as doubles.
 const INT_END: f64 = 9_223_372_036_854_775_808.0;
@@ -37,8 +36,8 @@ pub fn method_equal<'v>(left: &Value<'v>, right: &Value<'v>) -> Result<bool, Eva
     Ok(match (left, right) {
         (Value::Null, Value::Null) => true,
         (Value::Bool(a), Value::Bool(b)) => a == b,
-        (Value::String(a), Value::String(b)) => a == b,
-        (Value::Bytes(a), Value::Bytes(b)) => a == b,
+        (Value::String(a), Value::String(b)) => same(a.as_bytes(), b.as_bytes())?,
+        (Value::Bytes(a), Value::Bytes(b)) => same(a, b)?,
         (Value::Timestamp(a), Value::Timestamp(b)) => a == b,
         (Value::Duration(a), Value::Duration(b)) => a == b,
         (Value::Int(a), Value::Int(b)) => a == b,
@@ -51,25 +50,71 @@ pub fn method_equal<'v>(left: &Value<'v>, right: &Value<'v>) -> Result<bool, Eva
         (Value::Map(a), Value::Map(b)) => maps(a, b)?,
         (Value::List(list), _) if list.is_viewed() => return Err(EvalError::no_such_overload()),
         (Value::Map(map), _) if map.is_viewed() => return Err(EvalError::no_such_overload()),
-        (Value::Struct(a), Value::Struct(b)) => structs(a, b),
+        (Value::Struct(a), Value::Struct(b)) => structs(a, b)?,
         (Value::Opaque(opaque), other) => opaque.equals(other)?,
-        (Value::Preserved(a), Value::Preserved(b)) => a == b,
-        (Value::Preserved(a), other) => preserved_equals(a, other),
+        (Value::Preserved(a), Value::Preserved(b)) => jsons(a, b)?,
+        (Value::Preserved(a), other) => preserved_equals(a, other)?,
         _ => false,
     })
 }
 
+/// Whether two texts are the same. Those in lists and maps are compared at the price of one value, however long they are.
+fn same(a: &[u8], b: &[u8]) -> Result<bool, EvalError> {
+    if a.len() != b.len() {
+        return Ok(false);
+    }
+    work::take_passed(a.len() as u64)?;
+    Ok(a == b)
+}
+
+/// Whether two trees of JSON are the same.
+fn jsons(a: &Json, b: &Json) -> Result<bool, EvalError> {
+    match (a, b) {
+        (Json::String(a), Json::String(b)) => same(a.as_bytes(), b.as_bytes()),
+        (Json::Array(a), Json::Array(b)) => json_lists(a, b),
+        (Json::Object(a), Json::Object(b)) => json_maps(a, b),
+        (a, b) => Ok(a == b),
+    }
+}
+
+fn json_lists(a: &[Json], b: &[Json]) -> Result<bool, EvalError> {
+    if a.len() != b.len() {
+        return Ok(false);
+    }
+    work::take(a.len() as u64)?;
+    for (a, b) in a.iter().zip(b) {
+        if !jsons(a, b)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn json_maps(a: &serde_json::Map<String, Json>, b: &serde_json::Map<String, Json>) -> Result<bool, EvalError> {
+    if a.len() != b.len() {
+        return Ok(false);
+    }
+    work::take(a.len() as u64)?;
+    for (name, a) in a {
+        let Some(b) = b.get(name) else { return Ok(false) };
+        if !jsons(a, b)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Whether what is preserved is the same as another value's JSON.
-fn preserved_equals(json: &Json, other: &Value<'_>) -> bool {
-    match (json, other) {
+fn preserved_equals(json: &Json, other: &Value<'_>) -> Result<bool, EvalError> {
+    Ok(match (json, other) {
         (Json::Bool(a), Value::Bool(b)) => a == b,
-        (Json::String(a), Value::String(b)) => a == &**b,
+        (Json::String(a), Value::String(b)) => same(a.as_bytes(), b.as_bytes())?,
         (Json::Number(a), Value::Int(b)) => a.as_i64() == Some(*b),
         (Json::Number(a), Value::Double(b)) => !a.is_i64() && a.as_f64() == Some(*b),
-        (Json::Array(a), Value::List(List::Json(b) | List::Viewed { elements: b, .. })) => a.as_slice() == *b,
-        (Json::Object(a), Value::Map(Map::Json(b) | Map::Viewed { fields: b, .. })) => a == *b,
+        (Json::Array(a), Value::List(List::Json(b) | List::Viewed { elements: b, .. })) => json_lists(a, b)?,
+        (Json::Object(a), Value::Map(Map::Json(b) | Map::Viewed { fields: b, .. })) => json_maps(a, b)?,
         _ => false,
-    }
+    })
 }
 
 fn lists<'v>(left: &List<'v>, right: &List<'v>) -> Result<bool, EvalError> {
@@ -119,12 +164,12 @@ fn keyed<'v>(left: &List<'v>, right: &List<'v>, keys: &[Box<str>]) -> Result<boo
     let mut known = std::collections::BTreeMap::new();
     for element in left.iter() {
         let element = element?;
-        known.insert(map_key(&element, keys), element);
+        known.insert(map_key(&element, keys)?, element);
     }
     let mut seen = BTreeSet::new();
     for element in right.iter() {
         let element = element?;
-        let key = map_key(&element, keys);
+        let key = map_key(&element, keys)?;
         match known.get(&key) {
             Some(other) if method_equal(other, &element)? => seen.insert(key),
             _ => return Ok(false),
@@ -137,16 +182,30 @@ fn keyed<'v>(left: &List<'v>, right: &List<'v>, keys: &[Box<str>]) -> Result<boo
 pub(super) fn element_key(element: &Value<'_>) -> Result<String, EvalError> {
     match element {
         Value::List(_) | Value::Map(_) => Err(EvalError::of("listSet operations are only supported on lists of scalar values")),
+        other => key(other),
+    }
+}
+
+/// A value's type and text.
+fn key(value: &Value<'_>) -> Result<String, EvalError> {
+    match value {
+        Value::String(text) => {
+            work::take_bytes(text.len() as u64)?;
+            Ok(format!("string:{}", &**text))
+        }
         other => Ok(format!("{}:{}", other.type_name(), shown(other))),
     }
 }
 
 /// What tells an element of a keyed list from others.
-pub(super) fn map_key(element: &Value<'_>, keys: &[Box<str>]) -> Vec<Option<String>> {
-    let Value::Map(map) = element else { return vec![None; keys.len()] };
+///
+/// # Errors
+/// Keys of such a length that no work is left.
+pub(super) fn map_key(element: &Value<'_>, keys: &[Box<str>]) -> Result<Vec<Option<String>>, EvalError> {
+    let Value::Map(map) = element else { return Ok(vec![None; keys.len()]) };
     let key = |name: &str| match map.field(name) {
-        Ok(Some(value)) => Some(format!("{}:{}", value.type_name(), shown(&value))),
-        _ => None,
+        Ok(Some(value)) => key(&value).map(Some),
+        _ => Ok(None),
     };
     keys.iter().map(|name| key(name)).collect()
 }
@@ -185,7 +244,9 @@ fn maps<'v>(left: &Map<'v>, right: &Map<'v>) -> Result<bool, EvalError> {
         } else {
             // Fields that the schema does not know are compared as JSON, which only an object of a schema has.
             let Map::Viewed { fields: others, .. } = right else { return Err(EvalError::no_such_overload()) };
-            if others.get(name).is_some_and(|other| other != value) {
+            if let Some(other) = others.get(name)
+                && !jsons(other, value)?
+            {
                 return Ok(false);
             }
         }
@@ -194,9 +255,23 @@ fn maps<'v>(left: &Map<'v>, right: &Map<'v>) -> Result<bool, EvalError> {
 }
 
 /// Objects that expressions make: the same type, and the same in all fields.
-fn structs<'v>(left: &Struct<'v>, right: &Struct<'v>) -> bool {
-    let same = |(a, b): ((&Str, &Value<'v>), (&Str, &Value<'v>))| a.0 == b.0 && a.1.type_name() == b.1.type_name() && equal(a.1, b.1) == Ok(true);
-    left.name == right.name && left.fields.len() == right.fields.len() && left.fields.iter().zip(&right.fields).all(same)
+fn structs<'v>(left: &Struct<'v>, right: &Struct<'v>) -> Result<bool, EvalError> {
+    if left.name != right.name || left.fields.len() != right.fields.len() {
+        return Ok(false);
+    }
+    work::take(1 + left.fields.len() as u64)?;
+    for ((name, a), (other, b)) in left.fields.iter().zip(&right.fields) {
+        let same = name == other
+            && a.type_name() == b.type_name()
+            && match equal(a, b) {
+                Err(error) if error.is_final() => return Err(error),
+                equal => equal == Ok(true),
+            };
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// `<` and the like.

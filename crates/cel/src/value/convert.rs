@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Text, Value};
-use crate::eval::EvalError;
+use crate::eval::{EvalError, work};
 use crate::gotext;
 use crate::time::Timestamp;
 use crate::types::Type;
@@ -100,7 +100,10 @@ fn from_text<'v>(text: &Text<'v>, to: &Type) -> Result<Option<Value<'v>>, EvalEr
         Type::Uint => gotext::parse_uint(text).map(Value::Uint),
         Type::Double => gotext::parse_float(text).map(Value::Double),
         Type::Bool => gotext::parse_bool(text).map(Value::Bool),
-        Type::Bytes => Some(Value::Bytes(Arc::from(text.as_bytes()))),
+        Type::Bytes => {
+            work::take_bytes(text.len() as u64)?;
+            Some(Value::Bytes(Arc::from(text.as_bytes())))
+        }
         Type::Duration => gotext::parse_duration(text).map(Value::Duration),
         Type::Timestamp => match Timestamp::parse(text) {
             Some(time) => Some(Value::Timestamp(time.in_range()?)),
@@ -119,6 +122,7 @@ fn to_text(value: &Value<'_>) -> Result<Option<String>, EvalError> {
         Value::Uint(value) => Some(value.to_string()),
         Value::Double(value) => Some(gotext::general(*value)),
         Value::Bytes(bytes) => {
+            work::take_bytes(bytes.len() as u64)?;
             let text = std::str::from_utf8(bytes).map_err(|_| EvalError::of("invalid UTF-8 in bytes, cannot convert to string"))?;
             Some(text.to_owned())
         }

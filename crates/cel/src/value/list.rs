@@ -159,11 +159,12 @@ impl<'v> List<'v> {
                 let mut elements: Vec<Value<'v>> = self.iter().collect::<Result<_, _>>()?;
                 match kind {
                     ListKind::Map(keys) => {
-                        let mut known: Vec<_> = elements.iter().map(|element| map_key(element, keys)).collect();
+                        let mut known: Vec<_> = elements.iter().map(|element| map_key(element, keys)).collect::<Result<_, _>>()?;
                         for element in other.iter() {
                             let element = element?;
-                            let key = map_key(&element, keys);
+                            let key = map_key(&element, keys)?;
                             // Of equal keys the last place counts, as in the original's index.
+                            work::take(known.len() as u64)?;
                             match known.iter().rposition(|one| *one == key) {
                                 Some(at) => elements[at] = element,
                                 None => {

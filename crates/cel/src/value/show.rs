@@ -5,7 +5,8 @@ use std::fmt::Write;
 use super::{Json, Value};
 use crate::gotext;
 
-/// Bytes after which nothing is added: lists that share their elements would be texts without end.
+/// Bytes after which nothing is added, and of a text at most: lists that share their elements would be texts without end, and
+/// an error that is absorbed costs nothing.
 const SHOWN_MAX: usize = 64 << 10;
 
 /// A value as errors show it.
@@ -25,10 +26,10 @@ fn show(value: &Value<'_>, out: &mut String) {
         Value::Int(value) => _ = write!(out, "{value}"),
         Value::Uint(value) => _ = write!(out, "{value}"),
         Value::Double(value) => out.push_str(&gotext::general(*value)),
-        Value::String(text) => out.push_str(text),
+        Value::String(text) => out.push_str(&text[..text.floor_char_boundary(SHOWN_MAX)]),
         Value::Bytes(bytes) => {
             out.push('[');
-            for (at, byte) in bytes.iter().enumerate() {
+            for (at, byte) in bytes.iter().take(SHOWN_MAX).enumerate() {
                 _ = write!(out, "{}{byte}", if at == 0 { "" } else { " " });
             }
             out.push(']');
