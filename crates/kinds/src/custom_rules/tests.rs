@@ -35,7 +35,7 @@ fn objects_are_judged_as_the_original_judges_them() {
 fn what_many_items_break_is_told_for_the_first_of_them() {
     let items = |message: &str| json!({"type": "integer", "x-kubernetes-validations": [{"rule": "self < 0", "message": message}]});
     let told = |message: &str, old: bool| {
-        let rules = CustomRules::compile(&json!({"type": "array", "maxItems": 100_000, "items": items(message)})).unwrap();
+        let rules = CustomRules::compile(&json!({"type": "array", "maxItems": 100_000, "items": items(message)}), &Patterns::default()).unwrap();
         let list = json!(vec![1; 100_000]);
         let verdict = rules.validate(&list, old.then_some(&list), None);
         (verdict.errors.len(), verdict.warnings.len())
