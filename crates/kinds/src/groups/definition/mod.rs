@@ -308,3 +308,22 @@ pub(super) fn warnings(spec: &Value) -> Vec<String> {
     formats.extend(sets);
     formats
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_pattern_takes_its_bytes_once() {
+        let fit = |pattern: &dyn Fn(usize) -> String| {
+            let properties: machinery::Map<String, Value> =
+                (0..5_000).map(|at| (format!("p{at}"), json!({"type": "string", "pattern": pattern(at)}))).collect();
+            let schema = json!({"openAPIV3Schema": {"type": "object", "properties": properties}});
+            patterns_fit(&Versions::of(&json!({"versions": [{"name": "v1", "schema": schema}]})))
+        };
+        assert!(fit(&|_| "^\\w[\\w.-]{0,62}$".to_owned()));
+        assert!(fit(&|_| "\\pL{0,160}".to_owned()));
+        assert!(!fit(&|at| format!("\\pL{{0,160}}{at}")));
+    }
+}
