@@ -142,6 +142,15 @@ pub(crate) async fn ready(store: &Store, row: &Row, value: Value) -> Result<Read
     Ok(Ready::new(stored))
 }
 
+/// An object of the row's version as it would come back if it were stored, for a dry run.
+///
+/// # Errors
+/// A webhook does not convert it.
+pub(crate) async fn rehearsed(store: &Store, row: &Row, value: Value) -> Result<Value, Status> {
+    let Some(reader) = row.reader() else { return Ok(value) };
+    Box::pin(reader.rehearsed(store, value)).await.map_err(|why| Status::new(500, "", why))
+}
+
 /// Whether what is stored of an entry is in the version in which objects are stored now: if not, a write that changes nothing
 /// still writes it anew, as upstream's comparison of bytes has it.
 pub(crate) fn is_current(store: &Store, row: &Row, entry: &Entry) -> bool {

@@ -201,6 +201,23 @@ impl Reader {
         Ok(at_length(bytes, move || family.pruned(&family.storage, converted)).await)
     }
 
+    /// An object of this version as it would come back if it were stored, for who only tries.
+    ///
+    /// # Errors
+    /// It is not converted, in upstream's words.
+    pub(crate) async fn rehearsed(&self, store: &Store, value: Value) -> Result<Value, String> {
+        if self.family.storage == self.version {
+            return Ok(value);
+        }
+        let revision = value["metadata"].get("resourceVersion").cloned();
+        let stored = self.stored(store, value).await?;
+        let mut back = self.family.pruned(&self.version, self.convert(&Cluster(store.clone()), &self.api_version, stored).await?);
+        if let Some(revision) = revision {
+            back["metadata"]["resourceVersion"] = revision;
+        }
+        Ok(back)
+    }
+
     /// An object of another version in this one, as admission shows it.
     ///
     /// # Errors

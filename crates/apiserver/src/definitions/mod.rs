@@ -71,7 +71,8 @@ pub(crate) struct Keeper {
     compiled: HashMap<String, Compiled>,
     /// The ways in for new objects, with the UIDs of the definitions.
     entrances: HashMap<String, (String, Arc<Entrance>)>,
-    /// What was found of the structure of schemas, with UID and generation of the definitions.
+    /// What was found of the structure of schemas, with UID and generation of the definitions: those that were there at the start, which
+    /// an older server may have let in. What is made since is checked when it is made.
     structures: HashMap<String, (Value, Option<Value>)>,
     /// The removals of instances that are under way, by the definition's name.
     cleanups: HashMap<String, (String, AbortOnDropHandle<()>)>,
@@ -98,6 +99,7 @@ impl Keeper {
         };
         for definition in keeper.all() {
             keeper.know(&definition);
+            keeper.structures.insert(text(&definition["metadata"], "name").to_owned(), (Value::Null, None));
             // Nothing is served yet that this could hold up.
             let next = keeper.next(&definition);
             let entrance = keeper.entrance(&definition);
@@ -222,11 +224,12 @@ impl Keeper {
         Ok(std::mem::take(&mut self.owed).into_iter().collect())
     }
 
-    /// The condition of schemas that are not structural, looked for once in a generation.
+    /// The condition of schemas that are not structural, looked for once in a generation where that can be.
     async fn structure(&mut self, name: &str, definition: &Arc<Value>) -> Option<Value> {
         let of = Value::from(vec![definition["metadata"]["uid"].clone(), definition["metadata"]["generation"].clone()]);
-        if let Some((_, known)) = self.structures.get(name).filter(|(known, _)| *known == of) {
-            return known.clone();
+        let (known, found) = self.structures.get(name)?;
+        if *known == of {
+            return found.clone();
         }
         let looked = Arc::clone(definition);
         let found = offload::call(move || definitions::structure(&looked)).await;

@@ -149,7 +149,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     }
     let charges = admission::charge(call.world, &write, &value).await?;
     if options.dry_run {
-        return Ok(Answer::Object(StatusCode::CREATED, value));
+        return Ok(Answer::Object(StatusCode::CREATED, storage::rehearsed(call.world.store(), row, value).await?));
     }
     let ready = match storage::ready(call.world.store(), row, value).await {
         Ok(ready) => ready.spelled(cx.texts()),

@@ -182,7 +182,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     let kept = storage::texts(row, entry);
     if options.dry_run {
         cx.note_texts(kept);
-        return Ok(Some(Answer::Object(StatusCode::OK, value)));
+        return Ok(Some(Answer::Object(StatusCode::OK, storage::rehearsed(call.world.store(), row, value).await?)));
     }
     if meta::same(&value, old) && storage::is_current(call.world.store(), row, entry) && !cx.texts().respell(&kept) {
         return Ok(Some(Answer::Stored(StatusCode::OK, Arc::clone(entry))));

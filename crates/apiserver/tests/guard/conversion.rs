@@ -246,6 +246,11 @@ async fn every_write_of_another_version_is_stored_in_the_one_that_is_stored() {
     let read = lamps.cluster.get(&format!("{ONE}/a")).await.expect(200);
     assert_eq!((&read["spec"], &read["status"]), (&json!({"color": "white", "replicas": 7}), &json!({"replicas": 3})));
 
+    // Who only tries sees what would come back.
+    let tried = lamps.cluster.patch(&format!("{TWO}/a?dryRun=All"), json!({"spec": {"hue": "dry"}})).await.expect(200);
+    assert_eq!((&tried["spec"]["hue"], &tried["metadata"]["labels"]), (&json!("dry"), &json!({"seen": "v2"})));
+    assert_eq!(tried["metadata"]["resourceVersion"], read["metadata"]["resourceVersion"]);
+
     // A change of nothing is none, and nothing is converted for it.
     lamps.asked();
     let same = lamps.cluster.patch(&format!("{TWO}/a"), json!({"spec": {"hue": "white"}})).await.expect(200);
