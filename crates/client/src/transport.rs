@@ -16,3 +16,13 @@ pub trait Transport: Send + Sync + 'static {
     /// Sends a request. Its URI is a path with a query; scheme and authority are the transport's.
     fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Body>>>;
 }
+
+/// A function carries requests: to a server in the same process, or to none.
+impl<F> Transport for F
+where
+    F: Fn(http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Body>>> + Send + Sync + 'static,
+{
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Body>>> {
+        self(request)
+    }
+}

@@ -16,6 +16,7 @@ use machinery::{
     schema::Text,
     structural::{Node, Purpose},
     time,
+    tree::go_type,
 };
 use std::{
     sync::{Arc, OnceLock, atomic::AtomicBool},
@@ -362,18 +363,6 @@ fn go_value(value: &Value) -> String {
         Value::Null => "<nil>".into(),
         Value::Number(number) if !number.is_i64() => number.as_f64().map(|number| number.to_string()).unwrap_or_default(),
         other => other.to_string(),
-    }
-}
-
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_i64() => "int64",
-        Value::Number(_) => "float64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
     }
 }
 

@@ -266,7 +266,7 @@ pub fn parse_applied(bytes: &[u8]) -> Result<Applied, Status> {
         // Go leaves a map as it is for null.
         Value::Null => Ok(Applied { value: Value::Object(Map::new()), repeats }),
         other => {
-            let found = crate::patch::json_type(&other);
+            let found = crate::tree::json_type(&other);
             Err(Status::bad_request(format!(
                 "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
             )))

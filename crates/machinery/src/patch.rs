@@ -25,18 +25,6 @@ fn unprocessable() -> Status {
     status
 }
 
-/// The JSON type of a value, as Go's decoder names it.
-pub(crate) fn json_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 /// Merges `patch` into `target` as RFC 7386 has it: objects are merged, `null` deletes, everything else replaces.
 pub fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {

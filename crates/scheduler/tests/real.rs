@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use apiserver::{ApiServer, Identity};
 use bytes::Bytes;
-use client::{Body, Client, DeleteParams, Error, Informer, Informers, Meta, Object, Patch, PatchParams, Transport};
-use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use client::{Client, DeleteParams, Informer, Informers, Meta, Object, Patch, PatchParams};
+use futures_util::FutureExt as _;
+use http::Request;
 use identity::User;
 use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod, PodCondition, ServiceAccount};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
@@ -19,26 +19,20 @@ use tokio_util::sync::CancellationToken;
 /// How long something awaited may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Local {
-    api: ApiServer,
-    user: Arc<User>,
-}
-
-impl Transport for Local {
-    fn send(&self, request: Request<Bytes>) -> BoxFuture<'static, Result<Response<Body>, Error>> {
-        let (api, user) = (self.api.clone(), self.user.clone());
-        Box::pin(async move {
-            let mut request = request.map(apiserver::full);
-            request.extensions_mut().insert(user);
-            Ok(api.handle(request).await)
-        })
-    }
-}
-
 fn local(api: &ApiServer, name: &str, group: &str) -> Client {
     let groups = vec![group.to_owned(), "system:authenticated".to_owned()];
     let user = User { name: name.to_owned(), uid: String::new(), groups, extra: Default::default() };
-    Client::new(Arc::new(Local { api: api.clone(), user: Arc::new(user) })).user_agent(name)
+    let (api, user) = (api.clone(), Arc::new(user));
+    let carry = move |request: Request<Bytes>| {
+        let (api, user) = (api.clone(), user.clone());
+        async move {
+            let mut request = request.map(apiserver::full);
+            request.extensions_mut().insert(user);
+            Ok(api.handle(request).await)
+        }
+        .boxed()
+    };
+    Client::new(Arc::new(carry)).user_agent(name)
 }
 
 fn typed<T: DeserializeOwned>(value: Value) -> T {

@@ -6,6 +6,7 @@ use machinery::{
     Value,
     field::{ErrorList, Path},
     json,
+    tree::{go_type, json_type},
 };
 use serde_json::json;
 
@@ -124,8 +125,7 @@ fn readable_as(answer: &Value, review: Review) -> Result<(), String> {
 
 /// Fields of the wrong type are told as Go's decoder tells them.
 fn typed(response: &Value, review: Review) -> Result<(), String> {
-    let wrong =
-        |found: &Value, place: &str, ty: &str| Err(format!("json: cannot unmarshal {} into Go struct field {place} of type {ty}", words::json_type(found)));
+    let wrong = |found: &Value, place: &str, ty: &str| Err(format!("json: cannot unmarshal {} into Go struct field {place} of type {ty}", json_type(found)));
     if response.is_null() {
         return Ok(());
     }
@@ -161,7 +161,7 @@ fn checked(original: &Value, mut converted: Value, to: &str) -> Result<Value, Wr
         return Err(Wrong::Unread("unexpected end of JSON input".into()));
     }
     if !converted.is_object() {
-        return Err(Wrong::Unread(format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", words::json_type(&converted))));
+        return Err(Wrong::Unread(format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", json_type(&converted))));
     }
     let kind = converted["kind"].as_str().unwrap_or_default();
     if kind.is_empty() {
@@ -236,19 +236,6 @@ fn valid(field: &str, texts: &Value) -> Result<(), String> {
         [] => Ok(()),
         [one] => Err(one.clone()),
         many => Err(format!("[{}]", many.join(", "))),
-    }
-}
-
-/// How Go names the type of a value.
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_i64() => "int64",
-        Value::Number(_) => "float64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
     }
 }
 

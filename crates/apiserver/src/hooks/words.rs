@@ -1,6 +1,6 @@
 //! Errors of the network, and of answers that are not what they should be, in the words of Go's standard library.
 
-use machinery::Value;
+use machinery::{Value, tree::json_type};
 use rustls::{AlertDescription, Error as Tls, InvalidMessage};
 use std::{
     error::Error as _,
@@ -91,18 +91,6 @@ pub(crate) fn of_http(error: &hyper::Error) -> String {
         };
     }
     if error.is_parse() { "net/http: HTTP/1.x transport connection broken: malformed HTTP response".into() } else { error.to_string() }
-}
-
-/// How Go's decoder names what it has found.
-pub(crate) fn json_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 /// An answer that is no object, where a kind was looked for.

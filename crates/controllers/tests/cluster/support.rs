@@ -1,15 +1,14 @@
 //! A cluster without containers: the API server and the controllers in this process, and nodes that only say that their
 //! pods run.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{ApiServer, Identity};
 use bytes::Bytes;
-use client::{Body, Client, DeleteParams, Delta, Error, Informers, Meta, Patch, PatchParams, Transport};
-use http::{Request, Response};
+use client::{Client, DeleteParams, Delta, Error, Informers, Meta, Patch, PatchParams};
+use futures_util::FutureExt as _;
+use http::Request;
 use http_body_util::BodyExt;
 use identity::User;
 use k8s_openapi::api::core::v1::{Binding, Node, Pod};
@@ -19,27 +18,21 @@ use tokio_util::sync::CancellationToken;
 /// How long something awaited may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Local {
-    api: ApiServer,
-    user: Arc<User>,
-}
-
-impl Transport for Local {
-    fn send(&self, request: Request<Bytes>) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send + 'static>> {
-        let (api, user) = (self.api.clone(), self.user.clone());
-        Box::pin(async move {
-            let mut request = request.map(apiserver::full);
-            request.extensions_mut().insert(user);
-            Ok(api.handle(request).await)
-        })
-    }
-}
-
 /// A client in the server's process.
 pub fn local(api: &ApiServer, name: &str, groups: &[&str]) -> Client {
     let groups = groups.iter().copied().chain(["system:authenticated"]).map(str::to_owned).collect();
     let user = User { name: name.to_owned(), uid: String::new(), groups, extra: Default::default() };
-    Client::new(Arc::new(Local { api: api.clone(), user: Arc::new(user) })).user_agent(name)
+    let (api, user) = (api.clone(), Arc::new(user));
+    let carry = move |request: Request<Bytes>| {
+        let (api, user) = (api.clone(), user.clone());
+        async move {
+            let mut request = request.map(apiserver::full);
+            request.extensions_mut().insert(user);
+            Ok(api.handle(request).await)
+        }
+        .boxed()
+    };
+    Client::new(Arc::new(carry)).user_agent(name)
 }
 
 /// Starts all controllers.

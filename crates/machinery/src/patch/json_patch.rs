@@ -126,7 +126,7 @@ fn bounded(doc: &Value) -> Result<usize, Unfit> {
 }
 
 fn no_patch(found: &Value, go_type: &str) -> Unfit {
-    Unfit::NoPatch(format!("json: cannot unmarshal {} into Go value of type {go_type}", super::json_type(found)))
+    Unfit::NoPatch(format!("json: cannot unmarshal {} into Go value of type {go_type}", crate::tree::json_type(found)))
 }
 
 fn apply(doc: &mut Value, operation: &Value, work: &mut Work) -> Result<(), Unfit> {

@@ -1,6 +1,6 @@
 //! A patch from its bytes to the patched object, with what `fieldValidation` has to say of both.
 
-use super::{json_patch, json_type, merge, strategic};
+use super::{json_patch, merge, strategic};
 use crate::{
     Value,
     apply::typed::plain,
@@ -9,6 +9,7 @@ use crate::{
     quote::Quoted,
     schema::TypeRef,
     status::Status,
+    tree::json_type,
 };
 
 /// The kinds of patch but server-side apply.

@@ -4,7 +4,7 @@ use super::{super::attributes::Attributes, matching::Invocation};
 use crate::{gate::webhooks::Review, hooks::words};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use machinery::{Value, json};
+use machinery::{Value, json, tree::json_type};
 
 const GROUP: &str = "admission.k8s.io";
 
@@ -140,7 +140,7 @@ fn check_types(value: &Value) -> Result<(), Refused> {
     ];
     let response = &value["response"];
     let wrong = |found: &Value, place: &str, ty: &str| {
-        Err(Refused::Unread(format!("json: cannot unmarshal {} into Go struct field {place} of type {ty}", words::json_type(found))))
+        Err(Refused::Unread(format!("json: cannot unmarshal {} into Go struct field {place} of type {ty}", json_type(found))))
     };
     if !response.is_object() {
         return wrong(response, "AdmissionReview.response", "v1.AdmissionResponse");
