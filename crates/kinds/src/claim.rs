@@ -2,7 +2,7 @@
 //! `pkg/registry/core/persistentvolumeclaim`).
 
 use crate::{
-    Context, Selectable, Strategy, amounts, rules,
+    Context, Strategy, amounts, rules,
     tree::{self, Fields},
 };
 use machinery::{
@@ -67,11 +67,6 @@ impl Strategy for Claims {
             amounts::amount(name, value, &Path::root("status.capacity").key(name), &mut errors);
         }
         errors
-    }
-
-    fn selectable_fields(&self, obj: &Value) -> Selectable {
-        // `name` is the original's slip, kept for those who use it.
-        vec![("name".into(), tree::text(&obj["metadata"], "name").to_owned())]
     }
 
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {

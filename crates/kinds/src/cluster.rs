@@ -35,7 +35,10 @@ impl Strategy for Namespaces {
 
     fn validate_part(&self, _part: &str, obj: &Value, _old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        self.check(obj, &mut errors);
+        for (at, finalizer) in tree::list(&obj["spec"], "finalizers").iter().enumerate() {
+            let path = Path::root("spec.finalizers");
+            meta::finalizer(finalizer, &path, &path.index(at), &mut errors);
+        }
         errors
     }
 
@@ -78,7 +81,8 @@ impl Strategy for Namespaces {
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         for finalizer in tree::list(&obj["spec"], "finalizers") {
-            meta::finalizer(finalizer, &Path::root("spec.finalizers"), errors);
+            let path = Path::root("spec.finalizers");
+            meta::finalizer(finalizer, &path, &path, errors);
         }
     }
 
@@ -93,8 +97,7 @@ impl Strategy for Namespaces {
     }
 
     fn selectable_fields(&self, obj: &Value) -> Selectable {
-        // `name` is the original's slip, kept for those who use it.
-        vec![("status.phase".into(), tree::text(&obj["status"], "phase").to_owned()), ("name".into(), tree::text(&obj["metadata"], "name").to_owned())]
+        vec![("status.phase".into(), tree::text(&obj["status"], "phase").to_owned())]
     }
 
     fn name_rule(&self) -> NameRule {

@@ -148,8 +148,7 @@ fn docker(data: &Value, key: &str, path: &Path, errors: &mut ErrorList) {
     let bytes = STANDARD.decode(text).unwrap_or_default();
     let problem = match serde_json::from_slice::<Map<String, Value>>(&bytes) {
         Ok(_) => return,
-        Err(error) if error.is_eof() => "unexpected end of JSON input".to_owned(),
-        Err(error) => error.to_string(),
+        Err(error) => machinery::json::syntax_error(&bytes).unwrap_or_else(|| error.to_string()),
     };
     errors.push(Error::invalid(&path.key(key), "<secret contents redacted>", problem));
 }

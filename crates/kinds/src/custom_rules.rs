@@ -297,7 +297,7 @@ impl Walk<'_> {
             _ => (ErrorKind::Invalid, place.new.clone(), detail),
         };
         let value = if bare { Value::Null } else { value };
-        self.add(Error { kind, path: shown(&at), value, detail, bare }, rule, ratchet);
+        self.add(Error { kind, path: shown(&at), value, detail, bare, shown: None }, rule, ratchet);
         Ok(())
     }
 

@@ -64,25 +64,37 @@ fn common(metadata: &Value, path: &Path, strategy: &dyn Strategy, errors: &mut E
     rules::labels(&metadata["labels"], &path.child("labels"), errors);
     annotations(&metadata["annotations"], &path.child("annotations"), errors);
     owners(metadata, path, errors);
-    for name in tree::list(metadata, "finalizers") {
-        let place = path.child("finalizers");
-        if strategy.any_finalizer() {
-            let text = name.as_str().unwrap_or_default();
-            errors.extend(names::qualified_name(text).into_iter().map(|m| Error::invalid(&place, text, m)));
-        } else {
-            finalizer(name, &place, errors);
+    let place = path.child("finalizers");
+    let finalizers = tree::list(metadata, "finalizers");
+    for text in finalizers.iter().map(|name| name.as_str().unwrap_or_default()) {
+        errors.extend(names::qualified_name(text).into_iter().map(|m| Error::invalid(&place, text, m)));
+    }
+    if ["orphan", "foregroundDeletion"].iter().all(|both| finalizers.iter().any(|name| name == both)) {
+        errors.push(Error::invalid(&place, finalizers.to_vec(), "finalizer orphan and foregroundDeletion cannot be both set"));
+    }
+    if strategy.any_finalizer() {
+        return;
+    }
+    for (at, text) in finalizers.iter().map(|name| name.as_str().unwrap_or_default()).enumerate() {
+        if is_unqualified(text) {
+            errors.push(Error::invalid(&place.index(at), text, UNQUALIFIED));
         }
     }
 }
 
-/// Checks the name of a finalizer: qualified, or one of the three of old.
-pub(crate) fn finalizer(name: &Value, path: &Path, errors: &mut ErrorList) {
+const UNQUALIFIED: &str = "name is neither a standard finalizer name nor is it fully qualified";
+
+fn is_unqualified(finalizer: &str) -> bool {
+    !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer)
+}
+
+/// Checks the name of a finalizer: qualified, or one of the three of old, which is told at a place of its own.
+pub(crate) fn finalizer(name: &Value, path: &Path, place: &Path, errors: &mut ErrorList) {
     let text = name.as_str().unwrap_or_default();
-    let problems = names::qualified_name(text);
-    if problems.is_empty() && !text.contains('/') && !STANDARD_FINALIZERS.contains(&text) {
-        errors.push(Error::invalid(path, text, "name is neither a standard finalizer name nor is it fully qualified"));
+    errors.extend(names::qualified_name(text).into_iter().map(|m| Error::invalid(path, text, m)));
+    if is_unqualified(text) {
+        errors.push(Error::invalid(place, text, UNQUALIFIED));
     }
-    errors.extend(problems.into_iter().map(|m| Error::invalid(path, text, m)));
 }
 
 /// Checks annotations.

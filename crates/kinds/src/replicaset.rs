@@ -39,10 +39,6 @@ impl Strategy for ReplicaSets {
         deployment::status_numbers(&obj["status"], &COUNTS, "fullyLabeledReplicas")
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Selectable {
-        vec![("status.replicas".into(), obj["status"]["replicas"].as_i64().unwrap_or(0).to_string())]
-    }
-
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         let mut out = if old.is_none() { template::name_warning(obj) } else { Vec::new() };
         out.extend(template::warnings(obj, old));
@@ -108,7 +104,7 @@ impl Strategy for ReplicationControllers {
     }
 
     fn selectable_fields(&self, obj: &Value) -> Selectable {
-        ReplicaSets.selectable_fields(obj)
+        vec![("status.replicas".into(), obj["status"]["replicas"].as_i64().unwrap_or(0).to_string())]
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {

@@ -227,6 +227,21 @@ pub trait Strategy: Send + Sync {
         Propagation::Background
     }
 
+    /// What a deleter is warned of who does not say what becomes of the dependents.
+    fn deletion_warning(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Why the object of this name is never deleted.
+    fn keeps(&self, _name: &str) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether the end of an object is noted on it even where it takes no time.
+    fn ends_gracefully(&self) -> bool {
+        false
+    }
+
     /// How long a deleted object stays, in seconds; 0: it goes at once.
     fn grace_period(&self, _obj: &Value, _requested: Option<i64>) -> i64 {
         0

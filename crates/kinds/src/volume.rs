@@ -1,7 +1,7 @@
 //! Persistent volumes (`pkg/apis/core/validation`, `pkg/registry/core/persistentvolume`).
 
 use crate::{
-    Context, Selectable, Strategy,
+    Context, Strategy,
     claim::{VOLUME_MODES, access_modes, class, class_warning, default_phase},
     pod, rules,
     tree::{self, Fields},
@@ -96,11 +96,6 @@ impl Strategy for Volumes {
         }
     }
 
-    fn selectable_fields(&self, obj: &Value) -> Selectable {
-        // `name` is the original's slip, kept for those who use it.
-        vec![("name".into(), tree::text(&obj["metadata"], "name").to_owned())]
-    }
-
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         let mut out = class_warning(obj);
         if obj["spec"]["persistentVolumeReclaimPolicy"] == "Recycle" {
@@ -167,8 +162,36 @@ fn positive(value: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
+/// The sources of volumes as upstream goes through them.
+const SOURCES: [&str; 22] = [
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "flexVolume",
+    "azureFile",
+    "vsphereVolume",
+    "azureDisk",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "local",
+    "scaleIO",
+    "storageos",
+    "csi",
+];
+
 fn check_source(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let found = sources(spec);
+    // In the order in which upstream looks: what comes after the first is one too many.
+    let mut found: Vec<(String, Value)> = sources(spec).into_iter().collect();
+    found.sort_by_key(|(key, _)| SOURCES.iter().position(|known| *known == key.as_str()));
     if found.is_empty() {
         errors.push(Error::required(path, "must specify a volume type"));
     }

@@ -126,6 +126,8 @@ pub struct Error {
     pub detail: String,
     /// The value says nothing and is left out of the message.
     pub bare: bool,
+    /// What is shown for the value, where that is not its JSON with sorted keys.
+    pub shown: Option<String>,
 }
 
 /// Errors in the order in which they were found.
@@ -133,7 +135,7 @@ pub type ErrorList = Vec<Error>;
 
 impl Error {
     fn make(kind: ErrorKind, path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
-        Self { kind, path: path.clone(), value: value.into(), detail: detail.into(), bare: false }
+        Self { kind, path: path.clone(), value: value.into(), detail: detail.into(), bare: false, shown: None }
     }
 
     /// A value is missing.
@@ -144,6 +146,11 @@ impl Error {
     /// A value is bad.
     pub fn invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::make(ErrorKind::Invalid, path, value, detail)
+    }
+
+    /// The same error with a value that is written otherwise: upstream's types have an order, and some are none of the API's.
+    pub fn shown_as(self, shown: impl Into<String>) -> Self {
+        Self { shown: Some(shown.into()), ..self }
     }
 
     /// Something is bad, and showing it would not help.
@@ -200,6 +207,7 @@ impl Error {
         let shown = !self.bare && !matches!(self.kind, ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal);
         if shown {
             out.push_str(&match &self.value {
+                _ if self.shown.is_some() => format!(": {}", self.shown.as_deref().unwrap_or_default()),
                 Value::String(text) => format!(": {}", Quoted(text)),
                 Value::Number(number) if number.is_f64() => format!(": {}", number.as_f64().map(numerals::float).unwrap_or_default()),
                 other => format!(": {}", String::from_utf8_lossy(&json::encode(other))),

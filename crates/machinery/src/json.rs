@@ -317,6 +317,22 @@ pub(crate) fn unrecognized_yaml(ty: TypeRef<'_>, why: &str, bytes: &[u8]) -> Sta
     errors::no_object(ty.gvk(), &format!("yaml: {why}"), bytes)
 }
 
+/// Why a text is no JSON, in the words of Go's decoder; none if it is some.
+pub fn syntax_error(bytes: &[u8]) -> Option<String> {
+    let error = serde_json::from_slice::<serde::de::IgnoredAny>(bytes).err()?;
+    Some(errors::syntax(bytes, &error))
+}
+
+/// The error of a body of which cannot be told what it is.
+pub fn unrecognized(kind: &crate::gvk::Gvk, why: &str, bytes: &[u8]) -> Status {
+    errors::no_object(Some(kind), why, bytes)
+}
+
+/// The error of a body that is YAML and no object.
+pub(crate) fn unrecognized_tree(ty: TypeRef<'_>, tree: &Value, bytes: &[u8]) -> Status {
+    errors::unrecognized_as(ty.gvk(), crate::patch::json_type(tree), bytes)
+}
+
 /// Decodes what the YAML parser has read.
 pub(crate) fn decode_document(document: Document, ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
     let known = match validation {

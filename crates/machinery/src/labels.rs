@@ -319,8 +319,14 @@ impl<'t> Parser<'t> {
             return Err(format!("found '{open}' expected: '('"));
         }
         let mut values = Vec::new();
-        let mut after_value = false;
+        let (mut after_value, mut first) = (false, true);
         loop {
+            let expected = match (after_value, first) {
+                (true, _) => "',' or ')'",
+                (false, true) => "',', ')' or identifier",
+                (false, false) => "',', or identifier",
+            };
+            first = false;
             match self.next() {
                 ")" => {
                     if !after_value {
@@ -338,7 +344,7 @@ impl<'t> Parser<'t> {
                     values.push(token.to_owned());
                     after_value = true;
                 }
-                token => return Err(format!("found '{token}', expected: ',' or ')'")),
+                token => return Err(format!("found '{token}', expected: {expected}")),
             }
         }
     }

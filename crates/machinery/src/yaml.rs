@@ -26,6 +26,9 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
         None => Status::bad_request(format!("error converting YAML to JSON: yaml: {why}")),
     };
     let document = crate::json::document(bytes).map_err(|why| refused(&why))?;
+    if let Some(ty) = ty.filter(|_| !document.value.is_object() && !document.value.is_null()) {
+        return Err(crate::json::unrecognized_tree(ty, &document.value, bytes));
+    }
     crate::json::decode_document(document, ty, validation)
 }
 

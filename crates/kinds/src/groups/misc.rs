@@ -20,6 +20,11 @@ const SYSTEM_CLASSES: [(&str, i64); 2] = [("system-node-critical", 2_000_001_000
 pub(super) struct PriorityClasses;
 
 impl Strategy for PriorityClasses {
+    fn keeps(&self, name: &str) -> Option<&'static str> {
+        let is_known = SYSTEM_CLASSES.iter().any(|(known, _)| *known == name);
+        is_known.then_some("this is a system priority class and cannot be deleted")
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(fields) = obj.as_object_mut() {
             tree::fill(fields, "preemptionPolicy", "PreemptLowerPriority");

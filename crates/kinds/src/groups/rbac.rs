@@ -19,14 +19,11 @@ impl Strategy for Roles {
         for (at, rule) in tree::list(obj, "rules").iter().enumerate() {
             check_rule(rule, !self.cluster, &Path::root("rules").index(at), errors);
         }
-        let gathered = &obj["aggregationRule"];
-        if self.cluster && !gathered.is_null() {
-            let (selectors, path) = (tree::list(gathered, "clusterRoleSelectors"), Path::root("aggregationRule").child("clusterRoleSelectors"));
-            if selectors.is_empty() {
-                errors.push(Error::required(&path, "at least one clusterRoleSelector required if aggregationRule is non-nil"));
-            }
-            for (at, selector) in selectors.iter().enumerate() {
-                rules::label_selector(selector, &path.index(at), errors);
+        self.check_gathered(obj, errors);
+        // What upstream has as marks of its types comes last.
+        for (at, rule) in tree::list(obj, "rules").iter().enumerate() {
+            if tree::list(rule, "verbs").is_empty() {
+                errors.push(Error::required(&Path::root("rules").index(at).child("verbs"), ""));
             }
         }
     }
@@ -40,11 +37,26 @@ impl Strategy for Roles {
     }
 }
 
+impl Roles {
+    fn check_gathered(&self, obj: &Value, errors: &mut ErrorList) {
+        let gathered = &obj["aggregationRule"];
+        if self.cluster && !gathered.is_null() {
+            let (selectors, path) = (tree::list(gathered, "clusterRoleSelectors"), Path::root("aggregationRule").child("clusterRoleSelectors"));
+            if selectors.is_empty() {
+                errors.push(Error::required(&path, "at least one clusterRoleSelector required if aggregationRule is non-nil"));
+            }
+            for (at, selector) in selectors.iter().enumerate() {
+                rules::label_selector(selector, &path.index(at), errors);
+                if machinery::labels::Selector::from_label_selector(selector).is_err() {
+                    errors.push(Error::invalid(&path.index(at), Value::Null, "invalid label selector."));
+                }
+            }
+        }
+    }
+}
+
 fn check_rule(rule: &Value, namespaced: bool, path: &Path, errors: &mut ErrorList) {
     let empty = |key: &str| tree::list(rule, key).is_empty();
-    if empty("verbs") {
-        errors.push(Error::required(&path.child("verbs"), ""));
-    }
     if !empty("nonResourceURLs") {
         let place = path.child("nonResourceURLs");
         let mut bad = |detail: &str| errors.push(Error::invalid(&place, rule["nonResourceURLs"].clone(), detail));
@@ -99,10 +111,19 @@ impl Strategy for Bindings {
         for (at, subject) in tree::list(obj, "subjects").iter().enumerate() {
             check_subject(subject, !self.cluster, &Path::root("subjects").index(at), errors);
         }
+        for (at, subject) in tree::list(obj, "subjects").iter().enumerate() {
+            rules::required(subject, &Path::root("subjects").index(at), "name", errors);
+        }
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        rules::immutable(&obj["roleRef"], &old["roleRef"], &Path::root("roleRef"), errors);
+        let role = &obj["roleRef"];
+        if *role != old["roleRef"] {
+            // Upstream shows its own type, which no JSON is made of.
+            let text = |key: &str| Value::from(tree::text(role, key)).to_string();
+            let shown = format!("{{\"APIGroup\":{},\"Kind\":{},\"Name\":{}}}", text("apiGroup"), text("kind"), text("name"));
+            errors.push(Error::invalid(&Path::root("roleRef"), Value::Null, rules::IMMUTABLE).shown_as(shown));
+        }
     }
 
     fn name_rule(&self) -> NameRule {
@@ -116,7 +137,6 @@ impl Strategy for Bindings {
 
 fn check_subject(subject: &Value, namespaced: bool, path: &Path, errors: &mut ErrorList) {
     let (name, group) = (tree::text(subject, "name"), tree::text(subject, "apiGroup"));
-    rules::required(subject, path, "name", errors);
     match tree::text(subject, "kind") {
         "ServiceAccount" => {
             if !name.is_empty() {

@@ -31,6 +31,13 @@ const BACKOFF_LIMIT: i64 = 6;
 pub struct Jobs;
 
 impl Strategy for Jobs {
+    fn deletion_warning(&self) -> Option<&'static str> {
+        Some(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set \
+             propagationPolicy=Orphan to suppress this warning",
+        )
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = tree::at(obj, &["spec"]) {
             default_template(spec);

@@ -43,6 +43,10 @@ use serde_json::json;
 pub struct Pods;
 
 impl Strategy for Pods {
+    fn ends_gracefully(&self) -> bool {
+        true
+    }
+
     fn answers_deleted(&self) -> bool {
         true
     }
@@ -175,6 +179,8 @@ impl Strategy for Pods {
         let ip = tree::list(status, "podIPs").first().map(|ip| text(ip, "ip")).unwrap_or_default();
         vec![
             ("spec.nodeName".into(), text(spec, "nodeName")),
+            // Known, and not told of any pod.
+            ("status.podIPs".into(), String::new()),
             ("spec.restartPolicy".into(), text(spec, "restartPolicy")),
             ("spec.schedulerName".into(), text(spec, "schedulerName")),
             ("spec.serviceAccountName".into(), text(spec, "serviceAccountName")),

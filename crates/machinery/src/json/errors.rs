@@ -69,6 +69,11 @@ pub(super) fn unrecognized_type(kind: Option<&Gvk>, bytes: &[u8]) -> Status {
         Some(b't' | b'f') => "bool",
         _ => "number",
     };
+    unrecognized_as(kind, found, bytes)
+}
+
+/// As it, where the type is known.
+pub(super) fn unrecognized_as(kind: Option<&Gvk>, found: &str, bytes: &[u8]) -> Status {
     let go_type = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
     unrecognized(kind, &format!("json: cannot unmarshal {found} into Go value of type {go_type}"), bytes)
 }
@@ -106,7 +111,12 @@ pub(super) fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
     let Some((at, found)) = offset(bytes, error.line(), error.column()).and_then(|at| Some((at, character(bytes, at)?))) else {
         return "unexpected end of JSON input".to_owned();
     };
-    let place = if text.starts_with("expected `,` or `}`") {
+    if let Some(place) = in_literal(bytes, at) {
+        return format!("invalid character {} {place}", QuotedChar(found));
+    }
+    let place = if text.starts_with("invalid escape") {
+        "in string escape code"
+    } else if text.starts_with("expected `,` or `}`") {
         "after object key:value pair"
     } else if text.starts_with("expected `,` or `]`") {
         "after array element"
@@ -124,6 +134,15 @@ pub(super) fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
         "looking for beginning of value"
     };
     format!("invalid character {} {place}", QuotedChar(found))
+}
+
+/// Where Go's scanner is within one of the three words.
+fn in_literal(bytes: &[u8], at: usize) -> Option<String> {
+    let begin = bytes[..at].iter().rposition(|byte| !byte.is_ascii_lowercase()).map_or(0, |before| before + 1);
+    let begun = std::str::from_utf8(&bytes[begin..at]).ok().filter(|begun| !begun.is_empty())?;
+    let word = ["true", "false", "null"].into_iter().find(|word| word.starts_with(begun) && word.len() > begun.len())?;
+    let next = word.as_bytes().get(begun.len()).copied().map(char::from)?;
+    Some(format!("in literal {word} (expecting '{next}')"))
 }
 
 /// Where Go's scanner is when a number meets a character that it cannot have.

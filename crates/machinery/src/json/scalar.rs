@@ -35,8 +35,14 @@ pub(super) fn time(text: &str, micro: bool) -> Result<String, String> {
     match (canonical, micro.then(|| fraction(text)).flatten()) {
         (Some(_), Some((rest, part))) => Err(unfit(rest, part)),
         (Some(canonical), None) => Ok(canonical),
+        (None, _) if is_date(text) => Err(unfit("", "T")),
         (None, _) => Err(unfit(text, "2006")),
     }
+}
+
+/// Whether a text is what a time begins with, and no more.
+fn is_date(text: &str) -> bool {
+    text.len() == "2006-01-02".len() && crate::unix::parse(&format!("{text}T00:00:00Z")).is_some()
 }
 
 /// Where a time's fraction does not have the six digits that Go's layout of microseconds asks for: the rest of the text, and the
@@ -77,7 +83,8 @@ pub(super) fn bytes(text: &str) -> Result<String, String> {
         Err(error) => {
             let at = match error {
                 DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
-                DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => plain.len(),
+                // Go counts from the group of four that is not whole.
+                DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => plain.len() - plain.len() % 4,
             };
             Err(format!("illegal base64 data at input byte {at}"))
         }

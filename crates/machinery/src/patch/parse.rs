@@ -11,6 +11,7 @@ use crate::{
     status::Status,
     tree::json_type,
 };
+use serde_json::Map;
 
 /// The kinds of patch but server-side apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +100,41 @@ fn operations(patch: &Value) -> Result<Vec<String>, String> {
     Ok(unknown)
 }
 
+/// Writes a patched object as upstream's patching leaves it: what the patch has touched are maps, whose keys are sorted, and all
+/// else is as it was written by its type.
+fn echo(ty: Option<TypeRef<'_>>, value: &Value, touched: Option<&Value>, out: &mut Vec<u8>) {
+    let (Value::Object(fields), Some(Value::Object(touched))) = (value, touched) else {
+        return out.extend_from_slice(&json::encode_as(ty, value));
+    };
+    let mut keys: Vec<&String> = fields.keys().collect();
+    keys.sort();
+    out.push(b'{');
+    for (at, key) in keys.into_iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(&json::encode(&Value::String(key.clone())));
+        out.push(b':');
+        echo(ty.and_then(|ty| ty.child(key)), &fields[key], touched.get(key), out);
+    }
+    out.push(b'}');
+}
+
+/// The objects that the operations of a JSON patch go through, as a tree.
+fn touched(operations: &Value) -> Value {
+    let mut tree = Value::Object(Map::new());
+    for path in operations.as_array().into_iter().flatten().flat_map(|operation| [operation["path"].as_str(), operation["from"].as_str()]).flatten() {
+        let mut at = &mut tree;
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        for part in parts.iter().take(parts.len().saturating_sub(1)) {
+            let name = part.replace("~1", "/").replace("~0", "~");
+            let Value::Object(fields) = at else { break };
+            at = fields.entry(name).or_insert_with(|| Value::Object(Map::new()));
+        }
+    }
+    tree
+}
+
 impl Patch {
     /// The patched object, decoded as a body of its type, and warnings.
     ///
@@ -118,7 +154,13 @@ impl Patch {
                 }
             }
         }
-        let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&self.value) } else { value.to_string() };
+        let written = |value: &Value| {
+            let touched = if self.kind == Kind::Json { touched(&self.value) } else { self.value.clone() };
+            let mut out = Vec::new();
+            echo(Some(ty), value, Some(&touched), &mut out);
+            String::from_utf8_lossy(&out).into_owned()
+        };
+        let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&self.value) } else { written(value) };
         let invalid = |shown: String, why: String| Status::invalid("", "", "", vec![Error::invalid(&Path::root("patch"), shown, why)]);
         if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk()) {
             let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -126,7 +168,7 @@ impl Patch {
             let other_version = !version.is_empty() && version != own.api_version();
             if other_version || !kind.is_empty() && kind != own.kind {
                 let found = crate::gvk::Gvk::parse(version, kind);
-                return Err(invalid(value.to_string(), format!("no kind {} is registered for version {}", Quoted(&found.kind), Quoted(&found.api_version()))));
+                return Err(invalid(written(&value), format!("no kind {} is registered for version {}", Quoted(&found.kind), Quoted(&found.api_version()))));
             }
         }
         let outcome = match self.kind {

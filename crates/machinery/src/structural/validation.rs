@@ -167,7 +167,7 @@ fn errors(outcome: Outcome, path: &Path) -> ErrorList {
             Told::Enum(value, allowed) => Error::not_supported(&place, value, &allowed),
             Told::TooLong(max) => Error::too_long(&place, usize::try_from(max).unwrap_or_default()),
             Told::TooMany(actual, max) => Error::too_many(&place, actual, usize::try_from(max).unwrap_or_default()),
-            Told::Type(value) => Error { kind: ErrorKind::TypeInvalid, path: place, value, detail: problem.text.to_string(), bare: false },
+            Told::Type(value) => Error { kind: ErrorKind::TypeInvalid, path: place, value, detail: problem.text.to_string(), bare: false, shown: None },
             Told::Invalid(value) => Error::invalid(&place, value, problem.text.to_string()),
         }
     };

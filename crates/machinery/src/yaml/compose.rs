@@ -37,7 +37,7 @@ pub(crate) struct Document {
 
 /// Reads the first document of a text; nothing is null. The error is go-yaml's without its `yaml: `.
 pub(crate) fn compose(text: &str) -> Result<Document, String> {
-    let mut composer = Composer { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, aliased: 0, anchored: 0, repeats: Vec::new() };
+    let mut composer = Composer { text, parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, aliased: 0, anchored: 0, repeats: Vec::new() };
     let value = loop {
         match composer.next()? {
             (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
@@ -48,9 +48,30 @@ pub(crate) fn compose(text: &str) -> Result<Document, String> {
     Ok(Document { value, repeats: composer.repeats })
 }
 
+/// An error in go-yaml's words: without what was being read, and by its count of lines, in which the parser's begin at 0 (and the
+/// first is not told), the scanner's at 1.
+fn worded(text: &str, line: usize, info: &str) -> String {
+    let at = |line: usize| if line == 0 { String::new() } else { format!("line {line}: ") };
+    let last = text.split('\n').count();
+    match info {
+        "while parsing a node, did not find expected node content" => format!("{}did not find expected node content", at(line.saturating_sub(1))),
+        "while parsing node, found unknown anchor" => {
+            let name = text.lines().nth(line.saturating_sub(1)).and_then(|line| line.split_once('*')).map_or("", |(_, rest)| rest);
+            let name: String = name.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect();
+            format!("unknown anchor '{name}' referenced")
+        }
+        "while scanning a quoted scalar, found unexpected end of stream" => {
+            format!("{}found unexpected end of stream", at(if line > 1 { line } else { last }))
+        }
+        "while scanning a plain scalar, found a tab" => format!("{}found a tab character that violates indentation", at(line + 1)),
+        other => format!("line {line}: {other}"),
+    }
+}
+
 type Spanned<'t> = (Event<'t>, Span);
 
 struct Composer<'t> {
+    text: &'t str,
     parser: Parser<'t, StrInput<'t>>,
     /// The values of anchors, with how many nodes they are; none while they are still open.
     anchors: HashMap<usize, Option<(Value, usize)>>,
@@ -74,7 +95,7 @@ impl<'t> Composer<'t> {
     fn next(&mut self) -> Result<Spanned<'t>, String> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
-            Some(Err(error)) => Err(format!("line {}: {}", error.marker().line(), error.info())),
+            Some(Err(error)) => Err(worded(self.text, error.marker().line(), error.info())),
             None => Ok((Event::StreamEnd, Span::default())),
         }
     }
