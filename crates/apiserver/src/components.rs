@@ -5,7 +5,7 @@
 //! store: whoever gets an answer knows that they are well.
 
 use crate::{
-    errors, proxy,
+    proxy,
     registry::{Call, Selectors},
     respond::Answer,
 };
@@ -31,7 +31,7 @@ pub(crate) async fn list(call: &Call<'_>) -> Result<Answer, Status> {
 /// The one that the path names.
 pub(crate) async fn get(call: &Call<'_>) -> Result<Answer, Status> {
     let found = component(call, call.name()).await;
-    found.map(|value| Answer::Object(StatusCode::OK, value)).ok_or_else(|| errors::not_found(call.row, call.name()))
+    found.map(|value| Answer::Object(StatusCode::OK, value)).ok_or_else(|| Status::not_found("", "componentstatus", call.name()))
 }
 
 /// A part by its name; `None` if there is no such part.

@@ -6,6 +6,7 @@
 use crate::{
     Body, body,
     documents::{Aggregated, Document},
+    negotiate::{self, Discovery, Encoding},
     reply,
     rows::{Group, Row, Rows},
 };
@@ -35,42 +36,73 @@ pub(crate) enum Found {
 /// Answers `/api`, `/api/v1`, `/apis`, `/apis/G`, `/apis/G/V`; `None` if the path is none of them.
 pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap, address: &str) -> Option<Result<Found, Status>> {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let wanted = aggregated_version(headers);
-    let plain = |value: Option<Value>| Ok(value.map(Found::Plain).unwrap_or_else(|| Found::Whole(not_found())));
-    Some(match (parts.as_slice(), wanted) {
-        (["api"], Some(version)) => Ok(Found::Whole(aggregated(&rows.aggregated(Aggregated::new).core, version, headers))),
-        (["apis"], Some(version)) => Ok(Found::Whole(aggregated(&rows.aggregated(Aggregated::new).groups, version, headers))),
-        (["api"], None) => plain(Some(api_versions(address))),
-        (["apis"], None) => plain(Some(group_list(rows))),
-        (["api", version], _) => plain(resource_list(rows, "", version)),
-        (["apis", group], _) => plain(one_group(rows, group)),
-        (["apis", group, version], _) => plain(resource_list(rows, group, version)),
+    let documents = || rows.aggregated(Aggregated::new);
+    Some(match parts.as_slice() {
+        ["api"] => routed(headers).and_then(|()| either(headers, || api_versions(address), || &documents().core)),
+        ["apis"] => either(headers, || group_list(rows), || &documents().groups),
+        ["api", version] => routed(headers).and_then(|()| listed(rows, headers, "", version)),
+        ["apis", group] => one_group(rows, group).map_or_else(|| Ok(Found::Whole(reply::plain_not_found())), |value| plain(headers, value)),
+        ["apis", group, version] if rows.is_builtin_group(group) => routed(headers).and_then(|()| listed(rows, headers, group, version)),
+        ["apis", group, version] => listed(rows, headers, group, version),
         _ => return None,
     })
 }
 
-fn not_found() -> Response<Body> {
-    reply::plain_not_found()
-}
-
-/// The version of aggregated discovery that the client asks for first, if it does.
-pub(crate) fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
-    let accept = headers.get(header::ACCEPT)?.to_str().ok()?;
-    let first = accept.split(',').find(|clause| clause.contains("json") || clause.contains('*'))?;
-    if !first.contains("as=APIGroupDiscoveryList") || !first.contains("g=apidiscovery.k8s.io") {
-        return None;
+/// Whether a path is one of those that upstream serves by routes, which know methods; other handlers answer any.
+pub(crate) fn is_routed(rows: &Rows, path: &str) -> bool {
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    match parts.as_slice() {
+        ["api"] | ["api", _] | ["version"] | [".well-known", "openid-configuration"] | ["openid", "v1", "jwks"] => true,
+        ["apis", group, _] => rows.is_builtin_group(group),
+        _ => false,
     }
-    Some(if first.contains("v=v2beta1") { "v2beta1" } else { "v2" })
 }
 
-pub(crate) fn aggregated(document: &Document, version: &str, headers: &HeaderMap) -> Response<Body> {
+/// What upstream's routes look at before any handler does; what its aggregator answers by itself has none.
+fn routed(headers: &HeaderMap) -> Result<(), Status> {
+    negotiate::produces(headers, &negotiate::ALL)
+}
+
+fn plain(headers: &HeaderMap, value: Value) -> Result<Found, Status> {
+    negotiate::discovery(headers, false).map(|_| Found::Plain(value))
+}
+
+fn either<'d>(headers: &HeaderMap, plain: impl FnOnce() -> Value, document: impl FnOnce() -> &'d Document) -> Result<Found, Status> {
+    Ok(match negotiate::discovery(headers, true)? {
+        Discovery::Plain(_) => Found::Plain(plain()),
+        Discovery::Aggregated(encoding) => Found::Whole(aggregated(document(), encoding, headers)),
+    })
+}
+
+/// The resources of a version. Of a group of the program's own all versions are its own to deny.
+fn listed(rows: &Rows, headers: &HeaderMap, group: &str, version: &str) -> Result<Found, Status> {
+    match resource_list(rows, group, version) {
+        Some(list) => plain(headers, list),
+        None if rows.is_builtin_group(group) => Err(Status::no_such_path()),
+        None => Ok(Found::Whole(reply::plain_not_found())),
+    }
+}
+
+/// In which encoding the aggregated form is asked for, if it is.
+pub(crate) fn aggregated_encoding(headers: &HeaderMap) -> Option<Encoding> {
+    match negotiate::discovery(headers, true) {
+        Ok(Discovery::Aggregated(encoding)) => Some(encoding),
+        _ => None,
+    }
+}
+
+/// An aggregated document. Its types have no message here: who asks for protobuf gets JSON.
+pub(crate) fn aggregated(document: &Document, encoding: Encoding, headers: &HeaderMap) -> Response<Body> {
     let matches = headers.get(header::IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == document.etag.as_bytes());
-    let bytes = if version == "v2" { &document.v2 } else { &document.v2beta1 };
-    let mut response = Response::new(if matches { body::empty() } else { body::full(bytes.clone()) });
+    let (media, bytes) = match encoding {
+        Encoding::Yaml => (negotiate::YAML, machinery::yaml::encode(&machinery::json::read(&document.v2).unwrap_or_default()).into()),
+        Encoding::Json | Encoding::Protobuf => (negotiate::JSON, document.v2.clone()),
+    };
+    let mut response = Response::new(if matches { body::empty() } else { body::full(bytes) });
     if matches {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
-    let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    let media = format!("{media};g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
     for (name, value) in [(header::CONTENT_TYPE, media), (header::ETAG, document.etag.clone())] {
         if let Ok(value) = value.parse() {
             response.headers_mut().insert(name, value);
@@ -93,19 +125,16 @@ impl Aggregated {
 
 /// An aggregated document of the parts of its groups.
 pub(crate) fn document(parts: &[&[u8]]) -> Document {
-    let list = |version: &str| {
-        let mut text = format!(r#"{{"kind":"APIGroupDiscoveryList","apiVersion":"apidiscovery.k8s.io/{version}","metadata":{{}},"items":["#).into_bytes();
-        text.extend_from_slice(&parts.join(&b','));
-        text.extend_from_slice(b"]}\n");
-        Bytes::from(text)
-    };
-    let v2 = list("v2");
+    let mut text = br#"{"kind":"APIGroupDiscoveryList","apiVersion":"apidiscovery.k8s.io/v2","metadata":{},"items":["#.to_vec();
+    text.extend_from_slice(&parts.join(&b','));
+    text.extend_from_slice(b"]}\n");
+    let v2 = Bytes::from(text);
     let mut etag = String::from("\"");
     for byte in Sha512::digest(&v2) {
         let _ = write!(etag, "{byte:02X}");
     }
     etag.push('"');
-    Document { v2, v2beta1: list("v2beta1"), etag }
+    Document { v2, etag }
 }
 
 /// A group's part of the aggregated documents, made when it is first asked for.
@@ -171,15 +200,18 @@ fn verbs(row: &Row) -> Vec<&str> {
     row.resource.verbs.iter().map(String::as_str).filter(|verb| !ends || !matches!(*verb, "create" | "patch" | "update")).collect()
 }
 
-fn kind_value(kind: &machinery::gvk::Gvk) -> Value {
-    json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
+/// A kind as it is told: of the program's own kinds what is as the path says it is left out.
+fn kind_value(row: &Row, kind: &machinery::gvk::Gvk) -> Value {
+    let said = row.is_builtin() && kind.group == row.resource.group && kind.version == row.resource.version;
+    let (group, version) = if said { ("", "") } else { (kind.group.as_str(), kind.version.as_str()) };
+    json!({"group": group, "version": version, "kind": kind.kind})
 }
 
 fn aggregated_resource(row: &Arc<Row>) -> Value {
     let resource = &row.resource;
     let mut value = json!({
         "resource": resource.resource,
-        "responseKind": kind_value(&resource.kind),
+        "responseKind": kind_value(row, &resource.kind),
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": resource.singular,
         "verbs": verbs(row),
@@ -192,7 +224,7 @@ fn aggregated_resource(row: &Arc<Row>) -> Value {
     }
     if !resource.subresources.is_empty() {
         let subresources = resource.subresources.iter();
-        value["subresources"] = subresources.map(|s| json!({"subresource": s.name, "responseKind": kind_value(&s.kind), "verbs": s.verbs})).collect();
+        value["subresources"] = subresources.map(|s| json!({"subresource": s.name, "responseKind": kind_value(row, &s.kind), "verbs": s.verbs})).collect();
     }
     value
 }

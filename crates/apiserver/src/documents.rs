@@ -15,11 +15,10 @@ pub(crate) struct Aggregated {
     pub(crate) groups: Document,
 }
 
-/// One of them, in its versions.
+/// One of them.
 #[derive(Debug)]
 pub(crate) struct Document {
     pub(crate) v2: Bytes,
-    pub(crate) v2beta1: Bytes,
     pub(crate) etag: String,
 }
 

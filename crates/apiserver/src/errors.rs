@@ -11,9 +11,13 @@ pub(crate) fn not_found(row: &Row, name: &str) -> Status {
     Status::not_found(&row.resource.group, &row.resource.resource, name)
 }
 
-/// 409 AlreadyExists.
-pub(crate) fn already_exists(row: &Row, name: &str) -> Status {
-    Status::already_exists(&row.resource.group, &row.resource.resource, name)
+/// 409 AlreadyExists; whether what is there is on its way out is told.
+pub(crate) fn already_exists(row: &Row, name: &str, ends: bool) -> Status {
+    let mut status = Status::already_exists(&row.resource.group, &row.resource.resource, name);
+    if ends {
+        status.message.insert_str(0, "object is being deleted: ");
+    }
+    status
 }
 
 /// 409 Conflict with a reason of its own.

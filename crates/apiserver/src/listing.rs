@@ -267,10 +267,21 @@ impl Listing {
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
-        if self.empty && self.asked.accepted.encoding == Encoding::Yaml {
-            // `items:` and its line's end stand there.
-            out.pop();
-            out.extend_from_slice(b" []\n");
+        // Upstream collects the metadata of objects in a slice of its own, which nothing has made when there are none.
+        let null = self.asked.accepted.form == Form::Partial;
+        match self.asked.accepted.encoding {
+            Encoding::Yaml if self.empty => {
+                // `items:` and its line's end stand there.
+                out.pop();
+                out.extend_from_slice(if null { b" null\n" } else { b" []\n" });
+            }
+            Encoding::Json if self.empty && null => {
+                // The bracket was the last that was written; the tail begins with the other.
+                out.pop();
+                out.extend_from_slice(b"null");
+                self.tail.remove(0);
+            }
+            _ => {}
         }
         out.append(&mut self.tail);
     }

@@ -42,6 +42,8 @@ pub struct Accepted {
     pub pretty: bool,
     /// The sender takes gzip.
     pub gzip: bool,
+    /// Metadata is asked for as that of many.
+    pub many: bool,
 }
 
 /// The media type of JSON.
@@ -50,6 +52,7 @@ pub const JSON: &str = "application/json";
 pub const YAML: &str = "application/yaml";
 /// The media type of Kubernetes' protobuf envelope.
 pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+/// The media types of objects.
 pub(crate) const ALL: [&str; 3] = [JSON, YAML, PROTOBUF];
 
 impl Encoding {
@@ -64,7 +67,7 @@ impl Encoding {
     fn of(media: &str) -> Option<Encoding> {
         match media {
             "*/*" | JSON => Some(Encoding::Json),
-            YAML | "application/x-yaml" | "text/yaml" => Some(Encoding::Yaml),
+            YAML => Some(Encoding::Yaml),
             PROTOBUF => Some(Encoding::Protobuf),
             _ => None,
         }
@@ -115,21 +118,55 @@ pub fn accepted(headers: &HeaderMap, offered: Offered) -> Result<Accepted, Statu
         PROTOBUF if offered.protobuf => return Ok(Accepted { encoding: Encoding::Protobuf, ..Accepted::default() }),
         _ => {}
     }
-    let mut clauses: Vec<(f32, Clause<'_>)> = accept.split(',').map(|c| (0.0, Clause::parse(c))).collect();
-    for (quality, clause) in &mut clauses {
-        *quality = clause.quality;
+    if let Some(found) = clauses(accept).iter().find_map(|clause| clause.resolve(offered)) {
+        return Ok(found);
     }
-    clauses.sort_by(|a, b| b.0.total_cmp(&a.0));
-    for (_, clause) in &clauses {
-        if let Some(found) = clause.resolve(offered) {
-            return Ok(found);
+    // Where upstream has routes, they look first at what is named at all.
+    if offered.protobuf {
+        let watches: &[&str] = if offered.streams { &STREAMS } else { &[] };
+        produces(headers, &[&ALL, watches].concat())?;
+    }
+    Err(only(&ALL))
+}
+
+/// The clauses of `Accept`, the dearest first.
+fn clauses(accept: &str) -> Vec<Clause<'_>> {
+    let mut clauses: Vec<Clause<'_>> = accept.split(',').map(Clause::parse).collect();
+    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    clauses
+}
+
+/// How a document of discovery is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// As it has ever been.
+    Plain(Encoding),
+    /// All groups with all they have.
+    Aggregated(Encoding),
+}
+
+/// What `Accept` asks of discovery; `aggregated`: of a path that has it in this form too.
+pub fn discovery(headers: &HeaderMap, aggregated: bool) -> Result<Discovery, Status> {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if accept.is_empty() {
+        return Ok(Discovery::Plain(Encoding::Json));
+    }
+    let found = clauses(accept).into_iter().find_map(|clause| {
+        let encoding = Encoding::of(clause.media)?;
+        match (clause.group, clause.version, clause.kind) {
+            ("", "", "") => Some(Discovery::Plain(encoding)),
+            ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") if aggregated => Some(Discovery::Aggregated(encoding)),
+            _ => None,
         }
-    }
-    if !offered.protobuf {
-        return Err(only(&ALL));
-    }
-    let watches: &[&str] = if offered.streams { &STREAMS } else { &[] };
-    Err(Status::not_acceptable(&[&ALL, watches].concat()))
+    });
+    found.ok_or_else(|| only(&ALL))
+}
+
+/// 406 of a route that produces these alone, whatever else is asked of them.
+pub fn produces(headers: &HeaderMap, media: &[&str]) -> Result<(), Status> {
+    let Some(accept) = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).filter(|accept| !accept.is_empty()) else { return Ok(()) };
+    let named = |clause: &Clause<'_>| clause.media == "*/*" || media.contains(&clause.media);
+    if clauses(accept).iter().any(named) { Ok(()) } else { Err(Status::not_acceptable(media)) }
 }
 
 /// Whether an answer may be compressed: `gzip` is named, and not with a quality of nothing.
@@ -166,6 +203,8 @@ struct Clause<'a> {
     version: &'a str,
     kind: &'a str,
     pretty: bool,
+    /// A stream of something else than watch events is asked for.
+    other_stream: bool,
     quality: f32,
 }
 
@@ -173,7 +212,7 @@ impl<'a> Clause<'a> {
     fn parse(text: &'a str) -> Clause<'a> {
         let mut parts = text.split(';');
         let media = parts.next().unwrap_or_default().trim();
-        let mut clause = Clause { media, group: "", version: "", kind: "", pretty: false, quality: 1.0 };
+        let mut clause = Clause { media, group: "", version: "", kind: "", pretty: false, other_stream: false, quality: 1.0 };
         for part in parts {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             let value = value.trim();
@@ -182,6 +221,7 @@ impl<'a> Clause<'a> {
                 "v" => clause.version = value,
                 "as" => clause.kind = value,
                 "pretty" => clause.pretty = value == "1",
+                "stream" => clause.other_stream = !matches!(value, "" | "watch"),
                 "q" => clause.quality = value.parse().unwrap_or(0.0),
                 _ => {}
             }
@@ -190,15 +230,16 @@ impl<'a> Clause<'a> {
     }
 
     fn resolve(&self, Offered { forms, protobuf, .. }: Offered) -> Option<Accepted> {
-        let encoding = Encoding::of(self.media)?;
+        let encoding = Encoding::of(self.media).filter(|_| !self.other_stream)?;
         let meta = self.group == "meta.k8s.io" && matches!(self.version, "v1" | "v1beta1");
         let form = match self.kind {
+            "" if !self.group.is_empty() || !self.version.is_empty() => return None,
             "" if encoding != Encoding::Protobuf || protobuf => Form::Object,
             "Table" if forms && meta && encoding != Encoding::Protobuf => Form::Table,
             "PartialObjectMetadata" | "PartialObjectMetadataList" if forms && meta => Form::Partial,
             _ => return None,
         };
-        Some(Accepted { encoding, form, pretty: self.pretty, gzip: false })
+        Some(Accepted { encoding, form, pretty: self.pretty, gzip: false, many: self.kind == "PartialObjectMetadataList" })
     }
 }
 

@@ -23,10 +23,13 @@ pub(crate) const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.
 /// Answers an OpenAPI path; `None` if it is none.
 pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
     let path = path.strip_prefix("/openapi/")?;
-    if path == "v3" || path == "v3/" {
+    if path == "v3" {
         return Some(reply::respond(StatusCode::OK, negotiate::JSON, index(rows).to_string()));
     }
     if path == "v2" {
+        if !is_taken(headers) {
+            return Some(bare(StatusCode::NOT_ACCEPTABLE));
+        }
         let (hash, document) = (hash_of_all(rows), || whole(rows));
         // client-go asks for protobuf alone and reads nothing else; everybody else gets JSON.
         if headers.get_all(header::ACCEPT).iter().any(|v| v.to_str().is_ok_and(|v| v.contains(PROTOBUF_ASKED))) {
@@ -37,10 +40,31 @@ pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Res
         return Some(respond(packed, &hash, negotiate::JSON, headers));
     }
     let wanted = path.strip_prefix("v3/")?;
-    let (group, version) = versions(rows).find(|(group, version)| path_of(group, version) == wanted)?;
+    let Some((group, version)) = versions(rows).find(|(group, version)| path_of(group, version) == wanted) else {
+        return Some(bare(StatusCode::NOT_FOUND));
+    };
+    if !is_taken(headers) {
+        return Some(bare(StatusCode::NOT_ACCEPTABLE));
+    }
     let found = group.of_version(version);
     let packed = group.documents.get(version, || json(&with_served(&found, |served| openapi::v3_document(served, git_version()))));
     Some(respond(packed, &hash(&found), negotiate::JSON, headers))
+}
+
+/// An answer without words, as upstream's handler of documents gives them.
+fn bare(code: StatusCode) -> Response<Body> {
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = code;
+    response
+}
+
+/// Whether a document is accepted as JSON, or as protobuf in any of its spellings.
+fn is_taken(headers: &HeaderMap) -> bool {
+    let Some(accept) = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).filter(|accept| !accept.is_empty()) else { return true };
+    accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim()).any(|media| {
+        let (kind, form) = media.split_once('/').unwrap_or((media, ""));
+        matches!(kind, "*" | "application") && (matches!(form, "*" | "json") || form.starts_with("com.github.proto-openapi.spec."))
+    })
 }
 
 /// The index of version 3.

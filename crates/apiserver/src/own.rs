@@ -51,7 +51,7 @@ pub(crate) fn owners_once(value: &mut Value, cx: &Context, admitted: bool) {
 /// Takes away what no new object has, and what only the server says of one.
 pub(crate) fn wipe(value: &mut Value) {
     let metadata = meta::of(value);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation", "uid"] {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "uid"] {
         metadata.remove(field);
     }
     metadata.insert("creationTimestamp".into(), Value::Null);
@@ -61,7 +61,6 @@ pub(crate) fn wipe(value: &mut Value) {
 pub(crate) fn stamp(now: SystemTime, value: &mut Value) {
     wipe(value);
     let metadata = meta::of(value);
-    metadata.remove("resourceVersion");
     metadata.insert("creationTimestamp".into(), time::rfc3339(now).into());
     metadata.insert("uid".into(), meta::uuid().into());
 }

@@ -137,38 +137,45 @@ fn deadline(server: &ApiServer, query: &Query<'_>) -> Result<Duration, Status> {
     match query.text("timeout") {
         "" => Ok(limit),
         text => match go_duration(text) {
-            Some(wanted) if wanted.is_zero() => Ok(limit),
-            Some(wanted) => Ok(wanted.clamp(TIMEOUT_MIN, limit)),
-            None => Err(Status::bad_request(format!("invalid timeout specified in the request URL - time: invalid duration {text:?}"))),
+            Ok(wanted) if wanted.is_zero() => Ok(limit),
+            Ok(wanted) => Ok(wanted.clamp(TIMEOUT_MIN, limit)),
+            Err(why) => Err(Status::bad_request(format!("invalid timeout specified in the request URL - time: {why} {text:?}"))),
         },
     }
 }
 
-/// A duration as Go writes it: `1m30s`, `500ms`, `1.5h`.
-fn go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
+/// A duration as Go writes it: `1m30s`, `500ms`, `1.5h`; or what is wrong with it.
+fn go_duration(text: &str) -> Result<Duration, String> {
+    let invalid = || "invalid duration".to_owned();
+    let negative = text.starts_with('-');
+    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
     if rest == "0" {
-        return Some(Duration::ZERO);
+        return Ok(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return Err(invalid());
     }
     let mut total = 0.0_f64;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest.get(..digits)?.parse().ok()?;
-        rest = rest.get(digits..)?;
-        let unit_len = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let unit_s = match rest.get(..unit_len)? {
+        let is_number = |c: char| c.is_ascii_digit() || c == '.';
+        let (digits, after) = rest.split_at(rest.find(|c| !is_number(c)).unwrap_or(rest.len()));
+        let number: f64 = digits.parse().map_err(|_| invalid())?;
+        let (unit, next) = after.split_at(after.find(is_number).unwrap_or(after.len()));
+        let unit_s = match unit {
             "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
+            "us" | "µs" | "μs" => 1e-6,
             "ms" => 1e-3,
             "s" => 1.0,
             "m" => 60.0,
             "h" => 3600.0,
-            _ => return None,
+            "" => return Err("missing unit in duration".to_owned()),
+            unit => return Err(format!("unknown unit {unit:?} in duration")),
         };
         total += number * unit_s;
-        rest = rest.get(unit_len..)?;
+        rest = next;
     }
-    Duration::try_from_secs_f64(total).ok()
+    // A time that is over is as good as none, as upstream has it.
+    if negative { Ok(Duration::ZERO) } else { Duration::try_from_secs_f64(total).map_err(|_| invalid()) }
 }
 
 async fn dispatch(
@@ -188,12 +195,15 @@ async fn dispatch(
     }
     let unserved = row.is_none_or(|row| row.custom.is_some() && !is_scoped(row, &cx.info));
     let Some(row) = row.filter(|_| !unserved) else { return astray::nowhere(server, &cx.info.path) };
+    if row.custom.is_none() && !has_path(row, &cx.info) {
+        return Err(Status::no_such_path());
+    }
     astray::check_name(&cx.info)?;
     if STREAMS.contains(&cx.info.subresource.as_str()) {
         return proxy::handle(server.world(), cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
     }
     let reads = matches!(cx.info.verb, "get" | "list" | "watch");
-    let forms = reads && (matches!(cx.info.subresource.as_str(), "" | "status") || row.custom.is_some() && cx.info.subresource == "scale");
+    let forms = reads && matches!(cx.info.subresource.as_str(), "" | "status" | "scale");
     // What is answered and not stored has neither rows nor metadata to show.
     let stored = cx.info.subresource.is_empty() && !REVIEWS.contains(&cx.info.group.as_str());
     // What tells of the server itself is to be had by HEAD, and custom resources, which upstream routes by themselves.
@@ -206,8 +216,10 @@ async fn dispatch(
     }
     let streams = matches!(cx.info.verb, "list" | "watch");
     *accepted = negotiate::accepted(&parts.headers, Offered { forms: forms || stored, streams, protobuf: row.is_builtin() })?;
-    if cx.info.verb == "watch" {
-        accepted.for_watch()?;
+    match cx.info.verb {
+        "watch" => accepted.for_watch()?,
+        "get" | "list" if accepted.form == Form::Partial => check_number(row, cx.info.verb == "list", accepted.many)?,
+        _ => {}
     }
     accepted.pretty |= pretty(query, &cx.user_agent);
     accepted.gzip = negotiate::takes_gzip(&parts.headers);
@@ -252,7 +264,7 @@ impl Asked {
     async fn answer(&self, body: &Bytes) -> Result<Response<Body>, Status> {
         let query = Query::parse(&self.query);
         let call = Call { world: &self.world, cx: &self.cx, row: &self.row, query: &query, headers: &self.headers, accepted: self.accepted };
-        let include = table::Include::of(&query)?;
+        let include = if self.accepted.form == Form::Table { table::Include::of(&query)? } else { table::Include::default() };
         let answer = resource(&call, body).await?;
         let mut response = respond::answer(&self.row, &self.cx, self.accepted, include, answer);
         reply::finish(&mut response, &self.headers, self.cx.take_warnings());
@@ -328,6 +340,22 @@ impl Asked {
     }
 }
 
+/// Metadata is asked for as that of one or of many, as the answer is.
+fn check_number(row: &Row, many: bool, asked_many: bool) -> Result<(), Status> {
+    let kind = if many { &row.list_kind } else { &row.resource.kind.kind };
+    let go_type = match (row.custom.is_some(), many) {
+        (true, true) => "*unstructured.UnstructuredList".to_owned(),
+        (true, false) => "*unstructured.Unstructured".to_owned(),
+        (false, _) => format!("*{}.{kind}", registry::package(&row.resource.group)),
+    };
+    let why = match (asked_many, many) {
+        (false, true) => format!("you requested PartialObjectMetadata, but the requested object is a list ({go_type})"),
+        (true, false) => format!("you requested PartialObjectMetadataList, but the requested object is not a list ({go_type})"),
+        _ => return Ok(()),
+    };
+    Err(Status::new(406, "NotAcceptable", why))
+}
+
 /// What the clients of a deprecated kind are told with every answer.
 fn deprecated(kind: &machinery::gvk::Gvk) -> Option<&'static str> {
     match (kind.group.as_str(), kind.kind.as_str()) {
@@ -370,7 +398,12 @@ async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         "list" => registry::list(call).await,
         "watch" => registry::watch(call).await,
         "create" if REVIEWS.contains(&info.group.as_str()) => {
-            let value = call.decode(body, machinery::json::Validation::Ignore)?;
+            let options = registry::WriteOptions::of(call, "CreateOptions")?;
+            let mut value = call.decode(body, options.validation)?;
+            let now = machinery::time::rfc3339(call.cx.now);
+            let row = call.row;
+            let none = machinery::apply::FieldSet::default();
+            machinery::apply::track_update(row.ty(), None, &mut value, &options.manager, &row.api_version, "", &now, &none);
             let answer = reviews::create(call.world, call.cx, call.row, value).await?;
             Ok(Answer::Object(StatusCode::CREATED, answer))
         }
@@ -399,6 +432,21 @@ fn is_placed(row: &Row, info: &RequestInfo) -> bool {
         "create" => info.name.is_empty(),
         "update" | "patch" => !info.name.is_empty(),
         _ => true,
+    }
+}
+
+/// Whether a path of a kind of the program's own leads to any verb: where none does, upstream has no such path.
+fn has_path(row: &Row, info: &RequestInfo) -> bool {
+    let resource = &row.resource;
+    // The name of a list is that of its field selector.
+    let named = !info.name.is_empty() && !matches!(info.verb, "list" | "watch");
+    let any = |verbs: &[&str]| verbs.iter().any(|verb| resource.has_verb(verb));
+    match resource.namespaced {
+        true if info.namespace.is_empty() => !named && info.subresource.is_empty() && resource.has_verb("list"),
+        false if !info.namespace.is_empty() && resource.resource != "namespaces" => false,
+        _ if !info.subresource.is_empty() => true,
+        _ if named => any(&["get", "update", "patch", "delete"]),
+        _ => any(&["list", "create", "deletecollection"]),
     }
 }
 
@@ -502,17 +550,13 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
     if let Some(response) = health::answer(server, path, query) {
         return Ok(response);
     }
-    let reads = matches!(info.verb, "get" | "head");
-    if path == "/version" && info.verb != "get" {
+    let rows = server.rows();
+    if info.verb != "get" && discovery::is_routed(&rows, path) {
         return Err(Status::method_not_allowed());
     }
-    if path.contains("//") || !reads && path != "/openapi/v2" {
-        return if reads { astray::nowhere(server, path) } else { Ok(reply::plain_not_found()) };
+    if path.contains("//") {
+        return astray::nowhere(server, path);
     }
-    if path == "/openapi/v3/" {
-        return Ok(reply::not_found_without_words());
-    }
-    let rows = server.rows();
     if let Some(response) = server.aggregation().aggregated(&rows, path, headers) {
         return Ok(response);
     }
@@ -533,7 +577,10 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
     };
     let json = |value: &Value| json_as(None, value);
     match path {
-        "/version" | "/version/" => json_as(info, &machinery::resources::version()),
+        "/version" | "/version/" => {
+            negotiate::produces(headers, &[negotiate::JSON])?;
+            json_as(info, &machinery::resources::version())
+        }
         "/" => json(&serde_json::json!({ "paths": machinery::resources::roots().collect::<Vec<_>>() })),
         "/metrics" => {
             let mut response = reply::respond(StatusCode::OK, negotiate::JSON, server.world().render_metrics(server.given_up().count()));
@@ -561,10 +608,11 @@ mod tests {
 
     #[test]
     fn durations_are_those_of_go() {
-        assert_eq!(go_duration("1m30s"), Some(Duration::from_secs(90)));
-        assert_eq!(go_duration("1.5h"), Some(Duration::from_secs(5400)));
-        assert_eq!(go_duration("500ms"), Some(Duration::from_millis(500)));
-        assert_eq!(go_duration("5"), None);
-        assert_eq!(go_duration("-1s"), None);
+        assert_eq!(go_duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(go_duration("1.5h"), Ok(Duration::from_secs(5400)));
+        assert_eq!(go_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(go_duration("5").unwrap_err(), "missing unit in duration");
+        assert_eq!(go_duration("5x").unwrap_err(), "unknown unit \"x\" in duration");
+        assert_eq!(go_duration("-1s"), Ok(Duration::ZERO));
     }
 }

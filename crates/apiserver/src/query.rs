@@ -49,7 +49,7 @@ impl<'a> Query<'a> {
     /// A number; 400 in the words of Go's `strconv` otherwise.
     pub fn int(&self, key: &str) -> Result<Option<i64>, Status> {
         match self.get(key) {
-            None | Some("") => Ok(None),
+            None => Ok(None),
             Some(text) => match text.parse::<i64>() {
                 Ok(n) => Ok(Some(n)),
                 Err(e) if matches!(e.kind(), std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow) => {

@@ -377,6 +377,11 @@ impl Rows {
         self.group(group).is_some_and(|group| group.rows.iter().any(|r| r.is_builtin() && r.resource.version == version))
     }
 
+    /// Whether any version of a group is the program's own.
+    pub(crate) fn is_builtin_group(&self, group: &str) -> bool {
+        self.group(group).is_some_and(|group| group.rows.iter().any(|row| row.is_builtin()))
+    }
+
     /// Whether a group and version is served at all.
     pub fn has_version(&self, group: &str, version: &str) -> bool {
         self.group(group).is_some_and(|group| group.rows.iter().any(|r| r.resource.version == version))

@@ -29,7 +29,10 @@ impl Include {
             "" | "Metadata" => Ok(Include::Metadata),
             "None" => Ok(Include::None),
             "Object" => Ok(Include::Object),
-            other => Err(Status::bad_request(format!("includeObject must be one of 'None', 'Metadata', or 'Object': {other:?}"))),
+            other => {
+                let allowed = "must be 'Metadata', 'Object', 'None', or empty";
+                Err(Status::bad_request(format!("Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: {allowed}")))
+            }
         }
     }
 }

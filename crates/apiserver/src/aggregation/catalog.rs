@@ -234,7 +234,7 @@ impl Catalog {
         if entries.is_empty() {
             return None;
         }
-        let version = discovery::aggregated_version(headers)?;
+        let encoding = discovery::aggregated_encoding(headers)?;
         let made = self.made.load_full().filter(|made| Arc::ptr_eq(&made.rows, rows) && same(&made.entries, &entries));
         let made = made.unwrap_or_else(|| {
             let made = Arc::new(Made { rows: Arc::clone(rows), documents: documents(rows, &entries), entries });
@@ -242,8 +242,8 @@ impl Catalog {
             made
         });
         match path.trim_matches('/') {
-            "api" => Some(discovery::aggregated(&made.documents.core, version, headers)),
-            "apis" => Some(discovery::aggregated(&made.documents.groups, version, headers)),
+            "api" => Some(discovery::aggregated(&made.documents.core, encoding, headers)),
+            "apis" => Some(discovery::aggregated(&made.documents.groups, encoding, headers)),
             _ => None,
         }
     }

@@ -63,7 +63,7 @@ impl Aggregation {
 
     /// `/apis` and `/apis/GROUP`, in their older form; none if no other server has anything to do with it.
     pub(crate) fn plain(&self, rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Value> {
-        if path.trim_matches('/') == "apis" && discovery::aggregated_version(headers).is_some() {
+        if path.trim_matches('/') == "apis" && discovery::aggregated_encoding(headers).is_some() {
             return None;
         }
         catalog::plain(rows, &self.remotes.at_once(), path)

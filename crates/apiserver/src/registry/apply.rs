@@ -51,7 +51,12 @@ pub(super) fn check_identity(call: &Call<'_>, value: &mut Value) -> Result<(), S
         create::check_kind(call.row, value)?;
     }
     create::place(call.row, call.namespace(), value)?;
-    match meta::text(value, "name") {
+    check_name(call, meta::text(value, "name"))
+}
+
+/// The name of a body is that of the path.
+pub(crate) fn check_name(call: &Call<'_>, name: &str) -> Result<(), Status> {
+    match name {
         "" => Err(Status::bad_request(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name()))),
         name if name != call.name() => {
             Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())))

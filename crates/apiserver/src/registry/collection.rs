@@ -1,15 +1,23 @@
 //! Deletecollection: every selected object is deleted as a delete of its own would.
 
-use super::{Call, DeleteOptions, Selectors, delete_named, list, meta};
+use super::{Call, DeleteOptions, delete, delete_named, list, meta};
 use crate::{listing::List, respond::Answer, storage};
 use bytes::Bytes;
-use machinery::status::Status;
+use machinery::{
+    field::{self, Path},
+    status::Status,
+};
 
 /// Answers a DELETE of many with the list of what was found.
 pub(crate) async fn delete_collection(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
-    let selectors = Selectors::of(call.query, call.row)?;
+    let list: List = list::selected(call).await?;
     let options = DeleteOptions::read(call, body)?;
-    let list: List = list::all(call, &selectors).await?;
+    if options.unreadable {
+        let path = Path::root("ignoreStoreReadErrorWithClusterBreakingPotential");
+        let error = field::Error::invalid(&path, true, "is not allowed with DELETECOLLECTION, try again after removing the option");
+        return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", vec![error]));
+    }
+    delete::warn(call, &options);
     for entry in &list.entries {
         // Each deletion is finished; those that have not begun are left when nobody waits any more, as upstream does.
         if call.cx.is_given_up() {

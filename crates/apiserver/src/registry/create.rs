@@ -15,8 +15,6 @@ use http::StatusCode;
 use machinery::{
     Value, apply,
     field::{self, Path},
-    gvk::Gvk,
-    quote::Quoted,
     status::Status,
     time,
 };
@@ -36,8 +34,7 @@ pub(crate) async fn create(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
 
 /// The apiVersion and kind of a body must be the endpoint's.
 pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
-    let (api_version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
-    let expected = &row.resource.kind;
+    let api_version = value["apiVersion"].as_str().unwrap_or_default();
     if row.custom.is_some() {
         // The kind is left to validation, as upstream does.
         return match api_version == row.api_version {
@@ -47,18 +44,7 @@ pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
             }
         };
     }
-    if api_version == row.api_version && *kind == expected.kind {
-        return Ok(());
-    }
-    let given = Gvk::parse(api_version, kind);
-    let why = if machinery::schema::builtin().kind(&given).is_some() {
-        // Upstream's internal package is named after the first part of the group.
-        let package = expected.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
-        format!("converting ({}.{kind}) to ({package}.{}): unknown conversion", given.version, expected.kind)
-    } else {
-        format!("no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"", Quoted(kind), Quoted(api_version))
-    };
-    Err(Status::bad_request(format!("{kind} in version {} cannot be handled as a {}: {why}", Quoted(&given.version), expected.kind)))
+    super::declared::check(&row.resource.kind, value)
 }
 
 /// Creates a decoded, defaulted object. `applied`: its managers are already written (server-side apply).
@@ -144,8 +130,9 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     }
     let key = row.resource.key(namespace, &name);
     // Before anything is charged for it: whoever is not charged here is not stored either, though the object may go meanwhile.
-    if storage::get(call.world.store(), row, &key).is_some() {
-        return Err(errors::already_exists(row, &name));
+    if let Some(present) = storage::get(call.world.store(), row, &key) {
+        let ends = !meta::text(&storage::value(row, &present), "deletionTimestamp").is_empty();
+        return Err(errors::already_exists(row, &name, ends));
     }
     let charges = admission::charge(call.world, &write, &value).await?;
     if options.dry_run {
@@ -180,7 +167,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
         }
         Ok(None) => {
             charges.refund(call.world).await;
-            Err(errors::already_exists(row, &name))
+            Err(errors::already_exists(row, &name, false))
         }
         // It may be stored all the same: what was taken for it stays until that is known.
         Err(error) => {

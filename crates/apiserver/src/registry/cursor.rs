@@ -21,7 +21,9 @@ pub(crate) struct Cursor {
 
 #[derive(Serialize, Deserialize)]
 struct Token {
+    #[serde(default)]
     v: String,
+    #[serde(default)]
     rv: i64,
     #[serde(default)]
     start: String,
@@ -48,15 +50,20 @@ impl Cursor {
             };
             bad(&format!("illegal base64 data at input byte {at}"))
         })?;
-        let token: Token = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
+        let wrong = |e: serde_json::Error| bad(&machinery::json::syntax_error(&bytes).unwrap_or_else(|| e.to_string()));
+        let token: Token = serde_json::from_slice(&bytes).map_err(wrong)?;
         if token.v != VERSION {
             return Err(bad(&format!("server does not recognize this encoded version {}", token.v)));
         }
         if token.rv == 0 {
             return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
         }
-        if token.start.is_empty() || token.start.contains("../") {
+        if token.start.is_empty() {
             return Err(bad("encoded start key empty (version meta.k8s.io/v1)"));
+        }
+        let parts = token.start.strip_prefix('/').unwrap_or(&token.start);
+        if parts.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(bad(&token.start));
         }
         let after = token.start.strip_suffix('\0').unwrap_or(&token.start).to_owned();
         Ok(Cursor { revision: u64::try_from(token.rv).ok(), after, left: token.left })

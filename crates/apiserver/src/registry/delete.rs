@@ -25,6 +25,9 @@ use store::Entry;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
+/// The option by which an object goes that the store has and cannot read.
+const UNREADABLE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+
 /// `DeleteOptions`, from body or query.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DeleteOptions {
@@ -34,6 +37,8 @@ pub(crate) struct DeleteOptions {
     pub(crate) resource_version: Option<String>,
     pub(crate) orphan_dependents: Option<bool>,
     pub(crate) propagation: Option<Propagation>,
+    /// Only what cannot be read is meant.
+    pub(crate) unreadable: bool,
     /// No admission is asked: the instances of a definition that goes, and pods whose eviction was admitted as such.
     pub(crate) unadmitted: bool,
 }
@@ -48,8 +53,11 @@ impl DeleteOptions {
     /// Checks `DeleteOptions`; 422 in upstream's words.
     pub(crate) fn of(value: &Value) -> Result<DeleteOptions, Status> {
         let mut errors = ErrorList::new();
-        let dry_run = value["dryRun"].as_array().map_or(&[][..], Vec::as_slice).iter().filter_map(Value::as_str);
-        let dry_run = options::dry_run(dry_run, &mut errors);
+        let orphan_dependents = value["orphanDependents"].as_bool();
+        if orphan_dependents.is_some() && !value["propagationPolicy"].is_null() {
+            let detail = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(field::Error::invalid(&Path::root("propagationPolicy"), value["propagationPolicy"].clone(), detail));
+        }
         let propagation = match value["propagationPolicy"].as_str() {
             None => None,
             Some("Orphan") => Some(Propagation::Orphan),
@@ -61,10 +69,13 @@ impl DeleteOptions {
                 None
             }
         };
-        let orphan_dependents = value["orphanDependents"].as_bool();
-        if orphan_dependents.is_some() && propagation.is_some() {
-            let detail = "orphanDependents and deletionPropagation cannot be both set";
-            errors.push(field::Error::invalid(&Path::root("propagationPolicy"), value["propagationPolicy"].clone(), detail));
+        let dry_run = value["dryRun"].as_array().map_or(&[][..], Vec::as_slice).iter().filter_map(Value::as_str);
+        let dry_run = options::dry_run(dry_run, &mut errors);
+        let whatever_is_read = value[UNREADABLE].as_bool().unwrap_or(false);
+        for other in ["propagationPolicy", "orphanDependents", "gracePeriodSeconds", "preconditions"] {
+            if whatever_is_read && !value[other].is_null() {
+                errors.push(field::Error::invalid(&Path::root(UNREADABLE), json!(true), format!("cannot be set together with .{other}")));
+            }
         }
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errors));
@@ -77,6 +88,7 @@ impl DeleteOptions {
             resource_version: text("resourceVersion"),
             orphan_dependents,
             propagation,
+            unreadable: whatever_is_read,
             unadmitted: false,
         })
     }
@@ -104,6 +116,9 @@ impl Options for DeleteOptions {
             }
             .into();
         }
+        if self.unreadable {
+            out[UNREADABLE] = true.into();
+        }
         if self.dry_run {
             out["dryRun"] = json!(["All"]);
         }
@@ -114,7 +129,7 @@ impl Options for DeleteOptions {
 fn from_body(call: &Call<'_>, bytes: &Bytes) -> Result<Value, Status> {
     let gvk = machinery::gvk::Gvk { group: String::new(), version: "v1".into(), kind: "DeleteOptions".into() };
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks DeleteOptions"))?;
-    let value = call.decode_as(bytes, ty, machinery::json::Validation::Ignore)?;
+    let value = call.read_as(bytes, ty, machinery::json::Validation::Ignore).map_err(bare)?;
     let text = |field: &str| value[field].as_str().unwrap_or_default();
     match text("kind") {
         "" | "DeleteOptions" => Ok(value),
@@ -123,6 +138,20 @@ fn from_body(call: &Call<'_>, bytes: &Bytes) -> Result<Value, Status> {
             Err(Status::bad_request(why))
         }
     }
+}
+
+/// Why a body cannot be read and no more: upstream does not say here what it was to be.
+fn bare(mut status: Status) -> Status {
+    let heads =
+        [r#"DeleteOptions in version "v1" cannot be handled as a DeleteOptions: "#, "the object provided is unrecognized (must be of type DeleteOptions): "];
+    for (head, summed) in heads.into_iter().zip([false, true]) {
+        if let Some(why) = status.message.strip_prefix(head) {
+            let why = if summed { why.rsplit_once(" (").map_or(why, |(why, _)| why) } else { why };
+            status.message = why.to_owned();
+            break;
+        }
+    }
+    status
 }
 
 fn from_query(call: &Call<'_>) -> Result<Value, Status> {
@@ -140,13 +169,25 @@ fn from_query(call: &Call<'_>) -> Result<Value, Status> {
     if let Some(policy) = call.query.get("propagationPolicy") {
         value["propagationPolicy"] = policy.into();
     }
+    if let Some(whatever) = call.query.flag_opt(UNREADABLE) {
+        value[UNREADABLE] = whatever.into();
+    }
     Ok(value)
 }
 
 /// Answers a DELETE of one object.
 pub(crate) async fn delete(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let options = DeleteOptions::read(call, body)?;
+    warn(call, &options);
     delete_named(call, call.row, call.namespace(), call.name(), &options).await
+}
+
+/// Tells a deleter what is done since it did not say otherwise.
+pub(crate) fn warn(call: &Call<'_>, options: &DeleteOptions) {
+    let said = options.propagation.is_some() || options.orphan_dependents.is_some();
+    if let Some(warning) = call.row.strategy.deletion_warning().filter(|_| !said) {
+        call.cx.warn(warning);
+    }
 }
 
 /// Deletes one object.
@@ -156,6 +197,17 @@ pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &st
         let present = storage::present(call.world.store(), row, &key, Memory::Anew).await.map_err(|unread| storage::unread(&unread))?;
         let entry = present.ok_or_else(|| errors::not_found(row, name))?;
         let old = storage::value(row, &entry);
+        if let Some(why) = row.strategy.keeps(name) {
+            return Err(Status::forbidden(&row.resource.group, &row.resource.resource, name, why));
+        }
+        if options.unreadable {
+            // Whatever the store has here can be read.
+            let why = format!(
+                "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is not allowed because \
+                 the object is decodable from storage"
+            );
+            return Err(errors::conflict(row, name, &why));
+        }
         check_preconditions(row, name, options, &old)?;
         let (cx, operation) = (call.cx, Operation::Delete);
         let write = Write { cx, row, operation, subresource: "", namespace, name, dry_run: options.dry_run, old: Some(&old), options: Some(options) };
@@ -169,8 +221,8 @@ pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &st
                 let ready = storage::ready(call.world.store(), row, *value).await?;
                 storage::replace(call.world.store(), row, &key, &entry, ready).await?.map(|e| Answer::Stored(code(options), e))
             }
-            Plan::Remove if options.dry_run => Some(removed(row, name, &old)),
-            Plan::Remove => remove(call, row, &key, &entry, &old).await?.then(|| removed(row, name, &old)),
+            Plan::Remove(last) if options.dry_run => Some(removed(row, name, *last)),
+            Plan::Remove(last) => remove(call, row, &key, &entry, &old).await?.then(|| removed(row, name, *last)),
         };
         if let Some(answer) = answer {
             return Ok(answer);
@@ -189,6 +241,16 @@ pub(crate) fn check_preconditions(row: &Row, name: &str, options: &DeleteOptions
     let (uid, version) = (meta::text(old, "uid"), meta::text(old, "resourceVersion"));
     // Upstream names the kind here, not the resource.
     let conflict = |why: &str| Status::conflict(&row.resource.group, &row.resource.kind.kind, name, why);
+    // What ends in steps of its own is looked at before the others are, in other words.
+    if row.strategy.lingers(old) {
+        let sides = [("UID", options.uid.as_deref(), uid), ("ResourceVersion", options.resource_version.as_deref(), version)];
+        for (what, wanted, found) in sides {
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+                let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+                return Err(errors::conflict(row, name, &why));
+            }
+        }
+    }
     if let Some(wanted) = options.uid.as_deref().filter(|w| *w != uid) {
         let why =
             format!("the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated");
@@ -209,8 +271,8 @@ enum Plan {
     Nothing,
     /// The object stays with its deletion noted.
     Mark(Box<Value>),
-    /// The object goes.
-    Remove,
+    /// The object goes; as it is told of.
+    Remove(Box<Value>),
 }
 
 fn plan(call: &Call<'_>, row: &Row, options: &DeleteOptions, old: &Value) -> Plan {
@@ -238,6 +300,9 @@ fn plan(call: &Call<'_>, row: &Row, options: &DeleteOptions, old: &Value) -> Pla
         if grace_s > 0 {
             graceful = true;
             mark(&mut value, later(call.cx.now, grace_s), grace_s);
+        } else if row.strategy.ends_gracefully() {
+            graceful = true;
+            mark(&mut value, call.cx.now, 0);
         }
     }
     let finalizers = finalizers(row, options, old);
@@ -247,13 +312,16 @@ fn plan(call: &Call<'_>, row: &Row, options: &DeleteOptions, old: &Value) -> Pla
     }
     let held = row.strategy.lingers(old);
     if finalizers.is_empty() && !held && (!graceful || grace_s == 0) {
-        return Plan::Remove;
+        return Plan::Remove(Box::new(value));
     }
     if held {
         row.strategy.begin_end(&mut value);
     }
     if !graceful && !deleting {
         mark(&mut value, call.cx.now, 0);
+        if held {
+            meta::set(&mut value, "deletionGracePeriodSeconds", Value::Null);
+        }
     }
     if value == *old { Plan::Nothing } else { Plan::Mark(Box::new(value)) }
 }
@@ -330,11 +398,11 @@ pub(crate) async fn remove(call: &Call<'_>, row: &Arc<Row>, key: &str, entry: &A
     Ok(removed)
 }
 
-fn removed(row: &Row, name: &str, old: &Value) -> Answer {
+fn removed(row: &Row, name: &str, old: Value) -> Answer {
     if row.strategy.answers_deleted() {
-        return Answer::Object(StatusCode::OK, old.clone());
+        return Answer::Object(StatusCode::OK, old);
     }
-    let mut details = json!({"name": name, "kind": row.resource.resource, "uid": meta::text(old, "uid")});
+    let mut details = json!({"name": name, "kind": row.resource.resource, "uid": meta::text(&old, "uid")});
     if !row.resource.group.is_empty() {
         details["group"] = row.resource.group.clone().into();
     }

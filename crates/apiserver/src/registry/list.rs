@@ -48,16 +48,19 @@ pub(crate) async fn list(call: &Call<'_>) -> Result<Answer, Status> {
     let options = options(call)?;
     match select(call, &selectors, &options).await? {
         Some(list) => Ok(Answer::List(list)),
-        None if options.after.is_empty() => Err(Status::expired("The resourceVersion for the provided list is too old.")),
+        None if options.after.is_empty() => Err(too_old()),
         None => Ok(page_too_old(&options)),
     }
 }
 
-/// Every selected object of the newest snapshot.
-pub(crate) async fn all(call: &Call<'_>, selectors: &Selectors) -> Result<List, Status> {
-    select(call, selectors, &Options { limit: 0, exact: None, after: String::new(), left: None })
-        .await?
-        .ok_or_else(|| Status::internal("the newest state is not there"))
+/// What a list with the same options has.
+pub(crate) async fn selected(call: &Call<'_>) -> Result<List, Status> {
+    let selectors = Selectors::of(call.query, call.row)?;
+    select(call, &selectors, &options(call)?).await?.ok_or_else(too_old)
+}
+
+fn too_old() -> Status {
+    Status::expired("The resourceVersion for the provided list is too old.")
 }
 
 /// The selected objects of a snapshot as the row has them; `None` if that is no longer known.
@@ -97,7 +100,8 @@ async fn converted(call: &Call<'_>, selectors: &Selectors, options: &Options, sn
 fn bounds(call: &Call<'_>, options: &Options) -> (String, String) {
     let (root, namespace) = (&call.row.root_key, call.namespace());
     let prefix = if namespace.is_empty() { root.clone() } else { format!("{root}{namespace}/") };
-    (prefix, if options.after.is_empty() { String::new() } else { format!("{root}{}", options.after) })
+    let start = if options.after.is_empty() { String::new() } else { format!("{prefix}{}", options.after) };
+    (prefix, start)
 }
 
 /// The selected objects of a snapshot, or of what was `converted` of it; `None` if that is no longer known.
@@ -130,7 +134,7 @@ fn pick(call: &Call<'_>, selectors: &Selectors, options: &Options, converted: Op
     list.entries.extend(selected.by_ref().take(options.limit).cloned());
     // With a selector the rest is not counted, as upstream: one more match is enough to go on.
     if selected.next().is_some() {
-        let after = list.entries.last().map(|e| storage::key(e).strip_prefix(row.root_key.as_str()).unwrap_or_default().to_owned());
+        let after = list.entries.last().map(|e| storage::key(e).strip_prefix(prefix.as_str()).unwrap_or_default().to_owned());
         // Each page has one snapshot, so the pages before it tell what is left.
         let before = if options.after.is_empty() { u64::try_from(snapshot.count(&prefix)).ok() } else { options.left };
         list.remaining = before.filter(|_| everything).and_then(|before| before.checked_sub(list.entries.len() as u64));
@@ -176,26 +180,26 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
     let rule = query.text("resourceVersionMatch");
     let token = query.text("continue");
     let path = Path::root("resourceVersionMatch");
-    let forbidden = |detail: &str| invalid(vec![field::Error::forbidden(&path, detail)]);
-    match rule {
-        "" | "Exact" | "NotOlderThan" => {}
-        other => {
-            let error = field::Error::not_supported(&path, json!(other), &["Exact", "NotOlderThan", ""]);
-            return Err(invalid(vec![error]));
+    let mut errors = Vec::new();
+    if !rule.is_empty() {
+        if version.is_empty() {
+            errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+        }
+        if !token.is_empty() {
+            errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
+        }
+        if !matches!(rule, "Exact" | "NotOlderThan") {
+            errors.push(field::Error::not_supported(&path, json!(rule), &["Exact", "NotOlderThan", ""]));
+        }
+        if rule == "Exact" && version == "0" {
+            errors.push(field::Error::forbidden(&path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
         }
     }
     if query.get("sendInitialEvents").is_some() {
-        let error = field::Error::forbidden(&Path::root("sendInitialEvents"), "sendInitialEvents is forbidden for list");
-        return Err(invalid(vec![error]));
+        errors.push(field::Error::forbidden(&Path::root("sendInitialEvents"), "sendInitialEvents is forbidden for list"));
     }
-    if !rule.is_empty() && !token.is_empty() {
-        return Err(forbidden("resourceVersionMatch is forbidden when continue is provided"));
-    }
-    if !rule.is_empty() && version.is_empty() {
-        return Err(forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"));
-    }
-    if rule == "Exact" && version == "0" {
-        return Err(forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+    if !errors.is_empty() {
+        return Err(invalid(errors));
     }
     let limit = usize::try_from(query.int("limit")?.unwrap_or(0)).unwrap_or(0);
     if !token.is_empty() {
@@ -221,8 +225,9 @@ pub(crate) fn revision(text: &str) -> Result<Option<u64>, field::Error> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| {
-        let detail = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+    text.parse::<u64>().map(Some).map_err(|e| {
+        let why = if *e.kind() == std::num::IntErrorKind::PosOverflow { "value out of range" } else { "invalid syntax" };
+        let detail = format!("strconv.ParseUint: parsing {text:?}: {why}");
         field::Error::invalid(&Path::root("resourceVersion"), json!(text), &detail)
     })
 }

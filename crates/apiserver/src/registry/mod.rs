@@ -7,6 +7,7 @@ mod apply;
 mod collection;
 mod create;
 mod cursor;
+mod declared;
 mod delete;
 mod list;
 mod options;
@@ -15,8 +16,10 @@ mod update;
 pub(crate) mod watch;
 
 pub(crate) use crate::{meta, own::ATTEMPTS_MAX};
+pub(crate) use apply::check_name;
 pub(crate) use collection::delete_collection;
 pub(crate) use create::{check_kind, create, create_value};
+pub(crate) use declared::package;
 pub(crate) use delete::{DeleteOptions, check_preconditions, delete, delete_named};
 pub(crate) use list::{get, list};
 pub(crate) use options::WriteOptions;
@@ -31,7 +34,6 @@ use machinery::{
     fields::FieldSelector,
     json::{self, Texts, Validation},
     labels::Selector,
-    proto,
     status::Status,
     yaml,
 };
@@ -76,18 +78,27 @@ impl<'a> Call<'a> {
         self.decode_as(bytes, self.row.ty(), validation)
     }
 
-    /// Decodes a body of some kind.
+    /// Decodes a body of some kind; one of the program's own must say that it is of this kind, if it says anything.
     pub(crate) fn decode_as(&self, bytes: &Bytes, ty: machinery::schema::TypeRef<'_>, validation: Validation) -> Result<Value, Status> {
+        let read = self.read_as(bytes, ty, validation);
+        match ty.gvk().filter(|_| !ty.schema.is_lenient()) {
+            None => read,
+            Some(expected) => {
+                let value = read.map_err(|status| declared::otherwise(expected, bytes, status))?;
+                declared::check(expected, &value).map_err(|status| declared::otherwise(expected, bytes, status)).map(|()| value)
+            }
+        }
+    }
+
+    /// Decodes a body as a type, whatever it says that it is.
+    pub(crate) fn read_as(&self, bytes: &Bytes, ty: machinery::schema::TypeRef<'_>, validation: Validation) -> Result<Value, Status> {
         use crate::negotiate::Encoding;
         let encoding = crate::negotiate::content(self.headers)?;
         let decoded = match encoding {
             Encoding::Json => json::decode(bytes, Some(ty), validation)?,
             Encoding::Yaml => yaml::decode(bytes, Some(ty), validation)?,
             Encoding::Protobuf if ty.schema.is_lenient() => return Err(Status::unsupported_media_type(&crate::negotiate::ALL)),
-            Encoding::Protobuf => {
-                let (_, value) = proto::decode(bytes)?;
-                json::Decoded { value, warnings: Vec::new() }
-            }
+            Encoding::Protobuf => json::Decoded { value: declared::message(ty, bytes)?, warnings: Vec::new() },
         };
         for warning in decoded.warnings {
             self.cx.warn(warning);
@@ -132,6 +143,11 @@ impl Selectors {
                 if !general && !known.iter().any(|(name, _)| name.as_ref() == field) {
                     return Err(Status::bad_request(match known.is_empty() && row.is_builtin() {
                         true => format!(r#"{field:?} is not a known field selector: only "metadata.name", "metadata.namespace""#),
+                        false if row.is_builtin() && row.resource.kind.kind == "Job" => format!("field label {field:?} not supported for Job"),
+                        false if row.is_builtin() && row.resource.kind.kind == "ResourceSlice" => {
+                            let (api_version, kind) = (&row.api_version, &row.resource.kind.kind);
+                            format!("field label not supported for {api_version}, Kind={kind}: {field}")
+                        }
                         false => format!("field label not supported: {field}"),
                     }));
                 }

@@ -33,7 +33,18 @@ pub(crate) struct WriteOptions {
 impl WriteOptions {
     /// Reads the query; 422 in upstream's words for wrong values. `kind` names the options in the error.
     pub(crate) fn of(call: &Call<'_>, kind: &str) -> Result<WriteOptions, Status> {
-        let mut errors = ErrorList::new();
+        WriteOptions::with(call, kind, ErrorList::new())
+    }
+
+    /// As it, where something is wrong already.
+    pub(crate) fn with(call: &Call<'_>, kind: &str, mut errors: ErrorList) -> Result<WriteOptions, Status> {
+        let given = call.query.text("fieldManager");
+        if given.chars().count() > MANAGER_MAX {
+            errors.push(field::Error::too_long(&Path::root("fieldManager"), MANAGER_MAX));
+        } else if let Some((at, c)) = given.char_indices().find(|(_, c)| c.is_control()) {
+            let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+            errors.push(field::Error::invalid(&Path::root("fieldManager"), json!(given), detail));
+        }
         let dry_run = dry_run(call.query.all("dryRun"), &mut errors);
         let validation = match call.query.text("fieldValidation") {
             "" | "Warn" => Validation::Warn,
@@ -44,13 +55,6 @@ impl WriteOptions {
                 Validation::Warn
             }
         };
-        let given = call.query.text("fieldManager");
-        if given.chars().count() > MANAGER_MAX {
-            errors.push(field::Error::too_long(&Path::root("fieldManager"), MANAGER_MAX));
-        } else if let Some((at, c)) = given.char_indices().find(|(_, c)| c.is_control()) {
-            let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
-            errors.push(field::Error::invalid(&Path::root("fieldManager"), json!(given), detail));
-        }
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", kind, "", errors));
         }
@@ -68,15 +72,11 @@ impl WriteOptions {
 
 /// Whether `dryRun` asks for `All`, its only value.
 pub(crate) fn dry_run<'q>(values: impl Iterator<Item = &'q str>, errors: &mut ErrorList) -> bool {
-    let mut wanted = false;
-    for value in values.filter(|v| !v.is_empty()) {
-        if value == "All" {
-            wanted = true;
-        } else {
-            errors.push(field::Error::not_supported(&Path::root("dryRun"), json!([value]), &["All"]));
-        }
+    let values: Vec<&str> = values.collect();
+    if values.iter().any(|value| *value != "All") {
+        errors.push(field::Error::not_supported(&Path::root("dryRun"), json!(values), &["All"]));
     }
-    wanted
+    !values.is_empty()
 }
 
 /// The first part of the user agent, as upstream's `prefixFromUserAgent`.

@@ -110,13 +110,12 @@ pub(crate) async fn patch(call: &Call<'_>, subresource: &str, body: &Bytes) -> R
 
 /// The options of a patch: `force` is for apply alone, and apply must say who applies.
 pub(crate) fn options(call: &Call<'_>, kind: Kind) -> Result<WriteOptions, Status> {
-    let options = WriteOptions::of(call, "PatchOptions")?;
-    let error = match (kind, options.manager_given, call.query.get("force").is_some()) {
-        (Kind::Apply, false, _) => field::Error::required(&Path::root("fieldManager"), "is required for apply patch"),
-        (Kind::Apply, ..) | (_, _, false) => return Ok(options),
-        (_, _, true) => field::Error::forbidden(&Path::root("force"), "may not be specified for non-apply patch"),
+    let error = match (kind, call.query.text("fieldManager").is_empty(), call.query.get("force").is_some()) {
+        (Kind::Apply, true, _) => Some(field::Error::required(&Path::root("fieldManager"), "is required for apply patch")),
+        (Kind::Apply, ..) | (_, _, false) => None,
+        (_, _, true) => Some(field::Error::forbidden(&Path::root("force"), "may not be specified for non-apply patch")),
     };
-    Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![error]))
+    WriteOptions::with(call, "PatchOptions", error.into_iter().collect())
 }
 
 /// Reads a patch that is no apply.

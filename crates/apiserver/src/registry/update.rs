@@ -252,7 +252,14 @@ fn uid_mismatch(wanted: &str, found: &str) -> String {
 /// The UID, if given, must be the present object's: 409, upon which a client may read and try again.
 pub(crate) fn check_uid(row: &Row, name: &str, value: &Value, old: &Value) -> Result<(), Status> {
     let (uid, old_uid) = (meta::text(value, "uid"), meta::text(old, "uid"));
-    if uid.is_empty() || uid == old_uid { Ok(()) } else { Err(errors::conflict(row, name, &uid_mismatch(uid, old_uid))) }
+    if uid.is_empty() || uid == old_uid {
+        return Ok(());
+    }
+    // It is the store that looks, and it says by what key.
+    let key = row.resource.key(meta::text(old, "namespace"), name);
+    let key = key.strip_prefix("/registry").unwrap_or(&key);
+    let why = format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {}", uid_mismatch(uid, old_uid));
+    Err(errors::conflict(row, name, &why))
 }
 
 /// The UID of an update must be the present object's, that of a patch is left to validation; the resourceVersion must be the
@@ -273,9 +280,8 @@ fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<
         return Err(Status::invalid(&resource.group, &resource.resource, what.name, vec![error]));
     }
     if version.parse::<u64>().is_err() {
-        let path = Path::root("metadata").child("resourceVersion");
-        let detail = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
-        return Err(errors::invalid(what.row, what.name, vec![field::Error::invalid(&path, json!(version), &detail)]));
+        // It is the store's versioner that cannot read it, and nobody makes a Status of that.
+        return Err(Status::new(500, "", format!("strconv.ParseUint: parsing {version:?}: invalid syntax")));
     }
     if version != meta::text(old, "resourceVersion") {
         return Err(errors::modified(what.row, what.name));

@@ -58,20 +58,27 @@ struct Options {
 
 fn options(call: &Call<'_>) -> Result<Options, Status> {
     let query = call.query;
-    let invalid = |path: &str, detail: &str| Status::invalid("meta.k8s.io", "ListOptions", "", vec![field::Error::forbidden(&Path::root(path), detail)]);
     let rule = query.text("resourceVersionMatch");
     let send = query.flag_opt("sendInitialEvents");
-    match (send, rule) {
-        (None, "") | (Some(_), "NotOlderThan") => {}
-        (None, _) => return Err(invalid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")),
-        (Some(_), "") => return Err(invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")),
-        (Some(_), other) => {
-            let error = field::Error::not_supported(&Path::root("resourceVersionMatch"), json!(other), &["NotOlderThan"]);
-            return Err(Status::invalid("meta.k8s.io", "ListOptions", "", vec![error]));
-        }
+    let path = Path::root("resourceVersionMatch");
+    let mut errors = Vec::new();
+    if send.is_some() && rule != "NotOlderThan" {
+        errors.push(field::Error::forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
     }
-    if !query.text("continue").is_empty() {
-        return Err(invalid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+    if send.is_none() && !rule.is_empty() {
+        errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+    }
+    if !matches!(rule, "" | "NotOlderThan") {
+        errors.push(field::Error::not_supported(&path, json!(rule), &["NotOlderThan"]));
+    }
+    // Where nothing is said of the beginning, it is set to what needs the rule.
+    let with_initial = send.is_none() && rule.is_empty() && matches!(query.text("resourceVersion"), "" | "0");
+    if (!rule.is_empty() || with_initial) && !query.text("continue").is_empty() {
+        errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
+    }
+    query.int("limit")?;
+    if !errors.is_empty() {
+        return Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors));
     }
     let version = list::revision(query.text("resourceVersion")).map_err(list::unreadable)?;
     let version = version.filter(|v| *v > 0);

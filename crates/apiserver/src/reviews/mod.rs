@@ -30,7 +30,13 @@ pub(crate) async fn create(world: &World, cx: &Context, row: &Row, mut value: Va
     let status = match kind {
         "TokenReview" => token_review(world, cx, &value).await?,
         "SelfSubjectReview" => json!({ "userInfo": cx.user.to_value() }),
-        "SelfSubjectRulesReview" => rules(world, cx, &value)?,
+        "SelfSubjectRulesReview" => {
+            let status = rules(world, cx, &value)?;
+            // Upstream answers an object of its own.
+            value["metadata"] = json!({});
+            value["spec"] = json!({});
+            status
+        }
         "SelfSubjectAccessReview" => {
             check(kind, &value, false)?;
             access(world, &cx.user, &value["spec"])
@@ -68,23 +74,26 @@ fn check(kind: &str, value: &Value, names_user: bool) -> Result<(), Status> {
     let path = Path::root("spec");
     let mut errors = ErrorList::new();
     let (resource, other) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
-    if resource.is_object() && other.is_object() {
-        let detail = "cannot be specified in combination with resourceAttributes";
-        errors.push(field::Error::invalid(&path.child("nonResourceAttributes"), other.clone(), detail));
-    }
-    if !resource.is_object() && !other.is_object() {
+    if resource.is_object() == other.is_object() {
         let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-        errors.push(field::Error::invalid(&path.child("resourceAttributes"), Value::Null, detail));
+        errors.push(field::Error::invalid(&path, Value::Null, detail).shown_as(shown(other)));
     }
     if names_user && text(spec, "user").is_empty() && texts(&spec["groups"]).is_empty() {
         errors.push(field::Error::invalid(&path.child("user"), "", "at least one of user or group must be specified"));
+    }
+    for (key, is_label) in [("fieldSelector", false), ("labelSelector", true)] {
+        if resource[key].is_object() {
+            selector(&resource[key], is_label, &Path::root("spec.resourceAttributes").child(key), &mut errors);
+        }
     }
     let meta = value["metadata"].as_object().into_iter().flatten();
     let told: Vec<&String> = meta.filter(|(k, v)| k.as_str() != "managedFields" && !v.is_null()).map(|(k, _)| k).collect();
     let allowed = |k: &str| kind == "LocalSubjectAccessReview" && k == "namespace";
     if told.iter().any(|k| !allowed(k)) {
         let detail = if kind == "LocalSubjectAccessReview" { "must be empty except for namespace" } else { "must be empty" };
-        errors.push(field::Error::invalid(&Path::root("metadata"), value["metadata"].clone(), detail));
+        let ty = machinery::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+        let shown = String::from_utf8_lossy(&machinery::json::encode_as(ty, &value["metadata"])).into_owned();
+        errors.push(field::Error::invalid(&Path::root("metadata"), Value::Null, detail).shown_as(shown));
     }
     if kind == "LocalSubjectAccessReview" {
         let namespace = text(resource, "namespace");
@@ -92,10 +101,54 @@ fn check(kind: &str, value: &Value, names_user: bool) -> Result<(), Status> {
             errors.push(field::Error::invalid(&path.child("resourceAttributes").child("namespace"), namespace, "must match metadata.namespace"));
         }
         if other.is_object() {
-            errors.push(field::Error::invalid(&path.child("nonResourceAttributes"), other.clone(), "disallowed on this kind of request"));
+            let error = field::Error::invalid(&path.child("nonResourceAttributes"), Value::Null, "disallowed on this kind of request");
+            errors.push(error.shown_as(shown(other)));
         }
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("authorization.k8s.io", kind, "", errors)) }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("authorization.k8s.io", "", "", errors)) }
+}
+
+/// What is asked of no resource, as upstream's own type is written.
+fn shown(other: &Value) -> String {
+    let quoted = |key: &str| Value::from(text(other, key)).to_string();
+    if other.is_object() { format!("{{\"Path\":{},\"Verb\":{}}}", quoted("path"), quoted("verb")) } else { "null".to_owned() }
+}
+
+/// A selector among the attributes: as text, or as requirements, whose operators may be newer than this server.
+fn selector(selector: &Value, is_label: bool, path: &Path, errors: &mut ErrorList) {
+    let requirements = selector["requirements"].as_array().map_or(&[][..], Vec::as_slice);
+    let raw = text(selector, "rawSelector");
+    if !raw.is_empty() && !requirements.is_empty() {
+        errors.push(field::Error::invalid(&path.child("rawSelector"), raw, "may not specified at the same time as requirements"));
+    }
+    if raw.is_empty() && requirements.is_empty() {
+        let detail = format!("when {} is specified, requirements or rawSelector is required", path.as_str());
+        errors.push(field::Error::required(&path.child("requirements"), detail));
+    }
+    for (at, requirement) in requirements.iter().enumerate() {
+        let path = path.child("requirements").index(at);
+        let (key, values) = (text(requirement, "key"), texts(&requirement["values"]));
+        if !is_label && key.is_empty() {
+            errors.push(field::Error::required(&path.child("key"), "must be specified"));
+        }
+        match text(requirement, "operator") {
+            "In" | "NotIn" if values.is_empty() => {
+                errors.push(field::Error::required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'"));
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                errors.push(field::Error::forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+            }
+            _ => {}
+        }
+        if is_label {
+            let wrong = machinery::names::qualified_name(key);
+            errors.extend(wrong.into_iter().map(|why| field::Error::invalid(&path.child("key"), key, why)));
+            for (at, value) in values.iter().enumerate() {
+                let wrong = machinery::names::label_value(value);
+                errors.extend(wrong.into_iter().map(|why| field::Error::invalid(&path.child("values").index(at), value.as_str(), why)));
+            }
+        }
+    }
 }
 
 fn local(cx: &Context, value: &Value) -> Result<(), Status> {
@@ -182,6 +235,8 @@ async fn token_review(world: &World, cx: &Context, value: &Value) -> Result<Valu
     legacy_tokens::note(world, &shown, cx.now).await;
     Ok(match shown {
         Ok(review) => json!({"authenticated": true, "user": review.user.to_value(), "audiences": review.audiences}),
+        // What is no token of this kind at all is none that its authenticator would speak of.
+        Err(error) if error.to_string().ends_with("no JSON web token") => json!({"user": {}, "error": "invalid bearer token"}),
         Err(error) => json!({"user": {}, "error": format!("[invalid bearer token, {error}]")}),
     })
 }

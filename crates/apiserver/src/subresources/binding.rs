@@ -71,7 +71,7 @@ async fn admit(call: &Call<'_>, name: &str, options: &WriteOptions, binding: &mu
 fn check(binding: &Value, name: &str) -> Result<(), Status> {
     let mut errors = ErrorList::new();
     let own = meta::text(binding, "name");
-    if !own.is_empty() && own != name {
+    if own != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
     let target = &binding["target"];
@@ -83,7 +83,12 @@ fn check(binding: &Value, name: &str) -> Result<(), Status> {
     if target["name"].as_str().unwrap_or_default().is_empty() {
         errors.push(field::Error::required(&path.child("name"), ""));
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "Binding", name, errors)) }
+    // Upstream answers with the list itself, which is no Status.
+    match errors.as_slice() {
+        [] => Ok(()),
+        [error] => Err(Status::new(500, "", error.to_string())),
+        many => Err(Status::new(500, "", format!("[{}]", many.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")))),
+    }
 }
 
 fn bound(row: &Row, name: &str, old: &Value, binding: &Value, now: &str) -> Result<Value, Status> {
