@@ -28,6 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = HttpTransport::new(Endpoint::from_kubeconfig(&kubeconfig)?)?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/differential");
     let wanted: Vec<String> = args.collect();
+    let mut failed = Vec::new();
     for area in fs::read_dir(folder.join("requests"))? {
         let area = area?.path();
         for file in fs::read_dir(&area)? {
@@ -37,9 +38,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
             if !wanted.is_empty() && !wanted.contains(&name) {
                 continue;
             }
-            let description = Description::read(&file)?;
-            let answers = drive::answers(&server, &description).await.map_err(|e| format!("{name}: {e}"))?;
-            let again = drive::answers(&server, &description).await.map_err(|e| format!("{name}, again: {e}"))?;
+            let description = match Description::read(&file) {
+                Ok(description) => description,
+                Err(e) => {
+                    failed.push(e);
+                    continue;
+                }
+            };
+            let (answers, again) = match (drive::answers(&server, &description).await, drive::answers(&server, &description).await) {
+                (Ok(answers), Ok(again)) => (answers, again),
+                (Err(e), _) | (_, Err(e)) => {
+                    failed.push(format!("{name}: {e}"));
+                    continue;
+                }
+            };
             let mut text = String::new();
             for (answer, again) in answers.iter().zip(&again) {
                 if answer == again {
@@ -56,5 +68,5 @@ async fn main() -> Result<(), Box<dyn Error>> {
             println!("{name}: {} answers", answers.len());
         }
     }
-    Ok(())
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n").into()) }
 }

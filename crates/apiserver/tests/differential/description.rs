@@ -18,6 +18,10 @@
 //!   - {name: a scope, set: {/spec/scope: Galaxy}}        # what lies between is made
 //!   - {name: scopes, each: {/spec/scope: ["", x, 1]}}    # a case for each; several pointers: each combination
 //!   - {name: other, request: GET /version, as: alice, base: other, body: {…}, raw: "text", headers: {accept: …}}
+//!   - {name: many, request: [GET /a, GET /b], query: [x=1, x=2], raw: [a, b], headers: {accept: [a, b]}}  # each combination
+//!   - {name: bodies, bodies: [{…}, […]]}                 # a case for each
+//!   - {name: bytes, encode: protobuf}                    # the body is of a built-in kind
+//!   - {name: a large answer, digest: 3}                  # what lies deeper than this is kept as a hash
 //! cleanup: [DELETE /…]                    # not compared, may fail
 //! ```
 
@@ -48,6 +52,8 @@ pub struct Case {
     pub user: Option<String>,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// How deep the answer is kept as it is.
+    pub digest: Option<usize>,
 }
 
 impl Description {
@@ -83,25 +89,96 @@ fn step(step: &Value) -> Result<Step, String> {
     }
 }
 
+/// The keys of an entry.
+const KEYS: [&str; 14] = ["name", "request", "query", "as", "headers", "base", "set", "remove", "each", "body", "bodies", "raw", "encode", "digest"];
+
 /// The cases that one entry stands for.
 fn expand(file: &Value, entry: &Value, cases: &mut Vec<Case>) -> Result<(), String> {
-    let known = ["name", "request", "as", "headers", "base", "set", "remove", "each", "body", "raw"];
-    if let Some(unknown) = entry.as_object().into_iter().flatten().find(|(key, _)| !known.contains(&key.as_str())) {
+    if let Some(unknown) = entry.as_object().into_iter().flatten().find(|(key, _)| !KEYS.contains(&key.as_str())) {
         return Err(format!("unknown key {} in {entry}", unknown.0));
     }
     let name = entry["name"].as_str().ok_or_else(|| format!("a case without a name: {entry}"))?;
+    let requests = texts(if entry["request"].is_null() { &file["request"] } else { &entry["request"] });
+    if requests.is_empty() {
+        return Err(format!("{name}: no request"));
+    }
+    let mut drafts = widen(vec![(name.to_owned(), Draft::default())], &requests, |draft, request| draft.request.clone_from(request));
+    drafts = widen(drafts, &texts(&entry["query"]), |draft, query| {
+        draft.request.push(if draft.request.contains('?') { '&' } else { '?' });
+        draft.request.push_str(query);
+    });
+    for (key, value) in [&file["headers"], &entry["headers"]].into_iter().filter_map(Value::as_object).flatten() {
+        drafts = widen(drafts, &texts(value), |draft, value| {
+            draft.headers.retain(|(known, _)| known != key);
+            draft.headers.push((key.clone(), value.clone()));
+        });
+    }
+    let bodies = bodies(file, entry)?;
+    let with_bodies =
+        drafts.iter().flat_map(|(name, draft)| bodies.iter().map(move |(at, body)| (format!("{name}{at}"), Draft { body: body.clone(), ..draft.clone() })));
+    for (name, draft) in with_bodies {
+        if cases.iter().any(|c| c.name == name) {
+            return Err(format!("two cases are called {name:?}"));
+        }
+        let body = if draft.request.starts_with("GET ") { Vec::new() } else { draft.body };
+        let digest = entry["digest"].as_u64().map(|depth| depth as usize);
+        cases.push(Case { name, request: draft.request, user: entry["as"].as_str().map(str::to_owned), headers: draft.headers, body, digest });
+    }
+    Ok(())
+}
+
+/// A case while its parts are put together.
+#[derive(Default, Clone)]
+struct Draft {
+    request: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+/// A text, or each of several.
+fn texts(value: &Value) -> Vec<String> {
+    value.as_str().into_iter().chain(list(value).iter().filter_map(Value::as_str)).map(str::to_owned).collect()
+}
+
+/// Each of the drafts with each of the options, numbered if there are several.
+fn widen(drafts: Vec<(String, Draft)>, options: &[String], with: impl Fn(&mut Draft, &String)) -> Vec<(String, Draft)> {
+    if options.is_empty() {
+        return drafts;
+    }
+    let mut all = Vec::new();
+    for (name, draft) in drafts {
+        for (at, option) in options.iter().enumerate() {
+            let mut draft = draft.clone();
+            with(&mut draft, option);
+            all.push((if options.len() > 1 { format!("{name}, {}", at + 1) } else { name.clone() }, draft));
+        }
+    }
+    all
+}
+
+/// The bodies that an entry sends, each with what its name ends with.
+fn bodies(file: &Value, entry: &Value) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let raw = texts(&entry["raw"]);
+    if !raw.is_empty() {
+        let number = |at: usize| if raw.len() > 1 { format!(", {}", at + 1) } else { String::new() };
+        return Ok(raw.iter().enumerate().map(|(at, text)| (number(at), text.clone().into_bytes())).collect());
+    }
     let base = match entry["base"].as_str() {
         Some(base) => &file["bases"][base],
         None => &file["base"],
     };
-    let mut body = if entry["body"].is_null() { base.clone() } else { entry["body"].clone() };
-    for pointer in list(&entry["remove"]).iter().filter_map(Value::as_str) {
-        remove(&mut body, pointer);
+    let mut bodies = match list(&entry["bodies"]) {
+        [] => vec![(String::new(), if entry["body"].is_null() { base.clone() } else { entry["body"].clone() })],
+        bodies => bodies.iter().enumerate().map(|(at, body)| (format!(", {}", at + 1), body.clone())).collect(),
+    };
+    for (_, body) in &mut bodies {
+        for pointer in list(&entry["remove"]).iter().filter_map(Value::as_str) {
+            remove(body, pointer);
+        }
+        for (pointer, value) in entry["set"].as_object().into_iter().flatten() {
+            set(body, pointer, value.clone())?;
+        }
     }
-    for (pointer, value) in entry["set"].as_object().into_iter().flatten() {
-        set(&mut body, pointer, value.clone())?;
-    }
-    let mut bodies = vec![(name.to_owned(), body)];
     for (pointer, values) in entry["each"].as_object().into_iter().flatten() {
         let mut more = Vec::new();
         for (name, body) in &bodies {
@@ -113,24 +190,22 @@ fn expand(file: &Value, entry: &Value, cases: &mut Vec<Case>) -> Result<(), Stri
         }
         bodies = more;
     }
-    let request = entry["request"].as_str().or(file["request"].as_str()).ok_or_else(|| format!("{name}: no request"))?;
-    let mut headers = Vec::new();
-    for (key, value) in [&file["headers"], &entry["headers"]].into_iter().filter_map(Value::as_object).flatten() {
-        headers.retain(|(known, _)| known != key);
-        headers.push((key.clone(), value.as_str().unwrap_or_default().to_owned()));
-    }
-    for (name, body) in bodies {
-        if cases.iter().any(|c| c.name == name) {
-            return Err(format!("two cases are called {name:?}"));
+    bodies.into_iter().map(|(name, body)| Ok((name, encoded(&body, entry["encode"].as_str())?))).collect()
+}
+
+/// The body as it goes over the wire.
+fn encoded(body: &Value, encoding: Option<&str>) -> Result<Vec<u8>, String> {
+    match encoding {
+        _ if body.is_null() => Ok(Vec::new()),
+        None => Ok(body.to_string().into_bytes()),
+        Some("protobuf") => {
+            let text = |key: &str| body[key].as_str().unwrap_or_default();
+            let gvk = machinery::gvk::Gvk::parse(text("apiVersion"), text("kind"));
+            let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| format!("{gvk:?} is no built-in kind"))?;
+            Ok(machinery::proto::encode(ty, body))
         }
-        let body = match entry["raw"].as_str() {
-            Some(raw) => raw.as_bytes().to_vec(),
-            None if body.is_null() || request.starts_with("GET ") => Vec::new(),
-            None => body.to_string().into_bytes(),
-        };
-        cases.push(Case { name, request: request.into(), user: entry["as"].as_str().map(str::to_owned), headers: headers.clone(), body });
+        Some(other) => Err(format!("{other} is no encoding")),
     }
-    Ok(())
 }
 
 /// The last part of a JSON pointer, and what holds it.
