@@ -61,6 +61,9 @@ pub fn validate_meta_update(obj: &Value, old: &Value, strategy: &dyn Strategy) -
 }
 
 fn common(metadata: &Value, path: &Path, strategy: &dyn Strategy, errors: &mut ErrorList) {
+    if let Some(generation) = metadata["generation"].as_i64().filter(|generation| *generation < 0) {
+        errors.push(Error::invalid(&path.child("generation"), generation, "must be greater than or equal to 0"));
+    }
     rules::labels(&metadata["labels"], &path.child("labels"), errors);
     annotations(&metadata["annotations"], &path.child("annotations"), errors);
     owners(metadata, path, errors);
