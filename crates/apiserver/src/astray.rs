@@ -6,13 +6,13 @@ use http::Response;
 use machinery::status::Status;
 use std::sync::Arc;
 
-/// The answer where there is nothing. What no version of the program's own is asked for, upstream passes on to the end of all its
+/// The answer where there is nothing. What no group of the program's own is asked for, upstream passes on to the end of all its
 /// servers, which answers in plain text.
 pub(crate) fn nowhere(server: &ApiServer, path: &str) -> Result<Response<Body>, Status> {
     let mut parts = path.split('/').skip(1);
     let own = match (parts.next(), parts.next(), parts.next()) {
         (Some("api"), ..) => true,
-        (Some("apis"), Some(group), Some(version)) => server.rows().is_builtin_version(group, version),
+        (Some("apis"), Some(group), Some(_)) => !group.is_empty() && server.rows().is_builtin_group(group),
         (Some("version"), ..) => true,
         _ => false,
     };

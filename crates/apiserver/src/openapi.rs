@@ -28,7 +28,7 @@ pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Res
     }
     if path == "v2" {
         if !is_taken(headers) {
-            return Some(bare(StatusCode::NOT_ACCEPTABLE));
+            return Some(not_acceptable());
         }
         let (hash, document) = (hash_of_all(rows), || whole(rows));
         // client-go asks for protobuf alone and reads nothing else; everybody else gets JSON.
@@ -41,20 +41,20 @@ pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Res
     }
     let wanted = path.strip_prefix("v3/")?;
     let Some((group, version)) = versions(rows).find(|(group, version)| path_of(group, version) == wanted) else {
-        return Some(bare(StatusCode::NOT_FOUND));
+        return Some(reply::not_found_without_words());
     };
     if !is_taken(headers) {
-        return Some(bare(StatusCode::NOT_ACCEPTABLE));
+        return Some(not_acceptable());
     }
     let found = group.of_version(version);
     let packed = group.documents.get(version, || json(&with_served(&found, |served| openapi::v3_document(served, git_version()))));
     Some(respond(packed, &hash(&found), negotiate::JSON, headers))
 }
 
-/// An answer without words, as upstream's handler of documents gives them.
-fn bare(code: StatusCode) -> Response<Body> {
+/// A document is not to be had as it is asked for; no words.
+fn not_acceptable() -> Response<Body> {
     let mut response = Response::new(body::empty());
-    *response.status_mut() = code;
+    *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
     response
 }
 

@@ -151,6 +151,16 @@ pub fn decode_raw(ty: TypeRef<'_>, bytes: &[u8]) -> Result<Value, Status> {
     decode::message(ty, bytes, 0).map_err(malformed)
 }
 
+/// As [`decode_raw`], of somebody's body, which is no deeper than it can be read again.
+///
+/// # Errors
+/// 400 if the message is malformed or too deep.
+pub fn decode_body(ty: TypeRef<'_>, bytes: &[u8]) -> Result<Value, Status> {
+    let value = decode_raw(ty, bytes)?;
+    // A level takes a byte at least, so most bodies need no look.
+    if bytes.len() <= crate::json::DEPTH_MAX || crate::json::is_readable(&value) { Ok(value) } else { Err(malformed(wire::Malformed::Depth)) }
+}
+
 /// What stands around the items of an encoded list.
 pub struct ListFrame {
     /// Before the first.

@@ -143,10 +143,7 @@ pub(crate) fn message(ty: TypeRef<'_>, bytes: &[u8]) -> Result<Value, Status> {
         named(&mut nothing);
         return Err(check(expected, &nothing).err().unwrap_or_else(|| Status::bad_request("no kind is registered")));
     };
-    let mut value = proto::decode_raw(ty, raw).map_err(|status| unhandled(&given, expected, &plain(status)))?;
-    if !json::is_readable(&value) {
-        return Err(unhandled(&given, expected, "unexpected EOF"));
-    }
+    let mut value = proto::decode_body(ty, raw).map_err(|status| unhandled(&given, expected, &plain(status)))?;
     named(&mut value);
     Ok(value)
 }

@@ -34,6 +34,7 @@ use machinery::{
     fields::FieldSelector,
     json::{self, Texts, Validation},
     labels::Selector,
+    proto,
     status::Status,
     yaml,
 };

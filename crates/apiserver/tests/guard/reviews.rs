@@ -42,7 +42,7 @@ async fn a_review_that_asks_nothing_is_invalid() {
     let uri = format!("{ACCESS}/subjectaccessreviews");
     assert_eq!(
         cluster.post(&uri, access("SubjectAccessReview", json!({"user": "eve"}))).await.refused(422),
-        "SubjectAccessReview.authorization.k8s.io \"\" is invalid: spec.resourceAttributes: Invalid value: null: \
+        ".authorization.k8s.io \"\" is invalid: spec: Invalid value: null: \
          exactly one of nonResourceAttributes or resourceAttributes must be specified"
     );
     let nobody = access("SubjectAccessReview", json!({"resourceAttributes": {"verb": "get"}}));

@@ -92,7 +92,7 @@ async fn the_parts_of_the_control_plane_are_asked() {
     assert_eq!(names(&one), ["etcd-0"]);
     assert_eq!(names(&server.get("/api/v1/componentstatuses?labelSelector=a=b").await.expect(200)), [""; 0]);
     let missing = server.get("/api/v1/componentstatuses/nobody").await.expect(404);
-    assert_eq!(missing["message"], "componentstatuses \"nobody\" not found");
+    assert_eq!(missing["message"], "componentstatus \"nobody\" not found");
     let table = server.get_as("/api/v1/componentstatuses?fieldSelector=metadata.name=etcd-0", "application/json;as=Table;g=meta.k8s.io;v=v1").await.expect(200);
     assert_eq!(table["rows"][0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
 }
