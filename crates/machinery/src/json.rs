@@ -330,7 +330,7 @@ pub fn unrecognized(kind: &crate::gvk::Gvk, why: &str, bytes: &[u8]) -> Status {
 
 /// The error of a body that is YAML and no object.
 pub(crate) fn unrecognized_tree(ty: TypeRef<'_>, tree: &Value, bytes: &[u8]) -> Status {
-    errors::unrecognized_as(ty.gvk(), crate::patch::json_type(tree), bytes)
+    errors::unrecognized_as(ty.gvk(), crate::tree::json_type(tree), bytes)
 }
 
 /// Decodes what the YAML parser has read.
