@@ -5,7 +5,7 @@
 //! and whether its client is still there.
 
 use crate::{path::RequestInfo, rows::Row};
-use machinery::{Value, json::Texts};
+use machinery::{Value, json::Texts, status::Status};
 use parking_lot::Mutex;
 use std::{
     sync::{
@@ -109,6 +109,15 @@ impl Context {
     /// Whether the client is gone.
     pub(crate) fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Whether a write may be tried (again) that others were faster than: where nobody waits for it any more it is over, since nothing
+    /// of it is committed yet.
+    pub(crate) fn may_try(&self, attempt: usize) -> Result<(), Status> {
+        match attempt > 0 && self.is_given_up() {
+            true => Err(Status::timeout("Timeout: request did not complete within requested timeout")),
+            false => Ok(()),
+        }
     }
 
     /// Is set when nobody waits any more: what is evaluated ends then.

@@ -81,11 +81,6 @@ impl Family {
         Family { definition, group, kind, storage, webhook, entrance, versions, schema: OnceLock::new() }
     }
 
-    /// Whether both are of the same definition, and not of two that have had its name.
-    pub(crate) fn is_of(&self, other: &Family) -> bool {
-        Arc::ptr_eq(&self.entrance, &other.entrance)
-    }
-
     pub(crate) fn schema(&self) -> &Schema {
         self.schema.get_or_init(|| {
             let trees: Vec<(Gvk, Value)> = self.versions.iter().map(|(name, described)| (self.kind_of(name), described.tree())).collect();

@@ -110,12 +110,16 @@ impl Packer {
                 out.push_back(self.end());
                 return None;
             }
-            let stretch = match self.row.stretches().get(name) {
+            // What a webhook has converted may be another the next time at the same revisions.
+            let keeps = self.row.reader().is_none();
+            let stretch = match keeps.then(|| self.row.stretches().get(name)).flatten() {
                 Some(stretch) => stretch,
                 None => {
                     made += 1;
                     let stretch = self.make(count);
-                    self.row.stretches().put(name, stretch.clone());
+                    if keeps {
+                        self.row.stretches().put(name, stretch.clone());
+                    }
                     stretch
                 }
             };

@@ -172,6 +172,12 @@ impl Row {
         }
     }
 
+    /// The same with what another row of the version has converted.
+    pub(crate) fn reading_as(mut self, other: &Row) -> Row {
+        self.reader.clone_from(&other.reader);
+        self
+    }
+
     /// The type that requests speak.
     pub fn ty(&self) -> TypeRef<'_> {
         match &self.arena {

@@ -279,6 +279,18 @@ pub(crate) async fn create(store: &Store, row: &Row, key: &str, value: Ready) ->
     put(store, row, key, Expect::Absent, value).await
 }
 
+/// The same; the entry is as it lies. [`told`] follows.
+pub(crate) async fn place(store: &Store, row: &Row, key: &str, value: Ready) -> Result<Option<Arc<Entry>>, Status> {
+    commit(store, row, key, Expect::Absent, value).await
+}
+
+/// What was just stored as the row shows it. It is stored whether or not it can be shown.
+pub(crate) async fn told(store: &Store, row: &Row, entry: Arc<Entry>) -> Result<Arc<Entry>, Status> {
+    let Some(reader) = row.reader() else { return Ok(entry) };
+    let shown = Box::pin(reader.entries(store, vec![Arc::clone(&entry)], Memory::Enough)).await;
+    shown.map(|mut all| all.pop().unwrap_or(entry)).map_err(|unread| Status::new(500, "", first(unread).undecodable()))
+}
+
 /// Stores an object's next state; `None` if the present one is another. Free-form values of which nobody has said how they are
 /// spelled are so as they were.
 pub(crate) async fn replace(store: &Store, row: &Row, key: &str, present: &Entry, mut value: Ready) -> Result<Option<Arc<Entry>>, Status> {
@@ -292,16 +304,16 @@ pub(crate) fn readable(value: &Value) -> Result<(), Status> {
     if machinery::json::is_readable(value) { Ok(()) } else { Err(Status::bad_request("exceeded max depth")) }
 }
 
-async fn put(store: &Store, row: &Row, key: &str, expect: Expect, Ready { value, texts }: Ready) -> Result<Option<Arc<Entry>>, Status> {
+async fn put(store: &Store, row: &Row, key: &str, expect: Expect, value: Ready) -> Result<Option<Arc<Entry>>, Status> {
+    match commit(store, row, key, expect, value).await? {
+        Some(entry) => told(store, row, entry).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn commit(store: &Store, row: &Row, key: &str, expect: Expect, Ready { value, texts }: Ready) -> Result<Option<Arc<Entry>>, Status> {
     match store.put(row.bucket(store), key, expect, draft(row, value, &texts)).await {
-        // It is stored whether or not it can be shown.
-        Ok(entry) => match row.reader() {
-            None => Ok(Some(entry)),
-            Some(reader) => {
-                let shown = Box::pin(reader.entries(store, vec![entry], Memory::Enough)).await;
-                shown.map(|mut all| all.pop()).map_err(|unread| Status::new(500, "", first(unread).undecodable()))
-            }
-        },
+        Ok(entry) => Ok(Some(entry)),
         Err(CommitError::Conflict) => Ok(None),
         Err(error) => Err(unavailable(&error)),
     }
@@ -328,12 +340,14 @@ pub(crate) fn candidates(store: &Store, row: &Row, demands: &[Demand<'_>]) -> (S
 
 /// An event as a line of JSON.
 pub(crate) fn json_frame(row: &Row, change: Change, entry: &Arc<Entry>) -> Bytes {
-    row.frames().get(entry.revision, change, false, || json_line(change.name(), &json(row, entry)))
+    let make = || json_line(change.name(), &json(row, entry));
+    if row.reader().is_some() { make() } else { row.frames().get(entry.revision, change, false, make) }
 }
 
 /// An event as length-delimited protobuf.
 pub(crate) fn protobuf_frame(row: &Row, change: Change, entry: &Arc<Entry>) -> Bytes {
-    row.frames().get(entry.revision, change, true, || delimited(&proto::watch_event(change.name(), &protobuf(row, entry))))
+    let make = || delimited(&proto::watch_event(change.name(), &protobuf(row, entry)));
+    if row.reader().is_some() { make() } else { row.frames().get(entry.revision, change, true, make) }
 }
 
 /// For a watch of a whole bucket, which asks for no field.

@@ -12,7 +12,7 @@ use machinery::{
     gvk::{self, Gvk},
     json,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use store::{Draft, Entry, Store};
 
 /// Objects and bytes that one review holds at most; a single object may be larger.
@@ -20,6 +20,23 @@ const OBJECTS_MAX: usize = 500;
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Objects that are told of when they cannot be read, as upstream tells no more.
 pub(crate) const UNREAD_MAX: usize = 100;
+
+/// How long pieces that fail are asked about in halves: no request waits longer.
+const ASKED_MAX: Duration = Duration::from_secs(60);
+
+/// What one review is about: the places of objects among others, and the objects as they are sent.
+struct Piece {
+    places: Vec<usize>,
+    objects: Vec<Value>,
+    bytes: usize,
+}
+
+impl Piece {
+    fn of(places: &[usize], object: impl Fn(usize) -> Option<Value>, bytes: usize) -> Piece {
+        let (places, objects) = places.iter().filter_map(|at| Some((*at, object(*at)?))).unzip();
+        Piece { places, objects, bytes }
+    }
+}
 
 /// Whether what was converted before will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,12 +155,33 @@ impl Reader {
                 }
                 from += 1;
             }
-            let Some(webhook) = self.family.webhook.as_ref().filter(|_| !objects.is_empty()) else { continue };
-            let answered = webhook.convert(&Cluster(store.clone()), &self.api_version, objects, bytes).await;
-            self.take(&mut entries, &places, answered, &mut unread);
+            self.ask(&store, &mut entries, Piece { places, objects, bytes }, &mut unread).await;
         }
         unread.truncate(UNREAD_MAX);
         if unread.is_empty() { Ok(entries) } else { Err(unread) }
+    }
+
+    /// Asks about a piece. Upstream asks about the objects of a list one by one, so what fails as a whole is asked about in halves: one
+    /// object that is refused is not the failure of the others, and what was converted of a slow piece is kept.
+    async fn ask(&self, store: &Store, entries: &mut [Arc<Entry>], piece: Piece, unread: &mut Vec<Unread>) {
+        let Some(webhook) = &self.family.webhook else { return };
+        let began = tokio::time::Instant::now();
+        let mut left = vec![piece];
+        while let Some(Piece { places, objects, bytes }) = left.pop() {
+            if objects.is_empty() {
+                continue;
+            }
+            let answered = webhook.convert(&Cluster(store.clone()), &self.api_version, objects, bytes).await;
+            let halve = answered.is_err() && places.len() > 1 && unread.len() < UNREAD_MAX && began.elapsed() < ASKED_MAX;
+            if !halve {
+                self.take(entries, &places, answered, unread);
+                continue;
+            }
+            let (first, second) = places.split_at(places.len() / 2);
+            for half in [second, first] {
+                left.push(Piece::of(half, |at| self.sent(entries.get(at)?).ok(), bytes / 2));
+            }
+        }
     }
 
     /// Puts what was converted into its places.

@@ -58,7 +58,8 @@ impl Compiled {
         let rows = self.rows.iter().filter_map(|row| {
             let custom = Custom { terminating, ..row.custom.clone()? };
             let strategy = row.strategy.shared()?;
-            Some(Arc::new(Row::custom(row.resource.clone(), row.list_kind.clone(), strategy, custom, Some(Arc::clone(row.labels())))))
+            let next = Row::custom(row.resource.clone(), row.list_kind.clone(), strategy, custom, Some(Arc::clone(row.labels())));
+            Some(Arc::new(next.reading_as(row)))
         });
         Compiled { rows: rows.collect(), group: self.group.clone(), key: self.key.clone(), terminating, instances: Arc::clone(&self.instances) }
     }

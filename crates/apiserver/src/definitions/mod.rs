@@ -50,6 +50,25 @@ struct Known {
     waits: bool,
 }
 
+/// The removal of a definition's instances that is under way.
+struct Ending {
+    uid: String,
+    instances: Option<Arc<Row>>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Ending {
+    /// Whether it goes on, and goes by the row that the definition now has: one that asked a webhook that cannot answer is begun
+    /// again when the definition names another, or none.
+    fn is_of(&self, uid: &str, instances: Option<&Arc<Row>>) -> bool {
+        let same = match (&self.instances, instances) {
+            (Some(own), Some(now)) => Arc::ptr_eq(own, now),
+            (own, now) => own.is_none() == now.is_none(),
+        };
+        self.uid == uid && same && !self.task.is_finished()
+    }
+}
+
 /// What is to become of the rows of a definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
@@ -75,7 +94,7 @@ pub(crate) struct Keeper {
     /// an older server may have let in. What is made since is checked when it is made.
     structures: HashMap<String, (Value, Option<Value>)>,
     /// The removals of instances that are under way, by the definition's name.
-    cleanups: HashMap<String, (String, AbortOnDropHandle<()>)>,
+    cleanups: HashMap<String, Ending>,
     /// The definitions that are to be looked at when the names of one of their group have been written.
     owed: BTreeSet<String>,
     /// The revision up to which everything was looked at.
@@ -342,13 +361,14 @@ impl Keeper {
             self.cleanups.remove(name);
             return;
         }
-        if self.cleanups.get(name).is_some_and(|(of, task)| of == uid && !task.is_finished()) {
+        let instances = self.compiled.get(name).map(|compiled| Arc::clone(&compiled.instances));
+        if self.cleanups.get(name).is_some_and(|ending| ending.is_of(uid, instances.as_ref())) {
             return;
         }
-        let instances = self.compiled.get(name).map(|compiled| Arc::clone(&compiled.instances));
         let (world, row, entrance) = (self.world.clone(), Arc::clone(&self.row), self.entrance(definition));
-        let task = cleanup::Cleanup { world, row, name: name.to_owned(), uid: uid.to_owned(), instances, entrance };
-        self.cleanups.insert(name.to_owned(), (uid.to_owned(), AbortOnDropHandle::new(tokio::spawn(task.run()))));
+        let task = cleanup::Cleanup { world, row, name: name.to_owned(), uid: uid.to_owned(), instances: instances.clone(), entrance };
+        let task = AbortOnDropHandle::new(tokio::spawn(task.run()));
+        self.cleanups.insert(name.to_owned(), Ending { uid: uid.to_owned(), instances, task });
     }
 }
 

@@ -3,8 +3,7 @@
 
 use super::{Call, meta, options::WriteOptions};
 use crate::{
-    Context, Operation, Write, admission, errors,
-    family::Custom,
+    Context, Operation, Write, admission, errors, offload,
     own::{self, default},
     respond::Answer,
     rows::Row,
@@ -148,7 +147,8 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     // Who was asked about it may have taken long: what is stored when its definition is gone would be there for ever.
     let inside = match &row.custom {
         None => None,
-        Some(custom) => match custom.family.entrance.enter().await.filter(|_| is_accepted(call, row, custom)) {
+        // Who waits at the door holds nothing that those inside may need.
+        Some(custom) => match offload::resting(custom.family.entrance.enter()).await {
             Some(inside) => Some(inside),
             None => {
                 charges.refund(call.world).await;
@@ -156,8 +156,13 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
             }
         },
     };
-    let created = storage::create(call.world.store(), row, &key, ready).await;
+    let created = storage::place(call.world.store(), row, &key, ready).await;
+    // It is stored: whoever waits for those inside need not wait for how it is shown.
     drop(inside);
+    let created = match created {
+        Ok(Some(entry)) => storage::told(call.world.store(), row, entry).await.map(Some),
+        other => other,
+    };
     match created {
         Ok(Some(entry)) => {
             if let Some(hold) = hold {
@@ -177,13 +182,6 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
             Err(error)
         }
     }
-}
-
-/// Whether objects of a definition may still be made, as the table says now: one of its name may be another by now.
-fn is_accepted(call: &Call<'_>, row: &Row, custom: &Custom) -> bool {
-    let resource = &row.resource;
-    let present = call.world.row(&resource.group, &resource.version, &resource.resource);
-    present.and_then(|present| present.custom.clone()).is_some_and(|present| present.family.is_of(&custom.family) && !present.terminating)
 }
 
 fn terminating(row: &Row, name: &str) -> Status {

@@ -193,7 +193,8 @@ pub(crate) fn warn(call: &Call<'_>, options: &DeleteOptions) {
 /// Deletes one object.
 pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Answer, Status> {
     let key = row.resource.key(namespace, name);
-    for _ in 0..ATTEMPTS_MAX {
+    for attempt in 0..ATTEMPTS_MAX {
+        call.cx.may_try(attempt)?;
         let present = storage::present(call.world.store(), row, &key, Memory::Anew).await.map_err(|unread| storage::unread(&unread))?;
         let entry = present.ok_or_else(|| errors::not_found(row, name))?;
         let old = storage::value(row, &entry);

@@ -100,7 +100,8 @@ where
 
 pub(super) async fn change_by(call: &Call<'_>, what: &Change<'_>, mut make: Make<'_>) -> Result<Answer, Status> {
     let key = what.row.resource.key(what.namespace, what.name);
-    for _ in 0..ATTEMPTS_MAX {
+    for attempt in 0..ATTEMPTS_MAX {
+        call.cx.may_try(attempt)?;
         let present = storage::present(call.world.store(), what.row, &key, Memory::Enough).await;
         let Some(entry) = present.map_err(|unread| Status::new(500, "", unread.undecodable()))? else {
             if !what.may_create {

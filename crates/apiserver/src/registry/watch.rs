@@ -111,6 +111,8 @@ fn spread(now: SystemTime) -> f64 {
 pub(crate) async fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     let selectors = Selectors::of(call.query, call.row)?;
     let options = options(call)?;
+    // What a custom kind's objects are looked at with is made here and not where the first event is told.
+    call.row.ty();
     let namespace = call.namespace();
     let row = Arc::clone(call.row);
     let prefix = if namespace.is_empty() { row.root_key.clone() } else { format!("{}{namespace}/", row.root_key) };
@@ -263,6 +265,9 @@ impl Stream {
                     // The definition has changed or is gone: what has happened until then is still told.
                     self.last = true;
                     let Some(Ok(event)) = source.next().now_or_never() else { return None };
+                    if event.revision <= self.seen {
+                        continue;
+                    }
                     if let Some(bytes) = self.told(event).await? {
                         return Some(bytes);
                     }

@@ -73,6 +73,19 @@ impl Lamps {
                     let Act::Body(text) = review(&request["uid"], success, objects) else { return Act::Hang };
                     return Act::After(Arc::clone(&told), text);
                 }
+                "refuses" if objects.iter().any(|object| object["metadata"]["name"] == "bad") => {
+                    return review(&request["uid"], json!({"status": "Failed", "message": "no bad lamp"}), Vec::new());
+                }
+                "late" => {
+                    let Act::Body(text) = review(&request["uid"], success, objects) else { return Act::Hang };
+                    let now = Arc::new(tokio::sync::Notify::new());
+                    let then = Arc::clone(&now);
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                        then.notify_one();
+                    });
+                    return Act::After(now, text);
+                }
                 "hangs" => return Act::Hang,
                 "floods" => return Act::Flood,
                 "slow" => std::thread::sleep(Duration::from_millis(100)),
@@ -532,4 +545,63 @@ async fn no_object_of_a_definition_appears_under_the_next_one_of_its_name() {
     assert_eq!(refused.refused(403), "lamps.example.com \"a\" is forbidden: create not allowed while custom resource definition is terminating");
     assert_eq!(names(&lamps.cluster.get(ONE).await.expect(200)), [""; 0]);
     lamps.make("a", "red").await;
+}
+
+#[tokio::test]
+async fn one_object_that_is_refused_is_not_the_failure_of_the_others() {
+    let lamps = Lamps::start().await;
+    for name in ["a", "b", "bad", "c", "d"] {
+        lamps.make(name, "red").await;
+    }
+    lamps.feel("refuses");
+    let refused = lamps.cluster.get(TWO).await.expect(500);
+    let causes = refused["details"]["causes"].as_array().expect("causes");
+    assert_eq!(causes.iter().map(|cause| &cause["field"]).collect::<Vec<_>>(), ["/registry/example.com/lamps/default/bad"], "{refused}");
+    lamps.asked();
+    lamps.cluster.get(TWO).await.expect(500);
+    assert_eq!(lamps.asked(), [1], "what was converted is not asked about again");
+}
+
+#[tokio::test]
+async fn a_definition_that_goes_hears_that_its_conversion_is_mended() {
+    let lamps = Lamps::start().await;
+    lamps.make("a", "red").await;
+    let uri = format!("{DEFINITIONS}/{NAME}");
+    let mut definition = lamps.cluster.get(&uri).await.expect(200);
+    for version in definition["spec"]["versions"].as_array_mut().unwrap() {
+        version["storage"] = (version["name"] == "v2").into();
+    }
+    lamps.send(Method::PUT, &uri, "application/json", definition).await.expect(200);
+    lamps.feel("fails");
+    lamps.cluster.delete(&uri).await.expect(200);
+    let failed = |reply: &Reply| reply.body["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["reason"] == "InstanceDeletionFailed");
+    lamps.eventually(&uri, failed).await;
+    lamps.cluster.patch(&uri, json!({"spec": {"conversion": {"strategy": "None", "webhook": null}}})).await.expect(200);
+    lamps.eventually(&uri, |reply| reply.code == 404).await;
+}
+
+/// More writes than there are places for heavy work: those that wait at the door hold none that those inside need.
+#[tokio::test]
+async fn the_end_of_a_definition_stops_nobody() {
+    let lamps = Lamps::start().await;
+    lamps.feel("late");
+    let writes = (0..40).map(|n| {
+        let lamp = json!({"apiVersion": "example.com/v2", "kind": "Lamp", "metadata": {"name": format!("a{n}")}, "spec": {"hue": "x".repeat(40_000)}});
+        let lamps = &lamps;
+        async move {
+            tokio::time::sleep(Duration::from_millis(10 * n)).await;
+            lamps.cluster.post(TWO, lamp).await
+        }
+    });
+    let uri = format!("{DEFINITIONS}/{NAME}");
+    let end = async {
+        while lamps.hook.on(PATH).len() < 20 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        lamps.cluster.delete(&uri).await.expect(200);
+    };
+    let all = async { tokio::join!(futures_util::future::join_all(writes), end) };
+    let (answers, ()) = tokio::time::timeout(Duration::from_secs(60), all).await.expect("everybody is answered");
+    assert!(answers.iter().all(|answer| matches!(answer.code, 201 | 403 | 404)), "{:?}", answers.iter().map(|a| a.code).collect::<Vec<_>>());
+    lamps.eventually(&uri, |reply| reply.code == 404).await;
 }
