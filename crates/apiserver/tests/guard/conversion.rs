@@ -601,7 +601,7 @@ async fn the_end_of_a_definition_stops_nobody() {
         lamps.cluster.delete(&uri).await.expect(200);
     };
     let all = async { tokio::join!(futures_util::future::join_all(writes), end) };
-    let (answers, ()) = tokio::time::timeout(Duration::from_secs(60), all).await.expect("everybody is answered");
+    let (answers, ()) = tokio::time::timeout(Duration::from_secs(60), Box::pin(all)).await.expect("everybody is answered");
     assert!(answers.iter().all(|answer| matches!(answer.code, 201 | 403 | 404)), "{:?}", answers.iter().map(|a| a.code).collect::<Vec<_>>());
     lamps.eventually(&uri, |reply| reply.code == 404).await;
 }
