@@ -33,6 +33,7 @@ mod job;
 mod legacy_token_cleaner;
 mod members;
 mod meta;
+mod migration;
 mod namespace;
 mod node;
 mod overlay;
@@ -145,6 +146,7 @@ const ALL: &[(&str, Start)] = &[
     ("persistentvolumeclaim-protection-controller", |cx| protection::claims(cx).boxed()),
     ("persistentvolume-protection-controller", |cx| protection::volumes(cx).boxed()),
     ("volumeattributesclass-protection-controller", |cx| protection::attributes(cx).boxed()),
+    ("storage-version-migrator-controller", |cx| migration::run(cx).boxed()),
     ("clusterrole-aggregation-controller", |cx| cluster_role::run(cx).boxed()),
 ];
 

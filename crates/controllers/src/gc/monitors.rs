@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::Collector;
 use super::graph::{Kind, Seen};
 use crate::discovery::{self, Served};
+use crate::migration::Migration;
 use crate::work::{Cx, Heard};
 
 /// Objects that nobody owns and that own nobody, and many of them.
@@ -138,6 +139,7 @@ impl Monitors {
             ("", "resourcequotas") => self.feed(&i.informer::<ResourceQuota>(), &served, token),
             ("policy", "poddisruptionbudgets") => self.feed(&i.informer::<PodDisruptionBudget>(), &served, token),
             ("admissionregistration.k8s.io", "validatingadmissionpolicies") => self.feed(&i.informer::<ValidatingAdmissionPolicy>(), &served, token),
+            ("storagemigration.k8s.io", "storageversionmigrations") => self.feed(&i.informer::<Migration>(), &served, token),
             ("batch", "jobs") => self.feed(&i.informer::<Job>(), &served, token),
             ("batch", "cronjobs") => self.feed(&i.informer::<CronJob>(), &served, token),
             ("discovery.k8s.io", "endpointslices") => self.feed(&i.informer::<EndpointSlice>(), &served, token),

@@ -408,3 +408,70 @@ async fn policies_are_told_what_the_types_say() {
     let mended = c.until(&format!("{policies}/wrong"), |p| p["status"]["observedGeneration"] == 2).await;
     assert!(mended["status"]["typeChecking"]["expressionWarnings"].is_null(), "{mended:#}");
 }
+
+const MIGRATIONS: &str = "/apis/storagemigration.k8s.io/v1/storageversionmigrations";
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+
+/// A migration of widgets.
+fn migration(name: &str) -> Value {
+    let resource = json!({"group": "example.com", "resource": "widgets"});
+    json!({"apiVersion": "storagemigration.k8s.io/v1", "kind": "StorageVersionMigration", "metadata": {"name": name}, "spec": {"resource": resource}})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_are_written_in_the_version_that_is_stored_today() {
+    let c = Cluster::start().await;
+    let definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.com";
+    let version = |name: &str, storage: bool| {
+        let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+        json!({"name": name, "served": true, "storage": storage, "schema": schema})
+    };
+    let spec = json!({"group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"},
+        "versions": [version("v1", true), version("v2", false)]});
+    let made = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.com"}, "spec": spec});
+    c.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", made).await;
+    c.until(definition, |d| condition(d, "Established")["status"] == "True").await;
+    for name in ["a", "b"] {
+        c.create(WIDGETS, json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": {"size": 1}})).await;
+    }
+    c.merge(definition, json!({"spec": {"versions": [version("v1", false), version("v2", true)]}})).await;
+    let both = c.until(definition, |d| d["status"]["storedVersions"] == json!(["v1", "v2"])).await;
+    let stored = |name: &str| {
+        let entry = c.stored(&format!("/registry/example.com/widgets/default/{name}"));
+        entry["apiVersion"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!((stored("a"), stored("b")), ("example.com/v1".to_owned(), "example.com/v1".to_owned()));
+
+    // One at a time: the second runs when the first is over, and finds nothing to do.
+    c.create(MIGRATIONS, migration("first")).await;
+    c.create(MIGRATIONS, migration("second")).await;
+    for name in ["first", "second"] {
+        let over = |m: &Value| condition(m, "Succeeded")["status"] == "True" && condition(m, "Running")["status"] == "False";
+        let migration = c.until(&format!("{MIGRATIONS}/{name}"), over).await;
+        assert_eq!(condition(&migration, "Succeeded")["message"], "Migration completed");
+        assert!(migration["status"]["resourceVersion"].as_str().is_some_and(|noted| !noted.is_empty()));
+    }
+    assert_eq!((stored("a"), stored("b")), ("example.com/v2".to_owned(), "example.com/v2".to_owned()));
+    let told = c.until(definition, |d| condition(d, "StorageMigrating")["status"] == "False").await;
+    let message = "The migration has succeeded and the stored versions have been updated";
+    assert_eq!((&condition(&told, "StorageMigrating")["message"], &told["status"]["storedVersions"]), (&json!(message), &json!(["v2"])));
+    assert_eq!(told["metadata"]["generation"], both["metadata"]["generation"], "only its status was written");
+    let widget = c.get(&format!("{WIDGETS}/a")).await.unwrap_or_default();
+    assert_eq!((&widget["spec"]["size"], &widget["metadata"]["generation"]), (&json!(1), &json!(1)));
+
+    // A former version may go now; a second migration of the definition's next version keeps the list.
+    c.merge(definition, json!({"spec": {"versions": [version("v2", true)]}})).await;
+    c.create(MIGRATIONS, migration("third")).await;
+    c.until(&format!("{MIGRATIONS}/third"), |m| condition(m, "Running")["status"] == "False").await;
+    let last = c.get(definition).await.unwrap_or_default();
+    assert_eq!(last["status"]["storedVersions"], json!(["v2"]));
+
+    c.create(MIGRATIONS, {
+        let mut built_in = migration("maps");
+        built_in["spec"]["resource"] = json!({"resource": "configmaps"});
+        built_in
+    })
+    .await;
+    let maps = c.until(&format!("{MIGRATIONS}/maps"), |m| condition(m, "Running")["status"] == "False").await;
+    assert_eq!(condition(&maps, "Succeeded")["status"], "True");
+}

@@ -114,6 +114,7 @@ pub fn log() {
 pub struct Cluster {
     pub admin: Client,
     pub informers: Informers,
+    store: store::Store,
     stop: CancellationToken,
 }
 
@@ -134,14 +135,14 @@ impl Cluster {
         log();
         let store = store::Store::in_memory(&store::Options::default()).expect("a store");
         let identity = Identity::new(&store, None, "https://kubernetes.default.svc", Default::default()).expect("keys");
-        let api = ApiServer::new(apiserver::Config::default(), store, identity).expect("a server");
+        let api = ApiServer::new(apiserver::Config::default(), store.clone(), identity).expect("a server");
         api.bootstrap().await.expect("bootstrap");
         let (admin, stop) = (local(&api, "admin", &["system:masters"]), CancellationToken::new());
         let config =
             controllers::Config { node_monitor_grace_s, root_ca: "the authority".into(), cluster_cidr: Some("10.244.0.0/16".into()), ..Default::default() };
         let informers = controllers(&api, config, &stop);
         hollow(&admin, &informers, &["a", "b"]).await.expect("nodes");
-        Cluster { admin, informers, stop }
+        Cluster { admin, informers, store, stop }
     }
 
     /// Creates an object of any kind.
@@ -156,6 +157,12 @@ impl Cluster {
             Err(error) if error.is_not_found() => None,
             Err(error) => panic!("GET {path}: {error}"),
         }
+    }
+
+    /// An object as it lies in the store.
+    pub fn stored(&self, key: &str) -> Value {
+        let entry = self.store.bucket_of(key).and_then(|bucket| bucket.get(key)).unwrap_or_else(|| panic!("nothing at {key}"));
+        serde_json::from_slice(&entry.json).expect("JSON")
     }
 
     pub async fn merge(&self, path: &str, patch: Value) -> Value {
