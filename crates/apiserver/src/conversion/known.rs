@@ -11,12 +11,20 @@ use futures_util::{
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use store::Entry;
 
-/// Bytes of JSON that are kept for a version.
-const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of JSON that are kept for a version whatever the others keep.
+const SHARE: usize = 16 * 1024 * 1024;
+/// Bytes that all versions together keep beyond their shares. A list of more than is kept would be asked about each time from its
+/// beginning: what it needs first would be what went first.
+const TOGETHER_MAX: usize = 256 * 1024 * 1024;
+/// What all versions keep.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// One object's conversion.
 type Work = BoxFuture<'static, Result<Arc<Entry>, Unread>>;
@@ -35,6 +43,19 @@ struct Inner {
     asked: HashMap<u64, WeakShared<Work>>,
 }
 
+impl Inner {
+    fn gone(&mut self, entry: &Entry) {
+        self.bytes -= entry.json.len();
+        KEPT.fetch_sub(entry.json.len(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl Known {
     pub(super) fn get(&self, revision: u64) -> Option<Arc<Entry>> {
         self.0.lock().entries.get(&revision).cloned()
@@ -43,14 +64,15 @@ impl Known {
     pub(super) fn keep(&self, entry: &Arc<Entry>) {
         let mut inner = self.0.lock();
         if let Some(before) = inner.entries.insert(entry.revision, Arc::clone(entry)) {
-            inner.bytes -= before.json.len();
+            inner.gone(&before);
         } else {
             inner.order.push_back(entry.revision);
         }
         inner.bytes += entry.json.len();
-        while inner.bytes > BYTES_MAX {
+        KEPT.fetch_add(entry.json.len(), Ordering::Relaxed);
+        while inner.bytes > SHARE && KEPT.load(Ordering::Relaxed) > TOGETHER_MAX {
             let Some(oldest) = inner.order.pop_front().and_then(|revision| inner.entries.remove(&revision)) else { break };
-            inner.bytes -= oldest.json.len();
+            inner.gone(&oldest);
         }
     }
 
