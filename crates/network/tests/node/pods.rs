@@ -417,7 +417,8 @@ fn a_router_from_before_stays_one() {
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
         let (_behind, _, theirs) = behind_the_host();
         let _node = Node::new();
-        assert!(outside.call((theirs, 9001)).is_ok());
+        // A machine that is busy may not answer the first attempt in time.
+        assert!((0..10).any(|_| outside.call((theirs, 9001)).is_ok()));
     });
 }
 
