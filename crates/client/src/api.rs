@@ -264,6 +264,14 @@ impl<K: Object> Api<K> {
         self.replace_subresource(name, "status", object).await
     }
 
+    /// One object's subresource (`scale`).
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn get_subresource(&self, name: &str, subresource: &str) -> Result<K> {
+        self.of.client.request(Method::GET, &self.of.named(name, subresource, &[]), "", Vec::new(), K::decode).await
+    }
+
     /// Replaces what a subresource (`finalize`, `approval`, …) stands for.
     ///
     /// # Errors
@@ -443,8 +451,9 @@ fn with_query(path: &str, query: &[(&'static str, String)]) -> String {
     uri
 }
 
-/// Percent-encodes all but RFC 3986's unreserved characters.
-fn escape(text: &str) -> String {
+/// Percent-encodes all but RFC 3986's unreserved characters: a part of a path or of a query.
+#[must_use]
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

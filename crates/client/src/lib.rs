@@ -24,7 +24,7 @@ mod tls;
 mod transport;
 mod watch;
 
-pub use api::{Api, Client};
+pub use api::{Api, Client, escape};
 pub use codec::{Coded, Frame, Told, typed};
 pub use error::{Error, Result};
 pub use http_transport::HttpTransport;

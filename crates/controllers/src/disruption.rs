@@ -9,7 +9,7 @@ use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchPa
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelectorRequirement, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use machinery::labels::Selector;
@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::claim::controller_key;
 use crate::deployment::scaled;
 use crate::members::Members;
-use crate::meta::{between, generation, plus, seconds, secs, selector};
+use crate::meta::{between, generation, plus, seconds, secs, selector, selector_text};
 use crate::pods;
 use crate::work::{Controller, Cx, Step};
 
@@ -160,12 +160,7 @@ fn needs_controllers(budget: &PodDisruptionBudget) -> bool {
 
 /// A selector as `kubectl` and the original's messages write it.
 fn told(budget: &PodDisruptionBudget) -> String {
-    let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
-    let labels = selector.and_then(|s| s.match_labels.clone()).unwrap_or_default();
-    let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}: {v},")).collect();
-    let one = |e: &LabelSelectorRequirement| format!("{{{} {} {:?}}}", e.key, e.operator, e.values.clone().unwrap_or_default());
-    let expressions: Vec<String> = selector.iter().flat_map(|s| s.match_expressions.iter().flatten()).map(one).collect();
-    format!("&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}", labels.join(""), expressions.join(","))
+    selector_text(budget.spec.as_ref().and_then(|s| s.selector.as_ref()))
 }
 
 impl Controller for Budgets {

@@ -12,6 +12,7 @@
 //! a step that failed is tried again until it succeeds, and within a day everything is heard once more (`work.rs`).
 
 mod affinity;
+mod autoscaling;
 mod burst;
 mod certificates;
 mod claim;
@@ -133,6 +134,7 @@ const ALL: &[(&str, Start)] = &[
     ("daemonset-controller", |cx| daemonset::run(cx).boxed()),
     ("job-controller", |cx| job::run(cx).boxed()),
     ("cronjob-controller", |cx| cronjob::run(cx).boxed()),
+    ("horizontal-pod-autoscaler-controller", |cx| autoscaling::run(cx).boxed()),
     ("disruption-controller", |cx| disruption::run(cx).boxed()),
     ("resourcequota-controller", |cx| quota::run(cx).boxed()),
     ("ttl-after-finished-controller", |cx| ttl::run(cx).boxed()),

@@ -132,6 +132,15 @@ impl Members {
         concerned.into_iter().map(|name| ObjectKey::new(&pod.namespace, &name)).collect()
     }
 
+    /// Another owner that selects one of an owner's pods.
+    pub(crate) fn rival(&self, owner: &ObjectKey) -> Option<ObjectKey> {
+        let namespaces = self.namespaces.lock();
+        let space = namespaces.get(&owner.namespace)?;
+        let pods = space.owners.get(&owner.name)?.pods.iter();
+        let rival = pods.filter_map(|pod| space.had.get(pod)).flatten().find(|name| **name != owner.name)?;
+        Some(ObjectKey::new(&owner.namespace, rival))
+    }
+
     /// The pods that an owner selects.
     pub(crate) fn of(&self, owner: &ObjectKey) -> Vec<Arc<Pod>> {
         let names: Vec<String> = {
@@ -175,6 +184,7 @@ mod tests {
         members.set(&key("db"), Selector::parse("app=db,tier!=x").ok());
         assert_eq!((pods(&members, "web").as_str(), pods(&members, "all").as_str(), pods(&members, "db").as_str()), ("a b", "a b c", "c"));
         assert_eq!(told(&members.heard(&key("a"))), "all web");
+        assert_eq!((members.rival(&key("web")), members.rival(&key("nobody"))), (Some(key("all")), None));
         members.set(&key("web"), Selector::parse("app=db").ok());
         assert_eq!((pods(&members, "web").as_str(), told(&members.heard(&key("c"))).as_str()), ("c", "all db web"));
         members.set(&key("web"), None);
@@ -188,6 +198,7 @@ mod tests {
         before.set(&key("db"), Selector::parse("app=db").ok());
         let turned = Members { pods: Informer::fixed([pod("a", "db")]), namespaces: before.namespaces };
         assert_eq!(told(&turned.heard(&key("a"))), "db web");
+        assert_eq!(turned.rival(&key("db")), None);
         let gone = Members { pods: Informer::fixed([]), namespaces: turned.namespaces };
         assert_eq!(told(&gone.heard(&key("a"))), "db");
         assert_eq!(told(&gone.heard(&key("a"))), "", "once");

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use client::{Meta, Object};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use machinery::labels::Selector;
 
@@ -41,6 +41,15 @@ pub(crate) fn generation(object: &impl Meta) -> i64 {
 /// A selector ready to match; one that cannot be read selects nothing. To be kept, not made at each use (`compiled.rs`).
 pub(crate) fn selector(selector: &LabelSelector) -> Selector {
     Selector::of(Some(selector))
+}
+
+/// A selector as the original's messages write it.
+pub(crate) fn selector_text(selector: Option<&LabelSelector>) -> String {
+    let Some(selector) = selector else { return "nil".to_owned() };
+    let labels: Vec<String> = selector.match_labels.iter().flatten().map(|(k, v)| format!("{k}: {v},")).collect();
+    let one = |e: &LabelSelectorRequirement| format!("{{{} {} {:?}}}", e.key, e.operator, e.values.clone().unwrap_or_default());
+    let expressions: Vec<String> = selector.match_expressions.iter().flatten().map(one).collect();
+    format!("&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}", labels.join(""), expressions.join(","))
 }
 
 /// A selector by equality, as Services have it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use client::{Delta, Informer, Object, PartialObject};
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{
@@ -137,6 +138,7 @@ impl Monitors {
             ("certificates.k8s.io", "certificatesigningrequests") => self.feed(&i.informer::<CertificateSigningRequest>(), &served, token),
             ("storage.k8s.io", "csinodes") => self.feed(&i.informer::<CSINode>(), &served, token),
             ("", "resourcequotas") => self.feed(&i.informer::<ResourceQuota>(), &served, token),
+            ("autoscaling", "horizontalpodautoscalers") => self.feed(&i.informer::<HorizontalPodAutoscaler>(), &served, token),
             ("policy", "poddisruptionbudgets") => self.feed(&i.informer::<PodDisruptionBudget>(), &served, token),
             ("admissionregistration.k8s.io", "validatingadmissionpolicies") => self.feed(&i.informer::<ValidatingAdmissionPolicy>(), &served, token),
             ("storagemigration.k8s.io", "storageversionmigrations") => self.feed(&i.informer::<Migration>(), &served, token),
