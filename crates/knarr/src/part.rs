@@ -8,7 +8,7 @@ use crate::{
     log::log,
     preflight,
     progress::Steps,
-    serve::{cidr, network_config},
+    serve::{cidr, network_config, node_own_ports},
     signals,
 };
 use anyhow::Context as _;
@@ -115,6 +115,8 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     let runtime = open_runtime(&cluster, command.registries.as_deref()).await?;
     let settings = network_config(&cluster.name, &cluster.run, (cidr(&command.pod_cidr)?, cidr(&command.cluster_cidr)?), cidr(&command.service_cidr)?);
     let node_ip = IpAddr::V4(settings.pod_cidr.nth(1).context("the pod range has no address")?);
+    let own_ports: Vec<_> = node_own_ports(node_ip, true).collect();
+    let settings = network::pod::Config { own_ports: own_ports.clone(), ..settings };
     let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(settings)).await?.context("the pod network")?;
     let mut config = kubelet::Config::new(command.node_name.clone().unwrap_or_else(host::name), node_ip, cluster.data.join("kubelet"));
     config.cgroup_root = cluster.name.clone();
@@ -122,6 +124,7 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     config.cluster_domain = command.cluster_domain.clone();
     config.pod_cidr = Some(command.pod_cidr.clone());
     config.tls = kubelet_tls(command)?;
+    config.own_ports = own_ports;
     let kept = network.clone();
     let keep = kept.keep(stop.clone());
     let kubelet = kubelet::run(config, client.user_agent("kubelet"), informers, runtime, network, stop.clone());

@@ -17,7 +17,11 @@ use apiserver::{AdmissionOptions, AdmissionSettings, ApiServer, Config};
 use client::{Client, Informers};
 use identity::pki::{Ca, ClusterNames, ClusterPki, Usage};
 use k8s_openapi::api::core::v1::Node;
-use network::{Cidr, Mark, pod::PodNetwork, proxy::NodePortAddresses};
+use network::{
+    Cidr, Mark, dns,
+    pod::{OwnPort, PodNetwork},
+    proxy::NodePortAddresses,
+};
 use runtime::Runtime;
 use std::{
     collections::BTreeSet,
@@ -166,6 +170,7 @@ fn load(cluster: &Cluster, names: &ClusterNames, accept_data_loss: bool) -> anyh
 async fn open_node(setup: &Setup<'_>, room: &Room) -> anyhow::Result<(Runtime, PodNetwork)> {
     let runtime = room.handle.spawn(Runtime::open(setup.cluster.runtime(setup.up.registries.as_deref())));
     let config = network_config(&setup.cluster.name, &setup.cluster.run, (setup.plan.node_cidr(), setup.plan.pod_cidr()), setup.plan.service_cidr());
+    let config = network::pod::Config { own_ports: own_ports(setup), ..config };
     let network = room.handle.spawn_blocking(move || PodNetwork::open(config));
     let (runtime, network) = tokio::join!(runtime, network);
     Ok((runtime?.context("the container runtime")?, network?.context("the pod network")?))
@@ -186,7 +191,23 @@ pub fn network_config(name: &str, run: &Path, (node_cidr, cluster_cidr): (Cidr, 
         cluster_cidr: Some(cluster_cidr),
         service_cidr: Some(service_cidr),
         mtu: None,
+        own_ports: Vec::new(),
     }
+}
+
+/// Ports of this host at which the cluster itself listens: the API's, the kubelet's and those of DNS.
+fn own_ports(setup: &Setup<'_>) -> Vec<OwnPort> {
+    let node = setup.plan.node_ip().into();
+    let api = [LOOPBACK, node].into_iter().chain(setup.up.listen.iter().copied());
+    let api = api.map(|ip| OwnPort { ip: Some(ip).filter(|ip| !ip.is_unspecified()), port: setup.plan.port, protocol: "TCP" });
+    api.chain(node_own_ports(node, setup.has(Component::Proxy) && setup.has(Component::Dns))).collect()
+}
+
+/// Those of a node beside an API server.
+pub fn node_own_ports(node: IpAddr, has_dns: bool) -> impl Iterator<Item = OwnPort> {
+    let own = move |port, protocol| OwnPort { ip: Some(node), port, protocol };
+    let dns = [own(dns::PORT, "UDP"), own(dns::PORT, "TCP")].into_iter().filter(move |_| has_dns);
+    [own(kubelet::PORT, "TCP")].into_iter().chain(dns)
 }
 
 /// The admission plug-ins that are asked for, with their settings.
@@ -282,6 +303,7 @@ fn start_kubelet(
     config.pod_cidr = Some(plan.node_cidr().to_string());
     config.tls = Some(kubelet::Tls { server: tls });
     config.api_service = Some((plan.api_ip(), 443).into());
+    config.own_ports = own_ports(setup);
     let client = door.client(local::user(&format!("system:node:{name}"), &["system:nodes"])).user_agent("kubelet");
     let _inside = room.handle.enter();
     let informers = Informers::new(client.clone(), stop.clone());

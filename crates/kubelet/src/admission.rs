@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Taint};
 use machinery::placement;
+use network::pod::OwnPort;
 
 use crate::cri::PodUid;
 use crate::machine;
@@ -97,6 +98,7 @@ pub fn check(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Verdict {
         taints: node.as_ref().and_then(|n| n.spec.as_ref()?.taints.as_deref()).unwrap_or_default(),
         allocatable: &allocatable(cx),
         max_pods: i64::from(cx.config.max_pods),
+        own_ports: &cx.config.own_ports,
     };
     let without = |gone: &HashSet<PodUid>| -> Vec<&Pod> { others.iter().filter(|o| !gone.contains(&PodUid(util::uid(o).to_owned()))).map(|p| &**p).collect() };
     let Some(refused) = fits(pod, &without(&HashSet::new()), &place) else { return Verdict::Admitted };
@@ -131,6 +133,7 @@ struct Place<'a> {
     /// Thousandths of CPU, else whole units.
     allocatable: &'a BTreeMap<String, i64>,
     max_pods: i64,
+    own_ports: &'a [OwnPort],
 }
 
 /// The pure part, in upstream's order (`predicateAdmitHandler`, `generalFilter`).
@@ -153,7 +156,7 @@ fn fits(pod: &Pod, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
     }
     let mine = host_ports(pod);
     let clash = |o: &HostPort| mine.iter().any(|m| m.1 == o.1 && m.2 == o.2 && (m.0 == o.0 || m.0.is_empty() || o.0.is_empty()));
-    if others.iter().flat_map(|p| host_ports(p)).any(|o| clash(&o)) {
+    if takes_own(pod, &mine, place.own_ports) || others.iter().flat_map(|p| host_ports(p)).any(|o| clash(&o)) {
         return Some(Rejection::predicate("NodePorts", "node(s) didn't have free ports for the requested pod ports"));
     }
     let tolerations = placement::Tolerations::new(&spec.tolerations);
@@ -202,12 +205,15 @@ fn selected(spec: &PodSpec, node: &str, labels: &BTreeMap<String, String>) -> bo
 /// Address (empty: all), port and protocol.
 type HostPort = (String, i32, String);
 
+/// Whether one of a pod's ports of the host is the node's own. Who is on the host's network takes nothing from it: he listens himself, at an
+/// address that is free.
+fn takes_own(pod: &Pod, ports: &[HostPort], own: &[OwnPort]) -> bool {
+    let meets = |(ip, port, protocol): &HostPort, own: &OwnPort| u16::try_from(*port).is_ok_and(|port| own.meets(ip.parse().ok(), port, protocol));
+    !util::host_network(pod) && ports.iter().any(|p| own.iter().any(|o| meets(p, o)))
+}
+
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    // A sidecar's port is held as long as the pod runs, an init container's is not.
-    let sidecars = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).filter(|c| resources::is_sidecar(c));
-    let containers = pod.spec.iter().flat_map(|s| s.containers.iter()).chain(sidecars);
-    containers
-        .flat_map(|c| c.ports.iter().flatten())
+    resources::held_ports(pod)
         .filter_map(|p| {
             let ip = p.host_ip.clone().filter(|i| i != "0.0.0.0").unwrap_or_default();
             Some((ip, p.host_port.filter(|n| *n > 0)?, p.protocol.clone().unwrap_or_else(|| "TCP".into())))
@@ -229,11 +235,12 @@ mod tests {
         let allocatable = BTreeMap::from([("cpu".to_owned(), 2000), ("ephemeral-storage".to_owned(), 100), ("example.com/gpu".to_owned(), 1)]);
         let labels = BTreeMap::from([("disk".to_owned(), "ssd".to_owned()), ("kubernetes.io/os".to_owned(), "linux".to_owned())]);
         let mut taints = Vec::new();
+        let own_ports = [OwnPort { ip: Some([10, 0, 0, 1].into()), port: 6443, protocol: "TCP" }];
         let one =
             |cpu: &str| pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}, "ports": [{"containerPort": 1, "hostPort": 80}]}]}));
         let plain = pod(json!({"containers": [{"name": "c"}], "nodeSelector": {"disk": "hdd"}}));
         let check = |p: &Pod, others: &[&Pod], taints: &[Taint]| {
-            let place = Place { name: "node-1", labels: &labels, taints, allocatable: &allocatable, max_pods: 2 };
+            let place = Place { name: "node-1", labels: &labels, taints, allocatable: &allocatable, max_pods: 2, own_ports: &own_ports };
             fits(p, others, &place).map(|r| r.reason)
         };
         let reason = |p: &Pod, others: &[&Pod]| check(p, others, &[]);
@@ -245,6 +252,14 @@ mod tests {
             json!({"containers": [{"name": "c"}], "initContainers": [{"name": "s", "restartPolicy": "Always", "ports": [{"containerPort": 1, "hostPort": 80}]}]}),
         );
         assert_eq!(reason(&side, &[&one("1")]).as_deref(), Some("NodePorts"), "a sidecar's port too");
+        let holds = |port: serde_json::Value, host: bool| pod(json!({"hostNetwork": host, "containers": [{"name": "c", "ports": [port]}]}));
+        let api = |ip: &str| json!({"containerPort": 6443, "hostPort": 6443, "hostIP": ip});
+        for ip in ["", "0.0.0.0", "10.0.0.1"] {
+            assert_eq!(reason(&holds(api(ip), false), &[]).as_deref(), Some("NodePorts"), "the node's own, at {ip:?}");
+        }
+        assert_eq!(reason(&holds(api("10.0.0.2"), false), &[]), None);
+        assert_eq!(reason(&holds(json!({"containerPort": 6443, "hostPort": 6443, "protocol": "UDP"}), false), &[]), None);
+        assert_eq!(reason(&holds(api(""), true), &[]), None, "who is on the host's network takes nothing from it");
         assert_eq!(reason(&plain, &[]).as_deref(), Some("NodeAffinity"));
         assert_eq!(reason(&one("1"), &[&plain, &plain]).as_deref(), Some("OutOfpods"));
         let sysctl = pod(json!({"containers": [{"name": "c"}], "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}));

@@ -6,7 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use network::pod::OwnPort;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Where a kubelet's API listens.
+pub const PORT: u16 = 10250;
 
 /// What a kubelet needs to know; every value is checked and final.
 #[derive(Clone, Debug)]
@@ -39,6 +43,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// The API server's address as pods see it, for `KUBERNETES_SERVICE_HOST` before the Service exists.
     pub api_service: Option<SocketAddr>,
+    /// Ports of the host at which the node itself listens: no pod gets them.
+    pub own_ports: Vec<OwnPort>,
     /// The host's resolver file for `dnsPolicy: Default`.
     pub resolv_conf: PathBuf,
     /// What the time is.
@@ -125,9 +131,10 @@ impl Config {
             cluster_domain: "cluster.local".into(),
             pod_cidr: None,
             max_pods: 250,
-            listen: SocketAddr::new(node_ip, 10250),
+            listen: SocketAddr::new(node_ip, PORT),
             tls: None,
             api_service: None,
+            own_ports: Vec::new(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             clock: Clock::default(),
             version: "v1.37.2".into(),

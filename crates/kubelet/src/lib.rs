@@ -41,6 +41,6 @@ mod run;
 #[cfg(test)]
 mod testing;
 
-pub use config::{Clock, Config, Error, Tls};
+pub use config::{Clock, Config, Error, PORT, Tls};
 pub use run::{PodChange, run, run_with};
 pub use volumes::purge;

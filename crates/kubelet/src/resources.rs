@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use machinery::quantity::Quantity;
 
@@ -74,6 +74,14 @@ pub fn request(r: Option<&ResourceRequirements>, name: &str) -> Option<i64> {
 #[must_use]
 pub fn is_sidecar(c: &Container) -> bool {
     c.restart_policy.as_deref() == Some("Always")
+}
+
+/// The ports of the containers that run as long as the pod does: a sidecar's are held with it, an init container's are not, and so
+/// lead nowhere. (The original's scheduler and admission hold a sidecar's as well; its kubelet forgets to open them.)
+pub fn held_ports(pod: &Pod) -> impl Iterator<Item = &ContainerPort> {
+    let sidecars = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).filter(|c| is_sidecar(c));
+    let containers = pod.spec.iter().flat_map(|s| s.containers.iter()).chain(sidecars);
+    containers.flat_map(|c| c.ports.iter().flatten())
 }
 
 /// The QoS class, from CPU and memory of all containers, or of the pod level where that is set.
@@ -243,6 +251,16 @@ pub fn pod_limits(pod: &Pod) -> CgroupLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_held_by_who_runs_as_long_as_the_pod() {
+        let port = |n: i32| serde_json::json!([{"containerPort": n, "hostPort": n}]);
+        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {
+            "containers": [{"name": "c", "ports": port(1)}],
+            "initContainers": [{"name": "i", "ports": port(2)}, {"name": "s", "restartPolicy": "Always", "ports": port(3)}]}}))
+        .unwrap();
+        assert_eq!(held_ports(&pod).map(|p| p.container_port).collect::<Vec<_>>(), [1, 3]);
+    }
 
     #[test]
     fn shares_and_quota_follow_upstreams_arithmetic() {

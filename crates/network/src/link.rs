@@ -52,6 +52,8 @@ const SCOPE_LINK: u8 = 253;
 pub enum Ipv4Conf {
     /// `forwarding`.
     Forwarding = 1,
+    /// `accept_redirects`.
+    AcceptRedirects = 4,
     /// `send_redirects`.
     SendRedirects = 6,
     /// `rp_filter`.

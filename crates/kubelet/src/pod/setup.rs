@@ -245,9 +245,7 @@ async fn join_network(cx: &Context, pod: &Pod, sandbox: &Sandbox) -> Result<Vec<
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let ports = spec.containers.iter().chain(spec.init_containers.iter().flatten()).flat_map(|c| c.ports.iter().flatten());
-    ports
+    resources::held_ports(pod)
         .filter_map(|p| {
             Some(HostPort {
                 host_ip: p.host_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "0.0.0.0" && *ip != "::").and_then(|ip| ip.parse().ok()),

@@ -31,7 +31,7 @@ use forward::Forwarder;
 use zone::Zone;
 
 /// The port of DNS.
-const PORT: u16 = 53;
+pub const PORT: u16 = 53;
 /// Between two looks, at the start alone, whether the cluster's address leads here.
 const PROBE: Duration = Duration::from_millis(5);
 /// Between two attempts to open sockets that have failed.

@@ -1,12 +1,13 @@
 //! Who has a port of the host, where several pods claim it: the first, until he goes; then the next.
 //!
 //! The scheduler and the kubelet let no two pods of a node claim the same, but a pod that was deleted by force is gone for them while it
-//! still ends here, and its successor is not to wait for that.
+//! still ends here, and its successor is not to wait for that. What the node itself answers nobody gets: a port that leads into a pod
+//! is taken before the node's own processes hear of it, also from the administrator.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use super::HostPort;
+use super::{HostPort, OwnPort};
 
 type Port = (Option<Ipv4Addr>, u16, String);
 
@@ -21,29 +22,39 @@ pub(super) fn same(a: &HostPort, b: &HostPort) -> bool {
 
 /// Ports of the host with the pods that have them.
 #[derive(Debug, Default)]
-pub(super) struct Holders(HashMap<Port, Ipv4Addr>);
+pub(super) struct Holders {
+    held: HashMap<Port, Ipv4Addr>,
+    own: Vec<OwnPort>,
+}
 
 impl Holders {
+    /// Nobody has any, and nobody gets these.
+    pub(super) fn but_for(own: Vec<OwnPort>) -> Self {
+        Self { held: HashMap::new(), own }
+    }
+
     /// Takes those of the ports that nobody has; which the pod has now.
     pub(super) fn take(&mut self, pod: Ipv4Addr, ports: &[HostPort]) -> Vec<HostPort> {
-        ports.iter().filter(|p| *self.0.entry(key(p)).or_insert(pod) == pod).cloned().collect()
+        let (held, own) = (&mut self.held, &self.own);
+        let free = ports.iter().filter(|p| !own.iter().any(|o| o.meets(p.host_ip.map(Into::into), p.host_port, &p.protocol)));
+        free.filter(|p| *held.entry(key(p)).or_insert(pod) == pod).cloned().collect()
     }
 
     /// Which of its ports a pod has.
     pub(super) fn of(&self, pod: Ipv4Addr, ports: &[HostPort]) -> Vec<HostPort> {
-        ports.iter().filter(|p| self.0.get(&key(p)) == Some(&pod)).cloned().collect()
+        ports.iter().filter(|p| self.held.get(&key(p)) == Some(&pod)).cloned().collect()
     }
 
     /// A pod has no ports any more.
     pub(super) fn give(&mut self, pod: Ipv4Addr) {
-        self.0.retain(|_, holder| *holder != pod);
+        self.held.retain(|_, holder| *holder != pod);
     }
 
     /// A pod has these ports no more.
     pub(super) fn give_back(&mut self, pod: Ipv4Addr, ports: &[HostPort]) {
         for port in ports {
-            if self.0.get(&key(port)) == Some(&pod) {
-                self.0.remove(&key(port));
+            if self.held.get(&key(port)) == Some(&pod) {
+                self.held.remove(&key(port));
             }
         }
     }
@@ -51,7 +62,7 @@ impl Holders {
     /// These are all the pods: what each has. Who has a port keeps it.
     pub(super) fn settle<'a>(&mut self, pods: impl Iterator<Item = (Ipv4Addr, &'a [HostPort])>) -> Vec<(Ipv4Addr, Vec<HostPort>)> {
         let pods: Vec<_> = pods.collect();
-        let before = std::mem::take(self);
+        let before = Self { held: std::mem::take(&mut self.held), own: Vec::new() };
         for (pod, ports) in &pods {
             self.take(*pod, &before.of(*pod, ports));
         }
@@ -83,5 +94,19 @@ mod tests {
         holders.give(a);
         assert_eq!(holders.of(a, &ports), []);
         assert_eq!(holders.take(b, &ports[..1]), ports[..1]);
+    }
+
+    #[test]
+    fn nobody_gets_the_nodes_own() {
+        let (node, host, pod) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(192, 168, 0, 1), Ipv4Addr::new(10, 0, 0, 9));
+        let mut holders =
+            Holders::but_for(vec![OwnPort { ip: Some(node.into()), port: 6443, protocol: "TCP" }, OwnPort { ip: None, port: 22, protocol: "TCP" }]);
+        let at = |ip, number| HostPort { host_ip: Some(ip), ..port(number, "TCP") };
+        let given = [port(80, "TCP"), port(6443, "UDP"), at(host, 6443)];
+        let refused = [port(6443, "TCP"), at(node, 6443), port(22, "TCP"), at(host, 22)];
+        let all = [&refused[..], &given].concat();
+        assert_eq!(holders.take(pod, &all), given, "an address where the node does not listen is not its own");
+        assert_eq!(holders.settle([(pod, &all[..])].into_iter()), [(pod, given.to_vec())], "nor does it with a table that is written anew");
+        assert_eq!(holders.of(pod, &refused), []);
     }
 }

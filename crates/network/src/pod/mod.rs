@@ -20,9 +20,11 @@ mod firewall;
 mod holders;
 mod ipam;
 mod legacy;
+mod own;
 mod probe;
 mod rules;
 
+pub use own::OwnPort;
 pub use probe::Passage;
 pub(crate) use rules::protocol;
 
@@ -93,6 +95,8 @@ pub struct Config {
     pub service_cidr: Option<Cidr>,
     /// The links' MTU; none: as the host's default route.
     pub mtu: Option<u32>,
+    /// Ports of the host that the node itself answers: no pod gets them, whatever it asks for.
+    pub own_ports: Vec<OwnPort>,
 }
 
 /// A port of the host that leads into a pod.
@@ -201,12 +205,15 @@ impl PodNetwork {
         };
         let no_ipv6 = link::has_ipv6();
         let ipam = Ipam::open(config.run_dir.join("ipam"), config.pod_cidr)?;
-        let state = Mutex::new(State { route, nft, ipam, holders: Holders::default(), switched: false, router: true });
+        let holders = Holders::but_for(config.own_ports.clone());
+        let state = Mutex::new(State { route, nft, ipam, holders, switched: false, router: true });
         let inner = Inner { mark: config.mark.clone(), config, bridge, gateway, mtu, no_ipv6, state };
         {
             let state = &mut *inner.state.lock();
             let others = Others::look(&mut state.nft)?;
             inner.make_bridge(state)?;
+            // Those of a former start may be open still.
+            inner.keep_deaf(state)?;
             state.router = !state.switched || others.pass_on();
             inner.write_rules(state)?;
             inner.open_firewall(&mut state.nft, &others);
@@ -372,6 +379,7 @@ impl Inner {
             tracing::warn!(bridge = self.bridge, forwards, "somebody changed the pod network's bridge or forwarding; making them again");
             self.make_bridge(state)?;
         }
+        self.keep_deaf(state)?;
         let table = self.mark.table();
         let there = nft::tables(&mut state.nft)?.contains(&table);
         let untouched = there && nft::rules(&mut state.nft, &table)?.len() == rules::count(state.router);
@@ -457,10 +465,13 @@ impl Inner {
         let (near, far) = (End { name, mac: host_mac(address) }, End { name: INSIDE, mac: pod_mac(address) });
         link::add_veth(&mut m, near, far, netns, self.mtu);
         state.route.call("make a pod's link", &m)?;
+        self.deafen(name)?;
         let mut m = Messages::new();
         // Strict source checks: a pod speaks for its own address alone. Loopback is let through towards pods, so that the
         // host reaches a node port at 127.0.0.1; from pods the guard chain drops it.
-        let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, 1), (Ipv4Conf::RouteLocalnet, 1)];
+        // Redirects are advice of a router, and a pod is none; where the host forwards, the link's own word decides.
+        let ipv4 =
+            [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, 1), (Ipv4Conf::RouteLocalnet, 1)];
         link::set(&mut m, name, &Settings { up: true, alias: Some(alias), mtu: None, ipv4: &ipv4, no_ipv6: self.no_ipv6 });
         link::get(&mut m, name);
         let index = link::index_of(&state.route.call("set up a pod's link", &m)?, name)?;
@@ -637,10 +648,11 @@ impl Inner {
                 state.switched || !forwarded
             }
         };
+        self.deafen(name)?;
         let alias = format!("{ours}{}{}", config.pod_cidr, if switched { FORWARDS } else { "" });
         let mut m = Messages::new();
         state.switched = switched;
-        let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::RouteLocalnet, 1)];
+        let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::RouteLocalnet, 1)];
         link::set(&mut m, name, &Settings { up: true, alias: Some(&alias), mtu: Some(self.mtu), ipv4: &ipv4, no_ipv6: self.no_ipv6 });
         link::get(&mut m, name);
         let index = link::index_of(&route.call(&format!("set up the bridge {name}"), &m)?, name)?;
@@ -653,6 +665,27 @@ impl Inner {
         }
         route.call("set the bridge's address and routes", &m)?;
         sysctl(IP_FORWARD, "1")
+    }
+}
+
+impl Inner {
+    /// The host hears nothing of IPv6 on this link, of which it has none for pods: by default it would take addresses and routes,
+    /// its default route among them, from whoever calls himself a router there. To be done before the link is up.
+    fn deafen(&self, link: &str) -> Result<()> {
+        if self.no_ipv6 { sysctl(&format!("ipv6/conf/{link}/disable_ipv6"), "1") } else { Ok(()) }
+    }
+
+    /// The links that are there take no advice from pods; others may have changed it (a network manager, a former version).
+    fn keep_deaf(&self, state: &State) -> Result<()> {
+        for link in state.ipam.records().map(|(_, record)| &record.link).chain([&self.bridge]) {
+            let deaf = self.deafen(link).and_then(|()| sysctl(&format!("ipv4/conf/{link}/accept_redirects"), "0"));
+            match deaf {
+                // It went with its namespace.
+                Err(_) if !Path::new("/proc/sys/net/ipv4/conf").join(link).exists() => {}
+                other => other?,
+            }
+        }
+        Ok(())
     }
 }
 

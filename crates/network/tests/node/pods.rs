@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use network::netlink::{self, Socket};
-use network::pod::{self, HostPort, Passage, PodNetwork};
+use network::pod::{self, HostPort, OwnPort, Passage, PodNetwork};
 use network::{link, nft};
 use tokio_util::sync::CancellationToken;
 
@@ -116,6 +116,73 @@ fn a_lost_namespace_leaves_nothing() {
         }
         node.detach("y");
         let (_z, _) = node.pod("z");
+    });
+}
+
+/// Whether the host hears what pods say as routers on this link.
+fn hears(link: &str) -> [String; 2] {
+    ["ipv6/conf/LINK/disable_ipv6", "ipv4/conf/LINK/accept_redirects"].map(|name| {
+        let path = format!("/proc/sys/net/{}", name.replace("LINK", link));
+        std::fs::read_to_string(path).unwrap().trim().to_owned()
+    })
+}
+
+#[test]
+fn no_pod_is_the_hosts_router() {
+    machine(|_outside| {
+        let mut node = Node::new();
+        let (_a, _) = node.pod("a");
+        let links = [node.config.mark.link("a"), node.network.bridge().to_owned()];
+        assert_ne!(hears("up0"), ["1", "0"], "what is not the network's is left alone");
+        let open = || {
+            for link in &links {
+                assert_eq!(hears(link), ["1", "0"], "{link}");
+                std::fs::write(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"), "0").unwrap();
+                std::fs::write(format!("/proc/sys/net/ipv4/conf/{link}/accept_redirects"), "1").unwrap();
+            }
+        };
+        open();
+        // A start finds links of a former version.
+        node.network = PodNetwork::open(node.config.clone()).unwrap();
+        open();
+        let stop = CancellationToken::new();
+        let (network, token) = (node.network.clone(), stop.clone());
+        let keeper = node.runtime.spawn(async move { network.keep(token).await });
+        let program = std::env::current_exe().unwrap();
+        until("others' changes are put right at the next look", || {
+            // News, at which it looks.
+            let mut other = std::process::Command::new(&program);
+            other.args(["--exact", "pods::as_somebody_else", "--ignored"]).env("KNARR_TEST_FLUSH", "forwards filter");
+            assert!(other.output().unwrap().status.success());
+            links.iter().all(|link| hears(link) == ["1", "0"])
+        });
+        stop.cancel();
+        node.runtime.block_on(keeper).unwrap();
+    });
+}
+
+#[test]
+fn a_pod_gets_none_of_the_nodes_own_ports() {
+    machine(|outside| {
+        let mut node = Node::new();
+        let (space, old) = (Space::new(), Space::new());
+        // From before, when nobody kept them for the node.
+        node.attach("old", &old.path, vec![host_port(6443, "TCP")]);
+        old.serve(8080, "old");
+        assert!(outside.call((HOST, 6443)).unwrap().starts_with("old "));
+        let own = |port| OwnPort { ip: Some(NODE_IP.into()), port, protocol: "TCP" };
+        node.config.own_ports = vec![own(6443), own(10250)];
+        node.network = PodNetwork::open(node.config.clone()).unwrap();
+        node.attach("new", &space.path, vec![host_port(10250, "TCP"), host_port(7000, "TCP")]);
+        space.serve(8080, "new");
+        for port in [6443, 10250] {
+            let listener = std::net::TcpListener::bind((NODE_IP, port)).unwrap();
+            let answers = std::thread::spawn(move || listener.accept().is_ok());
+            std::net::TcpStream::connect_timeout(&(NODE_IP, port).into(), DEADLINE).unwrap();
+            assert!(answers.join().unwrap(), "the node answers at {port}");
+            assert!(outside.call((HOST, port)).is_err());
+        }
+        assert!(outside.call((HOST, 7000)).unwrap().starts_with("new "), "its other ports are its own");
     });
 }
 

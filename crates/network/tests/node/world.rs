@@ -206,6 +206,7 @@ impl Node {
             service_cidr: Some(services.parse().unwrap()),
             mtu: None,
             cluster_cidr: None,
+            own_ports: Vec::new(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         Self { network: PodNetwork::open(config.clone()).unwrap(), config, runtime }
