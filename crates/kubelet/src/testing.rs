@@ -241,6 +241,8 @@ pub struct FakeRuntime {
     pub trap: std::sync::atomic::AtomicBool,
     /// Exit code of commands, and whether they never end.
     exec: Mutex<(i32, bool)>,
+    /// One more holder for each command that runs.
+    running: Arc<()>,
     ids: AtomicU32,
     clock: Clock,
 }
@@ -260,6 +262,7 @@ impl FakeRuntime {
             broken: std::sync::atomic::AtomicBool::new(false),
             trap: std::sync::atomic::AtomicBool::new(false),
             exec: Mutex::default(),
+            running: Arc::default(),
             ids: AtomicU32::new(0),
         }
     }
@@ -285,6 +288,11 @@ impl FakeRuntime {
     /// What commands answer from now on.
     pub fn set_exec(&self, code: i32, hangs: bool) {
         *self.exec.lock() = (code, hangs);
+    }
+
+    /// Commands with streams that run.
+    pub fn execs(&self) -> usize {
+        Arc::strong_count(&self.running) - 1
     }
 
     /// Ends the newest container of this name.
@@ -415,8 +423,13 @@ impl ContainerRuntime for FakeRuntime {
         }
         Ok(ExecResult { exit_code, ..ExecResult::default() })
     }
-    async fn exec(&self, _: &ContainerId, _: Vec<String>, _: Streams) -> Result<i32, CriError> {
-        Ok(0)
+    async fn exec(&self, _: &ContainerId, _: Vec<String>, streams: Streams) -> Result<i32, CriError> {
+        let _running = (self.running.clone(), streams);
+        let (code, hangs) = *self.exec.lock();
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        Ok(code)
     }
     async fn attach(&self, _: &ContainerId, _: Streams) -> Result<(), CriError> {
         Ok(())

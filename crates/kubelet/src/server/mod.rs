@@ -12,6 +12,7 @@ mod containers;
 mod files;
 #[cfg(test)]
 mod fuzz;
+mod orphans;
 mod port_forward;
 mod remote;
 mod spdy;
@@ -63,6 +64,7 @@ pub struct Server {
     pods: Pods,
     auth: Auth,
     measures: usage::Measures,
+    orphans: orphans::Orphans,
 }
 
 /// A request taken apart.
@@ -120,7 +122,13 @@ pub async fn spawn(cx: Arc<Context>, pods: Pods, stop: CancellationToken) -> Res
     let address = cx.config.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     let acceptor = tokio_rustls::TlsAcceptor::from(tls.server);
-    let server = Arc::new(Server { auth: Auth::new(Arc::clone(&cx.api), &cx.config.node_name), cx, pods, measures: usage::Measures::default() });
+    let server = Arc::new(Server {
+        auth: Auth::new(Arc::clone(&cx.api), &cx.config.node_name),
+        cx,
+        pods,
+        measures: usage::Measures::default(),
+        orphans: orphans::Orphans::default(),
+    });
     Ok(Some(tokio::spawn(accept(listener, acceptor, server, stop))))
 }
 

@@ -12,6 +12,7 @@ use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
@@ -191,7 +192,7 @@ async fn channels(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, ba
         pipes.push(theirs);
     }
     let channels = Channels::start(socket, base64, inputs);
-    let mut ends = Vec::new();
+    let mut ends = JoinSet::new();
     for (i, (port, mut from_client)) in ports.into_iter().zip(pipes).enumerate() {
         let data = u8::try_from(2 * i).unwrap_or(u8::MAX);
         let error = data.saturating_add(1);
@@ -205,7 +206,7 @@ async fn channels(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, ba
                     let _ = tokio::io::copy(&mut from_client, &mut write).await;
                     let _ = write.shutdown().await;
                 });
-                ends.push(channels.pump(data, read));
+                ends.spawn(channels.pump(data, read));
             }
             Err(e) => {
                 let _ = channels.send(error, format!("error forwarding port {port} to pod: {e}").as_bytes()).await;
@@ -213,13 +214,10 @@ async fn channels(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, ba
         }
     }
     let closed = channels.closed();
-    for mut e in ends {
-        tokio::select! {
-            _ = &mut e => {}
-            () = closed.cancelled() => e.abort(),
-        }
+    tokio::select! {
+        () = async { while ends.join_next().await.is_some() {} } => channels.close().await,
+        () = closed.cancelled() => channels.hang_up(),
     }
-    channels.close().await;
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
 //! Exec and attach: the streams of a process, over WebSocket channels or SPDY streams; and `run`, which answers at once.
+//!
+//! A connection ends with its client, whatever becomes of the command: one without a terminal runs on, without the connection, and
+//! only so many of them for each container ([`Orphans`]).
 
 use std::time::Duration;
 
@@ -6,9 +9,11 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
+use super::orphans::Orphans;
 use super::spdy_conn::{self, Stream};
 use super::websocket::{self, Channels};
 use super::{Answer, Call, Server, text};
@@ -95,7 +100,7 @@ async fn start(server: &Server, mut call: Call, job: Job) -> Answer {
         Err(answer) => return answer,
     };
     let runtime = server.cx.runtime.clone();
-    let session = Session { runtime, id: container.id, job, wanted };
+    let session = Session { runtime, id: container.id, job, wanted, orphans: server.orphans.clone() };
     if websocket::wanted(call.request.headers()) {
         return match websocket::accept(&mut call.request, &WEBSOCKET) {
             Ok((protocol, answer, upgrade)) => {
@@ -154,24 +159,37 @@ struct Session {
     id: ContainerId,
     job: Job,
     wanted: Wanted,
+    orphans: Orphans,
 }
 
 impl Session {
-    /// Runs to the end; `gone` resolves when the client is. A command without a terminal runs on then, as with other runtimes:
-    /// it ends by itself when it writes to nobody.
-    async fn run(self, streams: Streams, gone: impl Future<Output = ()>) -> Value {
+    /// Runs to the end; none when `gone` resolves first: then there is nobody to be told, and the connection is to be dropped at
+    /// once. A command without a terminal runs on without it, as with other runtimes, if there is a place for it: it ends by
+    /// itself when it writes to nobody.
+    async fn run(self, streams: Streams, gone: impl Future<Output = ()>) -> Option<Value> {
         let bound = self.wanted.tty || matches!(self.job, Job::Attach);
-        let work = async {
+        let (id, orphans) = (self.id.clone(), self.orphans);
+        let mut work = Box::pin(async move {
             match self.job {
                 Job::Exec(command) => self.runtime.exec(&self.id, command, streams).await,
                 Job::Attach => self.runtime.attach(&self.id, streams).await.map(|()| 0),
             }
-        };
+        });
         tokio::select! {
             biased;
-            done = work => status(done),
-            () = gone, if bound => status(Ok(0)),
+            done = &mut work => return Some(status(done)),
+            () = gone => {}
         }
+        // Who has no place is ended: dropped, it is killed.
+        if let Some(place) = orphans.enter(&id).filter(|_| !bound) {
+            tokio::spawn(async move {
+                let _place = place;
+                if let Err(error) = work.await {
+                    tracing::debug!(%error, "a command whose client had gone");
+                }
+            });
+        }
+        None
     }
 }
 
@@ -223,7 +241,10 @@ fn pipe() -> (DuplexStream, DuplexStream) {
     tokio::io::duplex(PIPE)
 }
 
-async fn over_websocket(session: Session, socket: tokio_tungstenite::WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, protocol: &str) {
+async fn over_websocket<S>(session: Session, socket: tokio_tungstenite::WebSocketStream<S>, protocol: &str)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let w = session.wanted;
     let mut inputs = Vec::new();
     let mut streams = Streams { stdin: None, stdout: None, stderr: None, resize: None, tty: w.tty };
@@ -238,24 +259,22 @@ async fn over_websocket(session: Session, socket: tokio_tungstenite::WebSocketSt
         streams.resize = Some(sizes(theirs));
     }
     let channels = Channels::start(socket, protocol.contains("base64"), inputs);
-    let mut pumps = Vec::new();
+    let mut pumps = JoinSet::new();
     if w.stdout {
         // An empty message tells the client that the connection stands.
         let _ = channels.send(websocket::STDOUT, &[]).await;
         let (ours, theirs) = pipe();
         streams.stdout = Some(Box::new(theirs));
-        pumps.push(channels.pump(websocket::STDOUT, ours));
+        pumps.spawn(channels.pump(websocket::STDOUT, ours));
     }
     if w.stderr {
         let (ours, theirs) = pipe();
         streams.stderr = Some(Box::new(theirs));
-        pumps.push(channels.pump(websocket::STDERR, ours));
+        pumps.spawn(channels.pump(websocket::STDERR, ours));
     }
     let closed = channels.closed();
-    let end = session.run(streams, closed.cancelled_owned()).await;
-    for p in pumps {
-        let _ = p.await;
-    }
+    let Some(end) = session.run(streams, closed.cancelled_owned()).await else { return channels.hang_up() };
+    while pumps.join_next().await.is_some() {}
     // Before version 4 the channel carried words, and those only of an error.
     let last = if protocol.starts_with('v') { end.to_string() } else { end["message"].as_str().unwrap_or_default().to_owned() };
     if !last.is_empty() {
@@ -264,7 +283,7 @@ async fn over_websocket(session: Session, socket: tokio_tungstenite::WebSocketSt
     channels.close().await;
 }
 
-async fn over_spdy(session: Session, io: TokioIo<hyper::upgrade::Upgraded>) {
+async fn over_spdy(session: Session, io: impl AsyncRead + AsyncWrite + Send + 'static) {
     let w = session.wanted;
     let mut incoming = spdy_conn::serve(io);
     let expected = 1 + usize::from(w.stdin) + usize::from(w.stdout) + usize::from(w.stderr) + usize::from(w.tty);
@@ -283,7 +302,8 @@ async fn over_spdy(session: Session, io: TokioIo<hyper::upgrade::Upgraded>) {
     let mut take = |kind: &str| got.iter().position(|s| s.header("streamtype") == Some(kind)).map(|i| got.swap_remove(i));
     let error = take("error");
     let mut streams = Streams { stdin: None, stdout: None, stderr: None, resize: None, tty: w.tty };
-    let (mut keep, mut pumps) = (Vec::new(), Vec::new());
+    // Dropped, the pumps end: nothing of the connection is left then.
+    let (mut keep, mut pumps) = (Vec::new(), JoinSet::new());
     if let Some(s) = take("stdin").filter(|_| w.stdin) {
         streams.stdin = Some(Box::new(s.reader));
         keep.push(s.writer);
@@ -300,15 +320,13 @@ async fn over_spdy(session: Session, io: TokioIo<hyper::upgrade::Upgraded>) {
             } else {
                 streams.stderr = Some(Box::new(theirs));
             }
-            pumps.push(tokio::spawn(s.writer.pump(ours)));
+            pumps.spawn(s.writer.pump(ours));
         }
     }
     // Whatever else the client opens is of no use; the end of the connection is what is waited for.
     let gone = async { while incoming.recv().await.is_some() {} };
-    let end = session.run(streams, gone).await;
-    for p in pumps {
-        let _ = p.await;
-    }
+    let Some(end) = session.run(streams, gone).await else { return };
+    while pumps.join_next().await.is_some() {}
     if let Some(e) = error {
         let _ = e.writer.send(end.to_string().into()).await;
         e.writer.close().await;
@@ -321,8 +339,13 @@ async fn over_spdy(session: Session, io: TokioIo<hyper::upgrade::Upgraded>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use futures_util::StreamExt;
     use tokio::io::AsyncWriteExt;
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::protocol::Role;
 
     #[test]
     fn the_exit_code_is_a_cause() {
@@ -330,6 +353,37 @@ mod tests {
         assert_eq!(v["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
         assert_eq!(v["reason"], "NonZeroExitCode");
         assert_eq!(status(Ok(0))["status"], "Success");
+    }
+
+    /// How many run on, at one container, after so many clients have gone.
+    async fn run_on(tty: bool, clients: usize) -> usize {
+        let (orphans, runtime) = (Orphans::default(), Arc::new(crate::testing::FakeRuntime::new(crate::config::Clock::default())));
+        runtime.set_exec(0, true);
+        for _ in 0..clients {
+            let wanted = Wanted { stdin: true, stdout: true, stderr: false, tty };
+            let (id, job) = (ContainerId("c".into()), Job::Exec(vec!["sleep".into()]));
+            let session = Session { runtime: runtime.clone(), id, job, wanted, orphans: orphans.clone() };
+            let (client, server) = tokio::io::duplex(1 << 16);
+            let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+            let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+            let before = runtime.execs();
+            let serving = tokio::spawn(over_websocket(session, server, "v5.channel.k8s.io"));
+            while runtime.execs() == before {
+                tokio::task::yield_now().await;
+            }
+            client.close(None).await.unwrap();
+            serving.await.unwrap();
+            // Nothing is left of the connection, though the command runs on.
+            while let Some(Ok(_)) = client.next().await {}
+        }
+        runtime.execs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_with_its_client_and_few_commands_run_on() {
+        assert_eq!(run_on(false, 3).await, 3);
+        assert_eq!(run_on(false, 40).await, 16);
+        assert_eq!(run_on(true, 3).await, 0, "with a terminal it ends with its client");
     }
 
     #[tokio::test]

@@ -21,9 +21,13 @@ const SEND_QUEUE: usize = 32;
 const STREAM_QUEUE: usize = 32;
 /// How long one stream that nobody reads may hold back the others; the protocol as the peers speak it has no windows.
 const STALL_MAX: Duration = Duration::from_secs(10);
-/// The same where there is no other: the original's `streamingConnectionIdleTimeout`. Whether the peer is still there is not seen
-/// meanwhile, since nothing is read.
+/// The same where there is no other: the original's `streamingConnectionIdleTimeout`.
 const IDLE_MAX: Duration = Duration::from_secs(4 * 60 * 60);
+/// Nothing is read meanwhile, and so the peer's end is not seen: he is asked this often whether he is there, and where he is not the
+/// question is refused.
+const ASK: Duration = Duration::from_secs(10);
+/// The number of our questions; who serves has even ones.
+const PING: u32 = 2;
 /// Bytes in the pipe between a stream and its user.
 const PIPE: usize = 64 << 10;
 /// Streams that wait to be taken.
@@ -216,7 +220,7 @@ async fn handle(
             streams.send(Stream { id, headers, reader, writer, gone }).await.map_err(|_| ())?;
         }
         Frame::Data { id, fin, bytes } => {
-            if !bytes.is_empty() && !deliver(open, id, bytes).await {
+            if !bytes.is_empty() && !deliver(open, id, bytes, frames).await {
                 open.remove(&id);
                 // 5: CANCEL.
                 let _ = frames.send(Frame::Reset { id, status: 5 }).await;
@@ -231,7 +235,8 @@ async fn handle(
                 stream.gone.cancel();
             }
         }
-        Frame::Ping { id } => {
+        // An even one answers ours.
+        Frame::Ping { id } if id % 2 == 1 => {
             let _ = frames.send(Frame::Ping { id }).await;
         }
         _ => {}
@@ -240,17 +245,25 @@ async fn handle(
 }
 
 /// Hands bytes to a stream; false if it must be reset, because it takes nothing and others wait.
-async fn deliver(open: &HashMap<u32, Open>, id: u32, bytes: Bytes) -> bool {
+async fn deliver(open: &HashMap<u32, Open>, id: u32, bytes: Bytes, frames: &mpsc::Sender<Frame>) -> bool {
     let Some(stream) = open.get(&id) else { return true };
     // A user who has gone is told of by his own half.
     let most = if open.len() < 2 { IDLE_MAX } else { STALL_MAX };
-    match tokio::time::timeout(most, stream.queue.send(bytes)).await {
-        Ok(_) => true,
-        Err(_) => {
-            stream.gone.cancel();
-            false
+    let asking = async {
+        loop {
+            tokio::time::sleep(ASK).await;
+            if let Err(mpsc::error::TrySendError::Closed(_)) = frames.try_send(Frame::Ping { id: PING }) {
+                return;
+            }
         }
+    };
+    tokio::select! {
+        _ = stream.queue.send(bytes) => return true,
+        () = asking => {}
+        () = tokio::time::sleep(most) => {}
     }
+    stream.gone.cancel();
+    false
 }
 
 #[cfg(test)]
@@ -297,6 +310,33 @@ mod tests {
         let only = incoming.recv().await.unwrap();
         assert!(tokio::time::timeout(IDLE_MAX / 2, only.gone.cancelled()).await.is_err(), "it may take its time");
         tokio::time::timeout(IDLE_MAX, only.gone.cancelled()).await.expect("given up in the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_who_goes_while_nobody_reads_him_is_found_out() {
+        let (client, server) = tokio::io::duplex(1 << 22);
+        let mut incoming = serve(server);
+        let (mut read, mut write) = tokio::io::split(client);
+        let (mut encoder, mut out) = (Encoder::default(), BytesMut::new());
+        encoder.encode(&Frame::SynStream { id: 1, fin: false, headers: Headers::new() }, &mut out);
+        for _ in 0..STREAM_QUEUE + 4 {
+            encoder.encode(&data(1, false, Bytes::from(vec![0; PIPE])), &mut out);
+        }
+        write.write_all(&out).await.unwrap();
+        let only = incoming.recv().await.unwrap();
+        let (mut decoder, mut buffer) = (Decoder::default(), BytesMut::new());
+        let asked = async {
+            loop {
+                match decoder.decode(&mut buffer).unwrap() {
+                    Some(Frame::Ping { id }) => return id,
+                    Some(_) => {}
+                    None => drop(read.read_buf(&mut buffer).await.unwrap()),
+                }
+            }
+        };
+        assert_eq!(tokio::time::timeout(2 * ASK, asked).await.expect("he is asked"), PING);
+        drop((read, write));
+        tokio::time::timeout(4 * ASK, only.gone.cancelled()).await.expect("he has gone");
     }
 
     #[tokio::test]

@@ -3,6 +3,11 @@
 //! A message's first byte is a channel: 0 standard input, 1 output, 2 errors, 3 the end's status, 4 terminal sizes. Version 5
 //! adds 255: the peer closes the channel named by the next byte. With `base64.` protocols messages are text: the channel as
 //! a digit, then base64.
+//!
+//! What a process does not read holds back what its client sends after it, the close too; so while something waits the client is asked
+//! whether he is there. Who has gone is found out by that, since his side refuses the question.
+
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -22,6 +27,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Utf8Bytes, coding::CloseCode};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Answer;
 
@@ -42,7 +48,9 @@ const PART: usize = 32 << 10;
 /// Messages that wait to be sent.
 const QUEUE: usize = 32;
 /// Seconds that a peer gets to answer the close.
-const CLOSE_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// Between two questions to a client whose words wait.
+const ASK: Duration = Duration::from_secs(10);
 
 /// Answers the handshake: the protocol chosen, the response, and the promise of the connection.
 pub fn accept(request: &mut Request<Incoming>, known: &[&'static str]) -> Result<(&'static str, Answer, OnUpgrade), Answer> {
@@ -100,23 +108,26 @@ impl Channels {
                     _ => None,
                 };
                 if let Some(data) = data {
-                    deliver(&mut inputs, &data).await;
+                    let delivered = deliver(&mut inputs, &data);
+                    tokio::pin!(delivered);
+                    while tokio::time::timeout(ASK, &mut delivered).await.is_err() {
+                        // Where no room is to ask, words to him wait as well.
+                        let Some(out) = pong.upgrade() else { return };
+                        let _ = out.try_send(Message::Ping(Bytes::new()));
+                    }
                 }
             }
         });
+        let mut receiver = AbortOnDropHandle::new(receiver);
         let sender = tokio::spawn(async move {
             let mut sink = sink;
             while let Some(message) = queue.recv().await {
                 if sink.send(message).await.is_err() {
-                    receiver.abort();
                     return;
                 }
             }
             let _ = sink.send(goodbye()).await;
-            let mut receiver = receiver;
-            if tokio::time::timeout(CLOSE_WAIT, &mut receiver).await.is_err() {
-                receiver.abort();
-            }
+            let _ = tokio::time::timeout(CLOSE_WAIT, &mut receiver).await;
             let _ = sink.close().await;
         });
         Self { out, base64, sender, closed }
@@ -132,17 +143,22 @@ impl Channels {
         send(&self.out, self.base64, channel, data).await
     }
 
-    /// Sends all that `from` gives on a channel, in a task of its own.
-    pub fn pump(&self, channel: u8, mut from: impl AsyncRead + Unpin + Send + 'static) -> tokio::task::JoinHandle<()> {
+    /// Sends all that `from` gives on a channel.
+    pub fn pump<R: AsyncRead + Unpin + Send + 'static>(&self, channel: u8, mut from: R) -> impl Future<Output = ()> + Send + use<R> {
         let (out, base64) = (self.out.clone(), self.base64);
-        tokio::spawn(async move {
+        async move {
             let mut buffer = vec![0; PART];
             while let Ok(n @ 1..) = from.read(&mut buffer).await {
                 if send(&out, base64, channel, &buffer[..n]).await.is_err() {
                     return;
                 }
             }
-        })
+        }
+    }
+
+    /// Drops the socket of a client who is gone.
+    pub fn hang_up(self) {
+        self.sender.abort();
     }
 
     /// Closes the socket after all was sent.
@@ -204,5 +220,22 @@ mod tests {
         assert_eq!(text, "hi");
         assert_eq!(decode("1aGk=").unwrap(), Bytes::from_static(b"\x01hi"));
         assert_eq!(decode("x"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_who_goes_while_his_words_wait_is_found_out() {
+        let (client, server) = tokio::io::duplex(1 << 20);
+        let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+        let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        // Nobody reads what he says.
+        let (_process, pipe) = tokio::io::duplex(8);
+        let channels = Channels::start(server, false, vec![(STDIN, pipe)]);
+        client.send(Message::Binary(vec![0; 64].into())).await.unwrap();
+        let asked = tokio::time::timeout(2 * ASK, client.next()).await.expect("he is asked").unwrap().unwrap();
+        assert!(matches!(asked, Message::Ping(_)), "{asked:?}");
+        let closed = channels.closed();
+        assert!(tokio::time::timeout(10 * ASK, closed.cancelled()).await.is_err(), "he may wait as long as he is there");
+        drop(client);
+        tokio::time::timeout(2 * ASK, closed.cancelled()).await.expect("he has gone");
     }
 }
