@@ -148,10 +148,24 @@ fn decide(world: &World, user: &Arc<User>, info: &RequestInfo) -> Result<(), Str
 /// A write that turns out to make a new object (apply, and an update of a kind that allows it) needs the right to create it
 /// as well (upstream's `withAuthorization`); 403 with the authorisers' reason alone, as there.
 pub(crate) fn authorize_create(world: &World, cx: &Context, row: &Row, namespace: &str, name: &str) -> Result<(), Status> {
+    further(world, cx, row, ("create", namespace, name)).map_err(|reason| Status::forbidden(&row.resource.group, &row.resource.resource, name, &reason))
+}
+
+/// A delete of what cannot be read needs a right of its own (upstream's `authorizeUnsafeDelete`).
+pub(crate) fn authorize_unreadable(world: &World, cx: &Context, row: &Row, namespace: &str, name: &str) -> Result<(), Status> {
+    let verb = "unsafe-delete-ignore-read-errors";
+    further(world, cx, row, (verb, namespace, name)).map_err(|reason| {
+        let why = format!("not permitted to do {verb:?}, reason: {reason}");
+        Status::forbidden(&row.resource.group, &row.resource.resource, name, why)
+    })
+}
+
+/// Whether the user may do with an object what the request does not say: a verb, in a namespace, to a name.
+fn further(world: &World, cx: &Context, row: &Row, (verb, namespace, name): (&'static str, &str, &str)) -> Result<(), String> {
     let resource = &row.resource;
     let info = RequestInfo {
         is_resource: true,
-        verb: "create",
+        verb,
         path: cx.info.path.clone(),
         group: resource.group.clone(),
         version: resource.version.clone(),
@@ -160,7 +174,7 @@ pub(crate) fn authorize_create(world: &World, cx: &Context, row: &Row, namespace
         name: name.to_owned(),
         ..RequestInfo::default()
     };
-    decide(world, &cx.user, &info).map_err(|reason| Status::forbidden(&resource.group, &resource.resource, name, &reason))
+    decide(world, &cx.user, &info)
 }
 
 /// 403 in upstream's words unless somebody allows it.

@@ -10,13 +10,14 @@ use machinery::{
 
 /// Answers a DELETE of many with the list of what was found.
 pub(crate) async fn delete_collection(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
-    let list: List = list::selected(call).await?;
+    let wanted = list::Wanted::of(call)?;
     let options = DeleteOptions::read(call, body)?;
     if options.unreadable {
-        let path = Path::root("ignoreStoreReadErrorWithClusterBreakingPotential");
+        let path = Path::root(delete::UNREADABLE);
         let error = field::Error::invalid(&path, true, "is not allowed with DELETECOLLECTION, try again after removing the option");
         return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", vec![error]));
     }
+    let list: List = wanted.list(call).await?;
     delete::warn(call, &options);
     for entry in &list.entries {
         // Each deletion is finished; those that have not begun are left when nobody waits any more, as upstream does.

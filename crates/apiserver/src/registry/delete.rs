@@ -3,9 +3,12 @@
 //!
 //! An object that may not go yet gets a `deletionTimestamp`; the change that removes its last finalizer, or a delete
 //! with grace 0, removes it.
+//!
+//! An object that cannot be read (its webhook does not convert it) cannot go that way. Who has a right of its own for it may ask for
+//! its removal all the same, whatever holds it (`remove_unreadable`).
 
 use super::{ATTEMPTS_MAX, Call, meta, options};
-use crate::{Operation, Write, admission, context::Options, conversion::Memory, errors, respond::Answer, rows::Row, services, storage};
+use crate::{Operation, Write, access, admission, context::Options, conversion::Memory, errors, respond::Answer, rows::Row, services, storage};
 use bytes::Bytes;
 use http::StatusCode;
 use kinds::Propagation;
@@ -26,7 +29,7 @@ const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
 /// The option by which an object goes that the store has and cannot read.
-const UNREADABLE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+pub(super) const UNREADABLE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
 /// `DeleteOptions`, from body or query.
 #[derive(Debug, Clone, Default)]
@@ -178,8 +181,42 @@ fn from_query(call: &Call<'_>) -> Result<Value, Status> {
 /// Answers a DELETE of one object.
 pub(crate) async fn delete(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let options = DeleteOptions::read(call, body)?;
+    if options.unreadable {
+        return remove_unreadable(call, options.dry_run).await;
+    }
     warn(call, &options);
     delete_named(call, call.row, call.namespace(), call.name(), &options).await
+}
+
+/// Removes an object that the store has and cannot read (upstream's `corruptObjectDeleter`): finalizers do not hold it and no admission
+/// is asked, as nobody knows what it says. One that can be read stays.
+async fn remove_unreadable(call: &Call<'_>, dry_run: bool) -> Result<Answer, Status> {
+    let (row, name) = (call.row, call.name());
+    let resource = &row.resource;
+    // Upstream wraps the stores of these, and what wraps them cannot do it.
+    if matches!((resource.group.as_str(), resource.resource.as_str()), ("", "namespaces") | ("rbac.authorization.k8s.io", _)) {
+        return Err(Status::internal(format!("no unsafe deleter provided, can not honor {UNREADABLE}")));
+    }
+    access::authorize_unreadable(call.world, call.cx, row, call.namespace(), name)?;
+    let key = resource.key(call.namespace(), name);
+    for attempt in 0..ATTEMPTS_MAX {
+        call.cx.may_try(attempt)?;
+        // Taken before it is read: what is removed is what was found to be unreadable.
+        let entry = storage::get(call.world.store(), row, &key).ok_or_else(|| errors::not_found(row, name))?;
+        if storage::present(call.world.store(), row, &key, Memory::Anew).await.is_ok() {
+            let why = format!(
+                "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is not allowed because \
+                 the object is decodable from storage"
+            );
+            return Err(errors::conflict(row, name, &why));
+        }
+        if dry_run || storage::delete(call.world.store(), row, &key, &entry).await? {
+            let details = json!({"name": name, "kind": resource.kind.kind});
+            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details, "code": 200});
+            return Ok(Answer::Other(StatusCode::OK, status));
+        }
+    }
+    Err(errors::modified(row, name))
 }
 
 /// Tells a deleter what is done since it did not say otherwise.
@@ -200,14 +237,6 @@ pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &st
         let old = storage::value(row, &entry);
         if let Some(why) = row.strategy.keeps(name) {
             return Err(Status::forbidden(&row.resource.group, &row.resource.resource, name, why));
-        }
-        if options.unreadable {
-            // Whatever the store has here can be read.
-            let why = format!(
-                "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is not allowed because \
-                 the object is decodable from storage"
-            );
-            return Err(errors::conflict(row, name, &why));
         }
         check_preconditions(row, name, options, &old)?;
         let (cx, operation) = (call.cx, Operation::Delete);

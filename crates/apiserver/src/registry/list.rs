@@ -53,10 +53,21 @@ pub(crate) async fn list(call: &Call<'_>) -> Result<Answer, Status> {
     }
 }
 
-/// What a list with the same options has.
-pub(crate) async fn selected(call: &Call<'_>) -> Result<List, Status> {
-    let selectors = Selectors::of(call.query, call.row)?;
-    select(call, &selectors, &options(call)?).await?.ok_or_else(too_old)
+/// What a list is asked for by its query.
+pub(crate) struct Wanted {
+    selectors: Selectors,
+    options: Options,
+}
+
+impl Wanted {
+    pub(crate) fn of(call: &Call<'_>) -> Result<Wanted, Status> {
+        Ok(Wanted { selectors: Selectors::of(call.query, call.row)?, options: options(call)? })
+    }
+
+    /// What a list with the same options has.
+    pub(crate) async fn list(&self, call: &Call<'_>) -> Result<List, Status> {
+        select(call, &self.selectors, &self.options).await?.ok_or_else(too_old)
+    }
 }
 
 fn too_old() -> Status {

@@ -146,6 +146,11 @@ fn normalise(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
+                if name == "managedFields"
+                    && let Some(entries) = value.as_array_mut()
+                {
+                    in_one_order(entries);
+                }
                 match name.as_str() {
                     "uid" | "resourceVersion" if value.is_string() => *value = "*".into(),
                     "continue" if value.as_str().is_some_and(|token| !token.is_empty()) => *value = "*".into(),
@@ -155,17 +160,24 @@ fn normalise(value: &mut Value) {
                     }),
                     _ => normalise(value),
                 }
-                // They are sorted by time, which may be that of the second before.
-                if name == "managedFields"
-                    && let Some(entries) = value.as_array_mut()
-                {
-                    entries.sort_by_key(|entry| ["manager", "operation", "subresource", "apiVersion"].map(|key| entry[key].to_string()));
-                }
             }
         }
         Value::Array(items) => items.iter_mut().for_each(normalise),
         Value::String(text) => *text = without_own(text),
         _ => {}
+    }
+}
+
+/// Owners are told by operation and second, those of one second by name (upstream's `sortEncodedManagedFields`). So whether two writes
+/// fall into one second decides on their order: where it is as it must be, they are told without regard to time. Where it is not they
+/// stay, and one more says so.
+pub fn in_one_order(entries: &mut Vec<Value>) {
+    let key = |entry: &Value, named: &[&str]| -> Vec<String> { named.iter().map(|part| entry[*part].as_str().unwrap_or_default().to_owned()).collect() };
+    let ordered = entries.is_sorted_by_key(|entry| key(entry, &["operation", "time", "manager", "apiVersion", "subresource"]));
+    if ordered {
+        entries.sort_by_key(|entry| ["manager", "operation", "subresource", "apiVersion"].map(|part| entry[part].to_string()));
+    } else {
+        entries.push("not in upstream's order".into());
     }
 }
 

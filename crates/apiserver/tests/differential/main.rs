@@ -123,3 +123,19 @@ async fn answers_are_the_originals() {
     println!("{asked} requests, {differ} differ for a reason");
     assert_eq!(wrong, 0, "{told}");
 }
+
+#[test]
+fn the_second_of_a_write_does_not_matter_and_a_wrong_order_does() {
+    let told = |owners: &[(&str, &str, &str)]| {
+        let entry = |(manager, operation, second): &(&str, &str, &str)| serde_json::json!({"manager": manager, "operation": operation, "time": second});
+        let mut entries: Vec<Value> = owners.iter().map(entry).collect();
+        drive::in_one_order(&mut entries);
+        entries.iter().map(|entry| entry["manager"].as_str().unwrap_or("wrong").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&[("a", "Update", "1"), ("b", "Update", "1")]), ["a", "b"]);
+    assert_eq!(told(&[("b", "Update", "1"), ("a", "Update", "2")]), ["a", "b"]);
+    assert_eq!(told(&[("c", "Apply", "2"), ("a", "Update", "1")]), ["a", "c"]);
+    assert_eq!(told(&[("b", "Update", "1"), ("a", "Update", "1")]), ["b", "a", "wrong"], "of one second the names decide");
+    assert_eq!(told(&[("a", "Update", "2"), ("b", "Update", "1")]), ["a", "b", "wrong"], "the older comes first");
+    assert_eq!(told(&[("a", "Update", "1"), ("b", "Apply", "1")]), ["a", "b", "wrong"], "who applies comes first");
+}
