@@ -5,6 +5,7 @@ use machinery::{
     field::ErrorList,
     status::{Details, Status},
 };
+use std::collections::HashSet;
 
 /// 404 in upstream's words.
 pub(crate) fn not_found(row: &Row, name: &str) -> Status {
@@ -40,5 +41,15 @@ pub(crate) fn unsupported(row: &Row, verb: &str) -> Status {
 
 /// 422 with its causes.
 pub(crate) fn invalid(row: &Row, name: &str, errors: ErrorList) -> Status {
-    Status::invalid(&row.resource.group, &row.resource.kind.kind, name, errors)
+    let group = row.resource.group.as_str();
+    // Upstream's servers of definitions and of aggregation hold no declared rules against their own, which is where doubles go.
+    let errors = if row.is_builtin() && !matches!(group, "apiextensions.k8s.io" | "apiregistration.k8s.io") { each_once(errors) } else { errors };
+    Status::invalid(group, &row.resource.kind.kind, name, errors)
+}
+
+/// The errors without those that say the same again.
+fn each_once(mut errors: ErrorList) -> ErrorList {
+    let mut seen = HashSet::new();
+    errors.retain(|error| seen.insert((error.path.as_str().to_owned(), error.body())));
+    errors
 }

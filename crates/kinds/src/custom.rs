@@ -143,11 +143,13 @@ impl Strategy for Custom {
     /// The rules are asked once: what an unchanged part breaks is told, and not refused.
     fn judge_through(&self, part: &str, obj: &Value, old: &Value, stop: &AtomicBool) -> Judged {
         if part == "status" {
-            return Judged { errors: self.status(obj, old, Some(stop)), warnings: Vec::new() };
+            return Judged { errors: self.status(obj, old, Some(stop)), ..Judged::default() };
         }
-        let Judged { errors, warnings } = self.whole(obj, Some(old), Some(stop));
-        let warnings = if part.is_empty() { self.warnings(obj, Some(old)).into_iter().chain(warnings).collect() } else { Vec::new() };
-        Judged { errors, warnings }
+        let judged = self.whole(obj, Some(old), Some(stop));
+        match part {
+            "" => Judged { warnings: self.warnings(obj, Some(old)), ..judged },
+            _ => Judged { errors: judged.errors, ..Judged::default() },
+        }
     }
 
     fn selectable_fields(&self, obj: &Value) -> Selectable {
@@ -199,7 +201,7 @@ impl Strategy for Custom {
 }
 
 impl Custom {
-    /// An object as a whole. The warnings are those of the rules.
+    /// An object as a whole.
     fn whole(&self, obj: &Value, old: Option<&Value>, stop: Option<&AtomicBool>) -> Judged {
         let (mut errors, root) = (ErrorList::new(), Path::empty());
         if let Some(schema) = self.schema() {
@@ -211,8 +213,8 @@ impl Custom {
             errors.extend(embedded::check(schema, obj, &root));
             errors.extend(old.map_or_else(|| schema.repeated(obj, &root), |old| newly_repeated(schema, obj, old)));
         }
-        let warnings = self.check_rules(obj, old, stop, &mut errors);
-        Judged { errors, warnings }
+        let let_pass = self.check_rules(obj, old, stop, &mut errors);
+        Judged { errors, warnings: Vec::new(), let_pass }
     }
 
     fn status(&self, obj: &Value, old: &Value, stop: Option<&AtomicBool>) -> ErrorList {

@@ -38,6 +38,7 @@ mod tests;
 mod tree;
 pub mod usage;
 mod volume;
+mod withheld;
 mod workloads;
 
 pub use meta::{annotations as validate_annotations, validate_meta, validate_meta_update};
@@ -45,6 +46,7 @@ pub use name_rule::NameRule;
 pub use pod::qos_class;
 pub use rules::labels as validate_labels;
 pub use strategy::{Context, Generic, Identity, Judged, Propagation, Selectable, Strategy};
+pub use withheld::withhold;
 
 /// The strategy of a resource; [`Generic`] for kinds without one.
 pub fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {

@@ -155,11 +155,17 @@ pub(crate) fn workload_selector(spec: &Value, path: &Path, what: &str, errors: &
         Err(_) if what == "daemonset" => {}
         Err(_) => {
             let detail = if what == "statefulset" { "" } else { "invalid label selector" };
-            errors.push(Error::invalid(&place, selector.clone(), detail));
+            errors.push(Error::invalid(&place, selector.clone(), detail).shown_as(shown_selector(selector)));
         }
         Ok(parsed) if !empty && !parsed.matches(|key| labels.get(key).and_then(Value::as_str)) => errors.push(foreign_labels(labels, path)),
         Ok(_) => {}
     }
+}
+
+/// A selector with its fields in the order of upstream's type.
+fn shown_selector(selector: &Value) -> String {
+    let fields: Vec<&str> = ["matchLabels", "matchExpressions"].into_iter().filter(|field| !tree::empty(&selector[*field])).collect();
+    tree::go_text(selector, &fields)
 }
 
 fn foreign_labels(labels: &Value, path: &Path) -> Error {

@@ -33,12 +33,14 @@ pub struct Judged {
     pub errors: ErrorList,
     /// What the client of one that is right should be told.
     pub warnings: Vec<String>,
+    /// What was let pass because it was there before, which is told of one that is wrong as well.
+    pub let_pass: Vec<String>,
 }
 
 impl Judged {
     fn of(errors: ErrorList, warnings: impl FnOnce() -> Vec<String>) -> Self {
         let warnings = if errors.is_empty() { warnings() } else { Vec::new() };
-        Self { errors, warnings }
+        Self { errors, warnings, let_pass: Vec::new() }
     }
 }
 

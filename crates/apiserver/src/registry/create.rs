@@ -113,6 +113,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     let write = write(call, row, namespace, &name, options);
     let versioned = !matches!(meta::text(&value, "resourceVersion"), "" | "0");
     own::stamp(cx.now, &mut value);
+    kinds::withhold(&row.resource.group, &row.resource.kind.kind, &mut value, None);
     row.strategy.prepare_create(&cx.strategy(), &mut value);
     for warning in validate(row, cx, &name, &value)? {
         cx.warn(warning);

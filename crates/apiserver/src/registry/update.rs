@@ -167,6 +167,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         // Nor do those who are asked write what the server alone writes.
         keep_system_fields(&mut value, old);
     }
+    kinds::withhold(&row.resource.group, &row.resource.kind.kind, &mut value, Some(old));
     row.strategy.prepare_through(&cx.strategy(), what.subresource, &mut value, old);
     storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() && what.subresource.is_empty() {
@@ -320,5 +321,6 @@ fn validate(what: &Change<'_>, cx: &Context, value: &Value, old: &Value) -> Resu
     let mut errors = kinds::validate_meta_update(value, old, &*row.strategy);
     let judged = row.strategy.judge_through(what.subresource, value, old, cx.stop());
     errors.extend(judged.errors);
+    judged.let_pass.into_iter().for_each(|warning| cx.warn(warning));
     if errors.is_empty() { Ok(judged.warnings) } else { Err(errors::invalid(row, what.name, errors)) }
 }

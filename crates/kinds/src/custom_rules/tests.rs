@@ -69,7 +69,7 @@ fn rules_are_asked_last() {
     assert_eq!(said(custom.validate_update(&object(1), &object(1))), [""; 0]);
     let goes_on = AtomicBool::new(false);
     let judged = custom.judge_through("", &object(1), &object(1), &goes_on);
-    assert_eq!((said(judged.errors), judged.warnings), (vec![], vec!["spec.a: Invalid value: 1: failed rule: self > 1".to_owned()]));
+    assert_eq!((said(judged.errors), judged.let_pass), (vec![], vec!["spec.a: Invalid value: 1: failed rule: self > 1".to_owned()]));
     let ended = AtomicBool::new(true);
     let cut = ["spec.a: Invalid value: \"integer\": operation interrupted evaluating rule: self > 1"];
     assert_eq!(said(custom.judge(&object(2), &ended).errors), cut, "what nobody waits for is not found right");

@@ -391,7 +391,10 @@ fn check_kind(kind: &Value, path: &Path, errors: &mut ErrorList) {
 }
 
 fn check_match(constraints: &Value, path: &Path, errors: &mut ErrorList) {
-    rules::one_of(&constraints["matchPolicy"], &path.child("matchPolicy"), &["Equivalent", "Exact"], errors);
+    match &constraints["matchPolicy"] {
+        Value::Null => errors.push(Error::required(&path.child("matchPolicy"), "")),
+        policy => rules::supported(policy, &path.child("matchPolicy"), &["Equivalent", "Exact"], errors),
+    }
     for key in ["namespaceSelector", "objectSelector"] {
         if constraints[key].is_null() {
             errors.push(Error::required(&path.child(key), ""));
@@ -492,9 +495,10 @@ fn check_validations(spec: &Value, name: &str, policy: &Policy<'_>, path: &Path,
 }
 
 fn check_mutations(spec: &Value, policy: &Policy<'_>, path: &Path, errors: &mut ErrorList) {
-    for operation in tree::list(&spec["matchConstraints"], "resourceRules").iter().flat_map(|r| tree::list(r, "operations")).filter(|o| *o == "DELETE") {
+    const OPERATIONS: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
+    for operation in tree::list(&spec["matchConstraints"], "resourceRules").iter().flat_map(|r| tree::list(r, "operations")) {
         let place = path.child("matchConstraints").child("resourceRules").child("operations");
-        errors.push(Error::not_supported(&place, operation.clone(), &["*", "CONNECT", "CREATE", "UPDATE"]));
+        rules::supported(operation, &place, &OPERATIONS, errors);
     }
     let mutations = tree::list(spec, "mutations");
     if mutations.is_empty() {

@@ -29,7 +29,14 @@ impl Strategy for Budgets {
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         if !spec["minAvailable"].is_null() && !spec["maxUnavailable"].is_null() {
-            errors.push(Error::invalid(&path, spec.clone(), "minAvailable and maxUnavailable cannot be both set"));
+            let shown = json!({
+                "MinAvailable": spec["minAvailable"],
+                "Selector": spec["selector"],
+                "MaxUnavailable": spec["maxUnavailable"],
+                "UnhealthyPodEvictionPolicy": spec["unhealthyPodEvictionPolicy"],
+            });
+            let shown = tree::go_text(&shown, &["MinAvailable", "Selector", "MaxUnavailable", "UnhealthyPodEvictionPolicy"]);
+            errors.push(Error::invalid(&path, spec.clone(), "minAvailable and maxUnavailable cannot be both set").shown_as(shown));
         }
         for field in ["minAvailable", "maxUnavailable"] {
             rules::int_or_percent(&spec[field], &path.child(field), true, errors);

@@ -19,7 +19,56 @@ impl Strategy for DeviceClasses {
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        check_selectors(&obj["spec"], &Path::root("spec"), errors);
+        let (spec, path) = (&obj["spec"], Path::root("spec"));
+        check_selectors(spec, &path, errors);
+        check_configs(spec, &path, errors);
+        check_drivers(spec, &path, errors);
+        if let Some(name) = spec["extendedResourceName"].as_str() {
+            check_extended_name(name, &path.child("extendedResourceName"), errors);
+        }
+    }
+}
+
+/// The name by which pods ask for a class's devices among their containers' resources.
+fn check_extended_name(name: &str, path: &Path, errors: &mut ErrorList) {
+    let mut bad = |detail: String| errors.push(Error::invalid(path, name, detail));
+    if !name.contains('/') {
+        bad("a name must be a domain-prefixed path, such as 'example.com/my-prop'".into());
+    } else if name.contains("kubernetes.io/") {
+        bad("must not have \"kubernetes.io/\" domain".into());
+    }
+    if name.starts_with("requests.") {
+        bad("must not have \"requests.\" prefix".into());
+    }
+    names::qualified_name(&format!("requests.{name}")).into_iter().for_each(bad);
+}
+
+/// What a driver is told: an object whose meaning is its own.
+fn check_configs(owner: &Value, path: &Path, errors: &mut ErrorList) {
+    for (at, config) in tree::list(owner, "config").iter().enumerate() {
+        let (opaque, place) = (&config["opaque"], path.child("config").index(at).child("opaque"));
+        match (opaque.is_null(), &opaque["parameters"]) {
+            (true, _) => errors.push(Error::required(&place, "")),
+            (false, Value::Null) => errors.push(Error::required(&place.child("parameters"), "")),
+            (false, Value::Object(_)) => {}
+            (false, _) => errors.push(Error::invalid(&place.child("parameters"), "<value omitted>", "must be a valid JSON object")),
+        }
+    }
+}
+
+/// The drivers of configurations: a declared rule, and such rules are asked last.
+fn check_drivers(owner: &Value, path: &Path, errors: &mut ErrorList) {
+    for (at, config) in tree::list(owner, "config").iter().enumerate().filter(|(_, config)| config["opaque"].is_object()) {
+        let (driver, place) = (tree::text(&config["opaque"], "driver"), path.child("config").index(at).child("opaque").child("driver"));
+        if driver.is_empty() {
+            errors.push(Error::required(&place, ""));
+        } else if driver.len() > names::LABEL_MAX_BYTES {
+            errors.push(Error::too_long(&place, names::LABEL_MAX_BYTES));
+        } else if !names::dns1123_subdomain(&driver.to_lowercase()).is_empty() {
+            let message = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
+            let pattern = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+            errors.push(Error::invalid(&place, driver, names::regex_error(message, pattern, &["Example.com"])));
+        }
     }
 }
 
@@ -59,7 +108,8 @@ fn fill_request(request: &mut tree::Fields) {
 }
 
 fn check_claim(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let (requests, path) = (tree::list(&spec["devices"], "requests"), path.child("devices").child("requests"));
+    let (devices, outer) = (&spec["devices"], path.child("devices"));
+    let (requests, path) = (tree::list(devices, "requests"), outer.child("requests"));
     if requests.len() > REQUESTS_MAX {
         errors.push(Error::too_many(&path, requests.len(), REQUESTS_MAX));
     }
@@ -77,19 +127,34 @@ fn check_claim(spec: &Value, path: &Path, errors: &mut ErrorList) {
             (false, false) => {
                 let detail = "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set";
                 errors.push(Error::invalid(&place, Value::Null, detail));
+                // What is declared of each holds all the same.
+                first.iter().enumerate().for_each(|(at, r)| check_declared(r, &place.child("firstAvailable").index(at), errors));
             }
             (false, true) => check_request(exactly, &place.child("exactly"), errors),
             _ if flat => check_request(request, &place, errors),
             _ => first.iter().enumerate().for_each(|(at, r)| check_request(r, &place.child("firstAvailable").index(at), errors)),
         }
     }
+    check_constraints(devices, &outer, errors);
+    check_configs(devices, &outer, errors);
+    check_drivers(devices, &outer, errors);
 }
 
-fn check_request(request: &Value, path: &Path, errors: &mut ErrorList) {
+/// What upstream declares of a request.
+fn check_declared(request: &Value, path: &Path, errors: &mut ErrorList) {
+    check_class_name(request, path, errors);
+    rules::supported(&request["allocationMode"], &path.child("allocationMode"), &["All", "ExactCount"], errors);
+}
+
+fn check_class_name(request: &Value, path: &Path, errors: &mut ErrorList) {
     if rules::required(request, path, "deviceClassName", errors) {
         let class = tree::text(request, "deviceClassName");
         rules::name(class, &path.child("deviceClassName"), names::dns1123_subdomain(class), errors);
     }
+}
+
+fn check_request(request: &Value, path: &Path, errors: &mut ErrorList) {
+    check_class_name(request, path, errors);
     check_selectors(request, path, errors);
     let (mode, count) = (tree::text(request, "allocationMode"), request["count"].as_i64().unwrap_or(0));
     match mode {
@@ -101,6 +166,16 @@ fn check_request(request: &Value, path: &Path, errors: &mut ErrorList) {
         "ExactCount" if count <= 0 => errors.push(Error::invalid(&path.child("count"), count, "must be greater than zero")),
         "ExactCount" => {}
         other => errors.push(Error::not_supported(&path.child("allocationMode"), other, &["All", "ExactCount"])),
+    }
+}
+
+/// Which requests must have the same of something, or must not.
+fn check_constraints(devices: &Value, path: &Path, errors: &mut ErrorList) {
+    for (at, constraint) in tree::list(devices, "constraints").iter().enumerate() {
+        if constraint["matchAttribute"].is_null() && constraint["distinctAttribute"].is_null() {
+            let detail = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+            errors.push(Error::required(&path.child("constraints").index(at), detail));
+        }
     }
 }
 
@@ -183,13 +258,20 @@ impl Strategy for Slices {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         rules::driver_name(tree::text(spec, "driver"), &path.child("driver"), errors);
         let (pool, place) = (&spec["pool"], path.child("pool"));
-        rules::required(pool, &place, "name", errors);
+        if rules::required(pool, &place, "name", errors) {
+            for part in tree::text(pool, "name").split('/') {
+                rules::name(part, &place.child("name"), names::dns1123_subdomain(part), errors);
+            }
+        }
         let count = pool["resourceSliceCount"].as_i64().unwrap_or(0);
         if count <= 0 {
             errors.push(Error::invalid(&place.child("resourceSliceCount"), count, "must be greater than zero"));
         }
         if let Some(generation) = pool["generation"].as_i64().filter(|g| *g < 0) {
             errors.push(Error::invalid(&place.child("generation"), generation, "must be greater than or equal to zero"));
+        }
+        if let Some(node) = spec["nodeName"].as_str() {
+            rules::name(node, &path.child("nodeName"), names::dns1123_subdomain(node), errors);
         }
         let places = ["nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection"];
         let given: Vec<String> = places.iter().filter(|field| !spec[**field].is_null()).map(|field| format!("`{field}`")).collect();

@@ -118,7 +118,9 @@ fn check_schema(obj: &Value, errors: &mut ErrorList) {
     let method = &spec["distinguisherMethod"];
     if !method.is_null() && !matches!(tree::text(method, "type"), "ByNamespace" | "ByUser") {
         let place = path.child("distinguisherMethod").child("type");
-        errors.push(Error::not_supported(&place, method.clone(), &["ByNamespace", "ByUser"]));
+        // Upstream shows the whole method, in its internal form.
+        let shown = json!({"Type": tree::text(method, "type")});
+        errors.push(Error::not_supported(&place, shown, &["ByNamespace", "ByUser"]));
     }
     let (level, place) = (tree::text(&spec["priorityLevelConfiguration"], "name"), path.child("priorityLevelConfiguration").child("name"));
     match level {
@@ -262,9 +264,6 @@ fn check_level(obj: &Value, errors: &mut ErrorList) {
     let (limited, exempt) = (&spec["limited"], &spec["exempt"]);
     match kind {
         "Exempt" => {
-            if !limited.is_null() {
-                errors.push(Error::forbidden(&path.child("limited"), ""));
-            }
             check_shares(exempt, &path.child("exempt"), errors);
         }
         "Limited" => {
@@ -278,6 +277,10 @@ fn check_level(obj: &Value, errors: &mut ErrorList) {
             }
         }
         _ => rules::one_of(&spec["type"], &place, &["Exempt", "Limited"], errors),
+    }
+    // Upstream declares this rule, and such rules are asked last.
+    if kind != "Limited" && !limited.is_null() {
+        errors.push(Error::forbidden(&path.child("limited"), ""));
     }
 }
 
@@ -298,15 +301,20 @@ fn check_limited(limited: &Value, path: &Path, errors: &mut ErrorList) {
     let (response, place) = (&limited["limitResponse"], path.child("limitResponse"));
     let (queuing, queues) = (&response["queuing"], place.child("queuing"));
     match tree::text(response, "type") {
-        "Reject" if !queuing.is_null() => errors.push(Error::forbidden(&queues, "")),
         "Reject" => {}
-        "Queue" if queuing.is_null() => errors.push(Error::required(&queues, "")),
+        "Queue" if queuing.is_null() => {}
         "Queue" => check_queuing(queuing, &queues, errors),
         _ => rules::one_of(&response["type"], &place.child("type"), &["Queue", "Reject"], errors),
     }
     check_percent(limited, path, errors);
     if let Some(percent) = limited["borrowingLimitPercent"].as_i64().filter(|n| *n < 0) {
         errors.push(Error::invalid(&path.child("borrowingLimitPercent"), percent, "if specified, must be a non-negative integer"));
+    }
+    // A declared rule as well.
+    match (response["type"] == "Queue", queuing.is_null()) {
+        (true, true) => errors.push(Error::required(&queues, "")),
+        (false, false) => errors.push(Error::forbidden(&queues, "")),
+        _ => {}
     }
 }
 

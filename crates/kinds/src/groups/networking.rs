@@ -216,7 +216,6 @@ impl Strategy for IngressClasses {
         if parameters.is_null() {
             return;
         }
-        check_reference(parameters, &path, errors);
         let namespace = &parameters["namespace"];
         match (parameters["scope"].as_str(), namespace.as_str()) {
             (None, _) => errors.push(Error::required(&path.child("scope"), "")),
@@ -228,6 +227,7 @@ impl Strategy for IngressClasses {
             (Some("Cluster"), None) => {}
             (Some(other), _) => errors.push(Error::not_supported(&path.child("scope"), other, &["Cluster", "Namespace"])),
         }
+        check_reference(parameters, &path, errors);
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
@@ -330,14 +330,9 @@ fn check_policy_port(port: &Value, path: &Path, errors: &mut ErrorList) {
             errors.extend(names::port_number(number).into_iter().map(|m| Error::invalid(&path.child("port"), number, m)));
             let Some(end) = end else { return };
             if end < number {
-                errors.push(Error::invalid(&place, number, "must be greater than or equal to `port`"));
+                errors.push(Error::invalid(&place, end, "must be greater than or equal to `port`"));
             }
-            if end < 1 {
-                errors.push(Error::invalid(&place, end, "must be greater than or equal to 1"));
-            }
-            if end > 65535 {
-                errors.push(Error::invalid(&place, end, "must be less than or equal to 65535"));
-            }
+            rules::port(end, &place, errors);
         }
     }
 }

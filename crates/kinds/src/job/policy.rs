@@ -7,6 +7,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names,
 };
+use serde_json::json;
 use std::collections::HashSet;
 
 const RULES_MAX: usize = 20;
@@ -20,7 +21,7 @@ pub(super) fn check(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
     let (success, place) = (&spec["successPolicy"], path.child("successPolicy"));
     if success.is_object() && spec["completionMode"] != "Indexed" {
-        errors.push(Error::invalid(&place, success.clone(), "requires indexed completion mode"));
+        errors.push(Error::invalid(&place, success.clone(), "requires indexed completion mode").shown_as(shown_success(success)));
     } else if success.is_object() {
         let (list, place) = (tree::list(success, "rules"), place.child("rules"));
         if list.is_empty() {
@@ -35,6 +36,13 @@ pub(super) fn check(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
     let allowed: &[&str] = if spec["podFailurePolicy"].is_object() { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
     rules::supported(&spec["podReplacementPolicy"], &path.child("podReplacementPolicy"), allowed, errors);
+}
+
+/// A success policy in upstream's internal form.
+fn shown_success(policy: &Value) -> String {
+    let rule = |rule: &Value| json!({"SucceededIndexes": rule["succeededIndexes"], "SucceededCount": rule["succeededCount"]});
+    let rules: Vec<String> = tree::list(policy, "rules").iter().map(|r| tree::go_text(&rule(r), &["SucceededIndexes", "SucceededCount"])).collect();
+    if policy["rules"].is_null() { r#"{"Rules":null}"#.into() } else { format!(r#"{{"Rules":[{}]}}"#, rules.join(",")) }
 }
 
 fn failure(spec: &Value, list: &Path, errors: &mut ErrorList) {
@@ -82,7 +90,8 @@ fn exit_codes(codes: &Value, pod: &Value, path: &Path, errors: &mut ErrorList) {
     }
     let (values, place) = (tree::list(codes, "values"), path.child("values"));
     if values.is_empty() {
-        errors.push(Error::invalid(&place, values, "at least one value is required"));
+        // Upstream shows a list that is not there.
+        errors.push(Error::invalid(&place, codes["values"].clone(), "at least one value is required"));
     } else if values.len() > EXIT_CODES_MAX {
         errors.push(Error::too_many(&place, values.len(), EXIT_CODES_MAX));
     }

@@ -4,6 +4,7 @@ use super::{
     env, handlers, mounts,
     security::{self, Users},
     volumes::Known,
+    windows,
 };
 use crate::{amounts, rules, tree};
 use machinery::{
@@ -290,5 +291,6 @@ fn security(context: &Value, own_users: bool, path: &Path, errors: &mut ErrorLis
             errors.push(Error::invalid(path, context.clone(), detail));
         }
     }
+    windows::options(&context["windowsOptions"], &path.child("windowsOptions"), errors);
     security::app_armor(&context["appArmorProfile"], &path.child("appArmorProfile"), errors);
 }

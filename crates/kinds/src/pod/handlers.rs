@@ -66,7 +66,9 @@ fn handler(owner: &Value, path: &Path, allowed: &[&str], grace: Option<i64>, err
             "tcpSocket" => port(&handler["port"], &path.child("port"), errors),
             "grpc" => {
                 rules::port(handler["port"].as_i64().unwrap_or(0), &path.child("port"), errors);
-                rules::supported(&handler["mode"], &path.child("mode"), &["Plaintext", "TLS"], errors);
+                if !tree::empty(&handler["mode"]) {
+                    rules::supported(&handler["mode"], &path.child("mode"), &["Plaintext", "TLS"], errors);
+                }
             }
             _ => sleep(handler, grace, &path, errors),
         }

@@ -22,6 +22,7 @@ mod tests;
 mod update;
 mod volumes;
 mod warnings;
+mod windows;
 
 pub(crate) use handlers::port;
 pub(crate) use placement::{node_selector, tolerations};

@@ -6,6 +6,7 @@ use machinery::{
     Value,
     field::{Error, ErrorList, Path},
 };
+use serde_json::json;
 
 /// Whose spec it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +32,19 @@ pub(super) fn seccomp(profile: &Value, path: &Path, errors: &mut ErrorList) {
         return;
     }
     let (kind, local) = (tree::text(profile, "type"), &profile["localhostProfile"]);
-    rules::one_of(&profile["type"], &path.child("type"), &["Localhost", "RuntimeDefault", "Unconfined"], errors);
+    match kind {
+        "" => errors.push(Error::required(&path.child("type"), "type is required when seccompProfile is set")),
+        _ => rules::one_of(&profile["type"], &path.child("type"), &["Localhost", "RuntimeDefault", "Unconfined"], errors),
+    }
     if kind == "Localhost" {
         match local.as_str() {
             None => errors.push(Error::required(&path.child("localhostProfile"), "must be set when seccomp type is Localhost")),
             Some(local) => sources::relative(local, &path.child("localhostProfile"), errors),
         }
     } else if !local.is_null() {
-        errors.push(Error::invalid(&path.child("localhostProfile"), profile.clone(), "can only be set when seccomp type is Localhost"));
+        let shown = json!({"Type": kind, "LocalhostProfile": local});
+        let error = Error::invalid(&path.child("localhostProfile"), profile.clone(), "can only be set when seccomp type is Localhost");
+        errors.push(error.shown_as(tree::go_text(&shown, &["Type", "LocalhostProfile"])));
     }
 }
 

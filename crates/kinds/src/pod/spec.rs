@@ -3,7 +3,7 @@
 use super::{
     containers, os, placement,
     security::{Users, app_armor, id, seccomp},
-    volumes,
+    volumes, windows,
 };
 use crate::{amounts, rules, tree};
 use machinery::{
@@ -11,6 +11,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names,
 };
+use serde_json::json;
 use std::collections::HashSet;
 
 /// Checks a pod spec.
@@ -34,6 +35,7 @@ pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut Er
     dns(spec, path, errors);
     gates(spec, path, errors);
     placement::spreading(spec, path, errors);
+    windows::host_process(spec, path, errors);
     host_users(spec, path, errors);
     host_name(spec, path, errors);
     named(spec, path, errors);
@@ -43,7 +45,9 @@ pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut Er
     }
     placement::tolerations(spec, path, errors);
     host_aliases(spec, &path.child("hostAliases"), errors);
-    rules::supported(&spec["preemptionPolicy"], &path.child("preemptionPolicy"), &["PreemptLowerPriority", "Never"], errors);
+    if !spec["preemptionPolicy"].is_null() {
+        rules::one_of(&spec["preemptionPolicy"], &path.child("preemptionPolicy"), &["PreemptLowerPriority", "Never"], errors);
+    }
     for (name, value) in tree::entries(spec, "overhead") {
         let place = path.child("overhead").child("limits").key(name);
         amounts::of_container(name, &place, errors);
@@ -107,11 +111,14 @@ fn resource_claims(spec: &Value, list: &Path, errors: &mut ErrorList) {
         }
         let sources = ["resourceClaimName", "resourceClaimTemplateName"];
         match sources.iter().filter(|s| claim[**s].is_string()).count() {
-            0 => errors.push(Error::invalid(&path, claim.clone(), "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`")),
+            0 => {
+                let detail = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
+                errors.push(Error::invalid(&path, claim.clone(), detail).shown_as(shown_claim(claim)));
+            }
             1 => {}
             _ => {
                 let detail = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
-                errors.push(Error::invalid(&path, claim.clone(), detail));
+                errors.push(Error::invalid(&path, claim.clone(), detail).shown_as(shown_claim(claim)));
             }
         }
         for source in sources {
@@ -120,6 +127,16 @@ fn resource_claims(spec: &Value, list: &Path, errors: &mut ErrorList) {
             }
         }
     }
+}
+
+/// A claim in upstream's internal form.
+fn shown_claim(claim: &Value) -> String {
+    let shown = json!({
+        "Name": tree::text(claim, "name"),
+        "ResourceClaimName": claim["resourceClaimName"],
+        "ResourceClaimTemplateName": claim["resourceClaimTemplateName"],
+    });
+    tree::go_text(&shown, &["Name", "ResourceClaimName", "ResourceClaimTemplateName"])
 }
 
 /// In the host's network a container's port is the host's. Templates may leave the latter out: pods get it by default.
@@ -298,15 +315,16 @@ fn security(spec: &Value, path: &Path, errors: &mut ErrorList) {
     for (at, group) in tree::list(context, "supplementalGroups").iter().enumerate() {
         id(group, &place.child("supplementalGroups").index(at), errors);
     }
-    if spec["shareProcessNamespace"] == true && spec["hostPID"] == true {
-        errors.push(Error::invalid(&path.child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"));
-    }
-    seccomp(&context["seccompProfile"], &place.child("seccompProfile"), errors);
     sysctls(spec, &place, errors);
     rules::supported(&context["fsGroupChangePolicy"], &place.child("fsGroupChangePolicy"), &["Always", "OnRootMismatch"], errors);
+    seccomp(&context["seccompProfile"], &place.child("seccompProfile"), errors);
+    windows::options(&context["windowsOptions"], &place.child("windowsOptions"), errors);
     app_armor(&context["appArmorProfile"], &place.child("appArmorProfile"), errors);
     rules::supported(&context["supplementalGroupsPolicy"], &place.child("supplementalGroupsPolicy"), &["Merge", "Strict"], errors);
     rules::supported(&context["seLinuxChangePolicy"], &place.child("seLinuxChangePolicy"), &["MountOption", "Recursive"], errors);
+    if spec["shareProcessNamespace"] == true && spec["hostPID"] == true {
+        errors.push(Error::invalid(&path.child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"));
+    }
 }
 
 fn sysctls(spec: &Value, place: &Path, errors: &mut ErrorList) {

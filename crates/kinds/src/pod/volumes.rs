@@ -137,11 +137,12 @@ fn sources(volume: &Value, path: &Path, errors: &mut ErrorList) {
         found.sort_by_key(|(key, _)| ORDER.iter().position(|k| k == key));
     }
     for (at, (key, source)) in found.iter().enumerate() {
-        let path = path.child(key);
         if at > 0 {
+            // Upstream's own spelling.
+            let path = path.child(if *key == "downwardAPI" { "downwarAPI" } else { key });
             errors.push(Error::forbidden(&path, "may not specify more than 1 volume type"));
         } else {
-            source_of(key, source, &path, errors);
+            source_of(key, source, &path.child(key), errors);
         }
     }
     if found.is_empty() {

@@ -1,0 +1,98 @@
+//! Fields of features that are off by default in v1.37: a new object loses them, and an update does unless the object had them
+//! (upstream's `dropDisabledFields` of `pkg/api/pod` and of the strategies). Their owners are noted before, and stay.
+
+use crate::tree;
+use machinery::Value;
+
+/// In a pod's spec. `*` stands for each element of a list.
+const OF_PODS: [&[&str]; 7] = [
+    &["schedulingGroup"],
+    &["evictionResponders"],
+    &[CONTAINERS, "*", PROBES, "httpGet", "protocol"],
+    &[CONTAINERS, "*", "lifecycle", HOOKS, "httpGet", "protocol"],
+    &[CONTAINERS, "*", PROBES, "grpc", "mode"],
+    &["volumes", "*", "emptyDir", "mode"],
+    &["volumes", "*", FILES, "defaultUser"],
+];
+/// Steps that stand for several fields.
+const CONTAINERS: &str = "containers|initContainers|ephemeralContainers";
+const PROBES: &str = "livenessProbe|readinessProbe|startupProbe";
+const HOOKS: &str = "postStart|preStop";
+const FILES: &str = "secret|configMap|downwardAPI|projected";
+
+/// Where a kind has the spec of a pod, and what of itself it loses.
+fn fields(group: &str, kind: &str) -> (Option<&'static [&'static str]>, &'static [&'static [&'static str]]) {
+    match (group, kind) {
+        ("", "Pod") => (Some(&["spec"]), &[]),
+        ("", "PodTemplate") => (Some(&["template", "spec"]), &[]),
+        ("", "ReplicationController") | ("apps", "DaemonSet" | "Deployment" | "ReplicaSet" | "StatefulSet") => (Some(&["spec", "template", "spec"]), &[]),
+        ("batch", "Job") => (Some(&["spec", "template", "spec"]), &[&["spec", "scheduling"]]),
+        ("batch", "CronJob") => (Some(&["spec", "jobTemplate", "spec", "template", "spec"]), &[&["spec", "jobTemplate", "spec", "scheduling"]]),
+        ("", "Node") => (None, &[&["spec", "podPreemptionPolicy"]]),
+        ("resource.k8s.io", "ResourceClaim") => (
+            None,
+            &[
+                &["spec", "devices", "requests", "*", "exactly", "derivedAttributes"],
+                &["spec", "devices", "requests", "*", "firstAvailable", "*", "derivedAttributes"],
+            ],
+        ),
+        ("resource.k8s.io", "ResourceSlice") => (None, &[&["spec", "skipNodeOperations"]]),
+        _ => (None, &[]),
+    }
+}
+
+/// Takes them from an object that is created, or updated from `old`.
+pub fn withhold(group: &str, kind: &str, obj: &mut Value, old: Option<&Value>) {
+    let (pod, own) = fields(group, kind);
+    let of_pod = pod.into_iter().flat_map(|spec| OF_PODS.iter().map(move |path| (spec, *path)));
+    for (place, path) in of_pod.chain(own.iter().map(|path| (&[] as &[&str], *path))) {
+        let path: Vec<&str> = place.iter().chain(path).copied().collect();
+        if !old.is_some_and(|old| is_used(old, &path)) {
+            take(obj, &path);
+        }
+    }
+}
+
+fn is_used(value: &Value, path: &[&str]) -> bool {
+    match path.split_first() {
+        None => !tree::empty(value),
+        Some((&"*", rest)) => value.as_array().is_some_and(|items| items.iter().any(|item| is_used(item, rest))),
+        Some((step, rest)) => step.split('|').any(|field| is_used(&value[field], rest)),
+    }
+}
+
+fn take(value: &mut Value, path: &[&str]) {
+    match path {
+        [] => {}
+        ["*", rest @ ..] => value.as_array_mut().into_iter().flatten().for_each(|item| take(item, rest)),
+        [last] => {
+            let fields = value.as_object_mut();
+            fields.map(|fields| fields.remove(*last));
+        }
+        [step, rest @ ..] => step.split('|').for_each(|field| {
+            if let Some(inner) = value.get_mut(field) {
+                take(inner, rest);
+            }
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_off_is_taken_unless_it_was_there() {
+        let pod = json!({"spec": {"schedulingGroup": {"podGroupName": "a"}, "containers": [{"name": "c", "readinessProbe": {"httpGet": {"port": 1, "protocol": "H2C"}}}]}});
+        let mut new = pod.clone();
+        withhold("", "Pod", &mut new, None);
+        assert_eq!(new, json!({"spec": {"containers": [{"name": "c", "readinessProbe": {"httpGet": {"port": 1}}}]}}));
+        let mut kept = pod.clone();
+        withhold("", "Pod", &mut kept, Some(&pod));
+        assert_eq!(kept, pod, "what was there stays");
+        let mut other = pod.clone();
+        withhold("example.com", "Pod", &mut other, None);
+        assert_eq!(other, pod, "another group's kind is its own");
+    }
+}
