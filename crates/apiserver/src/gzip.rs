@@ -155,9 +155,8 @@ impl Packer {
         let mut plain = Vec::with_capacity(STRETCH_BYTES);
         for (at, entry) in self.entries.as_slice().iter().take(count).enumerate() {
             if self.encoding == Encoding::Protobuf {
-                let message = storage::protobuf_raw(&self.row, entry);
-                plain.extend_from_slice(ItemHead::new(message.len()).as_ref());
-                plain.extend_from_slice(&message);
+                plain.extend_from_slice(ItemHead::new(storage::protobuf_len(&self.row, entry)).as_ref());
+                storage::write_protobuf(&self.row, entry, &mut plain);
                 continue;
             }
             if !(self.first && at == 0) {

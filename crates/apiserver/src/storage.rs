@@ -224,13 +224,43 @@ pub(crate) fn protobuf(row: &Row, entry: &Arc<Entry>) -> Bytes {
 
 /// An entry's protobuf message alone, as lists hold it.
 pub(crate) fn protobuf_raw(row: &Row, entry: &Arc<Entry>) -> Bytes {
-    let encode = |value: &Value| proto::encode_raw_spelled(row.ty(), value, &texts(row, entry));
-    if row.converts { encode(&value(row, entry)).into() } else { entry.protobuf(encode) }
+    if row.converts {
+        return by_tree(row, entry).into();
+    }
+    entry.protobuf(|| {
+        // The wire is about half as long as the JSON.
+        let mut message = Vec::with_capacity(entry.json.len() / 2);
+        made_of_json(row, entry, &mut message);
+        message
+    })
 }
 
-/// The bytes of that message.
+/// Appends that message for a list, which needs it once: it is not kept for it.
+pub(crate) fn write_protobuf(row: &Row, entry: &Arc<Entry>, out: &mut Vec<u8>) {
+    match entry.kept_protobuf() {
+        _ if row.converts => out.extend_from_slice(&by_tree(row, entry)),
+        Some(message) => out.extend_from_slice(&message),
+        None => made_of_json(row, entry, out),
+    }
+}
+
+/// The bytes of that message. A list tells them before it is made, so they are counted without making it.
 pub(crate) fn protobuf_len(row: &Row, entry: &Arc<Entry>) -> usize {
-    if row.converts { protobuf_raw(row, entry).len() } else { entry.protobuf_len(|value| proto::encode_raw_spelled(row.ty(), value, &texts(row, entry))) }
+    if row.converts {
+        return by_tree(row, entry).len();
+    }
+    entry.protobuf_len(|| proto::stored_len(row.ty(), &entry.json).unwrap_or_else(|| by_tree(row, entry).len()))
+}
+
+/// Appends the message of what lies in the row's version.
+fn made_of_json(row: &Row, entry: &Arc<Entry>, out: &mut Vec<u8>) {
+    if proto::encode_stored(row.ty(), &entry.json, out).is_none() {
+        out.extend_from_slice(&by_tree(row, entry));
+    }
+}
+
+fn by_tree(row: &Row, entry: &Arc<Entry>) -> Vec<u8> {
+    proto::encode_raw_spelled(row.ty(), &value(row, entry), &texts(row, entry))
 }
 
 /// Whether an entry's labels are selected.

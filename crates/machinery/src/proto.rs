@@ -9,6 +9,8 @@
 
 mod decode;
 mod encode;
+mod scan;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod texts;
@@ -52,6 +54,17 @@ pub fn encode_raw_spelled(ty: TypeRef<'_>, value: &Value, texts: &Texts) -> Vec<
     let mut out = Vec::with_capacity(1024);
     encode::message(ty, value, texts, &mut out);
     out
+}
+
+/// Encodes the own message of an object from its JSON as it is stored ([`crate::json::encode_with_hole`]), behind what is in
+/// `out`; gives `None` for JSON that is not as it would be written, which is to be encoded by its tree. Both are the same bytes.
+pub fn encode_stored(ty: TypeRef<'_>, json: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    stored::message(ty, json, out)
+}
+
+/// The bytes of what [`encode_stored`] writes, without writing it.
+pub fn stored_len(ty: TypeRef<'_>, json: &[u8]) -> Option<usize> {
+    stored::length(ty, json)
 }
 
 /// The texts of the free-form values in an enveloped body.

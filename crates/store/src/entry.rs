@@ -197,21 +197,26 @@ impl Entry {
     }
 
     /// The object as a protobuf message of its storage version. `encode` makes it if it was not made lately.
-    pub fn protobuf(self: &Arc<Self>, encode: impl FnOnce(&Value) -> Vec<u8>) -> Bytes {
-        if let Some(message) = &*self.protobuf.lock() {
-            return message.clone();
+    pub fn protobuf(self: &Arc<Self>, encode: impl FnOnce() -> Vec<u8>) -> Bytes {
+        if let Some(message) = self.kept_protobuf() {
+            return message;
         }
-        // Outside the lock: two may make it at once, and none waits for another's tree.
-        let message: Bytes = encode(&self.value()).into();
+        // Outside the lock: two may make it at once, and none waits for another's.
+        let message: Bytes = encode().into();
         *self.protobuf.lock() = Some(message.clone());
         let _ = self.protobuf_len.set(message.len());
         self.decoded.message_used(self, message.len());
         message
     }
 
-    /// The bytes of [`Self::protobuf`]; it is made for that once.
-    pub fn protobuf_len(self: &Arc<Self>, encode: impl FnOnce(&Value) -> Vec<u8>) -> usize {
-        self.protobuf_len.get().copied().unwrap_or_else(|| self.protobuf(encode).len())
+    /// The message if it was made lately: for those who need it once.
+    pub fn kept_protobuf(&self) -> Option<Bytes> {
+        self.protobuf.lock().clone()
+    }
+
+    /// The bytes of [`Self::protobuf`], which are counted once.
+    pub fn protobuf_len(&self, count: impl FnOnce() -> usize) -> usize {
+        *self.protobuf_len.get_or_init(count)
     }
 }
 

@@ -487,7 +487,7 @@ async fn messages_that_were_made_once_are_not_held_for_ever() {
     let made = std::cell::Cell::new(0);
     let message = |name: &str, bytes: usize| {
         let entry = bucket.get(&format!("{PODS}{name}")).unwrap();
-        entry.protobuf(|_| {
+        entry.protobuf(|| {
             made.set(made.get() + 1);
             vec![0; bytes]
         })
@@ -500,6 +500,9 @@ async fn messages_that_were_made_once_are_not_held_for_ever() {
     assert!(store.memory.decoded.message_bytes() <= 32 << 20);
     message("a", 1);
     assert_eq!(made.get(), 4, "the oldest has made room");
+    let entry = bucket.get(&format!("{PODS}b")).unwrap();
+    assert!(bucket.get(&format!("{PODS}a")).unwrap().kept_protobuf().is_some());
+    assert_eq!(entry.protobuf_len(|| unreachable!("it is known of what was made once")), 15 << 20);
 }
 
 #[tokio::test]

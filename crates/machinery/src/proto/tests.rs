@@ -108,3 +108,165 @@ fn envelopes_inside_envelopes_come_to_an_end() {
     };
     std::thread::Builder::new().stack_size(crate::json::STACK_BYTES).spawn(test).expect("a thread").join().expect("it holds");
 }
+
+/// What the tree gives, and the JSON that it is stored as.
+fn by_tree(ty: TypeRef<'_>, value: &Value) -> (Vec<u8>, Vec<u8>) {
+    let json = crate::json::encode_as(Some(ty), value);
+    let tree = crate::json::read(&json).expect("JSON");
+    let message = encode_raw_spelled(ty, &tree, &Texts::read(ty, &json));
+    (json, message)
+}
+
+/// Compares both ways; what stands before stays.
+fn same(ty: TypeRef<'_>, json: &[u8], message: &[u8]) {
+    let mut out = b"before".to_vec();
+    let shown = || String::from_utf8_lossy(json).into_owned();
+    assert!(encode_stored(ty, json, &mut out).is_some(), "{}", shown());
+    assert!(out.strip_prefix(b"before") == Some(message), "{}", shown());
+    assert_eq!(stored_len(ty, json), Some(message.len()), "{}", shown());
+}
+
+/// Values that a place may have to hold, of whatever type it is.
+fn odd(number: usize) -> Value {
+    let all = [
+        json!(null),
+        json!(""),
+        json!("a \"b\" \\ \n\t\r\u{8}\u{c}\u{1} <&> \u{2028} é€😀"),
+        json!("2026-01-02T03:04:05.678901Z"),
+        json!("2026-01-02T03:04:05+02:00"),
+        json!("AAEC/w=="),
+        json!("no base64"),
+        json!(0),
+        json!(-1),
+        json!(i64::MIN),
+        json!(u64::MAX),
+        json!(1.5),
+        json!(-0.0),
+        json!(1e300),
+        json!(true),
+        json!(false),
+        json!({}),
+        json!([]),
+        json!([null, "a", 1, {"b": null}, [[]]]),
+        json!({"z": 1, "a\"b": {"y": {}, "x": {}}, "a": null, "a!": "b", "k:{\"port\":443}": {}, "k:{\"port\":80}": {}, "i:10": {}, "i:9": {}, "f:a": {}}),
+    ];
+    all[number % all.len()].clone()
+}
+
+/// The places below a value.
+fn places(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(places).sum(),
+        Value::Object(map) => map.values().map(places).sum(),
+        _ => 0,
+    }
+}
+
+/// The value with something else at one of its places.
+fn replaced(value: &mut Value, place: &mut usize, by: &Value) {
+    match (*place, value) {
+        (0, value) => *value = by.clone(),
+        (_, Value::Array(items)) => items.iter_mut().for_each(|item| step(item, place, by)),
+        (_, Value::Object(map)) => map.values_mut().for_each(|item| step(item, place, by)),
+        _ => {}
+    }
+}
+
+fn step(item: &mut Value, place: &mut usize, by: &Value) {
+    if *place > 0 && *place != usize::MAX {
+        *place -= 1;
+        replaced(item, place, by);
+        if *place == 0 {
+            *place = usize::MAX;
+        }
+    }
+}
+
+#[test]
+fn stored_objects_of_every_kind_have_the_bytes_of_their_trees() {
+    let (mut kinds, mut number) = (0_usize, 1_usize);
+    for (_, ty) in schema::builtin().kinds().filter(|(_, ty)| ty.object().is_some_and(|o| !o.proto.is_empty())) {
+        let value = sample(ty, 1, 12);
+        let (json, message) = by_tree(ty, &value);
+        same(ty, &json, &message);
+        let places = places(&value);
+        // Some odd values at once; a list's items are other kinds'.
+        let mut value = value;
+        for _ in 0..if ty.field("items").is_some() { 0 } else { 1 + kinds % 6 } {
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            replaced(&mut value, &mut (1 + (number >> 33) % places), &odd(number >> 20));
+        }
+        let (json, message) = by_tree(ty, &value);
+        same(ty, &json, &message);
+        kinds += 1;
+    }
+    assert!(kinds > 200, "{kinds}");
+}
+
+#[test]
+fn stored_sets_of_fields_are_sorted_by_names() {
+    let ty = schema::builtin().named("io.k8s.api.core.v1.ConfigMap").unwrap();
+    let fields =
+        json!({"f:data": {".": {}, "k:{\"port\":80}": {}, "k:{\"port\":443}": {"f:a": {}, ".": {}}, "i:9": {}, "i:10": {}, "v:\"<\"": {}, "v:\"=\"": {}}});
+    let value = json!({"metadata": {"name": "a", "managedFields": [{"manager": "m", "fieldsType": "FieldsV1", "fieldsV1": fields}]}});
+    let (json, message) = by_tree(ty, &value);
+    same(ty, &json, &message);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let at = |text: &str, part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in {text}"));
+    let (json, message) = (text(&json), text(&message));
+    assert!(at(&json, r#"k:{\"port\":80}"#) < at(&json, r#"k:{\"port\":443}"#));
+    assert!(at(&message, r#"k:{\"port\":80}"#) > at(&message, r#"k:{\"port\":443}"#));
+    assert!(at(&json, "i:9") > at(&json, "k:") && at(&message, "i:9") < at(&message, "k:"));
+}
+
+#[test]
+fn free_form_values_are_sent_as_they_are_stored() {
+    let ty = schema::builtin().named("io.k8s.api.apps.v1.ControllerRevision").unwrap();
+    let json = br#"{"metadata":{"name":"a"},"data":{"z":1.0,"a":[1e2,{"y":null,"b":"\u003c"}],"a":2},"revision":7}"#;
+    let tree = crate::json::read(json).expect("JSON");
+    let message = encode_raw_spelled(ty, &tree, &Texts::read(ty, json));
+    same(ty, json, &message);
+    assert!(String::from_utf8_lossy(&message).contains(r#"{"z":1.0,"a":[1e2,{"y":null,"b":"\u003c"}],"a":2}"#));
+}
+
+#[test]
+fn what_is_not_as_it_would_be_stored_is_left_to_the_tree() {
+    let ty = schema::builtin().named("io.k8s.api.core.v1.ConfigMap").unwrap();
+    for json in [
+        &br#"{"metadata": {"name":"a"}}"#[..],
+        br#"{"metadata":{"name":"a"},"metadata":{"name":"b"}}"#,
+        br#"{"data":{"b":"1","a":"2"}}"#,
+        br#"{"data":{"a":"1","a":"2"}}"#,
+        br#"{"data":{"a":"\ud800"}}"#,
+        br#"{"metadata":{"name":nil}}"#,
+        br#"{"metadata":{"name":"a"}}}"#,
+        br#"{"metadata":{"name":"a"}"#,
+        b"{\"data\":{\"a\":\"\xff\"}}",
+        b"",
+    ] {
+        let mut out = b"before".to_vec();
+        assert_eq!((encode_stored(ty, json, &mut out), stored_len(ty, json)), (None, None), "{}", String::from_utf8_lossy(json));
+        assert_eq!(out, b"before");
+    }
+    let escaped = br#"{"d\u0061ta":{"a":"1"},"\"":1}"#;
+    same(ty, escaped, &encode_raw(ty, &json!({"data": {"a": "1"}})));
+    // Broken off or spoilt anywhere, it comes to an end.
+    let pod = schema::builtin().named("io.k8s.api.core.v1.Pod").unwrap();
+    let value = json!({
+        "metadata": {"name": "a", "labels": {"a": "b\n"}, "creationTimestamp": "2026-01-02T03:04:05Z", "managedFields": [{"fieldsV1": {"f:a": {}}}]},
+        "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80}], "resources": {"limits": {"cpu": "1"}}}], "hostNetwork": true},
+    });
+    let (json, message) = by_tree(pod, &value);
+    same(pod, &json, &message);
+    for at in 0..json.len() {
+        assert!(encode_stored(pod, &json[..at], &mut Vec::new()).is_none());
+        for byte in *b"\"\\{}[],:n-\x00" {
+            let mut spoilt = json.clone();
+            spoilt[at] = byte;
+            let (mut out, length) = (Vec::new(), stored_len(pod, &spoilt));
+            if encode_stored(pod, &spoilt, &mut out).is_some() {
+                assert_eq!(length, Some(out.len()));
+            }
+        }
+    }
+}

@@ -82,6 +82,7 @@ fn every_walk_holds() {
             assert_eq!(decoded.to_string().len(), written.len());
             let message = proto::encode(ty, &decoded);
             assert!(proto::decode(&message).expect("decoded").1 == decoded);
+            assert_eq!(proto::stored_len(ty, &written), Some(proto::encode_raw(ty, &decoded).len()));
             assert!(json::normalize(copy, ty, Validation::Strict).expect("normal").value == decoded);
             let mut filled = decoded.clone();
             defaulting::apply(ty, &mut filled);
@@ -123,6 +124,7 @@ fn an_object_within_an_object_and_a_schema_within_a_schema_hold() {
         let decoded = json::decode(body.as_bytes(), Some(ty), Validation::Strict).expect("decoded").value;
         assert!(json::decode(&json::encode_as(Some(ty), &decoded), Some(ty), Validation::Strict).expect("again").value == decoded);
         let message = proto::encode(ty, &decoded);
+        from_what_is_stored(ty, &decoded);
         let mut again = proto::decode(&message).expect("decoded").1;
         defaulting::apply(ty, &mut again);
         // Owned level by level, and as deep.
@@ -136,7 +138,15 @@ fn an_object_within_an_object_and_a_schema_within_a_schema_hold() {
         apply::track_update(ty, Some(&live), &mut next, "n", "v1", "", "2020-01-01T00:00:00Z", &apply::FieldSet::default());
         assert!(json::encode_as(Some(ty), &next).len() > DEPTH_MAX);
         assert!(proto::decode(&proto::encode(ty, &next)).is_ok());
+        from_what_is_stored(ty, &next);
     });
+}
+
+/// Without a tree it is the same message.
+fn from_what_is_stored(ty: schema::TypeRef<'_>, value: &Value) {
+    let mut message = Vec::new();
+    proto::encode_stored(ty, &json::encode_as(Some(ty), value), &mut message).expect("as it is stored");
+    assert!(message == proto::encode_raw(ty, value));
 }
 
 #[test]
