@@ -178,7 +178,6 @@ fn value_of(milli: i64) -> MetricValueStatus {
 
 /// An external metric's name as upstream tells it, which is an object's too if it is shared among pods.
 fn outside(metric: &MetricIdentifier) -> String {
-    // Memory is written as metrics-server writes it, all else in decimals.
     format!("external metric {}({})", metric.name, told(metric.selector.as_ref()))
 }
 
@@ -190,6 +189,7 @@ fn of_resource(
     read: Result<Reading, String>,
     scene: &Scene<'_>,
 ) -> Result<(i32, String, MetricValueStatus), String> {
+    // Memory is written as metrics-server writes it, all else in decimals.
     let format = if name == "memory" { Format::Binary } else { Format::Decimal };
     if let Some(aim) = &target.average_value {
         let (replicas, average) =

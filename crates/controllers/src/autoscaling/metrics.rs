@@ -10,8 +10,10 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinery::labels::Selector;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use super::replicas::{Sample, Samples, milli};
 use super::target::Targets;
@@ -22,6 +24,8 @@ const EXTERNAL_API: &str = "external metrics API";
 const CUSTOM_GROUP: &str = "custom.metrics.k8s.io";
 /// The versions of the custom API that are understood; the server's preference decides between them.
 const CUSTOM_VERSIONS: [&str; 2] = ["v1beta2", "v1beta1"];
+/// It is asked for anew after this (upstream forgets it with each of its periods).
+const VERSION_KEPT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Deserialize)]
 struct List<T> {
@@ -75,10 +79,16 @@ struct GroupVersion {
 
 /// Asks the APIs of metrics.
 pub(super) struct Metrics {
-    pub(super) client: Client,
+    client: Client,
+    /// The version of the custom API, and when it was asked for.
+    version: Mutex<Option<(Instant, &'static str)>>,
 }
 
 impl Metrics {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, version: Mutex::default() }
+    }
+
     /// What the selected pods use of all resources.
     pub(super) async fn of_resources(&self, namespace: &str, selector: &Selector) -> Result<Vec<PodMetrics>, String> {
         let uri = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods{}", query(&[("labelSelector", selector)]));
@@ -137,6 +147,15 @@ impl Metrics {
 
     /// Where the custom API is served, in the version that the server prefers.
     async fn custom(&self, namespace: &str) -> Result<String, String> {
+        let known = (*self.version.lock()).filter(|(at, _)| at.elapsed() < VERSION_KEPT);
+        let version = match known {
+            Some((_, version)) => version,
+            None => self.custom_version().await?,
+        };
+        Ok(format!("/apis/{CUSTOM_GROUP}/{version}/namespaces/{namespace}"))
+    }
+
+    async fn custom_version(&self) -> Result<&'static str, String> {
         let group: Group = match self.client.get_json(&format!("/apis/{CUSTOM_GROUP}")).await {
             Ok(group) => group,
             Err(error) if error.is_not_found() => {
@@ -144,10 +163,11 @@ impl Metrics {
             }
             Err(error) => return Err(format!("unable to fetch metrics from {CUSTOM_API}: {error}")),
         };
-        let mut offered = group.preferred_version.iter().chain(&group.versions).map(|v| v.version.as_str());
-        let version = offered.find(|v| CUSTOM_VERSIONS.contains(v));
+        let mut offered = group.preferred_version.iter().chain(&group.versions);
+        let version = offered.find_map(|offered| CUSTOM_VERSIONS.into_iter().find(|known| *known == offered.version));
         let version = version.ok_or_else(|| format!("unable to fetch metrics from {CUSTOM_API}: no known available metric versions found"))?;
-        Ok(format!("/apis/{CUSTOM_GROUP}/{version}/namespaces/{namespace}"))
+        *self.version.lock() = Some((Instant::now(), version));
+        Ok(version)
     }
 
     async fn get<T: DeserializeOwned>(&self, uri: &str, api: &str, what: &str) -> Result<T, String> {

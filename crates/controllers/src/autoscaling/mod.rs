@@ -116,7 +116,7 @@ impl Autoscalers {
             autoscalers,
             members: Members::new(pods),
             targets: Targets::new(client.clone()),
-            metrics: Metrics { client: client.clone() },
+            metrics: Metrics::new(client.clone()),
             kept: Mutex::default(),
         }
     }

@@ -56,6 +56,14 @@ impl World {
                 let one = json!({"metricName": "queue", "timestamp": client::now(), "value": value.to_string()});
                 (200, json!({"items": [one]}))
             }),
+            ("GET", "/apis/custom.metrics.k8s.io") if self.outside.is_some() => {
+                let version = |version: &str| json!({"groupVersion": format!("custom.metrics.k8s.io/{version}"), "version": version});
+                (200, json!({"kind": "APIGroup", "versions": [version("v9"), version("v1beta2")], "preferredVersion": version("v9")}))
+            }
+            ("GET", "/apis/custom.metrics.k8s.io/v1beta2/namespaces/n/webs.example.com/w/qps") if self.outside.is_some() => {
+                let one = |value: i64| json!({"describedObject": {"kind": "Web", "name": "w"}, "metric": {"name": "qps"}, "value": value.to_string()});
+                (200, json!({"items": [one(self.outside.unwrap_or_default())]}))
+            }
             ("PUT", _) => (200, autoscaler(json!({}), json!({}))),
             ("POST", _) => (201, json!({"metadata": {"name": "e"}})),
             _ => absent(),
@@ -222,6 +230,25 @@ async fn apis_that_are_absent_are_told() {
         ]
     );
     assert_eq!(made.status["currentMetrics"], json!([{"type": ""}, {"type": ""}, {"type": ""}]));
+}
+
+#[tokio::test]
+async fn metrics_of_an_object_are_of_its_resource_in_a_version_that_is_known() {
+    let of = |kind: &str, target: Value| {
+        let about = json!({"apiVersion": "example.com/v1", "kind": kind, "name": "w"});
+        json!({"type": "Object", "object": {"describedObject": about, "metric": {"name": "qps"}, "target": target}})
+    };
+    let (whole, part) = (json!({"type": "Value", "value": "10"}), json!({"type": "AverageValue", "averageValue": "4"}));
+    let world = World { outside: Some(20), ..WORLD };
+    let made = step(world.clone(), json!({"metrics": [of("Web", whole.clone()), of("Web", part)]}), json!({})).await;
+    assert_eq!((made.replicas, made.asked), (vec![json!(6)], 3), "the version is asked for once");
+    assert_eq!(made.events, ["SuccessfulRescale: New size: 6; reason: Web metric qps above target"]);
+    let current = |i: usize| made.status["currentMetrics"][i]["object"]["current"].clone();
+    assert_eq!((current(0), current(1)), (json!({"value": "20"}), json!({"averageValue": "6667m"})));
+    let made = step(world, json!({"metrics": [of("Other", whole)]}), json!({})).await;
+    let why = "unable to get metric qps on Other n/w: unable to fetch metrics from custom metrics API: unable to map kind Other.example.com to resource: no \
+               matches for kind \"Other\" in group \"example.com\"";
+    assert_eq!(made.events[0], format!("FailedGetObjectMetric: {why}"));
 }
 
 #[tokio::test]
