@@ -24,7 +24,7 @@ use tokio::sync::{broadcast, mpsc};
 // Values that mean the same to every runtime are those of the built-in one. What names things or bounds them is the kubelet's
 // own, below: each runtime chooses its identifiers, and the kubelet's numbers are the API's.
 pub use ::runtime::{APPARMOR_RUNTIME_DEFAULT, apparmor_default, apparmor_enabled};
-pub use ::runtime::{ContainerState as State, Credentials, ExecResult, Mount, Propagation, Seccomp};
+pub use ::runtime::{ContainerState as State, Credentials, ExecResult, Mount, Origin, Propagation, Seccomp};
 
 /// Labels on sandboxes and containers, by which pods are found again after a restart. The names are those of CRI.
 pub mod label {
@@ -305,6 +305,8 @@ pub struct Image {
     pub size_bytes: u64,
     /// `User` of its configuration.
     pub user: String,
+    /// How it came; none: nobody wrote it down.
+    pub origin: Option<Origin>,
 }
 
 /// A reader of bytes, boxed.
@@ -406,6 +408,8 @@ pub trait ContainerRuntime: Send + Sync {
     fn images(&self) -> Vec<Image>;
     /// Fetches an image.
     async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, CriError>;
+    /// Says how those images came (by their IDs) that were written down without it. Blocks on the disk.
+    fn settle_origins(&self, origin: &dyn Fn(&str) -> Origin) -> Result<(), CriError>;
     /// Removes an image.
     async fn remove_image(&self, reference: &str) -> Result<(), CriError>;
 }

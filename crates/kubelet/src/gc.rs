@@ -5,6 +5,7 @@ use std::fs;
 use std::sync::Arc;
 
 use crate::cri::{Image, PodUid, label};
+use crate::images::pulled;
 use crate::machine;
 use crate::pod::Context;
 use crate::pod::manager::Pods;
@@ -51,14 +52,7 @@ pub fn orphaned_dirs(cx: &Context, pods: &Pods, held: &[PodUid]) {
 async fn spare(cx: &Arc<Context>, pods: &Pods) -> Vec<Image> {
     let (cx, pods) = (Arc::clone(cx), pods.clone());
     util::blocking(move || {
-        // Asked before the images are listed: one that is pulled in between must not be taken for one that is gone, since what
-        // is not remembered is for everybody.
-        let mut gone = cx.images.remembered();
         let all = cx.runtime.images();
-        for image in &all {
-            gone.remove(&image.id);
-        }
-        cx.images.gone(&gone);
         let mut in_use: HashSet<String> = cx.runtime.containers().into_iter().flat_map(|c| [c.image, c.image_id]).collect();
         for pod in pods.all().into_iter().filter(|h| !h.ended()).map(|h| h.pod()) {
             let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
@@ -66,7 +60,7 @@ async fn spare(cx: &Arc<Context>, pods: &Pods) -> Vec<Image> {
             in_use.extend(mounted.iter().filter_map(|reference| cx.runtime.image(reference)).map(|i| i.id));
         }
         let used = |i: &Image| in_use.contains(&i.id) || i.repo_tags.iter().chain(&i.repo_digests).any(|n| in_use.contains(n));
-        let mut spare: Vec<Image> = all.into_iter().filter(|i| cx.images.was_pulled(&i.id) && !used(i)).collect();
+        let mut spare: Vec<Image> = all.into_iter().filter(|i| pulled::was_pulled(i) && !used(i)).collect();
         spare.sort_by_key(|i| std::cmp::Reverse(i.size_bytes));
         spare
     })

@@ -70,12 +70,16 @@ pub async fn run_with(
     if let Err(e) = net.adopt(&live).await {
         tracing::warn!(error = %e, "addresses of former pods not freed");
     }
+    let (root, store) = (config.root_dir.clone(), Arc::clone(&runtime));
+    if let Err(error) = util::blocking(move || crate::images::pulled::adopt(&root, &store)).await {
+        tracing::warn!(%error, "images of a former version are for nobody without a login until the next start");
+    }
     let pods = Pods::default();
     let (stale, beside) = (pods.clone(), pods.clone());
     let scheme = runtime.version().split("://").next().unwrap_or("knarr").to_owned();
     let cx = Arc::new(Context {
         watches: Watches::new(Arc::clone(&api), Arc::new(move |uid| stale.stale(uid))),
-        images: Images::new(&config.root_dir, Arc::clone(&api), Arc::clone(&runtime)),
+        images: Images::new(Arc::clone(&api), Arc::clone(&runtime)),
         cgroups: Cgroups::new("/sys/fs/cgroup", &config.cgroup_root),
         machine: Machine::this(&config),
         scheme,

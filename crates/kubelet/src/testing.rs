@@ -22,8 +22,8 @@ use tokio::sync::{broadcast, watch};
 use crate::Clock;
 use crate::api::{ApiError, KubeApi, RefKind, RefObject, Severity};
 use crate::cri::{
-    Container, ContainerId, ContainerRuntime, ContainerSpec, Credentials, CriError, Duplex, ExecResult, HostPort, Image, PodNet, PodUid, RuntimeEvent, Sandbox,
-    SandboxId, SandboxSpec, State, Streams, Usage, label,
+    Container, ContainerId, ContainerRuntime, ContainerSpec, Credentials, CriError, Duplex, ExecResult, HostPort, Image, Origin, PodNet, PodUid, RuntimeEvent,
+    Sandbox, SandboxId, SandboxSpec, State, Streams, Usage, label,
 };
 
 /// A directory that goes away with its owner.
@@ -451,10 +451,13 @@ impl ContainerRuntime for FakeRuntime {
         Ok(Usage::default())
     }
     fn image(&self, reference: &str) -> Option<Image> {
-        (!reference.starts_with("missing")).then(|| Image { id: reference.to_owned(), ..Image::default() })
+        (!reference.starts_with("missing")).then(|| Image { id: reference.to_owned(), origin: Some(Origin::imported()), ..Image::default() })
     }
     fn images(&self) -> Vec<Image> {
         Vec::new()
+    }
+    fn settle_origins(&self, _: &dyn Fn(&str) -> Origin) -> Result<(), CriError> {
+        Ok(())
     }
     async fn pull(&self, reference: &str, _: Option<Credentials>) -> Result<Image, CriError> {
         if self.stalled.load(Ordering::Relaxed) {

@@ -141,6 +141,11 @@ impl Runtime {
         self.0.images.all()
     }
 
+    /// Says how those images came that a version wrote down which did not say so. Blocks on the disk.
+    pub fn settle_origins(&self, origin: &dyn Fn(&Image) -> Origin) -> Result<()> {
+        self.0.images.settle_origins(origin)
+    }
+
     /// Imports an OCI layout (directory or tar) or a docker archive; gzip and zstd are recognised.
     pub async fn import(&self, path: &Path, progress: Arc<dyn Progress>) -> Result<Vec<Image>> {
         let (this, path) = (self.clone(), path.to_owned());

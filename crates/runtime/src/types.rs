@@ -1,6 +1,6 @@
 //! What the runtime is told and what it tells. Shaped as the CRI (`k8s.io/cri-api` v1), without its protobuf.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -480,6 +480,8 @@ pub struct Credentials {
     pub identity_token: String,
     /// A token to be sent as it is, instead of all.
     pub registry_token: String,
+    /// What an image that these open is to remember them by ([`Origin::keys`]).
+    pub keys: Vec<String>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -535,6 +537,42 @@ pub struct Image {
     pub config: ImageConfig,
     /// The layers' directories below `layers/`, lowest first.
     pub layers: Vec<String>,
+    /// How it came; none: it was written down by a version that did not say so ([`crate::Runtime::settle_origins`]).
+    pub origin: Option<Origin>,
+}
+
+/// How an image came to this node. It stands in the image's own file, which is written at once: there is no image of which it is
+/// not known, and it goes with the image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Origin {
+    /// From an archive or from files of the host.
+    pub imported: bool,
+    /// From a registry that asked for no login.
+    pub open: bool,
+    /// From a registry with logins that are known by these.
+    pub keys: BTreeSet<String>,
+}
+
+impl Origin {
+    /// It was imported.
+    #[must_use]
+    pub fn imported() -> Self {
+        Self { imported: true, ..Self::default() }
+    }
+
+    /// It was pulled with these, or with no login.
+    #[must_use]
+    pub fn pulled(credentials: Option<&Credentials>) -> Self {
+        let keys = credentials.iter().flat_map(|c| c.keys.iter().cloned()).collect();
+        Self { imported: false, open: credentials.is_none(), keys }
+    }
+
+    /// It came in another way as well.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self { imported: self.imported || other.imported, open: self.open || other.open, keys: self.keys.union(&other.keys).cloned().collect() }
+    }
 }
 
 /// The `config` of an OCI image configuration.

@@ -73,7 +73,23 @@ async fn mirrors_and_logins_count() {
     let wrong = Credentials { username: "me".into(), password: "wrong".into(), ..Credentials::default() };
     assert!(matches!(host.rt.pull(&name, Some(wrong), quiet()).await, Err(Error::Registry { code: 403, .. })));
     let mine = Credentials { username: "me".into(), password: "secret".into(), ..Credentials::default() };
-    host.rt.pull(&name, Some(mine), quiet()).await.unwrap();
+    let known_by = |key: &str| Some(Credentials { keys: vec![key.to_owned()], ..mine.clone() });
+    let keys = |keys: &[&str]| Origin { keys: keys.iter().map(|k| (*k).to_owned()).collect(), ..Origin::default() };
+    let image = host.rt.pull(&name, known_by("one"), quiet()).await.unwrap();
+    assert_eq!(image.origin, Some(keys(&["one"])), "the image itself tells who opened it");
+    host.rt.pull(&name, known_by("two"), quiet()).await.unwrap();
+    // Written by a version that did not tell.
+    let file = host.config.root.join("images").join(format!("{}.json", &image.id[7..]));
+    let mut old: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(old["origin"]["keys"], json!(["one", "two"]), "also where nothing is fetched for it, and on the disk");
+    host.rt.settle_origins(&|_| panic!("it is known")).unwrap();
+    old.as_object_mut().unwrap().remove("origin");
+    std::fs::write(&file, old.to_string()).unwrap();
+    host.rt.settle_origins(&|i| keys(&[&i.id])).unwrap();
+    host.rt = Runtime::open(host.config.clone()).await.unwrap();
+    assert_eq!(host.rt.image(&image.id).unwrap().origin, Some(keys(&[&image.id])));
+    host.rt.remove_image(&image.id).await.unwrap();
+    assert_eq!(host.rt.pull(&name, known_by("three"), quiet()).await.unwrap().origin, Some(keys(&["three"])), "it goes with the image");
     // The same by a mirror of Docker's hub, whose login is in the file.
     let text =
         format!("mirrors:\n  docker.io:\n    endpoint: [\"http://{address}\"]\nconfigs:\n  \"{address}\":\n    auth: {{username: me, password: secret}}\n");
@@ -81,6 +97,7 @@ async fn mirrors_and_logins_count() {
     host.rt = Runtime::open(host.config.clone()).await.unwrap();
     let image = host.rt.pull("app", None, quiet()).await.unwrap();
     assert!(image.repo_tags.contains(&"docker.io/library/app:latest".to_owned()));
+    assert!(image.origin.unwrap().open, "the node's own login is everybody's");
 }
 
 /// What lies in `ingest/`, without the lock.

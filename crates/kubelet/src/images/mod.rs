@@ -1,10 +1,10 @@
 //! Images for containers: present or pulled, by policy, with credentials and growing waits; told in upstream's words.
 //!
 //! An image that was pulled with a login is only for pods that have that login, or whose own lets them pull it (upstream's
-//! `KubeletEnsureSecretPulledImages`): what came how is in [`pulled`]. An image that was imported is for everybody.
+//! `KubeletEnsureSecretPulledImages`): what came how is in the image's own file ([`pulled`]). An image that was imported is for
+//! everybody.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::cri::{Credentials, CriError, Image, PodUid, SharedRuntime};
 use crate::pod::backoff::Backoff;
 use crate::start_error::StartError;
 use crate::util;
-use pulled::{Login, Pulled};
+use pulled::Login;
 
 pub mod pulled;
 
@@ -38,32 +38,14 @@ pub struct Images {
     backoff: Mutex<HashMap<(PodUid, String), (Backoff, Failed)>>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     permits: tokio::sync::Semaphore,
-    pulled: Pulled,
 }
 
 impl Images {
-    /// The pulls of a kubelet with this directory.
+    /// The pulls of a kubelet.
     #[must_use]
-    pub fn new(root: &Path, api: SharedApi, runtime: SharedRuntime) -> Self {
+    pub fn new(api: SharedApi, runtime: SharedRuntime) -> Self {
         let permits = tokio::sync::Semaphore::new(MAX_PARALLEL_PULLS);
-        Self { api, runtime, backoff: Mutex::default(), locks: Mutex::default(), permits, pulled: Pulled::open(root) }
-    }
-
-    /// Whether an image came by a pull of this node.
-    #[must_use]
-    pub fn was_pulled(&self, id: &str) -> bool {
-        self.pulled.contains(id)
-    }
-
-    /// The images that came by a pull of this node, as far as that is remembered.
-    #[must_use]
-    pub fn remembered(&self) -> HashSet<String> {
-        self.pulled.remembered()
-    }
-
-    /// These images are gone: nothing is remembered of them. Blocks on the disk.
-    pub fn gone(&self, ids: &HashSet<String>) {
-        self.pulled.gone(ids);
+        Self { api, runtime, backoff: Mutex::default(), locks: Mutex::default(), permits }
     }
 
     /// When the pull of an image for a pod is tried again.
@@ -94,9 +76,7 @@ impl Images {
         let present = self.present(reference).await;
         let logins = Lazy::default();
         let accessible = match (&present, policy) {
-            (Some(image), "Never" | "IfNotPresent") => {
-                !self.pulled.needs_login(&image.id) || self.pulled.opened_by(&image.id, logins.get(&self.api, pod, reference).await)
-            }
+            (Some(image), "Never" | "IfNotPresent") => pulled::for_everybody(image) || pulled::opened_by(image, logins.get(&self.api, pod, reference).await),
             _ => false,
         };
         match (policy, present) {
@@ -157,21 +137,16 @@ impl Images {
         // Somebody else's pull may just have brought it.
         if policy == "IfNotPresent"
             && let Some(image) = self.present(reference).await
-            && (!self.pulled.needs_login(&image.id) || self.pulled.opened_by(&image.id, logins.get(&self.api, pod, reference).await))
+            && (pulled::for_everybody(&image) || pulled::opened_by(&image, logins.get(&self.api, pod, reference).await))
         {
             return Ok(image);
         }
         let _permit = self.permits.acquire().await.map_err(|e| CriError::Other(e.to_string()))?;
-        // An image that was there and was not pulled was imported, and stays what it is when a pull confirms it.
-        let imported = self.present(reference).await.is_some_and(|i| !self.was_pulled(&i.id));
         let begun = Instant::now();
         let mut last = None;
         for login in logins.get(&self.api, pod, reference).await.iter().map(Some).chain([None]) {
-            match self.runtime.pull(reference, login.map(|l| l.credentials.clone())).await {
+            match self.runtime.pull(reference, login.map(Login::told)).await {
                 Ok(image) => {
-                    if !imported {
-                        self.pulled.note(&image.id, login).await;
-                    }
                     normal(
                         "Pulled",
                         &format!(

@@ -1,16 +1,17 @@
-//! Which images this node pulled, also in former processes, and whose logins opened them.
+//! Whose an image is: how it came to this node, and whose logins opened it.
 //!
-//! A line each in a file: the image's ID alone when it came without a login, else with the login's hash and the Secret it came
-//! from. Lines are only added while the kubelet runs, and the file is written anew when images went.
+//! It stands in the image's own file ([`Origin`]), which the runtime writes as one with the image: no crash comes between the two, nor
+//! does a pull that goes on when nobody waits for it (the original writes an intent before each pull for that), and what removes the
+//! image or imports it anew removes or changes it too. An image of which nothing is known is for nobody without a login.
+//!
+//! Former versions kept it in a file of the kubelet, a line for each pull, after the image: what is in there is given to the images
+//! once ([`adopt`]). One of which it says nothing was taken for imported, and stays so: it may be.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
-use parking_lot::Mutex;
-
-use crate::cri::Credentials;
+use crate::cri::{Credentials, CriError, Image, Origin, SharedRuntime};
 use crate::util;
 
 /// A login, and the Secret (`namespace/name/uid`) that it came from.
@@ -27,112 +28,55 @@ impl Login {
         let c = &self.credentials;
         util::stable_hash(&(&c.username, &c.password, &c.identity_token))
     }
+
+    /// The credentials, and what an image is to remember them by.
+    #[must_use]
+    pub fn told(&self) -> Credentials {
+        Credentials { keys: vec![self.hash(), self.secret.clone()], ..self.credentials.clone() }
+    }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Access {
-    /// It came without a login: every pod may have it.
-    everybody: bool,
-    /// Hashes of logins, and Secrets.
-    keys: BTreeSet<String>,
+/// Whether an image came by pulls alone: it may be had again.
+#[must_use]
+pub fn was_pulled(image: &Image) -> bool {
+    image.origin.as_ref().is_some_and(|o| !o.imported)
 }
 
-/// The memory of pulls.
-pub struct Pulled {
-    images: Mutex<BTreeMap<String, Access>>,
-    file: PathBuf,
+/// Whether every pod may have an image.
+#[must_use]
+pub fn for_everybody(image: &Image) -> bool {
+    image.origin.as_ref().is_some_and(|o| o.imported || o.open)
 }
 
-impl Pulled {
-    /// What the file in this directory tells.
-    #[must_use]
-    pub fn open(root: &Path) -> Self {
-        let file = root.join("pulled-images");
-        let mut images: BTreeMap<String, Access> = BTreeMap::new();
-        for line in fs::read_to_string(&file).unwrap_or_default().lines() {
-            let mut words = line.split('\t');
-            let Some(id) = words.next().filter(|id| !id.is_empty()) else { continue };
-            let access = images.entry(id.to_owned()).or_default();
-            let keys: Vec<String> = words.map(str::to_owned).collect();
-            access.everybody |= keys.is_empty();
-            access.keys.extend(keys);
-        }
-        Self { images: Mutex::new(images), file }
-    }
+/// Whether one of these logins opened the image before, or is of a Secret that did.
+#[must_use]
+pub fn opened_by(image: &Image, logins: &[Login]) -> bool {
+    let Some(origin) = &image.origin else { return false };
+    logins.iter().any(|l| origin.keys.contains(&l.hash()) || origin.keys.contains(&l.secret))
+}
 
-    /// Whether an image came by a pull.
-    #[must_use]
-    pub fn contains(&self, id: &str) -> bool {
-        self.images.lock().contains_key(id)
-    }
+/// Gives the images of former versions what was written down of them in this directory. Blocks on the disk.
+pub fn adopt(root: &Path, runtime: &SharedRuntime) -> Result<(), CriError> {
+    let file = root.join("pulled-images");
+    let former = former(&fs::read_to_string(&file).unwrap_or_default());
+    runtime.settle_origins(&|id| former.get(id).cloned().unwrap_or_else(Origin::imported))?;
+    // Everything it says is with the images now.
+    let _ = fs::remove_file(&file);
+    Ok(())
+}
 
-    /// Whether an image was only ever pulled with logins.
-    #[must_use]
-    pub fn needs_login(&self, id: &str) -> bool {
-        self.images.lock().get(id).is_some_and(|a| !a.everybody)
+/// A line for each pull: the image's ID alone when it came without a login, else with what the login is known by.
+fn former(lines: &str) -> BTreeMap<String, Origin> {
+    let mut images: BTreeMap<String, Origin> = BTreeMap::new();
+    for line in lines.lines() {
+        let mut words = line.split('\t');
+        let Some(id) = words.next().filter(|id| !id.is_empty()) else { continue };
+        let origin = images.entry(id.to_owned()).or_default();
+        let before = origin.keys.len();
+        origin.keys.extend(words.map(str::to_owned));
+        origin.open |= origin.keys.len() == before;
     }
-
-    /// Whether one of these logins opened the image before, or is of a Secret that did.
-    #[must_use]
-    pub fn opened_by(&self, id: &str, logins: &[Login]) -> bool {
-        let images = self.images.lock();
-        let Some(access) = images.get(id) else { return false };
-        logins.iter().any(|l| access.keys.contains(&l.hash()) || access.keys.contains(&l.secret))
-    }
-
-    /// An image was pulled with this login, or without one.
-    pub async fn note(&self, id: &str, login: Option<&Login>) {
-        let keys: Vec<String> = login.map(|l| vec![l.hash(), l.secret.clone()]).unwrap_or_default();
-        {
-            let mut images = self.images.lock();
-            let before = images.get(id).cloned();
-            let access = images.entry(id.to_owned()).or_default();
-            access.everybody |= keys.is_empty();
-            access.keys.extend(keys.iter().cloned());
-            if before.as_ref() == Some(access) {
-                return;
-            }
-        }
-        let (file, line) = (self.file.clone(), [vec![id.to_owned()], keys].concat().join("\t"));
-        let written = util::blocking(move || fs::OpenOptions::new().create(true).append(true).open(&file).and_then(|mut f| writeln!(f, "{line}")));
-        if let Err(e) = written.await {
-            tracing::debug!(error = %e, "pull not recorded: the image will not be collected");
-        }
-    }
-
-    /// The images that are remembered.
-    #[must_use]
-    pub fn remembered(&self) -> HashSet<String> {
-        self.images.lock().keys().cloned().collect()
-    }
-
-    /// Forgets these images. Blocks on the disk.
-    pub fn gone(&self, ids: &HashSet<String>) {
-        let mut images = self.images.lock();
-        let before = images.len();
-        images.retain(|id, _| !ids.contains(id));
-        if images.len() < before
-            && let Err(e) = self.rewrite(&images)
-        {
-            tracing::debug!(error = %e, "record of pulls not written");
-        }
-    }
-
-    fn rewrite(&self, images: &BTreeMap<String, Access>) -> io::Result<()> {
-        let mut text = String::new();
-        for (id, access) in images {
-            if access.everybody {
-                text += &format!("{id}\n");
-            }
-            if !access.keys.is_empty() {
-                let keys: Vec<&str> = access.keys.iter().map(String::as_str).collect();
-                text += &format!("{id}\t{}\n", keys.join("\t"));
-            }
-        }
-        let new = self.file.with_extension("new");
-        fs::write(&new, text)?;
-        fs::rename(new, &self.file)
-    }
+    images
 }
 
 #[cfg(test)]
@@ -143,23 +87,33 @@ mod tests {
         Login { credentials: Credentials { username: user.into(), ..Credentials::default() }, secret: secret.into() }
     }
 
-    #[tokio::test]
-    async fn an_image_is_for_those_whose_login_opened_it() {
-        let dir = crate::testing::TempDir::new("pulled");
-        let pulled = Pulled::open(dir.path());
-        pulled.note("sha256:a", Some(&login("alice", "n/s/1"))).await;
-        pulled.note("sha256:b", None).await;
-        for memory in [pulled, Pulled::open(dir.path())] {
-            assert!(memory.needs_login("sha256:a") && !memory.needs_login("sha256:b") && !memory.needs_login("sha256:imported"));
-            assert!(memory.opened_by("sha256:a", &[login("alice", "m/t/2")]), "the same login from elsewhere");
-            assert!(memory.opened_by("sha256:a", &[login("new", "n/s/1")]), "the same Secret with another login");
-            assert!(!memory.opened_by("sha256:a", &[login("bob", "n/s/9")]));
-            assert!(!memory.opened_by("sha256:a", &[]));
-        }
-        let again = Pulled::open(dir.path());
-        assert_eq!(again.remembered().len(), 2);
-        again.gone(&HashSet::from(["sha256:b".to_owned()]));
-        let again = Pulled::open(dir.path());
-        assert!(again.needs_login("sha256:a") && !again.contains("sha256:b"));
+    fn image(origin: Option<Origin>) -> Image {
+        Image { origin, ..Image::default() }
+    }
+
+    #[test]
+    fn an_image_is_for_those_whose_login_opened_it() {
+        let with = Origin::pulled(Some(&login("alice", "n/s/1").told()));
+        let private = image(Some(with.clone()));
+        assert!(was_pulled(&private) && !for_everybody(&private));
+        assert!(opened_by(&private, &[login("alice", "m/t/2")]), "the same login from elsewhere");
+        assert!(opened_by(&private, &[login("new", "n/s/1")]), "the same Secret with another login");
+        assert!(!opened_by(&private, &[login("bob", "n/s/9")]) && !opened_by(&private, &[]));
+        let open = image(Some(with.and(&Origin::pulled(None))));
+        assert!(was_pulled(&open) && for_everybody(&open));
+        let imported = image(Some(with.and(&Origin::imported())));
+        assert!(!was_pulled(&imported) && for_everybody(&imported), "one that was pulled and then imported is for everybody");
+        let unknown = image(None);
+        assert!(!was_pulled(&unknown) && !for_everybody(&unknown) && !opened_by(&unknown, &[login("alice", "n/s/1")]));
+    }
+
+    #[test]
+    fn what_former_versions_wrote_is_read() {
+        let alice = login("alice", "n/s/1");
+        let former = former(&format!("sha256:a\t{}\tn/s/1\nsha256:b\nsha256:c\nsha256:c\tx\ty\n\n", alice.hash()));
+        assert_eq!(former.len(), 3);
+        assert_eq!(former["sha256:a"], Origin::pulled(Some(&alice.told())));
+        assert_eq!(former["sha256:b"], Origin::pulled(None));
+        assert!(former["sha256:c"].open && former["sha256:c"].keys.len() == 2);
     }
 }

@@ -16,8 +16,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::cri::{
-    CgroupLimits, Container, ContainerId, ContainerRuntime, ContainerSpec, Credentials, CriError, Duplex, ExecResult, Image, PodUid, Reader, RuntimeEvent,
-    Sandbox, SandboxId, SandboxSpec, SecuritySpec, Streams, Usage, Writer, label,
+    CgroupLimits, Container, ContainerId, ContainerRuntime, ContainerSpec, Credentials, CriError, Duplex, ExecResult, Image, Origin, PodUid, Reader,
+    RuntimeEvent, Sandbox, SandboxId, SandboxSpec, SecuritySpec, Streams, Usage, Writer, label,
 };
 use crate::util;
 
@@ -254,7 +254,7 @@ impl Helpers {
 }
 
 fn image(i: rt::Image) -> Image {
-    Image { id: i.id, repo_tags: i.repo_tags, repo_digests: i.repo_digests, size_bytes: i.size, user: i.config.user }
+    Image { id: i.id, repo_tags: i.repo_tags, repo_digests: i.repo_digests, size_bytes: i.size, user: i.config.user, origin: i.origin }
 }
 
 /// Copies until the end of `from`, or until nothing comes any more after `ended`.
@@ -482,6 +482,10 @@ impl ContainerRuntime for RealRuntime {
 
     fn images(&self) -> Vec<Image> {
         self.inner.images().into_iter().map(image).collect()
+    }
+
+    fn settle_origins(&self, origin: &dyn Fn(&str) -> Origin) -> Result<(), CriError> {
+        self.inner.settle_origins(&|image| origin(&image.id)).map_err(error)
     }
 
     async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, CriError> {

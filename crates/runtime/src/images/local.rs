@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::{Images, manifest, reference::Reference, short};
 use crate::error::{Context, Error, Result};
-use crate::types::{Image, ImageConfig, LocalFile};
+use crate::types::{Image, ImageConfig, LocalFile, Origin};
 
 /// `FICLONE` of linux/fs.h: a copy that shares its blocks.
 const FICLONE: u64 = 0x4004_9409;
@@ -56,7 +56,7 @@ pub(super) fn add(images: &Images, name: &str, files: &[LocalFile], config: Imag
         }
         Ok(size)
     })?;
-    images.record(id, config, chain, tags, Vec::new())
+    images.record(id, config, chain, (tags, Vec::new()), &Origin::imported())
 }
 
 fn inside(path: &Path) -> Result<PathBuf> {

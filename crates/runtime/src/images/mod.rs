@@ -40,7 +40,7 @@ use self::unpack::Section;
 use crate::error::{Context, Error, Result};
 use crate::files;
 use crate::registry::config::Registries;
-use crate::types::{Config, Image, ImageConfig, LocalFile, Progress, Step};
+use crate::types::{Config, Image, ImageConfig, LocalFile, Origin, Progress, Step};
 
 /// A directory without files: what an image without layers is made of.
 pub(crate) const EMPTY_LAYER: &str = "empty";
@@ -157,7 +157,7 @@ impl Images {
 
     // ---- writing
 
-    /// Unpacks what is missing of an image and records it.
+    /// Unpacks what is missing of an image that is imported, and records it.
     pub(crate) fn store(&self, config: &[u8], layers: Vec<Layer<'_>>, tags: Vec<String>, digests: Vec<String>, progress: &dyn Progress) -> Result<Image> {
         let configuration = manifest::configuration(config)?;
         check_count(layers.len(), configuration.diff_ids.len())?;
@@ -168,7 +168,7 @@ impl Images {
             self.layer(&chain[..=at], &configuration.diff_ids[at], layer.digest.as_deref(), &layer.open)?;
             progress.step(Step::Unpacked { layer: label(layer, &chain) });
         }
-        self.record(configuration.id, configuration.config, chain, tags, digests)
+        self.record(configuration.id, configuration.config, chain, (tags, digests), &Origin::imported())
     }
 
     /// Whether a layer is there already, whole.
@@ -215,9 +215,16 @@ impl Images {
         Ok(())
     }
 
-    /// Writes down an image whose layers are there; from now on it exists. Names that others had become its own. What says
-    /// nothing new is not written.
-    pub(crate) fn record(&self, id: String, config: ImageConfig, layers: Vec<String>, tags: Vec<String>, digests: Vec<String>) -> Result<Image> {
+    /// Writes down an image whose layers are there; from now on it exists. Names that others had become its own, and how it came is
+    /// added to how it had come before. What says nothing new is not written.
+    pub(crate) fn record(
+        &self,
+        id: String,
+        config: ImageConfig,
+        layers: Vec<String>,
+        (tags, digests): (Vec<String>, Vec<String>),
+        origin: &Origin,
+    ) -> Result<Image> {
         let _lock = self.layers.locked().at("cannot lock", &self.dir)?;
         if let Some(gone) = layers.iter().find(|l| !self.layers.has(l)) {
             return Err(Error::State(format!("layer {gone} of the image was removed meanwhile")));
@@ -225,7 +232,8 @@ impl Images {
         let known = self.read();
         let old = known.get(&id).cloned().unwrap_or_default();
         let size = layers.iter().map(|l| self.layers.size(l)).sum();
-        let mut image = Image { id: id.clone(), size, config, layers, ..old.clone() };
+        let origin = old.origin.as_ref().map_or_else(|| origin.clone(), |o| o.and(origin));
+        let mut image = Image { id: id.clone(), size, config, layers, origin: Some(origin), ..old.clone() };
         for (new, list) in [(&tags, &mut image.repo_tags), (&digests, &mut image.repo_digests)] {
             list.extend(new.iter().filter(|n| !list.contains(n)).cloned().collect::<Vec<_>>());
         }
@@ -237,6 +245,16 @@ impl Images {
             self.write(&loser)?;
         }
         Ok(image)
+    }
+
+    /// Says how those images came that were written down without it.
+    pub(crate) fn settle_origins(&self, origin: &dyn Fn(&Image) -> Origin) -> Result<()> {
+        let _lock = self.layers.locked().at("cannot lock", &self.dir)?;
+        for mut image in files_in(&self.dir).filter(|image| image.origin.is_none()).collect::<Vec<_>>() {
+            image.origin = Some(origin(&image));
+            self.write(&image)?;
+        }
+        Ok(())
     }
 
     fn file(&self, id: &str) -> PathBuf {

@@ -167,7 +167,7 @@ impl Auth {
             Some((user, password)) if self.username.is_empty() => (user.to_owned(), password.to_owned()),
             _ => (self.username.clone(), self.password.clone()),
         };
-        Credentials { username, password, identity_token: self.identity_token.clone(), registry_token: String::new() }
+        Credentials { username, password, identity_token: self.identity_token.clone(), registry_token: String::new(), keys: Vec::new() }
     }
 }
 

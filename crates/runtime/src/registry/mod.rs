@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::images::manifest::{self, ACCEPTED, Configuration, Descriptor, Index, Manifest};
 use crate::images::reference::{self, Reference};
 use crate::images::{self, Images, Pins};
-use crate::types::{Credentials, Image, Progress, Step};
+use crate::types::{Credentials, Image, Origin, Progress, Step};
 
 /// Manifests and configurations are read into memory up to this size, as containerd limits them.
 const DOCUMENT_BYTES_MAX: usize = 8 << 20;
@@ -67,9 +67,10 @@ async fn pull(
 ) -> Result<Image> {
     let name = reference.tagged().unwrap_or_else(|| reference.digested(reference.version()));
     let mut last = Error::NotFound { kind: "image", name: name.clone() };
+    let origin = Origin::pulled(credentials.as_ref());
     for endpoint in registries.endpoints(reference, credentials.as_ref()) {
         let session = Arc::new(Session::new(endpoint, Http::new(registries.tls(reference), registries.proxies.clone())));
-        match from(images, &session, reference, &progress).await {
+        match from(images, &session, (reference, &origin), &progress).await {
             Ok(image) => return Ok(image),
             Err(e) => {
                 tracing::debug!(image = name, server = session.base, error = %e, "not from here");
@@ -99,8 +100,8 @@ fn explain(name: &str, e: Error) -> Error {
     }
 }
 
-async fn from(images: &Arc<Images>, session: &Arc<Session>, reference: &Reference, progress: &Arc<dyn Progress>) -> Result<Image> {
-    if let Some(image) = unchanged(images, session, reference).await? {
+async fn from(images: &Arc<Images>, session: &Arc<Session>, (reference, origin): (&Reference, &Origin), progress: &Arc<dyn Progress>) -> Result<Image> {
+    if let Some(image) = unchanged(images, session, reference, origin).await? {
         return Ok(image);
     }
     let (bytes, media_type) = document(session, "manifests", reference.version()).await?;
@@ -124,11 +125,11 @@ async fn from(images: &Arc<Images>, session: &Arc<Session>, reference: &Referenc
     bring(images, session, &manifest.layers, &configuration, &chain, &pins, progress).await?;
     let tags = reference.tagged().into_iter().collect();
     let digests = vec![reference.digested(&digest)];
-    record(images, pins, configuration, chain, tags, digests).await
+    record(images, pins, configuration, chain, (tags, digests), origin).await
 }
 
 /// The image, when the registry says by a digest alone that it is one that is here under this name.
-async fn unchanged(images: &Arc<Images>, session: &Session, reference: &Reference) -> Result<Option<Image>> {
+async fn unchanged(images: &Arc<Images>, session: &Session, reference: &Reference, origin: &Origin) -> Result<Option<Image>> {
     let url = session.url("manifests", reference.version());
     let response = session.ask(Method::HEAD, &url, accepting()).await?;
     let digest = response.headers().get("docker-content-digest").and_then(|v| v.to_str().ok());
@@ -140,21 +141,29 @@ async fn unchanged(images: &Arc<Images>, session: &Session, reference: &Referenc
     let name = reference.digested(digest);
     let Some(image) = images.find(&name).filter(|image| image.repo_digests.contains(&name)) else { return Ok(None) };
     let tags: Vec<String> = reference.tagged().into_iter().collect();
-    if tags.iter().all(|tag| image.repo_tags.contains(tag)) {
+    let known = image.origin.as_ref().is_some_and(|o| o.and(origin) == *o);
+    if known && tags.iter().all(|tag| image.repo_tags.contains(tag)) {
         return Ok(Some(image));
     }
     let (this, names) = (Arc::clone(images), image.layers.clone());
     let pins = blocking(move || this.pin(&names).map(Arc::new)).await?;
     let configuration = Configuration { id: image.id, config: image.config, diff_ids: Vec::new() };
-    record(images, pins, configuration, image.layers, tags, vec![name]).await.map(Some)
+    record(images, pins, configuration, image.layers, (tags, vec![name]), origin).await.map(Some)
 }
 
 /// `pins` are with the work itself: it goes on when nobody waits any more.
-async fn record(images: &Arc<Images>, pins: Arc<Pins>, of: Configuration, chain: Vec<String>, tags: Vec<String>, digests: Vec<String>) -> Result<Image> {
-    let images = Arc::clone(images);
+async fn record(
+    images: &Arc<Images>,
+    pins: Arc<Pins>,
+    of: Configuration,
+    chain: Vec<String>,
+    names: (Vec<String>, Vec<String>),
+    origin: &Origin,
+) -> Result<Image> {
+    let (images, origin) = (Arc::clone(images), origin.clone());
     blocking(move || {
         let _pins = pins;
-        images.record(of.id, of.config, chain, tags, digests)
+        images.record(of.id, of.config, chain, names, &origin)
     })
     .await
 }
