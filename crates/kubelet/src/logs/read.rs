@@ -1,18 +1,16 @@
 //! Reading a container's log for a client: tail, since, limit, timestamps, following.
 
 use std::io::SeekFrom;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use k8s_openapi::jiff::Timestamp;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio::net::unix::pipe;
 use tokio::sync::{broadcast, mpsc};
 
+use super::directories::{self, Directories};
 use super::parse::Line;
 use crate::cri::RuntimeEvent;
 
@@ -123,32 +121,23 @@ async fn rotated(path: &Path, file: &File) -> bool {
 /// News of a log that is followed: of its directory from the kernel (lines, another file in its place), and of containers from
 /// the runtime. Nobody looks without need, however many follow.
 struct News {
-    /// Read as a pipe is.
-    directory: Option<pipe::Receiver>,
+    directory: Option<directories::News>,
     events: broadcast::Receiver<RuntimeEvent>,
 }
 
 impl News {
-    fn of(path: &Path, events: broadcast::Receiver<RuntimeEvent>) -> Self {
-        let listen = || -> std::io::Result<pipe::Receiver> {
-            let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-            let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-            inotify.add_watch(path.parent().unwrap_or(path), changes)?;
-            pipe::Receiver::from_owned_fd_unchecked(OwnedFd::from(inotify))
-        };
-        // A user has so many of these and no more.
-        let directory = listen().inspect_err(|error| tracing::debug!(%error, "a log is looked at again and again")).ok();
+    fn of(path: &Path, Sources { directories, events }: Sources) -> Self {
+        let directory = directories.news(path.parent().unwrap_or(path));
+        let directory = directory.inspect_err(|error| tracing::debug!(%error, "a log is looked at again and again")).ok();
         Self { directory, events }
     }
 
     async fn heard(&mut self) {
         let look = if self.directory.is_some() { LOOK } else { LOOK_DEAF };
         let changed = async {
-            let Some(directory) = &self.directory else { return std::future::pending().await };
-            // What it says does not matter: the file is looked at.
-            let mut events = [0; 1024];
-            if directory.readable().await.is_ok() {
-                while directory.try_read(&mut events).is_ok_and(|bytes| bytes > 0) {}
+            match &mut self.directory {
+                Some(directory) => directory.changed().await,
+                None => std::future::pending().await,
             }
         };
         let told = async {
@@ -164,13 +153,16 @@ impl News {
     }
 }
 
+/// Where who follows hears of something.
+pub struct Sources {
+    /// Of directories.
+    pub directories: Directories,
+    /// Of containers.
+    pub events: broadcast::Receiver<RuntimeEvent>,
+}
+
 /// Sends the log to `to` until its end, or, following, until `running` says that nothing more will come.
-pub async fn send(
-    path: PathBuf,
-    options: Options,
-    (running, events): (impl Fn() -> bool + Send, broadcast::Receiver<RuntimeEvent>),
-    to: mpsc::Sender<Bytes>,
-) -> std::io::Result<()> {
+pub async fn send(path: PathBuf, options: Options, (running, sources): (impl Fn() -> bool + Send, Sources), to: mpsc::Sender<Bytes>) -> std::io::Result<()> {
     let mut file = File::open(&path).await?;
     let len = file.metadata().await?.len();
     let start = match options.tail {
@@ -185,7 +177,7 @@ pub async fn send(
     let mut pending = BytesMut::with_capacity(BLOCK);
     let mut ended = false;
     // A watch on a file is scarce on a host: only who waits for more has one.
-    let mut news = follow.then(|| News::of(&path, events));
+    let mut news = follow.then(|| News::of(&path, sources));
     // The file that goes on where a rotated one ended; that one is read to its end first.
     let mut next = None;
     loop {
@@ -247,12 +239,16 @@ mod tests {
 
     const LOG: &str = "2026-01-01T00:00:01.000000000Z stdout F one\n2026-01-01T00:00:02.000000000Z stderr F two\n2026-01-01T00:00:03.000000000Z stdout P th\n2026-01-01T00:00:03.100000000Z stdout F ree\n";
 
+    fn sources(events: broadcast::Receiver<RuntimeEvent>) -> Sources {
+        Sources { directories: Directories::default(), events }
+    }
+
     async fn shown(options: Options) -> String {
         let dir = crate::testing::TempDir::new("logread");
         let path = dir.path().join("0.log");
         std::fs::write(&path, LOG).unwrap();
         let (tx, mut rx) = mpsc::channel(16);
-        send(path, options, (|| false, broadcast::channel(1).1), tx).await.unwrap();
+        send(path, options, (|| false, sources(broadcast::channel(1).1)), tx).await.unwrap();
         let mut out = Vec::new();
         while let Some(b) = rx.recv().await {
             out.extend_from_slice(&b);
@@ -269,7 +265,7 @@ mod tests {
         let runs = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
         let running = std::sync::Arc::clone(&runs);
         let follow = Options { follow: true, ..Options::default() };
-        let sending = tokio::spawn(send(path.clone(), follow, (move || running.load(std::sync::atomic::Ordering::Relaxed), heard), tx));
+        let sending = tokio::spawn(send(path.clone(), follow, (move || running.load(std::sync::atomic::Ordering::Relaxed), sources(heard)), tx));
         let line = |n: u8| format!("2026-01-01T00:00:0{n}.000000000Z stdout F {n}\n");
         let add = |n: u8| std::io::Write::write_all(&mut std::fs::File::options().append(true).create(true).open(&path).unwrap(), line(n).as_bytes()).unwrap();
         let soon = Duration::from_secs(2);

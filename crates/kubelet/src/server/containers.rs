@@ -96,10 +96,11 @@ pub(super) async fn logs(server: &Server, call: Call) -> Answer {
     }
     let (sender, receiver) = mpsc::channel(LOG_QUEUE);
     let runtime = Arc::clone(&server.cx.runtime);
-    let (uid, id, events) = (handle.uid.clone(), container.id.clone(), runtime.events());
+    let sources = read::Sources { directories: server.logs.clone(), events: runtime.events() };
+    let (uid, id) = (handle.uid.clone(), container.id.clone());
     let running = move || runtime.pod_containers(&uid).iter().any(|c| c.id == id && c.running());
     tokio::spawn(async move {
-        if let Err(e) = read::send(container.log_path, options, (running, events), sender).await {
+        if let Err(e) = read::send(container.log_path, options, (running, sources), sender).await {
             tracing::debug!(error = %e, "log not read to its end");
         }
     });

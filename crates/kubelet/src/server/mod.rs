@@ -39,6 +39,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Error;
+use crate::logs::directories::Directories;
 use crate::pod::Context;
 use crate::pod::manager::Pods;
 use auth::{Auth, Identity};
@@ -65,6 +66,8 @@ pub struct Server {
     auth: Auth,
     measures: usage::Measures,
     orphans: orphans::Orphans,
+    /// Of logs that are followed.
+    logs: Directories,
 }
 
 /// A request taken apart.
@@ -128,6 +131,7 @@ pub async fn spawn(cx: Arc<Context>, pods: Pods, stop: CancellationToken) -> Res
         pods,
         measures: usage::Measures::default(),
         orphans: orphans::Orphans::default(),
+        logs: Directories::default(),
     });
     Ok(Some(tokio::spawn(accept(listener, acceptor, server, stop))))
 }

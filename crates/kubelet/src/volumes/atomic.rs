@@ -50,22 +50,31 @@ pub fn write(dir: &Path, payload: &Payload, ownership: Ownership, now: SystemTim
         link_names(dir, payload)?;
         return Ok(false);
     }
+    // What a failed write or a crash has left takes the room that this one may lack.
+    sweep_contents(dir, old.as_deref().and_then(Path::to_str))?;
     let stamp = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     let fresh = format!("..{stamp}");
     let target = dir.join(&fresh);
-    fs::DirBuilder::new().mode(0o755).create(&target)?;
-    fs::set_permissions(&target, fs::Permissions::from_mode(0o755))?;
-    own(&target, None, ownership)?;
-    for (path, file) in payload {
-        write_file(&target, path, file, ownership)?;
+    let shown = fill(&target, payload, ownership).and_then(|()| {
+        let tmp = dir.join("..data_tmp");
+        let _ = fs::remove_file(&tmp);
+        symlink(&fresh, &tmp)?;
+        fs::rename(&tmp, &link)
+    });
+    if let Err(error) = shown {
+        let _ = runtime::tree::remove(&target);
+        return Err(error);
     }
-    let tmp = dir.join("..data_tmp");
-    let _ = fs::remove_file(&tmp);
-    symlink(&fresh, &tmp)?;
-    fs::rename(&tmp, &link)?;
     link_names(dir, payload)?;
     sweep(dir, payload, &fresh)?;
     Ok(true)
+}
+
+fn fill(target: &Path, payload: &Payload, ownership: Ownership) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o755).create(target)?;
+    fs::set_permissions(target, fs::Permissions::from_mode(0o755))?;
+    own(target, None, ownership)?;
+    payload.iter().try_for_each(|(path, file)| write_file(target, path, file, ownership))
 }
 
 /// A path of a payload must stay inside the volume and away from the names that the writer itself uses.
@@ -167,18 +176,24 @@ fn sweep(dir: &Path, payload: &Payload, keep: &str) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if name == "..data" || name == keep {
-            continue;
-        }
-        if name.starts_with("..") {
-            if entry.file_type()?.is_dir() {
-                runtime::tree::remove(&entry.path())?;
-            } else {
-                fs::remove_file(entry.path())?;
-            }
-        } else if !names.contains(name) && entry.file_type()?.is_symlink() {
+        let Some(name) = name.to_str().filter(|n| !n.starts_with("..")) else { continue };
+        if !names.contains(name) && entry.file_type()?.is_symlink() {
             fs::remove_file(entry.path())?;
+        }
+    }
+    sweep_contents(dir, Some(keep))
+}
+
+/// Takes away the directories of contents but this one.
+fn sweep_contents(dir: &Path, keep: Option<&str>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|n| n.starts_with("..") && *n != "..data" && Some(*n) != keep) else { continue };
+        if entry.file_type()?.is_dir() {
+            runtime::tree::remove(&dir.join(name))?;
+        } else {
+            fs::remove_file(dir.join(name))?;
         }
     }
     Ok(())
@@ -207,6 +222,26 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "9");
         assert!(fs::symlink_metadata(dir.path().join("d")).is_err());
         assert!(!dir.path().join(before).exists());
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing() {
+        let dir = crate::testing::TempDir::new("atomic-fails");
+        let at = |s: u64| UNIX_EPOCH + Duration::from_secs(s);
+        let names = || fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect::<BTreeSet<_>>();
+        write(dir.path(), &payload(&[("a", "1")]), Ownership::default(), at(1)).unwrap();
+        let before = names();
+        // A file and a directory of one name.
+        let bad = payload(&[("a", "2"), ("a/b", "3")]);
+        for n in 2..5 {
+            write(dir.path(), &bad, Ownership::default(), at(n)).unwrap_err();
+        }
+        assert_eq!(names(), before);
+        assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "1", "the old content is shown");
+        // As kill -9 leaves it.
+        fs::create_dir(dir.path().join("..77")).unwrap();
+        write(dir.path(), &bad, Ownership::default(), at(9)).unwrap_err();
+        assert_eq!(names(), before);
     }
 
     #[test]

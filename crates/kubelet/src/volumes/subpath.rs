@@ -1,7 +1,8 @@
 //! Parts of volumes as mounts of their own, safe against symbolic links that a container plants.
 //!
 //! The kernel resolves the path with `RESOLVE_BENEATH`, so no link leads out of the volume, and what it found is bound by its
-//! file descriptor, so nothing can be exchanged between the check and the mount.
+//! file descriptor, so nothing can be exchanged between the check and the mount. A link by the host's own path is resolved first,
+//! as the original does, and what it leads to is then looked for below the volume like any other.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,9 +10,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, mkdirat};
+
+/// Somebody who renames all the time can hold up each try; so many in a row fail only by his intent.
+const TRIES_MAX: usize = 10_000;
 
 fn open_dir(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
     Ok(open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
@@ -19,7 +24,28 @@ fn open_dir(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
 
 fn beneath(base: &impl std::os::fd::AsFd, path: &Path, flags: OFlag) -> nix::Result<std::os::fd::OwnedFd> {
     let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    openat2(base, path, how)
+    // A look-up that is confined cannot be sure of a `..` while anything on the host is mounted or renamed, and then asks for another.
+    let mut tries = 0..TRIES_MAX;
+    loop {
+        match openat2(base, path, how) {
+            Err(Errno::EAGAIN | Errno::EINTR) if tries.next().is_some() => std::thread::yield_now(),
+            done => return done,
+        }
+    }
+}
+
+/// The same where a link on the way may be absolute, and lead below `volume` nevertheless.
+fn within(base: &impl std::os::fd::AsFd, volume: &Path, path: &Path, flags: OFlag) -> nix::Result<std::os::fd::OwnedFd> {
+    let found = beneath(base, path, flags);
+    if !matches!(found, Err(Errno::EXDEV)) {
+        return found;
+    }
+    let real = || Some(fs::canonicalize(volume.join(path)).ok()?.strip_prefix(fs::canonicalize(volume).ok()?).ok()?.to_owned());
+    match real() {
+        Some(inside) if inside.as_os_str().is_empty() => beneath(base, Path::new("."), flags),
+        Some(inside) => beneath(base, &inside, flags),
+        None => found,
+    }
 }
 
 /// Opens a file below `base` for reading; a link out of `base` is an error.
@@ -43,8 +69,8 @@ pub fn check(sub_path: &str) -> Result<PathBuf, String> {
 /// Binds `volume/sub_path` to `at` and answers `at`. A missing directory is made with the volume's own permissions.
 pub fn bind(volume: &Path, sub_path: &Path, at: &Path) -> io::Result<()> {
     let base = open_dir(volume)?;
-    let found = match beneath(&base, sub_path, OFlag::O_PATH) {
-        Err(nix::errno::Errno::ENOENT) => {
+    let found = match within(&base, volume, sub_path, OFlag::O_PATH) {
+        Err(Errno::ENOENT) => {
             make(&base, volume, sub_path)?;
             beneath(&base, sub_path, OFlag::O_PATH)?
         }
@@ -74,7 +100,7 @@ fn make(base: &impl std::os::fd::AsFd, volume: &Path, sub_path: &Path) -> io::Re
         so_far.push(part);
         match beneath(base, &so_far, OFlag::O_PATH) {
             Ok(_) => continue,
-            Err(nix::errno::Errno::ENOENT) => {}
+            Err(Errno::ENOENT) => {}
             Err(e) => return Err(e.into()),
         }
         let dir = beneath(base, &parent, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
@@ -107,6 +133,12 @@ mod tests {
         fs::write(dir.path().join("good"), "x").unwrap();
         assert!(open_beneath(dir.path(), Path::new("good")).is_ok());
         assert!(open_beneath(dir.path(), Path::new("evil/hostname")).is_err());
+        std::os::unix::fs::symlink(dir.path().join("good"), dir.path().join("own")).unwrap();
+        let base = open_dir(dir.path()).unwrap();
+        let at = |path: &str| within(&base, dir.path(), Path::new(path), OFlag::O_PATH);
+        assert!(at("own").is_ok(), "an absolute link that stays within");
+        assert_eq!(at("evil").unwrap_err(), Errno::EXDEV);
+        assert_eq!(at("evil/hostname").unwrap_err(), Errno::EXDEV);
         assert!(check("../x").is_err());
         assert!(check("/x").is_err());
         assert_eq!(check("a/./b").unwrap(), PathBuf::from("a/b"));
