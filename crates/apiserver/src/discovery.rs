@@ -53,7 +53,7 @@ pub(crate) fn is_routed(rows: &Rows, path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     match parts.as_slice() {
         ["api"] | ["api", _] | ["version"] | [".well-known", "openid-configuration"] | ["openid", "v1", "jwks"] => true,
-        ["apis", group, _] => rows.is_builtin_group(group),
+        ["apis", group, version] => rows.is_builtin_group(group) && rows.group(group).is_some_and(|group| !group.of_version(version).is_empty()),
         _ => false,
     }
 }
@@ -102,8 +102,8 @@ pub(crate) fn aggregated(document: &Document, encoding: Encoding, headers: &Head
     if matches {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
-    let media = format!("{media};g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
-    for (name, value) in [(header::CONTENT_TYPE, media), (header::ETAG, document.etag.clone())] {
+    let media = (!matches).then(|| (header::CONTENT_TYPE, format!("{media};g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")));
+    for (name, value) in media.into_iter().chain([(header::ETAG, document.etag.clone()), (header::CACHE_CONTROL, "public".to_owned())]) {
         if let Ok(value) = value.parse() {
             response.headers_mut().insert(name, value);
         }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use parking_lot::Mutex;
-use std::{collections::HashMap, io::Write as _};
+use std::{collections::HashMap, io::Write as _, time::SystemTime};
 
 /// Packed once, read often.
 const GZIP_LEVEL: u32 = 6;
@@ -24,18 +24,32 @@ pub(crate) struct Document {
 
 /// The OpenAPI documents of one table, packed, by their path.
 #[derive(Debug, Default)]
-pub(crate) struct Documents(Mutex<HashMap<String, Bytes>>);
+pub(crate) struct Documents(Mutex<HashMap<String, Packed>>);
+
+/// One of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Packed {
+    pub(crate) bytes: Bytes,
+    /// When it was made.
+    pub(crate) made: SystemTime,
+}
 
 impl Documents {
     /// A document, packed; made if it is not there. Two that ask at once may both make it.
-    pub(crate) fn get(&self, path: &str, make: impl FnOnce() -> Vec<u8>) -> Bytes {
+    pub(crate) fn get(&self, path: &str, make: impl FnOnce() -> Vec<u8>) -> Packed {
         if let Some(found) = self.0.lock().get(path) {
             return found.clone();
         }
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
-        let written = encoder.write_all(&make());
-        let packed = Bytes::from(written.and_then(|()| encoder.finish()).unwrap_or_default());
+        let packed = Packed::new(&make());
         self.0.lock().insert(path.to_owned(), packed.clone());
         packed
+    }
+}
+
+impl Packed {
+    pub(crate) fn new(document: &[u8]) -> Self {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
+        let written = encoder.write_all(document);
+        Packed { bytes: Bytes::from(written.and_then(|()| encoder.finish()).unwrap_or_default()), made: SystemTime::now() }
     }
 }

@@ -10,6 +10,7 @@ mod astray;
 mod body;
 mod bootstrap;
 mod components;
+mod conditions;
 mod config;
 mod context;
 mod conversion;

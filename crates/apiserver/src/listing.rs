@@ -25,9 +25,7 @@ use machinery::{
     Map, Value,
     gvk::Gvk,
     json::{self, Texts},
-    proto,
-    schema::{self, TypeRef},
-    yaml,
+    proto, yaml,
 };
 use std::{collections::VecDeque, sync::Arc, time::SystemTime, vec};
 use store::Entry;
@@ -268,7 +266,7 @@ impl Listing {
 
     fn end(&mut self, out: &mut Vec<u8>) {
         // Upstream collects the metadata of objects in a slice of its own, which nothing has made when there are none.
-        let null = self.asked.accepted.form == Form::Partial;
+        let null = matches!(self.asked.accepted.form, Form::Partial(_));
         match self.asked.accepted.encoding {
             Encoding::Yaml if self.empty => {
                 // `items:` and its line's end stand there.
@@ -325,8 +323,8 @@ impl Listing {
                 };
                 out.extend_from_slice(&json::encode_spelled(self.row.written_ty(), &self.bare(item), &texts));
             }
-            (Form::Table, _) => table::write_row(&self.row, &self.value(item), self.asked.include, self.asked.now, out),
-            (Form::Partial, _) => out.extend_from_slice(&table::partial_json(&self.value(item))),
+            (Form::Table(version), _) => table::write_row(&self.row, &self.value(item), version, self.asked.include, self.asked.now, out),
+            (Form::Partial(version), _) => out.extend_from_slice(&table::partial_json(&self.value(item), version)),
         }
     }
 
@@ -381,8 +379,8 @@ fn value(row: &Row, item: &Item) -> Arc<Value> {
 /// An item as a protobuf message.
 fn message(row: &Row, asked: Asked, item: &Item) -> Bytes {
     match (asked.accepted.form, item) {
-        (Form::Partial, _) => match partial_type() {
-            Some(ty) => proto::encode_raw(ty, &table::partial(&value(row, item))).into(),
+        (Form::Partial(version), _) => match table::partial_type() {
+            Some(ty) => proto::encode_raw(ty, &table::partial(&value(row, item), version)).into(),
             None => Bytes::new(),
         },
         (_, Item::Stored(entry)) => storage::protobuf_raw(row, entry),
@@ -392,7 +390,7 @@ fn message(row: &Row, asked: Asked, item: &Item) -> Bytes {
 
 fn message_len(row: &Row, asked: Asked, item: &Item) -> usize {
     match (asked.accepted.form, item) {
-        (Form::Partial, _) | (_, Item::Computed(_)) => message(row, asked, item).len(),
+        (Form::Partial(_), _) | (_, Item::Computed(_)) => message(row, asked, item).len(),
         (_, Item::Stored(entry)) => storage::protobuf_len(row, entry),
     }
 }
@@ -420,17 +418,13 @@ fn frame(row: &Row, asked: Asked, metadata: &Value, items_bytes: impl FnOnce() -
         Encoding::Yaml => yaml_frame(row, asked, metadata),
         Encoding::Protobuf => {
             let kind = match asked.accepted.form {
-                Form::Partial => Gvk { group: "meta.k8s.io".into(), version: "v1".into(), kind: "PartialObjectMetadataList".into() },
+                Form::Partial(version) => Gvk::parse(version, "PartialObjectMetadataList"),
                 _ => list_kind(row),
             };
             let frame = proto::ListFrame::new(&kind, metadata, items_bytes());
             (frame.head, frame.tail.to_vec())
         }
     }
-}
-
-fn partial_type() -> Option<TypeRef<'static>> {
-    schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata")
 }
 
 /// The kind of a row's lists.
@@ -443,8 +437,8 @@ fn json_frame(row: &Row, asked: Asked, metadata: &Value) -> (Vec<u8>, Vec<u8>) {
     let list = table::list_metadata(metadata);
     let list = String::from_utf8_lossy(&list);
     let head = match asked.accepted.form {
-        Form::Table => table::head(row, &list, true),
-        Form::Partial => format!(r#"{{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{list},"items":["#),
+        Form::Table(version) => table::head(row, &list, version, true),
+        Form::Partial(version) => format!(r#"{{"kind":"PartialObjectMetadataList","apiVersion":"{version}","metadata":{list},"items":["#),
         Form::Object if row.is_builtin() => format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{list},"items":["#, row.list_kind, row.api_version),
         // A list of custom resources is a map, whose keys are sorted.
         Form::Object => {
@@ -467,12 +461,12 @@ fn untyped(metadata: &Value) -> Value {
 /// What stands before and after the items in YAML, whose keys are sorted.
 fn yaml_frame(row: &Row, asked: Asked, metadata: &Value) -> (Vec<u8>, Vec<u8>) {
     let (api_version, kind) = match asked.accepted.form {
-        Form::Table => ("meta.k8s.io/v1", "Table".to_owned()),
-        Form::Partial => ("meta.k8s.io/v1", "PartialObjectMetadataList".to_owned()),
+        Form::Table(version) => (version, "Table".to_owned()),
+        Form::Partial(version) => (version, "PartialObjectMetadataList".to_owned()),
         Form::Object => (row.api_version.as_str(), row.list_kind.clone()),
     };
     let (mut before, mut after) = (serde_json::json!({ "apiVersion": api_version }), serde_json::json!({}));
-    let items = if asked.accepted.form == Form::Table {
+    let items = if matches!(asked.accepted.form, Form::Table(_)) {
         before["columnDefinitions"] = table::columns(row);
         before["kind"] = kind.into();
         before["metadata"] = metadata.clone();

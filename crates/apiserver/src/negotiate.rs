@@ -25,10 +25,10 @@ pub enum Form {
     /// As itself.
     #[default]
     Object,
-    /// As a table.
-    Table,
-    /// Its metadata only.
-    Partial,
+    /// As a table of this version of `meta.k8s.io`.
+    Table(&'static str),
+    /// Its metadata only, of this version.
+    Partial(&'static str),
 }
 
 /// What the sender wants to read.
@@ -66,7 +66,7 @@ impl Encoding {
 
     fn of(media: &str) -> Option<Encoding> {
         match media {
-            "*/*" | JSON => Some(Encoding::Json),
+            "*/*" | "*" | "application/*" | JSON => Some(Encoding::Json),
             YAML => Some(Encoding::Yaml),
             PROTOBUF => Some(Encoding::Protobuf),
             _ => None,
@@ -118,15 +118,12 @@ pub fn accepted(headers: &HeaderMap, offered: Offered) -> Result<Accepted, Statu
         PROTOBUF if offered.protobuf => return Ok(Accepted { encoding: Encoding::Protobuf, ..Accepted::default() }),
         _ => {}
     }
-    if let Some(found) = clauses(accept).iter().find_map(|clause| clause.resolve(offered)) {
-        return Ok(found);
-    }
     // Where upstream has routes, they look first at what is named at all.
     if offered.protobuf {
         let watches: &[&str] = if offered.streams { &STREAMS } else { &[] };
         produces(headers, &[&ALL, watches].concat())?;
     }
-    Err(only(&ALL))
+    clauses(accept).iter().find_map(|clause| clause.resolve(offered)).ok_or_else(|| only(&ALL))
 }
 
 /// The clauses of `Accept`, the dearest first.
@@ -231,12 +228,16 @@ impl<'a> Clause<'a> {
 
     fn resolve(&self, Offered { forms, protobuf, .. }: Offered) -> Option<Accepted> {
         let encoding = Encoding::of(self.media).filter(|_| !self.other_stream)?;
-        let meta = self.group == "meta.k8s.io" && matches!(self.version, "v1" | "v1beta1");
+        let meta = match (self.group, self.version) {
+            ("meta.k8s.io", "v1") => Some("meta.k8s.io/v1"),
+            ("meta.k8s.io", "v1beta1") => Some("meta.k8s.io/v1beta1"),
+            _ => None,
+        };
         let form = match self.kind {
             "" if !self.group.is_empty() || !self.version.is_empty() => return None,
             "" if encoding != Encoding::Protobuf || protobuf => Form::Object,
-            "Table" if forms && meta && encoding != Encoding::Protobuf => Form::Table,
-            "PartialObjectMetadata" | "PartialObjectMetadataList" if forms && meta => Form::Partial,
+            "Table" if forms && encoding != Encoding::Protobuf => Form::Table(meta?),
+            "PartialObjectMetadata" | "PartialObjectMetadataList" if forms => Form::Partial(meta?),
             _ => return None,
         };
         Some(Accepted { encoding, form, pretty: self.pretty, gzip: false, many: self.kind == "PartialObjectMetadataList" })
@@ -256,7 +257,10 @@ mod tests {
     #[test]
     fn kubectl_gets_a_table() {
         let got = accept("application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json");
-        assert_eq!(got.unwrap().form, Form::Table);
+        assert_eq!(got.unwrap().form, Form::Table("meta.k8s.io/v1"));
+        let got = accept("application/json;as=PartialObjectMetadata;v=v1beta1;g=meta.k8s.io");
+        assert_eq!(got.unwrap().form, Form::Partial("meta.k8s.io/v1beta1"));
+        assert!(accept("application/json;as=Table;v=v2;g=meta.k8s.io").is_err());
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! rows), so that the index costs no documents.
 
 use crate::{
-    Body, body, negotiate, reply,
+    Body, body, conditions,
+    documents::Packed,
+    negotiate, reply,
     rows::{Group, Row, Rows},
 };
 use bytes::Bytes;
@@ -21,34 +23,58 @@ pub(crate) const PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.sp
 pub(crate) const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Answers an OpenAPI path; `None` if it is none.
-pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+pub(crate) fn answer(rows: &Rows, path: &str, query: &str, headers: &HeaderMap) -> Option<Response<Body>> {
     let path = path.strip_prefix("/openapi/")?;
     if path == "v3" {
-        return Some(reply::respond(StatusCode::OK, negotiate::JSON, index(rows).to_string()));
+        let packed = rows.openapi().get("v3", || index(rows).to_string().into_bytes());
+        return Some(respond_index(&packed, headers));
     }
     if path == "v2" {
-        if !is_taken(headers) {
+        if !is_taken(headers, "v2") {
             return Some(not_acceptable());
         }
         let (hash, document) = (hash_of_all(rows), || whole(rows));
         // client-go asks for protobuf alone and reads nothing else; everybody else gets JSON.
         if headers.get_all(header::ACCEPT).iter().any(|v| v.to_str().is_ok_and(|v| v.contains(PROTOBUF_ASKED))) {
             let packed = rows.openapi().get("v2.pb", || openapi::v2_packed(&document()));
-            return Some(respond(packed, &format!("{hash}.pb"), PROTOBUF, headers));
+            return Some(respond(&packed, &format!("{hash}.pb"), PROTOBUF, headers));
         }
         let packed = rows.openapi().get("v2", || json(&document()));
-        return Some(respond(packed, &hash, negotiate::JSON, headers));
+        return Some(respond(&packed, &hash, negotiate::JSON, headers));
     }
     let wanted = path.strip_prefix("v3/")?;
-    let Some((group, version)) = versions(rows).find(|(group, version)| path_of(group, version) == wanted) else {
+    let found = versions(rows).find(|(group, version)| path_of(group, version) == wanted);
+    if found.is_none() && !roots(rows).any(|root| root == wanted) {
         return Some(reply::not_found_without_words());
-    };
-    if !is_taken(headers) {
+    }
+    if !is_taken(headers, "v3") {
         return Some(not_acceptable());
     }
-    let found = group.of_version(version);
-    let packed = group.documents.get(version, || json(&with_served(&found, |served| openapi::v3_document(served, git_version()))));
-    Some(respond(packed, &hash(&found), negotiate::JSON, headers))
+    let found = found.map(|(group, version)| (group, version, group.of_version(version)));
+    let hash = found.as_ref().map_or_else(|| hash(&[]), |(.., found)| hash(found));
+    // The index names documents by their hash. One of another hash is looked for where it is now, and one of this never changes.
+    let asked = query.split('&').find_map(|pair| pair.strip_prefix("hash=")).filter(|asked| !asked.is_empty());
+    if asked.is_some_and(|asked| asked != hash) {
+        return Some(moved(&format!("/openapi/v3/{wanted}?hash={hash}")));
+    }
+    let packed = match &found {
+        Some((group, version, found)) => group.documents.get(version, || json(&with_served(found, |served| openapi::v3_document(served, release())))),
+        None => rows.openapi().get(wanted, || json(&openapi::v3_root(wanted, release()).unwrap_or_default())),
+    };
+    let mut response = respond(&packed, &hash, negotiate::JSON, headers);
+    if asked.is_some() {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+    }
+    Some(response)
+}
+
+/// Where a document is now.
+fn moved(location: &str) -> Response<Body> {
+    let mut response = reply::respond(StatusCode::MOVED_PERMANENTLY, negotiate::JSON, Bytes::new());
+    if let Ok(location) = location.parse() {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
 }
 
 /// A document is not to be had as it is asked for; no words.
@@ -58,29 +84,31 @@ fn not_acceptable() -> Response<Body> {
     response
 }
 
-/// Whether a document is accepted as JSON, or as protobuf in any of its spellings.
-fn is_taken(headers: &HeaderMap) -> bool {
+/// Whether a document of this version is accepted as JSON, or as protobuf in any of its spellings.
+fn is_taken(headers: &HeaderMap, version: &str) -> bool {
+    let packed = format!("com.github.proto-openapi.spec.{version}");
     let Some(accept) = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).filter(|accept| !accept.is_empty()) else { return true };
     accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim()).any(|media| {
         let (kind, form) = media.split_once('/').unwrap_or((media, ""));
-        matches!(kind, "*" | "application") && (matches!(form, "*" | "json") || form.starts_with("com.github.proto-openapi.spec."))
+        matches!(kind, "*" | "application") && (matches!(form, "*" | "json") || form.starts_with(&packed))
     })
 }
 
 /// The index of version 3.
 pub(crate) fn index(rows: &Rows) -> machinery::Value {
-    let paths: Vec<(String, String)> = versions(rows).map(|(group, version)| (path_of(group, version), hash(&group.of_version(version)))).collect();
+    let versions = versions(rows).map(|(group, version)| (path_of(group, version), hash(&group.of_version(version))));
+    let paths: Vec<(String, String)> = versions.chain(roots(rows).map(|root| (root, hash(&[])))).collect();
     openapi::v3_index(paths.iter().map(|(path, hash)| (path.as_str(), hash.as_str())))
 }
 
 /// Whether version 3 has a document of this path.
 pub(crate) fn has(rows: &Rows, path: &str) -> bool {
-    versions(rows).any(|(group, version)| path_of(group, version) == path)
+    versions(rows).any(|(group, version)| path_of(group, version) == path) || roots(rows).any(|root| root == path)
 }
 
 /// The document of version 2.
 pub(crate) fn whole(rows: &Rows) -> machinery::Value {
-    with_served(&rows.iter().collect::<Vec<_>>(), |served| openapi::v2_document(served, git_version()))
+    with_served(&rows.iter().collect::<Vec<_>>(), |served| openapi::v2_document(served, release()))
 }
 
 /// A hash of what it is made from.
@@ -98,6 +126,15 @@ fn git_version() -> &'static str {
     &VERSION
 }
 
+/// As documents name the server's version: `1.37`.
+fn release() -> &'static str {
+    static RELEASE: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        let version = machinery::resources::version();
+        format!("{}.{}", version["major"].as_str().unwrap_or_default(), version["minor"].as_str().unwrap_or_default())
+    });
+    &RELEASE
+}
+
 /// What is made of rows. What definitions say of theirs is read for as long as that takes.
 fn with_served<T>(rows: &[&Arc<Row>], make: impl FnOnce(&[Served<'_>]) -> T) -> T {
     let described: Vec<_> = rows.iter().map(|row| row.custom.as_ref().map(|custom| custom.described.tree())).collect();
@@ -111,6 +148,11 @@ fn with_served<T>(rows: &[&Arc<Row>], make: impl FnOnce(&[Served<'_>]) -> T) -> 
 /// The groups and versions that have a document of version 3.
 fn versions(rows: &Rows) -> impl Iterator<Item = (&Arc<Group>, &str)> {
     rows.groups().iter().flat_map(|group| group.versions().into_iter().map(move |version| (group, version)))
+}
+
+/// The documents of version 3 beside them: those of the program's own groups, and of what is no group.
+fn roots(rows: &Rows) -> impl Iterator<Item = String> {
+    openapi::v3_roots(rows.groups().iter().map(|group| group.name.as_str()).filter(|name| rows.is_builtin_group(name))).into_iter()
 }
 
 /// The path of such a document.
@@ -133,24 +175,40 @@ fn hash(rows: &[&Arc<Row>]) -> String {
     text
 }
 
-pub(crate) fn respond(packed: Bytes, hash: &str, media_type: &'static str, headers: &HeaderMap) -> Response<Body> {
-    let tag = format!("\"{hash}\"");
-    if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
-        let mut response = Response::new(body::empty());
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        return response;
-    }
+/// A document, or that it is as the sender knows it.
+pub(crate) fn respond(packed: &Packed, hash: &str, media_type: &'static str, headers: &HeaderMap) -> Response<Body> {
+    told(packed, Some(&format!("\"{hash}\"")), media_type, headers)
+}
+
+/// The index, which has no tag and, as the original has it, no media type of its own.
+pub(crate) fn respond_index(packed: &Packed, headers: &HeaderMap) -> Response<Body> {
+    told(packed, None, "text/plain; charset=utf-8", headers)
+}
+
+fn told(packed: &Packed, tag: Option<&str>, media_type: &'static str, headers: &HeaderMap) -> Response<Body> {
+    let state = conditions::check(headers, tag, packed.made);
     let gzip = negotiate::takes_gzip(headers);
-    let bytes = if gzip { packed } else { unpack(&packed) };
-    let mut response = Response::new(body::full(bytes));
+    let whole = state == StatusCode::OK;
+    let mut response = Response::new(match whole {
+        true if gzip => body::full(packed.bytes.clone()),
+        true => body::full(unpack(&packed.bytes)),
+        false => body::empty(),
+    });
+    *response.status_mut() = state;
     let out = response.headers_mut();
-    out.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     out.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
-    if gzip {
+    if state != StatusCode::NOT_MODIFIED {
+        out.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    }
+    if whole && gzip {
         out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
-    if let Ok(tag) = tag.parse() {
-        out.insert(header::ETAG, tag);
+    let modified = (tag.is_none() || state != StatusCode::NOT_MODIFIED).then(|| (header::LAST_MODIFIED, conditions::date(packed.made)));
+    for (name, value) in modified.into_iter().chain(tag.map(|tag| (header::ETAG, tag.to_owned()))) {
+        if let Ok(value) = value.parse() {
+            out.insert(name, value);
+        }
     }
     response
 }

@@ -218,7 +218,7 @@ async fn dispatch(
     *accepted = negotiate::accepted(&parts.headers, Offered { forms: forms || stored, streams, protobuf: row.is_builtin() })?;
     match cx.info.verb {
         "watch" => accepted.for_watch()?,
-        "get" | "list" if accepted.form == Form::Partial => check_number(row, cx.info.verb == "list", accepted.many)?,
+        "get" | "list" if matches!(accepted.form, Form::Partial(_)) => check_number(row, cx.info.verb == "list", accepted.many)?,
         _ => {}
     }
     accepted.pretty |= pretty(query, &cx.user_agent);
@@ -264,7 +264,7 @@ impl Asked {
     async fn answer(&self, body: &Bytes) -> Result<Response<Body>, Status> {
         let query = Query::parse(&self.query);
         let call = Call { world: &self.world, cx: &self.cx, row: &self.row, query: &query, headers: &self.headers, accepted: self.accepted };
-        let include = if self.accepted.form == Form::Table { table::Include::of(&query)? } else { table::Include::default() };
+        let include = if matches!(self.accepted.form, Form::Table(_)) { table::Include::of(&query)? } else { table::Include::default() };
         let answer = resource(&call, body).await?;
         let mut response = respond::answer(&self.row, &self.cx, self.accepted, include, answer);
         reply::finish(&mut response, &self.headers, self.cx.take_warnings());
@@ -595,7 +595,7 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
             Ok(response)
         }
-        _ => match crate::openapi::answer(&rows, path, headers) {
+        _ => match crate::openapi::answer(&rows, path, parts.uri.query().unwrap_or_default(), headers) {
             Some(response) => Ok(response),
             None => astray::nowhere(server, path),
         },

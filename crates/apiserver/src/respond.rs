@@ -50,7 +50,9 @@ pub(crate) fn answer(row: &Arc<Row>, cx: &Context, accepted: Accepted, include: 
     let asked = Asked { accepted, include, now: cx.now };
     match (answer, accepted.form) {
         (Answer::Whole(response), _) => response,
-        (Answer::Other(code, value), Form::Table) if value["kind"] == "Scale" => from_json(code, accepted, table::scale(row, &value, include, cx.now)),
+        (Answer::Other(code, value), Form::Table(version)) if value["kind"] == "Scale" => {
+            from_json(code, accepted, table::scale(row, &value, version, include, cx.now))
+        }
         (Answer::Other(code, value), _) => {
             let ty = storage::type_of(&value);
             encoded(code, accepted, ty, &value)
@@ -75,12 +77,20 @@ pub(crate) fn answer(row: &Arc<Row>, cx: &Context, accepted: Accepted, include: 
 /// One object as a table or by its metadata.
 fn special(row: &Row, asked: Asked, code: StatusCode, value: &Value) -> Response<Body> {
     let accepted = asked.accepted;
-    if accepted.form == Form::Table {
+    if let Form::Table(version) = accepted.form {
         let metadata = serde_json::json!({ "resourceVersion": value["metadata"]["resourceVersion"] });
-        return from_json(code, accepted, table::one(row, value, &metadata, asked.include, true, asked.now));
+        return from_json(code, accepted, table::one(row, value, &table::Head { metadata: &metadata, version, with_columns: true }, asked.include, asked.now));
     }
-    let partial = table::partial(value);
-    encoded(code, accepted, storage::type_of(&partial), &partial)
+    let partial = table::partial(value, version_of(accepted.form));
+    encoded(code, accepted, table::partial_type(), &partial)
+}
+
+/// The version of a form that is not the object itself.
+fn version_of(form: Form) -> &'static str {
+    match form {
+        Form::Table(version) | Form::Partial(version) => version,
+        Form::Object => "",
+    }
 }
 
 /// Encodes a tree; protobuf needs its type and falls back to JSON for what has none on the wire.

@@ -43,12 +43,12 @@ pub(crate) fn list_metadata(metadata: &Value) -> Vec<u8> {
 }
 
 /// What stands before the rows of a table. With its columns, which a watch sends only once.
-pub(crate) fn head(row: &Row, metadata: &str, with_columns: bool) -> String {
-    frame(metadata, if with_columns { column_text(&columns(row)) } else { "null".into() })
+pub(crate) fn head(row: &Row, metadata: &str, version: &str, with_columns: bool) -> String {
+    frame(metadata, version, if with_columns { column_text(&columns(row)) } else { "null".into() })
 }
 
-fn frame(metadata: &str, columns: String) -> String {
-    format!(r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{metadata},"columnDefinitions":{columns},"rows":["#)
+fn frame(metadata: &str, version: &str, columns: String) -> String {
+    format!(r#"{{"kind":"Table","apiVersion":"{version}","metadata":{metadata},"columnDefinitions":{columns},"rows":["#)
 }
 
 /// Columns in the order of their Go fields.
@@ -61,16 +61,24 @@ fn column_text(columns: &Value) -> String {
     format!("[{}]", texts.collect::<Vec<_>>().join(","))
 }
 
-/// A table of one object, or of none, as JSON.
-pub(crate) fn one(row: &Row, object: &Value, metadata: &Value, include: Include, with_columns: bool, now: SystemTime) -> Vec<u8> {
-    let mut out = head(row, &String::from_utf8_lossy(&list_metadata(metadata)), with_columns).into_bytes();
-    write_row(row, object, include, now, &mut out);
+/// What stands before a table's rows.
+pub(crate) struct Head<'a> {
+    pub(crate) metadata: &'a Value,
+    /// The version of `meta.k8s.io`.
+    pub(crate) version: &'static str,
+    pub(crate) with_columns: bool,
+}
+
+/// A table of one object as JSON.
+pub(crate) fn one(row: &Row, object: &Value, told: &Head<'_>, include: Include, now: SystemTime) -> Vec<u8> {
+    let mut out = head(row, &String::from_utf8_lossy(&list_metadata(told.metadata)), told.version, told.with_columns).into_bytes();
+    write_row(row, object, told.version, include, now, &mut out);
     out.extend_from_slice(b"]}");
     out
 }
 
 /// The table of a `scale`, which has columns of its own.
-pub(crate) fn scale(row: &Row, scale: &Value, include: Include, now: SystemTime) -> Vec<u8> {
+pub(crate) fn scale(row: &Row, scale: &Value, version: &str, include: Include, now: SystemTime) -> Vec<u8> {
     let replicas = |part: &str| scale[part]["replicas"].as_i64().unwrap_or(0);
     let cells = json!([scale["metadata"]["name"], replicas("spec"), replicas("status"), kinds::print::age(scale, now)]);
     let columns = json!([
@@ -81,8 +89,8 @@ pub(crate) fn scale(row: &Row, scale: &Value, include: Include, now: SystemTime)
     ]);
     let columns = if row.is_builtin() { columns } else { custom_scale_columns() };
     let metadata = json!({ "resourceVersion": scale["metadata"]["resourceVersion"] });
-    let mut out = frame(&String::from_utf8_lossy(&list_metadata(&metadata)), column_text(&columns)).into_bytes();
-    write_cells(&cells, crate::storage::type_of(scale), scale, include, &mut out);
+    let mut out = frame(&String::from_utf8_lossy(&list_metadata(&metadata)), version, column_text(&columns)).into_bytes();
+    write_cells(&cells, crate::storage::type_of(scale), scale, version, include, &mut out);
     out.extend_from_slice(b"]}");
     out
 }
@@ -105,16 +113,16 @@ pub(crate) static OBJECT_DOCS: LazyLock<(String, String)> = LazyLock::new(|| {
 });
 
 /// Appends the row of an object.
-pub(crate) fn write_row(row: &Row, object: &Value, include: Include, now: SystemTime, out: &mut Vec<u8>) {
+pub(crate) fn write_row(row: &Row, object: &Value, version: &str, include: Include, now: SystemTime, out: &mut Vec<u8>) {
     let cells = if row.resource.columns.is_empty() {
         vec![object["metadata"]["name"].clone(), object["metadata"]["creationTimestamp"].clone()]
     } else {
         row.strategy.row(object, now)
     };
-    write_cells(&Value::Array(cells), row.written_ty(), object, include, out);
+    write_cells(&Value::Array(cells), row.written_ty(), object, version, include, out);
 }
 
-fn write_cells(cells: &Value, ty: Option<TypeRef<'_>>, object: &Value, include: Include, out: &mut Vec<u8>) {
+fn write_cells(cells: &Value, ty: Option<TypeRef<'_>>, object: &Value, version: &str, include: Include, out: &mut Vec<u8>) {
     out.extend_from_slice(br#"{"cells":"#);
     out.extend_from_slice(&json::encode(cells));
     match include {
@@ -122,7 +130,7 @@ fn write_cells(cells: &Value, ty: Option<TypeRef<'_>>, object: &Value, include: 
         Include::None => out.extend_from_slice(br#","object":null"#),
         Include::Metadata => {
             out.extend_from_slice(br#","object":"#);
-            out.extend_from_slice(&partial_json(object));
+            out.extend_from_slice(&partial_json(object, version));
         }
         Include::Object => {
             out.extend_from_slice(br#","object":"#);
@@ -144,14 +152,19 @@ pub(crate) fn columns(row: &Row) -> Value {
 }
 
 /// An object's metadata alone.
-pub(crate) fn partial(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+pub(crate) fn partial(object: &Value, version: &str) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": object["metadata"]})
+}
+
+/// Its type, which is the same in each version.
+pub(crate) fn partial_type() -> Option<TypeRef<'static>> {
+    schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata")
 }
 
 /// The metadata of an object alone, as JSON.
-pub(crate) fn partial_json(object: &Value) -> Vec<u8> {
+pub(crate) fn partial_json(object: &Value, version: &str) -> Vec<u8> {
     let ty = schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
-    let mut out = br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#.to_vec();
+    let mut out = format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"{version}","metadata":"#).into_bytes();
     out.extend_from_slice(&json::encode_as(ty, &object["metadata"]));
     out.push(b'}');
     out

@@ -7,19 +7,26 @@
 
 mod custom;
 mod descriptions;
+mod known;
+mod operations;
 mod packed;
+mod parameters;
 mod paths;
+mod roots;
 mod schemas;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub use packed::v2_packed;
 
 use crate::{Map, Value, resources::Resource};
 use descriptions::Descriptions;
+use known::Scope;
+use operations::Paths;
 use schemas::Schemas;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Which version of OpenAPI a document is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +70,11 @@ fn group_path(resource: &Resource) -> String {
     format!("{prefix}/{}", resource.api_version())
 }
 
+/// The same as a path.
+fn base_path(resource: &Resource) -> String {
+    format!("/{}", group_path(resource))
+}
+
 /// What fields of a type mean, in the published words; empty where nothing is said.
 pub fn descriptions<const N: usize>(ty: &str, fields: [&str; N]) -> [String; N] {
     let all = Descriptions::load();
@@ -76,49 +88,78 @@ pub fn v3_index<'a>(documents: impl IntoIterator<Item = (&'a str, &'a str)>) -> 
     json!({"paths": paths})
 }
 
-/// The document of one group version.
-pub fn v3_document(served: &[Served<'_>], git_version: &str) -> Value {
-    let (paths, schemas) = content(served, Version::V3);
+/// The document of one group version. `version` is the server's, as `1.37`.
+pub fn v3_document(served: &[Served<'_>], version: &str) -> Value {
+    let custom = served.iter().all(|one| one.custom.is_some());
+    let scope = match served.first() {
+        Some(one) if !custom => Scope::Version(&one.resource.group, &one.resource.version),
+        _ => Scope::Custom,
+    };
+    let (schemas, paths) = content(served, Version::V3, scope);
     // What definitions describe has a document that says so.
-    if served.iter().all(|one| one.custom.is_some()) {
-        return json!({"openapi": "3.0.0", "info": {"title": "Kubernetes CRD Swagger", "version": "v0.1.0"}, "paths": paths, "components": {"schemas": schemas}});
+    if custom {
+        let schemas = schemas.finish();
+        return json!({"openapi": "3.0.0", "info": {"title": "Kubernetes CRD Swagger", "version": "v0.1.0"}, "paths": paths.out, "components": {"schemas": schemas}});
     }
-    json!({
-        "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": git_version},
-        "paths": paths,
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {"BearerToken": {"type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header"}},
-        },
-    })
+    v3_of(schemas, paths, version)
+}
+
+/// The paths of documents of version 3 that no row is in, of a server with these built-in groups.
+pub fn v3_roots<'a>(groups: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let always = roots::ALWAYS.iter().map(|path| (*path).to_owned());
+    always.chain(groups.into_iter().filter(|group| !group.is_empty()).map(|group| format!("apis/{group}"))).collect()
+}
+
+/// The document of one of them; the caller knows that the group is there.
+pub fn v3_root(path: &str, version: &str) -> Option<Value> {
+    let mut schemas = Schemas::new(Version::V3, Scope::All, Descriptions::load());
+    let mut paths = Paths { version: Version::V3, out: Map::new(), parameters: Map::new() };
+    roots::add(path, &mut schemas, &mut paths).then(|| v3_of(schemas, paths, version))
+}
+
+fn v3_of(schemas: Schemas<'_>, paths: Paths, version: &str) -> Value {
+    let schemas = schemas.finish();
+    let mut components = json!({"securitySchemes": {"BearerToken": security()}});
+    if !schemas.is_empty() {
+        components["schemas"] = Value::Object(schemas);
+    }
+    json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": version}, "paths": paths.out, "components": components})
+}
+
+fn security() -> Value {
+    json!({"type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header"})
 }
 
 /// The document of everything, in version 2.
-pub fn v2_document(served: &[Served<'_>], git_version: &str) -> Value {
-    let (paths, schemas) = content(served, Version::V2);
+pub fn v2_document(served: &[Served<'_>], version: &str) -> Value {
+    let (mut schemas, mut paths) = content(served, Version::V2, Scope::All);
+    let groups: BTreeSet<&str> = served.iter().filter(|one| one.custom.is_none()).map(|one| one.resource.group.as_str()).collect();
+    for path in v3_roots(groups) {
+        roots::add(&path, &mut schemas, &mut paths);
+    }
     json!({
         "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": git_version},
-        "paths": paths,
-        "definitions": schemas,
-        "securityDefinitions": {"BearerToken": {"type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header"}},
+        "info": {"title": "Kubernetes", "version": version},
+        "paths": paths.out,
+        "definitions": schemas.finish(),
+        "parameters": paths.parameters,
+        "securityDefinitions": {"BearerToken": security()},
         "security": [{"BearerToken": []}],
     })
 }
 
-fn content(served: &[Served<'_>], version: Version) -> (Map<String, Value>, Map<String, Value>) {
-    let mut schemas = Schemas::new(version, Descriptions::load());
-    let mut out = Map::new();
+fn content<'a>(served: &[Served<'_>], version: Version, scope: Scope<'a>) -> (Schemas<'a>, Paths) {
+    let mut schemas = Schemas::new(version, scope, Descriptions::load());
+    let mut paths = Paths { version, out: Map::new(), parameters: Map::new() };
+    let mut versions = BTreeMap::new();
     for one in served {
-        paths::add(one, version, &mut schemas, &mut out);
+        paths::add(one, &mut schemas, &mut paths);
+        if one.custom.is_none() {
+            versions.entry(group_path(one.resource)).or_insert_with(|| paths::tag(&one.resource.group, &one.resource.version));
+        }
     }
-    let general: &[&str] = match served.iter().all(|one| one.custom.is_some()) {
-        true => &["DeleteOptions", "Patch", "Status"],
-        false => &["APIResourceList", "DeleteOptions", "Patch", "Status", "WatchEvent"],
-    };
-    for name in general {
-        schemas.add(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"));
+    for (path, tag) in versions {
+        roots::add_version(&path, &tag, &mut schemas, &mut paths);
     }
-    (out, schemas.finish())
+    (schemas, paths)
 }

@@ -36,9 +36,11 @@ pub fn encode(ty: TypeRef<'_>, value: &Value) -> Vec<u8> {
 /// As [`encode`], with free-form values in their texts.
 pub fn encode_spelled(ty: TypeRef<'_>, value: &Value, texts: &Texts) -> Vec<u8> {
     let raw = encode_raw_spelled(ty, value, texts);
-    let (api_version, kind) = match ty.gvk() {
-        Some(gvk) => (gvk.api_version(), gvk.kind.clone()),
-        None => (text(value, "apiVersion"), text(value, "kind")),
+    // The same message may be a kind of more than one version.
+    let (api_version, kind) = match (ty.gvk(), text(value, "apiVersion")) {
+        (Some(gvk), own) if own.is_empty() => (gvk.api_version(), gvk.kind.clone()),
+        (Some(gvk), own) => (own, gvk.kind.clone()),
+        (None, own) => (own, text(value, "kind")),
     };
     envelope(&api_version, &kind, &raw)
 }

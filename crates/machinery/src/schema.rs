@@ -160,6 +160,10 @@ pub struct Field {
     pub patch_merge_key: Text,
     /// The field overrides its type's map type to atomic.
     pub atomic: bool,
+    /// The map type that is published for the field, if one is.
+    pub map_type: Option<&'static str>,
+    /// A list type is published for the field.
+    pub list_type_said: bool,
     /// Protobuf tag; 0 where the wire has the field in an embedded struct or not at all.
     pub tag: u32,
     /// How Go holds it.

@@ -10,14 +10,13 @@ use super::{
 };
 use crate::{
     Body,
-    documents::Documents,
+    documents::{Documents, Packed},
     hooks::Services,
     negotiate,
     openapi::{self, PROTOBUF, PROTOBUF_ASKED},
-    reply,
     rows::Rows,
 };
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, Response, header};
 use machinery::Value;
 use serde_json::Map;
 use sha2::{Digest, Sha256, Sha512};
@@ -231,7 +230,7 @@ impl Descriptions {
                         }
                     }
                 }
-                Some(Answered::Here(reply::respond(StatusCode::OK, negotiate::JSON, index.to_string())))
+                Some(Answered::Here(openapi::respond_index(&Packed::new(index.to_string().as_bytes()), headers)))
             }
             Some(wanted) => {
                 let found = said.into_iter().find(|(remote, description)| description.paths.contains_key(wanted) && is_its(rows, remote, wanted));
@@ -268,10 +267,10 @@ impl Descriptions {
         };
         if headers.get_all(header::ACCEPT).iter().any(|v| v.to_str().is_ok_and(|v| v.contains(PROTOBUF_ASKED))) {
             let packed = made.documents.get("v2.pb", || machinery::openapi::v2_packed(&document()));
-            return openapi::respond(packed, &format!("{}.pb", made.hash), PROTOBUF, headers);
+            return openapi::respond(&packed, &format!("{}.pb", made.hash), PROTOBUF, headers);
         }
         let packed = made.documents.get("v2", || machinery::json::encode(&document()));
-        openapi::respond(packed, &made.hash, negotiate::JSON, headers)
+        openapi::respond(&packed, &made.hash, negotiate::JSON, headers)
     }
 }
 

@@ -386,7 +386,7 @@ impl Stream {
         let first = std::mem::replace(&mut self.first, false);
         match self.format.form {
             Form::Object => self.whole(kind, row.written_ty(), value),
-            Form::Table => {
+            Form::Table(version) => {
                 let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
                 // A bookmark, too, has its row; that which ends the initial events shows its annotation there whatever is asked for.
                 let ends = kind == "BOOKMARK" && !value["metadata"]["annotations"].is_null();
@@ -394,11 +394,11 @@ impl Stream {
                     table::Include::None if ends => table::Include::Metadata,
                     asked => asked,
                 };
-                json_line(kind, &table::one(&row, value, &metadata, include, first, SystemTime::now()))
+                json_line(kind, &table::one(&row, value, &table::Head { metadata: &metadata, version, with_columns: first }, include, SystemTime::now()))
             }
-            Form::Partial => {
-                let partial = table::partial(value);
-                self.whole(kind, storage::type_of(&partial), &partial)
+            Form::Partial(version) => {
+                let partial = table::partial(value, version);
+                self.whole(kind, table::partial_type(), &partial)
             }
         }
     }

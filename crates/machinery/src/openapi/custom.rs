@@ -12,7 +12,7 @@ const MORE: &str = "More info: https://git.k8s.io/community/contributors/devel/s
 /// Schemas are nested as deep as their JSON; below this nothing is said any more.
 const DEPTH_MAX: usize = 128;
 /// What a definition may hold beside a schema, and no document tells.
-const UNTOLD: [&str; 5] = ["$schema", "id", "example", "externalDocs", "definitions"];
+const UNTOLD: [&str; 3] = ["$schema", "id", "definitions"];
 
 /// `com.example.v1.Widget`.
 pub(super) fn name(kind: &Gvk) -> String {
@@ -113,6 +113,7 @@ impl General {
             }
         }
         if self.version == Version::V2 {
+            map.remove("default");
             plain(map);
         }
         if let Some(Value::Object(properties)) = map.get_mut("properties") {

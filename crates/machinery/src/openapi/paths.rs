@@ -1,61 +1,56 @@
 //! The operations of a row.
 
 use super::{
-    Served, Version,
-    schemas::{Schemas, gvk_value},
+    Served,
+    operations::{ANY, Body, OBJECTS, Operation, Paths, STREAMS},
+    parameters::{self, DELETE, LOG, NAMESPACE, PATCH, PRETTY, Parameter, READ, REST, SELECT, WATCH, WRITE},
+    schemas::Schemas,
+    words,
 };
-use crate::{Map, Value, gvk::Gvk, resources::Resource};
+use crate::{
+    Value,
+    gvk::Gvk,
+    resources::{Resource, Subresource},
+};
 use serde_json::json;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-
-/// Query parameters: name, type, description.
-type Parameter = (&'static str, &'static str, &'static str);
-
-const WRITE: &[Parameter] = &[
-    ("dryRun", "string", "When present, indicates that modifications should not be persisted. Valid values are: All."),
-    ("fieldManager", "string", "The name of the actor or entity that is making these changes."),
-    ("fieldValidation", "string", "What to do with unknown or duplicate fields: Ignore, Warn or Strict."),
-];
-const FORCE: &[Parameter] = &[("force", "boolean", "Apply even if other managers own fields with other values. Only for apply patches.")];
-const DELETE: &[Parameter] = &[
-    ("dryRun", "string", "When present, indicates that modifications should not be persisted. Valid values are: All."),
-    ("gracePeriodSeconds", "integer", "The seconds before the object is deleted; zero deletes at once."),
-    ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean", "Deletes an object even if it cannot be read from the store."),
-    ("orphanDependents", "boolean", "Deprecated: use propagationPolicy."),
-    ("propagationPolicy", "string", "Whether and how dependents are deleted: Orphan, Background or Foreground."),
-];
-const SELECT: &[Parameter] = &[
-    ("continue", "string", "Where a list with a limit goes on; the server's answer to the request before."),
-    ("fieldSelector", "string", "Selects objects by their fields."),
-    ("labelSelector", "string", "Selects objects by their labels."),
-    ("limit", "integer", "The most objects in an answer."),
-    ("resourceVersion", "string", "Which state to answer from."),
-    ("resourceVersionMatch", "string", "How resourceVersion is meant."),
-    ("sendInitialEvents", "boolean", "Begins a watch with the present objects and a bookmark."),
-    ("shardSelector", "string", "Selects objects by the hash of a field."),
-    ("timeoutSeconds", "integer", "How long the call may take."),
-];
-/// Of a custom resource's read, as the original tells it there alone.
-const READ: &[Parameter] = &[("resourceVersion", "string", "Which state to answer from.")];
-const WATCH: &[Parameter] =
-    &[("allowWatchBookmarks", "boolean", "Asks for BOOKMARK events."), ("watch", "boolean", "Answers changes as events instead of a list.")];
-
-/// The media types of patches; the last is for built-in kinds alone.
+/// The media types of patches; the last two are for built-in kinds alone, in this order.
 const PATCHES: [&str; 4] =
-    ["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
+const CUSTOM_PATCHES: [&str; 3] = ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+const LOGS: [&str; 4] = ["text/plain", OBJECTS[0], OBJECTS[1], OBJECTS[2]];
+
+/// The groups' resources whose deletion answers the object instead of a status.
+const ANSWERED_WHEN_DELETED: [(&str, &[&str]); 3] = [
+    ("", &["persistentvolumeclaims", "persistentvolumes", "pods", "podtemplates", "resourcequotas", "serviceaccounts", "services"]),
+    ("resource.k8s.io", &["deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"]),
+    ("storage.k8s.io", &["csidrivers", "csinodes", "storageclasses", "volumeattachments", "volumeattributesclasses"]),
+];
+
+/// Methods of connections, and their names in operations.
+const CONNECT: [(&str, &str); 7] =
+    [("get", "Get"), ("post", "Post"), ("put", "Put"), ("delete", "Delete"), ("options", "Options"), ("head", "Head"), ("patch", "Patch")];
 
 /// What the operations of one row share.
 struct Row<'a> {
     resource: &'a Resource,
-    version: Version,
     custom: bool,
     kind: Value,
     list: Value,
+    /// `apps_v1`, `core_v1`.
+    tag: String,
+    /// `name of the Pod`.
+    name_text: String,
+}
+
+/// The tag of a built-in group's version.
+pub(super) fn tag(group: &str, version: &str) -> String {
+    format!("{}_{version}", words::of_group(group))
 }
 
 /// Adds the paths of a resource and the schemas that they use.
-pub(super) fn add(served: &Served<'_>, version: Version, schemas: &mut Schemas, out: &mut Map<String, Value>) {
+pub(super) fn add(served: &Served<'_>, schemas: &mut Schemas<'_>, out: &mut Paths) {
     let resource = served.resource;
     let list_kind = Gvk { kind: format!("{}List", resource.kind.kind), ..resource.kind.clone() };
     let (kind, list) = match &served.custom {
@@ -66,282 +61,233 @@ pub(super) fn add(served: &Served<'_>, version: Version, schemas: &mut Schemas, 
             (kind.clone(), list.unwrap_or(kind))
         }
     };
-    let row = Row { resource, version, custom: served.custom.is_some(), kind, list };
-    let root = if resource.group.is_empty() { "/api" } else { "/apis" };
-    let base = format!("{root}/{}", resource.api_version());
-    let collection = match resource.namespaced {
-        true => format!("{base}/namespaces/{{namespace}}/{}", resource.resource),
-        false => format!("{base}/{}", resource.resource),
-    };
-    row.collection(schemas, out, &collection);
-    if resource.namespaced && resource.has_verb("list") {
-        let mut item = row.item(&[]);
-        item["get"] = row.operation(schemas, "list", "", &resource.kind, &row.list, &[SELECT, WATCH], None);
-        if row.custom {
-            item["get"]["operationId"] = format!("list{}{}ForAllNamespaces", row.group_words(), resource.kind.kind).into();
-        }
-        put(out, format!("{base}/{}", resource.resource), item);
-    }
+    let custom = served.custom.is_some();
+    let tag = if custom { words::lower(&format!("{}_{}", words_of_custom(resource), resource.version)) } else { tag(&resource.group, &resource.version) };
+    let name_text = format!("name of the {}", resource.kind.kind);
+    let row = Row { resource, custom, kind, list, tag, name_text };
+    let (namespaced, plural) = (resource.namespaced, &resource.resource);
+    let base = super::base_path(resource);
+    let collection = if namespaced { format!("{base}/namespaces/{{namespace}}/{plural}") } else { format!("{base}/{plural}") };
     let item = format!("{collection}/{{name}}");
-    row.object(schemas, out, &item);
+    out.add(collection.clone(), &row.tag, &row.own(false), row.collection(schemas));
+    if namespaced && resource.has_verb("list") {
+        let mut list = row.list();
+        list.id = row.id("list", "", false, &format!("{}ForAllNamespaces", resource.kind.kind));
+        out.add(format!("{base}/{plural}"), &row.tag, &[PRETTY], vec![list]);
+    }
+    out.add(item.clone(), &row.tag, &row.own(true), row.object(schemas));
     for sub in &resource.subresources {
-        let body = match served.custom {
-            Some(_) if sub.name == "status" => row.kind.clone(),
-            _ => schemas.add_kind(&sub.kind).unwrap_or_else(|| json!({"type": "string"})),
+        row.subresource(sub, schemas, out, &format!("{item}/{}", sub.name));
+    }
+    if resource.has_verb("watch") && !custom {
+        row.watches(schemas, out, &base, &collection);
+    }
+}
+
+impl<'a> Row<'a> {
+    /// Parameters of a path itself.
+    fn own(&self, name: bool) -> Vec<Parameter<'_>> {
+        let name = name.then(|| parameters::name_of(&self.name_text));
+        name.into_iter().chain(self.resource.namespaced.then_some(NAMESPACE)).chain([PRETTY]).collect()
+    }
+
+    fn media(&self) -> &'static [&'static str] {
+        if self.custom { &OBJECTS[..2] } else { &OBJECTS }
+    }
+
+    /// An operation that reads nothing and has no parameters.
+    fn operation(&'a self, method: &'static str, action: &'static str, sub: &str) -> Operation<'a> {
+        let (verb, what) = match action {
+            "post" => ("create", "create"),
+            "put" => ("replace", "replace"),
+            "patch" => ("patch", "partially update"),
+            "get" => ("read", "read"),
+            other => (other, other),
         };
-        let mut operations = row.item(&["name"]);
-        for verb in &sub.verbs {
-            let (method, parameters, takes_body): (&str, &[&[Parameter]], bool) = match verb.as_str() {
-                "get" => ("get", row.read(), false),
-                "update" => ("put", &[WRITE], true),
-                "patch" => ("patch", &[WRITE, FORCE], true),
-                "create" => ("post", &[WRITE], true),
-                "delete" => ("delete", &[], false),
-                _ => continue,
-            };
-            let body_schema = takes_body.then_some(&body);
-            let kind = if row.custom { &resource.kind } else { &sub.kind };
-            operations[method] = row.operation(schemas, method, &sub.name, kind, &body, parameters, body_schema);
+        let kind = &self.resource.kind.kind;
+        let article = if kind.starts_with(['A', 'E', 'I', 'O', 'U', 'a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        let of = if sub.is_empty() { String::new() } else { format!(" {sub} of") };
+        let description = match action {
+            "list" if self.resource.has_verb("watch") && !self.custom => format!("list or watch objects of kind {kind}"),
+            "list" => format!("list objects of kind {kind}"),
+            "post" | "delete" => format!("{what}{of} {article} {kind}"),
+            _ => format!("{what}{of} the specified {kind}"),
+        };
+        let codes: &[_] = match action {
+            "post" => &[("201", "Created"), ("202", "Accepted")],
+            "put" => &[("201", "Created")],
+            "patch" if !self.custom => &[("201", "Created")],
+            "delete" => &[("202", "Accepted")],
+            _ => &[],
+        };
+        Operation {
+            method,
+            action: Some(action),
+            id: self.id(verb, "", true, &format!("{kind}{}", words::upper(sub))),
+            description,
+            kind: Some(&self.resource.kind),
+            parameters: Vec::new(),
+            body: None,
+            answer: self.kind.clone(),
+            codes,
+            produces: self.media(),
+            consumes: if self.custom { self.media() } else { &ANY },
         }
-        put(out, format!("{item}/{}", sub.name), operations);
-    }
-}
-
-/// Adds a path unless it would hold no operation.
-fn put(out: &mut Map<String, Value>, path: String, item: Value) {
-    let methods = ["get", "put", "post", "delete", "patch"];
-    if methods.iter().any(|m| item.get(m).is_some()) {
-        out.insert(path, item);
-    }
-}
-
-impl Row<'_> {
-    /// A path item with the parameters of its path.
-    fn item(&self, names: &[&str]) -> Value {
-        let mut parameters = Vec::new();
-        if names.contains(&"name") {
-            parameters.push(self.parameter("name", "string", &format!("name of the {}", self.resource.kind.kind), "path"));
-        }
-        if self.resource.namespaced && !names.is_empty() {
-            parameters.push(self.parameter("namespace", "string", "object name and auth scope, such as for teams and projects", "path"));
-        }
-        parameters.push(self.parameter("pretty", "string", "If 'true', then the output is pretty printed.", "query"));
-        json!({"parameters": parameters})
     }
 
-    fn parameter(&self, name: &str, ty: &str, text: &str, place: &str) -> Value {
-        let mut out = json!({"name": name, "in": place, "description": text});
-        if place == "path" {
-            out["required"] = true.into();
-        }
-        match self.version {
-            Version::V2 => out["type"] = ty.into(),
-            Version::V3 => out["schema"] = json!({"type": ty}),
-        }
-        out["uniqueItems"] = true.into();
-        if self.version == Version::V3 {
-            out.as_object_mut().map(|o| o.remove("uniqueItems"));
-            out["schema"]["uniqueItems"] = true.into();
-        }
-        out
+    fn list(&'a self) -> Operation<'a> {
+        let produces = if self.custom { self.media() } else { &STREAMS };
+        Operation { parameters: [SELECT, WATCH].concat(), answer: self.list.clone(), produces, ..self.operation("get", "list", "") }
     }
 
-    fn collection(&self, schemas: &mut Schemas, out: &mut Map<String, Value>, path: &str) {
+    /// A write of the object, or of a subresource that has this schema.
+    fn write(&'a self, method: &'static str, sub: &str, schema: &Value, schemas: &mut Schemas<'_>) -> Operation<'a> {
+        let operation = Operation { answer: schema.clone(), ..self.operation(method, method, sub) };
+        if method != "patch" {
+            return Operation { parameters: WRITE.to_vec(), body: Some(Body { schema: schema.clone(), required: true }), ..operation };
+        }
+        let schema = schemas.add(&format!("{META}.Patch"));
+        let consumes: &[&str] = if self.custom { &CUSTOM_PATCHES } else { &PATCHES };
+        Operation { parameters: PATCH.to_vec(), body: Some(Body { schema, required: true }), consumes, ..operation }
+    }
+
+    fn collection(&'a self, schemas: &mut Schemas<'_>) -> Vec<Operation<'a>> {
+        let mut all = Vec::new();
         let resource = self.resource;
-        let mut item = self.item(if resource.namespaced { &["namespace"] } else { &[] });
         if resource.has_verb("list") {
-            item["get"] = self.operation(schemas, "list", "", &resource.kind, &self.list, &[SELECT, WATCH], None);
+            all.push(self.list());
         }
         if resource.has_verb("create") {
-            item["post"] = self.operation(schemas, "post", "", &resource.kind, &self.kind, &[WRITE], Some(&self.kind));
+            all.push(self.write("post", "", &self.kind, schemas));
         }
         if resource.has_verb("deletecollection") {
-            let status = schemas.add(&format!("{META}.Status"));
-            let options = schemas.add(&format!("{META}.DeleteOptions"));
-            item["delete"] = match self.custom {
-                true => self.operation(schemas, "deletecollection", "", &resource.kind, &status, &[SELECT, WATCH], None),
-                false => self.operation(schemas, "deletecollection", "", &resource.kind, &status, &[SELECT, DELETE], Some(&options)),
-            };
+            let kind = &resource.kind.kind;
+            let options = Body { schema: schemas.add(&format!("{META}.DeleteOptions")), required: false };
+            all.push(Operation {
+                action: Some("deletecollection"),
+                id: self.id("delete", "Collection", true, kind),
+                description: format!("delete collection of {kind}"),
+                parameters: if self.custom { [SELECT, WATCH].concat() } else { [SELECT, DELETE].concat() },
+                body: (!self.custom).then_some(options),
+                answer: schemas.add(&format!("{META}.Status")),
+                codes: &[],
+                ..self.operation("delete", "delete", "")
+            });
         }
-        put(out, path.to_owned(), item);
+        all
     }
 
-    fn object(&self, schemas: &mut Schemas, out: &mut Map<String, Value>, path: &str) {
+    fn object(&'a self, schemas: &mut Schemas<'_>) -> Vec<Operation<'a>> {
         let resource = self.resource;
-        let mut item = self.item(&["name"]);
+        let mut all = Vec::new();
         if resource.has_verb("get") {
-            item["get"] = self.operation(schemas, "get", "", &resource.kind, &self.kind, self.read(), None);
+            all.push(Operation { parameters: self.read(), ..self.operation("get", "get", "") });
         }
-        if resource.has_verb("update") {
-            item["put"] = self.operation(schemas, "put", "", &resource.kind, &self.kind, &[WRITE], Some(&self.kind));
-        }
-        if resource.has_verb("patch") {
-            item["patch"] = self.operation(schemas, "patch", "", &resource.kind, &self.kind, &[WRITE, FORCE], Some(&self.kind));
+        for (verb, method) in [("update", "put"), ("patch", "patch")] {
+            if resource.has_verb(verb) {
+                all.push(self.write(method, "", &self.kind, schemas));
+            }
         }
         if resource.has_verb("delete") {
-            let status = schemas.add(&format!("{META}.Status"));
-            let options = schemas.add(&format!("{META}.DeleteOptions"));
-            item["delete"] = self.operation(schemas, "delete", "", &resource.kind, &status, &[DELETE], Some(&options));
+            let answered = ANSWERED_WHEN_DELETED.iter().any(|(group, all)| *group == resource.group && all.contains(&resource.resource.as_str()));
+            all.push(Operation {
+                parameters: DELETE.to_vec(),
+                body: Some(Body { schema: schemas.add(&format!("{META}.DeleteOptions")), required: false }),
+                answer: if answered && !self.custom { self.kind.clone() } else { schemas.add(&format!("{META}.Status")) },
+                ..self.operation("delete", "delete", "")
+            });
         }
-        put(out, path.to_owned(), item);
+        all
     }
 
-    /// One operation; `action` is upstream's word for it.
-    #[allow(clippy::too_many_arguments, reason = "an operation has that many parts, and this is where they meet")]
-    fn operation(
-        &self,
-        schemas: &mut Schemas,
-        action: &str,
-        subresource: &str,
-        kind: &Gvk,
-        answer: &Value,
-        parameters: &[&[Parameter]],
-        body: Option<&Value>,
-    ) -> Value {
-        let mut query: Vec<Value> = parameters.iter().flat_map(|group| group.iter()).map(|(name, ty, text)| self.parameter(name, ty, text, "query")).collect();
-        query.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
-        let mut out = json!({
-            "operationId": self.operation_id(action, subresource),
-            "description": self.description(action, subresource),
-            "tags": [self.tag()],
-            "x-kubernetes-action": action,
-            "x-kubernetes-group-version-kind": gvk_value(kind),
-        });
-        let patch = schemas.add(&format!("{META}.Patch"));
-        let protobuf = if self.custom { None } else { Some("application/vnd.kubernetes.protobuf") };
-        let media: Vec<&str> = ["application/json", "application/yaml"].into_iter().chain(protobuf).collect();
-        let codes: &[(&str, &str)] = match action {
-            "post" => &[("200", "OK"), ("201", "Created"), ("202", "Accepted")],
-            "put" => &[("200", "OK"), ("201", "Created")],
-            "patch" if !self.custom => &[("200", "OK"), ("201", "Created")],
-            "delete" => &[("200", "OK"), ("202", "Accepted")],
-            _ => &[("200", "OK")],
+    fn subresource(&'a self, sub: &'a Subresource, schemas: &mut Schemas<'_>, out: &mut Paths, path: &str) {
+        if let (Some(options), false) = (parameters::of_connection(&sub.kind.kind), self.custom) {
+            return self.connection(sub, options, out, path);
+        }
+        let schema = match self.custom {
+            true if sub.name == "status" => self.kind.clone(),
+            _ => schemas.add_kind(&sub.kind).unwrap_or_else(|| json!({"type": "string"})),
         };
-        let mut responses = Map::new();
-        for (code, text) in codes {
-            let response = match self.version {
-                Version::V2 => json!({"description": text, "schema": answer}),
-                Version::V3 => json!({"description": text, "content": by_media(&media, answer)}),
+        let mut all = Vec::new();
+        for (verb, method) in [("get", "get"), ("update", "put"), ("patch", "patch"), ("create", "post")] {
+            if !sub.verbs.iter().any(|own| own == verb) {
+                continue;
+            }
+            let mut operation = match method {
+                "get" if sub.name == "log" => {
+                    Operation { parameters: LOG.to_vec(), answer: json!({"type": "string"}), produces: &LOGS, ..self.operation("get", "get", "log") }
+                }
+                "get" => Operation { parameters: self.read(), answer: schema.clone(), ..self.operation("get", "get", &sub.name) },
+                _ => self.write(method, &sub.name, &schema, schemas),
             };
-            responses.insert((*code).to_owned(), response);
+            operation.kind = Some(if self.custom { &self.resource.kind } else { &sub.kind });
+            all.push(operation);
         }
-        responses.insert("401".into(), json!({"description": "Unauthorized"}));
-        out["responses"] = Value::Object(responses);
-        let body = body.map(|own| if action == "patch" { patch } else { own.clone() });
-        let patches = if self.custom { &PATCHES[..3] } else { &PATCHES[..] };
-        match (self.version, body) {
-            (Version::V2, body) => {
-                out["consumes"] = match action {
-                    "patch" => json!(patches),
-                    _ if self.custom => json!(media),
-                    _ => json!(["*/*"]),
-                };
-                out["produces"] = json!(media);
-                out["schemes"] = json!(["https"]);
-                if let Some(body) = body {
-                    let mut parameter = json!({"name": "body", "in": "body", "required": true, "schema": body});
-                    if self.custom && action == "delete" {
-                        parameter.as_object_mut().map(|parameter| parameter.remove("required"));
-                    }
-                    query.insert(0, parameter);
-                }
+        out.add(path.to_owned(), &self.tag, &self.own(true), all);
+    }
+
+    /// A subresource that is a connection: what it carries is its own matter.
+    fn connection(&self, sub: &Subresource, options: &[Parameter<'_>], out: &mut Paths, path: &str) {
+        let proxy = sub.name == "proxy";
+        let name_text = format!("name of the {}", sub.kind.kind);
+        let own: Vec<_> = [parameters::name_of(&name_text)].into_iter().chain(self.resource.namespaced.then_some(NAMESPACE)).collect();
+        for (end, suffix, rest) in [("", "", None), ("/{path}", "WithPath", Some(REST))] {
+            if rest.is_some() && !proxy {
+                continue;
             }
-            (Version::V3, Some(body)) => {
-                let taken: &[&str] = match action {
-                    "patch" => patches,
-                    _ if self.custom => &media,
-                    _ => &["*/*"],
-                };
-                out["requestBody"] = json!({"content": by_media(taken, &body)});
-                if !(self.custom && action == "delete") {
-                    out["requestBody"]["required"] = true.into();
-                }
-            }
-            (Version::V3, None) => {}
+            let methods = CONNECT.iter().take(if proxy { CONNECT.len() } else { 2 });
+            let all = methods.map(|(method, word)| Operation {
+                method,
+                action: Some("connect"),
+                id: self.id("connect", word, true, &format!("{}{}{suffix}", self.resource.kind.kind, words::upper(&sub.name))),
+                description: format!("connect {} requests to {} of {}", method.to_ascii_uppercase(), sub.name, self.resource.kind.kind),
+                kind: Some(&sub.kind),
+                parameters: options.to_vec(),
+                body: None,
+                answer: json!({"type": "string"}),
+                codes: &[],
+                produces: &ANY,
+                consumes: &ANY,
+            });
+            let all = all.collect();
+            let own: Vec<_> = own.iter().copied().chain(rest).collect();
+            out.add(format!("{path}{end}"), &self.tag, &own, all);
         }
-        if !query.is_empty() {
-            out["parameters"] = Value::Array(query);
+    }
+
+    /// The paths of watches as they were before lists had a parameter for it.
+    fn watches(&self, schemas: &mut Schemas<'_>, out: &mut Paths, base: &str, collection: &str) {
+        let (kind, instead) = (&self.resource.kind.kind, "deprecated: use the 'watch' parameter with a list operation instead");
+        let many = format!("watch individual changes to a list of {kind}. {instead}.");
+        let one = format!("watch changes to an object of kind {kind}. {instead}, filtered to a single item with the 'fieldSelector' parameter.");
+        let event = schemas.add(&format!("{META}.WatchEvent"));
+        let place = collection.strip_prefix(base).unwrap_or_default();
+        let mut add = |path: String, own: &[Parameter<'_>], action, id: String, description: &str| {
+            let operation = Operation { action: Some(action), id, description: description.to_owned(), answer: event.clone(), ..self.list() };
+            out.add(format!("{base}/watch{path}"), &self.tag, own, vec![operation]);
+        };
+        add(place.to_owned(), &self.own(false), "watchlist", self.id("watch", "", true, &format!("{kind}List")), &many);
+        add(format!("{place}/{{name}}"), &self.own(true), "watch", self.id("watch", "", true, kind), &one);
+        if self.resource.namespaced {
+            let id = self.id("watch", "", false, &format!("{kind}ListForAllNamespaces"));
+            add(format!("/{}", self.resource.resource), &[PRETTY], "watchlist", id, &many);
         }
-        out
     }
 
     /// The parameters of a read.
-    fn read(&self) -> &'static [&'static [Parameter]] {
-        if self.custom { &[READ] } else { &[] }
+    fn read(&self) -> Vec<Parameter<'static>> {
+        if self.custom { READ.to_vec() } else { Vec::new() }
     }
 
-    fn description(&self, action: &str, subresource: &str) -> String {
-        let kind = &self.resource.kind.kind;
-        if !self.custom {
-            return format!("{} {kind}", self.words(action));
-        }
-        let of = if subresource.is_empty() { String::new() } else { format!(" {subresource} of") };
-        let article = if kind.starts_with(['A', 'E', 'I', 'O', 'U', 'a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
-        match action {
-            "list" => format!("list objects of kind {kind}"),
-            "post" => format!("create {article} {kind}"),
-            "delete" => format!("delete {article} {kind}"),
-            "deletecollection" => format!("delete collection of {kind}"),
-            "put" => format!("replace{of} the specified {kind}"),
-            "patch" => format!("partially update{of} the specified {kind}"),
-            _ => format!("read{of} the specified {kind}"),
-        }
-    }
-
-    fn words(&self, action: &str) -> &'static str {
-        match action {
-            "list" => "list or watch objects of kind",
-            "post" => "create a",
-            "put" => "replace the specified",
-            "patch" => "partially update the specified",
-            "delete" => "delete a",
-            "deletecollection" => "delete collection of",
-            _ => "read the specified",
-        }
-    }
-
-    /// `apps_v1`, `core_v1`.
-    fn tag(&self) -> String {
-        if self.custom {
-            let words = self.group_words();
-            let version = words.len() - self.resource.version.len();
-            let mut chars = words[..version].chars();
-            let lower: String = chars.next().map(|c| c.to_ascii_lowercase()).into_iter().chain(chars).collect();
-            return format!("{lower}_{}", self.resource.version);
-        }
-        let group = if self.resource.group.is_empty() { "core" } else { self.resource.group.split('.').next().unwrap_or_default() };
-        format!("{group}_{}", self.resource.version)
-    }
-
-    /// A custom group and its version as one word: `ExampleComV1`.
-    fn group_words(&self) -> String {
-        let parts = self.resource.group.split(['.', '-']).chain([self.resource.version.as_str()]);
-        parts.map(|part| part.get(..1).unwrap_or_default().to_ascii_uppercase() + part.get(1..).unwrap_or_default()).collect()
-    }
-
-    /// `patchAppsV1NamespacedDeploymentScale`.
-    fn operation_id(&self, action: &str, subresource: &str) -> String {
-        if self.custom && action == "deletecollection" {
-            let scope = if self.resource.namespaced { "Namespaced" } else { "" };
-            return format!("delete{}Collection{scope}{}", self.group_words(), self.resource.kind.kind);
-        }
-        let verb = match action {
-            "post" => "create",
-            "put" => "replace",
-            "get" => "read",
-            "deletecollection" => "deleteCollection",
-            other => other,
-        };
-        let upper = |text: &str| -> String {
-            let mut chars = text.chars();
-            chars.next().map(|c| c.to_ascii_uppercase()).into_iter().chain(chars).collect()
-        };
-        let tag: String = if self.custom { self.group_words() } else { self.tag().split('_').map(upper).collect() };
-        let scope = if self.resource.namespaced { "Namespaced" } else { "" };
-        format!("{verb}{tag}{scope}{}{}", self.resource.kind.kind, upper(subresource))
+    /// `patchAppsV1NamespacedDeploymentScale`; `word` stands before the scope.
+    fn id(&self, verb: &str, word: &str, scoped: bool, what: &str) -> String {
+        let group = if self.custom { words_of_custom(self.resource) + &words::upper(&self.resource.version) } else { words::joined(&self.tag) };
+        let scope = if scoped && self.resource.namespaced { "Namespaced" } else { "" };
+        format!("{verb}{group}{word}{scope}{what}")
     }
 }
 
-fn by_media(media: &[&str], schema: &Value) -> Value {
-    media.iter().map(|m| ((*m).to_owned(), json!({"schema": schema}))).collect::<Map<_, _>>().into()
+/// A custom group as one word: `ExampleCom`.
+fn words_of_custom(resource: &Resource) -> String {
+    resource.group.split(['.', '-']).map(words::upper).collect()
 }

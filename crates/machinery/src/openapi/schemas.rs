@@ -1,6 +1,10 @@
 //! Schemas of types, and of everything that they refer to.
 
-use super::{Custom, Version, custom, descriptions::Descriptions};
+use super::{
+    Custom, Version, custom,
+    descriptions::Descriptions,
+    known::{self, Scope},
+};
 use crate::{
     Map, Value,
     gvk::Gvk,
@@ -12,17 +16,18 @@ use std::collections::HashMap;
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// Collects the schemas of a document.
-pub(super) struct Schemas {
+pub(super) struct Schemas<'a> {
     version: Version,
+    scope: Scope<'a>,
     descriptions: Descriptions,
     names: HashMap<TypeId, &'static str>,
     out: Map<String, Value>,
 }
 
-impl Schemas {
-    pub(super) fn new(version: Version, descriptions: Descriptions) -> Self {
+impl<'a> Schemas<'a> {
+    pub(super) fn new(version: Version, scope: Scope<'a>, descriptions: Descriptions) -> Self {
         let names = schema::builtin().names().map(|(name, ty)| (ty.id, name)).collect();
-        Self { version, descriptions, names, out: Map::new() }
+        Self { version, scope, descriptions, names, out: Map::new() }
     }
 
     pub(super) fn finish(self) -> Map<String, Value> {
@@ -84,7 +89,11 @@ impl Schemas {
                     let schema = self.property(name, ty, field);
                     properties.insert(field.name.clone().into_owned(), schema);
                 }
-                let required: Vec<&str> = object.fields.iter().filter(|f| f.required).map(|f| f.name.as_ref()).collect();
+                // In the order of the struct.
+                let mut required: Vec<(u16, &str)> =
+                    object.fields.iter().enumerate().filter(|(_, f)| f.required).map(|(at, f)| (object.rank(at), f.name.as_ref())).collect();
+                required.sort_unstable();
+                let required: Vec<&str> = required.into_iter().map(|(_, name)| name).collect();
                 let mut out = json!({"type": "object"});
                 if !properties.is_empty() {
                     out["properties"] = Value::Object(properties);
@@ -93,7 +102,11 @@ impl Schemas {
                     out["required"] = json!(required);
                 }
                 if let Some(gvk) = &object.gvk {
-                    out["x-kubernetes-group-version-kind"] = json!([gvk_value(gvk)]);
+                    let general = name.strip_prefix(META).is_some_and(|name| matches!(name, ".DeleteOptions" | ".WatchEvent"));
+                    out["x-kubernetes-group-version-kind"] = if general { self.scope.kinds(&gvk.kind) } else { json!([gvk_value(gvk)]) };
+                }
+                if let Some(unions) = known::unions(name) {
+                    out["x-kubernetes-unions"] = unions;
                 }
                 if object.atomic {
                     out["x-kubernetes-map-type"] = "atomic".into();
@@ -110,31 +123,51 @@ impl Schemas {
 
     /// The schema of a field of a type.
     fn property(&mut self, owner: &str, ty: TypeRef<'static>, field: &Field) -> Value {
-        let schema = self.value(ty.to(field.ty));
-        let mut out = self.described(schema, self.descriptions.of(owner, &field.name));
-        if let Some(default) = &field.default {
-            out["default"] = default.clone();
+        let of = ty.to(field.ty);
+        let schema = self.value(of);
+        let default = if self.version == Version::V2 { None } else { field.default.clone().or_else(|| zero(of, field, known::has_zero(owner, &field.name))) };
+        let text = self.descriptions.of(owner, &field.name).map(str::to_owned);
+        let mut out = self.beside(schema, text.is_some() || default.is_some());
+        if let Some(text) = text {
+            out["description"] = text.into();
         }
-        if !field.enum_values.is_empty() {
-            out["enum"] = json!(field.enum_values);
+        if let Some(default) = default {
+            out["default"] = default;
+        }
+        let values = known::values(owner, &field.name).map(|values| json!(values));
+        if let Some(values) = values.or_else(|| (!field.enum_values.is_empty()).then(|| json!(field.enum_values))) {
+            let place = match of.get() {
+                Type::List { .. } => &mut out["items"],
+                Type::Map { .. } => &mut out["additionalProperties"],
+                _ => &mut out,
+            };
+            place["enum"] = values;
         }
         for (key, value) in [("strategy", &field.patch_strategy), ("merge-key", &field.patch_merge_key)] {
             if !value.is_empty() {
                 out[format!("x-kubernetes-patch-{key}")] = value.as_ref().into();
             }
         }
-        if field.atomic {
-            out["x-kubernetes-map-type"] = "atomic".into();
+        if let Some(said) = field.map_type {
+            out["x-kubernetes-map-type"] = said.into();
+        }
+        if field.list_type_said {
+            let (said, keys) = match of.get() {
+                Type::List { list_type: ListType::Set, .. } => ("set", None),
+                Type::List { list_type: ListType::Map(keys), .. } => ("map", Some(keys)),
+                _ => ("atomic", None),
+            };
+            out["x-kubernetes-list-type"] = said.into();
+            if let Some(keys) = keys {
+                out["x-kubernetes-list-map-keys"] = json!(keys);
+            }
         }
         out
     }
 
-    /// A schema with a description. In version 3 a reference takes no company, so that it moves into an `allOf`.
-    fn described(&self, schema: Value, text: Option<&str>) -> Value {
-        let Some(text) = text else { return schema };
-        let mut out = if self.version == Version::V3 && schema.get("$ref").is_some() { json!({"allOf": [schema]}) } else { schema };
-        out["description"] = text.into();
-        out
+    /// A schema that says more than its type. In version 3 a reference takes no company, so that it moves into an `allOf`.
+    fn beside(&self, schema: Value, more: bool) -> Value {
+        if more && self.version == Version::V3 && schema.get("$ref").is_some() { json!({"allOf": [schema]}) } else { schema }
     }
 
     /// The schema of a value of a type, by reference where the type has a name.
@@ -143,18 +176,7 @@ impl Schemas {
             return self.add(name);
         }
         match ty.get() {
-            Type::List { elem, list_type, .. } => {
-                let mut out = json!({"type": "array", "items": self.value(ty.to(*elem))});
-                match list_type {
-                    ListType::Atomic => out["x-kubernetes-list-type"] = "atomic".into(),
-                    ListType::Set => out["x-kubernetes-list-type"] = "set".into(),
-                    ListType::Map(keys) => {
-                        out["x-kubernetes-list-type"] = "map".into();
-                        out["x-kubernetes-list-map-keys"] = json!(keys);
-                    }
-                }
-                out
-            }
+            Type::List { elem, .. } => json!({"type": "array", "items": self.value(ty.to(*elem))}),
             Type::Map { elem, .. } => json!({"type": "object", "additionalProperties": self.value(ty.to(*elem))}),
             _ => self.special(ty),
         }
@@ -178,6 +200,21 @@ impl Schemas {
             Type::RawExtension | Type::Fields => json!({"type": "object"}),
             _ => json!({}),
         }
+    }
+}
+
+/// What a field is where it is absent, if Go always writes it or the type says so.
+fn zero(ty: TypeRef<'_>, field: &Field, said: bool) -> Option<Value> {
+    if field.go.pointer && !said {
+        return None;
+    }
+    match ty.get() {
+        Type::Object(_) => Some(json!({})),
+        _ if field.go.omit_empty && !said => None,
+        Type::String => Some(json!("")),
+        Type::Bool => Some(json!(false)),
+        Type::Int32 | Type::Int64 | Type::Double => Some(json!(0)),
+        _ => None,
     }
 }
 

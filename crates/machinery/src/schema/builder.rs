@@ -170,6 +170,8 @@ impl Field {
             patch_strategy: Text::default(),
             patch_merge_key: Text::default(),
             atomic: false,
+            map_type: None,
+            list_type_said: false,
             tag: 0,
             go: GoFlags { pointer: true, omit_empty: true, omit_zero: false },
             go_type: Text::default(),

@@ -84,9 +84,9 @@ fn read_field(builder: &mut Builder, object: &mut Object, mut parts: std::str::S
         match key {
             "d" => field.default = serde_json::from_str(value).ok(),
             "e" => field.enum_values = value.split(',').map(Text::from).collect(),
-            "l" => list_type = value,
+            "l" => (list_type, field.list_type_said) = (value, true),
             "k" => keys = value.split(',').map(Text::from).collect(),
-            "m" => field.atomic = value == "atomic",
+            "m" => (field.atomic, field.map_type) = (value == "atomic", Some(value)),
             "s" => field.patch_strategy = value.into(),
             "g" => field.patch_merge_key = value.into(),
             _ => {}
