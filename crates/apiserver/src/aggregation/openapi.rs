@@ -99,14 +99,15 @@ async fn two(services: &dyn Services, remote: &Arc<Remote>, known: &Known) -> Re
     }
 }
 
-/// The paths below a root, and the definitions that they use.
+/// The paths below a root, the parameters that are kept for all, and the definitions that they use.
 fn filtered(mut document: Value, root: &str) -> Value {
     let mut paths = take(&mut document, "paths");
     paths.retain(|path, _| path.starts_with(root));
+    let parameters = take(&mut document, "parameters");
     let mut all = take(&mut document, "definitions");
     let mut used = BTreeSet::new();
     let mut open: Vec<String> = Vec::new();
-    paths.values().for_each(|path| references(path, &mut open));
+    paths.values().chain(parameters.values()).for_each(|value| references(value, &mut open));
     while let Some(name) = open.pop() {
         if let Some(definition) = all.get(&name)
             && used.insert(name)
@@ -115,7 +116,7 @@ fn filtered(mut document: Value, root: &str) -> Value {
         }
     }
     all.retain(|name, _| used.contains(name));
-    serde_json::json!({"paths": paths, "definitions": all})
+    serde_json::json!({"paths": paths, "parameters": parameters, "definitions": all})
 }
 
 fn take(document: &mut Value, field: &str) -> Map<String, Value> {
@@ -171,7 +172,8 @@ fn merge(document: &mut Value, part: &Value) {
         clashes.map(|(name, wanted)| (name.clone(), free(name, wanted))).collect()
     };
     rename(&mut part, &names);
-    for (field, renamed) in [("paths", false), ("definitions", true)] {
+    // Parameters are named by what they say.
+    for (field, renamed) in [("paths", false), ("parameters", false), ("definitions", true)] {
         let added = take(&mut part, field);
         let Some(have) = document[field].as_object_mut() else { continue };
         for (name, value) in added {
@@ -289,12 +291,14 @@ mod tests {
         let theirs = json!({
             "paths": {"/apis/g/v1/": {"get": {"$ref": "#/definitions/A"}}, "/apis/g/v2/": {"$ref": "#/definitions/C"}, "/version/": {}},
             "definitions": {"A": {"b": {"$ref": "#/definitions/B"}, "$ref": "#/definitions/Meta"}, "B": {"x": 1}, "C": {}, "Meta": {"m": 1}},
+            "parameters": {"limit-x": {"name": "limit"}},
         });
         let part = filtered(theirs, "/apis/g/v1/");
         assert_eq!(part["paths"].as_object().map(Map::len), Some(1));
         assert_eq!(part["definitions"].as_object().map(|all| all.keys().cloned().collect::<Vec<_>>()), Some(vec!["A".into(), "B".into(), "Meta".into()]));
-        let mut ours = json!({"paths": {"/api/": {}}, "definitions": {"B": {"x": 2}, "B_v2": {"x": 3}, "Meta": {"m": 1}}});
+        let mut ours = json!({"paths": {"/api/": {}}, "parameters": {}, "definitions": {"B": {"x": 2}, "B_v2": {"x": 3}, "Meta": {"m": 1}}});
         merge(&mut ours, &part);
+        assert_eq!(ours["parameters"]["limit-x"]["name"], "limit");
         assert_eq!(ours["definitions"]["B_v3"], json!({"x": 1}), "the next free number");
         assert_eq!(ours["definitions"]["A"]["b"]["$ref"], "#/definitions/B_v3");
         assert_eq!(ours["definitions"]["A"]["$ref"], "#/definitions/Meta");

@@ -61,8 +61,11 @@ impl Scope<'_> {
     }
 }
 
+/// Fields of a union and the values that name them.
+type Members = &'static [(&'static str, &'static str)];
+
 /// Fields of which one alone may be set: the type, the field that says which (if any), and field and value of each.
-const UNIONS: [(&str, &str, &[(&str, &str)]); 8] = [
+const UNIONS: [(&str, &str, Members); 8] = [
     ("io.k8s.api.core.v1.AppArmorProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
     ("io.k8s.api.core.v1.PodSchedulingGroup", "", &[("podGroupName", "PodGroupName")]),
     ("io.k8s.api.core.v1.SeccompProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
