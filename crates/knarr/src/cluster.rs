@@ -14,7 +14,7 @@ mod plan;
 mod tests;
 
 pub use directory::remove_known;
-pub use holder::Lock;
+pub use holder::{Lock, Work};
 pub use plan::{DOMAIN, Plan, Ranges};
 
 use crate::kubeconfig::{self, Written};
@@ -96,13 +96,18 @@ impl Cluster {
     }
 
     /// Makes the volatile directory, for root alone, and this process the one that runs the cluster; the lock ends with it.
-    pub async fn lock(&self) -> anyhow::Result<Lock> {
-        holder::lock(&self.name, &self.run).await
+    pub async fn lock(&self, work: Work) -> anyhow::Result<Lock> {
+        holder::lock(&self.name, &self.run, work).await
     }
 
-    /// The process that runs the cluster, if one does.
+    /// The process that runs the cluster or takes it away, if one does.
     pub fn running(&self) -> Option<i32> {
         holder::holder(&self.run)
+    }
+
+    /// What that process is at; none: it has not said so yet.
+    pub fn work(&self, holder: i32) -> Option<Work> {
+        holder::work(&self.run, holder)
     }
 
     /// Settings of the cluster's runtime.

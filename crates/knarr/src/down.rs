@@ -2,7 +2,7 @@
 
 use crate::{
     cli::Down,
-    cluster::{self, Cluster},
+    cluster::{self, Cluster, Work},
     kubeconfig,
     log::log,
     preflight,
@@ -20,6 +20,8 @@ use std::{
 
 /// For the running process to end by itself.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// From taking the lock to saying what for.
+const SAYS: Duration = Duration::from_secs(1);
 /// Between two looks at whether it has: its lock is the sign, and a lock cannot be awaited with a limit.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -40,7 +42,12 @@ pub async fn run(down: &Down) -> anyhow::Result<()> {
         return Ok(());
     }
     end(&cluster, &steps).await?;
-    let lock = cluster.lock().await?;
+    if !cluster.exists()? {
+        // By another.
+        steps.done(&format!("the cluster {:?} is gone", cluster.name));
+        return Ok(());
+    }
+    let lock = cluster.lock(Work::Ends).await?;
     cluster.claim()?;
     let known = cluster.contexts();
 
@@ -78,9 +85,21 @@ fn forget(cluster: &Cluster, given: Option<&Path>, known: &[kubeconfig::Written]
     }
 }
 
-/// Ends the process that runs the cluster.
+/// Ends the process that runs the cluster, or waits for the one that takes it away already: that may take its time, and ended in the
+/// midst of it would leave half of it.
 async fn end(cluster: &Cluster, steps: &Steps) -> anyhow::Result<()> {
-    let Some(number) = cluster.running() else { return Ok(()) };
+    let begun = Instant::now();
+    let number = loop {
+        let Some(number) = cluster.running() else { return Ok(()) };
+        match cluster.work(number) {
+            Some(Work::Runs) => break number,
+            Some(Work::Ends) => steps.now(&format!("waiting for process {number}, which takes the cluster away")),
+            // It has the lock and is about to write what for.
+            None if begun.elapsed() < SAYS => {}
+            None => break number,
+        }
+        tokio::time::sleep(LOOK).await;
+    };
     let pid = Pid::from_raw(number);
     for (signal, patience) in [(Signal::SIGTERM, PATIENCE), (Signal::SIGKILL, PATIENCE)] {
         steps.now(&format!("ending process {pid}"));
@@ -101,4 +120,25 @@ async fn end(cluster: &Cluster, steps: &Steps) -> anyhow::Result<()> {
         }
     }
     bail!("process {pid}, which runs the cluster, does not end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_takes_the_cluster_away_is_waited_for() {
+        let dir = std::env::temp_dir().join(format!("knarr-down-{}", std::process::id()));
+        let cluster = Cluster { name: "down".into(), data: dir.join("data"), run: dir.join("run") };
+        std::fs::create_dir_all(&cluster.run).unwrap();
+        // By this process, which a signal would end.
+        let held = cluster.lock(Work::Ends).await.unwrap();
+        let (other, steps) = (cluster.clone(), Steps::new());
+        let waiting = tokio::spawn(async move { end(&other, &steps).await });
+        tokio::time::sleep(10 * LOOK).await;
+        assert!(!waiting.is_finished());
+        drop(held);
+        waiting.await.unwrap().unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

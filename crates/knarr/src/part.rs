@@ -3,7 +3,7 @@
 use crate::{
     accounts::Accounts,
     cli::{Controllers, Dns, Kubelet, Leader, Part, Proxy, Scheduler},
-    cluster::Cluster,
+    cluster::{Cluster, Work},
     host, image,
     log::log,
     preflight,
@@ -110,7 +110,7 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     preflight::node()?;
     let Ready { client, informers, stop, .. } = connect(&command.part)?;
     let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
-    let _lock = cluster.lock().await?;
+    let _lock = cluster.lock(Work::Runs).await?;
     cluster.claim()?;
     let runtime = open_runtime(&cluster, command.registries.as_deref()).await?;
     let settings = network_config(&cluster.name, &cluster.run, (cidr(&command.pod_cidr)?, cidr(&command.cluster_cidr)?), cidr(&command.service_cidr)?);

@@ -6,7 +6,7 @@
 
 use crate::{
     cli::{Component, Up},
-    cluster::{Cluster, Plan, Ranges},
+    cluster::{Cluster, Plan, Ranges, Work},
     detach, farewell, host, image, kubeconfig,
     log::log,
     manifest::{self, Object},
@@ -39,7 +39,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     cluster.exists()?;
     let known = cluster.contexts();
     kubeconfig::check(&file, &cluster.name, &known)?;
-    let _lock = cluster.lock().await?;
+    let _lock = cluster.lock(Work::Runs).await?;
     cluster.claim()?;
     let ranges = Ranges { pods: up.pod_cidr, services: up.service_cidr, port: up.port };
     let mut plan = tokio::task::spawn_blocking({

@@ -1,7 +1,8 @@
 //! Who runs a cluster: whoever holds the lock in its volatile directory.
 //!
 //! The kernel says who that is (`/proc/locks`), not the number in the file, which may be the last run's. A holder that is
-//! dying (killed, and not done with what it held) is waited for: to the user it is gone already.
+//! dying (killed, and not done with what it held) is waited for: to the user it is gone already. What the holder is at, running the
+//! cluster or taking it away, it writes into the file itself, after its number.
 
 use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -29,8 +30,20 @@ const KILLED: u64 = 1 << 8;
 /// The lock; it ends with the process.
 pub type Lock = Flock<File>;
 
+/// What a holder is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// It runs the cluster, or its node.
+    Runs,
+    /// It takes the cluster away.
+    Ends,
+}
+
+/// After the number of a holder that takes the cluster away.
+const ENDS: &str = " down";
+
 /// Takes the lock, or says who has it.
-pub(super) async fn lock(name: &str, run: &Path) -> anyhow::Result<Lock> {
+pub(super) async fn lock(name: &str, run: &Path, own: Work) -> anyhow::Result<Lock> {
     let path = run.join(FILE);
     let begun = Instant::now();
     loop {
@@ -42,13 +55,16 @@ pub(super) async fn lock(name: &str, run: &Path) -> anyhow::Result<Lock> {
             Ok(mut lock) if std::fs::metadata(&path).is_ok_and(|m| lock.metadata().is_ok_and(|own| own.ino() == m.ino())) => {
                 lock.set_len(0)?;
                 lock.rewind()?;
-                write!(lock, "{}", std::process::id())?;
+                write!(lock, "{}{}", std::process::id(), if own == Work::Ends { ENDS } else { "" })?;
                 return Ok(lock);
             }
             Ok(_) => continue,
             // Without a holder it was let go of just now.
             Err((file, _)) => {
                 if let Some(pid) = holder_of(&file).filter(|pid| !dying(*pid) || begun.elapsed() > DYING) {
+                    if work(run, pid) == Some(Work::Ends) {
+                        bail!("the cluster {name:?} is being taken away (process {pid})");
+                    }
                     bail!("the cluster {name:?} is running already (process {pid}): use it, or end it with `knarr down --name {name}`");
                 }
                 // Or the kernel does not tell here: of another process namespace, or of a file system that names its device otherwise.
@@ -64,6 +80,16 @@ pub(super) async fn lock(name: &str, run: &Path) -> anyhow::Result<Lock> {
 /// The process that holds the lock of a volatile directory.
 pub(super) fn holder(run: &Path) -> Option<i32> {
     holder_of(&File::open(run.join(FILE)).ok()?)
+}
+
+/// What a holder is at; none: it has not said so yet.
+pub(super) fn work(run: &Path, holder: i32) -> Option<Work> {
+    let text = std::fs::read_to_string(run.join(FILE)).ok()?;
+    match text.strip_prefix(&holder.to_string())? {
+        ENDS => Some(Work::Ends),
+        "" => Some(Work::Runs),
+        _ => None,
+    }
 }
 
 fn holder_of(file: &File) -> Option<i32> {
@@ -128,12 +154,18 @@ mod tests {
         // What the last run left says nothing.
         std::fs::write(run.join(FILE), "1").unwrap();
         assert_eq!(holder(&run), None);
-        let held = lock("held", &run).await.unwrap();
-        assert_eq!(holder(&run), Some(std::process::id() as i32));
-        let error = lock("held", &run).await.unwrap_err().to_string();
+        let me = std::process::id() as i32;
+        let held = lock("held", &run, Work::Runs).await.unwrap();
+        assert_eq!((work(&run, me), work(&run, me + 1)), (Some(Work::Runs), None));
+        assert_eq!(holder(&run), Some(me));
+        let error = lock("held", &run, Work::Ends).await.unwrap_err().to_string();
         assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
         drop(held);
-        drop(lock("held", &run).await.unwrap());
+        let ending = lock("held", &run, Work::Ends).await.unwrap();
+        assert_eq!(work(&run, me), Some(Work::Ends));
+        let error = lock("held", &run, Work::Runs).await.unwrap_err().to_string();
+        assert!(error.contains("is being taken away"), "{error}");
+        drop(ending);
         std::fs::remove_dir_all(&run).unwrap();
     }
 }
