@@ -228,6 +228,10 @@ pub(crate) fn protobuf_raw(row: &Row, entry: &Arc<Entry>) -> Bytes {
         return by_tree(row, entry).into();
     }
     entry.protobuf(|| {
+        // From a tree it takes a third of the time, if one need not be made for it and says all (free-form values have their own text).
+        if let Some(tree) = entry.value_at_hand().filter(|_| !Texts::are_kept(row.ty())) {
+            return proto::encode_raw(row.ty(), &tree);
+        }
         // The wire is about half as long as the JSON.
         let mut message = Vec::with_capacity(entry.json.len() / 2);
         made_of_json(row, entry, &mut message);

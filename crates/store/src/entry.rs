@@ -157,6 +157,11 @@ impl Entry {
         value
     }
 
+    /// The decoded tree if there is one just now, as there is behind a write.
+    pub fn value_at_hand(&self) -> Option<Arc<Value>> {
+        self.value.lock().clone()
+    }
+
     /// Whether the object lies here as it is by some rules: those of a version of a custom kind, which change while objects of
     /// it are stored. Shapes are numbered by whoever has such rules, from 1.
     pub fn has_shape(&self, shape: u64) -> bool {
