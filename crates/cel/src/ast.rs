@@ -9,8 +9,7 @@ use std::sync::Arc;
 use crate::source::Source;
 use crate::types::{Str, Type};
 
-/// The name of a node. 0 is nobody's.
-pub type Id = i64;
+pub use crate::source::Id;
 
 /// A node.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,10 +5,17 @@ use std::sync::Arc;
 
 use crate::ast::Literal;
 use crate::cost::Estimate;
-use crate::eval::{CallCost, Run};
+use crate::error::EvalError;
 use crate::macros::Macro;
 use crate::types::{Str, Type};
+use crate::value::Value;
 use crate::version::Version;
+
+/// Does what a function does; a target is the first argument.
+pub type Run = for<'v> fn(&[Value<'v>]) -> Result<Value<'v>, EvalError>;
+
+/// Counts what a call did: its arguments (a target first; a failed one is null) and its result.
+pub type CallCost = for<'v> fn(&[Value<'v>], &Value<'v>) -> u64;
 
 /// A set of functions, macros, types and constants that came into Kubernetes together.
 pub struct Library {

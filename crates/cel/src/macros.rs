@@ -3,8 +3,8 @@
 //! What a macro makes stands, for errors, where its call's parenthesis stands.
 
 use crate::ast::{Comprehension, Expr, Id, Kind, List, Literal, Select};
+use crate::expander::Expander;
 use crate::operators as op;
-use crate::parser::Expander;
 use crate::types::Str;
 
 /// The variable that loops fold into; no expression can write it.

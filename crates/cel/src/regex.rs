@@ -14,8 +14,9 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::eval::{EvalError, work};
+use crate::error::EvalError;
 use crate::types::Str;
+use crate::work;
 
 /// Bytes that the constant patterns of one owner may take compiled.
 const KEPT_BYTES: usize = 64 << 20;

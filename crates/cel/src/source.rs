@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use crate::ast::Id;
 use crate::types::Str;
 
 /// A place: line from 1, column from 0, in characters.
@@ -11,6 +10,9 @@ pub struct Location {
     pub line: i32,
     pub column: i32,
 }
+
+/// The name of a node. 0 is nobody's.
+pub type Id = i64;
 
 /// The text, with what the parser noted about it.
 #[derive(Debug, Clone, Default)]

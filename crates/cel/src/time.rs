@@ -7,7 +7,7 @@ use std::fmt;
 
 use jiff::tz::TimeZone;
 
-use crate::eval::EvalError;
+use crate::error::EvalError;
 
 /// `0001-01-01T00:00:00Z`.
 const FIRST_SECOND: i64 = -62_135_596_800;

@@ -29,7 +29,7 @@ pub use text::Text;
 pub use view::{Node, typed};
 
 use crate::ast::Literal;
-use crate::eval::EvalError;
+use crate::error::EvalError;
 use crate::time::Timestamp;
 use crate::types::{Str, Type};
 

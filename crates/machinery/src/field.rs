@@ -1,6 +1,6 @@
 //! Errors of fields, as validation reports them (`apimachinery/pkg/util/validation/field`).
 
-use crate::{Value, json, numerals, quote::Quoted};
+use crate::{Value, json::write, numerals, quote::Quoted};
 use std::fmt;
 
 /// Where a field is: `spec.containers[0].name`.
@@ -210,7 +210,7 @@ impl Error {
                 _ if self.shown.is_some() => format!(": {}", self.shown.as_deref().unwrap_or_default()),
                 Value::String(text) => format!(": {}", Quoted(text)),
                 Value::Number(number) if number.is_f64() => format!(": {}", number.as_f64().map(numerals::float).unwrap_or_default()),
-                other => format!(": {}", String::from_utf8_lossy(&json::encode(other))),
+                other => format!(": {}", String::from_utf8_lossy(&write::encode(other))),
             });
         }
         if !self.detail.is_empty() {

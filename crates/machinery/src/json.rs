@@ -20,11 +20,11 @@ mod seed;
 #[cfg(test)]
 mod tests;
 mod texts;
-mod write;
+pub(crate) mod write;
 
 pub(crate) use deep::after_string;
 pub use texts::Texts;
-pub use write::Indent;
+pub use write::{Indent, encode};
 
 use crate::{
     Map, Value,
@@ -385,11 +385,6 @@ pub fn peek(bytes: &[u8]) -> Result<(String, String), Status> {
         }
     };
     Ok((meta.api_version.unwrap_or_default(), meta.kind.unwrap_or_default()))
-}
-
-/// Encodes a value whose type is not known: keys sorted, otherwise as the original writes it.
-pub fn encode(value: &Value) -> Vec<u8> {
-    encode_as(None, value)
 }
 
 /// Encodes a value as the original would: the fields of a built-in type in the order of its Go type, all else sorted.

@@ -1,10 +1,10 @@
 //! What an answer to a ConversionReview says: pure, and told what is wrong in the words of upstream and of Go's decoders.
 
-use super::webhook::{Answered, kind_of};
 use crate::{hooks::words, meta};
 use machinery::{
     Value,
     field::{ErrorList, Path},
+    gvk::Gvk,
     json,
     tree::{go_type, json_type},
 };
@@ -38,6 +38,9 @@ impl Review {
         }
     }
 }
+
+/// The objects of a review in their order, each with why it does not count; or why none does.
+pub(super) type Answered = Result<Vec<Result<Value, String>>, String>;
 
 /// What an answer makes of the objects that were sent: each that counts with the metadata of its original.
 pub(super) fn read(body: &[u8], review: Review, uid: &str, to: &str, sent: &[Value]) -> Answered {
@@ -237,6 +240,11 @@ fn valid(field: &str, texts: &Value) -> Result<(), String> {
         [one] => Err(one.clone()),
         many => Err(format!("[{}]", many.join(", "))),
     }
+}
+
+/// Version and kind as errors name them.
+pub(super) fn kind_of(object: &Value) -> String {
+    Gvk::parse(object["apiVersion"].as_str().unwrap_or_default(), object["kind"].as_str().unwrap_or_default()).to_string()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A change is heard by many watches at once: the first asks, the others wait for the same answer, and a failure is theirs alone who
 //! have waited for it. What is kept is bounded by bytes; the oldest goes first, and who needs it asks again.
 
-use super::reader::Unread;
+use super::unread::Unread;
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared},

@@ -14,8 +14,10 @@ mod fuzz;
 mod known;
 mod reader;
 mod replay;
+mod unread;
 mod webhook;
 
-pub(crate) use reader::{Memory, Reader, UNREAD_MAX, Unread};
+pub(crate) use reader::{Memory, Reader, UNREAD_MAX};
 pub(crate) use replay::replayed;
+pub(crate) use unread::Unread;
 pub(crate) use webhook::Webhook;

@@ -1,9 +1,6 @@
 //! One version's way to objects that lie in another.
 
-use super::{
-    known::Known,
-    webhook::{Answered, at_length},
-};
+use super::{answer::Answered, known::Known, unread::Unread, webhook::at_length};
 use crate::{family::Family, hooks::Services, offload};
 use futures_util::FutureExt;
 use kinds::Strategy;
@@ -44,30 +41,6 @@ pub(crate) enum Memory {
     Enough,
     /// The webhook is asked again.
     Anew,
-}
-
-/// An object that was not converted.
-#[derive(Debug, Clone)]
-pub(crate) struct Unread {
-    pub(crate) key: Arc<str>,
-    revision: u64,
-    why: String,
-}
-
-impl Unread {
-    fn new(entry: &Entry, why: String) -> Unread {
-        Unread { key: Arc::clone(&entry.key), revision: entry.revision, why }
-    }
-
-    /// As upstream's decoder of what is stored says it.
-    pub(crate) fn undecodable(&self) -> String {
-        format!("object not decodable revision={}: {}", self.revision, self.why)
-    }
-
-    /// As upstream's storage says it of a key.
-    pub(crate) fn corrupt(&self, key: &str) -> String {
-        format!("StorageError: corrupt object, Code: 7, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {}", self.undecodable())
-    }
 }
 
 /// See the module's head.

@@ -1,11 +1,11 @@
 //! One definition's webhook, and one review by it.
 
-use super::answer::{self, Review};
+use super::answer::{self, Answered, Review, kind_of};
 use crate::{
     hooks::{Address, ClientConfig, Credentials, Services},
     meta, offload,
 };
-use machinery::{Value, gvk::Gvk, json};
+use machinery::{Value, json};
 use serde_json::json;
 use std::time::Duration;
 
@@ -19,9 +19,6 @@ pub(crate) struct Webhook {
     /// The first version of a review that both know.
     review: Option<Review>,
 }
-
-/// The objects of a review in their order, each with why it does not count; or why none does.
-pub(super) type Answered = Result<Vec<Result<Value, String>>, String>;
 
 impl Webhook {
     /// From `spec.conversion` of a definition; `None` for the strategy that calls nobody.
@@ -82,9 +79,4 @@ fn timed_out(why: String) -> String {
 /// Does work where it holds nobody up, by the bytes that it looks at.
 pub(super) async fn at_length<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
     if bytes >= offload::INLINE_BYTES_MAX { offload::call(work).await } else { work() }
-}
-
-/// Version and kind as errors name them.
-pub(super) fn kind_of(object: &Value) -> String {
-    Gvk::parse(object["apiVersion"].as_str().unwrap_or_default(), object["kind"].as_str().unwrap_or_default()).to_string()
 }

@@ -5,7 +5,7 @@
 //! often a rule below lists and maps may be evaluated in one request ([`max_cardinality`]).
 
 pub mod admission;
-mod escape;
+pub(crate) mod escape;
 mod schema;
 
 use std::collections::BTreeMap;

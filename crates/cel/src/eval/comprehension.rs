@@ -2,8 +2,9 @@
 
 use super::node::Fold;
 use super::run::{Machine, Slot};
-use super::{EvalError, go_type, work};
+use super::{EvalError, go_type};
 use crate::value::{List, Map, Text, Value};
+use crate::work;
 
 impl<'p, 'v> Machine<'p, 'v> {
     pub(super) fn fold(&mut self, fold: &'p Fold) -> Result<Value<'v>, EvalError> {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::eval::{CallCost, EvalError, Run};
+use crate::decl::{CallCost, Run};
+use crate::error::EvalError;
 use crate::regex::Regex;
 use crate::types::{Str, Type};
 use crate::value::{Key, Value};

@@ -8,9 +8,10 @@ use super::node::{Attribute, Base, Call, Element, Fold, Node, Object, PatternRun
 use super::{EvalError, Limits, standard};
 use crate::ast::{self, Checked, Comprehension, Expr, Kind, Reference, Select};
 use crate::decl::{Binding, Overload};
-use crate::env::{Env, Program};
+use crate::env::Env;
 use crate::library;
 use crate::operators as op;
+use crate::program::Program;
 use crate::regex::Patterns;
 use crate::types::{Str, Type};
 use crate::value::{Key, Value, double_to_int, double_to_uint};

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::node::{Call, Element, Node, Object, Target};
 use super::plan::Plan;
-use super::{Activation, Cause, EvalError, Limits, Outcome, standard, work};
+use super::{Activation, Cause, EvalError, Limits, Outcome, standard};
 use crate::cost::{LIST_CREATE, MAP_CREATE, STRUCT_CREATE};
 use crate::types::Type;
 use crate::value::{Entries, Key, List, Map, Struct, Value, equal, shown};
+use crate::work;
 
 /// How often a comprehension looks whether anyone still waits (`CheckFrequency` of `apiserver/pkg/apis/cel`).
 const CHECK_FREQUENCY: u32 = 100;

@@ -5,14 +5,16 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::{CallCost, EvalError, Run, work};
+use super::EvalError;
 use crate::ast::Literal;
 use crate::cost::{REGEX_LENGTH, STRING_TRAVERSAL, by_factor};
 use crate::decl::Binding;
+use crate::decl::{CallCost, Run};
 use crate::regex::{self, Regex};
 use crate::time::Part;
 use crate::types::Type;
 use crate::value::{Value, compare, convert, negate, negate_duration};
+use crate::work;
 
 /// What an overload does, what it counts as where that is not the usual, and how it is chosen.
 pub struct Row {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::{costs, member};
 use crate::cost::{CallEstimate, Cost, LIST_CREATE, Range, STRING_TRAVERSAL, STRUCT_CREATE, Size};
+use crate::decl::Run;
 use crate::decl::{Function, Library};
+use crate::error::EvalError;
 use crate::eval::standard::counted_plain;
-use crate::eval::{EvalError, Run};
 use crate::types::Type;
 use crate::value::{Opaque, Value};
 use crate::version::Version;

@@ -2,7 +2,7 @@
 
 use super::global;
 use crate::decl::{Function, Library};
-use crate::eval::EvalError;
+use crate::error::EvalError;
 use crate::macros;
 use crate::value::Value;
 use crate::version::Version;

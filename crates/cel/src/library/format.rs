@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::eval::{EvalError, work};
+use crate::error::EvalError;
 use crate::gotext;
 use crate::types::Type;
 use crate::value::{List, Map, Value, convert};
+use crate::work;
 
 /// The digits of a fraction, unless the clause says how many.
 const PRECISION: usize = 6;

@@ -3,7 +3,7 @@
 use super::{costs, global, member, urls};
 use crate::cost::{CallEstimate, REGEX_LENGTH, STRING_TRAVERSAL};
 use crate::decl::{Function, Library};
-use crate::eval::EvalError;
+use crate::error::EvalError;
 use crate::eval::standard::{counted_plain, pattern_cost};
 use crate::time::Timestamp;
 use crate::value::{Opaque, Value};

@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{costs, global, member};
 use crate::cost::{CallEstimate, Cost, EstimatedCall, Range, STRING_TRAVERSAL, by_factor};
+use crate::decl::{CallCost, Run};
 use crate::decl::{Function, Library, Overload};
+use crate::error::EvalError;
 use crate::eval::standard::counted_plain;
-use crate::eval::{CallCost, EvalError, Run};
 use crate::gotext::quote;
 use crate::types::Type;
 use crate::value::{Opaque, Value};

@@ -6,13 +6,16 @@ use std::sync::LazyLock;
 use super::{costs, global, member};
 use crate::ast::Literal;
 use crate::cost::{CallEstimate, Cost, EstimatedCall, LIST_CREATE, Node, Range, STRING_TRAVERSAL, Size};
+use crate::decl::Run;
 use crate::decl::{Binding, Function, Library, Overload};
+use crate::error::EvalError;
 use crate::eval::standard::counted_plain;
-use crate::eval::{EvalError, PER_CALL_LIMIT, Run, standard, work};
+use crate::eval::{PER_CALL_LIMIT, standard};
 use crate::macros;
 use crate::types::Type;
 use crate::value::{List, Value, compare, is_ordered, method_equal};
 use crate::version::Version;
+use crate::work;
 
 /// The types with an order.
 const ORDERED: [&str; 8] = ["int", "uint", "double", "bool", "duration", "timestamp", "string", "bytes"];

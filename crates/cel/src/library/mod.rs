@@ -17,8 +17,8 @@ mod standard;
 mod strings;
 pub mod urls;
 
+use crate::decl::Run;
 use crate::decl::{Library, Overload};
-use crate::eval::Run;
 use crate::types::Type;
 
 /// Every library, with the versions that may use it (`apiserver/pkg/cel/environment`).

@@ -2,11 +2,12 @@
 
 use super::{global, member};
 use crate::decl::{Binding, Function, Library, Overload};
-use crate::eval::{EvalError, work};
+use crate::error::EvalError;
 use crate::macros;
 use crate::types::Type;
 use crate::value::{Value, shown};
 use crate::version::Version;
+use crate::work;
 
 pub fn library() -> Library {
     let special = |overload: Overload| overload.bound(Binding::Unguarded);

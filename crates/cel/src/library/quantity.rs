@@ -6,8 +6,9 @@
 use std::cmp::Ordering;
 
 use super::{costs, global, member};
+use crate::decl::Run;
 use crate::decl::{Function, Library, Overload};
-use crate::eval::{EvalError, Run};
+use crate::error::EvalError;
 use crate::value::{Opaque, Value};
 use crate::version::Version;
 

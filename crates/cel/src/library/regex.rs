@@ -2,12 +2,14 @@
 
 use super::member;
 use crate::cost::{CallEstimate, EstimatedCall, REGEX_LENGTH, Range, STRING_TRAVERSAL};
+use crate::decl::CallCost;
 use crate::decl::{Function, Library};
+use crate::error::EvalError;
 use crate::eval::standard::{counted_plain, pattern_cost};
-use crate::eval::{CallCost, EvalError, work};
 use crate::regex::{Regex, take_search, with_computed};
 use crate::value::Value;
 use crate::version::Version;
+use crate::work;
 
 pub fn library() -> Library {
     let cost: CallCost = |args, _| pattern_cost(counted_plain(&args[0]), args.get(1).map_or(1, counted_plain));

@@ -3,8 +3,9 @@
 use std::cmp::Ordering;
 
 use super::{costs, global, member};
+use crate::decl::Run;
 use crate::decl::{Function, Library, Overload};
-use crate::eval::{EvalError, Run};
+use crate::error::EvalError;
 use crate::gotext::quote;
 use crate::value::{Opaque, Value};
 use crate::version::Version;

@@ -3,10 +3,11 @@
 use super::global;
 use crate::cost::{CallEstimate, Cost, EstimatedCall};
 use crate::decl::{Function, Library, Overload};
+use crate::error::EvalError;
 use crate::eval::standard::counted_plain;
-use crate::eval::{EvalError, work};
 use crate::value::{List, Value};
 use crate::version::Version;
+use crate::work;
 
 pub fn library() -> Library {
     let once = |overload: Overload| overload.overload_costs(|args, _| pairs(args, 1.0), |call| estimate(call, 1.0));

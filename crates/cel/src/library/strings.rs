@@ -3,11 +3,13 @@
 use super::format::format;
 use super::{costs, global, member};
 use crate::cost::{CallEstimate, EstimatedCall, Range, STRING_TRAVERSAL, by_factor};
+use crate::decl::CallCost;
 use crate::decl::{Binding, Function, Library};
+use crate::error::EvalError;
 use crate::eval::standard::{counted, counted_plain, read_cost};
-use crate::eval::{CallCost, EvalError, work};
 use crate::value::{Value, shown};
 use crate::version::Version;
+use crate::work;
 
 /// What was always there.
 pub fn library() -> Library {

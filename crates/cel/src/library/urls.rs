@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{costs, global, ip, member};
+use crate::decl::Run;
 use crate::decl::{Function, Library};
-use crate::eval::{EvalError, Run};
+use crate::error::EvalError;
 use crate::gotext::quote;
 use crate::value::{Entries, Key, Map, Opaque, Text, Value};
 use crate::version::Version;

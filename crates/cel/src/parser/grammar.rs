@@ -1,8 +1,9 @@
 //! The rules of the grammar, one function each.
 
 use super::lexer::{Token, TokenKind};
-use super::{DEPTH_MAX, Expander, NODES_MAX, literal, whole};
+use super::{DEPTH_MAX, literal, whole};
 use crate::ast::{Call, Expr, Field, Id, Kind, List, Literal, MapEntry, Select, Struct};
+use crate::expander::{Expander, NODES_MAX};
 use crate::issues::Issue;
 use crate::macros::Macro;
 use crate::operators as op;

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 
 use super::view::{ListKind, Shape};
 use super::{Json, List, Map, Struct, Value, shown};
-use crate::eval::{EvalError, work};
+use crate::error::EvalError;
+use crate::work;
 
 /// The bound of the ints as doubles.
 const INT_END: f64 = 9_223_372_036_854_775_808.0;

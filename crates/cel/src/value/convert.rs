@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::{Text, Value};
-use crate::eval::{EvalError, work};
+use crate::error::EvalError;
 use crate::gotext;
 use crate::time::Timestamp;
 use crate::types::Type;
+use crate::work;
 
 /// A double as an int, its fraction cut off.
 ///

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::compare::{element_key, map_key};
 use super::view::{ListKind, Node};
 use super::{Json, Value, typed};
-use crate::eval::{EvalError, work};
+use crate::error::EvalError;
+use crate::work;
 
 /// How many lists may lie one behind the other before they are copied into one: an element is found by as many steps.
 const HOPS_MAX: u32 = 64;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::view::{Node, Shape, escape, unescape};
 use super::{Json, Text, Value, double_to_int, double_to_uint, literal, typed};
-use crate::eval::EvalError;
+use crate::error::EvalError;
 
 /// A map or an object. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Json, List, Map, Text, Value};
-use crate::declared;
-use crate::eval::EvalError;
+use crate::declared::escape as names;
+use crate::error::EvalError;
 use crate::gotext;
 use crate::time::Timestamp;
 
@@ -215,10 +215,10 @@ fn go_type(json: &Json) -> &'static str {
 
 /// A field's name as expressions write it; none where they cannot.
 pub(crate) fn escape(name: &str) -> Option<Cow<'_, str>> {
-    declared::escape(name).map(|escaped| if escaped == name { Cow::Borrowed(name) } else { Cow::Owned(escaped) })
+    names::escape(name).map(|escaped| if escaped == name { Cow::Borrowed(name) } else { Cow::Owned(escaped) })
 }
 
 /// The field that a name in an expression means; none where it means nothing. Most names are no others.
 pub(crate) fn unescape(escaped: &str) -> Option<Cow<'_, str>> {
-    if escaped.contains("__") { declared::unescape(escaped).map(Cow::Owned) } else { Some(Cow::Borrowed(escaped)) }
+    if escaped.contains("__") { names::unescape(escaped).map(Cow::Owned) } else { Some(Cow::Borrowed(escaped)) }
 }

@@ -14,6 +14,13 @@ use crate::{
 };
 use std::cmp::Ordering;
 
+/// Encodes a value whose type is not known: keys sorted, otherwise as the original writes it.
+pub fn encode(value: &Value) -> Vec<u8> {
+    let mut writer = Writer::new(1024);
+    writer.value(None, value);
+    writer.finish()
+}
+
 /// Writes values into memory.
 pub(super) struct Writer<'v> {
     out: Vec<u8>,

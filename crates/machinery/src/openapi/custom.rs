@@ -3,7 +3,7 @@
 //! Version 2 cannot say all of it: alternatives, what may be null and what keeps unknown fields is left out there, in the way
 //! that `kubectl` copes with. Source: `apiextensions-apiserver/pkg/controller/openapi/{builder,v2}`.
 
-use super::{Version, schemas::gvk_value};
+use super::Version;
 use crate::{Map, Value, gvk::Gvk};
 use serde_json::json;
 
@@ -177,4 +177,9 @@ fn plain(map: &mut Map<String, Value>) {
         Some(required) => drop(map.insert("required".into(), required.into())),
         None => {}
     }
+}
+
+/// As extensions name a kind.
+pub(super) fn gvk_value(gvk: &Gvk) -> Value {
+    json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind})
 }

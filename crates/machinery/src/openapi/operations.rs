@@ -2,8 +2,9 @@
 
 use super::{
     Version,
+    custom::gvk_value,
     parameters::{self, Parameter},
-    schemas::{Schemas, gvk_value},
+    schemas::Schemas,
 };
 use crate::{Map, Value, gvk::Gvk};
 use serde_json::json;

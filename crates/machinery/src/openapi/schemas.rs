@@ -103,7 +103,7 @@ impl<'a> Schemas<'a> {
                 }
                 if let Some(gvk) = &object.gvk {
                     let general = name.strip_prefix(META).is_some_and(|name| matches!(name, ".DeleteOptions" | ".WatchEvent"));
-                    out["x-kubernetes-group-version-kind"] = if general { self.scope.kinds(&gvk.kind) } else { json!([gvk_value(gvk)]) };
+                    out["x-kubernetes-group-version-kind"] = if general { self.scope.kinds(&gvk.kind) } else { json!([custom::gvk_value(gvk)]) };
                 }
                 if let Some(unions) = known::unions(name) {
                     out["x-kubernetes-unions"] = unions;
@@ -216,9 +216,4 @@ fn zero(ty: TypeRef<'_>, field: &Field, said: bool) -> Option<Value> {
         Type::Int32 | Type::Int64 | Type::Double => Some(json!(0)),
         _ => None,
     }
-}
-
-/// As extensions name a kind.
-pub(super) fn gvk_value(gvk: &Gvk) -> Value {
-    json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind})
 }

@@ -1,6 +1,6 @@
 //! Defaults fit their schema and its rules, and say nothing that is not in it (`apiserver/schema/defaulting`).
 
-use super::{embedded, schema, structural};
+use super::{embedded, structural};
 use crate::{
     custom_rules::{At, BUDGET, CustomRules},
     tree,
@@ -36,7 +36,7 @@ fn as_resource(schema: &Value) -> Value {
 }
 
 fn has_defaults(schema: &Value) -> bool {
-    schema::any(schema, &|schema| !schema["default"].is_null())
+    structural::any(schema, &|schema| !schema["default"].is_null())
 }
 
 /// Whether a schema has defaults of which something is not in it.

@@ -63,7 +63,7 @@ impl Asked {
     pub(super) fn of_change(old: &Value) -> Self {
         let spec = &old["spec"];
         let schemas: Vec<&Value> = tree::list(spec, "versions").iter().map(|v| &v["schema"]["openAPIV3Schema"]).collect();
-        let has = |test: &dyn Fn(&Value) -> bool| schemas.iter().any(|schema| schema::any(schema, test));
+        let has = |test: &dyn Fn(&Value) -> bool| schemas.iter().any(|schema| structural::any(schema, test));
         let conversion = &spec["conversion"];
         let reviews = tree::list(&conversion["webhook"], "conversionReviewVersions");
         Self {
@@ -164,13 +164,13 @@ pub(super) fn check_spec(spec: &Value, old: Option<&Value>, errors: &mut ErrorLi
     let keeps_all = spec["preserveUnknownFields"] == true;
     asked.structural |= !keeps_all;
     require_schemas(&versions, asked, keeps_all, &path, errors);
-    if versions.schemas().any(|schema| schema::any(schema, &|schema| !schema["default"].is_null())) {
+    if versions.schemas().any(|schema| structural::any(schema, &|schema| !schema["default"].is_null())) {
         asked.structural = true;
         if keeps_all {
             errors.push(Error::invalid(&path.child("preserveUnknownFields"), true, "must be false in order to use defaults in the schema"));
         }
     }
-    asked.structural |= versions.schemas().any(|schema| schema::any(schema, &schema::has_extensions));
+    asked.structural |= versions.schemas().any(|schema| structural::any(schema, &schema::has_extensions));
     for (at, version) in versions.list.iter().enumerate() {
         check_version(&versions, version, asked, &before, &path.child("versions").index(at), errors);
     }

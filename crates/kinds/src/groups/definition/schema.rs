@@ -10,8 +10,6 @@ use machinery::{
     field::{Error, ErrorList, Path},
 };
 
-/// How deep a schema may be nested before it is no longer looked at.
-pub(super) const DEPTH_MAX: usize = 128;
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 /// What the root may say besides its type if the status is apart, by the names of the original's fields.
 const ROOT_FIELDS: &str = "Description Type Format Title Maximum ExclusiveMaximum Minimum ExclusiveMinimum MaxLength MinLength Pattern MaxItems \
@@ -49,32 +47,10 @@ fn is_said(value: &Value) -> bool {
 
 /// Calls `see` with a schema and all that it is made of.
 pub(super) fn visit(schema: &Value, see: &mut dyn FnMut(&Value)) {
-    any_below(schema, 0, &mut |schema| {
+    structural::any_below(schema, 0, &mut |schema| {
         see(schema);
         false
     });
-}
-
-/// Whether one of the schemas of which this one is made is such.
-pub(super) fn any(schema: &Value, test: &dyn Fn(&Value) -> bool) -> bool {
-    any_below(schema, 0, &mut |schema| test(schema))
-}
-
-fn any_below(schema: &Value, depth: usize, test: &mut dyn FnMut(&Value) -> bool) -> bool {
-    if depth > DEPTH_MAX || !schema.is_object() {
-        return false;
-    }
-    if test(schema) {
-        return true;
-    }
-    let lists = ["items", "allOf", "anyOf", "oneOf"].into_iter().flat_map(|key| tree::list(schema, key));
-    let maps = ["properties", "patternProperties", "definitions", "dependencies"];
-    if any_below(&schema["items"], depth + 1, test) || lists.into_iter().any(|schema| any_below(schema, depth + 1, test)) {
-        return true;
-    }
-    any_below(&schema["not"], depth + 1, test)
-        || maps.into_iter().any(|key| tree::entries(schema, key).any(|(_, schema)| any_below(schema, depth + 1, test)))
-        || ["additionalProperties", "additionalItems"].into_iter().any(|key| any_below(&schema[key], depth + 1, test))
 }
 
 /// Whether a schema says what only structural schemas may.
@@ -164,7 +140,7 @@ fn check_root(schema: &Value, path: &Path, errors: &mut ErrorList) {
 }
 
 fn check_place(schema: &Value, is_root: bool, depth: usize, above: Above<'_>, asked: Asked, path: &Path, errors: &mut ErrorList) {
-    if depth > DEPTH_MAX || !schema.is_object() {
+    if depth > structural::DEPTH_MAX || !schema.is_object() {
         return;
     }
     dialect(schema, above, asked, path, errors);

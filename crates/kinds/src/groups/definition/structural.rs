@@ -1,13 +1,37 @@
 //! Whether the schema of a custom resource is structural (`apiextensions-apiserver/pkg/apiserver/schema`): every place has a
 //! type, what is under `anyOf` and the like only narrows it, and what the root narrows is there.
 
-use super::schema::DEPTH_MAX;
 use crate::tree;
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     regexp::Regex,
 };
+
+/// How deep a schema may be nested before it is no longer looked at.
+pub(super) const DEPTH_MAX: usize = 128;
+
+/// Whether one of the schemas of which this one is made is such.
+pub(super) fn any(schema: &Value, test: &dyn Fn(&Value) -> bool) -> bool {
+    any_below(schema, 0, &mut |schema| test(schema))
+}
+
+pub(super) fn any_below(schema: &Value, depth: usize, test: &mut dyn FnMut(&Value) -> bool) -> bool {
+    if depth > DEPTH_MAX || !schema.is_object() {
+        return false;
+    }
+    if test(schema) {
+        return true;
+    }
+    let lists = ["items", "allOf", "anyOf", "oneOf"].into_iter().flat_map(|key| tree::list(schema, key));
+    let maps = ["properties", "patternProperties", "definitions", "dependencies"];
+    if any_below(&schema["items"], depth + 1, test) || lists.into_iter().any(|schema| any_below(schema, depth + 1, test)) {
+        return true;
+    }
+    any_below(&schema["not"], depth + 1, test)
+        || maps.into_iter().any(|key| tree::entries(schema, key).any(|(_, schema)| any_below(schema, depth + 1, test)))
+        || ["additionalProperties", "additionalItems"].into_iter().any(|key| any_below(&schema[key], depth + 1, test))
+}
 
 /// Where in its parent a schema stands.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 
-use super::EvalError;
+use crate::error::EvalError;
 
 /// Elements that are compared or copied, and pieces of texts that are made, in one evaluation: about a second's.
 const WORK_MAX: u64 = 20_000_000;
