@@ -41,8 +41,8 @@ impl Program {
     pub fn instantiate(&self) -> Result<(), String> {
         match self.undefined_type(&self.checked.expr) {
             Some(name) => Err(format!("reference to undefined type: {name}")),
-            // What is constant in it is computed now, or there is no program.
-            None => crate::eval::Plan::new(self).map(drop).map_err(|error| error.to_string()),
+            // What is constant in it is computed now, or there is no program. Patterns are read for it, and compiled by who evaluates.
+            None => crate::eval::Plan::sharing(self, &crate::regex::Patterns::none()).map(drop).map_err(|error| error.to_string()),
         }
     }
 

@@ -20,6 +20,8 @@ use crate::work;
 
 /// Bytes that the constant patterns of one owner may take compiled.
 const KEPT_BYTES: usize = 64 << 20;
+/// What a pattern that does not fit takes of them: as much as one may have.
+const UNFIT_BYTES: usize = 8 << 20;
 /// Bytes of a pattern that is not kept.
 const COMPUTED_BYTES: usize = 256 << 10;
 /// What trying to compile such a pattern is taken for, in elements that are compared: about three milliseconds.
@@ -49,6 +51,11 @@ impl Default for Kept {
 }
 
 impl Patterns {
+    /// Room for none: patterns are checked, and not compiled.
+    pub(crate) fn none() -> Patterns {
+        Patterns(Arc::new(Mutex::new(Kept { left: 0, ..Kept::default() })))
+    }
+
     /// The compiled pattern; none for what must be compiled each time that it is used, because there is no room left.
     ///
     /// # Errors
@@ -60,8 +67,8 @@ impl Patterns {
         }
         check(pattern)?;
         let made = Regex::within(pattern, kept.left).ok();
-        // What does not fit is the end, so that trying costs no more than what fits does.
-        kept.left = made.as_ref().map_or(0, |made| kept.left.saturating_sub(made.size()));
+        // What does not fit takes its share as well, so that trying costs no more than what fits does, and the others keep their room.
+        kept.left = kept.left.saturating_sub(made.as_ref().map_or(UNFIT_BYTES, Regex::size));
         kept.known.insert(pattern.into(), made.clone());
         Ok(made)
     }

@@ -8,7 +8,8 @@ use machinery::{
     names, time,
 };
 
-const REQUESTS_MAX: usize = 32;
+/// Requests, selectors, constraints and configurations of one owner at most (`DeviceRequestsMaxSize` and its like).
+const ITEMS_MAX: usize = 32;
 
 /// The strategy of device classes.
 pub(super) struct DeviceClasses;
@@ -45,6 +46,7 @@ fn check_extended_name(name: &str, path: &Path, errors: &mut ErrorList) {
 
 /// What a driver is told: an object whose meaning is its own.
 fn check_configs(owner: &Value, path: &Path, errors: &mut ErrorList) {
+    check_count(owner, path, "config", errors);
     for (at, config) in tree::list(owner, "config").iter().enumerate() {
         let (opaque, place) = (&config["opaque"], path.child("config").index(at).child("opaque"));
         match (opaque.is_null(), &opaque["parameters"]) {
@@ -72,7 +74,16 @@ fn check_drivers(owner: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
+/// How many of a list there may be.
+fn check_count(owner: &Value, path: &Path, list: &str, errors: &mut ErrorList) {
+    let count = tree::list(owner, list).len();
+    if count > ITEMS_MAX {
+        errors.push(Error::too_many(&path.child(list), count, ITEMS_MAX));
+    }
+}
+
 fn check_selectors(owner: &Value, path: &Path, errors: &mut ErrorList) {
+    check_count(owner, path, "selectors", errors);
     for (at, selector) in tree::list(owner, "selectors").iter().enumerate() {
         let place = path.child("selectors").index(at).child("cel");
         if selector["cel"].is_null() {
@@ -110,9 +121,7 @@ fn fill_request(request: &mut tree::Fields) {
 fn check_claim(spec: &Value, path: &Path, errors: &mut ErrorList) {
     let (devices, outer) = (&spec["devices"], path.child("devices"));
     let (requests, path) = (tree::list(devices, "requests"), outer.child("requests"));
-    if requests.len() > REQUESTS_MAX {
-        errors.push(Error::too_many(&path, requests.len(), REQUESTS_MAX));
-    }
+    check_count(devices, &outer, "requests", errors);
     for (at, request) in requests.iter().enumerate() {
         let (place, name) = (path.index(at), tree::text(request, "name"));
         if rules::required(request, &place, "name", errors) {
@@ -171,6 +180,7 @@ fn check_request(request: &Value, path: &Path, errors: &mut ErrorList) {
 
 /// Which requests must have the same of something, or must not.
 fn check_constraints(devices: &Value, path: &Path, errors: &mut ErrorList) {
+    check_count(devices, path, "constraints", errors);
     for (at, constraint) in tree::list(devices, "constraints").iter().enumerate() {
         if constraint["matchAttribute"].is_null() && constraint["distinctAttribute"].is_null() {
             let detail = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";

@@ -111,7 +111,9 @@ pub(super) fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
     let Some((at, found)) = offset(bytes, error.line(), error.column()).and_then(|at| Some((at, character(bytes, at)?))) else {
         return "unexpected end of JSON input".to_owned();
     };
-    if let Some(place) = in_literal(bytes, at) {
+    if text.starts_with("expected ident")
+        && let Some(place) = in_literal(bytes, at)
+    {
         return format!("invalid character {} {place}", QuotedChar(found));
     }
     let place = if text.starts_with("invalid escape") {

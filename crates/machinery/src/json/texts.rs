@@ -16,6 +16,8 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
+/// Levels times bytes of a value in a merge patch that is sorted by its text.
+const SORTED_BYTES_MAX: usize = 64 << 20;
 /// The kinds with free-form values.
 const KINDS: [(&str, &str); 4] =
     [("apps", "ControllerRevision"), ("resource.k8s.io", "DeviceClass"), ("resource.k8s.io", "ResourceClaim"), ("resource.k8s.io", "ResourceClaimTemplate")];
@@ -79,6 +81,8 @@ impl Texts {
     /// numbers as they were sent.
     pub fn of_merge(ty: TypeRef<'_>, patch: &[u8]) -> Texts {
         let mut texts = Texts::read(ty, patch);
+        // Each level goes through all that is below it: a text that is long and deep at once is written as its tree is.
+        texts.0.retain(|(value, text)| super::bounds::fits(value, SORTED_BYTES_MAX / text.len().max(1)));
         for (value, text) in &mut texts.0 {
             *text = sorted(text);
             *value = super::read(text).unwrap_or_default();

@@ -120,15 +120,18 @@ fn echo(ty: Option<TypeRef<'_>>, value: &Value, touched: Option<&Value>, out: &m
     out.push(b'}');
 }
 
-/// The objects that the operations of a JSON patch go through, as a tree.
-fn touched(operations: &Value) -> Value {
+/// The objects of a patched value that the operations of a JSON patch go through, as a tree. A path that leads beyond the value is
+/// followed as far as the value goes: what a patch says need not be, and may be millions of levels deep.
+fn touched(operations: &Value, value: &Value) -> Value {
     let mut tree = Value::Object(Map::new());
     for path in operations.as_array().into_iter().flatten().flat_map(|operation| [operation["path"].as_str(), operation["from"].as_str()]).flatten() {
-        let mut at = &mut tree;
+        let (mut at, mut of) = (&mut tree, value);
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         for part in parts.iter().take(parts.len().saturating_sub(1)) {
             let name = part.replace("~1", "/").replace("~0", "~");
+            let Some(below @ Value::Object(_)) = of.get(&name) else { break };
             let Value::Object(fields) = at else { break };
+            of = below;
             at = fields.entry(name).or_insert_with(|| Value::Object(Map::new()));
         }
     }
@@ -155,9 +158,9 @@ impl Patch {
             }
         }
         let written = |value: &Value| {
-            let touched = if self.kind == Kind::Json { touched(&self.value) } else { self.value.clone() };
+            let made = (self.kind == Kind::Json).then(|| touched(&self.value, value));
             let mut out = Vec::new();
-            echo(Some(ty), value, Some(&touched), &mut out);
+            echo(Some(ty), value, Some(made.as_ref().unwrap_or(&self.value)), &mut out);
             String::from_utf8_lossy(&out).into_owned()
         };
         let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&self.value) } else { written(value) };

@@ -83,6 +83,15 @@ fn config_map() -> (crate::schema::TypeRef<'static>, Value) {
 }
 
 #[test]
+fn a_patch_that_is_refused_is_shown_no_deeper_than_its_object() {
+    let (ty, map) = config_map();
+    let far = "/".repeat(2_000_000);
+    let operations = json!([{"op": "add", "path": "/data", "value": 7, "from": far}]).to_string();
+    let refused = parse(Kind::Json, operations.as_bytes(), crate::json::Validation::Strict).unwrap().apply(ty, &map).unwrap_err();
+    assert_eq!(refused.code, 422, "{}", refused.code);
+}
+
+#[test]
 fn what_is_wrong_with_the_result_is_wrong_with_the_patch() {
     use crate::json::Validation;
     let (ty, old) = config_map();
