@@ -94,11 +94,12 @@ pub(crate) fn aggregated_encoding(headers: &HeaderMap) -> Option<Encoding> {
 /// An aggregated document. Its types have no message here: who asks for protobuf gets JSON.
 pub(crate) fn aggregated(document: &Document, encoding: Encoding, headers: &HeaderMap) -> Response<Body> {
     let matches = headers.get(header::IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == document.etag.as_bytes());
-    let (media, bytes) = match encoding {
-        Encoding::Yaml => (negotiate::YAML, machinery::yaml::encode(&machinery::json::read(&document.v2).unwrap_or_default()).into()),
-        Encoding::Json | Encoding::Protobuf => (negotiate::JSON, document.v2.clone()),
+    let whole = || match encoding {
+        Encoding::Yaml => body::full(machinery::yaml::encode(&machinery::json::read(&document.v2).unwrap_or_default())),
+        Encoding::Json | Encoding::Protobuf => body::full(document.v2.clone()),
     };
-    let mut response = Response::new(if matches { body::empty() } else { body::full(bytes) });
+    let media = if encoding == Encoding::Yaml { negotiate::YAML } else { negotiate::JSON };
+    let mut response = Response::new(if matches { body::empty() } else { whole() });
     if matches {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }

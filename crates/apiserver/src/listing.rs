@@ -245,7 +245,18 @@ impl Listing {
             Items::Stored(entries) => entries.as_slice().iter().map(|entry| item_bytes(message_len(row, asked, &Item::Stored(Arc::clone(entry))))).sum(),
             Items::Computed(values) => values.as_slice().iter().map(|value| item_bytes(message_len(row, asked, &Item::Computed(value.clone())))).sum(),
         };
-        let (head, tail) = frame(row, asked, metadata, bytes);
+        let none = match &items {
+            Items::Stored(entries) => entries.as_slice().is_empty(),
+            Items::Computed(values) => values.as_slice().is_empty(),
+        };
+        let (mut head, mut tail) = frame(row, asked, metadata, bytes);
+        // Upstream collects the metadata of objects in a slice of its own, which nothing has made when there are none. (The bracket is
+        // the last of the head, and the tail begins with the other.)
+        if none && asked.accepted.encoding == Encoding::Json && matches!(asked.accepted.form, Form::Partial(_)) {
+            head.pop();
+            head.extend_from_slice(b"null");
+            tail.remove(0);
+        }
         let rest = if is_indented(asked.accepted) { Rest::Indented(Indented::default()) } else { Rest::Nothing };
         Listing { row: Arc::clone(row), asked, items, head, tail, begun: false, empty: true, ended: false, rest }
     }
@@ -265,21 +276,11 @@ impl Listing {
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
-        // Upstream collects the metadata of objects in a slice of its own, which nothing has made when there are none.
-        let null = matches!(self.asked.accepted.form, Form::Partial(_));
-        match self.asked.accepted.encoding {
-            Encoding::Yaml if self.empty => {
-                // `items:` and its line's end stand there.
-                out.pop();
-                out.extend_from_slice(if null { b" null\n" } else { b" []\n" });
-            }
-            Encoding::Json if self.empty && null => {
-                // The bracket was the last that was written; the tail begins with the other.
-                out.pop();
-                out.extend_from_slice(b"null");
-                self.tail.remove(0);
-            }
-            _ => {}
+        if self.asked.accepted.encoding == Encoding::Yaml && self.empty {
+            let null = matches!(self.asked.accepted.form, Form::Partial(_));
+            // `items:` and its line's end stand there.
+            out.pop();
+            out.extend_from_slice(if null { b" null\n" } else { b" []\n" });
         }
         out.append(&mut self.tail);
     }

@@ -264,7 +264,7 @@ impl Asked {
     async fn answer(&self, body: &Bytes) -> Result<Response<Body>, Status> {
         let query = Query::parse(&self.query);
         let call = Call { world: &self.world, cx: &self.cx, row: &self.row, query: &query, headers: &self.headers, accepted: self.accepted };
-        let include = if matches!(self.accepted.form, Form::Table(_)) { table::Include::of(&query)? } else { table::Include::default() };
+        let include = table::Include::of_form(self.accepted.form, &query)?;
         let answer = resource(&call, body).await?;
         let mut response = respond::answer(&self.row, &self.cx, self.accepted, include, answer);
         reply::finish(&mut response, &self.headers, self.cx.take_warnings());

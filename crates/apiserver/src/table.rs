@@ -1,7 +1,7 @@
 //! Tables (`meta.k8s.io/v1 Table`) and bare metadata (`PartialObjectMetadata`): what `kubectl get` and metadata
 //! informers ask for instead of the objects.
 
-use crate::{query::Query, rows::Row};
+use crate::{negotiate::Form, query::Query, rows::Row};
 use machinery::{
     Value, json,
     schema::{self, TypeRef},
@@ -23,8 +23,13 @@ pub(crate) enum Include {
 }
 
 impl Include {
+    /// What is asked for, where a table is: of nothing else is it read.
+    pub(crate) fn of_form(form: Form, query: &Query<'_>) -> Result<Include, Status> {
+        if matches!(form, Form::Table(_)) { Include::of(query) } else { Ok(Include::default()) }
+    }
+
     /// Reads `includeObject`.
-    pub(crate) fn of(query: &Query<'_>) -> Result<Include, Status> {
+    fn of(query: &Query<'_>) -> Result<Include, Status> {
         match query.text("includeObject") {
             "" | "Metadata" => Ok(Include::Metadata),
             "None" => Ok(Include::None),

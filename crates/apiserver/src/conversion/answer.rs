@@ -9,8 +9,11 @@ use machinery::{
     tree::{go_type, json_type},
 };
 use serde_json::json;
+use std::collections::HashSet;
 
 const KIND: &str = "ConversionReview";
+/// What is wrong with an object's labels or annotations is told so often at most.
+const ERRORS_MAX: usize = 100;
 
 /// The versions of a review.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,8 +198,8 @@ fn restore(original: &Value, converted: &mut Value) -> Result<(), String> {
         return Err(format!("invalid metadata of type {} in converted object", go_type(told)));
     }
     let mut metadata = match &original["metadata"] {
-        Value::Null => json!({}),
-        present => present.clone(),
+        present @ Value::Object(_) => present.clone(),
+        _ => json!({}),
     };
     for field in ["labels", "annotations"] {
         let texts = match &told[field] {
@@ -229,12 +232,9 @@ fn valid(field: &str, texts: &Value) -> Result<(), String> {
         // Upstream's path names it so.
         _ => kinds::validate_annotations(texts, &path.child("annotation"), &mut errors),
     }
-    let mut all: Vec<String> = Vec::new();
-    for error in errors.iter().map(ToString::to_string) {
-        if !all.contains(&error) {
-            all.push(error);
-        }
-    }
+    // Each once, as upstream's aggregate tells them; the webhook chooses how many there are.
+    let mut known = HashSet::new();
+    let all: Vec<String> = errors.iter().map(ToString::to_string).filter(|error| known.insert(error.clone())).take(ERRORS_MAX).collect();
     match all.as_slice() {
         [] => Ok(()),
         [one] => Err(one.clone()),

@@ -19,7 +19,7 @@ use std::{
 use store::Entry;
 
 /// Bytes of JSON that are kept for a version whatever the others keep.
-const SHARE: usize = 16 * 1024 * 1024;
+const SHARE: usize = 1024 * 1024;
 /// Bytes that all versions together keep beyond their shares. A list of more than is kept would be asked about each time from its
 /// beginning: what it needs first would be what went first.
 const TOGETHER_MAX: usize = 256 * 1024 * 1024;

@@ -1,16 +1,16 @@
 //! One version's way to objects that lie in another.
 
-use super::{answer::Answered, known::Known, unread::Unread, webhook::at_length};
+use super::{answer::Answered, known::Known, unread::Unread};
 use crate::{family::Family, hooks::Services, offload};
 use futures_util::FutureExt;
 use kinds::Strategy;
 use machinery::{
     Value,
     gvk::{self, Gvk},
-    json,
 };
 use std::{sync::Arc, time::Duration};
 use store::{Draft, Entry, Store};
+use tokio::time::Instant;
 
 /// Objects and bytes that one review holds at most; a single object may be larger.
 const OBJECTS_MAX: usize = 500;
@@ -18,7 +18,7 @@ const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Objects that are told of when they cannot be read, as upstream tells no more.
 pub(crate) const UNREAD_MAX: usize = 100;
 
-/// How long pieces that fail are asked about in halves: no request waits longer.
+/// How long a list of which some fail is asked about, in halves and further pieces: no request waits longer.
 const ASKED_MAX: Duration = Duration::from_secs(60);
 
 /// What one review is about: the places of objects among others, and the objects as they are sent.
@@ -106,7 +106,7 @@ impl Reader {
     }
 
     async fn each(self: Arc<Self>, store: Store, mut entries: Vec<Arc<Entry>>, memory: Memory) -> Result<Vec<Arc<Entry>>, Vec<Unread>> {
-        let mut unread = Vec::new();
+        let (mut unread, began) = (Vec::new(), Instant::now());
         let mut from = 0;
         while from < entries.len() && unread.len() < UNREAD_MAX {
             let (mut places, mut objects, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -128,7 +128,10 @@ impl Reader {
                 }
                 from += 1;
             }
-            self.ask(&store, &mut entries, Piece { places, objects, bytes }, &mut unread).await;
+            self.ask(&store, &mut entries, Piece { places, objects, bytes }, began, &mut unread).await;
+            if !unread.is_empty() && began.elapsed() >= ASKED_MAX {
+                break;
+            }
         }
         unread.truncate(UNREAD_MAX);
         if unread.is_empty() { Ok(entries) } else { Err(unread) }
@@ -136,9 +139,8 @@ impl Reader {
 
     /// Asks about a piece. Upstream asks about the objects of a list one by one, so what fails as a whole is asked about in halves: one
     /// object that is refused is not the failure of the others, and what was converted of a slow piece is kept.
-    async fn ask(&self, store: &Store, entries: &mut [Arc<Entry>], piece: Piece, unread: &mut Vec<Unread>) {
+    async fn ask(&self, store: &Store, entries: &mut [Arc<Entry>], piece: Piece, began: Instant, unread: &mut Vec<Unread>) {
         let Some(webhook) = &self.family.webhook else { return };
-        let began = tokio::time::Instant::now();
         let mut left = vec![piece];
         while let Some(Piece { places, objects, bytes }) = left.pop() {
             if objects.is_empty() {
@@ -208,8 +210,9 @@ impl Reader {
             return Ok(value);
         }
         let converted = self.convert(&Cluster(store.clone()), &gvk::api_version(&self.family.group, storage), without_revision(value)).await?;
-        let (family, bytes) = (Arc::clone(&self.family), json::encode(&converted).len());
-        Ok(at_length(bytes, move || family.pruned(&family.storage, converted)).await)
+        // The webhook chooses how large it is, and a call of it has been waited for already.
+        let family = Arc::clone(&self.family);
+        Ok(offload::call(move || family.pruned(&family.storage, converted)).await)
     }
 
     /// An object of this version as it would come back if it were stored, for who only tries.

@@ -33,13 +33,16 @@ fn group_of(name: &str) -> &str {
     name.split_once('.').map_or("", |(_, group)| group)
 }
 
+fn name_of(entry: &Entry) -> &str {
+    entry.key.rsplit('/').next().unwrap_or_default()
+}
+
 /// The names of the APIServices that are there for definitions; those of a group alone if one is named. The key tells the group,
 /// so that of the others nothing is decoded.
 fn present(world: &World, row: &Row, group: Option<&str>) -> Vec<String> {
     let Some(snapshot) = storage::snapshot(world.store(), row, None) else { return Vec::new() };
-    let name = |entry: &Entry| entry.key.rsplit('/').next().unwrap_or_default().to_owned();
-    let found = snapshot.range(&row.root_key, "").map(|entry| (name(entry), entry)).filter(|(name, _)| group.is_none_or(|group| group_of(name) == group));
-    found.filter(|(_, entry)| is_managed(&storage::value(row, entry))).map(|(name, _)| name).collect()
+    let found = snapshot.range(&row.root_key, "").filter(|entry| group.is_none_or(|group| group_of(name_of(entry)) == group));
+    found.filter(|entry| is_managed(&storage::value(row, entry))).map(|entry| name_of(entry).to_owned()).collect()
 }
 
 /// The groups that APIServices are there for.
@@ -56,8 +59,7 @@ pub(super) fn changes(world: &World, from: u64) -> Option<Watch> {
 
 /// The group whose APIServices are to be looked at after a change of one.
 pub(super) fn concerned(event: &Event) -> Option<String> {
-    let entry = event.new.as_ref().or(event.old.as_ref())?;
-    entry.key.rsplit('/').next().map(|name| group_of(name).to_owned())
+    event.new.as_ref().or(event.old.as_ref()).map(|entry| group_of(name_of(entry)).to_owned())
 }
 
 /// The name of an APIService.

@@ -37,12 +37,17 @@ impl Address {
     /// is wrong at first is not kept: it may be right the next time. Files that cannot be read later leave the target as it was, as
     /// client-go keeps a token whose file is being replaced.
     pub(crate) async fn target(&self) -> Result<Arc<Target>, String> {
-        let known = self.made.lock().clone();
-        if let Some((since, target)) = &known
-            && (!self.credentials.has_files() || since.elapsed() < FILES_LIFE)
-        {
-            return Ok(Arc::clone(target));
-        }
+        let known = {
+            let mut made = self.made.lock();
+            if let Some((since, target)) = made.as_mut() {
+                if !self.credentials.has_files() || since.elapsed() < FILES_LIFE {
+                    return Ok(Arc::clone(target));
+                }
+                // Who comes meanwhile uses what there is: the files are read by one.
+                *since = Instant::now();
+            }
+            made.clone()
+        };
         let (config, credentials) = (self.config.clone(), self.credentials.clone());
         let target = match (offload::call(move || Target::new(&config, &credentials)).await, known) {
             (Ok(target), _) => Arc::new(target),

@@ -159,9 +159,12 @@ impl Target {
         loop {
             let (mut sender, kept) = match self.kept() {
                 Some(sender) => (sender, true),
-                None => (self.connect(services).await?, false),
+                None => {
+                    let made = self.connect(services).await?;
+                    self.share(&made);
+                    (made, false)
+                }
             };
-            self.share(&sender);
             match sender.send(self.request(query, body.clone(), sender.is_two())?).await {
                 Ok(response) => return Ok((response, sender)),
                 Err(unsent) if kept && unsent.is_unsent() => {}

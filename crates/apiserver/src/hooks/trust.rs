@@ -125,7 +125,7 @@ impl Verifier {
 }
 
 fn common_name(cert: &X509Certificate<'_>) -> Option<String> {
-    cert.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned)
+    cert.subject().iter_common_name().last().and_then(|name| name.as_str().ok()).map(str::to_owned)
 }
 
 fn wrong_time(cert: &X509Certificate<'_>, now: UnixTime) -> Option<String> {

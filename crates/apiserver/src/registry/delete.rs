@@ -203,7 +203,9 @@ async fn remove_unreadable(call: &Call<'_>, dry_run: bool) -> Result<Answer, Sta
         call.cx.may_try(attempt)?;
         // Taken before it is read: what is removed is what was found to be unreadable.
         let entry = storage::get(call.world.store(), row, &key).ok_or_else(|| errors::not_found(row, name))?;
-        if storage::present(call.world.store(), row, &key, Memory::Anew).await.is_ok() {
+        if let Ok(present) = storage::present(call.world.store(), row, &key, Memory::Anew).await {
+            // It may have gone since it was looked for.
+            present.ok_or_else(|| errors::not_found(row, name))?;
             let why = format!(
                 "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is not allowed because \
                  the object is decodable from storage"

@@ -1,7 +1,12 @@
 //! Update, and the one loop that every change of a stored object takes: PUT, the four patches, `status`, `scale`,
 //! `binding` and the rest differ only in how the next object is made from the present one.
 
-use super::{ATTEMPTS_MAX, Call, apply::Apply, create, delete, meta, options::WriteOptions};
+use super::{
+    ATTEMPTS_MAX, Call,
+    apply::{Apply, check_name},
+    create, delete, meta,
+    options::WriteOptions,
+};
 use crate::{
     Context, Operation, Write, access, admission,
     conversion::{Memory, replayed},
@@ -57,20 +62,9 @@ fn body_value(call: &Call<'_>, options: &WriteOptions, bytes: &Bytes) -> Result<
     let mut value = call.decode(bytes, options.validation)?;
     create::check_kind(call.row, &value)?;
     own::default(call.row, &mut value);
-    check_name(call, &mut value)?;
+    check_name(call, meta::text(&value, "name"))?;
     create::place(call.row, call.namespace(), &mut value)?;
     Ok(value)
-}
-
-fn check_name(call: &Call<'_>, value: &mut Value) -> Result<(), Status> {
-    let name = meta::text(value, "name");
-    if name == call.name() {
-        return Ok(());
-    }
-    if name.is_empty() {
-        return Err(Status::bad_request(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name())));
-    }
-    Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())))
 }
 
 /// How the next object is made from the present one.

@@ -111,6 +111,7 @@ fn spread(now: SystemTime) -> f64 {
 pub(crate) async fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     let selectors = Selectors::of(call.query, call.row)?;
     let options = options(call)?;
+    let include = table::Include::of_form(call.accepted.form, call.query)?;
     // What a custom kind's objects are looked at with is made here and not where the first event is told.
     call.row.ty();
     let namespace = call.namespace();
@@ -128,7 +129,7 @@ pub(crate) async fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     } else if options.initial {
         initial.extend(snapshot.range(&wanted.prefix, "").filter(|e| wanted.takes(e)).cloned());
     }
-    let format = Format { encoding: call.accepted.encoding, form: call.accepted.form, include: table::Include::of(call.query)? };
+    let format = Format { encoding: call.accepted.encoding, form: call.accepted.form, include };
     let mut stream = Stream {
         world: call.world.clone(),
         format,

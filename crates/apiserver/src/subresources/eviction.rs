@@ -39,7 +39,8 @@ pub(crate) async fn evict(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks Eviction"))?;
     let mut eviction = call.decode_as(body, ty, Validation::Warn)?;
     let options = admit(call, &mut eviction).await?;
-    for _ in 0..ATTEMPTS_MAX {
+    for attempt_no in 0..ATTEMPTS_MAX {
+        call.cx.may_try(attempt_no)?;
         if attempt(call, &options).await? {
             return Ok(Answer::Other(StatusCode::CREATED, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})));
         }

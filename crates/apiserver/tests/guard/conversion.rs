@@ -88,7 +88,6 @@ impl Lamps {
                 }
                 "hangs" => return Act::Hang,
                 "floods" => return Act::Flood,
-                "slow" => std::thread::sleep(Duration::from_millis(100)),
                 _ => {}
             }
             review(&request["uid"], success, objects)
@@ -349,7 +348,7 @@ async fn a_change_is_converted_once_however_many_hear_of_it() {
     for _ in 0..20 {
         watches.push(lamps.watch(&format!("{TWO}?watch=true&fieldSelector=spec.hue=red")).await);
     }
-    lamps.feel("slow");
+    lamps.feel("late");
     lamps.make("a", "red").await;
     for (kind, object) in futures_util::future::join_all(watches.iter_mut().map(Watch::next)).await.into_iter().flatten() {
         assert_eq!((kind.as_str(), &object["spec"]["hue"]), ("ADDED", &json!("red")));
@@ -541,7 +540,8 @@ async fn no_object_of_a_definition_appears_under_the_next_one_of_its_name() {
         lamps.define().await;
         lamps.go_on.notify_one();
     };
-    let (refused, ()) = tokio::join!(lamps.cluster.post(TWO, lamp), meanwhile);
+    let both = async { tokio::join!(lamps.cluster.post(TWO, lamp), meanwhile) };
+    let (refused, ()) = tokio::time::timeout(Duration::from_secs(60), Box::pin(both)).await.expect("the webhook is asked");
     assert_eq!(refused.refused(403), "lamps.example.com \"a\" is forbidden: create not allowed while custom resource definition is terminating");
     assert_eq!(names(&lamps.cluster.get(ONE).await.expect(200)), [""; 0]);
     lamps.make("a", "red").await;

@@ -179,6 +179,11 @@ async fn a_large_list_is_whole_in_every_form() {
             assert_eq!(found[list].as_array().map(|all| all.iter().filter(|one| !one[entries].is_null()).count()), Some(items), "{accept}");
         }
     }
+    for query in ["labelSelector=x%3Dy", "labelSelector=x%3Dy&pretty=1"] {
+        let none = text(&server, &format!("{MAPS}?{query}"), &[("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io")]).await;
+        let none: Value = serde_json::from_str(&none).unwrap_or_else(|error| panic!("{query}: {error}: {none}"));
+        assert_eq!((&none["kind"], &none["items"]), (&"PartialObjectMetadataList".into(), &Value::Null));
+    }
     // Compressed as it is made, in the forms that nobody keeps.
     for accept in ["application/yaml", "application/json;as=Table;v=v1;g=meta.k8s.io", "application/vnd.kubernetes.protobuf"] {
         let plain = server.raw(Method::GET, &format!("{MAPS}?includeObject=Object"), &[("accept", accept)], "").await.1;

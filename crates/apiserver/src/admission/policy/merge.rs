@@ -151,7 +151,8 @@ fn check_names(value: &Cel<'_>, path: &mut Vec<String>, wrong: &mut Vec<String>,
     match value {
         Cel::Struct(object) => {
             let expected = path.join(".");
-            room.take(expected.len())?;
+            // Both names stand in what is told.
+            room.take(expected.len() + object.name.len())?;
             if *object.name != *expected {
                 wrong.push(format!("unexpected type name {:?}, expected {expected:?}, which matches field name path from root Object type", &*object.name));
             }

@@ -30,9 +30,15 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
             continue;
         }
         let version = &invocation.version;
-        let (before, old) = match met.versions.get(&version.kind.api_version()).filter(|_| !dirty) {
-            Some(Ok(both)) => both.clone(),
-            _ => (asked.to(version, viewed.clone()).await.map_err(Status::internal)?, asked.to(version, (*old).clone()).await.map_err(Status::internal)?),
+        // The old object is what it was; the new one is converted again once a policy has changed it.
+        let first = met.versions.get(&version.kind.api_version()).and_then(|both| both.as_ref().ok());
+        let before = match first.filter(|_| !dirty) {
+            Some((before, _)) => before.clone(),
+            None => asked.to(version, viewed.clone()).await.map_err(Status::internal)?,
+        };
+        let old = match first {
+            Some((_, old)) => old.clone(),
+            None => asked.to(version, (*old).clone()).await.map_err(Status::internal)?,
         };
         let outcome = one(asked, invocation, &before, &old, namespace.as_ref())?;
         let Some((next, problems)) = outcome else { continue };

@@ -249,7 +249,7 @@ async fn a_webhook_that_is_not_there_costs_those_alone_who_need_it() {
     second["apiVersion"] = "example.com/v2".into();
     let refused = server.post(&other, &second).await.expect(500);
     assert_eq!(refused["message"], why.replace("/v1, ", "/v2, "));
-    // What lies in the former version of storage is read in it, and the definition goes with its instances.
+    // What lies in the former version of storage is read in it without the webhook; in the other it is not.
     let at = format!("{DEFINITIONS}/widgets.example.com");
     let mut moved = server.get(&at).await.expect(200);
     moved["spec"]["versions"] = json!([version("v1", false), version("v2", true)]);
