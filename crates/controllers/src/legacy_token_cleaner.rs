@@ -4,7 +4,7 @@
 //! The API server notes the day of each use, and since when it does; nothing is judged before it has done so for a year. What holds
 //! it: all of them are looked at once a day, as upstream does, so whatever could not be written is written the next day.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,11 +95,15 @@ impl Cleaner {
         values.flat_map(|pod| pod_names::secrets(&pod).map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 
-    fn due(&self, token: &Secret, now: Timestamp) -> Due {
+    /// `named` is what [`Self::named`] gave for namespaces that were looked at.
+    fn due(&self, token: &Secret, now: Timestamp, named: &mut HashMap<String, HashSet<String>>) -> Due {
         let before = minus(now, UNUSED);
         let young = created(token) >= before || token.is_deleting() || token.type_.as_deref() != Some(TYPE);
         let used = label(token, LAST_USED).is_some_and(|last| !is_day(last) || *last >= *day(before));
-        if young || used || !self.is_generated(token) || self.named(token.namespace()).contains(token.name()) {
+        if young || used || !self.is_generated(token) {
+            return Due::Nothing;
+        }
+        if named.entry(token.namespace().to_owned()).or_insert_with_key(|namespace| self.named(namespace)).contains(token.name()) {
             return Due::Nothing;
         }
         match label(token, INVALID_SINCE).filter(|since| is_day(since)) {
@@ -109,9 +113,9 @@ impl Cleaner {
         }
     }
 
-    async fn act(&self, token: &Secret, now: Timestamp) -> client::Result<()> {
+    async fn act(&self, token: &Secret, now: Timestamp, named: &mut HashMap<String, HashSet<String>>) -> client::Result<()> {
         let secrets = self.client.namespaced::<Secret>(token.namespace());
-        match self.due(token, now) {
+        match self.due(token, now, named) {
             Due::Nothing => Ok(()),
             Due::Mark => {
                 let patch = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"uid": token.uid(), "labels": {INVALID_SINCE: day(now)}}});
@@ -134,8 +138,9 @@ impl Controller for Cleaner {
         if tracked.is_none_or(|since| now < plus(since, UNUSED)) {
             return Ok(Some(DAY));
         }
+        let mut named = HashMap::new();
         for token in self.tokens.list() {
-            match self.act(&token, now).await {
+            match self.act(&token, now, &mut named).await {
                 Err(error) if !error.is_not_found() && !error.is_conflict() => {
                     tracing::warn!(namespace = token.namespace(), secret = token.name(), %error, "an unused token stays for a day more");
                 }

@@ -67,7 +67,8 @@ impl Authenticator {
     pub fn certificate(&self, der: &CertificateDer<'_>) -> Result<(User, SystemTime), Error> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|e| Error::Nameless(e.to_string()))?;
         let subject = certificate.subject();
-        let name = subject.iter_common_name().find_map(|cn| cn.as_str().ok()).unwrap_or_default();
+        // Of several the last counts, as for Go.
+        let name = subject.iter_common_name().last().and_then(|cn| cn.as_str().ok()).unwrap_or_default();
         if name.is_empty() {
             return Err(Error::Nameless("no common name".into()));
         }

@@ -265,7 +265,7 @@ fn signer(pki: &ClusterPki) -> controllers::Signer {
     let directory = pki.directory().to_owned();
     controllers::Signer::new(move |request, life| {
         let authority = Ca::load_or_create(&directory).map_err(|error| error.to_string())?;
-        authority.sign_request(request, Usage::Client, life, SystemTime::now()).map_err(|error| error.to_string())
+        Ok(authority.sign_request(request, Usage::Client, life, SystemTime::now()).map_err(|error| error.to_string()))
     })
 }
 

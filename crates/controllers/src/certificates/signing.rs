@@ -29,15 +29,17 @@ const LIFE_MIN: Duration = Duration::from_secs(10 * 60);
 /// stay failed for ever.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Makes a client's certificate (PEM) for a request (PEM) and a life, or says why not.
+/// Makes a client's certificate (PEM) for a request (PEM) and a life. What is wrong with the request is the inner error, and that the
+/// authority cannot sign now the outer one.
 #[derive(Clone)]
 pub struct Signer(Arc<Sign>);
 
-type Sign = dyn Fn(&str, Duration) -> Result<String, String> + Send + Sync;
+type Signed = Result<Result<String, String>, String>;
+type Sign = dyn Fn(&str, Duration) -> Signed + Send + Sync;
 
 impl Signer {
     /// It may read files; it is called where that does no harm.
-    pub fn new(sign: impl Fn(&str, Duration) -> Result<String, String> + Send + Sync + 'static) -> Self {
+    pub fn new(sign: impl Fn(&str, Duration) -> Result<Result<String, String>, String> + Send + Sync + 'static) -> Self {
         Signer(Arc::new(sign))
     }
 }
@@ -106,7 +108,8 @@ impl Controller for Signing {
         let status = changed.status.get_or_insert_with(CertificateSigningRequestStatus::default);
         match acceptable(&request) {
             Ok(()) => match self.sign(&request).await {
-                Ok(certificate) => status.certificate = Some(ByteString(certificate.into_bytes())),
+                Ok(Ok(certificate)) => status.certificate = Some(ByteString(certificate.into_bytes())),
+                Ok(Err(why)) => status.conditions.get_or_insert_default().push(condition("Failed", "SignerValidationFailure", why)),
                 Err(error) => {
                     tracing::warn!(request = name, error, "a certificate could not be signed; it is tried again");
                     return Ok(Some(AGAIN));
@@ -122,8 +125,11 @@ impl Controller for Signing {
 }
 
 impl Signing {
-    async fn sign(&self, request: &CertificateSigningRequest) -> Result<String, String> {
-        let pem = String::from_utf8(request.spec.request.0.clone()).map_err(|error| error.to_string())?;
+    async fn sign(&self, request: &CertificateSigningRequest) -> Signed {
+        let pem = match String::from_utf8(request.spec.request.0.clone()) {
+            Ok(pem) => pem,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
         let (signer, life) = (self.signer.clone(), life(request.spec.expiration_seconds));
         tokio::task::spawn_blocking(move || (signer.0)(&pem, life)).await.map_err(|error| error.to_string())?
     }

@@ -10,7 +10,7 @@
 use client::{Client, ListParams, Meta, PartialObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::kind::{Migration, RUNNING, SUCCEEDED, Target};
+use super::kind::{FAILED, Migration, RUNNING, SUCCEEDED, Target};
 use super::migrator::REASON_RUNNING;
 use crate::meta::{created, generation};
 use crate::work::{Controller, Step};
@@ -76,7 +76,7 @@ impl Runner {
             let told = condition(&definition);
             if told["status"] != "False" {
                 let same = told["observedGeneration"].as_i64().is_some_and(|seen| definition["metadata"]["generation"] == seen);
-                let (reason, message, stored) = outcome(&definition, migration.is(SUCCEEDED), same);
+                let (reason, message, stored) = outcome(&definition, migration.is(SUCCEEDED) && !migration.is(FAILED), same);
                 self.tell(&definition, "False", reason, &message, stored).await?;
             }
         }
