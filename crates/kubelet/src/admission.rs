@@ -215,7 +215,7 @@ fn takes_own(pod: &Pod, ports: &[HostPort], own: &[OwnPort]) -> bool {
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
     resources::held_ports(pod)
         .filter_map(|p| {
-            let ip = p.host_ip.clone().filter(|i| i != "0.0.0.0").unwrap_or_default();
+            let ip = p.host_ip.clone().filter(|i| i != "0.0.0.0" && i != "::").unwrap_or_default();
             Some((ip, p.host_port.filter(|n| *n > 0)?, p.protocol.clone().unwrap_or_else(|| "TCP".into())))
         })
         .collect()

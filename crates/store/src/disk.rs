@@ -333,9 +333,14 @@ impl Journals {
         let aside = (0..).map(place).find(|path| !path.exists()).unwrap_or_default();
         fs::DirBuilder::new().mode(0o700).create(&aside)?;
         for (path, bytes) in &self.0 {
-            fs::write(aside.join(path.file_name().unwrap_or_default()), bytes)?;
+            let copy = aside.join(path.file_name().unwrap_or_default());
+            fs::write(&copy, bytes)?;
+            fs::File::open(&copy)?.sync_all()?;
         }
         make_private(&aside)?;
+        // The copy is there before the original is cut.
+        fs::File::open(&aside)?.sync_all()?;
+        fs::File::open(directory)?.sync_all()?;
         Ok(aside)
     }
 

@@ -58,7 +58,13 @@ pub fn opened_by(image: &Image, logins: &[Login]) -> bool {
 /// Gives the images of former versions what was written down of them in this directory. Blocks on the disk.
 pub fn adopt(root: &Path, runtime: &SharedRuntime) -> Result<(), CriError> {
     let file = root.join("pulled-images");
-    let former = former(&fs::read_to_string(&file).unwrap_or_default());
+    let text = match fs::read(&file) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        // What could not be read is not taken for nothing: whom images are for would be forgotten.
+        Err(error) => return Err(CriError::Other(error.to_string())),
+    };
+    let former = former(&text);
     runtime.settle_origins(&|id| former.get(id).cloned().unwrap_or_else(Origin::imported))?;
     // Everything it says is with the images now.
     let _ = fs::remove_file(&file);

@@ -248,7 +248,11 @@ fn host_ports(pod: &Pod) -> Vec<HostPort> {
     resources::held_ports(pod)
         .filter_map(|p| {
             Some(HostPort {
-                host_ip: p.host_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "0.0.0.0" && *ip != "::").and_then(|ip| ip.parse().ok()),
+                host_ip: match p.host_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "0.0.0.0" && *ip != "::") {
+                    None => None,
+                    // An address of another family is opened nowhere, and not everywhere.
+                    Some(ip) => Some(ip.parse().ok()?),
+                },
                 host_port: u16::try_from(p.host_port?).ok().filter(|n| *n > 0)?,
                 container_port: u16::try_from(p.container_port).ok()?,
                 protocol: p.protocol.clone().unwrap_or_else(|| "TCP".into()),

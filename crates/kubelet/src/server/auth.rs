@@ -37,7 +37,7 @@ pub struct Identity {
 pub fn from_certificate(der: &CertificateDer<'_>) -> Option<Identity> {
     let (_, cert) = X509Certificate::from_der(der).ok()?;
     let subject = cert.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let name = subject.iter_common_name().last()?.as_str().ok()?.to_owned();
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned);
     Some(Identity { name, uid: None, groups: groups.chain(["system:authenticated".to_owned()]).collect() })
 }

@@ -85,7 +85,7 @@ fn tunnel(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>) -> DuplexS
     let (ours, theirs) = tokio::io::duplex(PIPE);
     let (mut read, mut write) = tokio::io::split(ours);
     let (mut sink, mut source) = socket.split();
-    tokio::spawn(async move {
+    let up = tokio::spawn(async move {
         while let Some(Ok(message)) = source.next().await {
             match message {
                 Message::Binary(b) if write.write_all(&b).await.is_err() => break,
@@ -99,6 +99,8 @@ fn tunnel(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>) -> DuplexS
         let mut buffer = vec![0; PIPE];
         while let Ok(n @ 1..) = read.read(&mut buffer).await {
             if sink.send(Message::Binary(Bytes::copy_from_slice(&buffer[..n]))).await.is_err() {
+                // The other way may wait for room that nobody makes any more: the pipe ends on both.
+                up.abort();
                 return;
             }
         }
@@ -192,7 +194,8 @@ async fn channels(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, ba
         pipes.push(theirs);
     }
     let channels = Channels::start(socket, base64, inputs);
-    let mut ends = JoinSet::new();
+    // What a pod does not read must not outlive who sends it: both directions end with the connection.
+    let (mut ends, mut ups) = (JoinSet::new(), JoinSet::new());
     for (i, (port, mut from_client)) in ports.into_iter().zip(pipes).enumerate() {
         let data = u8::try_from(2 * i).unwrap_or(u8::MAX);
         let error = data.saturating_add(1);
@@ -202,7 +205,7 @@ async fn channels(socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, ba
         match runtime.port_forward(sandbox, port).await {
             Ok(connection) => {
                 let (read, mut write) = tokio::io::split(connection);
-                tokio::spawn(async move {
+                ups.spawn(async move {
                     let _ = tokio::io::copy(&mut from_client, &mut write).await;
                     let _ = write.shutdown().await;
                 });

@@ -52,7 +52,11 @@ pub fn write(dir: &Path, payload: &Payload, ownership: Ownership, now: SystemTim
     }
     // What a failed write or a crash has left takes the room that this one may lack.
     sweep_contents(dir, old.as_deref().and_then(Path::to_str))?;
-    let stamp = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let mut stamp = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    // A clock that stands still gives the name of what is shown.
+    while fs::symlink_metadata(dir.join(format!("..{stamp}"))).is_ok() {
+        stamp += 1;
+    }
     let fresh = format!("..{stamp}");
     let target = dir.join(&fresh);
     let shown = fill(&target, payload, ownership).and_then(|()| {

@@ -423,6 +423,10 @@ impl Inner {
             if let Err(error) = self.remove_ports(state, address, &request.host_ports) {
                 tracing::warn!(%sandbox, %error, "host ports of a pod that could not be joined are still open");
                 state.holders.give(address);
+                // Its elements must not lead to the next pod of the address.
+                if let Err(error) = self.write_rules_without(state, Some(address)) {
+                    tracing::warn!(%sandbox, %error, "the rules could not be written without them");
+                }
             }
             let link = state.ipam.find(&sandbox).map(|(_, r)| r.link.clone());
             if let Some(link) = link {
