@@ -3,7 +3,7 @@
 The environment: KUBECONFIG, KUBECTL, KNARR with CLUSTER (the options that name the cluster), OUT (what `build` made), WORK (a folder that
 is the check's own), PORT (the first of ten that are free).
 """
-import atexit, base64, glob, json, os, subprocess, sys, time, traceback
+import atexit, base64, glob, json, os, signal, subprocess, sys, time, traceback
 
 OUT, WORK, PORT = os.environ["OUT"], os.environ["WORK"], int(os.environ["PORT"])
 HERE = os.path.dirname(os.path.abspath(sys.argv[0]))
@@ -119,7 +119,15 @@ def serves(program, *arguments):
     return process
 
 
+def is_gone(what, *arguments):
+    """Told right if the server says that it is not there; a question that fails otherwise says nothing."""
+    good, text = kubectl("get", *arguments)
+    return told(what, not good and "NotFound" in text, text)
+
+
 def main(check):
+    # What ends a check from outside (its time) must not end it before its cluster is taken down.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         check()
     except Exception:  # noqa: BLE001: whatever went wrong is told as a check that failed
