@@ -120,7 +120,10 @@ async fn recreate_never_runs_two_templates_at_once() {
 async fn sets_adopt_release_and_replace() {
     let c = Cluster::start().await;
     let lone = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lone", "labels": {"app": "web"}}, "spec": template("v1")["spec"]});
+    // The controllers hear of pods and of sets on two watches: a set that is known before the pod is would be given two of its own.
+    let mut pods = c.informers.informer::<Pod>().subscribe();
     c.create(PODS, lone).await;
+    while pods.recv().await.expect("the informers run").object().name() != "lone" {}
     let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "s"},
         "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template("v1")}});
     let made = c.create(SETS, set).await;

@@ -1,0 +1,12 @@
+//! Volumes on a node: what a driver does with them, and which drivers there are.
+//!
+//! A volume is staged once a node, published once a pod, grown and measured while it is in use, and wiped when its claim's
+//! policy says so. Whoever does that is a [`Driver`], of the shape that CSI's node service has, whether it is built in or a
+//! process behind a socket. The kubelet knows drivers by their names alone ([`Drivers`]), and keeps no volume for known that it
+//! does not see on the host.
+
+mod driver;
+mod drivers;
+
+pub use driver::{Abilities, Access, Code, Driver, Expand, Failure, Info, Mode, Publish, Secrets, Stage, Stats, Usage, Volume};
+pub use drivers::Drivers;
