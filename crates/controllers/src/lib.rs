@@ -49,6 +49,7 @@ mod service_account;
 mod statefulset;
 mod token_cleaner;
 mod ttl;
+mod volume;
 mod work;
 
 use std::sync::Arc;
@@ -145,6 +146,9 @@ const ALL: &[(&str, Start)] = &[
     ("validatingadmissionpolicy-status-controller", |cx| policy_types::run(cx).boxed()),
     ("legacy-serviceaccount-token-cleaner-controller", |cx| legacy_token_cleaner::run(cx).boxed()),
     (TOKEN_CLEANER, |cx| token_cleaner::run(cx).boxed()),
+    ("persistentvolume-binder-controller", |cx| volume::binder::run(cx).boxed()),
+    ("persistentvolume-expander-controller", |cx| volume::expand::run(cx).boxed()),
+    ("ephemeral-volume-controller", |cx| volume::ephemeral::run(cx).boxed()),
     ("persistentvolumeclaim-protection-controller", |cx| protection::claims(cx).boxed()),
     ("persistentvolume-protection-controller", |cx| protection::volumes(cx).boxed()),
     ("volumeattributesclass-protection-controller", |cx| protection::attributes(cx).boxed()),

@@ -33,6 +33,11 @@ pub(crate) fn annotations_mut(object: &mut impl Meta) -> &mut Map {
     object.meta_mut().annotations.get_or_insert_default()
 }
 
+/// An object's revision; those of one kind are ordered.
+pub(crate) fn revision(object: &impl Meta) -> u64 {
+    object.resource_version().parse().unwrap_or(0)
+}
+
 /// An object's generation; 0 if it has none.
 pub(crate) fn generation(object: &impl Meta) -> i64 {
     object.meta().generation.unwrap_or(0)

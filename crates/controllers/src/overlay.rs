@@ -12,6 +12,8 @@ use client::{Object, ObjectKey};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::meta::revision;
+
 /// An echo that has not come by then will not come any more: an informer that has lost its watch lists anew within it.
 const ECHO_MAX: Duration = Duration::from_secs(60);
 
@@ -68,7 +70,7 @@ impl<K: Object> Overlay<K> {
             }
             let at = seen.iter().position(|s| s.name() == name);
             match (at, written) {
-                (Some(at), Some(written)) if version(&**written) > version(&*seen[at]) => {
+                (Some(at), Some(written)) if revision(&**written) > revision(&*seen[at]) => {
                     seen[at] = written.clone();
                     true
                 }
@@ -102,11 +104,6 @@ impl<K: Object> Overlay<K> {
             own.remove(name);
         }
     }
-}
-
-/// Revisions of one kind are ordered.
-fn version(object: &impl Object) -> u64 {
-    object.resource_version().parse().unwrap_or(0)
 }
 
 #[cfg(test)]

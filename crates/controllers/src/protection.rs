@@ -16,12 +16,17 @@ use client::{Client, Delta, Informer, Meta, Object, ObjectKey, WorkQueue};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 
+use crate::volume::{claim_names, unused};
 use crate::work::{Controller, Cx, Step, itself};
 
 const WORKERS: usize = 2;
 
-/// Protects claims until the end.
+/// Protects claims until the end, and tells whether they are used.
 pub(crate) async fn claims(cx: Cx) {
+    tokio::join!(protect(cx.clone()), unused::run(cx));
+}
+
+async fn protect(cx: Cx) {
     let controller = Arc::new(Protector {
         client: cx.client("pvc-protection-controller"),
         finalizer: "kubernetes.io/pvc-protection",
@@ -151,13 +156,6 @@ fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
         let named = volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim.name());
         let own = || !ended && volume.ephemeral.is_some() && client::own_claim(pod, &volume.name) == claim.name() && claim.is_controlled_by(pod.uid());
         named || own()
-    })
-}
-
-fn claim_names(pod: &Pod) -> impl Iterator<Item = String> {
-    pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|volume| match &volume.persistent_volume_claim {
-        Some(source) => Some(source.claim_name.clone()),
-        None => volume.ephemeral.as_ref().map(|_| client::own_claim(pod, &volume.name)),
     })
 }
 

@@ -40,7 +40,7 @@ use target::Targets;
 
 use crate::discovery::Served;
 use crate::members::Members;
-use crate::meta::generation;
+use crate::meta::{generation, revision};
 use crate::work::{Controller, Cx, Step};
 
 /// Between two looks at an autoscaler (upstream `--horizontal-pod-autoscaler-sync-period`).
@@ -81,10 +81,6 @@ struct Kept {
     memory: Memory,
     /// The revision of its own last write, and when that was.
     written: Option<(u64, Instant)>,
-}
-
-fn revision(of: &impl Meta) -> u64 {
-    of.resource_version().parse().unwrap_or(0)
 }
 
 /// What a step found out about its target.

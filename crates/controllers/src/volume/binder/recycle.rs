@@ -1,0 +1,150 @@
+//! Volumes with the policy Recycle: a pod removes what is in them, then they are free again (upstream `recyclerclient`, for the two
+//! plugins of old that have it; deprecated since v1.15, and as it was).
+//!
+//! The pod carries the UID of the claim that left, so one that is found again, after a restart too, is known for this release's: a
+//! former one's success says nothing about what is in the volume now. It is looked at when it changes; one that failed is removed,
+//! told, and made again after a while, as the original does at its resync.
+
+use client::{DeleteParams, Meta, ObjectKey, Preconditions};
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+use machinery::quantity::Quantity;
+use serde_json::json;
+use std::sync::Arc;
+
+use super::{Binder, LOOK, Note, unless_gone};
+use crate::pods::phase;
+use crate::volume::{capacity, is_through, pods_of};
+use crate::work::Step;
+
+const PREFIX: &str = "recycler-for-";
+const NAMESPACE: &str = "default";
+/// On the pod: the UID of the claim that left the volume.
+const LEFT_BY: &str = "recycler.knarr.local/claim-uid";
+const IMAGE: &str = "registry.k8s.io/build-image/debian-base:bookworm-v1.0.6";
+const SCRUB: &str = "test -e /scrub && find /scrub -mindepth 1 -delete && test -z \"$(ls -A /scrub)\" || exit 1";
+/// Seconds that a pod may take, at least and for each GiB (upstream `--pv-recycler-…`).
+const HOST_PATH_S: i64 = 60;
+const NFS_S: i64 = 300;
+const EACH_GIB_S: i64 = 30;
+const GIB: i64 = 1 << 30;
+
+/// The volume that a pod recycles.
+pub(super) fn volume_of(pod: &Pod) -> Option<&str> {
+    (pod.namespace() == NAMESPACE).then(|| pod.name().strip_prefix(PREFIX))?
+}
+
+fn left_by(volume: &PersistentVolume) -> &str {
+    volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()?.uid.as_deref()).unwrap_or_default()
+}
+
+/// The pod that recycles a volume; none if it is of a kind that is not recycled.
+fn pod(volume: &PersistentVolume) -> Option<Pod> {
+    let spec = volume.spec.as_ref()?;
+    let (least_s, source) = match (&spec.host_path, &spec.nfs) {
+        (Some(path), _) => (HOST_PATH_S, json!({"name": "vol", "hostPath": {"path": path.path}})),
+        (None, Some(nfs)) => (NFS_S, json!({"name": "vol", "nfs": {"server": nfs.server, "path": nfs.path}})),
+        (None, None) => return None,
+    };
+    let deadline_s = (Quantity::value(capacity(volume)) / GIB).saturating_mul(EACH_GIB_S).max(least_s);
+    let container = json!({
+        "name": "pv-recycler", "image": IMAGE, "command": ["/bin/sh"], "args": ["-c", SCRUB],
+        "volumeMounts": [{"name": "vol", "mountPath": "/scrub"}],
+    });
+    client::typed(&json!({
+        "metadata": {"name": format!("{PREFIX}{}", volume.name()), "namespace": NAMESPACE, "annotations": {LEFT_BY: left_by(volume)}},
+        "spec": {"activeDeadlineSeconds": deadline_s, "restartPolicy": "Never", "volumes": [source], "containers": [container]},
+    }))
+    .ok()
+}
+
+/// What has become of a volume's pod.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// There is none for this release.
+    None,
+    Runs,
+    Done,
+    Failed(String),
+    /// It is a former release's.
+    Old,
+}
+
+fn look(pod: Option<&Pod>, volume: &PersistentVolume) -> Found {
+    let Some(pod) = pod else { return Found::None };
+    if pod.annotation(LEFT_BY) != Some(left_by(volume)) {
+        return Found::Old;
+    }
+    match phase(pod) {
+        "Succeeded" => Found::Done,
+        "Failed" => {
+            let message = pod.status.as_ref().and_then(|s| s.message.clone()).filter(|m| !m.is_empty());
+            Found::Failed(message.unwrap_or_else(|| "pod failed, pod.Status.Message unknown".to_owned()))
+        }
+        _ if pod.is_deleting() => Found::Failed("recycler pod was deleted".to_owned()),
+        _ => Found::Runs,
+    }
+}
+
+impl Binder {
+    /// One step of a volume that is to be recycled.
+    pub(super) async fn recycle(&self, volume: &Arc<PersistentVolume>) -> Step {
+        let claim = super::shelf::given_to(volume).unwrap_or_default();
+        // A claim of that name would be another one: its pods use another volume.
+        if self.shelf.claim(&claim).is_none()
+            && let Some(users) = self.users(&claim)
+        {
+            self.record(&**volume, &Note::normal("VolumeFailedRecycle", format!("Volume is used by pods: {users}")));
+            return Ok(None);
+        }
+        let pods = self.client.namespaced::<Pod>(NAMESPACE);
+        let name = format!("{PREFIX}{}", volume.name());
+        let found = pods.get_opt(&name).await?;
+        match look(found.as_ref(), volume) {
+            Found::Runs => Ok(None),
+            Found::None => {
+                let Some(pod) = pod(volume) else { return Ok(None) };
+                match pods.create(&pod).await {
+                    Err(error) if !error.is_already_exists() => {
+                        self.fail_recycling(volume, &format!("unexpected error creating recycler pod:  {error}")).await?;
+                        Ok(Some(LOOK))
+                    }
+                    _ => Ok(None),
+                }
+            }
+            Found::Done => {
+                self.remove(found.as_ref()).await?;
+                self.record(&**volume, &Note::normal("VolumeRecycled", "Volume recycled"));
+                self.unbind(volume).await.map(|_| None)
+            }
+            Found::Failed(why) => {
+                self.remove(found.as_ref()).await?;
+                self.fail_recycling(volume, &format!("failed to recycle volume: {why}")).await?;
+                Ok(Some(LOOK))
+            }
+            Found::Old => {
+                self.remove(found.as_ref()).await?;
+                self.fail_recycling(volume, "old recycler pod found, will retry later").await?;
+                Ok(Some(LOOK))
+            }
+        }
+    }
+
+    async fn fail_recycling(&self, volume: &Arc<PersistentVolume>, why: &str) -> Step {
+        self.fail(volume, &Note::warning("VolumeFailedRecycle", format!("Recycle failed: {why}"))).await
+    }
+
+    /// The pods that use a claim's volume.
+    fn users(&self, claim: &ObjectKey) -> Option<String> {
+        let pods = pods_of(&self.pods, claim);
+        let mut names: Vec<String> = pods.iter().filter(|p| !is_through(p)).map(|p| p.key().to_string()).collect();
+        names.sort_unstable();
+        (!names.is_empty()).then(|| names.join(","))
+    }
+
+    async fn remove(&self, pod: Option<&Pod>) -> client::Result<()> {
+        let Some(pod) = pod else { return Ok(()) };
+        let preconditions = Preconditions { uid: Some(pod.uid().to_owned()), resource_version: None };
+        let deleted = self.client.namespaced::<Pod>(NAMESPACE).delete(pod.name(), &DeleteParams { preconditions, ..DeleteParams::default() }).await;
+        unless_gone(deleted).map(drop)
+    }
+}

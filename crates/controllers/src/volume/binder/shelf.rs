@@ -1,0 +1,308 @@
+//! Volumes and claims as they were last heard of or written, and who may have which: the binder's memory.
+//!
+//! Invariants: an object is never replaced by an older one of the same UID, and never put back once it was heard to be gone, so
+//! the answer to an own write may come at any time. What is derived (free volumes by class, modes and size, waiting claims by
+//! class and age, who names whom) is changed together with the object that it follows from. A volume that one step is about to bind
+//! is held for it until the step ends: steps of several claims run at once and never choose the same one.
+//!
+//! A match costs the same with ten volumes and with ten thousand, as long as those that are large enough also suit: free ones lie by
+//! class, set of modes and size.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use client::{Delta, Meta, Object, ObjectKey};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::jiff::Timestamp;
+use machinery::labels::Selector;
+use machinery::quantity::Quantity;
+use parking_lot::{Mutex, MutexGuard};
+
+use super::modes::Modes;
+use super::{BIND_COMPLETED, is_bound_to, volume_phase};
+use crate::meta::{created, labels, revision};
+use crate::volume::{capacity, claim_class, requested, volume_class, volume_name};
+
+/// Free volumes of one class and one set of modes, the smallest first.
+type BySize = BTreeSet<(Quantity, String)>;
+
+#[derive(Default)]
+pub(super) struct Shelf {
+    all: Mutex<All>,
+}
+
+#[derive(Default)]
+struct All {
+    volumes: HashMap<String, Arc<PersistentVolume>>,
+    claims: HashMap<ObjectKey, Arc<PersistentVolumeClaim>>,
+    /// Volumes that anybody may have, by class.
+    free: HashMap<String, BTreeMap<Modes, BySize>>,
+    /// Volumes by the claim that they name.
+    given: HashMap<ObjectKey, BTreeSet<String>>,
+    /// Claims by the volume that they name.
+    asking: HashMap<String, BTreeSet<ObjectKey>>,
+    /// Claims that name no volume and have not had one, by class, the oldest first.
+    waiting: HashMap<String, BTreeSet<(Timestamp, ObjectKey)>>,
+    /// Volumes that a step is about to bind.
+    held: HashSet<String>,
+}
+
+/// A volume that nobody else chooses until this is dropped.
+pub(super) struct Hold<'s> {
+    shelf: &'s Shelf,
+    pub(super) volume: Arc<PersistentVolume>,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.shelf.all.lock().held.remove(self.volume.name());
+    }
+}
+
+/// What a claim asks of a volume, its class and its modes aside.
+struct Wish {
+    size: Quantity,
+    block: bool,
+    attributes: String,
+    selector: Option<Selector>,
+}
+
+fn is_block(mode: Option<&String>) -> bool {
+    mode.is_some_and(|m| m == "Block")
+}
+
+impl Wish {
+    fn of(claim: &PersistentVolumeClaim) -> Self {
+        let spec = claim.spec.as_ref();
+        Self {
+            size: requested(claim),
+            block: is_block(spec.and_then(|s| s.volume_mode.as_ref())),
+            attributes: spec.and_then(|s| s.volume_attributes_class_name.clone()).unwrap_or_default(),
+            selector: spec.and_then(|s| s.selector.as_ref()).map(|s| Selector::of(Some(s))),
+        }
+    }
+
+    /// Whether a volume that was made or set aside for the claim can be used.
+    fn fits(&self, volume: &PersistentVolume) -> bool {
+        let Some(spec) = volume.spec.as_ref() else { return false };
+        capacity(volume) >= self.size
+            && is_block(spec.volume_mode.as_ref()) == self.block
+            && spec.volume_attributes_class_name.as_deref().unwrap_or_default() == self.attributes
+            && !volume.is_deleting()
+    }
+
+    /// Whether a volume that was there before can be used.
+    fn chooses(&self, volume: &PersistentVolume) -> bool {
+        self.fits(volume) && self.selector.as_ref().is_none_or(|s| s.matches_map(labels(volume)))
+    }
+}
+
+fn modes_of(volume: &PersistentVolume) -> Modes {
+    Modes::of(volume.spec.as_ref().and_then(|s| s.access_modes.as_ref()))
+}
+
+/// The claim that a volume names.
+pub(super) fn given_to(volume: &PersistentVolume) -> Option<ObjectKey> {
+    let claim = volume.spec.as_ref()?.claim_ref.as_ref()?;
+    Some(ObjectKey::new(claim.namespace.as_deref().unwrap_or_default(), claim.name.as_deref().unwrap_or_default()))
+}
+
+/// Where a free volume lies; none if it is not free.
+fn place(volume: &PersistentVolume) -> Option<(&str, Modes, Quantity)> {
+    let free = volume.spec.as_ref()?.claim_ref.is_none() && volume_phase(volume) == "Available" && !volume.is_deleting();
+    free.then(|| (volume_class(volume), modes_of(volume), capacity(volume)))
+}
+
+/// Whether a claim has neither a volume nor the name of one.
+fn waits(claim: &PersistentVolumeClaim) -> bool {
+    volume_name(claim).is_empty() && claim.annotation(BIND_COMPLETED).is_none()
+}
+
+/// Takes one from a set among others; a set without any goes.
+fn drop_from<K: Hash + Eq, V: Ord>(sets: &mut HashMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(value);
+        if set.is_empty() {
+            sets.remove(key);
+        }
+    }
+}
+
+/// Whether what is known is newer than what comes.
+fn is_newer<K: Object>(known: Option<&Arc<K>>, than: &K) -> bool {
+    known.is_some_and(|k| k.uid() == than.uid() && revision(&**k) > revision(than))
+}
+
+impl All {
+    /// Returns whether the volume is free now and was not.
+    fn put_volume(&mut self, volume: Arc<PersistentVolume>) -> bool {
+        let was_free = self.remove_volume(volume.name()).is_some_and(|old| old.uid() == volume.uid() && place(&old).is_some());
+        let name = volume.name().to_owned();
+        if let Some(claim) = given_to(&volume) {
+            self.given.entry(claim).or_default().insert(name.clone());
+        }
+        let place = place(&volume);
+        if let Some((class, modes, size)) = place {
+            self.free.entry(class.to_owned()).or_default().entry(modes).or_default().insert((size, name.clone()));
+        }
+        let is_free = place.is_some();
+        self.volumes.insert(name, volume);
+        is_free && !was_free
+    }
+
+    fn remove_volume(&mut self, name: &str) -> Option<Arc<PersistentVolume>> {
+        let volume = self.volumes.remove(name)?;
+        if let Some(claim) = given_to(&volume) {
+            drop_from(&mut self.given, &claim, &name.to_owned());
+        }
+        if let Some((class, modes, size)) = place(&volume)
+            && let Some(of_class) = self.free.get_mut(class)
+        {
+            if let Some(by_size) = of_class.get_mut(&modes) {
+                by_size.remove(&(size, name.to_owned()));
+            }
+            of_class.retain(|_, by_size| !by_size.is_empty());
+            if of_class.is_empty() {
+                self.free.remove(class);
+            }
+        }
+        Some(volume)
+    }
+
+    fn put_claim(&mut self, claim: Arc<PersistentVolumeClaim>) {
+        let key = claim.key();
+        self.remove_claim(&key);
+        if waits(&claim) {
+            self.waiting.entry(claim_class(&claim).to_owned()).or_default().insert((created(&*claim), key.clone()));
+        } else if !volume_name(&claim).is_empty() {
+            self.asking.entry(volume_name(&claim).to_owned()).or_default().insert(key.clone());
+        }
+        self.claims.insert(key, claim);
+    }
+
+    fn remove_claim(&mut self, key: &ObjectKey) {
+        let Some(claim) = self.claims.remove(key) else { return };
+        if waits(&claim) {
+            drop_from(&mut self.waiting, &claim_class(&claim).to_owned(), &(created(&*claim), key.clone()));
+        } else {
+            drop_from(&mut self.asking, &volume_name(&claim).to_owned(), key);
+        }
+    }
+
+    /// The best volume for a claim (upstream `findByClaim`): by sets of modes from the smallest, of each first one that names the
+    /// claim, then the smallest that is free. A class that waits for a pod leaves the free ones to the scheduler.
+    fn best(&self, claim: &PersistentVolumeClaim, waits_for_pod: bool, taken: &HashSet<String>) -> Option<Arc<PersistentVolume>> {
+        let (wish, wanted) = (Wish::of(claim), Modes::of(claim.spec.as_ref().and_then(|s| s.access_modes.as_ref())));
+        let of_claim = self.given.get(&claim.key()).into_iter().flatten().filter_map(|name| self.volumes.get(name));
+        let own: Vec<(Modes, &Arc<PersistentVolume>)> = of_claim.filter(|v| is_bound_to(v, claim) && wish.fits(v)).map(|v| (modes_of(v), v)).collect();
+        let free = self.free.get(claim_class(claim)).filter(|_| !waits_for_pod);
+        let sets: BTreeSet<Modes> = own.iter().map(|(m, _)| *m).chain(free.into_iter().flat_map(BTreeMap::keys).copied()).collect();
+        sets.into_iter().filter(|modes| modes.hold(wanted)).find_map(|modes| {
+            let of_claim = own.iter().find(|(m, _)| *m == modes).map(|(_, v)| (*v).clone());
+            of_claim.or_else(|| {
+                let large_enough = free?.get(&modes)?.range((wish.size, String::new())..);
+                let mut volumes = large_enough.filter(|(_, name)| !taken.contains(name)).filter_map(|(_, name)| self.volumes.get(name));
+                volumes.find(|v| wish.chooses(v)).cloned()
+            })
+        })
+    }
+}
+
+impl Shelf {
+    fn lock(&self) -> MutexGuard<'_, All> {
+        self.all.lock()
+    }
+
+    /// What the informer told; returns whether the volume is free now and was not.
+    pub(super) fn heard_volume(&self, change: &Delta<PersistentVolume>) -> bool {
+        let mut all = self.lock();
+        match change {
+            Delta::Deleted(volume) => {
+                all.remove_volume(volume.name());
+                false
+            }
+            Delta::Added(volume) | Delta::Updated { new: volume, .. } => !is_newer(all.volumes.get(volume.name()), &**volume) && all.put_volume(volume.clone()),
+        }
+    }
+
+    pub(super) fn heard_claim(&self, change: &Delta<PersistentVolumeClaim>) {
+        let mut all = self.lock();
+        match change {
+            Delta::Deleted(claim) => all.remove_claim(&claim.key()),
+            Delta::Added(claim) | Delta::Updated { new: claim, .. } => {
+                if !is_newer(all.claims.get(&claim.key()), &**claim) {
+                    all.put_claim(claim.clone());
+                }
+            }
+        }
+    }
+
+    /// The answer to an own write; returns whether the volume is free now and was not.
+    pub(super) fn wrote_volume(&self, volume: &Arc<PersistentVolume>) -> bool {
+        let mut all = self.lock();
+        let known = all.volumes.get(volume.name()).is_some_and(|k| k.uid() == volume.uid() && revision(&**k) <= revision(&**volume));
+        known && all.put_volume(volume.clone())
+    }
+
+    /// The answer to an own write.
+    pub(super) fn wrote_claim(&self, claim: &Arc<PersistentVolumeClaim>) {
+        let mut all = self.lock();
+        if all.claims.get(&claim.key()).is_some_and(|k| k.uid() == claim.uid() && revision(&**k) <= revision(&**claim)) {
+            all.put_claim(claim.clone());
+        }
+    }
+
+    pub(super) fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
+        self.lock().volumes.get(name).cloned()
+    }
+
+    pub(super) fn claim(&self, key: &ObjectKey) -> Option<Arc<PersistentVolumeClaim>> {
+        self.lock().claims.get(key).cloned()
+    }
+
+    /// Volumes that name a claim.
+    pub(super) fn given(&self, claim: &ObjectKey) -> Vec<String> {
+        self.lock().given.get(claim).into_iter().flatten().cloned().collect()
+    }
+
+    /// Claims that name a volume.
+    pub(super) fn asking(&self, volume: &str) -> Vec<ObjectKey> {
+        self.lock().asking.get(volume).into_iter().flatten().cloned().collect()
+    }
+
+    /// Claims of a class that name no volume and have had none, the oldest first.
+    pub(super) fn waiting(&self, class: &str) -> Vec<ObjectKey> {
+        self.lock().waiting.get(class).into_iter().flatten().map(|(_, key)| key.clone()).collect()
+    }
+
+    /// Whether a claim has neither a volume nor the name of one.
+    pub(super) fn is_waiting(&self, claim: &ObjectKey) -> bool {
+        self.lock().claims.get(claim).is_some_and(|c| waits(c))
+    }
+
+    /// The best volume for a claim, held for the caller.
+    pub(super) fn choose(&self, claim: &PersistentVolumeClaim, waits_for_pod: bool) -> Option<Hold<'_>> {
+        let mut all = self.lock();
+        let volume = all.best(claim, waits_for_pod, &all.held)?;
+        // One that names the claim is held as well, perhaps twice: by name, it is nobody else's.
+        all.held.insert(volume.name().to_owned());
+        Some(Hold { shelf: self, volume })
+    }
+
+    /// The claims of a class that would find a volume now, each another one.
+    pub(super) fn matches(&self, class: &str) -> Vec<ObjectKey> {
+        let all = self.lock();
+        let (mut taken, mut found) = (all.held.clone(), Vec::new());
+        if !all.free.contains_key(class) {
+            return found;
+        }
+        for (_, key) in all.waiting.get(class).into_iter().flatten() {
+            if let Some(volume) = all.claims.get(key).and_then(|claim| all.best(claim, false, &taken)) {
+                taken.insert(volume.name().to_owned());
+                found.push(key.clone());
+            }
+        }
+        found
+    }
+}
