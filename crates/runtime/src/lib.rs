@@ -6,6 +6,7 @@
 //! own mount namespace only: they vanish with its last process, and the host's mount table never sees them.
 
 mod apparmor;
+pub mod block;
 mod caps;
 mod cgroup;
 mod devices;

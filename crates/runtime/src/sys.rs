@@ -1,5 +1,5 @@
 //! Thin, safe wrappers of system calls that neither `std` nor `nix` offers in the form needed. All `unsafe` of this crate
-//! is here and in [`crate::shim::child`]: each call passes pointers to live local values of the kernel's own layout, and
+//! is here, in [`crate::block`] and in [`crate::shim::child`]: each call passes pointers to live local values of the kernel's own layout, and
 //! each descriptor that the kernel returns is owned at once.
 #![allow(unsafe_code)]
 
