@@ -27,7 +27,7 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
     rbac::v1::ClusterRole,
     scheduling::v1::PriorityClass,
-    storage::v1::{CSINode, StorageClass, VolumeAttributesClass},
+    storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass},
 };
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
@@ -87,7 +87,9 @@ macro_rules! coded {
 }
 
 coded!(
+    CSIDriver,
     CSINode,
+    CSIStorageCapacity,
     CertificateSigningRequest,
     ClusterRole,
     ClusterTrustBundle,
@@ -125,6 +127,7 @@ coded!(
     SubjectAccessReview,
     TokenReview,
     ValidatingAdmissionPolicy,
+    VolumeAttachment,
     VolumeAttributesClass,
 );
 

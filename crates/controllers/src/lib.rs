@@ -149,6 +149,7 @@ const ALL: &[(&str, Start)] = &[
     ("persistentvolume-binder-controller", |cx| volume::binder::run(cx).boxed()),
     ("persistentvolume-expander-controller", |cx| volume::expand::run(cx).boxed()),
     ("ephemeral-volume-controller", |cx| volume::ephemeral::run(cx).boxed()),
+    ("persistentvolume-attach-detach-controller", |cx| volume::attach::run(cx).boxed()),
     ("persistentvolumeclaim-protection-controller", |cx| protection::claims(cx).boxed()),
     ("persistentvolume-protection-controller", |cx| protection::volumes(cx).boxed()),
     ("volumeattributesclass-protection-controller", |cx| protection::attributes(cx).boxed()),

@@ -8,6 +8,10 @@
 //! after all (or was counted before it was) is taken back, and a status that somebody else wrote is put right. Here a quota is
 //! counted that much later once its status changed, and soon if the status does not even say the limits of the spec. A quota
 //! whose status does not change cannot have become wrong.
+//!
+//! Two counts would miss an object until then. What is made while a quota is counted for the first time is charged by nobody,
+//! since the status does not say the limit yet: so a quota is counted again as soon as its status says a limit that it did not.
+//! And what was charged a moment ago may not be stored yet: so no quota is counted before its status has rested for a moment.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -20,13 +24,15 @@ use kinds::usage::{self, Amounts};
 use machinery::quantity::Quantity;
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::discovery::{self, Served};
 use crate::pods;
 use crate::work::{Controller, Cx, Step};
 
 const WORKERS: usize = 5;
-/// Deletions come in groups; one count does for all.
+/// Deletions come in groups; one count does for all. So long a status rests before its quota is counted: an object that is charged
+/// is stored by then.
 const SETTLE: Duration = Duration::from_millis(20);
 /// After a change of its status a quota is counted anew (upstream `--resource-quota-sync-period`).
 const RECOUNT: Duration = Duration::from_secs(300);
@@ -40,16 +46,21 @@ pub(crate) async fn run(cx: Cx) {
     let client = cx.client("resourcequota-controller");
     let queue: WorkQueue<ObjectKey> = WorkQueue::default();
     let freed = Freed { quotas: cx.informers.informer(), queue: queue.clone() };
-    let controller = Arc::new(Quotas { cx: cx.clone(), client, freed, heard: Arc::default() });
+    let controller = Arc::new(Quotas { cx: cx.clone(), client, freed, heard: Arc::default(), changed: Mutex::default() });
     cx.setup_with(queue, &controller)
-        .on(&controller.freed.quotas, |_, queue, change| match change {
+        .on(&controller.freed.quotas, |c, queue, change| match change {
             Delta::Added(quota) => queue.add(quota.key()),
-            Delta::Updated { old, new } => match look_again(old, new) {
-                Some(Duration::ZERO) => queue.add(new.key()),
-                Some(after) => queue.add_after(new.key(), after),
-                None => {}
-            },
-            Delta::Deleted(_) => {}
+            Delta::Updated { old, new } => {
+                if old.status != new.status {
+                    c.changed.lock().insert(new.key(), Instant::now());
+                }
+                match look_again(old, new) {
+                    Some(Duration::ZERO) => queue.add(new.key()),
+                    Some(after) => queue.add_after(new.key(), after),
+                    None => {}
+                }
+            }
+            Delta::Deleted(quota) => drop(c.changed.lock().remove(&quota.key())),
         })
         .on(&cx.informers.informer::<Pod>(), |c, _, change| match change {
             Delta::Updated { old, new } if pods::is_terminal(new) == pods::is_terminal(old) && same_claims(old, new) => {}
@@ -70,6 +81,10 @@ fn look_again(old: &ResourceQuota, new: &ResourceQuota) -> Option<Duration> {
         && amounts(&Some(asked)) != amounts(&told)
     {
         return Some(FOREIGN_STATUS);
+    }
+    let told = |quota: &ResourceQuota| -> Vec<String> { quota.status.iter().flat_map(|s| s.hard.iter().flatten()).map(|(name, _)| name.clone()).collect() };
+    if told(old) != told(new) {
+        return Some(SETTLE);
     }
     (old.status != new.status).then_some(RECOUNT)
 }
@@ -100,6 +115,8 @@ struct Quotas {
     freed: Freed,
     /// Resources whose deletions are listened to, since a quota counts them.
     heard: Arc<Mutex<HashSet<String>>>,
+    /// When the status of each quota changed last.
+    changed: Mutex<HashMap<ObjectKey, Instant>>,
 }
 
 /// A resource that is listened to. Once its informer has ended (its kind was served no longer), it is to be listened to anew.
@@ -201,6 +218,9 @@ impl Controller for Quotas {
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
         let Some(quota) = self.freed.quotas.get_key(key) else { return Ok(None) };
+        if let Some(rest) = self.changed.lock().get(key).and_then(|since| SETTLE.checked_sub(since.elapsed())) {
+            return Ok(Some(rest));
+        }
         let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
         let counted = self.counted(&hard).await?;
         counted.iter().for_each(|served| self.listen(served));
@@ -243,6 +263,9 @@ mod tests {
         let (one, charged) = (quota("5", "5", "1"), quota("5", "5", "2"));
         assert_eq!(look_again(&one, &charged), Some(RECOUNT), "the object may not have been stored after all");
         assert_eq!(look_again(&one, &one), None);
+        let mut unsaid = one.clone();
+        unsaid.status = Some(ResourceQuotaStatus::default());
+        assert_eq!(look_again(&unsaid, &one), Some(SETTLE), "what was made meanwhile was charged by nobody");
         assert_eq!(look_again(&one, &quota("6", "5", "1")), Some(Duration::ZERO));
         assert_eq!(look_again(&one, &quota("5", "500", "1")), Some(FOREIGN_STATUS), "somebody else wrote it");
         assert_eq!(look_again(&one, &quota("5", "5000m", "1")), Some(RECOUNT), "only written otherwise");

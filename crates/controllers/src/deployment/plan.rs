@@ -33,6 +33,9 @@ pub(super) fn roll_new(d: &Deployment, all: &[Set], new: &Set) -> Option<Resize>
 }
 
 /// A step of a rolling update for the old sets: first pods that do not serve anyway, then as many as availability allows.
+///
+/// A set's status may be older than its size: it then still counts pods that it was told to give up. The sizes are known for
+/// certain, so never more go than they allow; with a status that is as new as its set this bound is never the narrower one.
 pub(super) fn roll_old(d: &Deployment, all: &[Set], new: &Set, old: &[Set]) -> Vec<Resize> {
     if sum(old, size) == 0 {
         return Vec::new();
@@ -53,7 +56,7 @@ pub(super) fn roll_old(d: &Deployment, all: &[Set], new: &Set, old: &[Set]) -> V
         left -= take;
     }
     // What was unhealthy is gone now; what is available decides about the rest.
-    let mut left = sum(all, available) - least;
+    let mut left = (sum(all, available) - least).min(left);
     for to in &mut sizes {
         let take = (*to).clamp(0, left.max(0));
         *to -= take;

@@ -106,6 +106,19 @@ fn pods_that_do_not_serve_are_replaced_first() {
     assert_eq!(told, [("sick".to_owned(), 2)], "of twelve two are new and not up yet, eight must be left");
 }
 
+/// An old set was made smaller and has not said so yet when the new one serves already.
+#[test]
+fn a_status_that_is_behind_takes_nobody_who_serves() {
+    let d = deployment(3, "1", "0");
+    let (told, new) = (set("old", 3, 100), set("new", 2, 1));
+    let mut behind = (*told).clone();
+    behind.spec.replicas = Some(2);
+    let behind = Arc::new(behind);
+    assert_eq!((size(&behind), available(&behind)), (2, 3));
+    let step = plan::roll_old(&d, &[behind.clone(), new.clone()], &new, &[behind]);
+    assert_eq!(step.iter().map(|(_, to)| *to).collect::<Vec<_>>(), [1], "two new ones and one old one serve");
+}
+
 #[test]
 fn scaling_is_in_proportion_and_the_rest_goes_to_the_largest() {
     let noted = |rs: &Set, desired, max| {

@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use k8s_openapi::api::storage::v1::{CSINode, StorageClass, VolumeAttributesClass};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -136,7 +136,10 @@ impl Monitors {
             ("storage.k8s.io", "storageclasses") => self.feed(&i.informer::<StorageClass>(), &served, token),
             ("storage.k8s.io", "volumeattributesclasses") => self.feed(&i.informer::<VolumeAttributesClass>(), &served, token),
             ("certificates.k8s.io", "certificatesigningrequests") => self.feed(&i.informer::<CertificateSigningRequest>(), &served, token),
+            ("storage.k8s.io", "csidrivers") => self.feed(&i.informer::<CSIDriver>(), &served, token),
             ("storage.k8s.io", "csinodes") => self.feed(&i.informer::<CSINode>(), &served, token),
+            ("storage.k8s.io", "csistoragecapacities") => self.feed(&i.informer::<CSIStorageCapacity>(), &served, token),
+            ("storage.k8s.io", "volumeattachments") => self.feed(&i.informer::<VolumeAttachment>(), &served, token),
             ("", "resourcequotas") => self.feed(&i.informer::<ResourceQuota>(), &served, token),
             ("autoscaling", "horizontalpodautoscalers") => self.feed(&i.informer::<HorizontalPodAutoscaler>(), &served, token),
             ("policy", "poddisruptionbudgets") => self.feed(&i.informer::<PodDisruptionBudget>(), &served, token),

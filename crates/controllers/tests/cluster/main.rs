@@ -1,5 +1,6 @@
 //! The controllers against the real API server, in one process.
 
+mod attach;
 mod support;
 
 use client::Meta;
