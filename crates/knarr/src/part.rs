@@ -127,7 +127,7 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     config.own_ports = own_ports;
     let kept = network.clone();
     let keep = kept.keep(stop.clone());
-    let kubelet = kubelet::run(config, client.user_agent("kubelet"), informers, runtime, network, stop.clone());
+    let kubelet = kubelet::run(config, client.user_agent("kubelet"), informers, runtime, network, volume::Drivers::default(), stop.clone());
     let keep = async {
         keep.await;
         Ok(())

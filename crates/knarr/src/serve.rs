@@ -307,7 +307,7 @@ fn start_kubelet(
     let client = door.client(local::user(&format!("system:node:{name}"), &["system:nodes"])).user_agent("kubelet");
     let _inside = room.handle.enter();
     let informers = Informers::new(client.clone(), stop.clone());
-    spawn(parts, &room.handle, KUBELET, kubelet::run(config, client, informers, runtime, network, stop.clone()));
+    spawn(parts, &room.handle, KUBELET, kubelet::run(config, client, informers, runtime, network, volume::Drivers::default(), stop.clone()));
 }
 
 /// The node's services: proxy and DNS. They belong to a node, so without one there are none.

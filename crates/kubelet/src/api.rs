@@ -8,6 +8,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, PodCertificateRequest};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, VolumeAttachment};
 use serde_json::Value;
 
 /// Why a request failed.
@@ -92,6 +93,22 @@ pub trait KubeApi: Send + Sync {
     async fn get_claim(&self, namespace: &str, name: &str) -> Result<PersistentVolumeClaim, ApiError>;
     /// A volume.
     async fn get_volume(&self, name: &str) -> Result<PersistentVolume, ApiError>;
+    /// A strategic merge patch of a claim's status.
+    async fn patch_claim_status(&self, namespace: &str, name: &str, patch: Value) -> Result<PersistentVolumeClaim, ApiError>;
+    /// What the cluster knows of a driver of volumes, from the memory of an informer that begins with the first call.
+    async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, ApiError>;
+    /// The attachment of a volume.
+    async fn get_attachment(&self, name: &str) -> Result<VolumeAttachment, ApiError>;
+    /// Waits until the node's status says that a volume is attached, from the memory of an informer that begins with the first call.
+    async fn volume_attached(&self, node: &str, volume: &str);
+    /// The drivers of this node, as the cluster knows them.
+    async fn get_csi_node(&self, name: &str) -> Result<Option<CSINode>, ApiError>;
+    /// Makes that object.
+    async fn create_csi_node(&self, node: &CSINode) -> Result<CSINode, ApiError>;
+    /// Replaces that object, if it is still what was read.
+    async fn replace_csi_node(&self, node: &CSINode) -> Result<CSINode, ApiError>;
+    /// Deletes that object.
+    async fn delete_csi_node(&self, name: &str) -> Result<(), ApiError>;
     /// The handler that a RuntimeClass names.
     async fn runtime_handler(&self, class: &str) -> Result<String, ApiError>;
     /// The services of a namespace, from the informer's memory.
@@ -110,6 +127,8 @@ pub trait KubeApi: Send + Sync {
     async fn review_access(&self, review: SubjectAccessReview) -> Result<SubjectAccessReview, ApiError>;
     /// An Event about a pod, or about one container of it (`field_path`, as `spec.containers{name}`). Never blocks.
     fn pod_event(&self, pod: &Pod, field_path: Option<&str>, severity: Severity, reason: &str, message: &str);
+    /// An Event about a claim.
+    fn claim_event(&self, claim: &PersistentVolumeClaim, severity: Severity, reason: &str, message: &str);
     /// An Event about the node.
     fn node_event(&self, severity: Severity, reason: &str, message: &str);
 }

@@ -24,7 +24,7 @@ use tokio::sync::{broadcast, mpsc};
 // Values that mean the same to every runtime are those of the built-in one. What names things or bounds them is the kubelet's
 // own, below: each runtime chooses its identifiers, and the kubelet's numbers are the API's.
 pub use ::runtime::{APPARMOR_RUNTIME_DEFAULT, apparmor_default, apparmor_enabled};
-pub use ::runtime::{ContainerState as State, Credentials, ExecResult, Mount, Origin, Propagation, Seccomp};
+pub use ::runtime::{ContainerState as State, Credentials, Device, ExecResult, Mount, Origin, Propagation, Seccomp};
 
 /// Labels on sandboxes and containers, by which pods are found again after a restart. The names are those of CRI.
 pub mod label {
@@ -215,7 +215,9 @@ pub struct ContainerSpec {
     pub working_dir: String,
     /// Mounts in order.
     pub mounts: Vec<Mount>,
-    /// Host devices to pass in are those of privileged containers only.
+    /// Devices of volumes; those of the host are for privileged containers only.
+    pub devices: Vec<Device>,
+    /// Who it runs as.
     pub security: SecuritySpec,
     /// Limits.
     pub limits: CgroupLimits,

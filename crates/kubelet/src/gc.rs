@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::cri::{Image, PodUid, label};
 use crate::images::pulled;
 use crate::machine;
-use crate::pod::Context;
 use crate::pod::manager::Pods;
+use crate::pod::{Context, cleanup};
 use crate::util;
 use crate::volumes::{self, Layout};
 
@@ -19,7 +19,25 @@ const IMAGE_GC_LOW_PERCENT: u64 = 80;
 /// Removes the directories of pods that neither the API nor the runtime knows: they ended while no kubelet ran, or their
 /// removal failed. What is on the disk is listed before it is asked who is known: a pod that comes in between is in neither.
 /// `held`: pods that wait for their admission, as many do after a reboot: their data is theirs.
-pub fn orphaned_dirs(cx: &Context, pods: &Pods, held: &[PodUid]) {
+pub async fn orphaned_dirs(cx: Arc<Context>, pods: Pods, held: Vec<PodUid>) {
+    let of = Arc::clone(&cx);
+    for uid in util::blocking(move || orphans(&of, &pods, &held)).await {
+        // A driver that cannot take its volume away holds the directory; it is tried again.
+        let uid = PodUid(uid);
+        if let Err(error) = cleanup::drop_volumes(&cx, &uid).await {
+            tracing::warn!(uid = uid.0, error, "volumes of a former pod stay; will be tried again");
+            continue;
+        }
+        let layout = Layout::new(&cx.config.root_dir, &uid.0);
+        match util::blocking(move || volumes::tear_down(&layout)).await {
+            Ok(()) => tracing::info!(uid = uid.0, "removed what a former pod left behind"),
+            Err(e) => tracing::warn!(uid = uid.0, error = %e, "what a former pod left behind could not be removed"),
+        }
+    }
+}
+
+/// The directories that belong to nobody; logs of that kind are removed.
+fn orphans(cx: &Context, pods: &Pods, held: &[PodUid]) -> Vec<String> {
     let mut found = BTreeSet::new();
     for dir in ["pods", "memory"] {
         let entries = fs::read_dir(cx.config.root_dir.join(dir)).into_iter().flatten().flatten();
@@ -30,12 +48,6 @@ pub fn orphaned_dirs(cx: &Context, pods: &Pods, held: &[PodUid]) {
     known.extend(held.iter().map(|uid| uid.0.clone()));
     known.extend(cx.runtime.containers().iter().filter_map(|c| c.labels.get(label::POD_UID).cloned()));
     known.extend(cx.runtime.sandboxes().iter().filter_map(|s| s.labels.get(label::POD_UID).cloned()));
-    for uid in found.iter().filter(|uid| !known.contains(*uid)) {
-        match volumes::tear_down(&Layout::new(&cx.config.root_dir, uid)) {
-            Ok(()) => tracing::info!(uid, "removed what a former pod left behind"),
-            Err(e) => tracing::warn!(uid, error = %e, "what a former pod left behind could not be removed"),
-        }
-    }
     for path in logs {
         let uid = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.rsplit('_').next()).unwrap_or_default();
         if !uid.is_empty()
@@ -45,6 +57,7 @@ pub fn orphaned_dirs(cx: &Context, pods: &Pods, held: &[PodUid]) {
             tracing::warn!(uid, error = %e, "logs of a former pod could not be removed");
         }
     }
+    found.into_iter().filter(|uid| !known.contains(uid)).collect()
 }
 
 /// The images that this node pulled and that no container and no image volume uses, the largest first. One that was imported

@@ -16,6 +16,7 @@ use crate::images::Images;
 use crate::machine::Machine;
 use crate::pod::Context;
 use crate::pod::manager::{Manager, Pods};
+use crate::volumes::persistent::Persistent;
 use crate::volumes::watches::Watches;
 use crate::{evict, gc, logs, node, server, util, volumes};
 
@@ -44,12 +45,13 @@ pub async fn run(
     informers: client::Informers,
     runtime: runtime::Runtime,
     network: network::pod::PodNetwork,
+    drivers: volume::Drivers,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let changes = crate::real::pod_changes(&informers, &config.node_name, shutdown.clone());
     let api: SharedApi = Arc::new(crate::real::RealApi::new(client.user_agent("kubelet"), informers, &config.node_name));
     let runtime: SharedRuntime = Arc::new(crate::real::RealRuntime::new(runtime));
-    run_with(config, api, runtime, Arc::new(crate::real::RealNet::new(network)), changes, shutdown).await
+    run_with(config, api, runtime, Arc::new(crate::real::RealNet::new(network)), drivers, changes, shutdown).await
 }
 
 /// The same on any API, runtime and network.
@@ -58,6 +60,7 @@ pub async fn run_with(
     api: SharedApi,
     runtime: SharedRuntime,
     net: SharedNet,
+    drivers: volume::Drivers,
     mut changes: mpsc::UnboundedReceiver<PodChange>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -74,6 +77,12 @@ pub async fn run_with(
     if let Err(error) = util::blocking(move || crate::images::pulled::adopt(&root, &store)).await {
         tracing::warn!(%error, "images of a former version are for nobody without a login until the next start");
     }
+    let stop = shutdown.child_token();
+    let _stop_all = stop.clone().drop_guard();
+    let looks = volumes::looks::Looks::default();
+    let persistent = Persistent::new(&config.root_dir, &config.node_name, Arc::clone(&api), drivers, looks.clone(), stop.clone());
+    let adopting = persistent.clone();
+    util::blocking(move || adopting.adopt()).await;
     let pods = Pods::default();
     let (stale, beside) = (pods.clone(), pods.clone());
     let scheme = runtime.version().split("://").next().unwrap_or("knarr").to_owned();
@@ -87,14 +96,13 @@ pub async fn run_with(
         others: Box::new(move |uid| beside.others(uid)),
         node: parking_lot::RwLock::default(),
         pressure: crate::shortage::Pressure::default(),
-        looks: volumes::looks::Looks::default(),
+        looks,
+        persistent,
         api,
         runtime: Arc::clone(&runtime),
         net,
         config,
     });
-    let stop = shutdown.child_token();
-    let _stop_all = stop.clone().drop_guard();
     let mut events = runtime.events();
     let served = server::spawn(Arc::clone(&cx), pods.clone(), stop.clone()).await?;
     let (sender, registered) = watch::channel(false);
@@ -126,7 +134,10 @@ pub async fn run_with(
                 manager.end_orphans();
                 if sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
                     let (cx, pods, held) = (Arc::clone(&cx), pods.clone(), manager.held());
-                    sweeping = Some(tokio::task::spawn_blocking(move || gc::orphaned_dirs(&cx, &pods, &held)));
+                    sweeping = Some(tokio::spawn(async move {
+                        gc::orphaned_dirs(Arc::clone(&cx), pods, held).await;
+                        cx.persistent.sweep().await;
+                    }));
                 }
             }
             () = manager.next() => {}

@@ -14,6 +14,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, PodCertificateRequest};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, VolumeAttachment};
 use machinery::gvk::Gvk;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -57,6 +58,20 @@ pub fn clock() -> Clock {
     Clock::new(move || base + start.elapsed())
 }
 
+/// What a fake API server knows of storage, by name.
+#[derive(Default)]
+pub struct Storage {
+    pub claims: BTreeMap<String, PersistentVolumeClaim>,
+    pub volumes: BTreeMap<String, PersistentVolume>,
+    pub drivers: BTreeMap<String, CSIDriver>,
+    pub attachments: BTreeMap<String, VolumeAttachment>,
+    pub csi_node: Option<CSINode>,
+    /// Patches of claims' statuses.
+    pub patches: Vec<Value>,
+    /// Reason and message of Events about claims.
+    pub claim_events: Vec<(String, String)>,
+}
+
 /// An API server of a few objects, which remembers what it was told.
 #[derive(Default)]
 pub struct FakeApi {
@@ -75,6 +90,10 @@ pub struct FakeApi {
     pub bundles: tokio::sync::watch::Sender<Vec<Arc<ClusterTrustBundle>>>,
     /// Service accounts and nodes exist, by any name.
     pub peopled: std::sync::atomic::AtomicBool,
+    /// Claims and volumes, and what is known of drivers.
+    pub storage: Mutex<Storage>,
+    /// The volumes that the cluster has attached to the node.
+    pub attached: watch::Sender<std::collections::BTreeSet<String>>,
     /// The requests for certificates.
     pub requests: tokio::sync::watch::Sender<Vec<Arc<PodCertificateRequest>>>,
 }
@@ -184,10 +203,41 @@ impl KubeApi for FakeApi {
         Ok(serde_json::from_value(serde_json::json!({"metadata": {"name": name, "uid": "account-uid"}})).unwrap())
     }
     async fn get_claim(&self, _: &str, name: &str) -> Result<PersistentVolumeClaim, ApiError> {
-        missing(name)
+        self.storage.lock().claims.get(name).cloned().map_or_else(|| missing(name), Ok)
     }
     async fn get_volume(&self, name: &str) -> Result<PersistentVolume, ApiError> {
-        missing(name)
+        self.storage.lock().volumes.get(name).cloned().map_or_else(|| missing(name), Ok)
+    }
+    async fn patch_claim_status(&self, _: &str, name: &str, patch: Value) -> Result<PersistentVolumeClaim, ApiError> {
+        let mut storage = self.storage.lock();
+        storage.patches.push(patch.clone());
+        let Some(claim) = storage.claims.get_mut(name) else { return missing(name) };
+        let mut value = serde_json::to_value(&*claim).unwrap();
+        let ty = machinery::schema::builtin().kind(&Gvk::new("", "v1", "PersistentVolumeClaim")).unwrap();
+        machinery::patch::strategic(ty, &mut value, &patch).unwrap();
+        *claim = serde_json::from_value(value).unwrap();
+        Ok(claim.clone())
+    }
+    async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, ApiError> {
+        Ok(self.storage.lock().drivers.get(name).cloned().map(Arc::new))
+    }
+    async fn get_attachment(&self, name: &str) -> Result<VolumeAttachment, ApiError> {
+        self.storage.lock().attachments.get(name).cloned().map_or_else(|| missing(name), Ok)
+    }
+    async fn volume_attached(&self, _: &str, volume: &str) {
+        let _ = self.attached.subscribe().wait_for(|all| all.contains(volume)).await;
+    }
+    async fn get_csi_node(&self, _: &str) -> Result<Option<CSINode>, ApiError> {
+        Ok(self.storage.lock().csi_node.clone())
+    }
+    async fn create_csi_node(&self, node: &CSINode) -> Result<CSINode, ApiError> {
+        Ok(self.storage.lock().csi_node.insert(node.clone()).clone())
+    }
+    async fn replace_csi_node(&self, node: &CSINode) -> Result<CSINode, ApiError> {
+        Ok(self.storage.lock().csi_node.insert(node.clone()).clone())
+    }
+    async fn delete_csi_node(&self, name: &str) -> Result<(), ApiError> {
+        self.storage.lock().csi_node.take().map_or_else(|| missing(name), |_| Ok(()))
     }
     async fn runtime_handler(&self, class: &str) -> Result<String, ApiError> {
         missing(class)
@@ -219,6 +269,9 @@ impl KubeApi for FakeApi {
     }
     fn pod_event(&self, _: &Pod, _: Option<&str>, _: Severity, reason: &str, message: &str) {
         self.events.lock().push((reason.to_owned(), message.to_owned()));
+    }
+    fn claim_event(&self, _: &PersistentVolumeClaim, _: Severity, reason: &str, message: &str) {
+        self.storage.lock().claim_events.push((reason.to_owned(), message.to_owned()));
     }
     fn node_event(&self, _: Severity, _: &str, _: &str) {}
 }

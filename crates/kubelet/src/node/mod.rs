@@ -147,6 +147,7 @@ pub fn status(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> NodeSt
         // What is empty is not there when it is read back.
         images: Some(images(cx)).filter(|i| !i.is_empty()),
         node_info: Some(system_info(cx)),
+        volumes_in_use: Some(cx.persistent.in_use()).filter(|v| !v.is_empty()),
         ..NodeStatus::default()
     }
 }
@@ -208,6 +209,8 @@ async fn write_status(cx: &Arc<Context>, old: Option<&NodeStatus>, new: NodeStat
         if let Some(Value::Array(list)) = map.get_mut("addresses") {
             list.push(json!({"$patch": "replace"}));
         }
+        // What is not in use any more is to be gone.
+        map.entry("volumesInUse").or_insert(Value::Null);
     }
     cx.api.patch_node(&cx.config.node_name, json!({"status": patch}), true).await
 }
@@ -223,9 +226,11 @@ fn told(api: &NodeStatus, fresh: &NodeStatus) -> bool {
         list
     };
     let tree = |s: &NodeStatus| serde_json::to_value(s).unwrap_or_default();
+    // Nothing in use is told by not telling it.
+    let in_use = api.volumes_in_use.as_deref().unwrap_or_default() == fresh.volumes_in_use.as_deref().unwrap_or_default();
     let (api_tree, fresh_tree) = (tree(api), tree(fresh));
     let rest = fresh_tree.as_object().into_iter().flatten().filter(|(key, _)| *key != "conditions");
-    conditions(api) == conditions(fresh) && rest.into_iter().all(|(key, value)| api_tree.get(key) == Some(value))
+    in_use && conditions(api) == conditions(fresh) && rest.into_iter().all(|(key, value)| api_tree.get(key) == Some(value))
 }
 
 /// Keeps the node's object and lease.
@@ -233,16 +238,21 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::s
     let Some(mut node) = register(&cx, &stop).await else { return };
     *cx.node.write() = Some(Arc::new(node.clone()));
     let _ = registered.send(true);
+    cx.persistent.reported(in_use(&node));
+    let mut volumes = cx.persistent.changes();
     let mut reported = Instant::now();
     let mut ticks = tokio::time::interval(LEASE_RENEW);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => if let Err(e) = cx.api.renew_lease(&node, LEASE_DURATION_S).await {
+                tracing::warn!(error = %e, "node lease not renewed");
+            },
+            // Whoever waits for a volume to be attached waits for this; volumes that are not attached change nothing of it.
+            Ok(()) = volumes.changed() => if in_use(&node) == cx.persistent.in_use() {
+                continue;
+            },
             () = stop.cancelled() => return,
-        }
-        if let Err(e) = cx.api.renew_lease(&node, LEASE_DURATION_S).await {
-            tracing::warn!(error = %e, "node lease not renewed");
         }
         match cx.api.get_node(&cx.config.node_name).await {
             Ok(Some(found)) => node = found,
@@ -270,8 +280,14 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::s
                 Err(e) => tracing::warn!(error = %e, "node status not written"),
             }
         }
+        cx.persistent.reported(in_use(&node));
         *cx.node.write() = Some(Arc::new(node.clone()));
     }
+}
+
+/// The volumes that a node's status says are in use.
+fn in_use(node: &Node) -> &[String] {
+    node.status.as_ref().and_then(|s| s.volumes_in_use.as_deref()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -284,8 +300,12 @@ mod tests {
         let ready = |status: &str, time: &str| json!({"type": "Ready", "status": status, "reason": "r", "message": "m", "lastHeartbeatTime": time, "lastTransitionTime": time});
         let fresh = of(json!({"capacity": {"cpu": "2"}, "conditions": [ready("True", "2026-01-01T00:00:00Z")]}));
         let other = json!({"type": "KernelDeadlock", "status": "False"});
-        let same = of(json!({"capacity": {"cpu": "2"}, "conditions": [other, ready("True", "2025-01-01T00:00:00Z")], "volumesInUse": ["x"]}));
+        let same = of(
+            json!({"capacity": {"cpu": "2"}, "conditions": [other, ready("True", "2025-01-01T00:00:00Z")], "volumesAttached": [{"name": "x", "devicePath": ""}]}),
+        );
         assert!(told(&same, &fresh));
+        let used = of(json!({"capacity": {"cpu": "2"}, "conditions": [ready("True", "2025-01-01T00:00:00Z")], "volumesInUse": ["x"]}));
+        assert!(!told(&used, &fresh), "a volume that nobody has is not in use");
         assert!(!told(&of(json!({"capacity": {"cpu": "2"}, "conditions": [ready("Unknown", "2026-01-01T00:00:00Z")]})), &fresh));
         assert!(!told(&of(json!({"capacity": {"cpu": "3"}, "conditions": [ready("True", "2026-01-01T00:00:00Z")]})), &fresh));
         assert!(!told(&of(json!({"capacity": {"cpu": "2"}})), &fresh));

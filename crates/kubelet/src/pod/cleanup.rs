@@ -86,6 +86,7 @@ pub async fn clean_host(cx: &Arc<Context>, pod: &Arc<Pod>, sandbox: Option<Sandb
         gone(cx.runtime.stop_sandbox(&id).await)?;
     }
     cx.watches.release(&PodUid(util::uid(pod).to_owned()));
+    drop_volumes(cx, &PodUid(util::uid(pod).to_owned())).await?;
     let (c, p) = (Arc::clone(cx), Arc::clone(pod));
     let removed = util::blocking(move || {
         volumes::tear_down(&Layout::new(&c.config.root_dir, util::uid(&p)))?;
@@ -94,6 +95,13 @@ pub async fn clean_host(cx: &Arc<Context>, pod: &Arc<Pod>, sandbox: Option<Sandb
         Ok::<_, std::io::Error>(())
     });
     removed.await.map_err(|e| e.to_string())
+}
+
+/// Takes away what drivers brought to a pod, and what of the node was bound for it. Nothing else of the pod's directory may go before.
+pub async fn drop_volumes(cx: &Arc<Context>, uid: &PodUid) -> Result<(), String> {
+    cx.persistent.tear_down(uid).await?;
+    let (persistent, uid) = (cx.persistent.clone(), uid.0.clone());
+    util::blocking(move || persistent.drop_local(&uid)).await.map_err(|e| format!("local volumes: {e}"))
 }
 
 /// Lets the API forget the pod, and removes containers, sandboxes and logs.

@@ -43,7 +43,7 @@ impl Node {
         // Of its own, so that tests side by side can each remove theirs.
         let cgroup_root = format!("knarr-test-{}", dir.path().file_name().and_then(|n| n.to_str()).unwrap());
         config.cgroup_root.clone_from(&cgroup_root);
-        let task = tokio::spawn(run_with(config, api.clone(), runtime.clone(), Arc::new(FakeNet), receiver, stop.clone()));
+        let task = tokio::spawn(run_with(config, api.clone(), runtime.clone(), Arc::new(FakeNet), volume::Drivers::default(), receiver, stop.clone()));
         Self { _dir: dir, cgroup_root, clock, api, runtime, changes, stop, task }
     }
 

@@ -43,6 +43,7 @@ use crate::probes::results::Results;
 use crate::shortage::Pressure;
 use crate::util;
 use crate::volumes::looks::Looks;
+use crate::volumes::persistent::Persistent;
 use crate::volumes::watches::Watches;
 
 /// Answers the pods that have not ended, but for one.
@@ -62,6 +63,8 @@ pub struct Context {
     pub watches: Watches,
     /// Looks at places of the host that may hang.
     pub looks: Looks,
+    /// Volumes that drivers bring.
+    pub persistent: Persistent,
     /// Image pulls.
     pub images: Images,
     /// Cgroups of pods.

@@ -106,7 +106,13 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
     let own = if links { cx.api.services(ns).await } else { Vec::new() };
     let vars = services::variables(&own, kubernetes.map(|k| &**k), links, cx.config.api_service);
     let env = env::build(&cx.api, &facts, c, vars, &layout.pod_dir.join("volumes")).await.map_err(|e| e.to_string())?;
-    let security = security::for_container(pod, c, image)?;
+    let mut security = security::for_container(pod, c, image)?;
+    // Who made a volume may want its users to be of a group (upstream's `GetExtraSupplementalGroupsForPod`).
+    for group in s.set_up.volumes.values().filter_map(|v| v.group) {
+        if !security.supplemental_groups.contains(&group) {
+            security.supplemental_groups.push(group);
+        }
+    }
     let mut mounts = {
         // Paths in volumes of the host may hang with their file systems.
         let (layout, ready, c, env) = (layout.clone(), s.set_up.volumes.clone(), c.clone(), env.clone());
@@ -128,6 +134,7 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
     if !taken(inside) {
         mounts.push(Mount { host: message_path.clone(), container: PathBuf::from(inside), ..Mount::default() });
     }
+    let devices = volumes::container_devices(&s.set_up.volumes, c)?;
     Ok(ContainerSpec {
         name: c.name.clone(),
         attempt: s.attempt,
@@ -137,6 +144,7 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
         env,
         working_dir: c.working_dir.clone().unwrap_or_default(),
         mounts,
+        devices,
         security,
         limits: resources::container_limits(pod, c, cx.machine.memory_bytes),
         stdin: c.stdin.unwrap_or(false),

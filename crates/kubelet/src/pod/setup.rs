@@ -103,7 +103,9 @@ pub async fn set_up(
         cx.api.pod_event(&pod, None, Severity::Warning, "DNSConfigForming", &warning);
     }
     let facts = cx.facts(&pod, &[]);
-    let source = Source { api: &cx.api, watches: &cx.watches, looks: &cx.looks, proofs: &proofs, facts };
+    let node = cx.node.read().clone();
+    let source =
+        Source { api: &cx.api, watches: &cx.watches, looks: &cx.looks, persistent: &cx.persistent, pod: &pod, node: node.as_deref(), proofs: &proofs, facts };
     let content = async {
         tokio::select! {
             made = async { tokio::join!(volumes::set_up(&source, &layout), image_volumes(&cx, &pod)) } => Some(made),
@@ -118,7 +120,10 @@ pub async fn set_up(
     });
     written.await.map_err(|e| fail("FailedCreatePodContainer", format!("unable to write the pod's files: {e}")))?;
     let (ready, images) = content.ok_or_else(ended)?;
-    let mut ready = ready.map_err(|e| fail("FailedMount", e.to_string()))?;
+    let mut ready = ready.map_err(|errors| {
+        let told: Vec<String> = errors.into_iter().map(|e| fail(e.reason, e.message).0).collect();
+        SetUpError(told.join("; "))
+    })?;
     for (volume, image) in images? {
         if let Some(r) = ready.get_mut(&volume) {
             r.image = Some(image);

@@ -295,7 +295,7 @@ impl Worker {
             }
             Outcome::Refreshed(errors) => {
                 for e in &errors {
-                    self.cx.api.pod_event(&self.handle.pod(), None, Severity::Warning, "FailedMount", &e.to_string());
+                    self.cx.api.pod_event(&self.handle.pod(), None, Severity::Warning, e.reason, &e.message);
                 }
                 self.refresh_due |= !errors.is_empty();
                 errors.is_empty()
@@ -417,7 +417,17 @@ impl Worker {
         let cancel = self.cancel.clone();
         self.duties.begin(Duty::Refresh, at, async move {
             let layout = Layout::new(&cx.config.root_dir, util::uid(&pod));
-            let source = Source { api: &cx.api, watches: &cx.watches, looks: &cx.looks, proofs: &proofs, facts: cx.facts(&pod, &ips) };
+            let node = cx.node.read().clone();
+            let source = Source {
+                api: &cx.api,
+                watches: &cx.watches,
+                looks: &cx.looks,
+                persistent: &cx.persistent,
+                pod: &pod,
+                node: node.as_deref(),
+                proofs: &proofs,
+                facts: cx.facts(&pod, &ips),
+            };
             tokio::select! {
                 errors = volumes::refresh(&source, &layout) => Outcome::Refreshed(errors),
                 // A pod that goes waits for nobody's answer.

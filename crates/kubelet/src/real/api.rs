@@ -14,6 +14,7 @@ use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, PodCertificateReque
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -241,6 +242,52 @@ impl KubeApi for RealApi {
         within(self.client.all::<PersistentVolume>().get(name)).await
     }
 
+    async fn patch_claim_status(&self, namespace: &str, name: &str, patch: Value) -> Result<PersistentVolumeClaim, ApiError> {
+        let api = self.client.namespaced::<PersistentVolumeClaim>(namespace);
+        within(api.patch_status(name, &Patch::Strategic(patch), &PatchParams::default())).await
+    }
+
+    async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, ApiError> {
+        let drivers = self.informers.informer::<CSIDriver>();
+        match tokio::time::timeout(LIST_WAIT, drivers.synced()).await {
+            Ok(()) => Ok(drivers.get("", name)),
+            Err(_) => Err(ApiError::Other("CSIDriver informer has not yet synced".into())),
+        }
+    }
+
+    async fn get_attachment(&self, name: &str) -> Result<VolumeAttachment, ApiError> {
+        within(self.client.all::<VolumeAttachment>().get(name)).await
+    }
+
+    async fn volume_attached(&self, node: &str, volume: &str) {
+        let nodes = self.informers.informer_with::<Node>(ListParams::fields(format!("metadata.name={node}")));
+        let mut changes = nodes.subscribe();
+        while let Some(change) = changes.recv().await {
+            let attached = change.object().status.iter().flat_map(|s| s.volumes_attached.iter().flatten());
+            if attached.into_iter().any(|a| a.name == volume) {
+                return;
+            }
+        }
+        // The informer ends with the kubelet.
+        std::future::pending().await
+    }
+
+    async fn get_csi_node(&self, name: &str) -> Result<Option<CSINode>, ApiError> {
+        within(self.client.all::<CSINode>().get_opt(name)).await
+    }
+
+    async fn create_csi_node(&self, node: &CSINode) -> Result<CSINode, ApiError> {
+        within(self.client.all::<CSINode>().create(node)).await
+    }
+
+    async fn replace_csi_node(&self, node: &CSINode) -> Result<CSINode, ApiError> {
+        within(self.client.all::<CSINode>().replace(node.metadata.name.as_deref().unwrap_or_default(), node)).await
+    }
+
+    async fn delete_csi_node(&self, name: &str) -> Result<(), ApiError> {
+        within(self.client.all::<CSINode>().delete(name, &DeleteParams::default())).await
+    }
+
     async fn runtime_handler(&self, class: &str) -> Result<String, ApiError> {
         Ok(within(self.client.all::<RuntimeClass>().get(class)).await?.handler)
     }
@@ -308,6 +355,10 @@ impl KubeApi for RealApi {
     fn pod_event(&self, pod: &Pod, field_path: Option<&str>, kind: Severity, reason: &str, message: &str) {
         let about = ObjectReference { field_path: field_path.map(str::to_owned), ..client::object_reference(pod) };
         self.recorder.event(&about, severity(kind), reason, message);
+    }
+
+    fn claim_event(&self, claim: &PersistentVolumeClaim, kind: Severity, reason: &str, message: &str) {
+        self.recorder.event(&client::object_reference(claim), severity(kind), reason, message);
     }
 
     fn node_event(&self, kind: Severity, reason: &str, message: &str) {

@@ -212,7 +212,7 @@ fn config(id: String, c: ContainerSpec) -> Result<rt::ContainerConfig, CriError>
         env: c.env,
         working_dir: c.working_dir,
         mounts: c.mounts,
-        devices: Vec::new(),
+        devices: c.devices,
         user,
         capabilities_add: s.add_capabilities,
         capabilities_drop: s.drop_capabilities,

@@ -11,6 +11,7 @@ pub mod certificates;
 mod host;
 pub mod looks;
 pub mod payload;
+pub mod persistent;
 mod removal;
 pub mod subpath;
 pub mod tokens;
@@ -23,10 +24,10 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Pod, Volume};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Pod, Volume, VolumeDevice};
 use nix::mount::{MsFlags, mount};
 
-use crate::cri::{Mount, Propagation};
+use crate::cri::{Device, Mount, Propagation};
 use crate::env::expand;
 use crate::resources;
 use crate::util;
@@ -35,7 +36,7 @@ use payload::Source;
 pub use removal::{is_mountpoint, mounts_below, purge, tear_down};
 
 /// A volume that is ready to be mounted into containers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
     /// Where it is on the host; empty for an image.
     pub path: PathBuf,
@@ -43,16 +44,26 @@ pub struct Ready {
     pub readonly: bool,
     /// An image volume's image.
     pub image: Option<String>,
+    /// It is a device, for `volumeDevices`.
+    pub device: bool,
+    /// A group that its users are to be of besides.
+    pub group: Option<i64>,
 }
 
-/// Why a volume is not ready.
+/// Why a volume is not ready, as an Event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("MountVolume.SetUp failed for volume {volume:?} : {message}")]
+#[error("{message}")]
 pub struct VolumeError {
-    /// The volume's name.
-    pub volume: String,
-    /// Why.
+    /// The reason.
+    pub reason: &'static str,
+    /// The message.
     pub message: String,
+}
+
+impl VolumeError {
+    fn set_up(volume: &str, why: &str) -> Self {
+        Self { reason: "FailedMount", message: format!("MountVolume.SetUp failed for volume {volume:?} : {why}") }
+    }
 }
 
 /// Where a pod's volumes lie.
@@ -107,15 +118,67 @@ pub fn prepare_memory(root: &Path) -> io::Result<()> {
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))
 }
 
-/// Makes every volume that a container of the pod uses, or refreshes its content.
-pub async fn set_up(source: &Source<'_>, layout: &Layout) -> Result<BTreeMap<String, Ready>, VolumeError> {
+/// Makes every volume of the pod, or refreshes its content. Those that others bring (drivers) are brought all at once: one that takes its time
+/// holds up no other.
+pub async fn set_up(source: &Source<'_>, layout: &Layout) -> Result<BTreeMap<String, Ready>, Vec<VolumeError>> {
     let mut out = BTreeMap::new();
+    let mut errors = Vec::new();
     let Some(spec) = &source.facts.pod.spec else { return Ok(out) };
-    for volume in spec.volumes.iter().flatten() {
-        let ready = one(source, layout, volume).await.map_err(|message| VolumeError { volume: volume.name.clone(), message })?;
-        out.insert(volume.name.clone(), ready);
+    let (brought, own): (Vec<&Volume>, Vec<&Volume>) = spec.volumes.iter().flatten().partition(|v| persistent::is_persistent(v));
+    for volume in own {
+        match one(source, layout, volume).await {
+            Ok(ready) => drop(out.insert(volume.name.clone(), ready)),
+            Err(message) => errors.push(VolumeError::set_up(&volume.name, &message)),
+        }
     }
-    Ok(out)
+    let brought = brought.into_iter().filter(|v| persistent::is_used(source.facts.pod, &v.name));
+    let brought: Vec<_> =
+        futures_util::future::join_all(brought.map(|v| async { (v.name.clone(), source.persistent.set_up(source.pod, v, source.node).await) })).await;
+    let mut missing = Missing::default();
+    for (name, made) in brought {
+        match made {
+            Ok(ready) => drop(out.insert(name, ready)),
+            Err(trouble) => missing.add(name, trouble, &mut errors),
+        }
+    }
+    errors.extend(missing.told());
+    if errors.is_empty() { Ok(out) } else { Err(errors) }
+}
+
+/// The volumes that were not brought: what is told of all of them together (upstream's `WaitForAttachAndMount`).
+#[derive(Default)]
+struct Missing {
+    all: Vec<String>,
+    unprocessed: Vec<String>,
+    why: Vec<String>,
+}
+
+impl Missing {
+    fn add(&mut self, name: String, trouble: persistent::Trouble, errors: &mut Vec<VolumeError>) {
+        self.all.push(name.clone());
+        if trouble.reason.is_empty() {
+            self.unprocessed.push(name);
+            self.why.push(trouble.message);
+        } else {
+            errors.push(VolumeError { reason: trouble.reason, message: trouble.message });
+        }
+    }
+
+    fn told(mut self) -> Option<VolumeError> {
+        if self.why.is_empty() {
+            return None;
+        }
+        self.all.sort();
+        self.unprocessed.sort();
+        let late = self.why.iter().all(|w| w == persistent::LATE);
+        let (unattached, unprocessed) = if late { (self.unprocessed.join(" "), String::new()) } else { (String::new(), self.unprocessed.join(" ")) };
+        let message = format!(
+            "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[{unattached}], failed to process volumes=[{unprocessed}]: {}",
+            self.all.join(" "),
+            if late { persistent::LATE.to_owned() } else { self.why.join("; ") }
+        );
+        Some(VolumeError { reason: "FailedMount", message })
+    }
 }
 
 /// Refreshes the volumes that are made from objects; the others do not change. Each for itself: one that cannot be had holds
@@ -127,7 +190,18 @@ pub async fn refresh(source: &Source<'_>, layout: &Layout) -> Vec<VolumeError> {
         if (volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some())
             && let Err(message) = one(source, layout, volume).await
         {
-            errors.push(VolumeError { volume: volume.name.clone(), message });
+            errors.push(VolumeError::set_up(&volume.name, &message));
+        }
+        if persistent::is_persistent(volume)
+            && persistent::is_used(source.facts.pod, &volume.name)
+            && let Err(trouble) = source.persistent.look(source.pod, volume).await
+        {
+            // What cannot be read now is looked at again in a minute.
+            if trouble.reason.is_empty() {
+                tracing::debug!(volume = volume.name, error = %trouble, "a volume was not looked at");
+            } else {
+                errors.push(VolumeError { reason: trouble.reason, message: trouble.message });
+            }
         }
     }
     errors
@@ -146,33 +220,25 @@ async fn one(source: &Source<'_>, layout: &Layout, volume: &Volume) -> Result<Re
             }
             shown(&dir, &files, group)
         });
-        return shown.await.map(|()| Ready { path, readonly: true, image: None }).map_err(|e| e.to_string());
+        return shown.await.map(|()| Ready { path, readonly: true, ..Ready::default() }).map_err(|e| e.to_string());
     }
     if let Some(v) = &volume.empty_dir {
         let (dir, v) = (layout.of("empty-dir", &volume.name), v.clone());
         let path = dir.clone();
         util::blocking(move || empty_dir(&dir, &v, group)).await.map_err(|e| e.to_string())?;
-        return Ok(Ready { path, readonly: false, image: None });
+        return Ok(Ready { path, ..Ready::default() });
     }
     if let Some(v) = &volume.host_path {
         let v = v.clone();
         let path = PathBuf::from(&v.path);
         source.looks.look(util::uid(pod), move || host::host_path(&v)).await?;
-        return Ok(Ready { path, readonly: false, image: None });
+        return Ok(Ready { path, ..Ready::default() });
     }
     if let Some(v) = &volume.image {
         let reference = v.reference.clone().unwrap_or_default();
-        return Ok(Ready { path: PathBuf::new(), readonly: true, image: Some(reference) });
+        return Ok(Ready { readonly: true, image: Some(reference), ..Ready::default() });
     }
-    let claim = match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(v), _) => Some((v.claim_name.clone(), v.read_only.unwrap_or(false))),
-        (None, Some(_)) => Some((client::own_claim(pod, &volume.name), false)),
-        (None, None) => None,
-    };
-    match claim {
-        Some((claim, readonly)) => host::persistent(source.api, source.looks, util::uid(pod), (util::namespace(pod), &claim), readonly, group).await,
-        None => Err("no volume plugin matched".into()),
-    }
+    Err("no volume plugin matched".into())
 }
 
 fn payload_dir(layout: &Layout, volume: &Volume) -> PathBuf {
@@ -266,6 +332,20 @@ pub fn container_mounts(layout: &Layout, ready: &BTreeMap<String, Ready>, c: &Co
         });
     }
     Ok(out)
+}
+
+/// The devices of one container from the pod's volumes (upstream's `makeBlockVolumes`).
+pub fn container_devices(ready: &BTreeMap<String, Ready>, c: &Container) -> Result<Vec<Device>, String> {
+    let one = |d: &VolumeDevice| {
+        let volume = ready.get(&d.name).filter(|r| r.device);
+        let volume = volume.ok_or_else(|| format!("cannot find volume {:?} to pass into container {:?}", d.name, c.name))?;
+        if !d.device_path.starts_with('/') {
+            return Err(format!("error DevicePath {:?} must be an absolute path", d.device_path));
+        }
+        let permissions = if volume.readonly { "r" } else { "rwm" };
+        Ok(Device { host: volume.path.clone(), container: PathBuf::from(&d.device_path), permissions: permissions.into() })
+    };
+    c.volume_devices.iter().flatten().map(one).collect()
 }
 
 #[cfg(test)]

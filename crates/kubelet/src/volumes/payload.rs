@@ -1,13 +1,16 @@
 //! What the volumes made from API objects show: configMap, secret, downwardAPI and projected.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, Pod, PodCertificateProjection, ServiceAccountTokenProjection, Volume,
+    ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, Node, Pod, PodCertificateProjection, ServiceAccountTokenProjection, Volume,
 };
 
 use super::anchors;
 use super::atomic::{File, Payload};
 use super::looks::Looks;
+use super::persistent::Persistent;
 use super::tokens::Proofs;
 use super::watches::Watches;
 use crate::api::{ApiError, RefKind, RefObject, SharedApi};
@@ -28,6 +31,12 @@ pub struct Source<'a> {
     pub watches: &'a Watches,
     /// Looks at the host's own places.
     pub looks: &'a Looks,
+    /// Volumes that drivers bring.
+    pub persistent: &'a Persistent,
+    /// The pod, for what outlives this call.
+    pub pod: &'a Arc<Pod>,
+    /// The node, as last seen.
+    pub node: Option<&'a Node>,
     /// The pod's tokens and certificates.
     pub proofs: &'a Proofs,
     /// What the downward API tells.

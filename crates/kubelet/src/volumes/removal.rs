@@ -46,10 +46,30 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
     runtime::tree::remove(dir)
 }
 
+/// Something that is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mounted {
+    /// The file system's number, `major:minor`.
+    pub(super) device: String,
+    /// What of the file system is mounted.
+    pub(super) root: PathBuf,
+    /// Where.
+    pub(super) at: PathBuf,
+}
+
+/// All that is mounted, in the order in which it was.
+pub(super) fn mounts() -> io::Result<Vec<Mounted>> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    let one = |line: &str| {
+        let mut fields = line.split(' ').skip(2);
+        Some(Mounted { device: fields.next()?.to_owned(), root: unescape(fields.next()?), at: unescape(fields.next()?) })
+    };
+    Ok(text.lines().filter_map(one).collect())
+}
+
 /// Mount points at and below a directory, deepest and latest first. The directory is named by its real path.
 pub fn mounts_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
-    let mut out: Vec<PathBuf> = text.lines().filter_map(|l| l.split(' ').nth(4)).map(unescape).filter(|p| p.starts_with(dir)).collect();
+    let mut out: Vec<PathBuf> = mounts()?.into_iter().map(|m| m.at).filter(|p| p.starts_with(dir)).collect();
     out.reverse();
     Ok(out)
 }

@@ -261,3 +261,25 @@ fn lookups_do_not_fail_because_others_rename() {
         assert_eq!(failed, 0);
     });
 }
+
+#[test]
+fn a_tree_is_given_to_a_group_by_handle_and_the_top_at_last() {
+    use std::sync::atomic::{AtomicBool, AtomicU64};
+    let place = Place::new();
+    let (top, outside) = (place.dir("top"), place.file("outside", "theirs"));
+    place.file("top/d/f", "x");
+    symlink(&outside, place.at("top/d/link")).unwrap();
+    fs::set_permissions(&top, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(place.at("top/d/f"), fs::Permissions::from_mode(0o601)).unwrap();
+    let before = fs::metadata(&outside).unwrap();
+    let (done, stop) = (AtomicU64::new(0), AtomicBool::new(true));
+    assert_eq!(give(&top, 4711, &done, &stop).unwrap_err().kind(), io::ErrorKind::Interrupted);
+    assert!(is_not_given(&top, 4711), "who is ended in the middle begins anew");
+    stop.store(false, Ordering::Relaxed);
+    give(&top, 4711, &done, &stop).unwrap();
+    let seen = |name: &str| fs::symlink_metadata(place.at(name)).map(|m| (m.gid(), m.mode() & 0o7777)).unwrap();
+    assert_eq!((seen("top"), seen("top/d/f"), seen("top/d/link").0), ((4711, 0o2770), (4711, 0o661), 4711));
+    assert_eq!((fs::metadata(&outside).unwrap().gid(), fs::metadata(&outside).unwrap().mode()), (before.gid(), before.mode()));
+    assert_eq!(done.into_inner(), 4);
+    assert!(!is_not_given(&top, 4711) && is_not_given(&top, 4712));
+}

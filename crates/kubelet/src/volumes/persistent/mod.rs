@@ -1,0 +1,268 @@
+//! Persistent volumes, and whatever else drivers bring to pods: found by a pod's claim, waited for, staged, published, grown, measured and
+//! taken away.
+//!
+//! `spec` finds what is behind a pod's volume, `attach` waits for the cluster, `make` brings it, `undo` takes it away, `grow` makes it
+//! larger, `local` knows the volumes that are places of the node. What happens to one volume happens one after the other (`slot`); nothing
+//! that a driver does, or does not do, holds up another volume or another pod. What is on the host is the truth (`place`): a new process
+//! looks there first ([`Persistent::adopt`]), and when it knows all pods it undoes what nobody has ([`Persistent::sweep`]).
+//!
+//! Where upstream's reconciler looks ten times a second, here stand: the pod's own set-up, which is tried again after a pause; a task for
+//! each volume that is left; and the look at every pod once a minute, which publishes again what asks for it and grows what has become larger.
+
+mod attach;
+mod call;
+mod grow;
+mod local;
+mod make;
+mod mounts;
+mod ownership;
+mod place;
+mod policy;
+mod slot;
+mod spec;
+mod stats;
+mod undo;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use ::volume::Drivers;
+use k8s_openapi::api::core::v1::{Node, Pod, Volume};
+use machinery::placement::{NodeSelector, Place};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use attach::LATE;
+pub use call::Trouble;
+pub use stats::VolumeStats;
+
+use super::Ready;
+use super::looks::Looks;
+use crate::api::SharedApi;
+use crate::cri::PodUid;
+use crate::util;
+use make::Job;
+use place::Places;
+use policy::Policy;
+use slot::{Slot, Slots, Step, Use};
+use spec::{Csi, Kind, Spec};
+
+/// The persistent volumes of this node. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Persistent(Arc<Inner>);
+
+struct Inner {
+    places: Places,
+    node_name: String,
+    api: SharedApi,
+    drivers: Drivers,
+    looks: Looks,
+    slots: Slots,
+    /// Told when what the node has in use may have changed.
+    changed: watch::Sender<()>,
+    /// What the node's status says is in use.
+    reported: watch::Sender<BTreeSet<String>>,
+    /// Held while local devices are mounted and unmounted.
+    local: Mutex<()>,
+    stop: CancellationToken,
+}
+
+/// Whether a volume of a pod is for this module.
+#[must_use]
+pub fn is_persistent(volume: &Volume) -> bool {
+    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || volume.csi.is_some()
+}
+
+/// Whether a container of the pod uses a volume: others are not made.
+#[must_use]
+pub fn is_used(pod: &Pod, volume: &str) -> bool {
+    let (mounts, devices) = spec::used(pod);
+    mounts.contains(volume) || devices.contains(volume)
+}
+
+impl Persistent {
+    /// No volumes yet.
+    #[must_use]
+    pub fn new(root: &Path, node_name: &str, api: SharedApi, drivers: Drivers, looks: Looks, stop: CancellationToken) -> Self {
+        Self(Arc::new(Inner {
+            places: Places::new(root),
+            node_name: node_name.to_owned(),
+            api,
+            drivers,
+            looks,
+            slots: Slots::default(),
+            changed: watch::Sender::new(()),
+            reported: watch::Sender::default(),
+            local: Mutex::default(),
+            stop,
+        }))
+    }
+
+    /// The drivers of this node.
+    #[must_use]
+    pub fn drivers(&self) -> &Drivers {
+        &self.0.drivers
+    }
+
+    /// Takes note of what a former process left on the host. Blocks on the disk.
+    pub fn adopt(&self) {
+        for found in self.0.places.found() {
+            let ephemeral = found.data.get("volumeLifecycleMode") == "Ephemeral";
+            let csi = Csi { driver: found.data.get("driverName").to_owned(), handle: found.data.get("volumeHandle").to_owned(), ephemeral, ..Csi::default() };
+            let mine = Use { name: found.name.clone(), block: found.block, published: Step::Perhaps, found: true, ..Use::default() };
+            self.0.slots.find(&csi.key(&found.uid, &found.name), |state| {
+                (state.driver, state.handle, state.ephemeral) = (csi.driver.clone(), csi.handle.clone(), ephemeral);
+                // Whether it is one that is attached is not known before its driver's object is.
+                state.attaches = !ephemeral;
+                if found.block {
+                    state.device = Some(found.name.clone());
+                }
+                state.pods.insert(PodUid(found.uid.clone()), mine);
+            });
+        }
+        for found in self.0.places.found_staged() {
+            let csi = Csi { driver: found.data.get("driverName").to_owned(), handle: found.data.get("volumeHandle").to_owned(), ..Csi::default() };
+            self.0.slots.find(&csi.key("", ""), |state| {
+                (state.driver, state.handle) = (csi.driver.clone(), csi.handle.clone());
+                (state.staged, state.attaches) = (Step::Perhaps, true);
+                if found.device.is_some() {
+                    state.device = found.device;
+                }
+            });
+        }
+    }
+
+    /// All pods of this node are known: what no pod has is undone.
+    pub async fn sweep(&self) {
+        for slot in self.0.slots.all() {
+            let driver = slot.state.lock().driver.clone();
+            if let Ok(policy) = Policy::of(&self.0.api, &driver).await {
+                let mut state = slot.state.lock();
+                state.attaches = policy.attaches() && !state.ephemeral;
+            }
+            self.undo_if_left(&slot);
+        }
+        self.0.changed.send_replace(());
+    }
+
+    /// The volumes that may be attached for this node, for its status.
+    #[must_use]
+    pub fn in_use(&self) -> Vec<String> {
+        self.0.slots.attached()
+    }
+
+    /// Told when that changes.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
+    /// The node's status says so now.
+    pub fn reported(&self, in_use: &[String]) {
+        self.0.reported.send_if_modified(|told| {
+            let new: BTreeSet<String> = in_use.iter().cloned().collect();
+            let changed = *told != new;
+            *told = new;
+            changed
+        });
+    }
+
+    /// Brings a volume to a pod; what is there already is used. Whoever stops waiting does not stop the driver.
+    pub async fn set_up(&self, pod: &Arc<Pod>, volume: &Volume, node: Option<&Node>) -> Result<Ready, Trouble> {
+        let found = spec::find(&self.0.api, pod, volume).await.map_err(Trouble::unprocessed)?;
+        self.check(&found, node)?;
+        let ready = match &found.kind {
+            Kind::Host(v) => self.host_path(pod, &found, v).await?,
+            Kind::Local(v) => self.local(pod, &found, v).await?,
+            Kind::Csi(csi) => self.csi(pod, &found, csi).await?,
+        };
+        Ok(Ready { group: found.group(), ..ready })
+    }
+
+    /// The volume is one of this node's.
+    fn check(&self, found: &Spec, node: Option<&Node>) -> Result<(), Trouble> {
+        let required = found.volume.as_ref().and_then(|v| v.spec.as_ref()?.node_affinity.as_ref()?.required.as_ref());
+        let (Some(required), Some(node)) = (required, node) else { return Ok(()) };
+        if NodeSelector::new(required).matches(Place::new(&self.0.node_name, node.metadata.labels.as_ref())) {
+            return Ok(());
+        }
+        let step = if found.block { "MapVolume.NodeAffinity check" } else { "MountVolume.NodeAffinity check" };
+        Err(Trouble::mount(step, &found.name, "no matching NodeSelectorTerms"))
+    }
+
+    async fn csi(&self, pod: &Arc<Pod>, found: &Spec, csi: &Csi) -> Result<Ready, Trouble> {
+        let policy = Policy::of(&self.0.api, &csi.driver).await.map_err(|e| Trouble::mount("MountVolume.SetUp", &found.name, e))?;
+        let (slot, attaches) = (self.want(pod, found, csi, &policy), policy.attaches() && !csi.ephemeral);
+        let uid = PodUid(util::uid(pod).to_owned());
+        let ready = |path| Ready { path, readonly: found.readonly, device: found.block, ..Ready::default() };
+        let attached = if attaches { self.wait_attached(&slot.key, found, csi).await? } else { std::collections::BTreeMap::new() };
+        self.pause(&slot).await;
+        let job = Job { pod: Arc::clone(pod), uid, spec: found.clone(), csi: csi.clone(), policy, slot, attached, again: false };
+        match tokio::spawn(self.clone().make(job)).await {
+            Ok(made) => made.map(ready),
+            Err(e) => Err(Trouble::mount("MountVolume.SetUp", &found.name, format!("the driver's call failed: {e}"))),
+        }
+    }
+
+    /// Notes that a pod wants a volume, before anything is done for it.
+    fn want(&self, pod: &Pod, found: &Spec, csi: &Csi, policy: &Policy) -> Arc<Slot> {
+        let uid = PodUid(util::uid(pod).to_owned());
+        let wanted = Use { name: found.name.clone(), outer: BTreeSet::from([found.outer.clone()]), block: found.block, ..Use::default() };
+        let slot = self.0.slots.want(&csi.key(&uid.0, &found.name), &uid, wanted, |state| {
+            (state.driver, state.handle, state.ephemeral) = (csi.driver.clone(), csi.handle.clone(), csi.ephemeral);
+            state.attaches = policy.attaches() && !csi.ephemeral;
+        });
+        self.0.changed.send_replace(());
+        slot
+    }
+
+    async fn wait_attached(&self, key: &str, found: &Spec, csi: &Csi) -> Result<std::collections::BTreeMap<String, String>, Trouble> {
+        let mut reported = self.0.reported.subscribe();
+        let attached = async {
+            let _ = reported.wait_for(|told| told.contains(key)).await;
+            self.attached(key, csi).await
+        };
+        let step = if found.block { "MapVolume.WaitForAttach" } else { "MountVolume.WaitForAttach" };
+        match tokio::time::timeout(attach::WAIT_MAX, attached).await {
+            Ok(told) => told.map_err(|e| if found.block { Trouble::map(step, &found.name, e) } else { Trouble::mount(step, &found.name, e) }),
+            Err(_) => Err(Trouble::unprocessed(attach::LATE.into())),
+        }
+    }
+
+    /// After a call that failed, the next waits; not for a driver that has just come.
+    async fn pause(&self, slot: &Slot) {
+        let waits = slot.state.lock().not_before();
+        let Some(until) = waits else { return };
+        let mut drivers = self.0.drivers.changes();
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            Ok(()) = drivers.changed() => {}
+        }
+    }
+
+    /// The look at a volume that a pod uses: published again where its driver asks for that, grown where it has become larger.
+    pub async fn look(&self, pod: &Arc<Pod>, volume: &Volume) -> Result<(), Trouble> {
+        let found = spec::find(&self.0.api, pod, volume).await.map_err(Trouble::unprocessed)?;
+        let Kind::Csi(csi) = &found.kind else { return Ok(()) };
+        let uid = PodUid(util::uid(pod).to_owned());
+        let Some(slot) = self.0.slots.get(&csi.key(&uid.0, &found.name)) else { return Ok(()) };
+        let policy = Policy::of(&self.0.api, &csi.driver).await.map_err(Trouble::unprocessed)?;
+        let published = slot.state.lock().pods.get(&uid).is_some_and(|mine| mine.published == Step::Done);
+        if published && !found.block && policy.republishes() {
+            self.pause(&slot).await;
+            let attached = if policy.attaches() && !csi.ephemeral { self.attachment(csi).await.unwrap_or_default() } else { std::collections::BTreeMap::new() };
+            let job = Job { pod: Arc::clone(pod), uid, spec: found.clone(), csi: csi.clone(), policy, slot: Arc::clone(&slot), attached, again: true };
+            let made = tokio::spawn(self.clone().make(job)).await;
+            made.unwrap_or_else(|e| Err(Trouble::mount("MountVolume.SetUp", &found.name, e)))?;
+        }
+        let (all, pod) = (self.clone(), Arc::clone(pod));
+        // As every call of a driver, in a task of its own.
+        let grown = tokio::spawn(async move { all.grow_in_use(&pod, &found, &slot).await });
+        grown.await.unwrap_or_else(|e| Err(Trouble::unprocessed(e.to_string())))
+    }
+}

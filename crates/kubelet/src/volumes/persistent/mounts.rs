@@ -1,0 +1,51 @@
+//! What is mounted where, as the kernel tells it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, umount2};
+
+use crate::volumes::removal;
+
+/// Whether something is mounted at this very place. The kernel is asked and not the place: a file system that hangs answers nobody.
+pub(super) fn is_mounted(at: &Path) -> io::Result<bool> {
+    let real = real(at);
+    Ok(removal::mounts()?.iter().any(|m| m.at == real))
+}
+
+/// Where else what is mounted at a place is mounted, below a directory.
+pub(super) fn others(at: &Path, below: &Path) -> io::Result<Vec<PathBuf>> {
+    let (real, below) = (real(at), real(below));
+    let all = removal::mounts()?;
+    let Some(own) = all.iter().rev().find(|m| m.at == real) else { return Ok(Vec::new()) };
+    Ok(all.iter().filter(|m| m.device == own.device && m.root == own.root && m.at != real && m.at.starts_with(&below)).map(|m| m.at.clone()).collect())
+}
+
+/// The path as the kernel names it. Only the directories above a mount are looked at: they are the kubelet's.
+fn real(at: &Path) -> PathBuf {
+    let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else { return at.to_owned() };
+    parent.canonicalize().map_or_else(|_| at.to_owned(), |parent| parent.join(name))
+}
+
+/// Takes away all that is mounted below a directory.
+pub(super) fn unmount_below(dir: &Path) -> io::Result<()> {
+    let real = real(dir);
+    for at in removal::mounts_below(&real)? {
+        umount2(&at, MntFlags::MNT_DETACH)?;
+    }
+    Ok(())
+}
+
+/// Where a directory, or what is mounted there, is mounted below another.
+pub(super) fn of_tree(source: &Path, below: &Path) -> io::Result<Vec<PathBuf>> {
+    let (source, below) = (source.canonicalize()?, real(below));
+    let all = removal::mounts()?;
+    // The mount in which the directory lies, and the directory's path within its file system.
+    let Some(over) = all.iter().enumerate().filter(|(_, m)| source.starts_with(&m.at)).max_by_key(|(i, m)| (m.at.components().count(), *i)) else {
+        return Ok(Vec::new());
+    };
+    let over = over.1;
+    let Ok(within) = source.strip_prefix(&over.at) else { return Ok(Vec::new()) };
+    let root = if within.as_os_str().is_empty() { over.root.clone() } else { over.root.join(within) };
+    Ok(all.iter().filter(|m| m.device == over.device && m.root == root && m.at.starts_with(&below)).map(|m| m.at.clone()).collect())
+}
