@@ -32,6 +32,8 @@ mod hash;
 mod history;
 mod job;
 mod legacy_token_cleaner;
+#[cfg(test)]
+mod listed;
 mod members;
 mod meta;
 mod migration;
@@ -112,8 +114,8 @@ pub enum Error {
 
 type Start = fn(Cx) -> BoxFuture<'static, ()>;
 
-/// The one that `*` does not stand for, as upstream's does not.
-const TOKEN_CLEANER: &str = "token-cleaner-controller";
+/// Those that `*` does not stand for, as upstream's does not.
+const OFF: [&str; 2] = ["selinux-warning-controller", "token-cleaner-controller"];
 
 /// Every controller by upstream's name.
 const ALL: &[(&str, Start)] = &[
@@ -145,9 +147,10 @@ const ALL: &[(&str, Start)] = &[
     ("podcertificaterequest-cleaner-controller", |cx| certificates::cleaner::of_pods(cx).boxed()),
     ("validatingadmissionpolicy-status-controller", |cx| policy_types::run(cx).boxed()),
     ("legacy-serviceaccount-token-cleaner-controller", |cx| legacy_token_cleaner::run(cx).boxed()),
-    (TOKEN_CLEANER, |cx| token_cleaner::run(cx).boxed()),
+    ("token-cleaner-controller", |cx| token_cleaner::run(cx).boxed()),
     ("persistentvolume-binder-controller", |cx| volume::binder::run(cx).boxed()),
     ("persistentvolume-expander-controller", |cx| volume::expand::run(cx).boxed()),
+    ("selinux-warning-controller", |cx| volume::selinux::run(cx).boxed()),
     ("ephemeral-volume-controller", |cx| volume::ephemeral::run(cx).boxed()),
     ("persistentvolume-attach-detach-controller", |cx| volume::attach::run(cx).boxed()),
     ("persistentvolumeclaim-protection-controller", |cx| protection::claims(cx).boxed()),
@@ -170,7 +173,7 @@ impl Config {
             None if e == name => Some(true),
             _ => None,
         });
-        word.unwrap_or_else(|| name != TOKEN_CLEANER && self.enabled.iter().any(|e| e == "*"))
+        word.unwrap_or_else(|| !OFF.contains(&name) && self.enabled.iter().any(|e| e == "*"))
     }
 
     fn check(&self) -> Result<(), Error> {

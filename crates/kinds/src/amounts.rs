@@ -51,7 +51,7 @@ pub(crate) fn is_huge(name: &str) -> bool {
 }
 
 /// Whether the resource is one of Kubernetes' own, which may be requested below the limit.
-fn is_native(name: &str) -> bool {
+pub(crate) fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 

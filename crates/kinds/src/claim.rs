@@ -63,15 +63,55 @@ impl Strategy for Claims {
         if tree::empty(&obj["spec"]["accessModes"]) && !tree::empty(&old["spec"]["accessModes"]) {
             errors.push(Error::required(&Path::root("spec.accessModes"), ""));
         }
-        for (name, value) in tree::entries(&obj["status"], "capacity") {
-            amounts::amount(name, value, &Path::root("status.capacity").key(name), &mut errors);
+        let (status, path) = (&obj["status"], Path::root("status"));
+        for (name, value) in tree::entries(status, "capacity") {
+            basic(value, &path.child("capacity").key(name), &mut errors);
+        }
+        let place = path.child("allocatedResourceStatuses");
+        for (name, value) in tree::entries(status, "allocatedResourceStatuses") {
+            resource_key(name, &place, &mut errors);
+            if !value.as_str().is_some_and(|v| RESIZE_STATUSES.contains(&v)) {
+                errors.push(Error::not_supported(&place, name, &RESIZE_STATUSES));
+            }
+        }
+        let place = path.child("allocatedResources");
+        for (name, value) in tree::entries(status, "allocatedResources") {
+            if resource_key(name, &place, &mut errors) && basic(value, &place.key(name), &mut errors) {
+                amounts::amount("storage", value, &place.key(name), &mut errors);
+            }
         }
         errors
+    }
+
+    /// A volume may be larger than what was asked for, which is told by the status.
+    fn charged(&self, part: &str, _change: bool) -> bool {
+        matches!(part, "" | "status")
     }
 
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         class_warning(obj)
     }
+}
+
+/// How far a resize has come; sorted.
+const RESIZE_STATUSES: [&str; 5] =
+    ["ControllerResizeInProgress", "ControllerResizeInfeasible", "NodeResizeInProgress", "NodeResizeInfeasible", "NodeResizePending"];
+
+/// Whether an amount is one.
+fn basic(value: &Value, path: &Path, errors: &mut ErrorList) -> bool {
+    let negative = rules::quantity(value).map(Quantity::value).filter(|amount| *amount < 0);
+    errors.extend(negative.map(|amount| Error::invalid(path, amount, "must be a valid resource quantity")));
+    negative.is_none()
+}
+
+/// Whether a name is one of what a volume has: storage, or something of a vendor's.
+fn resource_key(name: &str, path: &Path, errors: &mut ErrorList) -> bool {
+    let before = errors.len();
+    errors.extend(names::qualified_name(name).into_iter().map(|m| Error::invalid(path, name, m)));
+    if errors.len() == before && name != "storage" && amounts::is_native(name) {
+        errors.push(Error::not_supported(path, name, &["storage"]));
+    }
+    errors.len() == before
 }
 
 /// The defaults of a claim, also of one that a pod or a set makes.
@@ -194,8 +234,10 @@ fn claim_change(obj: &Value, old: &Value, errors: &mut ErrorList) {
         errors.push(Error::forbidden(&Path::root("spec.resources.requests.storage"), "field can not be less than status.capacity"));
     }
     rules::immutable(&obj["spec"]["volumeMode"], &old["spec"]["volumeMode"], &Path::root("volumeMode"), errors);
-    if !old["status"]["currentVolumeAttributesClassName"].is_null() && tree::empty(&obj["spec"]["volumeAttributesClassName"]) {
-        let to = if obj["spec"]["volumeAttributesClassName"].is_null() { "nil" } else { "empty string" };
+    let class = &obj["spec"]["volumeAttributesClassName"];
+    let changed = *class != old["spec"]["volumeAttributesClassName"];
+    if changed && !old["status"]["currentVolumeAttributesClassName"].is_null() && tree::empty(class) {
+        let to = if class.is_null() { "nil" } else { "empty string" };
         let detail = format!("update to {to} is forbidden when status.currentVolumeAttributesClassName is not nil");
         errors.push(Error::forbidden(&Path::root("spec.volumeAttributesClassName"), detail));
     }

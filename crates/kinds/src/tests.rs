@@ -285,6 +285,24 @@ fn claims_are_bound_once_and_may_grow() {
     );
     claim["status"]["phase"] = "Bound".into();
     assert_eq!(changes("", "persistentvolumeclaims", &claim, grow), NONE);
+    let status = |status: Value| {
+        let mut next = claim.clone();
+        next["status"] = status;
+        let errors = strategy("", "persistentvolumeclaims").validate_status(&next, &claim);
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        status(json!({"allocatedResources": {"storage": "2Gi"}, "allocatedResourceStatuses": {"storage": "NodeResizePending", "a.b/c": "NodeResizePending"}})),
+        NONE
+    );
+    assert_eq!(
+        status(json!({"capacity": {"storage": "-1"}, "allocatedResources": {"cpu": "1"}, "allocatedResourceStatuses": {"storage": "Soon"}})),
+        [
+            "status.capacity[storage]: Invalid value: -1: must be a valid resource quantity",
+            "status.allocatedResourceStatuses: Unsupported value: \"storage\": supported values: \"ControllerResizeInProgress\", \"ControllerResizeInfeasible\", \"NodeResizeInProgress\", \"NodeResizeInfeasible\", \"NodeResizePending\"",
+            "status.allocatedResources: Unsupported value: \"cpu\": supported values: \"storage\"",
+        ]
+    );
     let empty = created("", "persistentvolumeclaims", core("PersistentVolumeClaim", json!({"spec": {}})));
     assert_eq!(
         problems("", "persistentvolumeclaims", &empty),

@@ -152,7 +152,10 @@ fn service(service: &Value, out: &mut Amounts) {
 
 fn claim(claim: &Value, out: &mut Amounts) {
     out.insert("persistentvolumeclaims".into(), one());
-    let asked = parse(&claim["spec"]["resources"]["requests"]["storage"]).unwrap_or_default();
+    let asked = parse(&claim["spec"]["resources"]["requests"]["storage"]).map(storage_of);
+    // A volume that is being grown, or was, may be larger than what is asked for now.
+    let allocated = parse(&claim["status"]["allocatedResources"]["storage"]).map(storage_of).filter(|_| asked.is_some());
+    let asked = asked.max(allocated).unwrap_or_default();
     let class = claim["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-class"].as_str();
     let class = class.unwrap_or_else(|| text(&claim["spec"], "storageClassName"));
     out.insert("requests.storage".into(), asked);
@@ -160,6 +163,22 @@ fn claim(claim: &Value, out: &mut Amounts) {
         out.insert(format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), one());
         out.insert(format!("{class}.storageclass.storage.k8s.io/requests.storage"), asked);
     }
+}
+
+/// Bytes are counted whole.
+fn storage_of(amount: Quantity) -> Quantity {
+    if amount.milli_value() % 1000 == 0 { amount } else { Quantity::from_value(amount.value(), amount.format()) }
+}
+
+/// The classes of attributes that a claim wishes, has and is on the way to.
+fn attribute_classes(claim: &Value) -> impl Iterator<Item = &str> {
+    let (spec, status) = (&claim["spec"], &claim["status"]);
+    let all = [
+        text(spec, "volumeAttributesClassName"),
+        text(status, "currentVolumeAttributesClassName"),
+        text(&status["modifyVolumeStatus"], "targetVolumeAttributesClassName"),
+    ];
+    all.into_iter().filter(|name| !name.is_empty())
 }
 
 /// Whether a quota's scopes select an object.
@@ -175,8 +194,12 @@ fn in_scope(scope: &str, operator: &str, values: &[Value], of: (&str, &str), obj
     let spec = &object["spec"];
     let listed = |text: &str| values.iter().any(|v| v == text);
     if of == ("", "persistentvolumeclaims") {
-        let class = text(spec, "volumeAttributesClassName");
-        return scope == "VolumeAttributesClass" && matches(operator, !class.is_empty(), listed(class));
+        let mut classes = attribute_classes(object).peekable();
+        let selected = match classes.peek() {
+            None => matches(operator, false, false),
+            Some(_) => classes.any(|class| matches(operator, true, listed(class))),
+        };
+        return scope == "VolumeAttributesClass" && selected;
     }
     if of != ("", "pods") {
         return false;
@@ -222,6 +245,39 @@ fn crosses_namespaces(spec: &Value) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_claim_is_charged_for_what_its_volume_has() {
+        let sum = |request: &str, allocated: Value| {
+            let claim =
+                json!({"spec": {"storageClassName": "gold", "resources": {"requests": {"storage": request}}}, "status": {"allocatedResources": allocated}});
+            let mut out = Amounts::new();
+            super::claim(&claim, &mut out);
+            (out["requests.storage"].to_string(), out["gold.storageclass.storage.k8s.io/requests.storage"].to_string())
+        };
+        let both = |amount: &str| (amount.to_owned(), amount.to_owned());
+        assert_eq!(sum("1Gi", json!({})), both("1Gi"));
+        assert_eq!(sum("1Gi", json!({"storage": "3Gi"})), both("3Gi"), "a resize that failed");
+        assert_eq!(sum("2Gi", json!({"storage": "1Gi"})), both("2Gi"));
+        assert_eq!(sum("1500m", json!({})), both("2"));
+    }
+
+    #[test]
+    fn a_quota_of_attributes_selects_claims_by_each_class_that_they_name() {
+        let claim = json!({"spec": {"volumeAttributesClassName": "fast"}, "status": {"currentVolumeAttributesClassName": "slow",
+            "modifyVolumeStatus": {"targetVolumeAttributesClassName": "fast"}}});
+        let of = |claim: &Value, operator: &str, values: Value| {
+            let quota =
+                json!({"spec": {"scopeSelector": {"matchExpressions": [{"scopeName": "VolumeAttributesClass", "operator": operator, "values": values}]}}});
+            selects(&quota, "", "persistentvolumeclaims", claim)
+        };
+        assert!(of(&claim, "In", json!(["slow"])) && of(&claim, "In", json!(["fast"])) && !of(&claim, "In", json!(["other"])));
+        assert!(of(&claim, "Exists", json!([])) && of(&claim, "NotIn", json!(["slow"])) && !of(&claim, "NotIn", json!(["slow", "fast"])));
+        let none = json!({"spec": {}});
+        assert!(
+            !of(&none, "In", json!(["slow"])) && !of(&none, "Exists", json!([])) && of(&none, "NotIn", json!(["slow"])) && of(&none, "DoesNotExist", json!([]))
+        );
+    }
 
     #[test]
     fn a_pod_s_amounts_are_summed_as_upstream_sums_them() {

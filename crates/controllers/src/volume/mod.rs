@@ -1,6 +1,6 @@
 //! What the control plane does about storage: claims get volumes, and volumes go with their claims (`binder`), pods get claims
-//! of their own (`ephemeral`), claims that want more say for whom they wait (`expand`), since when nobody uses them (`unused`), and
-//! volumes are where their pods are (`attach`).
+//! of their own (`ephemeral`), claims that want more say for whom they wait (`expand`), since when nobody uses them (`unused`),
+//! volumes are where their pods are (`attach`), and pods that cannot share one are told of each other (`selinux`).
 //!
 //! No controller here touches a disk: a provisioner makes volumes and removes them, whether it is built in or a CSI driver's
 //! sidecar; both sides meet at annotations, finalizers and phases. This head holds the words that they meet at.
@@ -10,6 +10,7 @@ pub(crate) mod binder;
 pub(crate) mod ephemeral;
 pub(crate) mod expand;
 mod migrated;
+pub(crate) mod selinux;
 pub(crate) mod unused;
 
 use std::sync::Arc;

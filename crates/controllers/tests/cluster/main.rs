@@ -2,6 +2,7 @@
 
 mod attach;
 mod support;
+mod volumes;
 
 use client::Meta;
 use k8s_openapi::api::core::v1::Pod;

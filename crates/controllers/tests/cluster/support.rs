@@ -114,6 +114,7 @@ pub fn log() {
 pub struct Cluster {
     pub admin: Client,
     pub informers: Informers,
+    api: ApiServer,
     store: store::Store,
     stop: CancellationToken,
 }
@@ -142,7 +143,13 @@ impl Cluster {
             controllers::Config { node_monitor_grace_s, root_ca: "the authority".into(), cluster_cidr: Some("10.244.0.0/16".into()), ..Default::default() };
         let informers = controllers(&api, config, &stop);
         hollow(&admin, &informers, &["a", "b"]).await.expect("nodes");
-        Cluster { admin, informers, store, stop }
+        Cluster { admin, informers, api, store, stop }
+    }
+
+    /// Starts these controllers once more, with a memory of their own.
+    pub fn another(&self, enabled: &[&str]) {
+        let enabled = enabled.iter().map(|name| (*name).to_owned()).collect();
+        controllers(&self.api, controllers::Config { enabled, ..Default::default() }, &self.stop);
     }
 
     /// Creates an object of any kind.
