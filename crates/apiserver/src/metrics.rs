@@ -108,8 +108,9 @@ impl Metrics {
         self.watch_events.fetch_add(events, Ordering::Relaxed);
     }
 
-    /// The whole text. `objects`: resource name to number of stored objects; `given_up`: writes that nobody waits for.
-    pub(crate) fn render(&self, objects: &[(String, usize)], given_up: i64) -> String {
+    /// The whole text. `objects`: resource name to number of stored objects; `given_up`: writes that nobody waits for; `reserve`: what the
+    /// store can write when its disk is full.
+    pub(crate) fn render(&self, objects: &[(String, usize)], given_up: i64, reserve: &store::Gauge) -> String {
         let mut out = String::with_capacity(64 * 1024);
         self.requests(&mut out);
         self.gauges(&mut out);
@@ -119,6 +120,10 @@ impl Metrics {
         }
         head(&mut out, "knarr_apiserver_writes_given_up", "gauge", "Writes that go on though their clients are gone.");
         let _ = writeln!(out, "knarr_apiserver_writes_given_up {given_up}");
+        head(&mut out, "knarr_store_reserve_bytes", "gauge", "What the store can write when its disk is full.");
+        let _ = writeln!(out, "knarr_store_reserve_bytes {}", reserve.bytes());
+        head(&mut out, "knarr_store_reserve_used_bytes", "gauge", "What it has written so; zero while the disk has room.");
+        let _ = writeln!(out, "knarr_store_reserve_used_bytes {}", reserve.used_bytes());
         self.process(&mut out);
         out
     }

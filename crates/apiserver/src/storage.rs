@@ -304,6 +304,8 @@ fn draft(row: &Row, value: Value, texts: &Texts) -> Draft {
 fn unavailable(error: &CommitError) -> Status {
     match error {
         CommitError::Closed => Status::service_unavailable("the server is shutting down"),
+        // Upstream passes on what etcd says, as an error that it has no reason for.
+        CommitError::Full => Status::new(500, "", error.to_string()),
         other => Status::internal(other.to_string()),
     }
 }
@@ -443,5 +445,17 @@ impl identity::Objects for StoredObjects {
 
     fn version(&self, prefixes: &[&str]) -> u64 {
         prefixes.iter().filter_map(|prefix| self.0.bucket_of(prefix)).map(|bucket| bucket.last_revision()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_without_room_refuses_as_upstream_passes_it_on() {
+        let told = unavailable(&CommitError::Full);
+        assert_eq!((told.code, told.reason.as_str(), told.message.as_str()), (500, "", "etcdserver: mvcc: database space exceeded"));
+        assert_eq!(unavailable(&CommitError::Closed).code, 503);
     }
 }

@@ -170,6 +170,6 @@ impl World {
             let name = &row.resource;
             (if name.group.is_empty() { name.resource.clone() } else { format!("{}.{}", name.resource, name.group) }, count)
         });
-        self.metrics().render(&objects.collect::<Vec<_>>(), given_up)
+        self.metrics().render(&objects.collect::<Vec<_>>(), given_up, self.store().reserve())
     }
 }

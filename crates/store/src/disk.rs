@@ -9,11 +9,15 @@
 //! things are compared at the start: the digest with what was read (something in the middle is missing), and the last
 //! revision with the one that was acknowledged last ([`Synced`]; the end is missing). What does not fit is told, and the
 //! store opens without it only when it is told to; the journals as they were found are kept aside before that.
+//!
+//! A disk that others have filled is written on all the same: what the engine has no room for goes into the [`reserve`](crate::reserve), and
+//! from there into the engine when there is room again.
 
 use crate::{
     entry::{self, Entry},
     journal,
     memory::Memory,
+    reserve::{self, Gauge, Refused, Reserve},
     synced::{self, Synced},
 };
 use bytes::Bytes;
@@ -23,11 +27,13 @@ use nix::{
     unistd::{Whence, lseek},
 };
 use std::{
+    collections::BTreeMap,
     fs,
     io::{Read as _, Seek as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 /// The key of the newest revision; objects' keys begin with a slash.
@@ -48,6 +54,10 @@ const CACHE_BYTES: u64 = 1 << 20;
 const MEMTABLE_BYTES: u64 = 4 << 20;
 /// The least that the engine allows. The journal's file is sparse until it is written.
 pub(crate) const JOURNAL_BYTES: u64 = 64 << 20;
+/// How much of the reserve goes into the engine in one batch.
+const RETURN_BYTES: usize = 4 << 20;
+/// How often it is looked whether there is room again.
+pub(crate) const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -100,18 +110,33 @@ pub(crate) struct Change<'a> {
     pub(crate) replaces: Option<u64>,
 }
 
+/// Why a write is not done.
+pub(crate) enum WriteError {
+    /// There is no room, nor reserve: nothing of it is there.
+    Full,
+    /// The disk refused; it may be there.
+    Doubt(String),
+}
+
 pub(crate) struct Disk {
     directory: PathBuf,
     /// `None` after an error, until the engine could be opened again: it accepts nothing after a failed write.
     open: Option<(Database, Keyspace)>,
     /// Of the objects on disk.
     digest: u64,
+    /// Where what is on disk ends.
+    revision: u64,
     synced: Synced,
+    reserve: Reserve,
+    /// Something had no room in the reserve: what little room there may be elsewhere is tried.
+    used_up: bool,
+    /// When it was looked for room last.
+    looked: Instant,
 }
 
 impl Disk {
     /// Opens the store and loads its objects into memory. With `accept_loss` it goes on with what is there of a damaged one.
-    pub(crate) fn open(directory: &Path, accept_loss: bool, memory: &Memory) -> Result<Disk, OpenError> {
+    pub(crate) fn open(directory: &Path, accept_loss: bool, memory: &Memory, gauge: Arc<Gauge>) -> Result<Disk, OpenError> {
         let io = |e| OpenError::io(directory, e);
         let damaged = |what: String| OpenError::Damaged { path: directory.into(), what };
         make_private(directory).map_err(io)?;
@@ -133,20 +158,37 @@ impl Disk {
             }
         };
         let fault = |e| OpenError::of(directory, e);
-        let entries = read_all(directory, &keyspace, memory)?;
-        let revision = number(&keyspace, REVISION_KEY).map_err(fault)?.unwrap_or(0);
-        let digest = entries.iter().fold(0, |digest, entry| synced::add(digest, &entry.key, entry.revision));
-        let told = number(&keyspace, DIGEST_KEY).map_err(fault)?;
-        let newest = entries.iter().map(|e| e.revision).max().unwrap_or(0);
+        let mut entries = read_all(directory, &keyspace, memory)?;
+        let mut revision = number(&keyspace, REVISION_KEY).map_err(fault)?.unwrap_or(0);
+        let mut told = number(&keyspace, DIGEST_KEY).map_err(fault)?;
         let mut missing = Vec::new();
+        let mut reserve = Reserve::open(directory, gauge).map_err(io)?;
+        let mut found = reserve.records();
+        found.retain(|(record, _)| record.revision > revision);
+        match found.first() {
+            Some((first, _)) if first.base > revision => {
+                missing.push(format!("the changes from revision {} to {} are gone, upon which the reserve's rest", revision + 1, first.base));
+            }
+            _ => {
+                entries = upon(entries, &found, memory).map_err(damaged)?;
+                if let Some((last, end)) = found.last() {
+                    (revision, told) = (last.revision, Some(last.digest));
+                    reserve.take_up(*end);
+                }
+            }
+        }
+        let digest = entries.iter().fold(0, |digest, entry| synced::add(digest, &entry.key, entry.revision));
+        let newest = entries.iter().map(|e| e.revision).max().unwrap_or(0);
         if revision < acknowledged {
             missing.push(format!("the {} changes from revision {} to {acknowledged} were acknowledged and are gone", acknowledged - revision, revision + 1));
         }
         if newest > revision || told.is_some_and(|told| told != digest) {
             missing.push(format!("changes before revision {revision} are missing among the {} objects that are there", entries.len()));
         }
-        let mut disk = Disk { directory: directory.into(), open: Some((database, keyspace)), digest, synced };
-        let revision = revision.max(newest).max(acknowledged);
+        let rests = found.first().map_or(0, |(first, _)| first.base);
+        let revision = revision.max(newest).max(acknowledged).max(rests);
+        let open = Some((database, keyspace));
+        let mut disk = Disk { directory: directory.into(), open, digest, revision, synced, reserve, used_up: false, looked: Instant::now() };
         if !missing.is_empty() {
             let aside = journals.keep(directory).map_err(io)?;
             let what = format!("{}; its journals as they were found are kept in {}", missing.join(", and "), aside.display());
@@ -154,8 +196,12 @@ impl Disk {
                 return Err(damaged(what));
             }
             tracing::error!(directory = %directory.display(), what, "the store goes on with what is there");
+            if !disk.reserve.in_use() && !found.is_empty() {
+                fs::copy(directory.join(reserve::FILE), aside.join(reserve::FILE)).map_err(io)?;
+                disk.reserve.leave();
+            }
             // From here on it is whole, and a revision that was told is not given again.
-            disk.write(revision, &[]).map_err(damaged)?;
+            disk.write(revision, &[]).map_err(|error| damaged(error.to_string()))?;
         }
         make_private(directory).map_err(io)?;
         memory.load(revision, entries.into_iter());
@@ -163,37 +209,153 @@ impl Disk {
     }
 
     /// Writes changes that end at a revision, all or none, and returns when they are durable.
-    pub(crate) fn write(&mut self, revision: u64, changes: &[Change<'_>]) -> Result<(), String> {
-        let (database, keyspace) = self.open.as_ref().ok_or("the store is not open")?;
-        let mut batch = database.batch().durability(Some(PersistMode::SyncData));
+    pub(crate) fn write(&mut self, revision: u64, changes: &[Change<'_>]) -> Result<(), WriteError> {
         let mut digest = self.digest;
         for change in changes {
             if let Some(replaced) = change.replaces {
                 digest = synced::take(digest, change.key, replaced);
             }
-            match change.entry {
-                Some(entry) => {
-                    digest = synced::add(digest, change.key, entry.revision);
-                    batch.insert(keyspace, change.key, encode(entry));
+            if let Some(entry) = change.entry {
+                digest = synced::add(digest, change.key, entry.revision);
+            }
+        }
+        if self.reserve.in_use() {
+            self.write_to_reserve(revision, digest, changes).map_err(|refused| match refused {
+                Refused::Full => {
+                    self.used_up = true;
+                    WriteError::Full
                 }
+                Refused::Io(error) => WriteError::Doubt(error.to_string()),
+            })?;
+        } else {
+            self.write_to_engine(revision, digest, changes)?;
+        }
+        (self.digest, self.revision) = (digest, revision);
+        self.synced.tell(revision);
+        Ok(())
+    }
+
+    fn write_to_engine(&mut self, revision: u64, digest: u64, changes: &[Change<'_>]) -> Result<(), WriteError> {
+        let (database, keyspace) = self.open.as_ref().ok_or_else(|| WriteError::Doubt("the store is not open".into()))?;
+        let mut batch = database.batch().durability(Some(PersistMode::SyncData));
+        for change in changes {
+            match change.entry {
+                Some(entry) => batch.insert(keyspace, change.key, encode(entry)),
                 None => batch.remove(keyspace, change.key),
             }
         }
         batch.insert(keyspace, REVISION_KEY, revision.to_le_bytes());
         batch.insert(keyspace, DIGEST_KEY, digest.to_le_bytes());
-        batch.commit().map_err(|error| {
-            let text = describe(&error);
-            tracing::error!(directory = %self.directory.display(), error = %text, "the store cannot write; it is opened anew at the next write");
-            self.open = None;
-            text
-        })?;
-        self.digest = digest;
-        self.synced.tell(revision);
+        let Err(error) = batch.commit() else { return Ok(()) };
+        let text = describe(&error);
+        self.open = None;
+        if self.is_full(&error) {
+            match self.write_to_reserve(revision, digest, changes) {
+                Ok(()) => {
+                    tracing::error!(directory = %self.directory.display(), error = %text, "the store's disk is full; it writes into its reserve");
+                    return Ok(());
+                }
+                Err(refused) => tracing::error!(%refused, "the store's disk is full, and its reserve is of no use"),
+            }
+        }
+        tracing::error!(directory = %self.directory.display(), error = %text, "the store cannot write; it is opened anew at the next write");
+        Err(WriteError::Doubt(text))
+    }
+
+    fn write_to_reserve(&mut self, revision: u64, digest: u64, changes: &[Change<'_>]) -> Result<(), Refused> {
+        self.reserve.append((self.revision, revision, digest), changes.iter().map(|change| (change.key, change.entry.map(encode))))
+    }
+
+    /// Whether a write failed since there is no room. The engine does not tell why its own thread, which writes tables, has failed before.
+    fn is_full(&self, error: &fjall::Error) -> bool {
+        if matches!(error, fjall::Error::Poisoned) {
+            return self.reserve.free() < reserve::ROOM_BYTES;
+        }
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                return matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+            }
+            cause = error.source();
+        }
+        false
+    }
+
+    /// Whether batches go into the reserve.
+    pub(crate) fn is_short_of_room(&self) -> bool {
+        self.reserve.in_use()
+    }
+
+    /// Looks whether there is room again: for what went into the reserve, and for the reserve itself.
+    pub(crate) fn look_for_room(&mut self) {
+        if self.looked.elapsed() < LOOK_FOR_ROOM || (self.reserve.is_made() && !self.reserve.in_use()) {
+            return;
+        }
+        self.looked = Instant::now();
+        if self.reserve.in_use() {
+            self.leave_reserve();
+        }
+        if !self.reserve.is_made() {
+            self.reserve.make();
+        }
+    }
+
+    fn leave_reserve(&mut self) {
+        if self.reserve.free() < if self.used_up { RETURN_BYTES as u64 } else { reserve::ROOM_BYTES } {
+            return;
+        }
+        match self.bring_back() {
+            Ok(()) => {
+                self.reserve.leave();
+                self.used_up = false;
+                tracing::info!(directory = %self.directory.display(), revision = self.revision, "there is room for the store again; its reserve is whole");
+            }
+            Err(error) => {
+                self.open = None;
+                tracing::warn!(directory = %self.directory.display(), error, "what is in the store's reserve cannot be brought back yet");
+            }
+        }
+    }
+
+    /// Brings what is in the reserve into the engine.
+    fn bring_back(&mut self) -> Result<(), String> {
+        if self.open.is_none() {
+            self.open = Some(open(&self.directory).map_err(|e| describe(&e))?);
+        }
+        let (database, keyspace) = self.open.as_ref().ok_or("the store is not open")?;
+        let on_disk = number(keyspace, REVISION_KEY).map_err(|e| describe(&e))?.unwrap_or_default();
+        let mut records = self.reserve.records();
+        records.retain(|(record, _)| record.revision > on_disk);
+        if records.first().map_or(on_disk, |(first, _)| first.base) > on_disk || records.last().map_or(on_disk, |(last, _)| last.revision) != self.revision {
+            return Err(format!("the disk has lost what was acknowledged: it ends at revision {on_disk}, and {} was told", self.revision));
+        }
+        let mut records = records.into_iter().peekable();
+        while records.peek().is_some() {
+            let mut batch = database.batch().durability(Some(PersistMode::SyncData));
+            let (mut bytes, mut end) = (0, (0, 0));
+            while let Some((record, _)) = records.next_if(|_| bytes < RETURN_BYTES) {
+                end = (record.revision, record.digest);
+                for (key, value) in record.changes {
+                    bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+                    match value {
+                        Some(value) => batch.insert(keyspace, key, value),
+                        None => batch.remove(keyspace, key),
+                    }
+                }
+            }
+            batch.insert(keyspace, REVISION_KEY, end.0.to_le_bytes());
+            batch.insert(keyspace, DIGEST_KEY, end.1.to_le_bytes());
+            batch.commit().map_err(|e| describe(&e))?;
+        }
         Ok(())
     }
 
     /// Opens the engine again after an error; returns the revision that is on disk.
     pub(crate) fn reopen(&mut self) -> Result<u64, String> {
+        // What the reserve refused is not there: the next record takes its place.
+        if self.reserve.in_use() {
+            return Ok(self.revision);
+        }
         if self.open.is_none() {
             self.open = Some(open(&self.directory).map_err(|e| describe(&e))?);
         }
@@ -201,7 +363,8 @@ impl Disk {
         if let Some(digest) = number(keyspace, DIGEST_KEY).map_err(|e| describe(&e))? {
             self.digest = digest;
         }
-        number(keyspace, REVISION_KEY).map(Option::unwrap_or_default).map_err(|e| describe(&e))
+        self.revision = number(keyspace, REVISION_KEY).map(Option::unwrap_or_default).map_err(|e| describe(&e))?;
+        Ok(self.revision)
     }
 
     /// Writes nothing more until it is reopened.
@@ -209,9 +372,37 @@ impl Disk {
         self.open = None;
     }
 
+    /// Whether it takes writes.
     pub(crate) fn is_open(&self) -> bool {
-        self.open.is_some()
+        self.open.is_some() || self.reserve.in_use()
     }
+}
+
+impl std::fmt::Display for WriteError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            WriteError::Full => f.write_str("there is no room"),
+            WriteError::Doubt(text) => f.write_str(text),
+        }
+    }
+}
+
+/// The engine's objects with what the reserve has upon them, in the order of their keys.
+fn upon(entries: Vec<Entry>, records: &[(reserve::Record, u64)], memory: &Memory) -> Result<Vec<Entry>, String> {
+    if records.is_empty() {
+        return Ok(entries);
+    }
+    let mut all: BTreeMap<Arc<str>, Entry> = entries.into_iter().map(|entry| (Arc::clone(&entry.key), entry)).collect();
+    for (key, value) in records.iter().flat_map(|(record, _)| &record.changes) {
+        match value {
+            Some(value) => {
+                let entry = decode(key.as_bytes(), value, memory).ok_or_else(|| format!("the object at {key} cannot be read in the reserve"))?;
+                all.insert(Arc::clone(&entry.key), entry);
+            }
+            None => drop(all.remove(key.as_str())),
+        }
+    }
+    Ok(all.into_values().collect())
 }
 
 fn read_all(directory: &Path, keyspace: &Keyspace, memory: &Memory) -> Result<Vec<Entry>, OpenError> {

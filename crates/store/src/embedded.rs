@@ -4,10 +4,13 @@
 //! A batch that the disk refused is in doubt: it may be there after all. The thread then opens the store anew and looks at
 //! the revision on disk before it takes any other write; meanwhile every writer is told the disk's error. A disk that then has
 //! less than was acknowledged is not written on: reads go on from memory, and every writer is told what is lost.
+//!
+//! A disk without room is none of that as long as the reserve lasts ([`crate::reserve`]); once it is used up, writers are told so, and those who
+//! come when there is room again are served.
 
 use crate::{
     Backend, CommitError, Pending,
-    disk::{Change, Disk},
+    disk::{self, Change, Disk, WriteError},
     entry::{Entry, Event},
     memory::{Bucket, Memory, meets},
 };
@@ -43,12 +46,12 @@ impl Embedded {
         let run = move || {
             let mut forgotten = Instant::now();
             loop {
-                match writes.recv_timeout(FORGET_EVERY) {
+                match writes.recv_timeout(committer.rest()) {
                     Ok(first) => {
                         let rest = writes.try_iter().take(BATCH_MAX - 1);
                         committer.commit(std::iter::once(first).chain(rest).collect());
                     }
-                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Timeout) => committer.look_for_room(),
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
                 if forgotten.elapsed() >= FORGET_EVERY {
@@ -110,7 +113,19 @@ struct Committer {
 }
 
 impl Committer {
+    /// How long to wait for the next write.
+    fn rest(&self) -> Duration {
+        if self.disk.as_ref().is_some_and(Disk::is_short_of_room) { disk::LOOK_FOR_ROOM } else { FORGET_EVERY }
+    }
+
+    fn look_for_room(&mut self) {
+        if let Some(disk) = self.disk.as_mut() {
+            disk.look_for_room();
+        }
+    }
+
     fn commit(&mut self, writes: Vec<Pending>) {
+        self.look_for_room();
         if let Err(error) = self.recover() {
             for write in writes {
                 let _ = write.reply.send(Err(CommitError::Io(error.clone())));
@@ -131,9 +146,15 @@ impl Committer {
             }
             return;
         };
-        self.doubt = Some(steps);
+        let told = match error {
+            WriteError::Full => CommitError::Full,
+            WriteError::Doubt(text) => {
+                self.doubt = Some(steps);
+                CommitError::Io(text)
+            }
+        };
         for reply in replies.into_iter().chain(refused) {
-            let _ = reply.send(Err(CommitError::Io(error.clone())));
+            let _ = reply.send(Err(told.clone()));
         }
     }
 
@@ -162,7 +183,7 @@ impl Committer {
         (steps, replies, refused)
     }
 
-    fn persist(&mut self, steps: &[Step]) -> Result<(), String> {
+    fn persist(&mut self, steps: &[Step]) -> Result<(), WriteError> {
         let (Some(disk), Some(last)) = (self.disk.as_mut(), steps.last()) else { return Ok(()) };
         let changes: Vec<Change<'_>> =
             steps.iter().map(|s| Change { key: &s.key, entry: s.event.new.as_deref(), replaces: s.event.old.as_ref().map(|e| e.revision) }).collect();
@@ -255,7 +276,7 @@ mod tests {
         let root = std::env::temp_dir().join(format!("store-lost-{}", std::process::id()));
         let (directory, before) = (root.join("data"), root.join("before"));
         let memory = Arc::new(Memory::new(Duration::from_secs(60)));
-        let open = |memory: &Memory| Disk::open(&directory, false, memory).expect("a store");
+        let open = |memory: &Memory| Disk::open(&directory, false, memory, Arc::default()).expect("a store");
         let mut committer = Committer { disk: Some(open(&memory)), memory: Arc::clone(&memory), doubt: None, lost: None };
         let first = write(&mut committer, Expect::Absent).expect("written");
         copy(&directory, &before);

@@ -21,6 +21,8 @@
 mod disk;
 mod embedded;
 mod entry;
+#[cfg(test)]
+mod full;
 mod history;
 mod index;
 mod indexing;
@@ -28,6 +30,7 @@ mod journal;
 mod memory;
 #[cfg(test)]
 mod power;
+mod reserve;
 mod routes;
 mod synced;
 #[cfg(test)]
@@ -38,6 +41,7 @@ pub use disk::OpenError;
 pub use entry::{Attributes, Draft, Entry, Event, Fields, FieldsOf};
 pub use index::Demand;
 pub use memory::{Bucket, Candidates, Snapshot};
+pub use reserve::Gauge;
 pub use routes::Scope;
 pub use watch::{Expired, Watch};
 
@@ -63,6 +67,9 @@ pub enum CommitError {
     /// The disk refused. Whether the write is there will be known when the disk answers again.
     #[error("the store cannot write: {0}")]
     Io(String),
+    /// The disk is full, and the reserve is used up. Nothing was written. The words are etcd's when it has no room: the API passes them on.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    Full,
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,
@@ -105,6 +112,7 @@ impl Default for Options {
 pub struct Store {
     memory: Arc<Memory>,
     backend: Arc<dyn Backend>,
+    reserve: Arc<Gauge>,
 }
 
 impl Store {
@@ -114,9 +122,10 @@ impl Store {
     /// Another process uses it, the disk refuses, or what lies there is damaged.
     pub fn open(directory: &Path, options: &Options) -> Result<Store, OpenError> {
         let memory = Arc::new(Memory::new(options.compaction));
-        let disk = disk::Disk::open(directory, options.accept_data_loss, &memory)?;
+        let reserve = Arc::<Gauge>::default();
+        let disk = disk::Disk::open(directory, options.accept_data_loss, &memory, Arc::clone(&reserve))?;
         let backend = embedded::Embedded::start(Some(disk), Arc::clone(&memory)).map_err(|e| OpenError::io(directory, e))?;
-        Ok(Store { memory, backend: Arc::new(backend) })
+        Ok(Store { memory, backend: Arc::new(backend), reserve })
     }
 
     /// A store without a disk, for tests and trials: nothing outlives the process.
@@ -126,7 +135,12 @@ impl Store {
     pub fn in_memory(options: &Options) -> std::io::Result<Store> {
         let memory = Arc::new(Memory::new(options.compaction));
         let backend = embedded::Embedded::start(None, Arc::clone(&memory))?;
-        Ok(Store { memory, backend: Arc::new(backend) })
+        Ok(Store { memory, backend: Arc::new(backend), reserve: Arc::default() })
+    }
+
+    /// What there is to write on when the disk is full, and how much of it is used.
+    pub fn reserve(&self) -> &Gauge {
+        &self.reserve
     }
 
     /// The newest published revision.

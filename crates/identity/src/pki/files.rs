@@ -4,7 +4,7 @@ use crate::Error;
 use std::{
     fs::{self, DirBuilder, OpenOptions},
     io::{ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -32,8 +32,12 @@ pub(crate) enum Durability {
 }
 
 /// Writes a file with mode 0600 so that a crash of the process leaves the old one or the new one; of the machine as well
-/// if it is synced.
+/// if it is synced. One that is so already is left: a start on a full disk writes nothing.
 pub(crate) fn write_secret(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), Error> {
+    let is_private = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o7777 == 0o600);
+    if is_private && fs::read(path).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
     if let Some(directory) = path.parent() {
         make_directory(directory)?;
     }
@@ -49,4 +53,32 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8], durability: Durability) ->
         fs::rename(new, path)
     };
     write().map_err(Error::file(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_file_is_written_unless_it_is_so_already() {
+        let folder = std::env::temp_dir().join(format!("knarr-secret-{}", std::process::id()));
+        let path = folder.join("key");
+        let written = |text: &str| {
+            write_secret(&path, text.as_bytes(), Durability::Lazy).unwrap();
+            let meta = fs::symlink_metadata(&path).unwrap();
+            assert_eq!((fs::read_to_string(&path).unwrap().as_str(), meta.mode() & 0o7777, meta.is_file()), (text, 0o600, true));
+            meta.ino()
+        };
+        let first = written("a");
+        assert_eq!(written("a"), first, "nothing is written");
+        assert_ne!(written("b"), first);
+        let open = written("b");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_ne!(written("b"), open, "what others may read is none");
+        fs::rename(&path, folder.join("other")).unwrap();
+        std::os::unix::fs::symlink("other", &path).unwrap();
+        written("b");
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

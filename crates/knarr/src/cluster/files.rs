@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use std::{
     fs::{self, DirBuilder, Permissions},
     io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
 
@@ -19,8 +19,13 @@ pub(super) fn private(path: &Path) -> std::io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(PRIVATE))
 }
 
-/// Writes a small file for root alone, so that whoever reads it finds the old or the new one.
+/// Writes a small file for root alone, so that whoever reads it finds the old or the new one. One that is so already is left: a start on a
+/// full disk writes nothing.
 pub(super) fn write(path: &Path, text: &[u8]) -> anyhow::Result<()> {
+    let is_private = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o7777 == 0o600);
+    if is_private && fs::read(path).is_ok_and(|there| there == text) {
+        return Ok(());
+    }
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let written = || {
