@@ -2,7 +2,7 @@
 
 use super::{
     dial::{self, Backend},
-    html,
+    html, tunnel,
 };
 use crate::{Body, BoxError, Context, websocket};
 use http::{
@@ -16,8 +16,6 @@ use machinery::status::Status;
 
 /// Bytes of an HTML page whose links are rewritten at most; a larger one is refused rather than held.
 const PAGE_MAX: usize = 16 * 1024 * 1024;
-/// Bytes that a tunnel holds in each direction.
-const TUNNEL_BUFFER: usize = 16 * 1024;
 /// Headers of one hop (RFC 9110, 7.6.1).
 const HOP: [HeaderName; 7] =
     [header::CONNECTION, header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION, header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::UPGRADE];
@@ -80,7 +78,7 @@ pub(super) async fn answer(cx: &Context, backend: &Backend, admitted: Option<&st
     let uri: Uri = format!("{path}{query}").parse().map_err(|_| Status::bad_request("the path is not one"))?;
     let host = host(&request);
     if websocket::upgrade_wanted(request.headers()) {
-        return tunnel(backend, uri, host, request).await.map_err(reach);
+        return upgrade(backend, uri, host, request).await.map_err(reach);
     }
     if tail.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(to_root(&format!("{own_path}/{query}")));
@@ -157,7 +155,7 @@ async fn rewrite(answer: Response<Incoming>, source: &html::Source<'_>) -> Resul
 }
 
 /// Has the backend upgrade its connection as the client asks ([`switch`]).
-pub(super) async fn tunnel(backend: &Backend, uri: Uri, host: Option<String>, mut request: Request<Body>) -> Result<Response<Body>, String> {
+pub(super) async fn upgrade(backend: &Backend, uri: Uri, host: Option<String>, mut request: Request<Body>) -> Result<Response<Body>, String> {
     let client = request.extensions_mut().remove::<OnUpgrade>().ok_or("this connection cannot be upgraded")?;
     let mut outward = Request::new(crate::empty());
     *outward.method_mut() = request.method().clone();
@@ -169,7 +167,7 @@ pub(super) async fn tunnel(backend: &Backend, uri: Uri, host: Option<String>, mu
     switch(dial::connect(backend).await?, outward, client).await
 }
 
-/// Asks for an upgrade, and then carries bytes both ways until both have ended. An end in one direction leaves the other open.
+/// Asks for an upgrade, and then carries bytes both ways ([`tunnel`]).
 /// What is no upgrade is answered as the backend answers it.
 pub(crate) async fn switch(mut sender: SendRequest<Body>, outward: Request<Body>, client: OnUpgrade) -> Result<Response<Body>, String> {
     let mut answer = sender.send_request(outward).await.map_err(|e| told(&e))?;
@@ -190,8 +188,7 @@ pub(crate) async fn switch(mut sender: SendRequest<Body>, outward: Request<Body>
             Ok(both) => both,
             Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
         };
-        let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-        if let Err(error) = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, TUNNEL_BUFFER, TUNNEL_BUFFER).await {
+        if let Err(error) = tunnel::carry(TokioIo::new(client), TokioIo::new(server)).await {
             tracing::debug!(%error, "a tunnel was cut");
         }
     });

@@ -17,6 +17,7 @@ mod probe;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 pub(crate) use forward::{drop_credentials, drop_hop_headers, switch};
 pub(crate) use probe::health;

@@ -28,7 +28,7 @@ pub(super) fn find(world: &World, cx: &Context, query: &Query<'_>, request: &Req
 /// Joins the client with the kubelet.
 pub(super) async fn answer(backend: &Backend, uri: Uri, request: Request<Body>) -> Result<Response<Body>, Status> {
     let host = backend.address.to_string();
-    forward::tunnel(backend, uri, Some(host), request).await.map_err(|e| plain_error(format!("error dialing backend: {e}")))
+    forward::upgrade(backend, uri, Some(host), request).await.map_err(|e| plain_error(format!("error dialing backend: {e}")))
 }
 
 /// The kubelet's path and query for what is asked.
