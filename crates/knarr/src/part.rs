@@ -14,6 +14,8 @@ use crate::{
 use anyhow::Context as _;
 use client::lease::{self, LeaderElector, Term};
 use client::{Client, Endpoint, HttpTransport, Informers, Reports};
+use http::Uri;
+use network::pod::OwnPort;
 use std::{
     future::Future,
     hash::{BuildHasher, RandomState},
@@ -22,6 +24,22 @@ use std::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+/// The port of the API server, if it is one of this host's: nobody else gets it here.
+async fn api_port(server: &str) -> Option<OwnPort> {
+    let uri: Uri = server.parse().ok()?;
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
+    let found = dial::addresses(uri.host()?, dial::ANSWER_MAX).await.unwrap_or_default();
+    let own = host::addresses().unwrap_or_default();
+    // At which of the host's addresses it listens is not told.
+    found.iter().any(|ip| ip.is_loopback() || own.contains(ip)).then_some(OwnPort { ip: None, port, protocol: "TCP" })
+}
+
+/// Ports of this host at which a node and, if it is here, the API server listen.
+async fn own_ports(part: &Part, node: IpAddr) -> anyhow::Result<Vec<OwnPort>> {
+    let api = api_port(&Endpoint::from_kubeconfig(&part.kubeconfig)?.server).await;
+    Ok(node_own_ports(node, true).chain(api).collect())
+}
 
 struct Ready {
     client: Client,
@@ -115,7 +133,7 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     let runtime = open_runtime(&cluster, command.registries.as_deref()).await?;
     let settings = network_config(&cluster.name, &cluster.run, (cidr(&command.pod_cidr)?, cidr(&command.cluster_cidr)?), cidr(&command.service_cidr)?);
     let node_ip = IpAddr::V4(settings.pod_cidr.nth(1).context("the pod range has no address")?);
-    let own_ports: Vec<_> = node_own_ports(node_ip, true).collect();
+    let own_ports = own_ports(&command.part, node_ip).await?;
     let settings = network::pod::Config { own_ports: own_ports.clone(), ..settings };
     let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(settings)).await?.context("the pod network")?;
     let mut config = kubelet::Config::new(command.node_name.clone().unwrap_or_else(host::name), node_ip, cluster.data.join("kubelet"));
@@ -163,6 +181,7 @@ pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
         cluster_cidr: Some(cidr(&command.cluster_cidr)?),
         service_cidr: Some(cidr(&command.service_cidr)?),
         node_ports: crate::serve::node_ports(command.node_ip, true, &command.node_port_addresses),
+        own_ports: own_ports(&command.part, command.node_ip.into()).await?,
     };
     let (ready, _) = watch::channel(false);
     until_signal("service proxy", stop.clone(), network::proxy::run(config, informers, stop, ready)).await
@@ -199,5 +218,19 @@ mod tests {
         drop(runtime);
         std::fs::remove_dir_all(&directory).unwrap();
         assert_eq!(has, [true, true]);
+    }
+
+    #[tokio::test]
+    async fn the_api_server_keeps_its_port_where_it_is_on_this_host() {
+        let own = |port| Some(OwnPort { ip: None, port, protocol: "TCP" });
+        assert_eq!(api_port("https://127.0.0.1:7443").await, own(7443));
+        assert_eq!(api_port("https://[::1]:7443/path").await, own(7443));
+        assert_eq!(api_port("https://localhost").await, own(443));
+        if let Some(ip) = host::addresses().unwrap().into_iter().find(IpAddr::is_ipv4) {
+            assert_eq!(api_port(&format!("https://{ip}:6443")).await, own(6443));
+        }
+        for away in ["https://192.0.2.1:6443", "https://nobody.invalid:6443", "no address"] {
+            assert_eq!(api_port(away).await, None, "{away}");
+        }
     }
 }

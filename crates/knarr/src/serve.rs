@@ -337,6 +337,7 @@ async fn services(
             cluster_cidr: Some(ranges[0]),
             service_cidr: Some(ranges[1]),
             node_ports: node_ports(plan.node_ip(), plan.is_first(), &setup.up.node_port_addresses),
+            own_ports: own_ports(setup),
         };
         spawn(parts, &room.handle, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
     }

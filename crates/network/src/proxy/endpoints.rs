@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::cidr::Cidr;
+use crate::pod::OwnPort;
 
 /// The node, as far as rules depend on it.
 #[derive(Clone, Debug)]
@@ -16,6 +17,23 @@ pub(super) struct Node {
     /// Its zone (`topology.kubernetes.io/zone`), or empty.
     pub(super) zone: String,
     pub(super) cluster_cidr: Option<Cidr>,
+    pub(super) service_cidr: Option<Cidr>,
+    /// Where its own processes listen.
+    pub(super) own_ports: Vec<OwnPort>,
+}
+
+impl Node {
+    /// Whether a port at an address from outside is somebody's already, whatever a Service says: the node's own processes', or that of a
+    /// Service whose cluster address it is. Who may make Services may write any address into them (CVE-2020-8554); upstream leaves that to
+    /// the admission plug-in `DenyServiceExternalIPs`, and lets the API, the kubelet and DNS be taken where it is off.
+    pub(super) fn has(&self, ip: Ipv4Addr, port: u16, protocol: &str) -> bool {
+        self.service_cidr.is_some_and(|range| range.contains(ip)) || self.own_ports.iter().any(|own| own.meets(Some(ip.into()), port, protocol))
+    }
+
+    /// The same of a port at all of the node's addresses.
+    pub(super) fn has_port(&self, port: u16, protocol: &str) -> bool {
+        self.own_ports.iter().any(|own| own.meets(None, port, protocol))
+    }
 }
 
 /// Where a connection may go.

@@ -32,6 +32,7 @@ use crate::conntrack::{self, Flow};
 use crate::mark::Mark;
 use crate::netlink::{self, Socket};
 use crate::nft::{self, Batch, Foreign};
+use crate::pod::OwnPort;
 use crate::{BY_SERVICE, Error, Result, service_of_slice};
 use endpoints::Node;
 use plan::{Plan, UdpFront};
@@ -71,6 +72,8 @@ pub struct Config {
     pub service_cidr: Option<Cidr>,
     /// Where node ports are served.
     pub node_ports: NodePortAddresses,
+    /// Where the node's own processes listen: no Service has these ports at addresses from outside.
+    pub own_ports: Vec<OwnPort>,
 }
 
 /// Runs the proxy until `shutdown`; `ready` becomes true when all Services that there were at the start are served. The rules stay
@@ -202,10 +205,17 @@ impl Proxy {
             service_cidr: config.service_cidr,
             node_ports: config.node_ports.clone(),
         };
+        let node = Node {
+            name: config.node_name.clone(),
+            zone: String::new(),
+            cluster_cidr: config.cluster_cidr,
+            service_cidr: config.service_cidr,
+            own_ports: config.own_ports.clone(),
+        };
         Ok(Self {
             services,
             slices,
-            node: Node { name: config.node_name.clone(), zone: String::new(), cluster_cidr: config.cluster_cidr },
+            node,
             table: Table::new(frame),
             socket: Arc::new(Mutex::new(Socket::open(netlink::NETFILTER)?)),
             health: health::Checks::new(config.node_ports.clone()),
@@ -261,8 +271,11 @@ impl Proxy {
     }
 
     fn checks(&mut self, plans: &[(ObjectKey, Plan)]) {
-        for (key, plan) in plans {
-            self.health.set(key, plan.health);
+        for (service, plan) in plans {
+            self.health.set(service, plan.health);
+            if !plan.withheld.is_empty() && self.table.plan(service).is_none_or(|before| before.withheld != plan.withheld) {
+                tracing::warn!(%service, withheld = ?plan.withheld, "a Service does not get addresses and ports that are the node's own or another Service's");
+            }
         }
     }
 

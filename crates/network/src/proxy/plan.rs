@@ -70,6 +70,8 @@ pub(super) struct Plan {
     pub(super) selves: BTreeSet<Ipv4Addr>,
     /// UDP ports, by chain.
     pub(super) udp: BTreeMap<String, UdpFront>,
+    /// Addresses and ports from outside that are not the Service's to have.
+    pub(super) withheld: BTreeSet<(Ipv4Addr, u16)>,
     /// Port of the health check and how many endpoints are on this node.
     pub(super) health: Option<(u16, usize)>,
 }
@@ -150,12 +152,13 @@ struct Planner<'a> {
     node: &'a Node,
     id: String,
     protocol: u8,
+    protocol_name: &'a str,
     port: u16,
     node_port: Option<u16>,
 }
 
 impl<'a> Planner<'a> {
-    fn new(service: &'a Service, spec: &'a ServiceSpec, port: &ServicePort, backends: &'a Backends, node: &'a Node) -> Option<Self> {
+    fn new(service: &'a Service, spec: &'a ServiceSpec, port: &'a ServicePort, backends: &'a Backends, node: &'a Node) -> Option<Self> {
         let number = u16::try_from(port.port).ok()?;
         let proto = port.protocol.as_deref().unwrap_or("TCP");
         let name = port.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| number.to_string());
@@ -168,8 +171,9 @@ impl<'a> Planner<'a> {
             node,
             id: format!("{namespace}/{service_name}/{}/{name}", proto.to_ascii_lowercase()),
             protocol: protocol(proto)?,
+            protocol_name: proto,
             port: number,
-            node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0),
+            node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0 && !node.has_port(*p, proto)),
         })
     }
 
@@ -187,9 +191,13 @@ impl<'a> Planner<'a> {
         let Backends { cluster, local, serving, here, .. } = self.backends;
         let (svc, only, ext) = (format!("svc/{}", self.id), format!("local/{}", self.id), format!("ext/{}", self.id));
         let cluster_ips: BTreeSet<Ipv4Addr> = self.spec.cluster_ip.iter().filter_map(|t| t.parse().ok()).collect();
-        let balancer: BTreeSet<Ipv4Addr> = self.load_balancer_ips().collect();
+        let mut balancer: BTreeSet<Ipv4Addr> = self.load_balancer_ips().collect();
         let mut outside: BTreeSet<Ipv4Addr> = addresses(&self.spec.external_ips).collect();
         outside.extend(&balancer);
+        let may_have = |ip: &Ipv4Addr| !self.node.has(*ip, self.port, self.protocol_name);
+        plan.withheld.extend(outside.iter().filter(|ip| !may_have(ip)).map(|ip| (*ip, self.port)));
+        outside.retain(may_have);
+        balancer.retain(may_have);
         let inner_local = local_policy(&self.spec.internal_traffic_policy);
         let outer_local = local_policy(&self.spec.external_traffic_policy);
         let external = !outside.is_empty() || self.node_port.is_some();

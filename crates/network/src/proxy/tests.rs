@@ -11,7 +11,14 @@ use super::*;
 use crate::nft::{Data, Verdict, key};
 
 fn node() -> Node {
-    Node { name: "n1".into(), zone: "z1".into(), cluster_cidr: Some("10.244.0.0/16".parse().unwrap()) }
+    let own = |ip: Option<[u8; 4]>, port, protocol| OwnPort { ip: ip.map(Into::into), port, protocol };
+    Node {
+        name: "n1".into(),
+        zone: "z1".into(),
+        cluster_cidr: Some("10.244.0.0/16".parse().unwrap()),
+        service_cidr: Some("10.96.0.0/16".parse().unwrap()),
+        own_ports: vec![own(Some([10, 244, 0, 1]), 53, "UDP"), own(None, 6443, "TCP"), own(None, 30443, "TCP")],
+    }
 }
 
 fn planned(spec: Value, endpoints: Value) -> Plan {
@@ -53,6 +60,38 @@ fn spec(extra: &Value) -> Value {
         spec[name] = value.clone();
     }
     spec
+}
+
+#[test]
+fn addresses_from_outside_are_not_the_nodes_own_nor_another_services() {
+    let of = |ip: [u8; 4], port: u16, protocol: u8| key::join(&[&ip, &[protocol], &port.to_be_bytes()]);
+    let (node, away) = ([10, 244, 0, 1], [203, 0, 113, 7]);
+    for endpoints in [json!([here(true)]), json!([])] {
+        let ports = json!([{"name": "a", "port": 6443}, {"name": "d", "port": 53, "protocol": "UDP"}, {"name": "t", "port": 53},
+            {"name": "w", "port": 80, "nodePort": 30443}]);
+        let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.7", "externalIPs": ["10.244.0.1", "203.0.113.7", "10.96.0.1"], "ports": ports,
+            "loadBalancerSourceRanges": ["192.0.2.0/24"]});
+        let status = json!({"loadBalancer": {"ingress": [{"ip": "10.244.0.1"}, {"ip": "10.96.0.10"}]}});
+        let service = serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": spec, "status": status})).unwrap();
+        let named = |name: &str, protocol: &str| json!({"name": name, "port": 8080, "protocol": protocol});
+        let slice = json!({"metadata": {"namespace": "ns", "name": "s-1"}, "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [named("a", "TCP"), named("d", "UDP"), named("t", "TCP"), named("w", "TCP")]});
+        let plan = plan::of(&service, &[Arc::new(serde_json::from_value(slice).unwrap())], &super::tests::node());
+        // Neither a way to a pod, nor a refusal, nor sources that may: what is there answers as ever.
+        let has = |key: Vec<u8>| [Shared::Ips, Shared::NoEndpoints, Shared::Sources].iter().any(|map| plan.elements.contains_key(&(*map, key.clone())));
+        for (ip, port, protocol) in
+            [(node, 6443, 6), (away, 6443, 6), (node, 53, 17), ([10, 96, 0, 1], 80, 6), ([10, 96, 0, 10], 53, 17), ([10, 96, 0, 10], 53, 6)]
+        {
+            assert!(!has(of(ip, port, protocol)), "{ip:?}:{port}");
+        }
+        // What is nobody's it has: the same port of another protocol, and another port of the same address.
+        for (ip, port, protocol) in [(node, 80, 6), (node, 53, 6), (away, 53, 17), ([10, 96, 0, 7], 6443, 6), ([10, 96, 0, 7], 53, 17)] {
+            assert!(has(of(ip, port, protocol)), "{ip:?}:{port}");
+        }
+        assert!(!plan.elements.keys().any(|(map, _)| matches!(map, Shared::NodePorts | Shared::NoNodePortEndpoints)), "a node port that is the API's");
+        assert!(plan.withheld.contains(&(node.into(), 6443)) && plan.withheld.contains(&([10, 96, 0, 10].into(), 53)));
+        assert!(!plan.udp.values().any(|front| front.addresses.contains(&(node.into(), 53))), "nor are its flows forgotten");
+    }
 }
 
 #[test]

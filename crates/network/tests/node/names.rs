@@ -70,6 +70,7 @@ fn pods_and_the_host_resolve_names_through_the_service() {
                 cluster_cidr: Some(node.config.pod_cidr),
                 service_cidr: node.config.service_cidr,
                 node_ports: NodePortAddresses::All,
+                own_ports: Vec::new(),
             };
             let informers = node.runtime.block_on(async { api.informers() });
             let dns = dns::Config {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use network::netlink::{self, Socket};
 use network::nft;
+use network::pod::OwnPort;
 use network::proxy::{self, NodePortAddresses};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -51,6 +52,7 @@ impl Cluster {
             cluster_cidr: Some(self.node.config.pod_cidr),
             service_cidr: self.node.config.service_cidr,
             node_ports,
+            own_ports: self.node.config.own_ports.clone(),
         };
         let (ready, mut told) = watch::channel(false);
         let (api, stop) = (self.api.clone(), self.stop.clone());
@@ -414,6 +416,58 @@ fn two_services_may_claim_one_external_address() {
         assert!(served(&outside.call((external, 80)), "a"), "the first keeps it");
         cluster.api.remove(SERVICES, "default/one");
         until("the second has it now", || outside.call((external, 80)), |a| served(a, "b"));
+    });
+}
+
+/// What a user who may do nothing but make Services can do to the node's own ports and to another's cluster address.
+#[test]
+fn a_service_takes_neither_the_nodes_own_ports_nor_a_cluster_address() {
+    machine(|outside| {
+        let mut node = Node::new();
+        let own = |port, protocol| OwnPort { ip: Some(NODE_IP.into()), port, protocol };
+        node.config.own_ports = vec![own(6443, "TCP"), own(10250, "TCP"), own(53, "TCP"), own(53, "UDP")];
+        let mut cluster = Cluster::on(node, NodePortAddresses::All);
+        let (_a, ip_a) = cluster.node.pod("a");
+        let (b, _) = cluster.node.pod("b");
+        cluster.service("web", json!({}));
+        cluster.endpoints("web", &[ready(ip_a)]);
+        until("the Service", || b.call((VIP, 80)), |a| served(a, "a"));
+        let listens = |port| {
+            let listener = std::net::TcpListener::bind((NODE_IP, port)).unwrap();
+            std::thread::spawn(move || while listener.accept().is_ok() {});
+        };
+        for port in [6443, 10250, 53] {
+            listens(port);
+        }
+        let reached = |port: u16| {
+            let answer = b.call((NODE_IP, port));
+            // Who listens there says nothing, and a pod would have said its name.
+            !served(&answer, "a") && !refused(&answer)
+        };
+        assert!([6443, 10250, 53].into_iter().all(reached));
+        let ports: Vec<Value> = [6443, 10250, 53, 80, 81].map(|port| json!({"name": format!("p{port}"), "port": port, "protocol": "TCP"})).into();
+        let spec = json!({"clusterIP": "10.96.0.66", "externalIPs": [NODE_IP, VIP], "ports": ports});
+        cluster.api.put(SERVICES, json!({"metadata": {"namespace": "aaa", "name": "thief"}, "spec": spec}));
+        let slice = |endpoints: &[Value]| {
+            let ports: Vec<Value> = [6443, 10250, 53, 80, 81].map(|port| json!({"name": format!("p{port}"), "port": 8080, "protocol": "TCP"})).into();
+            json!({"metadata": {"namespace": "aaa", "name": "thief-x", "labels": {"kubernetes.io/service-name": "thief"}},
+                "addressType": "IPv4", "endpoints": endpoints, "ports": ports})
+        };
+        // With no endpoint it would refuse in their place.
+        until("the thief's own address", || b.call(([10, 96, 0, 66].into(), 81)), refused);
+        assert!(refused(&b.call((NODE_IP, 81))), "a port that is nobody's is its own");
+        assert!([6443, 10250, 53].into_iter().all(reached));
+        assert!(served(&b.call((VIP, 80)), "a"));
+        let (_c, ip_c) = cluster.node.pod("c");
+        cluster.api.put(SLICES, slice(&[ready(ip_c)]));
+        until("the thief's pod", || b.call(([10, 96, 0, 66].into(), 81)), |a| served(a, "c"));
+        assert!(served(&outside.call((NODE_IP, 81)), "c") && served(&b.call((NODE_IP, 81)), "c"));
+        assert!([6443, 10250, 53].into_iter().all(|port| !served(&b.call((NODE_IP, port)), "c") && reached(port)));
+        // And after a restart, when Services are read in the order of their names.
+        cluster.stop.cancel();
+        cluster.stop = CancellationToken::new();
+        cluster.start(NodePortAddresses::All);
+        assert!(served(&b.call((VIP, 80)), "a") && [6443, 10250, 53].into_iter().all(reached));
     });
 }
 
