@@ -81,14 +81,61 @@ pub fn path(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(Path::new(&home).join(".kube/config"))
 }
 
-/// Before anything is made: whether the file can take the context of a cluster of this name. What is not known yet of the
-/// cluster (`known`: from former starts) cannot be in the file.
+/// Before anything is made: whether the file can take the context of a cluster of this name. All that [`merge`] does is tried, but for
+/// the last step. What is not known yet of the cluster (`known`: from former starts) cannot be in the file.
 pub fn check(path: &Path, name: &str, known: &[Written]) -> anyhow::Result<()> {
-    let what = || format!("the kubeconfig {} cannot be used", path.display());
-    let file = File::read(path).with_context(what)?;
-    Ours { name, known }.refuse(&file.value).with_context(what)?;
-    let place = if file.target.exists() { file.target.clone() } else { existing(&file.target).to_owned() };
-    nix::unistd::access(&place, nix::unistd::AccessFlags::W_OK).with_context(|| format!("{} cannot be written", place.display())).with_context(what)
+    let try_it = || {
+        let mut file = File::read(path)?;
+        let before = file.text.clone();
+        file.take_in(&sample(name)?, name, known)?;
+        if file.text == before { Ok(()) } else { can_replace(&file.target) }
+    };
+    try_it().with_context(|| format!("the kubeconfig {} cannot be used", path.display()))
+}
+
+/// Entries as a cluster of this name has them, with other keys.
+fn sample(name: &str) -> anyhow::Result<Mapping> {
+    let user = format!("{name}-admin");
+    Ok(serde_yaml_ng::from_str(&format!(
+        "{{clusters: [{{name: {name:?}, cluster: {{server: 'https://127.0.0.1:6443', {AUTHORITY}: QQ==}}}}], \
+         users: [{{name: {user:?}, user: {{{CERTIFICATE}: QQ==, client-key-data: QQ==}}}}], \
+         contexts: [{{name: {name:?}, context: {{cluster: {name:?}, user: {user:?}}}}}]}}"
+    ))?)
+}
+
+/// Whether another file can take this one's place: its directory takes one, and nothing holds it where it is.
+fn can_replace(target: &Path) -> anyhow::Result<()> {
+    let folder = existing(target);
+    let writable = |place: &Path| nix::unistd::access(place, nix::unistd::AccessFlags::W_OK).with_context(|| format!("{} cannot be written", place.display()));
+    writable(folder)?;
+    if target.parent() != Some(folder) {
+        return Ok(());
+    }
+    let _lock = Lock::take(target)?;
+    // There is room for a file, and the file system takes one.
+    let new = beside(target)?;
+    let tried = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).and_then(|mut file| {
+        file.write_all(&fs::read(target).unwrap_or_default())?;
+        file.sync_all()
+    });
+    let _ = fs::remove_file(&new);
+    tried.with_context(|| format!("{} cannot be written", new.display()))?;
+    if !target.exists() {
+        return Ok(());
+    }
+    writable(target)?;
+    if is_mount(target) {
+        bail!("a file system is mounted upon it, so that another file cannot take its place: mount its directory instead");
+    }
+    Ok(())
+}
+
+/// Whether something is mounted upon a path (`proc_pid_mountinfo(5)`, the fifth field).
+fn is_mount(path: &Path) -> bool {
+    let escaped = |c: char| matches!(c, ' ' | '\t' | '\n' | '\\');
+    let written: String = path.to_string_lossy().chars().map(|c| if escaped(c) { format!("\\{:03o}", u32::from(c)) } else { c.to_string() }).collect();
+    let all = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    all.lines().any(|line| line.split(' ').nth(4) == Some(written.as_str()))
 }
 
 /// The nearest directory above a path that is there.
@@ -100,17 +147,7 @@ fn existing(path: &Path) -> &Path {
 pub fn merge(path: &Path, own: &str, known: &[Written]) -> anyhow::Result<()> {
     let own: Mapping = serde_yaml_ng::from_str(own)?;
     let name = own.get("current-context").and_then(Value::as_str).context("a kubeconfig without a context")?.to_owned();
-    change(path, |file| {
-        Ours { name: &name, known }.refuse(&file.value)?;
-        for (list, _) in LISTS {
-            let Some(entry) = own.get(list).and_then(|l| l.get(0)) else { continue };
-            // What a user set in the context (a namespace) stays.
-            if list != "contexts" || find(&file.value, list, &name).is_none() {
-                file.put(list, entry)?;
-            }
-        }
-        file.set_current(&name)
-    })
+    change(path, |file| file.take_in(&own, &name, known))
 }
 
 /// Takes a cluster's entries out of the file, if it is there; whatever is another's stays.
@@ -212,6 +249,19 @@ impl File {
         Ok(File { target, text, value })
     }
 
+    /// Takes in a cluster's entries, unless those of their names are another's, and makes its context the current one.
+    fn take_in(&mut self, own: &Mapping, name: &str, known: &[Written]) -> anyhow::Result<()> {
+        Ours { name, known }.refuse(&self.value)?;
+        for (list, _) in LISTS {
+            let Some(entry) = own.get(list).and_then(|l| l.get(0)) else { continue };
+            // What a user set in the context (a namespace) stays.
+            if list != "contexts" || find(&self.value, list, name).is_none() {
+                self.put(list, entry)?;
+            }
+        }
+        self.set_current(name)
+    }
+
     /// Puts an entry in the place of the one of its name, or behind the others.
     fn put(&mut self, list: &str, entry: &Value) -> anyhow::Result<()> {
         let entries = self.entries(list);
@@ -304,11 +354,16 @@ impl Drop for Lock {
     }
 }
 
-/// Writes beside the file and renames, so that no reader sees half of it; its owner and mode stay.
-fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+/// Where a file is written that is to take another's place.
+fn beside(path: &Path) -> anyhow::Result<PathBuf> {
     let mut name = path.file_name().context("it has no name")?.to_owned();
     name.push(format!(".{}", std::process::id()));
-    let new = path.with_file_name(name);
+    Ok(path.with_file_name(name))
+}
+
+/// Writes beside the file and renames, so that no reader sees half of it; its owner and mode stay.
+fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let new = beside(path)?;
     let written = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(text.as_bytes())?;

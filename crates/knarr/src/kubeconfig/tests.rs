@@ -137,6 +137,44 @@ fn a_file_that_cannot_be_used_is_told_before_the_start() {
     assert!(error("- not\n- this").contains("not a kubeconfig"));
     assert!(error("clusters: {a: b}").contains("clusters are not a list"));
     assert!(error("a: [").contains("cannot be used"));
+    // What the editing refuses at the end of a start is known at its beginning.
+    let lossy = "{apiVersion: v1, kind: Config, clusters: [], extra: !mine {a: 1}}";
+    assert!(error(lossy).contains("cannot be written as it is"));
+    assert_eq!(fs::read_to_string(folder.0.join("config")).unwrap(), lossy, "nothing is changed by looking");
+    check(&folder.file(THEIRS), "knarr", &[]).unwrap();
+    assert_eq!(fs::read_to_string(folder.0.join("config")).unwrap(), THEIRS);
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "and nothing is left");
+    check(&folder.0.join("not/there/config"), "knarr", &[]).unwrap();
+    assert!(!folder.0.join("not").exists());
+}
+
+#[test]
+fn a_file_whose_place_cannot_be_taken_is_told_before_the_start() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let folder = Folder::new("held");
+    let (path, other) = (folder.file(THEIRS), folder.0.join("with space"));
+    fs::write(&other, THEIRS).unwrap();
+    let nothing: Option<&str> = None;
+    let text = own("knarr", "QQ==");
+    for held in [&path, &other] {
+        mount(Some(held), held, nothing, MsFlags::MS_BIND, nothing).unwrap();
+        let (early, late) = (check(held, "knarr", &[]), merge(held, &text, &[]));
+        umount2(held, MntFlags::MNT_DETACH).unwrap();
+        assert!(format!("{:#}", early.unwrap_err()).contains("mounted upon it"));
+        assert!(late.is_err(), "and so it is");
+    }
+    let read_only = folder.0.join("ro");
+    fs::create_dir(&read_only).unwrap();
+    mount(Some("tmpfs"), &read_only, Some("tmpfs"), MsFlags::MS_RDONLY, nothing).unwrap();
+    let (early, late) = (check(&read_only.join("config"), "knarr", &[]), check(&read_only.join("sub/config"), "knarr", &[]));
+    umount2(&read_only, MntFlags::MNT_DETACH).unwrap();
+    for refused in [early, late] {
+        assert!(format!("{:#}", refused.unwrap_err()).contains("cannot be written"));
+    }
+    check(&path, "knarr", &[]).unwrap();
 }
 
 #[test]
