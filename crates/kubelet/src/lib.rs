@@ -35,6 +35,7 @@ pub mod start_error;
 pub mod status_writer;
 pub mod util;
 pub mod volumes;
+pub mod walks;
 
 mod config;
 mod run;

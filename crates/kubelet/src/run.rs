@@ -98,6 +98,7 @@ pub async fn run_with(
         pressure: crate::shortage::Pressure::default(),
         looks,
         persistent,
+        walks: crate::walks::Walks::default(),
         api,
         runtime: Arc::clone(&runtime),
         net,

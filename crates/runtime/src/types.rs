@@ -430,7 +430,7 @@ pub struct Stats {
 }
 
 /// The space that a container's writable layer takes.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskUsage {
     /// Allocated bytes.
     pub bytes: u64,

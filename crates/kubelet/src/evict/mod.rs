@@ -9,12 +9,13 @@ mod take;
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::pod::Context;
 use crate::pod::manager::Pods;
 use crate::resources;
-use take::{Disk, evict, evictable, measure, on_disk};
+use take::{Disk, evict, evictable, measure, on_disk, round};
 
 fn limit(of: Option<&k8s_openapi::api::core::v1::ResourceRequirements>) -> Option<(u64, String)> {
     let q = of?.limits.as_ref()?.get("ephemeral-storage")?;
@@ -62,14 +63,18 @@ fn exceeded(pod: &Pod, disk: &Disk) -> Option<String> {
 
 /// Evicts the pods that are over a limit of their own, and one more if the node runs short.
 pub async fn check(cx: Arc<Context>, pods: Pods) {
-    for handle in pods.all().into_iter().filter(|h| evictable(h)) {
+    let (until, own) = (round(), &cx);
+    let limited = pods.all().into_iter().filter(|h| evictable(h) && limited(&h.pod()));
+    // All at once: whose figure takes long holds up nobody else's eviction.
+    let looks = limited.map(|handle| async move {
         let pod = handle.pod();
-        if limited(&pod)
-            && let Some(message) = exceeded(&pod, &measure(&cx, &pod).await)
+        if let Some(disk) = measure(own, &pod, until).await
+            && let Some(message) = exceeded(&pod, &disk)
         {
             evict(&handle, message, None);
         }
-    }
+    });
+    join_all(looks).await;
     pressure::relieve(&cx, &pods).await;
 }
 

@@ -7,9 +7,11 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
+use tokio::time::Instant;
 
-use super::take::{evict, evictable, measure};
+use super::take::{evict, evictable, measure, round};
 use crate::machine::{self, DISK_MIN_PERCENT, MEMORY_MIN_BYTES};
 use crate::pod::manager::Pods;
 use crate::pod::{Context, Handle};
@@ -50,14 +52,23 @@ async fn look(cx: &Arc<Context>) -> (Short, Space) {
 /// What a pod takes of what is short, and what it asked for.
 struct Candidate {
     handle: Arc<Handle>,
-    used: i64,
+    /// None: it could not be found out.
+    used: Option<i64>,
     asked: i64,
     priority: i32,
 }
 
-/// Upstream's ranking: who takes more than it asked for, of these the lowest priority, of these the one that is furthest over.
+impl Candidate {
+    /// What it takes; all that there is, if that is not known.
+    fn used(&self) -> i64 {
+        self.used.unwrap_or(i64::MAX)
+    }
+}
+
+/// Upstream's ranking: of whom nothing is known, then who takes more than it asked for, of these the lowest priority, of these the one
+/// that is furthest over.
 fn rank(candidates: &mut [Candidate]) {
-    candidates.sort_by_key(|c| (Reverse(c.used > c.asked), c.priority, Reverse(c.used.saturating_sub(c.asked))));
+    candidates.sort_by_key(|c| (c.used.is_some(), Reverse(c.used() > c.asked), c.priority, Reverse(c.used().saturating_sub(c.asked))));
 }
 
 /// Makes room if the node runs short: of disk by removing images that nobody uses, and else by one pod.
@@ -72,17 +83,18 @@ pub async fn relieve(cx: &Arc<Context>, pods: &Pods) {
         // One pod after the other: what the last one gave back is not seen yet.
         return;
     }
-    let mut candidates = Vec::new();
-    for handle in pods.all().into_iter().filter(|h| evictable(h) && !h.is_gone()) {
+    let until = round();
+    let may_go = pods.all().into_iter().filter(|h| evictable(h) && !h.is_gone() && h.pod().metadata.deletion_timestamp.is_none());
+    let looks = may_go.map(|handle| async move {
         let pod = handle.pod();
-        let Some(spec) = &pod.spec else { continue };
-        if pod.metadata.deletion_timestamp.is_some() {
-            continue;
-        }
-        let (used, resource) = if short.memory { (memory_of(cx, &handle).await, "memory") } else { (disk_of(cx, &pod).await, "ephemeral-storage") };
+        let spec = pod.spec.as_ref()?;
+        let (used, resource) =
+            if short.memory { (Some(memory_of(cx, &handle).await), "memory") } else { (disk_of(cx, &pod, until).await, "ephemeral-storage") };
         let asked = resources::pod_requests(spec).get(resource).copied().unwrap_or(0);
-        candidates.push(Candidate { used, asked, priority: spec.priority.unwrap_or(0), handle });
-    }
+        let priority = spec.priority.unwrap_or(0);
+        Some(Candidate { used, asked, priority, handle })
+    });
+    let mut candidates: Vec<Candidate> = join_all(looks).await.into_iter().flatten().collect();
     rank(&mut candidates);
     let Some(first) = candidates.first() else { return };
     let (resource, threshold, available) = if short.memory {
@@ -93,9 +105,9 @@ pub async fn relieve(cx: &Arc<Context>, pods: &Pods) {
     };
     let kib = |bytes: i64| format!("{}Ki", bytes / 1024);
     let mut message = format!("The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {}. ", kib(available));
-    if first.used > first.asked {
+    if let Some(used) = first.used.filter(|used| *used > first.asked) {
         let pod = first.handle.pod();
-        let (name, used, asked) = (util::name(&pod), kib(first.used), first.asked);
+        let (name, used, asked) = (util::name(&pod), kib(used), first.asked);
         message += &format!("Pod {name} was using {used}, request is {asked}, has larger consumption of {resource}. ");
     }
     evict(&first.handle, message.clone(), Some(message));
@@ -109,8 +121,8 @@ async fn memory_of(cx: &Context, handle: &Handle) -> i64 {
     i64::try_from(sum).unwrap_or(i64::MAX)
 }
 
-async fn disk_of(cx: &Context, pod: &Pod) -> i64 {
-    i64::try_from(measure(cx, pod).await.sum()).unwrap_or(i64::MAX)
+async fn disk_of(cx: &Arc<Context>, pod: &Arc<Pod>, until: Instant) -> Option<i64> {
+    Some(i64::try_from(measure(cx, pod, until).await?.sum()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]
@@ -124,11 +136,17 @@ mod tests {
 
     #[test]
     fn who_takes_more_than_he_asked_goes_first() {
-        let one = |uid: &str, used, asked, priority| Candidate { handle: Arc::new(Handle::new(pod(uid, json!({"containers": []})))), used, asked, priority };
-        let mut all = [one("modest", 10, 20, 0), one("over", 30, 20, 0), one("far-over", 90, 20, 0), one("over-but-dear", 900, 0, 10)];
+        let one = |uid: &str, used: u32, asked, priority| Candidate {
+            handle: Arc::new(Handle::new(pod(uid, json!({"containers": []})))),
+            used: (used > 0).then_some(used.into()),
+            asked,
+            priority,
+        };
+        let mut all =
+            [one("modest", 10, 20, 0), one("over", 30, 20, 0), one("unknown", 0, 20, 5), one("far-over", 90, 20, 0), one("over-but-dear", 900, 0, 10)];
         rank(&mut all);
         let order: Vec<String> = all.iter().map(|c| c.handle.uid.0.clone()).collect();
-        assert_eq!(order, ["far-over", "over", "over-but-dear", "modest"]);
+        assert_eq!(order, ["unknown", "far-over", "over", "over-but-dear", "modest"]);
     }
 
     #[test]

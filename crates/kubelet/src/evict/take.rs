@@ -1,18 +1,23 @@
 //! What a pod takes of the disk, and how it is told to go.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use tokio::time::Instant;
 
-use crate::cri::PodUid;
 use crate::pod::{Context, Eviction, Handle};
 use crate::shortage::critical;
 use crate::util;
-use crate::volumes::{self, Layout};
+use crate::walks::Walked;
 
 /// What an evicted pod gets between its stop signal and the end: one over its limit goes on filling the disk.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// A figure that another look (the node's statistics) has found so short a time ago is not found again.
+const YOUNG: Duration = Duration::from_secs(5);
+/// How long one round waits for figures; a pod that takes longer is judged by what was known of it last.
+const FIGURES_MAX: Duration = Duration::from_secs(5);
 
 /// What a pod takes of the node's disk, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,25 +42,24 @@ pub(super) fn on_disk(pod: &Pod) -> impl Iterator<Item = (&str, Option<&k8s_open
     })
 }
 
-async fn used_by(dir: PathBuf) -> u64 {
-    util::blocking(move || runtime::tree::usage(&dir).bytes).await
+/// What of a walk counts: no configuration that the kubelet has written for the pod itself.
+fn counted(pod: &Pod, walked: &Walked) -> Disk {
+    let is_scratch = |name: &str| on_disk(pod).any(|(own, _)| own == name);
+    Disk {
+        volumes: walked.volumes.iter().filter(|v| is_scratch(&v.name)).map(|v| (v.name.clone(), v.used.bytes)).collect(),
+        containers: walked.containers.iter().map(|(name, layer, logs)| (name.clone(), layer.saturating_add(logs.bytes))).collect(),
+    }
 }
 
-/// Measures what a pod takes of the disk.
-pub(super) async fn measure(cx: &Context, pod: &Pod) -> Disk {
-    let layout = Layout::new(&cx.config.root_dir, util::uid(pod));
-    let mut out = Disk::default();
-    for (name, _) in on_disk(pod) {
-        let dir = volumes::empty_dir_path(&layout.pod_dir.join("volumes"), name);
-        out.volumes.push((name.to_owned(), used_by(dir).await));
-    }
-    let logs = cx.config.pod_log_dir(util::namespace(pod), util::name(pod), util::uid(pod));
-    for c in cx.runtime.pod_containers(&PodUid(util::uid(pod).to_owned())).into_iter().filter(crate::cri::Container::running) {
-        let layer = cx.runtime.disk_usage(&c.id).await.unwrap_or(0);
-        let logs = used_by(logs.join(&c.name)).await;
-        out.containers.push((c.name, layer.saturating_add(logs)));
-    }
-    out
+/// The end of a round's waiting for figures.
+pub(super) fn round() -> Instant {
+    Instant::now() + FIGURES_MAX
+}
+
+/// What a pod takes of the disk, if anything is known by then.
+pub(super) async fn measure(cx: &Arc<Context>, pod: &Arc<Pod>, until: Instant) -> Option<Disk> {
+    let walked = cx.walks.of(cx, pod, YOUNG, until).await?;
+    Some(counted(pod, &walked))
 }
 
 pub(super) fn evict(handle: &Handle, message: String, condition: Option<String>) {

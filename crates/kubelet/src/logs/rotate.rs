@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::cri::SharedRuntime;
+use crate::cri::{Container, SharedRuntime};
 use crate::util;
 
 /// Bytes at which a log is rotated.
@@ -20,13 +20,18 @@ pub const MAX_BYTES: u64 = 10 << 20;
 /// Files kept of a container, the current one included.
 pub const MAX_FILES: usize = 5;
 
-/// Rotates the logs of all running containers that have grown too long.
+/// Rotates the logs of all running containers that have grown too long. They are looked at in one go: a thread that wakes for each of them
+/// is most of what an idle pod costs.
 pub async fn rotate_all(runtime: SharedRuntime) {
-    let containers = runtime.containers();
-    for c in containers.iter().filter(|c| c.running() && !c.log_path.as_os_str().is_empty()) {
-        let path = c.log_path.clone();
-        let done = match util::blocking(move || fs::metadata(&path).map(|m| m.len())).await {
-            Ok(len) if len >= MAX_BYTES => rotate(&runtime, c).await,
+    let mut containers = runtime.containers();
+    containers.retain(|c| c.running() && !c.log_path.as_os_str().is_empty());
+    let looked = util::blocking(move || {
+        let length = |c: &Container| fs::metadata(&c.log_path).map(|m| m.len());
+        containers.into_iter().map(|c| (length(&c), c)).collect::<Vec<_>>()
+    });
+    for (length, c) in looked.await {
+        let done = match length {
+            Ok(length) if length >= MAX_BYTES => rotate(&runtime, &c).await,
             // It was moved aside, and the process that did so ended before the runtime opened it anew.
             Err(e) if e.kind() == io::ErrorKind::NotFound => runtime.reopen_log(&c.id).await.map_err(|e| io::Error::other(e.to_string())),
             _ => Ok(()),
@@ -37,7 +42,7 @@ pub async fn rotate_all(runtime: SharedRuntime) {
     }
 }
 
-async fn rotate(runtime: &SharedRuntime, c: &crate::cri::Container) -> io::Result<()> {
+async fn rotate(runtime: &SharedRuntime, c: &Container) -> io::Result<()> {
     let path = c.log_path.clone();
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let aside = with_suffix(&path, &format!(".{stamp}"));

@@ -582,3 +582,58 @@ fn a_pod_that_the_api_no_longer_has_holds_nothing() {
     assert!(pods.others(&nobody).is_empty(), "its successor has its place");
     assert!(pods.named("n", "p").is_some(), "and yet it can be looked at while it ends");
 }
+
+/// `kubectl set image` mends a pod at once, whatever the image before had to wait for.
+#[tokio::test(start_paused = true)]
+async fn another_image_does_not_wait_for_the_pause_of_the_one_before() {
+    let soon = Duration::from_secs(3);
+    let with = |image: &str, status| {
+        let mut p = pod(json!({"containers": [{"name": "a", "image": image}]}));
+        p.status = status;
+        p
+    };
+    let waits = |p: &Pod, reason: &str| {
+        let mut all = p.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+        all.any(|c| c.state.as_ref().and_then(|s| s.waiting.as_ref()).is_some_and(|w| w.reason.as_deref() == Some(reason)))
+    };
+    let node = Node::fresh("set-image");
+    node.apply(&with("missing:1", None));
+    // The pauses have grown.
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let told = node.until("ImagePullBackOff", |p| waits(p, "ImagePullBackOff")).await;
+    let begun = Instant::now();
+    node.apply(&with("img:1", told.status));
+    node.until("ready", is_ready).await;
+    assert!(begun.elapsed() < soon, "{:?}", begun.elapsed());
+    for starts in 1..4 {
+        node.runtime.called("start a", starts).await;
+        node.runtime.exit("a", 1);
+    }
+    let told = node.until("CrashLoopBackOff", |p| waits(p, "CrashLoopBackOff")).await;
+    let begun = Instant::now();
+    node.apply(&with("img:2", told.status));
+    node.runtime.called("start a", 4).await;
+    assert!(begun.elapsed() < soon, "{:?}", begun.elapsed());
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_former_pods_left_goes_and_what_a_pod_has_stays() {
+    let dir = TempDir::new("sweep");
+    let of = |uid: &str| dir.path().join("pods").join(uid);
+    let (former, own) = (of("former"), of("u"));
+    for pod in [&former, &own] {
+        std::fs::create_dir_all(pod.join("volumes/data")).unwrap();
+    }
+    let clock = clock();
+    let node = Node::start(Arc::new(FakeRuntime::new(clock.clone())), clock, dir);
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1"}]})));
+    assert!(former.exists(), "nothing is nobody's before all pods are known");
+    node.changes.send(PodChange::Synced).unwrap();
+    node.until("ready", is_ready).await;
+    while former.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(own.join("volumes/data").exists());
+    node.end().await;
+}

@@ -45,6 +45,7 @@ use crate::util;
 use crate::volumes::looks::Looks;
 use crate::volumes::persistent::Persistent;
 use crate::volumes::watches::Watches;
+use crate::walks::Walks;
 
 /// Answers the pods that have not ended, but for one.
 pub type Others = dyn Fn(&PodUid) -> Vec<Arc<Pod>> + Send + Sync;
@@ -65,6 +66,8 @@ pub struct Context {
     pub looks: Looks,
     /// Volumes that drivers bring.
     pub persistent: Persistent,
+    /// What pods take of the node's disk.
+    pub walks: Walks,
     /// Image pulls.
     pub images: Images,
     /// Cgroups of pods.

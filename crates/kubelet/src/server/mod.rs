@@ -64,7 +64,6 @@ pub struct Server {
     cx: Arc<Context>,
     pods: Pods,
     auth: Auth,
-    measures: usage::Measures,
     orphans: orphans::Orphans,
     /// Of logs that are followed.
     logs: Directories,
@@ -129,7 +128,6 @@ pub async fn spawn(cx: Arc<Context>, pods: Pods, stop: CancellationToken) -> Res
         auth: Auth::new(Arc::clone(&cx.api), &cx.config.node_name),
         cx,
         pods,
-        measures: usage::Measures::default(),
         orphans: orphans::Orphans::default(),
         logs: Directories::default(),
     });
@@ -241,7 +239,7 @@ impl Server {
                 let relative = call.parts[1..].join("/");
                 crate::util::blocking(move || files::logs(&relative)).await
             }
-            "stats" if get => stats::summary(&self.cx, &self.pods, &self.measures).await,
+            "stats" if get => stats::summary(&self.cx, &self.pods).await,
             "metrics" if get => match call.parts.get(1).map(String::as_str) {
                 None => stats::metrics(&self.cx, &self.pods),
                 Some("resource") => stats::resource_metrics(&self.cx).await,

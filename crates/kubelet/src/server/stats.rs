@@ -3,18 +3,23 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future;
 use http::StatusCode;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use super::usage::Measures;
+use super::usage::{self, Taken};
 use super::{Answer, text};
 use crate::cri::{Container, Usage, label};
 use crate::machine;
 use crate::pod::Context;
 use crate::pod::manager::Pods;
 use crate::util;
+
+/// How long the answer about the node waits for what pods take of the disk.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 struct Measured {
     container: Container,
@@ -39,21 +44,27 @@ fn usage(u: &Usage, now: &str) -> Value {
 }
 
 /// `GET /stats/summary`.
-pub(super) async fn summary(cx: &Arc<Context>, pods: &Pods, measures: &Measures) -> Answer {
+pub(super) async fn summary(cx: &Arc<Context>, pods: &Pods) -> Answer {
+    let until = Instant::now() + ANSWER_MAX;
     let now = machinery::time::rfc3339(SystemTime::now());
     let measured = measure(cx).await;
     let mut list = Vec::new();
-    for handle in pods.all() {
+    // All are asked for at once: who takes long delays nobody but to the end of the time.
+    let all = pods.all().into_iter().map(|handle| async move {
         let pod = handle.pod();
+        let taken = usage::of(cx, &pod, until).await;
+        (pod, taken)
+    });
+    for (pod, taken) in future::join_all(all).await {
+        let Taken { containers: disks, volumes, ephemeral, network } = taken;
         let mine: Vec<&Measured> = measured.iter().filter(|m| m.container.labels.get(label::POD_UID).map(String::as_str) == Some(util::uid(&pod))).collect();
-        let taken = measures.of(cx, &pod).await;
         let containers: Vec<Value> = mine
             .iter()
             .map(|m| {
                 let mut v = usage(&m.usage, &now);
                 v["name"] = json!(m.container.name);
                 v["startTime"] = json!(machinery::time::rfc3339(m.container.started.unwrap_or(m.container.created)));
-                if let Some((rootfs, logs)) = taken.containers.get(&m.container.name) {
+                if let Some((rootfs, logs)) = disks.get(&m.container.name) {
                     (v["rootfs"], v["logs"]) = (rootfs.clone(), logs.clone());
                 }
                 v
@@ -68,12 +79,14 @@ pub(super) async fn summary(cx: &Arc<Context>, pods: &Pods, measures: &Measures)
         v["podRef"] = json!({"name": util::name(&pod), "namespace": util::namespace(&pod), "uid": util::uid(&pod)});
         v["startTime"] = json!(pod.metadata.creation_timestamp);
         v["containers"] = json!(containers);
-        v["ephemeral-storage"] = taken.ephemeral.clone();
-        if !taken.volumes.is_empty() {
-            v["volume"] = json!(taken.volumes);
+        if let Some(ephemeral) = ephemeral {
+            v["ephemeral-storage"] = ephemeral;
         }
-        if let Some(network) = &taken.network {
-            v["network"] = network.clone();
+        if !volumes.is_empty() {
+            v["volume"] = json!(volumes);
+        }
+        if let Some(network) = network {
+            v["network"] = network;
         }
         list.push(v);
     }

@@ -1,29 +1,29 @@
 //! What pods take of the disk and the network, for `/stats/summary`: writable layers, logs, volumes made by the kubelet itself, the pod's
 //! links (upstream's CRI stats provider, without cAdvisor).
 //!
-//! To measure a volume is to walk it, and its size is the pod's choice: a pod is measured once a minute at most, whoever asks how
-//! often, one pod at a time, on a thread that may block.
+//! What is on the disk is walked by [`crate::walks`], once a minute at most, and has the time at which that was; of what is not known in
+//! time nothing is told, as upstream leaves out what its cache lacks.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, Volume};
+use k8s_openapi::api::core::v1::Pod;
 use nix::sys::statvfs::statvfs;
+use runtime::DiskUsage;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::cri::{Container, PodUid};
+use crate::cri::PodUid;
 use crate::pod::Context;
 use crate::util;
-use crate::volumes::{self, Layout};
+use crate::walks::Walked;
 
-/// For so long a measure stands (upstream's `--volume-stats-agg-period`).
+/// For so long a figure stands (upstream's `--volume-stats-agg-period`).
 const STANDS: Duration = Duration::from_secs(60);
 
-/// What one pod takes.
+/// What one pod takes, as it is told.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     /// By container: its writable layer and its logs.
@@ -31,43 +31,50 @@ pub(super) struct Taken {
     /// Its volumes.
     pub(super) volumes: Vec<Value>,
     /// Layers, logs and volumes on the node's disk together.
-    pub(super) ephemeral: Value,
+    pub(super) ephemeral: Option<Value>,
     /// Its links, if they are its own.
     pub(super) network: Option<Value>,
 }
 
-/// When a pod was measured, and what it took.
-type Measured = (Instant, Arc<Taken>);
+/// What a pod takes, as far as it is known by then.
+pub(super) async fn of(cx: &Arc<Context>, pod: &Arc<Pod>, until: Instant) -> Taken {
+    let walked = cx.walks.of(cx, pod, STANDS, until).await;
+    let netns = cx.runtime.pod_sandboxes(&PodUid(util::uid(pod).to_owned())).into_iter().find(|s| s.ready).and_then(|s| s.netns);
+    let root = cx.config.root_dir.clone();
+    util::blocking(move || {
+        let mut out = walked.map(|walked| on_disk(&walked, &root)).unwrap_or_default();
+        let seen = netns.and_then(|at| network::netns::within(&at, || Ok(std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default())).ok());
+        out.network = seen.and_then(|text| links(&text));
+        out
+    })
+    .await
+}
 
-/// The last measures.
-#[derive(Default)]
-pub(super) struct Measures(Arc<Mutex<HashMap<PodUid, Measured>>>);
-
-impl Measures {
-    /// What a pod takes; at most a minute old.
-    pub(super) async fn of(&self, cx: &Arc<Context>, pod: &Arc<Pod>) -> Arc<Taken> {
-        let uid = PodUid(util::uid(pod).to_owned());
-        let mut held = Arc::clone(&self.0).lock_owned().await;
-        let now = Instant::now();
-        held.retain(|_, (at, _)| now.duration_since(*at) < STANDS);
-        if let Some((_, taken)) = held.get(&uid) {
-            return Arc::clone(taken);
-        }
-        let (cx, pod) = (Arc::clone(cx), Arc::clone(pod));
-        // A task of its own: who asked may leave, and a walk that has begun keeps the others out until it ends.
-        let measured = tokio::spawn(async move {
-            let taken = Arc::new(measure(&cx, &pod, &uid).await);
-            held.insert(uid, (Instant::now(), Arc::clone(&taken)));
-            taken
-        });
-        measured.await.unwrap_or_default()
+fn on_disk(walked: &Walked, root: &Path) -> Taken {
+    let at = machinery::time::rfc3339(walked.at);
+    let (mut out, mut bytes, mut inodes) = (Taken::default(), 0_u64, 0_u64);
+    for (name, layer, logs) in &walked.containers {
+        (bytes, inodes) = (bytes.saturating_add(*layer).saturating_add(logs.bytes), inodes.saturating_add(logs.inodes));
+        let shown = (figures(root, &at, *layer, None), figures(root, &at, logs.bytes, Some(logs.inodes)));
+        out.containers.insert(name.clone(), shown);
     }
+    for volume in &walked.volumes {
+        let DiskUsage { bytes: used, inodes: names } = volume.used;
+        if volume.on_disk {
+            (bytes, inodes) = (bytes.saturating_add(used), inodes.saturating_add(names));
+        }
+        let mut shown = figures(&volume.path, &at, used, Some(names));
+        shown["name"] = json!(volume.name);
+        out.volumes.push(shown);
+    }
+    out.ephemeral = Some(figures(root, &at, bytes, Some(inodes)));
+    out
 }
 
 /// A file system's figures around what is used of it.
-fn figures(at: &Path, used_bytes: u64, used_inodes: Option<u64>) -> Value {
-    let mut out = json!({"time": machinery::time::rfc3339(std::time::SystemTime::now()), "usedBytes": used_bytes});
-    if let Ok(s) = statvfs(at) {
+fn figures(place: &Path, at: &str, used_bytes: u64, used_inodes: Option<u64>) -> Value {
+    let mut out = json!({"time": at, "usedBytes": used_bytes});
+    if let Ok(s) = statvfs(place) {
         out["availableBytes"] = json!(s.blocks_available() * s.fragment_size());
         out["capacityBytes"] = json!(s.blocks() * s.fragment_size());
         out["inodesFree"] = json!(s.files_free());
@@ -77,61 +84,6 @@ fn figures(at: &Path, used_bytes: u64, used_inodes: Option<u64>) -> Value {
         out["inodesUsed"] = json!(inodes);
     }
     out
-}
-
-/// What a volume takes. A file system of its own, as a volume in memory is, is entered by no walk; it tells by itself.
-fn used(at: &Path) -> runtime::DiskUsage {
-    match statvfs(at) {
-        Ok(s) if volumes::is_mountpoint(at) => {
-            runtime::DiskUsage { bytes: s.blocks().saturating_sub(s.blocks_free()) * s.fragment_size(), inodes: s.files().saturating_sub(s.files_free()) }
-        }
-        _ => runtime::tree::usage(at),
-    }
-}
-
-/// The kubelet's own volumes, by name; whether each lies on the node's disk.
-fn own_volumes(pod: &Pod, layout: &Layout) -> Vec<(String, PathBuf, bool)> {
-    let on_disk = |v: &Volume| match &v.empty_dir {
-        Some(dir) => dir.medium.as_deref() != Some("Memory"),
-        None => v.config_map.is_some() || v.downward_api.is_some(),
-    };
-    let all = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    all.filter_map(|v| Some((v.name.clone(), volumes::own_path(layout, v)?, on_disk(v)))).collect()
-}
-
-async fn measure(cx: &Context, pod: &Pod, uid: &PodUid) -> Taken {
-    let mut layers: Vec<(Container, u64)> = Vec::new();
-    for container in cx.runtime.pod_containers(uid).into_iter().filter(Container::running) {
-        let bytes = cx.runtime.disk_usage(&container.id).await.unwrap_or(0);
-        layers.push((container, bytes));
-    }
-    let netns = cx.runtime.pod_sandboxes(uid).into_iter().find(|s| s.ready).and_then(|s| s.netns);
-    let logs = cx.config.pod_log_dir(util::namespace(pod), util::name(pod), util::uid(pod));
-    let (root, layout) = (cx.config.root_dir.clone(), Layout::new(&cx.config.root_dir, util::uid(pod)));
-    let own = own_volumes(pod, &layout);
-    util::blocking(move || {
-        let (mut out, mut bytes, mut inodes) = (Taken::default(), 0_u64, 0_u64);
-        for (container, layer) in layers {
-            let logs = runtime::tree::usage(&logs.join(&container.name));
-            (bytes, inodes) = (bytes.saturating_add(layer).saturating_add(logs.bytes), inodes.saturating_add(logs.inodes));
-            let shown = (figures(&root, layer, None), figures(&root, logs.bytes, Some(logs.inodes)));
-            out.containers.insert(container.name, shown);
-        }
-        for (name, at, on_disk) in own {
-            let used = used(&at);
-            if on_disk {
-                (bytes, inodes) = (bytes.saturating_add(used.bytes), inodes.saturating_add(used.inodes));
-            }
-            let mut shown = figures(&at, used.bytes, Some(used.inodes));
-            shown["name"] = json!(name);
-            out.volumes.push(shown);
-        }
-        out.ephemeral = figures(&root, bytes, Some(inodes));
-        let seen = netns.and_then(|at| network::netns::within(&at, || Ok(std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default())).ok());
-        out.network = seen.and_then(|text| links(&text));
-        out
-    })
-    .await
 }
 
 /// A network namespace's links as `/proc/net/dev` lists them; the pod's own is `eth0`.
@@ -153,6 +105,8 @@ fn links(text: &str) -> Option<Value> {
 mod tests {
     use super::*;
     use crate::testing::TempDir;
+    use crate::walks::Own;
+    use std::time::SystemTime;
 
     #[test]
     fn a_pods_link_is_told_and_loopback_is_not() {
@@ -170,24 +124,24 @@ mod tests {
     }
 
     #[test]
-    fn volumes_are_told_where_they_lie() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": [], "volumes": [
-            {"name": "scratch", "emptyDir": {}}, {"name": "fast", "emptyDir": {"medium": "Memory"}}, {"name": "c", "configMap": {"name": "x"}},
-            {"name": "s", "secret": {"secretName": "x"}}, {"name": "host", "hostPath": {"path": "/"}}]}}))
-        .unwrap();
+    fn figures_are_of_the_time_at_which_they_were_found() {
         let dir = TempDir::new("usage");
-        let layout = Layout::new(dir.path(), "u");
-        let own = own_volumes(&pod, &layout);
-        assert_eq!(
-            own.iter().map(|(name, _, disk)| (name.as_str(), *disk)).collect::<Vec<_>>(),
-            [("scratch", true), ("fast", false), ("c", true), ("s", false)]
-        );
-        let at = &own[0].1;
-        std::fs::create_dir_all(at).unwrap();
-        std::fs::write(at.join("f"), vec![1; 10_000]).unwrap();
-        let used = used(at);
-        let told = figures(at, used.bytes, Some(used.inodes));
-        assert!(told["usedBytes"].as_u64().unwrap() >= 10_000 && told["inodesUsed"] == 1, "{told}");
-        assert!(told["capacityBytes"].as_u64() > told["availableBytes"].as_u64() && told["inodes"].as_u64() > told["inodesFree"].as_u64(), "{told}");
+        let usage = |bytes, inodes| DiskUsage { bytes, inodes };
+        let own = |name: &str, on_disk, used| Own { name: name.into(), path: dir.path().into(), on_disk, used };
+        let walked = Walked {
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(86_400),
+            containers: vec![("a".into(), 100, usage(10, 1))],
+            volumes: vec![own("scratch", true, usage(1000, 2)), own("fast", false, usage(5000, 3))],
+        };
+        let told = on_disk(&walked, dir.path());
+        let (rootfs, logs) = &told.containers["a"];
+        let ephemeral = told.ephemeral.unwrap();
+        assert_eq!((&rootfs["usedBytes"], &logs["usedBytes"], &logs["inodesUsed"]), (&json!(100), &json!(10), &json!(1)));
+        assert_eq!((&ephemeral["usedBytes"], &ephemeral["inodesUsed"]), (&json!(1110), &json!(3)), "what is in memory is not on the disk");
+        for figures in told.volumes.iter().chain([rootfs, logs, &ephemeral]) {
+            assert_eq!(figures["time"], "1970-01-02T00:00:00Z");
+            assert!(figures["capacityBytes"].as_u64() > figures["availableBytes"].as_u64() && figures["inodes"].as_u64() > figures["inodesFree"].as_u64());
+        }
+        assert_eq!(told.volumes.iter().map(|v| v["name"].as_str().unwrap()).collect::<Vec<_>>(), ["scratch", "fast"]);
     }
 }
