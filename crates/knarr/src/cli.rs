@@ -103,6 +103,9 @@ pub struct Up {
     /// Settings of the admission plug-ins: an AdmissionConfiguration, as kube-apiserver reads it
     #[arg(long)]
     pub admission_control_config_file: Option<PathBuf>,
+    /// Profiles, plugins and extenders of the scheduler: a KubeSchedulerConfiguration, as kube-scheduler reads it
+    #[arg(long)]
+    pub scheduler_config: Option<PathBuf>,
     /// Where images come from: mirrors and credentials [default: DATA/registries.yaml, if it is there]
     #[arg(long)]
     pub registries: Option<PathBuf>,
@@ -171,6 +174,9 @@ pub struct Scheduler {
     pub part: Part,
     #[command(flatten)]
     pub leader: Leader,
+    /// Profiles, plugins and extenders: a KubeSchedulerConfiguration, as kube-scheduler reads it
+    #[arg(long)]
+    pub config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -89,11 +89,17 @@ where
     }
 }
 
+/// What the scheduler is told.
+pub fn scheduler_config(file: Option<&Path>) -> anyhow::Result<scheduler::Config> {
+    file.map_or_else(|| Ok(scheduler::Config::default()), |file| scheduler::Config::from_file(file).map_err(anyhow::Error::msg))
+}
+
 /// The scheduler alone.
 pub async fn scheduler(command: &Scheduler) -> anyhow::Result<()> {
+    let config = scheduler_config(command.config.as_deref())?;
     let Ready { client, informers, stop, .. } = connect(&command.part)?;
     let client = client.user_agent("kube-scheduler");
-    let run = |term| scheduler::run(scheduler::Config::default(), client.clone(), informers, term);
+    let run = |term| scheduler::run(config, client.clone(), informers, term);
     until_signal("scheduler", stop.clone(), elected(&command.leader, "kube-scheduler", &client, stop, run)).await
 }
 

@@ -126,7 +126,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     let door = Door::new(&server);
     let admin = door.client(local::user("kubernetes-admin", &["system:masters"]));
     let informers = informers(&door, &rooms.control, &stop);
-    control_plane(setup, &door, &pki, (&informers, &rooms.control), &pods_stop, &mut parts);
+    control_plane(setup, &door, &pki, (&informers, &rooms.control), &pods_stop, &mut parts)?;
     let mut node_pki = None;
     let (runtime, network) = match node {
         Some((runtime, network)) => {
@@ -269,7 +269,14 @@ fn signer(pki: &ClusterPki) -> controllers::Signer {
     })
 }
 
-fn control_plane(setup: &Setup<'_>, door: &Door, pki: &ClusterPki, (informers, room): (&Informers, &Room), stop: &CancellationToken, parts: &mut Parts) {
+fn control_plane(
+    setup: &Setup<'_>,
+    door: &Door,
+    pki: &ClusterPki,
+    (informers, room): (&Informers, &Room),
+    stop: &CancellationToken,
+    parts: &mut Parts,
+) -> anyhow::Result<()> {
     if setup.has(Component::Controllers) {
         let config = controllers::Config {
             root_ca: pki.ca.cert_pem().to_owned(),
@@ -283,8 +290,10 @@ fn control_plane(setup: &Setup<'_>, door: &Door, pki: &ClusterPki, (informers, r
     }
     if setup.has(Component::Scheduler) {
         let client = door.client(local::user("system:kube-scheduler", &[])).user_agent("kube-scheduler");
-        spawn(parts, &room.handle, "scheduler", scheduler::run(scheduler::Config::default(), client, informers.clone(), stop.clone()));
+        let config = crate::part::scheduler_config(setup.up.scheduler_config.as_deref())?;
+        spawn(parts, &room.handle, "scheduler", scheduler::run(config, client, informers.clone(), stop.clone()));
     }
+    Ok(())
 }
 
 fn start_kubelet(

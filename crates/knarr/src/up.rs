@@ -10,7 +10,7 @@ use crate::{
     detach, farewell, host, image, kubeconfig,
     log::log,
     manifest::{self, Object},
-    preflight,
+    part, preflight,
     progress::Steps,
     rollout,
     serve::{self, Running, Setup},
@@ -33,6 +33,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
         return Err(anyhow!("--node-port-addresses is the proxy's, which is disabled: give it to `knarr proxy`"));
     }
     serve::admission(&up)?;
+    part::scheduler_config(up.scheduler_config.as_deref())?;
     let objects = up.manifests.iter().map(|m| manifest::read(m)).collect::<Result<Vec<_>, _>>()?.concat();
     let file = kubeconfig::path(up.which.kubeconfig.as_deref())?;
     let cluster = Cluster::find(&up.which.name, up.which.data_dir.as_deref())?;

@@ -1,6 +1,6 @@
 //! Topology spread constraints, compiled: a pod's own, or the cluster's defaults.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, TopologySpreadConstraint};
 use machinery::labels::Selector;
 
 use crate::rules::{self, Labels};
@@ -27,6 +27,11 @@ impl Constraint {
     #[must_use]
     pub fn own(pod: &Pod, action: &str) -> Vec<Self> {
         let constraints = pod.spec.iter().flat_map(|s| s.topology_spread_constraints.iter().flatten());
+        Self::of(constraints, pod, action)
+    }
+
+    /// Those of these that ask for this action, for a pod.
+    pub fn of<'c>(constraints: impl Iterator<Item = &'c TopologySpreadConstraint>, pod: &Pod, action: &str) -> Vec<Self> {
         let all = constraints.filter(|c| c.when_unsatisfiable == action);
         all.map(|c| {
             let mut selectors = vec![Selector::of(c.label_selector.as_ref())];

@@ -9,17 +9,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use client::Meta;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
+use crate::profile::Profile;
 use crate::world::World;
 
 /// The best score of a node.
 pub const SCORE_MAX: i64 = 100;
 
 /// Chooses below a bound: the tie break between equal nodes.
-pub type Pick<'p> = &'p mut dyn FnMut(usize) -> usize;
+pub type Pick<'p> = &'p mut (dyn FnMut(usize) -> usize + Send);
 
 /// Pods that wait on a node for others to go, by node.
 pub type Nominated = HashMap<String, Vec<Arc<PodInfo>>>;
@@ -48,6 +50,8 @@ impl<'a> Snapshot<'a> {
 pub struct Cycle<'a> {
     /// The pod.
     pub pod: &'a PodInfo,
+    /// The rules for it.
+    pub profile: &'a Profile,
     /// The state of the cluster.
     pub snapshot: Snapshot<'a>,
 }
@@ -96,7 +100,7 @@ impl<'a> Prepared<'a> {
 }
 
 /// Says of a node whether it does for the pod it was prepared for.
-pub trait Filter<'a>: Fork<'a> {
+pub trait Filter<'a>: Fork<'a> + Send + Sync {
     /// The verdict.
     fn check(&self, node: &NodeInfo) -> Verdict;
     /// What if this pod were on that node too.
@@ -126,18 +130,13 @@ pub trait Score {
 }
 
 /// A rule of placement.
-pub trait Plugin: Sync {
+pub trait Plugin: Send + Sync {
     /// Upstream's name of it.
     fn name(&self) -> &'static str;
 
     /// Prepares to look at nodes.
     fn prepare<'a>(&self, _cycle: &Cycle<'a>) -> Prepared<'a> {
         Prepared::Skip
-    }
-
-    /// The weight of its scores.
-    fn weight(&self) -> i64 {
-        1
     }
 
     /// Prepares to score the nodes that do; none if all would score the same.
@@ -179,16 +178,30 @@ pub enum Change<'a> {
         old: &'a PodInfo,
     },
     /// A claim came or changed.
-    Claim {
-        /// Its namespace.
-        namespace: &'a str,
-        /// Its name.
-        name: &'a str,
-    },
-    /// A volume, class or CSI node came or changed.
-    Storage,
+    Claim(Turn<'a, PersistentVolumeClaim>),
+    /// A volume came or changed.
+    Volume(Turn<'a, PersistentVolume>),
+    /// A class came or changed.
+    Class(Turn<'a, StorageClass>),
+    /// What a node's drivers say came or changed.
+    CsiNode(Turn<'a, CSINode>),
+    /// A driver came or changed.
+    Driver(Turn<'a, CSIDriver>),
+    /// What room a driver has came or changed.
+    Capacity(Turn<'a, CSIStorageCapacity>),
+    /// A volume was detached.
+    AttachmentGone(&'a VolumeAttachment),
     /// A namespace's labels changed.
     Namespace,
+}
+
+/// An object that came or changed.
+#[derive(Clone, Copy)]
+pub struct Turn<'a, K> {
+    /// As it was; none: it came.
+    pub old: Option<&'a K>,
+    /// As it is.
+    pub new: &'a K,
 }
 
 /// Filters prepared for a pod, in the plugins' order.

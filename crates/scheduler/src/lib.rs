@@ -6,12 +6,15 @@
 //! tasks. There is no timer in the way of a pod: it is looked at as soon as the informer tells of it.
 
 pub mod cache;
+pub mod config;
 pub mod constraint;
+pub mod extender;
 pub mod framework;
 pub mod node;
 pub mod plugins;
 pub mod pod;
 pub mod preemption;
+pub mod profile;
 pub mod queue;
 pub mod resources;
 mod rim;
@@ -25,18 +28,7 @@ mod tests;
 use client::{Client, Informers};
 use tokio_util::sync::CancellationToken;
 
-/// What can be set.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Pods with this `schedulerName` are placed; others are left alone.
-    pub scheduler_name: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { scheduler_name: "default-scheduler".into() }
-    }
-}
+pub use config::Config;
 
 /// Why the scheduler ended by itself.
 #[derive(Debug, thiserror::Error)]

@@ -194,6 +194,12 @@ impl PodInfo {
         self.pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or_default()
     }
 
+    /// Who is to place it.
+    #[must_use]
+    pub fn scheduler_name(&self) -> &str {
+        scheduler_name(&self.pod)
+    }
+
     /// Whether a gate holds it back.
     #[must_use]
     pub fn is_gated(&self) -> bool {
@@ -214,6 +220,12 @@ impl PodInfo {
 #[must_use]
 pub fn node_name(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
+}
+
+/// Who is to place a pod.
+#[must_use]
+pub fn scheduler_name(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler")
 }
 
 /// Whether a pod has ended, so that it takes nothing any more.

@@ -13,11 +13,6 @@ use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::rules;
 
-/// Nodes that are tried at least, if there are so many (upstream `minCandidateNodesAbsolute`).
-const CANDIDATES_MIN: usize = 100;
-/// Per cent of the nodes that are tried (upstream `minCandidateNodesPercentage`).
-const CANDIDATES_PERCENT: usize = 10;
-
 /// What preemption found.
 #[derive(Debug, Default)]
 pub enum Outcome {
@@ -35,47 +30,79 @@ pub enum Outcome {
     },
 }
 
-struct Candidate {
-    node: String,
-    victims: Vec<Arc<PodInfo>>,
-    violations: usize,
+/// A node on which some have to go.
+#[derive(Clone)]
+pub struct Candidate {
+    /// The node.
+    pub node: String,
+    /// Who has to go, the most important first.
+    pub victims: Vec<Arc<PodInfo>>,
+    /// Disruption budgets that this breaks.
+    pub violations: usize,
+}
+
+/// The nodes that may be made to do, and what was said of those that may not.
+#[derive(Default)]
+pub struct Candidates {
+    /// The nodes.
+    pub list: Vec<Candidate>,
+    told: Diagnosis,
 }
 
 /// Looks for the node where the least harm is done. The text is for users.
 pub fn evaluate(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &Diagnosis, pick: Pick<'_>) -> (Outcome, String) {
+    match candidates(cycle, filters, diagnosis, pick) {
+        Ok(candidates) => choose(candidates),
+        Err(text) => (Outcome::Nothing, text),
+    }
+}
+
+/// Looks for nodes where some may have to go.
+///
+/// # Errors
+/// Nobody has to: why, for users.
+pub fn candidates(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &Diagnosis, pick: Pick<'_>) -> Result<Candidates, String> {
     let Some(filters) = filters else {
         // A plugin turned all nodes away before they were looked at. The original then finds no state of its
         // DynamicResources plugin, which is asked before preemption is, and says no more than this.
-        return (Outcome::Nothing, "not found".into());
+        return Err("not found".into());
     };
+    let Some(limits) = &cycle.profile.preemption else { return Err(String::new()) };
     if let Some(why) = not_eligible(cycle, diagnosis) {
-        return (Outcome::Nothing, format!("preemption: {why}"));
+        return Err(format!("preemption: {why}"));
     }
     let mut told =
         Diagnosis { nodes: diagnosis.nodes, others: Some(Rejection::unresolvable("Preemption is not helpful for scheduling")), ..Diagnosis::default() };
-    let mut candidates = Vec::new();
+    let mut list = Vec::new();
     let hopeful: Vec<usize> = diagnosis.rejected.iter().filter(|(_, r)| r.resolvable).map(|(at, _)| *at).collect();
-    let tries = (hopeful.len() * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN);
+    let number = |limit: Option<i32>| usize::try_from(limit.unwrap_or_default()).unwrap_or_default();
+    let tries = (hopeful.len() * number(limits.min_candidate_nodes_percentage) / 100).max(number(limits.min_candidate_nodes_absolute));
     let offset = if hopeful.is_empty() { 0 } else { pick(hopeful.len()) };
     let budgets = cycle.snapshot.world.budgets.list();
     for i in 0..hopeful.len() {
         let at = hopeful[(offset + i) % hopeful.len()];
         match victims(cycle, filters, &cycle.snapshot.nodes[at], &budgets) {
-            Ok(candidate) => candidates.push(candidate),
+            Ok(candidate) => list.push(candidate),
             Err(rejection) => {
                 told.rejected.insert(at, rejection);
             }
         }
-        if candidates.len() >= tries {
+        if list.len() >= tries {
             break;
         }
     }
-    match least_harm(candidates) {
+    Ok(Candidates { list, told })
+}
+
+/// The candidate where the least harm is done. The text is for users.
+#[must_use]
+pub fn choose(candidates: Candidates) -> (Outcome, String) {
+    match least_harm(candidates.list) {
         Some(Candidate { node, victims, .. }) => {
             let text = format!("preemption: found a potential placement for pod on node {node}, preempting {} victims", victims.len());
             (Outcome::Evict { node, victims }, text)
         }
-        None => (Outcome::Hopeless, format!("preemption: {}", told.message())),
+        None => (Outcome::Hopeless, format!("preemption: {}", candidates.told.message())),
     }
 }
 

@@ -14,14 +14,12 @@ use std::time::Duration;
 use client::Meta;
 use tokio::time::Instant;
 
+use crate::config::Config;
+use crate::extender::EXTENDER;
 use crate::framework::Change;
-use crate::plugins;
 use crate::pod::PodInfo;
+use crate::profile::Profiles;
 
-/// After the first failure (upstream `DefaultPodInitialBackoffDuration`).
-const BACKOFF_MIN: Duration = Duration::from_secs(1);
-/// At most (upstream `DefaultPodMaxBackoffDuration`).
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A parked pod is looked at again after this, whatever happened (upstream `DefaultPodMaxInUnschedulablePodsDuration`).
 const PARKED_MAX: Duration = Duration::from_secs(300);
 
@@ -49,8 +47,11 @@ struct Waiting {
 }
 
 /// The queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
+    profiles: Arc<Profiles>,
+    backoff_min: Duration,
+    backoff_max: Duration,
     /// By UID.
     waiting: HashMap<String, Waiting>,
     active: BTreeSet<Rank>,
@@ -60,19 +61,59 @@ pub struct Queue {
     arrivals: u64,
 }
 
-fn backoff(failures: u32) -> Duration {
-    if failures == 0 {
-        return Duration::ZERO;
+impl Default for Queue {
+    fn default() -> Self {
+        Self::new(&Config::default())
     }
-    BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(10)).min(BACKOFF_MAX)
+}
+
+impl Queue {
+    /// An empty queue.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self {
+            profiles: config.profiles.clone(),
+            backoff_min: config.backoff_min,
+            backoff_max: config.backoff_max,
+            waiting: HashMap::new(),
+            active: BTreeSet::new(),
+            backoff: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            parked: BTreeSet::new(),
+            arrivals: 0,
+        }
+    }
+
+    /// How long a pod rests after so many failures: twice as long each time.
+    fn rest(&self, failures: u32) -> Duration {
+        if failures == 0 {
+            return Duration::ZERO;
+        }
+        self.backoff_min.saturating_mul(1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(self.backoff_max)
+    }
+
+    /// Whether a gate holds a pod back, where gates count.
+    fn is_gated(&self, pod: &PodInfo) -> bool {
+        pod.is_gated() && self.profiles.get(pod.scheduler_name()).is_none_or(|profile| profile.gates)
+    }
+
+    /// Whether a change may help a pod: one of those who turned it away thinks so, or nobody in particular did. What an extender
+    /// goes by is not known: anything may help.
+    fn concerns(&self, waiting: &Waiting, change: &Change<'_>) -> bool {
+        if waiting.plugins.is_empty() || waiting.plugins.contains(EXTENDER) {
+            return !matches!(change, Change::Own { .. });
+        }
+        let Some(profile) = self.profiles.get(waiting.pod.scheduler_name()) else { return false };
+        waiting.plugins.iter().filter_map(|name| profile.plugin(name)).any(|plugin| plugin.wakes(change, &waiting.pod))
+    }
 }
 
 impl Queue {
     /// Takes in a pod that has no node: a new one, or one that changed.
     pub fn upsert(&mut self, pod: Arc<PodInfo>, now: Instant) {
         let uid = pod.pod.uid().to_owned();
+        let gated = self.is_gated(&pod);
         let Some(waiting) = self.waiting.get_mut(&uid) else {
-            let gated = pod.is_gated();
             self.waiting.insert(uid.clone(), Waiting { pod, place: Place::Gated, failures: 0, plugins: BTreeSet::new() });
             if !gated {
                 self.activate(&uid, now);
@@ -80,10 +121,9 @@ impl Queue {
             return;
         };
         let old = std::mem::replace(&mut waiting.pod, pod);
-        let own = Change::Own { old: &old };
-        let wake = match waiting.place {
-            Place::Gated => !waiting.pod.is_gated(),
-            Place::Parked(_) => concerns(waiting, &own),
+        let wake = match self.waiting.get(&uid) {
+            Some(Waiting { place: Place::Gated, .. }) => !gated,
+            Some(waiting @ Waiting { place: Place::Parked(_), .. }) => self.concerns(waiting, &Change::Own { old: &old }),
             _ => false,
         };
         if wake {
@@ -129,8 +169,12 @@ impl Queue {
             return;
         };
         waiting.failures += 1;
-        let until = now + backoff(waiting.failures);
+        let failures = waiting.failures;
         waiting.plugins.clear();
+        let until = now + self.rest(failures);
+        let Some(waiting) = self.waiting.get_mut(uid) else {
+            return;
+        };
         waiting.place = Place::Failed(until);
         self.failed.insert((until, uid.to_owned()));
     }
@@ -141,7 +185,7 @@ impl Queue {
             return;
         }
         let helped: Vec<String> =
-            self.parked.iter().filter(|(_, uid)| self.waiting.get(uid).is_some_and(|w| concerns(w, change))).map(|(_, uid)| uid.clone()).collect();
+            self.parked.iter().filter(|(_, uid)| self.waiting.get(uid).is_some_and(|w| self.concerns(w, change))).map(|(_, uid)| uid.clone()).collect();
         for uid in helped {
             self.wake_one(&uid, now);
         }
@@ -179,7 +223,7 @@ impl Queue {
             return;
         };
         let until = match waiting.place {
-            Place::Parked(since) => since + backoff(waiting.failures),
+            Place::Parked(since) => since + self.rest(waiting.failures),
             _ => now,
         };
         if until <= now {
@@ -227,14 +271,6 @@ impl Queue {
     }
 }
 
-/// Whether a change may help a pod: one of those who turned it away thinks so, or nobody in particular did.
-fn concerns(waiting: &Waiting, change: &Change<'_>) -> bool {
-    if waiting.plugins.is_empty() {
-        return !matches!(change, Change::Own { .. });
-    }
-    waiting.plugins.iter().filter_map(|name| plugins::by_name(name)).any(|plugin| plugin.wakes(change, &waiting.pod))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,7 +313,7 @@ mod tests {
         queue.pop(now);
         queue.park("a", ["NodeResourcesFit"].into(), now);
         queue.change(&Change::PodPlaced(&pod("x", 0, &[])), now);
-        queue.change(&Change::Storage, now);
+        queue.change(&Change::Namespace, now);
         assert!(popped(&mut queue, now).is_empty());
         assert_eq!(queue.deadline(), Some(now + PARKED_MAX));
         queue.change(&Change::PodGone(&pod("x", 0, &[])), now);
@@ -293,13 +329,13 @@ mod tests {
         queue.upsert(pod("a", 100, &[]), now);
         queue.pop(now);
         queue.park("a", BTreeSet::new(), now);
-        queue.change(&Change::Storage, now);
+        queue.change(&Change::Namespace, now);
         queue.upsert(pod("b", 0, &[]), now);
         assert_eq!(popped(&mut queue, now), ["b", "a"]);
         queue.fail("b", now);
         assert!(popped(&mut queue, now).is_empty());
-        assert_eq!(queue.deadline(), Some(now + BACKOFF_MIN));
-        assert_eq!(popped(&mut queue, now + BACKOFF_MIN), ["b"]);
-        assert_eq!([0, 1, 2, 3, 4, 5, 40].map(|f| backoff(f).as_secs()), [0, 1, 2, 4, 8, 10, 10]);
+        assert_eq!(queue.deadline(), Some(now + Duration::from_secs(1)));
+        assert_eq!(popped(&mut queue, now + Duration::from_secs(1)), ["b"]);
+        assert_eq!([0, 1, 2, 3, 4, 5, 40].map(|f| queue.rest(f).as_secs()), [0, 1, 2, 4, 8, 10, 10]);
     }
 }

@@ -53,6 +53,17 @@ impl Resources {
         }
     }
 
+    /// The amount of one resource.
+    #[must_use]
+    pub fn get(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.milli_cpu,
+            "memory" => self.memory,
+            "ephemeral-storage" => self.ephemeral_storage,
+            name => self.scalar.get(name).copied().unwrap_or_default(),
+        }
+    }
+
     /// Adds another's amounts.
     pub fn add(&mut self, other: &Self) {
         self.milli_cpu = self.milli_cpu.saturating_add(other.milli_cpu);
@@ -92,6 +103,12 @@ impl Resources {
     pub fn is_empty(&self) -> bool {
         self.milli_cpu == 0 && self.memory == 0 && self.ephemeral_storage == 0 && self.scalar.is_empty()
     }
+}
+
+/// Whether a resource is counted by the piece: huge pages, extended resources (upstream `IsScalarResourceName`).
+#[must_use]
+pub fn is_scalar(name: &str) -> bool {
+    !matches!(name, "cpu" | "memory" | "ephemeral-storage" | "pods" | "storage")
 }
 
 fn amount_of(name: &str, text: &Text) -> i64 {

@@ -1,13 +1,14 @@
 //! The decision: which node for a pod. A pure function of a snapshot; chance comes in by `pick`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use client::Meta;
 
-use crate::framework::{Cycle, Diagnosis, Filters, Pick, Prepared, Rejection, Snapshot};
+use crate::framework::{Cycle, Diagnosis, Filter, Filters, Pick, Prepared, Rejection, Snapshot};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
-use crate::{plugins, preemption};
+use crate::preemption;
+use crate::profile::Profile;
 
 /// Up to this many nodes all are looked at (upstream `minFeasibleNodesToFind`).
 const NODES_MIN: usize = 100;
@@ -32,39 +33,67 @@ pub struct Failure {
     pub preemption: preemption::Outcome,
 }
 
-/// Decides. `start` is where to begin looking in large clusters, so that every node has its turn.
-pub fn schedule(snapshot: Snapshot<'_>, pod: &PodInfo, start: usize, pick: Pick<'_>) -> Decision {
-    if snapshot.nodes.is_empty() {
-        return Decision::Wait(Box::new(Failure { message: "no nodes available to schedule pods".into(), ..Failure::default() }));
+impl Failure {
+    /// There is no node at all.
+    #[must_use]
+    pub fn no_nodes() -> Self {
+        Self { message: "no nodes available to schedule pods".into(), preemption: preemption::Outcome::Hopeless, ..Self::default() }
     }
-    let cycle = Cycle { pod, snapshot };
-    let mut diagnosis = Diagnosis { nodes: snapshot.nodes.len(), ..Diagnosis::default() };
-    let filters = match prepare(&cycle, &mut diagnosis) {
-        Some((filters, only)) => {
-            let feasible = feasible(&cycle, &filters, only.as_ref(), start, &mut diagnosis);
-            if !feasible.is_empty() {
-                return Decision::Bind(best(&cycle, &feasible, pick).name().to_owned());
+}
+
+/// Decides. `start` is where to begin looking in large clusters, so that every node has its turn.
+pub fn schedule(profile: &Profile, snapshot: Snapshot<'_>, pod: &PodInfo, start: usize, pick: Pick<'_>) -> Decision {
+    if snapshot.nodes.is_empty() {
+        return Decision::Wait(Box::new(Failure::no_nodes()));
+    }
+    let cycle = Cycle { pod, profile, snapshot };
+    let mut survey = Survey::new(&cycle, start, false);
+    if !survey.feasible.is_empty() {
+        return Decision::Bind(best(&cycle, &survey.feasible, &BTreeMap::new(), pick).name().to_owned());
+    }
+    let (outcome, message) = preemption::evaluate(&cycle, survey.filters.as_ref(), &survey.diagnosis, pick);
+    survey.diagnosis.after = message;
+    Decision::Wait(Box::new(Failure { message: survey.diagnosis.message(), plugins: survey.diagnosis.plugins, preemption: outcome }))
+}
+
+/// What the nodes said.
+pub struct Survey<'a> {
+    /// Those that do.
+    pub feasible: Vec<&'a NodeInfo>,
+    /// What the others said.
+    pub diagnosis: Diagnosis,
+    /// What judged them; none: a plugin turned all away before.
+    pub filters: Option<Filters<'a>>,
+}
+
+impl<'a> Survey<'a> {
+    /// Asks the nodes. `others_score`: whether somebody else scores, too.
+    #[must_use]
+    pub fn new(cycle: &Cycle<'a>, start: usize, others_score: bool) -> Self {
+        let mut diagnosis = Diagnosis { nodes: cycle.snapshot.nodes.len(), ..Diagnosis::default() };
+        match prepare(cycle, &mut diagnosis) {
+            Some((filters, only)) => {
+                // Where nobody scores the first does.
+                let enough = if cycle.profile.score.is_empty() && !others_score { 1 } else { enough(cycle.profile, cycle.snapshot.nodes.len()) };
+                let feasible = feasible(cycle, &filters, only.as_ref(), (start, enough), &mut diagnosis);
+                Self { feasible, diagnosis, filters: Some(filters) }
             }
-            Some(filters)
+            None => Self { feasible: Vec::new(), diagnosis, filters: None },
         }
-        None => None,
-    };
-    let (outcome, message) = preemption::evaluate(&cycle, filters.as_ref(), &diagnosis, pick);
-    diagnosis.after = message;
-    Decision::Wait(Box::new(Failure { message: diagnosis.message(), plugins: diagnosis.plugins, preemption: outcome }))
+    }
 }
 
 /// Prepares all plugins; none if one turns all nodes away.
 fn prepare<'a>(cycle: &Cycle<'a>, diagnosis: &mut Diagnosis) -> Option<(Filters<'a>, Option<BTreeSet<String>>)> {
-    let mut list = Vec::new();
+    let mut prepared: Vec<(&'static str, Box<dyn Filter<'a> + 'a>)> = Vec::new();
     let mut only: Option<BTreeSet<String>> = None;
-    for plugin in plugins::ALL {
+    for plugin in &cycle.profile.pre_filter {
         match plugin.prepare(cycle) {
             Prepared::Skip => {}
-            Prepared::Filter(filter) => list.push((plugin.name(), filter)),
+            Prepared::Filter(filter) => prepared.push((plugin.name(), filter)),
             Prepared::Nodes(names, filter) => {
                 only = Some(only.map_or(names.clone(), |have| have.intersection(&names).cloned().collect()));
-                list.push((plugin.name(), filter));
+                prepared.push((plugin.name(), filter));
                 diagnosis.others = Some(Rejection::unresolvable(format!("node(s) didn't satisfy plugin(s) [{}]", plugin.name())));
                 diagnosis.plugins.insert(plugin.name());
             }
@@ -75,19 +104,44 @@ fn prepare<'a>(cycle: &Cycle<'a>, diagnosis: &mut Diagnosis) -> Option<(Filters<
             }
         }
     }
-    Some((Filters::new(list), only))
+    Some((Filters::new(judges(cycle, prepared)), only))
+}
+
+/// Those who judge each node, in their order. One that was not to speak before prepares itself all the same.
+fn judges<'a>(cycle: &Cycle<'a>, mut prepared: Vec<(&'static str, Box<dyn Filter<'a> + 'a>)>) -> Vec<(&'static str, Box<dyn Filter<'a> + 'a>)> {
+    let speaks = |name: &str| cycle.profile.pre_filter.iter().any(|plugin| plugin.name() == name);
+    let mut list = Vec::new();
+    for plugin in &cycle.profile.filter {
+        if let Some(at) = prepared.iter().position(|(name, _)| *name == plugin.name()) {
+            list.push(prepared.swap_remove(at));
+        } else if !speaks(plugin.name())
+            && let Prepared::Filter(filter) | Prepared::Nodes(_, filter) = plugin.prepare(cycle)
+        {
+            list.push((plugin.name(), filter));
+        }
+    }
+    list
 }
 
 /// How many nodes that do are enough (upstream `numFeasibleNodesToFind`).
-fn enough(nodes: usize) -> usize {
+fn enough(profile: &Profile, nodes: usize) -> usize {
     if nodes < NODES_MIN {
         return nodes;
     }
-    let percent = 50usize.saturating_sub(nodes / 125).max(5);
+    let percent = match usize::try_from(profile.percentage_of_nodes.unwrap_or_default()).unwrap_or_default() {
+        0 => 50usize.saturating_sub(nodes / 125).max(5),
+        percent => percent,
+    };
     (nodes * percent / 100).max(NODES_MIN)
 }
 
-fn feasible<'a>(cycle: &Cycle<'a>, filters: &Filters<'a>, only: Option<&BTreeSet<String>>, start: usize, diagnosis: &mut Diagnosis) -> Vec<&'a NodeInfo> {
+fn feasible<'a>(
+    cycle: &Cycle<'a>,
+    filters: &Filters<'a>,
+    only: Option<&BTreeSet<String>>,
+    (start, enough): (usize, usize),
+    diagnosis: &mut Diagnosis,
+) -> Vec<&'a NodeInfo> {
     let nodes = cycle.snapshot.nodes;
     let nominated = cycle.snapshot.nominated_node(cycle.pod.pod.uid()).unwrap_or_default();
     if let Some(node) = nodes.iter().find(|n| !nominated.is_empty() && n.name() == nominated)
@@ -97,7 +151,6 @@ fn feasible<'a>(cycle: &Cycle<'a>, filters: &Filters<'a>, only: Option<&BTreeSet
         return vec![node];
     }
     let mut found = Vec::new();
-    let enough = enough(nodes.len());
     for at in (0..nodes.len()).map(|i| (start + i) % nodes.len()) {
         let node = &nodes[at];
         if only.is_some_and(|names| !names.contains(node.name())) {
@@ -117,12 +170,15 @@ fn feasible<'a>(cycle: &Cycle<'a>, filters: &Filters<'a>, only: Option<&BTreeSet
     found
 }
 
-/// The best of the nodes that do; between equals `pick` decides.
-fn best<'a>(cycle: &Cycle<'a>, feasible: &[&'a NodeInfo], pick: Pick<'_>) -> &'a NodeInfo {
+/// The best of the nodes that do; between equals `pick` decides. `more`: what others add to a node's score.
+pub fn best<'a>(cycle: &Cycle<'a>, feasible: &[&'a NodeInfo], more: &BTreeMap<String, i64>, pick: Pick<'_>) -> &'a NodeInfo {
     if let [only] = feasible {
         return only;
     }
-    let totals = scores(cycle, feasible);
+    let mut totals = scores(cycle, feasible);
+    for (total, node) in totals.iter_mut().zip(feasible) {
+        *total = total.saturating_add(more.get(node.name()).copied().unwrap_or_default());
+    }
     let max = totals.iter().copied().max().unwrap_or_default();
     let equals: Vec<&'a NodeInfo> = feasible.iter().zip(&totals).filter(|(_, t)| **t == max).map(|(n, _)| *n).collect();
     equals[pick(equals.len()) % equals.len()]
@@ -130,15 +186,15 @@ fn best<'a>(cycle: &Cycle<'a>, feasible: &[&'a NodeInfo], pick: Pick<'_>) -> &'a
 
 /// The weighted sum of all plugins' scores for each node.
 pub(crate) fn scores<'a>(cycle: &Cycle<'a>, feasible: &[&'a NodeInfo]) -> Vec<i64> {
-    let mut totals = vec![0; feasible.len()];
-    for plugin in plugins::ALL {
+    let mut totals = vec![0_i64; feasible.len()];
+    for (plugin, weight) in &cycle.profile.score {
         let Some(score) = plugin.prepare_score(cycle, feasible) else {
             continue;
         };
         let mut raw: Vec<i64> = feasible.iter().map(|n| score.score(n)).collect();
         score.normalize(&mut raw);
         for (total, score) in totals.iter_mut().zip(raw) {
-            *total += score * plugin.weight();
+            *total = total.saturating_add(score.saturating_mul(*weight));
         }
     }
     totals

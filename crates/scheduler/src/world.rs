@@ -1,13 +1,18 @@
 //! What a decision reads besides nodes and their pods: namespaces, claims and volumes, disruption budgets, and the
 //! owners from which a pod's like are known.
+//!
+//! What was decided about claims and volumes and is not yet written is *assumed*: the next decision reads it as if it were. An
+//! assumption holds for the revision that it was made of; once the API has a newer one, that counts (upstream's
+//! `passiveAssumeCache`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use client::{Informer, Informers, Meta};
+use client::{Informer, Informers, Meta, ObjectKey};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use machinery::labels::Selector;
 
 use crate::rules::Labels;
@@ -21,12 +26,27 @@ pub struct World {
     pub volumes: Informer<PersistentVolume>,
     pub classes: Informer<StorageClass>,
     pub csi_nodes: Informer<CSINode>,
+    pub drivers: Informer<CSIDriver>,
+    pub capacities: Informer<CSIStorageCapacity>,
+    pub attachments: Informer<VolumeAttachment>,
     pub budgets: Informer<PodDisruptionBudget>,
     pub services: Informer<Service>,
     pub controllers: Informer<ReplicationController>,
     pub replica_sets: Informer<ReplicaSet>,
     pub stateful_sets: Informer<StatefulSet>,
+    pub assumed: Assumed,
 }
+
+/// What was decided and is not yet written.
+#[derive(Clone, Debug, Default)]
+pub struct Assumed {
+    claims: HashMap<ObjectKey, Arc<PersistentVolumeClaim>>,
+    volumes: HashMap<String, Arc<PersistentVolume>>,
+}
+
+/// Indexes: volumes by class, attachments by node.
+const BY_CLASS: &str = "scheduler/class";
+const BY_NODE: &str = "scheduler/node";
 
 impl World {
     /// What the API server has.
@@ -38,12 +58,17 @@ impl World {
             volumes: informers.informer(),
             classes: informers.informer(),
             csi_nodes: informers.informer(),
+            drivers: informers.informer(),
+            capacities: informers.informer(),
+            attachments: informers.informer(),
             budgets: informers.informer(),
             services: informers.informer(),
             controllers: informers.informer(),
             replica_sets: informers.informer(),
             stateful_sets: informers.informer(),
+            assumed: Assumed::default(),
         }
+        .indexed()
     }
 
     /// Nothing at all.
@@ -55,12 +80,24 @@ impl World {
             volumes: Informer::fixed([]),
             classes: Informer::fixed([]),
             csi_nodes: Informer::fixed([]),
+            drivers: Informer::fixed([]),
+            capacities: Informer::fixed([]),
+            attachments: Informer::fixed([]),
             budgets: Informer::fixed([]),
             services: Informer::fixed([]),
             controllers: Informer::fixed([]),
             replica_sets: Informer::fixed([]),
             stateful_sets: Informer::fixed([]),
+            assumed: Assumed::default(),
         }
+    }
+
+    /// With the indexes that are asked.
+    #[must_use]
+    pub fn indexed(self) -> Self {
+        self.volumes.add_index(BY_CLASS, |volume| vec![class_of_volume(volume).to_owned()]);
+        self.attachments.add_index(BY_NODE, |attachment| vec![attachment.spec.node_name.clone()]);
+        self
     }
 
     /// Waits until all of it is in memory.
@@ -70,6 +107,9 @@ impl World {
         self.volumes.synced().await;
         self.classes.synced().await;
         self.csi_nodes.synced().await;
+        self.drivers.synced().await;
+        self.capacities.synced().await;
+        self.attachments.synced().await;
         self.budgets.synced().await;
         self.services.synced().await;
         self.controllers.synced().await;
@@ -81,6 +121,37 @@ impl World {
     #[must_use]
     pub fn namespace_labels(&self, name: &str) -> Option<Labels> {
         self.namespaces.get("", name)?.metadata.labels.clone()
+    }
+
+    /// A claim, as it is or is assumed to be.
+    #[must_use]
+    pub fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        let known = self.claims.get(namespace, name)?;
+        let assumed = self.assumed.claims.get(&known.key()).filter(|a| a.resource_version() == known.resource_version());
+        Some(assumed.cloned().unwrap_or(known))
+    }
+
+    /// A volume, as it is or is assumed to be.
+    #[must_use]
+    pub fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
+        self.volumes.get("", name).map(|known| self.as_assumed(known))
+    }
+
+    /// The volumes of a class, as they are or are assumed to be.
+    #[must_use]
+    pub fn volumes_of(&self, class: &str) -> Vec<Arc<PersistentVolume>> {
+        self.volumes.by_index(BY_CLASS, class).into_iter().map(|known| self.as_assumed(known)).collect()
+    }
+
+    fn as_assumed(&self, known: Arc<PersistentVolume>) -> Arc<PersistentVolume> {
+        let assumed = self.assumed.volumes.get(known.name()).filter(|a| a.resource_version() == known.resource_version());
+        assumed.cloned().unwrap_or(known)
+    }
+
+    /// The attachments of volumes to a node.
+    #[must_use]
+    pub fn attached_to(&self, node: &str) -> Vec<Arc<VolumeAttachment>> {
+        self.attachments.by_index(BY_NODE, node)
     }
 
     /// A claim's class: the annotation of old, else the field.
@@ -131,6 +202,54 @@ impl World {
 
 fn of_set(labels: &Labels) -> Selector {
     Selector::from_set(labels.iter().map(|(k, v)| (k.as_str(), v.as_str())))
+}
+
+impl Assumed {
+    /// A claim will be so.
+    pub fn claim(&mut self, claim: Arc<PersistentVolumeClaim>) {
+        self.claims.insert(claim.key(), claim);
+    }
+
+    /// A volume will be so.
+    pub fn volume(&mut self, volume: Arc<PersistentVolume>) {
+        self.volumes.insert(volume.name().to_owned(), volume);
+    }
+
+    /// A claim will not be so after all: what was assumed of this revision is forgotten.
+    pub fn forget_claim(&mut self, claim: &PersistentVolumeClaim) {
+        let key = claim.key();
+        if self.claims.get(&key).is_some_and(|a| a.resource_version() == claim.resource_version()) {
+            self.claims.remove(&key);
+        }
+    }
+
+    /// A volume will not be so after all.
+    pub fn forget_volume(&mut self, volume: &PersistentVolume) {
+        if self.volumes.get(volume.name()).is_some_and(|a| a.resource_version() == volume.resource_version()) {
+            self.volumes.remove(volume.name());
+        }
+    }
+
+    /// The API has a claim in this state, or not at all: an assumption about another is over.
+    pub fn heard_claim(&mut self, key: &ObjectKey, now: Option<&str>) {
+        if self.claims.get(key).is_some_and(|a| Some(a.resource_version()) != now) {
+            self.claims.remove(key);
+        }
+    }
+
+    /// The API has a volume in this state, or not at all.
+    pub fn heard_volume(&mut self, name: &str, now: Option<&str>) {
+        if self.volumes.get(name).is_some_and(|a| Some(a.resource_version()) != now) {
+            self.volumes.remove(name);
+        }
+    }
+}
+
+/// The name of a volume's class; empty if it has none.
+#[must_use]
+pub fn class_of_volume(volume: &PersistentVolume) -> &str {
+    let annotated = volume.annotation("volume.beta.kubernetes.io/storage-class");
+    annotated.or(volume.spec.as_ref().and_then(|s| s.storage_class_name.as_deref())).unwrap_or_default()
 }
 
 /// The name of a claim's class; empty if it has none.

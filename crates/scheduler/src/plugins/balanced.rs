@@ -1,12 +1,25 @@
-//! A node is the better the more evenly a pod leaves its CPU and memory used.
+//! A node is the better the more evenly a pod leaves its resources used: CPU and memory, or those that the configuration names.
 
+use crate::config::raw::BalancedArgs;
 use crate::framework::{Change, Cycle, Plugin, SCORE_MAX, Score};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
+use crate::resources::is_scalar;
 
-pub struct BalancedAllocation;
+pub struct BalancedAllocation {
+    resources: Vec<String>,
+}
 
-struct Evenness<'a>(&'a PodInfo);
+impl BalancedAllocation {
+    pub(super) fn new(args: &BalancedArgs) -> Self {
+        Self { resources: args.resources.iter().map(|r| r.name.clone()).collect() }
+    }
+}
+
+struct Evenness<'a> {
+    pod: &'a PodInfo,
+    resources: Vec<String>,
+}
 
 impl Plugin for BalancedAllocation {
     fn name(&self) -> &'static str {
@@ -15,8 +28,8 @@ impl Plugin for BalancedAllocation {
 
     fn prepare_score<'a>(&self, cycle: &Cycle<'a>, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
         // A pod that asks for nothing tips no balance.
-        let asked = &cycle.pod.requested;
-        (asked.milli_cpu > 0 || asked.memory > 0).then(|| Box::new(Evenness(cycle.pod)) as Box<dyn Score>)
+        let asks = self.resources.iter().any(|name| cycle.pod.requested.get(name) != 0);
+        asks.then(|| Box::new(Evenness { pod: cycle.pod, resources: self.resources.clone() }) as Box<dyn Score>)
     }
 
     fn wakes(&self, _: &Change<'_>, _: &PodInfo) -> bool {
@@ -24,21 +37,27 @@ impl Plugin for BalancedAllocation {
     }
 }
 
-/// 50 to 100: the less the shares of CPU and memory differ, the more.
-fn evenness(taken: [i64; 2], all: [i64; 2]) -> i64 {
-    let share = |i: usize| (all[i] > 0).then(|| (taken[i] as f64 / all[i] as f64).min(1.0));
-    let deviation = match (share(0), share(1)) {
-        (Some(cpu), Some(memory)) => ((cpu - memory) / 2.0).abs(),
-        _ => 0.0,
+/// 50 to 100: the less the shares differ, the more. Each as what is taken, and what there is.
+fn evenness(used: &[(i64, i64)]) -> i64 {
+    let shares: Vec<f64> = used.iter().map(|(taken, all)| (*taken as f64 / *all as f64).min(1.0)).collect();
+    let deviation = match shares.as_slice() {
+        [] | [_] => 0.0,
+        [one, other] => ((one - other) / 2.0).abs(),
+        many => {
+            let mean = many.iter().sum::<f64>() / many.len() as f64;
+            (many.iter().map(|share| (share - mean).powi(2)).sum::<f64>() / many.len() as f64).sqrt()
+        }
     };
     ((1.0 - deviation) * SCORE_MAX as f64) as i64
 }
 
 impl Score for Evenness<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
-        let all = [node.allocatable.milli_cpu, node.allocatable.memory];
-        let before = [node.requested.milli_cpu, node.requested.memory];
-        let after = [before[0] + self.0.requested.milli_cpu, before[1] + self.0.requested.memory];
-        SCORE_MAX / 2 + (SCORE_MAX / 2 + evenness(after, all) - evenness(before, all)) / 2
+        let own = |name: &String| self.pod.requested.get(name);
+        let counts = |name: &&String| node.allocatable.get(name) != 0 && (own(name) != 0 || !is_scalar(name));
+        let counted: Vec<&String> = self.resources.iter().filter(counts).collect();
+        let before: Vec<(i64, i64)> = counted.iter().map(|name| (node.requested.get(name), node.allocatable.get(name))).collect();
+        let after: Vec<(i64, i64)> = counted.iter().zip(&before).map(|(name, (taken, all))| (taken.saturating_add(own(name)), *all)).collect();
+        SCORE_MAX / 2 + (SCORE_MAX / 2 + evenness(&after) - evenness(&before)) / 2
     }
 }

@@ -1,14 +1,65 @@
-//! A node must have room for what a pod asks for; of those that do, the emptier is the better (`LeastAllocated`).
+//! A node must have room for what a pod asks for; which of those that do is the better, a strategy says: the emptier, the fuller, or a
+//! line drawn by the configuration.
 
+use crate::config::raw::{FitArgs, WeighedResource};
 use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, SCORE_MAX, Score, Verdict};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
-use crate::resources::Resources;
+use crate::profile::Ignored;
+use crate::resources::{Resources, is_scalar};
 
-pub struct Fit;
+use super::shape::Shape;
+
+pub struct Fit {
+    /// Not counted: by name, or by what stands before the slash.
+    ignored: Ignored,
+    ignored_groups: Vec<String>,
+    strategy: Strategy,
+    resources: Vec<WeighedResource>,
+}
 
 #[derive(Clone)]
-struct Room<'a>(&'a PodInfo);
+enum Strategy {
+    Least,
+    Most,
+    Ratio(Shape),
+}
+
+impl Fit {
+    pub(super) fn new(args: &FitArgs, ignored: &Ignored) -> Self {
+        let strategy = args.scoring_strategy.clone().unwrap_or_default();
+        let shape = strategy.requested_to_capacity_ratio.unwrap_or_default().shape;
+        Self {
+            ignored: ignored.iter().chain(&args.ignored_resources).cloned().collect(),
+            ignored_groups: args.ignored_resource_groups.clone(),
+            strategy: match strategy.kind.as_str() {
+                "MostAllocated" => Strategy::Most,
+                "RequestedToCapacityRatio" => Strategy::Ratio(Shape::new(&shape)),
+                _ => Strategy::Least,
+            },
+            resources: strategy.resources,
+        }
+    }
+
+    /// What of a pod's wishes is counted.
+    fn counted(&self, asked: &Resources) -> Resources {
+        let mut counted = asked.clone();
+        counted.scalar.retain(|name, _| {
+            let group = name.split('/').next().unwrap_or_default();
+            !is_extended(name) || !(self.ignored.contains(name) || self.ignored_groups.iter().any(|g| g == group))
+        });
+        counted
+    }
+}
+
+fn is_extended(name: &str) -> bool {
+    crate::config::validate::is_extended(name)
+}
+
+#[derive(Clone)]
+struct Room {
+    asked: Resources,
+}
 
 /// What lacks: the resource, and whether an empty node would lack it too.
 fn lacking(asked: &Resources, node: &NodeInfo) -> Vec<(String, bool)> {
@@ -35,15 +86,16 @@ impl Plugin for Fit {
     }
 
     fn prepare<'a>(&self, cycle: &Cycle<'a>) -> Prepared<'a> {
-        Prepared::filter(Room(cycle.pod))
+        Prepared::filter(Room { asked: self.counted(&cycle.pod.requested) })
     }
 
     fn prepare_score<'a>(&self, cycle: &Cycle<'a>, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
-        Some(Box::new(Room(cycle.pod)))
+        Some(Box::new(Use { pod: cycle.pod, strategy: self.strategy.clone(), resources: self.resources.clone() }))
     }
 
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
-        let fits_alone = |node: &NodeInfo| node.allowed_pods > 0 && lacking(&pod.requested, &NodeInfo::new(node.node.clone())).is_empty();
+        let asked = self.counted(&pod.requested);
+        let fits_alone = |node: &NodeInfo| node.allowed_pods > 0 && lacking(&asked, &NodeInfo::new(node.node.clone())).is_empty();
         match change {
             Change::NodeAdded(node) => fits_alone(node),
             Change::NodeUpdated { old, new } => {
@@ -65,13 +117,13 @@ fn shrunk(old: &Resources, new: &Resources) -> bool {
         || old.scalar.iter().any(|(name, amount)| new.scalar.get(name).copied().unwrap_or_default() < *amount)
 }
 
-impl<'a> Filter<'a> for Room<'a> {
+impl<'a> Filter<'a> for Room {
     fn check(&self, node: &NodeInfo) -> Verdict {
         let mut rejection = Rejection { resolvable: true, reasons: Vec::new() };
         if i64::try_from(node.pods.len()).unwrap_or(i64::MAX) >= node.allowed_pods {
             rejection.reasons.push("Too many pods".into());
         }
-        for (name, never) in lacking(&self.0.requested, node) {
+        for (name, never) in lacking(&self.asked, node) {
             rejection.resolvable &= !never;
             rejection.reasons.push(format!("Insufficient {name}").into());
         }
@@ -79,15 +131,55 @@ impl<'a> Filter<'a> for Room<'a> {
     }
 }
 
-impl Score for Room<'_> {
-    fn score(&self, node: &NodeInfo) -> i64 {
-        let free = |taken: i64, own: i64, all: i64| {
-            let taken = taken.saturating_add(own);
-            (all > 0).then(|| if taken > all { 0 } else { i64::try_from(i128::from(all - taken) * 100 / i128::from(all)).unwrap_or(0) })
+struct Use<'a> {
+    pod: &'a PodInfo,
+    strategy: Strategy,
+    resources: Vec<WeighedResource>,
+}
+
+impl Use<'_> {
+    /// Of a resource: what would be taken, and what there is; none if it does not count.
+    fn of(&self, name: &str, node: &NodeInfo) -> Option<(i64, i64)> {
+        let (pod, all) = (self.pod, &node.allocatable);
+        let (own, taken, all) = match name {
+            // What asks for nothing counts as a little.
+            "cpu" => (pod.scored.milli_cpu, node.scored.milli_cpu, all.milli_cpu),
+            "memory" => (pod.scored.memory, node.scored.memory, all.memory),
+            name => (pod.requested.get(name), node.requested.get(name), all.get(name)),
         };
-        let (taken, own) = (node.scored, self.0.scored);
-        let parts = [free(taken.milli_cpu, own.milli_cpu, node.allocatable.milli_cpu), free(taken.memory, own.memory, node.allocatable.memory)];
-        let known: Vec<i64> = parts.into_iter().flatten().collect();
-        if known.is_empty() { 0 } else { (known.iter().sum::<i64>() / known.len() as i64).clamp(0, SCORE_MAX) }
+        (all != 0 && (own != 0 || !is_scalar(name))).then(|| (taken.saturating_add(own), all))
+    }
+}
+
+/// So much of so much, in per cent.
+fn percent(part: i64, all: i64) -> i64 {
+    i64::try_from(i128::from(part) * i128::from(SCORE_MAX) / i128::from(all)).unwrap_or(SCORE_MAX)
+}
+
+impl Score for Use<'_> {
+    fn score(&self, node: &NodeInfo) -> i64 {
+        let (mut sum, mut weights) = (0, 0);
+        for resource in &self.resources {
+            let Some((taken, all)) = self.of(&resource.name, node) else { continue };
+            let score = match &self.strategy {
+                Strategy::Least if taken > all => 0,
+                Strategy::Least => percent(all - taken, all),
+                Strategy::Most => percent(taken.min(all), all),
+                Strategy::Ratio(shape) => match shape.of(taken, all) {
+                    // What has no score has no weight either.
+                    ..=0 => continue,
+                    score => score,
+                },
+            };
+            sum += score * resource.weight;
+            weights += resource.weight;
+        }
+        match (&self.strategy, weights) {
+            (_, 0) => 0,
+            // Scores are small numbers; rounding is meant.
+            #[allow(clippy::cast_possible_truncation)]
+            (Strategy::Ratio(_), weights) => (sum as f64 / weights as f64).round() as i64,
+            (_, weights) => sum / weights,
+        }
     }
 }

@@ -3,15 +3,24 @@
 
 use std::collections::HashMap;
 
+use crate::config::raw::InterPodArgs;
 use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, SCORE_MAX, Score, Verdict};
 use crate::node::NodeInfo;
 use crate::pod::{PodInfo, Term};
 use crate::world::World;
 
-/// What a required affinity of a pod already there is worth to one that it is about (upstream `HardPodAffinityWeight`).
-const REQUIRED_WEIGHT: i64 = 1;
+pub struct InterPodAffinity {
+    /// What a required affinity of a pod already there is worth to one that it is about.
+    required_weight: i64,
+    /// Whether what those already there prefer counts for pods with wishes of their own alone.
+    ignore_preferred: bool,
+}
 
-pub struct InterPodAffinity;
+impl InterPodAffinity {
+    pub(super) fn new(args: &InterPodArgs) -> Self {
+        Self { required_weight: i64::from(args.hard_pod_affinity_weight.unwrap_or(1)), ignore_preferred: args.ignore_preferred_terms_of_existing_pods }
+    }
+}
 
 /// Numbers by node label and its value: a node is looked up by its own labels, however many places there are.
 #[derive(Clone, Default)]
@@ -153,13 +162,12 @@ impl Plugin for InterPodAffinity {
         Prepared::filter(near)
     }
 
-    fn weight(&self) -> i64 {
-        2
-    }
-
     fn prepare_score<'a>(&self, cycle: &Cycle<'a>, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
         let (pod, world) = (cycle.pod, cycle.snapshot.world);
         let wishes = pod.wants.affinity.as_ref().filter(|a| !a.preferred.is_empty() || !a.preferred_anti.is_empty());
+        if self.ignore_preferred && wishes.is_none() {
+            return None;
+        }
         let mut places = Places::default();
         for node in cycle.snapshot.nodes.iter().filter(|n| wishes.is_some() || n.with_affinity > 0) {
             for other in node.pods.iter().filter(|p| wishes.is_some() || p.wants.affinity.is_some()) {
@@ -177,7 +185,7 @@ impl Plugin for InterPodAffinity {
                 let Some(theirs) = &other.wants.affinity else {
                     continue;
                 };
-                theirs.required.iter().for_each(|term| weigh(REQUIRED_WEIGHT, term, pod));
+                theirs.required.iter().filter(|_| self.required_weight > 0).for_each(|term| weigh(self.required_weight, term, pod));
                 theirs.preferred.iter().for_each(|(weight, term)| weigh(*weight, term, pod));
                 theirs.preferred_anti.iter().for_each(|(weight, term)| weigh(-*weight, term, pod));
             }

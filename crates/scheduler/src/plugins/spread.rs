@@ -1,12 +1,15 @@
 //! A pod's like are spread over places: hard constraints keep a pod from a place that has too many more than the
-//! emptiest; soft ones, and the cluster's defaults, only make such a place worse.
+//! emptiest; soft ones only make such a place worse. A pod without constraints has the configuration's, which are soft unless it
+//! says otherwise.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use client::Meta;
+use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 use machinery::labels::Selector;
 
+use crate::config::raw::SpreadArgs;
 use crate::constraint::Constraint;
 use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, SCORE_MAX, Score, Verdict};
 use crate::node::NodeInfo;
@@ -16,11 +19,49 @@ use crate::rules;
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// The cluster's defaults: node label and skew, both soft (upstream `systemDefaultConstraints`).
-const DEFAULTS: [(&str, i64); 2] = [(HOSTNAME, 3), (ZONE, 5)];
+const DEFAULTS: [(&str, i32); 2] = [(HOSTNAME, 3), (ZONE, 5)];
 const TOO_MANY: &str = "node(s) didn't match pod topology spread constraints";
 const NO_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
 
-pub struct PodTopologySpread;
+pub struct PodTopologySpread {
+    /// What a pod has that has none; its like is deduced.
+    defaults: Vec<TopologySpreadConstraint>,
+    /// Whether those are the system's: nodes that lack a label count all the same.
+    by_system: bool,
+}
+
+impl PodTopologySpread {
+    pub(super) fn new(args: &SpreadArgs) -> Self {
+        let by_system = args.defaulting_type != "List";
+        let system = |(key, max_skew): (&str, i32)| TopologySpreadConstraint {
+            topology_key: key.to_owned(),
+            max_skew,
+            when_unsatisfiable: "ScheduleAnyway".to_owned(),
+            ..TopologySpreadConstraint::default()
+        };
+        Self { defaults: if by_system { DEFAULTS.into_iter().map(system).collect() } else { args.default_constraints.clone() }, by_system }
+    }
+
+    /// The configuration's constraints for a pod that has none of its own.
+    fn defaults(&self, cycle: &Cycle<'_>, action: &str) -> Vec<Constraint> {
+        let mut constraints = Constraint::of(self.defaults.iter(), &cycle.pod.pod, action);
+        if constraints.is_empty() {
+            return constraints;
+        }
+        let selectors = cycle.snapshot.world.like(&cycle.pod.pod);
+        if selectors.is_empty() {
+            return Vec::new();
+        }
+        for constraint in &mut constraints {
+            constraint.selectors.clone_from(&selectors);
+        }
+        constraints
+    }
+}
+
+fn has_own(pod: &PodInfo) -> bool {
+    pod.spec().topology_spread_constraints.as_ref().is_some_and(|c| !c.is_empty())
+}
 
 /// Whether a node's pods count for this pod.
 fn counts(constraint: &Constraint, pod: &PodInfo, node: &NodeInfo) -> bool {
@@ -47,12 +88,15 @@ impl Plugin for PodTopologySpread {
     }
 
     fn prepare<'a>(&self, cycle: &Cycle<'a>) -> Prepared<'a> {
-        let constraints = &cycle.pod.wants.spread;
+        let constraints = match has_own(cycle.pod) {
+            true => Cow::Borrowed(cycle.pod.wants.spread.as_slice()),
+            false => Cow::Owned(self.defaults(cycle, "DoNotSchedule")),
+        };
         if constraints.is_empty() {
             return Prepared::Skip;
         }
         let mut by_places: Vec<HashMap<String, i64>> = vec![HashMap::new(); constraints.len()];
-        for node in cycle.snapshot.nodes.iter().filter(|n| has_all_keys(n, constraints)) {
+        for node in cycle.snapshot.nodes.iter().filter(|n| has_all_keys(n, &constraints)) {
             for (constraint, by_place) in constraints.iter().zip(&mut by_places) {
                 if let Some(place) = node.label(&constraint.key).filter(|_| counts(constraint, cycle.pod, node)) {
                     *by_place.entry(place.to_owned()).or_default() += like(constraint, cycle.pod.pod.namespace(), node);
@@ -62,20 +106,28 @@ impl Plugin for PodTopologySpread {
         Prepared::filter(Hard { pod: cycle.pod, constraints, counts: by_places })
     }
 
-    fn weight(&self) -> i64 {
-        2
-    }
-
     fn prepare_score<'a>(&self, cycle: &Cycle<'a>, feasible: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
-        let by_default = cycle.pod.spec().topology_spread_constraints.as_ref().is_none_or(Vec::is_empty);
-        let constraints = if by_default { Cow::Owned(defaults(cycle)) } else { Cow::Borrowed(cycle.pod.wants.spread_softly.as_slice()) };
+        let own = has_own(cycle.pod);
+        let constraints = if own { Cow::Borrowed(cycle.pod.wants.spread_softly.as_slice()) } else { Cow::Owned(self.defaults(cycle, "ScheduleAnyway")) };
         if constraints.is_empty() {
             return None;
         }
-        Some(Box::new(Soft::new(cycle, feasible, constraints, !by_default)))
+        Some(Box::new(Soft::new(cycle, feasible, constraints, own || !self.by_system)))
     }
 
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
+        if !has_own(pod) {
+            // Its like is not known here: what may change it lets it be looked at again.
+            return matches!(
+                change,
+                Change::NodeAdded(_)
+                    | Change::NodeUpdated { .. }
+                    | Change::NodeRemoved(_)
+                    | Change::PodPlaced(_)
+                    | Change::PodGone(_)
+                    | Change::PodUpdated { .. }
+            );
+        }
         let constraints = &pod.wants.spread;
         let concerns = |other: &PodInfo| other.pod.namespace() == pod.pod.namespace() && constraints.iter().any(|c| c.selects(other.labels()));
         match change {
@@ -92,33 +144,17 @@ impl Plugin for PodTopologySpread {
     }
 }
 
-fn defaults(cycle: &Cycle<'_>) -> Vec<Constraint> {
-    let selectors = cycle.snapshot.world.like(&cycle.pod.pod);
-    if selectors.is_empty() {
-        return Vec::new();
-    }
-    let one = |(key, max_skew): (&str, i64)| Constraint {
-        key: key.to_owned(),
-        max_skew,
-        min_domains: 1,
-        selectors: selectors.clone(),
-        honor_affinity: true,
-        honor_taints: false,
-    };
-    DEFAULTS.into_iter().map(one).collect()
-}
-
 #[derive(Clone)]
 struct Hard<'a> {
     pod: &'a PodInfo,
-    constraints: &'a [Constraint],
+    constraints: Cow<'a, [Constraint]>,
     /// For each constraint, the pod's like by place.
     counts: Vec<HashMap<String, i64>>,
 }
 
 impl Hard<'_> {
     fn change(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
-        if other.pod.namespace() != self.pod.pod.namespace() || !has_all_keys(node, self.constraints) {
+        if other.pod.namespace() != self.pod.pod.namespace() || !has_all_keys(node, &self.constraints) {
             return;
         }
         for (constraint, by_place) in self.constraints.iter().zip(&mut self.counts) {

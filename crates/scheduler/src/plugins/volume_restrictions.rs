@@ -1,10 +1,12 @@
-//! A claim that is `ReadWriteOncePod` serves one pod at a time.
+//! A claim that is `ReadWriteOncePod` serves one pod at a time, and some kinds of disks named by pods themselves serve one pod a node
+//! unless all of them only read.
 
 use std::collections::BTreeSet;
 
 use client::Meta;
+use k8s_openapi::api::core::v1::Volume;
 
-use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, Verdict};
+use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, Turn, Verdict};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 
@@ -22,8 +24,49 @@ impl Alone<'_> {
         if other.pod.namespace() != self.pod.pod.namespace() {
             return 0;
         }
-        i64::try_from(other.claims().filter(|(name, _)| self.claims.contains(name)).count()).unwrap_or(i64::MAX)
+        i64::try_from(named(other).filter(|name| self.claims.contains(name)).count()).unwrap_or(i64::MAX)
     }
+}
+
+/// The claims that a pod names itself.
+fn named(pod: &PodInfo) -> impl Iterator<Item = String> + '_ {
+    pod.claims().filter(|(_, own)| !own).map(|(name, _)| name)
+}
+
+fn disks(pod: &PodInfo) -> impl Iterator<Item = &Volume> {
+    let volumes = pod.spec().volumes.iter().flatten();
+    volumes.filter(|v| v.gce_persistent_disk.is_some() || v.aws_elastic_block_store.is_some() || v.rbd.is_some() || v.iscsi.is_some())
+}
+
+/// Whether two pods' disks cannot be on one node (upstream `isVolumeConflict`).
+fn conflict(a: &Volume, b: &Volume) -> bool {
+    let both_read = |a: Option<bool>, b: Option<bool>| a == Some(true) && b == Some(true);
+    if let (Some(a), Some(b)) = (&a.gce_persistent_disk, &b.gce_persistent_disk)
+        && a.pd_name == b.pd_name
+        && !both_read(a.read_only, b.read_only)
+    {
+        return true;
+    }
+    if let (Some(a), Some(b)) = (&a.aws_elastic_block_store, &b.aws_elastic_block_store)
+        && a.volume_id == b.volume_id
+    {
+        return true;
+    }
+    if let (Some(a), Some(b)) = (&a.iscsi, &b.iscsi)
+        && a.iqn == b.iqn
+        && !both_read(a.read_only, b.read_only)
+    {
+        return true;
+    }
+    if let (Some(a), Some(b)) = (&a.rbd, &b.rbd) {
+        let shared = a.monitors.iter().any(|m| b.monitors.contains(m));
+        return shared && a.pool == b.pool && a.image == b.image && !both_read(a.read_only, b.read_only);
+    }
+    false
+}
+
+fn conflicts(pod: &PodInfo, other: &PodInfo) -> bool {
+    disks(pod).any(|a| disks(other).any(|b| conflict(a, b)))
 }
 
 impl Plugin for VolumeRestrictions {
@@ -32,30 +75,40 @@ impl Plugin for VolumeRestrictions {
     }
 
     fn prepare<'a>(&self, cycle: &Cycle<'a>) -> Prepared<'a> {
-        let alone = |name: &String| {
-            let claim = cycle.snapshot.world.claims.get(cycle.pod.pod.namespace(), name);
-            claim.is_some_and(|c| c.spec.iter().flat_map(|s| s.access_modes.iter().flatten()).any(|m| m == "ReadWriteOncePod"))
-        };
-        let claims: BTreeSet<String> = cycle.pod.claims().map(|(name, _)| name).filter(alone).collect();
-        if claims.is_empty() {
+        let mut claims = BTreeSet::new();
+        for name in named(cycle.pod) {
+            let Some(claim) = cycle.snapshot.world.claims.get(cycle.pod.pod.namespace(), &name) else {
+                return Prepared::Reject(Rejection::unresolvable(format!("persistentvolumeclaim {name:?} not found")));
+            };
+            if claim.spec.iter().flat_map(|s| s.access_modes.iter().flatten()).any(|m| m == "ReadWriteOncePod") {
+                claims.insert(name);
+            }
+        }
+        if claims.is_empty() && disks(cycle.pod).next().is_none() {
             return Prepared::Skip;
         }
         let mut filter = Alone { pod: cycle.pod, claims, users: 0 };
-        filter.users = cycle.snapshot.nodes.iter().flat_map(|n| &n.pods).map(|p| filter.uses(p)).sum();
+        if !filter.claims.is_empty() {
+            filter.users = cycle.snapshot.nodes.iter().flat_map(|n| &n.pods).map(|p| filter.uses(p)).sum();
+        }
         Prepared::filter(filter)
     }
 
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
         match change {
-            Change::PodGone(gone) => gone.pod.namespace() == pod.pod.namespace() && gone.claims().any(|(a, _)| pod.claims().any(|(b, _)| a == b)),
-            Change::Claim { namespace, name } => *namespace == pod.pod.namespace() && pod.claims().any(|(n, _)| n == *name),
+            Change::NodeAdded(_) => true,
+            Change::PodGone(gone) => gone.pod.namespace() == pod.pod.namespace() && (conflicts(pod, gone) || named(gone).any(|a| named(pod).any(|b| a == b))),
+            Change::Claim(Turn { old: None, new }) => new.namespace() == pod.pod.namespace() && named(pod).any(|name| name == new.name()),
             _ => false,
         }
     }
 }
 
 impl<'a> Filter<'a> for Alone<'a> {
-    fn check(&self, _: &NodeInfo) -> Verdict {
+    fn check(&self, node: &NodeInfo) -> Verdict {
+        if node.pods.iter().any(|other| conflicts(self.pod, other)) {
+            return Err(Rejection::resolvable("node(s) had no available disk"));
+        }
         if self.users > 0 {
             return Err(Rejection::resolvable(
                 "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod",

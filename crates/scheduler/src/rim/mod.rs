@@ -2,26 +2,31 @@
 //! `bind.rs`), which report back.
 
 mod bind;
+mod extended;
 mod write;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use client::{Client, Delta, Informer, Informers, Meta, Recorder};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cache::Cache;
-use crate::framework::{Change, Nominated, Snapshot};
+use crate::framework::{Change, Nominated, Snapshot, Turn};
+use crate::plugins::volume_binding;
 use crate::pod::{self, PodInfo};
 use crate::preemption::Outcome;
+use crate::profile::Profile;
 use crate::queue::Queue;
 use crate::schedule::{self, Decision, Failure};
 use crate::world::World;
 use crate::{Config, Error};
+use bind::{NotBound, Undertaking};
 use write::{Nomination, Note};
 
 /// Decisions in a row before other tasks of this thread have their turn.
@@ -29,8 +34,10 @@ const TURN: usize = 32;
 
 /// What other tasks report.
 pub(crate) enum Report {
-    /// The API server did not take a binding.
-    NotBound(String, client::Error),
+    /// A pod was not bound after all.
+    NotBound(String, NotBound),
+    /// A pod was bound.
+    Bound(String),
     /// The victims of a preemption were told to go, or could not be.
     Preempted(String, bool),
     /// Something other than a pod or node changed.
@@ -39,8 +46,13 @@ pub(crate) enum Report {
 
 /// A change of something other than a pod or node.
 pub(crate) enum Other {
-    Claim(client::ObjectKey),
-    Storage,
+    Claim(Delta<PersistentVolumeClaim>),
+    Volume(Delta<PersistentVolume>),
+    Class(Delta<StorageClass>),
+    CsiNode(Delta<CSINode>),
+    Driver(Delta<CSIDriver>),
+    Capacity(Delta<CSIStorageCapacity>),
+    Attachment(Delta<VolumeAttachment>),
     Namespace,
 }
 
@@ -56,8 +68,10 @@ struct Scheduler {
     preempting: HashSet<String>,
     reports: UnboundedSender<Report>,
     notes: UnboundedSender<Note>,
-    /// Told of every change of a claim.
-    claim_changes: watch::Sender<()>,
+    /// Placements that are being carried out and wait for volumes.
+    under_way: HashMap<String, Arc<Undertaking>>,
+    /// Told of every change of a claim or a volume.
+    volume_changes: watch::Sender<()>,
     /// Where to begin looking in large clusters.
     start: usize,
     chance: u64,
@@ -70,22 +84,23 @@ pub(crate) async fn run(config: Config, client: Client, informers: Informers) ->
     pods.synced().await;
     nodes.synced().await;
     let (reports, receiver) = mpsc::unbounded_channel();
-    let claim_changes = watch::Sender::new(());
-    follow_others(&world, &reports, &claim_changes);
-    let recorder = Recorder::new(client.clone(), &config.scheduler_name, "");
+    let volume_changes = watch::Sender::new(());
+    follow_others(&world, &reports, &volume_changes);
+    let recorder = Recorder::new(client.clone(), "default-scheduler", "");
     let notes = write::start(client.clone(), recorder.clone(), pods.clone());
     let scheduler = Scheduler {
+        queue: Queue::new(&config),
         config,
         client,
         recorder,
         world,
         cache: Cache::default(),
-        queue: Queue::default(),
         nominated: Nominated::new(),
         preempting: HashSet::new(),
         reports,
         notes,
-        claim_changes,
+        under_way: HashMap::new(),
+        volume_changes,
         start: 0,
         chance: RandomState::new().hash_one(0) | 1,
     };
@@ -93,27 +108,42 @@ pub(crate) async fn run(config: Config, client: Client, informers: Informers) ->
 }
 
 /// Tells of changes to what may let in pods that wait for volumes or namespaces.
-fn follow_others(world: &World, reports: &UnboundedSender<Report>, claim_changes: &watch::Sender<()>) {
-    let waiting = claim_changes.clone();
-    follow(&world.claims, reports, move |c| {
-        waiting.send_replace(());
-        Other::Claim(c.key())
+fn follow_others(world: &World, reports: &UnboundedSender<Report>, volume_changes: &watch::Sender<()>) {
+    let (claims, volumes) = (volume_changes.clone(), volume_changes.clone());
+    follow(&world.claims, reports, move |delta| {
+        claims.send_replace(());
+        Other::Claim(delta)
     });
-    follow(&world.volumes, reports, |_| Other::Storage);
-    follow(&world.classes, reports, |_| Other::Storage);
-    follow(&world.csi_nodes, reports, |_| Other::Storage);
+    follow(&world.volumes, reports, move |delta| {
+        volumes.send_replace(());
+        Other::Volume(delta)
+    });
+    follow(&world.classes, reports, Other::Class);
+    follow(&world.csi_nodes, reports, Other::CsiNode);
+    follow(&world.drivers, reports, Other::Driver);
+    follow(&world.capacities, reports, Other::Capacity);
+    follow(&world.attachments, reports, Other::Attachment);
     follow(&world.namespaces, reports, |_| Other::Namespace);
 }
 
-fn follow<K: client::Object>(informer: &Informer<K>, reports: &UnboundedSender<Report>, tell: impl Fn(&K) -> Other + Send + 'static) {
+fn follow<K: client::Object>(informer: &Informer<K>, reports: &UnboundedSender<Report>, tell: impl Fn(Delta<K>) -> Other + Send + 'static) {
     let (mut changes, reports) = (informer.subscribe(), reports.clone());
     tokio::spawn(async move {
         while let Some(delta) = changes.recv().await {
-            if reports.send(Report::Other(tell(delta.object()))).is_err() {
+            if reports.send(Report::Other(tell(delta))).is_err() {
                 return;
             }
         }
     });
+}
+
+/// An object that came or changed; none: it went.
+fn turn<K>(delta: &Delta<K>) -> Option<Turn<'_, K>> {
+    match delta {
+        Delta::Added(new) => Some(Turn { old: None, new }),
+        Delta::Updated { old, new } => Some(Turn { old: Some(old), new }),
+        Delta::Deleted(_) => None,
+    }
 }
 
 impl Scheduler {
@@ -135,7 +165,7 @@ impl Scheduler {
                 self.on_report(report);
             }
             if let Some(pod) = self.queue.pop(Instant::now()) {
-                self.place(&pod);
+                self.place(&pod).await;
                 turns += 1;
                 if turns % TURN == 0 {
                     tokio::task::yield_now().await;
@@ -190,6 +220,9 @@ impl Scheduler {
         }
         if gone {
             self.preempting.remove(pod.uid());
+            if let Some(undertaking) = self.under_way.remove(pod.uid()) {
+                undertaking.call_off(&format!("binding volumes: pod does not exist any more: pod {:?} not found", pod.name()));
+            }
             if let Some(last) = self.cache.remove(pod.uid()) {
                 self.change(&Change::PodGone(&last));
             }
@@ -199,7 +232,7 @@ impl Scheduler {
                 Some(old) => self.change(&Change::PodUpdated { old: &old, new: &info }),
                 None => self.change(&Change::PodPlaced(&info)),
             }
-        } else if pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler") == self.config.scheduler_name {
+        } else if self.config.profiles.get(pod::scheduler_name(pod)).is_some() {
             let info = Self::info(self.queue.get(pod.uid()), pod);
             if self.queue.get(pod.uid()).is_none() && !info.nominated().is_empty() {
                 // Nominated by a former process.
@@ -216,21 +249,44 @@ impl Scheduler {
 
     fn on_report(&mut self, report: Report) {
         match report {
-            Report::NotBound(uid, error) => self.not_bound(&uid, &error),
+            Report::NotBound(uid, why) => self.not_bound(&uid, why),
+            Report::Bound(uid) => drop(self.under_way.remove(&uid)),
             Report::Preempted(uid, done) => {
                 self.preempting.remove(&uid);
                 if !done {
                     self.queue.activate(&uid, Instant::now());
                 }
             }
-            Report::Other(Other::Claim(key)) => self.change(&Change::Claim { namespace: &key.namespace, name: &key.name }),
-            Report::Other(Other::Storage) => self.change(&Change::Storage),
-            Report::Other(Other::Namespace) => self.change(&Change::Namespace),
+            Report::Other(other) => self.on_other(&other),
         }
     }
 
+    fn on_other(&mut self, other: &Other) {
+        match other {
+            Other::Claim(delta) => {
+                let claim = delta.object();
+                self.world.assumed.heard_claim(&claim.key(), self.world.claims.get_key(&claim.key()).as_ref().map(|c| c.resource_version()));
+                turn(delta).map(Change::Claim)
+            }
+            Other::Volume(delta) => {
+                let name = delta.object().name();
+                self.world.assumed.heard_volume(name, self.world.volumes.get("", name).as_ref().map(|v| v.resource_version()));
+                turn(delta).map(Change::Volume)
+            }
+            Other::Class(delta) => turn(delta).map(Change::Class),
+            Other::CsiNode(delta) => turn(delta).map(Change::CsiNode),
+            Other::Driver(delta) => turn(delta).map(Change::Driver),
+            Other::Capacity(delta) => turn(delta).map(Change::Capacity),
+            Other::Attachment(Delta::Deleted(attachment)) => Some(Change::AttachmentGone(attachment)),
+            Other::Attachment(_) => None,
+            Other::Namespace => Some(Change::Namespace),
+        }
+        .into_iter()
+        .for_each(|change| self.queue.change(&change, Instant::now()));
+    }
+
     /// Decides about a pod, and has the decision carried out.
-    fn place(&mut self, pod: &Arc<PodInfo>) {
+    async fn place(&mut self, pod: &Arc<PodInfo>) {
         let uid = pod.pod.uid();
         if pod.pod.is_deleting() {
             // It will be gone soon; nothing more is heard of it until then.
@@ -238,6 +294,7 @@ impl Scheduler {
             self.recorder.event(&client::object_reference(&*pod.pod), client::EventType::Warning, "FailedScheduling", text);
             return;
         }
+        let Some(profile) = self.config.profiles.get(pod.scheduler_name()).cloned() else { return };
         if self.cache.contains(uid) {
             return;
         }
@@ -250,39 +307,66 @@ impl Scheduler {
             usize::try_from(chance % (bound.max(1) as u64)).unwrap_or_default()
         };
         let snapshot = Snapshot { nodes: self.cache.nodes(), world: &self.world, nominated: &self.nominated };
-        let decision = schedule::schedule(snapshot, pod, self.start, &mut pick);
+        let interested: Vec<_> = self.config.extenders.iter().filter(|e| e.is_interested(pod)).cloned().collect();
+        let decision = if interested.is_empty() {
+            Ok(schedule::schedule(&profile, snapshot, pod, self.start, &mut pick))
+        } else {
+            Box::pin(extended::schedule(&profile, snapshot, pod, self.start, &interested, &mut pick)).await
+        };
         self.chance = chance;
         self.start = (self.start + 1) % self.cache.nodes().len().max(1);
         match decision {
-            Decision::Bind(node) => self.bind(pod, &node),
-            Decision::Wait(failure) => self.wait(pod, *failure),
+            Ok(Decision::Bind(node)) => self.bind(pod, &profile, &node),
+            Ok(Decision::Wait(failure)) => self.wait(pod, *failure),
+            Err(error) => {
+                self.queue.fail(uid, Instant::now());
+                self.give_back(uid, "");
+                self.note(pod, "SchedulerError", error, Nomination::Clear);
+            }
         }
     }
 
-    fn bind(&mut self, pod: &Arc<PodInfo>, node: &str) {
-        let steps = self.cache.node(node).map(|n| crate::plugins::volume_binding::plan(pod, &n.node, &self.world)).unwrap_or_default();
-        self.cache.assume(pod.clone(), node);
+    fn bind(&mut self, pod: &Arc<PodInfo>, profile: &Profile, name: &str) {
+        let uid = pod.pod.uid().to_owned();
+        let Some(node) = self.cache.node(name).map(|n| n.node.clone()) else { return };
+        let steps = profile.volumes.map(|_| volume_binding::plan(pod, &node, &self.world)).unwrap_or_default();
+        steps.iter().for_each(|step| step.assume(&mut self.world));
+        self.cache.assume(pod.clone(), name);
+        // It is there now, and no longer one that waits for the node.
+        self.nominate(&uid, None);
+        let undertaking = Arc::new(Undertaking::default());
+        if !steps.is_empty() {
+            self.under_way.insert(uid.clone(), undertaking.clone());
+        }
+        let binder = self.config.extenders.iter().find(|e| e.binds() && e.is_interested(pod)).cloned();
         let work = bind::Work {
             client: self.client.clone(),
             recorder: self.recorder.clone(),
             claims: self.world.claims.clone(),
-            changes: self.claim_changes.subscribe(),
+            volumes: self.world.volumes.clone(),
+            changes: self.volume_changes.subscribe(),
             pod: pod.pod.clone(),
-            node: node.to_owned(),
+            node,
             steps,
+            patience: profile.volumes.unwrap_or_default(),
+            undertaking,
+            binder,
         };
         let reports = self.reports.clone();
         tokio::spawn(async move {
-            let uid = work.pod.uid().to_owned();
-            // That it was taken the informer tells.
-            if let Err(error) = Box::pin(work.run()).await {
-                // The scheduler may have ended: then nobody needs to know.
-                let _ = reports.send(Report::NotBound(uid, error));
+            let waited = !work.steps.is_empty();
+            // That it was taken the informer tells. The scheduler may have ended: then nobody needs to know.
+            match Box::pin(work.run()).await {
+                Err(why) => drop(reports.send(Report::NotBound(uid, why))),
+                Ok(()) if waited => drop(reports.send(Report::Bound(uid))),
+                Ok(()) => {}
             }
         });
     }
 
-    fn not_bound(&mut self, uid: &str, error: &client::Error) {
+    fn not_bound(&mut self, uid: &str, why: NotBound) {
+        self.under_way.remove(uid);
+        why.steps.iter().for_each(|step| step.revert(&mut self.world));
         if let Some(last) = self.cache.forget(uid) {
             self.change(&Change::PodGone(&last));
         }
@@ -290,11 +374,9 @@ impl Scheduler {
             return;
         };
         self.queue.fail(uid, Instant::now());
-        if error.is_not_found() {
-            return;
+        if let Some(message) = why.message {
+            self.note(&pod, "SchedulerError", message, Nomination::Clear);
         }
-        let message = format!("running Bind plugin \"DefaultBinder\": {error}");
-        self.note(&pod, "SchedulerError", message, Nomination::Keep);
     }
 
     fn wait(&mut self, pod: &Arc<PodInfo>, failure: Failure) {
@@ -333,9 +415,18 @@ impl Scheduler {
     fn evict(&mut self, pod: &Arc<PodInfo>, node: &str, victims: Vec<Arc<PodInfo>>) {
         let uid = pod.pod.uid().to_owned();
         self.preempting.insert(uid.clone());
-        let (client, recorder, reports) = (self.client.clone(), self.recorder.clone(), self.reports.clone());
         let text = format!("Preempted by pod {uid} on node {node}");
-        let by = self.config.scheduler_name.clone();
+        // Those that are not there yet need not go: their placement is called off, and they look elsewhere.
+        let (called_off, victims): (Vec<_>, Vec<_>) = victims.into_iter().partition(|victim| {
+            let undertaking = self.under_way.get(victim.pod.uid());
+            undertaking.is_some_and(|u| u.call_off("preempted by DefaultPreemption"))
+        });
+        for victim in called_off {
+            let text = format!("{text} (in kube-scheduler memory).");
+            self.recorder.event(&client::object_reference(&*victim.pod), client::EventType::Normal, "Preempted", text);
+        }
+        let (client, recorder, reports) = (self.client.clone(), self.recorder.clone(), self.reports.clone());
+        let by = pod.scheduler_name().to_owned();
         tokio::spawn(async move {
             let done = Box::pin(write::evict(&client, &recorder, &victims, &by, &text)).await;
             if let Err(error) = &done {

@@ -130,7 +130,7 @@ fn truncated(message: &str) -> String {
 }
 
 /// `version`: only if the pod is as it was at this revision.
-async fn patch_status(client: &Client, pod: &Pod, status: Value, version: Option<&str>) -> Result<(), Error> {
+pub(super) async fn patch_status(client: &Client, pod: &Pod, status: Value, version: Option<&str>) -> Result<(), Error> {
     let mut patch = json!({"metadata": {"uid": pod.uid()}, "status": status});
     if let Some(version) = version {
         patch["metadata"]["resourceVersion"] = version.into();

@@ -1,0 +1,261 @@
+//! The configuration as it is written.
+
+use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// All of it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct Raw {
+    pub api_version: String,
+    pub parallelism: Option<i32>,
+    pub leader_election: LeaderElection,
+    pub client_connection: ClientConnection,
+    pub percentage_of_nodes_to_score: Option<i32>,
+    pub pod_initial_backoff_seconds: Option<i64>,
+    pub pod_max_backoff_seconds: Option<i64>,
+    pub profiles: Vec<RawProfile>,
+    pub extenders: Vec<RawExtender>,
+}
+
+/// Who of several works. Durations are Go's text; none: the original's default.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct LeaderElection {
+    pub leader_elect: Option<bool>,
+    pub lease_duration: Option<String>,
+    pub renew_deadline: Option<String>,
+    pub retry_period: Option<String>,
+    pub resource_lock: String,
+}
+
+/// How the original asks the API.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct ClientConnection {
+    pub burst: i32,
+}
+
+/// A name by which pods ask to be placed, and the rules for them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct RawProfile {
+    pub scheduler_name: Option<String>,
+    pub percentage_of_nodes_to_score: Option<i32>,
+    pub plugins: Option<RawPlugins>,
+    pub plugin_config: Vec<PluginConfig>,
+}
+
+/// The plugins of each extension point.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct RawPlugins {
+    pub pre_enqueue: PluginSet,
+    pub queue_sort: PluginSet,
+    pub pre_filter: PluginSet,
+    pub filter: PluginSet,
+    pub post_filter: PluginSet,
+    pub pre_score: PluginSet,
+    pub score: PluginSet,
+    pub reserve: PluginSet,
+    pub permit: PluginSet,
+    pub pre_bind: PluginSet,
+    pub bind: PluginSet,
+    pub post_bind: PluginSet,
+    pub multi_point: PluginSet,
+    pub placement_generate: PluginSet,
+    pub placement_score: PluginSet,
+    pub pod_group_post_filter: PluginSet,
+}
+
+/// What is switched on and off at an extension point.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct PluginSet {
+    pub enabled: Vec<RawPlugin>,
+    pub disabled: Vec<RawPlugin>,
+}
+
+/// A plugin at an extension point.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct RawPlugin {
+    pub name: String,
+    pub weight: Option<i32>,
+}
+
+/// A plugin's settings.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct PluginConfig {
+    pub name: String,
+    pub args: Value,
+}
+
+/// Somebody who is asked over HTTP.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct RawExtender {
+    #[serde(rename = "urlPrefix")]
+    pub url_prefix: String,
+    pub filter_verb: String,
+    pub preempt_verb: String,
+    pub prioritize_verb: String,
+    pub weight: i64,
+    pub bind_verb: String,
+    #[serde(rename = "enableHTTPS")]
+    pub enable_https: bool,
+    pub tls_config: Option<RawTls>,
+    pub http_timeout: Option<String>,
+    pub node_cache_capable: bool,
+    pub managed_resources: Vec<ManagedResource>,
+    pub ignorable: bool,
+}
+
+/// How an extender's server proves who it is, and who we are. Data is base64.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct RawTls {
+    pub insecure: bool,
+    pub server_name: String,
+    pub cert_file: String,
+    pub key_file: String,
+    #[serde(rename = "caFile")]
+    pub ca_file: String,
+    pub cert_data: String,
+    pub key_data: String,
+    #[serde(rename = "caData")]
+    pub ca_data: String,
+}
+
+/// A resource that an extender looks after.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct ManagedResource {
+    pub name: String,
+    pub ignored_by_scheduler: bool,
+}
+
+/// The settings of all plugins of a profile, with their defaults.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Args {
+    pub preemption: PreemptionArgs,
+    pub interpod: InterPodArgs,
+    pub fit: FitArgs,
+    pub balanced: BalancedArgs,
+    pub spread: SpreadArgs,
+    pub volumes: VolumeArgs,
+    pub affinity: AffinityArgs,
+}
+
+/// Of `DefaultPreemption`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct PreemptionArgs {
+    pub min_candidate_nodes_percentage: Option<i32>,
+    pub min_candidate_nodes_absolute: Option<i32>,
+}
+
+/// Of `InterPodAffinity`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct InterPodArgs {
+    pub hard_pod_affinity_weight: Option<i32>,
+    pub ignore_preferred_terms_of_existing_pods: bool,
+}
+
+/// Of `NodeResourcesFit`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct FitArgs {
+    pub ignored_resources: Vec<String>,
+    pub ignored_resource_groups: Vec<String>,
+    pub scoring_strategy: Option<ScoringStrategy>,
+}
+
+/// How room makes a node better.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct ScoringStrategy {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub resources: Vec<WeighedResource>,
+    pub requested_to_capacity_ratio: Option<Ratio>,
+}
+
+/// A resource that counts.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct WeighedResource {
+    pub name: String,
+    pub weight: i64,
+}
+
+/// Of the strategy `RequestedToCapacityRatio`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Ratio {
+    pub shape: Vec<ShapePoint>,
+}
+
+/// A point of a line made of straight pieces: utilization 0 to 100, score 0 to 10.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct ShapePoint {
+    pub utilization: i32,
+    pub score: i32,
+}
+
+/// Of `NodeResourcesBalancedAllocation`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct BalancedArgs {
+    pub resources: Vec<WeighedResource>,
+}
+
+/// Of `PodTopologySpread`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct SpreadArgs {
+    pub default_constraints: Vec<TopologySpreadConstraint>,
+    pub defaulting_type: String,
+}
+
+/// Of `VolumeBinding`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct VolumeArgs {
+    pub bind_timeout_seconds: Option<i64>,
+    pub shape: Vec<ShapePoint>,
+}
+
+/// Of `NodeAffinity`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct AffinityArgs {
+    pub added_affinity: Option<NodeAffinity>,
+}
