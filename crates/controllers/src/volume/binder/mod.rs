@@ -8,7 +8,8 @@
 //! under its UID is released only when the server says so, too.
 //!
 //! The original looks at everything every 15 seconds, and leans on it. Here the same comes from what is heard:
-//! - a volume becomes free: the claims of its class are matched in one pass (`Key::Class`), each that finds one is looked at;
+//! - a volume becomes free or changes while it is, or a claim waits no more for which one may have been meant: the claims of the class are
+//!   matched in one pass (`Key::Class`), and each that finds a volume is looked at;
 //! - a class comes, goes, changes or becomes the default: the claims that wait for it are looked at;
 //! - a volume or claim comes, changes or goes: so are those that name it, and the one that it names;
 //! - a pod that uses a waiting claim comes or goes: the claim is looked at [`LOOK`] later, which is when the original would say
@@ -21,6 +22,8 @@ mod claims;
 mod modes;
 mod recycle;
 mod shelf;
+#[cfg(test)]
+mod steps;
 #[cfg(test)]
 mod tests;
 mod volumes;
@@ -181,14 +184,18 @@ impl Binder {
 
     /// A volume that is free now may suit one of its class.
     fn freed(&self, freed: bool, volume: &PersistentVolume) {
-        if freed {
-            self.queue.add_after(Key::Class(super::volume_class(volume).to_owned()), GATHER);
+        self.match_again(freed.then(|| super::volume_class(volume).to_owned()));
+    }
+
+    fn match_again(&self, class: Option<String>) {
+        if let Some(class) = class {
+            self.queue.add_after(Key::Class(class), GATHER);
         }
     }
 
     fn heard_claim(&self, change: &Delta<PersistentVolumeClaim>) {
         let claim = change.object();
-        self.shelf.heard_claim(change);
+        self.match_again(self.shelf.heard_claim(change));
         let mut volumes = self.shelf.given(&claim.key());
         volumes.push(volume_name(claim).to_owned());
         if let Delta::Updated { old, .. } = change {
@@ -264,7 +271,7 @@ impl Binder {
 
     async fn write_claim(&self, claim: &PersistentVolumeClaim) -> client::Result<Arc<PersistentVolumeClaim>> {
         let written = Arc::new(self.client.namespaced::<PersistentVolumeClaim>(claim.namespace()).replace(claim.name(), claim).await?);
-        self.shelf.wrote_claim(&written);
+        self.match_again(self.shelf.wrote_claim(&written));
         Ok(written)
     }
 
@@ -278,7 +285,7 @@ impl Binder {
         let next = bind::with_status(claim, phase, volume).map_err(Status::internal)?;
         let Some(next) = next else { return Ok(None) };
         let written = Arc::new(self.client.namespaced::<PersistentVolumeClaim>(claim.namespace()).replace_status(claim.name(), &next).await?);
-        self.shelf.wrote_claim(&written);
+        self.match_again(self.shelf.wrote_claim(&written));
         Ok(Some(written))
     }
 

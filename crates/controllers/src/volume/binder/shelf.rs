@@ -26,6 +26,8 @@ use crate::volume::{capacity, claim_class, requested, volume_class, volume_name}
 
 /// Free volumes of one class and one set of modes, the smallest first.
 type BySize = BTreeSet<(Quantity, String)>;
+/// Free volumes of one class.
+type Free = BTreeMap<Modes, BySize>;
 
 #[derive(Default)]
 pub(super) struct Shelf {
@@ -37,15 +39,15 @@ struct All {
     volumes: HashMap<String, Arc<PersistentVolume>>,
     claims: HashMap<ObjectKey, Arc<PersistentVolumeClaim>>,
     /// Volumes that anybody may have, by class.
-    free: HashMap<String, BTreeMap<Modes, BySize>>,
+    free: HashMap<String, Free>,
     /// Volumes by the claim that they name.
     given: HashMap<ObjectKey, BTreeSet<String>>,
     /// Claims by the volume that they name.
     asking: HashMap<String, BTreeSet<ObjectKey>>,
     /// Claims that name no volume and have not had one, by class, the oldest first.
     waiting: HashMap<String, BTreeSet<(Timestamp, ObjectKey)>>,
-    /// Volumes that a step is about to bind.
-    held: HashSet<String>,
+    /// Volumes that a step is about to bind, and for which claim.
+    held: HashMap<String, ObjectKey>,
 }
 
 /// A volume that nobody else chooses until this is dropped.
@@ -135,9 +137,10 @@ fn is_newer<K: Object>(known: Option<&Arc<K>>, than: &K) -> bool {
 }
 
 impl All {
-    /// Returns whether the volume is free now and was not.
+    /// Returns whether the volume is free, and was not or was another kind of volume.
     fn put_volume(&mut self, volume: Arc<PersistentVolume>) -> bool {
-        let was_free = self.remove_volume(volume.name()).is_some_and(|old| old.uid() == volume.uid() && place(&old).is_some());
+        let same = |old: &PersistentVolume| old.uid() == volume.uid() && old.spec == volume.spec && old.metadata.labels == volume.metadata.labels;
+        let was_free = self.remove_volume(volume.name()).is_some_and(|old| same(&old) && place(&old).is_some());
         let name = volume.name().to_owned();
         if let Some(claim) = given_to(&volume) {
             self.given.entry(claim).or_default().insert(name.clone());
@@ -191,21 +194,31 @@ impl All {
     }
 
     /// The best volume for a claim (upstream `findByClaim`): by sets of modes from the smallest, of each first one that names the
-    /// claim, then the smallest that is free. A class that waits for a pod leaves the free ones to the scheduler.
-    fn best(&self, claim: &PersistentVolumeClaim, waits_for_pod: bool, taken: &HashSet<String>) -> Option<Arc<PersistentVolume>> {
+    /// claim, then the smallest of those that are free.
+    fn best(&self, claim: &PersistentVolumeClaim, free: Option<&Free>) -> Option<Arc<PersistentVolume>> {
         let (wish, wanted) = (Wish::of(claim), Modes::of(claim.spec.as_ref().and_then(|s| s.access_modes.as_ref())));
         let of_claim = self.given.get(&claim.key()).into_iter().flatten().filter_map(|name| self.volumes.get(name));
         let own: Vec<(Modes, &Arc<PersistentVolume>)> = of_claim.filter(|v| is_bound_to(v, claim) && wish.fits(v)).map(|v| (modes_of(v), v)).collect();
-        let free = self.free.get(claim_class(claim)).filter(|_| !waits_for_pod);
         let sets: BTreeSet<Modes> = own.iter().map(|(m, _)| *m).chain(free.into_iter().flat_map(BTreeMap::keys).copied()).collect();
         sets.into_iter().filter(|modes| modes.hold(wanted)).find_map(|modes| {
             let of_claim = own.iter().find(|(m, _)| *m == modes).map(|(_, v)| (*v).clone());
             of_claim.or_else(|| {
                 let large_enough = free?.get(&modes)?.range((wish.size, String::new())..);
-                let mut volumes = large_enough.filter(|(_, name)| !taken.contains(name)).filter_map(|(_, name)| self.volumes.get(name));
+                let mut volumes = large_enough.filter(|(_, name)| !self.held.contains_key(name)).filter_map(|(_, name)| self.volumes.get(name));
                 volumes.find(|v| wish.chooses(v)).cloned()
             })
         })
+    }
+
+    /// The class of a claim that waited, if others of it wait while volumes are free.
+    fn left_behind(&self, waited: Option<Arc<PersistentVolumeClaim>>) -> Option<String> {
+        let class = claim_class(waited.as_deref()?);
+        (self.free.contains_key(class) && self.waiting.contains_key(class)).then(|| class.to_owned())
+    }
+
+    /// The claim, if it waits.
+    fn if_waiting(&self, key: &ObjectKey) -> Option<Arc<PersistentVolumeClaim>> {
+        self.claims.get(key).filter(|c| waits(c)).cloned()
     }
 }
 
@@ -214,7 +227,7 @@ impl Shelf {
         self.all.lock()
     }
 
-    /// What the informer told; returns whether the volume is free now and was not.
+    /// What the informer told; returns whether the volume is free, and was not or was another kind of volume.
     pub(super) fn heard_volume(&self, change: &Delta<PersistentVolume>) -> bool {
         let mut all = self.lock();
         match change {
@@ -226,31 +239,36 @@ impl Shelf {
         }
     }
 
-    pub(super) fn heard_claim(&self, change: &Delta<PersistentVolumeClaim>) {
+    /// What the informer told; returns the class whose claims are to be matched again: one that waited does not any more, and perhaps
+    /// what was free was meant for it.
+    pub(super) fn heard_claim(&self, change: &Delta<PersistentVolumeClaim>) -> Option<String> {
         let mut all = self.lock();
+        let claim = change.object();
+        let waited = all.if_waiting(&claim.key());
         match change {
-            Delta::Deleted(claim) => all.remove_claim(&claim.key()),
-            Delta::Added(claim) | Delta::Updated { new: claim, .. } => {
-                if !is_newer(all.claims.get(&claim.key()), &**claim) {
-                    all.put_claim(claim.clone());
-                }
-            }
+            Delta::Deleted(_) => all.remove_claim(&claim.key()),
+            Delta::Added(_) | Delta::Updated { .. } if is_newer(all.claims.get(&claim.key()), &**claim) => return None,
+            Delta::Added(_) | Delta::Updated { .. } => all.put_claim(claim.clone()),
         }
+        if all.if_waiting(&claim.key()).is_some() { None } else { all.left_behind(waited) }
     }
 
-    /// The answer to an own write; returns whether the volume is free now and was not.
+    /// The answer to an own write; returns what [`Self::heard_volume`] does.
     pub(super) fn wrote_volume(&self, volume: &Arc<PersistentVolume>) -> bool {
         let mut all = self.lock();
         let known = all.volumes.get(volume.name()).is_some_and(|k| k.uid() == volume.uid() && revision(&**k) <= revision(&**volume));
         known && all.put_volume(volume.clone())
     }
 
-    /// The answer to an own write.
-    pub(super) fn wrote_claim(&self, claim: &Arc<PersistentVolumeClaim>) {
+    /// The answer to an own write; returns what [`Self::heard_claim`] does.
+    pub(super) fn wrote_claim(&self, claim: &Arc<PersistentVolumeClaim>) -> Option<String> {
         let mut all = self.lock();
-        if all.claims.get(&claim.key()).is_some_and(|k| k.uid() == claim.uid() && revision(&**k) <= revision(&**claim)) {
-            all.put_claim(claim.clone());
+        if all.claims.get(&claim.key()).is_none_or(|k| k.uid() != claim.uid() || revision(&**k) > revision(&**claim)) {
+            return None;
         }
+        let waited = all.if_waiting(&claim.key());
+        all.put_claim(claim.clone());
+        if waits(claim) { None } else { all.left_behind(waited) }
     }
 
     pub(super) fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
@@ -281,26 +299,32 @@ impl Shelf {
         self.lock().claims.get(claim).is_some_and(|c| waits(c))
     }
 
-    /// The best volume for a claim, held for the caller.
+    /// The best volume for a claim, held for the caller. A class that waits for a pod leaves the free ones to the scheduler.
     pub(super) fn choose(&self, claim: &PersistentVolumeClaim, waits_for_pod: bool) -> Option<Hold<'_>> {
         let mut all = self.lock();
-        let volume = all.best(claim, waits_for_pod, &all.held)?;
-        // One that names the claim is held as well, perhaps twice: by name, it is nobody else's.
-        all.held.insert(volume.name().to_owned());
+        let free = all.free.get(claim_class(claim)).filter(|_| !waits_for_pod);
+        let volume = all.best(claim, free)?;
+        // One that names the claim is held as well, perhaps twice: it is nobody else's.
+        all.held.insert(volume.name().to_owned(), claim.key());
         Some(Hold { shelf: self, volume })
     }
 
-    /// The claims of a class that would find a volume now, each another one.
+    /// The claims of a class that would find a volume now, each another one. A claim that holds one already is none of them.
     pub(super) fn matches(&self, class: &str) -> Vec<ObjectKey> {
         let all = self.lock();
-        let (mut taken, mut found) = (all.held.clone(), Vec::new());
-        if !all.free.contains_key(class) {
-            return found;
-        }
-        for (_, key) in all.waiting.get(class).into_iter().flatten() {
-            if let Some(volume) = all.claims.get(key).and_then(|claim| all.best(claim, false, &taken)) {
-                taken.insert(volume.name().to_owned());
-                found.push(key.clone());
+        let (Some(mut free), Some(waiting)) = (all.free.get(class).cloned(), all.waiting.get(class)) else { return Vec::new() };
+        let holding: HashSet<&ObjectKey> = all.held.values().collect();
+        let mut found = Vec::new();
+        for (_, key) in waiting.iter().filter(|(_, key)| !holding.contains(key)) {
+            let Some(volume) = all.claims.get(key).and_then(|claim| all.best(claim, Some(&free))) else { continue };
+            let (modes, place) = (modes_of(&volume), (capacity(&volume), volume.name().to_owned()));
+            if let Some(by_size) = free.get_mut(&modes) {
+                by_size.remove(&place);
+                free.retain(|_, by_size| !by_size.is_empty());
+            }
+            found.push(key.clone());
+            if free.is_empty() {
+                break;
             }
         }
         found

@@ -8,7 +8,7 @@ use crate::volume::migrated;
 const GIB: &str = "1Gi";
 
 /// A claim in namespace `n` with the UID `U-NAME`, for 1 GiB, once by a node.
-fn claim(name: &str, with: Value) -> Arc<PersistentVolumeClaim> {
+pub(super) fn claim(name: &str, with: Value) -> Arc<PersistentVolumeClaim> {
     let mut claim = json!({"metadata": {"namespace": "n", "name": name, "uid": format!("U-{name}"), "resourceVersion": "5"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": GIB}}}, "status": {"phase": "Pending"}});
     merge(&mut claim, with);
@@ -16,7 +16,7 @@ fn claim(name: &str, with: Value) -> Arc<PersistentVolumeClaim> {
 }
 
 /// A free volume of this size, once by a node.
-fn volume(name: &str, size: &str, with: Value) -> Arc<PersistentVolume> {
+pub(super) fn volume(name: &str, size: &str, with: Value) -> Arc<PersistentVolume> {
     let mut volume = json!({"metadata": {"name": name, "uid": format!("U-{name}"), "resourceVersion": "5"},
         "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": size}, "persistentVolumeReclaimPolicy": "Retain"},
         "status": {"phase": "Available"}});
@@ -24,11 +24,11 @@ fn volume(name: &str, size: &str, with: Value) -> Arc<PersistentVolume> {
     Arc::new(client::typed(&volume).expect("a volume"))
 }
 
-fn merge(into: &mut Value, with: Value) {
+pub(super) fn merge(into: &mut Value, with: Value) {
     machinery::patch::merge(into, &with);
 }
 
-fn owner(name: &str, uid: &str) -> Value {
+pub(super) fn owner(name: &str, uid: &str) -> Value {
     json!({"spec": {"claimRef": {"kind": "PersistentVolumeClaim", "namespace": "n", "name": name, "uid": uid}}})
 }
 
@@ -42,7 +42,9 @@ fn shelf(volumes: &[Arc<PersistentVolume>], claims: &[Arc<PersistentVolumeClaim>
     for volume in volumes {
         shelf.heard_volume(&Delta::Added(volume.clone()));
     }
-    claims.iter().for_each(|c| shelf.heard_claim(&Delta::Added(c.clone())));
+    for claim in claims {
+        shelf.heard_claim(&Delta::Added(claim.clone()));
+    }
     shelf
 }
 
@@ -126,6 +128,31 @@ fn free_volumes_wake_the_oldest_claims_and_no_more() {
     shelf.heard_claim(&Delta::Deleted(claim("middle", json!({}))));
     assert_eq!(shelf.matches("").len(), 1);
     assert_eq!((shelf.asking("v"), shelf.is_waiting(&ObjectKey::new("n", "young"))), (vec![ObjectKey::new("n", "old")], true));
+}
+
+#[test]
+fn a_free_volume_is_not_kept_for_a_claim_that_has_another() {
+    let (a, b, c) = (claim("a", json!({})), claim("b", json!({})), claim("c", json!({})));
+    let shelf = shelf(&[volume("v", GIB, json!({}))], &[a.clone(), b, c]);
+    let hold = shelf.choose(&a, false).expect("a volume");
+    assert!(shelf.heard_volume(&Delta::Added(volume("w", GIB, json!({})))));
+    let woken = || shelf.matches("").iter().map(|k| k.name.clone()).collect::<Vec<_>>();
+    assert_eq!(woken(), ["b"], "a is being bound to v");
+    drop(hold);
+    assert_eq!(woken(), ["a", "b"]);
+    // One of those that were woken goes, or is bound by somebody else: another may have what was meant for it.
+    assert_eq!(shelf.heard_claim(&Delta::Deleted(a)).as_deref(), Some(""));
+    let bound = claim("b", json!({"metadata": {"resourceVersion": "6"}, "spec": {"volumeName": "elsewhere"}}));
+    assert_eq!((shelf.wrote_claim(&bound).as_deref(), shelf.wrote_claim(&bound)), (Some(""), None));
+    assert_eq!(woken(), ["c"]);
+    // A label that a selector asks for comes later.
+    let chooser = claim("chooser", json!({"spec": {"storageClassName": "x", "selector": {"matchLabels": {"a": "b"}}}}));
+    shelf.heard_claim(&Delta::Added(chooser));
+    let of_class =
+        |labels: Value, version: &str| volume("x", GIB, json!({"metadata": {"labels": labels, "resourceVersion": version}, "spec": {"storageClassName": "x"}}));
+    assert!(shelf.heard_volume(&Delta::Added(of_class(json!({}), "5"))) && shelf.matches("x").is_empty());
+    let labelled = of_class(json!({"a": "b"}), "6");
+    assert!(shelf.heard_volume(&Delta::Updated { old: of_class(json!({}), "5"), new: labelled }) && shelf.matches("x").len() == 1);
 }
 
 #[test]
