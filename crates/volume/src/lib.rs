@@ -9,6 +9,7 @@ pub mod disk;
 mod driver;
 mod drivers;
 pub mod ext4;
+pub mod provision;
 
 pub use driver::{Abilities, Access, Code, Driver, Expand, Failure, Info, Mode, Publish, Secrets, Stage, Stats, Usage, Volume};
 pub use drivers::Drivers;

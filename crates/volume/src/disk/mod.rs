@@ -152,6 +152,18 @@ impl Disk {
         .await
     }
 
+    /// A volume, if it is there.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub async fn find(&self, handle: &str) -> Result<Option<Found>, Failure> {
+        let own = handle.to_owned();
+        match self.work(handle, move |disk| disk.store.find(&own)).await {
+            Err(failure) if failure.code == Code::NotFound => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
     /// All volumes.
     ///
     /// # Errors

@@ -230,6 +230,12 @@ impl Store {
         OpenOptions::new().read(true).write(true).open(&path).map_err(broken("cannot open", &path))
     }
 
+    /// A volume.
+    pub(super) fn find(&self, handle: &str) -> Result<Found, Failure> {
+        let (meta, path) = (self.meta(handle)?, self.path(handle));
+        Ok(found(meta, path))
+    }
+
     /// Volumes that are there, by their names.
     ///
     /// # Errors
@@ -386,6 +392,11 @@ fn finish(file: &mut File, changes: &ext4::Changes, growing: &Path) -> io::Resul
     fs::remove_file(growing)
 }
 
+fn found(meta: Meta, path: PathBuf) -> Found {
+    let used = path.join(IMAGE).metadata().map_or(0, |m| m.blocks() * 512);
+    Found { used, kept: path.join(KEPT).exists(), meta, path }
+}
+
 /// Volumes in a store's directory, by their names; none where there is no directory. For those who have no store open.
 ///
 /// # Errors
@@ -401,8 +412,7 @@ pub fn list(dir: &Path) -> io::Result<Vec<Found>> {
         let meta = fs::read(path.join(META)).ok().and_then(|text| serde_json::from_slice::<Meta>(&text).ok());
         // What has no note of ours, or another's, is none of ours.
         let Some(meta) = meta.filter(|m| path.file_name().is_some_and(|name| name == m.handle.as_str())) else { continue };
-        let used = path.join(IMAGE).metadata().map_or(0, |m| m.blocks() * 512);
-        all.push(Found { used, kept: path.join(KEPT).exists(), meta, path });
+        all.push(found(meta, path));
     }
     all.sort_by(|a, b| a.meta.handle.cmp(&b.meta.handle));
     Ok(all)
