@@ -1,11 +1,14 @@
-//! What a cluster of knarr has besides the original's own objects: the rights of its DNS.
+//! What a cluster of knarr has besides the original's own objects: the rights of its DNS, and a class of storage with its driver.
 //!
-//! The original leaves DNS to an add-on that an administrator applies; here the part has an identity of its own, which
-//! may read what it answers from and keep the one Service that leads to it.
+//! The original leaves both to add-ons that an administrator applies; here the parts have identities of their own. DNS may read
+//! what it answers from and keep the one Service that leads to it; the provisioner of volumes may do what CSI's sidecars may. What is
+//! there is left as it is, whoever changed it.
 
 use crate::{local, manifest};
-use client::Client;
+use client::{Client, ListParams, Meta as _};
 use identity::User;
+use k8s_openapi::api::storage::v1::StorageClass;
+use machinery::Value;
 
 /// The identity of DNS.
 pub const DNS_USER: &str = "system:knarr-dns";
@@ -39,20 +42,69 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: "system:knarr-d
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: "system:knarr-dns"}]
 "#;
 
+/// The rights of the provisioner of volumes, and how others know its driver.
+const STORAGE: &str = r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: "system:knarr-volume-provisioner"}
+rules:
+- {apiGroups: [""], resources: [persistentvolumes], verbs: [get, list, watch, create, patch, delete]}
+- {apiGroups: [""], resources: [persistentvolumeclaims], verbs: [get, list, watch, update]}
+- {apiGroups: [""], resources: [persistentvolumeclaims/status], verbs: [patch]}
+- {apiGroups: [""], resources: [events], verbs: [create, patch, update]}
+- {apiGroups: [""], resources: [nodes], verbs: [get, list, watch]}
+- {apiGroups: [storage.k8s.io], resources: [storageclasses], verbs: [get, list, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: "system:knarr-volume-provisioner"}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:knarr-volume-provisioner"}
+subjects: [{kind: ServiceAccount, name: knarr-volume-provisioner, namespace: kube-system}]
+---
+apiVersion: storage.k8s.io/v1
+kind: CSIDriver
+metadata: {name: disk.knarr.local}
+spec: {attachRequired: false, podInfoOnMount: false, fsGroupPolicy: File, storageCapacity: false, volumeLifecycleModes: [Persistent]}
+---
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: standard}
+provisioner: disk.knarr.local
+reclaimPolicy: Delete
+volumeBindingMode: WaitForFirstConsumer
+allowVolumeExpansion: true
+"#;
+
+/// Marks the class of claims that name none.
+const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
+const BETA_DEFAULT_CLASS: &str = "storageclass.beta.kubernetes.io/is-default-class";
+
 /// DNS as a user.
 pub fn dns_user() -> User {
     local::user(DNS_USER, &[])
 }
 
 /// Makes what is not there.
-pub async fn apply(admin: &Client) -> anyhow::Result<()> {
-    let objects = manifest::parse(DNS_RIGHTS)?;
-    let all = objects.iter().map(|object| async move {
-        if manifest::read_now(admin, object).await.is_err() {
-            manifest::apply(admin, object).await?;
+pub async fn apply(admin: &Client, storage: bool) -> anyhow::Result<()> {
+    let mut objects = manifest::parse(DNS_RIGHTS)?;
+    if storage {
+        objects.extend(manifest::parse(STORAGE)?);
+    }
+    let all = objects.into_iter().map(|mut object| async move {
+        if manifest::read_now(admin, &object).await.is_err() {
+            if object.value["kind"] == "StorageClass" && !has_default(admin).await? {
+                object.value["metadata"]["annotations"] = Value::Object([(DEFAULT_CLASS.to_owned(), "true".into())].into_iter().collect());
+            }
+            manifest::apply(admin, &object).await?;
         }
         anyhow::Ok(())
     });
     futures_util::future::try_join_all(all).await?;
     Ok(())
+}
+
+/// Whether somebody has chosen a default already.
+async fn has_default(admin: &Client) -> anyhow::Result<bool> {
+    let classes = admin.all::<StorageClass>().list(&ListParams::default()).await?;
+    Ok(classes.items().iter().any(|class| [DEFAULT_CLASS, BETA_DEFAULT_CLASS].iter().any(|key| class.annotation(key) == Some("true"))))
 }

@@ -24,6 +24,9 @@ pub enum Command {
     /// Images of a cluster's node: import archives, list, remove
     #[command(subcommand)]
     Image(Image),
+    /// Volumes of a cluster's node: list
+    #[command(subcommand)]
+    Volume(Volume),
     /// Run the scheduler alone, against any API server
     Scheduler(Scheduler),
     /// Run the controllers alone, against any API server
@@ -58,6 +61,7 @@ pub enum Component {
     Kubelet,
     Proxy,
     Dns,
+    Storage,
 }
 
 #[derive(Debug, Args)]
@@ -147,6 +151,16 @@ pub enum Image {
         /// The images' names or IDs
         #[arg(required = true)]
         images: Vec<String>,
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Volume {
+    /// List the volumes that were made for claims, also of a cluster that does not run
+    #[command(alias = "ls")]
+    List {
         #[command(flatten)]
         which: Which,
     },

@@ -7,6 +7,7 @@ use crate::{
     log::log,
     preflight,
     progress::Steps,
+    volumes,
 };
 use anyhow::{Context as _, bail};
 use nix::{
@@ -58,6 +59,7 @@ pub async fn run(down: &Down) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || network::pod::purge(&mark)).await?.context("the pod network")?;
     steps.done("links, addresses and rules removed");
     kubelet::purge(&cluster.data.join("kubelet")).context("the pods' volumes")?;
+    volume::disk::purge(&volumes::directory(&cluster.data)).context("the volumes' devices")?;
     forget(&cluster, down.which.kubeconfig.as_deref(), &known);
     if !down.keep_data {
         let left = cluster::remove_known(&cluster.data)?;

@@ -30,6 +30,7 @@ mod rooms;
 mod serve;
 mod signals;
 mod up;
+mod volumes;
 
 use clap::Parser as _;
 use std::process::ExitCode;
@@ -69,6 +70,7 @@ fn run(command: cli::Command) -> anyhow::Result<()> {
             cli::Command::Up(up) => up::run(up).await,
             cli::Command::Down(down) => down::run(&down).await,
             cli::Command::Image(image) => image::run(image).await,
+            cli::Command::Volume(volume) => volumes::run(&volume),
             cli::Command::Scheduler(part) => part::scheduler(&part).await,
             cli::Command::Controllers(part) => part::controllers(&part).await,
             cli::Command::Kubelet(part) => part::kubelet(&part).await,

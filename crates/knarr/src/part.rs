@@ -9,7 +9,7 @@ use crate::{
     preflight,
     progress::Steps,
     serve::{cidr, network_config, node_own_ports},
-    signals,
+    signals, volumes,
 };
 use anyhow::Context as _;
 use client::lease::{self, LeaderElector, Term};
@@ -21,9 +21,11 @@ use std::{
     hash::{BuildHasher, RandomState},
     net::IpAddr,
     path::Path,
+    sync::Arc,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use volume::{Drivers, disk::Disk};
 
 /// The port of the API server, if it is one of this host's: nobody else gets it here.
 async fn api_port(server: &str) -> Option<OwnPort> {
@@ -151,7 +153,12 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     config.own_ports = own_ports;
     let kept = network.clone();
     let keep = kept.keep(stop.clone());
-    let kubelet = kubelet::run(config, client.user_agent("kubelet"), informers, runtime, network, volume::Drivers::default(), stop.clone());
+    // Volumes are provisioned beside an API server of knarr's; this node brings those that it has to pods.
+    let drivers = Drivers::default();
+    let directory = volumes::directory(&cluster.data);
+    let disk = Disk::open(&directory, &config.node_name).with_context(|| format!("the volumes in {}", directory.display()))?;
+    drivers.add(volume::disk::NAME, Arc::new(disk));
+    let kubelet = kubelet::run(config, client.user_agent("kubelet"), informers, runtime, network, drivers, stop.clone());
     let keep = async {
         keep.await;
         Ok(())

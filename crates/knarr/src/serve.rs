@@ -11,6 +11,7 @@ use crate::{
     progress::Steps,
     rooms::Room,
     signals::End,
+    volumes,
 };
 use anyhow::{Context as _, anyhow};
 use apiserver::{AdmissionOptions, AdmissionSettings, ApiServer, Config};
@@ -33,6 +34,7 @@ use std::{
 };
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use volume::{Drivers, disk::Disk, provision};
 
 /// For requests that are being answered when the end comes.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -137,13 +139,22 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
                 kept.keep(token).await;
                 Ok::<_, std::convert::Infallible>(())
             });
-            start_kubelet(setup, &door, pki.kubelet_server_config(&own)?, (runtime.clone(), network.clone(), &rooms.node), &pods_stop, &mut parts);
+            let (disk, drivers) = (open_disk(setup)?, Drivers::default());
+            if let Some(disk) = &disk {
+                drivers.add(volume::disk::NAME, Arc::new(disk.clone()));
+            }
+            start_kubelet(setup, &door, pki.kubelet_server_config(&own)?, (runtime.clone(), network.clone(), drivers, &rooms.node), &pods_stop, &mut parts);
+            if let Some(disk) = disk.filter(|_| setup.has(Component::Storage)) {
+                let client = door.client(local::service_account(provision::ACCOUNT)).user_agent(provision::ACCOUNT);
+                let provisioner = provision::run(setup.node_name.clone(), disk, client, informers.clone(), stop.clone());
+                spawn(&mut parts, &rooms.node.handle, "volume provisioner", provisioner);
+            }
             node_pki = Some(own);
             (Some(runtime), Some(network))
         }
         None => (None, None),
     };
-    addons::apply(&admin).await?;
+    addons::apply(&admin, setup.has(Component::Storage)).await?;
     services(setup, door.client(addons::dns_user()), (&informers, &rooms.node), &stop, &mut parts).await?;
     credentials(setup, &pki)?;
 
@@ -300,7 +311,7 @@ fn start_kubelet(
     setup: &Setup<'_>,
     door: &Door,
     tls: Arc<rustls::ServerConfig>,
-    (runtime, network, room): (Runtime, PodNetwork, &Room),
+    (runtime, network, drivers, room): (Runtime, PodNetwork, Drivers, &Room),
     stop: &CancellationToken,
     parts: &mut Parts,
 ) {
@@ -316,7 +327,16 @@ fn start_kubelet(
     let client = door.client(local::user(&format!("system:node:{name}"), &["system:nodes"])).user_agent("kubelet");
     let _inside = room.handle.enter();
     let informers = Informers::new(client.clone(), stop.clone());
-    spawn(parts, &room.handle, KUBELET, kubelet::run(config, client, informers, runtime, network, volume::Drivers::default(), stop.clone()));
+    spawn(parts, &room.handle, KUBELET, kubelet::run(config, client, informers, runtime, network, drivers, stop.clone()));
+}
+
+/// The driver of volumes on this node's disk: also where nothing new is provisioned, for the volumes that are there.
+fn open_disk(setup: &Setup<'_>) -> anyhow::Result<Option<Disk>> {
+    let directory = volumes::directory(&setup.cluster.data);
+    if !setup.has(Component::Storage) && !directory.exists() {
+        return Ok(None);
+    }
+    Disk::open(&directory, &setup.node_name).map(Some).with_context(|| format!("the volumes in {}", directory.display()))
 }
 
 /// The node's services: proxy and DNS. They belong to a node, so without one there are none.
@@ -386,6 +406,8 @@ fn credentials(setup: &Setup<'_>, pki: &ClusterPki) -> anyhow::Result<()> {
             Component::Kubelet => ("kubelet", pki.node(&setup.node_name, &[setup.plan.node_ip().into()])?.client),
             Component::Proxy => ("proxy", pki.proxy.clone()),
             Component::Dns => ("dns", pki.ca.client_cert("dns", addons::DNS_USER, &[])?),
+            // Others that provision have service accounts of their own.
+            Component::Storage => continue,
         };
         ClusterPki::write_kubeconfig(&directory.join(format!("{name}.conf")), &pki.kubeconfig(name, &server, &own))?;
     }

@@ -21,7 +21,7 @@ use super::{
 /// Names the cluster whose directory it is in.
 const MARK: &str = "mark.json";
 /// What knarr makes in a data directory; the mark goes last.
-const ENTRIES: [&str; 10] = ["pki", "store", "runtime", "kubelet", "kubeconfig", "knarr.log", plan::FILE, "cluster.json.new", "mark.json.new", MARK];
+const ENTRIES: [&str; 11] = ["pki", "store", "runtime", "kubelet", "volumes", "kubeconfig", "knarr.log", plan::FILE, "cluster.json.new", "mark.json.new", MARK];
 /// What its owner may put there before the first start, and keeps.
 const USERS: [&str; 1] = ["registries.yaml"];
 

@@ -296,7 +296,7 @@ impl Inner {
     fn unstage(&self, handle: &str, at: &Path) -> Result<(), Failure> {
         if mounts::at(at).told("cannot read the mounts")?.is_some_and(|m| m.device.0 == LOOP_MAJOR) {
             // Unmounting would write, too, but gives not all back to the disk that was deleted just now (seen on Linux 6.18).
-            let _ = File::open(at).map(|inside| nix::unistd::syncfs(inside));
+            let _ = File::open(at).map(nix::unistd::syncfs);
         }
         mounts::unmount(at).told(format!("cannot unmount {}", at.display()))?;
         // Of one that is gone the device is, too: it is not removed while it has one.

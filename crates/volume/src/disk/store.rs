@@ -226,6 +226,7 @@ impl Store {
     }
 
     pub(super) fn image(&self, handle: &str) -> Result<File, Failure> {
+        check_handle(handle)?;
         let path = self.path(handle).join(IMAGE);
         OpenOptions::new().read(true).write(true).open(&path).map_err(broken("cannot open", &path))
     }
@@ -300,7 +301,8 @@ impl Store {
         let disk = nix::sys::statvfs::statvfs(&self.dir).map_err(|e| broken("cannot look at", &self.dir)(e.into()))?;
         let free = disk.blocks_available().saturating_mul(disk.fragment_size());
         if bytes > free {
-            let text = format!("not enough space on node {}: {bytes} bytes are asked for, {free} are free", self.node);
+            // Not how much is free: an Event that says the same again is counted, and not another.
+            let text = format!("not enough space on node {} for {bytes} bytes", self.node);
             return Err(Failure::new(Code::ResourceExhausted, text));
         }
         Ok(())
