@@ -105,6 +105,12 @@ impl Fake {
                 self.put(&format!("{path}/{}", body["metadata"]["name"].as_str().unwrap_or_default()), body.clone());
                 (201, full(&body))
             }
+            Method::PATCH if !path.ends_with("/status") => {
+                let mut object = self.get(&path);
+                merge(&mut object, &body);
+                self.put(&path, object);
+                (200, full(&self.get(&path)))
+            }
             Method::PATCH => {
                 let path = path.trim_end_matches("/status");
                 let mut object = self.get(path);
@@ -175,12 +181,31 @@ fn pod(name: &str, cpu: &str, priority: i32) -> Value {
         "schedulerName": "default-scheduler", "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}, "status": {"phase": "Pending"}})
 }
 
+/// A merge patch (RFC 7396).
+fn merge(object: &mut Value, patch: &Value) {
+    let Some(fields) = patch.as_object() else {
+        *object = patch.clone();
+        return;
+    };
+    for (name, value) in fields {
+        if value.is_null() {
+            object.as_object_mut().map(|o| o.remove(name));
+        } else {
+            merge(&mut object[name.as_str()], value);
+        }
+    }
+}
+
 fn start() -> (Arc<Fake>, CancellationToken) {
+    start_with(Config::default())
+}
+
+fn start_with(config: Config) -> (Arc<Fake>, CancellationToken) {
     let fake = Arc::new(Fake { state: Mutex::default(), written: watch::Sender::new(0) });
     let client = Client::new(Arc::new(Wire(fake.clone())));
     let token = CancellationToken::new();
     let informers = Informers::new(client.clone(), token.clone());
-    tokio::spawn(crate::run(Config::default(), client, informers, token.clone()));
+    tokio::spawn(crate::run(config, client, informers, token.clone()));
     (fake, token)
 }
 
@@ -280,4 +305,200 @@ async fn the_room_of_a_pod_that_waited_for_a_node_is_free_when_it_goes() {
     fake.remove(&path_of("high"));
     assert_eq!(fake.on_node("low").await, "n1");
     assert_eq!(tokio::time::Instant::now(), began, "it was told, and did not wait for its five minutes");
+}
+
+const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/data";
+
+/// A pod with a claim whose class waits for it.
+fn with_claim(fake: &Fake) {
+    fake.put(
+        "/apis/storage.k8s.io/v1/storageclasses/fast",
+        json!({"metadata": {"name": "fast"}, "provisioner": "p", "volumeBindingMode": "WaitForFirstConsumer"}),
+    );
+    fake.put(
+        CLAIM,
+        json!({"metadata": {"namespace": "shop", "name": "data", "uid": "data", "annotations": {"a": "b"}},
+        "spec": {"storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}}}}),
+    );
+    fake.put("/api/v1/nodes/n1", node("4"));
+    let mut it = pod("web", "1", 1);
+    it["spec"]["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]);
+    fake.put(&path_of("web"), it);
+}
+
+async fn selected(fake: &Fake) {
+    fake.until(|s| (s.objects.get(CLAIM)?["metadata"]["annotations"]["volume.kubernetes.io/selected-node"] == "n1").then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_waits_for_its_volume_with_its_node_told() {
+    let (fake, _token) = start();
+    with_claim(&fake);
+    selected(&fake).await;
+    let path = path_of("web");
+    let nominated = fake.until(|s| s.objects[&path]["status"]["nominatedNodeName"].as_str().map(str::to_owned)).await;
+    assert_eq!(nominated, "n1");
+    assert!(fake.get(&path)["spec"]["nodeName"].is_null());
+    let began = tokio::time::Instant::now();
+    fake.put("/api/v1/persistentvolumes/v", json!({"metadata": {"name": "v"}, "spec": {}}));
+    let mut bound = fake.get(CLAIM);
+    bound["metadata"]["annotations"]["pv.kubernetes.io/bind-completed"] = "yes".into();
+    bound["spec"]["volumeName"] = "v".into();
+    fake.put(CLAIM, bound);
+    assert_eq!(fake.on_node("web").await, "n1");
+    assert_eq!(tokio::time::Instant::now(), began, "no timer was waited for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provisioner_that_gives_a_node_back_lets_the_pod_look_again() {
+    let (fake, _token) = start();
+    with_claim(&fake);
+    selected(&fake).await;
+    let mut refused = fake.get(CLAIM);
+    refused["metadata"]["annotations"] = json!({"a": "b"});
+    fake.put(CLAIM, refused);
+    let told = "running PreBind plugin \"VolumeBinding\": binding volumes: provisioning failed for PVC \"data\"";
+    assert_eq!(fake.event("web", "FailedScheduling").await, told);
+    let path = path_of("web");
+    fake.until(|s| s.objects[&path]["status"]["nominatedNodeName"].is_null().then_some(())).await;
+    // After its rest it is decided again, and the provisioner asked again.
+    selected(&fake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_room_of_one_who_waits_for_a_volume_is_taken_without_a_deletion() {
+    let (fake, _token) = start();
+    with_claim(&fake);
+    selected(&fake).await;
+    fake.put(&path_of("high"), pod("high", "4", 100));
+    assert_eq!(fake.event("web", "Preempted").await, "Preempted by pod high on node n1 (in kube-scheduler memory).");
+    assert_eq!(fake.on_node("high").await, "n1");
+    assert!(!fake.get(&path_of("web")).is_null(), "it was not deleted");
+}
+
+/// What an extender was asked.
+type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+
+/// A scheduler with an extender that answers so; and what it was asked, as `VERB BODY`.
+fn extended(raw: Value, answer: impl Fn(&str, &Value) -> (u16, Value) + Send + Sync + 'static) -> (Arc<Fake>, CancellationToken, Asked) {
+    let asked: Asked = Arc::default();
+    let noted = asked.clone();
+    let transport = move |request: Request<Bytes>| {
+        let verb = request.uri().path().trim_start_matches("/x/").to_owned();
+        let body: Value = serde_json::from_slice(request.body()).unwrap_or_default();
+        let (code, answer) = answer(&verb, &body);
+        noted.lock().push((verb, body));
+        let answer = Response::builder().status(code).body(full(&answer)).unwrap();
+        let answered: BoxFuture<'static, client::Result<Response<Body>>> = Box::pin(std::future::ready(Ok(answer)));
+        answered
+    };
+    let mut raw = raw;
+    raw["urlPrefix"] = "http://extender/x/".into();
+    let raw = serde_json::from_value(raw).unwrap();
+    let extender = crate::extender::Extender::over(&raw, "/x/", Arc::new(transport)).unwrap();
+    let config = Config { extenders: vec![Arc::new(extender)], ..Config::default() };
+    let (fake, token) = start_with(config);
+    for name in ["n1", "n2"] {
+        fake.put(&format!("/api/v1/nodes/{name}"), {
+            let mut it = node("4");
+            it["metadata"]["name"] = name.into();
+            it
+        });
+    }
+    (fake, token, asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extender_filters_scores_and_binds() {
+    let verbs = json!({"filterVerb": "filter", "prioritizeVerb": "score", "bindVerb": "bind", "weight": 3, "nodeCacheCapable": true});
+    let (fake, _token, asked) = extended(verbs, |verb, body| match verb {
+        // As a server that is not written in Go may spell it.
+        "filter" => (200, json!({"nodenames": body["NodeNames"], "error": ""})),
+        "score" => (200, json!([{"Host": "n1", "Score": 0}, {"Host": "n2", "Score": 10}])),
+        _ => (200, json!({"Error": ""})),
+    });
+    fake.put(&path_of("web"), pod("web", "1", 0));
+    assert_eq!(fake.event("web", "Scheduled").await, "Successfully assigned shop/web to n2");
+    let asked = asked.lock().clone();
+    let verbs: Vec<&str> = asked.iter().map(|(verb, _)| verb.as_str()).collect();
+    assert_eq!(verbs, ["filter", "score", "bind"]);
+    assert_eq!(asked[2].1, json!({"PodName": "web", "PodNamespace": "shop", "PodUID": "web", "Node": "n2"}));
+    assert_eq!((&asked[0].1["Nodes"], &asked[0].1["Pod"]["metadata"]["name"]), (&Value::Null, &json!("web")));
+    assert!(fake.get(&path_of("web"))["spec"]["nodeName"].is_null(), "we do not bind beside it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_extender_turns_away_is_looked_at_again_after_any_change() {
+    let open = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let opened = open.clone();
+    let (fake, _token, _asked) = extended(json!({"filterVerb": "filter"}), move |_, body| {
+        let nodes = if opened.load(std::sync::atomic::Ordering::Relaxed) { body["Nodes"].clone() } else { json!({"items": []}) };
+        (200, json!({"Nodes": nodes, "FailedNodes": {"n1": "too warm"}, "FailedAndUnresolvableNodes": {"n1": "on fire", "n2": "on fire"}}))
+    });
+    fake.put(&path_of("web"), pod("web", "1", 0));
+    let told = "0/2 nodes are available: 2 on fire. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+    assert_eq!(fake.event("web", "FailedScheduling").await, told);
+    open.store(true, std::sync::atomic::Ordering::Relaxed);
+    fake.put("/api/v1/namespaces/any", json!({"metadata": {"name": "any"}}));
+    fake.on_node("web").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extender_that_fails_is_an_error_unless_it_may_be_left_out() {
+    for ignorable in [false, true] {
+        let (fake, _token, _asked) = extended(json!({"filterVerb": "filter", "ignorable": ignorable}), |_, _| (500, json!({})));
+        fake.put(&path_of("web"), pod("web", "1", 0));
+        if ignorable {
+            fake.on_node("web").await;
+        } else {
+            assert_eq!(fake.event("web", "FailedScheduling").await, "failed filter with extender at URL http://extender/x/filter, code 500");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extender_is_asked_about_what_it_manages_and_who_has_to_go() {
+    let raw = json!({"preemptVerb": "preempt", "nodeCacheCapable": true, "managedResources": [{"name": "example.com/card"}]});
+    let (fake, _token, asked) = extended(raw, |_, body| {
+        let kept = body["NodeNameToMetaVictims"]["n2"].clone();
+        (200, json!({"NodeNameToMetaVictims": {"n2": kept}}))
+    });
+    for (name, on) in [("low1", "n1"), ("low2", "n2")] {
+        let mut it = pod(name, "4", 1);
+        it["spec"]["nodeName"] = on.into();
+        fake.put(&path_of(name), it);
+    }
+    for node in ["n1", "n2"] {
+        let path = format!("/api/v1/nodes/{node}");
+        let mut it = fake.get(&path);
+        it["status"]["allocatable"]["example.com/card"] = "1".into();
+        fake.put(&path, it);
+    }
+    let mut high = pod("high", "4", 100);
+    high["spec"]["containers"][0]["resources"]["requests"]["example.com/card"] = "1".into();
+    fake.put(&path_of("high"), high);
+    assert_eq!(fake.on_node("high").await, "n2");
+    assert!(fake.get(&path_of("low2")).is_null() && !fake.get(&path_of("low1")).is_null());
+    let asked = asked.lock().clone();
+    assert_eq!((asked[0].0.as_str(), &asked[0].1["NodeNameToMetaVictims"]["n1"]["Pods"]), ("preempt", &json!([{"UID": "low1"}])));
+    fake.put(&path_of("plain"), pod("plain", "1", 0));
+    fake.event("plain", "FailedScheduling").await;
+    assert!(asked.len() < 3, "it is not asked about pods that want nothing of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn profiles_have_pods_of_their_own() {
+    let yaml = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\nprofiles:\n- schedulerName: mine\n- schedulerName: free\n  plugins:\n    filter:\n      disabled: [{name: NodeResourcesFit}]\n";
+    let (fake, _token) = start_with(Config::parse(yaml.as_bytes()).unwrap());
+    fake.put("/api/v1/nodes/n1", node("1"));
+    for (name, by) in [("one", "default-scheduler"), ("two", "mine"), ("three", "free")] {
+        fake.put(&path_of(name), {
+            let mut it = pod(name, "2", 0);
+            it["spec"]["schedulerName"] = by.into();
+            it
+        });
+    }
+    fake.on_node("three").await;
+    assert!(fake.event("two", "FailedScheduling").await.contains("Insufficient cpu"));
+    assert!(fake.get(&path_of("one"))["spec"]["nodeName"].is_null());
 }

@@ -178,6 +178,8 @@ pub(crate) fn make(name: &str, args: &Args, ignored: &Ignored) -> Option<Arc<dyn
 #[cfg(test)]
 mod registry_tests;
 #[cfg(test)]
+mod settings_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod volume_tests;

@@ -56,10 +56,26 @@ pub(crate) enum Other {
     Namespace,
 }
 
+/// Each profile tells events under its own name.
+#[derive(Clone)]
+struct Recorders(Arc<HashMap<String, Recorder>>, Recorder);
+
+impl Recorders {
+    fn new(client: &Client, config: &Config) -> Self {
+        let one = |name: &str| Recorder::new(client.clone(), name, "");
+        Self(Arc::new(config.profiles.iter().map(|p| (p.name.clone(), one(&p.name))).collect()), one("default-scheduler"))
+    }
+
+    /// The one of a pod's profile.
+    fn of(&self, pod: &Pod) -> &Recorder {
+        self.0.get(pod::scheduler_name(pod)).unwrap_or(&self.1)
+    }
+}
+
 struct Scheduler {
     config: Config,
     client: Client,
-    recorder: Recorder,
+    recorders: Recorders,
     world: World,
     cache: Cache,
     queue: Queue,
@@ -86,13 +102,13 @@ pub(crate) async fn run(config: Config, client: Client, informers: Informers) ->
     let (reports, receiver) = mpsc::unbounded_channel();
     let volume_changes = watch::Sender::new(());
     follow_others(&world, &reports, &volume_changes);
-    let recorder = Recorder::new(client.clone(), "default-scheduler", "");
-    let notes = write::start(client.clone(), recorder.clone(), pods.clone());
+    let recorders = Recorders::new(&client, &config);
+    let notes = write::start(client.clone(), recorders.clone(), pods.clone());
     let scheduler = Scheduler {
         queue: Queue::new(&config),
         config,
         client,
-        recorder,
+        recorders,
         world,
         cache: Cache::default(),
         nominated: Nominated::new(),
@@ -291,7 +307,7 @@ impl Scheduler {
         if pod.pod.is_deleting() {
             // It will be gone soon; nothing more is heard of it until then.
             let text = format!("skip schedule deleting pod: {}/{}", pod.pod.namespace(), pod.pod.name());
-            self.recorder.event(&client::object_reference(&*pod.pod), client::EventType::Warning, "FailedScheduling", text);
+            self.recorders.of(&pod.pod).event(&client::object_reference(&*pod.pod), client::EventType::Warning, "FailedScheduling", text);
             return;
         }
         let Some(profile) = self.config.profiles.get(pod.scheduler_name()).cloned() else { return };
@@ -341,7 +357,7 @@ impl Scheduler {
         let binder = self.config.extenders.iter().find(|e| e.binds() && e.is_interested(pod)).cloned();
         let work = bind::Work {
             client: self.client.clone(),
-            recorder: self.recorder.clone(),
+            recorder: self.recorders.of(&pod.pod).clone(),
             claims: self.world.claims.clone(),
             volumes: self.world.volumes.clone(),
             changes: self.volume_changes.subscribe(),
@@ -423,9 +439,9 @@ impl Scheduler {
         });
         for victim in called_off {
             let text = format!("{text} (in kube-scheduler memory).");
-            self.recorder.event(&client::object_reference(&*victim.pod), client::EventType::Normal, "Preempted", text);
+            self.recorders.of(&pod.pod).event(&client::object_reference(&*victim.pod), client::EventType::Normal, "Preempted", text);
         }
-        let (client, recorder, reports) = (self.client.clone(), self.recorder.clone(), self.reports.clone());
+        let (client, recorder, reports) = (self.client.clone(), self.recorders.of(&pod.pod).clone(), self.reports.clone());
         let by = pod.scheduler_name().to_owned();
         tokio::spawn(async move {
             let done = Box::pin(write::evict(&client, &recorder, &victims, &by, &text)).await;

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{self, UnboundedSender};
 
+use super::Recorders;
 use crate::pod::{self, PodInfo};
 
 /// Bytes of an event's message at most (upstream `NoteLengthLimit`).
@@ -71,7 +72,7 @@ impl Pending {
 }
 
 /// Starts the task that writes notes; it ends when nobody can send it any.
-pub(super) fn start(client: Client, recorder: Recorder, pods: Informer<Pod>) -> UnboundedSender<Note> {
+pub(super) fn start(client: Client, recorders: Recorders, pods: Informer<Pod>) -> UnboundedSender<Note> {
     let (sender, mut receiver) = mpsc::unbounded_channel::<Note>();
     tokio::spawn(async move {
         let mut pending = Pending::default();
@@ -82,7 +83,7 @@ pub(super) fn start(client: Client, recorder: Recorder, pods: Informer<Pod>) -> 
                     pending.push(later);
                 }
                 let Some(note) = pending.pop() else { break };
-                write(&client, &recorder, &pods, &note).await;
+                write(&client, recorders.of(&note.pod), &pods, &note).await;
             }
         }
     });
