@@ -24,6 +24,8 @@ use crate::{evict, gc, logs, node, server, util, volumes};
 const LOOK: Duration = Duration::from_secs(10);
 /// How often what belongs to nobody is looked for (upstream's collectors: a minute).
 const ORPHANS: Duration = Duration::from_secs(60);
+/// First wait before plugins are followed anew.
+const REGISTRY_RETRY: Duration = Duration::from_secs(1);
 /// How often images that can go are looked for.
 const IMAGE_GC: Duration = Duration::from_secs(300);
 
@@ -51,6 +53,10 @@ pub async fn run(
     let changes = crate::real::pod_changes(&informers, &config.node_name, shutdown.clone());
     let api: SharedApi = Arc::new(crate::real::RealApi::new(client.user_agent("kubelet"), informers, &config.node_name));
     let runtime: SharedRuntime = Arc::new(crate::real::RealRuntime::new(runtime));
+    let root = config.root_dir.clone();
+    if let Err(error) = util::blocking(move || volumes::persistent::share(&root)).await {
+        tracing::warn!(%error, "what drivers of volumes mount in their containers is not seen");
+    }
     run_with(config, api, runtime, Arc::new(crate::real::RealNet::new(network)), drivers, changes, shutdown).await
 }
 
@@ -105,9 +111,12 @@ pub async fn run_with(
         config,
     });
     let mut events = runtime.events();
+    let keeper = Arc::new(node::csi::CsiNode::new(Arc::clone(&cx.api), &cx.config.node_name));
     let served = server::spawn(Arc::clone(&cx), pods.clone(), stop.clone()).await?;
     let (sender, registered) = watch::channel(false);
     tokio::spawn(node::run(Arc::clone(&cx), stop.clone(), sender));
+    tokio::spawn(node::csi::run(Arc::clone(&keeper), cx.persistent.drivers().clone(), registered.clone(), stop.clone()));
+    plugins(&cx, keeper, &stop);
     keep_house(&cx, &pods, &stop);
     let mut manager = Manager::new(Arc::clone(&cx), pods.clone(), stop.clone());
     let mut synced = false;
@@ -152,6 +161,21 @@ pub async fn run_with(
         let _ = server.await;
     }
     Ok(())
+}
+
+/// Follows the plugins that register at this kubelet.
+fn plugins(cx: &Arc<Context>, keeper: Arc<node::csi::CsiNode>, stop: &CancellationToken) {
+    let (root, drivers, stop) = (cx.config.root_dir.clone(), cx.persistent.drivers().clone(), stop.clone());
+    tokio::spawn(async move {
+        let mut pause = REGISTRY_RETRY;
+        while let Err(error) = volume::Registry::new(&root, drivers.clone(), keeper.clone()).run(stop.clone()).await {
+            tracing::warn!(%error, "plugins are not followed; will be tried again");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(ORPHANS),
+                () = stop.cancelled() => return,
+            }
+        }
+    });
 }
 
 /// The duties of the node that are not a pod's.

@@ -66,6 +66,8 @@ pub struct Storage {
     pub drivers: BTreeMap<String, CSIDriver>,
     pub attachments: BTreeMap<String, VolumeAttachment>,
     pub csi_node: Option<CSINode>,
+    /// Patches of the node.
+    pub node_patches: Vec<Value>,
     /// Patches of claims' statuses.
     pub patches: Vec<Value>,
     /// Reason and message of Events about claims.
@@ -255,8 +257,12 @@ impl KubeApi for FakeApi {
     async fn create_node(&self, node: &Node) -> Result<Node, ApiError> {
         Ok(node.clone())
     }
-    async fn patch_node(&self, name: &str, _: Value, _: bool) -> Result<Node, ApiError> {
-        missing(name)
+    async fn patch_node(&self, name: &str, patch: Value, _: bool) -> Result<Node, ApiError> {
+        if !self.peopled.load(Ordering::Relaxed) {
+            return missing(name);
+        }
+        self.storage.lock().node_patches.push(patch);
+        self.get_node(name).await?.map_or_else(|| missing(name), Ok)
     }
     async fn renew_lease(&self, _: &Node, _: i32) -> Result<(), ApiError> {
         Ok(())

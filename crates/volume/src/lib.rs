@@ -5,11 +5,13 @@
 //! process behind a socket. The kubelet knows drivers by their names alone ([`Drivers`]), and keeps no volume for known that it
 //! does not see on the host.
 
+pub mod csi;
 pub mod disk;
 mod driver;
 mod drivers;
 pub mod ext4;
 pub mod provision;
 
+pub use csi::{Installs, Registry, Root};
 pub use driver::{Abilities, Access, Code, Driver, Expand, Failure, Info, Mode, Publish, Secrets, Stage, Stats, Usage, Volume};
 pub use drivers::Drivers;

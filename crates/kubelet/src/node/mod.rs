@@ -7,6 +7,8 @@
 //! After a restart the node does not flap: this kubelet only ever writes `Ready` once it can run pods, and until then the
 //! object that a former process wrote stands, with a lease that outlives a short absence.
 
+pub mod csi;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;

@@ -19,6 +19,7 @@ mod spdy;
 mod spdy_conn;
 mod stats;
 mod usage;
+mod volumes;
 mod websocket;
 
 use std::convert::Infallible;
@@ -241,7 +242,7 @@ impl Server {
             }
             "stats" if get => stats::summary(&self.cx, &self.pods).await,
             "metrics" if get => match call.parts.get(1).map(String::as_str) {
-                None => stats::metrics(&self.cx, &self.pods),
+                None => stats::metrics(&self.cx, &self.pods, &volumes::metrics(&self.cx, &self.pods).await),
                 Some("resource") => stats::resource_metrics(&self.cx).await,
                 Some("cadvisor" | "probes") => text(StatusCode::OK, ""),
                 Some(_) => text(StatusCode::NOT_FOUND, "404 page not found\n"),

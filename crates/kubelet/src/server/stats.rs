@@ -117,7 +117,7 @@ fn node_cpu_ns() -> u64 {
 }
 
 /// `GET /metrics`: what the kubelet itself counts.
-pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods) -> Answer {
+pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods, volumes: &str) -> Answer {
     let containers = cx.runtime.containers();
     let running = containers.iter().filter(|c| c.running()).count();
     let mut out = String::new();
@@ -130,6 +130,7 @@ pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods) -> Answer {
     gauge("kubelet_running_pods", "Number of pods that have a running pod sandbox", "", cx.runtime.sandboxes().iter().filter(|s| s.ready).count());
     gauge("kubelet_running_containers", "Number of containers currently running", "{container_state=\"running\"}", running);
     gauge("kubelet_desired_pods", "The number of pods the kubelet is being instructed to run.", "{static=\"\"}", pods.all().len());
+    out.push_str(volumes);
     text(StatusCode::OK, out)
 }
 

@@ -41,8 +41,11 @@ pub(super) async fn of(cx: &Arc<Context>, pod: &Arc<Pod>, until: Instant) -> Tak
     let walked = cx.walks.of(cx, pod, STANDS, until).await;
     let netns = cx.runtime.pod_sandboxes(&PodUid(util::uid(pod).to_owned())).into_iter().find(|s| s.ready).and_then(|s| s.netns);
     let root = cx.config.root_dir.clone();
+    let brought = tokio::time::timeout_at(until, cx.persistent.stats(pod)).await.unwrap_or_default();
+    let brought: Vec<Value> = brought.into_iter().map(|v| super::volumes::summary(util::namespace(pod), v)).collect();
     util::blocking(move || {
         let mut out = walked.map(|walked| on_disk(&walked, &root)).unwrap_or_default();
+        out.volumes.extend(brought);
         let seen = netns.and_then(|at| network::netns::within(&at, || Ok(std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default())).ok());
         out.network = seen.and_then(|text| links(&text));
         out

@@ -24,7 +24,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Pod, Volume, VolumeDevice};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume, VolumeDevice};
 use nix::mount::{MsFlags, mount};
 
 use crate::cri::{Device, Mount, Propagation};
@@ -229,8 +229,8 @@ async fn one(source: &Source<'_>, layout: &Layout, volume: &Volume) -> Result<Re
         return Ok(Ready { path, ..Ready::default() });
     }
     if let Some(v) = &volume.host_path {
-        let v = v.clone();
-        let path = PathBuf::from(&v.path);
+        let path = source.persistent.host(Path::new(&v.path));
+        let v = HostPathVolumeSource { path: path.display().to_string(), ..v.clone() };
         source.looks.look(util::uid(pod), move || host::host_path(&v)).await?;
         return Ok(Ready { path, ..Ready::default() });
     }

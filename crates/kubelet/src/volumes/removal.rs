@@ -55,6 +55,8 @@ pub(super) struct Mounted {
     pub(super) root: PathBuf,
     /// Where.
     pub(super) at: PathBuf,
+    /// What is mounted below it is seen elsewhere too.
+    pub(super) shared: bool,
 }
 
 /// All that is mounted, in the order in which it was.
@@ -62,7 +64,10 @@ pub(super) fn mounts() -> io::Result<Vec<Mounted>> {
     let text = fs::read_to_string("/proc/self/mountinfo")?;
     let one = |line: &str| {
         let mut fields = line.split(' ').skip(2);
-        Some(Mounted { device: fields.next()?.to_owned(), root: unescape(fields.next()?), at: unescape(fields.next()?) })
+        let (device, root, at) = (fields.next()?.to_owned(), unescape(fields.next()?), unescape(fields.next()?));
+        // Behind the options, up to a dash, stands how it propagates.
+        let shared = fields.skip(1).take_while(|f| *f != "-").any(|f| f.starts_with("shared:"));
+        Some(Mounted { device, root, at, shared })
     };
     Ok(text.lines().filter_map(one).collect())
 }

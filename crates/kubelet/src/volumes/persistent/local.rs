@@ -34,7 +34,8 @@ enum Shown {
 impl Persistent {
     /// A `hostPath` volume: the path, made or checked as its type asks.
     pub(super) async fn host_path(&self, pod: &Pod, spec: &Spec, v: &HostPathVolumeSource) -> Result<Ready, Trouble> {
-        let (path, v) = (PathBuf::from(&v.path), v.clone());
+        let path = self.host(Path::new(&v.path));
+        let v = HostPathVolumeSource { path: path.display().to_string(), ..v.clone() };
         let looked = self.0.looks.look(util::uid(pod), move || host::host_path(&v)).await;
         looked.map_err(|e| Trouble::mount("MountVolume.SetUp", &spec.name, e))?;
         Ok(Ready { path, readonly: spec.readonly, ..Ready::default() })
@@ -78,8 +79,13 @@ impl Persistent {
 
     /// Takes away a pod's local volumes, and the file systems of devices that no pod has any more. Blocks.
     pub fn drop_local(&self, uid: &str) -> std::io::Result<()> {
+        let names = self.0.places.locals(uid);
+        if !names.is_empty() {
+            // What containers saw of them by a path of its own.
+            mounts::unmount_below(&self.0.places.pods().join(uid).join("volume-subpaths"))?;
+        }
         let _alone = self.0.local.lock();
-        for name in self.0.places.locals(uid) {
+        for name in names {
             let at = self.0.places.local(uid, &name);
             while mounts::is_mounted(&at)? {
                 umount2(&at, MntFlags::MNT_DETACH)?;

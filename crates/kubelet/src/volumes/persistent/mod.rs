@@ -18,6 +18,7 @@ mod mounts;
 mod ownership;
 mod place;
 mod policy;
+mod shared;
 mod slot;
 mod spec;
 mod stats;
@@ -26,8 +27,8 @@ mod undo;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::volume::Drivers;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use attach::LATE;
 pub use call::Trouble;
+pub use shared::share;
 pub use stats::VolumeStats;
 
 use super::Ready;
@@ -57,6 +59,7 @@ use spec::{Csi, Kind, Spec};
 pub struct Persistent(Arc<Inner>);
 
 struct Inner {
+    root: PathBuf,
     places: Places,
     node_name: String,
     api: SharedApi,
@@ -69,6 +72,10 @@ struct Inner {
     reported: watch::Sender<BTreeSet<String>>,
     /// Held while local devices are mounted and unmounted.
     local: Mutex<()>,
+    /// Drivers that did not tell in time how full their volumes are, and when.
+    slow: Mutex<HashMap<String, tokio::time::Instant>>,
+    /// How full pods' volumes were, and when.
+    measured: Mutex<HashMap<PodUid, (tokio::time::Instant, Vec<VolumeStats>)>>,
     stop: CancellationToken,
 }
 
@@ -90,6 +97,7 @@ impl Persistent {
     #[must_use]
     pub fn new(root: &Path, node_name: &str, api: SharedApi, drivers: Drivers, looks: Looks, stop: CancellationToken) -> Self {
         Self(Arc::new(Inner {
+            root: root.to_owned(),
             places: Places::new(root),
             node_name: node_name.to_owned(),
             api,
@@ -99,6 +107,8 @@ impl Persistent {
             changed: watch::Sender::new(()),
             reported: watch::Sender::default(),
             local: Mutex::default(),
+            slow: Mutex::default(),
+            measured: Mutex::default(),
             stop,
         }))
     }

@@ -27,6 +27,18 @@ fn real(at: &Path) -> PathBuf {
     parent.canonicalize().map_or_else(|_| at.to_owned(), |parent| parent.join(name))
 }
 
+/// Whether what is mounted below a directory is seen elsewhere: whether the mount in which it lies is shared.
+pub(super) fn is_shared(dir: &Path) -> io::Result<bool> {
+    let all = removal::mounts()?;
+    let over = all.iter().enumerate().filter(|(_, m)| dir.starts_with(&m.at)).max_by_key(|(i, m)| (m.at.components().count(), *i));
+    Ok(over.is_some_and(|(_, m)| m.shared))
+}
+
+/// What is mounted below a directory, itself not counted.
+pub(super) fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(removal::mounts_below(dir)?.into_iter().filter(|at| at != dir).collect())
+}
+
 /// Takes away all that is mounted below a directory.
 pub(super) fn unmount_below(dir: &Path) -> io::Result<()> {
     let real = real(dir);

@@ -1,16 +1,26 @@
 //! How full the volumes of pods are.
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use ::volume::{Stats, Usage};
+use ::volume::{Failure, Stats, Usage};
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use nix::sys::statvfs::statvfs;
+use tokio::time::Instant;
 
-use super::call::ends;
 use super::slot::Step;
 use super::{Persistent, spec};
 use crate::cri::PodUid;
 use crate::util;
+
+/// For an answer of how full a volume is (less than who asks waits for all of them); who is later is not asked for so long.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+const ALONE: Duration = Duration::from_secs(60);
+/// For so long a figure stands (upstream's `--volume-stats-agg-period`).
+const STANDS: Duration = Duration::from_secs(60);
 
 /// A volume as `/stats/summary` tells of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,18 +35,84 @@ pub struct VolumeStats {
     pub inodes: Usage,
 }
 
+/// What pods want, and what they have.
+const WANTED: &str = "desired_state_of_world";
+const THERE: &str = "actual_state_of_world";
+
+/// The plugin by whose name upstream counts a volume that the kubelet makes itself; none for those of others.
+fn plugin(volume: &Volume) -> Option<&'static str> {
+    let of = [
+        (volume.empty_dir.is_some(), "kubernetes.io/empty-dir"),
+        (volume.config_map.is_some(), "kubernetes.io/configmap"),
+        (volume.secret.is_some(), "kubernetes.io/secret"),
+        (volume.downward_api.is_some(), "kubernetes.io/downward-api"),
+        (volume.projected.is_some(), "kubernetes.io/projected"),
+        (volume.host_path.is_some(), "kubernetes.io/host-path"),
+    ];
+    of.into_iter().find(|(is, _)| *is).map(|(_, name)| name)
+}
+
 impl Persistent {
-    /// The pod's persistent volumes that can be measured. A driver that fails is left out, as upstream does.
+    /// How many volumes of each plugin are wanted and are there.
+    pub fn totals(&self, pods: impl Iterator<Item = Arc<Pod>>) -> BTreeMap<(String, &'static str), u64> {
+        let mut out = BTreeMap::new();
+        let mut count = |plugin: String, state| *out.entry((plugin, state)).or_insert(0) += 1;
+        for pod in pods {
+            let used = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| super::is_used(&pod, &v.name));
+            for name in used.filter_map(plugin) {
+                count(name.to_owned(), WANTED);
+                count(name.to_owned(), THERE);
+            }
+        }
+        for slot in self.0.slots.all() {
+            let state = slot.state.lock();
+            let name = format!("kubernetes.io/csi:{}", state.driver);
+            for mine in state.pods.values() {
+                count(name.clone(), WANTED);
+                if mine.published == Step::Done {
+                    count(name.clone(), THERE);
+                }
+            }
+        }
+        out
+    }
+
+    /// The pod's persistent volumes that can be measured; at most a minute old, whoever asks how often. A driver that fails is left out, as
+    /// upstream does.
     pub async fn stats(&self, pod: &Pod) -> Vec<VolumeStats> {
         let uid = PodUid(util::uid(pod).to_owned());
+        let volumes: Vec<&Volume> = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| super::is_persistent(v)).collect();
+        if volumes.is_empty() {
+            return Vec::new();
+        }
+        if let Some((at, held)) = self.0.measured.lock().get(&uid)
+            && at.elapsed() < STANDS
+        {
+            return held.clone();
+        }
         let mut out = Vec::new();
-        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| super::is_persistent(v)) {
+        for volume in volumes {
             let Some(stats) = self.one(pod, &uid, volume).await else { continue };
             let claim = spec::claim_of(pod, volume).map(|(name, _)| name);
             let (bytes, inodes) = (stats.bytes.unwrap_or_default(), stats.inodes.unwrap_or_default());
             out.push(VolumeStats { name: volume.name.clone(), claim, bytes, inodes });
         }
+        let mut measured = self.0.measured.lock();
+        measured.retain(|_, (at, _)| at.elapsed() < STANDS);
+        measured.insert(uid, (Instant::now(), out.clone()));
         out
+    }
+
+    /// Asks a driver; one that did not answer in time is left alone for a while, so that all others can be told of.
+    async fn ask(&self, driver: &str, call: impl Future<Output = Result<Stats, Failure>>) -> Option<Stats> {
+        if self.0.slow.lock().get(driver).is_some_and(|at| at.elapsed() < ALONE) {
+            return None;
+        }
+        let answer = tokio::time::timeout(ANSWER_MAX, call).await;
+        if answer.is_err() {
+            self.0.slow.lock().insert(driver.to_owned(), Instant::now());
+        }
+        answer.ok()?.ok()
     }
 
     async fn one(&self, pod: &Pod, uid: &PodUid, volume: &Volume) -> Option<Stats> {
@@ -57,7 +133,7 @@ impl Persistent {
                 (places.published(&uid.0, &mine.name), places.staged(&driver, &handle))
             };
             let staged = (found.abilities().stage && !slot.state.lock().ephemeral).then_some(staged.as_path());
-            return ends(found.stats(&handle, &at, staged)).await.ok();
+            return self.ask(&driver, found.stats(&handle, &at, staged)).await;
         }
         // A local volume tells by itself; a path of the host is not measured, as upstream does.
         let name = self.0.api.get_claim(util::namespace(pod), &spec::claim_of(pod, volume)?.0).await.ok()?.spec?.volume_name?;

@@ -1,0 +1,18 @@
+//! Drivers behind sockets, which speak CSI 1.12 (github.com/container-storage-interface/spec).
+//!
+//! `registry` finds them, by the kubelet's plugin registration; `remote` is such a driver as a [`crate::Driver`]; `channel` speaks gRPC, and
+//! `wire` has the messages. A driver is another's program: whatever it answers is bounded, whatever it does not answer has an end.
+
+mod channel;
+mod registry;
+mod remote;
+// The names of fields are the specification's, and speak for themselves.
+#[allow(missing_docs)]
+pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use channel::Channel;
+pub use registry::{Installs, Registry};
+pub use remote::{Remote, Root, SHOWN};
