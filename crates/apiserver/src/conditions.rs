@@ -37,9 +37,27 @@ fn seconds(time: SystemTime) -> i64 {
     time.duration_since(SystemTime::UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or_default()
 }
 
-/// Whether one of the tags does, or all do.
+/// Whether one of the tags does, or all do. A list is read up to what is no tag.
 fn any(tags: &str, is: impl Fn(&str) -> bool) -> bool {
-    tags.split(',').map(str::trim).any(|tag| tag == "*" || is(tag))
+    let mut rest = tags.trim();
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', '\r', '\n', ',']);
+        if rest.starts_with('*') {
+            return true;
+        }
+        let Some(tag) = first(rest) else { return false };
+        if is(tag) {
+            return true;
+        }
+        rest = &rest[tag.len()..];
+    }
+}
+
+/// The tag that a text begins with: quoted, of visible characters.
+fn first(text: &str) -> Option<&str> {
+    let quoted = text.strip_prefix("W/").unwrap_or(text).strip_prefix('"')?;
+    let end = quoted.find(|c: char| !(c == '!' || ('#'..='~').contains(&c) || c >= '\u{80}'))?;
+    quoted[end..].starts_with('"').then(|| &text[..text.len() - quoted.len() + end + 1])
 }
 
 fn weak(tag: &str) -> &str {
@@ -55,7 +73,9 @@ mod tests {
     fn a_document_is_sent_unless_it_is_known_or_another_is_wanted() {
         let made = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_500);
         let checked = |name: header::HeaderName, text: &str| check(&HeaderMap::from_iter([(name, text.parse().unwrap())]), Some("\"a\""), made).as_u16();
-        for (tags, state) in [("\"a\"", 304), ("W/\"a\"", 304), ("*", 304), ("\"x\", \"a\"", 304), ("\"x\"", 200), ("a", 200), ("", 200)] {
+        for (tags, state) in
+            [("\"a\"", 304), ("W/\"a\"", 304), ("*", 304), ("\"x\", \"a\"", 304), ("\"x\"", 200), ("a", 200), ("", 200), ("W/*, *", 200), ("x, *", 200)]
+        {
             assert_eq!(checked(header::IF_NONE_MATCH, tags), state, "{tags}");
         }
         for (tags, state) in [("\"a\"", 200), ("*", 200), ("W/\"a\"", 412), ("\"x\"", 412)] {

@@ -3,26 +3,24 @@
 //! What a group has in the aggregated documents is made once and kept with it; they are put together when a table of rows is
 //! first asked for them, and carry an `ETag`.
 
+pub(crate) mod told;
+
 use crate::{
     Body, body,
     documents::{Aggregated, Document},
-    negotiate::{self, Discovery, Encoding},
+    negotiate::{self, Accept, Discovery, Encoding},
     reply,
     rows::{Group, Row, Rows},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
-use machinery::{
-    Value,
-    schema::{Builder, Field, ListType, Object, Schema, Type, TypeId, TypeRef},
-    status::Status,
-};
+use machinery::{Value, status::Status};
 use serde_json::json;
 use sha2::{Digest, Sha256, Sha512};
 use std::{
     fmt::Write as _,
-    sync::{Arc, LazyLock},
+    sync::{Arc, OnceLock},
 };
 
 /// What a discovery path answers.
@@ -34,18 +32,30 @@ pub(crate) enum Found {
 }
 
 /// Answers `/api`, `/api/v1`, `/apis`, `/apis/G`, `/apis/G/V`; `None` if the path is none of them.
-pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap, address: &str) -> Option<Result<Found, Status>> {
+pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap, accept: &Accept<'_>, address: &str) -> Option<Result<Found, Status>> {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let documents = || rows.aggregated(Aggregated::new);
     Some(match parts.as_slice() {
-        ["api"] => routed(headers).and_then(|()| either(headers, || api_versions(address), || &documents().core)),
-        ["apis"] => either(headers, || group_list(rows), || &documents().groups),
-        ["api", version] => routed(headers).and_then(|()| listed(rows, headers, "", version)),
-        ["apis", group] => one_group(rows, group).map_or_else(|| Ok(Found::Whole(reply::plain_not_found())), |value| plain(headers, value)),
-        ["apis", group, version] if rows.is_builtin_group(group) => routed(headers).and_then(|()| listed(rows, headers, group, version)),
-        ["apis", group, version] => listed(rows, headers, group, version),
+        ["api"] => routed(accept).and_then(|()| either(headers, accept, || api_versions(address), || &documents().core)),
+        ["apis"] => either(headers, accept, || group_list(rows), || &documents().groups),
+        ["api", version] => routed(accept).and_then(|()| listed(rows, accept, "", version)),
+        ["apis", group] => one_group(rows, group).map_or_else(|| Ok(Found::Whole(reply::plain_not_found())), |value| plain(accept, value)),
+        ["apis", group, version] if rows.is_builtin_group(group) => routed(accept).and_then(|()| listed(rows, accept, group, version)),
+        ["apis", group, version] => listed(rows, accept, group, version),
         _ => return None,
     })
+}
+
+/// All paths that there are: those of the program, and of what definitions add.
+pub(crate) fn paths(rows: &Rows) -> Vec<String> {
+    let added = rows.groups().iter().filter(|group| !rows.is_builtin_group(&group.name)).flat_map(|group| {
+        let of_group = format!("/apis/{}", group.name);
+        let versions: Vec<String> = group.versions().into_iter().map(|version| format!("{of_group}/{version}")).collect();
+        std::iter::once(of_group).chain(versions)
+    });
+    let mut paths: Vec<String> = machinery::resources::roots().map(str::to_owned).chain(added).collect();
+    paths.sort();
+    paths
 }
 
 /// Whether a path is one of those that upstream serves by routes, which know methods; other handlers answer any.
@@ -59,46 +69,51 @@ pub(crate) fn is_routed(rows: &Rows, path: &str) -> bool {
 }
 
 /// What upstream's routes look at before any handler does; what its aggregator answers by itself has none.
-fn routed(headers: &HeaderMap) -> Result<(), Status> {
-    negotiate::produces(headers, &negotiate::ALL)
+fn routed(accept: &Accept<'_>) -> Result<(), Status> {
+    accept.produces(&negotiate::ALL)
 }
 
-fn plain(headers: &HeaderMap, value: Value) -> Result<Found, Status> {
-    negotiate::discovery(headers, false).map(|_| Found::Plain(value))
+fn plain(accept: &Accept<'_>, value: Value) -> Result<Found, Status> {
+    accept.discovery(false).map(|_| Found::Plain(value))
 }
 
-fn either<'d>(headers: &HeaderMap, plain: impl FnOnce() -> Value, document: impl FnOnce() -> &'d Document) -> Result<Found, Status> {
-    Ok(match negotiate::discovery(headers, true)? {
+fn either<'d>(headers: &HeaderMap, accept: &Accept<'_>, plain: impl FnOnce() -> Value, document: impl FnOnce() -> &'d Document) -> Result<Found, Status> {
+    Ok(match accept.discovery(true)? {
         Discovery::Plain(_) => Found::Plain(plain()),
         Discovery::Aggregated(encoding) => Found::Whole(aggregated(document(), encoding, headers)),
     })
 }
 
 /// The resources of a version. Of a group of the program's own all versions are its own to deny.
-fn listed(rows: &Rows, headers: &HeaderMap, group: &str, version: &str) -> Result<Found, Status> {
+fn listed(rows: &Rows, accept: &Accept<'_>, group: &str, version: &str) -> Result<Found, Status> {
     match resource_list(rows, group, version) {
-        Some(list) => plain(headers, list),
+        Some(list) => plain(accept, list),
         None if rows.is_builtin_group(group) => Err(Status::no_such_path()),
         None => Ok(Found::Whole(reply::plain_not_found())),
     }
 }
 
 /// In which encoding the aggregated form is asked for, if it is.
-pub(crate) fn aggregated_encoding(headers: &HeaderMap) -> Option<Encoding> {
-    match negotiate::discovery(headers, true) {
+pub(crate) fn aggregated_encoding(accept: &Accept<'_>) -> Option<Encoding> {
+    match accept.discovery(true) {
         Ok(Discovery::Aggregated(encoding)) => Some(encoding),
         _ => None,
     }
 }
 
-/// An aggregated document. Its types have no message here: who asks for protobuf gets JSON.
+/// An aggregated document.
 pub(crate) fn aggregated(document: &Document, encoding: Encoding, headers: &HeaderMap) -> Response<Body> {
     let matches = headers.get(header::IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == document.etag.as_bytes());
     let whole = || match encoding {
         Encoding::Yaml => body::full(machinery::yaml::encode(&machinery::json::read(&document.v2).unwrap_or_default())),
-        Encoding::Json | Encoding::Protobuf => body::full(document.v2.clone()),
+        Encoding::Json => body::full(document.v2.clone()),
+        Encoding::Protobuf => body::full(document.packed.get_or_init(|| told::packed(&document.v2)).clone()),
     };
-    let media = if encoding == Encoding::Yaml { negotiate::YAML } else { negotiate::JSON };
+    let media = match encoding {
+        Encoding::Json => negotiate::JSON,
+        Encoding::Yaml => negotiate::YAML,
+        Encoding::Protobuf => negotiate::PROTOBUF,
+    };
     let mut response = Response::new(if matches { body::empty() } else { whole() });
     if matches {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -135,48 +150,12 @@ pub(crate) fn document(parts: &[&[u8]]) -> Document {
         let _ = write!(etag, "{byte:02X}");
     }
     etag.push('"');
-    Document { v2, etag }
+    Document { v2, etag, packed: OnceLock::new() }
 }
 
 /// A group's part of the aggregated documents, made when it is first asked for.
 pub(crate) fn part(group: &Arc<Group>) -> &[u8] {
-    group.discovery.get_or_init(|| in_order(&aggregated_group(group)))
-}
-
-/// A group's part as the original writes it: its types are no part of the published schema.
-pub(crate) fn in_order(group: &Value) -> Vec<u8> {
-    static GROUP: LazyLock<(Schema, TypeId)> = LazyLock::new(|| {
-        let mut builder = Builder::new();
-        let any = builder.plain(&Type::Any);
-        let mut object = |name: &'static str, fields: &[(&'static str, Option<TypeId>)]| {
-            let fields = fields.iter().map(|(field, ty)| Field::new(*field, ty.unwrap_or(any))).collect();
-            let mut described = Object::anonymous(false, false);
-            described.name = name.into();
-            described.fields = fields;
-            let ty = builder.object(described);
-            (ty, builder.list(ty, ListType::Atomic, false))
-        };
-        let (kind, kinds) = object("kind", &[("group", None), ("version", None), ("kind", None)]);
-        let subresource = [("subresource", None), ("responseKind", Some(kind)), ("acceptedTypes", Some(kinds)), ("verbs", None)];
-        let (_, subresources) = object("subresource", &subresource);
-        let resource = [
-            ("resource", None),
-            ("responseKind", Some(kind)),
-            ("scope", None),
-            ("singularResource", None),
-            ("verbs", None),
-            ("shortNames", None),
-            ("categories", None),
-            ("subresources", Some(subresources)),
-        ];
-        let (_, resources) = object("resource", &resource);
-        let (_, versions) = object("version", &[("version", None), ("resources", Some(resources)), ("freshness", None)]);
-        let (metadata, _) = object("metadata", &[("name", None), ("resourceVersion", None), ("creationTimestamp", None)]);
-        let (group, _) = object("group", &[("metadata", Some(metadata)), ("versions", Some(versions))]);
-        (builder.build(), group)
-    });
-    let (schema, id) = &*GROUP;
-    machinery::json::encode_as(Some(TypeRef { schema, id: *id }), group)
+    group.discovery.get_or_init(|| told::in_order(&aggregated_group(group)))
 }
 
 pub(crate) fn aggregated_group(group: &Group) -> Value {
@@ -314,7 +293,9 @@ fn api_resources(row: &Row) -> Vec<Value> {
 
 /// Upstream's hash of the version in which objects are stored: clients notice by it that the version has changed.
 fn storage_version_hash(kind: &machinery::gvk::Gvk) -> String {
-    let digest = Sha256::digest(format!("{}/{}/{}", kind.group, kind.version, kind.kind));
+    // Definitions are still stored in their first version there.
+    let version = if kind.kind == "CustomResourceDefinition" && kind.group == "apiextensions.k8s.io" { "v1beta1" } else { &kind.version };
+    let digest = Sha256::digest(format!("{}/{version}/{}", kind.group, kind.kind));
     STANDARD.encode(&digest[..8])
 }
 

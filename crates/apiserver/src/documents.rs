@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use parking_lot::Mutex;
-use std::{collections::HashMap, io::Write as _, time::SystemTime};
+use std::{collections::HashMap, io::Write as _, sync::OnceLock, time::SystemTime};
 
 /// Packed once, read often.
 const GZIP_LEVEL: u32 = 6;
@@ -20,6 +20,8 @@ pub(crate) struct Aggregated {
 pub(crate) struct Document {
     pub(crate) v2: Bytes,
     pub(crate) etag: String,
+    /// As a message; made when it is first asked for.
+    pub(crate) packed: OnceLock<Bytes>,
 }
 
 /// The OpenAPI documents of one table, packed, by their path.

@@ -1,11 +1,13 @@
 //! Content types: what a request's body is, and what its sender accepts.
 //!
 //! Upstream serves JSON, YAML and protobuf, and on request a Table or the metadata alone instead of the object
-//! (`application/json;as=Table;g=meta.k8s.io;v=v1`). Clauses of `Accept` are tried by quality, then in order; a clause
-//! that asks for what an endpoint has not is passed over; 406 if none is left.
+//! (`application/json;as=Table;g=meta.k8s.io;v=v1`). Clauses of `Accept` are tried in goautoneg's order; a clause that asks for
+//! what an endpoint has not is passed over; 406 if none is left. The header is read once a request ([`Accept`]), and its most
+//! usual texts not at all.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use machinery::status::Status;
+use std::sync::OnceLock;
 
 /// An encoding of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -64,11 +66,12 @@ impl Encoding {
         }
     }
 
-    fn of(media: &str) -> Option<Encoding> {
-        match media {
-            "*/*" | "*" | "application/*" | JSON => Some(Encoding::Json),
-            YAML => Some(Encoding::Yaml),
-            PROTOBUF => Some(Encoding::Protobuf),
+    /// That of the first of our media types which a clause means.
+    fn of(clause: &Clause<'_>) -> Option<Encoding> {
+        match (clause.kind, clause.form) {
+            ("*" | "application", "*") | ("application", "json") => Some(Encoding::Json),
+            ("application", "yaml") => Some(Encoding::Yaml),
+            ("application", "vnd.kubernetes.protobuf") => Some(Encoding::Protobuf),
             _ => None,
         }
     }
@@ -109,28 +112,108 @@ impl Default for Offered {
     }
 }
 
-/// What `Accept` asks for.
-pub fn accepted(headers: &HeaderMap, offered: Offered) -> Result<Accepted, Status> {
-    let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Accepted::default()) };
-    let accept = accept.to_str().unwrap_or_default();
-    match accept {
-        "" | JSON | "*/*" => return Ok(Accepted::default()),
-        PROTOBUF if offered.protobuf => return Ok(Accepted { encoding: Encoding::Protobuf, ..Accepted::default() }),
-        _ => {}
-    }
-    // Where upstream has routes, they look first at what is named at all.
-    if offered.protobuf {
-        let watches: &[&str] = if offered.streams { &STREAMS } else { &[] };
-        produces(headers, &[&ALL, watches].concat())?;
-    }
-    clauses(accept).iter().find_map(|clause| clause.resolve(offered)).ok_or_else(|| only(&ALL))
+/// The header `Accept`, whose clauses are told apart when somebody first looks at them.
+#[derive(Debug)]
+pub struct Accept<'a> {
+    text: &'a str,
+    clauses: OnceLock<Vec<Clause<'a>>>,
 }
 
-/// The clauses of `Accept`, the dearest first.
-fn clauses(accept: &str) -> Vec<Clause<'_>> {
-    let mut clauses: Vec<Clause<'_>> = accept.split(',').map(Clause::parse).collect();
-    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
-    clauses
+impl<'a> Accept<'a> {
+    /// Of a header's value, if there is one.
+    pub fn of(value: Option<&'a HeaderValue>) -> Self {
+        Accept { text: value.and_then(|value| value.to_str().ok()).unwrap_or_default(), clauses: OnceLock::new() }
+    }
+
+    /// The header of a request.
+    pub fn read(headers: &'a HeaderMap) -> Self {
+        Self::of(headers.get(header::ACCEPT))
+    }
+
+    /// The clauses in the order in which they are tried.
+    fn clauses(&self) -> &[Clause<'a>] {
+        self.clauses.get_or_init(|| {
+            let mut clauses: Vec<Clause<'a>> = self.text.split(',').filter_map(Clause::parse).collect();
+            // goautoneg's order is none that a sort could be trusted with: it is what comes of going forward one by one.
+            for next in 1..clauses.len() {
+                let mut at = next;
+                while at > 0 && clauses[at].is_before(&clauses[at - 1]) {
+                    clauses.swap(at, at - 1);
+                    at -= 1;
+                }
+            }
+            clauses
+        })
+    }
+
+    /// What it asks for.
+    pub fn accepted(&self, offered: Offered) -> Result<Accepted, Status> {
+        match self.text {
+            "" | JSON | "*/*" => return Ok(Accepted::default()),
+            PROTOBUF if offered.protobuf => return Ok(Accepted { encoding: Encoding::Protobuf, ..Accepted::default() }),
+            _ => {}
+        }
+        // Where upstream has routes, they look first at what is named at all.
+        if offered.protobuf {
+            let watches: &[&str] = if offered.streams { &STREAMS } else { &[] };
+            self.produces(&[&ALL, watches].concat())?;
+        }
+        self.clauses().iter().find_map(|clause| clause.resolve(offered)).ok_or_else(|| only(&ALL))
+    }
+
+    /// What it asks of discovery; `aggregated`: of a path that has it in this form too.
+    pub fn discovery(&self, aggregated: bool) -> Result<Discovery, Status> {
+        if self.text.is_empty() {
+            return Ok(Discovery::Plain(Encoding::Json));
+        }
+        let found = self.clauses().iter().find_map(|clause| {
+            let encoding = Encoding::of(clause)?;
+            match (clause.group, clause.version, clause.as_kind) {
+                ("", "", "") => Some(Discovery::Plain(encoding)),
+                ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") if aggregated => Some(Discovery::Aggregated(encoding)),
+                _ => None,
+            }
+        });
+        found.ok_or_else(|| only(&ALL))
+    }
+
+    /// In which form a document of OpenAPI is asked for, of which there is JSON, and a message under these names.
+    pub fn document(&self, packed: &[&str; 2]) -> Written {
+        if self.text.is_empty() {
+            return Written::Json;
+        }
+        let found = self.clauses().iter().find_map(|clause| {
+            let is = |form: &str| matches!(clause.kind, "application" | "*") && (clause.form == form || clause.form == "*");
+            match () {
+                () if is("json") => Some(Written::Json),
+                () if packed.iter().any(|form| is(form)) => Some(Written::Packed),
+                () => None,
+            }
+        });
+        found.unwrap_or(if self.clauses().is_empty() { Written::NoClause } else { Written::NotAcceptable })
+    }
+
+    /// 406 of a route that produces these alone, whatever else is asked of them: of a clause its media type alone is looked at.
+    pub fn produces(&self, media: &[&str]) -> Result<(), Status> {
+        let named = |clause: &str| {
+            let named = clause.split(';').next().unwrap_or_default().trim_matches(' ');
+            named == "*/*" || media.contains(&named)
+        };
+        if self.text.is_empty() || self.text.split(',').any(named) { Ok(()) } else { Err(Status::not_acceptable(media)) }
+    }
+}
+
+/// In which form a document of OpenAPI leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// As JSON.
+    Json,
+    /// As a message.
+    Packed,
+    /// In none of those that are asked for.
+    NotAcceptable,
+    /// The header has nothing that is a clause.
+    NoClause,
 }
 
 /// How a document of discovery is wanted.
@@ -140,30 +223,6 @@ pub enum Discovery {
     Plain(Encoding),
     /// All groups with all they have.
     Aggregated(Encoding),
-}
-
-/// What `Accept` asks of discovery; `aggregated`: of a path that has it in this form too.
-pub fn discovery(headers: &HeaderMap, aggregated: bool) -> Result<Discovery, Status> {
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    if accept.is_empty() {
-        return Ok(Discovery::Plain(Encoding::Json));
-    }
-    let found = clauses(accept).into_iter().find_map(|clause| {
-        let encoding = Encoding::of(clause.media)?;
-        match (clause.group, clause.version, clause.kind) {
-            ("", "", "") => Some(Discovery::Plain(encoding)),
-            ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") if aggregated => Some(Discovery::Aggregated(encoding)),
-            _ => None,
-        }
-    });
-    found.ok_or_else(|| only(&ALL))
-}
-
-/// 406 of a route that produces these alone, whatever else is asked of them.
-pub fn produces(headers: &HeaderMap, media: &[&str]) -> Result<(), Status> {
-    let Some(accept) = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).filter(|accept| !accept.is_empty()) else { return Ok(()) };
-    let named = |clause: &Clause<'_>| clause.media == "*/*" || media.contains(&clause.media);
-    if clauses(accept).iter().any(named) { Ok(()) } else { Err(Status::not_acceptable(media)) }
 }
 
 /// Whether an answer may be compressed: `gzip` is named, and not with a quality of nothing.
@@ -194,11 +253,14 @@ pub fn media(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     Some(text.split(';').next().unwrap_or_default().trim())
 }
 
+/// One of the things that are accepted, as goautoneg reads it.
+#[derive(Debug)]
 struct Clause<'a> {
-    media: &'a str,
+    kind: &'a str,
+    form: &'a str,
     group: &'a str,
     version: &'a str,
-    kind: &'a str,
+    as_kind: &'a str,
     pretty: bool,
     /// A stream of something else than watch events is asked for.
     other_stream: bool,
@@ -206,41 +268,61 @@ struct Clause<'a> {
 }
 
 impl<'a> Clause<'a> {
-    fn parse(text: &'a str) -> Clause<'a> {
-        let mut parts = text.split(';');
-        let media = parts.next().unwrap_or_default().trim();
-        let mut clause = Clause { media, group: "", version: "", kind: "", pretty: false, other_stream: false, quality: 1.0 };
+    fn parse(text: &'a str) -> Option<Clause<'a>> {
+        let trim = |text: &'a str| text.trim_matches(' ');
+        let mut parts = trim(text).split(';');
+        let media = parts.next().unwrap_or_default();
+        let (kind, form) = match media.split_once('/') {
+            Some((kind, form)) if !form.is_empty() => (trim(kind), form),
+            _ => (trim(media.trim_end_matches('/')), ""),
+        };
+        let form = match form.trim_end_matches('/') {
+            "" if kind == "*" => "*",
+            "" => return None,
+            form if form.contains('/') => return None,
+            form => trim(form),
+        };
+        let mut clause = Clause { kind, form, group: "", version: "", as_kind: "", pretty: false, other_stream: false, quality: 1.0 };
         for part in parts {
-            let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let value = value.trim();
-            match key.trim() {
-                "g" => clause.group = value,
-                "v" => clause.version = value,
-                "as" => clause.kind = value,
-                "pretty" => clause.pretty = value == "1",
-                "stream" => clause.other_stream = !matches!(value, "" | "watch"),
+            let Some((key, value)) = part.split_once('=').filter(|(_, value)| !value.is_empty() && !value.trim_end_matches('=').contains('=')) else {
+                continue;
+            };
+            let value = value.trim_end_matches('=');
+            match trim(key) {
                 "q" => clause.quality = value.parse().unwrap_or(0.0),
+                "g" => clause.group = trim(value),
+                "v" => clause.version = trim(value),
+                "as" => clause.as_kind = trim(value),
+                "pretty" => clause.pretty = trim(value) == "1",
+                "stream" => clause.other_stream = !matches!(trim(value), "" | "watch"),
+                // A version of the server's own group is never another.
+                "sv" => return None,
                 _ => {}
             }
         }
-        clause
+        Some(clause)
+    }
+
+    /// Whether goautoneg puts it before another: who names a type goes before who takes any, whatever its quality.
+    fn is_before(&self, other: &Clause<'_>) -> bool {
+        self.quality > other.quality || (self.kind != "*" && other.kind == "*") || (self.form != "*" && other.form == "*")
     }
 
     fn resolve(&self, Offered { forms, protobuf, .. }: Offered) -> Option<Accepted> {
-        let encoding = Encoding::of(self.media).filter(|_| !self.other_stream)?;
+        let encoding = Encoding::of(self).filter(|_| !self.other_stream)?;
         let meta = match (self.group, self.version) {
             ("meta.k8s.io", "v1") => Some("meta.k8s.io/v1"),
             ("meta.k8s.io", "v1beta1") => Some("meta.k8s.io/v1beta1"),
             _ => None,
         };
-        let form = match self.kind {
+        let form = match self.as_kind {
             "" if !self.group.is_empty() || !self.version.is_empty() => return None,
             "" if encoding != Encoding::Protobuf || protobuf => Form::Object,
             "Table" if forms && encoding != Encoding::Protobuf => Form::Table(meta?),
             "PartialObjectMetadata" | "PartialObjectMetadataList" if forms => Form::Partial(meta?),
             _ => return None,
         };
-        Some(Accepted { encoding, form, pretty: self.pretty, gzip: false, many: self.kind == "PartialObjectMetadataList" })
+        Some(Accepted { encoding, form, pretty: self.pretty, gzip: false, many: self.as_kind == "PartialObjectMetadataList" })
     }
 }
 
@@ -251,7 +333,7 @@ mod tests {
     fn accept(text: &str) -> Result<Accepted, Status> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, text.parse().unwrap());
-        accepted(&headers, Offered { forms: true, ..Offered::default() })
+        Accept::read(&headers).accepted(Offered { forms: true, ..Offered::default() })
     }
 
     #[test]
@@ -268,6 +350,27 @@ mod tests {
         let takes = |text: &str| takes_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, text.parse().unwrap())]));
         assert!(takes("gzip") && takes("deflate, gzip") && takes("br;q=1.0, gzip; q=0.8"));
         assert!(!takes("gzip;q=0") && !takes("gzip; q=0.0, br") && !takes("x-gzip") && !takes("identity"));
+    }
+
+    #[test]
+    fn documents_are_json_or_a_message_by_the_first_clause_that_is_one() {
+        let forms = ["com.github.proto-openapi.spec.v3.v1.0+protobuf", "com.github.proto-openapi.spec.v3@v1.0+protobuf"];
+        let written = |text: &str| Accept::read(&HeaderMap::from_iter([(header::ACCEPT, text.parse().unwrap())])).document(&forms);
+        let packed = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
+        assert_eq!(written(packed), Written::Packed);
+        assert_eq!(written(&format!("application/json;q=0.5, {packed}")), Written::Packed);
+        assert_eq!(written(&format!("application/json, {packed};q=0.5")), Written::Json);
+        assert_eq!((written("*/*"), written("application/*"), written("")), (Written::Json, Written::Json, Written::Json));
+        assert_eq!(written(&packed.replace("v3", "v2")), Written::NotAcceptable);
+        assert_eq!((written("text/plain"), written("nope")), (Written::NotAcceptable, Written::NoClause));
+        assert_eq!(written("application/json;q=0"), Written::Json, "a quality of nothing is the last, and no refusal");
+    }
+
+    #[test]
+    fn who_names_a_type_goes_before_who_takes_any() {
+        assert_eq!(accept("*/*;q=0.9, application/yaml;q=0.1").unwrap().encoding, Encoding::Yaml);
+        assert_eq!(accept("application/yaml;sv=v1, */*").unwrap().encoding, Encoding::Json);
+        assert!(accept("application/json/x").is_err() && accept("application").is_err());
     }
 
     #[test]

@@ -6,8 +6,9 @@
 
 use crate::{
     Body, body, conditions,
-    documents::Packed,
-    negotiate, reply,
+    documents::{Documents, Packed},
+    negotiate::{self, Accept, Written},
+    reply,
     rows::{Group, Row, Rows},
 };
 use bytes::Bytes;
@@ -17,39 +18,33 @@ use machinery::openapi::{self, Served};
 use sha2::{Digest, Sha256};
 use std::{fmt::Write as _, io::Read as _, sync::Arc};
 
-/// What every spelling of the protobuf media type has (`.v1.0` and `@v1.0` follow).
-pub(crate) const PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2";
-/// The spelling that is answered.
-pub(crate) const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// The message of version 2, as it is answered.
+const V2_PACKED: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const V3_PACKED: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+/// As messages are asked for: the second spelling is the older one.
+const V2_FORMS: [&str; 2] = ["com.github.proto-openapi.spec.v2.v1.0+protobuf", "com.github.proto-openapi.spec.v2@v1.0+protobuf"];
+const V3_FORMS: [&str; 2] = ["com.github.proto-openapi.spec.v3.v1.0+protobuf", "com.github.proto-openapi.spec.v3@v1.0+protobuf"];
 
 /// Answers an OpenAPI path; `None` if it is none.
-pub(crate) fn answer(rows: &Rows, path: &str, query: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+pub(crate) fn answer(rows: &Rows, path: &str, query: &str, headers: &HeaderMap, accept: &Accept<'_>) -> Option<Response<Body>> {
     let path = path.strip_prefix("/openapi/")?;
     if path == "v3" {
         let packed = rows.openapi().get("v3", || index(rows).to_string().into_bytes());
         return Some(respond_index(&packed, headers));
     }
     if path == "v2" {
-        if !is_taken(headers, "v2") {
-            return Some(not_acceptable());
-        }
-        let (hash, document) = (hash_of_all(rows), || whole(rows));
-        // client-go asks for protobuf alone and reads nothing else; everybody else gets JSON.
-        if headers.get_all(header::ACCEPT).iter().any(|v| v.to_str().is_ok_and(|v| v.contains(PROTOBUF_ASKED))) {
-            let packed = rows.openapi().get("v2.pb", || openapi::v2_packed(&document()));
-            return Some(respond(&packed, &format!("{hash}.pb"), PROTOBUF, headers));
-        }
-        let packed = rows.openapi().get("v2", || json(&document()));
-        return Some(respond(&packed, &hash, negotiate::JSON, headers));
+        return Some(second(rows.openapi(), &hash_of_all(rows), || whole(rows), headers, accept));
     }
     let wanted = path.strip_prefix("v3/")?;
     let found = versions(rows).find(|(group, version)| path_of(group, version) == wanted);
     if found.is_none() && !roots(rows).any(|root| root == wanted) {
         return Some(reply::not_found_without_words());
     }
-    if !is_taken(headers, "v3") {
-        return Some(not_acceptable());
-    }
+    let written = match accept.document(&V3_FORMS) {
+        Written::NotAcceptable => return Some(not_acceptable()),
+        Written::NoClause => return Some(of_no_clause()),
+        written => written,
+    };
     let found = found.map(|(group, version)| (group, version, group.of_version(version)));
     let hash = found.as_ref().map_or_else(|| hash(&[]), |(.., found)| hash(found));
     // The index names documents by their hash. One of another hash is looked for where it is now, and one of this never changes.
@@ -57,11 +52,17 @@ pub(crate) fn answer(rows: &Rows, path: &str, query: &str, headers: &HeaderMap) 
     if asked.is_some_and(|asked| asked != hash) {
         return Some(moved(&format!("/openapi/v3/{wanted}?hash={hash}")));
     }
-    let packed = match &found {
-        Some((group, version, found)) => group.documents.get(version, || json(&with_served(found, |served| openapi::v3_document(served, release())))),
-        None => rows.openapi().get(wanted, || json(&openapi::v3_root(wanted, release()).unwrap_or_default())),
+    let document = || match &found {
+        Some((.., found)) => with_served(found, |served| openapi::v3_document(served, release())),
+        None => openapi::v3_root(wanted, release()).unwrap_or_default(),
     };
-    let mut response = respond(&packed, &hash, negotiate::JSON, headers);
+    let (suffix, media): (_, &'static str) = if written == Written::Packed { (".pb", V3_PACKED) } else { ("", negotiate::JSON) };
+    let make = || if written == Written::Packed { openapi::v3_packed(&document()) } else { json(&document()) };
+    let packed = match &found {
+        Some((group, version, _)) => group.documents.get(&format!("{version}{suffix}"), make),
+        None => rows.openapi().get(&format!("{wanted}{suffix}"), make),
+    };
+    let mut response = respond(&packed, &hash, media, headers);
     if asked.is_some() {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
     }
@@ -79,19 +80,30 @@ fn moved(location: &str) -> Response<Body> {
 
 /// A document is not to be had as it is asked for; no words.
 fn not_acceptable() -> Response<Body> {
-    let mut response = Response::new(body::empty());
+    let mut response = of_no_clause();
     *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
     response
 }
 
-/// Whether a document of this version is accepted as JSON, or as protobuf in any of its spellings.
-fn is_taken(headers: &HeaderMap, version: &str) -> bool {
-    let packed = format!("com.github.proto-openapi.spec.{version}");
-    let Some(accept) = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).filter(|accept| !accept.is_empty()) else { return true };
-    accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim()).any(|media| {
-        let (kind, form) = media.split_once('/').unwrap_or((media, ""));
-        matches!(kind, "*" | "application") && (matches!(form, "*" | "json") || form.starts_with(&packed))
-    })
+/// What is answered to a header of which nothing can be made: nothing, as upstream's handler of version 3 has it.
+fn of_no_clause() -> Response<Body> {
+    let mut response = Response::new(body::empty());
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// The document of version 2, of which there is one for all; both forms have one tag, as they differ by what is accepted.
+pub(crate) fn second(kept: &Documents, hash: &str, document: impl Fn() -> machinery::Value, headers: &HeaderMap, accept: &Accept<'_>) -> Response<Body> {
+    let mut response = match accept.document(&V2_FORMS) {
+        Written::Json => respond(&kept.get("v2", || json(&document())), hash, negotiate::JSON, headers),
+        Written::Packed => respond(&kept.get("v2.pb", || openapi::v2_packed(&document())), hash, V2_PACKED, headers),
+        Written::NotAcceptable | Written::NoClause => not_acceptable(),
+    };
+    // Upstream's handler of this version alone compresses, and says so of all that it answers.
+    let out = response.headers_mut();
+    out.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    out.append(header::VARY, HeaderValue::from_static("Accept"));
+    response
 }
 
 /// The index of version 3.
@@ -197,12 +209,16 @@ fn told(packed: &Packed, tag: Option<&str>, media_type: &'static str, headers: &
     *response.status_mut() = state;
     let out = response.headers_mut();
     out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    out.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
-    if state != StatusCode::NOT_MODIFIED {
+    // A document has the type that its handler gave it; that of the index is found out by looking at what is sent.
+    if whole || (tag.is_some() && state != StatusCode::NOT_MODIFIED) {
         out.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    }
+    if tag.is_some() {
+        out.append(header::VARY, HeaderValue::from_static("Accept"));
     }
     if whole && gzip {
         out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        out.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     }
     let modified = (tag.is_none() || state != StatusCode::NOT_MODIFIED).then(|| (header::LAST_MODIFIED, conditions::date(packed.made)));
     for (name, value) in modified.into_iter().chain(tag.map(|tag| (header::ETAG, tag.to_owned()))) {

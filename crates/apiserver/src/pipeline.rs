@@ -10,7 +10,7 @@ use crate::{
         forward::{self, Passed},
     },
     astray, body, components, discovery, errors, health,
-    negotiate::{self, Accepted, Encoding, Form, Offered},
+    negotiate::{self, Accept, Accepted, Encoding, Form, Offered},
     offload::{self, Finish, GivenUp},
     path::RequestInfo,
     proxy,
@@ -65,7 +65,9 @@ pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Respon
         tracing::error!(path = %uri.path(), why, "a request panicked");
         Err(Status::internal(format!("This request caused apiserver to panic. Look in the logs for details: {why}")))
     });
-    let response = result.unwrap_or_else(|status| respond::status(&status, accepted));
+    let mut response = result.unwrap_or_else(|status| respond::status(&status, accepted));
+    // Whoever answers says otherwise, or this is what is said.
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     if let Some(rest) = body {
         body::drain(rest);
     }
@@ -85,7 +87,10 @@ async fn stages(
 ) -> Result<Response<Body>, Status> {
     let now = SystemTime::now();
     let offered_token = websocket::take_token(&mut parts.headers);
-    *accepted = negotiate::accepted(&parts.headers, Offered::default()).unwrap_or_default();
+    // The header is read once, whoever moves the rest of the request.
+    let header = parts.headers.get(header::ACCEPT).cloned();
+    let accept = Accept::of(header.as_ref());
+    *accepted = accept.accepted(Offered::default()).unwrap_or_default();
     accepted.pretty |= pretty(query, header_text(&parts.headers, header::USER_AGENT));
     let asking = access::authenticate(server.world(), &parts, offered_token.as_deref(), now).await?;
     let user = access::impersonate(server.world(), asking.user, &parts.headers).and_then(|user| access::authorize(server.world(), &user, &info).map(|()| user));
@@ -104,7 +109,7 @@ async fn stages(
     let work = async {
         match server.aggregation().of(&cx.info) {
             Some(remote) => Ok(forward::answer(server.world(), &remote, Passed::new(&cx, parts, until), body).await),
-            None => dispatch(server, &cx, parts, body, query, row, accepted).await,
+            None => dispatch(server, &cx, parts, body, query, row, (&accept, accepted)).await,
         }
     };
     let result = match lasts {
@@ -185,7 +190,7 @@ async fn dispatch(
     body: &mut Option<Body>,
     query: &Query<'_>,
     row: Option<&Arc<Row>>,
-    accepted: &mut Accepted,
+    (accept, accepted): (&Accept<'_>, &mut Accepted),
 ) -> Result<Response<Body>, Status> {
     if !cx.info.is_resource {
         return other_path(server, cx, parts, *accepted).await;
@@ -215,10 +220,13 @@ async fn dispatch(
         return Err(errors::unsupported(row, ""));
     }
     let streams = matches!(cx.info.verb, "list" | "watch");
-    *accepted = negotiate::accepted(&parts.headers, Offered { forms: forms || stored, streams, protobuf: row.is_builtin() })?;
+    *accepted = accept.accepted(Offered { forms: forms || stored, streams, protobuf: row.is_builtin() })?;
     match cx.info.verb {
         "watch" => accepted.for_watch()?,
-        "get" | "list" if matches!(accepted.form, Form::Partial(_)) => check_number(row, cx.info.verb == "list", accepted.many)?,
+        "get" | "list" if matches!(accepted.form, Form::Partial(_)) => {
+            // What cannot be put into a form is said as JSON, whatever is accepted.
+            check_number(row, cx.info.verb == "list", accepted.many).inspect_err(|_| accepted.encoding = Encoding::Json)?;
+        }
         _ => {}
     }
     accepted.pretty |= pretty(query, &cx.user_agent);
@@ -353,7 +361,8 @@ fn check_number(row: &Row, many: bool, asked_many: bool) -> Result<(), Status> {
         (true, false) => format!("you requested PartialObjectMetadataList, but the requested object is not a list ({go_type})"),
         _ => return Ok(()),
     };
-    Err(Status::new(406, "NotAcceptable", why))
+    // Of an object without a Go type upstream finds out too late that it is none.
+    Err(if row.custom.is_some() && asked_many { Status::new(500, "", "content is not a list") } else { Status::new(406, "NotAcceptable", why) })
 }
 
 /// What the clients of a deprecated kind are told with every answer.
@@ -544,6 +553,7 @@ async fn described_elsewhere(server: &ApiServer, cx: &Arc<Context>, parts: Parts
 
 fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted) -> Result<Response<Body>, Status> {
     let (headers, query) = (&parts.headers, &Query::parse(parts.uri.query().unwrap_or_default()));
+    let accept = &Accept::read(headers);
     let info = &cx.info;
     let path = info.path.as_str();
     // The original's handlers of these look at no method.
@@ -557,15 +567,15 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
     if path.contains("//") {
         return astray::nowhere(server, path);
     }
-    if let Some(response) = server.aggregation().aggregated(&rows, path, headers) {
+    if let Some(response) = server.aggregation().aggregated(&rows, path, headers, accept) {
         return Ok(response);
     }
-    let elsewhere = server.aggregation().plain(&rows, path, headers).map(|value| Ok(discovery::Found::Plain(value)));
-    if let Some(found) = elsewhere.or_else(|| discovery::answer(&rows, path, headers, &server.world().address())) {
+    let elsewhere = server.aggregation().plain(&rows, path, accept).map(|value| Ok(discovery::Found::Plain(value)));
+    if let Some(found) = elsewhere.or_else(|| discovery::answer(&rows, path, headers, accept, &server.world().address())) {
         return Ok(match found? {
             discovery::Found::Plain(value) => {
                 let accepted = Accepted { pretty: pretty(query, &cx.user_agent), ..accepted };
-                respond::encoded(StatusCode::OK, accepted, crate::storage::type_of(&value), &value)
+                respond::said(accepted, crate::storage::type_of(&value), &value)
             }
             discovery::Found::Whole(response) => response,
         });
@@ -578,10 +588,10 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
     let json = |value: &Value| json_as(None, value);
     match path {
         "/version" | "/version/" => {
-            negotiate::produces(headers, &[negotiate::JSON])?;
+            accept.produces(&[negotiate::JSON])?;
             json_as(info, &machinery::resources::version())
         }
-        "/" => json(&serde_json::json!({ "paths": machinery::resources::roots().collect::<Vec<_>>() })),
+        "/" => json(&serde_json::json!({ "paths": discovery::paths(&rows) })),
         "/metrics" => {
             let mut response = reply::respond(StatusCode::OK, negotiate::JSON, server.world().render_metrics(server.given_up().count()));
             let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -589,17 +599,24 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
             reply::finish(&mut response, headers, Vec::new());
             Ok(response)
         }
-        "/.well-known/openid-configuration" | "/.well-known/openid-configuration/" => json(&server.identity().tokens.openid_configuration()),
+        "/.well-known/openid-configuration" | "/.well-known/openid-configuration/" => json(&server.identity().tokens.openid_configuration()).map(kept_an_hour),
         "/openid/v1/jwks" | "/openid/v1/jwks/" => {
+            accept.produces(&["application/jwk-set+json"])?;
             let mut response = json(&server.identity().tokens.jwks())?;
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
-            Ok(response)
+            Ok(kept_an_hour(response))
         }
-        _ => match crate::openapi::answer(&rows, path, parts.uri.query().unwrap_or_default(), headers) {
+        _ => match crate::openapi::answer(&rows, path, parts.uri.query().unwrap_or_default(), headers, accept) {
             Some(response) => Ok(response),
             None => astray::nowhere(server, path),
         },
     }
+}
+
+/// Whoever checks tokens may keep what he checks them by.
+fn kept_an_hour(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    response
 }
 
 #[cfg(test)]

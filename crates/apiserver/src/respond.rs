@@ -102,6 +102,14 @@ pub(crate) fn encoded(code: StatusCode, accepted: Accepted, ty: Option<TypeRef<'
     }
 }
 
+/// A document of discovery: of those that are older than its kinds it is not said in which version they are.
+pub(crate) fn said(accepted: Accepted, ty: Option<TypeRef<'_>>, value: &Value) -> Response<Body> {
+    match (accepted.encoding, ty) {
+        (Encoding::Protobuf, Some(ty)) => respond(StatusCode::OK, negotiate::PROTOBUF, proto::encode_said(ty, value)),
+        _ => encoded(StatusCode::OK, accepted, ty, value),
+    }
+}
+
 /// From compact JSON to what was asked for. The original ends what it does not indent with a line's end.
 pub(crate) fn from_json(code: StatusCode, accepted: Accepted, mut compact: Vec<u8>) -> Response<Body> {
     if accepted.encoding == Encoding::Yaml {

@@ -147,6 +147,11 @@ impl Env {
         find(field).or_else(|| RESERVED.contains(&field).then(|| find(&format!("__{field}__")))?)
     }
 
+    /// Whether the original knows the field of an object and no type of it: a patch has any field.
+    pub(crate) fn is_untyped(&self, object: &str, field: &str) -> bool {
+        self.patches && object == "JSONPatch" && admission::patch_field(object, field).is_none()
+    }
+
     /// A function by its name, which may begin with a dot.
     pub(crate) fn function(&self, name: &str) -> Option<&Function> {
         self.base.functions.get(name.strip_prefix('.').unwrap_or(name))

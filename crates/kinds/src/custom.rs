@@ -51,6 +51,8 @@ pub struct Cell {
 pub struct Custom {
     /// The version as the definition describes it.
     pub version: Arc<Described>,
+    /// Objects have a namespace.
+    pub namespaced: bool,
     /// What is asked of objects, compiled when the first one is looked at; nothing where the version has no schema.
     pub node: Arc<OnceLock<Option<Node>>>,
     /// Has the subresource `status`.
@@ -161,8 +163,12 @@ impl Strategy for Custom {
         self.selectable.iter().map(|(name, path)| (name.clone(), of(path))).collect()
     }
 
+    fn judges_metadata(&self) -> bool {
+        true
+    }
+
     fn judges_at_length(&self) -> bool {
-        self.has_rules || self.node.get().is_none()
+        self.has_rules || self.node.get().is_none_or(|node| node.as_ref().is_some_and(Node::has_dear_pattern_ahead))
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
@@ -203,7 +209,8 @@ impl Strategy for Custom {
 impl Custom {
     /// An object as a whole.
     fn whole(&self, obj: &Value, old: Option<&Value>, stop: Option<&AtomicBool>) -> Judged {
-        let (mut errors, root) = (ErrorList::new(), Path::empty());
+        let root = Path::empty();
+        let mut errors = old.map_or_else(|| meta::created(obj, self.namespaced, self), |old| meta::changed(obj, old));
         if let Some(schema) = self.schema() {
             errors.extend(old.map_or_else(|| schema.validate(obj, &root), |old| schema.validate_update(obj, old, &root)));
         }
@@ -218,7 +225,7 @@ impl Custom {
     }
 
     fn status(&self, obj: &Value, old: &Value, stop: Option<&AtomicBool>) -> ErrorList {
-        let mut errors = ErrorList::new();
+        let mut errors = meta::changed(obj, old);
         if let (Some(schema), Some(status)) = (self.schema().and_then(|schema| schema.property("status")), obj.get("status")) {
             errors.extend(schema.validate_update(status, &old["status"], &Path::root("status")));
         }
@@ -363,8 +370,18 @@ fn go_value(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => "<nil>".into(),
-        Value::Number(number) if !number.is_i64() => number.as_f64().map(|number| number.to_string()).unwrap_or_default(),
+        Value::Number(number) if !number.is_i64() => number.as_f64().map(go_float).unwrap_or_default(),
         other => other.to_string(),
+    }
+}
+
+/// A float as Go's `%v` has it: the shortest digits, with an exponent below -4 and from 6 on.
+fn go_float(float: f64) -> String {
+    let text = format!("{float:e}");
+    let Some((digits, exponent)) = text.split_once('e') else { return text };
+    match exponent.parse::<i32>() {
+        Ok(exponent) if !(-4..6).contains(&exponent) => format!("{digits}e{exponent:+03}"),
+        _ => float.to_string(),
     }
 }
 

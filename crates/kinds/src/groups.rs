@@ -11,6 +11,7 @@ mod devices;
 mod discovery;
 mod extensions;
 mod flowcontrol;
+mod migrations;
 mod misc;
 mod networking;
 mod rbac;

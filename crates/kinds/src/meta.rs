@@ -4,7 +4,8 @@ use crate::{rules, strategy::Strategy, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
-    names,
+    gvk::Gvk,
+    json, names, schema,
 };
 
 /// Most bytes in all annotations of an object together.
@@ -38,9 +39,42 @@ pub fn validate_meta(obj: &Value, namespaced: bool, strategy: &dyn Strategy) -> 
     errors
 }
 
-/// What is wrong with the metadata of a changed object.
-pub fn validate_meta_update(obj: &Value, old: &Value, strategy: &dyn Strategy) -> ErrorList {
+/// What is wrong with a new object's metadata, for who knows no more than the object.
+pub(crate) fn created(obj: &Value, namespaced: bool, strategy: &dyn Strategy) -> ErrorList {
     let mut errors = ErrorList::new();
+    if tree::text(&obj["metadata"], "name").is_empty() {
+        errors.push(Error::required(&Path::root("metadata").child("name"), "name or generateName is required"));
+    }
+    errors.extend(validate_meta(obj, namespaced, strategy));
+    errors
+}
+
+/// What is wrong with the metadata of a changed object. Where the kind's own strategy looks at it too, nothing is said once.
+pub fn validate_meta_update(obj: &Value, old: &Value, strategy: &dyn Strategy) -> ErrorList {
+    let path = Path::root("metadata");
+    let mut errors = ErrorList::new();
+    if strategy.judges_metadata() {
+        common(&obj["metadata"], &path, strategy, &mut errors);
+        errors.extend(changed(obj, old));
+        return errors;
+    }
+    immutable(obj, old, &mut errors);
+    common(&obj["metadata"], &path, strategy, &mut errors);
+    errors
+}
+
+/// What upstream's `ValidateObjectMetaUpdate` says.
+pub(crate) fn changed(obj: &Value, old: &Value) -> ErrorList {
+    let (metadata, path) = (&obj["metadata"], Path::root("metadata"));
+    let mut errors = ErrorList::new();
+    immutable(obj, old, &mut errors);
+    rules::labels(&metadata["labels"], &path.child("labels"), &mut errors);
+    annotations(&metadata["annotations"], &path.child("annotations"), &mut errors);
+    owners(metadata, &path, &mut errors);
+    errors
+}
+
+fn immutable(obj: &Value, old: &Value, errors: &mut ErrorList) {
     let (new, old, path) = (&obj["metadata"], &old["metadata"], Path::root("metadata"));
     if !old["deletionTimestamp"].is_null() {
         let had: Vec<&str> = tree::list(old, "finalizers").iter().filter_map(Value::as_str).collect();
@@ -56,8 +90,6 @@ pub fn validate_meta_update(obj: &Value, old: &Value, strategy: &dyn Strategy) -
             errors.push(Error::invalid(&path.child(field), new[field].clone(), rules::IMMUTABLE));
         }
     }
-    common(new, &path, strategy, &mut errors);
-    errors
 }
 
 fn common(metadata: &Value, path: &Path, strategy: &dyn Strategy, errors: &mut ErrorList) {
@@ -136,12 +168,18 @@ fn owners(metadata: &Value, path: &Path, errors: &mut ErrorList) {
             if let Some(first) = controller {
                 let detail =
                     format!("Only one reference can have Controller set to true. Found \"true\" in references for {} and {}", describe(first), describe(owner));
-                errors.push(Error::invalid(&path, metadata["ownerReferences"].clone(), detail));
+                errors.push(Error::invalid(&path, metadata["ownerReferences"].clone(), detail).shown_as(written(&metadata["ownerReferences"])));
                 return;
             }
             controller = Some(owner);
         }
     }
+}
+
+/// Owners with their fields in the order of their type.
+fn written(owners: &Value) -> String {
+    let ty = schema::builtin().kind(&Gvk::new("", "v1", "Pod")).and_then(|pod| pod.child("metadata")?.child("ownerReferences"));
+    String::from_utf8(json::encode_as(ty, owners)).unwrap_or_default()
 }
 
 fn describe(owner: &Value) -> String {

@@ -214,6 +214,12 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Whether [`Self::judge`] and [`Self::judge_through`] look at metadata too, as upstream's strategy of the kind does: a new
+    /// object's is then left to them.
+    fn judges_metadata(&self) -> bool {
+        false
+    }
+
     /// Whether finalizers may be called as anybody likes: only the original's core asks for a domain.
     fn any_finalizer(&self) -> bool {
         false

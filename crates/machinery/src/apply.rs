@@ -19,6 +19,7 @@ mod last_applied;
 mod managers;
 mod merge;
 mod prune;
+mod scale;
 mod set;
 mod shape;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub(crate) mod typed;
 mod versions;
 mod whole;
 
+pub use scale::Scaled;
 pub use set::FieldSet;
 pub use versions::{Conversions, Written};
 
@@ -282,7 +284,8 @@ pub fn unfit_managers(object: &Value) -> Option<String> {
 /// Records an update (create, replace, any patch but apply) from `old` (`None`: it did not exist) to `new` in the
 /// managedFields of `new`.
 ///
-/// A request may bring managedFields of its own; an empty list, or one of one empty entry, deletes them all. Through a subresource they are always those of `old`. The other arguments are as
+/// A request may bring managedFields of its own; an empty list, or one of one empty entry, deletes them all (of a custom object an
+/// empty list is as good as none). Through a subresource they are always those of `old`. The other arguments are as
 /// in [`apply`].
 #[allow(clippy::too_many_arguments, reason = "the seam: every one is a fact of the request, and there is one caller")]
 pub fn track_update<'w>(
@@ -299,8 +302,10 @@ pub fn track_update<'w>(
 }
 
 fn track<'w>(kind: impl Into<Written<'w>>, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
+    let kind = kind.into();
+    let typed = !kind.is_lenient();
     let reset = new.get("metadata").and_then(|m| m.get("managedFields")).and_then(Value::as_array).is_some_and(|entries| match entries.as_slice() {
-        [] => true,
+        [] => typed,
         [Value::Object(entry)] => entry.is_empty(),
         _ => false,
     });
@@ -312,7 +317,7 @@ fn track<'w>(kind: impl Into<Written<'w>>, old: Option<&Value>, new: &mut Value,
         return;
     }
     let empty = Value::Object(Map::new());
-    let changed = update_managers(&Versions::new(kind.into()), old.unwrap_or(&empty), new, &mut managers, manager);
+    let changed = update_managers(&Versions::new(kind), old.unwrap_or(&empty), new, &mut managers, manager);
     let as_before = old.and_then(|o| o.get("metadata")?.get("managedFields"));
     match (changed, as_before) {
         // Nothing has changed, and the client brought what there was: no need to write it anew.

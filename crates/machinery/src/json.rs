@@ -259,7 +259,10 @@ impl Applied {
 /// # Errors
 /// 400 for what is neither, or no object.
 pub fn parse_applied(bytes: &[u8]) -> Result<Applied, Status> {
-    let refused = |why: &str| Status::bad_request(format!("error decoding patch: error converting YAML to JSON: yaml: {why}"));
+    // What begins as JSON does is left as it is by the first of two readers, which makes JSON for the audit.
+    let is_json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let where_ = if is_json { "error decoding patch: error converting YAML to JSON" } else { "error encoding patch" };
+    let refused = |why: &str| Status::bad_request(format!("{where_}: yaml: {why}"));
     let Document { value, repeats } = document(bytes).map_err(|why| refused(&why))?;
     match value {
         Value::Object(_) => Ok(Applied { value, repeats }),

@@ -18,7 +18,7 @@ mod schemas;
 mod tests;
 mod words;
 
-pub use packed::v2_packed;
+pub use packed::{v2_packed, v3_packed};
 
 use crate::{Map, Value, resources::Resource};
 use descriptions::Descriptions;

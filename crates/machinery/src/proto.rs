@@ -45,6 +45,11 @@ pub fn encode_spelled(ty: TypeRef<'_>, value: &Value, texts: &Texts) -> Vec<u8> 
     envelope(&api_version, &kind, &raw)
 }
 
+/// As [`encode`], under the version and kind that the object itself says, even if it says none.
+pub fn encode_said(ty: TypeRef<'_>, value: &Value) -> Vec<u8> {
+    envelope(&text(value, "apiVersion"), &text(value, "kind"), &encode_raw(ty, value))
+}
+
 /// Encodes an object's own message, without the envelope.
 pub fn encode_raw(ty: TypeRef<'_>, value: &Value) -> Vec<u8> {
     encode_raw_spelled(ty, value, Texts::NONE)

@@ -198,7 +198,7 @@ impl Status {
 
     /// 413.
     pub fn too_large(message: impl fmt::Display) -> Self {
-        Self::new(413, "RequestEntityTooLarge", format!("Request entity is too large: {message}"))
+        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"))
     }
 
     /// 504.

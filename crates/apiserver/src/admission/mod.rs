@@ -256,6 +256,16 @@ fn forbidden(write: &Write<'_>, object: &Value, why: impl std::fmt::Display) -> 
     Status::forbidden(&write.row.resource.group, &write.row.resource.resource, name, why)
 }
 
+/// Whether what was made of an object of the server's own kinds can be read as what it says that it is now.
+fn readable_as_said(before: &Value, next: &Value) -> Result<(), String> {
+    let kind = |object: &Value| Gvk::parse(text(object, "apiVersion"), text(object, "kind"));
+    let other = kind(next);
+    match machinery::schema::builtin().kind(&other).filter(|_| other != kind(before)) {
+        Some(ty) => machinery::json::canonical(next.clone(), ty).map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Whether an object of the server's own kinds still is of its kind; in the words of a conversion that there is not.
 fn same_kind(before: &Value, next: &Value) -> Result<(), String> {
     let kind = |object: &Value| Gvk::parse(text(object, "apiVersion"), text(object, "kind"));

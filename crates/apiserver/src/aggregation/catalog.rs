@@ -13,6 +13,7 @@ use crate::{
     bootstrap, discovery,
     documents::Aggregated,
     hooks::Services,
+    negotiate::Accept,
     read::{items, text},
     rows::{Group, Rows, by_priority},
 };
@@ -229,12 +230,12 @@ impl Catalog {
     }
 
     /// Answers a path of aggregated discovery; none if nothing is to be said of other servers.
-    pub(crate) fn answer(&self, rows: &Arc<Rows>, path: &str, headers: &http::HeaderMap) -> Option<http::Response<crate::Body>> {
+    pub(crate) fn answer(&self, rows: &Arc<Rows>, path: &str, headers: &http::HeaderMap, accept: &Accept<'_>) -> Option<http::Response<crate::Body>> {
         let entries: Vec<Arc<Entry>> = self.entries.lock().values().cloned().collect();
         if entries.is_empty() {
             return None;
         }
-        let encoding = discovery::aggregated_encoding(headers)?;
+        let encoding = discovery::aggregated_encoding(accept)?;
         let made = self.made.load_full().filter(|made| Arc::ptr_eq(&made.rows, rows) && same(&made.entries, &entries));
         let made = made.unwrap_or_else(|| {
             let made = Arc::new(Made { rows: Arc::clone(rows), documents: documents(rows, &entries), entries });
@@ -323,7 +324,7 @@ fn part(place: &Place<'_, Arc<Entry>>) -> Vec<u8> {
         };
         versions.sort_by(|a, b| version_order((priority(text(a, "version")), text(a, "version")), (priority(text(b, "version")), text(b, "version"))));
     }
-    discovery::in_order(&value)
+    discovery::told::in_order(&value)
 }
 
 /// `/apis`, or `/apis/GROUP`, in their older form; none if no other server has anything to do with it.

@@ -21,7 +21,7 @@ mod remote;
 
 pub(crate) use openapi::Answered;
 
-use crate::{Body, discovery, gate::source::Source, path::RequestInfo, rows::Rows};
+use crate::{Body, discovery, gate::source::Source, negotiate::Accept, path::RequestInfo, rows::Rows};
 use catalog::Catalog;
 use http::{HeaderMap, Response};
 use identity::pki::Credential;
@@ -62,16 +62,16 @@ impl Aggregation {
     }
 
     /// `/apis` and `/apis/GROUP`, in their older form; none if no other server has anything to do with it.
-    pub(crate) fn plain(&self, rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Value> {
-        if path.trim_matches('/') == "apis" && discovery::aggregated_encoding(headers).is_some() {
+    pub(crate) fn plain(&self, rows: &Rows, path: &str, accept: &Accept<'_>) -> Option<Value> {
+        if path.trim_matches('/') == "apis" && discovery::aggregated_encoding(accept).is_some() {
             return None;
         }
         catalog::plain(rows, &self.remotes.at_once(), path)
     }
 
     /// Aggregated discovery; none if no other server has anything to do with it.
-    pub(crate) fn aggregated(&self, rows: &Arc<Rows>, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
-        self.catalog.answer(rows, path, headers)
+    pub(crate) fn aggregated(&self, rows: &Arc<Rows>, path: &str, headers: &HeaderMap, accept: &Accept<'_>) -> Option<Response<Body>> {
+        self.catalog.answer(rows, path, headers, accept)
     }
 
     /// Whether any server has described what it serves.

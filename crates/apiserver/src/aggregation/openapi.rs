@@ -12,8 +12,8 @@ use crate::{
     Body,
     documents::{Documents, Packed},
     hooks::Services,
-    negotiate,
-    openapi::{self, PROTOBUF, PROTOBUF_ASKED},
+    negotiate::Accept,
+    openapi,
     rows::Rows,
 };
 use http::{HeaderMap, Response, header};
@@ -217,6 +217,7 @@ impl Descriptions {
 
     /// Answers an OpenAPI path with which another server has something to do.
     pub(crate) fn answer(&self, rows: &Rows, path: &str, headers: &HeaderMap) -> Option<Answered> {
+        let accept = &Accept::read(headers);
         let path = path.strip_prefix("/openapi/")?;
         let mut said: Vec<(Arc<Remote>, Description)> = self.said.lock().values().cloned().collect();
         if said.is_empty() {
@@ -240,14 +241,14 @@ impl Descriptions {
             }
             None if path == "v2" => {
                 said.retain(|(_, description)| description.two.is_some());
-                (!said.is_empty()).then(|| Answered::Here(self.whole(rows, &mut said, headers)))
+                (!said.is_empty()).then(|| Answered::Here(self.whole(rows, &mut said, headers, accept)))
             }
             None => None,
         }
     }
 
     /// The one document of version 2.
-    fn whole(&self, rows: &Rows, said: &mut [(Arc<Remote>, Description)], headers: &HeaderMap) -> Response<Body> {
+    fn whole(&self, rows: &Rows, said: &mut [(Arc<Remote>, Description)], headers: &HeaderMap, accept: &Accept<'_>) -> Response<Body> {
         said.sort_by(|(a, _), (b, _)| b.group_priority.cmp(&a.group_priority).then_with(|| a.name.cmp(&b.name)));
         let parts: Vec<&Arc<Two>> = said.iter().filter_map(|(_, description)| description.two.as_ref()).collect();
         let mut digest = Sha256::new();
@@ -267,12 +268,7 @@ impl Descriptions {
             parts.iter().for_each(|two| merge(&mut document, &two.document));
             document
         };
-        if headers.get_all(header::ACCEPT).iter().any(|v| v.to_str().is_ok_and(|v| v.contains(PROTOBUF_ASKED))) {
-            let packed = made.documents.get("v2.pb", || machinery::openapi::v2_packed(&document()));
-            return openapi::respond(&packed, &format!("{}.pb", made.hash), PROTOBUF, headers);
-        }
-        let packed = made.documents.get("v2", || machinery::json::encode(&document()));
-        openapi::respond(&packed, &made.hash, negotiate::JSON, headers)
+        openapi::second(&made.documents, &made.hash, document, headers, accept)
     }
 }
 

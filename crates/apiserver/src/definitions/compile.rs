@@ -109,7 +109,13 @@ pub(super) fn compile(definition: &Value, present: &Rows, entrance: Arc<Entrance
         };
         let before = present.get(group, name, &resource.resource).filter(|row| row.custom.is_some());
         let labels = before.map(|row| Arc::clone(row.labels()));
-        Some(Arc::new(Row::custom(resource, text(names, "listKind").to_owned(), Arc::new(strategy(version, described, patterns.clone())), custom, labels)))
+        Some(Arc::new(Row::custom(
+            resource,
+            text(names, "listKind").to_owned(),
+            Arc::new(strategy(version, spec["scope"] == "Namespaced", described, patterns.clone())),
+            custom,
+            labels,
+        )))
     };
     let rows: Vec<Arc<Row>> = versions.iter().filter(|version| version["served"] == true).filter_map(row).collect();
     let stored = rows.iter().find(|row| row.resource.version == storage).cloned();
@@ -183,13 +189,14 @@ fn columns(version: &Value) -> Vec<Column> {
     std::iter::once(name).chain(wanted_columns(version).into_iter().map(|(column, _)| column)).collect()
 }
 
-fn strategy(version: &Value, described: Arc<Described>, patterns: Patterns) -> custom::Custom {
+fn strategy(version: &Value, namespaced: bool, described: Arc<Described>, patterns: Patterns) -> custom::Custom {
     let selectable = version["selectableFields"].as_array().into_iter().flatten().filter_map(|field| {
         let path = text(field, "jsonPath");
         Some((path.strip_prefix('.').unwrap_or(path).to_owned().into(), JsonPath::parse(path)?))
     });
     let cells = wanted_columns(version).into_iter();
     custom::Custom {
+        namespaced,
         has_status: version["subresources"]["status"].is_object(),
         scale: scale(version),
         selectable: selectable.collect(),

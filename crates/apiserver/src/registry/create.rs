@@ -194,10 +194,12 @@ fn terminating(row: &Row, name: &str) -> Status {
 fn validate(row: &Row, cx: &Context, name: &str, value: &Value) -> Result<Vec<String>, Status> {
     check_type(row, name, value)?;
     let mut errors = field::ErrorList::new();
-    if name.is_empty() {
-        errors.push(field::Error::required(&Path::root("metadata").child("name"), "name or generateName is required"));
+    if !row.strategy.judges_metadata() {
+        if name.is_empty() {
+            errors.push(field::Error::required(&Path::root("metadata").child("name"), "name or generateName is required"));
+        }
+        errors.extend(kinds::validate_meta(value, row.resource.namespaced, &*row.strategy));
     }
-    errors.extend(kinds::validate_meta(value, row.resource.namespaced, &*row.strategy));
     let judged = row.strategy.judge(value, cx.stop());
     errors.extend(judged.errors);
     if errors.is_empty() { Ok(judged.warnings) } else { Err(errors::invalid(row, name, errors)) }
@@ -215,5 +217,6 @@ pub(crate) fn check_type(row: &Row, name: &str, value: &Value) -> Result<(), Sta
             errors.push(field::Error::invalid(&Path::root(field), value[field].clone(), format!("must be {wanted}")));
         }
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&row.resource.group, kind, name, errors)) }
+    let group = machinery::gvk::Gvk::parse(value["apiVersion"].as_str().unwrap_or_default(), kind).group;
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&group, kind, name, errors)) }
 }

@@ -10,6 +10,7 @@ use machinery::{
     quote::Quoted,
     schema::{self, TypeRef},
     status::Status,
+    tree::json_type,
     yaml,
 };
 
@@ -80,16 +81,8 @@ fn unhandled(given: &Gvk, expected: &Gvk, why: &str) -> Status {
 pub(crate) fn otherwise(expected: &Gvk, bytes: &[u8], status: Status) -> Status {
     let read = || json::read(bytes).ok().or_else(|| yaml::decode(bytes, None, Validation::Ignore).ok().map(|read| read.value));
     let Some(tree) = read().filter(Value::is_object) else { return status };
-    for key in ["apiVersion", "kind"] {
-        let found = match &tree[key] {
-            Value::Null | Value::String(_) => continue,
-            Value::Bool(_) => "bool",
-            Value::Number(_) => "number",
-            Value::Array(_) => "array",
-            Value::Object(_) => "object",
-        };
-        let why = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go struct field .{key} of type string");
-        return json::unrecognized(expected, &why, bytes);
+    if let Some(untold) = untold(expected, &tree, bytes) {
+        return untold;
     }
     let text = |key: &str| tree[key].as_str().filter(|text| !text.is_empty());
     let api_version = text("apiVersion").map_or_else(|| expected.api_version(), str::to_owned);
@@ -117,6 +110,28 @@ pub(crate) fn otherwise(expected: &Gvk, bytes: &[u8], status: Status) -> Status 
             check(expected, &named).err().unwrap_or(status)
         }
     }
+}
+
+/// The error of a body that says what it is by something else than texts.
+fn untold(expected: &Gvk, tree: &Value, bytes: &[u8]) -> Option<Status> {
+    ["apiVersion", "kind"].into_iter().find_map(|key| {
+        let found = match &tree[key] {
+            Value::Null | Value::String(_) => return None,
+            other => json_type(other),
+        };
+        let why = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go struct field .{key} of type string");
+        Some(json::unrecognized(expected, &why, bytes))
+    })
+}
+
+/// What was read of a custom object: before its type is looked at it must say what it is.
+pub(crate) fn custom(expected: Option<&Gvk>, bytes: &[u8], read: Result<Value, Status>) -> Result<Value, Status> {
+    let untold_by = |tree: &Value| expected.and_then(|expected| untold(expected, tree, bytes));
+    let found = match &read {
+        Ok(value) => untold_by(value),
+        Err(_) => json::read(bytes).ok().filter(Value::is_object).and_then(|tree| untold_by(&tree)),
+    };
+    found.map_or(read, Err)
 }
 
 /// Decodes a message. An envelope that does not say what is in it holds what is expected.

@@ -226,6 +226,8 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
     if let Some(wanted) = wanted {
         not_ahead(wanted, current)?;
     }
+    // Any version is upstream's cache's to give, which gives all; events alone have none.
+    let limit = if version == "0" && call.row.resource.resource != "events" { 0 } else { limit };
     // Upstream reads an exact snapshot also where a limit goes with a version and no rule is given.
     let exact = wanted.filter(|v| *v > 0 && (rule == "Exact" || (rule.is_empty() && limit > 0)));
     Ok(Options { limit, exact, after: String::new(), left: None })

@@ -83,7 +83,7 @@ impl<'a> Call<'a> {
     pub(crate) fn decode_as(&self, bytes: &Bytes, ty: machinery::schema::TypeRef<'_>, validation: Validation) -> Result<Value, Status> {
         let read = self.read_as(bytes, ty, validation);
         match ty.gvk().filter(|_| !ty.schema.is_lenient()) {
-            None => read,
+            None => declared::custom(ty.gvk(), bytes, read),
             Some(expected) => {
                 let value = read.map_err(|status| declared::otherwise(expected, bytes, status))?;
                 declared::check(expected, &value).map_err(|status| declared::otherwise(expected, bytes, status)).map(|()| value)

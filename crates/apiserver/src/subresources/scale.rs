@@ -4,6 +4,7 @@
 use crate::{
     conversion::Memory,
     errors,
+    negotiate::{self, Encoding},
     registry::{Call, Change, WriteOptions, change, check_uid, patch},
     respond::Answer,
     rows::Row,
@@ -13,12 +14,18 @@ use bytes::Bytes;
 use http::StatusCode;
 use machinery::{
     Value,
+    apply::{self, FieldSet, Scaled},
     field::{self, Path},
     gvk::Gvk,
+    json::{self, Validation},
     schema::TypeRef,
     status::Status,
+    time, yaml,
 };
 use serde_json::json;
+
+/// The version of a Scale.
+const VERSION: &str = "autoscaling/v1";
 
 fn ty() -> Result<TypeRef<'static>, Status> {
     let gvk = Gvk { group: "autoscaling".into(), version: "v1".into(), kind: "Scale".into() };
@@ -93,14 +100,26 @@ pub(crate) async fn get(call: &Call<'_>) -> Result<Answer, Status> {
 /// Answers a PUT.
 pub(crate) async fn update(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let options = WriteOptions::of(call, "UpdateOptions")?;
-    let scale =
-        call.decode_as(body, ty()?, options.validation).map_err(|status| match call.row.custom.is_some() && status.message.contains("unknown conversion") {
-            // Upstream converts nothing there.
-            true => Status::bad_request("no kind is registered for the type v1.Scale in scheme \"pkg/runtime/scheme.go:111\""),
-            false => status,
-        })?;
+    if call.row.custom.is_some() && says_otherwise(call, body) {
+        // Upstream converts nothing there.
+        return Err(Status::bad_request("no kind is registered for the type v1.Scale in scheme \"pkg/runtime/scheme.go:111\""));
+    }
+    let scale = call.decode_as(body, ty()?, options.validation)?;
     check_place(call, &scale)?;
-    set(call, &options, |_| Ok(scale.clone())).await
+    set(call, &options, Told::Updated(&mut |_| Ok(scale.clone()))).await
+}
+
+/// Whether a body says that it is something else.
+fn says_otherwise(call: &Call<'_>, body: &Bytes) -> bool {
+    let said = match negotiate::content(call.headers) {
+        Ok(Encoding::Json) => json::peek(body).ok(),
+        Ok(Encoding::Yaml) => yaml::decode(body, None, Validation::Ignore).ok().map(|read| {
+            let text = |key: &str| read.value[key].as_str().unwrap_or_default().to_owned();
+            (text("apiVersion"), text("kind"))
+        }),
+        _ => None,
+    };
+    said.is_some_and(|(version, kind)| !matches!(version.as_str(), "" | VERSION) || !matches!(kind.as_str(), "" | "Scale"))
 }
 
 /// A scale is called as what it is the scale of.
@@ -118,33 +137,52 @@ pub(crate) async fn patch(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
     let options = patch::options(call, kind)?;
     let ty = ty()?;
     if kind == patch::Kind::Apply {
-        let applied = machinery::yaml::decode(body, Some(ty), options.validation)?.value;
-        if applied["kind"] != "Scale" || applied["apiVersion"] != "autoscaling/v1" {
-            let text = |field: &str| applied[field].as_str().unwrap_or_default();
+        let applied = json::parse_applied(body)?;
+        let text = |field: &str| applied.value[field].as_str().unwrap_or_default();
+        if text("kind") != "Scale" || text("apiVersion") != VERSION {
             return Err(Status::bad_request(format!("invalid object type: {}, Kind={}", text("apiVersion"), text("kind"))));
         }
-        return set(call, &options, |old| {
-            let mut scale = of(call.row, old)?;
+        return set(call, &options, Told::Applied(&applied.value)).await;
+    }
+    let parsed = patch::parse(kind, body, &options)?;
+    let mut patched = |old: &Value| {
+        let scale = patch::patched(call, ty, old, &parsed)?;
+        check_place(call, &scale).map(|()| scale)
+    };
+    set(call, &options, Told::Updated(&mut patched)).await
+}
+
+/// What is told of a scale.
+enum Told<'a> {
+    /// All that is to be.
+    Updated(&'a mut (dyn FnMut(&Value) -> Result<Value, Status> + Send)),
+    /// What its applier wants.
+    Applied(&'a Value),
+}
+
+/// The next scale, with those whom its fields are.
+fn next(call: &Call<'_>, options: &WriteOptions, told: &mut Told<'_>, old: &Value) -> Result<Value, Status> {
+    let (ty, now, nothing) = (ty()?, time::rfc3339(call.cx.now), FieldSet::new());
+    match told {
+        Told::Updated(make) => {
+            let mut scale = make(old)?;
+            apply::track_update(ty, Some(old), &mut scale, &options.manager, VERSION, "scale", &now, &nothing);
+            Ok(scale)
+        }
+        Told::Applied(applied) => {
+            let scale = apply::apply(ty, Some(old), applied, &options.manager, VERSION, "scale", options.force, &now, &nothing)?;
             if let Some(name) = applied["metadata"]["name"].as_str() {
                 crate::registry::check_name(call, name)?;
             }
-            scale["spec"]["replicas"] = applied["spec"]["replicas"].clone();
             Ok(scale)
-        })
-        .await;
+        }
     }
-    let parsed = patch::parse(kind, body, &options)?;
-    set(call, &options, |old| {
-        let scale = patch::patched(call, ty, &of(call.row, old)?, &parsed)?;
-        check_place(call, &scale).map(|()| scale)
-    })
-    .await
 }
 
-async fn set<F>(call: &Call<'_>, options: &WriteOptions, mut scale_of: F) -> Result<Answer, Status>
-where
-    F: FnMut(&Value) -> Result<Value, Status> + Send,
-{
+async fn set(call: &Call<'_>, options: &WriteOptions, mut told: Told<'_>) -> Result<Answer, Status> {
+    let places = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref());
+    let path: Vec<&str> = places.map_or_else(|| vec!["spec", "replicas"], |places| places.spec_replicas.trim_start_matches('.').split('.').collect());
+    let scaled = Scaled { api_version: &call.row.api_version, path: &path };
     let target = Change {
         row: call.row,
         namespace: call.namespace(),
@@ -152,15 +190,17 @@ where
         subresource: "scale",
         options,
         may_create: false,
-        applied: false,
+        // Owners are those of the scale.
+        applied: true,
         derived: true,
     };
     let answer = change(call, &target, |old| {
         let old = old.ok_or_else(|| errors::not_found(call.row, call.name()))?;
-        let scale = scale_of(old)?;
+        let mut present = of(call.row, old)?;
+        scaled.tell(old, &mut present);
+        let scale = next(call, options, &mut told, &present)?;
         check_uid(call.row, call.name(), &scale, old)?;
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-        let places = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref());
         if let Some(places) = places.filter(|_| replicas == UNTOLD) {
             return Err(Status::bad_request(format!("the spec replicas field {:?} cannot be empty", places.spec_replicas)));
         }
@@ -177,6 +217,7 @@ where
         if let Some(version) = scale["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty()) {
             value["metadata"]["resourceVersion"] = version.into();
         }
+        scaled.take(&scale, &mut value);
         Ok(value)
     })
     .await?;

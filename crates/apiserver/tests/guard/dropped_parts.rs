@@ -56,7 +56,9 @@ async fn a_scale_is_set_whole() {
             let ask = async |n: usize| {
                 let uri = there(cluster, collection, &object, name(n)).await;
                 let body = if media == OPERATIONS { body.clone() } else { merged(body.clone(), json!({"metadata": {"name": name(n)}})) };
-                (format!("{uri}/scale?fieldManager=me"), body)
+                // Whoever made the object owns its replicas.
+                let force = if media == APPLY { "&force=true" } else { "" };
+                (format!("{uri}/scale?fieldManager=me{force}"), body)
             };
             let done = async |n: usize| {
                 let object = cluster.get(&format!("{collection}/{}", name(n))).await.expect(200);

@@ -83,8 +83,12 @@ impl Checker<'_> {
         self.set(id, result);
         for field in &mut object.fields {
             self.check(&mut field.value);
-            let wanted = self.field(field.id, &name, &field.name).unwrap_or(Type::Error);
             let given = self.element(&field.value, field.optional);
+            if self.env.is_untyped(&name, &field.name) {
+                self.error(field.id, format!("expected type of field '{}' is '' but provided type is '{given}'", field.name));
+                continue;
+            }
+            let wanted = self.field(field.id, &name, &field.name).unwrap_or(Type::Error);
             if !self.assignable(&wanted, &given) {
                 let message = format!("expected type of field '{}' is '{wanted}' but provided type is '{given}'", field.name);
                 self.error(field.id, message);

@@ -228,11 +228,11 @@ fn check_match_conditions(owner: &Value, params: bool, stored: &[&str], path: &P
     }
     for (at, condition) in list.iter().enumerate() {
         let (place, name) = (path.index(at), tree::text(condition, "name"));
-        let expression = tree::text(condition, "expression");
-        if expression.trim().is_empty() {
+        let expression = tree::text(condition, "expression").trim();
+        if expression.is_empty() {
             errors.push(Error::required(&place.child("expression"), ""));
         } else {
-            let compiled = Compiler::new(false).compile(expression, declared, Gives::Bool, stored.contains(&expression));
+            let compiled = Compiler::new(false).compile(expression, declared, Gives::Bool, stored.iter().any(|text| text.trim() == expression));
             told(compiled, expression, &place.child("expression"), errors);
         }
         if name.is_empty() {

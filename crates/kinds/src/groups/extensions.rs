@@ -2,7 +2,7 @@
 //! answer for whole groups.
 
 use super::{checks, definition};
-use crate::{Context, NameRule, Strategy, definitions, rules, tree};
+use crate::{Context, NameRule, Strategy, definitions, meta, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -43,11 +43,13 @@ impl Strategy for Definitions {
     fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
         tree::reset_status(obj);
         tree::set_meta(obj, "generation", 1.into());
+        tidy(obj);
         note_stored(obj);
     }
 
     fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep(obj, old, "status");
+        tidy(obj);
         if tree::body_differs(obj, old) {
             tree::bump_generation(obj, old);
         }
@@ -58,8 +60,12 @@ impl Strategy for Definitions {
         NameRule::Own
     }
 
+    fn judges_metadata(&self) -> bool {
+        true
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
+        let mut errors = meta::created(obj, false, self);
         let (name, spec) = (tree::text(&obj["metadata"], "name"), &obj["spec"]);
         let place = Path::root("metadata").child("name");
         if !name.is_empty() {
@@ -77,7 +83,7 @@ impl Strategy for Definitions {
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
+        let mut errors = meta::changed(obj, old);
         let (spec, had, path) = (&obj["spec"], &old["spec"], Path::root("spec"));
         definition::check_spec(spec, Some(old), &mut errors);
         if definition::is_established(old) {
@@ -163,9 +169,15 @@ fn check_stored(obj: &Value, errors: &mut ErrorList) {
         errors.push(Error::invalid(&path, obj["status"]["storedVersions"].clone(), "must have at least one stored version"));
         return;
     }
-    for version in versions.iter().filter(|v| v["storage"] == true && !stored.contains(&v["name"])) {
-        let detail = format!("must have the storage version {}", tree::text(version, "name"));
-        errors.push(Error::invalid(&path, stored.to_vec(), detail));
+    // Each is found once: a second version of the same name is not.
+    let mut left: Vec<&Value> = stored.iter().collect();
+    for version in versions {
+        let known = left.len();
+        left.retain(|name| **name != version["name"]);
+        if version["storage"] == true && left.len() == known {
+            let detail = format!("must have the storage version {}", tree::text(version, "name"));
+            errors.push(Error::invalid(&path, stored.to_vec(), detail));
+        }
     }
     for (at, name) in checks::texts(&obj["status"], "storedVersions").filter(|(_, name)| !versions.iter().any(|v| v["name"] == *name)) {
         let detail = format!(
@@ -173,6 +185,15 @@ fn check_stored(obj: &Value, errors: &mut ErrorList) {
              migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"
         );
         errors.push(Error::invalid(&path.index(at), name, detail));
+    }
+}
+
+/// Defaults are stored without what their metadata has too much.
+fn tidy(obj: &mut Value) {
+    for version in obj.pointer_mut("/spec/versions").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema").filter(|schema| schema.is_object()) {
+            definition::embedded::tidy_defaults(schema);
+        }
     }
 }
 

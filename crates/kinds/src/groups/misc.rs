@@ -1,7 +1,7 @@
 //! Small groups: priorities (`scheduling.k8s.io`), leases (`coordination.k8s.io`), runtime classes (`node.k8s.io`), migrations
 //! of stored versions (`storagemigration.k8s.io`).
 
-use super::checks;
+use super::{checks, migrations};
 use crate::{Context, NameRule, Strategy, amounts, pod, rules, tree};
 use machinery::{
     Value,
@@ -199,12 +199,7 @@ impl Strategy for Migrations {
     }
 
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
-        let (mut errors, path) = (ErrorList::new(), Path::root("status"));
-        checks::conditions(&obj["status"], &path, &mut errors);
-        if !tree::empty(&old["status"]["resourceVersion"]) {
-            rules::immutable(&obj["status"]["resourceVersion"], &old["status"]["resourceVersion"], &path.child("resourceVersion"), &mut errors);
-        }
-        errors
+        migrations::check_status(&obj["status"], &old["status"])
     }
 
     fn allow_unconditional_update(&self) -> bool {

@@ -24,6 +24,13 @@ impl<'a> From<TypeRef<'a>> for Written<'a> {
     }
 }
 
+impl Written<'_> {
+    /// Of a kind that a definition describes.
+    pub(super) fn is_lenient(&self) -> bool {
+        self.ty.schema.is_lenient()
+    }
+}
+
 /// The kind that is written, in the version of the request.
 pub(super) struct Versions<'a> {
     ty: TypeRef<'a>,

@@ -35,6 +35,11 @@ impl<'p> Node<'p> {
         Node { parent: Some(self), step: Step::Index(at) }
     }
 
+    /// Whether it is the object itself.
+    pub(super) fn is_root(&self) -> bool {
+        matches!(self.step, Step::Root)
+    }
+
     /// Whether it is the metadata of the object itself.
     pub(super) fn is_metadata(&self) -> bool {
         matches!(self.step, Step::Field("metadata", _)) && self.parent.is_some_and(|parent| matches!(parent.step, Step::Root))

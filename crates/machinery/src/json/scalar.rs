@@ -93,9 +93,6 @@ pub(super) fn bytes(text: &str) -> Result<String, String> {
 
 /// What Go makes of a `null` among list elements or map values.
 pub(super) fn zero(ty: TypeRef<'_>) -> Value {
-    if ty.schema.is_lenient() {
-        return Value::Null;
-    }
     match ty.get() {
         Type::Object(_) => Value::Object(Map::new()),
         Type::String | Type::Bytes => Value::String(String::new()),

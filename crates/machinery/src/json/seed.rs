@@ -115,6 +115,16 @@ impl Context {
 /// Every whole number up to this one is a float.
 const FLOAT_EXACT: u64 = 1 << 53;
 
+/// Any JSON behind a pointer is none where it is null.
+fn is_no_json(ty: TypeRef<'_>, value: &Value) -> bool {
+    value.is_null() && matches!(ty.get(), Type::RawJson)
+}
+
+/// A whole number of a value without a type: what is too large for `int64` is a float.
+fn go_number(n: u64) -> Value {
+    if i64::try_from(n).is_ok() { n.into() } else { (n as f64).into() }
+}
+
 fn is_minus_zero(number: &serde_json::Number) -> bool {
     number.is_f64() && number.as_f64() == Some(0.0)
 }
@@ -198,6 +208,27 @@ impl<'a> Seed<'a> {
         self.ty.schema.is_lenient() && self.ty.object().is_some_and(|object| object.name == OBJECT_META)
     }
 
+    /// Whether it is a resource within a custom object.
+    fn is_embedded(&self, object: &Object) -> bool {
+        let meta = |field: &crate::schema::Field| self.ty.to(field.ty).object().is_some_and(|object| object.name == OBJECT_META);
+        self.is_lenient() && !self.at.is_root() && object.field("metadata").is_some_and(meta)
+    }
+
+    /// What a resource within a custom object says that it is, and its metadata: both are read for themselves (upstream's `Coerce`),
+    /// and what they cannot be is told with the value.
+    fn coerced<E: Error>(&self, seed: Seed<'_>, value: Value) -> Result<Value, E> {
+        let at = seed.at;
+        let told = |why: String| {
+            let shown = String::from_utf8(super::encode(&value)).unwrap_or_default();
+            self.cx.fail(format!("{}: Invalid value: {shown}: {why}", at.strict("").trim_end_matches('.')))
+        };
+        if seed.ty.object().is_none() {
+            return if value.is_string() { Ok(value) } else { Err(told("must be a string".to_owned())) };
+        }
+        let read: Result<Option<Value>, serde_json::Error> = seed.deserialize(value.clone());
+        read.map(Option::unwrap_or_default).map_err(|error| told(self.cx.take_failure().unwrap_or_else(|| error.to_string())))
+    }
+
     /// What an element that is null becomes: Go's zero, or what it is.
     fn nothing(&self, elem: TypeRef<'_>) -> Value {
         if self.is_lenient() { Value::Null } else { scalar::zero(elem) }
@@ -224,6 +255,7 @@ impl<'a> Seed<'a> {
             // What a float cannot hold is rounded, as Go reads it.
             Type::Double if !self.is_lenient() && number.as_i64().is_some_and(|n| n.unsigned_abs() > FLOAT_EXACT) => Ok(Some(number.as_f64().into())),
             Type::Double | Type::Any if is_minus_zero(&number) => Ok(Some(0.into())),
+            Type::Any if number.as_u64().is_some() => Ok(number.as_u64().map(go_number)),
             Type::Double | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => Ok(Some(Value::Number(number))),
             Type::Quantity => self.text(&shown.to_string()),
             Type::Int32 | Type::Int64 | Type::IntOrString => self.wrong(&format!("number {shown}"), Value::Number(number)),
@@ -263,9 +295,14 @@ impl<'a> Seed<'a> {
                     let node = self.at.field(&field.name, self.ty);
                     let in_meta = self.in_meta || object.name == OBJECT_META;
                     let seed = Seed { ty: self.ty.to(field.ty), at: &node, cx: self.cx, owner: object.go_name(), go_type: &field.go_type, in_meta };
+                    if self.is_embedded(object) && matches!(field.name.as_ref(), "apiVersion" | "kind" | "metadata") {
+                        let value = map.next_value_seed(AnySeed { at: &node, cx: self.cx })?;
+                        out.insert(field.name.clone().into_owned(), self.coerced(seed, value)?);
+                        continue;
+                    }
                     // An empty list of owners is a wish: that there be none.
                     let stays = |v: &Value| field.name == "managedFields" && v.is_array() && self.at.is_metadata();
-                    match map.next_value_seed(seed)?.filter(|v| !self.ty.leaves_out(field, v) || stays(v)) {
+                    match map.next_value_seed(seed)?.filter(|v| !is_no_json(self.ty.to(field.ty), v) && (!self.ty.leaves_out(field, v) || stays(v))) {
                         Some(value) => drop(out.insert(field.name.clone().into_owned(), value)),
                         None if field.nullable => drop(out.insert(field.name.clone().into_owned(), Value::Null)),
                         None => drop(out.remove(field.name.as_ref())),
@@ -278,6 +315,12 @@ impl<'a> Seed<'a> {
                         self.cx.duplicate(self.at, &name);
                     }
                     out.insert(name, value);
+                }
+                // A custom object is read as a map before its type is known: what is there twice is told wherever it stands.
+                Key::Unknown(name) if self.is_lenient() && self.cx.strict => {
+                    self.cx.problem("unknown", self.at, &name);
+                    let node = self.at.key(&name);
+                    map.next_value_seed(AnySeed { at: &node, cx: self.cx })?;
                 }
                 Key::Unknown(name) => {
                     self.cx.problem("unknown", self.at, &name);
@@ -457,7 +500,7 @@ impl<'de> Visitor<'de> for AnySeed<'_> {
     }
 
     fn visit_u64<E>(self, n: u64) -> Result<Value, E> {
-        Ok(n.into())
+        Ok(if self.cx.verbatim { n.into() } else { go_number(n) })
     }
 
     fn visit_f64<E>(self, n: f64) -> Result<Value, E> {

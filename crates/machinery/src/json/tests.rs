@@ -39,6 +39,8 @@ fn a_duplicate_in_what_is_applied_is_told_by_its_line() {
     }
     assert!(parse_applied(b"a: 1").unwrap().refuse_repeats().is_ok());
     let broken = parse_applied(b"spec: {").unwrap_err().message;
+    assert!(broken.starts_with("error encoding patch: yaml: "), "{broken}");
+    let broken = parse_applied(b"{\"a\": [}").unwrap_err().message;
     assert!(broken.starts_with("error decoding patch: error converting YAML to JSON: yaml: "), "{broken}");
     let list = parse_applied(b"- a").unwrap_err().message;
     assert!(list.ends_with("json: cannot unmarshal array into Go value of type map[string]interface {}"), "{list}");

@@ -1,7 +1,13 @@
-//! The version 2 document as protobuf, the form in which client-go and kubectl ask for it (gnostic's `openapi.v2`).
+//! The documents as protobuf, the form in which client-go asks for them: the messages of gnostic's `openapi.v2` and `openapi.v3`.
 //!
-//! The messages are tables: a JSON name, a tag, and how its value is written. What begins with `x-` is an extension and
-//! travels as text, of which JSON is as good a form as YAML. The tags are those of gnostic's `OpenAPIv2.proto`.
+//! Messages are tables: a JSON name, a tag, and how its value is written. What begins with `x-` is an extension and travels as
+//! YAML. As everywhere in proto3 what is empty or zero is left out, but where it is the one of several that is chosen.
+
+mod v2;
+mod v3;
+
+pub use v2::v2_packed;
+pub use v3::v3_packed;
 
 use crate::{Value, proto::wire};
 
@@ -9,98 +15,6 @@ use crate::{Value, proto::wire};
 type Write = fn(&mut Vec<u8>, u32, &Value);
 /// A message: its fields, and the tag of its extensions.
 struct Message(&'static [(&'static str, u32, Write)], u32);
-
-const DOCUMENT: Message = Message(
-    &[
-        ("swagger", 1, text),
-        ("info", 2, info),
-        ("paths", 8, paths),
-        ("definitions", 9, |o, tag, v| wire::message_field(o, tag, |o| named(o, 1, v, schema))),
-        ("security", 12, |o, tag, v| each(o, tag, v, requirement)),
-        ("securityDefinitions", 13, |o, tag, v| wire::message_field(o, tag, |o| named(o, 1, v, security))),
-    ],
-    16,
-);
-const INFO: Message = Message(&[("title", 1, text), ("version", 2, text), ("description", 3, text)], 7);
-const PATH_ITEM: Message = Message(
-    &[
-        ("get", 2, operation),
-        ("put", 3, operation),
-        ("post", 4, operation),
-        ("delete", 5, operation),
-        ("options", 6, operation),
-        ("head", 7, operation),
-        ("patch", 8, operation),
-        ("parameters", 9, parameters),
-    ],
-    10,
-);
-const OPERATION: Message = Message(
-    &[
-        ("tags", 1, texts),
-        ("summary", 2, text),
-        ("description", 3, text),
-        ("operationId", 5, text),
-        ("produces", 6, texts),
-        ("consumes", 7, texts),
-        ("parameters", 8, parameters),
-        ("responses", 9, |o, tag, v| wire::message_field(o, tag, |o| named(o, 1, v, response))),
-        ("schemes", 10, texts),
-        ("deprecated", 11, flag),
-    ],
-    13,
-);
-const RESPONSE: Message = Message(&[("description", 1, text), ("schema", 2, |o, tag, v| wire::message_field(o, tag, |o| schema(o, 1, v)))], 5);
-const BODY: Message = Message(&[("description", 1, text), ("name", 2, text), ("in", 3, text), ("required", 4, flag), ("schema", 5, schema)], 6);
-const QUERY: Message = Message(
-    &[("required", 1, flag), ("in", 2, text), ("description", 3, text), ("name", 4, text), ("type", 6, text), ("format", 7, text), ("uniqueItems", 20, flag)],
-    23,
-);
-/// Also of headers.
-const PATH: Message = Message(
-    &[("required", 1, flag), ("in", 2, text), ("description", 3, text), ("name", 4, text), ("type", 5, text), ("format", 6, text), ("uniqueItems", 19, flag)],
-    22,
-);
-const API_KEY: Message = Message(&[("type", 1, text), ("name", 2, text), ("in", 3, text), ("description", 4, text)], 5);
-const SCHEMA: Message = Message(
-    &[
-        ("$ref", 1, text),
-        ("format", 2, text),
-        ("title", 3, text),
-        ("description", 4, text),
-        ("default", 5, any),
-        ("multipleOf", 6, double),
-        ("maximum", 7, double),
-        ("exclusiveMaximum", 8, flag),
-        ("minimum", 9, double),
-        ("exclusiveMinimum", 10, flag),
-        ("maxLength", 11, integer),
-        ("minLength", 12, integer),
-        ("pattern", 13, text),
-        ("maxItems", 14, integer),
-        ("minItems", 15, integer),
-        ("uniqueItems", 16, flag),
-        ("maxProperties", 17, integer),
-        ("minProperties", 18, integer),
-        ("required", 19, texts),
-        ("enum", 20, |o, tag, v| each(o, tag, v, any)),
-        ("additionalProperties", 21, |o, tag, v| wire::message_field(o, tag, |o| if v.is_boolean() { flag(o, 2, v) } else { schema(o, 1, v) })),
-        ("type", 22, |o, tag, v| wire::message_field(o, tag, |o| if v.is_array() { texts(o, 1, v) } else { text(o, 1, v) })),
-        ("items", 23, |o, tag, v| wire::message_field(o, tag, |o| schema(o, 1, v))),
-        ("allOf", 24, |o, tag, v| each(o, tag, v, schema)),
-        ("properties", 25, |o, tag, v| wire::message_field(o, tag, |o| named(o, 1, v, schema))),
-        ("readOnly", 27, flag),
-        ("example", 30, any),
-    ],
-    31,
-);
-
-/// The document ([`super::v2_document`]) as protobuf.
-pub fn v2_packed(document: &Value) -> Vec<u8> {
-    let mut out = Vec::new();
-    fields(&mut out, document, &DOCUMENT);
-    out
-}
 
 fn fields(out: &mut Vec<u8>, value: &Value, message: &Message) {
     let Message(known, extensions) = message;
@@ -132,6 +46,11 @@ fn named(out: &mut Vec<u8>, tag: u32, value: &Value, write: Write) {
     }
 }
 
+/// A message that holds such a list alone.
+fn map(out: &mut Vec<u8>, tag: u32, value: &Value, write: Write) {
+    wire::message_field(out, tag, |out| named(out, 1, value, write));
+}
+
 fn each(out: &mut Vec<u8>, tag: u32, value: &Value, write: Write) {
     for found in value.as_array().into_iter().flatten() {
         write(out, tag, found);
@@ -139,67 +58,46 @@ fn each(out: &mut Vec<u8>, tag: u32, value: &Value, write: Write) {
 }
 
 fn text(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    wire::string_field(out, tag, value.as_str().unwrap_or_default().as_bytes());
+    if let Some(text) = value.as_str().filter(|text| !text.is_empty()) {
+        wire::string_field(out, tag, text.as_bytes());
+    }
 }
 
 fn texts(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    each(out, tag, value, text);
+    each(out, tag, value, |out, tag, value| wire::string_field(out, tag, value.as_str().unwrap_or_default().as_bytes()));
 }
 
 fn flag(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    wire::varint_field(out, tag, value.as_bool().unwrap_or_default().into());
+    if value == true {
+        wire::varint_field(out, tag, 1);
+    }
 }
 
 fn integer(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    wire::varint_field(out, tag, value.as_i64().unwrap_or_default().cast_unsigned());
+    if let Some(number) = value.as_i64().filter(|number| *number != 0) {
+        wire::varint_field(out, tag, number.cast_unsigned());
+    }
 }
 
 fn double(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    wire::double_field(out, tag, value.as_f64().unwrap_or_default());
+    if let Some(number) = value.as_f64().filter(|number| *number != 0.0) {
+        wire::double_field(out, tag, number);
+    }
 }
 
 fn any(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    wire::message_field(out, tag, |out| wire::string_field(out, 2, value.to_string().as_bytes()));
+    wire::message_field(out, tag, |out| wire::string_field(out, 2, crate::yaml::encode(value).as_bytes()));
 }
 
-fn info(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    message(out, tag, value, &INFO);
-}
-
-fn schema(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    message(out, tag, value, &SCHEMA);
-}
-
-fn operation(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    message(out, tag, value, &OPERATION);
-}
-
-fn paths(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    wire::message_field(out, tag, |out| named(out, 2, value, |o, tag, v| message(o, tag, v, &PATH_ITEM)));
-}
-
-fn response(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    wire::message_field(out, tag, |out| message(out, 1, value, &RESPONSE));
-}
-
-/// Each is one of two, and those that are not bodies are one of four, by where they stand.
-fn parameters(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    each(out, tag, value, |out, tag, value| {
-        wire::message_field(out, tag, |out| {
-            wire::message_field(out, 1, |out| match value["in"].as_str() {
-                Some("body") => message(out, 1, value, &BODY),
-                Some("header") => wire::message_field(out, 2, |out| message(out, 1, value, &PATH)),
-                Some("path") => wire::message_field(out, 2, |out| message(out, 4, value, &PATH)),
-                _ => wire::message_field(out, 2, |out| message(out, 3, value, &QUERY)),
-            });
-        });
-    });
-}
-
+/// What security there must be: names, each with a list of texts.
 fn requirement(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    wire::message_field(out, tag, |out| named(out, 1, value, |o, tag, v| wire::message_field(o, tag, |o| texts(o, 1, v))));
+    map(out, tag, value, |o, tag, v| wire::message_field(o, tag, |o| texts(o, 1, v)));
 }
 
-fn security(out: &mut Vec<u8>, tag: u32, value: &Value) {
-    wire::message_field(out, tag, |out| message(out, 2, value, &API_KEY));
+/// A bool or a schema.
+fn additional(out: &mut Vec<u8>, tag: u32, value: &Value, schema: Write) {
+    wire::message_field(out, tag, |out| match value {
+        Value::Bool(allowed) => wire::varint_field(out, 2, u64::from(*allowed)),
+        _ => schema(out, 1, value),
+    });
 }

@@ -114,7 +114,19 @@ fn the_packed_document_names_its_kinds() {
     let pod = definitions.iter().find(|d| all(d, 1) == [b"io.k8s.api.core.v1.Pod"]).unwrap();
     let extension = all(all(pod, 2)[0], 31)[0];
     assert_eq!(all(extension, 1), [b"x-kubernetes-group-version-kind"]);
-    let text: crate::Value = serde_json::from_slice(all(all(extension, 2)[0], 2)[0]).unwrap();
-    assert_eq!(text, json!([{"group": "", "version": "v1", "kind": "Pod"}]));
+    let read = |yaml: &[u8]| crate::yaml::decode(yaml, None, crate::json::Validation::Ignore).unwrap().value;
+    let kinds = json!([{"group": "", "version": "v1", "kind": "Pod"}]);
+    assert_eq!(read(all(all(extension, 2)[0], 2)[0]), kinds);
     assert_eq!(all(all(&packed, 8)[0], 2).len(), document["paths"].as_object().unwrap().len());
+    // What all operations have stands with the document, and is referred to.
+    assert_eq!(all(all(&packed, 10)[0], 1).len(), document["parameters"].as_object().unwrap().len());
+    let document = v3_document(&[Served { resource: pods, custom: None }], "v1.37.2");
+    let packed = v3_packed(&document);
+    assert_eq!(all(&packed, 1), [b"3.0.0"]);
+    let schemas = all(all(all(&packed, 5)[0], 1)[0], 1);
+    assert_eq!(schemas.len(), document["components"]["schemas"].as_object().unwrap().len());
+    let pod = schemas.iter().find(|schema| all(schema, 1) == [b"io.k8s.api.core.v1.Pod"]).unwrap();
+    let pod = all(all(pod, 2)[0], 1)[0];
+    assert_eq!(read(all(all(all(pod, 36)[0], 2)[0], 2)[0]), kinds);
+    assert_eq!(all(all(&packed, 4)[0], 1).len(), document["paths"].as_object().unwrap().len());
 }

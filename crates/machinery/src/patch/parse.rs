@@ -165,7 +165,8 @@ impl Patch {
         };
         let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&self.value) } else { written(value) };
         let invalid = |shown: String, why: String| Status::invalid("", "", "", vec![Error::invalid(&Path::root("patch"), shown, why)]);
-        if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk()) {
+        // What a custom object says that it is, validation looks at.
+        if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk().filter(|_| !ty.schema.is_lenient())) {
             let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
             let (version, kind) = (given("apiVersion"), given("kind"));
             let other_version = !version.is_empty() && version != own.api_version();

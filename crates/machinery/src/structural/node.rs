@@ -90,6 +90,25 @@ impl Pattern {
     pub(super) fn compiled(&self) -> &Result<Arc<Regex>, String> {
         self.compiled.get_or_init(|| regexp::shared(&self.text))
     }
+
+    /// Whether compiling it may take longer than a moment: it is long, or repeats much.
+    fn is_dear(&self) -> bool {
+        self.text.len() > DEAR_FROM_BYTES || repeats(&self.text) > DEAR_FROM_REPEATS
+    }
+}
+
+/// A pattern longer than this is dear.
+const DEAR_FROM_BYTES: usize = 512;
+/// A pattern whose parts are repeated more often than this in all is dear: what is repeated is compiled as often.
+const DEAR_FROM_REPEATS: u64 = 1000;
+
+/// What the counts of a pattern come to if each stands within the others.
+fn repeats(pattern: &str) -> u64 {
+    let counts = pattern.split('{').skip(1).filter_map(|rest| {
+        let (counts, _) = rest.split_once('}')?;
+        counts.rsplit(',').find_map(|count| count.parse::<u64>().ok())
+    });
+    counts.filter(|count| *count > 1).fold(1, u64::saturating_mul)
 }
 
 /// How many elements or entries there may be.
@@ -155,6 +174,8 @@ pub struct Node {
 pub(super) struct Below {
     pub(super) lists: bool,
     pub(super) embedded: bool,
+    /// Patterns that are dear to compile.
+    pub(super) dear: bool,
 }
 
 impl Node {
@@ -272,12 +293,29 @@ impl Node {
     }
 
     fn found(&self) -> Below {
-        let mut found = Below { lists: self.listed != Listed::Atomic, embedded: self.embedded };
+        let dear = self.pattern().is_some_and(Pattern::is_dear) || self.parts().any(|part| part.below.dear);
+        let mut found = Below { lists: self.listed != Listed::Atomic, embedded: self.embedded, dear };
         for child in self.children() {
             found.lists |= child.below.lists;
             found.embedded |= child.below.embedded;
+            found.dear |= child.below.dear;
         }
         found
+    }
+
+    fn pattern(&self) -> Option<&Pattern> {
+        self.texts.as_ref()?.pattern.as_ref()
+    }
+
+    /// The nodes that judge the same value.
+    fn parts(&self) -> impl Iterator<Item = &Node> {
+        [&self.all_of, &self.any_of, &self.one_of].into_iter().flatten().chain(self.not.as_deref())
+    }
+
+    /// Whether a pattern that no text has been held against yet may take longer than a moment to compile.
+    pub fn has_dear_pattern_ahead(&self) -> bool {
+        let own = || self.pattern().is_some_and(|pattern| pattern.compiled.get().is_none() && pattern.is_dear());
+        self.below.dear && (own() || self.parts().chain(self.children()).any(Node::has_dear_pattern_ahead))
     }
 }
 

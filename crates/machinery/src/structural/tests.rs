@@ -135,3 +135,14 @@ fn patterns_are_compiled_when_they_are_asked_and_shared() {
     let (of_one, of_two) = (compiled(&one).unwrap(), compiled(&two).unwrap());
     assert!(std::sync::Arc::ptr_eq(&of_one, &of_two));
 }
+
+#[test]
+fn patterns_that_are_dear_to_compile_are_known_until_they_are() {
+    let schema = |pattern: &str| json!({"type": "object", "properties": {"a": {"type": "array", "items": {"type": "string", "pattern": pattern}}}});
+    for (pattern, dear) in [("^a{1,253}$", false), ("^(a{1,100}b){1,100}$", true), ("^[{]x}$", false)] {
+        let node = Node::compile(&schema(pattern), Purpose::Objects);
+        assert_eq!(node.has_dear_pattern_ahead(), dear, "{pattern}");
+        assert!(!node.validate(&json!({"a": ["ccc"]}), &Path::empty()).is_empty());
+        assert!(!node.has_dear_pattern_ahead(), "{pattern} is compiled now");
+    }
+}

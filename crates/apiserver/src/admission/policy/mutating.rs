@@ -1,7 +1,7 @@
 //! MutatingAdmissionPolicy: what policies make of an object, one after the other, and again where it has changed after them.
 
 use super::{
-    super::{again::Again, attributes::Attributes, forbidden, keep_managers, same_kind},
+    super::{again::Again, attributes::Attributes, forbidden, keep_managers, readable_as_said, same_kind},
     Invocation, Misconfigured, conditions, find, in_time,
     merge::{self, Unfit},
     namespace_of,
@@ -109,6 +109,7 @@ fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Va
         match next {
             Ok(mut next) => {
                 if asked.row(version).is_some_and(|row| row.custom.is_none()) {
+                    readable_as_said(&current, &next).map_err(Status::internal)?;
                     same_kind(&current, &next).map_err(|why| Status::internal(format!("failed to convert object: {why}")))?;
                 }
                 keep_managers(asked.write, &current, &mut next);

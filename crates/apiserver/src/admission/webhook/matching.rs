@@ -6,7 +6,7 @@ use super::super::{
 };
 use crate::{Operation, gate::webhooks::Webhook, world::World};
 use machinery::{Value, labels::Selector, status::Status};
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 /// A webhook that is asked, and the version in which it wants the object.
 pub(super) struct Invocation {
@@ -14,8 +14,46 @@ pub(super) struct Invocation {
     pub(super) version: Version,
 }
 
+/// The object of a write and the one before it, in the versions that webhooks want them in: each is converted once, whoever asks.
+#[derive(Default)]
+pub(super) struct Turned {
+    objects: HashMap<String, Arc<Value>>,
+    olds: HashMap<String, Arc<Value>>,
+}
+
+impl Turned {
+    /// Both in a version.
+    ///
+    /// # Errors
+    /// A webhook does not convert one; in upstream's words.
+    pub(super) async fn of(&mut self, asked: &Attributes<'_>, version: &Version, object: &Value, old: &Value) -> Result<(Arc<Value>, Arc<Value>), String> {
+        let object = Self::one(&mut self.objects, asked, version, object).await?;
+        Ok((object, Self::one(&mut self.olds, asked, version, old).await?))
+    }
+
+    async fn one(known: &mut HashMap<String, Arc<Value>>, asked: &Attributes<'_>, version: &Version, object: &Value) -> Result<Arc<Value>, String> {
+        let name = version.kind.api_version();
+        if let Some(found) = known.get(&name) {
+            return Ok(Arc::clone(found));
+        }
+        let turned = Arc::new(asked.to(version, object.clone()).await?);
+        known.insert(name, Arc::clone(&turned));
+        Ok(turned)
+    }
+
+    /// The object is another now.
+    pub(super) fn changed(&mut self) {
+        self.objects.clear();
+    }
+}
+
 /// The invocation of a webhook; none if the write does not concern it. `object` and `old` are null for what is not there.
-pub(super) async fn find(asked: &Attributes<'_>, hook: &Arc<Webhook>, object: &Value, old: &Value) -> Result<Option<Invocation>, Status> {
+pub(super) async fn find(
+    asked: &Attributes<'_>,
+    hook: &Arc<Webhook>,
+    (object, old): (&Value, &Value),
+    turned: &mut Turned,
+) -> Result<Option<Invocation>, Status> {
     // What goes wrong with a selector is no matter of those whom the write does not concern.
     let by_namespace = in_namespace(asked, hook.namespaces.as_ref(), object);
     if matches!(by_namespace, Ok(false)) {
@@ -29,8 +67,7 @@ pub(super) async fn find(asked: &Attributes<'_>, hook: &Arc<Webhook>, object: &V
     by_namespace?;
     by_object?;
     if !hook.conditions.is_empty() {
-        let object = asked.to(&version, object.clone()).await.map_err(Status::internal)?;
-        let old = asked.to(&version, old.clone()).await.map_err(Status::internal)?;
+        let (object, old) = turned.of(asked, &version, object, old).await.map_err(Status::internal)?;
         let refused = |why: String| {
             let resource = &asked.write.row.resource;
             Status::forbidden(&resource.group, &resource.resource, asked.name(), why)

@@ -2,11 +2,11 @@
 
 use super::{
     call::{self, Problem},
-    matching::{self, Invocation},
+    matching::{self, Invocation, Turned},
     review::Verdict,
 };
 use crate::{
-    admission::{again::Again, attributes::Attributes, keep_managers, same_kind},
+    admission::{again::Again, attributes::Attributes, keep_managers, readable_as_said, same_kind},
     offload, own,
 };
 use machinery::{Value, json, patch, status::Status};
@@ -20,18 +20,20 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
     again.begin(object);
     let old = asked.old();
     let mut viewed = asked.view(object).into_owned();
-    let mut dirty = false;
+    let (mut dirty, mut turned) = (false, Turned::default());
     for hook in hooks.iter() {
-        let Some(invocation) = Box::pin(matching::find(asked, hook, &viewed, &old)).await? else { continue };
+        let Some(invocation) = Box::pin(matching::find(asked, hook, (&viewed, &old), &mut turned)).await? else { continue };
         if again.leaves_out(&hook.uid) {
             continue;
         }
-        let outcome = Box::pin(one(asked, &invocation, &viewed, &old)).await;
+        let (own, before) = Box::pin(turned.of(asked, &invocation.version, &viewed, &old)).await.map_err(Status::internal)?;
+        let outcome = Box::pin(one(asked, &invocation, &own, &before)).await;
         let (changed, problem) = match outcome {
             Ok(None) => (false, None),
             Ok(Some(next)) => {
                 let changed = next.changed;
                 viewed = next.object;
+                turned.changed();
                 dirty = true;
                 (changed, None)
             }
@@ -62,16 +64,14 @@ struct Patched {
     changed: bool,
 }
 
-/// Asks one; the patched object, if there is a patch.
-async fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value) -> Result<Option<Patched>, Problem> {
+/// Asks one about the object in the version that it wants; the patched object, if there is a patch.
+async fn one(asked: &Attributes<'_>, invocation: &Invocation, own: &Value, old: &Value) -> Result<Option<Patched>, Problem> {
     let version = &invocation.version;
     let refused = |why: String| Problem::Refused(Status::internal(why));
-    let (own, old) = (asked.to(version, object.clone()).await.map_err(refused)?, asked.to(version, old.clone()).await.map_err(refused)?);
-    let verdict = offload::resting(Box::pin(call::ask(asked, invocation, &own, &old, true))).await?;
-    let Some(next) = patched(asked, invocation, &own, &verdict)? else { return Ok(None) };
-    let changed = next != own;
-    let mut next = next;
-    keep_managers(asked.write, &own, &mut next);
+    let verdict = offload::resting(Box::pin(call::ask(asked, invocation, own, old, true))).await?;
+    let Some(mut next) = patched(asked, invocation, own, &verdict)? else { return Ok(None) };
+    let changed = next != *own;
+    keep_managers(asked.write, own, &mut next);
     if let Some(row) = asked.row(version) {
         own::default(row, &mut next);
     }
@@ -104,8 +104,12 @@ fn patched(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, verd
     })?;
     match asked.ty(version) {
         Some(ty) => {
+            let is_own = asked.row(version).is_some_and(|row| row.custom.is_none());
+            if is_own {
+                readable_as_said(object, &next).map_err(refused)?;
+            }
             let (next, _) = json::canonical(next, ty).map_err(refused)?;
-            if asked.row(version).is_some_and(|row| row.custom.is_none()) {
+            if is_own {
                 same_kind(object, &next).map_err(refused)?;
             }
             Ok(Some(next))

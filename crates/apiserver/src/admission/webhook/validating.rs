@@ -2,7 +2,7 @@
 
 use super::{
     call::{self, Problem},
-    matching::{self, Invocation},
+    matching::{self, Invocation, Turned},
 };
 use crate::{admission::attributes::Attributes, offload};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -15,13 +15,14 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
         return Ok(());
     }
     let (object, old) = (asked.view(object), asked.old());
-    let mut invocations = Vec::new();
+    let (mut invocations, mut turned) = (Vec::new(), Turned::default());
     for hook in hooks.iter() {
-        if let Some(invocation) = Box::pin(matching::find(asked, hook, &object, &old)).await? {
-            invocations.push(invocation);
+        if let Some(invocation) = Box::pin(matching::find(asked, hook, (&object, &old), &mut turned)).await? {
+            let both = Box::pin(turned.of(asked, &invocation.version, &object, &old)).await.map_err(Status::internal)?;
+            invocations.push((invocation, both));
         }
     }
-    let mut calls: FuturesUnordered<_> = invocations.iter().map(|invocation| one(asked, invocation, &object, &old)).collect();
+    let mut calls: FuturesUnordered<_> = invocations.iter().map(|(invocation, (object, old))| one(asked, invocation, object, old)).collect();
     if calls.is_empty() {
         return Ok(());
     }
@@ -37,9 +38,7 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
 }
 
 async fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value) -> Result<(), Status> {
-    let version = &invocation.version;
-    let (object, old) = (asked.to(version, object.clone()).await.map_err(Status::internal)?, asked.to(version, old.clone()).await.map_err(Status::internal)?);
-    match Box::pin(call::ask(asked, invocation, &object, &old, false)).await {
+    match Box::pin(call::ask(asked, invocation, object, old, false)).await {
         Ok(_) => Ok(()),
         Err(Problem::Rejected(status) | Problem::Refused(status)) => Err(status),
         Err(Problem::Calling(why)) => call::failed(asked, invocation, &why),

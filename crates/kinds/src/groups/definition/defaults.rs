@@ -54,9 +54,15 @@ const UNKNOWN: &str = "must not have unknown fields";
 /// Checks the defaults of a structural schema.
 pub(super) fn check(schema: &Value, pruned: bool, path: &Path, errors: &mut ErrorList) {
     if has_defaults(schema) {
-        let rules = CustomRules::compile(schema, &Patterns::default());
+        // Most defaults stand where no rule looks at them: then nothing is compiled for them.
+        let is_judged = |schema: &Value| !schema["default"].is_null() && structural::any(schema, &has_rules);
+        let rules = if structural::any(schema, &is_judged) { CustomRules::compile(schema, &Patterns::default()) } else { None };
         check_by(schema, rules.as_ref(), pruned, path, errors);
     }
+}
+
+fn has_rules(schema: &Value) -> bool {
+    schema["x-kubernetes-validations"].as_array().is_some_and(|rules| !rules.is_empty())
 }
 
 fn check_by(schema: &Value, rules: Option<&CustomRules>, pruned: bool, path: &Path, errors: &mut ErrorList) {

@@ -74,6 +74,50 @@ fn check_metadata(path: &Path, metadata: &Value, errors: &mut ErrorList) {
 
 /// Why metadata cannot be read as such, in Go's words.
 pub(super) fn unreadable(metadata: &Value) -> Option<String> {
-    let pod = schema::builtin().kind(&Gvk::new("", "v1", "Pod"))?.child("metadata")?;
-    json::normalize(metadata.clone(), pod, Validation::Ignore).err().map(|status| status.message)
+    json::normalize(metadata.clone(), metadata_type()?, Validation::Ignore).err().map(|status| status.message)
+}
+
+fn metadata_type() -> Option<schema::TypeRef<'static>> {
+    schema::builtin().kind(&Gvk::new("", "v1", "Pod"))?.child("metadata")
+}
+
+/// Takes what metadata has not out of the metadata of resources in a schema's defaults, as upstream does when it looks at them.
+pub(crate) fn tidy_defaults(schema: &mut Value) {
+    if !schema["default"].is_null() {
+        let mut default = schema["default"].take();
+        tidy(schema, &mut default);
+        schema["default"] = default;
+    }
+    let Some(fields) = schema.as_object_mut() else { return };
+    for (name, below) in fields {
+        match (name.as_str(), below) {
+            ("properties", Value::Object(properties)) => properties.values_mut().for_each(tidy_defaults),
+            ("items" | "additionalProperties", below @ Value::Object(_)) => tidy_defaults(below),
+            _ => {}
+        }
+    }
+}
+
+fn tidy(schema: &Value, value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let read = |metadata: &Value| Some(json::normalize(metadata.clone(), metadata_type()?, Validation::Ignore).ok()?.value);
+            if schema["x-kubernetes-embedded-resource"] == true
+                && let Some(mut metadata) = fields.get("metadata").filter(|metadata| metadata.is_object()).and_then(read)
+            {
+                if let Some(metadata) = metadata.as_object_mut().filter(|metadata| metadata.get("creationTimestamp").is_some_and(Value::is_null)) {
+                    metadata.remove("creationTimestamp");
+                }
+                fields.insert("metadata".into(), metadata);
+            }
+            for (name, value) in fields {
+                let below = schema["properties"].get(name).unwrap_or(&schema["additionalProperties"]);
+                if below.is_object() {
+                    tidy(below, value);
+                }
+            }
+        }
+        Value::Array(items) if schema["items"].is_object() => items.iter_mut().for_each(|item| tidy(&schema["items"], item)),
+        _ => {}
+    }
 }
