@@ -1,6 +1,6 @@
 //! What the API server is told at start.
 
-use crate::{gate::settings::AdmissionSettings, storage::StoredObjects};
+use crate::{consumption, gate::settings::AdmissionSettings, storage::StoredObjects};
 use identity::{Tokens, Trust};
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 use store::Store;
@@ -28,6 +28,8 @@ pub struct Config {
     pub admission: AdmissionSettings,
     /// The parts that run in this process, by the names that componentstatuses have: `scheduler`, `controller-manager`.
     pub resident: Vec<&'static str>,
+    /// Whether `metrics.k8s.io` is served here, which the original leaves to an add-on.
+    pub resource_metrics: bool,
 }
 
 impl Default for Config {
@@ -43,6 +45,7 @@ impl Default for Config {
             advertise_port: 6443,
             admission: AdmissionSettings::default(),
             resident: Vec::new(),
+            resource_metrics: false,
         }
     }
 }
@@ -50,6 +53,9 @@ impl Default for Config {
 impl Config {
     /// Whether `runtime_config` or the default serves a resource; the most specific entry counts.
     pub fn serves(&self, resource: &machinery::resources::Resource) -> bool {
+        if resource.group == consumption::GROUP {
+            return self.resource_metrics;
+        }
         let version = if resource.group.is_empty() { "v1".to_owned() } else { resource.api_version() };
         let own = format!("{version}/{}", resource.resource);
         let stage = if resource.version.contains("alpha") {

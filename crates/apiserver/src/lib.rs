@@ -12,6 +12,7 @@ mod bootstrap;
 mod components;
 mod conditions;
 mod config;
+mod consumption;
 mod context;
 mod conversion;
 mod definitions;

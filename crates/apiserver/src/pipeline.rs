@@ -9,7 +9,7 @@ use crate::{
         Answered,
         forward::{self, Passed},
     },
-    astray, body, components, discovery, errors, health,
+    astray, body, components, consumption, discovery, errors, health,
     negotiate::{self, Accept, Accepted, Encoding, Form, Offered},
     offload::{self, Finish, GivenUp},
     path::RequestInfo,
@@ -220,7 +220,7 @@ async fn dispatch(
         return Err(errors::unsupported(row, ""));
     }
     let streams = matches!(cx.info.verb, "list" | "watch");
-    *accepted = accept.accepted(Offered { forms: forms || stored, streams, protobuf: row.is_builtin() })?;
+    *accepted = accept.accepted(Offered { forms: forms || stored, streams, protobuf: row.has_messages() })?;
     match cx.info.verb {
         "watch" => accepted.for_watch()?,
         "get" | "list" if matches!(accepted.form, Form::Partial(_)) => {
@@ -401,6 +401,8 @@ async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         return Err(Status::method_not_allowed());
     }
     match verb {
+        "get" if consumption::is_its(call.row) => consumption::get(call).await,
+        "list" if consumption::is_its(call.row) => consumption::list(call).await,
         "get" if is_component(call) => components::get(call).await,
         "list" if is_component(call) => components::list(call).await,
         "get" => registry::get(call).await,

@@ -242,6 +242,11 @@ impl Row {
         &self.fields
     }
 
+    /// Whether objects of the type that requests speak have messages of protobuf.
+    pub(crate) fn has_messages(&self) -> bool {
+        self.is_builtin() && self.ty().object().is_some_and(|object| !object.proto.is_empty())
+    }
+
     /// Whether the kind is the original's own, and not a custom resource's.
     pub(crate) fn is_builtin(&self) -> bool {
         matches!(self.arena, Arena::Builtin(..))
@@ -299,7 +304,8 @@ impl Rows {
     pub fn builtin(served: impl Fn(&Resource) -> bool) -> Rows {
         let mut groups: Vec<Group> = Vec::new();
         let mut index = HashMap::new();
-        for row in machinery::resources::builtin().iter().filter(|r| served(r)).filter_map(Row::builtin).map(Arc::new) {
+        let all = machinery::resources::builtin().iter().chain(machinery::resources::metrics());
+        for row in all.filter(|r| served(r)).filter_map(Row::builtin).map(Arc::new) {
             let resource = &row.resource;
             index.insert(index_key(&resource.group, &resource.version, &resource.resource), Arc::clone(&row));
             match groups.iter_mut().find(|group| group.name == resource.group) {

@@ -7,6 +7,7 @@
 
 use crate::{
     config::{Config, Identity},
+    consumption::Meter,
     errors,
     gate::Gate,
     ledger::Ledger,
@@ -41,6 +42,7 @@ struct Inner {
     own: Arc<User>,
     ledger: Ledger,
     gate: Gate,
+    meter: Arc<Meter>,
     ending: CancellationToken,
 }
 
@@ -57,6 +59,7 @@ impl World {
             own: user(own::OWN_USER, "system:masters"),
             ledger: Ledger::default(),
             gate: Gate::new(&store, &config.admission),
+            meter: Meter::new(),
             ending: CancellationToken::new(),
             config,
             store,
@@ -140,6 +143,11 @@ impl World {
     /// What is registered for admission.
     pub(crate) fn gate(&self) -> &Gate {
         &self.0.gate
+    }
+
+    /// What nodes and pods use.
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.0.meter
     }
 
     pub(crate) fn anonymous(&self) -> Arc<User> {

@@ -62,6 +62,8 @@ pub enum Component {
     Proxy,
     Dns,
     Storage,
+    /// The Metrics API, which metrics-server serves where it is left out
+    Metrics,
 }
 
 #[derive(Debug, Args)]

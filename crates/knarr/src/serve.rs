@@ -244,6 +244,7 @@ fn api_server(setup: &Setup<'_>, store: store::Store, pki: &ClusterPki, has_node
             .into_iter()
             .filter_map(|(component, name)| setup.has(component).then_some(name))
             .collect(),
+        resource_metrics: setup.has(Component::Metrics),
         ..Config::default()
     };
     ApiServer::new(config, store, identity).map_err(|e| anyhow!("the API server cannot start: {e}"))
@@ -406,8 +407,8 @@ fn credentials(setup: &Setup<'_>, pki: &ClusterPki) -> anyhow::Result<()> {
             Component::Kubelet => ("kubelet", pki.node(&setup.node_name, &[setup.plan.node_ip().into()])?.client),
             Component::Proxy => ("proxy", pki.proxy.clone()),
             Component::Dns => ("dns", pki.ca.client_cert("dns", addons::DNS_USER, &[])?),
-            // Others that provision have service accounts of their own.
-            Component::Storage => continue,
+            // Others that provision or measure have service accounts of their own.
+            Component::Storage | Component::Metrics => continue,
         };
         ClusterPki::write_kubeconfig(&directory.join(format!("{name}.conf")), &pki.kubeconfig(name, &server, &own))?;
     }

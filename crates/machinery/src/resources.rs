@@ -106,6 +106,17 @@ pub fn builtin() -> &'static [Resource] {
     &ROWS
 }
 
+/// The rows of `metrics.k8s.io`, which is no part of the original's API server but of an add-on of it (metrics-server).
+pub fn metrics() -> &'static [Resource] {
+    static METRICS: LazyLock<Vec<Resource>> = LazyLock::new(|| {
+        let mut rows = read(include_str!("../data/metrics_resources.json"));
+        // The add-on says something of its first column alone.
+        rows.iter_mut().filter_map(|row| row.columns.first_mut()).for_each(|column| column.description = "Name of the resource".to_owned());
+        rows
+    });
+    &METRICS
+}
+
 /// The row of a resource.
 pub fn find(group: &str, version: &str, resource: &str) -> Option<&'static Resource> {
     static INDEX: LazyLock<HashMap<(&str, &str, &str), usize>> = LazyLock::new(|| {
@@ -131,8 +142,7 @@ pub fn version() -> Value {
 }
 
 static ROWS: LazyLock<Vec<Resource>> = LazyLock::new(|| {
-    let rows: Vec<Value> = serde_json::from_str(include_str!("../data/resources.json")).unwrap_or_default();
-    let mut rows: Vec<Resource> = rows.iter().map(row).collect();
+    let mut rows = read(include_str!("../data/resources.json"));
     describe_columns(&mut rows);
     // Versions that are not served by default are printed as the one that is.
     for at in 0..rows.len() {
@@ -145,6 +155,11 @@ static ROWS: LazyLock<Vec<Resource>> = LazyLock::new(|| {
     }
     rows
 });
+
+fn read(text: &str) -> Vec<Resource> {
+    let rows: Vec<Value> = serde_json::from_str(text).unwrap_or_default();
+    rows.iter().map(row).collect()
+}
 
 /// What columns say of themselves, as a server of this version was seen to answer; many say the same, so texts stand once.
 fn describe_columns(rows: &mut [Resource]) {
@@ -235,7 +250,8 @@ mod tests {
 
     #[test]
     fn every_row_and_storage_kind_has_a_type() {
-        for row in builtin() {
+        assert_eq!(metrics().len(), 2);
+        for row in builtin().iter().chain(metrics()) {
             assert!(crate::schema::builtin().kind(&row.kind).is_some(), "{:?}", row.kind);
             assert!(crate::schema::builtin().kind(&row.storage).is_some(), "{:?}", row.storage);
         }

@@ -185,7 +185,7 @@ pub struct TypeRef<'a> {
 
 /// The schema of the built-in API, read once.
 pub fn builtin() -> &'static Schema {
-    static BUILTIN: LazyLock<Schema> = LazyLock::new(|| load::load(include_str!("../data/schema.txt")));
+    static BUILTIN: LazyLock<Schema> = LazyLock::new(|| load::load(concat!(include_str!("../data/schema.txt"), include_str!("../data/metrics_schema.txt"))));
     &BUILTIN
 }
 

@@ -26,6 +26,34 @@ pub fn rfc3339_micro(time: SystemTime) -> String {
     unix::format(seconds, Some(nanos)).unwrap_or_else(|| "1970-01-01T00:00:00.000000Z".to_owned())
 }
 
+/// A duration as Go writes it: `1h0m5s`, `15.013s`, `1.5ms`.
+pub fn go_duration(duration: Duration) -> String {
+    /// A number of units of so many nanoseconds, without zeros at its end.
+    fn number(nanos: u128, unit: u128) -> String {
+        let (whole, rest) = (nanos / unit, nanos % unit);
+        if rest == 0 {
+            return whole.to_string();
+        }
+        let digits = unit.ilog10() as usize;
+        format!("{whole}.{rest:0digits$}").trim_end_matches('0').to_owned()
+    }
+    let (nanos, seconds) = (duration.as_nanos(), duration.as_secs());
+    match nanos {
+        0 => return "0s".to_owned(),
+        1..1_000 => return format!("{nanos}ns"),
+        1_000..1_000_000 => return format!("{}µs", number(nanos, 1_000)),
+        1_000_000..1_000_000_000 => return format!("{}ms", number(nanos, 1_000_000)),
+        _ => {}
+    }
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    let rest = number(nanos - u128::from(seconds / 60) * 60_000_000_000, 1_000_000_000);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m{rest}s"),
+        _ => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
 /// The rules of a time zone as TZif (RFC 9636), from the copy of IANA's database that the program carries, since its host
 /// may have none. Letters count, as in the original: `europe/paris` is no zone.
 pub fn zone(name: &str) -> Option<&'static [u8]> {
@@ -48,6 +76,17 @@ pub fn parse(text: &str) -> Result<SystemTime, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_written_as_go_does() {
+        let p = |nanos| go_duration(Duration::from_nanos(nanos));
+        let s = 1_000_000_000;
+        assert_eq!([p(10 * s), p(80 * s), p(300 * s), p(3600 * s)], ["10s", "1m20s", "5m0s", "1h0m0s"]);
+        assert_eq!(
+            [p(0), p(7), p(1_500), p(1_050_000), p(15_013_000_000), p(3_605_000_000_100)],
+            ["0s", "7ns", "1.5µs", "1.05ms", "15.013s", "1h0m5.0000001s"]
+        );
+    }
 
     #[test]
     fn there_and_back() {

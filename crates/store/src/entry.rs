@@ -78,6 +78,11 @@ impl Attributes {
         None
     }
 
+    /// The labels, sorted.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        (0..self.labels as usize).filter_map(|at| Some((self.part(2 * at)?, self.part(2 * at + 1)?)))
+    }
+
     /// The value of a selectable field that the kind has of its own.
     pub fn field(&self, name: &str) -> Option<&str> {
         let at = (self.labels as usize..self.ends.len() / 2).find(|at| self.part(2 * at) == Some(name))?;

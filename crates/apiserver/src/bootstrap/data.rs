@@ -1,14 +1,18 @@
 //! The objects that are the same in every cluster, from a generated file (`cargo xtask generate`; its grammar stands there).
 
 use super::{Gvr, Policy, Wanted};
+use crate::consumption;
 use machinery::Value;
 use std::{collections::HashMap, sync::LazyLock};
 
 static TEXT: &str = include_str!("../../data/bootstrap.txt");
 
-/// All of them, with the rules of aggregated roles filled in.
-pub(super) fn wanted() -> Vec<Wanted> {
-    let mut out = Vec::new();
+/// The priorities of what an add-on registers of `metrics.k8s.io`.
+const METRICS: (i64, i64) = (100, 100);
+
+/// All of them and some more, with the rules of aggregated roles filled in.
+pub(super) fn wanted(further: Vec<Wanted>) -> Vec<Wanted> {
+    let mut out = further;
     let mut section = None;
     for line in TEXT.lines() {
         match line.strip_prefix("# ") {
@@ -23,10 +27,13 @@ pub(super) fn wanted() -> Vec<Wanted> {
 /// The priorities of a group and of its version in discovery; none for those that the original does not register.
 pub(super) fn priorities(group: &str, version: &str) -> Option<(i64, i64)> {
     static KNOWN: LazyLock<HashMap<String, (i64, i64)>> = LazyLock::new(|| {
-        let services = wanted().into_iter().filter(|wanted| wanted.resource.2 == "apiservices");
+        let services = wanted(Vec::new()).into_iter().filter(|wanted| wanted.resource.2 == "apiservices");
         let numbers = |spec: &Value| Some((spec["groupPriorityMinimum"].as_i64()?, spec["versionPriority"].as_i64()?));
         services.filter_map(|wanted| Some((wanted.meta("name").to_owned(), numbers(&wanted.value["spec"])?))).collect()
     });
+    if group == consumption::GROUP {
+        return Some(METRICS);
+    }
     KNOWN.get(&format!("{version}.{group}")).copied()
 }
 

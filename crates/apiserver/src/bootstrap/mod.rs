@@ -12,9 +12,10 @@ mod kubernetes;
 mod reconcile;
 mod status;
 
-use crate::{world::World, writer::Writer};
+use crate::{consumption, world::World, writer::Writer};
 use futures_util::future::try_join_all;
 use machinery::{Value, status::Status};
+use serde_json::{Map, json};
 use std::time::SystemTime;
 
 /// How often an object is tried again that somebody else has changed meanwhile.
@@ -67,7 +68,7 @@ pub(crate) fn priorities(group: &str, version: &str) -> Option<(i64, i64)> {
 /// # Errors
 /// An object can neither be made nor be left as it is.
 pub(crate) async fn run(world: &World) -> Result<(), Status> {
-    let mut wanted = data::wanted();
+    let mut wanted = data::wanted(of_metrics(world));
     wanted.extend(kubernetes::wanted(world, SystemTime::now()));
     wanted.retain(|w| is_served(world, w));
     let (namespaced, cluster): (Vec<Wanted>, Vec<Wanted>) = wanted.into_iter().partition(|w| !w.meta("namespace").is_empty());
@@ -75,6 +76,21 @@ pub(crate) async fn run(world: &World) -> Result<(), Status> {
         try_join_all(batch.iter().map(|w| ensure(world, w))).await?;
     }
     status::settle(world).await
+}
+
+/// Who may see projects may see what they use, if that is served here: the role that the add-on brings, by its name.
+fn of_metrics(world: &World) -> Vec<Wanted> {
+    let labels = ["view", "edit", "admin"].map(|role| (format!("rbac.authorization.k8s.io/aggregate-to-{role}"), json!("true")));
+    let role = Wanted {
+        resource: ("rbac.authorization.k8s.io", "v1", "clusterroles"),
+        policy: Policy::Role,
+        value: json!({
+            "kind": "ClusterRole", "apiVersion": "rbac.authorization.k8s.io/v1",
+            "metadata": {"name": "system:aggregated-metrics-reader", "labels": Map::from_iter(labels)},
+            "rules": [{"apiGroups": [consumption::GROUP], "resources": ["pods", "nodes"], "verbs": ["get", "list", "watch"]}],
+        }),
+    };
+    Some(role).filter(|_| world.config().resource_metrics).into_iter().collect()
 }
 
 /// Whose objects are looked at every minute, as upstream's loops of the system's namespaces, of flow control, of local
@@ -97,7 +113,7 @@ pub(crate) async fn keep(world: &World, round: Round) {
     // When tokens of the old kind began to be tracked is known at the first start only.
     wanted.retain(|w| w.resource.2 != "configmaps" || round == Round::Long && w.policy != Policy::Keep);
     if round == Round::Long {
-        let kept = data::wanted().into_iter().filter(|w| EVERY_MINUTE.contains(&w.resource.2));
+        let kept = data::wanted(Vec::new()).into_iter().filter(|w| EVERY_MINUTE.contains(&w.resource.2));
         // What is there of these is set right at starts alone.
         wanted.extend(kept.map(|w| if w.policy == Policy::Registration { Wanted { policy: Policy::Keep, ..w } } else { w }));
     }

@@ -1,7 +1,12 @@
 //! Where the kubelet of a node listens.
 
-use super::{NODES, dial::Backend, items, text};
+use super::{
+    NODES,
+    dial::{self, Backend},
+    forward, items, text,
+};
 use crate::world::World;
+use http::{Request, header};
 use machinery::{Value, status::Status};
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,6 +21,22 @@ pub(super) fn of_node(world: &World, name: &str) -> Result<Backend, Status> {
     let tls = world.identity().authenticator.trust().kubelet_client.clone();
     let tls = tls.ok_or_else(|| Status::internal("this API server has no client certificate for kubelets"))?;
     Ok(Backend { address: SocketAddr::new(address(&node)?, port(&node)), tls: Some(tls) })
+}
+
+/// What a node's kubelet answers to a GET of the server's own.
+///
+/// # Errors
+/// It does not answer, refuses, or says too much.
+pub(crate) async fn of_kubelet(world: &World, node: &str, path: &str, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let backend = of_node(world, node).map_err(|status| status.message)?;
+    let told = |error: String| format!("Get \"https://{}{path}\": {error}", backend.address);
+    let mut sender = dial::connect(&backend).await.map_err(told)?;
+    let request = Request::get(path).header(header::HOST, backend.address.to_string()).body(crate::empty()).map_err(|e| told(e.to_string()))?;
+    let answer = sender.send_request(request).await.map_err(|e| told(e.to_string()))?;
+    if !answer.status().is_success() {
+        return Err(format!("request failed, status: {:?}", answer.status().to_string()));
+    }
+    forward::read(answer.into_body(), bytes_max).await.map_err(told)
 }
 
 /// The address of a node.

@@ -20,6 +20,7 @@ mod tests;
 mod tunnel;
 
 pub(crate) use forward::{drop_credentials, drop_hop_headers, switch};
+pub(crate) use kubelet::of_kubelet;
 pub(crate) use probe::health;
 
 use crate::read::{items, text};

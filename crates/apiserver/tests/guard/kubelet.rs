@@ -57,6 +57,10 @@ impl Drop for World {
 
 impl World {
     pub async fn start(name: &str) -> World {
+        World::with(name, Config::default()).await
+    }
+
+    pub async fn with(name: &str, config: Config) -> World {
         let directory = Directory(std::env::temp_dir().join(format!("apiserver-kubelet-{name}-{}", std::process::id())));
         let names = ClusterNames { domain: "cluster.local".into(), service_ip: [10, 96, 0, 1].into(), ips: vec![], names: vec![] };
         let keys = ClusterPki::load_or_create(&directory.0, &names).expect("keys");
@@ -66,7 +70,7 @@ impl World {
         let more = Arc::new(Notify::new());
         tokio::spawn(play(kubelet, TlsAcceptor::from(keys.kubelet_server_config(&node).expect("TLS")), Arc::clone(&more)));
 
-        let cluster = Cluster::with(Config::default(), keys.trust().expect("trust")).await;
+        let cluster = Cluster::with(config, keys.trust().expect("trust")).await;
         cluster.post("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})).await.expect(201);
         let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
         cluster.patch("/api/v1/nodes/n1/status", status).await.expect(200);
@@ -203,6 +207,19 @@ async fn play(listener: TcpListener, tls: TlsAcceptor, more: Arc<Notify>) {
     }
 }
 
+/// What a node uses that has half a core busy since 1970, its pod with half of that.
+fn used() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("now");
+    let (busy_s, at_ms) = (now.as_millis() as f64 / 2000.0, now.as_millis());
+    let pod = r#"{container="c",namespace="default",pod="p"}"#;
+    format!(
+        "# TYPE node_cpu_usage_seconds_total counter\nnode_cpu_usage_seconds_total {busy_s} {at_ms}\nnode_memory_working_set_bytes 1.610612736e+09 {at_ms}\n\
+         container_cpu_usage_seconds_total{pod} {} {at_ms}\ncontainer_memory_working_set_bytes{pod} 1.2582912e+07 {at_ms}\n\
+         container_start_time_seconds{pod} 1.5\nresource_scrape_error 0\n",
+        busy_s / 2.0,
+    )
+}
+
 async fn answer(mut request: Request<Incoming>, known: bool, more: Arc<Notify>) -> Result<Response<Body>, Infallible> {
     let asked = request.uri().to_string();
     let text = |code: u16, text: String| {
@@ -212,6 +229,9 @@ async fn answer(mut request: Request<Incoming>, known: bool, more: Arc<Notify>) 
     };
     if !known || request.headers().contains_key("authorization") {
         return text(401, "Unauthorized".into());
+    }
+    if asked == "/metrics/resource" {
+        return text(200, used());
     }
     if asked.contains("follow=true") {
         let (sender, receiver) = mpsc::channel(1);

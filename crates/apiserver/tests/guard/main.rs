@@ -5,6 +5,7 @@ mod admission;
 mod aggregation;
 mod bootstrap;
 mod connections;
+mod consumption;
 mod conversion;
 mod dropped;
 mod dropped_parts;

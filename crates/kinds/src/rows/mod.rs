@@ -11,6 +11,7 @@ mod admission;
 mod autoscaling;
 mod core;
 mod devices;
+mod metrics;
 mod networking;
 mod nodes;
 mod pods;
@@ -46,6 +47,7 @@ fn find(group: &str, kind: &str) -> Option<Cells> {
             _ => self::core::find(kind),
         },
         "events.k8s.io" => self::core::find(kind),
+        "metrics.k8s.io" => metrics::find(kind),
         "apps" | "batch" => workloads::find(kind),
         "autoscaling" | "policy" => autoscaling::find(kind),
         "storage.k8s.io" => storage::find(kind),
