@@ -48,6 +48,13 @@ impl Cgroups {
         format!("{root}/kubepods{class}/pod{}", util::uid(pod))
     }
 
+    /// The cgroups above the pods': the one of all pods first.
+    #[must_use]
+    pub fn class_paths(&self) -> Vec<String> {
+        let root = if self.root.is_empty() { String::new() } else { format!("/{}", self.root) };
+        ["", "/burstable", "/besteffort"].map(|class| format!("{root}/kubepods{class}")).into()
+    }
+
     /// Makes the cgroup of the pod's class, once; the runtime makes the pod's own below it. Answers the pod's path.
     pub fn ensure_class(&self, pod: &Pod) -> io::Result<String> {
         let path = self.pod_path(pod);

@@ -24,6 +24,7 @@ use tokio::sync::{broadcast, mpsc};
 // Values that mean the same to every runtime are those of the built-in one. What names things or bounds them is the kubelet's
 // own, below: each runtime chooses its identifiers, and the kubelet's numbers are the API's.
 pub use ::runtime::{APPARMOR_RUNTIME_DEFAULT, apparmor_default, apparmor_enabled};
+pub use ::runtime::{Bandwidth, BlockDevice, Detail, Pressure, Pressures, Stall, Stats, Throughput};
 pub use ::runtime::{ContainerState as State, Credentials, Device, ExecResult, Mount, Origin, Propagation, Seccomp};
 
 /// Labels on sandboxes and containers, by which pods are found again after a restart. The names are those of CRI.
@@ -333,15 +334,22 @@ pub struct Streams {
     pub tty: bool,
 }
 
-/// Use of resources by a container.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Usage {
-    /// CPU time used since the start, in nanoseconds.
-    pub cpu_ns: u64,
-    /// Memory in bytes.
-    pub memory_bytes: u64,
-    /// Memory without inactive file pages, in bytes.
-    pub working_set_bytes: u64,
+/// What is measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// A container.
+    Container(ContainerId),
+    /// A cgroup, by its path from the root of the hierarchy.
+    Cgroup(String),
+}
+
+/// What was used.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// What every reading has.
+    pub stats: Stats,
+    /// What there is beside, if it was asked for.
+    pub detail: Option<Detail>,
 }
 
 /// Something changed; the receiver looks for itself what.
@@ -403,7 +411,9 @@ pub trait ContainerRuntime: Send + Sync {
     /// Bytes that a container's writable layer takes.
     async fn disk_usage(&self, id: &ContainerId) -> Result<u64, CriError>;
     /// Present use.
-    async fn stats(&self, id: &ContainerId) -> Result<Usage, CriError>;
+    async fn stats(&self, id: &ContainerId) -> Result<Stats, CriError>;
+    /// The same of many at once, in their order, with all that is known of each if `whole`; none for what is gone.
+    async fn readings(&self, of: Vec<Measure>, whole: bool) -> Vec<Option<Reading>>;
     /// An image by reference or ID, if it is on the node.
     fn image(&self, reference: &str) -> Option<Image>;
     /// All images.

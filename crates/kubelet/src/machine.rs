@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
 
@@ -62,6 +63,14 @@ pub fn meminfo(key: &str) -> i64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
     line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<i64>().ok()).unwrap_or(0) * 1024
+}
+
+/// When the machine was started.
+#[must_use]
+pub fn booted() -> Option<SystemTime> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let since_epoch_s: u64 = text.lines().find_map(|l| l.strip_prefix("btime ")?.trim().parse().ok())?;
+    Some(UNIX_EPOCH + Duration::from_secs(since_epoch_s))
 }
 
 /// Bytes of the file system of `path`: all that can be had, and free. What the file system keeps back counts for neither, as

@@ -102,6 +102,7 @@ pub async fn run_with(
         others: Box::new(move |uid| beside.others(uid)),
         node: parking_lot::RwLock::default(),
         pressure: crate::shortage::Pressure::default(),
+        probed: crate::probes::counts::Counts::default(),
         looks,
         persistent,
         walks: crate::walks::Walks::default(),

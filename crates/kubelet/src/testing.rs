@@ -23,8 +23,8 @@ use tokio::sync::{broadcast, watch};
 use crate::Clock;
 use crate::api::{ApiError, KubeApi, RefKind, RefObject, Severity};
 use crate::cri::{
-    Container, ContainerId, ContainerRuntime, ContainerSpec, Credentials, CriError, Duplex, ExecResult, HostPort, Image, Origin, PodNet, PodUid, RuntimeEvent,
-    Sandbox, SandboxId, SandboxSpec, State, Streams, Usage, label,
+    Container, ContainerId, ContainerRuntime, ContainerSpec, Credentials, CriError, Duplex, ExecResult, HostPort, Image, Measure, Origin, PodNet, PodUid,
+    Reading, RuntimeEvent, Sandbox, SandboxId, SandboxSpec, State, Stats, Streams, label,
 };
 
 /// A directory that goes away with its owner.
@@ -506,8 +506,11 @@ impl ContainerRuntime for FakeRuntime {
     async fn disk_usage(&self, _: &ContainerId) -> Result<u64, CriError> {
         Ok(0)
     }
-    async fn stats(&self, _: &ContainerId) -> Result<Usage, CriError> {
-        Ok(Usage::default())
+    async fn stats(&self, _: &ContainerId) -> Result<Stats, CriError> {
+        Ok(Stats::default())
+    }
+    async fn readings(&self, of: Vec<Measure>, _: bool) -> Vec<Option<Reading>> {
+        of.iter().map(|_| Some(Reading::default())).collect()
     }
     fn image(&self, reference: &str) -> Option<Image> {
         (!reference.starts_with("missing")).then(|| Image { id: reference.to_owned(), origin: Some(Origin::imported()), ..Image::default() })

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::proto::CgroupPlan;
+use crate::readings::Files;
 use crate::sys;
-use crate::types::{Resources, Stats};
+use crate::types::{Detail, Resources, Stats};
 
 /// Hierarchies of version 1 that every container joins. Each costs a migration at each start, so the others
 /// (cpuset, hugetlb) are joined only by who has a limit there.
@@ -132,35 +133,12 @@ impl Cgroups {
 
     /// A reading.
     pub(crate) fn stats(&self, plan: &CgroupPlan) -> Result<Stats> {
-        let read = |name: &str| plan.dirs.iter().find_map(|d| fs::read_to_string(d.join(name)).ok());
-        let number = |name: &str| read(name).and_then(|t| t.trim().parse::<u64>().ok());
-        let keyed = |text: &str, key: &str| {
-            let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(' '));
-            line.and_then(|v| v.trim().parse::<u64>().ok()).unwrap_or(0)
-        };
-        let memory = read("memory.stat").unwrap_or_default();
-        let (cpu, usage, limit, inactive, rss, faults, major) = if plan.unified {
-            let cpu = keyed(&read("cpu.stat").unwrap_or_default(), "usage_usec") * 1000;
-            let keys = ["inactive_file", "anon", "pgfault", "pgmajfault"].map(|k| keyed(&memory, k));
-            (cpu, number("memory.current"), number("memory.max"), keys[0], keys[1], keys[2], keys[3])
-        } else {
-            let keys = ["total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"].map(|k| keyed(&memory, k));
-            // Version 1 says "no limit" by the largest number of pages.
-            let limit = number("memory.limit_in_bytes").filter(|l| *l < 1 << 62);
-            let cpu = number("cpuacct.usage").unwrap_or(0);
-            (cpu, number("memory.usage_in_bytes"), limit, keys[0], keys[1], keys[2], keys[3])
-        };
-        let usage = usage.ok_or_else(|| Error::State("the cgroup is gone".to_owned()))?;
-        Ok(Stats {
-            cpu_usage_ns: cpu,
-            memory_usage_bytes: usage,
-            memory_working_set_bytes: usage.saturating_sub(inactive),
-            memory_rss_bytes: rss,
-            memory_limit_bytes: limit,
-            page_faults: faults,
-            major_page_faults: major,
-            pids: number("pids.current").unwrap_or(0),
-        })
+        Files::new(&plan.dirs, plan.unified).stats()
+    }
+
+    /// What there is beside it.
+    pub(crate) fn detail(&self, plan: &CgroupPlan) -> Detail {
+        Files::new(&plan.dirs, plan.unified).detail()
     }
 
     /// Removes the cgroup's directories, and those below; its processes must have been killed.

@@ -517,9 +517,20 @@ impl Runtime {
         self.0.cgroups.stats(&spec.ok_or_else(|| Error::container(id))?.cgroup)
     }
 
+    /// What the container's cgroup tells beside that: opens some twenty files, and looks at processes.
+    pub fn detail(&self, id: &str) -> Result<Detail> {
+        let spec = self.0.state.lock().containers.get(id).map(|c| Arc::clone(&c.spec));
+        Ok(self.0.cgroups.detail(&spec.ok_or_else(|| Error::container(id))?.cgroup))
+    }
+
     /// A reading of any cgroup below the cgroup root, such as a pod's.
     pub fn cgroup_stats(&self, cgroup: &str) -> Result<Stats> {
         self.0.cgroups.stats(&self.0.cgroups.plan(cgroup, &Resources::default()))
+    }
+
+    /// What such a cgroup tells beside that.
+    pub fn cgroup_detail(&self, cgroup: &str) -> Detail {
+        self.0.cgroups.detail(&self.0.cgroups.plan(cgroup, &Resources::default()))
     }
 
     /// The space that the container's writable layer takes. Walks it: not for every second.

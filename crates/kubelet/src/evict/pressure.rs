@@ -116,7 +116,7 @@ pub async fn relieve(cx: &Arc<Context>, pods: &Pods) {
 async fn memory_of(cx: &Context, handle: &Handle) -> i64 {
     let mut sum = 0_u64;
     for c in cx.runtime.pod_containers(&handle.uid).into_iter().filter(crate::cri::Container::running) {
-        sum = sum.saturating_add(cx.runtime.stats(&c.id).await.map_or(0, |u| u.working_set_bytes));
+        sum = sum.saturating_add(cx.runtime.stats(&c.id).await.map_or(0, |u| u.memory_working_set_bytes));
     }
     i64::try_from(sum).unwrap_or(i64::MAX)
 }

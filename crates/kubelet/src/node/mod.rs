@@ -54,7 +54,8 @@ fn quantities(items: &[(&str, String)]) -> BTreeMap<String, Quantity> {
     items.iter().map(|(k, v)| ((*k).to_owned(), Quantity(canonical(v)))).collect()
 }
 
-fn system_info(cx: &Context) -> NodeSystemInfo {
+/// What the machine says of itself.
+pub(crate) fn system_info(cx: &Context) -> NodeSystemInfo {
     let uname = nix::sys::utsname::uname().ok();
     let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let pretty = os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_owned();

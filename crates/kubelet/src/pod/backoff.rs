@@ -61,17 +61,6 @@ impl Backoff {
     }
 }
 
-/// A wait as Go prints it: `10s`, `1m20s`, `5m0s`; upstream's message shows it so.
-#[must_use]
-pub fn go_duration(d: Duration) -> String {
-    let s = d.as_secs();
-    match (s / 3600, s / 60 % 60, s % 60) {
-        (0, 0, s) => format!("{s}s"),
-        (0, m, s) => format!("{m}m{s}s"),
-        (h, m, s) => format!("{h}h{m}m{s}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,11 +84,5 @@ mod tests {
         assert_eq!(b.waiting("c", at(t), at(t + 300)), None);
         assert_eq!(b.waiting("c", at(t + 601), at(t + 601)), None);
         assert_eq!(b.next("c", at(t + 601), at(t + 601)), INITIAL);
-    }
-
-    #[test]
-    fn durations_print_as_in_go() {
-        let p = |s| go_duration(Duration::from_secs(s));
-        assert_eq!([p(10), p(80), p(300), p(3600)], ["10s", "1m20s", "5m0s", "1h0m0s"]);
     }
 }

@@ -39,6 +39,7 @@ use crate::cri::{ContainerId, PodUid, SharedNet, SharedRuntime};
 use crate::env::downward::Facts;
 use crate::images::Images;
 use crate::machine::Machine;
+use crate::probes::counts::Counts;
 use crate::probes::results::Results;
 use crate::shortage::Pressure;
 use crate::util;
@@ -84,6 +85,8 @@ pub struct Context {
     pub node: RwLock<Option<Arc<Node>>>,
     /// What the node runs short of.
     pub pressure: Pressure,
+    /// What probes came to.
+    pub probed: Counts,
 }
 
 impl Context {

@@ -7,10 +7,11 @@
 //! init container, but runs nothing again that has ended for good, and none is made for a pod of policy `Never` that has run.
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
+use machinery::time::go_duration;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::time::Instant;
 
-use super::backoff::{Backoff, go_duration};
+use super::backoff::Backoff;
 use crate::cri::{Container, ContainerId, Sandbox, State, label};
 use crate::probes::results::Results;
 use crate::resources::is_sidecar;

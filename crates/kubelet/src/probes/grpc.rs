@@ -6,12 +6,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
+use machinery::time::go_duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::http::authority;
-use crate::pod::backoff::go_duration;
 
 /// Between two calls of somebody who is not there: gRPC's first back-off.
 const AGAIN: Duration = Duration::from_secs(1);

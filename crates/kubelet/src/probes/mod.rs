@@ -4,6 +4,7 @@
 //! has started, or when one must be killed. The first probe runs at once (after `initialDelaySeconds`, counted from the
 //! container's start), so a pod whose server answers is ready without waiting for a period.
 
+pub mod counts;
 pub mod grpc;
 pub mod http;
 pub mod results;
@@ -24,6 +25,7 @@ use crate::env::expand;
 use crate::pod::plan::find_spec;
 use crate::pod::{Context, Handle};
 use crate::util;
+use counts::Which;
 use http::Request;
 use results::Results;
 
@@ -79,6 +81,7 @@ pub struct Probes {
 impl Drop for Probes {
     fn drop(&mut self) {
         self.stop();
+        self.cx.probed.forget(&self.handle.uid.0);
     }
 }
 
@@ -146,6 +149,13 @@ impl Probes {
                 begun: c.started.unwrap_or_else(|| self.cx.now()),
                 ip: ips.first().copied(),
                 kind,
+                which: Which {
+                    probe: kind.as_str(),
+                    container: c.name.clone(),
+                    pod: util::name(pod).to_owned(),
+                    namespace: util::namespace(pod).to_owned(),
+                    pod_uid: self.handle.uid.0.clone(),
+                },
                 probe: probe.clone(),
                 gate: gate.clone(),
                 ready,
@@ -176,6 +186,7 @@ struct Prober {
     begun: SystemTime,
     ip: Option<IpAddr>,
     kind: Kind,
+    which: Which,
     probe: Probe,
     gate: watch::Sender<bool>,
     ready: bool,
@@ -212,7 +223,10 @@ impl Prober {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            match self.asked().await {
+            let asked = Instant::now();
+            let found = self.asked().await;
+            self.cx.probed.add(&self.which, &found, asked.elapsed());
+            match found {
                 Found::Good => (good, bad) = (good.saturating_add(1), 0),
                 Found::Bad(output) => {
                     (good, bad) = (0, bad.saturating_add(1));
@@ -238,7 +252,9 @@ impl Prober {
         let until = Instant::now() + EARLY;
         let mut pause = if self.probe.exec.is_some() { EARLY_PAUSE_EXEC } else { EARLY_PAUSE };
         loop {
+            let asked = Instant::now();
             if self.once().await == Found::Good {
+                self.cx.probed.add(&self.which, &Found::Good, asked.elapsed());
                 return true;
             }
             if Instant::now() + pause >= until {

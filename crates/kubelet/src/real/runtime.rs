@@ -16,8 +16,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::cri::{
-    CgroupLimits, Container, ContainerId, ContainerRuntime, ContainerSpec, Credentials, CriError, Duplex, ExecResult, Image, Origin, PodUid, Reader,
-    RuntimeEvent, Sandbox, SandboxId, SandboxSpec, SecuritySpec, Streams, Usage, Writer, label,
+    CgroupLimits, Container, ContainerId, ContainerRuntime, ContainerSpec, Credentials, CriError, Duplex, ExecResult, Image, Measure, Origin, PodUid, Reader,
+    Reading, RuntimeEvent, Sandbox, SandboxId, SandboxSpec, SecuritySpec, Stats, Streams, Writer, label,
 };
 use crate::util;
 
@@ -471,9 +471,20 @@ impl ContainerRuntime for RealRuntime {
         Ok(self.inner.disk_usage(&id.0).await.map_err(error)?.bytes)
     }
 
-    async fn stats(&self, id: &ContainerId) -> Result<Usage, CriError> {
-        let s = self.inner.stats(&id.0).map_err(error)?;
-        Ok(Usage { cpu_ns: s.cpu_usage_ns, memory_bytes: s.memory_usage_bytes, working_set_bytes: s.memory_working_set_bytes })
+    async fn stats(&self, id: &ContainerId) -> Result<Stats, CriError> {
+        self.inner.stats(&id.0).map_err(error)
+    }
+
+    async fn readings(&self, of: Vec<Measure>, whole: bool) -> Vec<Option<Reading>> {
+        let inner = self.inner.clone();
+        let read = move |of: Measure| {
+            let (stats, detail) = match &of {
+                Measure::Container(id) => (inner.stats(&id.0).ok()?, whole.then(|| inner.detail(&id.0).unwrap_or_default())),
+                Measure::Cgroup(path) => (inner.cgroup_stats(path).ok()?, whole.then(|| inner.cgroup_detail(path))),
+            };
+            Some(Reading { stats, detail })
+        };
+        crate::util::blocking(move || of.into_iter().map(read).collect()).await
     }
 
     fn image(&self, reference: &str) -> Option<Image> {

@@ -65,6 +65,7 @@ pub struct Server {
     cx: Arc<Context>,
     pods: Pods,
     auth: Auth,
+    rates: stats::Rates,
     orphans: orphans::Orphans,
     /// Of logs that are followed.
     logs: Directories,
@@ -129,6 +130,7 @@ pub async fn spawn(cx: Arc<Context>, pods: Pods, stop: CancellationToken) -> Res
         auth: Auth::new(Arc::clone(&cx.api), &cx.config.node_name),
         cx,
         pods,
+        rates: stats::Rates::default(),
         orphans: orphans::Orphans::default(),
         logs: Directories::default(),
     });
@@ -240,11 +242,12 @@ impl Server {
                 let relative = call.parts[1..].join("/");
                 crate::util::blocking(move || files::logs(&relative)).await
             }
-            "stats" if get => stats::summary(&self.cx, &self.pods).await,
+            "stats" if get => stats::summary(&self.cx, &self.pods, &self.rates).await,
             "metrics" if get => match call.parts.get(1).map(String::as_str) {
                 None => stats::metrics(&self.cx, &self.pods, &volumes::metrics(&self.cx, &self.pods).await),
-                Some("resource") => stats::resource_metrics(&self.cx).await,
-                Some("cadvisor" | "probes") => text(StatusCode::OK, ""),
+                Some("resource") => stats::resource_metrics(&self.cx, &self.pods).await,
+                Some("cadvisor") => stats::cadvisor_metrics(&self.cx, &self.pods).await,
+                Some("probes") => stats::probe_metrics(&self.cx),
                 Some(_) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
             },
             "configz" if get => json(&serde_json::json!({"kubeletconfig": {

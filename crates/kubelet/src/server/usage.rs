@@ -46,8 +46,7 @@ pub(super) async fn of(cx: &Arc<Context>, pod: &Arc<Pod>, until: Instant) -> Tak
     util::blocking(move || {
         let mut out = walked.map(|walked| on_disk(&walked, &root)).unwrap_or_default();
         out.volumes.extend(brought);
-        let seen = netns.and_then(|at| network::netns::within(&at, || Ok(std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default())).ok());
-        out.network = seen.and_then(|text| links(&text));
+        out.network = netns.and_then(|at| network(&links_within(&at)?, "eth0", |_| true));
         out
     })
     .await
@@ -74,6 +73,23 @@ fn on_disk(walked: &Walked, root: &Path) -> Taken {
     out
 }
 
+/// All of the file system at a place.
+pub(super) fn whole(place: &Path) -> Value {
+    let used = statvfs(place).map_or((0, 0), |s| (s.blocks().saturating_sub(s.blocks_free()) * s.fragment_size(), s.files().saturating_sub(s.files_free())));
+    figures(place, &machinery::time::rfc3339(std::time::SystemTime::now()), used.0, Some(used.1))
+}
+
+/// The device that a place's file system lies on, as it was mounted.
+pub(super) fn device(place: &Path) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(number) = std::fs::metadata(place).map(|m| m.dev()) else { return String::new() };
+    let wanted = format!("{}:{}", nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // … PARENT MAJOR:MINOR ROOT PLACE OPTIONS … - TYPE SOURCE OPTIONS
+    let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some(&wanted));
+    line.and_then(|line| line.split_once(" - ")?.1.split(' ').nth(1)).unwrap_or_default().to_owned()
+}
+
 /// A file system's figures around what is used of it.
 fn figures(place: &Path, at: &str, used_bytes: u64, used_inodes: Option<u64>) -> Value {
     let mut out = json!({"time": at, "usedBytes": used_bytes});
@@ -89,18 +105,50 @@ fn figures(place: &Path, at: &str, used_bytes: u64, used_inodes: Option<u64>) ->
     out
 }
 
-/// A network namespace's links as `/proc/net/dev` lists them; the pod's own is `eth0`.
-fn links(text: &str) -> Option<Value> {
+/// What went one way over a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Traffic {
+    pub(super) bytes: u64,
+    pub(super) packets: u64,
+    pub(super) errors: u64,
+    pub(super) dropped: u64,
+}
+
+/// A link of a network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) name: String,
+    pub(super) received: Traffic,
+    pub(super) sent: Traffic,
+}
+
+/// The links that a text like `/proc/net/dev` lists.
+pub(super) fn links(text: &str) -> Vec<Link> {
     let link = |line: &str| {
         let (name, rest) = line.split_once(':')?;
         let numbers: Vec<u64> = rest.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-        let [rx_bytes, _, rx_errors, _, _, _, _, _, tx_bytes, _, tx_errors, ..] = numbers[..] else { return None };
-        Some(json!({"name": name.trim(), "rxBytes": rx_bytes, "rxErrors": rx_errors, "txBytes": tx_bytes, "txErrors": tx_errors}))
+        let traffic = |at: usize| {
+            let [bytes, packets, errors, dropped] = *numbers.get(at..at + 4)? else { return None };
+            Some(Traffic { bytes, packets, errors, dropped })
+        };
+        Some(Link { name: name.trim().to_owned(), received: traffic(0)?, sent: traffic(8)? })
     };
-    let all: Vec<Value> = text.lines().filter_map(link).filter(|l| l["name"] != "lo").collect();
-    let mut out = all.iter().find(|l| l["name"] == "eth0")?.clone();
+    text.lines().filter_map(link).collect()
+}
+
+/// The links of a namespace; `lo` is of nobody's interest. Blocks.
+pub(super) fn links_within(netns: &Path) -> Option<Vec<Link>> {
+    let text = network::netns::within(netns, || Ok(std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default())).ok()?;
+    Some(links(&text).into_iter().filter(|link| link.name != "lo").collect())
+}
+
+/// Links as the summary tells them: all that are wanted, and the figures of the one that counts beside them; none without it.
+pub(super) fn network(links: &[Link], counts: &str, wanted: impl Fn(&str) -> bool) -> Option<Value> {
+    let shown =
+        |l: &Link| json!({"name": l.name, "rxBytes": l.received.bytes, "rxErrors": l.received.errors, "txBytes": l.sent.bytes, "txErrors": l.sent.errors});
+    let mut out = shown(links.iter().find(|link| link.name == counts)?);
     out["time"] = json!(machinery::time::rfc3339(std::time::SystemTime::now()));
-    out["interfaces"] = json!(all);
+    out["interfaces"] = links.iter().filter(|link| wanted(&link.name)).map(shown).collect();
     Some(out)
 }
 
@@ -117,13 +165,16 @@ mod tests {
             face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    \
             lo:      10       1    0    0    0     0          0         0       10       1    0    0    0     0       0          0\n  \
             eth0:    1500      12    3    0    0     0          0         0      900       8    1    0    0     0       0          0\n";
-        let told = links(text).unwrap();
+        let own = |text: &str| network(&links(text), "eth0", |name| name != "lo");
+        let told = own(text).unwrap();
         let eth0 = json!({"name": "eth0", "rxBytes": 1500, "rxErrors": 3, "txBytes": 900, "txErrors": 1});
+        let packets = links(text)[1].received;
+        assert_eq!((packets.packets, packets.errors, packets.dropped), (12, 3, 0));
         assert_eq!(told["interfaces"], json!([eth0]));
         for (field, value) in eth0.as_object().unwrap() {
             assert_eq!(&told[field], value, "{field}");
         }
-        assert!(links("lo: 1 2 3 4 5 6 7 8 9 10 11 12\n").is_none(), "a namespace without a link of its own");
+        assert!(own("lo: 1 2 3 4 5 6 7 8 9 10 11 12\n").is_none(), "a namespace without a link of its own");
     }
 
     #[test]

@@ -1,0 +1,150 @@
+//! Statistics, measured when asked: `/stats/summary`, `/metrics` and its parts (`resource`, `cadvisor`, `probes`).
+//!
+//! A measure is one step on a thread that may block, for all pods at once: it opens some files of the kernel for each container, so its
+//! costs grow with what runs and not with who asks how often. What is costly to find out (space on disk) is kept for a minute ([`crate::walks`]).
+//!
+//! The parts: [`summary`] as JSON · [`resource`] for the Metrics API · [`cadvisor`] all that is known of cgroups · [`exposition`] the text format.
+
+mod cadvisor;
+mod exposition;
+mod rates;
+mod resource;
+mod summary;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use k8s_openapi::api::core::v1::Pod;
+
+pub(super) use cadvisor::metrics as cadvisor_metrics;
+pub(super) use rates::Rates;
+pub(super) use resource::metrics as resource_metrics;
+pub(super) use summary::summary;
+
+use super::{Answer, text};
+use crate::cri::{Container, Detail, Measure, Reading, Sandbox, Stats, label};
+use crate::machine;
+use crate::pod::Context;
+use crate::pod::manager::Pods;
+use crate::util;
+use exposition::{Families, Family, Kind};
+use http::StatusCode;
+
+/// A container that runs.
+struct MeasuredContainer {
+    container: Container,
+    reading: Reading,
+}
+
+/// A pod of which anything runs.
+struct MeasuredPod {
+    pod: Arc<Pod>,
+    sandbox: Option<Sandbox>,
+    /// Of its cgroup, which holds those of its containers.
+    cgroup: Option<Reading>,
+    containers: Vec<MeasuredContainer>,
+}
+
+/// All of a node at one time.
+struct Measured {
+    at: SystemTime,
+    node: (Stats, Detail),
+    /// Of the cgroups above the pods', by their paths.
+    classes: Vec<(String, Reading)>,
+    pods: Vec<MeasuredPod>,
+}
+
+/// Measures everything; all that a cgroup tells if `whole`.
+async fn measure(cx: &Context, pods: &Pods, whole: bool) -> Measured {
+    let handles = pods.all();
+    let mut running: HashMap<String, Vec<Container>> = HashMap::new();
+    for container in cx.runtime.containers().into_iter().filter(Container::running) {
+        let uid = container.labels.get(label::POD_UID).cloned().unwrap_or_default();
+        running.entry(uid).or_default().push(container);
+    }
+    let mut sandboxes: HashMap<String, Sandbox> = HashMap::new();
+    for sandbox in cx.runtime.sandboxes().into_iter().filter(|s| s.ready) {
+        sandboxes.insert(sandbox.labels.get(label::POD_UID).cloned().unwrap_or_default(), sandbox);
+    }
+    let classes = cx.cgroups.class_paths();
+    let mut wanted: Vec<Measure> = classes.iter().map(|path| Measure::Cgroup(path.clone())).collect();
+    let mut all = Vec::new();
+    for handle in handles {
+        let pod = handle.pod();
+        let (mut containers, sandbox) = (running.remove(&handle.uid.0).unwrap_or_default(), sandboxes.remove(&handle.uid.0));
+        containers.sort_by(|a, b| a.name.cmp(&b.name));
+        wanted.push(Measure::Cgroup(cx.cgroups.pod_path(&pod)));
+        wanted.extend(containers.iter().map(|c| Measure::Container(c.id.clone())));
+        all.push((pod, sandbox, containers));
+    }
+    let at = cx.now();
+    let (readings, node) = tokio::join!(cx.runtime.readings(wanted, whole), util::blocking(|| runtime::of_machine(Path::new("/proc"))));
+    let mut readings = readings.into_iter();
+    let mut next = || readings.next().flatten();
+    let classes = classes.into_iter().filter_map(|path| Some((path, next()?))).collect();
+    let pods = all.into_iter().map(|(pod, sandbox, containers)| {
+        let cgroup = next();
+        let containers = containers.into_iter().filter_map(|container| Some(MeasuredContainer { container, reading: next()? }));
+        MeasuredPod { containers: containers.collect(), pod, sandbox, cgroup }
+    });
+    Measured { at, node, classes, pods: pods.collect() }
+}
+
+impl MeasuredContainer {
+    /// When the present run began.
+    fn started(&self) -> SystemTime {
+        self.container.started.unwrap_or(self.container.created)
+    }
+}
+
+const BUILD_INFO: Family = Family::new("kubernetes_build_info", Kind::Gauge, "[BETA] A metric with a constant '1' value labeled by version.");
+const NODE_NAME: Family = Family::new("kubelet_node_name", Kind::Gauge, "[ALPHA] The node's name. The count is always 1.");
+const RUNNING_PODS: Family = Family::new("kubelet_running_pods", Kind::Gauge, "[BETA] Number of pods that have a running pod sandbox");
+const RUNNING_CONTAINERS: Family = Family::new("kubelet_running_containers", Kind::Gauge, "[BETA] Number of containers currently running");
+const DESIRED_PODS: Family = Family::new("kubelet_desired_pods", Kind::Gauge, "[BETA] The number of pods the kubelet is being instructed to run.");
+
+/// `GET /metrics`: what the kubelet itself counts, and what it tells of volumes.
+pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods, volumes: &str) -> Answer {
+    let count = |number: usize| number as f64;
+    let running = cx.runtime.containers().iter().filter(|c| c.running()).count();
+    let mut out = Families::default();
+    let platform = format!("linux/{}", machine::architecture());
+    out.add(&BUILD_INFO, &[("git_version", &cx.config.version), ("platform", &platform)], 1.0, None);
+    out.add(&NODE_NAME, &[("node", &cx.config.node_name)], 1.0, None);
+    out.add(&RUNNING_PODS, &[], count(cx.runtime.sandboxes().iter().filter(|s| s.ready).count()), None);
+    out.add(&RUNNING_CONTAINERS, &[("container_state", "running")], count(running), None);
+    out.add(&DESIRED_PODS, &[("static", "")], count(pods.all().len()), None);
+    exposed_text(out.finish() + volumes)
+}
+
+const PROBE_TOTAL: Family =
+    Family::new("prober_probe_total", Kind::Counter, "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.");
+const PROBE_DURATION: Family = Family::new("prober_probe_duration_seconds", Kind::Histogram, "[ALPHA] Duration in seconds for a probe response.");
+
+/// `GET /metrics/probes`: what probes of the present pods came to.
+pub(super) fn probe_metrics(cx: &Context) -> Answer {
+    let mut out = Families::default();
+    cx.probed.each(|of, count| {
+        let base = [("container", of.container.as_str()), ("namespace", &of.namespace), ("pod", &of.pod), ("probe_type", of.probe)];
+        for (result, number) in count.results() {
+            let labels = [base[0], base[1], base[2], ("pod_uid", &of.pod_uid), base[3], ("result", result)];
+            out.add(&PROBE_TOTAL, &labels, number as f64, None);
+        }
+        if let Some((buckets, sum_s)) = count.durations() {
+            out.add_histogram(&PROBE_DURATION, &base, buckets, sum_s);
+        }
+    });
+    exposed(out)
+}
+
+fn exposed(families: Families) -> Answer {
+    exposed_text(families.finish())
+}
+
+fn exposed_text(told: String) -> Answer {
+    let mut answer = text(StatusCode::OK, told);
+    answer.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    answer
+}
