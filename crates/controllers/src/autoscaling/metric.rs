@@ -7,6 +7,7 @@ use k8s_openapi::api::autoscaling::v2::{
     ContainerResourceMetricStatus, ExternalMetricSource, ExternalMetricStatus, MetricIdentifier, MetricSpec, MetricStatus, MetricTarget, MetricValueStatus,
     ObjectMetricSource, ObjectMetricStatus, PodsMetricStatus, ResourceMetricStatus,
 };
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use machinery::labels::Selector;
 use machinery::quantity::{Format, Quantity};
@@ -52,15 +53,17 @@ pub(super) struct Reader<'s> {
     pub(super) targets: &'s Targets,
     pub(super) key: &'s ObjectKey,
     pub(super) selector: &'s Selector,
-    pub(super) used: Option<Result<Arc<Vec<PodMetrics>>, String>>,
+    /// The pods that it selects.
+    pub(super) pods: &'s [Arc<Pod>],
+    pub(super) used: Option<Result<Arc<Vec<Arc<PodMetrics>>>, String>>,
 }
 
 impl Reader<'_> {
-    async fn used(&mut self) -> Result<Arc<Vec<PodMetrics>>, String> {
+    async fn used(&mut self) -> Result<Arc<Vec<Arc<PodMetrics>>>, String> {
         if let Some(used) = &self.used {
             return used.clone();
         }
-        let used = self.metrics.of_resources(&self.key.namespace, self.selector).await.map(Arc::new);
+        let used = self.metrics.of_resources(&self.key.namespace, self.selector, self.pods).await.map(Arc::new);
         self.used.insert(used).clone()
     }
 

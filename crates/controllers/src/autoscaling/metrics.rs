@@ -2,10 +2,12 @@
 //! `external.metrics.k8s.io`, whoever serves them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Error, escape};
+use client::{Client, Error, Meta, escape};
 use k8s_openapi::api::autoscaling::v2::{CrossVersionObjectReference, MetricIdentifier};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -16,9 +18,12 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::replicas::{Sample, Samples, milli};
+use super::shared::Shared;
 use super::target::Targets;
 
 const RESOURCE_API: &str = "resource metrics API";
+/// What is asked for, as client-go tells it.
+const PODS: &str = "pods.metrics.k8s.io";
 const CUSTOM_API: &str = "custom metrics API";
 const EXTERNAL_API: &str = "external metrics API";
 const CUSTOM_GROUP: &str = "custom.metrics.k8s.io";
@@ -82,18 +87,32 @@ pub(super) struct Metrics {
     client: Client,
     /// The version of the custom API, and when it was asked for.
     version: Mutex<Option<(Instant, &'static str)>>,
+    shared: Shared,
 }
 
 impl Metrics {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, version: Mutex::default() }
+        Self { client, version: Mutex::default(), shared: Shared::default() }
     }
 
     /// What the selected pods use of all resources.
-    pub(super) async fn of_resources(&self, namespace: &str, selector: &Selector) -> Result<Vec<PodMetrics>, String> {
-        let uri = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods{}", query(&[("labelSelector", selector)]));
-        let list: List<PodMetrics> = self.get(&uri, RESOURCE_API, "pods.metrics.k8s.io").await?;
-        some(list.items, RESOURCE_API)
+    pub(super) async fn of_resources(&self, namespace: &str, selector: &Selector, pods: &[Arc<Pod>]) -> Result<Vec<Arc<PodMetrics>>, String> {
+        let root = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods");
+        let all = || async {
+            let list: List<PodMetrics> = self.get(&root, RESOURCE_API, PODS).await?;
+            Ok(Arc::new(list.items.into_iter().map(|pod| (pod.metadata.name.clone(), Arc::new(pod))).collect()))
+        };
+        let used = match self.shared.of(namespace, all).await {
+            Some(all) => {
+                let all = all?;
+                pods.iter().filter_map(|pod| all.get(pod.name()).cloned()).collect()
+            }
+            None => {
+                let list: List<PodMetrics> = self.get(&format!("{root}{}", query(&[("labelSelector", selector)])), RESOURCE_API, PODS).await?;
+                list.items.into_iter().map(Arc::new).collect()
+            }
+        };
+        some(used, RESOURCE_API)
     }
 
     /// A metric of each of the selected pods.
@@ -198,7 +217,7 @@ fn chosen(metric: &MetricIdentifier) -> Result<Selector, String> {
 }
 
 /// What a resource's samples are: of whole pods, or of one container of each. A pod of which a part was not measured was not.
-pub(super) fn samples(metrics: &[PodMetrics], resource: &str, container: &str) -> Samples {
+pub(super) fn samples(metrics: &[Arc<PodMetrics>], resource: &str, container: &str) -> Samples {
     let of = |pod: &PodMetrics| -> Option<i64> {
         let used = |c: &ContainerMetrics| c.usage.get(resource).map(milli);
         if !container.is_empty() {
@@ -207,7 +226,7 @@ pub(super) fn samples(metrics: &[PodMetrics], resource: &str, container: &str) -
         let all: Option<Vec<i64>> = pod.containers.iter().map(used).collect();
         all.filter(|all| !all.is_empty()).map(|all| all.into_iter().fold(0, i64::saturating_add))
     };
-    let sample = |pod: &PodMetrics| {
+    let sample = |pod: &Arc<PodMetrics>| {
         let at = pod.timestamp.as_deref().and_then(|t| t.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH);
         let window = pod.window.as_deref().and_then(|w| w.parse::<SignedDuration>().ok()).and_then(|w| Duration::try_from(w).ok()).unwrap_or_default();
         Some((pod.metadata.name.clone(), Sample { milli: of(pod)?, at, window }))

@@ -5,7 +5,7 @@
 //! step reads target and metrics anew, so a write that failed, or that somebody else took back, is made up for by the next. What
 //! it wrote itself it waits to see: a status that is older than that is no ground to decide on (upstream's consistency store).
 //!
-//! A step reads the target's `scale`, then what pods use (once for all metrics about it) and each other metric; `metric.rs` and
+//! A step reads the target's `scale`, then what pods use (once for all metrics about it, and where many ask once for the namespace: `shared.rs`) and each other metric; `metric.rs` and
 //! `replicas.rs` make proposals of that, `behavior.rs` holds them back, and then the scale and the status are written, if they
 //! change. What was recommended and done lately is in memory only, by the UID: a new one of the same name begins anew.
 
@@ -13,6 +13,7 @@ mod behavior;
 mod metric;
 mod metrics;
 mod replicas;
+mod shared;
 mod status;
 mod target;
 #[cfg(test)]
@@ -236,7 +237,7 @@ impl Autoscalers {
             tolerances: tolerances(autoscaler.spec.behavior.as_ref()),
             now: client::timestamp(),
         };
-        let mut reader = Reader { metrics: &self.metrics, targets: &self.targets, key: &key, selector: &selector, used: None };
+        let mut reader = Reader { metrics: &self.metrics, targets: &self.targets, key: &key, selector: &selector, pods: &pods, used: None };
         let specs = autoscaler.spec.metrics.as_deref().unwrap_or_default();
         let (mut best, mut statuses, mut failures) = (Proposed { replicas: 0, name: String::new() }, Vec::new(), Vec::new());
         for spec in specs {
