@@ -28,7 +28,14 @@ impl Cluster {
     /// Watches from the present state on until an event is the one that is waited for.
     #[track_caller]
     pub fn until<K: Object>(&self, api: &Api<K>, params: &ListParams, what: &str, seen: impl FnMut(&Event<K>) -> bool) {
-        self.block_on(what, until(api, params, seen));
+        self.until_within(PATIENCE, api, params, what, seen);
+    }
+
+    /// The same for what takes its time.
+    #[track_caller]
+    pub fn until_within<K: Object>(&self, limit: Duration, api: &Api<K>, params: &ListParams, what: &str, seen: impl FnMut(&Event<K>) -> bool) {
+        let work = async { tokio::time::timeout(limit, until(api, params, seen)).await };
+        self.runtime.block_on(work).unwrap_or_else(|_| panic!("{what}: not within {limit:?}"));
     }
 }
 

@@ -111,7 +111,8 @@ fn reading() {
     contains_all(&cluster.kubectl("cluster-info"), &["is running at", "https://127.0.0.1:"]);
     assert_eq!(cluster.kubectl("auth can-i list pods -n shop --as system:serviceaccount:shop:web").trim(), "yes");
     assert_eq!(cluster.try_kubectl(&words("auth can-i list secrets -n shop --as system:serviceaccount:shop:web")).stdout.trim(), "no");
-    contains_all(&cluster.try_kubectl(&["top", "pods"]).assert_fails(), &["Metrics API not available"]);
+    contains_all(&cluster.kubectl("top pods -n shop"), &["CPU(cores)", "MEMORY(bytes)", "web-", "backend-"]);
+    contains_all(&cluster.kubectl("get podmetrics -n shop"), &["NAME", "CPU", "MEMORY", "WINDOW", "web-"]);
     contains_all(&cluster.kubectl("-n shop events --for deployment/web"), &["Scaled up replica set"]);
 
     // A watch shows what is and then what comes.

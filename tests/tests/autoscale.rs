@@ -1,0 +1,44 @@
+//! `examples/autoscale.yaml`: what pods use is known without an add-on, and their number follows it up and down.
+
+use client::{Api, Event, ListParams};
+use cluster_tests::{Cluster, example};
+use k8s_openapi::api::apps::v1::Deployment;
+use std::time::{Duration, Instant};
+
+/// Up takes a period of the autoscaler (15 s) after one of the measures; down the same, the window of ten seconds, and one more period.
+const SCALED: Duration = Duration::from_secs(150);
+
+fn scaled(cluster: &Cluster, deployments: &Api<Deployment>, what: &str, wanted: impl Fn(i32) -> bool) -> Duration {
+    let began = Instant::now();
+    let only = ListParams::fields("metadata.name=web");
+    cluster.until_within(SCALED, deployments, &only, what, |event| match event {
+        Event::Added(web) | Event::Modified(web) => web.spec.replicas.is_some_and(&wanted),
+        _ => false,
+    });
+    began.elapsed()
+}
+
+#[test]
+fn pods_follow_the_work() {
+    let cluster = Cluster::up("scale", &[example("autoscale.yaml")]);
+    // At once after the start, and of each container.
+    let top = cluster.kubectl("top pod -n autoscale --containers --no-headers");
+    let cells: Vec<&str> = top.split_whitespace().collect();
+    assert!(cells.len() == 4 && cells[1] == "web" && cells[2].ends_with('m') && cells[3].ends_with("Mi"), "{top}");
+    let node = cluster.kubectl("top node --no-headers");
+    assert!(node.split_whitespace().nth(1).is_some_and(|cpu| cpu.ends_with('m') && cpu != "0m"), "{node}");
+
+    let deployments = cluster.client().namespaced::<Deployment>("autoscale");
+    cluster.kubectl("-n autoscale scale deployment/load --replicas=1");
+    let up = scaled(&cluster, &deployments, "more pods for more work", |replicas| replicas == 3);
+    let status = cluster.json("-n autoscale get hpa web");
+    let told = &status["status"]["currentMetrics"][0]["resource"]["current"]["averageUtilization"];
+    assert!(told.as_i64().is_some_and(|percent| percent > 50), "{status:#}");
+    cluster.kubectl("-n autoscale scale deployment/load --replicas=0");
+    let down = scaled(&cluster, &deployments, "fewer pods for less", |replicas| replicas == 1);
+    println!("three pods after {up:?}, one again after {down:?}");
+    let events = cluster.kubectl("-n autoscale get events --field-selector=reason=SuccessfulRescale");
+    for reason in ["cpu resource utilization (percentage of request) above target", "All metrics below target"] {
+        assert!(events.contains(reason), "{events}");
+    }
+}
