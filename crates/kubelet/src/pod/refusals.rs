@@ -53,10 +53,6 @@ fn fits(pod: &Pod, handler: &str, users: bool, selinux: bool) -> Result<(), Refu
         return Err(Refusal { reason: "FailedPrepareDynamicResources", message });
     }
     let all = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    if let Some(device) = all().flat_map(|c| c.volume_devices.iter().flatten()).next() {
-        let message = format!("MapVolume.SetUp failed for volume {:?} : no block volume plugin matched", device.name);
-        return Err(Refusal { reason: "FailedMapVolume", message });
-    }
     // Without SELinux in the kernel labels mean nothing, there as here; with it they would have to be set.
     let label = |c: &Container| c.security_context.as_ref().is_some_and(|s| s.se_linux_options.is_some());
     if selinux && (all().any(label) || spec.security_context.as_ref().is_some_and(|s| s.se_linux_options.is_some())) {
@@ -90,7 +86,7 @@ mod tests {
         let claims = json!({"containers": [{"name": "c"}], "resourceClaims": [{"name": "gpu"}]});
         assert!(verdict(claims, "", false).unwrap_err().starts_with("FailedPrepareDynamicResources: "));
         let device = json!({"containers": [{"name": "c", "volumeDevices": [{"name": "d", "devicePath": "/dev/d"}]}]});
-        assert!(verdict(device, "", false).unwrap_err().starts_with("FailedMapVolume: MapVolume.SetUp failed for volume \"d\""));
+        assert_eq!(verdict(device, "", false), Ok(()), "volumes bring devices");
         let label = json!({"containers": [{"name": "c", "securityContext": {"seLinuxOptions": {"level": "s0"}}}]});
         assert_eq!(verdict(label.clone(), "", false), Ok(()));
         assert!(verdict(label, "", true).is_err());
