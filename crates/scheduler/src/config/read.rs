@@ -108,14 +108,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raw, String> {
         return Err(format!("Object 'apiVersion' is missing in '{}'", String::from_utf8_lossy(bytes)));
     }
     if version != VERSION {
-        let hint = format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/scheduler/apis/config/scheme/scheme.go:30\"");
+        let hint = format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\"");
         return Err(hint);
     }
     if kind != KIND {
         if SCHEMA.named(kind).is_some() && kind.ends_with("Args") {
             return Err(format!("couldn't decode as KubeSchedulerConfiguration, got {VERSION}, Kind={kind}: "));
         }
-        return Err(format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/scheduler/apis/config/scheme/scheme.go:30\""));
+        return Err(format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""));
     }
     let tree = machinery::yaml::decode(bytes, SCHEMA.named(KIND), Validation::Strict).map_err(|status| status.message)?.value;
     typed(tree)

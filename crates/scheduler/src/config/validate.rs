@@ -90,11 +90,9 @@ fn profiles(raw: &Raw, args: &[Args], errors: &mut Vec<Error>) {
         percentage(&path.child("percentageOfNodesToScore"), profile.percentage_of_nodes_to_score, errors);
         plugins(&path, profile, &raw.api_version, errors);
         plugin_config(&path, &profile.plugin_config, args, &raw.api_version, errors);
-        if let Some(other) = names.insert(name, at) {
-            errors.push(
-                Error::duplicate(&path.child("schedulerName"), format!("profiles[{other}].schedulerName"))
-                    .shown_as(format!("\"profiles[{other}].schedulerName\"")),
-            );
+        if names.insert(name, at).is_some() {
+            // The original shows its own type for a place, which has nothing to show.
+            errors.push(Error::duplicate(&path.child("schedulerName"), name).shown_as("{}"));
         }
     }
     one_order(&path, &raw.profiles, errors);
@@ -138,7 +136,7 @@ fn plugins(path: &Path, profile: &RawProfile, version: &str, errors: &mut Vec<Er
 }
 
 fn gone(version: &str) -> String {
-    format!("was invalid in version \"kubescheduler.config.k8s.io/v1\" (KubeSchedulerConfiguration is version {version:?})")
+    format!("was invalid in version \"v1\" (KubeSchedulerConfiguration is version {version:?})")
 }
 
 fn sets(p: &RawPlugins) -> [(&'static str, &PluginSet); 13] {
