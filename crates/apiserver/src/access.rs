@@ -3,7 +3,7 @@
 use crate::{Context, PeerCertificate, aggregation::headers, legacy_tokens, path::RequestInfo, query, rows::Row, server::Who, world::World};
 use http::{HeaderMap, header, request::Parts};
 use identity::{Attributes, Decision, User};
-use machinery::status::Status;
+use machinery::{quote::Quoted, status::Status};
 use std::{sync::Arc, time::SystemTime};
 
 /// Who asks, and what he is to be told of how he shows it.
@@ -69,6 +69,23 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
 }
 
+/// The user that headers ask for without a name, as Go prints it.
+fn told(headers: &HeaderMap) -> String {
+    let strings = |values: &[&str]| format!("[]string{{{}}}", values.iter().map(|text| Quoted(text).to_string()).collect::<Vec<_>>().join(", "));
+    let texts = |name: &str| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
+    let groups = texts("impersonate-group");
+    let groups = if groups.is_empty() { "[]string(nil)".to_owned() } else { strings(&groups) };
+    let mut extra: Vec<String> = headers
+        .keys()
+        .filter_map(|name| Some((name, name.as_str().strip_prefix("impersonate-extra-")?)))
+        .map(|(name, key)| format!("{}:{}", Quoted(key), strings(&texts(name.as_str()))))
+        .collect();
+    extra.sort();
+    let extra = if extra.is_empty() { "map[string][]string(nil)".to_owned() } else { format!("map[string][]string{{{}}}", extra.join(", ")) };
+    let uid = texts("impersonate-uid").first().copied().unwrap_or_default().to_owned();
+    format!("&user.DefaultInfo{{Name:\"\", UID:{}, Groups:{groups}, Extra:{extra}}}", Quoted(&uid))
+}
+
 /// Acts as another user if the headers ask for it and the real one may (`impersonate` on users, groups, …).
 pub(crate) fn impersonate(world: &World, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, Status> {
     if !headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
@@ -76,7 +93,7 @@ pub(crate) fn impersonate(world: &World, user: Arc<User>, headers: &HeaderMap) -
     }
     let name = headers.get("impersonate-user").and_then(|v| v.to_str().ok()).unwrap_or_default();
     if name.is_empty() {
-        return Err(Status::internal("requested impersonation of groups, extra or uid without impersonating a user"));
+        return Err(Status::bad_request(format!("requested {} without impersonating a user name", told(headers))));
     }
     let mut wanted = User { name: name.to_owned(), uid: String::new(), groups: Vec::new(), extra: Default::default() };
     let ask = |resource: &str, subresource: &str, namespace: &str, name: &str, group: &str| {

@@ -219,6 +219,11 @@ async fn dispatch(
     if cx.info.verb.is_empty() && row.custom.is_some() {
         return Err(errors::unsupported(row, ""));
     }
+    let deprecation = row.custom.as_ref().and_then(|custom| custom.deprecation.as_deref());
+    let is_there = row.custom.is_some() || cx.info.subresource.is_empty() || row.resource.subresource(&cx.info.subresource).is_some();
+    if let Some(warning) = deprecation.or_else(|| deprecated(&row.resource.kind)).filter(|_| is_there) {
+        cx.warn(warning);
+    }
     let streams = matches!(cx.info.verb, "list" | "watch");
     *accepted = accept.accepted(Offered { forms: forms || stored, streams, protobuf: row.has_messages() })?;
     match cx.info.verb {
@@ -231,10 +236,6 @@ async fn dispatch(
     }
     accepted.pretty |= pretty(query, &cx.user_agent);
     accepted.gzip = negotiate::takes_gzip(&parts.headers);
-    let deprecation = row.custom.as_ref().and_then(|custom| custom.deprecation.as_deref());
-    if let Some(warning) = deprecation.or_else(|| deprecated(&row.resource.kind)) {
-        cx.warn(warning);
-    }
     let socket = (cx.info.verb == "watch" && websocket::wanted(&parts.headers)).then(|| parts.headers.clone());
     let asked = Asked {
         world: server.world().clone(),

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use identity::{Changes, Seen};
 use machinery::{
-    Value, convert,
+    Value, convert, defaulting,
     fields::FieldSelector,
     gvk::{self, Gvk},
     json::Texts,
@@ -136,10 +136,18 @@ impl Ready {
 /// It could not be read again; a webhook does not convert it.
 pub(crate) async fn ready(store: &Store, row: &Row, value: Value) -> Result<Ready, Status> {
     readable(&value)?;
-    let Some(reader) = row.reader() else { return Ok(Ready::new(value)) };
+    let Some(reader) = row.reader() else { return Ok(Ready::new(settled(row, value))) };
     let stored = Box::pin(reader.stored(store, value)).await.map_err(|why| Status::new(500, "", why))?;
     readable(&stored)?;
     Ok(Ready::new(stored))
+}
+
+/// An object as a message in the store leaves it; custom ones are stored as JSON.
+fn settled(row: &Row, mut value: Value) -> Value {
+    if row.is_builtin() {
+        defaulting::settle(row.ty(), &mut value);
+    }
+    value
 }
 
 /// An object of the row's version as it would come back if it were stored, for a dry run.
@@ -147,7 +155,7 @@ pub(crate) async fn ready(store: &Store, row: &Row, value: Value) -> Result<Read
 /// # Errors
 /// A webhook does not convert it.
 pub(crate) async fn rehearsed(store: &Store, row: &Row, value: Value) -> Result<Value, Status> {
-    let Some(reader) = row.reader() else { return Ok(value) };
+    let Some(reader) = row.reader() else { return Ok(settled(row, value)) };
     Box::pin(reader.rehearsed(store, value)).await.map_err(|why| Status::new(500, "", why))
 }
 

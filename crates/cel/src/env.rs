@@ -5,9 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use crate::ast::Literal;
 use crate::decl::{Function, Library, ObjectType, Overload, Provider};
-use crate::declared::{Declared, RESERVED, admission};
+use crate::declared::{Declared, RESERVED, admission, devices};
 use crate::library;
-use crate::macros::Macro;
+use crate::macros::{self, Macro};
 use crate::types::{Str, Type};
 use crate::version::Version;
 
@@ -92,6 +92,13 @@ impl Env {
         }
         env.patches = optional.patches;
         env
+    }
+
+    /// What selectors of devices may use: `device`, and `cel.bind`.
+    pub fn devices(version: Version) -> Env {
+        let bindings = Library { macros: macros::bindings(), ..Library::new("cel.lib.ext.cel.bindings", version) };
+        let device = devices::device();
+        Env::made(version, vec![bindings]).with_declared(&[&device]).with_variable("device", device.cel_type())
     }
 
     /// The same with an object's type that is known by its fields alone (`variables` of a policy).

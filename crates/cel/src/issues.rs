@@ -54,6 +54,10 @@ impl fmt::Display for Issues {
 impl Issues {
     fn show(&self, issue: &Issue, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Location { line, column } = place(issue);
+        // A text without a line has no first column, and nothing to show.
+        if self.text.is_empty() {
+            return write!(f, "ERROR: <input>:{line}:{column}: {}", issue.message);
+        }
         write!(f, "ERROR: <input>:{line}:{}: {}", column + 1, issue.message)?;
         let Some(text) = usize::try_from(line - 1).ok().and_then(|line| self.text.split('\n').nth(line)) else { return Ok(()) };
         if text.len() > LINE_MAX {

@@ -77,6 +77,11 @@ pub fn optional() -> Vec<Macro> {
     vec![receiver("optMap", 2, opt_map), receiver("optFlatMap", 2, opt_flat_map)]
 }
 
+/// The macro that gives a value a name (`cel.bind`).
+pub fn bindings() -> Vec<Macro> {
+    vec![receiver("bind", 3, bind)]
+}
+
 /// The macro that sorts by what an expression makes of the elements.
 pub fn sort_by() -> Vec<Macro> {
     vec![receiver("sortBy", 2, sort_by_key)]
@@ -275,6 +280,22 @@ fn transform_map_entry(to: &mut Expander<'_>, target: Option<Expr>, mut args: Ve
     let variables = variables(&args[0], &args[1])?;
     let filter = (args.len() == 4).then(|| args.remove(2));
     Ok(insert(to, target, variables, filter, vec![last(args)]))
+}
+
+/// A loop over nothing binds the value to the name. Of another target than `cel` it is a plain call.
+fn bind(to: &mut Expander<'_>, target: Option<Expr>, args: Vec<Expr>) -> Result<Expr, MacroError> {
+    let target = target.unwrap_or(Expr { id: 0, kind: Kind::Unspecified });
+    if target.ident().is_none_or(|name| &**name != "cel") {
+        return Ok(to.member("bind", target, args));
+    }
+    let Some(name) = args[0].ident().cloned() else { return Err(MacroError::new(args[0].id, "cel.bind() variable names must be simple identifiers")) };
+    let mut args = args.into_iter().skip(1);
+    let (Some(init), Some(result)) = (args.next(), args.next()) else { return Err(MacroError::new(target.id, "cel.bind() takes three arguments")) };
+    let range = list(to, Vec::new());
+    let condition = literal(to, Literal::Bool(false));
+    let step = to.node(Kind::Ident(name.clone()));
+    let variables = Variables { first: UNUSED.into(), second: None };
+    Ok(comprehension(to, Some(range), variables, name, Loop { init, condition, step, result }))
 }
 
 fn opt_map(to: &mut Expander<'_>, target: Option<Expr>, args: Vec<Expr>) -> Result<Expr, MacroError> {

@@ -20,18 +20,16 @@ impl Authorizer {
         if asked.user.is_in(MASTERS) {
             return (Decision::Allow, String::new());
         }
-        let (decision, mut reason) = self.node.authorize(asked);
+        let (decision, reason) = self.node.authorize(asked);
         if decision != Decision::NoOpinion {
             return (decision, reason);
         }
         match self.rbac.authorize(asked) {
             Ok(why) => (Decision::Allow, why),
+            // Where nobody decides, each is told by its name.
             Err(why) => {
-                if !reason.is_empty() && !why.is_empty() {
-                    reason.push('\n');
-                }
-                reason.push_str(&why);
-                (Decision::NoOpinion, reason)
+                let told = [("node", reason), ("rbac", why)].into_iter().filter(|(_, why)| !why.is_empty());
+                (Decision::NoOpinion, told.map(|(who, why)| format!("{who}: {why}")).collect::<Vec<_>>().join("\n"))
             }
         }
     }

@@ -2,7 +2,7 @@
 //! `pkg/registry/core/persistentvolumeclaim`).
 
 use crate::{
-    Context, Strategy, amounts, rules,
+    Context, Strategy, amounts, internal, rules,
     tree::{self, Fields},
 };
 use machinery::{
@@ -210,7 +210,8 @@ fn claim_change(obj: &Value, old: &Value, errors: &mut ErrorList) {
             errors.push(Error::invalid(&place, annotation(obj), rules::IMMUTABLE));
         }
         // The default class may be filled in later.
-        if annotation(old).is_empty() && before["storageClassName"].is_null() && !next["storageClassName"].is_null() {
+        let fits = annotation(old).is_empty() || next["storageClassName"] == annotation(old).as_str();
+        if fits && before["storageClassName"].is_null() && !next["storageClassName"].is_null() {
             remove(&mut next, "storageClassName");
         }
     }
@@ -224,9 +225,10 @@ fn claim_change(obj: &Value, old: &Value, errors: &mut ErrorList) {
             fields.insert("volumeAttributesClassName".into(), class.clone());
         }
     }
-    if next != before {
+    const FORM: &str = "core.PersistentVolumeClaimSpec";
+    if !internal::same(FORM, &next, &before) {
         let words = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-        errors.push(Error::forbidden(&Path::root("spec"), format!("{words}\n- {before}\n+ {next}")));
+        errors.push(Error::forbidden(&Path::root("spec"), format!("{words}\n{}", internal::difference(FORM, &before, &next))));
     }
     let amount = |v: Option<Value>| v.as_ref().and_then(rules::quantity).unwrap_or_default();
     let (now, had) = (amount(size(&obj["spec"])), amount(size(&old["spec"])));

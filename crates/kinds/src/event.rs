@@ -99,22 +99,22 @@ impl Strategy for NewEvents {
         if obj["series"] != old["series"] {
             series(obj, &mut errors);
         }
-        for (own, shown) in [
-            ("regarding", "involvedObject"),
-            ("reason", "reason"),
-            ("note", "message"),
-            ("deprecatedSource", "source"),
-            ("deprecatedFirstTimestamp", "firstTimestamp"),
-            ("deprecatedLastTimestamp", "lastTimestamp"),
-            ("deprecatedCount", "count"),
-            ("type", "type"),
-            ("eventTime", "eventTime"),
-            ("action", "action"),
-            ("related", "related"),
-            ("reportingController", "reportingController"),
-            ("reportingInstance", "reportingInstance"),
+        for (own, shown, form) in [
+            ("regarding", "involvedObject", "core.ObjectReference"),
+            ("reason", "reason", "s"),
+            ("note", "message", "s"),
+            ("deprecatedSource", "source", "core.EventSource"),
+            ("deprecatedFirstTimestamp", "firstTimestamp", "t"),
+            ("deprecatedLastTimestamp", "lastTimestamp", "t"),
+            ("deprecatedCount", "count", "i"),
+            ("type", "type", "s"),
+            ("eventTime", "eventTime", "t"),
+            ("action", "action", "s"),
+            ("related", "related", "*core.ObjectReference"),
+            ("reportingController", "reportingController", "s"),
+            ("reportingInstance", "reportingInstance", "s"),
         ] {
-            rules::immutable(&obj[own], &old[own], &Path::root(shown), &mut errors);
+            rules::immutable_part(form, &obj[own], &old[own], &Path::root(shown), &mut errors);
         }
         errors
     }

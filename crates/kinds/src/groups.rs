@@ -7,6 +7,7 @@ pub(crate) mod checks;
 pub(crate) mod definition;
 pub mod definition_paths;
 pub mod definition_rules;
+mod device_claims;
 mod devices;
 mod discovery;
 mod extensions;

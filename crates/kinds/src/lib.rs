@@ -19,6 +19,7 @@ mod deployment;
 mod event;
 pub mod expressions;
 mod groups;
+mod internal;
 mod job;
 mod limits;
 pub mod meta;

@@ -32,7 +32,7 @@ impl Strategy for ReplicaSets {
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        rules::immutable(&obj["spec"]["selector"], &old["spec"]["selector"], &Path::root("spec").child("selector"), errors);
+        rules::immutable_part("*metav1.LabelSelector", &obj["spec"]["selector"], &old["spec"]["selector"], &Path::root("spec").child("selector"), errors);
     }
 
     fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {

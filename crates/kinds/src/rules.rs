@@ -1,6 +1,6 @@
 //! Checks that many kinds share (`pkg/apis/core/validation`, `apimachinery/pkg/apis/meta/v1/validation`).
 
-use crate::{name_rule::NameRule, tree};
+use crate::{internal, name_rule::NameRule, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -53,6 +53,13 @@ pub(crate) fn immutable(new: &Value, old: &Value, path: &Path, errors: &mut Erro
     let same = new == old || (tree::empty(new) && tree::empty(old));
     if !same {
         errors.push(Error::invalid(path, new.clone(), IMMUTABLE));
+    }
+}
+
+/// A part of a form that [`internal`] knows is what it was; the message shows that form.
+pub(crate) fn immutable_part(form: &str, new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
+    if !internal::same(form, new, old) {
+        errors.push(Error::invalid(path, new.clone(), IMMUTABLE).shown_as(internal::text(form, new)));
     }
 }
 
@@ -149,23 +156,20 @@ pub(crate) fn workload_selector(spec: &Value, path: &Path, what: &str, errors: &
     label_selector(selector, &place, errors);
     let empty = tree::empty(&selector["matchLabels"]) && tree::empty(&selector["matchExpressions"]);
     if empty {
-        errors.push(Error::invalid(&place, selector.clone(), format!("empty selector is invalid for {what}")));
+        errors.push(
+            Error::invalid(&place, selector.clone(), format!("empty selector is invalid for {what}"))
+                .shown_as(internal::text("metav1.LabelSelector", selector)),
+        );
     }
     match Selector::from_label_selector(selector) {
         Err(_) if what == "daemonset" => {}
         Err(_) => {
             let detail = if what == "statefulset" { "" } else { "invalid label selector" };
-            errors.push(Error::invalid(&place, selector.clone(), detail).shown_as(shown_selector(selector)));
+            errors.push(Error::invalid(&place, selector.clone(), detail).shown_as(internal::text("metav1.LabelSelector", selector)));
         }
         Ok(parsed) if !empty && !parsed.matches(|key| labels.get(key).and_then(Value::as_str)) => errors.push(foreign_labels(labels, path)),
         Ok(_) => {}
     }
-}
-
-/// A selector with its fields in the order of upstream's type.
-fn shown_selector(selector: &Value) -> String {
-    let fields: Vec<&str> = ["matchLabels", "matchExpressions"].into_iter().filter(|field| !tree::empty(&selector[*field])).collect();
-    tree::go_text(selector, &fields)
 }
 
 fn foreign_labels(labels: &Value, path: &Path) -> Error {

@@ -1,6 +1,6 @@
 //! StatefulSets and DaemonSets (`pkg/registry/apps`, `pkg/apis/apps/validation`).
 
-use crate::{Context, NameRule, Strategy, claim, pod, rules, template, tree};
+use crate::{Context, NameRule, Strategy, claim, internal, pod, rules, template, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -72,8 +72,14 @@ impl Strategy for StatefulSets {
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let (mut errors, path) = (ErrorList::new(), Path::root("spec"));
         check_stateful(&obj["spec"], &path, &mut errors);
-        for field in ["selector", "volumeClaimTemplates", "serviceName", "podManagementPolicy"] {
-            rules::immutable(&obj["spec"][field], &old["spec"][field], &path.child(field), &mut errors);
+        let fixed = [
+            ("selector", "*metav1.LabelSelector"),
+            ("volumeClaimTemplates", "[]core.PersistentVolumeClaim"),
+            ("serviceName", "s"),
+            ("podManagementPolicy", "s"),
+        ];
+        for (field, form) in fixed {
+            rules::immutable_part(form, &obj["spec"][field], &old["spec"][field], &path.child(field), &mut errors);
         }
         errors
     }
@@ -121,7 +127,8 @@ fn check_stateful(spec: &Value, path: &Path, errors: &mut ErrorList) {
     match tree::text(strategy, "type") {
         "" => errors.push(Error::required(&place, "")),
         "OnDelete" if !rolling.is_null() => {
-            errors.push(Error::invalid(&inner, rolling.clone(), "only allowed for updateStrategy 'RollingUpdate'"));
+            let shown = internal::text("apps.RollingUpdateStatefulSetStrategy", rolling);
+            errors.push(Error::invalid(&inner, rolling.clone(), "only allowed for updateStrategy 'RollingUpdate'").shown_as(shown));
         }
         "OnDelete" => {}
         "RollingUpdate" => {
@@ -132,7 +139,10 @@ fn check_stateful(spec: &Value, path: &Path, errors: &mut ErrorList) {
                 errors.push(Error::invalid(&place, most.clone(), "cannot be 0"));
             }
         }
-        _ => errors.push(Error::invalid(&place, strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'")),
+        _ => {
+            let shown = internal::text("apps.StatefulSetUpdateStrategy", strategy);
+            errors.push(Error::invalid(&place, strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'").shown_as(shown));
+        }
     }
     let (retention, place) = (&spec["persistentVolumeClaimRetentionPolicy"], path.child("persistentVolumeClaimRetentionPolicy"));
     for field in ["whenDeleted", "whenScaled"] {
@@ -182,6 +192,10 @@ impl Strategy for DaemonSets {
             {
                 tree::fill(rolling, "maxUnavailable", 1);
                 tree::fill(rolling, "maxSurge", 0);
+            } else if let Some(rolling) = tree::present(strategy, "rollingUpdate") {
+                // Upstream's internal form has both by value.
+                tree::fill(rolling, "maxUnavailable", 0);
+                tree::fill(rolling, "maxSurge", 0);
             }
         }
         tree::fill(spec, "revisionHistoryLimit", 10);
@@ -224,7 +238,7 @@ impl Strategy for DaemonSets {
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        rules::immutable(&obj["spec"]["selector"], &old["spec"]["selector"], &Path::root("spec.selector"), errors);
+        rules::immutable_part("*metav1.LabelSelector", &obj["spec"]["selector"], &old["spec"]["selector"], &Path::root("spec.selector"), errors);
     }
 
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
@@ -278,6 +292,9 @@ fn daemon_strategy(strategy: &Value, path: &Path, errors: &mut ErrorList) {
                 _ => {}
             }
         }
-        other => errors.push(Error::not_supported(&path.child("type"), other, &["RollingUpdate", "OnDelete"])),
+        _ => {
+            let shown = internal::text("apps.DaemonSetUpdateStrategy", strategy);
+            errors.push(Error::not_supported(path, strategy.clone(), &["RollingUpdate", "OnDelete"]).shown_as(shown));
+        }
     }
 }

@@ -28,13 +28,6 @@ pub(crate) fn empty(value: &Value) -> bool {
     }
 }
 
-/// An object as Go writes one of its types: its fields in this order, with those that are not there as `null`.
-pub(crate) fn go_text(object: &Value, order: &[&str]) -> String {
-    let text = |value: &Value| String::from_utf8_lossy(&machinery::json::encode(value)).into_owned();
-    let fields: Vec<String> = order.iter().map(|field| format!("{}:{}", text(&(*field).into()), text(&object[*field]))).collect();
-    format!("{{{}}}", fields.join(","))
-}
-
 /// The fields of a nested object, made if absent.
 pub(crate) fn child<'f>(fields: &'f mut Fields, key: &str) -> Option<&'f mut Fields> {
     if fields.get(key).is_none_or(Value::is_null) {

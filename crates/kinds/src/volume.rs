@@ -3,7 +3,7 @@
 use crate::{
     Context, Strategy,
     claim::{VOLUME_MODES, access_modes, class, class_warning, default_phase},
-    pod, rules,
+    internal, pod, rules,
     tree::{self, Fields},
 };
 use machinery::{
@@ -82,14 +82,18 @@ impl Strategy for Volumes {
             csi.remove("controllerExpandSecretRef");
         }
         let before = sources(had);
-        if next != before {
-            let detail = format!("spec.persistentvolumesource is immutable after creation\n- {}\n+ {}", Value::Object(before), Value::Object(next));
+        const FORM: &str = "core.PersistentVolumeSource";
+        let (next, before) = (Value::Object(next), Value::Object(before));
+        if !internal::same(FORM, &next, &before) {
+            let detail = format!("spec.persistentvolumesource is immutable after creation\n{}", internal::difference(FORM, &before, &next));
             errors.push(Error::forbidden(&Path::root("spec.persistentvolumesource"), detail));
         }
         rules::immutable(&new["volumeMode"], &had["volumeMode"], &Path::root("volumeMode"), errors);
-        if had["nodeAffinity"].is_object() && new["nodeAffinity"] != had["nodeAffinity"] {
+        const AFFINITY: &str = "*core.VolumeNodeAffinity";
+        if had["nodeAffinity"].is_object() && !internal::same(AFFINITY, &new["nodeAffinity"], &had["nodeAffinity"]) {
             let detail = "field is immutable, except for updating from beta label to GA";
-            errors.push(Error::invalid(&Path::root("nodeAffinity"), new["nodeAffinity"].clone(), detail));
+            let shown = internal::text(AFFINITY, &new["nodeAffinity"]);
+            errors.push(Error::invalid(&Path::root("nodeAffinity"), new["nodeAffinity"].clone(), detail).shown_as(shown));
         }
         if !had["volumeAttributesClassName"].is_null() && new["volumeAttributesClassName"].is_null() {
             errors.push(Error::forbidden(&Path::root("spec.volumeAttributesClassName"), "update from non-nil value to nil is forbidden"));

@@ -31,6 +31,28 @@ pub fn apply(ty: TypeRef<'_>, value: &mut Value) {
     }
 }
 
+/// Leaves of an empty list or map that is always written what a message in the store leaves of it: `null`.
+pub fn settle(ty: TypeRef<'_>, value: &mut Value) {
+    match (ty.get(), value) {
+        (Type::Object(object), Value::Object(map)) => {
+            let mut candidates = object.fields.iter().peekable();
+            for (name, value) in map.iter_mut() {
+                while candidates.next_if(|field| field.name.as_ref() < name.as_str()).is_some() {}
+                let Some(field) = candidates.peek().filter(|field| field.name == name.as_str()) else { continue };
+                let always = !field.go.omit_empty && !field.go.omit_zero && !field.go.pointer;
+                match (ty.to(field.ty).get(), &*value) {
+                    (Type::List { .. }, Value::Array(items)) if always && items.is_empty() => *value = Value::Null,
+                    (Type::Map { .. }, Value::Object(entries)) if always && entries.is_empty() => *value = Value::Null,
+                    _ => settle(ty.to(field.ty), value),
+                }
+            }
+        }
+        (Type::List { elem, .. }, Value::Array(items)) if nests(ty.to(*elem)) => items.iter_mut().for_each(|item| settle(ty.to(*elem), item)),
+        (Type::Map { elem, .. }, Value::Object(map)) if nests(ty.to(*elem)) => map.values_mut().for_each(|value| settle(ty.to(*elem), value)),
+        _ => {}
+    }
+}
+
 /// Rounds the amounts of a list of resources.
 fn round(list: &mut Value) {
     for amount in list.as_object_mut().into_iter().flat_map(Map::values_mut) {
@@ -133,6 +155,13 @@ mod tests {
         assert_eq!(claim["spec"]["dataSource"], json!({"kind": "A", "name": "b", "apiGroup": null}));
         assert_eq!(of("io.k8s.api.rbac.v1.Role", json!({})), json!({"metadata": {}, "rules": null}));
         assert_eq!(of("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler", json!({}))["status"], json!({"desiredReplicas": 0, "currentMetrics": null}));
+    }
+
+    #[test]
+    fn what_is_stored_empty_comes_back_as_null() {
+        let mut role = json!({"metadata": {"labels": {}}, "rules": [], "x": []});
+        settle(schema::builtin().named("io.k8s.api.rbac.v1.Role").unwrap(), &mut role);
+        assert_eq!(role, json!({"metadata": {"labels": {}}, "rules": null, "x": []}));
     }
 
     #[test]

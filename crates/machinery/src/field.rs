@@ -23,6 +23,11 @@ impl Path {
         Self::root(name)
     }
 
+    /// The path of a field without a name, as upstream writes it.
+    pub fn unnamed() -> Self {
+        Self("[]".into())
+    }
+
     /// A field below.
     #[must_use]
     pub fn child(&self, name: impl AsRef<str>) -> Self {

@@ -13,7 +13,6 @@ use machinery::{
     field::{self, ErrorList, Path},
     status::Status,
 };
-use serde_json::json;
 
 /// How much of a kubelet's error text is read (upstream's `maxReadLength`).
 const ERROR_TEXT_MAX: usize = 50_000;
@@ -85,15 +84,13 @@ fn parameters(query: &Query<'_>, name: &str) -> Result<String, Status> {
             return Err(Status::bad_request(format!("parsing time {since:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {since:?} as \"2006\"")));
         }
         if query.get("sinceSeconds").is_some() {
-            errors.push(field::Error::forbidden(&Path::empty(), "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+            errors.push(field::Error::forbidden(&Path::unnamed(), "at most one of `sinceTime` or `sinceSeconds` may be specified"));
         }
         out.push(("sinceTime", since.to_owned()));
     }
-    let stream = query.text("stream");
-    if !matches!(stream, "" | "All" | "Stdout" | "Stderr") {
-        errors.push(field::Error::not_supported(&Path::root("stream"), json!(stream), &["All", "Stdout", "Stderr"]));
-    } else if !stream.is_empty() {
-        out.push(("stream", stream.to_owned()));
+    // Upstream's gate PodLogsQuerySplitStreams is off by default.
+    if query.get("stream").is_some() {
+        errors.push(field::Error::forbidden(&Path::root("stream"), "may not be specified"));
     }
     if !errors.is_empty() {
         return Err(Status::invalid("", "PodLogOptions", name, errors));

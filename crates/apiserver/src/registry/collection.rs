@@ -10,7 +10,12 @@ use machinery::{
 
 /// Answers a DELETE of many with the list of what was found.
 pub(crate) async fn delete_collection(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
-    let wanted = list::Wanted::of(call)?;
+    let wanted = list::Wanted::of(call);
+    // Where a list goes on is read when it is made, behind the options of the deletion.
+    if wanted.as_ref().is_err_and(|status| status.code == 400 && status.message.contains("continue")) {
+        DeleteOptions::read(call, body)?;
+    }
+    let wanted = wanted?;
     let options = DeleteOptions::read(call, body)?;
     if options.unreadable {
         let path = Path::root(delete::UNREADABLE);

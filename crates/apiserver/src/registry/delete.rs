@@ -185,6 +185,10 @@ pub(crate) async fn delete(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
         return remove_unreadable(call, options.dry_run).await;
     }
     warn(call, &options);
+    // Upstream holds it against the request for the one object alone, before it looks for it.
+    if let Some(why) = call.row.strategy.keeps(call.name()) {
+        return Err(Status::forbidden(&call.row.resource.group, &call.row.resource.resource, call.name(), why));
+    }
     delete_named(call, call.row, call.namespace(), call.name(), &options).await
 }
 
@@ -237,9 +241,6 @@ pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &st
         let present = storage::present(call.world.store(), row, &key, Memory::Anew).await.map_err(|unread| storage::unread(&unread))?;
         let entry = present.ok_or_else(|| errors::not_found(row, name))?;
         let old = storage::value(row, &entry);
-        if let Some(why) = row.strategy.keeps(name) {
-            return Err(Status::forbidden(&row.resource.group, &row.resource.resource, name, why));
-        }
         check_preconditions(row, name, options, &old)?;
         let (cx, operation) = (call.cx, Operation::Delete);
         let write = Write { cx, row, operation, subresource: "", namespace, name, dry_run: options.dry_run, old: Some(&old), options: Some(options) };

@@ -206,7 +206,10 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
             errors.push(field::Error::forbidden(&path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
         }
     }
-    if query.get("sendInitialEvents").is_some() {
+    if query.flag("watch") {
+        // Whoever deletes many may say that they watch: what is wrong with that comes first.
+        errors = super::watch::misused(query);
+    } else if query.get("sendInitialEvents").is_some() {
         errors.push(field::Error::forbidden(&Path::root("sendInitialEvents"), "sendInitialEvents is forbidden for list"));
     }
     if !errors.is_empty() {

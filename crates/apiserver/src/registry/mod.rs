@@ -81,18 +81,31 @@ impl<'a> Call<'a> {
 
     /// Decodes a body of some kind; one of the program's own must say that it is of this kind, if it says anything.
     pub(crate) fn decode_as(&self, bytes: &Bytes, ty: machinery::schema::TypeRef<'_>, validation: Validation) -> Result<Value, Status> {
-        let read = self.read_as(bytes, ty, validation);
-        match ty.gvk().filter(|_| !ty.schema.is_lenient()) {
-            None => declared::custom(ty.gvk(), bytes, read),
+        let read = self.read(bytes, ty, validation);
+        let decoded = match ty.gvk().filter(|_| !ty.schema.is_lenient()) {
+            None => return declared::custom(ty.gvk(), bytes, read.map(|decoded| self.told(decoded))),
             Some(expected) => {
-                let value = read.map_err(|status| declared::otherwise(expected, bytes, status))?;
-                declared::check(expected, &value).map_err(|status| declared::otherwise(expected, bytes, status)).map(|()| value)
+                let otherwise = |status| declared::otherwise(expected, bytes, status);
+                let decoded = read.map_err(otherwise)?;
+                declared::check(expected, &decoded.value).map_err(otherwise)?;
+                decoded
             }
-        }
+        };
+        Ok(self.told(decoded))
+    }
+
+    /// What was decoded; the client hears what was tolerated.
+    fn told(&self, decoded: json::Decoded) -> Value {
+        decoded.warnings.into_iter().for_each(|warning| self.cx.warn(warning));
+        decoded.value
     }
 
     /// Decodes a body as a type, whatever it says that it is.
     pub(crate) fn read_as(&self, bytes: &Bytes, ty: machinery::schema::TypeRef<'_>, validation: Validation) -> Result<Value, Status> {
+        Ok(self.told(self.read(bytes, ty, validation)?))
+    }
+
+    fn read(&self, bytes: &Bytes, ty: machinery::schema::TypeRef<'_>, validation: Validation) -> Result<json::Decoded, Status> {
         use crate::negotiate::Encoding;
         let encoding = crate::negotiate::content(self.headers)?;
         let decoded = match encoding {
@@ -101,9 +114,6 @@ impl<'a> Call<'a> {
             Encoding::Protobuf if ty.schema.is_lenient() => return Err(Status::unsupported_media_type(&crate::negotiate::ALL)),
             Encoding::Protobuf => json::Decoded { value: declared::message(ty, bytes)?, warnings: Vec::new() },
         };
-        for warning in decoded.warnings {
-            self.cx.warn(warning);
-        }
         if Texts::are_kept(ty) {
             self.cx.note_texts(match encoding {
                 Encoding::Json => Texts::read(ty, bytes),
@@ -112,7 +122,7 @@ impl<'a> Call<'a> {
                 Encoding::Protobuf => proto::texts(ty, bytes),
             });
         }
-        Ok(decoded.value)
+        Ok(decoded)
     }
 }
 

@@ -266,7 +266,8 @@ fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<
     }
     let version = meta::text(value, "resourceVersion");
     if matches!(version, "" | "0") {
-        if what.derived || what.row.strategy.allow_unconditional_update() {
+        // What is made from the present object has its version, unless a patch has taken it away.
+        if what.row.strategy.allow_unconditional_update() {
             return Ok(());
         }
         let path = Path::root("metadata").child("resourceVersion");

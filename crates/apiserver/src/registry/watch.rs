@@ -10,6 +10,7 @@ use crate::{
     Body, BoxError,
     frames::{Change, delimited, json_line},
     negotiate::{Encoding, Form},
+    query::Query,
     reply,
     respond::Answer,
     rows::Row,
@@ -24,7 +25,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use machinery::{
     Value,
-    field::{self, Path},
+    field::{self, ErrorList, Path},
     proto,
     status::Status,
 };
@@ -56,12 +57,12 @@ struct Options {
     timeout: Duration,
 }
 
-fn options(call: &Call<'_>) -> Result<Options, Status> {
-    let query = call.query;
+/// What is wrong with how the options of a watch go together.
+pub(super) fn misused(query: &Query<'_>) -> ErrorList {
     let rule = query.text("resourceVersionMatch");
     let send = query.flag_opt("sendInitialEvents");
     let path = Path::root("resourceVersionMatch");
-    let mut errors = Vec::new();
+    let mut errors = ErrorList::new();
     if send.is_some() && rule != "NotOlderThan" {
         errors.push(field::Error::forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
     }
@@ -76,6 +77,13 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
     if (!rule.is_empty() || with_initial) && !query.text("continue").is_empty() {
         errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
     }
+    errors
+}
+
+fn options(call: &Call<'_>) -> Result<Options, Status> {
+    let query = call.query;
+    let send = query.flag_opt("sendInitialEvents");
+    let errors = misused(query);
     query.int("limit")?;
     if !errors.is_empty() {
         return Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors));

@@ -14,6 +14,8 @@ use identity::{Attributes, Decision, User, node_of};
 use machinery::{
     Value,
     field::{self, ErrorList, Path},
+    fields::FieldSelector,
+    labels::Selector,
     status::Status,
     time,
 };
@@ -186,7 +188,37 @@ fn access(world: &World, user: &User, spec: &Value) -> Value {
     if !reason.is_empty() {
         status["reason"] = reason.into();
     }
+    let ignored: Vec<String> = [("fieldSelector", false), ("labelSelector", true)]
+        .into_iter()
+        .filter_map(|(key, is_label)| {
+            let how = unread(&resource[key], is_label)?;
+            Some(format!("spec.resourceAttributes.{key} {how} due to parse error"))
+        })
+        .collect();
+    if !ignored.is_empty() {
+        status["evaluationError"] = ignored.join("; ").into();
+    }
     status
+}
+
+/// How much of a selector nobody can read, if anything; nothing here decides by the rest.
+fn unread(selector: &Value, is_label: bool) -> Option<&'static str> {
+    let requirements = selector["requirements"].as_array().map_or(&[][..], Vec::as_slice);
+    if requirements.is_empty() {
+        let raw = text(selector, "rawSelector");
+        let unread = if is_label { Selector::parse(raw).is_err() } else { FieldSelector::parse(raw).is_err() };
+        return (unread && !raw.is_empty()).then_some("ignored");
+    }
+    let is_read = |requirement: &&Value| match (text(requirement, "operator"), texts(&requirement["values"]).len()) {
+        ("In" | "NotIn", values) => is_label || values == 1,
+        ("Exists" | "DoesNotExist", _) => is_label,
+        _ => false,
+    };
+    match requirements.iter().filter(is_read).count() {
+        all if all == requirements.len() => None,
+        0 => Some("ignored"),
+        _ => Some("partially ignored"),
+    }
 }
 
 /// `SubjectRulesReviewStatus` of the one who asks.

@@ -22,7 +22,6 @@ const MAX_SECONDS: i64 = 1 << 32;
 /// Answers a POST of a TokenRequest.
 #[allow(clippy::unused_async, reason = "external signers will wait")]
 pub(crate) async fn create(world: &World, cx: &Context, namespace: &str, name: &str, mut request: Value) -> Result<Value, Status> {
-    let account = world.read(("", "v1", "serviceaccounts"), namespace, name)?;
     for (key, own, what) in [("name", name, "name"), ("namespace", namespace, "namespace")] {
         let told = text(&request["metadata"], key);
         if !told.is_empty() && told != own {
@@ -31,6 +30,7 @@ pub(crate) async fn create(world: &World, cx: &Context, namespace: &str, name: &
             return Err(Status::invalid(GROUP, KIND, name, vec![error]));
         }
     }
+    let account = world.read(("", "v1", "serviceaccounts"), namespace, name)?;
     let seconds = check_seconds(&mut request)?;
     if let Some(node) = node_of(&cx.user) {
         node_restriction(world, node, namespace, name, &request["spec"])?;

@@ -118,6 +118,9 @@ pub(super) fn families(service: &mut Value, ipv6: bool) -> Result<(), field::Err
 /// Fills in what an update leaves out though the Service has it already, and drops what the new type has no use for:
 /// upstream's `patchAllocatedValues` and `dropTypeDependentFields`.
 pub(super) fn carry_over(service: &mut Value, old: &Value) {
+    if text(service, "type") != "ExternalName" && text(service, "ipFamilyPolicy").is_empty() && !text(old, "ipFamilyPolicy").is_empty() {
+        service["spec"]["ipFamilyPolicy"] = old["spec"]["ipFamilyPolicy"].clone();
+    }
     if needs_cluster_ip(old) && needs_cluster_ip(service) {
         if text(service, "clusterIP").is_empty() && cluster_ips(service).is_empty() {
             service["spec"]["clusterIP"] = old["spec"]["clusterIP"].clone();

@@ -3,7 +3,7 @@
 use super::set_condition;
 use crate::{
     Operation, Write, admission, errors,
-    registry::{Call, Change, WriteOptions, change, meta},
+    registry::{Call, Change, WriteOptions, change, check_uid, meta},
     respond::Answer,
     rows::Row,
 };
@@ -29,8 +29,15 @@ pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: &Bytes) -> Resu
         "" => meta::text(&binding, "name").to_owned(),
         name => name.to_owned(),
     };
+    let namespace = meta::text(&binding, "namespace");
+    if !namespace.is_empty() && namespace != call.cx.info.namespace {
+        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+    }
     admit(call, &name, &options, &mut binding).await?;
     check(&binding, &name)?;
+    if name.is_empty() {
+        return Err(Status::bad_request("Name parameter required."));
+    }
     let target = Change {
         row: pods,
         namespace: &call.cx.info.namespace,
@@ -44,6 +51,10 @@ pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: &Bytes) -> Resu
     let now = time::rfc3339(call.cx.now);
     change(call, &target, |old| {
         let old = old.ok_or_else(|| errors::not_found(pods, &name))?;
+        // Through the kind's own path nobody asks for the UID.
+        if !call.name().is_empty() {
+            check_uid(pods, &name, &binding, old)?;
+        }
         bound(pods, &name, old, &binding, &now)
     })
     .await?;
@@ -93,11 +104,6 @@ fn check(binding: &Value, name: &str) -> Result<(), Status> {
 
 fn bound(row: &Row, name: &str, old: &Value, binding: &Value, now: &str) -> Result<Value, Status> {
     let node = binding["target"]["name"].as_str().unwrap_or_default();
-    let uid = meta::text(binding, "uid");
-    if !uid.is_empty() && uid != meta::text(old, "uid") {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::text(old, "uid"));
-        return Err(errors::conflict(row, name, &why));
-    }
     if !meta::text(old, "deletionTimestamp").is_empty() {
         return Err(errors::conflict(row, name, &format!("pod {name} is being deleted, cannot be assigned to a host")));
     }

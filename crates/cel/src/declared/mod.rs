@@ -5,6 +5,7 @@
 //! often a rule below lists and maps may be evaluated in one request ([`max_cardinality`]).
 
 pub mod admission;
+pub mod devices;
 pub(crate) mod escape;
 mod schema;
 

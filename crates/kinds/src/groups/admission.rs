@@ -215,7 +215,10 @@ fn check_resources(rule: &Value, path: &Path, errors: &mut ErrorList) {
 /// What compiling an expression gave, at its place.
 fn told<T>(compiled: Result<T, String>, expression: &str, path: &Path, errors: &mut ErrorList) {
     if let Err(why) = compiled {
-        errors.push(Error::invalid(path, expression, why));
+        errors.push(match why.starts_with("program instantiation failed") {
+            true => Error::internal(path, why),
+            false => Error::invalid(path, expression, why),
+        });
     }
 }
 

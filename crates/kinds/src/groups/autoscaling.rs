@@ -1,7 +1,7 @@
 //! `policy` and `autoscaling`: disruption budgets, and horizontal autoscalers in both of their versions.
 
 use super::checks;
-use crate::{Strategy, rules, tree};
+use crate::{Strategy, internal, rules, tree};
 use machinery::{
     Value, convert,
     field::{Error, ErrorList, Path},
@@ -29,13 +29,7 @@ impl Strategy for Budgets {
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         if !spec["minAvailable"].is_null() && !spec["maxUnavailable"].is_null() {
-            let shown = json!({
-                "MinAvailable": spec["minAvailable"],
-                "Selector": spec["selector"],
-                "MaxUnavailable": spec["maxUnavailable"],
-                "UnhealthyPodEvictionPolicy": spec["unhealthyPodEvictionPolicy"],
-            });
-            let shown = tree::go_text(&shown, &["MinAvailable", "Selector", "MaxUnavailable", "UnhealthyPodEvictionPolicy"]);
+            let shown = internal::text("policy.PodDisruptionBudgetSpec", spec);
             errors.push(Error::invalid(&path, spec.clone(), "minAvailable and maxUnavailable cannot be both set").shown_as(shown));
         }
         for field in ["minAvailable", "maxUnavailable"] {

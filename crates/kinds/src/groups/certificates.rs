@@ -2,7 +2,7 @@
 //! is looked at where certificates are read (`apiserver::admission`).
 
 use super::checks;
-use crate::{Context, NameRule, Selectable, Strategy, rules, tree};
+use crate::{Context, NameRule, Selectable, Strategy, internal, rules, tree};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{
     Value,
@@ -239,7 +239,9 @@ fn check_change(obj: &Value, old: &Value, through: Through) -> ErrorList {
         if new.len() > had.len() {
             errors.push(Error::forbidden(&place, format!("updates may not add a condition of type {kind:?}")));
         } else if new.len() == had.len() && new != had {
-            errors.push(Error::forbidden(&place, format!("updates may not modify a condition of type {kind:?}")));
+            let [had, new] = [had, new].map(|list| list.into_iter().cloned().collect::<Value>());
+            let changed = internal::difference("[]certificates.CertificateSigningRequestCondition", &had, &new);
+            errors.push(Error::forbidden(&place, format!("updates may not modify a condition of type {kind:?}\n{changed}")));
         }
     }
     let (new, had) = (tree::text(&obj["status"], "certificate"), tree::text(&old["status"], "certificate"));
@@ -344,7 +346,7 @@ impl Strategy for PodRequests {
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        rules::immutable(&obj["spec"], &old["spec"], &Path::root("spec"), errors);
+        rules::immutable_part("certificates.PodCertificateRequestSpec", &obj["spec"], &old["spec"], &Path::root("spec"), errors);
     }
 
     /// Only metadata may change: what was asked for was looked at when it was asked.
@@ -373,10 +375,12 @@ impl Strategy for PodRequests {
         if !errors.is_empty() {
             return errors;
         }
+        const FORM: &str = "certificates.PodCertificateRequestStatus";
         let answered = |status: &Value| tree::list(status, "conditions").first().map(|c| tree::text(c, "type").to_owned());
         if answered(&old["status"]).is_some() {
             if *status != old["status"] {
-                errors.push(Error::invalid(&path, status.clone(), "immutable after PodCertificateRequest is issued, denied, or failed"));
+                let detail = "immutable after PodCertificateRequest is issued, denied, or failed";
+                errors.push(Error::invalid(&path, status.clone(), detail).shown_as(internal::text(FORM, status)));
             }
             return errors;
         }
@@ -398,11 +402,11 @@ impl Strategy for PodRequests {
             }
             Some(_) if others.iter().any(|field| !tree::empty(&status[*field])) => {
                 let detail = "non-condition status fields must be empty when denying or failing the PodCertificateRequest";
-                errors.push(Error::invalid(&path, status.clone(), detail));
+                errors.push(Error::invalid(&path, status.clone(), detail).shown_as(internal::text(FORM, status)));
             }
             None if *status != old["status"] => {
                 let detail = "status is immutable unless transitioning to \"Issued\", \"Denied\", or \"Failed\"";
-                errors.push(Error::invalid(&path, status.clone(), detail));
+                errors.push(Error::invalid(&path, status.clone(), detail).shown_as(internal::text(FORM, status)));
             }
             _ => {}
         }

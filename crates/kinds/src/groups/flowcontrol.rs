@@ -1,7 +1,7 @@
 //! `flowcontrol.apiserver.k8s.io`: which requests belong together, and how many of them may be under way.
 
 use super::checks;
-use crate::{Context, Strategy, rules, tree};
+use crate::{Context, Strategy, internal, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -38,7 +38,9 @@ fn fixed(kind: &str, name: &str) -> Option<Value> {
 fn check_fixed(obj: &Value, errors: &mut ErrorList) {
     let name = tree::text(&obj["metadata"], "name");
     if fixed(tree::text(obj, "kind"), name).is_some_and(|spec| spec != obj["spec"]) {
-        errors.push(Error::invalid(&Path::root("spec"), obj["spec"].clone(), format!("spec of '{name}' must equal the fixed value")));
+        let detail = format!("spec of '{name}' must equal the fixed value");
+        let shown = internal::text(&format!("flowcontrol.{}Spec", tree::text(obj, "kind")), &obj["spec"]);
+        errors.push(Error::invalid(&Path::root("spec"), obj["spec"].clone(), detail).shown_as(shown));
     }
 }
 
@@ -281,6 +283,7 @@ fn check_level(obj: &Value, errors: &mut ErrorList) {
     // Upstream declares this rule, and such rules are asked last.
     if kind != "Limited" && !limited.is_null() {
         errors.push(Error::forbidden(&path.child("limited"), ""));
+        rules::one_of(&limited["limitResponse"]["type"], &path.child("limited").child("limitResponse").child("type"), &["Queue", "Reject"], errors);
     }
 }
 

@@ -140,10 +140,7 @@ pub(super) struct RuntimeClasses;
 
 impl Strategy for RuntimeClasses {
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        if rules::required(obj, &Path::empty(), "handler", errors) {
-            let handler = tree::text(obj, "handler");
-            rules::name(handler, &Path::root("handler"), names::dns1123_label(handler), errors);
-        }
+        check_handler(obj, errors);
         // Upstream checks an overhead as the limits of a container, and tells it so.
         let limits = json!({"limits": obj["overhead"]["podFixed"]});
         amounts::container(&limits, &HashSet::new(), &Path::root("overhead"), errors);
@@ -159,8 +156,15 @@ impl Strategy for RuntimeClasses {
         }
     }
 
-    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        checks::fixed(&obj["handler"], &old["handler"], &Path::root("handler"), errors);
+    /// What is declared alone holds again: the rest may stem from an older server.
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check_handler(obj, &mut errors);
+        checks::fixed(&obj["handler"], &old["handler"], &Path::root("handler"), &mut errors);
+        if tree::empty(&obj["handler"]) {
+            errors.reverse();
+        }
+        errors
     }
 
     fn allow_create_on_update(&self) -> bool {
@@ -169,6 +173,13 @@ impl Strategy for RuntimeClasses {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+}
+
+fn check_handler(obj: &Value, errors: &mut ErrorList) {
+    if rules::required(obj, &Path::empty(), "handler", errors) {
+        let handler = tree::text(obj, "handler");
+        rules::name(handler, &Path::root("handler"), names::dns1123_label(handler), errors);
     }
 }
 
@@ -195,7 +206,7 @@ impl Strategy for Migrations {
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        rules::immutable(&obj["spec"], &old["spec"], &Path::root("spec"), errors);
+        rules::immutable_part("storagemigration.StorageVersionMigrationSpec", &obj["spec"], &old["spec"], &Path::root("spec"), errors);
     }
 
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {

@@ -230,9 +230,11 @@ impl Strategy for IngressClasses {
         check_reference(parameters, &path, errors);
     }
 
-    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        let path = Path::root("spec").child("controller");
-        rules::immutable(&obj["spec"]["controller"], &old["spec"]["controller"], &path, errors);
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let (mut errors, path) = (ErrorList::new(), Path::root("spec").child("controller"));
+        rules::immutable_part("s", &obj["spec"]["controller"], &old["spec"]["controller"], &path, &mut errors);
+        self.check(obj, &mut errors);
+        errors
     }
 }
 
@@ -306,7 +308,7 @@ fn check_policy(spec: &Value, had: &[&str], errors: &mut ErrorList) {
     }
     let types = tree::list(spec, "policyTypes");
     if types.len() > 2 {
-        errors.push(Error::too_many(&path.child("policyTypes"), types.len(), 2));
+        errors.push(Error::invalid(&path.child("policyTypes"), types.to_vec(), "may not specify more than two policyTypes"));
         return;
     }
     for (at, kind) in checks::texts(spec, "policyTypes").filter(|(_, kind)| !matches!(*kind, "Ingress" | "Egress")) {
@@ -457,7 +459,7 @@ impl Strategy for ServiceCidrs {
                     self.check(obj, &mut errors);
                 }
             }
-            _ => errors.push(Error::invalid(&path, new.to_vec(), rules::IMMUTABLE)),
+            _ => errors.push(Error::invalid(&path, obj["spec"]["cidrs"].clone(), rules::IMMUTABLE)),
         }
         errors
     }

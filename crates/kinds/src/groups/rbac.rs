@@ -117,13 +117,7 @@ impl Strategy for Bindings {
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        let role = &obj["roleRef"];
-        if *role != old["roleRef"] {
-            // Upstream shows its own type, which no JSON is made of.
-            let text = |key: &str| Value::from(tree::text(role, key)).to_string();
-            let shown = format!("{{\"APIGroup\":{},\"Kind\":{},\"Name\":{}}}", text("apiGroup"), text("kind"), text("name"));
-            errors.push(Error::invalid(&Path::root("roleRef"), Value::Null, rules::IMMUTABLE).shown_as(shown));
-        }
+        rules::immutable_part("rbac.RoleRef", &obj["roleRef"], &old["roleRef"], &Path::root("roleRef"), errors);
     }
 
     fn name_rule(&self) -> NameRule {

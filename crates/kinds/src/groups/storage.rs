@@ -1,7 +1,7 @@
 //! `storage.k8s.io`: classes, drivers and what they tell of nodes, attachments and capacities.
 
 use super::checks;
-use crate::{Context, Strategy, rules, tree};
+use crate::{Context, Strategy, internal, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -18,6 +18,10 @@ const TOKEN_MAX_S: i64 = 1 << 32;
 pub(super) struct StorageClasses;
 
 impl Strategy for StorageClasses {
+    fn answers_deleted(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         let Some(fields) = obj.as_object_mut() else { return };
         tree::fill(fields, "reclaimPolicy", "Delete");
@@ -86,7 +90,9 @@ fn check_topologies(terms: &[Value], errors: &mut ErrorList) {
                 errors.push(Error::duplicate(&place.child("key"), key));
             }
         }
-        if terms.iter().take(at).any(|t| t["matchLabelExpressions"] == term["matchLabelExpressions"]) {
+        // Upstream holds a term without expressions against one that has none yet.
+        let known = |other: &Value| tree::list(other, "matchLabelExpressions") == expressions;
+        if expressions.is_empty() || terms.iter().take(at).any(known) {
             errors.push(Error::duplicate(&place, ""));
         }
     }
@@ -96,6 +102,10 @@ fn check_topologies(terms: &[Value], errors: &mut ErrorList) {
 pub(super) struct AttributesClasses;
 
 impl Strategy for AttributesClasses {
+    fn answers_deleted(&self) -> bool {
+        true
+    }
+
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         check_provisioner(obj, "driverName", errors);
         check_parameters(&obj["parameters"], false, errors);
@@ -117,6 +127,10 @@ impl Strategy for AttributesClasses {
 pub(super) struct Drivers;
 
 impl Strategy for Drivers {
+    fn answers_deleted(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         let Some(spec) = tree::at(obj, &["spec"]) else { return };
         tree::fill(spec, "attachRequired", true);
@@ -193,6 +207,10 @@ fn check_tokens(requests: &[Value], path: &Path, errors: &mut ErrorList) {
 pub(super) struct Nodes;
 
 impl Strategy for Nodes {
+    fn answers_deleted(&self) -> bool {
+        true
+    }
+
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
         tree::keep_all_but_managers(obj, old);
@@ -231,7 +249,8 @@ impl Strategy for Nodes {
         for driver in tree::list(&obj["spec"], "drivers") {
             let Some(had) = tree::list(&old["spec"], "drivers").iter().find(|d| d["name"] == driver["name"]) else { continue };
             if ["nodeID", "topologyKeys"].iter().any(|field| driver[*field] != had[*field]) {
-                errors.push(Error::invalid(&Path::root("spec").child("drivers"), driver.clone(), rules::IMMUTABLE));
+                let shown = internal::text("storage.CSINodeDriver", driver);
+                errors.push(Error::invalid(&Path::root("spec").child("drivers"), driver.clone(), rules::IMMUTABLE).shown_as(shown));
             }
         }
     }
@@ -257,8 +276,8 @@ impl Strategy for Capacities {
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        for field in ["nodeTopology", "storageClassName"] {
-            rules::immutable(&obj[field], &old[field], &Path::root(field), errors);
+        for (field, form) in [("nodeTopology", "*metav1.LabelSelector"), ("storageClassName", "s")] {
+            rules::immutable_part(form, &obj[field], &old[field], &Path::root(field), errors);
         }
     }
 
@@ -271,6 +290,10 @@ impl Strategy for Capacities {
 pub(super) struct Attachments;
 
 impl Strategy for Attachments {
+    fn answers_deleted(&self) -> bool {
+        true
+    }
+
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
         tree::keep_all_but_managers(obj, old);

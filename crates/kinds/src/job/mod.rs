@@ -252,7 +252,7 @@ impl Strategy for CronJobs {
 
 fn check_cron(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     let (spec, path) = (&obj["spec"], Path::root("spec"));
-    if rules::required(spec, &path, "schedule", errors) {
+    if !tree::empty(&spec["schedule"]) {
         let (text, place) = (tree::text(spec, "schedule"), path.child("schedule"));
         if let Err(problem) = schedule::check(text) {
             errors.push(Error::invalid(&place, text, problem));
@@ -280,4 +280,6 @@ fn check_cron(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
         errors.push(Error::not_supported(&place.child("manualSelector"), true, &["nil", "false"]));
     }
     rules::all_not_negative(spec, &path, &["successfulJobsHistoryLimit", "failedJobsHistoryLimit"], errors);
+    // A declared rule, and such rules are asked last.
+    rules::required(spec, &path, "schedule", errors);
 }

@@ -1,13 +1,12 @@
 //! When a job gives up, and when it has succeeded: pod failure, success and replacement policies.
 
 use super::indexes;
-use crate::{rules, tree};
+use crate::{internal, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     names,
 };
-use serde_json::json;
 use std::collections::HashSet;
 
 const RULES_MAX: usize = 20;
@@ -21,7 +20,7 @@ pub(super) fn check(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
     let (success, place) = (&spec["successPolicy"], path.child("successPolicy"));
     if success.is_object() && spec["completionMode"] != "Indexed" {
-        errors.push(Error::invalid(&place, success.clone(), "requires indexed completion mode").shown_as(shown_success(success)));
+        errors.push(Error::invalid(&place, success.clone(), "requires indexed completion mode").shown_as(internal::text("batch.SuccessPolicy", success)));
     } else if success.is_object() {
         let (list, place) = (tree::list(success, "rules"), place.child("rules"));
         if list.is_empty() {
@@ -36,13 +35,6 @@ pub(super) fn check(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
     let allowed: &[&str] = if spec["podFailurePolicy"].is_object() { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
     rules::supported(&spec["podReplacementPolicy"], &path.child("podReplacementPolicy"), allowed, errors);
-}
-
-/// A success policy in upstream's internal form.
-fn shown_success(policy: &Value) -> String {
-    let rule = |rule: &Value| json!({"SucceededIndexes": rule["succeededIndexes"], "SucceededCount": rule["succeededCount"]});
-    let rules: Vec<String> = tree::list(policy, "rules").iter().map(|r| tree::go_text(&rule(r), &["SucceededIndexes", "SucceededCount"])).collect();
-    if policy["rules"].is_null() { r#"{"Rules":null}"#.into() } else { format!(r#"{{"Rules":[{}]}}"#, rules.join(",")) }
 }
 
 fn failure(spec: &Value, list: &Path, errors: &mut ErrorList) {

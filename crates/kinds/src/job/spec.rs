@@ -124,10 +124,17 @@ pub(super) fn check_change(obj: &Value, old: &Value, errors: &mut ErrorList) {
         let detail = "can only be modified in tandem with spec.parallelism";
         errors.push(Error::invalid(&path.child("completions"), new["completions"].clone(), detail));
     }
-    rules::immutable(&new["selector"], &had["selector"], &path.child("selector"), errors);
+    rules::immutable_part("*metav1.LabelSelector", &new["selector"], &had["selector"], &path.child("selector"), errors);
     template_change(obj, old, &path, errors);
-    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
-        rules::immutable(&new[field], &had[field], &path.child(field), errors);
+    let fixed = [
+        ("completionMode", "*s"),
+        ("podFailurePolicy", "*batch.PodFailurePolicy"),
+        ("backoffLimitPerIndex", "*i"),
+        ("managedBy", "*s"),
+        ("successPolicy", "*batch.SuccessPolicy"),
+    ];
+    for (field, form) in fixed {
+        rules::immutable_part(form, &new[field], &had[field], &path.child(field), errors);
     }
 }
 
@@ -162,14 +169,9 @@ fn template_change(obj: &Value, old: &Value, path: &Path, errors: &mut ErrorList
                 }
             }
         }
-        if new["spec"] != expected["spec"] {
-            errors.push(Error::invalid(&path.child("template.spec"), new["spec"].clone(), rules::IMMUTABLE));
-        }
-        return;
+        return rules::immutable_part("core.PodSpec", &new["spec"], &expected["spec"], &path.child("template.spec"), errors);
     }
-    if *new != expected {
-        errors.push(Error::invalid(&path.child("template"), new.clone(), rules::IMMUTABLE));
-    }
+    rules::immutable_part("core.PodTemplateSpec", new, &expected, &path.child("template"), errors);
 }
 
 /// Copies fields of a part from one tree to another, their absence included.

@@ -2,7 +2,7 @@
 //! may write it, and everybody relies on an end being an end. A rule is applied only when what it speaks of has changed.
 
 use super::indexes;
-use crate::{rules, tree};
+use crate::{internal, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -133,7 +133,8 @@ fn counts(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors: &mu
     let pods = &new.0["uncountedTerminatedPods"];
     let some = !tree::empty(&pods["failed"]) || !tree::empty(&pods["succeeded"]);
     if (ended || differs("uncountedTerminatedPods")) && finished && some {
-        errors.push(Error::invalid(&path.child("uncountedTerminatedPods"), pods.clone(), "must be empty for finished job"));
+        let shown = internal::text("*batch.UncountedTerminatedPods", pods);
+        errors.push(Error::invalid(&path.child("uncountedTerminatedPods"), pods.clone(), "must be empty for finished job").shown_as(shown));
     }
     if (differs("ready") || differs("active")) && new.has("ready") && new.number("ready") > new.number("active") {
         errors.push(Error::invalid(&path.child("ready"), new.number("ready"), "cannot set more ready pods than active"));

@@ -6,7 +6,7 @@ use super::{
     volumes::Known,
     windows,
 };
-use crate::{amounts, rules, tree};
+use crate::{amounts, internal, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -17,28 +17,9 @@ use std::collections::HashSet;
 /// Most rules by which a container restarts, and most exit codes in one.
 const RESTART_RULES_MAX: usize = 20;
 const EXIT_CODES_MAX: usize = 255;
-/// What an ephemeral container may have.
-const EPHEMERAL_FIELDS: [&str; 18] = [
-    "name",
-    "image",
-    "command",
-    "args",
-    "workingDir",
-    "env",
-    "envFrom",
-    "volumeMounts",
-    "volumeDevices",
-    "terminationMessagePath",
-    "terminationMessagePolicy",
-    "imagePullPolicy",
-    "securityContext",
-    "stdin",
-    "stdinOnce",
-    "tty",
-    "targetContainerName",
-    // Always there, and empty.
-    "resources",
-];
+/// What an ephemeral container may not have, in the order in which upstream looks.
+const NOT_EPHEMERAL: [&str; 9] =
+    ["ports", "resources", "resizePolicy", "restartPolicy", "restartPolicyRules", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"];
 
 /// What the checks of one container need to know of its pod.
 struct Scope<'v> {
@@ -140,10 +121,8 @@ fn ephemeral<'v>(scope: &Scope<'v>, list: &Path, others: &HashSet<&'v str>, erro
         if !target.is_empty() && !others.contains(target) {
             errors.push(Error::not_found(&path.child("targetContainerName"), target));
         }
-        for (key, value) in container.as_object().into_iter().flatten() {
-            if !tree::empty(value) && (!EPHEMERAL_FIELDS.contains(&key.as_str()) || key == "resources") {
-                errors.push(Error::forbidden(&path.child(key), "cannot be set for an Ephemeral Container"));
-            }
+        for field in NOT_EPHEMERAL.into_iter().filter(|field| !tree::empty(&container[*field])) {
+            errors.push(Error::forbidden(&path.child(field), "cannot be set for an Ephemeral Container"));
         }
         for (nth, mount) in tree::list(container, "volumeMounts").iter().enumerate() {
             for field in ["subPath", "subPathExpr"] {
@@ -283,12 +262,12 @@ fn security(context: &Value, own_users: bool, path: &Path, errors: &mut ErrorLis
     }
     security::seccomp(&context["seccompProfile"], &path.child("seccompProfile"), errors);
     if context["allowPrivilegeEscalation"] == false {
+        let mut bad = |detail: &str| errors.push(Error::invalid(path, context.clone(), detail).shown_as(internal::text("core.SecurityContext", context)));
         if context["privileged"] == true {
-            errors.push(Error::invalid(path, context.clone(), "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"));
+            bad("cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
         }
         for _ in tree::list(&context["capabilities"], "add").iter().filter(|c| *c == "CAP_SYS_ADMIN") {
-            let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.push(Error::invalid(path, context.clone(), detail));
+            bad("cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
         }
     }
     windows::options(&context["windowsOptions"], &path.child("windowsOptions"), errors);

@@ -3,6 +3,7 @@
 //! Source: `pkg/registry/core/pod/strategy.go`, `pkg/apis/core/v1/defaults.go`, `pkg/apis/core/validation`. The pod spec's
 //! defaults and checks are also those of every template (`spec.template`), see [`crate::template`].
 
+mod annotations;
 mod containers;
 pub(crate) mod defaults;
 mod env;
@@ -24,12 +25,13 @@ mod volumes;
 mod warnings;
 mod windows;
 
+pub(crate) use annotations::check as check_annotations;
 pub(crate) use handlers::port;
 pub(crate) use placement::{node_selector, tolerations};
 pub use qos::qos_class;
 pub(crate) use security::Users;
 pub(crate) use sources::{default_source as default_volume_source, host_path, nfs, no_backsteps};
-pub(crate) use spec::{annotations as check_annotations, check_spec};
+pub(crate) use spec::check_spec;
 
 use crate::{Context, Selectable, Strategy, tree};
 use machinery::{
@@ -69,6 +71,7 @@ impl Strategy for Pods {
         tree::set_meta(obj, "generation", 1.into());
         alias_service_account(obj);
         drop_unserved(obj);
+        annotations::sync_app_armor(obj);
         let labels = obj["metadata"].get("labels").cloned().unwrap_or_default();
         if let Some(spec) = obj.as_object_mut().and_then(|o| o.get_mut("spec")) {
             defaults::pod_level_requests(spec);

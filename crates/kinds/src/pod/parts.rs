@@ -1,7 +1,10 @@
 //! The subresources `ephemeralcontainers` and `resize`: what a request to them may change.
 
-use super::{defaults, qos, security::Users, spec, spec::MIRROR};
-use crate::tree::{self, Fields};
+use super::{annotations::MIRROR, defaults, qos, security::Users, spec};
+use crate::{
+    internal,
+    tree::{self, Fields},
+};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -15,15 +18,17 @@ pub(super) fn check_ephemeral(obj: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     spec::check_pod(obj, Users::ExistingPod, &mut errors);
     if is_mirror(old) {
-        return vec![Error::forbidden(&Path::empty(), "static pods do not support ephemeral containers")];
+        return vec![Error::forbidden(&Path::unnamed(), "static pods do not support ephemeral containers")];
     }
+    const FORM: &str = "core.EphemeralContainer";
     let path = Path::root("spec").child("ephemeralContainers");
     for before in tree::list(&old["spec"], "ephemeralContainers") {
         let name = tree::text(before, "name");
         match tree::list(&obj["spec"], "ephemeralContainers").iter().find(|c| c["name"] == name) {
             None => errors.push(Error::forbidden(&path, format!("existing ephemeral containers {name:?} may not be removed\n"))),
-            Some(now) if now != before => {
-                errors.push(Error::forbidden(&path, format!("existing ephemeral containers {name:?} may not be changed\n- {before}\n+ {now}")));
+            Some(now) if !internal::same(FORM, now, before) => {
+                let changed = internal::difference(FORM, before, now);
+                errors.push(Error::forbidden(&path, format!("existing ephemeral containers {name:?} may not be changed\n{changed}")));
             }
             Some(_) => {}
         }
@@ -81,10 +86,10 @@ pub(super) fn check_resize(obj: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     spec::check_pod(obj, Users::ExistingPod, &mut errors);
     if is_mirror(old) {
-        return vec![Error::forbidden(&Path::empty(), "static pods cannot be resized")];
+        return vec![Error::forbidden(&Path::unnamed(), "static pods cannot be resized")];
     }
     if old["spec"]["os"]["name"] == "windows" {
-        return vec![Error::forbidden(&Path::empty(), "windows pods cannot be resized")];
+        return vec![Error::forbidden(&Path::unnamed(), "windows pods cannot be resized")];
     }
     let (new, old_spec, path) = (&obj["spec"], &old["spec"], Path::root("spec"));
     let before = old["status"]["qosClass"].as_str().filter(|q| !q.is_empty()).unwrap_or_else(|| qos::qos_class(old_spec));

@@ -1,12 +1,11 @@
 //! What a pod and its containers say of security in the same words, and whose words they are.
 
 use super::sources;
-use crate::{rules, tree};
+use crate::{internal, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
 };
-use serde_json::json;
 
 /// Whose spec it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +41,8 @@ pub(super) fn seccomp(profile: &Value, path: &Path, errors: &mut ErrorList) {
             Some(local) => sources::relative(local, &path.child("localhostProfile"), errors),
         }
     } else if !local.is_null() {
-        let shown = json!({"Type": kind, "LocalhostProfile": local});
         let error = Error::invalid(&path.child("localhostProfile"), profile.clone(), "can only be set when seccomp type is Localhost");
-        errors.push(error.shown_as(tree::go_text(&shown, &["Type", "LocalhostProfile"])));
+        errors.push(error.shown_as(internal::text("core.SeccompProfile", profile)));
     }
 }
 

@@ -47,9 +47,9 @@ pub(crate) fn host_path(source: &Value, path: &Path, errors: &mut ErrorList) {
         return;
     }
     no_backsteps(text, &path.child("path"), errors);
-    let kinds = ["BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+    let kinds = ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
     let kind = tree::text(source, "type");
-    if !kind.is_empty() && !kinds.contains(&kind) {
+    if !kinds.contains(&kind) {
         errors.push(Error::not_supported(&path.child("type"), kind, &kinds));
     }
 }

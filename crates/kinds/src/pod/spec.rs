@@ -5,13 +5,12 @@ use super::{
     security::{Users, app_armor, id, seccomp},
     volumes, windows,
 };
-use crate::{amounts, rules, tree};
+use crate::{amounts, internal, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     names,
 };
-use serde_json::json;
 use std::collections::HashSet;
 
 /// Checks a pod spec.
@@ -60,7 +59,7 @@ pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut Er
 /// Checks what holds for pods and not for templates.
 pub(super) fn check_pod(obj: &Value, user: Users, errors: &mut ErrorList) {
     let (spec, path) = (&obj["spec"], Path::root("spec"));
-    annotations(obj, spec, &Path::root("metadata").child("annotations"), errors);
+    super::annotations::check(obj, spec, &Path::root("metadata").child("annotations"), errors);
     check_spec(spec, &path, user, errors);
     if tree::empty(&spec["serviceAccountName"]) {
         for (at, volume) in tree::list(spec, "volumes").iter().enumerate() {
@@ -79,25 +78,6 @@ pub(super) fn check_pod(obj: &Value, user: Users, errors: &mut ErrorList) {
     }
 }
 
-/// Checks the annotations that mean something to pods.
-pub(crate) fn annotations(owner: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let Some(annotations) = owner["metadata"]["annotations"].as_object() else { return };
-    if let Some(value) = annotations.get(MIRROR).filter(|_| tree::empty(&spec["nodeName"])) {
-        errors.push(Error::invalid(&path.key(MIRROR), value.clone(), "must set spec.nodeName if mirror pod annotation is set"));
-    }
-    if let Some(text) = annotations.get(DELETION_COST).and_then(Value::as_str) {
-        let canonical = text.parse::<i32>().is_ok() && !text.starts_with('+') && (text == "0" || !text.trim_start_matches('-').starts_with('0'));
-        if !canonical {
-            errors.push(Error::invalid(&path.key(DELETION_COST), text, "must be a 32bit integer"));
-        }
-    }
-}
-
-/// The annotation of a pod that shows a static pod of the kubelet's.
-pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
-/// The annotation by which a replica set chooses whom to delete.
-const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
-
 fn resource_claims(spec: &Value, list: &Path, errors: &mut ErrorList) {
     let mut seen = HashSet::new();
     for (at, claim) in tree::list(spec, "resourceClaims").iter().enumerate() {
@@ -113,12 +93,12 @@ fn resource_claims(spec: &Value, list: &Path, errors: &mut ErrorList) {
         match sources.iter().filter(|s| claim[**s].is_string()).count() {
             0 => {
                 let detail = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
-                errors.push(Error::invalid(&path, claim.clone(), detail).shown_as(shown_claim(claim)));
+                errors.push(Error::invalid(&path, claim.clone(), detail).shown_as(internal::text("core.PodResourceClaim", claim)));
             }
             1 => {}
             _ => {
                 let detail = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
-                errors.push(Error::invalid(&path, claim.clone(), detail).shown_as(shown_claim(claim)));
+                errors.push(Error::invalid(&path, claim.clone(), detail).shown_as(internal::text("core.PodResourceClaim", claim)));
             }
         }
         for source in sources {
@@ -127,16 +107,6 @@ fn resource_claims(spec: &Value, list: &Path, errors: &mut ErrorList) {
             }
         }
     }
-}
-
-/// A claim in upstream's internal form.
-fn shown_claim(claim: &Value) -> String {
-    let shown = json!({
-        "Name": tree::text(claim, "name"),
-        "ResourceClaimName": claim["resourceClaimName"],
-        "ResourceClaimTemplateName": claim["resourceClaimTemplateName"],
-    });
-    tree::go_text(&shown, &["Name", "ResourceClaimName", "ResourceClaimTemplateName"])
 }
 
 /// In the host's network a container's port is the host's. Templates may leave the latter out: pods get it by default.

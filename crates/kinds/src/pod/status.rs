@@ -1,7 +1,7 @@
 //! What a pod's status may say (`ValidatePodStatusUpdate`).
 
 use crate::{
-    rules,
+    internal, rules,
     tree::{self, Fields},
 };
 use machinery::{
@@ -131,13 +131,15 @@ fn restarts(container: &Value, spec: &Value, exit_code: i64) -> bool {
 
 fn addresses(new: &Value, old: &Value, one: &str, many: &str, path: &Path, errors: &mut ErrorList) {
     let (list, single, path) = (tree::list(new, many), tree::text(new, one), path.child(many));
+    let form = if one == "podIP" { "[]core.PodIP" } else { "[]core.HostIP" };
+    let bad = |detail: &str| Error::invalid(&path, new[many].clone(), detail).shown_as(internal::text(form, &new[many]));
     let known = |ip: &str| tree::list(old, many).iter().any(|o| o["ip"] == ip);
     for (at, ip) in list.iter().map(|i| tree::text(i, "ip")).enumerate().filter(|(_, ip)| !known(ip)) {
         rules::ip(ip, &path.index(at), errors);
     }
     let sixes = list.iter().filter(|i| tree::text(i, "ip").contains(':')).count();
     if list.len() > 2 || (list.len() == 2 && sixes != 1) {
-        errors.push(Error::invalid(&path, new[many].clone(), "may specify no more than one IP for each IP family"));
+        errors.push(bad("may specify no more than one IP for each IP family"));
     }
     let first = list.first().map(|i| tree::text(i, "ip"));
     match first {
@@ -145,7 +147,7 @@ fn addresses(new: &Value, old: &Value, one: &str, many: &str, path: &Path, error
             errors.push(Error::invalid(&path.index(0).child("ip"), first, format!("must be equal to `{one}`")));
         }
         _ if one == "podIP" && first.is_some() == single.is_empty() => {
-            errors.push(Error::invalid(&path, new[many].clone(), "podIP and podIPs must either both be set or both be unset"));
+            errors.push(bad("podIP and podIPs must either both be set or both be unset"));
         }
         _ => {}
     }

@@ -1,12 +1,16 @@
 //! What of an existing pod may change.
 
-use super::spec::MIRROR;
-use crate::tree::{self, Fields};
+use super::annotations::{APP_ARMOR, MIRROR};
+use crate::{
+    internal,
+    tree::{self, Fields},
+};
 use machinery::{
-    Map, Value,
+    Value,
     field::{Error, ErrorList, Path},
 };
 
+const FORM: &str = "core.PodSpec";
 const FORBIDDEN: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
     `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` \
     (allow it to be set to 1 if it was previously negative)";
@@ -26,12 +30,12 @@ pub(super) fn check(obj: &Value, old: &Value, errors: &mut ErrorList) {
     }
     tolerations(new, old, &path, errors);
     gates(new, old, &path, errors);
-    if new == old {
+    if internal::same(FORM, new, old) {
         return;
     }
     let munged = munge(new, old, &path, errors);
-    if munged != *old {
-        let changed = differing(&munged, old);
+    if !internal::same(FORM, &munged, old) {
+        let changed = internal::difference(FORM, old, &munged);
         errors.push(Error::forbidden(&path, format!("{FORBIDDEN}\n{changed}")));
     }
 }
@@ -41,7 +45,7 @@ fn annotations(obj: &Value, old: &Value, errors: &mut ErrorList) {
     let path = Path::root("metadata").child("annotations");
     let fixed = |key: &str| match key {
         MIRROR => Some("mirror pod annotation"),
-        key if key.starts_with("container.apparmor.security.beta.kubernetes.io/") => Some("AppArmor annotations"),
+        key if key.starts_with(APP_ARMOR) => Some("AppArmor annotations"),
         _ => None,
     };
     let (new, old) = (&obj["metadata"]["annotations"], &old["metadata"]["annotations"]);
@@ -56,22 +60,6 @@ fn annotations(obj: &Value, old: &Value, errors: &mut ErrorList) {
             errors.push(Error::forbidden(&path.key(key), format!("may not add {what}")));
         }
     }
-}
-
-/// What differs, a line each, as the original's differences are laid out: `-` what was, `+` what would be.
-fn differing(new: &Value, old: &Value) -> String {
-    let mut keys: Vec<&String> = new.as_object().into_iter().chain(old.as_object()).flat_map(Map::keys).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    let mut out = String::new();
-    for key in keys.into_iter().filter(|key| new[key.as_str()] != old[key.as_str()]) {
-        for (sign, value) in [('-', &old[key.as_str()]), ('+', &new[key.as_str()])] {
-            if !value.is_null() {
-                out.push_str(&format!("{sign} \t{key}: {value},\n"));
-            }
-        }
-    }
-    out
 }
 
 /// The new spec with everything that may change taken from the old one.
@@ -139,7 +127,8 @@ fn narrowed_affinity(new: &Value, old: &Value, path: &Path, errors: &mut ErrorLi
     let place = path.child(key).child("nodeSelectorTerms");
     if now.len() != before.len() {
         let detail = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
-        errors.push(Error::invalid(&place, now, detail));
+        let shown = internal::text("[]core.NodeSelectorTerm", &new[key]["nodeSelectorTerms"]);
+        errors.push(Error::invalid(&place, now, detail).shown_as(shown));
         return;
     }
     for (at, (now, before)) in now.iter().zip(&before).enumerate() {
@@ -150,7 +139,7 @@ fn narrowed_affinity(new: &Value, old: &Value, path: &Path, errors: &mut ErrorLi
         let was_empty = tree::empty(&before["matchExpressions"]) && tree::empty(&before["matchFields"]);
         if now != before && (was_empty || !grown("matchExpressions") || !grown("matchFields")) {
             let detail = "only additions are allowed (no mutations or deletions)";
-            errors.push(Error::invalid(&place.index(at), now.clone(), detail));
+            errors.push(Error::invalid(&place.index(at), now.clone(), detail).shown_as(internal::text("core.NodeSelectorTerm", now)));
         }
     }
 }

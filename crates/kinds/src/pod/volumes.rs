@@ -7,7 +7,7 @@ use super::{
 use crate::{
     claim,
     groups::checks,
-    rules,
+    internal, rules,
     tree::{self, Fields},
 };
 use machinery::{
@@ -286,7 +286,10 @@ fn projected(source: &Value, base: &Path, errors: &mut ErrorList) {
 /// Trust anchors of one bundle, or of a signer's bundles.
 fn trust_bundle(value: &Value, path: &Path, errors: &mut ErrorList) {
     match (value["name"].as_str(), value["signerName"].as_str()) {
-        (Some(_), Some(_)) => errors.push(Error::invalid(path, value.clone(), "only one of name and signerName may be used")),
+        (Some(_), Some(_)) => {
+            let shown = internal::text("core.ClusterTrustBundleProjection", value);
+            errors.push(Error::invalid(path, value.clone(), "only one of name and signerName may be used").shown_as(shown));
+        }
         (Some(name), None) => {
             let place = path.child("name");
             if name.is_empty() {
@@ -299,7 +302,8 @@ fn trust_bundle(value: &Value, path: &Path, errors: &mut ErrorList) {
             }
             if !value["labelSelector"].is_null() {
                 let detail = "labelSelector must be unset if name is specified";
-                errors.push(Error::invalid(&path.child("labelSelector"), value["labelSelector"].clone(), detail));
+                let shown = internal::text("*metav1.LabelSelector", &value["labelSelector"]);
+                errors.push(Error::invalid(&path.child("labelSelector"), value["labelSelector"].clone(), detail).shown_as(shown));
             }
         }
         (None, Some(signer)) => {

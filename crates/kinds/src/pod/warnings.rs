@@ -1,5 +1,6 @@
 //! What is deprecated or does not do what it seems to, though it is accepted (`pkg/api/pod/warnings.go`).
 
+use super::annotations;
 use crate::{rules, tree};
 use machinery::{Value, field::Path};
 use std::collections::{HashMap, HashSet};
@@ -56,7 +57,13 @@ pub(super) fn of(owner: &Value, at: &Path) -> Vec<String> {
     for (at, _) in tree::list(spec, "imagePullSecrets").iter().enumerate().filter(|(_, s)| tree::text(s, "name").is_empty()) {
         out.push(format!("{}: invalid empty name \"\"", path.child("imagePullSecrets").index(at).child("name")));
     }
+    for volume in tree::list(spec, "volumes") {
+        if tree::list(&volume["projected"], "sources").iter().any(tree::empty) {
+            out.push(format!("volume {:?} (Projected) has no sources provided", tree::text(volume, "name")));
+        }
+    }
     fractions(&spec["overhead"], &path.child("overhead"), &mut out);
+    annotations::warnings(owner, at, &mut out);
     containers(spec, &path, &mut out);
     ports(spec, &path, &mut out);
     if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0) {

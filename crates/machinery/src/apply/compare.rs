@@ -168,6 +168,7 @@ fn lists(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, delta: &mut
                 let all = |v: Option<&Value>, at: &[usize]| -> Vec<Value> { at.iter().filter_map(|at| v?.get(*at).cloned()).collect() };
                 Delta { changed_self: all(old, earlier) != all(new, &places), ..Delta::default() }
             }
+            (None, Some(_)) if places.len() > 1 => Delta { changed_self: true, ..Delta::default() },
             (earlier, _) => {
                 let old = earlier.as_ref().and_then(|e| old?.get(*e.first()?));
                 let new = places.first().and_then(|at| new?.get(*at));

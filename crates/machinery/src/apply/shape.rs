@@ -65,11 +65,19 @@ pub(super) fn element(shape: Shape<'_>, item: &Value) -> String {
     }
 }
 
+/// The one type whose key Go leaves out when it is empty though it has a default.
+const LOCAL_REFERENCE: &str = "io.k8s.api.core.v1.LocalObjectReference";
+
+fn ty_name(ty: TypeRef<'_>) -> &str {
+    if let Type::Object(object) = ty.get() { &object.name } else { "" }
+}
+
 fn default(elem: TypeRef<'_>, key: &str) -> Option<Value> {
     let field = elem.field(key)?;
     let always = !field.go.pointer && !field.go.omit_empty && !field.go.omit_zero;
     field.default.clone().or_else(|| match elem.to(field.ty).get() {
-        Type::String if always => Some(Value::String(String::new())),
+        // Its name's default is published and empty, which the schema does not tell.
+        Type::String if always || ty_name(elem) == LOCAL_REFERENCE => Some(Value::String(String::new())),
         Type::Int32 | Type::Int64 if always => Some(0.into()),
         _ => None,
     })

@@ -35,6 +35,9 @@ pub struct Patch {
     bytes: Vec<u8>,
 }
 
+/// Where upstream's registry of kinds is made, by which it calls it.
+const SCHEME: &str = "pkg/runtime/scheme.go:111";
+
 /// The fields of an operation of a JSON patch, each with whether it must be a text.
 const OPERATION_FIELDS: [(&str, bool); 4] = [("op", true), ("path", true), ("from", true), ("value", false)];
 
@@ -103,8 +106,21 @@ fn operations(patch: &Value) -> Result<Vec<String>, String> {
 /// Writes a patched object as upstream's patching leaves it: what the patch has touched are maps, whose keys are sorted, and all
 /// else is as it was written by its type.
 fn echo(ty: Option<TypeRef<'_>>, value: &Value, touched: Option<&Value>, out: &mut Vec<u8>) {
-    let (Value::Object(fields), Some(Value::Object(touched))) = (value, touched) else {
-        return out.extend_from_slice(&json::encode_as(ty, value));
+    let (fields, touched) = match (value, touched) {
+        (Value::Object(fields), Some(Value::Object(touched))) => (fields, touched),
+        (Value::Array(items), Some(Value::Object(touched))) => {
+            out.push(b'[');
+            for (at, item) in items.iter().enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                echo(ty.and_then(TypeRef::elem), item, touched.get(&at.to_string()), out);
+            }
+            return out.push(b']');
+        }
+        // It came with the patch.
+        (value, Some(_)) => return out.extend_from_slice(&json::encode(value)),
+        (value, None) => return out.extend_from_slice(&json::encode_as(ty, value)),
     };
     let mut keys: Vec<&String> = fields.keys().collect();
     keys.sort();
@@ -120,7 +136,7 @@ fn echo(ty: Option<TypeRef<'_>>, value: &Value, touched: Option<&Value>, out: &m
     out.push(b'}');
 }
 
-/// The objects of a patched value that the operations of a JSON patch go through, as a tree. A path that leads beyond the value is
+/// The objects and lists of a patched value that the operations of a JSON patch go through, as a tree. A path that leads beyond the value is
 /// followed as far as the value goes: what a patch says need not be, and may be millions of levels deep.
 fn touched(operations: &Value, value: &Value) -> Value {
     let mut tree = Value::Object(Map::new());
@@ -129,7 +145,11 @@ fn touched(operations: &Value, value: &Value) -> Value {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         for part in parts.iter().take(parts.len().saturating_sub(1)) {
             let name = part.replace("~1", "/").replace("~0", "~");
-            let Some(below @ Value::Object(_)) = of.get(&name) else { break };
+            let below = match of {
+                Value::Array(items) => name.parse::<usize>().ok().and_then(|at| items.get(at)),
+                other => other.get(&name),
+            };
+            let Some(below @ (Value::Object(_) | Value::Array(_))) = below else { break };
             let Value::Object(fields) = at else { break };
             of = below;
             at = fields.entry(name).or_insert_with(|| Value::Object(Map::new()));
@@ -169,10 +189,18 @@ impl Patch {
         if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk().filter(|_| !ty.schema.is_lenient())) {
             let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
             let (version, kind) = (given("apiVersion"), given("kind"));
+            if version.is_empty() && !kind.is_empty() && !ty.schema.is_lenient() {
+                // Upstream reads it as the kind without a version, which has no metadata.
+                let name = old["metadata"]["name"].as_str().unwrap_or_default();
+                return Err(Status::bad_request(format!("the name of the object ({name} based on URL) was undeterminable: name must be provided")));
+            }
             let other_version = !version.is_empty() && version != own.api_version();
             if other_version || !kind.is_empty() && kind != own.kind {
                 let found = crate::gvk::Gvk::parse(version, kind);
-                return Err(invalid(written(&value), format!("no kind {} is registered for version {}", Quoted(&found.kind), Quoted(&found.api_version()))));
+                return Err(invalid(
+                    written(&value),
+                    format!("no kind {} is registered for version {} in scheme {SCHEME:?}", Quoted(&found.kind), Quoted(&found.api_version())),
+                ));
             }
         }
         let outcome = match self.kind {

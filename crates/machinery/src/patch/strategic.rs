@@ -10,7 +10,7 @@
 use crate::{
     Map, Value,
     apply::typed::plain,
-    schema::{Field, TypeRef},
+    schema::{Field, Type, TypeRef},
     status::Status,
 };
 use std::collections::{HashMap, HashSet};
@@ -87,13 +87,14 @@ fn has_strategy(field: Option<&Field>, strategy: &str) -> bool {
     field.is_some_and(|f| f.patch_strategy.split(',').any(|s| s == strategy))
 }
 
-/// What remains of a value that has nothing to be merged with: no directives, no nulls in maps.
+/// What remains of a value that has nothing to be merged with: no nulls in maps, and nothing with `$patch`. Other directives stay, to be
+/// told as unknown fields.
 fn without_directives(value: Value) -> Option<Value> {
     match value {
         Value::Object(map) if map.contains_key(PATCH) => None,
-        Value::Object(map) => Some(Value::Object(
-            map.into_iter().filter(|(k, v)| !v.is_null() && !is_directive(k)).filter_map(|(k, v)| without_directives(v).map(|v| (k, v))).collect(),
-        )),
+        Value::Object(map) => {
+            Some(Value::Object(map.into_iter().filter(|(_, v)| !v.is_null()).filter_map(|(k, v)| without_directives(v).map(|v| (k, v))).collect()))
+        }
         Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(without_directives).collect())),
         other => Some(other),
     }
@@ -115,8 +116,9 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), String> 
 }
 
 fn delete_from(original: &mut Object, name: &str, values: &Value) -> Result<(), String> {
-    let gone = values.as_array().ok_or(BAD_PRIMITIVES)?;
+    // Where there is no list nobody looks at what is to be taken from it.
     if let Some(Value::Array(items)) = original.get_mut(name) {
+        let gone = values.as_array().ok_or(BAD_PRIMITIVES)?;
         let gone: HashSet<String> = gone.iter().map(Value::to_string).collect();
         items.retain(|item| !gone.contains(&item.to_string()));
     }
@@ -128,9 +130,16 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
     let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
     for directive in directives {
         let bad = || BAD_ORDER.to_owned();
-        let Some(Value::Array(order)) = patch.remove(&directive) else { return Err(bad()) };
+        let order = match patch.remove(&directive) {
+            Some(Value::Array(order)) => order,
+            Some(other) => return Err(format!("expected a []interface {{}}, but received a {}", go_type(&other))),
+            None => continue,
+        };
         let name = &directive[SET_ORDER.len()..];
         let field = ty.and_then(|t| t.field(name));
+        if let (None, Some(Type::Object(object))) = (field, ty.map(TypeRef::get)) {
+            return Err(format!("unable to find api field in struct {} for the json field {name:?}", object.go_name()));
+        }
         let key = field.map_or("", |f| f.patch_merge_key.as_ref());
         let new = match patch.remove(name) {
             None => None,
@@ -157,6 +166,19 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
         original.insert(name.to_owned(), Value::Array(ordered));
     }
     Ok(())
+}
+
+/// What Go calls the type of a decoded value.
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
 }
 
 /// The elements of the patch must come in the order that the directive names.
