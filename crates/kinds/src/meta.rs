@@ -35,7 +35,7 @@ pub fn validate_meta(obj: &Value, namespaced: bool, strategy: &dyn Strategy) -> 
     } else if !namespace.is_empty() {
         errors.push(Error::forbidden(&path.child("namespace"), "not allowed on this type"));
     }
-    common(metadata, &path, strategy, &mut errors);
+    common(metadata, &path, strategy.any_finalizer(), &mut errors);
     errors
 }
 
@@ -53,13 +53,14 @@ pub(crate) fn created(obj: &Value, namespaced: bool, strategy: &dyn Strategy) ->
 pub fn validate_meta_update(obj: &Value, old: &Value, strategy: &dyn Strategy) -> ErrorList {
     let path = Path::root("metadata");
     let mut errors = ErrorList::new();
+    let any_finalizer = strategy.any_finalizer() || strategy.any_finalizer_later();
     if strategy.judges_metadata() {
-        common(&obj["metadata"], &path, strategy, &mut errors);
+        common(&obj["metadata"], &path, any_finalizer, &mut errors);
         errors.extend(changed(obj, old));
         return errors;
     }
     immutable(obj, old, &mut errors);
-    common(&obj["metadata"], &path, strategy, &mut errors);
+    common(&obj["metadata"], &path, any_finalizer, &mut errors);
     errors
 }
 
@@ -92,7 +93,7 @@ fn immutable(obj: &Value, old: &Value, errors: &mut ErrorList) {
     }
 }
 
-fn common(metadata: &Value, path: &Path, strategy: &dyn Strategy, errors: &mut ErrorList) {
+fn common(metadata: &Value, path: &Path, any_finalizer: bool, errors: &mut ErrorList) {
     if let Some(generation) = metadata["generation"].as_i64().filter(|generation| *generation < 0) {
         errors.push(Error::invalid(&path.child("generation"), generation, "must be greater than or equal to 0"));
     }
@@ -107,7 +108,7 @@ fn common(metadata: &Value, path: &Path, strategy: &dyn Strategy, errors: &mut E
     if ["orphan", "foregroundDeletion"].iter().all(|both| finalizers.iter().any(|name| name == both)) {
         errors.push(Error::invalid(&place, finalizers.to_vec(), "finalizer orphan and foregroundDeletion cannot be both set"));
     }
-    if strategy.any_finalizer() {
+    if any_finalizer {
         return;
     }
     for (at, text) in finalizers.iter().map(|name| name.as_str().unwrap_or_default()).enumerate() {

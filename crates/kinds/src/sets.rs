@@ -17,6 +17,10 @@ const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 pub struct StatefulSets;
 
 impl Strategy for StatefulSets {
+    fn any_finalizer_later(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         let Some(spec) = tree::at(obj, &["spec"]) else { return };
         pod::defaults::template(spec);
@@ -237,8 +241,11 @@ impl Strategy for DaemonSets {
         rules::not_negative(&spec["revisionHistoryLimit"], &path.child("revisionHistoryLimit"), errors);
     }
 
-    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        rules::immutable_part("*metav1.LabelSelector", &obj["spec"]["selector"], &old["spec"]["selector"], &Path::root("spec.selector"), errors);
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        rules::immutable_part("*metav1.LabelSelector", &obj["spec"]["selector"], &old["spec"]["selector"], &Path::root("spec.selector"), &mut errors);
+        self.check(obj, &mut errors);
+        errors
     }
 
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {

@@ -225,6 +225,11 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Whether that holds for changes alone: upstream's updates of some kinds do not look again at what is checked of new objects.
+    fn any_finalizer_later(&self) -> bool {
+        false
+    }
+
     /// Whether an update may leave the resourceVersion out.
     fn allow_unconditional_update(&self) -> bool {
         true

@@ -74,6 +74,10 @@ impl Strategy for PodTemplates {
 pub struct ControllerRevisions;
 
 impl Strategy for ControllerRevisions {
+    fn any_finalizer_later(&self) -> bool {
+        true
+    }
+
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         rules::not_negative(&obj["revision"], &Path::root("revision"), errors);
         match &obj["data"] {
@@ -83,7 +87,11 @@ impl Strategy for ControllerRevisions {
         }
     }
 
-    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        rules::immutable(&obj["data"], &old["data"], &Path::root("data"), errors);
+    /// What cannot change is not looked at again.
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        rules::not_negative(&obj["revision"], &Path::root("revision"), &mut errors);
+        rules::immutable(&obj["data"], &old["data"], &Path::root("data"), &mut errors);
+        errors
     }
 }

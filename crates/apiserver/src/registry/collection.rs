@@ -12,16 +12,15 @@ use machinery::{
 pub(crate) async fn delete_collection(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let wanted = list::Wanted::of(call);
     // Where a list goes on is read when it is made, behind the options of the deletion.
-    if wanted.as_ref().is_err_and(|status| status.code == 400 && status.message.contains("continue")) {
-        DeleteOptions::read(call, body)?;
-    }
-    let wanted = wanted?;
+    let later = wanted.as_ref().is_err_and(|status| status.code == 400 && status.message.contains("continue"));
+    let wanted = if later { Err(wanted) } else { Ok(wanted?) };
     let options = DeleteOptions::read(call, body)?;
     if options.unreadable {
         let path = Path::root(delete::UNREADABLE);
         let error = field::Error::invalid(&path, true, "is not allowed with DELETECOLLECTION, try again after removing the option");
         return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", vec![error]));
     }
+    let wanted = wanted.or_else(|unread| unread)?;
     let list: List = wanted.list(call).await?;
     delete::warn(call, &options);
     for entry in &list.entries {

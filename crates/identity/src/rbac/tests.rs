@@ -84,7 +84,7 @@ fn a_change_of_a_role_counts_at_once() {
     assert!(!authorizer.allows(&ask(&eve, "get", "", "pods", "x", "y")));
     let ann = user("ann", &["team"]);
     let (_, why) = authorizer.authorize(&ask(&ann, "get", "", "pods", "x", "y"));
-    assert_eq!(why, r#"RBAC: clusterrole.rbac.authorization.k8s.io "reader" not found"#);
+    assert_eq!(why, r#"rbac: RBAC: clusterrole.rbac.authorization.k8s.io "reader" not found"#);
 }
 
 #[test]

@@ -151,6 +151,10 @@ impl Strategy for ClaimTemplates {
 pub(super) struct Slices;
 
 impl Strategy for Slices {
+    fn any_finalizer_later(&self) -> bool {
+        true
+    }
+
     fn answers_deleted(&self) -> bool {
         true
     }
@@ -236,6 +240,9 @@ fn check_place(spec: &Value, path: &Path, errors: &mut ErrorList) {
         0 => errors.push(Error::required(path, detail)),
         1 => {}
         _ => errors.push(Error::invalid(path, format!("{{{}}}", given.join(", ")), format!("{detail}, but multiple fields are set"))),
+    }
+    if !spec["sharedCounters"].is_null() && !spec["devices"].is_null() {
+        errors.push(Error::invalid(path, "", "only one of `sharedCounters` or `devices` is allowed"));
     }
 }
 

@@ -20,6 +20,10 @@ const SYSTEM_CLASSES: [(&str, i64); 2] = [("system-node-critical", 2_000_001_000
 pub(super) struct PriorityClasses;
 
 impl Strategy for PriorityClasses {
+    fn any_finalizer_later(&self) -> bool {
+        true
+    }
+
     fn keeps(&self, name: &str) -> Option<&'static str> {
         let is_known = SYSTEM_CLASSES.iter().any(|(known, _)| *known == name);
         is_known.then_some("this is a system priority class and cannot be deleted")
@@ -72,6 +76,10 @@ impl Strategy for PriorityClasses {
 pub(super) struct Leases;
 
 impl Strategy for Leases {
+    fn any_finalizer_later(&self) -> bool {
+        true
+    }
+
     fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         drop_coordination(obj, old);
     }
@@ -115,6 +123,10 @@ fn drop_coordination(obj: &mut Value, old: &Value) {
 pub(super) struct LeaseCandidates;
 
 impl Strategy for LeaseCandidates {
+    fn any_finalizer_later(&self) -> bool {
+        true
+    }
+
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let path = Path::root("spec");
         for field in ["leaseName", "binaryVersion", "strategy"] {
@@ -139,6 +151,10 @@ impl Strategy for LeaseCandidates {
 pub(super) struct RuntimeClasses;
 
 impl Strategy for RuntimeClasses {
+    fn any_finalizer_later(&self) -> bool {
+        true
+    }
+
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         check_handler(obj, errors);
         // Upstream checks an overhead as the limits of a container, and tells it so.

@@ -137,8 +137,13 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
         };
         let name = &directive[SET_ORDER.len()..];
         let field = ty.and_then(|t| t.field(name));
-        if let (None, Some(Type::Object(object))) = (field, ty.map(TypeRef::get)) {
-            return Err(format!("unable to find api field in struct {} for the json field {name:?}", object.go_name()));
+        let go_struct = match ty.map(TypeRef::get) {
+            Some(Type::Object(object)) => Some(object.go_name()),
+            Some(Type::RawExtension) => Some("RawExtension"),
+            _ => None,
+        };
+        if let Some(go_struct) = go_struct.filter(|_| field.is_none()) {
+            return Err(format!("unable to find api field in struct {go_struct} for the json field {name:?}"));
         }
         let key = field.map_or("", |f| f.patch_merge_key.as_ref());
         let new = match patch.remove(name) {
