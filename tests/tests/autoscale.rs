@@ -1,7 +1,7 @@
 //! `examples/autoscale.yaml`: what pods use is known without an add-on, and their number follows it up and down.
 
 use client::{Api, Event, ListParams};
-use cluster_tests::{Cluster, example};
+use cluster_tests::{Cluster, PATIENCE, example};
 use k8s_openapi::api::apps::v1::Deployment;
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,16 @@ fn scaled(cluster: &Cluster, deployments: &Api<Deployment>, what: &str, wanted: 
 #[test]
 fn pods_follow_the_work() {
     let cluster = Cluster::up("scale", &[example("autoscale.yaml")]);
-    // At once after the start, and of each container.
-    let top = cluster.kubectl("top pod -n autoscale --containers --no-headers");
+    // Of each container; the autoscaler asked before there was one, so it is measured with the next round or the one after.
+    let began = Instant::now();
+    let top = loop {
+        let top = cluster.kubectl("top pod -n autoscale --containers --no-headers");
+        if !top.is_empty() {
+            break top;
+        }
+        assert!(began.elapsed() < PATIENCE, "the pod is not measured");
+        std::thread::sleep(Duration::from_millis(500));
+    };
     let cells: Vec<&str> = top.split_whitespace().collect();
     assert!(cells.len() == 4 && cells[1] == "web" && cells[2].ends_with('m') && cells[3].ends_with("Mi"), "{top}");
     let node = cluster.kubectl("top node --no-headers");
