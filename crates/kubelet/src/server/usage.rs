@@ -136,6 +136,11 @@ pub(super) fn links(text: &str) -> Vec<Link> {
     text.lines().filter_map(link).collect()
 }
 
+/// Whether a link of the host's own namespace tells of the node: not those that cAdvisor leaves out, nor those of pods here.
+pub(super) fn is_the_node_s(name: &str) -> bool {
+    !["lo", "veth", "docker", "kn"].iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// The links of a namespace; `lo` is of nobody's interest. Blocks.
 pub(super) fn links_within(netns: &Path) -> Option<Vec<Link>> {
     let text = network::netns::within(netns, || Ok(std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default())).ok()?;

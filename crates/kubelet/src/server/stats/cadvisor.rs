@@ -252,7 +252,7 @@ fn families(cx: &Context, measured: &Measured, host: &Host) -> Families {
         let value = host.fs[field].as_u64().unwrap_or(0);
         out.add(family, &top.labels(&[("device", &host.device)]), value as f64, Some(at));
     }
-    links(&mut out, &top, host.links.iter().filter(|link| link.name != "lo" && !link.name.starts_with("kn")), at);
+    links(&mut out, &top, host.links.iter().filter(|link| usage::is_the_node_s(&link.name)), at);
     let whole = |reading: &Reading| (reading.stats, reading.detail.clone().unwrap_or_default());
     for (path, reading) in &measured.classes {
         let (stats, detail) = whole(reading);

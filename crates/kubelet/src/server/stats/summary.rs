@@ -18,8 +18,6 @@ use crate::util;
 
 /// How long the answer about the node waits for what pods take of the disk.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Links of the host that tell of pods and not of the node: cAdvisor's, and those of pods here.
-const NOT_THE_NODE_S: [&str; 4] = ["lo", "veth", "docker", "kn"];
 
 pub(crate) async fn summary(cx: &Arc<Context>, pods: &Pods, rates: &Rates) -> Answer {
     let until = Instant::now() + ANSWER_MAX;
@@ -147,7 +145,7 @@ fn host_links() -> Option<Value> {
     // INTERFACE DESTINATION …
     let default = routes.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>()).find(|line| line.get(1) == Some(&"00000000"));
     let default = default.and_then(|line| line.first().copied()).unwrap_or("eth0").to_owned();
-    usage::network(&usage::links(&text), &default, |name| !NOT_THE_NODE_S.iter().any(|prefix| name.starts_with(prefix)))
+    usage::network(&usage::links(&text), &default, usage::is_the_node_s)
 }
 
 fn pid_max() -> Option<i64> {
