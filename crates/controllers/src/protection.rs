@@ -5,9 +5,10 @@
 //! more, and give it to objects from before admission did.
 //!
 //! What holds it: whoever takes the finalizer from an object that is not to go is heard, and it gets it back. That a claim is in
-//! use is asked of the server and not of memory; that it no longer is comes with a pod's change or end, each of which names its
-//! claims. Of volumes and classes the users are read from memory, which may be older than the world: the finalizer is taken on
-//! the revision that was judged, and a use that comes later names an object that is being deleted, which binds nothing.
+//! use is believed of memory, and that it is not is asked of the server, too; that it no longer is comes with a pod's change or end,
+//! each of which names its claims. Of volumes and classes the users are read from memory alone, which may be older than the world:
+//! the finalizer is taken on the revision that was judged, and a use that comes later names an object that is being deleted, which
+//! binds nothing.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use client::{Client, Delta, Informer, Meta, Object, ObjectKey, WorkQueue};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 
-use crate::volume::{claim_names, unused};
+use crate::volume::{claim_names, index_claims, pods_of, unused};
 use crate::work::{Controller, Cx, Step, itself};
 
 const WORKERS: usize = 2;
@@ -27,17 +28,25 @@ pub(crate) async fn claims(cx: Cx) {
 }
 
 async fn protect(cx: Cx) {
+    let users = Pods::new(cx.informers.informer());
+    let pods = users.0.clone();
     let controller = Arc::new(Protector {
         client: cx.client("pvc-protection-controller"),
         finalizer: "kubernetes.io/pvc-protection",
         objects: cx.informers.informer::<PersistentVolumeClaim>(),
-        users: Pods,
+        users,
     });
     cx.setup(&controller)
         .on(&controller.objects, itself)
-        .on(&cx.informers.informer::<Pod>(), |_, queue, change| {
+        .on(&pods, |_, queue, change| {
             // A pod that ends frees nothing: its claims are in use until it is deleted.
-            if let Delta::Deleted(pod) | Delta::Updated { new: pod, .. } = change {
+            let (before, now) = match change {
+                Delta::Added(_) => (None, None),
+                Delta::Deleted(pod) => (None, Some(pod)),
+                // Under its name there may have been another pod before, with other claims.
+                Delta::Updated { old, new } => (Some(old).filter(|old| old.uid() != new.uid()), Some(new)),
+            };
+            for pod in before.into_iter().chain(now) {
                 claim_names(pod).for_each(|name| queue.add(ObjectKey::new(pod.namespace(), &name)));
             }
         })
@@ -115,10 +124,20 @@ impl<K: Object + k8s_openapi::Resource, U: Users<K>> Controller for Protector<K,
 }
 
 /// Claims are used by pods that have a node: the kubelet starts none whose claim is to go.
-struct Pods;
+struct Pods(Informer<Pod>);
+
+impl Pods {
+    fn new(pods: Informer<Pod>) -> Self {
+        index_claims(&pods);
+        Self(pods)
+    }
+}
 
 impl Users<PersistentVolumeClaim> for Pods {
     async fn use_it(&self, client: &Client, claim: &PersistentVolumeClaim) -> client::Result<bool> {
+        if pods_of(&self.0, &claim.key()).iter().any(|pod| uses(pod, claim)) {
+            return Ok(true);
+        }
         // From the server: a pod that the informer has not seen yet must not lose its data.
         let pods = client.namespaced::<Pod>(claim.namespace()).list(&client::ListParams::default()).await?;
         Ok(pods.items().iter().any(|pod| uses(pod, claim)))
@@ -170,4 +189,41 @@ fn claim_classes(claim: &PersistentVolumeClaim) -> Vec<&str> {
 fn volume_classes(volume: &PersistentVolume) -> Vec<&str> {
     let name = volume.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref());
     name.filter(|name| !name.is_empty()).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+    use serde_json::{Value, json};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn pod(node: &str) -> Value {
+        let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
+        json!({"metadata": {"namespace": "n", "name": "p", "uid": "p"}, "spec": {"containers": [], "nodeName": node, "volumes": volumes}})
+    }
+
+    #[tokio::test]
+    async fn that_a_claim_is_in_use_is_known_from_memory_and_that_it_is_not_is_asked() {
+        let claim = client::typed(&json!({"metadata": {"namespace": "n", "name": "c", "uid": "c"}})).expect("a claim");
+        for (known, live, used, asked) in [
+            (Some(pod("a")), None, true, 0),
+            (Some(pod("")), None, false, 1),
+            (Some(pod("")), Some(pod("a")), true, 1),
+            (None, Some(pod("a")), true, 1),
+            (None, None, false, 1),
+        ] {
+            let case = format!("{known:?} {live:?}");
+            let asks = Arc::new(AtomicUsize::new(0));
+            let count = asks.clone();
+            let fake = Fake::new(move |_, _| {
+                count.fetch_add(1, Ordering::Relaxed);
+                let items: Vec<_> = live.iter().collect();
+                (200, json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items}))
+            });
+            let pods = Pods::new(Informer::fixed(known.iter().map(|pod| client::typed(pod).expect("a pod"))));
+            let told = pods.use_it(&fake.client(), &claim).await.expect("an answer");
+            assert_eq!((told, asks.load(Ordering::Relaxed)), (used, asked), "{case}");
+        }
+    }
 }

@@ -376,6 +376,30 @@ async fn the_room_of_one_who_waits_for_a_volume_is_taken_without_a_deletion() {
     assert!(!fake.get(&path_of("web")).is_null(), "it was not deleted");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_node_goes_does_not_wait_for_its_volume_there() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n2", {
+        let mut small = node("500m");
+        small["metadata"] = json!({"name": "n2", "uid": "n2"});
+        small
+    });
+    with_claim(&fake);
+    selected(&fake).await;
+    let path = path_of("web");
+    let nominated = |s: &State, node: Value| (s.objects[&path]["status"]["nominatedNodeName"] == node).then_some(());
+    fake.until(|s| nominated(s, "n1".into())).await;
+    fake.remove("/api/v1/nodes/n2");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(nominated(&fake.state.lock(), "n1".into()).is_some(), "another node is nothing to it");
+    let began = tokio::time::Instant::now();
+    fake.remove("/api/v1/nodes/n1");
+    let told = r#"running PreBind plugin "VolumeBinding": binding volumes: failed to get node "n1": node "n1" not found"#;
+    assert_eq!(fake.event("web", "FailedScheduling").await, told);
+    assert_eq!(tokio::time::Instant::now(), began, "no timer was waited for");
+    fake.until(|s| nominated(s, Value::Null)).await;
+}
+
 /// What an extender was asked.
 type Asked = Arc<Mutex<Vec<(String, Value)>>>;
 

@@ -44,8 +44,9 @@ pub struct Assumed {
     volumes: HashMap<String, Arc<PersistentVolume>>,
 }
 
-/// Indexes: volumes by class, attachments by node.
+/// Indexes: volumes that name no claim by class, the others by that claim; attachments by node.
 const BY_CLASS: &str = "scheduler/class";
+const BY_CLAIM: &str = "scheduler/claim";
 const BY_NODE: &str = "scheduler/node";
 
 impl World {
@@ -95,7 +96,8 @@ impl World {
     /// With the indexes that are asked.
     #[must_use]
     pub fn indexed(self) -> Self {
-        self.volumes.add_index(BY_CLASS, |volume| vec![class_of_volume(volume).to_owned()]);
+        self.volumes.add_index(BY_CLASS, |volume| if claim_of(volume).is_some() { Vec::new() } else { vec![class_of_volume(volume).to_owned()] });
+        self.volumes.add_index(BY_CLAIM, |volume| claim_of(volume).iter().map(ToString::to_string).collect());
         self.attachments.add_index(BY_NODE, |attachment| vec![attachment.spec.node_name.clone()]);
         self
     }
@@ -137,10 +139,12 @@ impl World {
         self.volumes.get("", name).map(|known| self.as_assumed(known))
     }
 
-    /// The volumes of a class, as they are or are assumed to be.
+    /// The volumes of a class that name this claim, whatever their phase, or none, as they are or are assumed to be. Those of other
+    /// claims, which may be thousands, are not looked at.
     #[must_use]
-    pub fn volumes_of(&self, class: &str) -> Vec<Arc<PersistentVolume>> {
-        self.volumes.by_index(BY_CLASS, class).into_iter().map(|known| self.as_assumed(known)).collect()
+    pub fn volumes_for(&self, class: &str, claim: &ObjectKey) -> Vec<Arc<PersistentVolume>> {
+        let named = self.volumes.by_index(BY_CLAIM, &claim.to_string()).into_iter().filter(|volume| class_of_volume(volume) == class);
+        named.chain(self.volumes.by_index(BY_CLASS, class)).map(|known| self.as_assumed(known)).collect()
     }
 
     fn as_assumed(&self, known: Arc<PersistentVolume>) -> Arc<PersistentVolume> {
@@ -243,6 +247,12 @@ impl Assumed {
             self.volumes.remove(name);
         }
     }
+}
+
+/// The claim that a volume names.
+fn claim_of(volume: &PersistentVolume) -> Option<ObjectKey> {
+    let named = volume.spec.as_ref()?.claim_ref.as_ref()?;
+    Some(ObjectKey::new(named.namespace.as_deref().unwrap_or_default(), named.name.as_deref().unwrap_or_default()))
 }
 
 /// The name of a volume's class; empty if it has none.

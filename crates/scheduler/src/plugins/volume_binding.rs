@@ -199,7 +199,7 @@ fn find(waiting: &[(Arc<PersistentVolumeClaim>, Arc<StorageClass>)], node: &Node
     }
     for (claim, class) in open {
         let taken = |v: &Arc<PersistentVolume>| found.bindings.iter().any(|(_, t)| t.name() == v.name());
-        let mut volumes = world.volumes_of(class.name());
+        let mut volumes = world.volumes_for(class.name(), &claim.key());
         volumes.retain(|v| !taken(v));
         match matching(claim, &volumes, node) {
             Some(volume) => found.bindings.push((claim.clone(), volume)),
@@ -288,10 +288,9 @@ fn room(claim: &PersistentVolumeClaim, class: &StorageClass, node: &Node, world:
         return Ok(None);
     }
     let size = wanted(claim).value();
-    let has = |c: &&Arc<CSIStorageCapacity>| {
-        let here = c.node_topology.as_ref().is_some_and(|t| rules::selects(&Selector::of(Some(t)), node.metadata.labels.as_ref()));
-        c.storage_class_name == class.name() && limit(c).is_some_and(|l| l.value() >= size) && here
-    };
+    let here = |c: &CSIStorageCapacity| c.node_topology.as_ref().is_some_and(|t| rules::selects(&Selector::of(Some(t)), node.metadata.labels.as_ref()));
+    // The place last: there may be as many as nodes, and a selector is made for each.
+    let has = |c: &&Arc<CSIStorageCapacity>| c.storage_class_name == class.name() && limit(c).is_some_and(|l| l.value() >= size) && here(c);
     let all = world.capacities.list();
     let enough = all.iter().find(has).ok_or(NO_SPACE)?;
     Ok(Some(amount(enough.capacity.as_ref()).value()))

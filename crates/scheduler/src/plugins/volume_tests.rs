@@ -179,6 +179,36 @@ fn a_volume_that_is_meant_for_a_claim_is_taken_or_nothing() {
 }
 
 #[test]
+fn volumes_of_other_claims_are_not_looked_at() {
+    let of = |name: &str, class: &str, claim: &str, phase: &str| {
+        let mut it = volume(name, class, "1Gi");
+        it["spec"]["claimRef"] = json!({"namespace": "default", "name": claim, "uid": claim});
+        it["status"]["phase"] = phase.into();
+        it
+    };
+    let volumes = [of("a", "fast", "other", "Bound"), of("b", "fast", "c", "Bound"), of("d", "slow", "c", "Available"), volume("e", "fast", "1Gi")];
+    let mut world = World {
+        claims: objects(&[claim("c", "", "fast", "1Gi"), claim("x", "", "fast", "1Gi")]),
+        classes: objects(&[class("fast", "kubernetes.io/no-provisioner")]),
+        volumes: objects(&volumes),
+        ..World::empty()
+    }
+    .indexed();
+    let seen = |world: &World, claim: &str| -> Vec<(String, Option<String>)> {
+        let all = world.volumes_for("fast", &client::ObjectKey::new("default", claim));
+        all.iter().map(|v| (v.metadata.name.clone().unwrap(), v.spec.as_ref().unwrap().claim_ref.as_ref().and_then(|r| r.name.clone()))).collect()
+    };
+    assert_eq!(seen(&world, "c"), [("b".into(), Some("c".into())), ("e".into(), None)], "one that is bound to it already, and none of another class");
+    assert_eq!(seen(&world, "x"), [("e".into(), None)]);
+    let node = plain("n", &[]);
+    let steps = plan(&user("p", &["c"]), &node.node, &world);
+    assert!(matches!(&steps[..], [Step::Bind(_, volume, _)] if volume.metadata.name.as_deref() == Some("b")), "{steps:?}");
+    // What is assumed of one without a claim is seen where it lies.
+    plan(&user("q", &["x"]), &node.node, &world).iter().for_each(|step| step.assume(&mut world));
+    assert_eq!(seen(&world, "x"), [("e".into(), Some("x".into()))]);
+}
+
+#[test]
 fn a_volume_is_made_where_there_is_room_for_it() {
     let capacity = |name: &str, zone: &str, room: &str, largest: Value| {
         json!({"metadata": {"namespace": "kube-system", "name": name}, "storageClassName": "fast", "capacity": room, "maximumVolumeSize": largest,

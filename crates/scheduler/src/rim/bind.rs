@@ -1,8 +1,8 @@
 //! Carries out a placement: volumes first, if they waited for it, then the binding itself.
 //!
 //! Where volumes are waited for, the pod's status names the node meanwhile (KEP-5278), so that others see where it is about to be; and
-//! the placement can be called off until the binding is sent: by the pod's deletion, or by one of higher priority that wants the
-//! room, which then costs no pod anything (KEP-5501).
+//! the placement can be called off until the binding is sent: by the pod's deletion or the node's, or by one of higher priority that
+//! wants the room, which then costs no pod anything (KEP-5501).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -213,6 +213,7 @@ impl Scheduler {
         let now = Instant::now();
         let (Delta::Added(node) | Delta::Updated { new: node, .. }) = delta else {
             let node = delta.object();
+            self.call_off_on(node.name());
             self.cache.remove_node(node.name());
             return self.queue.change(&Change::NodeRemoved(node), now);
         };
@@ -223,6 +224,16 @@ impl Scheduler {
         match &old {
             Some(old) => self.queue.change(&Change::NodeUpdated { old, new: info }, now),
             None => self.queue.change(&Change::NodeAdded(info), now),
+        }
+    }
+
+    /// A node is gone: who waits for volumes there waits in vain (upstream `checkBindings`).
+    fn call_off_on(&self, node: &str) {
+        let why = format!("binding volumes: failed to get node {node:?}: node {node:?} not found");
+        for pod in self.cache.node(node).into_iter().flat_map(|n| &n.pods) {
+            if let Some(undertaking) = self.under_way.get(pod.pod.uid()) {
+                undertaking.call_off(&why);
+            }
         }
     }
 

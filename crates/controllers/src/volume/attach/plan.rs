@@ -2,7 +2,9 @@
 //!
 //! For each node that wants the volume or may have it there is a [`Place`]; [`plan`] says the next step of each. What comes first:
 //! a volume is taken from where nobody wants it before it is given anywhere, and one that serves a single node is given only when
-//! no other node has it and no step of another node is under way.
+//! no other node has it and no step of another node is under way. That another node has it is true as long as an attachment there
+//! stands that was made, which is stricter than upstream: there a detachment that failed leaves the volume uncertain, and another
+//! node gets it meanwhile.
 
 use std::time::Duration;
 
@@ -199,7 +201,8 @@ fn give(place: &Place, places: &[Place], exclusive: bool, now: Instant, plan: &m
             // Events tell when that is over, and for a driver that is silent there is a time.
             return;
         }
-        let rivals: Vec<String> = others().filter(|p| p.found == Found::Attached).map(|p| p.node.clone()).collect();
+        let has = |other: &&Place| matches!(other.found, Found::Attached | Found::Leaving(_));
+        let rivals: Vec<String> = others().filter(has).map(|p| p.node.clone()).collect();
         if !rivals.is_empty() {
             return plan.step(place, Step::Rivals(rivals));
         }

@@ -88,6 +88,21 @@ fn a_detachment_is_waited_for_and_then_asked_for_again() {
     assert_eq!(one(&Place { wanted: true, ..leaving }, Duration::ZERO).0, ["a: Failed(BeingDeleted)"]);
 }
 
+#[test]
+fn a_volume_whose_detachment_failed_is_given_to_no_other_node() {
+    let now = Instant::now();
+    let mut places = [place("a", true, Found::Nothing), place("b", false, Found::Leaving(Some("busy".to_owned())))];
+    places[1].link.detaching = Some(now);
+    assert_eq!(told(&places, true, now).0, ["b: Stuck"], "it is still waited for");
+    places[1].link.fail(now);
+    assert_eq!(told(&places, true, now), (vec![r#"a: Rivals(["b"])"#.to_owned()], Some(0)), "the driver has not let go");
+    assert_eq!(told(&places, false, now).0, ["a: Attach"], "one that serves many nodes need not wait");
+    places[1].wanted = true;
+    assert_eq!(told(&places, true, now).0, [r#"a: Rivals(["b"])"#]);
+    places[1].found = Found::Nothing;
+    assert_eq!(told(&places, true, now).0, ["a: Attach"]);
+}
+
 fn objects<T: DeserializeOwned>(values: &[serde_json::Value]) -> Vec<T> {
     values.iter().map(|v| serde_json::from_value(v.clone()).unwrap_or_else(|e| panic!("{e}: {v}"))).collect()
 }

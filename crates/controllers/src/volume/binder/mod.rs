@@ -10,6 +10,8 @@
 //! The original looks at everything every 15 seconds, and leans on it. Here the same comes from what is heard:
 //! - a volume becomes free or changes while it is, or a claim waits no more for which one may have been meant: the claims of the class are
 //!   matched in one pass (`Key::Class`), and each that finds a volume is looked at;
+//! - a volume that was held for a claim was not given to it, because a write failed: the claims of its class are matched again, but only
+//!   [`LOOK`] later, since the claim that failed is among them and its rests are longer each time;
 //! - a class comes, goes, changes or becomes the default: the claims that wait for it are looked at;
 //! - a volume or claim comes, changes or goes: so are those that name it, and the one that it names;
 //! - a pod that uses a waiting claim comes or goes: the claim is looked at [`LOOK`] later, which is when the original would say
@@ -319,7 +321,16 @@ impl Binder {
         };
         let sight = Sight { shelf: &self.shelf, classes: &self.classes, pods: &self.pods };
         match sight.due(&claim) {
-            claims::Due::Bind(chosen) => self.bind(chosen.volume(), &claim).await.map(|()| None),
+            claims::Due::Bind(chosen) => {
+                let done = self.bind(chosen.volume(), &claim).await;
+                let was_held = matches!(chosen, claims::Chosen::Held(_));
+                drop(chosen);
+                if done.is_err() && was_held {
+                    // Who looked meanwhile did not see it.
+                    self.queue.add_after(Key::Class(super::claim_class(&claim).to_owned()), LOOK);
+                }
+                done.map(|()| None)
+            }
             claims::Due::Adopt(class) => {
                 let mut next = (*claim).clone();
                 next.spec.get_or_insert_default().storage_class_name = Some(class);
@@ -349,7 +360,8 @@ impl Binder {
         }
     }
 
-    /// A claim has lost its volume. Volumes are heard of by another watch than claims: the server is asked first.
+    /// A claim has lost its volume. Volumes are heard of by another watch than claims: the server is asked first. One that is there and
+    /// names nobody is bound again, as one in memory would be.
     async fn lose(&self, claim: &Arc<PersistentVolumeClaim>, reason: &'static str, message: &'static str) -> Step {
         if super::claim_phase(claim) == "Lost" {
             return Ok(None);
@@ -357,7 +369,7 @@ impl Binder {
         let name = volume_name(claim);
         if !name.is_empty()
             && let Some(live) = unless_gone(self.client.all::<PersistentVolume>().get(name).await)?
-            && is_bound_to(&live, claim)
+            && (live.spec.as_ref().is_none_or(|s| s.claim_ref.is_none()) || is_bound_to(&live, claim))
         {
             return self.bind(&Arc::new(live), claim).await.map(|()| None);
         }

@@ -14,7 +14,8 @@ fn told(object: &impl serde::Serialize, kind: &str) -> Value {
 
 /// What one step about `key` writes, Events aside, when memory holds these and a read of the server gives `live`.
 async fn written(key: Key, volumes: &[Arc<PersistentVolume>], claims: &[Arc<PersistentVolumeClaim>], live: Option<Value>) -> Vec<String> {
-    let kept = [volumes.first().map(|v| told(&**v, "PersistentVolume")), claims.first().map(|c| told(&**c, "PersistentVolumeClaim"))];
+    let live_volume = live.clone().filter(|l| l["kind"] == "PersistentVolume");
+    let kept = [volumes.first().map(|v| told(&**v, "PersistentVolume")).or(live_volume), claims.first().map(|c| told(&**c, "PersistentVolumeClaim"))];
     let [volume, claim] = kept.map(Option::unwrap_or_default);
     let fake = Fake::new(move |method, path: &str| match (method, &live) {
         ("GET", None) => crate::fake::refusal(404, "NotFound"),
@@ -67,6 +68,42 @@ async fn a_claim_is_lost_only_when_the_server_says_that_its_volume_is_gone() {
     merge(&mut with, json!({"status": {"phase": "Bound"}}));
     let live = told(&*volume("v", "1Gi", with), "PersistentVolume");
     assert_eq!(written(key(), &[], &claims, Some(live)).await, ["PUT namespaces/n/persistentvolumeclaims/c/status Bound"]);
+    let unbound = told(&*volume("v", "1Gi", json!({})), "PersistentVolume");
+    let again = ["PUT persistentvolumes/v Available", "PUT persistentvolumes/v/status Bound", "PUT namespaces/n/persistentvolumeclaims/c/status Bound"];
+    assert_eq!(written(key(), &[], &claims, Some(unbound)).await, again, "it has come unbound");
+    let of_another = told(&*volume("v", "1Gi", owner("other", "U-other")), "PersistentVolume");
+    assert_eq!(written(key(), &[], &claims, Some(of_another)).await, ["PUT namespaces/n/persistentvolumeclaims/c/status Lost"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_was_not_given_after_all_is_matched_again() {
+    for (code, reason) in [(200, ""), (409, "Conflict")] {
+        let kept = told(&*volume("v", "1Gi", json!({})), "PersistentVolume");
+        let kept_claim = told(&*claim("c", json!({})), "PersistentVolumeClaim");
+        let fake = Fake::new(move |_, path: &str| match code {
+            200 if path.contains("/persistentvolumes/") => (200, kept.clone()),
+            200 => (200, kept_claim.clone()),
+            _ => crate::fake::refusal(code, reason),
+        });
+        let (client, queue) = (fake.client(), WorkQueue::default());
+        let recorder = Recorder::new(client.clone(), "persistentvolume-controller", "");
+        let binder = Binder::new(&client, recorder, queue.clone(), &Informer::fixed([]), &Informer::fixed([]));
+        binder.heard_volume(&Delta::Added(volume("v", "1Gi", json!({}))));
+        binder.heard_claim(&Delta::Added(claim("c", json!({}))));
+        let next = async |within: Duration| {
+            let key = tokio::time::timeout(within, queue.get()).await.ok().flatten();
+            key.iter().for_each(|key| queue.done(key));
+            key
+        };
+        while next(GATHER * 2).await.is_some() {}
+        let done = binder.reconcile(&Key::Claim(ObjectKey::new("n", "c"))).await;
+        assert_eq!(done.is_ok(), code == 200);
+        // Not at once: the claim that failed would be tried without a rest.
+        while let Some(key) = next(LOOK / 2).await {
+            assert!(code == 200, "{key:?}");
+        }
+        assert_eq!(next(LOOK).await, (code != 200).then(|| Key::Class(String::new())));
+    }
 }
 
 #[tokio::test]
