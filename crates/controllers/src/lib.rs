@@ -13,6 +13,7 @@
 
 mod affinity;
 mod autoscaling;
+mod bootstrap_signer;
 mod burst;
 mod certificates;
 mod claim;
@@ -48,6 +49,7 @@ mod quota;
 mod replication;
 mod root_ca;
 mod service_account;
+mod service_cidr;
 mod statefulset;
 mod token_cleaner;
 mod ttl;
@@ -115,7 +117,7 @@ pub enum Error {
 type Start = fn(Cx) -> BoxFuture<'static, ()>;
 
 /// Those that `*` does not stand for, as upstream's does not.
-const OFF: [&str; 2] = ["selinux-warning-controller", "token-cleaner-controller"];
+const OFF: [&str; 3] = ["bootstrap-signer-controller", "selinux-warning-controller", "token-cleaner-controller"];
 
 /// Every controller by upstream's name.
 const ALL: &[(&str, Start)] = &[
@@ -147,6 +149,10 @@ const ALL: &[(&str, Start)] = &[
     ("podcertificaterequest-cleaner-controller", |cx| certificates::cleaner::of_pods(cx).boxed()),
     ("validatingadmissionpolicy-status-controller", |cx| policy_types::run(cx).boxed()),
     ("legacy-serviceaccount-token-cleaner-controller", |cx| legacy_token_cleaner::run(cx).boxed()),
+    ("ttl-controller", |cx| node::ttl::run(cx).boxed()),
+    ("bootstrap-signer-controller", |cx| bootstrap_signer::run(cx).boxed()),
+    ("service-cidr-controller", |cx| service_cidr::run(cx).boxed()),
+    ("kube-apiserver-serving-clustertrustbundle-publisher-controller", |cx| certificates::trust_bundle::run(cx).boxed()),
     ("token-cleaner-controller", |cx| token_cleaner::run(cx).boxed()),
     ("persistentvolume-binder-controller", |cx| volume::binder::run(cx).boxed()),
     ("persistentvolume-expander-controller", |cx| volume::expand::run(cx).boxed()),

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::{ALL, Config, OFF, names};
 
 const PAGE: &str = include_str!("../../../docs/controllers.md");
@@ -105,4 +107,38 @@ fn what_the_original_leaves_off_is_off() {
     assert_eq!(ORIGINAL_OFF.into_iter().filter(|name| names().any(|n| n == *name)).collect::<Vec<_>>(), OFF);
     let runs = |enabled: &[&str], name: &str| Config { enabled: enabled.iter().map(|e| (*e).to_owned()).collect(), ..Config::default() }.runs(name);
     assert!(!runs(&["*"], OFF[0]) && runs(&["*", OFF[0]], OFF[0]) && runs(&["*"], "job-controller") && !runs(&["*", "-job-controller"], "job-controller"));
+}
+
+/// Whether the roles that the API makes for a controller's account allow this; in a namespace, or in the whole cluster.
+fn may(account: &str, namespace: &str, verb: &str, group: &str, resource: &str) -> bool {
+    let name = format!("system:controller:{account}");
+    let has = |rule: &Value, list: &str, word: &str| rule[list].as_array().is_some_and(|all| all.iter().any(|w| w == word));
+    machinery::resources::bootstrap_objects().iter().filter(|o| matches!(o["kind"].as_str(), Some("Role" | "ClusterRole"))).any(|role| {
+        let meta = &role["metadata"];
+        let here = meta["name"] == name && meta["namespace"].as_str().unwrap_or_default() == namespace;
+        let mut rules = role["rules"].as_array().into_iter().flatten();
+        here && rules.any(|rule| has(rule, "verbs", verb) && has(rule, "apiGroups", group) && has(rule, "resources", resource))
+    })
+}
+
+#[test]
+fn what_the_small_ones_write_their_accounts_may() {
+    let trust = "kube-apiserver-serving-clustertrustbundle-publisher";
+    for (account, namespace, verbs, group, resource) in [
+        ("ttl-controller", "", "patch", "", "nodes"),
+        ("bootstrap-signer", "kube-public", "update", "", "configmaps"),
+        ("service-cidrs-controller", "", "patch", "networking.k8s.io", "servicecidrs"),
+        ("service-cidrs-controller", "", "patch", "networking.k8s.io", "servicecidrs/status"),
+        ("service-cidrs-controller", "", "create patch", "", "events"),
+        (trust, "", "create update delete", "certificates.k8s.io", "clustertrustbundles"),
+        (trust, "", "attest", "certificates.k8s.io", "signers"),
+    ] {
+        for verb in verbs.split(' ') {
+            assert!(may(account, namespace, verb, group, resource), "{account}: {verb} {resource}");
+        }
+        assert!(!may(account, namespace, "deletecollection", group, resource));
+        let accounts = machinery::resources::bootstrap_objects();
+        assert!(accounts.iter().any(|o| o["kind"] == "ServiceAccount" && o["metadata"]["name"] == account), "{account}");
+    }
+    assert!(!may("bootstrap-signer", "", "update", "", "configmaps"), "in its own namespace alone");
 }

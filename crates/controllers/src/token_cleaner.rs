@@ -13,13 +13,19 @@ use k8s_openapi::jiff::Timestamp;
 use crate::meta::between;
 use crate::work::{Controller, Cx, Step};
 
-const NAMESPACE: &str = "kube-system";
-const TYPE: &str = "bootstrap.kubernetes.io/token";
+/// Where tokens are.
+pub(crate) const NAMESPACE: &str = "kube-system";
+/// The type of their Secrets.
+pub(crate) const TYPE: &str = "bootstrap.kubernetes.io/token";
+
+/// All tokens.
+pub(crate) fn informer(cx: &Cx) -> Informer<Secret> {
+    cx.informers.informer_in(NAMESPACE, ListParams::fields(format!("type={TYPE}")))
+}
 
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
-    let tokens = cx.informers.informer_in(NAMESPACE, ListParams::fields(format!("type={TYPE}")));
-    let controller = Arc::new(Cleaner { client: cx.client("token-cleaner"), tokens });
+    let controller = Arc::new(Cleaner { client: cx.client("token-cleaner"), tokens: informer(&cx) });
     cx.setup(&controller).on(&controller.tokens, |_, queue, change| queue.add(change.object().name().to_owned())).work(1).await;
 }
 
@@ -29,7 +35,7 @@ struct Cleaner {
 }
 
 /// How long a token still lives; none: for ever. One whose end cannot be read has ended.
-fn left(token: &Secret) -> Option<Duration> {
+pub(crate) fn left(token: &Secret) -> Option<Duration> {
     let text = token.data.as_ref()?.get("expiration").filter(|e| !e.0.is_empty())?;
     let end = std::str::from_utf8(&text.0).ok().and_then(|text| text.parse::<Timestamp>().ok());
     Some(end.map_or(Duration::ZERO, |end| between(client::timestamp(), end)))

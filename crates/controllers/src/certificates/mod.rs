@@ -1,8 +1,10 @@
-//! Requests for certificates: approved where a rule allows it, signed, and removed when nobody needs them any more.
+//! Requests for certificates: approved where a rule allows it, signed, and removed when nobody needs them any more;
+//! and the authority of the API server's own, published.
 
 pub(crate) mod approving;
 pub(crate) mod cleaner;
 pub(crate) mod signing;
+pub(crate) mod trust_bundle;
 
 use std::collections::BTreeSet;
 

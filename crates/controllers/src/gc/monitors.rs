@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{
     Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass};
@@ -147,6 +148,8 @@ impl Monitors {
             ("storagemigration.k8s.io", "storageversionmigrations") => self.feed(&i.informer::<Migration>(), &served, token),
             ("batch", "jobs") => self.feed(&i.informer::<Job>(), &served, token),
             ("batch", "cronjobs") => self.feed(&i.informer::<CronJob>(), &served, token),
+            ("networking.k8s.io", "servicecidrs") => self.feed(&i.informer::<ServiceCIDR>(), &served, token),
+            ("networking.k8s.io", "ipaddresses") => self.feed(&i.informer::<IPAddress>(), &served, token),
             ("discovery.k8s.io", "endpointslices") => self.feed(&i.informer::<EndpointSlice>(), &served, token),
             _ => self.feed::<PartialObject>(&i.metadata(&served.path()), &served, token),
         }

@@ -1,4 +1,4 @@
-//! Nodes: whether they live, what that means for their pods, and their ranges of addresses.
+//! Nodes: whether they live, what that means for their pods, their ranges of addresses, and how long they keep what they read.
 
 pub(crate) mod eviction;
 pub(crate) mod ipam;
@@ -6,6 +6,7 @@ pub(crate) mod lifecycle;
 mod taints;
 #[cfg(test)]
 mod tests;
+pub(crate) mod ttl;
 mod zones;
 
 pub(crate) use taints::asked;
