@@ -2,7 +2,10 @@
 //!
 //! A device is its file's by what the kernel says (device and inode number), never by a name: names are cut, escaped, and anybody's
 //! to choose. It is asked through an open descriptor of the device, which keeps it that file's while it is held. One that is
-//! attached for a mount detaches itself when nobody holds it any more ([`Keep::WhileHeld`]), so that a crash leaves none.
+//! attached for a mount detaches itself when nobody holds it any more ([`Keep::WhileHeld`]), so that a crash leaves none. The name of
+//! its file says only which devices are not worth asking: opening one whose file lies on a dead server may never end.
+//!
+//! That a device could not be asked says nothing of whose it is: only what the kernel calls gone is ([`is_gone`]).
 //!
 //! Every `unsafe` of this module is an ioctl: it passes an integer, or a pointer to a live local value of the kernel's own layout.
 #![allow(unsafe_code)]
@@ -12,6 +15,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::check;
 
@@ -19,6 +23,8 @@ use crate::sys::check;
 pub const LOOP_MAJOR: u64 = 7;
 /// A free device may be another's before we have it; so often it is tried.
 const TRIES: usize = 64;
+/// Into how many minor numbers of partitions the kernel's module cuts a device's: 0 where they are the numbers of devices.
+const MAX_PART: &str = "/sys/module/loop/parameters/max_part";
 
 const LOOP_CLR_FD: libc::c_ulong = 0x4C01;
 const LOOP_GET_STATUS64: libc::c_ulong = 0x4C05;
@@ -124,7 +130,7 @@ impl Loop {
         for _ in 0..TRIES {
             // SAFETY: no argument.
             let number = check(libc::c_long::from(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) }))? as u32;
-            let found = Loop::open(number)?;
+            let found = Loop::open_as(number, true)?;
             match found.configure(file, keep, block_bytes) {
                 Ok(()) => return Ok(found),
                 // Somebody was quicker.
@@ -149,14 +155,21 @@ impl Loop {
         }
     }
 
-    /// Opens a device by its number.
+    /// Opens a device by its number, to ask it: it can be opened so whatever others do with it.
     ///
     /// # Errors
-    /// There is none.
+    /// There is none ([`is_gone`]), or it cannot be asked.
     pub fn open(number: u32) -> io::Result<Loop> {
+        Loop::open_as(number, false)
+    }
+
+    fn open_as(number: u32, write: bool) -> io::Result<Loop> {
+        whole_numbers(&read_or_none(Path::new(MAX_PART))?.unwrap_or_default())?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(write);
         let device = match usual_node(number) {
-            Some(path) => OpenOptions::new().read(true).write(true).open(path)?,
-            None => open_without_node(number)?,
+            Some(path) => options.open(path)?,
+            None => open_without_node(number, &options)?,
         };
         Ok(Loop { number, device })
     }
@@ -218,23 +231,71 @@ impl Loop {
     }
 }
 
-/// The devices that have a file, with which it is.
+/// The devices that have a file whose name is this, with which it is.
 ///
 /// # Errors
-/// The kernel's list cannot be read.
-pub fn attached() -> io::Result<Vec<(u32, FileId)>> {
+/// The kernel's list cannot be read, or a device cannot be asked now.
+pub fn attached(name: &str) -> io::Result<Vec<(u32, FileId)>> {
     let mut all = Vec::new();
     for entry in fs::read_dir("/sys/block")? {
         let entry = entry?;
         let number = entry.file_name().to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok());
+        let Some(number) = number else { continue };
         // Only one that has a file has this.
-        let Some(number) = number.filter(|_| entry.path().join("loop").exists()) else { continue };
-        // One that is gone meanwhile is nobody's.
-        if let Some(file) = Loop::open(number).ok().and_then(|device| device.file().ok().flatten()) {
-            all.push((number, file));
+        let wanted = match read_or_none(&entry.path().join("loop/backing_file")) {
+            Ok(backing) => backing.is_some_and(|backing| is_named(&backing, name.as_bytes())),
+            Err(error) if is_passing(&error) => return Err(error),
+            // A path that is too long for the kernel to write.
+            Err(_) => true,
+        };
+        if !wanted {
+            continue;
+        }
+        match Loop::open(number).and_then(|device| device.file()) {
+            Ok(file) => all.extend(file.map(|file| (number, file))),
+            Err(error) if is_passing(&error) => return Err(error),
+            // One that is gone meanwhile is nobody's; one that we may not open was not attached here.
+            Err(_) => {}
         }
     }
     Ok(all)
+}
+
+/// Whether a device is not there any more, as far as an error says.
+#[must_use]
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV | libc::ENOENT))
+}
+
+/// Whether an error is of this moment and of ourselves: it says nothing of the device.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EBUSY | libc::EINTR))
+}
+
+/// Whether the file behind a device, as the kernel writes its path, has this name.
+fn is_named(backing: &[u8], name: &[u8]) -> bool {
+    let path = backing.strip_suffix(b"\n").unwrap_or(backing);
+    let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
+    path.rsplit(|byte| *byte == b'/').next() == Some(name)
+}
+
+/// What is in a file of the kernel's; none where it is not, or not any more.
+fn read_or_none(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Err(error) if is_gone(&error) => Ok(None),
+        text => text.map(Some),
+    }
+}
+
+/// Refuses a host whose minor numbers are not those of its loop devices: another's device would be taken for ours.
+fn whole_numbers(max_part: &[u8]) -> io::Result<()> {
+    match max_part.trim_ascii() {
+        b"" | b"0" => Ok(()),
+        parts => {
+            let parts = String::from_utf8_lossy(parts);
+            Err(io::Error::other(format!("loop devices with partitions are not supported: {MAX_PART} is {parts}, and must be 0")))
+        }
+    }
 }
 
 /// The bytes of an open block device.
@@ -282,14 +343,58 @@ fn usual_node(number: u32) -> Option<PathBuf> {
 
 /// Opens a device of which the host has no file (in a container `/dev` is not the kernel's own): one is made for the moment, where
 /// devices may be opened.
-fn open_without_node(number: u32) -> io::Result<File> {
-    let path = PathBuf::from(format!("/dev/.knarr-loop{number}-{}", std::process::id()));
+fn open_without_node(number: u32, options: &OpenOptions) -> io::Result<File> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    // Another thread may open the same.
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = PathBuf::from(format!("/dev/.knarr-loop{number}-{}-{count}", std::process::id()));
     // One that a crash left has the right number: it is in the name.
     match make_node(&path, number) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let device = OpenOptions::new().read(true).write(true).open(&path);
+    let device = options.open(&path);
     let _ = fs::remove_file(&path);
     device
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_kernel_calls_gone_is() {
+        let of = |errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            (is_gone(&error), is_passing(&error))
+        };
+        for errno in [libc::ENXIO, libc::ENODEV, libc::ENOENT] {
+            assert_eq!(of(errno), (true, false), "{errno}");
+        }
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EBUSY, libc::EINTR] {
+            assert_eq!(of(errno), (false, true), "{errno}");
+        }
+        assert_eq!(of(libc::EPERM), (false, false));
+    }
+
+    #[test]
+    fn a_device_is_asked_only_if_its_file_has_the_name() {
+        for (backing, named) in [
+            ("/data/volumes/a/image\n", true),
+            ("/data/volumes/.going-a/image (deleted)\n", true),
+            ("image", true),
+            ("/srv/other-image\n", false),
+            ("/srv/image/disk\n", false),
+            ("/srv/image (deleted)x\n", false),
+            ("\n", false),
+        ] {
+            assert_eq!(is_named(backing.as_bytes(), b"image"), named, "{backing:?}");
+        }
+    }
+
+    #[test]
+    fn minor_numbers_that_are_not_those_of_devices_are_refused() {
+        assert!(whole_numbers(b"").is_ok() && whole_numbers(b"0\n").is_ok());
+        assert!(whole_numbers(b"15\n").unwrap_err().to_string().ends_with("max_part is 15, and must be 0"));
+    }
 }

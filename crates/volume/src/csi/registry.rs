@@ -233,8 +233,12 @@ impl Meeting {
         let words = |e: Failure| e.message;
         let driver = Remote::meet(endpoint, &self.root).await.map_err(words)?;
         let info = driver.info().await.map_err(words)?;
-        self.installs.install(name, &info).await?;
+        // Before it is done: whoever ends this task in the middle undoes it.
         *self.driver.lock() = Some(name.to_owned());
+        if let Err(why) = self.installs.install(name, &info).await {
+            self.driver.lock().take();
+            return Err(why);
+        }
         self.registered.lock().insert(name.to_owned(), (self.socket.clone(), version));
         self.drivers.add(name, Arc::new(driver));
         Ok(())

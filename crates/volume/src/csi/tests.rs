@@ -197,12 +197,16 @@ async fn a_driver_that_lies_or_hangs_fails_and_costs_nothing() {
 struct Cluster {
     told: watch::Sender<Vec<String>>,
     refuses: Mutex<Option<String>>,
+    hangs: bool,
 }
 
 #[async_trait]
 impl Installs for Cluster {
     async fn install(&self, driver: &str, info: &Info) -> Result<(), String> {
         self.told.send_modify(|all| all.push(format!("+{driver} {}", info.node_id)));
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
         self.refuses.lock().take().map_or(Ok(()), Err)
     }
     async fn uninstall(&self, driver: &str) {
@@ -262,6 +266,22 @@ async fn plugins_come_and_go_with_their_sockets() {
     std::fs::remove_file(dir.0.join("plugins_registry/first-reg.sock")).unwrap();
     told.wait_for(|all| all.contains(&"-first.example".to_owned())).await.unwrap();
     told.wait_for(|all| all.iter().filter(|t| *t == "+first.example n").count() == 2).await.unwrap();
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn who_goes_while_the_cluster_is_told_is_taken_back() {
+    let dir = Dir::new("half");
+    let (drivers, cluster, stop) = (Drivers::default(), Arc::new(Cluster { hangs: true, ..Cluster::default() }), CancellationToken::new());
+    let mut told = cluster.told.subscribe();
+    let _half = plugin(&dir.0, "half", "CSIPlugin", "half.example", watch::Sender::default());
+    let running = tokio::spawn(Registry::new(&dir.0, drivers.clone(), cluster.clone()).run(stop.clone()));
+    told.wait_for(|all| all.len() == 1).await.unwrap();
+    std::fs::remove_file(dir.0.join("plugins_registry/half-reg.sock")).unwrap();
+    let undone = tokio::time::timeout(Duration::from_secs(20), told.wait_for(|all| all.len() == 2)).await.expect("in time").unwrap().clone();
+    assert_eq!(undone, ["+half.example n", "-half.example"]);
+    assert!(drivers.get("half.example").is_none());
     stop.cancel();
     running.await.unwrap().unwrap();
 }

@@ -11,6 +11,8 @@ use std::io;
 use parking_lot::Mutex;
 use runtime::block::{self, FileId, Keep, Loop};
 
+use super::store::IMAGE;
+
 /// The devices of this store's images.
 #[derive(Debug, Default)]
 pub(super) struct Devices {
@@ -24,17 +26,18 @@ impl Devices {
         let mut known = self.known.lock();
         let known = match &mut *known {
             Some(known) => known,
-            unread => unread.insert(block::attached()?.into_iter().map(|(number, file)| (file, number)).collect()),
+            unread => unread.insert(block::attached(IMAGE)?.into_iter().map(|(number, file)| (file, number)).collect()),
         };
         let Some(number) = known.get(&id) else { return Ok(None) };
         match Loop::open(*number) {
-            Ok(device) if device.file()? == Some(id) => Ok(Some(device)),
-            // It was given back.
-            _ => {
-                known.remove(&id);
-                Ok(None)
-            }
+            Ok(device) if device.file()? == Some(id) => return Ok(Some(device)),
+            // Whoever could not ask does not know: it may be this image still.
+            Err(error) if !block::is_gone(&error) => return Err(error),
+            _ => {}
         }
+        // It was given back.
+        known.remove(&id);
+        Ok(None)
     }
 
     /// The same; one is attached where there is none.

@@ -128,7 +128,10 @@ impl Disk {
                 Ok(image) if disk.devices.find(&image).told("cannot ask of loop devices")?.is_some() => {
                     return Err(Failure::new(Code::FailedPrecondition, format!("volume {own:?} is in use on node {}", disk.node)));
                 }
-                _ => {}
+                Ok(_) => {}
+                // What failed otherwise may be in use.
+                Err(failure) if failure.code != Code::NotFound => return Err(failure),
+                Err(_) => {}
             }
             disk.store.remove(&own)
         })
@@ -300,7 +303,10 @@ impl Inner {
         }
         mounts::unmount(at).told(format!("cannot unmount {}", at.display()))?;
         // Of one that is gone the device is, too: it is not removed while it has one.
-        let Ok(meta) = self.store.meta(handle) else { return Ok(()) };
+        let meta = match self.store.meta(handle) {
+            Err(failure) if failure.code == Code::NotFound => return Ok(()),
+            meta => meta?,
+        };
         if let Kind::Block = meta.kind {
             let image = self.store.image(handle)?;
             if let Some(device) = self.devices.find(&image).told("cannot ask of loop devices")? {

@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::ext4::{self, BLOCK_BYTES, BYTES_MAX, BYTES_MIN, Geometry};
 use crate::{Code, Failure};
 
-const IMAGE: &str = "image";
+/// The file that is the volume; what its device is called by where the kernel lists them.
+pub(super) const IMAGE: &str = "image";
 const META: &str = "meta.json";
 /// There when the volume's PersistentVolume has been made: from then on only its deletion removes the volume.
 const KEPT: &str = "kept";
@@ -228,7 +229,10 @@ impl Store {
     pub(super) fn image(&self, handle: &str) -> Result<File, Failure> {
         check_handle(handle)?;
         let path = self.path(handle).join(IMAGE);
-        OpenOptions::new().read(true).write(true).open(&path).map_err(broken("cannot open", &path))
+        OpenOptions::new().read(true).write(true).open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Failure::new(Code::NotFound, format!("cannot open {}: {error}", path.display())),
+            _ => broken("cannot open", &path)(error),
+        })
     }
 
     /// A volume.
@@ -346,7 +350,7 @@ impl Store {
         let (image, growing) = (self.path(&meta.handle).join(IMAGE), self.path(&meta.handle).join(GROWING));
         let mut file = self.image(&meta.handle)?;
         lengthen(&file, meta.image_bytes()).map_err(broken("cannot lengthen", &image))?;
-        if let Some(changes) = fs::read(&growing).ok().and_then(|text| serde_json::from_slice::<ext4::Changes>(&text).ok()) {
+        if let Some(changes) = unfinished(&growing).map_err(broken("cannot read", &growing))? {
             // A crash came before all were in their places.
             finish(&mut file, &changes, &growing).map_err(broken("cannot grow", &image))?;
         }
@@ -359,12 +363,12 @@ impl Store {
         self.is_smaller(meta)
     }
 
-    /// Whether a file system is smaller than it is to be, as far as its superblock says.
+    /// Whether a file system is smaller than it is to be, or may be: its superblock does not say otherwise.
     pub(super) fn is_smaller(&self, meta: &Meta) -> Result<bool, Failure> {
         let Kind::Filesystem(geometry) = &meta.kind else { return Ok(false) };
         let image = self.path(&meta.handle).join(IMAGE);
         let state = ext4::state(&mut self.image(&meta.handle)?).map_err(broken("cannot read", &image))?;
-        Ok(matches!(state, ext4::State::Clean(blocks) | ext4::State::Unfinished(blocks) if blocks < geometry.blocks))
+        Ok(!matches!(state, ext4::State::Clean(blocks) | ext4::State::Unfinished(blocks) if blocks >= geometry.blocks))
     }
 
     /// Removes a volume; one that is not there is removed.
@@ -388,10 +392,22 @@ fn lengthen(file: &File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Changes that a crash kept from their places; none where there is no note of any. A note that cannot be read may be of changes that
+/// are half in their places: nothing is done over them.
+fn unfinished(growing: &Path) -> io::Result<Option<ext4::Changes>> {
+    match fs::read(growing) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => Ok(Some(serde_json::from_slice(&text?)?)),
+    }
+}
+
+/// Brings changes to their places. Their note is gone for good before anybody mounts the file system: written once more, over what
+/// became of it since, they would destroy it.
 fn finish(file: &mut File, changes: &ext4::Changes, growing: &Path) -> io::Result<()> {
     changes.apply(file)?;
     file.sync_all()?;
-    fs::remove_file(growing)
+    fs::remove_file(growing)?;
+    growing.parent().map_or(Ok(()), sync_dir)
 }
 
 fn found(meta: Meta, path: PathBuf) -> Found {

@@ -66,7 +66,7 @@ impl Place {
     /// Loop devices that are images of this place.
     fn devices(&self) -> Vec<u32> {
         let images: Vec<_> = store::images(&self.volumes()).unwrap().iter().map(|(_, file)| block::FileId::of(file).unwrap()).collect();
-        block::attached().unwrap().into_iter().filter(|(_, file)| images.contains(file)).map(|(number, _)| number).collect()
+        block::attached(store::IMAGE).unwrap().into_iter().filter(|(_, file)| images.contains(file)).map(|(number, _)| number).collect()
     }
 
     fn mounts(&self) -> usize {
@@ -236,6 +236,46 @@ async fn what_cannot_be_is_refused() {
     place.assert_nothing_left("refused");
     place.stage(&disk, &with("", "noatime,nodev")).await.unwrap();
     assert_eq!(fs::read_dir(place.volumes()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_not_taken_for_nothing() {
+    let Some(place) = Place::new("unread") else { return };
+    let disk = place.open();
+    disk.create(new("own", 4 * MIB, false)).await.unwrap();
+    let (own, dir) = (volume("own"), place.volumes().join("own"));
+    // Changes that are perhaps half in their places: nobody mounts over them.
+    fs::write(dir.join("growing.json"), "{").unwrap();
+    let refused = place.stage(&disk, &own).await.unwrap_err();
+    assert!(refused.message.contains("growing.json"), "{refused}");
+    place.assert_nothing_left("refused");
+    fs::remove_file(dir.join("growing.json")).unwrap();
+    // Whether it is in use is not known.
+    fs::rename(dir.join("image"), dir.join("aside")).unwrap();
+    fs::create_dir(dir.join("image")).unwrap();
+    assert_eq!(disk.delete("own").await.unwrap_err().code, Code::Internal);
+    assert!(dir.join("aside").exists());
+    fs::remove_dir(dir.join("image")).unwrap();
+    // Nor whether it has a device.
+    fs::rename(dir.join("meta.json"), dir.join("note")).unwrap();
+    disk.unstage("own", &place.staged()).await.unwrap();
+    fs::write(dir.join("meta.json"), "{").unwrap();
+    assert_eq!(disk.unstage("own", &place.staged()).await.unwrap_err().code, Code::Internal);
+    fs::rename(dir.join("note"), dir.join("meta.json")).unwrap();
+    disk.delete("own").await.unwrap();
+    assert!(!dir.exists(), "without an image there is nothing that could be in use");
+}
+
+#[tokio::test]
+async fn one_whose_state_is_not_known_may_be_smaller() {
+    let Some(place) = Place::new("state") else { return };
+    let disk = place.open();
+    let meta = disk.create(new("own", 4 * MIB, false)).await.unwrap();
+    assert!(!disk.0.store.is_smaller(&meta).unwrap());
+    let image = OpenOptions::new().write(true).open(place.volumes().join("own/image")).unwrap();
+    // `s_state` of the superblock, whose sum is wrong now.
+    image.write_all_at(&[3], 1024 + 0x3A).unwrap();
+    assert!(disk.0.store.is_smaller(&meta).unwrap());
 }
 
 #[tokio::test]

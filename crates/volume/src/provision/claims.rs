@@ -89,12 +89,7 @@ impl Provisioner {
         match self.client.all::<PersistentVolume>().create(&object).await {
             Err(error) if !error.is_already_exists() => {
                 if error.status().is_some_and(|s| s.code < 500 && s.code != 429) {
-                    let text = format!("Error creating provisioned PV object for claim {key}: {error}. Deleting the volume.");
-                    self.event(claim, EventType::Warning, FAILED, text);
-                    if let Err(failure) = self.disk.delete(&name).await {
-                        let text = format!("Error cleaning provisioned volume for claim {key}: {}. Please delete manually.", words(&failure));
-                        self.event(claim, EventType::Warning, "ProvisioningCleanupFailed", text);
-                    }
+                    self.unstored(claim, &name, &error).await;
                 }
                 return Err(error);
             }
@@ -107,6 +102,26 @@ impl Provisioner {
             return Ok(Step::Again);
         }
         Ok(Step::Done)
+    }
+
+    /// Removes the image of a volume that the server refused. One that had its PersistentVolume before has pods' data: that stays.
+    async fn unstored(&self, claim: &PersistentVolumeClaim, name: &str, error: &client::Error) {
+        let key = claim.key();
+        let why = format!("Error creating provisioned PV object for claim {key}: {error}.");
+        let cleaned = match self.disk.find(name).await {
+            Ok(Some(volume)) if !volume.kept => {
+                self.event(claim, EventType::Warning, FAILED, format!("{why} Deleting the volume."));
+                self.disk.delete(name).await
+            }
+            found => {
+                self.event(claim, EventType::Warning, FAILED, why);
+                found.map(drop)
+            }
+        };
+        if let Err(failure) = cleaned {
+            let text = format!("Error cleaning provisioned volume for claim {key}: {}. Please delete manually.", words(&failure));
+            self.event(claim, EventType::Warning, "ProvisioningCleanupFailed", text);
+        }
     }
 
     fn refuse(&self, claim: &PersistentVolumeClaim, refusal: Refusal) -> Step {

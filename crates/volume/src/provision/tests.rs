@@ -343,6 +343,50 @@ async fn what_cannot_be_stored_leaves_no_image() {
 }
 
 #[tokio::test]
+async fn an_image_that_had_its_volume_outlives_a_refusal() {
+    let place = Place::new("unstored-kept");
+    let (made, mut written) = provisioner(&place, (vec![claim()], Vec::new()), |method, path, sent| match (method, path) {
+        ("POST", "/api/v1/persistentvolumes") => refusal(422, "Invalid"),
+        _ => echo(method, path, sent),
+    });
+    let own = disk::Claim { namespace: "ns".to_owned(), name: "data".to_owned(), uid: "u1".to_owned() };
+    made.disk.create(disk::New { handle: "pvc-u1".to_owned(), claim: own, bytes: 2 << 20, block: false }).await.unwrap();
+    made.disk.keep("pvc-u1").await.unwrap();
+    assert_eq!(made.step(&Key::Claim(claim().key(), "u1".to_owned())).await, Step::Again);
+    assert_eq!(place.there(), ["pvc-u1"]);
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let (_, event) = next(&mut written, "/events").await;
+        told.push(event["message"].as_str().unwrap().to_owned());
+    }
+    assert!(told.iter().any(|m| m.starts_with("Error creating provisioned PV object for claim ns/data: ") && !m.contains("Deleting")), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_is_in_memory_may_be_old_and_deletes_nothing() {
+    let another = |change: &dyn Fn(&mut Value)| {
+        let mut live = serde_json::to_value(released("Delete", "n1")).unwrap();
+        change(&mut live);
+        (200, live)
+    };
+    let lives = [
+        another(&|live| live["spec"]["persistentVolumeReclaimPolicy"] = json!("Retain")),
+        another(&|live| live["status"]["phase"] = json!("Bound")),
+        another(&|live| live["metadata"]["uid"] = json!("v2")),
+        refusal(404, "NotFound"),
+    ];
+    for (at, live) in lives.into_iter().enumerate() {
+        let place = Place::new(&format!("old-{at}"));
+        let (made, mut written) = provisioner(&place, (Vec::new(), vec![released("Delete", "n1")]), move |_, _, _| live.clone());
+        made.disk.create(disk::New { handle: "pvc-u1".to_owned(), claim: disk::Claim::default(), bytes: 0, block: false }).await.unwrap();
+        made.disk.keep("pvc-u1").await.unwrap();
+        assert_eq!(made.step(&Key::Volume("pvc-u1".to_owned())).await, Step::Done);
+        assert_eq!(place.there(), ["pvc-u1"], "{at}");
+        assert!(written.passed.is_empty() && written.heard.try_recv().is_err(), "nothing is written");
+    }
+}
+
+#[tokio::test]
 async fn a_size_that_cannot_be_is_told_and_a_full_disk_gives_the_node_back() {
     for (size, code, gives_back) in [("1Ei", "OutOfRange", false), ("8Ti", "ResourceExhausted", true)] {
         let place = Place::new(&format!("size-{size}"));

@@ -36,7 +36,12 @@ impl Provisioner {
         step.await.unwrap_or_else(Step::from)
     }
 
+    /// What is deleted is gone for good, so the server is asked: what is in memory may be old, and its policy another meanwhile.
     async fn delete(&self, volume: &PersistentVolume) -> client::Result<Step> {
+        let api = self.client.all::<PersistentVolume>();
+        let live = api.get_opt(volume.name()).await?.filter(|live| live.uid() == volume.uid());
+        // What changed is heard.
+        let Some(volume) = &live.filter(|live| is_ours(live) && self.is_here(live) && is_to_go(live)) else { return Ok(Step::Done) };
         let handle = volume.spec.as_ref().and_then(|s| s.csi.as_ref()).map(|csi| csi.volume_handle.clone()).unwrap_or_default();
         if let Err(failure) = self.disk.delete(&handle).await {
             match failure.code {
@@ -48,7 +53,6 @@ impl Provisioner {
             }
             return Ok(Step::Again);
         }
-        let api = self.client.all::<PersistentVolume>();
         match api.delete(volume.name(), &DeleteParams::default().uid(volume.uid())).await {
             // It is gone, or another of its name is there.
             Err(error) if error.is_not_found() || error.is_conflict() => return Ok(Step::Done),
