@@ -18,6 +18,7 @@ mod size;
 mod start;
 mod stats;
 mod unpack;
+mod volumes;
 
 use anyhow::bail;
 use std::{path::PathBuf, process::ExitCode, str::FromStr};
@@ -27,6 +28,8 @@ usage: KNARR=PROGRAM benches NAME [OPTION…]
   start      process start to API ready, node Ready, DNS answering     --rounds 20
   pods       pod created to Ready, one at a time and 30 at once        --rounds 50 --image IMAGE --podbench PROGRAM
              --import ARCHIVE
+  volumes    claim and pod created to Ready on a new volume; a StatefulSet with claims, in order
+             --rounds 20 --sets 5 --replicas 10 --size 1Gi --image IMAGE --import ARCHIVE
   footprint  memory, idle CPU and idle disk writes                     --pods 20 --seconds 60
   api        CPU of a request, requests a second, latency; beside the original kube-apiserver and etcd
              --apibench PROGRAM --peer SCRIPT --peer-bin FOLDER --rounds 2 --objects 2000 --content json --whole
@@ -85,6 +88,7 @@ fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     let program: fn(&Options) -> anyhow::Result<()> = match name {
         "start" => start::run,
         "pods" => pods::run,
+        "volumes" => volumes::run,
         "footprint" => footprint::run,
         "api" => api::run,
         "containers" => containers::run,

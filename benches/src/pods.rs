@@ -13,11 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-const NAMESPACE: &str = "default";
+/// Where the benches' pods are.
+pub const NAMESPACE: &str = "default";
 const MANY: usize = 30;
-const PATIENCE: Duration = Duration::from_secs(60);
+/// For what a cluster does within a second or two.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-type Events = BoxStream<'static, client::Result<Event<Pod>>>;
+/// What a watch of pods tells.
+pub type Events = BoxStream<'static, client::Result<Event<Pod>>>;
 
 /// Runs the program.
 pub fn run(options: &Options) -> anyhow::Result<()> {
@@ -136,12 +139,14 @@ pub async fn all_ready(pods: &Api<Pod>, count: usize) -> anyhow::Result<()> {
     tokio::time::timeout(10 * PATIENCE, all).await.context("not all pods came to it")?
 }
 
-async fn watch(pods: &Api<Pod>) -> anyhow::Result<Events> {
+/// A watch of all pods, from now on.
+pub async fn watch(pods: &Api<Pod>) -> anyhow::Result<Events> {
     let list = pods.list(&ListParams { limit: 1, ..ListParams::default() }).await?;
     Ok(pods.watch(&ListParams::default(), list.resource_version()).await?)
 }
 
-async fn until(mut events: Events, names: &[String], wanted: impl Fn(&Event<Pod>) -> bool) -> anyhow::Result<()> {
+/// Waits until an event that is wanted has come for each of the names.
+pub async fn until(mut events: Events, names: &[String], wanted: impl Fn(&Event<Pod>) -> bool) -> anyhow::Result<()> {
     let mut missing: HashSet<&str> = names.iter().map(String::as_str).collect();
     let all = async {
         while !missing.is_empty() {
@@ -157,7 +162,8 @@ async fn until(mut events: Events, names: &[String], wanted: impl Fn(&Event<Pod>
     tokio::time::timeout(PATIENCE, all).await.context("not all pods came to it")?
 }
 
-fn ready(pod: &Pod) -> bool {
+/// Whether a pod is Ready.
+pub fn ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
     conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }

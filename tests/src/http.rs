@@ -67,6 +67,16 @@ impl Connection {
         Ok(Answer { code, head, body: String::from_utf8_lossy(&body).into_owned() })
     }
 
+    /// A POST and its answer.
+    ///
+    /// # Errors
+    /// As both.
+    pub fn post(&mut self, path: &str, body: &str) -> std::io::Result<Answer> {
+        let request = format!("POST {path} HTTP/1.1\r\nhost: pod\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        self.answer()
+    }
+
     /// A GET and its answer.
     ///
     /// # Errors

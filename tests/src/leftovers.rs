@@ -11,6 +11,7 @@ use std::{
 pub fn of(name: &str, folder: &Path) -> Vec<String> {
     let mut found = processes(name);
     found.extend(mounts(name, folder).into_iter().map(|m| format!("mount {m}")));
+    found.extend(devices(folder).into_iter().map(|d| format!("device {d}")));
     found.extend(entries("/run/netns").into_iter().filter(|n| file_name(n) == name).map(|n| format!("namespace {}", n.display())));
     found.extend(cgroups(name).into_iter().map(|c| format!("cgroup {}", c.display())));
     found.extend(links(name).into_iter().map(|l| format!("link {l}")));
@@ -56,6 +57,13 @@ fn mounts(name: &str, folder: &Path) -> Vec<String> {
     let (run, folder) = (format!("/run/knarr/{name}/"), format!("{}/", folder.display()));
     let ours = |l: &&str| l.contains(&run) || l.contains(&folder);
     table.lines().filter(ours).map(str::to_owned).collect()
+}
+
+/// Loop devices of files in the folder, also of deleted ones.
+fn devices(folder: &Path) -> Vec<String> {
+    let folder = format!("{}/", folder.display());
+    let file = |d: PathBuf| fs::read_to_string(d.join("loop/backing_file")).ok();
+    entries("/sys/block").into_iter().filter_map(file).filter(|f| f.starts_with(&folder)).map(|f| f.trim().to_owned()).collect()
 }
 
 fn cgroups(name: &str) -> Vec<PathBuf> {

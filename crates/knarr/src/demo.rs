@@ -6,6 +6,7 @@
 
 mod backend;
 mod cluster;
+mod database;
 mod fetch;
 mod load;
 mod me;
@@ -23,6 +24,7 @@ Usage: knarr demo COMMAND
 Commands:
   web              the shop's web pages, on $PORT (8080)
   backend          the shop's stock, on $PORT (8080)
+  database         rows in a log that loses nothing (examples/database.yaml), on $PORT (8080)
   operator         makes a Deployment and a Service for each Stall (examples/operator.yaml)
   drain [SECONDS]  as a preStop hook: the server beside asks its clients to go; returns after SECONDS (3)
   sleep SECONDS    waits
@@ -44,6 +46,7 @@ pub fn main(args: Vec<String>) -> ExitCode {
     let result = match command {
         "web" => block_on(server::run(|me| server::Site::Web(web::Web::new(me)))),
         "backend" => block_on(server::run(|me| server::Site::Backend(backend::Backend::new(me)))),
+        "database" => block_on(database::run()),
         "operator" => block_on(operator::run()),
         "drain" => seconds(rest.first(), Some(DRAIN_S)).and_then(|time| block_on(drain(time))),
         "sleep" => seconds(rest.first(), None).map(std::thread::sleep),

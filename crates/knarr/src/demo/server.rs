@@ -1,4 +1,4 @@
-//! The HTTP server that both parts of the shop are: probes, draining, and an end that loses no request.
+//! The HTTP server that the parts of the shop and the database are: probes, draining, and an end that loses no request.
 //!
 //! Its life has three phases. *Serving*. *Draining*, from the preStop hook on: everything is answered as before, but each
 //! answer asks the client to close its connection, so that kept-alive clients leave of their own accord while the cluster
@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::backend::Backend;
+use super::database::Database;
 use super::me::{Answer, Me, port};
 use super::web::Web;
 
@@ -40,6 +41,7 @@ const END_MAX: Duration = Duration::from_secs(60);
 pub enum Site {
     Web(Web),
     Backend(Backend),
+    Database(Database),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +193,7 @@ impl Server {
 
     async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Result<Response<Full<Bytes>>, Infallible> {
         let _counted = Counted::new(&self.in_flight, &self.less);
-        let (code, kind, body) = self.page(&request, peer).await;
+        let (code, kind, body) = self.page(request, peer).await;
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = code;
         let phase = *self.phase.borrow();
@@ -209,10 +211,10 @@ impl Server {
         Ok(response)
     }
 
-    async fn page(&self, request: &Request<Incoming>, peer: IpAddr) -> Answer {
+    async fn page(&self, request: Request<Incoming>, peer: IpAddr) -> Answer {
         let text = |code, text: &str| (code, "text/plain; charset=utf-8", format!("{text}\n"));
-        let uri = request.uri();
-        match (request.method(), uri.path()) {
+        let (head, body) = request.into_parts();
+        match (&head.method, head.uri.path()) {
             (&Method::POST, DRAIN) if peer.to_canonical().is_loopback() => {
                 say("preStop: draining");
                 self.phase.send_if_modified(|p| std::mem::replace(p, Phase::Draining.max_of(*p)) != *p);
@@ -226,16 +228,20 @@ impl Server {
             },
             (&Method::GET | &Method::HEAD, "/whoami") => text(StatusCode::OK, &format!("{} {}", self.me.version, self.me.pod)),
             (&Method::GET, "/slow") => {
-                let time = uri.query().and_then(|q| q.strip_prefix("ms=")).and_then(|ms| ms.parse().ok()).unwrap_or(1000);
+                let time = head.uri.query().and_then(|q| q.strip_prefix("ms=")).and_then(|ms| ms.parse().ok()).unwrap_or(1000);
                 tokio::time::sleep(Duration::from_millis(time).min(END_MAX)).await;
                 text(StatusCode::OK, &format!("{} {} took its time", self.me.version, self.me.pod))
             }
             (&Method::GET | &Method::HEAD, path) => {
                 let page = match &self.site {
-                    Site::Web(web) => web.page(path, request.headers()).await,
+                    Site::Web(web) => web.page(path, &head.headers).await,
                     Site::Backend(backend) => backend.page(path),
+                    Site::Database(database) => database.page(path).await,
                 };
                 page.unwrap_or_else(|| text(StatusCode::NOT_FOUND, "there is nothing here"))
+            }
+            (&Method::POST, path) if let Site::Database(database) = &self.site => {
+                database.post(path, body).await.unwrap_or_else(|| text(StatusCode::NOT_FOUND, "there is nothing here"))
             }
             _ => text(StatusCode::METHOD_NOT_ALLOWED, "GET it is"),
         }
