@@ -2,6 +2,8 @@
 //!
 //! A directory is bound into the pod's own, as upstream's local plugin does, so that what is mounted on it later does not change under a
 //! pod. The file system of a device is mounted once for all pods. What is mounted is the truth: nothing is remembered.
+//!
+//! A directory may lie on a server that is dead: only its own pod waits for it. What all pods share is held for file systems of devices alone.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -10,6 +12,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, LocalVolumeSource, Pod};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use parking_lot::Mutex;
 
 use super::Persistent;
 use super::call::Trouble;
@@ -50,9 +53,7 @@ impl Persistent {
         let (work, all) = ((at.clone(), spec.clone(), v.clone()), self.clone());
         let looked = self.0.looks.look(&uid, move || {
             let (at, spec, v) = work;
-            // Nobody takes a device's file system away between its mount and the pod's.
-            let _alone = all.0.local.lock();
-            show(&spec, &v, &staged, &at, &pods)
+            show(&spec, &v, &staged, &at, &pods, &all.0.local)
         });
         match looked.await.map_err(failed)? {
             Shown::Device => return Ok(Ready { path: PathBuf::from(&v.path), readonly: spec.readonly, device: true, ..Ready::default() }),
@@ -84,14 +85,18 @@ impl Persistent {
             // What containers saw of them by a path of its own.
             mounts::unmount_below(&self.0.places.pods().join(uid).join("volume-subpaths"))?;
         }
-        let _alone = self.0.local.lock();
-        for name in names {
-            let at = self.0.places.local(uid, &name);
+        for name in &names {
+            let at = self.0.places.local(uid, name);
             while mounts::is_mounted(&at)? {
                 umount2(&at, MntFlags::MNT_DETACH)?;
             }
         }
-        self.drop_devices()
+        if self.0.places.local_devices().is_empty() {
+            return Ok(());
+        }
+        // Whoever had none looks only after what others left; not while a mount is under way.
+        let alone = if names.is_empty() { self.0.local.try_lock() } else { Some(self.0.local.lock()) };
+        alone.map_or(Ok(()), |_alone| self.drop_devices())
     }
 
     /// Unmounts the file systems of devices that no pod has. Whoever calls is alone.
@@ -115,7 +120,7 @@ impl Persistent {
 }
 
 /// Makes the volume what it is to be for this pod.
-fn show(spec: &Spec, v: &LocalVolumeSource, staged: &Path, at: &Path, pods: &Path) -> Result<Shown, String> {
+fn show(spec: &Spec, v: &LocalVolumeSource, staged: &Path, at: &Path, pods: &Path, devices: &Mutex<()>) -> Result<Shown, String> {
     let path = Path::new(&v.path);
     if path.components().any(|c| c == Component::ParentDir) {
         return Err(format!("invalid path: {} must not contain '..'", v.path));
@@ -127,6 +132,8 @@ fn show(spec: &Spec, v: &LocalVolumeSource, staged: &Path, at: &Path, pods: &Pat
         return if device { Ok(Shown::Device) } else { Err(format!("path {:?} is not a block device", v.path)) };
     }
     let text = |e: &dyn std::fmt::Display| e.to_string();
+    // Nobody takes a device's file system away between its mount and the pod's.
+    let _alone = device.then(|| devices.lock());
     let source = if device {
         mount_device(spec, v, path, staged)?;
         staged

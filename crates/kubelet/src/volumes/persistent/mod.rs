@@ -70,7 +70,7 @@ struct Inner {
     changed: watch::Sender<()>,
     /// What the node's status says is in use.
     reported: watch::Sender<BTreeSet<String>>,
-    /// Held while local devices are mounted and unmounted.
+    /// Held while file systems of local devices are mounted and unmounted; never over anything of a directory, which may hang.
     local: Mutex<()>,
     /// Drivers that did not tell in time how full their volumes are, and when.
     slow: Mutex<HashMap<String, tokio::time::Instant>>,
@@ -197,11 +197,13 @@ impl Persistent {
     /// The volume is one of this node's.
     fn check(&self, found: &Spec, node: Option<&Node>) -> Result<(), Trouble> {
         let required = found.volume.as_ref().and_then(|v| v.spec.as_ref()?.node_affinity.as_ref()?.required.as_ref());
-        let (Some(required), Some(node)) = (required, node) else { return Ok(()) };
+        let Some(required) = required else { return Ok(()) };
+        let step = if found.block { "MapVolume.NodeAffinity check" } else { "MountVolume.NodeAffinity check" };
+        // Whose labels are not known may be another's: it is tried again.
+        let Some(node) = node else { return Err(Trouble::mount(step, &found.name, "error getting node labels")) };
         if NodeSelector::new(required).matches(Place::new(&self.0.node_name, node.metadata.labels.as_ref())) {
             return Ok(());
         }
-        let step = if found.block { "MapVolume.NodeAffinity check" } else { "MountVolume.NodeAffinity check" };
         Err(Trouble::mount(step, &found.name, "no matching NodeSelectorTerms"))
     }
 
@@ -265,7 +267,11 @@ impl Persistent {
         let published = slot.state.lock().pods.get(&uid).is_some_and(|mine| mine.published == Step::Done);
         if published && !found.block && policy.republishes() {
             self.pause(&slot).await;
-            let attached = if policy.attaches() && !csi.ephemeral { self.attachment(csi).await.unwrap_or_default() } else { std::collections::BTreeMap::new() };
+            let attached = match policy.attaches() && !csi.ephemeral {
+                // Without what it tells, the driver would publish another volume than before.
+                true => self.attachment(csi).await.map_err(Trouble::unprocessed)?,
+                false => std::collections::BTreeMap::new(),
+            };
             let job = Job { pod: Arc::clone(pod), uid, spec: found.clone(), csi: csi.clone(), policy, slot: Arc::clone(&slot), attached, again: true };
             let made = tokio::spawn(self.clone().make(job)).await;
             made.unwrap_or_else(|e| Err(Trouble::mount("MountVolume.SetUp", &found.name, e)))?;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     CSIPersistentVolumeSource, CSIVolumeSource, HostPathVolumeSource, LocalVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, SecretReference, Volume,
@@ -17,6 +18,11 @@ use crate::util;
 
 /// While it is on a claim, the claim is there until no pod uses it.
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
+/// It is on a claim whose binding is decided. The scheduler binds the pod then; the claim's phase is the binder's second write, and may
+/// come after the pod.
+const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+/// When a claim whose phase is to come is looked at again before it is called unbound (upstream's populator looks ten times a second).
+const PHASE_WAITS: [Duration; 4] = [Duration::from_millis(20), Duration::from_millis(40), Duration::from_millis(80), Duration::from_millis(160)];
 /// The group that files of a volume belong to, as who made the volume says.
 const GROUP: &str = "pv.beta.kubernetes.io/gid";
 
@@ -101,7 +107,7 @@ pub(super) async fn find(api: &SharedApi, pod: &Pod, volume: &Volume) -> Result<
     let (name, own) = claim_of(pod, volume).ok_or("no volume plugin matched")?;
     let namespace = util::namespace(pod);
     let of_claim = |e: String| format!("error processing PVC {namespace}/{name}: {e}");
-    let claim = api.get_claim(namespace, &name).await.map_err(|e| of_claim(format!("failed to fetch PVC from API server: {e}")))?;
+    let claim = read_claim(api, namespace, &name).await.map_err(of_claim)?;
     let bound = bound_to(&claim).map_err(of_claim)?.to_owned();
     if own && !client_owned(pod, &claim) {
         return Err(format!("PVC {namespace}/{name} was not created for pod {namespace}/{} (pod is not owner)", util::name(pod)));
@@ -117,6 +123,28 @@ pub(super) async fn find(api: &SharedApi, pod: &Pod, volume: &Volume) -> Result<
         false if devices.contains(volume.name.as_str()) => wrong("Filesystem", "volumeDevices"),
         _ => Ok(made),
     }
+}
+
+/// The claim, as it is now or, where it is being bound, in a moment.
+async fn read_claim(api: &SharedApi, namespace: &str, name: &str) -> Result<PersistentVolumeClaim, String> {
+    let read = async || api.get_claim(namespace, name).await.map_err(|e| format!("failed to fetch PVC from API server: {e}"));
+    let mut claim = read().await?;
+    for wait in PHASE_WAITS {
+        if !is_half_bound(&claim) {
+            break;
+        }
+        tokio::time::sleep(wait).await;
+        claim = read().await?;
+    }
+    Ok(claim)
+}
+
+/// Whether a claim is bound and only its phase does not say so yet.
+fn is_half_bound(claim: &PersistentVolumeClaim) -> bool {
+    let named = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).is_some_and(|n| !n.is_empty());
+    let completed = claim.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(BIND_COMPLETED));
+    let phase = claim.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
+    named && completed && matches!(phase, "" | "Pending") && claim.metadata.deletion_timestamp.is_none()
 }
 
 /// The volume that a claim is bound to.

@@ -349,6 +349,17 @@ async fn a_volume_that_is_attached_waits_for_the_cluster() {
     node.reported(&[key.into()]);
     waiting.await.unwrap().unwrap();
     assert!(world.fake.calls.lock().iter().all(|c| c.contains("\"lun\": \"7\"")), "{:?}", world.fake.calls.lock());
+    // The look at it publishes nothing while it is not known what the attachment tells.
+    world.driver(json!({"attachRequired": true, "requiresRepublish": true}));
+    let (pod, volume) = pod("a");
+    world.fake.calls();
+    let attachments = std::mem::take(&mut world.api.storage.lock().attachments);
+    assert!(node.look(&pod, &volume).await.unwrap_err().message.contains("has GET error for volume attachment"));
+    assert!(world.fake.calls().is_empty());
+    world.api.storage.lock().attachments = attachments;
+    node.look(&pod, &volume).await.unwrap();
+    assert_eq!(world.fake.calls.lock().len(), 1);
+    assert!(world.fake.calls.lock()[0].contains("\"lun\": \"7\""));
     down(&node, "a").await.unwrap();
     nothing(&node).await;
     assert!(node.in_use().is_empty());
@@ -467,4 +478,94 @@ async fn a_driver_that_asks_is_told_again_and_its_failure_takes_nothing_away() {
     );
     down(&node, "a").await.unwrap();
     nothing(&node).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_phase_comes_after_its_pod_is_waited_for_a_moment() {
+    let world = World::new(json!({}));
+    let change = |api: &FakeApi, phase: &str, annotations: Value| {
+        let mut storage = api.storage.lock();
+        let claim = storage.claims.get_mut("claim").unwrap();
+        claim.metadata.annotations = serde_json::from_value(annotations).unwrap();
+        claim.status.as_mut().unwrap().phase = Some(phase.to_owned());
+    };
+    let api: SharedApi = world.api.clone();
+    let (pod, volume) = pod("a");
+    let completed = || json!({"pv.kubernetes.io/bind-completed": "yes"});
+    let unbound = "error processing PVC n/claim: PVC is not bound";
+    // Nobody has bound it, or it is lost: that is told at once. One that stays so is told in the end.
+    for (phase, annotations, millis) in [("Pending", json!({}), 0), ("Lost", completed(), 0), ("Pending", completed(), 300)] {
+        change(&world.api, phase, annotations);
+        let begun = tokio::time::Instant::now();
+        assert_eq!(spec::find(&api, &pod, &volume).await.unwrap_err(), unbound);
+        assert_eq!(begun.elapsed().as_millis(), millis, "{phase}");
+    }
+    let late = world.api.clone();
+    let binder = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        change(&late, "Bound", completed());
+    });
+    let begun = tokio::time::Instant::now();
+    assert_eq!(spec::find(&api, &pod, &volume).await.unwrap().name, "pv");
+    assert_eq!(begun.elapsed().as_millis(), 140);
+    binder.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_of_certain_nodes_waits_for_the_nodes_labels() {
+    let terms = json!([{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]);
+    let world = World::new(json!({"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}));
+    let node = world.start();
+    let (pod, volume) = pod("a");
+    let told = node.set_up(&pod, &volume, None).await.unwrap_err();
+    assert_eq!((told.reason, &*told.message), ("FailedMount", "MountVolume.NodeAffinity check failed for volume \"pv\" : error getting node labels"));
+    let of = |zone: &str| -> Node { serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"zone": zone}}})).unwrap() };
+    let told = node.set_up(&pod, &volume, Some(&of("b"))).await.unwrap_err();
+    assert!(told.message.ends_with("no matching NodeSelectorTerms"), "{}", told.message);
+    assert!(world.fake.calls().is_empty());
+    node.set_up(&pod, &volume, Some(&of("a"))).await.unwrap();
+    down(&node, "a").await.unwrap();
+    nothing(&node).await;
+}
+
+#[tokio::test]
+async fn what_hangs_at_a_local_device_is_in_no_other_pods_way() {
+    let world = World::new(json!({}));
+    let outside = world.dir.path().join("disk");
+    fs::create_dir(&outside).unwrap();
+    {
+        let mut storage = world.api.storage.lock();
+        let spec = storage.volumes.get_mut("pv").unwrap().spec.as_mut().unwrap();
+        spec.csi = None;
+        spec.local = Some(serde_json::from_value(json!({"path": outside})).unwrap());
+    }
+    let node = world.start();
+    let (held, hangs) = (std::sync::mpsc::channel::<()>(), std::sync::mpsc::channel::<()>());
+    let stuck = node.clone();
+    let holder = std::thread::spawn(move || {
+        let _alone = stuck.0.local.lock();
+        held.0.send(()).unwrap();
+        let _ = hangs.1.recv();
+    });
+    held.1.recv().unwrap();
+    let (other, tokio) = (node.clone(), tokio::runtime::Handle::current());
+    let done = std::thread::spawn(move || {
+        let at = tokio.block_on(up(&other, "a")).unwrap().path;
+        let shown = super::mounts::is_mounted(&at).unwrap();
+        other.drop_local("a").unwrap();
+        fs::create_dir_all(other.0.places.local_device("stuck")).unwrap();
+        other.drop_local("none").unwrap();
+        shown && !super::mounts::is_mounted(&at).unwrap()
+    });
+    let begun = std::time::Instant::now();
+    while !done.is_finished() && begun.elapsed() < Duration::from_secs(20) {
+        tokio::task::yield_now().await;
+    }
+    assert!(done.is_finished(), "it waits for the device");
+    assert!(done.join().unwrap());
+    drop(hangs.0);
+    holder.join().unwrap();
+    let stuck = node.0.places.local_device("stuck");
+    node.drop_local("none").unwrap();
+    assert!(!stuck.exists(), "it is looked after when nobody is at it");
 }
