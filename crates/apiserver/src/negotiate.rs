@@ -78,6 +78,8 @@ impl Encoding {
 }
 
 /// The media types of streams of watch events.
+/// Clauses of an `Accept` that are looked at: the longest that a client of Kubernetes sends has six.
+const CLAUSES_MAX: usize = 128;
 const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
 impl Accepted {
@@ -134,6 +136,8 @@ impl<'a> Accept<'a> {
     fn clauses(&self) -> &[Clause<'a>] {
         self.clauses.get_or_init(|| {
             let mut clauses: Vec<Clause<'a>> = self.text.split(',').filter_map(Clause::parse).collect();
+            // Nobody has so many to say; and one by one they would cost their number's square, before anybody has said who asks.
+            clauses.truncate(CLAUSES_MAX);
             // goautoneg's order is none that a sort could be trusted with: it is what comes of going forward one by one.
             for next in 1..clauses.len() {
                 let mut at = next;

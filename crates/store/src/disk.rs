@@ -165,6 +165,10 @@ impl Disk {
         let mut reserve = Reserve::open(directory, gauge).map_err(io)?;
         let mut found = reserve.records();
         found.retain(|(record, _)| record.revision > revision);
+        // The engine ends where a record ends. One that begins before that and goes beyond it was refused, and others were taken since.
+        if found.first().is_some_and(|(first, _)| first.base < revision) {
+            found.clear();
+        }
         match found.first() {
             Some((first, _)) if first.base > revision => {
                 missing.push(format!("the changes from revision {} to {} are gone, upon which the reserve's rest", revision + 1, first.base));
@@ -186,9 +190,11 @@ impl Disk {
             missing.push(format!("changes before revision {revision} are missing among the {} objects that are there", entries.len()));
         }
         let rests = found.first().map_or(0, |(first, _)| first.base);
+        // What is appended next goes upon what is there, also where what was acknowledged is gone.
+        let ends_at = revision;
         let revision = revision.max(newest).max(acknowledged).max(rests);
         let open = Some((database, keyspace));
-        let mut disk = Disk { directory: directory.into(), open, digest, revision, synced, reserve, used_up: false, looked: Instant::now() };
+        let mut disk = Disk { directory: directory.into(), open, digest, revision: ends_at, synced, reserve, used_up: false, looked: Instant::now() };
         if !missing.is_empty() {
             let aside = journals.keep(directory).map_err(io)?;
             let what = format!("{}; its journals as they were found are kept in {}", missing.join(", and "), aside.display());
@@ -255,7 +261,11 @@ impl Disk {
                     tracing::error!(directory = %self.directory.display(), error = %text, "the store's disk is full; it writes into its reserve");
                     return Ok(());
                 }
-                Err(refused) => tracing::error!(%refused, "the store's disk is full, and its reserve is of no use"),
+                Err(refused) => {
+                    // What may stand there was told to nobody.
+                    self.reserve.leave();
+                    tracing::error!(%refused, "the store's disk is full, and its reserve is of no use");
+                }
             }
         }
         tracing::error!(directory = %self.directory.display(), error = %text, "the store cannot write; it is opened anew at the next write");
@@ -325,7 +335,9 @@ impl Disk {
         let (database, keyspace) = self.open.as_ref().ok_or("the store is not open")?;
         let on_disk = number(keyspace, REVISION_KEY).map_err(|e| describe(&e))?.unwrap_or_default();
         let mut records = self.reserve.records();
-        records.retain(|(record, _)| record.revision > on_disk);
+        // What stands behind the last that was told is in doubt, and nobody's.
+        let told = self.reserve.used_bytes();
+        records.retain(|(record, end)| record.revision > on_disk && *end <= told);
         if records.first().map_or(on_disk, |(first, _)| first.base) > on_disk || records.last().map_or(on_disk, |(last, _)| last.revision) != self.revision {
             return Err(format!("the disk has lost what was acknowledged: it ends at revision {on_disk}, and {} was told", self.revision));
         }

@@ -35,6 +35,8 @@ pub(crate) const FILE: &str = "reserve";
 pub(crate) const BYTES: u64 = 32 << 20;
 /// The reserve is made, and left, when so much is free besides: a table and a journal of the engine's have room then.
 pub(crate) const ROOM_BYTES: u64 = 32 << 20;
+/// What is small: an eviction, a status, a lease.
+const SMALL_BYTES_MAX: usize = 64 << 10;
 /// Checksum, and the length of what follows.
 const HEAD: usize = 16;
 /// Revision before, revision after, digest, number of changes.
@@ -94,9 +96,16 @@ impl Reserve {
     /// Opens the reserve of a directory, and has its blocks if there is room for them. What is in it is [`Reserve::records`].
     pub(crate) fn open(directory: &Path, gauge: Arc<Gauge>) -> std::io::Result<Reserve> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(directory.join(FILE))?;
+        // Its name is to be there after a loss of power, as what will be acknowledged in it.
+        File::open(directory)?.sync_all()?;
         let mut reserve = Reserve { file, at: 0, without: false, gauge };
         reserve.make();
         Ok(reserve)
+    }
+
+    /// Where the last batch ends that was told.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.at
     }
 
     /// Whether batches go here.
@@ -140,7 +149,9 @@ impl Reserve {
     ) -> Result<(), Refused> {
         let bytes = encode((base, revision, digest), changes);
         let end = self.at.saturating_add(bytes.len() as u64);
-        if end > self.gauge.bytes() {
+        // The last quarter is for small writes: the evictions that make room again.
+        let kept = if bytes.len() > SMALL_BYTES_MAX { BYTES / 4 } else { 0 };
+        if end > self.gauge.bytes().saturating_sub(kept) {
             return Err(Refused::Full);
         }
         self.file.write_all_at(&bytes, self.at)?;

@@ -30,8 +30,8 @@ const FIRST_ANSWER_MAX: Duration = Duration::from_secs(2);
 const FIRST_MAX: Duration = Duration::from_secs(6);
 /// How long after the last question kubelets are asked: four of the autoscaler's periods.
 const WANTED: Duration = Duration::from_secs(60);
-/// Kubelets that are asked at once.
-const SIDE_BY_SIDE: usize = 32;
+/// Kubelets that are asked at once: nodes that do not answer hold the others' places for [`ANSWER_MAX`].
+const SIDE_BY_SIDE: usize = 256;
 /// Rounds after which there are figures.
 const ENOUGH: u64 = 2;
 

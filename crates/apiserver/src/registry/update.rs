@@ -251,11 +251,23 @@ pub(crate) fn check_uid(row: &Row, name: &str, value: &Value, old: &Value) -> Re
     if uid.is_empty() || uid == old_uid {
         return Ok(());
     }
-    // It is the store that looks, and it says by what key.
+    Err(by_the_store(row, name, old, &uid_mismatch(uid, old_uid)))
+}
+
+/// The revision, if given, must be the present object's, where it is a condition and not what was read (a Binding's).
+pub(crate) fn check_revision(row: &Row, name: &str, value: &Value, old: &Value) -> Result<(), Status> {
+    let (asked, is) = (meta::text(value, "resourceVersion"), meta::text(old, "resourceVersion"));
+    if asked.is_empty() || asked == is {
+        return Ok(());
+    }
+    Err(by_the_store(row, name, old, &format!("Precondition failed: ResourceVersion in precondition: {asked}, ResourceVersion in object meta: {is}")))
+}
+
+/// It is the store that looks, and it says by what key.
+fn by_the_store(row: &Row, name: &str, old: &Value, why: &str) -> Status {
     let key = row.resource.key(meta::text(old, "namespace"), name);
     let key = key.strip_prefix("/registry").unwrap_or(&key);
-    let why = format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {}", uid_mismatch(uid, old_uid));
-    Err(errors::conflict(row, name, &why))
+    errors::conflict(row, name, &format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}"))
 }
 
 /// The UID of an update must be the present object's, that of a patch is left to validation; the resourceVersion must be the

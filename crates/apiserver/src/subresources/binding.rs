@@ -3,7 +3,7 @@
 use super::set_condition;
 use crate::{
     Operation, Write, admission, errors,
-    registry::{Call, Change, WriteOptions, change, check_uid, meta},
+    registry::{Call, Change, WriteOptions, change, check_revision, check_uid, meta},
     respond::Answer,
     rows::Row,
 };
@@ -55,6 +55,7 @@ pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: &Bytes) -> Resu
         if !call.name().is_empty() {
             check_uid(pods, &name, &binding, old)?;
         }
+        check_revision(pods, &name, &binding, old)?;
         bound(pods, &name, old, &binding, &now)
     })
     .await?;
@@ -121,5 +122,9 @@ fn bound(row: &Row, name: &str, old: &Value, binding: &Value, now: &str) -> Resu
         }
     }
     set_condition(&mut value, json!({"type": "PodScheduled", "status": "True"}), now);
+    // It is where it was to be (KEP-5278).
+    if let Some(status) = value["status"].as_object_mut() {
+        status.remove("nominatedNodeName");
+    }
     Ok(value)
 }

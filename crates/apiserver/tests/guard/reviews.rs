@@ -145,7 +145,7 @@ async fn impersonation_needs_leave() {
     assert_eq!(info, json!({"username": "ann", "groups": ["team", "system:authenticated"], "extra": {"scopes": ["view"]}}));
     let refused = ask(user("eve", &[]), as_ann).await.refused(403);
     assert_eq!(refused, "users \"ann\" is forbidden: User \"eve\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope");
-    ask(admin(), vec![("impersonate-group", "team")]).await.expect(500);
+    ask(admin(), vec![("impersonate-group", "team")]).await.expect(400);
     let account = vec![("impersonate-user", "system:serviceaccount:default:web")];
     let info = ask(admin(), account).await.expect(201)["status"]["userInfo"].clone();
     assert_eq!(info["groups"], json!(["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"]));

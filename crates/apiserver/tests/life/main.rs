@@ -273,6 +273,10 @@ async fn a_pod_ends_gracefully() {
     let server = Server::start().await;
     server.post(PODS, &pod("p")).await.expect(201);
     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    let mut stale = binding.clone();
+    stale["metadata"]["resourceVersion"] = json!("1");
+    let refused = server.post(&format!("{PODS}/p/binding"), &stale).await.expect(409);
+    assert!(refused["message"].as_str().is_some_and(|m| m.contains("ResourceVersion in precondition: 1, ")), "{refused}");
     server.post(&format!("{PODS}/p/binding"), &binding).await.expect(201);
     let bound = server.get(&format!("{PODS}/p")).await.expect(200);
     assert_eq!(bound["spec"]["nodeName"], "n");

@@ -146,6 +146,7 @@ impl<'t> Search<'t> {
         // How long a block is that ends with the line before and one of the new text.
         let mut before = HashMap::<usize, usize>::new();
         for at in was.clone() {
+            self.steps_left = self.steps_left.checked_sub(1)?;
             let mut here = HashMap::new();
             let places = self.places.get(self.old[at]).map_or(&[][..], Vec::as_slice);
             let from = places.partition_point(|place| *place < is.start);
