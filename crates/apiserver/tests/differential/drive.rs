@@ -49,6 +49,12 @@ async fn gone(server: &dyn Transport, request: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn is_established(definition: &[u8]) -> bool {
+    let definition: Value = serde_json::from_slice(definition).unwrap_or_default();
+    let conditions = definition["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| all.iter().any(|condition| condition["type"] == "Established" && condition["status"] == "True"))
+}
+
 async fn prepare(server: &dyn Transport, step: &Step) -> Result<(), String> {
     match step {
         Step::Send { request, body } => {
@@ -62,11 +68,14 @@ async fn prepare(server: &dyn Transport, step: &Step) -> Result<(), String> {
             let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
             loop {
                 let response = send(server, request, &[("content-type".into(), "application/json".into())], body.clone()).await?;
-                if status.map_or(response.status().is_success(), |status| u64::from(response.status().as_u16()) == status) {
+                let code = response.status();
+                // A definition is waited for until it says that it is established: it is served a moment before.
+                let told = !request.contains("/customresourcedefinitions/") || is_established(&whole(response).await?);
+                if told && status.map_or(code.is_success(), |status| u64::from(code.as_u16()) == status) {
                     return Ok(());
                 }
                 if begun.elapsed() > PATIENCE {
-                    return Err(format!("{request}: still {} after {PATIENCE:?}", response.status()));
+                    return Err(format!("{request}: still {code} after {PATIENCE:?}"));
                 }
                 tokio::time::sleep(PAUSE).await;
             }
