@@ -36,7 +36,7 @@ fn find<'a>(object: &'a Value, condition: &Value) -> Option<&'a Value> {
 /// What is to be said of an object, if anything.
 fn condition(world: &World, resource: Gvr, object: &Value, name: &str) -> Option<Value> {
     match resource {
-        kubernetes::SERVICE_CIDRS if name == kubernetes::NAME => {
+        kubernetes::SERVICE_CIDRS if name == kubernetes::NAME && object["metadata"]["deletionTimestamp"].is_null() => {
             Some(json!({"type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready"}))
         }
         API_SERVICES if object["spec"]["service"].is_null() => {
