@@ -212,7 +212,7 @@ fn without_own(text: &str) -> String {
         let time = r"20(?:2[5-9]|[3-9]\d)-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z";
         let revision = r#"resourceVersion(?:: |\\?":\\?)"\d+\\?""#;
         Regex::new(&format!(
-            "{uid}|{time}|{revision}|X509SHA256=[0-9a-f]{{64}}|10\\.77\\.0\\.1:6443|localhost:6443|revision=\\d+|in record \\(\\d+\\)|kube-api-access-[a-z0-9]{{5}}"
+            "{uid}|{time}|{revision}|X509SHA256=[0-9a-f]{{64}}|10\\.77\\.0\\.1:6443|localhost:6443|revision=\\d+|in record \\(\\d+\\)|kube-api-access-[a-z0-9]{{5}}|\\b\\d+y\\d+d\\b"
         ))
         .expect("an expression")
     });
