@@ -77,8 +77,8 @@ fn told(headers: &HeaderMap) -> String {
     let groups = if groups.is_empty() { "[]string(nil)".to_owned() } else { strings(&groups) };
     let mut extra: Vec<String> = headers
         .keys()
-        .filter_map(|name| Some((name, name.as_str().strip_prefix("impersonate-extra-")?)))
-        .map(|(name, key)| format!("{}:{}", Quoted(key), strings(&texts(name.as_str()))))
+        .filter_map(|name| Some((name, query::percent_decode(name.as_str().strip_prefix("impersonate-extra-")?).to_lowercase())))
+        .map(|(name, key)| format!("{}:{}", Quoted(&key), strings(&texts(name.as_str()))))
         .collect();
     extra.sort();
     let extra = if extra.is_empty() { "map[string][]string(nil)".to_owned() } else { format!("map[string][]string{{{}}}", extra.join(", ")) };

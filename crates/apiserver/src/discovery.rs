@@ -46,9 +46,10 @@ pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap, accept: &Acce
     })
 }
 
-/// All paths that there are: those of the program, and of what definitions add.
+/// The paths of the program, and of what definitions add; not those of other servers.
 pub(crate) fn paths(rows: &Rows) -> Vec<String> {
-    let added = rows.groups().iter().filter(|group| !rows.is_builtin_group(&group.name)).flat_map(|group| {
+    let is_added = |name: &str| !rows.is_builtin_group(name) || name == crate::consumption::GROUP;
+    let added = rows.groups().iter().filter(|group| is_added(&group.name)).flat_map(|group| {
         let of_group = format!("/apis/{}", group.name);
         let versions: Vec<String> = group.versions().into_iter().map(|version| format!("{of_group}/{version}")).collect();
         std::iter::once(of_group).chain(versions)

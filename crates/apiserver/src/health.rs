@@ -5,6 +5,8 @@
 
 use crate::{ApiServer, Body, body, query::Query};
 use http::{Response, StatusCode, header};
+use machinery::quote::Quoted;
+use std::collections::BTreeSet;
 
 /// Checks that fail until the bootstrap objects are there.
 const BOOTSTRAP_CHECKS: [&str; 3] =
@@ -71,11 +73,12 @@ pub(crate) fn answer(server: &ApiServer, path: &str, query: &Query<'_>) -> Optio
         response.headers_mut().remove(header::X_CONTENT_TYPE_OPTIONS);
         return Some(response);
     }
-    let excluded = |name: &str| query.all("exclude").any(|e| e == name);
+    let excluded: BTreeSet<_> = query.all("exclude").collect();
+    let names = names(endpoint);
     let mut lines = String::new();
     let mut passed = true;
-    for name in names(endpoint) {
-        if excluded(name) {
+    for name in names.iter().copied() {
+        if excluded.contains(name) {
             lines.push_str(&format!("[+]{name} excluded: ok\n"));
         } else if healthy(server, endpoint, name) {
             lines.push_str(&format!("[+]{name} ok\n"));
@@ -84,9 +87,7 @@ pub(crate) fn answer(server: &ApiServer, path: &str, query: &Query<'_>) -> Optio
             lines.push_str(&format!("[-]{name} failed: reason withheld\n"));
         }
     }
-    let mut unknown: Vec<String> = query.all("exclude").filter(|e| !names(endpoint).iter().any(|name| name == e)).map(|e| format!("{e:?}")).collect();
-    unknown.sort();
-    unknown.dedup();
+    let unknown: Vec<String> = excluded.iter().filter(|name| !names.iter().any(|known| known == *name)).map(|name| Quoted(name).to_string()).collect();
     if !unknown.is_empty() {
         lines.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", unknown.join(", ")));
     }

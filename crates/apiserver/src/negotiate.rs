@@ -77,9 +77,9 @@ impl Encoding {
     }
 }
 
-/// The media types of streams of watch events.
 /// Clauses of an `Accept` that are looked at: the longest that a client of Kubernetes sends has six.
 const CLAUSES_MAX: usize = 128;
+/// The media types of streams of watch events.
 const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
 impl Accepted {

@@ -143,7 +143,7 @@ pub(crate) async fn ready(store: &Store, row: &Row, value: Value) -> Result<Read
 }
 
 /// An object as a message in the store leaves it; custom ones are stored as JSON.
-fn settled(row: &Row, mut value: Value) -> Value {
+pub(crate) fn settled(row: &Row, mut value: Value) -> Value {
     if row.is_builtin() {
         defaulting::settle(row.ty(), &mut value);
     }

@@ -1,7 +1,5 @@
 //! Numbers, texts and durations as Go reads and writes them: what expressions show and what errors quote.
 
-use std::fmt::Write;
-
 /// `strconv.ParseInt(text, 10, 64)`.
 pub fn parse_int(text: &str) -> Option<i64> {
     text.parse().ok()
@@ -68,13 +66,7 @@ pub fn general(value: f64) -> String {
     if let Some(text) = nonfinite(value, true) {
         return text.to_owned();
     }
-    if value == 0.0 {
-        return if value.is_sign_negative() { "-0" } else { "0" }.to_owned();
-    }
-    let scientific = format!("{value:e}");
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or_default();
-    if (-4..6).contains(&exponent) { format!("{value}") } else { format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()) }
+    machinery::numerals::float(value)
 }
 
 /// `strconv.FormatFloat(value, 'f', -1, 64)`: the shortest without an exponent.
@@ -106,33 +98,8 @@ pub fn seconds(nanos: i64) -> String {
 
 /// `time.Duration.String`: `1h2m3.5s`.
 pub fn duration(nanos: i64) -> String {
-    let magnitude = nanos.unsigned_abs();
-    let sign = if nanos < 0 { "-" } else { "" };
-    if magnitude == 0 {
-        return "0s".to_owned();
-    }
-    let fraction = |of: u64, unit: u64| {
-        let text = format!("{:0width$}", of % unit, width = unit.ilog10() as usize);
-        let text = text.trim_end_matches('0');
-        if text.is_empty() { format!("{}", of / unit) } else { format!("{}.{text}", of / unit) }
-    };
-    match magnitude {
-        ..1_000 => return format!("{sign}{magnitude}ns"),
-        1_000..1_000_000 => return format!("{sign}{}µs", fraction(magnitude, 1_000)),
-        1_000_000..1_000_000_000 => return format!("{sign}{}ms", fraction(magnitude, 1_000_000)),
-        _ => {}
-    }
-    let total = magnitude / 1_000_000_000;
-    let mut out = sign.to_owned();
-    if total >= 3600 {
-        _ = write!(out, "{}h", total / 3600);
-    }
-    if total >= 60 {
-        _ = write!(out, "{}m", total / 60 % 60);
-    }
-    let rest = magnitude % 60_000_000_000;
-    out.push_str(&fraction(rest, 1_000_000_000));
-    out + "s"
+    let shown = machinery::time::go_duration(std::time::Duration::from_nanos(nanos.unsigned_abs()));
+    if nanos < 0 { format!("-{shown}") } else { shown }
 }
 
 /// `time.ParseDuration`.

@@ -3,12 +3,16 @@
 //! The corpus is the recorded expressions. An ordinary run tries the same mutations each time;
 //! `KNARR_FUZZ_SECONDS=600 cargo test -p kubecel --test fuzz` goes on for so long with others.
 
+#[path = "../../machinery/fuzz/numbers.rs"]
+mod numbers;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use kubecel::eval::{Limits, Plan};
 use kubecel::value::{Json, Node, typed};
 use kubecel::{Env, Type, Value, Version, declared::Declared};
+use numbers::Numbers;
 use serde_json::json;
 
 const CORPUS: [&str; 2] = [include_str!("golden/cases.txt"), include_str!("golden/run.txt")];
@@ -44,21 +48,7 @@ const PARTS: [&str; 24] = [
     "lists.range(100)",
 ];
 
-/// Xorshift: the same numbers each time.
-struct Numbers(u64);
-
 impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        if end == 0 { 0 } else { (self.next() % end as u64) as usize }
-    }
-
     fn json(&mut self, depth: usize) -> Json {
         match self.below(if depth == 0 { 6 } else { 9 }) {
             0 => Json::Null,

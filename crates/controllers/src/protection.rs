@@ -40,13 +40,7 @@ async fn protect(cx: Cx) {
         .on(&controller.objects, itself)
         .on(&pods, |_, queue, change| {
             // A pod that ends frees nothing: its claims are in use until it is deleted.
-            let (before, now) = match change {
-                Delta::Added(_) => (None, None),
-                Delta::Deleted(pod) => (None, Some(pod)),
-                // Under its name there may have been another pod before, with other claims.
-                Delta::Updated { old, new } => (Some(old).filter(|old| old.uid() != new.uid()), Some(new)),
-            };
-            for pod in before.into_iter().chain(now) {
+            if let Delta::Deleted(pod) | Delta::Updated { new: pod, .. } = change {
                 claim_names(pod).for_each(|name| queue.add(ObjectKey::new(pod.namespace(), &name)));
             }
         })

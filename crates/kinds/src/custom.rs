@@ -370,18 +370,8 @@ fn go_value(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => "<nil>".into(),
-        Value::Number(number) if !number.is_i64() => number.as_f64().map(go_float).unwrap_or_default(),
+        Value::Number(number) if !number.is_i64() => number.as_f64().map(machinery::numerals::float).unwrap_or_default(),
         other => other.to_string(),
-    }
-}
-
-/// A float as Go's `%v` has it: the shortest digits, with an exponent below -4 and from 6 on.
-fn go_float(float: f64) -> String {
-    let text = format!("{float:e}");
-    let Some((digits, exponent)) = text.split_once('e') else { return text };
-    match exponent.parse::<i32>() {
-        Ok(exponent) if !(-4..6).contains(&exponent) => format!("{digits}e{exponent:+03}"),
-        _ => float.to_string(),
     }
 }
 

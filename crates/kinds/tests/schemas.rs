@@ -4,6 +4,9 @@
 //! The corpus is `fuzz/corpus/schemas`: schemas, one a file. An ordinary run tries the same mutations of it each time;
 //! `KNARR_FUZZ_SECONDS=600 cargo test -p kinds --test schemas` goes on for so long with others, and writes down what fails.
 
+#[path = "../../machinery/fuzz/numbers.rs"]
+mod numbers;
+
 use kinds::{Strategy as _, custom::Custom};
 use machinery::{
     Value,
@@ -11,6 +14,7 @@ use machinery::{
     json::{self, Validation},
     structural,
 };
+use numbers::Numbers;
 use serde_json::{Map, json};
 use std::{
     fs,
@@ -92,21 +96,7 @@ const TEXTS: [&str; 26] = [
     "é😀",
 ];
 
-/// Xorshift: the same numbers each time.
-struct Numbers(u64);
-
 impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        if end == 0 { 0 } else { (self.next() % end as u64) as usize }
-    }
-
     fn one<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }

@@ -130,12 +130,9 @@ fn can_replace(target: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether something is mounted upon a path (`proc_pid_mountinfo(5)`, the fifth field).
+/// Whether something is mounted upon a path.
 fn is_mount(path: &Path) -> bool {
-    let escaped = |c: char| matches!(c, ' ' | '\t' | '\n' | '\\');
-    let written: String = path.to_string_lossy().chars().map(|c| if escaped(c) { format!("\\{:03o}", u32::from(c)) } else { c.to_string() }).collect();
-    let all = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    all.lines().any(|line| line.split(' ').nth(4) == Some(written.as_str()))
+    runtime::mounts::all().unwrap_or_default().iter().any(|mounted| mounted.at == path)
 }
 
 /// The nearest directory above a path that is there.

@@ -25,7 +25,7 @@ use std::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use volume::{Drivers, disk::Disk};
+use volume::Drivers;
 
 /// The port of the API server, if it is one of this host's: nobody else gets it here.
 async fn api_port(server: &str) -> Option<OwnPort> {
@@ -155,8 +155,7 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     let keep = kept.keep(stop.clone());
     // Volumes are provisioned beside an API server of knarr's; this node brings those that it has to pods.
     let drivers = Drivers::default();
-    let directory = volumes::directory(&cluster.data);
-    let disk = Disk::open(&directory, &config.node_name).with_context(|| format!("the volumes in {}", directory.display()))?;
+    let disk = volumes::open(volumes::directory(&cluster.data), config.node_name.clone()).await?;
     drivers.add(volume::disk::NAME, Arc::new(disk));
     let kubelet = kubelet::run(config, client.user_agent("kubelet"), informers, runtime, network, drivers, stop.clone());
     let keep = async {

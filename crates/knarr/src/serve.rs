@@ -139,7 +139,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
                 kept.keep(token).await;
                 Ok::<_, std::convert::Infallible>(())
             });
-            let (disk, drivers) = (open_disk(setup)?, Drivers::default());
+            let (disk, drivers) = (open_disk(setup).await?, Drivers::default());
             if let Some(disk) = &disk {
                 drivers.add(volume::disk::NAME, Arc::new(disk.clone()));
             }
@@ -332,12 +332,12 @@ fn start_kubelet(
 }
 
 /// The driver of volumes on this node's disk: also where nothing new is provisioned, for the volumes that are there.
-fn open_disk(setup: &Setup<'_>) -> anyhow::Result<Option<Disk>> {
+async fn open_disk(setup: &Setup<'_>) -> anyhow::Result<Option<Disk>> {
     let directory = volumes::directory(&setup.cluster.data);
     if !setup.has(Component::Storage) && !directory.exists() {
         return Ok(None);
     }
-    Disk::open(&directory, &setup.node_name).map(Some).with_context(|| format!("the volumes in {}", directory.display()))
+    volumes::open(directory, setup.node_name.clone()).await.map(Some)
 }
 
 /// The node's services: proxy and DNS. They belong to a node, so without one there are none.

@@ -1,12 +1,21 @@
 //! `knarr volume`. What is told is read from the node's disk, so a cluster need not run.
 
 use crate::{cli::Volume, cluster::Cluster, log::log, preflight, progress::megabytes};
+use ::volume::disk::Disk;
+use anyhow::Context as _;
 use machinery::quantity::{Format, Quantity};
 use std::path::{Path, PathBuf};
 
 /// Where a cluster's volumes are.
 pub fn directory(data: &Path) -> PathBuf {
     data.join("volumes")
+}
+
+/// Opens a cluster's volumes. What a crash left of them is removed first, which takes its time.
+pub async fn open(directory: PathBuf, node: String) -> anyhow::Result<Disk> {
+    let place = directory.clone();
+    let opened = tokio::task::spawn_blocking(move || Disk::open(&place, &node)).await?;
+    opened.with_context(|| format!("the volumes in {}", directory.display()))
 }
 
 /// Runs the command.

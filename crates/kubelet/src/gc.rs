@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
+
 use crate::cri::{Image, PodUid, label};
 use crate::images::pulled;
 use crate::machine;
@@ -15,24 +17,29 @@ use crate::volumes::{self, Layout};
 /// Share of the disk in use at which images are removed, and down to which (upstream's defaults), in hundredths.
 const IMAGE_GC_HIGH_PERCENT: u64 = 85;
 const IMAGE_GC_LOW_PERCENT: u64 = 80;
+/// Former pods that are taken away at the same time.
+const ORPHANS_MAX: usize = 16;
 
 /// Removes the directories of pods that neither the API nor the runtime knows: they ended while no kubelet ran, or their
 /// removal failed. What is on the disk is listed before it is asked who is known: a pod that comes in between is in neither.
 /// `held`: pods that wait for their admission, as many do after a reboot: their data is theirs.
 pub async fn orphaned_dirs(cx: Arc<Context>, pods: Pods, held: Vec<PodUid>) {
     let of = Arc::clone(&cx);
-    for uid in util::blocking(move || orphans(&of, &pods, &held)).await {
-        // A driver that cannot take its volume away holds the directory; it is tried again.
-        let uid = PodUid(uid);
-        if let Err(error) = cleanup::drop_volumes(&cx, &uid).await {
-            tracing::warn!(uid = uid.0, error, "volumes of a former pod stay; will be tried again");
-            continue;
-        }
-        let layout = Layout::new(&cx.config.root_dir, &uid.0);
-        match util::blocking(move || volumes::tear_down(&layout)).await {
-            Ok(()) => tracing::info!(uid = uid.0, "removed what a former pod left behind"),
-            Err(e) => tracing::warn!(uid = uid.0, error = %e, "what a former pod left behind could not be removed"),
-        }
+    let left = util::blocking(move || orphans(&of, &pods, &held)).await;
+    // Some at once: a driver that takes its time holds up no other's.
+    futures_util::stream::iter(left).for_each_concurrent(ORPHANS_MAX, |uid| drop_orphan(&cx, PodUid(uid))).await;
+}
+
+async fn drop_orphan(cx: &Arc<Context>, uid: PodUid) {
+    // A driver that cannot take its volume away holds the directory; it is tried again.
+    if let Err(error) = cleanup::drop_volumes(cx, &uid).await {
+        tracing::warn!(uid = uid.0, error, "volumes of a former pod stay; will be tried again");
+        return;
+    }
+    let layout = Layout::new(&cx.config.root_dir, &uid.0);
+    match util::blocking(move || volumes::tear_down(&layout)).await {
+        Ok(()) => tracing::info!(uid = uid.0, "removed what a former pod left behind"),
+        Err(e) => tracing::warn!(uid = uid.0, error = %e, "what a former pod left behind could not be removed"),
     }
 }
 

@@ -19,7 +19,7 @@ pub mod json;
 pub mod json_path;
 pub mod labels;
 pub mod names;
-mod numerals;
+pub mod numerals;
 pub mod openapi;
 pub mod patch;
 pub mod placement;

@@ -14,19 +14,13 @@ pub(crate) fn is_whole(float: f64) -> bool {
     float == rounded || (rounded != 0.0 && (float - rounded).abs() < EPSILON * rounded.abs())
 }
 
-/// A float as `%v` prints it: the shortest digits, with an exponent below 1e-4 and from 1e21 on.
-pub(crate) fn float(float: f64) -> String {
-    let size = float.abs();
-    if size == 0.0 || (1e-4..1e21).contains(&size) {
-        return float.to_string();
-    }
+/// A float as `%v` prints it: the shortest digits, with an exponent below -4 and from 6 on.
+pub fn float(float: f64) -> String {
     let text = format!("{float:e}");
-    match text.split_once('e') {
-        Some((digits, exponent)) => {
-            let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
-            format!("{digits}e{sign}{exponent:0>2}")
-        }
-        None => text,
+    let Some((digits, exponent)) = text.split_once('e') else { return text };
+    match exponent.parse::<i32>() {
+        Ok(exponent) if !(-4..6).contains(&exponent) => format!("{digits}e{exponent:+03}"),
+        _ => float.to_string(),
     }
 }
 
@@ -36,7 +30,8 @@ mod tests {
 
     #[test]
     fn as_go_prints_floats() {
-        assert_eq!([0.5, 5.0, 1e20, 1e21, 1e-4, 1e-5, -2.5e-7].map(float), ["0.5", "5", "100000000000000000000", "1e+21", "0.0001", "1e-05", "-2.5e-07"]);
+        assert_eq!([0.5, 5.0, 1e20, 1e21, 1e-4, 1e-5, -2.5e-7].map(float), ["0.5", "5", "1e+20", "1e+21", "0.0001", "1e-05", "-2.5e-07"]);
+        assert_eq!([100_000.0, 999_999.0, 1e6, 2_147_483_648.0].map(float), ["100000", "999999", "1e+06", "2.147483648e+09"]);
         assert_eq!([1.0, 1.5, 0.0, 1e-12, 3.000_000_000_1, 1e16].map(is_whole), [true, false, true, false, true, false]);
     }
 }

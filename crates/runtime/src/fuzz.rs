@@ -4,6 +4,10 @@
 //! mutations of it, the same ones each time. `KNARR_FUZZ_SECONDS=600 cargo test -p runtime fuzz` goes on for so long with
 //! others; what fails is written to a file whose place is told, to be put into the corpus.
 
+#[path = "../../machinery/fuzz/numbers.rs"]
+mod numbers;
+
+use numbers::Numbers;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,22 +19,6 @@ const BYTES_MAX: usize = 64 << 10;
 /// What often stands at a limit.
 const INTERESTING: [&[u8]; 14] =
     [b"\0", b"\xff", b"\x80", b"\n", b"=", b"0", b"9", b"-1", b"/", b"..", b"18446744073709551615", b"9223372036854775808", b"\xff\xff\xff\xff", b" "];
-
-/// Xorshift: the same numbers each time.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        if end == 0 { 0 } else { (self.next() % end as u64) as usize }
-    }
-}
 
 fn mutate(numbers: &mut Numbers, bytes: &mut Vec<u8>, other: &[u8]) {
     for _ in 0..=numbers.below(4) {

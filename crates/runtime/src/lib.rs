@@ -16,6 +16,7 @@ mod files;
 mod fuzz;
 mod images;
 mod layers;
+pub mod mounts;
 mod offline;
 mod prepare;
 mod process;

@@ -14,7 +14,7 @@ use crate::images::{Images, Pins};
 use crate::proto::{SandboxFile, Sets, Spec};
 use crate::seccomp::Filter;
 use crate::types::*;
-use crate::{apparmor, caps, devices, layers, process, seccomp, sys, user};
+use crate::{apparmor, caps, devices, layers, mounts, process, seccomp, sys, user};
 
 /// The search path of a container whose image gives none (that of containerd and Docker).
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -315,14 +315,9 @@ pub(crate) fn signal_number(text: &str) -> Result<i32> {
 
 /// Unmounts what is mounted at or below a directory, last first.
 pub(crate) fn detach_mounts_below(dir: &Path) {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let Some(prefix) = dir.to_str() else { return };
-    let points = table.lines().filter_map(|l| l.split(' ').nth(4));
-    let mut ours: Vec<&str> = points.filter(|p| p.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))).collect();
-    ours.reverse();
-    for point in ours {
-        if let Err(e) = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH) {
-            tracing::warn!(point, error = %e, "not unmounted");
+    for mounted in mounts::all().unwrap_or_default().iter().rev().filter(|mounted| mounted.at.starts_with(dir)) {
+        if let Err(e) = nix::mount::umount2(&mounted.at, nix::mount::MntFlags::MNT_DETACH) {
+            tracing::warn!(point = %mounted.at.display(), error = %e, "not unmounted");
         }
     }
 }

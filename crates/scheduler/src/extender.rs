@@ -275,7 +275,7 @@ fn endpoint(raw: &RawExtender, server: &str) -> Result<Endpoint, String> {
     put(&mut user, "client-key-data", &tls.key_data);
     let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [{"name": "c", "cluster": cluster}],
         "users": [{"name": "c", "user": user}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}]});
-    Endpoint::parse(&config.to_string(), std::path::Path::new("/")).map_err(|error| error.to_string())
+    Endpoint::parse(&config.to_string(), std::path::Path::new(".")).map_err(|error| error.to_string())
 }
 
 /// A field, however it is capitalised: so Go reads JSON.

@@ -214,6 +214,11 @@ impl PodInfo {
             _ => None,
         })
     }
+
+    /// The claims that it names itself.
+    pub fn named_claims(&self) -> impl Iterator<Item = String> + '_ {
+        self.claims().filter(|(_, own)| !own).map(|(name, _)| name)
+    }
 }
 
 /// The node on which a pod is; empty if none.

@@ -305,3 +305,19 @@ async fn a_crash_between_reserve_and_engine_loses_nothing_and_does_nothing_twice
     drop(hog);
     let _ = fs::remove_dir_all(folder);
 }
+
+#[test]
+fn small_writes_have_the_last_quarter_however_many_come_at_once() {
+    let directory = std::env::temp_dir().join(format!("knarr-reserve-quarter-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let mut reserve = reserve::Reserve::open(&directory, Arc::default()).unwrap();
+    let mut revision = 0;
+    let mut write = |many: usize, bytes: usize| {
+        revision += 1;
+        reserve.append((revision - 1, revision, 0), (0..many).map(|_| ("/registry/pods/a/b", Some(vec![b'x'; bytes]))))
+    };
+    while write(1, 65 << 10).is_ok() {}
+    let taken = (0..99).take_while(|_| write(32, 4 << 10).is_ok()).count();
+    fs::remove_dir_all(&directory).unwrap();
+    assert!((62..=64).contains(&taken), "eight MiB are not for what is large: {taken} times 128 KiB");
+}

@@ -147,10 +147,11 @@ impl Reserve {
         (base, revision, digest): (u64, u64, u64),
         changes: impl ExactSizeIterator<Item = (&'a str, Option<Vec<u8>>)>,
     ) -> Result<(), Refused> {
-        let bytes = encode((base, revision, digest), changes);
+        let mut largest = 0;
+        let bytes = encode((base, revision, digest), changes.inspect(|(_, value)| largest = largest.max(value.as_ref().map_or(0, Vec::len))));
         let end = self.at.saturating_add(bytes.len() as u64);
-        // The last quarter is for small writes: the evictions that make room again.
-        let kept = if bytes.len() > SMALL_BYTES_MAX { BYTES / 4 } else { 0 };
+        // The last quarter is for small writes, however many come at once: the evictions that make room again.
+        let kept = if largest > SMALL_BYTES_MAX { BYTES / 4 } else { 0 };
         if end > self.gauge.bytes().saturating_sub(kept) {
             return Err(Refused::Full);
         }

@@ -63,10 +63,17 @@ struct Pod {
 /// By namespace, then by name: asked for without making a key.
 type Pods = HashMap<String, HashMap<String, Pod>>;
 
+/// What is known of a node, and the pods that it has told of, by namespace and name.
+#[derive(Debug, Default)]
+struct Known {
+    pair: Option<Pair>,
+    pods: Vec<(String, String)>,
+}
+
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
-    nodes: HashMap<Arc<str>, Option<Pair>>,
+    nodes: HashMap<Arc<str>, Known>,
     pods: Pods,
 }
 
@@ -108,53 +115,56 @@ impl Samples {
     /// Takes what a node's kubelet has told; what it tells no more of is forgotten.
     pub(super) fn store(&mut self, node: &str, batch: Batch) {
         let name: Arc<str> = node.into();
-        let pair = batch.node.map(|point| Pair::next(self.nodes.get(node).and_then(Option::as_ref), point));
-        self.nodes.insert(Arc::clone(&name), pair);
-        let mut old = self.take_pods(|of| of == node);
-        for ((namespace, pod), points) in batch.pods {
-            let before = old.get_mut(&namespace).and_then(|pods| pods.remove(&pod)).map(|pod| pod.containers).unwrap_or_default();
+        let present = self.nodes.remove(node).unwrap_or_default();
+        let pair = batch.node.map(|point| Pair::next(present.pair.as_ref(), point));
+        let mut old = self.take_pods(node, present.pods);
+        let mut pods = Vec::with_capacity(batch.pods.len());
+        for (key, points) in batch.pods {
+            let before = old.remove(&key).map(|pod| pod.containers).unwrap_or_default();
             let containers = points.into_iter().map(|(name, point)| {
                 let pair = Pair::next(before.get(&name), point);
                 (name, pair)
             });
             let new = Pod { node: Arc::clone(&name), containers: containers.collect() };
             // Of two kubelets that tell of one pod the first is believed, as there.
-            self.pods.entry(namespace).or_default().entry(pod).or_insert(new);
+            self.pods.entry(key.0.clone()).or_default().entry(key.1.clone()).or_insert(new);
+            pods.push(key);
         }
+        self.nodes.insert(name, Known { pair, pods });
     }
 
     /// A node of which nothing was told.
     pub(super) fn forget(&mut self, node: &str) {
-        if self.nodes.remove(node).is_some() {
-            self.take_pods(|of| of == node);
+        if let Some(known) = self.nodes.remove(node) {
+            self.take_pods(node, known.pods);
         }
     }
 
     /// Forgets all nodes but these.
     pub(super) fn retain(&mut self, nodes: &[String]) {
         let present: HashSet<&str> = nodes.iter().map(String::as_str).collect();
-        let known = self.nodes.len();
-        self.nodes.retain(|node, _| present.contains(&**node));
-        if self.nodes.len() < known {
-            self.take_pods(|of| !present.contains(of));
-        }
+        let gone: Vec<Arc<str>> = self.nodes.keys().filter(|node| !present.contains(&***node)).cloned().collect();
+        gone.iter().for_each(|node| self.forget(node));
     }
 
-    fn take_pods(&mut self, of: impl Fn(&str) -> bool) -> Pods {
-        let mut taken = Pods::new();
-        for (namespace, pods) in &mut self.pods {
-            let gone: HashMap<String, Pod> = pods.extract_if(|_, pod| of(&pod.node)).collect();
-            if !gone.is_empty() {
-                taken.insert(namespace.clone(), gone);
+    /// Of the pods that a node has told of those that it is believed of.
+    fn take_pods(&mut self, node: &str, told: Vec<(String, String)>) -> HashMap<(String, String), Pod> {
+        let mut taken = HashMap::new();
+        for key in told {
+            let Some(pods) = self.pods.get_mut(&key.0) else { continue };
+            let own = pods.get(&key.1).is_some_and(|pod| &*pod.node == node);
+            let pod = if own { pods.remove(&key.1) } else { None };
+            if pods.is_empty() {
+                self.pods.remove(&key.0);
             }
+            taken.extend(pod.map(|pod| (key, pod)));
         }
-        self.pods.retain(|_, pods| !pods.is_empty());
         taken
     }
 
     /// What a node uses.
     pub(super) fn of_node(&self, name: &str) -> Option<Consumed> {
-        self.nodes.get(name)?.as_ref()?.consumed()
+        self.nodes.get(name)?.pair.as_ref()?.consumed()
     }
 
     /// What a pod's containers use; none while one of them has been measured once alone.
@@ -164,8 +174,8 @@ impl Samples {
             return None;
         }
         let containers: Vec<(&str, Consumed)> = pod.containers.iter().filter_map(|(name, pair)| Some((name.as_str(), pair.consumed()?))).collect();
-        let first = containers.iter().map(|(_, used)| used).min_by_key(|used| used.at_ns)?;
-        Some(ConsumedByPod { at_ns: first.at_ns, window_ns: first.window_ns, containers: containers.clone() })
+        let first = containers.iter().map(|(_, used)| *used).min_by_key(|used| used.at_ns)?;
+        Some(ConsumedByPod { at_ns: first.at_ns, window_ns: first.window_ns, containers })
     }
 }
 

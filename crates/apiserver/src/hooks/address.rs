@@ -37,6 +37,7 @@ impl Address {
     /// is wrong at first is not kept: it may be right the next time. Files that cannot be read later leave the target as it was, as
     /// client-go keeps a token whose file is being replaced.
     pub(crate) async fn target(&self) -> Result<Arc<Target>, String> {
+        let mut reading = Reading { made: &self.made, before: None };
         let known = {
             let mut made = self.made.lock();
             if let Some((since, target)) = made.as_mut() {
@@ -44,7 +45,7 @@ impl Address {
                     return Ok(Arc::clone(target));
                 }
                 // Who comes meanwhile uses what there is: the files are read by one.
-                *since = Instant::now();
+                reading.before = Some(std::mem::replace(since, Instant::now()));
             }
             made.clone()
         };
@@ -57,8 +58,25 @@ impl Address {
             }
             (Err(why), None) => return Err(why),
         };
+        reading.before = None;
         *self.made.lock() = Some((Instant::now(), Arc::clone(&target)));
         Ok(target)
+    }
+}
+
+/// Puts the time back if who began to read the files has gone before the end.
+struct Reading<'a> {
+    made: &'a Mutex<Option<(Instant, Arc<Target>)>>,
+    before: Option<Instant>,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        if let Some(before) = self.before
+            && let Some((since, _)) = self.made.lock().as_mut()
+        {
+            *since = before;
+        }
     }
 }
 

@@ -180,6 +180,8 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         cx.note_texts(kept);
         return Ok(Some(Answer::Object(StatusCode::OK, storage::rehearsed(call.world.store(), row, value).await?)));
     }
+    // What is compared is what would lie in the store.
+    let value = storage::settled(row, value);
     if meta::same(&value, old) && storage::is_current(call.world.store(), row, entry) && !cx.texts().respell(&kept) {
         return Ok(Some(Answer::Stored(StatusCode::OK, Arc::clone(entry))));
     }

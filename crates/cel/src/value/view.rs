@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use machinery::tree::go_type;
+
 use super::{Json, List, Map, Text, Value};
 use crate::declared::escape as names;
 use crate::error::EvalError;
@@ -197,19 +199,6 @@ fn formatted<'v>(text: &'v str, format: Format) -> Result<Value<'v>, EvalError> 
         Format::Byte => gotext::base64(text)
             .map(|bytes| Value::Bytes(Arc::from(bytes)))
             .map_err(|at| EvalError::of(format!("Invalid byte formatted string {text}: illegal base64 data at input byte {at}"))),
-    }
-}
-
-/// The type that the original has for a piece of JSON.
-fn go_type(json: &Json) -> &'static str {
-    match json {
-        Json::Null => "<nil>",
-        Json::Bool(_) => "bool",
-        Json::Number(number) if number.is_i64() => "int64",
-        Json::Number(_) => "float64",
-        Json::String(_) => "string",
-        Json::Array(_) => "[]interface {}",
-        Json::Object(_) => "map[string]interface {}",
     }
 }
 

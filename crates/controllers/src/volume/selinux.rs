@@ -29,7 +29,7 @@ pub(crate) async fn run(cx: Cx) {
     cx.setup(&controller)
         .on(&world.pods, |_: &Watcher, queue, change| {
             let ends = |old: &Pod, new: &Pod| is_terminal(new) && !is_terminal(old);
-            if !matches!(change, Delta::Updated { old, new } if old.uid() == new.uid() && !ends(old, new)) {
+            if !matches!(change, Delta::Updated { old, new } if !ends(old, new)) {
                 queue.add(change.object().key());
             }
         })

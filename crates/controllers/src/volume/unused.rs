@@ -25,15 +25,13 @@ pub(crate) async fn run(cx: Cx) {
     cx.setup(&controller)
         .on(&controller.claims, itself)
         .on(&controller.pods, |_: &Watcher, queue, change| {
-            // Under its name there may have been another pod before, with other claims.
-            let before = match change {
-                Delta::Updated { old, new } if old.uid() != new.uid() => Some(old),
-                Delta::Updated { old, new } if is_through(old) == is_through(new) => return,
-                _ => None,
-            };
-            for pod in before.into_iter().chain([change.object()]) {
-                claim_names(pod).for_each(|name| queue.add(ObjectKey::new(pod.namespace(), &name)));
+            if let Delta::Updated { old, new } = change
+                && is_through(old) == is_through(new)
+            {
+                return;
             }
+            let pod = change.object();
+            claim_names(pod).for_each(|name| queue.add(ObjectKey::new(pod.namespace(), &name)));
         })
         .work(WORKERS)
         .await;

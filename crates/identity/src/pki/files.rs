@@ -34,7 +34,9 @@ pub(crate) enum Durability {
 /// Writes a file with mode 0600 so that a crash of the process leaves the old one or the new one; of the machine as well
 /// if it is synced. One that is so already is left: a start on a full disk writes nothing.
 pub(crate) fn write_secret(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), Error> {
-    let is_private = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o7777 == 0o600);
+    // Another's is replaced: he could change it later.
+    let is_own = |meta: &fs::Metadata| fs::metadata("/proc/self").is_ok_and(|own| own.uid() == meta.uid());
+    let is_private = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o7777 == 0o600 && is_own(&meta));
     if is_private && fs::read(path).is_ok_and(|there| there == bytes) {
         return Ok(());
     }

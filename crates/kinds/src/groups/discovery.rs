@@ -39,7 +39,8 @@ impl Strategy for EndpointSlices {
     }
 
     fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        if tree::body_differs(obj, old) {
+        // A list that is empty is none. The type of addresses cannot change.
+        if ["endpoints", "ports"].iter().any(|key| tree::list(obj, key) != tree::list(old, key)) {
             tree::bump_generation(obj, old);
         }
         if obj["endpoints"] != old["endpoints"] {

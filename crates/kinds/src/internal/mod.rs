@@ -43,23 +43,56 @@ enum Node {
     Fields(Vec<(String, Node)>),
 }
 
+/// Parts of a value that are shown: what somebody wrote may stand for a thousand times its bytes in them.
+const PARTS_MAX: usize = 1 << 18;
+
+impl Field {
+    fn of<'v>(&self, value: &'v Value) -> &'v Value {
+        self.published.split('/').fold(value, |value, part| &value[part])
+    }
+}
+
 /// A value of this form as JSON.
 pub(crate) fn text(form: &str, value: &Value) -> String {
     let mut out = String::new();
-    node(form, value, false).compact(&mut out);
+    node(form, value, &mut { PARTS_MAX }).compact(&mut out);
     out
 }
 
 /// Whether two values are one to the original: an empty list or map is none.
 pub(crate) fn same(form: &str, one: &Value, other: &Value) -> bool {
-    one == other || node(form, one, true) == node(form, other, true)
+    if one == other {
+        return true;
+    }
+    if let Some(form) = form.strip_prefix('*') {
+        return !one.is_null() && !other.is_null() && same(form, one, other);
+    }
+    if let Some(form) = form.strip_prefix("[]") {
+        let (one, other) = (machinery::tree::items(one), machinery::tree::items(other));
+        return one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(form, one, other));
+    }
+    if let Some(form) = form.strip_prefix("{}") {
+        let [one, other] = [one, other].map(|value| value.as_object().filter(|entries| !entries.is_empty()));
+        return match (one, other) {
+            (Some(one), Some(other)) => one.len() == other.len() && one.iter().all(|(key, value)| other.get(key).is_some_and(|other| same(form, value, other))),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+    }
+    let Some(fields) = TYPES.get(form) else { return node(form, one, &mut { 1 }) == node(form, other, &mut { 1 }) };
+    fields.iter().all(|field| {
+        let (one, other) = (field.of(one), field.of(other));
+        match field.omitted_when_empty && (zero(one) || zero(other)) {
+            true => zero(one) && zero(other),
+            false => same(field.form, one, other),
+        }
+    })
 }
 
 /// The lines in which two values differ, with what stands around them, as a unified difference.
 pub(crate) fn difference(form: &str, old: &Value, new: &Value) -> String {
     let lines = |value: &Value| {
         let mut out = String::new();
-        node(form, value, false).indented(0, &mut out);
+        node(form, value, &mut { PARTS_MAX }).indented(0, &mut out);
         out
     };
     difference::unified(&lines(old), &lines(new))
@@ -69,21 +102,21 @@ fn token(value: &Value) -> Node {
     Node::Plain(String::from_utf8_lossy(&json::encode(value)).into_owned())
 }
 
-/// `loose`: what is empty is not told from what is not there.
-fn node(form: &str, value: &Value, loose: bool) -> Node {
+/// `left`: how many parts are still shown; the others are left out.
+fn node(form: &str, value: &Value, left: &mut usize) -> Node {
+    *left = left.saturating_sub(1);
     let nothing = || Node::Plain("null".to_owned());
-    let empty = loose && crate::tree::empty(value);
     if let Some(form) = form.strip_prefix('*') {
-        return if value.is_null() { nothing() } else { node(form, value, loose) };
+        return if value.is_null() { nothing() } else { node(form, value, left) };
     }
     if let Some(form) = form.strip_prefix("[]") {
-        let items = value.as_array().filter(|_| !empty);
-        return items.map_or_else(nothing, |items| Node::List(items.iter().map(|item| node(form, item, loose)).collect()));
+        let Some(items) = value.as_array() else { return nothing() };
+        return Node::List(items.iter().map_while(|item| (*left > 0).then(|| node(form, item, left))).collect());
     }
     if let Some(form) = form.strip_prefix("{}") {
-        let Some(entries) = value.as_object().filter(|_| !empty) else { return nothing() };
+        let Some(entries) = value.as_object() else { return nothing() };
         let entries: BTreeMap<&String, &Value> = entries.iter().collect();
-        return Node::Fields(entries.into_iter().map(|(key, value)| (key.clone(), node(form, value, loose))).collect());
+        return Node::Fields(entries.into_iter().map_while(|(key, value)| (*left > 0).then(|| (key.clone(), node(form, value, left)))).collect());
     }
     match form {
         "s" => token(&Value::from(value.as_str().unwrap_or_default())),
@@ -95,9 +128,9 @@ fn node(form: &str, value: &Value, loose: bool) -> Node {
         }
         "i" | "n" | "t" | "y" | "a" => token(value),
         _ => {
-            let fields = TYPES.get(form).into_iter().flatten().map(|field| (field, field.published.split('/').fold(value, |value, part| &value[part])));
+            let fields = TYPES.get(form).into_iter().flatten().map(|field| (field, field.of(value)));
             let shown = fields.filter(|(field, value)| !field.omitted_when_empty || !zero(value));
-            Node::Fields(shown.map(|(field, value)| (field.shown.to_owned(), node(field.form, value, loose))).collect())
+            Node::Fields(shown.map(|(field, value)| (field.shown.to_owned(), node(field.form, value, left))).collect())
         }
     }
 }

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::volume::{Drivers, Info, Installs};
+use ::volume::{Driver, Drivers, Info, Installs};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, CSINodeSpec, VolumeNodeResources};
@@ -176,14 +176,25 @@ impl CsiNode {
             // The object is there from the start, as upstream's.
             return self.again("CSINode", || async { self.own().await.map(drop) }).await;
         }
+        let mut failed = Vec::new();
         for (name, driver) in all {
-            let held = if self.is_due(&name).await { None } else { self.known.lock().get(&name).map(|(info, _)| info.clone()) };
-            let info = match held {
-                Some(_) if !whole => continue,
-                Some(info) => info,
-                None => driver.info().await.map_err(|e| format!("failed to get NodeGetInfo from driver {name:?}: {e}"))?,
-            };
-            self.install(&name, &info).await?;
+            failed.extend(self.keep(&name, &*driver, whole).await.err());
+        }
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+    }
+
+    /// The same of one driver: none holds up another.
+    async fn keep(&self, name: &str, driver: &dyn Driver, whole: bool) -> Result<(), String> {
+        let held = if self.is_due(name).await { None } else { self.known.lock().get(name).map(|(info, _)| info.clone()) };
+        let (info, asked) = match held {
+            Some(_) if !whole => return Ok(()),
+            Some(info) => (info, false),
+            None => (driver.info().await.map_err(|e| format!("failed to get NodeGetInfo from driver {name:?}: {e}"))?, true),
+        };
+        self.install(name, &info).await?;
+        // Its period begins anew, whether or not it said anything else.
+        if asked && let Some((_, at)) = self.known.lock().get_mut(name) {
+            *at = Instant::now();
         }
         Ok(())
     }

@@ -38,11 +38,11 @@ pub(super) struct Taken {
 
 /// What a pod takes, as far as it is known by then.
 pub(super) async fn of(cx: &Arc<Context>, pod: &Arc<Pod>, until: Instant) -> Taken {
-    let walked = cx.walks.of(cx, pod, STANDS, until).await;
+    // Both at once: a disk that takes all of the time does not take the drivers' too.
+    let (walked, brought) = tokio::join!(cx.walks.of(cx, pod, STANDS, until), tokio::time::timeout_at(until, cx.persistent.stats(pod)));
     let netns = cx.runtime.pod_sandboxes(&PodUid(util::uid(pod).to_owned())).into_iter().find(|s| s.ready).and_then(|s| s.netns);
     let root = cx.config.root_dir.clone();
-    let brought = tokio::time::timeout_at(until, cx.persistent.stats(pod)).await.unwrap_or_default();
-    let brought: Vec<Value> = brought.into_iter().map(|v| super::volumes::summary(util::namespace(pod), v)).collect();
+    let brought: Vec<Value> = brought.unwrap_or_default().into_iter().map(|v| super::volumes::summary(util::namespace(pod), v)).collect();
     util::blocking(move || {
         let mut out = walked.map(|walked| on_disk(&walked, &root)).unwrap_or_default();
         out.volumes.extend(brought);
@@ -83,11 +83,9 @@ pub(super) fn whole(place: &Path) -> Value {
 pub(super) fn device(place: &Path) -> String {
     use std::os::unix::fs::MetadataExt;
     let Ok(number) = std::fs::metadata(place).map(|m| m.dev()) else { return String::new() };
-    let wanted = format!("{}:{}", nix::sys::stat::major(number), nix::sys::stat::minor(number));
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    // … PARENT MAJOR:MINOR ROOT PLACE OPTIONS … - TYPE SOURCE OPTIONS
-    let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some(&wanted));
-    line.and_then(|line| line.split_once(" - ")?.1.split(' ').nth(1)).unwrap_or_default().to_owned()
+    let wanted = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    let found = ::runtime::mounts::all().unwrap_or_default().into_iter().find(|mounted| mounted.device == wanted);
+    found.map(|mounted| mounted.source.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// A file system's figures around what is used of it.

@@ -46,35 +46,9 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
     runtime::tree::remove(dir)
 }
 
-/// Something that is mounted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mounted {
-    /// The file system's number, `major:minor`.
-    pub(super) device: String,
-    /// What of the file system is mounted.
-    pub(super) root: PathBuf,
-    /// Where.
-    pub(super) at: PathBuf,
-    /// What is mounted below it is seen elsewhere too.
-    pub(super) shared: bool,
-}
-
-/// All that is mounted, in the order in which it was.
-pub(super) fn mounts() -> io::Result<Vec<Mounted>> {
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
-    let one = |line: &str| {
-        let mut fields = line.split(' ').skip(2);
-        let (device, root, at) = (fields.next()?.to_owned(), unescape(fields.next()?), unescape(fields.next()?));
-        // Behind the options, up to a dash, stands how it propagates.
-        let shared = fields.skip(1).take_while(|f| *f != "-").any(|f| f.starts_with("shared:"));
-        Some(Mounted { device, root, at, shared })
-    };
-    Ok(text.lines().filter_map(one).collect())
-}
-
 /// Mount points at and below a directory, deepest and latest first. The directory is named by its real path.
 pub fn mounts_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut out: Vec<PathBuf> = mounts()?.into_iter().map(|m| m.at).filter(|p| p.starts_with(dir)).collect();
+    let mut out: Vec<PathBuf> = runtime::mounts::all()?.into_iter().map(|m| m.at).filter(|p| p.starts_with(dir)).collect();
     out.reverse();
     Ok(out)
 }
@@ -83,18 +57,6 @@ pub fn mounts_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
 pub fn is_mountpoint(dir: &Path) -> bool {
     let (Ok(here), Some(Ok(above))) = (fs::metadata(dir), dir.parent().map(fs::metadata)) else { return false };
     here.dev() != above.dev()
-}
-
-/// The octal escapes of mountinfo (proc(5)).
-fn unescape(field: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let (bytes, mut out, mut i) = (field.as_bytes(), Vec::new(), 0);
-    while i < bytes.len() {
-        let octal = field.get(i + 1..i + 4).filter(|_| bytes[i] == b'\\').and_then(|o| u8::from_str_radix(o, 8).ok());
-        out.push(octal.unwrap_or(bytes[i]));
-        i += if octal.is_some() { 4 } else { 1 };
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(out))
 }
 
 #[cfg(test)]
@@ -117,11 +79,5 @@ mod tests {
         assert_eq!(fs::read_to_string(host.join("db")).unwrap(), "precious");
         assert!(!data.exists());
         purge(&link.join("k")).unwrap();
-    }
-
-    #[test]
-    fn mountinfo_escapes_are_bytes() {
-        assert_eq!(unescape("/a\\040b\\134c"), PathBuf::from("/a b\\c"));
-        assert_eq!(unescape("/\u{fc}"), PathBuf::from("/\u{fc}"));
     }
 }

@@ -295,7 +295,7 @@ impl<'a> Seed<'a> {
                     let node = self.at.field(&field.name, self.ty);
                     let in_meta = self.in_meta || object.name == OBJECT_META;
                     let seed = Seed { ty: self.ty.to(field.ty), at: &node, cx: self.cx, owner: object.go_name(), go_type: &field.go_type, in_meta };
-                    if self.is_embedded(object) && matches!(field.name.as_ref(), "apiVersion" | "kind" | "metadata") {
+                    if matches!(field.name.as_ref(), "apiVersion" | "kind" | "metadata") && self.is_embedded(object) {
                         let value = map.next_value_seed(AnySeed { at: &node, cx: self.cx })?;
                         out.insert(field.name.clone().into_owned(), self.coerced(seed, value)?);
                         continue;

@@ -189,7 +189,7 @@ impl Patch {
         if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk().filter(|_| !ty.schema.is_lenient())) {
             let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
             let (version, kind) = (given("apiVersion"), given("kind"));
-            if version.is_empty() && !kind.is_empty() && !ty.schema.is_lenient() {
+            if version.is_empty() && !kind.is_empty() {
                 // Upstream reads it as the kind without a version, which has no metadata.
                 let name = old["metadata"]["name"].as_str().unwrap_or_default();
                 return Err(Status::bad_request(format!("the name of the object ({name} based on URL) was undeterminable: name must be provided")));

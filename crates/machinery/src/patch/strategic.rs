@@ -132,7 +132,7 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
         let bad = || BAD_ORDER.to_owned();
         let order = match patch.remove(&directive) {
             Some(Value::Array(order)) => order,
-            Some(other) => return Err(format!("expected a []interface {{}}, but received a {}", go_type(&other))),
+            Some(other) => return Err(format!("expected a []interface {{}}, but received a {}", crate::tree::go_type(&other))),
             None => continue,
         };
         let name = &directive[SET_ORDER.len()..];
@@ -171,19 +171,6 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
         original.insert(name.to_owned(), Value::Array(ordered));
     }
     Ok(())
-}
-
-/// What Go calls the type of a decoded value.
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
 }
 
 /// The elements of the patch must come in the order that the directive names.

@@ -71,9 +71,10 @@ fn one(dir: &File, name: &CStr, group: u32) -> io::Result<()> {
         Err(Errno::ENOENT) => return Ok(()),
         file => File::from(file?),
     };
+    // Before it is given: the kernel takes setuid and setgid from a file that is, and the original gives them back.
+    let meta = file.metadata()?;
     let empty: &CStr = c"";
     let _ = fchownat(&file, empty, None, Some(Gid::from_raw(group)), AtFlags::AT_EMPTY_PATH);
-    let meta = file.metadata()?;
     if meta.file_type().is_symlink() {
         return Ok(());
     }

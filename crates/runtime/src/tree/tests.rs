@@ -283,3 +283,16 @@ fn a_tree_is_given_to_a_group_by_handle_and_the_top_at_last() {
     assert_eq!(done.into_inner(), 4);
     assert!(!is_not_given(&top, 4711) && is_not_given(&top, 4712));
 }
+
+#[test]
+fn who_is_given_a_program_keeps_its_setuid() {
+    let place = Place::new();
+    let top = place.dir("top");
+    for (name, mode) in [("top/u", 0o4755), ("top/g", 0o2755)] {
+        place.file(name, "x");
+        fs::set_permissions(place.at(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    give(&top, 4711, &Default::default(), &Default::default()).unwrap();
+    let seen = |name: &str| fs::metadata(place.at(name)).map(|m| (m.gid(), m.mode() & 0o7777)).unwrap();
+    assert_eq!((seen("top/u"), seen("top/g")), ((4711, 0o4775), (4711, 0o2775)));
+}

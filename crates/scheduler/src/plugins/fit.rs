@@ -46,7 +46,7 @@ impl Fit {
         let mut counted = asked.clone();
         counted.scalar.retain(|name, _| {
             let group = name.split('/').next().unwrap_or_default();
-            !is_extended(name) || !(self.ignored.contains(name) || self.ignored_groups.iter().any(|g| g == group))
+            !(self.ignored.contains(name) || self.ignored_groups.iter().any(|g| g == group)) || !is_extended(name)
         });
         counted
     }
@@ -94,8 +94,7 @@ impl Plugin for Fit {
     }
 
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
-        let asked = self.counted(&pod.requested);
-        let fits_alone = |node: &NodeInfo| node.allowed_pods > 0 && lacking(&asked, &NodeInfo::new(node.node.clone())).is_empty();
+        let fits_alone = |node: &NodeInfo| node.allowed_pods > 0 && lacking(&self.counted(&pod.requested), &NodeInfo::new(node.node.clone())).is_empty();
         match change {
             Change::NodeAdded(node) => fits_alone(node),
             Change::NodeUpdated { old, new } => {

@@ -1,5 +1,6 @@
 //! `nodeSelector` and node affinity, required and preferred; and what the configuration adds for all pods.
 
+use k8s_openapi::api::core::v1::Node;
 use machinery::placement::{NodeSelector, Preferred};
 
 use crate::config::raw::AffinityArgs;
@@ -56,17 +57,13 @@ impl Plugin for NodeAffinity {
     }
 
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
-        if let Change::NodeAdded(new) | Change::NodeUpdated { new, .. } = change
-            && self.added.as_ref().is_some_and(|added| !added.matches(rules::place(&new.node)))
-        {
-            return false;
-        }
+        let allows = |node: &Node| {
+            let place = rules::place(node);
+            self.added.as_ref().is_none_or(|added| added.matches(place)) && pod.wants.required.allows(place)
+        };
         match change {
-            Change::NodeAdded(node) => pod.wants.required.allows(rules::place(&node.node)),
-            Change::NodeUpdated { old, new } => {
-                let required = &pod.wants.required;
-                !required.allows(rules::place(old)) && required.allows(rules::place(&new.node))
-            }
+            Change::NodeAdded(new) => allows(&new.node),
+            Change::NodeUpdated { old, new } => !allows(old) && allows(&new.node),
             // Only a gated pod's selectors can change, and it was not looked at yet.
             _ => false,
         }

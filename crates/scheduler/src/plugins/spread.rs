@@ -118,15 +118,16 @@ impl Plugin for PodTopologySpread {
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
         if !has_own(pod) {
             // Its like is not known here: what may change it lets it be looked at again.
-            return matches!(
-                change,
+            return match change {
                 Change::NodeAdded(_)
-                    | Change::NodeUpdated { .. }
-                    | Change::NodeRemoved(_)
-                    | Change::PodPlaced(_)
-                    | Change::PodGone(_)
-                    | Change::PodUpdated { .. }
-            );
+                | Change::NodeUpdated { .. }
+                | Change::NodeRemoved(_)
+                | Change::PodPlaced(_)
+                | Change::PodGone(_)
+                | Change::PodUpdated { .. } => true,
+                Change::Own { old } => old.labels() != pod.labels(),
+                _ => false,
+            };
         }
         let constraints = &pod.wants.spread;
         let concerns = |other: &PodInfo| other.pod.namespace() == pod.pod.namespace() && constraints.iter().any(|c| c.selects(other.labels()));

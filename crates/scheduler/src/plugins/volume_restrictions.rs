@@ -24,13 +24,8 @@ impl Alone<'_> {
         if other.pod.namespace() != self.pod.pod.namespace() {
             return 0;
         }
-        i64::try_from(named(other).filter(|name| self.claims.contains(name)).count()).unwrap_or(i64::MAX)
+        i64::try_from(other.named_claims().filter(|name| self.claims.contains(name)).count()).unwrap_or(i64::MAX)
     }
-}
-
-/// The claims that a pod names itself.
-fn named(pod: &PodInfo) -> impl Iterator<Item = String> + '_ {
-    pod.claims().filter(|(_, own)| !own).map(|(name, _)| name)
 }
 
 fn disks(pod: &PodInfo) -> impl Iterator<Item = &Volume> {
@@ -76,7 +71,7 @@ impl Plugin for VolumeRestrictions {
 
     fn prepare<'a>(&self, cycle: &Cycle<'a>) -> Prepared<'a> {
         let mut claims = BTreeSet::new();
-        for name in named(cycle.pod) {
+        for name in cycle.pod.named_claims() {
             let Some(claim) = cycle.snapshot.world.claims.get(cycle.pod.pod.namespace(), &name) else {
                 return Prepared::Reject(Rejection::unresolvable(format!("persistentvolumeclaim {name:?} not found")));
             };
@@ -97,8 +92,10 @@ impl Plugin for VolumeRestrictions {
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
         match change {
             Change::NodeAdded(_) => true,
-            Change::PodGone(gone) => gone.pod.namespace() == pod.pod.namespace() && (conflicts(pod, gone) || named(gone).any(|a| named(pod).any(|b| a == b))),
-            Change::Claim(Turn { old: None, new }) => new.namespace() == pod.pod.namespace() && named(pod).any(|name| name == new.name()),
+            Change::PodGone(gone) => {
+                gone.pod.namespace() == pod.pod.namespace() && (conflicts(pod, gone) || gone.named_claims().any(|a| pod.named_claims().any(|b| a == b)))
+            }
+            Change::Claim(Turn { old: None, new }) => new.namespace() == pod.pod.namespace() && pod.named_claims().any(|name| name == new.name()),
             _ => false,
         }
     }

@@ -40,15 +40,10 @@ fn places_of(volume: &PersistentVolume) -> Vec<Place> {
     LABELS.into_iter().filter_map(place).collect()
 }
 
-/// The claims that a pod names itself.
-fn named(pod: &PodInfo) -> impl Iterator<Item = String> + '_ {
-    pod.claims().filter(|(_, own)| !own).map(|(name, _)| name)
-}
-
 /// Where the pod's volumes are; or why no node at all does.
 fn places(pod: &PodInfo, world: &World) -> Result<Vec<Place>, String> {
     let mut places = Vec::new();
-    for name in named(pod) {
+    for name in pod.named_claims() {
         let claim = world.claims.get(pod.pod.namespace(), &name).ok_or_else(|| format!("persistentvolumeclaim {name:?} not found"))?;
         match claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default() {
             "" => {
@@ -89,7 +84,7 @@ impl Plugin for VolumeZone {
         match change {
             Change::NodeAdded(_) => true,
             Change::NodeUpdated { old, new } => old.metadata.labels != new.node.metadata.labels,
-            Change::Claim(Turn { new, .. }) => new.namespace() == pod.pod.namespace() && named(pod).any(|name| name == new.name()),
+            Change::Claim(Turn { new, .. }) => new.namespace() == pod.pod.namespace() && pod.named_claims().any(|name| name == new.name()),
             Change::Class(Turn { old, new }) => old.is_none() && new.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"),
             Change::Volume(Turn { old, new }) => old.is_none_or(|old| places_of(old) != places_of(new)),
             _ => false,

@@ -360,7 +360,7 @@ impl Scheduler {
         steps.iter().for_each(|step| step.assume(&mut self.world));
         self.cache.assume(pod.clone(), name);
         // It is there now, and no longer one that waits for the node.
-        self.nominate(&uid, None);
+        self.give_back(&uid, name);
         let undertaking = Arc::new(Undertaking::default());
         if !steps.is_empty() {
             self.under_way.insert(uid.clone(), undertaking.clone());

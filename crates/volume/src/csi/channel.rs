@@ -17,6 +17,7 @@ use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::net::UnixStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::driver::{Code, Failure};
 
@@ -58,21 +59,13 @@ impl Channel {
         settings.max_header_list_size(HEADERS_BYTES_MAX);
         let (mut sender, connection) = settings.handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))?;
         // It ends with the call: whoever goes away in between takes it along.
-        let connection = Task(tokio::spawn(connection));
+        let connection = AbortOnDropHandle::new(tokio::spawn(connection));
         let request = head(method, within, Full::new(framed(request)))?;
         let lost = |e: hyper::Error| Failure::new(Code::Unavailable, format!("error reading from server: {e}"));
         let answer = sender.send_request(request).await.map_err(lost)?;
         let answer = read(answer).await;
         drop(connection);
         answer
-    }
-}
-
-struct Task<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for Task<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -192,9 +192,10 @@ impl Meeting {
             return Err(why);
         }
         if let Err(why) = self.notify(&channel, None).await {
-            self.driver.lock().take();
             forget(&self.registered, &self.drivers, &self.socket, &info.name);
             self.installs.uninstall(&info.name).await;
+            // At last: whoever ends this task in the middle undoes it.
+            self.driver.lock().take();
             return Err(format!("RegisterPlugin error -- failed to send registration status at socket {at}, err: {why}"));
         }
         tracing::info!(driver = info.name, endpoint = %endpoint.display(), "a driver of volumes has come");
@@ -236,6 +237,8 @@ impl Meeting {
         // Before it is done: whoever ends this task in the middle undoes it.
         *self.driver.lock() = Some(name.to_owned());
         if let Err(why) = self.installs.install(name, &info).await {
+            // Half of it may be there.
+            self.installs.uninstall(name).await;
             self.driver.lock().take();
             return Err(why);
         }

@@ -1,48 +1,14 @@
 //! The host's mounts, as the kernel lists them.
 
-use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use runtime::mounts::{Mounted, all};
 
 /// Mounts on one another at one place at most: each try adds one.
 const STACKED_MAX: usize = 1000;
-
-/// A mount of the list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mounted {
-    pub(super) at: PathBuf,
-    /// Major and minor number of what is mounted.
-    pub(super) device: (u64, u64),
-    pub(super) readonly: bool,
-}
-
-fn parse(line: &str) -> Option<Mounted> {
-    let mut words = line.split(' ').skip(2);
-    let (major, minor) = words.next()?.split_once(':')?;
-    let at = unescape(words.nth(1)?);
-    let readonly = words.next()?.split(',').any(|option| option == "ro");
-    Some(Mounted { at, device: (major.parse().ok()?, minor.parse().ok()?), readonly })
-}
-
-/// The octal escapes of mountinfo (proc(5)).
-fn unescape(text: &str) -> PathBuf {
-    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        bytes.push(octal.unwrap_or(*first));
-        rest = if octal.is_some() { &after[3..] } else { after };
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
-}
-
-/// All, the latest last.
-pub(super) fn all() -> io::Result<Vec<Mounted>> {
-    Ok(fs::read_to_string("/proc/self/mountinfo")?.lines().filter_map(parse).collect())
-}
 
 /// The kernel names places by their real paths. What is mounted there may not answer: only what is above is looked at.
 fn real(path: &Path) -> io::Result<PathBuf> {
@@ -123,14 +89,6 @@ pub(super) fn options(options: &[String]) -> (MsFlags, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_is_read_with_its_escapes() {
-        let line = r"36 35 98:0 /mnt1 /mnt/a\040b\134c rw,noatime master:1 - ext4 /dev/root rw,errors=continue";
-        assert_eq!(parse(line), Some(Mounted { at: PathBuf::from(r"/mnt/a b\c"), device: (98, 0), readonly: false }));
-        assert!(parse("36 35 7:11 / /x ro,relatime - ext4 /dev/loop11 rw").unwrap().readonly);
-        assert_eq!(parse("nonsense"), None);
-    }
 
     #[test]
     fn options_are_flags_or_the_file_systems() {

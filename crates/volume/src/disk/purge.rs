@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, umount2};
 use runtime::block::{self, FileId, LOOP_MAJOR, Loop};
 
-use super::{mounts, store};
+use super::store;
 
 /// Somebody who looks at devices (udev) may have one open for a moment: until then it is only marked. For so long that is waited for,
 /// and so often looked at.
@@ -28,7 +28,7 @@ pub fn purge(dir: &Path) -> io::Result<usize> {
     let devices: Vec<u32> = block::attached(store::IMAGE)?.into_iter().filter(|(_, file)| images.contains_key(file)).map(|(number, _)| number).collect();
     // The latest first: mounts may lie on one another. Of a device without a file system it is the file that is mounted: its own
     // place is the kubelet's, which has taken it away.
-    for mounted in mounts::all()?.iter().rev() {
+    for mounted in runtime::mounts::all()?.iter().rev() {
         if mounted.device.0 == LOOP_MAJOR && devices.iter().any(|number| u64::from(*number) == mounted.device.1) {
             umount2(&mounted.at, MntFlags::MNT_DETACH)?;
         }

@@ -70,7 +70,7 @@ impl Place {
     }
 
     fn mounts(&self) -> usize {
-        mounts::all().unwrap().iter().filter(|m| m.at.starts_with(&self.dir)).count()
+        runtime::mounts::all().unwrap().iter().filter(|m| m.at.starts_with(&self.dir)).count()
     }
 
     #[track_caller]
@@ -81,7 +81,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        for mounted in mounts::all().unwrap_or_default().iter().rev().filter(|m| m.at.starts_with(&self.dir)) {
+        for mounted in runtime::mounts::all().unwrap_or_default().iter().rev().filter(|m| m.at.starts_with(&self.dir)) {
             let _ = nix::mount::umount2(&mounted.at, nix::mount::MntFlags::MNT_DETACH);
         }
         let _ = purge(&self.volumes());

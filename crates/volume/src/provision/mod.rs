@@ -196,7 +196,7 @@ impl Provisioner {
         let volume = claim.spec.as_ref().and_then(|s| self.volumes.get("", s.volume_name.as_deref()?));
         match change {
             Delta::Deleted(_) => self.forget_growth(claim.uid()),
-            _ if volume.is_some_and(|volume| is_ours(&volume)) => queue.add(Key::Growth(claim.key())),
+            _ if !is_aside(change) && volume.is_some_and(|volume| is_ours(&volume)) => queue.add(Key::Growth(claim.key())),
             _ => {}
         }
     }
@@ -290,6 +290,16 @@ impl Drop for Given {
 fn is_ours(volume: &PersistentVolume) -> bool {
     let driver = volume.spec.as_ref().and_then(|s| s.csi.as_ref()).is_some_and(|csi| csi.driver == disk::NAME);
     driver && volume.annotation(PROVISIONED_BY).is_none_or(|by| by == disk::NAME)
+}
+
+/// Whether an update says nothing of a claim's size: what growing itself writes is not to call it again before its pause is over
+/// (external-resizer, `updatePVC`).
+fn is_aside(change: &Delta<PersistentVolumeClaim>) -> bool {
+    let Delta::Updated { old, new } = change else { return false };
+    let of = |claim: &PersistentVolumeClaim| {
+        (claim.spec.clone(), claim.status.as_ref().map(|s| (s.phase.clone(), s.capacity.clone(), s.allocated_resource_statuses.clone())))
+    };
+    old.resource_version() != new.resource_version() && of(old) == of(new)
 }
 
 /// Who is to provision a claim, as the binder noted it.

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use client::{Informer, Informers, Meta, ObjectKey};
-use k8s_openapi::api::core::v1::{ContainerStatus, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 
 use super::names::{self, Volume};
 use super::plan::Found;
 use crate::pods;
+use crate::volume::{index_claims, is_through, pods_of};
 
-/// Indexes: pods by claim, volumes by what nodes call them, attachments by node and by PersistentVolume, nodes by what they report.
-const BY_CLAIM: &str = "attach/claim";
+/// Indexes: volumes by what nodes call them, attachments by node and by PersistentVolume, nodes by what they report.
 const BY_NAME: &str = "attach/name";
 const BY_NODE: &str = "attach/node";
 const BY_VOLUME: &str = "attach/volume";
@@ -55,7 +55,8 @@ impl Facts {
     }
 
     pub(super) fn index(&self) {
-        self.pods.add_index(BY_CLAIM, names::claims);
+        pods::index_node(&self.pods);
+        index_claims(&self.pods);
         self.volumes.add_index(BY_NAME, |volume| Volume::of(volume).map(|v| v.name()).into_iter().collect());
         self.attachments.add_index(BY_NODE, |attachment| vec![attachment.spec.node_name.clone()]);
         self.attachments.add_index(BY_VOLUME, |attachment| attachment.spec.source.persistent_volume_name.clone().into_iter().collect());
@@ -80,8 +81,7 @@ impl Facts {
         }
         for persistent in self.persistent(volume) {
             let Some(claim) = self.claim_of(&persistent) else { continue };
-            let users = self.pods.by_index(BY_CLAIM, &format!("{}/{}", claim.namespace(), claim.name()));
-            for pod in users.into_iter().filter(|pod| !is_over(pod) && may_use(pod, &claim)) {
+            for pod in pods_of(&self.pods, &claim.key()).into_iter().filter(|pod| !is_through(pod) && may_use(pod, &claim)) {
                 let node = pods::node_name(&pod).to_owned();
                 if self.nodes.get("", &node).is_some_and(|n| n.annotation(MANAGED).is_some()) {
                     wanted.pods.entry(node).or_default().push(pod);
@@ -181,21 +181,10 @@ pub(super) fn is_same(old: &Node, new: &Node) -> bool {
         && is_ready(old) == is_ready(new)
         && is_out_of_service(old) == is_out_of_service(new)
         && is_managed(old) == is_managed(new)
-        && old.uid() == new.uid()
 }
 
 pub(super) fn is_managed(node: &Node) -> bool {
     node.annotation(MANAGED).is_some()
-}
-
-/// Whether a pod uses its volumes no more (upstream `IsPodTerminated`).
-pub(super) fn is_over(pod: &Pod) -> bool {
-    let rests = |statuses: &Option<Vec<ContainerStatus>>| {
-        statuses.iter().flatten().all(|s| s.state.as_ref().is_some_and(|state| state.terminated.is_some() || state.waiting.is_some()))
-    };
-    let all_rest =
-        pod.status.as_ref().is_none_or(|s| [&s.init_container_statuses, &s.container_statuses, &s.ephemeral_container_statuses].into_iter().all(rests));
-    pods::is_terminal(pod) || (pod.is_deleting() && all_rest)
 }
 
 /// A claim that is made for a pod serves that pod alone.

@@ -31,6 +31,7 @@ use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use parking_lot::Mutex;
 
 use crate::pods;
+use crate::volume::is_through;
 use crate::work::{Controller, Cx, Step};
 use facts::Facts;
 use names::Volume;
@@ -120,7 +121,7 @@ impl Attaching {
     fn heard_pod(&self, queue: &WorkQueue<Key>, change: &Delta<Pod>) {
         if let Delta::Updated { old, new } = change
             && pods::node_name(old) == pods::node_name(new)
-            && facts::is_over(old) == facts::is_over(new)
+            && is_through(old) == is_through(new)
             && !Arc::ptr_eq(old, new)
         {
             return;

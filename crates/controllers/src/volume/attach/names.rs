@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use client::Meta;
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use sha2::{Digest, Sha256};
 
@@ -51,14 +50,6 @@ impl Volume {
 pub(super) fn is_exclusive(volume: &PersistentVolume) -> bool {
     let modes = volume.spec.as_ref().and_then(|s| s.access_modes.as_deref()).unwrap_or_default();
     !modes.is_empty() && !modes.iter().any(|mode| mode == "ReadWriteMany" || mode == "ReadOnlyMany")
-}
-
-/// The claims of a pod that is on a node, as `NAMESPACE/NAME`; an index.
-pub(super) fn claims(pod: &Pod) -> Vec<String> {
-    if crate::pods::node_name(pod).is_empty() {
-        return Vec::new();
-    }
-    claim_names(pod).map(|(name, _)| format!("{}/{name}", pod.namespace())).collect()
 }
 
 /// The claims of a pod, and whether each is made for it.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::super::usage::{self, Link};
-use super::{Answer, Families, Family, Kind, Measured, exposed, measure};
+use super::{Answer, Families, Family, Kind, Measured, exposed, measure, seconds};
 use crate::cri::{BlockDevice, Detail, Reading, Stats, Throughput};
 use crate::pod::Context;
 use crate::pod::manager::Pods;
@@ -28,15 +28,11 @@ const fn gauge(name: &'static str, help: &'static str) -> Family {
     Family::new(name, Kind::Gauge, help)
 }
 
-fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
-}
-
 fn seconds_of_us(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
-const ROWS: [Row; 40] = [
+const ROWS: [Row; 38] = [
     (counter("container_cpu_user_seconds_total", "Cumulative user cpu time consumed in seconds."), |_, d| Some(seconds(d.cpu_user_ns))),
     (counter("container_cpu_system_seconds_total", "Cumulative system cpu time consumed in seconds."), |_, d| Some(seconds(d.cpu_system_ns))),
     (counter("container_cpu_cfs_periods_total", "Number of elapsed enforcement period intervals."), |_, d| {
@@ -117,11 +113,11 @@ const ROWS: [Row; 40] = [
     (counter("container_pressure_io_waiting_seconds_total", "Total time duration tasks in the container have waited due to IO congestion."), |s, _| {
         s.pressure.map(|p| seconds_of_us(p.io.some.total_us))
     }),
-    (gauge("container_spec_memory_limit_bytes", "Memory limit for the container."), |s, _| Some(s.memory_limit_bytes.unwrap_or(0) as f64)),
-    (gauge("container_spec_memory_swap_limit_bytes", "Memory swap limit for the container."), |s, _| Some(s.swap_limit_bytes.unwrap_or(0) as f64)),
 ];
 /// What a cgroup was given, told without a time.
-const SPECS: [Row; 4] = [
+const SPECS: [Row; 6] = [
+    (gauge("container_spec_memory_limit_bytes", "Memory limit for the container."), |s, _| Some(s.memory_limit_bytes.unwrap_or(0) as f64)),
+    (gauge("container_spec_memory_swap_limit_bytes", "Memory swap limit for the container."), |s, _| Some(s.swap_limit_bytes.unwrap_or(0) as f64)),
     (gauge("container_spec_memory_reservation_limit_bytes", "Memory reservation limit for the container."), |_, d| Some(d.memory_reservation_bytes as f64)),
     (gauge("container_spec_cpu_period", "CPU period of the container."), |_, d| Some(d.cpu_period_us as f64)),
     (gauge("container_spec_cpu_quota", "CPU quota of the container."), |_, d| d.cpu_quota_us.map(|quota| quota as f64)),
@@ -253,29 +249,30 @@ fn families(cx: &Context, measured: &Measured, host: &Host) -> Families {
         out.add(family, &top.labels(&[("device", &host.device)]), value as f64, Some(at));
     }
     links(&mut out, &top, host.links.iter().filter(|link| usage::is_the_node_s(&link.name)), at);
-    let whole = |reading: &Reading| (reading.stats, reading.detail.clone().unwrap_or_default());
+    let none = Detail::default();
     for (path, reading) in &measured.classes {
-        let (stats, detail) = whole(reading);
-        group(&mut out, &Of { id: path, ..Of::default() }, (&stats, &detail), (cx.started, at), &host.disks);
+        group(&mut out, &Of { id: path, ..Of::default() }, whole(reading, &none), (cx.started, at), &host.disks);
     }
     for (pod, own) in measured.pods.iter().zip(&host.of_pods) {
         let path = cx.cgroups.pod_path(&pod.pod);
         let of = Of { id: &path, namespace: util::namespace(&pod.pod), pod: util::name(&pod.pod), ..Of::default() };
         if let Some(reading) = &pod.cgroup {
-            let (stats, detail) = whole(reading);
             let since = pod.sandbox.as_ref().map_or(cx.started, |s| s.created);
-            group(&mut out, &of, (&stats, &detail), (since, at), &host.disks);
+            group(&mut out, &of, whole(reading, &none), (since, at), &host.disks);
         }
         links(&mut out, &of, own.iter(), at);
         for one in &pod.containers {
             let (container, id) = (&one.container, format!("{path}/{}", one.container.id));
             let of = Of { id: &id, name: &container.id.0, image: &container.image, container: &container.name, ..of };
-            let (stats, detail) = whole(&one.reading);
-            group(&mut out, &of, (&stats, &detail), (one.started(), at), &host.disks);
+            group(&mut out, &of, whole(&one.reading, &none), (one.started(), at), &host.disks);
         }
     }
     SCRAPE_ERRORS.iter().for_each(|family| out.add(family, &[], 0.0, None));
     out
+}
+
+fn whole<'r>(reading: &'r Reading, none: &'r Detail) -> (&'r Stats, &'r Detail) {
+    (&reading.stats, reading.detail.as_ref().unwrap_or(none))
 }
 
 /// All of one cgroup, begun and measured at these times.
@@ -283,8 +280,6 @@ fn group(out: &mut Families, of: &Of<'_>, (stats, detail): (&Stats, &Detail), (s
     let (labels, when) = (of.labels(&[]), Some(at));
     for (family, value) in &ROWS {
         if let Some(value) = value(stats, detail) {
-            // What it was given has no time.
-            let when = when.filter(|_| !family.name.starts_with("container_spec_"));
             out.add(family, &labels, value, when);
         }
     }

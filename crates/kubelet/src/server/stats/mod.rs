@@ -105,6 +105,11 @@ const RUNNING_PODS: Family = Family::new("kubelet_running_pods", Kind::Gauge, "[
 const RUNNING_CONTAINERS: Family = Family::new("kubelet_running_containers", Kind::Gauge, "[BETA] Number of containers currently running");
 const DESIRED_PODS: Family = Family::new("kubelet_desired_pods", Kind::Gauge, "[BETA] The number of pods the kubelet is being instructed to run.");
 
+/// Seconds of nanoseconds.
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
 /// `GET /metrics`: what the kubelet itself counts, and what it tells of volumes.
 pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods, volumes: &str) -> Answer {
     let count = |number: usize| number as f64;

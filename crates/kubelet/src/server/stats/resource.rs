@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Answer, Families, Family, Kind, Measured, exposed, measure};
+use super::{Answer, Families, Family, Kind, Measured, exposed, measure, seconds};
 use crate::cri::Stats;
 use crate::pod::Context;
 use crate::pod::manager::Pods;
@@ -31,11 +31,6 @@ const ERRORS: [Family; 2] = [
 
 pub(crate) async fn metrics(cx: &Arc<Context>, pods: &Pods) -> Answer {
     exposed(families(&measure(cx, pods, false).await))
-}
-
-/// Seconds of nanoseconds.
-fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
 }
 
 fn families(measured: &Measured) -> Families {

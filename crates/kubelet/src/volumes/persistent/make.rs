@@ -99,8 +99,7 @@ impl Persistent {
     }
 
     fn target(&self, job: &Job) -> PathBuf {
-        let (places, name) = (&self.0.places, &job.spec.name);
-        if job.spec.block { places.published_device(&job.uid.0, name) } else { places.published(&job.uid.0, name) }
+        self.0.places.target(&job.uid.0, &job.spec.name, job.spec.block)
     }
 
     fn staging(&self, job: &Job) -> PathBuf {
@@ -253,9 +252,7 @@ impl Persistent {
     /// A driver says that it has published nothing.
     async fn clear_published(&self, job: &Job, target: &std::path::Path) {
         let (at, block, link) = (target.to_owned(), job.spec.block, self.0.places.device_link(&job.uid.0, &job.spec.name));
-        let cleared =
-            util::blocking(move || if block { place::clear_device(&at).and_then(|()| place::absent(std::fs::remove_file(&link))) } else { place::clear(&at) });
-        match cleared.await {
+        match util::blocking(move || place::clear_published(&at, block.then_some(link.as_path()))).await {
             Ok(()) => drop(job.change(|mine| mine.published = Step::Nothing)),
             Err(error) => tracing::warn!(volume = job.slot.key, %error, "the place of a volume that was not published stays"),
         }

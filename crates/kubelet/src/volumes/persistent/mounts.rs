@@ -5,18 +5,20 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, umount2};
 
+use ::runtime::mounts::{self, Mounted};
+
 use crate::volumes::removal;
 
 /// Whether something is mounted at this very place. The kernel is asked and not the place: a file system that hangs answers nobody.
 pub(super) fn is_mounted(at: &Path) -> io::Result<bool> {
     let real = real(at);
-    Ok(removal::mounts()?.iter().any(|m| m.at == real))
+    Ok(mounts::all()?.iter().any(|m| m.at == real))
 }
 
 /// Where else what is mounted at a place is mounted, below a directory.
 pub(super) fn others(at: &Path, below: &Path) -> io::Result<Vec<PathBuf>> {
     let (real, below) = (real(at), real(below));
-    let all = removal::mounts()?;
+    let all = mounts::all()?;
     let Some(own) = all.iter().rev().find(|m| m.at == real) else { return Ok(Vec::new()) };
     Ok(all.iter().filter(|m| m.device == own.device && m.root == own.root && m.at != real && m.at.starts_with(&below)).map(|m| m.at.clone()).collect())
 }
@@ -27,11 +29,14 @@ fn real(at: &Path) -> PathBuf {
     parent.canonicalize().map_or_else(|_| at.to_owned(), |parent| parent.join(name))
 }
 
+/// The mount in which a path lies: the deepest, of these the latest.
+fn over<'m>(all: &'m [Mounted], at: &Path) -> Option<&'m Mounted> {
+    all.iter().enumerate().filter(|(_, m)| at.starts_with(&m.at)).max_by_key(|(i, m)| (m.at.components().count(), *i)).map(|(_, m)| m)
+}
+
 /// Whether what is mounted below a directory is seen elsewhere: whether the mount in which it lies is shared.
 pub(super) fn is_shared(dir: &Path) -> io::Result<bool> {
-    let all = removal::mounts()?;
-    let over = all.iter().enumerate().filter(|(_, m)| dir.starts_with(&m.at)).max_by_key(|(i, m)| (m.at.components().count(), *i));
-    Ok(over.is_some_and(|(_, m)| m.shared))
+    Ok(over(&mounts::all()?, dir).is_some_and(|m| m.shared))
 }
 
 /// What is mounted below a directory, itself not counted.
@@ -51,12 +56,9 @@ pub(super) fn unmount_below(dir: &Path) -> io::Result<()> {
 /// Where a directory, or what is mounted there, is mounted below another.
 pub(super) fn of_tree(source: &Path, below: &Path) -> io::Result<Vec<PathBuf>> {
     let (source, below) = (source.canonicalize()?, real(below));
-    let all = removal::mounts()?;
-    // The mount in which the directory lies, and the directory's path within its file system.
-    let Some(over) = all.iter().enumerate().filter(|(_, m)| source.starts_with(&m.at)).max_by_key(|(i, m)| (m.at.components().count(), *i)) else {
-        return Ok(Vec::new());
-    };
-    let over = over.1;
+    let all = mounts::all()?;
+    let Some(over) = over(&all, &source) else { return Ok(Vec::new()) };
+    // The directory's path within its file system.
     let Ok(within) = source.strip_prefix(&over.at) else { return Ok(Vec::new()) };
     let root = if within.as_os_str().is_empty() { over.root.clone() } else { over.root.join(within) };
     Ok(all.iter().filter(|m| m.device == over.device && m.root == root && m.at.starts_with(&below)).map(|m| m.at.clone()).collect())

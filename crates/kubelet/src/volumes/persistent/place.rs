@@ -77,6 +77,11 @@ impl Places {
         self.plugin().join(driver).join(sha256(handle)).join("globalmount")
     }
 
+    /// Where a volume is for a pod: a mount, or the file that is the device.
+    pub(super) fn target(&self, uid: &str, name: &str, block: bool) -> PathBuf {
+        if block { self.published_device(uid, name) } else { self.published(uid, name) }
+    }
+
     /// Where a volume is published for a pod.
     pub(super) fn published(&self, uid: &str, name: &str) -> PathBuf {
         self.pods().join(uid).join("volumes/kubernetes.io~csi").join(name).join("mount")
@@ -248,6 +253,14 @@ pub(super) fn clear_device(at: &Path) -> io::Result<()> {
         return Ok(());
     }
     remove_place(at)
+}
+
+/// Removes the place where a volume was for a pod; `link`: of a device, by what the pod's directory tells of it.
+pub(super) fn clear_published(at: &Path, link: Option<&Path>) -> io::Result<()> {
+    match link {
+        Some(link) => clear_device(at).and_then(|()| absent(fs::remove_file(link))),
+        None => clear(at),
+    }
 }
 
 /// Removes what is kept of a device that nobody has.

@@ -49,7 +49,7 @@ impl Persistent {
             (mine, state.driver.clone(), state.handle.clone())
         };
         if mine.published != Step::Nothing {
-            let target = if mine.block { self.0.places.published_device(&uid.0, &mine.name) } else { self.0.places.published(&uid.0, &mine.name) };
+            let target = self.0.places.target(&uid.0, &mine.name, mine.block);
             if let Some(mine) = slot.state.lock().pods.get_mut(&uid) {
                 // Whoever begins anew in between publishes again.
                 mine.published = Step::Perhaps;
@@ -59,9 +59,7 @@ impl Persistent {
             let found = self.0.drivers.get(&driver).ok_or_else(|| told(step, rpc(&not_registered(&driver))))?;
             ends(found.unpublish(&handle, &target)).await.map_err(|f| told(step, rpc(&f)))?;
             let (block, link) = (mine.block, self.0.places.device_link(&uid.0, &mine.name));
-            let cleared = util::blocking(move || {
-                if block { place::clear_device(&target).and_then(|()| place::absent(std::fs::remove_file(&link))) } else { place::clear(&target) }
-            });
+            let cleared = util::blocking(move || place::clear_published(&target, block.then_some(link.as_path())));
             cleared.await.map_err(|e| told(step, e.to_string()))?;
         }
         slot.state.lock().pods.remove(&uid);

@@ -2,14 +2,14 @@
 //!
 //! Where a thing may stand by itself or be referred to, a message of two chooses: 1 the thing, 2 the reference.
 
-use super::{Message, additional, any, double, each, fields, flag, integer, map, message, named, requirement, text, texts};
+use super::{Message, additional, any, double, each, fields, flag, integer, map, message, requirement, text, texts};
 use crate::{Value, proto::wire};
 
 const DOCUMENT: Message = Message(
     &[
         ("openapi", 1, text),
         ("info", 2, |o, tag, v| message(o, tag, v, &INFO)),
-        ("paths", 4, |o, tag, v| wire::message_field(o, tag, |o| named(o, 1, v, |o, tag, v| message(o, tag, v, &PATH_ITEM)))),
+        ("paths", 4, |o, tag, v| map(o, tag, v, |o, tag, v| message(o, tag, v, &PATH_ITEM))),
         ("components", 5, |o, tag, v| message(o, tag, v, &COMPONENTS)),
         ("security", 6, |o, tag, v| each(o, tag, v, requirement)),
     ],
