@@ -11,10 +11,7 @@ use serde_json::Value;
 use std::{
     collections::BTreeMap,
     os::unix::process::ExitStatusExt as _,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, SystemTime},
 };
@@ -46,8 +43,8 @@ fn ready_since(cluster: &Cluster) -> String {
     cluster.value("get nodes", path)
 }
 
-/// Writes ConfigMaps until the server is gone; the names of those that it acknowledged.
-async fn write(client: client::Client, round: usize, acknowledged: Arc<AtomicUsize>) -> Vec<String> {
+/// Writes ConfigMaps until the server is gone; the names of those that it acknowledged, each of which is told of.
+async fn write(client: client::Client, round: usize, acknowledged: mpsc::Sender<()>) -> Vec<String> {
     let api = client.namespaced::<ConfigMap>("default");
     let mut names = Vec::new();
     for number in 0.. {
@@ -59,7 +56,8 @@ async fn write(client: client::Client, round: usize, acknowledged: Arc<AtomicUsi
             Err(Error::Api(status)) => panic!("{status}"),
             Err(_) => break,
         }
-        acknowledged.fetch_add(1, Ordering::Relaxed);
+        // Only the first is waited for.
+        let _ = acknowledged.send(());
     }
     names
 }
@@ -93,8 +91,8 @@ fn a_killed_cluster_goes_on_as_if_nothing_had_been() {
 
     let mut names = Vec::new();
     for round in 0..KILLS {
-        let acknowledged = Arc::new(AtomicUsize::new(0));
-        let writer = cluster.spawn(write(cluster.client(), round, Arc::clone(&acknowledged)));
+        let (acknowledges, acknowledged) = mpsc::channel();
+        let writer = cluster.spawn(write(cluster.client(), round, acknowledges));
         // An answer that is on its way while nobody is at home.
         kept.ask("/slow?ms=1500").expect("the connection is open");
         if round == 1 {
@@ -103,7 +101,8 @@ fn a_killed_cluster_goes_on_as_if_nothing_had_been() {
         if round == 2 {
             cluster.kubectl("-n shop scale deployment/backend --replicas=2");
         }
-        thread::sleep(Duration::from_millis(50) + some_ms(300));
+        acknowledged.recv_timeout(PATIENCE).expect("a write is acknowledged");
+        thread::sleep(some_ms(300));
         cluster.kill();
         cluster.start(&[]).assert_ok();
         let answer = kept.answer().expect("the answer over the restart");

@@ -1,7 +1,7 @@
 //! Whose a directory is.
 //!
 //! `mark.json` is the first thing in a data directory and the last to be removed: it names the cluster and says whether the
-//! directory was there before. Removal takes what knarr makes there by name, follows no link and crosses no mount
+//! directory was there before. One that was made and is not marked yet is known by its mode. Removal takes what knarr makes there by name, follows no link and crosses no mount
 //! (`runtime::tree`); what else lies there is told and stays, and so does a directory that was there.
 
 use anyhow::{Context as _, bail};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, Permissions},
     io::ErrorKind,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Component, Path, PathBuf},
 };
 
@@ -24,6 +24,9 @@ const MARK: &str = "mark.json";
 const ENTRIES: [&str; 11] = ["pki", "store", "runtime", "kubelet", "volumes", "kubeconfig", "knarr.log", plan::FILE, "cluster.json.new", "mark.json.new", MARK];
 /// What its owner may put there before the first start, and keeps.
 const USERS: [&str; 1] = ["registries.yaml"];
+
+/// The mode of a directory that knarr has made and not marked yet: nobody else sets the sticky bit where only one may write.
+const HALF_MADE: u32 = 0o1700;
 
 /// What the mark says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,12 +71,12 @@ fn names(path: &Path) -> anyhow::Result<Option<Vec<String>>> {
     Ok(Some(names))
 }
 
-/// Whether a directory is this cluster's. False: there is none, or nothing in it. `default`: it is the place that is knarr's
+/// Whether a directory is this cluster's. False: there is none, or nothing in it and not half-made by knarr. `default`: it is the place that is knarr's
 /// own, where a version before the mark may have left data.
 pub fn owned(path: &Path, cluster: &str, default: bool) -> anyhow::Result<bool> {
     let Some(names) = names(path)? else { return Ok(false) };
     if names.iter().all(|n| USERS.contains(&n.as_str()) || n.ends_with(".json.new")) {
-        return Ok(false);
+        return Ok(fs::symlink_metadata(path).is_ok_and(|found| found.mode() & 0o7777 == HALF_MADE && found.uid() == nix::unistd::geteuid().as_raw()));
     }
     let whose = match fs::read(path.join(MARK)) {
         Ok(text) => serde_json::from_slice::<Made>(&text).ok().map(|m| m.cluster),
@@ -120,13 +123,19 @@ pub fn claim(path: &Path, cluster: &str, default: bool) -> anyhow::Result<()> {
     }
     // The mark first: it keeps the mode that is changed next.
     if before.is_none() {
-        private(path).with_context(|| format!("cannot make {}", path.display()))?;
+        half_make(path).with_context(|| format!("cannot make {}", path.display()))?;
     }
     if !mark.exists() {
         let was = mode.filter(|_| !ours && !default);
         files::write(&mark, &serde_json::to_vec(&Made { cluster: cluster.to_owned(), was })?)?;
     }
     private(path).with_context(|| format!("cannot make {} private", path.display()))
+}
+
+/// Makes a directory that a start after a crash knows for knarr's own, before there is a mark in it.
+fn half_make(path: &Path) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| fs::DirBuilder::new().recursive(true).mode(0o700).create(parent))?;
+    fs::DirBuilder::new().mode(HALF_MADE).create(path)
 }
 
 /// Removes what knarr made in a directory that is the cluster's, and the directory if knarr made that too. The names of what

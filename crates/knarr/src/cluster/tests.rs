@@ -103,6 +103,24 @@ fn only_what_knarr_made_is_removed() {
 }
 
 #[test]
+fn a_directory_that_a_crash_left_without_its_mark_is_knarrs() {
+    let folder = Folder::new("half");
+    for leaves in [None, Some("mark.json.new")] {
+        let half = folder.make("half", 0o1700);
+        leaves.map_or(Ok(()), |name| fs::write(half.join(name), "{")).unwrap();
+        assert!(owned(&half, "one", false).unwrap(), "`down` finds it");
+        claim(&half, "one", false).unwrap();
+        assert_eq!(mode(&half), 0o700);
+        assert_eq!(remove_known(&half).unwrap(), Vec::<String>::new());
+        assert!(!half.exists());
+    }
+    let theirs = folder.make("theirs", 0o700);
+    claim(&theirs, "one", false).unwrap();
+    remove_known(&theirs).unwrap();
+    assert_eq!(mode(&theirs), 0o700, "one that was there stays");
+}
+
+#[test]
 fn paths_are_real_once_and_for_all() {
     let folder = Folder::new("links");
     let disk = folder.make("disk", 0o755);
