@@ -313,8 +313,10 @@ pub fn container_mounts(layout: &Layout, ready: &BTreeMap<String, Ready>, c: &Co
         } else if !sub.is_empty() {
             let relative = subpath::check(&sub)?;
             let at = layout.pod_dir.join("volume-subpaths").join(&m.name).join(&c.name).join(i.to_string());
-            subpath::bind(&volume.path, &relative, &at)
-                .map_err(|e| format!("failed to prepare subPath for volumeMount {:?} of container {:?}: {e}", m.name, c.name))?;
+            subpath::bind(&volume.path, &relative, &at).map_err(|error| {
+                tracing::warn!(volume = m.name, container = c.name, sub_path = sub, %error, "a part of a volume cannot be mounted");
+                subpath::refusal(&volume.path.join(&relative), &m.name, &c.name)
+            })?;
             host = at;
         }
         let readonly = m.read_only.unwrap_or(false) || volume.readonly;

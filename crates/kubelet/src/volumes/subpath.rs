@@ -91,6 +91,12 @@ pub fn bind(volume: &Path, sub_path: &Path, at: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What the pod's owner is told when that failed: not why, since it could tell of the host what is none of a pod's business.
+pub fn refusal(wanted: &Path, volume_mount: &str, container: &str) -> String {
+    let what = if wanted.exists() { "prepare subPath" } else { "create subPath directory" };
+    format!("failed to {what} for volumeMount {volume_mount:?} of container {container:?}")
+}
+
 /// Makes the missing directories one by one, each beneath the volume.
 fn make(base: &impl std::os::fd::AsFd, volume: &Path, sub_path: &Path) -> io::Result<()> {
     let perm = fs::metadata(volume)?.permissions().mode() & 0o7777;
@@ -139,6 +145,9 @@ mod tests {
         assert!(at("own").is_ok(), "an absolute link that stays within");
         assert_eq!(at("evil").unwrap_err(), Errno::EXDEV);
         assert_eq!(at("evil/hostname").unwrap_err(), Errno::EXDEV);
+        let told = |path: &str| refusal(&dir.path().join(path), "data", "web");
+        assert_eq!(told("evil/passwd"), r#"failed to prepare subPath for volumeMount "data" of container "web""#);
+        assert_eq!(told("evil/absent"), r#"failed to create subPath directory for volumeMount "data" of container "web""#);
         assert!(check("../x").is_err());
         assert!(check("/x").is_err());
         assert_eq!(check("a/./b").unwrap(), PathBuf::from("a/b"));
