@@ -7,6 +7,7 @@
 mod api;
 mod conditions;
 mod containers;
+mod controllers;
 mod custom;
 mod engines;
 mod footprint;
@@ -35,6 +36,9 @@ usage: KNARR=PROGRAM benches NAME [OPTION…]
              --apibench PROGRAM --peer SCRIPT --peer-bin FOLDER --rounds 2 --objects 2000 --content json --whole
   custom     custom objects, policies and definitions, beside the original kube-apiserver and etcd
              --peer SCRIPT --peer-bin FOLDER --objects 2000 --definitions 500
+  controllers  a Deployment of 1,000 pods, a Job of 1,000 completions, a Namespace of 10,000 objects deleted, beside the original
+             --rounds 3 --replicas 1000 --completions 1000 --parallelism 100 --objects 10000 --kills 0
+             --peer SCRIPT --peer-bin FOLDER
   engines    what a durable write costs on fjall and on redb           --seconds 3
   containers a container's whole life, beside runc                     --rounds 50 --runc PROGRAM
   unpack     an image of 1 GiB in ten layers, beside containerd        --rounds 3 --mebibytes 1024 --peer SCRIPT --peer-bin FOLDER
@@ -92,6 +96,7 @@ fn run(name: &str, options: &Options) -> anyhow::Result<()> {
         "footprint" => footprint::run,
         "api" => api::run,
         "containers" => containers::run,
+        "controllers" => controllers::run,
         "custom" => custom::run,
         "unpack" => unpack::run,
         "probes" => probes::run,
