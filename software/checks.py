@@ -102,6 +102,29 @@ def imports():
     works("the images are imported", os.environ["KNARR"], "image", "import", *os.environ["CLUSTER"].split(), f"{OUT}/images/{NAME}.tar")
 
 
+def processes(pod, program):
+    """The host's numbers of a pod's processes by the name of what they run."""
+    uid, found = get("pod", *pod)["metadata"]["uid"], []
+    for path in glob.glob("/proc/[0-9]*"):
+        try:
+            with open(f"{path}/comm") as comm, open(f"{path}/cgroup") as group:
+                if comm.read().strip() == program and (uid in (text := group.read()) or uid.replace("-", "_") in text):
+                    found.append(int(os.path.basename(path)))
+        except OSError:  # it has ended
+            continue
+    return sorted(found)
+
+
+def kills_knarr():
+    """SIGKILL to the process that is the cluster, and its start, with the options that the task gave it; pods go on meanwhile."""
+    options = os.environ["CLUSTER"].split()
+    with open(f"/run/knarr/{options[options.index('--name') + 1]}/lock") as lock:
+        os.kill(int(lock.read()), signal.SIGKILL)
+    # The cluster keeps what it is given for its output.
+    up = [os.environ["KNARR"], "up", *options, "--detach", "--port", str(PORT - 10), "--kubeconfig", os.environ["KUBECONFIG"]]
+    told("knarr is killed, and starts again", subprocess.run(up, stdout=subprocess.DEVNULL, timeout=120).returncode == 0)
+
+
 def certificate(names):
     """A key and a certificate of its own authority for a server on this host: (certificate, key, the certificate in base64)."""
     crt, key = f"{WORK}/server.crt", f"{WORK}/server.key"
