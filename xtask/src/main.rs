@@ -12,6 +12,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage:
   cargo xtask test [unit|cluster] [FILTER]   form, licences, lints, unit tests, then tests of a real cluster (root); or one of them
   cargo xtask test swap [SCENARIO…]          knarr's parts and the originals in each other's places (root, the originals' programs)
+  cargo xtask test workloads                 PostgreSQL, Redis, etcd and nginx with volumes, killed and scaled (root, apt-get, go, python3)
   cargo xtask software [NAME…]               helm, operators, charts and clients against a cluster (root, go, python3): software/README.md
   cargo xtask bench NAME [OPTION…]               one of the figures in docs/performance.md; no NAME: which there are
   cargo xtask generate --from DIR            the API's facts from Kubernetes' published ones into crates/machinery";

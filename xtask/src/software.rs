@@ -15,6 +15,9 @@ use std::{
     time::Instant,
 };
 
+/// What people run on a cluster, rather than what extends one: `cargo xtask test workloads`. They are built of packages that a machine
+/// must be able to get, so they are not among the tests that need none.
+pub const WORKLOADS: [&str; 4] = ["postgres", "redis", "etcd", "nginx"];
 /// Of the cluster that is started.
 const CLUSTER: &str = "software";
 /// What building one program may take: kueue took fifteen minutes of two loaded cores.
@@ -197,6 +200,8 @@ mod tests {
         for program in programs(&std::fs::read_to_string(folder.join("programs.txt"))?)? {
             assert!(folder.join(&program.name).join("check").is_file(), "{}", program.name);
         }
+        let list = programs(&std::fs::read_to_string(folder.join("programs.txt"))?)?;
+        assert_eq!(chosen(list, &WORKLOADS.map(str::to_owned))?.len(), WORKLOADS.len());
         Ok(())
     }
 }

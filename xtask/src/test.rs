@@ -5,7 +5,7 @@
 //! clusters of their own names, and need kubectl: the one on the path, or one built from its Go module.
 
 use crate::{
-    licences,
+    licences, software,
     task::{cargo, step},
 };
 use anyhow::{Context as _, bail};
@@ -45,7 +45,8 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
         Some("unit") => unit(&root, filter, &mut count)?,
         Some("cluster") => cluster(&root, filter, &mut count)?,
         Some("swap") => return swap(&root, &arguments[1..]),
-        Some(other) => bail!("{other:?} is neither `unit` nor `cluster` nor `swap`"),
+        Some("workloads") => return software::run(&software::WORKLOADS.map(str::to_owned)),
+        Some(other) => bail!("{other:?} is neither `unit` nor `cluster` nor `swap` nor `workloads`"),
     }
     if let Some(filter) = filter
         && count.passed + count.failed == 0
