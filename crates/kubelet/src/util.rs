@@ -117,6 +117,7 @@ pub fn ephemeral_as_container(e: &EphemeralContainer) -> Container {
         termination_message_path: e.termination_message_path.clone(),
         termination_message_policy: e.termination_message_policy.clone(),
         tty: e.tty,
+        volume_devices: e.volume_devices.clone(),
         volume_mounts: e.volume_mounts.clone(),
         working_dir: e.working_dir.clone(),
         ..Container::default()

@@ -34,6 +34,7 @@ const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 /// `_IOW('f', 16, __u64)`
 const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+const BLKZEROOUT: libc::c_ulong = 0x127F;
 
 const FLAG_AUTOCLEAR: u32 = 4;
 const FLAG_DIRECT_IO: u32 = 16;
@@ -307,6 +308,16 @@ pub fn device_bytes(device: &File) -> io::Result<u64> {
     // SAFETY: room for what the kernel writes, which lives through the call.
     check(libc::c_long::from(unsafe { libc::ioctl(device.as_raw_fd(), BLKGETSIZE64 as _, &raw mut bytes) }))?;
     Ok(bytes)
+}
+
+/// Makes bytes of an open block device zero, as cheaply as it can be done; where and how many are multiples of its sectors.
+///
+/// # Errors
+/// It cannot be written.
+pub fn zero_out(device: &File, at: u64, bytes: u64) -> io::Result<()> {
+    let range = [at, bytes];
+    // SAFETY: the two numbers live through the call.
+    check(libc::c_long::from(unsafe { libc::ioctl(device.as_raw_fd(), BLKZEROOUT as _, &raw const range) })).map(drop)
 }
 
 /// Grows the mounted ext4 in which a file or directory lies to so many blocks; one that has as many is left as it is.

@@ -5,13 +5,19 @@
 //! process behind a socket. The kubelet knows drivers by their names alone ([`Drivers`]), and keeps no volume for known that it
 //! does not see on the host.
 
+mod blank;
 pub mod csi;
 pub mod disk;
 mod driver;
 mod drivers;
 pub mod ext4;
+mod nfs;
+mod options;
 pub mod provision;
 
+pub use blank::{is_blank, make_ext4};
 pub use csi::{Installs, Registry, Root};
 pub use driver::{Abilities, Access, Code, Driver, Expand, Failure, Info, Mode, Publish, Secrets, Stage, Stats, Usage, Volume};
 pub use drivers::Drivers;
+pub use nfs::Export;
+pub use options::mount_options;

@@ -1,14 +1,15 @@
 //! Looks at places of the host that may never answer: a dead file server, a stuck FUSE mount.
 //!
 //! A look runs beside the workers that everything else runs on, is waited for no longer than [`ANSWER_MAX`], and cannot be
-//! ended by anybody. So a pod has at most one under way: while that hangs the pod's next try is refused at once and waits
-//! like any other failure; and all pods together have at most [`LOOKS_MAX`], which leaves threads for everything else.
+//! ended by anybody. So a pod has at most one under way: those for its further volumes wait their turn, and are refused when it
+//! does not come in the time of an answer; and all pods together have at most [`LOOKS_MAX`], which leaves threads for everything else.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// Longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -16,9 +17,19 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 const LOOKS_MAX: usize = 128;
 
 /// The looks of this kubelet.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Looks {
     under_way: Arc<Mutex<HashSet<String>>>,
+    /// Told when one has ended.
+    ended: watch::Sender<()>,
+    /// How long a pod's further looks wait for their turn.
+    turn_max: Duration,
+}
+
+impl Default for Looks {
+    fn default() -> Self {
+        Self { under_way: Arc::default(), ended: watch::Sender::new(()), turn_max: ANSWER_MAX }
+    }
 }
 
 /// Gives the pod's place back when the look ends, whether anybody waits for it or not.
@@ -30,25 +41,43 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.of.under_way.lock().remove(&self.uid);
+        self.of.ended.send_replace(());
     }
 }
 
 impl Looks {
-    fn place(&self, uid: &str) -> Result<Place, String> {
+    /// The pod's turn.
+    async fn turn(&self, uid: &str) -> Result<Place, String> {
+        let mut ended = self.ended.subscribe();
+        let turn = async {
+            loop {
+                if let Some(place) = self.place(uid)? {
+                    return Ok(place);
+                }
+                // Whoever tells is here.
+                let _ = ended.changed().await;
+            }
+        };
+        let late = "a former look at the pod's volumes has not been answered yet: the file system hangs";
+        tokio::time::timeout(self.turn_max, turn).await.unwrap_or_else(|_| Err(late.into()))
+    }
+
+    /// None: the pod has one.
+    fn place(&self, uid: &str) -> Result<Option<Place>, String> {
         let mut held = self.under_way.lock();
         if held.contains(uid) {
-            return Err("a former look at the pod's volumes has not been answered yet: the file system hangs".into());
+            return Ok(None);
         }
         if held.len() >= LOOKS_MAX {
             return Err(format!("{LOOKS_MAX} looks at volumes have not been answered yet: file systems hang"));
         }
         held.insert(uid.to_owned());
-        Ok(Place { of: self.clone(), uid: uid.to_owned() })
+        Ok(Some(Place { of: self.clone(), uid: uid.to_owned() }))
     }
 
     /// Does what may hang, for the pod of this UID.
     pub async fn look<T: Send + 'static>(&self, uid: &str, work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
-        let place = self.place(uid)?;
+        let place = self.turn(uid).await?;
         let task = tokio::task::spawn_blocking(move || {
             let _place = place;
             work()
@@ -68,7 +97,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_look_that_hangs_holds_back_its_own_pod_alone() {
-        let looks = Looks::default();
+        let looks = Looks { turn_max: Duration::from_millis(20), ..Looks::default() };
         let (release, hangs) = mpsc::channel::<()>();
         let hung = tokio::spawn({
             let looks = looks.clone();
@@ -89,5 +118,27 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(looks.look("hung", || Ok(())).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_pods_looks_take_turns() {
+        let looks = Looks::default();
+        let (release, first) = mpsc::channel::<()>();
+        let begun = looks.clone();
+        let one = tokio::spawn(async move { begun.look("pod", move || first.recv().map_err(|e| e.to_string())).await });
+        while !looks.under_way.lock().contains("pod") {
+            tokio::task::yield_now().await;
+        }
+        let others = [1, 2].map(|n| {
+            let looks = looks.clone();
+            tokio::spawn(async move { looks.look("pod", move || Ok(n)).await })
+        });
+        tokio::task::yield_now().await;
+        assert!(others.iter().all(|other| !other.is_finished()));
+        release.send(()).unwrap();
+        assert_eq!(one.await.unwrap(), Ok(()));
+        for (n, other) in [1, 2].into_iter().zip(others) {
+            assert_eq!(other.await.unwrap(), Ok(n));
+        }
     }
 }

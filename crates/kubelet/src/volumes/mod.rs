@@ -267,8 +267,11 @@ fn fs_group(pod: &Pod) -> Option<u32> {
 }
 
 fn empty_dir(dir: &Path, v: &EmptyDirVolumeSource, group: Option<u32>) -> io::Result<()> {
-    let mode = v.mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(0o777) | if group.is_some() { 0o2070 } else { 0 };
-    if v.medium.as_deref() == Some("Memory") {
+    let in_memory = v.medium.as_deref() == Some("Memory");
+    // A tmpfs that nobody gives a mode is sticky, which upstream leaves so.
+    let usual = if in_memory { 0o1777 } else { 0o777 };
+    let mode = v.mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(usual) | if group.is_some() { 0o2070 } else { 0 };
+    if in_memory {
         fs::create_dir_all(dir)?;
         if removal::is_mountpoint(dir) {
             return Ok(());
@@ -358,11 +361,11 @@ mod tests {
     #[test]
     fn what_a_pod_makes_of_its_empty_dir_stays() {
         let dir = crate::testing::TempDir::new("empty-dir");
-        for medium in ["", "Memory"] {
+        for (medium, mode) in [("", 0o2777), ("Memory", 0o3777)] {
             let (at, v) = (dir.path().join(format!("v{medium}")), EmptyDirVolumeSource { medium: Some(medium.into()), ..EmptyDirVolumeSource::default() });
             let show = || fs::metadata(&at).map(|m| (m.mode() & 0o7777, m.gid())).unwrap();
             empty_dir(&at, &v, Some(4711)).unwrap();
-            assert_eq!(show(), (0o2777, 4711), "{medium:?}");
+            assert_eq!(show(), (mode, 4711), "{medium:?}");
             chown(&at, Some(99), Some(99)).unwrap();
             fs::set_permissions(&at, fs::Permissions::from_mode(0o700)).unwrap();
             // A kubelet that begins anew sets its pods up again.

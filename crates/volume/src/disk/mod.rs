@@ -37,7 +37,7 @@ use parking_lot::Mutex;
 use runtime::block::{self, Keep, LOOP_MAJOR, Loop};
 use tokio::sync::watch;
 
-use crate::{Abilities, Code, Driver, Expand, Failure, Info, Mode, Publish, Stage, Stats, Usage, Volume};
+use crate::{Abilities, Code, Driver, Expand, Failure, Info, Mode, Publish, Stage, Stats, Usage, Volume, mount_options};
 use devices::Devices;
 pub use purge::purge;
 pub use store::{Claim, Found, Kind, Meta, New, Store, list};
@@ -251,7 +251,7 @@ impl Inner {
 
     fn mount(&self, meta: &Meta, image: &File, options: &[String], at: &Path) -> Result<Loop, Failure> {
         let device = self.devices.attach(image, Keep::WhileHeld, FILESYSTEM_SECTOR).told("cannot attach a loop device")?;
-        let (flags, data) = mounts::options(options);
+        let (flags, data) = mount_options(options, &["errors=remount-ro", "discard"]);
         mount(Some(&device.path()), at, Some("ext4"), flags, Some(data.as_str())).map_err(|error| {
             let path = self.store.path(&meta.handle);
             match error {

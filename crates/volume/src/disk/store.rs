@@ -14,12 +14,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::ext4::{self, BLOCK_BYTES, BYTES_MAX, BYTES_MIN, Geometry};
-use crate::{Code, Failure};
+use crate::{Code, Failure, blank};
 
 /// The file that is the volume; what its device is called by where the kernel lists them.
 pub(super) const IMAGE: &str = "image";
@@ -178,19 +177,8 @@ fn rounded(bytes: u64) -> Result<u64, Failure> {
     rounded.ok_or_else(|| out_of_range(bytes))
 }
 
-fn random() -> Result<[u8; 16], Failure> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| Failure::new(Code::Internal, format!("no random bytes: {error}")))?;
-    Ok(bytes)
-}
-
 fn identity() -> Result<ext4::Identity, Failure> {
-    let (mut uuid, hash_seed) = (random()?, random()?);
-    // RFC 9562: version 4, of the usual variant.
-    uuid[6] = uuid[6] & 0x0f | 0x40;
-    uuid[8] = uuid[8] & 0x3f | 0x80;
-    let made_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Ok(ext4::Identity { uuid, hash_seed, made_s, directory: DIRECTORY.to_owned() })
+    blank::identity(DIRECTORY).map_err(|error| Failure::new(Code::Internal, error.to_string()))
 }
 
 impl Store {

@@ -108,7 +108,7 @@ impl<'a> Layout<'a> {
     }
 
     /// Blocks at the begin of a group that are taken.
-    fn used(&self, group: u64) -> u64 {
+    pub(super) fn used(&self, group: u64) -> u64 {
         match group.cmp(&self.end.group) {
             std::cmp::Ordering::Less => self.geometry.blocks_of(group),
             std::cmp::Ordering::Equal => self.end.next,

@@ -46,3 +46,11 @@ pub fn format(to: &mut (impl Write + Seek), geometry: &Geometry, identity: &Iden
     })?;
     to.flush()
 }
+
+/// The bytes of an empty file system that are not free, as (where, how many): what must be zero before [`format()`].
+#[must_use]
+pub fn taken(geometry: &Geometry, identity: &Identity) -> Vec<(u64, u64)> {
+    let layout = Layout::new(geometry, identity);
+    let zones = (0..geometry.groups()).map(|group| (geometry.first_block(group) * BLOCK_BYTES, layout.used(group) * BLOCK_BYTES));
+    zones.filter(|(_, bytes)| *bytes > 0).collect()
+}

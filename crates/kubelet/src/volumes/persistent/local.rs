@@ -1,9 +1,9 @@
 //! Volumes that are places of the node itself: `local` directories and devices, and `hostPath`.
 //!
 //! A directory is bound into the pod's own, as upstream's local plugin does, so that what is mounted on it later does not change under a
-//! pod. The file system of a device is mounted once for all pods. What is mounted is the truth: nothing is remembered.
+//! pod. The file system of a device is mounted once for all pods (`device`). What is mounted is the truth: nothing is remembered.
 //!
-//! A directory may lie on a server that is dead: only its own pod waits for it. What all pods share is held for file systems of devices alone.
+//! A directory may lie on a server that is dead, and a device may never answer: only its own pods wait for it.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -11,20 +11,17 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, LocalVolumeSource, Pod};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use parking_lot::Mutex;
+use nix::mount::{MsFlags, mount};
 
 use super::Persistent;
 use super::call::Trouble;
+use super::device::Locks;
 use super::ownership::{self, Wanted};
 use super::spec::Spec;
-use super::{mounts, place};
+use super::{device, mounts, place};
 use crate::api::Severity;
 use crate::util;
 use crate::volumes::{self, Ready, host};
-
-/// The file system that a device is taken to have.
-const FS_TYPE: &str = "ext4";
 
 /// What a local volume turned out to be.
 enum Shown {
@@ -77,65 +74,26 @@ impl Persistent {
         let wanted = Wanted { at: at.to_owned(), group, only_on_mismatch: ownership::only_on_mismatch(pod), stop: Arc::default() };
         ownership::give(&self.0.api, pod, wanted).await
     }
-
-    /// Takes away a pod's local volumes, and the file systems of devices that no pod has any more. Blocks.
-    pub fn drop_local(&self, uid: &str) -> std::io::Result<()> {
-        let names = self.0.places.locals(uid);
-        if !names.is_empty() {
-            // What containers saw of them by a path of its own.
-            mounts::unmount_below(&self.0.places.pods().join(uid).join("volume-subpaths"))?;
-        }
-        for name in &names {
-            let at = self.0.places.local(uid, name);
-            while mounts::is_mounted(&at)? {
-                umount2(&at, MntFlags::MNT_DETACH)?;
-            }
-        }
-        if self.0.places.local_devices().is_empty() {
-            return Ok(());
-        }
-        // Whoever had none looks only after what others left; not while a mount is under way.
-        let alone = if names.is_empty() { self.0.local.try_lock() } else { Some(self.0.local.lock()) };
-        alone.map_or(Ok(()), |_alone| self.drop_devices())
-    }
-
-    /// Unmounts the file systems of devices that no pod has. Whoever calls is alone.
-    fn drop_devices(&self) -> std::io::Result<()> {
-        let pods = self.0.places.pods();
-        for name in self.0.places.local_devices() {
-            let at = self.0.places.local_device(&name);
-            if mounts::is_mounted(&at)? {
-                if !mounts::others(&at, &pods)?.is_empty() {
-                    continue;
-                }
-                if let Err(error) = umount2(&at, MntFlags::empty()) {
-                    tracing::warn!(volume = name, %error, "the file system of a local device stays mounted; will be tried again");
-                    continue;
-                }
-            }
-            place::absent(fs::remove_dir(&at))?;
-        }
-        Ok(())
-    }
 }
 
 /// Makes the volume what it is to be for this pod.
-fn show(spec: &Spec, v: &LocalVolumeSource, staged: &Path, at: &Path, pods: &Path, devices: &Mutex<()>) -> Result<Shown, String> {
+fn show(spec: &Spec, v: &LocalVolumeSource, staged: &Path, at: &Path, pods: &Path, devices: &Locks) -> Result<Shown, String> {
     let path = Path::new(&v.path);
     if path.components().any(|c| c == Component::ParentDir) {
         return Err(format!("invalid path: {} must not contain '..'", v.path));
     }
     let meta =
         fs::metadata(path).map_err(|e| if e.kind() == std::io::ErrorKind::NotFound { format!("path {:?} does not exist", v.path) } else { e.to_string() })?;
-    let device = meta.file_type().is_block_device();
+    let is_device = meta.file_type().is_block_device();
     if spec.block {
-        return if device { Ok(Shown::Device) } else { Err(format!("path {:?} is not a block device", v.path)) };
+        return if is_device { Ok(Shown::Device) } else { Err(format!("path {:?} is not a block device", v.path)) };
     }
     let text = |e: &dyn std::fmt::Display| e.to_string();
     // Nobody takes a device's file system away between its mount and the pod's.
-    let _alone = device.then(|| devices.lock());
-    let source = if device {
-        mount_device(spec, v, path, staged)?;
+    let lock = is_device.then(|| devices.of(&spec.name));
+    let _alone = lock.as_ref().map(|lock| lock.lock());
+    let source = if is_device {
+        device::mount_at(spec, v, path, staged)?;
         staged
     } else if meta.is_dir() {
         path
@@ -148,20 +106,11 @@ fn show(spec: &Spec, v: &LocalVolumeSource, staged: &Path, at: &Path, pods: &Pat
         place::make(at).map_err(|e| text(&e))?;
         mount(Some(source), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| text(&e))?;
     }
+    // Options of the mount itself; those of a file system are for who mounts it. A crash may have come before them.
+    let (flags, _) = ::volume::mount_options(&spec.options, &[]);
+    if !flags.is_empty() {
+        mount(None::<&str>, at, None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags, None::<&str>).map_err(|e| text(&e))?;
+    }
     // The group gets its files once, when the volume has none of its pods yet.
     Ok(Shown::Bound { shared: shared || known })
-}
-
-fn mount_device(spec: &Spec, v: &LocalVolumeSource, device: &Path, at: &Path) -> Result<(), String> {
-    if mounts::is_mounted(at).map_err(|e| e.to_string())? {
-        return Ok(());
-    }
-    place::make(at).map_err(|e| e.to_string())?;
-    let kind = v.fs_type.as_deref().filter(|t| !t.is_empty()).unwrap_or(FS_TYPE);
-    let flags = if spec.readonly { MsFlags::MS_RDONLY } else { MsFlags::empty() };
-    let options = Some(spec.options.join(",")).filter(|o| !o.is_empty());
-    mount(Some(device), at, Some(kind), flags, options.as_deref()).map_err(|e| {
-        let _ = fs::remove_dir(at);
-        format!("local: failed to mount device {} at {} (fstype: {kind}), error {e}", device.display(), at.display())
-    })
 }

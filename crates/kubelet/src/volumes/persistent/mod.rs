@@ -2,7 +2,7 @@
 //! taken away.
 //!
 //! `spec` finds what is behind a pod's volume, `attach` waits for the cluster, `make` brings it, `undo` takes it away, `grow` makes it
-//! larger, `local` knows the volumes that are places of the node. What happens to one volume happens one after the other (`slot`); nothing
+//! larger, `local` and `device` know the volumes that are places of the node, `nfs` those of a file server. What happens to one volume happens one after the other (`slot`); nothing
 //! that a driver does, or does not do, holds up another volume or another pod. What is on the host is the truth (`place`): a new process
 //! looks there first ([`Persistent::adopt`]), and when it knows all pods it undoes what nobody has ([`Persistent::sweep`]).
 //!
@@ -11,10 +11,12 @@
 
 mod attach;
 mod call;
+mod device;
 mod grow;
 mod local;
 mod make;
 mod mounts;
+mod nfs;
 mod ownership;
 mod place;
 mod policy;
@@ -70,8 +72,8 @@ struct Inner {
     changed: watch::Sender<()>,
     /// What the node's status says is in use.
     reported: watch::Sender<BTreeSet<String>>,
-    /// Held while file systems of local devices are mounted and unmounted; never over anything of a directory, which may hang.
-    local: Mutex<()>,
+    /// Held while the file system of a local device is mounted or unmounted; never over anything of a directory, which may hang.
+    local: device::Locks,
     /// Drivers that did not tell in time how full their volumes are, and when.
     slow: Mutex<HashMap<String, tokio::time::Instant>>,
     /// How full pods' volumes were, and when.
@@ -82,7 +84,7 @@ struct Inner {
 /// Whether a volume of a pod is for this module.
 #[must_use]
 pub fn is_persistent(volume: &Volume) -> bool {
-    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || volume.csi.is_some()
+    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || volume.csi.is_some() || volume.nfs.is_some()
 }
 
 /// Whether a container of the pod uses a volume: others are not made.
@@ -106,7 +108,7 @@ impl Persistent {
             slots: Slots::default(),
             changed: watch::Sender::new(()),
             reported: watch::Sender::default(),
-            local: Mutex::default(),
+            local: device::Locks::default(),
             slow: Mutex::default(),
             measured: Mutex::default(),
             stop,
@@ -189,6 +191,7 @@ impl Persistent {
         let ready = match &found.kind {
             Kind::Host(v) => self.host_path(pod, &found, v).await?,
             Kind::Local(v) => self.local(pod, &found, v).await?,
+            Kind::Nfs(v) => self.nfs(pod, &found, v).await?,
             Kind::Csi(csi) => self.csi(pod, &found, csi).await?,
         };
         Ok(Ready { group: found.group(), ..ready })

@@ -123,6 +123,16 @@ impl Places {
         self.root.join("plugins/kubernetes.io/local-volume/mounts").join(name)
     }
 
+    /// Where an NFS export is mounted for a pod.
+    pub(super) fn export(&self, uid: &str, name: &str) -> PathBuf {
+        self.pods().join(uid).join("volumes/kubernetes.io~nfs").join(name)
+    }
+
+    /// The names of a pod's exports.
+    pub(super) fn exports(&self, uid: &str) -> Vec<String> {
+        names(&self.pods().join(uid).join("volumes/kubernetes.io~nfs"))
+    }
+
     /// The names of a pod's local volumes.
     pub(super) fn locals(&self, uid: &str) -> Vec<String> {
         names(&self.pods().join(uid).join("volumes/kubernetes.io~local-volume"))

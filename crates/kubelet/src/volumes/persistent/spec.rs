@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    CSIPersistentVolumeSource, CSIVolumeSource, HostPathVolumeSource, LocalVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, SecretReference, Volume,
+    CSIPersistentVolumeSource, CSIVolumeSource, HostPathVolumeSource, LocalVolumeSource, NFSVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod,
+    SecretReference, Volume,
 };
 use sha2::{Digest, Sha256};
 
@@ -58,6 +59,8 @@ pub(super) enum Kind {
     Local(LocalVolumeSource),
     /// A path of whichever node.
     Host(HostPathVolumeSource),
+    /// A file server's.
+    Nfs(NFSVolumeSource),
 }
 
 /// A volume as its driver is told of it.
@@ -103,6 +106,9 @@ pub(super) fn claim_of(pod: &Pod, volume: &Volume) -> Option<(String, bool)> {
 pub(super) async fn find(api: &SharedApi, pod: &Pod, volume: &Volume) -> Result<Spec, String> {
     if let Some(v) = &volume.csi {
         return inline(pod, volume, v);
+    }
+    if let Some(v) = &volume.nfs {
+        return Ok(of_pod(volume, Kind::Nfs(v.clone()), v.read_only.unwrap_or(false)));
     }
     let (name, own) = claim_of(pod, volume).ok_or("no volume plugin matched")?;
     let namespace = util::namespace(pod);
@@ -180,11 +186,12 @@ fn persistent(volume: &Volume, claim: PersistentVolumeClaim, pv: PersistentVolum
     let name = pv.metadata.name.clone().unwrap_or_default();
     let spec = pv.spec.clone().unwrap_or_default();
     let unknown = || format!("failed to get Plugin from volumeSpec for volume {name:?} err=no volume plugin matched");
-    let kind = match (spec.csi, spec.local, spec.host_path) {
-        (Some(v), _, _) => Kind::Csi(of_volume(v)?),
-        (None, Some(v), _) => Kind::Local(v),
-        (None, None, Some(v)) => Kind::Host(v),
-        (None, None, None) => return Err(unknown()),
+    let kind = match (spec.csi, spec.local, spec.host_path, spec.nfs) {
+        (Some(v), ..) => Kind::Csi(of_volume(v)?),
+        (None, Some(v), ..) => Kind::Local(v),
+        (None, None, Some(v), _) => Kind::Host(v),
+        (None, None, None, Some(v)) => Kind::Nfs(v),
+        (None, None, None, None) => return Err(unknown()),
     };
     Ok(Spec {
         outer: volume.name.clone(),
@@ -224,17 +231,22 @@ fn inline(pod: &Pod, volume: &Volume, v: &CSIVolumeSource) -> Result<Spec, Strin
         publish_secret: v.node_publish_secret_ref.as_ref().map(|r| (util::namespace(pod).to_owned(), r.name.clone())),
         ..Csi::default()
     };
-    Ok(Spec {
+    Ok(of_pod(volume, Kind::Csi(csi.named()?), v.read_only.unwrap_or(false)))
+}
+
+/// A volume of the pod itself.
+fn of_pod(volume: &Volume, kind: Kind, readonly: bool) -> Spec {
+    Spec {
         outer: volume.name.clone(),
         name: volume.name.clone(),
-        kind: Kind::Csi(csi.named()?),
-        readonly: v.read_only.unwrap_or(false),
+        kind,
+        readonly,
         block: false,
         modes: Vec::new(),
         options: Vec::new(),
         claim: None,
         volume: None,
-    })
+    }
 }
 
 /// The name that upstream gives to what belongs to these words: an inline volume's handle, a volume's attachment to a node.

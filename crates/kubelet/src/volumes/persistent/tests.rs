@@ -543,7 +543,8 @@ async fn what_hangs_at_a_local_device_is_in_no_other_pods_way() {
     let (held, hangs) = (std::sync::mpsc::channel::<()>(), std::sync::mpsc::channel::<()>());
     let stuck = node.clone();
     let holder = std::thread::spawn(move || {
-        let _alone = stuck.0.local.lock();
+        let lock = stuck.0.local.of("stuck");
+        let _alone = lock.lock();
         held.0.send(()).unwrap();
         let _ = hangs.1.recv();
     });
@@ -552,8 +553,8 @@ async fn what_hangs_at_a_local_device_is_in_no_other_pods_way() {
     let done = std::thread::spawn(move || {
         let at = tokio.block_on(up(&other, "a")).unwrap().path;
         let shown = super::mounts::is_mounted(&at).unwrap();
-        other.drop_local("a").unwrap();
         fs::create_dir_all(other.0.places.local_device("stuck")).unwrap();
+        other.drop_local("a").unwrap();
         other.drop_local("none").unwrap();
         shown && !super::mounts::is_mounted(&at).unwrap()
     });
