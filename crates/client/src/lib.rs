@@ -7,6 +7,7 @@
 
 mod api;
 mod codec;
+pub mod devices;
 mod error;
 mod http_transport;
 mod informer;

@@ -22,6 +22,7 @@ mod compiled;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod device_taints;
 mod discovery;
 mod disruption;
 mod endpoints;
@@ -47,6 +48,7 @@ mod policy_types;
 mod protection;
 mod quota;
 mod replication;
+mod resource_claim;
 mod root_ca;
 mod service_account;
 mod service_cidr;
@@ -151,6 +153,8 @@ const ALL: &[(&str, Start)] = &[
     ("legacy-serviceaccount-token-cleaner-controller", |cx| legacy_token_cleaner::run(cx).boxed()),
     ("ttl-controller", |cx| node::ttl::run(cx).boxed()),
     ("bootstrap-signer-controller", |cx| bootstrap_signer::run(cx).boxed()),
+    ("resourceclaim-controller", |cx| resource_claim::run(cx).boxed()),
+    ("device-taint-eviction-controller", |cx| device_taints::run(cx).boxed()),
     ("service-cidr-controller", |cx| service_cidr::run(cx).boxed()),
     ("kube-apiserver-serving-clustertrustbundle-publisher-controller", |cx| certificates::trust_bundle::run(cx).boxed()),
     ("token-cleaner-controller", |cx| token_cleaner::run(cx).boxed()),
