@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use client::Meta;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 
 use crate::node::NodeInfo;
@@ -191,6 +192,14 @@ pub enum Change<'a> {
     Capacity(Turn<'a, CSIStorageCapacity>),
     /// A volume was detached.
     AttachmentGone(&'a VolumeAttachment),
+    /// A claim of devices came or changed.
+    ResourceClaim(Turn<'a, ResourceClaim>),
+    /// A claim of devices went.
+    ResourceClaimGone(&'a ResourceClaim),
+    /// A class of devices came or changed.
+    DeviceClass,
+    /// Devices came or changed: a slice, or a rule of taints.
+    Devices,
     /// A namespace's labels changed.
     Namespace,
 }

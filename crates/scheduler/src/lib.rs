@@ -8,6 +8,7 @@
 pub mod cache;
 pub mod config;
 pub mod constraint;
+pub mod devices;
 pub mod extender;
 pub mod framework;
 pub mod node;

@@ -10,6 +10,7 @@ use machinery::labels::Selector;
 
 use crate::framework::{Cycle, Diagnosis, Filters, Pick, Rejection};
 use crate::node::NodeInfo;
+use crate::plugins::dynamic_resources;
 use crate::pod::PodInfo;
 use crate::rules;
 
@@ -62,11 +63,12 @@ pub fn evaluate(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &Di
 /// # Errors
 /// Nobody has to: why, for users.
 pub fn candidates(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &Diagnosis, pick: Pick<'_>) -> Result<Candidates, String> {
-    let Some(filters) = filters else {
-        // A plugin turned all nodes away before they were looked at. The original then finds no state of its
-        // DynamicResources plugin, which is asked before preemption is, and says no more than this.
+    // A plugin may have turned all nodes away before they were looked at. If that was before the original's DynamicResources plugin spoke,
+    // which is asked before preemption is, it finds no state of it and says no more than this.
+    let asked = || cycle.profile.pre_filter.iter().skip_while(|p| p.name() != dynamic_resources::NAME).any(|p| diagnosis.plugins.contains(p.name()));
+    if filters.is_none() && !asked() {
         return Err("not found".into());
-    };
+    }
     let Some(limits) = &cycle.profile.preemption else { return Err(String::new()) };
     if let Some(why) = not_eligible(cycle, diagnosis) {
         return Err(format!("preemption: {why}"));
@@ -74,6 +76,7 @@ pub fn candidates(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &
     let mut told =
         Diagnosis { nodes: diagnosis.nodes, others: Some(Rejection::unresolvable("Preemption is not helpful for scheduling")), ..Diagnosis::default() };
     let mut list = Vec::new();
+    let Some(filters) = filters else { return Ok(Candidates { list, told }) };
     let hopeful: Vec<usize> = diagnosis.rejected.iter().filter(|(_, r)| r.resolvable).map(|(at, _)| *at).collect();
     let number = |limit: Option<i32>| usize::try_from(limit.unwrap_or_default()).unwrap_or_default();
     let tries = (hopeful.len() * number(limits.min_candidate_nodes_percentage) / 100).max(number(limits.min_candidate_nodes_absolute));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::config::raw::{Args, PluginSet, PreemptionArgs, RawPlugin, RawPlugins, RawProfile};
 use crate::config::validate;
 use crate::framework::Plugin;
-use crate::plugins::{self, Point};
+use crate::plugins::{self, Point, dynamic_resources};
 
 /// The sum that weighed scores may have at most (upstream `MaxTotalScore`).
 const TOTAL_MAX: i64 = i64::MAX;
@@ -38,6 +38,10 @@ pub struct Profile {
     pub preemption: Option<PreemptionArgs>,
     /// Whether claims get their volumes before the pod is bound, and how long that may take.
     pub volumes: Option<Duration>,
+    /// Whether claims get their devices before the pod is bound, and how long drivers may take to bind them.
+    pub devices: Option<Duration>,
+    /// Whether pods whose claims of devices are not made yet are held back.
+    pub waits_for_claims: bool,
 }
 
 impl std::fmt::Debug for Profile {
@@ -111,7 +115,7 @@ fn make(raw: &RawProfile, args: &Args, ignored: &Ignored, name: &str) -> Result<
     let weights = weights(&sets)?;
     let here = |point: Point| -> Vec<Arc<dyn Plugin>> { at[&point].iter().filter_map(|name| made.get(name.as_str()).cloned()).collect() };
     let has = |point: Point, name: &str| at[&point].iter().any(|n| n == name);
-    for absent in needed.iter().filter(|name| plugins::absent(name).is_some() && **name != "DynamicResources") {
+    for absent in needed.iter().filter(|name| plugins::absent(name).is_some()) {
         tracing::warn!(plugin = absent, profile = name, "this plugin is not here: it does nothing");
     }
     Ok(Profile {
@@ -124,6 +128,8 @@ fn make(raw: &RawProfile, args: &Args, ignored: &Ignored, name: &str) -> Result<
         preemption: has(Point::PostFilter, "DefaultPreemption").then(|| args.preemption.clone()),
         volumes: (has(Point::Reserve, "VolumeBinding") && has(Point::PreBind, "VolumeBinding"))
             .then(|| Duration::from_secs(args.volumes.bind_timeout_seconds.unwrap_or_default().unsigned_abs())),
+        devices: (has(Point::Reserve, dynamic_resources::NAME) && has(Point::PreBind, dynamic_resources::NAME)).then(|| args.devices.patience()),
+        waits_for_claims: has(Point::PreEnqueue, dynamic_resources::NAME),
     })
 }
 

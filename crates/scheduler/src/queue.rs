@@ -109,10 +109,11 @@ impl Queue {
 }
 
 impl Queue {
-    /// Takes in a pod that has no node: a new one, or one that changed.
-    pub fn upsert(&mut self, pod: Arc<PodInfo>, now: Instant) {
+    /// Takes in a pod that has no node: a new one, or one that changed. One that is `held` back for what is not there yet is as if it had
+    /// a gate.
+    pub fn upsert(&mut self, pod: Arc<PodInfo>, held: bool, now: Instant) {
         let uid = pod.pod.uid().to_owned();
-        let gated = self.is_gated(&pod);
+        let gated = held || self.is_gated(&pod);
         let Some(waiting) = self.waiting.get_mut(&uid) else {
             self.waiting.insert(uid.clone(), Waiting { pod, place: Place::Gated, failures: 0, plugins: BTreeSet::new() });
             if !gated {
@@ -129,6 +130,13 @@ impl Queue {
         if wake {
             self.wake_one(&uid, now);
         }
+    }
+
+    /// The pods of a namespace that are held back.
+    #[must_use]
+    pub fn held(&self, namespace: &str) -> Vec<Arc<PodInfo>> {
+        let here = |waiting: &&Waiting| waiting.place == Place::Gated && waiting.pod.pod.namespace() == namespace;
+        self.waiting.values().filter(here).map(|waiting| waiting.pod.clone()).collect()
     }
 
     /// Forgets a pod.
@@ -291,7 +299,7 @@ mod tests {
     fn priority_then_time() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         for (uid, priority) in [("a", 0), ("b", 10), ("c", 0), ("d", 10)] {
-            queue.upsert(pod(uid, priority, &[]), now);
+            queue.upsert(pod(uid, priority, &[]), false, now);
         }
         queue.remove("c");
         assert_eq!(popped(&mut queue, now), ["b", "d", "a"]);
@@ -300,16 +308,16 @@ mod tests {
     #[test]
     fn a_gate_holds_until_it_is_gone() {
         let (mut queue, now) = (Queue::default(), Instant::now());
-        queue.upsert(pod("a", 0, &["wait"]), now);
+        queue.upsert(pod("a", 0, &["wait"]), false, now);
         assert!(popped(&mut queue, now).is_empty());
-        queue.upsert(pod("a", 0, &[]), now);
+        queue.upsert(pod("a", 0, &[]), false, now);
         assert_eq!(popped(&mut queue, now), ["a"]);
     }
 
     #[test]
     fn only_what_may_help_wakes() {
         let (mut queue, now) = (Queue::default(), Instant::now());
-        queue.upsert(pod("a", 0, &[]), now);
+        queue.upsert(pod("a", 0, &[]), false, now);
         queue.pop(now);
         queue.park("a", ["NodeResourcesFit"].into(), now);
         queue.change(&Change::PodPlaced(&pod("x", 0, &[])), now);
@@ -326,11 +334,11 @@ mod tests {
     #[test]
     fn who_is_not_in_backoff_comes_first_and_an_error_waits() {
         let (mut queue, now) = (Queue::default(), Instant::now());
-        queue.upsert(pod("a", 100, &[]), now);
+        queue.upsert(pod("a", 100, &[]), false, now);
         queue.pop(now);
         queue.park("a", BTreeSet::new(), now);
         queue.change(&Change::Namespace, now);
-        queue.upsert(pod("b", 0, &[]), now);
+        queue.upsert(pod("b", 0, &[]), false, now);
         assert_eq!(popped(&mut queue, now), ["b", "a"]);
         queue.fail("b", now);
         assert!(popped(&mut queue, now).is_empty());

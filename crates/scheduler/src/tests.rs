@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Config;
 
+mod devices;
+
 /// Objects by path, and who watches which collection.
 #[derive(Default)]
 struct State {
@@ -120,6 +122,11 @@ impl Fake {
                 }
                 self.put(path, object.clone());
                 (200, full(&object))
+            }
+            Method::PUT => {
+                let path = path.trim_end_matches("/status");
+                self.put(path, body.clone());
+                (200, full(&self.get(path)))
             }
             Method::DELETE => {
                 self.remove(&path);

@@ -3,7 +3,7 @@
 //!
 //! What was decided about claims and volumes and is not yet written is *assumed*: the next decision reads it as if it were. An
 //! assumption holds for the revision that it was made of; once the API has a newer one, that counts (upstream's
-//! `passiveAssumeCache`).
+//! `passiveAssumeCache`). Devices that were chosen for a claim are *pending* until the claim is seen to have them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,9 +12,11 @@ use client::{Informer, Informers, Meta, ObjectKey};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, DeviceTaintRule, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use machinery::labels::Selector;
 
+use crate::devices::Slices;
 use crate::rules::Labels;
 
 /// The informers that decisions read. Tests give them fixed contents.
@@ -34,6 +36,10 @@ pub struct World {
     pub controllers: Informer<ReplicationController>,
     pub replica_sets: Informer<ReplicaSet>,
     pub stateful_sets: Informer<StatefulSet>,
+    pub resource_claims: Informer<ResourceClaim>,
+    pub device_classes: Informer<DeviceClass>,
+    pub slices: Informer<ResourceSlice>,
+    pub taint_rules: Informer<DeviceTaintRule>,
     pub assumed: Assumed,
 }
 
@@ -42,12 +48,23 @@ pub struct World {
 pub struct Assumed {
     claims: HashMap<ObjectKey, Arc<PersistentVolumeClaim>>,
     volumes: HashMap<String, Arc<PersistentVolume>>,
+    /// By the claim's UID.
+    devices: HashMap<String, Pending>,
 }
 
-/// Indexes: volumes that name no claim by class, the others by that claim; attachments by node.
+/// Devices that were chosen for a claim.
+#[derive(Clone, Debug)]
+struct Pending {
+    allocation: AllocationResult,
+    /// The revision at which the claim got them, once that is known.
+    written: Option<u64>,
+}
+
+/// Indexes: volumes that name no claim by class, the others by that claim; attachments by node; slices by node (or none) and by pool.
 const BY_CLASS: &str = "scheduler/class";
 const BY_CLAIM: &str = "scheduler/claim";
 const BY_NODE: &str = "scheduler/node";
+const BY_POOL: &str = "scheduler/pool";
 
 impl World {
     /// What the API server has.
@@ -67,6 +84,10 @@ impl World {
             controllers: informers.informer(),
             replica_sets: informers.informer(),
             stateful_sets: informers.informer(),
+            resource_claims: informers.informer(),
+            device_classes: informers.informer(),
+            slices: informers.informer(),
+            taint_rules: informers.informer(),
             assumed: Assumed::default(),
         }
         .indexed()
@@ -89,6 +110,10 @@ impl World {
             controllers: Informer::fixed([]),
             replica_sets: Informer::fixed([]),
             stateful_sets: Informer::fixed([]),
+            resource_claims: Informer::fixed([]),
+            device_classes: Informer::fixed([]),
+            slices: Informer::fixed([]),
+            taint_rules: Informer::fixed([]),
             assumed: Assumed::default(),
         }
     }
@@ -99,6 +124,8 @@ impl World {
         self.volumes.add_index(BY_CLASS, |volume| if claim_of(volume).is_some() { Vec::new() } else { vec![class_of_volume(volume).to_owned()] });
         self.volumes.add_index(BY_CLAIM, |volume| claim_of(volume).iter().map(ToString::to_string).collect());
         self.attachments.add_index(BY_NODE, |attachment| vec![attachment.spec.node_name.clone()]);
+        self.slices.add_index(BY_NODE, |slice| vec![slice.spec.node_name.clone().unwrap_or_default()]);
+        self.slices.add_index(BY_POOL, |slice| vec![format!("{}/{}", slice.spec.driver, slice.spec.pool.name)]);
         self
     }
 
@@ -117,6 +144,10 @@ impl World {
         self.controllers.synced().await;
         self.replica_sets.synced().await;
         self.stateful_sets.synced().await;
+        self.resource_claims.synced().await;
+        self.device_classes.synced().await;
+        self.slices.synced().await;
+        self.taint_rules.synced().await;
     }
 
     /// A namespace's labels.
@@ -156,6 +187,14 @@ impl World {
     #[must_use]
     pub fn attached_to(&self, node: &str) -> Vec<Arc<VolumeAttachment>> {
         self.attachments.by_index(BY_NODE, node)
+    }
+
+    /// The slices that may be about a node.
+    #[must_use]
+    pub fn slices_for(&self, node: &str) -> Slices {
+        let mut near = self.slices.by_index(BY_NODE, node);
+        near.extend(self.slices.by_index(BY_NODE, ""));
+        Slices::new(near, |driver, pool| self.slices.by_index(BY_POOL, &format!("{driver}/{pool}")))
     }
 
     /// A claim's class: the annotation of old, else the field.
@@ -231,6 +270,48 @@ impl Assumed {
     pub fn forget_volume(&mut self, volume: &PersistentVolume) {
         if self.volumes.get(volume.name()).is_some_and(|a| a.resource_version() == volume.resource_version()) {
             self.volumes.remove(volume.name());
+        }
+    }
+
+    /// These devices were chosen for a claim.
+    pub fn pend(&mut self, claim: &ResourceClaim, allocation: AllocationResult) {
+        self.devices.insert(claim.uid().to_owned(), Pending { allocation, written: None });
+    }
+
+    /// The devices that were chosen for a claim are not for it after all.
+    pub fn forget_devices(&mut self, uid: &str) {
+        self.devices.remove(uid);
+    }
+
+    /// Whether devices were chosen for a claim that it is not seen to have yet.
+    #[must_use]
+    pub fn is_pending(&self, uid: &str) -> bool {
+        self.devices.contains_key(uid)
+    }
+
+    /// The devices that were chosen, with the UIDs of their claims.
+    pub fn pending(&self) -> impl Iterator<Item = (&str, &AllocationResult)> {
+        self.devices.iter().map(|(uid, pending)| (uid.as_str(), &pending.allocation))
+    }
+
+    /// A claim got its devices at this revision; `now`: as it is in memory.
+    pub fn wrote_devices(&mut self, uid: &str, revision: u64, now: Option<&ResourceClaim>) {
+        if let Some(pending) = self.devices.get_mut(uid) {
+            pending.written = Some(revision);
+        }
+        self.heard_devices(uid, now);
+    }
+
+    /// The API has the claim with this UID in this state, or not at all: what was chosen for it is seen, or is over.
+    pub fn heard_devices(&mut self, uid: &str, now: Option<&ResourceClaim>) {
+        let Some(pending) = self.devices.get(uid) else { return };
+        let now = now.filter(|claim| claim.uid() == uid);
+        let seen = |claim: &ResourceClaim| {
+            let revision: u64 = claim.resource_version().parse().unwrap_or_default();
+            client::devices::allocation(claim).is_some() || pending.written.is_some_and(|written| revision >= written)
+        };
+        if now.is_none_or(seen) {
+            self.devices.remove(uid);
         }
     }
 

@@ -191,7 +191,7 @@ fn size<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
 fn contained<'v>(args: &[Value<'v>]) -> Result<Value<'v>, EvalError> {
     match &args[1] {
         Value::List(list) => list.contains(&args[0]).map(Value::Bool),
-        Value::Map(map) => map.find(&args[0]).map(|found| Value::Bool(found.is_some())),
+        Value::Map(map) => map.holds(&args[0]).map(Value::Bool),
         _ => Err(EvalError::no_such_overload()),
     }
 }

@@ -197,6 +197,11 @@ pub fn library() -> Library {
     library
 }
 
+/// A quantity as a value.
+pub(crate) fn value<'v>(text: &str) -> Result<Value<'v>, EvalError> {
+    Quantity::parse(text).map(Value::opaque)
+}
+
 fn get(args: &[Value<'_>], at: usize) -> Result<Quantity, EvalError> {
     match args.get(at) {
         Some(Value::Int(value)) => Ok(Quantity::of(*value)),

@@ -89,6 +89,11 @@ pub fn library() -> Library {
     library
 }
 
+/// A version as a value.
+pub(crate) fn value<'v>(text: &str) -> Result<Value<'v>, String> {
+    parse(text).map(Value::opaque)
+}
+
 fn get<'a>(args: &'a [Value<'_>], at: usize) -> Result<&'a Semver, EvalError> {
     args.get(at).and_then(|arg| arg.as_opaque()).ok_or_else(EvalError::no_such_overload)
 }

@@ -19,6 +19,8 @@ pub enum Map<'v> {
     },
     /// With its depth (`Value::depth`).
     Owned(Arc<Entries<'v>>, u32),
+    /// The same, but whoever asks for an entry that there is not finds an empty map (a device's attributes by their domain).
+    Open(Arc<Entries<'v>>, u32),
 }
 
 /// The entries of a map that an expression makes.
@@ -143,7 +145,7 @@ impl<'v> Map<'v> {
     pub fn len(&self) -> usize {
         match self {
             Map::Json(fields) | Map::Viewed { fields, .. } => fields.len(),
-            Map::Owned(entries, _) => entries.len(),
+            Map::Owned(entries, _) | Map::Open(entries, _) => entries.len(),
         }
     }
 
@@ -153,12 +155,24 @@ impl<'v> Map<'v> {
         Map::Owned(Arc::new(entries), 1 + depth)
     }
 
+    /// The same, with an empty map at every other key.
+    pub fn open(entries: Entries<'v>) -> Map<'v> {
+        match Map::of(entries) {
+            Map::Owned(entries, depth) => Map::Open(entries, depth),
+            other => other,
+        }
+    }
+
     /// How deep it is made of others; see `Value::depth`.
     pub(crate) fn depth(&self) -> u32 {
         match self {
             Map::Json(_) | Map::Viewed { .. } => 0,
-            Map::Owned(_, depth) => *depth,
+            Map::Owned(_, depth) | Map::Open(_, depth) => *depth,
         }
+    }
+
+    fn nothing() -> Value<'v> {
+        Value::Map(Map::of(Entries::new()))
     }
 
     /// Whether there are none.
@@ -171,6 +185,14 @@ impl<'v> Map<'v> {
         matches!(self, Map::Viewed { .. })
     }
 
+    /// Whether there is an entry at a key.
+    pub(crate) fn holds(&self, key: &Value<'v>) -> Result<bool, EvalError> {
+        match self {
+            Map::Open(entries, _) => Ok(Key::any(key).ok().is_some_and(|key| key.find_in(entries).is_some())),
+            other => other.find(key).map(|found| found.is_some()),
+        }
+    }
+
     /// What lies at a key.
     pub fn find(&self, key: &Value<'v>) -> Result<Option<Value<'v>>, EvalError> {
         match (self, key) {
@@ -179,6 +201,7 @@ impl<'v> Map<'v> {
             (Map::Viewed { .. }, Value::String(key)) => self.field(key),
             (Map::Viewed { .. }, _) => Err(EvalError::no_such_overload()),
             (Map::Owned(entries, _), key) => Ok(Key::any(key).ok().and_then(|key| key.find_in(entries).cloned())),
+            (Map::Open(entries, _), key) => Ok(Some(Key::any(key).ok().and_then(|key| key.find_in(entries).cloned()).unwrap_or_else(Map::nothing))),
         }
     }
 
@@ -187,6 +210,7 @@ impl<'v> Map<'v> {
         match self {
             Map::Json(fields) => Ok(fields.get(name).map(Value::json)),
             Map::Owned(entries, _) => Ok(entries.get(&Key::String(Text::Borrowed(name))).cloned()),
+            Map::Open(entries, _) => Ok(Some(entries.get(&Key::String(Text::Borrowed(name))).cloned().unwrap_or_else(Map::nothing))),
             Map::Viewed { fields, node } => match &node.shape {
                 Shape::Object(properties) => {
                     let Some(name) = unescape(name) else { return Ok(None) };
@@ -206,7 +230,7 @@ impl<'v> Map<'v> {
     pub fn keys(&self) -> Vec<Value<'v>> {
         match self {
             Map::Json(fields) => fields.keys().map(|key| Value::String(Text::Borrowed(key))).collect(),
-            Map::Owned(entries, _) => entries.keys().map(Key::value).collect(),
+            Map::Owned(entries, _) | Map::Open(entries, _) => entries.keys().map(Key::value).collect(),
             Map::Viewed { fields, node } => match &node.shape {
                 Shape::Object(properties) => {
                     let known = fields.keys().filter(|key| properties.contains_key(key.as_str()));

@@ -93,6 +93,7 @@ fn args(profile: usize, config: &[PluginConfig]) -> Result<Args, String> {
             "NodeResourcesBalancedAllocation" => args.balanced = read::args(&plugin.name, &plugin.args, at)?,
             "PodTopologySpread" => args.spread = read::args(&plugin.name, &plugin.args, at)?,
             "VolumeBinding" => args.volumes = read::args(&plugin.name, &plugin.args, at)?,
+            "DynamicResources" => args.devices = read::args(&plugin.name, &plugin.args, at)?,
             "NodeAffinity" => args.affinity = read::args(&plugin.name, &plugin.args, at)?,
             // Its settings are read, so that mistakes are found; the plugin itself is not here.
             _ => drop(read::args::<serde_json::Value>(&plugin.name, &plugin.args, at)?),

@@ -158,6 +158,7 @@ pub struct Args {
     pub balanced: BalancedArgs,
     pub spread: SpreadArgs,
     pub volumes: VolumeArgs,
+    pub devices: DeviceArgs,
     pub affinity: AffinityArgs,
 }
 
@@ -250,6 +251,24 @@ pub struct SpreadArgs {
 pub struct VolumeArgs {
     pub bind_timeout_seconds: Option<i64>,
     pub shape: Vec<ShapePoint>,
+}
+
+/// Of `DynamicResources`. Durations are Go's text; none: the original's default.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct DeviceArgs {
+    pub filter_timeout: Option<String>,
+    pub binding_timeout: Option<String>,
+}
+
+impl DeviceArgs {
+    /// How long drivers may take to bind devices (upstream `DynamicResourcesBindingTimeoutDefault`).
+    #[must_use]
+    pub fn patience(&self) -> std::time::Duration {
+        let told = self.binding_timeout.as_deref().and_then(|text| super::duration_ns(text).ok()).and_then(|ns| u64::try_from(ns).ok());
+        told.map_or(std::time::Duration::from_secs(600), std::time::Duration::from_nanos)
+    }
 }
 
 /// Of `NodeAffinity`.

@@ -36,6 +36,7 @@ fn what_is_not_said_is_as_the_original_has_it() {
             "VolumeZone",
             "PodTopologySpread",
             "InterPodAffinity",
+            "DynamicResources",
             "NodeDeclaredFeatures",
         ];
         assert_eq!(names(&profile.filter), judges);
@@ -48,6 +49,7 @@ fn what_is_not_said_is_as_the_original_has_it() {
             ("VolumeBinding", 1),
             ("PodTopologySpread", 2),
             ("InterPodAffinity", 2),
+            ("DynamicResources", 2),
             ("NodeResourcesBalancedAllocation", 1),
             ("ImageLocality", 1),
         ];
@@ -74,7 +76,14 @@ fn profiles_points_weights_and_settings() {
     let packs = config.profiles.get("packs").expect("a profile");
     let scores: Vec<(&str, i64)> = packs.score.iter().map(|(p, weight)| (p.name(), *weight)).collect();
     // What is named at the point comes first, then what is for all points.
-    let weighed = [("NodeResourcesFit", 5), ("VolumeBinding", 1), ("PodTopologySpread", 2), ("InterPodAffinity", 7), ("NodeResourcesBalancedAllocation", 1)];
+    let weighed = [
+        ("NodeResourcesFit", 5),
+        ("VolumeBinding", 1),
+        ("PodTopologySpread", 2),
+        ("InterPodAffinity", 7),
+        ("DynamicResources", 2),
+        ("NodeResourcesBalancedAllocation", 1),
+    ];
     assert_eq!(scores, weighed);
     assert!(names(&packs.filter).contains(&"NodeAffinity") && packs.preemption.is_none());
     assert_eq!((packs.percentage_of_nodes, packs.volumes), (Some(100), Some(Duration::from_secs(5))));

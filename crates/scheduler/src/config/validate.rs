@@ -190,6 +190,15 @@ fn of_plugin(name: &str, path: &Path, args: &Args, errors: &mut Vec<Error>) {
             }
             shape(&path.child("shape"), &args.volumes.shape, errors);
         }
+        "DynamicResources" => {
+            let below = |text: &Option<String>, least_ns: i64| text.clone().filter(|text| super::duration_ns(text).is_ok_and(|ns| ns < least_ns));
+            if let Some(text) = below(&args.devices.filter_timeout, 0) {
+                errors.push(Error::invalid(&path.child("filterTimeout"), text, "must be zero or positive"));
+            }
+            if let Some(text) = below(&args.devices.binding_timeout, 1_000_000_000) {
+                errors.push(Error::invalid(&path.child("bindingTimeout"), text, "must be at least 1 second"));
+            }
+        }
         _ => {}
     }
 }

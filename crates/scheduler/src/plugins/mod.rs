@@ -2,6 +2,7 @@
 
 mod balanced;
 mod declared_features;
+pub mod dynamic_resources;
 mod fit;
 mod image_locality;
 mod interpod;
@@ -117,7 +118,7 @@ const REGISTRY: [(&str, &[Point], Here); 24] = [
     (
         "DynamicResources",
         &[PreEnqueue, PreFilter, Filter, PostFilter, PodGroupPostFilter, Score, Reserve, PreBind],
-        Here::Absent("devices are not allocated yet"),
+        Here::Plugin(|args, _| Arc::new(dynamic_resources::DynamicResources::new(args.devices.patience()))),
     ),
     ("NodeDeclaredFeatures", JUDGES, Here::Plugin(|_, _| Arc::new(declared_features::NodeDeclaredFeatures))),
     ("ImageLocality", &[Score], Here::Plugin(|_, _| Arc::new(image_locality::ImageLocality))),

@@ -1,6 +1,6 @@
-//! Carries out a placement: volumes first, if they waited for it, then the binding itself.
+//! Carries out a placement: volumes and devices first, if they waited for it, then the binding itself.
 //!
-//! Where volumes are waited for, the pod's status names the node meanwhile (KEP-5278), so that others see where it is about to be; and
+//! Where they are waited for, the pod's status names the node meanwhile (KEP-5278), so that others see where it is about to be; and
 //! the placement can be called off until the binding is sent: by the pod's deletion or the node's, or by one of higher priority that
 //! wants the room, which then costs no pod anything (KEP-5501).
 
@@ -10,13 +10,17 @@ use std::time::Duration;
 use client::{Client, Error, EventType, Informer, Meta, Patch, PatchParams, Recorder};
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use serde::de::IgnoredAny;
 use serde_json::json;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
+use super::Report;
 use crate::extender::Extender;
+use crate::plugins::dynamic_resources::Grant;
 use crate::plugins::volume_binding::{self, SELECTED_NODE, Step};
 
 /// A placement that can be called off.
@@ -80,6 +84,7 @@ pub(crate) struct NotBound {
     /// For users; none: nobody need be told.
     pub message: Option<String>,
     pub steps: Vec<Step>,
+    pub grants: Vec<Grant>,
 }
 
 pub(super) struct Work {
@@ -87,13 +92,18 @@ pub(super) struct Work {
     pub recorder: Recorder,
     pub claims: Informer<PersistentVolumeClaim>,
     pub volumes: Informer<PersistentVolume>,
-    /// Told of every change of a claim or a volume.
+    pub device_claims: Informer<ResourceClaim>,
+    /// Told of every change of a claim, of whatever kind, or a volume.
     pub changes: watch::Receiver<()>,
+    pub reports: UnboundedSender<Report>,
     pub pod: Arc<Pod>,
     pub node: Arc<Node>,
     pub steps: Vec<Step>,
+    pub grants: Vec<Grant>,
     /// How long volumes are waited for.
     pub patience: Duration,
+    /// How long devices are waited for that drivers must bind.
+    pub device_patience: Duration,
     pub undertaking: Arc<Undertaking>,
     /// Who binds in our place.
     pub binder: Option<Arc<Extender>>,
@@ -102,12 +112,17 @@ pub(super) struct Work {
 impl Work {
     pub(super) async fn run(mut self) -> Result<(), NotBound> {
         let result = self.carry_out().await;
-        result.map_err(|message| NotBound { message, steps: self.steps })
+        if result.is_err() {
+            self.unreserve().await;
+        }
+        result.map_err(|message| NotBound { message, steps: self.steps, grants: self.grants })
     }
 
     async fn carry_out(&mut self) -> Result<(), Option<String>> {
-        if !self.steps.is_empty() {
+        if !self.steps.is_empty() || !self.grants.is_empty() {
             self.announce().await;
+        }
+        if !self.steps.is_empty() {
             let undertaking = self.undertaking.clone();
             let done = tokio::select! {
                 biased;
@@ -115,6 +130,19 @@ impl Work {
                 done = self.bind_volumes() => done,
             };
             done.map_err(|why| Some(format!("running PreBind plugin \"VolumeBinding\": {why}")))?;
+        }
+        if !self.grants.is_empty() {
+            // Not called off half-way: what is written must be known.
+            let undertaking = self.undertaking.clone();
+            let done = match self.grant().await {
+                Err(why) => Err(why),
+                Ok(()) => tokio::select! {
+                    biased;
+                    why = undertaking.called_off() => Err(why),
+                    done = self.devices_bound() => done,
+                },
+            };
+            done.map_err(|why| Some(format!("running PreBind plugin \"DynamicResources\": {why}")))?;
         }
         self.undertaking.send().map_err(Some)?;
         match &self.binder {
@@ -252,7 +280,7 @@ impl Work {
 }
 
 /// An object's revision as a number; 0 if it has none.
-fn revision(object: &impl Meta) -> u64 {
+pub(super) fn revision(object: &impl Meta) -> u64 {
     object.resource_version().parse().unwrap_or_default()
 }
 
@@ -297,11 +325,15 @@ mod tests {
             client,
             claims: Informer::fixed(claim),
             volumes: Informer::fixed(volume),
+            device_claims: Informer::fixed([]),
             changes,
+            reports: tokio::sync::mpsc::unbounded_channel().0,
             pod: Arc::default(),
             node: Arc::new(node),
             steps,
+            grants: Vec::new(),
             patience: Duration::from_secs(600),
+            device_patience: Duration::ZERO,
             undertaking: Arc::default(),
             binder: None,
         };

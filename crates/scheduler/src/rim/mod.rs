@@ -2,6 +2,7 @@
 //! `bind.rs`), which report back.
 
 mod bind;
+mod devices;
 mod extended;
 mod write;
 
@@ -9,8 +10,9 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use client::{Client, Delta, Informer, Informers, Meta, Recorder};
+use client::{Client, Delta, Informer, Informers, Meta, ObjectKey, Recorder};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
@@ -18,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::cache::Cache;
 use crate::framework::{Change, Nominated, Snapshot, Turn};
-use crate::plugins::volume_binding;
+use crate::plugins::{dynamic_resources, volume_binding};
 use crate::pod::{self, PodInfo};
 use crate::preemption::Outcome;
 use crate::profile::Profile;
@@ -40,6 +42,8 @@ pub(crate) enum Report {
     Bound(String),
     /// The victims of a preemption were told to go, or could not be.
     Preempted(String, bool),
+    /// A claim got its devices: its name, UID, and revision then.
+    Devices(ObjectKey, String, u64),
     /// Something other than a pod or node changed.
     Other(Other),
 }
@@ -53,6 +57,9 @@ pub(crate) enum Other {
     Driver(Delta<CSIDriver>),
     Capacity(Delta<CSIStorageCapacity>),
     Attachment(Delta<VolumeAttachment>),
+    ResourceClaim(Delta<ResourceClaim>),
+    DeviceClass,
+    Devices,
     Namespace,
 }
 
@@ -84,10 +91,10 @@ struct Scheduler {
     preempting: HashSet<String>,
     reports: UnboundedSender<Report>,
     notes: UnboundedSender<Note>,
-    /// Placements that are being carried out and wait for volumes.
+    /// Placements that are being carried out and wait for volumes or devices.
     under_way: HashMap<String, Arc<Undertaking>>,
-    /// Told of every change of a claim or a volume.
-    volume_changes: watch::Sender<()>,
+    /// Told of every change of a claim, of whatever kind, or a volume.
+    changes: watch::Sender<()>,
     /// Where to begin looking in large clusters.
     start: usize,
     chance: u64,
@@ -100,8 +107,8 @@ pub(crate) async fn run(config: Config, client: Client, informers: Informers) ->
     pods.synced().await;
     nodes.synced().await;
     let (reports, receiver) = mpsc::unbounded_channel();
-    let volume_changes = watch::Sender::new(());
-    follow_others(&world, &reports, &volume_changes);
+    let changes = watch::Sender::new(());
+    follow_others(&world, &reports, &changes);
     let recorders = Recorders::new(&client, &config);
     let notes = write::start(client.clone(), recorders.clone(), pods.clone());
     let scheduler = Scheduler {
@@ -116,16 +123,16 @@ pub(crate) async fn run(config: Config, client: Client, informers: Informers) ->
         reports,
         notes,
         under_way: HashMap::new(),
-        volume_changes,
+        changes,
         start: 0,
         chance: RandomState::new().hash_one(0) | 1,
     };
     scheduler.run(nodes.subscribe(), pods.subscribe(), receiver).await
 }
 
-/// Tells of changes to what may let in pods that wait for volumes or namespaces.
-fn follow_others(world: &World, reports: &UnboundedSender<Report>, volume_changes: &watch::Sender<()>) {
-    let (claims, volumes) = (volume_changes.clone(), volume_changes.clone());
+/// Tells of changes to what may let in pods that wait for volumes, devices or namespaces.
+fn follow_others(world: &World, reports: &UnboundedSender<Report>, changes: &watch::Sender<()>) {
+    let (claims, volumes, device_claims) = (changes.clone(), changes.clone(), changes.clone());
     follow(&world.claims, reports, move |delta| {
         claims.send_replace(());
         Other::Claim(delta)
@@ -139,6 +146,13 @@ fn follow_others(world: &World, reports: &UnboundedSender<Report>, volume_change
     follow(&world.drivers, reports, Other::Driver);
     follow(&world.capacities, reports, Other::Capacity);
     follow(&world.attachments, reports, Other::Attachment);
+    follow(&world.resource_claims, reports, move |delta| {
+        device_claims.send_replace(());
+        Other::ResourceClaim(delta)
+    });
+    follow(&world.device_classes, reports, |_| Other::DeviceClass);
+    follow(&world.slices, reports, |_| Other::Devices);
+    follow(&world.taint_rules, reports, |_| Other::Devices);
     follow(&world.namespaces, reports, |_| Other::Namespace);
 }
 
@@ -265,7 +279,8 @@ impl Scheduler {
                 // Nominated by a former process.
                 self.nominate(pod.uid(), Some((info.nominated().to_owned(), info.clone())));
             }
-            self.queue.upsert(info, Instant::now());
+            let held = self.waits_for_claims(&info);
+            self.queue.upsert(info, held, Instant::now());
         }
     }
 
@@ -278,6 +293,10 @@ impl Scheduler {
         match report {
             Report::NotBound(uid, why) => self.not_bound(&uid, why),
             Report::Bound(uid) => drop(self.under_way.remove(&uid)),
+            Report::Devices(key, uid, revision) => {
+                let now = self.world.resource_claims.get_key(&key);
+                self.world.assumed.wrote_devices(&uid, revision, now.as_deref());
+            }
             Report::Preempted(uid, done) => {
                 self.preempting.remove(&uid);
                 if !done {
@@ -306,10 +325,32 @@ impl Scheduler {
             Other::Capacity(delta) => turn(delta).map(Change::Capacity),
             Other::Attachment(Delta::Deleted(attachment)) => Some(Change::AttachmentGone(attachment)),
             Other::Attachment(_) => None,
+            Other::ResourceClaim(delta) => {
+                self.heard_devices(delta.object());
+                Some(turn(delta).map_or(Change::ResourceClaimGone(delta.object()), Change::ResourceClaim))
+            }
+            Other::DeviceClass => Some(Change::DeviceClass),
+            Other::Devices => Some(Change::Devices),
             Other::Namespace => Some(Change::Namespace),
         }
         .into_iter()
         .for_each(|change| self.queue.change(&change, Instant::now()));
+    }
+
+    /// Whether a pod's claims of devices are not all made yet, where that counts.
+    fn waits_for_claims(&self, pod: &PodInfo) -> bool {
+        self.config.profiles.get(pod.scheduler_name()).is_some_and(|profile| profile.waits_for_claims) && dynamic_resources::waits(pod, &self.world)
+    }
+
+    /// A claim of devices came, changed or went: what was chosen for it may be seen, and who was held back for it may be let in.
+    fn heard_devices(&mut self, claim: &ResourceClaim) {
+        let now = self.world.resource_claims.get_key(&claim.key());
+        self.world.assumed.heard_devices(claim.uid(), now.as_deref());
+        for pod in self.queue.held(claim.namespace()) {
+            if !self.waits_for_claims(&pod) {
+                self.queue.upsert(pod, false, Instant::now());
+            }
+        }
     }
 
     /// Decides about a pod, and has the decision carried out.
@@ -357,12 +398,22 @@ impl Scheduler {
         let uid = pod.pod.uid().to_owned();
         let Some(node) = self.cache.node(name).map(|n| n.node.clone()) else { return };
         let steps = profile.volumes.map(|_| volume_binding::plan(pod, &node, &self.world)).unwrap_or_default();
+        let grants = match profile.devices.map(|_| dynamic_resources::plan(pod, &node, &self.world)).transpose() {
+            Ok(grants) => grants.unwrap_or_default(),
+            Err(why) => {
+                self.queue.fail(&uid, Instant::now());
+                return self.note(pod, "SchedulerError", format!("running Reserve plugin {:?}: {why}", dynamic_resources::NAME), Nomination::Clear);
+            }
+        };
         steps.iter().for_each(|step| step.assume(&mut self.world));
+        for grant in &grants {
+            grant.allocation.iter().for_each(|given| self.world.assumed.pend(&grant.claim, given.clone()));
+        }
         self.cache.assume(pod.clone(), name);
         // It is there now, and no longer one that waits for the node.
         self.give_back(&uid, name);
         let undertaking = Arc::new(Undertaking::default());
-        if !steps.is_empty() {
+        if !steps.is_empty() || !grants.is_empty() {
             self.under_way.insert(uid.clone(), undertaking.clone());
         }
         let binder = self.config.extenders.iter().find(|e| e.binds() && e.is_interested(pod)).cloned();
@@ -371,17 +422,21 @@ impl Scheduler {
             recorder: self.recorders.of(&pod.pod).clone(),
             claims: self.world.claims.clone(),
             volumes: self.world.volumes.clone(),
-            changes: self.volume_changes.subscribe(),
+            device_claims: self.world.resource_claims.clone(),
+            changes: self.changes.subscribe(),
+            reports: self.reports.clone(),
             pod: pod.pod.clone(),
             node,
             steps,
+            grants,
             patience: profile.volumes.unwrap_or_default(),
+            device_patience: profile.devices.unwrap_or_default(),
             undertaking,
             binder,
         };
         let reports = self.reports.clone();
         tokio::spawn(async move {
-            let waited = !work.steps.is_empty();
+            let waited = !work.steps.is_empty() || !work.grants.is_empty();
             // That it was taken the informer tells. The scheduler may have ended: then nobody needs to know.
             match Box::pin(work.run()).await {
                 Err(why) => drop(reports.send(Report::NotBound(uid, why))),
@@ -394,6 +449,9 @@ impl Scheduler {
     fn not_bound(&mut self, uid: &str, why: NotBound) {
         self.under_way.remove(uid);
         why.steps.iter().for_each(|step| step.revert(&mut self.world));
+        // What was written is the claim's, and will be seen there.
+        let open = why.grants.iter().filter(|grant| grant.allocation.is_some() && !grant.is_written);
+        open.for_each(|grant| self.world.assumed.forget_devices(grant.claim.uid()));
         if let Some(last) = self.cache.forget(uid) {
             self.change(&Change::PodGone(&last));
         }
@@ -406,8 +464,9 @@ impl Scheduler {
         }
     }
 
-    fn wait(&mut self, pod: &Arc<PodInfo>, failure: Failure) {
+    fn wait(&mut self, pod: &Arc<PodInfo>, mut failure: Failure) {
         let uid = pod.pod.uid();
+        self.free_devices(pod, &mut failure);
         self.queue.park(uid, failure.plugins, Instant::now());
         let nomination = match failure.preemption {
             Outcome::Nothing => Nomination::Keep,
@@ -425,6 +484,18 @@ impl Scheduler {
             }
         };
         self.note(pod, "Unschedulable", failure.message, nomination);
+    }
+
+    /// Gives back what a claim has if that is of no use to its only pod; it is looked at again when that is done.
+    fn free_devices(&self, pod: &Arc<PodInfo>, failure: &mut Failure) {
+        let Some(patience) = self.config.profiles.get(pod.scheduler_name()).and_then(|profile| profile.devices) else { return };
+        if !failure.plugins.contains(dynamic_resources::NAME) {
+            return;
+        }
+        let Some(claim) = dynamic_resources::to_free(pod, self.cache.nodes(), &self.world, patience) else { return };
+        failure.message = failure.message.replacen(" preemption:", " deallocation of ResourceClaim completed, preemption:", 1);
+        let client = self.client.clone();
+        tokio::spawn(async move { Box::pin(devices::free(&client, &claim)).await });
     }
 
     /// Pods of lower priority that wait for the same node have to look elsewhere.

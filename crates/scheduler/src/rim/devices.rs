@@ -1,0 +1,163 @@
+//! Gives claims their devices before their pod is bound: the finalizer, the allocation and the reservation are written, and drivers that
+//! must bind a device are waited for (KEP 5007). What was written is not taken back when the pod is not bound after all but for the
+//! reservation: the next attempt uses it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::devices::{FINALIZER, allocation, is_reserved_for};
+use client::{Client, Error, EventType, Meta, Patch, PatchParams};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference};
+use serde_json::json;
+
+use super::Report;
+use super::bind::Work;
+use crate::plugins::dynamic_resources::{Grant, is_late, is_ready, must_be_bound, must_be_reserved};
+
+/// How often a claim is written that meets other writers, and how long between (upstream `retry.DefaultRetry`).
+const TRIES: usize = 5;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Why a claim was not written.
+struct Failure {
+    message: String,
+    is_conflict: bool,
+}
+
+impl Failure {
+    fn of(what: &str, claim: &ResourceClaim, error: &Error) -> Self {
+        Self { message: format!("{what} claim {}: {error}", claim.key()), is_conflict: error.is_conflict() }
+    }
+
+    fn final_one(message: String) -> Self {
+        Self { message, is_conflict: false }
+    }
+}
+
+impl Work {
+    /// Writes what the claims are given.
+    pub(super) async fn grant(&mut self) -> Result<(), String> {
+        for grant in &mut self.grants {
+            if !must_be_reserved(grant, self.pod.uid()) {
+                continue;
+            }
+            let claim = write(&self.client, &self.pod, grant).await?;
+            grant.is_written = true;
+            let revision = claim.resource_version().parse().unwrap_or_default();
+            // The scheduler may have ended: then nobody needs to know.
+            let _ = self.reports.send(Report::Devices(claim.key(), claim.uid().to_owned(), revision));
+            grant.claim = Arc::new(claim);
+        }
+        Ok(())
+    }
+
+    /// Waits until drivers have bound the devices, where they must.
+    pub(super) async fn devices_bound(&mut self) -> Result<(), String> {
+        if !self.grants.iter().any(|grant| must_be_bound(&grant.claim)) {
+            return Ok(());
+        }
+        let text = format!("waiting for binding conditions for device on node {}", self.node.name());
+        self.recorder.event(&client::object_reference(&*self.pod), EventType::Normal, "BindingConditionsPending", text);
+        let late = |_| "device binding timeout: context deadline exceeded".to_owned();
+        tokio::time::timeout(self.device_patience, self.all_bound()).await.map_err(late)?
+    }
+
+    async fn all_bound(&mut self) -> Result<(), String> {
+        loop {
+            let mut all = true;
+            for grant in &mut self.grants {
+                let (namespace, name) = (grant.claim.namespace(), grant.claim.name());
+                let now = self.device_claims.get(namespace, name).filter(|now| now.uid() == grant.claim.uid());
+                let now = now.ok_or_else(|| format!("could not find ResourceClaim \"{namespace}/{name}\""))?;
+                let older = |a: &ResourceClaim, b: &ResourceClaim| super::bind::revision(a) < super::bind::revision(b);
+                if !older(&now, &grant.claim) {
+                    grant.claim = now;
+                }
+                if !is_ready(&grant.claim)? {
+                    if is_late(&grant.claim, self.device_patience) {
+                        return Err(format!("device binding timeout: claim={}", grant.claim.name()));
+                    }
+                    all = false;
+                }
+            }
+            if all {
+                return Ok(());
+            }
+            if self.changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Takes the pod's reservations back. Who has the claim else keeps it, and so does the claim its devices.
+    pub(super) async fn unreserve(&self) {
+        for grant in &self.grants {
+            let claim = &grant.claim;
+            if allocation(claim).is_none() || !is_reserved_for(claim, self.pod.uid()) {
+                continue;
+            }
+            let patch = json!({"metadata": {"uid": claim.uid()}, "status": {"reservedFor": [{"$patch": "delete", "uid": self.pod.uid()}]}});
+            let api = self.client.namespaced::<ResourceClaim>(claim.namespace());
+            if let Err(error) = api.patch_status(claim.name(), &Patch::Strategic(patch), &PatchParams::default()).await {
+                // The next attempt finds it reserved, or the controller takes it from a pod that is gone.
+                tracing::warn!(%error, claim = %claim.key(), "a reservation could not be taken back");
+            }
+        }
+    }
+}
+
+/// Writes what a claim is given; the claim as it is then.
+async fn write(client: &Client, pod: &Pod, grant: &Grant) -> Result<ResourceClaim, String> {
+    let api = client.namespaced::<ResourceClaim>(grant.claim.namespace());
+    let mut claim = (*grant.claim).clone();
+    for left in (0..TRIES).rev() {
+        match write_once(client, pod, grant, claim).await {
+            Ok(written) => return Ok(written),
+            Err(failure) if left == 0 || !failure.is_conflict => return Err(failure.message),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+        let name = grant.claim.name();
+        claim = api.get(name).await.map_err(|error| format!("get updated claim {} after conflict: {error}", grant.claim.key()))?;
+    }
+    Err(format!("claim {} could not be written", grant.claim.key()))
+}
+
+async fn write_once(client: &Client, pod: &Pod, grant: &Grant, mut claim: ResourceClaim) -> Result<ResourceClaim, Failure> {
+    let api = client.namespaced::<ResourceClaim>(claim.namespace());
+    let (key, name) = (claim.key(), claim.name().to_owned());
+    if claim.is_deleting() || claim.uid() != grant.claim.uid() {
+        return Err(Failure::final_one(format!("claim {key} got deleted in the meantime")));
+    }
+    if let Some(given) = &grant.allocation {
+        if allocation(&claim).is_some() {
+            return Err(Failure::final_one(format!("claim {key} got allocated elsewhere in the meantime")));
+        }
+        if !claim.has_finalizer(FINALIZER) {
+            claim.metadata.finalizers.get_or_insert_default().push(FINALIZER.to_owned());
+            claim = api.replace(&name, &claim).await.map_err(|error| Failure::of("add finalizer to", &claim, &error))?;
+        }
+        claim.status.get_or_insert_default().allocation = Some(given.clone());
+    }
+    let status = claim.status.get_or_insert_default();
+    let Some(allocation) = &mut status.allocation else {
+        return Err(Failure::final_one(format!("claim {key} got deallocated elsewhere in the meantime")));
+    };
+    allocation.allocation_timestamp.get_or_insert_with(client::now);
+    let consumer = ResourceClaimConsumerReference { resource: "pods".to_owned(), name: pod.name().to_owned(), uid: pod.uid().to_owned(), api_group: None };
+    status.reserved_for.get_or_insert_default().push(consumer);
+    let what = if grant.allocation.is_some() { "add allocation and reservation to" } else { "add reservation to" };
+    api.replace_status(&name, &claim).await.map_err(|error| Failure::of(what, &claim, &error))
+}
+
+/// Gives back what a claim has (upstream's plug-in after filtering).
+pub(super) async fn free(client: &Client, claim: &ResourceClaim) {
+    let mut next = claim.clone();
+    let status = next.status.get_or_insert_default();
+    (status.allocation, status.devices, status.reserved_for) = (None, None, None);
+    let api = client.namespaced::<ResourceClaim>(claim.namespace());
+    if let Err(error) = api.replace_status(claim.name(), &next).await {
+        // It is tried again when the pod is.
+        tracing::warn!(%error, claim = %claim.key(), "a claim of no use could not be given back");
+    }
+}
