@@ -44,7 +44,7 @@ mod workloads;
 
 pub use meta::{annotations as validate_annotations, validate_meta, validate_meta_update};
 pub use name_rule::NameRule;
-pub use pod::qos_class;
+pub use pod::{api_references, names_secrets, qos_class};
 pub use rules::labels as validate_labels;
 pub use strategy::{Context, Generic, Identity, Judged, Propagation, Selectable, Strategy};
 pub use withheld::withhold;

@@ -12,6 +12,7 @@ use crate::machine;
 use crate::pod::Context;
 use crate::resources;
 use crate::shortage;
+use crate::statics::is_static;
 use crate::util;
 
 /// Begins the reasons that a resource is short.
@@ -77,14 +78,14 @@ pub fn allocatable(cx: &Context) -> BTreeMap<String, i64> {
     let node = cx.node.read().clone();
     let told = node.iter().flat_map(|n| n.status.iter()).flat_map(|s| s.allocatable.iter().flatten());
     let mut out: BTreeMap<String, i64> = told.filter(|(n, _)| *n != "pods").map(|(n, q)| (n.clone(), resources::value(q))).collect();
-    out.insert("cpu".to_owned(), cx.machine.cpu_milli);
-    out.insert("memory".to_owned(), cx.machine.memory_bytes - machine::RESERVED_MEMORY_BYTES);
+    out.insert("cpu".to_owned(), cx.allocatable("cpu"));
+    out.insert("memory".to_owned(), cx.allocatable("memory"));
     out
 }
 
 /// Checks a new pod against the node and the pods on it that have not ended.
 pub fn check(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Verdict {
-    if let Some(message) = shortage::refuses(pod, cx.pressure.told()) {
+    if let Some(message) = shortage::refuses(pod, &cx.pressure.told()) {
         return Verdict::Refused(Rejection::new("Evicted", message));
     }
     if let Some(message) = unconfinable(pod).filter(|_| !crate::cri::apparmor_enabled()) {
@@ -161,7 +162,8 @@ fn fits(pod: &Pod, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
     }
     let tolerations = placement::Tolerations::new(&spec.tolerations);
     let borne = |t: &Taint| tolerations.bear(placement::Taint { key: &t.key, value: t.value.as_deref().unwrap_or_default(), effect: &t.effect });
-    if place.taints.iter().any(|t| t.effect == placement::NO_EXECUTE && !borne(t)) {
+    // What a node's taints keep away is not what the node itself runs.
+    if !is_static(pod) && place.taints.iter().any(|t| t.effect == placement::NO_EXECUTE && !borne(t)) {
         return by_node(Rejection::predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate"));
     }
     let sysctls = spec.security_context.as_ref().and_then(|s| s.sysctls.as_ref());

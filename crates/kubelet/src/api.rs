@@ -83,6 +83,8 @@ pub trait KubeApi: Send + Sync {
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError>;
     /// A strategic merge patch of the pod's status.
     async fn patch_pod_status(&self, namespace: &str, name: &str, patch: Value) -> Result<Pod, ApiError>;
+    /// Makes a pod: the mirror of a static one.
+    async fn create_pod(&self, pod: &Pod) -> Result<Pod, ApiError>;
     /// Deletes with grace 0 if the UID is still this.
     async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiError>;
     /// A token of a service account.
@@ -111,8 +113,8 @@ pub trait KubeApi: Send + Sync {
     async fn delete_csi_node(&self, name: &str) -> Result<(), ApiError>;
     /// The handler that a RuntimeClass names.
     async fn runtime_handler(&self, class: &str) -> Result<String, ApiError>;
-    /// The services of a namespace, from the informer's memory.
-    async fn services(&self, namespace: &str) -> Vec<Arc<Service>>;
+    /// The services of a namespace, from the informer's memory; when it is whole, or what there is of it by now.
+    async fn services(&self, namespace: &str, by_now: bool) -> Vec<Arc<Service>>;
     /// This node's object.
     async fn get_node(&self, name: &str) -> Result<Option<Node>, ApiError>;
     /// Registers this node.

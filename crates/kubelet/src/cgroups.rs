@@ -48,11 +48,57 @@ impl Cgroups {
         format!("{root}/kubepods{class}/pod{}", util::uid(pod))
     }
 
+    /// Where version 1's cgroups of memory are.
+    #[must_use]
+    pub fn memory_base(&self) -> Option<PathBuf> {
+        Some(self.base.join("memory")).filter(|d| !self.unified && d.is_dir())
+    }
+
+    /// The cgroup of all pods.
+    #[must_use]
+    pub fn node_path(&self) -> String {
+        let root = if self.root.is_empty() { String::new() } else { format!("/{}", self.root) };
+        format!("{root}/kubepods")
+    }
+
     /// The cgroups above the pods': the one of all pods first.
     #[must_use]
     pub fn class_paths(&self) -> Vec<String> {
-        let root = if self.root.is_empty() { String::new() } else { format!("/{}", self.root) };
-        ["", "/burstable", "/besteffort"].map(|class| format!("{root}/kubepods{class}")).into()
+        ["", "/burstable", "/besteffort"].map(|class| format!("{}{class}", self.node_path())).into()
+    }
+
+    /// Makes the cgroup of all pods, and gives it its limits: what pods may take together.
+    pub fn limit_node(&self, limits: &CgroupLimits, pids: Option<i64>) -> io::Result<()> {
+        let path = self.node_path();
+        if self.dirs(&path).iter().any(|d| !d.is_dir()) {
+            self.make(&path)?;
+        }
+        self.put_all(&path, limits, pids)
+    }
+
+    /// Gives a cgroup that somebody else made its limits.
+    pub fn limit_existing(&self, path: &str, limits: &CgroupLimits, pids: Option<i64>) -> io::Result<()> {
+        let name = path.trim_matches('/');
+        let missing: Vec<String> = self.dirs(path).iter().filter(|d| !d.is_dir()).map(|d| d.display().to_string()).collect();
+        if !missing.is_empty() {
+            return Err(io::Error::other(format!("cgroup [{name:?}] has some missing paths: {}", missing.join(", "))));
+        }
+        self.put_all(path, limits, pids)
+    }
+
+    /// Writes limits; the first that the kernel does not take is an error, but for those of controllers that are not there.
+    fn put_all(&self, path: &str, limits: &CgroupLimits, pids: Option<i64>) -> io::Result<()> {
+        let pids = pids.map(|n| ("pids", "pids.max", n.to_string()));
+        for (controller, file, value) in self.values(limits).into_iter().chain(pids) {
+            let rel = path.trim_start_matches('/');
+            let dir = if self.unified { self.base.join(rel) } else { self.base.join(controller).join(rel) };
+            if let Err(e) = fs::write(dir.join(file), &value)
+                && dir.join(file).exists()
+            {
+                return Err(io::Error::new(e.kind(), format!("{file} {value}: {e}")));
+            }
+        }
+        Ok(())
     }
 
     /// Makes the cgroup of the pod's class, once; the runtime makes the pod's own below it. Answers the pod's path.
@@ -67,16 +113,15 @@ impl Cgroups {
         Ok(path)
     }
 
-    /// Gives the classes their weights: `burstable` what its pods ask for, `besteffort` the least, all pods together the node's
+    /// Gives the classes their weights: `burstable` what its pods ask for, `besteffort` the least, all pods together the `whole`
     /// (upstream's `qosContainerManager`). To be called when a pod has come, gone or changed.
-    pub fn balance(&self, pods: &[Arc<Pod>], cpu_milli: i64) {
+    pub fn balance(&self, pods: &[Arc<Pod>], whole: u64) {
         let burstable = pods.iter().filter(|p| resources::qos(p) == Qos::Burstable).filter_map(|p| p.spec.as_ref());
         let asked = burstable.map(|s| resources::pod_requests(s).get("cpu").copied().unwrap_or(0)).fold(0, i64::saturating_add);
-        let root = if self.root.is_empty() { String::new() } else { format!("/{}", self.root) };
-        for (class, milli) in [("", cpu_milli), ("/burstable", asked), ("/besteffort", 0)] {
-            let path = format!("{root}/kubepods{class}");
+        for (class, cpu_shares) in [("", whole), ("/burstable", resources::shares(asked)), ("/besteffort", resources::shares(0))] {
+            let path = format!("{}{class}", self.node_path());
             if self.dirs(&path).iter().any(|d| d.is_dir()) {
-                self.set(&path, &CgroupLimits { cpu_shares: resources::shares(milli), ..CgroupLimits::default() });
+                self.set(&path, &CgroupLimits { cpu_shares, ..CgroupLimits::default() });
             }
         }
     }
@@ -156,34 +201,31 @@ impl Cgroups {
     /// Writes the limits; a controller that is not there is passed over, since the node's status tells what there is.
     fn set(&self, path: &str, limits: &CgroupLimits) {
         let rel = path.trim_start_matches('/');
-        let put = |controller: &str, file: &str, value: String| {
+        for (controller, file, value) in self.values(limits) {
             let dir = if self.unified { self.base.join(rel) } else { self.base.join(controller).join(rel) };
             if let Err(e) = fs::write(dir.join(file), &value) {
                 tracing::debug!(path, file, value, error = %e, "cgroup value not set");
             }
-        };
-        if self.unified {
-            if limits.cpu_shares > 0 {
-                put("", "cpu.weight", weight(limits.cpu_shares).to_string());
-            }
-            if limits.cpu_quota_us > 0 {
-                put("", "cpu.max", format!("{} {}", limits.cpu_quota_us, limits.cpu_period_us));
-            }
-            if limits.memory_limit_bytes > 0 {
-                put("", "memory.max", limits.memory_limit_bytes.to_string());
-            }
-        } else {
-            if limits.cpu_shares > 0 {
-                put("cpu", "cpu.shares", limits.cpu_shares.to_string());
-            }
-            if limits.cpu_quota_us > 0 {
-                put("cpu", "cpu.cfs_period_us", limits.cpu_period_us.to_string());
-                put("cpu", "cpu.cfs_quota_us", limits.cpu_quota_us.to_string());
-            }
-            if limits.memory_limit_bytes > 0 {
-                put("memory", "memory.limit_in_bytes", limits.memory_limit_bytes.to_string());
-            }
         }
+    }
+
+    /// Controller (of version 1), file and value of each limit that there is.
+    fn values(&self, limits: &CgroupLimits) -> Vec<(&'static str, &'static str, String)> {
+        let mut out = Vec::new();
+        let (shares, quota, memory) = (limits.cpu_shares, limits.cpu_quota_us, limits.memory_limit_bytes);
+        if shares > 0 {
+            out.push(if self.unified { ("cpu", "cpu.weight", weight(shares).to_string()) } else { ("cpu", "cpu.shares", shares.to_string()) });
+        }
+        if quota > 0 && self.unified {
+            out.push(("cpu", "cpu.max", format!("{quota} {}", limits.cpu_period_us)));
+        } else if quota > 0 {
+            out.push(("cpu", "cpu.cfs_period_us", limits.cpu_period_us.to_string()));
+            out.push(("cpu", "cpu.cfs_quota_us", quota.to_string()));
+        }
+        if memory > 0 {
+            out.push(("memory", if self.unified { "memory.max" } else { "memory.limit_in_bytes" }, memory.to_string()));
+        }
+        out
     }
 
     /// Removes the pod's cgroup and what is below it. Processes in it have ended; the kernel may need a moment to notice.
@@ -255,11 +297,35 @@ mod tests {
             let asks = serde_json::json!({"requests": {"cpu": cpu}});
             Arc::new(serde_json::from_value(serde_json::json!({"spec": {"containers": [{"name": "c", "resources": asks}]}})).unwrap())
         };
-        cgroups.balance(&[pod("6"), pod("2")], 16_000);
+        cgroups.balance(&[pod("6"), pod("2")], 16 * 1024);
         let weight_of = |class: &str| fs::read_to_string(at(class).join("cpu.weight")).unwrap();
         assert_eq!((weight_of(""), weight_of("burstable"), weight_of("besteffort")), (weight(16 * 1024).to_string(), weight(8 * 1024).to_string(), "1".into()));
-        cgroups.balance(&[], 16_000);
+        cgroups.balance(&[], 16 * 1024);
         assert_eq!(weight_of("burstable"), "1");
+    }
+
+    #[test]
+    fn all_pods_have_a_limit_together_and_others_theirs_where_they_are() {
+        let dir = crate::testing::TempDir::new("node-limits");
+        fs::write(dir.path().join("cgroup.controllers"), "cpu memory pids").unwrap();
+        let cgroups = Cgroups::new(dir.path(), "knarr");
+        let limits = CgroupLimits { cpu_shares: 2048, memory_limit_bytes: 1 << 30, ..CgroupLimits::default() };
+        cgroups.limit_node(&limits, Some(100)).unwrap();
+        let at = |file: &str| fs::read_to_string(dir.path().join("knarr/kubepods").join(file)).unwrap();
+        assert_eq!((at("memory.max"), at("pids.max"), at("cpu.weight")), ((1 << 30).to_string(), "100".into(), weight(2048).to_string()));
+        let error = cgroups.limit_existing("/system", &limits, None).unwrap_err().to_string();
+        assert!(error.starts_with("cgroup [\"system\"] has some missing paths: "), "{error}");
+        fs::create_dir(dir.path().join("system")).unwrap();
+        cgroups.limit_existing("/system", &limits, None).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("system/memory.max")).unwrap(), (1 << 30).to_string());
+        // Version 1 has a directory for each controller.
+        let old = crate::testing::TempDir::new("node-limits-1");
+        for controller in ["cpu", "memory", "pids"] {
+            fs::create_dir(old.path().join(controller)).unwrap();
+        }
+        Cgroups::new(old.path(), "").limit_node(&limits, Some(100)).unwrap();
+        let at = |file: &str| fs::read_to_string(old.path().join(file)).unwrap();
+        assert_eq!((at("memory/kubepods/memory.limit_in_bytes"), at("pids/kubepods/pids.max")), ((1 << 30).to_string(), "100".into()));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::time::SystemTime;
 use network::pod::OwnPort;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::settings::Settings;
+
 /// Where a kubelet's API listens.
 pub const PORT: u16 = 10250;
 
@@ -47,6 +49,10 @@ pub struct Config {
     pub own_ports: Vec<OwnPort>,
     /// The host's resolver file for `dnsPolicy: Default`.
     pub resolv_conf: PathBuf,
+    /// Where images and containers' layers lie; usually on the file system of `root_dir`.
+    pub image_dir: PathBuf,
+    /// What the node's flags say.
+    pub settings: Settings,
     /// What the time is.
     pub clock: Clock,
     /// Version shown as kubelet version, `v1.37.…`.
@@ -125,6 +131,7 @@ impl Config {
             labels: BTreeMap::new(),
             taints: Vec::new(),
             pod_logs_dir: root_dir.join("logs"),
+            image_dir: root_dir.clone(),
             root_dir,
             cgroup_root: String::new(),
             cluster_dns: Vec::new(),
@@ -136,6 +143,7 @@ impl Config {
             api_service: None,
             own_ports: Vec::new(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            settings: Settings::default(),
             clock: Clock::default(),
             version: "v1.37.2".into(),
         }
@@ -173,6 +181,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// What the flags say does not fit this machine.
+    #[error("{0}")]
+    Settings(String),
     /// The API server refused what the kubelet cannot do without.
     #[error("API: {0}")]
     Api(String),

@@ -408,8 +408,8 @@ pub trait ContainerRuntime: Send + Sync {
     async fn update_resources(&self, id: &ContainerId, limits: CgroupLimits) -> Result<(), CriError>;
     /// Makes the runtime open the log file anew after it was moved away.
     async fn reopen_log(&self, id: &ContainerId) -> Result<(), CriError>;
-    /// Bytes that a container's writable layer takes.
-    async fn disk_usage(&self, id: &ContainerId) -> Result<u64, CriError>;
+    /// What a container's writable layer takes.
+    async fn disk_usage(&self, id: &ContainerId) -> Result<runtime::DiskUsage, CriError>;
     /// Present use.
     async fn stats(&self, id: &ContainerId) -> Result<Stats, CriError>;
     /// The same of many at once, in their order, with all that is known of each if `whole`; none for what is gone.

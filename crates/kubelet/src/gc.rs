@@ -1,4 +1,4 @@
-//! What is left over: directories of pods that nobody has, images that nobody uses when the disk is filling up.
+//! What is left over: directories of pods that nobody has. (Images that nobody uses are [`crate::images::collect`]'s.)
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -6,17 +6,12 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 
-use crate::cri::{Image, PodUid, label};
-use crate::images::pulled;
-use crate::machine;
+use crate::cri::{PodUid, label};
 use crate::pod::manager::Pods;
 use crate::pod::{Context, cleanup};
 use crate::util;
 use crate::volumes::{self, Layout};
 
-/// Share of the disk in use at which images are removed, and down to which (upstream's defaults), in hundredths.
-const IMAGE_GC_HIGH_PERCENT: u64 = 85;
-const IMAGE_GC_LOW_PERCENT: u64 = 80;
 /// Former pods that are taken away at the same time.
 const ORPHANS_MAX: usize = 16;
 
@@ -65,56 +60,4 @@ fn orphans(cx: &Context, pods: &Pods, held: &[PodUid]) -> Vec<String> {
         }
     }
     found.into_iter().filter(|uid| !known.contains(uid)).collect()
-}
-
-/// The images that this node pulled and that no container and no image volume uses, the largest first. One that was imported
-/// may not be had again, and stays.
-async fn spare(cx: &Arc<Context>, pods: &Pods) -> Vec<Image> {
-    let (cx, pods) = (Arc::clone(cx), pods.clone());
-    util::blocking(move || {
-        let all = cx.runtime.images();
-        let mut in_use: HashSet<String> = cx.runtime.containers().into_iter().flat_map(|c| [c.image, c.image_id]).collect();
-        for pod in pods.all().into_iter().filter(|h| !h.ended()).map(|h| h.pod()) {
-            let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-            let mounted: Vec<String> = volumes.filter_map(|v| v.image.as_ref()?.reference.clone()).collect();
-            in_use.extend(mounted.iter().filter_map(|reference| cx.runtime.image(reference)).map(|i| i.id));
-        }
-        let used = |i: &Image| in_use.contains(&i.id) || i.repo_tags.iter().chain(&i.repo_digests).any(|n| in_use.contains(n));
-        let mut spare: Vec<Image> = all.into_iter().filter(|i| pulled::was_pulled(i) && !used(i)).collect();
-        spare.sort_by_key(|i| std::cmp::Reverse(i.size_bytes));
-        spare
-    })
-    .await
-}
-
-async fn remove(cx: &Arc<Context>, image: &Image) {
-    if let Err(e) = cx.runtime.remove_image(&image.id).await {
-        tracing::debug!(image = image.id, error = %e, "unused image not removed");
-    }
-}
-
-/// Removes unused images, largest first, while the disk is too full.
-pub async fn images(cx: Arc<Context>, pods: Pods) {
-    let root = cx.config.root_dir.clone();
-    let used_percent = || {
-        let (all, free) = machine::disk(&root);
-        ((all - free.min(all)) * 100).checked_div(all).unwrap_or(0)
-    };
-    let spare = spare(&cx, &pods).await;
-    if used_percent() < IMAGE_GC_HIGH_PERCENT {
-        return;
-    }
-    for image in spare {
-        if used_percent() < IMAGE_GC_LOW_PERCENT {
-            return;
-        }
-        remove(&cx, &image).await;
-    }
-}
-
-/// Removes all unused images: the node runs short of disk.
-pub async fn all_unused_images(cx: &Arc<Context>, pods: &Pods) {
-    for image in spare(cx, pods).await {
-        remove(cx, &image).await;
-    }
 }

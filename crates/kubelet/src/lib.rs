@@ -7,7 +7,7 @@
 //! Decisions are pure functions ([`pod::plan`], [`pod::status`]) of what the runtime shows and what the worker remembers; what
 //! must outlive a restart is in the runtime's labels and in the pod's directory, so a new process adopts the pods of the old one.
 //!
-//! Arrows: `server` → `pod` → (`volumes`, `env`, `probes`, `images`, …) → (`cri`, `api`). `real` joins the two traits to the
+//! Arrows: `statics` → `pod`, `server` → `pod` → (`volumes`, `env`, `probes`, `images`, …) → (`cri`, `api`). `real` joins the two traits to the
 //! runtime, the network and the client.
 
 pub mod admission;
@@ -26,12 +26,15 @@ pub mod node;
 pub mod pod;
 pub mod probes;
 mod real;
+pub mod reserve;
 pub mod resources;
 pub mod security;
 pub mod server;
+pub mod settings;
 pub mod shortage;
 pub mod shutdown;
 pub mod start_error;
+pub mod statics;
 pub mod status_writer;
 pub mod util;
 pub mod volumes;
@@ -44,4 +47,5 @@ mod testing;
 
 pub use config::{Clock, Config, Error, PORT, Tls};
 pub use run::{PodChange, run, run_with};
+pub use settings::{Options, Settings};
 pub use volumes::purge;

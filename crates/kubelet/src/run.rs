@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -12,15 +12,17 @@ use crate::api::SharedApi;
 use crate::cgroups::Cgroups;
 use crate::config::{Config, Error};
 use crate::cri::{SharedNet, SharedRuntime};
-use crate::images::Images;
+use crate::images::{Images, collect};
 use crate::machine::Machine;
 use crate::pod::Context;
 use crate::pod::manager::{Manager, Pods};
+use crate::statics::mirrors::Mirrors;
+use crate::statics::{is_mirror, of_the_api, source};
 use crate::volumes::persistent::Persistent;
 use crate::volumes::watches::Watches;
-use crate::{evict, gc, logs, node, server, util, volumes};
+use crate::{evict, gc, logs, node, reserve, server, util, volumes};
 
-/// How often logs and evictions are looked at (upstream's `monitoringInterval`s).
+/// How often logs are looked at (upstream's `containerLogMonitorInterval`).
 const LOOK: Duration = Duration::from_secs(10);
 /// How often what belongs to nobody is looked for (upstream's collectors: a minute).
 const ORPHANS: Duration = Duration::from_secs(60);
@@ -101,7 +103,7 @@ pub async fn run_with(
         started: config.clock.now(),
         others: Box::new(move |uid| beside.others(uid)),
         node: parking_lot::RwLock::default(),
-        pressure: crate::shortage::Pressure::default(),
+        pressure: crate::shortage::Pressure::new(config.settings.eviction.transition),
         probed: crate::probes::counts::Counts::default(),
         looks,
         persistent,
@@ -111,6 +113,9 @@ pub async fn run_with(
         net,
         config,
     });
+    reserve::check(&cx.config.settings, &cx.machine.capacity()).map_err(Error::Settings)?;
+    reserve::limit_others(&cx).map_err(Error::Settings)?;
+    tokio::spawn(reserve::limit_pods(Arc::clone(&cx), stop.clone()));
     let mut events = runtime.events();
     let keeper = Arc::new(node::csi::CsiNode::new(Arc::clone(&cx.api), &cx.config.node_name));
     let served = server::spawn(Arc::clone(&cx), pods.clone(), stop.clone()).await?;
@@ -120,28 +125,35 @@ pub async fn run_with(
     plugins(&cx, keeper, &stop);
     keep_house(&cx, &pods, &stop);
     let mut manager = Manager::new(Arc::clone(&cx), pods.clone(), stop.clone());
-    let mut synced = false;
+    let mut statics = cx.config.settings.static_pods.clone().map(|path| source::follow(path, &cx.config.node_name, stop.clone()));
+    let mirrors = Arc::new(Mirrors::new(Arc::clone(&cx), pods.clone()));
+    let all = watch::Sender::new(false);
+    tokio::spawn(Arc::clone(&mirrors).keep(registered.clone(), all.subscribe(), stop.clone()));
+    let (mut synced, mut read) = (false, statics.is_none());
     let mut sweep = tokio::time::interval_at(Instant::now() + util::jittered(ORPHANS), ORPHANS);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sweeping = None;
     loop {
         tokio::select! {
             change = changes.recv() => match change {
-                Some(PodChange::Applied(pod)) => manager.apply(pod),
-                Some(PodChange::Removed(pod)) => manager.remove(&pod),
-                Some(PodChange::Synced) => {
-                    // All pods of this node are known now: what else is on the host belongs to nobody.
-                    synced = true;
-                    sweep.reset_immediately();
-                }
+                Some(PodChange::Applied(pod)) if is_mirror(&pod) => mirrors.apply(pod),
+                Some(PodChange::Applied(pod)) => manager.apply(of_the_api(pod)),
+                Some(PodChange::Removed(pod)) if is_mirror(&pod) => mirrors.remove(&pod),
+                Some(PodChange::Removed(pod)) => manager.remove(&of_the_api(pod)),
+                Some(PodChange::Synced) => synced = true,
                 None => break,
             },
+            set = next_set(&mut statics) => {
+                manager.set_statics(&set);
+                mirrors.changed(manager.waiting_statics());
+                read = true;
+            }
             event = events.recv() => match event {
                 Ok(e) => manager.runtime_event(&e),
                 Err(broadcast::error::RecvError::Lagged(_)) => manager.wake_all(),
                 Err(broadcast::error::RecvError::Closed) => break,
             },
-            _ = sweep.tick(), if synced => {
+            _ = sweep.tick(), if *all.borrow() => {
                 manager.end_orphans();
                 if sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
                     let (cx, pods, held) = (Arc::clone(&cx), pods.clone(), manager.held());
@@ -151,8 +163,13 @@ pub async fn run_with(
                     }));
                 }
             }
-            () = manager.next() => {}
+            () = manager.next() => mirrors.changed(manager.waiting_statics()),
             () = shutdown.cancelled() => break,
+        }
+        if synced && read && !*all.borrow() {
+            // All pods of this node are known now: what else is on the host belongs to nobody.
+            all.send_replace(true);
+            sweep.reset_immediately();
         }
     }
     stop.cancel();
@@ -162,6 +179,17 @@ pub async fn run_with(
         let _ = server.await;
     }
     Ok(())
+}
+
+/// What the files of static pods say when they say something else; pends where there are none.
+async fn next_set(statics: &mut Option<mpsc::UnboundedReceiver<Vec<Arc<Pod>>>>) -> Vec<Arc<Pod>> {
+    match statics {
+        Some(sets) => match sets.recv().await {
+            Some(set) => set,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
 }
 
 /// Follows the plugins that register at this kubelet.
@@ -182,22 +210,37 @@ fn plugins(cx: &Arc<Context>, keeper: Arc<node::csi::CsiNode>, stop: &Cancellati
 /// The duties of the node that are not a pod's.
 fn keep_house(cx: &Arc<Context>, pods: &Pods, stop: &CancellationToken) {
     let runtime = Arc::clone(&cx.runtime);
-    every(LOOK, stop, move || logs::rotate::rotate_all(Arc::clone(&runtime)));
+    let limits = cx.config.settings.logs;
+    every(LOOK, stop, move || logs::rotate::rotate_all(Arc::clone(&runtime), limits));
+    let (c, p, hurry) = (Arc::clone(cx), pods.clone(), Arc::new(Notify::new()));
+    if cx.config.settings.eviction.by_kernel {
+        tokio::spawn(evict::notify::tell(Arc::clone(cx), Arc::clone(&hurry), stop.clone()));
+    }
+    every_or(evict::LOOK, &hurry, stop, move || evict::check(Arc::clone(&c), p.clone()));
     let (c, p) = (Arc::clone(cx), pods.clone());
-    every(LOOK, stop, move || evict::check(Arc::clone(&c), p.clone()));
-    let (c, p) = (Arc::clone(cx), pods.clone());
-    every(IMAGE_GC, stop, move || gc::images(Arc::clone(&c), p.clone()));
+    every(IMAGE_GC, stop, move || collect::collect(Arc::clone(&c), p.clone()));
 }
 
-/// Does something again and again, never twice at the same time, until the kubelet stops. What panics is done again.
-fn every<F: Future<Output = ()> + Send + 'static>(period: Duration, stop: &CancellationToken, mut work: impl FnMut() -> F + Send + 'static) {
-    let stop = stop.clone();
+fn every<F: Future<Output = ()> + Send + 'static>(period: Duration, stop: &CancellationToken, work: impl FnMut() -> F + Send + 'static) {
+    every_or(period, &Arc::default(), stop, work);
+}
+
+/// Does something again and again, also when there is a hurry, never twice at the same time, until the kubelet stops. What panics is done
+/// again.
+fn every_or<F: Future<Output = ()> + Send + 'static>(
+    period: Duration,
+    hurry: &Arc<Notify>,
+    stop: &CancellationToken,
+    mut work: impl FnMut() -> F + Send + 'static,
+) {
+    let (hurry, stop) = (Arc::clone(hurry), stop.clone());
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                () = hurry.notified() => {}
                 () = stop.cancelled() => return,
             }
             let mut done = tokio::spawn(work());

@@ -1,6 +1,7 @@
-//! A node that runs short of memory or disk: what it tells of it, whom it lets in all the same, and who makes room for whom.
+//! A node that runs short of memory, disk or process numbers: what it tells of it, whom it lets in all the same, and who makes room for
+//! whom.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,58 +11,63 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::cri::PodUid;
+use crate::evict::signals::{Observations, Threshold};
+use crate::evict::state::{Condition, State};
 use crate::resources::{self, Qos};
+use crate::statics::{is_mirror, is_static};
 use crate::util;
 
-/// How long a shortage that is over is still told.
-const TRANSITION: Duration = Duration::from_secs(300);
+/// What a node tells that it is short of.
+pub type Short = BTreeSet<Condition>;
 
-/// What the node runs short of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Short {
-    /// Memory.
-    pub memory: bool,
-    /// Disk, or its inodes.
-    pub disk: bool,
-}
-
-/// The shortages of this node, as they were last seen.
-#[derive(Default)]
+/// The shortages of this node, as they were last seen, and who went for them.
 pub struct Pressure {
-    seen: Mutex<(Option<Instant>, Option<Instant>)>,
+    state: Mutex<State>,
+    transition: Duration,
+    evictions: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Pressure {
-    /// What there is now.
-    pub fn observe(&self, now: Short) {
-        let (at, mut seen) = (Instant::now(), self.seen.lock());
-        if now.memory {
-            seen.0 = Some(at);
-        }
-        if now.disk {
-            seen.1 = Some(at);
-        }
+    /// None yet; one that is over is told for so long.
+    #[must_use]
+    pub fn new(transition: Duration) -> Self {
+        Self { state: Mutex::default(), transition, evictions: Mutex::default() }
+    }
+
+    /// What there is now; answers what is to be acted upon.
+    pub fn step(&self, thresholds: &[Threshold], observed: &Observations) -> Vec<Threshold> {
+        self.state.lock().step(thresholds, observed, Instant::now())
     }
 
     /// What the node tells of: a shortage, and for a while that there was one.
     #[must_use]
     pub fn told(&self) -> Short {
-        let seen = self.seen.lock();
-        let recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < TRANSITION);
-        Short { memory: recent(seen.0), disk: recent(seen.1) }
+        self.state.lock().told(self.transition, Instant::now())
+    }
+
+    /// A pod was evicted for this.
+    pub fn evicted(&self, signal: &'static str) {
+        *self.evictions.lock().entry(signal).or_default() += 1;
+    }
+
+    /// How many were, by what for.
+    #[must_use]
+    pub fn evictions(&self) -> BTreeMap<&'static str, u64> {
+        self.evictions.lock().clone()
     }
 }
 
 /// Whether a pod is let in while the node runs short; the message if not (upstream's `Admit` of the eviction manager).
 #[must_use]
-pub fn refuses(pod: &Pod, short: Short) -> Option<String> {
-    if short == Short::default() || critical(pod) {
+pub fn refuses(pod: &Pod, short: &Short) -> Option<String> {
+    if short.is_empty() || critical(pod) {
         return None;
     }
-    if !short.disk && (resources::qos(pod) != Qos::BestEffort || tolerates_memory_pressure(pod)) {
+    let of_memory = short.iter().all(|c| *c == Condition::Memory);
+    if of_memory && (resources::qos(pod) != Qos::BestEffort || tolerates_memory_pressure(pod)) {
         return None;
     }
-    let names: Vec<&str> = [(short.memory, "MemoryPressure"), (short.disk, "DiskPressure")].into_iter().filter(|(on, _)| *on).map(|(_, n)| n).collect();
+    let names: Vec<&str> = short.iter().map(|c| c.as_str()).collect();
     Some(format!("The node had condition: [{}]. ", names.join(" ")))
 }
 
@@ -70,12 +76,12 @@ fn tolerates_memory_pressure(pod: &Pod) -> bool {
     tolerations.bear(placement::Taint { key: "node.kubernetes.io/memory-pressure", value: "", effect: placement::NO_SCHEDULE })
 }
 
-/// Whether a pod is one that the cluster cannot be without (upstream's `IsCriticalPod`).
+/// Whether a pod is one that the cluster or its node cannot be without (upstream's `IsCriticalPod`): a static one is not let in again.
 #[must_use]
 pub fn critical(pod: &Pod) -> bool {
     /// `system-cluster-critical`.
     const SYSTEM_CRITICAL: i32 = 2_000_000_000;
-    pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= SYSTEM_CRITICAL)
+    is_static(pod) || is_mirror(pod) || pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= SYSTEM_CRITICAL)
 }
 
 /// The pods in these that may be put out for one that the cluster cannot be without, in upstream's order of harm: the lowest
@@ -118,22 +124,16 @@ mod tests {
         let burst = pod("m", json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}));
         let bears = pod("t", json!({"containers": [{"name": "c"}], "tolerations": [{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]}));
         let system = pod("s", json!({"containers": [{"name": "c"}], "priority": 2_000_001_000}));
-        let memory = Short { memory: true, disk: false };
-        let disk = Short { memory: false, disk: true };
-        assert_eq!(refuses(&best, memory).as_deref(), Some("The node had condition: [MemoryPressure]. "));
-        assert_eq!([refuses(&burst, memory), refuses(&bears, memory), refuses(&system, memory), refuses(&best, Short::default())], [None, None, None, None]);
-        assert_eq!(refuses(&burst, disk).as_deref(), Some("The node had condition: [DiskPressure]. "));
-        assert_eq!(refuses(&system, disk), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_shortage_is_told_for_a_while_after_it() {
-        let pressure = Pressure::default();
-        pressure.observe(Short { memory: true, disk: false });
-        tokio::time::sleep(TRANSITION - Duration::from_secs(1)).await;
-        pressure.observe(Short::default());
-        assert_eq!(pressure.told(), Short { memory: true, disk: false });
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        assert_eq!(pressure.told(), Short::default());
+        let memory = Short::from([Condition::Memory]);
+        let disk = Short::from([Condition::Disk]);
+        assert_eq!(refuses(&best, &memory).as_deref(), Some("The node had condition: [MemoryPressure]. "));
+        assert_eq!(
+            [refuses(&burst, &memory), refuses(&bears, &memory), refuses(&system, &memory), refuses(&best, &Short::default())],
+            [None, None, None, None]
+        );
+        assert_eq!(refuses(&burst, &disk).as_deref(), Some("The node had condition: [DiskPressure]. "));
+        let both = Short::from(Condition::ALL);
+        assert_eq!(refuses(&bears, &both).as_deref(), Some("The node had condition: [MemoryPressure DiskPressure PIDPressure]. "));
+        assert_eq!(refuses(&system, &disk), None);
     }
 }

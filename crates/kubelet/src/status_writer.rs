@@ -106,6 +106,15 @@ impl StatusWriter {
         Self { guard: Arc::new(Guard(shared)), written }
     }
 
+    /// A writer of a pod that the API does not know: it writes nothing.
+    #[must_use]
+    pub fn idle() -> Self {
+        let shared = Arc::new(Shared { wanted: Mutex::default(), changed: Notify::new() });
+        // All of it is written.
+        let (_, written) = watch::channel(u64::MAX);
+        Self { guard: Arc::new(Guard(shared)), written }
+    }
+
     /// Wants this status in the API.
     pub fn publish(&self, status: PodStatus) {
         let mut wanted = self.guard.0.wanted.lock();

@@ -83,7 +83,7 @@ pub struct FakeApi {
     revision: AtomicU64,
     /// How often ConfigMaps and Secrets were read.
     pub reads: AtomicU64,
-    /// Statuses cannot be written.
+    /// Statuses, nodes and pods cannot be written.
     pub away: Mutex<bool>,
     asked: AtomicU64,
     /// Who asks for the node gets no answer.
@@ -192,6 +192,20 @@ impl KubeApi for FakeApi {
         self.patches.lock().push(patch);
         Ok(pod.clone())
     }
+    async fn create_pod(&self, pod: &Pod) -> Result<Pod, ApiError> {
+        if *self.away.lock() {
+            return Err(ApiError::Other("away".into()));
+        }
+        let mut pods = self.pods.lock();
+        if pods.contains_key(&Self::key(pod)) {
+            return Err(ApiError::Conflict("already exists".into()));
+        }
+        let mut made = pod.clone();
+        let number = self.revision.fetch_add(1, Ordering::Relaxed);
+        (made.metadata.uid, made.metadata.resource_version) = (Some(format!("made-{number}")), Some((1000 + number).to_string()));
+        pods.insert(Self::key(pod), made.clone());
+        Ok(made)
+    }
     async fn delete_pod(&self, namespace: &str, name: &str, _: &str) -> Result<(), ApiError> {
         self.pods.lock().remove(&(namespace.to_owned(), name.to_owned())).map_or_else(|| missing(name), |_| Ok(()))
     }
@@ -244,10 +258,13 @@ impl KubeApi for FakeApi {
     async fn runtime_handler(&self, class: &str) -> Result<String, ApiError> {
         missing(class)
     }
-    async fn services(&self, _: &str) -> Vec<Arc<Service>> {
+    async fn services(&self, _: &str, _: bool) -> Vec<Arc<Service>> {
         Vec::new()
     }
     async fn get_node(&self, name: &str) -> Result<Option<Node>, ApiError> {
+        if *self.away.lock() {
+            return Err(ApiError::Other("away".into()));
+        }
         if self.silent.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
@@ -503,8 +520,8 @@ impl ContainerRuntime for FakeRuntime {
     async fn reopen_log(&self, _: &ContainerId) -> Result<(), CriError> {
         Ok(())
     }
-    async fn disk_usage(&self, _: &ContainerId) -> Result<u64, CriError> {
-        Ok(0)
+    async fn disk_usage(&self, _: &ContainerId) -> Result<runtime::DiskUsage, CriError> {
+        Ok(runtime::DiskUsage::default())
     }
     async fn stats(&self, _: &ContainerId) -> Result<Stats, CriError> {
         Ok(Stats::default())

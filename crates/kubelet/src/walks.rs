@@ -32,8 +32,8 @@ const UNASKED_MAX: Duration = Duration::from_secs(10 * 60);
 pub struct Walked {
     /// When that was.
     pub at: SystemTime,
-    /// Its running containers: name, bytes of the writable layer, logs.
-    pub containers: Vec<(String, u64, DiskUsage)>,
+    /// Its running containers: name, the writable layer, logs.
+    pub containers: Vec<(String, DiskUsage, DiskUsage)>,
     /// Its volumes that the kubelet makes.
     pub volumes: Vec<Own>,
 }
@@ -158,10 +158,10 @@ fn used(at: &std::path::Path) -> DiskUsage {
 }
 
 async fn walk(cx: &Context, pod: &Pod) -> Walked {
-    let mut layers: Vec<(Container, u64)> = Vec::new();
+    let mut layers: Vec<(Container, DiskUsage)> = Vec::new();
     for container in cx.runtime.pod_containers(&PodUid(util::uid(pod).to_owned())).into_iter().filter(Container::running) {
-        let bytes = cx.runtime.disk_usage(&container.id).await.unwrap_or(0);
-        layers.push((container, bytes));
+        let used = cx.runtime.disk_usage(&container.id).await.unwrap_or_default();
+        layers.push((container, used));
     }
     let logs = cx.config.pod_log_dir(util::namespace(pod), util::name(pod), util::uid(pod));
     let mut volumes = own_volumes(pod, &Layout::new(&cx.config.root_dir, util::uid(pod)));
@@ -188,7 +188,11 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn walked(bytes: u64) -> Walked {
-        Walked { at: SystemTime::UNIX_EPOCH + Duration::from_secs(bytes), containers: vec![("c".into(), bytes, DiskUsage::default())], volumes: Vec::new() }
+        Walked {
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(bytes),
+            containers: vec![("c".into(), DiskUsage { bytes, inodes: 1 }, DiskUsage::default())],
+            volumes: Vec::new(),
+        }
     }
 
     fn uid(name: &str) -> PodUid {

@@ -1,21 +1,36 @@
 //! Pods that must go: those that take more of the node's disk than they said, and, when the node runs short, those that
 //! matter least.
 //!
-//! Both are looked at every ten seconds (upstream's `monitoringInterval`), never twice at the same time. The words are those of
-//! `pkg/kubelet/eviction`. Limits of their own are looked at only for pods that name one.
+//! Both are looked at every ten seconds (upstream's `monitoringInterval`), never twice at the same time, and again when what was evicted
+//! has ended. The words are those of `pkg/kubelet/eviction`. Limits of their own are looked at only for pods that name one.
 
+pub mod notify;
+mod observe;
 mod pressure;
+mod rank;
+pub mod signals;
+pub mod state;
 mod take;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::pod::Context;
 use crate::pod::manager::Pods;
+use crate::pod::{Context, Handle};
 use crate::resources;
 use take::{Disk, evict, evictable, measure, on_disk, round};
+
+/// How often everybody is looked at (upstream's `monitoringInterval`).
+pub const LOOK: Duration = Duration::from_secs(10);
+/// How long the end of what was evicted is waited for, and how often it is looked at (upstream's `podCleanupTimeout`).
+const CLEANUP_MAX: Duration = Duration::from_secs(30);
+const CLEANUP_LOOK: Duration = Duration::from_secs(1);
+
+/// Which of its own limits a pod is over, as metrics name it, and what is told of it.
+type Excess = (&'static str, String);
 
 fn limit(of: Option<&k8s_openapi::api::core::v1::ResourceRequirements>) -> Option<(u64, String)> {
     let q = of?.limits.as_ref()?.get("ephemeral-storage")?;
@@ -38,49 +53,68 @@ fn limited(pod: &Pod) -> bool {
 }
 
 /// Which of its own limits a pod is over, in upstream's order and words.
-fn exceeded(pod: &Pod, disk: &Disk) -> Option<String> {
+fn exceeded(pod: &Pod, disk: &Disk) -> Option<Excess> {
     let spec = pod.spec.as_ref()?;
     for (name, size) in on_disk(pod) {
-        let used = disk.volumes.iter().find(|(n, _)| n == name).map_or(0, |(_, b)| *b);
+        let used = disk.volumes.iter().find(|(n, _)| n == name).map_or(0, |(_, v)| v.bytes);
         if let Some(q) = size
             && u64::try_from(resources::value(q)).is_ok_and(|max| max > 0 && used > max)
         {
-            return Some(format!("Usage of EmptyDir volume {name:?} exceeds the limit {:?}. ", q.0));
+            return Some(("emptydirfs.limit", format!("Usage of EmptyDir volume {name:?} exceeds the limit {:?}. ", q.0)));
         }
     }
     if let Some((max, text)) = pod_limit(pod)
-        && disk.sum() > max
+        && disk.bytes() > max
     {
-        return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {text}. "));
+        return Some(("ephemeralpodfs.limit", format!("Pod ephemeral local storage usage exceeds the total limit of containers {text}. ")));
     }
     let sidecars = spec.init_containers.iter().flatten().filter(|c| resources::is_sidecar(c));
     spec.containers.iter().chain(sidecars).find_map(|c| {
         let (max, text) = limit(c.resources.as_ref())?;
-        let used = disk.containers.iter().find(|(n, _)| *n == c.name)?.1;
-        (used > max).then(|| format!("Container {} exceeded its local ephemeral storage limit {text:?}. ", c.name))
+        let used = disk.containers.iter().find(|d| d.name == c.name)?.bytes();
+        let message = || format!("Container {} exceeded its local ephemeral storage limit {text:?}. ", c.name);
+        (used > max).then(|| ("ephemeralcontainerfs.limit", message()))
     })
 }
 
-/// Evicts the pods that are over a limit of their own, and one more if the node runs short.
+/// Evicts until nobody is to be.
 pub async fn check(cx: Arc<Context>, pods: Pods) {
-    let (until, own) = (round(), &cx);
-    let limited = pods.all().into_iter().filter(|h| evictable(h) && limited(&h.pod()));
+    loop {
+        let evicted = once(&cx, &pods).await;
+        if evicted.is_empty() {
+            return;
+        }
+        // What they give back is seen when they have ended; who takes his time is not waited for.
+        let until = tokio::time::Instant::now() + CLEANUP_MAX;
+        while evicted.iter().any(|h| !h.ended() && !h.is_gone()) && tokio::time::Instant::now() < until {
+            tokio::time::sleep(CLEANUP_LOOK).await;
+        }
+    }
+}
+
+/// Evicts the pods that are over a limit of their own, or else one if the node runs short.
+async fn once(cx: &Arc<Context>, pods: &Pods) -> Vec<Arc<Handle>> {
+    let starved = pressure::look(cx).await;
+    let until = round();
+    let limited = pods.all().into_iter().filter(|h| evictable(h) && !h.is_evicted() && limited(&h.pod()));
     // All at once: whose figure takes long holds up nobody else's eviction.
     let looks = limited.map(|handle| async move {
         let pod = handle.pod();
-        if let Some(disk) = measure(own, &pod, until).await
-            && let Some(message) = exceeded(&pod, &disk)
-        {
-            evict(&handle, message, None);
-        }
+        let disk = measure(cx, &pod, until).await?;
+        let (limit, message) = exceeded(&pod, &disk)?;
+        evict(&handle, message, None, take::GRACE);
+        cx.pressure.evicted(limit);
+        Some(handle)
     });
-    join_all(looks).await;
-    pressure::relieve(&cx, &pods).await;
+    let evicted: Vec<Arc<Handle>> = join_all(looks).await.into_iter().flatten().collect();
+    if evicted.is_empty() { pressure::relieve(cx, pods, &starved).await.into_iter().collect() } else { evicted }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::take::ContainerDisk;
     use super::*;
+    use runtime::DiskUsage;
     use serde_json::json;
 
     fn pod(spec: serde_json::Value) -> Pod {
@@ -88,8 +122,9 @@ mod tests {
     }
 
     fn disk(volumes: &[(&str, u64)], containers: &[(&str, u64)]) -> Disk {
-        let own = |l: &[(&str, u64)]| l.iter().map(|(n, b)| ((*n).to_owned(), *b << 20)).collect();
-        Disk { volumes: own(volumes), containers: own(containers) }
+        let mib = |n: u64| DiskUsage { bytes: n << 20, inodes: 1 };
+        let container = |(name, n): &(&str, u64)| ContainerDisk { name: (*name).to_owned(), layer: mib(*n), logs: DiskUsage::default() };
+        Disk { volumes: volumes.iter().map(|(name, n)| ((*name).to_owned(), mib(*n))).collect(), containers: containers.iter().map(container).collect() }
     }
 
     #[test]
@@ -109,7 +144,7 @@ mod tests {
             "volumes": [{"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}, {"name": "d", "emptyDir": {"sizeLimit": "1Mi"}}, {"name": "e", "emptyDir": {}}],
             "initContainers": [{"name": "side", "restartPolicy": "Always", "resources": {"limits": {"ephemeral-storage": "1Mi"}}}],
             "containers": [{"name": "a", "resources": {"limits": {"ephemeral-storage": "2Mi"}}}, {"name": "b", "resources": {"limits": {"ephemeral-storage": "4Mi"}}}]}));
-        let verdict = |d: Disk| exceeded(&p, &d);
+        let verdict = |d: Disk| exceeded(&p, &d).map(|(_, message)| message);
         assert_eq!(
             verdict(disk(&[("m", 9), ("d", 1)], &[("a", 2), ("b", 1)])).as_deref(),
             Some("Pod ephemeral local storage usage exceeds the total limit of containers 7340032. ")

@@ -21,6 +21,7 @@ use crate::start_error::StartError;
 use crate::util;
 use pulled::Login;
 
+pub mod collect;
 pub mod pulled;
 
 /// Pulls at the same time; the rest wait their turn (a network and a disk are shared by all).
@@ -38,6 +39,7 @@ pub struct Images {
     backoff: Mutex<HashMap<(PodUid, String), (Backoff, Failed)>>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     permits: tokio::sync::Semaphore,
+    records: collect::Records,
 }
 
 impl Images {
@@ -45,7 +47,7 @@ impl Images {
     #[must_use]
     pub fn new(api: SharedApi, runtime: SharedRuntime) -> Self {
         let permits = tokio::sync::Semaphore::new(MAX_PARALLEL_PULLS);
-        Self { api, runtime, backoff: Mutex::default(), locks: Mutex::default(), permits }
+        Self { api, runtime, backoff: Mutex::default(), locks: Mutex::default(), permits, records: collect::Records::default() }
     }
 
     /// When the pull of an image for a pod is tried again.

@@ -81,13 +81,17 @@ impl Instance {
 impl Directories {
     /// News of a directory: lines that are written in it, files that come.
     pub fn news(&self, of: &Path) -> io::Result<News> {
+        self.watch(of, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)
+    }
+
+    /// News of these changes of a file or a directory.
+    pub fn watch(&self, of: &Path, changes: AddWatchFlags) -> io::Result<News> {
         let mut kept = self.0.lock();
         let open = match &*kept {
             Some(open) => open.clone(),
             None => kept.insert(Open::new()?).clone(),
         };
         let mut watched = open.instance.watched.lock();
-        let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
         let number = open.instance.kernel.add_watch(of, changes)?;
         let changes = watched.entry(number).or_insert_with(|| watch::Sender::new(())).subscribe();
         drop(watched);
@@ -98,9 +102,14 @@ impl Directories {
 impl News {
     /// Waits for some.
     pub async fn changed(&mut self) {
-        if self.changes.changed().await.is_err() {
+        if !self.next().await {
             std::future::pending().await
         }
+    }
+
+    /// Waits for some; false if none will come, since it is gone.
+    pub async fn next(&mut self) -> bool {
+        self.changes.changed().await.is_ok()
     }
 }
 

@@ -1,8 +1,8 @@
 //! Rotation: a log that has grown too long is moved aside and packed; the oldest go.
 //!
 //! Nothing here stands on a worker that others run on, and a kubelet that dies in between finds the rest: a log that has lost
-//! its name is opened anew, and what was half packed is packed again. Numbers are upstream's defaults (`containerLogMaxSize`, `containerLogMaxFiles`). The newest rotated file stays unpacked, since
-//! whoever follows the log may still be reading it.
+//! its name is opened anew, and what was half packed is packed again. The newest rotated file stays unpacked, since whoever follows the log
+//! may still be reading it. A limit that is negative (`--container-log-max-size=-1`) says that nothing is rotated.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,16 +13,13 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::cri::{Container, SharedRuntime};
+use crate::settings::LogLimits;
 use crate::util;
-
-/// Bytes at which a log is rotated.
-pub const MAX_BYTES: u64 = 10 << 20;
-/// Files kept of a container, the current one included.
-pub const MAX_FILES: usize = 5;
 
 /// Rotates the logs of all running containers that have grown too long. They are looked at in one go: a thread that wakes for each of them
 /// is most of what an idle pod costs.
-pub async fn rotate_all(runtime: SharedRuntime) {
+pub async fn rotate_all(runtime: SharedRuntime, limits: LogLimits) {
+    let Some(max_bytes) = limits.max_bytes else { return };
     let mut containers = runtime.containers();
     containers.retain(|c| c.running() && !c.log_path.as_os_str().is_empty());
     let looked = util::blocking(move || {
@@ -31,7 +28,7 @@ pub async fn rotate_all(runtime: SharedRuntime) {
     });
     for (length, c) in looked.await {
         let done = match length {
-            Ok(length) if length >= MAX_BYTES => rotate(&runtime, &c).await,
+            Ok(length) if length >= max_bytes => rotate(&runtime, &c, limits.max_files).await,
             // It was moved aside, and the process that did so ended before the runtime opened it anew.
             Err(e) if e.kind() == io::ErrorKind::NotFound => runtime.reopen_log(&c.id).await.map_err(|e| io::Error::other(e.to_string())),
             _ => Ok(()),
@@ -42,7 +39,7 @@ pub async fn rotate_all(runtime: SharedRuntime) {
     }
 }
 
-async fn rotate(runtime: &SharedRuntime, c: &Container) -> io::Result<()> {
+async fn rotate(runtime: &SharedRuntime, c: &Container, max_files: usize) -> io::Result<()> {
     let path = c.log_path.clone();
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let aside = with_suffix(&path, &format!(".{stamp}"));
@@ -56,7 +53,7 @@ async fn rotate(runtime: &SharedRuntime, c: &Container) -> io::Result<()> {
         util::blocking(move || fs::rename(aside, path)).await?;
         return Err(io::Error::other(e.to_string()));
     }
-    util::blocking(move || tidy(&path)).await
+    util::blocking(move || tidy(&path, max_files)).await
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -76,12 +73,12 @@ fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Removes the oldest files and packs all but the newest.
-fn tidy(path: &Path) -> io::Result<()> {
+fn tidy(path: &Path, max_files: usize) -> io::Result<()> {
     let mut files = rotated(path)?;
     for half in files.extract_if(.., |f| f.extension().is_some_and(|e| e == "tmp")) {
         fs::remove_file(half)?;
     }
-    while files.len() > MAX_FILES - 1 {
+    while files.len() > max_files.saturating_sub(1) {
         fs::remove_file(files.remove(0))?;
     }
     files.pop();
@@ -109,7 +106,7 @@ mod tests {
             fs::write(dir.path().join(format!("0.log.{i}")), "x").unwrap();
         }
         fs::write(dir.path().join("0.log.5.tmp"), "half").unwrap();
-        tidy(&log).unwrap();
+        tidy(&log, 5).unwrap();
         let names: Vec<String> = rotated(&log).unwrap().iter().map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()).collect();
         assert_eq!(names, ["0.log.3.gz", "0.log.4.gz", "0.log.5.gz", "0.log.6"]);
     }

@@ -24,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Severity;
 use crate::config::Config;
-use crate::machine::{DISK_MIN_PERCENT, RESERVED_MEMORY_BYTES, architecture, disk, labels};
+use crate::evict::state::Condition;
+use crate::machine::{architecture, disk, labels};
 use crate::pod::Context;
-use crate::shortage::Short;
+use crate::reserve;
 use crate::util::{self, time};
 
 /// How often the lease is renewed, and how long it stands (upstream's defaults).
@@ -88,7 +89,7 @@ fn images(cx: &Context) -> Vec<ContainerImage> {
 }
 
 fn conditions(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> Vec<NodeCondition> {
-    let Short { memory: tight, disk: full } = cx.pressure.told();
+    let short = cx.pressure.told();
     let one = |type_: &str, status: bool, reason: &str, message: &str| {
         let status = if status { "True" } else { "False" };
         let before = old.and_then(|s| s.conditions.iter().flatten().find(|c| c.type_ == type_ && c.status == status));
@@ -101,20 +102,50 @@ fn conditions(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> Vec<No
             type_: type_.into(),
         }
     };
-    vec![
-        if tight {
-            one("MemoryPressure", true, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available")
-        } else {
-            one("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available")
-        },
-        if full {
-            one("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure")
-        } else {
-            one("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
-        },
-        one("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        one("Ready", true, "KubeletReady", "kubelet is posting ready status"),
-    ]
+    let of = |condition: Condition| {
+        let (_, bad, good) = pressure_words(condition);
+        let (status, (reason, message)) = if short.contains(&condition) { (true, bad) } else { (false, good) };
+        one(condition.as_str(), status, reason, message)
+    };
+    let mut all: Vec<NodeCondition> = Condition::ALL.map(of).into();
+    all.push(one("Ready", true, "KubeletReady", "kubelet is posting ready status"));
+    all
+}
+
+/// Reason and message of a condition.
+type Words = (&'static str, &'static str);
+
+/// Of a shortage: the Events of its coming and going, and what the condition says while there is one, and while there is none.
+fn pressure_words(condition: Condition) -> ((&'static str, &'static str), Words, Words) {
+    match condition {
+        Condition::Memory => (
+            ("NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ),
+        Condition::Disk => (
+            ("NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
+        Condition::Pids => (
+            ("NodeHasInsufficientPID", "NodeHasSufficientPID"),
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
+    }
+}
+
+/// The Events that a status is worth after another one, or after none.
+fn turns(old: Option<&NodeStatus>, new: &NodeStatus) -> Vec<&'static str> {
+    let status = |s: &NodeStatus, type_: &str| s.conditions.iter().flatten().find(|c| c.type_ == type_).map(|c| c.status.clone());
+    let turned = |condition: Condition| {
+        let now = status(new, condition.as_str())?;
+        let before = old.and_then(|old| status(old, condition.as_str()));
+        let (bad, good) = pressure_words(condition).0;
+        (before.as_ref() != Some(&now)).then_some(if now == "True" { bad } else { good })
+    };
+    Condition::ALL.into_iter().filter_map(turned).collect()
 }
 
 /// The status of the node as it is now.
@@ -122,22 +153,32 @@ fn conditions(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> Vec<No
 pub fn status(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> NodeStatus {
     let c = &cx.config;
     let (disk_bytes, _) = disk(&c.root_dir);
-    let memory_ki = cx.machine.memory_bytes / 1024;
-    let common =
-        [("cpu", (cx.machine.cpu_milli / 1000).to_string()), ("pods", c.max_pods.to_string()), ("hugepages-1Gi", "0".into()), ("hugepages-2Mi", "0".into())];
-    let with = |memory: String, disk: String| {
-        let mut q = quantities(&common);
-        q.extend(quantities(&[("memory", memory), ("ephemeral-storage", disk)]));
-        q
+    let whole = |name: &str, amount: i64| match name {
+        "cpu" => (amount / 1000).to_string(),
+        "memory" => format!("{}Ki", amount / 1024),
+        _ => amount.to_string(),
     };
+    let settings = &c.settings;
+    let disk_bytes = i64::try_from(disk_bytes).unwrap_or(i64::MAX);
+    let resources = || cx.machine.huge_pages.iter().map(|(n, b)| (n.as_str(), *b)).chain([("cpu", cx.machine.cpu_milli), ("memory", cx.machine.memory_bytes)]);
+    let mut in_all: Vec<(&str, String)> = resources().map(|(name, amount)| (name, whole(name, amount))).collect();
+    in_all.extend([("pods", c.max_pods.to_string()), ("ephemeral-storage", format!("{}Ki", disk_bytes / 1024))]);
+    let mut for_pods: Vec<(&str, String)> = resources()
+        .map(|(name, amount)| match name {
+            "cpu" => (name, format!("{}m", cx.allocatable(name))),
+            "memory" => (name, whole(name, cx.allocatable(name))),
+            _ => (name, whole(name, reserve::allocatable(settings, name, amount))),
+        })
+        .collect();
+    for_pods.extend([("pods", c.max_pods.to_string()), ("ephemeral-storage", reserve::allocatable(settings, "ephemeral-storage", disk_bytes).to_string())]);
     // What others put there (extended resources) stays.
     let mut capacity = old.and_then(|s| s.capacity.clone()).unwrap_or_default();
     let mut allocatable = old.and_then(|s| s.allocatable.clone()).unwrap_or_default();
     for (k, v) in capacity.iter().filter(|(k, _)| k.contains('/')) {
         allocatable.insert(k.clone(), v.clone());
     }
-    capacity.extend(with(format!("{memory_ki}Ki"), format!("{}Ki", disk_bytes / 1024)));
-    allocatable.extend(with(format!("{}Ki", memory_ki - RESERVED_MEMORY_BYTES / 1024), (disk_bytes / 100 * (100 - DISK_MIN_PERCENT)).to_string()));
+    capacity.extend(quantities(&in_all));
+    allocatable.extend(quantities(&for_pods));
     let mut addresses: Vec<NodeAddress> = cx.machine.host_ips.iter().map(|ip| NodeAddress { address: ip.to_string(), type_: "InternalIP".into() }).collect();
     addresses.push(NodeAddress { address: c.node_name.clone(), type_: "Hostname".into() });
     NodeStatus {
@@ -206,6 +247,7 @@ async fn try_register(cx: &Arc<Context>) -> Result<Node, crate::api::ApiError> {
 }
 
 async fn write_status(cx: &Arc<Context>, old: Option<&NodeStatus>, new: NodeStatus) -> Result<Node, crate::api::ApiError> {
+    let turns = turns(old, &new);
     let mut patch = serde_json::to_value(&new).unwrap_or_default();
     if let (Value::Object(map), true) = (&mut patch, old.is_some()) {
         // Addresses merge by type: the whole list replaces the old one.
@@ -215,7 +257,11 @@ async fn write_status(cx: &Arc<Context>, old: Option<&NodeStatus>, new: NodeStat
         // What is not in use any more is to be gone.
         map.entry("volumesInUse").or_insert(Value::Null);
     }
-    cx.api.patch_node(&cx.config.node_name, json!({"status": patch}), true).await
+    let written = cx.api.patch_node(&cx.config.node_name, json!({"status": patch}), true).await?;
+    for event in turns {
+        cx.api.node_event(Severity::Normal, event, &format!("Node {} status is now: {event}", cx.config.node_name));
+    }
+    Ok(written)
 }
 
 /// Whether the API tells of the node what the node is: all that this kubelet says, but for the times of its conditions. What
@@ -296,6 +342,21 @@ fn in_use(node: &Node) -> &[String] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_condition_that_turns_is_an_event() {
+        let of = |disk: &str| -> NodeStatus {
+            let condition = |type_: &str, status: &str| json!({"type": type_, "status": status});
+            serde_json::from_value(
+                json!({"conditions": [condition("MemoryPressure", "False"), condition("DiskPressure", disk), condition("PIDPressure", "False")]}),
+            )
+            .unwrap()
+        };
+        assert_eq!(turns(None, &of("False")), ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID"]);
+        assert!(turns(Some(&of("True")), &of("True")).is_empty());
+        assert_eq!(turns(Some(&of("False")), &of("True")), ["NodeHasDiskPressure"]);
+        assert_eq!(turns(Some(&of("Unknown")), &of("False")), ["NodeHasNoDiskPressure"]);
+    }
 
     #[test]
     fn what_others_say_of_the_node_is_answered_and_what_they_add_is_theirs() {

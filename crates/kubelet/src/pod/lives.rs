@@ -17,13 +17,13 @@ use crate::testing::{FakeApi, FakeNet, FakeRuntime, TempDir, clock};
 use crate::{Clock, PodChange, run_with};
 
 /// A kubelet on fakes.
-struct Node {
+pub(super) struct Node {
     _dir: TempDir,
     cgroup_root: String,
     clock: Clock,
-    api: Arc<FakeApi>,
-    runtime: Arc<FakeRuntime>,
-    changes: mpsc::UnboundedSender<PodChange>,
+    pub(super) api: Arc<FakeApi>,
+    pub(super) runtime: Arc<FakeRuntime>,
+    pub(super) changes: mpsc::UnboundedSender<PodChange>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), crate::Error>>,
 }
@@ -35,6 +35,10 @@ impl Node {
     }
 
     fn start(runtime: Arc<FakeRuntime>, clock: Clock, dir: TempDir) -> Self {
+        Self::start_with(runtime, clock, dir, |_| {})
+    }
+
+    pub(super) fn start_with(runtime: Arc<FakeRuntime>, clock: Clock, dir: TempDir, set: impl FnOnce(&mut Config)) -> Self {
         let api = Arc::new(FakeApi::default());
         let (changes, receiver) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
@@ -43,17 +47,18 @@ impl Node {
         // Of its own, so that tests side by side can each remove theirs.
         let cgroup_root = format!("knarr-test-{}", dir.path().file_name().and_then(|n| n.to_str()).unwrap());
         config.cgroup_root.clone_from(&cgroup_root);
+        set(&mut config);
         let task = tokio::spawn(run_with(config, api.clone(), runtime.clone(), Arc::new(FakeNet), volume::Drivers::default(), receiver, stop.clone()));
         Self { _dir: dir, cgroup_root, clock, api, runtime, changes, stop, task }
     }
 
-    fn apply(&self, pod: &Pod) {
+    pub(super) fn apply(&self, pod: &Pod) {
         self.api.put_pod(pod);
         self.changes.send(PodChange::Applied(Arc::new(pod.clone()))).unwrap();
     }
 
     /// Waits until the API's pod is as wanted; nothing here takes longer than a minute of paused time.
-    async fn until(&self, what: &str, wanted: impl Fn(&Pod) -> bool) -> Pod {
+    pub(super) async fn until(&self, what: &str, wanted: impl Fn(&Pod) -> bool) -> Pod {
         for _ in 0..60_000 {
             if let Some(p) = self.api.pod("n", "p").filter(|p| wanted(p)) {
                 return p;
@@ -63,7 +68,7 @@ impl Node {
         panic!("not {what}: {:#?}", self.api.pod("n", "p"));
     }
 
-    async fn end(self) -> TempDir {
+    pub(super) async fn end(self) -> TempDir {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
         crate::cgroups::Cgroups::new("/sys/fs/cgroup", &self.cgroup_root).purge().unwrap();
@@ -72,7 +77,7 @@ impl Node {
     }
 }
 
-fn is_ready(p: &Pod) -> bool {
+pub(super) fn is_ready(p: &Pod) -> bool {
     p.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
 }
 

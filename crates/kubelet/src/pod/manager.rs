@@ -4,7 +4,7 @@
 //! labels may have changed, others must make room first) the pod is held while somebody asks, and everything else goes on. A
 //! worker that panics is a defect; its pod gets a new one, after a pause that grows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::{Context, Eviction, Handle, remains};
 use crate::admission::{self, Rejection, Verdict};
 use crate::api::Severity;
 use crate::cri::{Container, PodUid, RuntimeEvent, label};
+use crate::statics::{FullName, full_name, is_static, same};
 use crate::util;
 
 /// First and longest wait before a worker that panicked is begun anew.
@@ -97,6 +98,8 @@ pub struct Manager {
     workers: JoinSet<PodUid>,
     of: HashMap<Id, Work>,
     held: HashMap<PodUid, Held>,
+    /// Static pods whose name is that of one that is being ended (upstream's `waitingToStartStaticPodsByFullname`).
+    waiting: BTreeMap<FullName, Arc<Pod>>,
     asking: JoinSet<PodUid>,
     shutdown: CancellationToken,
 }
@@ -105,7 +108,7 @@ impl Manager {
     /// No pods yet.
     #[must_use]
     pub fn new(cx: Arc<Context>, pods: Pods, shutdown: CancellationToken) -> Self {
-        Self { cx, pods, workers: JoinSet::new(), of: HashMap::new(), held: HashMap::new(), asking: JoinSet::new(), shutdown }
+        Self { cx, pods, workers: JoinSet::new(), of: HashMap::new(), held: HashMap::new(), waiting: BTreeMap::new(), asking: JoinSet::new(), shutdown }
     }
 
     /// The API has this pod, on this node.
@@ -124,6 +127,43 @@ impl Manager {
                 None => self.admit(uid, Held { pod, looked: false, made_room: false }),
             }
         }
+    }
+
+    /// These are the static pods, all of them: others end, and what is new begins, when nothing of its name is left.
+    pub fn set_statics(&mut self, pods: &[Arc<Pod>]) {
+        let told = |pod: &Pod| pods.iter().any(|p| util::uid(p) == util::uid(pod) && same(p, pod));
+        for handle in self.pods.all() {
+            let pod = handle.pod();
+            if is_static(&pod) && !handle.is_gone() && !told(&pod) {
+                handle.remove(None);
+            }
+        }
+        self.held.retain(|_, held| !is_static(&held.pod) || told(&held.pod));
+        self.waiting.clear();
+        for pod in pods {
+            let uid = PodUid(util::uid(pod).to_owned());
+            let runs = self.pods.get(&uid).is_some_and(|h| !h.is_gone());
+            if !runs && !self.held.contains_key(&uid) {
+                self.begin_static(Arc::clone(pod));
+            }
+        }
+    }
+
+    fn begin_static(&mut self, pod: Arc<Pod>) {
+        let (name, uid) = (full_name(&pod), PodUid(util::uid(&pod).to_owned()));
+        let taken = |h: &Arc<Handle>| h.uid == uid || (is_static(&h.pod()) && full_name(&h.pod()) == name);
+        if self.pods.all().iter().any(taken) {
+            self.waiting.insert(name, pod);
+        } else {
+            self.admit(uid, Held { pod, looked: false, made_room: false });
+        }
+    }
+
+    /// The static pods that have not begun.
+    #[must_use]
+    pub fn waiting_statics(&self) -> BTreeSet<FullName> {
+        let held = self.held.values().filter(|h| is_static(&h.pod)).map(|h| full_name(&h.pod));
+        self.waiting.keys().cloned().chain(held).collect()
     }
 
     /// The pods that wait for their admission.
@@ -262,6 +302,9 @@ impl Manager {
         match panicked {
             None => {
                 self.pods.inner.lock().remove(&work.handle.uid);
+                if let Some(next) = self.waiting.remove(&full_name(&work.handle.pod())) {
+                    self.begin_static(next);
+                }
             }
             Some(e) => {
                 tracing::error!(pod = %util::describe(&work.handle.pod()), error = %e, "pod worker failed; it is begun anew");

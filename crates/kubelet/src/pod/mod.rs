@@ -18,7 +18,11 @@ mod work;
 pub mod worker;
 
 #[cfg(test)]
+mod evict_lives;
+#[cfg(test)]
 mod lives;
+#[cfg(test)]
+mod static_lives;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +45,7 @@ use crate::images::Images;
 use crate::machine::Machine;
 use crate::probes::counts::Counts;
 use crate::probes::results::Results;
+use crate::reserve;
 use crate::shortage::Pressure;
 use crate::util;
 use crate::volumes::looks::Looks;
@@ -105,7 +110,21 @@ impl Context {
     /// Weighs the pods' classes anew; one that goes counts no more. Blocks on the kernel's files.
     pub fn balance(&self, going: Option<&Pod>) {
         let nobody = PodUid(going.map(|p| util::uid(p).to_owned()).unwrap_or_default());
-        self.cgroups.balance(&(self.others)(&nobody), self.machine.cpu_milli);
+        let whole = reserve::pods_limits(&self.config.settings, &self.machine.capacity()).0.cpu_shares;
+        self.cgroups.balance(&(self.others)(&nobody), whole);
+    }
+
+    /// What pods can ask for of CPU (in thousandths) or memory. What stands by for those who ask for huge pages is nobody's memory.
+    #[must_use]
+    pub fn allocatable(&self, name: &str) -> i64 {
+        let settings = &self.config.settings;
+        match name {
+            "cpu" => reserve::allocatable(settings, name, self.machine.cpu_milli),
+            _ => {
+                let pages = self.machine.huge_pages.values().fold(0_i64, |sum, n| sum.saturating_add(*n));
+                reserve::allocatable(settings, name, self.machine.memory_bytes).saturating_sub(pages).max(0)
+            }
+        }
     }
 
     /// What the downward API tells about a pod.
@@ -116,8 +135,8 @@ impl Context {
             node_name: &self.config.node_name,
             host_ips: &self.machine.host_ips,
             pod_ips,
-            node_cpu_milli: self.machine.cpu_milli,
-            node_memory_bytes: self.machine.memory_bytes - crate::machine::RESERVED_MEMORY_BYTES,
+            node_cpu_milli: self.allocatable("cpu"),
+            node_memory_bytes: self.allocatable("memory"),
         }
     }
 }
@@ -146,6 +165,8 @@ pub struct Handle {
     leaving: AtomicBool,
     notify: Notify,
     results: Mutex<HashMap<ContainerId, Results>>,
+    /// Of a static pod: what shows it in the API.
+    mirror: RwLock<Option<Arc<Pod>>>,
     status: Mutex<PodStatus>,
     ips: Mutex<Vec<IpAddr>>,
 }
@@ -164,6 +185,7 @@ impl Handle {
             leaving: AtomicBool::new(false),
             notify: Notify::new(),
             results: Mutex::default(),
+            mirror: RwLock::default(),
             ips: Mutex::default(),
         }
     }
@@ -187,7 +209,22 @@ impl Handle {
         self.wake();
     }
 
-    /// The pod was removed from the API.
+    /// The pod of the API that shows this one, which is static; its worker hears of it.
+    pub fn set_mirror(&self, mirror: Option<Arc<Pod>>) {
+        let key = |m: &Option<Arc<Pod>>| m.as_ref().map(Arc::as_ptr);
+        let before = std::mem::replace(&mut *self.mirror.write(), mirror.clone());
+        if key(&before) != key(&mirror) {
+            self.wake();
+        }
+    }
+
+    /// The pod of the API that shows this one, if it is static and shown.
+    #[must_use]
+    pub fn mirror(&self) -> Option<Arc<Pod>> {
+        self.mirror.read().clone()
+    }
+
+    /// The pod was removed from the API, or its file from the node.
     pub fn remove(&self, last: Option<Arc<Pod>>) {
         if let Some(p) = last {
             *self.pod.write() = p;

@@ -20,6 +20,7 @@ use crate::hooks;
 use crate::resources;
 use crate::security;
 use crate::start_error::StartError;
+use crate::statics::is_static;
 use crate::util;
 use crate::volumes::{self, Layout};
 
@@ -101,9 +102,11 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
     let facts = cx.facts(pod, ips);
     let links = spec.enable_service_links.unwrap_or(true);
     let ns = util::namespace(pod);
-    let in_default = cx.api.services("default").await;
+    // A static pod waits for no API server.
+    let by_now = is_static(pod);
+    let in_default = cx.api.services("default", by_now).await;
     let kubernetes = in_default.iter().find(|s| s.metadata.name.as_deref() == Some("kubernetes"));
-    let own = if links { cx.api.services(ns).await } else { Vec::new() };
+    let own = if links { cx.api.services(ns, by_now).await } else { Vec::new() };
     let vars = services::variables(&own, kubernetes.map(|k| &**k), links, cx.config.api_service);
     let env = env::build(&cx.api, &facts, c, vars, &layout.pod_dir.join("volumes")).await.map_err(|e| e.to_string())?;
     let mut security = security::for_container(pod, c, image)?;

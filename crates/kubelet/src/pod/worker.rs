@@ -29,6 +29,7 @@ use crate::cri::{Container, ContainerId, Sandbox, State};
 use crate::probes::Probes;
 use crate::resources;
 use crate::start_error::StartError;
+use crate::statics::is_static;
 use crate::status_writer::StatusWriter;
 use crate::util;
 use crate::volumes;
@@ -80,6 +81,8 @@ pub struct Worker {
     pub(super) cx: Arc<Context>,
     pub(super) handle: Arc<Handle>,
     pub(super) writer: StatusWriter,
+    /// The UID of the mirror that is written to.
+    mirrored: Option<String>,
     pub(super) probes: Probes,
     pub(super) stage: Stage,
     first_seen: SystemTime,
@@ -150,7 +153,8 @@ impl Worker {
     pub fn new(cx: Arc<Context>, handle: Arc<Handle>, rejected: Option<(String, String)>) -> Self {
         let pod = handle.pod();
         let mut worker = Self {
-            writer: StatusWriter::spawn(Arc::clone(&cx.api), &pod),
+            writer: if is_static(&pod) { StatusWriter::idle() } else { StatusWriter::spawn(Arc::clone(&cx.api), &pod) },
+            mirrored: None,
             probes: Probes::new(Arc::clone(&cx), Arc::clone(&handle)),
             stage: Stage::Syncing,
             first_seen: cx.now(),
@@ -433,7 +437,7 @@ impl Worker {
                 ..PodStatus::default()
             };
             *self.handle.status.lock() = new.clone();
-            return self.writer.publish(new);
+            return self.tell(pod, new);
         }
         if self.settled && containers.iter().all(|c| c.sandbox.0.is_empty()) {
             // The API's status stands for an ended pod whose containers are forgotten.
@@ -467,9 +471,27 @@ impl Worker {
             new.phase.clone_from(&old.phase);
         }
         *self.handle.status.lock() = new.clone();
-        if !self.handle.is_gone() {
-            self.writer.publish(new);
-            self.writer.observe(pod);
+        self.tell(pod, new);
+    }
+
+    /// Tells the API: of a static pod by its mirror, whichever there is, until the end; nothing of one that is gone.
+    fn tell(&mut self, pod: &Arc<Pod>, status: PodStatus) {
+        if !is_static(pod) {
+            if !self.handle.is_gone() {
+                self.writer.publish(status);
+                self.writer.observe(pod);
+            }
+            return;
+        }
+        let mirror = self.handle.mirror();
+        let uid = mirror.as_ref().map(|m| util::uid(m).to_owned());
+        if self.mirrored != uid {
+            self.mirrored = uid;
+            self.writer = mirror.as_ref().map_or_else(StatusWriter::idle, |m| StatusWriter::spawn(Arc::clone(&self.cx.api), m));
+        }
+        self.writer.publish(status);
+        if let Some(mirror) = &mirror {
+            self.writer.observe(mirror);
         }
     }
 

@@ -222,6 +222,10 @@ impl KubeApi for RealApi {
         within(api.patch_status(name, &Patch::Strategic(patch), &PatchParams::default())).await
     }
 
+    async fn create_pod(&self, pod: &Pod) -> Result<Pod, ApiError> {
+        within(self.client.namespaced::<Pod>(crate::util::namespace(pod)).create(pod)).await
+    }
+
     async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiError> {
         within(self.client.namespaced::<Pod>(namespace).delete(name, &DeleteParams::now().uid(uid))).await
     }
@@ -292,8 +296,10 @@ impl KubeApi for RealApi {
         Ok(within(self.client.all::<RuntimeClass>().get(class)).await?.handler)
     }
 
-    async fn services(&self, namespace: &str) -> Vec<Arc<Service>> {
-        self.services.synced().await;
+    async fn services(&self, namespace: &str, by_now: bool) -> Vec<Arc<Service>> {
+        if !by_now {
+            self.services.synced().await;
+        }
         self.services.list_namespace(namespace)
     }
 

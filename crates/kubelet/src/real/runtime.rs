@@ -467,8 +467,8 @@ impl ContainerRuntime for RealRuntime {
         self.inner.reopen_log(&id.0).await.map_err(error)
     }
 
-    async fn disk_usage(&self, id: &ContainerId) -> Result<u64, CriError> {
-        Ok(self.inner.disk_usage(&id.0).await.map_err(error)?.bytes)
+    async fn disk_usage(&self, id: &ContainerId) -> Result<rt::DiskUsage, CriError> {
+        self.inner.disk_usage(&id.0).await.map_err(error)
     }
 
     async fn stats(&self, id: &ContainerId) -> Result<Stats, CriError> {

@@ -56,8 +56,9 @@ fn on_disk(walked: &Walked, root: &Path) -> Taken {
     let at = machinery::time::rfc3339(walked.at);
     let (mut out, mut bytes, mut inodes) = (Taken::default(), 0_u64, 0_u64);
     for (name, layer, logs) in &walked.containers {
-        (bytes, inodes) = (bytes.saturating_add(*layer).saturating_add(logs.bytes), inodes.saturating_add(logs.inodes));
-        let shown = (figures(root, &at, *layer, None), figures(root, &at, logs.bytes, Some(logs.inodes)));
+        bytes = bytes.saturating_add(layer.bytes).saturating_add(logs.bytes);
+        inodes = inodes.saturating_add(layer.inodes).saturating_add(logs.inodes);
+        let shown = (figures(root, &at, layer.bytes, Some(layer.inodes)), figures(root, &at, logs.bytes, Some(logs.inodes)));
         out.containers.insert(name.clone(), shown);
     }
     for volume in &walked.volumes {
@@ -187,14 +188,14 @@ mod tests {
         let own = |name: &str, on_disk, used| Own { name: name.into(), path: dir.path().into(), on_disk, used };
         let walked = Walked {
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(86_400),
-            containers: vec![("a".into(), 100, usage(10, 1))],
+            containers: vec![("a".into(), usage(100, 4), usage(10, 1))],
             volumes: vec![own("scratch", true, usage(1000, 2)), own("fast", false, usage(5000, 3))],
         };
         let told = on_disk(&walked, dir.path());
         let (rootfs, logs) = &told.containers["a"];
         let ephemeral = told.ephemeral.unwrap();
         assert_eq!((&rootfs["usedBytes"], &logs["usedBytes"], &logs["inodesUsed"]), (&json!(100), &json!(10), &json!(1)));
-        assert_eq!((&ephemeral["usedBytes"], &ephemeral["inodesUsed"]), (&json!(1110), &json!(3)), "what is in memory is not on the disk");
+        assert_eq!((&ephemeral["usedBytes"], &ephemeral["inodesUsed"]), (&json!(1110), &json!(7)), "what is in memory is not on the disk");
         for figures in told.volumes.iter().chain([rootfs, logs, &ephemeral]) {
             assert_eq!(figures["time"], "1970-01-02T00:00:00Z");
             assert!(figures["capacityBytes"].as_u64() > figures["availableBytes"].as_u64() && figures["inodes"].as_u64() > figures["inodesFree"].as_u64());

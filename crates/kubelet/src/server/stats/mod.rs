@@ -28,6 +28,7 @@ use crate::cri::{Container, Detail, Measure, Reading, Sandbox, Stats, label};
 use crate::machine;
 use crate::pod::Context;
 use crate::pod::manager::Pods;
+use crate::statics::is_static;
 use crate::util;
 use exposition::{Families, Family, Kind};
 use http::StatusCode;
@@ -105,6 +106,8 @@ const RUNNING_PODS: Family = Family::new("kubelet_running_pods", Kind::Gauge, "[
 const RUNNING_CONTAINERS: Family = Family::new("kubelet_running_containers", Kind::Gauge, "[BETA] Number of containers currently running");
 const DESIRED_PODS: Family = Family::new("kubelet_desired_pods", Kind::Gauge, "[BETA] The number of pods the kubelet is being instructed to run.");
 
+const EVICTIONS: Family = Family::new("kubelet_evictions", Kind::Counter, "[ALPHA] Cumulative number of pod evictions by eviction signal");
+
 /// Seconds of nanoseconds.
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
@@ -120,7 +123,12 @@ pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods, volumes: &str) -> Answer {
     out.add(&NODE_NAME, &[("node", &cx.config.node_name)], 1.0, None);
     out.add(&RUNNING_PODS, &[], count(cx.runtime.sandboxes().iter().filter(|s| s.ready).count()), None);
     out.add(&RUNNING_CONTAINERS, &[("container_state", "running")], count(running), None);
-    out.add(&DESIRED_PODS, &[("static", "")], count(pods.all().len()), None);
+    let statics = pods.all().iter().filter(|h| is_static(&h.pod())).count();
+    out.add(&DESIRED_PODS, &[("static", "")], count(pods.all().len() - statics), None);
+    out.add(&DESIRED_PODS, &[("static", "true")], count(statics), None);
+    for (signal, number) in cx.pressure.evictions() {
+        out.add(&EVICTIONS, &[("eviction_signal", signal)], number as f64, None);
+    }
     exposed_text(out.finish() + volumes)
 }
 

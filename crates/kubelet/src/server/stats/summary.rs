@@ -1,6 +1,5 @@
 //! `GET /stats/summary`: what node, pods and containers use, in the words of `stats/v1alpha1`.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,16 +23,16 @@ pub(crate) async fn summary(cx: &Arc<Context>, pods: &Pods, rates: &Rates) -> An
     let measured = measure(cx, pods, false).await;
     // All are asked for at once: who takes long delays nobody but to the end of the time.
     let taken = future::join_all(measured.pods.iter().map(|of| usage::of(cx, &of.pod, until))).await;
-    let root = cx.config.root_dir.clone();
-    let (fs, links, max_pid) = util::blocking(move || (usage::whole(&root), host_links(), pid_max())).await;
+    let (root, images) = (cx.config.root_dir.clone(), cx.config.image_dir.clone());
+    let (fs, image_fs, links, max_pid) = util::blocking(move || (usage::whole(&root), usage::whole(&images), host_links(), machine::pids_max())).await;
     let mut rates = rates.update(cpu_times(&measured)).into_iter();
     let mut rate = || rates.next().flatten();
     let now = machinery::time::rfc3339(measured.at);
     let mut node = used(&measured.node.0, rate(), &now);
     node["nodeName"] = json!(cx.config.node_name);
     node["startTime"] = json!(machinery::time::rfc3339(machine::booted().unwrap_or(cx.started)));
-    node["fs"] = fs.clone();
-    node["runtime"] = json!({"imageFs": fs.clone(), "containerFs": fs});
+    node["fs"] = fs;
+    node["runtime"] = json!({"imageFs": image_fs.clone(), "containerFs": image_fs});
     node["rlimit"] = json!({"time": now, "maxpid": max_pid, "curproc": measured.node.0.pids});
     if let Some(links) = links {
         node["network"] = links;
@@ -146,11 +145,6 @@ fn host_links() -> Option<Value> {
     let default = routes.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>()).find(|line| line.get(1) == Some(&"00000000"));
     let default = default.and_then(|line| line.first().copied()).unwrap_or("eth0").to_owned();
     usage::network(&usage::links(&text), &default, usage::is_the_node_s)
-}
-
-fn pid_max() -> Option<i64> {
-    let read = |at: &str| std::fs::read_to_string(Path::new("/proc/sys/kernel").join(at)).ok()?.trim().parse::<i64>().ok();
-    [read("pid_max"), read("threads-max")].into_iter().flatten().min()
 }
 
 #[cfg(test)]
