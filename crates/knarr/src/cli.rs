@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::node_flags::NodeFlags;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use network::Cidr;
 use std::{
@@ -121,6 +122,8 @@ pub struct Up {
     /// Start with what is there of a damaged store, without what is lost
     #[arg(long)]
     pub accept_data_loss: bool,
+    #[command(flatten)]
+    pub node: NodeFlags,
 }
 
 #[derive(Debug, Args)]
@@ -250,6 +253,8 @@ pub struct Kubelet {
     pub tls_key: Option<PathBuf>,
     #[arg(long)]
     pub client_ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub node: NodeFlags,
 }
 
 #[derive(Debug, Args)]

@@ -22,6 +22,7 @@ mod local;
 mod log;
 mod manifest;
 mod memory;
+mod node_flags;
 mod part;
 mod preflight;
 mod progress;

@@ -133,17 +133,18 @@ fn pem(der: &[u8]) -> String {
 
 /// The kubelet alone, with its runtime and its pod network.
 pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
+    let settings = command.node.settings()?;
     preflight::node()?;
     let Ready { client, informers, stop, .. } = connect(&command.part)?;
     let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
     let _lock = cluster.lock(Work::Runs).await?;
     cluster.claim()?;
     let runtime = open_runtime(&cluster, command.registries.as_deref()).await?;
-    let settings = network_config(&cluster.name, &cluster.run, (cidr(&command.pod_cidr)?, cidr(&command.cluster_cidr)?), cidr(&command.service_cidr)?);
-    let node_ip = IpAddr::V4(settings.pod_cidr.nth(1).context("the pod range has no address")?);
+    let network = network_config(&cluster.name, &cluster.run, (cidr(&command.pod_cidr)?, cidr(&command.cluster_cidr)?), cidr(&command.service_cidr)?);
+    let node_ip = IpAddr::V4(network.pod_cidr.nth(1).context("the pod range has no address")?);
     let own_ports = own_ports(&command.part, node_ip).await?;
-    let settings = network::pod::Config { own_ports: own_ports.clone(), ..settings };
-    let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(settings)).await?.context("the pod network")?;
+    let network = network::pod::Config { own_ports: own_ports.clone(), ..network };
+    let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(network)).await?.context("the pod network")?;
     let mut config = kubelet::Config::new(command.node_name.clone().unwrap_or_else(host::name), node_ip, cluster.data.join("kubelet"));
     config.cgroup_root = cluster.name.clone();
     config.cluster_dns = vec![command.cluster_dns];
@@ -151,6 +152,8 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     config.pod_cidr = Some(command.pod_cidr.clone());
     config.tls = kubelet_tls(command)?;
     config.own_ports = own_ports;
+    config.image_dir = cluster.runtime(None).root;
+    config.settings = settings;
     let kept = network.clone();
     let keep = kept.keep(stop.clone());
     // Volumes are provisioned beside an API server of knarr's; this node brings those that it has to pods.

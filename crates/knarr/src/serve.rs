@@ -81,6 +81,8 @@ pub struct Setup<'a> {
     pub up: &'a Up,
     /// The node's name.
     pub node_name: String,
+    /// What the node's flags say.
+    pub settings: kubelet::Settings,
     /// The user's kubeconfig.
     pub kubeconfig: &'a Path,
 }
@@ -325,6 +327,8 @@ fn start_kubelet(
     config.tls = Some(kubelet::Tls { server: tls });
     config.api_service = Some((plan.api_ip(), 443).into());
     config.own_ports = own_ports(setup);
+    config.image_dir = setup.cluster.runtime(None).root;
+    config.settings = setup.settings.clone();
     let client = door.client(local::user(&format!("system:node:{name}"), &["system:nodes"])).user_agent("kubelet");
     let _inside = room.handle.enter();
     let informers = Informers::new(client.clone(), stop.clone());

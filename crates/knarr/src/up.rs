@@ -34,6 +34,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     }
     serve::admission(&up)?;
     part::scheduler_config(up.scheduler_config.as_deref())?;
+    let settings = up.node.settings()?;
     let objects = up.manifests.iter().map(|m| manifest::read(m)).collect::<Result<Vec<_>, _>>()?.concat();
     let file = kubeconfig::path(up.which.kubeconfig.as_deref())?;
     let cluster = Cluster::find(&up.which.name, up.which.data_dir.as_deref())?;
@@ -50,7 +51,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     .await??;
     plan.contexts = known;
 
-    let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: host::name(), kubeconfig: &file };
+    let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: host::name(), settings, kubeconfig: &file };
     let mut running = serve::start(&setup, &steps).await?;
     let mut unfinished = false;
     let end = tokio::select! {

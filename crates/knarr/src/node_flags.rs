@@ -1,0 +1,119 @@
+//! Flags of a node, as kubelet names them: the same for a whole cluster and for a kubelet alone.
+
+use clap::Args;
+use kubelet::{Options, Settings};
+use std::path::PathBuf;
+
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Node, as kubelet has them")]
+pub struct NodeFlags {
+    /// Directory of static pods' files, or one such file; names that begin with a dot are not read
+    #[arg(long)]
+    pub pod_manifest_path: Option<PathBuf>,
+    /// Below what pods are evicted: `memory.available<100Mi,nodefs.available<10%`
+    #[arg(long)]
+    pub eviction_hard: Vec<String>,
+    /// Below what they are after a while
+    #[arg(long)]
+    pub eviction_soft: Vec<String>,
+    /// After which: `memory.available=1m30s`
+    #[arg(long)]
+    pub eviction_soft_grace_period: Vec<String>,
+    /// How much more is to be free then: `imagefs.available=2Gi`
+    #[arg(long)]
+    pub eviction_minimum_reclaim: Vec<String>,
+    /// Longest grace period, in seconds, of a pod that is evicted after a while
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub eviction_max_pod_grace_period: i32,
+    /// How long a shortage is told after it is over [default: 5m0s]
+    #[arg(long)]
+    pub eviction_pressure_transition_period: Option<String>,
+    /// Let the kernel tell that memory runs short (cgroup v1)
+    #[arg(long)]
+    pub kernel_memcg_notification: bool,
+    /// Use of the disk, in hundredths, at which unused images are removed; 100: never [default: 85]
+    #[arg(long, allow_negative_numbers = true)]
+    pub image_gc_high_threshold: Option<i32>,
+    /// Use of the disk, in hundredths, down to which they are [default: 80]
+    #[arg(long, allow_negative_numbers = true)]
+    pub image_gc_low_threshold: Option<i32>,
+    /// How long an image is kept at least [default: 2m0s]
+    #[arg(long)]
+    pub minimum_image_ttl_duration: Option<String>,
+    /// How long a container's log grows before it is rotated [default: 10Mi]
+    #[arg(long)]
+    pub container_log_max_size: Option<String>,
+    /// How many files of a log are kept [default: 5]
+    #[arg(long, allow_negative_numbers = true)]
+    pub container_log_max_files: Option<i32>,
+    /// What is kept for the machine's own services: `cpu=200m,memory=500Mi,ephemeral-storage=1Gi,pid=1000`
+    #[arg(long)]
+    pub system_reserved: Vec<String>,
+    /// What is kept for the cluster's
+    #[arg(long)]
+    pub kube_reserved: Vec<String>,
+    /// CPUs that are kept for both, in the place of numbers: `0-1,4`
+    #[arg(long)]
+    pub reserved_cpus: Option<String>,
+    /// What of that is a limit: none, pods, system-reserved, system-reserved-compressible, kube-reserved,
+    /// kube-reserved-compressible [default: pods]
+    #[arg(long, value_delimiter = ',')]
+    pub enforce_node_allocatable: Vec<String>,
+    /// The cgroup of the machine's own services
+    #[arg(long)]
+    pub system_reserved_cgroup: Option<String>,
+    /// The cgroup of the cluster's
+    #[arg(long)]
+    pub kube_reserved_cgroup: Option<String>,
+}
+
+impl NodeFlags {
+    /// What they say.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        let own = self.clone();
+        let options = Options {
+            pod_manifest_path: own.pod_manifest_path,
+            eviction_hard: own.eviction_hard,
+            eviction_soft: own.eviction_soft,
+            eviction_soft_grace_period: own.eviction_soft_grace_period,
+            eviction_minimum_reclaim: own.eviction_minimum_reclaim,
+            eviction_max_pod_grace_period: own.eviction_max_pod_grace_period,
+            eviction_pressure_transition_period: own.eviction_pressure_transition_period,
+            kernel_memcg_notification: own.kernel_memcg_notification,
+            image_gc_high_threshold: own.image_gc_high_threshold,
+            image_gc_low_threshold: own.image_gc_low_threshold,
+            minimum_image_ttl_duration: own.minimum_image_ttl_duration,
+            container_log_max_size: own.container_log_max_size,
+            container_log_max_files: own.container_log_max_files,
+            system_reserved: own.system_reserved,
+            kube_reserved: own.kube_reserved,
+            reserved_cpus: own.reserved_cpus,
+            enforce_node_allocatable: own.enforce_node_allocatable,
+            system_reserved_cgroup: own.system_reserved_cgroup,
+            kube_reserved_cgroup: own.kube_reserved_cgroup,
+        };
+        options.check().map_err(|errors| anyhow::anyhow!("{}", errors.join("\n")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    #[test]
+    fn both_commands_take_them_and_what_is_wrong_is_told() {
+        let flags = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {
+            Command::Up(up) => up.node.settings(),
+            Command::Kubelet(kubelet) => kubelet.node.settings(),
+            _ => unreachable!(),
+        };
+        let path = "--pod-manifest-path=/etc/kubernetes/manifests";
+        let up =
+            flags(&["knarr", "up", path, "--eviction-hard=memory.available<5%", "--container-log-max-size=-1", "--enforce-node-allocatable=none"]).unwrap();
+        assert!(up.static_pods.is_some() && up.eviction.thresholds.len() == 1 && up.logs.max_bytes.is_none() && !up.reserved.enforce_pods);
+        assert!(flags(&["knarr", "kubelet", "--kubeconfig=x", path]).unwrap().static_pods.is_some());
+        let wrong = flags(&["knarr", "up", "--eviction-hard=disk<5%", "--container-log-max-files=-3"]).unwrap_err().to_string();
+        assert_eq!(wrong, "invalid configuration: containerLogMaxFiles must be greater than 1\nunsupported eviction signal disk");
+    }
+}
