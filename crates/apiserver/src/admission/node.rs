@@ -130,31 +130,10 @@ fn owner(world: &World, pod: &Value, node: &str) -> Result<(), String> {
 
 /// A mirror pod names no other object: what a node's pods name, the node may read.
 fn references(pod: &Value, node: &str) -> Result<(), String> {
-    let spec = &pod["spec"];
-    let containers = || ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|list| items(&spec[list]));
-    let from_env = |from: &str, key: &str| {
-        containers().any(|c| items(&c["envFrom"]).iter().any(|e| e[from].is_object()) || items(&c["env"]).iter().any(|e| e["valueFrom"][key].is_object()))
-    };
-    let volumes = items(&spec["volumes"]);
-    let sources = || volumes.iter().chain(volumes.iter().flat_map(|v| items(&v["projected"]["sources"])));
-    // Every kind of volume that may name a Secret does it in one of these fields.
-    let secret_fields = ["secretRef", "secretName", "nodePublishSecretRef"];
-    let names_secret = |v: &Value| {
-        let parts = v.as_object().into_iter().flatten();
-        v["secret"].is_object() || parts.into_iter().any(|(_, part)| secret_fields.iter().any(|f| !part[*f].is_null()))
-    };
-    let found = [
-        ("a service account", !text(spec, "serviceAccountName").is_empty() || sources().any(|v| v["serviceAccountToken"].is_object())),
-        ("secrets", !items(&spec["imagePullSecrets"]).is_empty() || from_env("secretRef", "secretKeyRef") || sources().any(names_secret)),
-        ("configmaps", from_env("configMapRef", "configMapKeyRef") || sources().any(|v| v["configMap"].is_object())),
-        ("persistentvolumeclaims", volumes.iter().any(|v| v["persistentVolumeClaim"].is_object() || v["ephemeral"].is_object())),
-        ("clustertrustbundles", sources().any(|v| v["clusterTrustBundle"].is_object())),
-        ("podcertificates", sources().any(|v| v["podCertificate"].is_object())),
-        ("resourceclaims", !items(&spec["resourceClaims"]).is_empty()),
-    ];
-    match found.iter().find(|(_, is)| *is) {
-        Some((what, _)) => Err(format!("node {node:?} can not create pods that reference {what}")),
-        None => Ok(()),
+    match kinds::api_references(pod) {
+        Err(why) => Err(format!("error checking mirror pod for API references: {why}")),
+        Ok(Some(what)) => Err(format!("node {node:?} can not create pods that reference {what}")),
+        Ok(None) => Ok(()),
     }
 }
 

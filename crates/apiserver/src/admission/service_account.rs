@@ -82,6 +82,9 @@ fn mirror(write: &Write<'_>, object: &Value) -> Result<(), Status> {
     if !text(&object["spec"], "serviceAccountName").is_empty() {
         return Err(forbidden(write, object, "a mirror pod may not reference service accounts"));
     }
+    if kinds::names_secrets(object) {
+        return Err(forbidden(write, object, "a mirror pod may not reference secrets"));
+    }
     for volume in items(&object["spec"]["volumes"]) {
         if items(&volume["projected"]["sources"]).iter().any(|s| s["serviceAccountToken"].is_object()) {
             return Err(forbidden(write, object, "a mirror pod may not use ServiceAccountToken volume projections"));
