@@ -20,7 +20,13 @@ async fn a_short_node_lets_in_who_asked_for_something_and_evicts_one_after_the_o
     let (clock, dir) = (clock(), TempDir::new("short"));
     let manifest = dir.path().join("web.yaml");
     fs::write(&manifest, "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: \"img:1\"}]}\n").unwrap();
-    let options = Options { eviction_hard: vec!["memory.available<1000Ti".into()], pod_manifest_path: Some(manifest), ..Options::default() };
+    // A soft one: of what a hard one keeps free nobody could ask for anything.
+    let options = Options {
+        eviction_soft: vec!["memory.available<1000Ti".into()],
+        eviction_soft_grace_period: vec!["memory.available=1s".into()],
+        pod_manifest_path: Some(manifest),
+        ..Options::default()
+    };
     let settings = options.check().unwrap();
     let node = Node::start_with(Arc::new(FakeRuntime::new(clock.clone())), clock, dir, move |config| config.settings = settings);
     node.runtime.called("start c", 1).await;

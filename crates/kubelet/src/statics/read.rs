@@ -54,10 +54,12 @@ fn fields<'v>(value: &'v mut Value, key: &str) -> Option<&'v mut machinery::Map<
 pub fn pod(bytes: &[u8], path: &Path, node: &str, seen: &str) -> Result<Pod, String> {
     let refused = |why: String| format!("{}: couldn't parse as pod({why}), please check config file", path.display());
     let ty = schema::builtin().kind(&Gvk::new("", "v1", "Pod")).ok_or("no schema of pods")?;
-    let mut value = yaml::decode(bytes, Some(ty), Validation::Ignore).map_err(|e| refused(e.message))?.value;
-    if text(&value, "apiVersion") != "v1" || text(&value, "kind") != "Pod" {
-        return Err(refused(format!("invalid pod: {}, Kind={}", text(&value, "apiVersion"), text(&value, "kind"))));
+    // As it says itself what it is: a body of the API may leave that to its path.
+    let said = yaml::decode(bytes, None, Validation::Ignore).map_err(|e| refused(e.message))?.value;
+    if text(&said, "apiVersion") != "v1" || text(&said, "kind") != "Pod" {
+        return Err(refused(format!("invalid pod: {}, Kind={}", text(&said, "apiVersion"), text(&said, "kind"))));
     }
+    let mut value = yaml::decode(bytes, Some(ty), Validation::Ignore).map_err(|e| refused(e.message))?.value;
     let strategy = kinds::strategy("", "pods");
     defaulting::apply(ty, &mut value);
     strategy.default(&mut value);
@@ -136,10 +138,10 @@ mod tests {
 
     #[test]
     fn a_file_is_a_pod_of_its_node() {
-        let web = of(WEB, "/m/web.yaml", "Node-1").unwrap();
+        let web = of(WEB, "/m/web.yaml", "node-1").unwrap();
         assert_eq!((util::namespace(&web), util::name(&web)), ("default", "web-node-1"));
         let spec = web.spec.as_ref().unwrap();
-        assert_eq!((spec.node_name.as_deref(), spec.restart_policy.as_deref()), (Some("Node-1"), Some("Always")), "as the API would have it");
+        assert_eq!((spec.node_name.as_deref(), spec.restart_policy.as_deref()), (Some("node-1"), Some("Always")), "as the API would have it");
         let tolerations = serde_json::to_value(&spec.tolerations).unwrap();
         assert_eq!(tolerations, json!([{"effect": "NoExecute", "operator": "Exists"}]));
         let annotations = web.metadata.annotations.as_ref().unwrap();
@@ -148,8 +150,8 @@ mod tests {
         assert!(super::super::is_static(&web) && !super::super::is_mirror(&web));
         // The same file is the same pod, also with other blanks; another text, file or node is another.
         let uid = |text: &str, path: &str, node: &str| of(text, path, node).unwrap().metadata.uid.unwrap();
-        assert_eq!(uid(&WEB.replace("web:1", "\"web:1\""), "/m/web.yaml", "Node-1"), util::uid(&web));
-        for other in [uid(&WEB.replace("web:1", "web:2"), "/m/web.yaml", "Node-1"), uid(WEB, "/m/b.yaml", "Node-1"), uid(WEB, "/m/web.yaml", "node-2")] {
+        assert_eq!(uid(&WEB.replace("web:1", "\"web:1\""), "/m/web.yaml", "node-1"), util::uid(&web));
+        for other in [uid(&WEB.replace("web:1", "web:2"), "/m/web.yaml", "node-1"), uid(WEB, "/m/b.yaml", "node-1"), uid(WEB, "/m/web.yaml", "node-2")] {
             assert_ne!(other, util::uid(&web));
         }
         let own = WEB.replace("name: web\n", "name: web\n  uid: own\n  namespace: kube-system\n  annotations: {kubernetes.io/config.mirror: x}\n");
