@@ -145,14 +145,17 @@ async fn a_node_writes_what_is_its_own() {
     let refused = cluster.post_as(&node("n1"), PODS, orphan).await.refused(403);
     assert!(refused.ends_with("node \"n1\" can only create pods with an owner reference set to itself"), "{refused}");
     for (volume, what) in [
-        (json!({"secret": {"secretName": "s"}}), "secrets"),
-        (json!({"projected": {"sources": [{"configMap": {"name": "m"}}]}}), "configmaps"),
-        (json!({"csi": {"driver": "d.example.com"}}), "csidrivers (via CSI volumes)"),
-        (json!({"iscsi": {"targetPortal": "1.2.3.4", "iqn": "iqn.2001-04.com.example:s", "lun": 0, "secretRef": {"name": "s"}}}), "secrets"),
+        (json!({"secret": {"secretName": "s"}}), "a mirror pod may not reference secrets"),
+        (json!({"projected": {"sources": [{"configMap": {"name": "m"}}]}}), "node \"n1\" can not create pods that reference configmaps"),
+        (json!({"csi": {"driver": "d.example.com"}}), "node \"n1\" can not create pods that reference csidrivers (via CSI volumes)"),
+        (
+            json!({"iscsi": {"targetPortal": "1.2.3.4", "iqn": "iqn.2001-04.com.example:s", "lun": 0, "secretRef": {"name": "s"}}}),
+            "a mirror pod may not reference secrets",
+        ),
     ] {
         let volume = merged(volume, json!({"name": "v"}));
         let refused = cluster.post_as(&node("n1"), PODS, mirror("reads", json!({"spec": {"volumes": [volume]}}))).await.refused(403);
-        assert!(refused.ends_with(&format!("node \"n1\" can not create pods that reference {what}")), "{refused}");
+        assert!(refused.ends_with(what), "{refused}");
     }
     // Nor may anybody else show a node's pod with what the API keeps.
     let refused = cluster.post(PODS, mirror("keeps", json!({"spec": {"imagePullSecrets": [{"name": "s"}]}}))).await.refused(403);
