@@ -1,9 +1,9 @@
 //! Who asks, as whom, and whether they may: the stages of the path before anything is looked at.
 
-use crate::{Context, PeerCertificate, aggregation::headers, legacy_tokens, path::RequestInfo, query, rows::Row, server::Who, world::World};
+use crate::{Context, PeerCertificate, aggregation::headers, legacy_tokens, path::RequestInfo, rows::Row, server::Who, world::World};
 use http::{HeaderMap, header, request::Parts};
 use identity::{Attributes, Decision, User};
-use machinery::{quote::Quoted, status::Status};
+use machinery::status::Status;
 use std::{sync::Arc, time::SystemTime};
 
 /// Who asks, and what he is to be told of how he shows it.
@@ -69,84 +69,11 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
 }
 
-/// The user that headers ask for without a name, as Go prints it.
-fn told(headers: &HeaderMap) -> String {
-    let strings = |values: &[&str]| format!("[]string{{{}}}", values.iter().map(|text| Quoted(text).to_string()).collect::<Vec<_>>().join(", "));
-    let texts = |name: &str| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
-    let groups = texts("impersonate-group");
-    let groups = if groups.is_empty() { "[]string(nil)".to_owned() } else { strings(&groups) };
-    let mut extra: Vec<String> = headers
-        .keys()
-        .filter_map(|name| Some((name, query::percent_decode(name.as_str().strip_prefix("impersonate-extra-")?).to_lowercase())))
-        .map(|(name, key)| format!("{}:{}", Quoted(&key), strings(&texts(name.as_str()))))
-        .collect();
-    extra.sort();
-    let extra = if extra.is_empty() { "map[string][]string(nil)".to_owned() } else { format!("map[string][]string{{{}}}", extra.join(", ")) };
-    let uid = texts("impersonate-uid").first().copied().unwrap_or_default().to_owned();
-    format!("&user.DefaultInfo{{Name:\"\", UID:{}, Groups:{groups}, Extra:{extra}}}", Quoted(&uid))
-}
-
-/// Acts as another user if the headers ask for it and the real one may (`impersonate` on users, groups, …).
-pub(crate) fn impersonate(world: &World, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, Status> {
-    if !headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
-        return Ok(user);
-    }
-    let name = headers.get("impersonate-user").and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if name.is_empty() {
-        return Err(Status::bad_request(format!("requested {} without impersonating a user name", told(headers))));
-    }
-    let mut wanted = User { name: name.to_owned(), uid: String::new(), groups: Vec::new(), extra: Default::default() };
-    let ask = |resource: &str, subresource: &str, namespace: &str, name: &str, group: &str| {
-        let info = RequestInfo {
-            is_resource: true,
-            verb: "impersonate",
-            group: group.to_owned(),
-            version: "v1".into(),
-            namespace: namespace.to_owned(),
-            resource: resource.to_owned(),
-            subresource: subresource.to_owned(),
-            name: name.to_owned(),
-            ..RequestInfo::default()
-        };
-        authorize(world, &user, &info)
-    };
-    match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
-        Some((namespace, account)) => {
-            ask("serviceaccounts", "", namespace, account, "")?;
-            // An account's groups are known; whoever names groups means those.
-            if !headers.contains_key("impersonate-group") {
-                wanted.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
-            }
-        }
-        None => ask("users", "", "", name, "")?,
-    }
-    for group in headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()) {
-        ask("groups", "", "", group, "")?;
-        wanted.groups.push(group.to_owned());
-    }
-    if let Some(uid) = headers.get("impersonate-uid").and_then(|v| v.to_str().ok()) {
-        ask("uids", "", "", uid, "authentication.k8s.io")?;
-        wanted.uid = uid.to_owned();
-    }
-    for (key, value) in headers {
-        if let (Some(extra), Ok(value)) = (key.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
-            let extra = query::percent_decode(extra).to_lowercase();
-            ask("userextras", &extra, "", value, "authentication.k8s.io")?;
-            wanted.extra.entry(extra).or_default().push(value.to_owned());
-        }
-    }
-    let general = if name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
-    if !wanted.groups.iter().any(|g| matches!(g.as_str(), "system:authenticated" | "system:unauthenticated")) {
-        wanted.groups.push(general.into());
-    }
-    Ok(Arc::new(wanted))
-}
-
 /// `Ok` if somebody allows it; otherwise the reason that the authorisers give, which may be empty.
-fn decide(world: &World, user: &Arc<User>, info: &RequestInfo) -> Result<(), String> {
+fn decide(world: &World, user: &Arc<User>, info: &RequestInfo, verb: &str) -> Result<(), String> {
     let attributes = Attributes {
         user,
-        verb: info.verb,
+        verb,
         group: &info.group,
         version: &info.version,
         resource: &info.resource,
@@ -191,12 +118,17 @@ fn further(world: &World, cx: &Context, row: &Row, (verb, namespace, name): (&'s
         name: name.to_owned(),
         ..RequestInfo::default()
     };
-    decide(world, &cx.user, &info)
+    decide(world, &cx.user, &info, verb)
 }
 
 /// 403 in upstream's words unless somebody allows it.
 pub(crate) fn authorize(world: &World, user: &Arc<User>, info: &RequestInfo) -> Result<(), Status> {
-    let Err(reason) = decide(world, user, info) else { return Ok(()) };
+    authorize_verb(world, user, info, info.verb)
+}
+
+/// As [`authorize`], of another verb than the request's.
+pub(crate) fn authorize_verb(world: &World, user: &Arc<User>, info: &RequestInfo, verb: &str) -> Result<(), Status> {
+    let Err(reason) = decide(world, user, info, verb) else { return Ok(()) };
     let mut message = if info.is_resource {
         let resource = match info.subresource.as_str() {
             "" => info.resource.clone(),
@@ -206,9 +138,9 @@ pub(crate) fn authorize(world: &World, user: &Arc<User>, info: &RequestInfo) -> 
             "" => "at the cluster scope".to_owned(),
             namespace => format!("in the namespace {namespace:?}"),
         };
-        format!("User {:?} cannot {} resource {resource:?} in API group {:?} {scope}", user.name, info.verb, info.group)
+        format!("User {:?} cannot {} resource {resource:?} in API group {:?} {scope}", user.name, verb, info.group)
     } else {
-        format!("User {:?} cannot {} path {:?}", user.name, info.verb, info.path)
+        format!("User {:?} cannot {} path {:?}", user.name, verb, info.path)
     };
     if !reason.is_empty() {
         message.push_str(": ");

@@ -5,7 +5,11 @@
 //! and whether its client is still there.
 
 use crate::{path::RequestInfo, rows::Row};
-use machinery::{Value, json::Texts, status::Status};
+use machinery::{
+    Value,
+    json::{Blanks, Texts},
+    status::Status,
+};
 use parking_lot::Mutex;
 use std::{
     sync::{
@@ -35,6 +39,7 @@ pub struct Context {
     pub user_agent: String,
     warnings: Mutex<Vec<String>>,
     texts: Mutex<Texts>,
+    blanks: Mutex<Arc<Blanks>>,
     given_up: AtomicBool,
     /// An evaluation has ended because of that.
     cut_short: AtomicBool,
@@ -51,6 +56,7 @@ impl Context {
             user_agent,
             warnings: Mutex::new(Vec::new()),
             texts: Mutex::default(),
+            blanks: Mutex::default(),
             given_up: AtomicBool::new(false),
             cut_short: AtomicBool::new(false),
             began: Instant::now(),
@@ -76,6 +82,16 @@ impl Context {
     /// How the free-form values are spelled that this request brought.
     pub(crate) fn texts(&self) -> Texts {
         self.texts.lock().clone()
+    }
+
+    /// Notes what the last body that was read, or the last result of a patch, has that is empty.
+    pub(crate) fn note_blanks(&self, blanks: Blanks) {
+        *self.blanks.lock() = Arc::new(blanks);
+    }
+
+    /// What the body has that is empty, and is not in the object.
+    pub(crate) fn blanks(&self) -> Arc<Blanks> {
+        Arc::clone(&self.blanks.lock())
     }
 
     /// Takes the warnings out. Where they are too much for headers each is cut, and what is still too much is left out.
@@ -138,6 +154,7 @@ impl Context {
     /// The context of the kinds crate.
     pub fn strategy(&self) -> kinds::Context {
         let mut context = kinds::Context::new(self.now, self.user.name.clone());
+        context.blanks = self.blanks();
         context.identity.uid.clone_from(&self.user.uid);
         context.identity.groups.clone_from(&self.user.groups);
         context.identity.extra.clone_from(&self.user.extra);

@@ -3,6 +3,7 @@
 use crate::rows::Row;
 use machinery::{
     field::ErrorList,
+    json::Blanks,
     status::{Details, Status},
 };
 use std::collections::HashSet;
@@ -47,6 +48,15 @@ pub(crate) fn invalid(row: &Row, name: &str, errors: ErrorList) -> Status {
     // One strategy serves both groups of events in upstream, and it tells the older one.
     let group = if (group, row.resource.kind.kind.as_str()) == ("events.k8s.io", "Event") { "" } else { group };
     Status::invalid(group, &row.resource.kind.kind, name, errors)
+}
+
+/// Shows what a body has that is empty, where the object goes without and an error would show that nothing is there.
+pub(crate) fn show_blanks(errors: &mut ErrorList, blanks: &Blanks) {
+    for error in errors.iter_mut().filter(|error| error.value.is_null() && error.shown.is_none()) {
+        if let Some(blank) = blanks.at(error.path.as_str()) {
+            error.value = blank;
+        }
+    }
 }
 
 /// The errors without those that say the same again.

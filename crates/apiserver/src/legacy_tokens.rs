@@ -36,7 +36,7 @@ pub(crate) async fn note(world: &World, shown: &Result<Review, Error>, now: Syst
 
 async fn label(world: &World, used: &Used, today: &str) {
     let Some(row) = world.row("", "v1", "secrets") else { return };
-    let writer = Writer(world);
+    let writer = Writer::new(world);
     let written = writer.change(&row, (&used.namespace, &used.secret), "", |old| {
         let mut secret = old.cloned().ok_or_else(|| errors::not_found(&row, &used.secret))?;
         if meta::text(&secret, "uid") != used.uid {

@@ -27,6 +27,7 @@ mod gzip;
 mod health;
 mod hooks;
 mod housekeeping;
+mod impersonation;
 mod ledger;
 mod legacy_tokens;
 mod listing;
@@ -36,6 +37,7 @@ mod metrics;
 #[path = "../../runtime/src/fuzz.rs"]
 mod mutations;
 mod negotiate;
+mod news;
 mod offload;
 mod openapi;
 mod own;
@@ -140,6 +142,7 @@ impl ApiServer {
         // What a crash has left behind is put right at once.
         services::repair(self.world(), found.of_a_crash()).await;
         if !self.0.bootstrapped.swap(true, Ordering::AcqRel) {
+            tokio::spawn(bootstrap::follow(self.world().clone()));
             tokio::spawn(aggregation::keeper::run(self.world().clone(), Arc::clone(&self.0.aggregation)));
         }
         Ok(())
@@ -190,7 +193,7 @@ impl ApiServer {
     /// # Errors
     /// As a create by anybody.
     pub async fn create(&self, resource: &(&str, &str, &str), namespace: &str, value: Value) -> Result<Value, Status> {
-        Writer(self.world()).create(*resource, namespace, value).await
+        Writer::new(self.world()).create(*resource, namespace, value).await
     }
 
     /// Replaces an object as the server itself; `value` names the resourceVersion that it stems from, or none.
@@ -198,7 +201,7 @@ impl ApiServer {
     /// # Errors
     /// As an update by anybody.
     pub async fn update(&self, resource: &(&str, &str, &str), namespace: &str, name: &str, value: Value) -> Result<Value, Status> {
-        Writer(self.world()).update(*resource, namespace, name, value).await
+        Writer::new(self.world()).update(*resource, namespace, name, value).await
     }
 
     /// Deletes an object as the server itself.
@@ -206,7 +209,7 @@ impl ApiServer {
     /// # Errors
     /// As a delete by anybody.
     pub async fn delete(&self, resource: &(&str, &str, &str), namespace: &str, name: &str) -> Result<(), Status> {
-        Writer(self.world()).delete(*resource, namespace, name).await
+        Writer::new(self.world()).delete(*resource, namespace, name).await
     }
 
     fn adopt_services(&self) {

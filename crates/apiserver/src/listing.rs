@@ -241,6 +241,14 @@ enum Rest {
 
 impl Listing {
     fn new(row: &Arc<Row>, asked: Asked, metadata: &Value, items: Items) -> Listing {
+        let items = match items {
+            Items::Stored(entries) if row.strategy.sorts_rows() && matches!(asked.accepted.form, Form::Table(_)) => {
+                let mut entries: Vec<_> = entries.collect();
+                entries.sort_by_cached_key(|entry| row.strategy.row_rank(&storage::value(row, entry)));
+                Items::Stored(entries.into_iter())
+            }
+            items => items,
+        };
         let bytes = || match &items {
             Items::Stored(entries) => entries.as_slice().iter().map(|entry| item_bytes(message_len(row, asked, &Item::Stored(Arc::clone(entry))))).sum(),
             Items::Computed(values) => values.as_slice().iter().map(|value| item_bytes(message_len(row, asked, &Item::Computed(value.clone())))).sum(),
@@ -250,9 +258,8 @@ impl Listing {
             Items::Computed(values) => values.as_slice().is_empty(),
         };
         let (mut head, mut tail) = frame(row, asked, metadata, bytes);
-        // Upstream collects the metadata of objects in a slice of its own, which nothing has made when there are none. (The bracket is
-        // the last of the head, and the tail begins with the other.)
-        if none && asked.accepted.encoding == Encoding::Json && matches!(asked.accepted.form, Form::Partial(_)) {
+        // (The bracket is the last of the head, and the tail begins with the other.)
+        if none && asked.accepted.encoding == Encoding::Json && is_collected(row, asked.accepted.form) {
             head.pop();
             head.extend_from_slice(b"null");
             tail.remove(0);
@@ -277,7 +284,7 @@ impl Listing {
 
     fn end(&mut self, out: &mut Vec<u8>) {
         if self.asked.accepted.encoding == Encoding::Yaml && self.empty {
-            let null = matches!(self.asked.accepted.form, Form::Partial(_));
+            let null = is_collected(&self.row, self.asked.accepted.form);
             // `items:` and its line's end stand there.
             out.pop();
             out.extend_from_slice(if null { b" null\n" } else { b" []\n" });
@@ -399,6 +406,16 @@ fn message_len(row: &Row, asked: Asked, item: &Item) -> usize {
 /// The bytes that a message of this length takes in its list.
 fn item_bytes(message: usize) -> usize {
     proto::ItemHead::new(message).as_ref().len() + message
+}
+
+/// Whether upstream collects the items in a slice of its own, which nothing has made when there are none: the metadata of objects, and
+/// rows of kinds that its printers do not know.
+fn is_collected(row: &Row, form: Form) -> bool {
+    match form {
+        Form::Partial(_) => true,
+        Form::Table(_) => row.is_builtin() && matches!(row.resource.group.as_str(), "apiextensions.k8s.io" | "apiregistration.k8s.io"),
+        Form::Object => false,
+    }
 }
 
 fn is_indented(accepted: Accepted) -> bool {

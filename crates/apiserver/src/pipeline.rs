@@ -10,6 +10,7 @@ use crate::{
         forward::{self, Passed},
     },
     astray, body, components, consumption, discovery, errors, health,
+    impersonation::impersonate,
     negotiate::{self, Accept, Accepted, Encoding, Form, Offered},
     offload::{self, Finish, GivenUp},
     path::RequestInfo,
@@ -93,7 +94,7 @@ async fn stages(
     *accepted = accept.accepted(Offered::default()).unwrap_or_default();
     accepted.pretty |= pretty(query, header_text(&parts.headers, header::USER_AGENT));
     let asking = access::authenticate(server.world(), &parts, offered_token.as_deref(), now).await?;
-    let user = access::impersonate(server.world(), asking.user, &parts.headers).and_then(|user| access::authorize(server.world(), &user, &info).map(|()| user));
+    let user = impersonate(server.world(), asking.user, &info, &parts.headers).and_then(|user| access::authorize(server.world(), &user, &info).map(|()| user));
     let user = match user {
         Ok(user) => user,
         Err(status) => return refused(status, *accepted, asking.warning.map(str::to_owned).into_iter().collect()),
@@ -204,7 +205,7 @@ async fn dispatch(
         return Err(Status::no_such_path());
     }
     astray::check_name(&cx.info)?;
-    if STREAMS.contains(&cx.info.subresource.as_str()) {
+    if row.custom.is_none() && STREAMS.contains(&cx.info.subresource.as_str()) {
         return proxy::handle(server.world(), cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
     }
     let reads = matches!(cx.info.verb, "get" | "list" | "watch");

@@ -125,6 +125,8 @@ pub(crate) fn from_json(code: StatusCode, accepted: Accepted, mut compact: Vec<u
 
 /// An error as a response; the only place where one becomes such.
 pub(crate) fn status(status: &Status, accepted: Accepted) -> Response<Body> {
+    // No error has another form: whoever asked for one reads JSON.
+    let accepted = if accepted.form == Form::Object { accepted } else { Accepted { encoding: Encoding::Json, ..accepted } };
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let value = status.to_value();
     let mut response = encoded(code, accepted, storage::type_of(&value), &value);

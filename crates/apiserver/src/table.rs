@@ -8,7 +8,7 @@ use machinery::{
     status::Status,
 };
 use serde_json::json;
-use std::{sync::LazyLock, time::SystemTime};
+use std::{borrow::Cow, sync::LazyLock, time::SystemTime};
 
 /// What a table's rows carry of their objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,7 +44,10 @@ impl Include {
 
 /// A list's or a table's metadata as JSON.
 pub(crate) fn list_metadata(metadata: &Value) -> Vec<u8> {
-    json::encode_as(schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"), metadata)
+    let mut metadata = metadata.clone();
+    // What is shown and not stored has no revision.
+    metadata.as_object_mut().into_iter().for_each(|fields| fields.retain(|_, value| !value.is_null()));
+    json::encode_as(schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"), &metadata)
 }
 
 /// What stands before the rows of a table. With its columns, which a watch sends only once.
@@ -86,13 +89,7 @@ pub(crate) fn one(row: &Row, object: &Value, told: &Head<'_>, include: Include, 
 pub(crate) fn scale(row: &Row, scale: &Value, version: &str, include: Include, now: SystemTime) -> Vec<u8> {
     let replicas = |part: &str| scale[part]["replicas"].as_i64().unwrap_or(0);
     let cells = json!([scale["metadata"]["name"], replicas("spec"), replicas("status"), kinds::print::age(scale, now)]);
-    let columns = json!([
-        column("Name", "string", "", "", 0),
-        column("Desired", "integer", "", "", 0),
-        column("Available", "integer", "", "", 0),
-        column("Age", "string", "", "", 0),
-    ]);
-    let columns = if row.is_builtin() { columns } else { custom_scale_columns() };
+    let columns = scale_columns(row);
     let metadata = json!({ "resourceVersion": scale["metadata"]["resourceVersion"] });
     let mut out = frame(&String::from_utf8_lossy(&list_metadata(&metadata)), version, column_text(&columns)).into_bytes();
     write_cells(&cells, crate::storage::type_of(scale), scale, version, include, &mut out);
@@ -100,9 +97,18 @@ pub(crate) fn scale(row: &Row, scale: &Value, version: &str, include: Include, n
     out
 }
 
-/// The columns of the scale of a custom resource.
-fn custom_scale_columns() -> Value {
+fn scale_columns(row: &Row) -> Value {
     let (name, created) = &*OBJECT_DOCS;
+    if row.is_builtin() {
+        let [desired] = machinery::openapi::descriptions("io.k8s.api.autoscaling.v1.ScaleSpec", ["replicas"]);
+        let [available] = machinery::openapi::descriptions("io.k8s.api.autoscaling.v1.ScaleStatus", ["replicas"]);
+        return json!([
+            column("Name", "string", "", name, 0),
+            column("Desired", "integer", "", &desired, 0),
+            column("Available", "integer", "", &available, 0),
+            column("Age", "string", "", created, 0),
+        ]);
+    }
     json!([
         column("Name", "string", "name", name, 0),
         column("Desired", "integer", "", "Number of desired replicas", 0),
@@ -158,7 +164,24 @@ pub(crate) fn columns(row: &Row) -> Value {
 
 /// An object's metadata alone.
 pub(crate) fn partial(object: &Value, version: &str) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": object["metadata"]})
+    json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": *metadata(object)})
+}
+
+/// An object's metadata as upstream holds it inside: what it keeps of a daemon set in an annotation is a field there.
+fn metadata(object: &Value) -> Cow<'_, Value> {
+    const GENERATION: &str = "deprecated.daemonset.template.generation";
+    let metadata = &object["metadata"];
+    if object["kind"] != "DaemonSet" || object["apiVersion"] != "apps/v1" || metadata["annotations"][GENERATION].is_null() {
+        return Cow::Borrowed(metadata);
+    }
+    let mut metadata = metadata.clone();
+    if let Some(annotations) = metadata["annotations"].as_object_mut() {
+        annotations.remove(GENERATION);
+        if annotations.is_empty() {
+            metadata.as_object_mut().map(|fields| fields.remove("annotations"));
+        }
+    }
+    Cow::Owned(metadata)
 }
 
 /// Its type, which is the same in each version.
@@ -170,7 +193,7 @@ pub(crate) fn partial_type() -> Option<TypeRef<'static>> {
 pub(crate) fn partial_json(object: &Value, version: &str) -> Vec<u8> {
     let ty = schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
     let mut out = format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"{version}","metadata":"#).into_bytes();
-    out.extend_from_slice(&json::encode_as(ty, &object["metadata"]));
+    out.extend_from_slice(&json::encode_as(ty, &metadata(object)));
     out.push(b'}');
     out
 }

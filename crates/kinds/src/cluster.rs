@@ -28,9 +28,16 @@ impl Strategy for Namespaces {
         obj["status"]["phase"] = "Terminating".into();
     }
 
-    /// The endpoint of their own is `finalize`.
+    /// The endpoint of their own is `finalize`, which writes all but the status.
     fn prepare_part(&self, _cx: &Context, _part: &str, obj: &mut Value, old: &Value) {
-        tree::keep_all_but(obj, old, &["spec", "finalizers"]);
+        tree::keep(obj, old, "status");
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        match subresource {
+            "status" => &[&["spec"]],
+            _ => &[&["status"]],
+        }
     }
 
     fn validate_part(&self, _part: &str, obj: &Value, _old: &Value) -> ErrorList {
@@ -164,8 +171,14 @@ impl Strategy for Nodes {
                 errors.push(Error::invalid(&path.index(at), range, rules::BAD_CIDR));
             }
         }
-        let sixes = ranges.iter().filter(|r| r.as_str().is_some_and(|r| r.contains(':'))).count();
-        if ranges.len() > 2 || (ranges.len() == 2 && sixes != 1) {
+        let texts: Vec<&str> = ranges.iter().map(|r| r.as_str().unwrap_or_default()).collect();
+        let unread = texts.iter().position(|range| !rules::is_cidr(range)).filter(|_| ranges.len() > 1);
+        if let Some(at) = unread {
+            let why = format!("invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR[{at}]: <nil> (invalid CIDR address: {})", texts[at]);
+            errors.push(Error::internal(&path, why));
+        }
+        let sixes = texts.iter().filter(|range| range.contains(':')).count();
+        if unread.is_some() || ranges.len() > 2 || (ranges.len() == 2 && sixes != 1) {
             errors.push(Error::invalid(&path, obj["spec"]["podCIDRs"].clone(), "may specify no more than one CIDR for each IP family"));
         }
     }

@@ -371,6 +371,8 @@ fn go_value(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Null => "<nil>".into(),
         Value::Number(number) if !number.is_i64() => number.as_f64().map(machinery::numerals::float).unwrap_or_default(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_value).collect::<Vec<_>>().join(" ")),
+        Value::Object(fields) => format!("map[{}]", fields.iter().map(|(key, value)| format!("{key}:{}", go_value(value))).collect::<Vec<_>>().join(" ")),
         other => other.to_string(),
     }
 }

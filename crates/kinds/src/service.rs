@@ -64,6 +64,15 @@ impl Strategy for Services {
         check(obj, None, errors);
     }
 
+    /// Whoever allocates addresses looks at them first.
+    fn stops(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if kind(obj) != "ExternalName" {
+            addresses(obj, &Path::root("spec"), &mut errors);
+        }
+        errors
+    }
+
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         // Upstream's allocators look at these before anything else is, and what they find is all that is told.

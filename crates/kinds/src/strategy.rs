@@ -1,8 +1,12 @@
 //! The trait that every kind's logic implements, with default bodies that do what most kinds want.
 
 use crate::{name_rule::NameRule, rows, schema, tree};
-use machinery::{Value, field::ErrorList, schema::Text};
-use std::{collections::BTreeMap, sync::atomic::AtomicBool, time::SystemTime};
+use machinery::{Value, field::ErrorList, json::Blanks, schema::Text};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::SystemTime,
+};
 
 /// What a strategy may know of the request.
 #[derive(Debug, Clone)]
@@ -13,6 +17,8 @@ pub struct Context {
     pub user: String,
     /// The user's UID, groups and further attributes: kinds that record who asked want them.
     pub identity: Identity,
+    /// What the body has that is empty, where the object goes without.
+    pub blanks: Arc<Blanks>,
 }
 
 /// What is known of a user besides the name.
@@ -47,7 +53,7 @@ impl Judged {
 impl Context {
     /// A request of a user of whom only the name is known.
     pub fn new(now: SystemTime, user: impl Into<String>) -> Self {
-        Self { now, user: user.into(), identity: Identity::default() }
+        Self { now, user: user.into(), identity: Identity::default(), blanks: Arc::default() }
     }
 
     /// Writes down who asked, as the spec of a certificate signing request has it.
@@ -83,6 +89,11 @@ pub enum Propagation {
 ///
 /// A kind usually implements only `default`, `check`, `check_update` and `row`; the rest says how it differs.
 pub trait Strategy: Send + Sync {
+    /// Lists and maps for which it matters that a body has them, though they be empty: those stay in the object until it is stored.
+    fn told_blanks(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Adds the defaults that are not in the schema. Called for every body that arrives, also for updates.
     fn default(&self, _obj: &mut Value) {}
 
@@ -130,6 +141,11 @@ pub trait Strategy: Send + Sync {
 
     /// The kind's own checks of an object as a whole.
     fn check(&self, _obj: &Value, _errors: &mut ErrorList) {}
+
+    /// What is wrong with a new object so that nobody looks at the rest.
+    fn stops(&self, _obj: &Value) -> ErrorList {
+        ErrorList::new()
+    }
 
     /// The kind's own checks of a change: fields that may not change.
     fn check_update(&self, _obj: &Value, _old: &Value, _errors: &mut ErrorList) {}
@@ -197,6 +213,16 @@ pub trait Strategy: Send + Sync {
     /// What the client should be told although the object is accepted.
     fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Whether the rows of a table of them are sorted by rank, and not by name.
+    fn sorts_rows(&self) -> bool {
+        false
+    }
+
+    /// Where the row of an object stands among others.
+    fn row_rank(&self, _obj: &Value) -> i64 {
+        0
     }
 
     /// The table cells, in the order of the resource's columns.

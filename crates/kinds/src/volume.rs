@@ -201,7 +201,8 @@ fn check_source(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
     for (at, (key, source)) in found.iter().enumerate() {
         let place = path.child(key);
-        if at > 0 {
+        // A flexVolume is never one too many there.
+        if at > 0 && key != "flexVolume" {
             // Upstream's own spelling.
             let place = if key == "cephfs" { path.child("cephFS") } else { place };
             errors.push(Error::forbidden(&place, "may not specify more than 1 volume type"));

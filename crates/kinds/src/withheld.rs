@@ -36,7 +36,6 @@ fn fields(group: &str, kind: &str) -> (Option<&'static [&'static str]>, &'static
                 &["spec", "devices", "requests", "*", "firstAvailable", "*", "derivedAttributes"],
             ],
         ),
-        ("resource.k8s.io", "ResourceSlice") => (None, &[&["spec", "skipNodeOperations"]]),
         _ => (None, &[]),
     }
 }

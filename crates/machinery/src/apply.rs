@@ -118,6 +118,11 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
     let versions = Versions::new(kind.into());
     let ty = versions.ty();
     check(ty, applied)?;
+    if let Some(live) = live
+        && let Some(errors) = typed::live_errors(ty, live)
+    {
+        return Err(failed(format!("failed to create typed live object ({}): {errors}", title(live))));
+    }
     let mut managers = Managers::of(live);
     let empty = Value::Object(Map::new());
     let mut old = live.cloned().unwrap_or_else(|| empty.clone());
@@ -145,10 +150,11 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
     take_from_others(&versions, &mut managers, &changes, force, || last_applied::owned(ty, manager.name, &old))?;
     let unchanged = new == old;
     // What Go would leave out of the merged object is no part of it.
-    let (mut new, _) = json::from_maps(new, ty).map_err(|why| {
+    let converted = json::from_maps(new, ty).map_err(|why| {
         let kind = ty.gvk().map(ToString::to_string).unwrap_or_default();
         failed(format!("failed to convert new object ({}) to proper version: unable to convert unstructured object to {kind}: {why}", title(applied)))
     })?;
+    let mut new = converted.value;
     if unchanged {
         // An entry whose apply changed nothing keeps its time, or has none.
         own.time = former.map(|f| f.time).unwrap_or_default();
@@ -316,9 +322,16 @@ fn track<'w>(kind: impl Into<Written<'w>>, old: Option<&Value>, new: &mut Value,
     if managers.is_empty() && old.is_some() {
         return;
     }
+    let as_before = old.and_then(|o| o.get("metadata")?.get("managedFields"));
+    // Of an object that does not fit its type nobody can tell what has changed: its owners are left as they were.
+    if !typed::fits(Some(kind.ty), new) || old.is_some_and(|old| !typed::fits(Some(kind.ty), old)) {
+        if let (Some(metadata), Some(fields)) = (new.get_mut("metadata").and_then(Value::as_object_mut), as_before) {
+            metadata.insert("managedFields".into(), fields.clone());
+        }
+        return;
+    }
     let empty = Value::Object(Map::new());
     let changed = update_managers(&Versions::new(kind), old.unwrap_or(&empty), new, &mut managers, manager);
-    let as_before = old.and_then(|o| o.get("metadata")?.get("managedFields"));
     match (changed, as_before) {
         // Nothing has changed, and the client brought what there was: no need to write it anew.
         (false, Some(fields)) if brought_fields.as_ref().is_none_or(|b| b == fields) => {

@@ -31,7 +31,7 @@ pub fn apply(ty: TypeRef<'_>, value: &mut Value) {
     }
 }
 
-/// Leaves of an empty list or map that is always written what a message in the store leaves of it: `null`.
+/// Leaves of an empty list or map what a message in the store leaves of it: `null` where it is always written, and nothing else.
 pub fn settle(ty: TypeRef<'_>, value: &mut Value) {
     match (ty.get(), value) {
         (Type::Object(object), Value::Object(map)) => {
@@ -46,11 +46,16 @@ pub fn settle(ty: TypeRef<'_>, value: &mut Value) {
                     _ => settle(ty.to(field.ty), value),
                 }
             }
+            map.retain(|name, value| !is_blank(value) || ty.field(name).is_none_or(|field| !ty.leaves_out(field, value)));
         }
         (Type::List { elem, .. }, Value::Array(items)) if nests(ty.to(*elem)) => items.iter_mut().for_each(|item| settle(ty.to(*elem), item)),
         (Type::Map { elem, .. }, Value::Object(map)) if nests(ty.to(*elem)) => map.values_mut().for_each(|value| settle(ty.to(*elem), value)),
         _ => {}
     }
+}
+
+fn is_blank(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
 }
 
 /// Rounds the amounts of a list of resources.
@@ -161,7 +166,7 @@ mod tests {
     fn what_is_stored_empty_comes_back_as_null() {
         let mut role = json!({"metadata": {"labels": {}}, "rules": [], "x": []});
         settle(schema::builtin().named("io.k8s.api.rbac.v1.Role").unwrap(), &mut role);
-        assert_eq!(role, json!({"metadata": {"labels": {}}, "rules": null, "x": []}));
+        assert_eq!(role, json!({"metadata": {}, "rules": null, "x": []}));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!
 //! The path of the present value is a chain of stack frames ([`path::Node`]), so that a well-formed body costs no path at all.
 
+mod blanks;
 pub(crate) mod bounds;
 mod deep;
 mod errors;
@@ -22,6 +23,7 @@ mod tests;
 mod texts;
 pub(crate) mod write;
 
+pub use blanks::Blanks;
 pub(crate) use deep::after_string;
 pub use texts::Texts;
 pub use write::{Indent, encode};
@@ -57,6 +59,8 @@ pub struct Decoded {
     pub value: Value,
     /// With [`Validation::Warn`]: what a strict decoding would refuse, for `Warning` headers.
     pub warnings: Vec<String>,
+    /// What it has that is empty, where the object goes without.
+    pub blanks: Blanks,
 }
 
 /// Bytes of the stack of every thread that may hold a value, so that it can be walked and dropped at its deepest: a level
@@ -127,7 +131,7 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
         expect_kind(kind, &value, bytes)?;
     }
     fill_kind(ty, &mut value);
-    finish(value, in_order(ty, cx.take_problems()), kind, validation)
+    finish(value, ty, &cx, validation)
 }
 
 fn parse(bytes: &[u8], ty: Option<TypeRef<'_>>, cx: &Context) -> Result<Value, serde_json::Error> {
@@ -137,7 +141,7 @@ fn parse(bytes: &[u8], ty: Option<TypeRef<'_>>, cx: &Context) -> Result<Value, s
 
 fn parse_with<'de, D: Deserializer<'de>>(parser: D, ty: Option<TypeRef<'_>>, cx: &Context) -> Result<Value, D::Error> {
     match ty {
-        Some(ty) => Seed::root(ty, &Node::ROOT, cx).deserialize(parser).map(|v| v.unwrap_or_else(|| Value::Object(Map::new()))),
+        Some(ty) => Seed::read(ty, cx, parser).map(|v| v.unwrap_or_else(|| Value::Object(Map::new()))),
         None => AnySeed { at: &Node::ROOT, cx }.deserialize(parser),
     }
 }
@@ -165,25 +169,31 @@ fn expect_kind(kind: Option<&crate::gvk::Gvk>, value: &Value, bytes: &[u8]) -> R
 }
 
 /// What was found in a custom object, as the original tells it: what is there twice, what metadata does not know, then all else
-/// by name. Of a built-in type it is told as it was met.
+/// by name, the metadata of resources within it last. Of a built-in type it is told as it was met.
 fn in_order(ty: Option<TypeRef<'_>>, mut problems: Vec<String>) -> Vec<String> {
     if ty.is_some_and(|ty| ty.schema.is_lenient()) {
         let rank = |problem: &str| match problem.strip_prefix("unknown field \"") {
             None => 0,
             Some(field) if field.starts_with("metadata.") => 1,
+            // Of resources within it the metadata is looked at last.
+            Some(field) if field.contains(".metadata.") => 3,
             Some(_) => 2,
         };
-        problems.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| if rank(a) == 2 { a.cmp(b) } else { std::cmp::Ordering::Equal }));
+        problems.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| if rank(a) >= 2 { a.cmp(b) } else { std::cmp::Ordering::Equal }));
     }
     problems
 }
 
 /// Applies the validation mode to what was found.
-fn finish(value: Value, problems: Vec<String>, kind: Option<&crate::gvk::Gvk>, validation: Validation) -> Result<Decoded, Status> {
+fn finish(value: Value, ty: Option<TypeRef<'_>>, cx: &Context, validation: Validation) -> Result<Decoded, Status> {
+    let problems = in_order(ty, cx.take_problems());
+    let decoded = |warnings| Decoded { value, warnings, blanks: cx.take_blanks() };
     match validation {
-        Validation::Strict if !problems.is_empty() => Err(errors::cannot_be_handled(kind, &format!("strict decoding error: {}", problems.join(", ")))),
-        Validation::Warn => Ok(Decoded { value, warnings: problems }),
-        _ => Ok(Decoded { value, warnings: Vec::new() }),
+        Validation::Strict if !problems.is_empty() => {
+            Err(errors::cannot_be_handled(ty.and_then(TypeRef::gvk), &format!("strict decoding error: {}", problems.join(", "))))
+        }
+        Validation::Warn => Ok(decoded(problems)),
+        _ => Ok(decoded(Vec::new())),
     }
 }
 
@@ -211,7 +221,7 @@ pub fn normalize(value: Value, ty: TypeRef<'_>, validation: Validation) -> Resul
 ///
 /// # Errors
 /// A value that its type cannot hold, as Go's decoder words it.
-pub fn canonical(value: Value, ty: TypeRef<'_>) -> Result<(Value, Vec<String>), String> {
+pub fn canonical(value: Value, ty: TypeRef<'_>) -> Result<Decoded, String> {
     canonical_by(value, ty, Context::new(true, PROBLEMS_LIMIT))
 }
 
@@ -219,16 +229,16 @@ pub fn canonical(value: Value, ty: TypeRef<'_>) -> Result<(Value, Vec<String>), 
 ///
 /// # Errors
 /// A value that its type cannot hold, as Go's converter words it.
-pub fn from_maps(value: Value, ty: TypeRef<'_>) -> Result<(Value, Vec<String>), String> {
+pub fn from_maps(value: Value, ty: TypeRef<'_>) -> Result<Decoded, String> {
     canonical_by(value, ty, Context::new(true, PROBLEMS_LIMIT).of_maps())
 }
 
-fn canonical_by(value: Value, ty: TypeRef<'_>, cx: Context) -> Result<(Value, Vec<String>), String> {
-    let outcome = Seed::root(ty, &Node::ROOT, &cx).deserialize(value);
+fn canonical_by(value: Value, ty: TypeRef<'_>, cx: Context) -> Result<Decoded, String> {
+    let outcome = Seed::read(ty, &cx, value);
     let value = outcome.map_err(|e| cx.take_failure().unwrap_or_else(|| e.to_string()))?;
     let mut value = value.unwrap_or_else(|| Value::Object(Map::new()));
     fill_kind(Some(ty), &mut value);
-    Ok((value, cx.take_problems()))
+    Ok(Decoded { value, warnings: cx.take_problems(), blanks: cx.take_blanks() })
 }
 
 /// An apply configuration as it was sent: zeros and nulls stay in it, and fields that there are not, since
@@ -357,13 +367,13 @@ fn decode_tree(tree: Value, ty: Option<TypeRef<'_>>, validation: Validation, kno
     let mut value = match ty {
         None => tree,
         Some(ty) => {
-            let outcome = Seed::root(ty, &Node::ROOT, &cx).deserialize(tree);
-            let value = outcome.map_err(|e| errors::cannot_be_handled(kind, &cx.take_failure().unwrap_or_else(|| e.to_string())))?;
+            let outcome = Seed::read(ty, &cx, tree);
+            let value: Option<Value> = outcome.map_err(|e| errors::cannot_be_handled(kind, &cx.take_failure().unwrap_or_else(|| e.to_string())))?;
             value.unwrap_or_else(|| Value::Object(Map::new()))
         }
     };
     fill_kind(ty, &mut value);
-    finish(value, in_order(ty, cx.take_problems()), kind, validation)
+    finish(value, ty, &cx, validation)
 }
 
 /// The apiVersion and kind of a body, empty where absent, without decoding the rest.

@@ -25,10 +25,27 @@ fn unprocessable() -> Status {
     status
 }
 
+/// Takes out of the objects of a list what a patch says is null.
+fn forget_nulls(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(forget_nulls),
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(forget_nulls);
+        }
+        _ => {}
+    }
+}
+
 /// Merges `patch` into `target` as RFC 7386 has it: objects are merged, `null` deletes, everything else replaces.
 pub fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
+        let replaces = !target.is_object();
         *target = patch.clone();
+        // A list in the place of an object keeps its nulls, by upstream's library.
+        if replaces {
+            forget_nulls(target);
+        }
         return;
     };
     if !target.is_object() {

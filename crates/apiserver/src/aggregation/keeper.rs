@@ -13,14 +13,10 @@ use super::{
     openapi,
     remote::Remote,
 };
-use crate::{
-    read::text,
-    storage,
-    world::{Gvr, World},
-};
+use crate::{news::News, read::text, world::World};
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
-use store::{Entry, Event, Scope, Watch};
+use store::{Entry, Scope};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, sleep_until},
@@ -29,8 +25,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How often all is looked at.
 const EVERY: Duration = Duration::from_secs(60);
-/// How long a read that came too late waits before it begins anew.
-const REOPEN: Duration = Duration::from_millis(100);
 
 /// The task of one server.
 struct Kept {
@@ -249,57 +243,13 @@ impl Task {
     }
 }
 
-/// The news of some objects. Where they come too fast, that there are some is news enough.
-struct News {
-    world: World,
-    resource: Gvr<'static>,
-    scope: Scope,
-    watch: Option<Watch>,
-}
-
 impl News {
-    /// From now on.
-    fn new(world: &World, resource: Gvr<'static>, scope: Scope) -> News {
-        let mut news = News { world: world.clone(), resource, scope, watch: None };
-        news.open();
-        news
-    }
-
-    fn open(&mut self) {
-        let (group, version, resource) = self.resource;
-        let row = self.world.row(group, version, resource);
-        self.watch = row.and_then(|row| storage::watch(self.world.store(), &row, storage::revision(self.world.store()), self.scope.clone()).ok());
-    }
-
-    /// The next change; none if some may have been missed.
-    async fn next(&mut self) -> Option<Arc<Event>> {
-        let Some(watch) = &mut self.watch else {
-            sleep(REOPEN).await;
-            self.open();
-            return None;
-        };
-        match watch.next().await {
-            Ok(event) => Some(event),
-            Err(_) => {
-                self.watch = None;
-                None
-            }
-        }
-    }
-
-    /// Takes what has come, since all of it is about to be looked at.
-    fn drain(&mut self) {
-        use futures_util::FutureExt as _;
-        while self.watch.is_some() && self.next().now_or_never().is_some() {}
-    }
-
     /// The next change of a slice that is of this Service.
     async fn of_service(&mut self, service: &str) {
         loop {
             let Some(event) = self.next().await else { return };
             let states = [&event.new, &event.old];
-            let row = self.world.row(self.resource.0, self.resource.1, self.resource.2);
-            let Some(row) = row else { return };
+            let Some(row) = self.row() else { return };
             let is_its = |entry: &Arc<Entry>| entry.attributes(|value| row.fields()(value)).label(SERVICE_LABEL) == Some(service);
             if states.into_iter().flatten().any(is_its) {
                 return;

@@ -10,7 +10,7 @@ static TEXT: &str = include_str!("../../data/bootstrap.txt");
 /// The priorities of what an add-on registers of `metrics.k8s.io`.
 const METRICS: (i64, i64) = (100, 100);
 
-/// All of them and some more, with the rules of aggregated roles filled in.
+/// All of them and some more. What aggregated roles are made of, a controller fills in.
 pub(super) fn wanted(further: Vec<Wanted>) -> Vec<Wanted> {
     let mut out = further;
     let mut section = None;
@@ -20,7 +20,6 @@ pub(super) fn wanted(further: Vec<Wanted>) -> Vec<Wanted> {
             None => out.extend(section.as_ref().and_then(|s| s.object(line))),
         }
     }
-    aggregate(&mut out);
     out
 }
 
@@ -56,6 +55,10 @@ impl Section {
         let mut value: Value = serde_json::from_str(line).ok()?;
         value["apiVersion"] = self.api_version.into();
         value["kind"] = self.kind.into();
+        // Its finalizer is given to every namespace, and is nobody's.
+        if let (Some(fields), "namespaces") = (value.as_object_mut(), self.resource.2) {
+            fields.remove("spec");
+        }
         for (part, shared) in self.common.as_object()? {
             for (key, text) in shared.as_object()? {
                 value["metadata"][part.as_str()][key.as_str()] = text.clone();
@@ -69,15 +72,5 @@ impl Section {
             _ => Policy::Keep,
         };
         Some(Wanted { resource: self.resource, policy, value })
-    }
-}
-
-/// Gives aggregated roles what their selectors choose, roles that are aggregated themselves first.
-fn aggregate(all: &mut [Wanted]) {
-    for name in ["view", "edit", "admin"] {
-        let roles: Vec<Value> = all.iter().filter(|w| w.resource.2 == "clusterroles").map(|w| w.value.clone()).collect();
-        if let Some(role) = all.iter_mut().find(|w| w.resource.2 == "clusterroles" && w.meta("name") == name) {
-            role.value["rules"] = identity::rbac::aggregate(&role.value, &roles).into();
-        }
     }
 }

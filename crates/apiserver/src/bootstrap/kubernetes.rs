@@ -20,7 +20,7 @@ pub(super) fn wanted(world: &World, now: SystemTime) -> Vec<Wanted> {
             policy: Policy::Keep,
             value: json!({
                 "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
-                "metadata": {"name": NAME, "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
+                "metadata": {"name": NAME},
                 "spec": {"cidrs": [format!("{network}/{prefix}")]},
             }),
         },

@@ -21,6 +21,9 @@ use std::time::SystemTime;
 /// How often an object is tried again that somebody else has changed meanwhile.
 const ATTEMPTS_MAX: usize = 5;
 
+/// Whom upstream has make the objects of flow control.
+const FLOW_PRODUCER: &str = "api-priority-and-fairness-config-producer-v1";
+
 /// Group, version and plural name of a resource.
 type Gvr = (&'static str, &'static str, &'static str);
 
@@ -62,6 +65,8 @@ impl Wanted {
 pub(crate) fn priorities(group: &str, version: &str) -> Option<(i64, i64)> {
     data::priorities(group, version)
 }
+
+pub(crate) use status::follow;
 
 /// Makes everything; called before the server says that it is ready.
 ///
@@ -143,15 +148,19 @@ fn is_served(world: &World, wanted: &Wanted) -> bool {
 /// Makes an object or brings the present one to what it should be.
 async fn ensure(world: &World, wanted: &Wanted) -> Result<(), Status> {
     let (namespace, name) = (wanted.meta("namespace"), wanted.meta("name"));
+    let writer = match wanted.policy {
+        Policy::FlowControl => Writer::known_as(world, FLOW_PRODUCER),
+        _ => Writer::new(world),
+    };
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
         let outcome = match world.read(wanted.resource, namespace, name) {
-            Err(_) => Writer(world).create(wanted.resource, namespace, wanted.value.clone()).await.map(drop),
+            Err(_) => writer.create(wanted.resource, namespace, wanted.value.clone()).await.map(drop),
             Ok(present) => match reconcile::next(wanted, &present) {
                 reconcile::Next::Nothing => return Ok(()),
-                reconcile::Next::Update(value) => Writer(world).update(wanted.resource, namespace, name, *value).await.map(drop),
-                reconcile::Next::Replace => match Writer(world).delete(wanted.resource, namespace, name).await {
-                    Ok(()) => Writer(world).create(wanted.resource, namespace, wanted.value.clone()).await.map(drop),
+                reconcile::Next::Update(value) => writer.update(wanted.resource, namespace, name, *value).await.map(drop),
+                reconcile::Next::Replace => match writer.delete(wanted.resource, namespace, name).await {
+                    Ok(()) => writer.create(wanted.resource, namespace, wanted.value.clone()).await.map(drop),
                     Err(error) => Err(error),
                 },
             },

@@ -1,27 +1,56 @@
-//! Conditions of the bootstrap objects: what upstream's controllers inside the API server say of them, which is true here as
-//! soon as they are there.
+//! Conditions of objects that upstream's controllers inside the API server say something of: of the bootstrap objects, which is true
+//! here as soon as they are there, and of every flow schema, whether its priority level is there. What they say they apply, under
+//! names of their own. Flow schemas are looked at when one or a level changes ([`follow`]); all of it at starts and each minute.
 
 use super::{ATTEMPTS_MAX, Gvr, kubernetes};
-use crate::{world::World, writer::Writer};
+use crate::{news::News, read::text, world::World, writer::Writer};
 use futures_util::future::try_join_all;
 use machinery::{Value, status::Status, time};
 use serde_json::json;
 use std::time::SystemTime;
+use store::Scope;
 
 const API_SERVICES: Gvr = ("apiregistration.k8s.io", "v1", "apiservices");
 const FLOW_SCHEMAS: Gvr = ("flowcontrol.apiserver.k8s.io", "v1", "flowschemas");
 const PRIORITY_LEVELS: Gvr = ("flowcontrol.apiserver.k8s.io", "v1", "prioritylevelconfigurations");
 
+/// Whom upstream has say what.
+const FLOW_CONSUMER: &str = "api-priority-and-fairness-config-consumer-v1";
+const RANGES: &str = "kubernetes-service-cidr-controller";
+
 /// Writes the conditions that are missing.
 pub(super) async fn settle(world: &World) -> Result<(), Status> {
+    settle_of(world, &[kubernetes::SERVICE_CIDRS, API_SERVICES, FLOW_SCHEMAS]).await
+}
+
+/// Says of flow schemas whether their levels are there, as they come and go. Runs until the server ends.
+pub(crate) async fn follow(world: World) {
+    let ending = world.ending().clone();
+    let mut schemas = News::new(&world, FLOW_SCHEMAS, Scope::Bucket);
+    let mut levels = News::new(&world, PRIORITY_LEVELS, Scope::Bucket);
+    loop {
+        if let Err(error) = settle_of(&world, &[FLOW_SCHEMAS]).await {
+            tracing::warn!(%error, "what is said of flow schemas could not be written");
+        }
+        tokio::select! {
+            () = ending.cancelled() => return,
+            _ = schemas.next() => {}
+            _ = levels.next() => {}
+        }
+        schemas.drain();
+        levels.drain();
+    }
+}
+
+async fn settle_of(world: &World, resources: &[Gvr]) -> Result<(), Status> {
     let now = SystemTime::now();
     let mut missing: Vec<(Gvr, String, Value)> = Vec::new();
-    for resource in [kubernetes::SERVICE_CIDRS, API_SERVICES, FLOW_SCHEMAS] {
+    for resource in resources.iter().copied() {
         for object in world.list(resource, "") {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
             let Some(mut condition) = condition(world, resource, &object, name) else { continue };
             condition["lastTransitionTime"] = time::rfc3339(now).into();
-            if find(&object, &condition).is_none_or(|have| have["status"] != condition["status"]) {
+            if !is_said(&object, &condition) {
                 missing.push((resource, name.to_owned(), condition));
             }
         }
@@ -29,15 +58,17 @@ pub(super) async fn settle(world: &World) -> Result<(), Status> {
     try_join_all(missing.iter().map(|(resource, name, condition)| write(world, resource, name, condition))).await.map(drop)
 }
 
-fn find<'a>(object: &'a Value, condition: &Value) -> Option<&'a Value> {
-    object["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == condition["type"])
+/// Whether an object says so already, whenever it was said.
+fn is_said(object: &Value, condition: &Value) -> bool {
+    let have = object["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == condition["type"]);
+    have.is_some_and(|have| ["status", "reason", "message"].iter().all(|field| text(have, field) == text(condition, field)))
 }
 
 /// What is to be said of an object, if anything.
 fn condition(world: &World, resource: Gvr, object: &Value, name: &str) -> Option<Value> {
     match resource {
         kubernetes::SERVICE_CIDRS if name == kubernetes::NAME && object["metadata"]["deletionTimestamp"].is_null() => {
-            Some(json!({"type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready"}))
+            Some(json!({"type": "Ready", "status": "True", "message": "Kubernetes default Service CIDR is ready"}))
         }
         API_SERVICES if object["spec"]["service"].is_null() => {
             Some(json!({"type": "Available", "status": "True", "reason": "Local", "message": "Local APIServices are always available"}))
@@ -45,8 +76,8 @@ fn condition(world: &World, resource: Gvr, object: &Value, name: &str) -> Option
         FLOW_SCHEMAS => {
             let level = object["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default();
             let found = world.get(PRIORITY_LEVELS, "", level).is_some();
-            let (status, reason, word) = if found { ("False", "Found", "it exists") } else { ("True", "NotFound", "there is no such object") };
-            let message = format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and {word}");
+            let (status, reason, word) = if found { ("False", "Found", "and it exists") } else { ("True", "NotFound", "but there is no such object") };
+            let message = format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} {word}");
             Some(json!({"type": "Dangling", "status": status, "reason": reason, "message": message}))
         }
         _ => None,
@@ -58,15 +89,19 @@ async fn write(world: &World, resource: &Gvr, name: &str, condition: &Value) -> 
     let Some(row) = world.row(group, version, plural) else { return Ok(()) };
     let mut last = Ok(());
     for _ in 0..ATTEMPTS_MAX {
-        let writer = Writer(world);
-        let outcome = writer.change(&row, ("", name), "status", |old| {
-            let mut value = old.cloned().unwrap_or_default();
-            let conditions = value["status"]["conditions"].as_array().into_iter().flatten();
-            let mut kept: Vec<Value> = conditions.filter(|c| c["type"] != condition["type"]).cloned().collect();
-            kept.push(condition.clone());
-            value["status"]["conditions"] = kept.into();
-            Ok(value)
-        });
+        // Both those who look at a change and those who look each minute say it.
+        if world.get(*resource, "", name).is_none_or(|object| is_said(&object, condition)) {
+            return Ok(());
+        }
+        let outcome = async {
+            if *resource == API_SERVICES {
+                return Writer::new(world).change(&row, ("", name), "status", |old| Ok(with(old, condition))).await;
+            }
+            let manager = if *resource == FLOW_SCHEMAS { FLOW_CONSUMER } else { RANGES };
+            let (api_version, kind) = (&row.api_version, &row.resource.kind.kind);
+            let configuration = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, "status": {"conditions": [condition]}});
+            Writer::known_as(world, manager).apply(&row, name, "status", &configuration).await
+        };
         match outcome.await {
             Ok(_) => return Ok(()),
             Err(error) if error.code == 404 => return Ok(()),
@@ -79,4 +114,14 @@ async fn write(world: &World, resource: &Gvr, name: &str, condition: &Value) -> 
         }
     }
     last
+}
+
+/// An object with this condition.
+fn with(old: Option<&Value>, condition: &Value) -> Value {
+    let mut value = old.cloned().unwrap_or_default();
+    let conditions = value["status"]["conditions"].as_array().into_iter().flatten();
+    let mut kept: Vec<Value> = conditions.filter(|c| c["type"] != condition["type"]).cloned().collect();
+    kept.push(condition.clone());
+    value["status"]["conditions"] = kept.into();
+    value
 }

@@ -81,7 +81,7 @@ impl Cleanup {
         let entries = storage::seen(self.world.store(), row, snapshot.range(&row.root_key, "").cloned().collect()).await.map_err(unlisted)?;
         for entry in entries {
             let value = storage::value(row, &entry);
-            match Writer(&self.world).delete_as(row, (meta::text(&value, "namespace"), meta::text(&value, "name")), &options).await {
+            match Writer::new(&self.world).delete_as(row, (meta::text(&value, "namespace"), meta::text(&value, "name")), &options).await {
                 Err(error) if error.code != 404 => {
                     let why = format!("could not issue all deletes: {}", error.message);
                     return Err((error, why));

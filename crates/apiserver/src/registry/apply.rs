@@ -5,7 +5,7 @@ use super::{Call, create, meta, options::WriteOptions};
 use crate::{conversion::replayed, errors, own};
 use machinery::{
     Value, apply,
-    json::{self, Texts, Validation},
+    json::{self, Blanks, Texts, Validation},
     status::Status,
     time,
 };
@@ -39,6 +39,9 @@ impl Apply<'_> {
             return Err(errors::conflict(row, call.name(), &why));
         }
         call.cx.note_texts(Texts::of_tree(row.ty(), &value));
+        let blanks = Blanks::of(row.ty(), &applied.value);
+        blanks.put_back(&mut value, row.strategy.told_blanks());
+        call.cx.note_blanks(blanks);
         check_identity(call, &mut value)?;
         own::default(row, &mut value);
         Ok(value)

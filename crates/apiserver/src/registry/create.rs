@@ -1,13 +1,14 @@
 //! Create: a body becomes an object with a name, a UID and an owner of its fields, passes admission and validation,
 //! and is stored if its key is free. Also the second half of create-on-update and create-on-apply.
 
-use super::{Call, meta, options::WriteOptions};
+use super::{Call, admin_access, meta, options::WriteOptions};
 use crate::{
     Context, Operation, Write, admission, errors, offload,
     own::{self, default},
     respond::Answer,
     rows::Row,
     services, storage,
+    world::World,
 };
 use bytes::Bytes;
 use http::StatusCode;
@@ -115,7 +116,11 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     own::stamp(cx.now, &mut value);
     kinds::withhold(&row.resource.group, &row.resource.kind.kind, &mut value, None);
     row.strategy.prepare_create(&cx.strategy(), &mut value);
-    for warning in validate(row, cx, &name, &value)? {
+    let stops = row.strategy.stops(&value);
+    if !stops.is_empty() {
+        return Err(errors::invalid(row, &name, stops));
+    }
+    for warning in validate(call.world, row, cx, &name, &value)? {
         cx.warn(warning);
     }
     storage::readable(&value)?;
@@ -191,9 +196,9 @@ fn terminating(row: &Row, name: &str) -> Status {
 }
 
 /// Refuses what is wrong; else what the client should be told.
-fn validate(row: &Row, cx: &Context, name: &str, value: &Value) -> Result<Vec<String>, Status> {
+fn validate(world: &World, row: &Row, cx: &Context, name: &str, value: &Value) -> Result<Vec<String>, Status> {
     check_type(row, name, value)?;
-    let mut errors = field::ErrorList::new();
+    let mut errors = admin_access::check(world, row, value);
     if !row.strategy.judges_metadata() {
         if name.is_empty() {
             errors.push(field::Error::required(&Path::root("metadata").child("name"), "name or generateName is required"));
@@ -202,6 +207,7 @@ fn validate(row: &Row, cx: &Context, name: &str, value: &Value) -> Result<Vec<St
     }
     let judged = row.strategy.judge(value, cx.stop());
     errors.extend(judged.errors);
+    errors::show_blanks(&mut errors, &cx.blanks());
     if errors.is_empty() { Ok(judged.warnings) } else { Err(errors::invalid(row, name, errors)) }
 }
 

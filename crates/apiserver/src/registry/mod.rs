@@ -3,6 +3,7 @@
 //! A write never holds a lock: it reads the present entry, computes the next object, and commits on the condition that
 //! the entry is still the same; if it is not, it starts again from the new one ([`ATTEMPTS_MAX`] times at most).
 
+mod admin_access;
 mod apply;
 mod collection;
 mod create;
@@ -95,9 +96,12 @@ impl<'a> Call<'a> {
     }
 
     /// What was decoded; the client hears what was tolerated.
-    fn told(&self, decoded: json::Decoded) -> Value {
+    pub(crate) fn told(&self, decoded: json::Decoded) -> Value {
         decoded.warnings.into_iter().for_each(|warning| self.cx.warn(warning));
-        decoded.value
+        let mut value = decoded.value;
+        decoded.blanks.put_back(&mut value, self.row.strategy.told_blanks());
+        self.cx.note_blanks(decoded.blanks);
+        value
     }
 
     /// Decodes a body as a type, whatever it says that it is.
@@ -112,7 +116,7 @@ impl<'a> Call<'a> {
             Encoding::Json => json::decode(bytes, Some(ty), validation)?,
             Encoding::Yaml => yaml::decode(bytes, Some(ty), validation)?,
             Encoding::Protobuf if ty.schema.is_lenient() => return Err(Status::unsupported_media_type(&crate::negotiate::ALL)),
-            Encoding::Protobuf => json::Decoded { value: declared::message(ty, bytes)?, warnings: Vec::new() },
+            Encoding::Protobuf => json::Decoded { value: declared::message(ty, bytes)?, warnings: Vec::new(), blanks: json::Blanks::default() },
         };
         if Texts::are_kept(ty) {
             self.cx.note_texts(match encoding {

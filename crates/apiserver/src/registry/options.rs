@@ -87,15 +87,8 @@ fn default_manager(user_agent: &str) -> String {
 
 impl WriteOptions {
     /// The options of the server's own writes.
-    pub(crate) fn internal() -> WriteOptions {
-        WriteOptions {
-            dry_run: false,
-            manager: "kube-apiserver".into(),
-            validation: Validation::Ignore,
-            force: false,
-            manager_given: true,
-            validation_given: false,
-        }
+    pub(crate) fn internal(manager: &str) -> WriteOptions {
+        WriteOptions { dry_run: false, manager: manager.into(), validation: Validation::Ignore, force: false, manager_given: true, validation_given: false }
     }
 }
 

@@ -125,9 +125,8 @@ pub(crate) fn parse(kind: Kind, bytes: &Bytes, options: &WriteOptions) -> Result
 
 /// The patched object, decoded as a body of its type.
 pub(crate) fn patched(call: &Call<'_>, ty: TypeRef<'_>, old: &Value, patch: &Patch) -> Result<Value, Status> {
-    let (value, warnings) = patch.apply(ty, old)?;
-    for warning in warnings {
-        call.cx.warn(warning);
-    }
-    Ok(value)
+    let mut told = Vec::new();
+    let patched = patch.apply(ty, old, &mut told);
+    told.into_iter().for_each(|warning| call.cx.warn(warning));
+    Ok(call.told(patched?))
 }

@@ -2,7 +2,7 @@
 //! `binding` and the rest differ only in how the next object is made from the present one.
 
 use super::{
-    ATTEMPTS_MAX, Call,
+    ATTEMPTS_MAX, Call, admin_access,
     apply::{Apply, check_name},
     create, delete, meta,
     options::WriteOptions,
@@ -14,12 +14,14 @@ use crate::{
     respond::Answer,
     rows::Row,
     services, storage,
+    world::World,
 };
 use bytes::Bytes;
 use http::StatusCode;
 use machinery::{
     Value, apply,
     field::{self, Path},
+    json::Texts,
     status::Status,
     time,
 };
@@ -168,14 +170,14 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         true => Some(call.world.services().update(&mut value, old).map_err(|e| errors::invalid(row, what.name, e))?),
         false => None,
     };
-    for warning in validate(what, cx, &value, old)? {
+    let kept = storage::texts(row, entry);
+    for warning in validate(call.world, what, cx, &value, old, &kept)? {
         cx.warn(warning);
     }
     if admits {
         admission::validate(call.world, &write, &value).await?;
     }
     let charges = admission::charge(call.world, &write, &value).await?;
-    let kept = storage::texts(row, entry);
     if options.dry_run {
         cx.note_texts(kept);
         return Ok(Some(Answer::Object(StatusCode::OK, storage::rehearsed(call.world.store(), row, value).await?)));
@@ -327,12 +329,19 @@ fn keep_system_fields(row: &Row, value: &mut Value, old: &Value) {
 }
 
 /// Refuses what is wrong; else what the client should be told.
-fn validate(what: &Change<'_>, cx: &Context, value: &Value, old: &Value) -> Result<Vec<String>, Status> {
+fn validate(world: &World, what: &Change<'_>, cx: &Context, value: &Value, old: &Value, kept: &Texts) -> Result<Vec<String>, Status> {
     let row = what.row;
     create::check_type(row, what.name, value)?;
-    let mut errors = kinds::validate_meta_update(value, old, &*row.strategy);
+    let mut errors = if what.subresource == "status" { admin_access::check_status(world, row, value, old) } else { field::ErrorList::new() };
+    errors.extend(kinds::validate_meta_update(value, old, &*row.strategy));
     let judged = row.strategy.judge_through(what.subresource, value, old, cx.stop());
     errors.extend(judged.errors);
+    errors::show_blanks(&mut errors, &cx.blanks());
+    // Data that never changes is compared as it is spelled.
+    let spelled = || !what.derived && (cx.texts().is_spaced() || cx.texts().respell(kept));
+    if row.resource.kind.kind == "ControllerRevision" && row.is_builtin() && value["data"] == old["data"] && spelled() {
+        errors.push(field::Error::invalid(&Path::root("data"), value["data"].clone(), "field is immutable"));
+    }
     judged.let_pass.into_iter().for_each(|warning| cx.warn(warning));
     if errors.is_empty() { Ok(judged.warnings) } else { Err(errors::invalid(row, what.name, errors)) }
 }

@@ -33,7 +33,7 @@ pub(crate) async fn gone(world: &World, service: &Value) {
 }
 
 fn parent(namespace: &str, name: &str) -> Value {
-    json!({"group": "", "resource": "services", "namespace": namespace, "name": name})
+    json!({"resource": "services", "namespace": namespace, "name": name})
 }
 
 /// Whether an IPAddress names a Service as its parent.

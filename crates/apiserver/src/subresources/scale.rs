@@ -106,7 +106,7 @@ pub(crate) async fn update(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
     }
     let scale = call.decode_as(body, ty()?, options.validation)?;
     check_place(call, &scale)?;
-    set(call, &options, Told::Updated(&mut |_| Ok(scale.clone()))).await
+    set(call, &options, Told::Updated(&mut |_| Ok(scale.clone())), true).await
 }
 
 /// Whether a body says that it is something else.
@@ -142,14 +142,14 @@ pub(crate) async fn patch(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
         if text("kind") != "Scale" || text("apiVersion") != VERSION {
             return Err(Status::bad_request(format!("invalid object type: {}, Kind={}", text("apiVersion"), text("kind"))));
         }
-        return set(call, &options, Told::Applied(&applied.value)).await;
+        return set(call, &options, Told::Applied(&applied.value), false).await;
     }
     let parsed = patch::parse(kind, body, &options)?;
     let mut patched = |old: &Value| {
         let scale = patch::patched(call, ty, old, &parsed)?;
         check_place(call, &scale).map(|()| scale)
     };
-    set(call, &options, Told::Updated(&mut patched)).await
+    set(call, &options, Told::Updated(&mut patched), false).await
 }
 
 /// What is told of a scale.
@@ -171,6 +171,16 @@ fn next(call: &Call<'_>, options: &WriteOptions, told: &mut Told<'_>, old: &Valu
         }
         Told::Applied(applied) => {
             let scale = apply::apply(ty, Some(old), applied, &options.manager, VERSION, "scale", options.force, &now, &nothing)?;
+            if call.row.custom.is_some() && without_owners(&scale) != without_owners(old) {
+                // Upstream converts the Scale as if it were one of the custom objects.
+                let text = |field: &str| applied["metadata"][field].as_str().unwrap_or_default();
+                let why = format!(
+                    "failed to convert new object ({}/{}; {VERSION}, Kind=Scale) to proper version: request to convert CR to an invalid group/version: {VERSION}",
+                    text("namespace"),
+                    text("name")
+                );
+                return Err(Status::new(500, "", why));
+            }
             if let Some(name) = applied["metadata"]["name"].as_str() {
                 crate::registry::check_name(call, name)?;
             }
@@ -179,7 +189,26 @@ fn next(call: &Call<'_>, options: &WriteOptions, told: &mut Told<'_>, old: &Valu
     }
 }
 
-async fn set(call: &Call<'_>, options: &WriteOptions, mut told: Told<'_>) -> Result<Answer, Status> {
+/// A scale apart from whose its fields are.
+fn without_owners(scale: &Value) -> Value {
+    let mut scale = scale.clone();
+    scale["metadata"].as_object_mut().map(|metadata| metadata.remove("managedFields"));
+    scale
+}
+
+/// What a patch says of the UID: of built-in kinds it is looked at, and the part is named.
+fn check_patched_uid(call: &Call<'_>, scale: &Value, old: &Value) -> Result<(), Status> {
+    let (uid, own) = (scale["metadata"]["uid"].as_str().unwrap_or_default(), old["metadata"]["uid"].as_str().unwrap_or_default());
+    if uid.is_empty() || uid == own {
+        return Ok(());
+    }
+    let resource = &call.row.resource;
+    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
+    Err(Status::conflict(&resource.group, &format!("{}/scale", resource.resource), call.name(), &why))
+}
+
+/// `replaces`: the UID of what replaces a scale is a condition of the store's.
+async fn set(call: &Call<'_>, options: &WriteOptions, mut told: Told<'_>, replaces: bool) -> Result<Answer, Status> {
     let places = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref());
     let path: Vec<&str> = places.map_or_else(|| vec!["spec", "replicas"], |places| places.spec_replicas.trim_start_matches('.').split('.').collect());
     let scaled = Scaled { api_version: &call.row.api_version, path: &path };
@@ -199,7 +228,11 @@ async fn set(call: &Call<'_>, options: &WriteOptions, mut told: Told<'_>) -> Res
         let mut present = of(call.row, old)?;
         scaled.tell(old, &mut present);
         let scale = next(call, options, &mut told, &present)?;
-        check_uid(call.row, call.name(), &scale, old)?;
+        if replaces {
+            check_uid(call.row, call.name(), &scale, old)?;
+        } else if places.is_none() {
+            check_patched_uid(call, &scale, old)?;
+        }
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
         if let Some(places) = places.filter(|_| replicas == UNTOLD) {
             return Err(Status::bad_request(format!("the spec replicas field {:?} cannot be empty", places.spec_replicas)));

@@ -197,8 +197,12 @@ async fn claims_get_the_default_class_and_protection() {
 #[tokio::test]
 async fn nobody_grants_what_they_do_not_have() {
     let cluster = Cluster::start().await;
+    let rule = |group: &str, resource: &str, verb: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": [verb]});
+    let hers = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "hers"},
+        "rules": [rule("rbac.authorization.k8s.io", "roles", "create"), rule("", "pods", "get")]});
+    cluster.post("/apis/rbac.authorization.k8s.io/v1/clusterroles", hers).await.expect(201);
     let bind = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "ann"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "hers"},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]});
     cluster.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", bind).await.expect(201);
     let role = |resource: &str| {

@@ -34,7 +34,11 @@ fn says(have: &Value, want: &Value) -> bool {
 async fn what_the_original_makes_is_made_as_it_makes_it() {
     let cluster = Cluster::start().await;
     let mut compared = 0;
-    for object in machinery::resources::bootstrap_objects() {
+    for mut object in machinery::resources::bootstrap_objects() {
+        // What a role is the sum of, its controller fills in.
+        if object["aggregationRule"].is_object() {
+            object["rules"] = Value::Null;
+        }
         let kind = object["kind"].as_str().unwrap_or_default();
         let Some((_, resource)) = RESOURCES.iter().find(|(k, _)| *k == kind) else { continue };
         let is_rbac = object["apiVersion"] == "rbac.authorization.k8s.io/v1";

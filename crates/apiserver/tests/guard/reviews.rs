@@ -144,7 +144,12 @@ async fn impersonation_needs_leave() {
     let info = ask(admin(), as_ann.clone()).await.expect(201)["status"]["userInfo"].clone();
     assert_eq!(info, json!({"username": "ann", "groups": ["team", "system:authenticated"], "extra": {"scopes": ["view"]}}));
     let refused = ask(user("eve", &[]), as_ann).await.refused(403);
-    assert_eq!(refused, "users \"ann\" is forbidden: User \"eve\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope");
+    // The first of the modes is asked, and tells first.
+    let verb = "impersonate-on:user-info:create";
+    let told = format!(
+        "selfsubjectreviews.authentication.k8s.io is forbidden: User \"eve\" cannot {verb} resource \"selfsubjectreviews\" in API group \"authentication.k8s.io\" at the cluster scope"
+    );
+    assert_eq!(refused, told);
     ask(admin(), vec![("impersonate-group", "team")]).await.expect(400);
     let account = vec![("impersonate-user", "system:serviceaccount:default:web")];
     let info = ask(admin(), account).await.expect(201)["status"]["userInfo"].clone();

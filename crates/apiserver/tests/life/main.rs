@@ -429,3 +429,30 @@ async fn what_is_served_can_be_discovered() {
     let (code, body) = server.raw(http::Method::GET, "/readyz?verbose", &[], "").await;
     assert!(code == 200 && String::from_utf8_lossy(&body).contains("[+]etcd ok"));
 }
+
+#[tokio::test]
+async fn what_is_empty_in_a_body_is_told_and_not_kept() {
+    let server = Server::start().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "a"}, "rules": []});
+    let made = server.post(roles, &role).await.expect(201);
+    assert_eq!(made["rules"], Value::Null, "a message has no empty list");
+    for _ in 0..2 {
+        let put = server.put(&format!("{roles}/a"), &role).await.expect(200);
+        assert_eq!(put["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"], "nothing has changed");
+    }
+    let scalers = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let scaler = |behavior: Value| {
+        json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"}, "spec": {
+            "maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "behavior": behavior}})
+    };
+    let refused = server.post(scalers, &scaler(json!({"scaleUp": {"policies": []}}))).await.expect(422);
+    let told = "HorizontalPodAutoscaler.autoscaling \"h\" is invalid: spec.behavior.scaleUp.policies: Required value: must specify at least one Policy";
+    assert_eq!(refused["message"], told);
+    let filled = server.post(scalers, &scaler(json!({"scaleUp": {}}))).await.expect(201);
+    assert_eq!(filled["spec"]["behavior"]["scaleUp"]["policies"].as_array().map(Vec::len), Some(2), "what is not there is filled in");
+    let mut shown = deployment("d");
+    shown["spec"]["template"]["metadata"]["labels"] = json!({});
+    let refused = server.post(DEPLOYMENTS, &shown).await.expect(422);
+    assert!(refused["message"].as_str().is_some_and(|told| told.contains("template.metadata.labels: Invalid value: {}: ")), "{refused}");
+}

@@ -15,10 +15,9 @@ pub use escalation::check as check_escalation;
 pub use rule::{Rule, compact, uncovered};
 
 use crate::{Attributes, Objects, User};
-use machinery::tree::{items, text};
-use machinery::{Value, labels::Selector};
+use machinery::{Value, tree::text};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 use table::{CLUSTER_ROLES, KINDS, ROLES, Table};
 
 /// The RBAC authoriser.
@@ -89,27 +88,4 @@ impl Rbac {
         let key = if text(role_ref, "kind") == "ClusterRole" { format!("{CLUSTER_ROLES}{name}") } else { format!("{ROLES}{namespace}/{name}") };
         self.objects.get(&key).map(|role| Rule::of_role(&role))
     }
-}
-
-/// The rules of an aggregated ClusterRole: the union of those that its selectors choose, each rule once, in the order
-/// of the roles' names. What upstream's clusterrole-aggregation controller writes into `rules`.
-pub fn aggregate<'a>(role: &Value, others: impl IntoIterator<Item = &'a Value>) -> Vec<Value> {
-    let selectors: Vec<Selector> =
-        items(&role["aggregationRule"]["clusterRoleSelectors"]).iter().filter_map(|s| Selector::from_label_selector(s).ok()).collect();
-    let own = text(&role["metadata"], "name");
-    let mut chosen: BTreeMap<&str, &Value> = BTreeMap::new();
-    for other in others {
-        let labels = &other["metadata"]["labels"];
-        let name = text(&other["metadata"], "name");
-        if name != own && selectors.iter().any(|s| s.matches(|key| labels[key].as_str())) {
-            chosen.insert(name, other);
-        }
-    }
-    let mut out: Vec<Value> = Vec::new();
-    for rule in chosen.values().flat_map(|r| items(&r["rules"])) {
-        if !out.contains(rule) {
-            out.push(rule.clone());
-        }
-    }
-    out
 }

@@ -3,6 +3,7 @@ use crate::{
     Authorizer, Decision,
     testing::{Memory, ask, user},
 };
+use machinery::tree::items;
 use serde_json::json;
 
 fn rules(value: Value) -> Vec<Rule> {

@@ -58,6 +58,13 @@ impl Strategy for Webhooks {
         true
     }
 
+    /// Upstream compares what was sent with what came from the store, where nothing is empty (`reflect.DeepEqual`).
+    fn prepare_update(&self, cx: &Context, obj: &mut Value, old: &Value) {
+        if tree::body_differs(obj, old) || cx.blanks.is_below("webhooks") {
+            tree::bump_generation(obj, old);
+        }
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         check_webhooks(obj, None, &mut errors);

@@ -57,6 +57,10 @@ impl Strategy for Budgets {
 pub(super) struct Autoscalers;
 
 impl Strategy for Autoscalers {
+    fn told_blanks(&self) -> &'static [&'static str] {
+        &["spec.behavior.scaleUp.policies", "spec.behavior.scaleDown.policies"]
+    }
+
     fn default(&self, obj: &mut Value) {
         let old_version = obj["apiVersion"] == "autoscaling/v1";
         let annotated = !obj["metadata"]["annotations"][METRICS_ANNOTATION].is_null();

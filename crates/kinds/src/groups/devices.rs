@@ -151,8 +151,21 @@ impl Strategy for ClaimTemplates {
 pub(super) struct Slices;
 
 impl Strategy for Slices {
-    fn any_finalizer_later(&self) -> bool {
-        true
+    fn told_blanks(&self) -> &'static [&'static str] {
+        &["spec.sharedCounters", "spec.devices"]
+    }
+
+    fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
+        withhold_operations(obj, &Value::Null);
+        tree::set_meta(obj, "generation", 1.into());
+    }
+
+    /// What is withheld counts as a change all the same.
+    fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        if obj["spec"] != old["spec"] {
+            tree::bump_generation(obj, old);
+        }
+        withhold_operations(obj, old);
     }
 
     fn answers_deleted(&self) -> bool {
@@ -194,6 +207,15 @@ impl Strategy for Slices {
             true => Vec::new(),
             false => vec![format!("spec.driver: driver names should be lowercase; {driver:?} contains uppercase characters")],
         }
+    }
+}
+
+/// A field of a feature that is off by default in v1.37.
+fn withhold_operations(obj: &mut Value, old: &Value) {
+    if tree::empty(&old["spec"]["skipNodeOperations"])
+        && let Some(spec) = tree::at(obj, &["spec"])
+    {
+        spec.remove("skipNodeOperations");
     }
 }
 

@@ -78,6 +78,15 @@ impl Strategy for FlowControl {
         true
     }
 
+    /// Flow schemas are shown as they are tried.
+    fn sorts_rows(&self) -> bool {
+        true
+    }
+
+    fn row_rank(&self, obj: &Value) -> i64 {
+        obj["spec"]["matchingPrecedence"].as_i64().unwrap_or(0)
+    }
+
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         (self.check)(obj, errors);
         check_fixed(obj, errors);

@@ -17,6 +17,10 @@ const NO_ADDRESS: &str = "must be a DNS name, not an IP address";
 pub(super) struct Ingresses;
 
 impl Strategy for Ingresses {
+    fn told_blanks(&self) -> &'static [&'static str] {
+        &["spec.rules"]
+    }
+
     fn has_generation(&self) -> bool {
         true
     }
@@ -272,6 +276,13 @@ impl Strategy for NetworkPolicies {
 
     fn has_generation(&self) -> bool {
         true
+    }
+
+    /// Upstream compares what was sent with what came from the store, where nothing is empty (`reflect.DeepEqual`).
+    fn prepare_update(&self, cx: &Context, obj: &mut Value, old: &Value) {
+        if tree::body_differs(obj, old) || cx.blanks.is_below("spec") {
+            tree::bump_generation(obj, old);
+        }
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {

@@ -35,15 +35,18 @@ impl<'v> Side<'v> {
     }
 }
 
-/// Checks an update of the status.
+/// Checks an update of the status, in upstream's order.
 pub(super) fn check(obj: &Value, old: &Value, errors: &mut ErrorList) {
     let (new, had, spec, path) = (Side(&obj["status"]), Side(&old["status"]), &obj["spec"], Path::root("status"));
     rules::all_not_negative(new.0, &path, &["active", "succeeded", "failed", "ready", "terminating"], errors);
     uncounted(new.0, &path.child("uncountedTerminatedPods"), errors);
-    conditions(&new, &had, spec, &path.child("conditions"), errors);
-    times(&new, &had, spec, &path, errors);
-    counts(&new, &had, spec, &path, errors);
+    end(&new, &had, &path, errors);
+    left(&new, &had, spec, &path, errors);
     index_lists(&new, &had, spec, &path, errors);
+    active(&new, &had, "terminating", &path, errors);
+    ready(&new, &had, &path, errors);
+    criteria(&new, spec, &path.child("conditions"), errors);
+    kept(&new, &had, spec, &path, errors);
 }
 
 fn uncounted(status: &Value, path: &Path, errors: &mut ErrorList) {
@@ -60,75 +63,56 @@ fn uncounted(status: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-fn conditions(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let changed = |kind: &str| new.is(kind) != had.is(kind);
-    let mut wrong = |holds: bool, detail: &str| {
-        if holds {
-            errors.push(Error::invalid_unshown(path, detail));
-        }
-    };
-    let (complete, failed) = (new.is("Complete"), new.is("Failed"));
-    let (target, criteria) = (new.is("FailureTarget"), new.is("SuccessCriteriaMet"));
-    wrong((changed("Complete") || changed("Failed")) && complete && failed, "cannot set Complete=True and Failed=true conditions");
-    wrong((changed("Complete") || changed("FailureTarget")) && complete && target, "cannot set Complete=True and FailureTarget=true conditions");
-    wrong(
-        (changed("Failed") || new.0["failedIndexes"] != had.0["failedIndexes"]) && failed && !target,
-        "cannot set Failed=True condition without the FailureTarget=true condition",
-    );
-    wrong(
-        (changed("Complete") || changed("SuccessCriteriaMet")) && complete && !criteria,
-        "cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
-    );
-    wrong(criteria && failed, "cannot set SuccessCriteriaMet=True and Failed=true conditions");
-    wrong(criteria && target, "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions");
-    wrong(spec["successPolicy"].is_object() && !criteria && complete, "cannot set Complete=True for Job with SuccessPolicy unless SuccessCriteriaMet=True");
-    for kind in ["Failed", "Complete", "FailureTarget"] {
-        wrong(had.is(kind) && !new.is(kind), &format!("cannot disable the terminal {kind}=True condition"));
+/// An error that shows no value, if it holds.
+fn wrong(holds: bool, path: &Path, detail: &str, errors: &mut ErrorList) {
+    if holds {
+        errors.push(Error::invalid_unshown(path, detail));
     }
-    wrong(had.is("SuccessCriteriaMet") && !criteria, "cannot disable the SuccessCriteriaMet=True condition");
-    wrong(had.is("Complete") && !had.is("SuccessCriteriaMet") && criteria, "cannot set SuccessCriteriaMet=True for Job already has Complete=true conditions");
 }
 
-fn times(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors: &mut ErrorList) {
+/// What the end of a job goes with.
+fn end(new: &Side<'_>, had: &Side<'_>, path: &Path, errors: &mut ErrorList) {
+    let changed = |kind: &str| new.is(kind) != had.is(kind);
+    let differs = |key: &str| new.0[key] != had.0[key];
+    let (complete, failed, place) = (new.is("Complete"), new.is("Failed"), path.child("conditions"));
+    let (target, criteria) = (new.is("FailureTarget"), new.is("SuccessCriteriaMet"));
+    let both = |other: &str, there: bool| (changed("Complete") || changed(other)) && complete && there;
+    wrong(both("Failed", failed), &place, "cannot set Complete=True and Failed=true conditions", errors);
+    wrong(both("FailureTarget", target), &place, "cannot set Complete=True and FailureTarget=true conditions", errors);
+    completion(new, had, &path.child("completionTime"), errors);
+    let untold = (changed("Failed") || differs("failedIndexes")) && failed && !target;
+    wrong(untold, &place, "cannot set Failed=True condition without the FailureTarget=true condition", errors);
+    let unmet = both("SuccessCriteriaMet", !criteria);
+    wrong(unmet, &place, "cannot set Complete=True condition without the SuccessCriteriaMet=true condition", errors);
+}
+
+fn completion(new: &Side<'_>, had: &Side<'_>, place: &Path, errors: &mut ErrorList) {
     let differs = |key: &str| new.0[key] != had.0[key];
     let completed = new.is("Complete") != had.is("Complete") || differs("completionTime");
-    let place = path.child("completionTime");
-    let shown = |key: &str| new.0[key].clone();
+    let shown = || new.0["completionTime"].clone();
     if completed && new.has("completionTime") && !new.is("Complete") {
-        let detail = "cannot set completionTime when there is no Complete=True condition";
-        errors.push(Error::invalid(&place, shown("completionTime"), detail));
+        errors.push(Error::invalid(place, shown(), "cannot set completionTime when there is no Complete=True condition"));
     }
     if completed && !new.has("completionTime") && new.is("Complete") {
-        errors.push(Error::required(&place, "completionTime is required for Complete jobs"));
+        errors.push(Error::required(place, "completionTime is required for Complete jobs"));
     }
     let parse = |key: &str| time::parse(new.text(key)).ok();
     if (differs("startTime") || differs("completionTime"))
         && let (Some(start), Some(end)) = (parse("startTime"), parse("completionTime"))
         && end < start
     {
-        errors.push(Error::invalid(&place, shown("completionTime"), "must be equal to or after `startTime`"));
-    }
-    if new.has("completionTime") && had.has("completionTime") && differs("completionTime") {
-        errors.push(Error::invalid(&place, shown("completionTime"), rules::IMMUTABLE));
-    }
-    let nothing_to_do = spec["suspend"] == true && spec["completions"] == 0;
-    if (new.finished() != had.finished() || differs("startTime")) && !nothing_to_do && !new.has("startTime") && new.finished() {
-        errors.push(Error::required(&path.child("startTime"), "startTime is required for finished job"));
-    }
-    let resumed = tree::list(new.0, "conditions").iter().any(|c| c["type"] == "Suspended" && c["status"] == "False");
-    let resuming = had.is("Suspended") && resumed;
-    if differs("startTime") && !resuming && had.has("startTime") && spec["suspend"] != true {
-        errors.push(Error::invalid(&path.child("startTime"), shown("startTime"), "field is immutable for unsuspended job once set"));
+        errors.push(Error::invalid(place, shown(), "must be equal to or after `startTime`"));
     }
 }
 
-fn counts(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors: &mut ErrorList) {
+/// What a finished job has no more.
+fn left(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors: &mut ErrorList) {
     let (finished, ended) = (new.finished(), new.finished() != had.finished());
     let differs = |key: &str| new.0[key] != had.0[key];
-    for key in ["active", "terminating"] {
-        if (ended || differs(key)) && new.number(key) > 0 && finished {
-            errors.push(Error::invalid(&path.child(key), new.number(key), format!("{key}>0 is invalid for finished job")));
-        }
+    active(new, had, "active", path, errors);
+    let nothing_to_do = spec["suspend"] == true && spec["completions"] == 0;
+    if (ended || differs("startTime")) && !nothing_to_do && !new.has("startTime") && finished {
+        errors.push(Error::required(&path.child("startTime"), "startTime is required for finished job"));
     }
     let pods = &new.0["uncountedTerminatedPods"];
     let some = !tree::empty(&pods["failed"]) || !tree::empty(&pods["succeeded"]);
@@ -136,8 +120,35 @@ fn counts(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors: &mu
         let shown = internal::text("*batch.UncountedTerminatedPods", pods);
         errors.push(Error::invalid(&path.child("uncountedTerminatedPods"), pods.clone(), "must be empty for finished job").shown_as(shown));
     }
+}
+
+fn active(new: &Side<'_>, had: &Side<'_>, key: &str, path: &Path, errors: &mut ErrorList) {
+    if (new.finished() != had.finished() || new.0[key] != had.0[key]) && new.number(key) > 0 && new.finished() {
+        errors.push(Error::invalid(&path.child(key), new.number(key), format!("{key}>0 is invalid for finished job")));
+    }
+}
+
+fn ready(new: &Side<'_>, had: &Side<'_>, path: &Path, errors: &mut ErrorList) {
+    let differs = |key: &str| new.0[key] != had.0[key];
     if (differs("ready") || differs("active")) && new.has("ready") && new.number("ready") > new.number("active") {
         errors.push(Error::invalid(&path.child("ready"), new.number("ready"), "cannot set more ready pods than active"));
+    }
+}
+
+fn criteria(new: &Side<'_>, spec: &Value, place: &Path, errors: &mut ErrorList) {
+    let met = new.is("SuccessCriteriaMet");
+    wrong(met && new.is("Failed"), place, "cannot set SuccessCriteriaMet=True and Failed=true conditions", errors);
+    wrong(met && new.is("FailureTarget"), place, "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions", errors);
+    let unmet = spec["successPolicy"].is_object() && !met && new.is("Complete");
+    wrong(unmet, place, "cannot set Complete=True for Job with SuccessPolicy unless SuccessCriteriaMet=True", errors);
+}
+
+/// What may not change.
+fn kept(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let differs = |key: &str| new.0[key] != had.0[key];
+    let place = path.child("conditions");
+    for kind in ["Failed", "Complete", "FailureTarget"] {
+        wrong(had.is(kind) && !new.is(kind), &place, &format!("cannot disable the terminal {kind}=True condition"), errors);
     }
     // Indexed jobs can be scaled down.
     let scalable = spec["completionMode"] == "Indexed" && spec["completions"] == spec["parallelism"];
@@ -146,6 +157,18 @@ fn counts(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors: &mu
             errors.push(Error::invalid(&path.child(key), new.number(key), format!("cannot decrease the {key} counter")));
         }
     }
+    if new.has("completionTime") && had.has("completionTime") && differs("completionTime") {
+        errors.push(Error::invalid(&path.child("completionTime"), new.0["completionTime"].clone(), rules::IMMUTABLE));
+    }
+    let resumed = tree::list(new.0, "conditions").iter().any(|c| c["type"] == "Suspended" && c["status"] == "False");
+    let resuming = had.is("Suspended") && resumed;
+    if differs("startTime") && !resuming && had.has("startTime") && spec["suspend"] != true {
+        errors.push(Error::invalid(&path.child("startTime"), new.0["startTime"].clone(), "field is immutable for unsuspended job once set"));
+    }
+    let (met, was_met) = (new.is("SuccessCriteriaMet"), had.is("SuccessCriteriaMet"));
+    wrong(was_met && !met, &place, "cannot disable the SuccessCriteriaMet=True condition", errors);
+    let late = had.is("Complete") && !was_met && met;
+    wrong(late, &place, "cannot set SuccessCriteriaMet=True for Job already has Complete=true conditions", errors);
 }
 
 fn index_lists(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors: &mut ErrorList) {

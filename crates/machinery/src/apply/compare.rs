@@ -2,7 +2,7 @@
 
 use super::{
     set::{FieldSet, node},
-    shape::{Shape, element, field_type, shape},
+    shape::{Said, Shape, element, field_type, shape},
 };
 use crate::{
     Map, Value,
@@ -44,13 +44,13 @@ struct Delta {
 
 /// Compares two objects of a type.
 pub(super) fn compare(ty: TypeRef<'_>, old: &Value, new: &Value) -> Comparison {
-    let delta = compare_node(Some(ty), false, Some(old), Some(new));
+    let delta = compare_node(Some(ty), None, Some(old), Some(new));
     Comparison { changed: FieldSet(delta.changed), removed: FieldSet(delta.removed) }
 }
 
-fn compare_node(ty: Option<TypeRef<'_>>, atomic: bool, old: Option<&Value>, new: Option<&Value>) -> Delta {
+fn compare_node(ty: Option<TypeRef<'_>>, said: Said, old: Option<&Value>, new: Option<&Value>) -> Delta {
     let mut delta = Delta::default();
-    let shape = shape(ty, atomic, [old, new]);
+    let shape = shape(ty, said, [old, new]);
     let empty = |v: Option<&Value>| match v {
         Some(Value::Object(map)) => map.is_empty(),
         Some(Value::Array(items)) => items.is_empty(),
@@ -113,11 +113,11 @@ fn maps(shape: Shape<'_>, old: Option<&Map<String, Value>>, new: Option<&Map<Str
         let child = match shape {
             Shape::Struct(ty, object) => {
                 let field = object.field(name);
-                let (child_ty, atomic) = field_type(ty, field);
+                let (child_ty, said) = field_type(ty, field);
                 let before = before.or_else(|| field.filter(|_| old_exists).and_then(|f| always_written(ty, f)));
-                compare_node(child_ty, atomic, before, after)
+                compare_node(child_ty, said, before, after)
             }
-            Shape::Map(elem) => compare_node(elem, false, before, after),
+            Shape::Map(elem) => compare_node(elem, None, before, after),
             _ => Delta::default(),
         };
         delta.child(|| format!("f:{name}"), child);
@@ -185,7 +185,7 @@ fn lists(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, delta: &mut
 
 fn compare_item(elem: Option<TypeRef<'_>>, old: Option<&Value>, new: Option<&Value>) -> Delta {
     match elem {
-        Some(elem) => compare_node(Some(elem), false, old, new),
+        Some(elem) => compare_node(Some(elem), None, old, new),
         None => Delta { changed_self: old.is_none(), removed_self: new.is_none(), ..Delta::default() },
     }
 }
@@ -193,26 +193,26 @@ fn compare_item(elem: Option<TypeRef<'_>>, old: Option<&Value>, new: Option<&Val
 /// All fields of an object: leaves, nulls and empty maps, keys of maps, and every element of a list. An empty list that has
 /// elements of its own is none.
 pub(super) fn fields_of(ty: TypeRef<'_>, value: &Value) -> FieldSet {
-    FieldSet(collect(Some(ty), false, value).1)
+    FieldSet(collect(Some(ty), None, value).1)
 }
 
 /// Whether the node is a leaf, and the members below it.
-fn collect(ty: Option<TypeRef<'_>>, atomic: bool, value: &Value) -> (bool, Map<String, Value>) {
-    let shape = shape(ty, atomic, [Some(value), None]);
+fn collect(ty: Option<TypeRef<'_>>, said: Said, value: &Value) -> (bool, Map<String, Value>) {
+    let shape = shape(ty, said, [Some(value), None]);
     let mut out = Map::new();
     match (shape, value) {
         (Shape::Struct(..) | Shape::Map(_), Value::Object(map)) => {
             for (name, value) in map {
-                let (child, atomic, named) = match shape {
+                let (child, said, named) = match shape {
                     Shape::Struct(ty, object) => {
                         let field = object.field(name);
-                        let (child, atomic) = field_type(ty, field);
-                        (child, atomic, field.is_some())
+                        let (child, said) = field_type(ty, field);
+                        (child, said, field.is_some())
                     }
-                    Shape::Map(elem) => (elem, false, false),
-                    _ => (None, false, false),
+                    Shape::Map(elem) => (elem, None, false),
+                    _ => (None, None, false),
                 };
-                let (leaf, below) = collect(child, atomic, value);
+                let (leaf, below) = collect(child, said, value);
                 let nothing = value.is_null() || value.as_object().is_some_and(Map::is_empty);
                 let member = leaf || nothing || !named;
                 if member || !below.is_empty() {
@@ -227,7 +227,7 @@ fn collect(ty: Option<TypeRef<'_>>, atomic: bool, value: &Value) -> (bool, Map<S
         }
         (Shape::Keyed(elem, _), Value::Array(items)) => {
             for item in items {
-                let (_, below) = collect(Some(elem), false, item);
+                let (_, below) = collect(Some(elem), None, item);
                 out.insert(element(shape, item), node(true, below));
             }
         }

@@ -3,7 +3,7 @@
 use super::{
     compare::places,
     set::{FieldSet, is_member},
-    shape::{Shape, element, field_type, shape},
+    shape::{Said, Shape, element, field_type, shape},
 };
 use crate::{
     Map, Value,
@@ -14,44 +14,44 @@ use std::collections::HashSet;
 /// Merges `applied`, which fits the type, into `live`. An applied null or empty value of something granular takes nothing
 /// away: what is below it may be somebody else's.
 pub(super) fn merge(ty: TypeRef<'_>, live: &mut Value, applied: &Value) {
-    merge_node(Some(ty), false, live, applied);
+    merge_node(Some(ty), None, live, applied);
 }
 
 /// The paths of what is applied as a whole.
 pub(super) fn atomics(ty: TypeRef<'_>, applied: &Value) -> Vec<String> {
     let mut out = Vec::new();
-    find_atomics(ty, false, "", applied, &mut out);
+    find_atomics(ty, None, "", applied, &mut out);
     out
 }
 
 /// Only named fields and elements of lists are entered: upstream knows no type of a map's values here.
-fn find_atomics(ty: TypeRef<'_>, atomic: bool, path: &str, applied: &Value, out: &mut Vec<String>) {
+fn find_atomics(ty: TypeRef<'_>, said: Said, path: &str, applied: &Value, out: &mut Vec<String>) {
     match (ty.get(), applied) {
         (Type::Object(object), Value::Object(fields)) => {
-            if atomic || object.atomic {
+            if said.unwrap_or(object.atomic) {
                 out.push(path.to_owned());
             }
             for (name, value) in fields {
-                if let (Some(ty), atomic) = field_type(ty, object.field(name)) {
-                    find_atomics(ty, atomic, &format!("{path}.{name}"), value, out);
+                if let (Some(ty), said) = field_type(ty, object.field(name)) {
+                    find_atomics(ty, said, &format!("{path}.{name}"), value, out);
                 }
             }
         }
-        (Type::Map { atomic: whole, .. }, Value::Object(_)) if atomic || *whole => out.push(path.to_owned()),
+        (Type::Map { atomic: whole, .. }, Value::Object(_)) if said.unwrap_or(*whole) => out.push(path.to_owned()),
         (Type::List { elem, list_type, .. }, Value::Array(items)) => {
-            if atomic || *list_type == ListType::Atomic {
+            if said == Some(true) || *list_type == ListType::Atomic {
                 out.push(path.to_owned());
             }
             for (at, item) in items.iter().enumerate() {
-                find_atomics(ty.to(*elem), false, &format!("{path}[{at}]"), item, out);
+                find_atomics(ty.to(*elem), None, &format!("{path}[{at}]"), item, out);
             }
         }
         _ => {}
     }
 }
 
-fn merge_node(ty: Option<TypeRef<'_>>, atomic: bool, live: &mut Value, applied: &Value) {
-    let shape = shape(ty, atomic, [Some(applied), Some(live)]);
+fn merge_node(ty: Option<TypeRef<'_>>, said: Said, live: &mut Value, applied: &Value) {
+    let shape = shape(ty, said, [Some(applied), Some(live)]);
     match (shape, &mut *live, applied) {
         (Shape::Struct(..) | Shape::Map(_), Value::Object(old), Value::Null) if !old.is_empty() => {}
         (Shape::Set | Shape::Keyed(..), Value::Array(old), Value::Null) if !old.is_empty() => {}
@@ -61,12 +61,12 @@ fn merge_node(ty: Option<TypeRef<'_>>, atomic: bool, live: &mut Value, applied: 
             }
             let Value::Object(old) = live else { return };
             for (name, value) in new {
-                let (child, atomic) = match shape {
+                let (child, said) = match shape {
                     Shape::Struct(ty, object) => field_type(ty, object.field(name)),
-                    Shape::Map(elem) => (elem, false),
-                    _ => (None, false),
+                    Shape::Map(elem) => (elem, None),
+                    _ => (None, None),
                 };
-                merge_node(child, atomic, old.entry(name.clone()).or_insert(Value::Null), value);
+                merge_node(child, said, old.entry(name.clone()).or_insert(Value::Null), value);
             }
         }
         (Shape::Set | Shape::Keyed(..), _, Value::Array(new)) => {
@@ -116,7 +116,7 @@ fn merge_list(shape: Shape<'_>, old: Vec<Value>, new: &[Value]) -> Vec<Value> {
                 let mut item = in_old.get(wanted.as_str()).and_then(|at| old.get_mut(*at)?.take()).unwrap_or(Value::Null);
                 let applied = new.get(r).unwrap_or(&Value::Null);
                 match shape {
-                    Shape::Keyed(elem, _) => merge_node(Some(elem), false, &mut item, applied),
+                    Shape::Keyed(elem, _) => merge_node(Some(elem), None, &mut item, applied),
                     _ => item = applied.clone(),
                 }
                 out.push(item);
@@ -134,12 +134,12 @@ fn merge_list(shape: Shape<'_>, old: Vec<Value>, new: &[Value]) -> Vec<Value> {
 /// owning it.
 pub(super) fn remove(ty: TypeRef<'_>, value: &mut Value, gone: &FieldSet) {
     if !gone.is_empty() {
-        remove_node(Some(ty), false, value, &gone.0);
+        remove_node(Some(ty), None, value, &gone.0);
     }
 }
 
-fn remove_node(ty: Option<TypeRef<'_>>, atomic: bool, value: &mut Value, gone: &Map<String, Value>) {
-    let shape = shape(ty, atomic, [Some(value), None]);
+fn remove_node(ty: Option<TypeRef<'_>>, said: Said, value: &mut Value, gone: &Map<String, Value>) {
+    let shape = shape(ty, said, [Some(value), None]);
     let decide = |name: &str| match gone.get(name) {
         Some(Value::Object(gone)) if is_member(gone) => Fate::Goes,
         Some(Value::Object(gone)) => Fate::Below(gone),
@@ -151,12 +151,12 @@ fn remove_node(ty: Option<TypeRef<'_>>, atomic: bool, value: &mut Value, gone: &
                 Fate::Goes => false,
                 Fate::Stays => true,
                 Fate::Below(gone) => {
-                    let (child, atomic) = match shape {
+                    let (child, said) = match shape {
                         Shape::Struct(ty, object) => field_type(ty, object.field(name)),
-                        Shape::Map(elem) => (elem, false),
-                        _ => (None, false),
+                        Shape::Map(elem) => (elem, None),
+                        _ => (None, None),
                     };
-                    remove_node(child, atomic, value, gone);
+                    remove_node(child, said, value, gone);
                     true
                 }
             });
@@ -168,7 +168,7 @@ fn remove_node(ty: Option<TypeRef<'_>>, atomic: bool, value: &mut Value, gone: &
                 Fate::Stays => true,
                 Fate::Below(gone) => {
                     if let Shape::Keyed(elem, _) = shape {
-                        remove_node(Some(elem), false, item, gone);
+                        remove_node(Some(elem), None, item, gone);
                     }
                     true
                 }

@@ -20,15 +20,18 @@ pub(super) enum Shape<'a> {
     Keyed(TypeRef<'a>, &'a [crate::schema::Text]),
 }
 
+/// What a field says against its type: that it is owned as a whole, or by its parts.
+pub(super) type Said = Option<bool>;
+
 /// The shape of a type, or of a value whose type is not known: maps are granular then, lists atomic.
-pub(super) fn shape<'a>(ty: Option<TypeRef<'a>>, atomic: bool, values: [Option<&Value>; 2]) -> Shape<'a> {
+pub(super) fn shape<'a>(ty: Option<TypeRef<'a>>, said: Said, values: [Option<&Value>; 2]) -> Shape<'a> {
     let deduced = || if values.iter().flatten().any(|v| v.is_object()) { Shape::Map(None) } else { Shape::Leaf };
     let Some(ty) = ty else { return deduced() };
-    if atomic {
+    if said == Some(true) {
         return Shape::Leaf;
     }
     match ty.get() {
-        Type::Object(object) if object.atomic => Shape::Leaf,
+        Type::Object(object) if object.atomic && said.is_none() => Shape::Leaf,
         Type::Object(object) => Shape::Struct(ty, object),
         Type::Map { atomic: true, .. } => Shape::Leaf,
         Type::Map { elem, .. } => Shape::Map(Some(ty.to(*elem))),
@@ -39,11 +42,12 @@ pub(super) fn shape<'a>(ty: Option<TypeRef<'a>>, atomic: bool, values: [Option<&
     }
 }
 
-/// The type of a field of a struct, and whether the field is atomic against its type; unknown fields have no type.
-pub(super) fn field_type<'a>(ty: TypeRef<'a>, field: Option<&'a Field>) -> (Option<TypeRef<'a>>, bool) {
+/// The type of a field of a struct, and what the field says against it; unknown fields have no type.
+pub(super) fn field_type<'a>(ty: TypeRef<'a>, field: Option<&'a Field>) -> (Option<TypeRef<'a>>, Said) {
     match field {
-        Some(field) => (Some(ty.to(field.ty)), field.atomic),
-        None => (None, false),
+        Some(field) if field.atomic => (Some(ty.to(field.ty)), Some(true)),
+        Some(field) => (Some(ty.to(field.ty)), field.map_type.map(|_| false)),
+        None => (None, None),
     }
 }
 
@@ -61,9 +65,15 @@ pub(super) fn element(shape: Shape<'_>, item: &Value) -> String {
             }
             format!("k:{}", Value::Object(name))
         }
-        _ => format!("v:{item}"),
+        _ => match item.as_f64().filter(|number| item.is_f64() && number.trunc() == *number && number.abs() < WHOLE_MAX) {
+            Some(whole) => format!("v:{}", whole as i64),
+            None => format!("v:{item}"),
+        },
     }
 }
+
+/// Whole floats up to this one are whole numbers to Go's encoder.
+const WHOLE_MAX: f64 = 1e15;
 
 /// The one type whose key Go leaves out when it is empty though it has a default.
 const LOCAL_REFERENCE: &str = "io.k8s.api.core.v1.LocalObjectReference";

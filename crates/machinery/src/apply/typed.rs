@@ -17,9 +17,46 @@ const ERRORS_LIMIT: usize = 100;
 /// What is wrong with a value of a type, as one text; `None` if nothing is.
 /// `nulls`: null is a value like others, as expressions give it.
 pub(super) fn errors(ty: TypeRef<'_>, value: &Value, nulls: bool) -> Option<String> {
-    let mut check = Check { path: String::new(), errors: Vec::new(), nulls };
+    let mut check = Check { path: String::new(), errors: Vec::new(), nulls, twice: false };
     check.value(Some(ty), value);
-    match check.errors.as_slice() {
+    told(&check.errors)
+}
+
+/// What is wrong with an object that lies in the store: there a list may have an element twice.
+pub(super) fn live_errors(ty: TypeRef<'_>, value: &Value) -> Option<String> {
+    if fits(Some(ty), value) {
+        return None;
+    }
+    let mut check = Check { path: String::new(), errors: Vec::new(), nulls: false, twice: true };
+    check.value(Some(ty), value);
+    told(&check.errors)
+}
+
+/// Whether nothing is wrong with an object of which no list is asked whether it has an element twice.
+pub(super) fn fits(ty: Option<TypeRef<'_>>, value: &Value) -> bool {
+    let Some(ty) = ty else { return true };
+    match (ty.get(), value) {
+        (_, Value::Null) => true,
+        (Type::Object(_) | Type::Map { .. }, Value::Object(map)) => map.iter().all(|(name, value)| {
+            let child = ty.child(name);
+            (child.is_some() || ty.object().is_some_and(|o| o.preserve_unknown)) && fits(child, value)
+        }),
+        (Type::Object(_) | Type::Map { .. } | Type::RawExtension | Type::Fields, _) => value.is_object(),
+        (Type::List { elem, .. }, Value::Array(items)) => {
+            let shape = shape(Some(ty), None, [None, None]);
+            items.iter().all(|item| nameless(shape, item).is_none() && fits(Some(ty.to(*elem)), item))
+        }
+        (Type::List { .. }, _) => false,
+        (Type::String | Type::Bytes, _) => value.is_string(),
+        (Type::Int32 | Type::Int64 | Type::Double, _) => value.is_number(),
+        (Type::Bool, _) => value.is_boolean(),
+        (Type::IntOrString | Type::Quantity | Type::Time | Type::MicroTime, _) => !value.is_array() && !value.is_object(),
+        _ => true,
+    }
+}
+
+fn told(errors: &[String]) -> Option<String> {
+    match errors {
         [] => None,
         [error] => Some(error.clone()),
         errors => Some(format!("errors:\n  {}", errors.join("\n  "))),
@@ -30,6 +67,8 @@ struct Check {
     path: String,
     errors: Vec<String>,
     nulls: bool,
+    /// An element of a list may be there twice.
+    twice: bool,
 }
 
 impl Check {
@@ -99,7 +138,7 @@ impl Check {
     }
 
     fn list(&mut self, ty: TypeRef<'_>, elem: TypeRef<'_>, list_type: &ListType, items: &[Value]) {
-        let shape = shape(Some(ty), false, [None, None]);
+        let shape = shape(Some(ty), None, [None, None]);
         let mut seen = HashSet::new();
         for (at, item) in items.iter().enumerate() {
             if self.nulls && item.is_null() && matches!(shape, Shape::Set) {
@@ -114,7 +153,7 @@ impl Check {
                 None if *list_type == ListType::Atomic => format!("i:{at}"),
                 None => element(shape, item),
             };
-            if *list_type != ListType::Atomic && !seen.insert(name.clone()) {
+            if !self.twice && *list_type != ListType::Atomic && !seen.insert(name.clone()) {
                 let mut shown = String::new();
                 push_element(&mut shown, &name);
                 self.error(&format!("duplicate entries for key {shown}"));

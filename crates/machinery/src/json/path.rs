@@ -45,7 +45,17 @@ impl<'p> Node<'p> {
         matches!(self.step, Step::Field("metadata", _)) && self.parent.is_some_and(|parent| matches!(parent.step, Step::Root))
     }
 
-    /// As strict decoding spells it: `spec.containers[0].name`.
+    /// The keys and places that lead to it.
+    pub(super) fn keys(&self) -> Vec<String> {
+        let key = |node: &&Node<'_>| match node.step {
+            Step::Root => None,
+            Step::Field(name, _) | Step::Key(name) => Some(name.to_owned()),
+            Step::Index(at) => Some(at.to_string()),
+        };
+        self.chain().iter().filter_map(key).collect()
+    }
+
+    /// As strict decoding spells it: `spec.containers[0].name`; with nothing last, the node itself.
     pub(super) fn strict(&self, last: &str) -> String {
         let mut out = String::new();
         for node in self.chain() {
@@ -60,8 +70,10 @@ impl<'p> Node<'p> {
                 }
             }
         }
-        dot(&mut out);
-        out.push_str(last);
+        if !last.is_empty() {
+            dot(&mut out);
+            out.push_str(last);
+        }
         out
     }
 

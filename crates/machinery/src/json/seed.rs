@@ -1,8 +1,11 @@
 //! The one-pass decoder: a serde seed for a value of a known type, and one for any JSON.
 //!
 //! A typed seed yields `None` for what is absent in the decoded object: `null`, and zero values that Go leaves out.
+//!
+//! Go reads on after a value of a wrong type, and tells the first of them when it has read all; what a type's own decoder
+//! (`UnmarshalJSON`) refuses ends the reading at once, and is told instead of what was wrong before it.
 
-use super::{path::Node, scalar};
+use super::{blanks::Blanks, path::Node, scalar};
 use crate::{
     Map, Value,
     quote::Quoted,
@@ -22,6 +25,9 @@ pub(super) struct Context {
     /// A duplicate was met.
     repeats: Cell<bool>,
     failure: Cell<Option<String>>,
+    /// The first value of a wrong type; what came after it has been read.
+    wrong: RefCell<Option<String>>,
+    blanks: RefCell<Blanks>,
     /// The last number that is no 64-bit integer, for errors that show it as it is spelled.
     float: Cell<Option<f64>>,
     /// Where a whole number is due: `-0` was met, which the parser gives as a float; and it is not taken.
@@ -41,6 +47,8 @@ impl Context {
             problems: RefCell::new(Vec::new()),
             repeats: Cell::new(false),
             failure: Cell::new(None),
+            wrong: RefCell::new(None),
+            blanks: RefCell::default(),
             float: Cell::new(None),
             minus_zero: Cell::new(false),
             refuses_minus_zero: false,
@@ -81,6 +89,10 @@ impl Context {
         self.problems.take()
     }
 
+    pub(super) fn take_blanks(&self) -> Blanks {
+        self.blanks.take()
+    }
+
     pub(super) fn last_float(&self) -> Option<f64> {
         self.float.get()
     }
@@ -98,6 +110,22 @@ impl Context {
     fn fail<E: Error>(&self, message: String) -> E {
         self.failure.set(Some(message));
         E::custom("")
+    }
+
+    /// Notes a value of a wrong type, and reads on.
+    fn wrong(&self, message: String) -> Option<Value> {
+        self.wrong.borrow_mut().get_or_insert(message);
+        None
+    }
+
+    /// Reads what has a decoder of its own: what is wrong in it ends all around it.
+    fn apart<T, E: Error>(&self, read: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let around = self.wrong.take();
+        let value = read()?;
+        match self.wrong.replace(around) {
+            Some(wrong) => Err(self.fail(wrong)),
+            None => Ok(value),
+        }
     }
 
     fn problem(&self, what: &str, at: &Node<'_>, name: &str) {
@@ -160,19 +188,34 @@ pub(super) struct Seed<'a> {
 }
 
 impl<'a> Seed<'a> {
-    pub(super) fn root(ty: TypeRef<'a>, at: &'a Node<'a>, cx: &'a Context) -> Self {
-        Self { ty, at, cx, owner: "", go_type: "", in_meta: false }
+    /// Reads a whole value of a type.
+    pub(super) fn read<'de, D: Deserializer<'de>>(ty: TypeRef<'a>, cx: &'a Context, from: D) -> Result<Option<Value>, D::Error> {
+        let root = Seed { ty, at: &Node::ROOT, cx, owner: "", go_type: "", in_meta: false };
+        cx.apart(|| root.deserialize(from))
     }
 
-    /// The error for a JSON value of the wrong type.
-    fn mismatch<E: Error>(&self, found: &str) -> E {
-        if matches!(self.ty.get(), Type::Quantity) {
-            return self.cx.fail(crate::quantity::ParseError::Format.to_string());
+    /// Whether Go's type decodes itself, and so refuses at once what it cannot be.
+    fn decodes_itself(&self) -> bool {
+        let ty = self.ty.get();
+        self.cx.from_maps || self.is_meta() || matches!(ty, Type::Quantity | Type::IntOrString | Type::Time | Type::MicroTime | Type::SchemaOrBool(_))
+    }
+
+    /// A JSON value of the wrong type.
+    fn mismatch<E: Error>(&self, found: &str) -> Result<Option<Value>, E> {
+        let why = self.mismatched(found);
+        if self.decodes_itself() { Err(self.cx.fail(why)) } else { Ok(self.cx.wrong(why)) }
+    }
+
+    fn mismatched(&self, found: &str) -> String {
+        match self.ty.get() {
+            Type::Quantity => return crate::quantity::ParseError::Format.to_string(),
+            Type::SchemaOrBool(_) if !self.cx.from_maps => return "boolean or JSON schema expected".to_owned(),
+            _ => {}
         }
         if self.cx.from_maps
             && let Some(why) = scalar::unconverted(self.ty, found)
         {
-            return self.cx.fail(why);
+            return why;
         }
         // Its decoder leaves all but strings to that of a number.
         let go_type = if matches!(self.ty.get(), Type::IntOrString) {
@@ -183,7 +226,7 @@ impl<'a> Seed<'a> {
             self.go_type.to_owned()
         };
         if self.is_meta() {
-            return self.cx.fail(format!("json: cannot unmarshal {found} into Go value of type v1.ObjectMeta"));
+            return format!("json: cannot unmarshal {found} into Go value of type v1.ObjectMeta");
         }
         let place = if self.in_meta && self.ty.schema.is_lenient() {
             // The original decodes the metadata of a custom object by itself.
@@ -195,7 +238,7 @@ impl<'a> Seed<'a> {
         } else {
             format!("Go struct field {}.{} of type {go_type}", self.owner, self.at.go())
         };
-        self.cx.fail(format!("json: cannot unmarshal {found} into {place}"))
+        format!("json: cannot unmarshal {found} into {place}")
     }
 
     /// Whether a wrong type is left to validation.
@@ -225,7 +268,7 @@ impl<'a> Seed<'a> {
         if seed.ty.object().is_none() {
             return if value.is_string() { Ok(value) } else { Err(told("must be a string".to_owned())) };
         }
-        let read: Result<Option<Value>, serde_json::Error> = seed.deserialize(value.clone());
+        let read: Result<Option<Value>, serde_json::Error> = self.cx.apart(|| seed.deserialize(value.clone()));
         read.map(Option::unwrap_or_default).map_err(|error| told(self.cx.take_failure().unwrap_or_else(|| error.to_string())))
     }
 
@@ -236,7 +279,7 @@ impl<'a> Seed<'a> {
 
     /// A scalar of the wrong JSON type: an error, or left to validation.
     fn wrong<E: Error>(&self, found: &str, value: Value) -> Result<Option<Value>, E> {
-        if self.is_lenient() { Ok(Some(value)) } else { Err(self.mismatch(found)) }
+        if self.is_lenient() { Ok(Some(value)) } else { self.mismatch(found) }
     }
 
     fn number<E: Error>(&self, number: serde_json::Number, shown: &dyn fmt::Display) -> Result<Option<Value>, E> {
@@ -275,8 +318,18 @@ impl<'a> Seed<'a> {
         match value {
             Ok(text) => Ok(Some(Value::String(text))),
             Err(_) if self.is_lenient() => Ok(Some(Value::String(text.to_owned()))),
+            // Base64 is read by the decoder of all, the others by their types' own.
+            Err(message) if matches!(self.ty.get(), Type::Bytes) && !self.cx.from_maps => Ok(self.cx.wrong(message)),
             Err(message) => Err(self.cx.fail(message)),
         }
+    }
+
+    /// Whether nothing is written of a field with this value.
+    fn is_left_out(&self, field: &crate::schema::Field, value: &Value) -> bool {
+        // An empty list of owners is a wish: that there be none.
+        let stays = || field.name == "managedFields" && value.is_array() && self.at.is_metadata();
+        let nothing = self.is_lenient() && value.is_null() && !field.nullable;
+        nothing || is_no_json(self.ty.to(field.ty), value) || self.ty.leaves_out(field, value) && !stays()
     }
 
     fn object<'de, A: MapAccess<'de>>(&self, object: &'a Object, mut map: A) -> Result<Option<Value>, A::Error> {
@@ -300,12 +353,14 @@ impl<'a> Seed<'a> {
                         out.insert(field.name.clone().into_owned(), self.coerced(seed, value)?);
                         continue;
                     }
-                    // An empty list of owners is a wish: that there be none.
-                    let stays = |v: &Value| field.name == "managedFields" && v.is_array() && self.at.is_metadata();
-                    match map.next_value_seed(seed)?.filter(|v| !is_no_json(self.ty.to(field.ty), v) && (!self.ty.leaves_out(field, v) || stays(v))) {
-                        Some(value) => drop(out.insert(field.name.clone().into_owned(), value)),
-                        None if field.nullable => drop(out.insert(field.name.clone().into_owned(), Value::Null)),
-                        None => drop(out.remove(field.name.as_ref())),
+                    match map.next_value_seed(seed)? {
+                        Some(value) if !self.is_left_out(field, &value) => drop(out.insert(field.name.clone().into_owned(), value)),
+                        Some(value) if !self.is_lenient() => {
+                            self.cx.blanks.borrow_mut().note(&node, &value);
+                            out.remove(field.name.as_ref());
+                        }
+                        _ if field.nullable => drop(out.insert(field.name.clone().into_owned(), Value::Null)),
+                        _ => drop(out.remove(field.name.as_ref())),
                     }
                 }
                 Key::Unknown(name) if object.preserve_unknown => {
@@ -329,6 +384,19 @@ impl<'a> Seed<'a> {
             }
         }
         Ok(Some(Value::Object(out)))
+    }
+
+    fn elements<'de, A: SeqAccess<'de>>(&self, elem: TypeRef<'a>, mut seq: A) -> Result<Option<Value>, A::Error> {
+        let mut out = Vec::new();
+        let go_type = self.go_type.strip_prefix("[]").unwrap_or("");
+        loop {
+            let node = self.at.index(out.len());
+            let seed = Seed { ty: elem, at: &node, cx: self.cx, owner: self.owner, go_type, in_meta: self.in_meta };
+            match seq.next_element_seed(seed)? {
+                Some(value) => out.push(value.unwrap_or_else(|| self.nothing(elem))),
+                None => return Ok(Some(Value::Array(out))),
+            }
+        }
     }
 
     fn map<'de, A: MapAccess<'de>>(&self, elem: TypeRef<'a>, mut map: A) -> Result<Option<Value>, A::Error> {
@@ -382,10 +450,12 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_f64<E: Error>(self, n: f64) -> Result<Self::Value, E> {
-        self.cx.float.set(Some(n));
+        if self.cx.wrong.borrow().is_none() {
+            self.cx.float.set(Some(n));
+        }
         match serde_json::Number::from_f64(n) {
             Some(number) => self.number(number, &format_args!("{n:?}")),
-            None => Err(self.mismatch("number")),
+            None => self.mismatch("number"),
         }
     }
 
@@ -413,30 +483,34 @@ impl<'de> Visitor<'de> for Seed<'_> {
             Type::SchemaOrArray(schema) => self.ty.to(*schema),
             Type::SchemaOrStrings(_) | Type::Any => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
             Type::RawJson | Type::RawExtension | Type::Fields => return AnySeed { at: self.at, cx: &Context::verbatim() }.visit_seq(seq).map(Some),
-            _ if self.is_lenient() => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
-            _ => return Err(self.mismatch("array")),
-        };
-        let mut out = Vec::new();
-        let go_type = self.go_type.strip_prefix("[]").unwrap_or("");
-        loop {
-            let node = self.at.index(out.len());
-            let seed = Seed { ty: elem, at: &node, cx: self.cx, owner: self.owner, go_type, in_meta: self.in_meta };
-            match seq.next_element_seed(seed)? {
-                Some(value) => out.push(value.unwrap_or_else(|| self.nothing(elem))),
-                None => return Ok(Some(Value::Array(out))),
+            _ if self.is_lenient() => return StrippedSeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
+            _ => {
+                let wrong = self.mismatch("array")?;
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                return Ok(wrong);
             }
+        };
+        match self.ty.get() {
+            Type::SchemaOrArray(_) => self.cx.apart(|| self.elements(elem, seq)),
+            _ => self.elements(elem, seq),
         }
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         match self.ty.get() {
             Type::Object(object) => self.object(object, map),
             Type::Map { elem, .. } => self.map(self.ty.to(*elem), map),
-            Type::SchemaOrArray(schema) | Type::SchemaOrBool(schema) | Type::SchemaOrStrings(schema) => Seed { ty: self.ty.to(*schema), ..self }.visit_map(map),
+            Type::SchemaOrArray(schema) | Type::SchemaOrBool(schema) | Type::SchemaOrStrings(schema) => {
+                self.cx.apart(|| Seed { ty: self.ty.to(*schema), ..self }.visit_map(map))
+            }
             Type::Any => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
             Type::RawJson | Type::RawExtension | Type::Fields => AnySeed { at: self.at, cx: &Context::verbatim() }.visit_map(map).map(Some),
-            _ if self.is_lenient() => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
-            _ => Err(self.mismatch("object")),
+            _ if self.is_lenient() => StrippedSeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
+            _ => {
+                let wrong = self.mismatch("object")?;
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(wrong)
+            }
         }
     }
 }
@@ -542,5 +616,75 @@ impl<'de> Visitor<'de> for AnySeed<'_> {
             out.insert(key, value);
         }
         Ok(Value::Object(out))
+    }
+}
+
+/// JSON where a schema has no fields: objects lose theirs, which are unknown.
+struct StrippedSeed<'a> {
+    at: &'a Node<'a>,
+    cx: &'a Context,
+}
+
+impl<'de> DeserializeSeed<'de> for StrippedSeed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for StrippedSeed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E: Error>(self, b: bool) -> Result<Value, E> {
+        AnySeed { at: self.at, cx: self.cx }.visit_bool(b)
+    }
+
+    fn visit_i64<E: Error>(self, n: i64) -> Result<Value, E> {
+        AnySeed { at: self.at, cx: self.cx }.visit_i64(n)
+    }
+
+    fn visit_u64<E: Error>(self, n: u64) -> Result<Value, E> {
+        AnySeed { at: self.at, cx: self.cx }.visit_u64(n)
+    }
+
+    fn visit_f64<E: Error>(self, n: f64) -> Result<Value, E> {
+        AnySeed { at: self.at, cx: self.cx }.visit_f64(n)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {
+        AnySeed { at: self.at, cx: self.cx }.visit_str(text)
+    }
+
+    fn visit_string<E: Error>(self, text: String) -> Result<Value, E> {
+        AnySeed { at: self.at, cx: self.cx }.visit_string(text)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        AnySeed { at: self.at, cx: self.cx }.visit_unit()
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        loop {
+            let node = self.at.index(out.len());
+            match seq.next_element_seed(StrippedSeed { at: &node, cx: self.cx })? {
+                Some(value) => out.push(value),
+                None => return Ok(Value::Array(out)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            self.cx.problem("unknown", self.at, &name);
+            let node = self.at.key(&name);
+            map.next_value_seed(AnySeed { at: &node, cx: self.cx })?;
+        }
+        Ok(Value::Object(Map::new()))
     }
 }

@@ -24,11 +24,11 @@ const KINDS: [(&str, &str); 4] =
 
 /// Free-form values and their texts, those that count more before others.
 #[derive(Debug, Clone, Default)]
-pub struct Texts(Vec<(Value, Vec<u8>)>);
+pub struct Texts(Vec<(Value, Vec<u8>)>, bool);
 
 impl Texts {
     /// No texts.
-    pub const NONE: &'static Texts = &Texts(Vec::new());
+    pub const NONE: &'static Texts = &Texts(Vec::new(), false);
 
     /// Whether objects of a type have free-form values.
     pub fn are_kept(ty: TypeRef<'_>) -> bool {
@@ -98,11 +98,17 @@ impl Texts {
     /// Adds others, which count less.
     pub fn extend(&mut self, others: Texts) {
         self.0.extend(others.0);
+        self.1 |= others.1;
     }
 
     /// The text that a value is written in.
     pub fn of(&self, value: &Value) -> Option<&[u8]> {
         self.0.iter().find(|(known, _)| known == value).map(|(_, text)| text.as_slice())
+    }
+
+    /// Whether one was sent with spaces in it, which are not kept.
+    pub fn is_spaced(&self) -> bool {
+        self.1
     }
 
     /// Whether a value that both know is written otherwise by the others.
@@ -115,7 +121,9 @@ impl Texts {
         if let Ok(value) = super::read(json)
             && !value.is_null()
         {
-            self.0.push((value, compact(json)));
+            let text = compact(json);
+            self.1 |= text.len() != json.trim_ascii().len();
+            self.0.push((value, text));
         }
     }
 

@@ -159,11 +159,11 @@ fn touched(operations: &Value, value: &Value) -> Value {
 }
 
 impl Patch {
-    /// The patched object, decoded as a body of its type, and warnings.
+    /// The patched object, decoded as a body of its type. `told`: of what was refused, what its sender hears all the same.
     ///
     /// # Errors
     /// What the kinds of patch answer; 422 for a patched object that cannot be decoded, or not strictly.
-    pub fn apply(&self, ty: TypeRef<'_>, old: &Value) -> Result<(Value, Vec<String>), Status> {
+    pub fn apply(&self, ty: TypeRef<'_>, old: &Value, told: &mut Vec<String>) -> Result<json::Decoded, Status> {
         let mut value = old.clone();
         match self.kind {
             Kind::Json => value = json_patch(old, &self.value)?,
@@ -190,7 +190,16 @@ impl Patch {
             let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
             let (version, kind) = (given("apiVersion"), given("kind"));
             if version.is_empty() && !kind.is_empty() {
-                // Upstream reads it as the kind without a version, which has no metadata.
+                // Upstream reads it as the kind without a version, which has neither metadata nor anything else.
+                let all = value.as_object().into_iter().flatten().map(|(field, _)| field.as_str()).filter(|field| *field != "kind");
+                let unknown: Vec<String> = all.map(|field| format!("unknown field {}", Quoted(field))).collect();
+                match self.validation {
+                    Validation::Strict if !unknown.is_empty() => {
+                        return Err(invalid(shown(&value), format!("strict decoding error: {}", unknown.join(", "))));
+                    }
+                    Validation::Warn => *told = unknown,
+                    _ => {}
+                }
                 let name = old["metadata"]["name"].as_str().unwrap_or_default();
                 return Err(Status::bad_request(format!("the name of the object ({name} based on URL) was undeterminable: name must be provided")));
             }
@@ -207,12 +216,12 @@ impl Patch {
             Kind::Strategic => json::from_maps(value.clone(), ty),
             Kind::Json | Kind::Merge => json::canonical(value.clone(), ty).map_err(|why| json::as_spelled(why, &self.bytes)),
         };
-        let (decoded, unknown) = outcome.map_err(|why| invalid(shown(&value), why))?;
-        let problems: Vec<String> = self.problems.iter().cloned().chain(unknown).collect();
+        let mut decoded = outcome.map_err(|why| invalid(shown(&value), why))?;
+        let problems: Vec<String> = self.problems.iter().cloned().chain(std::mem::take(&mut decoded.warnings)).collect();
         match self.validation {
             Validation::Strict if !problems.is_empty() => Err(invalid(shown(&value), format!("strict decoding error: {}", problems.join(", ")))),
-            Validation::Warn => Ok((decoded, problems)),
-            _ => Ok((decoded, Vec::new())),
+            Validation::Warn => Ok(json::Decoded { warnings: problems, ..decoded }),
+            _ => Ok(decoded),
         }
     }
 }

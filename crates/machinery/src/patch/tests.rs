@@ -87,7 +87,7 @@ fn a_patch_that_is_refused_is_shown_no_deeper_than_its_object() {
     let (ty, map) = config_map();
     let far = "/".repeat(2_000_000);
     let operations = json!([{"op": "add", "path": "/data", "value": 7, "from": far}]).to_string();
-    let refused = parse(Kind::Json, operations.as_bytes(), crate::json::Validation::Strict).unwrap().apply(ty, &map).unwrap_err();
+    let refused = parse(Kind::Json, operations.as_bytes(), crate::json::Validation::Strict).unwrap().apply(ty, &map, &mut Vec::new()).unwrap_err();
     assert_eq!(refused.code, 422, "{}", refused.code);
 }
 
@@ -95,7 +95,9 @@ fn a_patch_that_is_refused_is_shown_no_deeper_than_its_object() {
 fn what_is_wrong_with_the_result_is_wrong_with_the_patch() {
     use crate::json::Validation;
     let (ty, old) = config_map();
-    let patched = |kind, patch: &str, validation| parse(kind, patch.as_bytes(), validation).and_then(|p| p.apply(ty, &old));
+    let patched = |kind, patch: &str, validation| {
+        parse(kind, patch.as_bytes(), validation).and_then(|p| p.apply(ty, &old, &mut Vec::new())).map(|patched| (patched.value, patched.warnings))
+    };
     for (kind, patch) in [
         (Kind::Json, r#"[{"op":"replace","path":"/data","value":"x"}]"#),
         (Kind::Json, r#"[{"op":"replace","path":"/data/a","value":1}]"#),
@@ -157,8 +159,8 @@ fn numbers_are_read_as_each_kind_of_patch_reads_them() {
             Kind::Json => format!(r#"[{{"op":"replace","path":"/spec/replicas","value":{number}}}]"#),
             _ => format!(r#"{{"spec":{{"replicas":{number}}}}}"#),
         };
-        let patched = parse(kind, patch.as_bytes(), Validation::Strict).and_then(|patch| patch.apply(ty, &old));
-        patched.map(|(value, _)| value["spec"]["replicas"].clone()).map_err(|error| error.message)
+        let patched = parse(kind, patch.as_bytes(), Validation::Strict).and_then(|patch| patch.apply(ty, &old, &mut Vec::new()));
+        patched.map(|patched| patched.value["spec"]["replicas"].clone()).map_err(|error| error.message)
     };
     for (number, whole) in [("1.0", 1), ("1e1", 10), ("10e-1", 1), ("2e3", 2000), ("2147483648", -2_147_483_648), ("99999999999999999999", 0)] {
         assert_eq!(replicas(Kind::Strategic, number), Ok(json!(whole)), "{number}");

@@ -87,9 +87,9 @@ pub(super) fn mutated(mutation: &Mutation, value: &Cel<'_>, ty: TypeRef<'_>, obj
 }
 
 fn decoded(next: Value, ty: TypeRef<'_>) -> Result<Value, String> {
-    let (decoded, unknown) = json::canonical(next, ty)?;
-    match unknown.as_slice() {
-        [] => Ok(decoded),
+    let decoded = json::canonical(next, ty)?;
+    match decoded.warnings.as_slice() {
+        [] => Ok(decoded.value),
         unknown => Err(format!("strict decoding error: {}", unknown.join(", "))),
     }
 }

@@ -96,8 +96,8 @@ fn every_walk_holds() {
                 (patch::Kind::Merge, &body),
                 (patch::Kind::Strategic, &body),
             ] {
-                let patched = patch::parse(kind, text.as_bytes(), Validation::Strict).and_then(|patch| patch.apply(ty, &decoded));
-                assert!(patched.expect("patched").0["data"] == decoded["data"], "{kind:?}");
+                let patched = patch::parse(kind, text.as_bytes(), Validation::Strict).and_then(|patch| patch.apply(ty, &decoded, &mut Vec::new()));
+                assert!(patched.expect("patched").value["data"] == decoded["data"], "{kind:?}");
             }
             let fields = apply::FieldSet::default();
             let applied = apply::apply(ty, None, &decoded, "m", "apps/v1", "", false, "2020-01-01T00:00:00Z", &fields).expect("applied");

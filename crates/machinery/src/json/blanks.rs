@@ -1,0 +1,114 @@
+//! Lists and maps that a body has and that are empty, where Go leaves those out (`omitempty`).
+//!
+//! Upstream decodes a body into Go's types, in which such a field is not the same as none: whoever judges it can tell, and an error
+//! shows it. What is written of it (to the store, to admission, to the client) is as if it were not there. So the tree goes without
+//! them, and they are noted beside it for the few that ask.
+
+use super::path::Node;
+use crate::{Map, Value, schema::TypeRef};
+
+/// The most that are noted of one body: what is beyond is as if it were not there.
+const NOTED_MAX: usize = 256;
+
+/// What a body has that is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Blanks(Vec<Blank>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Blank {
+    path: Vec<String>,
+    /// As errors spell it.
+    shown: String,
+    is_list: bool,
+}
+
+impl Blank {
+    fn value(&self) -> Value {
+        if self.is_list { Value::Array(Vec::new()) } else { Value::Object(Map::new()) }
+    }
+}
+
+impl Blanks {
+    pub(super) fn note(&mut self, at: &Node<'_>, value: &Value) {
+        if self.0.len() < NOTED_MAX && (value.is_array() || value.is_object()) {
+            self.0.push(Blank { path: at.keys(), shown: at.strict(""), is_list: value.is_array() });
+        }
+    }
+
+    /// Those of an apply configuration. The elements of its lists are others than those of the object that it is merged into: what
+    /// lies in one is left out.
+    #[must_use]
+    pub fn of(ty: TypeRef<'_>, applied: &Value) -> Self {
+        let mut blanks = Self::default();
+        if !ty.schema.is_lenient() {
+            blanks.look(ty, applied, &Node::ROOT);
+        }
+        blanks
+    }
+
+    fn look(&mut self, ty: TypeRef<'_>, value: &Value, at: &Node<'_>) {
+        let (Some(object), Some(fields)) = (ty.object(), value.as_object()) else { return };
+        for (name, value) in fields {
+            let Some(field) = object.field(name) else { continue };
+            let node = at.field(name, ty);
+            if ty.leaves_out(field, value) {
+                self.note(&node, value);
+            } else {
+                self.look(ty.to(field.ty), value, &node);
+            }
+        }
+    }
+
+    /// Whether one lies below a field of the object.
+    #[must_use]
+    pub fn is_below(&self, field: &str) -> bool {
+        self.0.iter().any(|blank| blank.path.first().is_some_and(|first| first == field))
+    }
+
+    /// The empty value that stands where an error says that there is none.
+    #[must_use]
+    pub fn at(&self, path: &str) -> Option<Value> {
+        self.0.iter().find(|blank| blank.shown == path).map(Blank::value)
+    }
+
+    /// Puts those of these paths back into the object, as far as what they lie in is there.
+    pub fn put_back(&self, object: &mut Value, paths: &[&str]) {
+        for blank in self.0.iter().filter(|blank| paths.contains(&blank.shown.as_str())) {
+            let Some((last, above)) = blank.path.split_last() else { continue };
+            let holder = above.iter().try_fold(&mut *object, |value, key| match value {
+                Value::Array(items) => items.get_mut(key.parse::<usize>().ok()?),
+                value => value.get_mut(key),
+            });
+            if let Some(Value::Object(holder)) = holder {
+                holder.entry(last).or_insert_with(|| blank.value());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        json::{Validation, decode},
+        schema,
+    };
+    use serde_json::json;
+
+    #[test]
+    fn what_is_empty_is_noted_and_can_be_put_back() {
+        let ty = schema::builtin().named("io.k8s.api.apps.v1.DaemonSet").unwrap();
+        let body =
+            json!({"spec": {"selector": {}, "template": {"metadata": {"labels": {}}, "spec": {"containers": [{"name": "a", "args": []}], "volumes": null}}}});
+        let decoded = decode(body.to_string().as_bytes(), Some(ty), Validation::Strict).unwrap();
+        let template = &decoded.value["spec"]["template"];
+        assert_eq!((template["metadata"].get("labels"), template["spec"]["containers"][0].get("args")), (None, None));
+        assert_eq!(decoded.blanks.at("spec.template.metadata.labels"), Some(json!({})));
+        assert_eq!(decoded.blanks.at("spec.template.spec.containers[0].args"), Some(json!([])));
+        assert_eq!(decoded.blanks.at("spec.template.spec.volumes"), None);
+        assert!(decoded.blanks.is_below("spec") && !decoded.blanks.is_below("metadata"));
+        let mut some = decoded.value.clone();
+        decoded.blanks.put_back(&mut some, &["spec.template.spec.containers[0].args", "spec.none"]);
+        assert_eq!(some["spec"]["template"]["spec"]["containers"][0]["args"], json!([]));
+        assert_eq!(some["spec"]["template"]["metadata"], json!({}));
+    }
+}
