@@ -103,7 +103,7 @@ impl Geometry {
     /// # Errors
     /// There is none.
     pub fn holding(bytes: u64) -> Result<Self, OutOfRange> {
-        nearest(bytes, |size| Self::of(size.max(BYTES_MIN)))
+        nearest(bytes, BYTES_MIN, Self::of)
     }
 
     /// Of this one, grown until it holds so many bytes of files; the same where it does.
@@ -111,8 +111,8 @@ impl Geometry {
     /// # Errors
     /// It would be too large.
     pub fn grown(&self, bytes: u64) -> Result<Self, OutOfRange> {
-        let grown = nearest(bytes, |size| match size {
-            0..=BYTES_MAX => Ok(Self { blocks: (size / BLOCK_BYTES).max(self.blocks), ..*self }.trimmed()),
+        let grown = nearest(bytes, self.bytes(), |size| match size {
+            0..=BYTES_MAX => Ok(Self { blocks: size / BLOCK_BYTES, ..*self }.trimmed()),
             _ => Err(OutOfRange),
         })?;
         Ok(if grown.blocks > self.blocks { grown } else { *self })
@@ -198,9 +198,9 @@ impl Geometry {
     }
 }
 
-/// The smallest size, as near as trying finds it, that holds so many bytes.
-fn nearest(bytes: u64, of: impl Fn(u64) -> Result<Geometry, OutOfRange>) -> Result<Geometry, OutOfRange> {
-    let mut size = bytes.checked_next_multiple_of(BLOCK_BYTES).ok_or(OutOfRange)?;
+/// The smallest size that holds so many bytes, as near as trying finds it; none below `least`.
+fn nearest(bytes: u64, least: u64, of: impl Fn(u64) -> Result<Geometry, OutOfRange>) -> Result<Geometry, OutOfRange> {
+    let mut size = bytes.max(least).checked_next_multiple_of(BLOCK_BYTES).ok_or(OutOfRange)?;
     for _ in 0..TRIES {
         let geometry = of(size)?;
         let missing = bytes.saturating_sub(geometry.capacity());
@@ -246,6 +246,10 @@ mod tests {
             let (larger, group) = (geometry.grown(asked * 2).unwrap(), geometry.inodes_per_group);
             assert!(larger.capacity() >= asked * 2 && larger.inodes_per_group == group, "{megabytes} MiB");
             assert_eq!(geometry.grown(asked).unwrap(), geometry, "{megabytes} MiB");
+            for more in [1, BLOCK_BYTES, 5 * BLOCK_BYTES, mib] {
+                let grown = geometry.grown(capacity + more).unwrap();
+                assert!(grown.capacity() >= capacity + more && grown.blocks > geometry.blocks, "{megabytes} MiB and {more}: {grown:?}");
+            }
         }
     }
 
