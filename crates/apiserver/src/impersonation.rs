@@ -6,7 +6,7 @@
 //! refusal is told. Upstream remembers what it decided for some seconds; here decisions come from memory as it is.
 
 use crate::{access::authorize_verb, path::RequestInfo, query, world::World};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use identity::User;
 use machinery::{names, quote::Quoted, status::Status};
 use std::{collections::BTreeMap, sync::Arc};
@@ -36,12 +36,14 @@ pub(crate) fn impersonate(world: &World, user: Arc<User>, info: &RequestInfo, he
 
 /// Whom the headers ask for; none if they do not.
 fn wanted(headers: &HeaderMap) -> Result<Option<User>, Status> {
-    let texts = |name: &str| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect::<Vec<_>>();
+    // A name that is not ASCII comes as it is; one that were dropped would leave the caller what he is.
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let texts = |name: &str| headers.get_all(name).iter().map(text).collect::<Vec<_>>();
     let first = |name: &str| texts(name).into_iter().next().unwrap_or_default();
     let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (key, value) in headers {
-        if let (Some(name), Ok(value)) = (key.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
-            extra.entry(query::percent_decode(name).to_lowercase()).or_default().push(value.to_owned());
+        if let Some(name) = key.as_str().strip_prefix("impersonate-extra-") {
+            extra.entry(query::percent_decode(name).into_owned()).or_default().push(text(value));
         }
     }
     let user = User { name: first("impersonate-user"), uid: first("impersonate-uid"), groups: texts("impersonate-group"), extra };
@@ -244,6 +246,9 @@ fn unfit(key: &str, values: &[String]) -> Option<String> {
     if !is_path {
         let why = format!("extra.key: Invalid value: {}: must be a domain-prefixed path (such as \"acme.io/foo\")", Quoted(key));
         return Some(format!("impersonating an invalid key in extra is not allowed: {why}"));
+    }
+    if key.chars().any(char::is_uppercase) {
+        return Some(format!("impersonating a non-lowercase key in extra is not allowed: {}", Quoted(key)));
     }
     values.iter().any(String::is_empty).then(|| "impersonating the empty string value in extra is not allowed".to_owned())
 }

@@ -113,7 +113,7 @@ pub trait Strategy: Send + Sync {
     /// Readies an update of the object itself: the status stays, a change of anything but metadata counts.
     fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep(obj, old, "status");
-        if self.has_generation() && tree::body_differs(obj, old) {
+        if self.has_generation() && tree::body_differs(&tree::without_blanks(obj, self.told_blanks()), old) {
             tree::bump_generation(obj, old);
         }
     }

@@ -1,6 +1,7 @@
 //! Small moves on the value tree. None of them panics: a branch of an unexpected type is left alone.
 
 use machinery::{Map, Value, defaulting, gvk::Gvk, schema};
+use std::borrow::Cow;
 
 /// An object's fields.
 pub(crate) type Fields = Map<String, Value>;
@@ -130,6 +131,19 @@ pub(crate) fn body_differs(obj: &Value, old: &Value) -> bool {
     let body = |v: &'_ Value| v.as_object().map(|m| m.iter().filter(|(k, v)| own(k) && !v.is_null()).count());
     let same = |(key, value): (&String, &Value)| !own(key) || value.is_null() || old.get(key) == Some(value);
     body(obj) != body(old) || !obj.as_object().is_none_or(|m| m.iter().all(same))
+}
+
+/// An object without those of these lists that are empty: to have them is no change.
+pub(crate) fn without_blanks<'v>(obj: &'v Value, paths: &[&str]) -> Cow<'v, Value> {
+    let is_blank = |path: &&str| path.split('.').fold(obj, |value, key| &value[key]).as_array().is_some_and(Vec::is_empty);
+    let mut plain = Cow::Borrowed(obj);
+    for (above, last) in paths.iter().copied().filter(is_blank).filter_map(|path| path.rsplit_once('.')) {
+        let above: Vec<&str> = above.split('.').collect();
+        if let Some(fields) = at(plain.to_mut(), &above) {
+            fields.remove(last);
+        }
+    }
+    plain
 }
 
 /// The generation is one more than the old object's.

@@ -114,8 +114,9 @@ pub async fn run_with(
         config,
     });
     reserve::check(&cx.config.settings, &cx.machine.capacity()).map_err(Error::Settings)?;
-    reserve::limit_others(&cx).map_err(Error::Settings)?;
-    tokio::spawn(reserve::limit_pods(Arc::clone(&cx), stop.clone()));
+    let own = Arc::clone(&cx);
+    util::blocking(move || reserve::limit_others(&own)).await.map_err(Error::Settings)?;
+    let limiting = tokio::spawn(reserve::limit_pods(Arc::clone(&cx), stop.clone()));
     let mut events = runtime.events();
     let keeper = Arc::new(node::csi::CsiNode::new(Arc::clone(&cx.api), &cx.config.node_name));
     let served = server::spawn(Arc::clone(&cx), pods.clone(), stop.clone()).await?;
@@ -174,6 +175,8 @@ pub async fn run_with(
     }
     stop.cancel();
     manager.drain().await;
+    // Else it could make the pods' cgroup after it was removed.
+    let _ = limiting.await;
     drop(registered);
     if let Some(server) = served {
         let _ = server.await;

@@ -228,6 +228,11 @@ fn cpus(list: &str) -> Result<usize, String> {
     Ok(all.len())
 }
 
+/// A cgroup that is named; an empty name is none.
+fn named(cgroup: &Option<String>) -> Option<&String> {
+    cgroup.as_ref().filter(|name| !name.is_empty())
+}
+
 impl Options {
     /// Checks all of it.
     ///
@@ -248,6 +253,8 @@ impl Options {
     fn eviction(&self, errors: &mut Vec<String>, enforced: bool) -> Option<Eviction> {
         let usual = signals::DEFAULT_HARD.map(str::to_owned);
         let by_default = self.eviction_hard.is_empty();
+        // Who names the images' disk means it, also where it is the node's.
+        let named = self.eviction_soft.iter().any(|threshold| threshold.contains("imagefs."));
         let thresholds = || {
             let hard = pairs(if by_default { &usual } else { &self.eviction_hard }, '<')?;
             let (soft, grace) = (pairs(&self.eviction_soft, '<')?, pairs(&self.eviction_soft_grace_period, '=')?);
@@ -257,7 +264,7 @@ impl Options {
         match (thresholds, transition) {
             (Ok(thresholds), Ok(transition)) => {
                 let (max_pod_grace_s, by_kernel) = (self.eviction_max_pod_grace_period.into(), self.kernel_memcg_notification);
-                Some(Eviction { thresholds, by_default, max_pod_grace_s, transition: positive(transition), by_kernel })
+                Some(Eviction { thresholds, by_default: by_default && !named, max_pod_grace_s, transition: positive(transition), by_kernel })
             }
             (thresholds, transition) => {
                 errors.extend(thresholds.err().into_iter().chain(transition.err()));
@@ -315,7 +322,7 @@ impl Options {
         };
         let (mut system, mut kube) = (of(&self.system_reserved, "--system-reserved"), of(&self.kube_reserved, "--kube-reserved"));
         if let Some(list) = self.reserved_cpus.as_deref().filter(|l| !l.is_empty()) {
-            if self.system_reserved_cgroup.is_some() || self.kube_reserved_cgroup.is_some() {
+            if named(&self.system_reserved_cgroup).is_some() || named(&self.kube_reserved_cgroup).is_some() {
                 errors.push("invalid configuration: can't use reservedSystemCPUs (--reserved-cpus) with systemReservedCgroup (--system-reserved-cgroup) or kubeReservedCgroup (--kube-reserved-cgroup)".into());
             }
             match cpus(list) {
@@ -351,13 +358,13 @@ impl Options {
             }
             match one.as_str() {
                 "pods" => out.enforce_pods = true,
-                "system-reserved" | "system-reserved-compressible" => match &self.system_reserved_cgroup {
+                "system-reserved" | "system-reserved-compressible" => match named(&self.system_reserved_cgroup) {
                     Some(cgroup) => out.cgroups.push((Owner::System, cgroup.clone(), one.ends_with("compressible"))),
                     None => errors.push(format!(
                         "invalid configuration: systemReservedCgroup (--system-reserved-cgroup) must be specified when \"system-reserved\" or \"system-reserved-compressible\" included in {flag}"
                     )),
                 },
-                "kube-reserved" | "kube-reserved-compressible" => match &self.kube_reserved_cgroup {
+                "kube-reserved" | "kube-reserved-compressible" => match named(&self.kube_reserved_cgroup) {
                     Some(cgroup) => out.cgroups.push((Owner::Kube, cgroup.clone(), one.ends_with("compressible"))),
                     None => errors.push(format!(
                         "invalid configuration: kubeReservedCgroup (--kube-reserved-cgroup) must be specified when \"kube-reserved\" or \"kube-reserved-compressible\" included in {flag}"

@@ -25,6 +25,10 @@ pub(super) async fn settle(world: &World) -> Result<(), Status> {
 
 /// Says of flow schemas whether their levels are there, as they come and go. Runs until the server ends.
 pub(crate) async fn follow(world: World) {
+    // Where they are not served there is nothing to say of them.
+    if world.row(FLOW_SCHEMAS.0, FLOW_SCHEMAS.1, FLOW_SCHEMAS.2).is_none() {
+        return;
+    }
     let ending = world.ending().clone();
     let mut schemas = News::new(&world, FLOW_SCHEMAS, Scope::Bucket);
     let mut levels = News::new(&world, PRIORITY_LEVELS, Scope::Bucket);

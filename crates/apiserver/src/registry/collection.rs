@@ -3,10 +3,16 @@
 use super::{Call, DeleteOptions, delete, delete_named, list, meta};
 use crate::{listing::List, respond::Answer, storage};
 use bytes::Bytes;
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use machinery::{
     field::{self, Path},
     status::Status,
 };
+use std::sync::Arc;
+use store::Entry;
+
+/// Deletions that wait for the disk together: one after another each would wait for a flush of its own.
+const SIDE_BY_SIDE: usize = 16;
 
 /// Answers a DELETE of many with the list of what was found.
 pub(crate) async fn delete_collection(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
@@ -23,19 +29,41 @@ pub(crate) async fn delete_collection(call: &Call<'_>, body: &Bytes) -> Result<A
     let wanted = wanted.or_else(|unread| unread)?;
     let list: List = wanted.list(call).await?;
     delete::warn(call, &options);
-    for entry in &list.entries {
-        // Each deletion is finished; those that have not begun are left when nobody waits any more, as upstream does.
-        if call.cx.is_given_up() {
-            return Err(Status::timeout("the client is gone"));
+    delete_each(call, &list, &options).await?;
+    Ok(Answer::List(list))
+}
+
+/// Deletes what a list holds. Each deletion is finished; those that have not begun are left when one failed or nobody waits any more, as
+/// upstream does.
+async fn delete_each(call: &Call<'_>, list: &List, options: &DeleteOptions) -> Result<(), Status> {
+    let mut entries = list.entries.iter();
+    let mut under_way = FuturesUnordered::new();
+    let mut outcome = Ok(());
+    loop {
+        while outcome.is_ok()
+            && under_way.len() < SIDE_BY_SIDE
+            && let Some(entry) = entries.next()
+        {
+            match call.cx.is_given_up() {
+                true => outcome = Err(Status::timeout("the client is gone")),
+                false => under_way.push(delete_entry(call, entry, options)),
+            }
         }
-        let value = storage::value(call.row, entry);
-        let (namespace, name) = (meta::text(&value, "namespace"), meta::text(&value, "name"));
-        match delete_named(call, call.row, namespace, name, &options).await {
-            Ok(_) => {}
-            // Somebody else was faster; the aim is reached.
-            Err(status) if status.code == 404 => {}
-            Err(status) => return Err(status),
+        match under_way.next().await {
+            Some(deleted) => outcome = outcome.and(deleted),
+            None => return outcome,
         }
     }
-    Ok(Answer::List(list))
+}
+
+fn delete_entry<'a>(call: &'a Call<'_>, entry: &'a Arc<Entry>, options: &'a DeleteOptions) -> BoxFuture<'a, Result<(), Status>> {
+    Box::pin(async move {
+        let value = storage::value(call.row, entry);
+        let (namespace, name) = (meta::text(&value, "namespace"), meta::text(&value, "name"));
+        match delete_named(call, call.row, namespace, name, options).await {
+            // Somebody else was faster; the aim is reached.
+            Err(status) if status.code != 404 => Err(status),
+            _ => Ok(()),
+        }
+    })
 }

@@ -151,6 +151,10 @@ async fn impersonation_needs_leave() {
     );
     assert_eq!(refused, told);
     ask(admin(), vec![("impersonate-group", "team")]).await.expect(400);
+    // A name beyond ASCII is one like any other, and never nobody's.
+    ask(user("eve", &[]), vec![("impersonate-user", "jörg")]).await.refused(403);
+    let info = ask(admin(), vec![("impersonate-user", "jörg"), ("impersonate-group", "größe")]).await.expect(201)["status"]["userInfo"].clone();
+    assert_eq!(info, json!({"username": "jörg", "groups": ["größe", "system:authenticated"]}));
     let account = vec![("impersonate-user", "system:serviceaccount:default:web")];
     let info = ask(admin(), account).await.expect(201)["status"]["userInfo"].clone();
     assert_eq!(info["groups"], json!(["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"]));

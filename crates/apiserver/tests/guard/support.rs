@@ -95,7 +95,7 @@ impl Cluster {
         }
         let media = headers.iter().any(|(k, _)| *k == "content-type");
         for (name, value) in headers.iter().copied().chain((!media).then_some(("content-type", "application/json"))) {
-            request = request.header(name, value);
+            request = request.header(name, value.as_bytes());
         }
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let response = self.api.handle(request.body(full(body)).expect("a request")).await;

@@ -8,7 +8,7 @@ use k8s_openapi::api::resource::v1::DeviceTaintRule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
-use super::{NAME, STATUS_PERIOD, Taints};
+use super::{BY_POOL, NAME, STATUS_PERIOD, Taints, pool};
 use crate::meta::between;
 use crate::work::Step;
 
@@ -74,10 +74,7 @@ impl Taints {
     /// What a rule without an effect would do.
     fn foretold(&self, rule: &DeviceTaintRule) -> String {
         let slices = self.slices.list();
-        let newest = |driver: &str, pool: &str| {
-            let own = slices.iter().filter(|slice| slice.spec.driver == driver && slice.spec.pool.name == pool);
-            own.map(|slice| slice.spec.pool.generation).max()
-        };
+        let newest = |driver: &str, name: &str| self.slices.by_index(BY_POOL, &pool(driver, name)).iter().map(|slice| slice.spec.pool.generation).max();
         let current = slices.iter().filter(|slice| Some(slice.spec.pool.generation) == newest(&slice.spec.driver, &slice.spec.pool.name));
         let published = current.flat_map(|slice| slice.spec.devices.iter().flatten().map(move |device| (slice, device)));
         let published = published.filter(|(slice, device)| selects(rule, &slice.spec.driver, &slice.spec.pool.name, &device.name)).count();

@@ -18,6 +18,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::resource::v1::{DeviceClass, DeviceTaintRule, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -137,6 +138,11 @@ impl Monitors {
             ("storage.k8s.io", "storageclasses") => self.feed(&i.informer::<StorageClass>(), &served, token),
             ("storage.k8s.io", "volumeattributesclasses") => self.feed(&i.informer::<VolumeAttributesClass>(), &served, token),
             ("certificates.k8s.io", "certificatesigningrequests") => self.feed(&i.informer::<CertificateSigningRequest>(), &served, token),
+            ("resource.k8s.io", "deviceclasses") => self.feed(&i.informer::<DeviceClass>(), &served, token),
+            ("resource.k8s.io", "devicetaintrules") => self.feed(&i.informer::<DeviceTaintRule>(), &served, token),
+            ("resource.k8s.io", "resourceclaims") => self.feed(&i.informer::<ResourceClaim>(), &served, token),
+            ("resource.k8s.io", "resourceclaimtemplates") => self.feed(&i.informer::<ResourceClaimTemplate>(), &served, token),
+            ("resource.k8s.io", "resourceslices") => self.feed(&i.informer::<ResourceSlice>(), &served, token),
             ("storage.k8s.io", "csidrivers") => self.feed(&i.informer::<CSIDriver>(), &served, token),
             ("storage.k8s.io", "csinodes") => self.feed(&i.informer::<CSINode>(), &served, token),
             ("storage.k8s.io", "csistoragecapacities") => self.feed(&i.informer::<CSIStorageCapacity>(), &served, token),

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use machinery::status::Status;
 use serde_json::json;
 
-use super::{BY_OWNER, Claims};
+use super::{BY_OWNER, Claims, is_done};
 use crate::pods;
 use crate::work::Step;
 
@@ -23,7 +23,8 @@ const BASE_MAX: usize = 57;
 impl Claims {
     /// Gives a pod what it needs.
     pub(super) async fn provide(&self, key: &ObjectKey) -> Step {
-        let Some(pod) = self.pods.get_key(key).filter(|pod| !pod.is_deleting()) else { return Ok(None) };
+        // What a pod that is done has is taken from it: given anew, it would be taken and given for ever.
+        let Some(pod) = self.pods.get_key(key).filter(|pod| !pod.is_deleting() && !is_done(pod)) else { return Ok(None) };
         let mut made = BTreeMap::new();
         for claim in pod_claims(&pod) {
             match self.made_for(&pod, claim).await {

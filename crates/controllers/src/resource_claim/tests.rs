@@ -184,3 +184,12 @@ fn long_names_lose_their_shares_and_few_pods_are_remembered() {
     (0..GONE_MAX + 5).for_each(|n| gone.add(&n.to_string()));
     assert_eq!((gone.uids.len(), gone.uids.contains("4"), gone.uids.contains("5")), (GONE_MAX, false, true));
 }
+
+#[tokio::test]
+async fn a_pod_that_is_done_gets_nothing() {
+    let mut status = knows("web-gpu-1");
+    status["phase"] = json!("Succeeded");
+    let (controller, written) = made(vec![pod("P", "node", status)], vec![claim("shared", None, allocated(&[("other", "O")]))], None);
+    controller.reconcile(&web()).await.expect("nothing");
+    assert!(written().is_empty(), "{:?}", written());
+}

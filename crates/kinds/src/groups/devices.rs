@@ -147,6 +147,14 @@ impl Strategy for ClaimTemplates {
     }
 }
 
+/// Each taint says since when it is there (upstream `SetDefaults_DeviceTaint`).
+fn date_taints(cx: &Context, obj: &mut Value) {
+    let Some(spec) = tree::at(obj, &["spec"]) else { return };
+    for device in tree::each(spec, "devices") {
+        tree::each(device, "taints").for_each(|taint| tree::fill(taint, "timeAdded", time::rfc3339(cx.now)));
+    }
+}
+
 /// The strategy of what drivers offer.
 pub(super) struct Slices;
 
@@ -155,14 +163,16 @@ impl Strategy for Slices {
         &["spec.sharedCounters", "spec.devices"]
     }
 
-    fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
+    fn prepare_create(&self, cx: &Context, obj: &mut Value) {
+        date_taints(cx, obj);
         withhold_operations(obj, &Value::Null);
         tree::set_meta(obj, "generation", 1.into());
     }
 
     /// What is withheld counts as a change all the same.
-    fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        if obj["spec"] != old["spec"] {
+    fn prepare_update(&self, cx: &Context, obj: &mut Value, old: &Value) {
+        date_taints(cx, obj);
+        if tree::without_blanks(obj, self.told_blanks())["spec"] != old["spec"] {
             tree::bump_generation(obj, old);
         }
         withhold_operations(obj, old);

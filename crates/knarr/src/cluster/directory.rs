@@ -25,7 +25,8 @@ const ENTRIES: [&str; 11] = ["pki", "store", "runtime", "kubelet", "volumes", "k
 /// What its owner may put there before the first start, and keeps.
 const USERS: [&str; 1] = ["registries.yaml"];
 
-/// The mode of a directory that knarr has made and not marked yet: nobody else sets the sticky bit where only one may write.
+/// The mode of a directory that knarr has made and not marked yet: nobody else sets the sticky bit where only one may write. (A group's bit
+/// may come from the directory above.)
 const HALF_MADE: u32 = 0o1700;
 
 /// What the mark says.
@@ -76,7 +77,7 @@ fn names(path: &Path) -> anyhow::Result<Option<Vec<String>>> {
 pub fn owned(path: &Path, cluster: &str, default: bool) -> anyhow::Result<bool> {
     let Some(names) = names(path)? else { return Ok(false) };
     if names.iter().all(|n| USERS.contains(&n.as_str()) || n.ends_with(".json.new")) {
-        return Ok(fs::symlink_metadata(path).is_ok_and(|found| found.mode() & 0o7777 == HALF_MADE && found.uid() == nix::unistd::geteuid().as_raw()));
+        return Ok(fs::symlink_metadata(path).is_ok_and(|found| found.mode() & 0o5777 == HALF_MADE && found.uid() == nix::unistd::geteuid().as_raw()));
     }
     let whose = match fs::read(path.join(MARK)) {
         Ok(text) => serde_json::from_slice::<Made>(&text).ok().map(|m| m.cluster),

@@ -84,8 +84,9 @@ pub async fn check(cx: Arc<Context>, pods: Pods) {
         if evicted.is_empty() {
             return;
         }
-        // What they give back is seen when they have ended; who takes his time is not waited for.
-        let until = tokio::time::Instant::now() + CLEANUP_MAX;
+        // What they give back is seen when they have ended; who takes more than half as much again as he got is not waited for (upstream `killPodNow`).
+        let grace = evicted.iter().filter_map(|h| h.eviction()).map(|e| e.grace).max().unwrap_or_default();
+        let until = tokio::time::Instant::now() + CLEANUP_MAX + grace + grace / 2;
         while evicted.iter().any(|h| !h.ended() && !h.is_gone()) && tokio::time::Instant::now() < until {
             tokio::time::sleep(CLEANUP_LOOK).await;
         }

@@ -49,6 +49,10 @@ fn directory(cx: &Context, t: &Threshold) -> Option<PathBuf> {
 
 /// Tells `hurry` when a threshold of memory is crossed.
 pub async fn tell(cx: Arc<Context>, hurry: Arc<Notify>, stop: CancellationToken) {
+    // The kernel tells only of version 1.
+    if cx.cgroups.memory_base().is_none() {
+        return;
+    }
     let thresholds = &cx.config.settings.eviction.thresholds;
     while !stop.is_cancelled() {
         let (observed, _) = observe(&cx).await;

@@ -302,7 +302,8 @@ impl Manager {
         match panicked {
             None => {
                 self.pods.inner.lock().remove(&work.handle.uid);
-                if let Some(next) = self.waiting.remove(&full_name(&work.handle.pod())) {
+                // They wait for a name or for a UID; who still has to waits again.
+                for next in std::mem::take(&mut self.waiting).into_values() {
                     self.begin_static(next);
                 }
             }

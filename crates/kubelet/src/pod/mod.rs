@@ -247,7 +247,7 @@ impl Handle {
     }
 
     /// Why it is to make room. It stays so: a worker that is begun anew must know it as well.
-    fn eviction(&self) -> Option<Eviction> {
+    pub fn eviction(&self) -> Option<Eviction> {
         self.evicted.lock().clone()
     }
 

@@ -18,6 +18,8 @@ use super::{cleanup, lost, resize, setup};
 use crate::api::Severity;
 use crate::cri::{Container, ContainerId, Sandbox, State};
 use crate::start_error::StartError;
+use crate::statics::is_static;
+use crate::status_writer::StatusWriter;
 use crate::util;
 use crate::volumes::payload::Source;
 use crate::volumes::{self, Layout};
@@ -213,7 +215,9 @@ impl Worker {
         if !self.duties.ready(Duty::Clean, at) {
             return self.duties.waits(Duty::Clean, at);
         }
-        let (cx, pod, writer) = (Arc::clone(&self.cx), Arc::clone(pod), self.writer.clone());
+        let (cx, pod) = (Arc::clone(&self.cx), Arc::clone(pod));
+        // A static pod may be the API server itself: nobody waits until its mirror has been told.
+        let writer = if is_static(&pod) { StatusWriter::idle() } else { self.writer.clone() };
         let deleted = self.handle.is_gone() || pod.metadata.deletion_timestamp.is_some();
         if self.stage == Stage::Cleaning {
             let sandbox = sandbox.map(|s| s.id.clone());

@@ -173,12 +173,8 @@ impl Mirrors {
         // A node that nobody knows, or that is being removed, shows no pods; it is told when it is registered.
         let Some(mirror) = node.and_then(|node| mirror_of(pod, &node)) else { return Ok(()) };
         match self.cx.api.create_pod(&mirror).await {
-            Ok(made) => {
-                // The watch tells of it as well; whatever comes first.
-                self.known.lock().entry(full_name(pod)).or_insert_with(|| Arc::new(made));
-                self.wake();
-                Ok(())
-            }
+            // The watch tells of it; whatever it told by now is newer than this answer.
+            Ok(_) => Ok(()),
             Err(ApiError::Conflict(why)) => {
                 // A former process made it and nobody has told yet, or it is another's.
                 let there = self.cx.api.get_pod(util::namespace(pod), util::name(pod)).await?;

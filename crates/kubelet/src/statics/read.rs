@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use machinery::Value;
 use machinery::gvk::Gvk;
 use machinery::json::Validation;
-use machinery::tree::{items, text};
+use machinery::tree::text;
 use machinery::{defaulting, schema, yaml};
 use nix::fcntl::OFlag;
 use serde_json::json;
@@ -108,17 +108,15 @@ fn place(value: &mut Value, path: &Path, node: &str, seen: &str) -> Option<()> {
     }
     // Whatever becomes of the node, its own pods stay.
     let stays = json!({"operator": "Exists", "effect": "NoExecute"});
-    let has = items(&value["spec"]["tolerations"]).iter().any(|t| {
-        let of = |key: &str| text(t, key) == text(&stays, key);
-        ["key", "operator", "effect", "value"].iter().all(|key| of(key))
-    });
     let spec = fields(value, "spec")?;
     spec.insert("nodeName".into(), node.into());
-    if !has {
-        match spec.get_mut("tolerations").and_then(Value::as_array_mut) {
-            Some(list) => list.push(stays),
-            None => drop(spec.insert("tolerations".into(), json!([stays]))),
+    match spec.get_mut("tolerations").and_then(Value::as_array_mut) {
+        // One that bears the same for some seconds makes room for it.
+        Some(list) => {
+            list.retain(|t| !["key", "operator", "effect", "value"].iter().all(|key| text(t, key) == text(&stays, key)));
+            list.push(stays);
         }
+        None => drop(spec.insert("tolerations".into(), json!([stays]))),
     }
     value.as_object_mut()?.insert("status".into(), json!({"phase": "Pending"}));
     Some(())

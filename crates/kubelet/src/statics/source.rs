@@ -145,6 +145,8 @@ impl Files {
     /// The pods that the files describe. `keep`: a file that cannot be read as one says what it said before.
     fn look(&mut self, keep: bool) -> io::Result<Vec<Arc<Pod>>> {
         let names = self.list()?;
+        // What one file alone said stands until it says something else (upstream returns before it replaces anything).
+        let keep = keep || names.contains(&self.path);
         let mut pods: BTreeMap<FullName, Arc<Pod>> = BTreeMap::new();
         self.known.retain(|path, _| names.contains(path));
         self.told.retain(|path, _| names.contains(path));

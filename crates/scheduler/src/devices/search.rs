@@ -20,6 +20,8 @@ use super::{Amounts, RESULTS_MAX, Supply, Taken, selector};
 
 /// Devices that are tried on a node at most. The original ends by its `filterTimeout`.
 pub(super) const STEPS_MAX: usize = if cfg!(test) { 2_000 } else { 200_000 };
+/// The cost of a selector, in CEL's units, that counts as one of these.
+const COST_OF_STEP: u64 = 100;
 /// Requests and devices of all claims of a pod at most: each is a level of the recursion.
 const LEVELS_MAX: usize = 2_000;
 
@@ -228,10 +230,16 @@ impl<'a> Search<'a> {
         for (class, i, selector) in of_class.chain(request.selectors.iter().enumerate().map(|(i, selector)| (false, i, selector))) {
             let text = selector.cel.as_ref().map(|cel| cel.expression.as_str()).unwrap_or_default();
             let device = self.values.entry(at).or_insert_with(|| selector::value(entry));
-            selected = selector::selects(text, device, &entry.id).map_err(|why| {
+            let (hit, cost) = selector::selects(text, device, &entry.id).map_err(|why| {
                 let whose = if class { format!("class {}", request.class.name()) } else { format!("claim {}", self.claims[c].key()) };
                 format!("{whose}: selector #{i}{why}")
             })?;
+            selected = hit;
+            // Expressions are the claim's author's: what they cost counts as steps do.
+            self.steps = self.steps.saturating_add(usize::try_from(cost / COST_OF_STEP).unwrap_or(usize::MAX));
+            if self.steps > STEPS_MAX {
+                return Err(format!("node {}: timed out trying to allocate devices", self.node.name()));
+            }
             if !selected {
                 break;
             }
@@ -285,6 +293,7 @@ impl<'a> Search<'a> {
 
     /// Finds the device of this number for a request, from a place on.
     fn device(&mut self, key: (usize, usize, usize), number: usize, from: At) -> Result<bool, Stop> {
+        self.step()?;
         let (c, r, a) = key;
         let request = &self.requests[c][r][a];
         if request.all.as_ref().is_some_and(Vec::is_empty) {
@@ -306,16 +315,19 @@ impl<'a> Search<'a> {
                 continue;
             }
             for d in if p == from.0 { from.1 } else { 0 }..pool.devices.len() {
-                self.steps += 1;
-                if self.steps > STEPS_MAX {
-                    return Err(Stop::Late);
-                }
+                self.step()?;
                 if self.suits(key, (p, d)).map_err(Stop::Wrong)? && self.with(key, (p, d), false, number, (p, d + 1))? {
                     return Ok(true);
                 }
             }
         }
         Ok(false)
+    }
+
+    /// One step more; an error when there have been too many.
+    fn step(&mut self) -> Result<(), Stop> {
+        self.steps += 1;
+        if self.steps > STEPS_MAX { Err(Stop::Late) } else { Ok(()) }
     }
 
     /// Takes a device and goes on; puts it back if that leads nowhere.

@@ -53,17 +53,18 @@ fn of(attribute: &DeviceAttribute) -> Attribute<'_> {
     }
 }
 
-/// Whether an expression selects a device.
+/// Whether an expression selects a device, and what it cost to find out, in CEL's units.
 ///
 /// # Errors
 /// It cannot be compiled, or has no value for this device.
-pub(super) fn selects(text: &str, device: &Result<Value<'static>, String>, id: &dyn std::fmt::Display) -> Result<bool, String> {
+pub(super) fn selects(text: &str, device: &Result<Value<'static>, String>, id: &dyn std::fmt::Display) -> Result<(bool, u64), String> {
     let plan = program(text).map_err(|why| format!(": CEL compile error: {why}"))?;
     let wrong = |why: &dyn std::fmt::Display| format!(" on device {id}: CEL runtime error: {why}");
     let device = device.as_ref().map_err(|why| wrong(why))?;
     let outcome = plan.run(&[("device", device.clone())], Limits::default());
+    let cost = outcome.cost;
     match outcome.value {
-        Ok(Value::Bool(selected)) => Ok(selected),
+        Ok(Value::Bool(selected)) => Ok((selected, cost)),
         Ok(other) => {
             Err(wrong(&format!("CEL result of type {} could not be converted to bool: type conversion error from '{0}' to 'bool'", other.type_name())))
         }

@@ -250,6 +250,12 @@ fn a_search_without_end_ends() {
     let constraints = json!({"constraints": [{"matchAttribute": "x.io/a"}, {"distinctAttribute": "x.io/b"}]});
     let asks = claim(json!([exactly("r", json!({"count": 15})), exactly("s", json!({"count": 15}))]), constraints);
     assert_eq!(told(&made, &[asks]), Err("node here: timed out trying to allocate devices".to_owned()));
+    // Alternatives that each take the one device that there is, and a request that nothing suits.
+    let shared = Made { slices: vec![whole(json!([{"name": "a", "allowMultipleAllocations": true}]))], ..Made::default() };
+    let all = |n: usize| json!({"name": format!("x{n}"), "deviceClassName": "gpu", "allocationMode": "All"});
+    let mut requests: Vec<Value> = (0..20).map(|r| json!({"name": format!("r{r}"), "firstAvailable": (0..8).map(all).collect::<Vec<_>>()})).collect();
+    requests.push(exactly("none", json!({"allocationMode": "All", "selectors": [{"cel": {"expression": "false"}}]})));
+    assert_eq!(told(&shared, &[claim(json!(requests), json!({}))]), Err("node here: timed out trying to allocate devices".to_owned()));
     let many = claim(json!([exactly("r", json!({"count": 33}))]), json!({}));
     let why = "claim n/c, request r: adding 33 devices exceeds the claim limit of 32, with 0 already accounted for";
     assert_eq!(told(&made, &[many]), Err(why.to_owned()));

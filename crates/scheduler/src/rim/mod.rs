@@ -402,6 +402,7 @@ impl Scheduler {
             Ok(grants) => grants.unwrap_or_default(),
             Err(why) => {
                 self.queue.fail(&uid, Instant::now());
+                self.give_back(&uid, "");
                 return self.note(pod, "SchedulerError", format!("running Reserve plugin {:?}: {why}", dynamic_resources::NAME), Nomination::Clear);
             }
         };
@@ -450,8 +451,12 @@ impl Scheduler {
         self.under_way.remove(uid);
         why.steps.iter().for_each(|step| step.revert(&mut self.world));
         // What was written is the claim's, and will be seen there.
-        let open = why.grants.iter().filter(|grant| grant.allocation.is_some() && !grant.is_written);
-        open.for_each(|grant| self.world.assumed.forget_devices(grant.claim.uid()));
+        let open: Vec<_> = why.grants.iter().filter(|grant| grant.allocation.is_some() && !grant.is_written).collect();
+        open.iter().for_each(|grant| self.world.assumed.forget_devices(grant.claim.uid()));
+        if !open.is_empty() {
+            // Others were turned away because of them.
+            self.change(&Change::Devices);
+        }
         if let Some(last) = self.cache.forget(uid) {
             self.change(&Change::PodGone(&last));
         }

@@ -100,7 +100,7 @@ fn format_if_blank(device: &Path, at: &Path, kind: &str, readonly: bool) -> Resu
         return Ok(());
     }
     if readonly {
-        return Err("failed to mount unformatted volume as read only".into());
+        return Err(format!("cannot mount unformatted disk {} as we are manipulating it in read-only mode", device.display()));
     }
     let failed = |e: &dyn std::fmt::Display| {
         let (device, at) = (device.display().to_string(), at.display().to_string());
@@ -110,5 +110,9 @@ fn format_if_blank(device: &Path, at: &Path, kind: &str, readonly: bool) -> Resu
         return Err(failed(&format!("exec: \"mkfs.{kind}\": executable file not found in $PATH")));
     }
     let disk = OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(device).map_err(|e| failed(&e))?;
+    // Now that it is held alone: somebody may have written to it meanwhile.
+    if !::volume::is_blank(&disk).map_err(|e| failed(&e))? {
+        return Ok(());
+    }
     ::volume::make_ext4(&disk).map_err(|e| failed(&e))
 }

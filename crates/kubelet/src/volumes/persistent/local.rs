@@ -89,6 +89,7 @@ fn show(spec: &Spec, v: &LocalVolumeSource, staged: &Path, at: &Path, pods: &Pat
         return if is_device { Ok(Shown::Device) } else { Err(format!("path {:?} is not a block device", v.path)) };
     }
     let text = |e: &dyn std::fmt::Display| e.to_string();
+    let pod_dir = at.ancestors().nth(3).filter(|dir| dir.is_dir());
     // Nobody takes a device's file system away between its mount and the pod's.
     let lock = is_device.then(|| devices.of(&spec.name));
     let _alone = lock.as_ref().map(|lock| lock.lock());
@@ -100,6 +101,10 @@ fn show(spec: &Spec, v: &LocalVolumeSource, staged: &Path, at: &Path, pods: &Pat
     } else {
         return Err("only directory and block device are supported".into());
     };
+    // Making a file system takes its time.
+    if pod_dir.is_some_and(|dir| !dir.is_dir()) {
+        return Err("the pod has gone meanwhile".into());
+    }
     let known = mounts::is_mounted(at).map_err(|e| text(&e))?;
     let shared = mounts::of_tree(source, pods).map_err(|e| text(&e))?.iter().any(|m| m != at);
     if !known {

@@ -23,6 +23,13 @@ pub(super) fn others(at: &Path, below: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(all.iter().filter(|m| m.device == own.device && m.root == own.root && m.at != real && m.at.starts_with(&below)).map(|m| m.at.clone()).collect())
 }
 
+/// Whether the file system that is mounted at a place is mounted nowhere else: force ends what all of its users have under way.
+pub(super) fn is_alone(at: &Path) -> io::Result<bool> {
+    let (real, all) = (real(at), mounts::all()?);
+    let Some(own) = all.iter().rev().find(|m| m.at == real) else { return Ok(true) };
+    Ok(all.iter().filter(|m| m.device == own.device).count() == 1)
+}
+
 /// The path as the kernel names it. Only the directories above a mount are looked at: they are the kubelet's.
 fn real(at: &Path) -> PathBuf {
     let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else { return at.to_owned() };

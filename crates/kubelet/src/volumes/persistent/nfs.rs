@@ -39,7 +39,8 @@ impl Persistent {
         for name in self.0.places.exports(uid) {
             let at = self.0.places.export(uid, &name);
             while mounts::is_mounted(&at)? {
-                umount2(&at, MntFlags::MNT_DETACH | MntFlags::MNT_FORCE)?;
+                let force = if mounts::is_alone(&at)? { MntFlags::MNT_FORCE } else { MntFlags::empty() };
+                umount2(&at, MntFlags::MNT_DETACH | force)?;
             }
             place::absent(std::fs::remove_dir(&at))?;
         }
