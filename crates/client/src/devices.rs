@@ -107,7 +107,9 @@ pub fn is_reserved_for(claim: &ResourceClaim, uid: &str) -> bool {
 /// Whether a toleration bears a taint.
 #[must_use]
 pub fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    fn text(text: &Option<String>) -> &str {
+        text.as_deref().unwrap_or_default()
+    }
     let (effect, key) = (text(&toleration.effect), text(&toleration.key));
     let about = (effect.is_empty() || effect == taint.effect) && (key.is_empty() || key == taint.key);
     about

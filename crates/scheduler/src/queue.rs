@@ -132,11 +132,11 @@ impl Queue {
         }
     }
 
-    /// The pods of a namespace that are held back.
+    /// Those of the pods that are held back.
     #[must_use]
-    pub fn held(&self, namespace: &str) -> Vec<Arc<PodInfo>> {
-        let here = |waiting: &&Waiting| waiting.place == Place::Gated && waiting.pod.pod.namespace() == namespace;
-        self.waiting.values().filter(here).map(|waiting| waiting.pod.clone()).collect()
+    pub fn held(&self, is: impl Fn(&PodInfo) -> bool) -> Vec<Arc<PodInfo>> {
+        let held = |waiting: &&Waiting| waiting.place == Place::Gated && is(&waiting.pod);
+        self.waiting.values().filter(held).map(|waiting| waiting.pod.clone()).collect()
     }
 
     /// Forgets a pod.

@@ -29,11 +29,18 @@ pub struct Failure {
     pub message: String,
     /// The plugins whose word counts when the cluster changes.
     pub plugins: BTreeSet<&'static str>,
+    /// What the nodes said, by their place in the snapshot.
+    pub rejected: BTreeMap<usize, Rejection>,
     /// What preemption found.
     pub preemption: preemption::Outcome,
 }
 
 impl Failure {
+    /// What the nodes said, and what preemption found.
+    pub fn new(diagnosis: Diagnosis, preemption: preemption::Outcome) -> Self {
+        Self { message: diagnosis.message(), plugins: diagnosis.plugins, rejected: diagnosis.rejected, preemption }
+    }
+
     /// There is no node at all.
     #[must_use]
     pub fn no_nodes() -> Self {
@@ -53,7 +60,7 @@ pub fn schedule(profile: &Profile, snapshot: Snapshot<'_>, pod: &PodInfo, start:
     }
     let (outcome, message) = preemption::evaluate(&cycle, survey.filters.as_ref(), &survey.diagnosis, pick);
     survey.diagnosis.after = message;
-    Decision::Wait(Box::new(Failure { message: survey.diagnosis.message(), plugins: survey.diagnosis.plugins, preemption: outcome }))
+    Decision::Wait(Box::new(Failure::new(survey.diagnosis, outcome)))
 }
 
 /// What the nodes said.

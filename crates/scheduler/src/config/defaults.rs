@@ -93,7 +93,13 @@ fn args(profile: usize, config: &[PluginConfig]) -> Result<Args, String> {
             "NodeResourcesBalancedAllocation" => args.balanced = read::args(&plugin.name, &plugin.args, at)?,
             "PodTopologySpread" => args.spread = read::args(&plugin.name, &plugin.args, at)?,
             "VolumeBinding" => args.volumes = read::args(&plugin.name, &plugin.args, at)?,
-            "DynamicResources" => args.devices = read::args(&plugin.name, &plugin.args, at)?,
+            "DynamicResources" => {
+                args.devices = read::args(&plugin.name, &plugin.args, at)?;
+                for text in [&args.devices.filter_timeout, &args.devices.binding_timeout].into_iter().flatten() {
+                    super::duration_ns(text)
+                        .map_err(|why| format!("decoding .profiles[{}].pluginConfig[{}]: decoding args for plugin {}: {why}", at.0, at.1, plugin.name))?;
+                }
+            }
             "NodeAffinity" => args.affinity = read::args(&plugin.name, &plugin.args, at)?,
             // Its settings are read, so that mistakes are found; the plugin itself is not here.
             _ => drop(read::args::<serde_json::Value>(&plugin.name, &plugin.args, at)?),

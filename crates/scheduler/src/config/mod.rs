@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use read::duration_ns;
+pub(crate) use machinery::time::parse_go_duration as duration_ns;
 
 use crate::extender::Extender;
 use crate::profile::{Profile, Profiles};

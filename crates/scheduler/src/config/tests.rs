@@ -219,3 +219,13 @@ fn durations_are_go_s() {
         assert_eq!(duration_ns(text), Err(why.to_owned()));
     }
 }
+
+#[test]
+fn how_long_devices_are_waited_for_is_read() {
+    let with = |args: &str| format!("profiles: [{{pluginConfig: [{{name: DynamicResources, args: {{{args}}}}}]}}]\n");
+    let config = parse(&with("bindingTimeout: 90s")).expect("it is right");
+    assert_eq!(config.profiles.get("default-scheduler").expect("the profile").devices, Some(std::time::Duration::from_secs(90)));
+    assert!(wrong(&with("bindingTimeout: soon")).contains("time: invalid duration \"soon\""));
+    assert!(wrong(&with("bindingTimeout: 500ms")).contains("must be at least 1 second"));
+    assert!(wrong(&with("filterTimeout: -1s")).contains("must be zero or positive"));
+}

@@ -7,7 +7,6 @@ use machinery::names::qualified_name;
 use serde_json::{Value, json};
 
 use super::raw::{Args, PluginConfig, PluginSet, Raw, RawExtender, RawPlugins, RawProfile, ShapePoint, WeighedResource};
-use super::read;
 
 /// Plugins of former versions.
 const GONE: [&str; 4] = ["AzureDiskLimits", "CinderLimits", "EBSLimits", "GCEPDLimits"];
@@ -56,8 +55,8 @@ fn leader_election(raw: &Raw, errors: &mut Vec<Error>) -> Result<(), String> {
     for (field, text, default) in
         [("leaseDuration", &election.lease_duration, "15s"), ("renewDeadline", &election.renew_deadline, "10s"), ("retryPeriod", &election.retry_period, "2s")]
     {
-        let text = text.as_deref().filter(|t| read::duration_ns(t) != Ok(0)).unwrap_or(default);
-        let time = read::duration_ns(text)?;
+        let text = text.as_deref().filter(|t| super::duration_ns(t) != Ok(0)).unwrap_or(default);
+        let time = super::duration_ns(text)?;
         if time <= 0 {
             errors.push(Error::invalid(&path.child(field), text, "must be greater than zero"));
         }

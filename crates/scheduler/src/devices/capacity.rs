@@ -18,7 +18,7 @@ const NEGATIVE: &str = "capacity value is negative";
 /// # Errors
 /// The request can be met by no device.
 pub(super) fn fits(capacity: &Capacity, asked: Option<&CapacityRequirements>, used: &[Option<&Amounts>]) -> Result<bool, String> {
-    if requests(asked).keys().any(|name| !capacity.contains_key(name)) {
+    if asked.iter().flat_map(|asked| asked.requests.iter().flatten()).any(|(name, _)| !capacity.contains_key(name)) {
         return Ok(false);
     }
     // What cannot be computed is found before what is too much.
@@ -35,8 +35,9 @@ pub(super) fn fits(capacity: &Capacity, asked: Option<&CapacityRequirements>, us
 /// # Errors
 /// It cannot be computed.
 pub(super) fn consumed(capacity: &Capacity, asked: Option<&CapacityRequirements>) -> Result<Amounts, String> {
+    let asked = requests(asked);
     let one = |(name, room): (&String, &DeviceCapacity)| {
-        let amount = rounded(requests(asked).get(name).copied(), room).map_err(|why| format!("capacity {name:?}: {why}"))?;
+        let amount = rounded(asked.get(name).copied(), room).map_err(|why| format!("capacity {name:?}: {why}"))?;
         if amount < Quantity::ZERO {
             return Err(format!("capacity {name:?}: {NEGATIVE}"));
         }

@@ -10,7 +10,7 @@ pub(super) struct Constraint<'a> {
     requests: &'a [String],
     attribute: &'a str,
     distinct: bool,
-    seen: Vec<DeviceAttribute>,
+    seen: Vec<&'a DeviceAttribute>,
 }
 
 impl<'a> Constraint<'a> {
@@ -30,7 +30,7 @@ impl<'a> Constraint<'a> {
     }
 
     /// Takes a device in, unless it breaks the constraint.
-    pub(super) fn add(&mut self, request: &str, whole: &str, entry: &Entry<'_>) -> bool {
+    pub(super) fn add(&mut self, request: &str, whole: &str, entry: &Entry<'a>) -> bool {
         if !self.is_about(request, whole) {
             return true;
         }
@@ -42,7 +42,7 @@ impl<'a> Constraint<'a> {
             self.seen.first().is_none_or(|first| known && same(first, attribute))
         };
         if holds {
-            self.seen.push(attribute.clone());
+            self.seen.push(attribute);
         }
         holds
     }

@@ -2,8 +2,8 @@
 //! give to the claims of a pod, by what drivers publish in ResourceSlices and what other claims have already.
 //!
 //! Pure: [`Supply`] is what is there at the moment of a decision, [`allocate`] looks for the first solution on one node. The search is
-//! exhaustive, as the original's: where that ends a search by the clock, this one ends it by its steps ([`search::STEPS_MAX`]), so that
-//! the one task that decides is held up by nobody's claims. On by default in v1.37 and here: prioritised lists, admin access, partitions
+//! exhaustive, as the original's: where that ends a search by the clock, this one ends it by its steps ([`search::STEPS_MAX`]). One that
+//! was ended on a node ends the whole decision, as there, so that the one task that decides is not held up on each of many nodes. On by default in v1.37 and here: prioritised lists, admin access, partitions
 //! by counters, consumable capacity (with fractions), taints with their rules, binding conditions. Off by default and not here: list
 //! attributes, derived attributes, compatibility groups, optional node operations.
 
@@ -18,6 +18,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use client::Meta;
 use client::devices::results_of;
@@ -94,6 +95,8 @@ pub struct Supply<'a> {
     world: &'a World,
     taken: Taken,
     rules: Vec<Arc<DeviceTaintRule>>,
+    /// Whether a search took too long.
+    late: AtomicBool,
 }
 
 impl<'a> Supply<'a> {
@@ -105,7 +108,12 @@ impl<'a> Supply<'a> {
         let known: HashSet<&str> = allocated.iter().map(|(uid, _)| *uid).collect();
         // What was written and is in memory counts once.
         let pending = world.assumed.pending().filter(|(uid, _)| !known.contains(uid));
-        Self { world, taken: Taken::new(allocated.into_iter().chain(pending).map(|(_, allocation)| allocation)), rules: world.taint_rules.list() }
+        Self {
+            world,
+            taken: Taken::new(allocated.into_iter().chain(pending).map(|(_, allocation)| allocation)),
+            rules: world.taint_rules.list(),
+            late: AtomicBool::new(false),
+        }
     }
 
     fn class(&self, name: &str) -> Option<Arc<DeviceClass>> {
@@ -118,16 +126,26 @@ impl<'a> Supply<'a> {
 /// # Errors
 /// There are none, or a claim cannot be read: why, for users.
 pub fn allocate(supply: &Supply<'_>, node: &Node, claims: &[Arc<ResourceClaim>]) -> Result<Vec<AllocationResult>, String> {
+    let late = || format!("node {}: timed out trying to allocate devices", node.name());
+    if supply.late.load(Ordering::Relaxed) {
+        return Err(late());
+    }
     let slices = supply.world.slices_for(node.name());
     let pools = pools::gather(supply, &slices, node)?;
-    let mut search = Search::new(supply, node, claims, &pools)?;
-    match search.run() {
-        Ok(true) => search.outcome(),
+    let found = Search::new(supply, node, claims, &pools).and_then(|mut search| {
+        let found = search.run()?;
+        Ok((search, found))
+    });
+    match found.map(|(search, found)| found.then(|| search.outcome())) {
+        Ok(Some(outcome)) => outcome,
         // The original tells which pools only where nothing else did.
-        Ok(false) if pools.iter().any(|pool| pool.is_invalid) => Err("invalid resource pools were encountered".to_owned()),
-        Ok(false) => Err("cannot allocate all claims".to_owned()),
+        Ok(None) if pools.iter().any(|pool| pool.is_invalid) => Err("invalid resource pools were encountered".to_owned()),
+        Ok(None) => Err("cannot allocate all claims".to_owned()),
         Err(Stop::TooMany) => Err("allocation max size exceeded".to_owned()),
-        Err(Stop::Late) => Err(format!("node {}: timed out trying to allocate devices", node.name())),
+        Err(Stop::Late) => {
+            supply.late.store(true, Ordering::Relaxed);
+            Err(late())
+        }
         Err(Stop::Wrong(why)) => Err(why),
     }
 }

@@ -13,6 +13,7 @@ use machinery::quantity::Quantity;
 use client::Meta;
 use client::devices::selects;
 
+use super::capacity::Capacity;
 use super::{DeviceId, Supply, amount_of};
 use crate::rules;
 
@@ -30,6 +31,11 @@ pub(super) struct Entry<'a> {
 impl Entry<'_> {
     pub(super) fn is_shared(&self) -> bool {
         self.device.allow_multiple_allocations == Some(true)
+    }
+
+    pub(super) fn capacity(&self) -> &Capacity {
+        static NONE: Capacity = Capacity::new();
+        self.device.capacity.as_ref().unwrap_or(&NONE)
     }
 }
 

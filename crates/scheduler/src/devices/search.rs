@@ -36,6 +36,12 @@ pub(super) enum Stop {
     Wrong(String),
 }
 
+impl From<String> for Stop {
+    fn from(why: String) -> Self {
+        Self::Wrong(why)
+    }
+}
+
 /// A device: its pool, and its place there.
 pub(super) type At = (usize, usize);
 
@@ -77,8 +83,8 @@ struct Undo {
     constraints: usize,
     counted: bool,
     shared: bool,
-    /// What of its capacity was in use before by this pod's claims; none: nothing was changed.
-    before: Option<Option<Amounts>>,
+    /// What of its capacity was in use before by this pod's claims, if it is shared.
+    before: Option<Amounts>,
 }
 
 pub(super) struct Search<'a> {
@@ -103,7 +109,7 @@ pub(super) struct Search<'a> {
 
 impl<'a> Search<'a> {
     /// Reads the claims.
-    pub(super) fn new(supply: &'a Supply<'a>, node: &'a Node, claims: &'a [Arc<ResourceClaim>], pools: &'a [Pool<'a>]) -> Result<Self, String> {
+    pub(super) fn new(supply: &'a Supply<'a>, node: &'a Node, claims: &'a [Arc<ResourceClaim>], pools: &'a [Pool<'a>]) -> Result<Self, Stop> {
         let mut search = Self {
             claims,
             pools,
@@ -138,7 +144,8 @@ impl<'a> Search<'a> {
                     return Err(format!(
                         "claim {named}, request {}: adding {fewest} devices exceeds the claim limit of {RESULTS_MAX}, with {least} already accounted for",
                         request.name
-                    ));
+                    )
+                    .into());
                 }
                 least += fewest;
             }
@@ -151,21 +158,21 @@ impl<'a> Search<'a> {
             levels += search.requests[c].len() + RESULTS_MAX;
         }
         if levels > LEVELS_MAX {
-            return Err(format!("cannot allocate {} claims at once", claims.len()));
+            return Err(format!("cannot allocate {} claims at once", claims.len()).into());
         }
         Ok(search)
     }
 
-    fn read(&mut self, supply: &Supply<'_>, claim: &str, (c, r): (usize, usize), asked: &Asked<'a>) -> Result<Request<'a>, String> {
+    fn read(&mut self, supply: &Supply<'_>, claim: &str, (c, r): (usize, usize), asked: &Asked<'a>) -> Result<Request<'a>, Stop> {
         let name = asked.name;
         if asked.derived {
-            return Err(format!("claim {claim}, request {name}: cannot handle request with derived attributes, the feature is disabled"));
+            return Err(format!("claim {claim}, request {name}: cannot handle request with derived attributes, the feature is disabled").into());
         }
         if let Some(at) = asked.selectors.iter().position(|selector| selector.cel.is_none()) {
-            return Err(format!("claim {claim}, request {name}, selector #{at}: CEL expression empty (unsupported selector type?)"));
+            return Err(format!("claim {claim}, request {name}, selector #{at}: CEL expression empty (unsupported selector type?)").into());
         }
         if asked.class.is_empty() {
-            return Err(format!("claim {claim}, request {name}: missing device class name (unsupported request type?)"));
+            return Err(format!("claim {claim}, request {name}: missing device class name (unsupported request type?)").into());
         }
         let class = supply.class(asked.class).ok_or_else(|| {
             let class = asked.class;
@@ -189,13 +196,13 @@ impl<'a> Search<'a> {
                 request.count = all.len();
                 request.all = Some(all);
             }
-            mode => return Err(format!("claim {claim}, request {name}: unsupported count mode {mode}")),
+            mode => return Err(format!("claim {claim}, request {name}: unsupported count mode {mode}").into()),
         }
         Ok(request)
     }
 
     /// All devices that do for a request. Capacity that is in use now is no reason to leave one out.
-    fn all(&mut self, claim: &str, request: &Request<'_>, key: (usize, usize, usize)) -> Result<Vec<At>, String> {
+    fn all(&mut self, claim: &str, request: &Request<'_>, key: (usize, usize, usize)) -> Result<Vec<At>, Stop> {
         let mut all = Vec::new();
         for (p, pool) in self.pools.iter().enumerate() {
             let state = if pool.is_incomplete { "being updated" } else { "invalid" };
@@ -204,9 +211,11 @@ impl<'a> Search<'a> {
                 return Err(format!(
                     "claim {claim}, request {name}: asks for all devices, but resource pool {}/{} is currently {state}",
                     pool.driver, pool.name
-                ));
+                )
+                .into());
             }
             for (d, entry) in pool.devices.iter().enumerate() {
+                self.step()?;
                 if self.selectable(request, key, (p, d))? && self.has_room(key.0, request, entry, &[])? {
                     all.push((p, d));
                 }
@@ -220,7 +229,7 @@ impl<'a> Search<'a> {
     }
 
     /// Whether class and request select a device, and the node may have it.
-    fn selectable(&mut self, request: &Request<'_>, (c, r, a): (usize, usize, usize), at: At) -> Result<bool, String> {
+    fn selectable(&mut self, request: &Request<'_>, (c, r, a): (usize, usize, usize), at: At) -> Result<bool, Stop> {
         if let Some(known) = self.matches.get(&(c, r, a, at)) {
             return Ok(*known);
         }
@@ -236,10 +245,7 @@ impl<'a> Search<'a> {
             })?;
             selected = hit;
             // Expressions are the claim's author's: what they cost counts as steps do.
-            self.steps = self.steps.saturating_add(usize::try_from(cost / COST_OF_STEP).unwrap_or(usize::MAX));
-            if self.steps > STEPS_MAX {
-                return Err(format!("node {}: timed out trying to allocate devices", self.node.name()));
-            }
+            self.spend(usize::try_from(cost / COST_OF_STEP).unwrap_or(usize::MAX).saturating_add(1))?;
             if !selected {
                 break;
             }
@@ -250,10 +256,8 @@ impl<'a> Search<'a> {
     }
 
     fn has_room(&self, c: usize, request: &Request<'_>, entry: &Entry<'_>, used: &[Option<&Amounts>]) -> Result<bool, String> {
-        static NONE: super::capacity::Capacity = super::capacity::Capacity::new();
-        let capacity = entry.device.capacity.as_ref().unwrap_or(&NONE);
         let wrong = |why| format!("claim {}, request {}: checking capacity for device {}: {why}", self.claims[c].key(), request.name, entry.id);
-        fits(capacity, request.capacity, used).map_err(wrong)
+        fits(entry.capacity(), request.capacity, used).map_err(wrong)
     }
 
     /// Looks for the first solution.
@@ -316,7 +320,7 @@ impl<'a> Search<'a> {
             }
             for d in if p == from.0 { from.1 } else { 0 }..pool.devices.len() {
                 self.step()?;
-                if self.suits(key, (p, d)).map_err(Stop::Wrong)? && self.with(key, (p, d), false, number, (p, d + 1))? {
+                if self.suits(key, (p, d))? && self.with(key, (p, d), false, number, (p, d + 1))? {
                     return Ok(true);
                 }
             }
@@ -326,13 +330,17 @@ impl<'a> Search<'a> {
 
     /// One step more; an error when there have been too many.
     fn step(&mut self) -> Result<(), Stop> {
-        self.steps += 1;
+        self.spend(1)
+    }
+
+    fn spend(&mut self, steps: usize) -> Result<(), Stop> {
+        self.steps = self.steps.saturating_add(steps);
         if self.steps > STEPS_MAX { Err(Stop::Late) } else { Ok(()) }
     }
 
     /// Takes a device and goes on; puts it back if that leads nowhere.
     fn with(&mut self, key: (usize, usize, usize), at: At, must: bool, number: usize, next: At) -> Result<bool, Stop> {
-        let Some(undo) = self.take(key, at, must).map_err(Stop::Wrong)? else { return Ok(false) };
+        let Some(undo) = self.take(key, at, must)? else { return Ok(false) };
         match self.device(key, number + 1, next) {
             Ok(true) => Ok(true),
             other => {
@@ -344,7 +352,7 @@ impl<'a> Search<'a> {
     }
 
     /// Whether a device may be tried for a request.
-    fn suits(&mut self, (c, r, a): (usize, usize, usize), at: At) -> Result<bool, String> {
+    fn suits(&mut self, (c, r, a): (usize, usize, usize), at: At) -> Result<bool, Stop> {
         if self.is_in_use(self.requests[c][r][a].admin, c, at) {
             return Ok(false);
         }
@@ -403,15 +411,15 @@ impl<'a> Search<'a> {
             let why = format!("claim {claim}, request {name}: cannot add device {} because a claim constraint would not be satisfied", entry.id);
             return if must { Err(why) } else { Ok(None) };
         }
-        if !self.has_room_now(c, &self.requests[c][r][a], at)? {
+        // Of others `suits` has asked just now.
+        if must && !self.has_room_now(c, &self.requests[c][r][a], at)? {
             self.undo_partly(&undo);
             return Ok(None);
         }
         let mut share = None;
         if shared {
-            static NONE: super::capacity::Capacity = super::capacity::Capacity::new();
-            let taken = consumed(entry.device.capacity.as_ref().unwrap_or(&NONE), self.requests[c][r][a].capacity)?;
-            undo.before = Some(self.shares.get(&at).cloned());
+            let taken = consumed(entry.capacity(), self.requests[c][r][a].capacity)?;
+            undo.before = self.shares.get(&at).cloned();
             let used = self.shares.entry(at).or_default();
             taken.iter().for_each(|(name, amount)| *used.entry(name.clone()).or_default() += *amount);
             share = Some(taken);
@@ -422,9 +430,9 @@ impl<'a> Search<'a> {
         Ok(Some(undo))
     }
 
-    fn put_back(&mut self, undo: Undo) {
+    fn put_back(&mut self, mut undo: Undo) {
         if undo.shared {
-            match undo.before.clone().flatten() {
+            match undo.before.take() {
                 Some(before) => drop(self.shares.insert(undo.at, before)),
                 None => drop(self.shares.remove(&undo.at)),
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::Meta;
-use client::devices::{self, allocation, claim_of, is_reserved_for, made_for, pod_claims, results};
+use client::devices::{self, allocation, claim_of, made_for, pod_claims, results};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::{AllocatedDeviceStatus, AllocationResult, DeviceRequestAllocationResult, ResourceClaim};
 use machinery::placement::NodeSelector;
@@ -103,27 +103,49 @@ fn open(claims: &[Arc<ResourceClaim>]) -> Vec<Arc<ResourceClaim>> {
     claims.iter().filter(|claim| allocation(claim).is_none()).cloned().collect()
 }
 
-/// An allocated claim that is of no use to its only pod; it had better be given back.
+/// An allocated claim that is of no use to its only pod on one of the nodes that said [`NOT_HERE`]; it had better be given back.
 #[must_use]
-pub fn to_free(pod: &PodInfo, nodes: &[NodeInfo], world: &World, patience: Duration) -> Option<Arc<ResourceClaim>> {
+pub fn to_free(pod: &PodInfo, nodes: &[&NodeInfo], world: &World, patience: Duration) -> Option<Arc<ResourceClaim>> {
     let alone = |claim: &ResourceClaim| {
         let users = claim.status.as_ref().and_then(|s| s.reserved_for.as_deref()).unwrap_or_default();
         users.is_empty() || (users.len() == 1 && users[0].uid == pod.pod.uid())
     };
-    let useless = |claim: &ResourceClaim| allocation(claim).is_some() && nodes.iter().any(|node| !is_available(claim, &node.node, patience));
+    let useless = |claim: &ResourceClaim| {
+        let reach = Reach::of(claim, patience);
+        nodes.iter().any(|node| !reach.holds(&node.node))
+    };
     claims(pod, world).ok()?.into_iter().find(|claim| alone(claim) && useless(claim))
 }
 
-/// Whether an allocated claim can be used on a node. One that has nothing yet is not judged.
-fn is_available(claim: &ResourceClaim, node: &Node, patience: Duration) -> bool {
-    let Some(allocation) = allocation(claim) else { return true };
-    let reaches = allocation.node_selector.as_ref().is_none_or(|selector| NodeSelector::new(selector).matches(rules::place(node)));
-    let bound = match is_ready(claim) {
-        Ok(ready) => ready || !is_late(claim, patience),
-        Err(_) => false,
-    };
-    let skips = results(claim).any(|result| result.skip_node_operations.as_ref().is_some_and(|skipped| !skipped.is_empty()));
-    reaches && bound && !skips
+/// What a node says from which an allocated claim cannot be used.
+pub const NOT_HERE: &str = "resourceclaim not available on the node";
+
+/// Where a claim can be used. One that has nothing yet is not judged.
+enum Reach {
+    Nowhere,
+    Everywhere,
+    Nodes(NodeSelector),
+}
+
+impl Reach {
+    fn of(claim: &ResourceClaim, patience: Duration) -> Self {
+        let Some(allocation) = allocation(claim) else { return Self::Everywhere };
+        let bound = is_ready(claim).is_ok_and(|ready| ready || !is_late(claim, patience));
+        let skips = results(claim).any(|result| result.skip_node_operations.as_ref().is_some_and(|skipped| !skipped.is_empty()));
+        match &allocation.node_selector {
+            _ if !bound || skips => Self::Nowhere,
+            Some(selector) => Self::Nodes(NodeSelector::new(selector)),
+            None => Self::Everywhere,
+        }
+    }
+
+    fn holds(&self, node: &Node) -> bool {
+        match self {
+            Self::Nowhere => false,
+            Self::Everywhere => true,
+            Self::Nodes(selector) => selector.matches(rules::place(node)),
+        }
+    }
 }
 
 fn status_of<'c>(claim: &'c ResourceClaim, result: &DeviceRequestAllocationResult) -> Option<&'c AllocatedDeviceStatus> {
@@ -188,7 +210,8 @@ impl Plugin for DynamicResources {
             return Prepared::Reject(Rejection::unresolvable(why));
         }
         let supply = (!open.is_empty()).then(|| Arc::new(Supply::new(world)));
-        Prepared::filter(Devices { claims, open, supply, patience: self.patience, judged: Arc::default() })
+        let reaches = Arc::new(claims.iter().map(|claim| Reach::of(claim, self.patience)).collect());
+        Prepared::filter(Devices { reaches, open, supply, judged: Arc::default() })
     }
 
     fn prepare_score<'a>(&self, cycle: &Cycle<'a>, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
@@ -198,11 +221,13 @@ impl Plugin for DynamicResources {
         if !claims.iter().any(has_choice) {
             return None;
         }
-        Some(Box::new(Preferred { open: open(&claims), claims, supply: Supply::new(world) }))
+        let open = open(&claims);
+        let supply = (!open.is_empty()).then(|| Supply::new(world));
+        Some(Box::new(Preferred { claims, open, supply }))
     }
 
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
-        let names = |claim: &ResourceClaim| claim.namespace() == pod.pod.namespace() && devices::claims_there(&pod.pod).any(|c| c.name == claim.name());
+        let names = |claim: &ResourceClaim| names(pod, claim);
         match change {
             Change::NodeAdded(_) | Change::DeviceClass | Change::Devices => true,
             Change::NodeUpdated { old, new } => {
@@ -221,6 +246,12 @@ impl Plugin for DynamicResources {
             _ => false,
         }
     }
+}
+
+/// Whether a pod names a claim.
+#[must_use]
+pub fn names(pod: &PodInfo, claim: &ResourceClaim) -> bool {
+    claim.namespace() == pod.pod.namespace() && devices::claims_there(&pod.pod).any(|c| c.name == claim.name())
 }
 
 /// Why nothing can be found for a claim, whatever the node.
@@ -245,11 +276,11 @@ type Judged = Arc<Mutex<HashMap<String, Result<(), String>>>>;
 
 #[derive(Clone)]
 struct Devices<'a> {
-    claims: Vec<Arc<ResourceClaim>>,
+    /// Of each claim.
+    reaches: Arc<Vec<Reach>>,
     open: Vec<Arc<ResourceClaim>>,
     /// None: all have their devices.
     supply: Option<Arc<Supply<'a>>>,
-    patience: Duration,
     /// No pod's coming or going changes it: who has devices is known by the claims.
     judged: Judged,
 }
@@ -259,9 +290,9 @@ impl Devices<'_> {
         if let Some(supply) = &self.supply {
             allocate(supply, node, &self.open)?;
         }
-        match self.claims.iter().all(|claim| is_available(claim, node, self.patience)) {
+        match self.reaches.iter().all(|reach| reach.holds(node)) {
             true => Ok(()),
-            false => Err("resourceclaim not available on the node".to_owned()),
+            false => Err(NOT_HERE.to_owned()),
         }
     }
 }
@@ -282,12 +313,13 @@ impl<'a> Filter<'a> for Devices<'a> {
 struct Preferred<'a> {
     claims: Vec<Arc<ResourceClaim>>,
     open: Vec<Arc<ResourceClaim>>,
-    supply: Supply<'a>,
+    /// None: all have their devices.
+    supply: Option<Supply<'a>>,
 }
 
 impl Score for Preferred<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
-        let given = if self.open.is_empty() { Ok(Vec::new()) } else { allocate(&self.supply, &node.node, &self.open) };
+        let given = self.supply.as_ref().map_or(Ok(Vec::new()), |supply| allocate(supply, &node.node, &self.open));
         let Ok(given) = given else { return 0 };
         let mut given = given.iter();
         self.claims.iter().filter_map(|claim| Some(preference(claim, allocation(claim).or_else(|| given.next())?))).sum()
@@ -303,10 +335,4 @@ fn preference(claim: &ResourceClaim, given: &AllocationResult) -> i64 {
     let requests = devices::requests(claim).filter(|request| request.exactly.is_none());
     let alternatives = requests.flat_map(|request| (0_i64..).zip(request.first_available.iter().flatten()).map(move |(at, sub)| (request, at, sub)));
     alternatives.filter(|(request, _, sub)| has(format!("{}/{}", request.name, sub.name))).map(|(_, at, _)| ALTERNATIVES_MAX - at).sum()
-}
-
-/// Whether a claim must still be reserved for a pod.
-#[must_use]
-pub fn must_be_reserved(grant: &Grant, uid: &str) -> bool {
-    !is_reserved_for(&grant.claim, uid)
 }

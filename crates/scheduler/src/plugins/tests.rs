@@ -382,36 +382,3 @@ fn room_is_kept_for_those_who_wait_for_a_node() {
     assert!(!goes(10));
     assert!(goes(11));
 }
-
-/// The quickest of three decisions for one more of `app`, where each of so many nodes has one that bears no other beside it; and for
-/// one of a Service, which is spread by default.
-fn costs(nodes: usize) -> [std::time::Duration; 2] {
-    let term = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "a"}}}]);
-    let far = json!({"labels": {"app": "a"}, "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}});
-    let there = |n: usize| [pod(&format!("far{n}"), far.clone()), pod(&format!("spread{n}"), json!({"labels": {"app": "s"}}))];
-    let zone = |n: usize| json!({"topology.kubernetes.io/zone": (n % 3).to_string()});
-    let mut all: Vec<NodeInfo> = (0..nodes).map(|n| node(&format!("n{n}"), zone(n), json!({}), &there(n))).collect();
-    all.push(plain("free", &[]));
-    let service = serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "default"}, "spec": {"selector": {"app": "s"}}})).unwrap();
-    let world = World { services: client::Informer::fixed([service]), ..World::empty() };
-    [pod("far", far), pod("spread", json!({"labels": {"app": "s"}}))].map(|pod| {
-        let once = || {
-            let began = std::time::Instant::now();
-            assert!(decide(&world, &all, &pod).is_ok());
-            began.elapsed()
-        };
-        (0..3).map(|_| once()).min().unwrap_or_default()
-    })
-}
-
-/// A node is looked up by its own labels: sixteen times the nodes are sixteen times the work, where each place was looked at for each
-/// node (as it once was) they are 256 times. The bound lies far from both: what does not fit into the caches costs more as well.
-#[test]
-fn a_decision_costs_what_nodes_there_are() {
-    // Time is taken away from a machine now and then: one undisturbed comparison of some is enough, and a quadratic cost has none.
-    let compared = || {
-        let (few, many) = (costs(100), costs(1600));
-        few.into_iter().zip(many).all(|(few, many)| many < few * 100)
-    };
-    assert!((0..8).any(|_| compared()), "sixteen times the nodes cost a hundred times as much or more");
-}

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::Report;
 use super::bind::Work;
-use crate::plugins::dynamic_resources::{Grant, is_late, is_ready, must_be_bound, must_be_reserved};
+use crate::plugins::dynamic_resources::{Grant, is_late, is_ready, must_be_bound};
 
 /// How often a claim is written that meets other writers, and how long between (upstream `retry.DefaultRetry`).
 const TRIES: usize = 5;
@@ -39,12 +39,12 @@ impl Work {
     /// Writes what the claims are given.
     pub(super) async fn grant(&mut self) -> Result<(), String> {
         for grant in &mut self.grants {
-            if !must_be_reserved(grant, self.pod.uid()) {
+            if is_reserved_for(&grant.claim, self.pod.uid()) {
                 continue;
             }
             let claim = write(&self.client, &self.pod, grant).await?;
             grant.is_written = true;
-            let revision = claim.resource_version().parse().unwrap_or_default();
+            let revision = super::bind::revision(&claim);
             // The scheduler may have ended: then nobody needs to know.
             let _ = self.reports.send(Report::Devices(claim.key(), claim.uid().to_owned(), revision));
             grant.claim = Arc::new(claim);
@@ -111,16 +111,14 @@ impl Work {
 async fn write(client: &Client, pod: &Pod, grant: &Grant) -> Result<ResourceClaim, String> {
     let api = client.namespaced::<ResourceClaim>(grant.claim.namespace());
     let mut claim = (*grant.claim).clone();
-    for left in (0..TRIES).rev() {
+    for _ in 1..TRIES {
         match write_once(client, pod, grant, claim).await {
-            Ok(written) => return Ok(written),
-            Err(failure) if left == 0 || !failure.is_conflict => return Err(failure.message),
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            Err(failure) if failure.is_conflict => tokio::time::sleep(PAUSE).await,
+            done => return done.map_err(|failure| failure.message),
         }
-        let name = grant.claim.name();
-        claim = api.get(name).await.map_err(|error| format!("get updated claim {} after conflict: {error}", grant.claim.key()))?;
+        claim = api.get(grant.claim.name()).await.map_err(|error| format!("get updated claim {} after conflict: {error}", grant.claim.key()))?;
     }
-    Err(format!("claim {} could not be written", grant.claim.key()))
+    write_once(client, pod, grant, claim).await.map_err(|failure| failure.message)
 }
 
 async fn write_once(client: &Client, pod: &Pod, grant: &Grant, mut claim: ResourceClaim) -> Result<ResourceClaim, Failure> {

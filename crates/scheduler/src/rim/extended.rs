@@ -46,7 +46,7 @@ pub(super) async fn schedule(
         Err(text) => (Outcome::Nothing, text),
     };
     survey.diagnosis.after = message;
-    Ok(Decision::Wait(Box::new(Failure { message: survey.diagnosis.message(), plugins: survey.diagnosis.plugins, preemption: outcome })))
+    Ok(Decision::Wait(Box::new(Failure::new(survey.diagnosis, outcome))))
 }
 
 /// One after the other takes nodes away.

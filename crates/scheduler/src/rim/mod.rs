@@ -346,7 +346,7 @@ impl Scheduler {
     fn heard_devices(&mut self, claim: &ResourceClaim) {
         let now = self.world.resource_claims.get_key(&claim.key());
         self.world.assumed.heard_devices(claim.uid(), now.as_deref());
-        for pod in self.queue.held(claim.namespace()) {
+        for pod in self.queue.held(|pod| dynamic_resources::names(pod, claim)) {
             if !self.waits_for_claims(&pod) {
                 self.queue.upsert(pod, false, Instant::now());
             }
@@ -494,10 +494,9 @@ impl Scheduler {
     /// Gives back what a claim has if that is of no use to its only pod; it is looked at again when that is done.
     fn free_devices(&self, pod: &Arc<PodInfo>, failure: &mut Failure) {
         let Some(patience) = self.config.profiles.get(pod.scheduler_name()).and_then(|profile| profile.devices) else { return };
-        if !failure.plugins.contains(dynamic_resources::NAME) {
-            return;
-        }
-        let Some(claim) = dynamic_resources::to_free(pod, self.cache.nodes(), &self.world, patience) else { return };
+        let said = failure.rejected.iter().filter(|(_, rejection)| rejection.reasons.iter().any(|why| *why == dynamic_resources::NOT_HERE));
+        let nodes: Vec<_> = said.filter_map(|(at, _)| self.cache.nodes().get(*at)).collect();
+        let Some(claim) = dynamic_resources::to_free(pod, &nodes, &self.world, patience) else { return };
         failure.message = failure.message.replacen(" preemption:", " deallocation of ResourceClaim completed, preemption:", 1);
         let client = self.client.clone();
         tokio::spawn(async move { Box::pin(devices::free(&client, &claim)).await });

@@ -106,6 +106,23 @@ async fn what_is_of_no_use_is_given_back_and_found_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_allocated_stays_where_another_claim_is_the_hindrance() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n1", node("4"));
+    class(&fake);
+    let elsewhere = json!({"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["gone"]}]}]});
+    let result = json!({"request": "r", "driver": "d.io", "pool": "gone", "device": "x"});
+    claim(&fake, "one", json!({"allocation": {"devices": {"results": [result]}, "nodeSelector": elsewhere}}));
+    claim(&fake, "two", json!({}));
+    let mut web = user("web", json!({"resourceClaimName": "one"}));
+    web["spec"]["resourceClaims"] = json!([{"name": "c", "resourceClaimName": "one"}, {"name": "d", "resourceClaimName": "two"}]);
+    fake.put(&path_of("web"), web);
+    let told = fake.event("web", "FailedScheduling").await;
+    assert!(told.starts_with("0/1 nodes are available: 1 cannot allocate all claims. preemption: "), "{told}");
+    assert!(fake.get(&format!("{CLAIMS}/one"))["status"]["allocation"].is_object());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_device_that_its_driver_must_bind_is_waited_for() {
     let (fake, _token) = start();
     fake.put("/api/v1/nodes/n1", node("4"));
