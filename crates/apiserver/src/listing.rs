@@ -241,13 +241,14 @@ enum Rest {
 
 impl Listing {
     fn new(row: &Arc<Row>, asked: Asked, metadata: &Value, items: Items) -> Listing {
-        let items = match items {
-            Items::Stored(entries) if row.strategy.sorts_rows() && matches!(asked.accepted.form, Form::Table(_)) => {
+        let rank = row.strategy.row_rank().filter(|_| matches!(asked.accepted.form, Form::Table(_)));
+        let items = match (items, rank) {
+            (Items::Stored(entries), Some(rank)) => {
                 let mut entries: Vec<_> = entries.collect();
-                entries.sort_by_cached_key(|entry| row.strategy.row_rank(&storage::value(row, entry)));
+                entries.sort_by_cached_key(|entry| rank(&storage::value(row, entry)));
                 Items::Stored(entries.into_iter())
             }
-            items => items,
+            (items, _) => items,
         };
         let bytes = || match &items {
             Items::Stored(entries) => entries.as_slice().iter().map(|entry| item_bytes(message_len(row, asked, &Item::Stored(Arc::clone(entry))))).sum(),

@@ -100,12 +100,11 @@ pub(crate) fn scale(row: &Row, scale: &Value, version: &str, include: Include, n
 fn scale_columns(row: &Row) -> Value {
     let (name, created) = &*OBJECT_DOCS;
     if row.is_builtin() {
-        let [desired] = machinery::openapi::descriptions("io.k8s.api.autoscaling.v1.ScaleSpec", ["replicas"]);
-        let [available] = machinery::openapi::descriptions("io.k8s.api.autoscaling.v1.ScaleStatus", ["replicas"]);
+        let (desired, available) = &*SCALE_DOCS;
         return json!([
             column("Name", "string", "", name, 0),
-            column("Desired", "integer", "", &desired, 0),
-            column("Available", "integer", "", &available, 0),
+            column("Desired", "integer", "", desired, 0),
+            column("Available", "integer", "", available, 0),
             column("Age", "string", "", created, 0),
         ]);
     }
@@ -121,6 +120,13 @@ fn scale_columns(row: &Row) -> Value {
 pub(crate) static OBJECT_DOCS: LazyLock<(String, String)> = LazyLock::new(|| {
     let [name, created] = machinery::openapi::descriptions("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", ["name", "creationTimestamp"]);
     (name, created)
+});
+
+/// What it says of the replicas of a scale.
+static SCALE_DOCS: LazyLock<(String, String)> = LazyLock::new(|| {
+    let [desired] = machinery::openapi::descriptions("io.k8s.api.autoscaling.v1.ScaleSpec", ["replicas"]);
+    let [available] = machinery::openapi::descriptions("io.k8s.api.autoscaling.v1.ScaleStatus", ["replicas"]);
+    (desired, available)
 });
 
 /// Appends the row of an object.

@@ -9,6 +9,7 @@ use crate::{Context, Judged, NameRule, Selectable, Strategy, custom_rules::Custo
 use kubecel::regex::Patterns;
 use machinery::{
     Map, Value,
+    apply::plain,
     field::{Error, ErrorKind, ErrorList, Path},
     json,
     json_path::JsonPath,
@@ -348,12 +349,7 @@ fn nested<'v>(obj: &'v Value, path: &str, wanted: &str, fits: impl Fn(&Value) ->
             if value.is_null() {
                 return Ok(None);
             }
-            return Err(format!(
-                ".{} accessor error: {} is of the type {}, expected map[string]interface{{}}",
-                names.join("."),
-                go_value(value),
-                go_type(value)
-            ));
+            return Err(format!(".{} accessor error: {} is of the type {}, expected map[string]interface{{}}", names.join("."), plain(value), go_type(value)));
         };
         match map.get(*name) {
             Some(found) => value = found,
@@ -363,18 +359,7 @@ fn nested<'v>(obj: &'v Value, path: &str, wanted: &str, fits: impl Fn(&Value) ->
     if fits(value) {
         return Ok(Some(value));
     }
-    Err(format!(".{} accessor error: {} is of the type {}, expected {wanted}", names.join("."), go_value(value), go_type(value)))
-}
-
-fn go_value(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "<nil>".into(),
-        Value::Number(number) if !number.is_i64() => number.as_f64().map(machinery::numerals::float).unwrap_or_default(),
-        Value::Array(items) => format!("[{}]", items.iter().map(go_value).collect::<Vec<_>>().join(" ")),
-        Value::Object(fields) => format!("map[{}]", fields.iter().map(|(key, value)| format!("{key}:{}", go_value(value))).collect::<Vec<_>>().join(" ")),
-        other => other.to_string(),
-    }
+    Err(format!(".{} accessor error: {} is of the type {}, expected {wanted}", names.join("."), plain(value), go_type(value)))
 }
 
 fn replicas(obj: &Value, path: &str) -> Result<Option<i64>, String> {

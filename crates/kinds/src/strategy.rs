@@ -215,14 +215,9 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
-    /// Whether the rows of a table of them are sorted by rank, and not by name.
-    fn sorts_rows(&self) -> bool {
-        false
-    }
-
-    /// Where the row of an object stands among others.
-    fn row_rank(&self, _obj: &Value) -> i64 {
-        0
+    /// By what the rows of a table of them are sorted, where that is not the name.
+    fn row_rank(&self) -> Option<fn(&Value) -> i64> {
+        None
     }
 
     /// The table cells, in the order of the resource's columns.

@@ -30,6 +30,7 @@ mod whole;
 
 pub use scale::Scaled;
 pub use set::FieldSet;
+pub use typed::plain;
 pub use versions::{Conversions, Written};
 
 use crate::{Map, Value, gvk::Gvk, json, schema::TypeRef, status::Status};

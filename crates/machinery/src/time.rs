@@ -54,6 +54,51 @@ pub fn go_duration(duration: Duration) -> String {
     }
 }
 
+/// Nanoseconds of a duration as Go writes it: `1m30s`, `500ms`, `-1s` (Go's `time.ParseDuration`).
+///
+/// # Errors
+/// In Go's words.
+pub fn parse_go_duration(text: &str) -> Result<i64, String> {
+    let invalid = || format!("time: invalid duration {text:?}");
+    let (sign, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (-1.0, rest),
+        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Ok(0);
+    }
+    if rest.is_empty() {
+        return Err(invalid());
+    }
+    let mut total = 0.0_f64;
+    while !rest.is_empty() {
+        let is_number = |c: char| c.is_ascii_digit() || c == '.';
+        let (digits, after) = rest.split_at(rest.find(|c| !is_number(c)).unwrap_or(rest.len()));
+        let number: f64 = digits.parse().map_err(|_| invalid())?;
+        let (unit, next) = after.split_at(after.find(is_number).unwrap_or(after.len()));
+        total += number
+            * match unit {
+                "ns" => 1.0,
+                "us" | "µs" | "μs" => 1e3,
+                "ms" => 1e6,
+                "s" => 1e9,
+                "m" => 60e9,
+                "h" => 3600e9,
+                "" => return Err(format!("time: missing unit in duration {text:?}")),
+                unit => return Err(format!("time: unknown unit {unit:?} in duration {text:?}")),
+            };
+        rest = next;
+    }
+    // Go's own end of the range.
+    if total > 9_223_372_036_854_775_000.0 {
+        return Err(invalid());
+    }
+    // Below the bound of an i64.
+    #[allow(clippy::cast_possible_truncation)]
+    let total = (sign * total) as i64;
+    Ok(total)
+}
+
 /// The rules of a time zone as TZif (RFC 9636), from the copy of IANA's database that the program carries, since its host
 /// may have none. Letters count, as in the original: `europe/paris` is no zone.
 pub fn zone(name: &str) -> Option<&'static [u8]> {

@@ -26,7 +26,7 @@ pub(super) async fn settle(world: &World) -> Result<(), Status> {
 /// Says of flow schemas whether their levels are there, as they come and go. Runs until the server ends.
 pub(crate) async fn follow(world: World) {
     // Where they are not served there is nothing to say of them.
-    if world.row(FLOW_SCHEMAS.0, FLOW_SCHEMAS.1, FLOW_SCHEMAS.2).is_none() {
+    if [FLOW_SCHEMAS, PRIORITY_LEVELS].into_iter().any(|(group, version, plural)| world.row(group, version, plural).is_none()) {
         return;
     }
     let ending = world.ending().clone();
@@ -62,10 +62,11 @@ async fn settle_of(world: &World, resources: &[Gvr]) -> Result<(), Status> {
     try_join_all(missing.iter().map(|(resource, name, condition)| write(world, resource, name, condition))).await.map(drop)
 }
 
-/// Whether an object says so already, whenever it was said.
+/// Whether an object says so already, whenever it was said. That a range is ready its controller says as well, in words of its own.
 fn is_said(object: &Value, condition: &Value) -> bool {
     let have = object["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == condition["type"]);
-    have.is_some_and(|have| ["status", "reason", "message"].iter().all(|field| text(have, field) == text(condition, field)))
+    let fields: &[&str] = if condition["type"] == "Ready" { &["status"] } else { &["status", "reason", "message"] };
+    have.is_some_and(|have| fields.iter().all(|field| text(have, field) == text(condition, field)))
 }
 
 /// What is to be said of an object, if anything.

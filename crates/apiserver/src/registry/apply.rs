@@ -27,7 +27,7 @@ impl Apply<'_> {
             apply::apply(kind, old, &applied.value, &options.manager, &row.api_version, self.subresource, options.force, &now, exclude)
         };
         let replayed = replayed(call.world, row, apply).await;
-        let mut value = replayed.map_err(|(why, _)| Status::new(500, "", format!("failed to convert old object: {why}")))??;
+        let value = replayed.map_err(|(why, _)| Status::new(500, "", format!("failed to convert old object: {why}")))??;
         match options.validation {
             Validation::Strict => applied.refuse_repeats()?,
             Validation::Warn => applied.repeats.iter().for_each(|line| call.cx.warn(line.clone())),
@@ -39,9 +39,7 @@ impl Apply<'_> {
             return Err(errors::conflict(row, call.name(), &why));
         }
         call.cx.note_texts(Texts::of_tree(row.ty(), &value));
-        let blanks = Blanks::of(row.ty(), &applied.value);
-        blanks.put_back(&mut value, row.strategy.told_blanks());
-        call.cx.note_blanks(blanks);
+        let mut value = call.told(json::Decoded { value, warnings: Vec::new(), blanks: Blanks::of(row.ty(), &applied.value) });
         check_identity(call, &mut value)?;
         own::default(row, &mut value);
         Ok(value)

@@ -245,7 +245,7 @@ async fn tracked(call: &Call<'_>, what: &Change<'_>, old: &Value, value: Value) 
     })
 }
 
-fn uid_mismatch(wanted: &str, found: &str) -> String {
+pub(crate) fn uid_mismatch(wanted: &str, found: &str) -> String {
     format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}")
 }
 

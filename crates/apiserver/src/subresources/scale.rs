@@ -5,7 +5,7 @@ use crate::{
     conversion::Memory,
     errors,
     negotiate::{self, Encoding},
-    registry::{Call, Change, WriteOptions, change, check_uid, patch},
+    registry::{Call, Change, WriteOptions, change, check_uid, patch, uid_mismatch},
     respond::Answer,
     rows::Row,
     storage,
@@ -203,7 +203,7 @@ fn check_patched_uid(call: &Call<'_>, scale: &Value, old: &Value) -> Result<(), 
         return Ok(());
     }
     let resource = &call.row.resource;
-    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
+    let why = uid_mismatch(uid, own);
     Err(Status::conflict(&resource.group, &format!("{}/scale", resource.resource), call.name(), &why))
 }
 

@@ -1,4 +1,4 @@
-use crate::support::{Cluster, user};
+use crate::support::{Cluster, admin, user};
 use apiserver::Config;
 use serde_json::{Value, json};
 
@@ -228,4 +228,16 @@ async fn what_an_earlier_release_stored_can_still_be_changed() {
     assert_eq!(source(&changed), Some(Value::Null));
     let other = json!({"spec": {"dataSource": {"name": "another"}}});
     assert!(cluster.patch(&format!("{claims}/c"), other).await.refused(422).contains("spec is immutable"));
+}
+
+#[tokio::test]
+async fn what_its_controller_says_of_the_range_stays() {
+    let cluster = Cluster::start().await;
+    let uri = "/apis/networking.k8s.io/v1/servicecidrs/kubernetes";
+    let mut range = cluster.get(uri).await.expect(200);
+    range["status"]["conditions"][0]["message"] = json!("Kubernetes Service CIDR is ready");
+    cluster.call(&admin(), http::Method::PUT, &format!("{uri}/status"), &[], range).await.expect(200);
+    let before = cluster.store.revision();
+    cluster.api.bootstrap().await.expect("bootstrap");
+    assert_eq!(cluster.store.revision(), before);
 }

@@ -158,4 +158,18 @@ async fn impersonation_needs_leave() {
     let account = vec![("impersonate-user", "system:serviceaccount:default:web")];
     let info = ask(admin(), account).await.expect(201)["status"]["userInfo"].clone();
     assert_eq!(info["groups"], json!(["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"]));
+    // Whoever has a constrained right has that one alone.
+    let (rbac, group) = ("/apis/rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io");
+    let rule = |resource: &str, verb: &str| json!({"apiGroups": ["authentication.k8s.io"], "resources": [resource], "verbs": [verb]});
+    let rules = [rule("users", "impersonate:user-info"), rule("groups", "impersonate:user-info"), rule("selfsubjectreviews", verb)];
+    let role = json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": "poses"}, "rules": rules});
+    cluster.post(&format!("{rbac}/clusterroles"), role).await.expect(201);
+    let bind = json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": "bob"},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "poses"}, "subjects": [{"apiGroup": group, "kind": "User", "name": "bob"}]});
+    cluster.post(&format!("{rbac}/clusterrolebindings"), bind).await.expect(201);
+    let info = ask(user("bob", &[]), vec![("impersonate-user", "ann"), ("impersonate-group", "team")]).await.expect(201)["status"]["userInfo"].clone();
+    assert_eq!(info, json!({"username": "ann", "groups": ["team", "system:authenticated"]}));
+    let refused = ask(user("bob", &[]), vec![("impersonate-user", "ann"), ("impersonate-group", "system:masters")]).await.refused(403);
+    assert!(refused.contains("impersonating the system:masters group is not allowed"), "{refused}");
+    ask(user("bob", &[]), vec![("impersonate-user", "system:serviceaccount:default:web")]).await.refused(403);
 }

@@ -79,12 +79,8 @@ impl Strategy for FlowControl {
     }
 
     /// Flow schemas are shown as they are tried.
-    fn sorts_rows(&self) -> bool {
-        true
-    }
-
-    fn row_rank(&self, obj: &Value) -> i64 {
-        obj["spec"]["matchingPrecedence"].as_i64().unwrap_or(0)
+    fn row_rank(&self) -> Option<fn(&Value) -> i64> {
+        Some(|obj| obj["spec"]["matchingPrecedence"].as_i64().unwrap_or(0))
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {

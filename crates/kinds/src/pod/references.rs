@@ -1,12 +1,10 @@
 //! What of the API a pod refers to: a static pod, and the mirror that shows it, may refer to nothing (upstream's
 //! `HasAPIObjectReference`), since it starts without an API server, and since a node may read what its pods name.
 
-use machinery::Value;
+use machinery::{Value, pod_names};
 
 use crate::tree::{empty, list, text};
 
-/// Kinds of volumes that name a Secret in `secretRef`.
-const SECRET_REFS: [&str; 8] = ["cephfs", "cinder", "flexVolume", "rbd", "scaleIO", "iscsi", "storageos", "csi"];
 /// Kinds of volumes that need nothing of the API.
 const OWN: [&str; 23] = [
     "awsElasticBlockStore",
@@ -52,34 +50,14 @@ const PROJECTED: [(&str, &str); 5] = [
     ("podCertificate", "podcertificates"),
 ];
 
-fn in_env(spec: &Value, from: &str, key: &str) -> bool {
-    let containers = ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|l| list(spec, l));
-    containers.into_iter().any(|c| {
-        let whole = list(c, "envFrom").iter().map(|e| &e[from]);
-        let keys = list(c, "env").iter().map(|e| &e["valueFrom"][key]);
-        whole.chain(keys).any(|r| !text(r, "name").is_empty())
-    })
-}
-
 /// Whether a pod names a Secret anywhere (upstream's `VisitPodSecretNames`).
 pub fn names_secrets(pod: &Value) -> bool {
-    let spec = &pod["spec"];
-    let by_volume = |v: &Value| {
-        let of = |kind: &str| if kind == "csi" { &v[kind]["nodePublishSecretRef"] } else { &v[kind]["secretRef"] };
-        !text(&v["azureFile"], "secretName").is_empty()
-            || !text(&v["secret"], "secretName").is_empty()
-            || SECRET_REFS.iter().any(|kind| !text(of(kind), "name").is_empty())
-            || list(&v["projected"], "sources").iter().any(|s| !text(&s["secret"], "name").is_empty())
-    };
-    list(spec, "imagePullSecrets").iter().any(|s| !text(s, "name").is_empty())
-        || in_env(spec, "secretRef", "secretKeyRef")
-        || list(spec, "volumes").iter().any(by_volume)
+    pod_names::secrets(pod).any(|name| !name.is_empty())
 }
 
-fn names_config_maps(spec: &Value) -> bool {
-    let by_volume =
-        |v: &Value| !text(&v["configMap"], "name").is_empty() || list(&v["projected"], "sources").iter().any(|s| !text(&s["configMap"], "name").is_empty());
-    in_env(spec, "configMapRef", "configMapKeyRef") || list(spec, "volumes").iter().any(by_volume)
+fn names_config_maps(pod: &Value) -> bool {
+    let volumes = pod_names::sources(pod).map(|s| text(&s["configMap"], "name"));
+    pod_names::env(pod, "configMapRef", "configMapKeyRef").chain(volumes).any(|name| !name.is_empty())
 }
 
 /// The first resource of the API that a pod refers to, in upstream's words.
@@ -91,7 +69,7 @@ pub fn api_references(pod: &Value) -> Result<Option<&'static str>, String> {
     let found = [
         ("serviceaccounts", !text(spec, "serviceAccountName").is_empty()),
         ("secrets", names_secrets(pod)),
-        ("configmaps", names_config_maps(spec)),
+        ("configmaps", names_config_maps(pod)),
         ("resourceclaims", !empty(&spec["resourceClaims"])),
     ];
     if let Some((what, _)) = found.iter().find(|(_, is)| *is) {

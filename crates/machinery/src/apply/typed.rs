@@ -187,7 +187,7 @@ fn nameless(shape: Shape<'_>, item: &Value) -> Option<String> {
 }
 
 /// A value as Go's `%v` prints it.
-pub(crate) fn plain(value: &Value) -> String {
+pub fn plain(value: &Value) -> String {
     let mut out = String::new();
     print(value, &mut out, false);
     out
@@ -205,6 +205,7 @@ fn print(value: &Value, out: &mut String, syntax: bool) {
         Value::Null => out.push_str(if syntax { "interface {}(nil)" } else { "<nil>" }),
         Value::String(text) if syntax => drop(write!(out, "{text:?}")),
         Value::String(text) => out.push_str(text),
+        Value::Number(number) if !syntax && !number.is_i64() => out.push_str(&number.as_f64().map(crate::numerals::float).unwrap_or_default()),
         Value::Bool(_) | Value::Number(_) => drop(write!(out, "{value}")),
         Value::Array(items) => {
             out.push_str(if syntax { "[]interface {}{" } else { "[" });

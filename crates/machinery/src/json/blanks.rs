@@ -9,6 +9,8 @@ use crate::{Map, Value, schema::TypeRef};
 
 /// The most that are noted of one body: what is beyond is as if it were not there.
 const NOTED_MAX: usize = 256;
+/// Bytes of the paths that are noted: a key in one is as long as its sender likes.
+const BYTES_MAX: usize = 64 << 10;
 
 /// What a body has that is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,7 +32,8 @@ impl Blank {
 
 impl Blanks {
     pub(super) fn note(&mut self, at: &Node<'_>, value: &Value) {
-        if self.0.len() < NOTED_MAX && (value.is_array() || value.is_object()) {
+        let bytes = || self.0.iter().map(|blank| blank.shown.len()).sum::<usize>();
+        if self.0.len() < NOTED_MAX && bytes() < BYTES_MAX && (value.is_array() || value.is_object()) {
             self.0.push(Blank { path: at.keys(), shown: at.strict(""), is_list: value.is_array() });
         }
     }

@@ -112,9 +112,9 @@ impl Context {
         E::custom("")
     }
 
-    /// Notes a value of a wrong type, and reads on.
-    fn wrong(&self, message: String) -> Option<Value> {
-        self.wrong.borrow_mut().get_or_insert(message);
+    /// Notes a value of a wrong type, and reads on. Only the first is told.
+    fn wrong(&self, message: impl FnOnce() -> String) -> Option<Value> {
+        self.wrong.borrow_mut().get_or_insert_with(message);
         None
     }
 
@@ -129,12 +129,12 @@ impl Context {
     }
 
     fn problem(&self, what: &str, at: &Node<'_>, name: &str) {
-        if !self.strict {
+        let mut problems = self.problems.borrow_mut();
+        if !self.strict || problems.len() >= self.limit {
             return;
         }
         let problem = format!("{what} field {}", Quoted(&at.strict(name)));
-        let mut problems = self.problems.borrow_mut();
-        if problems.len() < self.limit && !problems.contains(&problem) {
+        if !problems.contains(&problem) {
             problems.push(problem);
         }
     }
@@ -202,8 +202,7 @@ impl<'a> Seed<'a> {
 
     /// A JSON value of the wrong type.
     fn mismatch<E: Error>(&self, found: &str) -> Result<Option<Value>, E> {
-        let why = self.mismatched(found);
-        if self.decodes_itself() { Err(self.cx.fail(why)) } else { Ok(self.cx.wrong(why)) }
+        if self.decodes_itself() { Err(self.cx.fail(self.mismatched(found))) } else { Ok(self.cx.wrong(|| self.mismatched(found))) }
     }
 
     fn mismatched(&self, found: &str) -> String {
@@ -319,7 +318,7 @@ impl<'a> Seed<'a> {
             Ok(text) => Ok(Some(Value::String(text))),
             Err(_) if self.is_lenient() => Ok(Some(Value::String(text.to_owned()))),
             // Base64 is read by the decoder of all, the others by their types' own.
-            Err(message) if matches!(self.ty.get(), Type::Bytes) && !self.cx.from_maps => Ok(self.cx.wrong(message)),
+            Err(message) if matches!(self.ty.get(), Type::Bytes) && !self.cx.from_maps => Ok(self.cx.wrong(|| message)),
             Err(message) => Err(self.cx.fail(message)),
         }
     }
@@ -483,7 +482,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             Type::SchemaOrArray(schema) => self.ty.to(*schema),
             Type::SchemaOrStrings(_) | Type::Any => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
             Type::RawJson | Type::RawExtension | Type::Fields => return AnySeed { at: self.at, cx: &Context::verbatim() }.visit_seq(seq).map(Some),
-            _ if self.is_lenient() => return StrippedSeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
+            _ if self.is_lenient() => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(|value| Some(stripped(self.at, self.cx, value))),
             _ => {
                 let wrong = self.mismatch("array")?;
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
@@ -505,7 +504,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             }
             Type::Any => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
             Type::RawJson | Type::RawExtension | Type::Fields => AnySeed { at: self.at, cx: &Context::verbatim() }.visit_map(map).map(Some),
-            _ if self.is_lenient() => StrippedSeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
+            _ if self.is_lenient() => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(|value| Some(stripped(self.at, self.cx, value))),
             _ => {
                 let wrong = self.mismatch("object")?;
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
@@ -620,71 +619,13 @@ impl<'de> Visitor<'de> for AnySeed<'_> {
 }
 
 /// JSON where a schema has no fields: objects lose theirs, which are unknown.
-struct StrippedSeed<'a> {
-    at: &'a Node<'a>,
-    cx: &'a Context,
-}
-
-impl<'de> DeserializeSeed<'de> for StrippedSeed<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for StrippedSeed<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_bool<E: Error>(self, b: bool) -> Result<Value, E> {
-        AnySeed { at: self.at, cx: self.cx }.visit_bool(b)
-    }
-
-    fn visit_i64<E: Error>(self, n: i64) -> Result<Value, E> {
-        AnySeed { at: self.at, cx: self.cx }.visit_i64(n)
-    }
-
-    fn visit_u64<E: Error>(self, n: u64) -> Result<Value, E> {
-        AnySeed { at: self.at, cx: self.cx }.visit_u64(n)
-    }
-
-    fn visit_f64<E: Error>(self, n: f64) -> Result<Value, E> {
-        AnySeed { at: self.at, cx: self.cx }.visit_f64(n)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {
-        AnySeed { at: self.at, cx: self.cx }.visit_str(text)
-    }
-
-    fn visit_string<E: Error>(self, text: String) -> Result<Value, E> {
-        AnySeed { at: self.at, cx: self.cx }.visit_string(text)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Value, E> {
-        AnySeed { at: self.at, cx: self.cx }.visit_unit()
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut out = Vec::new();
-        loop {
-            let node = self.at.index(out.len());
-            match seq.next_element_seed(StrippedSeed { at: &node, cx: self.cx })? {
-                Some(value) => out.push(value),
-                None => return Ok(Value::Array(out)),
-            }
+fn stripped(at: &Node<'_>, cx: &Context, value: Value) -> Value {
+    match value {
+        Value::Array(items) => items.into_iter().enumerate().map(|(place, item)| stripped(&at.index(place), cx, item)).collect(),
+        Value::Object(fields) => {
+            fields.keys().for_each(|name| cx.problem("unknown", at, name));
+            Value::Object(Map::new())
         }
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        while let Some(name) = map.next_key::<String>()? {
-            self.cx.problem("unknown", self.at, &name);
-            let node = self.at.key(&name);
-            map.next_value_seed(AnySeed { at: &node, cx: self.cx })?;
-        }
-        Ok(Value::Object(Map::new()))
+        other => other,
     }
 }
