@@ -4,7 +4,7 @@ use clap::Args;
 use kubelet::{Options, Settings};
 use std::path::PathBuf;
 
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Node, as kubelet has them")]
 pub struct NodeFlags {
     /// Directory of static pods' files, or one such file; names that begin with a dot are not read

@@ -10,6 +10,7 @@ use crate::{
     detach, farewell, host, image, kubeconfig,
     log::log,
     manifest::{self, Object},
+    node_flags::NodeFlags,
     part, preflight,
     progress::Steps,
     rollout,
@@ -31,6 +32,9 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     }
     if !up.node_port_addresses.is_empty() && up.disable.contains(&Component::Proxy) {
         return Err(anyhow!("--node-port-addresses is the proxy's, which is disabled: give it to `knarr proxy`"));
+    }
+    if up.node != NodeFlags::default() && up.disable.contains(&Component::Kubelet) {
+        return Err(anyhow!("flags of the node are the kubelet's, which is disabled: give them to `knarr kubelet`"));
     }
     serve::admission(&up)?;
     part::scheduler_config(up.scheduler_config.as_deref())?;

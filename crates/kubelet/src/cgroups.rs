@@ -44,8 +44,7 @@ impl Cgroups {
             Qos::Burstable => "/burstable",
             Qos::BestEffort => "/besteffort",
         };
-        let root = if self.root.is_empty() { String::new() } else { format!("/{}", self.root) };
-        format!("{root}/kubepods{class}/pod{}", util::uid(pod))
+        format!("{}{class}/pod{}", self.node_path(), util::uid(pod))
     }
 
     /// Where version 1's cgroups of memory are.
@@ -86,14 +85,19 @@ impl Cgroups {
         self.put_all(path, limits, pids)
     }
 
+    /// Where a controller (of version 1) has a cgroup.
+    fn dir(&self, controller: &str, path: &str) -> PathBuf {
+        let base = if self.unified { self.base.clone() } else { self.base.join(controller) };
+        base.join(path.trim_start_matches('/'))
+    }
+
     /// Writes limits; the first that the kernel does not take is an error, but for those of controllers that are not there.
     fn put_all(&self, path: &str, limits: &CgroupLimits, pids: Option<i64>) -> io::Result<()> {
         let pids = pids.map(|n| ("pids", "pids.max", n.to_string()));
         for (controller, file, value) in self.values(limits).into_iter().chain(pids) {
-            let rel = path.trim_start_matches('/');
-            let dir = if self.unified { self.base.join(rel) } else { self.base.join(controller).join(rel) };
-            if let Err(e) = fs::write(dir.join(file), &value)
-                && dir.join(file).exists()
+            let at = self.dir(controller, path).join(file);
+            if let Err(e) = fs::write(&at, &value)
+                && at.exists()
             {
                 return Err(io::Error::new(e.kind(), format!("{file} {value}: {e}")));
             }
@@ -200,10 +204,8 @@ impl Cgroups {
 
     /// Writes the limits; a controller that is not there is passed over, since the node's status tells what there is.
     fn set(&self, path: &str, limits: &CgroupLimits) {
-        let rel = path.trim_start_matches('/');
         for (controller, file, value) in self.values(limits) {
-            let dir = if self.unified { self.base.join(rel) } else { self.base.join(controller).join(rel) };
-            if let Err(e) = fs::write(dir.join(file), &value) {
+            if let Err(e) = fs::write(self.dir(controller, path).join(file), &value) {
                 tracing::debug!(path, file, value, error = %e, "cgroup value not set");
             }
         }

@@ -58,12 +58,18 @@ pub fn check(settings: &Settings, capacity: &Amounts) -> Result<(), String> {
     if errors.is_empty() { Ok(()) } else { Err(format!("invalid Node Allocatable configuration. {}", errors.join(" "))) }
 }
 
+/// The CPU shares of all pods together.
+#[must_use]
+pub fn pods_shares(settings: &Settings, cpu_milli: i64) -> u64 {
+    resources::shares(limit(settings, "cpu", cpu_milli))
+}
+
 /// The limits of all pods together.
 #[must_use]
 pub fn pods_limits(settings: &Settings, capacity: &Amounts) -> (CgroupLimits, Option<i64>) {
     let of = |name: &str| capacity.get(name).map(|all| limit(settings, name, *all));
-    let limits =
-        CgroupLimits { cpu_shares: resources::shares(of("cpu").unwrap_or(0)), memory_limit_bytes: of("memory").unwrap_or(0), ..CgroupLimits::default() };
+    let cpu_milli = capacity.get("cpu").copied().unwrap_or(0);
+    let limits = CgroupLimits { cpu_shares: pods_shares(settings, cpu_milli), memory_limit_bytes: of("memory").unwrap_or(0), ..CgroupLimits::default() };
     (limits, of("pid"))
 }
 

@@ -186,13 +186,12 @@ pub async fn run_with(
 
 /// What the files of static pods say when they say something else; pends where there are none.
 async fn next_set(statics: &mut Option<mpsc::UnboundedReceiver<Vec<Arc<Pod>>>>) -> Vec<Arc<Pod>> {
-    match statics {
-        Some(sets) => match sets.recv().await {
-            Some(set) => set,
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
+    if let Some(sets) = statics
+        && let Some(set) = sets.recv().await
+    {
+        return set;
     }
+    std::future::pending().await
 }
 
 /// Follows the plugins that register at this kubelet.

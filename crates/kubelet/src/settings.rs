@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use machinery::quantity::{Format, ParseError, Quantity};
+pub use machinery::time::parse_go_duration as duration;
 
 use crate::evict::signals::{self, Threshold};
 
@@ -144,45 +145,6 @@ pub fn pairs(texts: &[String], by: char) -> Result<Pairs, String> {
         out.insert(key.trim().to_owned(), value.trim().to_owned());
     }
     Ok(out)
-}
-
-/// Nanoseconds of a text like `1m30s` (Go's `time.ParseDuration`).
-pub fn duration(text: &str) -> Result<i64, String> {
-    let invalid = || format!("time: invalid duration {text:?}");
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Ok(0);
-    }
-    if rest.is_empty() {
-        return Err(invalid());
-    }
-    let mut sum = 0_f64;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(|| format!("time: missing unit in duration {text:?}"))?;
-        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
-        rest = &rest[digits..];
-        let unit = &rest[..rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len())];
-        let nanos = match unit {
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return Err(format!("time: unknown unit {unit:?} in duration {text:?}")),
-        };
-        sum += number * nanos;
-        rest = &rest[unit.len()..];
-    }
-    // Go's own end of the range.
-    if sum > 9_223_372_036_854_775_000.0 {
-        return Err(invalid());
-    }
-    let nanos = sum as i64;
-    Ok(if negative { -nanos } else { nanos })
 }
 
 fn period(text: Option<&str>, usual: Duration) -> Result<i64, String> {
@@ -358,18 +320,16 @@ impl Options {
             }
             match one.as_str() {
                 "pods" => out.enforce_pods = true,
-                "system-reserved" | "system-reserved-compressible" => match named(&self.system_reserved_cgroup) {
-                    Some(cgroup) => out.cgroups.push((Owner::System, cgroup.clone(), one.ends_with("compressible"))),
-                    None => errors.push(format!(
-                        "invalid configuration: systemReservedCgroup (--system-reserved-cgroup) must be specified when \"system-reserved\" or \"system-reserved-compressible\" included in {flag}"
-                    )),
-                },
-                "kube-reserved" | "kube-reserved-compressible" => match named(&self.kube_reserved_cgroup) {
-                    Some(cgroup) => out.cgroups.push((Owner::Kube, cgroup.clone(), one.ends_with("compressible"))),
-                    None => errors.push(format!(
-                        "invalid configuration: kubeReservedCgroup (--kube-reserved-cgroup) must be specified when \"kube-reserved\" or \"kube-reserved-compressible\" included in {flag}"
-                    )),
-                },
+                "system-reserved" | "system-reserved-compressible" | "kube-reserved" | "kube-reserved-compressible" => {
+                    let system = (Owner::System, "system", &self.system_reserved_cgroup);
+                    let (owner, name, cgroup) = if one.starts_with("system") { system } else { (Owner::Kube, "kube", &self.kube_reserved_cgroup) };
+                    match named(cgroup) {
+                        Some(cgroup) => out.cgroups.push((owner, cgroup.clone(), one.ends_with("compressible"))),
+                        None => errors.push(format!(
+                            "invalid configuration: {name}ReservedCgroup (--{name}-reserved-cgroup) must be specified when \"{name}-reserved\" or \"{name}-reserved-compressible\" included in {flag}"
+                        )),
+                    }
+                }
                 "none" if asked.len() > 1 => {
                     errors.push(format!("invalid configuration: {flag} may not contain additional enforcements when \"none\" is specified"));
                 }

@@ -207,6 +207,9 @@ impl KubeApi for FakeApi {
         Ok(made)
     }
     async fn delete_pod(&self, namespace: &str, name: &str, _: &str) -> Result<(), ApiError> {
+        if *self.away.lock() {
+            return Err(ApiError::Other("away".into()));
+        }
         self.pods.lock().remove(&(namespace.to_owned(), name.to_owned())).map_or_else(|| missing(name), |_| Ok(()))
     }
     async fn create_token(&self, _: &str, _: &str, _: TokenRequest) -> Result<TokenRequest, ApiError> {

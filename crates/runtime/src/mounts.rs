@@ -7,7 +7,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 /// A mount of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +27,22 @@ pub struct Mounted {
     pub shared: bool,
     /// What it was mounted from, in the file system's own words: a device, mostly.
     pub source: PathBuf,
+}
+
+/// Changes a mount's own flags. What is forbidden there stays so: a remount takes away what it does not name (mount(2)).
+///
+/// # Errors
+/// The kernel refuses.
+pub fn remount(at: &Path, flags: MsFlags) -> io::Result<()> {
+    let held = statvfs(at)?.flags();
+    let all = [
+        (FsFlags::ST_RDONLY, MsFlags::MS_RDONLY),
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+    ];
+    let kept: MsFlags = all.into_iter().filter(|(is, _)| held.contains(*is)).map(|(_, flag)| flag).collect();
+    Ok(mount(None::<&str>, at, None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags | kept, None::<&str>)?)
 }
 
 /// All that is mounted, in the order in which it was.

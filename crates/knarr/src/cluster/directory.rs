@@ -134,7 +134,7 @@ pub fn claim(path: &Path, cluster: &str, default: bool) -> anyhow::Result<()> {
 }
 
 /// Makes a directory that a start after a crash knows for knarr's own, before there is a mark in it.
-fn half_make(path: &Path) -> std::io::Result<()> {
+pub(super) fn half_make(path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), |parent| fs::DirBuilder::new().recursive(true).mode(0o700).create(parent))?;
     fs::DirBuilder::new().mode(HALF_MADE).create(path)
 }

@@ -1,7 +1,7 @@
 //! Whose directories are, and which addresses are free.
 
 use super::{
-    directory::{Made, claim, owned, real, remove_known},
+    directory::{Made, claim, half_make, owned, real, remove_known},
     plan::{CLUSTERS_MAX, Taken, choose},
     *,
 };
@@ -106,7 +106,9 @@ fn only_what_knarr_made_is_removed() {
 fn a_directory_that_a_crash_left_without_its_mark_is_knarrs() {
     let folder = Folder::new("half");
     for leaves in [None, Some("mark.json.new")] {
-        let half = folder.make("half", 0o1700);
+        let half = folder.0.join("half");
+        half_make(&half).unwrap();
+        assert_eq!(mode(&half) & 0o5777, 0o1700);
         leaves.map_or(Ok(()), |name| fs::write(half.join(name), "{")).unwrap();
         assert!(owned(&half, "one", false).unwrap(), "`down` finds it");
         claim(&half, "one", false).unwrap();

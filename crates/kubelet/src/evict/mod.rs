@@ -2,7 +2,7 @@
 //! matter least.
 //!
 //! Both are looked at every ten seconds (upstream's `monitoringInterval`), never twice at the same time, and again when what was evicted
-//! has ended. The words are those of `pkg/kubelet/eviction`. Limits of their own are looked at only for pods that name one.
+//! is off the host. The words are those of `pkg/kubelet/eviction`. Limits of their own are looked at only for pods that name one.
 
 pub mod notify;
 mod observe;
@@ -28,6 +28,11 @@ pub const LOOK: Duration = Duration::from_secs(10);
 /// How long the end of what was evicted is waited for, and how often it is looked at (upstream's `podCleanupTimeout`).
 const CLEANUP_MAX: Duration = Duration::from_secs(30);
 const CLEANUP_LOOK: Duration = Duration::from_secs(1);
+
+/// A kernel's number among the signed ones of quantities.
+fn number(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
 
 /// Which of its own limits a pod is over, as metrics name it, and what is told of it.
 type Excess = (&'static str, String);
@@ -84,10 +89,10 @@ pub async fn check(cx: Arc<Context>, pods: Pods) {
         if evicted.is_empty() {
             return;
         }
-        // What they give back is seen when they have ended; who takes more than half as much again as he got is not waited for (upstream `killPodNow`).
+        // What they give back is seen when it is off the host; who takes more than half as much again as he got is not waited for (upstream `killPodNow`).
         let grace = evicted.iter().filter_map(|h| h.eviction()).map(|e| e.grace).max().unwrap_or_default();
         let until = tokio::time::Instant::now() + CLEANUP_MAX + grace + grace / 2;
-        while evicted.iter().any(|h| !h.ended() && !h.is_gone()) && tokio::time::Instant::now() < until {
+        while evicted.iter().any(|h| !h.is_emptied() && !h.is_gone()) && tokio::time::Instant::now() < until {
             tokio::time::sleep(CLEANUP_LOOK).await;
         }
     }

@@ -15,7 +15,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::observe::{memory_of, observe};
+use super::observe::memory_of;
 use super::signals::{Signal, Threshold};
 use crate::pod::Context;
 
@@ -55,13 +55,12 @@ pub async fn tell(cx: Arc<Context>, hurry: Arc<Notify>, stop: CancellationToken)
     }
     let thresholds = &cx.config.settings.eviction.thresholds;
     while !stop.is_cancelled() {
-        let (observed, _) = observe(&cx).await;
         let mut crossings = Vec::new();
         for t in thresholds {
-            let (Some(dir), Some(seen)) = (directory(&cx, t), observed.get(&t.signal)) else { continue };
+            let Some(dir) = directory(&cx, t) else { continue };
+            let Some((capacity, usage, working_set)) = memory_of(&cx, t.signal).await else { continue };
             // What is used without being needed comes on top.
-            let Some((usage, working_set)) = memory_of(&cx, t.signal).await else { continue };
-            let at = seen.capacity.saturating_sub(t.below.of(seen.capacity).value()).saturating_add(usage.saturating_sub(working_set));
+            let at = capacity.saturating_sub(t.below.of(capacity).value()).saturating_add(usage.saturating_sub(working_set));
             match Crossing::of(&dir, at) {
                 Ok(crossing) => crossings.push(crossing),
                 Err(error) => tracing::info!(%error, "no news of memory from the kernel"),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use nix::sys::statvfs::statvfs;
 
+use super::number;
 use super::signals::{Observations, Observed, Signal};
 use crate::cri::Measure;
 use crate::machine;
@@ -20,7 +21,6 @@ fn apart(a: &Path, b: &Path) -> bool {
 
 /// Bytes and inodes of a file system. One that tells nothing is not full.
 fn disk(at: &Path, bytes: Signal, inodes: Signal, out: &mut Observations) {
-    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let mut put = |signal, available: u64, capacity: u64| {
         if capacity > 0 {
             out.insert(signal, Observed { available: number(available), capacity: number(capacity) });
@@ -47,7 +47,7 @@ pub async fn observe(cx: &Arc<Context>) -> (Observations, bool) {
         let (stats, _) = runtime::of_machine(Path::new("/proc"));
         memory(Signal::Memory, &stats, &mut out);
         if let Some(max) = machine::pids_max() {
-            let used = i64::try_from(stats.pids).unwrap_or(i64::MAX);
+            let used = number(stats.pids);
             out.insert(Signal::Pids, Observed { available: max.saturating_sub(used), capacity: max });
         }
         (out, apart)
@@ -59,19 +59,22 @@ pub async fn observe(cx: &Arc<Context>) -> (Observations, bool) {
     (out, apart)
 }
 
-/// What is used and what of it is needed, of the machine or of all pods.
-pub async fn memory_of(cx: &Context, signal: Signal) -> Option<(i64, i64)> {
+/// What there is, what is used and what of it is needed, of the machine or of all pods.
+pub async fn memory_of(cx: &Context, signal: Signal) -> Option<(i64, i64, i64)> {
     let stats = if signal == Signal::Memory {
         util::blocking(|| runtime::of_machine(Path::new("/proc")).0).await
     } else {
         cx.runtime.readings(vec![Measure::Cgroup(cx.cgroups.node_path())], false).await.into_iter().next().flatten()?.stats
     };
-    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    Some((number(stats.memory_usage_bytes), number(stats.memory_working_set_bytes)))
+    Some((limit(&stats)?, number(stats.memory_usage_bytes), number(stats.memory_working_set_bytes)))
+}
+
+fn limit(stats: &runtime::Stats) -> Option<i64> {
+    stats.memory_limit_bytes.and_then(|l| i64::try_from(l).ok()).filter(|l| *l > 0)
 }
 
 fn memory(signal: Signal, stats: &runtime::Stats, out: &mut Observations) {
-    let Some(limit) = stats.memory_limit_bytes.and_then(|l| i64::try_from(l).ok()).filter(|l| *l > 0) else { return };
-    let used = i64::try_from(stats.memory_working_set_bytes).unwrap_or(i64::MAX);
+    let Some(limit) = limit(stats) else { return };
+    let used = number(stats.memory_working_set_bytes);
     out.insert(signal, Observed { available: limit.saturating_sub(used).max(0), capacity: limit });
 }

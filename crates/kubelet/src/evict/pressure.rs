@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use super::number;
 use super::observe::observe;
 use super::rank::{Candidate, Usage, message, rank};
 use super::signals::{Observations, Signal, Threshold};
@@ -92,7 +93,6 @@ async fn candidates(cx: &Arc<Context>, pods: &Pods, signal: Signal, apart: bool)
 
 async fn disk(cx: &Arc<Context>, handle: &Arc<Handle>, parts: Parts, inodes: bool, until: Instant) -> Option<Usage> {
     let taken = measure(cx, &handle.pod(), until).await?;
-    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let containers = taken.containers.iter().map(|c| (c.name.clone(), number(c.bytes()))).collect();
     Some(Usage { sum: number(taken.sum(parts, inodes)), containers })
 }
@@ -109,7 +109,6 @@ async fn measured(cx: &Arc<Context>, handles: Vec<Arc<Handle>>, signal: Signal) 
         })
         .collect();
     let mut readings = cx.runtime.readings(wanted, false).await.into_iter();
-    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     of.into_iter()
         .map(|(handle, running)| {
             let mut usage = Usage::default();

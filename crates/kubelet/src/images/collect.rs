@@ -40,7 +40,8 @@ impl Records {
     /// may go is known at least.
     fn removable(&self, images: Vec<Image>, used: impl Fn(&Image) -> bool, old: Duration, now: Instant) -> Vec<Image> {
         let mut of = self.of.lock();
-        of.retain(|id, _| images.iter().any(|i| i.id == *id));
+        let there: HashSet<&str> = images.iter().map(|i| i.id.as_str()).collect();
+        of.retain(|id, _| there.contains(id.as_str()));
         let mut spare: Vec<(Record, Image)> = Vec::new();
         for image in images {
             let record = of.entry(image.id.clone()).or_insert(Record { first: now, used: None });

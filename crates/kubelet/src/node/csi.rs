@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ::volume::{Driver, Drivers, Info, Installs};
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, CSINodeSpec, VolumeNodeResources};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -176,10 +177,11 @@ impl CsiNode {
             // The object is there from the start, as upstream's.
             return self.again("CSINode", || async { self.own().await.map(drop) }).await;
         }
-        let mut failed = Vec::new();
-        for (name, driver) in all {
-            failed.extend(self.keep(&name, &*driver, whole).await.err());
+        let mut kept = Vec::new();
+        for (name, driver) in &all {
+            kept.push(self.keep(name, &**driver, whole));
         }
+        let failed: Vec<String> = join_all(kept).await.into_iter().filter_map(Result::err).collect();
         if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
 

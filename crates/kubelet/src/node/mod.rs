@@ -145,7 +145,9 @@ fn turns(old: Option<&NodeStatus>, new: &NodeStatus) -> Vec<&'static str> {
         let (bad, good) = pressure_words(condition).0;
         (before.as_ref() != Some(&now)).then_some(if now == "True" { bad } else { good })
     };
-    Condition::ALL.into_iter().filter_map(turned).collect()
+    // That it is ready is one only where it was told otherwise.
+    let back = old.and_then(|old| status(old, "Ready")).is_some_and(|s| s != "True") && status(new, "Ready").is_some_and(|s| s == "True");
+    Condition::ALL.into_iter().filter_map(turned).chain(back.then_some("NodeReady")).collect()
 }
 
 /// The status of the node as it is now.

@@ -110,7 +110,7 @@ impl Context {
     /// Weighs the pods' classes anew; one that goes counts no more. Blocks on the kernel's files.
     pub fn balance(&self, going: Option<&Pod>) {
         let nobody = PodUid(going.map(|p| util::uid(p).to_owned()).unwrap_or_default());
-        let whole = reserve::pods_limits(&self.config.settings, &self.machine.capacity()).0.cpu_shares;
+        let whole = reserve::pods_shares(&self.config.settings, self.machine.cpu_milli);
         self.cgroups.balance(&(self.others)(&nobody), whole);
     }
 
@@ -160,6 +160,7 @@ pub struct Handle {
     pub uid: PodUid,
     pod: RwLock<Arc<Pod>>,
     gone: AtomicBool,
+    emptied: AtomicBool,
     stale: AtomicBool,
     evicted: Mutex<Option<Eviction>>,
     leaving: AtomicBool,
@@ -180,6 +181,7 @@ impl Handle {
             status: Mutex::new(pod.status.clone().unwrap_or_default()),
             pod: RwLock::new(pod),
             gone: AtomicBool::new(false),
+            emptied: AtomicBool::new(false),
             stale: AtomicBool::new(false),
             evicted: Mutex::default(),
             leaving: AtomicBool::new(false),
@@ -255,6 +257,17 @@ impl Handle {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
+    }
+
+    /// Nothing of it is left on the host but what tells of it.
+    fn set_emptied(&self) {
+        self.emptied.store(true, Ordering::Release);
+    }
+
+    /// Whether it has given back what it had on the host.
+    #[must_use]
+    pub fn is_emptied(&self) -> bool {
+        self.emptied.load(Ordering::Acquire)
     }
 
     /// Volumes must be refreshed.

@@ -219,16 +219,23 @@ impl Worker {
         // A static pod may be the API server itself: nobody waits until its mirror has been told.
         let writer = if is_static(&pod) { StatusWriter::idle() } else { self.writer.clone() };
         let deleted = self.handle.is_gone() || pod.metadata.deletion_timestamp.is_some();
+        let runs = || containers.iter().filter(|c| !c.sandbox.0.is_empty()).cloned().collect::<Vec<_>>();
         if self.stage == Stage::Cleaning {
+            // Who was put out gives back layers and logs as well (upstream's `ShouldPodContentBeRemoved`); what was told of him stands.
+            let spent = if self.handle.is_evicted() { (cx.runtime.pod_sandboxes(&self.handle.uid), runs()) } else { Default::default() };
+            self.settled |= !spent.1.is_empty();
             let sandbox = sandbox.map(|s| s.id.clone());
             self.duties.begin(Duty::Clean, at, async move {
-                let cleaned = cleanup::clean_host(&cx, &pod, sandbox).await;
+                let mut cleaned = cleanup::clean_host(&cx, &pod, sandbox).await;
                 writer.flush().await;
+                if cleaned.is_ok() {
+                    cleaned = cleanup::remove_sandboxes(&cx, spent.0, spent.1, true).await;
+                }
                 Outcome::Cleaned(cleaned)
             });
         } else if deleted {
             let sandboxes = cx.runtime.pod_sandboxes(&self.handle.uid);
-            let runs: Vec<Container> = containers.iter().filter(|c| !c.sandbox.0.is_empty()).cloned().collect();
+            let runs = runs();
             let gone = self.handle.is_gone();
             self.duties.begin(Duty::Clean, at, async move { Outcome::Deleted(cleanup::forget(&cx, &pod, sandboxes, runs, &writer, gone).await) });
         }
@@ -316,6 +323,7 @@ impl Worker {
             }
             Outcome::Tidied(Ok(())) => true,
             Outcome::Cleaned(Ok(())) => {
+                self.handle.set_emptied();
                 self.stage = Stage::Ended;
                 true
             }

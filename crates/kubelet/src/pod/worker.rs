@@ -116,8 +116,8 @@ pub struct Worker {
     forced: Option<status::Forced>,
     /// Admission refused it.
     rejected: bool,
-    /// It had ended when this process first saw it.
-    settled: bool,
+    /// It had ended when this process first saw it, or gave back all that is known of its runs.
+    pub(super) settled: bool,
     pub(super) cancel: CancellationToken,
     /// Containers that were killed or removed to be started again.
     pub(super) again: HashSet<ContainerId>,
@@ -424,7 +424,14 @@ impl Worker {
     }
 
     fn publish(&mut self, pod: &Arc<Pod>, sandbox: Option<&Sandbox>, containers: &[Container], now: SystemTime) {
-        let old = self.handle.status.lock().clone();
+        let mut old = self.handle.status.lock().clone();
+        // What a former process told of a static pod stands in its mirror (upstream's status manager).
+        if self.mirrored.is_none()
+            && let Some(told) = self.handle.mirror().and_then(|m| m.status.clone())
+            && told.start_time.is_some()
+        {
+            (old.start_time, old.conditions) = (told.start_time, told.conditions);
+        }
         if let (true, Some(forced)) = (self.rejected, &self.forced) {
             // A pod that was never taken in has nothing else to tell of, as upstream's `rejectPod`.
             let new = PodStatus {

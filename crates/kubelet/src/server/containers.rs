@@ -19,7 +19,9 @@ const LOG_QUEUE: usize = 8;
 impl Server {
     /// The pod a path means; with a UID it must be that pod.
     pub(super) fn pod(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<Arc<Handle>, Answer> {
-        let found = self.pods.named(namespace, name).filter(|h| uid.is_none_or(|u| h.uid.0 == u));
+        // The API knows a static pod by its mirror (upstream's `TranslatePodUID`).
+        let is = |h: &Handle, uid: &str| h.uid.0 == uid || h.mirror().is_some_and(|m| crate::util::uid(&m) == uid);
+        let found = self.pods.named(namespace, name).filter(|h| uid.is_none_or(|u| is(h, u)));
         found.ok_or_else(|| text(StatusCode::NOT_FOUND, format!("pod {name:?} not found in namespace {namespace:?}\n")))
     }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use parking_lot::Mutex;
@@ -125,6 +126,7 @@ impl Mirrors {
         pauses.retain(|_, until| *until > now);
         let known = self.known.lock().clone();
         let mut shown: BTreeSet<FullName> = self.waiting.lock().clone();
+        let mut due = Vec::new();
         for handle in self.pods.all() {
             let pod = handle.pod();
             if !is_static(&pod) {
@@ -137,7 +139,16 @@ impl Mirrors {
             if handle.is_gone() || pauses.contains_key(&name) || mirror.is_some_and(|m| shows(m, &pod) && !ends(m)) {
                 continue;
             }
-            if let Err(error) = self.renew(&pod, mirror).await {
+            due.push((name, pod, mirror));
+        }
+        // All at once: a call without an answer holds up no other's mirror.
+        let mut calls = Vec::new();
+        for (_, pod, wrong) in &due {
+            calls.push(self.renew(pod, *wrong));
+        }
+        let done = join_all(calls).await;
+        for ((name, pod, _), result) in due.into_iter().zip(done) {
+            if let Err(error) = result {
                 tracing::error!(pod = %util::describe(&pod), %error, "Failed creating a mirror pod");
                 pauses.insert(name, Instant::now() + RETRY);
             }

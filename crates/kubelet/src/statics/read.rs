@@ -22,6 +22,8 @@ use super::{FILE, HASH, MIRROR, SEEN, SOURCE};
 
 /// Longest file that is read (upstream's `maxConfigLength`).
 const BYTES_MAX: u64 = 10 << 20;
+/// Longest UID that a file may give its pod.
+const UID_BYTES_MAX: usize = 64;
 
 /// The bytes of a regular file. Anything else is refused without being read: a pipe would be waited for.
 pub fn bytes(path: &Path) -> Result<Vec<u8>, String> {
@@ -65,6 +67,11 @@ pub fn pod(bytes: &[u8], path: &Path, node: &str, seen: &str) -> Result<Pod, Str
     strategy.default(&mut value);
     if text(&value["metadata"], "name").is_empty() {
         return Err("invalid pod: name is needed for the pod".into());
+    }
+    let uid = text(&value["metadata"], "uid");
+    // It names directories, logs and cgroups of this node.
+    if uid.len() > UID_BYTES_MAX || !uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Err(format!("invalid pod: metadata.uid {uid:?} may only have letters, digits and '-', {UID_BYTES_MAX} at most"));
     }
     place(&mut value, path, node, seen).ok_or("invalid pod: no object")?;
     let mut errors = kinds::validate_meta(&value, true, strategy);
@@ -167,6 +174,10 @@ mod tests {
         assert_eq!(refused(&WEB.replace("name: web", "labels: {a: b}")), "invalid pod: name is needed for the pod");
         assert!(refused(&WEB.replace("name: c", "name: C")).starts_with("invalid pod: [spec.containers[0].name: Invalid value: \"C\""));
         assert_eq!(refused(&WEB.replace("spec:", "spec:\n  serviceAccountName: x")), "static pods may not reference serviceaccounts");
+        for uid in ["/etc", "../x", "a_b", &"a".repeat(UID_BYTES_MAX + 1)] {
+            let named = WEB.replace("name: web\n", &format!("name: web\n  uid: {uid}\n"));
+            assert!(refused(&named).contains("metadata.uid"), "{uid}");
+        }
         let volume = "spec:\n  volumes: [{name: v, configMap: {name: m}}]";
         assert_eq!(refused(&WEB.replace("spec:", volume)), "static pods may not reference configmaps");
     }

@@ -75,8 +75,8 @@ async fn run(mut files: Files, to: mpsc::UnboundedSender<Vec<Arc<Pod>>>) {
     ticks.tick().await;
     let mut whole = true;
     loop {
-        if news.is_none() {
-            // Before the look, which sees what came until then.
+        if news.is_none() || whole {
+            // Whatever has the name by now; before the look, which sees what came until then.
             news = directories.watch(&files.path, changes).ok();
         }
         let mut own = files;

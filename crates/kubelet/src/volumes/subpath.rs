@@ -91,7 +91,8 @@ pub fn bind(volume: &Path, sub_path: &Path, at: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What the pod's owner is told when that failed: not why, since it could tell of the host what is none of a pod's business.
+/// What the pod's owner is told when that failed: not why. As upstream's, it tells whether something is there, also where a link leads out of the
+/// volume.
 pub fn refusal(wanted: &Path, volume_mount: &str, container: &str) -> String {
     let what = if wanted.exists() { "prepare subPath" } else { "create subPath directory" };
     format!("failed to {what} for volumeMount {volume_mount:?} of container {container:?}")

@@ -59,5 +59,5 @@ pub(super) fn bind(from: &Path, to: &Path, readonly: bool) -> io::Result<()> {
 
 /// Makes what is mounted at a place read-only there.
 pub(super) fn restrict(at: &Path) -> io::Result<()> {
-    Ok(mount(None::<&str>, at, None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, None::<&str>)?)
+    runtime::mounts::remount(at, MsFlags::MS_RDONLY)
 }

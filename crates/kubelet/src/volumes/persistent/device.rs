@@ -9,6 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::LocalVolumeSource;
 use nix::libc;
@@ -20,6 +21,9 @@ use super::{Persistent, mounts, place};
 
 /// The file system that a device is taken to have, and gets.
 const FS_TYPE: &str = "ext4";
+
+/// How long a device that is being mounted is waited for by who takes away. What was not taken is tried again.
+const LOCK_MAX: Duration = Duration::from_secs(10);
 
 /// A lock for each volume that is a device, while somebody is at it.
 #[derive(Default)]
@@ -51,7 +55,12 @@ impl Persistent {
         for name in self.0.places.local_devices() {
             let lock = self.0.local.of(&name);
             // Those of other pods are looked at, too, since what they left may have been in use then; not while a mount is under way.
-            let alone = if names.contains(&name) { Some(lock.lock()) } else { lock.try_lock() };
+            let alone = if names.contains(&name) {
+                let late = || std::io::Error::other(format!("local device {name} does not answer"));
+                Some(lock.try_lock_for(LOCK_MAX).ok_or_else(late)?)
+            } else {
+                lock.try_lock()
+            };
             if alone.is_some() {
                 self.drop_device(&name)?;
             }

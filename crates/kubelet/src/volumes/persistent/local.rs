@@ -114,7 +114,7 @@ fn show(spec: &Spec, v: &LocalVolumeSource, staged: &Path, at: &Path, pods: &Pat
     // Options of the mount itself; those of a file system are for who mounts it. A crash may have come before them.
     let (flags, _) = ::volume::mount_options(&spec.options, &[]);
     if !flags.is_empty() {
-        mount(None::<&str>, at, None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags, None::<&str>).map_err(|e| text(&e))?;
+        ::runtime::mounts::remount(at, flags).map_err(|e| text(&e))?;
     }
     // The group gets its files once, when the volume has none of its pods yet.
     Ok(Shown::Bound { shared: shared || known })

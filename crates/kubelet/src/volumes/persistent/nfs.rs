@@ -4,7 +4,6 @@
 //! force, whether or not the server answers.
 
 use std::path::Path;
-use std::time::Duration;
 
 use ::volume::Export;
 use k8s_openapi::api::core::v1::{NFSVolumeSource, Pod};
@@ -16,22 +15,20 @@ use super::{Persistent, mounts, place};
 use crate::util;
 use crate::volumes::Ready;
 
-/// For finding a server by its name.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
-
 impl Persistent {
     /// An `nfs` volume, of the pod itself or of its claim.
     pub(super) async fn nfs(&self, pod: &Pod, spec: &Spec, v: &NFSVolumeSource) -> Result<Ready, Trouble> {
         let failed = |e: String| Trouble::mount("MountVolume.SetUp", &spec.name, e);
-        let host = v.server.trim_start_matches('[').trim_end_matches(']');
-        let found = dial::addresses(host, ANSWER_MAX).await.map_err(|e| failed(format!("mount failed: the NFS server {} is not found: {e}", v.server)))?;
+        let found =
+            dial::addresses(&v.server, dial::ANSWER_MAX).await.map_err(|e| failed(format!("mount failed: the NFS server {} is not found: {e}", v.server)))?;
         let address = *found.first().ok_or_else(|| failed(format!("mount failed: the NFS server {} has no address", v.server)))?;
-        let export = Export::new(&v.server, &v.path, address, &spec.options, spec.readonly || v.read_only == Some(true));
+        let readonly = spec.readonly || v.read_only == Some(true);
+        let export = Export::new(&v.server, &v.path, address, &spec.options, readonly);
         let uid = util::uid(pod);
         let at = self.0.places.export(uid, &spec.name);
         let place = at.clone();
         self.0.looks.look(uid, move || mount_at(&export, &place)).await.map_err(failed)?;
-        Ok(Ready { path: at, readonly: spec.readonly || v.read_only == Some(true), ..Ready::default() })
+        Ok(Ready { path: at, readonly, ..Ready::default() })
     }
 
     /// Takes away a pod's exports. Blocks, but not on their servers.

@@ -135,10 +135,14 @@ impl Persistent {
             let staged = (found.abilities().stage && !slot.state.lock().ephemeral).then_some(staged.as_path());
             return self.ask(&driver, found.stats(&handle, &at, staged)).await;
         }
-        // A local volume tells by itself; a path of the host is not measured, as upstream does.
-        let name = self.0.api.get_claim(util::namespace(pod), &spec::claim_of(pod, volume)?.0).await.ok()?.spec?.volume_name?;
-        let at = self.0.places.local(&uid.0, &name);
-        self.0.looks.look(&uid.0, move || Ok(file_system(&at))).await.ok().flatten()
+        // A local volume and an export tell by themselves; a path of the host is not measured, as upstream does.
+        let name = match spec::claim_of(pod, volume) {
+            Some((claim, _)) => self.0.api.get_claim(util::namespace(pod), &claim).await.ok()?.spec?.volume_name?,
+            None if volume.nfs.is_some() => volume.name.clone(),
+            None => return None,
+        };
+        let places = [self.0.places.local(&uid.0, &name), self.0.places.export(&uid.0, &name)];
+        self.0.looks.look(&uid.0, move || Ok(places.iter().find_map(file_system))).await.ok().flatten()
     }
 }
 
