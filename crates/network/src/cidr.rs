@@ -1,7 +1,7 @@
-//! A range of IPv4 addresses.
+//! Ranges of addresses: of IPv4 ([`Cidr`]), which is what pods of this node have, and of either family ([`Net`]).
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use crate::Error;
@@ -80,6 +80,98 @@ impl fmt::Display for Cidr {
     }
 }
 
+/// A range of addresses of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Net {
+    base: IpAddr,
+    prefix: u8,
+}
+
+impl Net {
+    /// The range that this address lies in.
+    pub fn new(address: IpAddr, prefix: u8) -> Self {
+        let prefix = prefix.min(Self::bits(address));
+        Self { base: masked(address, prefix), prefix }
+    }
+
+    fn bits(address: IpAddr) -> u8 {
+        if address.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// The first address, which names the range.
+    pub fn base(self) -> IpAddr {
+        self.base
+    }
+
+    /// The length of the prefix.
+    pub fn prefix(self) -> u8 {
+        self.prefix
+    }
+
+    /// Its family.
+    pub fn is_ipv4(self) -> bool {
+        self.base.is_ipv4()
+    }
+
+    /// The address after the one that names it: the node's, of a node's range.
+    pub fn first(self) -> IpAddr {
+        match self.base {
+            IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits().wrapping_add(1)).into(),
+            IpAddr::V6(ip) => std::net::Ipv6Addr::from_bits(ip.to_bits().wrapping_add(1)).into(),
+        }
+    }
+
+    /// Whether an address lies in it.
+    pub fn contains(self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.is_ipv4() && masked(address, self.prefix) == self.base
+    }
+
+    /// Whether all of another lies in it.
+    pub fn holds(self, other: Net) -> bool {
+        self.prefix <= other.prefix && self.contains(other.base)
+    }
+
+    /// Whether two ranges have addresses in common.
+    pub fn overlaps(self, other: Net) -> bool {
+        self.holds(other) || other.holds(self)
+    }
+}
+
+/// An address without the bits behind a prefix.
+fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & Cidr::bits(prefix)).into(),
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+            std::net::Ipv6Addr::from_bits(ip.to_bits() & mask).into()
+        }
+    }
+}
+
+impl From<Cidr> for Net {
+    fn from(range: Cidr) -> Self {
+        Self { base: range.base.into(), prefix: range.prefix }
+    }
+}
+
+impl FromStr for Net {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = || Error::Config(format!("{text:?} is not a range of addresses"));
+        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let prefix = prefix.parse().ok().filter(|p| *p <= Self::bits(address)).ok_or_else(wrong)?;
+        Ok(Self::new(address, prefix))
+    }
+}
+
+impl fmt::Display for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.base, self.prefix)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +189,18 @@ mod tests {
         assert_eq!(range.nth(65536), None);
         assert!("0.0.0.0/0".parse::<Cidr>().unwrap().contains([1, 2, 3, 4].into()));
         assert!("10.0.0.0/33".parse::<Cidr>().is_err() && "x/8".parse::<Cidr>().is_err());
+    }
+
+    #[test]
+    fn ranges_of_either_family() {
+        let net = |text: &str| text.parse::<Net>().unwrap();
+        assert_eq!(net("fd00:10:244:1::7/64").to_string(), "fd00:10:244:1::/64");
+        assert_eq!(net("fd00::/64").first(), "fd00::1".parse::<IpAddr>().unwrap());
+        assert!(net("fd00::/16").holds(net("fd00:1::/32")) && !net("fd00:1::/32").holds(net("fd00::/16")) && net("fd00:1::/32").overlaps(net("fd00::/16")));
+        assert!(net("::/0").contains("fd00::1".parse().unwrap()) && !net("::/0").contains("10.0.0.1".parse().unwrap()));
+        assert!(!net("0.0.0.0/0").overlaps(net("::/0")) && net("10.1.0.0/16") == Net::from("10.1.2.3/16".parse::<Cidr>().unwrap()));
+        for wrong in ["10.0.0.0", "10.0.0.0/33", "fd00::/129", "x/8", ""] {
+            assert!(wrong.parse::<Net>().is_err(), "{wrong}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! the name of a table), so that clusters side by side never touch each other's and a crashed one can be cleared away.
 //!
 //! - [`pod`]: a point-to-point link per pod, addresses, ports of the host, egress.
+//! - [`mesh`]: pods of other machines, by VXLAN or routes.
 //! - [`proxy`]: Services as nftables maps, from the informers' memory.
 //! - [`dns`]: the cluster's names, from the same memory.
 //! - [`nft`], [`netlink`], [`link`], [`conntrack`]: the kernel's languages.
@@ -14,13 +15,14 @@ pub mod conntrack;
 pub mod dns;
 pub mod link;
 mod mark;
+pub mod mesh;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod pod;
 pub mod proxy;
 
-pub use cidr::Cidr;
+pub use cidr::{Cidr, Net};
 pub use mark::Mark;
 
 use std::io;

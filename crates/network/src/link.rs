@@ -9,26 +9,26 @@ use crate::cidr::Cidr;
 use crate::netlink::{ACK, CREATE, DUMP, EXCL, Messages, REPLACE, Socket, attribute, text};
 use crate::{Error, Result};
 
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_GETLINK: u16 = 18;
+pub(crate) const RTM_NEWLINK: u16 = 16;
+pub(crate) const RTM_DELLINK: u16 = 17;
+pub(crate) const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_NEWNEIGH: u16 = 28;
+pub(crate) const RTM_NEWROUTE: u16 = 24;
+pub(crate) const RTM_DELROUTE: u16 = 25;
+pub(crate) const RTM_NEWNEIGH: u16 = 28;
 
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
+pub(crate) const IFLA_ADDRESS: u16 = 1;
+pub(crate) const IFLA_IFNAME: u16 = 3;
+pub(crate) const IFLA_MTU: u16 = 4;
 const IFLA_OPERSTATE: u16 = 16;
-const IFLA_LINKINFO: u16 = 18;
+pub(crate) const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
+pub(crate) const IFLA_INFO_KIND: u16 = 1;
+pub(crate) const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET_CONF: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -37,10 +37,10 @@ const IFF_UP: u32 = 1;
 /// `IF_OPER_UP`.
 const OPER_UP: u8 = 6;
 
-const NUD_PERMANENT: u16 = 0x80;
+pub(crate) const NUD_PERMANENT: u16 = 0x80;
 const RTPROT_STATIC: u8 = 4;
-const RT_TABLE_MAIN: u8 = 254;
-const RTNH_F_ONLINK: u32 = 4;
+pub(crate) const RT_TABLE_MAIN: u8 = 254;
+pub(crate) const RTNH_F_ONLINK: u32 = 4;
 /// The whole of IPv4.
 const SCOPE_UNIVERSE: u8 = 0;
 /// On this link.
@@ -79,7 +79,7 @@ pub struct Link {
     pub active: bool,
 }
 
-fn ifinfo(index: u32, flags: u32) -> [u8; 16] {
+pub(crate) fn ifinfo(index: u32, flags: u32) -> [u8; 16] {
     let mut out = [0; 16];
     out[4..8].copy_from_slice(&index.to_ne_bytes());
     out[8..12].copy_from_slice(&flags.to_ne_bytes());

@@ -51,6 +51,16 @@ impl Mark {
         format!("kn{:04x}", hash(&[&self.0]) & 0xffff)
     }
 
+    /// The device by which pods of other machines are reached. It begins as all links of pods do, and no pod's has an `x` there.
+    pub fn overlay(&self) -> String {
+        format!("knx{:08x}", hash(&[&self.0]) & 0xffff_ffff)
+    }
+
+    /// A number that routes of this mark have, so that they are found again. (The kernel takes it for their metric.)
+    pub fn number(&self) -> u32 {
+        (hash(&[&self.0, "routes"]) & 0x3fff_ffff) as u32 | 0x4000_0000
+    }
+
     /// The alias of everything of this mark begins with this.
     pub fn alias(&self) -> String {
         format!("{ALIAS}{}/", self.0)
@@ -74,6 +84,8 @@ impl fmt::Display for Mark {
     }
 }
 
+/// In an alias, after the mark: what leads to other machines, and is no pod's.
+pub(crate) const OVERLAY: &str = "overlay ";
 /// What every alias of any cluster begins with.
 pub(crate) const ALIAS: &str = "knarr:";
 
@@ -87,6 +99,7 @@ mod tests {
             let mark = Mark::new(name);
             assert!(mark.bridge().len() <= 15, "{name}");
             assert!(mark.link("3f2a").len() <= 15, "{name}");
+            assert!(mark.overlay().len() <= 15 && mark.overlay().starts_with("kn"), "{name}");
         }
         assert_ne!(Mark::new("a").link("s"), Mark::new("b").link("s"));
         assert_eq!(Mark::new("test").bridge(), "knarr-test");

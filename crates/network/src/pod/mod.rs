@@ -26,7 +26,7 @@ mod rules;
 
 pub use own::OwnPort;
 pub use probe::Passage;
-pub(crate) use rules::protocol;
+pub(crate) use rules::{LINKS, protocol};
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -43,10 +43,10 @@ use tokio_util::sync::CancellationToken;
 use crate::cidr::Cidr;
 use crate::conntrack::{self, Flow};
 use crate::link::{self, End, Ipv4Conf, Settings, Way};
-use crate::mark::Mark;
+use crate::mark::{Mark, OVERLAY};
 use crate::netlink::{self, Messages, Socket};
 use crate::nft::{self, At, Batch, Foreign};
-use crate::{Error, Result, netns};
+use crate::{Error, Result, mesh, netns};
 use firewall::Pods;
 use holders::Holders;
 use ipam::{Ipam, Record};
@@ -336,7 +336,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 
 impl Inner {
     fn pods(&self) -> Pods {
-        Pods { range: self.config.pod_cidr, gateway: self.gateway }
+        // Those of all nodes: they reach this one's, its DNS, and its ports that lead to others.
+        Pods { range: self.config.cluster_cidr.unwrap_or(self.config.pod_cidr), gateway: self.gateway }
     }
 
     /// The table with the ports of the pods that exist.
@@ -587,7 +588,7 @@ impl Inner {
         let mut state = self.state.lock();
         let state = &mut *state;
         for found in link::list(&mut state.route)? {
-            let Some(sandbox) = found.alias.strip_prefix(&prefix).filter(|s| !s.starts_with(BRIDGE)) else { continue };
+            let Some(sandbox) = found.alias.strip_prefix(&prefix).filter(|s| !s.starts_with(BRIDGE) && !s.starts_with(OVERLAY)) else { continue };
             if state.ipam.find(sandbox).is_none() {
                 link::remove(&mut state.route, &found.name)?;
             }
@@ -703,7 +704,7 @@ fn default_mtu(route: &mut Socket) -> u32 {
 }
 
 /// Sets a kernel parameter below `net`, unless it is so already.
-fn sysctl(name: &str, value: &str) -> Result<()> {
+pub(crate) fn sysctl(name: &str, value: &str) -> Result<()> {
     let path = format!("/proc/sys/net/{name}");
     if fs::read_to_string(&path).is_ok_and(|v| v.trim() == value) {
         return Ok(());
@@ -715,7 +716,7 @@ fn sysctl(name: &str, value: &str) -> Result<()> {
 pub fn purge(mark: &Mark) -> Result<usize> {
     let mut route = Socket::open(netlink::ROUTE)?;
     let alias = mark.alias();
-    let (mut removed, mut switched) = (0, false);
+    let (mut removed, mut switched) = (mesh::purge(&mut route, mark)?, false);
     for link in link::list(&mut route)?.into_iter().filter(|l| l.alias.starts_with(&alias)) {
         link::remove(&mut route, &link.name)?;
         removed += 1;

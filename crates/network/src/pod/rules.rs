@@ -15,7 +15,7 @@ const ADDRESS_PORTS: &str = "host-address-ports";
 const SELVES: &str = "selves";
 const MULTICAST: (Ipv4Addr, u8) = (Ipv4Addr::new(224, 0, 0, 0), 4);
 /// What every pod's link of any cluster begins with.
-const LINKS: &str = "kn";
+pub(crate) const LINKS: &str = "kn";
 const LOOPBACK: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 0, 0, 0), 8);
 
 /// The number of a protocol by the API's name.
@@ -82,6 +82,10 @@ pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Ad
         for concerns in [step::came_by(LINKS), step::leaves_by(LINKS)] {
             batch.add_rule("forward", &[&concerns[..], &[Expr::Verdict(Verdict::Accept)]].concat());
         }
+        // A port of this node may lead to a pod of another, by the link that this came by.
+        for concerns in [step::source_in(cluster, Cmp::Eq), step::destination_in(cluster, Cmp::Eq)] {
+            batch.add_rule("forward", &[&concerns[..], &[Expr::Verdict(Verdict::Accept)]].concat());
+        }
         batch.add_rule("forward", &vec![Expr::Counter, Expr::Verdict(Verdict::Drop)]);
     }
 
@@ -93,7 +97,7 @@ pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Ad
 
 /// Rules in the table: by their number one sees that somebody took some away. (`table` says which they are.)
 pub(super) fn count(router: bool) -> usize {
-    if router { 8 } else { 11 }
+    if router { 8 } else { 13 }
 }
 
 /// Elements of a pod's ports: for every address, and for single ones.

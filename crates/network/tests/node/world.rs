@@ -193,12 +193,21 @@ impl Node {
         Self::named("test", "10.244.0.0/16", "10.96.0.0/16")
     }
 
+    /// One with a range of its own, and what else is to be otherwise.
+    pub fn with(change: impl FnOnce(pod::Config) -> pod::Config, range: Cidr) -> Self {
+        Self::of(change(Self::config("test", &range.to_string(), "10.96.0.0/16")))
+    }
+
     /// A cluster's node beside others.
     pub fn named(mark: &str, pods: &str, services: &str) -> Self {
+        Self::of(Self::config(mark, pods, services))
+    }
+
+    fn config(mark: &str, pods: &str, services: &str) -> pod::Config {
         let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
         let run_dir = std::env::temp_dir().join(format!("knarr-node-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&run_dir);
-        let config = pod::Config {
+        pod::Config {
             mark: Mark::new(mark),
             run_dir,
             bridge: None,
@@ -207,7 +216,10 @@ impl Node {
             mtu: None,
             cluster_cidr: None,
             own_ports: Vec::new(),
-        };
+        }
+    }
+
+    fn of(config: pod::Config) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         Self { network: PodNetwork::open(config.clone()).unwrap(), config, runtime }
     }
