@@ -6,12 +6,14 @@
 
 mod cluster;
 mod files;
+mod possession;
 mod renewable;
 #[cfg(test)]
 mod tests;
 
 pub use cluster::{ClusterNames, ClusterPki, NodePki, SIGNING_LIFE};
 pub(crate) use files::{Durability, read_or_make, write_secret};
+pub use possession::{Unfit, proven_key, request_key};
 pub use renewable::Renewable;
 
 use crate::Error;
@@ -32,7 +34,6 @@ use std::{
 use x509_parser::{
     certification_request::X509CertificationRequest,
     prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate},
-    public_key::PublicKey,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -421,39 +422,6 @@ pub fn request_subject(request_pem: &[u8]) -> Result<(String, Vec<String>), Erro
     let mut names = subject.iter_common_name().map(text).collect::<Result<Vec<_>, _>>()?;
     let organizations = subject.iter_organization().map(text).collect::<Result<_, _>>()?;
     Ok((names.pop().unwrap_or_default(), organizations))
-}
-
-/// The public key of a certificate request (DER) that is signed with it, as both name keys; else what is wrong with the request, in
-/// upstream's words. Which keys are good enough is upstream's, too.
-///
-/// # Errors
-/// What to tell the client.
-pub fn request_key(request: &[u8]) -> Result<Vec<u8>, String> {
-    let (rest, parsed) = X509CertificationRequest::from_der(request).map_err(|_| "must be a valid PKCS#10 CSR".to_owned())?;
-    if !rest.is_empty() {
-        return Err("must be a valid PKCS#10 CSR".to_owned());
-    }
-    let key = &parsed.certification_request_info.subject_pki;
-    const ED25519: &str = "1.3.101.112";
-    const CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"];
-    match key.parsed() {
-        Ok(PublicKey::EC(_)) => {
-            let curve = key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).map(|oid| oid.to_id_string());
-            if !curve.is_some_and(|curve| CURVES.contains(&curve.as_str())) {
-                return Err("elliptic public keys must use curve P256, P384, or P521".to_owned());
-            }
-        }
-        Ok(PublicKey::RSA(rsa)) => {
-            if !matches!(rsa.key_size(), 3072 | 4096) {
-                return Err("RSA keys must have modulus size 3072 or 4096".to_owned());
-            }
-        }
-        _ if key.algorithm.algorithm.to_id_string() == ED25519 => {}
-        _ => return Err("unknown public key type; supported types are Ed25519, ECDSA, and RSA".to_owned()),
-    }
-    // ring knows no P-521: such a request is not told from one whose signature is wrong.
-    parsed.verify_signature().map_err(|_| "invalid signature".to_owned())?;
-    Ok(key.raw.to_vec())
 }
 
 /// What a chain of certificates (PEM) says of its first.

@@ -14,8 +14,11 @@ use machinery::{
 };
 use std::time::{Duration, SystemTime};
 
-/// Bytes of a request at most.
-const REQUEST_BYTES_MAX: usize = 10 * 1024;
+/// Bytes of a request, of a key and of a proof at most.
+const PART_BYTES_MAX: usize = 10 * 1024;
+const REQUEST: &str = "stubPKCS10Request";
+const KEY: &str = "pkixPublicKey";
+const PROOF: &str = "proofOfPossession";
 /// How far from now a certificate may begin.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// The shortest life of a certificate.
@@ -56,13 +59,38 @@ impl Plugin for PodCertificateRequests {
 }
 
 fn request(spec: &Value, found: &mut ErrorList) {
-    let place = Path::root("spec").child("stubPKCS10Request");
-    // The older form, a key and a proof of its possession, is deprecated: no kubelet has asked so since 1.36.
-    let Some(request) = spec["stubPKCS10Request"].as_str().filter(|r| !r.is_empty()).and_then(|r| STANDARD.decode(r).ok()) else { return };
-    if request.len() > REQUEST_BYTES_MAX {
-        found.push(Error::too_long(&place, REQUEST_BYTES_MAX));
-    } else if let Err(why) = pki::request_key(&request) {
-        found.push(Error::invalid_unshown(&place, why));
+    let path = Path::root("spec");
+    let bytes = |field: &str| STANDARD.decode(text(spec, field)).ok().filter(|b| !b.is_empty());
+    if let Some(request) = bytes(REQUEST) {
+        let place = path.child(REQUEST);
+        if request.len() > PART_BYTES_MAX {
+            found.push(Error::too_long(&place, PART_BYTES_MAX));
+        } else if let Err(unfit) = pki::request_key(&request) {
+            found.push(unfit.shown.map_or_else(|| Error::invalid_unshown(&place, unfit.why), |shown| Error::invalid(&place, shown, unfit.why)));
+        }
+        return;
+    }
+    // The older form, which the first beta has alone: a key and a proof of its possession.
+    let (Some(key), Some(proof)) = (bytes(KEY), bytes(PROOF)) else { return };
+    for (field, part) in [(KEY, &key), (PROOF, &proof)] {
+        if part.len() > PART_BYTES_MAX {
+            return found.push(Error::too_long(&path.child(field), PART_BYTES_MAX));
+        }
+    }
+    if let Err(unfit) = pki::proven_key(&key, text(spec, "podUID"), &proof) {
+        found.push(match unfit.shown {
+            Some(shown) => Error::invalid(&path.child(KEY), shown, unfit.why),
+            None => Error::invalid_unshown(&path.child(if unfit.unproven { PROOF } else { KEY }), unfit.why),
+        });
+    }
+}
+
+/// The key that was asked about, of a request that was looked at when it came.
+fn asked_key(spec: &Value) -> Option<Vec<u8>> {
+    let bytes = |field: &str| STANDARD.decode(text(spec, field)).ok().filter(|b| !b.is_empty());
+    match bytes(REQUEST) {
+        Some(request) => pki::request_key(&request).ok(),
+        None => pki::proven_key(&bytes(KEY)?, text(spec, "podUID"), &bytes(PROOF)?).ok(),
     }
 }
 
@@ -75,10 +103,7 @@ fn answer(object: &Value, old: &Value, now: SystemTime) -> Result<(), Error> {
     let (status, path) = (&object["status"], Path::root("status"));
     let chain = |why: &str| Error::invalid(&path.child("certificateChain"), text(status, "certificateChain"), why);
     let leaf = pki::leaf(text(status, "certificateChain")).map_err(|why| chain(&why))?;
-    let asked = STANDARD.decode(text(&old["spec"], "stubPKCS10Request")).ok().filter(|request| !request.is_empty());
-    if let Some(request) = asked
-        && pki::request_key(&request).is_ok_and(|key| key != leaf.key)
-    {
+    if asked_key(&old["spec"]).is_some_and(|key| key != leaf.key) {
         return Err(chain("leaf certificate was not issued to the requested public key"));
     }
     let wrong = |field: &str, why: &str| Error::invalid(&path.child(field), text(status, field), why);

@@ -14,11 +14,11 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{PodCertificateRequest, PodCertificateRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, PodCertificateProjection};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::anchors;
+use super::keys::{self, Made};
 use crate::api::{ApiError, Severity, SharedApi};
 use crate::util;
 
@@ -217,26 +217,6 @@ impl State {
     }
 }
 
-/// A key of the kind that a projection asks for. RSA and P-521 are not given: what makes keys here knows neither.
-fn key_of(kind: &str) -> Result<KeyPair, String> {
-    let algorithm = match kind {
-        "ECDSAP256" => &rcgen::PKCS_ECDSA_P256_SHA256,
-        "ECDSAP384" => &rcgen::PKCS_ECDSA_P384_SHA384,
-        "ED25519" => &rcgen::PKCS_ED25519,
-        "RSA3072" | "RSA4096" | "ECDSAP521" => return Err(format!("key type {kind:?} is not supported by this kubelet")),
-        _ => return Err(format!("unknown key type {kind:?}")),
-    };
-    KeyPair::generate_for(algorithm).map_err(|e| format!("while generating keypair: {e}"))
-}
-
-/// The proof that whoever asks has the key: a PKCS#10 request of nothing else.
-fn proof(key: &KeyPair) -> Result<Vec<u8>, String> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    let request = params.serialize_request(key).map_err(|e| format!("while generating stub PKCS#10 request: {e}"))?;
-    Ok(request.der().to_vec())
-}
-
 async fn ask(api: &SharedApi, pod: &Pod, source: &PodCertificateProjection) -> Result<Asked, String> {
     let spec = pod.spec.as_ref().ok_or("pod has no spec")?;
     let account_name = spec.service_account_name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
@@ -244,9 +224,7 @@ async fn ask(api: &SharedApi, pod: &Pod, source: &PodCertificateProjection) -> R
     let lost = |what: &'static str| move |e: ApiError| format!("while {what}: {e}");
     let account = api.get_service_account(util::namespace(pod), &account_name).await.map_err(lost("fetching service account"))?;
     let node = api.get_node(&node_name).await.map_err(lost("getting node object"))?.ok_or_else(|| format!("node {node_name:?} not found"))?;
-    let kind = source.key_type.clone();
-    // A key of any kind is some hundred microseconds of work.
-    let (key, proof) = util::blocking(move || key_of(&kind).and_then(|key| Ok((key.serialize_pem(), proof(&key)?)))).await?;
+    let Made { key, proof } = keys::make(&source.key_type).await?;
     let request = PodCertificateRequest {
         metadata: ObjectMeta {
             namespace: Some(util::namespace(pod).to_owned()),
@@ -347,7 +325,7 @@ mod tests {
         answer(&api, "Issued", Duration::from_secs(3600));
         let bundle = get(&held, &api).await.unwrap();
         assert_eq!(bundle.chain, "-----BEGIN CERTIFICATE-----\nAQID\n-----END CERTIFICATE-----\n", "nothing around the blocks");
-        let key = KeyPair::from_pem(&bundle.key).unwrap();
+        let key = rcgen::KeyPair::from_pem(&bundle.key).unwrap();
         let (_, proof) = x509_parser::prelude::FromDer::from_der(&request.spec.stub_pkc_s10_request.0)
             .map(|(rest, csr): (_, x509_parser::certification_request::X509CertificationRequest<'_>)| {
                 (rest, csr.certification_request_info.subject_pki.raw.to_vec())
@@ -434,14 +412,5 @@ mod tests {
         assert_eq!(get(&held, &api).await.unwrap_err(), "PodCertificateRequest \"n/req-0\" appears to have been deleted");
         get(&held, &api).await.unwrap_err();
         assert_eq!(api.requests.borrow().len(), 1);
-    }
-
-    #[test]
-    fn keys_are_of_the_kind_that_is_asked_for() {
-        for kind in ["ECDSAP256", "ECDSAP384", "ED25519"] {
-            assert!(!proof(&key_of(kind).unwrap()).unwrap().is_empty(), "{kind}");
-        }
-        assert_eq!(key_of("RSA3072").unwrap_err(), "key type \"RSA3072\" is not supported by this kubelet");
-        assert_eq!(key_of("DSA").unwrap_err(), "unknown key type \"DSA\"");
     }
 }

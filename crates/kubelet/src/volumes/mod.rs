@@ -9,6 +9,7 @@ pub mod anchors;
 pub mod atomic;
 pub mod certificates;
 mod host;
+mod keys;
 pub mod looks;
 pub mod payload;
 pub mod persistent;

@@ -1,0 +1,84 @@
+//! ECDSA by the curve P-521 (FIPS 186-5, SP 800-186), which `ring` does not know: keys and proofs of pods' certificates (KEP-4317).
+//!
+//! The field's crate brings twenty-three others and, by their features, builds TLS anew; this is two hundred lines over the integers that X.509's
+//! reader brings anyway. **It takes time by the bits of its secrets**, so it is for what it is used for: a key that is drawn here, and signs
+//! once, where nobody but the machine's own root can tell how long that took. What is verified is public.
+
+mod der;
+mod point;
+
+use num_bigint::BigUint;
+use point::{Curve, Point};
+
+/// Bytes of a number of this curve.
+pub const BYTES: usize = 66;
+/// Bytes of a hash at most: more would have to be cut.
+const HASH_MAX: usize = 64;
+/// A public key's form: both coordinates follow.
+const UNCOMPRESSED: u8 = 4;
+
+fn number(bytes: &[u8]) -> BigUint {
+    BigUint::from_bytes_be(bytes)
+}
+
+fn padded(number: &BigUint) -> [u8; BYTES] {
+    let bytes = number.to_bytes_be();
+    let mut out = [0; BYTES];
+    out[BYTES - bytes.len()..].copy_from_slice(&bytes);
+    out
+}
+
+/// A number that may be a secret: between one and the curve's order.
+fn scalar(curve: &Curve, bytes: &[u8]) -> Option<BigUint> {
+    Some(number(bytes)).filter(|n| *n != BigUint::default() && *n < curve.order)
+}
+
+/// The public key of a secret one, with both of its coordinates; none: the number is no key.
+#[must_use]
+pub fn public(secret: &[u8; BYTES]) -> Option<Vec<u8>> {
+    let curve = Curve::new();
+    let (x, y) = curve.times(&scalar(&curve, secret)?, &curve.base).coordinates(&curve)?;
+    Some([&[UNCOMPRESSED][..], &padded(&x), &padded(&y)].concat())
+}
+
+/// Signs a hash; the nonce is drawn anew for each. None: it is no nonce, or no hash.
+#[must_use]
+pub fn sign(secret: &[u8; BYTES], nonce: &[u8; BYTES], hash: &[u8]) -> Option<Vec<u8>> {
+    let curve = Curve::new();
+    let (d, k) = (scalar(&curve, secret)?, scalar(&curve, nonce)?);
+    let n = &curve.order;
+    let r = curve.times(&k, &curve.base).coordinates(&curve)?.0 % n;
+    let e = (hash.len() <= HASH_MAX).then(|| number(hash))?;
+    let s = k.modinv(n)? * (e + &r * d) % n;
+    let is_none = r == BigUint::default() || s == BigUint::default();
+    (!is_none).then(|| der::signature(&r, &s))
+}
+
+/// Whether a signature (DER) of a hash is by who has this public key.
+#[must_use]
+pub fn verify(public: &[u8], hash: &[u8], signature: &[u8]) -> bool {
+    verified(public, hash, signature).unwrap_or(false)
+}
+
+fn verified(public: &[u8], hash: &[u8], signature: &[u8]) -> Option<bool> {
+    let curve = Curve::new();
+    let (form, coordinates) = public.split_first()?;
+    if *form != UNCOMPRESSED || coordinates.len() != 2 * BYTES || hash.len() > HASH_MAX {
+        return None;
+    }
+    let (x, y) = coordinates.split_at(BYTES);
+    let key = Point::of(&curve, number(x), number(y))?;
+    let (r, s) = der::numbers(signature)?;
+    let n = &curve.order;
+    let none = BigUint::default();
+    if r == none || s == none || r >= *n || s >= *n {
+        return None;
+    }
+    let inverse = s.modinv(n)?;
+    let (u, v) = (number(hash) * &inverse % n, &r * &inverse % n);
+    let sum = curve.sum(&curve.times(&u, &curve.base), &curve.times(&v, &key));
+    Some(sum.coordinates(&curve)?.0 % n == r)
+}
+
+#[cfg(test)]
+mod tests;
