@@ -6,17 +6,19 @@
 //! ([`crate::offload::Finish`]); where the store cannot say whether it has committed, the hold is left as it is, and
 //! [`repair`] finds out. What is taken belongs to a UID, so a name that is used again takes nothing over.
 //!
-//! Upstream's rules: dynamic addresses come from the upper band of the range (KEP-3070), so that chosen ones in the lower
-//! band seldom collide; one node port may be shared by the protocols of one Service. Its repair loops for addresses and
-//! ports, every three minutes, are [`repair`] here: at start and by [`crate::housekeeping`].
+//! Upstream's rules: addresses come from the ranges that are ready ([`range`]), dynamic ones from the upper band of a range
+//! (KEP-3070), so that chosen ones in the lower band seldom collide; one node port may be shared by the protocols of one Service. Its
+//! repair loops for addresses and ports, every three minutes, are [`repair`] here: at start and by [`crate::housekeeping`].
 
 mod fields;
 mod objects;
+mod range;
 mod repair;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use objects::{gone, settle};
+pub(crate) use range::{Offer, Range};
 pub(crate) use repair::{Suspects, repair};
 
 use machinery::{
@@ -27,7 +29,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
 };
 
 /// Who holds an address or a port: the UID of the Service.
@@ -38,16 +40,15 @@ type Owner = String;
 struct Taken {
     ips: HashMap<IpAddr, Owner>,
     ports: BTreeMap<u16, (Owner, Vec<String>)>,
-    /// Where the next search starts; the range is walked round.
-    next_ip: u128,
+    /// Where the next search in a range starts; it is walked round.
+    next_ip: HashMap<Range, u128>,
     next_port: u16,
 }
 
 /// The allocators of one cluster.
 #[derive(Debug)]
 pub(crate) struct Allocators {
-    network: IpAddr,
-    prefix: u8,
+    own: Range,
     ports: (u16, u16),
     taken: Mutex<Taken>,
 }
@@ -62,6 +63,27 @@ pub(crate) struct Hold<'a> {
     free_ips: Vec<IpAddr>,
     free_ports: Vec<(u16, String)>,
     owner: Owner,
+}
+
+impl Taken {
+    /// An address of a range that nobody has.
+    fn free_ip(&self, range: Range, offer: &Offer<'_>) -> Option<IpAddr> {
+        let size = range.size();
+        let last = if range.is_ipv6() { size - 1 } else { size.checked_sub(2)? };
+        let band = band(size);
+        let upper = last.saturating_sub(band);
+        let start = self.next_ip.get(&range).copied().unwrap_or(0) % upper.max(1);
+        // The search is bounded by what is taken: so many misses, and one more is a hit.
+        let bound = (self.ips.len() as u128 + offer.shown() + 1).min(upper);
+        let upper_offsets = (0..bound).map(|i| band + 1 + (start + i) % upper.max(1));
+        let is_free = |ip: &IpAddr| !self.ips.contains_key(ip) && !offer.is_shown(*ip);
+        upper_offsets.chain(1..=band.min(last)).filter(|o| *o <= last).map(|o| range.at(o)).find(is_free)
+    }
+}
+
+/// The lower band of a range, which is left to chosen addresses while there are others: min(max(16, size / 16), 256).
+fn band(size: u128) -> u128 {
+    if size > 32 { (size / 16).clamp(16, 256) } else { 0 }
 }
 
 impl<'a> Hold<'a> {
@@ -112,9 +134,14 @@ impl Drop for Hold<'_> {
 }
 
 impl Allocators {
-    /// Allocators of a range of addresses and a range of ports, with nothing taken.
-    pub(crate) fn new(network: IpAddr, prefix: u8, ports: (u16, u16)) -> Self {
-        Allocators { network, prefix, ports, taken: Mutex::default() }
+    /// Allocators of the server's own range of addresses and a range of ports, with nothing taken.
+    pub(crate) fn new(own: Range, ports: (u16, u16)) -> Self {
+        Allocators { own, ports, taken: Mutex::default() }
+    }
+
+    /// The server's own range.
+    pub(crate) fn own(&self) -> Range {
+        self.own
     }
 
     /// Takes what a stored Service has and is not taken; used at start and to repair. Returns what another has.
@@ -139,17 +166,17 @@ impl Allocators {
     }
 
     /// Gives a new Service its addresses and ports.
-    pub(crate) fn create(&self, service: &mut Value) -> Result<Hold<'_>, field::ErrorList> {
+    pub(crate) fn create(&self, service: &mut Value, offer: &Offer<'_>) -> Result<Hold<'_>, field::ErrorList> {
         let mut hold = Hold::new(self, owner(service));
-        self.complete(service, None, &mut hold)?;
+        self.complete(service, None, offer, &mut hold)?;
         Ok(hold)
     }
 
     /// Gives a changed Service what it lacks and notes what it no longer uses.
-    pub(crate) fn update(&self, service: &mut Value, old: &Value) -> Result<Hold<'_>, field::ErrorList> {
+    pub(crate) fn update(&self, service: &mut Value, old: &Value, offer: &Offer<'_>) -> Result<Hold<'_>, field::ErrorList> {
         let mut hold = Hold::new(self, owner(old));
         fields::carry_over(service, old);
-        self.complete(service, Some(old), &mut hold)?;
+        self.complete(service, Some(old), offer, &mut hold)?;
         let (new_ips, new_ports) = (fields::cluster_ips(service), fields::node_ports(service));
         hold.free_ips = fields::cluster_ips(old).iter().filter(|ip| !new_ips.contains(ip)).filter_map(|ip| ip.parse().ok()).collect();
         hold.free_ports = fields::node_ports(old).into_iter().filter(|p| !new_ports.contains(p)).collect();
@@ -161,10 +188,10 @@ impl Allocators {
         self.free(&owner(service), &addresses(service), &fields::node_ports(service));
     }
 
-    fn complete(&self, service: &mut Value, old: Option<&Value>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
-        fields::families(service, self.network.is_ipv6())?;
+    fn complete(&self, service: &mut Value, old: Option<&Value>, offer: &Offer<'_>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
+        fields::families(service, self.own.is_ipv6())?;
         if fields::needs_cluster_ip(service) {
-            self.cluster_ips(service, old, hold)?;
+            self.cluster_ips(service, old, offer, hold)?;
         }
         if fields::needs_node_ports(service) {
             self.node_ports(service, old, hold)?;
@@ -172,7 +199,7 @@ impl Allocators {
         self.health_check_port(service, old, hold)
     }
 
-    fn cluster_ips(&self, service: &mut Value, old: Option<&Value>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
+    fn cluster_ips(&self, service: &mut Value, old: Option<&Value>, offer: &Offer<'_>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
         let wanted = fields::cluster_ips(service);
         if wanted.first().is_some_and(|ip| ip == "None") {
             service["spec"]["clusterIP"] = "None".into();
@@ -181,7 +208,8 @@ impl Allocators {
         }
         if wanted.is_empty() {
             let path = Path::root("spec").child("clusterIPs");
-            let ip = self.next_ip(&hold.owner).ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a serviceIP: range is full")])?;
+            let ip = self.next_ip(offer, &hold.owner);
+            let ip = ip.ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a serviceIP: range is full")])?;
             hold.ips.push(ip);
             service["spec"]["clusterIP"] = ip.to_string().into();
             service["spec"]["clusterIPs"] = json!([ip.to_string()]);
@@ -193,7 +221,7 @@ impl Allocators {
         for text in wanted.iter().filter(|ip| !stands && !had.contains(ip)) {
             // An address that does not parse is told by validation.
             if let Ok(ip) = text.parse::<IpAddr>() {
-                self.take_ip(ip, &hold.owner).map_err(|why| {
+                self.take_ip(ip, offer, &hold.owner).map_err(|why| {
                     let detail = format!("failed to allocate IP {ip}: {why}");
                     vec![field::Error::invalid(&Path::root("spec").child("clusterIPs"), json!(wanted), &detail)]
                 })?;
@@ -288,56 +316,24 @@ impl Allocators {
         }
     }
 
-    fn size(&self) -> u128 {
-        let bits = if self.network.is_ipv4() { 32 } else { 128 };
-        // Upstream does not go beyond 2^64 addresses either.
-        1u128 << u32::from(bits - self.prefix.min(bits)).min(64)
-    }
-
-    fn at(&self, offset: u128) -> IpAddr {
-        match self.network {
-            IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip).wrapping_add(offset as u32)).into(),
-            IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip).wrapping_add(offset)).into(),
-        }
-    }
-
-    fn offset(&self, ip: IpAddr) -> Option<u128> {
-        let offset = match (self.network, ip) {
-            (IpAddr::V4(network), IpAddr::V4(ip)) => u128::from(u32::from(ip).checked_sub(u32::from(network))?),
-            (IpAddr::V6(network), IpAddr::V6(ip)) => u128::from(ip).checked_sub(u128::from(network))?,
-            _ => return None,
-        };
-        (offset < self.size()).then_some(offset)
-    }
-
-    fn take_ip(&self, ip: IpAddr, owner: &str) -> Result<(), String> {
-        // Neither the network's own address nor, in IPv4, the broadcast address is given.
-        let usable = self.offset(ip).is_some_and(|o| o > 0 && (ip.is_ipv6() || o + 1 < self.size()));
-        if !usable {
-            return Err(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}/{}", self.network, self.prefix));
+    fn take_ip(&self, ip: IpAddr, offer: &Offer<'_>, owner: &str) -> Result<(), &'static str> {
+        if !offer.ranges.iter().any(|range| range.gives(ip)) {
+            return Err("the provided network does not match the current range");
         }
         let mut taken = self.taken.lock();
-        if taken.ips.contains_key(&ip) {
-            return Err("provided IP is already allocated".into());
+        if taken.ips.contains_key(&ip) || offer.is_shown(ip) {
+            return Err("provided IP is already allocated");
         }
         taken.ips.insert(ip, owner.to_owned());
         Ok(())
     }
 
-    fn next_ip(&self, owner: &str) -> Option<IpAddr> {
-        let size = self.size();
-        let last = if self.network.is_ipv4() { size.checked_sub(2)? } else { size - 1 };
-        // The lower band is left to chosen addresses while there are others: min(max(16, size / 16), 256).
-        let band = if size > 32 { (size / 16).clamp(16, 256) } else { 0 };
+    fn next_ip(&self, offer: &Offer<'_>, owner: &str) -> Option<IpAddr> {
         let mut taken = self.taken.lock();
-        let upper = last.saturating_sub(band);
-        let start = taken.next_ip % upper.max(1);
-        // The search is bounded by what is taken: so many misses, and one more is a hit.
-        let bound = (taken.ips.len() as u128 + 1).min(upper);
-        let upper_offsets = (0..bound).map(|i| band + 1 + (start + i) % upper.max(1));
-        let found = upper_offsets.chain(1..=band.min(last)).find(|o| *o <= last && !taken.ips.contains_key(&self.at(*o)))?;
-        taken.next_ip = found.saturating_sub(band);
-        let ip = self.at(found);
+        taken.next_ip.retain(|range, _| offer.ranges.contains(range));
+        let (range, ip) = offer.ranges.iter().find_map(|range| Some((*range, taken.free_ip(*range, offer)?)))?;
+        let band = band(range.size());
+        taken.next_ip.insert(range, range.offset(ip).unwrap_or(0).saturating_sub(band));
         taken.ips.insert(ip, owner.to_owned());
         Some(ip)
     }

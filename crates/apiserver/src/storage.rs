@@ -135,8 +135,16 @@ impl Ready {
 /// # Errors
 /// It could not be read again; a webhook does not convert it.
 pub(crate) async fn ready(store: &Store, row: &Row, value: Value) -> Result<Ready, Status> {
+    ready_settled(store, row, settled(row, value)).await
+}
+
+/// The same of one that [`settled`] has been asked of.
+///
+/// # Errors
+/// As there.
+pub(crate) async fn ready_settled(store: &Store, row: &Row, value: Value) -> Result<Ready, Status> {
     readable(&value)?;
-    let Some(reader) = row.reader() else { return Ok(Ready::new(settled(row, value))) };
+    let Some(reader) = row.reader() else { return Ok(Ready::new(value)) };
     let stored = Box::pin(reader.stored(store, value)).await.map_err(|why| Status::new(500, "", why))?;
     readable(&stored)?;
     Ok(Ready::new(stored))

@@ -14,7 +14,7 @@ use crate::{
     metrics::Metrics,
     own,
     rows::{Row, Rows},
-    services::Allocators,
+    services::{Allocators, Range},
     storage,
 };
 use arc_swap::ArcSwap;
@@ -52,7 +52,7 @@ impl World {
         let (network, prefix) = config.service_cidr;
         let user = |name: &str, group: &str| Arc::new(User { name: name.into(), uid: String::new(), groups: vec![group.into()], extra: Default::default() });
         World(Arc::new(Inner {
-            services: Allocators::new(network, prefix, config.node_ports),
+            services: Allocators::new(Range::new(network, prefix), config.node_ports),
             rows: ArcSwap::from_pointee(rows),
             metrics: Metrics::new(SystemTime::now()),
             anonymous: user("system:anonymous", "system:unauthenticated"),

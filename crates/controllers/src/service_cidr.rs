@@ -4,9 +4,7 @@
 //! An address blocks the end of a range if that alone contains it. When none does, the finalizer stays for another while, so that
 //! who gives addresses hears of the end before the range is gone; it is judged once more then.
 //!
-//! Ready is told of the ranges from which the API server gives addresses: its own, `kubernetes`, and what lies within that. The
-//! original's server takes up any range; of one that ours does not know the status says nothing, since nobody would get an
-//! address from it.
+//! Each range is told ready: the API server gives addresses from all.
 //!
 //! What holds it: a range that is made has those that overlap it judged anew; an address that comes or goes has those that are
 //! ending and contain it judged anew; a finalizer or a status that somebody takes away is heard and comes back.
@@ -27,8 +25,6 @@ const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
 const MANAGER: &str = "service-cidr-controller";
 /// How long a range that nobody needs keeps its finalizer (upstream's `deletionGracePeriod`).
 const GRACE: Duration = Duration::from_secs(10);
-/// The API server's own range.
-const OWN: &str = "kubernetes";
 /// Whose addresses count: those that are given to Services.
 const MANAGED_BY: (&str, &str) = ("ipaddress.kubernetes.io/managed-by", "ipallocator.k8s.io");
 
@@ -132,12 +128,6 @@ impl Ranges {
         !self.addresses.list().iter().filter_map(|object| service_address(object)).any(needs)
     }
 
-    /// Whether the API server gives addresses from the whole of this range.
-    fn is_used(&self, range: &ServiceCIDR) -> bool {
-        let own: Vec<Block> = self.ranges.get("", OWN).iter().flat_map(|own| blocks(own).collect::<Vec<_>>()).collect();
-        blocks(range).all(|block| own.iter().any(|b| b.covers(block)))
-    }
-
     async fn patch(&self, range: &ServiceCIDR, mut metadata: serde_json::Value) -> client::Result<()> {
         metadata["uid"] = range.uid().into();
         let patch = Patch::Strategic(json!({"metadata": metadata}));
@@ -193,15 +183,12 @@ impl Controller for Ranges {
         if !range.has_finalizer(FINALIZER) {
             self.patch(&range, json!({"finalizers": [FINALIZER]})).await?;
         }
-        if self.is_used(&range) {
-            let told = self.tell(&range, "True", "", "Kubernetes Service CIDR is ready").await;
-            if told.is_err() {
-                let message = "The ServiceCIDR Status can not be set to Ready=True";
-                self.recorder.event(&object_reference(&*range), EventType::Warning, "KubernetesServiceCIDRError", message);
-            }
-            return told.map(|()| None);
+        let told = self.tell(&range, "True", "", "Kubernetes Service CIDR is ready").await;
+        if told.is_err() {
+            let message = "The ServiceCIDR Status can not be set to Ready=True";
+            self.recorder.event(&object_reference(&*range), EventType::Warning, "KubernetesServiceCIDRError", message);
         }
-        Ok(None)
+        told.map(|()| None)
     }
 }
 
@@ -211,6 +198,9 @@ mod tests {
     use crate::fake::{Fake, refusal};
     use k8s_openapi::api::networking::v1::ServiceCIDRSpec;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    /// The API server's own range.
+    const OWN: &str = "kubernetes";
 
     fn range(name: &str, cidrs: &[&str]) -> ServiceCIDR {
         let mut range = ServiceCIDR { metadata: crate::meta::new_meta("", name), ..ServiceCIDR::default() };
@@ -312,7 +302,7 @@ mod tests {
         let (written, _) = step(vec![range("part", &["10.96.7.0/24"]), own.clone()], vec![]).await;
         assert!(written.len() == 1 && written[0].contains(r#""status":"True""#), "{written:?}");
         let (written, _) = step(vec![bare(range("other", &["10.1.0.0/24"])), own], vec![]).await;
-        assert!(written.len() == 1 && written[0].contains("finalizers"), "nobody gives its addresses: {written:?}");
+        assert!(written.len() == 2 && written[0].contains("finalizers") && written[1].contains(r#""status":"True""#), "{written:?}");
     }
 
     #[tokio::test]

@@ -125,7 +125,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     }
     storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() {
-        true => Some(call.world.services().create(&mut value).map_err(|e| errors::invalid(row, &name, e))?),
+        true => Some(call.world.services().create(&mut value, &services::Offer::of(call.world)).map_err(|e| errors::invalid(row, &name, e))?),
         false => None,
     };
     admission::validate(call.world, &write, &value).await?;

@@ -167,7 +167,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     row.strategy.prepare_through(&cx.strategy(), what.subresource, &mut value, old);
     storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() && what.subresource.is_empty() {
-        true => Some(call.world.services().update(&mut value, old).map_err(|e| errors::invalid(row, what.name, e))?),
+        true => Some(call.world.services().update(&mut value, old, &services::Offer::of(call.world)).map_err(|e| errors::invalid(row, what.name, e))?),
         false => None,
     };
     let kept = storage::texts(row, entry);
@@ -193,7 +193,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         charges.refund(call.world).await;
         return Ok(removed?.then_some(Answer::Object(StatusCode::OK, value)));
     }
-    let ready = match storage::ready(call.world.store(), row, value).await {
+    let ready = match storage::ready_settled(call.world.store(), row, value).await {
         Ok(ready) => ready.spelled(cx.texts()),
         Err(error) => {
             charges.refund(call.world).await;

@@ -2,7 +2,7 @@
 //! much after a crash is repaired.
 
 use super::Kept;
-use crate::{own, rows::Row, world::World};
+use crate::{own, rows::Row, storage, world::World};
 use machinery::Value;
 use serde_json::json;
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
@@ -13,6 +13,11 @@ pub(super) const MANAGED_BY: (&str, &str) = ("ipaddress.kubernetes.io/managed-by
 /// The row of IPAddresses; `None` where they are not served.
 pub(super) fn row(world: &World) -> Option<Arc<Row>> {
     world.row("networking.k8s.io", "v1", "ipaddresses")
+}
+
+/// Whether an IPAddress stands for this address, whoever made it.
+pub(super) fn is_there(world: &World, ip: IpAddr) -> bool {
+    row(world).is_some_and(|row| storage::get(world.store(), &row, &row.resource.key("", &ip.to_string())).is_some())
 }
 
 /// What a committed write has taken is shown, and what it no longer uses is free.

@@ -1,7 +1,15 @@
 use super::*;
 
+fn own() -> Range {
+    Range::new(IpAddr::from([10, 96, 0, 0]), 16)
+}
+
 fn allocators() -> Allocators {
-    Allocators::new(IpAddr::from([10, 96, 0, 0]), 16, (30_000, 30_003))
+    Allocators::new(own(), (30_000, 30_003))
+}
+
+fn offer() -> Offer<'static> {
+    Offer::fixed(&[own()])
 }
 
 fn service(name: &str, spec: Value) -> Value {
@@ -12,10 +20,10 @@ fn service(name: &str, spec: Value) -> Value {
 fn a_failed_write_gives_everything_back() {
     let all = allocators();
     let mut one = service("a", json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}));
-    drop(all.create(&mut one).unwrap());
+    drop(all.create(&mut one, &offer()).unwrap());
     let mut two = service("b", json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}));
-    all.create(&mut two).unwrap().keep().free();
-    let errors = all.create(&mut one).unwrap_err();
+    all.create(&mut two, &offer()).unwrap().keep().free();
+    let errors = all.create(&mut one, &offer()).unwrap_err();
     assert_eq!(errors[0].detail, "failed to allocate IP 10.96.0.10: provided IP is already allocated");
 }
 
@@ -25,9 +33,9 @@ fn dynamic_addresses_come_from_the_upper_band_and_differ() {
     let mut seen = Vec::new();
     for name in ["a", "b", "c"] {
         let mut one = service(name, json!({}));
-        all.create(&mut one).unwrap().keep().free();
+        all.create(&mut one, &offer()).unwrap().keep().free();
         let ip: IpAddr = one["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
-        assert!(all.offset(ip).unwrap() > 256);
+        assert!(own().offset(ip).unwrap() > 256);
         assert_eq!(one["spec"]["ipFamilies"], json!(["IPv4"]));
         assert!(!seen.contains(&ip));
         seen.push(ip);
@@ -38,35 +46,35 @@ fn dynamic_addresses_come_from_the_upper_band_and_differ() {
 fn node_ports_are_shared_by_protocols_and_run_out() {
     let all = allocators();
     let mut dns = service("dns", json!({"type": "NodePort", "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}));
-    all.create(&mut dns).unwrap().keep().free();
+    all.create(&mut dns, &offer()).unwrap().keep().free();
     assert_eq!(dns["spec"]["ports"][0]["nodePort"], dns["spec"]["ports"][1]["nodePort"]);
     for name in ["a", "b", "c"] {
-        all.create(&mut service(name, json!({"type": "NodePort", "ports": [{"port": 1}]}))).unwrap().keep().free();
+        all.create(&mut service(name, json!({"type": "NodePort", "ports": [{"port": 1}]})), &offer()).unwrap().keep().free();
     }
-    assert!(all.create(&mut service("d", json!({"type": "NodePort", "ports": [{"port": 1}]}))).is_err());
+    assert!(all.create(&mut service("d", json!({"type": "NodePort", "ports": [{"port": 1}]})), &offer()).is_err());
     all.removed(&dns);
-    all.create(&mut service("d", json!({"type": "NodePort", "ports": [{"port": 1}]}))).unwrap().keep().free();
+    all.create(&mut service("d", json!({"type": "NodePort", "ports": [{"port": 1}]})), &offer()).unwrap().keep().free();
 }
 
 #[test]
 fn an_update_keeps_what_it_leaves_out_and_frees_what_it_drops() {
     let all = allocators();
     let mut old = service("a", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30_001}]}));
-    all.create(&mut old).unwrap().keep().free();
+    all.create(&mut old, &offer()).unwrap().keep().free();
     let mut same = service("a", json!({"type": "NodePort", "ports": [{"port": 80}]}));
-    all.update(&mut same, &old).unwrap().keep().free();
+    all.update(&mut same, &old, &offer()).unwrap().keep().free();
     assert_eq!(same["spec"], old["spec"]);
     let mut plain = same.clone();
     plain["spec"]["type"] = "ClusterIP".into();
-    all.update(&mut plain, &same).unwrap().keep().free();
+    all.update(&mut plain, &same, &offer()).unwrap().keep().free();
     assert!(plain["spec"]["ports"][0].get("nodePort").is_none());
     let mut other = service("b", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30_001}]}));
-    all.create(&mut other).unwrap();
+    all.create(&mut other, &offer()).unwrap();
 }
 
 #[test]
 fn a_port_out_of_range_is_told_as_upstream_does() {
-    let errors = allocators().create(&mut service("a", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}))).unwrap_err();
+    let errors = allocators().create(&mut service("a", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]})), &offer()).unwrap_err();
     assert_eq!(errors[0].detail, "provided port is not in the valid range. The range of valid ports is 30000-30003");
 }
 
@@ -74,36 +82,58 @@ fn a_port_out_of_range_is_told_as_upstream_does() {
 fn an_address_that_stands_is_refused_by_validation_and_takes_nothing() {
     let all = allocators();
     let mut old = service("a", json!({}));
-    all.create(&mut old).unwrap().keep().free();
+    all.create(&mut old, &offer()).unwrap().keep().free();
     let mut changed = service("a", json!({"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"]}));
-    drop(all.update(&mut changed, &old).unwrap());
+    drop(all.update(&mut changed, &old, &offer()).unwrap());
     let mut outside = service("a", json!({"clusterIP": "192.0.2.1", "clusterIPs": ["192.0.2.1"]}));
-    all.update(&mut outside, &old).expect("that is for validation to tell");
-    all.create(&mut service("b", json!({"clusterIP": "10.96.0.10"}))).expect("nobody has it");
+    all.update(&mut outside, &old, &offer()).expect("that is for validation to tell");
+    all.create(&mut service("b", json!({"clusterIP": "10.96.0.10"})), &offer()).expect("nobody has it");
 }
 
 #[test]
 fn what_a_write_leaves_in_doubt_stays_taken() {
     let all = allocators();
-    all.create(&mut service("a", json!({"clusterIP": "10.96.0.10"}))).unwrap().leave();
-    assert!(all.create(&mut service("b", json!({"clusterIP": "10.96.0.10"}))).is_err());
+    all.create(&mut service("a", json!({"clusterIP": "10.96.0.10"})), &offer()).unwrap().leave();
+    assert!(all.create(&mut service("b", json!({"clusterIP": "10.96.0.10"})), &offer()).is_err());
     // The same name is another Service, and frees nothing that was not its own.
     let mut again = service("a", json!({"clusterIP": "10.96.0.10"}));
     again["metadata"]["uid"] = "another".into();
     all.removed(&again);
-    assert!(all.create(&mut service("b", json!({"clusterIP": "10.96.0.10"}))).is_err());
+    assert!(all.create(&mut service("b", json!({"clusterIP": "10.96.0.10"})), &offer()).is_err());
 }
 
 #[test]
 fn what_a_write_under_way_has_taken_is_not_freed_at_the_start() {
     let all = allocators();
     let mut under_way = service("a", json!({"clusterIP": "10.96.0.10", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30_001}]}));
-    let _hold = all.create(&mut under_way).unwrap();
+    let _hold = all.create(&mut under_way, &offer()).unwrap();
     let first = all.unused(&[]);
     assert_eq!(all.free_again(&mut all.unused(&[]), &Suspects::default()), 0);
     assert_eq!(all.free_again(&mut all.unused(&[]), &first.of_a_crash()), 0);
-    assert!(all.create(&mut service("b", json!({"clusterIP": "10.96.0.10"}))).is_err());
+    assert!(all.create(&mut service("b", json!({"clusterIP": "10.96.0.10"})), &offer()).is_err());
     // Two rounds of minutes find what nobody has.
     let long_ago = all.unused(&[]);
     assert_eq!(all.free_again(&mut all.unused(&[]), &long_ago), 2);
+}
+
+#[test]
+fn addresses_come_from_each_range_that_is_offered() {
+    let (all, narrow) = (allocators(), Range::new(IpAddr::from([10, 1, 0, 0]), 29));
+    let one = |name: &str, spec: Value, ranges: &[Range]| {
+        let mut one = service(name, spec);
+        all.create(&mut one, &Offer::fixed(ranges)).map(|hold| hold.keep().free())?;
+        Ok::<_, field::ErrorList>(one["spec"]["clusterIP"].as_str().unwrap().to_owned())
+    };
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let ip = one(name, json!({}), &[narrow, own()]).unwrap();
+        assert!(ip.starts_with("10.1.0."), "{ip}");
+    }
+    let errors = one("g", json!({}), &[narrow]).unwrap_err();
+    assert_eq!(errors[0].detail, "failed to allocate a serviceIP: range is full");
+    assert!(one("g", json!({}), &[narrow, own()]).unwrap().starts_with("10.96."), "the next range has room");
+    assert_eq!(one("h", json!({"clusterIP": "10.96.0.77"}), &[narrow, own()]).unwrap(), "10.96.0.77");
+    for (ip, ranges) in [("10.96.0.78", &[narrow][..]), ("10.1.0.0", &[narrow]), ("10.1.0.7", &[narrow]), ("192.0.2.1", &[narrow, own()])] {
+        let errors = one("i", json!({"clusterIP": ip}), ranges).unwrap_err();
+        assert_eq!(errors[0].detail, format!("failed to allocate IP {ip}: the provided network does not match the current range"));
+    }
 }

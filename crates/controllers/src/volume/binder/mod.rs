@@ -128,6 +128,7 @@ struct Binder {
     pods: Informer<Pod>,
     /// Of claims that wait.
     told: Mutex<HashMap<ObjectKey, Told>>,
+    recycling: recycle::Made,
 }
 
 fn volume_phase(volume: &PersistentVolume) -> &str {
@@ -169,7 +170,7 @@ impl Binder {
     fn new(client: &Client, recorder: Recorder, queue: WorkQueue<Key>, classes: &Informer<StorageClass>, pods: &Informer<Pod>) -> Self {
         index_claims(pods);
         let (classes, pods) = (classes.clone(), pods.clone());
-        Self { client: client.clone(), recorder, queue, shelf: Shelf::default(), classes, pods, told: Mutex::default() }
+        Self { client: client.clone(), recorder, queue, shelf: Shelf::default(), classes, pods, told: Mutex::default(), recycling: recycle::Made::default() }
     }
 
     fn heard_volume(&self, change: &Delta<PersistentVolume>) {

@@ -1,15 +1,19 @@
 //! Volumes with the policy Recycle: a pod removes what is in them, then they are free again (upstream `recyclerclient`, for the two
 //! plugins of old that have it; deprecated since v1.15, and as it was).
 //!
-//! The pod carries the UID of the claim that left, so one that is found again, after a restart too, is known for this release's: a
-//! former one's success says nothing about what is in the volume now. It is looked at when it changes; one that failed is removed,
-//! told, and made again after a while, as the original does at its resync.
+//! Only a pod that this process made for this release is believed, by its UID: anybody who may make pods could make one of that name,
+//! and a former release's success says nothing about what is in the volume now. Another in its place, a former process's too, is
+//! removed, and the work begun anew, as the original does. The pod is looked at when it changes; one that failed is removed, told, and
+//! made again after a while, as the original does at its resync.
 
 use client::{DeleteParams, Meta, ObjectKey, Preconditions};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use machinery::quantity::Quantity;
+use parking_lot::Mutex;
 use serde_json::json;
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Binder, LOOK, Note, unless_gone};
 use crate::pods::phase;
@@ -18,8 +22,6 @@ use crate::work::Step;
 
 const PREFIX: &str = "recycler-for-";
 const NAMESPACE: &str = "default";
-/// On the pod: the UID of the claim that left the volume.
-const LEFT_BY: &str = "recycler.knarr.local/claim-uid";
 const IMAGE: &str = "registry.k8s.io/build-image/debian-base:bookworm-v1.0.6";
 const SCRUB: &str = "test -e /scrub && find /scrub -mindepth 1 -delete && test -z \"$(ls -A /scrub)\" || exit 1";
 /// Seconds that a pod may take, at least and for each GiB (upstream `--pv-recycler-…`).
@@ -27,6 +29,8 @@ const HOST_PATH_S: i64 = 60;
 const NFS_S: i64 = 300;
 const EACH_GIB_S: i64 = 30;
 const GIB: i64 = 1 << 30;
+/// When a pod that was just made is looked at once more.
+const SOON: Duration = Duration::from_secs(1);
 
 /// The volume that a pod recycles.
 pub(super) fn volume_of(pod: &Pod) -> Option<&str> {
@@ -51,7 +55,7 @@ fn pod(volume: &PersistentVolume) -> Option<Pod> {
         "volumeMounts": [{"name": "vol", "mountPath": "/scrub"}],
     });
     client::typed(&json!({
-        "metadata": {"name": format!("{PREFIX}{}", volume.name()), "namespace": NAMESPACE, "annotations": {LEFT_BY: left_by(volume)}},
+        "metadata": {"name": format!("{PREFIX}{}", volume.name()), "namespace": NAMESPACE},
         "spec": {"activeDeadlineSeconds": deadline_s, "restartPolicy": "Never", "volumes": [source], "containers": [container]},
     }))
     .ok()
@@ -60,18 +64,20 @@ fn pod(volume: &PersistentVolume) -> Option<Pod> {
 /// What has become of a volume's pod.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
-    /// There is none for this release.
     None,
     Runs,
     Done,
     Failed(String),
-    /// It is a former release's.
+    /// It was not made for this release.
     Old,
 }
 
-fn look(pod: Option<&Pod>, volume: &PersistentVolume) -> Found {
+/// The pods that this process made, by volume: for the claim of which UID, and which pod.
+pub(super) type Made = Mutex<HashMap<String, (String, String)>>;
+
+fn look(pod: Option<&Pod>, made: Option<&(String, String)>, left_by: &str) -> Found {
     let Some(pod) = pod else { return Found::None };
-    if pod.annotation(LEFT_BY) != Some(left_by(volume)) {
+    if made.is_none_or(|(claim, uid)| claim != left_by || uid != pod.uid()) {
         return Found::Old;
     }
     match phase(pod) {
@@ -99,20 +105,28 @@ impl Binder {
         let pods = self.client.namespaced::<Pod>(NAMESPACE);
         let name = format!("{PREFIX}{}", volume.name());
         let found = pods.get_opt(&name).await?;
-        match look(found.as_ref(), volume) {
+        let made = self.recycling.lock().get(volume.name()).cloned();
+        match look(found.as_ref(), made.as_ref(), left_by(volume)) {
             Found::Runs => Ok(None),
             Found::None => {
                 let Some(pod) = pod(volume) else { return Ok(None) };
                 match pods.create(&pod).await {
-                    Err(error) if !error.is_already_exists() => {
+                    Ok(created) => {
+                        let made = (left_by(volume).to_owned(), created.uid().to_owned());
+                        self.recycling.lock().insert(volume.name().to_owned(), made);
+                        // What became of it meanwhile was heard when nobody knew it.
+                        Ok(Some(SOON))
+                    }
+                    Err(error) if error.is_already_exists() => Ok(Some(SOON)),
+                    Err(error) => {
                         self.fail_recycling(volume, &format!("unexpected error creating recycler pod:  {error}")).await?;
                         Ok(Some(LOOK))
                     }
-                    _ => Ok(None),
                 }
             }
             Found::Done => {
                 self.remove(found.as_ref()).await?;
+                self.recycling.lock().remove(volume.name());
                 self.record(&**volume, &Note::normal("VolumeRecycled", "Volume recycled"));
                 self.unbind(volume).await.map(|_| None)
             }
@@ -146,5 +160,24 @@ impl Binder {
         let preconditions = Preconditions { uid: Some(pod.uid().to_owned()), resource_version: None };
         let deleted = self.client.namespaced::<Pod>(NAMESPACE).delete(pod.name(), &DeleteParams { preconditions, ..DeleteParams::default() }).await;
         unless_gone(deleted).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_believed_by_whom_it_was_made_for() {
+        let pod =
+            |uid: &str, phase: &str| -> Pod { client::typed(&json!({"metadata": {"name": "p", "uid": uid}, "status": {"phase": phase}})).expect("a pod") };
+        let made = ("claim".to_owned(), "mine".to_owned());
+        assert_eq!(look(None, Some(&made), "claim"), Found::None);
+        assert_eq!(look(Some(&pod("mine", "Succeeded")), Some(&made), "claim"), Found::Done);
+        assert_eq!(look(Some(&pod("mine", "Running")), Some(&made), "claim"), Found::Runs);
+        assert_eq!(look(Some(&pod("mine", "Failed")), Some(&made), "claim"), Found::Failed("pod failed, pod.Status.Message unknown".to_owned()));
+        assert_eq!(look(Some(&pod("another", "Succeeded")), Some(&made), "claim"), Found::Old, "anybody's");
+        assert_eq!(look(Some(&pod("mine", "Succeeded")), Some(&made), "next"), Found::Old, "a former release's");
+        assert_eq!(look(Some(&pod("mine", "Succeeded")), None, "claim"), Found::Old, "a former process's");
     }
 }

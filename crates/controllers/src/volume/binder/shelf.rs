@@ -6,7 +6,7 @@
 //! is held for it until the step ends: steps of several claims run at once and never choose the same one.
 //!
 //! A match costs the same with ten volumes and with ten thousand, as long as those that are large enough also suit: free ones lie by
-//! class, set of modes and size.
+//! class, set of modes and size, and once more so by each of their labels, for claims that ask for one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use client::{Delta, Meta, Object, ObjectKey};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::jiff::Timestamp;
-use machinery::labels::Selector;
+use machinery::labels::{Operator, Selector};
 use machinery::quantity::Quantity;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -28,6 +28,8 @@ use crate::volume::{capacity, claim_class, requested, volume_class, volume_name}
 type BySize = BTreeSet<(Quantity, String)>;
 /// Free volumes of one class.
 type Free = BTreeMap<Modes, BySize>;
+/// Free volumes by class and one of their labels.
+type Labelled = HashMap<(String, String, String), Free>;
 
 #[derive(Default)]
 pub(super) struct Shelf {
@@ -40,6 +42,7 @@ struct All {
     claims: HashMap<ObjectKey, Arc<PersistentVolumeClaim>>,
     /// Volumes that anybody may have, by class.
     free: HashMap<String, Free>,
+    labelled: Labelled,
     /// Volumes by the claim that they name.
     given: HashMap<ObjectKey, BTreeSet<String>>,
     /// Claims by the volume that they name.
@@ -94,6 +97,12 @@ impl Wish {
             && !volume.is_deleting()
     }
 
+    /// A label that a volume must have one of these values of.
+    fn label(&self) -> Option<(&str, &[String])> {
+        let asked = self.selector.as_ref()?.requirements().iter().find(|r| r.operator == Operator::In)?;
+        Some((&asked.key, &asked.values))
+    }
+
     /// Whether a volume that was there before can be used.
     fn chooses(&self, volume: &PersistentVolume) -> bool {
         self.fits(volume) && self.selector.as_ref().is_none_or(|s| s.matches_map(labels(volume)))
@@ -131,6 +140,22 @@ fn drop_from<K: Hash + Eq, V: Ord>(sets: &mut HashMap<K, BTreeSet<V>>, key: &K, 
     }
 }
 
+/// Takes a volume from among free ones; a place without any goes.
+fn drop_free<K: Hash + Eq>(all: &mut HashMap<K, Free>, key: &K, modes: Modes, at: &(Quantity, String)) {
+    let Some(free) = all.get_mut(key) else { return };
+    if let Some(by_size) = free.get_mut(&modes) {
+        by_size.remove(at);
+    }
+    free.retain(|_, by_size| !by_size.is_empty());
+    if free.is_empty() {
+        all.remove(key);
+    }
+}
+
+fn with_label(class: &str, (key, value): (&String, &String)) -> (String, String, String) {
+    (class.to_owned(), key.clone(), value.clone())
+}
+
 /// Whether what is known is newer than what comes.
 fn is_newer<K: Object>(known: Option<&Arc<K>>, than: &K) -> bool {
     known.is_some_and(|k| k.uid() == than.uid() && revision(&**k) > revision(than))
@@ -148,6 +173,10 @@ impl All {
         let place = place(&volume);
         if let Some((class, modes, size)) = place {
             self.free.entry(class.to_owned()).or_default().entry(modes).or_default().insert((size, name.clone()));
+            for label in labels(&*volume) {
+                let of_label = self.labelled.entry(with_label(class, label)).or_default();
+                of_label.entry(modes).or_default().insert((size, name.clone()));
+            }
         }
         let is_free = place.is_some();
         self.volumes.insert(name, volume);
@@ -159,15 +188,11 @@ impl All {
         if let Some(claim) = given_to(&volume) {
             drop_from(&mut self.given, &claim, &name.to_owned());
         }
-        if let Some((class, modes, size)) = place(&volume)
-            && let Some(of_class) = self.free.get_mut(class)
-        {
-            if let Some(by_size) = of_class.get_mut(&modes) {
-                by_size.remove(&(size, name.to_owned()));
-            }
-            of_class.retain(|_, by_size| !by_size.is_empty());
-            if of_class.is_empty() {
-                self.free.remove(class);
+        if let Some((class, modes, size)) = place(&volume) {
+            let at = (size, name.to_owned());
+            drop_free(&mut self.free, &class.to_owned(), modes, &at);
+            for label in labels(&*volume) {
+                drop_free(&mut self.labelled, &with_label(class, label), modes, &at);
             }
         }
         Some(volume)
@@ -202,12 +227,23 @@ impl All {
         let sets: BTreeSet<Modes> = own.iter().map(|(m, _)| *m).chain(free.into_iter().flat_map(BTreeMap::keys).copied()).collect();
         sets.into_iter().filter(|modes| modes.hold(wanted)).find_map(|modes| {
             let of_claim = own.iter().find(|(m, _)| *m == modes).map(|(_, v)| (*v).clone());
-            of_claim.or_else(|| {
-                let large_enough = free?.get(&modes)?.range((wish.size, String::new())..);
-                let mut volumes = large_enough.filter(|(_, name)| !self.held.contains_key(name)).filter_map(|(_, name)| self.volumes.get(name));
-                volumes.find(|v| wish.chooses(v)).cloned()
-            })
+            of_claim.or_else(|| self.smallest(&wish, claim_class(claim), modes, free?.get(&modes)?))
         })
+    }
+
+    /// The smallest of free volumes that suits.
+    fn smallest(&self, wish: &Wish, class: &str, modes: Modes, free: &BySize) -> Option<Arc<PersistentVolume>> {
+        let suits = |at: &&(Quantity, String)| !self.held.contains_key(&at.1) && self.volumes.get(&at.1).is_some_and(|v| wish.chooses(v));
+        let least = (wish.size, String::new());
+        let at = match wish.label() {
+            None => free.range(least..).find(suits),
+            Some((key, values)) => {
+                let of_label = |value: &String| self.labelled.get(&(class.to_owned(), key.to_owned(), value.clone()))?.get(&modes);
+                let large_enough = values.iter().filter_map(of_label).map(|by_size| by_size.range(least.clone()..));
+                large_enough.filter_map(|mut sizes| sizes.find(|at| free.contains(*at) && suits(at))).min()
+            }
+        };
+        self.volumes.get(&at?.1).cloned()
     }
 
     /// The class of a claim that waited, if others of it wait while volumes are free.

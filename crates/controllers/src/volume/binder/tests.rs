@@ -80,7 +80,12 @@ fn a_claim_gets_the_smallest_volume_that_suits() {
     assert_eq!(wish(json!({"spec": {"accessModes": ["ReadWriteMany"]}})), "many");
     assert_eq!(wish(json!({"spec": {"accessModes": ["ReadWriteOncePod"]}})), "none");
     assert_eq!(wish(json!({"spec": {"selector": {"matchLabels": {"disk": "ssd"}}}})), "labelled");
-    assert_eq!(wish(json!({"spec": {"selector": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["hdd"]}]}}})), "none");
+    let selector = |expressions: Value| wish(json!({"spec": {"selector": {"matchExpressions": expressions}}}));
+    assert_eq!(selector(json!([{"key": "disk", "operator": "In", "values": ["hdd"]}])), "none");
+    assert_eq!(selector(json!([{"key": "disk", "operator": "In", "values": ["hdd", "ssd"]}])), "labelled");
+    assert_eq!(selector(json!([{"key": "disk", "operator": "Exists"}])), "labelled");
+    assert_eq!(selector(json!([{"key": "disk", "operator": "NotIn", "values": ["ssd"]}])), "fits");
+    assert_eq!(selector(json!([{"key": "disk", "operator": "In", "values": ["ssd"]}, {"key": "zone", "operator": "Exists"}])), "none");
     assert_eq!(chosen(&free, &claim("c", json!({})), true), "none", "the scheduler chooses among free ones");
 }
 
@@ -110,6 +115,25 @@ fn no_two_steps_choose_one_volume() {
     assert!(shelf.choose(&claim("three", json!({})), false).is_none());
     drop(first);
     assert_eq!(shelf.choose(&two, false).map(|h| h.volume.name().to_owned()).as_deref(), Some("a"));
+}
+
+#[test]
+fn a_labelled_volume_is_found_while_it_is_free_and_for_one_claim() {
+    let ssd = json!({"spec": {"selector": {"matchLabels": {"disk": "ssd"}}}});
+    let labelled = |name: &str, size: &str| volume(name, size, json!({"metadata": {"labels": {"disk": "ssd"}}}));
+    let claims: Vec<_> = ["a", "b", "c"].map(|name| claim(name, ssd.clone())).into();
+    let shelf = shelf(&[labelled("large", "2Gi"), labelled("small", GIB), volume("plain", GIB, json!({}))], &claims);
+    assert_eq!(shelf.matches("").len(), 2, "each volume is for one");
+    let first = shelf.choose(&claims[0], false).expect("a volume");
+    assert_eq!(first.volume.name(), "small");
+    assert_eq!(shelf.choose(&claims[1], false).map(|h| h.volume.name().to_owned()).as_deref(), Some("large"));
+    drop(first);
+    let mut taken = owner("x", "U-x");
+    merge(&mut taken, json!({"metadata": {"labels": {"disk": "ssd"}}}));
+    shelf.heard_volume(&Delta::Added(volume("small", GIB, taken)));
+    assert_eq!(shelf.choose(&claims[0], false).map(|h| h.volume.name().to_owned()).as_deref(), Some("large"));
+    shelf.heard_volume(&Delta::Added(volume("large", "2Gi", json!({"metadata": {"labels": {"disk": "hdd"}}}))));
+    assert!(shelf.choose(&claims[0], false).is_none(), "it lost its label");
 }
 
 #[test]
