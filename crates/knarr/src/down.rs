@@ -60,6 +60,7 @@ pub async fn run(down: &Down) -> anyhow::Result<()> {
     steps.done("links, addresses and rules removed");
     kubelet::purge(&cluster.data.join("kubelet")).context("the pods' volumes")?;
     volume::disk::purge(&volumes::directory(&cluster.data)).context("the volumes' devices")?;
+    kubelet::graceful::purge(&cluster.name).context("logind's settings")?;
     forget(&cluster, down.which.kubeconfig.as_deref(), &known);
     if !down.keep_data {
         let left = cluster::remove_known(&cluster.data)?;

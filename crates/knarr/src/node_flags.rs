@@ -65,6 +65,15 @@ pub struct NodeFlags {
     /// The cgroup of the cluster's
     #[arg(long)]
     pub kube_reserved_cgroup: Option<String>,
+    /// How long pods have to end when the machine goes down, which waits for them (systemd) [default: 0s, it does not]
+    #[arg(long)]
+    pub shutdown_grace_period: Option<String>,
+    /// The part of it at the end that is kept for pods which the cluster cannot be without [default: 0s]
+    #[arg(long)]
+    pub shutdown_grace_period_critical_pods: Option<String>,
+    /// In their place, seconds by the priority from which on they count: `0=20,100000=10,2000000000=5`
+    #[arg(long, allow_hyphen_values = true)]
+    pub shutdown_grace_period_by_pod_priority: Vec<String>,
 }
 
 impl NodeFlags {
@@ -91,6 +100,9 @@ impl NodeFlags {
             enforce_node_allocatable: own.enforce_node_allocatable,
             system_reserved_cgroup: own.system_reserved_cgroup,
             kube_reserved_cgroup: own.kube_reserved_cgroup,
+            shutdown_grace_period: own.shutdown_grace_period,
+            shutdown_grace_period_critical_pods: own.shutdown_grace_period_critical_pods,
+            shutdown_grace_period_by_pod_priority: own.shutdown_grace_period_by_pod_priority,
         };
         options.check().map_err(|errors| anyhow::anyhow!("{}", errors.join("\n")))
     }
@@ -113,6 +125,8 @@ mod tests {
             flags(&["knarr", "up", path, "--eviction-hard=memory.available<5%", "--container-log-max-size=-1", "--enforce-node-allocatable=none"]).unwrap();
         assert!(up.static_pods.is_some() && up.eviction.thresholds.len() == 1 && up.logs.max_bytes.is_none() && !up.reserved.enforce_pods);
         assert!(flags(&["knarr", "kubelet", "--kubeconfig=x", path]).unwrap().static_pods.is_some());
+        let periods = flags(&["knarr", "up", "--shutdown-grace-period=30s", "--shutdown-grace-period-critical-pods=10s"]).unwrap().shutdown;
+        assert_eq!(periods.iter().map(|p| p.seconds).collect::<Vec<_>>(), [20, 10]);
         let wrong = flags(&["knarr", "up", "--eviction-hard=disk<5%", "--container-log-max-files=-3"]).unwrap_err().to_string();
         assert_eq!(wrong, "invalid configuration: containerLogMaxFiles must be greater than 1\nunsupported eviction signal disk");
     }

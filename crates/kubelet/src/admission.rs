@@ -8,6 +8,7 @@ use machinery::placement;
 use network::pod::OwnPort;
 
 use crate::cri::PodUid;
+use crate::graceful;
 use crate::machine;
 use crate::pod::Context;
 use crate::resources;
@@ -87,6 +88,9 @@ pub fn allocatable(cx: &Context) -> BTreeMap<String, i64> {
 pub fn check(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Verdict {
     if let Some(message) = shortage::refuses(pod, &cx.pressure.told()) {
         return Verdict::Refused(Rejection::new("Evicted", message));
+    }
+    if cx.ending.is_near() {
+        return Verdict::Refused(Rejection::new(graceful::REFUSED_REASON, graceful::REFUSED_MESSAGE));
     }
     if let Some(message) = unconfinable(pod).filter(|_| !crate::cri::apparmor_enabled()) {
         return Verdict::Refused(Rejection::new("AppArmor", message));

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use network::pod::OwnPort;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::graceful::Source;
 use crate::settings::Settings;
 
 /// Where a kubelet's API listens.
@@ -53,6 +54,8 @@ pub struct Config {
     pub image_dir: PathBuf,
     /// What the node's flags say.
     pub settings: Settings,
+    /// How logind is reached, which tells that the machine goes down.
+    pub logind: Source,
     /// What the time is.
     pub clock: Clock,
     /// Version shown as kubelet version, `v1.37.…`.
@@ -144,6 +147,7 @@ impl Config {
             own_ports: Vec::new(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             settings: Settings::default(),
+            logind: Source::default(),
             clock: Clock::default(),
             version: "v1.37.2".into(),
         }

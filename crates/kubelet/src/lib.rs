@@ -18,6 +18,7 @@ pub mod dns;
 pub mod env;
 pub mod evict;
 pub mod gc;
+pub mod graceful;
 pub mod hooks;
 pub mod images;
 pub mod logs;

@@ -20,7 +20,7 @@ use crate::statics::mirrors::Mirrors;
 use crate::statics::{is_mirror, of_the_api, source};
 use crate::volumes::persistent::Persistent;
 use crate::volumes::watches::Watches;
-use crate::{evict, gc, logs, node, reserve, server, util, volumes};
+use crate::{evict, gc, graceful, logs, node, reserve, server, util, volumes};
 
 /// How often logs are looked at (upstream's `containerLogMonitorInterval`).
 const LOOK: Duration = Duration::from_secs(10);
@@ -104,6 +104,7 @@ pub async fn run_with(
         others: Box::new(move |uid| beside.others(uid)),
         node: parking_lot::RwLock::default(),
         pressure: crate::shortage::Pressure::new(config.settings.eviction.transition),
+        ending: graceful::Ending::new(&config.root_dir),
         probed: crate::probes::counts::Counts::default(),
         looks,
         persistent,
@@ -125,6 +126,7 @@ pub async fn run_with(
     tokio::spawn(node::csi::run(Arc::clone(&keeper), cx.persistent.drivers().clone(), registered.clone(), stop.clone()));
     plugins(&cx, keeper, &stop);
     keep_house(&cx, &pods, &stop);
+    tokio::spawn(graceful::keep(Arc::clone(&cx), pods.clone(), stop.clone()));
     let mut manager = Manager::new(Arc::clone(&cx), pods.clone(), stop.clone());
     let mut statics = cx.config.settings.static_pods.clone().map(|path| source::follow(path, &cx.config.node_name, stop.clone()));
     let mirrors = Arc::new(Mirrors::new(Arc::clone(&cx), pods.clone()));

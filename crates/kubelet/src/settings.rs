@@ -1,6 +1,8 @@
 //! What a node's flags say, under the original's names: as they are written ([`Options`]), and checked ([`Settings`]), with its words for
 //! what is wrong.
 
+mod shutdown;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,6 +56,12 @@ pub struct Options {
     pub system_reserved_cgroup: Option<String>,
     /// `--kube-reserved-cgroup`.
     pub kube_reserved_cgroup: Option<String>,
+    /// `shutdownGracePeriod` of the original's file, which has no flags for these.
+    pub shutdown_grace_period: Option<String>,
+    /// `shutdownGracePeriodCriticalPods`.
+    pub shutdown_grace_period_critical_pods: Option<String>,
+    /// `shutdownGracePeriodByPodPriority`: seconds by priority.
+    pub shutdown_grace_period_by_pod_priority: Vec<String>,
 }
 
 /// Checked.
@@ -69,6 +77,25 @@ pub struct Settings {
     pub logs: LogLimits,
     /// What of the node is not the pods'.
     pub reserved: Reserved,
+    /// How long pods have when the machine goes down, by their priority, lowest first; none: it is not waited.
+    pub shutdown: Vec<ShutdownPeriod>,
+}
+
+/// How long pods of a priority and above have, up to the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShutdownPeriod {
+    /// Where it begins.
+    pub priority: i32,
+    /// Seconds.
+    pub seconds: i64,
+}
+
+impl ShutdownPeriod {
+    /// The time.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.seconds).unwrap_or(0))
+    }
 }
 
 /// When pods make room for the node.
@@ -206,8 +233,9 @@ impl Options {
         let logs = self.logs(&mut errors);
         let reserved = self.reserved(&mut errors);
         let eviction = self.eviction(&mut errors, reserved.enforce_pods);
+        let shutdown = shutdown::periods(self, &mut errors);
         match eviction {
-            Some(eviction) if errors.is_empty() => Ok(Settings { static_pods: self.pod_manifest_path.clone(), eviction, images, logs, reserved }),
+            Some(eviction) if errors.is_empty() => Ok(Settings { static_pods: self.pod_manifest_path.clone(), eviction, images, logs, reserved, shutdown }),
             _ => Err(errors),
         }
     }

@@ -68,6 +68,8 @@ pub struct Storage {
     pub csi_node: Option<CSINode>,
     /// Patches of the node.
     pub node_patches: Vec<Value>,
+    /// Reason and message of the Events of the node.
+    pub node_events: Vec<(String, String)>,
     /// Patches of claims' statuses.
     pub patches: Vec<Value>,
     /// Reason and message of Events about claims.
@@ -206,11 +208,19 @@ impl KubeApi for FakeApi {
         pods.insert(Self::key(pod), made.clone());
         Ok(made)
     }
-    async fn delete_pod(&self, namespace: &str, name: &str, _: &str) -> Result<(), ApiError> {
+    async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiError> {
         if *self.away.lock() {
             return Err(ApiError::Other("away".into()));
         }
-        self.pods.lock().remove(&(namespace.to_owned(), name.to_owned())).map_or_else(|| missing(name), |_| Ok(()))
+        let mut pods = self.pods.lock();
+        let key = (namespace.to_owned(), name.to_owned());
+        let Some(found) = pods.get(&key) else { return missing(name) };
+        // Without one it is anybody's, as in the API.
+        if !uid.is_empty() && crate::util::uid(found) != uid {
+            return Err(ApiError::Conflict(format!("the UID in the precondition ({uid}) does not match the UID in record")));
+        }
+        pods.remove(&key);
+        Ok(())
     }
     async fn create_token(&self, _: &str, _: &str, _: TokenRequest) -> Result<TokenRequest, ApiError> {
         missing("token")
@@ -299,7 +309,9 @@ impl KubeApi for FakeApi {
     fn claim_event(&self, _: &PersistentVolumeClaim, _: Severity, reason: &str, message: &str) {
         self.storage.lock().claim_events.push((reason.to_owned(), message.to_owned()));
     }
-    fn node_event(&self, _: Severity, _: &str, _: &str) {}
+    fn node_event(&self, _: Severity, reason: &str, message: &str) {
+        self.storage.lock().node_events.push((reason.to_owned(), message.to_owned()));
+    }
 }
 
 /// A runtime whose containers do nothing until they are told to.

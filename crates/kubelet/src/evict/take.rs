@@ -96,7 +96,7 @@ pub(super) async fn measure(cx: &Arc<Context>, pod: &Arc<Pod>, until: Instant) -
 
 pub(super) fn evict(handle: &Handle, message: String, condition: Option<String>, grace: Duration) {
     tracing::info!(pod = %util::describe(&handle.pod()), message, "evicting");
-    handle.evict(Eviction { reason: "Evicted".into(), message, condition, grace });
+    handle.evict(Eviction { reason: "Evicted".into(), message, condition, grace, for_room: true });
 }
 
 /// Whether a pod may be evicted: not if the cluster cannot be without it, whatever it takes (upstream's `evictPod`).

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Severity;
 use crate::config::Config;
 use crate::evict::state::Condition;
+use crate::graceful;
 use crate::machine::{architecture, disk, labels};
 use crate::pod::Context;
 use crate::reserve;
@@ -108,7 +109,10 @@ fn conditions(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> Vec<No
         one(condition.as_str(), status, reason, message)
     };
     let mut all: Vec<NodeCondition> = Condition::ALL.map(of).into();
-    all.push(one("Ready", true, "KubeletReady", "kubelet is posting ready status"));
+    all.push(match cx.ending.is_near() {
+        false => one("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+        true => one("Ready", false, "KubeletNotReady", graceful::NODE_MESSAGE),
+    });
     all
 }
 
@@ -145,9 +149,12 @@ fn turns(old: Option<&NodeStatus>, new: &NodeStatus) -> Vec<&'static str> {
         let (bad, good) = pressure_words(condition).0;
         (before.as_ref() != Some(&now)).then_some(if now == "True" { bad } else { good })
     };
-    // That it is ready is one only where it was told otherwise.
-    let back = old.and_then(|old| status(old, "Ready")).is_some_and(|s| s != "True") && status(new, "Ready").is_some_and(|s| s == "True");
-    Condition::ALL.into_iter().filter_map(turned).chain(back.then_some("NodeReady")).collect()
+    // Whether it is ready is one only where it was told otherwise.
+    let ready = || {
+        let (before, now) = (old.and_then(|old| status(old, "Ready"))?, status(new, "Ready")?);
+        (before != now).then_some(if now == "True" { "NodeReady" } else { "NodeNotReady" })
+    };
+    Condition::ALL.into_iter().filter_map(turned).chain(ready()).collect()
 }
 
 /// The status of the node as it is now.
@@ -290,7 +297,7 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::s
     *cx.node.write() = Some(Arc::new(node.clone()));
     let _ = registered.send(true);
     cx.persistent.reported(in_use(&node));
-    let mut volumes = cx.persistent.changes();
+    let (mut volumes, mut ending) = (cx.persistent.changes(), cx.ending.changes());
     let mut reported = Instant::now();
     let mut ticks = tokio::time::interval(LEASE_RENEW);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -303,6 +310,7 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::s
             Ok(()) = volumes.changed() => if in_use(&node) == cx.persistent.in_use() {
                 continue;
             },
+            Ok(()) = ending.changed() => {}
             () = stop.cancelled() => return,
         }
         match cx.api.get_node(&cx.config.node_name).await {
@@ -358,6 +366,10 @@ mod tests {
         assert!(turns(Some(&of("True")), &of("True")).is_empty());
         assert_eq!(turns(Some(&of("False")), &of("True")), ["NodeHasDiskPressure"]);
         assert_eq!(turns(Some(&of("Unknown")), &of("False")), ["NodeHasNoDiskPressure"]);
+        let ready = |status: &str| -> NodeStatus { serde_json::from_value(json!({"conditions": [{"type": "Ready", "status": status}]})).unwrap() };
+        assert_eq!(turns(Some(&ready("True")), &ready("False")), ["NodeNotReady"]);
+        assert_eq!(turns(Some(&ready("Unknown")), &ready("True")), ["NodeReady"]);
+        assert!(turns(None, &ready("True")).is_empty() && turns(Some(&ready("True")), &ready("True")).is_empty());
     }
 
     #[test]

@@ -321,7 +321,7 @@ async fn a_worker_that_panics_is_begun_anew() {
 async fn who_was_to_make_room_makes_it_also_by_a_worker_that_is_begun_anew() {
     let pod = pod(json!({"containers": [{"name": "a", "image": "img:1"}]}));
     let handle = super::Handle::new(Arc::new(pod));
-    let eviction = super::Eviction { reason: "Evicted".into(), message: "m".into(), condition: None, grace: Duration::ZERO };
+    let eviction = super::Eviction { reason: "Evicted".into(), message: "m".into(), condition: None, grace: Duration::ZERO, for_room: true };
     handle.evict(eviction.clone());
     for worker in ["first, which fails", "second"] {
         assert_eq!(handle.eviction(), Some(eviction.clone()), "{worker}");

@@ -212,6 +212,7 @@ impl Manager {
                 message: "Preempted in order to admit critical pod".into(),
                 condition: Some("Pod was preempted by Kubelet to accommodate a critical pod.".into()),
                 grace: super::worker::grace_period(spec),
+                for_room: true,
             });
         }
         let uid = uid.clone();

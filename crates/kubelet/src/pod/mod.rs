@@ -22,6 +22,8 @@ mod evict_lives;
 #[cfg(test)]
 mod lives;
 #[cfg(test)]
+mod shutdown_lives;
+#[cfg(test)]
 mod static_lives;
 #[cfg(test)]
 mod tests;
@@ -34,13 +36,14 @@ use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::api::SharedApi;
 use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::cri::{ContainerId, PodUid, SharedNet, SharedRuntime};
 use crate::env::downward::Facts;
+use crate::graceful::Ending;
 use crate::images::Images;
 use crate::machine::Machine;
 use crate::probes::counts::Counts;
@@ -90,6 +93,8 @@ pub struct Context {
     pub node: RwLock<Option<Arc<Node>>>,
     /// What the node runs short of.
     pub pressure: Pressure,
+    /// That the machine goes down.
+    pub ending: Ending,
     /// What probes came to.
     pub probed: Counts,
 }
@@ -152,6 +157,8 @@ pub struct Eviction {
     pub condition: Option<String>,
     /// What it gets between its stop signal and the end.
     pub grace: std::time::Duration,
+    /// Whether it makes room: an Event tells of it, and what it wrote goes at once.
+    pub for_room: bool,
 }
 
 /// One pod, as the manager, the probes and the server share it with its worker.
@@ -160,7 +167,7 @@ pub struct Handle {
     pub uid: PodUid,
     pod: RwLock<Arc<Pod>>,
     gone: AtomicBool,
-    emptied: AtomicBool,
+    emptied: watch::Sender<bool>,
     stale: AtomicBool,
     evicted: Mutex<Option<Eviction>>,
     leaving: AtomicBool,
@@ -181,7 +188,7 @@ impl Handle {
             status: Mutex::new(pod.status.clone().unwrap_or_default()),
             pod: RwLock::new(pod),
             gone: AtomicBool::new(false),
-            emptied: AtomicBool::new(false),
+            emptied: watch::Sender::new(false),
             stale: AtomicBool::new(false),
             evicted: Mutex::default(),
             leaving: AtomicBool::new(false),
@@ -235,20 +242,20 @@ impl Handle {
         self.wake();
     }
 
-    /// The pod must make room: it is to end.
+    /// The pod must make room, or the machine ends: it is to end.
     pub fn evict(&self, eviction: Eviction) {
         self.leaving.store(true, Ordering::Release);
         *self.evicted.lock() = Some(eviction);
         self.wake();
     }
 
-    /// Whether it is to make room, or does.
+    /// Whether it is to end so, or does.
     #[must_use]
     pub fn is_evicted(&self) -> bool {
         self.leaving.load(Ordering::Acquire)
     }
 
-    /// Why it is to make room. It stays so: a worker that is begun anew must know it as well.
+    /// Why it is to end so. That stays: a worker that is begun anew must know it as well.
     pub fn eviction(&self) -> Option<Eviction> {
         self.evicted.lock().clone()
     }
@@ -261,13 +268,19 @@ impl Handle {
 
     /// Nothing of it is left on the host but what tells of it.
     fn set_emptied(&self) {
-        self.emptied.store(true, Ordering::Release);
+        self.emptied.send_replace(true);
     }
 
     /// Whether it has given back what it had on the host.
     #[must_use]
     pub fn is_emptied(&self) -> bool {
-        self.emptied.load(Ordering::Acquire)
+        *self.emptied.borrow()
+    }
+
+    /// Waits until it has.
+    pub async fn emptied(&self) {
+        // The sender is this handle's.
+        let _ = self.emptied.subscribe().wait_for(|emptied| *emptied).await;
     }
 
     /// Volumes must be refreshed.

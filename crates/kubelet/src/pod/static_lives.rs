@@ -107,3 +107,30 @@ async fn a_static_pod_needs_no_api_and_ends_with_its_file_alone() {
     node.unshown().await;
     node.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_static_pod_goes_on_over_a_restart() {
+    let (clock, dir) = (clock(), TempDir::new("static-deadline"));
+    let manifest = dir.path().join("web.yaml");
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {activeDeadlineSeconds: 100, containers: [{name: c, image: \"img:1\"}]}\n";
+    fs::write(&manifest, text).unwrap();
+    let path = manifest.clone();
+    let node = Node::start_with(Arc::new(FakeRuntime::new(clock.clone())), clock.clone(), dir, move |config| config.settings.static_pods = Some(path));
+    node.api.peopled.store(true, Ordering::Relaxed);
+    node.changes.send(PodChange::Synced).unwrap();
+    let mirror = node.shown("ready", is_ready).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let runtime = Arc::clone(&node.runtime);
+    let dir = node.end().await;
+    let node = Node::start_with(runtime, clock, dir, move |config| config.settings.static_pods = Some(manifest));
+    node.api.peopled.store(true, Ordering::Relaxed);
+    node.api.put_pod(&mirror);
+    node.changes.send(PodChange::Applied(Arc::new(mirror))).unwrap();
+    node.changes.send(PodChange::Synced).unwrap();
+    let begun = tokio::time::Instant::now();
+    while !node.runtime.calls().iter().any(|c| c.starts_with("stop c")) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    node.end().await;
+}

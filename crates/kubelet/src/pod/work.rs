@@ -177,8 +177,9 @@ impl Worker {
     /// Stops every container; when none runs the pod goes on to be cleaned.
     pub(super) fn stop_all(&mut self, pod: &Arc<Pod>, containers: &[Container], at: Instant) -> Option<Instant> {
         // A grace period may only become shorter.
-        if pod.metadata.deletion_timestamp.is_some() || self.handle.is_gone() {
-            let asked = at + self.grace(pod);
+        let deleted = (pod.metadata.deletion_timestamp.is_some() || self.handle.is_gone()).then(|| self.grace(pod));
+        for grace in deleted.into_iter().chain(self.handle.eviction().map(|e| e.grace)) {
+            let asked = at + grace;
             self.stop_deadline = Some(self.stop_deadline.map_or(asked, |d| d.min(asked)));
         }
         let deadline = self.stop_deadline.unwrap_or(at);
@@ -222,7 +223,8 @@ impl Worker {
         let runs = || containers.iter().filter(|c| !c.sandbox.0.is_empty()).cloned().collect::<Vec<_>>();
         if self.stage == Stage::Cleaning {
             // Who was put out gives back layers and logs as well (upstream's `ShouldPodContentBeRemoved`); what was told of him stands.
-            let spent = if self.handle.is_evicted() { (cx.runtime.pod_sandboxes(&self.handle.uid), runs()) } else { Default::default() };
+            let spent =
+                if self.handle.eviction().is_some_and(|e| e.for_room) { (cx.runtime.pod_sandboxes(&self.handle.uid), runs()) } else { Default::default() };
             self.settled |= !spent.1.is_empty();
             let sandbox = sandbox.map(|s| s.id.clone());
             self.duties.begin(Duty::Clean, at, async move {

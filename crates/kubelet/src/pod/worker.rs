@@ -375,14 +375,18 @@ impl Worker {
             self.begin_stop(pod, None);
             return None;
         }
-        if let Some(Eviction { reason, message, condition, grace }) = self.handle.eviction() {
-            self.cx.api.pod_event(pod, None, Severity::Warning, &reason, &message);
+        if let Some(Eviction { reason, message, condition, grace, for_room }) = self.handle.eviction() {
+            if for_room {
+                self.cx.api.pod_event(pod, None, Severity::Warning, &reason, &message);
+            }
             self.forced = Some(status::Forced { disruption: condition, ..status::Forced::failed(&reason, message) });
             self.begin_stop(pod, Some(grace));
             return None;
         }
         let limit = pod.spec.as_ref().and_then(|s| s.active_deadline_seconds).and_then(|s| u64::try_from(s).ok())?;
-        let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or(self.first_seen, util::system_time);
+        // Of a static pod the API's mirror tells it, which outlives this process.
+        let began = |p: &Pod| p.status.as_ref().and_then(|s| s.start_time.as_ref()).map(util::system_time);
+        let started = began(pod).or_else(|| self.handle.mirror().and_then(|m| began(&m))).unwrap_or(self.first_seen);
         let end = started.checked_add(Duration::from_secs(limit))?;
         if now >= end {
             let message = "Pod was active on the node longer than the specified deadline".to_owned();

@@ -107,6 +107,10 @@ const RUNNING_CONTAINERS: Family = Family::new("kubelet_running_containers", Kin
 const DESIRED_PODS: Family = Family::new("kubelet_desired_pods", Kind::Gauge, "[BETA] The number of pods the kubelet is being instructed to run.");
 
 const EVICTIONS: Family = Family::new("kubelet_evictions", Kind::Counter, "[ALPHA] Cumulative number of pod evictions by eviction signal");
+const SHUTDOWN_START: Family =
+    Family::new("kubelet_graceful_shutdown_start_time_seconds", Kind::Gauge, "[ALPHA] Last graceful shutdown start time since unix epoch in seconds");
+const SHUTDOWN_END: Family =
+    Family::new("kubelet_graceful_shutdown_end_time_seconds", Kind::Gauge, "[ALPHA] Last graceful shutdown end time since unix epoch in seconds");
 
 /// Seconds of nanoseconds.
 fn seconds(ns: u64) -> f64 {
@@ -129,6 +133,10 @@ pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods, volumes: &str) -> Answer {
     for (signal, number) in cx.pressure.evictions() {
         out.add(&EVICTIONS, &[("eviction_signal", signal)], number as f64, None);
     }
+    let stamp = |time: Option<SystemTime>| time.and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok()).map_or(0.0, |d| d.as_secs() as f64);
+    let (begun, done) = cx.ending.times();
+    out.add(&SHUTDOWN_START, &[], stamp(begun), None);
+    out.add(&SHUTDOWN_END, &[], stamp(done), None);
     exposed_text(out.finish() + volumes)
 }
 
