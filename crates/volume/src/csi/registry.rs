@@ -118,8 +118,9 @@ impl Registry {
             let driver = was.driver.lock().take();
             if let Some(driver) = driver {
                 tracing::info!(driver, socket = %path.display(), "a driver of volumes has gone");
-                forget(&self.registered, &self.drivers, &path, &driver);
-                self.installs.uninstall(&driver).await;
+                if forget(&self.registered, &self.drivers, &path, &driver) {
+                    self.installs.uninstall(&driver).await;
+                }
             }
         }
         for (path, identity) in there {
@@ -139,12 +140,14 @@ impl Registry {
     }
 }
 
-fn forget(registered: &Mutex<HashMap<String, (PathBuf, Version)>>, drivers: &Drivers, socket: &Path, driver: &str) {
+/// Forgets a driver that a socket has registered; whether nobody has registered it again under its name meanwhile.
+fn forget(registered: &Mutex<HashMap<String, (PathBuf, Version)>>, drivers: &Drivers, socket: &Path, driver: &str) -> bool {
     let mut all = registered.lock();
     if all.get(driver).is_some_and(|(by, _)| by == socket) {
         all.remove(driver);
         drivers.remove(driver);
     }
+    !all.contains_key(driver)
 }
 
 /// One socket that is met.
@@ -192,8 +195,7 @@ impl Meeting {
             return Err(why);
         }
         if let Err(why) = self.notify(&channel, None).await {
-            forget(&self.registered, &self.drivers, &self.socket, &info.name);
-            self.installs.uninstall(&info.name).await;
+            self.leave(&info.name).await;
             // At last: whoever ends this task in the middle undoes it.
             self.driver.lock().take();
             return Err(format!("RegisterPlugin error -- failed to send registration status at socket {at}, err: {why}"));
@@ -236,15 +238,26 @@ impl Meeting {
         let info = driver.info().await.map_err(words)?;
         // Before it is done: whoever ends this task in the middle undoes it.
         *self.driver.lock() = Some(name.to_owned());
+        // Nor does one of this name who goes from now on take it along.
+        self.registered.lock().insert(name.to_owned(), (self.socket.clone(), version));
         if let Err(why) = self.installs.install(name, &info).await {
             // Half of it may be there.
-            self.installs.uninstall(name).await;
+            self.leave(name).await;
             self.driver.lock().take();
             return Err(why);
         }
-        self.registered.lock().insert(name.to_owned(), (self.socket.clone(), version));
-        self.drivers.add(name, Arc::new(driver));
+        let all = self.registered.lock();
+        if all.get(name).is_some_and(|(by, _)| *by == self.socket) {
+            self.drivers.add(name, Arc::new(driver));
+        }
         Ok(())
+    }
+
+    /// Undoes its registration, if nobody else has taken the name.
+    async fn leave(&self, name: &str) {
+        if forget(&self.registered, &self.drivers, &self.socket, name) {
+            self.installs.uninstall(name).await;
+        }
     }
 }
 

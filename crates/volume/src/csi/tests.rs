@@ -216,13 +216,18 @@ impl Installs for Cluster {
 
 /// A driver with its registrar, as one program.
 fn plugin(dir: &Path, file: &str, kind: &str, name: &str, told: watch::Sender<Vec<wire::RegistrationStatus>>) -> [Server; 2] {
+    plugin_of(dir, file, (kind, name, "1.0.0"), told)
+}
+
+/// One that speaks a version.
+fn plugin_of(dir: &Path, file: &str, (kind, name, version): (&str, &str, &str), told: watch::Sender<Vec<wire::RegistrationStatus>>) -> [Server; 2] {
     let endpoint = format!("{SHOWN}/plugins/{file}/csi.sock");
     let node = serve(&dir.join("plugins").join(file).join("csi.sock"), |method, _| match method {
         "csi.v1.Node/NodeGetCapabilities" => Ok(capabilities(&[1])),
         "csi.v1.Node/NodeGetInfo" => Ok(wire::NodeGetInfoResponse { node_id: "n".into(), ..wire::NodeGetInfoResponse::default() }.encode_to_vec()),
         _ => Err((12, String::new())),
     });
-    let info = wire::PluginInfo { kind: kind.into(), name: name.into(), endpoint, supported_versions: vec!["1.0.0".into()] };
+    let info = wire::PluginInfo { kind: kind.into(), name: name.into(), endpoint, supported_versions: vec![version.into()] };
     let registrar = serve(&dir.join("plugins_registry").join(format!("{file}-reg.sock")), move |method, body| match method {
         "pluginregistration.Registration/GetInfo" => Ok(info.encode_to_vec()),
         _ => {
@@ -266,6 +271,31 @@ async fn plugins_come_and_go_with_their_sockets() {
     std::fs::remove_file(dir.0.join("plugins_registry/first-reg.sock")).unwrap();
     told.wait_for(|all| all.contains(&"-first.example".to_owned())).await.unwrap();
     told.wait_for(|all| all.iter().filter(|t| *t == "+first.example n").count() == 2).await.unwrap();
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_driver_that_another_has_replaced_takes_nothing_along() {
+    let dir = Dir::new("replaced");
+    let (drivers, cluster, stop) = (Drivers::default(), Arc::new(Cluster::default()), CancellationToken::new());
+    let statuses = watch::Sender::default();
+    let mut heard = statuses.subscribe();
+    let _old = plugin(&dir.0, "old", "CSIPlugin", "d.example", statuses.clone());
+    let running = tokio::spawn(Registry::new(&dir.0, drivers.clone(), cluster.clone()).run(stop.clone()));
+    heard.wait_for(|all| all.len() == 1).await.unwrap();
+    let _new = plugin_of(&dir.0, "new", ("CSIPlugin", "d.example", "1.1.0"), statuses.clone());
+    heard.wait_for(|all| all.len() == 2).await.unwrap();
+    std::fs::remove_file(dir.0.join("plugins_registry/old-reg.sock")).unwrap();
+    // What is looked at after the old one went has come, too.
+    let _last = plugin(&dir.0, "last", "CSIPlugin", "last.example", statuses.clone());
+    heard.wait_for(|all| all.len() == 3).await.unwrap();
+    assert_eq!(*cluster.told.borrow(), ["+d.example n", "+d.example n", "+last.example n"]);
+    assert!(drivers.get("d.example").is_some());
+    // And with the new one it goes.
+    std::fs::remove_file(dir.0.join("plugins_registry/new-reg.sock")).unwrap();
+    cluster.told.subscribe().wait_for(|all| all.contains(&"-d.example".to_owned())).await.unwrap();
+    assert!(drivers.get("d.example").is_none());
     stop.cancel();
     running.await.unwrap().unwrap();
 }

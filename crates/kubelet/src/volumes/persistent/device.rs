@@ -9,6 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::LocalVolumeSource;
@@ -84,8 +85,8 @@ impl Persistent {
     }
 }
 
-/// Mounts a device's file system (upstream `FormatAndMount`). Whoever calls is alone with it.
-pub(super) fn mount_at(spec: &Spec, v: &LocalVolumeSource, device: &Path, at: &Path) -> Result<(), String> {
+/// Mounts a device's file system (upstream `FormatAndMount`). Whoever calls is alone with it, and is told when one is being made.
+pub(super) fn mount_at(spec: &Spec, v: &LocalVolumeSource, device: &Path, at: &Path, works: &AtomicBool) -> Result<(), String> {
     if mounts::is_mounted(at).map_err(|e| e.to_string())? {
         return Ok(());
     }
@@ -93,7 +94,7 @@ pub(super) fn mount_at(spec: &Spec, v: &LocalVolumeSource, device: &Path, at: &P
     let failed = |e: String| format!("local: failed to mount device {} at {} (fstype: {kind}), error {e}", device.display(), at.display());
     let (mut flags, data) = ::volume::mount_options(&spec.options, &[]);
     flags.set(MsFlags::MS_RDONLY, flags.contains(MsFlags::MS_RDONLY) || spec.readonly);
-    format_if_blank(device, at, kind, flags.contains(MsFlags::MS_RDONLY)).map_err(failed)?;
+    format_if_blank(device, at, kind, flags.contains(MsFlags::MS_RDONLY), works).map_err(failed)?;
     place::make(at).map_err(|e| e.to_string())?;
     let data = Some(data.as_str()).filter(|o| !o.is_empty());
     mount(Some(device), at, Some(kind), flags, data).map_err(|e| {
@@ -103,7 +104,7 @@ pub(super) fn mount_at(spec: &Spec, v: &LocalVolumeSource, device: &Path, at: &P
 }
 
 /// Makes a file system where there is nothing. Whoever has the device open for himself alone, mounts included, keeps it as it is.
-fn format_if_blank(device: &Path, at: &Path, kind: &str, readonly: bool) -> Result<(), String> {
+fn format_if_blank(device: &Path, at: &Path, kind: &str, readonly: bool, works: &AtomicBool) -> Result<(), String> {
     let disk = OpenOptions::new().read(true).open(device).map_err(|e| e.to_string())?;
     if !::volume::is_blank(&disk).map_err(|e| e.to_string())? {
         return Ok(());
@@ -123,5 +124,6 @@ fn format_if_blank(device: &Path, at: &Path, kind: &str, readonly: bool) -> Resu
     if !::volume::is_blank(&disk).map_err(|e| failed(&e))? {
         return Ok(());
     }
+    works.store(true, Ordering::Release);
     ::volume::make_ext4(&disk).map_err(|e| failed(&e))
 }

@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, LocalVolumeSource, Pod};
 use nix::mount::{MsFlags, mount};
@@ -48,9 +49,11 @@ impl Persistent {
         let uid = util::uid(pod).to_owned();
         let (at, staged, pods) = (self.0.places.local(&uid, &spec.name), self.0.places.local_device(&spec.name), self.0.places.pods());
         let (work, all) = ((at.clone(), spec.clone(), v.clone()), self.clone());
-        let looked = self.0.looks.look(&uid, move || {
+        let works = Arc::<AtomicBool>::default();
+        let tells = Arc::clone(&works);
+        let looked = self.0.looks.work(&uid, &works, move || {
             let (at, spec, v) = work;
-            show(&spec, &v, &staged, &at, &pods, &all.0.local)
+            show(&spec, &v, (&staged, &at), &pods, (&all.0.local, &tells))
         });
         match looked.await.map_err(failed)? {
             Shown::Device => return Ok(Ready { path: PathBuf::from(&v.path), readonly: spec.readonly, device: true, ..Ready::default() }),
@@ -77,7 +80,7 @@ impl Persistent {
 }
 
 /// Makes the volume what it is to be for this pod.
-fn show(spec: &Spec, v: &LocalVolumeSource, staged: &Path, at: &Path, pods: &Path, devices: &Locks) -> Result<Shown, String> {
+fn show(spec: &Spec, v: &LocalVolumeSource, (staged, at): (&Path, &Path), pods: &Path, (devices, works): (&Locks, &AtomicBool)) -> Result<Shown, String> {
     let path = Path::new(&v.path);
     if path.components().any(|c| c == Component::ParentDir) {
         return Err(format!("invalid path: {} must not contain '..'", v.path));
@@ -94,7 +97,7 @@ fn show(spec: &Spec, v: &LocalVolumeSource, staged: &Path, at: &Path, pods: &Pat
     let lock = is_device.then(|| devices.of(&spec.name));
     let _alone = lock.as_ref().map(|lock| lock.lock());
     let source = if is_device {
-        device::mount_at(spec, v, path, staged)?;
+        device::mount_at(spec, v, path, staged, works)?;
         staged
     } else if meta.is_dir() {
         path

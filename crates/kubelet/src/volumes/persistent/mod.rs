@@ -84,7 +84,13 @@ struct Inner {
 /// Whether a volume of a pod is for this module.
 #[must_use]
 pub fn is_persistent(volume: &Volume) -> bool {
-    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || volume.csi.is_some() || volume.nfs.is_some()
+    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || volume.csi.is_some() || volume.nfs.is_some() || volume.iscsi.is_some()
+}
+
+/// What the original tells where the host has not the program that logs in to such a disk.
+fn unreached(found: &Spec) -> Trouble {
+    let (step, why) = ("WaitForAttach", "exec: \"iscsiadm\": executable file not found in $PATH");
+    if found.block { Trouble::map(&format!("MapVolume.{step}"), &found.name, why) } else { Trouble::mount(&format!("MountVolume.{step}"), &found.name, why) }
 }
 
 /// Whether a container of the pod uses a volume: others are not made.
@@ -192,6 +198,7 @@ impl Persistent {
             Kind::Host(v) => self.host_path(pod, &found, v).await?,
             Kind::Local(v) => self.local(pod, &found, v).await?,
             Kind::Nfs(v) => self.nfs(pod, &found, v).await?,
+            Kind::Iscsi => return Err(unreached(&found)),
             Kind::Csi(csi) => self.csi(pod, &found, csi).await?,
         };
         Ok(Ready { group: found.group(), ..ready })

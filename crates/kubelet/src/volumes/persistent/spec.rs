@@ -61,6 +61,8 @@ pub(super) enum Kind {
     Host(HostPathVolumeSource),
     /// A file server's.
     Nfs(NFSVolumeSource),
+    /// A disk of another machine's, which this node does not reach.
+    Iscsi,
 }
 
 /// A volume as its driver is told of it.
@@ -109,6 +111,9 @@ pub(super) async fn find(api: &SharedApi, pod: &Pod, volume: &Volume) -> Result<
     }
     if let Some(v) = &volume.nfs {
         return Ok(of_pod(volume, Kind::Nfs(v.clone()), v.read_only.unwrap_or(false)));
+    }
+    if let Some(v) = &volume.iscsi {
+        return Ok(of_pod(volume, Kind::Iscsi, v.read_only.unwrap_or(false)));
     }
     let (name, own) = claim_of(pod, volume).ok_or("no volume plugin matched")?;
     let namespace = util::namespace(pod);
@@ -191,6 +196,7 @@ fn persistent(volume: &Volume, claim: PersistentVolumeClaim, pv: PersistentVolum
         (None, Some(v), ..) => Kind::Local(v),
         (None, None, Some(v), _) => Kind::Host(v),
         (None, None, None, Some(v)) => Kind::Nfs(v),
+        (None, None, None, None) if spec.iscsi.is_some() => Kind::Iscsi,
         (None, None, None, None) => return Err(unknown()),
     };
     Ok(Spec {

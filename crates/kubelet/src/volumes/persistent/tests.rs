@@ -570,3 +570,17 @@ async fn what_hangs_at_a_local_device_is_in_no_other_pods_way() {
     node.drop_local("none").unwrap();
     assert!(!stuck.exists(), "it is looked after when nobody is at it");
 }
+
+#[tokio::test]
+async fn a_disk_that_is_not_reached_is_told_in_the_originals_words() {
+    let disk = json!({"targetPortal": "10.0.0.1:3260", "iqn": "iqn.2001-04.example:d", "lun": 0});
+    let why = "exec: \"iscsiadm\": executable file not found in $PATH";
+    let world = World::new(json!({"csi": null, "iscsi": disk}));
+    let node = world.start();
+    let told = up(&node, "a").await.unwrap_err();
+    assert_eq!((told.reason, told.message), ("FailedMount", format!("MountVolume.WaitForAttach failed for volume \"pv\" : {why}")));
+    let (pod, volume) = pod_with("b", json!({"name": "data", "iscsi": disk}), json!({}));
+    assert!(is_persistent(&volume));
+    let told = node.set_up(&pod, &volume, None).await.unwrap_err();
+    assert_eq!(told.message, format!("MountVolume.WaitForAttach failed for volume \"data\" : {why}"));
+}
