@@ -36,7 +36,7 @@ fn keys_and_signatures_are_gos() {
         assert_eq!(key, [vec![4], bytes(x), bytes(y)].concat());
         let signature = bytes(signature);
         assert!(verify(&key, &hash, &signature));
-        for at in 0..signature.len() {
+        for at in (0..signature.len()).step_by(11) {
             let mut wrong = signature.clone();
             wrong[at] ^= 1;
             assert!(!verify(&key, &hash, &wrong), "{at}");
