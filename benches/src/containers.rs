@@ -76,6 +76,7 @@ async fn ours(folder: &Path, knarr: &Path, rounds: usize) -> anyhow::Result<Life
     let mark = format!("knarr-bench-{}", std::process::id());
     let rt = Runtime::open(Config {
         root: folder.join("root"),
+        store: None,
         run: Path::new("/run").join(&mark),
         cgroup_root: "/sys/fs/cgroup".into(),
         mark: mark.clone(),

@@ -11,6 +11,7 @@ mod controllers;
 mod custom;
 mod engines;
 mod footprint;
+mod nodes;
 mod peer;
 mod pods;
 mod probes;
@@ -32,6 +33,8 @@ usage: KNARR=PROGRAM benches NAME [OPTION…]
   volumes    claim and pod created to Ready on a new volume; a StatefulSet with claims, in order
              --rounds 20 --sets 5 --replicas 10 --size 1Gi --image IMAGE --import ARCHIVE
   footprint  memory, idle CPU and idle disk writes                     --pods 20 --seconds 60
+  nodes      three nodes from nothing, a node added and its first pod, what an idle one weighs, many at once
+             --rounds 5 --adds 5 --many 50
   api        CPU of a request, requests a second, latency; beside the original kube-apiserver and etcd
              --apibench PROGRAM --peer SCRIPT --peer-bin FOLDER --rounds 2 --objects 2000 --content json --whole
   custom     custom objects, policies and definitions, beside the original kube-apiserver and etcd
@@ -94,6 +97,7 @@ fn run(name: &str, options: &Options) -> anyhow::Result<()> {
         "pods" => pods::run,
         "volumes" => volumes::run,
         "footprint" => footprint::run,
+        "nodes" => nodes::run,
         "api" => api::run,
         "containers" => containers::run,
         "controllers" => controllers::run,

@@ -243,9 +243,13 @@ impl Cluster {
             let told = self.try_kubectl(&words(line));
             eprintln!("--- kubectl {line}\n{}{}", told.stdout, told.stderr);
         }
-        let log = std::fs::read_to_string(self.data.join("knarr.log")).unwrap_or_default();
-        let from = log.len() - log.len().min(8000);
-        eprintln!("--- end of knarr.log\n{}", log.get(from..).unwrap_or(&log));
+        let further = std::fs::read_dir(self.data.join("nodes")).into_iter().flatten().flatten().map(|node| node.path());
+        for folder in [self.data.clone()].into_iter().chain(further) {
+            let path = folder.join("knarr.log");
+            let log = std::fs::read_to_string(&path).unwrap_or_default();
+            let from = log.len() - log.len().min(8000);
+            eprintln!("--- end of {}\n{}", path.display(), log.get(from..).unwrap_or(&log));
+        }
     }
 }
 

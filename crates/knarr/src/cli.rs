@@ -22,6 +22,12 @@ pub enum Command {
     Up(Up),
     /// Stop a cluster and remove everything that it made on this machine
     Down(Down),
+    /// Nodes of a cluster on this machine: list, add, remove
+    #[command(subcommand)]
+    Node(Node),
+    /// One further node of a cluster, as `up` starts it
+    #[command(hide = true)]
+    NodeProcess(Worker),
     /// Images of a cluster's node: import archives, list, remove
     #[command(subcommand)]
     Image(Image),
@@ -73,6 +79,12 @@ pub struct Up {
     pub manifests: Vec<PathBuf>,
     #[command(flatten)]
     pub which: Which,
+    /// Nodes on this machine, kept for the next start: the first has the control plane [default: as before, at first 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::cluster::nodes::NODES_MAX)))]
+    pub nodes: Option<u32>,
+    /// Whether pods without a toleration for it come to the first node [default: as it is, at first they do]
+    #[arg(long)]
+    pub control_plane: Option<ControlPlane>,
     /// Return when everything runs, and leave it running
     #[arg(long)]
     pub detach: bool,
@@ -133,6 +145,70 @@ pub struct Down {
     /// Keep the objects and the images: the next `up` goes on with them
     #[arg(long)]
     pub keep_data: bool,
+}
+
+/// What the node of the control plane is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ControlPlane {
+    /// For all pods
+    Schedule,
+    /// For those that tolerate `node-role.kubernetes.io/control-plane:NoSchedule`
+    Taint,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// List the nodes of this machine
+    #[command(alias = "ls")]
+    List {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Add nodes, and wait until they are Ready
+    Add {
+        /// How many
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::cluster::nodes::NODES_MAX)))]
+        count: u32,
+        /// Their labels, `topology.kubernetes.io/zone=a`
+        #[arg(long, value_delimiter = ',', value_parser = label)]
+        labels: Vec<(String, String)>,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Drain a node, and remove it with all that it has
+    Rm {
+        /// The node's name
+        node: String,
+        /// Do not drain it, and remove its volumes, too
+        #[arg(long)]
+        force: bool,
+        /// How long the draining may take, in seconds
+        #[arg(long, default_value_t = 300)]
+        timeout: u64,
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Worker {
+    /// Name of the cluster
+    #[arg(long, value_parser = name)]
+    pub name: String,
+    /// Where the cluster's data lies
+    #[arg(long)]
+    pub data_dir: PathBuf,
+    /// Which of its nodes it is
+    #[arg(long)]
+    pub number: u32,
+    /// Parts to leave out
+    #[arg(long, value_delimiter = ',')]
+    pub disable: Vec<Component>,
+    /// Where images come from: mirrors and credentials
+    #[arg(long)]
+    pub registries: Option<PathBuf>,
+    #[command(flatten)]
+    pub node: NodeFlags,
 }
 
 #[derive(Debug, Subcommand)]
@@ -312,6 +388,31 @@ fn name(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("a cluster's name is 1 to 32 lower-case letters, digits and inner hyphens".to_owned())
+}
+
+/// A label that a kubelet may give its own node (the original's `--node-labels`).
+fn label(text: &str) -> Result<(String, String), String> {
+    const OWN: [&str; 7] = [
+        "kubernetes.io/hostname",
+        "kubernetes.io/os",
+        "kubernetes.io/arch",
+        "topology.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "node.kubernetes.io/instance-type",
+        "node.kubernetes.io/exclude-disruption",
+    ];
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
+    let wrong = [machinery::names::qualified_name(key), machinery::names::label_value(value)].concat();
+    if let Some(why) = wrong.into_iter().next() {
+        return Err(why);
+    }
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+    let within = |parent: &str| domain == parent || domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
+    let kubelets = within("kubelet.kubernetes.io") || within("node.kubernetes.io");
+    if (within("kubernetes.io") || within("k8s.io")) && !kubelets && !OWN.contains(&key) {
+        return Err(format!("{key:?} is not a label that a node may have by itself: give it by `kubectl label`"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn key_bool(text: &str) -> Result<(String, bool), String> {

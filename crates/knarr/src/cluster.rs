@@ -9,6 +9,7 @@
 mod directory;
 mod files;
 mod holder;
+pub mod nodes;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -110,11 +111,17 @@ impl Cluster {
         holder::work(&self.run, holder)
     }
 
+    /// Settings of the runtime of a further node, whose images are the first one's.
+    pub fn node_runtime(&self, node: &Cluster, registries: Option<&Path>) -> runtime::Config {
+        runtime::Config { store: Some(self.data.join("runtime")), registries: self.runtime(registries).registries, ..node.runtime(None) }
+    }
+
     /// Settings of the cluster's runtime.
     pub fn runtime(&self, registries: Option<&Path>) -> runtime::Config {
         let default = self.data.join("registries.yaml");
         runtime::Config {
             root: self.data.join("runtime"),
+            store: None,
             run: self.run.join("runtime"),
             cgroup_root: "/sys/fs/cgroup".into(),
             mark: self.name.clone(),

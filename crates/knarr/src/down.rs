@@ -7,9 +7,10 @@ use crate::{
     log::log,
     preflight,
     progress::Steps,
-    volumes,
+    supervisor, volumes, worker,
 };
 use anyhow::{Context as _, bail};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -23,6 +24,8 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(15);
 /// From taking the lock to saying what for.
 const SAYS: Duration = Duration::from_secs(1);
+/// Further nodes that are taken away at a time: each waits for the kernel most of the time.
+const AT_ONCE: usize = 8;
 /// Between two looks at whether it has: its lock is the sign, and a lock cannot be awaited with a limit.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -52,6 +55,16 @@ pub async fn run(down: &Down) -> anyhow::Result<()> {
     cluster.claim()?;
     let known = cluster.contexts();
 
+    supervisor::end_all(&cluster).await?;
+    let discards = cluster.node_numbers()?.into_iter().map(|number| {
+        let (cluster, steps) = (&cluster, &steps);
+        async move {
+            worker::discard(cluster, number, down.keep_data).await.with_context(|| format!("node {number}"))?;
+            steps.done(&format!("node {number} removed"));
+            anyhow::Ok(())
+        }
+    });
+    stream::iter(discards).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     let runtime = runtime::Runtime::open(cluster.runtime(None)).await.context("the container runtime")?;
     let (pods, images) = (runtime.sandboxes().len(), runtime.images().len());
     runtime.purge().await.context("the pods")?;

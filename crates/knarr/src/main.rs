@@ -21,8 +21,11 @@ mod limits;
 mod local;
 mod log;
 mod manifest;
+mod member;
 mod memory;
+mod node;
 mod node_flags;
+mod nodes;
 mod part;
 mod preflight;
 mod progress;
@@ -30,8 +33,10 @@ mod rollout;
 mod rooms;
 mod serve;
 mod signals;
+mod supervisor;
 mod up;
 mod volumes;
+mod worker;
 
 use clap::Parser as _;
 use std::process::ExitCode;
@@ -64,12 +69,17 @@ fn run(command: cli::Command) -> anyhow::Result<()> {
     {
         return detach::parent();
     }
+    if let cli::Command::NodeProcess(worker) = &command {
+        worker::enter(worker)?;
+    }
     memory::return_in_background();
     let runtime = rooms::runtime("api")?;
     let outcome = runtime.block_on(async {
         match command {
             cli::Command::Up(up) => up::run(up).await,
             cli::Command::Down(down) => down::run(&down).await,
+            cli::Command::Node(node) => nodes::run(node).await,
+            cli::Command::NodeProcess(worker) => worker::run(&worker).await,
             cli::Command::Image(image) => image::run(image).await,
             cli::Command::Volume(volume) => volumes::run(&volume),
             cli::Command::Scheduler(part) => part::scheduler(&part).await,

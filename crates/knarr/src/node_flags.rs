@@ -2,7 +2,7 @@
 
 use clap::Args;
 use kubelet::{Options, Settings};
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Node, as kubelet has them")]
@@ -77,6 +77,38 @@ pub struct NodeFlags {
 }
 
 impl NodeFlags {
+    /// The same for a further node of this machine. Files of static pods are the first one's.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let many = [
+            ("eviction-hard", &self.eviction_hard),
+            ("eviction-soft", &self.eviction_soft),
+            ("eviction-soft-grace-period", &self.eviction_soft_grace_period),
+            ("eviction-minimum-reclaim", &self.eviction_minimum_reclaim),
+            ("system-reserved", &self.system_reserved),
+            ("kube-reserved", &self.kube_reserved),
+            ("enforce-node-allocatable", &self.enforce_node_allocatable),
+            ("shutdown-grace-period-by-pod-priority", &self.shutdown_grace_period_by_pod_priority),
+        ];
+        let one = [
+            ("eviction-max-pod-grace-period", Some(self.eviction_max_pod_grace_period.to_string())),
+            ("eviction-pressure-transition-period", self.eviction_pressure_transition_period.clone()),
+            ("image-gc-high-threshold", self.image_gc_high_threshold.map(|n| n.to_string())),
+            ("image-gc-low-threshold", self.image_gc_low_threshold.map(|n| n.to_string())),
+            ("minimum-image-ttl-duration", self.minimum_image_ttl_duration.clone()),
+            ("container-log-max-size", self.container_log_max_size.clone()),
+            ("container-log-max-files", self.container_log_max_files.map(|n| n.to_string())),
+            ("reserved-cpus", self.reserved_cpus.clone()),
+            ("system-reserved-cgroup", self.system_reserved_cgroup.clone()),
+            ("kube-reserved-cgroup", self.kube_reserved_cgroup.clone()),
+            ("shutdown-grace-period", self.shutdown_grace_period.clone()),
+            ("shutdown-grace-period-critical-pods", self.shutdown_grace_period_critical_pods.clone()),
+        ];
+        let many = many.into_iter().flat_map(|(name, values)| values.iter().map(move |value| format!("--{name}={value}")));
+        let one = one.into_iter().filter_map(|(name, value)| value.map(|value| format!("--{name}={value}")));
+        let told = self.kernel_memcg_notification.then(|| "--kernel-memcg-notification".to_owned());
+        many.chain(one).chain(told).map(OsString::from).collect()
+    }
+
     /// What they say.
     pub fn settings(&self) -> anyhow::Result<Settings> {
         let own = self.clone();
@@ -110,6 +142,7 @@ impl NodeFlags {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::cli::{Cli, Command};
     use clap::Parser;
 
@@ -127,6 +160,11 @@ mod tests {
         assert!(flags(&["knarr", "kubelet", "--kubeconfig=x", path]).unwrap().static_pods.is_some());
         let periods = flags(&["knarr", "up", "--shutdown-grace-period=30s", "--shutdown-grace-period-critical-pods=10s"]).unwrap().shutdown;
         assert_eq!(periods.iter().map(|p| p.seconds).collect::<Vec<_>>(), [20, 10]);
+        let own = ["--eviction-hard=memory.available<5%", "--system-reserved=cpu=1", "--container-log-max-files=3", "--kernel-memcg-notification"];
+        let Command::Up(up) = Cli::try_parse_from(["knarr", "up", path].iter().chain(&own)).unwrap().command else { unreachable!() };
+        let process = ["knarr", "node-process", "--name=c", "--data-dir=/d", "--number=2"].map(OsString::from);
+        let Command::NodeProcess(worker) = Cli::try_parse_from(process.into_iter().chain(up.node.arguments())).unwrap().command else { unreachable!() };
+        assert_eq!(worker.node, NodeFlags { pod_manifest_path: None, ..up.node }, "a further node is told the same, but has no static pods of its own");
         let wrong = flags(&["knarr", "up", "--eviction-hard=disk<5%", "--container-log-max-files=-3"]).unwrap_err().to_string();
         assert_eq!(wrong, "invalid configuration: containerLogMaxFiles must be greater than 1\nunsupported eviction signal disk");
     }

@@ -8,14 +8,14 @@ use crate::{
     log::log,
     preflight,
     progress::Steps,
-    serve::{cidr, network_config, node_own_ports},
+    serve::node_own_ports,
     signals, volumes,
 };
 use anyhow::Context as _;
 use client::lease::{self, LeaderElector, Term};
 use client::{Client, Endpoint, HttpTransport, Informers, Reports};
 use http::Uri;
-use network::pod::OwnPort;
+use network::{Cidr, pod::OwnPort};
 use std::{
     future::Future,
     hash::{BuildHasher, RandomState},
@@ -140,10 +140,20 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     let _lock = cluster.lock(Work::Runs).await?;
     cluster.claim()?;
     let runtime = open_runtime(&cluster, command.registries.as_deref()).await?;
-    let network = network_config(&cluster.name, &cluster.run, (cidr(&command.pod_cidr)?, cidr(&command.cluster_cidr)?), cidr(&command.service_cidr)?);
-    let node_ip = IpAddr::V4(network.pod_cidr.nth(1).context("the pod range has no address")?);
+    let range = cidr(&command.pod_cidr)?;
+    let node_ip = IpAddr::V4(range.nth(1).context("the pod range has no address")?);
     let own_ports = own_ports(&command.part, node_ip).await?;
-    let network = network::pod::Config { own_ports: own_ports.clone(), ..network };
+    let network = network::pod::Config {
+        mark: network::Mark::new(&cluster.name),
+        run_dir: cluster.run.join("network"),
+        bridge: None,
+        pod_cidr: range,
+        cluster_cidr: Some(cidr(&command.cluster_cidr)?),
+        service_cidr: Some(cidr(&command.service_cidr)?),
+        mtu: None,
+        own_ports: own_ports.clone(),
+        behind: false,
+    };
     let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(network)).await?.context("the pod network")?;
     let mut config = kubelet::Config::new(command.node_name.clone().unwrap_or_else(host::name), node_ip, cluster.data.join("kubelet"));
     config.cgroup_root = cluster.name.clone();
@@ -174,6 +184,11 @@ async fn open_runtime(cluster: &Cluster, registries: Option<&Path>) -> anyhow::R
     let runtime = runtime::Runtime::open(cluster.runtime(registries)).await.context("the container runtime")?;
     image::demo(&runtime, &Steps::new()).await?;
     Ok(runtime)
+}
+
+/// Reads a range of addresses.
+fn cidr(text: &str) -> anyhow::Result<Cidr> {
+    text.parse().map_err(|e| anyhow::anyhow!("{text:?} is not a range of addresses: {e}"))
 }
 
 fn kubelet_tls(command: &Kubelet) -> anyhow::Result<Option<kubelet::Tls>> {

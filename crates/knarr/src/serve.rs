@@ -7,25 +7,28 @@ use crate::{
     cluster::{Cluster, DOMAIN, Plan},
     dns_probe,
     local::{self, Door},
-    preflight,
+    node::{self, Node},
+    nodes, preflight,
     progress::Steps,
     rooms::Room,
     signals::End,
+    supervisor::Supervisor,
     volumes,
 };
 use anyhow::{Context as _, anyhow};
 use apiserver::{AdmissionOptions, AdmissionSettings, ApiServer, Config};
 use client::{Client, Informers};
 use identity::pki::{Ca, ClusterNames, ClusterPki, Usage};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1;
 use network::{
-    Cidr, Mark, dns,
+    Mark, dns,
     pod::{OwnPort, PodNetwork},
     proxy::NodePortAddresses,
 };
 use runtime::Runtime;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     future::Future,
     net::{IpAddr, Ipv4Addr},
     path::Path,
@@ -53,6 +56,8 @@ pub struct Running {
     pub runtime: Option<Runtime>,
     certificates: certificates::Keeper,
     network: Option<PodNetwork>,
+    /// Who keeps the further nodes.
+    workers: Option<Supervisor>,
     node_ip: IpAddr,
     parts: Parts,
     stop: CancellationToken,
@@ -90,6 +95,22 @@ pub struct Setup<'a> {
 impl Setup<'_> {
     fn has(&self, component: Component) -> bool {
         !self.up.disable.contains(&component)
+    }
+
+    /// The first node.
+    fn node(&self) -> Node<'_> {
+        Node {
+            plan: self.plan,
+            mark: Mark::new(&self.cluster.name),
+            home: self.cluster,
+            name: &self.node_name,
+            labels: BTreeMap::new(),
+            range: self.plan.node_cidr(),
+            ip: self.plan.node_ip(),
+            own_ports: own_ports(self),
+            images: self.cluster.runtime(None).root,
+            settings: self.settings.clone(),
+        }
     }
 }
 
@@ -162,9 +183,28 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
 
     let certificates = certificates::Keeper::new(setup.cluster, plan, setup.kubeconfig, pki, node_pki.map(|own| (setup.node_name.clone(), own)), names);
     let node_ip = plan.node_ip().into();
-    let mut running = Running { admin, runtime, certificates, network, node_ip, parts, stop, pods_stop, _rooms: rooms };
-    running.until_ready(setup, &informers, steps).await?;
+    let workers = network.is_some().then(|| Supervisor::start(setup.cluster, plan, worker_options(setup), admin.clone()));
+    let mut running = Running { admin, runtime, certificates, network, workers, node_ip, parts, stop, pods_stop, _rooms: rooms };
+    if let Err(error) = running.until_ready(setup, &informers, steps).await {
+        running.end(End::Terminate, steps).await;
+        return Err(error);
+    }
+    running.workers_ready(setup, &informers, steps).await?;
     Ok(running)
+}
+
+/// What the processes of the further nodes are told.
+fn worker_options(setup: &Setup<'_>) -> Vec<OsString> {
+    let mut options = setup.up.node.arguments();
+    for (component, name) in [(Component::Proxy, "proxy"), (Component::Dns, "dns"), (Component::Storage, "storage")] {
+        if !setup.has(component) {
+            options.extend(["--disable", name].map(OsString::from));
+        }
+    }
+    if let Some(registries) = setup.up.registries.as_deref().and_then(|file| std::path::absolute(file).ok()) {
+        options.extend([OsString::from("--registries"), registries.into()]);
+    }
+    options
 }
 
 fn load(cluster: &Cluster, names: &ClusterNames, accept_data_loss: bool) -> anyhow::Result<(store::Store, ClusterPki)> {
@@ -182,30 +222,10 @@ fn load(cluster: &Cluster, names: &ClusterNames, accept_data_loss: bool) -> anyh
 /// The node's runtime, which finds the containers of a former process, and its network.
 async fn open_node(setup: &Setup<'_>, room: &Room) -> anyhow::Result<(Runtime, PodNetwork)> {
     let runtime = room.handle.spawn(Runtime::open(setup.cluster.runtime(setup.up.registries.as_deref())));
-    let config = network_config(&setup.cluster.name, &setup.cluster.run, (setup.plan.node_cidr(), setup.plan.pod_cidr()), setup.plan.service_cidr());
-    let config = network::pod::Config { own_ports: own_ports(setup), ..config };
+    let config = setup.node().network(false);
     let network = room.handle.spawn_blocking(move || PodNetwork::open(config));
     let (runtime, network) = tokio::join!(runtime, network);
     Ok((runtime?.context("the container runtime")?, network?.context("the pod network")?))
-}
-
-/// Reads a range of addresses.
-pub fn cidr(text: &str) -> anyhow::Result<Cidr> {
-    text.parse().map_err(|e| anyhow!("{text:?} is not a range of addresses: {e}"))
-}
-
-/// Settings of a node's pod network.
-pub fn network_config(name: &str, run: &Path, (node_cidr, cluster_cidr): (Cidr, Cidr), service_cidr: Cidr) -> network::pod::Config {
-    network::pod::Config {
-        mark: Mark::new(name),
-        run_dir: run.join("network"),
-        bridge: None,
-        pod_cidr: node_cidr,
-        cluster_cidr: Some(cluster_cidr),
-        service_cidr: Some(service_cidr),
-        mtu: None,
-        own_ports: Vec::new(),
-    }
 }
 
 /// Ports of this host at which the cluster itself listens: the API's, the kubelet's and those of DNS.
@@ -318,17 +338,8 @@ fn start_kubelet(
     stop: &CancellationToken,
     parts: &mut Parts,
 ) {
-    let (plan, name) = (setup.plan, setup.node_name.as_str());
-    let mut config = kubelet::Config::new(name, plan.node_ip().into(), setup.cluster.data.join("kubelet"));
-    config.cgroup_root = setup.cluster.name.clone();
-    config.cluster_dns = vec![plan.dns_ip().into()];
-    config.cluster_domain = DOMAIN.into();
-    config.pod_cidr = Some(plan.node_cidr().to_string());
-    config.tls = Some(kubelet::Tls { server: tls });
-    config.api_service = Some((plan.api_ip(), 443).into());
-    config.own_ports = own_ports(setup);
-    config.image_dir = setup.cluster.runtime(None).root;
-    config.settings = setup.settings.clone();
+    let name = setup.node_name.as_str();
+    let config = setup.node().kubelet(kubelet::Tls { server: tls });
     let client = door.client(local::user(&format!("system:node:{name}"), &["system:nodes"])).user_agent("kubelet");
     let _inside = room.handle.enter();
     let informers = Informers::new(client.clone(), stop.clone());
@@ -362,30 +373,14 @@ async fn services(
         return Ok(());
     }
     let (ready, _) = watch::channel(false);
-    let ranges = [plan.pod_cidr(), plan.service_cidr()];
+    let node = setup.node();
     if setup.has(Component::Proxy) {
-        let config = network::proxy::Config {
-            mark: Mark::new(&setup.cluster.name),
-            node_name: setup.node_name.clone(),
-            node_ip: plan.node_ip(),
-            cluster_cidr: Some(ranges[0]),
-            service_cidr: Some(ranges[1]),
-            node_ports: node_ports(plan.node_ip(), plan.is_first(), &setup.up.node_port_addresses),
-            own_ports: own_ports(setup),
-        };
+        let config = node.proxy(node_ports(plan.node_ip(), plan.is_first(), &setup.up.node_port_addresses));
         spawn(parts, &room.handle, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
     }
     if setup.has(Component::Dns) {
-        let config = network::dns::Config {
-            node_name: setup.node_name.clone(),
-            listen: plan.node_ip(),
-            cluster_ip: plan.dns_ip(),
-            domain: DOMAIN.into(),
-            own_ranges: ranges.to_vec(),
-            upstream: network::dns::Upstream::File("/etc/resolv.conf".into()),
-            publish: Some(publisher.user_agent("knarr-dns")),
-        };
-        spawn(parts, &room.handle, "DNS", network::dns::run(config, informers.clone(), stop.clone(), ready));
+        let config = node.dns(dns::Upstream::File("/etc/resolv.conf".into()), publisher);
+        spawn(parts, &room.handle, "DNS", dns::run(config, informers.clone(), stop.clone(), ready));
     }
     Ok(())
 }
@@ -434,6 +429,10 @@ impl Running {
                 steps.done(&format!("node {} Ready", setup.node_name));
             }
         };
+        let admin = self.admin.clone();
+        let role = async {
+            if setup.has(Component::Kubelet) { nodes::control_plane(&admin, informers, &setup.node_name, setup.up.control_plane).await } else { Ok(()) }
+        };
         let dns = async {
             if setup.has(Component::Kubelet) && setup.has(Component::Proxy) && setup.has(Component::Dns) {
                 dns_probe::answering(setup.plan.dns_ip().into(), DOMAIN).await;
@@ -441,9 +440,31 @@ impl Running {
             }
         };
         tokio::select! {
-            ready = tokio::time::timeout(READY_PATIENCE, async { tokio::join!(node, dns) }) => {
-                ready.map(|_| ()).map_err(|_| anyhow!("the node was not ready after {} s", READY_PATIENCE.as_secs()))
+            ready = tokio::time::timeout(READY_PATIENCE, async { tokio::join!(node, dns, role).2 }) => {
+                ready.map_err(|_| anyhow!("the node was not ready after {} s", READY_PATIENCE.as_secs()))?
             }
+            ended = next(&mut self.parts) => Err(ended),
+        }
+    }
+
+    /// Waits for the further nodes, but takes nothing down for one of them.
+    async fn workers_ready(&mut self, setup: &Setup<'_>, informers: &Informers, steps: &Steps) -> anyhow::Result<()> {
+        if !setup.has(Component::Kubelet) || !setup.has(Component::Controllers) {
+            return Ok(());
+        }
+        let wishes = setup.cluster.wishes()?.into_iter().filter(|wish| !wish.leaving);
+        let ready = wishes.map(|wish| async move {
+            match tokio::time::timeout(READY_PATIENCE, node_ready(informers, &wish.name)).await {
+                Ok(()) => steps.done(&format!("node {} Ready", wish.name)),
+                Err(_) => steps.say(&format!(
+                    "knarr: node {} is not ready yet; {} tells why",
+                    wish.name,
+                    setup.cluster.node(wish.number).data.join("knarr.log").display()
+                )),
+            }
+        });
+        tokio::select! {
+            _ = futures_util::future::join_all(ready) => Ok(()),
             ended = next(&mut self.parts) => Err(ended),
         }
     }
@@ -468,45 +489,33 @@ impl Running {
     /// Ends everything: after an interrupt the pods, as if each were deleted, while what their hooks may ask is still there;
     /// then the parts. Pods' objects are kept.
     pub async fn end(mut self, how: End, steps: &Steps) {
+        let workers = self.workers.take();
+        let nodes = async {
+            if let Some(workers) = workers {
+                workers.end(how).await;
+            }
+        };
         if let (End::Interrupt, Some(runtime)) = (how, self.runtime.clone()) {
             self.pods_stop.cancel();
             let kubelet = async { while matches!(self.parts.join_next().await, Some(Ok((name, _))) if name != KUBELET) {} };
             let _ = tokio::time::timeout(DRAIN, kubelet).await;
-            self.end_pods(&runtime, steps).await;
+            tokio::join!(self.end_pods(&runtime, steps), nodes);
+        } else {
+            nodes.await;
         }
         self.stop.cancel();
         let ending = async { while self.parts.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(DRAIN, ending).await;
         if how == End::Interrupt {
-            // Nobody is behind the Services any more; at the next start their rules are written anew.
-            let mark = Mark::new(self.certificates.name());
-            let removed = tokio::task::spawn_blocking(move || network::proxy::remove(&mark)).await;
-            if let Ok(Err(error)) = removed {
-                tracing::warn!(%error, "the Services' rules stay");
-            }
+            node::remove_rules(Mark::new(self.certificates.name())).await;
         }
     }
 
     async fn end_pods(&self, runtime: &Runtime, steps: &Steps) {
-        let sandboxes = runtime.sandboxes();
-        steps.now(&format!("ending {} pods, each in its grace period (Ctrl-C again leaves them)", sandboxes.len()));
+        steps.now(&format!("ending {} pods, each in its grace period (Ctrl-C again leaves them)", runtime.sandboxes().len()));
         let started = Instant::now();
-        let (network, node_ip) = (self.network.clone(), self.node_ip);
-        // What has no address of its own has the node's, as when it was started.
-        let ips = move |sandbox: &str| match network.as_ref().and_then(|network| network.addresses(sandbox)) {
-            Some(own) => own.ips.into_iter().map(IpAddr::V4).collect(),
-            None => vec![node_ip],
-        };
-        kubelet::shutdown::end_pods(runtime.clone(), ips).await;
-        for sandbox in &sandboxes {
-            if let Some(network) = &self.network {
-                let _ = network.detach(&sandbox.config.id).await;
-            }
-            if let Err(error) = runtime.stop_sandbox(&sandbox.config.id).await {
-                tracing::warn!(sandbox = sandbox.config.id, %error, "a pod's sandbox could not be stopped");
-            }
-        }
-        steps.done(&format!("{} pods ended in {:.1} s; their objects are kept", sandboxes.len(), started.elapsed().as_secs_f64()));
+        let ended = node::end_pods(runtime, self.network.clone(), self.node_ip).await;
+        steps.done(&format!("{ended} pods ended in {:.1} s; their objects are kept", started.elapsed().as_secs_f64()));
     }
 }
 
@@ -519,8 +528,9 @@ async fn next(parts: &mut Parts) -> anyhow::Error {
     }
 }
 
-async fn node_ready(informers: &Informers, name: &str) {
-    let nodes = informers.informer::<Node>();
+/// Waits until a node is Ready.
+pub async fn node_ready(informers: &Informers, name: &str) {
+    let nodes = informers.informer::<v1::Node>();
     let mut changes = nodes.subscribe();
     while let Some(change) = changes.recv().await {
         let node = change.object();

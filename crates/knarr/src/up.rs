@@ -6,7 +6,7 @@
 
 use crate::{
     cli::{Component, Up},
-    cluster::{Cluster, Plan, Ranges, Work},
+    cluster::{Cluster, Plan, Ranges, Work, nodes},
     detach, farewell, host, image, kubeconfig,
     log::log,
     manifest::{self, Object},
@@ -36,6 +36,9 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     if up.node != NodeFlags::default() && up.disable.contains(&Component::Kubelet) {
         return Err(anyhow!("flags of the node are the kubelet's, which is disabled: give them to `knarr kubelet`"));
     }
+    if up.nodes.is_some_and(|nodes| nodes > nodes::FIRST) && up.disable.contains(&Component::Kubelet) {
+        return Err(anyhow!("further nodes of this machine are reached by the first one, which is disabled (--disable kubelet)"));
+    }
     serve::admission(&up)?;
     part::scheduler_config(up.scheduler_config.as_deref())?;
     let settings = up.node.settings()?;
@@ -50,7 +53,8 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     let ranges = Ranges { pods: up.pod_cidr, services: up.service_cidr, port: up.port };
     let mut plan = tokio::task::spawn_blocking({
         let cluster = cluster.clone();
-        move || choose(&cluster, &ranges)
+        let nodes = up.nodes;
+        move || choose(&cluster, &ranges, nodes)
     })
     .await??;
     plan.contexts = known;
@@ -76,9 +80,12 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
 }
 
 /// The cluster's addresses, kept before anybody else looks for some.
-fn choose(cluster: &Cluster, ranges: &Ranges) -> anyhow::Result<Plan> {
+fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>) -> anyhow::Result<Plan> {
     let _alone = Plan::alone()?;
     let plan = cluster.plan(ranges)?;
+    if let Some(nodes) = nodes {
+        cluster.change_wishes(|wishes| nodes::at_least(wishes, nodes, &host::name(), &plan))?;
+    }
     // When it is served a network stands already, and this start's port would be kept for the next.
     drop(preflight::free(Ipv4Addr::LOCALHOST.into(), plan.port)?);
     cluster.keep(&plan)?;

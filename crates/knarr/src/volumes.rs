@@ -1,4 +1,4 @@
-//! `knarr volume`. What is told is read from the node's disk, so a cluster need not run.
+//! `knarr volume`. What is told is read from the disk, for all nodes of this machine, so a cluster need not run.
 
 use crate::{cli::Volume, cluster::Cluster, log::log, preflight, progress::megabytes};
 use ::volume::disk::Disk;
@@ -25,7 +25,11 @@ pub fn run(volume: &Volume) -> anyhow::Result<()> {
     match volume {
         Volume::List { which } => {
             let cluster = Cluster::find(&which.name, which.data_dir.as_deref())?;
-            print!("{}", table(&volume::disk::list(&directory(&cluster.data))?));
+            let mut found = volume::disk::list(&directory(&cluster.data))?;
+            for number in cluster.node_numbers()? {
+                found.extend(volume::disk::list(&directory(&cluster.node(number).data))?);
+            }
+            print!("{}", table(&found));
         }
     }
     Ok(())

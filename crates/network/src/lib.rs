@@ -8,6 +8,7 @@
 //! - [`mesh`]: pods of other machines, by VXLAN or routes.
 //! - [`proxy`]: Services as nftables maps, from the informers' memory.
 //! - [`dns`]: the cluster's names, from the same memory.
+//! - [`worker`]: further nodes of this machine, each a network namespace.
 //! - [`nft`], [`netlink`], [`link`], [`conntrack`]: the kernel's languages.
 
 mod cidr;
@@ -21,6 +22,7 @@ pub mod netns;
 pub mod nft;
 pub mod pod;
 pub mod proxy;
+pub mod worker;
 
 pub use cidr::{Cidr, Net};
 pub use mark::Mark;

@@ -253,6 +253,8 @@ pub enum Way {
         index: u32,
         /// The router.
         router: Ipv4Addr,
+        /// The source of the host's own packets.
+        source: Option<Ipv4Addr>,
     },
     /// Nowhere; the sender is told.
     Unreachable,
@@ -278,8 +280,11 @@ pub fn add_route(m: &mut Messages, to: Cidr, way: Way) {
                 m.attr(7, &source.octets());
             }
         }
-        Way::Gateway { index, router } => {
+        Way::Gateway { index, router, source } => {
             m.u32(4, index).attr(5, &router.octets());
+            if let Some(source) = source {
+                m.attr(7, &source.octets());
+            }
         }
         Way::Unreachable => {}
     }

@@ -1,6 +1,6 @@
 //! The image store by itself, for commands that run beside the process with the [`crate::Runtime`], or without one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::Result;
 use crate::types::{Config, Image, Progress};
@@ -9,19 +9,18 @@ use crate::{images, prepare};
 /// The images of a cluster. A runtime that is open in another process sees every change at its next look.
 pub struct Images {
     store: images::Images,
-    run: PathBuf,
 }
 
 impl std::fmt::Debug for Images {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Images").field("run", &self.run).finish_non_exhaustive()
+        f.debug_struct("Images").field("layers", &self.store.layers_dir()).finish_non_exhaustive()
     }
 }
 
 impl Images {
     /// Opens the store; its directories are made if need be.
     pub fn open(config: &Config) -> Result<Images> {
-        Ok(Images { store: images::Images::open(config)?, run: config.run.clone() })
+        Ok(Images { store: images::Images::open(config)? })
     }
 
     /// As [`crate::Runtime::import`], but on the caller's thread.
@@ -36,6 +35,6 @@ impl Images {
 
     /// As [`crate::Runtime::remove_image`], but on the caller's thread.
     pub async fn remove(&self, reference: &str) -> Result<()> {
-        self.store.remove(reference, &|| prepare::layers_in_use(&self.run))
+        self.store.remove(reference, &|| prepare::layers_in_use(self.store.users()))
     }
 }

@@ -76,9 +76,10 @@ pub(crate) fn specs(dir: &Path) -> Vec<Spec> {
     files.filter_map(|e| read_json(&e.path())).collect()
 }
 
-/// The layers that containers of this runtime are made of, by their specifications: also of another process's.
-pub(crate) fn layers_in_use(run: &Path) -> HashSet<String> {
-    let sandboxes = fs::read_dir(run.join("sandboxes")).into_iter().flatten().flatten();
+/// The layers that containers of runtimes are made of, by their volatile directories and the specifications there: also of other
+/// processes'.
+pub(crate) fn layers_in_use(runs: Vec<PathBuf>) -> HashSet<String> {
+    let sandboxes = runs.iter().flat_map(|run| fs::read_dir(run.join("sandboxes")).into_iter().flatten().flatten());
     let all = sandboxes.flat_map(|dir| specs(&dir.path()));
     all.flat_map(|spec| spec.image_mounts.into_iter().flat_map(|(_, layers)| layers).chain(spec.layers)).collect()
 }

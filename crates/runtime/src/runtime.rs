@@ -90,7 +90,7 @@ impl std::fmt::Debug for Runtime {
 impl Runtime {
     /// Opens the runtime's directories and adopts the shims of a former process. Must be called within a tokio runtime.
     pub async fn open(config: Config) -> Result<Runtime> {
-        prepare::check_id(&config.mark)?;
+        config.mark.split('/').try_for_each(prepare::check_id)?;
         prepare::check_host(&config.cgroup_root)?;
         prepare::check_overlay()?;
         for dir in [config.root.clone(), config.run.clone(), config.root.join("containers"), config.run.join("sandboxes")] {
@@ -110,7 +110,7 @@ impl Runtime {
         runtime.adopt().await?;
         let this = runtime.clone();
         // What a crash left unfinished; nothing waits for it.
-        tokio::task::spawn_blocking(move || this.0.images.collect(&|| prepare::layers_in_use(&this.0.config.run)));
+        tokio::task::spawn_blocking(move || this.0.images.collect(&|| prepare::layers_in_use(this.0.images.users())));
         Ok(runtime)
     }
 
@@ -141,8 +141,12 @@ impl Runtime {
         self.0.images.all()
     }
 
-    /// Says how those images came that a version wrote down which did not say so. Blocks on the disk.
+    /// Says how those images came that a version wrote down which did not say so. Blocks on the disk. Of images that are another
+    /// runtime's nothing is known here: that one says it.
     pub fn settle_origins(&self, origin: &dyn Fn(&Image) -> Origin) -> Result<()> {
+        if self.0.config.store.is_some() {
+            return Ok(());
+        }
         self.0.images.settle_origins(origin)
     }
 
@@ -152,10 +156,20 @@ impl Runtime {
         blocking(move || this.0.images.import(&path, &*progress)).await
     }
 
-    /// Takes a reference away, and the image with its last one. An id takes all. Layers in use by containers stay.
+    /// Takes a reference away, and the image with its last one. An id takes all. Layers in use by containers stay; an image that
+    /// containers of another node of this host are made of is not this node's to remove.
     pub async fn remove_image(&self, reference: &str) -> Result<()> {
         let (this, reference) = (self.clone(), reference.to_owned());
-        blocking(move || this.0.images.remove(&reference, &|| prepare::layers_in_use(&this.0.config.run))).await
+        blocking(move || {
+            let images = &this.0.images;
+            let others = images.users().into_iter().filter(|run| *run != this.0.config.run);
+            let of_others = prepare::layers_in_use(others.collect());
+            if images.find(&reference).is_some_and(|image| image.layers.last().is_some_and(|top| of_others.contains(top))) {
+                return Err(Error::State(format!("image {reference:?} is used by containers of another node of this host")));
+            }
+            images.remove(&reference, &|| prepare::layers_in_use(images.users()))
+        })
+        .await
     }
 
     /// Registers an image made of local files as one layer, hard-linked where possible.
@@ -571,7 +585,9 @@ impl Runtime {
             prepare::detach_mounts_below(&root.join("containers"));
             this.0.ranges.keep(&HashSet::new());
             remove_tree(&root.join("containers"))?;
-            remove_tree(&run.join("sandboxes"))
+            remove_tree(&run.join("sandboxes"))?;
+            this.0.images.leave();
+            Ok(())
         })
         .await?;
         *self.0.state.lock() = State::default();

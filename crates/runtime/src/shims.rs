@@ -415,6 +415,7 @@ mod tests {
         let base = std::env::temp_dir().join(format!("knarr-follow-{}", std::process::id()));
         let config = Config {
             root: base.join("root"),
+            store: None,
             run: base.join("run"),
             cgroup_root: "/sys/fs/cgroup".into(),
             mark: format!("knarr-follow-{}", std::process::id()),

@@ -11,11 +11,14 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Persistent directory: images, snapshots, containers' writable layers.
     pub root: PathBuf,
+    /// The persistent directory of another runtime of this host whose images this one shares; none: it has its own.
+    pub store: Option<PathBuf>,
     /// Volatile directory: shims' sockets and states. Emptied by a reboot.
     pub run: PathBuf,
     /// The mount point of the cgroup file systems; `/sys/fs/cgroup` on every host.
     pub cgroup_root: PathBuf,
-    /// The cluster's name: everything made on the host carries it.
+    /// The cluster's name, or `CLUSTER/NODE` for a further node of it on this host: everything made on the host carries it, and the
+    /// cgroup of this path holds all containers.
     pub mark: String,
     /// A `registries.yaml` in k3s's format; it may be absent.
     pub registries: Option<PathBuf>,

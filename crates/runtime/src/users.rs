@@ -42,7 +42,7 @@ impl Ranges {
     pub(crate) fn take(&self, sandbox: &str) -> Result<IdMapping> {
         files::private_dir(&self.base)?;
         // Ids cannot begin with a point, nor contain what separates here.
-        let claim = self.base.join(format!(".{}:{sandbox}", self.mark));
+        let claim = self.base.join(format!(".{}:{sandbox}", self.mark.replace('/', ":")));
         fs::write(&claim, self.owner(sandbox)).at("cannot write", &claim)?;
         let taken = (0..COUNT).find_map(|n| match fs::hard_link(&claim, self.base.join(n.to_string())) {
             Ok(()) => Some(Ok(IdMapping { host_first: FIRST + n * LENGTH, length: LENGTH })),

@@ -143,3 +143,46 @@ async fn bad_archives_are_refused_and_leave_nothing() {
     let layers: Vec<_> = std::fs::read_dir(host.config.root.join("layers")).unwrap().flatten().map(|e| e.file_name()).collect();
     assert_eq!(layers, ["empty"], "nothing is left behind");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_of_a_host_share_what_is_unpacked_and_take_nothing_from_each_other() {
+    let host = Host::with_image().await;
+    let node = Config {
+        root: host.dir.join("node"),
+        store: Some(host.config.root.clone()),
+        run: host.config.run.join("node"),
+        mark: format!("{}/node-2", host.config.mark),
+        ..host.config.clone()
+    };
+    let other = Runtime::open(node.clone()).await.unwrap();
+    let image = other.image("guest").expect("the first one's");
+    let layer = host.config.root.join("layers").join(&image.layers[0]);
+    assert!(!node.root.join("layers").exists());
+    let sandbox = SandboxConfig { id: "s".into(), cgroup_parent: format!("/{}/s", node.mark), log_dir: host.dir.join("logs"), ..SandboxConfig::default() };
+    other.create_sandbox(sandbox).await.unwrap();
+    other.create_container("s", host.container("c", &["sleep"])).await.unwrap();
+    other.start_container("c").await.unwrap();
+    // The first has no container of it, and would have taken the image for nobody's.
+    let refused = host.rt.remove_image("guest").await.unwrap_err().to_string();
+    assert!(refused.contains("another node of this host"), "{refused}");
+    // An administrator may; what runs stays whole, also when its node starts anew and while its process is away.
+    Images::open(&host.config).unwrap().remove("guest").await.unwrap();
+    assert!(host.rt.image("guest").is_none() && other.image("guest").is_none() && layer.is_dir());
+    drop(other);
+    let again = Runtime::open(host.config.clone()).await.unwrap();
+    // It collects at its start, and tells nobody when; with another image it does so again.
+    let spare = build(&[Tar::new().file("file", 0o644, b"x").done()], json!({}));
+    import(&host, &layout(&[("spare", &spare)])).await.unwrap();
+    again.remove_image("spare").await.unwrap();
+    assert!(layer.is_dir());
+    let other = Runtime::open(node.clone()).await.unwrap();
+    let said = other.exec_sync("c", ["/bin/main", "guest", "say", "alive"].map(String::from).to_vec(), Some(PATIENCE)).await.unwrap();
+    assert_eq!(String::from_utf8(said.stdout).unwrap(), "alive\n");
+    // A node that goes takes its containers and nothing of the store.
+    host.rt.add_layer_image("keep", vec![LocalFile { host: program(), path: "/keep".into(), mode: 0o755 }], ImageConfig::default()).await.unwrap();
+    other.purge().await.unwrap();
+    assert!(host.rt.image("keep").is_some());
+    assert!(!std::path::Path::new("/sys/fs/cgroup/pids").join(&node.mark).exists());
+    host.rt.remove_image("keep").await.unwrap();
+    assert!(!layer.exists(), "nobody is made of it any more");
+}

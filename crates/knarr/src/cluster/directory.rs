@@ -15,13 +15,28 @@ use std::{
 
 use super::{
     files::{self, private},
-    plan,
+    nodes, plan,
 };
 
 /// Names the cluster whose directory it is in.
 const MARK: &str = "mark.json";
 /// What knarr makes in a data directory; the mark goes last.
-const ENTRIES: [&str; 11] = ["pki", "store", "runtime", "kubelet", "volumes", "kubeconfig", "knarr.log", plan::FILE, "cluster.json.new", "mark.json.new", MARK];
+const ENTRIES: [&str; 14] = [
+    "pki",
+    "store",
+    nodes::DIRECTORY,
+    "runtime",
+    "kubelet",
+    "volumes",
+    "kubeconfig",
+    "knarr.log",
+    nodes::FILE,
+    "nodes.json.new",
+    plan::FILE,
+    "cluster.json.new",
+    "mark.json.new",
+    MARK,
+];
 /// What its owner may put there before the first start, and keeps.
 const USERS: [&str; 1] = ["registries.yaml"];
 

@@ -30,6 +30,8 @@ pub(super) const CLUSTERS_MAX: u8 = 50;
 pub const DOMAIN: &str = "cluster.local";
 /// Bits of a range's prefix unless a flag says otherwise.
 const PREFIX: u8 = 16;
+/// Bits of the prefix of a node's range of pods.
+const NODE_PREFIX: u8 = 24;
 /// A range of pods has room for a node's (`/24`), a range of Services for the well-known ones; none is wider than upstream allows.
 const PREFIXES: std::ops::RangeInclusive<u8> = 12..=24;
 
@@ -126,9 +128,15 @@ impl Plan {
         Cidr::new(self.pods, self.pods_prefix)
     }
 
-    /// The only node's range of pods.
+    /// The first node's range of pods.
     pub fn node_cidr(&self) -> Cidr {
-        Cidr::new(self.pods, 24)
+        Cidr::new(self.pods, NODE_PREFIX)
+    }
+
+    /// The range of pods of a node of this machine by its number, if the cluster's has one for it; its first address is the node's.
+    pub fn node_range(&self, number: u32) -> Option<Cidr> {
+        let base = self.pod_cidr().nth(number.checked_sub(1)? << (32 - NODE_PREFIX))?;
+        Some(Cidr::new(base, NODE_PREFIX))
     }
 
     /// The Services' range.

@@ -40,9 +40,9 @@ fn socket(address: Option<&str>) -> PathBuf {
     PathBuf::from(named.unwrap_or(SOCKET))
 }
 
-/// The file of a cluster's.
+/// The file of a cluster's, which is that of all its nodes on this machine (`CLUSTER/NODE`).
 fn file(mark: &str) -> PathBuf {
-    Path::new(SETTINGS).join(format!("99-knarr-{mark}.conf"))
+    Path::new(SETTINGS).join(format!("99-knarr-{}.conf", mark.split('/').next().unwrap_or(mark)))
 }
 
 /// Removes what a cluster has set.

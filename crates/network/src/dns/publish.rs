@@ -145,6 +145,8 @@ fn slice(config: &Config, port: u16, owner: &str) -> Value {
             "addresses": [config.listen.to_string()],
             "conditions": {"ready": true, "serving": true, "terminating": false},
             "nodeName": config.node_name,
+            // Each node asks its own, as long as it has one.
+            "hints": {"forNodes": [{"name": config.node_name}]},
         }],
         "ports": [
             {"name": "dns", "port": port, "protocol": "UDP"},

@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cidr::Cidr;
 use crate::conntrack::{self, Flow};
 use crate::link::{self, End, Ipv4Conf, Settings, Way};
-use crate::mark::{Mark, OVERLAY};
+use crate::mark::{Mark, NODE, OVERLAY};
 use crate::netlink::{self, Messages, Socket};
 use crate::nft::{self, At, Batch, Foreign};
 use crate::{Error, Result, mesh, netns};
@@ -97,6 +97,8 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Ports of the host that the node itself answers: no pod gets them, whatever it asks for.
     pub own_ports: Vec<OwnPort>,
+    /// The node is a namespace behind a host ([`crate::worker`]) that translates what leaves the cluster.
+    pub behind: bool,
 }
 
 /// A port of the host that leads into a pod.
@@ -180,13 +182,13 @@ impl Others {
 }
 
 /// A pod's end has this hardware address.
-fn pod_mac(address: Ipv4Addr) -> [u8; 6] {
+pub(crate) fn pod_mac(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x0a, 0x58, a, b, c, d]
 }
 
 /// The host's end of a pod's link has this one.
-fn host_mac(address: Ipv4Addr) -> [u8; 6] {
+pub(crate) fn host_mac(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x0a, 0x59, a, b, c, d]
 }
@@ -335,9 +337,18 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 }
 
 impl Inner {
+    /// Those of all nodes: what is of further nodes of this machine is passed on here.
     fn pods(&self) -> Pods {
-        // Those of all nodes: they reach this one's, its DNS, and its ports that lead to others.
-        Pods { range: self.config.cluster_cidr.unwrap_or(self.config.pod_cidr), gateway: self.gateway }
+        // They reach this one's address, its DNS, and its ports that lead to others.
+        Pods { range: self.cluster(), gateway: self.gateway }
+    }
+
+    fn cluster(&self) -> Cidr {
+        self.config.cluster_cidr.unwrap_or(self.config.pod_cidr)
+    }
+
+    fn rules(&self, router: bool) -> rules::Of {
+        rules::Of { router, behind: self.config.behind }
     }
 
     /// The table with the ports of the pods that exist.
@@ -349,8 +360,7 @@ impl Inner {
     fn write_rules_without(&self, state: &mut State, leaving: Option<Ipv4Addr>) -> Result<()> {
         let stay = state.ipam.records().filter(|(address, _)| Some(*address) != leaving);
         let ports = state.holders.settle(stay.map(|(address, record)| (address, record.ports.as_slice())));
-        let range = self.config.pod_cidr;
-        let table = rules::table(&self.mark, (range, self.config.cluster_cidr.unwrap_or(range)), self.gateway, state.router, &ports);
+        let table = rules::table(&self.mark, self.cluster(), self.gateway, self.rules(state.router), &ports);
         table.commit(&mut state.nft, "write the pod network's rules")
     }
 
@@ -383,7 +393,7 @@ impl Inner {
         self.keep_deaf(state)?;
         let table = self.mark.table();
         let there = nft::tables(&mut state.nft)?.contains(&table);
-        let untouched = there && nft::rules(&mut state.nft, &table)?.len() == rules::count(state.router);
+        let untouched = there && nft::rules(&mut state.nft, &table)?.len() == rules::count(self.rules(state.router));
         let router = !state.switched || others.pass_on();
         if !untouched {
             tracing::warn!(table, "somebody changed the pod network's rules; writing them again");
@@ -498,7 +508,7 @@ impl Inner {
         link::add_address(&mut m, index, address);
         link::add_neighbour(&mut m, index, self.gateway, host_mac(address));
         link::add_route(&mut m, Cidr::new(self.gateway, 32), Way::Link { index, source: None });
-        link::add_route(&mut m, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), Way::Gateway { index, router: self.gateway });
+        link::add_route(&mut m, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), Way::Gateway { index, router: self.gateway, source: None });
         socket.call("set a pod's address and routes", &m).map(drop)
     }
 
@@ -588,7 +598,9 @@ impl Inner {
         let mut state = self.state.lock();
         let state = &mut *state;
         for found in link::list(&mut state.route)? {
-            let Some(sandbox) = found.alias.strip_prefix(&prefix).filter(|s| !s.starts_with(BRIDGE) && !s.starts_with(OVERLAY)) else { continue };
+            let Some(sandbox) = found.alias.strip_prefix(&prefix).filter(|s| !s.starts_with(BRIDGE) && !s.starts_with(OVERLAY) && !s.starts_with(NODE)) else {
+                continue;
+            };
             if state.ipam.find(sandbox).is_none() {
                 link::remove(&mut state.route, &found.name)?;
             }
@@ -695,7 +707,7 @@ impl Inner {
 }
 
 /// The MTU of the link of the host's default route.
-fn default_mtu(route: &mut Socket) -> u32 {
+pub(crate) fn default_mtu(route: &mut Socket) -> u32 {
     let table = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
     let mut lines = table.lines().skip(1).map(str::split_ascii_whitespace);
     let name = lines.find_map(|mut w| Some((w.next()?, w.next()?)).filter(|(_, to)| *to == "00000000").map(|(name, _)| name.to_owned()));

@@ -28,10 +28,19 @@ pub(crate) fn protocol(name: &str) -> Option<u8> {
     }
 }
 
+/// What a table is of besides ports.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Of {
+    /// Else the host passes on nothing but what comes from a pod or goes to one.
+    pub(super) router: bool,
+    /// Another translates what leaves the cluster.
+    pub(super) behind: bool,
+}
+
 /// The whole table with the ports of the pods that exist.
-/// With `router` off, the host passes on nothing but what comes from a pod or goes to one.
-/// `cluster` is where pods are known by their own addresses: all nodes' pods.
-pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Addr, router: bool, pods: &[(Ipv4Addr, Vec<HostPort>)]) -> Batch {
+/// `cluster` is where pods are known by their own addresses: all nodes' pods. What leaves it has the host's address, whichever
+/// of the nodes of this machine it comes from.
+pub(super) fn table(mark: &Mark, cluster: Cidr, gateway: Ipv4Addr, of: Of, pods: &[(Ipv4Addr, Vec<HostPort>)]) -> Batch {
     let mut batch = Batch::new(&mark.table());
     batch.fresh_table();
     let set = |name, key, data| Set { name, key, data, timeout_s: None, size: None };
@@ -71,13 +80,15 @@ pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Ad
     rule.extend(step::source_in(loopback, Cmp::Eq));
     rule.extend(step::snat(gateway));
     batch.add_rule("postrouting", &rule);
-    let mut rule = step::source_in(range, Cmp::Eq);
-    rule.extend(step::destination_in(cluster, Cmp::Ne));
-    rule.extend(step::destination_in(Cidr::new(MULTICAST.0, MULTICAST.1), Cmp::Ne));
-    rule.push(Expr::Masquerade);
-    batch.add_rule("postrouting", &rule);
+    if !of.behind {
+        let mut rule = step::source_in(cluster, Cmp::Eq);
+        rule.extend(step::destination_in(cluster, Cmp::Ne));
+        rule.extend(step::destination_in(Cidr::new(MULTICAST.0, MULTICAST.1), Cmp::Ne));
+        rule.push(Expr::Masquerade);
+        batch.add_rule("postrouting", &rule);
+    }
 
-    if !router {
+    if !of.router {
         batch.add_chain("forward", Some(Hook { kind: "filter", at: At::Forward, priority: 0 }));
         for concerns in [step::came_by(LINKS), step::leaves_by(LINKS)] {
             batch.add_rule("forward", &[&concerns[..], &[Expr::Verdict(Verdict::Accept)]].concat());
@@ -96,8 +107,9 @@ pub(super) fn table(mark: &Mark, (range, cluster): (Cidr, Cidr), gateway: Ipv4Ad
 }
 
 /// Rules in the table: by their number one sees that somebody took some away. (`table` says which they are.)
-pub(super) fn count(router: bool) -> usize {
-    if router { 8 } else { 13 }
+pub(super) fn count(of: Of) -> usize {
+    let (egress, forward) = (if of.behind { 0 } else { 1 }, if of.router { 0 } else { 5 });
+    7 + egress + forward
 }
 
 /// Elements of a pod's ports: for every address, and for single ones.

@@ -163,7 +163,7 @@ pub fn configure(socket: &mut Socket, name: &str, own: Ipv4Addr, other: Ipv4Addr
 
 fn default_route(socket: &mut Socket, index: u32, router: Ipv4Addr) -> Result<()> {
     let mut m = Messages::new();
-    link::add_route(&mut m, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), Way::Gateway { index, router });
+    link::add_route(&mut m, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), Way::Gateway { index, router, source: None });
     socket.call("route", &m).map(drop)
 }
 
@@ -216,6 +216,7 @@ impl Node {
             mtu: None,
             cluster_cidr: None,
             own_ports: Vec::new(),
+            behind: false,
         }
     }
 

@@ -56,6 +56,7 @@ async fn command(args: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let path = |name: &str, default: &str| std::env::var(name).map_or_else(|_| PathBuf::from(default), PathBuf::from);
     let config = Config {
         root: path("CTR_ROOT", "/var/lib/knarr-ctr"),
+        store: None,
         run: path("CTR_RUN", "/run/knarr-ctr"),
         cgroup_root: "/sys/fs/cgroup".into(),
         mark: std::env::var("CTR_MARK").unwrap_or_else(|_| "knarr-ctr".into()),

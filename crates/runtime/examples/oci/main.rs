@@ -162,6 +162,7 @@ async fn command(args: &[String]) -> Done {
 async fn open(dir: &Path) -> Done<Runtime> {
     let config = Config {
         root: dir.join("root"),
+        store: None,
         run: dir.join("run"),
         cgroup_root: "/sys/fs/cgroup".into(),
         mark: MARK.into(),

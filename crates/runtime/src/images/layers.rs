@@ -8,10 +8,14 @@
 //! - The store's lock (a file's, since `knarr image` is another process) is held for looks, renames and single files, never
 //!   while something is fetched, unpacked or removed. Who needs layers that no image names yet pins them: a file with their
 //!   names, locked for as long as its owner lives.
+//! - Whoever has containers of these layers says so beforehand by a file `user-…` with the path of his volatile directory, where
+//!   his containers' specifications lie; one whose directory is gone (a reboot, a node that was removed) has none.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +23,7 @@ use std::sync::Arc;
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
 
-use super::{EMPTY_LAYER, random_name};
+use super::{EMPTY_LAYER, random_name, short};
 use crate::error::{Context, Result};
 use crate::files::{self, is_free};
 use crate::tree;
@@ -32,6 +36,7 @@ const MAKING: &str = ".tmp-";
 const GOING: &str = ".gone-";
 const PINS: &str = "pins-";
 const LOCK: &str = "lock";
+const USER: &str = "user-";
 
 pub(super) struct Layers {
     pub(super) dir: PathBuf,
@@ -128,6 +133,33 @@ impl Layers {
             }
         }
         Ok(all)
+    }
+
+    /// Makes a runtime one of the users. What is said already is not written again: a start on a full disk writes nothing.
+    pub(super) fn join(&self, run: &Path) -> io::Result<()> {
+        let path = self.user(run);
+        let text = run.as_os_str().as_bytes();
+        if fs::read(&path).is_ok_and(|there| there == text) {
+            return Ok(());
+        }
+        let _lock = self.locked()?;
+        write_durably(&path, text)
+    }
+
+    /// It is none any more.
+    pub(super) fn leave(&self, run: &Path) {
+        let _ = fs::remove_file(self.user(run));
+    }
+
+    fn user(&self, run: &Path) -> PathBuf {
+        self.ingest.join(format!("{USER}{}", short(&run.to_string_lossy())))
+    }
+
+    /// The volatile directories of all users.
+    pub(super) fn users(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.ingest).into_iter().flatten().flatten();
+        let files = entries.filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(USER)));
+        files.filter_map(|e| Some(PathBuf::from(OsString::from_vec(fs::read(e.path()).ok()?)))).collect()
     }
 
     /// Makes a layer as a whole or not at all: `make` fills `fs` in the directory (below that of the layers) whose name it

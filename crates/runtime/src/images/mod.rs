@@ -1,9 +1,12 @@
-//! The images of this node: a small JSON file each under `images/`, and directories under `layers/`, one per layer and what
+//! The images of this node, or of all nodes of this host: a small JSON file each under `images/`, and directories under `layers/`, one per layer and what
 //! is below it (OCI's chain id), used by overlayfs as they are. Compressed layers are not kept.
 //!
 //! An image's file is written last, after its layers are whole on disk ([`layers`]), and names all that it needs: what no
 //! file names is rubbish, and is removed when the runtime opens or an image goes. Archives are read and layers unpacked by a
 //! process of their own ([`helper`]).
+//!
+//! **Shared.** All that decides is on the disk and under locks of files ([`layers`]), so the nodes of a host have one store
+//! ([`Config::store`]): a layer is fetched and unpacked once, and collected when the containers of none of them need it.
 //!
 //! Looking for an image reads memory and the time of one directory: a change by another process (`knarr image`) is seen so.
 //! Everything else waits for disks, and is called off the executor's threads.
@@ -70,6 +73,8 @@ pub(crate) type Transfer = tokio::sync::Mutex<Weak<ingest::Held>>;
 /// The store. Shared by reference; calls may overlap.
 pub(crate) struct Images {
     dir: PathBuf,
+    /// The volatile directory of the runtime that this is for.
+    run: PathBuf,
     /// Replaced as a whole, and held by nobody for longer than that takes.
     known: RwLock<Arc<Known>>,
     layers: Layers,
@@ -82,12 +87,15 @@ pub(crate) struct Images {
 
 impl Images {
     pub(crate) fn open(config: &Config) -> Result<Images> {
-        let dir = config.root.join("images");
+        let root = config.store.as_ref().unwrap_or(&config.root);
+        let dir = root.join("images");
         files::private_dir(&dir)?;
-        let layers = Layers::open(config.root.join("layers"), config.root.join("ingest"))?;
+        let layers = Layers::open(root.join("layers"), root.join("ingest"))?;
+        layers.join(&config.run).at("cannot write into", &layers.ingest)?;
         layers.migrate(files_in(&dir)).at("cannot bring up to date", &layers.dir)?;
         Ok(Images {
             dir,
+            run: config.run.clone(),
             known: RwLock::default(),
             layers,
             helper: Helper { program: config.shim.clone() },
@@ -115,6 +123,20 @@ impl Images {
     fn read(&self) -> BTreeMap<String, Image> {
         let whole = files_in(&self.dir).filter(|image| image.layers.iter().all(|l| self.layers.has(l)));
         whole.map(|image| (image.id.clone(), image)).collect()
+    }
+
+    /// The volatile directories of all runtimes whose containers are made of these images.
+    pub(crate) fn users(&self) -> Vec<PathBuf> {
+        let mut users = self.layers.users();
+        if !users.contains(&self.run) {
+            users.push(self.run.clone());
+        }
+        users
+    }
+
+    /// This runtime has no containers any more, and is none of the users from now on.
+    pub(crate) fn leave(&self) {
+        self.layers.leave(&self.run);
     }
 
     pub(crate) fn layers_dir(&self) -> PathBuf {

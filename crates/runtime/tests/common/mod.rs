@@ -47,6 +47,7 @@ impl Host {
         let dir = PathBuf::from("/var/tmp").join(&name);
         let config = Config {
             root: dir.join("root"),
+            store: None,
             run: PathBuf::from("/run").join(&name),
             cgroup_root: cgroup_root(),
             mark: name,

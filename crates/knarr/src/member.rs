@@ -1,0 +1,164 @@
+//! A node in a process without an API server: runtime, pod network, kubelet, volumes, service proxy and DNS, put together. What makes
+//! it one of this machine or one from elsewhere (its range and address, who it is to the API, where its images lie) it is told.
+
+use crate::{
+    cli::Component,
+    node::{self, Node},
+    signals::End,
+    volumes,
+};
+use anyhow::{Context as _, anyhow};
+use client::{Client, Informers};
+use network::{Mark, dns, pod::PodNetwork, proxy::NodePortAddresses};
+use runtime::Runtime;
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use volume::{Drivers, provision};
+
+/// For parts to end when they are told to.
+const DRAIN: Duration = Duration::from_secs(5);
+/// The part that would start again what is ended.
+const KUBELET: &str = "kubelet";
+
+/// The parts that run, with their names.
+type Parts = JoinSet<(&'static str, anyhow::Result<()>)>;
+
+/// What a node is made of.
+pub struct Member<'a> {
+    /// Its name, directories, addresses and settings.
+    pub node: Node<'a>,
+    /// Another translates what leaves the cluster.
+    pub behind: bool,
+    /// Settings of its runtime.
+    pub runtime: runtime::Config,
+    /// Parts that are left out.
+    pub disable: &'a [Component],
+    /// Where node ports are served.
+    pub node_ports: NodePortAddresses,
+    /// Whom its DNS asks about the rest of the world.
+    pub upstream: dns::Upstream,
+    /// Addresses beside its own at which its DNS answers.
+    pub also_answers: BTreeSet<Ipv4Addr>,
+    /// Its ways to the API server, and who it is to those that come to it.
+    pub api: Api,
+}
+
+/// A node's ways to the API server.
+pub struct Api {
+    /// As `system:node:NAME`.
+    pub kubelet: Client,
+    /// What proxy, DNS and provisioner read, with one memory for all three.
+    pub reader: Client,
+    /// Writes the Service of the cluster's DNS and its own addresses there.
+    pub dns: Client,
+    /// Writes volumes.
+    pub provisioner: Client,
+    /// What the kubelet's own API shows.
+    pub tls: kubelet::Tls,
+}
+
+/// A node that runs in this process.
+pub struct Running {
+    runtime: Runtime,
+    network: PodNetwork,
+    ip: IpAddr,
+    mark: Mark,
+    parts: Parts,
+    stop: CancellationToken,
+    kubelet_stop: CancellationToken,
+}
+
+impl Member<'_> {
+    /// Starts it. Containers of a former process are found and kept.
+    pub async fn start(self) -> anyhow::Result<Running> {
+        let node = self.node;
+        let has = |component| !self.disable.contains(&component);
+        let runtime = Runtime::open(self.runtime);
+        let settings = node.network(self.behind);
+        let network = tokio::task::spawn_blocking(move || PodNetwork::open(settings));
+        let disk = volumes::open(volumes::directory(&node.home.data), node.name.to_owned());
+        let (runtime, network, disk) = tokio::join!(runtime, network, disk);
+        let (runtime, network, disk) = (runtime.context("the container runtime")?, network?.context("the pod network")?, disk?);
+
+        let stop = CancellationToken::new();
+        let kubelet_stop = stop.child_token();
+        let mut parts = Parts::new();
+        let informers = Informers::new(self.api.reader.user_agent("knarr-informers"), stop.clone());
+        spawn(&mut parts, "pod network", {
+            let (kept, token) = (network.clone(), stop.clone());
+            async move {
+                kept.keep(token).await;
+                anyhow::Ok(())
+            }
+        });
+        let drivers = Drivers::default();
+        drivers.add(volume::disk::NAME, Arc::new(disk.clone()));
+        let client = self.api.kubelet.user_agent("kubelet");
+        let of_node = Informers::new(client.clone(), kubelet_stop.clone());
+        let kubelet = kubelet::run(node.kubelet(self.api.tls), client, of_node, runtime.clone(), network.clone(), drivers, kubelet_stop.clone());
+        spawn(&mut parts, KUBELET, kubelet);
+        if has(Component::Storage) {
+            let client = self.api.provisioner.user_agent(provision::ACCOUNT);
+            spawn(&mut parts, "volume provisioner", provision::run(node.name.to_owned(), disk, client, informers.clone(), stop.clone()));
+        }
+        let (ready, _) = watch::channel(false);
+        if has(Component::Proxy) {
+            let config = node.proxy(self.node_ports);
+            spawn(&mut parts, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
+        } else {
+            // Those of a former start would go before those of whoever proxies now.
+            node::remove_rules(node.mark.clone()).await;
+        }
+        if has(Component::Dns) {
+            let config = node.dns(self.upstream, self.api.dns);
+            for listen in self.also_answers {
+                let config = dns::Config { listen, publish: None, ..config.clone() };
+                spawn(&mut parts, "DNS", dns::run(config, informers.clone(), stop.clone(), ready.clone()));
+            }
+            spawn(&mut parts, "DNS", dns::run(config, informers.clone(), stop.clone(), ready));
+        }
+        Ok(Running { runtime, network, ip: node.ip.into(), mark: node.mark, parts, stop, kubelet_stop })
+    }
+}
+
+impl Running {
+    /// Waits until a part ends, which none does by itself.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        match self.parts.join_next().await {
+            Some(Ok((name, Ok(())))) => anyhow!("the {name} ended"),
+            Some(Ok((name, Err(error)))) => error.context(format!("the {name} failed")),
+            Some(Err(error)) => anyhow!("a part failed: {error}"),
+            None => anyhow!("no part runs"),
+        }
+    }
+
+    /// As at the first node: after an interrupt the pods end while what their hooks may ask is still there.
+    pub async fn end(mut self, how: End) {
+        if how == End::Interrupt {
+            self.kubelet_stop.cancel();
+            let kubelet = async { while matches!(self.parts.join_next().await, Some(Ok((name, _))) if name != KUBELET) {} };
+            let _ = tokio::time::timeout(DRAIN, kubelet).await;
+            node::end_pods(&self.runtime, Some(self.network.clone()), self.ip).await;
+        }
+        self.stop.cancel();
+        let ending = async { while self.parts.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(DRAIN, ending).await;
+        if how == End::Interrupt {
+            node::remove_rules(self.mark).await;
+        }
+    }
+}
+
+fn spawn<E>(parts: &mut Parts, name: &'static str, part: impl Future<Output = Result<(), E>> + Send + 'static)
+where
+    E: Into<anyhow::Error>,
+{
+    parts.spawn(async move { (name, part.await.map_err(Into::into)) });
+}

@@ -1,0 +1,129 @@
+//! What a node of the cluster is, whether it is the first, beside the API server, or a further one in a process of its own: its
+//! name, directories and addresses, and the settings of its parts.
+
+use crate::cluster::{Cluster, DOMAIN, Plan};
+use client::Client;
+use kubelet::{Settings, Tls};
+use network::{
+    Cidr, Mark, dns,
+    pod::{OwnPort, PodNetwork},
+    proxy::{self, NodePortAddresses},
+};
+use runtime::Runtime;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
+
+/// A node of this machine.
+pub struct Node<'a> {
+    /// The cluster's addresses.
+    pub plan: &'a Plan,
+    /// Whose the host's links and rules are.
+    pub mark: Mark,
+    /// Its directories; the name is the path of its cgroup.
+    pub home: &'a Cluster,
+    /// The Node object's name.
+    pub name: &'a str,
+    /// Labels besides those of every node.
+    pub labels: BTreeMap<String, String>,
+    /// Its range of pods.
+    pub range: Cidr,
+    /// Its own address, the range's first.
+    pub ip: Ipv4Addr,
+    /// Ports at which its own processes listen, and the API server where it is beside it.
+    pub own_ports: Vec<OwnPort>,
+    /// Where its images lie.
+    pub images: PathBuf,
+    /// What the node's flags say.
+    pub settings: Settings,
+}
+
+impl Node<'_> {
+    /// Settings of its pod network. `behind`: its namespace is one behind the first node's.
+    pub fn network(&self, behind: bool) -> network::pod::Config {
+        network::pod::Config {
+            mark: self.mark.clone(),
+            run_dir: self.home.run.join("network"),
+            bridge: None,
+            pod_cidr: self.range,
+            cluster_cidr: Some(self.plan.pod_cidr()),
+            service_cidr: Some(self.plan.service_cidr()),
+            mtu: None,
+            own_ports: self.own_ports.clone(),
+            behind,
+        }
+    }
+
+    /// Settings of its kubelet.
+    pub fn kubelet(&self, tls: Tls) -> kubelet::Config {
+        let mut config = kubelet::Config::new(self.name, self.ip.into(), self.home.data.join("kubelet"));
+        config.labels = self.labels.clone();
+        config.cgroup_root = self.home.name.clone();
+        config.cluster_dns = vec![self.plan.dns_ip().into()];
+        config.cluster_domain = DOMAIN.into();
+        config.pod_cidr = Some(self.range.to_string());
+        config.tls = Some(tls);
+        config.api_service = Some((self.plan.api_ip(), 443).into());
+        config.own_ports = self.own_ports.clone();
+        config.image_dir = self.images.clone();
+        config.settings = self.settings.clone();
+        config
+    }
+
+    /// Settings of its service proxy.
+    pub fn proxy(&self, node_ports: NodePortAddresses) -> proxy::Config {
+        proxy::Config {
+            mark: self.mark.clone(),
+            node_name: self.name.to_owned(),
+            node_ip: self.ip,
+            cluster_cidr: Some(self.plan.pod_cidr()),
+            service_cidr: Some(self.plan.service_cidr()),
+            node_ports,
+            own_ports: self.own_ports.clone(),
+        }
+    }
+
+    /// Settings of its DNS.
+    pub fn dns(&self, upstream: dns::Upstream, publisher: Client) -> dns::Config {
+        dns::Config {
+            node_name: self.name.to_owned(),
+            listen: self.ip,
+            cluster_ip: self.plan.dns_ip(),
+            domain: DOMAIN.into(),
+            own_ranges: vec![self.plan.pod_cidr(), self.plan.service_cidr()],
+            upstream,
+            publish: Some(publisher.user_agent("knarr-dns")),
+        }
+    }
+}
+
+/// Ends all pods of a node, each as if it were deleted; their objects stay. How many there were.
+pub async fn end_pods(runtime: &Runtime, network: Option<PodNetwork>, node_ip: IpAddr) -> usize {
+    let sandboxes = runtime.sandboxes();
+    let own = network.clone();
+    // What has no address of its own has the node's, as when it was started.
+    let ips = move |sandbox: &str| match own.as_ref().and_then(|network| network.addresses(sandbox)) {
+        Some(own) => own.ips.into_iter().map(IpAddr::V4).collect(),
+        None => vec![node_ip],
+    };
+    kubelet::shutdown::end_pods(runtime.clone(), ips).await;
+    for sandbox in &sandboxes {
+        if let Some(network) = &network {
+            let _ = network.detach(&sandbox.config.id).await;
+        }
+        if let Err(error) = runtime.stop_sandbox(&sandbox.config.id).await {
+            tracing::warn!(sandbox = sandbox.config.id, %error, "a pod's sandbox could not be stopped");
+        }
+    }
+    sandboxes.len()
+}
+
+/// Nobody is behind the Services any more; at the next start their rules are written anew.
+pub async fn remove_rules(mark: Mark) {
+    let removed = tokio::task::spawn_blocking(move || proxy::remove(&mark)).await;
+    if let Ok(Err(error)) = removed {
+        tracing::warn!(%error, "the Services' rules stay");
+    }
+}

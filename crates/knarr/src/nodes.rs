@@ -1,0 +1,272 @@
+//! `knarr node`: the nodes of a cluster on this machine. Commands change what is wished for (`cluster/nodes.rs`); the cluster's process
+//! does it, and is waited for. Here, too, is what makes the first node the control plane's: its role, and its taint where it is asked for.
+
+use crate::{
+    cli::{ControlPlane, Node, Which},
+    cluster::{
+        Cluster, Plan,
+        nodes::{self, FIRST},
+    },
+    host,
+    log::log,
+    preflight,
+    progress::Steps,
+    serve, volumes,
+};
+use anyhow::{Context as _, bail};
+use client::{Client, Informer, Informers, ListParams, Meta as _, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{self, Pod, Taint};
+use machinery::Value;
+use serde_json::json;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+/// The role of the control plane's node, as kubeadm labels and taints it.
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+const NO_SCHEDULE: &str = "NoSchedule";
+/// Marks a pod that stands for a file of its node.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// For a node that was added to be Ready.
+const READY: Duration = Duration::from_secs(60);
+/// Before an eviction that a budget refused is asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks whether the cluster's process has done what is wished.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Runs the command.
+pub async fn run(command: Node) -> anyhow::Result<()> {
+    log();
+    preflight::root()?;
+    match command {
+        Node::List { which } => list(&find(&which)?),
+        Node::Add { count, labels, which } => add(&find(&which)?, count, labels.into_iter().collect()).await,
+        Node::Rm { node, force, timeout, which } => remove(&find(&which)?, &node, force, Duration::from_secs(timeout)).await,
+    }
+}
+
+fn find(which: &Which) -> anyhow::Result<Cluster> {
+    let cluster = Cluster::find(&which.name, which.data_dir.as_deref())?;
+    if !cluster.exists()? {
+        bail!("there is no cluster {:?}: nothing in {} and {}", cluster.name, cluster.data.display(), cluster.run.display());
+    }
+    Ok(cluster)
+}
+
+fn plan(cluster: &Cluster) -> anyhow::Result<Plan> {
+    cluster.kept().with_context(|| format!("the addresses of the cluster {:?} are not known: has it been started?", cluster.name))
+}
+
+/// The administrator of a cluster that runs.
+fn admin(cluster: &Cluster) -> anyhow::Result<Client> {
+    if cluster.running().is_none() {
+        bail!("the cluster {:?} does not run: start it by `knarr up`", cluster.name);
+    }
+    Ok(Client::from_kubeconfig(cluster.data.join("kubeconfig/admin.conf"))?)
+}
+
+fn list(cluster: &Cluster) -> anyhow::Result<()> {
+    let plan = plan(cluster)?;
+    let line = |name: &str, role: &str, number: u32, home: &Cluster, leaving: bool| {
+        let process = match home.running() {
+            Some(pid) if leaving => format!("{pid} (leaving)"),
+            Some(pid) => pid.to_string(),
+            None => "-".to_owned(),
+        };
+        let range = plan.node_range(number);
+        let (address, range) = (range.and_then(|r| r.nth(1)).map(|ip| ip.to_string()), range.map(|r| r.to_string()));
+        println!("{name:<30} {role:<15} {:<16} {:<19} {process}", address.unwrap_or_default(), range.unwrap_or_default());
+    };
+    println!("{:<30} {:<15} {:<16} {:<19} PROCESS", "NODE", "ROLE", "ADDRESS", "PODS");
+    line(&host::name(), "control-plane", FIRST, cluster, false);
+    for wish in cluster.wishes()? {
+        line(&wish.name, "worker", wish.number, &cluster.node(wish.number), wish.leaving);
+    }
+    Ok(())
+}
+
+async fn add(cluster: &Cluster, count: u32, labels: BTreeMap<String, String>) -> anyhow::Result<()> {
+    let (steps, plan, admin) = (Steps::new(), plan(cluster)?, admin(cluster)?);
+    // Nodes that joined otherwise have ranges of the same.
+    let there = admin.all::<v1::Node>().list(&ListParams::default()).await?;
+    let taken: BTreeSet<String> = there.items().iter().filter_map(|node| node.spec.as_ref()?.pod_cidr.clone()).collect();
+    let free = |number| plan.node_range(number).is_some_and(|range| !taken.contains(&range.to_string()));
+    let names = cluster.change_wishes(|wishes| nodes::add(wishes, count, &host::name(), &labels, free))?;
+    let stop = CancellationToken::new();
+    let informers = &Informers::new(admin, stop.clone());
+    let steps = &steps;
+    let ready = futures_util::future::join_all(names.iter().map(|name| async move {
+        serve::node_ready(informers, name).await;
+        steps.done(&format!("node {name} Ready"));
+    }));
+    let outcome = tokio::time::timeout(READY, ready).await;
+    stop.cancel();
+    outcome.with_context(|| format!("not all of them were Ready after {} s; they are still being tried", READY.as_secs())).map(drop)
+}
+
+async fn remove(cluster: &Cluster, name: &str, force: bool, timeout: Duration) -> anyhow::Result<()> {
+    let (steps, admin) = (Steps::new(), admin(cluster)?);
+    let Some(wish) = cluster.wishes()?.into_iter().find(|wish| wish.name == name) else {
+        if name == host::name() {
+            bail!("node {name} has the control plane: `knarr down` removes the whole cluster");
+        }
+        bail!("the cluster {:?} has no node {name} on this machine", cluster.name);
+    };
+    if !force {
+        let volumes = volume::disk::list(&volumes::directory(&cluster.node(wish.number).data)).unwrap_or_default();
+        if let Some(first) = volumes.first() {
+            let claim = &first.meta.claim;
+            bail!("node {name} has volumes of {} claims ({}/{}, …) that would go with it: --force", volumes.len(), claim.namespace, claim.name);
+        }
+        let drained = tokio::time::timeout(timeout, drain(&admin, name, &steps)).await;
+        drained.with_context(|| format!("node {name} was not drained within {} s and stays, cordoned", timeout.as_secs()))??;
+    }
+    cluster.change_wishes(|wishes| {
+        wishes.iter_mut().filter(|wish| wish.name == name).for_each(|wish| wish.leaving = true);
+        Ok(())
+    })?;
+    steps.now(&format!("removing node {name}"));
+    while cluster.wishes()?.iter().any(|wish| wish.name == name) {
+        if cluster.running().is_none() {
+            bail!("the cluster was ended meanwhile; node {name} goes when it is started again");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    steps.done(&format!("node {name} removed"));
+    Ok(())
+}
+
+/// Whether a pod goes with its node, and need not be moved.
+fn stays(pod: &Pod) -> bool {
+    pod.annotation(MIRROR).is_some() || pod.controller().is_some_and(|owner| owner.kind == "DaemonSet")
+}
+
+/// Cordons a node and evicts its pods, as `kubectl drain` does.
+async fn drain(admin: &Client, name: &str, steps: &Steps) -> anyhow::Result<()> {
+    let node = admin.all::<v1::Node>();
+    match node.patch(name, &Patch::Merge(json!({"spec": {"unschedulable": true}})), &PatchParams::default()).await {
+        // It has never come.
+        Err(error) if error.is_not_found() => return Ok(()),
+        other => drop(other?),
+    }
+    let stop = CancellationToken::new();
+    let informers = Informers::new(admin.clone(), stop.clone());
+    let _end = stop.drop_guard();
+    let pods: Informer<Pod> = informers.informer_with(ListParams::fields(format!("spec.nodeName={name}")));
+    let mut changes = pods.subscribe();
+    pods.synced().await;
+    let left = || pods.list().into_iter().filter(|pod| !stays(pod)).collect::<Vec<_>>();
+    if let Some(pod) = left().iter().find(|pod| pod.controller().is_none()) {
+        bail!("pod {}/{} has no controller that would start it elsewhere: delete it, or remove the node by --force", pod.namespace(), pod.name());
+    }
+    let mut asked = BTreeSet::new();
+    loop {
+        let left = left();
+        if left.is_empty() {
+            steps.done(&format!("node {name} drained"));
+            return Ok(());
+        }
+        steps.now(&format!("{} pods leave node {name}", left.len()));
+        for pod in &left {
+            if !asked.contains(pod.uid()) && evict(admin, pod).await? {
+                asked.insert(pod.uid().to_owned());
+            }
+        }
+        tokio::select! {
+            _ = changes.recv() => {}
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
+}
+
+/// Asks for a pod's eviction; false: a budget refuses it for now.
+async fn evict(admin: &Client, pod: &Pod) -> anyhow::Result<bool> {
+    let eviction = json!({
+        "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod.name(), "namespace": pod.namespace()},
+        "deleteOptions": {"preconditions": {"uid": pod.uid()}}
+    });
+    match admin.namespaced::<Pod>(pod.namespace()).create_subresource::<_, Value>(pod.name(), "eviction", &eviction).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(true),
+        Err(client::Error::Api(status)) if status.code == 429 => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("pod {}/{} cannot be evicted", pod.namespace(), pod.name())),
+    }
+}
+
+/// Gives the first node its role, when it is there, and the taint that is asked for. Others' labels and taints stay.
+pub async fn control_plane(admin: &Client, informers: &Informers, name: &str, wanted: Option<ControlPlane>) -> anyhow::Result<()> {
+    let nodes: Informer<v1::Node> = informers.informer();
+    let mut changes = nodes.subscribe();
+    loop {
+        match changes.recv().await {
+            Some(change) if change.object().name() == name => break,
+            Some(_) => {}
+            None => return Ok(()),
+        }
+    }
+    let nodes = admin.all::<v1::Node>();
+    loop {
+        let patch = role(&nodes.get(name).await?, wanted);
+        if patch.as_object().is_some_and(serde_json::Map::is_empty) {
+            return Ok(());
+        }
+        match nodes.patch(name, &Patch::Merge(patch), &PatchParams::default()).await {
+            // The kubelet writes to it, too.
+            Err(error) if error.is_conflict() => {}
+            other => return other.map(drop).with_context(|| format!("node {name} cannot be given its role")),
+        }
+    }
+}
+
+/// What is to be changed of the first node.
+fn role(node: &v1::Node, wanted: Option<ControlPlane>) -> Value {
+    let mut patch = json!({});
+    if node.label(CONTROL_PLANE).is_none() {
+        patch["metadata"]["labels"][CONTROL_PLANE] = "".into();
+    }
+    let mut taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    let ours = |taint: &Taint| taint.key == CONTROL_PLANE && taint.effect == NO_SCHEDULE;
+    match (wanted, taints.iter().any(ours)) {
+        (Some(ControlPlane::Taint), false) => taints.push(Taint { key: CONTROL_PLANE.into(), effect: NO_SCHEDULE.into(), ..Taint::default() }),
+        (Some(ControlPlane::Schedule), true) => taints.retain(|taint| !ours(taint)),
+        _ => return patch,
+    }
+    // A list is replaced as a whole: it must be the one that was looked at.
+    patch["metadata"]["resourceVersion"] = node.resource_version().into();
+    patch["spec"]["taints"] = json!(taints);
+    patch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(value: Value) -> v1::Node {
+        client::typed(&value).unwrap()
+    }
+
+    #[test]
+    fn the_first_node_has_its_role_and_the_taint_that_was_asked_for() {
+        let plain = node(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "resourceVersion": "7"}, "spec": {}}));
+        assert_eq!(role(&plain, None), json!({"metadata": {"labels": {CONTROL_PLANE: ""}}}));
+        let tainted = role(&plain, Some(ControlPlane::Taint));
+        assert_eq!(tainted["spec"]["taints"], json!([{"key": CONTROL_PLANE, "effect": NO_SCHEDULE}]));
+        assert_eq!(tainted["metadata"]["resourceVersion"], "7");
+        let done = node(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "resourceVersion": "8", "labels": {CONTROL_PLANE: ""}},
+            "spec": {"taints": [{"key": "mine", "effect": "NoExecute"}, {"key": CONTROL_PLANE, "effect": NO_SCHEDULE}]}}));
+        assert_eq!((role(&done, None), role(&done, Some(ControlPlane::Taint))), (json!({}), json!({})));
+        assert_eq!(role(&done, Some(ControlPlane::Schedule))["spec"]["taints"], json!([{"key": "mine", "effect": "NoExecute"}]));
+    }
+
+    #[test]
+    fn pods_of_daemon_sets_and_of_files_go_with_their_node() {
+        let pod =
+            |metadata: Value| -> Pod { client::typed(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": []}})).unwrap() };
+        let owned =
+            |kind: &str| pod(json!({"name": "p", "ownerReferences": [{"apiVersion": "apps/v1", "kind": kind, "name": "o", "uid": "u", "controller": true}]}));
+        assert!(stays(&owned("DaemonSet")) && stays(&pod(json!({"name": "p", "annotations": {MIRROR: "x"}}))));
+        assert!(!stays(&owned("ReplicaSet")) && !stays(&pod(json!({"name": "p"}))));
+    }
+}
