@@ -1,14 +1,16 @@
 //! When a pod must go, and its going.
 
+use std::sync::Arc;
+
 use client::devices::{self, results, tolerates};
-use client::{DeleteParams, EventType, Meta, ObjectKey, Patch, PatchParams, object_reference};
+use client::{EventType, Meta, ObjectKey, object_reference};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, DeviceTaint, DeviceTaintRule, ResourceClaim};
+use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, DeviceTaint, DeviceTaintRule, ResourceClaim, ResourceSlice};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{BY_POOL, Key, STATUS_PERIOD, Taints, pool};
 use crate::meta::{between, plus, secs};
-use crate::node::eviction::disruption;
+use crate::node::eviction::delete_as_target;
 use crate::pods;
 use crate::work::Step;
 
@@ -55,7 +57,7 @@ impl Taints {
         due.rules.iter().for_each(|(name, _)| self.queue.add_after(Key::Rule(name.clone()), STATUS_PERIOD));
     }
 
-    /// When a pod must go, if it must. With `only` as if that rule, and no other, were one that makes pods go.
+    /// When a pod must go, if it must. With `only` by that rule alone, and as if it were one that makes pods go.
     pub(super) fn due(&self, pod: &Pod, only: Option<&DeviceTaintRule>) -> Option<Due> {
         if pods::node_name(pod).is_empty() {
             return None;
@@ -75,9 +77,6 @@ impl Taints {
     fn add(&self, claim: &ResourceClaim, only: Option<&DeviceTaintRule>, due: &mut Option<Due>) {
         let evicting = self.rules.list();
         for result in results(claim) {
-            for taint in self.own_taints(result) {
-                note(due, ends(result, &taint), None);
-            }
             let selected = |rule: &DeviceTaintRule| devices::selects(rule, &result.driver, &result.pool, &result.device);
             match only {
                 Some(rule) if selected(rule) => {
@@ -86,6 +85,9 @@ impl Taints {
                 }
                 Some(_) => {}
                 None => {
+                    for taint in self.own_taints(result) {
+                        note(due, ends(result, &taint), None);
+                    }
                     for rule in evicting.iter().filter(|rule| rule.spec.taint.effect == devices::NO_EXECUTE && selected(rule)) {
                         note(due, ends(result, &rule.spec.taint), Some(rule));
                     }
@@ -94,12 +96,18 @@ impl Taints {
         }
     }
 
+    /// A pool's slices, of its newest generation.
+    pub(super) fn current(&self, driver: &str, name: &str) -> Vec<Arc<ResourceSlice>> {
+        let mut slices = self.slices.by_index(BY_POOL, &pool(driver, name));
+        let newest = slices.iter().map(|slice| slice.spec.pool.generation).max();
+        slices.retain(|slice| Some(slice.spec.pool.generation) == newest);
+        slices
+    }
+
     /// The taints of a device by which pods must go, as the newest generation of its pool has them.
     fn own_taints(&self, result: &DeviceRequestAllocationResult) -> Vec<DeviceTaint> {
-        let slices = self.slices.by_index(BY_POOL, &pool(&result.driver, &result.pool));
-        let newest = slices.iter().map(|slice| slice.spec.pool.generation).max();
-        let current = slices.iter().filter(|slice| Some(slice.spec.pool.generation) == newest);
-        let device = current.flat_map(|slice| slice.spec.devices.iter().flatten()).find(|device| device.name == result.device);
+        let slices = self.current(&result.driver, &result.pool);
+        let device = slices.iter().flat_map(|slice| slice.spec.devices.iter().flatten()).find(|device| device.name == result.device);
         let taints = device.into_iter().flat_map(|device| device.taints.iter().flatten());
         taints.filter(|taint| taint.effect == devices::NO_EXECUTE).cloned().collect()
     }
@@ -110,15 +118,7 @@ impl Taints {
         let live = api.get_opt(pod.name()).await?.filter(|live| live.uid() == pod.uid() && !live.is_deleting());
         let Some(live) = live else { return Ok(false) };
         self.recorder.event(&about(&live), EventType::Normal, "DeviceTaintManagerEviction", "Marking for deletion");
-        let patch = disruption(&live, "DeletionByDeviceTaintManager", "Device Taint manager: deleting due to NoExecute taint", None);
-        match api.patch_status(live.name(), &Patch::Strategic(patch), &PatchParams::default()).await {
-            Err(error) if error.is_not_found() || error.is_conflict() => return Ok(false),
-            other => other.map(drop)?,
-        }
-        match api.delete(live.name(), &DeleteParams::default().uid(live.uid())).await {
-            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
-            other => Ok(other.is_ok()),
-        }
+        delete_as_target(&self.client, &live, "DeletionByDeviceTaintManager", "Device Taint manager: deleting due to NoExecute taint").await
     }
 }
 

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use client::devices::{NO_EXECUTE, results, selects};
 use client::{Meta, Patch, PatchParams};
-use k8s_openapi::api::resource::v1::DeviceTaintRule;
+use k8s_openapi::api::resource::v1::{DeviceTaintRule, ResourceSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
-use super::{BY_POOL, NAME, STATUS_PERIOD, Taints, pool};
+use super::{NAME, STATUS_PERIOD, Taints};
 use crate::meta::between;
 use crate::work::Step;
 
@@ -53,7 +53,7 @@ impl Taints {
     pub(super) fn progress(&self, rule: &DeviceTaintRule) -> (&'static str, &'static str, String) {
         let evicted = self.evicted.lock().get(rule.uid()).copied().unwrap_or(0);
         let (status, reason, mut message) = match rule.spec.taint.effect.as_str() {
-            NO_EXECUTE => match self.pending(rule, None) {
+            NO_EXECUTE => match self.pending(rule) {
                 (0, _) if evicted > 0 => ("False", "Completed", String::new()),
                 (0, _) => ("False", "NotStarted", String::new()),
                 (pods, namespaces) => {
@@ -74,13 +74,14 @@ impl Taints {
     /// What a rule without an effect would do.
     fn foretold(&self, rule: &DeviceTaintRule) -> String {
         let slices = self.slices.list();
-        let newest = |driver: &str, name: &str| self.slices.by_index(BY_POOL, &pool(driver, name)).iter().map(|slice| slice.spec.pool.generation).max();
-        let current = slices.iter().filter(|slice| Some(slice.spec.pool.generation) == newest(&slice.spec.driver, &slice.spec.pool.name));
-        let published = current.flat_map(|slice| slice.spec.devices.iter().flatten().map(move |device| (slice, device)));
-        let published = published.filter(|(slice, device)| selects(rule, &slice.spec.driver, &slice.spec.pool.name, &device.name)).count();
+        let pools: HashSet<(&str, &str)> = slices.iter().map(|slice| (slice.spec.driver.as_str(), slice.spec.pool.name.as_str())).collect();
+        let selected = |slice: &ResourceSlice, device: &str| selects(rule, &slice.spec.driver, &slice.spec.pool.name, device);
+        let of_slice = |slice: &ResourceSlice| slice.spec.devices.iter().flatten().filter(|device| selected(slice, &device.name)).count();
+        let of_pool = |(driver, name)| self.current(driver, name).iter().map(|slice| of_slice(slice)).sum::<usize>();
+        let published: usize = pools.into_iter().map(of_pool).sum();
         let claims = self.claims.list();
         let allocated = claims.iter().flat_map(|claim| results(claim)).filter(|one| selects(rule, &one.driver, &one.pool, &one.device)).count();
-        let (pods, namespaces) = self.pending(rule, Some(rule));
+        let (pods, namespaces) = self.pending(rule);
         format!(
             "{} selected. {} selected. {} would be evicted in {} if the effect was NoExecute. This information will not be updated again. \
              Recreate the DeviceTaintRule to trigger an update.",
@@ -91,11 +92,11 @@ impl Taints {
         )
     }
 
-    /// The pods that must go by a rule, and their namespaces.
-    fn pending(&self, rule: &DeviceTaintRule, only: Option<&DeviceTaintRule>) -> (u64, u64) {
+    /// The pods that must go by a rule, if it is one that makes pods go, and their namespaces.
+    fn pending(&self, rule: &DeviceTaintRule) -> (u64, u64) {
         let (mut pods, mut namespaces) = (0, HashSet::new());
         for pod in self.pods.list().iter().filter(|pod| !pod.is_deleting()) {
-            if self.due(pod, only).is_some_and(|due| due.rules.iter().any(|(_, uid)| uid == rule.uid())) {
+            if self.due(pod, Some(rule)).is_some() {
                 pods += 1;
                 namespaces.insert(pod.namespace().to_owned());
             }

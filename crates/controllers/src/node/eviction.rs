@@ -103,16 +103,20 @@ impl Eviction {
     async fn evict(&self, pod: &Pod) -> client::Result<()> {
         let message = format!("Marking for deletion Pod {}", pod.key());
         self.recorder.event(&object_reference(pod), EventType::Normal, "TaintManagerEviction", message);
-        let api = self.client.namespaced::<Pod>(pod.namespace());
-        let patch = disruption(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", None);
-        match api.patch_status(pod.name(), &Patch::Strategic(patch), &PatchParams::default()).await {
-            Err(error) if error.is_not_found() || error.is_conflict() => return Ok(()),
-            other => other.map(drop)?,
-        }
-        match api.delete(pod.name(), &DeleteParams::default().uid(pod.uid())).await {
-            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
-            _ => Ok(()),
-        }
+        delete_as_target(&self.client, pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint").await.map(drop)
+    }
+}
+
+/// Tells why a pod is deleted, and deletes it; whether it was there to be deleted, and still this one.
+pub(crate) async fn delete_as_target(client: &Client, pod: &Pod, reason: &str, message: &str) -> client::Result<bool> {
+    let api = client.namespaced::<Pod>(pod.namespace());
+    match api.patch_status(pod.name(), &Patch::Strategic(disruption(pod, reason, message, None)), &PatchParams::default()).await {
+        Err(error) if error.is_not_found() || error.is_conflict() => return Ok(false),
+        other => other.map(drop)?,
+    }
+    match api.delete(pod.name(), &DeleteParams::default().uid(pod.uid())).await {
+        Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
+        other => Ok(other.is_ok()),
     }
 }
 

@@ -20,15 +20,9 @@ impl Claims {
             }
         }
         let unused = left.is_empty();
-        if left.len() < reserved.len() {
+        let held = claim.is_deleting() && claim.has_finalizer(devices::FINALIZER);
+        if left.len() < reserved.len() || (unused && held) {
             self.shorten(&claim, left).await?;
-        } else if unused && claim.is_deleting() && claim.has_finalizer(devices::FINALIZER) {
-            let mut next = (*claim).clone();
-            if devices::allocation(&claim).is_some() {
-                next.status.get_or_insert_default().allocation = None;
-                next = self.client.namespaced::<ResourceClaim>(&key.namespace).replace_status(&key.name, &next).await?;
-            }
-            self.let_go(next).await?;
         }
         if unused {
             self.delete_with_pod(&claim).await?;
@@ -45,10 +39,10 @@ impl Claims {
         if self.gone.lock().uids.contains(&consumer.uid) {
             return Ok(false);
         }
-        if let Some(pod) = self.pods.get(claim.namespace(), &consumer.name) {
-            return Ok(pod.uid() == consumer.uid && !is_done(&pod));
+        // The memory may be behind a scheduler that is quick, and have an older pod of this name or none.
+        if let Some(pod) = self.pods.get(claim.namespace(), &consumer.name).filter(|pod| pod.uid() == consumer.uid) {
+            return Ok(!is_done(&pod));
         }
-        // The memory may be behind a scheduler that is quick.
         let live = self.client.namespaced::<Pod>(claim.namespace()).get_opt(&consumer.name).await?;
         Ok(live.is_some_and(|pod| pod.uid() == consumer.uid))
     }
@@ -61,9 +55,11 @@ impl Claims {
             status.allocation = None;
         }
         status.reserved_for = Some(left).filter(|left| !left.is_empty());
-        let written = self.client.namespaced::<ResourceClaim>(claim.namespace()).replace_status(claim.name(), &next).await?;
-        match devices::allocation(&written) {
-            None => self.let_go(written).await,
+        if next.status != claim.status {
+            next = self.client.namespaced::<ResourceClaim>(claim.namespace()).replace_status(claim.name(), &next).await?;
+        }
+        match devices::allocation(&next) {
+            None => self.let_go(next).await,
             Some(_) => Ok(()),
         }
     }

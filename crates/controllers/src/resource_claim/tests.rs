@@ -140,6 +140,12 @@ async fn reservations_end_with_their_pods_and_the_last_gives_the_devices_back() 
     let (controller, written) = made(vec![pod("P", "node", json!({}))], vec![claim("shared", None, status())], Some(live.clone()));
     controller.reconcile(&of("shared")).await.expect("nothing");
     assert!(written().is_empty(), "{:?}", written());
+    // The memory has an older pod of the name yet, the server the one that has it reserved.
+    let newer = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"namespace": "n", "name": "web", "uid": "N"}});
+    let claims = vec![claim("shared", None, allocated(&[("web", "N")]))];
+    let (behind, written_behind) = made(vec![pod("P", "node", json!({}))], claims, Some(newer));
+    behind.reconcile(&of("shared")).await.expect("nothing");
+    assert!(written_behind().is_empty(), "{:?}", written_behind());
     // One is gone.
     controller.gone.lock().add("O");
     controller.reconcile(&of("shared")).await.expect("one less");
@@ -158,6 +164,27 @@ async fn reservations_end_with_their_pods_and_the_last_gives_the_devices_back() 
     let (controller, written) = made(vec![], vec![claim("shared", None, foreign)], None);
     controller.reconcile(&of("shared")).await.expect("nothing");
     assert!(written().is_empty(), "{:?}", written());
+}
+
+#[tokio::test]
+async fn a_claim_that_is_deleted_and_unused_gives_its_devices_back() {
+    for (status, writes) in [
+        (allocated(&[]), vec![format!("PUT {CLAIMS}/shared/status"), format!("PUT {CLAIMS}/c")]),
+        // Only the finalizer was left on.
+        (json!({}), vec![format!("PUT {CLAIMS}/shared")]),
+    ] {
+        let mut deleted = claim("shared", None, status);
+        deleted.metadata.finalizers = Some(vec![devices::FINALIZER.to_owned()]);
+        let kept = deleted.clone();
+        deleted.metadata.deletion_timestamp = Some(client::now());
+        let (controller, written) = made(vec![], vec![deleted], None);
+        controller.reconcile(&of("shared")).await.expect("given back");
+        assert_eq!(written().into_iter().map(|(what, _)| what).collect::<Vec<_>>(), writes);
+        // One that is not deleted keeps them for the next pod.
+        let (controller, written) = made(vec![], vec![kept], None);
+        controller.reconcile(&of("shared")).await.expect("nothing");
+        assert!(written().is_empty(), "{:?}", written());
+    }
 }
 
 #[tokio::test]
