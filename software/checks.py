@@ -115,11 +115,31 @@ def processes(pod, program):
     return sorted(found)
 
 
+def restarts(*pod):
+    """How often the first container of a pod was started again."""
+    return (((get("pod", *pod) or {}).get("status") or {}).get("containerStatuses") or [{}])[0].get("restartCount", 0)
+
+
+def kills(pod, program):
+    """SIGKILL to what runs PROGRAM in a pod. That there is something to kill is a check, too."""
+    found = processes(pod, program)
+    for process in found:
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:  # it went with its parent
+            pass
+    told(f"{program} is killed in {pod[0]}", found)
+
+
 def kills_knarr():
     """SIGKILL to the process that is the cluster, and its start, with the options that the task gave it; pods go on meanwhile."""
     options = os.environ["CLUSTER"].split()
     with open(f"/run/knarr/{options[options.index('--name') + 1]}/lock") as lock:
-        os.kill(int(lock.read()), signal.SIGKILL)
+        process = int(lock.read())
+    # A number that was left by a process that is gone may be anybody's.
+    if not told("knarr runs", os.path.realpath(f"/proc/{process}/exe") == os.path.realpath(os.environ["KNARR"])):
+        return
+    os.kill(process, signal.SIGKILL)
     # The cluster keeps what it is given for its output.
     up = [os.environ["KNARR"], "up", *options, "--detach", "--port", str(PORT - 10), "--kubeconfig", os.environ["KUBECONFIG"]]
     told("knarr is killed, and starts again", subprocess.run(up, stdout=subprocess.DEVNULL, timeout=120).returncode == 0)

@@ -3,6 +3,7 @@
 use client::{Api, Event, ListParams};
 use cluster_tests::{Cluster, PATIENCE, example};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use std::time::{Duration, Instant};
 
 /// Up takes a period of the autoscaler (15 s) after one of the measures; down one of each more. This is for how long they are awaited.
@@ -18,13 +19,8 @@ fn scaled(cluster: &Cluster, deployments: &Api<Deployment>, what: &str, wanted: 
     began.elapsed()
 }
 
-/// Status and Events are written after the scale.
-fn eventually(what: &str, seen: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !seen() {
-        assert!(began.elapsed() < PATIENCE, "not told: {what}");
-        std::thread::sleep(Duration::from_millis(500));
-    }
+fn seen<T>(event: &Event<T>, is: impl Fn(&T) -> bool) -> bool {
+    matches!(event, Event::Added(object) | Event::Modified(object) if is(object))
 }
 
 #[test]
@@ -52,14 +48,19 @@ fn pods_follow_the_work() {
 
     let deployments = cluster.client().namespaced::<Deployment>("autoscale");
     let up = scaled(&cluster, &deployments, "more pods for more work", |replicas| replicas == 3);
-    eventually("the use is told", || {
-        let told = &cluster.json("-n autoscale get hpa web")["status"]["currentMetrics"][0]["resource"]["current"]["averageUtilization"];
-        told.as_i64().is_some_and(|percent| percent > 0)
-    });
+    // Status and Events are written after the scale.
+    let told = |hpa: &HorizontalPodAutoscaler| {
+        let metrics = hpa.status.iter().flat_map(|status| status.current_metrics.iter().flatten());
+        { metrics }.any(|metric| metric.resource.as_ref().is_some_and(|cpu| cpu.current.average_utilization.is_some_and(|percent| percent > 0)))
+    };
+    let autoscalers = cluster.client().namespaced::<HorizontalPodAutoscaler>("autoscale");
+    cluster.until(&autoscalers, &ListParams::default(), "the use is told", |event| seen(event, told));
     cluster.kubectl("-n autoscale scale deployment/load --replicas=0");
     let down = scaled(&cluster, &deployments, "fewer pods for less", |replicas| replicas == 1);
     println!("three pods after {up:?}, one again after {down:?}");
+    let events = cluster.client().namespaced::<k8s_openapi::api::core::v1::Event>("autoscale");
     for reason in ["cpu resource utilization (percentage of request) above target", "All metrics below target"] {
-        eventually(reason, || cluster.kubectl("-n autoscale get events --field-selector=reason=SuccessfulRescale").contains(reason));
+        let told = |event: &k8s_openapi::api::core::v1::Event| event.message.as_deref().is_some_and(|message| message.contains(reason));
+        cluster.until(&events, &ListParams::fields("reason=SuccessfulRescale"), reason, |event| seen(event, told));
     }
 }
