@@ -10,7 +10,7 @@ mod test;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage:
-  cargo xtask test [unit|cluster] [FILTER]   form, licences, lints, unit tests, then tests of a real cluster (root); or one of them
+  cargo xtask test [WHAT] [FILTER]           form, licences, lints and unit tests, tests of a real cluster (root); WHAT: unit, cluster, or release (a cluster of the release program)
   cargo xtask test swap [SCENARIO…]          knarr's parts and the originals in each other's places (root, the originals' programs)
   cargo xtask test workloads                 PostgreSQL, Redis, etcd and nginx with volumes, killed and scaled (root, apt-get, go, python3)
   cargo xtask software [NAME…]               helm, operators, charts and clients against a cluster (root, go, python3): software/README.md

@@ -197,10 +197,10 @@ mod tests {
     #[test]
     fn the_repository_has_a_check_for_each() -> anyhow::Result<()> {
         let folder = workspace()?.join("software");
-        for program in programs(&std::fs::read_to_string(folder.join("programs.txt"))?)? {
+        let list = programs(&std::fs::read_to_string(folder.join("programs.txt"))?)?;
+        for program in &list {
             assert!(folder.join(&program.name).join("check").is_file(), "{}", program.name);
         }
-        let list = programs(&std::fs::read_to_string(folder.join("programs.txt"))?)?;
         assert_eq!(chosen(list, &WORKLOADS.map(str::to_owned))?.len(), WORKLOADS.len());
         Ok(())
     }

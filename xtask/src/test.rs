@@ -1,8 +1,11 @@
 //! `cargo xtask test`: everything that is checked, in the order of what it costs, with one closing line: the form of the code,
-//! the licences of what it stands on, lints, unit tests, a real cluster. A filter that no test matches is an error.
+//! the licences of what it stands on, lints and unit tests, a real cluster. A filter that no test matches is an error.
 //!
-//! Lints and unit tests need nothing. The tests of a cluster run the release program as root on this machine, in
-//! clusters of their own names, and need kubectl: the one on the path, or one built from its Go module.
+//! Lints and unit tests need nothing. The tests of a cluster run the program as root on this machine, in clusters of their own
+//! names, and need kubectl: the one on the path, or one built from its Go module.
+//!
+//! Each crate is compiled once: by clippy's driver, which is rustc with more lints, and in one profile, whose hot crates are optimised
+//! so far that a cluster can be tested with it. `cargo xtask test release` tests a cluster of the program that is given to people.
 
 use crate::{
     licences, software,
@@ -38,15 +41,15 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
         None => {
             form(&root)?;
             licences::check(&root)?;
-            lints(&root)?;
             unit(&root, None, &mut count)?;
-            cluster(&root, None, &mut count)?;
+            cluster(&root, Profile::Dev, None, &mut count)?;
         }
         Some("unit") => unit(&root, filter, &mut count)?,
-        Some("cluster") => cluster(&root, filter, &mut count)?,
+        Some("cluster") => cluster(&root, Profile::Dev, filter, &mut count)?,
+        Some("release") => cluster(&root, Profile::Release, filter, &mut count)?,
         Some("swap") => return swap(&root, &arguments[1..]),
         Some("workloads") => return software::run(&software::WORKLOADS.map(str::to_owned)),
-        Some(other) => bail!("{other:?} is neither `unit` nor `cluster` nor `swap` nor `workloads`"),
+        Some(other) => bail!("{other:?} is neither `unit` nor `cluster` nor `release` nor `swap` nor `workloads`"),
     }
     if let Some(filter) = filter
         && count.passed + count.failed == 0
@@ -66,7 +69,7 @@ pub fn workspace() -> anyhow::Result<PathBuf> {
 
 /// The parts of the cluster in the originals' places and the originals in theirs, where the originals are built.
 fn swap(root: &Path, scenarios: &[String]) -> anyhow::Result<()> {
-    program(root)?;
+    program(root, Profile::Release)?;
     let ok = Command::new(root.join("tests/swap")).args(scenarios).current_dir(root).env("KUBECTL", kubectl(root)?).status()?.success();
     if ok { Ok(()) } else { bail!("the swap failed") }
 }
@@ -77,27 +80,42 @@ fn form(root: &Path) -> anyhow::Result<()> {
     if ok { Ok(()) } else { bail!("the code is not formatted: `cargo fmt --all`") }
 }
 
-fn lints(root: &Path) -> anyhow::Result<()> {
-    step("lints: clippy, warnings are errors");
-    let ok = cargo(root).args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]).status()?.success();
-    if ok { Ok(()) } else { bail!("lints failed") }
+/// A cargo that compiles the workspace's crates with clippy's driver; its warnings are errors.
+fn linting(root: &Path) -> Command {
+    let mut command = cargo(root);
+    // What `cargo clippy -- -D warnings` sets for its driver.
+    command.env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver").env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
+    command
 }
 
 fn unit(root: &Path, filter: Option<&str>, count: &mut Count) -> anyhow::Result<()> {
+    step("lints (clippy, warnings are errors) and programs");
+    // All targets: no documentation, which is compiled once more for tests that it has none of.
+    let all = ["test", "--workspace", "--all-targets"];
+    if !linting(root).args(all).args(["--no-run", "--quiet"]).status()?.success() {
+        bail!("lints failed, or something does not compile");
+    }
     step("unit tests");
-    let mut command = cargo(root);
-    command.args(["test", "--workspace", "--no-fail-fast", "--exclude", CLUSTER]);
+    let mut command = linting(root);
+    command.args(all).args(["--no-fail-fast", "--exclude", CLUSTER]);
     counted(command.args(filter), count)
 }
 
-fn cluster(root: &Path, filter: Option<&str>, count: &mut Count) -> anyhow::Result<()> {
+/// A profile of the workspace.
+#[derive(Clone, Copy)]
+enum Profile {
+    Dev,
+    Release,
+}
+
+fn cluster(root: &Path, profile: Profile, filter: Option<&str>, count: &mut Count) -> anyhow::Result<()> {
     if !is_root() {
         bail!("the tests of a cluster must be root: run `cargo xtask test` with sudo, or `cargo xtask test unit`");
     }
-    let program = program(root)?;
+    let program = program(root, profile)?;
     let kubectl = kubectl(root)?;
     step("tests of a real cluster");
-    let mut command = cargo(root);
+    let mut command = linting(root);
     // Of the whole workspace, as the unit tests: another choice of packages is another choice of features, for which every
     // dependency is built once more.
     command.args(["test", "--workspace", "--no-fail-fast"]);
@@ -120,13 +138,22 @@ fn cluster_tests(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// The release program.
-fn program(root: &Path) -> anyhow::Result<PathBuf> {
-    step("the release program");
-    if !cargo(root).args(["build", "--release", "--package", "knarr"]).status()?.success() {
+/// The program.
+fn program(root: &Path, profile: Profile) -> anyhow::Result<PathBuf> {
+    let (mut command, folder) = match profile {
+        // Of the whole workspace, whose features the tests were compiled with.
+        Profile::Dev => (linting(root), "debug"),
+        Profile::Release => (cargo(root), "release"),
+    };
+    match profile {
+        Profile::Dev => command.args(["build", "--workspace", "--bin", "knarr"]),
+        Profile::Release => command.args(["build", "--release", "--package", "knarr"]),
+    };
+    step(&format!("the program ({folder})"));
+    if !command.status()?.success() {
         bail!("the program does not build");
     }
-    Ok(target(root)?.join("x86_64-unknown-linux-gnu/release/knarr"))
+    Ok(target(root)?.join("x86_64-unknown-linux-gnu").join(folder).join("knarr"))
 }
 
 pub fn target(root: &Path) -> anyhow::Result<PathBuf> {
