@@ -153,7 +153,7 @@ fn fits(pod: &Pod, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
     if spec.os.as_ref().is_some_and(|o| o.name != "linux") {
         return Some(Rejection::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
     }
-    if let Some(r) = short_of(spec, others, place) {
+    if let Some(r) = short_of(pod, spec, others, place) {
         return Some(r);
     }
     if !selected(spec, place.name, place.labels) {
@@ -177,8 +177,9 @@ fn fits(pod: &Pod, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
     None
 }
 
-/// The resource that the node has not enough of. One that the node does not know is somebody else's, as upstream has it.
-fn short_of(spec: &PodSpec, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
+/// The resource that the node has not enough of. One that the node does not know is somebody else's, as upstream has it, and what the pod has as
+/// devices (KEP 5004) is not counted.
+fn short_of(pod: &Pod, spec: &PodSpec, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
     let out_of = |name: &str, asked: i64, used: i64, capacity: i64| {
         let message = format!("Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {capacity}");
         Some(Rejection::new(&format!("{OUT_OF}{name}"), message))
@@ -190,7 +191,9 @@ fn short_of(spec: &PodSpec, others: &[&Pod], place: &Place<'_>) -> Option<Reject
     let asked = resources::pod_requests(spec);
     let used: Vec<_> = others.iter().filter_map(|p| p.spec.as_ref()).map(resources::pod_requests).collect();
     let first = ["cpu", "memory", "ephemeral-storage"];
-    let rest = asked.keys().map(String::as_str).filter(|n| !first.contains(n));
+    let devices = pod.status.as_ref().and_then(|s| s.extended_resource_claim_status.as_ref());
+    let is_device = |name: &str| devices.is_some_and(|d| d.request_mappings.iter().any(|mapping| mapping.resource_name == name));
+    let rest = asked.keys().map(String::as_str).filter(|n| !first.contains(n) && !is_device(n));
     for name in first.into_iter().chain(rest) {
         let want = asked.get(name).copied().unwrap_or(0);
         let Some(capacity) = place.allocatable.get(name).copied().filter(|_| want > 0) else { continue };

@@ -8,6 +8,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, PodCertificateRequest};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, VolumeAttachment};
 use serde_json::Value;
 
@@ -111,6 +112,10 @@ pub trait KubeApi: Send + Sync {
     async fn replace_csi_node(&self, node: &CSINode) -> Result<CSINode, ApiError>;
     /// Deletes that object.
     async fn delete_csi_node(&self, name: &str) -> Result<(), ApiError>;
+    /// A claim of devices.
+    async fn get_resource_claim(&self, namespace: &str, name: &str) -> Result<ResourceClaim, ApiError>;
+    /// Deletes the slices of this node and a driver; of all drivers if it has no name.
+    async fn delete_slices(&self, node: &str, driver: &str) -> Result<(), ApiError>;
     /// The handler that a RuntimeClass names.
     async fn runtime_handler(&self, class: &str) -> Result<String, ApiError>;
     /// The services of a namespace, from the informer's memory; when it is whole, or what there is of it by now.

@@ -45,6 +45,7 @@ fn orphans(cx: &Context, pods: &Pods, held: &[PodUid]) -> Vec<String> {
         let entries = fs::read_dir(cx.config.root_dir.join(dir)).into_iter().flatten().flatten();
         found.extend(entries.filter_map(|e| e.file_name().into_string().ok()));
     }
+    found.extend(cx.devices.users());
     let logs: Vec<_> = fs::read_dir(&cx.config.pod_logs_dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
     let mut known: HashSet<String> = pods.all().iter().map(|h| h.uid.0.clone()).collect();
     known.extend(held.iter().map(|uid| uid.0.clone()));

@@ -14,6 +14,7 @@ pub mod admission;
 pub mod api;
 pub mod cgroups;
 pub mod cri;
+pub mod devices;
 pub mod dns;
 pub mod env;
 pub mod evict;

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::SharedApi;
 use crate::cgroups::Cgroups;
 use crate::config::{Config, Error};
-use crate::cri::{SharedNet, SharedRuntime};
+use crate::cri::{PodUid, SharedNet, SharedRuntime};
+use crate::devices::Devices;
 use crate::images::{Images, collect};
 use crate::machine::Machine;
 use crate::pod::Context;
@@ -89,9 +90,14 @@ pub async fn run_with(
     let _stop_all = stop.clone().drop_guard();
     let looks = volumes::looks::Looks::default();
     let persistent = Persistent::new(&config.root_dir, &config.node_name, Arc::clone(&api), drivers, looks.clone(), stop.clone());
+    let pods = Pods::default();
+    let devices = {
+        let (root, node, api, stop, pods) = (config.root_dir.clone(), config.node_name.clone(), Arc::clone(&api), stop.clone(), pods.clone());
+        let wake = move |uid: &PodUid| pods.get(uid).into_iter().for_each(|pod| pod.wake());
+        util::blocking(move || Devices::new(&root, &node, api, Arc::new(wake), stop)).await
+    };
     let adopting = persistent.clone();
     util::blocking(move || adopting.adopt()).await;
-    let pods = Pods::default();
     let (stale, beside) = (pods.clone(), pods.clone());
     let scheme = runtime.version().split("://").next().unwrap_or("knarr").to_owned();
     let cx = Arc::new(Context {
@@ -108,6 +114,7 @@ pub async fn run_with(
         probed: crate::probes::counts::Counts::default(),
         looks,
         persistent,
+        devices,
         walks: crate::walks::Walks::default(),
         api,
         runtime: Arc::clone(&runtime),
@@ -198,10 +205,10 @@ async fn next_set(statics: &mut Option<mpsc::UnboundedReceiver<Vec<Arc<Pod>>>>) 
 
 /// Follows the plugins that register at this kubelet.
 fn plugins(cx: &Arc<Context>, keeper: Arc<node::csi::CsiNode>, stop: &CancellationToken) {
-    let (root, drivers, stop) = (cx.config.root_dir.clone(), cx.persistent.drivers().clone(), stop.clone());
+    let (root, drivers, devices, stop) = (cx.config.root_dir.clone(), cx.persistent.drivers().clone(), cx.devices.plugins(), stop.clone());
     tokio::spawn(async move {
         let mut pause = REGISTRY_RETRY;
-        while let Err(error) = volume::Registry::new(&root, drivers.clone(), keeper.clone()).run(stop.clone()).await {
+        while let Err(error) = volume::Registry::new(&root, drivers.clone(), keeper.clone()).with_devices(devices.clone()).run(stop.clone()).await {
             tracing::warn!(%error, "plugins are not followed; will be tried again");
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(ORPHANS),

@@ -14,6 +14,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, PodCertificateRequest};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, VolumeAttachment};
 use machinery::gvk::Gvk;
 use parking_lot::Mutex;
@@ -98,6 +99,10 @@ pub struct FakeApi {
     pub storage: Mutex<Storage>,
     /// The volumes that the cluster has attached to the node.
     pub attached: watch::Sender<std::collections::BTreeSet<String>>,
+    /// Claims of devices.
+    pub device_claims: Mutex<Vec<ResourceClaim>>,
+    /// The drivers whose slices were deleted.
+    pub wiped: watch::Sender<Vec<String>>,
     /// The requests for certificates.
     pub requests: tokio::sync::watch::Sender<Vec<Arc<PodCertificateRequest>>>,
 }
@@ -267,6 +272,13 @@ impl KubeApi for FakeApi {
     }
     async fn delete_csi_node(&self, name: &str) -> Result<(), ApiError> {
         self.storage.lock().csi_node.take().map_or_else(|| missing(name), |_| Ok(()))
+    }
+    async fn get_resource_claim(&self, _: &str, name: &str) -> Result<ResourceClaim, ApiError> {
+        self.device_claims.lock().iter().find(|claim| claim.metadata.name.as_deref() == Some(name)).cloned().map_or_else(|| missing(name), Ok)
+    }
+    async fn delete_slices(&self, _: &str, driver: &str) -> Result<(), ApiError> {
+        self.wiped.send_modify(|wiped| wiped.push(driver.to_owned()));
+        Ok(())
     }
     async fn runtime_handler(&self, class: &str) -> Result<String, ApiError> {
         missing(class)

@@ -186,6 +186,21 @@ pub enum Code {
     Unavailable,
 }
 
+impl fmt::Display for Code {
+    /// As Go's library writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Other(2) => f.write_str("Unknown"),
+            Self::Other(6) => f.write_str("AlreadyExists"),
+            Self::Other(7) => f.write_str("PermissionDenied"),
+            Self::Other(15) => f.write_str("DataLoss"),
+            Self::Other(16) => f.write_str("Unauthenticated"),
+            Self::Other(number) => write!(f, "Code({number})"),
+            named => write!(f, "{named:?}"),
+        }
+    }
+}
+
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -200,6 +215,12 @@ impl Failure {
     /// A failure in words.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
+    }
+
+    /// The failure as Go's library of gRPC writes it.
+    #[must_use]
+    pub fn rpc(&self) -> String {
+        format!("rpc error: code = {} desc = {}", self.code, self.message)
     }
 
     /// Whether the call has surely not done its work, and is not doing it (upstream `isFinalError`).

@@ -16,7 +16,7 @@ mod options;
 pub mod provision;
 
 pub use blank::{is_blank, make_ext4};
-pub use csi::{Installs, Registry, Root};
+pub use csi::{DeviceClaim, DevicePlugin, DevicePlugins, HealthReport, Installs, PreparedDevice, Registry, Root};
 pub use driver::{Abilities, Access, Code, Driver, Expand, Failure, Info, Mode, Publish, Secrets, Stage, Stats, Usage, Volume};
 pub use drivers::Drivers;
 pub use nfs::Export;

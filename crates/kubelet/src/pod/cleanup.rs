@@ -79,6 +79,15 @@ pub async fn remove_sandboxes(cx: &Arc<Context>, sandboxes: Vec<Sandbox>, runs: 
     Ok(())
 }
 
+/// Stops the sandbox, and has a pod's devices taken back: nobody uses them any more, and nobody may have them before that.
+pub async fn give_back(cx: &Arc<Context>, uid: &PodUid, sandbox: Option<SandboxId>) -> Result<(), String> {
+    if let Some(id) = sandbox {
+        cx.net.detach(&id).await.map_err(|e| e.to_string())?;
+        gone(cx.runtime.stop_sandbox(&id).await)?;
+    }
+    cx.devices.unprepare(uid).await
+}
+
 /// Stops the sandbox and removes what the pod had on the host, except its logs.
 pub async fn clean_host(cx: &Arc<Context>, pod: &Arc<Pod>, sandbox: Option<SandboxId>) -> Result<(), String> {
     if let Some(id) = sandbox {
@@ -97,8 +106,12 @@ pub async fn clean_host(cx: &Arc<Context>, pod: &Arc<Pod>, sandbox: Option<Sandb
     removed.await.map_err(|e| e.to_string())
 }
 
-/// Takes away what drivers brought to a pod, and what of the node was bound for it. Nothing else of the pod's directory may go before.
+/// Takes away what drivers brought to a pod, devices among it, and what of the node was bound for it. Nothing else of the pod's directory may go before.
 pub async fn drop_volumes(cx: &Arc<Context>, uid: &PodUid) -> Result<(), String> {
+    // Most have given them back before they were told to have ended; not those that went while no kubelet ran.
+    if cx.devices.holds(uid) {
+        cx.devices.unprepare(uid).await?;
+    }
     cx.persistent.tear_down(uid).await?;
     let (persistent, uid) = (cx.persistent.clone(), uid.0.clone());
     util::blocking(move || persistent.drop_local(&uid)).await.map_err(|e| format!("local volumes: {e}"))

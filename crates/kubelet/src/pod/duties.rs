@@ -31,6 +31,8 @@ pub enum Duty {
     Reset,
     /// Former sandboxes removed.
     Tidy,
+    /// The pod's devices taken back.
+    GiveBack,
     /// The pod removed from the host, and in the end from the API.
     Clean,
 }
@@ -42,7 +44,7 @@ impl Duty {
             Self::SetUp => PAUSE_MIN,
             Self::Start => Duration::from_secs(1),
             Self::Resize | Self::Refresh => Duration::from_secs(5),
-            Self::Reset | Self::Tidy | Self::Clean => Duration::from_secs(2),
+            Self::Reset | Self::Tidy | Self::GiveBack | Self::Clean => Duration::from_secs(2),
         }
     }
 }

@@ -18,6 +18,8 @@ mod work;
 pub mod worker;
 
 #[cfg(test)]
+mod device_lives;
+#[cfg(test)]
 mod evict_lives;
 #[cfg(test)]
 mod lives;
@@ -42,6 +44,7 @@ use crate::api::SharedApi;
 use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::cri::{ContainerId, PodUid, SharedNet, SharedRuntime};
+use crate::devices::Devices;
 use crate::env::downward::Facts;
 use crate::graceful::Ending;
 use crate::images::Images;
@@ -75,6 +78,8 @@ pub struct Context {
     pub looks: Looks,
     /// Volumes that drivers bring.
     pub persistent: Persistent,
+    /// Devices that claims bring.
+    pub devices: Devices,
     /// What pods take of the node's disk.
     pub walks: Walks,
     /// Image pulls.

@@ -15,6 +15,7 @@ use super::plan::{Kind, container_hash};
 use super::setup::{SetUp, hostname_path, hosts_path, resolv_path};
 use crate::api::Severity;
 use crate::cri::{ContainerId, ContainerSpec, CriError, Mount, annotation, label};
+use crate::devices::Devices;
 use crate::env::{self, expand, services};
 use crate::hooks;
 use crate::resources;
@@ -59,10 +60,14 @@ pub async fn start(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
         made = config(&cx, &s, &image) => made,
         () = s.cancel.cancelled() => return Err(StartError::new("ContainerCreating", "")),
     };
-    let spec = made.map_err(|message| {
+    let failed = |reason: &str, message: String| {
         s.event(&cx, Severity::Warning, "Failed", &format!("Error: {message}"));
-        StartError::new("CreateContainerConfigError", message)
-    })?;
+        StartError::new(reason, message)
+    };
+    let mut spec = made.map_err(|message| failed("CreateContainerConfigError", message))?;
+    let names = cx.devices.names(&s.pod, &s.spec).map_err(|message| failed("CreateContainerConfigError", message))?;
+    // What containers get of devices is the runtime's to find out (CDI).
+    Devices::edits(names).await.map_err(|message| failed("CreateContainerError", message))?.give(&mut spec);
     if s.cancel.is_cancelled() {
         return Err(StartError::new("ContainerCreating", ""));
     }

@@ -48,10 +48,6 @@ fn fits(pod: &Pod, handler: &str, users: bool, selinux: bool) -> Result<(), Refu
     if spec.host_users == Some(false) && !users {
         return Err(no_sandbox(format!("RuntimeClass handler {handler:?} does not support user namespaces")));
     }
-    if let Some(claim) = spec.resource_claims.iter().flatten().next() {
-        let message = format!("Failed to prepare dynamic resources: pod claim {:?}: no DRA driver is registered on this node", claim.name);
-        return Err(Refusal { reason: "FailedPrepareDynamicResources", message });
-    }
     let all = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
     // Without SELinux in the kernel labels mean nothing, there as here; with it they would have to be set.
     let label = |c: &Container| c.security_context.as_ref().is_some_and(|s| s.se_linux_options.is_some());
@@ -83,8 +79,6 @@ mod tests {
         let users = json!({"containers": [{"name": "c"}], "hostUsers": false});
         assert!(verdict(users, "", false).unwrap_err().ends_with("RuntimeClass handler \"\" does not support user namespaces"));
         assert_eq!(verdict(json!({"containers": [{"name": "c"}], "hostUsers": true}), "", false), Ok(()));
-        let claims = json!({"containers": [{"name": "c"}], "resourceClaims": [{"name": "gpu"}]});
-        assert!(verdict(claims, "", false).unwrap_err().starts_with("FailedPrepareDynamicResources: "));
         let device = json!({"containers": [{"name": "c", "volumeDevices": [{"name": "d", "devicePath": "/dev/d"}]}]});
         assert_eq!(verdict(device, "", false), Ok(()), "volumes bring devices");
         let label = json!({"containers": [{"name": "c", "securityContext": {"seLinuxOptions": {"level": "s0"}}}]});

@@ -1,4 +1,4 @@
-//! What a pod needs before its first container: directories, cgroup, volumes, sandbox, network.
+//! What a pod needs before its first container: devices, directories, cgroup, volumes, sandbox, network.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,6 +94,16 @@ pub async fn set_up(
         () = cancel.cancelled() => return Err(ended()),
     };
     refused.map_err(|r| fail(r.reason, r.message))?;
+    // A pod that has a sandbox has its devices, whatever has become of their drivers since.
+    let devices = if existing.as_ref().is_some_and(|s| s.ready) {
+        Ok(())
+    } else {
+        tokio::select! {
+            prepared = cx.devices.prepare(&pod) => prepared,
+            () = cancel.cancelled() => return Err(ended()),
+        }
+    };
+    devices.map_err(|e| fail("FailedPrepareDynamicResources", format!("Failed to prepare dynamic resources: {e}")))?;
     let prepared = util::blocking({
         let (cx, pod, layout, log_dir) = (Arc::clone(&cx), Arc::clone(&pod), layout.clone(), log_dir.clone());
         move || prepare(&cx, &pod, &layout, &log_dir)

@@ -175,7 +175,7 @@ impl Worker {
     }
 
     /// Stops every container; when none runs the pod goes on to be cleaned.
-    pub(super) fn stop_all(&mut self, pod: &Arc<Pod>, containers: &[Container], at: Instant) -> Option<Instant> {
+    pub(super) fn stop_all(&mut self, pod: &Arc<Pod>, sandbox: Option<&Sandbox>, containers: &[Container], at: Instant) -> Option<Instant> {
         // A grace period may only become shorter.
         let deleted = (pod.metadata.deletion_timestamp.is_some() || self.handle.is_gone()).then(|| self.grace(pod));
         for grace in deleted.into_iter().chain(self.handle.eviction().map(|e| e.grace)) {
@@ -206,9 +206,23 @@ impl Worker {
         }
         if running.is_empty() && !self.duties.any() && self.killing.is_empty() {
             self.probes.stop();
+            // Before the pod is told to have ended: who hears that gives its devices to others.
+            if self.cx.devices.holds(&self.handle.uid) {
+                return earliest(wake, self.give_back(sandbox, at));
+            }
             self.stage = Stage::Cleaning;
         }
         wake
+    }
+
+    /// Has the pod's devices taken back; answers when that is tried again.
+    fn give_back(&mut self, sandbox: Option<&Sandbox>, at: Instant) -> Option<Instant> {
+        if !self.duties.ready(Duty::GiveBack, at) {
+            return self.duties.waits(Duty::GiveBack, at);
+        }
+        let (cx, uid, sandbox) = (Arc::clone(&self.cx), self.handle.uid.clone(), sandbox.map(|s| s.id.clone()));
+        self.duties.begin(Duty::GiveBack, at, async move { Outcome::GivenBack(cleanup::give_back(&cx, &uid, sandbox).await) });
+        None
     }
 
     /// Removes the pod from the host, and then from the API if it is deleted there.
@@ -323,7 +337,7 @@ impl Worker {
                 self.failures.clear();
                 true
             }
-            Outcome::Tidied(Ok(())) => true,
+            Outcome::Tidied(Ok(())) | Outcome::GivenBack(Ok(())) => true,
             Outcome::Cleaned(Ok(())) => {
                 self.handle.set_emptied();
                 self.stage = Stage::Ended;
@@ -333,7 +347,7 @@ impl Worker {
                 self.stage = Stage::Done;
                 true
             }
-            Outcome::Reset(Err(e)) | Outcome::Tidied(Err(e)) | Outcome::Cleaned(Err(e)) | Outcome::Deleted(Err(e)) => {
+            Outcome::Reset(Err(e)) | Outcome::GivenBack(Err(e)) | Outcome::Tidied(Err(e)) | Outcome::Cleaned(Err(e)) | Outcome::Deleted(Err(e)) => {
                 tracing::warn!(pod = %util::describe(&self.handle.pod()), error = %e, "clean-up failed; will be tried again");
                 false
             }

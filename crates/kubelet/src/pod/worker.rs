@@ -67,6 +67,7 @@ pub(super) enum Outcome {
     Resized { done: Vec<(ContainerId, ResourceRequirements)>, error: Option<String> },
     Reset(Result<Vec<Container>, String>),
     Tidied(Result<(), String>),
+    GivenBack(Result<(), String>),
     Cleaned(Result<(), String>),
     Deleted(Result<(), String>),
 }
@@ -302,7 +303,7 @@ impl Worker {
         }
         if self.stage == Stage::Terminating {
             let real = self.containers();
-            wake = earliest(wake, self.stop_all(&pod, &real, at));
+            wake = earliest(wake, self.stop_all(&pod, sandbox.as_ref(), &real, at));
         }
         if matches!(self.stage, Stage::Cleaning | Stage::Ended) {
             wake = earliest(wake, self.clean(&pod, sandbox.as_ref(), &containers, at));
@@ -478,9 +479,11 @@ impl Worker {
         });
         // `Succeeded` and `Failed` are told only once everything has stopped: others free what the pod holds when they see it.
         let terminal = |s: &PodStatus| matches!(s.phase.as_deref(), Some("Succeeded" | "Failed"));
-        if !over && terminal(&new) && !terminal(&old) && !has_ended(pod) && containers.iter().any(Container::running) {
+        let busy = !over && (containers.iter().any(Container::running) || self.cx.devices.holds(&self.handle.uid));
+        if busy && terminal(&new) && !terminal(&old) && !has_ended(pod) {
             new.phase.clone_from(&old.phase);
         }
+        self.cx.devices.tell(pod, &mut new);
         *self.handle.status.lock() = new.clone();
         self.tell(pod, new);
     }

@@ -14,6 +14,7 @@ use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, PodCertificateReque
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::{Value, json};
@@ -290,6 +291,16 @@ impl KubeApi for RealApi {
 
     async fn delete_csi_node(&self, name: &str) -> Result<(), ApiError> {
         within(self.client.all::<CSINode>().delete(name, &DeleteParams::default())).await
+    }
+
+    async fn get_resource_claim(&self, namespace: &str, name: &str) -> Result<ResourceClaim, ApiError> {
+        within(self.client.namespaced::<ResourceClaim>(namespace).get(name)).await
+    }
+
+    async fn delete_slices(&self, node: &str, driver: &str) -> Result<(), ApiError> {
+        let of_driver = if driver.is_empty() { String::new() } else { format!(",spec.driver={driver}") };
+        let which = ListParams::fields(format!("spec.nodeName={node}{of_driver}"));
+        within(self.client.all::<ResourceSlice>().delete_collection(&DeleteParams::default(), &which)).await
     }
 
     async fn runtime_handler(&self, class: &str) -> Result<String, ApiError> {

@@ -1,8 +1,8 @@
-//! gRPC over a unix socket: one request, one answer (github.com/grpc/grpc, `PROTOCOL-HTTP2.md`).
+//! gRPC over a unix socket: one request, one answer or several in a row (github.com/grpc/grpc, `PROTOCOL-HTTP2.md`).
 //!
 //! Every call has a connection of its own, as upstream's client of drivers: the socket's owner comes and goes, and what he leaves
-//! unanswered is not in the way of the next. What comes from there is bounded: an answer's size, the length of what an error says, and
-//! the time of all of it.
+//! unanswered is not in the way of the next. What comes from there is bounded: an answer's size, the length of what an error says, and,
+//! of a call with one answer, the time of all of it.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -32,6 +32,9 @@ const ADDRESS_BYTES_MAX: usize = 107;
 /// Flag and length before each message.
 const PREFIX_BYTES: usize = 5;
 
+type Sender = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
+type Connection = hyper::client::conn::http2::Connection<TokioIo<UnixStream>, Full<Bytes>, TokioExecutor>;
+
 /// The way to a socket. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Channel {
@@ -50,23 +53,75 @@ impl Channel {
         tokio::time::timeout(within, self.ask(method, request, within)).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn ask<Q: Message, A: Message + Default>(&self, method: &str, request: &Q, within: Duration) -> Result<A, Failure> {
+    /// Connects, says so, and waits until the other side ends the connection. Nothing is asked; whatever HTTP/2 wants of us meanwhile is answered.
+    ///
+    /// # Errors
+    /// Nobody is there.
+    pub async fn hold(&self, connected: impl FnOnce() + Send) -> Result<(), Failure> {
+        let (sender, connection) = self.dial().await?;
+        connected();
+        let _ = connection.await;
+        drop(sender);
+        Ok(())
+    }
+
+    /// Calls a method that answers with message after message, and hands each on. It takes as long as the other side likes.
+    ///
+    /// # Errors
+    /// It ended otherwise than well.
+    pub async fn follow<Q: Message, A: Message + Default>(&self, method: &str, request: &Q, mut each: impl FnMut(A) + Send) -> Result<(), Failure> {
+        let (mut sender, connection) = self.dial().await?;
+        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let answer = sender.send_request(head(method, None, Full::new(framed(request)))?).await.map_err(|e| lost(&e))?;
+        is_grpc(&answer)?;
+        let (mut body, mut bytes) = (answer.into_body(), BytesMut::new());
+        let mut end = None;
+        while let Some(frame) = body.frame().await {
+            match frame.map_err(|e| lost(&e))?.into_data() {
+                Ok(data) => bytes.extend_from_slice(&data),
+                Err(frame) => end = frame.into_trailers().ok().and_then(|trailers| status(&trailers)),
+            }
+            while let Some(length) = bytes.get(1..PREFIX_BYTES).map(|mut length| length.get_u32() as usize) {
+                if length > ANSWER_BYTES_MAX {
+                    return Err(too_large(length as u64));
+                }
+                if bytes.len() < PREFIX_BYTES + length {
+                    break;
+                }
+                each(unframed(bytes.split_to(PREFIX_BYTES + length).freeze())?);
+            }
+        }
+        end.unwrap_or_else(|| Err(unended()))
+    }
+
+    async fn dial(&self) -> Result<(Sender, Connection), Failure> {
         let unreachable = |e: &dyn std::fmt::Display| {
             Failure::new(Code::Unavailable, format!("connection error: desc = \"transport: Error while dialing: dial unix {}: {e}\"", self.socket.display()))
         };
         let stream = connect(&self.socket).await.map_err(|e| unreachable(&plain(&e)))?;
         let mut settings = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         settings.max_header_list_size(HEADERS_BYTES_MAX);
-        let (mut sender, connection) = settings.handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))?;
+        settings.handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))
+    }
+
+    async fn ask<Q: Message, A: Message + Default>(&self, method: &str, request: &Q, within: Duration) -> Result<A, Failure> {
+        let (mut sender, connection) = self.dial().await?;
         // It ends with the call: whoever goes away in between takes it along.
         let connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        let request = head(method, within, Full::new(framed(request)))?;
-        let lost = |e: hyper::Error| Failure::new(Code::Unavailable, format!("error reading from server: {e}"));
-        let answer = sender.send_request(request).await.map_err(lost)?;
+        let request = head(method, Some(within), Full::new(framed(request)))?;
+        let answer = sender.send_request(request).await.map_err(|e| lost(&e))?;
         let answer = read(answer).await;
         drop(connection);
         answer
     }
+}
+
+fn lost(e: &hyper::Error) -> Failure {
+    Failure::new(Code::Unavailable, format!("error reading from server: {e}"))
+}
+
+fn unended() -> Failure {
+    Failure::new(Code::Internal, "server closed the stream without sending trailers")
 }
 
 /// An error of the system as Go words it.
@@ -88,14 +143,16 @@ async fn connect(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name)).await
 }
 
-fn head<B>(method: &str, within: Duration, body: B) -> Result<Request<B>, Failure> {
-    let request = Request::builder()
+fn head<B>(method: &str, within: Option<Duration>, body: B) -> Result<Request<B>, Failure> {
+    let mut request = Request::builder()
         .method(Method::POST)
         .uri(format!("http://localhost/{method}"))
         .header(TE, "trailers")
         .header(CONTENT_TYPE, "application/grpc")
-        .header(USER_AGENT, "grpc-knarr")
-        .header("grpc-timeout", format!("{}m", within.as_millis().min(99_999_999)));
+        .header(USER_AGENT, "grpc-knarr");
+    if let Some(within) = within {
+        request = request.header("grpc-timeout", format!("{}m", within.as_millis().min(99_999_999)));
+    }
     request.body(body).map_err(|e| Failure::new(Code::Internal, e.to_string()))
 }
 
@@ -109,25 +166,30 @@ fn framed(message: &impl Message) -> Bytes {
     out.freeze()
 }
 
-async fn read<A: Message + Default>(answer: Response<Incoming>) -> Result<A, Failure> {
-    let (head, mut body) = answer.into_parts();
+/// Whether an answer is one of gRPC, with messages in it.
+fn is_grpc(answer: &Response<Incoming>) -> Result<(), Failure> {
     // An error may be all that there is: then it stands in the headers.
-    if let Some(failure) = status(&head.headers) {
+    if let Some(failure) = status(answer.headers()) {
         failure?;
     }
-    let kind = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if head.status != http::StatusCode::OK || !kind.starts_with("application/grpc") {
-        let words = format!("unexpected HTTP status code received from server: {} ({kind:?})", head.status.as_u16());
+    let kind = answer.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if answer.status() != http::StatusCode::OK || !kind.starts_with("application/grpc") {
+        let words = format!("unexpected HTTP status code received from server: {} ({kind:?})", answer.status().as_u16());
         return Err(Failure::new(Code::Other(2), words));
     }
+    Ok(())
+}
+
+async fn read<A: Message + Default>(answer: Response<Incoming>) -> Result<A, Failure> {
+    is_grpc(&answer)?;
+    let mut body = answer.into_body();
     let mut bytes = BytesMut::new();
     let mut trailers = HeaderMap::new();
     if body.size_hint().lower() > (ANSWER_BYTES_MAX + PREFIX_BYTES) as u64 {
         return Err(too_large(body.size_hint().lower()));
     }
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Failure::new(Code::Unavailable, format!("error reading from server: {e}")))?;
-        match frame.into_data() {
+        match frame.map_err(|e| lost(&e))?.into_data() {
             Ok(data) if bytes.len() + data.len() > ANSWER_BYTES_MAX + PREFIX_BYTES => return Err(too_large((bytes.len() + data.len()) as u64)),
             Ok(data) => bytes.extend_from_slice(&data),
             Err(frame) => {
@@ -139,7 +201,7 @@ async fn read<A: Message + Default>(answer: Response<Incoming>) -> Result<A, Fai
     }
     match status(&trailers) {
         Some(told) => told?,
-        None => return Err(Failure::new(Code::Internal, "server closed the stream without sending trailers")),
+        None => return Err(unended()),
     }
     unframed(bytes.freeze())
 }

@@ -18,16 +18,17 @@ use async_trait::async_trait;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use parking_lot::Mutex;
 use tokio::net::unix::pipe;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::channel::Channel;
+use super::devices::{self, DevicePlugin, DevicePlugins};
 use super::remote::{Remote, Root};
 use super::wire::{Empty, PluginInfo, RegistrationStatus};
 use crate::driver::{Driver, Failure, Info};
 use crate::drivers::Drivers;
 
-/// The type of plugin that is taken in.
+/// The type of plugins that bring volumes; those of [`devices::KIND`] bring devices.
 const CSI: &str = "CSIPlugin";
 /// For the first answer, and for taking note of how it ended (upstream's).
 const INFO_MAX: Duration = Duration::from_secs(11);
@@ -61,9 +62,17 @@ struct Identity {
 struct Known {
     identity: Identity,
     /// Meets it, and tries again.
-    task: AbortHandle,
-    /// The driver that it registered.
-    driver: Arc<Mutex<Option<String>>>,
+    task: JoinHandle<()>,
+    /// What it registered.
+    driver: Arc<Mutex<Option<Taken>>>,
+}
+
+/// What a socket has registered.
+enum Taken {
+    /// A driver of volumes, by its name.
+    Volumes(String),
+    /// A driver of devices: its name and socket.
+    Devices(String, PathBuf),
 }
 
 /// The plugins of one directory.
@@ -72,6 +81,8 @@ pub struct Registry {
     root: Root,
     drivers: Drivers,
     installs: Arc<dyn Installs>,
+    /// Who takes drivers of devices; none: nobody.
+    devices: Option<Arc<dyn DevicePlugins>>,
     /// Drivers by name, with the socket that registered each and the version that it speaks.
     registered: Arc<Mutex<HashMap<String, (PathBuf, Version)>>>,
 }
@@ -79,7 +90,14 @@ pub struct Registry {
 impl Registry {
     /// Of a kubelet's directory.
     pub fn new(root: &Path, drivers: Drivers, installs: Arc<dyn Installs>) -> Self {
-        Self { dir: root.join("plugins_registry"), root: Root(root.to_owned()), drivers, installs, registered: Arc::default() }
+        Self { dir: root.join("plugins_registry"), root: Root(root.to_owned()), drivers, installs, devices: None, registered: Arc::default() }
+    }
+
+    /// The same, with somebody who takes drivers of devices.
+    #[must_use]
+    pub fn with_devices(mut self, devices: Arc<dyn DevicePlugins>) -> Self {
+        self.devices = Some(devices);
+        self
     }
 
     /// Follows the directory until `stop`. Drivers that are registered stay so.
@@ -115,8 +133,14 @@ impl Registry {
         for path in gone {
             let Some(was) = known.remove(&path) else { continue };
             was.task.abort();
+            // What it is just doing it does to its end, which is at its next pause: then it is known what it has registered.
+            let _ = was.task.await;
             let driver = was.driver.lock().take();
-            if let Some(driver) = driver {
+            if let (Some(Taken::Devices(driver, endpoint)), Some(devices)) = (&driver, &self.devices) {
+                tracing::info!(driver, socket = %path.display(), "a driver of devices has gone");
+                devices.gone(driver, endpoint);
+            }
+            if let Some(Taken::Volumes(driver)) = driver {
                 tracing::info!(driver, socket = %path.display(), "a driver of volumes has gone");
                 if forget(&self.registered, &self.drivers, &path, &driver) {
                     self.installs.uninstall(&driver).await;
@@ -131,10 +155,11 @@ impl Registry {
                     root: self.root.clone(),
                     drivers: self.drivers.clone(),
                     installs: Arc::clone(&self.installs),
+                    devices: self.devices.clone(),
                     registered: Arc::clone(&self.registered),
                     driver: Arc::clone(&driver),
                 };
-                Known { identity, task: tokio::spawn(meeting.run()).abort_handle(), driver }
+                Known { identity, task: tokio::spawn(meeting.run()), driver }
             });
         }
     }
@@ -156,8 +181,9 @@ struct Meeting {
     root: Root,
     drivers: Drivers,
     installs: Arc<dyn Installs>,
+    devices: Option<Arc<dyn DevicePlugins>>,
     registered: Arc<Mutex<HashMap<String, (PathBuf, Version)>>>,
-    driver: Arc<Mutex<Option<String>>>,
+    driver: Arc<Mutex<Option<Taken>>>,
 }
 
 impl Meeting {
@@ -176,6 +202,11 @@ impl Meeting {
             .call("pluginregistration.Registration/GetInfo", &Empty {}, INFO_MAX)
             .await
             .map_err(|e| format!("RegisterPlugin error -- failed to get plugin info using RPC GetInfo at socket {at}, err: {e}"))?;
+        if info.kind == devices::KIND
+            && let Some(devices) = &self.devices
+        {
+            return self.meet_devices(&channel, &info, devices.as_ref()).await;
+        }
         if info.kind != CSI {
             let why = format!("RegisterPlugin error -- no handler registered for plugin type: {} at socket {at}", info.kind);
             self.notify(&channel, Some(&why)).await?;
@@ -201,6 +232,33 @@ impl Meeting {
             return Err(format!("RegisterPlugin error -- failed to send registration status at socket {at}, err: {why}"));
         }
         tracing::info!(driver = info.name, endpoint = %endpoint.display(), "a driver of volumes has come");
+        Ok(())
+    }
+
+    /// Takes a driver of devices in.
+    async fn meet_devices(&self, channel: &Channel, info: &PluginInfo, devices: &dyn DevicePlugins) -> Result<(), String> {
+        let endpoint = if info.endpoint.is_empty() { self.socket.clone() } else { self.root.real(Path::new(&info.endpoint)) };
+        let plugin = match DevicePlugin::offered(&info.name, &endpoint, &info.supported_versions) {
+            Ok(plugin) if is_name(&info.name) => plugin,
+            told => {
+                let why = told.err().unwrap_or_else(|| format!("{:?} is none that a driver may have as its name", info.name));
+                self.notify(channel, Some(&format!("RegisterPlugin error -- plugin validation failed with err: {why}"))).await?;
+                return Err(why);
+            }
+        };
+        if let Err(why) = devices.come(&info.name, plugin) {
+            let why = format!("RegisterPlugin error -- plugin registration failed with err: {why}");
+            self.notify(channel, Some(&why)).await?;
+            return Err(why);
+        }
+        // Whoever ends this task in the middle undoes it.
+        *self.driver.lock() = Some(Taken::Devices(info.name.clone(), endpoint.clone()));
+        if let Err(why) = self.notify(channel, None).await {
+            self.driver.lock().take();
+            devices.gone(&info.name, &endpoint);
+            return Err(format!("RegisterPlugin error -- failed to send registration status at socket {}, err: {why}", self.socket.display()));
+        }
+        tracing::info!(driver = info.name, endpoint = %endpoint.display(), "a driver of devices has come");
         Ok(())
     }
 
@@ -237,7 +295,7 @@ impl Meeting {
         let driver = Remote::meet(endpoint, &self.root).await.map_err(words)?;
         let info = driver.info().await.map_err(words)?;
         // Before it is done: whoever ends this task in the middle undoes it.
-        *self.driver.lock() = Some(name.to_owned());
+        *self.driver.lock() = Some(Taken::Volumes(name.to_owned()));
         // Nor does one of this name who goes from now on take it along.
         self.registered.lock().insert(name.to_owned(), (self.socket.clone(), version));
         if let Err(why) = self.installs.install(name, &info).await {

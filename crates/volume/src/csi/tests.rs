@@ -216,7 +216,8 @@ impl Installs for Cluster {
 
 /// A driver with its registrar, as one program.
 fn plugin(dir: &Path, file: &str, kind: &str, name: &str, told: watch::Sender<Vec<wire::RegistrationStatus>>) -> [Server; 2] {
-    plugin_of(dir, file, (kind, name, "1.0.0"), told)
+    let version = if kind == "DRAPlugin" { "v1.DRAPlugin" } else { "1.0.0" };
+    plugin_of(dir, file, (kind, name, version), told)
 }
 
 /// One that speaks a version.
@@ -314,6 +315,116 @@ async fn who_goes_while_the_cluster_is_told_is_taken_back() {
     assert!(drivers.get("half.example").is_none());
     stop.cancel();
     running.await.unwrap().unwrap();
+}
+
+/// Who is told of drivers of devices: their sockets as they come and go.
+#[derive(Default)]
+struct Devices(watch::Sender<Vec<String>>);
+
+impl DevicePlugins for Devices {
+    fn come(&self, driver: &str, plugin: DevicePlugin) -> Result<(), String> {
+        let at = format!("{driver} {}", plugin.endpoint().display());
+        if self.0.borrow().contains(&at) {
+            return Err("it is there".to_owned());
+        }
+        self.0.send_modify(|all| all.push(at));
+        Ok(())
+    }
+
+    fn gone(&self, driver: &str, endpoint: &Path) {
+        let at = format!("{driver} {}", endpoint.display());
+        self.0.send_modify(|all| all.retain(|known| *known != at));
+    }
+}
+
+#[tokio::test]
+async fn drivers_of_devices_come_and_go_with_their_sockets() {
+    let dir = Dir::new("devices");
+    let (devices, stop) = (Arc::new(Devices::default()), CancellationToken::new());
+    let (statuses, mut known) = (watch::Sender::default(), devices.0.subscribe());
+    let mut heard = statuses.subscribe();
+    let old = plugin(&dir.0, "old", "DRAPlugin", "d.example", statuses.clone());
+    let registry = Registry::new(&dir.0, Drivers::default(), Arc::new(Cluster::default())).with_devices(devices.clone());
+    let running = tokio::spawn(registry.run(stop.clone()));
+    heard.wait_for(|all| all.len() == 1).await.unwrap();
+    assert!(heard.borrow()[0].plugin_registered);
+    let at = |file: &str| format!("d.example {}", dir.0.join("plugins").join(file).join("csi.sock").display());
+    assert_eq!(*known.borrow(), [at("old")]);
+    // While one is replaced there are two; the socket that goes takes its own along.
+    let _new = plugin(&dir.0, "new", "DRAPlugin", "d.example", statuses.clone());
+    heard.wait_for(|all| all.len() == 2).await.unwrap();
+    assert_eq!(*known.borrow(), [at("old"), at("new")]);
+    drop(old);
+    std::fs::remove_file(dir.0.join("plugins_registry/old-reg.sock")).unwrap();
+    known.wait_for(|all| *all == [at("new")]).await.unwrap();
+    // It comes back under its name.
+    std::fs::remove_file(dir.0.join("plugins/old/csi.sock")).unwrap();
+    let _again = plugin(&dir.0, "old", "DRAPlugin", "d.example", statuses.clone());
+    known.wait_for(|all| *all == [at("new"), at("old")]).await.unwrap();
+    // Another cannot have that socket; it is told why.
+    let info = wire::PluginInfo {
+        kind: "DRAPlugin".into(),
+        name: "d.example".into(),
+        endpoint: format!("{SHOWN}/plugins/new/csi.sock"),
+        supported_versions: vec!["v1.DRAPlugin".into()],
+    };
+    let told = statuses.clone();
+    let _thief = serve(&dir.0.join("plugins_registry/thief-reg.sock"), move |method, body| match method {
+        "pluginregistration.Registration/GetInfo" => Ok(info.encode_to_vec()),
+        _ => {
+            told.send_modify(|all| all.push(wire::RegistrationStatus::decode(body).unwrap()));
+            Ok(Vec::new())
+        }
+    });
+    let why = "RegisterPlugin error -- plugin registration failed with err: it is there";
+    heard.wait_for(|all| all.iter().any(|status| !status.plugin_registered && status.error == why)).await.unwrap();
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_call_may_have_several_answers_and_a_connection_is_held() {
+    let dir = Dir::new("follow");
+    let at = dir.0.join("s");
+    // Two messages in one frame: as a stream they may come in any pieces.
+    let two = |size: usize| [&[0, 0, 0, 0, 2, 8, 1][..], &[0, 0, 0, 0, 2, 8, 2][..], &vec![0; size]].concat();
+    let (bytes, many) = (two(0), two(3));
+    let raw = Arc::new(Mutex::new(bytes));
+    let (listener, sends) = (UnixListener::bind(&at).unwrap(), Arc::clone(&raw));
+    let server = tokio::spawn(async move {
+        let mut open = tokio::task::JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let sends = Arc::clone(&sends);
+            open.spawn(async move {
+                let service = service_fn(move |_: Request<Incoming>| {
+                    let body = Full::new(Bytes::from(sends.lock().clone()));
+                    let end: HeaderMap = [(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))].into_iter().collect();
+                    let body = body.with_trailers(std::future::ready(Some(Ok(end))));
+                    async move { Ok::<_, Infallible>(Response::builder().header("content-type", "application/grpc").body(body.boxed()).unwrap()) }
+                });
+                let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    let channel = Channel::new(&at);
+    let mut heard = Vec::new();
+    channel.follow("x/Y", &Empty {}, |capability: wire::Rpc| heard.push(capability.kind)).await.unwrap();
+    assert_eq!(heard, [1, 2]);
+    // What is cut off in the middle of a message is no message, and the call ended well all the same: the trailers say so.
+    *raw.lock() = many;
+    channel.follow("x/Y", &Empty {}, |capability: wire::Rpc| heard.push(capability.kind)).await.unwrap();
+    assert_eq!(heard, [1, 2, 1, 2]);
+    *raw.lock() = [&[0, 0xff, 0xff, 0xff, 0xff][..]].concat();
+    let huge = channel.follow("x/Y", &Empty {}, |_: wire::Rpc| ()).await.unwrap_err();
+    assert_eq!(huge.code, Code::ResourceExhausted);
+    let (connected, said) = tokio::sync::oneshot::channel();
+    let held = tokio::spawn(async move { channel.hold(move || connected.send(()).unwrap()).await });
+    said.await.unwrap();
+    assert!(!held.is_finished());
+    server.abort();
+    held.await.unwrap().unwrap();
+    assert_eq!(Channel::new(dir.0.join("nobody")).hold(|| ()).await.unwrap_err().code, Code::Unavailable);
 }
 
 #[tokio::test]

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::probes::counts::BUCKETS_S;
-
 /// What the values of a family are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -50,14 +48,14 @@ impl Families {
         out.push('\n');
     }
 
-    /// A histogram of durations: how many were in each bucket, the last being that without an end, and the sum.
-    pub(super) fn add_histogram(&mut self, family: &Family, labels: &[(&str, &str)], buckets: &[u64; BUCKETS_S.len() + 1], sum_s: f64) {
+    /// A histogram of durations: how many were in each bucket with its upper end, the last being that without one, and the sum.
+    pub(super) fn add_histogram(&mut self, family: &Family, labels: &[(&str, &str)], ends_s: &[f64], buckets: &[u64], sum_s: f64) {
         let out = self.of(family);
         let mut all = 0;
         for (at, count) in buckets.iter().enumerate() {
             all += count;
             let mut end = String::new();
-            write_number(&mut end, BUCKETS_S.get(at).copied().unwrap_or(f64::INFINITY));
+            write_number(&mut end, ends_s.get(at).copied().unwrap_or(f64::INFINITY));
             let labelled: Vec<(&str, &str)> = labels.iter().copied().chain([("le", end.as_str())]).collect();
             let _ = write!(out, "{}_bucket", family.name);
             write_labels(out, &labelled);
@@ -132,6 +130,7 @@ fn write_number(out: &mut String, value: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probes::counts::BUCKETS_S;
     use std::time::Duration;
 
     #[test]
@@ -156,7 +155,7 @@ mod tests {
         out.add(&A, &[], 0.5, None);
         let mut buckets = [0; 12];
         (buckets[0], buckets[11]) = (2, 1);
-        out.add_histogram(&H, &[("x", "1")], &buckets, 20.25);
+        out.add_histogram(&H, &[("x", "1")], &BUCKETS_S, &buckets, 20.25);
         let text = out.finish();
         assert!(
             text.starts_with("# HELP a A.\n# TYPE a gauge\na 0.5\n# HELP b_total B.\n# TYPE b_total counter\nb_total{x=\"a\\\"b\\\\c\\nd\",y=\"\"} 3 1500\n"),

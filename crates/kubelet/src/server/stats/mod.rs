@@ -25,9 +25,11 @@ pub(super) use summary::summary;
 
 use super::{Answer, text};
 use crate::cri::{Container, Detail, Measure, Reading, Sandbox, Stats, label};
+use crate::devices::{Devices, metrics as device_counts};
 use crate::machine;
 use crate::pod::Context;
 use crate::pod::manager::Pods;
+use crate::probes::counts;
 use crate::statics::is_static;
 use crate::util;
 use exposition::{Families, Family, Kind};
@@ -137,7 +139,38 @@ pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods, volumes: &str) -> Answer {
     let (begun, done) = cx.ending.times();
     out.add(&SHUTDOWN_START, &[], stamp(begun), None);
     out.add(&SHUTDOWN_END, &[], stamp(done), None);
+    devices(&cx.devices, &mut out);
     exposed_text(out.finish() + volumes)
+}
+
+const DEVICE_OPERATIONS: Family = Family::new(
+    "dra_operations_duration_seconds",
+    Kind::Histogram,
+    "[ALPHA] Latency histogram in seconds for the duration of handling all ResourceClaims referenced by a pod when the pod starts or stops. Identified by the name of the operation (PrepareResources or UnprepareResources) and separated by the success of the operation. The number of failed operations is provided through the histogram's overall count.",
+);
+const DEVICE_CALLS: Family = Family::new("dra_grpc_operations_duration_seconds", Kind::Histogram, "[ALPHA] Duration in seconds of the DRA gRPC operations");
+const DEVICE_CLAIMS: Family = Family::new(
+    "dra_resource_claims_in_use",
+    Kind::Gauge,
+    "[ALPHA] The number of ResourceClaims that are currently in use on the node, by driver name (driver_name label value) and across all drivers (special value <any> for driver_name). Note that the sum of all by-driver counts is not the total number of in-use ResourceClaims because the same ResourceClaim might use devices from different drivers. Instead, use the count for the <any> driver_name.",
+);
+
+/// What is counted of devices.
+fn devices(devices: &Devices, out: &mut Families) {
+    let ends = &device_counts::BUCKETS_S;
+    for ((name, is_error), spread) in devices.counts().operations() {
+        let labels = [("is_error", if is_error { "true" } else { "false" }), ("operation_name", name)];
+        out.add_histogram(&DEVICE_OPERATIONS, &labels, ends, &spread.buckets, spread.sum_s);
+    }
+    for ((driver, method, code), spread) in devices.counts().calls() {
+        let labels = [("driver_name", driver.as_str()), ("grpc_status_code", &code), ("method_name", &method)];
+        out.add_histogram(&DEVICE_CALLS, &labels, ends, &spread.buckets, spread.sum_s);
+    }
+    let (drivers, all) = devices.in_use();
+    out.add(&DEVICE_CLAIMS, &[("driver_name", "<any>")], all as f64, None);
+    for (driver, count) in drivers {
+        out.add(&DEVICE_CLAIMS, &[("driver_name", &driver)], count as f64, None);
+    }
 }
 
 const PROBE_TOTAL: Family =
@@ -154,7 +187,7 @@ pub(super) fn probe_metrics(cx: &Context) -> Answer {
             out.add(&PROBE_TOTAL, &labels, number as f64, None);
         }
         if let Some((buckets, sum_s)) = count.durations() {
-            out.add_histogram(&PROBE_DURATION, &base, buckets, sum_s);
+            out.add_histogram(&PROBE_DURATION, &base, &counts::BUCKETS_S, buckets, sum_s);
         }
     });
     exposed(out)

@@ -49,30 +49,7 @@ pub(super) async fn ends<T>(call: impl Future<Output = Result<T, Failure>>) -> R
 
 /// A failure as gRPC writes it.
 pub(super) fn rpc(failure: &Failure) -> String {
-    format!("rpc error: code = {} desc = {}", code(failure.code), failure.message)
-}
-
-/// The name of a code, as Go's library writes it.
-fn code(code: Code) -> String {
-    match code {
-        Code::Canceled => "Canceled".into(),
-        Code::DeadlineExceeded => "DeadlineExceeded".into(),
-        Code::NotFound => "NotFound".into(),
-        Code::InvalidArgument => "InvalidArgument".into(),
-        Code::FailedPrecondition => "FailedPrecondition".into(),
-        Code::OutOfRange => "OutOfRange".into(),
-        Code::ResourceExhausted => "ResourceExhausted".into(),
-        Code::Aborted => "Aborted".into(),
-        Code::Unimplemented => "Unimplemented".into(),
-        Code::Internal => "Internal".into(),
-        Code::Unavailable => "Unavailable".into(),
-        Code::Other(2) => "Unknown".into(),
-        Code::Other(6) => "AlreadyExists".into(),
-        Code::Other(7) => "PermissionDenied".into(),
-        Code::Other(15) => "DataLoss".into(),
-        Code::Other(16) => "Unauthenticated".into(),
-        Code::Other(n) => format!("Code({n})"),
-    }
+    failure.rpc()
 }
 
 /// How a volume is used, as CSI names it (upstream's mappers: the first mode counts).

@@ -1,0 +1,264 @@
+//! What a device is for a container: the Container Device Interface (github.com/cncf-tags/container-device-interface, version 1.0), whose
+//! specifications drivers put into directories of the host, as JSON or YAML.
+//!
+//! A device is named `VENDOR/CLASS=NAME`. One that two specifications of the same weight have is nobody's; of different weight the
+//! heavier counts; a specification with anything wrong in it does not count at all. Environment, device nodes, bind mounts and groups are given; hooks, network devices and Intel RDT this runtime does not
+//! have, and a device that needs them is refused.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use machinery::Value;
+use machinery::json::Validation;
+
+use crate::cri::{ContainerSpec, Device, Mount, Propagation};
+
+/// Specifications that are read, and the bytes of one.
+const FILES_MAX: usize = 1_000;
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The versions that there have been.
+const VERSIONS: [&str; 10] = ["0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0"];
+/// What an edit may consist of.
+const EDITS: [&str; 7] = ["env", "deviceNodes", "mounts", "hooks", "additionalGids", "intelRdt", "netDevices"];
+
+/// The permissions of a device that is shown and no more.
+const NO_PERMISSIONS: &str = "none";
+
+/// What a container gets.
+#[derive(Clone, Debug, Default)]
+pub struct Edits {
+    /// Variables.
+    pub env: Vec<(String, String)>,
+    /// Devices of the host.
+    pub devices: Vec<Device>,
+    /// Mounts.
+    pub mounts: Vec<Mount>,
+    /// Further groups.
+    pub groups: Vec<i64>,
+}
+
+/// A specification, and the weight of its directory.
+struct Spec {
+    kind: String,
+    weight: usize,
+    tree: Value,
+}
+
+/// What these devices are. Blocks on the disk.
+///
+/// # Errors
+/// One of them is not known, or cannot be given: why, in the words of container runtimes.
+pub(super) fn resolve(dirs: &[&Path], ids: &[String]) -> Result<Edits, String> {
+    let specs = read(dirs);
+    let mut edits = Edits::default();
+    let (mut unknown, mut whole) = (Vec::new(), Vec::new());
+    for id in ids {
+        let Some((at, device)) = find(&specs, id) else {
+            unknown.push(id.as_str());
+            continue;
+        };
+        // What a specification has for all of its devices is given once.
+        if !whole.contains(&at) {
+            whole.push(at);
+            apply(&specs[at].tree["containerEdits"], &mut edits).map_err(|why| failed(&format!("{id}: {why}")))?;
+        }
+        apply(&device["containerEdits"], &mut edits).map_err(|why| failed(&format!("{id}: {why}")))?;
+    }
+    if unknown.is_empty() { Ok(edits) } else { Err(failed(&format!("unresolvable CDI devices {}", unknown.join(", ")))) }
+}
+
+fn failed(why: &str) -> String {
+    format!("CDI device injection failed: {why}")
+}
+
+/// The specifications in these directories; what cannot be read is left out, and told.
+fn read(dirs: &[&Path]) -> Vec<Spec> {
+    let mut specs = Vec::new();
+    for (weight, dir) in dirs.iter().enumerate() {
+        let mut files: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).take(FILES_MAX).collect();
+        files.sort();
+        for file in files {
+            let Some(kind) = file.extension().and_then(|e| e.to_str()).filter(|e| ["json", "yaml", "yml"].contains(e)) else { continue };
+            match parse(&file, kind == "json").and_then(|tree| valid(&tree).map(|()| tree)) {
+                Ok(tree) => specs.push(Spec { kind: tree["kind"].as_str().unwrap_or_default().to_owned(), weight, tree }),
+                Err(error) => tracing::warn!(error, file = %file.display(), "a specification of devices cannot be read"),
+            }
+        }
+    }
+    specs
+}
+
+fn parse(file: &Path, json: bool) -> Result<Value, String> {
+    let what = fs::metadata(file).map_err(|error| error.to_string())?;
+    if !what.is_file() || what.len() > FILE_BYTES_MAX {
+        return Err(format!("it is no file, or larger than {FILE_BYTES_MAX} bytes"));
+    }
+    let bytes = fs::read(file).map_err(|error| error.to_string())?;
+    if json {
+        return machinery::json::read(&bytes).map_err(|error| error.to_string());
+    }
+    machinery::yaml::decode(&bytes, None, Validation::Ignore).map(|decoded| decoded.value).map_err(|status| status.message)
+}
+
+/// Whether a specification can be followed (upstream `pkg/cdi`, `validate`).
+fn valid(tree: &Value) -> Result<(), String> {
+    let version = tree["cdiVersion"].as_str().unwrap_or_default();
+    if !VERSIONS.contains(&version.trim_start_matches('v')) {
+        return Err(format!("invalid version {version:?}"));
+    }
+    let kind = tree["kind"].as_str().unwrap_or_default();
+    if !kind.split_once('/').is_some_and(|(vendor, class)| !vendor.is_empty() && !class.is_empty() && !class.contains('/')) {
+        return Err(format!("invalid vendor/class {kind:?} in Spec"));
+    }
+    valid_edits(&tree["containerEdits"])?;
+    let mut names = Vec::new();
+    for device in tree["devices"].as_array().into_iter().flatten() {
+        let name = device["name"].as_str().unwrap_or_default();
+        if name.is_empty() || name.contains(['=', '/']) || names.contains(&name) {
+            return Err(format!("invalid spec, device {name:?} is none, or there are several of the name"));
+        }
+        let edits = &device["containerEdits"];
+        if EDITS.iter().all(|part| is_empty(&edits[part])) {
+            return Err(format!("failed add device {name:?}: invalid device, empty device edits"));
+        }
+        valid_edits(edits).map_err(|why| format!("failed add device {name:?}: invalid device {name:?}: {why}"))?;
+        names.push(name);
+    }
+    if names.is_empty() { Err("invalid spec, no devices".to_owned()) } else { Ok(()) }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.is_null() || value.as_array().is_some_and(Vec::is_empty)
+}
+
+fn list<'t>(tree: &'t Value, field: &str) -> impl Iterator<Item = &'t Value> {
+    tree[field].as_array().into_iter().flatten()
+}
+
+fn valid_edits(edits: &Value) -> Result<(), String> {
+    for variable in list(edits, "env").map(|variable| variable.as_str().unwrap_or_default()) {
+        if variable.find('=').is_none_or(|at| at == 0) {
+            return Err(format!("invalid container edits: invalid environment variable {variable:?}"));
+        }
+    }
+    for node in list(edits, "deviceNodes") {
+        let path = node["path"].as_str().unwrap_or_default();
+        if path.is_empty() {
+            return Err("invalid (empty) device path".to_owned());
+        }
+        let kind = node["type"].as_str().unwrap_or_default();
+        if !["", "b", "c", "u", "p"].contains(&kind) {
+            return Err(format!("device {path:?}: invalid type {kind:?}"));
+        }
+        let permissions = node["permissions"].as_str().unwrap_or_default();
+        if permissions != NO_PERMISSIONS && !permissions.chars().all(|c| "rwm".contains(c)) {
+            return Err(format!("device {path:?}: invalid permissions {permissions:?}"));
+        }
+    }
+    for mount in list(edits, "mounts") {
+        for (field, what) in [("hostPath", "host"), ("containerPath", "container")] {
+            if mount[field].as_str().unwrap_or_default().is_empty() {
+                return Err(format!("invalid mount, empty {what} path"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The one specification that counts for a device, and the device in it.
+fn find<'s>(specs: &'s [Spec], id: &str) -> Option<(usize, &'s Value)> {
+    let (kind, name) = id.split_once('=')?;
+    let device = |spec: &'s Spec| spec.tree["devices"].as_array()?.iter().find(|device| device["name"] == name);
+    let found: Vec<(usize, &Value)> =
+        specs.iter().enumerate().filter(|(_, spec)| spec.kind == kind).filter_map(|(at, spec)| Some((at, device(spec)?))).collect();
+    let heaviest = found.iter().map(|(at, _)| specs[*at].weight).max()?;
+    let mut best = found.into_iter().filter(|(at, _)| specs[*at].weight == heaviest);
+    best.next().filter(|_| best.next().is_none())
+}
+
+fn apply(edit: &Value, edits: &mut Edits) -> Result<(), String> {
+    for (field, what) in [("hooks", "hooks"), ("netDevices", "network devices"), ("intelRdt", "Intel RDT")] {
+        if !is_empty(&edit[field]) {
+            return Err(format!("{what} are not supported by this runtime"));
+        }
+    }
+    for (name, value) in list(edit, "env").filter_map(|variable| variable.as_str()?.split_once('=')) {
+        edits.env.retain(|(known, _)| known != name);
+        edits.env.push((name.to_owned(), value.to_owned()));
+    }
+    for node in list(edit, "deviceNodes") {
+        let device = device(node)?;
+        edits.devices.retain(|known| known.container != device.container);
+        edits.devices.push(device);
+    }
+    for mount in list(edit, "mounts") {
+        let mount = bind(mount)?;
+        edits.mounts.retain(|known| known.container != mount.container);
+        edits.mounts.push(mount);
+    }
+    edits.groups.extend(list(edit, "additionalGids").filter_map(Value::as_i64).filter(|group| *group != 0));
+    Ok(())
+}
+
+fn absolute(tree: &Value, field: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(tree[field].as_str().unwrap_or_default());
+    if path.is_absolute() { Ok(path) } else { Err(format!("invalid {field} {:?}", path.display().to_string())) }
+}
+
+fn device(node: &Value) -> Result<Device, String> {
+    let container = absolute(node, "path")?;
+    let host = if node["hostPath"].is_null() { container.clone() } else { absolute(node, "hostPath")? };
+    let permissions = match node["permissions"].as_str().unwrap_or_default() {
+        "" => "rwm",
+        NO_PERMISSIONS => "",
+        some => some,
+    };
+    if !host.exists() {
+        return Err(format!("failed to stat CDI host device {:?}: no such file or directory", host.display().to_string()));
+    }
+    Ok(Device { host, container, permissions: permissions.to_owned() })
+}
+
+fn bind(mount: &Value) -> Result<Mount, String> {
+    let kind = mount["type"].as_str().filter(|kind| !kind.is_empty()).unwrap_or("bind");
+    if !["bind", "none"].contains(&kind) {
+        return Err(format!("mounts of type {kind:?} are not supported by this runtime"));
+    }
+    let options: Vec<&str> = mount["options"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let propagation = if options.iter().any(|o| ["rshared", "shared"].contains(o)) {
+        Propagation::Bidirectional
+    } else if options.iter().any(|o| ["rslave", "slave"].contains(o)) {
+        Propagation::HostToContainer
+    } else {
+        Propagation::default()
+    };
+    Ok(Mount {
+        host: absolute(mount, "hostPath")?,
+        container: absolute(mount, "containerPath")?,
+        readonly: options.contains(&"ro"),
+        propagation,
+        ..Mount::default()
+    })
+}
+
+impl Edits {
+    /// Gives a container what it gets.
+    pub fn give(self, spec: &mut ContainerSpec) {
+        spec.env.retain(|(name, _)| !self.env.iter().any(|(over, _)| over == name));
+        spec.env.extend(self.env);
+        spec.devices.retain(|known| !self.devices.iter().any(|over| over.container == known.container));
+        spec.devices.extend(self.devices);
+        if !self.mounts.is_empty() {
+            spec.mounts.retain(|known| !self.mounts.iter().any(|over| over.container == known.container));
+            spec.mounts.extend(self.mounts);
+            // What is mounted above another must not hide it.
+            spec.mounts.sort_by_key(|mount| mount.container.components().count());
+        }
+        for group in self.groups {
+            if !spec.security.supplemental_groups.contains(&group) {
+                spec.security.supplemental_groups.push(group);
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Pods with devices, from a driver behind a real socket.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+
+use super::lives::{Node, is_ready};
+use super::tests::pod;
+use crate::PodChange;
+use crate::devices::driven::Driven;
+use crate::devices::tests::claim;
+use crate::testing::{FakeRuntime, TempDir, clock};
+
+fn phase(p: &Pod) -> Option<&str> {
+    p.status.as_ref()?.phase.as_deref()
+}
+
+// Time is not paused: it would run on while the socket is waited for.
+#[tokio::test]
+async fn a_pod_has_its_devices_before_its_sandbox_and_has_ended_when_they_are_taken_back() {
+    let (clock, dir) = (clock(), TempDir::new("device-life"));
+    let registry = dir.path().join("plugins_registry");
+    std::fs::create_dir_all(&registry).unwrap();
+    let node = Node::start_with(Arc::new(FakeRuntime::new(clock.clone())), clock, dir, |_| {});
+    node.api.device_claims.lock().push(claim("a", &["u"]));
+    let container = json!({"name": "c", "image": "img:1", "resources": {"claims": [{"name": "x", "request": "other"}]}});
+    let spec = json!({"containers": [container], "restartPolicy": "Never", "resourceClaims": [{"name": "x", "resourceClaimName": "a"}]});
+    node.apply(&pod(spec));
+    node.changes.send(PodChange::Synced).unwrap();
+    while !node.api.events().iter().any(|(_, message)| message.ends_with("prepare dynamic resources: DRA driver d.io is not registered")) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(node.runtime.calls(), [""; 0], "it has no sandbox");
+    let driver = Driven::new(&registry.join("d-reg.sock"));
+    node.until("ready", is_ready).await;
+    assert_eq!(driver.asked(), ["NodePrepareResources uid-a"]);
+    // Who hears that it has ended gives its devices to others: it is not told as long as the driver has not taken them back.
+    *driver.refuses.lock() = "not now";
+    node.runtime.exit("c", 0);
+    driver.was_asked("NodeUnprepareResources uid-a", 2).await;
+    assert_eq!(phase(&node.api.pod("n", "p").unwrap()), Some("Running"));
+    *driver.refuses.lock() = "";
+    node.until("over", |p| phase(p) == Some("Succeeded")).await;
+    node.end().await;
+}
