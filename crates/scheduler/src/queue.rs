@@ -187,6 +187,13 @@ impl Queue {
         self.failed.insert((until, uid.to_owned()));
     }
 
+    /// What was to let a parked pod back went wrong: it is tried again by itself.
+    pub fn retry(&mut self, uid: &str, now: Instant) {
+        if self.waiting.get(uid).is_some_and(|w| matches!(w.place, Place::Parked(_))) {
+            self.fail(uid, now);
+        }
+    }
+
     /// Lets the parked pods back whom this change may help.
     pub fn change(&mut self, change: &Change<'_>, now: Instant) {
         if self.parked.is_empty() {

@@ -58,13 +58,17 @@ struct Pending {
     allocation: AllocationResult,
     /// The revision at which the claim got them, once that is known.
     written: Option<u64>,
+    /// The claim was made by us, and may not be in memory yet.
+    is_new: bool,
 }
 
-/// Indexes: volumes that name no claim by class, the others by that claim; attachments by node; slices by node (or none) and by pool.
+/// Indexes: volumes that name no claim by class, the others by that claim; attachments by node; slices by node (or none) and by
+/// pool; classes of devices by the resource that they name.
 const BY_CLASS: &str = "scheduler/class";
 const BY_CLAIM: &str = "scheduler/claim";
 const BY_NODE: &str = "scheduler/node";
 const BY_POOL: &str = "scheduler/pool";
+const BY_RESOURCE: &str = "scheduler/resource";
 
 impl World {
     /// What the API server has.
@@ -124,6 +128,7 @@ impl World {
         self.volumes.add_index(BY_CLASS, |volume| if claim_of(volume).is_some() { Vec::new() } else { vec![class_of_volume(volume).to_owned()] });
         self.volumes.add_index(BY_CLAIM, |volume| claim_of(volume).iter().map(ToString::to_string).collect());
         self.attachments.add_index(BY_NODE, |attachment| vec![attachment.spec.node_name.clone()]);
+        self.device_classes.add_index(BY_RESOURCE, |class| class.spec.iter().flat_map(|spec| spec.extended_resource_name.clone()).collect());
         self.slices.add_index(BY_NODE, |slice| vec![slice.spec.node_name.clone().unwrap_or_default()]);
         self.slices.add_index(BY_POOL, |slice| vec![format!("{}/{}", slice.spec.driver, slice.spec.pool.name)]);
         self
@@ -187,6 +192,12 @@ impl World {
     #[must_use]
     pub fn attached_to(&self, node: &str) -> Vec<Arc<VolumeAttachment>> {
         self.attachments.by_index(BY_NODE, node)
+    }
+
+    /// The classes of devices that name a resource.
+    #[must_use]
+    pub fn classes_of_resource(&self, name: &str) -> Vec<Arc<DeviceClass>> {
+        self.device_classes.by_index(BY_RESOURCE, name)
     }
 
     /// The slices that may be about a node.
@@ -275,7 +286,14 @@ impl Assumed {
 
     /// These devices were chosen for a claim.
     pub fn pend(&mut self, claim: &ResourceClaim, allocation: AllocationResult) {
-        self.devices.insert(claim.uid().to_owned(), Pending { allocation, written: None });
+        self.devices.insert(claim.uid().to_owned(), Pending { allocation, written: None, is_new: false });
+    }
+
+    /// A claim for which devices were chosen before it was there is there now, with this UID.
+    pub fn made_claim(&mut self, before: &str, uid: &str) {
+        if let Some(pending) = self.devices.remove(before) {
+            self.devices.insert(uid.to_owned(), Pending { is_new: true, ..pending });
+        }
     }
 
     /// The devices that were chosen for a claim are not for it after all.
@@ -298,6 +316,9 @@ impl Assumed {
     pub fn wrote_devices(&mut self, uid: &str, revision: u64, now: Option<&ResourceClaim>) {
         if let Some(pending) = self.devices.get_mut(uid) {
             pending.written = Some(revision);
+            if now.is_none() && pending.is_new {
+                return;
+            }
         }
         self.heard_devices(uid, now);
     }

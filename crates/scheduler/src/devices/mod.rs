@@ -95,6 +95,7 @@ pub struct Supply<'a> {
     world: &'a World,
     taken: Taken,
     rules: Vec<Arc<DeviceTaintRule>>,
+    reaches: pools::Reaches,
     /// Whether a search took too long.
     late: AtomicBool,
 }
@@ -112,6 +113,7 @@ impl<'a> Supply<'a> {
             world,
             taken: Taken::new(allocated.into_iter().chain(pending).map(|(_, allocation)| allocation)),
             rules: world.taint_rules.list(),
+            reaches: pools::Reaches::default(),
             late: AtomicBool::new(false),
         }
     }

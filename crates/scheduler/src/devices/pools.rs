@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Node, NodeSelector as Selector};
 use k8s_openapi::api::resource::v1::{Device, DeviceTaint, ResourceSlice};
 use machinery::placement::NodeSelector;
 use machinery::quantity::Quantity;
+use parking_lot::Mutex;
 
 use client::Meta;
 use client::devices::selects;
@@ -55,27 +56,84 @@ pub(super) struct Pool<'a> {
     pub counters: Counters<'a>,
 }
 
-/// Whether what names a node, all, or a selector means this node.
-fn means(node: &Node, name: Option<&str>, all: Option<bool>, selector: Option<&Selector>) -> bool {
-    match (name.unwrap_or_default(), all, selector) {
-        ("", Some(true), _) => true,
-        ("", _, Some(selector)) => NodeSelector::new(selector).matches(rules::place(node)),
-        ("", ..) => false,
-        (name, ..) => name == node.name(),
+/// The nodes that have something.
+#[derive(Debug)]
+enum Nodes {
+    None,
+    All,
+    One(String),
+    Selected(NodeSelector),
+}
+
+impl Nodes {
+    fn new(name: Option<&str>, all: Option<bool>, selector: Option<&Selector>) -> Self {
+        match (name.unwrap_or_default(), all, selector) {
+            ("", Some(true), _) => Self::All,
+            ("", _, Some(selector)) => Self::Selected(NodeSelector::new(selector)),
+            ("", ..) => Self::None,
+            (name, ..) => Self::One(name.to_owned()),
+        }
+    }
+
+    fn has(&self, node: &Node) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::One(name) => name == node.name(),
+            Self::Selected(selector) => selector.matches(rules::place(node)),
+        }
     }
 }
 
-fn device_is_here(slice: &ResourceSlice, device: &Device, node: &Node) -> bool {
-    slice.spec.per_device_node_selection != Some(true) || means(node, device.node_name.as_deref(), device.all_nodes, device.node_selector.as_ref())
+/// Which nodes have a slice's devices: all alike, or each by itself.
+#[derive(Debug)]
+enum Reach {
+    Alike(Nodes),
+    Each(Vec<Nodes>),
 }
 
-fn is_about(slice: &ResourceSlice, node: &Node) -> bool {
-    let spec = &slice.spec;
-    if spec.per_device_node_selection == Some(true) {
-        return spec.devices.iter().flatten().any(|device| device_is_here(slice, device, node));
+impl Reach {
+    fn new(slice: &ResourceSlice) -> Self {
+        let spec = &slice.spec;
+        if spec.per_device_node_selection == Some(true) {
+            let devices = spec.devices.iter().flatten();
+            return Self::Each(devices.map(|device| Nodes::new(device.node_name.as_deref(), device.all_nodes, device.node_selector.as_ref())).collect());
+        }
+        Self::Alike(Nodes::new(spec.node_name.as_deref(), spec.all_nodes, spec.node_selector.as_ref()))
     }
-    means(node, spec.node_name.as_deref(), spec.all_nodes, spec.node_selector.as_ref())
+
+    fn is_about(&self, node: &Node) -> bool {
+        match self {
+            Self::Alike(nodes) => nodes.has(node),
+            Self::Each(all) => all.iter().any(|nodes| nodes.has(node)),
+        }
+    }
+
+    /// Of a slice that is about the node: whether the device at a place of it is here.
+    fn has(&self, at: usize, node: &Node) -> bool {
+        match self {
+            Self::Alike(_) => true,
+            Self::Each(all) => all[at].has(node),
+        }
+    }
 }
+
+/// What is read of slices once in a decision, however many nodes it judges: by name and revision.
+#[derive(Debug, Default)]
+pub(super) struct Reaches(Mutex<HashMap<Version, Arc<Reach>>>);
+
+/// A slice at a revision.
+type Version = (String, Option<String>);
+
+impl Reaches {
+    fn of(&self, slice: &ResourceSlice) -> Arc<Reach> {
+        let key = (slice.name().to_owned(), slice.metadata.resource_version.clone());
+        Arc::clone(self.0.lock().entry(key).or_insert_with(|| Arc::new(Reach::new(slice))))
+    }
+}
+
+/// A slice that is about a node.
+type Here<'a> = (&'a ResourceSlice, Arc<Reach>);
 
 /// Whether a slice has what only a feature that is off can judge: it is as if it were not there.
 fn is_foreign(slice: &ResourceSlice) -> bool {
@@ -85,15 +143,19 @@ fn is_foreign(slice: &ResourceSlice) -> bool {
 
 /// The pools of a node, by driver and name; those with binding conditions last.
 pub(super) fn gather<'a>(supply: &Supply<'_>, slices: &'a Slices, node: &Node) -> Result<Vec<Pool<'a>>, String> {
-    let mut found: BTreeMap<(&str, &str), Vec<&'a ResourceSlice>> = BTreeMap::new();
-    for slice in slices.near.iter().filter(|slice| !is_foreign(slice) && is_about(slice, node)) {
+    let mut found: BTreeMap<(&str, &str), Vec<Here<'a>>> = BTreeMap::new();
+    for slice in slices.near.iter().filter(|slice| !is_foreign(slice)) {
+        let reach = supply.reaches.of(slice);
+        if !reach.is_about(node) {
+            continue;
+        }
         let pool = found.entry((&slice.spec.driver, &slice.spec.pool.name)).or_default();
-        let newest = pool.first().map(|first| first.spec.pool.generation);
+        let newest = pool.first().map(|(first, _)| first.spec.pool.generation);
         if newest.is_some_and(|newest| slice.spec.pool.generation > newest) {
             pool.clear();
         }
         if newest.is_none_or(|newest| slice.spec.pool.generation >= newest) {
-            pool.push(slice);
+            pool.push((slice, reach));
         }
     }
     let (mut pools, mut bound) = (Vec::new(), Vec::new());
@@ -125,9 +187,9 @@ impl Slices {
 }
 
 /// A pool of which these slices are about the node; none if a newer generation has none that is.
-fn one<'a>(supply: &Supply<'_>, slices: &'a Slices, node: &Node, (driver, name): (&'a str, &'a str), mut here: Vec<&'a ResourceSlice>) -> Option<Pool<'a>> {
+fn one<'a>(supply: &Supply<'_>, slices: &'a Slices, node: &Node, (driver, name): (&'a str, &'a str), mut here: Vec<Here<'a>>) -> Option<Pool<'a>> {
     let mut pool = Pool { driver, name, ..Pool::default() };
-    let spec = &here.first()?.spec.pool;
+    let spec = &here.first()?.0.spec.pool;
     let (generation, count) = (spec.generation, spec.resource_slice_count);
     let all = slices.by_pool.get(&(driver.to_owned(), name.to_owned())).map(Vec::as_slice).unwrap_or_default();
     let complete = |count_here: usize| i64::try_from(count_here) == Ok(count);
@@ -142,19 +204,19 @@ fn one<'a>(supply: &Supply<'_>, slices: &'a Slices, node: &Node, (driver, name):
             pool.is_incomplete = true;
             return Some(pool);
         }
-        elsewhere = same.into_iter().filter(|slice| !here.iter().any(|known| known.name() == slice.name())).collect();
+        elsewhere = same.into_iter().filter(|slice| !here.iter().any(|(known, _)| known.name() == slice.name())).collect();
     }
-    here.sort_by(|a, b| a.name().cmp(b.name()));
+    here.sort_by(|(a, _), (b, _)| a.name().cmp(b.name()));
     let has_counters = |slice: &&ResourceSlice| slice.spec.shared_counters.as_ref().is_some_and(|sets| !sets.is_empty());
     let mut names = HashSet::new();
-    for slice in here.iter().filter(|slice| !has_counters(slice)) {
-        for device in slice.spec.devices.iter().flatten() {
+    for (slice, reach) in here.iter().filter(|(slice, _)| !has_counters(slice)) {
+        for (at, device) in slice.spec.devices.iter().flatten().enumerate() {
             pool.is_invalid |= !names.insert(device.name.as_str());
-            pool.devices.push(entry(supply, slice, device, node));
+            pool.devices.push(entry(supply, slice, device, reach.has(at, node)));
         }
     }
     let others = || elsewhere.iter().filter(|slice| !has_counters(slice)).flat_map(|slice| slice.spec.devices.iter().flatten());
-    let counted = counters(&mut pool, here.iter().chain(&elsewhere).copied(), others());
+    let counted = counters(&mut pool, here.iter().map(|(slice, _)| *slice).chain(elsewhere.iter().copied()), others());
     pool.is_invalid |= !counted;
     let taken = |device: &Device| supply.taken.has(&DeviceId { driver: driver.to_owned(), pool: name.to_owned(), device: device.name.clone() });
     let devices: Vec<&'a Device> = pool.devices.iter().map(|entry| entry.device).chain(others()).collect();
@@ -164,11 +226,11 @@ fn one<'a>(supply: &Supply<'_>, slices: &'a Slices, node: &Node, (driver, name):
     Some(pool)
 }
 
-fn entry<'a>(supply: &Supply<'_>, slice: &'a ResourceSlice, device: &'a Device, node: &Node) -> Entry<'a> {
+fn entry<'a>(supply: &Supply<'_>, slice: &'a ResourceSlice, device: &'a Device, is_here: bool) -> Entry<'a> {
     let id = DeviceId { driver: slice.spec.driver.clone(), pool: slice.spec.pool.name.clone(), device: device.name.clone() };
     let of_rules = supply.rules.iter().filter(|rule| selects(rule, &id.driver, &id.pool, &id.device)).map(|rule| rule.spec.taint.clone());
     let taints = device.taints.iter().flatten().cloned().chain(of_rules).collect();
-    Entry { is_here: device_is_here(slice, device, node), id, device, slice, taints }
+    Entry { is_here, id, device, slice, taints }
 }
 
 /// Takes in a pool's counters; whether they are named once and every device knows those that it consumes.

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use client::Meta;
 use client::devices::{self, allocation, claim_of, made_for, pod_claims, results};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{ContainerExtendedResourceRequest, Node};
 use k8s_openapi::api::resource::v1::{AllocatedDeviceStatus, AllocationResult, DeviceRequestAllocationResult, ResourceClaim};
 use machinery::placement::NodeSelector;
 use parking_lot::Mutex;
 
+use super::extended_resources::{self, Wanted};
 use crate::devices::{Supply, allocate};
 use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, Score, Turn, Verdict, normalize};
 use crate::node::NodeInfo;
@@ -78,25 +79,44 @@ pub struct Grant {
     pub allocation: Option<AllocationResult>,
     /// Whether that is written.
     pub is_written: bool,
+    /// Of a claim that is made when it is written, for the pod's extended resources: which request is for which container.
+    pub mappings: Option<Vec<ContainerExtendedResourceRequest>>,
 }
 
 /// What the claims of a pod are given on a node; nothing for most pods.
 ///
 /// # Errors
 /// There is not what there was when the node was judged.
-pub fn plan(pod: &PodInfo, node: &Node, world: &World) -> Result<Vec<Grant>, String> {
-    if pod_claims(&pod.pod).next().is_none() {
+pub fn plan(pod: &PodInfo, node: &NodeInfo, world: &World) -> Result<Vec<Grant>, String> {
+    let extended = Wanted::new(pod, world);
+    if pod_claims(&pod.pod).next().is_none() && extended.is_none() {
         return Ok(Vec::new());
     }
-    let claims = claims(pod, world)?;
-    let open = open(&claims);
-    let mut given = if open.is_empty() { Vec::new() } else { allocate(&Supply::new(world), node, &open)? }.into_iter();
-    let grant = |claim: Arc<ResourceClaim>| {
+    let mut claims = claims(pod, world)?;
+    let mut mappings = None;
+    if let Some((claim, told)) = own_claim(pod, extended.as_ref(), node)? {
+        claims.push(claim);
+        mappings = Some(told);
+    }
+    let (open, last) = (open(&claims), claims.len().saturating_sub(1));
+    let mut given = if open.is_empty() { Vec::new() } else { allocate(&Supply::new(world), &node.node, &open)? }.into_iter();
+    let grant = |(at, claim): (usize, Arc<ResourceClaim>)| {
         let allocation = if allocation(&claim).is_none() { given.next() } else { None };
-        Grant { claim, allocation, is_written: false }
+        Grant { claim, allocation, is_written: false, mappings: if at == last { mappings.take() } else { None } }
     };
-    Ok(claims.into_iter().map(grant).collect())
+    Ok(claims.into_iter().enumerate().map(grant).collect())
 }
+
+/// The claim for what a node has of the pod's extended resources only as devices.
+fn own_claim(pod: &PodInfo, wanted: Option<&Wanted>, node: &NodeInfo) -> Result<Option<OwnClaim>, &'static str> {
+    let needed = wanted.map(|wanted| wanted.on(node)).transpose()?.filter(|needed| !needed.is_empty());
+    Ok(needed.map(|needed| {
+        let (claim, mappings) = extended_resources::claim(&pod.pod, &needed);
+        (Arc::new(claim), mappings)
+    }))
+}
+
+type OwnClaim = (Arc<ResourceClaim>, Vec<ContainerExtendedResourceRequest>);
 
 /// Those that have no devices yet.
 fn open(claims: &[Arc<ResourceClaim>]) -> Vec<Arc<ResourceClaim>> {
@@ -106,6 +126,12 @@ fn open(claims: &[Arc<ResourceClaim>]) -> Vec<Arc<ResourceClaim>> {
 /// An allocated claim that is of no use to its only pod on one of the nodes that said [`NOT_HERE`]; it had better be given back.
 #[must_use]
 pub fn to_free(pod: &PodInfo, nodes: &[&NodeInfo], world: &World, patience: Duration) -> Option<Arc<ResourceClaim>> {
+    if !nodes.is_empty()
+        && Wanted::new(pod, world).is_some()
+        && let Some(stale) = extended_resources::stale(pod, world)
+    {
+        return Some(stale);
+    }
     let alone = |claim: &ResourceClaim| {
         let users = claim.status.as_ref().and_then(|s| s.reserved_for.as_deref()).unwrap_or_default();
         users.is_empty() || (users.len() == 1 && users[0].uid == pod.pod.uid())
@@ -118,7 +144,15 @@ pub fn to_free(pod: &PodInfo, nodes: &[&NodeInfo], world: &World, patience: Dura
 }
 
 /// What a node says from which an allocated claim cannot be used.
-pub const NOT_HERE: &str = "resourceclaim not available on the node";
+const NOT_HERE: &str = "resourceclaim not available on the node";
+/// What every node says while a claim for the pod's extended resources is there that was made for another decision.
+const STALE: &str = "cannot schedule extended resource claim";
+
+/// Whether something might be given back that would help: a node said so.
+#[must_use]
+pub fn may_help(rejection: &Rejection) -> bool {
+    rejection.reasons.iter().any(|why| *why == NOT_HERE || *why == STALE)
+}
 
 /// Where a claim can be used. One that has nothing yet is not judged.
 enum Reach {
@@ -196,12 +230,13 @@ impl Plugin for DynamicResources {
     }
 
     fn prepare<'a>(&self, cycle: &Cycle<'a>) -> Prepared<'a> {
-        if pod_claims(&cycle.pod.pod).next().is_none() {
+        let (pod, world) = (cycle.pod, cycle.snapshot.world);
+        let extended = Wanted::new(pod, world);
+        if pod_claims(&pod.pod).next().is_none() && extended.is_none() {
             return Prepared::Skip;
         }
-        let world = cycle.snapshot.world;
-        let claims = match claims(cycle.pod, world) {
-            Ok(claims) if claims.is_empty() => return Prepared::Skip,
+        let claims = match claims(pod, world) {
+            Ok(claims) if claims.is_empty() && extended.is_none() => return Prepared::Skip,
             Ok(claims) => claims,
             Err(why) => return Prepared::Reject(Rejection::unresolvable(why)),
         };
@@ -209,9 +244,10 @@ impl Plugin for DynamicResources {
         if let Some(why) = open.iter().find_map(|claim| hindrance(claim, world)) {
             return Prepared::Reject(Rejection::unresolvable(why));
         }
-        let supply = (!open.is_empty()).then(|| Arc::new(Supply::new(world)));
+        let supply = (!open.is_empty() || extended.is_some()).then(|| Arc::new(Supply::new(world)));
         let reaches = Arc::new(claims.iter().map(|claim| Reach::of(claim, self.patience)).collect());
-        Prepared::filter(Devices { reaches, open, supply, judged: Arc::default() })
+        let stale = extended.is_some() && extended_resources::stale(pod, world).is_some();
+        Prepared::filter(Devices { pod, extended, stale, reaches, open, supply, judged: Arc::default() })
     }
 
     fn prepare_score<'a>(&self, cycle: &Cycle<'a>, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
@@ -238,7 +274,7 @@ impl Plugin for DynamicResources {
                 (allocation(old).is_some() && allocation(new).is_none()) || (names(new) && old.status != new.status)
             }
             Change::ResourceClaim(Turn { old: None, new }) => names(new),
-            Change::ResourceClaimGone(claim) => allocation(claim).is_some(),
+            Change::ResourceClaimGone(claim) => allocation(claim).is_some() || claim.is_controlled_by(pod.pod.uid()),
             Change::Own { old } => {
                 let told = |pod: &PodInfo| pod.pod.status.as_ref().and_then(|s| s.resource_claim_statuses.clone());
                 told(old) != told(pod)
@@ -272,10 +308,15 @@ fn hindrance(claim: &ResourceClaim, world: &World) -> Option<String> {
 }
 
 /// What nodes said, by their names.
-type Judged = Arc<Mutex<HashMap<String, Result<(), String>>>>;
+type Judged = Arc<Mutex<HashMap<String, Verdict>>>;
 
 #[derive(Clone)]
 struct Devices<'a> {
+    pod: &'a PodInfo,
+    /// What it asks for beside its claims.
+    extended: Option<Wanted>,
+    /// Whether a claim for that is there from another decision.
+    stale: bool,
     /// Of each claim.
     reaches: Arc<Vec<Reach>>,
     open: Vec<Arc<ResourceClaim>>,
@@ -286,13 +327,20 @@ struct Devices<'a> {
 }
 
 impl Devices<'_> {
-    fn judge(&self, node: &Node) -> Result<(), String> {
-        if let Some(supply) = &self.supply {
-            allocate(supply, node, &self.open)?;
+    fn judge(&self, node: &NodeInfo) -> Result<(), Rejection> {
+        if self.stale {
+            return Err(Rejection::resolvable(STALE));
         }
-        match self.reaches.iter().all(|reach| reach.holds(node)) {
+        let own = own_claim(self.pod, self.extended.as_ref(), node).map_err(Rejection::resolvable)?;
+        if let Some(supply) = &self.supply {
+            let open: Vec<_> = self.open.iter().cloned().chain(own.map(|(claim, _)| claim)).collect();
+            if !open.is_empty() {
+                allocate(supply, &node.node, &open).map_err(Rejection::unresolvable)?;
+            }
+        }
+        match self.reaches.iter().all(|reach| reach.holds(&node.node)) {
             true => Ok(()),
-            false => Err(NOT_HERE.to_owned()),
+            false => Err(Rejection::unresolvable(NOT_HERE)),
         }
     }
 }
@@ -300,12 +348,11 @@ impl Devices<'_> {
 impl<'a> Filter<'a> for Devices<'a> {
     fn check(&self, node: &NodeInfo) -> Verdict {
         let known = self.judged.lock().get(node.name()).cloned();
-        let judged = known.unwrap_or_else(|| {
-            let judged = self.judge(&node.node);
+        known.unwrap_or_else(|| {
+            let judged = self.judge(node);
             self.judged.lock().insert(node.name().to_owned(), judged.clone());
             judged
-        });
-        judged.map_err(Rejection::unresolvable)
+        })
     }
 }
 

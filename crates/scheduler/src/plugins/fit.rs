@@ -1,5 +1,7 @@
 //! A node must have room for what a pod asks for; which of those that do is the better, a strategy says: the emptier, the fuller, or a
-//! line drawn by the configuration.
+//! line drawn by the configuration. What a node has only as devices ([`super::extended_resources`]) is not looked for here.
+
+use std::collections::BTreeSet;
 
 use crate::config::raw::{FitArgs, WeighedResource};
 use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, SCORE_MAX, Score, Verdict};
@@ -8,6 +10,7 @@ use crate::pod::PodInfo;
 use crate::profile::Ignored;
 use crate::resources::{Resources, is_scalar};
 
+use super::extended_resources::{class_for, may_be_devices};
 use super::shape::Shape;
 
 pub struct Fit {
@@ -59,10 +62,12 @@ fn is_extended(name: &str) -> bool {
 #[derive(Clone)]
 struct Room {
     asked: Resources,
+    /// Resources that devices stand for where a node has none.
+    devices: BTreeSet<String>,
 }
 
-/// What lacks: the resource, and whether an empty node would lack it too.
-fn lacking(asked: &Resources, node: &NodeInfo) -> Vec<(String, bool)> {
+/// What lacks: the resource, and whether an empty node would lack it too. What `devices` stand for is not looked at on a node that has none.
+fn lacking(asked: &Resources, node: &NodeInfo, devices: impl Fn(&str) -> bool) -> Vec<(String, bool)> {
     let mut out = Vec::new();
     let mut check = |name: &str, asked: i64, allocatable: i64, taken: i64| {
         if asked > 0 && asked > allocatable.saturating_sub(taken) {
@@ -75,7 +80,9 @@ fn lacking(asked: &Resources, node: &NodeInfo) -> Vec<(String, bool)> {
     check("ephemeral-storage", asked.ephemeral_storage, all.ephemeral_storage, taken.ephemeral_storage);
     for (name, amount) in &asked.scalar {
         let of = |r: &Resources| r.scalar.get(name).copied().unwrap_or_default();
-        check(name, *amount, of(all), of(taken));
+        if of(all) > 0 || !devices(name) {
+            check(name, *amount, of(all), of(taken));
+        }
     }
     out
 }
@@ -86,7 +93,9 @@ impl Plugin for Fit {
     }
 
     fn prepare<'a>(&self, cycle: &Cycle<'a>) -> Prepared<'a> {
-        Prepared::filter(Room { asked: self.counted(&cycle.pod.requested) })
+        let asked = self.counted(&cycle.pod.requested);
+        let devices = asked.scalar.keys().filter(|name| class_for(cycle.snapshot.world, name).is_some()).cloned().collect();
+        Prepared::filter(Room { asked, devices })
     }
 
     fn prepare_score<'a>(&self, cycle: &Cycle<'a>, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
@@ -94,7 +103,9 @@ impl Plugin for Fit {
     }
 
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
-        let fits_alone = |node: &NodeInfo| node.allowed_pods > 0 && lacking(&self.counted(&pod.requested), &NodeInfo::new(node.node.clone())).is_empty();
+        // What there are classes for is not known here: a node may have it as devices.
+        let lacks = |node: &NodeInfo| lacking(&self.counted(&pod.requested), &NodeInfo::new(node.node.clone()), may_be_devices);
+        let fits_alone = |node: &NodeInfo| node.allowed_pods > 0 && lacks(node).is_empty();
         match change {
             Change::NodeAdded(node) => fits_alone(node),
             Change::NodeUpdated { old, new } => {
@@ -102,6 +113,7 @@ impl Plugin for Fit {
                 before != new.node.status.as_ref().and_then(|s| s.allocatable.as_ref()) && fits_alone(new)
             }
             Change::PodGone(_) => true,
+            Change::DeviceClass => pod.requested.scalar.keys().any(|name| may_be_devices(name)),
             Change::PodUpdated { old, new } => shrunk(&old.requested, &new.requested),
             Change::Own { old } => shrunk(&old.requested, &pod.requested),
             _ => false,
@@ -122,7 +134,7 @@ impl<'a> Filter<'a> for Room {
         if i64::try_from(node.pods.len()).unwrap_or(i64::MAX) >= node.allowed_pods {
             rejection.reasons.push("Too many pods".into());
         }
-        for (name, never) in lacking(&self.asked, node) {
+        for (name, never) in lacking(&self.asked, node, |name| self.devices.contains(name)) {
             rejection.resolvable &= !never;
             rejection.reasons.push(format!("Insufficient {name}").into());
         }

@@ -3,6 +3,7 @@
 mod balanced;
 mod declared_features;
 pub mod dynamic_resources;
+mod extended_resources;
 mod fit;
 mod image_locality;
 mod interpod;

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::devices::{FINALIZER, allocation, is_reserved_for};
-use client::{Client, Error, EventType, Meta, Patch, PatchParams};
+use client::devices::{EXTENDED, FINALIZER, allocation, is_reserved_for};
+use client::{Client, DeleteParams, Error, EventType, Meta, Patch, PatchParams};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference};
 use serde_json::json;
@@ -42,12 +42,23 @@ impl Work {
             if is_reserved_for(&grant.claim, self.pod.uid()) {
                 continue;
             }
+            if grant.mappings.is_some() {
+                let made = create(&self.client, &grant.claim).await?;
+                let _ = self.reports.send(Report::Claimed(grant.claim.uid().to_owned(), made.uid().to_owned()));
+                grant.claim = Arc::new(made);
+            }
             let claim = write(&self.client, &self.pod, grant).await?;
             grant.is_written = true;
             let revision = super::bind::revision(&claim);
             // The scheduler may have ended: then nobody needs to know.
             let _ = self.reports.send(Report::Devices(claim.key(), claim.uid().to_owned(), revision));
             grant.claim = Arc::new(claim);
+            if let Some(mappings) = &grant.mappings {
+                let told = json!({"extendedResourceClaimStatus": {"resourceClaimName": grant.claim.name(), "requestMappings": mappings}});
+                let (namespace, name) = (self.pod.namespace(), self.pod.name());
+                let done = super::write::patch_status(&self.client, &self.pod, told, None).await;
+                done.map_err(|error| format!("update pod {namespace}/{name} ExtendedResourceClaimStatus: {error}"))?;
+            }
         }
         Ok(())
     }
@@ -90,10 +101,21 @@ impl Work {
         }
     }
 
-    /// Takes the pod's reservations back. Who has the claim else keeps it, and so does the claim its devices.
+    /// Takes the pod's reservations back. Who has the claim else keeps it, and so does the claim its devices; one that was made for this placement
+    /// goes.
     pub(super) async fn unreserve(&self) {
         for grant in &self.grants {
             let claim = &grant.claim;
+            if grant.mappings.is_some() {
+                // One that has no name was not made.
+                if !claim.name().is_empty()
+                    && let Err(error) = delete(&self.client, claim).await
+                {
+                    // The next attempt finds it, or the garbage collector when the pod is gone.
+                    tracing::warn!(%error, claim = %claim.key(), "a claim for extended resources could not be deleted");
+                }
+                continue;
+            }
             if allocation(claim).is_none() || !is_reserved_for(claim, self.pod.uid()) {
                 continue;
             }
@@ -105,6 +127,14 @@ impl Work {
             }
         }
     }
+}
+
+/// Makes a claim that is only in memory.
+async fn create(client: &Client, claim: &ResourceClaim) -> Result<ResourceClaim, String> {
+    let mut new = claim.clone();
+    new.metadata.uid = None;
+    let made = client.namespaced::<ResourceClaim>(claim.namespace()).create(&new).await;
+    made.map_err(|error| format!("create claim for extended resources {}/: {error}", claim.namespace()))
 }
 
 /// Writes what a claim is given; the claim as it is then.
@@ -148,14 +178,56 @@ async fn write_once(client: &Client, pod: &Pod, grant: &Grant, mut claim: Resour
     api.replace_status(&name, &claim).await.map_err(|error| Failure::of(what, &claim, &error))
 }
 
-/// Gives back what a claim has (upstream's plug-in after filtering).
-pub(super) async fn free(client: &Client, claim: &ResourceClaim) {
+/// Gives back what a claim has (upstream's plug-in after filtering); one that was made for extended resources goes. Whether it is done, or
+/// somebody else changed the claim: that is heard.
+pub(super) async fn free(client: &Client, claim: &ResourceClaim) -> bool {
+    let done = if is_extended(claim) { delete(client, claim).await } else { deallocate(client, claim).await };
+    if let Err(error) = &done {
+        tracing::warn!(%error, claim = %claim.key(), "a claim of no use could not be given back");
+    }
+    done.is_ok()
+}
+
+async fn deallocate(client: &Client, claim: &ResourceClaim) -> Result<(), Error> {
     let mut next = claim.clone();
     let status = next.status.get_or_insert_default();
     (status.allocation, status.devices, status.reserved_for) = (None, None, None);
-    let api = client.namespaced::<ResourceClaim>(claim.namespace());
-    if let Err(error) = api.replace_status(claim.name(), &next).await {
-        // It is tried again when the pod is.
-        tracing::warn!(%error, claim = %claim.key(), "a claim of no use could not be given back");
+    match client.namespaced::<ResourceClaim>(claim.namespace()).replace_status(claim.name(), &next).await {
+        Err(error) if !error.is_conflict() && !error.is_not_found() => Err(error),
+        _ => Ok(()),
     }
+}
+
+/// Deletes a claim whose devices nobody uses.
+async fn delete(client: &Client, claim: &ResourceClaim) -> Result<(), Error> {
+    let (api, name) = (client.namespaced::<ResourceClaim>(claim.namespace()), claim.name());
+    let gone = |done: Result<(), Error>| match done {
+        Err(error) if error.is_not_found() => Ok(()),
+        done => done,
+    };
+    let mut claim = claim.clone();
+    for tries in 1..=TRIES {
+        if !claim.has_finalizer(FINALIZER) {
+            break;
+        }
+        claim.metadata.finalizers.iter_mut().for_each(|all| all.retain(|finalizer| finalizer != FINALIZER));
+        match api.replace(name, &claim).await {
+            Err(error) if error.is_conflict() && tries < TRIES => {
+                tokio::time::sleep(PAUSE).await;
+                match api.get(name).await {
+                    Err(error) => return gone(Err(error)),
+                    Ok(now) if now.uid() != claim.uid() => return Ok(()),
+                    Ok(now) => claim = now,
+                }
+            }
+            Err(error) => return gone(Err(error)),
+            Ok(_) => break,
+        }
+    }
+    gone(api.delete(name, &DeleteParams::default().uid(claim.uid())).await)
+}
+
+/// Whether a claim was made for a pod's extended resources.
+fn is_extended(claim: &ResourceClaim) -> bool {
+    claim.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(EXTENDED))
 }

@@ -44,6 +44,10 @@ pub(crate) enum Report {
     Preempted(String, bool),
     /// A claim got its devices: its name, UID, and revision then.
     Devices(ObjectKey, String, u64),
+    /// A claim of a pod could not be given back: the pod's UID.
+    NotFreed(String),
+    /// A claim for which devices are chosen was made: the UID that stood for it, and its own.
+    Claimed(String, String),
     /// Something other than a pod or node changed.
     Other(Other),
 }
@@ -297,6 +301,8 @@ impl Scheduler {
                 let now = self.world.resource_claims.get_key(&key);
                 self.world.assumed.wrote_devices(&uid, revision, now.as_deref());
             }
+            Report::NotFreed(uid) => self.queue.retry(&uid, Instant::now()),
+            Report::Claimed(before, uid) => self.world.assumed.made_claim(&before, &uid),
             Report::Preempted(uid, done) => {
                 self.preempting.remove(&uid);
                 if !done {
@@ -396,9 +402,10 @@ impl Scheduler {
 
     fn bind(&mut self, pod: &Arc<PodInfo>, profile: &Profile, name: &str) {
         let uid = pod.pod.uid().to_owned();
-        let Some(node) = self.cache.node(name).map(|n| n.node.clone()) else { return };
+        let Some(found) = self.cache.node(name) else { return };
+        let node = found.node.clone();
         let steps = profile.volumes.map(|_| volume_binding::plan(pod, &node, &self.world)).unwrap_or_default();
-        let grants = match profile.devices.map(|_| dynamic_resources::plan(pod, &node, &self.world)).transpose() {
+        let grants = match profile.devices.map(|_| dynamic_resources::plan(pod, found, &self.world)).transpose() {
             Ok(grants) => grants.unwrap_or_default(),
             Err(why) => {
                 self.queue.fail(&uid, Instant::now());
@@ -494,12 +501,17 @@ impl Scheduler {
     /// Gives back what a claim has if that is of no use to its only pod; it is looked at again when that is done.
     fn free_devices(&self, pod: &Arc<PodInfo>, failure: &mut Failure) {
         let Some(patience) = self.config.profiles.get(pod.scheduler_name()).and_then(|profile| profile.devices) else { return };
-        let said = failure.rejected.iter().filter(|(_, rejection)| rejection.reasons.iter().any(|why| *why == dynamic_resources::NOT_HERE));
+        let said = failure.rejected.iter().filter(|(_, rejection)| dynamic_resources::may_help(rejection));
         let nodes: Vec<_> = said.filter_map(|(at, _)| self.cache.nodes().get(*at)).collect();
         let Some(claim) = dynamic_resources::to_free(pod, &nodes, &self.world, patience) else { return };
         failure.message = failure.message.replacen(" preemption:", " deallocation of ResourceClaim completed, preemption:", 1);
-        let client = self.client.clone();
-        tokio::spawn(async move { Box::pin(devices::free(&client, &claim)).await });
+        let (client, reports, uid) = (self.client.clone(), self.reports.clone(), pod.pod.uid().to_owned());
+        tokio::spawn(async move {
+            if !Box::pin(devices::free(&client, &claim)).await {
+                // No event tells of it. The scheduler may have ended: then nobody needs to know.
+                let _ = reports.send(Report::NotFreed(uid));
+            }
+        });
     }
 
     /// Pods of lower priority that wait for the same node have to look elsewhere.
