@@ -17,9 +17,13 @@ use machinery::{
     schema::{Schema, TypeRef},
     structural,
 };
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
+use sha2::{Digest as _, Sha256};
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
@@ -154,6 +158,32 @@ pub(crate) fn next_shape() -> u64 {
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
+/// A hash of what a version's documents are made from: the version, and the definition's names and scope. It is made when it is first
+/// asked for.
+#[derive(Debug)]
+pub(crate) struct Digest {
+    described: Arc<Described>,
+    named: Vec<u8>,
+    made: OnceLock<String>,
+}
+
+impl Digest {
+    pub(crate) fn new(described: Arc<Described>, named: Vec<u8>) -> Arc<Digest> {
+        Arc::new(Digest { described, named, made: OnceLock::new() })
+    }
+
+    /// Its digits.
+    pub(crate) fn text(&self) -> &str {
+        self.made.get_or_init(|| {
+            let mut text = String::with_capacity(64);
+            for byte in Sha256::new().chain_update(self.described.text()).chain_update(&self.named).finalize() {
+                let _ = write!(text, "{byte:02X}");
+            }
+            text
+        })
+    }
+}
+
 /// What a row of a custom kind has besides what every row has.
 #[derive(Debug, Clone)]
 pub(crate) struct Custom {
@@ -168,7 +198,7 @@ pub(crate) struct Custom {
     /// The definition goes: nothing new is made.
     pub(crate) terminating: bool,
     /// A hash of what the version's documents are made from.
-    pub(crate) digest: String,
+    pub(crate) digest: Arc<Digest>,
     /// Cancelled when the row is replaced: watches end then, and begin again with what takes its place.
     pub(crate) ended: CancellationToken,
 }

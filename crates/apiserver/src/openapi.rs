@@ -178,7 +178,7 @@ fn hash(rows: &[&Arc<Row>]) -> String {
     digest.update(git_version());
     for row in rows {
         digest.update(format!("{}/{};", row.api_version, row.resource.resource));
-        digest.update(row.custom.as_ref().map_or("", |custom| &custom.digest));
+        digest.update(row.custom.as_ref().map_or("", |custom| custom.digest.text()));
     }
     let mut text = String::with_capacity(64);
     for byte in digest.finalize() {

@@ -316,13 +316,28 @@ impl Rows {
         Rows { groups: groups.into_iter().map(Arc::new).collect(), index, ..Rows::default() }
     }
 
-    /// The table in which a definition of this name has these rows, and no others. A version that is built in stays as it is: what
-    /// is served of it is not for definitions to add to.
+    /// The table in which a definition of this name has these rows, and no others.
     pub(crate) fn with_definition(&self, group: &str, definition: &str, rows: Vec<Arc<Row>>) -> Rows {
-        let present = self.group(group);
+        self.with_definitions(&[(group.to_owned(), definition.to_owned(), rows)])
+    }
+
+    /// The table in which these definitions, each with its group, name and rows, have their rows and no others.
+    pub(crate) fn with_definitions(&self, definitions: &[(String, String, Vec<Arc<Row>>)]) -> Rows {
+        let mut next = Rows { groups: self.groups.clone(), index: self.index.clone(), ..Rows::default() };
+        for (group, definition, rows) in definitions {
+            next.define(group, definition, rows.clone());
+        }
+        next
+    }
+
+    /// Has a definition have these rows, and no others. A version that is built in stays as it is: what is served of it is not for
+    /// definitions to add to.
+    fn define(&mut self, group: &str, definition: &str, rows: Vec<Arc<Row>>) {
+        let Rows { groups, index, .. } = self;
+        let place = groups.iter().position(|known| known.name == group);
         let of_it = |row: &Row| row.custom.as_ref().is_some_and(|custom| custom.family.definition == definition);
-        let (mut kept, mut index) = (Vec::new(), self.index.clone());
-        for row in present.into_iter().flat_map(|group| &group.rows) {
+        let mut kept = Vec::new();
+        for row in place.into_iter().flat_map(|at| &groups[at].rows) {
             if of_it(row) {
                 index.remove(&index_key(group, &row.resource.version, &row.resource.resource));
             } else {
@@ -340,8 +355,6 @@ impl Rows {
             (false, false) => by_priority(&a.resource.version, &b.resource.version),
             (a, b) => b.cmp(&a),
         });
-        let mut groups = self.groups.clone();
-        let place = groups.iter().position(|known| known.name == group);
         match (place, kept.is_empty()) {
             (Some(at), true) => drop(groups.remove(at)),
             (Some(at), false) => groups[at] = Arc::new(Group { name: group.to_owned(), rows: kept, ..Group::default() }),
@@ -351,7 +364,6 @@ impl Rows {
                 groups.insert(first.unwrap_or(groups.len()), Arc::new(Group { name: group.to_owned(), rows: kept, ..Group::default() }));
             }
         }
-        Rows { groups, index, ..Rows::default() }
     }
 
     /// The row of a resource.

@@ -6,6 +6,7 @@
 //! Source: `apiextensions-apiserver/pkg/registry/customresource`.
 
 use crate::{Context, Judged, NameRule, Selectable, Strategy, custom_rules::CustomRules, groups::definition::embedded, meta, print, tree};
+use bytes::Bytes;
 use kubecel::regex::Patterns;
 use machinery::{
     Map, Value,
@@ -64,28 +65,41 @@ pub struct Custom {
     pub selectable: Vec<(Text, JsonPath)>,
     /// What the columns behind the name show.
     pub cells: Vec<Cell>,
-    /// The schema has rules.
-    pub has_rules: bool,
     /// The schema's rules: compiled when an object is first judged by them.
     pub rules: LazyRules,
     /// The rules' constant patterns, which all versions of the definition have together.
     pub patterns: Patterns,
 }
 
-/// A version as its definition describes it. It is kept as text: the tree is eight times as large, and of most of the definitions that
-/// operators bring few are ever asked for.
+/// A version as its definition describes it. It is kept as text, a part of the definition's: the tree is eight times as large, and of
+/// most of the definitions that operators bring few are ever asked for.
 #[derive(Debug, Default)]
-pub struct Described(Box<[u8]>);
+pub struct Described(Bytes);
 
 impl Described {
-    /// The text of a version.
+    /// A version by its tree.
     pub fn new(version: &Value) -> Arc<Described> {
-        Arc::new(Described(json::encode(version).into()))
+        Described::by(json::encode(version).into())
+    }
+
+    /// A version by its text.
+    pub fn by(text: Bytes) -> Arc<Described> {
+        Arc::new(Described(text))
+    }
+
+    /// The text of the version.
+    pub fn text(&self) -> &[u8] {
+        &self.0
     }
 
     /// The version as a tree.
     pub fn tree(&self) -> Value {
         json::read(&self.0).unwrap_or_default()
+    }
+
+    /// Whether rules stand anywhere in its schema: at most one property too many that bears their name is taken for some.
+    fn has_rules(&self) -> bool {
+        std::str::from_utf8(&self.0).is_ok_and(|text| text.contains(r#""x-kubernetes-validations""#))
     }
 }
 
@@ -169,7 +183,7 @@ impl Strategy for Custom {
     }
 
     fn judges_at_length(&self) -> bool {
-        self.has_rules || self.node.get().is_none_or(|node| node.as_ref().is_some_and(Node::has_dear_pattern_ahead))
+        self.rules.get().is_none_or(Option::is_some) || self.node.get().is_none_or(|node| node.as_ref().is_some_and(Node::has_dear_pattern_ahead))
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
@@ -239,7 +253,7 @@ impl Custom {
     }
 
     fn rules(&self) -> Option<&CustomRules> {
-        let rules = || if self.has_rules { CustomRules::compile(schema_of(&self.version.tree())?, &self.patterns) } else { None };
+        let rules = || if self.version.has_rules() { CustomRules::compile(schema_of(&self.version.tree())?, &self.patterns) } else { None };
         self.rules.get_or_init(rules).as_ref()
     }
 

@@ -53,12 +53,23 @@ fn find<'v>(definition: &'v Value, kind: &str) -> Option<&'v Value> {
     tree::list(&definition["status"], "conditions").iter().find(|condition| condition["type"] == kind)
 }
 
+/// What is known of the structure of a definition's schemas.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Structure {
+    /// Nobody has looked yet: what is said of it stays.
+    Unseen,
+    /// What [`structure`] says of it.
+    Seen(Option<Value>),
+}
+
 /// The definition with what its names, its approval and its establishing make of its status. `others` are the names that the
-/// other definitions of its group have, `structure` is what [`structure`] says of its schemas.
-pub fn settled<'v>(definition: &Value, others: impl Iterator<Item = &'v Value>, structure: Option<Value>, now: SystemTime) -> Value {
+/// other definitions of its group have. Its schemas are not looked at, so they may be left out.
+pub fn settled<'v>(definition: &Value, others: impl Iterator<Item = &'v Value>, structure: Structure, now: SystemTime) -> Value {
     let mut next = definition.clone();
     settle_names(&mut next, others, now);
-    settle_structure(&mut next, structure, now);
+    if let Structure::Seen(structure) = structure {
+        settle_structure(&mut next, structure, now);
+    }
     settle_approval(&mut next, now);
     next
 }

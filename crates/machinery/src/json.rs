@@ -25,6 +25,7 @@ pub(crate) mod write;
 
 pub use blanks::Blanks;
 pub(crate) use deep::after_string;
+pub use deep::spans;
 pub use texts::Texts;
 pub use write::{Indent, encode};
 

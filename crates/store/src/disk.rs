@@ -54,6 +54,9 @@ const CACHE_BYTES: u64 = 1 << 20;
 const MEMTABLE_BYTES: u64 = 4 << 20;
 /// The least that the engine allows. The journal's file is sparse until it is written.
 pub(crate) const JOURNAL_BYTES: u64 = 64 << 20;
+/// What is as long as this is held where the engine has read it. It has a block of its own there, but for some thousand bytes; short objects
+/// share one, and each would hold it for all.
+const SHARED_BYTES_MIN: usize = 32 << 10;
 /// How much of the reserve goes into the engine in one batch.
 const RETURN_BYTES: usize = 4 << 20;
 /// How often it is looked whether there is room again.
@@ -408,7 +411,7 @@ fn upon(entries: Vec<Entry>, records: &[(reserve::Record, u64)], memory: &Memory
     for (key, value) in records.iter().flat_map(|(record, _)| &record.changes) {
         match value {
             Some(value) => {
-                let entry = decode(key.as_bytes(), value, memory).ok_or_else(|| format!("the object at {key} cannot be read in the reserve"))?;
+                let entry = decode(key.as_bytes(), value, None, memory).ok_or_else(|| format!("the object at {key} cannot be read in the reserve"))?;
                 all.insert(Arc::clone(&entry.key), entry);
             }
             None => drop(all.remove(key.as_str())),
@@ -422,7 +425,8 @@ fn read_all(directory: &Path, keyspace: &Keyspace, memory: &Memory) -> Result<Ve
     // All keys that begin with a slash: the next character is `0`.
     for guard in keyspace.range("/".."0") {
         let (key, value) = guard.into_inner().map_err(|e| OpenError::of(directory, e))?;
-        let entry = decode(&key, &value, memory)
+        let shared = (value.len() >= SHARED_BYTES_MIN).then(|| Bytes::from_owner(value.clone()).slice(HEAD..));
+        let entry = decode(&key, &value, shared, memory)
             .ok_or_else(|| OpenError::Damaged { path: directory.into(), what: format!("the object at {} cannot be read", String::from_utf8_lossy(&key)) })?;
         entries.push(entry);
     }
@@ -480,7 +484,8 @@ pub(crate) fn written(path: &Path) -> std::io::Result<Vec<u8>> {
         }
     }
     file.rewind()?;
-    let mut bytes = Vec::new();
+    // A journal may be 64 MB: what grows is copied again and again.
+    let mut bytes = Vec::with_capacity(usize::try_from(end).unwrap_or(0));
     file.take(end.unsigned_abs()).read_to_end(&mut bytes)?;
     bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
     Ok(bytes)
@@ -622,13 +627,14 @@ fn encode(entry: &Entry) -> Vec<u8> {
     out
 }
 
-fn decode(key: &[u8], value: &[u8], memory: &Memory) -> Option<Entry> {
+/// `shared` is the JSON in the engine's memory, if that is to be held instead of a copy.
+fn decode(key: &[u8], value: &[u8], shared: Option<Bytes>, memory: &Memory) -> Option<Entry> {
     let number = |from: usize| Some(u64::from_le_bytes(value.get(from..from + 8)?.try_into().ok()?));
     let (create_revision, revision) = (number(0)?, number(8)?);
     let place = u32::from_le_bytes(value.get(16..HEAD)?.try_into().ok()?);
     let json = value.get(HEAD..)?;
     let (json, hole) = if place & IN_ORDER != 0 {
-        (Bytes::copy_from_slice(json), (place & !IN_ORDER) as usize)
+        (shared.unwrap_or_else(|| Bytes::copy_from_slice(json)), (place & !IN_ORDER) as usize)
     } else {
         let (json, hole) = entry::put_in_order(json)?;
         (json.into(), hole)

@@ -527,6 +527,24 @@ async fn the_store_is_its_owner_s_alone() {
     assert!(found.iter().all(|(directory, mode)| *mode == if *directory { 0o700 } else { 0o600 }), "{found:?}");
 }
 
+#[tokio::test]
+async fn what_is_long_is_there_after_a_restart() {
+    let directory = Directory::new("long");
+    let long = |n: usize| format!("{n}").repeat(100_000 + n);
+    let store = Store::open(&directory.0, &Options::default()).unwrap();
+    for n in 0..9 {
+        put(&store, &format!("a{n}"), &long(n)).await;
+        put(&store, &format!("b{n}"), "short").await;
+    }
+    drop(store);
+    let store = Store::open(&directory.0, &Options::default()).unwrap();
+    let bucket = store.bucket(PODS);
+    for n in 0..9 {
+        let label = |name: &str| bucket.get(&format!("{PODS}{name}{n}")).map(|entry| entry.value()["metadata"]["labels"]["app"].clone());
+        assert_eq!((label("a"), label("b")), (Some(long(n).into()), Some("short".into())));
+    }
+}
+
 #[test]
 fn an_object_with_sorted_keys_is_put_in_order() {
     let sorted = br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"resourceVersion":"17","name":"a"},"data":{"a":"<"}}"#;

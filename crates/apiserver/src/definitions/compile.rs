@@ -1,25 +1,27 @@
-//! From a definition to the rows of its served versions: names, scope, subresources, columns, strategy, schema.
+//! From a definition to the rows of its served versions: names, scope, subresources, columns, strategy. Their schemas are read when an
+//! object is first looked at.
 
+use super::outline::Outline;
 use crate::{
     conversion::Webhook,
-    family::{Custom, Entrance, Family, next_shape},
+    family::{Custom, Digest, Entrance, Family, next_shape},
     rows::{Row, Rows, by_priority},
     table::OBJECT_DOCS,
 };
+use bytes::Bytes;
 use kinds::{
-    custom::{self, Cell, Described, schema_of},
+    custom::{self, Cell, Described},
     definitions::holds,
 };
 use kubecel::regex::Patterns;
 use machinery::{
     Value,
     gvk::Gvk,
-    json,
     json_path::JsonPath,
     resources::{Column, Resource, Subresource},
 };
-use sha2::{Digest, Sha256};
-use std::{fmt::Write as _, sync::Arc};
+use serde_json::json;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
@@ -28,12 +30,26 @@ const PART_VERBS: [&str; 3] = ["get", "patch", "update"];
 /// A definition that is served: by what its rows are known, and they.
 pub(super) struct Compiled {
     group: String,
-    /// Of the definition's UID, spec and accepted names: a definition is a megabyte, and its rows have what they need of it.
-    key: String,
+    state: State,
     terminating: bool,
     pub(super) rows: Vec<Arc<Row>>,
     /// The row of the version in which instances are stored, served or not.
     pub(super) instances: Arc<Row>,
+}
+
+/// What rows are made of: the definition's UID, spec and accepted names.
+#[derive(Debug, Clone, PartialEq)]
+struct State {
+    uid: String,
+    spec: Bytes,
+    accepted: Value,
+}
+
+impl State {
+    fn of(definition: &Outline) -> State {
+        let Outline { value, spec, .. } = definition;
+        State { uid: text(&value["metadata"], "uid").to_owned(), spec: spec.clone(), accepted: value["status"]["acceptedNames"].clone() }
+    }
 }
 
 impl Compiled {
@@ -43,8 +59,8 @@ impl Compiled {
     }
 
     /// Whether its rows are those of another state of the definition, too.
-    pub(super) fn is_of(&self, definition: &Value) -> bool {
-        self.key == key(definition)
+    pub(super) fn is_of(&self, definition: &Outline) -> bool {
+        self.state == State::of(definition)
     }
 
     /// Whether its rows say of the definition's end what it says of it.
@@ -61,17 +77,13 @@ impl Compiled {
             let next = Row::custom(row.resource.clone(), row.list_kind.clone(), strategy, custom, Some(Arc::clone(row.labels())));
             Some(Arc::new(next.reading_as(row)))
         });
-        Compiled { rows: rows.collect(), group: self.group.clone(), key: self.key.clone(), terminating, instances: Arc::clone(&self.instances) }
+        Compiled { rows: rows.collect(), group: self.group.clone(), state: self.state.clone(), terminating, instances: Arc::clone(&self.instances) }
     }
 
     /// Ends what goes on with its rows.
     pub(super) fn end(&self) {
         self.rows.iter().filter_map(|row| row.custom.as_ref()).for_each(|custom| custom.ended.cancel());
     }
-}
-
-fn key(definition: &Value) -> String {
-    digest(&[&definition["metadata"]["uid"], &definition["spec"], &definition["status"]["acceptedNames"]])
 }
 
 /// Whether the definition is to go.
@@ -81,14 +93,17 @@ fn is_terminating(definition: &Value) -> bool {
 
 /// Compiles a definition whose names are accepted. `present` is the table that its rows will come into, `entrance` the way in for its
 /// objects.
-pub(super) fn compile(definition: &Value, present: &Rows, entrance: Arc<Entrance>) -> Option<Compiled> {
+pub(super) fn compile(outline: &Outline, present: &Rows, entrance: Arc<Entrance>) -> Option<Compiled> {
+    let definition = &outline.value;
     let spec = &definition["spec"];
     let names = &definition["status"]["acceptedNames"];
     let (group, kind) = (text(spec, "group"), text(names, "kind"));
     let versions = spec["versions"].as_array().map_or(&[][..], Vec::as_slice);
     let gvk = |version: &str| Gvk::new(group, version, kind);
     let storage = versions.iter().find(|v| v["storage"] == true).map_or("", |v| text(v, "name"));
-    let described: Vec<(String, Arc<Described>)> = versions.iter().map(|v| (text(v, "name").to_owned(), Described::new(v))).collect();
+    let texts = versions.iter().zip(&outline.versions);
+    let described: Vec<(String, Arc<Described>)> = texts.map(|(v, said)| (text(v, "name").to_owned(), Described::by(said.clone()))).collect();
+    let named = json!([names, &spec["scope"]]).to_string().into_bytes();
     let (name, webhook) = (text(&definition["metadata"], "name").to_owned(), Webhook::of(&spec["conversion"]));
     let family = Arc::new(Family::new(name, &gvk(storage), described.clone(), webhook, entrance));
     let ended = CancellationToken::new();
@@ -102,7 +117,7 @@ pub(super) fn compile(definition: &Value, present: &Rows, entrance: Arc<Entrance
             scale: scale(version),
             deprecation: deprecation(spec, version),
             terminating: is_terminating(definition),
-            digest: digest(&[version, names, &spec["scope"]]),
+            digest: Digest::new(Arc::clone(&described), named.clone()),
             ended: ended.clone(),
             described: Arc::clone(&described),
             family: Arc::clone(&family),
@@ -120,16 +135,7 @@ pub(super) fn compile(definition: &Value, present: &Rows, entrance: Arc<Entrance
     let rows: Vec<Arc<Row>> = versions.iter().filter(|version| version["served"] == true).filter_map(row).collect();
     let stored = rows.iter().find(|row| row.resource.version == storage).cloned();
     let instances = stored.or_else(|| row(versions.iter().find(|version| version["storage"] == true)?))?;
-    Some(Compiled { group: group.to_owned(), key: key(definition), terminating: is_terminating(definition), rows, instances })
-}
-
-/// Whether rules stand anywhere in a schema: at most one property too many that bears their name is taken for some.
-fn has_rules(schema: &Value) -> bool {
-    match schema {
-        Value::Object(map) => map.iter().any(|(key, value)| key == "x-kubernetes-validations" || has_rules(value)),
-        Value::Array(items) => items.iter().any(has_rules),
-        _ => false,
-    }
+    Some(Compiled { group: group.to_owned(), state: State::of(outline), terminating: is_terminating(definition), rows, instances })
 }
 
 fn resource(definition: &Value, version: &Value, storage: Gvk) -> Resource {
@@ -201,7 +207,6 @@ fn strategy(version: &Value, namespaced: bool, described: Arc<Described>, patter
         scale: scale(version),
         selectable: selectable.collect(),
         cells: cells.map(|(column, path)| Cell { path: JsonPath::parse(&path), column_type: column.column_type }).collect(),
-        has_rules: schema_of(version).is_some_and(has_rules),
         rules: custom::LazyRules::default(),
         patterns,
         node: Arc::default(),
@@ -233,18 +238,6 @@ fn deprecation(spec: &Value, version: &Value) -> Option<String> {
     better.sort_by(|a, b| by_priority(a, b));
     let instead = better.first().map(|best| format!("; use {group}/{best} {kind}")).unwrap_or_default();
     Some(format!("{group}/{name} {kind} is deprecated{instead}"))
-}
-
-fn digest(parts: &[&Value]) -> String {
-    let mut digest = Sha256::new();
-    for part in parts {
-        digest.update(json::encode(part));
-    }
-    let mut text = String::with_capacity(64);
-    for byte in digest.finalize() {
-        let _ = write!(text, "{byte:02X}");
-    }
-    text
 }
 
 fn text<'v>(value: &'v Value, key: &str) -> &'v str {

@@ -7,12 +7,15 @@
 //! creation. Rows come into the table before the status says so: nobody who has read `Established` meets a 404.
 //!
 //! What could not be written is tried again after [`RETRY_AFTER`], and who waits for it is remembered until then; a watch that
-//! fell behind begins with all definitions again. A definition may be a megabyte: it is compiled off the workers.
+//! fell behind begins with all definitions again. A definition may be a megabyte: its schemas are passed over ([`outline`]), at the
+//! start of all of them at once, and those who need one read it then.
 //! The task that removes instances ([`cleanup`]) is begun again at every start, and after a failure.
 
 mod cleanup;
 mod compile;
+mod outline;
 mod registration;
+mod structure;
 
 use crate::{
     family::Entrance,
@@ -25,15 +28,17 @@ use crate::{
 use compile::{Compiled, compile};
 use futures_util::FutureExt;
 use kinds::definitions::{self, holds};
-use machinery::{Value, status::Status};
+use machinery::{Value, json, status::Status};
+use outline::Outline;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use store::Watch;
-use tokio::time::MissedTickBehavior;
+use store::{Entry, Watch};
+use structure::{CHECK_EVERY, State, Structures};
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
 /// After which time what could not be written is tried again.
@@ -90,9 +95,7 @@ pub(crate) struct Keeper {
     compiled: HashMap<String, Compiled>,
     /// The ways in for new objects, with the UIDs of the definitions.
     entrances: HashMap<String, (String, Arc<Entrance>)>,
-    /// What was found of the structure of schemas, with UID and generation of the definitions: those that were there at the start, which
-    /// an older server may have let in. What is made since is checked when it is made.
-    structures: HashMap<String, (Value, Option<Value>)>,
+    structures: Structures,
     /// The removals of instances that are under way, by the definition's name.
     cleanups: HashMap<String, Ending>,
     /// The definitions that are to be looked at when the names of one of their group have been written.
@@ -111,28 +114,38 @@ impl Keeper {
             known: BTreeMap::new(),
             compiled: HashMap::new(),
             entrances: HashMap::new(),
-            structures: HashMap::new(),
+            structures: Structures::default(),
             cleanups: HashMap::new(),
             owed: BTreeSet::new(),
             seen: 0,
         };
-        for definition in keeper.all() {
-            keeper.know(&definition);
-            keeper.structures.insert(text(&definition["metadata"], "name").to_owned(), (Value::Null, None));
-            // Nothing is served yet that this could hold up.
-            let next = keeper.next(&definition);
-            let entrance = keeper.entrance(&definition);
-            let compiled = if next == Next::Compiled { compile(&definition, &keeper.world.rows(), entrance) } else { None };
-            keeper.put(&definition, next, compiled);
+        let mut served = Vec::new();
+        for definition in keeper.all().iter().filter_map(|entry| Outline::of(entry)) {
+            keeper.know(&definition.value);
+            keeper.structures.expect(definition.name());
+            if keeper.next(&definition) != Next::Compiled {
+                continue;
+            }
+            let entrance = keeper.entrance(&definition.value);
+            if let Some(compiled) = compile(&definition, &keeper.world.rows(), entrance) {
+                served.push((definition.group().to_owned(), definition.name().to_owned(), compiled.rows.clone()));
+                keeper.compiled.insert(definition.name().to_owned(), compiled);
+            }
         }
+        keeper.world.replace_rows(|rows| rows.with_definitions(&served));
         Some(keeper)
     }
 
     /// The definitions as they are now.
-    fn all(&mut self) -> Vec<Arc<Value>> {
+    fn all(&mut self) -> Vec<Arc<Entry>> {
         let Some(snapshot) = storage::snapshot(self.world.store(), &self.row, None) else { return Vec::new() };
         self.seen = snapshot.revision();
-        snapshot.range(&self.row.root_key, "").map(|entry| storage::value(&self.row, entry)).collect()
+        snapshot.range(&self.row.root_key, "").cloned().collect()
+    }
+
+    /// A definition as it lies in the store.
+    fn entry(&self, name: &str) -> Option<Arc<Entry>> {
+        storage::get(self.world.store(), &self.row, &self.row.resource.key("", name))
     }
 
     /// Follows the definitions until the server ends.
@@ -144,8 +157,7 @@ impl Keeper {
     async fn follow(&mut self) {
         // All are looked at first: what a former process left half-way is finished.
         let mut due: BTreeSet<String> = self.known.keys().cloned().collect();
-        let mut register = tokio::time::interval(REGISTER_EVERY);
-        register.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut register, mut check) = (every(REGISTER_EVERY), every(CHECK_EVERY));
         loop {
             let changes = storage::watch(self.world.store(), &self.row, self.seen, Scope::Bucket);
             let Ok(mut changes) = changes else {
@@ -170,10 +182,14 @@ impl Keeper {
                         self.register(groups).await;
                         continue;
                     }
+                    _ = check.tick(), if self.structures.owed().is_some() => {
+                        due.extend(self.check_structure().await);
+                        continue;
+                    }
                 };
                 let Ok(event) = event else { break };
                 self.seen = event.revision;
-                due.extend(event.new.as_ref().or(event.old.as_ref()).and_then(|entry| entry.key.rsplit('/').next().map(str::to_owned)));
+                due.extend(event.new.as_ref().or(event.old.as_ref()).map(|entry| name_of(entry).to_owned()));
             }
             due.extend(self.begin_again());
         }
@@ -190,7 +206,7 @@ impl Keeper {
 
     /// The names of all that is there or was.
     fn begin_again(&mut self) -> Vec<String> {
-        let names: Vec<String> = self.all().iter().map(|definition| text(&definition["metadata"], "name").to_owned()).collect();
+        let names: Vec<String> = self.all().iter().map(|entry| name_of(entry).to_owned()).collect();
         self.known.keys().cloned().chain(names).collect()
     }
 
@@ -207,15 +223,17 @@ impl Keeper {
                 }
                 Err(_) => tracing::error!(definition = name, "a definition could not be looked at"),
             }
+            // There may be hundreds, and none need wait for anything.
+            tokio::task::yield_now().await;
         }
         failed
     }
 
     /// Looks at a definition; returns those of its group that wait for names which it may have given back.
     async fn look(&mut self, name: &str) -> Result<Vec<String>, Status> {
-        let Some(definition) = self.world.get(("apiextensions.k8s.io", "v1", "customresourcedefinitions"), "", name) else {
+        let Some(entry) = self.entry(name) else {
             self.cleanups.remove(name);
-            self.structures.remove(name);
+            self.structures.forget(name);
             if let Some((_, entrance)) = self.entrances.remove(name) {
                 entrance.shut();
             }
@@ -226,40 +244,55 @@ impl Keeper {
             self.known.remove(name);
             return Ok(self.waiting(&group, name));
         };
-        let group = text(&definition["spec"], "group");
-        let structure = self.structure(name, &definition).await;
+        // What cannot be decoded stays as it is until somebody writes it anew.
+        let Some(definition) = Outline::of(&entry) else { return Ok(Vec::new()) };
+        let group = definition.group();
+        let structure = self.structures.known(name, &definition.value);
         let others = self.known.iter().filter(|(other, known)| *other != name && known.group == group).map(|(_, known)| &known.accepted);
-        let settled = Arc::new(definitions::settled(&definition, others, structure, SystemTime::now()));
-        if self.know(&settled) {
+        let settled = definition.with(definitions::settled(&definition.value, others, structure, SystemTime::now()));
+        if self.know(&settled.value) {
             let waiting = self.waiting(group, name);
             self.owed.extend(waiting);
         }
-        self.serve(&settled).await;
-        if settled != definition {
-            self.write(name, &definition, &settled).await?;
+        self.serve(&settled);
+        if settled.value != definition.value {
+            self.write(name, &settled.value).await?;
         }
-        self.clean_up(name, &settled);
+        self.clean_up(name, &settled.value);
         registration::follow(&self.world, group).await?;
         Ok(std::mem::take(&mut self.owed).into_iter().collect())
     }
 
-    /// The condition of schemas that are not structural, looked for once in a generation where that can be.
-    async fn structure(&mut self, name: &str, definition: &Arc<Value>) -> Option<Value> {
-        let of = Value::from(vec![definition["metadata"]["uid"].clone(), definition["metadata"]["generation"].clone()]);
-        let (known, found) = self.structures.get(name)?;
-        if *known == of {
-            return found.clone();
+    /// Checks the structure of a definition that is owed that; its name, if it is to be looked at by what was found.
+    async fn check_structure(&mut self) -> Option<String> {
+        let name = self.structures.owed()?.to_owned();
+        let Some(entry) = self.entry(&name) else {
+            self.structures.forget(&name);
+            return None;
+        };
+        // Nobody else wants this tree: it is read here, and not kept with the entry.
+        let check = offload::call(move || {
+            let definition = json::read(&entry.json).unwrap_or_default();
+            (State::of(&definition), definitions::structure(&definition))
+        });
+        if let Ok((state, found)) = AssertUnwindSafe(check).catch_unwind().await {
+            self.structures.note(&name, state, found);
+        } else {
+            tracing::error!(definition = name, "the structure of a definition's schemas could not be looked at");
+            self.structures.forget(&name);
         }
-        let looked = Arc::clone(definition);
-        let found = offload::call(move || definitions::structure(&looked)).await;
-        self.structures.insert(name.to_owned(), (of, found.clone()));
-        found
+        Some(name)
     }
 
-    /// Writes what follows from a state of a definition, if that is still its state; otherwise the change is heard of.
-    async fn write(&self, name: &str, seen: &Value, settled: &Value) -> Result<(), Status> {
+    /// Writes the status that follows from a state of a definition, if that is still its state; otherwise the change is heard of.
+    async fn write(&self, name: &str, settled: &Value) -> Result<(), Status> {
         let written = own::amend(self.world.store(), &self.row, ("", name), Owns::By("status"), SystemTime::now(), |present| {
-            Ok((present["metadata"]["resourceVersion"] == seen["metadata"]["resourceVersion"]).then(|| settled.clone()))
+            let same = present["metadata"]["resourceVersion"] == settled["metadata"]["resourceVersion"];
+            Ok(same.then(|| {
+                let mut next = present.clone();
+                next["status"] = settled["status"].clone();
+                next
+            }))
         });
         match written.await {
             Err(error) if error.code != 404 => Err(error),
@@ -287,11 +320,11 @@ impl Keeper {
     }
 
     /// Has the table serve a definition as it says, if it is accepted.
-    async fn serve(&mut self, definition: &Arc<Value>) {
+    fn serve(&mut self, definition: &Outline) {
         let next = self.next(definition);
         let compiled = if next == Next::Compiled {
-            let (world, entrance, definition) = (self.world.clone(), self.entrance(definition), Arc::clone(definition));
-            offload::call(move || compile(&definition, &world.rows(), entrance)).await
+            let entrance = self.entrance(&definition.value);
+            compile(definition, &self.world.rows(), entrance)
         } else {
             None
         };
@@ -313,31 +346,32 @@ impl Keeper {
     }
 
     /// What is to become of the rows of a definition.
-    fn next(&self, definition: &Value) -> Next {
-        let accepted = &definition["status"]["acceptedNames"];
+    fn next(&self, definition: &Outline) -> Next {
+        let value = &definition.value;
+        let accepted = &value["status"]["acceptedNames"];
         let named = ["plural", "singular", "kind", "listKind"].iter().all(|key| !text(accepted, key).is_empty());
-        if !named || !(holds(definition, "NamesAccepted") || holds(definition, "Established")) {
+        if !named || !(holds(value, "NamesAccepted") || holds(value, "Established")) {
             return Next::Nothing;
         }
-        match self.compiled.get(text(&definition["metadata"], "name")).filter(|present| present.is_of(definition)) {
-            Some(present) if present.is_as_final(definition) => Next::Same,
+        match self.compiled.get(definition.name()).filter(|present| present.is_of(definition)) {
+            Some(present) if present.is_as_final(value) => Next::Same,
             Some(_) => Next::Ending,
             None => Next::Compiled,
         }
     }
 
     /// Puts the rows of a definition in their place. `compiled` are those that it is to have, if they are new.
-    fn put(&mut self, definition: &Value, next: Next, compiled: Option<Compiled>) {
-        let name = text(&definition["metadata"], "name");
+    fn put(&mut self, definition: &Outline, next: Next, compiled: Option<Compiled>) {
+        let name = definition.name();
         let is_new = next == Next::Compiled;
         let rows = match next {
             Next::Same => return,
             Next::Nothing => None,
-            Next::Ending => self.compiled.get(name).map(|present| present.ending(definition)),
+            Next::Ending => self.compiled.get(name).map(|present| present.ending(&definition.value)),
             Next::Compiled => compiled,
         };
         let Some(next) = rows else { return self.forget(name) };
-        let group = text(&definition["spec"], "group");
+        let group = definition.group();
         self.world.replace_rows(|rows| rows.with_definition(group, name, next.rows.clone()));
         let before = self.compiled.insert(name.to_owned(), next);
         if let Some(before) = before.filter(|_| is_new) {
@@ -381,6 +415,18 @@ async fn next_group(services: &mut Option<Watch>) -> Option<String> {
             return Some(group);
         }
     }
+}
+
+/// Ticks with a pause in between, also after one that came late.
+fn every(pause: Duration) -> Interval {
+    let mut ticks = tokio::time::interval(pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// The name of the definition in an entry.
+fn name_of(entry: &Entry) -> &str {
+    entry.key.rsplit('/').next().unwrap_or_default()
 }
 
 fn text<'v>(value: &'v Value, key: &str) -> &'v str {

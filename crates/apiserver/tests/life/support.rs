@@ -75,11 +75,16 @@ impl Server {
 
     pub async fn over(store: store::Store) -> Server {
         let server = Server::unbegun(store);
-        server.api.bootstrap().await.expect("bootstrap");
+        server.begin().await;
         // What a controller does in a cluster.
         let account = serde_json::json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
         server.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
         server
+    }
+
+    /// Begins what a server does by itself.
+    pub async fn begin(&self) {
+        self.api.bootstrap().await.expect("bootstrap");
     }
 
     async fn send(&self, user: &str, method: Method, uri: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> http::Response<Body> {

@@ -16,6 +16,7 @@ use super::{DEPTH_MAX, bounds::AROUND_MAX};
 use crate::Value;
 use serde::de::{Deserialize as _, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Error, error::Category};
+use std::ops::Range;
 
 /// What is wrong with a body.
 #[derive(Debug)]
@@ -118,6 +119,14 @@ pub(super) fn members(json: &[u8]) -> Vec<(Option<String>, &[u8])> {
     }
 }
 
+/// Where values stand in well-formed JSON: those at the end of a path, and those on the way to them, each behind what stands in it. `*`
+/// is each element of a list. Told with each is how far down the path it stands; what is looked through is read once.
+pub fn spans(json: &[u8], path: &[&str]) -> Vec<(usize, Range<usize>)> {
+    let mut found = Vec::new();
+    Reader { bytes: json, at: 0 }.follow(path, 0, &mut found);
+    found
+}
+
 /// Reads well-formed JSON.
 pub(crate) struct Reader<'de> {
     bytes: &'de [u8],
@@ -163,6 +172,37 @@ impl<'de> Reader<'de> {
                 return;
             }
         }
+    }
+
+    /// Steps over a value, and notes where it stands and what is down a path of it.
+    fn follow(&mut self, path: &[&str], depth: usize, found: &mut Vec<(usize, Range<usize>)>) {
+        let (bracket, start) = (self.peek(), self.at);
+        match (path.split_first(), bracket) {
+            (Some((key, rest)), Some(bracket @ (b'{' | b'['))) => {
+                loop {
+                    self.at += 1;
+                    let wanted = match (bracket, self.peek()) {
+                        (b'{', Some(b'"')) => self.scalar().strip_prefix(b"\"").and_then(|name| name.strip_suffix(b"\"")) == Some(key.as_bytes()),
+                        (b'{', _) | (_, Some(b']') | None) => break,
+                        _ => *key == "*",
+                    };
+                    if bracket == b'{' && self.peek() == Some(b':') {
+                        self.at += 1;
+                    }
+                    match wanted {
+                        true => self.follow(rest, depth + 1, found),
+                        false => self.skip(),
+                    }
+                    if self.peek() != Some(b',') {
+                        break;
+                    }
+                }
+                self.at += 1;
+            }
+            _ => self.skip(),
+        }
+        let end = self.at.min(self.bytes.len());
+        found.push((depth, start.min(end)..end));
     }
 
     /// Reads what stands between brackets; a visitor that leaves the rest unread has refused it.

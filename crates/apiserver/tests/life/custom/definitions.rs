@@ -187,6 +187,47 @@ async fn what_is_stored_is_served_by_the_next_server_at_once() {
     assert_eq!(read["spec"]["color"], "blue");
 }
 
+/// A start with many definitions looks at none of their schemas: no tree is made of one until somebody wants it.
+#[test]
+fn a_start_reads_no_schema() {
+    let directory = std::env::temp_dir().join(format!("apiserver-start-{}", std::process::id()));
+    let definition = |at: usize| large(&format!("thing{at}"), json!({"type": "object", "properties": properties(0, 4)}));
+    // With its runtime all end that hold the store.
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime().block_on(async {
+        let server = Server::over(store::Store::open(&directory, &store::Options::default()).expect("a store")).await;
+        for at in 0..20 {
+            establish(&server, &definition(at)).await;
+        }
+    });
+    let store = (0..1000).find_map(|_| match store::Store::open(&directory, &store::Options::default()) {
+        Err(store::OpenError::Locked(_)) => {
+            std::thread::sleep(Duration::from_millis(10));
+            None
+        }
+        opened => Some(opened.expect("the store again")),
+    });
+    let store = store.expect("nobody has the store");
+    let prefix = "/registry/apiextensions.k8s.io/customresourcedefinitions/";
+    let bucket = store.bucket(prefix);
+    let is_read = |at: usize| bucket.get(&format!("{prefix}thing{at}s.example.com")).expect("a definition").value_at_hand().is_some();
+    runtime().block_on(async {
+        let server = Server::unbegun(store.clone());
+        for at in 0..20 {
+            server.get(&format!("/apis/example.com/v1/thing{at}s")).await.expect(200);
+        }
+        server.begin().await;
+        // A new one has its turn behind those that were there.
+        establish(&server, &definition(20)).await;
+        assert_eq!((0..20).filter(|at| is_read(*at)).count(), 0);
+        assert!(is_read(20), "who writes one has its tree");
+        let object = json!({"apiVersion": "example.com/v1", "kind": "thing7", "metadata": {"name": "a"}, "spec": {"field1": 3, "none": 1}});
+        let made = server.post("/apis/example.com/v1/namespaces/default/thing7s", &object).await.expect(201);
+        assert_eq!(made["spec"], json!({"field1": 3}));
+    });
+    let _ = std::fs::remove_dir_all(&directory);
+}
+
 #[tokio::test]
 async fn groups_of_the_community_want_approval() {
     let server = Server::start().await;

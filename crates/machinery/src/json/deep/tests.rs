@@ -195,3 +195,23 @@ fn what_is_deep_is_read_as_what_is_not() {
         assert!(warned.warnings.is_empty(), "nobody looks into what is kept as it came: {:?}", warned.warnings);
     });
 }
+
+#[test]
+fn what_is_down_a_path_is_found_by_its_text() {
+    let json = br#" {"a" : {"x": [1, {"s": "]}\"", "t": 2}], "l": [ {"s": {"l": [{"s": 0}]}, "n": 1} , {"n": []}, {}, "s" ] }, "l": [{"s": 1}], "e": []} "#;
+    let texts = |path: &[&str]| -> Vec<(usize, String)> {
+        let spans = spans(json, path).into_iter();
+        spans.map(|(depth, range)| (depth, String::from_utf8_lossy(&json[range]).into_owned())).filter(|(depth, _)| *depth > 1).collect()
+    };
+    let found = texts(&["a", "l", "*", "s"]);
+    let wanted = [(4, r#"{"l": [{"s": 0}]}"#), (3, r#"{"s": {"l": [{"s": 0}]}, "n": 1}"#), (3, r#"{"n": []}"#), (3, "{}"), (3, r#""s""#)];
+    assert_eq!(found[..5], wanted.map(|(depth, text)| (depth, text.to_owned())));
+    assert_eq!((found.len(), found[5].0), (6, 2), "and the list itself");
+    assert_eq!(texts(&["e", "*"]), [], "nothing stands in an empty list");
+    let whole = spans(json, &[]);
+    assert_eq!(whole, [(0, 1..json.len() - 1)]);
+    // What is broken off ends where it ends.
+    for end in 0..json.len() {
+        assert!(spans(&json[..end], &["a", "l", "*", "s"]).iter().all(|(_, range)| range.end <= end));
+    }
+}
