@@ -133,6 +133,29 @@ pub(crate) fn finalizer(name: &Value, path: &Path, place: &Path, errors: &mut Er
     }
 }
 
+/// Checks the metadata of a template (`ValidateTemplateObjectMeta`): what is made by it has labels and annotations of it, and nothing else.
+pub(crate) fn template(metadata: &Value, path: &Path, errors: &mut ErrorList) {
+    const NOT_ITS_OWN: [&str; 13] = [
+        "name",
+        "generateName",
+        "namespace",
+        "selfLink",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "ownerReferences",
+        "finalizers",
+        "managedFields",
+    ];
+    annotations(&metadata["annotations"], &path.child("annotations"), errors);
+    rules::labels(&metadata["labels"], &path.child("labels"), errors);
+    let set = NOT_ITS_OWN.iter().filter(|field| !tree::empty(&metadata[**field]) && metadata[**field] != 0);
+    errors.extend(set.map(|field| Error::forbidden(&path.child(field), "cannot be set")));
+}
+
 /// Checks annotations.
 pub fn annotations(annotations: &Value, path: &Path, errors: &mut ErrorList) {
     let mut bytes = 0;

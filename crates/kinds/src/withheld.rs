@@ -4,7 +4,7 @@
 use crate::tree;
 use machinery::Value;
 
-/// In a pod's spec. `*` stands for each element of a list.
+/// In a pod's spec. `*` stands for each element of a list or a map.
 const OF_PODS: [&[&str]; 7] = [
     &["schedulingGroup"],
     &["evictionResponders"],
@@ -29,6 +29,13 @@ fn fields(group: &str, kind: &str) -> (Option<&'static [&'static str]>, &'static
         ("batch", "Job") => (Some(&["spec", "template", "spec"]), &[&["spec", "scheduling"]]),
         ("batch", "CronJob") => (Some(&["spec", "jobTemplate", "spec", "template", "spec"]), &[&["spec", "jobTemplate", "spec", "scheduling"]]),
         ("", "Node") => (None, &[&["spec", "podPreemptionPolicy"]]),
+        ("resource.k8s.io", "ResourceClaimTemplate") => (
+            None,
+            &[
+                &["spec", "spec", "devices", "requests", "*", "exactly", "derivedAttributes"],
+                &["spec", "spec", "devices", "requests", "*", "firstAvailable", "*", "derivedAttributes"],
+            ],
+        ),
         ("resource.k8s.io", "ResourceClaim") => (
             None,
             &[
@@ -46,8 +53,15 @@ pub fn withhold(group: &str, kind: &str, obj: &mut Value, old: Option<&Value>) {
     let of_pod = pod.into_iter().flat_map(|spec| OF_PODS.iter().map(move |path| (spec, *path)));
     for (place, path) in of_pod.chain(own.iter().map(|path| (&[] as &[&str], *path))) {
         let path: Vec<&str> = place.iter().chain(path).copied().collect();
-        if !old.is_some_and(|old| is_used(old, &path)) {
-            take(obj, &path);
+        take_unused(&[&path], obj, old);
+    }
+}
+
+/// Takes what stands at these paths from an object, if it was not there before.
+pub(crate) fn take_unused(paths: &[&[&str]], obj: &mut Value, old: Option<&Value>) {
+    for path in paths {
+        if !old.is_some_and(|old| is_used(old, path)) {
+            take(obj, path);
         }
     }
 }
@@ -55,7 +69,11 @@ pub fn withhold(group: &str, kind: &str, obj: &mut Value, old: Option<&Value>) {
 fn is_used(value: &Value, path: &[&str]) -> bool {
     match path.split_first() {
         None => !tree::empty(value),
-        Some((&"*", rest)) => value.as_array().is_some_and(|items| items.iter().any(|item| is_used(item, rest))),
+        Some((&"*", rest)) => match value {
+            Value::Array(items) => items.iter().any(|item| is_used(item, rest)),
+            Value::Object(entries) => entries.values().any(|entry| is_used(entry, rest)),
+            _ => false,
+        },
         Some((step, rest)) => step.split('|').any(|field| is_used(&value[field], rest)),
     }
 }
@@ -63,10 +81,15 @@ fn is_used(value: &Value, path: &[&str]) -> bool {
 fn take(value: &mut Value, path: &[&str]) {
     match path {
         [] => {}
-        ["*", rest @ ..] => value.as_array_mut().into_iter().flatten().for_each(|item| take(item, rest)),
+        ["*", rest @ ..] => match value {
+            Value::Array(items) => items.iter_mut().for_each(|item| take(item, rest)),
+            Value::Object(entries) => entries.values_mut().for_each(|entry| take(entry, rest)),
+            _ => {}
+        },
         [last] => {
-            let fields = value.as_object_mut();
-            fields.map(|fields| fields.remove(*last));
+            if let Some(fields) = value.as_object_mut() {
+                last.split('|').for_each(|field| drop(fields.remove(field)));
+            }
         }
         [step, rest @ ..] => step.split('|').for_each(|field| {
             if let Some(inner) = value.get_mut(field) {

@@ -185,6 +185,11 @@ impl Error {
         Self::make(ErrorKind::TooLong, path, Value::Null, format!("may not be more than {max} {}", if max == 1 { "byte" } else { "bytes" }))
     }
 
+    /// A text has more than `max` characters.
+    pub fn too_many_characters(path: &Path, max: usize) -> Self {
+        Self::make(ErrorKind::TooLong, path, Value::Null, format!("may not be more than {max} characters"))
+    }
+
     /// A list or map has more than `max` elements.
     pub fn too_many(path: &Path, actual: usize, max: usize) -> Self {
         let items = if max == 1 { "item" } else { "items" };

@@ -277,18 +277,19 @@ pub(super) fn conditions(status: &Value, path: &Path, errors: &mut ErrorList) {
     for (at, condition) in list.iter().enumerate() {
         let (place, kind) = (path.index(at), tree::text(condition, "type"));
         if list.iter().take(at).any(|c| c["type"] == kind) {
-            errors.push(Error::duplicate(&place.child("type"), kind));
+            errors.push(Error::duplicate(&place, kind));
         }
-        rules::name(kind, &place.child("type"), names::qualified_name(kind), errors);
-        let value = tree::text(condition, "status");
-        if !matches!(value, "True" | "False" | "Unknown") {
-            errors.push(Error::not_supported(&place.child("status"), value, &["False", "True", "Unknown"]));
+        if kind.is_empty() {
+            errors.push(Error::required(&place.child("type"), "is required"));
+        } else {
+            rules::name(kind, &place.child("type"), names::qualified_name(kind), errors);
         }
+        rules::one_of(&condition["status"], &place.child("status"), &["False", "True", "Unknown"], errors);
         if let Some(generation) = condition["observedGeneration"].as_i64().filter(|n| *n < 0) {
             errors.push(Error::invalid(&place.child("observedGeneration"), generation, "must be greater than or equal to zero"));
         }
         if condition["lastTransitionTime"].is_null() {
-            errors.push(Error::required(&place.child("lastTransitionTime"), "must be set"));
+            errors.push(Error::required(&place.child("lastTransitionTime"), ""));
         }
         reason(tree::text(condition, "reason"), &place.child("reason"), errors);
         if tree::text(condition, "message").len() > 32 * 1024 {
@@ -299,7 +300,7 @@ pub(super) fn conditions(status: &Value, path: &Path, errors: &mut ErrorList) {
 
 fn reason(reason: &str, path: &Path, errors: &mut ErrorList) {
     if reason.is_empty() {
-        errors.push(Error::required(path, "must be set"));
+        errors.push(Error::required(path, ""));
         return;
     }
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ',' | ':');

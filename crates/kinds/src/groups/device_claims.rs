@@ -24,13 +24,21 @@ const TEXT_BYTES_MAX: usize = 10 * 1024;
 const SELECTOR_COST_MAX: u64 = 1_000_000;
 /// Bytes of an attribute's name.
 const NAME_BYTES_MAX: usize = 32;
+/// Effects of taints.
+const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
 const REFERENCE: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
 
 /// The names of a claim's requests, and of the alternatives of each.
-type Requests<'v> = BTreeMap<&'v str, HashSet<&'v str>>;
+pub(super) type Requests<'v> = BTreeMap<&'v str, HashSet<&'v str>>;
 
-/// Whether a list is short enough for its items to be looked at.
-fn counted<'v>(owner: &'v Value, list: &str, most: usize, path: &Path, errors: &mut ErrorList) -> &'v [Value] {
+/// Those of a claim.
+pub(super) fn named(devices: &Value) -> Requests<'_> {
+    let of = |request| (tree::text(request, "name"), tree::list(request, "firstAvailable").iter().map(|own| tree::text(own, "name")).collect());
+    tree::list(devices, "requests").iter().map(of).collect()
+}
+
+/// The items of a list, if it is short enough for them to be looked at; else that is told.
+pub(super) fn counted<'v>(owner: &'v Value, list: &str, most: usize, path: &Path, errors: &mut ErrorList) -> &'v [Value] {
     let items = tree::list(owner, list);
     if items.len() <= most {
         return items;
@@ -39,70 +47,68 @@ fn counted<'v>(owner: &'v Value, list: &str, most: usize, path: &Path, errors: &
     &[]
 }
 
-/// Checks the spec of a claim, as one of this version of the API has it.
-pub(super) fn check_claim(api_version: &str, spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let (devices, outer) = (&spec["devices"], path.child("devices"));
-    let named: Requests<'_> = tree::list(devices, "requests")
-        .iter()
-        .map(|request| (tree::text(request, "name"), tree::list(request, "firstAvailable").iter().map(|own| tree::text(own, "name")).collect()))
-        .collect();
-    let (requests, path) = (counted(devices, "requests", ITEMS_MAX, &outer, errors), outer.child("requests"));
-    for (at, request) in requests.iter().enumerate() {
-        check_entry(api_version, request, &path.index(at), errors);
-    }
-    twice(api_version, "DeviceRequest", requests, &path, errors);
-    check_constraints(devices, &outer, &named, errors);
-    configs(devices, &outer, Some(&named), errors);
-    drivers(devices, &outer, errors);
+/// The same where it is left to what is declared to tell it.
+pub(super) fn within<'v>(owner: &'v Value, list: &str, most: usize) -> &'v [Value] {
+    let items = tree::list(owner, list);
+    if items.len() <= most { items } else { &[] }
 }
 
-fn check_entry(api_version: &str, request: &Value, path: &Path, errors: &mut ErrorList) {
+/// Checks the spec of a claim, as one of this version of the API has it: first what upstream checks by hand, then what its types declare.
+pub(super) fn check_claim(api_version: &str, spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let (devices, path) = (&spec["devices"], path.child("devices"));
+    let named = named(devices);
+    for (at, request) in within(devices, "requests", ITEMS_MAX).iter().enumerate() {
+        check_entry(request, &path.child("requests").index(at), errors);
+    }
+    for (at, constraint) in within(devices, "constraints", ITEMS_MAX).iter().enumerate() {
+        let place = path.child("constraints").index(at);
+        references(constraint, &place, &named, errors);
+        if constraint["matchAttribute"].is_null() && constraint["distinctAttribute"].is_null() {
+            let detail = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+            errors.push(Error::required(&place, detail));
+        }
+    }
+    for (at, own) in within(devices, "config", ITEMS_MAX).iter().enumerate() {
+        let place = path.child("config").index(at);
+        references(own, &place, &named, errors);
+        config(own, &place, errors);
+    }
+    check_declared(api_version, devices, &path, errors);
+}
+
+/// The request itself where the version has no `exactly`.
+fn is_flat(request: &Value) -> bool {
+    request["exactly"].is_null() && !request["deviceClassName"].is_null()
+}
+
+fn check_entry(request: &Value, path: &Path, errors: &mut ErrorList) {
     name(request, path, errors);
-    let (exactly, flat) = (&request["exactly"], !request["deviceClassName"].is_null());
-    match (exactly.is_null(), tree::list(request, "firstAvailable").is_empty()) {
-        (true, true) if !flat => errors.push(Error::required(path, "exactly one of `exactly` or `firstAvailable` is required")),
+    match (request["exactly"].is_null(), tree::list(request, "firstAvailable").is_empty()) {
+        (true, true) if is_flat(request) => check_exactly(request, path, errors),
+        (true, true) => errors.push(Error::required(path, "exactly one of `exactly` or `firstAvailable` is required")),
         (false, false) => {
             let detail = "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set";
             errors.push(Error::invalid(path, Value::Null, detail));
-            // What is declared of each holds all the same.
-            for (at, own) in tree::list(request, "firstAvailable").iter().enumerate() {
-                check_declared(own, &path.child("firstAvailable").index(at), errors);
-            }
         }
-        (false, true) => check_request(exactly, &path.child("exactly"), errors),
-        _ if flat => check_request(request, path, errors),
-        _ => {
-            let (list, place) = (counted(request, "firstAvailable", ALTERNATIVES_MAX, path, errors), path.child("firstAvailable"));
-            for (at, own) in list.iter().enumerate() {
-                name(own, &place.index(at), errors);
-                check_request(own, &place.index(at), errors);
+        (false, true) => check_exactly(&request["exactly"], &path.child("exactly"), errors),
+        (true, false) => {
+            for (at, own) in within(request, "firstAvailable", ALTERNATIVES_MAX).iter().enumerate() {
+                let place = path.child("firstAvailable").index(at);
+                name(own, &place, errors);
+                check_request(own, &place, errors);
             }
-            twice(api_version, "DeviceSubRequest", list, &place, errors);
         }
     }
+}
+
+fn check_exactly(request: &Value, path: &Path, errors: &mut ErrorList) {
+    check_class_name(request, path, errors);
+    check_request(request, path, errors);
 }
 
 fn name(owner: &Value, path: &Path, errors: &mut ErrorList) {
-    if rules::required(owner, path, "name", errors) {
-        let name = tree::text(owner, "name");
-        rules::name(name, &path.child("name"), names::dns1123_label(name), errors);
-    }
-}
-
-/// Items of one name: they are shown whole, as their version writes them.
-fn twice(api_version: &str, kind: &str, items: &[Value], path: &Path, errors: &mut ErrorList) {
-    let (mut seen, version) = (HashSet::new(), Gvk::parse(api_version, kind).version);
-    for (at, item) in items.iter().enumerate().filter(|(_, item)| !seen.insert(tree::text(item, "name"))) {
-        let ty = schema::builtin().named(&format!("io.k8s.api.resource.{version}.{kind}"));
-        let shown = String::from_utf8_lossy(&json::encode_as(ty, item)).into_owned();
-        errors.push(Error::duplicate(&path.index(at), item.clone()).shown_as(shown));
-    }
-}
-
-/// What upstream declares of a request.
-fn check_declared(request: &Value, path: &Path, errors: &mut ErrorList) {
-    check_class_name(request, path, errors);
-    rules::supported(&request["allocationMode"], &path.child("allocationMode"), &["All", "ExactCount"], errors);
+    let name = tree::text(owner, "name");
+    rules::name(name, &path.child("name"), names::dns1123_label(name), errors);
 }
 
 fn check_class_name(request: &Value, path: &Path, errors: &mut ErrorList) {
@@ -113,42 +119,110 @@ fn check_class_name(request: &Value, path: &Path, errors: &mut ErrorList) {
 }
 
 fn check_request(request: &Value, path: &Path, errors: &mut ErrorList) {
-    check_class_name(request, path, errors);
     selectors(request, path, errors);
-    let (mode, count) = (tree::text(request, "allocationMode"), request["count"].as_i64().unwrap_or(0));
-    match mode {
+    let count = request["count"].as_i64().unwrap_or(0);
+    match tree::text(request, "allocationMode") {
         "All" if count != 0 => {
             let detail = "must not be specified when allocationMode is 'All'";
             errors.push(Error::invalid(&path.child("count"), count, detail));
         }
-        "All" => {}
         "ExactCount" if count <= 0 => errors.push(Error::invalid(&path.child("count"), count, "must be greater than zero")),
-        "ExactCount" => {}
-        other => errors.push(Error::not_supported(&path.child("allocationMode"), other, &["All", "ExactCount"])),
+        _ => {}
     }
-    for (at, toleration) in tree::list(request, "tolerations").iter().enumerate() {
-        check_toleration(toleration, &path.child("tolerations").index(at), errors);
+    check_tolerations(request, path, errors);
+}
+
+/// The values of tolerations; the rest is declared.
+pub(super) fn check_tolerations(owner: &Value, path: &Path, errors: &mut ErrorList) {
+    for (at, toleration) in tree::list(owner, "tolerations").iter().enumerate() {
+        let (value, path) = (tree::text(toleration, "value"), path.child("tolerations").index(at).child("value"));
+        match tree::text(toleration, "operator") {
+            "Exists" if !value.is_empty() => errors.push(Error::invalid(&path, value, "must be empty for operator `Exists`")),
+            "Equal" => rules::name(value, &path, names::label_value(value), errors),
+            _ => {}
+        }
     }
 }
 
-fn check_toleration(toleration: &Value, path: &Path, errors: &mut ErrorList) {
-    let (key, value) = (tree::text(toleration, "key"), tree::text(toleration, "value"));
-    if !key.is_empty() {
-        rules::name(key, &path.child("key"), names::qualified_name(key), errors);
+/// Key and value of a taint; its effect is declared.
+pub(super) fn check_taint(taint: &Value, path: &Path, errors: &mut ErrorList) {
+    let (key, value) = (tree::text(taint, "key"), tree::text(taint, "value"));
+    rules::name(key, &path.child("key"), names::qualified_name(key), errors);
+    rules::name(value, &path.child("value"), names::label_value(value), errors);
+}
+
+/// What the types declare of a taint.
+pub(super) fn check_taint_declared(taint: &Value, path: &Path, errors: &mut ErrorList) {
+    rules::one_of(&taint["effect"], &path.child("effect"), &EFFECTS, errors);
+}
+
+/// What the types declare of a claim.
+fn check_declared(api_version: &str, devices: &Value, path: &Path, errors: &mut ErrorList) {
+    let (requests, place) = (counted(devices, "requests", ITEMS_MAX, path, errors), path.child("requests"));
+    twice(api_version, "DeviceRequest", requests, |request| tree::text(request, "name").to_owned(), &place, errors);
+    for (at, request) in requests.iter().enumerate() {
+        let place = place.index(at);
+        match is_flat(request) {
+            true => check_request_declared(request, &place, errors),
+            false => check_request_declared(&request["exactly"], &place.child("exactly"), errors),
+        }
+        let own = counted(request, "firstAvailable", ALTERNATIVES_MAX, &place, errors);
+        let place = place.child("firstAvailable");
+        twice(api_version, "DeviceSubRequest", own, |own| tree::text(own, "name").to_owned(), &place, errors);
+        for (at, own) in own.iter().enumerate() {
+            check_class_name(own, &place.index(at), errors);
+            check_request_declared(own, &place.index(at), errors);
+        }
     }
-    match tree::text(toleration, "operator") {
-        "Exists" if !value.is_empty() => errors.push(Error::invalid(&path.child("value"), value, "must be empty for operator `Exists`")),
-        "Equal" => rules::name(value, &path.child("value"), names::label_value(value), errors),
-        _ => rules::one_of(&toleration["operator"], &path.child("operator"), &["Equal", "Exists"], errors),
+    for (at, constraint) in counted(devices, "constraints", ITEMS_MAX, path, errors).iter().enumerate() {
+        let place = path.child("constraints").index(at);
+        check_references_declared(constraint, &place, errors);
+        for field in ["matchAttribute", "distinctAttribute"] {
+            if let Some(attribute) = constraint[field].as_str() {
+                check_attribute(attribute, &place.child(field), errors);
+            }
+        }
     }
-    if !tree::empty(&toleration["effect"]) {
-        rules::one_of(&toleration["effect"], &path.child("effect"), &["NoExecute", "NoSchedule", "None"], errors);
+    for (at, own) in counted(devices, "config", ITEMS_MAX, path, errors).iter().enumerate() {
+        let place = path.child("config").index(at);
+        check_references_declared(own, &place, errors);
+        check_driver_declared(own, &place, errors);
+    }
+}
+
+fn check_request_declared(request: &Value, path: &Path, errors: &mut ErrorList) {
+    counted(request, "selectors", ITEMS_MAX, path, errors);
+    rules::supported(&request["allocationMode"], &path.child("allocationMode"), &["All", "ExactCount"], errors);
+    check_tolerations_declared(request, path, errors);
+}
+
+/// What the types declare of tolerations.
+pub(super) fn check_tolerations_declared(owner: &Value, path: &Path, errors: &mut ErrorList) {
+    for (at, toleration) in tree::list(owner, "tolerations").iter().enumerate() {
+        let (key, path) = (tree::text(toleration, "key"), path.child("tolerations").index(at));
+        if !key.is_empty() {
+            rules::name(key, &path.child("key"), names::qualified_name(key), errors);
+        }
+        rules::one_of(&toleration["operator"], &path.child("operator"), &["Equal", "Exists"], errors);
+        if !tree::empty(&toleration["effect"]) {
+            rules::one_of(&toleration["effect"], &path.child("effect"), &EFFECTS, errors);
+        }
+    }
+}
+
+/// Items that are one by their key: they are shown whole, as their version writes them.
+pub(super) fn twice(api_version: &str, kind: &str, items: &[Value], key: impl Fn(&Value) -> String, path: &Path, errors: &mut ErrorList) {
+    let (mut seen, version) = (HashSet::new(), Gvk::parse(api_version, kind).version);
+    for (at, item) in items.iter().enumerate().filter(|(_, item)| !seen.insert(key(item))) {
+        let ty = schema::builtin().named(&format!("io.k8s.api.resource.{version}.{kind}"));
+        let shown = String::from_utf8_lossy(&json::encode_as(ty, item)).into_owned();
+        errors.push(Error::duplicate(&path.index(at), item.clone()).shown_as(shown));
     }
 }
 
 /// Which devices are wanted.
 pub(super) fn selectors(owner: &Value, path: &Path, errors: &mut ErrorList) {
-    for (at, selector) in counted(owner, "selectors", ITEMS_MAX, path, errors).iter().enumerate() {
+    for (at, selector) in within(owner, "selectors", ITEMS_MAX).iter().enumerate() {
         let place = path.child("selectors").index(at).child("cel");
         if selector["cel"].is_null() {
             errors.push(Error::required(&place, ""));
@@ -178,42 +252,34 @@ fn expression(text: &str, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-/// Which requests must have the same of something, or must not.
-fn check_constraints(devices: &Value, path: &Path, named: &Requests<'_>, errors: &mut ErrorList) {
-    for (at, constraint) in counted(devices, "constraints", ITEMS_MAX, path, errors).iter().enumerate() {
-        let place = path.child("constraints").index(at);
-        references(constraint, &place, named, errors);
-        let attribute = ["matchAttribute", "distinctAttribute"].into_iter().find_map(|field| Some((field, constraint[field].as_str()?)));
-        match attribute {
-            Some((field, attribute)) => check_attribute(attribute, &place.child(field), errors),
-            None => {
-                let detail = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
-                errors.push(Error::required(&place, detail));
-            }
-        }
+/// The requests that something is about.
+pub(super) fn references(owner: &Value, path: &Path, named: &Requests<'_>, errors: &mut ErrorList) {
+    for (at, text) in within(owner, "requests", ITEMS_MAX).iter().enumerate() {
+        reference(text.as_str().unwrap_or_default(), named, &path.child("requests").index(at), errors);
     }
 }
 
-/// The requests that something is about.
-fn references(owner: &Value, path: &Path, named: &Requests<'_>, errors: &mut ErrorList) {
-    let (list, path) = (counted(owner, "requests", ITEMS_MAX, path, errors), path.child("requests"));
-    let texts = || list.iter().enumerate().map(|(at, text)| (path.index(at), text.as_str().unwrap_or_default()));
-    for (place, text) in texts() {
-        let parts: Vec<&str> = text.split('/').collect();
-        for part in parts.iter().filter(|_| parts.len() <= 2) {
-            rules::name(part, &place, names::dns1123_label(part), errors);
-        }
-        let known = match parts[..] {
-            [request] => named.contains_key(request),
-            [request, alternative] => named.get(request).is_some_and(|own| own.contains(alternative)),
-            _ => false,
-        };
-        if !known {
-            errors.push(Error::invalid(&place, text, REFERENCE));
-        }
+/// A request, or one of its alternatives.
+pub(super) fn reference(text: &str, named: &Requests<'_>, path: &Path, errors: &mut ErrorList) {
+    let parts: Vec<&str> = text.split('/').collect();
+    for part in parts.iter().filter(|_| parts.len() <= 2) {
+        rules::name(part, path, names::dns1123_label(part), errors);
     }
-    let mut seen = HashSet::new();
-    errors.extend(texts().filter(|(_, text)| !seen.insert(*text)).map(|(place, text)| Error::duplicate(&place, text)));
+    let known = match parts[..] {
+        [request] => named.contains_key(request),
+        [request, alternative] => named.get(request).is_some_and(|own| own.contains(alternative)),
+        _ => false,
+    };
+    if !known {
+        errors.push(Error::invalid(path, text, REFERENCE));
+    }
+}
+
+/// What the types declare of them.
+pub(super) fn check_references_declared(owner: &Value, path: &Path, errors: &mut ErrorList) {
+    let (mut seen, list) = (HashSet::new(), counted(owner, "requests", ITEMS_MAX, path, errors));
+    let again = list.iter().enumerate().filter(|(_, text)| !seen.insert(text.as_str().unwrap_or_default()));
+    errors.extend(again.map(|(at, text)| Error::duplicate(&path.child("requests").index(at), text.clone())));
 }
 
 /// The full name of an attribute: a domain, and an identifier of C.
@@ -222,12 +288,15 @@ fn check_attribute(attribute: &str, path: &Path, errors: &mut ErrorList) {
         [own] => check_identifier(own, path, errors),
         [domain, own] => {
             if domain.is_empty() {
-                errors.push(Error::invalid(path, "", "the domain must not be empty"));
+                errors.push(Error::invalid(path, "", "prefix must not be empty"));
             } else {
+                if domain.len() > names::LABEL_MAX_BYTES {
+                    errors.push(Error::too_long(path, names::LABEL_MAX_BYTES));
+                }
                 rules::name(domain, path, prefixed(domain), errors);
             }
             if own.is_empty() {
-                errors.push(Error::invalid(path, "", "the name must not be empty"));
+                errors.push(Error::invalid(path, "", "name must not be empty"));
             } else {
                 check_identifier(own, path, errors);
             }
@@ -244,7 +313,7 @@ fn prefixed(domain: &str) -> Vec<String> {
     names::dns1123_subdomain(domain).into_iter().map(|problem| format!("prefix: {problem}")).collect()
 }
 
-fn check_identifier(text: &str, path: &Path, errors: &mut ErrorList) {
+pub(super) fn check_identifier(text: &str, path: &Path, errors: &mut ErrorList) {
     if text.len() > NAME_BYTES_MAX {
         errors.push(Error::too_long(path, NAME_BYTES_MAX));
     }
@@ -255,37 +324,50 @@ fn check_identifier(text: &str, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-/// What drivers are told: objects whose meaning is their own. Those of a claim say for which of its requests.
-pub(super) fn configs(owner: &Value, path: &Path, named: Option<&Requests<'_>>, errors: &mut ErrorList) {
-    for (at, config) in counted(owner, "config", ITEMS_MAX, path, errors).iter().enumerate() {
-        let place = path.child("config").index(at);
-        if let Some(named) = named {
-            references(config, &place, named, errors);
-        }
-        let (opaque, place) = (&config["opaque"], place.child("opaque"));
-        match (opaque.is_null(), &opaque["parameters"]) {
-            (true, _) => errors.push(Error::required(&place, "")),
-            (false, Value::Null) => errors.push(Error::required(&place.child("parameters"), "")),
-            (false, parameters) if json::encode(parameters).len() > TEXT_BYTES_MAX => errors.push(Error::too_long(&place.child("parameters"), TEXT_BYTES_MAX)),
-            (false, Value::Object(_)) => {}
-            (false, _) => errors.push(Error::invalid(&place.child("parameters"), "<value omitted>", "must be a valid JSON object")),
-        }
+/// What a driver is told: an object whose meaning is its own.
+pub(super) fn config(owner: &Value, path: &Path, errors: &mut ErrorList) {
+    let (opaque, place) = (&owner["opaque"], path.child("opaque"));
+    match (opaque.is_null(), &opaque["parameters"]) {
+        (true, _) => errors.push(Error::required(&place, "")),
+        (false, Value::Null) => errors.push(Error::required(&place.child("parameters"), "")),
+        (false, parameters) if json::encode(parameters).len() > TEXT_BYTES_MAX => errors.push(Error::too_long(&place.child("parameters"), TEXT_BYTES_MAX)),
+        (false, Value::Object(_)) => {}
+        (false, _) => errors.push(Error::invalid(&place.child("parameters"), "<value omitted>", "must be a valid JSON object")),
     }
 }
 
-/// The drivers of configurations: a declared rule, and such rules are asked last.
-pub(super) fn drivers(owner: &Value, path: &Path, errors: &mut ErrorList) {
-    for (at, config) in tree::list(owner, "config").iter().enumerate().filter(|(_, config)| config["opaque"].is_object()) {
-        let (driver, place) = (tree::text(&config["opaque"], "driver"), path.child("config").index(at).child("opaque").child("driver"));
-        if driver.is_empty() {
-            errors.push(Error::required(&place, ""));
-        } else if driver.len() > names::LABEL_MAX_BYTES {
-            errors.push(Error::too_long(&place, names::LABEL_MAX_BYTES));
-        } else if !names::dns1123_subdomain(&driver.to_lowercase()).is_empty() {
-            let message = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
-            let pattern = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
-            errors.push(Error::invalid(&place, driver, names::regex_error(message, pattern, &["Example.com"])));
-        }
+/// Checks what a class says of devices and their drivers.
+pub(super) fn check_class(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    selectors(spec, path, errors);
+    for (at, own) in within(spec, "config", ITEMS_MAX).iter().enumerate() {
+        config(own, &path.child("config").index(at), errors);
+    }
+    counted(spec, "selectors", ITEMS_MAX, path, errors);
+    for (at, own) in counted(spec, "config", ITEMS_MAX, path, errors).iter().enumerate() {
+        check_driver_declared(own, &path.child("config").index(at), errors);
+    }
+}
+
+/// What the types declare of the driver of a configuration.
+pub(super) fn check_driver_declared(config: &Value, path: &Path, errors: &mut ErrorList) {
+    if config["opaque"].is_object() {
+        driver_declared(tree::text(&config["opaque"], "driver"), &path.child("opaque").child("driver"), errors);
+    }
+}
+
+/// What the types declare of a driver's name.
+pub(super) fn driver_declared(driver: &str, path: &Path, errors: &mut ErrorList) {
+    if driver.is_empty() {
+        errors.push(Error::required(path, ""));
+        return;
+    }
+    if !names::dns1123_subdomain(&driver.to_lowercase()).is_empty() {
+        let message = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
+        let pattern = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+        errors.push(Error::invalid(path, driver, names::regex_error(message, pattern, &["Example.com"])));
+    }
+    if driver.chars().count() > names::LABEL_MAX_BYTES {
+        errors.push(Error::too_many_characters(path, names::LABEL_MAX_BYTES));
     }
 }
 

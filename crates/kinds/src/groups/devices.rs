@@ -2,9 +2,10 @@
 
 use super::{
     checks,
-    device_claims::{check_claim, configs, drivers, selectors},
+    device_claims::{check_claim, check_class, check_taint, check_taint_declared},
+    device_slices, device_status,
 };
-use crate::{Context, Selectable, Strategy, rules, tree};
+use crate::{Context, Selectable, Strategy, internal, meta, pod, rules, tree, withheld};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -25,9 +26,7 @@ impl Strategy for DeviceClasses {
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
-        selectors(spec, &path, errors);
-        configs(spec, &path, None, errors);
-        drivers(spec, &path, errors);
+        check_class(spec, &path, errors);
         if let Some(name) = spec["extendedResourceName"].as_str() {
             check_extended_name(name, &path.child("extendedResourceName"), errors);
         }
@@ -69,7 +68,11 @@ fn fill_request(request: &mut tree::Fields) {
     if counted && request.get("count").is_none_or(|c| c.as_i64().unwrap_or(0) == 0) {
         request.insert("count".into(), 1.into());
     }
-    tree::each(request, "tolerations").for_each(|t| tree::fill_text(t, "operator", "Equal"));
+    fill_tolerations(request);
+}
+
+fn fill_tolerations(owner: &mut tree::Fields) {
+    tree::each(owner, "tolerations").for_each(|t| tree::fill_text(t, "operator", "Equal"));
 }
 
 /// The strategy of claims.
@@ -83,6 +86,11 @@ impl Strategy for Claims {
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = tree::at(obj, &["spec"]) {
             fill_requests(spec);
+        }
+        let status = obj.as_object_mut().and_then(|fields| tree::present(fields, "status"));
+        let devices = status.and_then(|status| tree::present(status, "allocation")).and_then(|allocation| tree::present(allocation, "devices"));
+        if let Some(devices) = devices {
+            tree::each(devices, "results").for_each(fill_tolerations);
         }
     }
 
@@ -103,19 +111,8 @@ impl Strategy for Claims {
     }
 
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
-        let (mut errors, status, path) = (ErrorList::new(), &obj["status"], Path::root("status"));
-        let (reserved, allocated) = (tree::list(status, "reservedFor"), !status["allocation"].is_null());
-        if !reserved.is_empty() && !allocated {
-            errors.push(Error::forbidden(&path.child("reservedFor"), "may not be specified when `allocated` is not set"));
-        }
-        if allocated && !old["status"]["allocation"].is_null() {
-            rules::immutable_part("*resource.AllocationResult", &status["allocation"], &old["status"]["allocation"], &path.child("allocation"), &mut errors);
-        }
-        for (at, user) in reserved.iter().enumerate() {
-            for field in ["resource", "name", "uid"] {
-                rules::required(user, &path.child("reservedFor").index(at), field, &mut errors);
-            }
-        }
+        let mut errors = ErrorList::new();
+        device_status::check(obj, old, &mut errors);
         errors
     }
 
@@ -139,6 +136,7 @@ impl Strategy for ClaimTemplates {
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        meta::template(&obj["spec"]["metadata"], &Path::root("spec").child("metadata"), errors);
         check_claim(tree::text(obj, "apiVersion"), &obj["spec"]["spec"], &Path::root("spec").child("spec"), errors);
     }
 
@@ -151,7 +149,8 @@ impl Strategy for ClaimTemplates {
 fn date_taints(cx: &Context, obj: &mut Value) {
     let Some(spec) = tree::at(obj, &["spec"]) else { return };
     for device in tree::each(spec, "devices") {
-        tree::each(device, "taints").for_each(|taint| tree::fill(taint, "timeAdded", time::rfc3339(cx.now)));
+        let fields = if device.contains_key("basic") { tree::present(device, "basic") } else { Some(device) };
+        fields.into_iter().flat_map(|fields| tree::each(fields, "taints")).for_each(|taint| tree::fill(taint, "timeAdded", time::rfc3339(cx.now)));
     }
 }
 
@@ -165,7 +164,7 @@ impl Strategy for Slices {
 
     fn prepare_create(&self, cx: &Context, obj: &mut Value) {
         date_taints(cx, obj);
-        withhold_operations(obj, &Value::Null);
+        withheld::take_unused(&WITHHELD, obj, None);
         tree::set_meta(obj, "generation", 1.into());
     }
 
@@ -175,7 +174,7 @@ impl Strategy for Slices {
         if tree::without_blanks(obj, self.told_blanks())["spec"] != old["spec"] {
             tree::bump_generation(obj, old);
         }
-        withhold_operations(obj, old);
+        withheld::take_unused(&WITHHELD, obj, Some(old));
     }
 
     fn answers_deleted(&self) -> bool {
@@ -190,6 +189,8 @@ impl Strategy for Slices {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         check_pool(spec, &path, errors);
         check_place(spec, &path, errors);
+        device_slices::check(spec, None, &path, errors);
+        device_slices::check_declared(spec, None, &path, errors);
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
@@ -199,6 +200,8 @@ impl Strategy for Slices {
         rules::immutable_part("s", &new["driver"], &old["driver"], &path.child("driver"), &mut errors);
         rules::immutable_part("*s", &new["nodeName"], &old["nodeName"], &path.child("nodeName"), &mut errors);
         check_place(new, &path, &mut errors);
+        device_slices::check(new, Some(old), &path, &mut errors);
+        device_slices::check_declared(new, Some(old), &path, &mut errors);
         errors
     }
 
@@ -220,29 +223,41 @@ impl Strategy for Slices {
     }
 }
 
-/// A field of a feature that is off by default in v1.37.
-fn withhold_operations(obj: &mut Value, old: &Value) {
-    if tree::empty(&old["spec"]["skipNodeOperations"])
-        && let Some(spec) = tree::at(obj, &["spec"])
-    {
-        spec.remove("skipNodeOperations");
-    }
-}
+/// Fields of features that are off by default in v1.37.
+const WITHHELD: [&[&str]; 7] = [
+    &["spec", "devices", "*", "consumesCounters", "*", "compatibilityGroups"],
+    &["spec", "devices", "*", "nodeAllocatableResources"],
+    &["spec", "devices", "*", "attributes", "*", "bools|ints|strings|versions"],
+    &["spec", "devices", "*", "basic", "nodeAllocatableResources"],
+    &["spec", "devices", "*", "basic", "attributes", "*", "bools|ints|strings|versions"],
+    &["spec", "partitionTypeAttribute"],
+    &["spec", "skipNodeOperations"],
+];
 
 fn check_pool(spec: &Value, path: &Path, errors: &mut ErrorList) {
     rules::driver_name(tree::text(spec, "driver"), &path.child("driver"), errors);
     let (pool, place) = (&spec["pool"], path.child("pool"));
-    if rules::required(pool, &place, "name", errors) {
-        for part in tree::text(pool, "name").split('/') {
-            rules::name(part, &place.child("name"), names::dns1123_subdomain(part), errors);
-        }
-    }
+    pool_name(tree::text(pool, "name"), &place.child("name"), errors);
     let count = pool["resourceSliceCount"].as_i64().unwrap_or(0);
     if count <= 0 {
         errors.push(Error::invalid(&place.child("resourceSliceCount"), count, "must be greater than zero"));
     }
     if let Some(generation) = pool["generation"].as_i64().filter(|g| *g < 0) {
         errors.push(Error::invalid(&place.child("generation"), generation, "must be greater than or equal to zero"));
+    }
+}
+
+/// The name of a pool: names of subdomains with slashes between.
+pub(super) fn pool_name(name: &str, path: &Path, errors: &mut ErrorList) {
+    if name.is_empty() {
+        errors.push(Error::required(path, ""));
+        return;
+    }
+    if name.len() > names::SUBDOMAIN_MAX_BYTES {
+        errors.push(Error::too_long(path, names::SUBDOMAIN_MAX_BYTES));
+    }
+    for part in name.split('/') {
+        rules::name(part, path, names::dns1123_subdomain(part), errors);
     }
 }
 
@@ -257,8 +272,16 @@ fn check_place(spec: &Value, path: &Path, errors: &mut ErrorList) {
         }
         None => {}
     }
-    if !spec["nodeSelector"].is_null() {
+    let selector = &spec["nodeSelector"];
+    if !selector.is_null() {
         given.push("`nodeSelector`");
+        let place = path.child("nodeSelector");
+        pod::node_selector(selector, &place, errors);
+        if tree::list(selector, "nodeSelectorTerms").len() != 1 {
+            let (terms, place) = (&selector["nodeSelectorTerms"], place.child("nodeSelectorTerms"));
+            let shown = internal::text("[]core.NodeSelectorTerm", terms);
+            errors.push(Error::invalid(&place, terms.clone(), "must have exactly one node selector term").shown_as(shown));
+        }
     }
     for (field, shown) in [("allNodes", "`allNodes`"), ("perDeviceNodeSelection", "`perDeviceNodeSelection`")] {
         match spec[field].as_bool() {
@@ -277,6 +300,9 @@ fn check_place(spec: &Value, path: &Path, errors: &mut ErrorList) {
         errors.push(Error::invalid(path, "", "only one of `sharedCounters` or `devices` is allowed"));
     }
 }
+
+/// Conditions of a rule at most.
+const RULE_CONDITIONS_MAX: usize = 8;
 
 /// The strategy of taints of devices.
 pub(super) struct TaintRules;
@@ -313,17 +339,36 @@ impl Strategy for TaintRules {
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        let (taint, path) = (&obj["spec"]["taint"], Path::root("spec").child("taint"));
-        if rules::required(taint, &path, "key", errors) {
-            let key = tree::text(taint, "key");
-            rules::name(key, &path.child("key"), names::qualified_name(key), errors);
+        check_rule(&obj["spec"], errors);
+        check_taint_declared(&obj["spec"]["taint"], &Path::root("spec").child("taint"), errors);
+    }
+
+    fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
+        let (mut errors, path) = (ErrorList::new(), Path::root("status"));
+        checks::conditions(&obj["status"], &path, &mut errors);
+        let number = tree::list(&obj["status"], "conditions").len();
+        if number > RULE_CONDITIONS_MAX {
+            errors.push(Error::too_many(&path.child("conditions"), number, RULE_CONDITIONS_MAX));
         }
-        let value = tree::text(taint, "value");
-        rules::name(value, &path.child("value"), names::label_value(value), errors);
-        rules::one_of(&taint["effect"], &path.child("effect"), &["NoExecute", "NoSchedule", "None"], errors);
+        errors
     }
 
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
         checks::resets_with_metadata(subresource)
     }
+}
+
+/// What a rule says of devices and taints.
+fn check_rule(spec: &Value, errors: &mut ErrorList) {
+    let (selector, path) = (&spec["deviceSelector"], Path::root("spec").child("deviceSelector"));
+    if let Some(driver) = selector["driver"].as_str() {
+        rules::driver_name(driver, &path.child("driver"), errors);
+    }
+    if let Some(pool) = selector["pool"].as_str() {
+        pool_name(pool, &path.child("pool"), errors);
+    }
+    if let Some(device) = selector["device"].as_str() {
+        rules::name(device, &path.child("device"), names::dns1123_label(device), errors);
+    }
+    check_taint(&spec["taint"], &Path::root("spec").child("taint"), errors);
 }

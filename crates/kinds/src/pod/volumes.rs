@@ -7,7 +7,7 @@ use super::{
 use crate::{
     claim,
     groups::checks,
-    internal, rules,
+    internal, meta, rules,
     tree::{self, Fields},
 };
 use machinery::{
@@ -188,8 +188,9 @@ fn source_of(key: &str, source: &Value, path: &Path, errors: &mut ErrorList) {
         }
         "ephemeral" if source["volumeClaimTemplate"].is_null() => errors.push(Error::required(&path.child("volumeClaimTemplate"), "")),
         "ephemeral" => {
-            let path = path.child("volumeClaimTemplate").child("spec");
-            claim::check_claim_spec(&source["volumeClaimTemplate"]["spec"], &path, errors);
+            let (template, path) = (&source["volumeClaimTemplate"], path.child("volumeClaimTemplate"));
+            meta::template(&template["metadata"], &path.child("metadata"), errors);
+            claim::check_claim_spec(&template["spec"], &path.child("spec"), errors);
         }
         "gitRepo" => {
             rules::required(source, path, "repository", errors);
