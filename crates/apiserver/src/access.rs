@@ -1,6 +1,6 @@
 //! Who asks, as whom, and whether they may: the stages of the path before anything is looked at.
 
-use crate::{Context, PeerCertificate, aggregation::headers, legacy_tokens, path::RequestInfo, rows::Row, server::Who, world::World};
+use crate::{Context, PeerCertificate, aggregation::headers, legacy_tokens, path::RequestInfo, rows::Row, world::World};
 use http::{HeaderMap, header, request::Parts};
 use identity::{Attributes, Decision, User};
 use machinery::status::Status;
@@ -33,14 +33,17 @@ pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Op
         // A certificate that names nobody leaves the token its turn; so does one that has ended since the handshake, and the
         // front proxy's where it names nobody, but whoever shows nothing else is then nobody whom anonymous rights are for.
         match peer.owner(authenticator) {
-            Some(owner) if now <= owner.ends => match &owner.who {
-                Who::User(user) => return Ok(Arc::clone(user).into()),
-                Who::FrontProxy => match headers::named(&parts.headers) {
-                    Some(user) => return Ok(Arc::new(proved(user)).into()),
+            Some(owner) if now <= owner.ends => {
+                let named = || headers::named(&parts.headers, &authenticator.trust().request_headers);
+                // Who is both says who asks, if he says anybody.
+                if let Some(user) = owner.is_front_proxy.then(named).flatten() {
+                    return Ok(Arc::new(proved(user)).into());
+                }
+                match &owner.user {
+                    Some(user) => return Ok(Arc::clone(user).into()),
                     None => ended = true,
-                },
-                Who::Nobody => ended = true,
-            },
+                }
+            }
             Some(_) => ended = true,
             None => {}
         }

@@ -18,7 +18,6 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
-use identity::Voucher;
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use std::{
@@ -65,18 +64,12 @@ pub(crate) struct Peer {
     owner: OnceLock<Owner>,
 }
 
-/// Whose a certificate is.
-pub(crate) enum Who {
-    User(Arc<identity::User>),
-    /// The front proxy's, who says who asks.
-    FrontProxy,
-    /// Somebody's for whom the front proxy's authority vouches, and who is not it; or for whom no authority does.
-    Nobody,
-}
-
-/// The same, and for how long.
+/// Whose a certificate is, and for how long.
 pub(crate) struct Owner {
-    pub(crate) who: Who,
+    /// For whom the cluster's authority vouches.
+    pub(crate) user: Option<Arc<identity::User>>,
+    /// It is the front proxy's, who says who asks.
+    pub(crate) is_front_proxy: bool,
     /// When the certificate ends. The handshake has looked at it, but a connection may outlive it.
     pub(crate) ends: SystemTime,
 }
@@ -88,12 +81,9 @@ impl Peer {
             return Some(owner);
         }
         let (user, ends) = authenticator.certificate(&self.der).ok()?;
-        let who = match authenticator.voucher(&self.der, &self.between) {
-            Some(Voucher::Cluster) => Who::User(Arc::new(user)),
-            Some(Voucher::FrontProxy) if identity::FRONT_PROXY_NAMES.contains(&user.name.as_str()) => Who::FrontProxy,
-            Some(Voucher::FrontProxy) | None => Who::Nobody,
-        };
-        Some(self.owner.get_or_init(|| Owner { who, ends }))
+        let vouchers = authenticator.vouchers(&self.der, &self.between);
+        let is_front_proxy = vouchers.front_proxy && authenticator.trust().request_headers.allows(&user.name);
+        Some(self.owner.get_or_init(|| Owner { user: vouchers.cluster.then(|| Arc::new(user)), is_front_proxy, ends }))
     }
 }
 

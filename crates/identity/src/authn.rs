@@ -1,6 +1,6 @@
 //! From a certificate or a token to a user.
 
-use crate::{Error, Review, Tokens, User, pki::Credential, user::AUTHENTICATED};
+use crate::{Error, RequestHeaders, Review, Tokens, User, pki::Credential, user::AUTHENTICATED};
 use rustls::{
     RootCertStore,
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
@@ -25,18 +25,17 @@ pub struct Trust {
     pub kubelet_client: Option<Arc<rustls::ClientConfig>>,
     /// What is shown to aggregated API servers.
     pub front_proxy_client: Option<Credential>,
+    /// How the front proxy says who asks.
+    pub request_headers: RequestHeaders,
 }
 
-/// Names of the front proxy: who shows a certificate with one of them, by the front proxy's authority, may say who asks.
-pub const FRONT_PROXY_NAMES: [&str; 1] = ["front-proxy-client"];
-
-/// The authority that vouches for a certificate.
+/// The authorities that vouch for a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Voucher {
+pub struct Vouchers {
     /// The cluster's: its owner is a user.
-    Cluster,
-    /// The front proxy's: its owner is no user, it says who asks if its name is one of [`FRONT_PROXY_NAMES`].
-    FrontProxy,
+    pub cluster: bool,
+    /// The front proxy's: its owner says who asks, if it may by its name.
+    pub front_proxy: bool,
 }
 
 /// Knows who somebody is by what they show.
@@ -86,11 +85,11 @@ impl Authenticator {
 
     /// Whose authority vouches for a certificate. The TLS handshake has verified it, but not told by which; who is vouched for by
     /// neither now is nobody.
-    pub fn voucher(&self, der: &CertificateDer<'_>, between: &[CertificateDer<'_>]) -> Option<Voucher> {
+    pub fn vouchers(&self, der: &CertificateDer<'_>, between: &[CertificateDer<'_>]) -> Vouchers {
         let vouches = |verifier: &Option<Arc<dyn ClientCertVerifier>>| {
             verifier.as_ref().is_some_and(|verifier| verifier.verify_client_cert(der, between, UnixTime::now()).is_ok())
         };
-        if vouches(&self.cluster) { Some(Voucher::Cluster) } else { vouches(&self.front_proxy).then_some(Voucher::FrontProxy) }
+        Vouchers { cluster: vouches(&self.cluster), front_proxy: vouches(&self.front_proxy) }
     }
 
     /// What a bearer token says that is meant for the API server.
@@ -125,13 +124,18 @@ mod tests {
         let trust = |front: &str| Trust { client_ca_pem: cluster.cert_pem().to_owned(), front_proxy_ca_pem: front.to_owned(), ..Trust::default() };
         let authenticator = Authenticator::new(Arc::clone(&tokens), trust(front.cert_pem()));
         let shown = |ca: &Ca| ca.client_cert("jane", "jane", &["system:masters"]).expect("a certificate").cert().expect("DER").into_owned();
-        let voucher = |authenticator: &Authenticator, ca: &Ca| authenticator.voucher(&shown(ca), &[]);
-        assert_eq!(voucher(&authenticator, &cluster), Some(Voucher::Cluster));
-        assert_eq!(voucher(&authenticator, &front), Some(Voucher::FrontProxy));
-        assert_eq!(voucher(&authenticator, &other), None);
+        let vouchers = |authenticator: &Authenticator, ca: &Ca| {
+            let Vouchers { cluster, front_proxy } = authenticator.vouchers(&shown(ca), &[]);
+            (cluster, front_proxy)
+        };
+        assert_eq!(vouchers(&authenticator, &cluster), (true, false));
+        assert_eq!(vouchers(&authenticator, &front), (false, true));
+        assert_eq!(vouchers(&authenticator, &other), (false, false));
         // Without a verifier for the front proxy's its certificates are nobody's, not users'.
-        let without = Authenticator::new(tokens, trust(""));
-        assert_eq!((voucher(&without, &front), voucher(&without, &cluster)), (None, Some(Voucher::Cluster)));
+        let without = Authenticator::new(Arc::clone(&tokens), trust(""));
+        assert_eq!((vouchers(&without, &front), vouchers(&without, &cluster)), ((false, false), (true, false)));
+        // One authority may be both.
+        assert_eq!(vouchers(&Authenticator::new(tokens, trust(cluster.cert_pem())), &cluster), (true, true));
         std::fs::remove_dir_all(&root).expect("clean");
     }
 }

@@ -12,13 +12,15 @@ mod node;
 mod objects;
 pub mod pki;
 pub mod rbac;
+mod request_headers;
 mod tokens;
 mod user;
 
-pub use authn::{Authenticator, FRONT_PROXY_NAMES, Trust, Voucher};
+pub use authn::{Authenticator, Trust, Vouchers};
 pub use authz::Authorizer;
 pub use error::Error;
 pub use objects::{Changes, Objects, Seen};
+pub use request_headers::RequestHeaders;
 pub use tokens::{Bound, Review, TokenSpec, Tokens, legacy};
 pub use user::{Attributes, Decision, User, node_of, service_account_of};
 

@@ -75,6 +75,15 @@ impl Credential {
         CertificateDer::from_pem_slice(self.cert_pem.as_bytes()).map_err(|e| Error::Key(format!("a certificate: {e}")))
     }
 
+    /// The certificate and those between it and its authority, as far as they were given.
+    ///
+    /// # Errors
+    /// It is no PEM.
+    pub fn chain(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
+        let all = CertificateDer::pem_slice_iter(self.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+        all.map_err(|e| Error::Key(format!("a certificate: {e}")))
+    }
+
     /// The key.
     ///
     /// # Errors

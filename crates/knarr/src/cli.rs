@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::node_flags::NodeFlags;
+use crate::{front_proxy::FrontProxyFlags, node_flags::NodeFlags};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use network::Cidr;
 use std::{
@@ -134,6 +134,8 @@ pub struct Up {
     /// Start with what is there of a damaged store, without what is lost
     #[arg(long)]
     pub accept_data_loss: bool,
+    #[command(flatten)]
+    pub front_proxy: FrontProxyFlags,
     #[command(flatten)]
     pub node: NodeFlags,
 }

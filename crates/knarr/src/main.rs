@@ -14,6 +14,7 @@ mod detach;
 mod dns_probe;
 mod down;
 mod farewell;
+mod front_proxy;
 mod host;
 mod image;
 mod kubeconfig;

@@ -18,7 +18,10 @@ use crate::{
 use anyhow::{Context as _, anyhow};
 use apiserver::{AdmissionOptions, AdmissionSettings, ApiServer, Config};
 use client::{Client, Informers};
-use identity::pki::{Ca, ClusterNames, ClusterPki, Usage};
+use identity::{
+    Trust,
+    pki::{Ca, ClusterNames, ClusterPki, Usage},
+};
 use k8s_openapi::api::core::v1;
 use network::{
     Mark, dns,
@@ -135,9 +138,11 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     let (store, pki) = loading.await??;
     steps.done(&format!("store opened at revision {}, keys and certificates there", store.revision()));
 
-    let server = api_server(setup, store, &pki, node.is_some())?;
+    let mut trust = pki.trust()?;
+    setup.up.front_proxy.apply(&mut trust)?;
+    let tls = pki.server_config_trusting(&trust.front_proxy_ca_pem)?;
+    let server = api_server(setup, store, (&pki, trust), node.is_some())?;
     let listeners = listeners(setup, node.is_some())?;
-    let tls = pki.server_config()?;
     spawn(&mut parts, &Handle::current(), "API server", {
         let (server, stop) = (server.clone(), stop.clone());
         async move {
@@ -253,9 +258,9 @@ pub fn admission(up: &Up) -> anyhow::Result<AdmissionSettings> {
     options.check().map_err(|errors| anyhow!("{}", errors.join("\n")))
 }
 
-fn api_server(setup: &Setup<'_>, store: store::Store, pki: &ClusterPki, has_node: bool) -> anyhow::Result<ApiServer> {
+fn api_server(setup: &Setup<'_>, store: store::Store, (pki, trust): (&ClusterPki, Trust), has_node: bool) -> anyhow::Result<ApiServer> {
     let plan = setup.plan;
-    let identity = apiserver::Identity::new(&store, Some(pki.directory()), ISSUER, pki.trust()?)?;
+    let identity = apiserver::Identity::new(&store, Some(pki.directory()), ISSUER, trust)?;
     let config = Config {
         service_cidr: (plan.services.into(), plan.services_prefix),
         runtime_config: setup.up.runtime_config.clone(),

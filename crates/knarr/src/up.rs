@@ -18,6 +18,7 @@ use crate::{
     signals::{self, End},
 };
 use anyhow::anyhow;
+use identity::Trust;
 use std::{net::Ipv4Addr, time::Duration};
 
 /// Runs until a signal.
@@ -40,6 +41,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
         return Err(anyhow!("further nodes of this machine are reached by the first one, which is disabled (--disable kubelet)"));
     }
     serve::admission(&up)?;
+    up.front_proxy.apply(&mut Trust::default())?;
     part::scheduler_config(up.scheduler_config.as_deref())?;
     let settings = up.node.settings()?;
     let objects = up.manifests.iter().map(|m| manifest::read(m)).collect::<Result<Vec<_>, _>>()?.concat();

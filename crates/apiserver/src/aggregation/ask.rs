@@ -5,7 +5,7 @@ use crate::{Body, body, hooks::Services};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
-use identity::User;
+use identity::{RequestHeaders, User};
 use std::{sync::Arc, time::Duration};
 
 /// Bytes of an answer that are taken: what the largest servers say they serve is a small part of it. Upstream has no bound.
@@ -46,7 +46,7 @@ pub(super) async fn head(remote: &Arc<Remote>, place: &Place, question: Question
     let mut request = Request::new(body::empty());
     *request.uri_mut() = question.path.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
     let user = User { name: question.user.to_owned(), groups: question.groups.iter().map(|group| (*group).to_owned()).collect(), ..User::default() };
-    headers::tell(request.headers_mut(), &user);
+    headers::tell(request.headers_mut(), &RequestHeaders::default(), &user);
     let mut set = |name, text: &str| HeaderValue::from_str(text).map(|value| request.headers_mut().insert(name, value)).map_err(|error| error.to_string());
     set(header::HOST, &headers::joined(place))?;
     if !question.accept.is_empty() {

@@ -67,7 +67,7 @@ pub(crate) async fn answer(world: &World, remote: &Arc<Remote>, passed: Passed<'
     };
     let mut parts = passed.parts;
     proxy::drop_credentials(&mut parts.headers);
-    headers::tell(&mut parts.headers, &passed.cx.user);
+    headers::tell(&mut parts.headers, &world.identity().authenticator.trust().request_headers, &passed.cx.user);
     if websocket::upgrade_wanted(&parts.headers) {
         return upgrade(remote, &place, parts, passed.client).await.unwrap_or_else(|why| error(StatusCode::SERVICE_UNAVAILABLE, &why));
     }

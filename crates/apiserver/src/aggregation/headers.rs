@@ -3,26 +3,25 @@
 
 use crate::query;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
-use identity::User;
+use identity::{RequestHeaders, User};
 use std::{fmt::Write as _, net::IpAddr};
 
-pub(crate) const USER: &str = "x-remote-user";
-pub(crate) const UID: &str = "x-remote-uid";
-pub(crate) const GROUP: &str = "x-remote-group";
-pub(crate) const EXTRA: &str = "x-remote-extra-";
+const USER: &str = "x-remote-user";
+const UID: &str = "x-remote-uid";
+const GROUP: &str = "x-remote-group";
+const EXTRA: &str = "x-remote-extra-";
 
 /// Takes away all that says who asks: what a client says of it is not to be believed behind this server.
-pub(crate) fn strip(headers: &mut HeaderMap) {
-    let told = |name: &HeaderName| matches!(name.as_str(), USER | UID | GROUP) || name.as_str().starts_with(EXTRA);
-    let told: Vec<HeaderName> = headers.keys().filter(|name| told(name)).cloned().collect();
+pub(crate) fn strip(headers: &mut HeaderMap, known: &RequestHeaders) {
+    let told: Vec<HeaderName> = headers.keys().filter(|name| known.says(name.as_str())).cloned().collect();
     for name in told {
         headers.remove(name);
     }
 }
 
 /// Says who asks, and nothing else of the kind.
-pub(crate) fn tell(headers: &mut HeaderMap, user: &User) {
-    strip(headers);
+pub(crate) fn tell(headers: &mut HeaderMap, known: &RequestHeaders, user: &User) {
+    strip(headers, known);
     let mut add = |name: &str, text: &str| {
         // Neither a line's end nor anything else that is no part of a header can come from a user that somebody has proved to be.
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(text.as_bytes())) {
@@ -61,17 +60,10 @@ fn escaped_key(key: &str) -> String {
 
 /// The user that the front proxy's headers name; none if they name nobody. Whether it is the front proxy who says so is for the
 /// caller to know.
-pub(crate) fn named(headers: &HeaderMap) -> Option<User> {
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let first = |name: &str| headers.get(name).map(text).filter(|text| !text.is_empty());
-    let mut user = User { name: first(USER)?, uid: first(UID).unwrap_or_default(), ..User::default() };
-    user.groups = headers.get_all(GROUP).iter().map(text).filter(|group| !group.is_empty()).collect();
-    for (name, value) in headers {
-        if let Some(key) = name.as_str().strip_prefix(EXTRA) {
-            user.extra.entry(query::percent_decode(key).into_owned()).or_default().push(text(value));
-        }
-    }
-    Some(user)
+pub(crate) fn named(headers: &HeaderMap, known: &RequestHeaders) -> Option<User> {
+    let said = headers.iter().filter(|(name, _)| known.says(name.as_str()));
+    let said: Vec<(&str, String)> = said.map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect();
+    known.user(&said, |key| query::percent_decode(key).into_owned())
 }
 
 /// Says by which way the request came.
@@ -190,12 +182,12 @@ mod tests {
         }
         let mut user = User { name: "jane".into(), groups: vec!["a".into(), "b".into()], ..User::default() };
         user.extra.insert("example.org/scopes%".into(), vec!["x".into(), "y".into()]);
-        tell(&mut headers, &user);
+        tell(&mut headers, &RequestHeaders::default(), &user);
         assert!(!headers.contains_key(UID) && !headers.contains_key("x-remote-extra-a"));
         assert_eq!(headers.get_all("x-remote-extra-example.org%2fscopes%25").iter().count(), 2);
-        assert_eq!(named(&headers), Some(user));
+        assert_eq!(named(&headers, &RequestHeaders::default()), Some(user));
         headers.remove(USER);
-        assert_eq!(named(&headers), None);
+        assert_eq!(named(&headers, &RequestHeaders::default()), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::{Gvr, Policy, Wanted};
 use crate::world::World;
-use machinery::time;
+use machinery::{Value, time};
 use serde_json::json;
 use std::{net::IpAddr, time::SystemTime};
 
@@ -100,13 +100,19 @@ fn authentication(world: &World) -> Wanted {
     }
     if !trust.front_proxy_ca_pem.is_empty() {
         data["requestheader-client-ca-file"] = trust.front_proxy_ca_pem.as_str().into();
-        for (key, text) in [
-            ("allowed-names", r#"["front-proxy-client"]"#),
-            ("extra-headers-prefix", r#"["X-Remote-Extra-"]"#),
-            ("group-headers", r#"["X-Remote-Group"]"#),
-            ("uid-headers", r#"["X-Remote-Uid"]"#),
-            ("username-headers", r#"["X-Remote-User"]"#),
+        let headers = &trust.request_headers;
+        for (key, texts) in [
+            ("allowed-names", &headers.allowed_names),
+            ("extra-headers-prefix", &headers.extra_prefix),
+            ("group-headers", &headers.group),
+            ("uid-headers", &headers.uid),
+            ("username-headers", &headers.username),
         ] {
+            // UIDs came later: who reads this may not know of them.
+            if key == "uid-headers" && texts.is_empty() {
+                continue;
+            }
+            let text = Value::from(texts.clone()).to_string();
             data[format!("requestheader-{key}")] = text.into();
         }
     }

@@ -64,7 +64,14 @@ async fn what_the_original_makes_is_made_as_it_makes_it() {
 
 #[tokio::test]
 async fn clients_inside_find_the_server() {
-    let trust = identity::Trust { client_ca_pem: "CA".into(), front_proxy_ca_pem: "FRONT".into(), ..Default::default() };
+    let request_headers = identity::RequestHeaders {
+        allowed_names: vec!["front".into()],
+        username: vec!["X-User".into(), "X-Remote-User".into()],
+        uid: Vec::new(),
+        group: Vec::new(),
+        ..Default::default()
+    };
+    let trust = identity::Trust { client_ca_pem: "CA".into(), front_proxy_ca_pem: "FRONT".into(), request_headers, ..Default::default() };
     let config = Config { advertise_address: Some([192, 168, 7, 1].into()), advertise_port: 7443, ..Config::default() };
     let cluster = Cluster::with(config, trust).await;
     let service = cluster.get("/api/v1/namespaces/default/services/kubernetes").await.expect(200);
@@ -78,6 +85,9 @@ async fn clients_inside_find_the_server() {
     assert_eq!((&range["spec"]["cidrs"], &range["status"]["conditions"][0]["status"]), (&json!(["10.96.0.0/16"]), &json!("True")));
     let map = cluster.get("/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication").await.expect(200);
     assert_eq!((&map["data"]["client-ca-file"], &map["data"]["requestheader-client-ca-file"]), (&json!("CA"), &json!("FRONT")));
+    let said = ["allowed-names", "username-headers", "uid-headers", "group-headers", "extra-headers-prefix"]
+        .map(|key| map["data"][format!("requestheader-{key}")].as_str());
+    assert_eq!(said, [Some(r#"["front"]"#), Some(r#"["X-User","X-Remote-User"]"#), None, Some("[]"), Some(r#"["X-Remote-Extra-"]"#)]);
     // Another start of the same cluster at another address.
     let moved = cluster.store.clone();
     let identity = apiserver::Identity::new(&moved, None, "https://kubernetes.default.svc", Default::default()).expect("keys");

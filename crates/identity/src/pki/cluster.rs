@@ -4,8 +4,9 @@
 //! authorities must survive a crash right after they were made: everything else can be issued again, so it is not synced.
 
 use super::{Ca, Credential, DAY, Renewable, Subject, Usage, files, kubeconfig};
-use crate::{Error, Trust};
+use crate::{Error, RequestHeaders, Trust};
 use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
@@ -175,7 +176,17 @@ impl ClusterPki {
     /// # Errors
     /// The certificate is not usable.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
-        super::server_config_of(&[self.ca.cert(), self.front_proxy_ca.cert()], Arc::clone(&self.shown))
+        self.server_config_trusting(self.front_proxy_ca.cert_pem())
+    }
+
+    /// The same where the front proxy has other authorities, as PEM.
+    ///
+    /// # Errors
+    /// A certificate is not usable.
+    pub fn server_config_trusting(&self, front_proxy_ca_pem: &str) -> Result<Arc<ServerConfig>, Error> {
+        let front: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(front_proxy_ca_pem.as_bytes()).filter_map(Result::ok).collect();
+        let all: Vec<&CertificateDer<'_>> = std::iter::once(self.ca.cert()).chain(&front).collect();
+        super::server_config_of(&all, Arc::clone(&self.shown))
     }
 
     /// The TLS settings that a node's kubelet serves its own API with.
@@ -197,6 +208,7 @@ impl ClusterPki {
             front_proxy_ca_pem: self.front_proxy_ca.cert_pem().to_owned(),
             kubelet_client: Some(Arc::new(to_kubelets)),
             front_proxy_client: Some(self.front_proxy_client.clone()),
+            request_headers: RequestHeaders::default(),
         })
     }
 
