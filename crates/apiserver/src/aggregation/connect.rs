@@ -2,22 +2,24 @@
 //! process sees the service network as every process of the host does), over TLS with the front proxy's certificate, and with
 //! connections that are kept for the next request.
 //!
-//! HTTP/1.1 alone is spoken: each request has a connection, so that the end of a request is the end of what it holds behind it, and
-//! no slow watch holds up its neighbours. A request that a kept connection did not take any more is sent once on another one:
-//! what was not sent at all always, what may have been sent only if it reads and has no body, as Go's transport does.
+//! HTTP/2 is spoken to a server that offers it, HTTP/1.1 otherwise, as client-go's transport does. A connection of HTTP/1.1 has one
+//! request at a time; one of HTTP/2 has many, each with a window of its own below a window of the connection that no number of them
+//! fills: a body that nobody reads holds up nobody else's. What upgrades has an own connection of HTTP/1.1. A request that a kept
+//! connection did not take any more is sent once on another one: what was not sent at all always (also behind a GOAWAY), what may have
+//! been sent only if it reads and has no body, as Go's transport does.
 
 use crate::{
     Body, BoxError,
     hooks::{Services, connect, trust, words},
 };
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, Uri, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::{
     body::Incoming,
-    client::conn::http1::{self, SendRequest},
+    client::conn::{TrySendError, http1, http2},
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::pki::Credential;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
@@ -28,8 +30,11 @@ use std::{
     task::{Context, Poll},
     time::{Duration, Instant},
 };
-use tokio::time::{Sleep, sleep_until};
-use tokio_rustls::TlsConnector;
+use tokio::{
+    net::TcpStream,
+    time::{Sleep, sleep_until},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// Idle connections that are kept to one backend, as client-go's transport does.
 const IDLE_MAX: usize = 25;
@@ -39,6 +44,18 @@ const IDLE_LIFE: Duration = Duration::from_secs(90);
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Bytes of headers of an answer at most; Go's client takes 1 MiB.
 const HEAD_BYTES_MAX: usize = 1 << 20;
+/// Requests at a time on a connection of HTTP/2; one more has another. Servers in Go take 250.
+const STREAMS_MAX: usize = 100;
+/// Bytes that are held of an answer that nobody reads, and of all on a connection (Go's: 4 MiB and 1 GiB).
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 30;
+/// Of a connection on which answers are waited for and nothing comes it is found out whether it lives (client-go's
+/// `HTTP2_READ_IDLE_TIMEOUT_SECONDS` and `HTTP2_PING_TIMEOUT_SECONDS`).
+const PING_AFTER: Duration = Duration::from_secs(30);
+const PING_MAX: Duration = Duration::from_secs(15);
+/// What a greeting names.
+const ONE: &[u8] = b"http/1.1";
+const TWO: &[u8] = b"h2";
 
 /// Where a Service is now: host and port.
 pub(crate) type Place = (String, u16);
@@ -54,10 +71,70 @@ pub(crate) struct Backend {
     idle: Mutex<Vec<Kept>>,
 }
 
+/// A connection for the next request: one of HTTP/1.1 that has none, or one of HTTP/2.
 struct Kept {
     since: Instant,
     place: Place,
-    sender: SendRequest<Body>,
+    link: Link,
+}
+
+/// A way for a request.
+enum Link {
+    One(http1::SendRequest<Body>),
+    /// Whoever has a request on the connection holds the mark.
+    Two(http2::SendRequest<Body>, Arc<()>),
+}
+
+impl Link {
+    fn is_closed(&self) -> bool {
+        match self {
+            Link::One(sender) => sender.is_closed(),
+            Link::Two(sender, _) => sender.is_closed(),
+        }
+    }
+
+    /// The same connection for one more, if it takes more.
+    fn shared(&self) -> Option<Link> {
+        match self {
+            Link::Two(sender, mark) if Arc::strong_count(mark) <= STREAMS_MAX => Some(Link::Two(sender.clone(), Arc::clone(mark))),
+            _ => None,
+        }
+    }
+
+    async fn is_ready(&mut self) -> bool {
+        match self {
+            Link::One(sender) => sender.ready().await.is_ok(),
+            Link::Two(sender, _) => sender.ready().await.is_ok(),
+        }
+    }
+
+    /// One request; what may be sent again is in the error.
+    async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
+        match self {
+            Link::One(sender) => sender.try_send_request(request).await,
+            Link::Two(sender, _) => sender.try_send_request(absolute(request)).await,
+        }
+    }
+
+    /// Whether a request that reads may be sent again after an error.
+    fn is_lost(&self, error: &hyper::Error) -> bool {
+        match self {
+            Link::One(_) => error.is_incomplete_message() || error.is_closed(),
+            // The library does not tell a GOAWAY from a reset; a read may be sent twice.
+            Link::Two(..) => !error.is_user(),
+        }
+    }
+}
+
+/// A request as HTTP/2 wants it: with the whole address and no `Host`.
+fn absolute(mut request: Request<Body>) -> Request<Body> {
+    let host = request.headers_mut().remove(header::HOST);
+    let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    if let Ok(uri) = format!("https://{host}{path}").parse::<Uri>() {
+        *request.uri_mut() = uri;
+    }
+    request
 }
 
 impl std::fmt::Debug for Backend {
@@ -91,27 +168,41 @@ impl Backend {
         connect::resolve(services, &self.namespace, &self.service, self.port)
     }
 
-    /// A new connection.
+    /// A new connection of HTTP/1.1, for an upgrade.
     ///
     /// # Errors
     /// It does not come about; in Go's words.
-    pub(crate) async fn open(&self, (host, port): &Place) -> Result<SendRequest<Body>, String> {
-        let tls = self.tls.clone()?;
+    pub(crate) async fn open(&self, place: &Place) -> Result<http1::SendRequest<Body>, String> {
+        let mut tls = ClientConfig::clone(&*self.tls.clone()?);
+        tls.alpn_protocols = vec![ONE.to_vec()];
+        one(self.greet(place, Arc::new(tls)).await?).await
+    }
+
+    /// A new connection, of the version that the server takes.
+    async fn link(&self, place: &Place) -> Result<Link, String> {
+        let stream = self.greet(place, self.tls.clone()?).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(TWO) {
+            return one(stream).await.map(Link::One);
+        }
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).keep_alive_interval(PING_AFTER).keep_alive_timeout(PING_MAX);
+        builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        builder.max_header_list_size(HEAD_BYTES_MAX as u32);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;
+        tokio::spawn(told(connection));
+        let link = Link::Two(sender, Arc::default());
+        if let Some(shared) = link.shared() {
+            self.keep(place.clone(), shared);
+        }
+        Ok(link)
+    }
+
+    async fn greet(&self, (host, port): &Place, tls: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, String> {
         let name = ServerName::try_from(self.name.clone()).map_err(|error| error.to_string())?;
         let stream = connect::to_host(host, *port).await?;
         let greeting = TlsConnector::from(tls).connect(name, stream);
         let greeted = tokio::time::timeout(HANDSHAKE_MAX, greeting).await.map_err(|_| "net/http: TLS handshake timeout".to_owned())?;
-        let stream = greeted.map_err(|error| words::of_tls(&error))?;
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(HEAD_BYTES_MAX);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;
-        tokio::spawn(async move {
-            // What went wrong is also told to whoever waits for the answer or reads its body.
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a connection to an aggregated server ended");
-            }
-        });
-        Ok(sender)
+        greeted.map_err(|error| words::of_tls(&error))
     }
 
     /// One exchange. The answer's body ends with an error at `until`, if that is given.
@@ -125,34 +216,35 @@ impl Backend {
         until: Option<tokio::time::Instant>,
     ) -> Result<Response<Body>, String> {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) && request.body().is_end_stream();
-        while let Some(mut sender) = self.kept(place) {
-            if sender.ready().await.is_err() {
+        while let Some(mut link) = self.kept(place) {
+            if !link.is_ready().await {
+                self.forget(&link);
                 continue;
             }
             let again = reads.then(|| copy(&request));
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok(self.carried(response, sender, place, until)),
+            match link.send(request).await {
+                Ok(response) => return Ok(self.carried(response, link, place, until)),
                 Err(mut error) => match (error.take_message(), again) {
-                    (Some(unsent), _) => request = unsent,
-                    (None, Some(copy)) if error.error().is_incomplete_message() || error.error().is_closed() => request = copy,
+                    (Some(unsent), _) => {
+                        self.forget(&link);
+                        request = relative(unsent);
+                    }
+                    (None, Some(copy)) if link.is_lost(error.error()) => {
+                        self.forget(&link);
+                        request = copy;
+                    }
                     (None, _) => return Err(words::of_http(&error.into_error())),
                 },
             }
         }
-        let mut sender = self.open(place).await?;
-        let response = sender.send_request(request).await.map_err(|error| words::of_http(&error))?;
-        Ok(self.carried(response, sender, place, until))
+        let mut link = Box::pin(self.link(place)).await?;
+        let response = link.send(request).await.map_err(|error| words::of_http(&error.into_error()))?;
+        Ok(self.carried(response, link, place, until))
     }
 
-    fn carried(
-        self: &Arc<Self>,
-        response: Response<Incoming>,
-        sender: SendRequest<Body>,
-        place: &Place,
-        until: Option<tokio::time::Instant>,
-    ) -> Response<Body> {
+    fn carried(self: &Arc<Self>, response: Response<Incoming>, link: Link, place: &Place, until: Option<tokio::time::Instant>) -> Response<Body> {
         use http_body_util::BodyExt as _;
-        let link = Some((Arc::clone(self), place.clone(), sender));
+        let link = Some((Arc::clone(self), place.clone(), link));
         response.map(|body| {
             let mut carried = Carried { body, link, end: until.map(|until| Box::pin(sleep_until(until))) };
             if carried.body.is_end_stream() {
@@ -162,18 +254,58 @@ impl Backend {
         })
     }
 
-    fn kept(&self, place: &Place) -> Option<SendRequest<Body>> {
+    fn kept(&self, place: &Place) -> Option<Link> {
         let mut idle = self.idle.lock();
-        idle.retain(|kept| kept.place == *place && kept.since.elapsed() < IDLE_LIFE && !kept.sender.is_closed());
-        idle.pop().map(|kept| kept.sender)
+        // A connection that several share is not idle while one of them is on it.
+        let is_used = |kept: &Kept| matches!(&kept.link, Link::Two(_, mark) if Arc::strong_count(mark) > 1);
+        idle.retain(|kept| kept.place == *place && (kept.since.elapsed() < IDLE_LIFE || is_used(kept)) && !kept.link.is_closed());
+        if let Some((kept, shared)) = idle.iter_mut().find_map(|kept| kept.link.shared().map(|shared| (kept, shared))) {
+            kept.since = Instant::now();
+            return Some(shared);
+        }
+        let at = idle.iter().rposition(|kept| matches!(kept.link, Link::One(_)))?;
+        Some(idle.swap_remove(at).link)
     }
 
-    fn keep(&self, place: Place, sender: SendRequest<Body>) {
+    fn keep(&self, place: Place, link: Link) {
         let mut idle = self.idle.lock();
-        if idle.len() < IDLE_MAX && !sender.is_closed() {
-            idle.push(Kept { since: Instant::now(), place, sender });
+        if idle.len() < IDLE_MAX && !link.is_closed() {
+            idle.push(Kept { since: Instant::now(), place, link });
         }
     }
+
+    /// Has a connection that lost a request take no more.
+    fn forget(&self, lost: &Link) {
+        let Link::Two(_, lost) = lost else { return };
+        self.idle.lock().retain(|kept| !matches!(&kept.link, Link::Two(_, mark) if Arc::ptr_eq(mark, lost)));
+    }
+}
+
+async fn one(stream: TlsStream<TcpStream>) -> Result<http1::SendRequest<Body>, String> {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HEAD_BYTES_MAX);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;
+    tokio::spawn(told(connection.with_upgrades()));
+    Ok(sender)
+}
+
+/// What went wrong is also told to whoever waits for the answer or reads its body.
+async fn told(connection: impl Future<Output = hyper::Result<()>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection to an aggregated server ended");
+    }
+}
+
+/// A request as HTTP/1.1 wants it, of one that may have been made absolute.
+fn relative(mut request: Request<Body>) -> Request<Body> {
+    let uri = request.uri().clone();
+    if let (Some(host), Some(path)) = (uri.authority(), uri.path_and_query())
+        && let (Ok(host), Ok(path)) = (HeaderValue::from_str(host.as_str()), path.as_str().parse())
+    {
+        request.headers_mut().insert(header::HOST, host);
+        *request.uri_mut() = path;
+    }
+    request
 }
 
 /// A request without a body, once more.
@@ -187,32 +319,35 @@ fn copy(request: &Request<Body>) -> Request<Body> {
 
 /// Whom to believe and who to be there.
 fn tls(insecure: bool, bundle: &[u8], shown: Option<&Credential>) -> Result<ClientConfig, String> {
-    let shown = shown.map(|shown| Ok::<_, String>((vec![shown.cert().map_err(|e| e.to_string())?], shown.key().map_err(|e| e.to_string())?)));
+    let shown = shown.map(|shown| Ok::<_, String>((shown.chain().map_err(|e| e.to_string())?, shown.key().map_err(|e| e.to_string())?)));
     let shown = shown.transpose()?;
     if !insecure {
-        return trust::config(bundle, shown, false);
+        return trust::config(bundle, shown, true);
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
     let builder = builder.dangerous().with_custom_certificate_verifier(dial::unverified(provider));
-    match shown {
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|e| e.to_string()),
-        None => Ok(builder.with_no_client_auth()),
-    }
+    let mut config = match shown {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|e| e.to_string())?,
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![TWO.to_vec(), ONE.to_vec()];
+    Ok(config)
 }
 
 /// An answer's body: when it has been read to its end, its connection is kept for the next request; when it is dropped before
-/// that, or its time is over, the connection ends.
+/// that, or its time is over, the connection ends, or of one that several share this request alone.
 struct Carried {
     body: Incoming,
-    link: Option<(Arc<Backend>, Place, SendRequest<Body>)>,
+    link: Option<(Arc<Backend>, Place, Link)>,
     end: Option<Pin<Box<Sleep>>>,
 }
 
 impl Carried {
     fn give_back(&mut self) {
-        if let Some((backend, place, sender)) = self.link.take() {
-            backend.keep(place, sender);
+        // What is shared is kept already.
+        if let Some((backend, place, link @ Link::One(_))) = self.link.take() {
+            backend.keep(place, link);
         }
     }
 }

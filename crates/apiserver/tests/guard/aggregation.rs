@@ -218,6 +218,51 @@ async fn watches_flow_and_end_with_their_client() {
     assert_eq!(gone.as_deref(), Some(FLUNDERS));
 }
 
+/// A server that speaks HTTP/2 has one connection; who hangs on it, or does not read, holds up nobody else, and what it does not take
+/// any more goes to another.
+#[tokio::test]
+async fn many_requests_share_a_connection_of_http_2() {
+    let cluster = Cluster::with(Config { request_timeout: Duration::from_secs(20), ..Config::default() }, Trust::default()).await;
+    let server = Extension::of_two(|seen| match seen.path() {
+        "/apis/wardle.example.com/v1/hang" => Act::Hang,
+        "/apis/wardle.example.com/v1/flood" => Act::Flood,
+        _ => plain(seen),
+    })
+    .await;
+    server.register(&cluster, "v1", "wardle.example.com").await;
+    let connections = || server.connections.load(std::sync::atomic::Ordering::Relaxed);
+    cluster.get(&format!("{FLUNDERS}/f")).await.expect(200);
+    let before = connections();
+    let ask = |path: &str| Request::get(format!("{ROOT}/{path}")).extension(Arc::new(admin())).body(apiserver::empty()).expect("a request");
+    let hung = {
+        let api = cluster.api.clone();
+        let request = ask("hang");
+        tokio::spawn(async move { api.handle(request).await.status() })
+    };
+    // Nobody reads these.
+    let mut unread = Vec::new();
+    for _ in 0..8 {
+        unread.push(cluster.api.handle(ask("flood")).await);
+    }
+    for _ in 0..20 {
+        assert_eq!(cluster.get(&format!("{FLUNDERS}/f")).await.expect(200)["kind"], "Flunder");
+    }
+    let seen = server.on(&format!("{FLUNDERS}/f"));
+    let seen = seen.last().expect("a request");
+    assert_eq!((seen.header("host"), seen.header("x-remote-user")), (format!("localhost:{}", server.port), "admin".into()));
+    assert_eq!(connections(), before, "all of it on what was there");
+    hung.abort();
+    let gone = timeout(Duration::from_secs(10), async { server.gone.lock().await.recv().await }).await.expect("told");
+    assert_eq!(gone, Some(format!("{ROOT}/hang")), "the end of one request is that of its stream");
+    // The server takes no more on it: the next has another, and nobody hears of that.
+    server.goaway.notify_waiters();
+    for _ in 0..5 {
+        cluster.get(&format!("{FLUNDERS}/f")).await.expect(200);
+    }
+    assert!(connections() > before);
+    drop(unread);
+}
+
 #[tokio::test]
 async fn an_upgraded_connection_is_carried_both_ways_and_the_front_proxy_proves_itself() {
     let world = World::start("aggregation").await;

@@ -10,17 +10,20 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Frame, body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -79,6 +82,10 @@ pub struct Extension {
     pub more: tokio::sync::broadcast::Sender<&'static str>,
     /// The paths of those whose client was gone before they ended.
     pub gone: tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>,
+    /// How many connections there have been.
+    pub connections: Arc<AtomicUsize>,
+    /// Has each connection of HTTP/2 take no more requests.
+    pub goaway: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -102,26 +109,52 @@ impl Extension {
         Extension::with(papers(&["ext.default.svc"], |_| {}), answer).await
     }
 
+    /// The same that speaks HTTP/2.
+    pub async fn of_two(answer: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Extension {
+        Extension::speaking(papers(&["ext.default.svc"], |_| {}), &[b"h2", b"http/1.1"], answer).await
+    }
+
     pub async fn with(papers: Papers, answer: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Extension {
+        Extension::speaking(papers, &[], answer).await
+    }
+
+    async fn speaking(papers: Papers, protocols: &[&[u8]], answer: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Extension {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let ca = papers.ca.clone();
-        let acceptor = TlsAcceptor::from(Arc::new(papers.server_config()));
+        let mut tls = papers.server_config();
+        tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
         let (gone, gone_rx) = mpsc::unbounded_channel();
         let shared = Shared { answer: Arc::new(answer), seen: Arc::default(), more: tokio::sync::broadcast::channel(16).0, gone };
         let (seen, more) = (Arc::clone(&shared.seen), shared.more.clone());
+        let connections = Arc::new(AtomicUsize::new(0));
+        let goaway = Arc::new(Notify::new());
+        let (counted, told) = (Arc::clone(&connections), Arc::clone(&goaway));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, shared) = (acceptor.clone(), shared.clone());
+                let (acceptor, shared, told) = (acceptor.clone(), shared.clone(), Arc::clone(&told));
+                counted.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let certificate = stream.get_ref().1.peer_certificates().is_some();
+                    let is_two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     let service = service_fn(move |request| exchange(request, certificate, shared.clone()));
+                    if is_two {
+                        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+                        let mut connection = std::pin::pin!(connection);
+                        loop {
+                            tokio::select! {
+                                _ = connection.as_mut() => return,
+                                () = told.notified() => connection.as_mut().graceful_shutdown(),
+                            }
+                        }
+                    }
                     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
                 });
             }
         });
-        Extension { port, ca, seen, more, gone: gone_rx.into(), task }
+        Extension { port, ca, seen, more, gone: gone_rx.into(), connections, goaway, task }
     }
 
     /// The requests on a path.
@@ -161,10 +194,15 @@ async fn exchange(mut request: Request<Incoming>, certificate: bool, shared: Sha
     let upgrade = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let body = if parts.headers.contains_key("upgrade") { Bytes::new() } else { body.collect().await.map(|body| body.to_bytes()).unwrap_or_default() };
+    let mut headers = parts.headers;
+    // HTTP/2 has no such header.
+    if let Some(host) = parts.uri.authority().and_then(|host| host.as_str().parse().ok()) {
+        headers.insert("host", host);
+    }
     let seen = Seen {
         method: parts.method.to_string(),
-        uri: parts.uri.to_string(),
-        headers: parts.headers,
+        uri: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+        headers,
         body: String::from_utf8_lossy(&body).into_owned(),
         certificate,
     };
