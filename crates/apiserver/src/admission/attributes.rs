@@ -58,6 +58,22 @@ pub(crate) struct Version {
     row: Option<Arc<Row>>,
 }
 
+/// A version that a rule names.
+pub(crate) enum Fits {
+    /// The request's own.
+    Own,
+    Other(Version),
+}
+
+impl Fits {
+    pub(crate) fn version(self, asked: &Attributes<'_>) -> Version {
+        match self {
+            Fits::Own => asked.version(),
+            Fits::Other(version) => version,
+        }
+    }
+}
+
 impl<'a> Attributes<'a> {
     /// Create, update, delete or connect, as reviews name them.
     pub(crate) fn operation(&self) -> &'static str {
@@ -108,7 +124,7 @@ impl<'a> Attributes<'a> {
 
     /// The version that the first of the rules names that fits: the write's own if there is one, otherwise, if `equivalent`, another
     /// in which the same objects are served. Earlier rules count first, whatever version they name.
-    pub(crate) fn fitting<'r>(&self, rules: impl Iterator<Item = &'r Rule> + Clone, equivalent: bool) -> Option<Version> {
+    pub(crate) fn fitting<'r>(&self, rules: impl Iterator<Item = &'r Rule> + Clone, equivalent: bool) -> Option<Fits> {
         let resource = &self.write.row.resource;
         let own = Asked {
             group: &resource.group,
@@ -119,7 +135,7 @@ impl<'a> Attributes<'a> {
             operation: self.operation(),
         };
         if rules.clone().any(|rule| rule.matches(&own)) {
-            return Some(self.version());
+            return Some(Fits::Own);
         }
         let mut rules = rules.peekable();
         if !equivalent || rules.peek().is_none() {
@@ -128,7 +144,7 @@ impl<'a> Attributes<'a> {
         let others = self.equivalents();
         rules.find_map(|rule| {
             let fits = |other: &&Version| rule.matches(&Asked { group: &other.group, version: &other.version, resource: &other.resource, ..own });
-            others.iter().find(fits).cloned()
+            others.iter().find(fits).cloned().map(Fits::Other)
         })
     }
 
@@ -208,6 +224,11 @@ impl<'a> Attributes<'a> {
             out[field] = text.into();
         }
         out
+    }
+
+    /// Whether objects of the request's version are objects of another as they are.
+    pub(crate) fn is_as_asked(&self, version: &Version) -> bool {
+        version.row.is_none()
     }
 
     /// The type of the objects of a version; none for what is no stored kind and has no schema.

@@ -17,22 +17,39 @@ pub(super) use conditions::meets;
 pub(super) use mutating::admit;
 pub(super) use validating::validate;
 
-use super::attributes::{Attributes, Version};
+use super::attributes::{Attributes, Fits, Version};
 use crate::gate::{
     policies::{Binding, Policy},
     source::Source,
 };
 use machinery::{Value, status::Status};
 use scope::Subject;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 /// A policy that a write concerns by one of its bindings, with one of the objects that are its parameters.
 struct Invocation {
     policy: Arc<Policy>,
     binding: Arc<Binding>,
-    version: Version,
+    version: Arc<Version>,
     /// None: it has none.
     param: Option<Arc<Value>>,
+}
+
+/// The object and the one before it in a version that policies ask for, or why they are not had; and what is told of the request then.
+struct Turned<'s> {
+    version: Arc<Version>,
+    both: Result<(Cow<'s, Value>, Cow<'s, Value>), String>,
+    request: OnceLock<Value>,
+}
+
+impl Turned<'_> {
+    /// `request` in expressions: made once, and only if there are any.
+    fn request(&self, asked: &Attributes<'_>) -> &Value {
+        self.request.get_or_init(|| scope::request(asked, &self.version))
+    }
 }
 
 /// Why a policy could not be looked at.
@@ -51,42 +68,58 @@ impl Misconfigured {
 
 /// What a write meets.
 #[derive(Default)]
-struct Met {
+struct Met<'s> {
     invocations: Vec<Invocation>,
     misconfigured: Vec<Misconfigured>,
-    /// The object and the one before it in the versions that are asked for, or why they are not had.
-    versions: HashMap<String, Result<(Value, Value), String>>,
+    versions: Vec<Turned<'s>>,
 }
 
-impl Met {
-    async fn convert(&mut self, asked: &Attributes<'_>, version: &Version, subject: &Subject<'_>) -> Result<(), String> {
-        let name = version.kind.api_version();
-        if !self.versions.contains_key(&name) {
-            let both = async { Ok((asked.to(version, subject.object.clone()).await?, asked.to(version, subject.old.clone()).await?)) };
-            let both = both.await;
-            self.versions.insert(name.clone(), both);
+impl<'s> Met<'s> {
+    /// The object in a version that was asked for.
+    fn turned(&self, version: &Version) -> Option<&Turned<'s>> {
+        self.versions.iter().find(|turned| turned.version.kind == version.kind)
+    }
+
+    async fn convert(&mut self, asked: &Attributes<'_>, version: &Arc<Version>, subject: &Subject<'s>) -> Result<(), String> {
+        if self.turned(version).is_none() {
+            let both = turn(asked, version, subject).await;
+            self.versions.push(Turned { version: Arc::clone(version), both, request: OnceLock::new() });
         }
-        match self.versions.get(&name) {
+        match self.turned(version).map(|turned| &turned.both) {
             Some(Err(why)) => Err(format!("failed to convert object version: {why}")),
             _ => Ok(()),
         }
     }
 }
 
+async fn turn<'s>(asked: &Attributes<'_>, version: &Version, subject: &Subject<'s>) -> Result<(Cow<'s, Value>, Cow<'s, Value>), String> {
+    if asked.is_as_asked(version) {
+        return Ok((Cow::Borrowed(subject.object), Cow::Borrowed(subject.old)));
+    }
+    let (object, old) = (asked.to(version, subject.object.clone()).await?, asked.to(version, subject.old.clone()).await?);
+    Ok((Cow::Owned(object), Cow::Owned(old)))
+}
+
 /// The policies that a write concerns, in the order of their names and those of their bindings.
-async fn find(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &Source<Binding>, subject: &Subject<'_>) -> Met {
+async fn find<'s>(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &Source<Binding>, subject: &Subject<'s>) -> Met<'s> {
     let mut met = Met::default();
     let all = policies.all().await;
     if all.is_empty() || asked.is_left_alone() {
         return met;
     }
     let bound = bindings.all().await;
+    let mut by_policy: Vec<&Arc<Binding>> = bound.iter().collect();
+    by_policy.sort_by(|one, other| one.policy.cmp(&other.policy));
+    let mut own = None;
     for policy in all.iter() {
-        if !bound.iter().any(|binding| binding.policy == policy.name) {
+        let first = by_policy.partition_point(|binding| binding.policy < policy.name);
+        let theirs = by_policy[first..].iter().take_while(|binding| binding.policy == policy.name);
+        if theirs.clone().next().is_none() {
             continue;
         }
         let version = match matching::of_policy(asked, policy, subject) {
-            Ok(Some(version)) => version,
+            Ok(Some(Fits::Own)) => Arc::clone(own.get_or_insert_with(|| Arc::new(asked.version()))),
+            Ok(Some(Fits::Other(version))) => Arc::new(version),
             Ok(None) => continue,
             Err(why) => {
                 met.misconfigured.push(Misconfigured::new(policy, None, &why));
@@ -97,7 +130,7 @@ async fn find(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &Sour
             met.misconfigured.push(Misconfigured::new(policy, None, &why));
             continue;
         }
-        for binding in bound.iter().filter(|binding| binding.policy == policy.name) {
+        for binding in theirs {
             let taken = match matching::of_binding(asked, binding, subject) {
                 Ok(true) => match met.convert(asked, &version, subject).await {
                     Ok(()) => params::of(asked, policy, binding).await,
@@ -110,7 +143,7 @@ async fn find(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &Sour
                 Ok(params) => met.invocations.extend(params.into_iter().map(|param| Invocation {
                     policy: Arc::clone(policy),
                     binding: Arc::clone(binding),
-                    version: version.clone(),
+                    version: Arc::clone(&version),
                     param,
                 })),
                 Err(why) => met.misconfigured.push(Misconfigured::new(policy, Some(binding), &why)),

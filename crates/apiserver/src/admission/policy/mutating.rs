@@ -5,10 +5,11 @@ use super::{
     Invocation, Misconfigured, conditions, find, in_time,
     merge::{self, Unfit},
     namespace_of,
-    scope::{self, BUDGET, Scope, Subject},
+    scope::{BUDGET, Scope, Subject},
 };
 use crate::own;
 use machinery::{Value, status::Status};
+use std::borrow::Cow;
 
 /// Changes the object.
 pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
@@ -17,11 +18,12 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
         return Ok(());
     }
     let old = asked.old();
-    let mut viewed = asked.view(object).into_owned();
-    let met = Box::pin(find(asked, &gate.mutating_policies, &gate.mutating_bindings, &Subject { object: &viewed, old: &old })).await;
+    let begun = asked.view(object).into_owned();
+    let mut met = Box::pin(find(asked, &gate.mutating_policies, &gate.mutating_bindings, &Subject { object: &begun, old: &old })).await;
+    let mut viewed = Cow::Borrowed(&begun);
     again.begin(object);
     let namespace = if met.invocations.is_empty() { None } else { namespace_of(asked)? };
-    let mut wrong = met.misconfigured;
+    let mut wrong = std::mem::take(&mut met.misconfigured);
     let mut dirty = false;
     for invocation in &met.invocations {
         in_time(asked)?;
@@ -31,20 +33,17 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
         }
         let version = &invocation.version;
         // The old object is what it was; the new one is converted again once a policy has changed it.
-        let first = met.versions.get(&version.kind.api_version()).and_then(|both| both.as_ref().ok());
-        let before = match first.filter(|_| !dirty) {
-            Some((before, _)) => before.clone(),
-            None => asked.to(version, viewed.clone()).await.map_err(Status::internal)?,
+        let Some(turned) = met.turned(version) else { continue };
+        let Ok((first, old)) = &turned.both else { continue };
+        let before = match dirty {
+            false => Cow::Borrowed(&**first),
+            true => Cow::Owned(asked.to(version, viewed.clone().into_owned()).await.map_err(Status::internal)?),
         };
-        let old = match first {
-            Some((_, old)) => old.clone(),
-            None => asked.to(version, (*old).clone()).await.map_err(Status::internal)?,
-        };
-        let outcome = one(asked, invocation, &before, &old, namespace.as_ref())?;
+        let outcome = one(asked, invocation, (&before, old), turned.request(asked), namespace.as_ref())?;
         let Some((next, problems)) = outcome else { continue };
         wrong.extend(problems.into_iter().map(|why| Misconfigured { policy: invocation.policy.clone(), binding: Some(invocation.binding.clone()), why }));
-        if next != before {
-            viewed = asked.from(version, next).await.map_err(Status::internal)?;
+        if next != *before {
+            viewed = Cow::Owned(asked.from(version, next).await.map_err(Status::internal)?);
             dirty = true;
             again.changed();
         }
@@ -53,7 +52,7 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
         }
     }
     if dirty {
-        asked.put(viewed, object);
+        asked.put(viewed.into_owned(), object);
     }
     again.end(object);
     let told: Vec<Misconfigured> = wrong.into_iter().filter(|wrong| !wrong.policy.ignore).collect();
@@ -70,13 +69,18 @@ fn key(invocation: &Invocation) -> String {
 type Changed = (Value, Vec<String>);
 
 /// The object after one policy; none if its conditions do not hold.
-fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value, namespace: Option<&Value>) -> Result<Option<Changed>, Status> {
+fn one(
+    asked: &Attributes<'_>,
+    invocation: &Invocation,
+    (object, old): (&Value, &Value),
+    request: &Value,
+    namespace: Option<&Value>,
+) -> Result<Option<Changed>, Status> {
     let (policy, version) = (&*invocation.policy, &invocation.version);
-    let request = scope::request(asked, version);
     {
         let subject = Subject { object, old };
         let scope =
-            Scope::new(asked.write.cx, subject, &request).with_params(invocation.param.as_deref()).with_variables(&policy.variables).with_authorizer(asked);
+            Scope::new(asked.write.cx, subject, request).with_params(invocation.param.as_deref()).with_variables(&policy.variables).with_authorizer(asked);
         match conditions::all(&scope, &policy.conditions, policy.ignore) {
             Ok(true) => {}
             Ok(false) => return Ok(None),
@@ -98,7 +102,7 @@ fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Va
         };
         let next = {
             let subject = Subject { object: &current, old };
-            let scope = Scope::new(asked.write.cx, subject, &request).with_params(invocation.param.as_deref()).with_variables(&policy.variables);
+            let scope = Scope::new(asked.write.cx, subject, request).with_params(invocation.param.as_deref()).with_variables(&policy.variables);
             let scope = scope.with_authorizer(asked).with_namespace(namespace);
             let mut budget = BUDGET;
             // What does not compile is told as it is.

@@ -17,7 +17,7 @@ use kubecel::{
 };
 use machinery::Value;
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     sync::Arc,
 };
@@ -46,7 +46,9 @@ pub(super) struct Scope<'v> {
     request: &'v Value,
     namespace: Option<&'v Value>,
     params: Option<&'v Value>,
-    authorizer: Option<(Arc<dyn Authorizer>, Resource)>,
+    /// Whose rights are asked for, and who answers: made when an expression first reads it.
+    asked: Option<&'v Attributes<'v>>,
+    authorizer: OnceCell<(Arc<dyn Authorizer>, Resource)>,
     variables: Option<&'v Variables>,
     /// What variables gave, by their places.
     known: RefCell<HashMap<usize, Result<Cel<'v>, EvalError>>>,
@@ -70,7 +72,8 @@ impl<'v> Scope<'v> {
             request,
             namespace: None,
             params: None,
-            authorizer: None,
+            asked: None,
+            authorizer: OnceCell::new(),
             variables: None,
             known: RefCell::default(),
             spent: Cell::new(0),
@@ -90,9 +93,14 @@ impl<'v> Scope<'v> {
         self
     }
 
-    pub(super) fn with_authorizer(mut self, asked: &Attributes<'_>) -> Self {
-        self.authorizer = Some((asker(asked), resource(asked)));
+    pub(super) fn with_authorizer(mut self, asked: &'v Attributes<'v>) -> Self {
+        self.asked = Some(asked);
         self
+    }
+
+    fn authorizer(&self) -> Option<&(Arc<dyn Authorizer>, Resource)> {
+        let asked = self.asked?;
+        Some(self.authorizer.get_or_init(|| (asker(asked), resource(asked))))
     }
 
     pub(super) fn with_variables(mut self, variables: &'v Variables) -> Self {
@@ -188,8 +196,8 @@ impl<'v> Activation<'v> for Scope<'v> {
             "request" => or_null(Some(self.request)),
             "namespaceObject" => or_null(self.namespace),
             "params" => or_null(self.params),
-            "authorizer" => self.authorizer.as_ref().map(|(own, _)| authorizer::authorizer(Arc::clone(own))),
-            "authorizer.requestResource" => self.authorizer.as_ref().map(|(own, resource)| authorizer::request_resource(Arc::clone(own), resource.clone())),
+            "authorizer" => self.authorizer().map(|(own, _)| authorizer::authorizer(Arc::clone(own))),
+            "authorizer.requestResource" => self.authorizer().map(|(own, resource)| authorizer::request_resource(Arc::clone(own), resource.clone())),
             "variables" => Some(Cel::Lazy),
             _ => None,
         }

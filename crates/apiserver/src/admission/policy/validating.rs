@@ -3,12 +3,11 @@
 use super::{
     super::{attributes::Attributes, forbidden},
     Invocation, conditions, find, in_time, namespace_of,
-    scope::{self, BUDGET, Scope, Subject},
+    scope::{BUDGET, Scope, Subject},
 };
 use crate::gate::policies::{Policy, Validation};
 use kubecel::Value as Cel;
 use machinery::{Value, status::Status};
-use std::collections::HashMap;
 
 /// Bytes of a message that an expression gives.
 const MESSAGE_MAX: usize = 5 * 1024;
@@ -36,14 +35,12 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
         ));
     }
     let namespace = if met.invocations.is_empty() { None } else { namespace_of(asked)? };
-    let mut requests: HashMap<String, Value> = HashMap::new();
     for invocation in &met.invocations {
         in_time(asked)?;
-        let version = &invocation.version;
-        let name = version.kind.api_version();
         // Who is not converted is among the misconfigured.
-        let Some(Ok((object, old))) = met.versions.get(&name) else { continue };
-        let request = &*requests.entry(name).or_insert_with(|| scope::request(asked, version));
+        let Some(turned) = met.turned(&invocation.version) else { continue };
+        let Ok((object, old)) = &turned.both else { continue };
+        let request = turned.request(asked);
         let base = || Scope::new(asked.write.cx, Subject { object, old }, request).with_params(invocation.param.as_deref());
         let outcome = run(asked, invocation, namespace.as_ref(), base);
         for denial in outcome.denials {
@@ -91,7 +88,7 @@ struct Outcome {
     unaudited: Vec<String>,
 }
 
-fn run<'v>(asked: &Attributes<'_>, invocation: &'v Invocation, namespace: Option<&'v Value>, base: impl Fn() -> Scope<'v>) -> Outcome {
+fn run<'v>(asked: &'v Attributes<'v>, invocation: &'v Invocation, namespace: Option<&'v Value>, base: impl Fn() -> Scope<'v>) -> Outcome {
     let policy = &*invocation.policy;
     let failed = |why: String| {
         let denials = if policy.ignore { Vec::new() } else { vec![Denial { message: why, reason: String::new() }] };

@@ -3,7 +3,7 @@
 use super::{
     super::attributes::Attributes,
     matching::Invocation,
-    review::{self, Refused, Verdict},
+    review::{self, Forms, Refused, Verdict},
 };
 use crate::{hooks::Services, meta, world::World};
 use machinery::{Value, status::Status};
@@ -25,8 +25,14 @@ impl Services for World {
     }
 }
 
-/// Asks. `object` and `old` are in the webhook's version, null for what is not there.
-pub(super) async fn ask(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value, mutating: bool) -> Result<Verdict, Problem> {
+/// Asks. `object` and `old` are in the webhook's version, null for what is not there; `forms` are of both.
+pub(super) async fn ask(
+    asked: &Attributes<'_>,
+    invocation: &Invocation,
+    forms: &Forms,
+    (object, old): (&Value, &Value),
+    mutating: bool,
+) -> Result<Verdict, Problem> {
     let (hook, cx) = (&invocation.hook, asked.write.cx);
     let calling = |why: String| Problem::Calling(format!("failed calling webhook {:?}: {why}", hook.name));
     if asked.write.dry_run {
@@ -40,7 +46,7 @@ pub(super) async fn ask(asked: &Attributes<'_>, invocation: &Invocation, object:
     let spoken = hook.review.ok_or_else(unknown)?;
     let target = hook.address.target().await.map_err(|why| calling(format!("could not get REST client: {why}")))?;
     let uid = meta::uuid();
-    let body = review::request(asked, invocation, spoken, &uid, object, old);
+    let body = forms.body(asked, &invocation.version, spoken, &uid, object, old);
     let within = hook.timeout.min(cx.time_left());
     let answer = target.post(asked.world, body, within).await.map_err(|why| calling(format!("failed to call webhook: {why}")))?;
     let verdict = review::verdict(&answer, spoken, &uid, mutating).map_err(|refused| match refused {

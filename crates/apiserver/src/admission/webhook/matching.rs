@@ -63,7 +63,8 @@ pub(super) async fn find(
     if matches!(by_object, Ok(false)) {
         return Ok(None);
     }
-    let Some(version) = asked.fitting(hook.rules.iter(), hook.equivalent) else { return Ok(None) };
+    let Some(fits) = asked.fitting(hook.rules.iter(), hook.equivalent) else { return Ok(None) };
+    let version = fits.version(asked);
     by_namespace?;
     by_object?;
     if !hook.conditions.is_empty() {

@@ -3,7 +3,7 @@
 use super::{
     call::{self, Problem},
     matching::{self, Invocation, Turned},
-    review::Verdict,
+    review::{Forms, Verdict},
 };
 use crate::{
     admission::{again::Again, attributes::Attributes, keep_managers, readable_as_said, same_kind},
@@ -68,7 +68,7 @@ struct Patched {
 async fn one(asked: &Attributes<'_>, invocation: &Invocation, own: &Value, old: &Value) -> Result<Option<Patched>, Problem> {
     let version = &invocation.version;
     let refused = |why: String| Problem::Refused(Status::internal(why));
-    let verdict = offload::resting(Box::pin(call::ask(asked, invocation, own, old, true))).await?;
+    let verdict = offload::resting(Box::pin(call::ask(asked, invocation, &Forms::default(), (own, old), true))).await?;
     let Some(mut next) = patched(asked, invocation, own, &verdict)? else { return Ok(None) };
     let changed = next != *own;
     keep_managers(asked.write, own, &mut next);

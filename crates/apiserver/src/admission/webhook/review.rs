@@ -1,10 +1,12 @@
 //! The AdmissionReview: what a webhook is told, and what of its answer counts (upstream's `webhook/request`).
 
-use super::{super::attributes::Attributes, matching::Invocation};
+use super::super::attributes::{Attributes, Version};
 use crate::{gate::webhooks::Review, hooks::words};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use machinery::{Value, json, tree::json_type};
+use machinery::{Value, gvk::Gvk, json, tree::json_type};
+use parking_lot::Mutex;
+use std::ops::Range;
 
 const GROUP: &str = "admission.k8s.io";
 
@@ -27,11 +29,42 @@ fn name_of(review: Review) -> &'static str {
     }
 }
 
+/// The bodies of requests about one state of a write's objects. Two of them differ by their UID alone where webhooks want the same
+/// review and version, so the rest is written once.
+#[derive(Default)]
+pub(super) struct Forms(Mutex<Vec<Form>>);
+
+struct Form {
+    review: Review,
+    resource: String,
+    kind: Gvk,
+    /// The body of the first request, and where its UID stands.
+    first: Bytes,
+    uid: Range<usize>,
+}
+
+impl Forms {
+    /// A request's body.
+    pub(super) fn body(&self, asked: &Attributes<'_>, version: &Version, review: Review, uid: &str, object: &Value, old: &Value) -> Bytes {
+        let mut forms = self.0.lock();
+        let resource = format!("{}/{}/{}", version.group, version.version, version.resource);
+        if let Some(form) = forms.iter().find(|form| form.review == review && form.resource == resource && form.kind == version.kind) {
+            return [&form.first[..form.uid.start], uid.as_bytes(), &form.first[form.uid.end..]].concat().into();
+        }
+        let body: Bytes = request(asked, version, review, uid, object, old).into();
+        // It is made at random for this request, and stands before all that others have written but who asks.
+        if let Some(at) = body.windows(uid.len()).position(|text| text == uid.as_bytes()) {
+            forms.push(Form { review, resource, kind: version.kind.clone(), first: body.clone(), uid: at..at + uid.len() });
+        }
+        body
+    }
+}
+
 /// The request's body. Objects are written as they are answered, in the order of Go's fields.
-pub(super) fn request(asked: &Attributes<'_>, invocation: &Invocation, review: Review, uid: &str, object: &Value, old: &Value) -> Bytes {
-    let mut head = asked.request(&invocation.version);
+fn request(asked: &Attributes<'_>, version: &Version, review: Review, uid: &str, object: &Value, old: &Value) -> Vec<u8> {
+    let mut head = asked.request(version);
     head["uid"] = uid.into();
-    let ty = asked.ty(&invocation.version);
+    let ty = asked.ty(version);
     let head = json::encode(&head);
     let mut out = Vec::with_capacity(head.len() + 4096);
     out.extend_from_slice(format!("{{\"kind\":\"AdmissionReview\",\"apiVersion\":\"{}\",\"request\":", name_of(review)).as_bytes());
@@ -41,7 +74,7 @@ pub(super) fn request(asked: &Attributes<'_>, invocation: &Invocation, review: R
         out.extend_from_slice(&json::encode_as(ty.filter(|_| !value.is_null()), value));
     }
     out.extend_from_slice(b"}}");
-    out.into()
+    out
 }
 
 /// What an answer says, if it is one to this question; else why it does not count.

@@ -3,6 +3,7 @@
 use super::{
     call::{self, Problem},
     matching::{self, Invocation, Turned},
+    review::Forms,
 };
 use crate::{admission::attributes::Attributes, offload};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -22,7 +23,8 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
             invocations.push((invocation, both));
         }
     }
-    let mut calls: FuturesUnordered<_> = invocations.iter().map(|(invocation, (object, old))| one(asked, invocation, object, old)).collect();
+    let forms = Forms::default();
+    let mut calls: FuturesUnordered<_> = invocations.iter().map(|(invocation, (object, old))| one(asked, invocation, &forms, (object, old))).collect();
     if calls.is_empty() {
         return Ok(());
     }
@@ -37,8 +39,8 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
     first
 }
 
-async fn one(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, old: &Value) -> Result<(), Status> {
-    match Box::pin(call::ask(asked, invocation, object, old, false)).await {
+async fn one(asked: &Attributes<'_>, invocation: &Invocation, forms: &Forms, both: (&Value, &Value)) -> Result<(), Status> {
+    match Box::pin(call::ask(asked, invocation, forms, both, false)).await {
         Ok(_) => Ok(()),
         Err(Problem::Rejected(status) | Problem::Refused(status)) => Err(status),
         Err(Problem::Calling(why)) => call::failed(asked, invocation, &why),
