@@ -1,6 +1,6 @@
 //! What the server itself writes into `metadata`, and how it reads it.
 
-use machinery::{Map, Value};
+use machinery::{Map, Value, names};
 use std::time::SystemTime;
 
 /// Characters of generated names: no vowels and no look-alikes, so that no words come out, as upstream's.
@@ -64,19 +64,7 @@ pub(crate) fn generate_name(base: &str) -> String {
 
 /// A random UUID (version 4).
 pub(crate) fn uuid() -> String {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut bytes = random::<16>();
-    bytes[6] = (bytes[6] & 0x0f) | 0x40;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let mut out = String::with_capacity(36);
-    for (at, byte) in bytes.iter().enumerate() {
-        if matches!(at, 4 | 6 | 8 | 10) {
-            out.push('-');
-        }
-        out.push(HEX[usize::from(byte >> 4)] as char);
-        out.push(HEX[usize::from(byte & 15)] as char);
-    }
-    out
+    names::uuid(random())
 }
 
 /// Random bytes of the system.

@@ -56,8 +56,14 @@ impl News {
         }
     }
 
+    /// A change that has come already.
+    pub(crate) fn waiting(&mut self) -> Option<Option<Arc<Event>>> {
+        self.watch.as_ref()?;
+        self.next().now_or_never()
+    }
+
     /// Takes what has come, since all of it is about to be looked at.
     pub(crate) fn drain(&mut self) {
-        while self.watch.is_some() && self.next().now_or_never().is_some() {}
+        while self.waiting().is_some() {}
     }
 }

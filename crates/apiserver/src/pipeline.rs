@@ -27,7 +27,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
-use machinery::{Value, status::Status};
+use machinery::{Value, status::Status, time};
 use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -142,46 +142,13 @@ fn deadline(server: &ApiServer, query: &Query<'_>) -> Result<Duration, Status> {
     let limit = server.config().request_timeout;
     match query.text("timeout") {
         "" => Ok(limit),
-        text => match go_duration(text) {
-            Ok(wanted) if wanted.is_zero() => Ok(limit),
-            Ok(wanted) => Ok(wanted.clamp(TIMEOUT_MIN, limit)),
-            Err(why) => Err(Status::bad_request(format!("invalid timeout specified in the request URL - time: {why} {text:?}"))),
+        text => match time::parse_go_duration(text) {
+            // A time that is over is as good as none, as upstream has it.
+            Ok(wanted) if wanted <= 0 => Ok(limit),
+            Ok(wanted) => Ok(Duration::from_nanos(wanted.unsigned_abs()).clamp(TIMEOUT_MIN, limit)),
+            Err(why) => Err(Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))),
         },
     }
-}
-
-/// A duration as Go writes it: `1m30s`, `500ms`, `1.5h`; or what is wrong with it.
-fn go_duration(text: &str) -> Result<Duration, String> {
-    let invalid = || "invalid duration".to_owned();
-    let negative = text.starts_with('-');
-    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
-    if rest == "0" {
-        return Ok(Duration::ZERO);
-    }
-    if rest.is_empty() {
-        return Err(invalid());
-    }
-    let mut total = 0.0_f64;
-    while !rest.is_empty() {
-        let is_number = |c: char| c.is_ascii_digit() || c == '.';
-        let (digits, after) = rest.split_at(rest.find(|c| !is_number(c)).unwrap_or(rest.len()));
-        let number: f64 = digits.parse().map_err(|_| invalid())?;
-        let (unit, next) = after.split_at(after.find(is_number).unwrap_or(after.len()));
-        let unit_s = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            "" => return Err("missing unit in duration".to_owned()),
-            unit => return Err(format!("unknown unit {unit:?} in duration")),
-        };
-        total += number * unit_s;
-        rest = next;
-    }
-    // A time that is over is as good as none, as upstream has it.
-    if negative { Ok(Duration::ZERO) } else { Duration::try_from_secs_f64(total).map_err(|_| invalid()) }
 }
 
 async fn dispatch(
@@ -621,19 +588,4 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
 fn kept_an_hour(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_those_of_go() {
-        assert_eq!(go_duration("1m30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(go_duration("1.5h"), Ok(Duration::from_secs(5400)));
-        assert_eq!(go_duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(go_duration("5").unwrap_err(), "missing unit in duration");
-        assert_eq!(go_duration("5x").unwrap_err(), "unknown unit \"x\" in duration");
-        assert_eq!(go_duration("-1s"), Ok(Duration::ZERO));
-    }
 }

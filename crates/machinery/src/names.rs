@@ -233,6 +233,13 @@ pub fn http_header_name(text: &str) -> Vec<String> {
     vec![regex_error("a valid HTTP header must consist of alphanumeric characters or '-'", "[-A-Za-z0-9]+", &["X-Header-Name"])]
 }
 
+/// A UUID of version 4 (RFC 9562) of random bytes.
+pub fn uuid(random: [u8; 16]) -> String {
+    let bits = u128::from_be_bytes(random) & !(0xf << 76) & !(0b11 << 62) | 0x4 << 76 | 0b10 << 62;
+    let part = |from: u32, digits: u32| (bits >> from) & ((1 << (4 * digits)) - 1);
+    format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", part(96, 8), part(80, 4), part(64, 4), part(48, 4), part(0, 12))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,5 +273,12 @@ mod tests {
         assert!(config_map_key("a.b_c-D").is_empty() && port_name("http-1").is_empty() && !port_name("80").is_empty());
         assert_eq!(path_segment(".."), ["may not be '..'"]);
         assert!(path_segment("system:node").is_empty());
+    }
+
+    #[test]
+    fn uuids_say_that_they_are_random() {
+        assert_eq!(uuid([0; 16]), "00000000-0000-4000-8000-000000000000");
+        assert_eq!(uuid([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(uuid(*b"0123456789abcdef"), "30313233-3435-4637-b839-616263646566");
     }
 }

@@ -7,8 +7,8 @@ use crate::{news::News, read::text, world::World, writer::Writer};
 use futures_util::future::try_join_all;
 use machinery::{Value, status::Status, time};
 use serde_json::json;
-use std::time::SystemTime;
-use store::Scope;
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+use store::{Event, Scope};
 
 const API_SERVICES: Gvr = ("apiregistration.k8s.io", "v1", "apiservices");
 const FLOW_SCHEMAS: Gvr = ("flowcontrol.apiserver.k8s.io", "v1", "flowschemas");
@@ -20,7 +20,7 @@ const RANGES: &str = "kubernetes-service-cidr-controller";
 
 /// Writes the conditions that are missing.
 pub(super) async fn settle(world: &World) -> Result<(), Status> {
-    settle_of(world, &[kubernetes::SERVICE_CIDRS, API_SERVICES, FLOW_SCHEMAS]).await
+    settle_of(world, &[kubernetes::SERVICE_CIDRS, API_SERVICES, FLOW_SCHEMAS], |_| true).await
 }
 
 /// Says of flow schemas whether their levels are there, as they come and go. Runs until the server ends.
@@ -32,25 +32,45 @@ pub(crate) async fn follow(world: World) {
     let ending = world.ending().clone();
     let mut schemas = News::new(&world, FLOW_SCHEMAS, Scope::Bucket);
     let mut levels = News::new(&world, PRIORITY_LEVELS, Scope::Bucket);
+    // All are looked at first, and where it is not known what changed; otherwise those that changed, and those of a level that did.
+    let mut changed: Option<(BTreeSet<String>, BTreeSet<String>)> = None;
     loop {
-        if let Err(error) = settle_of(&world, &[FLOW_SCHEMAS]).await {
+        let concerned = |schema: &Value| {
+            let level = &schema["spec"]["priorityLevelConfiguration"];
+            changed.as_ref().is_none_or(|(names, levels)| names.contains(text(&schema["metadata"], "name")) || levels.contains(text(level, "name")))
+        };
+        let settled = settle_of(&world, &[FLOW_SCHEMAS], concerned).await;
+        if let Err(error) = &settled {
             tracing::warn!(%error, "what is said of flow schemas could not be written");
         }
+        // What failed is said with the next change of any, or each minute.
+        let (mut names, mut of_levels, mut all) = (BTreeSet::new(), BTreeSet::new(), settled.is_err());
         tokio::select! {
             () = ending.cancelled() => return,
-            _ = schemas.next() => {}
-            _ = levels.next() => {}
+            event = schemas.next() => all |= note(event, &mut names),
+            event = levels.next() => all |= note(event, &mut of_levels),
         }
-        schemas.drain();
-        levels.drain();
+        while let Some(event) = schemas.waiting() {
+            all |= note(event, &mut names);
+        }
+        while let Some(event) = levels.waiting() {
+            all |= note(event, &mut of_levels);
+        }
+        changed = (!all).then_some((names, of_levels));
     }
 }
 
-async fn settle_of(world: &World, resources: &[Gvr]) -> Result<(), Status> {
+/// Notes whose change it is; whether that is not known.
+fn note(event: Option<Arc<Event>>, names: &mut BTreeSet<String>) -> bool {
+    let entry = event.as_ref().and_then(|event| event.new.as_ref().or(event.old.as_ref()));
+    entry.map(|entry| names.insert(entry.key.rsplit('/').next().unwrap_or_default().to_owned())).is_none()
+}
+
+async fn settle_of(world: &World, resources: &[Gvr], concerned: impl Fn(&Value) -> bool) -> Result<(), Status> {
     let now = SystemTime::now();
     let mut missing: Vec<(Gvr, String, Value)> = Vec::new();
     for resource in resources.iter().copied() {
-        for object in world.list(resource, "") {
+        for object in world.list(resource, "").into_iter().filter(|object| concerned(object)) {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
             let Some(mut condition) = condition(world, resource, &object, name) else { continue };
             condition["lastTransitionTime"] = time::rfc3339(now).into();

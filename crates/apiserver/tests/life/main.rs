@@ -1,6 +1,7 @@
 //! The life of ConfigMaps, Pods and Deployments, driven through [`apiserver::ApiServer::handle`] as an in-process caller does.
 
 mod custom;
+mod levels;
 mod paths;
 mod support;
 mod wire;

@@ -146,6 +146,8 @@ fn share_id() -> String {
     // Every state of hashing is seeded anew; these names need to differ, not to be secret.
     let high = RandomState::new().hash_one(client::timestamp().as_nanosecond());
     let low = RandomState::new().hash_one(high);
-    let (high, low) = ((high & !0xf000) | 0x4000, (low & !(0b11 << 62)) | (0b10 << 62));
-    format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, (high >> 16) & 0xffff, high & 0xffff, low >> 48, low & 0xffff_ffff_ffff)
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&high.to_be_bytes());
+    bytes[8..].copy_from_slice(&low.to_be_bytes());
+    machinery::names::uuid(bytes)
 }
