@@ -18,8 +18,8 @@ use serde_json::json;
 const CORPUS: [&str; 2] = [include_str!("golden/cases.txt"), include_str!("golden/run.txt")];
 /// Mutations in an ordinary run.
 const ROUNDS: u32 = 2_000;
-/// No text takes longer, on a busy machine and without optimisation.
-const SLOWEST: Duration = Duration::from_secs(60);
+/// No text takes longer, on a machine with ten builds and without optimisation (one took 65 s there); what has no end is cut then.
+const SLOWEST: Duration = Duration::from_secs(600);
 /// Parts that make expressions of expressions.
 const PARTS: [&str; 24] = [
     " && ",

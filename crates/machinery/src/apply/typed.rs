@@ -194,7 +194,7 @@ pub fn plain(value: &Value) -> String {
 }
 
 /// A value as Go's `%#v` prints it.
-fn go_syntax(value: &Value) -> String {
+pub(crate) fn go_syntax(value: &Value) -> String {
     let mut out = String::new();
     print(value, &mut out, true);
     out

@@ -37,6 +37,11 @@ pub(crate) struct Document {
 
 /// Reads the first document of a text; nothing is null. The error is go-yaml's without its `yaml: `.
 pub(crate) fn compose(text: &str) -> Result<Document, String> {
+    // A directive stands before all else of a document; go-yaml takes one version.
+    let mut directives = text.lines().skip_while(|line| line.is_empty() || line.starts_with('#')).take_while(|line| line.starts_with('%'));
+    if directives.any(|line| line.strip_prefix("%YAML").is_some_and(|version| version.split_whitespace().next() != Some("1.1"))) {
+        return Err("found incompatible YAML document".to_owned());
+    }
     let mut composer = Composer { text, parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, aliased: 0, anchored: 0, repeats: Vec::new() };
     let value = loop {
         match composer.next()? {
@@ -241,7 +246,8 @@ fn key_name(key: Value) -> Result<(String, String), String> {
         }
         Value::Bool(_) | Value::Number(_) => Ok((key.to_string(), key.to_string())),
         Value::Null => Err("unsupported map key of type: %!s(<nil>), key: <nil>".to_owned()),
-        Value::Array(_) | Value::Object(_) => Err(format!("invalid map key: {}", crate::apply::typed::plain(&key))),
+        Value::Array(_) => Err(format!("invalid map key: {}", crate::apply::typed::go_syntax(&key))),
+        Value::Object(_) => Err(format!("invalid map key: {}", crate::apply::typed::plain(&key))),
     }
 }
 
