@@ -135,7 +135,7 @@ pub struct Up {
     #[arg(long)]
     pub accept_data_loss: bool,
     #[command(flatten)]
-    pub front_proxy: FrontProxyFlags,
+    pub front_proxy: Box<FrontProxyFlags>,
     #[command(flatten)]
     pub node: NodeFlags,
 }
