@@ -14,9 +14,9 @@ use crate::{
     volumes, worker,
 };
 use anyhow::{Context as _, bail};
-use client::{Client, DeleteParams, Patch, PatchParams};
+use client::{Client, DeleteParams, ListParams, Meta as _, Patch, PatchParams};
 use k8s_openapi::api::{
-    core::v1::{Node, PersistentVolume},
+    core::v1::{Node, PersistentVolume, Pod},
     discovery::v1::EndpointSlice,
 };
 use network::Mark;
@@ -229,7 +229,7 @@ async fn run(common: &Common, wish: &Wish, order: Order, process: &mut Option<Pr
 async fn leave(common: &Common, wish: &Wish) -> anyhow::Result<()> {
     let disk = volumes::directory(&common.cluster.node(wish.number).data);
     let gone = |outcome: client::Result<()>| match outcome {
-        Err(error) if !error.is_not_found() => Err(error),
+        Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
         _ => Ok(()),
     };
     // Nobody else could: what they stand for is on this node alone. A claim of one is told to be lost.
@@ -243,6 +243,12 @@ async fn leave(common: &Common, wish: &Wish) -> anyhow::Result<()> {
     let slices = common.admin.namespaced::<EndpointSlice>("kube-system");
     gone(slices.delete(&format!("kube-dns-{}", wish.name), &DeleteParams::default()).await)?;
     gone(common.admin.all::<Node>().delete(&wish.name, &DeleteParams::default()).await)?;
+    // Nothing of them runs, as the collector of pods would find out in a minute.
+    let of_node = ListParams::fields(format!("spec.nodeName={}", wish.name));
+    for pod in common.admin.all::<Pod>().list(&of_node).await?.items() {
+        let pods = common.admin.namespaced::<Pod>(pod.namespace());
+        gone(pods.delete(pod.name(), &DeleteParams::now().uid(pod.uid())).await)?;
+    }
     let (cluster, number) = (common.cluster.clone(), wish.number);
     let forget = move || {
         cluster.change_wishes(|wishes| {

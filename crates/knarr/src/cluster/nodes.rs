@@ -112,7 +112,7 @@ pub fn add(wishes: &mut Vec<Wish>, count: u32, host: &str, labels: &BTreeMap<Str
 
 /// Wishes for so many nodes in all; more than that are not taken away by the way.
 pub fn at_least(wishes: &mut Vec<Wish>, nodes: u32, host: &str, plan: &Plan) -> anyhow::Result<()> {
-    let there = u32::try_from(wishes.len()).unwrap_or(NODES_MAX) + FIRST;
+    let there = u32::try_from(wishes.iter().filter(|wish| !wish.leaving).count()).unwrap_or(NODES_MAX) + FIRST;
     if there > nodes {
         bail!("the cluster has {there} nodes: take some away by `knarr node rm`, or leave --nodes out");
     }
@@ -137,6 +137,9 @@ mod tests {
         at_least(&mut wishes, 5, "h", &plan).unwrap();
         assert_eq!(wishes.iter().map(|wish| wish.number).collect::<Vec<_>>(), [2, 5, 4, 3]);
         assert!(wishes[0].labels == labels && wishes[2].labels.is_empty());
+        wishes[3].leaving = true;
+        at_least(&mut wishes, 5, "h", &plan).unwrap();
+        assert_eq!(wishes.last().map(|wish| wish.number), Some(6), "one that goes is none, and its number is not free yet");
         let narrow = Plan { pods_prefix: 23, ..plan };
         assert!(at_least(&mut Vec::new(), 3, "h", &narrow).is_err(), "a range of two parts has two nodes");
         at_least(&mut Vec::new(), 2, "h", &narrow).unwrap();
