@@ -5,6 +5,7 @@
 
 mod admin_access;
 mod apply;
+mod claim_rights;
 mod collection;
 mod create;
 mod cursor;

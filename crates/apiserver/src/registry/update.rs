@@ -4,7 +4,7 @@
 use super::{
     ATTEMPTS_MAX, Call, admin_access,
     apply::{Apply, check_name},
-    create, delete, meta,
+    claim_rights, create, delete, meta,
     options::WriteOptions,
 };
 use crate::{
@@ -332,7 +332,11 @@ fn keep_system_fields(row: &Row, value: &mut Value, old: &Value) {
 fn validate(world: &World, what: &Change<'_>, cx: &Context, value: &Value, old: &Value, kept: &Texts) -> Result<Vec<String>, Status> {
     let row = what.row;
     create::check_type(row, what.name, value)?;
-    let mut errors = if what.subresource == "status" { admin_access::check_status(world, row, value, old) } else { field::ErrorList::new() };
+    let mut errors = field::ErrorList::new();
+    if what.subresource == "status" {
+        errors.extend(admin_access::check_status(world, row, value, old));
+        errors.extend(claim_rights::check(world, row, cx, value, old));
+    }
     errors.extend(kinds::validate_meta_update(value, old, &*row.strategy));
     let judged = row.strategy.judge_through(what.subresource, value, old, cx.stop());
     errors.extend(judged.errors);

@@ -11,6 +11,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names, time,
 };
+use std::collections::HashSet;
 
 /// The strategy of device classes.
 pub(super) struct DeviceClasses;
@@ -75,6 +76,28 @@ fn fill_tolerations(owner: &mut tree::Fields) {
     tree::each(owner, "tolerations").for_each(|t| tree::fill_text(t, "operator", "Equal"));
 }
 
+/// A device, or a share of one: driver, pool, name, share.
+fn id_of(device: &Value) -> [&str; 4] {
+    ["driver", "pool", "device", "shareID"].map(|part| tree::text(device, part))
+}
+
+/// The devices that a claim has.
+fn given(status: &Value) -> HashSet<[&str; 4]> {
+    tree::list(&status["allocation"]["devices"], "results").iter().map(id_of).collect()
+}
+
+/// What drivers told of devices that a claim had and has no more goes with them (upstream's `dropDeallocatedStatusDevices`).
+fn forget_given_back(claim: &mut Value, old: &Value) {
+    let now = given(&claim["status"]);
+    let gone: HashSet<[String; 4]> = given(old).difference(&now).map(|id| id.map(str::to_owned)).collect();
+    let Some(status) = claim.get_mut("status").and_then(Value::as_object_mut).filter(|_| !gone.is_empty()) else { return };
+    let Some(devices) = status.get_mut("devices").and_then(Value::as_array_mut) else { return };
+    devices.retain(|device| !gone.contains(&id_of(device).map(str::to_owned)));
+    if devices.is_empty() {
+        status.remove("devices");
+    }
+}
+
 /// The strategy of claims.
 pub(super) struct Claims;
 
@@ -97,6 +120,7 @@ impl Strategy for Claims {
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
         tree::keep_all_but_managers(obj, old);
+        forget_given_back(obj, &old["status"]);
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {

@@ -415,3 +415,23 @@ fn the_last_resorts_of_flow_control_stay_as_they_are() {
     changed.sort();
     assert_eq!(changed, ["catch-all", "exempt"]);
 }
+
+#[test]
+fn what_drivers_told_of_devices_goes_with_them() {
+    let device = |name: &str| json!({"driver": "d.io", "pool": "p", "device": name});
+    let claim = |given: &[&str], told: &[&str]| {
+        let list = |names: &[&str]| names.iter().map(|name| device(name)).collect::<Vec<_>>();
+        let allocation = if given.is_empty() { Value::Null } else { json!({"devices": {"results": list(given)}}) };
+        json!({"metadata": {"name": "c"}, "spec": {}, "status": {"allocation": allocation, "devices": list(told)}})
+    };
+    let written = |given: &[&str], told: &[&str]| {
+        let mut new = claim(given, told);
+        strategy("resource.k8s.io", "resourceclaims").unwrap().prepare_status(&cx(), &mut new, &claim(&["a", "b"], &["a", "b"]));
+        new["status"]["devices"].clone()
+    };
+    assert_eq!(written(&["a", "b"], &["a", "b"]), json!([device("a"), device("b")]));
+    assert_eq!(written(&["b"], &["a", "b"]), json!([device("b")]));
+    assert_eq!(written(&[], &["a", "b"]), Value::Null);
+    // What it never had is refused, not dropped.
+    assert_eq!(written(&[], &["c"]), json!([device("c")]));
+}
