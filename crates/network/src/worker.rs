@@ -89,15 +89,19 @@ pub fn open(worker: &Worker, space: &Path) -> Result<()> {
         pod::sysctl(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
     }
     outside(&mut route, worker, (&name, &alias), address, no_ipv6)?;
-    within(&mut inside, worker.host, address, no_ipv6)
+    within(&mut inside, worker.host, address, no_ipv6)?;
+    pod::wait_active(&mut route, &name)
 }
+
+/// Of both ends, as of a pod's link: who speaks by it must be reached by it, and what the host calls from its loopback (a node port)
+/// may leave by it. What comes by it from a loopback address is dropped by the rules.
+const IPV4: [(Ipv4Conf, u32); 5] =
+    [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, 1), (Ipv4Conf::RouteLocalnet, 1)];
 
 /// The host's side of the link.
 fn outside(route: &mut Socket, worker: &Worker, (name, alias): (&str, &str), address: Ipv4Addr, no_ipv6: bool) -> Result<()> {
-    // As for a pod's link: who speaks by it must be reached by it.
-    let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, 1)];
     let mut m = Messages::new();
-    link::set(&mut m, name, &Settings { up: true, alias: Some(alias), mtu: None, ipv4: &ipv4, no_ipv6 });
+    link::set(&mut m, name, &Settings { up: true, alias: Some(alias), mtu: None, ipv4: &IPV4, no_ipv6 });
     link::get(&mut m, name);
     let index = link::index_of(&route.call("set up a node's link", &m)?, name)?;
     let mut m = Messages::new();
@@ -108,10 +112,9 @@ fn outside(route: &mut Socket, worker: &Worker, (name, alias): (&str, &str), add
 
 /// The node's side of the link.
 fn within(inside: &mut Socket, host: Ipv4Addr, address: Ipv4Addr, no_ipv6: bool) -> Result<()> {
-    let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, 1)];
     let mut m = Messages::new();
     link::up(&mut m, LOOPBACK_INDEX);
-    link::set(&mut m, UPLINK, &Settings { up: true, ipv4: &ipv4, no_ipv6, ..Settings::default() });
+    link::set(&mut m, UPLINK, &Settings { up: true, ipv4: &IPV4, no_ipv6, ..Settings::default() });
     link::get(&mut m, UPLINK);
     let index = link::index_of(&inside.call("set up the link in a node", &m)?, UPLINK)?;
     let mut m = Messages::new();

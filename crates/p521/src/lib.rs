@@ -1,8 +1,8 @@
 //! ECDSA by the curve P-521 (FIPS 186-5, SP 800-186), which `ring` does not know: keys and proofs of pods' certificates (KEP-4317).
 //!
 //! The field's crate brings twenty-three others and, by their features, builds TLS anew; this is two hundred lines over the integers that X.509's
-//! reader brings anyway. **It takes time by the bits of its secrets**, so it is for what it is used for: a key that is drawn here, and signs
-//! once, where nobody but the machine's own root can tell how long that took. What is verified is public.
+//! reader brings anyway. **Its integers take time by their values**, so it is for what it is used for: a key that is drawn here, and signs
+//! once. What is verified is public.
 
 mod der;
 mod point;
@@ -37,7 +37,7 @@ fn scalar(curve: &Curve, bytes: &[u8]) -> Option<BigUint> {
 #[must_use]
 pub fn public(secret: &[u8; BYTES]) -> Option<Vec<u8>> {
     let curve = Curve::new();
-    let (x, y) = curve.times(&scalar(&curve, secret)?, &curve.base).coordinates(&curve)?;
+    let (x, y) = curve.times_secret(&scalar(&curve, secret)?, &curve.base).coordinates(&curve)?;
     Some([&[UNCOMPRESSED][..], &padded(&x), &padded(&y)].concat())
 }
 
@@ -47,7 +47,7 @@ pub fn sign(secret: &[u8; BYTES], nonce: &[u8; BYTES], hash: &[u8]) -> Option<Ve
     let curve = Curve::new();
     let (d, k) = (scalar(&curve, secret)?, scalar(&curve, nonce)?);
     let n = &curve.order;
-    let r = curve.times(&k, &curve.base).coordinates(&curve)?.0 % n;
+    let r = curve.times_secret(&k, &curve.base).coordinates(&curve)?.0 % n;
     let e = (hash.len() <= HASH_MAX).then(|| number(hash))?;
     let s = k.modinv(n)? * (e + &r * d) % n;
     let is_none = r == BigUint::default() || s == BigUint::default();

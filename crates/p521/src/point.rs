@@ -122,6 +122,15 @@ impl Curve {
         Point { x, y, z: self.mul(&self.mul(&h, &p.z), &q.z) }
     }
 
+    /// A point so many times, which is a secret: each bit costs a doubling and a sum, whichever it is.
+    pub(super) fn times_secret(&self, n: &BigUint, p: &Point) -> Point {
+        (0..u64::from(BITS)).rev().fold(Point::infinity(), |out, bit| {
+            let doubled = self.doubled(&out);
+            let added = self.sum(&doubled, p);
+            if n.bit(bit) { added } else { doubled }
+        })
+    }
+
     /// A point so many times.
     pub(super) fn times(&self, n: &BigUint, p: &Point) -> Point {
         let mut out = Point::infinity();

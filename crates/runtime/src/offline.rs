@@ -35,6 +35,6 @@ impl Images {
 
     /// As [`crate::Runtime::remove_image`], but on the caller's thread.
     pub async fn remove(&self, reference: &str) -> Result<()> {
-        self.store.remove(reference, &|| prepare::layers_in_use(self.store.users()))
+        self.store.remove(reference, &|| Ok(prepare::layers_in_use(self.store.users()?)))
     }
 }

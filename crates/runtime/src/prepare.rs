@@ -79,9 +79,18 @@ pub(crate) fn specs(dir: &Path) -> Vec<Spec> {
 /// The layers that containers of runtimes are made of, by their volatile directories and the specifications there: also of other
 /// processes'.
 pub(crate) fn layers_in_use(runs: Vec<PathBuf>) -> HashSet<String> {
+    specs_of(&runs).flat_map(|spec| spec.image_mounts.into_iter().flat_map(|(_, layers)| layers).chain(spec.layers)).collect()
+}
+
+/// The uppermost layers of what they are made of: those tell the images.
+pub(crate) fn tops_in_use(runs: Vec<PathBuf>) -> HashSet<String> {
+    let tops = |spec: Spec| spec.image_mounts.into_iter().filter_map(|(_, mut layers)| layers.pop()).chain(spec.layers.last().cloned()).collect::<Vec<_>>();
+    specs_of(&runs).flat_map(tops).collect()
+}
+
+fn specs_of(runs: &[PathBuf]) -> impl Iterator<Item = Spec> {
     let sandboxes = runs.iter().flat_map(|run| fs::read_dir(run.join("sandboxes")).into_iter().flatten().flatten());
-    let all = sandboxes.flat_map(|dir| specs(&dir.path()));
-    all.flat_map(|spec| spec.image_mounts.into_iter().flat_map(|(_, layers)| layers).chain(spec.layers)).collect()
+    sandboxes.flat_map(|dir| specs(&dir.path()))
 }
 
 /// Overlays the limits that are given.
@@ -240,11 +249,13 @@ fn directories(dir: &Path, top: Option<PathBuf>, users: Option<IdMapping>) -> Re
 /// The image, and what keeps its layers until the specification, which names them, is written: who removes the image meanwhile
 /// leaves them. A container with a directory for its root has none.
 fn image_of(images: &Images, config: &ContainerConfig) -> Result<(Image, Pins)> {
+    let of_volumes = || config.mounts.iter().filter_map(|mount| images.find(mount.image.as_deref()?)).flat_map(|image| image.layers);
     if config.rootfs.is_some() {
-        return Ok((Image::default(), images.pin(&[])?));
+        return Ok((Image::default(), images.pin(&of_volumes().collect::<Vec<_>>())?));
     }
     let missing = || Error::NotFound { kind: "image", name: config.image.clone() };
-    let pins = images.pin(&images.find(&config.image).ok_or_else(missing)?.layers)?;
+    let layers: Vec<String> = images.find(&config.image).ok_or_else(missing)?.layers.into_iter().chain(of_volumes()).collect();
+    let pins = images.pin(&layers)?;
     Ok((images.find(&config.image).ok_or_else(missing)?, pins))
 }
 

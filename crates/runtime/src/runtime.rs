@@ -110,7 +110,7 @@ impl Runtime {
         runtime.adopt().await?;
         let this = runtime.clone();
         // What a crash left unfinished; nothing waits for it.
-        tokio::task::spawn_blocking(move || this.0.images.collect(&|| prepare::layers_in_use(this.0.images.users())));
+        tokio::task::spawn_blocking(move || this.0.images.collect(&|| Ok(prepare::layers_in_use(this.0.images.users()?))));
         Ok(runtime)
     }
 
@@ -162,12 +162,12 @@ impl Runtime {
         let (this, reference) = (self.clone(), reference.to_owned());
         blocking(move || {
             let images = &this.0.images;
-            let others = images.users().into_iter().filter(|run| *run != this.0.config.run);
-            let of_others = prepare::layers_in_use(others.collect());
+            let users = images.users().context("cannot tell who uses the images")?;
+            let of_others = prepare::tops_in_use(users.into_iter().filter(|run| *run != this.0.config.run).collect());
             if images.find(&reference).is_some_and(|image| image.layers.last().is_some_and(|top| of_others.contains(top))) {
                 return Err(Error::State(format!("image {reference:?} is used by containers of another node of this host")));
             }
-            images.remove(&reference, &|| prepare::layers_in_use(images.users()))
+            images.remove(&reference, &|| Ok(prepare::layers_in_use(images.users()?)))
         })
         .await
     }

@@ -80,7 +80,8 @@ fn request(spec: &Value, found: &mut ErrorList) {
     if let Err(unfit) = pki::proven_key(&key, text(spec, "podUID"), &proof) {
         found.push(match unfit.shown {
             Some(shown) => Error::invalid(&path.child(KEY), shown, unfit.why),
-            None => Error::invalid_unshown(&path.child(if unfit.unproven { PROOF } else { KEY }), unfit.why),
+            None if unfit.unproven => Error::invalid_unshown(&path.child(PROOF), unfit.why),
+            None => Error::invalid(&path.child(KEY), text(spec, KEY), unfit.why),
         });
     }
 }
@@ -103,7 +104,7 @@ fn answer(object: &Value, old: &Value, now: SystemTime) -> Result<(), Error> {
     let (status, path) = (&object["status"], Path::root("status"));
     let chain = |why: &str| Error::invalid(&path.child("certificateChain"), text(status, "certificateChain"), why);
     let leaf = pki::leaf(text(status, "certificateChain")).map_err(|why| chain(&why))?;
-    if asked_key(&old["spec"]).is_some_and(|key| key != leaf.key) {
+    if asked_key(&old["spec"]).is_none_or(|key| key != leaf.key) {
         return Err(chain("leaf certificate was not issued to the requested public key"));
     }
     let wrong = |field: &str, why: &str| Error::invalid(&path.child(field), text(status, field), why);

@@ -61,7 +61,8 @@ fn kind<'a>(key: &'a SubjectPublicKeyInfo<'a>, form: &'static str, curves: &'sta
                 _ => Err(Unfit::new(form)),
             }
         }
-        Ok(PublicKey::RSA(rsa)) => match rsa.key_size() {
+        // Whole bytes, as Go counts them.
+        Ok(PublicKey::RSA(rsa)) => match BigUint::from_bytes_be(rsa.modulus).bits().div_ceil(8) * 8 {
             3072 | 4096 => Ok(Key::Rsa(rsa)),
             bits => Err(Unfit::shown(format!("{bits}-bit modulus"), "RSA keys must have modulus size 3072 or 4096")),
         },

@@ -125,7 +125,13 @@ pub async fn keep(cx: Arc<Context>, pods: Pods, stop: CancellationToken) {
             logind = loop {
                 tokio::time::sleep(pause).await;
                 match begin(&cx, &mut lock).await {
-                    Ok(logind) => break logind,
+                    Ok(logind) => {
+                        // Nobody gives a lock while the machine ends: the end was called off meanwhile, unheard.
+                        if cx.ending.is_near() {
+                            cx.ending.set(false);
+                        }
+                        break logind;
+                    }
                     Err(error) => tracing::debug!(%error, "no news of the machine's end"),
                 }
                 pause = (pause * 2).min(RECONNECT_MAX);
@@ -193,13 +199,12 @@ async fn note(cx: &Arc<Context>, times: Times) {
 async fn end(cx: &Context, pods: &Pods) {
     let active = pods.all().into_iter().filter(|h| !h.ended() && !h.is_emptied()).collect();
     for Group { period, pods } in groups(&cx.config.settings.shutdown, active) {
-        for handle in pods.iter().filter(|h| !h.is_evicted()) {
-            handle.evict(Eviction {
-                reason: REASON.into(),
-                message: MESSAGE.into(),
-                condition: Some(MESSAGE.into()),
-                grace: grace(&handle.pod(), period),
-                for_room: false,
+        for handle in &pods {
+            let grace = grace(&handle.pod(), period);
+            handle.evict(match handle.eviction() {
+                // It says why it ends already; it may take no longer than the others.
+                Some(former) => Eviction { grace: former.grace.min(grace), ..former },
+                None => Eviction { reason: REASON.into(), message: MESSAGE.into(), condition: Some(MESSAGE.into()), grace, for_room: false },
             });
         }
         // A driver of volumes is in a later group, so that it can give them back.

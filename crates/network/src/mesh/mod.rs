@@ -108,6 +108,8 @@ fn link_of(socket: &mut Socket, address: IpAddr) -> Result<link::Link> {
     let all = nix::ifaddrs::getifaddrs().map_err(|e| Error::io("list this host's addresses", e.into()))?;
     let of = |a: &nix::sys::socket::SockaddrStorage| a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip())).or_else(|| a.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())));
     let name = all.into_iter().find(|i| i.address.as_ref().and_then(of) == Some(address)).map(|i| i.interface_name);
+    // An address's label may have its own part behind the link's name.
+    let name = name.map(|label| label.split(':').next().unwrap_or_default().to_owned());
     let found = name.map(|name| link::find(socket, &name)).transpose()?.flatten();
     found.ok_or_else(|| Error::Config(format!("no link of this machine has the address {address}")))
 }
@@ -292,6 +294,10 @@ fn remove_route(socket: &mut Socket, to: Net, mark: u32) -> Result<()> {
 
 /// Removes what leads to other machines; how many things there were. (The device goes with all links of the mark.)
 pub(crate) fn purge(socket: &mut Socket, mark: &Mark) -> Result<usize> {
+    // One that was made and not marked any more.
+    if wire::find(socket, &mark.overlay())?.is_some_and(|(link, vxlan)| vxlan.is_some() && link.alias.is_empty()) {
+        link::remove(socket, &mark.overlay())?;
+    }
     let routes = wire::routes(socket, mark.number())?;
     for (to, ..) in &routes {
         remove_route(socket, *to, mark.number())?;
@@ -344,7 +350,7 @@ pub async fn run(config: Config, informers: Informers, shutdown: CancellationTok
     }
     let heard = Arc::new(Notify::new());
     let _listeners = listen(&mesh.config.mark, &heard);
-    let (mut told, mut pause) = (BTreeSet::new(), AGAIN_MIN);
+    let (mut told, mut pause, mut last) = (BTreeSet::new(), AGAIN_MIN, String::new());
     loop {
         while changes.try_recv().is_ok() {}
         let (mesh, nodes) = (mesh.clone(), nodes.list());
@@ -355,9 +361,15 @@ pub async fn run(config: Config, informers: Informers, shutdown: CancellationTok
                     tracing::warn!(node, why, "pods of a node are not reached");
                 }
                 (told, pause) = (left_out, AGAIN_MIN);
+                last.clear();
             }
             Err(error) => {
-                tracing::warn!(%error, "not all pods of other nodes are reached; trying again in {} s", pause.as_secs());
+                // Nodes change all the time, and each change is a try: the same failure is told once.
+                let error = error.to_string();
+                if error != last {
+                    tracing::warn!(error, "not all pods of other nodes are reached; trying again");
+                    last = error;
+                }
                 pause = (pause * 2).min(LOOK);
             }
         }

@@ -111,7 +111,15 @@ pub fn entries<'n>(own: &Own, nodes: impl Iterator<Item = &'n Node>) -> (Entries
             let mut leave_out = |why: String| {
                 left_out.insert(LeftOut { node: node.name().to_owned(), why });
             };
-            if let Some((other, who)) = taken.iter().find(|(other, _)| other.overlaps(range)) {
+            if node.name() != own.node && !own.cluster.iter().any(|cluster| cluster.holds(range)) {
+                if !addresses.is_empty() {
+                    leave_out(format!("its range of pods {range} is none of the cluster's"));
+                }
+                continue;
+            }
+            // They do not overlap each other, so one that overlaps this one is beside it.
+            let near = [taken.range(..=range).next_back(), taken.range(range..).next()];
+            if let Some((other, who)) = near.into_iter().flatten().find(|(other, _)| other.overlaps(range)) {
                 leave_out(format!("its range of pods {range} has addresses of {other}, which is of the node {who}"));
                 continue;
             }
@@ -119,11 +127,11 @@ pub fn entries<'n>(own: &Own, nodes: impl Iterator<Item = &'n Node>) -> (Entries
             if node.name() == own.node || addresses.is_empty() {
                 continue;
             }
-            if !own.cluster.iter().any(|cluster| cluster.holds(range)) {
-                leave_out(format!("its range of pods {range} is none of the cluster's"));
-                continue;
-            }
             match way(own, &addresses, range) {
+                // Who chooses its address must not get another's packets by it.
+                Ok(to) if own.kind == Kind::Vxlan && entries.forwarding.get(&mac(to)).is_some_and(|at| *at != to) => {
+                    leave_out(format!("its address {to} has the hardware address of another node's"));
+                }
                 Ok(to) => entries.add(own.kind, range, to),
                 Err(why) => leave_out(why),
             }

@@ -612,7 +612,7 @@ impl Inner {
 /// Waits until the host's end passes packets. It was brought up before the pod's end, and the kernel acts on a carrier that
 /// came later in a worker of its own: until then what the host sends is lost without a word. Newer kernels act at once when
 /// they are asked; older ones within moments.
-fn wait_active(route: &mut Socket, name: &str) -> Result<()> {
+pub(crate) fn wait_active(route: &mut Socket, name: &str) -> Result<()> {
     let begun = Instant::now();
     loop {
         match link::find(route, name)? {

@@ -156,10 +156,15 @@ impl Layers {
     }
 
     /// The volatile directories of all users.
-    pub(super) fn users(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.ingest).into_iter().flatten().flatten();
-        let files = entries.filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(USER)));
-        files.filter_map(|e| Some(PathBuf::from(OsString::from_vec(fs::read(e.path()).ok()?)))).collect()
+    ///
+    /// # Errors
+    /// One cannot be read: its layers must stay.
+    pub(super) fn users(&self) -> std::io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.ingest)?.collect::<std::io::Result<Vec<_>>>()?;
+        // One with an extension is being written.
+        let files = entries.iter().filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(USER) && !n.contains('.')));
+        let read = files.map(|e| fs::read(e.path())).filter(|r| !r.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound));
+        read.map(|path| Ok(PathBuf::from(OsString::from_vec(path?)))).collect()
     }
 
     /// Makes a layer as a whole or not at all: `make` fills `fs` in the directory (below that of the layers) whose name it

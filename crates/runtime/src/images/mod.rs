@@ -126,12 +126,15 @@ impl Images {
     }
 
     /// The volatile directories of all runtimes whose containers are made of these images.
-    pub(crate) fn users(&self) -> Vec<PathBuf> {
-        let mut users = self.layers.users();
+    ///
+    /// # Errors
+    /// They are not all known.
+    pub(crate) fn users(&self) -> std::io::Result<Vec<PathBuf>> {
+        let mut users = self.layers.users()?;
         if !users.contains(&self.run) {
             users.push(self.run.clone());
         }
-        users
+        Ok(users)
     }
 
     /// This runtime has no containers any more, and is none of the users from now on.
@@ -293,7 +296,7 @@ impl Images {
 
     /// Takes a name away, or by its id the whole image, then the layers that nobody needs. `used` answers what containers
     /// are made of.
-    pub(crate) fn remove(&self, name: &str, used: &dyn Fn() -> HashSet<String>) -> Result<()> {
+    pub(crate) fn remove(&self, name: &str, used: &dyn Fn() -> std::io::Result<HashSet<String>>) -> Result<()> {
         let lock = self.layers.locked().at("cannot lock", &self.dir)?;
         let known = Known { images: self.read(), changed: None };
         let mut image = known.find(name).ok_or_else(|| Error::NotFound { kind: "image", name: name.to_owned() })?;
@@ -317,11 +320,11 @@ impl Images {
 
     /// Removes layers that neither an image nor a container uses, and what was left unfinished. What goes is decided and
     /// renamed under the lock, and removed without it: that may take minutes.
-    pub(crate) fn collect(&self, used: &dyn Fn() -> HashSet<String>) {
+    pub(crate) fn collect(&self, used: &dyn Fn() -> std::io::Result<HashSet<String>>) {
         let decide = || -> std::io::Result<()> {
             let _lock = self.layers.locked()?;
             let mut needed: HashSet<String> = files_in(&self.dir).flat_map(|image| image.layers).collect();
-            needed.extend(used());
+            needed.extend(used()?);
             self.layers.set_aside_all_but(&needed)
         };
         if let Err(e) = decide() {

@@ -29,14 +29,18 @@ pub(super) struct Made {
     pub(super) proof: Vec<u8>,
 }
 
-/// Makes a key of a kind. Whoever does not wait for it any more, has it made for nothing.
+/// Makes a key of a kind. Whoever does not wait for it any more, has it made for nothing, and nobody's turn comes before it is.
 pub(super) async fn make(kind: &str) -> Result<Made, String> {
-    let _turn = match kind.starts_with("RSA") {
+    let turn = match kind.starts_with("RSA") {
         true => Some(RSA.acquire().await.map_err(|e| e.to_string())?),
         false => None,
     };
     let kind = kind.to_owned();
-    util::blocking(move || made(&kind)).await
+    util::blocking(move || {
+        let _turn = turn;
+        made(&kind)
+    })
+    .await
 }
 
 fn made(kind: &str) -> Result<Made, String> {
