@@ -65,10 +65,21 @@ impl FrontProxyFlags {
             tracing::warn!("{warning}");
         }
         if let Some(path) = &self.requestheader_client_ca_file {
-            let pem = read(path)?;
-            let some = CertificateDer::pem_slice_iter(pem.as_bytes()).next();
-            some.transpose()?.ok_or_else(|| anyhow!("data does not contain any valid RSA or ECDSA certificates: {}", path.display()))?;
-            trust.front_proxy_ca_pem = pem;
+            let text = read(path)?;
+            let all = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+            if all.is_empty() {
+                return Err(anyhow!("data does not contain any valid RSA or ECDSA certificates: {}", path.display()));
+            }
+            // As upstream: else whoever has a certificate of the cluster could say who he is.
+            let mut own = CertificateDer::pem_slice_iter(trust.client_ca_pem.as_bytes()).filter_map(Result::ok);
+            if headers.allowed_names.is_empty() && own.any(|own| all.contains(&own)) {
+                return Err(anyhow!(
+                    "--requestheader-client-ca-file and --client-ca-file contain overlapping certificates; --requestheader-allowed-names must be \
+                     specified to ensure regular client certificates cannot set authenticating proxy headers for arbitrary users"
+                ));
+            }
+            // Nothing else of the file is to be published: a key may stand in it.
+            trust.front_proxy_ca_pem = all.iter().map(|certificate| crate::part::pem(certificate)).collect();
         }
         // As for the original, one of the two is none.
         if let (Some(cert), Some(key)) = (&self.proxy_client_cert_file, &self.proxy_client_key_file) {
@@ -108,7 +119,7 @@ mod tests {
         let named = settled(FrontProxyFlags { requestheader_allowed_names: Some(vec!["a".into()]), ..none.clone() }).expect("nothing is wrong");
         assert_eq!(named.request_headers, RequestHeaders { allowed_names: vec!["a".into()], ..RequestHeaders::default() });
         let theirs = FrontProxyFlags {
-            requestheader_client_ca_file: Some(ca_file),
+            requestheader_client_ca_file: Some(ca_file.clone()),
             requestheader_username_headers: Some(vec!["X-Remote-User".into()]),
             proxy_client_cert_file: Some(cert.clone()),
             proxy_client_key_file: Some(key),
@@ -117,6 +128,18 @@ mod tests {
         let theirs = settled(theirs).expect("nothing is wrong");
         assert_eq!(theirs.request_headers, RequestHeaders { username: vec!["X-Remote-User".into()], ..RequestHeaders::none() });
         assert_eq!((theirs.front_proxy_ca_pem.as_str(), theirs.front_proxy_client.map(|shown| shown.cert_pem)), (ca.cert_pem(), Some(client.cert_pem.clone())));
+
+        // With its key in the file: only the certificate is told to anybody.
+        fs::write(&ca_file, format!("{}{}", client.key_pem, ca.cert_pem())).expect("a file");
+        let beside =
+            FrontProxyFlags { requestheader_client_ca_file: Some(ca_file), requestheader_username_headers: Some(vec!["X-Remote-User".into()]), ..none.clone() };
+        assert_eq!(settled(beside.clone()).expect("nothing is wrong").front_proxy_ca_pem, ca.cert_pem());
+        // Clients of the cluster would be front proxies.
+        let mut of_the_cluster = Trust { client_ca_pem: ca.cert_pem().to_owned(), ..Trust::default() };
+        let why = beside.apply(&mut of_the_cluster).expect_err("the same authority").to_string();
+        assert!(why.starts_with("--requestheader-client-ca-file and --client-ca-file contain overlapping certificates"), "{why}");
+        let named = FrontProxyFlags { requestheader_allowed_names: Some(vec!["front".into()]), ..beside };
+        named.apply(&mut of_the_cluster).expect("only one of them is");
 
         let refused = |flags: FrontProxyFlags| settled(flags).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(refused(FrontProxyFlags { requestheader_client_ca_file: Some(directory.join("none")), ..none.clone() }).ends_with("none cannot be read"));

@@ -124,7 +124,7 @@ pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
 }
 
 /// A certificate as a PEM block (RFC 7468: lines of 64 characters).
-fn pem(der: &[u8]) -> String {
+pub(crate) fn pem(der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();

@@ -232,6 +232,8 @@ impl Backend {
                     (None, Some(copy)) if link.is_lost(error.error()) => {
                         self.forget(&link);
                         request = copy;
+                        // Once: what ends a request here may be the request itself.
+                        break;
                     }
                     (None, _) => return Err(words::of_http(&error.into_error())),
                 },

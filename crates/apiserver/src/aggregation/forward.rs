@@ -66,9 +66,14 @@ pub(crate) async fn answer(world: &World, remote: &Arc<Remote>, passed: Passed<'
         }
     };
     let mut parts = passed.parts;
+    let upgrades = websocket::upgrade_wanted(&parts.headers);
     proxy::drop_credentials(&mut parts.headers);
+    if !upgrades {
+        // Before the user is told: what the client's `Connection` names is never ours.
+        proxy::drop_hop_headers(&mut parts.headers);
+    }
     headers::tell(&mut parts.headers, &world.identity().authenticator.trust().request_headers, &passed.cx.user);
-    if websocket::upgrade_wanted(&parts.headers) {
+    if upgrades {
         return upgrade(remote, &place, parts, passed.client).await.unwrap_or_else(|why| error(StatusCode::SERVICE_UNAVAILABLE, &why));
     }
     let Ok(request) = rewritten(&place, parts, passed.client, body.take().unwrap_or_else(body::empty)) else {
@@ -96,7 +101,6 @@ fn rewritten(place: &Place, mut parts: Parts, client: Option<IpAddr>, body: Body
     let (host, target) = (headers::joined(place), headers::target(&parts.uri));
     let path = target.split('?').next().unwrap_or_default().to_owned();
     let mut request = Request::builder().method(parts.method).uri(target).body(body)?;
-    proxy::drop_hop_headers(&mut parts.headers);
     headers::forwarded(&mut parts.headers, client, &host, &path);
     parts.headers.insert(header::HOST, HeaderValue::from_str(&host)?);
     *request.headers_mut() = parts.headers;

@@ -51,10 +51,12 @@ pub(super) fn encode(text: &str) -> String {
     out
 }
 
-/// Removes what must not reach a backend: the caller's credentials and assumed identity.
+/// Removes what must not reach a backend: the caller's credentials, assumed identity, and what only a front proxy may say.
 pub(crate) fn drop_credentials(headers: &mut HeaderMap) {
     headers.remove(header::AUTHORIZATION);
-    let assumed: Vec<HeaderName> = headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
+    let standard = identity::RequestHeaders::none();
+    let is_told = |k: &&HeaderName| k.as_str().starts_with("impersonate-") || standard.says(k.as_str());
+    let assumed: Vec<HeaderName> = headers.keys().filter(is_told).cloned().collect();
     for name in assumed {
         headers.remove(name);
     }
@@ -193,4 +195,19 @@ pub(crate) async fn switch(mut sender: SendRequest<Body>, outward: Request<Body>
         }
     });
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_is_told_no_identity_by_the_caller() {
+        let mut headers = HeaderMap::new();
+        for name in ["authorization", "impersonate-user", "x-remote-user", "x-remote-extra-scopes", "x-kept"] {
+            headers.insert(HeaderName::from_static(name), header::HeaderValue::from_static("x"));
+        }
+        drop_credentials(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-kept"]);
+    }
 }

@@ -57,7 +57,7 @@ async fn a_request_reaches_the_server_with_who_asks_and_nothing_that_he_says_of_
         ("x-remote-extra-evil", "evil"),
         ("x-remote-uid", "evil"),
         ("authorization", "Bearer secret"),
-        ("connection", "x-hop"),
+        ("connection", "x-hop, x-remote-user, x-remote-group, x-remote-uid"),
         ("x-hop", "1"),
         ("x-kept", "1"),
     ];

@@ -37,10 +37,12 @@ pub(crate) struct Document {
 
 /// Reads the first document of a text; nothing is null. The error is go-yaml's without its `yaml: `.
 pub(crate) fn compose(text: &str) -> Result<Document, String> {
-    // A directive stands before all else of a document; go-yaml takes one version.
-    let mut directives = text.lines().skip_while(|line| line.is_empty() || line.starts_with('#')).take_while(|line| line.starts_with('%'));
-    if directives.any(|line| line.strip_prefix("%YAML").is_some_and(|version| version.split_whitespace().next() != Some("1.1"))) {
-        return Err("found incompatible YAML document".to_owned());
+    // A directive stands before all else of a document; go-yaml takes one version, and counts its line from 0.
+    let before = |line: &str| line.is_empty() || line.starts_with('#');
+    let mut directives = text.lines().enumerate().skip_while(|(_, line)| before(line)).take_while(|(_, line)| line.starts_with('%'));
+    let is_other = |line: &str| line.strip_prefix("%YAML").is_some_and(|version| version.split_whitespace().next() != Some("1.1"));
+    if let Some((at, _)) = directives.find(|(_, line)| is_other(line)) {
+        return Err(format!("{}found incompatible YAML document", if at == 0 { String::new() } else { format!("line {at}: ") }));
     }
     let mut composer = Composer { text, parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, aliased: 0, anchored: 0, repeats: Vec::new() };
     let value = loop {

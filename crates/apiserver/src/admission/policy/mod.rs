@@ -77,7 +77,9 @@ struct Met<'s> {
 impl<'s> Met<'s> {
     /// The object in a version that was asked for.
     fn turned(&self, version: &Version) -> Option<&Turned<'s>> {
-        self.versions.iter().find(|turned| turned.version.kind == version.kind)
+        // Scale is one kind in all versions of what has it; the request tells which was meant.
+        let id = |v: &Version| (v.kind.clone(), v.group.clone(), v.version.clone(), v.resource.clone());
+        self.versions.iter().find(|turned| id(&turned.version) == id(version))
     }
 
     async fn convert(&mut self, asked: &Attributes<'_>, version: &Arc<Version>, subject: &Subject<'s>) -> Result<(), String> {
