@@ -56,7 +56,7 @@ pub async fn run(down: &Down) -> anyhow::Result<()> {
     let known = cluster.contexts();
 
     supervisor::end_all(&cluster).await?;
-    let discards = cluster.node_numbers()?.into_iter().map(|number| {
+    let discards = cluster.node_numbers().into_iter().map(|number| {
         let (cluster, steps) = (&cluster, &steps);
         async move {
             worker::discard(cluster, number, down.keep_data).await.with_context(|| format!("node {number}"))?;

@@ -89,11 +89,13 @@ fn list(cluster: &Cluster) -> anyhow::Result<()> {
 
 async fn add(cluster: &Cluster, count: u32, labels: BTreeMap<String, String>) -> anyhow::Result<()> {
     let (steps, plan, admin) = (Steps::new(), plan(cluster)?, admin(cluster)?);
-    // Nodes that joined otherwise have ranges of the same.
+    // Nodes that joined otherwise have ranges of the same, and names.
     let there = admin.all::<v1::Node>().list(&ListParams::default()).await?;
     let taken: BTreeSet<String> = there.items().iter().filter_map(|node| node.spec.as_ref()?.pod_cidr.clone()).collect();
-    let free = |number| plan.node_range(number).is_some_and(|range| !taken.contains(&range.to_string()));
-    let names = cluster.change_wishes(|wishes| nodes::add(wishes, count, &host::name(), &labels, free))?;
+    let (known, host): (BTreeSet<&str>, String) = (there.items().iter().map(|node| node.name()).collect(), host::name());
+    let free =
+        |number: u32| !known.contains(format!("{host}-{number}").as_str()) && plan.node_range(number).is_some_and(|range| !taken.contains(&range.to_string()));
+    let names = cluster.change_wishes(|wishes| nodes::add(wishes, count, &host, &labels, free))?;
     let stop = CancellationToken::new();
     let informers = &Informers::new(admin, stop.clone());
     let steps = &steps;
@@ -158,7 +160,8 @@ async fn drain(admin: &Client, name: &str, steps: &Steps) -> anyhow::Result<()> 
     let mut changes = pods.subscribe();
     pods.synced().await;
     let left = || pods.list().into_iter().filter(|pod| !stays(pod)).collect::<Vec<_>>();
-    if let Some(pod) = left().iter().find(|pod| pod.controller().is_none()) {
+    let ended = |pod: &Pod| matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+    if let Some(pod) = left().iter().find(|pod| pod.controller().is_none() && !ended(pod)) {
         bail!("pod {}/{} has no controller that would start it elsewhere: delete it, or remove the node by --force", pod.namespace(), pod.name());
     }
     let mut asked = BTreeSet::new();
@@ -189,7 +192,9 @@ async fn evict(admin: &Client, pod: &Pod) -> anyhow::Result<bool> {
     });
     match admin.namespaced::<Pod>(pod.namespace()).create_subresource::<_, Value>(pod.name(), "eviction", &eviction).await {
         Ok(_) => Ok(true),
-        Err(error) if error.is_not_found() || error.is_conflict() => Ok(true),
+        Err(error) if error.is_not_found() => Ok(true),
+        // It was changed meanwhile, or is another pod of the name: what is left will be told.
+        Err(error) if error.is_conflict() => Ok(false),
         Err(client::Error::Api(status)) if status.code == 429 => Ok(false),
         Err(error) => Err(error).with_context(|| format!("pod {}/{} cannot be evicted", pod.namespace(), pod.name())),
     }

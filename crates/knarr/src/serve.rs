@@ -194,7 +194,10 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
         running.end(End::Terminate, steps).await;
         return Err(error);
     }
-    running.workers_ready(setup, &informers, steps).await?;
+    if let Err(error) = running.workers_ready(setup, &informers, steps).await {
+        running.end(End::Terminate, steps).await;
+        return Err(error);
+    }
     Ok(running)
 }
 
@@ -436,7 +439,13 @@ impl Running {
         };
         let admin = self.admin.clone();
         let role = async {
-            if setup.has(Component::Kubelet) { nodes::control_plane(&admin, informers, &setup.node_name, setup.up.control_plane).await } else { Ok(()) }
+            if !setup.has(Component::Kubelet) {
+                return;
+            }
+            // A webhook or a policy may refuse it: that is no reason to end the cluster.
+            if let Err(error) = nodes::control_plane(&admin, informers, &setup.node_name, setup.up.control_plane).await {
+                steps.say(&format!("knarr: node {} has no role: {error:#}", setup.node_name));
+            }
         };
         let dns = async {
             if setup.has(Component::Kubelet) && setup.has(Component::Proxy) && setup.has(Component::Dns) {
@@ -445,8 +454,8 @@ impl Running {
             }
         };
         tokio::select! {
-            ready = tokio::time::timeout(READY_PATIENCE, async { tokio::join!(node, dns, role).2 }) => {
-                ready.map_err(|_| anyhow!("the node was not ready after {} s", READY_PATIENCE.as_secs()))?
+            ready = tokio::time::timeout(READY_PATIENCE, async { tokio::join!(node, dns, role); }) => {
+                ready.map_err(|_| anyhow!("the node was not ready after {} s", READY_PATIENCE.as_secs()))
             }
             ended = next(&mut self.parts) => Err(ended),
         }

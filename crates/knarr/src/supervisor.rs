@@ -56,6 +56,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const LOCKS: Duration = Duration::from_secs(30);
 /// Between two looks whether a started process has its lock; a lock cannot be awaited.
 const LOCK_LOOK: Duration = Duration::from_millis(5);
+/// How often a process is looked for that has just changed.
+const LOOKS: usize = 3;
 /// What keeps a volume as long as a claim is bound to it.
 const PROTECTED: &str = "kubernetes.io/pv-protection";
 /// A node's log, in its data directory.
@@ -235,7 +237,10 @@ async fn leave(common: &Common, wish: &Wish) -> anyhow::Result<()> {
     // Nobody else could: what they stand for is on this node alone. A claim of one is told to be lost.
     for found in tokio::task::spawn_blocking(move || volume::disk::list(&disk)).await?.unwrap_or_default() {
         let (volumes, name) = (common.admin.all::<PersistentVolume>(), &found.meta.handle);
-        let patch = Patch::Merge(json!({"metadata": {"finalizers": [PROTECTED]}}));
+        // On one that is being deleted none may be added.
+        let Some(there) = volumes.get_opt(name).await? else { continue };
+        let stay: Vec<&str> = there.metadata.finalizers.iter().flatten().map(String::as_str).filter(|own| *own == PROTECTED).collect();
+        let patch = Patch::Merge(json!({"metadata": {"finalizers": stay}}));
         gone(volumes.patch(name, &patch, &PatchParams::default()).await.map(drop))?;
         gone(volumes.delete(name, &DeleteParams::default()).await)?;
     }
@@ -247,7 +252,9 @@ async fn leave(common: &Common, wish: &Wish) -> anyhow::Result<()> {
     let of_node = ListParams::fields(format!("spec.nodeName={}", wish.name));
     for pod in common.admin.all::<Pod>().list(&of_node).await?.items() {
         let pods = common.admin.namespaced::<Pod>(pod.namespace());
-        gone(pods.delete(pod.name(), &DeleteParams::now().uid(pod.uid())).await)?;
+        if let Err(error) = gone(pods.delete(pod.name(), &DeleteParams::now().uid(pod.uid())).await) {
+            tracing::warn!(pod = pod.name(), %error, "left to the collector of pods");
+        }
     }
     let (cluster, number) = (common.cluster.clone(), wish.number);
     let forget = move || {
@@ -326,12 +333,15 @@ impl Process {
 
     /// The one that runs a node, if one does.
     fn find(home: &Cluster) -> anyhow::Result<Option<Process>> {
-        let Some(pid) = home.running() else { return Ok(None) };
-        match Process::new(pid, None) {
+        for _ in 0..LOOKS {
+            let Some(pid) = home.running() else { return Ok(None) };
+            let found = Process::new(pid, None);
             // It may have ended meanwhile, and its number be another's.
-            _ if home.running() != Some(pid) => bail!("its process has just changed"),
-            found => found.map(Some),
+            if home.running() == Some(pid) {
+                return found.map(Some);
+            }
         }
+        bail!("its process changes again and again")
     }
 
     /// Whether it is of this very program with these arguments.
@@ -381,7 +391,7 @@ impl Process {
 
 /// Ends the processes of all nodes, whoever started them: for `down`, where no cluster's process does.
 pub async fn end_all(cluster: &Cluster) -> anyhow::Result<()> {
-    let ends = cluster.node_numbers()?.into_iter().map(|number| {
+    let ends = cluster.node_numbers().into_iter().map(|number| {
         let home = cluster.node(number);
         async move {
             let taken_away = home.running().is_some_and(|pid| home.work(pid) == Some(Work::Ends));
@@ -429,7 +439,8 @@ mod tests {
     use super::*;
 
     fn sleeper() -> Process {
-        let child = Command::new("sleep").arg("600").spawn().unwrap();
+        // Whoever runs the tests may have told its children to ignore it.
+        let child = Command::new("env").args(["--default-signal=INT", "sleep", "600"]).spawn().unwrap();
         Process::new(i32::try_from(child.id()).unwrap(), Some(child)).unwrap()
     }
 

@@ -85,11 +85,11 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
 fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>) -> anyhow::Result<Plan> {
     let _alone = Plan::alone()?;
     let plan = cluster.plan(ranges)?;
+    // When it is served a network stands already, and this start's port and nodes would be kept for the next.
+    drop(preflight::free(Ipv4Addr::LOCALHOST.into(), plan.port)?);
     if let Some(nodes) = nodes {
         cluster.change_wishes(|wishes| nodes::at_least(wishes, nodes, &host::name(), &plan))?;
     }
-    // When it is served a network stands already, and this start's port would be kept for the next.
-    drop(preflight::free(Ipv4Addr::LOCALHOST.into(), plan.port)?);
     cluster.keep(&plan)?;
     Ok(plan)
 }

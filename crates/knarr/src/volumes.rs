@@ -26,7 +26,7 @@ pub fn run(volume: &Volume) -> anyhow::Result<()> {
         Volume::List { which } => {
             let cluster = Cluster::find(&which.name, which.data_dir.as_deref())?;
             let mut found = volume::disk::list(&directory(&cluster.data))?;
-            for number in cluster.node_numbers()? {
+            for number in cluster.node_numbers() {
                 found.extend(volume::disk::list(&directory(&cluster.node(number).data))?);
             }
             print!("{}", table(&found));

@@ -61,6 +61,11 @@ pub async fn run(command: &cli::Worker) -> anyhow::Result<()> {
     let wish = cluster.wishes()?.into_iter().find(|wish| wish.number == command.number).context("nobody wishes for this node")?;
     let home = cluster.node(wish.number);
     let _lock = home.lock(Work::Runs).await?;
+    if !home.space().exists() {
+        // A late child: the cluster was taken away before this one had its lock.
+        let _ = std::fs::remove_file(home.run.join("lock")).and_then(|()| home.run.ancestors().take(3).try_for_each(std::fs::remove_dir));
+        anyhow::bail!("node {} was taken away", command.number);
+    }
     let (mut running, pki) = start(command, &cluster, &home, &plan, &wish).await?;
     let ended = tokio::select! {
         told = signals::ended() => Ok(told?),
@@ -140,7 +145,7 @@ pub async fn discard(cluster: &Cluster, number: u32, keep_data: bool) -> anyhow:
         let runtime = Runtime::open(cluster.node_runtime(&home, None)).await.context("the container runtime")?;
         runtime.purge().await.context("the pods")?;
     }
-    let (mark, name) = (Mark::new(&cluster.name), cluster.wishes()?.into_iter().find(|wish| wish.number == number).map(|wish| wish.name));
+    let (mark, name) = (Mark::new(&cluster.name), cluster.wishes().unwrap_or_default().into_iter().find(|wish| wish.number == number).map(|wish| wish.name));
     let (pki, space) = (cluster.data.join("pki"), home.space());
     tokio::task::spawn_blocking(move || {
         network::worker::close(&mark, number, &space).context("the network")?;
