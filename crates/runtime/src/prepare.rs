@@ -301,7 +301,8 @@ fn device_rules(devices: &[Device]) -> Result<Vec<String>> {
         let permissions = if d.permissions.is_empty() { "rwm" } else { &d.permissions };
         Ok(format!("{kind} {}:{} {permissions}", libc::major(meta.rdev()), libc::minor(meta.rdev())))
     };
-    devices.iter().map(rule).collect()
+    // CDI's word for a device that is shown and no more.
+    devices.iter().filter(|device| device.permissions != "none").map(rule).collect()
 }
 
 /// `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3` as a number; nothing is SIGTERM.

@@ -220,7 +220,7 @@ pub struct Device {
     pub host: PathBuf,
     /// Path in the container.
     pub container: PathBuf,
-    /// Any of `r`, `w`, `m`.
+    /// Any of `r`, `w`, `m`; nothing for all of them, `none` for none (CDI's word).
     pub permissions: String,
 }
 

@@ -6,6 +6,7 @@
 //! have, and a device that needs them is refused.
 
 use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use machinery::Value;
@@ -76,11 +77,15 @@ fn failed(why: &str) -> String {
 fn read(dirs: &[&Path]) -> Vec<Spec> {
     let mut specs = Vec::new();
     for (weight, dir) in dirs.iter().enumerate() {
-        let mut files: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).take(FILES_MAX).collect();
+        let mut files: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        files.retain(|file| file.extension().is_some_and(|e| e == "json" || e == "yaml"));
         files.sort();
+        if files.len() > FILES_MAX {
+            tracing::warn!(dir = %dir.display(), "of its specifications of devices the first {FILES_MAX} are read");
+            files.truncate(FILES_MAX);
+        }
         for file in files {
-            let Some(kind) = file.extension().and_then(|e| e.to_str()).filter(|e| ["json", "yaml", "yml"].contains(e)) else { continue };
-            match parse(&file, kind == "json").and_then(|tree| valid(&tree).map(|()| tree)) {
+            match parse(&file, file.extension().is_some_and(|e| e == "json")).and_then(|tree| valid(&tree).map(|()| tree)) {
                 Ok(tree) => specs.push(Spec { kind: tree["kind"].as_str().unwrap_or_default().to_owned(), weight, tree }),
                 Err(error) => tracing::warn!(error, file = %file.display(), "a specification of devices cannot be read"),
             }
@@ -101,10 +106,23 @@ fn parse(file: &Path, json: bool) -> Result<Value, String> {
     machinery::yaml::decode(&bytes, None, Validation::Ignore).map(|decoded| decoded.value).map_err(|status| status.message)
 }
 
+/// Whether an object has no other fields than these, and text where text belongs: what is misspelt must not be taken for what is left out.
+fn only(tree: &Value, fields: &[&str], texts: &[&str]) -> Result<(), String> {
+    let Some(all) = tree.as_object() else { return if tree.is_null() { Ok(()) } else { Err("it is no object".to_owned()) } };
+    if let Some(field) = all.keys().find(|field| !fields.contains(&field.as_str())) {
+        return Err(format!("field {field} not found"));
+    }
+    match texts.iter().find(|text| !tree[**text].is_null() && !tree[**text].is_string()) {
+        Some(text) => Err(format!("{text} is no text")),
+        None => Ok(()),
+    }
+}
+
 /// Whether a specification can be followed (upstream `pkg/cdi`, `validate`).
 fn valid(tree: &Value) -> Result<(), String> {
+    only(tree, &["cdiVersion", "kind", "annotations", "devices", "containerEdits"], &["cdiVersion", "kind"])?;
     let version = tree["cdiVersion"].as_str().unwrap_or_default();
-    if !VERSIONS.contains(&version.trim_start_matches('v')) {
+    if !VERSIONS.contains(&version.strip_prefix('v').unwrap_or(version)) {
         return Err(format!("invalid version {version:?}"));
     }
     let kind = tree["kind"].as_str().unwrap_or_default();
@@ -114,6 +132,7 @@ fn valid(tree: &Value) -> Result<(), String> {
     valid_edits(&tree["containerEdits"])?;
     let mut names = Vec::new();
     for device in tree["devices"].as_array().into_iter().flatten() {
+        only(device, &["name", "annotations", "containerEdits"], &["name"])?;
         let name = device["name"].as_str().unwrap_or_default();
         if name.is_empty() || name.contains(['=', '/']) || names.contains(&name) {
             return Err(format!("invalid spec, device {name:?} is none, or there are several of the name"));
@@ -137,12 +156,20 @@ fn list<'t>(tree: &'t Value, field: &str) -> impl Iterator<Item = &'t Value> {
 }
 
 fn valid_edits(edits: &Value) -> Result<(), String> {
+    only(edits, &EDITS, &[])?;
+    if let Some(part) = EDITS.iter().find(|part| **part != "intelRdt" && !edits[**part].is_null() && !edits[**part].is_array()) {
+        return Err(format!("{part} is no list"));
+    }
+    if list(edits, "additionalGids").any(|group| group.as_u64().is_none_or(|group| group > u64::from(u32::MAX))) {
+        return Err("invalid additionalGids".to_owned());
+    }
     for variable in list(edits, "env").map(|variable| variable.as_str().unwrap_or_default()) {
         if variable.find('=').is_none_or(|at| at == 0) {
             return Err(format!("invalid container edits: invalid environment variable {variable:?}"));
         }
     }
     for node in list(edits, "deviceNodes") {
+        only(node, &["path", "hostPath", "type", "major", "minor", "fileMode", "permissions", "uid", "gid"], &["path", "hostPath", "type", "permissions"])?;
         let path = node["path"].as_str().unwrap_or_default();
         if path.is_empty() {
             return Err("invalid (empty) device path".to_owned());
@@ -157,6 +184,10 @@ fn valid_edits(edits: &Value) -> Result<(), String> {
         }
     }
     for mount in list(edits, "mounts") {
+        only(mount, &["hostPath", "containerPath", "options", "type"], &["hostPath", "containerPath", "type"])?;
+        if !mount["options"].is_null() && !mount["options"].as_array().is_some_and(|options| options.iter().all(Value::is_string)) {
+            return Err("options are no list of texts".to_owned());
+        }
         for (field, what) in [("hostPath", "host"), ("containerPath", "container")] {
             if mount[field].as_str().unwrap_or_default().is_empty() {
                 return Err(format!("invalid mount, empty {what} path"));
@@ -208,14 +239,26 @@ fn absolute(tree: &Value, field: &str) -> Result<PathBuf, String> {
 
 fn device(node: &Value) -> Result<Device, String> {
     let container = absolute(node, "path")?;
-    let host = if node["hostPath"].is_null() { container.clone() } else { absolute(node, "hostPath")? };
-    let permissions = match node["permissions"].as_str().unwrap_or_default() {
-        "" => "rwm",
-        NO_PERMISSIONS => "",
-        some => some,
+    let host = if node["hostPath"].as_str().is_none_or(str::is_empty) { container.clone() } else { absolute(node, "hostPath")? };
+    let permissions = node["permissions"].as_str().filter(|p| !p.is_empty()).unwrap_or("rwm");
+    let lost = |why: &str| format!("failed to stat CDI host device {:?}: {why}", host.display().to_string());
+    let there = fs::symlink_metadata(&host);
+    let there = there.map_err(|e| if e.kind() == std::io::ErrorKind::NotFound { lost("no such file or directory") } else { lost(&e.to_string()) })?;
+    let kind = match there.file_type() {
+        t if t.is_block_device() => "b",
+        t if t.is_char_device() => "c",
+        t if t.is_fifo() => "p",
+        _ => return Err(lost("not a device node")),
     };
-    if !host.exists() {
-        return Err(format!("failed to stat CDI host device {:?}: no such file or directory", host.display().to_string()));
+    let wanted = node["type"].as_str().unwrap_or_default();
+    if !(wanted.is_empty() || wanted == kind || (wanted == "u" && kind == "c")) {
+        let (container, host) = (container.display().to_string(), host.display().to_string());
+        return Err(format!("CDI device ({container:?}, {host:?}), host type mismatch ({wanted}, {kind})"));
+    }
+    let told = ["major", "minor"].map(|part| node[part].as_u64().unwrap_or_default());
+    let has = [nix::sys::stat::major(there.rdev()), nix::sys::stat::minor(there.rdev())];
+    if kind != "p" && told[0] != 0 && told != has {
+        return Err(format!("{}: other numbers than the host's are not supported by this runtime", host.display()));
     }
     Ok(Device { host, container, permissions: permissions.to_owned() })
 }
@@ -236,7 +279,8 @@ fn bind(mount: &Value) -> Result<Mount, String> {
     Ok(Mount {
         host: absolute(mount, "hostPath")?,
         container: absolute(mount, "containerPath")?,
-        readonly: options.contains(&"ro"),
+        readonly: options.contains(&"ro") || options.contains(&"rro"),
+        recursive_readonly: options.contains(&"rro"),
         propagation,
         ..Mount::default()
     })

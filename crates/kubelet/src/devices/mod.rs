@@ -87,20 +87,21 @@ impl Devices {
         })
     }
 
-    /// Prepares what the claims of a pod have.
+    /// Prepares what the claims of a pod have, until it is called off. (A caller who stops awaiting this one would not know what is noted.)
     ///
     /// # Errors
     /// A claim cannot be used, or a driver did not prepare it: why, for users.
-    pub async fn prepare(&self, pod: &Pod) -> Result<(), String> {
+    pub async fn prepare(&self, pod: &Pod, cancel: &CancellationToken) -> Result<(), String> {
         let begun = Instant::now();
-        let done = self.prepare_all(pod).await;
+        let done = self.prepare_all(pod, cancel).await;
         self.0.counts.operation("PrepareResources", done.is_err(), begun.elapsed());
         done.map_err(|error| format!("prepare dynamic resources: {error}"))
     }
 
-    async fn prepare_all(&self, pod: &Pod) -> Result<(), String> {
+    async fn prepare_all(&self, pod: &Pod, cancel: &CancellationToken) -> Result<(), String> {
+        let ended = || "the pod is to stop".to_owned();
         // Nothing is noted before all is found fit: what is noted has to be taken back by its drivers.
-        let (records, drivers) = self.wanted(pod).await?;
+        let (records, drivers) = cancel.run_until_cancelled(self.wanted(pod)).await.ok_or_else(ended)??;
         if records.is_empty() {
             return Ok(());
         }
@@ -109,7 +110,7 @@ impl Devices {
         let open: Vec<Record> = open;
         for (name, claims) in batches(&open) {
             let Some(driver) = drivers.get(&name) else { continue };
-            let found = driver.prepare(&claims).await?;
+            let found = cancel.run_until_cancelled(driver.prepare(&claims)).await.ok_or_else(ended)??;
             self.0.state.change(move |all| found.into_iter().try_for_each(|(uid, devices)| record_given(all, &uid, &name, devices))).await?;
         }
         self.0
@@ -159,7 +160,9 @@ impl Devices {
     pub fn names(&self, pod: &Pod, container: &Container) -> Result<Vec<String>, String> {
         let mut names: Vec<String> = Vec::new();
         for (claim, request) in asked(pod, container)? {
-            let record = self.record(util::namespace(pod), &claim).ok_or_else(|| unknown(&claim, util::namespace(pod)))?;
+            // It may be another pod's claim of the name, where this one's record was lost.
+            let record = self.record(util::namespace(pod), &claim).filter(|record| record.pods.contains(util::uid(pod)));
+            let record = record.ok_or_else(|| unknown(&claim, util::namespace(pod)))?;
             let devices = record.drivers.into_values().flatten();
             let wanted = devices.filter(|one| request.is_empty() || one.requests.is_empty() || one.requests.contains(&request));
             names.extend(wanted.flat_map(|one| one.cdi));
@@ -321,6 +324,9 @@ fn join(all: &mut Vec<Record>, record: Record, pod: &str) -> Result<Option<Recor
     }
     if known.stage == Stage::Unpreparing {
         return Err(format!("ResourceClaim {name} is being unprepared"));
+    }
+    if !known.drivers.keys().eq(record.drivers.keys()) {
+        return Err(format!("ResourceClaim {name} is prepared for another allocation"));
     }
     known.pods.insert(pod.to_owned());
     Ok((known.stage != Stage::Prepared).then(|| known.clone()))

@@ -59,12 +59,12 @@ async fn a_claim_is_prepared_once_and_taken_back_after_its_last_pod() {
     let claims = || vec![claim("a", &["P", "Q"]), claim("b", &["Q"])];
     let devices = made(dir.path(), claims());
     let (p, q) = (pod("P", &["a"]), pod("Q", &["a", "b"]));
-    assert_eq!(devices.prepare(&p).await, Err(format!("prepare dynamic resources: {UNREGISTERED}")));
+    assert_eq!(devices.prepare(&p, &CancellationToken::new()).await, Err(format!("prepare dynamic resources: {UNREGISTERED}")));
     assert!(!devices.holds(&uid("P")), "nothing has to be taken back");
     come(&devices, &socket);
-    devices.prepare(&p).await.expect("prepared");
-    devices.prepare(&p).await.expect("it is");
-    devices.prepare(&q).await.expect("the other, too");
+    devices.prepare(&p, &CancellationToken::new()).await.expect("prepared");
+    devices.prepare(&p, &CancellationToken::new()).await.expect("it is");
+    devices.prepare(&q, &CancellationToken::new()).await.expect("the other, too");
     assert_eq!(driver.asked(), ["NodePrepareResources uid-a", "NodePrepareResources uid-b"]);
     assert_eq!(devices.in_use(), ([("d.io".to_owned(), 2)].into(), 2));
     devices.unprepare(&uid("P")).await.expect("nothing to do");
@@ -78,7 +78,7 @@ async fn a_claim_is_prepared_once_and_taken_back_after_its_last_pod() {
     let missing = devices.unprepare(&uid("Q")).await;
     assert_eq!(missing, Err(format!("unprepare dynamic resources: {UNREGISTERED}")));
     come(&devices, &socket);
-    let told = devices.prepare(&p).await;
+    let told = devices.prepare(&p, &CancellationToken::new()).await;
     assert_eq!(told, Err("prepare dynamic resources: ResourceClaim a is being unprepared".to_owned()));
     *driver.refuses.lock() = "not now";
     let told = devices.unprepare(&uid("Q")).await.expect_err("it refuses");
@@ -106,15 +106,15 @@ async fn what_was_prepared_before_a_restart_is_prepared_again_for_the_next_pod()
     come(&devices, &socket);
     // It dies between the driver's work and the note of it: the driver is asked again.
     *driver.refuses.lock() = "no";
-    let told = devices.prepare(&pod("P", &["a"])).await.expect_err("it refuses");
+    let told = devices.prepare(&pod("P", &["a"]), &CancellationToken::new()).await.expect_err("it refuses");
     assert_eq!(told, "prepare dynamic resources: NodePrepareResources failed for ResourceClaim a: no");
     assert!(devices.holds(&uid("P")), "it may have done a part of it");
     *driver.refuses.lock() = "";
     let devices = made(dir.path(), claims());
     assert!(devices.holds(&uid("P")));
     come(&devices, &socket);
-    devices.prepare(&pod("Q", &["a"])).await.expect("prepared");
-    devices.prepare(&pod("P", &["a"])).await.expect("it is");
+    devices.prepare(&pod("Q", &["a"]), &CancellationToken::new()).await.expect("prepared");
+    devices.prepare(&pod("P", &["a"]), &CancellationToken::new()).await.expect("it is");
     assert_eq!(driver.asked(), ["NodePrepareResources uid-a", "NodePrepareResources uid-a"]);
     assert_eq!(devices.users(), ["P".to_owned(), "Q".to_owned()].into());
     // Another claim of the name: the old one has to go first.
@@ -131,7 +131,7 @@ async fn who_may_not_have_a_claim_is_told() {
     let mut open = claim("b", &["P"]);
     open.status.as_mut().expect("a status").allocation = None;
     let devices = made(dir.path(), vec![claim("a", &["Q"]), open]);
-    let told = async |claim: &str| devices.prepare(&pod("P", &[claim])).await.expect_err("a refusal");
+    let told = async |claim: &str| devices.prepare(&pod("P", &[claim]), &CancellationToken::new()).await.expect_err("a refusal");
     let words = |words: &str| format!("prepare dynamic resources: {words}");
     assert_eq!(told("a").await, words("pod P (P) is not allowed to use ResourceClaim a (uid-a)"));
     assert_eq!(told("b").await, words("ResourceClaim b: not allocated"));
@@ -152,7 +152,7 @@ async fn a_status_tells_how_devices_are() {
     let devices = Devices::new(dir.path(), "node", api, wake, CancellationToken::new());
     come(&devices, &socket);
     let p = pod("P", &["a"]);
-    devices.prepare(&p).await.expect("prepared");
+    devices.prepare(&p, &CancellationToken::new()).await.expect("prepared");
     let told = || {
         let statuses = json!([{"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0}]);
         let mut status: PodStatus = serde_json::from_value(json!({"containerStatuses": statuses})).expect("a status");
@@ -211,6 +211,10 @@ fn a_device_is_what_its_specification_says() {
         {"name": "b", "containerEdits": {"env": ["GPU=b"]}},
         {"name": "hook", "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "/x"}]}},
         {"name": "shown", "containerEdits": {"deviceNodes": [{"path": "/dev/null", "permissions": "none"}], "additionalGids": [0]}},
+        {"name": "file", "containerEdits": {"deviceNodes": [{"path": "/dev/x", "hostPath": "/proc/version"}]}},
+        {"name": "block", "containerEdits": {"deviceNodes": [{"path": "/dev/null", "type": "b"}]}},
+        {"name": "other", "containerEdits": {"deviceNodes": [{"path": "/dev/null", "type": "c", "major": 1, "minor": 5}]}},
+        {"name": "deep", "containerEdits": {"mounts": [{"hostPath": "/tmp", "containerPath": "/deep", "options": ["rro"]}]}},
         {"name": "lost", "containerEdits": {"deviceNodes": [{"path": "/dev/does-not-exist"}]}},
     ]})
     .to_string();
@@ -227,18 +231,31 @@ fn a_device_is_what_its_specification_says() {
     assert_eq!((edits.mounts[0].container.to_str(), edits.mounts[0].readonly), (Some("/gpu"), true));
     assert_eq!(of(&["d.io/gpu=b"]).expect("edits").env, [("GPU".to_owned(), "heavier".to_owned())]);
     let shown = of(&["d.io/gpu=shown"]).expect("edits");
-    assert_eq!((shown.devices[0].permissions.as_str(), shown.groups.len()), ("", 0));
+    assert_eq!((shown.devices[0].permissions.as_str(), shown.groups.len()), ("none", 0));
+    let deep = of(&["d.io/gpu=deep"]).expect("edits");
+    assert!(deep.mounts[0].readonly && deep.mounts[0].recursive_readonly);
     let told = |id: &str| of(&[id]).expect_err("a refusal");
+    assert!(told("d.io/gpu=file").ends_with("failed to stat CDI host device \"/proc/version\": not a device node"));
+    assert!(told("d.io/gpu=block").ends_with("CDI device (\"/dev/null\", \"/dev/null\"), host type mismatch (b, c)"));
+    assert!(told("d.io/gpu=other").ends_with("/dev/null: other numbers than the host's are not supported by this runtime"));
     assert_eq!(told("d.io/gpu=none"), "CDI device injection failed: unresolvable CDI devices d.io/gpu=none");
     assert_eq!(told("d.io/gpu=hook"), "CDI device injection failed: d.io/gpu=hook: hooks are not supported by this runtime");
     assert!(told("d.io/gpu=lost").ends_with("failed to stat CDI host device \"/dev/does-not-exist\": no such file or directory"));
     // Of what is wrong in any part nothing counts.
-    for (wrong, right) in [("0.6.0", "0.9.9"), ("GPU=b", "=b"), ("/dev/gpu", ""), ("\"rw\"", "\"x\""), ("createContainer", "createContainer")] {
+    let of_texts = [("0.6.0", "0.9.9"), ("GPU=b", "=b"), ("/dev/gpu", ""), ("\"rw\"", "\"x\""), ("createContainer", "createContainer")];
+    // A misspelt field, a number for a text, a text for a list: none of them is taken for what is left out.
+    let of_form = [
+        ("\"permissions\":\"rw\"", "\"permission\":\"rw\""),
+        ("\"permissions\":\"rw\"", "\"permissions\":5"),
+        ("[\"ro\",\"bind\"]", "\"ro\""),
+        ("[44]", "[-1]"),
+    ];
+    for (wrong, right) in of_texts.into_iter().chain(of_form) {
         let dirs = specs(&dir.path().join("wrong"), &[("run", "d.json", &spec.replace(wrong, right))]);
         let told = cdi::resolve(&[dirs[0].as_path(), dirs[1].as_path()], &["d.io/gpu=a".to_owned()]);
         assert_eq!(told.is_ok(), wrong == right, "{wrong}: {told:?}");
     }
     // What two say is nobody's.
-    let dirs = specs(dir.path(), &[("run", "f.yml", heavier)]);
+    let dirs = specs(dir.path(), &[("run", "f.yaml", heavier)]);
     assert!(cdi::resolve(&[dirs[0].as_path(), dirs[1].as_path()], &["d.io/gpu=b".to_owned()]).is_err());
 }

@@ -109,12 +109,12 @@ pub async fn clean_host(cx: &Arc<Context>, pod: &Arc<Pod>, sandbox: Option<Sandb
 /// Takes away what drivers brought to a pod, devices among it, and what of the node was bound for it. Nothing else of the pod's directory may go before.
 pub async fn drop_volumes(cx: &Arc<Context>, uid: &PodUid) -> Result<(), String> {
     // Most have given them back before they were told to have ended; not those that went while no kubelet ran.
-    if cx.devices.holds(uid) {
-        cx.devices.unprepare(uid).await?;
-    }
+    // A driver of devices that does not answer holds no volume; its error is told last, and keeps the pod's directory.
+    let devices = if cx.devices.holds(uid) { cx.devices.unprepare(uid).await } else { Ok(()) };
     cx.persistent.tear_down(uid).await?;
     let (persistent, uid) = (cx.persistent.clone(), uid.0.clone());
-    util::blocking(move || persistent.drop_local(&uid)).await.map_err(|e| format!("local volumes: {e}"))
+    util::blocking(move || persistent.drop_local(&uid)).await.map_err(|e| format!("local volumes: {e}"))?;
+    devices
 }
 
 /// Lets the API forget the pod, and removes containers, sandboxes and logs.

@@ -95,14 +95,10 @@ pub async fn set_up(
     };
     refused.map_err(|r| fail(r.reason, r.message))?;
     // A pod that has a sandbox has its devices, whatever has become of their drivers since.
-    let devices = if existing.as_ref().is_some_and(|s| s.ready) {
-        Ok(())
-    } else {
-        tokio::select! {
-            prepared = cx.devices.prepare(&pod) => prepared,
-            () = cancel.cancelled() => return Err(ended()),
-        }
-    };
+    let devices = if existing.as_ref().is_some_and(|s| s.ready) { Ok(()) } else { cx.devices.prepare(&pod, &cancel).await };
+    if cancel.is_cancelled() {
+        return Err(ended());
+    }
     devices.map_err(|e| fail("FailedPrepareDynamicResources", format!("Failed to prepare dynamic resources: {e}")))?;
     let prepared = util::blocking({
         let (cx, pod, layout, log_dir) = (Arc::clone(&cx), Arc::clone(&pod), layout.clone(), log_dir.clone());

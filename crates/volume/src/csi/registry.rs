@@ -41,6 +41,8 @@ const DEPTH_MAX: usize = 8;
 const SOCKETS_MAX: usize = 256;
 /// What happens together is one look.
 const SETTLE: Duration = Duration::from_millis(20);
+/// After a directory could not be watched.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
 
 /// Who is told of drivers that come and go: the cluster's knowledge of this node.
 #[async_trait]
@@ -109,7 +111,18 @@ impl Registry {
         let mut known: BTreeMap<PathBuf, Known> = BTreeMap::new();
         loop {
             // A new watch for each look: it is set before the look, so what comes in between is seen by one of them.
-            let watch = watch(&self.dir)?;
+            let watch = match watch(&self.dir) {
+                Ok(watch) => watch,
+                Err(error) if known.is_empty() => return Err(error),
+                // Whoever is registered stays known: who began anew would meet all a second time, and refuse them.
+                Err(error) => {
+                    tracing::warn!(%error, "plugins are not followed; will be tried again");
+                    tokio::select! {
+                        () = tokio::time::sleep(WATCH_AGAIN) => continue,
+                        () = stop.cancelled() => break,
+                    }
+                }
+            };
             self.compare(&mut known).await;
             tokio::select! {
                 readable = watch.readable() => readable?,
