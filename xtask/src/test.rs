@@ -90,9 +90,11 @@ fn linting(root: &Path) -> Command {
 
 fn unit(root: &Path, filter: Option<&str>, count: &mut Count) -> anyhow::Result<()> {
     step("lints (clippy, warnings are errors) and programs");
-    // All targets: no documentation, which is compiled once more for tests that it has none of.
-    let all = ["test", "--workspace", "--all-targets"];
-    if !linting(root).args(all).args(["--no-run", "--quiet"]).status()?.success() {
+    // Tests run some examples as programs. They are built as such: cargo's `--all-targets` makes tests of them.
+    let examples = ["build", "--workspace", "--examples", "--quiet"];
+    // Not the documentation, which would be compiled once more for tests that it has none of.
+    let all = ["test", "--workspace", "--lib", "--bins", "--tests"];
+    if !linting(root).args(examples).status()?.success() || !linting(root).args(all).args(["--no-run", "--quiet"]).status()?.success() {
         bail!("lints failed, or something does not compile");
     }
     step("unit tests");

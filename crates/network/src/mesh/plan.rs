@@ -112,9 +112,7 @@ pub fn entries<'n>(own: &Own, nodes: impl Iterator<Item = &'n Node>) -> (Entries
                 left_out.insert(LeftOut { node: node.name().to_owned(), why });
             };
             if node.name() != own.node && !own.cluster.iter().any(|cluster| cluster.holds(range)) {
-                if !addresses.is_empty() {
-                    leave_out(format!("its range of pods {range} is none of the cluster's"));
-                }
+                leave_out(format!("its range of pods {range} is none of the cluster's"));
                 continue;
             }
             // They do not overlap each other, so one that overlaps this one is beside it.
@@ -229,6 +227,7 @@ mod tests {
         forwarding.chain(neighbours).chain(routes).collect()
     }
 
+    const BEFORE: &str = "2025-01-01T00:00:00Z";
     const DAY: &str = "2026-01-01T00:00:00Z";
     const LATER: &str = "2026-01-02T00:00:00Z";
 
@@ -269,7 +268,8 @@ mod tests {
             node("mine", DAY, &["10.244.0.0/16"], &["192.0.2.9"]),
             node("old", DAY, &["10.244.1.0/24"], &["192.0.2.2"]),
             node("young", LATER, &["10.244.1.128/25", "10.244.3.0/24"], &["192.0.2.3"]),
-            node("wide", LATER, &["0.0.0.0/0"], &["192.0.2.4"]),
+            // It was there first, and would leave nothing to anybody.
+            node("wide", BEFORE, &["0.0.0.0/0"], &["192.0.2.4"]),
             node("elsewhere", LATER, &["172.16.0.0/24"], &["192.0.2.5"]),
             node("loop", LATER, &["10.244.4.0/24"], &["127.0.0.1"]),
             node("me", LATER, &["10.244.5.0/24"], &["192.0.2.1"]),
