@@ -33,10 +33,10 @@ fn pax(records: &[(&str, &[u8])], name: &str, data: &[u8]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// What is in the store's directories, without the lock.
+/// What is in the store's directories, without the lock and what tells of the store's users.
 fn left(root: &Path) -> Vec<String> {
     let names = |dir: &str| std::fs::read_dir(root.join(dir)).unwrap().flatten().map(|e| e.file_name().into_string().unwrap());
-    let mut all: Vec<String> = names("layers").chain(names("ingest")).filter(|n| n != "lock" && n != "empty").collect();
+    let mut all: Vec<String> = names("layers").chain(names("ingest")).filter(|n| n != "lock" && n != "empty" && !n.starts_with("user-")).collect();
     all.sort();
     all
 }

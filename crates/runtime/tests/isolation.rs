@@ -401,6 +401,8 @@ async fn a_pod_may_have_users_of_its_own() {
     let data = host.dir.join("data");
     write(&data.join("in"), b"of the host's root\n");
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Another test may have had the usual umask just then.
+    std::fs::set_permissions(data.join("in"), std::fs::Permissions::from_mode(0o600)).unwrap();
     let mounts = vec![Mount { host: data.clone(), container: "/data".into(), ..Mount::default() }];
     let rights = |id: &str| ContainerConfig {
         mounts: mounts.clone(),
