@@ -85,6 +85,7 @@ fn decide(world: &World, user: &Arc<User>, info: &RequestInfo, verb: &str) -> Re
         name: &info.name,
         path: &info.path,
         is_resource: info.is_resource,
+        fields: info.fields.as_ref(),
     };
     match world.identity().authorizer.authorize(&attributes) {
         (Decision::Allow, _) => Ok(()),

@@ -7,6 +7,7 @@
 
 use crate::query::{self, Query};
 use http::Method;
+use machinery::fields::FieldSelector;
 use std::borrow::Cow;
 
 /// What is asked for.
@@ -36,6 +37,8 @@ pub struct RequestInfo {
     pub tail: String,
     /// A part between two slashes is empty, or holds a slash: no route of upstream's leads there.
     pub is_odd: bool,
+    /// Of `list`, `watch` and `deletecollection`: which objects alone are asked for, since it takes part in authorisation.
+    pub fields: Option<FieldSelector>,
 }
 
 /// Subresources of a namespace; any other third part is a resource inside it.
@@ -116,6 +119,10 @@ impl RequestInfo {
         }
         if self.name.is_empty() && !legacy_watch && matches!(self.verb, "list" | "watch") {
             self.name = query.get("fieldSelector").and_then(selected_name).unwrap_or_default();
+        }
+        if matches!(self.verb, "list" | "watch" | "deletecollection") {
+            // One that cannot be read limits nothing here; the request is refused for it later (upstream `NewRequestInfo`).
+            self.fields = query.get("fieldSelector").filter(|text| !text.is_empty()).and_then(|text| FieldSelector::parse(text).ok());
         }
     }
 

@@ -74,6 +74,7 @@ impl NodeAuthorizer {
                 }
                 ("coordination.k8s.io", "leases") => return own_lease(node, asked),
                 ("storage.k8s.io", "csinodes") => return own_csi_node(node, asked),
+                ("resource.k8s.io", "resourceslices") => return self.own_slices(node, asked),
                 _ => {}
             }
         }
@@ -175,6 +176,24 @@ impl NodeAuthorizer {
         !name.is_empty() && self.any_pod(node, text(claim, "namespace"), |pod| pod.claims.has(name))
     }
 
+    /// What a node offers of devices: many at once only where the request says that it wants this node's alone.
+    fn own_slices(&self, node: &str, asked: &Attributes<'_>) -> Answer {
+        if !asked.subresource.is_empty() {
+            return no("cannot authorize ResourceSlice subresources");
+        }
+        match asked.verb {
+            // Whose it is, admission sees.
+            "create" => Ok(()),
+            "get" | "update" | "patch" | "delete" => self.related(asked, || {
+                let slice = self.objects.get(&format!("/registry/resourceslices/{}", asked.name));
+                slice.is_some_and(|slice| text(&slice["spec"], "nodeName") == node)
+            }),
+            "watch" | "list" | "deletecollection" if asked.fields.is_some_and(|fields| fields.exact("spec.nodeName") == Some(node)) => Ok(()),
+            "watch" | "list" | "deletecollection" => no("can only list/watch/deletecollection resourceslices with nodeName field selector"),
+            _ => no("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection"),
+        }
+    }
+
     fn attachment(&self, node: &str, name: &str) -> bool {
         let found = self.objects.get(&format!("/registry/volumeattachments/{name}"));
         found.is_some_and(|attachment| text(&attachment["spec"], "nodeName") == node)
@@ -232,6 +251,5 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         rule("certificates.k8s.io", "podcertificaterequests", "create get list watch"),
         rule("storage.k8s.io", "csidrivers", "get list watch"),
         rule("node.k8s.io", "runtimeclasses", "get list watch"),
-        rule("resource.k8s.io", "resourceslices", "get list watch create update patch delete deletecollection"),
     ]
 });

@@ -88,5 +88,5 @@ pub(crate) fn user(name: &str, groups: &[&str]) -> User {
 
 pub(crate) fn ask<'a>(user: &'a User, verb: &'a str, group: &'a str, resource: &'a str, namespace: &'a str, name: &'a str) -> Attributes<'a> {
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-    Attributes { user, verb, group, version: "v1", resource, subresource, namespace, name, path: "", is_resource: true }
+    Attributes { user, verb, group, version: "v1", resource, subresource, namespace, name, path: "", is_resource: true, fields: None }
 }

@@ -1,6 +1,7 @@
 //! A user, what is asked, and the answer: the words in which authentication and authorisation speak with the server.
 
 use machinery::Value;
+use machinery::fields::FieldSelector;
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -83,6 +84,8 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// Whether a resource is asked for, not a path.
     pub is_resource: bool,
+    /// Of which objects alone: the field selector of a `list`, `watch` or `deletecollection`, if it can be read.
+    pub fields: Option<&'a FieldSelector>,
 }
 
 /// The answer of an authoriser.

@@ -56,6 +56,7 @@ pub(super) fn may(world: &World, write: &Write<'_>, verb: &str, signer: &str) ->
             name,
             path: "",
             is_resource: true,
+            fields: None,
         })
     })
 }

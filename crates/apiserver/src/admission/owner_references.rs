@@ -76,7 +76,7 @@ fn may(
     subresource: &str,
     (namespace, name): (&str, &str),
 ) -> Result<(), String> {
-    let asked = Attributes { user: &write.cx.user, verb, group, version, resource, subresource, namespace, name, path: "", is_resource: true };
+    let asked = Attributes { user: &write.cx.user, verb, group, version, resource, subresource, namespace, name, path: "", is_resource: true, fields: None };
     match world.identity().authorizer.authorize(&asked) {
         (Decision::Allow, _) => Ok(()),
         (_, reason) => Err(reason),

@@ -168,6 +168,7 @@ fn local(cx: &Context, value: &Value) -> Result<(), Status> {
 fn access(world: &World, user: &User, spec: &Value) -> Value {
     let (resource, other) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     let is_resource = resource.is_object();
+    let fields = read_fields(&resource["fieldSelector"]);
     let asked = Attributes {
         user,
         verb: if is_resource { text(resource, "verb") } else { text(other, "verb") },
@@ -179,6 +180,7 @@ fn access(world: &World, user: &User, spec: &Value) -> Value {
         name: text(resource, "name"),
         path: text(other, "path"),
         is_resource,
+        fields: fields.as_ref(),
     };
     let (decision, reason) = world.identity().authorizer.authorize(&asked);
     let mut status = json!({ "allowed": decision == Decision::Allow });
@@ -201,7 +203,28 @@ fn access(world: &World, user: &User, spec: &Value) -> Value {
     status
 }
 
-/// How much of a selector nobody can read, if anything; nothing here decides by the rest.
+/// The field selector that a review tells of, as far as it can be read.
+fn read_fields(selector: &Value) -> Option<FieldSelector> {
+    let raw = text(selector, "rawSelector");
+    if !raw.is_empty() {
+        return FieldSelector::parse(raw).ok();
+    }
+    let term = |told: &Value| {
+        let operator = match text(told, "operator") {
+            "In" => "=",
+            "NotIn" => "!=",
+            _ => return None,
+        };
+        match texts(&told["values"]).as_slice() {
+            [value] => Some(format!("{}{operator}{}", text(told, "key"), value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\="))),
+            _ => None,
+        }
+    };
+    let terms: Vec<String> = selector["requirements"].as_array()?.iter().filter_map(term).collect();
+    FieldSelector::parse(&terms.join(",")).ok().filter(|_| !terms.is_empty())
+}
+
+/// How much of a selector nobody can read, if anything; what is read may decide ([`read_fields`]).
 fn unread(selector: &Value, is_label: bool) -> Option<&'static str> {
     let requirements = selector["requirements"].as_array().map_or(&[][..], Vec::as_slice);
     if requirements.is_empty() {

@@ -63,6 +63,32 @@ fn a_node_writes_its_own_objects_only() {
 }
 
 #[test]
+fn a_node_reads_its_own_slices_only() {
+    let slice = |node: &str| json!({"spec": {"driver": "d.io", "nodeName": node}});
+    let world = NodeAuthorizer::new(Memory::of([("/registry/resourceslices/mine", slice("n1")), ("/registry/resourceslices/theirs", slice("n2"))]));
+    let node = user("system:node:n1", &["system:nodes"]);
+    let told = |verb, resource, name, fields: &str| {
+        let fields = machinery::fields::FieldSelector::parse(fields).expect("a selector");
+        world.authorize(&Attributes { fields: Some(&fields), ..ask(&node, verb, "resource.k8s.io", resource, "", name) })
+    };
+    let may = |verb, name, fields| told(verb, "resourceslices", name, fields).0 == Decision::Allow;
+    for verb in ["get", "update", "patch", "delete"] {
+        assert!(may(verb, "mine", "") && !may(verb, "theirs", "") && !may(verb, "none", ""), "{verb}");
+    }
+    assert!(may("create", "", ""));
+    for verb in ["list", "watch", "deletecollection"] {
+        assert!(may(verb, "", "spec.nodeName=n1") && may(verb, "", "spec.driver=d.io,spec.nodeName==n1"), "{verb}");
+        for fields in ["", "spec.nodeName=n2", "spec.nodeName!=n1", "spec.driver=n1"] {
+            let (decision, why) = told(verb, "resourceslices", "", fields);
+            assert_eq!(decision, Decision::NoOpinion, "{verb} {fields}");
+            assert_eq!(why, "can only list/watch/deletecollection resourceslices with nodeName field selector");
+        }
+    }
+    assert_eq!(told("get", "resourceslices/status", "mine", "").1, "cannot authorize ResourceSlice subresources");
+    assert!(!may("impersonate", "mine", ""));
+}
+
+#[test]
 fn who_is_no_node_is_not_judged() {
     let stranger = user("system:node:n1", &["others"]);
     assert_eq!(world().authorize(&ask(&stranger, "get", "", "nodes", "", "n1")), (Decision::NoOpinion, String::new()));

@@ -19,8 +19,19 @@ pub fn check(rbac: &Rbac, allowed: &dyn Fn(&Attributes<'_>) -> bool, user: &User
     }
     let meta = &object["metadata"];
     let (namespace, name) = (text(meta, "namespace"), text(meta, "name"));
-    let asked =
-        |verb, resource, name| Attributes { user, verb, group: GROUP, version: "v1", resource, subresource: "", namespace, name, path: "", is_resource: true };
+    let asked = |verb, resource, name| Attributes {
+        user,
+        verb,
+        group: GROUP,
+        version: "v1",
+        resource,
+        subresource: "",
+        namespace,
+        name,
+        path: "",
+        is_resource: true,
+        fields: None,
+    };
     let wanted = match resource {
         "roles" | "clusterroles" => {
             let unchanged = old.is_some_and(|old| old["rules"] == object["rules"] && old["aggregationRule"] == object["aggregationRule"]);

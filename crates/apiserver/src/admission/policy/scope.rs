@@ -264,6 +264,7 @@ impl Authorizer for Asker {
             name: &on.name,
             path,
             is_resource: path.is_empty(),
+            fields: None,
         };
         let (decision, reason) = self.authorizer.authorize(&asked);
         Verdict { allowed: decision == identity::Decision::Allow, reason, error: None }
