@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, DeleteParams, Delta, Informer, ListParams, Meta, PartialObject};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus, Pod};
 use parking_lot::Mutex;
 
@@ -18,6 +19,8 @@ use crate::work::{Controller, Cx, Step};
 /// The finalizer in a namespace's spec that is this controller's.
 const FINALIZER: &str = "kubernetes";
 const WORKERS: usize = 10;
+/// Resources whose objects are deleted at the same time: the objects of each are deleted one after the other, which keeps one core busy.
+const SIDE_BY_SIDE: usize = 4;
 /// Between two looks at content that does not tell of its end: doubling, at most upstream's estimate for finalizers.
 const LOOK_MIN: Duration = Duration::from_millis(100);
 const LOOK_MAX: Duration = Duration::from_secs(8);
@@ -123,36 +126,42 @@ impl Namespaces {
             resources.iter().filter(|r| r.namespaced && r.can("delete") && r.can("list")).partition(|r| r.group.is_empty() && r.resource == "pods");
         // The pods first, so that none runs without its Secrets or network policies.
         for resource in pods {
-            self.delete_all(resource, namespace, &mut found).await;
+            found.add(self.delete_all(resource, namespace).await);
         }
         if found.remaining.is_empty() && found.failures.is_empty() {
-            for resource in others {
-                self.delete_all(resource, namespace, &mut found).await;
+            // What is told of them keeps discovery's order.
+            let others: Vec<_> = others.into_iter().map(|resource| self.delete_all(resource, namespace).boxed()).collect();
+            let mut all = stream::iter(others).buffered(SIDE_BY_SIDE);
+            while let Some(one) = all.next().await {
+                found.add(one);
             }
         }
         found
     }
 
-    /// Deletes the objects of a resource and notes what is left.
-    async fn delete_all(&self, resource: &Served, namespace: &str, found: &mut Found) {
-        if let Err(error) = self.try_delete_all(resource, namespace, found).await
+    /// Deletes the objects of a resource; what is left.
+    async fn delete_all(&self, resource: &Served, namespace: &str) -> Found {
+        let mut found = Found::default();
+        if let Err(error) = self.try_delete_all(resource, namespace, &mut found).await
             && !error.is_not_found()
             && error.status().is_none_or(|s| s.code != 405)
         {
             found.failures.push(error.to_string());
         }
+        found
     }
 
     async fn try_delete_all(&self, resource: &Served, namespace: &str, found: &mut Found) -> client::Result<()> {
         let api = self.client.at::<PartialObject>(resource.path_in(namespace));
-        let all = api.list(&ListParams::default()).await?;
-        if all.items().is_empty() {
+        // Of most resources there is nothing, which one that is asked for tells as well as all.
+        let first = ListParams { limit: 1, ..ListParams::default() };
+        if api.list(&first).await?.items().is_empty() {
             return Ok(());
         }
         if resource.can("deletecollection") {
             api.delete_collection(&DeleteParams::background(), &ListParams::default()).await?;
         } else {
-            for object in all.items() {
+            for object in api.list(&ListParams::default()).await?.items() {
                 match api.delete(object.name(), &DeleteParams::background()).await {
                     Err(error) if !error.is_not_found() => return Err(error),
                     _ => {}
@@ -171,6 +180,13 @@ impl Namespaces {
 }
 
 impl Found {
+    fn add(&mut self, more: Self) {
+        self.discovery.extend(more.discovery);
+        self.failures.extend(more.failures);
+        self.remaining.extend(more.remaining);
+        more.finalizers.into_iter().for_each(|(finalizer, count)| *self.finalizers.entry(finalizer).or_default() += count);
+    }
+
     fn is_empty(&self) -> bool {
         self.discovery.is_empty() && self.failures.is_empty() && self.remaining.is_empty()
     }

@@ -5,7 +5,7 @@
 //! step reads target and metrics anew, so a write that failed, or that somebody else took back, is made up for by the next. What
 //! it wrote itself it waits to see: a status that is older than that is no ground to decide on (upstream's consistency store).
 //!
-//! A step reads the target's `scale`, then what pods use (once for all metrics about it, and where many ask once for the namespace: `shared.rs`) and each other metric; `metric.rs` and
+//! A step reads the target's `scale` (of the kinds that are watched anyway from memory: `workloads.rs`), then what pods use (once for all metrics about it, and where many ask once for the namespace: `shared.rs`) and each other metric; `metric.rs` and
 //! `replicas.rs` make proposals of that, `behavior.rs` holds them back, and then the scale and the status are written, if they
 //! change. What was recommended and done lately is in memory only, by the UID: a new one of the same name begins anew.
 
@@ -18,6 +18,7 @@ mod status;
 mod target;
 #[cfg(test)]
 mod tests;
+mod workloads;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use metrics::Metrics;
 use replicas::{Scene, TOLERANCE, Tolerances};
 use status::{ABLE, ACTIVE, LIMITED, Report, TO_ZERO};
 use target::Targets;
+use workloads::Workloads;
 
 use crate::discovery::Served;
 use crate::members::Members;
@@ -56,7 +58,8 @@ const WORKERS: usize = 5;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("horizontal-pod-autoscaler");
-    let controller = Arc::new(Autoscalers::new(&client, cx.recorder(&client, "horizontal-pod-autoscaler"), cx.informers.informer(), &cx.informers.informer()));
+    let (recorder, workloads) = (cx.recorder(&client, "horizontal-pod-autoscaler"), Workloads::of(&cx.informers));
+    let controller = Arc::new(Autoscalers::new(&client, recorder, cx.informers.informer(), &cx.informers.informer(), workloads));
     cx.setup(&controller)
         .on(&controller.autoscalers, Autoscalers::heard)
         .on(&cx.informers.informer::<Pod>(), |c, _, change| drop(c.members.heard(&change.object().key())))
@@ -71,6 +74,7 @@ struct Autoscalers {
     /// The pods of each autoscaler's target, by the selector that its last step read.
     members: Members,
     targets: Targets,
+    workloads: Workloads,
     metrics: Metrics,
     kept: Mutex<HashMap<ObjectKey, Kept>>,
 }
@@ -82,6 +86,8 @@ struct Kept {
     memory: Memory,
     /// The revision of its own last write, and when that was.
     written: Option<(u64, Instant)>,
+    /// The revision of the scale that it wrote last.
+    scaled: u64,
 }
 
 /// What a step found out about its target.
@@ -106,13 +112,14 @@ struct Proposed {
 }
 
 impl Autoscalers {
-    fn new(client: &Client, recorder: Recorder, autoscalers: Informer<HorizontalPodAutoscaler>, pods: &Informer<Pod>) -> Self {
+    fn new(client: &Client, recorder: Recorder, autoscalers: Informer<HorizontalPodAutoscaler>, pods: &Informer<Pod>, workloads: Workloads) -> Self {
         Self {
             client: client.clone(),
             recorder,
             autoscalers,
             members: Members::new(pods),
             targets: Targets::new(client.clone()),
+            workloads,
             metrics: Metrics::new(client.clone()),
             kept: Mutex::default(),
         }
@@ -165,7 +172,12 @@ impl Autoscalers {
         let of = &autoscaler.spec.scale_target_ref;
         let group = target::group_of(of.api_version.as_deref().unwrap_or_default())?;
         let served = self.targets.find(group, &of.kind).await?;
-        let scale = self.targets.scale(&served, autoscaler.namespace(), &of.name).await.map_err(|e| e.to_string())?;
+        let scaled = self.kept(autoscaler, |kept| kept.scaled);
+        let known = self.workloads.scale(group, &of.kind, &ObjectKey::new(autoscaler.namespace(), &of.name)).filter(|scale| revision(scale) >= scaled);
+        let scale = match known {
+            Some(scale) => scale,
+            None => self.targets.scale(&served, autoscaler.namespace(), &of.name).await.map_err(|e| e.to_string())?,
+        };
         let current = scale.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
         Ok(Found { served, scale, current })
     }
@@ -304,10 +316,13 @@ impl Autoscalers {
     async fn rescale(&self, autoscaler: &HorizontalPodAutoscaler, found: Found, decision: Decision, report: &mut Report, about: &ObjectReference) {
         let Decision { desired, reason, metrics } = decision;
         let (current, name) = (found.current, &autoscaler.spec.scale_target_ref.name);
-        if let Err(error) = self.targets.rescale(&found.served, autoscaler.namespace(), name, found.scale, desired).await {
-            self.warn(about, "FailedRescale", format!("New size: {desired}; reason: {reason}; error: {error}"));
-            report.set(ABLE, false, "FailedUpdateScale", format!("the HPA controller was unable to update the target scale: {error}"));
-            return report.tell(current, None, metrics);
+        match self.targets.rescale(&found.served, autoscaler.namespace(), name, found.scale, desired).await {
+            Ok(written) => self.kept(autoscaler, |kept| kept.scaled = revision(&written)),
+            Err(error) => {
+                self.warn(about, "FailedRescale", format!("New size: {desired}; reason: {reason}; error: {error}"));
+                report.set(ABLE, false, "FailedUpdateScale", format!("the HPA controller was unable to update the target scale: {error}"));
+                return report.tell(current, None, metrics);
+            }
         }
         report.set(ABLE, true, "SucceededRescale", format!("the HPA controller was able to update the target scale to {desired}"));
         self.recorder.event(about, EventType::Normal, "SuccessfulRescale", format!("New size: {desired}; reason: {reason}"));

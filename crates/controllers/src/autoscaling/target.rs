@@ -65,10 +65,12 @@ impl Targets {
         self.client.at::<Scale>(served.path_in(namespace)).get_subresource(name, "scale").await
     }
 
-    /// Makes it so many.
-    pub(super) async fn rescale(&self, served: &Served, namespace: &str, name: &str, mut scale: Scale, replicas: i32) -> client::Result<()> {
+    /// Makes it so many; what the server has then.
+    pub(super) async fn rescale(&self, served: &Served, namespace: &str, name: &str, mut scale: Scale, replicas: i32) -> client::Result<Scale> {
         let api = self.client.at::<Scale>(served.path_in(namespace));
-        for tries_left in (0..TRIES).rev() {
+        let mut tries_left = TRIES;
+        loop {
+            tries_left -= 1;
             scale.spec.get_or_insert_default().replicas = Some(replicas);
             match api.replace_subresource(name, "scale", &scale).await {
                 Err(error) if error.is_conflict() && tries_left > 0 => {
@@ -77,10 +79,9 @@ impl Targets {
                     }
                     tokio::time::sleep(BETWEEN_TRIES).await;
                 }
-                done => return done.map(drop),
+                done => return done,
             }
         }
-        Ok(())
     }
 }
 

@@ -137,7 +137,7 @@ async fn steps(world: World, changes: &[Value], status: Value) -> Vec<Made> {
     });
     let informer = Informer::fixed(objects);
     let client = server.client();
-    let controller = Autoscalers::new(&client, Recorder::new(client.clone(), "test", ""), informer.clone(), &pods());
+    let controller = Autoscalers::new(&client, Recorder::new(client.clone(), "test", ""), informer.clone(), &pods(), Workloads::none());
     let mut all = Vec::new();
     for object in informer.list() {
         let (before, asked_before) = (server.written().len(), asked.load(Ordering::Relaxed));
@@ -339,12 +339,41 @@ async fn its_own_status_is_seen_before_the_next_step() {
     });
     let informer = Informer::fixed([serde_json::from_value::<HorizontalPodAutoscaler>(autoscaler(json!({}), json!({}))).expect("an autoscaler")]);
     let client = server.client();
-    let controller = Autoscalers::new(&client, Recorder::new(client.clone(), "test", ""), informer, &pods());
+    let controller = Autoscalers::new(&client, Recorder::new(client.clone(), "test", ""), informer, &pods(), Workloads::none());
     let key = ObjectKey::new("n", "a");
     assert!(matches!(controller.reconcile(&key).await, Ok(Some(PERIOD))));
     assert!(matches!(controller.reconcile(&key).await, Ok(Some(UNSEEN))), "its revision is 5 and not 9");
     tokio::time::advance(UNSEEN_MAX).await;
     assert!(matches!(controller.reconcile(&key).await, Ok(Some(PERIOD))));
+}
+
+#[tokio::test]
+async fn a_scale_is_read_from_memory_unless_a_later_one_was_written() {
+    const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/n/deployments/web/scale";
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let server = Fake::new(move |method, path| match (method, path) {
+        ("GET", DEPLOYMENT) => {
+            count.fetch_add(1, Ordering::Relaxed);
+            WORLD.answer("GET", SCALE, &AtomicUsize::new(0))
+        }
+        ("PUT", DEPLOYMENT) => (200, json!({"metadata": {"name": "web", "resourceVersion": "9"}, "spec": {"replicas": 6}, "status": {"replicas": 3}})),
+        _ => WORLD.answer(method, path, &AtomicUsize::new(0)),
+    });
+    let target = json!({"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}});
+    let informer = Informer::fixed([serde_json::from_value::<HorizontalPodAutoscaler>(autoscaler(target, json!({}))).expect("an autoscaler")]);
+    let spec = json!({"replicas": 3, "selector": {"matchLabels": {"app": "web"}}, "template": {}});
+    let meta = json!({"name": "web", "namespace": "n", "resourceVersion": "7"});
+    let deployment = client::typed(&json!({"metadata": meta, "spec": spec, "status": {"replicas": 3}})).expect("a Deployment");
+    let client = server.client();
+    let workloads = Workloads::deployments([deployment]);
+    let controller = Autoscalers::new(&client, Recorder::new(client.clone(), "test", ""), informer, &pods(), workloads);
+    let key = ObjectKey::new("n", "a");
+    assert!(matches!(controller.reconcile(&key).await, Ok(Some(PERIOD))));
+    let scales = || server.written().iter().filter(|line| line.contains(DEPLOYMENT)).count();
+    assert_eq!((asked.load(Ordering::Relaxed), scales()), (0, 1), "twice what is aimed at, of what memory says");
+    assert!(matches!(controller.reconcile(&key).await, Ok(Some(PERIOD))));
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "memory is at 7, and 9 was written");
 }
 
 #[test]
@@ -358,7 +387,7 @@ fn a_change_of_the_spec_is_looked_at_at_once() {
     runtime.block_on(async {
         let server = Fake::new(|_, _: &str| (404, json!(null)));
         let client = server.client();
-        let controller = Autoscalers::new(&client, Recorder::new(client.clone(), "test", ""), Informer::fixed([]), &pods());
+        let controller = Autoscalers::new(&client, Recorder::new(client.clone(), "test", ""), Informer::fixed([]), &pods(), Workloads::none());
         let queue = WorkQueue::default();
         controller.heard(&queue, &Delta::Updated { old: of(1), new: of(1) });
         assert!(queue.is_empty(), "a period later");

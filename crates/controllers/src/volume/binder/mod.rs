@@ -176,6 +176,7 @@ impl Binder {
     fn heard_volume(&self, change: &Delta<PersistentVolume>) {
         let volume = change.object();
         self.freed(self.shelf.heard_volume(change), volume);
+        self.forget_recycling(change);
         let mut claims = self.shelf.asking(volume.name());
         claims.extend(shelf::given_to(volume));
         if let Delta::Updated { old, .. } = change {

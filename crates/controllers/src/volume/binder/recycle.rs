@@ -6,7 +6,7 @@
 //! removed, and the work begun anew, as the original does. The pod is looked at when it changes; one that failed is removed, told, and
 //! made again after a while, as the original does at its resync.
 
-use client::{DeleteParams, Meta, ObjectKey, Preconditions};
+use client::{DeleteParams, Delta, Meta, ObjectKey, Preconditions};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use machinery::quantity::Quantity;
 use parking_lot::Mutex;
@@ -92,6 +92,15 @@ fn look(pod: Option<&Pod>, made: Option<&(String, String)>, left_by: &str) -> Fo
 }
 
 impl Binder {
+    /// A volume is gone, or is another one now: what is known of its pod is of no use.
+    pub(super) fn forget_recycling(&self, change: &Delta<PersistentVolume>) {
+        let volume = change.object();
+        let is_over = matches!(change, Delta::Deleted(_)) || matches!(change, Delta::Updated { old, .. } if old.uid() != volume.uid());
+        if is_over {
+            self.recycling.lock().remove(volume.name());
+        }
+    }
+
     /// One step of a volume that is to be recycled.
     pub(super) async fn recycle(&self, volume: &Arc<PersistentVolume>) -> Step {
         let claim = super::shelf::given_to(volume).unwrap_or_default();
@@ -113,7 +122,10 @@ impl Binder {
                 match pods.create(&pod).await {
                     Ok(created) => {
                         let made = (left_by(volume).to_owned(), created.uid().to_owned());
-                        self.recycling.lock().insert(volume.name().to_owned(), made);
+                        // Of a volume that went meanwhile nobody would take it out again.
+                        if self.shelf.volume(volume.name()).is_some_and(|known| known.uid() == volume.uid()) {
+                            self.recycling.lock().insert(volume.name().to_owned(), made);
+                        }
                         // What became of it meanwhile was heard when nobody knew it.
                         Ok(Some(SOON))
                     }
