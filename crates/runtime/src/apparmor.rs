@@ -55,6 +55,9 @@ fn resolve_in(sys: &Path, wanted: Option<&str>) -> Result<Option<String>> {
     found.map(|name| Some(name.to_owned())).ok_or_else(missing)
 }
 
+/// The kernel's name for what confines nothing.
+pub(crate) const UNCONFINED: &str = "unconfined";
+
 /// What confines the calling process's next program. In its own file of the host's `/proc`, before a container's is in sight:
 /// there a link could lead the write elsewhere (CVE-2025-52881). A process that is forked afterwards inherits it.
 pub(crate) fn at_next_program(profile: &str) -> std::io::Result<()> {

@@ -134,6 +134,12 @@ pub struct Mount {
     pub recursive_readonly: bool,
     /// See [`Propagation`].
     pub propagation: Propagation,
+    /// Nothing on it is a program.
+    pub noexec: bool,
+    /// Set-user-ID bits on it do not count.
+    pub nosuid: bool,
+    /// Device files on it are none.
+    pub nodev: bool,
 }
 
 /// How the groups of the image's `/etc/group` count (KEP-3619).
@@ -222,6 +228,40 @@ pub struct Device {
     pub container: PathBuf,
     /// Any of `r`, `w`, `m`; nothing for all of them, `none` for none (CDI's word).
     pub permissions: String,
+    /// Its mode in the container; for everybody (0666) when absent.
+    pub mode: Option<u32>,
+    /// See [`DeviceOwner`].
+    pub owner: DeviceOwner,
+}
+
+/// Whose a device is in the container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceOwner {
+    /// Whose it is on the host.
+    #[default]
+    Host,
+    /// This user's and this group's of the container; where one is not told, that of the container's process.
+    Given {
+        /// The user.
+        uid: Option<u32>,
+        /// The group.
+        gid: Option<u32>,
+    },
+}
+
+/// A program of the host that runs when a container's file system is made, in its namespaces and before it is its root (OCI:
+/// `createContainer`). It reads the container's state from its standard input.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hook {
+    /// The program, absolute.
+    pub path: PathBuf,
+    /// Its arguments, its own name first.
+    pub args: Vec<String>,
+    /// All of its environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// Seconds after which it is ended, and the container does not start.
+    pub timeout_s: Option<u32>,
 }
 
 /// A limit of a process, setrlimit(2).
@@ -277,6 +317,8 @@ pub struct ContainerConfig {
     pub mounts: Vec<Mount>,
     /// Devices beyond the standard ones.
     pub devices: Vec<Device>,
+    /// See [`Hook`]; not in a sandbox with users of its own.
+    pub hooks: Vec<Hook>,
     /// Whom to run as.
     pub user: User,
     /// Capability names to add to the default set, with or without `CAP_`; `ALL`.

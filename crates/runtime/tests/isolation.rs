@@ -198,8 +198,35 @@ async fn the_kernels_file_systems_need_ordinary_directories() {
     let config = ContainerConfig { mounts: mount("/proc/self"), ..host.container("e", &[]) };
     let error = start_error(&host, config).await;
     assert!(error.contains("inside /proc"), "{error}");
+    // What a mount may not be used for holds for it, and for nothing below the host's directory.
+    let less = vec![Mount { noexec: true, nosuid: true, nodev: true, ..mount("/less").remove(0) }];
+    let table = host.run("s", ContainerConfig { mounts: less, ..host.container("g", &["read", "/proc/self/mountinfo"]) }).await;
+    let options = table.lines().find_map(|line| line.split_once(" /less ")?.1.split(' ').next()).unwrap_or_default().to_owned();
+    assert!(["noexec", "nosuid", "nodev"].iter().all(|option| options.split(',').any(|o| o == *option)), "{table}");
     let file = |to: &str| vec![Mount { host: data.join("in"), container: to.into(), ..Mount::default() }];
     assert_eq!(host.run("s", ContainerConfig { mounts: file("/proc/uptime"), ..host.container("f", &["read", "/proc/uptime"]) }).await, "x\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hook_finishes_the_root_before_it_is_one() {
+    let host = strict().await;
+    host.sandbox("s").await;
+    // As tools of drivers do: the state tells the bundle, the bundle's configuration the root.
+    let script = r#"bundle=$(sed -n 's/.*"bundle":"\([^"]*\)".*/\1/p'); root=$(sed -n 's/.*"path":"\([^"]*\)".*/\1/p' "$bundle/config.json")
+        [ -d "$root/proc/self" ] || exit 3
+        echo "$0 $NAME" > "$root/made"; echo "$1" >&2; exit "$2""#;
+    let hook = |words: &str, code: &str| Hook {
+        path: "/bin/sh".into(),
+        args: ["sh", "-c", script, "zero", words, code].map(str::to_owned).into(),
+        env: vec!["NAME=hook".into(), "PATH=/usr/bin:/bin".into()],
+        timeout_s: Some(60),
+    };
+    let with = |id: &str, hooks: Vec<Hook>| ContainerConfig { hooks, readonly_rootfs: true, ..host.container(id, &["read", "/made"]) };
+    assert_eq!(host.run("s", with("a", vec![hook("", "0")])).await, "zero hook\n");
+    let error = start_error(&host, with("b", vec![hook("", "0"), hook("no such library", "7")])).await;
+    assert!(error.contains("error running createContainer hook #1: /bin/sh: exit status: 7, stderr: no such library"), "{error}");
+    let error = start_error(&host, with("c", vec![Hook { path: "/does/not/exist".into(), ..Hook::default() }])).await;
+    assert!(error.contains("hook #0: /does/not/exist: No such file or directory"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -226,10 +253,12 @@ async fn no_umask_cuts_what_a_container_needs() {
     host.sandbox("s").await;
     let user = User { uid: Some(1000), gid: Some(1000), ..User::default() };
     let devices = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
-    let given = vec![Device { host: "/dev/zero".into(), container: "/dev/mine".into(), permissions: "rw".into() }];
-    let paths: Vec<&str> = ["owner", "/", "/dev", "/dev/mine", "/dev/pts/ptmx"].into_iter().chain(devices).collect();
+    let mine = Device { host: "/dev/zero".into(), container: "/dev/mine".into(), permissions: "rw".into(), ..Device::default() };
+    let owned = DeviceOwner::Given { uid: None, gid: Some(7) };
+    let given = vec![mine.clone(), Device { container: "/dev/owned".into(), mode: Some(0o640), owner: owned, ..mine }];
+    let paths: Vec<&str> = ["owner", "/", "/dev", "/dev/mine", "/dev/owned", "/dev/pts/ptmx"].into_iter().chain(devices).collect();
     let said = host.run("s", ContainerConfig { devices: given, user: user.clone(), ..host.container("a", &paths) }).await;
-    assert_eq!(said, format!("0:0 40755\n0:0 40755\n0:0 20666\n0:0 20666\n{}", "0:0 20666\n".repeat(devices.len())));
+    assert_eq!(said, format!("0:0 40755\n0:0 40755\n0:0 20666\n1000:7 20640\n0:0 20666\n{}", "0:0 20666\n".repeat(devices.len())));
     assert_eq!(host.run("s", ContainerConfig { user: user.clone(), ..host.container("b", &["write", "/dev/null", "x"]) }).await, "written\n");
     // With a terminal there is a console, which is that terminal.
     let tty = ContainerConfig { tty: true, user, ..host.container("c", &["owner", "/dev/console", "/dev/pts/0"]) };

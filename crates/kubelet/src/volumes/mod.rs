@@ -335,6 +335,7 @@ pub fn container_mounts(layout: &Layout, ready: &BTreeMap<String, Ready>, c: &Co
                 _ => Propagation::Private,
             },
             image: volume.image.clone(),
+            ..Mount::default()
         });
     }
     Ok(out)
@@ -349,7 +350,7 @@ pub fn container_devices(ready: &BTreeMap<String, Ready>, c: &Container) -> Resu
             return Err(format!("error DevicePath {:?} must be an absolute path", d.device_path));
         }
         let permissions = if volume.readonly { "r" } else { "rwm" };
-        Ok(Device { host: volume.path.clone(), container: PathBuf::from(&d.device_path), permissions: permissions.into() })
+        Ok(Device { host: volume.path.clone(), container: PathBuf::from(&d.device_path), permissions: permissions.into(), ..Device::default() })
     };
     c.volume_devices.iter().flatten().map(one).collect()
 }

@@ -183,8 +183,8 @@ async fn create(dir: &Path, id: &str, bundle_dir: &Path, pid_file: Option<&str>)
     let bundle: Bundle = serde_json::from_slice(&text).map_err(|e| format!("config.json: {e}"))?;
     map::check_version(&bundle.oci_version)?;
     let hooks = bundle.hooks.clone();
-    if !hooks.create_container.is_empty() || !hooks.start_container.is_empty() {
-        return Err("hooks in the container's namespaces cannot be given by this runtime".into());
+    if !hooks.start_container.is_empty() {
+        return Err("hooks in the container's own root cannot be given by this runtime".into());
     }
     let sandbox = map::sandbox(id, MARK, &bundle)?;
     let container = map::container(bundle_dir, &bundle, &dir.join("seccomp.json"))?;

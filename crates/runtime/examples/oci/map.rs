@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use runtime::{ContainerConfig, Device, Mount, Propagation, Resources, Rlimit, SandboxConfig, Seccomp, SupplementalGroupsPolicy, User};
+use runtime::{ContainerConfig, Device, DeviceOwner, Hook, Mount, Propagation, Resources, Rlimit, SandboxConfig, Seccomp, SupplementalGroupsPolicy, User};
 use serde_json::Value;
 
 use crate::config::{self, Bundle, DeviceRule, Linux, Process};
@@ -109,6 +109,7 @@ pub(crate) fn container(dir: &Path, bundle: &Bundle, seccomp: &Path) -> Result<C
         working_dir: process.cwd.clone(),
         mounts,
         devices: linux.devices.iter().map(device).collect::<Result<_, _>>()?,
+        hooks: bundle.hooks.create_container.iter().map(hook).collect(),
         user: User {
             uid: Some(process.user.uid),
             gid: Some(process.user.gid),
@@ -175,6 +176,9 @@ fn mount(dir: &Path, mount: &config::Mount) -> Result<Option<Mount>, Refused> {
         match option {
             "bind" | "rbind" | "rw" | "private" | "rprivate" => {}
             "ro" => made.readonly = true,
+            "noexec" => made.noexec = true,
+            "nosuid" => made.nosuid = true,
+            "nodev" => made.nodev = true,
             "rro" => (made.readonly, made.recursive_readonly) = (true, true),
             "rslave" => made.propagation = Propagation::HostToContainer,
             "rshared" => made.propagation = Propagation::Bidirectional,
@@ -182,6 +186,11 @@ fn mount(dir: &Path, mount: &config::Mount) -> Result<Option<Mount>, Refused> {
         }
     }
     Ok(Some(made))
+}
+
+fn hook(hook: &config::Hook) -> Hook {
+    let timeout_s = hook.timeout.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
+    Hook { path: hook.path.clone(), args: hook.args.clone(), env: hook.env.clone(), timeout_s }
 }
 
 /// The runtime gives the host's device files.
@@ -193,10 +202,12 @@ fn device(device: &config::Device) -> Result<Device, Refused> {
         let wanted = if device.kind == "u" { "c" } else { &device.kind };
         wanted == kind && numbers == (u64::from(libc::major(meta.rdev())), u64::from(libc::minor(meta.rdev())))
     });
-    if !same || device.file_mode.is_some_and(|mode| mode & 0o777 != 0o666) || device.uid.or(device.gid).is_some_and(|id| id != 0) {
-        return refuse(format!("a device file {:?} other than the host's, for everybody", device.path));
+    if !same {
+        return refuse(format!("a device file {:?} other than the host's", device.path));
     }
-    Ok(Device { host: device.path.clone(), container: device.path.clone(), permissions: "rwm".into() })
+    // Root's where nothing is said, as with runc.
+    let owner = DeviceOwner::Given { uid: Some(device.uid.unwrap_or(0)), gid: Some(device.gid.unwrap_or(0)) };
+    Ok(Device { host: device.path.clone(), container: device.path.clone(), permissions: "rwm".into(), mode: device.file_mode, owner })
 }
 
 fn resources(given: &config::Resources) -> Result<Resources, Refused> {

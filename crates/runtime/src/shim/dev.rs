@@ -9,11 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::mounts::{MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, Terminal, attach_at, fresh};
+use super::users::Users;
 use super::{Step, process};
 use crate::proto::Spec;
 use crate::sys;
 use crate::tree::{Links, Root};
-use crate::types::Device;
+use crate::types::{Device, DeviceOwner};
 
 /// The devices that every container has: name, major, minor.
 const DEVICES: [(&CStr, u32, u32); 6] = [(c"null", 1, 3), (c"zero", 1, 5), (c"full", 1, 7), (c"random", 1, 8), (c"urandom", 1, 9), (c"tty", 5, 0)];
@@ -64,9 +65,18 @@ fn node(dir: &OwnedFd, name: &CStr, mode: u32, device: u64, owner: (u32, u32)) -
     sys::fchmodat(dir, name, mode & 0o7777)
 }
 
-/// The devices that the container was given. Given ones are for everybody, as with containerd; a privileged container's are the host's as they are.
-pub(super) fn nodes(spec: &Spec, given: &[(Device, std::fs::Metadata)]) -> Vec<Node> {
-    let given = given.iter().map(|(d, m)| Node { path: d.container.clone(), mode: m.mode() & !0o777 | 0o666, device: m.rdev(), owner: (m.uid(), m.gid()) });
+/// The devices that the container was given. Given ones are for everybody, as with containerd, where nothing else is said; a privileged
+/// container's are the host's as they are.
+pub(super) fn nodes(spec: &Spec, given: &[(Device, std::fs::Metadata)], users: Option<&Users>) -> Vec<Node> {
+    let given = given.iter().map(|(device, meta)| Node {
+        path: device.container.clone(),
+        mode: meta.mode() & libc::S_IFMT | device.mode.map_or(0o666, |mode| mode & 0o7777),
+        device: meta.rdev(),
+        owner: match device.owner {
+            DeviceOwner::Host => (meta.uid(), meta.gid()),
+            DeviceOwner::Given { uid, gid } => Users::on_host(users, uid.unwrap_or(spec.user.uid), gid.unwrap_or(spec.user.gid)),
+        },
+    });
     let mut all: Vec<Node> = given.collect();
     if spec.config.privileged {
         host_devices(Path::new("/dev"), 0, &mut all);

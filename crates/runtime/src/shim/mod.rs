@@ -8,6 +8,7 @@
 mod child;
 mod container;
 mod dev;
+mod hooks;
 mod log;
 mod mounts;
 mod requests;

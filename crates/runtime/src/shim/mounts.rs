@@ -11,7 +11,7 @@ use crate::sys;
 
 pub(super) const AT_FDCWD: RawFd = libc::AT_FDCWD;
 pub(super) const MOUNT_ATTR_NOSUID: u64 = 2;
-const MOUNT_ATTR_NODEV: u64 = 4;
+pub(super) const MOUNT_ATTR_NODEV: u64 = 4;
 pub(super) const MOUNT_ATTR_NOEXEC: u64 = 8;
 pub(super) const NO_ALL: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
 

@@ -16,9 +16,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::mounts::{AT_FDCWD, NO_ALL, Terminal, attach_at, fresh, is_directory, make_dir};
+use super::mounts::{AT_FDCWD, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, NO_ALL, Terminal, attach_at, fresh, is_directory, make_dir};
 use super::users::Users;
-use super::{Host, Step, dev, process, restrict, volume};
+use super::{Host, Step, dev, hooks, process, restrict, volume};
 use crate::proto::Spec;
 use crate::sys;
 use crate::tree::{Links, Root};
@@ -94,9 +94,13 @@ impl Sources {
                 Propagation::Bidirectional => libc::MS_SHARED,
             };
             let readonly = if mount.readonly { sys::MOUNT_ATTR_RDONLY } else { 0 };
+            let less = [(mount.noexec, MOUNT_ATTR_NOEXEC), (mount.nosuid, MOUNT_ATTR_NOSUID), (mount.nodev, MOUNT_ATTR_NODEV)];
+            let less = less.into_iter().filter(|(is, _)| *is).fold(0, |all, (_, attribute)| all | attribute);
             sys::mount_setattr(&tree, true, 0, propagation).map_err(|e| format!("{}: propagation: {e}", what()))?;
             let deep = mount.readonly && mount.recursive_readonly;
             sys::mount_setattr(&tree, deep, readonly, 0).map_err(|e| format!("{}: read-only: {e}", what()))?;
+            // As with runc these are the mount's own, and not those of what is mounted below it.
+            sys::mount_setattr(&tree, false, less, 0).map_err(|e| format!("{}: attributes: {e}", what()))?;
             if let Some(users) = &host.users {
                 users.show(&tree, true).map_err(|e| format!("{}: {e}", what()))?;
             }
@@ -211,7 +215,7 @@ impl Ground {
             });
         }
         let volumes = volume::fill(spec, &root)?;
-        dev::place(&root, &dev, &dev::nodes(spec, &devices))?;
+        dev::place(&root, &dev, &dev::nodes(spec, &devices, host.users.as_ref()))?;
         if host.users.is_some() {
             // The way down to it is closed to the pod's users; the working directory is taken along.
             process::chdir(&sys::c_path(&rootfs).map_err(|e| e.to_string())?).map_err(|e| format!("rootfs: {e}"))?;
@@ -237,7 +241,7 @@ pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>) -> Step
     let root = ground.root().map_err(|e| format!("rootfs: {e}"))?;
     let own: Vec<&Path> = spec.config.mounts.iter().map(|m| m.container.as_path()).collect();
     let default = |path: &str| !own.iter().any(|p| *p == Path::new(path));
-    let Ground { binds, volumes, shm, proc, kernel, cgroups, dev, .. } = ground;
+    let Ground { rootfs, own_users, binds, volumes, shm, proc, kernel, cgroups, dev } = ground;
     let Kernel { pts, mqueue, sysfs } = kernel.map_or_else(|| Kernel::make(spec, None), Ok)?;
     let proc = if default("/proc") {
         let proc = proc.map_or_else(|| proc_of(pids), Ok).map_err(|e| format!("new proc for /proc: {e}"))?;
@@ -280,6 +284,10 @@ pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>) -> Step
     for (path, tree, directory) in all {
         attach(&root, tree, &path, directory, proc)?;
     }
+    if own_users && !spec.config.hooks.is_empty() {
+        return Err("hooks in a pod with users of its own are not supported by this runtime".to_owned());
+    }
+    hooks::create_container(spec, &rootfs)?;
     restrict::elsewhere(&root, spec, [("/proc/", default("/proc")), ("/sys/", default("/sys"))])?;
     working_directory(&root, spec)?;
     if spec.config.readonly_rootfs {

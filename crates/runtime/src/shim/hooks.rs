@@ -1,0 +1,104 @@
+//! Programs of the host that run in a container's namespaces when its file system is made and not yet its root (OCI runtime
+//! specification, hooks `createContainer`): the tools of devices' drivers link and cache libraries there.
+//!
+//! They have the host's root before them and all rights, and find the container by the state on their standard input: its bundle
+//! is a directory with a `config.json`, of which such tools read where the root is.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{Step, process};
+use crate::apparmor;
+use crate::proto::Spec;
+use crate::types::Hook;
+
+const OCI_VERSION: &str = "1.2.0";
+/// For a hook that names no time of its own: longer nobody waits for a container (upstream's `runtimeRequestTimeout`).
+const TIMEOUT_MAX: Duration = Duration::from_secs(120);
+/// Between two looks at a hook.
+const LOOK: Duration = Duration::from_millis(2);
+/// What is told of the words of one that failed.
+const WORDS_BYTES_MAX: u64 = 1_024;
+
+/// Runs them in order, up to the first that fails. `rootfs` is where the container's root is mounted.
+pub(super) fn create_container(spec: &Spec, rootfs: &Path) -> Step<()> {
+    if spec.config.hooks.is_empty() {
+        return Ok(());
+    }
+    bundle(spec, rootfs).map_err(|e| format!("config.json for hooks: {e}"))?;
+    // Of the container's own process namespace, as runc tells it.
+    let state = json!({"ociVersion": OCI_VERSION, "id": spec.config.id, "status": "creating", "pid": std::process::id(), "bundle": spec.container_dir,
+        "annotations": spec.config.annotations})
+    .to_string();
+    process::set_umask(0o022);
+    process::close_on_exec_from(3);
+    // They are the host's programs: what confines the container's next one is not for them.
+    confine(spec, apparmor::UNCONFINED)?;
+    let words = spec.container_dir.join("hook.log");
+    for (index, hook) in spec.config.hooks.iter().enumerate() {
+        one(hook, &state, &words).map_err(|e| format!("error running createContainer hook #{index}: {e}"))?;
+    }
+    process::set_umask(0);
+    spec.apparmor.as_deref().map_or(Ok(()), |profile| confine(spec, profile))
+}
+
+/// By which profile the next program is confined, if the container has one at all.
+fn confine(spec: &Spec, profile: &str) -> Step<()> {
+    if spec.apparmor.is_none() {
+        return Ok(());
+    }
+    apparmor::at_next_program(profile).map_err(|e| format!("apply apparmor profile {profile:?}: {e}"))
+}
+
+/// What there is of a bundle.
+fn bundle(spec: &Spec, rootfs: &Path) -> io::Result<()> {
+    let process = json!({"args": spec.argv, "env": spec.env, "cwd": spec.cwd, "user": {"uid": spec.user.uid, "gid": spec.user.gid}});
+    let root = json!({"path": rootfs, "readonly": spec.config.readonly_rootfs});
+    let config = json!({"ociVersion": OCI_VERSION, "root": root, "process": process, "annotations": spec.config.annotations, "linux": {}});
+    private(&spec.container_dir.join("config.json"))?.write_all(config.to_string().as_bytes())
+}
+
+/// A file of root's alone: the environment may hold secrets.
+fn private(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+fn one(hook: &Hook, state: &str, words: &Path) -> Step<()> {
+    let mut command = Command::new(&hook.path);
+    if let Some((name, args)) = hook.args.split_first() {
+        command.arg0(name).args(args);
+    }
+    let stderr = private(words).map_err(|e| format!("{}: {e}", words.display()))?;
+    command.env_clear().envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).spawn().map_err(|e| format!("{}: {e}", hook.path.display()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that reads nothing may end before.
+        let _ = stdin.write_all(state.as_bytes());
+    }
+    let timeout = hook.timeout_s.map_or(TIMEOUT_MAX, |seconds| Duration::from_secs(seconds.into()));
+    let begun = Instant::now();
+    let status = loop {
+        match child.try_wait().map_err(|e| e.to_string())? {
+            Some(status) => break status,
+            None if begun.elapsed() > timeout => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("{}: hook ran past specified timeout of {:.1}s", hook.path.display(), timeout.as_secs_f64()));
+            }
+            None => std::thread::sleep(LOOK),
+        }
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let mut told = String::new();
+    let _ = File::open(words).and_then(|file| file.take(WORDS_BYTES_MAX).read_to_string(&mut told));
+    Err(format!("{}: {status}, stderr: {}", hook.path.display(), told.trim()))
+}
